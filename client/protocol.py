@@ -1,0 +1,354 @@
+"""The words that an ICE and the gateway exchange: the handshake's names, the codes, the messages.
+
+Pure: no I/O, and nothing of the gateway, which imports this module. Refusals follow RFC 9457,
+messages JSON-RPC 2.0, close codes RFC 6455 section 7.4 (4000-4999 are private use).
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, Final, Literal, TypeVar
+
+import msgspec
+
+_T = TypeVar("_T")
+
+PATH: Final = "/ice/v1"
+SUBPROTOCOL: Final = "ice.v1"
+PROOF_TYPE: Final = "dpop+jwt"
+MAX_MESSAGE: Final = 1024 * 1024
+"""The largest message in bytes, either way; one byte more is close code 1009."""
+MAX_TOKEN: Final = 1024
+"""The longest registration token in characters."""
+PROOF_WINDOW: Final = 60.0
+"""Seconds by which a proof's `iat` may differ from the gateway's clock."""
+
+
+class OperationKind(enum.StrEnum):
+    """What an ICE may be asked to do; which type may be sent which stands in `gateway.ice`."""
+
+    SCRAPE = "scrape"
+    DEBUG = "debug"
+    EXECUTE = "execute"
+    REMOTE_EXECUTE = "remote-execute"
+    SCHEDULE = "schedule"
+
+
+# --- refusals of a handshake -------------------------------------------------------------------
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """One way in which a handshake is refused before the 101.
+
+    `detail` says what a person should do; `retry` whether the ICE may try again by itself.
+    """
+
+    code: str
+    status: int
+    title: str
+    detail: str
+    retry: bool
+
+
+REFUSALS: Final = {
+    refusal.code: refusal
+    for refusal in (
+        Refusal(
+            "bad-handshake",
+            400,
+            "Not a WebSocket handshake of this protocol",
+            "Connect with a WebSocket handshake (RFC 6455, version 13) that offers the subprotocol ice.v1.",
+            retry=False,
+        ),
+        Refusal(
+            "draining",
+            503,
+            "The gateway is stopping",
+            "Nothing needs to be done: the ICE tries again by itself.",
+            retry=True,
+        ),
+        Refusal(
+            "overloaded",
+            503,
+            "The gateway has too much to do",
+            "Nothing needs to be done: the ICE tries again by itself. If it lasts, raise ice.max_connections.",
+            retry=True,
+        ),
+        Refusal(
+            "token-missing",
+            401,
+            "No registration token",
+            "Start the ICE with the registration token that the admin was shown for it.",
+            retry=False,
+        ),
+        Refusal(
+            "token-invalid",
+            401,
+            "Not a token of this gateway",
+            "Check that the token was copied whole and that this is the gateway that made it; "
+            "otherwise ask the admin for a new one.",
+            retry=False,
+        ),
+        Refusal(
+            "too-many-attempts",
+            429,
+            "Too many attempts without a genuine token",
+            "Check the token of the ICEs at this address.",
+            retry=True,
+        ),
+        Refusal(
+            "proof-invalid",
+            401,
+            "The proof of possession does not hold",
+            "The DPoP proof must be fresh, signed by the ICE's own key, and made for this URL and token.",
+            retry=False,
+        ),
+        Refusal(
+            "use-dpop-nonce",
+            401,
+            "A nonce is needed",
+            "The ICE's clock is off: the next proof must carry the nonce in DPoP-Nonce. Correct the clock.",
+            retry=True,
+        ),
+        Refusal(
+            "store-unavailable",
+            503,
+            "The gateway cannot read or write its table",
+            "Nothing needs to be done at the ICE: it tries again by itself.",
+            retry=True,
+        ),
+        Refusal(
+            "deregistered",
+            403,
+            "This ICE is deregistered",
+            "If it is needed again, ask the admin to reregister it and start it with the new token.",
+            retry=False,
+        ),
+        Refusal(
+            "token-replaced",
+            401,
+            "This token has been replaced",
+            "The ICE has been reprovisioned or reregistered since: start it with the newest token.",
+            retry=False,
+        ),
+        Refusal(
+            "token-expired",
+            401,
+            "This token was not used in time",
+            "Ask the admin to reprovision the ICE and start it with the new token.",
+            retry=False,
+        ),
+        Refusal(
+            "key-mismatch",
+            403,
+            "This token is registered to another machine",
+            "If the ICE has moved or lost its key, ask the admin to reregister it.",
+            retry=False,
+        ),
+    )
+}
+
+RETRIED_ONCE_ADMITTED: Final = frozenset({"token-invalid", "proof-invalid", "bad-handshake"})
+"""Refusals that an ICE retries slowly once its token has been admitted: the fault may be the gateway's."""
+SLOW_RETRY: Final = (300.0, 600.0)
+"""Seconds between those retries, drawn at random from this range."""
+
+
+# --- close codes -------------------------------------------------------------------------------
+
+
+class Then(enum.StrEnum):
+    """What an ICE does after its connection was closed."""
+
+    STOP = "stop"
+    RECONNECT = "reconnect"
+    WAIT = "wait, then reconnect"
+    AFTER = "reconnect after retry_after"
+
+
+class Closing(msgspec.Struct, frozen=True):
+    """One way in which the gateway closes a connection: `reason` goes over the wire."""
+
+    code: int
+    reason: str
+    sentence: str
+    then: Then
+
+
+CLOSINGS: Final = {
+    closing.code: closing
+    for closing in (
+        Closing(
+            4101,
+            "deregistered",
+            "The admin has deregistered this ICE; a person must act.",
+            Then.STOP,
+        ),
+        Closing(
+            4102,
+            "token-replaced",
+            "The admin has reregistered this ICE; it needs the new token.",
+            Then.STOP,
+        ),
+        Closing(4103, "superseded", "A newer session of this ICE has taken over.", Then.WAIT),
+        Closing(4201, "disconnected", "The admin has closed this connection.", Then.RECONNECT),
+        Closing(4202, "slow-consumer", "The ICE read too slowly.", Then.RECONNECT),
+        Closing(4203, "heartbeat-timeout", "The ICE did not answer pings.", Then.RECONNECT),
+        Closing(1002, "protocol-error", "A frame broke RFC 6455.", Then.RECONNECT),
+        Closing(1003, "text-only", "A binary frame was sent; messages are text.", Then.RECONNECT),
+        Closing(1007, "invalid-utf-8", "A text frame was not UTF-8.", Then.RECONNECT),
+        Closing(1008, "not-json-rpc", "A message was not JSON-RPC 2.0.", Then.RECONNECT),
+        Closing(1009, "too-big", "A message was larger than 1 MiB.", Then.RECONNECT),
+        Closing(1012, "restart", "The gateway restarts or lost its store.", Then.AFTER),
+    )
+}
+SUPERSEDED_WAIT: Final = (60.0, 120.0)
+"""Seconds that a superseded ICE waits, drawn at random from this range."""
+SUPERSEDED_LIMIT: Final = (3, 900.0)
+"""This many supersessions within this many seconds: another process runs as this ICE; stop."""
+
+
+class RetryAfter(msgspec.Struct):
+    """The JSON reason of close code 1012: seconds, another value for each ICE."""
+
+    retry_after: float
+
+
+# --- messages ----------------------------------------------------------------------------------
+
+
+class Welcome(msgspec.Struct, kw_only=True):
+    """`ice.welcome`, gateway to ICE: always the first frame. `heartbeat` in seconds."""
+
+    ice_name: str
+    ice_type: str
+    provisionedto: str | None
+    status: str
+    generation: int
+    session: str
+    operations: list[str]
+    heartbeat: float
+    server: str
+
+
+class Hello(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """`ice.hello`, ICE to gateway, soon after the welcome; `running` are ids of unfinished operations."""
+
+    version: str | None = None
+    platform: str | None = None
+    hostname: str | None = None
+    running: list[str] = []
+
+
+class Run(msgspec.Struct, kw_only=True):
+    """`operation.run`, a request of the gateway; `deadline` is RFC 3339."""
+
+    id: str
+    kind: str
+    params: Any = None
+    deadline: str | None = None
+
+
+class Progress(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """`operation.progress`, ICE to gateway; `fraction` from 0 to 1."""
+
+    id: str
+    fraction: float | None = None
+    message: str | None = None
+    data: Any = None
+
+
+class Finish(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """`operation.finish`, a request of the ICE, repeated across reconnects until it is answered."""
+
+    id: str
+    outcome: Literal["succeeded", "failed"]
+    result: Any = None
+    error: Any = None
+
+
+class Cancel(msgspec.Struct, kw_only=True):
+    """`operation.cancel`, gateway to ICE."""
+
+    id: str
+
+
+# --- JSON-RPC 2.0 ------------------------------------------------------------------------------
+
+PARSE_ERROR: Final = -32700
+METHOD_NOT_FOUND: Final = -32601
+INVALID_PARAMS: Final = -32602
+
+
+class RpcError(msgspec.Struct, omit_defaults=True):
+    """The `error` member of a response (JSON-RPC 2.0, section 5.1)."""
+
+    code: int
+    message: str
+    data: Any = None
+
+
+class Message(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One JSON-RPC 2.0 message: a request (method and id), a notification (method), or a response."""
+
+    jsonrpc: Literal["2.0"]
+    method: str | msgspec.UnsetType = msgspec.UNSET
+    params: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    id: str | int | msgspec.UnsetType | None = msgspec.UNSET
+    result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    error: RpcError | msgspec.UnsetType = msgspec.UNSET
+
+
+_decoder: Final = msgspec.json.Decoder(Message)
+_encoder: Final = msgspec.json.Encoder()
+
+
+class NotJsonRpc(ValueError):
+    """A text that is not one JSON-RPC 2.0 message; batches are not either."""
+
+
+def decode(text: str | bytes) -> Message:
+    """Parse one message. Raises `NotJsonRpc`, whose text names what is wrong and quotes nothing."""
+    try:
+        message = _decoder.decode(text)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise NotJsonRpc(str(error)) from None
+    if message.method is not msgspec.UNSET:
+        if message.result is not msgspec.UNSET or message.error is not msgspec.UNSET:
+            raise NotJsonRpc("a message is either a call or a response")
+        # Section 4.2: params, if present, must be a structured value.
+        if message.params is not msgspec.UNSET and bytes(message.params)[:1] not in (b"{", b"["):
+            raise NotJsonRpc("params must be an object or an array")
+    elif message.id is msgspec.UNSET:
+        raise NotJsonRpc("neither a method nor an id")
+    elif (message.result is msgspec.UNSET) == (message.error is msgspec.UNSET):
+        raise NotJsonRpc("a response has either a result or an error")
+    return message
+
+
+def params_of(message: Message, shape: type[_T]) -> _T:
+    """The parameters as `shape`. Raises `msgspec.ValidationError`."""
+    raw = b"{}" if message.params is msgspec.UNSET else message.params
+    return msgspec.json.decode(raw, type=shape)
+
+
+def notification(method: str, params: Any) -> bytes:
+    """Encode a call that gets no answer."""
+    return _encoder.encode({"jsonrpc": "2.0", "method": method, "params": params})
+
+
+def request(method: str, params: Any, request_id: str | int) -> bytes:
+    """Encode a call that is answered under `request_id`."""
+    return _encoder.encode({"jsonrpc": "2.0", "method": method, "params": params, "id": request_id})
+
+
+def result(request_id: str | int | None, value: Any) -> bytes:
+    """Encode the answer to a request."""
+    return _encoder.encode({"jsonrpc": "2.0", "result": value, "id": request_id})
+
+
+def error(request_id: str | int | None, code: int, message: str) -> bytes:
+    """Encode the failure of a request."""
+    return _encoder.encode(
+        {"jsonrpc": "2.0", "error": {"code": code, "message": message}, "id": request_id}
+    )

@@ -1,0 +1,86 @@
+"""An event of the audit log, and the hash that chains it to the one before. Pure.
+
+The log is what people read and the only way in which the rest of the gateway learns of a change.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+
+from gateway.times import to_text
+
+GENESIS: Final = "0" * 64
+"""What stands in for the digest of the event before the first."""
+
+
+class Via(enum.StrEnum):
+    """The door through which an actor came; it keeps a user from posing as a command or an ICE."""
+
+    API = "api"
+    COMMAND = "command"
+    ICE = "ice"
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who acts, through which door, and from where (an IP address, or the host of a command)."""
+
+    name: str
+    via: Via
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One change: `action` is one of the five of `ice.Action` or a word of the project's own.
+
+    `generation` is the ICE's after the change, `detail["generation_before"]` the one before. Both
+    are None where no ICE is concerned.
+    """
+
+    at: datetime
+    actor: Actor
+    action: str
+    ice_name: str | None
+    generation: int | None
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An event as it stands in the log: numbered without gaps, with the digest of the one before."""
+
+    seq: int
+    event: Event
+    previous: str
+
+    def digest(self) -> str:
+        """Lowercase hex SHA-256 over every column, in this order, as one JSON array."""
+        event = self.event
+        return hashlib.sha256(
+            msgspec.json.encode(
+                [
+                    self.seq,
+                    to_text(event.at),
+                    event.actor.name,
+                    event.actor.via,
+                    event.actor.address,
+                    event.action,
+                    event.ice_name,
+                    event.generation,
+                    detail_text(event.detail),
+                    self.previous,
+                ]
+            )
+        ).hexdigest()
+
+
+def detail_text(detail: dict[str, Any]) -> str:
+    """The detail as it is stored and hashed: JSON with sorted keys."""
+    return msgspec.json.encode(detail, order="sorted").decode()

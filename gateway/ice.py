@@ -1,0 +1,259 @@
+"""The rules of an ICE: its types, statuses, names, and the five actions as one table.
+
+Pure: no I/O and no clock. The same rules stand as CHECKs in `store/migrations`. Source: contract
+sections 1 to 3, which make the requirements' "ICE States and Actions" precise.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from types import MappingProxyType
+from typing import Final
+
+from client.protocol import OperationKind
+
+# The requirements' sentences, word for word.
+ALREADY_EXISTS: Final = "ICE Provision Failed! ICE Name or User already exists"
+PROVISIONED: Final = "ICE provisioning successful"
+NAME_IS_FINAL: Final = "ICE Names cannot be changed or deleted"
+
+NAME_RULE: Final = (
+    "1 to 64 characters: ASCII letters, digits, '.', '_' and '-', the first a letter or digit"
+)
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+
+
+class IceType(enum.StrEnum):
+    """`normal` is worked by a person (ad hoc), `ci-cd` by machines."""
+
+    NORMAL = "normal"
+    CI_CD = "ci-cd"
+
+
+class Status(enum.StrEnum):
+    """The status of an entry. A name without an entry is *not registered*."""
+
+    PROVISIONED = "provisioned"
+    REGISTERED = "registered"
+    DEREGISTERED = "deregistered"
+
+
+class Action(enum.StrEnum):
+    """What changes an entry; each is one compare-and-set."""
+
+    PROVISION = "provision"
+    REPROVISION = "reprovision"
+    REGISTER = "register"
+    REREGISTER = "reregister"
+    DEREGISTER = "deregister"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One row of the table of actions.
+
+    `sources` are the statuses it starts from (None: no entry), `renews` says whether the token is
+    replaced (the generation grows by one), `closes` the code with which sessions are dropped.
+    """
+
+    sources: tuple[Status | None, ...]
+    target: Status
+    renews: bool
+    closes: int | None = None
+
+
+# Every combination that is not in this table is refused and changes nothing.
+RULES: Final[Mapping[Action, Rule]] = MappingProxyType(
+    {
+        Action.PROVISION: Rule((None,), Status.PROVISIONED, renews=True),
+        Action.REPROVISION: Rule((Status.PROVISIONED,), Status.PROVISIONED, renews=True),
+        Action.REGISTER: Rule((Status.PROVISIONED,), Status.REGISTERED, renews=False),
+        # From `deregistered` too: a name can never be deleted, so a mistake must not burn it.
+        Action.REREGISTER: Rule(
+            (Status.REGISTERED, Status.DEREGISTERED), Status.PROVISIONED, renews=True, closes=4102
+        ),
+        Action.DEREGISTER: Rule(
+            (Status.REGISTERED,), Status.DEREGISTERED, renews=True, closes=4101
+        ),
+    }
+)
+
+OPERATIONS: Final[Mapping[IceType, tuple[OperationKind, ...]]] = MappingProxyType(
+    {
+        IceType.NORMAL: tuple(OperationKind),
+        IceType.CI_CD: (OperationKind.REMOTE_EXECUTE, OperationKind.SCHEDULE),
+    }
+)
+"""The operation kinds that each type may be sent, whoever asks."""
+
+
+def valid_name(name: str) -> bool:
+    """Whether `name` obeys `NAME_RULE`."""
+    return _NAME.fullmatch(name) is not None
+
+
+def fold(name: str) -> str:
+    """The form of an ICE name under which it is unique. Names are ASCII, so lower case is enough."""
+    return name.lower()
+
+
+def actions_from(status: Status | None) -> tuple[Action, ...]:
+    """The actions that the table allows from `status`, in its order."""
+    return tuple(action for action, rule in RULES.items() if status in rule.sources)
+
+
+@dataclass(frozen=True, slots=True)
+class WrongStatus:
+    """A refusal by the table: `action` is not allowed from `status`."""
+
+    ice_name: str
+    action: Action
+    status: Status
+
+    @property
+    def sentence(self) -> str:
+        """What the status is and what an admin may do from it."""
+        # `register` is the ICE's own; an admin is not told to do it.
+        may = [action for action in actions_from(self.status) if action is not Action.REGISTER]
+        return (
+            f"{self.ice_name} is {self.status}, so it cannot be {_PAST[self.action]}; "
+            f"it can be {' or '.join(_PAST[action] for action in may)}"
+        )
+
+
+_PAST: Final = {
+    Action.PROVISION: "provisioned",
+    Action.REPROVISION: "reprovisioned",
+    Action.REGISTER: "registered",
+    Action.REREGISTER: "reregistered",
+    Action.DEREGISTER: "deregistered",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Ice:
+    """An entry of `ice_tokens`. Times are aware, in UTC; `ice_token` is a SHA-256, never the token."""
+
+    ice_name: str
+    ice_type: IceType
+    ice_token: str
+    status: Status
+    provisionedto: str | None
+    generation: int
+    key_thumbprint: str | None
+    provisionedon: datetime
+    registeredon: datetime | None = None
+    deregisteredon: datetime | None = None
+    expireson: datetime | None = None
+
+    @classmethod
+    def provision(
+        cls,
+        ice_name: str,
+        ice_type: IceType,
+        provisionedto: str | None,
+        ice_token: str,
+        *,
+        now: datetime,
+        expires: datetime | None,
+    ) -> Ice:
+        """A new entry of generation 1. Raises ValueError for a bad name or user."""
+        if not valid_name(ice_name):
+            raise ValueError(f"an ICE name has {NAME_RULE}")
+        if (provisionedto is None) is not (ice_type is IceType.CI_CD):
+            raise ValueError("a normal ICE has one user, a ci-cd ICE has none")
+        return cls(
+            ice_name,
+            ice_type,
+            ice_token,
+            Status.PROVISIONED,
+            provisionedto,
+            1,
+            None,
+            provisionedon=now,
+            expireson=expires,
+        )
+
+    def reprovision(
+        self, ice_token: str, *, now: datetime, expires: datetime | None
+    ) -> Ice | WrongStatus:
+        """The token was lost before the ICE registered: replace it."""
+        return self._renewed(Action.REPROVISION, ice_token, now, expires)
+
+    def reregister(
+        self, ice_token: str, *, now: datetime, expires: datetime | None
+    ) -> Ice | WrongStatus:
+        """The ICE crashed or moved: replace the token and forget the key."""
+        return self._renewed(Action.REREGISTER, ice_token, now, expires)
+
+    def _renewed(
+        self, action: Action, ice_token: str, now: datetime, expires: datetime | None
+    ) -> Ice | WrongStatus:
+        if self.status not in RULES[action].sources:
+            return WrongStatus(self.ice_name, action, self.status)
+        return replace(
+            self,
+            status=RULES[action].target,
+            ice_token=ice_token,
+            generation=self.generation + 1,
+            key_thumbprint=None,
+            provisionedon=now,
+            registeredon=None,
+            deregisteredon=None,
+            expireson=expires,
+        )
+
+    def register(self, key_thumbprint: str, *, now: datetime) -> Ice | WrongStatus:
+        """The ICE's first admitted connection binds its key."""
+        if self.status not in RULES[Action.REGISTER].sources:
+            return WrongStatus(self.ice_name, Action.REGISTER, self.status)
+        return replace(
+            self,
+            status=RULES[Action.REGISTER].target,
+            key_thumbprint=key_thumbprint,
+            registeredon=now,
+            expireson=None,
+        )
+
+    def deregister(self, ice_token: str, *, now: datetime) -> Ice | WrongStatus:
+        """The ICE is no longer wanted; `ice_token` is the hash of a token that nobody is shown."""
+        if self.status not in RULES[Action.DEREGISTER].sources:
+            return WrongStatus(self.ice_name, Action.DEREGISTER, self.status)
+        return replace(
+            self,
+            status=RULES[Action.DEREGISTER].target,
+            ice_token=ice_token,
+            generation=self.generation + 1,
+            key_thumbprint=None,
+            deregisteredon=now,
+            expireson=None,
+        )
+
+    def expired(self, now: datetime) -> bool:
+        """Whether the token was not used for registration in time."""
+        return self.expireson is not None and now >= self.expireson
+
+    def judge(
+        self, ice_type: str, generation: int, ice_token: str, key_thumbprint: str, now: datetime
+    ) -> str | None:
+        """The refusal code for a genuine token with a good proof, or None when it may be admitted.
+
+        The order is that of contract section 5. None from a `provisioned` entry means that the ICE
+        may register; from a `registered` one that it may connect.
+        """
+        current = generation == self.generation
+        if generation > self.generation or ice_type != self.ice_type:
+            return "token-invalid"
+        if current and ice_token != self.ice_token:
+            return "token-invalid"
+        if self.status is Status.DEREGISTERED:
+            return "deregistered"
+        if not current:
+            return "token-replaced"
+        if self.status is Status.PROVISIONED:
+            return "token-expired" if self.expired(now) else None
+        return None if key_thumbprint == self.key_thumbprint else "key-mismatch"

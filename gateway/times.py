@@ -1,0 +1,29 @@
+"""Times as text: RFC 3339 in UTC with a `Z`, always 27 characters, so that text sorts as time does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+Clock = Callable[[], datetime]
+"""Gives the present as an aware time in UTC; tests give another."""
+
+
+def utc_now() -> datetime:
+    """The present."""
+    return datetime.now(UTC)
+
+
+def to_text(moment: datetime) -> str:
+    """`2026-11-22T09:30:00.000000Z`."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def from_text(text: str) -> datetime:
+    """The reverse of `to_text`. Raises ValueError."""
+    return datetime.fromisoformat(text)
+
+
+def later(moment: datetime, seconds: float) -> datetime | None:
+    """`moment` plus `seconds`, or None where 0 stands for never."""
+    return moment + timedelta(seconds=seconds) if seconds else None
