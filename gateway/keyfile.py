@@ -1,0 +1,149 @@
+"""The file that holds the token keys: a JWK Set (RFC 7517) with one more member, `seals`.
+
+Its owner alone may read it. It is made by the first process that seals, and only while no ICE has
+been provisioned: a lost key file is never silently remade, since every token would die with it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from gateway import base64url
+from gateway.secret import Secret
+from gateway.tokens import Key, KeyRing, Opened, UnknownKey, open_with
+
+REREAD_INTERVAL: Final = 1.0
+"""Seconds between readings of the file because of unknown `kid`s, so that garbage costs no I/O."""
+
+
+class KeyFileUnusable(Exception):
+    """The key file is missing, unreadable, open to others, or not a key file; the text says which."""
+
+
+class _Jwk(msgspec.Struct):
+    kty: str
+    kid: str
+    k: str
+
+
+class _Document(msgspec.Struct):
+    keys: list[_Jwk]
+    seals: str
+
+
+def read(path: Path) -> KeyRing | None:
+    """The keys in the file; None when there is no file. Raises `KeyFileUnusable`."""
+    try:
+        # O_NOFOLLOW is not asked for: a secret manager may well mount the file as a link.
+        with path.open("rb") as file:
+            info = os.fstat(file.fileno())
+            if info.st_uid not in (os.geteuid(), 0) or stat.S_IMODE(info.st_mode) & 0o077:
+                raise KeyFileUnusable(
+                    f"the key file {path} can be read by others: run `chmod 600 {path}` as its owner"
+                )
+            content = file.read()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise KeyFileUnusable(
+            f"the key file {path} cannot be read: {error.strerror or error}"
+        ) from error
+    try:
+        document = msgspec.json.decode(content, type=_Document)
+        return KeyRing(
+            (Key(jwk.kid, base64url.decode(jwk.k)) for jwk in document.keys), document.seals
+        )
+    except (ValueError, KeyError):
+        raise KeyFileUnusable(f"{path} is not a key file of the gateway") from None
+
+
+def create(path: Path) -> KeyRing:
+    """Make the file with one new key. Whoever comes second gets the keys of the first."""
+    key = Key.generate()
+    document = _Document([_Jwk("oct", key.kid, base64url.encode(key.reveal()))], key.kid)
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as file:  # mkstemp made it 0600
+                file.write(msgspec.json.format(msgspec.json.encode(document)))
+                file.flush()
+                os.fsync(file.fileno())
+            # A hard link appears whole or not at all, and never replaces another's file.
+            os.link(name, path)
+        except FileExistsError:
+            pass
+        finally:
+            os.unlink(name)  # noqa: PTH108 - the name is mkstemp's text
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise KeyFileUnusable(
+            f"the key file {path} cannot be made: {error.strerror or error}"
+        ) from error
+    ring = read(path)
+    if ring is None:
+        raise KeyFileUnusable(f"the key file {path} vanished while it was made")
+    return ring
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class KeyStore:
+    """The keys as this process knows them; the file may be made or grow under another process."""
+
+    def __init__(self, path: Path, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self.path = path
+        self._monotonic = monotonic
+        self._ring = read(path)
+        self._read_at = monotonic()
+
+    def open(self, token: Secret) -> Opened | None:
+        """What a genuine token says. An unknown `kid` has the file read again, at most once a second."""
+        opened = self._open(token)
+        if not isinstance(opened, UnknownKey):
+            return opened
+        now = self._monotonic()
+        if now - self._read_at < REREAD_INTERVAL:
+            return None
+        self._read_at = now
+        # A file that has gone or gone bad takes no key away from a running gateway.
+        try:
+            self._ring = read(self.path) or self._ring
+        except KeyFileUnusable:
+            return None
+        opened = self._open(token)
+        return None if isinstance(opened, UnknownKey) else opened
+
+    def _open(self, token: Secret) -> Opened | UnknownKey | None:
+        # Without any key there is still a `kid` worth looking for in the file.
+        return open_with({}, token) if self._ring is None else self._ring.open(token)
+
+    def for_sealing(self, *, may_create: bool) -> KeyRing:
+        """The keys as the file has them now. Raises `KeyFileUnusable`.
+
+        Args:
+            may_create: whether no ICE has been provisioned yet, so that a missing file may be made.
+        """
+        ring = read(self.path)
+        if ring is None:
+            if not may_create:
+                raise KeyFileUnusable(
+                    f"the key file {self.path} is missing; it is not made anew, since every token"
+                    " would become worthless: put it back from a backup"
+                )
+            ring = create(self.path)
+        self._ring = ring
+        return ring

@@ -1,0 +1,311 @@
+"""The settings: one table, read from a TOML file, then the environment, then options.
+
+Pure but for reading the file. Every fault names the key, where it was set, and what would be
+accepted; all settings are documented in `config/gateway.toml`, which a test compares with this table.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+
+ENV_PREFIX: Final = "ICE_GATEWAY_"
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class BadSetting(Exception):
+    """A setting that cannot be used; the text is one line for a person."""
+
+
+# --- what a value may be -----------------------------------------------------------------------
+
+
+def duration(value: object) -> float:
+    """Seconds from `30s`, `5m`, `2h`, `7d`, or 0."""
+    if value in (0, "0"):
+        return 0.0
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def _positive_duration(value: object) -> float:
+    seconds = duration(value)
+    if seconds <= 0:
+        raise ValueError
+    return seconds
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError
+    return value
+
+
+def _optional_text(value: object) -> str | None:
+    return None if value == "" else _text(value)
+
+
+def _optional_path(value: object) -> Path | None:
+    return None if value == "" else Path(_text(value)).expanduser()
+
+
+def _integer(low: int, high: int) -> Callable[[object], int]:
+    def parse(value: object) -> int:
+        number = int(value) if isinstance(value, str) else value
+        if isinstance(number, bool) or not isinstance(number, int) or not low <= number <= high:
+            raise ValueError
+        return number
+
+    return parse
+
+
+def _listener(value: object) -> tuple[str, int] | None:
+    """`HOST:PORT`, an IPv6 host in brackets; empty turns the listener off."""
+    if value == "":
+        return None
+    parts = urlsplit(f"//{_text(value)}")
+    if not parts.hostname or parts.port is None or parts.path or "@" in parts.netloc:
+        raise ValueError
+    return parts.hostname, parts.port
+
+
+def _list(value: object) -> list[str]:
+    """A TOML list, or in the environment texts parted by commas."""
+    items = [item.strip() for item in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+        raise ValueError
+    return [item for item in items if item]
+
+
+def _public_urls(value: object) -> tuple[str, ...]:
+    urls = []
+    for url in _list(value):
+        parts = urlsplit(url)
+        if (
+            parts.scheme not in ("http", "https")
+            or not parts.hostname
+            or parts.query
+            or parts.fragment
+            or "@" in parts.netloc
+            or (parts.port is not None and not parts.port)
+        ):
+            raise ValueError
+        urls.append(url.rstrip("/"))
+    return tuple(urls)
+
+
+def _networks(value: object) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    return tuple(ipaddress.ip_network(item) for item in _list(value))
+
+
+def _database(value: object) -> str:
+    url = _text(value)
+    if not url.startswith("sqlite:///") or len(url) == len("sqlite:///"):
+        raise ValueError
+    return url
+
+
+def _one_of(*words: str) -> Callable[[object], str]:
+    def parse(value: object) -> str:
+        if value not in words:
+            raise ValueError
+        return str(value)
+
+    return parse
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting: its key in the TOML file, its default, how it is read, and what it accepts."""
+
+    key: str
+    default: Any
+    parse: Callable[[object], Any]
+    accepts: str
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that sets it."""
+        section, name = self.key.split(".")
+        return f"{ENV_PREFIX}{section}__{name}".upper()
+
+
+_DURATION: Final = "a number with s, m, h or d, such as 30s"
+
+SETTINGS: Final = (
+    Setting("server.host", "127.0.0.1", _text, "an address or host name to listen on"),
+    Setting("server.port", 8440, _integer(0, 65535), "a port from 0 (any free one) to 65535"),
+    Setting(
+        "server.public_url",
+        [],
+        _public_urls,
+        "http(s)://host[:port][/prefix], or a list of such URLs",
+    ),
+    Setting("server.trusted_proxies", [], _networks, "a list of addresses or networks (CIDR)"),
+    Setting("server.tls_certificate", "", _optional_path, "a PEM file, or empty"),
+    Setting("server.tls_key", "", _optional_path, "a PEM file, or empty"),
+    Setting("database.url", "sqlite:///ice-gateway.db", _database, "sqlite:///PATH"),
+    Setting("tokens.key_file", "", _optional_path, "a file, or empty for one beside the database"),
+    Setting("tokens.registration_ttl", "7d", duration, f"{_DURATION}, or 0 for never"),
+    Setting("ice.heartbeat", "30s", _positive_duration, _DURATION),
+    Setting("ice.max_connections", 100_000, _integer(1, 10_000_000), "a number from 1"),
+    Setting("ice.max_handshakes", 4096, _integer(1, 1_000_000), "a number from 1"),
+    Setting("metrics.listen", "127.0.0.1:9464", _listener, "HOST:PORT, or empty to turn it off"),
+    Setting(
+        "log.format",
+        "auto",
+        _one_of("auto", "json", "text"),
+        "auto (JSON unless on a terminal), json or text",
+    ),
+    Setting(
+        "log.level",
+        "info",
+        _one_of("debug", "info", "warning", "error"),
+        "debug, info, warning or error",
+    ),
+)
+_BY_KEY: Final = {setting.key: setting for setting in SETTINGS}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every setting, checked. Durations are seconds."""
+
+    server_host: str
+    server_port: int
+    server_public_url: tuple[str, ...]
+    server_trusted_proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
+    server_tls_certificate: Path | None
+    server_tls_key: Path | None
+    database_url: str
+    tokens_key_file: Path | None
+    tokens_registration_ttl: float
+    ice_heartbeat: float
+    ice_max_connections: int
+    ice_max_handshakes: int
+    metrics_listen: tuple[str, int] | None
+    log_format: str
+    log_level: str
+
+    @property
+    def database_path(self) -> Path:
+        """The SQLite file: `sqlite:///relative.db` or `sqlite:////absolute.db`."""
+        return Path(unquote(self.database_url.removeprefix("sqlite:///"))).expanduser()
+
+    @property
+    def key_file(self) -> Path:
+        """The file of the token keys; beside the database unless it was set."""
+        path = self.database_path
+        return self.tokens_key_file or path.with_name(f"{path.stem}.keys.json")
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """The paths under which everything is answered: none, and those of the public URLs."""
+        paths = (urlsplit(url).path for url in self.server_public_url)
+        return tuple(dict.fromkeys(("", *paths)))
+
+    def check_exposure(self) -> None:
+        """Refuse to listen beyond loopback without `server.public_url`. Raises `BadSetting`.
+
+        Without it a proof could only be compared with what the client says it connected to, and the
+        Host header is never believed.
+        """
+        if self.server_public_url or _is_loopback(self.server_host):
+            return
+        raise BadSetting(
+            f"server.host {self.server_host} is reachable from other machines: set server.public_url "
+            "(or --public-url) to the URL under which ICEs reach this gateway"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def load(
+    file: Path | None, environ: Mapping[str, str], options: Mapping[str, object] | None = None
+) -> Settings:
+    """Read the settings: defaults, then `file`, then `environ`, then `options` (by key).
+
+    Raises:
+        BadSetting: an unknown key or a value that is not accepted; the file cannot be read.
+    """
+    values: dict[str, tuple[object, str]] = {
+        setting.key: (setting.default, "the default") for setting in SETTINGS
+    }
+    for key, value in _from_file(file):
+        values[key] = (value, str(file))
+    for key, value, variable in _from_environment(environ):
+        values[key] = (value, variable)
+    for key, value in (options or {}).items():
+        values[key] = (value, "the command line")
+    return Settings(
+        **{
+            key.replace(".", "_"): _parse(_BY_KEY[key], value, origin)
+            for key, (value, origin) in values.items()
+        }
+    )
+
+
+def _parse(setting: Setting, value: object, origin: str) -> Any:
+    try:
+        return setting.parse(value)
+    except (ValueError, TypeError):
+        raise BadSetting(
+            f"{setting.key} = {value!r} (from {origin}) is not accepted: {setting.accepts}"
+        ) from None
+
+
+def _from_file(file: Path | None) -> list[tuple[str, object]]:
+    if file is None:
+        return []
+    try:
+        document = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadSetting(
+            f"the settings file {file} cannot be read: {error.strerror or error}"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadSetting(f"{file} is not TOML: {error}") from None
+    found = []
+    for section, entries in document.items():
+        if not isinstance(entries, dict):
+            raise BadSetting(f"{section} in {file} stands outside a section; {_known()}")
+        for name, value in entries.items():
+            key = f"{section}.{name}"
+            if key not in _BY_KEY:
+                raise BadSetting(f"{key} in {file} is no setting; {_known(section)}")
+            found.append((key, value))
+    return found
+
+
+def _from_environment(environ: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    by_variable = {setting.variable: setting.key for setting in SETTINGS}
+    found = []
+    for variable, value in environ.items():
+        # ICE_GATEWAY_CONFIG and the like have no `__` and are not settings.
+        if not variable.startswith(ENV_PREFIX) or "__" not in variable:
+            continue
+        key = by_variable.get(variable.upper())
+        if key is None:
+            raise BadSetting(f"the environment variable {variable} is no setting; {_known()}")
+        found.append((key, value, variable))
+    return found
+
+
+def _known(section: str | None = None) -> str:
+    keys = [key for key in _BY_KEY if section is None or key.startswith(f"{section}.")]
+    return f"known are {', '.join(keys or _BY_KEY)}"
