@@ -27,3 +27,13 @@ def from_text(text: str) -> datetime:
 def later(moment: datetime, seconds: float) -> datetime | None:
     """`moment` plus `seconds`, or None where 0 stands for never."""
     return moment + timedelta(seconds=seconds) if seconds else None
+
+
+def to_text_or_none(moment: datetime | None) -> str | None:
+    """`to_text` for a time that may be missing."""
+    return None if moment is None else to_text(moment)
+
+
+def from_text_or_none(text: str | None) -> datetime | None:
+    """`from_text` for a time that may be missing."""
+    return None if text is None else from_text(text)

@@ -1,0 +1,183 @@
+"""Writes down who is connected, and what became of connections: in groups, soon, not durably first.
+
+Nothing waits for it. What could not be written is kept and tried again; refusals are counted together,
+so that nobody can flood the table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import structlog
+
+from gateway.session import Session
+from gateway.store import sessions
+from gateway.store.engine import Engine, StoreUnavailable, Transaction
+from gateway.store.sessions import Connection, Happening, Opened
+from gateway.times import Clock
+
+_RETRY: Final = 0.5
+_MAX_HAPPENINGS: Final = 20_000
+"""Kept at the most while the store is away; then the oldest go."""
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """News of one ICE: its connection now, or None."""
+
+    ice_name: str
+    connection: Connection | None
+
+
+@dataclass(slots=True)
+class _Batch:
+    opened: dict[str, Opened] = field(default_factory=dict)
+    greeted: dict[str, Connection] = field(default_factory=dict)
+    closed: dict[str, str] = field(default_factory=dict)
+    happenings: list[Happening] = field(default_factory=list)
+    refused: dict[tuple[str, str, str], Happening] = field(default_factory=dict)
+    news: list[Change] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.greeted or self.closed or self.happenings or self.refused)
+
+
+class Presence:
+    """Collects changes and writes whatever came while the last group was written."""
+
+    def __init__(self, engine: Engine, node: str, clock: Clock) -> None:
+        self._engine = engine
+        self._node = node
+        self._clock = clock
+        self._batch = _Batch()
+        self._wake = asyncio.Event()
+        self._listeners: set[Callable[[Change], None]] = set()
+
+    async def start(self) -> None:
+        """Forget what an earlier life of this node has left."""
+        await self._engine.write(lambda transaction: sessions.clear(transaction, self._node))
+
+    def listen(self, listener: Callable[[Change], None]) -> Callable[[], None]:
+        """Call `listener` with each change once it is written; returns what ends that."""
+        self._listeners.add(listener)
+        return lambda: self._listeners.discard(listener)
+
+    def opened(self, session: Session) -> None:
+        """A session began."""
+        connection = self._connection(session)
+        opened = Opened(session.ice_name, session.generation, connection)
+        self._batch.opened[session.id] = opened
+        self._happened(session, "admitted", None)
+        self._batch.news.append(Change(session.ice_name, connection))
+
+    def greeted(self, session: Session) -> None:
+        """A session said hello."""
+        connection = self._connection(session)
+        if session.id in self._batch.opened:
+            self._batch.opened[session.id] = replace(
+                self._batch.opened[session.id], connection=connection
+            )
+        else:
+            self._batch.greeted[session.id] = connection
+        self._batch.news.append(Change(session.ice_name, connection))
+        self._wake.set()
+
+    def closed(self, session: Session, code: int, *, superseded: bool) -> None:
+        """A session ended; when it was superseded the ICE is still connected."""
+        # One that was never written need not be deleted.
+        if self._batch.opened.pop(session.id, None) is None:
+            self._batch.greeted.pop(session.id, None)
+            self._batch.closed[session.id] = session.ice_name
+        self._happened(session, "closed", str(code))
+        if not superseded:
+            self._batch.news.append(Change(session.ice_name, None))
+
+    def refused(self, ice_name: str, code: str, address: str) -> None:
+        """A genuine token was refused."""
+        now = self._clock()
+        key = (ice_name, code, address)
+        known = self._batch.refused.get(key)
+        if known is not None:
+            self._batch.refused[key] = replace(known, at=now, count=known.count + 1)
+        elif len(self._batch.refused) < _MAX_HAPPENINGS:
+            self._batch.refused[key] = Happening(ice_name, "refused", code, address, now, now)
+        self._wake.set()
+
+    def _happened(self, session: Session, kind: str, code: str | None) -> None:
+        now = self._clock()
+        happenings = self._batch.happenings
+        happenings.append(Happening(session.ice_name, kind, code, session.address, now, now))
+        del happenings[: max(0, len(happenings) - _MAX_HAPPENINGS)]
+        self._wake.set()
+
+    def _connection(self, session: Session) -> Connection:
+        hello = session.hello
+        return Connection(
+            session.id,
+            self._node,
+            session.since,
+            session.address,
+            hello.version,
+            hello.platform,
+            hello.hostname,
+        )
+
+    async def run(self) -> None:
+        """Write changes until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write what has been collected; keep it where that fails."""
+        batch, self._batch = self._batch, _Batch()
+        if not batch:
+            return
+
+        async def unit(transaction: Transaction) -> None:
+            await sessions.record(
+                transaction,
+                list(batch.opened.values()),
+                list(batch.greeted.values()),
+                list(batch.closed),
+                [*batch.happenings, *batch.refused.values()],
+            )
+
+        try:
+            await self._engine.write(unit)
+        except StoreUnavailable as error:
+            _log.warning("presence not written", reason=str(error))
+            self._batch = _joined(batch, self._batch)
+            asyncio.get_running_loop().call_later(_RETRY, self._wake.set)
+            return
+        for change in batch.news:
+            for listener in tuple(self._listeners):
+                listener(change)
+
+
+def _joined(older: _Batch, newer: _Batch) -> _Batch:
+    """What is to be written when `older` could not be and `newer` has come since."""
+    opened = {**older.opened, **newer.opened}
+    closed = {**older.closed, **newer.closed}
+    greeted = {**older.greeted, **newer.greeted}
+    for session in newer.closed:
+        greeted.pop(session, None)
+        if opened.pop(session, None) is not None:
+            del closed[session]
+    for session, connection in newer.greeted.items():
+        if session in opened:
+            opened[session] = replace(opened[session], connection=connection)
+            greeted.pop(session, None)
+    refused = dict(older.refused)
+    for key, happening in newer.refused.items():
+        known = refused.get(key, happening)
+        count = happening.count + (known.count if key in refused else 0)
+        refused[key] = replace(happening, first=known.first, count=count)
+    happenings = [*older.happenings, *newer.happenings][-_MAX_HAPPENINGS:]
+    return _Batch(opened, greeted, closed, happenings, refused, [*older.news, *newer.news])

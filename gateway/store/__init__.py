@@ -1,0 +1,5 @@
+"""SQL and nothing else: an engine a file, a noun a file, one SQL text for every engine.
+
+`engine` is what an engine promises, `sqlite` the embedded one. Rows become frozen values here, and an
+engine's errors become the few of `engine`; above this folder nobody sees SQL.
+"""

@@ -1,0 +1,173 @@
+"""SQL of `users` and `api_tokens`."""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from gateway.event import Entry, Event
+from gateway.roles import Role
+from gateway.store import events
+from gateway.store.engine import Engine, Row, Transaction
+from gateway.times import from_text, from_text_or_none, to_text, to_text_or_none
+
+_USER: Final = "name, role, password_hash, createdon, disabledon"
+_TOKEN: Final = "id, user_name, label, token_hash, createdon, expireson, revokedon"  # noqa: S105 - column names
+
+
+def fold_user(name: str) -> str:
+    """The form under which a user name is unique (Unicode, NFKC with case folded)."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A row of `users`. Without a password hash they are only there to be tagged."""
+
+    name: str
+    role: Role
+    password_hash: str | None
+    createdon: datetime
+    disabledon: datetime | None = None
+
+    def __repr__(self) -> str:
+        return f"User({self.name!r}, {self.role})"
+
+
+@dataclass(frozen=True, slots=True)
+class ApiToken:
+    """A row of `api_tokens`: `token_hash` is a SHA-256, never the token."""
+
+    id: str
+    user: str
+    label: str
+    token_hash: str
+    createdon: datetime
+    expireson: datetime | None = None
+    revokedon: datetime | None = None
+
+
+async def add_user(transaction: Transaction, user: User, event: Event) -> bool:
+    """Add a user with its event; False where the name is taken."""
+    changed = await transaction.run(
+        f"INSERT INTO users ({_USER}, name_folded) VALUES ($1, $2, $3, $4, $5, $6)"
+        " ON CONFLICT DO NOTHING",
+        user.name,
+        user.role.value,
+        user.password_hash,
+        to_text(user.createdon),
+        to_text_or_none(user.disabledon),
+        fold_user(user.name),
+    )
+    if changed:
+        await events.append(transaction, [event])
+    return bool(changed)
+
+
+async def update_user(transaction: Transaction, user: User, event: Event) -> None:
+    """Store a user's role, password and disabling, with the event."""
+    await transaction.run(
+        "UPDATE users SET role = $2, password_hash = $3, disabledon = $4 WHERE name = $1",
+        user.name,
+        user.role.value,
+        user.password_hash,
+        to_text_or_none(user.disabledon),
+    )
+    await events.append(transaction, [event])
+
+
+async def add_token(transaction: Transaction, token: ApiToken, event: Event) -> None:
+    """Store a new API token's hash, with the event."""
+    await transaction.run(
+        f"INSERT INTO api_tokens ({_TOKEN}) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        token.id,
+        token.user,
+        token.label,
+        token.token_hash,
+        to_text(token.createdon),
+        to_text_or_none(token.expireson),
+        to_text_or_none(token.revokedon),
+    )
+    await events.append(transaction, [event])
+
+
+async def revoke_token(
+    transaction: Transaction, token_id: str, now: datetime, event: Event
+) -> Entry | None:
+    """Revoke an API token; None where it was revoked before."""
+    if not await transaction.run(
+        "UPDATE api_tokens SET revokedon = $2 WHERE id = $1 AND revokedon IS NULL",
+        token_id,
+        to_text(now),
+    ):
+        return None
+    return (await events.append(transaction, [event]))[0]
+
+
+class Accounts:
+    """Reads users and API tokens."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def user(self, name: str) -> User | None:
+        """The user of this name, case folded."""
+        rows = await self._engine.fetch(
+            f"SELECT {_USER} FROM users WHERE name_folded = $1", fold_user(name)
+        )
+        return _user(rows[0]) if rows else None
+
+    async def users(self) -> list[User]:
+        """All users, by name."""
+        rows = await self._engine.fetch(f"SELECT {_USER} FROM users ORDER BY name_folded")
+        return [_user(row) for row in rows]
+
+    async def ices_of(self, name: str) -> list[str]:
+        """The names of the ICEs tagged to this user."""
+        rows = await self._engine.fetch(
+            "SELECT ice_name FROM ice_tokens WHERE provisionedto = $1 ORDER BY lower(ice_name)",
+            name,
+        )
+        return [row[0] for row in rows]
+
+    async def tokens(self) -> list[ApiToken]:
+        """All API tokens, oldest first."""
+        rows = await self._engine.fetch(f"SELECT {_TOKEN} FROM api_tokens ORDER BY createdon, id")
+        return [_token(row) for row in rows]
+
+    async def token(self, token_id: str) -> ApiToken | None:
+        """The API token of this id."""
+        rows = await self._engine.fetch(f"SELECT {_TOKEN} FROM api_tokens WHERE id = $1", token_id)
+        return _token(rows[0]) if rows else None
+
+    async def by_token(self, token_hash: str) -> tuple[ApiToken, User] | None:
+        """The API token of this hash, with its user."""
+        columns = [f"a.{name.strip()}" for name in _TOKEN.split(",")]
+        columns += [f"u.{name.strip()}" for name in _USER.split(",")]
+        rows = await self._engine.fetch(
+            f"SELECT {', '.join(columns)} FROM api_tokens a JOIN users u ON u.name = a.user_name"
+            " WHERE a.token_hash = $1",
+            token_hash,
+        )
+        width = len(_TOKEN.split(","))
+        return (_token(rows[0][:width]), _user(rows[0][width:])) if rows else None
+
+
+def _user(row: Row) -> User:
+    name, role, password_hash, created, disabled = row
+    return User(name, Role(role), password_hash, from_text(created), from_text_or_none(disabled))
+
+
+def _token(row: Row) -> ApiToken:
+    token_id, user, label, token_hash, created, expires, revoked = row
+    return ApiToken(
+        token_id,
+        user,
+        label,
+        token_hash,
+        from_text(created),
+        from_text_or_none(expires),
+        from_text_or_none(revoked),
+    )

@@ -1,0 +1,115 @@
+"""SQL of the audit log `ice_events`: appended in the transaction of the change, read in order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from gateway.event import GENESIS, Actor, Entry, Event, Via, detail_text
+from gateway.store.engine import Fetch, Row, Transaction
+from gateway.times import from_text, to_text
+
+_COLUMNS: Final = "seq, at, actor, via, address, action, ice_name, generation, detail, previous"
+_HEAD: Final = "head of ice_events"
+
+
+@dataclass(frozen=True, slots=True)
+class EventFilter:
+    """Which events to list; None stands for all."""
+
+    ice_name: str | None = None
+    actor: str | None = None
+    action: str | None = None
+
+
+async def append(transaction: Transaction, events: Sequence[Event]) -> list[Entry]:
+    """Append `events`, numbering and chaining them; the last step of a change's transaction."""
+    seq, digest = transaction.memo.get(_HEAD) or await _head(transaction)
+    entries = []
+    for event in events:
+        seq += 1
+        entry = Entry(seq, event, digest)
+        digest = entry.digest()
+        entries.append(entry)
+    # The table's trigger refuses a number that is not the next one.
+    await transaction.run_many(
+        f"INSERT INTO ice_events ({_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+        [_to_row(entry) for entry in entries],
+    )
+    transaction.memo[_HEAD] = (seq, digest)
+    return entries
+
+
+async def _head(transaction: Transaction) -> tuple[int, str]:
+    rows = await transaction.fetch(f"SELECT {_COLUMNS} FROM ice_events ORDER BY seq DESC LIMIT 1")
+    if not rows:
+        return 0, GENESIS
+    entry = _from_row(rows[0])
+    return entry.seq, entry.digest()
+
+
+class Events:
+    """Reads the log, on the connection of `fetch`."""
+
+    def __init__(self, fetch: Fetch) -> None:
+        self._fetch = fetch
+
+    async def last(self) -> int:
+        """The number of the newest event, 0 where there is none."""
+        [(seq,)] = await self._fetch("SELECT coalesce(max(seq), 0) FROM ice_events")
+        return int(seq)
+
+    async def after(self, seq: int, limit: int, where: EventFilter | None = None) -> list[Entry]:
+        """The events numbered above `seq`, oldest first."""
+        where = where or EventFilter()
+        conditions = ["seq > $1"]
+        params: list[object] = [seq, limit]
+        for column, value in (
+            ("lower(ice_name)", where.ice_name and where.ice_name.lower()),
+            ("actor", where.actor),
+            ("action", where.action),
+        ):
+            if value is not None:
+                params.append(value)
+                conditions.append(f"{column} = ${len(params)}")
+        rows = await self._fetch(
+            f"SELECT {_COLUMNS} FROM ice_events WHERE {' AND '.join(conditions)}"
+            " ORDER BY seq LIMIT $2",
+            *params,
+        )
+        return [_from_row(row) for row in rows]
+
+
+def _to_row(entry: Entry) -> Row:
+    event = entry.event
+    return (
+        entry.seq,
+        to_text(event.at),
+        event.actor.name,
+        event.actor.via.value,
+        event.actor.address,
+        event.action,
+        event.ice_name,
+        event.generation,
+        detail_text(event.detail),
+        entry.previous,
+    )
+
+
+def _from_row(row: Row) -> Entry:
+    seq, at, actor, via, address, action, ice_name, generation, detail, previous = row
+    return Entry(
+        seq,
+        Event(
+            from_text(at),
+            Actor(actor, Via(via), address),
+            action,
+            ice_name,
+            generation,
+            msgspec.json.decode(detail),
+        ),
+        previous,
+    )

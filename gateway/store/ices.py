@@ -1,0 +1,284 @@
+"""SQL of `ice_tokens`: found, listed, and changed by compare-and-set with the event beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+from gateway.event import Entry, Event
+from gateway.ice import Ice, IceType, Status, fold
+from gateway.store import events
+from gateway.store.engine import Engine, Row, StoreUnavailable, Transaction, many
+from gateway.store.sessions import CONNECTION_COLUMNS, Connection, connection_from_row
+from gateway.times import from_text, from_text_or_none, to_text, to_text_or_none
+
+_COLUMNS: Final = (
+    "ice_name, ice_type, ice_token, status, provisionedto, generation, key_thumbprint,"
+    " provisionedon, registeredon, deregisteredon, expireson"
+)
+_WIDTH: Final = 11
+_LISTING: Final = f"""
+    SELECT {", ".join("t." + name.strip() for name in _COLUMNS.split(","))}, t.lastseen,
+        {CONNECTION_COLUMNS}
+    FROM ice_tokens t
+    LEFT JOIN users u ON u.name = t.provisionedto
+    LEFT JOIN ice_sessions s
+        ON s.number = (SELECT max(number) FROM ice_sessions WHERE ice_name = t.ice_name)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """An entry with what is known of its connection."""
+
+    ice: Ice
+    lastseen: datetime | None
+    connection: Connection | None
+
+
+@dataclass(frozen=True, slots=True)
+class IceFilter:
+    """Which ICEs to list; None stands for all. `text` is looked for in the names of ICE and user."""
+
+    status: Status | None = None
+    ice_type: IceType | None = None
+    provisionedto: str | None = None
+    connected: bool | None = None
+    text: str | None = None
+
+
+class Stale(Exception):
+    """The entry has moved on since it was read: nothing of the transaction was done."""
+
+
+async def insert(transaction: Transaction, ice: Ice, event: Event) -> Entry | None:
+    """Add an entry and its event; None where the name is taken."""
+    changed = await transaction.run(
+        f"INSERT INTO ice_tokens ({_COLUMNS})"
+        " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT DO NOTHING",
+        *_to_row(ice),
+    )
+    return (await events.append(transaction, [event]))[0] if changed else None
+
+
+async def replace(
+    transaction: Transaction, changes: Sequence[tuple[Ice, Ice, Event]]
+) -> list[Entry]:
+    """Compare and swap: put each new entry in place of the old one, with its event.
+
+    The requirements' "find the entry with given ice_token, ice_type and ice_name", guarded by status
+    and generation, too.
+
+    Raises:
+        Stale: one of the old entries is no longer what the table holds.
+    """
+    changed = await transaction.run_many(
+        "UPDATE ice_tokens SET ice_token = $1, status = $2, generation = $3, key_thumbprint = $4,"
+        " provisionedon = $5, registeredon = $6, deregisteredon = $7, expireson = $8"
+        " WHERE ice_name = $9 AND ice_type = $10 AND ice_token = $11 AND status = $12"
+        " AND generation = $13",
+        [
+            (
+                new.ice_token,
+                new.status.value,
+                new.generation,
+                new.key_thumbprint,
+                to_text(new.provisionedon),
+                to_text_or_none(new.registeredon),
+                to_text_or_none(new.deregisteredon),
+                to_text_or_none(new.expireson),
+                old.ice_name,
+                old.ice_type.value,
+                old.ice_token,
+                old.status.value,
+                old.generation,
+            )
+            for old, new, _ in changes
+        ],
+    )
+    if changed != len(changes):
+        raise Stale
+    return await events.append(transaction, [event for _, _, event in changes])
+
+
+async def find_many(transaction: Transaction, names: Sequence[str]) -> dict[str, Ice]:
+    """The entries of these names, by folded name, as the transaction sees them."""
+    rows = await transaction.fetch(
+        f"SELECT {_COLUMNS} FROM ice_tokens WHERE {many('lower(ice_name)', 1)}",
+        msgspec.json.encode([fold(name) for name in names]).decode(),
+    )
+    return {fold(row[0]): _from_row(row) for row in rows}
+
+
+async def any_entry(transaction: Transaction) -> bool:
+    """Whether any ICE was ever provisioned."""
+    return bool(await transaction.fetch("SELECT 1 FROM ice_tokens LIMIT 1"))
+
+
+class Ices:
+    """Reads the table."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def any(self) -> bool:
+        """Whether any ICE was ever provisioned."""
+        return bool(await self._engine.fetch("SELECT 1 FROM ice_tokens LIMIT 1"))
+
+    async def find(self, ice_name: str) -> Listed | None:
+        """The ICE of this name, case folded."""
+        rows = await self._engine.fetch(f"{_LISTING} WHERE lower(t.ice_name) = $1", fold(ice_name))
+        return _listed(rows[0]) if rows else None
+
+    async def standing(self, names: Sequence[str]) -> dict[str, tuple[int, Status]]:
+        """Generation and status of these ICEs, for comparing what a node holds with the table."""
+        rows = await self._engine.fetch(
+            f"SELECT ice_name, generation, status FROM ice_tokens WHERE {many('ice_name', 1)}",
+            msgspec.json.encode(list(names)).decode(),
+        )
+        return {name: (generation, Status(status)) for name, generation, status in rows}
+
+    async def page(self, where: IceFilter, limit: int, after: str | None) -> list[Listed]:
+        """At most `limit` ICEs ordered by folded name, beginning behind the folded name `after`."""
+        conditions: list[str] = ["lower(t.ice_name) > $1"]
+        params: list[object] = [after or "", limit]
+
+        def add(condition: str, value: object) -> None:
+            params.append(value)
+            conditions.append(condition.format(f"${len(params)}"))
+
+        if where.status is not None:
+            add("t.status = {}", where.status.value)
+        if where.ice_type is not None:
+            add("t.ice_type = {}", where.ice_type.value)
+        if where.provisionedto is not None:
+            add("u.name_folded = {}", where.provisionedto)
+        if where.connected is not None:
+            conditions.append(f"s.number IS {'NOT ' * where.connected}NULL")
+        if where.text is not None:
+            add(
+                "(lower(t.ice_name) LIKE {0} ESCAPE '\\' OR u.name_folded LIKE {0} ESCAPE '\\')",
+                _pattern(where.text),
+            )
+        rows = await self._engine.fetch(
+            f"{_LISTING} WHERE {' AND '.join(conditions)} ORDER BY lower(t.ice_name) LIMIT $2",
+            *params,
+        )
+        return [_listed(row) for row in rows]
+
+
+def _pattern(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    return f"%{escaped}%"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """An entry as one look-up saw it.
+
+    `seq` is the newest event at that moment: what it recorded is in `ice`. `at` is the monotonic
+    time when the query was sent.
+    """
+
+    ice: Ice | None
+    seq: int
+    at: float
+
+
+class LookUps:
+    """Looks entries up for admissions: all that asked while a query ran go into the next one.
+
+    There is no timer, so one alone is as quick as can be; and nobody joins a query that is already
+    running, since it may be older than the caller's entry in the hub.
+    """
+
+    def __init__(self, engine: Engine, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._engine = engine
+        self._monotonic = monotonic
+        self._waiting: dict[str, asyncio.Future[Reading]] = {}
+        self._running: asyncio.Task[None] | None = None
+
+    async def find(self, ice_name: str) -> Reading:
+        """The entry of exactly this name, read after this was called. Raises `StoreUnavailable`."""
+        future = self._waiting.get(ice_name)
+        if future is None:
+            future = self._waiting[ice_name] = asyncio.get_running_loop().create_future()
+        if self._running is None:
+            self._running = asyncio.create_task(self._run(), name="look-ups")
+        return await asyncio.shield(future)
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting, {}
+                at = self._monotonic()
+                try:
+                    found, seq = await self._query(list(batch))
+                except Exception as error:  # noqa: BLE001 - handed to whoever asked
+                    for future in batch.values():
+                        future.set_exception(error)
+                        future.exception()  # the asker may have gone
+                else:
+                    for name, future in batch.items():
+                        future.set_result(Reading(found.get(name), seq, at))
+        finally:
+            self._running = None
+
+    async def _query(self, names: list[str]) -> tuple[dict[str, Ice], int]:
+        # One statement is one snapshot: the entries and the number of the newest event agree.
+        rows = await self._engine.look_up(
+            f"SELECT (SELECT coalesce(max(seq), 0) FROM ice_events), {_COLUMNS}"
+            f" FROM (SELECT 1) LEFT JOIN ice_tokens ON {many('ice_name', 1)}",
+            msgspec.json.encode(names).decode(),
+        )
+        if not rows:
+            raise StoreUnavailable("the look-up gave no answer")
+        return {row[1]: _from_row(row[1:]) for row in rows if row[1] is not None}, rows[0][0]
+
+
+def _to_row(ice: Ice) -> Row:
+    return (
+        ice.ice_name,
+        ice.ice_type.value,
+        ice.ice_token,
+        ice.status.value,
+        ice.provisionedto,
+        ice.generation,
+        ice.key_thumbprint,
+        to_text(ice.provisionedon),
+        to_text_or_none(ice.registeredon),
+        to_text_or_none(ice.deregisteredon),
+        to_text_or_none(ice.expireson),
+    )
+
+
+def _from_row(row: Row) -> Ice:
+    name, kind, token, status, user, generation, key, provisioned, *others = row
+    registered, deregistered, expires = (from_text_or_none(text) for text in others)
+    return Ice(
+        name,
+        IceType(kind),
+        token,
+        Status(status),
+        user,
+        generation,
+        key,
+        from_text(provisioned),
+        registered,
+        deregistered,
+        expires,
+    )
+
+
+def _listed(row: Row) -> Listed:
+    return Listed(
+        _from_row(row[:_WIDTH]),
+        from_text_or_none(row[_WIDTH]),
+        connection_from_row(row[_WIDTH + 1 :]),
+    )

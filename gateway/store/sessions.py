@@ -1,0 +1,170 @@
+"""SQL of presence: the sessions that are open, and what became of each ICE's recent connections.
+
+It is not audit: unchained, bounded, and a crash may lose the last moments of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from gateway.store.engine import Engine, Row, Transaction
+from gateway.times import from_text, to_text
+
+KEPT: Final = 50
+"""Connections remembered of each ICE."""
+CONNECTION_COLUMNS: Final = (
+    "s.session, s.node, s.since, s.address, s.version, s.platform, s.hostname"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """An open session as everybody may see it; the last three are what the ICE said of itself."""
+
+    session: str
+    node: str
+    since: datetime
+    address: str
+    version: str | None = None
+    platform: str | None = None
+    hostname: str | None = None
+
+
+def connection_from_row(row: Row) -> Connection | None:
+    """A row of `CONNECTION_COLUMNS`; None where there is no session."""
+    session, node, since, *others = row
+    return None if session is None else Connection(session, node, from_text(since), *others)
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """What became of a connection: `kind` is admitted, refused or closed; `code` says why.
+
+    Repeated refusals are one, from `first` to `at`.
+    """
+
+    ice_name: str
+    kind: str
+    code: str | None
+    address: str
+    first: datetime
+    at: datetime
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A session that began."""
+
+    ice_name: str
+    generation: int
+    connection: Connection
+
+
+async def clear(transaction: Transaction, node: str) -> None:
+    """Forget the sessions of a node that has just started: it cannot have any."""
+    await transaction.run("DELETE FROM ice_sessions WHERE node = $1", node)
+
+
+async def record(
+    transaction: Transaction,
+    opened: Sequence[Opened],
+    greeted: Sequence[Connection],
+    closed: Sequence[str],
+    happenings: Sequence[Happening],
+) -> None:
+    """Write what has changed: sessions opened, hellos, ids of sessions closed, and what happened."""
+    if opened:
+        await transaction.run_many(
+            "INSERT INTO ice_sessions"
+            " (session, ice_name, generation, node, since, address, version, platform, hostname)"
+            " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            [
+                (
+                    session.connection.session,
+                    session.ice_name,
+                    session.generation,
+                    session.connection.node,
+                    to_text(session.connection.since),
+                    session.connection.address,
+                    session.connection.version,
+                    session.connection.platform,
+                    session.connection.hostname,
+                )
+                for session in opened
+            ],
+        )
+    if greeted:
+        await transaction.run_many(
+            "UPDATE ice_sessions SET version = $2, platform = $3, hostname = $4 WHERE session = $1",
+            [(item.session, item.version, item.platform, item.hostname) for item in greeted],
+        )
+    if closed:
+        await transaction.run_many(
+            "DELETE FROM ice_sessions WHERE session = $1", [(session,) for session in closed]
+        )
+    if happenings:
+        await _record_happenings(transaction, happenings)
+
+
+async def _record_happenings(transaction: Transaction, happenings: Sequence[Happening]) -> None:
+    for happening in happenings:
+        row = (
+            happening.ice_name,
+            happening.kind,
+            happening.code,
+            happening.address,
+            to_text(happening.first),
+            to_text(happening.at),
+            happening.count,
+        )
+        # A refusal that was seen before within the kept ones is counted, so that an ICE that tries
+        # for days does not push out what else there is to know.
+        if happening.kind == "refused" and await transaction.run(
+            "UPDATE ice_connections SET at = $6, count = count + $7"
+            " WHERE ice_name = $1 AND kind = $2 AND code = $3 AND address = $4 AND first <= $5",
+            *row,
+        ):
+            continue
+        await transaction.run(
+            "INSERT INTO ice_connections (ice_name, kind, code, address, first, at, count)"
+            " VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            *row,
+        )
+    names = sorted({happening.ice_name for happening in happenings})
+    await transaction.run_many(
+        "DELETE FROM ice_connections WHERE ice_name = $1 AND id <= (SELECT id FROM ice_connections"
+        " WHERE ice_name = $1 ORDER BY id DESC LIMIT 1 OFFSET $2)",
+        [(name, KEPT) for name in names],
+    )
+    await transaction.run_many(
+        "UPDATE ice_tokens SET lastseen = $2 WHERE ice_name = $1",
+        [
+            (happening.ice_name, to_text(happening.at))
+            for happening in happenings
+            if happening.kind != "refused"
+        ],
+    )
+
+
+class Happenings:
+    """Reads what became of connections."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def of(self, ice_name: str) -> list[Happening]:
+        """The last `KEPT` of exactly this ICE, newest first."""
+        rows = await self._engine.fetch(
+            "SELECT ice_name, kind, code, address, first, at, count FROM ice_connections"
+            " WHERE ice_name = $1 ORDER BY at DESC, id DESC LIMIT $2",
+            ice_name,
+            KEPT,
+        )
+        return [
+            Happening(name, kind, code, address, from_text(first), from_text(at), count)
+            for name, kind, code, address, first, at, count in rows
+        ]

@@ -1,0 +1,222 @@
+"""The socket side of a session: takes a connection over from aiohttp and speaks RFC 6455 on it.
+
+After the handshake aiohttp's part is over. `hand_over` writes the 101 itself, so that nothing can
+happen between the last look at an ICE's entry and its admission, and gives the transport to a `Wire`:
+no task, no queue and no timer per connection. Frames are parsed by the sans-I/O core of `websockets`.
+
+This file alone knows how aiohttp lets go of a connection; `aiohttp` is pinned to its minor for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+from typing import Final, Protocol
+
+from aiohttp import web
+from websockets.frames import Frame, Opcode
+from websockets.protocol import OPEN, SERVER
+from websockets.protocol import Protocol as Core
+
+from client.protocol import MAX_MESSAGE, SUBPROTOCOL
+
+CLOSE_TIMEOUT: Final = 1.0
+"""Seconds for a peer to answer a close frame before the transport is aborted."""
+MAX_BUFFER: Final = 4 * MAX_MESSAGE
+"""Bytes that may wait for a slow reader; one more and it is dropped as a slow consumer."""
+_NO_CLOSE_FRAME: Final = 1006  # RFC 6455 section 7.1.5
+_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
+
+
+class Receiver(Protocol):
+    """What a wire tells of. `closed` comes once: from then on nothing is delivered."""
+
+    def received(self, text: str) -> None:
+        """A whole text message has come."""
+
+    def overflowed(self) -> None:
+        """More than `MAX_BUFFER` bytes wait for the peer to read."""
+
+    def closed(self, code: int) -> None:
+        """The connection is closing, with the code that was sent or received first."""
+
+
+class Wire(asyncio.Protocol):
+    """One WebSocket, server side."""
+
+    __slots__ = (
+        "_closing",
+        "_core",
+        "_fragments",
+        "_loop",
+        "_receiver",
+        "_timer",
+        "_transport",
+        "heard",
+        "lost",
+    )
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        self._core = Core(SERVER, state=OPEN, max_size=MAX_MESSAGE)
+        self._fragments: list[bytes] = []
+        self._closing = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        self.heard = self._loop.time()
+        """When anything was last received, in the loop's time."""
+        self.lost: asyncio.Future[None] = self._loop.create_future()
+        """Done when the transport is gone."""
+
+    # --- what the session asks for ---------------------------------------------------------------
+
+    def send(self, text: bytes) -> None:
+        """Send one text message; nothing once the connection is closing."""
+        if not self._closing:
+            self._core.send_text(text)
+            self._flush()
+
+    def ping(self) -> None:
+        """Send a ping; the answer moves `heard`."""
+        if not self._closing:
+            self._core.send_ping(b"")
+            self._flush()
+
+    def close(self, code: int, reason: str) -> None:
+        """Write the close frame now; abort the transport if the peer does not answer in time."""
+        if not self._closing:
+            self._core.send_close(code, reason)
+            self._flush()
+            self._begin_closing(code)
+
+    # --- asyncio.Protocol ------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin, on a transport whose handshake is done."""
+        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")  # noqa: S101 - uvloop's are no subclass
+        self._transport: asyncio.Transport = transport  # type: ignore[assignment] # likewise
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser and deliver what it gives."""
+        self.heard = self._loop.time()
+        self._core.receive_data(data)
+        for frame in self._core.events_received():
+            if isinstance(frame, Frame) and not self._closing:
+                self._deliver(frame)
+        self._flush()
+        if self._core.state is not OPEN and not self._closing:
+            # The peer closed, or broke the protocol and the core has failed the connection.
+            close = self._core.close_sent or self._core.close_rcvd
+            self._begin_closing(close.code if close else _NO_CLOSE_FRAME)
+
+    def eof_received(self) -> None:
+        """Let the transport close: there is nothing more to come."""
+        self._core.receive_eof()
+        self._flush()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        """Tell the session, unless it knows."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self._closing:
+            self._closing = True
+            self._receiver.closed(_NO_CLOSE_FRAME)
+        if not self.lost.done():
+            self.lost.set_result(None)
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    def _deliver(self, frame: Frame) -> None:
+        if frame.opcode is Opcode.BINARY:
+            self.close(1003, "text-only")
+        elif frame.opcode in (Opcode.TEXT, Opcode.CONT):
+            # The core has checked their order and the size of all fragments together.
+            self._fragments.append(bytes(frame.data))
+            if frame.fin:
+                message, self._fragments = b"".join(self._fragments), []
+                try:
+                    text = message.decode()
+                except UnicodeDecodeError:
+                    self.close(1007, "invalid-utf-8")
+                else:
+                    self._receiver.received(text)
+
+    def _flush(self) -> None:
+        for data in self._core.data_to_send():
+            if self._transport.is_closing():
+                return
+            if data:
+                self._transport.write(data)
+            elif self._transport.can_write_eof():
+                # Half-close and read on: to close with unread bytes would reset the connection, and
+                # the peer might never see the close frame.
+                self._transport.write_eof()
+            else:
+                self._transport.close()
+        if not self._closing and self._transport.get_write_buffer_size() > MAX_BUFFER:
+            self._receiver.overflowed()
+
+    def _begin_closing(self, code: int) -> None:
+        self._closing = True
+        self._fragments = []
+        self._timer = self._loop.call_later(CLOSE_TIMEOUT, self._transport.abort)
+        self._receiver.closed(code)
+
+
+# --- the hand-over -------------------------------------------------------------------------------
+
+
+class HandedOver(web.StreamResponse):
+    """What a handler returns after `hand_over`: aiohttp has nothing left to write."""
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Write nothing."""
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Write nothing."""
+
+
+class _Rest:
+    """Takes what aiohttp has read behind the handshake, by the interface of its parsers."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        self.data += data
+        return False, b""
+
+    def feed_eof(self) -> None:
+        """Nothing ends: the connection goes on."""
+
+
+def is_gone(request: web.Request) -> bool:
+    """Whether the client has left already."""
+    return request.transport is None or request.transport.is_closing()
+
+
+def hand_over(request: web.Request, wire: Wire) -> HandedOver:
+    """Answer the handshake with the 101 and give its connection to `wire`, in one step without await.
+
+    The caller has checked the handshake, and `is_gone` without an await since.
+    """
+    transport, protocol = request.transport, request.protocol
+    assert transport is not None  # noqa: S101 - the caller has asked is_gone
+    key = request.headers["Sec-WebSocket-Key"].strip().encode()
+    accept = base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest()).decode()
+    transport.write(
+        (
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: {SUBPROTOCOL}\r\n\r\n"
+        ).encode()
+    )
+    rest = _Rest()
+    protocol.set_parser(rest)  # type: ignore[arg-type] # hands over what it had buffered
+    transport.set_protocol(wire)
+    protocol.transport = None  # or else its farewell would close the transport
+    protocol.connection_lost(None)
+    wire.connection_made(transport)
+    if rest.data:
+        asyncio.get_running_loop().call_soon(wire.data_received, rest.data)
+    return HandedOver()
