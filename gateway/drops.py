@@ -34,6 +34,7 @@ class Drop:
     node: str
     code: int
     elapsed_ms: float
+    ice_name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,8 @@ class Drops:
         for _ in dropped:
             self._observe(elapsed)
         self._of[entry.seq] = [
-            Drop(item.session, self._node, item.code, round(elapsed * 1000, 3)) for item in dropped
+            Drop(item.session, self._node, item.code, round(elapsed * 1000, 3), item.ice_name)
+            for item in dropped
         ]
         now = asyncio.get_running_loop().time()
         self._order.append((now + _KEPT, entry.seq))

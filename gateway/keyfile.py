@@ -110,6 +110,11 @@ class KeyStore:
         self._ring = read(path)
         self._read_at = monotonic()
 
+    @property
+    def loaded(self) -> bool:
+        """Whether there are any keys yet."""
+        return self._ring is not None
+
     def open(self, token: Secret) -> Opened | None:
         """What a genuine token says. An unknown `kid` has the file read again, at most once a second."""
         opened = self._open(token)

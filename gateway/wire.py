@@ -90,6 +90,10 @@ class Wire(asyncio.Protocol):
             self._flush()
             self._begin_closing(code)
 
+    def silence(self) -> float:
+        """Seconds since anything was received."""
+        return self._loop.time() - self.heard
+
     # --- asyncio.Protocol ------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -30,6 +30,7 @@ _LISTING: Final = f"""
     LEFT JOIN users u ON u.name = t.provisionedto
     LEFT JOIN ice_sessions s
         ON s.number = (SELECT max(number) FROM ice_sessions WHERE ice_name = t.ice_name)
+        AND s.generation = t.generation -- an older one is dropped already, or about to be
 """
 
 

@@ -1,0 +1,5 @@
+"""`python -m gateway` is `ice-gateway`."""
+
+from gateway.cli import main
+
+main()

@@ -1,0 +1,186 @@
+"""Users and API tokens: made, changed, disabled, and recognised."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Final
+
+import argon2
+
+from gateway.errors import Problem, invalid, problem
+from gateway.event import Actor, Event
+from gateway.roles import Caller, Role
+from gateway.secret import Secret
+from gateway.store import accounts
+from gateway.store.accounts import ApiToken, User
+from gateway.store.engine import Engine, Transaction
+from gateway.times import Clock, later, to_text_or_none
+
+USER_NAME_RULE: Final = "1 to 128 printable characters"
+MAX_USER_NAME: Final = 128
+MAX_LABEL: Final = 128
+MAX_PASSWORD: Final = 1024
+_HASHES_AT_ONCE: Final = 2
+"""A hash takes 64 MiB and a tenth of a second: a flood of logins must not take all of either."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewToken:
+    """An API token, to be shown once."""
+
+    token: ApiToken
+    secret: Secret
+
+
+class AccountBook:
+    """The use case; its collaborators come in through the constructor."""
+
+    def __init__(self, *, engine: Engine, clock: Clock) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._rows = accounts.Accounts(engine)
+        self._hasher = argon2.PasswordHasher()
+        self._hashing = asyncio.Semaphore(_HASHES_AT_ONCE)
+
+    async def add_user(
+        self, actor: Actor, name: str, role: Role, password: Secret | None
+    ) -> User | Problem:
+        """Add a user; without a password they are only there to be tagged."""
+        if not 1 <= len(name) <= MAX_USER_NAME or not name.isprintable():
+            return invalid("name", f"a user name has {USER_NAME_RULE}")
+        hashed = None
+        if password is not None:
+            digest = await self._hash(password)
+            if isinstance(digest, Problem):
+                return digest
+            hashed = digest
+        user = User(name, role, hashed, self._clock())
+        event = self._event(actor, "add-user", user=name, role=role)
+
+        async def unit(transaction: Transaction) -> bool:
+            return await accounts.add_user(transaction, user, event)
+
+        if not await self._engine.write(unit):
+            return problem("user-exists", f"there is a user {name} already")
+        return user
+
+    async def set_role(self, actor: Actor, name: str, role: Role) -> User | Problem:
+        """Give a user another role; it counts from the next request on."""
+        return await self._update(
+            actor, "set-role", name, lambda user: replace(user, role=role), role=role
+        )
+
+    async def set_password(self, actor: Actor, name: str, password: Secret) -> User | Problem:
+        """Give a user another password."""
+        digest = await self._hash(password)
+        if isinstance(digest, Problem):
+            return digest
+        return await self._update(
+            actor, "set-password", name, lambda user: replace(user, password_hash=digest)
+        )
+
+    async def disable(self, actor: Actor, name: str) -> tuple[User, list[str]] | Problem:
+        """End a user's logins and API tokens at once; returns the ICEs tagged to them, too."""
+        now = self._clock()
+        user = await self._update(
+            actor,
+            "disable-user",
+            name,
+            lambda user: replace(user, disabledon=user.disabledon or now),
+        )
+        if isinstance(user, Problem):
+            return user
+        return user, await self._rows.ices_of(user.name)
+
+    async def _update(
+        self,
+        actor: Actor,
+        action: str,
+        name: str,
+        change: Callable[[User], User],
+        **detail: object,
+    ) -> User | Problem:
+        found = await self._rows.user(name)
+        if found is None:
+            return problem("not-found", f"there is no user {name}")
+        user = change(found)
+        event = self._event(actor, action, user=user.name, **detail)
+        await self._engine.write(lambda transaction: accounts.update_user(transaction, user, event))
+        return user
+
+    async def create_token(
+        self, actor: Actor, user_name: str, label: str, lifetime: float
+    ) -> NewToken | Problem:
+        """Make an API token of a user; `lifetime` in seconds, 0 for ever."""
+        user = await self._rows.user(user_name)
+        if user is None:
+            return problem("not-found", f"there is no user {user_name}")
+        if user.disabledon is not None:
+            return problem("forbidden", f"the user {user.name} is disabled")
+        if not 1 <= len(label) <= MAX_LABEL or not label.isprintable():
+            return invalid("name", f"a label has 1 to {MAX_LABEL} printable characters")
+        now = self._clock()
+        secret = Secret(f"icegw_{secrets.token_urlsafe(32)}")
+        token = ApiToken(
+            secrets.token_hex(6), user.name, label, secret.digest(), now, later(now, lifetime)
+        )
+        event = self._event(
+            actor,
+            "create-api-token",
+            id=token.id,
+            user=user.name,
+            label=label,
+            expireson=to_text_or_none(token.expireson),
+        )
+        await self._engine.write(lambda transaction: accounts.add_token(transaction, token, event))
+        return NewToken(token, secret)
+
+    async def revoke_token(self, actor: Actor, token_id: str) -> ApiToken | Problem:
+        """Revoke an API token; once revoked it stays so."""
+        token = await self._rows.token(token_id)
+        if token is None:
+            return problem("not-found", f"there is no API token {token_id}")
+        now = self._clock()
+        event = self._event(actor, "revoke-api-token", id=token.id, user=token.user)
+        await self._engine.write(
+            lambda transaction: accounts.revoke_token(transaction, token_id, now, event)
+        )
+        return token
+
+    async def users(self) -> list[User]:
+        """All users, by name."""
+        return await self._rows.users()
+
+    async def tokens(self) -> list[ApiToken]:
+        """All API tokens, oldest first."""
+        return await self._rows.tokens()
+
+    async def recognise(self, secret: Secret) -> Caller | None:
+        """Who brings this API token, if it is good now."""
+        found = await self._rows.by_token(secret.digest())
+        if found is None:
+            return None
+        token, user = found
+        if token.revokedon is not None or user.disabledon is not None:
+            return None
+        if _past(token.expireson, self._clock()):
+            return None
+        return Caller(user.name, user.role)
+
+    async def _hash(self, password: Secret) -> str | Problem:
+        text = password.reveal()
+        if not 1 <= len(text) <= MAX_PASSWORD:
+            return invalid("password", f"a password has 1 to {MAX_PASSWORD} characters")
+        async with self._hashing:
+            return await asyncio.to_thread(self._hasher.hash, text)
+
+    def _event(self, actor: Actor, action: str, **detail: Any) -> Event:
+        return Event(self._clock(), actor, action, None, None, detail)
+
+
+def _past(moment: datetime | None, now: datetime) -> bool:
+    return moment is not None and now >= moment

@@ -1,0 +1,217 @@
+"""What the API answers with: each shape once, for the answers and for their description alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import msgspec
+
+from gateway.drops import Drop
+from gateway.event import Entry
+from gateway.ice import Ice, IceType, Status
+from gateway.store.ices import Listed
+from gateway.store.sessions import Connection, Happening
+from gateway.times import to_text, to_text_or_none
+
+Time = Annotated[str, msgspec.Meta(extra_json_schema={"format": "date-time"})]
+
+
+class ConnectionDocument(msgspec.Struct, kw_only=True):
+    """An ICE's session; the last three are what the ICE said of itself."""
+
+    session: str
+    node: str
+    since: Time
+    address: str
+    version: str | None
+    platform: str | None
+    hostname: str | None
+
+
+class IceDocument(msgspec.Struct, kw_only=True):
+    """An ICE. `expireson` is null once it is registered or deregistered."""
+
+    ice_name: str
+    ice_type: IceType
+    provisionedto: str | None
+    status: Status
+    generation: int
+    provisionedon: Time
+    registeredon: Time | None
+    deregisteredon: Time | None
+    expireson: Time | None
+    lastseen: Time | None
+    connection: ConnectionDocument | None
+
+
+class IcePage(msgspec.Struct):
+    """ICEs by name; `next` is the cursor of the next page, null at the end."""
+
+    items: list[IceDocument]
+    next: str | None
+
+
+class Dropped(msgspec.Struct):
+    """A session ended by an action, on which node, and how long after the action began."""
+
+    session: str
+    node: str
+    code: int
+    elapsed_ms: float
+    ice_name: str
+
+
+class Provisioned(msgspec.Struct):
+    """A new ICE with its token, which is shown this once."""
+
+    ice: IceDocument
+    token: str
+
+
+class Renewed(msgspec.Struct):
+    """An ICE with its new token, which is shown this once."""
+
+    ice: IceDocument
+    token: str
+    dropped: list[Dropped]
+    unconfirmed: list[str]
+
+
+class Ended(msgspec.Struct):
+    """An ICE whose sessions were ended; `unconfirmed` are nodes that have not answered in time."""
+
+    ice: IceDocument
+    dropped: list[Dropped]
+    unconfirmed: list[str]
+
+
+class BulkItem(msgspec.Struct, omit_defaults=True):
+    """One of a bulk action: the HTTP status, and code, that the action alone would have had."""
+
+    ice_name: str
+    status: int
+    code: str | None = None
+
+
+class BulkAnswer(msgspec.Struct):
+    """What a bulk action did."""
+
+    items: list[BulkItem]
+    dropped: list[Dropped]
+    unconfirmed: list[str]
+
+
+class HappeningDocument(msgspec.Struct):
+    """What became of a connection: admitted, refused or closed; repeated refusals are counted."""
+
+    event: str
+    code: str | int | None
+    at: Time
+    first: Time
+    count: int
+    address: str
+
+
+class Happenings(msgspec.Struct):
+    """The last 50, newest first."""
+
+    items: list[HappeningDocument]
+
+
+class EventDocument(msgspec.Struct):
+    """An event of the audit log."""
+
+    seq: int
+    at: Time
+    actor: str
+    via: str
+    address: str
+    action: str
+    ice_name: str | None
+    generation: int | None
+    detail: dict[str, Any]
+
+
+class EventPage(msgspec.Struct):
+    """Events, oldest first; `next` is the `after` of the next page, null at the end."""
+
+    items: list[EventDocument]
+    next: int | None
+
+
+class ProblemDocument(msgspec.Struct):
+    """A refusal (RFC 9457); `code` is stable, `detail` says what to do."""
+
+    status: int
+    title: str
+    detail: str
+    code: str
+
+
+def connection_document(connection: Connection) -> ConnectionDocument:
+    """An open session."""
+    return ConnectionDocument(
+        session=connection.session,
+        node=connection.node,
+        since=to_text(connection.since),
+        address=connection.address,
+        version=connection.version,
+        platform=connection.platform,
+        hostname=connection.hostname,
+    )
+
+
+def ice_document(listed: Listed) -> IceDocument:
+    """An entry with its connection."""
+    ice: Ice = listed.ice
+    return IceDocument(
+        ice_name=ice.ice_name,
+        ice_type=ice.ice_type,
+        provisionedto=ice.provisionedto,
+        status=ice.status,
+        generation=ice.generation,
+        provisionedon=to_text(ice.provisionedon),
+        registeredon=to_text_or_none(ice.registeredon),
+        deregisteredon=to_text_or_none(ice.deregisteredon),
+        expireson=to_text_or_none(ice.expireson),
+        lastseen=to_text_or_none(listed.lastseen),
+        connection=None if listed.connection is None else connection_document(listed.connection),
+    )
+
+
+def dropped_documents(drops: Sequence[Drop]) -> list[Dropped]:
+    """The sessions that an action ended."""
+    return [
+        Dropped(drop.session, drop.node, drop.code, drop.elapsed_ms, drop.ice_name)
+        for drop in drops
+    ]
+
+
+def happening_document(happening: Happening) -> HappeningDocument:
+    """One of an ICE's recent connections; close codes are numbers."""
+    code = happening.code
+    return HappeningDocument(
+        happening.kind,
+        int(code) if code is not None and happening.kind == "closed" else code,
+        to_text(happening.at),
+        to_text(happening.first),
+        happening.count,
+        happening.address,
+    )
+
+
+def event_document(entry: Entry) -> EventDocument:
+    """An event with its number."""
+    event = entry.event
+    return EventDocument(
+        entry.seq,
+        to_text(event.at),
+        event.actor.name,
+        event.actor.via,
+        event.actor.address,
+        event.action,
+        event.ice_name,
+        event.generation,
+        event.detail,
+    )

@@ -1,0 +1,138 @@
+"""`/events`: the audit log, page by page and live."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Final
+
+import msgspec
+from aiohttp import web
+from aiohttp_sse import EventSourceResponse
+
+from gateway.admin.api import documents
+from gateway.admin.api.inputs import DEFAULT_LIMIT, MAX_LIMIT, MAX_TEXT, Query, Refusal, call
+from gateway.admin.auth import recognise
+from gateway.admin.parts import CALLER, PARTS, AdminParts
+from gateway.admin.stream import Stream
+from gateway.errors import invalid, problem
+from gateway.event import Entry
+from gateway.respond import json_response
+from gateway.store.engine import StoreUnavailable
+from gateway.store.events import EventFilter
+
+_BATCH: Final = 200
+_RECOGNISE_EVERY: Final = 10.0
+"""Seconds after which a stream's credentials are looked at again; they may have expired."""
+_MAX_SEQ: Final = 2**63 - 1
+
+Seq = Annotated[int, msgspec.Meta(ge=0, le=_MAX_SEQ)]
+Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
+
+
+class EventQuery(Query):
+    """Filters of GET /events."""
+
+    ice_name: Text | None = None
+    actor: Text | None = None
+    action: Text | None = None
+    after: Seq = 0
+    limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)] = DEFAULT_LIMIT
+
+
+def routes(api: str) -> list[web.RouteDef]:
+    """The calls of this noun."""
+    return [
+        web.get(f"{api}/events", call(listing)),
+        web.get(f"{api}/events/stream", call(stream), allow_head=False),
+    ]
+
+
+async def listing(request: web.Request) -> web.Response:
+    """List audit events."""
+    query = EventQuery.of(request)
+    _may_read(request)
+    found = await request.config_dict[PARTS].events.after(
+        query.after,
+        query.limit + 1,
+        EventFilter(query.ice_name, query.actor, query.action),
+    )
+    page = found[: query.limit]
+    return json_response(
+        documents.EventPage(
+            [documents.event_document(entry) for entry in page],
+            page[-1].seq if len(found) > query.limit else None,
+        )
+    )
+
+
+async def stream(request: web.Request) -> web.StreamResponse:
+    """Send audit events and presence as they happen."""
+    position = _last_event_id(request)
+    _may_read(request)
+    parts = request.config_dict[PARTS]
+    if position is None:
+        position = await parts.events.last()
+    response = EventSourceResponse(headers={"X-Content-Type-Options": "nosniff"})
+    response.headers["Cache-Control"] = "no-store"
+    reader = parts.streams.add()
+    try:
+        await response.prepare(request)
+        async with response:
+            await _send_all(request, response, reader, position)
+    except (StoreUnavailable, ConnectionError, TimeoutError):
+        pass  # the reader comes back with Last-Event-ID and misses nothing
+    finally:
+        parts.streams.remove(reader)
+    return response
+
+
+async def _send_all(
+    request: web.Request, response: EventSourceResponse, reader: Stream, position: int
+) -> None:
+    parts: AdminParts = request.config_dict[PARTS]
+    loop = asyncio.get_running_loop()
+    recognised = loop.time()
+    while not parts.streams.closed:
+        reader.wake.clear()
+        while reader.news:
+            change = reader.news.popleft()
+            connection = change.connection and documents.connection_document(change.connection)
+            news = {"ice_name": change.ice_name, "connection": connection}
+            await response.send(msgspec.json.encode(news).decode(), event="presence")
+        entries = await parts.events.after(position, _BATCH)
+        # Users and API tokens change through the log, too: a caller who lost their right is told
+        # nothing of what came after.
+        doubt = any(entry.event.ice_name is None for entry in entries)
+        if doubt or loop.time() - recognised >= _RECOGNISE_EVERY:
+            recognised = loop.time()
+            caller = await recognise(request)
+            if caller is None or not caller.grants.reads_events:
+                return
+        for entry in entries:
+            await _send(response, entry)
+            position = entry.seq
+        if len(entries) < _BATCH:
+            try:
+                async with asyncio.timeout(_RECOGNISE_EVERY):
+                    await reader.wake.wait()
+            except TimeoutError:
+                continue
+
+
+async def _send(response: EventSourceResponse, entry: Entry) -> None:
+    document = msgspec.json.encode(documents.event_document(entry)).decode()
+    await response.send(document, id=str(entry.seq))
+
+
+def _may_read(request: web.Request) -> None:
+    if not request[CALLER].grants.reads_events:
+        raise Refusal(problem("forbidden"))
+
+
+def _last_event_id(request: web.Request) -> int | None:
+    text = request.headers.get("Last-Event-ID")
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and int(text) <= _MAX_SEQ):
+        raise Refusal(invalid("Last-Event-ID", "must be the number of an event"))
+    return int(text)

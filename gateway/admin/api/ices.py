@@ -1,0 +1,273 @@
+"""`/ices`: provisioned, listed, acted on."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Annotated, Literal
+
+import msgspec
+from aiohttp import web
+
+from gateway.admin.api import documents
+from gateway.admin.api.inputs import (
+    DEFAULT_LIMIT,
+    MAX_LIMIT,
+    MAX_TEXT,
+    Query,
+    Refusal,
+    body_as,
+    call,
+    decode_cursor,
+    encode_cursor,
+    etag,
+    if_match,
+    unwrap,
+)
+from gateway.admin.auth import actor
+from gateway.admin.parts import CALLER, PARTS, AdminParts
+from gateway.errors import Problem, problem
+from gateway.event import Actor
+from gateway.ice import NAME_IS_FINAL, IceType, Status, fold
+from gateway.provisioning import MAX_BULK, Done, Expected, Issued, check_new
+from gateway.respond import json_response, problem_response
+from gateway.store.accounts import fold_user
+from gateway.store.ices import IceFilter, Listed
+
+Limit = Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)]
+Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
+
+
+class NewIce(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Body of POST /ices."""
+
+    ice_name: str
+    ice_type: IceType
+    provisionedto: str | None = None
+
+
+class Bulk(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Body of POST /ices/bulk."""
+
+    action: Literal["deregister", "disconnect"]
+    ice_names: Annotated[list[str], msgspec.Meta(max_length=MAX_BULK)]
+
+
+class IceQuery(Query):
+    """Filters of GET /ices."""
+
+    status: Status | None = None
+    ice_type: IceType | None = None
+    provisionedto: Text | None = None
+    connected: bool | None = None
+    q: Text | None = None
+    limit: Limit = DEFAULT_LIMIT
+    cursor: Text | None = None
+
+
+def routes(api: str) -> list[web.RouteDef]:
+    """The calls of this noun."""
+    one = f"{api}/ices/{{ice_name}}"
+    return [
+        web.post(f"{api}/ices", call(provision)),
+        web.get(f"{api}/ices", call(listing)),
+        web.post(f"{api}/ices/bulk", call(bulk)),
+        web.get(one, call(show)),
+        web.delete(one, final),
+        web.put(one, final),
+        web.patch(one, final),
+        web.post(f"{one}/reprovision", call(reprovision)),
+        web.post(f"{one}/reregister", call(reregister)),
+        web.post(f"{one}/deregister", call(deregister)),
+        web.post(f"{one}/disconnect", call(disconnect)),
+        web.get(f"{one}/connections", call(connections)),
+    ]
+
+
+async def provision(request: web.Request) -> web.Response:
+    """Provision an ICE."""
+    new = await body_as(request, NewIce)
+    unwrap(check_new(new.ice_name, new.ice_type, new.provisionedto))
+    # Before the user is looked up: who may not provision is not told which users there are.
+    _may_act(request)
+    issued: Issued = unwrap(
+        await _parts(request).provisioning.provision(
+            actor(request), new.ice_name, new.ice_type, new.provisionedto
+        )
+    )
+    document = documents.ice_document(Listed(issued.ice, None, None))
+    return json_response(
+        documents.Provisioned(document, issued.token.reveal()),
+        status=201,
+        headers={
+            "Location": f"{request.path}/{issued.ice.ice_name}",
+            **etag(issued.ice.generation),
+        },
+    )
+
+
+async def listing(request: web.Request) -> web.Response:
+    """List ICEs, filtered and paged."""
+    query = IceQuery.of(request)
+    after = decode_cursor(query.cursor)
+    parts, caller = _parts(request), request[CALLER]
+    owner = None if query.provisionedto is None else fold_user(query.provisionedto)
+    if not caller.grants.sees_all:
+        mine = fold_user(caller.user)
+        if owner not in (None, mine):
+            return json_response(documents.IcePage([], None))
+        owner = mine
+    found = await parts.ices.page(
+        IceFilter(
+            status=query.status,
+            ice_type=query.ice_type,
+            provisionedto=owner,
+            connected=query.connected,
+            text=None if query.q is None else fold_user(query.q),
+        ),
+        query.limit + 1,
+        after,
+    )
+    page = found[: query.limit]
+    more = len(found) > query.limit
+    return json_response(
+        documents.IcePage(
+            [documents.ice_document(_seen(parts, listed)) for listed in page],
+            encode_cursor(fold(page[-1].ice.ice_name)) if more else None,
+        )
+    )
+
+
+async def show(request: web.Request) -> web.Response:
+    """Show one ICE."""
+    listed = await _find(request)
+    return json_response(
+        documents.ice_document(_seen(_parts(request), listed)),
+        headers=etag(listed.ice.generation),
+    )
+
+
+async def final(request: web.Request) -> web.Response:  # noqa: ARG001 - whichever ICE it is
+    """Refuse to change or delete a name."""
+    response = problem_response(problem("method-not-allowed", NAME_IS_FINAL))
+    response.headers["Allow"] = "GET, HEAD"
+    return response
+
+
+async def connections(request: web.Request) -> web.Response:
+    """Tell what became of an ICE's recent connections."""
+    listed = await _find(request)
+    found = await _parts(request).happenings.of(listed.ice.ice_name)
+    return json_response(
+        documents.Happenings([documents.happening_document(happening) for happening in found])
+    )
+
+
+async def reprovision(request: web.Request) -> web.Response:
+    """Replace a token that was lost before registration."""
+    return await _renew(request, _parts(request).provisioning.reprovision)
+
+
+async def reregister(request: web.Request) -> web.Response:
+    """Let an ICE register again."""
+    return await _renew(request, _parts(request).provisioning.reregister)
+
+
+async def deregister(request: web.Request) -> web.Response:
+    """Deactivate an ICE and drop its session."""
+    return await _end(request, _parts(request).provisioning.deregister)
+
+
+async def disconnect(request: web.Request) -> web.Response:
+    """Close an ICE's session; it may come back."""
+    return await _end(request, _parts(request).provisioning.disconnect)
+
+
+async def _renew(
+    request: web.Request, act: Callable[[Actor, str, Expected], Awaitable[Issued | Problem]]
+) -> web.Response:
+    listed = await _find(request)
+    _may_act(request)
+    issued: Issued = unwrap(await act(actor(request), listed.ice.ice_name, if_match(request)))
+    ended = await _ended(request, listed, issued)
+    return json_response(
+        documents.Renewed(ended.ice, issued.token.reveal(), ended.dropped, ended.unconfirmed),
+        headers=etag(issued.ice.generation),
+    )
+
+
+async def _end(
+    request: web.Request, act: Callable[[Actor, str, Expected], Awaitable[Done | Problem]]
+) -> web.Response:
+    listed = await _find(request)
+    _may_act(request)
+    done: Done = unwrap(await act(actor(request), listed.ice.ice_name, if_match(request)))
+    return json_response(await _ended(request, listed, done), headers=etag(done.ice.generation))
+
+
+async def _ended(request: web.Request, before: Listed, done: Done | Issued) -> documents.Ended:
+    """Wait until the action's event has been applied, and tell what it ended."""
+    parts = _parts(request)
+    confirmed = await parts.drops.confirm(parts.tail, [done.seq])
+    now = await parts.ices.find(before.ice.ice_name) or before
+    connection = now.connection
+    # Presence is written a moment later; what was dropped just now is not shown as connected.
+    if connection is not None and connection.session in {
+        drop.session for drop in confirmed.dropped
+    }:
+        connection = None
+    return documents.Ended(
+        documents.ice_document(replace(now, ice=done.ice, connection=connection)),
+        documents.dropped_documents(confirmed.dropped),
+        confirmed.unconfirmed,
+    )
+
+
+async def bulk(request: web.Request) -> web.Response:
+    """Deregister or disconnect many ICEs in one transaction."""
+    wanted = await body_as(request, Bulk)
+    _may_act(request)
+    parts = _parts(request)
+    outcomes = await parts.provisioning.bulk(actor(request), wanted.action, wanted.ice_names)
+    seqs = [outcome.seq for outcome in outcomes if outcome.seq is not None]
+    confirmed = await parts.drops.confirm(parts.tail, seqs)
+    return json_response(
+        documents.BulkAnswer(
+            [
+                documents.BulkItem(outcome.ice_name, 200)
+                if outcome.problem is None
+                else documents.BulkItem(
+                    outcome.ice_name, outcome.problem.status, outcome.problem.code
+                )
+                for outcome in outcomes
+            ],
+            documents.dropped_documents(confirmed.dropped),
+            confirmed.unconfirmed,
+        )
+    )
+
+
+def _parts(request: web.Request) -> AdminParts:
+    return request.config_dict[PARTS]
+
+
+def _may_act(request: web.Request) -> None:
+    if not request[CALLER].grants.acts:
+        raise Refusal(problem("forbidden"))
+
+
+async def _find(request: web.Request) -> Listed:
+    """The ICE of the path; one that the caller may not see does not exist for them."""
+    listed = await _parts(request).ices.find(request.match_info["ice_name"])
+    if listed is None or not request[CALLER].sees(listed.ice.provisionedto):
+        raise Refusal(problem("not-registered"))
+    return listed
+
+
+def _seen(parts: AdminParts, listed: Listed) -> Listed:
+    """With a session on this node, `lastseen` is when it was last heard."""
+    session = parts.hub.get(listed.ice.ice_name)
+    if session is None or listed.connection is None:
+        return listed
+    return replace(listed, lastseen=parts.clock() - timedelta(seconds=session.wire.silence()))

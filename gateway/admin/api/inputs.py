@@ -1,0 +1,141 @@
+"""What a request brings, checked: bodies, query parameters, If-Match. A fault names its field."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import functools
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Self, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from gateway.errors import Problem, invalid, problem
+from gateway.respond import problem_response
+
+BODY_TIMEOUT: Final = 10.0
+"""Seconds for a body to arrive."""
+MAX_LIMIT: Final = 200
+DEFAULT_LIMIT: Final = 50
+MAX_TEXT: Final = 256
+
+B = TypeVar("B")
+Q = TypeVar("Q", bound="Query")
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Refusal(Exception):
+    """Carries a problem out of a handler; `call` turns it into the answer."""
+
+    def __init__(self, refused: Problem) -> None:
+        super().__init__(refused.code)
+        self.problem = refused
+
+
+def call(handler: _Handler) -> _Handler:
+    """Answer with the problem that a handler's `Refusal` carries."""
+
+    @functools.wraps(handler)
+    async def answered(request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except Refusal as refusal:
+            return problem_response(refusal.problem)
+
+    return answered
+
+
+async def body_as(request: web.Request, shape: type[B]) -> B:
+    """The JSON body as `shape`. Raises `Refusal`."""
+    if request.content_type != "application/json":
+        raise Refusal(problem("unsupported-media-type"))
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT):
+            data = await request.read()
+    except TimeoutError:
+        raise Refusal(problem("timeout")) from None
+    try:
+        # msgspec checks text as it is needed; a body is UTF-8 as a whole or it is not JSON.
+        msgspec.json.decode(data.decode())
+    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
+        raise Refusal(problem("malformed-json")) from None
+    try:
+        return msgspec.json.decode(data, type=shape)
+    except msgspec.ValidationError as error:
+        raise Refusal(_shape_problem(error)) from None
+
+
+def _shape_problem(error: msgspec.ValidationError) -> Problem:
+    """Msgspec ends its sentences with the place: ... - at `$.ice_name`."""
+    reason, _, place = str(error).partition(" - at `$")
+    field = place.rstrip("`").lstrip(".")
+    if not field and "field `" in reason:  # a missing or unknown member stands in the sentence
+        field = reason.split("field `")[1].split("`")[0]
+    return invalid(field or "body", reason[:1].lower() + reason[1:])
+
+
+class Query(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Query parameters; an unknown one is refused, since a misspelt filter would list everything."""
+
+    @classmethod
+    def of(cls, request: web.Request) -> Self:
+        """The parameters of a request. Raises `Refusal`."""
+        given: dict[str, str] = {}
+        for name, value in request.query.items():
+            if name in given:
+                raise Refusal(invalid(name, "is given twice"))
+            given[name] = value
+        # An empty parameter is what a form sends for a filter that is not used.
+        used = {name: value for name, value in given.items() if value}
+        try:
+            return msgspec.convert(used, type=cls, strict=False)
+        except msgspec.ValidationError as error:
+            raise Refusal(_shape_problem(error)) from None
+
+
+def encode_cursor(text: str) -> str:
+    """A place in a listing, opaque to callers."""
+    return base64.urlsafe_b64encode(text.encode()).rstrip(b"=").decode()
+
+
+def decode_cursor(cursor: str | None) -> str | None:
+    """The reverse. Raises `Refusal`."""
+    if cursor is None:
+        return None
+    try:
+        return base64.b64decode(
+            cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True
+        ).decode()
+    except ValueError:
+        raise Refusal(invalid("cursor", "take it from `next` of the page before")) from None
+
+
+def if_match(request: web.Request) -> frozenset[int] | None:
+    """The generations that If-Match names (RFC 9110 section 13.1.1); None for any.
+
+    Only strong tags match; what is no tag of ours matches nothing.
+    """
+    values = request.headers.getall("If-Match", [])
+    if not values:
+        return None
+    tags = [tag.strip() for tag in ",".join(values).split(",")]
+    if "*" in tags:
+        return None
+    return frozenset(
+        int(tag[1:-1])
+        for tag in tags
+        if len(tag) > 2 and tag[0] == tag[-1] == '"' and tag[1:-1].isascii() and tag[1:-1].isdigit()  # noqa: PLR2004 - two quotes
+    )
+
+
+def etag(generation: int) -> dict[str, str]:
+    """The entity tag of one ICE's answer."""
+    return {"ETag": f'"{generation}"'}
+
+
+def unwrap(value: Any) -> Any:
+    """A use case's result. Raises `Refusal` where it is a problem."""
+    if isinstance(value, Problem):
+        raise Refusal(value)
+    return value

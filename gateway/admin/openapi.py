@@ -1,0 +1,251 @@
+"""The OpenAPI 3.1 document: made from the routes' own shapes, so that it cannot fall behind them."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Final
+
+import msgspec
+from aiohttp import web
+
+from gateway import __version__
+from gateway.admin.api import documents
+from gateway.admin.api.events import EventQuery
+from gateway.admin.api.ices import Bulk, IceQuery, NewIce
+from gateway.errors import CODES
+from gateway.ice import NAME_RULE
+
+_REF: Final = "#/components/schemas/{name}"
+_SHAPES: Final = (
+    NewIce,
+    Bulk,
+    IceQuery,
+    EventQuery,
+    documents.IceDocument,
+    documents.IcePage,
+    documents.Provisioned,
+    documents.Renewed,
+    documents.Ended,
+    documents.BulkAnswer,
+    documents.Happenings,
+    documents.EventPage,
+    documents.ProblemDocument,
+)
+_NAME: Final = {
+    "name": "ice_name",
+    "in": "path",
+    "required": True,
+    "description": f"The ICE's name, case ignored: {NAME_RULE}",
+    "schema": {"type": "string"},
+}
+_IF_MATCH: Final = {
+    "name": "If-Match",
+    "in": "header",
+    "description": "Act only if the entry still has this entity tag",
+    "schema": {"type": "string"},
+}
+_ETAG: Final = {"ETag": {"description": "The generation", "schema": {"type": "string"}}}
+_TITLES: Final = {
+    400: "Not JSON",
+    401: "Not authenticated",
+    403: "Not allowed for this role",
+    404: "Not registered, or not to be seen by this caller",
+    405: "Names cannot be changed or deleted",
+    408: "The request did not arrive in time",
+    409: "Not possible: the name exists, or the status is another",
+    412: "The entry has moved on",
+    413: "Larger than 1 MiB",
+    415: "Not application/json",
+    422: "A field is not valid",
+    503: "The store or the keys are not available",
+}
+_BODY: Final = (400, 408, 413, 415, 422)
+
+
+def _answer(shape: type, description: str, headers: dict[str, Any] | None = None) -> dict[str, Any]:
+    answer: dict[str, Any] = {
+        "description": description,
+        "content": {"application/json": {"schema": _ref(shape)}},
+    }
+    return answer | ({"headers": headers} if headers else {})
+
+
+def _ref(shape: type) -> dict[str, str]:
+    return {"$ref": _REF.format(name=shape.__name__)}
+
+
+def _problems(*statuses: int) -> dict[str, Any]:
+    return {
+        str(status): {
+            "description": _TITLES[status],
+            "content": {"application/problem+json": {"schema": _ref(documents.ProblemDocument)}},
+        }
+        for status in sorted({401, 503, *statuses})
+    }
+
+
+def _operation(
+    operation_id: str,
+    summary: str,
+    answers: dict[str, Any],
+    *statuses: int,
+    parameters: list[dict[str, Any]] | None = None,
+    body: type | None = None,
+) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "operationId": operation_id,
+        "summary": summary,
+        "responses": answers | _problems(*statuses),
+    }
+    if parameters:
+        operation["parameters"] = parameters
+    if body is not None:
+        operation["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": _ref(body)}},
+        }
+    return operation
+
+
+def _query(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    """The parameters of a query shape."""
+    return [
+        {"name": name, "in": "query", "required": False, "schema": property_schema}
+        for name, property_schema in schema["properties"].items()
+    ]
+
+
+def _action(name: str, summary: str, shape: type) -> dict[str, Any]:
+    answers = {"200": _answer(shape, "Done", _ETAG)}
+    return {
+        "parameters": [_NAME],
+        "post": _operation(name, summary, answers, 403, 404, 409, 412, parameters=[_IF_MATCH]),
+    }
+
+
+@functools.cache
+def document() -> dict[str, Any]:
+    """The whole document."""
+    _, schemas = msgspec.json.schema_components(_SHAPES, ref_template=_REF)
+    ice_query, event_query = schemas.pop("IceQuery"), schemas.pop("EventQuery")
+    schemas["ProblemDocument"]["properties"]["code"]["examples"] = sorted(CODES)
+    final = {
+        method: _operation(f"{method}Ice", "Names are final", {}, 405)
+        for method in ("put", "patch", "delete")
+    }
+    location = {"Location": {"description": "The ICE", "schema": {"type": "string"}}}
+    paths = {
+        "/ices": {
+            "get": _operation(
+                "listIces",
+                "List ICEs by name",
+                {"200": _answer(documents.IcePage, "A page")},
+                422,
+                parameters=_query(ice_query),
+            ),
+            "post": _operation(
+                "provisionIce",
+                "Provision an ICE; its token is shown this once",
+                {"201": _answer(documents.Provisioned, "Provisioned", _ETAG | location)},
+                403,
+                409,
+                *_BODY,
+                body=NewIce,
+            ),
+        },
+        "/ices/bulk": {
+            "post": _operation(
+                "bulk",
+                "Deregister or disconnect many ICEs in one transaction",
+                {"200": _answer(documents.BulkAnswer, "What became of each")},
+                403,
+                *_BODY,
+                body=Bulk,
+            )
+        },
+        "/ices/{ice_name}": {
+            "parameters": [_NAME],
+            "get": _operation(
+                "showIce",
+                "Show an ICE",
+                {"200": _answer(documents.IceDocument, "The ICE", _ETAG)},
+                404,
+            ),
+            **final,
+        },
+        "/ices/{ice_name}/reprovision": _action(
+            "reprovisionIce", "Replace a token lost before registration", documents.Renewed
+        ),
+        "/ices/{ice_name}/reregister": _action(
+            "reregisterIce", "Let an ICE register again; drops its session", documents.Renewed
+        ),
+        "/ices/{ice_name}/deregister": _action(
+            "deregisterIce", "Deactivate an ICE; drops its session", documents.Ended
+        ),
+        "/ices/{ice_name}/disconnect": _action(
+            "disconnectIce", "Close an ICE's session; it may come back", documents.Ended
+        ),
+        "/ices/{ice_name}/connections": {
+            "parameters": [_NAME],
+            "get": _operation(
+                "listConnections",
+                "What became of an ICE's recent connections",
+                {"200": _answer(documents.Happenings, "The last 50")},
+                404,
+            ),
+        },
+        "/events": {
+            "get": _operation(
+                "listEvents",
+                "List audit events, oldest first",
+                {"200": _answer(documents.EventPage, "A page")},
+                403,
+                422,
+                parameters=_query(event_query),
+            )
+        },
+        "/events/stream": {
+            "get": _operation(
+                "streamEvents",
+                "Audit events (`id` is their seq) and `presence` events as they happen",
+                {
+                    "200": {
+                        "description": "Server-sent events",
+                        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+                    }
+                },
+                403,
+                422,
+                parameters=[
+                    {
+                        "name": "Last-Event-ID",
+                        "in": "header",
+                        "description": "Resume behind this event",
+                        "schema": {"type": "integer", "minimum": 0},
+                    }
+                ],
+            )
+        },
+    }
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "ICE Gateway admin API",
+            "version": __version__,
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "security": [{"apiToken": []}],
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"apiToken": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+async def handle(request: web.Request) -> web.Response:
+    """The document, with the address under which it was asked for."""
+    server = request.path.removesuffix("/openapi.json")
+    return web.json_response(
+        {**document(), "servers": [{"url": server}]}, headers={"Cache-Control": "no-store"}
+    )

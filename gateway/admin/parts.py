@@ -1,0 +1,42 @@
+"""What the admin sub-app works with, and the keys under which a handler finds it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from gateway.accounts import AccountBook
+from gateway.admin.stream import Streams
+from gateway.drops import Drops
+from gateway.hub import Hub
+from gateway.provisioning import Provisioning
+from gateway.respond import Networks
+from gateway.roles import Caller
+from gateway.session import Session
+from gateway.store.events import Events
+from gateway.store.ices import Ices
+from gateway.store.sessions import Happenings
+from gateway.tail import Tail
+from gateway.times import Clock
+
+
+@dataclass(frozen=True, slots=True)
+class AdminParts:
+    """The collaborators of the handlers."""
+
+    provisioning: Provisioning
+    accounts: AccountBook
+    ices: Ices
+    events: Events
+    happenings: Happenings
+    drops: Drops
+    tail: Tail
+    streams: Streams
+    hub: Hub[Session]
+    clock: Clock
+    trusted_proxies: Networks
+
+
+PARTS: web.AppKey[AdminParts] = web.AppKey("parts", AdminParts)
+CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)

@@ -1,0 +1,60 @@
+"""Live news for whoever reads the event stream: audit events with their number, presence without.
+
+A stream holds no queue of audit events: it is woken and reads the log from where it stands, so that
+a slow reader costs no memory and misses nothing. Presence is news only; an overflow drops the oldest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Final
+
+from gateway.event import Entry
+from gateway.presence import Change
+
+_MAX_NEWS: Final = 10_000
+
+
+class Stream:
+    """One reader."""
+
+    def __init__(self) -> None:
+        self.wake = asyncio.Event()
+        self.news: deque[Change] = deque(maxlen=_MAX_NEWS)
+
+
+class Streams:
+    """All readers of this node."""
+
+    def __init__(self) -> None:
+        self._open: set[Stream] = set()
+        self.closed = False
+        """Whether the gateway is stopping: streams end."""
+
+    def add(self) -> Stream:
+        """A new reader."""
+        stream = Stream()
+        self._open.add(stream)
+        return stream
+
+    def remove(self, stream: Stream) -> None:
+        """A reader has gone."""
+        self._open.discard(stream)
+
+    def publish(self, _: Entry) -> None:
+        """An event has been applied."""
+        for stream in self._open:
+            stream.wake.set()
+
+    def publish_presence(self, change: Change) -> None:
+        """An ICE has come, said hello, or gone."""
+        for stream in self._open:
+            stream.news.append(change)
+            stream.wake.set()
+
+    def close(self) -> None:
+        """Let every reader end."""
+        self.closed = True
+        for stream in self._open:
+            stream.wake.set()

@@ -1,0 +1,229 @@
+"""Decides whether an ICE is admitted: token, proof, entry, in the order of contract section 5.
+
+Garbage ends in `screen`, which asks no database. `decide` reads the entry, and registers an ICE that
+comes for the first time. Neither writes the 101: whoever does has to look at the hub again in the
+same step (`endpoint`), and to come back here where something has overtaken the verdict.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from client.protocol import PATH
+from gateway.attempts import Attempts
+from gateway.errors import Problem, refusal
+from gateway.event import Actor, Entry, Event, Via
+from gateway.ice import Action, Ice, Status, WrongStatus
+from gateway.keyfile import KeyStore
+from gateway.proof import Invalid, Nonces, Replays, Url, fresh_until, normalise, verify
+from gateway.secret import Secret
+from gateway.store import ices
+from gateway.store.engine import Engine, StoreUnavailable, Transaction
+from gateway.tail import Tail
+from gateway.times import Clock
+from gateway.tokens import Opened
+
+MAX_AGE: Final = 1.0
+"""Seconds after which a row that was read is read again."""
+ATTEMPTS: Final = 100
+"""Handshakes without a genuine token that an address may send within `ATTEMPTS_WINDOW` seconds."""
+ATTEMPTS_WINDOW: Final = 60.0
+_SCHEME: Final = "dpop "
+
+
+@dataclass(frozen=True, slots=True)
+class Handshake:
+    """What an ICE brings: all values of the two headers, whence it comes, where it arrived.
+
+    `local` are the URLs that name the socket's own address; they count only without `public_url`.
+    """
+
+    authorizations: tuple[str, ...]
+    proofs: tuple[str, ...]
+    address: str
+    local: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A handshake with a genuine token and a good proof, whose entry is still to be read."""
+
+    token: Opened
+    thumbprint: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """The entry that admits: `seq` is the newest event it reflects, `at` the monotonic time of reading."""
+
+    ice: Ice
+    seq: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A refusal; `ice_name` where the token opened, so that it may be told to the admin."""
+
+    problem: Problem
+    ice_name: str | None = None
+
+
+class Admission:
+    """The use case; its collaborators come in through the constructor."""
+
+    def __init__(
+        self,
+        *,
+        keys: KeyStore,
+        engine: Engine,
+        look_ups: ices.LookUps,
+        tail: Tail,
+        clock: Clock,
+        public_urls: tuple[str, ...],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._keys = keys
+        self._engine = engine
+        self._look_ups = look_ups
+        self._tail = tail
+        self._clock = clock
+        self._monotonic = monotonic
+        self._nonces = Nonces(secrets.token_bytes(32))
+        self._replays = Replays()
+        self._attempts = Attempts(ATTEMPTS, ATTEMPTS_WINDOW)
+        self._public = tuple(url + PATH for url in public_urls)
+        self._urls: dict[tuple[str, ...], frozenset[Url]] = {}
+
+    # --- before the database -----------------------------------------------------------------------
+
+    def screen(self, handshake: Handshake) -> Candidate | Refused:
+        """Open the token and check the proof."""
+        tokens = [
+            value[len(_SCHEME) :].strip()
+            for value in handshake.authorizations
+            if value[: len(_SCHEME)].lower() == _SCHEME  # RFC 9110: a scheme's case is ignored
+        ]
+        if not tokens or not tokens[0]:
+            self._count(handshake.address)
+            return Refused(refusal("token-missing"))
+        token = Secret(tokens[0])
+        opened = self._keys.open(token) if len(tokens) == 1 else None
+        if opened is None:
+            return self._invalid_token(handshake.address)
+        proof = self._proof(handshake, token)
+        if isinstance(proof, Problem):
+            return Refused(proof, opened.ice_name)
+        return Candidate(opened, proof, handshake.address)
+
+    def _proof(self, handshake: Handshake, token: Secret) -> str | Problem:
+        """The thumbprint of the key that signed, or the refusal."""
+        # RFC 9449 section 4.3, check 1: not more than one DPoP header.
+        if len(handshake.proofs) != 1:
+            return refusal("proof-invalid", detail="There must be exactly one DPoP header")
+        names = self._public or handshake.local
+        urls = self._urls.get(names)
+        if urls is None:
+            urls = self._urls[names] = frozenset(filter(None, map(normalise, names)))
+        proof = verify(
+            handshake.proofs[0],
+            token=token.reveal(),
+            method="GET",
+            urls=urls,
+            expected=" or ".join(names),
+        )
+        if isinstance(proof, Invalid):
+            return refusal("proof-invalid", detail=_sentence(proof.detail))
+        now = self._clock().timestamp()
+        if self._replays.used(proof, now):
+            return refusal("proof-invalid", detail="The proof was used before", retry=True)
+        until = fresh_until(proof, self._nonces, now)
+        if until is None:
+            return refusal("use-dpop-nonce", nonce=self._nonces.issue(now))
+        self._replays.remember(proof, until, now)
+        return proof.thumbprint
+
+    def _invalid_token(self, address: str) -> Refused:
+        wait = self._count(address)
+        if not wait:
+            return Refused(refusal("token-invalid"))
+        return Refused(refusal("too-many-attempts", retry_after=math.ceil(wait)))
+
+    def _count(self, address: str) -> float:
+        return self._attempts.count(address, self._monotonic())
+
+    # --- with the database ---------------------------------------------------------------------------
+
+    async def decide(self, candidate: Candidate) -> Admitted | Refused:
+        """Read the entry, after this was called, and judge; register an ICE that comes first.
+
+        The caller has put the handshake into the hub before.
+        """
+        name = candidate.token.ice_name
+        while True:
+            if self._tail.fault is not None:
+                return _unavailable()
+            try:
+                reading = await self._look_ups.find(name)
+                if reading.ice is None:
+                    return self._invalid_token(candidate.address)
+                code = self._judge(reading.ice, candidate)
+                if code == "token-invalid":
+                    return self._invalid_token(candidate.address)
+                if code is not None:
+                    return Refused(refusal(code), name)
+                if reading.ice.status is Status.REGISTERED:
+                    return Admitted(reading.ice, reading.seq, reading.at)
+                return await self._register(reading.ice, candidate)
+            except ices.Stale:
+                continue  # lost its compare-and-set: read again and decide anew
+            except StoreUnavailable:
+                return _unavailable()
+
+    def _judge(self, ice: Ice, candidate: Candidate) -> str | None:
+        token = candidate.token
+        return ice.judge(
+            token.ice_type, token.generation, token.digest, candidate.thumbprint, self._clock()
+        )
+
+    async def _register(self, ice: Ice, candidate: Candidate) -> Admitted:
+        now, at = self._clock(), self._monotonic()
+        registered = ice.register(candidate.thumbprint, now=now)
+        assert not isinstance(registered, WrongStatus)  # noqa: S101 - judged a line above
+        event = Event(
+            now,
+            Actor(ice.ice_name, Via.ICE, candidate.address),
+            Action.REGISTER,
+            ice.ice_name,
+            registered.generation,
+            {
+                "generation_before": ice.generation,
+                "status_before": ice.status,
+                "key_thumbprint": candidate.thumbprint,
+            },
+        )
+
+        async def unit(transaction: Transaction) -> list[Entry]:
+            return await ices.replace(transaction, [(ice, registered, event)])
+
+        [entry] = await self._engine.write(unit)
+        return Admitted(registered, entry.seq, at)
+
+    def too_old(self, admitted: Admitted) -> bool:
+        """Whether what was read has to be read again before it admits."""
+        return self._monotonic() - admitted.at > MAX_AGE
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _unavailable() -> Refused:
+    return Refused(refusal("store-unavailable", retry_after=random.randint(1, 5)))  # noqa: S311 - spreads load

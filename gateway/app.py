@@ -1,0 +1,279 @@
+"""The composition root: the only place that knows everything. Wires the parts and runs them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass
+
+import structlog
+from aiohttp import web
+
+from client.protocol import PATH
+from gateway.accounts import AccountBook
+from gateway.admin import AdminParts, admin_app
+from gateway.admin.stream import Streams
+from gateway.admission import Admission
+from gateway.drops import Drops
+from gateway.endpoint import Endpoint
+from gateway.event import Entry
+from gateway.health import Health
+from gateway.heartbeat import Heartbeat
+from gateway.hub import Hub
+from gateway.keyfile import KeyFileUnusable, KeyStore
+from gateway.metrics import Metrics
+from gateway.presence import Presence
+from gateway.provisioning import Provisioning
+from gateway.respond import problems
+from gateway.session import Session
+from gateway.settings import BadSetting, Settings
+from gateway.store.engine import Engine
+from gateway.store.events import Events
+from gateway.store.ices import Ices, LookUps
+from gateway.store.sessions import Happenings
+from gateway.store.sqlite import open_sqlite
+from gateway.tail import Tail
+from gateway.times import Clock, utc_now
+
+MAX_BODY = 1024 * 1024
+"""Bytes of a request body at the most."""
+_KEEP_ALIVE = 10.0
+_FINISH = 5.0
+"""Seconds for the requests in hand to finish after a SIGTERM."""
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """A gateway that runs; `failed` is done with an error if a part of it died."""
+
+    settings: Settings
+    engine: Engine
+    hub: Hub[Session]
+    tail: Tail
+    endpoint: Endpoint
+    provisioning: Provisioning
+    accounts: AccountBook
+    url: str
+    failed: asyncio.Future[None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What `_assemble` wires together: the HTTP application, and the work that runs beside it."""
+
+    app: web.Application
+    admin: AdminParts
+    endpoint: Endpoint
+    presence: Presence
+    heartbeat: Heartbeat
+    metrics: Metrics
+
+
+@contextlib.asynccontextmanager
+async def run_gateway(
+    settings: Settings, *, clock: Clock = utc_now, linger: float = 0.0
+) -> AsyncIterator[Gateway]:
+    """Start a gateway; on leaving it drains and stops.
+
+    Args:
+        settings: checked settings; port 0 takes any free one.
+        clock: the present.
+        linger: seconds for which handshakes are answered `draining` at the least.
+
+    Raises:
+        BadSetting, StoreRefused, StoreUnavailable, KeyFileUnusable: it cannot start; the text says
+            what to change.
+    """
+    settings.check_exposure()
+    tls = _tls(settings)
+    async with contextlib.AsyncExitStack() as stack:
+        engine = await stack.enter_async_context(open_sqlite(settings.database_path, serving=True))
+        keys = KeyStore(settings.key_file)
+        if not keys.loaded and await Ices(engine).any():
+            raise KeyFileUnusable(
+                f"the key file {settings.key_file} is missing, and without it no token of the"
+                " provisioned ICEs opens: put it back from a backup"
+            )
+        parts = _assemble(settings, engine, keys, clock)
+        await parts.presence.start()
+        await parts.admin.tail.start()
+        failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        for name, work in (
+            ("tail", parts.admin.tail.run()),
+            ("presence", parts.presence.run()),
+            ("heartbeat", parts.heartbeat.run()),
+        ):
+            stack.push_async_callback(_stop, _supervise(work, name, failed))
+        # Whatever the last sessions left to be written is written before the store closes.
+        stack.push_async_callback(parts.presence.flush)
+        metrics_runner = await parts.metrics.expose(settings.metrics_listen)
+        if metrics_runner is not None:
+            stack.push_async_callback(metrics_runner.cleanup)
+        runner = await _listen(parts.app, settings, tls, stack)
+        try:
+            yield Gateway(
+                settings,
+                engine,
+                parts.admin.hub,
+                parts.admin.tail,
+                parts.endpoint,
+                parts.admin.provisioning,
+                parts.admin.accounts,
+                _url(runner, tls=tls is not None),
+                failed,
+            )
+        finally:
+            parts.admin.streams.close()
+            until = asyncio.get_running_loop().time() + linger
+            await parts.endpoint.drain()
+            await asyncio.sleep(max(0.0, until - asyncio.get_running_loop().time()))
+
+
+def _assemble(settings: Settings, engine: Engine, keys: KeyStore, clock: Clock) -> _Parts:
+    node = socket.gethostname()
+    metrics = Metrics()
+    hub: Hub[Session] = Hub()
+    drops = Drops(hub, node, clock, metrics.drop_seconds.observe)
+    streams = Streams()
+    presence = Presence(engine, node, clock)
+    presence.listen(streams.publish_presence)
+    ices = Ices(engine)
+
+    def apply(entry: Entry) -> None:
+        drops.apply(entry)
+        streams.publish(entry)
+        lag = (clock() - entry.event.at).total_seconds()
+        metrics.tail_lag_seconds.set(max(0.0, lag))
+
+    async def compare() -> None:
+        hub.compare(await ices.standing([session.ice_name for session in hub]))
+
+    tail = Tail(engine, apply, compare)
+    metrics.tail_current.set_function(lambda: float(tail.current))
+    heartbeat = Heartbeat(hub, settings.ice_heartbeat)
+    endpoint = Endpoint(
+        admission=Admission(
+            keys=keys,
+            engine=engine,
+            look_ups=LookUps(engine),
+            tail=tail,
+            clock=clock,
+            public_urls=settings.server_public_url,
+        ),
+        hub=hub,
+        heartbeat=heartbeat,
+        presence=presence,
+        metrics=metrics,
+        clock=clock,
+        trusted_proxies=settings.server_trusted_proxies,
+        max_connections=settings.ice_max_connections,
+        max_handshakes=settings.ice_max_handshakes,
+    )
+    admin = AdminParts(
+        provisioning=Provisioning(
+            engine=engine,
+            keys=keys,
+            clock=clock,
+            registration_ttl=settings.tokens_registration_ttl,
+        ),
+        accounts=AccountBook(engine=engine, clock=clock),
+        ices=ices,
+        events=Events(engine.fetch),
+        happenings=Happenings(engine),
+        drops=drops,
+        tail=tail,
+        streams=streams,
+        hub=hub,
+        clock=clock,
+        trusted_proxies=settings.server_trusted_proxies,
+    )
+    health = Health(lambda: "the gateway is stopping" if endpoint.draining else tail.fault)
+    app = web.Application(middlewares=[problems], client_max_size=MAX_BODY)
+    app.on_response_prepare.append(_name_server)
+    for prefix in settings.prefixes:
+        app.router.add_get(prefix + PATH, endpoint.handle, allow_head=False)
+        app.router.add_get(f"{prefix}/healthz", health.alive)
+        app.router.add_get(f"{prefix}/readyz", health.ready)
+        app.add_subapp(f"{prefix}/admin", admin_app(admin))
+    return _Parts(app, admin, endpoint, presence, heartbeat, metrics)
+
+
+async def _name_server(_: web.Request, response: web.StreamResponse) -> None:
+    """Say what answers, but not with which libraries of which versions."""
+    response.headers["Server"] = "ice-gateway"
+
+
+async def _listen(
+    app: web.Application,
+    settings: Settings,
+    tls: ssl.SSLContext | None,
+    stack: contextlib.AsyncExitStack,
+) -> web.AppRunner:
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        handle_signals=False,
+        keepalive_timeout=_KEEP_ALIVE,
+        shutdown_timeout=_FINISH,
+    )
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    host, port = settings.server_host, settings.server_port
+    try:
+        await web.TCPSite(runner, host, port, ssl_context=tls, backlog=4096).start()
+    except OSError as error:
+        raise BadSetting(
+            f"server.host {host}, server.port {port}: cannot listen there:"
+            f" {error.strerror or error}"
+        ) from error
+    return runner
+
+
+def _supervise(
+    work: Coroutine[None, None, None], name: str, failed: asyncio.Future[None]
+) -> asyncio.Task[None]:
+    """Run a part for as long as the gateway lives; its death is the gateway's."""
+
+    def died(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and not failed.done():
+            error = task.exception() or RuntimeError(f"{name} ended")
+            _log.critical("a part of the gateway died", part=name, error=repr(error))
+            failed.set_exception(error)
+            failed.exception()  # whether or not anybody waits for it
+
+    task = asyncio.create_task(work, name=name)
+    task.add_done_callback(died)
+    return task
+
+
+async def _stop(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
+
+
+def _url(runner: web.AppRunner, *, tls: bool) -> str:
+    host, port = runner.addresses[0][:2]
+    return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    certificate, key = settings.server_tls_certificate, settings.server_tls_key
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        missing = "server.tls_certificate" if certificate is None else "server.tls_key"
+        raise BadSetting(f"{missing} is missing: TLS needs both certificate and key")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError) as error:
+        raise BadSetting(
+            f"server.tls_certificate {certificate} with server.tls_key {key} cannot be used:"
+            f" {error.strerror or error}"
+        ) from error
+    return context

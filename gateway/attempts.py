@@ -1,0 +1,55 @@
+"""Counts attempts per address within a moving window, in bounded memory. Pure.
+
+Ours rather than a library's, since it stands in the way of every garbage handshake: no task, no
+timer, no thread.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import OrderedDict, deque
+from typing import Final
+
+_MAX_SOURCES: Final = 65_536
+"""Sources remembered; the one that was quiet for longest goes first."""
+_IPV6_PREFIX: Final = 64
+"""One customer has a whole /64 (RFC 6177), so that is one source."""
+
+
+class Attempts:
+    """At most `limit` attempts of one source within `window` seconds."""
+
+    def __init__(self, limit: int, window: float) -> None:
+        self._limit = limit
+        self._window = window
+        self._sources: OrderedDict[str, deque[float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    def count(self, address: str, now: float) -> float:
+        """Count an attempt at `now`; returns 0, or the seconds until there is room for another."""
+        source = _source(address)
+        times = self._sources.get(source)
+        if times is None:
+            times = self._sources[source] = deque(maxlen=self._limit)
+            if len(self._sources) > _MAX_SOURCES:
+                self._sources.popitem(last=False)
+        self._sources.move_to_end(source)
+        if len(times) == self._limit and now - times[0] < self._window:
+            return self._window - (now - times[0])
+        times.append(now)
+        return 0.0
+
+
+def _source(address: str) -> str:
+    if ":" not in address:
+        return address
+    try:
+        # A scope such as %eth0 does not make another source.
+        network = ipaddress.ip_network(
+            (address.split("%", maxsplit=1)[0], _IPV6_PREFIX), strict=False
+        )
+    except ValueError:
+        return address
+    return str(network)

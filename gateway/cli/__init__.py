@@ -1,0 +1,21 @@
+"""The `ice-gateway` command: a file per noun. Exit status 0 done, 1 refused, 2 usage."""
+
+from __future__ import annotations
+
+import click
+
+from gateway import __version__
+from gateway.cli.api_tokens import api_tokens
+from gateway.cli.ices import ices
+from gateway.cli.serve import demo, serve
+from gateway.cli.users import users
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="ice-gateway")
+def main() -> None:
+    """Provision ICE agents, admit those with a genuine token, drop them when they are deregistered."""
+
+
+for command in (serve, users, api_tokens, ices, demo):
+    main.add_command(command)

@@ -1,0 +1,92 @@
+"""`ice-gateway api-tokens`: what scripts bring to the admin API."""
+
+from __future__ import annotations
+
+import click
+
+from gateway.cli.common import Desk, json_option, on_database, show_json, show_table, unwrap
+from gateway.settings import duration
+from gateway.store.accounts import ApiToken
+from gateway.times import to_text, to_text_or_none
+
+
+class _Duration(click.ParamType[float]):
+    name = "duration"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        if isinstance(value, float):
+            return value
+        try:
+            return duration(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a number with s, m, h or d, such as 90d", param, ctx)
+
+
+@click.group("api-tokens")
+def api_tokens() -> None:
+    """Create, list and revoke the API tokens of users."""
+
+
+@api_tokens.command()
+@click.option("--user", required=True, help="Whose token it is: it may do what their role may.")
+@click.option("--name", "label", required=True, help="A label, to tell tokens apart.")
+@click.option(
+    "--expires-in",
+    type=_Duration(),
+    default="90d",
+    show_default=True,
+    help="How long it is good; 0 for ever.",
+)
+@on_database
+async def create(desk: Desk, user: str, label: str, expires_in: float) -> None:
+    """Create a token and print it, alone, this once."""
+    made = unwrap(await desk.accounts.create_token(desk.actor, user, label, expires_in))
+    expires = to_text_or_none(made.token.expireson) or "never"
+    click.echo(f"token {made.token.id} of {made.token.user}, expires: {expires}", err=True)
+    click.echo(made.secret.reveal())
+
+
+@api_tokens.command("list")
+@json_option
+@on_database
+async def list_tokens(desk: Desk, *, as_json: bool) -> None:
+    """List all tokens; the tokens themselves are not kept."""
+    found = await desk.accounts.tokens()
+    if as_json:
+        show_json([_document(token) for token in found])
+        return
+    show_table(
+        ("ID", "USER", "NAME", "CREATED", "EXPIRES", "REVOKED"),
+        [
+            (
+                token.id,
+                token.user,
+                token.label,
+                to_text(token.createdon),
+                to_text_or_none(token.expireson),
+                to_text_or_none(token.revokedon),
+            )
+            for token in found
+        ],
+    )
+
+
+def _document(token: ApiToken) -> dict[str, object]:
+    return {
+        "id": token.id,
+        "user": token.user,
+        "name": token.label,
+        "createdon": to_text(token.createdon),
+        "expireson": to_text_or_none(token.expireson),
+        "revokedon": to_text_or_none(token.revokedon),
+    }
+
+
+@api_tokens.command()
+@click.argument("token_id", metavar="ID")
+@on_database
+async def revoke(desk: Desk, token_id: str) -> None:
+    """Revoke a token at once."""
+    unwrap(await desk.accounts.revoke_token(desk.actor, token_id))

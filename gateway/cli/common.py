@@ -1,0 +1,157 @@
+"""What the commands share: settings, the database, refusals on one line, tables and JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import getpass
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, ParamSpec, TypeVar
+
+import click
+import msgspec
+
+from gateway.accounts import AccountBook
+from gateway.errors import Problem
+from gateway.event import Actor, Via
+from gateway.keyfile import KeyFileUnusable, KeyStore
+from gateway.provisioning import Provisioning
+from gateway.settings import BadSetting, Settings, load
+from gateway.store.engine import StoreRefused, StoreUnavailable
+from gateway.store.sqlite import SqliteEngine, open_sqlite
+from gateway.times import utc_now
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_FAULTS = (BadSetting, KeyFileUnusable, StoreRefused, StoreUnavailable)
+
+
+def refuse(reason: str) -> NoReturn:
+    """End with status 1 and the reason on one line of stderr."""
+    click.echo(f"ice-gateway: {' '.join(reason.split())}", err=True)
+    sys.exit(1)
+
+
+def unwrap(value: R | Problem) -> R:
+    """A use case's result; a problem ends the command."""
+    if isinstance(value, Problem):
+        refuse(value.detail)
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What a command works with, on the database itself; a running gateway follows the event log."""
+
+    settings: Settings
+    engine: SqliteEngine
+    provisioning: Provisioning
+    accounts: AccountBook
+    actor: Actor
+
+
+@contextlib.asynccontextmanager
+async def desk(settings: Settings) -> AsyncIterator[Desk]:
+    """Open the database that the settings name."""
+    async with open_sqlite(settings.database_path) as engine:
+        yield Desk(
+            settings,
+            engine,
+            Provisioning(
+                engine=engine,
+                keys=KeyStore(settings.key_file),
+                clock=utc_now,
+                registration_ttl=settings.tokens_registration_ttl,
+            ),
+            AccountBook(engine=engine, clock=utc_now),
+            Actor(_login(), Via.COMMAND, socket.gethostname()),
+        )
+
+
+def _login() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name
+        return str(os.getuid())
+
+
+def settings_from(config: Path | None, options: dict[str, object]) -> Settings:
+    """The settings of `--config` or ICE_GATEWAY_CONFIG, the environment, and the options given."""
+    named = os.environ.get("ICE_GATEWAY_CONFIG")
+    file = config or (Path(named) if named else None)
+    given = {key: value for key, value in options.items() if value not in (None, ())}
+    try:
+        return load(file, os.environ, given)
+    except BadSetting as error:
+        refuse(str(error))
+
+
+def with_settings(command: Callable[..., R]) -> Callable[..., R]:
+    """Add `--config` and `--database`, and pass the settings as the first argument."""
+
+    @click.option(
+        "--config",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="Settings file (or ICE_GATEWAY_CONFIG).",
+    )
+    @click.option("--database", metavar="URL", help="Such as sqlite:///ice-gateway.db.")
+    @functools.wraps(command)
+    def wrapped(*, config: Path | None, database: str | None, **options: Any) -> R:
+        return command(settings_from(config, {"database.url": database}), **options)
+
+    return wrapped
+
+
+def on_database(command: Callable[..., Coroutine[Any, Any, R]]) -> Callable[..., R]:
+    """Run an async command at a `Desk`; a fault of database, keys or settings is one line."""
+
+    @with_settings
+    @functools.wraps(command)
+    def wrapped(settings: Settings, **options: Any) -> R:
+        async def work() -> R:
+            async with desk(settings) as opened:
+                return await command(opened, **options)
+
+        try:
+            return asyncio.run(work())
+        except _FAULTS as error:
+            refuse(str(error))
+
+    return wrapped
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the API's objects.")
+
+
+def show_json(value: object) -> None:
+    """Print JSON, indented."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def show_table(headings: Sequence[str], rows: Sequence[Sequence[str | None]]) -> None:
+    """Print columns; a terminal sees a table, a pipe plain text parted by blanks."""
+    cells = [[value or "-" for value in row] for row in rows]
+    if sys.stdout.isatty():
+        from rich.box import SIMPLE_HEAD
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=SIMPLE_HEAD)
+        for heading in headings:
+            table.add_column(heading)
+        for row in cells:
+            table.add_row(*(Text(value) for value in row))
+        Console().print(table)
+        return
+    lines = [list(headings), *cells]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for row in lines:
+        line = "  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True))
+        click.echo(line.rstrip())

@@ -1,0 +1,163 @@
+"""`ice-gateway ices`: the admin's actions, on the database; a running gateway follows within a second."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import click
+
+from gateway.admin.api.documents import IceDocument, ice_document
+from gateway.cli.common import (
+    Desk,
+    json_option,
+    on_database,
+    refuse,
+    show_json,
+    show_table,
+    unwrap,
+)
+from gateway.errors import problem
+from gateway.ice import IceType, Status
+from gateway.secret import Secret
+from gateway.store.accounts import fold_user
+from gateway.store.ices import IceFilter, Ices, Listed
+from gateway.store.sqlite import is_served
+
+_PAGE = 1000
+
+
+@click.group()
+def ices() -> None:
+    """Provision, list, reprovision, reregister, deregister and disconnect ICEs."""
+
+
+@ices.command()
+@click.argument("name")
+@click.option(
+    "--type",
+    "ice_type",
+    type=click.Choice([kind.value for kind in IceType]),
+    required=True,
+    help="normal: worked by a person; ci-cd: by machines.",
+)
+@click.option("--user", help="The user a normal ICE belongs to.")
+@on_database
+async def provision(desk: Desk, name: str, ice_type: str, user: str | None) -> None:
+    """Provision an ICE and print its registration token, alone, this once."""
+    issued = unwrap(await desk.provisioning.provision(desk.actor, name, IceType(ice_type), user))
+    _show_token(issued.token)
+
+
+@ices.command("list")
+@click.option("--status", type=click.Choice([status.value for status in Status]))
+@click.option("--type", "ice_type", type=click.Choice([kind.value for kind in IceType]))
+@click.option("--user", help="Only ICEs tagged to this user.")
+@click.option("--connected/--not-connected", default=None, help="Only ICEs that are, or are not.")
+@json_option
+@on_database
+async def list_ices(
+    desk: Desk,
+    status: str | None,
+    ice_type: str | None,
+    user: str | None,
+    *,
+    connected: bool | None,
+    as_json: bool,
+) -> None:
+    """List ICEs by name."""
+    table = Ices(desk.engine)
+    where = IceFilter(
+        status=Status(status) if status else None,
+        ice_type=IceType(ice_type) if ice_type else None,
+        provisionedto=None if user is None else fold_user(user),
+    )
+    found: list[IceDocument] = []
+    after: str | None = None
+    while page := await table.page(where, _PAGE, after):
+        found += [_document(desk, listed) for listed in page]
+        after = page[-1].ice.ice_name.lower()
+    if connected is not None:
+        found = [ice for ice in found if (ice.connection is not None) is connected]
+    if as_json:
+        show_json(found)
+        return
+    show_table(
+        ("NAME", "TYPE", "USER", "STATUS", "CONNECTED", "PROVISIONED"),
+        [
+            (
+                ice.ice_name,
+                ice.ice_type,
+                ice.provisionedto,
+                ice.status,
+                ice.connection.since if ice.connection else None,
+                ice.provisionedon,
+            )
+            for ice in found
+        ],
+    )
+
+
+@ices.command()
+@click.argument("name")
+@json_option
+@on_database
+async def show(desk: Desk, name: str, *, as_json: bool) -> None:
+    """Show one ICE."""
+    listed = await Ices(desk.engine).find(name)
+    if listed is None:
+        refuse(problem("not-registered").detail)
+    document = _document(desk, listed)
+    if as_json:
+        show_json(document)
+        return
+    connection = document.connection
+    for field in document.__struct_fields__:
+        if field != "connection":
+            click.echo(f"{field:<15}{getattr(document, field) or '-'}")
+    click.echo(
+        f"{'connection':<15}"
+        + (f"since {connection.since} from {connection.address}" if connection else "-")
+    )
+
+
+@ices.command()
+@click.argument("name")
+@on_database
+async def reprovision(desk: Desk, name: str) -> None:
+    """Replace a token that was lost before registration, and print the new one."""
+    _show_token(unwrap(await desk.provisioning.reprovision(desk.actor, name)).token)
+
+
+@ices.command()
+@click.argument("name")
+@on_database
+async def reregister(desk: Desk, name: str) -> None:
+    """Let an ICE that crashed or moved register again, and print its new token."""
+    _show_token(unwrap(await desk.provisioning.reregister(desk.actor, name)).token)
+
+
+@ices.command()
+@click.argument("name")
+@on_database
+async def deregister(desk: Desk, name: str) -> None:
+    """Deactivate an ICE that is no longer wanted; its connection drops."""
+    unwrap(await desk.provisioning.deregister(desk.actor, name))
+
+
+@ices.command()
+@click.argument("name")
+@on_database
+async def disconnect(desk: Desk, name: str) -> None:
+    """Close an ICE's connection; it may come back."""
+    unwrap(await desk.provisioning.disconnect(desk.actor, name))
+
+
+def _show_token(token: Secret) -> None:
+    click.echo(token.reveal())
+
+
+def _document(desk: Desk, listed: Listed) -> IceDocument:
+    """What a gateway that crashed left behind in the table is no connection."""
+    if listed.connection is not None and not is_served(desk.engine.path):
+        listed = replace(listed, connection=None)
+    return ice_document(listed)

@@ -1,0 +1,115 @@
+"""`ice-gateway serve` and `ice-gateway demo`."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gateway import __version__
+from gateway.cli.common import desk, refuse, settings_from, unwrap
+from gateway.cli.users import ask_password
+from gateway.keyfile import KeyFileUnusable
+from gateway.roles import Role
+from gateway.settings import BadSetting, Settings
+from gateway.store.engine import StoreRefused, StoreUnavailable
+
+_LINGER = 0.5
+"""Seconds for which a gateway that stops still answers handshakes, with `draining`."""
+
+
+@click.command()
+@click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="Settings file.")
+@click.option("--database", metavar="URL", help="Such as sqlite:///ice-gateway.db.")
+@click.option("--host", help="Address to listen on.")
+@click.option("--port", type=int, help="Port to listen on; 0 for any.")
+@click.option(
+    "--public-url", multiple=True, metavar="URL", help="Where ICEs reach it; may be repeated."
+)
+def serve(
+    config: Path | None,
+    database: str | None,
+    host: str | None,
+    port: int | None,
+    public_url: tuple[str, ...],
+) -> None:
+    """Run the gateway until SIGTERM or Ctrl-C."""
+    settings = settings_from(
+        config,
+        {
+            "database.url": database,
+            "server.host": host,
+            "server.port": port,
+            "server.public_url": list(public_url) or None,
+        },
+    )
+    from gateway.logs import configure
+
+    configure(settings.log_format, settings.log_level)
+    # A connection is some dozen long-lived objects: with the defaults they are scanned again and
+    # again, which is the largest single cost of an admission.
+    gc.set_threshold(50_000, 50, 100)
+    try:
+        _runner()(_serve(settings))
+    except (BadSetting, KeyFileUnusable, StoreRefused, StoreUnavailable) as error:
+        refuse(str(error))
+
+
+def _runner() -> Callable[[Coroutine[Any, Any, None]], None]:
+    try:
+        import uvloop
+    except ImportError:  # no wheel for this platform
+        return asyncio.run
+    return uvloop.run
+
+
+async def _serve(settings: Settings) -> None:
+    from gateway.app import run_gateway
+
+    settings.check_exposure()
+    await _first_admin(settings)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with run_gateway(settings, linger=_LINGER) as gateway:
+        click.echo(
+            f"ice-gateway {__version__} serves {gateway.url} on {settings.database_path.resolve()}"
+        )
+        gateway.failed.add_done_callback(lambda _: stop.set())
+        await stop.wait()
+        if gateway.failed.done():
+            refuse("a part of the gateway died; its log says which")
+    click.echo("ice-gateway stopped")
+
+
+async def _first_admin(settings: Settings) -> None:
+    """Where there is no user yet, ask for the first admin, or name the command."""
+    async with desk(settings) as opened:
+        if await opened.accounts.users():
+            return
+        if not sys.stdin.isatty():
+            click.echo(
+                "there is no user yet; add the first admin with:"
+                f" ice-gateway users add NAME --role admin --database {settings.database_url}",
+                err=True,
+            )
+            return
+        click.echo("There is no user yet: name the first admin.")
+        name = click.prompt("Name", default="admin")
+        password = ask_password(from_stdin=False)
+        unwrap(await opened.accounts.add_user(opened.actor, name, Role.ADMIN, password))
+
+
+@click.command()
+def demo() -> None:
+    """Tell the whole story of an ICE on one screen, with a real gateway and real clients."""
+    from gateway.demo import tell
+
+    sys.exit(tell())

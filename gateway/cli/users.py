@@ -1,0 +1,113 @@
+"""`ice-gateway users`: who may use the admin API and page, and whom ICEs are tagged to."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from gateway.cli.common import Desk, json_option, on_database, show_json, show_table, unwrap
+from gateway.roles import Role
+from gateway.secret import Secret
+from gateway.store.accounts import User
+from gateway.times import to_text, to_text_or_none
+
+_SHORT = 12
+_role = click.Choice([role.value for role in Role])
+
+
+@click.group()
+def users() -> None:
+    """Add users, change their roles and passwords, disable them."""
+
+
+@users.command()
+@click.argument("name")
+@click.option("--role", type=_role, required=True, help="What the user may do.")
+@click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
+@click.option("--no-password", is_flag=True, help="The user is only there to be tagged.")
+@on_database
+async def add(desk: Desk, name: str, role: str, *, password_stdin: bool, no_password: bool) -> None:
+    """Add a user; asks for the password on a terminal."""
+    if password_stdin and no_password:
+        raise click.UsageError("--password-stdin and --no-password exclude each other")
+    password = None if no_password else ask_password(from_stdin=password_stdin)
+    unwrap(await desk.accounts.add_user(desk.actor, name, Role(role), password))
+
+
+def ask_password(*, from_stdin: bool) -> Secret:
+    """The password, from standard input or asked for twice; nothing of it is shown."""
+    if from_stdin:
+        text = sys.stdin.readline().rstrip("\r\n")
+    elif sys.stdin.isatty():
+        text = click.prompt("Password", hide_input=True, confirmation_prompt=True)
+    else:
+        raise click.UsageError("there is no terminal to ask on: use --password-stdin")
+    if len(text) < _SHORT:
+        click.echo(f"warning: a password of {_SHORT} characters or more is safer", err=True)
+    return Secret(text)
+
+
+@users.command("list")
+@json_option
+@on_database
+async def list_users(desk: Desk, *, as_json: bool) -> None:
+    """List all users."""
+    found = await desk.accounts.users()
+    if as_json:
+        show_json([_document(user) for user in found])
+        return
+    show_table(
+        ("NAME", "ROLE", "PASSWORD", "CREATED", "DISABLED"),
+        [
+            (
+                user.name,
+                user.role,
+                "yes" if user.password_hash else "no",
+                to_text(user.createdon),
+                to_text_or_none(user.disabledon),
+            )
+            for user in found
+        ],
+    )
+
+
+def _document(user: User) -> dict[str, object]:
+    return {
+        "name": user.name,
+        "role": user.role,
+        "has_password": user.password_hash is not None,
+        "createdon": to_text(user.createdon),
+        "disabledon": to_text_or_none(user.disabledon),
+    }
+
+
+@users.command()
+@click.argument("name")
+@on_database
+async def disable(desk: Desk, name: str) -> None:
+    """End a user's logins and API tokens at once; names the ICEs tagged to them."""
+    user, tagged = unwrap(await desk.accounts.disable(desk.actor, name))
+    if tagged:
+        click.echo(f"ICEs tagged to {user.name}, which go on until they are deregistered:")
+    for ice_name in tagged:
+        click.echo(ice_name)
+
+
+@users.command("set-role")
+@click.argument("name")
+@click.argument("role", type=_role)
+@on_database
+async def set_role(desk: Desk, name: str, role: str) -> None:
+    """Give a user another role."""
+    unwrap(await desk.accounts.set_role(desk.actor, name, Role(role)))
+
+
+@users.command("set-password")
+@click.argument("name")
+@click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
+@on_database
+async def set_password(desk: Desk, name: str, *, password_stdin: bool) -> None:
+    """Give a user another password; asks for it on a terminal."""
+    password = ask_password(from_stdin=password_stdin)
+    unwrap(await desk.accounts.set_password(desk.actor, name, password))

@@ -1,0 +1,6 @@
+"""The story (see below)."""
+
+
+def tell() -> int:
+    """Tell it."""
+    return 1

@@ -1,0 +1,274 @@
+"""`GET /ice/v1`: the handshake of an ICE, from the headers to the 101, and its session's end."""
+
+from __future__ import annotations
+
+import asyncio
+import binascii
+import random
+import secrets
+from base64 import b64decode
+from dataclasses import replace
+from typing import Final
+
+import msgspec
+import structlog
+from aiohttp import web
+
+from client.protocol import PATH, SUBPROTOCOL, RetryAfter
+from gateway.admission import Admission, Admitted, Candidate, Handshake, Refused
+from gateway.errors import Problem, refusal
+from gateway.heartbeat import Heartbeat
+from gateway.hub import Hub, Pending
+from gateway.metrics import Metrics
+from gateway.presence import Presence
+from gateway.respond import Networks, client_address, problem_response
+from gateway.session import Session
+from gateway.times import Clock
+from gateway.wire import CLOSE_TIMEOUT, HandedOver, Wire, hand_over, is_gone
+
+SPREAD: Final = 200
+"""Sessions that come back within one second after a drain."""
+_KEY_BYTES: Final = 16  # RFC 6455 section 4.1
+
+_log = structlog.get_logger()
+
+
+class Endpoint:
+    """Admits ICEs to the hub, and hears of their sessions' hellos and ends."""
+
+    def __init__(
+        self,
+        *,
+        admission: Admission,
+        hub: Hub[Session],
+        heartbeat: Heartbeat,
+        presence: Presence,
+        metrics: Metrics,
+        clock: Clock,
+        trusted_proxies: Networks,
+        max_connections: int,
+        max_handshakes: int,
+    ) -> None:
+        self._admission = admission
+        self._hub = hub
+        self._heartbeat = heartbeat
+        self._presence = presence
+        self._metrics = metrics
+        self._clock = clock
+        self._trusted = trusted_proxies
+        self._max_connections = max_connections
+        self._max_handshakes = max_handshakes
+        self._handshakes = 0
+        self._closing: set[asyncio.Future[None]] = set()
+        self.draining = False
+        """Whether the gateway is stopping and admits nobody."""
+
+    # --- the handshake -------------------------------------------------------------------------------
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Admit or refuse; every refusal comes before the 101."""
+        started = asyncio.get_running_loop().time()
+        address = client_address(request, self._trusted)
+        connection = secrets.token_hex(8)
+        self._handshakes += 1
+        try:
+            verdict = await self._admit(request, address, connection)
+        finally:
+            self._handshakes -= 1
+        if isinstance(verdict, Refused):
+            return self._refused(verdict, address, connection)
+        self._metrics.admission_seconds.observe(asyncio.get_running_loop().time() - started)
+        return verdict
+
+    async def _admit(
+        self, request: web.Request, address: str, connection: str
+    ) -> web.StreamResponse | Refused:
+        fault = bad_handshake(request) or self._turned_away()
+        if fault is not None:
+            return Refused(fault)
+        candidate = self._admission.screen(
+            Handshake(
+                tuple(request.headers.getall("Authorization", ())),
+                tuple(request.headers.getall("DPoP", ())),
+                address,
+                _local_urls(request),
+            )
+        )
+        if isinstance(candidate, Refused):
+            return candidate
+        pending = self._hub.expect(candidate.token.ice_name, candidate.token.generation)
+        try:
+            return await self._decide(request, candidate, pending, connection)
+        finally:
+            self._hub.forget(pending)
+
+    async def _decide(
+        self, request: web.Request, candidate: Candidate, pending: Pending, connection: str
+    ) -> web.StreamResponse | Refused:
+        while True:
+            pending.outdated = False
+            verdict = await self._admission.decide(candidate)
+            if isinstance(verdict, Refused):
+                return verdict
+            # From here to the bytes of the 101 there is no await: what is true now stays true.
+            if not self._hub.overtaken(pending) and not self._admission.too_old(verdict):
+                break
+        name = pending.ice_name
+        if self.draining:
+            return Refused(_draining(), name)
+        if len(self._hub) >= self._max_connections and name not in self._hub:
+            return Refused(_overloaded(), name)
+        if is_gone(request):
+            _log.info("client gone", ice=name, address=candidate.address, connection=connection)
+            return HandedOver()
+        return self._open(request, verdict, candidate, pending, connection)
+
+    def _open(
+        self,
+        request: web.Request,
+        admitted: Admitted,
+        candidate: Candidate,
+        pending: Pending,
+        connection: str,
+    ) -> HandedOver:
+        session = Session(
+            admitted.ice,
+            session_id=connection,
+            seq=admitted.seq,
+            address=candidate.address,
+            since=self._clock(),
+            observer=self,
+        )
+        session.wire = Wire(session)
+        response = hand_over(request, session.wire)
+        self._hub.promote(pending, session)
+        session.welcome(self._heartbeat.interval)
+        self._heartbeat.schedule(session)
+        self._presence.opened(session)
+        ice_type = admitted.ice.ice_type
+        self._metrics.sessions.labels(ice_type).inc()
+        self._metrics.admissions.labels(ice_type).inc()
+        _log.info(
+            "admitted",
+            ice=session.ice_name,
+            generation=session.generation,
+            address=session.address,
+            connection=connection,
+        )
+        return response
+
+    def _turned_away(self) -> Problem | None:
+        if self.draining:
+            return _draining()
+        if self._handshakes > self._max_handshakes:
+            return _overloaded()
+        return None
+
+    def _refused(self, verdict: Refused, address: str, connection: str) -> web.Response:
+        problem = verdict.problem
+        self._metrics.refusals.labels(problem.code).inc()
+        if verdict.ice_name is not None:
+            self._presence.refused(verdict.ice_name, problem.code, address)
+        _log.info(
+            "refused",
+            code=problem.code,
+            ice=verdict.ice_name,
+            address=address,
+            connection=connection,
+        )
+        return problem_response(problem)
+
+    # --- what sessions tell ----------------------------------------------------------------------------
+
+    def greeted(self, session: Session) -> None:
+        """See `session.Observer`."""
+        self._presence.greeted(session)
+
+    def ended(self, session: Session, code: int) -> None:
+        """See `session.Observer`."""
+        self._hub.remove(session)
+        self._presence.closed(session, code, superseded=session.ice_name in self._hub)
+        self._metrics.sessions.labels(session.ice.ice_type).dec()
+        self._metrics.closures.labels(str(code)).inc()
+        lost = session.wire.lost
+        if not lost.done():
+            self._closing.add(lost)
+            lost.add_done_callback(self._closing.discard)
+        _log.info("closed", ice=session.ice_name, code=code, connection=session.id)
+
+    async def drain(self) -> None:
+        """Admit nobody any more, and close every session with 1012 and a time of its own to return."""
+        self.draining = True
+        sessions = list(self._hub)
+        random.shuffle(sessions)
+        spread = max(1.0, len(sessions) / SPREAD)
+        for number, session in enumerate(sessions):
+            retry_after = round(1 + spread * number / len(sessions), 4)
+            session.close(1012, msgspec.json.encode(RetryAfter(retry_after)).decode())
+        if self._closing:
+            await asyncio.wait(set(self._closing), timeout=CLOSE_TIMEOUT + 1)
+
+
+def _draining() -> Problem:
+    return refusal("draining", retry_after=random.randint(1, 5))  # noqa: S311 - spreads load
+
+
+def _overloaded() -> Problem:
+    return refusal("overloaded", retry_after=random.randint(1, 10))  # noqa: S311 - spreads load
+
+
+def bad_handshake(request: web.Request) -> Problem | None:
+    """What is wrong with a handshake by RFC 6455 section 4.2.1, if anything."""
+    headers = request.headers
+    upgrades = _tokens(request, "Upgrade")
+    if not upgrades:
+        # RFC 9110 section 15.5.22: a 426 names the protocol.
+        return replace(
+            _bad("There was no upgrade at all"),
+            status=426,
+            headers={"Upgrade": "websocket", "Connection": "Upgrade"},
+        )
+    if "websocket" not in upgrades or "upgrade" not in _tokens(request, "Connection"):
+        return _bad("Upgrade must be websocket, and Connection must name Upgrade")
+    if request.version < (1, 1):
+        return _bad("HTTP/1.1 is needed")
+    if headers.get("Sec-WebSocket-Version", "").strip() != "13":
+        # Section 4.4: the answer names the version that is spoken.
+        return replace(
+            _bad("Sec-WebSocket-Version must be 13"), headers={"Sec-WebSocket-Version": "13"}
+        )
+    if not _is_key(headers.get("Sec-WebSocket-Key", "").strip()):
+        return _bad("Sec-WebSocket-Key must be 16 bytes in base64")
+    offered = ",".join(headers.getall("Sec-WebSocket-Protocol", ())).split(",")
+    if SUBPROTOCOL not in (name.strip() for name in offered):
+        return _bad(f"Sec-WebSocket-Protocol must offer {SUBPROTOCOL}")
+    return None
+
+
+def _bad(detail: str) -> Problem:
+    return refusal("bad-handshake", detail=detail)
+
+
+def _tokens(request: web.Request, name: str) -> set[str]:
+    """The parts of a list header, in lower case."""
+    values = ",".join(request.headers.getall(name, ())).split(",")
+    return {value.strip().lower() for value in values if value.strip()}
+
+
+def _is_key(text: str) -> bool:
+    try:
+        return len(b64decode(text, validate=True)) == _KEY_BYTES
+    except (ValueError, binascii.Error):
+        return False
+
+
+def _local_urls(request: web.Request) -> tuple[str, ...]:
+    """The URLs that name the socket's own address; the Host header is never believed."""
+    transport = request.transport
+    name = transport.get_extra_info("sockname") if transport is not None else None
+    if not name:
+        return ()
+    host, port = name[0], name[1]
+    scheme = "https" if request.secure else "http"
+    address = f"[{host}]" if ":" in host else host
+    return tuple(f"{scheme}://{name}:{port}{PATH}" for name in (address, "localhost"))

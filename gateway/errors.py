@@ -1,0 +1,132 @@
+"""The catalogue of what the admin API and the commands refuse: code, HTTP status, title, sentence.
+
+What an ICE may meet stands in `client.protocol`, which this repeats nothing of. Source: contract
+sections 5 and 7; problem documents follow RFC 9457.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from client.protocol import REFUSALS
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A refusal: `detail` says what a person should do, `more` are further members."""
+
+    code: str
+    status: int
+    title: str
+    detail: str
+    more: dict[str, Any] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def document(self) -> dict[str, Any]:
+        """The members of the problem document."""
+        return {
+            "status": self.status,
+            "title": self.title,
+            "detail": self.detail,
+            "code": self.code,
+            **self.more,
+        }
+
+
+_CATALOGUE: Final = {
+    "malformed-json": (400, "Not JSON", "Send a JSON object in UTF-8."),
+    "bad-request": (400, "Bad request", "The request is not proper HTTP."),
+    "unauthenticated": (
+        401,
+        "Not authenticated",
+        "Send `Authorization: Bearer <API token>` with a token that is neither expired nor revoked.",
+    ),
+    "forbidden": (403, "Not allowed", "Your role does not allow this."),
+    "not-found": (404, "Not found", "There is nothing at this address."),
+    "not-registered": (
+        404,
+        "Not registered",
+        "Not registered: no token has been provisioned for an ICE of this name.",
+    ),
+    "method-not-allowed": (405, "Method not allowed", "Use a method that Allow names."),
+    "timeout": (408, "Too slow", "The request did not arrive in time."),
+    "ice-exists": (
+        409,
+        "The ICE exists",
+        "ICE Provision Failed! ICE Name or User already exists",
+    ),
+    "wrong-status": (409, "Not possible in this status", "The ICE has another status."),
+    "user-exists": (409, "The user exists", "Choose another user name."),
+    "stale": (
+        412,
+        "Somebody else was first",
+        "The entry has changed since you read it: read it again and decide anew.",
+    ),
+    "too-large": (413, "Too large", "Send less than 1 MiB."),
+    "unsupported-media-type": (
+        415,
+        "Not JSON",
+        "Send the body as application/json.",
+    ),
+    "invalid": (422, "Not valid", "A field is not valid."),
+    "internal": (500, "Fault of the gateway", "The gateway's log says more."),
+    "keys-unavailable": (
+        503,
+        "No key to seal with",
+        "The file of the token keys cannot be used.",
+    ),
+    "unavailable": (503, "Not available", "Try again later."),
+    "store-unavailable": (
+        503,
+        "The table cannot be read or written",
+        "Nothing was changed. Try again; if it lasts, the gateway's log says why.",
+    ),
+}
+CODES: Final = frozenset(_CATALOGUE)
+"""Every code that the admin API may answer."""
+
+
+def problem(code: str, detail: str | None = None, **more: Any) -> Problem:
+    """A refusal of the catalogue, with a sentence of its own where the catalogue's is too general."""
+    status, title, sentence = _CATALOGUE[code]
+    return Problem(code, status, title, detail or sentence, more)
+
+
+def invalid(field_name: str, reason: str) -> Problem:
+    """A field that is not valid; names it."""
+    return problem("invalid", f"{field_name}: {reason}", field=field_name)
+
+
+_CHALLENGES: Final = {
+    "token-missing": 'DPoP algs="ES256 Ed25519 EdDSA"',
+    "proof-invalid": 'DPoP error="invalid_dpop_proof"',
+    "use-dpop-nonce": 'DPoP error="use_dpop_nonce"',
+}
+
+
+def refusal(
+    code: str,
+    *,
+    detail: str | None = None,
+    retry: bool | None = None,
+    retry_after: int | None = None,
+    nonce: str | None = None,
+) -> Problem:
+    """A refusal of a handshake; `retry` tells the ICE whether it may try again by itself."""
+    known = REFUSALS[code]
+    headers = {}
+    if known.status == 401:  # noqa: PLR2004 - RFC 9110 section 15.5.2: a 401 has a challenge
+        headers["WWW-Authenticate"] = _CHALLENGES.get(code, 'DPoP error="invalid_token"')
+    if retry_after is not None:
+        headers["Retry-After"] = str(retry_after)
+    if nonce is not None:
+        headers["DPoP-Nonce"] = nonce
+    return Problem(
+        known.code,
+        known.status,
+        known.title,
+        known.detail if detail is None else f"{detail}. {known.detail}",
+        {"retry": known.retry if retry is None else retry},
+        headers,
+    )

@@ -1,0 +1,37 @@
+"""Structured logs on stderr: JSON unless on a terminal. No event carries a token, proof or password."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import msgspec
+import structlog
+
+
+def configure(form: str, level: str) -> None:
+    """Set up logging for this process; `form` is auto, json or text."""
+    text = form == "text" or (form == "auto" and sys.stderr.isatty())
+    number = logging.getLevelNamesMapping()[level.upper()]
+    renderer: Any = (
+        structlog.dev.ConsoleRenderer() if text else structlog.processors.JSONRenderer(_encode)
+    )
+    processors: list[Any] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    if not text:
+        processors.append(structlog.processors.format_exc_info)
+    structlog.configure(
+        processors=[*processors, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    # Libraries log through the standard library; their debug output could quote headers.
+    logging.basicConfig(stream=sys.stderr, level=max(number, logging.WARNING))
+
+
+def _encode(value: Any, **_: Any) -> str:
+    return msgspec.json.encode(value, enc_hook=str).decode()

@@ -1,0 +1,74 @@
+"""What is counted and timed, for Prometheus, on a listener of its own."""
+
+from __future__ import annotations
+
+import structlog
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import generate_latest
+
+_log = structlog.get_logger()
+_FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+
+class Metrics:
+    """The gateway's metrics, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.sessions = Gauge(
+            "ice_gateway_sessions", "Open sessions", ["ice_type"], registry=self.registry
+        )
+        self.admissions = Counter(
+            "ice_gateway_admissions", "Admitted handshakes", ["ice_type"], registry=self.registry
+        )
+        self.refusals = Counter(
+            "ice_gateway_refusals", "Refused handshakes", ["code"], registry=self.registry
+        )
+        self.closures = Counter(
+            "ice_gateway_closures", "Sessions ended", ["code"], registry=self.registry
+        )
+        self.admission_seconds = Histogram(
+            "ice_gateway_admission_seconds",
+            "From the handshake's headers to the welcome",
+            buckets=_FAST,
+            registry=self.registry,
+        )
+        self.drop_seconds = Histogram(
+            "ice_gateway_drop_seconds",
+            "From the begin of an action to the close frame of the session it ended",
+            buckets=_FAST,
+            registry=self.registry,
+        )
+        self.tail_lag_seconds = Gauge(
+            "ice_gateway_tail_lag_seconds",
+            "Age of the newest event when it was applied here",
+            registry=self.registry,
+        )
+        self.tail_current = Gauge(
+            "ice_gateway_tail_current",
+            "1 while this node knows of every change that was committed",
+            registry=self.registry,
+        )
+
+    async def expose(self, address: tuple[str, int] | None) -> web.AppRunner | None:
+        """Serve /metrics on `address`; a port already taken is a warning."""
+        if address is None:
+            return None
+
+        async def page(_: web.Request) -> web.Response:
+            return web.Response(
+                body=generate_latest(self.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
+            )
+
+        app = web.Application()
+        app.router.add_get("/metrics", page)
+        runner = web.AppRunner(app, access_log=None, keepalive_timeout=10)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, *address).start()
+        except OSError as error:
+            _log.warning("metrics not served", listen=address, reason=str(error))
+            await runner.cleanup()
+            return None
+        return runner

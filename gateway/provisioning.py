@@ -1,0 +1,283 @@
+"""What an admin does to an ICE: each action a rule of `ice` and one compare-and-set of the store.
+
+A refusal is a `Problem` of the catalogue. Whether a live session was dropped is not known here: the
+change travels through the event log (see `drops`).
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from gateway.errors import Problem, invalid, problem
+from gateway.event import Actor, Entry, Event
+from gateway.hub import DISCONNECT
+from gateway.ice import NAME_RULE, Action, Ice, IceType, WrongStatus, fold, valid_name
+from gateway.keyfile import KeyFileUnusable, KeyStore
+from gateway.secret import Secret
+from gateway.store import events, ices
+from gateway.store.accounts import Accounts
+from gateway.store.engine import Engine, Transaction
+from gateway.times import Clock, later
+
+MAX_BULK: Final = 10_000
+"""ICEs in one bulk action at the most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A new token, to be shown once, and the number of the event."""
+
+    ice: Ice
+    token: Secret
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """An action that gives no token."""
+
+    ice: Ice
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a bulk action did to one ICE: the number of its event, or the refusal."""
+
+    ice_name: str
+    seq: int | None
+    problem: Problem | None = None
+
+
+Expected = frozenset[int] | None
+"""Generations one of which the entry must have (If-Match); None for any."""
+_Change = Callable[[Ice], Ice | WrongStatus | Problem]
+
+
+class Provisioning:
+    """The use case; its collaborators come in through the constructor."""
+
+    def __init__(
+        self, *, engine: Engine, keys: KeyStore, clock: Clock, registration_ttl: float
+    ) -> None:
+        self._engine = engine
+        self._keys = keys
+        self._clock = clock
+        self._ttl = registration_ttl
+        self._ices = ices.Ices(engine)
+        self._accounts = Accounts(engine)
+
+    async def provision(
+        self, actor: Actor, ice_name: str, ice_type: IceType, provisionedto: str | None
+    ) -> Issued | Problem:
+        """Make an entry of generation 1 and its token."""
+        fault = check_new(ice_name, ice_type, provisionedto)
+        if fault is not None:
+            return fault
+        owner = None if provisionedto is None else await self._owner(provisionedto)
+        if isinstance(owner, Problem):
+            return owner
+        now = self._clock()
+        try:
+            # Only while the table is empty can no token be lost with the file.
+            ring = self._keys.for_sealing(may_create=not await self._ices.any())
+        except KeyFileUnusable as error:
+            return problem("keys-unavailable", str(error))
+        token = ring.seal(ice_name, ice_type, 1, now)
+        ice = Ice.provision(
+            ice_name, ice_type, owner, token.digest(), now=now, expires=later(now, self._ttl)
+        )
+        event = _event(actor, Action.PROVISION, now, None, ice)
+
+        async def unit(transaction: Transaction) -> Entry | None:
+            return await ices.insert(transaction, ice, event)
+
+        entry = await self._engine.write(unit)
+        return problem("ice-exists") if entry is None else Issued(ice, token, entry.seq)
+
+    async def _owner(self, name: str) -> str | Problem:
+        user = await self._accounts.user(name)
+        if user is None:
+            return invalid("provisionedto", "there is no user of this name; add the user first")
+        if user.disabledon is not None:
+            return invalid("provisionedto", "this user is disabled")
+        return user.name
+
+    async def reprovision(
+        self, actor: Actor, ice_name: str, expected: Expected = None
+    ) -> Issued | Problem:
+        """Replace a token that was lost before the ICE registered."""
+        return await self._renew(actor, Action.REPROVISION, ice_name, expected)
+
+    async def reregister(
+        self, actor: Actor, ice_name: str, expected: Expected = None
+    ) -> Issued | Problem:
+        """Let an ICE that crashed or moved register again."""
+        return await self._renew(actor, Action.REREGISTER, ice_name, expected)
+
+    async def _renew(
+        self, actor: Actor, action: Action, ice_name: str, expected: Expected
+    ) -> Issued | Problem:
+        now = self._clock()
+        tokens: list[Secret] = []
+
+        def change(ice: Ice) -> Ice | WrongStatus | Problem:
+            renew = ice.reprovision if action is Action.REPROVISION else ice.reregister
+            # The table is asked with no token, so that a refusal costs no key.
+            asked = renew("", now=now, expires=None)
+            if isinstance(asked, WrongStatus):
+                return asked
+            try:
+                ring = self._keys.for_sealing(may_create=False)
+            except KeyFileUnusable as error:
+                return problem("keys-unavailable", str(error))
+            tokens[:] = [ring.seal(ice.ice_name, ice.ice_type, asked.generation, now)]
+            return renew(tokens[0].digest(), now=now, expires=later(now, self._ttl))
+
+        done = await self._change(actor, action, ice_name, expected, change=change, now=now)
+        return done if isinstance(done, Problem) else Issued(done.ice, tokens[0], done.seq)
+
+    async def deregister(
+        self, actor: Actor, ice_name: str, expected: Expected = None
+    ) -> Done | Problem:
+        """Deactivate an ICE that is no longer wanted."""
+        now = self._clock()
+        return await self._change(
+            actor,
+            Action.DEREGISTER,
+            ice_name,
+            expected,
+            change=lambda ice: ice.deregister(_nobodys_token(), now=now),
+            now=now,
+        )
+
+    async def _change(
+        self,
+        actor: Actor,
+        action: Action,
+        ice_name: str,
+        expected: Expected,
+        *,
+        change: _Change,
+        now: datetime,
+    ) -> Done | Problem:
+        """Find the entry, ask the rules, compare and swap; of two that race one is told `stale`."""
+        raced = False
+        while True:
+            listed = await self._ices.find(ice_name)
+            if listed is None:
+                return problem("not-registered")
+            old = listed.ice
+            if expected is not None and old.generation not in expected:
+                return problem("stale")
+            new = change(old)
+            if isinstance(new, Problem):
+                return new
+            if isinstance(new, WrongStatus):
+                return problem("wrong-status", new.sentence)
+            if raced:
+                # The rules would still allow it, but not on the entry that the caller meant.
+                return problem("stale")
+            event = _event(actor, action, now, old, new)
+            try:
+                [entry] = await self._engine.write(_replacing([(old, new, event)]))
+            except ices.Stale:
+                raced = True
+            else:
+                return Done(new, entry.seq)
+
+    async def disconnect(
+        self, actor: Actor, ice_name: str, expected: Expected = None
+    ) -> Done | Problem:
+        """Close the sessions admitted before this; the ICE stays as it is."""
+        now = self._clock()
+
+        async def unit(transaction: Transaction) -> Done | Problem:
+            found = await ices.find_many(transaction, [ice_name])
+            ice = found.get(fold(ice_name))
+            if ice is None:
+                return problem("not-registered")
+            if expected is not None and ice.generation not in expected:
+                return problem("stale")
+            [entry] = await events.append(transaction, [_event(actor, DISCONNECT, now, ice, ice)])
+            return Done(ice, entry.seq)
+
+        return await self._engine.write(unit)
+
+    async def bulk(self, actor: Actor, action: str, names: Sequence[str]) -> list[Outcome]:
+        """Deregister or disconnect many, all in one transaction; one refused undoes no other."""
+        now = self._clock()
+
+        async def unit(transaction: Transaction) -> list[Outcome]:
+            found = await ices.find_many(transaction, names)
+            verdicts: list[Problem | None] = []
+            changes: list[tuple[Ice, Ice, Event]] = []
+            for name in names:
+                old = found.get(fold(name))
+                new = _bulk_change(action, old, now)
+                if isinstance(new, Problem):
+                    verdicts.append(new)
+                    continue
+                assert old is not None  # noqa: S101 - a missing entry is a Problem
+                found[fold(name)] = new
+                changes.append((old, new, _event(actor, action, now, old, new)))
+                verdicts.append(None)
+            if action == DISCONNECT:
+                entries = await events.append(transaction, [event for _, _, event in changes])
+            else:
+                entries = await ices.replace(transaction, changes)
+            seqs = iter(entry.seq for entry in entries)
+            return [
+                Outcome(name, None, verdict) if verdict else Outcome(name, next(seqs))
+                for name, verdict in zip(names, verdicts, strict=True)
+            ]
+
+        return await self._engine.write(unit)
+
+
+def check_new(ice_name: str, ice_type: IceType, provisionedto: str | None) -> Problem | None:
+    """What is wrong with a new ICE as far as it can be told without the table."""
+    if not valid_name(ice_name):
+        return invalid("ice_name", f"needs {NAME_RULE}")
+    if ice_type is IceType.CI_CD and provisionedto is not None:
+        return invalid("provisionedto", "a ci-cd ICE belongs to nobody")
+    if ice_type is IceType.NORMAL and provisionedto is None:
+        return invalid("provisionedto", "a normal ICE needs the user it belongs to")
+    return None
+
+
+def _bulk_change(action: str, old: Ice | None, now: datetime) -> Ice | Problem:
+    if old is None:
+        return problem("not-registered")
+    if action == DISCONNECT:
+        return old
+    new = old.deregister(_nobodys_token(), now=now)
+    return problem("wrong-status", new.sentence) if isinstance(new, WrongStatus) else new
+
+
+def _nobodys_token() -> str:
+    """The hash of a token that is shown to nobody. It needs no key, so that it can always be done."""
+    return Secret(secrets.token_urlsafe(32)).digest()
+
+
+def _replacing(
+    changes: list[tuple[Ice, Ice, Event]],
+) -> Callable[[Transaction], Awaitable[list[Entry]]]:
+    async def unit(transaction: Transaction) -> list[Entry]:
+        return await ices.replace(transaction, changes)
+
+    return unit
+
+
+def _event(actor: Actor, action: str, now: datetime, old: Ice | None, new: Ice) -> Event:
+    detail: dict[str, object] = {
+        "generation_before": None if old is None else old.generation,
+        "status_before": None if old is None else old.status,
+    }
+    if old is None:
+        detail |= {"ice_type": new.ice_type, "provisionedto": new.provisionedto}
+    return Event(now, actor, action, new.ice_name, new.generation, detail)

@@ -1,0 +1,106 @@
+"""Problem documents as responses, and where a request came from: what every handler shares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Any
+
+import msgspec
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from gateway.errors import Problem, problem
+from gateway.store.engine import StoreUnavailable
+
+Networks = Sequence[IPv4Network | IPv6Network]
+_log = structlog.get_logger()
+
+
+def problem_response(refused: Problem) -> web.Response:
+    """An RFC 9457 document; nothing of it may be cached."""
+    return web.Response(
+        status=refused.status,
+        body=msgspec.json.encode(refused.document()),
+        content_type="application/problem+json",
+        headers={"Cache-Control": "no-store", **refused.headers},
+    )
+
+
+def json_response(
+    value: Any, *, status: int = 200, headers: dict[str, str] | None = None
+) -> web.Response:
+    """A JSON answer; nothing of it may be cached."""
+    return web.Response(
+        status=status,
+        body=msgspec.json.encode(value),
+        content_type="application/json",
+        headers={"Cache-Control": "no-store", **(headers or {})},
+    )
+
+
+_BY_STATUS = {
+    400: "bad-request",
+    404: "not-found",
+    405: "method-not-allowed",
+    408: "timeout",
+    413: "too-large",
+    415: "unsupported-media-type",
+}
+
+
+@web.middleware
+async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn every error into a problem document; what was not expected is logged and named `internal`."""
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        code = _BY_STATUS.get(error.status)
+        if code is None:
+            raise
+        response = problem_response(problem(code))
+        if "Allow" in error.headers:
+            response.headers["Allow"] = error.headers["Allow"]
+        return response
+    except StoreUnavailable as error:
+        _log.error("store unavailable", reason=str(error), path=request.path)
+        response = problem_response(problem("store-unavailable"))
+        response.headers["Retry-After"] = "2"
+        return response
+    except ConnectionError:
+        raise  # the client has gone
+    except Exception:  # noqa: BLE001 - the last line before the client
+        _log.exception("unexpected error", method=request.method, path=request.path)
+        return problem_response(problem("internal"))
+
+
+def client_address(request: web.Request, trusted: Networks) -> str:
+    """The address of the client: the peer's, or what trusted proxies say of whom they stand for.
+
+    X-Forwarded-For is read from the right; the first address that is no trusted proxy is the client.
+    """
+    peer = request.remote or "unknown"
+    if not trusted or not _among(peer, trusted):
+        return peer
+    hops = ",".join(request.headers.getall("X-Forwarded-For", [])).split(",")
+    client = peer
+    for hop in reversed([hop.strip() for hop in hops if hop.strip()]):
+        if not _is_address(hop):
+            break
+        client = hop
+        if not _among(hop, trusted):
+            break
+    return client
+
+
+def _among(address: str, networks: Networks) -> bool:
+    return _is_address(address) and any(ip_address(address) in network for network in networks)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
