@@ -1,8 +1,10 @@
 """The reference ICE client, and the wire protocol that it shares with the gateway.
 
-`protocol` is the vocabulary (imported by the gateway too), `identity` the key and token on disk,
-`agent` the connection (`IceClient`), `platform` what differs between operating systems, `cli` the
-`ice-client` command. Nothing here imports `gateway`: an ICE's machine runs this folder alone.
+`agent` is the connection (`IceClient`), `cli` the `ice-client` command. Beneath them: `handshake`
+(one attempt), `patience` (every rule for refusals and close codes), `operations` (the work),
+`identity` (the state folder), `credentials` (token, key, proof), `platform` (what differs between
+operating systems), and `protocol`, the vocabulary, which the gateway imports too. Nothing here imports
+`gateway`: an ICE's machine runs this folder alone.
 """
 
 __version__ = "0.1.0"

@@ -1,0 +1,435 @@
+"""`IceClient`: one ICE that stays connected, or says why a person must act.
+
+    async with IceClient("https://gateway.example", token=token) as ice:
+
+        @ice.operation("execute")
+        async def execute(operation: Operation, report: Report) -> object:
+            await report(0.5, "half way")
+            return {"exit": 0}
+
+        outcome = await ice.wait()
+
+The rules of coming back are in `patience`, the handshake in `handshake`, the work in `operations`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Literal, Self
+
+import aiohttp
+import msgspec
+from aiohttp import WSCloseCode, WSMsgType
+
+from client import __version__, handshake, platform, protocol
+from client.handshake import Door, Endpoint, WebSocket, one_line
+from client.identity import FolderUnusable, Identity, Token, proof
+from client.operations import Handler, Operation, Operations, Report
+from client.patience import Closed, Patience, Refused, Stopped
+
+__all__ = [
+    "ClosedByUs",
+    "Event",
+    "Handler",
+    "IceClient",
+    "IceStopped",
+    "Operation",
+    "Report",
+    "Stopped",
+    "Surroundings",
+]
+
+logger = logging.getLogger(__name__)
+
+_LOST: Final = 1006
+_NO_CODE: Final = 1005  # RFC 6455 section 7.1.5: a close frame without a code
+# After these the token no longer stands for this ICE; after others the fault may lie elsewhere.
+_UNREGISTERED: Final = frozenset(
+    {"deregistered", "token-replaced", "token-expired", "key-mismatch", 4101, 4102}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedByUs:
+    """The client was told to stop."""
+
+
+Outcome = Stopped | ClosedByUs
+
+
+class IceStopped(Exception):
+    """The client has stopped before it was connected; `outcome` says why."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(str(outcome))
+        self.outcome = outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that a person who watches the client wants to see; `str()` is a line for them."""
+
+    kind: Literal["warning", "connecting", "admitted", "refused", "closed", "reconnecting"]
+    sentence: str
+    level: int = logging.INFO
+    code: str | int | None = None
+    delay: float | None = None
+    """Seconds until the next attempt, where there is one."""
+
+    def __str__(self) -> str:
+        return self.sentence
+
+
+def log_event(event: Event) -> None:
+    """What is done with events unless somebody else observes them."""
+    logger.log(event.level, "%s", event)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """The clocks, the sleep and the randomness; tests give others."""
+
+    now: Callable[[], float] = time.time
+    monotonic: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    uniform: Callable[[float, float], float] = field(
+        default_factory=lambda: random.SystemRandom().uniform
+    )
+
+
+class IceClient:
+    """Connects, registers on the first run, comes back by itself, and answers what it is asked.
+
+    Entering takes the state folder and raises `identity.IdentityProblem` where that cannot be done;
+    leaving closes the connection with 1000.
+
+    Args:
+        gateway_url: the gateway's base URL, `https://host[:port][/prefix]`.
+        state_dir: where key, token and state are kept; `platform.default_state_dir()` otherwise.
+        token: the registration token; needed once, and never takes the place of a newer stored one.
+        ca_file: PEM certificates to trust in addition to the system's.
+        insecure: allow plain http beyond loopback. Certificates are verified in any case.
+        handlers: a handler by operation kind; `operation` adds more.
+        version: what this ICE calls its version in `ice.hello`.
+        observe: called with every `Event`; by default they are logged.
+        surroundings: clocks, sleep and randomness.
+
+    Raises:
+        handshake.BadAddress: `gateway_url` is none, or plain http without `insecure`.
+        handshake.BadCertificateFile: `ca_file` cannot be used.
+    """
+
+    def __init__(
+        self,
+        gateway_url: str,
+        *,
+        state_dir: Path | str | None = None,
+        token: Token | str | None = None,
+        ca_file: Path | str | None = None,
+        insecure: bool = False,
+        handlers: Mapping[str, Handler] | None = None,
+        version: str | None = None,
+        observe: Callable[[Event], None] = log_event,
+        surroundings: Surroundings | None = None,
+    ) -> None:
+        self._endpoint = Endpoint.of(gateway_url, insecure=insecure)
+        # Reading the system's certificates takes 50 ms.
+        authorities = Path(ca_file) if ca_file else None
+        self._trust = None if self._endpoint.plain else handshake.tls(authorities)
+        self._folder = Path(state_dir) if state_dir else platform.default_state_dir()
+        self._given = Token(token) if isinstance(token, str) else token
+        self._version = version or __version__
+        self._observe = observe
+        self._around = surroundings or Surroundings()
+        self._patience = Patience(uniform=self._around.uniform, monotonic=self._around.monotonic)
+        self._handlers: dict[str, Handler] = dict(handlers or {})
+        self._operations = Operations(self._handlers, self._send)
+        self._socket: WebSocket | None = None
+        self._nonce: str | None = None
+        self._welcomed = asyncio.Event()
+        self._task: asyncio.Task[Outcome] | None = None
+        self._told_to_stop = False
+        self.welcome: protocol.Welcome | None = None
+        """The welcome of the present session; None while there is none."""
+
+    # --- for its users -----------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        self._identity = Identity.open(self._folder, self._given)
+        if self._identity.kept:
+            self._warn("the token given is not newer than the stored one, which is kept")
+        if self._endpoint.exposed:
+            self._warn("plain http: everybody on the way can read the token and all messages")
+        self._note(gateway=self._endpoint.url.removesuffix(protocol.PATH), must_act=False)
+        self._task = asyncio.create_task(self._live())
+        if self._told_to_stop:
+            self._task.cancel()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+        try:
+            await self.wait()
+        finally:
+            self._identity.close()
+
+    def operation(self, kind: str) -> Callable[[Handler], Handler]:
+        """Register a handler for one kind of operation."""
+
+        def register(handler: Handler) -> Handler:
+            self._handlers[kind] = handler
+            return handler
+
+        return register
+
+    async def connected(self) -> protocol.Welcome:
+        """Wait for a session and return its welcome. Raises `IceStopped` when there will be none."""
+        while self.welcome is None:
+            waiting = asyncio.ensure_future(self._welcomed.wait())
+            try:
+                await asyncio.wait({waiting, self._running}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                waiting.cancel()
+            if self._running.done():
+                raise IceStopped(await self.wait())
+        return self.welcome
+
+    async def wait(self) -> Outcome:
+        """Wait until the client stops, by itself or because it was told to."""
+        await asyncio.wait({self._running})
+        return ClosedByUs() if self._running.cancelled() else self._running.result()
+
+    def stop(self) -> None:
+        """Close the connection and stop; `wait` returns `ClosedByUs`."""
+        # Once only: a second cancellation would interrupt the closing.
+        if self._task is not None and not self._told_to_stop:
+            self._task.cancel()
+        self._told_to_stop = True
+
+    @property
+    def _running(self) -> asyncio.Task[Outcome]:
+        if self._task is None:
+            raise RuntimeError("enter the client first: `async with IceClient(...) as ice`")
+        return self._task
+
+    # --- coming and going --------------------------------------------------------------------------
+
+    async def _live(self) -> Outcome:
+        door = Door(
+            self._endpoint,
+            self._trust,
+            self._credentials,
+            now=self._around.now,
+            agent=f"ice-client/{__version__}",
+        )
+        try:
+            async with door:
+                while not isinstance(verdict := await self._attempt(door), Stopped):
+                    if verdict:
+                        await self._around.sleep(verdict)
+            return verdict
+        finally:
+            await self._operations.close()
+
+    def _credentials(self) -> tuple[str, str]:
+        token = self._identity.token
+        made = proof(
+            self._identity.key,
+            self._endpoint.url,
+            token,
+            now=self._around.now(),
+            nonce=self._nonce,
+        )
+        return f"DPoP {token.reveal()}", made
+
+    async def _attempt(self, door: Door) -> float | Stopped:
+        """One handshake and the session that may follow; how long to wait, or that this is the end."""
+        self._tell(Event("connecting", f"connecting to {self._endpoint.url}"))
+        answer = await door.knock()
+        # A nonce goes into the next proof only: one with a nonce is judged by it, never by `iat`, and
+        # would be refused once the nonce is stale.
+        self._nonce = answer.nonce if isinstance(answer, Refused) else None
+        if isinstance(answer, Refused):
+            verdict = self._patience.refused(answer, was_admitted=self._identity.was_admitted)
+            self._refused(answer, verdict)
+            return verdict
+        began = self._around.monotonic()
+        try:
+            closed = await self._converse(answer)
+        finally:
+            self._socket, self.welcome = None, None
+            self._welcomed.clear()
+            self._note(connected=False, since=self._time())
+        verdict = self._patience.closed(closed, lasted=self._around.monotonic() - began)
+        self._closed(closed, verdict)
+        return verdict
+
+    def _refused(self, refused: Refused, verdict: float | Stopped) -> None:
+        self._ended(refused.code, refused.sentence, verdict)
+        line = f"refused {refused.code}: {refused.sentence}"
+        if isinstance(verdict, Stopped):
+            self._tell(Event("refused", line, logging.ERROR, refused.code))
+        else:
+            line = f"{line} (trying again in {verdict:.1f} s)"
+            self._tell(Event("refused", line, logging.WARNING, refused.code, verdict))
+
+    def _closed(self, closed: Closed, verdict: float | Stopped) -> None:
+        final = isinstance(verdict, Stopped)
+        self._ended(closed.code, closed.sentence, verdict)
+        # Below 3000 (RFC 6455 section 7.4.2) a code of our catalogue means that somebody broke the rules.
+        rule = protocol.CLOSINGS.get(closed.code)
+        broken = rule is not None and closed.code < 3000 and rule.then is protocol.Then.RECONNECT  # noqa: PLR2004
+        level = logging.ERROR if final or broken else logging.WARNING
+        line = " ".join(filter(None, (f"closed {closed.code}", closed.reason)))
+        self._tell(Event("closed", f"{line}: {closed.sentence}", level, closed.code))
+        if not isinstance(verdict, Stopped):
+            line = f"reconnecting in {verdict:.1f} s"
+            self._tell(Event("reconnecting", line, delay=verdict))
+
+    def _ended(self, code: str | int, sentence: str, verdict: float | Stopped) -> None:
+        final = isinstance(verdict, Stopped)
+        self._note(
+            code=code,
+            sentence=verdict.sentence if isinstance(verdict, Stopped) else sentence,
+            must_act=final,
+            registered=self._identity.state.registered and code not in _UNREGISTERED,
+        )
+
+    # --- one session -------------------------------------------------------------------------------
+
+    async def _converse(self, socket: WebSocket) -> Closed:
+        """Everything from the welcome to the end. However it ends, the socket is closed after it."""
+        code, silence = WSCloseCode.OK, handshake.TIMEOUT
+        try:
+            while True:
+                # Answering counts, too: a peer that reads no more must not hold us for ever.
+                async with asyncio.timeout(silence):
+                    frame = await socket.receive()
+                    if frame.type is WSMsgType.PING:
+                        with contextlib.suppress(ConnectionError):
+                            await socket.pong(frame.data)
+                    elif frame.type is WSMsgType.TEXT and self._socket is None:
+                        welcome = _welcome(frame.data)
+                        self._socket = socket
+                        await self._admitted(welcome)
+                        silence = 2 * welcome.heartbeat if welcome.heartbeat > 0 else silence
+                    elif frame.type is WSMsgType.TEXT:
+                        await self._take(protocol.decode(frame.data))
+                    elif frame.type is WSMsgType.BINARY:
+                        code = WSCloseCode.UNSUPPORTED_DATA
+                        return Closed(code, "", "The gateway sent a binary frame; we have closed.")
+                    elif frame.type is not WSMsgType.PONG:
+                        return _ending(frame)
+        except TimeoutError:
+            return Closed(_LOST, "", f"Nothing was heard from the gateway for {silence:g} s.")
+        except (protocol.NotJsonRpc, msgspec.ValidationError) as error:
+            code = WSCloseCode.POLICY_VIOLATION
+            return Closed(
+                code,
+                "",
+                f"The gateway broke the protocol; we have closed. ({one_line(str(error))})",
+            )
+        finally:
+            # What the gateway may still say on this connection (4103, say) is not listened to.
+            self._socket = None
+            await handshake.hang_up(socket, code)
+
+    async def _admitted(self, welcome: protocol.Welcome) -> None:
+        name, kind, session = map(one_line, (welcome.ice_name, welcome.ice_type, welcome.session))
+        self._note(
+            ice_name=name,
+            ice_type=kind,
+            admitted=self._identity.token.digest(),
+            registered=True,
+            connected=True,
+            since=self._time(),
+            code=None,
+            sentence=None,
+        )
+        hello = protocol.Hello(
+            version=self._version,
+            platform=platform.describe(),
+            hostname=platform.hostname(),
+            running=self._operations.running,
+        )
+        await self._send(protocol.notification("ice.hello", hello))
+        self.welcome = welcome
+        self._welcomed.set()
+        self._tell(Event("admitted", f"admitted as {name} ({kind}), session {session}"))
+        await self._operations.repeat()
+
+    async def _take(self, message: protocol.Message) -> None:
+        """Act on one message of the gateway."""
+        if message.method is msgspec.UNSET:
+            self._operations.answered(None if message.id is msgspec.UNSET else message.id)
+        elif message.id is msgspec.UNSET:
+            if message.method == "operation.cancel":
+                self._operations.cancel(protocol.params_of(message, protocol.Cancel).id)
+        elif message.method == "operation.run":
+            await self._operations.run(message, message.id)
+        else:
+            text = f"this ICE knows no {one_line(message.method)}"
+            await self._send(protocol.error(message.id, protocol.METHOD_NOT_FOUND, text))
+
+    async def _send(self, data: bytes) -> None:
+        """Send a message; without a connection it is lost, which those that matter are made for."""
+        if self._socket is not None:
+            with contextlib.suppress(ConnectionError):
+                await self._socket.send_frame(data, WSMsgType.TEXT)
+
+    # --- telling -----------------------------------------------------------------------------------
+
+    def _warn(self, sentence: str) -> None:
+        self._tell(Event("warning", sentence, logging.WARNING))
+
+    def _tell(self, event: Event) -> None:
+        try:
+            self._observe(event)
+        except Exception:  # somebody else's code must not end the connection
+            logger.exception("the observer failed")
+
+    def _note(self, **changes: Any) -> None:
+        """Write the report; a full disk must not end the connection."""
+        try:
+            self._identity.note(**changes)
+        except FolderUnusable as problem:
+            self._warn(str(problem))
+
+    def _time(self) -> str:
+        return datetime.fromtimestamp(self._around.now(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _welcome(text: str) -> protocol.Welcome:
+    """The first frame. Raises `NotJsonRpc` or `ValidationError` for anything but a welcome."""
+    message = protocol.decode(text)
+    if message.method != "ice.welcome" or message.id is not msgspec.UNSET:
+        raise protocol.NotJsonRpc("the first frame is not ice.welcome")
+    return protocol.params_of(message, protocol.Welcome)
+
+
+def _ending(frame: aiohttp.WSMessage) -> Closed:
+    """What the last frame that aiohttp gives says about the end."""
+    if frame.type is WSMsgType.CLOSE:
+        code = frame.data or _NO_CODE
+        rule = protocol.CLOSINGS.get(code)
+        sentence = rule.sentence if rule else "The gateway has closed the connection."
+        return Closed(code, one_line(frame.extra or ""), sentence)
+    if frame.type is WSMsgType.ERROR and isinstance(frame.data, aiohttp.WebSocketError):
+        return Closed(
+            frame.data.code, "", f"The gateway broke RFC 6455; we have closed. ({frame.data})"
+        )
+    return Closed(_LOST, "", "The connection was lost.")

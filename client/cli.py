@@ -1,0 +1,211 @@
+"""The `ice-client` command.
+
+Exit status: 0 done, 1 refused (and `status`: not connected), 2 usage, 3 a person must act. The reason
+is one line on standard error. Source: contract section 8.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import getpass
+import sys
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+import click
+import msgspec
+
+from client import __version__, platform
+from client.agent import ClosedByUs, Event, IceClient, Outcome
+from client.handshake import BadAddress, BadCertificateFile, PlainHttp
+from client.identity import (
+    FolderLocked,
+    FolderUnusable,
+    IdentityProblem,
+    NotAToken,
+    State,
+    StateFolder,
+    Token,
+)
+
+_REFUSED: Final = 1
+_USAGE: Final = 2
+_MUST_ACT: Final = 3
+_TOKEN_FILE_LIMIT: Final = 64 * 1024
+
+_folder_option = click.option(
+    "--state-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the key and the token are kept.  [default: the user's state folder]",
+)
+
+
+@click.group()
+@click.version_option(__version__, prog_name="ice-client")
+def main() -> None:
+    """Connect this machine to an ICE gateway."""
+
+
+# --- run ---------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.option("--gateway", required=True, metavar="URL", help="https://host[:port][/prefix]")
+@click.option(
+    "--token-file",
+    metavar="FILE|-",
+    help="The registration token, needed once; `-` reads it from standard input.",
+)
+@_folder_option
+@click.option(
+    "--ca-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Certificates (PEM) to trust besides the system's.",
+)
+@click.option("--insecure", is_flag=True, help="Allow plain http to another machine.")
+def run(
+    gateway: str,
+    token_file: str | None,
+    state_dir: Path | None,
+    ca_file: Path | None,
+    insecure: bool,  # noqa: FBT001 - click gives a flag
+) -> None:
+    """Register on the first run, connect, and stay connected until told to stop."""
+    folder = StateFolder(state_dir or _default_folder())
+    try:
+        token = None if token_file is None else _given_token(token_file, folder)
+        client = IceClient(
+            gateway,
+            state_dir=folder.path,
+            token=token,
+            ca_file=ca_file,
+            insecure=insecure,
+            observe=_print_event,
+        )
+        outcome = asyncio.run(_run(client))
+    except (FolderLocked, FolderUnusable, PlainHttp, BadCertificateFile) as refusal:
+        _fail(_REFUSED, refusal)
+    except BadAddress as error:
+        raise click.BadParameter(str(error), param_hint="--gateway") from None
+    except IdentityProblem as problem:
+        _fail(_MUST_ACT, problem)
+    if not isinstance(outcome, ClosedByUs):
+        _fail(_MUST_ACT, outcome)
+
+
+async def _run(client: IceClient) -> Outcome:
+    with platform.stop_signals(client.stop):
+        async with client:
+            return await client.wait()
+
+
+def _given_token(name: str, folder: StateFolder) -> Token | None:
+    """The token in a file or on standard input. Raises `IdentityProblem`."""
+    try:
+        if name != "-":
+            with Path(name).open("rb") as file:
+                return Token.from_bytes(file.read(_TOKEN_FILE_LIMIT))
+        if sys.stdin.isatty():
+            return Token(getpass.getpass("Registration token: "))
+        return Token.from_bytes(sys.stdin.buffer.read(_TOKEN_FILE_LIMIT))
+    except NotAToken as problem:
+        raise NotAToken(f"{'standard input' if name == '-' else name}: {problem}") from None
+    except OSError as error:
+        # The file is needed once: it may well be deleted while a service unit still names it.
+        if isinstance(error, FileNotFoundError) and folder.token() is not None:
+            _say(f"{name} is not there: using the stored token")
+            return None
+        raise NotAToken(f"the token file {name} cannot be read: {error.strerror}") from None
+
+
+def _print_event(event: Event) -> None:
+    _say(str(event))
+
+
+# --- status ------------------------------------------------------------------------------------
+
+
+@main.command()
+@_folder_option
+@click.option("--json", "as_json", is_flag=True, help="Print an object.")
+def status(state_dir: Path | None, as_json: bool) -> None:  # noqa: FBT001 - click gives a flag
+    """Say whether this ICE is registered and connected, and if not, what to do."""
+    folder = StateFolder(state_dir or _default_folder())
+    try:
+        report = _report(folder)
+    except IdentityProblem as problem:
+        _fail(_REFUSED, problem)
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(report)))
+    else:
+        _print_report(report)
+    sys.exit(0 if report["connected"] else _REFUSED)
+
+
+def _report(folder: StateFolder) -> dict[str, Any]:
+    token, state, running = folder.token(), folder.state(), folder.in_use()
+    admitted = token is not None and state.admitted == token.digest()
+    return {
+        "ice_name": state.ice_name,
+        "ice_type": state.ice_type,
+        "gateway": state.gateway,
+        "registered": admitted and state.registered,
+        # A client that was killed could not write that it is connected no more.
+        "connected": state.connected and running,
+        "running": running,
+        "since": state.since,
+        "code": state.code,
+        "sentence": state.sentence,
+        "todo": _todo(state, has_token=token is not None, running=running),
+        "state_dir": str(folder.path),
+    }
+
+
+def _todo(state: State, *, has_token: bool, running: bool) -> str | None:
+    """What a person should do; None where nothing needs to be done."""
+    if not has_token:
+        return (
+            "Ask the admin for a registration token and start `ice-client run` with --token-file."
+        )
+    if state.must_act:
+        return state.sentence
+    if not running:
+        return "Start `ice-client run`."
+    return None
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    name = f"{report['ice_name']} ({report['ice_type']})" if report["ice_name"] else "this ICE"
+    where = f" at {report['gateway']}" if report["gateway"] else ""
+    click.echo(f"{name} is {'registered' if report['registered'] else 'not registered'}{where}")
+    since = f" since {report['since']}" if report["since"] else ""
+    if report["connected"]:
+        click.echo(f"connected{since}")
+        return
+    click.echo(
+        f"not connected{since}" if report["running"] else "not connected: no client is running"
+    )
+    if report["code"] is not None:
+        click.echo(f"last: {report['code']}: {report['sentence']}")
+    click.echo(f"to do: {report['todo'] or 'nothing: it tries again by itself'}")
+
+
+# --- both --------------------------------------------------------------------------------------
+
+
+def _default_folder() -> Path:
+    try:
+        return platform.default_state_dir()
+    except RuntimeError:
+        _fail(_USAGE, "there is no home folder: name a folder with --state-dir")
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError):  # nobody listens any more; the connection matters more
+        click.echo(line)  # which flushes
+
+
+def _fail(code: int, reason: object) -> NoReturn:
+    click.echo(f"ice-client: {reason}", err=True)
+    sys.exit(code)

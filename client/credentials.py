@@ -1,0 +1,204 @@
+"""An ICE's token, its key, and the proofs that it makes with the two. Pure: the disk is `identity`'s.
+
+`proof` is meant to be read by whoever writes an ICE in another language. Source: contract sections 4
+and 5.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import math
+import re
+import secrets
+from typing import Any, Final, NoReturn
+
+import msgspec
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+
+from client import protocol
+
+_COORDINATE: Final = 32  # bytes: RFC 7518 section 6.2.1.2 for P-256
+_PART: Final = r"[A-Za-z0-9_-]+"
+# RFC 7516 section 7.1. With `dir` the second part, the encrypted key, is empty.
+_JWE: Final = re.compile(rf"{_PART}\.[A-Za-z0-9_-]*\.{_PART}\.{_PART}\.{_PART}", re.ASCII)
+
+
+class IdentityProblem(Exception):
+    """Why this ICE cannot even try to connect: one line for a person, who must act."""
+
+
+class NotAToken(IdentityProblem):
+    """A text that cannot be a registration token."""
+
+
+# --- the token ---------------------------------------------------------------------------------
+
+
+class Token:
+    """A registration token that masks itself: only `reveal()` gives its text."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        # Mail programs and editors wrap lines and add white space; a token holds none itself.
+        text = "".join(text.replace("\ufeff", "").split())
+        if len(text) > protocol.MAX_TOKEN or not _JWE.fullmatch(text):
+            raise NotAToken(
+                "this is not a registration token: copy it whole, five parts with dots between them"
+            )
+        self._text = text
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Token:
+        """The token in a file, whatever editor or shell wrote it. Raises `NotAToken`."""
+        # PowerShell's `>` writes UTF-16 with a byte order mark.
+        encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+        return cls(data.decode(encoding, errors="replace"))
+
+    def reveal(self) -> str:
+        """The text, for the handshake and for the token file."""
+        return self._text
+
+    def digest(self) -> str:
+        """Lowercase hex SHA-256 of the text."""
+        return hashlib.sha256(self._text.encode()).hexdigest()
+
+    @property
+    def issued(self) -> float | None:
+        """When it was made (Unix time), which the protected header tells without a key."""
+        try:
+            header = msgspec.json.decode(_unbase64(self._text.partition(".")[0]), type=_JweHeader)
+        except (ValueError, RecursionError):
+            return None
+        return header.iat if header.iat is not None and math.isfinite(header.iat) else None
+
+    def supersedes(self, stored: Token) -> bool:
+        """Whether this one was certainly made after `stored`."""
+        mine, theirs = self.issued, stored.issued
+        return mine is not None and (theirs is None or mine > theirs)
+
+    def __repr__(self) -> str:
+        return "Token(***)"
+
+    __str__ = __repr__
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Token):
+            return NotImplemented
+        return hmac.compare_digest(self._text.encode(), other._text.encode())
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a token is not pickled")
+
+
+class _JweHeader(msgspec.Struct):
+    iat: float | None = None
+
+
+# --- the key and its proofs --------------------------------------------------------------------
+
+
+class Key:
+    """The ICE's own key pair on P-256, which never leaves this machine."""
+
+    __slots__ = ("_private",)
+
+    def __init__(self, private: ec.EllipticCurvePrivateKey) -> None:
+        self._private = private
+
+    @classmethod
+    def generate(cls) -> Key:
+        """A new key."""
+        return cls(ec.generate_private_key(ec.SECP256R1()))
+
+    @classmethod
+    def from_pem(cls, pem: bytes) -> Key:
+        """Raises ValueError when it is not a private P-256 key without a password."""
+        try:
+            private = serialization.load_pem_private_key(pem, password=None)
+        except TypeError as error:  # the key has a password
+            raise ValueError(str(error)) from None
+        if not isinstance(private, ec.EllipticCurvePrivateKey):
+            raise ValueError("not an EC key")  # noqa: TRY004 - one kind of error for one kind of fault
+        if not isinstance(private.curve, ec.SECP256R1):
+            raise ValueError("not on P-256")  # noqa: TRY004 - likewise
+        return cls(private)
+
+    def to_pem(self) -> bytes:
+        """PKCS #8, for the key file."""
+        return self._private.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+
+    def jwk(self) -> dict[str, str]:
+        """The public key as RFC 7517 writes it."""
+        numbers = self._private.public_key().public_numbers()
+        x, y = (_base64(number.to_bytes(_COORDINATE)) for number in (numbers.x, numbers.y))
+        return {"kty": "EC", "crv": "P-256", "x": x, "y": y}
+
+    def sign(self, data: bytes) -> bytes:
+        """ES256 (RFC 7518 section 3.4): r and s, 32 bytes each, not the DER of `cryptography`."""
+        r, s = decode_dss_signature(self._private.sign(data, ec.ECDSA(hashes.SHA256())))
+        return r.to_bytes(_COORDINATE) + s.to_bytes(_COORDINATE)
+
+    def __repr__(self) -> str:
+        return "Key(***)"
+
+
+def proof(
+    key: Key,
+    htu: str,
+    token: Token,
+    *,
+    now: float,
+    nonce: str | None = None,
+    jti: str | None = None,
+) -> str:
+    """A DPoP proof (RFC 9449 section 4.2) for one handshake: the value of the `DPoP` header.
+
+    It is a JWT in three base64url parts, `header.claims.signature`:
+
+        header     {"typ": "dpop+jwt", "alg": "ES256", "jwk": {"kty": "EC", "crv": "P-256", "x", "y"}}
+        claims     {"jti", "htm": "GET", "htu", "iat", "ath"} and "nonce" when one was asked for
+        signature  ES256 over the ASCII bytes of `header.claims`
+
+    All but the signature, which ECDSA makes with a random number, follows from the arguments.
+
+    Args:
+        key: the ICE's own key; the header carries its public half.
+        htu: the URL connected to, without query and fragment.
+        token: the token of the same handshake; `ath` is the base64url SHA-256 of its text.
+        now: Unix time; `iat` is its whole seconds.
+        nonce: the last `DPoP-Nonce`, when the gateway has just asked for one (section 8).
+        jti: an id never used before with this key; random when absent. A proof is good once.
+    """
+    header = {"typ": protocol.PROOF_TYPE, "alg": "ES256", "jwk": key.jwk()}
+    claims: dict[str, Any] = {
+        "jti": jti or secrets.token_urlsafe(16),
+        "htm": "GET",
+        "htu": htu,
+        "iat": int(now),
+        "ath": _base64(hashlib.sha256(token.reveal().encode()).digest()),
+    }
+    if nonce is not None:
+        claims["nonce"] = nonce
+    signed = ".".join(_base64(msgspec.json.encode(part)) for part in (header, claims))
+    return f"{signed}.{_base64(key.sign(signed.encode()))}"
+
+
+def _base64(data: bytes) -> str:
+    """base64url without padding (RFC 7515 section 2)."""
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _unbase64(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))

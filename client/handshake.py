@@ -1,0 +1,308 @@
+"""Knocking at the gateway: one WebSocket handshake, whose outcome is a connection or a refusal.
+
+aiohttp is used against its grain in three places, each for a reason that stands beside it: the
+credentials are put on by a middleware, answers other than 101 are read there, and the limit is one
+byte more. Source: contract section 5.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import ipaddress
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+from urllib.parse import urlsplit
+
+import aiohttp
+import msgspec
+from aiohttp import ClientHandlerType, ClientRequest, ClientResponse, hdrs
+
+from client import protocol
+from client.patience import Refused
+
+TIMEOUT: Final = 30.0
+"""Seconds for one handshake, and for the welcome after it."""
+_BODY_LIMIT: Final = 64 * 1024
+_BODY_TIMEOUT: Final = 5.0
+_LINE_LIMIT: Final = 500
+_CLOSE_TIMEOUT: Final = 1.0
+
+WebSocket = aiohttp.ClientWebSocketResponse
+
+
+class BadAddress(ValueError):
+    """A gateway URL that is none; one line for a person."""
+
+
+class PlainHttp(BadAddress):
+    """A gateway URL over which the token would travel unencrypted."""
+
+
+class BadCertificateFile(ValueError):
+    """A CA file that cannot be read; one line for a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where the gateway takes ICEs; `url` is connected to and signed (`htu`)."""
+
+    url: str
+    plain: bool
+    loopback: bool
+
+    @classmethod
+    def of(cls, base: str, *, insecure: bool = False) -> Endpoint:
+        """The endpoint under the gateway's base URL, `https://host[:port][/prefix]`.
+
+        Raises `BadAddress`, or `PlainHttp` for `http` beyond loopback unless `insecure`.
+        """
+        try:
+            parts = urlsplit(base)
+            port = parts.port
+        except ValueError as error:
+            raise BadAddress(f"the gateway's URL cannot be understood: {error}") from None
+        if not base.isascii() or not base.isprintable() or " " in base:
+            raise BadAddress("the gateway's URL has characters that a URL cannot have")
+        if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+            raise BadAddress("the gateway's URL must look like https://host[:port][/prefix]")
+        if parts.query or parts.fragment or "@" in parts.netloc:
+            raise BadAddress("the gateway's URL must not have a user, a query or a fragment")
+        path = parts.path.rstrip("/")
+        if path.endswith(protocol.PATH):
+            raise BadAddress(f"give the gateway's base URL, without {protocol.PATH}")
+        endpoint = cls(
+            f"{parts.scheme}://{parts.netloc}{path}{protocol.PATH}",
+            plain=parts.scheme == "http",
+            loopback=_is_loopback(parts.hostname),
+        )
+        if endpoint.exposed and not insecure:
+            raise PlainHttp(
+                "over plain http everybody on the way could read the token: use https, or --insecure"
+                " in a network where that does not matter"
+            )
+        return endpoint
+
+    @property
+    def exposed(self) -> bool:
+        """Whether the token would leave this machine unencrypted."""
+        return self.plain and not self.loopback
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def tls(ca_file: Path | None) -> ssl.SSLContext:
+    """Trust the system's certificates, and those in `ca_file` as well. Raises `BadCertificateFile`."""
+    context = ssl.create_default_context()
+    if ca_file is not None:
+        try:
+            context.load_verify_locations(cafile=ca_file)
+        except ssl.SSLError:
+            raise BadCertificateFile(f"{ca_file} holds no PEM certificate") from None
+        except OSError as error:
+            raise BadCertificateFile(f"{ca_file} cannot be read: {error.strerror}") from None
+    return context
+
+
+# --- refusals ----------------------------------------------------------------------------------
+
+
+class _Problem(msgspec.Struct):
+    """What the gateway's `application/problem+json` says (RFC 9457) beyond the status."""
+
+    code: str
+    retry: bool
+    title: str = ""
+    detail: str = ""
+
+
+class _Answered(Exception):
+    """Carries a refusal out of aiohttp."""
+
+    def __init__(self, refused: Refused) -> None:
+        super().__init__(refused.code)
+        self.refused = refused
+
+
+def one_line(text: str) -> str:
+    """What a stranger sent, fit for a terminal's line."""
+    printable = "".join(char if char.isprintable() else " " for char in text)
+    return " ".join(printable.split())[:_LINE_LIMIT]
+
+
+def retry_after(headers: Mapping[str, str], now: float) -> float:
+    """Seconds that RFC 9110 section 10.2.3 asks us to wait; 0 where it does not, or unreadably."""
+    text = headers.get(hdrs.RETRY_AFTER, "")
+    if text.isascii() and text.isdecimal():
+        return float(text)
+    when, date = _http_date(text), _http_date(headers.get(hdrs.DATE, ""))
+    if when is None:
+        return 0.0
+    # Our own clock may be off; the answer's Date is the clock that the time was made with.
+    return max(when - (now if date is None else date), 0.0)
+
+
+def _http_date(text: str) -> float | None:
+    try:
+        return email.utils.parsedate_to_datetime(text).timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+async def _refusal(response: ClientResponse, now: float) -> Refused:
+    after = retry_after(response.headers, now)
+    try:
+        async with asyncio.timeout(_BODY_TIMEOUT):
+            body = await _bounded_body(response)
+        problem = msgspec.json.decode(body, type=_Problem)
+    except (aiohttp.ClientError, OSError, ValueError, RecursionError):
+        return Refused(f"http-{response.status}", _foreign(response), retry_after=after)
+    known = protocol.REFUSALS.get(problem.code)
+    sentence = problem.detail or (known.detail if known else problem.title)
+    return Refused(
+        one_line(problem.code),
+        one_line(sentence) or f"HTTP {response.status}",
+        problem.retry,
+        after,
+        response.headers.get("DPoP-Nonce") if problem.code == "use-dpop-nonce" else None,
+    )
+
+
+def _foreign(response: ClientResponse) -> str:
+    if HTTPStatus.MULTIPLE_CHOICES <= response.status < HTTPStatus.BAD_REQUEST:
+        return "A redirect was answered, which is not followed: correct the gateway's URL."
+    return (
+        f"HTTP {response.status} was answered, though not by the gateway: look at the URL and at"
+        " the proxies on the way."
+    )
+
+
+async def _bounded_body(response: ClientResponse) -> bytes:
+    body = b""
+    while chunk := await response.content.read(_BODY_LIMIT):
+        body += chunk
+        if len(body) > _BODY_LIMIT:
+            raise ValueError("too long for a problem")
+    return body
+
+
+# --- the door ----------------------------------------------------------------------------------
+
+
+class Door:
+    """An endpoint with the HTTP session to reach it; an async context manager.
+
+    Args:
+        endpoint: where to knock.
+        trust: the TLS context; None where the endpoint is plain http.
+        credentials: gives the values of `Authorization` and `DPoP`, new ones for every request.
+        now: Unix time, for Retry-After.
+        agent: the User-Agent.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        trust: ssl.SSLContext | None,
+        credentials: Callable[[], tuple[str, str]],
+        *,
+        now: Callable[[], float],
+        agent: str,
+    ) -> None:
+        self._endpoint = endpoint
+        self._credentials = credentials
+        self._now = now
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=trust or True),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=TIMEOUT),
+            headers={hdrs.USER_AGENT: agent},
+            # A proxy has no business between us and our own machine: it would get a plain token.
+            trust_env=not endpoint.loopback,
+            middlewares=(self._authorize,),
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._session.close()
+
+    async def knock(self) -> WebSocket | Refused:
+        """One handshake. Every failure to get a connection is a value."""
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                # A https URL, not wss: aiohttp looks proxies up by scheme and knows HTTPS_PROXY.
+                socket = await self._session.ws_connect(
+                    self._endpoint.url,
+                    protocols=(protocol.SUBPROTOCOL,),
+                    compress=0,
+                    # aiohttp refuses a message that is as long as the limit.
+                    max_msg_size=protocol.MAX_MESSAGE + 1,
+                    # Pings have to be seen: they show that the gateway lives.
+                    autoping=False,
+                    timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_TIMEOUT),
+                )
+        except _Answered as answered:
+            return answered.refused
+        except TimeoutError:
+            return Refused("unreachable", f"There was no answer within {TIMEOUT:g} s.")
+        except aiohttp.ClientConnectorCertificateError as error:
+            return Refused(
+                "certificate-untrusted",
+                "The gateway's certificate does not hold; if your own CA has signed it, name that"
+                f" with --ca-file. ({one_line(str(error.certificate_error))})",
+            )
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            # Never the repr: aiohttp's hold the request's headers, and so the token.
+            return Refused("unreachable", one_line(str(error)) or type(error).__name__)
+        if socket.protocol != protocol.SUBPROTOCOL:
+            await hang_up(socket, aiohttp.WSCloseCode.PROTOCOL_ERROR)
+            return Refused(
+                "not-a-gateway", "The WebSocket there does not speak ice.v1: correct the URL."
+            )
+        return socket
+
+    async def _authorize(
+        self, request: ClientRequest, handler: ClientHandlerType
+    ) -> ClientResponse:
+        """Put the credentials on; let nothing but a 101 through.
+
+        As a middleware, and not as headers of `ws_connect`: aiohttp sends a request again by itself
+        when the peer hangs up, which must bring a new proof; it raises when ~/.netrc knows the host
+        of a request that has an Authorization header already; and it would follow redirects.
+        """
+        authorization, proof = self._credentials()
+        request.headers[hdrs.AUTHORIZATION] = authorization
+        request.headers["DPoP"] = proof
+        response = await handler(request)
+        if response.status == HTTPStatus.SWITCHING_PROTOCOLS:
+            return response
+        try:
+            raise _Answered(await _refusal(response, self._now()))
+        finally:
+            response.close()
+
+
+async def hang_up(socket: WebSocket, code: int) -> None:
+    """Send a close frame; wait a moment for the peer's, but not for a peer that reads no more."""
+    try:
+        async with asyncio.timeout(2 * _CLOSE_TIMEOUT):
+            await socket.close(code=code)
+    except TimeoutError:
+        return

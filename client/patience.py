@@ -1,0 +1,139 @@
+"""When an ICE comes back after a refusal or a closing, and when it stops. Pure: no clock of its own.
+
+Every rule is of contract sections 5 and 6; the codes and their sentences are in `protocol`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from client import protocol
+
+BASE: Final = 1.0
+"""Seconds below which the first reconnection falls."""
+CAP: Final = 60.0
+"""Seconds that no backoff exceeds."""
+STEADY: Final = 60.0
+"""A session that has lasted for this many seconds sets the backoff to its beginning: one that was
+welcomed and dropped at once does not, or the two would go round in a tight circle."""
+LONGEST: Final = 3600.0
+"""Seconds: a gateway or proxy that asks for more has made a mistake that would silence the ICE."""
+
+_DOUBLINGS: Final = 16  # beyond which the cap holds anyway
+_NONCE: Final = "use-dpop-nonce"
+_SUPERSEDED: Final = 4103
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Why there is no connection: the gateway's refusal, a proxy's answer, or no answer at all."""
+
+    code: str
+    sentence: str
+    retry: bool = True
+    retry_after: float = 0.0
+    nonce: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """How a connection ended; 1006 (RFC 6455 section 7.4.1) stands for one without a close frame."""
+
+    code: int
+    reason: str
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """The client has stopped by itself: a person must do what `sentence` says."""
+
+    code: str | int
+    sentence: str
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.sentence}"
+
+
+class Patience:
+    """What came before, as far as it bears on how long to wait now.
+
+    Args:
+        uniform: a random number between two others.
+        monotonic: seconds of a clock that nobody sets.
+    """
+
+    def __init__(
+        self, *, uniform: Callable[[float, float], float], monotonic: Callable[[], float]
+    ) -> None:
+        self._uniform = uniform
+        self._monotonic = monotonic
+        self._failures = 0
+        self._nonces = 0
+        self._superseded: deque[float] = deque(maxlen=protocol.SUPERSEDED_LIMIT[0])
+
+    def _backoff(self) -> float:
+        """Exponential with full jitter: from nothing to the limit, which doubles."""
+        limit = min(CAP, BASE * 2.0 ** min(self._failures, _DOUBLINGS))
+        self._failures += 1
+        return self._uniform(0.0, limit)
+
+    def refused(self, refused: Refused, *, was_admitted: bool) -> float | Stopped:
+        """Seconds to wait after a refusal, or that the client stops.
+
+        Args:
+            refused: the answer; its `retry` decides, also for codes that are not known here.
+            was_admitted: whether this token has been admitted before.
+        """
+        self._nonces = self._nonces + 1 if refused.code == _NONCE else 0
+        if refused.retry:
+            if self._nonces == 1 and refused.nonce is not None:
+                return 0.0
+            return max(self._backoff(), min(refused.retry_after, LONGEST))
+        if was_admitted and refused.code in protocol.RETRIED_ONCE_ADMITTED:
+            return max(self._uniform(*protocol.SLOW_RETRY), min(refused.retry_after, LONGEST))
+        return Stopped(refused.code, refused.sentence)
+
+    def closed(self, closed: Closed, *, lasted: float) -> float | Stopped:
+        """Seconds to wait after a session of `lasted` seconds, or that the client stops."""
+        self._nonces = 0
+        if lasted >= STEADY:
+            self._failures = 0
+        rule = protocol.CLOSINGS.get(closed.code)
+        match rule.then if rule else protocol.Then.RECONNECT:
+            case protocol.Then.STOP:
+                return Stopped(closed.code, f"{closed.reason}: {closed.sentence}")
+            case protocol.Then.WAIT if closed.code == _SUPERSEDED and self._contested():
+                return Stopped(
+                    closed.code,
+                    f"{closed.reason}: another process runs as this ICE, with a copy of its key: stop one"
+                    " of the two, or ask the admin to reregister this ICE.",
+                )
+            case protocol.Then.WAIT:
+                return self._uniform(*protocol.SUPERSEDED_WAIT)
+            case protocol.Then.AFTER if (after := _restart_after(closed.reason)) is not None:
+                return after
+            case _:
+                return self._backoff()
+
+    def _contested(self) -> bool:
+        """Count a supersession; whether there have been too many in too short a time."""
+        limit, within = protocol.SUPERSEDED_LIMIT
+        now = self._monotonic()
+        self._superseded.append(now)
+        return len(self._superseded) == limit and now - self._superseded[0] <= within
+
+
+def _restart_after(reason: str) -> float | None:
+    """Seconds in the reason of close code 1012; None where it cannot be understood."""
+    try:
+        seconds = msgspec.json.decode(reason, type=protocol.RetryAfter).retry_after
+    except msgspec.DecodeError:
+        return None
+    return min(seconds, LONGEST) if math.isfinite(seconds) and seconds >= 0 else None

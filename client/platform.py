@@ -1,0 +1,182 @@
+"""Everything that differs between operating systems: folders, private files, locks, signals.
+
+It imports on each of them. On Windows modes mean nothing: what keeps a file private there is the
+access list of the user's profile, in which the default state folder lies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import platform as _standard
+import signal
+import socket
+import stat
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+_LOCK_ATTEMPTS: Final = 5
+_LOCK_PAUSE: Final = 0.02
+
+
+# --- where -------------------------------------------------------------------------------------
+
+
+def default_state_dir(
+    environ: Mapping[str, str] = os.environ,
+    system: str = sys.platform,
+    home: Callable[[], Path] = Path.home,
+) -> Path:
+    """The folder for an ICE's key and token when none is named. Raises RuntimeError without a home."""
+    if system == "win32":
+        local = environ.get("LOCALAPPDATA")
+        return (Path(local) if local else home() / "AppData" / "Local") / "ice-client"
+    if system == "darwin":
+        return home() / "Library" / "Application Support" / "ice-client"
+    # XDG Base Directory Specification: a relative path is invalid and is ignored.
+    state = environ.get("XDG_STATE_HOME", "")
+    return (Path(state) if state.startswith("/") else home() / ".local" / "state") / "ice-client"
+
+
+def describe() -> str:
+    """The operating system in a few words, for `ice.hello`."""
+    return f"{_standard.system()} {_standard.release()} {_standard.machine()}"
+
+
+def hostname() -> str:
+    """The machine's name, for `ice.hello`."""
+    return socket.gethostname()
+
+
+# --- private files -----------------------------------------------------------------------------
+
+
+def make_private_folder(folder: Path, *, ours: str) -> None:
+    """Make `folder` with mode 0700. Raises OSError.
+
+    A folder that is there already is closed to others if it is empty or holds the file `ours`:
+    whoever names a folder with other things in it does not want its mode changed.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_mode & _OTHERS:
+        names = [entry.name for entry in folder.iterdir()]
+        if not names or ours in names:
+            with contextlib.suppress(PermissionError):  # another's folder; the files stay private
+                folder.chmod(0o700)
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Replace `path` by a file of mode 0600, wholly or not at all, and durably. Raises OSError."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # O_EXCL, 0600
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    # The new name is durable once its folder is; Windows cannot open one.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def read_private(path: Path) -> bytes:
+    """The content of one of our files, which is closed to others if it was open. Raises OSError."""
+    if path.stat().st_mode & _OTHERS:
+        with contextlib.suppress(PermissionError):
+            path.chmod(0o600)
+    return path.read_bytes()
+
+
+# --- one process at a time ---------------------------------------------------------------------
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _try_lock(descriptor: int) -> bool:
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+
+else:
+    import fcntl
+
+    def _try_lock(descriptor: int) -> bool:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+class FileLock:
+    """A lock that the system takes away when its process ends, however it ends."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+
+    def acquire(self) -> bool:
+        """Take the lock, or tell that another has it. Raises OSError."""
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        # `is_locked` of another process holds the lock for a moment: that is no reason to give up.
+        for attempt in range(_LOCK_ATTEMPTS):
+            if attempt:
+                time.sleep(_LOCK_PAUSE)
+            if _try_lock(descriptor):
+                self._descriptor = descriptor
+                return True
+        os.close(descriptor)
+        return False
+
+    def release(self) -> None:
+        """Give the lock back, if it is held."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a living process holds the lock. Raises OSError."""
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        return not _try_lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# --- being asked to stop -----------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def stop_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Have `stop` called in the running loop on Ctrl-C and on the service manager's request."""
+    loop = asyncio.get_running_loop()
+    names = ("SIGINT", "SIGTERM", "SIGBREAK")
+    with contextlib.ExitStack() as undo:
+        for number in (getattr(signal, name) for name in names if hasattr(signal, name)):
+            try:
+                loop.add_signal_handler(number, stop)
+                undo.callback(loop.remove_signal_handler, number)
+            except NotImplementedError:  # loops on Windows
+                before = signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop))
+                undo.callback(signal.signal, number, before)
+        yield

@@ -1,0 +1,73 @@
+import asyncio
+
+import pytest
+from scripted_gateway import FakeTime, ScriptedGateway, make_token
+
+from client.agent import IceClient, Surroundings
+
+
+@pytest.fixture
+def token():
+    return make_token()
+
+
+@pytest.fixture
+def time():
+    return FakeTime()
+
+
+@pytest.fixture
+async def gateway(aiohttp_server):
+    gateway = ScriptedGateway()
+    server = await aiohttp_server(gateway.app())
+    gateway.url = f"http://127.0.0.1:{server.port}"
+    return gateway
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def events():
+    return []
+
+
+@pytest.fixture
+def make_ice(gateway, folder, token, time, events):
+    """Make a client of the scripted gateway; nothing is waited for."""
+
+    def make(**options):
+        around = Surroundings(
+            now=time.now, monotonic=time.monotonic, sleep=time.sleep, uniform=time.uniform
+        )
+        options = {
+            "state_dir": folder,
+            "token": token,
+            "observe": events.append,
+            "surroundings": around,
+        } | options
+        return IceClient(options.pop("gateway_url", gateway.url), **options)
+
+    return make
+
+
+@pytest.fixture
+def run(gateway, make_ice):
+    """Play a script: the outcome if the client stops by itself, None if it comes back and is admitted."""
+
+    async def play(*turns, **options):
+        gateway.script.extend(turns)
+        async with make_ice(**options) as ice:
+            stopped = asyncio.ensure_future(ice.wait())
+            back = asyncio.ensure_future(gateway.after_script())
+            await asyncio.wait({stopped, back}, return_when=asyncio.FIRST_COMPLETED, timeout=10)
+            back.cancel()
+            if stopped.done():
+                return stopped.result()
+            assert back.done(), f"the ICE neither stopped nor came back after {gateway.handshakes}"
+            stopped.cancel()
+            return None
+
+    return play

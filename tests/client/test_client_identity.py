@@ -1,0 +1,214 @@
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from scripted_gateway import NOW, make_token
+
+from client.identity import (
+    FolderLocked,
+    FolderUnusable,
+    Identity,
+    Key,
+    KeyUnusable,
+    NotAToken,
+    NoToken,
+    State,
+    StateFolder,
+    Token,
+)
+
+AS_ROOT = os.geteuid() == 0
+
+
+def mode(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.fixture
+def open_identity(folder):
+    """Open the folder with a token, or none, and close it again."""
+
+    def opened(text=None):
+        identity = Identity.open(folder, None if text is None else Token(text))
+        identity.close()
+        return identity
+
+    return opened
+
+
+def test_key_and_token_are_stored_for_their_user_alone(open_identity, folder, token):
+    identity = open_identity(token)
+
+    assert mode(folder) == 0o700
+    assert mode(folder / "key.pem") == 0o600
+    assert mode(folder / "token") == 0o600
+    assert (folder / "token").read_text().strip() == token
+    assert Key.from_pem((folder / "key.pem").read_bytes()).jwk() == identity.key.jwk()
+
+
+def test_key_and_token_come_back(open_identity, token):
+    first, second = open_identity(token), open_identity()
+
+    assert second.token.reveal() == token
+    assert second.key.jwk() == first.key.jwk(), "the key is bound at the gateway: it must stay"
+
+
+def test_a_new_token_keeps_the_key(open_identity, token):
+    first, second = open_identity(token), open_identity(make_token(NOW + 1))
+
+    assert second.key.jwk() == first.key.jwk()
+
+
+@pytest.mark.parametrize(
+    ("stored", "given", "replaced"),
+    [
+        (NOW, NOW + 0.000001, True),
+        (NOW, NOW - 1, False),
+        (NOW, NOW, False),
+        (NOW, None, False),
+        (None, None, False),
+        (None, NOW, True),
+    ],
+)
+def test_only_a_newer_token_replaces_the_stored_one(stored, given, replaced, open_identity, folder):
+    stored, given = make_token(stored), make_token(given)
+    open_identity(stored)
+    identity = open_identity(given)
+
+    assert identity.token.reveal() == (given if replaced else stored)
+    assert (folder / "token").read_text().strip() == (given if replaced else stored)
+    assert identity.kept is not replaced
+
+
+def test_the_stored_token_given_again_is_nothing_to_speak_of(open_identity, token):
+    open_identity(token)
+
+    assert not open_identity(token).kept
+
+
+def test_the_first_run_needs_a_token(open_identity, folder):
+    with pytest.raises(NoToken, match="--token-file"):
+        open_identity()
+
+    assert not (folder / "key.pem").exists(), "there is nothing yet to make a key for"
+    assert not StateFolder(folder).in_use(), "the lock should be free again"
+
+
+def test_a_spoilt_stored_token_is_named(open_identity, folder, token):
+    open_identity(token)
+    (folder / "token").write_text("spoilt")
+
+    with pytest.raises(NotAToken, match=str(folder / "token")):
+        open_identity()
+    assert open_identity(token).token.reveal() == token, "a good token mends it"
+
+
+@pytest.mark.parametrize(
+    "private",
+    [ec.generate_private_key(ec.SECP384R1()), ed25519.Ed25519PrivateKey.generate(), None],
+    ids=["P-384", "Ed25519", "garbage"],
+)
+def test_a_key_that_cannot_be_used_is_never_replaced(private, open_identity, folder, token):
+    pem = b"garbage"
+    if private is not None:
+        pem = private.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    open_identity(token)
+    (folder / "key.pem").write_bytes(pem)
+
+    with pytest.raises(KeyUnusable, match=r"key\.pem"):
+        open_identity(token)
+    assert (folder / "key.pem").read_bytes() == pem
+
+
+def test_a_key_with_a_password_cannot_be_used(open_identity, folder, token):
+    open_identity(token)
+    private = ec.generate_private_key(ec.SECP256R1())
+    (folder / "key.pem").write_bytes(
+        private.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"x"),
+        )
+    )
+
+    with pytest.raises(KeyUnusable):
+        open_identity()
+
+
+def test_files_that_were_open_to_others_are_closed(open_identity, folder, token):
+    open_identity(token)
+    for path in (folder, folder / "key.pem", folder / "token"):
+        path.chmod(0o755)
+    open_identity()
+
+    assert [mode(path) for path in (folder, folder / "key.pem", folder / "token")] == [
+        0o700,
+        0o600,
+        0o600,
+    ]
+
+
+def test_a_second_process_is_refused(folder, token):
+    identity = Identity.open(folder, Token(token))
+
+    with pytest.raises(FolderLocked, match=str(folder)):
+        Identity.open(folder, None)
+    assert StateFolder(folder).in_use()
+    identity.close()
+    assert not StateFolder(folder).in_use()
+    Identity.open(folder, None).close()
+
+
+def test_a_folder_that_is_a_file_is_refused_in_one_line(folder, token):
+    folder.write_text("")
+
+    with pytest.raises(FolderUnusable, match=f"{folder} cannot be used: "):
+        Identity.open(folder, Token(token))
+    with pytest.raises(FolderUnusable):
+        StateFolder(folder).token()
+
+
+@pytest.mark.parametrize("name", ["token", "key.pem", "lock"])
+def test_a_file_that_cannot_be_read_is_refused_in_one_line(name, folder, token):
+    folder.mkdir()
+    (folder / name).mkdir()
+
+    with pytest.raises(FolderUnusable, match="Is a directory"):
+        Identity.open(folder, Token(token))
+
+
+@pytest.mark.skipif(AS_ROOT, reason="root may read everything")
+def test_a_folder_without_permission_is_refused_in_one_line(folder, token):
+    folder.mkdir(mode=0o000)
+
+    with pytest.raises(FolderUnusable, match="Permission denied"):
+        Identity.open(folder, Token(token))
+
+
+def test_the_report_is_read_back(open_identity, folder, token):
+    identity = open_identity(token)
+    identity.note(ice_name="lab-1", code=4101, must_act=True)
+
+    assert StateFolder(folder).state() == State(ice_name="lab-1", code=4101, must_act=True)
+    assert mode(folder / "state.json") == 0o600
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"connected": 5}', b"\xff\xfe"])
+def test_a_spoilt_report_counts_as_none(content, folder):
+    folder.mkdir()
+    (folder / "state.json").write_bytes(content)
+
+    assert StateFolder(folder).state() == State()
+
+
+def test_a_missing_folder_is_empty_and_is_not_made_by_looking():
+    folder = StateFolder(Path("/nonexistent/ice"))
+
+    assert (folder.token(), folder.state(), folder.in_use()) == (None, State(), False)

@@ -1,0 +1,303 @@
+"""The operations that the gateway sends to an ICE: contract section 6."""
+
+import asyncio
+
+import pytest
+from scripted_gateway import admit
+
+from client import protocol
+from client.operations import MAX_RESULT
+
+RUN = {"id": "op-1", "kind": "execute", "params": {"n": 2}, "deadline": "2026-11-23T00:00:00Z"}
+
+
+@pytest.fixture
+async def talk(gateway, make_ice):
+    """Connect an ICE with these handlers; the ICE and the gateway's end of its session."""
+    ices = []
+
+    async def connect(**handlers):
+        gateway.script.extend([admit(), admit(), admit()])
+        ice = make_ice(handlers=handlers)
+        ices.append(await ice.__aenter__())
+        session = await gateway.session()
+        await session.expect("ice.hello")
+        return ice, session
+
+    yield connect
+    for ice in ices:
+        await ice.__aexit__(None, None, None)
+
+
+async def reconnected(gateway, session):
+    """Close a session; the next one and its hello."""
+    await session.socket.close(code=4201)
+    session = await gateway.session()
+    hello = await session.expect("ice.hello")
+    return session, hello["params"].get("running", [])
+
+
+async def test_an_operation_is_accepted_run_and_finished(talk):
+    async def execute(operation, report):
+        await report(0.5, "half way", data={"n": 1})
+        return {"double": operation.params["n"] * 2, "until": operation.deadline}
+
+    _, session = await talk(execute=execute)
+    answer = await session.request("operation.run", RUN)
+    assert answer["result"] == {"accepted": True}
+    progress = await session.expect("operation.progress")
+    assert progress["params"] == {
+        "id": "op-1",
+        "fraction": 0.5,
+        "message": "half way",
+        "data": {"n": 1},
+    }
+    assert "id" not in progress, "progress is a notification"
+    finish = await session.expect("operation.finish")
+    assert finish["params"] == {
+        "id": "op-1",
+        "outcome": "succeeded",
+        "result": {"double": 4, "until": RUN["deadline"]},
+    }
+    assert "id" in finish, "finish is a request"
+
+
+async def test_a_handler_may_be_registered_by_decorator(talk):
+    ice, session = await talk()
+
+    @ice.operation(protocol.OperationKind.EXECUTE)
+    async def execute(operation, report):
+        return "done"
+
+    await session.request("operation.run", RUN)
+    assert (await session.expect("operation.finish"))["params"]["result"] == "done"
+
+
+async def test_a_kind_without_a_handler_is_not_found(talk):
+    _, session = await talk()
+    answer = await session.request("operation.run", RUN)
+
+    assert answer["error"]["code"] == -32601
+    assert "execute" in answer["error"]["message"]
+
+
+@pytest.mark.parametrize("params", [{}, {"id": 5, "kind": "execute"}, {"id": "x"}, ["op-1"]])
+async def test_bad_params_are_answered(params, talk):
+    _, session = await talk()
+    answer = await session.request("operation.run", params)
+
+    assert answer["error"]["code"] == -32602
+
+
+async def test_unknown_requests_are_answered_and_unknown_notifications_are_not(talk):
+    _, session = await talk()
+    await session.send(method="ice.dance", params={})
+    await session.send(method="operation.run", params=RUN)
+    answer = await session.request("ice.dance", {})
+
+    assert answer["error"]["code"] == -32601
+
+
+async def test_an_operation_is_not_run_twice(talk):
+    runs, go = [], asyncio.Event()
+
+    async def execute(operation, report):
+        runs.append(operation.id)
+        await go.wait()
+
+    _, session = await talk(execute=execute)
+    for _ in range(2):
+        answer = await session.request("operation.run", RUN)
+        assert answer["result"] == {"accepted": True}
+    go.set()
+    finish = await session.expect("operation.finish")
+    await session.send(id=finish["id"], result={})
+    answer = await session.request("operation.run", RUN)
+    assert answer["result"] == {"accepted": True}
+    again = await session.expect("operation.finish")
+
+    assert again == finish, "a finished operation should be finished again, not run again"
+    assert runs == ["op-1"]
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_a_cancelled_operation_fails(at_once, talk):
+    began = asyncio.Event()
+
+    async def execute(operation, report):
+        began.set()
+        await asyncio.Event().wait()
+
+    _, session = await talk(execute=execute)
+    if at_once:
+        await session.send(method="operation.run", params=RUN, id=1)
+        await session.send(method="operation.cancel", params={"id": "op-1"})
+        await session.receive()
+    else:
+        await session.request("operation.run", RUN)
+        await began.wait()
+        await session.send(method="operation.cancel", params={"id": "op-1"})
+    finish = await session.expect("operation.finish")
+
+    assert finish["params"]["outcome"] == "failed"
+    assert finish["params"]["error"]["code"] == "cancelled"
+
+
+async def test_cancelling_what_is_unknown_or_finished_does_nothing(talk):
+    async def execute(operation, report):
+        return 1
+
+    _, session = await talk(execute=execute)
+    await session.send(method="operation.cancel", params={"id": "nobody"})
+    await session.request("operation.run", RUN)
+    await session.expect("operation.finish")
+    await session.send(method="operation.cancel", params={"id": "op-1"})
+    answer = await session.request("x.y", {})
+
+    assert "error" in answer, "nothing but this answer should have been sent"
+
+
+async def _raises(operation, report):
+    raise KeyError("no such\udce9 thing")
+
+
+async def _unencodable(operation, report):
+    return object()
+
+
+async def _too_large(operation, report):
+    return "x" * MAX_RESULT
+
+
+async def _bad_fraction(operation, report):
+    await report(1.5)
+
+
+async def _huge_progress(operation, report):
+    await report(data="x" * protocol.MAX_MESSAGE)
+
+
+async def _lone_surrogate(operation, report):
+    return "\udce9"
+
+
+@pytest.mark.parametrize(
+    ("handler", "code", "says"),
+    [
+        (_raises, "failed", "KeyError: "),
+        (_unencodable, "failed", "TypeError"),
+        (_too_large, "too-large", "1000000 bytes"),
+        (_bad_fraction, "failed", "fraction"),
+        (_huge_progress, "failed", "larger"),
+        (_lone_surrogate, "failed", "Unicode"),
+    ],
+)
+async def test_what_goes_wrong_in_a_handler_fails_its_operation(handler, code, says, talk):
+    _, session = await talk(execute=handler)
+    await session.request("operation.run", RUN)
+    finish = await session.expect("operation.finish")
+
+    assert finish["params"]["outcome"] == "failed"
+    assert finish["params"]["error"]["code"] == code
+    assert says in finish["params"]["error"]["message"]
+    assert "error" in await session.request("x.y", {}), "the connection should have survived"
+
+
+async def test_a_finish_is_repeated_until_it_is_answered(talk, gateway):
+    async def execute(operation, report):
+        return 1
+
+    _, session = await talk(execute=execute)
+    await session.request("operation.run", RUN)
+    finish = await session.expect("operation.finish")
+    session, running = await reconnected(gateway, session)
+    assert running == [], "it is not worked on any more"
+    assert await session.expect("operation.finish") == finish, "unanswered: it should come again"
+    await session.send(id=finish["id"], result={})
+    assert "error" in await session.request("x.y", {})
+    session, _ = await reconnected(gateway, session)
+
+    assert "error" in await session.request("x.y", {}), "answered: it should not come again"
+
+
+async def test_an_error_is_an_answer_too(talk, gateway):
+    async def execute(operation, report):
+        return 1
+
+    _, session = await talk(execute=execute)
+    await session.request("operation.run", RUN)
+    finish = await session.expect("operation.finish")
+    await session.send(id=finish["id"], error={"code": -32601, "message": "unknown"})
+    session, _ = await reconnected(gateway, session)
+
+    assert "error" in await session.request("x.y", {}), "a gateway that refuses it has heard it"
+
+
+async def test_an_operation_outlives_its_connection(talk, gateway):
+    go = asyncio.Event()
+
+    async def execute(operation, report):
+        await go.wait()
+        return 7
+
+    _, session = await talk(execute=execute)
+    await session.request("operation.run", RUN)
+    session, running = await reconnected(gateway, session)
+    assert running == ["op-1"], "hello should name what is still worked on"
+    go.set()
+
+    assert (await session.expect("operation.finish"))["params"]["result"] == 7
+
+
+async def test_what_finishes_between_two_connections_is_told_on_the_next(talk, gateway, time):
+    go, finished = asyncio.Event(), asyncio.Event()
+
+    async def execute(operation, report):
+        await go.wait()
+        await report(0.9)  # lost: there is no connection
+        finished.set()
+        return 7
+
+    async def sleep(seconds):
+        go.set()
+        await finished.wait()
+
+    time.sleep = sleep
+    _, session = await talk(execute=execute)
+    await session.request("operation.run", RUN)
+    session, _ = await reconnected(gateway, session)
+
+    assert (await session.expect("operation.finish"))["params"]["result"] == 7
+
+
+async def test_leaving_cancels_what_is_worked_on(talk):
+    cancelled = asyncio.Event()
+
+    async def execute(operation, report):
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    ice, session = await talk(execute=execute)
+    await session.request("operation.run", RUN)
+    ice.stop()
+    await ice.wait()
+
+    assert cancelled.is_set()
+    assert await session.closed() == 1000
+
+
+async def test_answered_finishes_are_forgotten_in_the_end(talk):
+    async def execute(operation, report):
+        return 1
+
+    ice, session = await talk(execute=execute)
+    for n in range(40):
+        await session.request("operation.run", RUN | {"id": f"op-{n}"})
+        finish = await session.expect("operation.finish")
+        await session.send(id=finish["id"], result={})
+    await session.request("x.y", {})
+
+    assert len(ice._operations._finishes) == 32
