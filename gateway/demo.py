@@ -1,6 +1,254 @@
-"""The story (see below)."""
+"""`ice-gateway demo`: the life of an ICE on one screen, with real processes, sockets and a real file.
+
+Every line is told after it was observed; the first thing that does not happen ends the story with
+status 1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+from rich.console import Console
+from rich.text import Text
+
+from client.protocol import REFUSALS
+
+_PATIENCE: Final = 20.0
+"""Seconds within which each step has to happen."""
+_COLOURS: Final = {"gateway": "cyan", "admin": "magenta", "thief": "red", "demo": "green"}
+
+
+class NotObserved(Exception):
+    """Something that the story needs did not happen."""
+
+
+class Story:
+    """Tells who did what, one line each."""
+
+    def __init__(self) -> None:
+        self._console = Console(highlight=False)
+        self._began = time.monotonic()
+
+    def say(self, who: str, what: str) -> None:
+        """One line: seconds since the begin, who, what."""
+        line = Text(f"{time.monotonic() - self._began:6.2f}s  ", style="dim")
+        line.append(f"{who:<9}", style=_COLOURS.get(who, "yellow"))
+        line.append(what)
+        self._console.print(line, soft_wrap=True)
+
+    def require(self, what: str, expected: object, observed: object) -> None:
+        """Go on only if `observed` is what was expected."""
+        if observed != expected:
+            raise NotObserved(f"{what}: expected {expected!r}, observed {observed!r}")
+
+
+class Program:
+    """One of our own programs, running."""
+
+    def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
+        self.name = name
+        self.process = process
+
+    async def line(self, beginning: str) -> str:
+        """The next line of its output that begins so."""
+        assert self.process.stdout is not None  # noqa: S101 - it was opened with a pipe
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                while line := (await self.process.stdout.readline()).decode().rstrip():
+                    if line.startswith(beginning):
+                        return line
+        except TimeoutError:
+            pass
+        raise NotObserved(f"{self.name} did not say {beginning!r}")
+
+    async def end(self) -> tuple[int, str]:
+        """Wait for its end: exit status, and the last line of its standard error."""
+        async with asyncio.timeout(_PATIENCE):
+            _, errors = await self.process.communicate()
+        lines = errors.decode().strip().splitlines()
+        return self.process.returncode or 0, lines[-1] if lines else ""
+
+
+@contextlib.asynccontextmanager
+async def _program(name: str, *arguments: str) -> AsyncIterator[Program]:
+    """Start `python -m ...`; whatever happens, it is gone afterwards."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        *arguments,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "ICE_GATEWAY_METRICS__LISTEN": ""},
+    )
+    try:
+        yield Program(name, process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
+class Admin:
+    """Speaks to the admin API."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, token: str) -> None:
+        self._session = session
+        self._api = f"{url}/admin/api/v1"
+        self._headers = {"Authorization": f"Bearer {token}"}
+
+    async def call(self, status: int, method: str, path: str, json: Any = None) -> Any:
+        """A call that has to be answered with `status`."""
+        async with self._session.request(
+            method, self._api + path, json=json, headers=self._headers
+        ) as response:
+            answer = await response.json()
+            if response.status != status:
+                raise NotObserved(f"{method} {path} was answered {response.status}: {answer}")
+            return answer
 
 
 def tell() -> int:
-    """Tell it."""
-    return 1
+    """Tell the story; 0 only if all of it happened."""
+    story = Story()
+    try:
+        with tempfile.TemporaryDirectory(prefix="ice-demo-") as folder:
+            asyncio.run(_tell(story, Path(folder)))
+    except (NotObserved, TimeoutError, aiohttp.ClientError) as error:
+        story.say("demo", f"FAILED: {str(error) or 'it took too long'}")
+        return 1
+    except KeyboardInterrupt:
+        story.say("demo", "interrupted")
+        return 1
+    story.say("demo", "all of it happened")
+    return 0
+
+
+async def _tell(story: Story, folder: Path) -> None:
+    database = ("--database", f"sqlite:///{folder}/demo.db")
+
+    async def command(*arguments: str) -> str:
+        async with _program("ice-gateway", "gateway", *arguments, *database) as program:
+            output, _ = await program.process.communicate()
+            story.require(f"exit status of {arguments[0]}", 0, program.process.returncode)
+            return output.decode().strip()
+
+    await command("users", "add", "admin", "--role", "admin", "--no-password")
+    await command("users", "add", "alice", "--role", "member", "--no-password")
+    token = await command("api-tokens", "create", "--user", "admin", "--name", "demo")
+    async with contextlib.AsyncExitStack() as stack:
+        gateway = await stack.enter_async_context(
+            _program("the gateway", "gateway", "serve", "--port", "0", *database)
+        )
+        started = await gateway.line("ice-gateway ")
+        url = started.split(" serves ")[1].split()[0]
+        story.say("gateway", f"started: {url}, a new SQLite file, audit log on")
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        await _life(story, Admin(session, url, token), url, folder)
+        gateway.process.send_signal(signal.SIGTERM)
+        status, _ = await gateway.end()
+        story.require("the gateway's exit status after SIGTERM", 0, status)
+        story.say("gateway", "stopped on SIGTERM, exit status 0")
+
+
+async def _life(story: Story, admin: Admin, url: str, folder: Path) -> None:
+    def client(
+        name: str, token_file: Path, state: str
+    ) -> contextlib.AbstractAsyncContextManager[Program]:
+        arguments = ("--gateway", url, "--token-file", str(token_file))
+        return _program(name, "client", "run", *arguments, "--state-dir", str(folder / state))
+
+    async def provision(name: str, ice_type: str, user: str | None) -> Path:
+        wanted = {"ice_name": name, "ice_type": ice_type, "provisionedto": user}
+        answer = await admin.call(201, "POST", "/ices", wanted)
+        story.require(f"status of {name}", "provisioned", answer["ice"]["status"])
+        owner = f"for {user}" if user else "for machines"
+        story.say(
+            "admin",
+            f"provisioned {name} ({ice_type}, {owner}): {answer['ice']['status']},"
+            f" an encrypted token of {len(answer['token'])} characters, shown once",
+        )
+        return _save(folder / f"{name}.token", answer["token"])
+
+    lab_token = await provision("lab-1", "normal", "alice")
+    build_token = await provision("build-7", "ci-cd", None)
+    async with (
+        client("lab-1", lab_token, "lab") as lab,
+        client("build-7", build_token, "build") as build,
+    ):
+        for ice in (lab, build):
+            line = await ice.line("admitted as ")
+            entry = await admin.call(200, "GET", f"/ices/{ice.name}")
+            story.require(f"status of {ice.name}", "registered", entry["status"])
+            story.say(ice.name, f"{line.split(', ')[0]}; in the table it is now {entry['status']}")
+        await _theft(story, client("thief", lab_token, "thief"))
+        await _deregistration(story, admin, lab, build)
+    renewed = await admin.call(200, "POST", "/ices/lab-1/reregister")
+    story.say("admin", f"reregistered lab-1: {renewed['ice']['status']}, a new token")
+    new_token = _save(folder / "lab-1.new.token", renewed["token"])
+    async with client("lab-1", new_token, "lab") as lab:
+        line = await lab.line("admitted as lab-1")
+        entry = await admin.call(200, "GET", "/ices/lab-1")
+        story.require("status of lab-1", "registered", entry["status"])
+        story.say("lab-1", f"{line.split(', ')[0]} again, generation {entry['generation']}")
+        events = await admin.call(200, "GET", "/events?ice_name=lab-1")
+        actions = [event["action"] for event in events["items"]]
+        wanted = ["provision", "register", "deregister", "reregister", "register"]
+        story.require("the audit log of lab-1", wanted, actions)
+        story.say("gateway", f"audit log of lab-1: {', '.join(actions)}")
+
+
+async def _theft(story: Story, starting: contextlib.AbstractAsyncContextManager[Program]) -> None:
+    async with starting as thief:
+        status, reason = await thief.end()
+    story.require("the second machine's exit status", 3, status)
+    sentence = REFUSALS["key-mismatch"].title
+    if "key-mismatch" not in reason and sentence not in reason:
+        raise NotObserved(f"the second machine was to be refused for its key, but said {reason!r}")
+    story.say("thief", f"the same token on a second machine is refused: {_plain(reason)}")
+
+
+async def _deregistration(story: Story, admin: Admin, lab: Program, build: Program) -> None:
+    sent = time.monotonic()
+    seen = asyncio.create_task(_timed(lab.line("closed 4101")))
+    answer = await admin.call(200, "POST", "/ices/lab-1/deregister")
+    line, at = await seen
+    [dropped] = answer["dropped"]
+    story.require("close code", 4101, dropped["code"])
+    story.say(
+        "admin",
+        f"deregistered lab-1: {answer['ice']['status']}; its connection was dropped"
+        f" {dropped['elapsed_ms']:.1f} ms after the action began, the change durable",
+    )
+    story.say("lab-1", f"{line.split(':')[0]}, {(at - sent) * 1000:.1f} ms after the admin's call")
+    status, reason = await lab.end()
+    story.require("exit status of lab-1", 3, status)
+    story.say("lab-1", f"stopped by itself: {_plain(reason)}")
+    entry = await admin.call(200, "GET", "/ices/build-7")
+    if entry["connection"] is None or build.process.returncode is not None:
+        raise NotObserved("build-7 was to stay connected")
+    story.say("build-7", "is still connected")
+
+
+async def _timed(line: Any) -> tuple[str, float]:
+    return await line, time.monotonic()
+
+
+def _plain(reason: str) -> str:
+    return reason.removeprefix("ice-client: ")
+
+
+def _save(path: Path, token: str) -> Path:
+    path.touch(mode=0o600)
+    path.write_text(token, encoding="ascii")
+    return path
