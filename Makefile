@@ -1,0 +1,51 @@
+# Every target works in a fresh clone: what it needs is installed into .venv first.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test lint types format lock clean
+
+help: ## Show the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+# One line says what is missing on a bare machine.
+$(STAMP): pyproject.toml requirements.lock
+	@command -v $(PYTHON) >/dev/null || { echo "missing: $(PYTHON) 3.11 or newer (or set PYTHON=...)"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "missing: Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1) (set PYTHON=...)"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "missing: Python's venv module (Debian and Ubuntu: apt install python3-venv)"; exit 1; }
+	@echo "installing into $(VENV) (once)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip --disable-pip-version-check --quiet install --require-hashes --requirement requirements.lock
+	@$(BIN)/python -m pip --disable-pip-version-check --quiet install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(STAMP) ## Watch the whole life of an ICE on real sockets
+	@$(BIN)/ice-gateway demo
+
+serve: $(STAMP) ## Start a gateway to keep (http://127.0.0.1:8440, ./ice-gateway.db)
+	@$(BIN)/ice-gateway serve
+
+test: $(STAMP) ## Run the tests
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal --cov --cov-report=term
+
+lint: $(STAMP) ## Check style
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(STAMP) ## Check types
+	@$(BIN)/mypy
+
+format: $(STAMP) ## Format the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+lock: $(STAMP) ## Renew requirements.lock
+	@$(BIN)/python -m pip --disable-pip-version-check --quiet install uv
+	@$(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --upgrade \
+		--group dev --output-file requirements.lock pyproject.toml
+
+clean: ## Remove what was installed and measured
+	rm -rf $(VENV) .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info
