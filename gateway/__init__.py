@@ -1,3 +1,27 @@
-"""The ICE gateway. This docstring becomes the map."""
+"""The ICE gateway: provisions ICE agents, admits those with a genuine token, drops them live.
+
+The map, from the top down. Imports only go down; `tests/unit/test_structure.py` holds it.
+
+    cli/  demo                        the commands, and the story of an ICE on one screen
+    app                               the composition root: the only place that knows everything
+    admin/   endpoint  health         HTTP: the admin API, the ICE's handshake, probes
+    metrics  respond                  what all of HTTP shares
+    admission  provisioning  accounts the use cases: a rule and a store call each
+    drops  documents                  what an action ended; the objects that people see
+    tail  presence                    followers of the event log, writers of who is connected
+    hub  session  wire  heartbeat     this node's live sockets
+    store/  keyfile                   SQL, a noun a file; the keys on disk
+    ice  event  tokens  proof  roles  the rules, pure: no I/O, no clock of their own
+    errors  settings  attempts  ...
+
+Read `ice` (the whole state table), then `admission`, then `app`. Two rules carry the safety:
+
+- *Add, then check* (`hub`, `endpoint`): an arriving ICE is in the hub before its row is read, so that
+  no deregistration can slip between the look and the admission.
+- *The domain decides, the store compares and swaps* (`ice`, `store/ices`): of two who race exactly one
+  wins, and the event is written in the transaction of the change.
+
+And one way for a change to travel: action, commit (row and event), `tail` reads the event, `hub` drops.
+"""
 
 __version__ = "0.1.0"

@@ -8,8 +8,7 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
-from gateway import __version__
-from gateway.admin.api import documents
+from gateway import __version__, documents
 from gateway.admin.api.events import EventQuery
 from gateway.admin.api.ices import Bulk, IceQuery, NewIce
 from gateway.errors import CODES

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import click
 
-from gateway.admin.api.documents import IceDocument, ice_document
 from gateway.cli.common import (
     Desk,
     json_option,
@@ -16,6 +15,7 @@ from gateway.cli.common import (
     show_table,
     unwrap,
 )
+from gateway.documents import IceDocument, ice_document
 from gateway.errors import problem
 from gateway.ice import IceType, Status
 from gateway.secret import Secret

@@ -9,7 +9,7 @@ import msgspec
 from aiohttp import web
 from aiohttp_sse import EventSourceResponse
 
-from gateway.admin.api import documents
+from gateway import documents
 from gateway.admin.api.inputs import DEFAULT_LIMIT, MAX_LIMIT, MAX_TEXT, Query, Refusal, call
 from gateway.admin.auth import recognise
 from gateway.admin.parts import CALLER, PARTS, AdminParts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Annotated, Literal
@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 from aiohttp import web
 
-from gateway.admin.api import documents
+from gateway import documents
 from gateway.admin.api.inputs import (
     DEFAULT_LIMIT,
     MAX_LIMIT,
@@ -27,6 +27,7 @@ from gateway.admin.api.inputs import (
 )
 from gateway.admin.auth import actor
 from gateway.admin.parts import CALLER, PARTS, AdminParts
+from gateway.drops import Drop
 from gateway.errors import Problem, problem
 from gateway.event import Actor
 from gateway.ice import NAME_IS_FINAL, IceType, Status, fold
@@ -219,7 +220,7 @@ async def _ended(request: web.Request, before: Listed, done: Done | Issued) -> d
         connection = None
     return documents.Ended(
         documents.ice_document(replace(now, ice=done.ice, connection=connection)),
-        documents.dropped_documents(confirmed.dropped),
+        _dropped(confirmed.dropped),
         confirmed.unconfirmed,
     )
 
@@ -242,10 +243,17 @@ async def bulk(request: web.Request) -> web.Response:
                 )
                 for outcome in outcomes
             ],
-            documents.dropped_documents(confirmed.dropped),
+            _dropped(confirmed.dropped),
             confirmed.unconfirmed,
         )
     )
+
+
+def _dropped(drops: Sequence[Drop]) -> list[documents.Dropped]:
+    return [
+        documents.Dropped(drop.session, drop.node, drop.code, drop.elapsed_ms, drop.ice_name)
+        for drop in drops
+    ]
 
 
 def _parts(request: web.Request) -> AdminParts:

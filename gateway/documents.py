@@ -1,13 +1,11 @@
-"""What the API answers with: each shape once, for the answers and for their description alike."""
+"""The objects that API and commands show: each shape once, for answers and their description alike."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
 
-from gateway.drops import Drop
 from gateway.event import Entry
 from gateway.ice import Ice, IceType, Status
 from gateway.store.ices import Listed
@@ -178,14 +176,6 @@ def ice_document(listed: Listed) -> IceDocument:
         lastseen=to_text_or_none(listed.lastseen),
         connection=None if listed.connection is None else connection_document(listed.connection),
     )
-
-
-def dropped_documents(drops: Sequence[Drop]) -> list[Dropped]:
-    """The sessions that an action ended."""
-    return [
-        Dropped(drop.session, drop.node, drop.code, drop.elapsed_ms, drop.ice_name)
-        for drop in drops
-    ]
 
 
 def happening_document(happening: Happening) -> HappeningDocument:

@@ -1,0 +1,124 @@
+"""`docs/protocol.md` is true: its worked handshake is played byte by byte, its tables are the code's."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from client.protocol import CLOSINGS, REFUSALS
+from gateway import base64url
+from gateway.event import Event
+from gateway.ice import Ice, IceType
+from gateway.proof import thumbprint_of
+from gateway.secret import Secret
+from gateway.store import ices
+from tests.support.harness import ADMIN, harness
+from tests.support.ice import Connection
+
+DOC = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
+NOW = datetime(2026, 11, 22, 14, 1, tzinfo=UTC)
+
+
+def block(name: str) -> str:
+    found = re.search(rf"```{name}\n(.*?)\n```", DOC, re.DOTALL)
+    assert found is not None, f"docs/protocol.md has no block {name!r}"
+    return found[1]
+
+
+def rows(heading: str) -> dict[str, list[str]]:
+    """The table behind a heading, by the word in its second column."""
+    section = DOC.split(heading)[1].split("\n## ")[0]
+    table = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")]
+    return {cells[1].strip().strip("`"): [cell.strip() for cell in cells] for cells in table[2:]}
+
+
+@pytest.fixture
+async def example(tmp_path):
+    """A gateway as the worked example supposes it: its key, its entry, its time."""
+    key = base64url.encode(bytes(range(32)))
+    file = tmp_path / "ice.keys.json"
+    file.touch(mode=0o600)
+    file.write_text(
+        json.dumps({"keys": [{"kty": "oct", "kid": "example", "k": key}], "seals": "example"})
+    )
+    async with harness(
+        tmp_path, clock=lambda: NOW, server__public_url="https://gateway.example"
+    ) as running:
+        ice = Ice.provision(
+            "lab-1",
+            IceType.NORMAL,
+            "alice",
+            Secret(block("token")).digest(),
+            now=NOW,
+            expires=None,
+        )
+        event = Event(NOW, ADMIN, "provision", "lab-1", 1)
+        await running.gateway.engine.write(lambda tx: ices.insert(tx, ice, event))
+        yield running
+
+
+async def test_the_worked_handshake_is_answered_to_the_byte(example):
+    host, port = example.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(block("request").replace("\n", "\r\n").encode() + b"\r\n\r\n")
+    async with asyncio.timeout(5):
+        answer = await reader.readuntil(b"\r\n\r\n")
+    assert answer.decode() == block("response").replace("\n", "\r\n") + "\r\n\r\n"
+    connection = Connection(reader, writer)
+    welcome = await connection.message()
+    expected = json.loads(block("welcome"))
+    expected["params"]["session"] = welcome["params"]["session"]
+    assert welcome == expected
+    await connection.close()
+
+
+def test_the_example_can_be_made_again():
+    request = dict(line.split(": ", 1) for line in block("request").splitlines()[1:])
+    assert request["Authorization"] == f"DPoP {block('token')}"
+    # The private key of RFC 8037 appendix A.1.
+    private = Ed25519PrivateKey.from_private_bytes(
+        base64url.decode("nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A")
+    )
+    signed = ".".join(
+        base64url.encode(block(part).encode()) for part in ("proof-header", "proof-claims")
+    )
+    assert request["DPoP"] == f"{signed}.{base64url.encode(private.sign(signed.encode()))}"
+    assert thumbprint_of(json.loads(block("proof-header"))["jwk"]) in DOC
+
+
+def test_every_refusal_is_documented_as_it_is():
+    documented = rows("## 3. Refusals")
+    assert list(documented) == [
+        "bad-handshake",
+        "draining",
+        "overloaded",
+        "token-missing",
+        "token-invalid",
+        "too-many-attempts",
+        "proof-invalid",
+        "use-dpop-nonce",
+        "store-unavailable",
+        "deregistered",
+        "token-replaced",
+        "token-expired",
+        "key-mismatch",
+    ]
+    assert set(documented) == set(REFUSALS), "a refusal is missing in docs/protocol.md"
+    for code, (status, _, retry, _) in documented.items():
+        assert str(REFUSALS[code].status) in status.split(", "), code
+        assert retry == msgspec.json.encode(REFUSALS[code].retry).decode(), code
+
+
+def test_every_close_code_is_documented_with_its_reason():
+    documented = {cells[0]: reason for reason, cells in rows("## 5. The end").items()}
+    assert {int(code) for code in documented} == set(CLOSINGS)
+    for code, reason in documented.items():
+        if int(code) != 1012:
+            assert reason == CLOSINGS[int(code)].reason

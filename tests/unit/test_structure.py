@@ -1,0 +1,117 @@
+"""The house keeps its shape: imports only go down, a file stays one noun, the docs keep up."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+# From the ground up; a module imports of the lower floors, and of its own floor where that is said
+# in the design (`gateway/__init__.py` draws it).
+FLOORS = [
+    ["client.protocol"],
+    [
+        "gateway.base64url",
+        "gateway.secret",
+        "gateway.times",
+        "gateway.attempts",
+        "gateway.settings",
+        "gateway.errors",
+        "gateway.roles",
+        "gateway.ice",
+    ],
+    ["gateway.event", "gateway.tokens", "gateway.proof"],
+    ["gateway.keyfile", "gateway.store.engine", "gateway.store.migrations", "gateway.wire"],
+    ["gateway.store.events", "gateway.store.sessions", "gateway.store.sqlite", "gateway.session"],
+    ["gateway.store.ices", "gateway.store.accounts", "gateway.hub", "gateway.heartbeat"],
+    ["gateway.tail", "gateway.presence", "gateway.logs"],
+    ["gateway.drops", "gateway.documents"],
+    ["gateway.admission", "gateway.provisioning", "gateway.accounts"],
+    ["gateway.metrics", "gateway.respond"],
+    ["gateway.endpoint", "gateway.health", "gateway.admin.stream"],
+    ["gateway.admin.parts"],
+    ["gateway.admin.auth"],
+    ["gateway.admin.api.inputs"],
+    ["gateway.admin.api.ices", "gateway.admin.api.events"],
+    ["gateway.admin.openapi"],
+    ["gateway.admin"],
+    ["gateway.app", "gateway.demo"],
+    ["gateway.cli.common"],
+    ["gateway.cli.users", "gateway.cli.api_tokens", "gateway.cli.ices"],
+    ["gateway.cli.serve"],
+    ["gateway.cli"],
+    ["gateway.__main__"],
+]
+FLOOR = {module: number for number, modules in enumerate(FLOORS) for module in modules}
+WITHOUT_IO = {"asyncio", "aiohttp", "aiosqlite", "sqlite3", "socket", "time", "os"}
+
+
+def modules(package: str) -> dict[str, Path]:
+    found = {}
+    for path in sorted((ROOT / package).rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports(path: Path) -> set[str]:
+    """Absolute names that a file imports, at any depth."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+    return names
+
+
+GATEWAY = {
+    name: path
+    for name, path in modules("gateway").items()
+    if name not in ("gateway", "gateway.store", "gateway.admin.api")
+}
+
+
+def test_every_module_has_its_floor():
+    assert set(GATEWAY) == {name for name in FLOOR if name.startswith("gateway")}
+
+
+@pytest.mark.parametrize("module", GATEWAY)
+def test_imports_only_go_down(module):
+    above = {
+        name
+        for name in imports(GATEWAY[module])
+        if name in FLOOR and FLOOR[name] >= FLOOR[module] and name != module
+    }
+    assert not above, f"{module} imports {above} from its own floor or above"
+
+
+def test_the_client_knows_nothing_of_the_gateway():
+    for name, path in modules("client").items():
+        guilty = {item for item in imports(path) if item.split(".")[0] == "gateway"}
+        assert not guilty, f"{name} imports {guilty}: an ICE's machine runs client/ alone"
+
+
+def test_the_gateway_knows_of_the_client_its_protocol_alone():
+    for name, path in modules("gateway").items():
+        named = {item for item in imports(path) if item.split(".")[0] == "client"}
+        guilty = {item for item in named if not item.startswith("client.protocol")}
+        assert guilty <= {"client"}, f"{name} imports {guilty}"
+
+
+@pytest.mark.parametrize(
+    "module", ["client.protocol", *(name for floor in FLOORS[1:3] for name in floor)]
+)
+def test_the_rules_are_pure(module):
+    path = (modules("client") | GATEWAY)[module]
+    guilty = {name for name in imports(path) if name.split(".")[0] in WITHOUT_IO}
+    assert not guilty, f"{module} is to be pure, and imports {guilty}"
+
+
+def test_a_file_is_one_noun():
+    for path in [*modules("gateway").values(), *modules("client").values()]:
+        lines = len(path.read_text("utf-8").splitlines())
+        assert lines <= 450, f"{path.relative_to(ROOT)} has {lines} lines: it may hold two nouns"
