@@ -85,7 +85,7 @@ REFUSALS: Final = {
             "token-invalid",
             401,
             "Not a token of this gateway",
-            "Check that the token was copied whole and that this is the gateway that made it; "
+            "The token is none of this gateway: check that it was copied whole and that this gateway made it; "
             "otherwise ask the admin for a new one.",
             retry=False,
         ),
@@ -121,7 +121,7 @@ REFUSALS: Final = {
             "deregistered",
             403,
             "This ICE is deregistered",
-            "If it is needed again, ask the admin to reregister it and start it with the new token.",
+            "The admin has deregistered this ICE: if it is needed again, ask for a reregistration and start it with the new token.",
             retry=False,
         ),
         Refusal(
@@ -135,14 +135,14 @@ REFUSALS: Final = {
             "token-expired",
             401,
             "This token was not used in time",
-            "Ask the admin to reprovision the ICE and start it with the new token.",
+            "The token was not used in time: ask the admin to reprovision the ICE and start it with the new token.",
             retry=False,
         ),
         Refusal(
             "key-mismatch",
             403,
             "This token is registered to another machine",
-            "If the ICE has moved or lost its key, ask the admin to reregister it.",
+            "The token is registered to another key, so to another machine: if the ICE has moved or lost its key, ask the admin to reregister it.",
             retry=False,
         ),
     )
