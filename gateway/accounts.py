@@ -24,6 +24,8 @@ USER_NAME_RULE: Final = "1 to 128 printable characters"
 MAX_USER_NAME: Final = 128
 MAX_LABEL: Final = 128
 MAX_PASSWORD: Final = 1024
+MAX_LIFETIME: Final = 36_500 * 86_400.0
+"""Seconds, a hundred years: what is longer is meant to be for ever, or does not fit a calendar."""
 _HASHES_AT_ONCE: Final = 2
 """A hash takes 64 MiB and a tenth of a second: a flood of logins must not take all of either."""
 
@@ -123,6 +125,8 @@ class AccountBook:
             return problem("forbidden", f"the user {user.name} is disabled")
         if not 1 <= len(label) <= MAX_LABEL or not label.isprintable():
             return invalid("name", f"a label has 1 to {MAX_LABEL} printable characters")
+        if lifetime > MAX_LIFETIME:
+            return invalid("expires_in", "at most 36500d; 0 is for ever")
         now = self._clock()
         secret = Secret(f"icegw_{secrets.token_urlsafe(32)}")
         token = ApiToken(

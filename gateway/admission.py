@@ -150,11 +150,12 @@ class Admission:
         self._replays.remember(proof, until, now)
         return proof.thumbprint
 
-    def _invalid_token(self, address: str) -> Refused:
+    def _invalid_token(self, address: str, ice_name: str | None = None) -> Refused:
+        """`ice_name` where the token opened and there is an entry to tell the admin of."""
         wait = self._count(address)
         if not wait:
-            return Refused(refusal("token-invalid"))
-        return Refused(refusal("too-many-attempts", retry_after=math.ceil(wait)))
+            return Refused(refusal("token-invalid"), ice_name)
+        return Refused(refusal("too-many-attempts", retry_after=math.ceil(wait)), ice_name)
 
     def _count(self, address: str) -> float:
         return self._attempts.count(address, self._monotonic())
@@ -169,14 +170,14 @@ class Admission:
         name = candidate.token.ice_name
         while True:
             if self._tail.fault is not None:
-                return _unavailable()
+                return _unavailable(name)
             try:
                 reading = await self._look_ups.find(name)
                 if reading.ice is None:
                     return self._invalid_token(candidate.address)
                 code = self._judge(reading.ice, candidate)
                 if code == "token-invalid":
-                    return self._invalid_token(candidate.address)
+                    return self._invalid_token(candidate.address, name)
                 if code is not None:
                     return Refused(refusal(code), name)
                 if reading.ice.status is Status.REGISTERED:
@@ -185,7 +186,7 @@ class Admission:
             except ices.Stale:
                 continue  # lost its compare-and-set: read again and decide anew
             except StoreUnavailable:
-                return _unavailable()
+                return _unavailable(name)
 
     def _judge(self, ice: Ice, candidate: Candidate) -> str | None:
         token = candidate.token
@@ -225,5 +226,6 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _unavailable() -> Refused:
-    return Refused(refusal("store-unavailable", retry_after=random.randint(1, 5)))  # noqa: S311 - spreads load
+def _unavailable(ice_name: str) -> Refused:
+    wait = random.randint(1, 5)  # noqa: S311 - spreads load
+    return Refused(refusal("store-unavailable", retry_after=wait), ice_name)

@@ -41,6 +41,9 @@ from gateway.times import Clock, utc_now
 MAX_BODY = 1024 * 1024
 """Bytes of a request body at the most."""
 _KEEP_ALIVE = 10.0
+"""Seconds for a request's headers to arrive, and between two requests."""
+_MAX_HEADER = 32 * 1024
+"""Bytes of a header; what is too large for a proof shall still be told so by us."""
 _FINISH = 5.0
 """Seconds for the requests in hand to finish after a SIGTERM."""
 
@@ -94,7 +97,7 @@ async def run_gateway(
     async with contextlib.AsyncExitStack() as stack:
         engine = await stack.enter_async_context(open_sqlite(settings.database_path, serving=True))
         keys = KeyStore(settings.key_file)
-        if not keys.loaded and await Ices(engine).any():
+        if not keys.load() and await Ices(engine).any():
             raise KeyFileUnusable(
                 f"the key file {settings.key_file} is missing, and without it no token of the"
                 " provisioned ICEs opens: put it back from a backup"
@@ -220,6 +223,7 @@ async def _listen(
         handle_signals=False,
         keepalive_timeout=_KEEP_ALIVE,
         shutdown_timeout=_FINISH,
+        max_field_size=_MAX_HEADER,
     )
     await runner.setup()
     stack.push_async_callback(runner.cleanup)

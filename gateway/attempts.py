@@ -47,9 +47,10 @@ def _source(address: str) -> str:
         return address
     try:
         # A scope such as %eth0 does not make another source.
-        network = ipaddress.ip_network(
-            (address.split("%", maxsplit=1)[0], _IPV6_PREFIX), strict=False
-        )
+        ip = ipaddress.IPv6Address(address.split("%", maxsplit=1)[0])
     except ValueError:
         return address
-    return str(network)
+    # RFC 4291 section 2.5.5.2: all of IPv4 is one /64 to a proxy that listens on both.
+    if ip.ipv4_mapped is not None:
+        return str(ip.ipv4_mapped)
+    return str(ipaddress.IPv6Network((ip, _IPV6_PREFIX), strict=False))

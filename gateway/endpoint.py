@@ -219,7 +219,6 @@ def _overloaded() -> Problem:
 
 def bad_handshake(request: web.Request) -> Problem | None:
     """What is wrong with a handshake by RFC 6455 section 4.2.1, if anything."""
-    headers = request.headers
     upgrades = _tokens(request, "Upgrade")
     if not upgrades:
         # RFC 9110 section 15.5.22: a 426 names the protocol.
@@ -232,14 +231,14 @@ def bad_handshake(request: web.Request) -> Problem | None:
         return _bad("Upgrade must be websocket, and Connection must name Upgrade")
     if request.version < (1, 1):
         return _bad("HTTP/1.1 is needed")
-    if headers.get("Sec-WebSocket-Version", "").strip() != "13":
+    if _only(request, "Sec-WebSocket-Version") != "13":
         # Section 4.4: the answer names the version that is spoken.
         return replace(
             _bad("Sec-WebSocket-Version must be 13"), headers={"Sec-WebSocket-Version": "13"}
         )
-    if not _is_key(headers.get("Sec-WebSocket-Key", "").strip()):
+    if not _is_key(_only(request, "Sec-WebSocket-Key")):
         return _bad("Sec-WebSocket-Key must be 16 bytes in base64")
-    offered = ",".join(headers.getall("Sec-WebSocket-Protocol", ())).split(",")
+    offered = ",".join(request.headers.getall("Sec-WebSocket-Protocol", ())).split(",")
     if SUBPROTOCOL not in (name.strip() for name in offered):
         return _bad(f"Sec-WebSocket-Protocol must offer {SUBPROTOCOL}")
     return None
@@ -253,6 +252,12 @@ def _tokens(request: web.Request, name: str) -> set[str]:
     """The parts of a list header, in lower case."""
     values = ",".join(request.headers.getall(name, ())).split(",")
     return {value.strip().lower() for value in values if value.strip()}
+
+
+def _only(request: web.Request, name: str) -> str:
+    """The value of a header that must not appear twice (RFC 6455 section 11.3); empty if it does."""
+    values = request.headers.getall(name, ())
+    return values[0].strip() if len(values) == 1 else ""
 
 
 def _is_key(text: str) -> bool:

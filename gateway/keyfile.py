@@ -6,6 +6,7 @@ been provisioned: a lost key file is never silently remade, since every token wo
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 import tempfile
@@ -107,12 +108,13 @@ class KeyStore:
     def __init__(self, path: Path, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.path = path
         self._monotonic = monotonic
-        self._ring = read(path)
-        self._read_at = monotonic()
+        self._ring: KeyRing | None = None
+        # Another process may make the file at any moment: the first unknown `kid` is never refused.
+        self._read_at = -math.inf
 
-    @property
-    def loaded(self) -> bool:
-        """Whether there are any keys yet."""
+    def load(self) -> bool:
+        """Read the file now; False where there is none yet. Raises `KeyFileUnusable`."""
+        self._ring = read(self.path)
         return self._ring is not None
 
     def open(self, token: Secret) -> Opened | None:

@@ -7,10 +7,10 @@ token), `Replays` (used before?) and `fresh_until` (its `iat` or nonce). Source:
 from __future__ import annotations
 
 import hashlib
+import heapq
 import hmac
 import re
 import struct
-from collections import deque
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Final
@@ -46,7 +46,7 @@ class _Header(msgspec.Struct, frozen=True):
     typ: str
     alg: str
     jwk: dict[str, object]
-    crit: object = None
+    crit: object = msgspec.UNSET
 
 
 class _Claims(msgspec.Struct, frozen=True):
@@ -175,7 +175,7 @@ def verify(
         )
     if header.typ.lower() != PROOF_TYPE:
         return Invalid(f"typ must be {PROOF_TYPE}")
-    if header.crit is not None:  # RFC 7515 section 4.1.11: not understood, so refused
+    if header.crit is not msgspec.UNSET:  # RFC 7515 section 4.1.11: not understood, so refused
         return Invalid("crit is not supported")
     if header.alg not in _ALGORITHMS:
         return Invalid("alg must be ES256 or Ed25519 (EdDSA)")
@@ -230,7 +230,10 @@ class Nonces:
         stamp, mac = data[:8], data[8:]
         if not hmac.compare_digest(mac, self._mac(stamp)):
             return None
-        until = float(struct.unpack(">Q", stamp)[0]) / 1000 + NONCE_LIFETIME
+        issued = struct.unpack(">Q", stamp)[0]
+        if issued > int(now * 1000):  # the clock was set back: it would be good for too long
+            return None
+        until = float(issued) / 1000 + NONCE_LIFETIME
         return until if now < until else None
 
     def _mac(self, stamp: bytes) -> bytes:
@@ -256,7 +259,7 @@ class Replays:
 
     def __init__(self) -> None:
         self._until: dict[bytes, float] = {}
-        self._queue: deque[tuple[float, bytes]] = deque()
+        self._queue: list[tuple[float, bytes]] = []  # a heap, the first to forget on top
 
     def __len__(self) -> int:
         return len(self._until)
@@ -267,18 +270,19 @@ class Replays:
 
     def used(self, proof: Proof, now: float) -> bool:
         """Whether a proof of this key with this `jti` is remembered."""
-        return self._until.get(self._mark(proof), 0.0) > now
+        until = self._until.get(self._mark(proof))
+        return until is not None and now <= until  # at that very moment it is still fresh
 
     def remember(self, proof: Proof, until: float, now: float) -> None:
         """Remember `proof` until `until` (Unix time)."""
         self._forget(now)
         mark = self._mark(proof)
         self._until[mark] = until
-        # The queue is in order of arrival: nothing in it lives longer than a nonce.
-        self._queue.append((now + NONCE_LIFETIME, mark))
+        heapq.heappush(self._queue, (until, mark))
 
     def _forget(self, now: float) -> None:
-        while self._queue and self._queue[0][0] <= now:
-            _, mark = self._queue.popleft()
-            if self._until.get(mark, now + 1) <= now:
+        while self._queue and self._queue[0][0] < now:
+            _, mark = heapq.heappop(self._queue)
+            # Used once more after that, it is remembered for longer.
+            if self._until.get(mark, now) < now:
                 del self._until[mark]

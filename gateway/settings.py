@@ -17,6 +17,8 @@ from urllib.parse import unquote, urlsplit
 
 ENV_PREFIX: Final = "ICE_GATEWAY_"
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_LONGEST: Final = 36_500 * 86_400
+"""Seconds, a hundred years: much more does not fit a calendar, and every provisioning would fail."""
 
 
 class BadSetting(Exception):
@@ -28,7 +30,7 @@ class BadSetting(Exception):
 
 def duration(value: object) -> float:
     """Seconds from `30s`, `5m`, `2h`, `7d`, or 0."""
-    if value in (0, "0"):
+    if value in (0, "0") and value is not False:
         return 0.0
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", value) if isinstance(value, str) else None
     if match is None:
@@ -36,8 +38,15 @@ def duration(value: object) -> float:
     return float(match[1]) * _UNITS[match[2]]
 
 
-def _positive_duration(value: object) -> float:
+def _lifetime(value: object) -> float:
     seconds = duration(value)
+    if seconds > _LONGEST:
+        raise ValueError
+    return seconds
+
+
+def _positive_duration(value: object) -> float:
+    seconds = _lifetime(value)
     if seconds <= 0:
         raise ValueError
     return seconds
@@ -107,7 +116,10 @@ def _networks(value: object) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Netw
 
 
 def _database(value: object) -> str:
+    """A URL; a plain path is taken for the SQLite file that is meant."""
     url = _text(value)
+    if ":" not in url:
+        url = f"sqlite:///{url}"
     if not url.startswith("sqlite:///") or len(url) == len("sqlite:///"):
         raise ValueError
     return url
@@ -152,9 +164,14 @@ SETTINGS: Final = (
     Setting("server.trusted_proxies", [], _networks, "a list of addresses or networks (CIDR)"),
     Setting("server.tls_certificate", "", _optional_path, "a PEM file, or empty"),
     Setting("server.tls_key", "", _optional_path, "a PEM file, or empty"),
-    Setting("database.url", "sqlite:///ice-gateway.db", _database, "sqlite:///PATH"),
+    Setting("database.url", "sqlite:///ice-gateway.db", _database, "sqlite:///PATH or a path"),
     Setting("tokens.key_file", "", _optional_path, "a file, or empty for one beside the database"),
-    Setting("tokens.registration_ttl", "7d", duration, f"{_DURATION}, or 0 for never"),
+    Setting(
+        "tokens.registration_ttl",
+        "7d",
+        _lifetime,
+        f"{_DURATION}, 36500d at most, or 0 for never",
+    ),
     Setting("ice.heartbeat", "30s", _positive_duration, _DURATION),
     Setting("ice.max_connections", 100_000, _integer(1, 10_000_000), "a number from 1"),
     Setting("ice.max_handshakes", 4096, _integer(1, 1_000_000), "a number from 1"),

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from aiohttp import web
@@ -42,12 +43,26 @@ class Receiver(Protocol):
         """The connection is closing, with the code that was sent or received first."""
 
 
+class _Core(Core):
+    """The parser; hands over each frame before it reads the next, which may be the peer's farewell."""
+
+    def __init__(self, deliver: Callable[[Frame], None]) -> None:
+        super().__init__(SERVER, state=OPEN, max_size=MAX_MESSAGE)
+        self._deliver = deliver
+
+    def recv_frame(self, frame: Frame) -> None:
+        super().recv_frame(frame)
+        self.events.clear()
+        self._deliver(frame)
+
+
 class Wire(asyncio.Protocol):
     """One WebSocket, server side."""
 
     __slots__ = (
         "_closing",
         "_core",
+        "_early",
         "_fragments",
         "_loop",
         "_receiver",
@@ -59,7 +74,8 @@ class Wire(asyncio.Protocol):
 
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
-        self._core = Core(SERVER, state=OPEN, max_size=MAX_MESSAGE)
+        self._core = _Core(self._deliver)
+        self._early = b""
         self._fragments: list[bytes] = []
         self._closing = False
         self._timer: asyncio.TimerHandle | None = None
@@ -87,8 +103,7 @@ class Wire(asyncio.Protocol):
         """Write the close frame now; abort the transport if the peer does not answer in time."""
         if not self._closing:
             self._core.send_close(code, reason)
-            self._flush()
-            self._begin_closing(code)
+            self._begin_closing()
 
     def silence(self) -> float:
         """Seconds since anything was received."""
@@ -101,26 +116,40 @@ class Wire(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")  # noqa: S101 - uvloop's are no subclass
         self._transport: asyncio.Transport = transport  # type: ignore[assignment] # likewise
 
+    def begin_with(self, data: bytes) -> None:
+        """Receive what came behind the handshake: soon, so that the welcome goes out first."""
+        self._early = data
+        self._loop.call_soon(self._receive_early)
+
+    def _receive_early(self) -> None:
+        if self._early:
+            self.data_received(b"")
+
     def data_received(self, data: bytes) -> None:
-        """Feed the parser and deliver what it gives."""
+        """Feed the parser, which delivers."""
         self.heard = self._loop.time()
+        if self._early:
+            # The loop may bring what came later sooner than what it was asked to call soon.
+            data, self._early = self._early + data, b""
         self._core.receive_data(data)
-        for frame in self._core.events_received():
-            if isinstance(frame, Frame) and not self._closing:
-                self._deliver(frame)
-        self._flush()
         if self._core.state is not OPEN and not self._closing:
             # The peer closed, or broke the protocol and the core has failed the connection.
-            close = self._core.close_sent or self._core.close_rcvd
-            self._begin_closing(close.code if close else _NO_CLOSE_FRAME)
+            self._begin_closing()
+        else:
+            self._flush()
 
     def eof_received(self) -> None:
         """Let the transport close: there is nothing more to come."""
+        self._receive_early()
         self._core.receive_eof()
-        self._flush()
+        if self._closing:
+            self._flush()
+        else:
+            self._begin_closing()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """Tell the session, unless it knows."""
+        self._early = b""
         if self._timer is not None:
             self._timer.cancel()
         if not self._closing:
@@ -132,11 +161,14 @@ class Wire(asyncio.Protocol):
     # --- inside ----------------------------------------------------------------------------------
 
     def _deliver(self, frame: Frame) -> None:
+        if self._closing:
+            return
         if frame.opcode is Opcode.BINARY:
             self.close(1003, "text-only")
         elif frame.opcode in (Opcode.TEXT, Opcode.CONT):
             # The core has checked their order and the size of all fragments together.
-            self._fragments.append(bytes(frame.data))
+            if frame.data:  # empty ones without end shall fill no memory
+                self._fragments.append(bytes(frame.data))
             if frame.fin:
                 message, self._fragments = b"".join(self._fragments), []
                 try:
@@ -156,16 +188,21 @@ class Wire(asyncio.Protocol):
                 # Half-close and read on: to close with unread bytes would reset the connection, and
                 # the peer might never see the close frame.
                 self._transport.write_eof()
-            else:
+            elif self._core.close_rcvd is not None:
                 self._transport.close()
+            # Otherwise (TLS knows no half-close) the peer may still be sending: it closes, or the
+            # timer aborts.
         if not self._closing and self._transport.get_write_buffer_size() > MAX_BUFFER:
             self._receiver.overflowed()
 
-    def _begin_closing(self, code: int) -> None:
+    def _begin_closing(self) -> None:
+        # First of all, since whatever is written from here on can neither overflow nor close again.
         self._closing = True
         self._fragments = []
+        self._flush()
         self._timer = self._loop.call_later(CLOSE_TIMEOUT, self._transport.abort)
-        self._receiver.closed(code)
+        close = self._core.close_sent or self._core.close_rcvd
+        self._receiver.closed(_NO_CLOSE_FRAME if close is None else int(close.code))
 
 
 # --- the hand-over -------------------------------------------------------------------------------
@@ -222,5 +259,5 @@ def hand_over(request: web.Request, wire: Wire) -> HandedOver:
     protocol.connection_lost(None)
     wire.connection_made(transport)
     if rest.data:
-        asyncio.get_running_loop().call_soon(wire.data_received, rest.data)
+        wire.begin_with(rest.data)
     return HandedOver()

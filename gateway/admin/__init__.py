@@ -9,7 +9,7 @@ from aiohttp import web
 
 from gateway.admin import openapi
 from gateway.admin.api import events, ices
-from gateway.admin.auth import authenticated
+from gateway.admin.auth import PUBLIC, authenticated
 from gateway.admin.parts import PARTS, AdminParts
 
 __all__ = ["AdminParts", "admin_app"]
@@ -23,5 +23,5 @@ def admin_app(parts: AdminParts) -> web.Application:
     app[PARTS] = parts
     app.router.add_routes(ices.routes(API))
     app.router.add_routes(events.routes(API))
-    app.router.add_get(f"{API}/openapi.json", openapi.handle)
+    app.router.add_get(f"{API}/openapi.json", openapi.handle, name=PUBLIC)
     return app

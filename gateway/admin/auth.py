@@ -12,14 +12,15 @@ from gateway.respond import client_address, problem_response
 from gateway.roles import Caller
 from gateway.secret import Secret
 
+PUBLIC = "public"
+"""The name of the one route that needs no credentials."""
 _SCHEME = "bearer "
-_PUBLIC = "/openapi.json"
 
 
 @web.middleware
 async def authenticated(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Let nobody in without an API token, whatever they ask for; only the API's description is open."""
-    if not request.path.endswith(_PUBLIC):
+    if request.match_info.route.name != PUBLIC:
         caller = await recognise(request)
         if caller is None:
             response = problem_response(problem("unauthenticated"))
@@ -34,8 +35,10 @@ async def recognise(request: web.Request) -> Caller | None:
     values = request.headers.getall("Authorization", [])
     if len(values) != 1 or values[0][: len(_SCHEME)].lower() != _SCHEME:
         return None
-    token = Secret(values[0][len(_SCHEME) :].strip())
-    return await request.config_dict[PARTS].accounts.recognise(token)
+    token = values[0][len(_SCHEME) :].strip()
+    if not token.isascii():  # RFC 6750 section 2.1; bytes that are not UTF-8 could not be hashed
+        return None
+    return await request.config_dict[PARTS].accounts.recognise(Secret(token))
 
 
 def actor(request: web.Request) -> Actor:

@@ -122,6 +122,8 @@ def on_database(command: Callable[..., Coroutine[Any, Any, R]]) -> Callable[...,
             return asyncio.run(work())
         except _FAULTS as error:
             refuse(str(error))
+        except UnicodeEncodeError:  # what the terminal sent came in as surrogates
+            refuse("an argument is not UTF-8")
 
     return wrapped
 

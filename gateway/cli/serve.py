@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import resource
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -14,7 +16,7 @@ import click
 
 from gateway import __version__
 from gateway.cli.common import desk, refuse, settings_from, unwrap
-from gateway.cli.users import ask_password
+from gateway.cli.users import ask_password, warn_if_short
 from gateway.keyfile import KeyFileUnusable
 from gateway.roles import Role
 from gateway.settings import BadSetting, Settings
@@ -55,10 +57,18 @@ def serve(
     # A connection is some dozen long-lived objects: with the defaults they are scanned again and
     # again, which is the largest single cost of an admission.
     gc.set_threshold(50_000, 50, 100)
+    _raise_file_limit()
     try:
         _runner()(_serve(settings))
     except (BadSetting, KeyFileUnusable, StoreRefused, StoreUnavailable) as error:
         refuse(str(error))
+
+
+def _raise_file_limit() -> None:
+    """Every connection is a file handle, and the soft limit is often 1,024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _runner() -> Callable[[Coroutine[Any, Any, None]], None]:
@@ -73,7 +83,7 @@ async def _serve(settings: Settings) -> None:
     from gateway.app import run_gateway
 
     settings.check_exposure()
-    await _first_admin(settings)
+    anybody = await _first_admin(settings)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -82,6 +92,12 @@ async def _serve(settings: Settings) -> None:
         click.echo(
             f"ice-gateway {__version__} serves {gateway.url} on {settings.database_path.resolve()}"
         )
+        if not anybody:
+            click.echo(
+                "there is no user yet; add the first admin with:"
+                f" ice-gateway users add NAME --role admin --database {settings.database_url}",
+                err=True,
+            )
         gateway.failed.add_done_callback(lambda _: stop.set())
         await stop.wait()
         if gateway.failed.done():
@@ -89,22 +105,19 @@ async def _serve(settings: Settings) -> None:
     click.echo("ice-gateway stopped")
 
 
-async def _first_admin(settings: Settings) -> None:
-    """Where there is no user yet, ask for the first admin, or name the command."""
+async def _first_admin(settings: Settings) -> bool:
+    """Where there is no user yet, ask for the first admin on a terminal; False where there is still none."""
     async with desk(settings) as opened:
         if await opened.accounts.users():
-            return
+            return True
         if not sys.stdin.isatty():
-            click.echo(
-                "there is no user yet; add the first admin with:"
-                f" ice-gateway users add NAME --role admin --database {settings.database_url}",
-                err=True,
-            )
-            return
+            return False
         click.echo("There is no user yet: name the first admin.")
         name = click.prompt("Name", default="admin")
         password = ask_password(from_stdin=False)
         unwrap(await opened.accounts.add_user(opened.actor, name, Role.ADMIN, password))
+        warn_if_short(password)
+        return True
 
 
 @click.command()

@@ -33,6 +33,7 @@ async def add(desk: Desk, name: str, role: str, *, password_stdin: bool, no_pass
         raise click.UsageError("--password-stdin and --no-password exclude each other")
     password = None if no_password else ask_password(from_stdin=password_stdin)
     unwrap(await desk.accounts.add_user(desk.actor, name, Role(role), password))
+    warn_if_short(password)
 
 
 def ask_password(*, from_stdin: bool) -> Secret:
@@ -43,9 +44,13 @@ def ask_password(*, from_stdin: bool) -> Secret:
         text = click.prompt("Password", hide_input=True, confirmation_prompt=True)
     else:
         raise click.UsageError("there is no terminal to ask on: use --password-stdin")
-    if len(text) < _SHORT:
-        click.echo(f"warning: a password of {_SHORT} characters or more is safer", err=True)
     return Secret(text)
+
+
+def warn_if_short(password: Secret | None) -> None:
+    """Once it was taken: a refusal stands alone on its line."""
+    if password is not None and len(password.reveal()) < _SHORT:
+        click.echo(f"warning: a password of {_SHORT} characters or more is safer", err=True)
 
 
 @users.command("list")
@@ -111,3 +116,4 @@ async def set_password(desk: Desk, name: str, *, password_stdin: bool) -> None:
     """Give a user another password; asks for it on a terminal."""
     password = ask_password(from_stdin=password_stdin)
     unwrap(await desk.accounts.set_password(desk.actor, name, password))
+    warn_if_short(password)

@@ -135,9 +135,10 @@ async def _record_happenings(transaction: Transaction, happenings: Sequence[Happ
             *row,
         )
     names = sorted({happening.ice_name for happening in happenings})
+    # By `at` and not by `id`: a refusal that goes on keeps the id of its first.
     await transaction.run_many(
-        "DELETE FROM ice_connections WHERE ice_name = $1 AND id <= (SELECT id FROM ice_connections"
-        " WHERE ice_name = $1 ORDER BY id DESC LIMIT 1 OFFSET $2)",
+        "DELETE FROM ice_connections WHERE ice_name = $1 AND id NOT IN (SELECT id"
+        " FROM ice_connections WHERE ice_name = $1 ORDER BY at DESC, id DESC LIMIT $2)",
         [(name, KEPT) for name in names],
     )
     await transaction.run_many(

@@ -345,3 +345,5 @@ def _statements(sql: str) -> Iterator[str]:
         if sqlite3.complete_statement(statement):
             yield statement
             statement = ""
+    if statement.strip():
+        yield statement  # an unfinished one is for SQLite to refuse, not for us to skip

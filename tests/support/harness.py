@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
+from gateway.admin import openapi
 from gateway.app import Gateway, run_gateway
 from gateway.event import Actor, Via
 from gateway.roles import Role
@@ -152,3 +155,88 @@ async def harness(
             yield running
         finally:
             await running.close()
+
+
+class Description:
+    """The API's own OpenAPI document, to which every answer is held."""
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        schemas = json.loads(json.dumps(document["components"]["schemas"]))
+        for name, schema in schemas.items():
+            # RFC 9457 section 3.2 lets problems have further members; all else is described whole.
+            if "properties" in schema and name != "ProblemDocument":
+                schema["additionalProperties"] = False
+        self._components = {"schemas": schemas}
+        self._paths = [
+            (re.compile(re.sub(r"\{\w+\}", "[^/]+", template)), item)
+            for template, item in document["paths"].items()
+        ]
+
+    def check(self, method: str, path: str, answer: Answer) -> None:
+        """Fail unless `answer` is as described, not to be cached, and without what nobody may see."""
+        # Only what asks for the description loads it.
+        import jsonschema  # noqa: PLC0415
+
+        asked = f"{method} {path} answered {answer}"
+        assert answer.headers["Cache-Control"] == "no-store", f"{asked} without no-store"
+        text = answer.body.decode()
+        shows_token = answer.status < 300 and path.endswith(
+            ("/ices", "/reprovision", "/reregister")
+        )
+        for name, secret in _SECRETS.items():
+            allowed = name == "registration token" and method == "POST" and shows_token
+            assert allowed or not secret.search(text), f"{asked}: it shows a {name}"
+        operation = self._operation(method, path.partition("?")[0])
+        kind = answer.headers["Content-Type"].partition(";")[0]
+        if operation is None:
+            assert answer.status in (401, 404, 405), f"{asked}, but the call is not described"
+            schema = {"$ref": "#/components/schemas/ProblemDocument"}
+        else:
+            described = operation["responses"].get(str(answer.status))
+            assert described is not None, f"{asked}: the status is not described"
+            assert kind in described["content"], f"{asked}: {kind} is not described"
+            schema = described["content"][kind]["schema"]
+        if answer.status >= 400:
+            assert kind == "application/problem+json", f"{asked} as {kind}"
+            assert answer.json["status"] == answer.status, f"{asked} with another status inside"
+        told = answer.json
+        if len(told.get("items", ())) > 2 * _SAMPLE:  # the same shape again and again
+            told = {**told, "items": [*told["items"][:_SAMPLE], *told["items"][-_SAMPLE:]]}
+        jsonschema.Draft202012Validator({**schema, "components": self._components}).validate(told)
+
+    def _operation(self, method: str, path: str) -> dict[str, Any] | None:
+        for pattern, item in self._paths:
+            if pattern.fullmatch(path) and method.lower() in item:
+                return item[method.lower()]
+        return None
+
+
+_SAMPLE = 100
+_SECRETS = {
+    "registration token": re.compile(r"eyJ[\w-]+\.\.[\w-]+\.[\w-]+\.[\w-]+"),
+    "API token": re.compile(r"icegw_"),
+    "hash of a token": re.compile(r"\b[0-9a-f]{64}\b"),
+    "hash of a password": re.compile(r"argon2"),
+    "stack trace": re.compile(r"Traceback|File \\?\""),
+}
+
+
+def hold_to_description(monkeypatch: Any) -> None:
+    """From here on every answer that `Api` gets is held to the API's description."""
+    described = Description(openapi.document())
+    call = Api.call
+
+    async def checked(self: Api, method: str, path: str, **kwargs: Any) -> Answer:
+        answer = await call(self, method, path, **kwargs)
+        if method != "HEAD":
+            described.check(method, path, answer)
+        return answer
+
+    monkeypatch.setattr(Api, "call", checked)
+
+
+def expect_refused(answer: Answer, status: int, code: str) -> Any:
+    """The answer must be this refusal; returns the problem document."""
+    refused = (answer.status, answer.json.get("code") if answer.json else None)
+    assert refused == (status, code), f"expected the refusal {status} {code}, got {answer}"
+    return answer.json

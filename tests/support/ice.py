@@ -12,6 +12,7 @@ import hashlib
 import json
 import secrets
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,6 +28,13 @@ PATIENCE = 10.0
 """Seconds after which an expectation has failed; nothing is expected to take long."""
 
 
+async def until(holds: Callable[[], object]) -> None:
+    """Let the loop run until `holds()`, for what this process does by itself a moment later."""
+    async with asyncio.timeout(PATIENCE):
+        while not holds():  # noqa: ASYNC110 - there is no event for what is not ours
+            await asyncio.sleep(0)
+
+
 def b64(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
@@ -40,6 +48,9 @@ class Key:
     """An ICE's key pair, ES256 or Ed25519."""
 
     private: Any = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
+
+    def __repr__(self) -> str:
+        return f"Key({self.alg})"
 
     @classmethod
     def ed25519(cls) -> Key:
@@ -78,6 +89,9 @@ class Key:
         body = {name: value for name, value in body.items() if value is not None}
         signed = f"{b64_json(head)}.{b64_json(body)}"
         return f"{signed}.{b64(self.sign(signed.encode()))}"
+
+
+Headers = Mapping[str, str | Sequence[str] | None]
 
 
 class Refused(Exception):
@@ -171,19 +185,25 @@ class Connection:
         answer = await self.request("no.such.method", "round-trip")
         assert answer["id"] == "round-trip", f"unexpected message {answer}"
 
+    async def leave(self, code: int = 1000) -> None:
+        """The closing handshake, begun here; afterwards the gateway has ended the session."""
+        self.send_frame(Opcode.CLOSE, code.to_bytes(2, "big"))
+        await self.expect_dropped(code)
+
     async def close(self) -> None:
         self.writer.close()
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(OSError):  # a reset, or under TLS the same by another name
             await self.writer.wait_closed()
 
 
 class Ice:
-    """An ICE with a token and a key. `url` is the gateway's base URL."""
+    """An ICE with a token and a key. `url` is the gateway's base URL, `tls` what trusts it."""
 
-    def __init__(self, url: str, token: str, key: Key | None = None) -> None:
+    def __init__(self, url: str, token: str, key: Key | None = None, tls: Any = None) -> None:
         self.url = url
         self.token = token
         self.key = key or Key()
+        self.tls = tls
         self.connections: list[Connection] = []
 
     @property
@@ -203,23 +223,39 @@ class Ice:
             "DPoP": proof,
         }
 
-    async def begin(
-        self, headers: dict[str, str | None] | None = None, *, path: str = "/ice/v1", **claims: Any
-    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Send the handshake; `headers` override, one of None is left out."""
+    def request(
+        self,
+        headers: Headers | None = None,
+        *,
+        path: str = "/ice/v1",
+        method: str = "GET",
+        version: str = "1.1",
+        **claims: Any,
+    ) -> bytes:
+        """The handshake's bytes; `headers` override, None leaves one out, a list repeats it."""
+        fields = {"Host": urlsplit(self.url).netloc, **self.headers(**claims), **(headers or {})}
+        lines = [f"{method} {path} HTTP/{version}"]
+        for name, given in fields.items():
+            values = [given] if isinstance(given, str) else given or []
+            lines += [f"{name}: {value}" for value in values]
+        return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+    async def dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection on which nothing has been sent."""
         parts = urlsplit(self.url)
-        fields = {**self.headers(**claims), **(headers or {})}
-        lines = [f"GET {path} HTTP/1.1", f"Host: {parts.netloc}"]
-        lines += [f"{name}: {value}" for name, value in fields.items() if value is not None]
-        reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
-        writer.write(("\r\n".join(lines) + "\r\n\r\n").encode())
+        return await asyncio.open_connection(parts.hostname, parts.port, ssl=self.tls)
+
+    async def begin(
+        self, headers: Headers | None = None, **how: Any
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Send the handshake; see `request`."""
+        reader, writer = await self.dial()
+        writer.write(self.request(headers, **how))
         return reader, writer
 
-    async def connect(
-        self, headers: dict[str, str | None] | None = None, *, path: str = "/ice/v1", **claims: Any
-    ) -> Connection:
+    async def connect(self, headers: Headers | None = None, **how: Any) -> Connection:
         """Connect and read the welcome. Raises `Refused`."""
-        return await self.finish(*await self.begin(headers, path=path, **claims))
+        return await self.finish(*await self.begin(headers, **how))
 
     async def finish(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter

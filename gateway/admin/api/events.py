@@ -16,6 +16,7 @@ from gateway.admin.parts import CALLER, PARTS, AdminParts
 from gateway.admin.stream import Stream
 from gateway.errors import invalid, problem
 from gateway.event import Entry
+from gateway.presence import Change
 from gateway.respond import json_response
 from gateway.store.engine import StoreUnavailable
 from gateway.store.events import EventFilter
@@ -92,13 +93,11 @@ async def _send_all(
     parts: AdminParts = request.config_dict[PARTS]
     loop = asyncio.get_running_loop()
     recognised = loop.time()
-    while not parts.streams.closed:
+    # Without news nothing is written, so that a reader who has gone would not be noticed.
+    while not parts.streams.closed and request.transport is not None:
         reader.wake.clear()
-        while reader.news:
-            change = reader.news.popleft()
-            connection = change.connection and documents.connection_document(change.connection)
-            news = {"ice_name": change.ice_name, "connection": connection}
-            await response.send(msgspec.json.encode(news).decode(), event="presence")
+        # Taken before the log is read: what took the caller's right away is then among the entries.
+        news = [reader.news.popleft() for _ in range(len(reader.news))]
         entries = await parts.events.after(position, _BATCH)
         # Users and API tokens change through the log, too: a caller who lost their right is told
         # nothing of what came after.
@@ -111,6 +110,8 @@ async def _send_all(
         for entry in entries:
             await _send(response, entry)
             position = entry.seq
+        for change in news:
+            await _send_presence(response, change)
         if len(entries) < _BATCH:
             try:
                 async with asyncio.timeout(_RECOGNISE_EVERY):
@@ -124,6 +125,12 @@ async def _send(response: EventSourceResponse, entry: Entry) -> None:
     await response.send(document, id=str(entry.seq))
 
 
+async def _send_presence(response: EventSourceResponse, change: Change) -> None:
+    connection = change.connection and documents.connection_document(change.connection)
+    news = {"ice_name": change.ice_name, "connection": connection}
+    await response.send(msgspec.json.encode(news).decode(), event="presence")
+
+
 def _may_read(request: web.Request) -> None:
     if not request[CALLER].grants.reads_events:
         raise Refusal(problem("forbidden"))
@@ -133,6 +140,7 @@ def _last_event_id(request: web.Request) -> int | None:
     text = request.headers.get("Last-Event-ID")
     if text is None:
         return None
-    if not (text.isascii() and text.isdigit() and int(text) <= _MAX_SEQ):
+    # The length comes first: Python converts no more than 4300 digits.
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) <= _MAX_SEQ):  # noqa: PLR2004 - digits of a 64 bit number
         raise Refusal(invalid("Last-Event-ID", "must be the number of an event"))
     return int(text)

@@ -34,6 +34,7 @@ from gateway.ice import NAME_IS_FINAL, IceType, Status, fold
 from gateway.provisioning import MAX_BULK, Done, Expected, Issued, check_new
 from gateway.respond import json_response, problem_response
 from gateway.store.accounts import fold_user
+from gateway.store.engine import StoreUnavailable
 from gateway.store.ices import IceFilter, Listed
 
 Limit = Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)]
@@ -211,7 +212,10 @@ async def _ended(request: web.Request, before: Listed, done: Done | Issued) -> d
     """Wait until the action's event has been applied, and tell what it ended."""
     parts = _parts(request)
     confirmed = await parts.drops.confirm(parts.tail, [done.seq])
-    now = await parts.ices.find(before.ice.ice_name) or before
+    try:
+        now = await parts.ices.find(before.ice.ice_name) or before
+    except StoreUnavailable:
+        now = before  # it is done, and a token that is not shown now is lost
     connection = now.connection
     # Presence is written a moment later; what was dropped just now is not shown as connected.
     if connection is not None and connection.session in {

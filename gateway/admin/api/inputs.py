@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import functools
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Self, TypeVar
 
@@ -19,6 +20,8 @@ BODY_TIMEOUT: Final = 10.0
 MAX_LIMIT: Final = 200
 DEFAULT_LIMIT: Final = 50
 MAX_TEXT: Final = 256
+_TAG: Final = re.compile(r'"([1-9][0-9]{0,17})"')
+"""What `etag` makes."""
 
 B = TypeVar("B")
 Q = TypeVar("Q", bound="Query")
@@ -48,18 +51,22 @@ def call(handler: _Handler) -> _Handler:
 
 async def body_as(request: web.Request, shape: type[B]) -> B:
     """The JSON body as `shape`. Raises `Refusal`."""
-    if request.content_type != "application/json":
-        raise Refusal(problem("unsupported-media-type"))
     try:
         async with asyncio.timeout(BODY_TIMEOUT):
             data = await request.read()
     except TimeoutError:
         raise Refusal(problem("timeout")) from None
+    except web.RequestPayloadError:  # chunks or a Content-Encoding that cannot be decoded
+        raise Refusal(problem("bad-request")) from None
     try:
         # msgspec checks text as it is needed; a body is UTF-8 as a whole or it is not JSON.
         msgspec.json.decode(data.decode())
     except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
         raise Refusal(problem("malformed-json")) from None
+    # Second, since what cannot be parsed is 400 whatever it is called. It is asked for because a
+    # page of another site can send any body, but not this type.
+    if request.content_type != "application/json":
+        raise Refusal(problem("unsupported-media-type"))
     try:
         return msgspec.json.decode(data, type=shape)
     except msgspec.ValidationError as error:
@@ -68,7 +75,10 @@ async def body_as(request: web.Request, shape: type[B]) -> B:
 
 def _shape_problem(error: msgspec.ValidationError) -> Problem:
     """Msgspec ends its sentences with the place: ... - at `$.ice_name`."""
-    reason, _, place = str(error).partition(" - at `$")
+    # From the right, since the sentence quotes what was sent; without a place all of it is the reason.
+    reason, found, place = str(error).rpartition(" - at `$")
+    if not found:
+        reason, place = place, ""
     field = place.rstrip("`").lstrip(".")
     if not field and "field `" in reason:  # a missing or unknown member stands in the sentence
         field = reason.split("field `")[1].split("`")[0]
@@ -122,11 +132,7 @@ def if_match(request: web.Request) -> frozenset[int] | None:
     tags = [tag.strip() for tag in ",".join(values).split(",")]
     if "*" in tags:
         return None
-    return frozenset(
-        int(tag[1:-1])
-        for tag in tags
-        if len(tag) > 2 and tag[0] == tag[-1] == '"' and tag[1:-1].isascii() and tag[1:-1].isdigit()  # noqa: PLR2004 - two quotes
-    )
+    return frozenset(int(ours[1]) for ours in map(_TAG.fullmatch, tags) if ours)
 
 
 def etag(generation: int) -> dict[str, str]:

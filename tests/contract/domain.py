@@ -1,0 +1,194 @@
+"""What the suite speaks of: ICEs, users and events at one moment, and an engine that can fail."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import sqlite3
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from gateway.event import Actor, Event, Via
+from gateway.ice import Action, Ice, IceType
+from gateway.roles import Role
+from gateway.store import accounts, events, ices, sessions
+from gateway.store.accounts import User
+from gateway.store.engine import StoreUnavailable
+from gateway.store.events import Events
+from gateway.store.sessions import Connection, Happening, Opened
+
+NOW = datetime(2026, 11, 22, 9, 30, tzinfo=UTC)
+ROOT = Actor("root", Via.API, "192.0.2.1")
+PATIENCE = 10.0
+"""Seconds after which an expectation has failed; nothing is expected to take long."""
+RULE_BROKEN = (sqlite3.IntegrityError,)
+"""How the engines say that a row breaks a rule of the schema."""
+
+
+def minutes(count: float) -> datetime:
+    """So long after `NOW`."""
+    return NOW + timedelta(minutes=count)
+
+
+# --- expectations --------------------------------------------------------------------------------
+
+
+async def soon(awaitable, what: str):
+    """Wait for what is expected to happen."""
+    try:
+        async with asyncio.timeout(PATIENCE):
+            return await awaitable
+    except TimeoutError:
+        pytest.fail(f"{what} was expected, and did not happen within {PATIENCE:.0f} s")
+
+
+@dataclasses.dataclass
+class Caught:
+    text: str = ""
+
+
+@contextlib.contextmanager
+def refusing(error, whom: str):
+    """Expect `whom` to end in `error`; yields what it said."""
+    caught = Caught()
+    try:
+        yield caught
+    except error as raised:
+        caught.text = str(raised)
+    else:
+        pytest.fail(f"{whom} was expected to end in {error}, and was accepted")
+
+
+# --- making and changing -------------------------------------------------------------------------
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def an_event(action: str = "note", ice: Ice | None = None, **detail) -> Event:
+    name, generation = (ice.ice_name, ice.generation) if ice else (None, None)
+    return Event(NOW, ROOT, action, name, generation, detail)
+
+
+def an_ice(name: str = "lab-1", user: str | None = "alice") -> Ice:
+    """A provisioned ICE; one without a user is ci-cd."""
+    kind = IceType.CI_CD if user is None else IceType.NORMAL
+    return Ice.provision(name, kind, user, digest(name), now=NOW, expires=minutes(60))
+
+
+def registered(ice: Ice) -> Ice:
+    return ice.register(f"key of {ice.ice_name}", now=minutes(1))
+
+
+def deregistered(ice: Ice) -> Ice:
+    return ice.deregister(digest(f"nobody's {ice.ice_name}"), now=minutes(2))
+
+
+def reregistered(ice: Ice) -> Ice:
+    return ice.reregister(digest(f"next {ice.ice_name}"), now=minutes(3), expires=None)
+
+
+async def add_user(engine, name: str, role: Role = Role.MEMBER, password_hash=None) -> bool:
+    user = User(name, role, password_hash, NOW)
+    event = an_event("add-user", user=name)
+    return await engine.write(lambda transaction: accounts.add_user(transaction, user, event))
+
+
+async def add(engine, ice: Ice):
+    """Insert a provisioned ICE; returns the entry of the log, None where it was refused."""
+    event = an_event(Action.PROVISION, ice)
+    return await engine.write(lambda transaction: ices.insert(transaction, ice, event))
+
+
+async def change(engine, *pairs: tuple[Ice, Ice]):
+    """Compare and swap; returns the entries of the log."""
+    changes = [(old, new, an_event("change", new)) for old, new in pairs]
+    return await engine.write(lambda transaction: ices.replace(transaction, changes))
+
+
+async def add_registered(engine, name: str = "lab-1", user: str | None = "alice") -> Ice:
+    ice = an_ice(name, user)
+    await add(engine, ice)
+    await change(engine, (ice, registered(ice)))
+    return registered(ice)
+
+
+async def append(engine, *given: Event):
+    return await engine.write(lambda transaction: events.append(transaction, given))
+
+
+async def log(engine):
+    """The whole log."""
+    return await Events(engine.fetch).after(0, 1_000_000)
+
+
+def a_connection(session: str, node: str = "node-a", **hello) -> Connection:
+    return Connection(session, node, NOW, "192.0.2.7", **hello)
+
+
+def opened(ice: Ice, connection: Connection) -> Opened:
+    return Opened(ice.ice_name, ice.generation, connection)
+
+
+def a_happening(kind: str, code: str | None = None, at: datetime = NOW, **others) -> Happening:
+    return Happening(
+        **{"ice_name": "lab-1", "address": "192.0.2.7", "first": at, "at": at}
+        | {"kind": kind, "code": code}
+        | others
+    )
+
+
+async def record(engine, opened=(), greeted=(), closed=(), happenings=()):
+    await engine.write(
+        lambda transaction: sessions.record(transaction, opened, greeted, closed, happenings)
+    )
+
+
+# --- an engine that can fail ---------------------------------------------------------------------
+
+
+class Gate:
+    """Where a call is held, with its answer in hand (or its failure, where it `fails`)."""
+
+    def __init__(self, *, fails: bool) -> None:
+        self.fails = fails
+        self.reached = asyncio.Event()
+        self.open = asyncio.Event()
+
+
+class Between:
+    """Stands between a part and its engine: it can be away, or hold the next call of a method."""
+
+    def __init__(self, engine) -> None:
+        self._engine = engine
+        self._gates: dict[str, Gate] = {}
+        self.changed = engine.changed
+        self.away = False
+        self.calls: Counter[str] = Counter()
+
+    def hold(self, method: str, *, fails: bool = False) -> Gate:
+        self._gates[method] = Gate(fails=fails)
+        return self._gates[method]
+
+    def __getattr__(self, method: str):
+        return functools.partial(self._call, method)
+
+    async def _call(self, method: str, *args):
+        self.calls[method] += 1
+        gate = self._gates.pop(method, None)
+        if self.away:
+            raise StoreUnavailable("the store is away")
+        if gate is None:
+            return await getattr(self._engine, method)(*args)
+        answer = None if gate.fails else await getattr(self._engine, method)(*args)
+        gate.reached.set()
+        await gate.open.wait()
+        if gate.fails:
+            raise StoreUnavailable("the store went away")
+        return answer

@@ -1,0 +1,375 @@
+"""What is SQLite's own: the file, its locks, its connections, its migrations."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sqlite3
+import stat
+import sys
+
+import pytest
+
+from gateway.store import sqlite
+from gateway.store.accounts import Accounts
+from gateway.store.engine import StoreRefused, StoreUnavailable
+from gateway.store.events import Events
+from gateway.store.sqlite import is_served, open_sqlite, released
+from tests.contract.domain import RULE_BROKEN, add_user, an_event, append, log, refusing, soon
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "ice.db"
+
+
+@pytest.fixture
+async def engine(path, monkeypatch):
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 0.05)
+    async with open_sqlite(path, serving=True) as opened:
+        await add_user(opened, "alice")
+        yield opened
+
+
+@contextlib.contextmanager
+def raw(path):
+    """The file as any other program sees it."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        yield connection
+
+
+def shape(path):
+    """Version and schema of a file."""
+    with raw(path) as connection:
+        [version] = connection.execute("PRAGMA user_version").fetchone()
+        return version, connection.execute("SELECT sql FROM sqlite_schema ORDER BY sql").fetchall()
+
+
+def reads(engine):
+    return {
+        "fetch": lambda: Accounts(engine).users(),
+        "look_up": lambda: engine.look_up("SELECT count(*) FROM users"),
+        "follow": lambda: Events(engine.follow).last(),
+        "changed_elsewhere": engine.changed_elsewhere,
+    }
+
+
+async def assert_reads_go_on(engine):
+    for name, read in reads(engine).items():
+        try:
+            await read()
+        except StoreUnavailable as error:
+            pytest.fail(f"{name} was expected to go on, but: {error}")
+
+
+# --- connections ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("serving", [True, False])
+async def test_every_connection_is_durable(path, serving):
+    async with open_sqlite(path, serving=serving) as engine:
+        names = ["_writer", "_reader", "_lookups", "_watcher"][: 4 if serving else 2]
+        for name in names:
+            connection = getattr(engine, name)
+            for pragma, expected in (
+                ("journal_mode", "wal"),
+                ("synchronous", 2),  # FULL
+                ("foreign_keys", 1),
+                ("busy_timeout", 2000),
+            ):
+                [(value,)] = await connection.execute_fetchall(f"PRAGMA {pragma}")
+                assert value == expected, f"{pragma} of {name} was expected to be {expected}"
+
+
+async def test_a_storm_shares_its_commits(engine):
+    statements: list[str] = []
+    await engine._writer.set_trace_callback(statements.append)
+    await asyncio.gather(*(append(engine, an_event()) for _ in range(200)))
+    ends = [text for text in statements if text.startswith(("BEGIN", "COMMIT", "ROLLBACK"))]
+    assert ends == ["BEGIN IMMEDIATE", "COMMIT"], "one transaction was expected for all"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT OR REPLACE INTO ice_events SELECT * FROM ice_events WHERE seq = 1",
+        "INSERT OR IGNORE INTO ice_events SELECT * FROM ice_events WHERE seq = 1",
+        "INSERT INTO ice_events SELECT * FROM ice_events WHERE true ON CONFLICT DO UPDATE SET at=''",
+        "INSERT INTO ice_events SELECT NULL, '', '', '', '', '', NULL, NULL, '', ''",
+        "UPDATE OR REPLACE ice_events SET seq = 1 WHERE seq = 2",
+    ],
+)
+async def test_no_conflict_clause_gets_around_append_only(engine, statement):
+    await append(engine, an_event())
+    before = await log(engine)
+    with refusing(RULE_BROKEN, statement):
+        await engine.write(lambda transaction: transaction.run(statement))
+    assert await log(engine) == before
+
+
+# --- the file and its locks ----------------------------------------------------------------------
+
+
+async def test_all_files_are_for_the_owner_alone(path):
+    umask = os.umask(0)
+    try:
+        async with open_sqlite(path, serving=True) as engine:
+            await add_user(engine, "alice")
+            modes = {item.name: stat.S_IMODE(item.stat().st_mode) for item in path.parent.iterdir()}
+    finally:
+        os.umask(umask)
+    locks = {"ice.db.serve.lock", "ice.db.setup.lock"}
+    assert modes.keys() == {"ice.db", "ice.db-wal", "ice.db-shm"} | locks
+    assert set(modes.values()) == {0o600}, f"mode 0600 was expected of all of {modes}"
+
+
+_OPEN_TOGETHER = """
+import asyncio, pathlib, sys, threading
+from gateway.store.sqlite import open_sqlite
+
+async def work(name):
+    async with open_sqlite(pathlib.Path(sys.argv[1])) as engine:
+        await engine.write(lambda transaction: transaction.run(
+            "INSERT INTO users (name, name_folded, role, createdon) VALUES ($1, $1, 'admin', '')",
+            name,
+        ))
+
+threads = [
+    threading.Thread(target=lambda n=n: asyncio.run(work(sys.argv[2] + n))) for n in "ab"
+]
+print("ready", flush=True)
+sys.stdin.readline()
+failed = []
+threading.excepthook = failed.append
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+sys.exit(str([f"{one.exc_type}: {one.exc_value}" for one in failed]) if failed else 0)
+"""
+
+
+async def test_processes_that_open_a_new_file_together_all_succeed(path):
+    pipe = asyncio.subprocess.PIPE
+    processes = [
+        await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", _OPEN_TOGETHER, str(path), str(number)),
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+        )
+        for number in range(4)
+    ]
+    for process in processes:
+        await soon(process.stdout.readline(), "a process that is ready")
+    ends = await soon(
+        asyncio.gather(*(process.communicate(b"\n") for process in processes)), "all ended"
+    )
+    errors = [error.decode() for _, error in ends]
+    assert errors == [""] * 4, "nobody was expected to meet a lock or half a schema"
+    assert [process.returncode for process in processes] == [0] * 4
+    assert shape(path)[0] == len(released())
+    with raw(path) as connection:
+        names = {name for (name,) in connection.execute("SELECT name FROM users")}
+    assert names == {f"{number}{thread}" for number in range(4) for thread in "ab"}
+
+
+async def test_a_file_is_served_once_by_whatever_name(path, tmp_path):
+    link = tmp_path / "link.db"
+    link.symlink_to(path)
+    assert not is_served(path)
+
+    async def refused(name):
+        with refusing(StoreRefused, f"a second gateway on {name}") as why:
+            async with open_sqlite(name, serving=True):
+                pass
+        return why.text
+
+    async with open_sqlite(path, serving=True):
+        assert is_served(path)
+        assert is_served(link)
+        sentence = f"another gateway already serves {path}; stop it, or name another --database"
+        assert await asyncio.gather(refused(path), refused(link)) == [sentence] * 2
+        async with open_sqlite(link) as command:
+            assert await add_user(command, "bob"), "a command was expected to work meanwhile"
+    assert not is_served(path)
+    async with open_sqlite(link, serving=True):
+        assert is_served(path)
+
+
+@pytest.mark.parametrize(
+    ("statements", "sentence"),
+    [
+        (["PRAGMA user_version=99"], "was written by a newer gateway (schema 99"),
+        (["PRAGMA application_id=7"], "is a database of another program"),
+    ],
+    ids=["newer", "foreign"],
+)
+async def test_a_file_that_is_not_for_us_is_refused(path, statements, sentence):
+    async with open_sqlite(path):
+        pass
+    with raw(path) as connection:
+        for statement in statements:
+            connection.execute(statement)
+    await assert_refused(path, sentence)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["CREATE TABLE recipes (name)", "PRAGMA user_version=1", "PRAGMA application_id=7"],
+)
+async def test_a_database_of_another_program_is_refused(path, statement):
+    with raw(path) as connection:
+        connection.execute(statement)
+    await assert_refused(path, "is a database of another program")
+
+
+@pytest.mark.parametrize("content", [b"Dear diary", b"Dear diary,\n" * 1000], ids=["short", "long"])
+async def test_a_file_that_is_no_database_is_refused(path, content):
+    path.write_bytes(content)
+    await assert_refused(path, "is not an SQLite database")
+
+
+async def assert_refused(path, sentence):
+    before = path.read_bytes()
+    for serving in (False, True):
+        with refusing(StoreRefused, f"opening it, serving={serving},") as why:
+            async with open_sqlite(path, serving=serving):
+                pass
+        assert str(path) in why.text
+        assert sentence in why.text
+    assert path.read_bytes() == before, "a refused file was expected to be left as it is"
+
+
+@pytest.mark.parametrize("serving", [True, False])
+async def test_a_missing_folder_is_told(tmp_path, serving):
+    path = tmp_path / "missing" / "ice.db"
+    with refusing(StoreUnavailable, "opening a file in a missing folder") as why:
+        async with open_sqlite(path, serving=serving):
+            pass
+    assert (
+        why.text == f"the folder of the database {path} cannot be used: No such file or directory"
+    )
+
+
+async def test_a_folder_in_place_of_the_file_is_told(path):
+    path.mkdir()
+    with refusing(StoreUnavailable, "opening a folder") as why:
+        async with open_sqlite(path):
+            pass
+    assert f"the database {path} cannot be opened" in why.text
+
+
+# --- what may happen to a file in use ------------------------------------------------------------
+
+
+async def test_a_locked_file_is_read_and_written_again_later(engine, path):
+    with raw(path) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with refusing(StoreUnavailable, "a write to a locked database") as why:
+            await add_user(engine, "bob")
+        assert why.text == f"the database {path} cannot be used: database is locked"
+        await assert_reads_go_on(engine)
+        other.execute("ROLLBACK")
+    assert await add_user(engine, "bob"), "writes were expected to go on after the lock"
+
+
+async def test_a_write_waits_for_another_process_to_finish(path):
+    async with open_sqlite(path) as engine:
+        with raw(path) as other:
+            other.execute("BEGIN IMMEDIATE")
+            writing = asyncio.create_task(add_user(engine, "bob"))
+            await asyncio.wait([writing], timeout=0)
+            other.execute("ROLLBACK")
+            assert await soon(writing, "the write once the lock was gone")
+
+
+async def test_a_file_that_cannot_be_written_is_still_read(engine, path):
+    await engine._writer.execute("PRAGMA query_only=ON")
+    writes = (add_user(engine, "bob"), append(engine, an_event()))
+    ends = await asyncio.gather(*writes, return_exceptions=True)
+    assert [type(end) for end in ends] == [StoreUnavailable] * 2
+    assert str(path) in str(ends[0])
+    await assert_reads_go_on(engine)
+    await engine._writer.execute("PRAGMA query_only=OFF")
+    assert await add_user(engine, "bob"), "writes were expected to go on"
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_a_file_taken_away_is_noticed_and_put_back_is_used(engine, path, tmp_path, replaced):
+    aside = tmp_path / "aside.db"
+    path.rename(aside)
+    if replaced:
+        path.touch()
+    sentence = f"the database file {path} is gone or was replaced; put it back, or restart"
+    for name, work in {**reads(engine), "write": lambda: add_user(engine, "bob")}.items():
+        with refusing(StoreUnavailable, f"{name} without the file") as why:
+            await work()
+        assert why.text == sentence
+    aside.replace(path)
+    await assert_reads_go_on(engine)
+    assert await add_user(engine, "bob")
+
+
+# --- migrations ----------------------------------------------------------------------------------
+
+FIRST = released()[0]
+SECOND = (
+    2,
+    """
+    CREATE TABLE more (a TEXT);
+    CREATE TRIGGER more_only BEFORE DELETE ON more
+    BEGIN
+        SELECT RAISE(ABORT, 'a; b'); -- one statement to its end
+    END;
+    INSERT INTO more VALUES ('once') -- the last needs no semicolon""",
+)
+
+
+def release(monkeypatch, *steps):
+    monkeypatch.setattr(sqlite, "released", lambda: list(steps))
+
+
+def test_migrations_are_numbered_without_gaps():
+    numbers = [number for number, _ in released()]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+async def test_a_migration_goes_forward_once(path, monkeypatch):
+    release(monkeypatch, FIRST)
+    async with open_sqlite(path) as engine:
+        await add_user(engine, "alice")
+    release(monkeypatch, FIRST, SECOND)
+    for _ in range(2):
+        async with open_sqlite(path) as engine:
+            assert [user.name for user in await Accounts(engine).users()] == ["alice"]
+            assert await engine.fetch("SELECT a FROM more") == [("once",)]
+    migrated = shape(path)
+    assert migrated[0] == 2
+    path.rename(path.with_name("migrated.db"))
+    async with open_sqlite(path):
+        pass
+    assert shape(path) == migrated, "a new file was expected to be as a migrated one"
+    release(monkeypatch, FIRST)
+    await assert_refused(path, "upgrade the gateway")
+
+
+@pytest.mark.parametrize("known", [(), (FIRST,)], ids=["new file", "older file"])
+@pytest.mark.parametrize(
+    "fault", ["CREATE TABL oops (a);", "INSERT INTO nothing VALUES (1);", "CREATE TABLE oops ("]
+)
+async def test_a_migration_that_fails_leaves_the_file_as_it_was(path, monkeypatch, known, fault):
+    if known:
+        release(monkeypatch, *known)
+        async with open_sqlite(path) as engine:
+            await add_user(engine, "alice")
+    before = shape(path)
+    release(monkeypatch, FIRST, (2, f"{SECOND[1]}\n;{fault}"))
+    with refusing(StoreUnavailable, "a migration with a fault") as why:
+        async with open_sqlite(path):
+            pass
+    assert f"the database {path} cannot be opened" in why.text
+    assert shape(path) == before, "nothing of the migration was expected to be done"
+    release(monkeypatch, FIRST, SECOND)
+    async with open_sqlite(path) as engine:
+        assert await engine.fetch("SELECT a FROM more") == [("once",)]
+        assert len(await Accounts(engine).users()) == len(known)

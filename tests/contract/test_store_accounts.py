@@ -1,0 +1,112 @@
+"""`users` and `api_tokens`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from gateway.roles import Role
+from gateway.store import accounts
+from gateway.store.accounts import Accounts, ApiToken
+from tests.contract.domain import (
+    NOW,
+    RULE_BROKEN,
+    add,
+    add_user,
+    an_event,
+    an_ice,
+    digest,
+    log,
+    minutes,
+    refusing,
+)
+
+
+async def add_token(engine, token):
+    await engine.write(lambda t: accounts.add_token(t, token, an_event("token", id=token.id)))
+
+
+async def revoke(engine, token_id, now):
+    return await engine.write(
+        lambda t: accounts.revoke_token(t, token_id, now, an_event("revoke", id=token_id))
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("Alice", "aLICE"),
+        ("STRASSE", "straße"),
+        ("\N{LATIN SMALL LIGATURE FI}ona", "FIONA"),
+        ("Zoë", "ZOE\u0308"),
+        ("\N{KELVIN SIGN}im", "kim"),
+        ("Ａda", "ada"),  # noqa: RUF001 - of full width
+        ("ΣΊΣΥΦΟΣ", "σίσυφος"),
+    ],
+)
+async def test_a_user_name_is_unique_with_case_folded(open_store, name, other):
+    async with open_store(serving=True) as engine:
+        assert await add_user(engine, name, Role.AUDITOR, "hash")
+        before = await log(engine)
+        assert not await add_user(engine, other), f"{other} was expected to be taken by {name}"
+        assert await log(engine) == before, "a refused user was expected to leave no event"
+        table = Accounts(engine)
+        found = await table.user(other)
+        assert (found.name, found.role, found.password_hash) == (name, Role.AUDITOR, "hash")
+        assert (found.createdon, found.disabledon) == (NOW, None)
+        assert await table.users() == [found]
+
+
+async def test_users_differ_in_what_folding_leaves(engine):
+    for name in ("zoe", "Zoë", "al ice", "Bob"):
+        assert await add_user(engine, name), f"{name} was expected to be free"
+    names = [user.name for user in await Accounts(engine).users()]
+    assert names == ["al ice", "alice", "Bob", "zoe", "Zoë"], "all users by folded name expected"
+
+
+async def test_a_user_is_changed_with_the_event(engine):
+    table = Accounts(engine)
+    user = await table.user("alice")
+    changed = replace(user, role=Role.ADMIN, password_hash="hash", disabledon=minutes(1))
+    await engine.write(lambda t: accounts.update_user(t, changed, an_event("disable-user")))
+    assert await table.user("ALICE") == changed
+    assert (await log(engine))[-1].event.action == "disable-user"
+    assert await table.user("nobody") is None
+
+
+async def test_the_ices_of_a_user_are_named_in_order(engine):
+    await add_user(engine, "bob")
+    for name, user in (("Lab-2", "alice"), ("lab-1", "alice"), ("lab-3", "bob"), ("b-1", None)):
+        await add(engine, an_ice(name, user))
+    assert await Accounts(engine).ices_of("alice") == ["lab-1", "Lab-2"]
+    assert await Accounts(engine).ices_of("nobody") == []
+
+
+async def test_an_api_token_is_found_by_its_hash_until_the_end(engine):
+    table = Accounts(engine)
+    newer = ApiToken("a2", "alice", "laptop", digest("two"), minutes(2), expireson=minutes(9))
+    token = ApiToken("b1", "alice", "ci", digest("one"), minutes(1))
+    for each in (newer, token):
+        await add_token(engine, each)
+    assert await table.tokens() == [token, newer], "all tokens, oldest first, were expected"
+    assert await table.token("a2") == newer
+    assert await table.by_token(digest("two")) == (newer, await table.user("alice"))
+    assert await table.by_token(digest("three")) is None
+    assert await table.token("c3") is None
+
+    revoked = await revoke(engine, "b1", minutes(3))
+    assert (await log(engine))[-1] == revoked
+    assert await revoke(engine, "b1", minutes(4)) is None, "a token is revoked once"
+    assert await revoke(engine, "c3", minutes(4)) is None, "an unknown token cannot be revoked"
+    assert (await log(engine))[-1] == revoked, "a revocation of nothing was expected to be no event"
+    found, _ = await table.by_token(digest("one"))
+    assert found == replace(token, revokedon=minutes(3))
+    assert await table.token("a2") == newer
+
+
+async def test_a_token_that_is_refused_leaves_no_event(engine):
+    before = await log(engine)
+    with refusing(RULE_BROKEN, "an API token of an unknown user"):
+        await add_token(engine, ApiToken("b1", "nobody", "x", digest("one"), NOW))
+    assert await log(engine) == before

@@ -1,0 +1,285 @@
+"""`ice_tokens`: found with case folded, listed, changed by compare-and-set with the event beside it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from gateway.event import Actor, Via
+from gateway.ice import IceType, Status
+from gateway.store import ices
+from gateway.store.accounts import fold_user
+from gateway.store.engine import StoreUnavailable
+from gateway.store.ices import IceFilter, Ices, LookUps, Stale
+from tests.contract.domain import (
+    ROOT,
+    RULE_BROKEN,
+    Between,
+    a_connection,
+    add,
+    add_registered,
+    add_user,
+    an_event,
+    an_ice,
+    change,
+    deregistered,
+    digest,
+    log,
+    minutes,
+    opened,
+    record,
+    refusing,
+    registered,
+    reregistered,
+    soon,
+)
+
+
+async def entry(engine, name="lab-1"):
+    """The entry as the table holds it."""
+    listed = await Ices(engine).find(name)
+    return listed and listed.ice
+
+
+# --- found, inserted -----------------------------------------------------------------------------
+
+
+async def test_an_ice_is_found_as_it_was_inserted_with_case_folded(engine):
+    table = Ices(engine)
+    assert not await table.any(), "the table of a new store was expected to be empty"
+    ice = an_ice("Lab-1")
+    logged = await add(engine, ice)
+    assert await table.any()
+    found = await table.find("lAB-1")
+    assert (found.ice, found.lastseen, found.connection) == (ice, None, None)
+    assert (await log(engine))[-1] == logged, "insert was expected to return the entry of the log"
+    many = await engine.write(lambda t: ices.find_many(t, ["LAB-1", "lab-2"]))
+    assert many == {"lab-1": ice}
+    assert await table.find("lab-2") is None
+
+
+@pytest.mark.parametrize("name", ["Lab-1", "lab-1"])
+async def test_a_taken_name_is_refused_whatever_its_case(engine, name):
+    ice = an_ice("Lab-1")
+    await add(engine, ice)
+    before = await log(engine)
+    other = replace(an_ice(name, None), ice_token=digest("another token"))
+    assert await add(engine, other) is None, f"{name} was expected to be taken by Lab-1"
+    assert await entry(engine) == ice, "a refused insert was expected to leave the entry alone"
+    assert await log(engine) == before, "a refused insert was expected to leave no event"
+
+
+# --- compare and swap ----------------------------------------------------------------------------
+
+
+async def test_a_life_is_stored_as_the_rules_made_it(engine):
+    ice = an_ice()
+    await add(engine, ice)
+    for step in (registered, deregistered, reregistered, registered):
+        new = step(ice)
+        [logged] = await change(engine, (ice, new))
+        assert await entry(engine) == new, f"the table was expected to hold what {step} gave"
+        assert (await log(engine))[-1] == logged
+        ice = new
+
+
+@pytest.mark.parametrize(
+    "stale",
+    [
+        {"ice_token": digest("another token")},
+        {"ice_type": IceType.CI_CD},
+        {"status": Status.PROVISIONED},
+        {"generation": 2},
+        {"ice_name": "lab-2"},
+    ],
+    ids=lambda stale: next(iter(stale)),
+)
+async def test_a_stale_swap_leaves_neither_change_nor_event(engine, stale):
+    ice = await add_registered(engine)
+    before = await log(engine)
+    with refusing(Stale, f"a swap of an entry whose old value has another {stale}"):
+        await change(engine, (replace(ice, **stale), deregistered(ice)))
+    assert await entry(engine) == ice
+    assert await log(engine) == before
+
+
+async def test_a_change_whose_event_cannot_be_written_is_undone(engine):
+    ice = await add_registered(engine)
+    nowhere = replace(an_event(), actor=Actor("root", Via.API, None))
+    for unit in (
+        lambda t: ices.replace(t, [(ice, deregistered(ice), nowhere)]),
+        lambda t: ices.insert(t, an_ice("lab-2"), nowhere),
+    ):
+        with refusing(RULE_BROKEN, "a change with an event that has no address"):
+            await engine.write(unit)
+    assert await entry(engine) == ice, "row and event were expected to share a transaction"
+    assert await entry(engine, "lab-2") is None
+
+
+async def test_of_two_swaps_that_race_exactly_one_wins(engine, open_store):
+    async with open_store() as elsewhere:
+        for name, other in (("lab-1", engine), ("lab-2", elsewhere)):
+            old = await add_registered(engine, name)
+            before = len(await log(engine))
+            news = (deregistered(old), reregistered(old))
+            raced = await asyncio.gather(
+                change(engine, (old, news[0])),
+                change(other, (old, news[1])),
+                return_exceptions=True,
+            )
+            won = [new for new, done in zip(news, raced, strict=True) if isinstance(done, list)]
+            lost = [done for done in raced if isinstance(done, Stale)]
+            assert (len(won), len(lost)) == (1, 1), f"one winner, one Stale expected, not {raced}"
+            assert await entry(engine, name) == won[0]
+            assert len(await log(engine)) == before + 1, "the winner's event alone was expected"
+
+
+async def test_a_swap_of_many_is_all_or_nothing(engine):
+    olds = [await add_registered(engine, f"lab-{number}") for number in range(3)]
+    before = await log(engine)
+    stale = [*olds[:2], replace(olds[2], generation=7)]
+    with refusing(Stale, "a swap of many of which the last is stale"):
+        await change(engine, *((old, deregistered(old)) for old in stale))
+    assert [await entry(engine, ice.ice_name) for ice in olds] == olds
+    assert await log(engine) == before
+
+    entries = await change(engine, *((old, deregistered(old)) for old in olds))
+    assert [found.event.ice_name for found in entries] == ["lab-0", "lab-1", "lab-2"]
+    assert [await entry(engine, ice.ice_name) for ice in olds] == [*map(deregistered, olds)]
+    assert await change(engine) == [], "a swap of none was expected to do nothing"
+
+
+# --- listed --------------------------------------------------------------------------------------
+
+# By folded name in the order of code points, whatever collation the engine would have.
+ORDER = ["build-1", "delta", "lab-10", "Lab-2", "lab_1", "Zeta.x"]
+
+
+@pytest.fixture
+async def laboratory(engine):
+    """Six ICEs of every type and status, one of them connected; users whose names need escapes."""
+    for user in ("Grüße", "50%_off", "back\\slash"):
+        await add_user(engine, user)
+    for name, user in (
+        ("Zeta.x", "50%_off"),
+        ("lab-10", "alice"),
+        ("delta", "back\\slash"),
+        ("build-1", None),
+    ):
+        await add(engine, an_ice(name, user))
+    connected = await add_registered(engine, "Lab-2")
+    await record(engine, [opened(connected, a_connection("s1"))])
+    gone = await add_registered(engine, "lab_1", "Grüße")
+    await change(engine, (gone, deregistered(gone)))
+    return Ices(engine)
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ({}, ORDER),
+        ({"status": Status.REGISTERED}, ["Lab-2"]),
+        ({"status": Status.DEREGISTERED}, ["lab_1"]),
+        ({"ice_type": IceType.CI_CD}, ["build-1"]),
+        ({"provisionedto": fold_user("ALICE")}, ["lab-10", "Lab-2"]),
+        ({"provisionedto": fold_user("GRÜSSE")}, ["lab_1"]),
+        ({"connected": True}, ["Lab-2"]),
+        ({"connected": False}, ["build-1", "delta", "lab-10", "lab_1", "Zeta.x"]),
+        ({"text": "ab-"}, ["lab-10", "Lab-2"]),
+        ({"text": "zeta.x"}, ["Zeta.x"]),
+        ({"text": fold_user("GRÜSS")}, ["lab_1"]),
+        ({"text": "%"}, ["Zeta.x"]),
+        ({"text": "_"}, ["lab_1", "Zeta.x"]),
+        ({"text": "\\"}, ["delta"]),
+        ({"text": "l_b"}, []),
+        ({"text": "lab", "status": Status.PROVISIONED, "connected": False}, ["lab-10"]),
+    ],
+    ids=str,
+)
+async def test_a_page_holds_what_the_filter_lets_through(laboratory, where, expected):
+    page = await laboratory.page(IceFilter(**where), 100, None)
+    assert [listed.ice.ice_name for listed in page] == expected
+
+
+async def test_pages_follow_each_other_without_gap_or_repetition(laboratory):
+    seen: list[str] = []
+    while page := await laboratory.page(IceFilter(), 2, seen[-1].lower() if seen else None):
+        assert len(page) <= 2, "a page was expected to keep to its limit"
+        seen += [listed.ice.ice_name for listed in page]
+    assert seen == ORDER
+
+
+async def test_standing_gives_generation_and_status_of_exact_names(laboratory):
+    standing = await laboratory.standing(["Lab-2", "lab_1", "LAB-10", "nobody"])
+    assert standing == {"Lab-2": (1, Status.REGISTERED), "lab_1": (2, Status.DEREGISTERED)}
+
+
+# --- looked up for admissions --------------------------------------------------------------------
+
+
+@pytest.fixture
+def between(engine):
+    return Between(engine)
+
+
+async def test_a_look_up_never_joins_a_query_that_already_runs(engine, between):
+    look_ups = LookUps(between)
+    ice = await add_registered(engine)
+    gate = between.hold("look_up")
+    early = asyncio.create_task(look_ups.find("lab-1"))
+    await soon(gate.reached.wait(), "the first query")
+    [logged] = await change(engine, (ice, deregistered(ice)))
+    late = asyncio.create_task(look_ups.find("lab-1"))
+    await asyncio.wait([late], timeout=0)  # it has asked by now
+    gate.open.set()
+    old, new = await soon(asyncio.gather(early, late), "an answer to both look-ups")
+    assert old.ice == ice, "the query that ran was expected to answer with its own snapshot"
+    assert new.ice == deregistered(ice), "who asks after a commit was expected to see it"
+    assert (old.seq, new.seq) == (logged.seq - 1, logged.seq), "numbers of the same snapshots"
+    assert new.at >= old.at
+
+
+async def test_look_ups_that_wait_are_answered_together(engine, between):
+    look_ups = LookUps(between)
+    all_ices = [an_ice(f"lab-{number}") for number in range(20)]
+    for ice in all_ices:
+        await add(engine, ice)
+    gate = between.hold("look_up")
+    first = asyncio.create_task(look_ups.find("lab-0"))
+    await soon(gate.reached.wait(), "the first query")
+    names = [*(ice.ice_name for ice in all_ices), "lab-3", "LAB-3", "nobody"]
+    waiting = [asyncio.create_task(look_ups.find(name)) for name in names]
+    impatient = asyncio.create_task(look_ups.find("lab-4"))
+    await asyncio.wait([impatient], timeout=0)
+    impatient.cancel()
+    gate.open.set()
+    await soon(first, "the first answer")
+    readings = await soon(asyncio.gather(*waiting), "an answer to all that waited")
+    assert [reading.ice for reading in readings] == [*all_ices, all_ices[3], None, None]
+    assert between.calls["look_up"] == 2, "one query was expected for all that waited"
+
+
+async def test_a_look_up_that_fails_fails_its_askers_only(engine, between):
+    look_ups = LookUps(between)
+    await add(engine, an_ice())
+    gate = between.hold("look_up", fails=True)
+    failing = [asyncio.create_task(look_ups.find(name)) for name in ("lab-1", "lab-1", "lab-2")]
+    await soon(gate.reached.wait(), "the first query")
+    waiting = asyncio.create_task(look_ups.find("lab-1"))
+    await asyncio.wait([waiting], timeout=0)
+    gate.open.set()
+    failures = await soon(asyncio.gather(*failing, return_exceptions=True), "three failures")
+    assert [type(failure) for failure in failures] == [StoreUnavailable] * 3
+    assert (await soon(waiting, "the next query's answer")).ice == an_ice()
+    assert (await soon(look_ups.find("lab-1"), "an answer after all")).ice == an_ice()
+
+
+async def test_times_and_nulls_come_back_as_they_went(engine):
+    """To the microsecond, aware, and None where there is none."""
+    await add(engine, replace(an_ice("build-1", None), expireson=None, provisionedon=minutes(0.01)))
+    found = await entry(engine, "build-1")
+    assert (found.provisionedon, found.expireson) == (minutes(0.01), None)
+    assert found.provisionedto is None
+    assert (await log(engine))[-1].event.actor == ROOT

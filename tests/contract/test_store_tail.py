@@ -1,0 +1,162 @@
+"""The tail: every event once and in order, whoever committed it; never current without having compared."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import pytest
+
+from gateway import tail as tail_module
+from gateway.store.engine import StoreUnavailable
+from gateway.tail import Tail
+from tests.contract.domain import Between, an_event, append, log, refusing, soon
+
+
+class Follower:
+    """A tail that notes what it does: the numbers it applies, and `compare`."""
+
+    def __init__(self, engine) -> None:
+        self.between = Between(engine)
+        self.did: list[int | str] = []
+        self.compared = asyncio.Event()
+        self.compare_fails = False
+        self.tail = Tail(self.between, self._apply, self._compare)
+
+    def _apply(self, entry) -> None:
+        assert self.tail.position < entry.seq, "a position was expected to be of what is applied"
+        self.did.append(entry.seq)
+
+    async def _compare(self) -> None:
+        assert not self.tail.current, "no node was expected to be current while it compares"
+        self.did.append("compare")
+        self.compared.set()
+        if self.compare_fails:
+            raise StoreUnavailable("the store is away again")
+
+    @contextlib.asynccontextmanager
+    async def running(self):
+        await self.tail.start()
+        task = asyncio.create_task(self.tail.run())
+        try:
+            yield self
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+            assert task.cancelled(), f"the tail was expected to go on, but {task}"
+
+    async def reached(self, seq):
+        await soon(self.tail.reached(seq), f"event {seq} applied")
+
+    async def loses_its_store(self):
+        """Return once the tail has noticed."""
+        self.between.away = True
+        await soon(self._until(lambda: not self.tail.current), "notice of the store's loss")
+
+    async def is_current(self):
+        await soon(self._until(lambda: self.tail.current), "a tail that is current")
+
+    @staticmethod
+    async def _until(holds):
+        while not holds():  # noqa: ASYNC110 - there is no event for a tail's state
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+def follower(engine):
+    return Follower(engine)
+
+
+async def test_events_are_applied_once_and_in_order(engine, follower):
+    await append(engine, an_event("before the start"))
+    async with follower.running():
+        assert follower.tail.current
+        assert follower.did == ["compare"], "a tail was expected to begin at the end of the log"
+        await asyncio.gather(*(append(engine, an_event()) for _ in range(50)))
+        await append(engine, an_event(), an_event())
+        await follower.reached(54)
+    assert follower.did == ["compare", *range(3, 55)]
+    assert follower.tail.position == 54
+
+
+async def test_more_than_a_batch_is_applied_at_once(engine, follower, monkeypatch):
+    monkeypatch.setattr(tail_module, "_BATCH", 3)
+    async with follower.running():
+        for count in (10, 3):
+            await append(engine, *[an_event()] * count)
+        await follower.reached(14)
+    assert follower.did == ["compare", *range(2, 15)]
+
+
+async def test_waiters_wake_when_their_event_has_been_applied(engine, follower):
+    async with follower.running():
+        await follower.reached(1)  # alice's: it was there before
+        next_ones = [asyncio.create_task(follower.tail.reached(seq)) for seq in (2, 2, 3)]
+        impatient = asyncio.create_task(follower.tail.reached(2))
+        await asyncio.wait([impatient], timeout=0)
+        impatient.cancel()
+        await append(engine, an_event())
+        await soon(asyncio.gather(*next_ones[:2]), "both waiters for event 2 awake")
+        assert not next_ones[2].done(), "who waits for event 3 was expected to sleep on"
+        await append(engine, an_event())
+        await soon(next_ones[2], "the waiter for event 3 awake")
+
+
+async def test_a_commit_of_another_process_is_seen(engine, follower, open_store):
+    async with open_store() as elsewhere, follower.running():
+        for seq in (2, 3):
+            await append(elsewhere, an_event())
+            assert not engine.changed.is_set(), "no wake-up was expected to come from elsewhere"
+            await follower.reached(seq)
+    assert follower.did == ["compare", 2, 3]
+
+
+async def test_a_lost_wake_up_loses_nothing(engine, follower):
+    follower.between.changed = asyncio.Event()  # which nobody ever sets
+    async with follower.running():
+        await append(engine, an_event())
+        await follower.reached(2)
+    assert follower.did == ["compare", 2]
+
+
+async def test_a_tail_is_not_current_before_it_has_started(follower):
+    assert not follower.tail.current
+    follower.between.away = True
+    with refusing(StoreUnavailable, "the start without a store"):
+        await follower.tail.start()
+    assert not follower.tail.current
+
+
+async def test_a_tail_that_was_cut_off_compares_before_it_is_current(engine, follower):
+    async with follower.running():
+        follower.did.clear()
+        await follower.loses_its_store()
+        assert "away" in follower.tail.fault, "the fault was expected to say why"
+        await append(engine, an_event(), an_event())
+        follower.compare_fails = True
+        follower.compared.clear()
+        follower.between.away = False
+        await soon(follower.compared.wait(), "a comparison with the table")
+        await follower.reached(3)
+        assert follower.did[:3] == [2, 3, "compare"], "it was expected to catch up, then compare"
+        assert not follower.tail.current, "a failed comparison was expected to count for nothing"
+        follower.compare_fails = False
+        await follower.is_current()
+        assert follower.did[2:] == ["compare"] * len(follower.did[2:]), "events are applied once"
+        follower.did.clear()
+        await append(engine, an_event())
+        await follower.reached(4)
+        assert follower.did == [4], "a current tail was expected not to compare again"
+    assert follower.tail.position == len(await log(engine))
+
+
+async def test_a_wake_up_taken_by_a_look_that_failed_is_not_lost(engine, follower):
+    """The events may not be readable just when news of them was."""
+    async with follower.running():
+        gate = follower.between.hold("follow", fails=True)
+        await append(engine, an_event())
+        await soon(gate.reached.wait(), "a look at the log")
+        gate.open.set()
+        await follower.reached(2)
+        await follower.is_current()
+    assert follower.did == ["compare", 2, "compare"]

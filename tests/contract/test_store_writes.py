@@ -1,0 +1,165 @@
+"""Units of work: grouped into transactions, each done or not, whoever fails or goes away meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from gateway.store.engine import StoreUnavailable
+from tests.contract.domain import PATIENCE, RULE_BROKEN, refusing, soon
+
+_INSERT = "INSERT INTO users (name, name_folded, role, createdon) VALUES ($1, $1, $2, '')"
+
+
+def adding(*names, role="member", seen=None):
+    """A unit that adds users; it puts the transaction in which it runs into `seen`."""
+
+    async def unit(transaction):
+        if seen is not None:
+            seen.append(transaction)
+        for name in names:
+            await transaction.run(_INSERT, name, role)
+        return names
+
+    return unit
+
+
+class Held:
+    """A unit that stops half-way until it is let on."""
+
+    def __init__(self) -> None:
+        self.halfway = asyncio.Event()
+        self.on = asyncio.Event()
+
+    async def __call__(self, transaction):
+        await transaction.run(_INSERT, "half", "member")
+        self.halfway.set()
+        await self.on.wait()
+        await transaction.run(_INSERT, "whole", "member")
+
+
+async def users(engine):
+    return {name for (name,) in await engine.fetch("SELECT name FROM users")} - {"alice"}
+
+
+async def hold(engine):
+    """Occupy the writer; returns the held unit and the task that asked for it."""
+    held = Held()
+    task = asyncio.create_task(engine.write(held))
+    await soon(held.halfway.wait(), "the start of a unit")
+    return held, task
+
+
+async def waiting(engine, *units):
+    """Ask for all units while the writer is occupied."""
+    tasks = [asyncio.create_task(engine.write(unit)) for unit in units]
+    await asyncio.wait(tasks, timeout=0)
+    return tasks
+
+
+async def test_units_that_wait_share_one_transaction(engine):
+    held, task = await hold(engine)
+    seen: list = []
+    tasks = await waiting(engine, *(adding(f"u{n}", seen=seen) for n in range(100)))
+    held.on.set()
+    answers = await soon(asyncio.gather(task, *tasks), "the end of all units")
+    assert answers[1:] == [(f"u{n}",) for n in range(100)], "each asker was expected its own answer"
+    assert len(seen) == 100
+    assert len(set(map(id, seen))) == 1, "one transaction was expected for all that waited"
+    assert len(await users(engine)) == 102
+
+
+@pytest.mark.parametrize(
+    ("role", "failure"), [("emperor", RULE_BROKEN), ("member", ValueError)], ids=["rule", "value"]
+)
+async def test_a_unit_that_fails_undoes_itself_only(engine, role, failure):
+    async def failing(transaction):
+        await adding("undone", "undone too")(transaction)
+        await adding("x", role=role)(transaction)
+        raise ValueError
+
+    held, task = await hold(engine)
+    tasks = await waiting(engine, adding("before"), failing, adding("after"))
+    held.on.set()
+    await soon(task, "the end of the unit that was held")
+    with refusing(failure, "the unit that breaks off"):
+        await soon(tasks[1], "the end of the failing unit")
+    await soon(asyncio.gather(tasks[0], tasks[2]), "the end of the units beside it")
+    assert await users(engine) == {"half", "whole", "before", "after"}
+
+    with refusing(failure, "the same unit alone"):
+        await engine.write(failing)
+    await engine.write(adding("next"))
+    assert await users(engine) == {"half", "whole", "before", "after", "next"}
+
+
+async def test_a_unit_whose_asker_goes_away_is_done_or_not_but_never_half(engine):
+    held, task = await hold(engine)
+    queued, failing, kept = await waiting(
+        engine, adding("first", "second"), adding("undone", role="emperor"), adding("kept")
+    )
+    gone = (task, queued, failing)
+    for asker in gone:
+        asker.cancel()
+    ends = await asyncio.gather(*gone, return_exceptions=True)
+    assert [type(end) for end in ends] == [asyncio.CancelledError] * 3
+    held.on.set()
+    await soon(kept, "the end of the unit whose asker stayed")
+    found = await users(engine)
+    assert "kept" in found
+    assert "undone" not in found
+    for unit in ({"half", "whole"}, {"first", "second"}):
+        assert unit <= found or not unit & found, f"{unit} was expected whole or not at all"
+
+
+async def test_nobody_reads_what_is_not_committed(engine):
+    async def unit(transaction):
+        await adding("mine")(transaction)
+        return await transaction.fetch("SELECT role FROM users WHERE name = $1", "mine")
+
+    assert await engine.write(unit) == [("member",)], "a unit was expected to see its own rows"
+    held, task = await hold(engine)
+    for read in (engine.fetch, engine.look_up, engine.follow):
+        rows = await soon(read("SELECT 1 FROM users WHERE name = 'half'"), "reading meanwhile")
+        assert rows == [], f"{read} was expected to see committed rows alone"
+    held.on.set()
+    await soon(task, "the commit")
+    assert {"half", "whole"} <= await users(engine)
+
+
+async def test_a_commit_is_told_and_a_failure_is_not(engine):
+    await engine.changed_elsewhere()
+    engine.changed.clear()
+    with refusing(RULE_BROKEN, "a unit that breaks a rule"):
+        await engine.write(adding("x", role="emperor"))
+    assert not engine.changed.is_set()
+    assert not await engine.changed_elsewhere()
+    await engine.write(adding("x"))
+    assert engine.changed.is_set(), "a commit was expected to wake this process"
+
+
+async def test_counts_are_of_rows_changed(engine):
+    async def unit(transaction):
+        added = await transaction.run_many(_INSERT, [("a", "member"), ("b", "admin")])
+        none = await transaction.run_many(_INSERT, [])
+        changed = await transaction.run("UPDATE users SET role = $1 WHERE name < 'b'", "auditor")
+        missed = await transaction.run("DELETE FROM users WHERE name = $1", "nobody")
+        return added, none, changed, missed
+
+    assert await engine.write(unit) == (2, 0, 2, 0)
+
+
+async def test_closing_finishes_what_was_begun(open_store):
+    async with open_store(serving=True) as engine:
+        held, task = await hold(engine)
+        [queued] = await waiting(engine, adding("queued"))
+        closing = asyncio.create_task(engine.close())
+        await asyncio.wait([closing], timeout=0)
+        held.on.set()
+        await asyncio.wait_for(asyncio.gather(task, queued, closing), PATIENCE)
+        for late in (engine.write(adding("late")), engine.fetch("SELECT 1")):
+            with refusing(StoreUnavailable, "work after closing"):
+                await late
+    async with open_store(serving=True) as engine:
+        assert await users(engine) == {"half", "whole", "queued"}

@@ -1,0 +1,407 @@
+"""`ice-gateway serve` as a process of its own: how it starts, what it refuses, how it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import json
+import os
+import queue
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from ipaddress import ip_address
+
+import pytest
+from click.testing import CliRunner
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from gateway.cli import main
+from gateway.cli.common import desk
+from gateway.ice import IceType
+from gateway.roles import Role
+from gateway.settings import load
+from tests.support.ice import PATIENCE, Ice
+
+
+def environment(**more):
+    """Ours, without any setting of the gateway but `more`."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("ICE_GATEWAY_")}
+    return {**kept, **more}
+
+
+def command(*args):
+    return [sys.executable, "-m", "gateway", *args]
+
+
+class Output:
+    """Lines of a stream as a thread reads them; all of them are kept."""
+
+    def __init__(self, stream):
+        self.lines = []
+        self._stream = stream
+        self._unread = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self):
+        with self._stream:
+            for line in self._stream:
+                self.lines.append(line)
+                self._unread.put(line)
+
+    def expect(self, pattern):
+        """Wait for a line; returns the match."""
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                line = self._unread.get(timeout=max(0.0, until - time.monotonic()))
+            except queue.Empty:
+                raise AssertionError(f"no line like {pattern!r} in {self.lines}") from None
+            if match := re.search(pattern, line):
+                return match
+
+    def end(self):
+        """Wait for the end of the stream; returns all of it."""
+        self._thread.join(PATIENCE)
+        return "".join(self.lines)
+
+
+class Served:
+    """A gateway in a process of its own."""
+
+    def __init__(self, folder, *args, **env):
+        self.path = folder / "ice.db"
+        self.settings = load(None, {}, {"database.url": f"sqlite:///{self.path}"})
+        options = ("--port", "0", "--database", self.settings.database_url, *args)
+        self.process = subprocess.Popen(
+            command("serve", *options),
+            env=environment(**env),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.out, self.err = Output(self.process.stdout), Output(self.process.stderr)
+        self.line = self.out.expect(r"^ice-gateway (\S+) serves (\S+) on (.+)$")
+        self.url = self.line[2]
+        self.secrets = []
+
+    def get(self, path, context=None):
+        with urllib.request.urlopen(self.url + path, context=context) as answer:  # noqa: S310
+            return answer.status
+
+    async def provision(self, name, tls=None):
+        async with desk(self.settings) as opened:
+            issued = await opened.provisioning.provision(opened.actor, name, IceType.CI_CD, None)
+        self.secrets.append(issued.token.reveal())
+        return Ice(self.url, issued.token.reveal(), tls=tls)
+
+    async def run(self, *args):
+        """Run a command on the database; its stdout. It must be done."""
+        process = await asyncio.create_subprocess_exec(
+            *command(*args, "--database", self.settings.database_url),
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        out, err = await process.communicate()
+        assert (process.returncode, err) == (0, b""), f"{args} gave {process.returncode}: {err}"
+        return out.decode()
+
+    def stop(self, number=signal.SIGTERM):
+        """Send a signal; returns the exit status."""
+        self.process.send_signal(number)
+        return self.process.wait(PATIENCE)
+
+
+@contextlib.contextmanager
+def serving(folder, *args, **env):
+    served = Served(folder, *args, **env)
+    try:
+        yield served
+    finally:
+        served.process.kill()
+        served.process.wait(PATIENCE)
+        served.out.end()
+        served.err.end()
+
+
+@pytest.fixture(scope="module")
+def taken():
+    """A port on which somebody else listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory, taken):
+    """A gateway on a new database, with settings from a file, whose metrics port is taken."""
+    folder = tmp_path_factory.mktemp("served")
+    config = folder / "gateway.toml"
+    config.write_text(f'[metrics]\nlisten = "127.0.0.1:{taken}"\n')
+    with serving(folder, "--config", str(config)) as started:
+        yield started
+
+
+# --- starting ----------------------------------------------------------------------------------
+
+
+def test_it_says_what_it_serves(served):
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+", served.url)
+    assert served.line[3] == str(served.path)
+    assert [served.get(path) for path in ("/healthz", "/readyz")] == [200, 200]
+
+
+def test_without_users_it_names_the_command_for_the_first_admin(served):
+    served.err.expect(rf"ice-gateway users add NAME --role admin --database .*{served.path}$")
+
+
+def test_metrics_port_that_is_taken_is_a_warning(served, taken):
+    [line] = [json.loads(line) for line in served.err.lines if "metrics" in line]
+    assert (line["level"], line["listen"]) == ("warning", ["127.0.0.1", taken])
+
+
+def test_second_gateway_on_one_file_is_refused(served):
+    second = subprocess.run(
+        command("serve", "--port", "0", "--database", str(served.settings.database_url)),
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (second.returncode, second.stdout) == (1, "")
+    assert re.fullmatch(r"ice-gateway: another gateway already serves .+\n", second.stderr)
+    assert served.get("/readyz") == 200, "the first must go on"
+
+
+@pytest.fixture
+def refused(tmp_path, monkeypatch):
+    """Run `serve` in this process; it must be refused, and nothing of it must stay here."""
+    for name in ("gateway.logs.configure", "gc.set_threshold"):
+        monkeypatch.setattr(name, lambda *_: None)
+    monkeypatch.setattr("gateway.cli.serve._raise_file_limit", lambda: None)
+    monkeypatch.setattr("gateway.cli.serve._runner", lambda: asyncio.run)
+    for name in os.environ:
+        if name.startswith("ICE_GATEWAY_"):
+            monkeypatch.delenv(name)
+
+    def run(*args, **env):
+        options = ("--port", "0", "--database", f"sqlite:///{tmp_path}/ice.db")
+        env = {"ICE_GATEWAY_METRICS__LISTEN": "", **env}
+        result = CliRunner(catch_exceptions=False).invoke(main, ["serve", *options, *args], env=env)
+        assert result.exit_code == 1, f"serve {args} must be refused: {result.output}"
+        assert re.fullmatch(r"ice-gateway: .+\n", result.stderr), (
+            f"one line must say why, got {result.stderr!r}"
+        )
+        return result.stderr
+
+    return run
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])  # noqa: S104
+def test_beyond_loopback_it_needs_a_public_url(refused, host):
+    said = refused("--host", host)
+    assert "server.public_url" in said
+    assert "--public-url" in said
+
+
+@pytest.mark.parametrize("url", ["example.org", "ftp://example.org", "https://", "https://a/?q"])
+def test_public_url_must_be_one(refused, url):
+    assert "server.public_url" in refused("--public-url", url)
+
+
+def test_port_that_is_taken_is_refused(refused, taken):
+    said = refused("--port", str(taken))
+    assert "server.port" in said
+    assert str(taken) in said
+
+
+def test_missing_key_file_is_refused_once_there_are_ices(refused, tmp_path):
+    settings = load(None, {}, {"database.url": f"sqlite:///{tmp_path}/ice.db"})
+
+    async def provision():
+        async with desk(settings) as opened:
+            await opened.provisioning.provision(opened.actor, "lab-1", IceType.CI_CD, None)
+
+    asyncio.run(provision())
+    settings.key_file.unlink()
+    said = refused()
+    assert str(settings.key_file) in said
+    assert "backup" in said
+    assert not settings.key_file.exists(), "a lost key file must never be remade silently"
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (["certificate"], "server.tls_key is missing"),
+        (["key"], "server.tls_certificate is missing"),
+        (["certificate", "key"], "server.tls_certificate"),
+    ],
+)
+def test_tls_needs_both_files(refused, tmp_path, given, named):
+    env = {f"ICE_GATEWAY_SERVER__TLS_{name.upper()}": f"{tmp_path}/{name}" for name in given}
+    assert named in refused(**env)
+
+
+# --- running -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("action", "code"), [("deregister", 4101), ("disconnect", 4201)])
+async def test_command_drops_the_live_session_within_a_second(served, action, code):
+    ice = await served.provision(f"lab-{action}")
+    connection = await ice.connect()
+    loop = asyncio.get_running_loop()
+
+    async def dropped():
+        await connection.expect_dropped(code)
+        return loop.time()
+
+    drop = asyncio.create_task(dropped())
+    assert await served.run("ices", action, f"LAB-{action}") == "", "it prints nothing"
+    done = loop.time()
+    late = await drop - done
+    assert late < 1, f"the {action} by command dropped the session {late:.2f} s after it was done"
+    await connection.close()
+    if action == "deregister":
+        assert (await ice.refused()).code == "deregistered"
+    else:
+        again = await ice.connect()
+        assert again.welcome["generation"] == 1
+        await again.close()
+
+
+async def test_command_shows_the_live_connection(served):
+    ice = await served.provision("lab-shown")
+    connection = await ice.connect()
+    show = ("ices", "show", "lab-shown", "--json", "--database", served.settings.database_url)
+
+    def shown():
+        return json.loads(CliRunner(catch_exceptions=False).invoke(main, show).stdout)
+
+    async with asyncio.timeout(PATIENCE):  # presence is written a moment later
+        while (told := await asyncio.to_thread(shown))["connection"] is None:
+            pass
+    assert told["connection"]["session"] == connection.welcome["session"]
+    await connection.close()
+
+
+async def test_token_by_command_registers(served):
+    token = (await served.run("ices", "provision", "lab-new", "--type", "ci-cd")).strip()
+    served.secrets.append(token)
+    connection = await Ice(served.url, token).connect()
+    assert connection.welcome["ice_name"] == "lab-new"
+    await connection.close()
+
+
+async def test_disabled_user_is_refused_at_once(served):
+    async with desk(served.settings) as opened:
+        await opened.accounts.add_user(opened.actor, "eve", Role.ADMIN, None)
+        made = await opened.accounts.create_token(opened.actor, "eve", "test", 0)
+    served.secrets.append(made.secret.reveal())
+    request = urllib.request.Request(  # noqa: S310
+        f"{served.url}/admin/api/v1/ices",
+        headers={"Authorization": f"Bearer {made.secret.reveal()}"},
+    )
+
+    def status():
+        try:
+            with urllib.request.urlopen(request) as answer:  # noqa: S310
+                return answer.status
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code
+
+    assert await asyncio.to_thread(status) == 200
+    async with desk(served.settings) as opened:
+        await opened.accounts.disable(opened.actor, "eve")
+    assert await asyncio.to_thread(status) == 401
+
+
+# --- stopping ----------------------------------------------------------------------------------
+
+
+def test_it_stops_by_ctrl_c_and_its_log_told_no_secret(served):
+    assert served.stop(signal.SIGINT) == 0
+    out, log = served.out.end(), served.err.end()
+    assert out.endswith("ice-gateway stopped\n")
+    events = [json.loads(line)["event"] for line in log.splitlines() if line.startswith("{")]
+    assert {"admitted", "refused", "closed"} <= set(events), "the log must tell what happened"
+    assert served.secrets
+    for secret in served.secrets:
+        assert secret not in out + log, "a token was logged"
+        assert secret.rsplit(".", 1)[-1] not in log, "a part of a token was logged"
+    assert "DPoP" not in log
+    assert "Traceback" not in log
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    """Files of a certificate for 127.0.0.1 and its key, and a context that trusts it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ice-gateway test")])
+    now = datetime.datetime.now(datetime.UTC)
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    files = tmp_path / "tls.pem", tmp_path / "tls.key"
+    files[0].write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+    files[1].write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return *files, ssl.create_default_context(cafile=str(files[0]))
+
+
+async def test_it_speaks_tls_and_on_sigterm_tells_each_ice_when_to_come_back(tmp_path, certificate):
+    pem, key, trust = certificate
+    env = {
+        "ICE_GATEWAY_SERVER__TLS_CERTIFICATE": str(pem),
+        "ICE_GATEWAY_SERVER__TLS_KEY": str(key),
+        "ICE_GATEWAY_METRICS__LISTEN": "",
+    }
+    with serving(tmp_path, **env) as served:
+        assert served.url.startswith("https://127.0.0.1:")
+        assert await asyncio.to_thread(served.get, "/readyz", trust) == 200
+        ices = [await served.provision(f"lab-{number}", trust) for number in range(4)]
+        connections = [await ice.connect() for ice in ices]
+        began = time.monotonic()
+        stopped = asyncio.create_task(asyncio.to_thread(served.stop))
+        reasons = [await connection.expect_dropped(1012) for connection in connections]
+        for connection in connections:
+            await connection.close()
+        assert await stopped == 0, "a gateway that was told to stop has not failed"
+        assert time.monotonic() - began < 10
+        assert served.out.end().endswith("ice-gateway stopped\n")
+    told = [json.loads(reason) for reason in reasons]
+    assert all(list(reason) == ["retry_after"] for reason in told), told
+    waits = [reason["retry_after"] for reason in told]
+    assert min(waits) >= 1, f"nobody may come back before a second has passed: {waits}"
+    assert len(set(waits)) == len(waits), f"each ICE must have a time of its own: {waits}"

@@ -1,0 +1,476 @@
+"""The hand-over of a connection from aiohttp to its `Wire`, on every loop, plain and under TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import ipaddress
+import json
+import socket
+import ssl
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import uvloop
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from websockets.frames import Frame, Opcode
+
+import gateway.endpoint
+import gateway.wire
+from client.protocol import MAX_MESSAGE
+from gateway.app import run_gateway
+from gateway.ice import IceType
+from gateway.session import Session
+from gateway.wire import Wire
+from tests.support.harness import ADMIN, settings_for
+from tests.support.ice import Ice, until
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that signs itself, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "gateway")])
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    now = datetime.now(UTC)
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    folder = tmp_path_factory.mktemp("certificate")
+    (folder / "certificate.pem").write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return folder / "certificate.pem", folder / "key.pem"
+
+
+class Stage:
+    """Runs a story with a gateway and its ICE on one of the loops."""
+
+    def __init__(self, folder, loop_factory, certificate):
+        self._folder = folder
+        self._loop_factory = loop_factory
+        self._certificate = certificate
+        self.tls = None
+
+    def play(self, story):
+        with asyncio.Runner(loop_factory=self._loop_factory) as runner:
+            runner.run(self._play(story))
+
+    async def _play(self, story):
+        options = {}
+        if self._certificate is not None:
+            certificate, key = map(str, self._certificate)
+            options = {"server__tls_certificate": certificate, "server__tls_key": key}
+            self.tls = ssl.create_default_context(cafile=certificate)
+        async with run_gateway(settings_for(self._folder, **options)) as running:
+            made = await running.provisioning.provision(ADMIN, "ci-1", IceType.CI_CD, None)
+            ice = Ice(running.url, made.token.reveal(), tls=self.tls)
+            try:
+                await story(running, ice)
+            finally:
+                for connection in ice.connections:
+                    await connection.close()
+
+
+LOOPS = {"asyncio": None, "uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(params=[(loop, tls) for loop in LOOPS for tls in ("plain", "tls")], ids="-".join)
+def stage(request, tmp_path, certificate):
+    loop, tls = request.param
+    return Stage(tmp_path, LOOPS[loop], certificate if tls == "tls" else None)
+
+
+@pytest.fixture(params=LOOPS)
+def plain_stage(request, tmp_path):
+    return Stage(tmp_path, LOOPS[request.param], None)
+
+
+def request_of(number, size=0):
+    message = {"jsonrpc": "2.0", "method": "no.such", "id": number, "params": ["x" * size]}
+    return Frame(Opcode.TEXT, json.dumps(message).encode()).serialize(mask=True)
+
+
+async def answered(connection, numbers):
+    assert [(await connection.message())["id"] for _ in numbers] == list(numbers)
+
+
+class Ends:
+    """Counts the ends of sessions."""
+
+    def __init__(self, running, monkeypatch):
+        self.codes = []
+        ended = running.endpoint.ended
+
+        def counting(session, code):
+            self.codes.append(code)
+            ended(session, code)
+
+        monkeypatch.setattr(running.endpoint, "ended", counting)
+
+
+# --- the hand-over ---------------------------------------------------------------------------------
+
+
+def test_aiohttp_has_let_go(stage, monkeypatch):
+    handed_over = []
+
+    def recording(request, wire):
+        protocol = request.protocol
+        handed_over.append((protocol, protocol._manager, request.transport, wire))
+        return hand_over(request, wire)
+
+    hand_over = gateway.endpoint.hand_over
+    monkeypatch.setattr(gateway.endpoint, "hand_over", recording)
+
+    async def story(running, ice):
+        before = asyncio.all_tasks()
+        connection = await ice.connect()
+        await connection.round_trip()
+        [(protocol, server, transport, wire)] = handed_over
+        assert protocol not in server.connections
+        assert protocol.transport is None
+        assert transport.get_protocol() is wire
+        assert running.hub.get("ci-1").wire is wire
+        await until(lambda: asyncio.all_tasks() <= before)
+        # Nor does aiohttp close it for being idle.
+        assert protocol._keepalive_handle.cancelled()
+        await connection.round_trip()
+
+    stage.play(story)
+
+
+def test_a_session_from_the_handshake_to_the_farewell(stage):
+    async def story(running, ice):
+        connection = await ice.connect()
+        big = request_of("big", MAX_MESSAGE - 200)
+        connection.writer.write(big)
+        await answered(connection, ["big"])
+        running.hub.get("ci-1").close(4201)
+        assert await connection.expect_dropped(4201) == "disconnected"
+        assert await connection.frame() is None
+        connection = await ice.connect()
+        await connection.leave()
+        # The server closes first (RFC 6455 section 7.1.1).
+        assert await connection.frame() is None
+
+    stage.play(story)
+
+
+def test_early_frames_are_neither_lost_nor_garbled(stage):
+    """What comes in one segment with the handshake, or behind it at any moment."""
+    numbers = range(40)
+    frames = b"".join(map(request_of, numbers))
+
+    async def story(_, ice):
+        for turn in range(24):
+            reader, writer = await ice.dial()
+            cut = len(frames) * turn // 24
+            writer.write(ice.request() + frames[:cut])
+            for _ in range(turn % 12):
+                await asyncio.sleep(0)
+            for start in range(cut, len(frames), 100):
+                writer.write(frames[start : start + 100])
+                await asyncio.sleep(0)
+            await answered(await ice.finish(reader, writer), numbers)
+
+    stage.play(story)
+
+
+def test_early_frames_that_wait_for_the_entry(stage, monkeypatch):
+    """More of them than aiohttp keeps before it stops reading."""
+
+    async def story(running, ice):
+        look_ups = running.endpoint._admission._look_ups
+        find, asked, go = look_ups.find, asyncio.Event(), asyncio.Event()
+
+        async def held(name):
+            asked.set()
+            await go.wait()
+            return await find(name)
+
+        monkeypatch.setattr(look_ups, "find", held)
+        reader, writer = await ice.begin()
+        await asked.wait()
+        for number in range(10):
+            writer.write(request_of(number, 100_000))
+        go.set()
+        await answered(await ice.finish(reader, writer), range(10))
+
+    stage.play(story)
+
+
+class Recorder:
+    def __init__(self):
+        self.told = []
+
+    def received(self, text):
+        self.told.append(text)
+
+    def overflowed(self):
+        self.told.append("overflowed")
+
+    def closed(self, code):
+        self.told.append(code)
+
+
+class Transport(asyncio.Transport):
+    """Takes everything and sends nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.written = b""
+        self.eof = False
+
+    def write(self, data):
+        self.written += data
+
+    def can_write_eof(self):
+        return True
+
+    def write_eof(self):
+        self.eof = True
+
+    def is_closing(self):
+        return False
+
+    def get_write_buffer_size(self):
+        return 0
+
+    def abort(self):
+        """Nothing more is read."""
+
+
+@pytest.fixture
+async def bare():
+    """A wire without a network: what it told, and its transport."""
+    recorder, transport = Recorder(), Transport()
+    wire = Wire(recorder)
+    wire.connection_made(transport)
+    yield wire, recorder.told, transport
+    wire.connection_lost(None)
+
+
+def text_frame(text):
+    return Frame(Opcode.TEXT, text.encode()).serialize(mask=True)
+
+
+async def test_what_came_first_is_received_first(bare):
+    wire, told, _ = bare
+    data = text_frame("first") + text_frame("second")
+    wire.begin_with(data[:9])
+    assert told == [], "the welcome goes out first"
+    wire.data_received(data[9:])
+    assert told == ["first", "second"]
+    await asyncio.sleep(0)
+    assert told == ["first", "second"]
+
+
+async def test_what_came_first_is_received_before_the_end(bare):
+    wire, told, transport = bare
+    wire.begin_with(text_frame("first"))
+    assert not wire.eof_received()
+    assert told == ["first", 1006]
+    assert transport.eof
+
+
+async def test_what_came_first_is_nothing_once_the_connection_is_lost(bare):
+    wire, told, _ = bare
+    wire.begin_with(text_frame("first"))
+    wire.connection_lost(None)
+    await asyncio.sleep(0)
+    assert told == [1006]
+    await wire.lost
+
+
+async def test_a_closing_wire_sends_and_receives_nothing_more(bare):
+    wire, told, transport = bare
+    wire.close(4101, "deregistered")
+    written = transport.written
+    wire.send(b"{}")
+    wire.ping()
+    wire.close(4201, "disconnected")
+    wire.data_received(text_frame("too late"))
+    wire.connection_lost(None)
+    assert transport.written == written == Frame(
+        Opcode.CLOSE, (4101).to_bytes(2, "big") + b"deregistered"
+    ).serialize(mask=False)
+    assert told == [4101]
+
+
+# --- ends ------------------------------------------------------------------------------------------
+
+
+def test_a_connection_that_breaks_ends_its_session_once(stage, monkeypatch):
+    async def story(running, ice):
+        ends = Ends(running, monkeypatch)
+        connection = await ice.connect()
+        wire = running.hub.get("ci-1").wire
+        connection.writer.transport.abort()
+        await wire.lost
+        assert ends.codes == [1006]
+        assert list(running.hub) == []
+        # Whatever comes late finds nobody.
+        wire.send(b"{}")
+        wire.ping()
+        wire.close(4201, "disconnected")
+        assert ends.codes == [1006]
+
+    stage.play(story)
+
+
+def test_a_connection_lost_within_the_hand_over(stage, monkeypatch):
+    """It was there at the last look, and is gone when the 101 is written."""
+    hand_over = gateway.endpoint.hand_over
+    wires = []
+
+    def losing(request, wire):
+        wires.append(wire)
+        request.transport.abort()
+        return hand_over(request, wire)
+
+    async def story(running, ice):
+        ends = Ends(running, monkeypatch)
+        with monkeypatch.context() as patch:
+            patch.setattr(gateway.endpoint, "hand_over", losing)
+            with pytest.raises(ConnectionError):
+                await ice.connect()
+        await wires[0].lost
+        assert ends.codes == [1006]
+        assert list(running.hub) == []
+        await (await ice.connect()).round_trip()
+
+    stage.play(story)
+
+
+def test_half_a_connection_is_none(plain_stage, monkeypatch):
+    async def story(running, ice):
+        ends = Ends(running, monkeypatch)
+        connection = await ice.connect()
+        wire = running.hub.get("ci-1").wire
+        connection.writer.write(request_of(1))
+        connection.writer.write_eof()
+        await answered(connection, [1])
+        assert await connection.frame() is None
+        await wire.lost
+        assert ends.codes == [1006]
+
+    plain_stage.play(story)
+
+
+def test_half_a_connection_that_does_not_read_either(plain_stage, monkeypatch):
+    """Its answers cannot be sent; it is over all the same, and nothing trips over it."""
+    monkeypatch.setattr(gateway.wire, "CLOSE_TIMEOUT", 0.05)
+
+    async def story(running, ice):
+        ends = Ends(running, monkeypatch)
+        connection = await ice.connect()
+        session = running.hub.get("ci-1")
+        link = connection.writer.get_extra_info("socket")
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.writer.transport.pause_reading()
+        # More than the sockets take, less than a slow consumer is dropped for.
+        for number in range(3):
+            connection.writer.write(request_of(str(number) * 1_000_000))
+        await connection.writer.drain()
+        connection.writer.write_eof()
+        await until(lambda: ends.codes)
+        assert list(running.hub) == []
+        running.endpoint._heartbeat.sweep(asyncio.get_running_loop().time() + 1000)
+        session.close(4101)
+        await session.wire.lost
+        assert ends.codes == [1006]
+        connection.writer.transport.abort()
+
+    plain_stage.play(story)
+
+
+def send_all_then_read(address, tls, request, data):
+    """A client without any loop: what it receives after the handshake, once all has been sent."""
+    with socket.create_connection(address, timeout=10) as plain:
+        link = tls.wrap_socket(plain, server_hostname=address[0]) if tls else plain
+        with link:
+            link.sendall(request)
+            received = b""
+            while b"ice.welcome" not in received:
+                received += link.recv(4096)
+            link.sendall(data)
+            while not (received := link.recv(4096)):
+                pass
+            return received
+
+
+@pytest.mark.parametrize(
+    ("code", "begin"),
+    [
+        (1009, b"\x81\xff" + (16 * MAX_MESSAGE).to_bytes(8, "big") + bytes(4)),
+        (1003, b"\x82\x80" + bytes(4)),
+        (1002, b"\x83\x80" + bytes(4)),
+    ],
+)
+def test_an_ice_that_reads_only_when_it_has_sent_all_sees_the_code(stage, code, begin):
+    """A transport that closes with data unread resets the connection, and the code is lost."""
+
+    async def story(running, ice):
+        address = ("127.0.0.1", int(running.url.rsplit(":", 1)[1]))
+        received = await asyncio.to_thread(
+            send_all_then_read,
+            address,
+            stage.tls,
+            ice.request(),
+            begin + bytes(16 * MAX_MESSAGE),
+        )
+        assert received[0] == 0x88
+        assert int.from_bytes(received[2:4], "big") == code
+
+    stage.play(story)
+
+
+# --- leftovers -------------------------------------------------------------------------------------
+
+
+def living(kind):
+    gc.collect()
+    return sum(isinstance(thing, kind) for thing in gc.get_objects())
+
+
+def test_two_hundred_connections_leave_nothing_behind(plain_stage):
+    async def story(running, ice):
+        await (await ice.connect()).leave()
+        await ice.connections.pop().close()
+        tasks = asyncio.all_tasks()
+        before = living(Wire), living(Session)
+        for turn in range(200):
+            connection = await ice.connect()
+            if turn % 3 == 1:
+                await connection.leave()
+            elif turn % 3 == 2:
+                connection.writer.transport.abort()
+            # or else the next one supersedes it
+        for connection in ice.connections:
+            await connection.close()
+        ice.connections.clear()
+        del connection
+        await until(lambda: not running.endpoint._closing)
+        assert list(running.hub) == []
+        await until(lambda: asyncio.all_tasks() <= tasks)
+        assert (living(Wire), living(Session)) == before
+        assert running.hub._pending == {}
+
+    plain_stage.play(story)

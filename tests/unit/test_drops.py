@@ -1,0 +1,91 @@
+"""What an action ended, for whoever waits for its answer."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+
+import pytest
+
+from gateway import drops
+from gateway.drops import Confirmation, Drop, Drops
+from gateway.event import GENESIS, Actor, Entry, Event, Via
+from gateway.hub import Dropped
+
+NOW = datetime(2026, 11, 22, tzinfo=UTC)
+
+
+def entry(seq):
+    return Entry(seq, Event(NOW, Actor("root", Via.API, "test"), "deregister", "lab-1", 2), GENESIS)
+
+
+class Tail:
+    """Has applied every event up to `position`."""
+
+    def __init__(self, position):
+        self.position = position
+
+    async def reached(self, seq):
+        if seq > self.position:
+            await asyncio.Event().wait()
+
+
+class Hub:
+    """Ends one session with each event but those in `quiet`."""
+
+    quiet = ()
+
+    def apply(self, happened):
+        if happened.seq in self.quiet:
+            return []
+        return [Dropped("lab-1", f"s{happened.seq}", 4101)]
+
+
+@pytest.fixture
+def observed():
+    return []
+
+
+@pytest.fixture
+def dropping(observed):
+    later = NOW + timedelta(milliseconds=12, microseconds=345)
+    return Drops(Hub(), "node-1", lambda: later, observed.append)
+
+
+def drop(seq):
+    return Drop(f"s{seq}", "node-1", 4101, 12.345, "lab-1")
+
+
+async def test_an_action_is_told_what_its_events_ended_and_nothing_else(dropping, observed):
+    dropping._hub.quiet = (2,)
+    for seq in (1, 2, 3, 4):
+        dropping.apply(entry(seq))
+    assert await dropping.confirm(Tail(4), [1, 2, 3]) == Confirmation([drop(1), drop(3)], [])
+    assert await dropping.confirm(Tail(4), [2]) == Confirmation([], [])
+    assert await dropping.confirm(Tail(0), []) == Confirmation([], [])
+    assert observed == [0.012345] * 3
+
+
+async def test_a_node_that_lags_behind_is_named(dropping, monkeypatch):
+    monkeypatch.setattr(drops, "CONFIRMATION", 0)
+    dropping.apply(entry(1))
+    assert await dropping.confirm(Tail(1), [1, 2]) == Confirmation([drop(1)], ["node-1"])
+
+
+async def test_a_clock_that_was_set_back_gives_no_negative_time(observed):
+    dropping = Drops(Hub(), "node-1", lambda: NOW - timedelta(hours=1), observed.append)
+    dropping.apply(entry(1))
+    assert observed == [0.0]
+
+
+async def test_what_was_ended_is_forgotten_after_30_seconds(dropping, monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(
+        drops.asyncio, "get_running_loop", lambda: SimpleNamespace(time=lambda: now)
+    )
+    for seq in range(100):
+        now += 1.0
+        dropping.apply(entry(seq))
+    assert set(dropping._of) == set(range(69, 100))
+    assert len(dropping._order) == 31

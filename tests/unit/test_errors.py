@@ -1,0 +1,83 @@
+"""The catalogue of refusals."""
+
+from __future__ import annotations
+
+import pytest
+
+from client.protocol import REFUSALS
+from gateway import errors
+from gateway.errors import invalid, problem, refusal
+from gateway.ice import ALREADY_EXISTS
+
+STATUSES = {
+    "malformed-json": 400,
+    "unauthenticated": 401,
+    "forbidden": 403,
+    "not-registered": 404,
+    "method-not-allowed": 405,
+    "ice-exists": 409,
+    "wrong-status": 409,
+    "stale": 412,
+    "invalid": 422,
+}
+SAID = [*(problem(code) for code in sorted(errors.CODES)), *(refusal(code) for code in REFUSALS)]
+
+
+def test_the_contracts_codes_have_its_statuses():
+    assert {code: problem(code).status for code in STATUSES} == STATUSES
+
+
+@pytest.mark.parametrize("said", SAID, ids=lambda said: said.code)
+def test_every_refusal_says_what_happened_and_what_to_do(said):
+    assert said.title == said.title.strip() != ""
+    assert said.detail[-1] == "." or said.detail == ALREADY_EXISTS
+    document = said.document()
+    assert {"status", "title", "detail", "code"} <= document.keys()
+    assert (document["status"], document["code"]) == (said.status, said.code)
+
+
+@pytest.mark.parametrize("code", sorted(errors.CODES & REFUSALS.keys()))
+def test_a_code_means_the_same_to_an_ice_and_to_an_admin(code):
+    assert problem(code).status == refusal(code).status
+
+
+@pytest.mark.parametrize("code", REFUSALS)
+def test_a_handshake_is_refused_with_retry_and_every_401_with_a_challenge(code):
+    said = refusal(code)
+    assert said.document()["retry"] is REFUSALS[code].retry
+    assert said.headers.get("WWW-Authenticate", "").startswith("DPoP ") is (said.status == 401)
+
+
+def test_the_challenge_for_a_nonce_bears_the_nonce():
+    said = refusal("use-dpop-nonce", nonce="n")
+    assert said.headers == {
+        "WWW-Authenticate": 'DPoP error="use_dpop_nonce"',
+        "DPoP-Nonce": "n",
+    }
+
+
+def test_a_refusal_with_a_reason_of_its_own_still_says_what_to_do():
+    said = refusal("proof-invalid", detail="It was used before", retry=True, retry_after=0)
+    assert said.detail == f"It was used before. {REFUSALS['proof-invalid'].detail}"
+    assert said.document()["retry"] is True
+    assert said.headers["Retry-After"] == "0"
+
+
+def test_the_requirements_sentence_is_the_detail_of_an_existing_ice():
+    assert problem("ice-exists").detail == ALREADY_EXISTS
+
+
+def test_an_invalid_field_is_named():
+    assert invalid("ice_name", "too long").document() == {
+        "status": 422,
+        "title": "Not valid",
+        "detail": "ice_name: too long",
+        "code": "invalid",
+        "field": "ice_name",
+    }
+
+
+@pytest.mark.parametrize("make", [problem, refusal])
+def test_a_code_that_is_not_in_the_catalogue_is_a_fault_of_ours(make):
+    with pytest.raises(KeyError):
+        make("no-such-code")

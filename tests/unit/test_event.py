@@ -1,0 +1,92 @@
+"""The chain of the audit log."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from gateway.event import GENESIS, Actor, Entry, Event, Via, detail_text
+
+NOW = datetime(2026, 11, 22, 9, 30, tzinfo=UTC)
+EVENT = Event(
+    NOW,
+    Actor("root", Via.API, "10.0.0.1"),
+    "reprovision",
+    "lab-1",
+    2,
+    {"generation_before": 1, "a": "\u00e9"},
+)
+ENTRY = Entry(7, EVENT, GENESIS)
+
+
+def changed(**event):
+    return replace(ENTRY, event=replace(EVENT, **event))
+
+
+def acted_by(**actor):
+    return changed(actor=replace(EVENT.actor, **actor))
+
+
+def test_the_digest_can_be_computed_by_anybody():
+    columns = [
+        7,
+        "2026-11-22T09:30:00.000000Z",
+        "root",
+        "api",
+        "10.0.0.1",
+        "reprovision",
+        "lab-1",
+        2,
+        '{"a":"\u00e9","generation_before":1}',
+        "0" * 64,
+    ]
+    text = json.dumps(columns, separators=(",", ":"), ensure_ascii=False)
+    assert ENTRY.digest() == hashlib.sha256(text.encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(ENTRY, seq=8),
+        replace(ENTRY, previous="1" * 64),
+        changed(at=NOW + timedelta(microseconds=1)),
+        acted_by(name="Root"),
+        acted_by(via=Via.COMMAND),
+        acted_by(address="10.0.0.2"),
+        changed(action="reregister"),
+        changed(ice_name="lab-2"),
+        changed(ice_name=None),
+        changed(generation=3),
+        changed(generation=None),
+        changed(detail={}),
+        changed(detail={**EVENT.detail, "generation_before": 0}),
+        changed(detail={**EVENT.detail, "more": None}),
+        # text moved from one column to its neighbour
+        changed(action="reprovisionlab-1", ice_name=""),
+        changed(actor=Actor('root","api', Via.API, "10.0.0.1")),
+    ],
+)
+def test_the_digest_changes_with_every_column(other):
+    assert other.digest() != ENTRY.digest()
+
+
+def test_the_digest_is_of_what_was_said_not_of_how():
+    reordered = dict(reversed(EVENT.detail.items()))
+    assert changed(detail=reordered).digest() == ENTRY.digest()
+    assert detail_text(reordered) == detail_text(EVENT.detail)
+
+
+def test_what_was_changed_long_ago_breaks_the_chain_up_to_the_end():
+    def last(actions):
+        previous = GENESIS
+        for seq, action in enumerate(actions, 1):
+            previous = Entry(seq, replace(EVENT, action=action), previous).digest()
+        return previous
+
+    assert last(["provision", "register", "deregister"]) != last(
+        ["provision", "reprovision", "deregister"]
+    )

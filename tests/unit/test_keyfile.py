@@ -1,0 +1,258 @@
+"""The file of the token keys: made once, kept private, read again only for a `kid` not known."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from threading import Barrier
+from types import SimpleNamespace
+
+import pytest
+
+from gateway import keyfile
+from gateway.ice import IceType
+from gateway.keyfile import KeyFileUnusable, KeyStore
+from gateway.secret import Secret
+from gateway.tokens import Key, KeyRing, Opened
+from tests.support.ice import b64
+
+NOW = datetime(2026, 11, 22, tzinfo=UTC)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "ice.keys.json"
+
+
+def write(path, *keys):
+    """A key file made by hand, as when keys are rotated; the last key seals."""
+    jwks = [{"kty": "oct", "kid": key.kid, "k": b64(key.reveal())} for key in keys]
+    path.write_text(json.dumps({"keys": jwks, "seals": keys[-1].kid}))
+    path.chmod(0o600)
+
+
+def seal(ring):
+    return ring.seal("lab-1", IceType.NORMAL, 1, NOW)
+
+
+class Clock:
+    """A monotonic clock that stands still until it is told to go on."""
+
+    def __init__(self):
+        self.now = 5000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def started(path, clock):
+    """The keys of a gateway that has just started."""
+    store = KeyStore(path, clock)
+    store.load()
+    return store
+
+
+@pytest.fixture
+def readings(monkeypatch):
+    """Counts how often the file is read."""
+    seen = []
+    read = keyfile.read
+    monkeypatch.setattr(keyfile, "read", lambda path: seen.append(path) or read(path))
+    return seen
+
+
+# --- made --------------------------------------------------------------------------------------
+
+
+def test_the_first_who_seals_makes_the_file_for_its_owner_alone(path):
+    store = KeyStore(path)
+    assert not store.load()
+    old = os.umask(0)
+    try:
+        ring = store.for_sealing(may_create=True)
+    finally:
+        os.umask(old)
+    assert store.load()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert list(path.parent.iterdir()) == [path], "nothing else is left behind"
+    assert isinstance(KeyStore(path).open(seal(ring)), Opened), "the file holds the key that seals"
+
+
+def test_of_several_who_make_it_at_once_all_get_the_keys_of_the_first(path):
+    together = Barrier(8)
+
+    def make(_):
+        store = KeyStore(path)
+        together.wait()
+        return store.for_sealing(may_create=True)
+
+    with ThreadPoolExecutor(8) as threads:
+        rings = list(threads.map(make, range(8)))
+    assert {ring.kids for ring in rings} == {keyfile.read(path).kids}
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_whoever_comes_second_never_replaces_the_file(path):
+    write(path, Key.generate())
+    before = path.read_bytes()
+    assert keyfile.create(path).kids == keyfile.read(path).kids
+    assert path.read_bytes() == before
+
+
+def test_a_lost_file_is_not_made_anew_once_ices_exist(path):
+    with pytest.raises(KeyFileUnusable, match=r"is missing; .* put it back from a backup"):
+        KeyStore(path).for_sealing(may_create=False)
+    assert not path.exists()
+
+
+def test_a_file_that_cannot_be_made_leaves_nothing_behind(path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(keyfile.os, "link", refuse)
+    with pytest.raises(KeyFileUnusable, match="cannot be made: Operation not permitted"):
+        keyfile.create(path)
+    assert list(path.parent.iterdir()) == []
+
+
+def test_no_folder_to_make_it_in(path):
+    with pytest.raises(KeyFileUnusable, match="cannot be made: No such file"):
+        keyfile.create(path.parent / "missing" / "keys.json")
+
+
+# --- read --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o620, 0o610, 0o604, 0o602, 0o601, 0o666])
+def test_a_file_open_to_others_is_refused(path, mode):
+    write(path, Key.generate())
+    path.chmod(mode)
+    with pytest.raises(KeyFileUnusable) as refused:
+        KeyStore(path).load()
+    assert str(refused.value) == (
+        f"the key file {path} can be read by others: run `chmod 600 {path}` as its owner"
+    )
+
+
+@pytest.mark.parametrize(("stranger", "refused"), [(0, False), (os.geteuid() + 1, True)])
+def test_a_file_of_another_user_is_refused_but_for_roots(path, monkeypatch, stranger, refused):
+    write(path, Key.generate())
+    info = SimpleNamespace(st_uid=stranger, st_mode=0o100600)
+    monkeypatch.setattr(keyfile, "os", SimpleNamespace(**{**vars(os), "fstat": lambda _: info}))
+    try:
+        assert keyfile.read(path) is not None
+    except KeyFileUnusable:
+        assert refused
+    else:
+        assert not refused
+
+
+K = b64(bytes(32))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"garbage",
+        b"\xff\xfe",
+        b"[" * 5000,
+        b"[]",
+        b"{}",
+        b'{"keys": [], "seals": "a"}',
+        b'{"keys": [{"kty": "oct", "kid": "a", "k": "%s"}]}' % K.encode(),
+        b'{"keys": [{"kty": "oct", "kid": "a", "k": "%s"}], "seals": "b"}' % K.encode(),
+        b'{"keys": [{"kty": "oct", "kid": "a", "k": "AAAA"}], "seals": "a"}',
+        b'{"keys": [{"kty": "oct", "kid": "a", "k": "%s="}], "seals": "a"}' % K.encode(),
+        b'{"keys": [{"kty": "oct", "kid": "a"}], "seals": "a"}',
+    ],
+)
+def test_garbage_is_no_key_file(path, content):
+    path.write_bytes(content)
+    path.chmod(0o600)
+    with pytest.raises(KeyFileUnusable) as refused:
+        keyfile.read(path)
+    assert str(refused.value) == f"{path} is not a key file of the gateway"
+
+
+def test_what_cannot_be_read_is_said(path):
+    path.mkdir(mode=0o700)
+    with pytest.raises(KeyFileUnusable, match="cannot be read: Is a directory"):
+        keyfile.read(path)
+
+
+# --- read again --------------------------------------------------------------------------------
+
+
+def test_a_file_that_another_process_made_is_found_at_once(path, clock):
+    store = started(path, clock)
+    token = seal(KeyStore(path).for_sealing(may_create=True))
+    assert isinstance(store.open(token), Opened)
+
+
+def test_an_unknown_key_has_the_file_read_at_most_once_a_second(path, clock, readings):
+    old, new, unknown = Key.generate(), Key.generate(), Key.generate()
+    write(path, old)
+    store = started(path, clock)
+    stranger = seal(KeyRing([unknown], unknown.kid))
+    assert store.open(stranger) is None
+    write(path, old, new)
+    readings.clear()
+
+    rotated = seal(keyfile.KeyRing([new], new.kid))
+    clock.now += 0.999
+    assert [store.open(token) for token in (stranger, rotated) * 50] == [None] * 100
+    assert readings == [], "within the second garbage must not cost a reading"
+
+    clock.now += 0.001
+    assert isinstance(store.open(rotated), Opened)
+    assert store.open(stranger) is None
+    assert len(readings) == 1
+
+
+def test_garbage_and_known_keys_never_have_the_file_read(path, clock, readings):
+    ring = KeyStore(path).for_sealing(may_create=True)
+    store = started(path, clock)
+    readings.clear()
+    clock.now += 10
+    assert store.open(Secret("garbage")) is None
+    assert isinstance(store.open(seal(ring)), Opened)
+    assert readings == []
+
+
+@pytest.mark.parametrize("harm", ["unlink", "garble", "expose"])
+def test_a_file_lost_or_gone_bad_takes_no_key_from_a_running_gateway(path, clock, harm):
+    ring = KeyStore(path).for_sealing(may_create=True)
+    store = started(path, clock)
+    if harm == "unlink":
+        path.unlink()
+    elif harm == "garble":
+        path.write_bytes(b"garbage")
+    else:
+        path.chmod(0o644)
+    unknown = Key.generate()
+    for _ in range(3):
+        clock.now += 10
+        assert store.open(seal(KeyRing([unknown], unknown.kid))) is None
+        assert isinstance(store.open(seal(ring)), Opened)
+    with pytest.raises(KeyFileUnusable):
+        store.for_sealing(may_create=False)
+
+
+def test_sealing_uses_the_key_that_the_file_names_now(path):
+    old, new = Key.generate(), Key.generate()
+    write(path, old)
+    store = KeyStore(path)
+    before = seal(store.for_sealing(may_create=False))
+    write(path, old, new)
+    after = seal(store.for_sealing(may_create=False))
+    assert isinstance(store.open(before), Opened), "tokens of the older key go on"
+    assert isinstance(KeyRing([new], new.kid).open(after), Opened)

@@ -1,0 +1,290 @@
+"""The settings: one table, three sources, and faults that say what to do."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from datetime import timedelta
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+
+from gateway.settings import SETTINGS, BadSetting, duration, load
+from gateway.times import later, utc_now
+
+DOCUMENTED = Path(__file__).parents[2] / "config" / "gateway.toml"
+
+
+def given(key, value):
+    """The value of a setting that was set as an option."""
+    return getattr(load(None, {}, {key: value}), key.replace(".", "_"))
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "gateway.toml"
+
+
+# --- where a value comes from ------------------------------------------------------------------
+
+
+def test_the_contracts_defaults():
+    settings = load(None, {})
+    assert (settings.server_host, settings.server_port) == ("127.0.0.1", 8440)
+    assert settings.server_public_url == ()
+    assert settings.server_trusted_proxies == ()
+    assert settings.server_tls_certificate is settings.server_tls_key is None
+    assert settings.database_url == "sqlite:///ice-gateway.db"
+    assert settings.database_path == Path("ice-gateway.db")
+    assert settings.key_file == Path("ice-gateway.keys.json")
+    assert settings.tokens_registration_ttl == 7 * 86400
+    assert settings.ice_heartbeat == 30
+    assert settings.metrics_listen == ("127.0.0.1", 9464)
+
+
+def test_options_override_the_environment_which_overrides_the_file(file):
+    file.write_text("[server]\nport = 1\nhost = 'h'\n[ice]\nheartbeat = '1m'\n")
+    environ = {"ICE_GATEWAY_SERVER__PORT": "2", "ICE_GATEWAY_SERVER__HOST": "::1", "PATH": "/bin"}
+    settings = load(file, environ, {"server.port": 3})
+    assert settings.server_port == 3
+    assert settings.server_host == "::1"
+    assert settings.ice_heartbeat == 60
+    assert settings.log_level == "info"
+
+
+def test_variables_of_the_gateway_that_are_no_settings_are_left_alone():
+    assert load(None, {"ICE_GATEWAY_CONFIG": "x", "OTHER__KEY": "x"}) == load(None, {})
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.key)
+def test_every_setting_has_a_variable(setting):
+    variable = f"ICE_GATEWAY_{setting.key.replace('.', '__').upper()}"
+    text = ",".join(setting.default) if isinstance(setting.default, list) else str(setting.default)
+    assert load(None, {variable: text}) == load(None, {})
+
+
+def test_config_gateway_toml_documents_every_setting_with_its_default():
+    text = DOCUMENTED.read_text(encoding="utf-8")
+    assert tomllib.loads(text) == {section: {} for section in tomllib.loads(text)}
+    uncommented = re.sub(r"^# (?=[a-z_]+ = )", "", text, flags=re.MULTILINE)
+    documented = {
+        f"{section}.{name}": value
+        for section, entries in tomllib.loads(uncommented).items()
+        for name, value in entries.items()
+    }
+    assert documented == {setting.key: setting.default for setting in SETTINGS}
+
+
+# --- what a value may be -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "means"),
+    [
+        ("tokens.registration_ttl", "90s", 90),
+        ("tokens.registration_ttl", "5m", 300),
+        ("tokens.registration_ttl", "1.5h", 5400),
+        ("tokens.registration_ttl", "2d", 172_800),
+        ("tokens.registration_ttl", "36500d", 36_500 * 86_400),
+        ("tokens.registration_ttl", 0, 0),
+        ("tokens.registration_ttl", "0", 0),
+        ("tokens.registration_ttl", "0s", 0),
+        ("server.port", 0, 0),
+        ("server.port", "65535", 65535),
+        ("server.public_url", "https://a/", ("https://a",)),
+        ("server.public_url", "https://a, http://b:1/p/", ("https://a", "http://b:1/p")),
+        ("server.public_url", ["https://[::1]:8440/p"], ("https://[::1]:8440/p",)),
+        ("server.public_url", "", ()),
+        ("server.trusted_proxies", "10.0.0.1", (ip_network("10.0.0.1"),)),
+        (
+            "server.trusted_proxies",
+            ["10.0.0.0/8", "fd00::/8"],
+            (ip_network("10.0.0.0/8"), ip_network("fd00::/8")),
+        ),
+        ("server.tls_key", "~/key.pem", Path.home() / "key.pem"),
+        ("tokens.key_file", "", None),
+        ("metrics.listen", "", None),
+        ("metrics.listen", "[::1]:0", ("::1", 0)),
+        ("log.format", "json", "json"),
+    ],
+)
+def test_what_a_value_means(key, value, means):
+    assert given(key, value) == means
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(
+            ("tokens.registration_ttl", value)
+            for value in [
+                *(
+                    "7",
+                    "7 d",
+                    "d",
+                    "-1d",
+                    "+1d",
+                    "1e9d",
+                    "7w",
+                    "7D",
+                    "7d ",
+                    "",
+                    "36501d",
+                    "9" * 400 + "s",
+                ),
+                *(7, 7.5, True, False, ["7d"], None),
+            ]
+        ),
+        *(("ice.heartbeat", value) for value in (0, "0", "0s", "0.0m")),
+        *(("server.port", value) for value in (-1, 65536, "x", "", 80.0, True, None)),
+        *(("ice.max_connections", value) for value in (0, -1, "0")),
+        *(("server.host", value) for value in ("", 1, None)),
+        *(
+            ("server.public_url", value)
+            for value in [
+                *("gateway.example", "wss://a", "ftp://a", "https://", "https:///p", "//a"),
+                *("https://u@a", "https://a?b", "https://a#b", "https://a:x", "https://a:0"),
+                *("https://[::1", 7, [7], {"a": "b"}),
+            ]
+        ),
+        *(("server.trusted_proxies", value) for value in ("proxy", "10.0.0.1/8", "::/129", 7)),
+        *(("server.tls_key", value) for value in (7, None, [])),
+        *(
+            ("database.url", value)
+            for value in ("", "sqlite:///", "postgresql://h/d", "sqlite://x", "sqlite::memory:")
+        ),
+        *(
+            ("metrics.listen", value)
+            for value in (
+                "127.0.0.1",
+                ":9464",
+                "h:x",
+                "h:65536",
+                "::1:9464",
+                "h:1/p",
+                "u@h:1",
+                9464,
+            )
+        ),
+        ("log.format", "xml"),
+        ("log.level", "INFO"),
+        ("log.level", ["info"]),
+    ],
+)
+def test_a_value_that_is_not_accepted_is_named_with_what_is(key, value):
+    with pytest.raises(BadSetting) as refused:
+        load(None, {}, {key: value})
+    [accepts] = [setting.accepts for setting in SETTINGS if setting.key == key]
+    assert str(refused.value) == (
+        f"{key} = {value!r} (from the command line) is not accepted: {accepts}"
+    )
+
+
+def test_the_longest_time_for_registration_still_fits_a_calendar():
+    assert later(utc_now(), given("tokens.registration_ttl", "36500d")) is not None
+
+
+@pytest.mark.parametrize("text", ["1s", "1m", "1h", "1d"])
+def test_durations_agree_with_the_calendar(text):
+    unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}[text[-1]]
+    assert duration(text) == timedelta(**{unit: 1}).total_seconds()
+
+
+# --- faults name themselves --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (
+            b"[server]\nport = 'x'\n",
+            "server.port = 'x' (from {file}) is not accepted: a port from 0",
+        ),
+        (b"[server]\nprot = 1\n", "server.prot in {file} is no setting; known are server.host,"),
+        (b"[sever]\nport = 1\n", "sever.port in {file} is no setting; known are server.host,"),
+        (b"port = 1\n", "port in {file} stands outside a section; known are server.host,"),
+        (b"[server\n", "{file} is not TOML: "),
+        (b"[server]\nhost = '\xff'\n", "{file} is not TOML: "),
+    ],
+)
+def test_a_fault_in_the_file_names_the_key_and_the_file(file, content, says):
+    file.write_bytes(content)
+    with pytest.raises(BadSetting) as refused:
+        load(file, {})
+    assert str(refused.value).startswith(says.format(file=file))
+    assert "\n" not in str(refused.value), "one line for a person"
+
+
+def test_an_unknown_key_is_answered_with_those_of_its_section(file):
+    file.write_text("[log]\ncolour = true\n")
+    with pytest.raises(BadSetting, match=r"known are log\.format, log\.level$"):
+        load(file, {})
+
+
+@pytest.mark.parametrize(
+    ("variable", "says"),
+    [
+        ("ICE_GATEWAY_SERVER__PORT", "server.port = 'x' (from ICE_GATEWAY_SERVER__PORT) is not"),
+        ("ICE_GATEWAY_SERVER__PROT", "the environment variable ICE_GATEWAY_SERVER__PROT is no"),
+        ("ICE_GATEWAY___", "the environment variable ICE_GATEWAY___ is no setting; known are"),
+    ],
+)
+def test_a_fault_in_the_environment_names_the_variable(variable, says):
+    with pytest.raises(BadSetting) as refused:
+        load(None, {variable: "x"})
+    assert str(refused.value).startswith(says)
+
+
+def test_a_file_that_is_missing_is_named(file):
+    with pytest.raises(BadSetting) as refused:
+        load(file, {})
+    assert str(refused.value) == (
+        f"the settings file {file} cannot be read: No such file or directory"
+    )
+
+
+# --- what follows from them --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "path", "key_file"),
+    [
+        ("sqlite:///ice.db", "ice.db", "ice.keys.json"),
+        ("sqlite:////var/lib/ice.db", "/var/lib/ice.db", "/var/lib/ice.keys.json"),
+        ("sqlite:///a%20b/ice", "a b/ice", "a b/ice.keys.json"),
+        ("data/ice.db", "data/ice.db", "data/ice.keys.json"),
+    ],
+)
+def test_the_key_file_lies_beside_the_database(url, path, key_file):
+    settings = load(None, {}, {"database.url": url})
+    assert settings.database_path == Path(path)
+    assert settings.key_file == Path(key_file)
+    named = load(None, {}, {"database.url": url, "tokens.key_file": "/etc/keys"})
+    assert named.key_file == Path("/etc/keys")
+
+
+@pytest.mark.parametrize(
+    ("urls", "prefixes"),
+    [
+        ([], ("",)),
+        (["https://a", "https://b/"], ("",)),
+        (["https://a/ice", "https://b/ice/", "https://c/x/y"], ("", "/ice", "/x/y")),
+    ],
+)
+def test_everything_is_answered_with_and_without_the_prefixes(urls, prefixes):
+    assert load(None, {}, {"server.public_url": urls}).prefixes == prefixes
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
+def test_loopback_needs_no_public_url(host):
+    load(None, {}, {"server.host": host}).check_exposure()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "gateway.example", "localhost.x"])  # noqa: S104 - nothing is bound
+def test_beyond_loopback_the_gateway_asks_for_a_public_url(host):
+    with pytest.raises(BadSetting, match=r"set server\.public_url \(or --public-url\)") as refused:
+        load(None, {}, {"server.host": host}).check_exposure()
+    assert host in str(refused.value)
+    exposed = {"server.host": host, "server.public_url": "https://gateway.example"}
+    load(None, {}, exposed).check_exposure()
