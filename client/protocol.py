@@ -275,7 +275,6 @@ class Cancel(msgspec.Struct, kw_only=True):
 
 # --- JSON-RPC 2.0 ------------------------------------------------------------------------------
 
-PARSE_ERROR: Final = -32700
 METHOD_NOT_FOUND: Final = -32601
 INVALID_PARAMS: Final = -32602
 
@@ -308,10 +307,10 @@ class NotJsonRpc(ValueError):
 
 
 def decode(text: str | bytes) -> Message:
-    """Parse one message. Raises `NotJsonRpc`, whose text names what is wrong and quotes nothing."""
+    """Parse one message. Raises `NotJsonRpc`, whose text names what is wrong."""
     try:
         message = _decoder.decode(text)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise NotJsonRpc(str(error)) from None
     if message.method is not msgspec.UNSET:
         if message.result is not msgspec.UNSET or message.error is not msgspec.UNSET:

@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
-import argon2
-
 from gateway.errors import Problem, invalid, problem
 from gateway.event import Actor, Event
+from gateway.passwords import MAX_LENGTH, Passwords
 from gateway.roles import Caller, Role
 from gateway.secret import Secret
 from gateway.store import accounts
 from gateway.store.accounts import ApiToken, User
-from gateway.store.engine import Engine, Transaction
-from gateway.times import Clock, later, to_text_or_none
+from gateway.store.engine import Engine
+from gateway.times import LONGEST, Clock, later, to_text_or_none
 
 USER_NAME_RULE: Final = "1 to 128 printable characters"
 MAX_USER_NAME: Final = 128
 MAX_LABEL: Final = 128
-MAX_PASSWORD: Final = 1024
-MAX_LIFETIME: Final = 36_500 * 86_400.0
-"""Seconds, a hundred years: what is longer is meant to be for ever, or does not fit a calendar."""
-_HASHES_AT_ONCE: Final = 2
-"""A hash takes 64 MiB and a tenth of a second: a flood of logins must not take all of either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +34,11 @@ class NewToken:
 class AccountBook:
     """The use case; its collaborators come in through the constructor."""
 
-    def __init__(self, *, engine: Engine, clock: Clock) -> None:
+    def __init__(self, *, engine: Engine, clock: Clock, passwords: Passwords) -> None:
         self._engine = engine
         self._clock = clock
         self._rows = accounts.Accounts(engine)
-        self._hasher = argon2.PasswordHasher()
-        self._hashing = asyncio.Semaphore(_HASHES_AT_ONCE)
+        self._passwords = passwords
 
     async def add_user(
         self, actor: Actor, name: str, role: Role, password: Secret | None
@@ -62,11 +54,9 @@ class AccountBook:
             hashed = digest
         user = User(name, role, hashed, self._clock())
         event = self._event(actor, "add-user", user=name, role=role)
-
-        async def unit(transaction: Transaction) -> bool:
-            return await accounts.add_user(transaction, user, event)
-
-        if not await self._engine.write(unit):
+        if not await self._engine.write(
+            lambda transaction: accounts.add_user(transaction, user, event)
+        ):
             return problem("user-exists", f"there is a user {name} already")
         return user
 
@@ -125,7 +115,7 @@ class AccountBook:
             return problem("forbidden", f"the user {user.name} is disabled")
         if not 1 <= len(label) <= MAX_LABEL or not label.isprintable():
             return invalid("name", f"a label has 1 to {MAX_LABEL} printable characters")
-        if lifetime > MAX_LIFETIME:
+        if lifetime > LONGEST:
             return invalid("expires_in", "at most 36500d; 0 is for ever")
         now = self._clock()
         secret = Secret(f"icegw_{secrets.token_urlsafe(32)}")
@@ -176,11 +166,9 @@ class AccountBook:
         return Caller(user.name, user.role)
 
     async def _hash(self, password: Secret) -> str | Problem:
-        text = password.reveal()
-        if not 1 <= len(text) <= MAX_PASSWORD:
-            return invalid("password", f"a password has 1 to {MAX_PASSWORD} characters")
-        async with self._hashing:
-            return await asyncio.to_thread(self._hasher.hash, text)
+        if not 1 <= len(password.reveal()) <= MAX_LENGTH:
+            return invalid("password", f"a password has 1 to {MAX_LENGTH} characters")
+        return await self._passwords.hash(password)
 
     def _event(self, actor: Actor, action: str, **detail: Any) -> Event:
         return Event(self._clock(), actor, action, None, None, detail)

@@ -18,13 +18,13 @@ from typing import Final
 from client.protocol import PATH
 from gateway.attempts import Attempts
 from gateway.errors import Problem, refusal
-from gateway.event import Actor, Entry, Event, Via
+from gateway.event import Actor, Event, Via
 from gateway.ice import Action, Ice, Status, WrongStatus
 from gateway.keyfile import KeyStore
 from gateway.proof import Invalid, Nonces, Replays, Url, fresh_until, normalise, verify
 from gateway.secret import Secret
 from gateway.store import ices
-from gateway.store.engine import Engine, StoreUnavailable, Transaction
+from gateway.store.engine import Engine, StoreUnavailable
 from gateway.tail import Tail
 from gateway.times import Clock
 from gateway.tokens import Opened
@@ -100,7 +100,7 @@ class Admission:
         self._replays = Replays()
         self._attempts = Attempts(ATTEMPTS, ATTEMPTS_WINDOW)
         self._public = tuple(url + PATH for url in public_urls)
-        self._urls: dict[tuple[str, ...], frozenset[Url]] = {}
+        self._urls = _normalised(self._public)
 
     # --- before the database -----------------------------------------------------------------------
 
@@ -129,13 +129,10 @@ class Admission:
         if len(handshake.proofs) != 1:
             return refusal("proof-invalid", detail="There must be exactly one DPoP header")
         names = self._public or handshake.local
-        urls = self._urls.get(names)
-        if urls is None:
-            urls = self._urls[names] = frozenset(filter(None, map(normalise, names)))
+        urls = self._urls or _normalised(names)
         proof = verify(
             handshake.proofs[0],
             token=token.reveal(),
-            method="GET",
             urls=urls,
             expected=" or ".join(names),
         )
@@ -211,15 +208,18 @@ class Admission:
             },
         )
 
-        async def unit(transaction: Transaction) -> list[Entry]:
-            return await ices.replace(transaction, [(ice, registered, event)])
-
-        [entry] = await self._engine.write(unit)
+        [entry] = await self._engine.write(
+            lambda transaction: ices.replace(transaction, [(ice, registered, event)])
+        )
         return Admitted(registered, entry.seq, at)
 
-    def too_old(self, admitted: Admitted) -> bool:
-        """Whether what was read has to be read again before it admits."""
-        return self._monotonic() - admitted.at > MAX_AGE
+    def holds(self, admitted: Admitted) -> bool:
+        """Whether what was read still admits: it is fresh, and this node knows of every change."""
+        return self._tail.current and self._monotonic() - admitted.at <= MAX_AGE
+
+
+def _normalised(names: tuple[str, ...]) -> frozenset[Url]:
+    return frozenset(filter(None, map(normalise, names)))
 
 
 def _sentence(text: str) -> str:

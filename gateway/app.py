@@ -25,6 +25,7 @@ from gateway.heartbeat import Heartbeat
 from gateway.hub import Hub
 from gateway.keyfile import KeyFileUnusable, KeyStore
 from gateway.metrics import Metrics
+from gateway.passwords import Passwords
 from gateway.presence import Presence
 from gateway.provisioning import Provisioning
 from gateway.respond import problems
@@ -140,6 +141,7 @@ async def run_gateway(
 def _assemble(settings: Settings, engine: Engine, keys: KeyStore, clock: Clock) -> _Parts:
     node = socket.gethostname()
     metrics = Metrics()
+    passwords = Passwords()
     hub: Hub[Session] = Hub()
     drops = Drops(hub, node, clock, metrics.drop_seconds.observe)
     streams = Streams()
@@ -149,12 +151,13 @@ def _assemble(settings: Settings, engine: Engine, keys: KeyStore, clock: Clock) 
 
     def apply(entry: Entry) -> None:
         drops.apply(entry)
-        streams.publish(entry)
+        streams.publish()
         lag = (clock() - entry.event.at).total_seconds()
         metrics.tail_lag_seconds.set(max(0.0, lag))
 
     async def compare() -> None:
-        hub.compare(await ices.standing([session.ice_name for session in hub]))
+        held = list(hub)
+        hub.doubt(held, await ices.standing([session.ice_name for session in held]))
 
     tail = Tail(engine, apply, compare)
     metrics.tail_current.set_function(lambda: float(tail.current))
@@ -184,7 +187,7 @@ def _assemble(settings: Settings, engine: Engine, keys: KeyStore, clock: Clock) 
             clock=clock,
             registration_ttl=settings.tokens_registration_ttl,
         ),
-        accounts=AccountBook(engine=engine, clock=clock),
+        accounts=AccountBook(engine=engine, clock=clock, passwords=passwords),
         ices=ices,
         events=Events(engine.fetch),
         happenings=Happenings(engine),

@@ -29,20 +29,31 @@ class Attempts:
 
     def count(self, address: str, now: float) -> float:
         """Count an attempt at `now`; returns 0, or the seconds until there is room for another."""
-        source = _source(address)
-        times = self._sources.get(source)
+        name = source(address)
+        times = self._sources.get(name)
         if times is None:
-            times = self._sources[source] = deque(maxlen=self._limit)
+            times = self._sources[name] = deque(maxlen=self._limit)
             if len(self._sources) > _MAX_SOURCES:
                 self._sources.popitem(last=False)
-        self._sources.move_to_end(source)
+        self._sources.move_to_end(name)
         if len(times) == self._limit and now - times[0] < self._window:
             return self._window - (now - times[0])
         times.append(now)
         return 0.0
 
+    def forget(self, address: str) -> None:
+        """Forget the attempts of this source."""
+        self._sources.pop(source(address), None)
 
-def _source(address: str) -> str:
+    def take_back(self, address: str) -> None:
+        """Take the latest attempt of this source back: it was a good one."""
+        times = self._sources.get(source(address))
+        if times:
+            times.pop()
+
+
+def source(address: str) -> str:
+    """What an address counts as: itself, or its /64."""
     if ":" not in address:
         return address
     try:

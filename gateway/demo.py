@@ -150,7 +150,7 @@ async def _tell(story: Story, folder: Path) -> None:
         )
         started = await gateway.line("ice-gateway ")
         url = started.split(" serves ")[1].split()[0]
-        story.say("gateway", f"started: {url}, a new SQLite file, audit log on")
+        story.say("gateway", f"started: {url}, a new SQLite file")
         session = await stack.enter_async_context(aiohttp.ClientSession())
         await _life(story, Admin(session, url, token), url, folder)
         gateway.process.send_signal(signal.SIGTERM)

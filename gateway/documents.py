@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from gateway.drops import Drop
 from gateway.event import Entry
 from gateway.ice import Ice, IceType, Status
 from gateway.store.ices import Listed
@@ -50,16 +51,6 @@ class IcePage(msgspec.Struct):
     next: str | None
 
 
-class Dropped(msgspec.Struct):
-    """A session ended by an action, on which node, and how long after the action began."""
-
-    session: str
-    node: str
-    code: int
-    elapsed_ms: float
-    ice_name: str
-
-
 class Provisioned(msgspec.Struct):
     """A new ICE with its token, which is shown this once."""
 
@@ -72,7 +63,7 @@ class Renewed(msgspec.Struct):
 
     ice: IceDocument
     token: str
-    dropped: list[Dropped]
+    dropped: list[Drop]
     unconfirmed: list[str]
 
 
@@ -80,7 +71,7 @@ class Ended(msgspec.Struct):
     """An ICE whose sessions were ended; `unconfirmed` are nodes that have not answered in time."""
 
     ice: IceDocument
-    dropped: list[Dropped]
+    dropped: list[Drop]
     unconfirmed: list[str]
 
 
@@ -96,7 +87,7 @@ class BulkAnswer(msgspec.Struct):
     """What a bulk action did."""
 
     items: list[BulkItem]
-    dropped: list[Dropped]
+    dropped: list[Drop]
     unconfirmed: list[str]
 
 

@@ -13,7 +13,6 @@ from typing import Final, Protocol
 
 from gateway.event import Entry
 from gateway.hub import Dropped
-from gateway.tail import Tail
 from gateway.times import Clock
 
 CONFIRMATION: Final = 2.0
@@ -24,6 +23,10 @@ _KEPT: Final = 30.0
 
 class _Hub(Protocol):
     def apply(self, entry: Entry) -> list[Dropped]: ...
+
+
+class _Tail(Protocol):
+    async def reached(self, seq: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ class Drops:
         hub: _Hub,
         node: str,
         clock: Clock,
-        observe: Callable[[float], None] = lambda _: None,
+        observe: Callable[[float], None],
     ) -> None:
         self._hub = hub
         self._node = node
@@ -79,7 +82,7 @@ class Drops:
         while self._order[0][0] < now:
             del self._of[self._order.popleft()[1]]
 
-    async def confirm(self, tail: Tail, seqs: Sequence[int]) -> Confirmation:
+    async def confirm(self, tail: _Tail, seqs: Sequence[int]) -> Confirmation:
         """Wait until the events `seqs` have been applied, at most `CONFIRMATION` seconds."""
         if not seqs:
             return Confirmation([], [])

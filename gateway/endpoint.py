@@ -111,7 +111,7 @@ class Endpoint:
             if isinstance(verdict, Refused):
                 return verdict
             # From here to the bytes of the 101 there is no await: what is true now stays true.
-            if not self._hub.overtaken(pending) and not self._admission.too_old(verdict):
+            if self._admission.holds(verdict) and not self._hub.overtaken(pending):
                 break
         name = pending.ice_name
         if self.draining:

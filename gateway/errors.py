@@ -1,7 +1,7 @@
 """The catalogue of what the admin API and the commands refuse: code, HTTP status, title, sentence.
 
-What an ICE may meet stands in `client.protocol`, which this repeats nothing of. Source: contract
-sections 5 and 7; problem documents follow RFC 9457.
+What an ICE may meet stands in `client.protocol`. Source: contract sections 5 and 7; problem
+documents follow RFC 9457.
 """
 
 from __future__ import annotations
@@ -34,6 +34,10 @@ class Problem:
         }
 
 
+# The requirements' sentences, word for word.
+ALREADY_EXISTS: Final = "ICE Provision Failed! ICE Name or User already exists"
+NAME_IS_FINAL: Final = "ICE Names cannot be changed or deleted"
+
 _CATALOGUE: Final = {
     "malformed-json": (400, "Not JSON", "Send a JSON object in UTF-8."),
     "bad-request": (400, "Bad request", "The request is not proper HTTP."),
@@ -54,7 +58,7 @@ _CATALOGUE: Final = {
     "ice-exists": (
         409,
         "The ICE exists",
-        "ICE Provision Failed! ICE Name or User already exists",
+        ALREADY_EXISTS,
     ),
     "wrong-status": (409, "Not possible in this status", "The ICE has another status."),
     "user-exists": (409, "The user exists", "Choose another user name."),
@@ -84,7 +88,7 @@ _CATALOGUE: Final = {
     ),
 }
 CODES: Final = frozenset(_CATALOGUE)
-"""Every code that the admin API may answer."""
+"""Every code of the catalogue."""
 
 
 def problem(code: str, detail: str | None = None, **more: Any) -> Problem:

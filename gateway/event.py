@@ -24,6 +24,7 @@ class Via(enum.StrEnum):
 
     API = "api"
     COMMAND = "command"
+    PAGE = "page"
     ICE = "ice"
 
 

@@ -7,7 +7,7 @@ here and marks it. With check-then-add there would be a gap through which a dere
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
 
@@ -137,18 +137,20 @@ class Hub(Generic[L]):
             name, rule.closes or 4102, lambda session: session.generation < generation
         )
 
-    def compare(self, standing: dict[str, tuple[int, Status]]) -> list[Dropped]:
-        """End every session that the table does not bear out, after the log could not be followed."""
-        dropped = []
-        for session in self:
+    def doubt(self, sessions: Sequence[L], standing: Mapping[str, tuple[int, Status]]) -> None:
+        """End those of `sessions` that the table does not bear out, after the log was lost for a while.
+
+        Args:
+            sessions: who was here before the table was asked; who has come since was judged by it.
+            standing: generation and status by name.
+        """
+        for session in sessions:
             generation, status = standing.get(session.ice_name, (0, Status.PROVISIONED))
             if generation != session.generation or status is not Status.REGISTERED:
-                code = 4101 if status is Status.DEREGISTERED else 4102
-                dropped += self._drop(session.ice_name, code, lambda _: True)
+                session.close(4101 if status is Status.DEREGISTERED else 4102)
         for others in self._pending.values():
             for pending in others:
                 pending.outdated = True
-        return dropped
 
     def _drop(self, ice_name: str, code: int, which: Callable[[L], bool]) -> list[Dropped]:
         session = self._sessions.get(ice_name)

@@ -16,11 +16,6 @@ from typing import Final
 
 from client.protocol import OperationKind
 
-# The requirements' sentences, word for word.
-ALREADY_EXISTS: Final = "ICE Provision Failed! ICE Name or User already exists"
-PROVISIONED: Final = "ICE provisioning successful"
-NAME_IS_FINAL: Final = "ICE Names cannot be changed or deleted"
-
 NAME_RULE: Final = (
     "1 to 64 characters: ASCII letters, digits, '.', '_' and '-', the first a letter or digit"
 )
@@ -178,24 +173,17 @@ class Ice:
             expireson=expires,
         )
 
-    def reprovision(
-        self, ice_token: str, *, now: datetime, expires: datetime | None
-    ) -> Ice | WrongStatus:
-        """The token was lost before the ICE registered: replace it."""
-        return self._renewed(Action.REPROVISION, ice_token, now, expires)
+    def refuses(self, action: Action) -> WrongStatus | None:
+        """The refusal of `action` by the table, if it is one."""
+        if self.status in RULES[action].sources:
+            return None
+        return WrongStatus(self.ice_name, action, self.status)
 
-    def reregister(
-        self, ice_token: str, *, now: datetime, expires: datetime | None
+    def renew(
+        self, action: Action, ice_token: str, *, now: datetime, expires: datetime | None
     ) -> Ice | WrongStatus:
-        """The ICE crashed or moved: replace the token and forget the key."""
-        return self._renewed(Action.REREGISTER, ice_token, now, expires)
-
-    def _renewed(
-        self, action: Action, ice_token: str, now: datetime, expires: datetime | None
-    ) -> Ice | WrongStatus:
-        if self.status not in RULES[action].sources:
-            return WrongStatus(self.ice_name, action, self.status)
-        return replace(
+        """Replace the token: `REPROVISION` where it was lost, `REREGISTER` to forget the key, too."""
+        return self.refuses(action) or replace(
             self,
             status=RULES[action].target,
             ice_token=ice_token,
@@ -209,9 +197,7 @@ class Ice:
 
     def register(self, key_thumbprint: str, *, now: datetime) -> Ice | WrongStatus:
         """The ICE's first admitted connection binds its key."""
-        if self.status not in RULES[Action.REGISTER].sources:
-            return WrongStatus(self.ice_name, Action.REGISTER, self.status)
-        return replace(
+        return self.refuses(Action.REGISTER) or replace(
             self,
             status=RULES[Action.REGISTER].target,
             key_thumbprint=key_thumbprint,
@@ -221,9 +207,7 @@ class Ice:
 
     def deregister(self, ice_token: str, *, now: datetime) -> Ice | WrongStatus:
         """The ICE is no longer wanted; `ice_token` is the hash of a token that nobody is shown."""
-        if self.status not in RULES[Action.DEREGISTER].sources:
-            return WrongStatus(self.ice_name, Action.DEREGISTER, self.status)
-        return replace(
+        return self.refuses(Action.DEREGISTER) or replace(
             self,
             status=RULES[Action.DEREGISTER].target,
             ice_token=ice_token,

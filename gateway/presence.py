@@ -15,7 +15,7 @@ import structlog
 
 from gateway.session import Session
 from gateway.store import sessions
-from gateway.store.engine import Engine, StoreUnavailable, Transaction
+from gateway.store.engine import Engine, StoreUnavailable
 from gateway.store.sessions import Connection, Happening, Opened
 from gateway.times import Clock
 
@@ -38,7 +38,7 @@ class Change:
 class _Batch:
     opened: dict[str, Opened] = field(default_factory=dict)
     greeted: dict[str, Connection] = field(default_factory=dict)
-    closed: dict[str, str] = field(default_factory=dict)
+    closed: set[str] = field(default_factory=set)
     happenings: list[Happening] = field(default_factory=list)
     refused: dict[tuple[str, str, str], Happening] = field(default_factory=dict)
     news: list[Change] = field(default_factory=list)
@@ -92,7 +92,7 @@ class Presence:
         # One that was never written need not be deleted.
         if self._batch.opened.pop(session.id, None) is None:
             self._batch.greeted.pop(session.id, None)
-            self._batch.closed[session.id] = session.ice_name
+            self._batch.closed.add(session.id)
         self._happened(session, "closed", str(code))
         if not superseded:
             self._batch.news.append(Change(session.ice_name, None))
@@ -140,17 +140,16 @@ class Presence:
         if not batch:
             return
 
-        async def unit(transaction: Transaction) -> None:
-            await sessions.record(
-                transaction,
-                list(batch.opened.values()),
-                list(batch.greeted.values()),
-                list(batch.closed),
-                [*batch.happenings, *batch.refused.values()],
-            )
-
         try:
-            await self._engine.write(unit)
+            await self._engine.write(
+                lambda transaction: sessions.record(
+                    transaction,
+                    list(batch.opened.values()),
+                    list(batch.greeted.values()),
+                    list(batch.closed),
+                    [*batch.happenings, *batch.refused.values()],
+                )
+            )
         except StoreUnavailable as error:
             _log.warning("presence not written", reason=str(error))
             self._batch = _joined(batch, self._batch)
@@ -164,20 +163,24 @@ class Presence:
 def _joined(older: _Batch, newer: _Batch) -> _Batch:
     """What is to be written when `older` could not be and `newer` has come since."""
     opened = {**older.opened, **newer.opened}
-    closed = {**older.closed, **newer.closed}
+    closed = older.closed | newer.closed
     greeted = {**older.greeted, **newer.greeted}
     for session in newer.closed:
         greeted.pop(session, None)
         if opened.pop(session, None) is not None:
-            del closed[session]
+            closed.discard(session)
     for session, connection in newer.greeted.items():
         if session in opened:
             opened[session] = replace(opened[session], connection=connection)
             greeted.pop(session, None)
     refused = dict(older.refused)
     for key, happening in newer.refused.items():
-        known = refused.get(key, happening)
-        count = happening.count + (known.count if key in refused else 0)
-        refused[key] = replace(happening, first=known.first, count=count)
+        known = refused.get(key)
+        if known is not None:
+            count = known.count + happening.count
+            refused[key] = replace(known, at=happening.at, count=count)
+        elif len(refused) < _MAX_HAPPENINGS:
+            refused[key] = happening
     happenings = [*older.happenings, *newer.happenings][-_MAX_HAPPENINGS:]
-    return _Batch(opened, greeted, closed, happenings, refused, [*older.news, *newer.news])
+    news = [*older.news, *newer.news][-_MAX_HAPPENINGS:]
+    return _Batch(opened, greeted, closed, happenings, refused, news)

@@ -148,15 +148,12 @@ def _coordinate(jwk: dict[str, object], name: str) -> bytes:
 _ALGORITHMS: Final = frozenset({"ES256", "Ed25519", "EdDSA"})
 
 
-def verify(
-    text: str, *, token: str, method: str, urls: Container[Url], expected: str
-) -> Proof | Invalid:
+def verify(text: str, *, token: str, urls: Container[Url], expected: str) -> Proof | Invalid:
     """Check a proof's form, signature, method, URL and token; not its age, and not whether it was used.
 
     Args:
         text: the value of the DPoP header.
         token: the token of the same handshake.
-        method: the handshake's method.
         urls: the endpoint's URLs, normalised.
         expected: the URL to name in the refusal when another was signed.
     """
@@ -186,18 +183,16 @@ def verify(
         return Invalid("the signature does not hold")
     except ValueError as error:
         return Invalid(f"the key cannot be used: {error}")
-    fault = _fault(claims, token, method, urls, expected)
+    fault = _fault(claims, token, urls, expected)
     if fault is not None:
         return Invalid(fault)
     return Proof(thumbprint, claims.jti, claims.iat, claims.nonce)
 
 
-def _fault(
-    claims: _Claims, token: str, method: str, urls: Container[Url], expected: str
-) -> str | None:
+def _fault(claims: _Claims, token: str, urls: Container[Url], expected: str) -> str | None:
     """What is wrong with signed claims, if anything."""
-    if claims.htm != method:
-        return f"htm must be {method}"
+    if claims.htm != "GET":
+        return "htm must be GET"
     url = normalise(claims.htu)
     if url is None or url not in urls:
         return f"the proof was made for {claims.htu[:200]!r}, this gateway is {expected}"

@@ -7,7 +7,7 @@ change travels through the event log (see `drops`).
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -20,7 +20,7 @@ from gateway.keyfile import KeyFileUnusable, KeyStore
 from gateway.secret import Secret
 from gateway.store import events, ices
 from gateway.store.accounts import Accounts
-from gateway.store.engine import Engine, Transaction
+from gateway.store.engine import Engine, Transaction, Unit
 from gateway.times import Clock, later
 
 MAX_BULK: Final = 10_000
@@ -92,11 +92,7 @@ class Provisioning:
             ice_name, ice_type, owner, token.digest(), now=now, expires=later(now, self._ttl)
         )
         event = _event(actor, Action.PROVISION, now, None, ice)
-
-        async def unit(transaction: Transaction) -> Entry | None:
-            return await ices.insert(transaction, ice, event)
-
-        entry = await self._engine.write(unit)
+        entry = await self._engine.write(lambda transaction: ices.insert(transaction, ice, event))
         return problem("ice-exists") if entry is None else Issued(ice, token, entry.seq)
 
     async def _owner(self, name: str) -> str | Problem:
@@ -126,17 +122,16 @@ class Provisioning:
         tokens: list[Secret] = []
 
         def change(ice: Ice) -> Ice | WrongStatus | Problem:
-            renew = ice.reprovision if action is Action.REPROVISION else ice.reregister
-            # The table is asked with no token, so that a refusal costs no key.
-            asked = renew("", now=now, expires=None)
-            if isinstance(asked, WrongStatus):
-                return asked
+            refused = ice.refuses(action)
+            if refused is not None:
+                return refused
             try:
                 ring = self._keys.for_sealing(may_create=False)
             except KeyFileUnusable as error:
                 return problem("keys-unavailable", str(error))
-            tokens[:] = [ring.seal(ice.ice_name, ice.ice_type, asked.generation, now)]
-            return renew(tokens[0].digest(), now=now, expires=later(now, self._ttl))
+            tokens[:] = [ring.seal(ice.ice_name, ice.ice_type, ice.generation + 1, now)]
+            expires = later(now, self._ttl)
+            return ice.renew(action, tokens[0].digest(), now=now, expires=expires)
 
         done = await self._change(actor, action, ice_name, expected, change=change, now=now)
         return done if isinstance(done, Problem) else Issued(done.ice, tokens[0], done.seq)
@@ -184,7 +179,7 @@ class Provisioning:
                 return problem("stale")
             event = _event(actor, action, now, old, new)
             try:
-                [entry] = await self._engine.write(_replacing([(old, new, event)]))
+                [entry] = await self._engine.write(_replacing(old, new, event))
             except ices.Stale:
                 raced = True
             else:
@@ -264,13 +259,9 @@ def _nobodys_token() -> str:
     return Secret(secrets.token_urlsafe(32)).digest()
 
 
-def _replacing(
-    changes: list[tuple[Ice, Ice, Event]],
-) -> Callable[[Transaction], Awaitable[list[Entry]]]:
-    async def unit(transaction: Transaction) -> list[Entry]:
-        return await ices.replace(transaction, changes)
-
-    return unit
+def _replacing(old: Ice, new: Ice, event: Event) -> Unit[list[Entry]]:
+    """A unit of its own: a lambda in the loop would see the loop's next values."""
+    return lambda transaction: ices.replace(transaction, [(old, new, event)])
 
 
 def _event(actor: Actor, action: str, now: datetime, old: Ice | None, new: Ice) -> Event:

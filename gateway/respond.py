@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any
 
@@ -44,10 +45,16 @@ _BY_STATUS = {
     400: "bad-request",
     404: "not-found",
     405: "method-not-allowed",
-    408: "timeout",
     413: "too-large",
-    415: "unsupported-media-type",
 }
+
+
+class Refusal(Exception):
+    """Carries a problem out of a handler; `problems` makes it the answer."""
+
+    def __init__(self, refused: Problem) -> None:
+        super().__init__(refused.code)
+        self.problem = refused
 
 
 @web.middleware
@@ -55,11 +62,13 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     """Turn every error into a problem document; what was not expected is logged and named `internal`."""
     try:
         return await handler(request)
+    except Refusal as refusal:
+        return problem_response(refusal.problem)
     except web.HTTPException as error:
-        code = _BY_STATUS.get(error.status)
-        if code is None:
+        if error.status < 400:  # noqa: PLR2004 - a redirect
             raise
-        response = problem_response(problem(code))
+        code = _BY_STATUS.get(error.status, "bad-request")
+        response = problem_response(replace(problem(code), status=error.status))
         if "Allow" in error.headers:
             response.headers["Allow"] = error.headers["Allow"]
         return response

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
+from gateway.times import LONGEST
+
 ENV_PREFIX: Final = "ICE_GATEWAY_"
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_LONGEST: Final = 36_500 * 86_400
-"""Seconds, a hundred years: much more does not fit a calendar, and every provisioning would fail."""
 
 
 class BadSetting(Exception):
@@ -40,7 +40,7 @@ def duration(value: object) -> float:
 
 def _lifetime(value: object) -> float:
     seconds = duration(value)
-    if seconds > _LONGEST:
+    if seconds > LONGEST:
         raise ValueError
     return seconds
 
@@ -56,10 +56,6 @@ def _text(value: object) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError
     return value
-
-
-def _optional_text(value: object) -> str | None:
-    return None if value == "" else _text(value)
 
 
 def _optional_path(value: object) -> Path | None:
@@ -101,8 +97,7 @@ def _public_urls(value: object) -> tuple[str, ...]:
         if (
             parts.scheme not in ("http", "https")
             or not parts.hostname
-            or parts.query
-            or parts.fragment
+            or {"?", "#"} & set(url)
             or "@" in parts.netloc
             or (parts.port is not None and not parts.port)
         ):
@@ -175,6 +170,8 @@ SETTINGS: Final = (
     Setting("ice.heartbeat", "30s", _positive_duration, _DURATION),
     Setting("ice.max_connections", 100_000, _integer(1, 10_000_000), "a number from 1"),
     Setting("ice.max_handshakes", 4096, _integer(1, 1_000_000), "a number from 1"),
+    Setting("admin.login_idle", "30m", _positive_duration, _DURATION),
+    Setting("admin.login_lifetime", "12h", _positive_duration, _DURATION),
     Setting("metrics.listen", "127.0.0.1:9464", _listener, "HOST:PORT, or empty to turn it off"),
     Setting(
         "log.format",
@@ -208,6 +205,8 @@ class Settings:
     ice_heartbeat: float
     ice_max_connections: int
     ice_max_handshakes: int
+    admin_login_idle: float
+    admin_login_lifetime: float
     metrics_listen: tuple[str, int] | None
     log_format: str
     log_level: str

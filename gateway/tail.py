@@ -64,10 +64,9 @@ class Tail:
             await self._look()
 
     async def _look(self) -> None:
-        woken = self._engine.changed.is_set()
         self._engine.changed.clear()
         try:
-            if await self._engine.changed_elsewhere() or woken or self._cut_off:
+            if await self._engine.has_changed() or self._cut_off:
                 await self._catch_up()
             if self._cut_off:
                 await self._compare()

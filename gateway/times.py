@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Final
 
 Clock = Callable[[], datetime]
 """Gives the present as an aware time in UTC; tests give another."""
+
+
+LONGEST: Final = 36_500 * 86_400.0
+"""Seconds, a hundred years: what is longer is meant to be for ever, or does not fit a calendar."""
 
 
 def utc_now() -> datetime:

@@ -10,7 +10,6 @@ import asyncio
 from collections import deque
 from typing import Final
 
-from gateway.event import Entry
 from gateway.presence import Change
 
 _MAX_NEWS: Final = 10_000
@@ -42,7 +41,7 @@ class Streams:
         """A reader has gone."""
         self._open.discard(stream)
 
-    def publish(self, _: Entry) -> None:
+    def publish(self) -> None:
         """An event has been applied."""
         for stream in self._open:
             stream.wake.set()

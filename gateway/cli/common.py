@@ -21,6 +21,7 @@ from gateway.accounts import AccountBook
 from gateway.errors import Problem
 from gateway.event import Actor, Via
 from gateway.keyfile import KeyFileUnusable, KeyStore
+from gateway.passwords import Passwords
 from gateway.provisioning import Provisioning
 from gateway.settings import BadSetting, Settings, load
 from gateway.store.engine import StoreRefused, StoreUnavailable
@@ -69,7 +70,7 @@ async def desk(settings: Settings) -> AsyncIterator[Desk]:
                 clock=utc_now,
                 registration_ttl=settings.tokens_registration_ttl,
             ),
-            AccountBook(engine=engine, clock=utc_now),
+            AccountBook(engine=engine, clock=utc_now, passwords=Passwords()),
             Actor(_login(), Via.COMMAND, socket.gethostname()),
         )
 

@@ -17,7 +17,7 @@ from gateway.cli.common import (
 )
 from gateway.documents import IceDocument, ice_document
 from gateway.errors import problem
-from gateway.ice import IceType, Status
+from gateway.ice import IceType, Status, fold
 from gateway.secret import Secret
 from gateway.store.accounts import fold_user
 from gateway.store.ices import IceFilter, Ices, Listed
@@ -71,11 +71,12 @@ async def list_ices(
         ice_type=IceType(ice_type) if ice_type else None,
         provisionedto=None if user is None else fold_user(user),
     )
-    found: list[IceDocument] = []
+    listings: list[Listed] = []
     after: str | None = None
     while page := await table.page(where, _PAGE, after):
-        found += [_document(desk, listed) for listed in page]
-        after = page[-1].ice.ice_name.lower()
+        listings += page
+        after = fold(page[-1].ice.ice_name)
+    found = _documents(desk, listings)
     if connected is not None:
         found = [ice for ice in found if (ice.connection is not None) is connected]
     if as_json:
@@ -106,7 +107,7 @@ async def show(desk: Desk, name: str, *, as_json: bool) -> None:
     listed = await Ices(desk.engine).find(name)
     if listed is None:
         refuse(problem("not-registered").detail)
-    document = _document(desk, listed)
+    [document] = _documents(desk, [listed])
     if as_json:
         show_json(document)
         return
@@ -156,8 +157,8 @@ def _show_token(token: Secret) -> None:
     click.echo(token.reveal())
 
 
-def _document(desk: Desk, listed: Listed) -> IceDocument:
+def _documents(desk: Desk, found: list[Listed]) -> list[IceDocument]:
     """What a gateway that crashed left behind in the table is no connection."""
-    if listed.connection is not None and not is_served(desk.engine.path):
-        listed = replace(listed, connection=None)
-    return ice_document(listed)
+    if any(listed.connection for listed in found) and not is_served(desk.engine.path):
+        found = [replace(listed, connection=None) for listed in found]
+    return [ice_document(listed) for listed in found]

@@ -13,7 +13,7 @@ from gateway.store import events
 from gateway.store.engine import Engine, Row, Transaction
 from gateway.times import from_text, from_text_or_none, to_text, to_text_or_none
 
-_USER: Final = "name, role, password_hash, createdon, disabledon"
+USER_COLUMNS: Final = "name, role, password_hash, createdon, disabledon"
 _TOKEN: Final = "id, user_name, label, token_hash, createdon, expireson, revokedon"  # noqa: S105 - column names
 
 
@@ -52,7 +52,7 @@ class ApiToken:
 async def add_user(transaction: Transaction, user: User, event: Event) -> bool:
     """Add a user with its event; False where the name is taken."""
     changed = await transaction.run(
-        f"INSERT INTO users ({_USER}, name_folded) VALUES ($1, $2, $3, $4, $5, $6)"
+        f"INSERT INTO users ({USER_COLUMNS}, name_folded) VALUES ($1, $2, $3, $4, $5, $6)"
         " ON CONFLICT DO NOTHING",
         user.name,
         user.role.value,
@@ -115,14 +115,14 @@ class Accounts:
     async def user(self, name: str) -> User | None:
         """The user of this name, case folded."""
         rows = await self._engine.fetch(
-            f"SELECT {_USER} FROM users WHERE name_folded = $1", fold_user(name)
+            f"SELECT {USER_COLUMNS} FROM users WHERE name_folded = $1", fold_user(name)
         )
-        return _user(rows[0]) if rows else None
+        return user_from_row(rows[0]) if rows else None
 
     async def users(self) -> list[User]:
         """All users, by name."""
-        rows = await self._engine.fetch(f"SELECT {_USER} FROM users ORDER BY name_folded")
-        return [_user(row) for row in rows]
+        rows = await self._engine.fetch(f"SELECT {USER_COLUMNS} FROM users ORDER BY name_folded")
+        return [user_from_row(row) for row in rows]
 
     async def ices_of(self, name: str) -> list[str]:
         """The names of the ICEs tagged to this user."""
@@ -145,17 +145,18 @@ class Accounts:
     async def by_token(self, token_hash: str) -> tuple[ApiToken, User] | None:
         """The API token of this hash, with its user."""
         columns = [f"a.{name.strip()}" for name in _TOKEN.split(",")]
-        columns += [f"u.{name.strip()}" for name in _USER.split(",")]
+        columns += [f"u.{name.strip()}" for name in USER_COLUMNS.split(",")]
         rows = await self._engine.fetch(
             f"SELECT {', '.join(columns)} FROM api_tokens a JOIN users u ON u.name = a.user_name"
             " WHERE a.token_hash = $1",
             token_hash,
         )
         width = len(_TOKEN.split(","))
-        return (_token(rows[0][:width]), _user(rows[0][width:])) if rows else None
+        return (_token(rows[0][:width]), user_from_row(rows[0][width:])) if rows else None
 
 
-def _user(row: Row) -> User:
+def user_from_row(row: Row) -> User:
+    """A row of `USER_COLUMNS`."""
     name, role, password_hash, created, disabled = row
     return User(name, Role(role), password_hash, from_text(created), from_text_or_none(disabled))
 

@@ -60,7 +60,7 @@ class Engine(Protocol):
     async def write(self, unit: Unit[T]) -> T:
         """Run `unit` in a transaction, durable when this returns; units that wait are grouped."""
 
-    async def changed_elsewhere(self) -> bool:
+    async def has_changed(self) -> bool:
         """Whether anybody has committed since this was last asked."""
 
     async def close(self) -> None:

@@ -117,11 +117,6 @@ async def find_many(transaction: Transaction, names: Sequence[str]) -> dict[str,
     return {fold(row[0]): _from_row(row) for row in rows}
 
 
-async def any_entry(transaction: Transaction) -> bool:
-    """Whether any ICE was ever provisioned."""
-    return bool(await transaction.fetch("SELECT 1 FROM ice_tokens LIMIT 1"))
-
-
 class Ices:
     """Reads the table."""
 

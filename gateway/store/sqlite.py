@@ -84,8 +84,8 @@ class SqliteEngine:
             # One thread hop; it reads to the end, so that no half-read cursor pins an old snapshot.
             return list(await connection.execute_fetchall(sql, _numbered(params)))  # type: ignore[arg-type] # tuples
 
-    async def changed_elsewhere(self) -> bool:
-        """See `Engine.changed_elsewhere`. Asks outside transactions, on a connection that never writes."""
+    async def has_changed(self) -> bool:
+        """See `Engine.has_changed`. Asks outside transactions, on a connection that never writes."""
         [(version,)] = await self._fetch(self._watcher, "PRAGMA data_version", ())
         known, self._version = self._version, version
         return bool(version != known)

@@ -91,7 +91,9 @@ def deregistered(ice: Ice) -> Ice:
 
 
 def reregistered(ice: Ice) -> Ice:
-    return ice.reregister(digest(f"next {ice.ice_name}"), now=minutes(3), expires=None)
+    return ice.renew(
+        Action.REREGISTER, digest(f"next {ice.ice_name}"), now=minutes(3), expires=None
+    )
 
 
 async def add_user(engine, name: str, role: Role = Role.MEMBER, password_hash=None) -> bool:

@@ -51,7 +51,7 @@ def reads(engine):
         "fetch": lambda: Accounts(engine).users(),
         "look_up": lambda: engine.look_up("SELECT count(*) FROM users"),
         "follow": lambda: Events(engine.follow).last(),
-        "changed_elsewhere": engine.changed_elsewhere,
+        "has_changed": engine.has_changed,
     }
 
 

@@ -9,6 +9,7 @@ import pytest
 from gateway.accounts import AccountBook
 from gateway.ice import IceType
 from gateway.keyfile import KeyStore
+from gateway.passwords import Passwords
 from gateway.provisioning import Provisioning
 from gateway.roles import Role
 from gateway.secret import Secret
@@ -137,7 +138,7 @@ async def test_rows_beside_the_entries_keep_their_rules(engine, table, row, brok
 async def test_no_secret_is_stored(engine, tmp_path):
     keys = KeyStore(tmp_path / "token.keys")
     provisioning = Provisioning(engine=engine, keys=keys, clock=lambda: NOW, registration_ttl=60)
-    book = AccountBook(engine=engine, clock=lambda: NOW)
+    book = AccountBook(engine=engine, clock=lambda: NOW, passwords=Passwords())
     first = await provisioning.provision(ROOT, "lab-1", IceType.NORMAL, "alice")
     issued = await provisioning.reprovision(ROOT, "lab-1")
     password = Secret("correct horse battery staple")

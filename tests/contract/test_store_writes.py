@@ -129,12 +129,12 @@ async def test_nobody_reads_what_is_not_committed(engine):
 
 
 async def test_a_commit_is_told_and_a_failure_is_not(engine):
-    await engine.changed_elsewhere()
+    await engine.has_changed()
     engine.changed.clear()
     with refusing(RULE_BROKEN, "a unit that breaks a rule"):
         await engine.write(adding("x", role="emperor"))
     assert not engine.changed.is_set()
-    assert not await engine.changed_elsewhere()
+    assert not await engine.has_changed()
     await engine.write(adding("x"))
     assert engine.changed.is_set(), "a commit was expected to wake this process"
 

@@ -231,6 +231,7 @@ async def test_a_late_event_spares_the_reregistered_session(running, monkeypatch
     tail = Gap(monkeypatch, running.gateway.tail, "_catch_up", after=False)
     action = asyncio.ensure_future(running.admin.post("/ices/lab-1/reregister"))
     await tail.open()
+    await running.eventually("/ices/lab-1", lambda answer: answer.json["status"] == "provisioned")
     async with open_sqlite(running.gateway.settings.database_path) as engine:
         elsewhere = Provisioning(
             engine=engine,
@@ -256,3 +257,23 @@ def test_nothing_is_awaited_before_the_101():
     awaits = [node for part in after for node in ast.walk(part) if isinstance(node, ast.Await)]
     assert awaits == [], "an await after the last look at the entry is a gap"
     assert not inspect.iscoroutinefunction(Endpoint._open), "_open writes the 101 in one step"
+
+
+async def test_an_admission_while_the_log_is_lost_is_held_to_the_table(running, hold, monkeypatch):
+    """While this node may have missed a change nobody gets in, and nobody is dropped for nothing."""
+    ice = await running.provision()
+    await (await ice.connect()).close()
+    held = hold(("look-up", True))
+    handshake = await held_handshake(ice, held)
+    tail = running.gateway.tail
+    tail.fault, tail._cut_off = "the disk is gone", True
+    comparing = Gap(monkeypatch, tail, "_compare", after=True)
+    await comparing.open()
+    held.let_go()
+    assert await refusal_of(handshake) == "store-unavailable"
+    comparing.let_go()
+    # An action is answered once the tail has applied it: then it follows the log again.
+    other = await running.provision("lab-2")
+    await running.act("lab-2", "disconnect")
+    await (await ice.connect()).round_trip()
+    await (await other.connect()).round_trip()

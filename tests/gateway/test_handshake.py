@@ -759,7 +759,7 @@ async def test_the_limit_of_connections_is_checked_last(tmp_path):
 
 
 async def test_a_request_that_stops_half_way_is_cut_off(tmp_path, monkeypatch):
-    monkeypatch.setattr(gateway.app, "_KEEP_ALIVE", 0.1)
+    monkeypatch.setattr(gateway.app, "_KEEP_ALIVE", 0.2)
     async with harness(tmp_path) as running:
         ice = await running.provision()
         whole = ice.request()
@@ -777,7 +777,9 @@ async def test_clients_that_vanish_leave_nothing(running, hold_look_ups):
     ice = await running.provision()
     await running.session.close()
     hub = running.gateway.hub
-    await until(lambda: not [task for task in asyncio.all_tasks() if "RequestHandler" in repr(task)])
+    await until(
+        lambda: not [task for task in asyncio.all_tasks() if "RequestHandler" in repr(task)]
+    )
     before = asyncio.all_tasks()
     whole = ice.request()
     for length in (0, 1, len(whole) // 2, len(whole) - 1, len(whole)):

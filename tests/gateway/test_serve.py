@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
+import datetime as dt
+import importlib
 import json
 import os
 import queue
@@ -193,8 +194,9 @@ def refused(tmp_path, monkeypatch):
     """Run `serve` in this process; it must be refused, and nothing of it must stay here."""
     for name in ("gateway.logs.configure", "gc.set_threshold"):
         monkeypatch.setattr(name, lambda *_: None)
-    monkeypatch.setattr("gateway.cli.serve._raise_file_limit", lambda: None)
-    monkeypatch.setattr("gateway.cli.serve._runner", lambda: asyncio.run)
+    module = importlib.import_module("gateway.cli.serve")  # `gateway.cli` has the command there
+    monkeypatch.setattr(module, "_raise_file_limit", lambda: None)
+    monkeypatch.setattr(module, "_runner", lambda: asyncio.run)
     for name in os.environ:
         if name.startswith("ICE_GATEWAY_"):
             monkeypatch.delenv(name)
@@ -354,15 +356,15 @@ def certificate(tmp_path):
     """Files of a certificate for 127.0.0.1 and its key, and a context that trusts it."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ice-gateway test")])
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.datetime.now(dt.UTC)
     signed = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
+        .not_valid_before(now - dt.timedelta(hours=1))
+        .not_valid_after(now + dt.timedelta(hours=1))
         .add_extension(
             x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from unittest.mock import Mock
 
 import pytest
 from prometheus_client import generate_latest
@@ -79,31 +80,31 @@ def padded(size):
 ALL = ["scrape", "debug", "execute", "remote-execute", "schedule"]
 
 
-@pytest.mark.parametrize(
-    ("ice_type", "user", "operations"),
-    [("normal", "alice", ALL), ("ci-cd", None, ["remote-execute", "schedule"])],
-)
-async def test_the_welcome(tmp_path, ice_type, user, operations):
+async def test_the_welcome(tmp_path):
     async with harness(tmp_path, ice__heartbeat="7s") as running:
-        ice = await running.provision("Lab.1", ice_type)
-        connection = await ice.finish(*await ice.begin())  # fails unless it is the first frame
-        session = connection.welcome["session"]
-        assert connection.welcome == {
-            "ice_name": "Lab.1",
-            "ice_type": ice_type,
-            "provisionedto": user,
-            "status": "registered",
-            "generation": 1,
-            "session": session,
-            "operations": operations,
-            "heartbeat": 7,
-            "server": f"ice-gateway/{__version__}",
-        }
-        shown = await connection_of(running, name="Lab.1")
-        assert shown["session"] == session
-        again = await ice.connect()
-        assert again.welcome == {**connection.welcome, "session": again.welcome["session"]}
-        assert again.welcome["session"] != session
+        for ice_type, user, operations in (
+            ("normal", "alice", ALL),
+            ("ci-cd", None, ["remote-execute", "schedule"]),
+        ):
+            ice = await running.provision(f"Lab.{ice_type}", ice_type)
+            connection = await ice.connect()  # fails unless the welcome is the first frame
+            session = connection.welcome["session"]
+            assert connection.welcome == {
+                "ice_name": f"Lab.{ice_type}",
+                "ice_type": ice_type,
+                "provisionedto": user,
+                "status": "registered",
+                "generation": 1,
+                "session": session,
+                "operations": operations,
+                "heartbeat": 7,
+                "server": f"ice-gateway/{__version__}",
+            }
+            shown = await connection_of(running, name=f"Lab.{ice_type}")
+            assert shown["session"] == session
+            again = await ice.connect()
+            assert again.welcome == {**connection.welcome, "session": again.welcome["session"]}
+            assert again.welcome["session"] != session
 
 
 async def test_hello_is_shown(running, connection):
@@ -253,46 +254,7 @@ async def test_violations(running, subtests):
             await connection.expect_dropped(code)
             assert "lab-1" not in running.gateway.hub
             await connection.close()
-    await running.eventually(
-        "/ices/lab-1/connections", lambda answer: len(answer.json["items"]) == 50
-    )
-    shown = await running.admin.get("/ices/lab-1")
-    assert shown.json["connection"] is None
-
-
-def send_all_then_read(address, request, data):
-    """A client without any loop: what it receives after the handshake, once all has been sent."""
-    with socket.create_connection(address, timeout=10) as link:
-        link.sendall(request)
-        received = b""
-        while b"ice.welcome" not in received:
-            received += link.recv(4096)
-        link.sendall(data)
-        received = b""
-        while more := link.recv(4096):
-            received += more
-        return received
-
-
-@pytest.mark.parametrize(
-    ("code", "begin"),
-    [
-        (1009, b"\x81\xff" + (16 * MIB).to_bytes(8, "big") + bytes(4)),
-        (1003, frame(BINARY, b"")),
-        (1002, frame(0x83, b"")),
-    ],
-)
-async def test_the_code_is_seen_by_an_ice_that_reads_only_when_it_has_sent_all(
-    running, code, begin
-):
-    """A transport that closes with data unread resets the connection, and the code is lost."""
-    ice = await running.provision()
-    host, port = running.url.removeprefix("http://").split(":")
-    received = await asyncio.to_thread(
-        send_all_then_read, (host, int(port)), ice.request(), begin + bytes(16 * MIB)
-    )
-    assert received[0] == CLOSE
-    assert int.from_bytes(received[2:4], "big") == code
+    await connection_of(running, lambda shown: shown is None)
 
 
 HELLO = frame(TEXT, encoded({"jsonrpc": "2.0", "method": "ice.hello", "params": {"version": "1"}}))
@@ -325,13 +287,11 @@ def later(seconds):
     return asyncio.get_running_loop().time() + seconds
 
 
-async def test_pings_keep_a_session_alive(tmp_path):
-    async with harness(tmp_path, ice__heartbeat="0.1s") as running:
+async def test_pings_come_by_themselves(tmp_path):
+    async with harness(tmp_path, ice__heartbeat="0.3s") as running:
         connection = await (await running.provision()).connect()
-        started = later(0)
-        for _ in range(4):
+        for _ in range(2):
             await connection.expect_ping()
-        assert later(0) - started > 0.2, "it lived for more than two heartbeats"
         await connection.round_trip()
 
 
@@ -360,10 +320,10 @@ async def test_any_frame_counts_as_life(running, connection):
         lambda: connection.send({"jsonrpc": "2.0", "method": "any.notification"}),
         lambda: connection.send_frame(Opcode.TEXT, b"{", fin=False),
     ):
-        wire.heard = heard = later(-59.9)
+        wire.heard = heard = later(-30)
         send()
         await until(lambda heard=heard: wire.heard > heard)
-        heartbeat.sweep(later(59.8))
+        heartbeat.sweep(later(59))  # or else it would have been silent for 89 s
         assert session_of(running) is not None
     heartbeat.sweep(wire.heard + 60)
     assert await connection.expect_dropped(4203) == "heartbeat-timeout"
@@ -432,17 +392,24 @@ async def test_after_a_drop_nothing_is_acted_on(running, connection, action, cod
     assert await closures(running) == [code]
 
 
-@pytest.mark.parametrize("code", [1000, 1001, 4999, None])
-async def test_an_ice_that_leaves(running, connection, code):
-    session = session_of(running)
-    connection.send_frame(Opcode.CLOSE, b"" if code is None else code.to_bytes(2, "big"))
-    await connection.expect_dropped(code or 1005)
-    assert "lab-1" not in running.gateway.hub
-    assert await connection.frame() is None
-    await connection.close()
-    await session.wire.lost
-    assert await connection_of(running, lambda shown: shown is None) is None
-    assert await closures(running) == [code or 1005]
+async def test_an_ice_that_leaves(running):
+    ice = await running.provision()
+    codes = [1000, 1001, 4999, None]
+    for code in codes:
+        connection = await ice.connect()
+        session = session_of(running)
+        connection.send_frame(Opcode.CLOSE, b"" if code is None else code.to_bytes(2, "big"))
+        await connection.expect_dropped(code or 1005)  # RFC 6455 section 7.1.5: none was given
+        assert "lab-1" not in running.gateway.hub
+        assert await connection.frame() is None
+        await connection.close()
+        await session.wire.lost
+        assert await connection_of(running, lambda shown: shown is None) is None
+    answer = await running.eventually(
+        "/ices/lab-1/connections", lambda answer: len(answer.json["items"]) == 2 * len(codes)
+    )
+    closed = [item["code"] for item in answer.json["items"] if item["event"] == "closed"]
+    assert closed == [1005, 4999, 1001, 1000]
 
 
 async def test_a_peer_that_never_answers_the_close_frame_is_aborted(
@@ -505,11 +472,13 @@ async def test_a_gateway_that_stops_drains_and_remembers(tmp_path):
 
 
 async def test_handshakes_are_answered_while_it_lingers(tmp_path):
-    """As after SIGTERM: `draining` for as long as it lingers, then nobody listens."""
+    """As after SIGTERM: `draining`, and then nobody listens."""
     async with run_gateway(settings_for(tmp_path), linger=0.2) as stopping:
         ice = Ice(stopping.url, await provision(stopping))
-        answering = asyncio.ensure_future(refusals_until_gone(ice))
-    assert await answering == {"draining"}
+        late = asyncio.ensure_future(ice.refused())
+    assert (await late).code == "draining"
+    with pytest.raises(ConnectionRefusedError):
+        await ice.dial()
 
 
 async def drop_of(connection):
@@ -522,15 +491,6 @@ async def drop_of(connection):
 async def provision(gateway):
     issued = await gateway.provisioning.provision(ADMIN, "lab-1", IceType.CI_CD, None)
     return issued.token.reveal()
-
-
-async def refusals_until_gone(ice):
-    codes = set()
-    while True:
-        try:
-            codes.add((await ice.refused()).code)
-        except OSError:
-            return codes
 
 
 # --- metrics -----------------------------------------------------------------------------------------
@@ -562,13 +522,14 @@ async def test_the_metrics(running):
         assert line in text.splitlines()
 
 
-async def test_the_metrics_have_a_listener_of_their_own(tmp_path, capsys):
+async def test_the_metrics_have_a_listener_of_their_own(tmp_path, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         # A port already taken is a warning, no more.
-        metrics = Metrics()
-        assert await metrics.expose(("127.0.0.1", port)) is None
-    assert "metrics not served" in capsys.readouterr().out
+        log = Mock()
+        monkeypatch.setattr("gateway.metrics._log", log)
+        assert await Metrics().expose(("127.0.0.1", port)) is None
+        log.warning.assert_called_once()
     async with harness(tmp_path, metrics__listen=f"127.0.0.1:{port}") as running:
         await (await running.provision()).connect()
         async with running.session.get(f"http://127.0.0.1:{port}/metrics") as response:

@@ -299,6 +299,16 @@ async def test_what_came_first_is_nothing_once_the_connection_is_lost(bare):
     await wire.lost
 
 
+async def test_between_the_end_of_the_stream_and_the_loss_nothing_is_sent(bare):
+    wire, told, transport = bare
+    wire.eof_received()
+    wire.send(b"{}")
+    wire.ping()
+    wire.close(1012, "restart")
+    assert told == [1006]
+    assert transport.written == b""
+
+
 async def test_a_closing_wire_sends_and_receives_nothing_more(bare):
     wire, told, transport = bare
     wire.close(4101, "deregistered")
@@ -308,9 +318,11 @@ async def test_a_closing_wire_sends_and_receives_nothing_more(bare):
     wire.close(4201, "disconnected")
     wire.data_received(text_frame("too late"))
     wire.connection_lost(None)
-    assert transport.written == written == Frame(
-        Opcode.CLOSE, (4101).to_bytes(2, "big") + b"deregistered"
-    ).serialize(mask=False)
+    assert (
+        transport.written
+        == written
+        == Frame(Opcode.CLOSE, (4101).to_bytes(2, "big") + b"deregistered").serialize(mask=False)
+    )
     assert told == [4101]
 
 
@@ -386,9 +398,9 @@ def test_half_a_connection_that_does_not_read_either(plain_stage, monkeypatch):
         link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.writer.transport.pause_reading()
         # More than the sockets take, less than a slow consumer is dropped for.
-        for number in range(3):
-            connection.writer.write(request_of(str(number) * 1_000_000))
-        await connection.writer.drain()
+        while not session.wire._transport.get_write_buffer_size():
+            connection.writer.write(request_of("x" * 100_000))
+            await asyncio.sleep(0)
         connection.writer.write_eof()
         await until(lambda: ends.codes)
         assert list(running.hub) == []
@@ -416,28 +428,23 @@ def send_all_then_read(address, tls, request, data):
             return received
 
 
-@pytest.mark.parametrize(
-    ("code", "begin"),
-    [
-        (1009, b"\x81\xff" + (16 * MAX_MESSAGE).to_bytes(8, "big") + bytes(4)),
-        (1003, b"\x82\x80" + bytes(4)),
-        (1002, b"\x83\x80" + bytes(4)),
-    ],
-)
-def test_an_ice_that_reads_only_when_it_has_sent_all_sees_the_code(stage, code, begin):
+def test_an_ice_that_reads_only_when_it_has_sent_all_sees_the_code(stage):
     """A transport that closes with data unread resets the connection, and the code is lost."""
+    much = 16 * MAX_MESSAGE
+    begins = {
+        1009: b"\x81\xff" + much.to_bytes(8, "big") + bytes(4),
+        1003: b"\x82\x80" + bytes(4),
+        1002: b"\x83\x80" + bytes(4),
+    }
 
     async def story(running, ice):
         address = ("127.0.0.1", int(running.url.rsplit(":", 1)[1]))
-        received = await asyncio.to_thread(
-            send_all_then_read,
-            address,
-            stage.tls,
-            ice.request(),
-            begin + bytes(16 * MAX_MESSAGE),
-        )
-        assert received[0] == 0x88
-        assert int.from_bytes(received[2:4], "big") == code
+        for code, begin in begins.items():
+            data = begin + bytes(much)
+            frame = await asyncio.to_thread(
+                send_all_then_read, address, stage.tls, ice.request(), data
+            )
+            assert (frame[0], int.from_bytes(frame[2:4], "big")) == (0x88, code)
 
     stage.play(story)
 
@@ -454,6 +461,7 @@ def test_two_hundred_connections_leave_nothing_behind(plain_stage):
     async def story(running, ice):
         await (await ice.connect()).leave()
         await ice.connections.pop().close()
+        await until(lambda: not running.endpoint._closing)
         tasks = asyncio.all_tasks()
         before = living(Wire), living(Session)
         for turn in range(200):
@@ -470,7 +478,7 @@ def test_two_hundred_connections_leave_nothing_behind(plain_stage):
         await until(lambda: not running.endpoint._closing)
         assert list(running.hub) == []
         await until(lambda: asyncio.all_tasks() <= tasks)
-        assert (living(Wire), living(Session)) == before
+        assert (living(Wire), living(Session)) <= before
         assert running.hub._pending == {}
 
     plain_stage.play(story)

@@ -6,8 +6,7 @@ import pytest
 
 from client.protocol import REFUSALS
 from gateway import errors
-from gateway.errors import invalid, problem, refusal
-from gateway.ice import ALREADY_EXISTS
+from gateway.errors import ALREADY_EXISTS, NAME_IS_FINAL, invalid, problem, refusal
 
 STATUSES = {
     "malformed-json": 400,
@@ -81,3 +80,8 @@ def test_an_invalid_field_is_named():
 def test_a_code_that_is_not_in_the_catalogue_is_a_fault_of_ours(make):
     with pytest.raises(KeyError):
         make("no-such-code")
+
+
+def test_the_requirements_sentences_stand_word_for_word():
+    assert ALREADY_EXISTS == "ICE Provision Failed! ICE Name or User already exists"
+    assert NAME_IS_FINAL == "ICE Names cannot be changed or deleted"

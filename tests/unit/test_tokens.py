@@ -14,6 +14,7 @@ from joserfc import jwe
 from joserfc.jwe import JWERegistry
 from joserfc.jwk import OctKey
 
+from gateway import base64url
 from gateway.ice import IceType
 from gateway.secret import Secret
 from gateway.tokens import Key, KeyRing, Opened, UnknownKey, open_with
@@ -131,6 +132,7 @@ def test_no_character_can_be_changed():
 
 
 HEAD, _, IV, BODY, TAG = GENUINE.split(".")
+SEALED = base64url.decode(BODY) + base64url.decode(TAG)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +146,8 @@ HEAD, _, IV, BODY, TAG = GENUINE.split(".")
         pytest.param(f"{GENUINE}.", id="6 parts"),
         pytest.param(f"{HEAD}.{b64(bytes(32))}.{IV}.{BODY}.{TAG}", id="with an encrypted key"),
         pytest.param(f"{HEAD}..{IV}.{BODY}.{TAG[:16]}", id="tag of 96 bits"),
-        pytest.param(f"{HEAD}..{IV}.{BODY}{TAG}.", id="no tag"),
+        pytest.param(f"{HEAD}..{IV}.{b64(SEALED)}.", id="tag in the body"),
+        pytest.param(f"{HEAD}..{IV}..{b64(SEALED)}", id="body in the tag"),
         pytest.param(f"{HEAD}..{IV}..{TAG}", id="no body"),
         pytest.param(GENUINE + "=", id="padded"),
         pytest.param(f" {GENUINE}", id="space before"),

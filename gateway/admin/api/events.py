@@ -10,14 +10,14 @@ from aiohttp import web
 from aiohttp_sse import EventSourceResponse
 
 from gateway import documents
-from gateway.admin.api.inputs import DEFAULT_LIMIT, MAX_LIMIT, MAX_TEXT, Query, Refusal, call
+from gateway.admin.api.inputs import DEFAULT_LIMIT, Limit, Query, Text
 from gateway.admin.auth import recognise
 from gateway.admin.parts import CALLER, PARTS, AdminParts
 from gateway.admin.stream import Stream
 from gateway.errors import invalid, problem
 from gateway.event import Entry
 from gateway.presence import Change
-from gateway.respond import json_response
+from gateway.respond import Refusal, json_response
 from gateway.store.engine import StoreUnavailable
 from gateway.store.events import EventFilter
 
@@ -27,7 +27,6 @@ _RECOGNISE_EVERY: Final = 10.0
 _MAX_SEQ: Final = 2**63 - 1
 
 Seq = Annotated[int, msgspec.Meta(ge=0, le=_MAX_SEQ)]
-Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
 
 
 class EventQuery(Query):
@@ -37,14 +36,14 @@ class EventQuery(Query):
     actor: Text | None = None
     action: Text | None = None
     after: Seq = 0
-    limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)] = DEFAULT_LIMIT
+    limit: Limit = DEFAULT_LIMIT
 
 
 def routes(api: str) -> list[web.RouteDef]:
     """The calls of this noun."""
     return [
-        web.get(f"{api}/events", call(listing)),
-        web.get(f"{api}/events/stream", call(stream), allow_head=False),
+        web.get(f"{api}/events", listing),
+        web.get(f"{api}/events/stream", stream, allow_head=False),
     ]
 
 

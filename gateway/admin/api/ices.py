@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Annotated, Literal
@@ -13,12 +13,10 @@ from aiohttp import web
 from gateway import documents
 from gateway.admin.api.inputs import (
     DEFAULT_LIMIT,
-    MAX_LIMIT,
-    MAX_TEXT,
+    Limit,
     Query,
-    Refusal,
+    Text,
     body_as,
-    call,
     decode_cursor,
     encode_cursor,
     etag,
@@ -27,18 +25,14 @@ from gateway.admin.api.inputs import (
 )
 from gateway.admin.auth import actor
 from gateway.admin.parts import CALLER, PARTS, AdminParts
-from gateway.drops import Drop
-from gateway.errors import Problem, problem
+from gateway.errors import NAME_IS_FINAL, Problem, problem
 from gateway.event import Actor
-from gateway.ice import NAME_IS_FINAL, IceType, Status, fold
+from gateway.ice import IceType, Status, fold
 from gateway.provisioning import MAX_BULK, Done, Expected, Issued, check_new
-from gateway.respond import json_response, problem_response
+from gateway.respond import Refusal, json_response, problem_response
 from gateway.store.accounts import fold_user
 from gateway.store.engine import StoreUnavailable
 from gateway.store.ices import IceFilter, Listed
-
-Limit = Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)]
-Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
 
 
 class NewIce(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -72,18 +66,18 @@ def routes(api: str) -> list[web.RouteDef]:
     """The calls of this noun."""
     one = f"{api}/ices/{{ice_name}}"
     return [
-        web.post(f"{api}/ices", call(provision)),
-        web.get(f"{api}/ices", call(listing)),
-        web.post(f"{api}/ices/bulk", call(bulk)),
-        web.get(one, call(show)),
+        web.post(f"{api}/ices", provision),
+        web.get(f"{api}/ices", listing),
+        web.post(f"{api}/ices/bulk", bulk),
+        web.get(one, show),
         web.delete(one, final),
         web.put(one, final),
         web.patch(one, final),
-        web.post(f"{one}/reprovision", call(reprovision)),
-        web.post(f"{one}/reregister", call(reregister)),
-        web.post(f"{one}/deregister", call(deregister)),
-        web.post(f"{one}/disconnect", call(disconnect)),
-        web.get(f"{one}/connections", call(connections)),
+        web.post(f"{one}/reprovision", reprovision),
+        web.post(f"{one}/reregister", reregister),
+        web.post(f"{one}/deregister", deregister),
+        web.post(f"{one}/disconnect", disconnect),
+        web.get(f"{one}/connections", connections),
     ]
 
 
@@ -224,7 +218,7 @@ async def _ended(request: web.Request, before: Listed, done: Done | Issued) -> d
         connection = None
     return documents.Ended(
         documents.ice_document(replace(now, ice=done.ice, connection=connection)),
-        _dropped(confirmed.dropped),
+        confirmed.dropped,
         confirmed.unconfirmed,
     )
 
@@ -247,17 +241,10 @@ async def bulk(request: web.Request) -> web.Response:
                 )
                 for outcome in outcomes
             ],
-            _dropped(confirmed.dropped),
+            confirmed.dropped,
             confirmed.unconfirmed,
         )
     )
-
-
-def _dropped(drops: Sequence[Drop]) -> list[documents.Dropped]:
-    return [
-        documents.Dropped(drop.session, drop.node, drop.code, drop.elapsed_ms, drop.ice_name)
-        for drop in drops
-    ]
 
 
 def _parts(request: web.Request) -> AdminParts:

@@ -3,50 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import functools
 import re
-from collections.abc import Awaitable, Callable
-from typing import Any, Final, Self, TypeVar
+from typing import Annotated, Any, Final, Self, TypeVar
 
 import msgspec
 from aiohttp import web
 
+from gateway import base64url
 from gateway.errors import Problem, invalid, problem
-from gateway.respond import problem_response
+from gateway.respond import Refusal
 
 BODY_TIMEOUT: Final = 10.0
 """Seconds for a body to arrive."""
 MAX_LIMIT: Final = 200
 DEFAULT_LIMIT: Final = 50
 MAX_TEXT: Final = 256
+Limit = Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)]
+Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
 _TAG: Final = re.compile(r'"([1-9][0-9]{0,17})"')
 """What `etag` makes."""
 
 B = TypeVar("B")
-Q = TypeVar("Q", bound="Query")
-_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-class Refusal(Exception):
-    """Carries a problem out of a handler; `call` turns it into the answer."""
-
-    def __init__(self, refused: Problem) -> None:
-        super().__init__(refused.code)
-        self.problem = refused
-
-
-def call(handler: _Handler) -> _Handler:
-    """Answer with the problem that a handler's `Refusal` carries."""
-
-    @functools.wraps(handler)
-    async def answered(request: web.Request) -> web.StreamResponse:
-        try:
-            return await handler(request)
-        except Refusal as refusal:
-            return problem_response(refusal.problem)
-
-    return answered
 
 
 async def body_as(request: web.Request, shape: type[B]) -> B:
@@ -106,7 +83,7 @@ class Query(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 def encode_cursor(text: str) -> str:
     """A place in a listing, opaque to callers."""
-    return base64.urlsafe_b64encode(text.encode()).rstrip(b"=").decode()
+    return base64url.encode(text.encode())
 
 
 def decode_cursor(cursor: str | None) -> str | None:
@@ -114,9 +91,7 @@ def decode_cursor(cursor: str | None) -> str | None:
     if cursor is None:
         return None
     try:
-        return base64.b64decode(
-            cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True
-        ).decode()
+        return base64url.decode(cursor).decode()
     except ValueError:
         raise Refusal(invalid("cursor", "take it from `next` of the page before")) from None
 

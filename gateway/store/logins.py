@@ -1,0 +1,84 @@
+"""SQL of `logins`: who is logged in to the admin page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from gateway.event import Event
+from gateway.store import events
+from gateway.store.accounts import USER_COLUMNS, User, user_from_row
+from gateway.store.engine import Engine, Transaction
+from gateway.times import from_text, to_text
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """A row of `logins`: `token_hash` is a SHA-256, never the cookie."""
+
+    token_hash: str
+    user: str
+    address: str
+    createdon: datetime
+    seenon: datetime
+
+
+async def add(transaction: Transaction, login: Login, event: Event, oldest: datetime) -> None:
+    """Store a login with its event, and forget those that began before `oldest`."""
+    await transaction.run("DELETE FROM logins WHERE createdon < $1", to_text(oldest))
+    await transaction.run(
+        "INSERT INTO logins (token_hash, user_name, address, createdon, seenon)"
+        " VALUES ($1, $2, $3, $4, $5)",
+        login.token_hash,
+        login.user,
+        login.address,
+        to_text(login.createdon),
+        to_text(login.seenon),
+    )
+    await events.append(transaction, [event])
+
+
+async def see(transaction: Transaction, token_hash: str, now: datetime) -> None:
+    """Note that a login was used."""
+    await transaction.run(
+        "UPDATE logins SET seenon = $2 WHERE token_hash = $1", token_hash, to_text(now)
+    )
+
+
+async def end(transaction: Transaction, token_hash: str) -> None:
+    """End one login."""
+    await transaction.run("DELETE FROM logins WHERE token_hash = $1", token_hash)
+
+
+async def end_all_of(transaction: Transaction, user: str, event: Event | None) -> int:
+    """End every login of a user; returns how many there were."""
+    ended = await transaction.run("DELETE FROM logins WHERE user_name = $1", user)
+    if event is not None:
+        await events.append(transaction, [event])
+    return ended
+
+
+class Logins:
+    """Reads the table."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def find(self, token_hash: str) -> tuple[Login, User] | None:
+        """The login of this hash, with its user."""
+        columns = ", ".join(f"u.{name.strip()}" for name in USER_COLUMNS.split(","))
+        rows = await self._engine.fetch(
+            f"SELECT l.token_hash, l.user_name, l.address, l.createdon, l.seenon, {columns}"
+            " FROM logins l JOIN users u ON u.name = l.user_name WHERE l.token_hash = $1",
+            token_hash,
+        )
+        if not rows:
+            return None
+        token, user, address, created, seen, *rest = rows[0]
+        login = Login(token, user, address, from_text(created), from_text(seen))
+        return login, user_from_row(tuple(rest))
+
+    async def counts(self) -> dict[str, int]:
+        """How many logins each user has that has any."""
+        rows = await self._engine.fetch("SELECT user_name, count(*) FROM logins GROUP BY user_name")
+        return {str(user): int(count) for user, count in rows}
