@@ -68,7 +68,7 @@ class Operations:
         """The ids of those that are still worked on."""
         return list(self._tasks)
 
-    async def run(self, message: protocol.Message, request: str | int | None) -> None:
+    async def run(self, message: protocol.Message, request: protocol.RequestId) -> None:
         """Answer `operation.run`, and begin unless the operation is known."""
         try:
             run = protocol.params_of(message, protocol.Run)
@@ -91,7 +91,7 @@ class Operations:
         if operation in self._tasks:
             self._tasks[operation].cancel()
 
-    def answered(self, request: str | int | None) -> None:
+    def answered(self, request: protocol.RequestId) -> None:
         """The gateway has answered this request of ours: the finish need not be repeated."""
         self._unanswered.discard(str(request))
         kept = [name for name in self._finishes if name not in self._unanswered]

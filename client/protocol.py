@@ -279,6 +279,9 @@ METHOD_NOT_FOUND: Final = -32601
 INVALID_PARAMS: Final = -32602
 
 
+RequestId = str | int | float | None
+
+
 class RpcError(msgspec.Struct, omit_defaults=True):
     """The `error` member of a response (JSON-RPC 2.0, section 5.1)."""
 
@@ -293,7 +296,7 @@ class Message(msgspec.Struct, kw_only=True, omit_defaults=True):
     jsonrpc: Literal["2.0"]
     method: str | msgspec.UnsetType = msgspec.UNSET
     params: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    id: str | int | msgspec.UnsetType | None = msgspec.UNSET
+    id: str | int | float | msgspec.UnsetType | None = msgspec.UNSET
     result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     error: RpcError | msgspec.UnsetType = msgspec.UNSET
 
@@ -341,12 +344,12 @@ def request(method: str, params: Any, request_id: str | int) -> bytes:
     return _encoder.encode({"jsonrpc": "2.0", "method": method, "params": params, "id": request_id})
 
 
-def result(request_id: str | int | None, value: Any) -> bytes:
+def result(request_id: RequestId, value: Any) -> bytes:
     """Encode the answer to a request."""
     return _encoder.encode({"jsonrpc": "2.0", "result": value, "id": request_id})
 
 
-def error(request_id: str | int | None, code: int, message: str) -> bytes:
+def error(request_id: RequestId, code: int, message: str) -> bytes:
     """Encode the failure of a request."""
     return _encoder.encode(
         {"jsonrpc": "2.0", "error": {"code": code, "message": message}, "id": request_id}

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from client.protocol import PATH
 from gateway.accounts import AccountBook
-from gateway.admin import AdminParts, admin_app
+from gateway.admin import AdminParts, api_app, pages_app
 from gateway.admin.stream import Streams
 from gateway.admission import Admission
 from gateway.drops import Drops
@@ -24,6 +24,8 @@ from gateway.health import Health
 from gateway.heartbeat import Heartbeat
 from gateway.hub import Hub
 from gateway.keyfile import KeyFileUnusable, KeyStore
+from gateway.listener import SERVER_NAME, Runner
+from gateway.logins import LoginDesk
 from gateway.metrics import Metrics
 from gateway.passwords import Passwords
 from gateway.presence import Presence
@@ -45,8 +47,8 @@ _KEEP_ALIVE = 10.0
 """Seconds for a request's headers to arrive, and between two requests."""
 _MAX_HEADER = 32 * 1024
 """Bytes of a header; what is too large for a proof shall still be told so by us."""
-_FINISH = 5.0
-"""Seconds for the requests in hand to finish after a SIGTERM."""
+_FINISH = 3.0
+"""Seconds for the requests in hand to finish after a SIGTERM; aiohttp waits twice as long for some."""
 
 _log = structlog.get_logger()
 
@@ -188,6 +190,13 @@ def _assemble(settings: Settings, engine: Engine, keys: KeyStore, clock: Clock) 
             registration_ttl=settings.tokens_registration_ttl,
         ),
         accounts=AccountBook(engine=engine, clock=clock, passwords=passwords),
+        logins=LoginDesk(
+            engine=engine,
+            clock=clock,
+            passwords=passwords,
+            idle=settings.admin_login_idle,
+            lifetime=settings.admin_login_lifetime,
+        ),
         ices=ices,
         events=Events(engine.fetch),
         happenings=Happenings(engine),
@@ -197,6 +206,8 @@ def _assemble(settings: Settings, engine: Engine, keys: KeyStore, clock: Clock) 
         hub=hub,
         clock=clock,
         trusted_proxies=settings.server_trusted_proxies,
+        public_urls=settings.server_public_url,
+        registration_ttl=settings.tokens_registration_ttl,
     )
     health = Health(lambda: "the gateway is stopping" if endpoint.draining else tail.fault)
     app = web.Application(middlewares=[problems], client_max_size=MAX_BODY)
@@ -205,13 +216,14 @@ def _assemble(settings: Settings, engine: Engine, keys: KeyStore, clock: Clock) 
         app.router.add_get(prefix + PATH, endpoint.handle, allow_head=False)
         app.router.add_get(f"{prefix}/healthz", health.alive)
         app.router.add_get(f"{prefix}/readyz", health.ready)
-        app.add_subapp(f"{prefix}/admin", admin_app(admin))
+        app.add_subapp(f"{prefix}/admin/api/v1", api_app(admin))
+        app.add_subapp(f"{prefix}/admin", pages_app(admin))
     return _Parts(app, admin, endpoint, presence, heartbeat, metrics)
 
 
 async def _name_server(_: web.Request, response: web.StreamResponse) -> None:
     """Say what answers, but not with which libraries of which versions."""
-    response.headers["Server"] = "ice-gateway"
+    response.headers["Server"] = SERVER_NAME
 
 
 async def _listen(
@@ -220,10 +232,9 @@ async def _listen(
     tls: ssl.SSLContext | None,
     stack: contextlib.AsyncExitStack,
 ) -> web.AppRunner:
-    runner = web.AppRunner(
+    runner = Runner(
         app,
         access_log=None,
-        handle_signals=False,
         keepalive_timeout=_KEEP_ALIVE,
         shutdown_timeout=_FINISH,
         max_field_size=_MAX_HEADER,

@@ -116,12 +116,20 @@ class Admin:
             return answer
 
 
-def tell() -> int:
-    """Tell the story; 0 only if all of it happened."""
+def tell(config: Path | None = None, database: str | None = None) -> int:
+    """Tell the story; 0 only if all of it happened.
+
+    Args:
+        config: a settings file for the gateway.
+        database: a new database to leave behind; otherwise a temporary one.
+    """
     story = Story()
     try:
         with tempfile.TemporaryDirectory(prefix="ice-demo-") as folder:
-            asyncio.run(_tell(story, Path(folder)))
+            options = ["--database", database or f"sqlite:///{folder}/demo.db"]
+            if config is not None:
+                options += ["--config", str(config)]
+            asyncio.run(_tell(story, Path(folder), options))
     except (NotObserved, TimeoutError, aiohttp.ClientError) as error:
         story.say("demo", f"FAILED: {str(error) or 'it took too long'}")
         return 1
@@ -132,11 +140,9 @@ def tell() -> int:
     return 0
 
 
-async def _tell(story: Story, folder: Path) -> None:
-    database = ("--database", f"sqlite:///{folder}/demo.db")
-
+async def _tell(story: Story, folder: Path, options: list[str]) -> None:
     async def command(*arguments: str) -> str:
-        async with _program("ice-gateway", "gateway", *arguments, *database) as program:
+        async with _program("ice-gateway", "gateway", *arguments, *options) as program:
             output, _ = await program.process.communicate()
             story.require(f"exit status of {arguments[0]}", 0, program.process.returncode)
             return output.decode().strip()
@@ -146,7 +152,7 @@ async def _tell(story: Story, folder: Path) -> None:
     token = await command("api-tokens", "create", "--user", "admin", "--name", "demo")
     async with contextlib.AsyncExitStack() as stack:
         gateway = await stack.enter_async_context(
-            _program("the gateway", "gateway", "serve", "--port", "0", *database)
+            _program("the gateway", "gateway", "serve", "--port", "0", *options)
         )
         started = await gateway.line("ice-gateway ")
         url = started.split(" serves ")[1].split()[0]

@@ -15,7 +15,10 @@ def configure(form: str, level: str) -> None:
     text = form == "text" or (form == "auto" and sys.stderr.isatty())
     number = logging.getLevelNamesMapping()[level.upper()]
     renderer: Any = (
-        structlog.dev.ConsoleRenderer() if text else structlog.processors.JSONRenderer(_encode)
+        # Its own tracebacks would show local variables, a caller's token among them.
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        if text
+        else structlog.processors.JSONRenderer(_encode)
     )
     processors: list[Any] = [
         structlog.processors.add_log_level,

@@ -34,7 +34,11 @@ class Secret:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Secret):
             return NotImplemented
-        return hmac.compare_digest(self._text.encode(), other._text.encode())
+        return hmac.compare_digest(self._bytes(), other._bytes())
+
+    def _bytes(self) -> bytes:
+        # A header may bring bytes that are no UTF-8; they come as surrogates.
+        return self._text.encode(errors="surrogatepass")
 
     def __hash__(self) -> int:
         return hash(self._text)

@@ -1,6 +1,6 @@
-"""The admin HTTP sub-app: `api/` for scripts, one use case behind each call.
+"""The admin HTTP sub-apps: `api/` for scripts, `pages/` for people, one use case behind both.
 
-`auth` says who calls, `stream` carries live events, `openapi` describes it all.
+`auth` says who calls, `stream` carries live events, `openapi` describes the API.
 """
 
 from __future__ import annotations
@@ -10,18 +10,17 @@ from aiohttp import web
 from gateway.admin import openapi
 from gateway.admin.api import events, ices
 from gateway.admin.auth import PUBLIC, authenticated
+from gateway.admin.pages import pages_app
 from gateway.admin.parts import PARTS, AdminParts
 
-__all__ = ["AdminParts", "admin_app"]
-
-API = "/api/v1"
+__all__ = ["AdminParts", "api_app", "pages_app"]
 
 
-def admin_app(parts: AdminParts) -> web.Application:
-    """The sub-app; mount it at `/admin`."""
+def api_app(parts: AdminParts) -> web.Application:
+    """The JSON API; mount it at `/admin/api/v1`, before the pages."""
     app = web.Application(middlewares=[authenticated])
     app[PARTS] = parts
-    app.router.add_routes(ices.routes(API))
-    app.router.add_routes(events.routes(API))
-    app.router.add_get(f"{API}/openapi.json", openapi.handle, name=PUBLIC)
+    app.router.add_routes(ices.routes())
+    app.router.add_routes(events.routes())
+    app.router.add_get("/openapi.json", openapi.handle, name=PUBLIC)
     return app

@@ -1,6 +1,13 @@
-"""Who calls: the API token of a user. What they may do stands in `roles`."""
+"""Who calls: the API token of a user, or the cookie of a login. What they may do stands in `roles`.
+
+A browser sends its cookie with every request, whoever made it send one. So a request that changes
+something by cookie has to come from a page of our own (Origin), and to bring the token that only such
+a page knows; SameSite=Strict is the third lock.
+"""
 
 from __future__ import annotations
+
+from urllib.parse import urlsplit
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -8,19 +15,28 @@ from aiohttp.typedefs import Handler
 from gateway.admin.parts import CALLER, PARTS
 from gateway.errors import problem
 from gateway.event import Actor, Via
+from gateway.logins import Recognised
 from gateway.respond import client_address, problem_response
 from gateway.roles import Caller
 from gateway.secret import Secret
 
 PUBLIC = "public"
-"""The name of the one route that needs no credentials."""
+"""How the names of routes begin that need no credentials."""
+COOKIE = "ice_login"
+FORM_TOKEN = "X-Form-Token"  # noqa: S105 - a header's name
 _SCHEME = "bearer "
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110 section 9.2.1
+
+
+def is_public(request: web.Request) -> bool:
+    """Whether the route needs no credentials."""
+    return (request.match_info.route.name or "").startswith(PUBLIC)
 
 
 @web.middleware
 async def authenticated(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Let nobody in without an API token, whatever they ask for; only the API's description is open."""
-    if request.match_info.route.name != PUBLIC:
+    """Of the API: let nobody in without credentials; only its description is open."""
+    if not is_public(request):
         caller = await recognise(request)
         if caller is None:
             response = problem_response(problem("unauthenticated"))
@@ -31,8 +47,11 @@ async def authenticated(request: web.Request, handler: Handler) -> web.StreamRes
 
 
 async def recognise(request: web.Request) -> Caller | None:
-    """The caller whose credentials the request brings, if they are good now."""
+    """The caller whose credentials the request brings, if they are good now and meant."""
     values = request.headers.getall("Authorization", [])
+    if not values:
+        login = await login_of(request)
+        return login.caller if login is not None and is_meant(request, login) else None
     if len(values) != 1 or values[0][: len(_SCHEME)].lower() != _SCHEME:
         return None
     token = values[0][len(_SCHEME) :].strip()
@@ -41,7 +60,37 @@ async def recognise(request: web.Request) -> Caller | None:
     return await request.config_dict[PARTS].accounts.recognise(Secret(token))
 
 
-def actor(request: web.Request) -> Actor:
+async def login_of(request: web.Request) -> Recognised | None:
+    """The login whose cookie the request brings, if it is good now."""
+    cookie = request.cookies.get(COOKIE)
+    if not cookie or not cookie.isascii():
+        return None
+    return await request.config_dict[PARTS].logins.recognise(Secret(cookie))
+
+
+def is_meant(request: web.Request, login: Recognised) -> bool:
+    """Whether a request by cookie was meant by whoever is logged in."""
+    if request.method in _SAFE:
+        return True
+    return from_own_page(request) and Secret(request.headers.get(FORM_TOKEN, "")) == (
+        login.form_token
+    )
+
+
+def from_own_page(request: web.Request) -> bool:
+    """Whether a page of this gateway made the browser send this.
+
+    A browser names the page's origin (RFC 6454 section 7.3), which no page can change. The host is
+    compared with the request's own: both are the browser's words here, not an attacker's.
+    """
+    try:
+        origin = urlsplit(request.headers.get("Origin", "")).netloc
+    except ValueError:
+        return False
+    return bool(origin) and origin.lower() == request.host.lower()
+
+
+def actor(request: web.Request, via: Via = Via.API) -> Actor:
     """The caller as the audit log names them."""
     trusted = request.config_dict[PARTS].trusted_proxies
-    return Actor(request[CALLER].user, Via.API, client_address(request, trusted))
+    return Actor(request[CALLER].user, via, client_address(request, trusted))

@@ -10,6 +10,7 @@ from gateway.accounts import AccountBook
 from gateway.admin.stream import Streams
 from gateway.drops import Drops
 from gateway.hub import Hub
+from gateway.logins import LoginDesk, Recognised
 from gateway.provisioning import Provisioning
 from gateway.respond import Networks
 from gateway.roles import Caller
@@ -27,6 +28,7 @@ class AdminParts:
 
     provisioning: Provisioning
     accounts: AccountBook
+    logins: LoginDesk
     ices: Ices
     events: Events
     happenings: Happenings
@@ -36,7 +38,10 @@ class AdminParts:
     hub: Hub[Session]
     clock: Clock
     trusted_proxies: Networks
+    public_urls: tuple[str, ...]
+    registration_ttl: float
 
 
 PARTS: web.AppKey[AdminParts] = web.AppKey("parts", AdminParts)
+LOGIN: web.RequestKey[Recognised] = web.RequestKey("login", Recognised)
 CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)

@@ -121,8 +121,10 @@ async def _first_admin(settings: Settings) -> bool:
 
 
 @click.command()
-def demo() -> None:
+@click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="Settings file.")
+@click.option("--database", metavar="URL", help="Where to leave the database; else it is removed.")
+def demo(config: Path | None, database: str | None) -> None:
     """Tell the whole story of an ICE on one screen, with a real gateway and real clients."""
     from gateway.demo import tell
 
-    sys.exit(tell())
+    sys.exit(tell(config, database))

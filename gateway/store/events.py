@@ -62,6 +62,16 @@ class Events:
         [(seq,)] = await self._fetch("SELECT coalesce(max(seq), 0) FROM ice_events")
         return int(seq)
 
+    async def last_of(self, ice_name: str, limit: int) -> list[Entry]:
+        """The newest events of an ICE (case folded), newest first."""
+        rows = await self._fetch(
+            f"SELECT {_COLUMNS} FROM ice_events WHERE lower(ice_name) = $1"
+            " ORDER BY seq DESC LIMIT $2",
+            ice_name.lower(),
+            limit,
+        )
+        return [_from_row(row) for row in rows]
+
     async def after(self, seq: int, limit: int, where: EventFilter | None = None) -> list[Entry]:
         """The events numbered above `seq`, oldest first."""
         where = where or EventFilter()

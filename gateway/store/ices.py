@@ -23,15 +23,41 @@ _COLUMNS: Final = (
     " provisionedon, registeredon, deregisteredon, expireson"
 )
 _WIDTH: Final = 11
+_JOINED: Final = """
+    ice_tokens t
+    LEFT JOIN users u ON u.name = t.provisionedto
+    LEFT JOIN ice_sessions s
+        -- one of an older generation is dropped already, or about to be
+        ON s.number = (
+            SELECT max(number) FROM ice_sessions
+            WHERE ice_name = t.ice_name AND generation = t.generation
+        )
+"""
 _LISTING: Final = f"""
     SELECT {", ".join("t." + name.strip() for name in _COLUMNS.split(","))}, t.lastseen,
         {CONNECTION_COLUMNS}
-    FROM ice_tokens t
-    LEFT JOIN users u ON u.name = t.provisionedto
-    LEFT JOIN ice_sessions s
-        ON s.number = (SELECT max(number) FROM ice_sessions WHERE ice_name = t.ice_name)
-        AND s.generation = t.generation -- an older one is dropped already, or about to be
+    FROM {_JOINED}
 """
+_ORDERS: Final = {
+    "name": "lower(t.ice_name)",
+    "type": "t.ice_type",
+    "user": "u.name_folded",
+    "status": "t.status",
+    "seen": "t.lastseen",
+    "version": "s.version",
+    "provisioned": "t.provisionedon",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """By which of `ORDERS` to sort; what is missing comes last."""
+
+    by: str = "name"
+    descending: bool = False
+
+
+ORDERS: Final = tuple(_ORDERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,31 +168,54 @@ class Ices:
 
     async def page(self, where: IceFilter, limit: int, after: str | None) -> list[Listed]:
         """At most `limit` ICEs ordered by folded name, beginning behind the folded name `after`."""
-        conditions: list[str] = ["lower(t.ice_name) > $1"]
-        params: list[object] = [after or "", limit]
-
-        def add(condition: str, value: object) -> None:
-            params.append(value)
-            conditions.append(condition.format(f"${len(params)}"))
-
-        if where.status is not None:
-            add("t.status = {}", where.status.value)
-        if where.ice_type is not None:
-            add("t.ice_type = {}", where.ice_type.value)
-        if where.provisionedto is not None:
-            add("u.name_folded = {}", where.provisionedto)
-        if where.connected is not None:
-            conditions.append(f"s.number IS {'NOT ' * where.connected}NULL")
-        if where.text is not None:
-            add(
-                "(lower(t.ice_name) LIKE {0} ESCAPE '\\' OR u.name_folded LIKE {0} ESCAPE '\\')",
-                _pattern(where.text),
-            )
+        conditions, params = _conditions(where, [limit, after or ""])
         rows = await self._engine.fetch(
-            f"{_LISTING} WHERE {' AND '.join(conditions)} ORDER BY lower(t.ice_name) LIMIT $2",
+            f"{_LISTING} WHERE {conditions} AND lower(t.ice_name) > $2"
+            " ORDER BY lower(t.ice_name) LIMIT $1",
             *params,
         )
         return [_listed(row) for row in rows]
+
+    async def sorted(
+        self, where: IceFilter, order: Order, limit: int, offset: int
+    ) -> tuple[list[Listed], int]:
+        """A page in another order, and how many there are in all; for people, who turn few pages."""
+        conditions, params = _conditions(where, [limit, offset])
+        column, direction = _ORDERS[order.by], "DESC" if order.descending else "ASC"
+        rows = await self._engine.fetch(
+            f"{_LISTING} WHERE {conditions}"
+            f" ORDER BY {column} IS NULL, {column} {direction}, lower(t.ice_name)"
+            " LIMIT $1 OFFSET $2",
+            *params,
+        )
+        [(total,)] = await self._engine.fetch(
+            f"SELECT count(*) FROM {_JOINED} WHERE {conditions}", *params
+        )
+        return [_listed(row) for row in rows], int(total)
+
+
+def _conditions(where: IceFilter, params: list[object]) -> tuple[str, list[object]]:
+    """SQL for the filter, and all parameters: those given, then its own."""
+    conditions = ["TRUE"]
+
+    def add(condition: str, value: object) -> None:
+        params.append(value)
+        conditions.append(condition.format(f"${len(params)}"))
+
+    if where.status is not None:
+        add("t.status = {}", where.status.value)
+    if where.ice_type is not None:
+        add("t.ice_type = {}", where.ice_type.value)
+    if where.provisionedto is not None:
+        add("u.name_folded = {}", where.provisionedto)
+    if where.connected is not None:
+        conditions.append(f"s.number IS {'NOT ' * where.connected}NULL")
+    if where.text is not None:
+        add(
+            "(lower(t.ice_name) LIKE {0} ESCAPE '\\' OR u.name_folded LIKE {0} ESCAPE '\\')",
+            _pattern(where.text),
+        )
+    return " AND ".join(conditions), params
 
 
 def _pattern(text: str) -> str:

@@ -111,29 +111,31 @@ async def record(
 
 
 async def _record_happenings(transaction: Transaction, happenings: Sequence[Happening]) -> None:
+    new = []
     for happening in happenings:
         row = (
             happening.ice_name,
             happening.kind,
             happening.code,
             happening.address,
-            to_text(happening.first),
             to_text(happening.at),
             happening.count,
+            to_text(happening.first),
         )
         # A refusal that was seen before within the kept ones is counted, so that an ICE that tries
         # for days does not push out what else there is to know.
         if happening.kind == "refused" and await transaction.run(
-            "UPDATE ice_connections SET at = $6, count = count + $7"
-            " WHERE ice_name = $1 AND kind = $2 AND code = $3 AND address = $4 AND first <= $5",
-            *row,
+            "UPDATE ice_connections SET at = $5, count = count + $6"
+            " WHERE ice_name = $1 AND kind = $2 AND code = $3 AND address = $4",
+            *row[:-1],
         ):
             continue
-        await transaction.run(
-            "INSERT INTO ice_connections (ice_name, kind, code, address, first, at, count)"
-            " VALUES ($1, $2, $3, $4, $5, $6, $7)",
-            *row,
-        )
+        new.append(row)
+    await transaction.run_many(
+        "INSERT INTO ice_connections (ice_name, kind, code, address, at, count, first)"
+        " VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        new,
+    )
     names = sorted({happening.ice_name for happening in happenings})
     # By `at` and not by `id`: a refusal that goes on keeps the id of its first.
     await transaction.run_many(

@@ -221,6 +221,13 @@ async def test_a_known_session_that_ends_while_away_is_closed(node, during):
     assert await node.open_sessions() == []
     assert node.news[-1].connection is None
 
+    second = node.opens("s2")
+    await node.presence.flush()
+    node.closes(second)
+    await node.fail_to_write(lambda: node.opens("s3"), during=during)
+    await node.presence.flush()
+    assert await node.open_sessions() == ["s3"], "an end that waited was expected to be written"
+
 
 async def test_a_session_that_ends_while_it_is_written_ends(node):
     session = node.opens()

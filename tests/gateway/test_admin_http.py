@@ -13,7 +13,7 @@ import openapi_spec_validator
 import pytest
 import pytest_asyncio
 
-from gateway.admin import admin_app
+from gateway.admin import api_app
 from gateway.app import MAX_BODY
 from gateway.roles import Role
 from gateway.store.ices import Ices
@@ -361,7 +361,7 @@ async def test_no_such_call(shared, call, status, code):
     assert ("Allow" in answer.headers) == (status == 405)
 
 
-@pytest.mark.parametrize("path", ["/", "/admin/api/v2/ices", "/nothing", "/ice/v2"])
+@pytest.mark.parametrize("path", ["/", "/nothing", "/ice/v2", "/adminx"])
 @changes_nothing
 async def test_path_outside_is_a_problem_too(shared, path):
     headers = {"Authorization": f"Bearer {shared.admin.token}"}
@@ -538,8 +538,29 @@ async def test_description_names_exactly_the_calls_there_are(shared):
         if method != "parameters"
     }
     routes = {
-        (route.method, route.resource.canonical.removeprefix("/api/v1"))
-        for route in admin_app(None).router.routes()
+        (route.method, route.resource.canonical)
+        for route in api_app(None).router.routes()
         if route.method != "HEAD"
     }
     assert told == routes - {("GET", "/openapi.json")}
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET / HTTP/1.1\r\nHost: x\r\nNo colon in SECRET\r\n\r\n",
+        b"\x16\x03\x01SECRET\r\n\r\n",
+        b"GET /ice/v1 HTTP/1.1\r\nHost: x\r\nDPoP: SECRET" + b"a" * 40_000 + b"\r\n\r\n",
+    ],
+)
+async def test_what_is_no_http_is_a_problem_that_quotes_nothing(running, sent):
+    host, port = running.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(sent)
+    async with asyncio.timeout(10):
+        answer = (await reader.read()).decode()
+    writer.close()
+    assert answer.split()[1] == "400", f"a problem was expected for {sent[:40]!r}"
+    assert '"code":"bad-request"' in answer
+    assert "aiohttp" not in answer, "the answer names the libraries"
+    assert "SECRET" not in answer, "the answer quotes what was sent"

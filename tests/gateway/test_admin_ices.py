@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from gateway.ice import Status
+from gateway.presence import Presence
 from gateway.store.engine import StoreUnavailable
 from gateway.times import to_text, utc_now
 from tests.support.harness import ADMIN, expect_refused, harness, hold_to_description
@@ -697,6 +698,21 @@ async def test_connection_and_hello_are_shown(running):
     await connection.close()
     gone = await running.eventually("/ices/lab-1", lambda answer: answer.json["connection"] is None)
     assert gone.json["lastseen"] >= shown.json["lastseen"]
+
+
+@pytest.mark.parametrize("action", ["deregister", "reregister"])
+async def test_what_was_dropped_is_never_shown_as_connected(running, monkeypatch, action):
+    ice = await running.provision()
+    await ice.connect()
+    await running.eventually("/ices/lab-1", lambda answer: answer.json["connection"])
+
+    async def later(_):
+        """Presence is written a moment after it happened; here: not at all."""
+
+    monkeypatch.setattr(Presence, "flush", later)
+    assert (await running.act("lab-1", action))["ice"]["connection"] is None
+    assert (await running.admin.get("/ices/lab-1")).json["connection"] is None
+    assert (await running.admin.get("/ices?connected=true")).json["items"] == []
 
 
 async def test_connections_tell_what_became_of_them(running):

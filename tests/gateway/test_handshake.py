@@ -120,10 +120,9 @@ async def page(running, path):
         return response.status, await response.json()
 
 
-async def until_page(running, path, status):
-    async with asyncio.timeout(10):
-        while (await page(running, path))[0] != status:
-            pass
+async def until_ready(running, *, ready=True):
+    await until(lambda: running.gateway.tail.current is ready)
+    assert (await page(running, "/readyz"))[0] == (200 if ready else 503)
 
 
 @pytest.fixture
@@ -360,7 +359,7 @@ async def test_the_first_of_the_table_answers(running, monkeypatch, subtests):
                 for fault in faults:
                     await fault(case)
                 expect(await ice.refused(case.headers, **case.claims), status, code)
-        await until_page(running, "/readyz", 200)
+        await until_ready(running)
 
 
 # --- the token -------------------------------------------------------------------------------------
@@ -557,7 +556,7 @@ async def test_a_refused_proof_is_used_up_too(running):
     headers = ice.headers()
     with database_gone(running):
         expect(await ice.refused(headers), 503, "store-unavailable")
-    await until_page(running, "/readyz", 200)
+    await until_ready(running)
     expect(await ice.refused(headers), 401, "proof-invalid", retry=True)
 
 
@@ -696,11 +695,11 @@ async def test_without_its_store_nobody_is_admitted_and_nobody_dropped(running):
     connection = await ice.connect()
     with database_gone(running):
         expect(await other.refused(), 503, "store-unavailable")
-        await until_page(running, "/readyz", 503)
+        await until_ready(running, ready=False)
         expect(await ice.refused(), 503, "store-unavailable")
         assert (await page(running, "/healthz"))[0] == 200
         await connection.round_trip()
-    await until_page(running, "/readyz", 200)
+    await until_ready(running)
     await other.connect()
     await connection.round_trip()
     # The admin is told afterwards.

@@ -8,7 +8,6 @@ import datetime as dt
 import importlib
 import json
 import os
-import queue
 import re
 import signal
 import socket
@@ -28,11 +27,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from gateway.app import run_gateway
 from gateway.cli import main
 from gateway.cli.common import desk
 from gateway.ice import IceType
 from gateway.roles import Role
-from gateway.settings import load
+from gateway.settings import BadSetting, load
+from tests.support.harness import settings_for
 from tests.support.ice import PATIENCE, Ice
 
 
@@ -52,26 +53,27 @@ class Output:
     def __init__(self, stream):
         self.lines = []
         self._stream = stream
-        self._unread = queue.SimpleQueue()
+        self._more = threading.Condition()
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
     def _read(self):
         with self._stream:
             for line in self._stream:
-                self.lines.append(line)
-                self._unread.put(line)
+                with self._more:
+                    self.lines.append(line)
+                    self._more.notify_all()
 
     def expect(self, pattern):
-        """Wait for a line; returns the match."""
-        until = time.monotonic() + PATIENCE
-        while True:
-            try:
-                line = self._unread.get(timeout=max(0.0, until - time.monotonic()))
-            except queue.Empty:
-                raise AssertionError(f"no line like {pattern!r} in {self.lines}") from None
-            if match := re.search(pattern, line):
-                return match
+        """Wait for a line; returns the first match."""
+
+        def found():
+            return next(filter(None, (re.search(pattern, line) for line in self.lines)), None)
+
+        with self._more:
+            match = self._more.wait_for(found, PATIENCE)
+        assert match, f"no line like {pattern!r} in {self.lines}"
+        return match
 
     def end(self):
         """Wait for the end of the stream; returns all of it."""
@@ -170,7 +172,7 @@ def test_without_users_it_names_the_command_for_the_first_admin(served):
 
 
 def test_metrics_port_that_is_taken_is_a_warning(served, taken):
-    [line] = [json.loads(line) for line in served.err.lines if "metrics" in line]
+    line = json.loads(served.err.expect("^.*metrics not served.*$")[0])
     assert (line["level"], line["listen"]) == ("warning", ["127.0.0.1", taken])
 
 
@@ -219,6 +221,12 @@ def test_beyond_loopback_it_needs_a_public_url(refused, host):
     said = refused("--host", host)
     assert "server.public_url" in said
     assert "--public-url" in said
+
+
+async def test_however_it_is_started_it_is_not_exposed_by_mistake(tmp_path):
+    with pytest.raises(BadSetting, match=r"server\.public_url"):
+        async with run_gateway(settings_for(tmp_path, server__host="0.0.0.0")):  # noqa: S104
+            pass
 
 
 @pytest.mark.parametrize("url", ["example.org", "ftp://example.org", "https://", "https://a/?q"])
@@ -337,13 +345,19 @@ async def test_disabled_user_is_refused_at_once(served):
 # --- stopping ----------------------------------------------------------------------------------
 
 
-def test_it_stops_by_ctrl_c_and_its_log_told_no_secret(served):
-    assert served.stop(signal.SIGINT) == 0
+async def test_it_stops_by_ctrl_c_and_its_log_told_no_secret(served):
+    ice = await served.provision("lab-last")
+    connection = await ice.connect()
+    assert (await Ice(served.url, ice.token).refused()).code == "key-mismatch"
+    assert (await Ice(served.url, "no.such.token").refused()).code == "token-invalid"
+    stopped = asyncio.create_task(asyncio.to_thread(served.stop, signal.SIGINT))
+    await connection.expect_dropped(1012)
+    await connection.close()
+    assert await stopped == 0
     out, log = served.out.end(), served.err.end()
     assert out.endswith("ice-gateway stopped\n")
     events = [json.loads(line)["event"] for line in log.splitlines() if line.startswith("{")]
     assert {"admitted", "refused", "closed"} <= set(events), "the log must tell what happened"
-    assert served.secrets
     for secret in served.secrets:
         assert secret not in out + log, "a token was logged"
         assert secret.rsplit(".", 1)[-1] not in log, "a part of a token was logged"

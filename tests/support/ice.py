@@ -32,7 +32,7 @@ async def until(holds: Callable[[], object]) -> None:
     """Let the loop run until `holds()`, for what this process does by itself a moment later."""
     async with asyncio.timeout(PATIENCE):
         while not holds():  # noqa: ASYNC110 - there is no event for what is not ours
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)  # to spin would keep the disk's threads from their work
 
 
 def b64(data: bytes) -> str:

@@ -39,11 +39,11 @@ class EventQuery(Query):
     limit: Limit = DEFAULT_LIMIT
 
 
-def routes(api: str) -> list[web.RouteDef]:
+def routes() -> list[web.RouteDef]:
     """The calls of this noun."""
     return [
-        web.get(f"{api}/events", listing),
-        web.get(f"{api}/events/stream", stream, allow_head=False),
+        web.get("/events", listing),
+        web.get("/events/stream", stream, allow_head=False),
     ]
 
 

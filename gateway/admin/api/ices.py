@@ -62,13 +62,13 @@ class IceQuery(Query):
     cursor: Text | None = None
 
 
-def routes(api: str) -> list[web.RouteDef]:
+def routes() -> list[web.RouteDef]:
     """The calls of this noun."""
-    one = f"{api}/ices/{{ice_name}}"
+    one = "/ices/{ice_name}"
     return [
-        web.post(f"{api}/ices", provision),
-        web.get(f"{api}/ices", listing),
-        web.post(f"{api}/ices/bulk", bulk),
+        web.post("/ices", provision),
+        web.get("/ices", listing),
+        web.post("/ices/bulk", bulk),
         web.get(one, show),
         web.delete(one, final),
         web.put(one, final),

@@ -1,0 +1,35 @@
+"""The admin's pages: HTML by Jinja, made live by htmx. A file per noun.
+
+A page is asked for whole; what changes within it is asked for as a fragment (htmx sends HX-Request)
+and bears the same status as the API's answer would.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from aiohttp import web
+
+from gateway.admin.auth import PUBLIC
+from gateway.admin.pages.guide import routes as guide
+from gateway.admin.pages.ice import routes as one_ice
+from gateway.admin.pages.ices import routes as ices
+from gateway.admin.pages.login import routes as login
+from gateway.admin.pages.shell import answered, furnish, logged_in, to_the_page
+from gateway.admin.parts import PARTS, AdminParts
+
+__all__ = ["pages_app"]
+
+_STATIC = Path(__file__).parents[1] / "static"
+
+
+def pages_app(parts: AdminParts) -> web.Application:
+    """The pages; mount them at `/admin`."""
+    app = web.Application(middlewares=[answered, logged_in])
+    app[PARTS] = parts
+    furnish(app)
+    app.router.add_get("", to_the_page, name=f"{PUBLIC}-bare")
+    for routes in (login, ices, one_ice, guide):
+        app.router.add_routes(routes())
+    app.router.add_static("/static", _STATIC, name=f"{PUBLIC}-static")
+    return app

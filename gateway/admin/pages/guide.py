@@ -1,0 +1,18 @@
+"""The registration guide that the token's panel refers to."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from gateway.admin.pages.shell import parts, render
+
+
+def routes() -> list[web.RouteDef]:
+    """The addresses of this noun."""
+    return [web.get("/guide", page)]
+
+
+async def page(request: web.Request) -> web.StreamResponse:
+    """How an ICE is registered, for whoever sits in front of it."""
+    urls = parts(request).public_urls or (f"{request.scheme}://{request.host}",)
+    return render(request, "guide.html", {"title": "Guide", "gateway_url": urls[0]})

@@ -1,0 +1,325 @@
+"""ICE Provisioning: the form, the table, and what is done to the ICEs in it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from aiohttp import web
+
+from gateway.admin.api.inputs import Query, Text
+from gateway.admin.auth import actor
+from gateway.admin.pages.shell import form, is_fragment, parts, render
+from gateway.admin.parts import CALLER
+from gateway.drops import Confirmation
+from gateway.errors import Problem, problem
+from gateway.event import Actor, Via
+from gateway.hub import DISCONNECT
+from gateway.ice import Action, Ice, IceType, Status, actions_from, valid_name
+from gateway.provisioning import Done, Expected, Issued, Outcome
+from gateway.respond import Refusal
+from gateway.store.accounts import fold_user
+from gateway.store.ices import ORDERS, IceFilter, Listed, Order
+
+PAGE: Final = 50
+"""Rows of the table on one page."""
+ADMINS: Final = (Action.REPROVISION, Action.REREGISTER, Action.DEREGISTER)
+CHANGED: Final = "ices-changed"
+"""Tells the page's script that the table is to be asked for again."""
+WORDS: Final = {
+    Status.PROVISIONED: "Provisioned",
+    Status.REGISTERED: "Registered",
+    Status.DEREGISTERED: "Deregistered",
+    IceType.NORMAL: "Normal",
+    IceType.CI_CD: "CI/CD",
+    Action.REPROVISION: "Reprovision",
+    Action.REREGISTER: "Reregister",
+    Action.DEREGISTER: "Deregister",
+    DISCONNECT: "Disconnect",
+}
+
+
+class TableQuery(Query):
+    """What the address says of the table: filters, order, page."""
+
+    q: Text | None = None
+    status: Status | None = None
+    ice_type: IceType | None = None
+    user: Text | None = None
+    connected: bool | None = None
+    sort: str = "name"
+    desc: bool = False
+    page: int = 1
+
+    def order(self) -> Order:
+        """The order; an unknown one is by name."""
+        return Order(self.sort if self.sort in ORDERS else "name", self.desc)
+
+    def address(self, **changes: Any) -> str:
+        """The query of another table: this one with changes."""
+        wanted = {name: getattr(self, name) for name in self.__struct_fields__} | changes
+        defaults = TableQuery()
+        given = {
+            name: str(value).lower() if isinstance(value, bool) else str(value)
+            for name, value in wanted.items()
+            if value is not None and value != getattr(defaults, name)
+        }
+        return urlencode(given)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An ICE of the table, with what may be done to it."""
+
+    ice: Ice
+    listed: Listed
+    actions: tuple[str, ...]
+
+    @property
+    def lastseen(self) -> datetime | None:
+        """When a session last began or ended."""
+        return self.listed.lastseen
+
+
+def row_of(listed: Listed, *, acts: bool) -> Row:
+    """A row with the actions that it allows, and only those."""
+    if not acts:
+        return Row(listed.ice, listed, ())
+    allowed: list[str] = [action for action in actions_from(listed.ice.status) if action in ADMINS]
+    if listed.connection is not None:
+        allowed.append(DISCONNECT)
+    return Row(listed.ice, listed, tuple(allowed))
+
+
+def routes() -> list[web.RouteDef]:
+    """The addresses of this noun."""
+    return [
+        web.get("/", page),
+        web.get("/users/known", known_users),
+        web.post("/ices", provision),
+        web.post("/ices/bulk", bulk),
+        web.post("/ices/bulk/confirm", confirm_bulk),
+        web.get("/ices/{ice_name}/{action:reprovision|reregister|deregister|disconnect}", confirm),
+        web.post("/ices/{ice_name}/{action:reprovision|reregister|deregister|disconnect}", act),
+    ]
+
+
+# --- the table -----------------------------------------------------------------------------------
+
+
+async def page(request: web.Request) -> web.StreamResponse:
+    """The whole page, or the table alone where htmx asks for it."""
+    query = TableQuery.of(request)
+    context = {**await _table(request, query), "title": "ICE Provisioning"}
+    if is_fragment(request) and request.headers.get("HX-Target") == "table":
+        return render(request, "ices_table.html", context)
+    users = [user for user in await parts(request).accounts.users() if user.disabledon is None]
+    return render(request, "ices.html", {**context, "users": users, "words": WORDS})
+
+
+async def _table(request: web.Request, query: TableQuery) -> dict[str, Any]:
+    caller = request[CALLER]
+    owner = None if query.user is None else fold_user(query.user)
+    if not caller.grants.sees_all:
+        owner = fold_user(caller.user)
+    where = IceFilter(
+        status=query.status,
+        ice_type=query.ice_type,
+        provisionedto=owner,
+        connected=query.connected,
+        text=None if query.q is None else fold_user(query.q),
+    )
+    number = max(1, min(query.page, 100_000))
+    found, total = await parts(request).ices.sorted(where, query.order(), PAGE, (number - 1) * PAGE)
+    return {
+        "query": query,
+        "rows": [row_of(listed, acts=caller.grants.acts) for listed in found],
+        "total": total,
+        "number": number,
+        "pages": max(1, -(-total // PAGE)),
+        "missing": await _missing(request, query, total),
+        "words": WORDS,
+        "address": f"?{query.address()}",
+    }
+
+
+async def _missing(request: web.Request, query: TableQuery, total: int) -> str | None:
+    """The name that was searched for, if it is one and no ICE has it."""
+    name = query.q
+    if total or name is None or not valid_name(name):
+        return None
+    return name if await parts(request).ices.find(name) is None else None
+
+
+async def known_users(request: web.Request) -> web.StreamResponse:
+    """The users that an ICE may be tagged to, as options."""
+    users = [user for user in await parts(request).accounts.users() if user.disabledon is None]
+    return render(request, "user_options.html", {"users": users})
+
+
+# --- provisioning --------------------------------------------------------------------------------
+
+
+async def provision(request: web.Request) -> web.StreamResponse:
+    """Provision; a refusal comes back into the form, which keeps what was typed."""
+    may_act(request)
+    fields = await form(request)
+    try:
+        ice_type = IceType(fields.get("ice_type", ""))
+    except ValueError:
+        raise Refusal(problem("invalid", "Choose the ICE type: Normal or CI/CD.")) from None
+    user = fields.get("provisionedto", "").strip() or None
+    issued = await parts(request).provisioning.provision(
+        actor(request, Via.PAGE),
+        fields.get("ice_name", "").strip(),
+        ice_type,
+        user if ice_type is IceType.NORMAL else None,
+    )
+    if isinstance(issued, Problem):
+        return _form_fault(request, issued)
+    return issued_dialog(request, issued, "ICE provisioning successful", None)
+
+
+def _form_fault(request: web.Request, refused: Problem) -> web.StreamResponse:
+    fields = {"ice-exists": "ice_name"}
+    named = refused.more.get("field") or fields.get(refused.code, "")
+    response = render(
+        request,
+        "form_fault.html",
+        {"problem": refused},
+        status=refused.status,
+        tell={"form-fault": {"field": named}},
+    )
+    response.headers["HX-Retarget"] = "#form-fault"
+    return response
+
+
+def issued_dialog(
+    request: web.Request, issued: Issued, heading: str, ended: Confirmation | None
+) -> web.StreamResponse:
+    """The dialog with Ok, behind which the token is shown this once."""
+    here = parts(request)
+    urls = here.public_urls or (f"{request.scheme}://{request.host}",)
+    context = {
+        "heading": heading,
+        "ice": issued.ice,
+        "token": issued.token.reveal(),
+        "gateway_url": urls[0],
+        "ended": ended,
+    }
+    return render(request, "issued.html", context, tell={CHANGED: {}})
+
+
+# --- actions -------------------------------------------------------------------------------------
+
+
+async def confirm(request: web.Request) -> web.StreamResponse:
+    """Say what an action will do now, before it is done."""
+    listed = await find(request)
+    may_act(request)
+    action = request.match_info["action"]
+    row = row_of(listed, acts=True)
+    if action not in row.actions and action != DISCONNECT:
+        return await _stale(request, action)
+    return render(request, "confirm.html", {"row": row, "action": action, "words": WORDS})
+
+
+async def act(request: web.Request) -> web.StreamResponse:
+    """Take an action on the generation that the page has shown."""
+    listed = await find(request)
+    may_act(request)
+    action, fields = request.match_info["action"], await form(request)
+    generation = fields.get("generation", "")
+    expected = frozenset({int(generation)}) if generation.isdecimal() else None
+    done = await _actions(request)[action](actor(request, Via.PAGE), listed.ice.ice_name, expected)
+    if isinstance(done, Problem):
+        if done.code in ("stale", "wrong-status"):
+            return await _stale(request, action)
+        raise Refusal(done)
+    here = parts(request)
+    ended = await here.drops.confirm(here.tail, [done.seq])
+    if isinstance(done, Issued):
+        return issued_dialog(request, done, f"ICE {WORDS[Action(action)].lower()}ed", ended)
+    context = {"ice": done.ice, "action": action, "ended": ended, "words": WORDS}
+    return render(request, "done.html", context, tell={CHANGED: {}})
+
+
+_Act = Callable[[Actor, str, Expected], Awaitable[Issued | Done | Problem]]
+
+
+def _actions(request: web.Request) -> dict[str, _Act]:
+    provisioning = parts(request).provisioning
+    return {
+        Action.REPROVISION: provisioning.reprovision,
+        Action.REREGISTER: provisioning.reregister,
+        Action.DEREGISTER: provisioning.deregister,
+        DISCONNECT: provisioning.disconnect,
+    }
+
+
+async def _stale(request: web.Request, action: str) -> web.StreamResponse:
+    """Somebody else was first: say so, and show what the ICE is now."""
+    row = row_of(await find(request), acts=True)
+    context = {"row": row, "action": action, "words": WORDS}
+    return render(request, "stale.html", context, status=409, tell={CHANGED: {}})
+
+
+async def confirm_bulk(request: web.Request) -> web.StreamResponse:
+    """Say what a bulk action will do to the ICEs that were chosen."""
+    may_act(request)
+    action, names = await _bulk(request)
+    found = [await parts(request).ices.find(name) for name in names[:PAGE]]
+    rows = [row_of(listed, acts=True) for listed in found if listed is not None]
+    context = {"rows": rows, "names": names, "action": action, "words": WORDS}
+    return render(request, "confirm_bulk.html", context)
+
+
+async def bulk(request: web.Request) -> web.StreamResponse:
+    """Deregister or disconnect the ICEs that were chosen; a result for each."""
+    may_act(request)
+    action, names = await _bulk(request)
+    here = parts(request)
+    outcomes = await here.provisioning.bulk(actor(request, Via.PAGE), action, names)
+    seqs = [outcome.seq for outcome in outcomes if outcome.seq is not None]
+    ended = await here.drops.confirm(here.tail, seqs)
+    context = {
+        "results": [_result(outcome, ended) for outcome in outcomes],
+        "action": action,
+        "ended": ended,
+        "words": WORDS,
+    }
+    return render(request, "bulk_done.html", context, tell={CHANGED: {}})
+
+
+def _result(outcome: Outcome, ended: Confirmation) -> dict[str, Any]:
+    drops = [drop for drop in ended.dropped if drop.ice_name == outcome.ice_name]
+    return {"name": outcome.ice_name, "problem": outcome.problem, "drops": drops}
+
+
+async def _bulk(request: web.Request) -> tuple[str, list[str]]:
+    data = await request.post()
+    action = str(data.get("action", ""))
+    names = [str(name) for name in data.getall("ice_names", [])]
+    if action not in (Action.DEREGISTER, DISCONNECT) or not names:
+        raise Refusal(problem("invalid", "Choose ICEs, and Deregister or Disconnect."))
+    return action, names
+
+
+def may_act(request: web.Request) -> None:
+    """Raises `Refusal` for who may only look."""
+    if not request[CALLER].grants.acts:
+        raise Refusal(problem("forbidden"))
+
+
+async def find(request: web.Request) -> Listed:
+    """The ICE of the address; one that the caller may not see does not exist for them."""
+    listed = await parts(request).ices.find(request.match_info["ice_name"])
+    if listed is None or not request[CALLER].sees(listed.ice.provisionedto):
+        raise Refusal(problem("not-registered"))
+    session = parts(request).hub.get(listed.ice.ice_name)
+    if session is None and listed.connection is not None:
+        return replace(listed, connection=None)
+    return listed

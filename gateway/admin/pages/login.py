@@ -1,0 +1,73 @@
+"""Logging in and out."""
+
+from __future__ import annotations
+
+import math
+
+from aiohttp import web
+
+from gateway.admin.auth import COOKIE, PUBLIC, from_own_page, login_of
+from gateway.admin.pages.shell import form, parts, render, root
+from gateway.errors import problem
+from gateway.logins import NotLoggedIn
+from gateway.respond import Refusal, client_address
+from gateway.secret import Secret
+
+
+def routes() -> list[web.RouteDef]:
+    """The addresses of this noun."""
+    return [
+        web.get("/login", page, name=f"{PUBLIC}-login"),
+        web.post("/login", log_in, name=f"{PUBLIC}-enter"),
+        web.post("/logout", log_out),
+    ]
+
+
+async def page(request: web.Request) -> web.StreamResponse:
+    """The form; while there is no user it names the command that makes the first admin."""
+    if await login_of(request) is not None:
+        raise web.HTTPFound(root(request))
+    return await _page(request, None)
+
+
+async def _page(
+    request: web.Request, fault: str | None, name: str = "", status: int = 200
+) -> web.StreamResponse:
+    anybody = await parts(request).logins.anybody()
+    context = {"fault": fault, "name": name, "anybody": anybody, "title": "Log in"}
+    return render(request, "login.html", context, status=status)
+
+
+async def log_in(request: web.Request) -> web.StreamResponse:
+    """Check name and password."""
+    if not from_own_page(request):
+        raise Refusal(problem("forbidden", "This login did not come from the login page."))
+    fields = await form(request)
+    name, password = fields.get("name", ""), Secret(fields.get("password", ""))
+    address = client_address(request, parts(request).trusted_proxies)
+    verdict = await parts(request).logins.log_in(name, password, address)
+    if isinstance(verdict, NotLoggedIn):
+        if not verdict.wait:
+            return await _page(request, "Name or password is wrong.", name, 401)
+        minutes = math.ceil(verdict.wait / 60)
+        fault = f"Too many failed attempts. Try again in {minutes} minute{'s' * (minutes != 1)}."
+        return await _page(request, fault, name, 429)
+    response = web.HTTPSeeOther(root(request))
+    secure = request.secure or any(url.startswith("https:") for url in parts(request).public_urls)
+    response.set_cookie(
+        COOKIE,
+        verdict.cookie.reveal(),
+        httponly=True,
+        samesite="Strict",
+        secure=secure,
+        path="/",
+    )
+    raise response
+
+
+async def log_out(request: web.Request) -> web.StreamResponse:
+    """End this login."""
+    await parts(request).logins.log_out(Secret(request.cookies[COOKIE]))
+    response = web.Response(headers={"HX-Redirect": f"{root(request)}login"})
+    response.del_cookie(COOKIE, path="/")
+    return response

@@ -1,0 +1,159 @@
+"""What every page shares: the frame around it, the headers, the login it needs, how it fails."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Final
+
+import aiohttp_jinja2
+import jinja2
+import msgspec
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from gateway.admin.auth import is_meant, is_public, login_of
+from gateway.admin.parts import CALLER, LOGIN, PARTS, AdminParts
+from gateway.errors import Problem, problem
+from gateway.respond import Refusal
+from gateway.store.engine import StoreUnavailable
+from gateway.times import to_text
+
+_HEADERS: Final = {
+    # No inline script or style, nothing from elsewhere, in nobody's frame.
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
+        " connect-src 'self'; form-action 'self'; base-uri 'self'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+_log = structlog.get_logger()
+
+
+def furnish(app: web.Application) -> None:
+    """Give the app its templates and headers."""
+    environment = aiohttp_jinja2.setup(
+        app,
+        loader=jinja2.PackageLoader("gateway.admin", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["rfc3339"] = to_text
+    environment.filters["utc"] = _utc
+    app.on_response_prepare.append(_set_headers)
+
+
+def _utc(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+async def _set_headers(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers.update(_HEADERS)
+    if (request.match_info.route.name or "").endswith("-static"):
+        # A name bears its version, or is asked for again by its entity tag.
+        response.headers["Cache-Control"] = "no-cache"
+
+
+async def to_the_page(request: web.Request) -> web.StreamResponse:
+    """`/admin` is `/admin/`; relative, since a proxy may have taken a prefix away."""
+    raise web.HTTPFound(f"{request.path.rsplit('/', 1)[-1]}/")
+
+
+@web.middleware
+async def logged_in(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Let nobody in without a login; a change needs the page's own token, too."""
+    if is_public(request):
+        return await handler(request)
+    login = await login_of(request)
+    if login is None:
+        if is_fragment(request) or request.method != "GET":
+            raise Refusal(problem("unauthenticated", "Your login has ended. Nothing was changed."))
+        raise web.HTTPFound(f"{root(request)}login")
+    request[LOGIN], request[CALLER] = login, login.caller
+    if not is_meant(request, login):
+        raise Refusal(
+            problem(
+                "forbidden",
+                "This page was opened in another login, so nothing was changed. Do it once more.",
+            )
+        )
+    return await handler(request)
+
+
+@web.middleware
+async def answered(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Tell of what went wrong on a page, or in the place on it that was asked for."""
+    try:
+        return await handler(request)
+    except Refusal as refusal:
+        return _refused(request, refusal.problem)
+    except web.HTTPNotFound:
+        return _refused(request, problem("not-found"))
+    except web.HTTPRequestEntityTooLarge:
+        return _refused(request, problem("too-large"))
+    except StoreUnavailable as error:
+        _log.error("store unavailable", reason=str(error), path=request.path)
+        return _refused(request, problem("store-unavailable"))
+
+
+def _refused(request: web.Request, refused: Problem) -> web.StreamResponse:
+    if is_fragment(request):
+        return render(request, "problem.html", {"problem": refused}, status=refused.status)
+    return render(request, "problem_page.html", {"problem": refused}, status=refused.status)
+
+
+def is_fragment(request: web.Request) -> bool:
+    """Whether htmx asks for a part of a page."""
+    return request.headers.get("HX-Request") == "true"
+
+
+def root(request: web.Request) -> str:
+    """The way from this page to `/admin/`, relative: a proxy may have taken a prefix away."""
+    depth = request.path.split("/admin/", 1)[-1].count("/")
+    return "../" * depth or "./"
+
+
+def parts(request: web.Request) -> AdminParts:
+    """The collaborators."""
+    return request.config_dict[PARTS]
+
+
+def render(
+    request: web.Request,
+    template: str,
+    context: dict[str, Any],
+    *,
+    status: int = 200,
+    tell: dict[str, Any] | None = None,
+) -> web.StreamResponse:
+    """A page or a fragment; `tell` are events for the page's script (HX-Trigger)."""
+    login = request.get(LOGIN)
+    response = aiohttp_jinja2.render_template(
+        template,
+        request,
+        {
+            **context,
+            "root": root(request),
+            "caller": None if login is None else login.caller,
+            "form_token": "" if login is None else login.form_token.reveal(),
+            "live": login is not None and login.caller.grants.reads_events,
+        },
+        status=status,
+    )
+    events = dict(tell or {})
+    if login is not None and is_fragment(request):
+        # A page that was open before its user logged in again goes on with the new login.
+        events["form-token"] = login.form_token.reveal()
+    if events:
+        response.headers["HX-Trigger"] = msgspec.json.encode(events).decode()
+    return response
+
+
+async def form(request: web.Request) -> dict[str, str]:
+    """The fields of a posted form; of several with one name the last."""
+    data = await request.post()
+    return {name: value for name, value in data.items() if isinstance(value, str)}

@@ -1,0 +1,58 @@
+"""How aiohttp serves us where the application is not asked: requests that are no proper HTTP.
+
+aiohttp would answer them in plain text, quote what was sent (a token, perhaps) and log it. This file
+and `wire` alone know aiohttp from the inside; it is pinned to its minor for them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import structlog
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from gateway.errors import problem
+from gateway.respond import problem_response
+
+SERVER_NAME: Final = "ice-gateway"
+_log = structlog.get_logger()
+
+
+class _Connection(RequestHandler):
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002 - aiohttp's words, which quote the request
+    ) -> web.StreamResponse:
+        """Answer with a problem document and close."""
+        _log.info("malformed request", address=request.remote, fault=type(exc).__name__)
+        malformed = status < 500  # noqa: PLR2004 - whose fault it is
+        response = problem_response(problem("bad-request" if malformed else "internal"))
+        response.headers["Server"] = SERVER_NAME
+        response.force_close()
+        return response
+
+
+class _Server(web.Server):
+    def __init__(self, made: web.Server, options: dict[str, Any]) -> None:
+        super().__init__(made.request_handler, request_factory=made.request_factory, **options)
+        self._options = options
+
+    def __call__(self) -> RequestHandler:
+        return _Connection(self, loop=self._loop, **self._options)
+
+
+class Runner(web.AppRunner):
+    """Runs an application; `options` are those of aiohttp's connections."""
+
+    def __init__(self, app: web.Application, *, shutdown_timeout: float, **options: Any) -> None:
+        super().__init__(app, handle_signals=False, shutdown_timeout=shutdown_timeout)
+        self._options = options
+
+    async def _make_server(self) -> web.Server:
+        return _Server(await super()._make_server(), self._options)
