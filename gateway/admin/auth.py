@@ -80,14 +80,18 @@ def is_meant(request: web.Request, login: Recognised) -> bool:
 def from_own_page(request: web.Request) -> bool:
     """Whether a page of this gateway made the browser send this.
 
-    A browser names the page's origin (RFC 6454 section 7.3), which no page can change. The host is
-    compared with the request's own: both are the browser's words here, not an attacker's.
+    A browser names the page's origin (RFC 6454 section 7.3), which no page can change. It has to be
+    the host that the browser asked for, or a public URL: a proxy may ask us under another name.
     """
     try:
-        origin = urlsplit(request.headers.get("Origin", "")).netloc
+        origin = urlsplit(request.headers.get("Origin", "")).netloc.lower()
     except ValueError:
         return False
-    return bool(origin) and origin.lower() == request.host.lower()
+    public = request.config_dict[PARTS].public_urls
+    return bool(origin) and origin in (
+        request.host.lower(),
+        *(urlsplit(url).netloc.lower() for url in public),
+    )
 
 
 def actor(request: web.Request, via: Via = Via.API) -> Actor:

@@ -11,6 +11,7 @@ from aiohttp import web
 from gateway import __version__, documents
 from gateway.admin.api.events import EventQuery
 from gateway.admin.api.ices import Bulk, IceQuery, NewIce
+from gateway.admin.auth import COOKIE, FORM_TOKEN
 from gateway.errors import CODES
 from gateway.ice import NAME_RULE
 
@@ -233,11 +234,19 @@ def document() -> dict[str, Any]:
             "version": __version__,
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "security": [{"apiToken": []}],
+        "security": [{"apiToken": []}, {"login": []}],
         "paths": paths,
         "components": {
             "schemas": schemas,
-            "securitySchemes": {"apiToken": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {
+                "apiToken": {"type": "http", "scheme": "bearer"},
+                "login": {
+                    "type": "apiKey",
+                    "in": "cookie",
+                    "name": COOKIE,
+                    "description": f"The page's login; a change needs Origin and {FORM_TOKEN}, too",
+                },
+            },
         },
     }
 
