@@ -238,6 +238,7 @@ async def _listen(
         keepalive_timeout=_KEEP_ALIVE,
         shutdown_timeout=_FINISH,
         max_field_size=_MAX_HEADER,
+        auto_decompress=False,  # nobody sends us bombs
     )
     await runner.setup()
     stack.push_async_callback(runner.cleanup)

@@ -7,7 +7,8 @@ timer, no thread.
 from __future__ import annotations
 
 import ipaddress
-from collections import OrderedDict, deque
+from array import array
+from collections import OrderedDict
 from typing import Final
 
 _MAX_SOURCES: Final = 65_536
@@ -22,7 +23,7 @@ class Attempts:
     def __init__(self, limit: int, window: float) -> None:
         self._limit = limit
         self._window = window
-        self._sources: OrderedDict[str, deque[float]] = OrderedDict()
+        self._sources: OrderedDict[str, array[float]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._sources)
@@ -32,14 +33,23 @@ class Attempts:
         name = source(address)
         times = self._sources.get(name)
         if times is None:
-            times = self._sources[name] = deque(maxlen=self._limit)
-            if len(self._sources) > _MAX_SOURCES:
-                self._sources.popitem(last=False)
+            times = self._sources[name] = array("d")
+            self._make_room(now)
         self._sources.move_to_end(name)
-        if len(times) == self._limit and now - times[0] < self._window:
+        while times and now - times[0] >= self._window:
+            del times[0]
+        if len(times) == self._limit:
             return self._window - (now - times[0])
         times.append(now)
         return 0.0
+
+    def _make_room(self, now: float) -> None:
+        """Forget who was quiet for a whole window, and whoever is too many."""
+        while len(self._sources) > 1:
+            name, times = next(iter(self._sources.items()))
+            if times and now - times[-1] < self._window and len(self._sources) <= _MAX_SOURCES:
+                return
+            del self._sources[name]
 
     def forget(self, address: str) -> None:
         """Forget the attempts of this source."""

@@ -92,8 +92,8 @@ def valid_name(name: str) -> bool:
 
 
 def fold(name: str) -> str:
-    """The form of an ICE name under which it is unique. Names are ASCII, so lower case is enough."""
-    return name.lower()
+    """The form of an ICE name under which it is unique: ASCII letters in lower case, as SQL's lower()."""
+    return name.encode(errors="surrogatepass").lower().decode(errors="surrogatepass")
 
 
 def actions_from(status: Status | None) -> tuple[Action, ...]:

@@ -102,6 +102,15 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def _signature(path: Path) -> tuple[int, int] | None:
+    """What changes when the file does."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
 class KeyStore:
     """The keys as this process knows them; the file may be made or grow under another process."""
 
@@ -111,6 +120,7 @@ class KeyStore:
         self._ring: KeyRing | None = None
         # Another process may make the file at any moment: the first unknown `kid` is never refused.
         self._read_at = -math.inf
+        self._signature: tuple[int, int] | None = None
 
     def load(self) -> bool:
         """Read the file now; False where there is none yet. Raises `KeyFileUnusable`."""
@@ -123,9 +133,11 @@ class KeyStore:
         if not isinstance(opened, UnknownKey):
             return opened
         now = self._monotonic()
-        if now - self._read_at < REREAD_INTERVAL:
+        # Garbage a moment ago must not cost a new ICE its admission, so a new file is read at once.
+        signature = _signature(self.path)
+        if now - self._read_at < REREAD_INTERVAL and signature == self._signature:
             return None
-        self._read_at = now
+        self._read_at, self._signature = now, signature
         # A file that has gone or gone bad takes no key away from a running gateway.
         try:
             self._ring = read(self.path) or self._ring

@@ -30,8 +30,11 @@ class _Connection(RequestHandler):
         message: str | None = None,  # noqa: ARG002 - aiohttp's words, which quote the request
     ) -> web.StreamResponse:
         """Answer with a problem document and close."""
-        _log.info("malformed request", address=request.remote, fault=type(exc).__name__)
         malformed = status < 500  # noqa: PLR2004 - whose fault it is
+        if malformed:
+            _log.info("malformed request", address=request.remote, fault=type(exc).__name__)
+        else:
+            _log.error("unexpected error", address=request.remote, exc_info=exc)
         response = problem_response(problem("bad-request" if malformed else "internal"))
         response.headers["Server"] = SERVER_NAME
         response.force_close()

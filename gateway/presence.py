@@ -20,6 +20,7 @@ from gateway.store.sessions import Connection, Happening, Opened
 from gateway.times import Clock
 
 _RETRY: Final = 0.5
+_PAUSE: Final = 0.03
 _MAX_HAPPENINGS: Final = 20_000
 """Kept at the most while the store is away; then the oldest go."""
 
@@ -41,7 +42,7 @@ class _Batch:
     closed: set[str] = field(default_factory=set)
     happenings: list[Happening] = field(default_factory=list)
     refused: dict[tuple[str, str, str], Happening] = field(default_factory=dict)
-    news: list[Change] = field(default_factory=list)
+    news: dict[str, Change] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.greeted or self.closed or self.happenings or self.refused)
@@ -73,7 +74,7 @@ class Presence:
         opened = Opened(session.ice_name, session.generation, connection)
         self._batch.opened[session.id] = opened
         self._happened(session, "admitted", None)
-        self._batch.news.append(Change(session.ice_name, connection))
+        self._batch.news[session.ice_name] = Change(session.ice_name, connection)
 
     def greeted(self, session: Session) -> None:
         """A session said hello."""
@@ -84,7 +85,7 @@ class Presence:
             )
         else:
             self._batch.greeted[session.id] = connection
-        self._batch.news.append(Change(session.ice_name, connection))
+        self._batch.news[session.ice_name] = Change(session.ice_name, connection)
         self._wake.set()
 
     def closed(self, session: Session, code: int, *, superseded: bool) -> None:
@@ -95,7 +96,7 @@ class Presence:
             self._batch.closed.add(session.id)
         self._happened(session, "closed", str(code))
         if not superseded:
-            self._batch.news.append(Change(session.ice_name, None))
+            self._batch.news[session.ice_name] = Change(session.ice_name, None)
 
     def refused(self, ice_name: str, code: str, address: str) -> None:
         """A genuine token was refused."""
@@ -133,6 +134,8 @@ class Presence:
             await self._wake.wait()
             self._wake.clear()
             await self.flush()
+            # Others who write to the same file need a gap to get in: SQLite's lock is not fair.
+            await asyncio.sleep(_PAUSE)
 
     async def flush(self) -> None:
         """Write what has been collected; keep it where that fails."""
@@ -155,7 +158,10 @@ class Presence:
             self._batch = _joined(batch, self._batch)
             asyncio.get_running_loop().call_later(_RETRY, self._wake.set)
             return
-        for change in batch.news:
+        except Exception:  # noqa: BLE001 - presence is no reason for the gateway to die
+            _log.exception("presence lost")
+            return
+        for change in batch.news.values():
             for listener in tuple(self._listeners):
                 listener(change)
 
@@ -182,5 +188,4 @@ def _joined(older: _Batch, newer: _Batch) -> _Batch:
         elif len(refused) < _MAX_HAPPENINGS:
             refused[key] = happening
     happenings = [*older.happenings, *newer.happenings][-_MAX_HAPPENINGS:]
-    news = [*older.news, *newer.news][-_MAX_HAPPENINGS:]
-    return _Batch(opened, greeted, closed, happenings, refused, news)
+    return _Batch(opened, greeted, closed, happenings, refused, {**older.news, **newer.news})

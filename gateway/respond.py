@@ -73,14 +73,14 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
             response.headers["Allow"] = error.headers["Allow"]
         return response
     except StoreUnavailable as error:
-        _log.error("store unavailable", reason=str(error), path=request.path)
+        _log.error("store unavailable", reason=str(error), path=request.raw_path)
         response = problem_response(problem("store-unavailable"))
         response.headers["Retry-After"] = "2"
         return response
     except ConnectionError:
         raise  # the client has gone
     except Exception:  # noqa: BLE001 - the last line before the client
-        _log.exception("unexpected error", method=request.method, path=request.path)
+        _log.exception("unexpected error", method=request.method, path=request.raw_path)
         return problem_response(problem("internal"))
 
 
@@ -97,8 +97,8 @@ def client_address(request: web.Request, trusted: Networks) -> str:
     for hop in reversed([hop.strip() for hop in hops if hop.strip()]):
         if not _is_address(hop):
             break
-        client = hop
-        if not _among(hop, trusted):
+        client = str(ip_address(hop))
+        if not _among(client, trusted):
             break
     return client
 
@@ -108,6 +108,9 @@ def _among(address: str, networks: Networks) -> bool:
 
 
 def _is_address(text: str) -> bool:
+    """An address without a scope, which could be any text."""
+    if "%" in text:
+        return False
     try:
         ip_address(text)
     except ValueError:

@@ -94,7 +94,7 @@ class Session:
 
     def close(self, code: int, reason: str | None = None) -> None:
         """End the session; `reason` is the catalogue's where none is given."""
-        self.wire.close(code, protocol.CLOSINGS[code].reason if reason is None else reason)
+        self.wire.close(code, reason)
 
     # --- what the wire tells -----------------------------------------------------------------------
 

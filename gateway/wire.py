@@ -13,19 +13,25 @@ import asyncio
 import base64
 import hashlib
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 from aiohttp import web
 from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN, SERVER
 from websockets.protocol import Protocol as Core
 
-from client.protocol import MAX_MESSAGE, SUBPROTOCOL
+from client.protocol import CLOSINGS, MAX_MESSAGE, SUBPROTOCOL
 
 CLOSE_TIMEOUT: Final = 1.0
 """Seconds for a peer to answer a close frame before the transport is aborted."""
 MAX_BUFFER: Final = 4 * MAX_MESSAGE
 """Bytes that may wait for a slow reader; one more and it is dropped as a slow consumer."""
+SLICE: Final = 8192
+"""Bytes that are parsed before others have their turn: some 40 ms of the smallest frames."""
+RATE: Final = 1000
+"""Frames a second that a peer may send for long,"""
+BURST: Final = 5000
+"""and at once."""
 _NO_CLOSE_FRAME: Final = 1006  # RFC 6455 section 7.1.5
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
 
@@ -60,11 +66,15 @@ class Wire(asyncio.Protocol):
     """One WebSocket, server side."""
 
     __slots__ = (
+        "_backlog",
         "_closing",
         "_core",
-        "_early",
-        "_fragments",
+        "_credit",
+        "_credited",
+        "_flooded",
         "_loop",
+        "_message",
+        "_paused",
         "_receiver",
         "_timer",
         "_transport",
@@ -75,8 +85,12 @@ class Wire(asyncio.Protocol):
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
         self._core = _Core(self._deliver)
-        self._early = b""
-        self._fragments: list[bytes] = []
+        self._backlog = b""
+        self._paused = False
+        self._flooded = False
+        self._credit = float(BURST)
+        self._credited = 0.0
+        self._message = bytearray()
         self._closing = False
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
@@ -99,10 +113,13 @@ class Wire(asyncio.Protocol):
             self._core.send_ping(b"")
             self._flush()
 
-    def close(self, code: int, reason: str) -> None:
-        """Write the close frame now; abort the transport if the peer does not answer in time."""
+    def close(self, code: int, reason: str | None = None) -> None:
+        """Write the close frame now; abort the transport if the peer does not answer in time.
+
+        The reason is the catalogue's where none is given.
+        """
         if not self._closing:
-            self._core.send_close(code, reason)
+            self._core.send_close(code, CLOSINGS[code].reason if reason is None else reason)
             self._begin_closing()
 
     def silence(self) -> float:
@@ -113,34 +130,57 @@ class Wire(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, on a transport whose handshake is done."""
-        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")  # noqa: S101 - uvloop's are no subclass
-        self._transport: asyncio.Transport = transport  # type: ignore[assignment] # likewise
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass
+        self._credited = self._loop.time()
 
     def begin_with(self, data: bytes) -> None:
         """Receive what came behind the handshake: soon, so that the welcome goes out first."""
-        self._early = data
-        self._loop.call_soon(self._receive_early)
-
-    def _receive_early(self) -> None:
-        if self._early:
-            self.data_received(b"")
+        self._backlog = data
+        self._loop.call_soon(self._go_on)
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser, which delivers."""
         self.heard = self._loop.time()
-        if self._early:
+        if self._backlog:
             # The loop may bring what came later sooner than what it was asked to call soon.
-            data, self._early = self._early + data, b""
-        self._core.receive_data(data)
+            self._backlog += data
+        else:
+            self._feed(data)
+
+    def _go_on(self) -> None:
+        data, self._backlog = self._backlog, b""
+        if data:
+            self._feed(data)
+
+    def _feed(self, data: bytes) -> None:
+        """Parse a slice and leave the rest for later: one ICE's flood holds up nobody else."""
+        self._core.receive_data(data[:SLICE])
         if self._core.state is not OPEN and not self._closing:
             # The peer closed, or broke the protocol and the core has failed the connection.
             self._begin_closing()
         else:
             self._flush()
+        if self._flooded:
+            return
+        self._backlog = data[SLICE:]
+        if self._backlog:
+            self._pause(paused=True)
+            self._loop.call_soon(self._go_on)
+        else:
+            self._pause(paused=False)
+
+    def _pause(self, *, paused: bool) -> None:
+        if paused is not self._paused and not self._transport.is_closing():
+            self._paused = paused
+            if paused:
+                self._transport.pause_reading()
+            else:
+                self._transport.resume_reading()
 
     def eof_received(self) -> None:
         """Let the transport close: there is nothing more to come."""
-        self._receive_early()
+        while self._backlog and not self._flooded:
+            self._go_on()
         self._core.receive_eof()
         if self._closing:
             self._flush()
@@ -149,7 +189,7 @@ class Wire(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """Tell the session, unless it knows."""
-        self._early = b""
+        self._backlog = b""
         if self._timer is not None:
             self._timer.cancel()
         if not self._closing:
@@ -161,22 +201,37 @@ class Wire(asyncio.Protocol):
     # --- inside ----------------------------------------------------------------------------------
 
     def _deliver(self, frame: Frame) -> None:
+        if not self._afford():
+            self.close(1008, "too-many-frames")
+            # Not even its farewell is waited for.
+            self._flooded = True
+            self._pause(paused=True)
         if self._closing:
             return
         if frame.opcode is Opcode.BINARY:
-            self.close(1003, "text-only")
+            self.close(1003)
         elif frame.opcode in (Opcode.TEXT, Opcode.CONT):
             # The core has checked their order and the size of all fragments together.
-            if frame.data:  # empty ones without end shall fill no memory
-                self._fragments.append(bytes(frame.data))
+            self._message += frame.data
             if frame.fin:
-                message, self._fragments = b"".join(self._fragments), []
+                message, self._message = self._message, bytearray()
                 try:
                     text = message.decode()
                 except UnicodeDecodeError:
-                    self.close(1007, "invalid-utf-8")
+                    self.close(1007)
                 else:
                     self._receiver.received(text)
+
+    def _afford(self) -> bool:
+        """Whether the peer may send one more frame now: `RATE` a second, `BURST` at once."""
+        if self._credit < 1:
+            now = self._loop.time()
+            self._credit = min(float(BURST), self._credit + (now - self._credited) * RATE)
+            self._credited = now
+            if self._credit < 1:
+                return False
+        self._credit -= 1
+        return True
 
     def _flush(self) -> None:
         for data in self._core.data_to_send():
@@ -198,7 +253,7 @@ class Wire(asyncio.Protocol):
     def _begin_closing(self) -> None:
         # First of all, since whatever is written from here on can neither overflow nor close again.
         self._closing = True
-        self._fragments = []
+        self._message = bytearray()
         self._flush()
         self._timer = self._loop.call_later(CLOSE_TIMEOUT, self._transport.abort)
         close = self._core.close_sent or self._core.close_rcvd

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import getpass
 import os
+import pwd
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -76,9 +76,10 @@ async def desk(settings: Settings) -> AsyncIterator[Desk]:
 
 
 def _login() -> str:
+    """Who runs the command, by the system's word: the environment's is anybody's."""
     try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a user id without a name
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a user id without a name
         return str(os.getuid())
 
 

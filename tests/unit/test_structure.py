@@ -45,7 +45,12 @@ FLOORS = [
     ["gateway.admin.api.ices", "gateway.admin.api.events"],
     ["gateway.admin.openapi", "gateway.admin.pages.shell"],
     ["gateway.admin.pages.ices", "gateway.admin.pages.login", "gateway.admin.pages.guide"],
-    ["gateway.admin.pages.ice"],
+    [
+        "gateway.admin.pages.ice",
+        "gateway.admin.pages.users",
+        "gateway.admin.pages.api_tokens",
+        "gateway.admin.pages.audit",
+    ],
     ["gateway.admin.pages"],
     ["gateway.admin"],
     ["gateway.app", "gateway.demo"],

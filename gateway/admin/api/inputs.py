@@ -105,7 +105,7 @@ def if_match(request: web.Request) -> frozenset[int] | None:
     if not values:
         return None
     tags = [tag.strip() for tag in ",".join(values).split(",")]
-    if "*" in tags:
+    if tags == ["*"]:
         return None
     return frozenset(int(ours[1]) for ours in map(_TAG.fullmatch, tags) if ours)
 
