@@ -26,6 +26,8 @@ APPLICATION_ID: Final = 0x49434547
 """Marks a file as ours (`PRAGMA application_id`): "ICEG"."""
 BUSY_TIMEOUT: Final = 2.0
 """Seconds to wait for another process that is writing."""
+_COMMANDS_WAIT: Final = 5
+"""Times as long: beside a busy gateway a command may not get its turn at once."""
 _SETUP_PATIENCE: Final = 60.0
 """Seconds to wait for another process that migrates."""
 _MAX_GROUP: Final = 512
@@ -62,7 +64,7 @@ class SqliteEngine:
         with self._translated():
             connection = await aiosqlite.connect(self.path, isolation_level=None)
             self._stack.push_async_callback(connection.close)
-            await _prepare(connection)
+            await _prepare(connection, BUSY_TIMEOUT * (1 if self._serving else _COMMANDS_WAIT))
             return connection
 
     async def fetch(self, sql: str, *params: object) -> list[Row]:
@@ -193,8 +195,8 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-async def _prepare(connection: aiosqlite.Connection) -> None:
-    await connection.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT * 1000)}")
+async def _prepare(connection: aiosqlite.Connection, busy_timeout: float) -> None:
+    await connection.execute(f"PRAGMA busy_timeout={int(busy_timeout * 1000)}")
     # A change is durable before it is acknowledged: a deregistration that a power cut undoes would
     # be a hole.
     await connection.execute("PRAGMA synchronous=FULL")

@@ -564,3 +564,25 @@ async def test_what_is_no_http_is_a_problem_that_quotes_nothing(running, sent):
     assert '"code":"bad-request"' in answer
     assert "aiohttp" not in answer, "the answer names the libraries"
     assert "SECRET" not in answer, "the answer quotes what was sent"
+
+
+async def test_who_loses_the_right_while_the_body_comes_has_none(running):
+    """Headers and half a body as an admin, then disabled, then the rest."""
+    boss = await running.api("boss", Role.ADMIN)
+    body = b'{"ice_name": "late", "ice_type": "ci-cd"}'
+    host, port = running.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    head = (
+        f"POST {API}/ices HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {boss.token}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    writer.write(head.encode() + body[:10])
+    # The gateway has seen it once somebody who came later is answered.
+    assert (await boss.get("/ices")).status == 200
+    await running.gateway.accounts.disable(ADMIN, "boss")
+    writer.write(body[10:])
+    async with asyncio.timeout(10):
+        status = (await reader.readline()).decode()
+    writer.close()
+    assert status.split()[1] == "401", f"a refusal was expected, not {status}"
+    assert (await running.admin.get("/ices/late")).status == 404

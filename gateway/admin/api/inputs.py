@@ -10,6 +10,8 @@ import msgspec
 from aiohttp import web
 
 from gateway import base64url
+from gateway.admin.auth import recognise
+from gateway.admin.parts import CALLER
 from gateway.errors import Problem, invalid, problem
 from gateway.respond import Refusal
 
@@ -35,6 +37,11 @@ async def body_as(request: web.Request, shape: type[B]) -> B:
         raise Refusal(problem("timeout")) from None
     except web.RequestPayloadError:  # chunks or a Content-Encoding that cannot be decoded
         raise Refusal(problem("bad-request")) from None
+    # The body may have taken its time: who has lost their right meanwhile has none any more.
+    caller = await recognise(request)
+    if caller is None:
+        raise Refusal(problem("unauthenticated"))
+    request[CALLER] = caller
     try:
         # msgspec checks text as it is needed; a body is UTF-8 as a whole or it is not JSON.
         msgspec.json.decode(data.decode())
