@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -130,3 +132,14 @@ def test_a_file_is_one_noun():
     for path in [*modules("gateway").values(), *modules("client").values()]:
         lines = len(path.read_text("utf-8").splitlines())
         assert lines <= 450, f"{path.relative_to(ROOT)} has {lines} lines: it may hold two nouns"
+
+
+def test_the_lock_file_names_all_that_is_needed():
+    """`make` installs the lock file alone: a name that is missing there is missing in every clone."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    needed = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]]
+    locked = set(
+        re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    )
+    missing = {re.match(r"[A-Za-z0-9-]+", item)[0].lower() for item in needed} - locked
+    assert not missing, f"run `make lock`: requirements.lock lacks {missing}"
