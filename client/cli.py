@@ -28,6 +28,7 @@ from client.identity import (
     StateFolder,
     Token,
 )
+from client.protocol import CLOSINGS, REFUSALS
 
 _REFUSED: Final = 1
 _USAGE: Final = 2
@@ -41,7 +42,7 @@ _folder_option = click.option(
 )
 
 
-@click.group()
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="ice-client")
 def main() -> None:
     """Connect this machine to an ICE gateway."""
@@ -169,13 +170,17 @@ def _todo(state: State, *, has_token: bool, running: bool) -> str | None:
             "Ask the admin for a registration token and start `ice-client run` with --token-file."
         )
     if state.must_act:
-        return state.sentence
+        # A refusal's sentence says what to do; a close code's only what happened.
+        rule = CLOSINGS.get(state.code) if isinstance(state.code, int) else None
+        refusal = REFUSALS.get(rule.reason) if rule else None
+        return refusal.detail if refusal else state.sentence
     if not running:
-        return "Start `ice-client run`."
+        return f"Start `ice-client run --gateway {state.gateway or 'URL'}`."
     return None
 
 
 def _print_report(report: dict[str, Any]) -> None:
+    click.echo(f"state folder: {report['state_dir']} (--state-dir names another)")
     name = f"{report['ice_name']} ({report['ice_type']})" if report["ice_name"] else "this ICE"
     where = f" at {report['gateway']}" if report["gateway"] else ""
     click.echo(f"{name} is {'registered' if report['registered'] else 'not registered'}{where}")

@@ -32,7 +32,7 @@ from gateway.presence import Presence
 from gateway.provisioning import Provisioning
 from gateway.respond import problems
 from gateway.session import Session
-from gateway.settings import BadSetting, Settings
+from gateway.settings import BadSetting, Settings, cannot_listen
 from gateway.store.engine import Engine
 from gateway.store.events import Events
 from gateway.store.ices import Ices, LookUps
@@ -214,11 +214,17 @@ def _assemble(settings: Settings, engine: Engine, keys: KeyStore, clock: Clock) 
     app.on_response_prepare.append(_name_server)
     for prefix in settings.prefixes:
         app.router.add_get(prefix + PATH, endpoint.handle, allow_head=False)
+        app.router.add_get(f"{prefix}/", to_the_page)
         app.router.add_get(f"{prefix}/healthz", health.alive)
         app.router.add_get(f"{prefix}/readyz", health.ready)
         app.add_subapp(f"{prefix}/admin/api/v1", api_app(admin))
         app.add_subapp(f"{prefix}/admin", pages_app(admin))
     return _Parts(app, admin, endpoint, presence, heartbeat, metrics)
+
+
+async def to_the_page(_: web.Request) -> web.StreamResponse:
+    """A person who types the bare address wants the page; relative, behind whatever proxy."""
+    raise web.HTTPFound("admin/")
 
 
 async def _name_server(_: web.Request, response: web.StreamResponse) -> None:
@@ -246,10 +252,7 @@ async def _listen(
     try:
         await web.TCPSite(runner, host, port, ssl_context=tls, backlog=4096).start()
     except OSError as error:
-        raise BadSetting(
-            f"server.host {host}, server.port {port}: cannot listen there:"
-            f" {error.strerror or error}"
-        ) from error
+        raise cannot_listen(settings, error) from error
     return runner
 
 

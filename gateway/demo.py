@@ -66,8 +66,9 @@ class Program:
                     if line.startswith(beginning):
                         return line
         except TimeoutError:
-            pass
-        raise NotObserved(f"{self.name} did not say {beginning!r}")
+            raise NotObserved(f"{self.name} did not say {beginning!r} in time") from None
+        status, reason = await self.end()
+        raise NotObserved(f"{self.name} ended with status {status}: {reason}")
 
     async def end(self) -> tuple[int, str]:
         """Wait for its end: exit status, and the last line of its standard error."""

@@ -195,7 +195,7 @@ def _fault(claims: _Claims, token: str, urls: Container[Url], expected: str) -> 
         return "htm must be GET"
     url = normalise(claims.htu)
     if url is None or url not in urls:
-        return f"the proof was made for {claims.htu[:200]!r}, this gateway is {expected}"
+        return f"the proof was made for {claims.htu[:200]!r}, this gateway is {expected}: start the ICE with that --gateway"
     ath = base64url.encode(hashlib.sha256(token.encode()).digest())
     if not hmac.compare_digest(claims.ath.encode(), ath.encode()):
         return "ath is not the hash of this token"

@@ -242,6 +242,16 @@ class Settings:
         )
 
 
+def cannot_listen(settings: Settings, error: OSError) -> BadSetting:
+    """The fault of an address that is taken, or not this machine's."""
+    # Of asyncio's sentence, which names the address twice, the reason stands behind the last colon.
+    reason = (error.strerror or str(error)).rsplit(": ", 1)[-1]
+    return BadSetting(
+        f"cannot listen on {settings.server_host}:{settings.server_port}: {reason};"
+        " see server.host and server.port (--host, --port)"
+    )
+
+
 def _is_loopback(host: str) -> bool:
     if host == "localhost":
         return True

@@ -42,7 +42,8 @@ def refuse(reason: str) -> NoReturn:
 def unwrap(value: R | Problem) -> R:
     """A use case's result; a problem ends the command."""
     if isinstance(value, Problem):
-        refuse(value.detail)
+        # A person who typed an option is told of that, not of the API's field.
+        refuse(value.detail.replace("provisionedto: ", "--user: ").replace("ice_name: ", "NAME "))
     return value
 
 

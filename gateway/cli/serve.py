@@ -7,6 +7,7 @@ import contextlib
 import gc
 import resource
 import signal
+import socket
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -19,7 +20,8 @@ from gateway.cli.common import desk, refuse, settings_from, unwrap
 from gateway.cli.users import ask_password, warn_if_short
 from gateway.keyfile import KeyFileUnusable
 from gateway.roles import Role
-from gateway.settings import BadSetting, Settings
+from gateway.secret import Secret
+from gateway.settings import BadSetting, Settings, cannot_listen
 from gateway.store.engine import StoreRefused, StoreUnavailable
 
 _LINGER = 0.5
@@ -59,7 +61,9 @@ def serve(
     gc.set_threshold(50_000, 50, 100)
     _raise_file_limit()
     try:
-        _runner()(_serve(settings))
+        settings.check_exposure()
+        anybody = _first_admin(settings)
+        _runner()(_serve(settings, anybody=anybody))
     except (BadSetting, KeyFileUnusable, StoreRefused, StoreUnavailable) as error:
         refuse(str(error))
 
@@ -79,11 +83,9 @@ def _runner() -> Callable[[Coroutine[Any, Any, None]], None]:
     return uvloop.run
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, *, anybody: bool) -> None:
     from gateway.app import run_gateway
 
-    settings.check_exposure()
-    anybody = await _first_admin(settings)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -92,6 +94,8 @@ async def _serve(settings: Settings) -> None:
         click.echo(
             f"ice-gateway {__version__} serves {gateway.url} on {settings.database_path.resolve()}"
         )
+        for url in settings.server_public_url or (gateway.url,):
+            click.echo(f"ICEs use --gateway {url}; the admin page is {url}/admin/")
         if not anybody:
             click.echo(
                 "there is no user yet; add the first admin with:"
@@ -105,19 +109,37 @@ async def _serve(settings: Settings) -> None:
     click.echo("ice-gateway stopped")
 
 
-async def _first_admin(settings: Settings) -> bool:
+def _first_admin(settings: Settings) -> bool:
     """Where there is no user yet, ask for the first admin on a terminal; False where there is still none."""
-    async with desk(settings) as opened:
-        if await opened.accounts.users():
-            return True
-        if not sys.stdin.isatty():
-            return False
-        click.echo("There is no user yet: name the first admin.")
-        name = click.prompt("Name", default="admin")
-        password = ask_password(from_stdin=False)
-        unwrap(await opened.accounts.add_user(opened.actor, name, Role.ADMIN, password))
-        warn_if_short(password)
+    if asyncio.run(_any_user(settings)):
         return True
+    if not sys.stdin.isatty():
+        return False
+    # Outside of any loop, which would take Ctrl-C for itself; and not before it can start.
+    _check_address(settings)
+    click.echo("There is no user yet: name the first admin.")
+    name = click.prompt("Name", default="admin")
+    password = ask_password(from_stdin=False)
+    asyncio.run(_add_admin(settings, name, password))
+    warn_if_short(password)
+    return True
+
+
+async def _any_user(settings: Settings) -> bool:
+    async with desk(settings) as opened:
+        return bool(await opened.accounts.users())
+
+
+async def _add_admin(settings: Settings, name: str, password: Secret) -> None:
+    async with desk(settings) as opened:
+        unwrap(await opened.accounts.add_user(opened.actor, name, Role.ADMIN, password))
+
+
+def _check_address(settings: Settings) -> None:
+    try:
+        socket.create_server((settings.server_host, settings.server_port)).close()
+    except OSError as error:
+        raise cannot_listen(settings, error) from error
 
 
 @click.command()

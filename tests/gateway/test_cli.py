@@ -382,11 +382,11 @@ def test_provision_prints_a_token_that_opens(cli):
     [
         ("LAB-1 --type ci-cd", EXISTS),
         ("lab-1 --type normal --user bob", EXISTS),
-        ("lab-2 --type normal", "provisionedto"),
-        ("lab-2 --type normal --user nobody", "provisionedto"),
-        ("lab-2 --type ci-cd --user bob", "provisionedto"),
-        ("lab/2 --type ci-cd", "ice_name"),
-        (f"{'x' * 65} --type ci-cd", "ice_name"),
+        ("lab-2 --type normal", "--user: "),
+        ("lab-2 --type normal --user nobody", "--user: "),
+        ("lab-2 --type ci-cd --user bob", "--user: "),
+        ("lab/2 --type ci-cd", "NAME "),
+        (f"{'x' * 65} --type ci-cd", "NAME "),
     ],
 )
 def test_impossible_provisioning_is_refused(cli, args, word):
