@@ -14,12 +14,11 @@ from gateway.passwords import MAX_LENGTH, Passwords
 from gateway.roles import Caller, Role
 from gateway.secret import Secret
 from gateway.store import accounts
-from gateway.store.accounts import ApiToken, User
-from gateway.store.engine import Engine
+from gateway.store.accounts import MAX_USER_NAME, ApiToken, ListedUser, User
+from gateway.store.engine import Engine, Transaction
 from gateway.times import LONGEST, Clock, later, to_text_or_none
 
 USER_NAME_RULE: Final = "1 to 128 printable characters"
-MAX_USER_NAME: Final = 128
 MAX_LABEL: Final = 128
 
 
@@ -96,13 +95,17 @@ class AccountBook:
         change: Callable[[User], User],
         **detail: object,
     ) -> User | Problem:
-        found = await self._rows.user(name)
-        if found is None:
-            return problem("not-found", f"there is no user {name}")
-        user = change(found)
-        event = self._event(actor, action, user=user.name, **detail)
-        await self._engine.write(lambda transaction: accounts.update_user(transaction, user, event))
-        return user
+        async def unit(transaction: Transaction) -> User | Problem:
+            # Read where it is written: whoever disables the user meanwhile must not be undone.
+            found = await accounts.find_user(transaction, name)
+            if found is None:
+                return problem("not-found", f"there is no user {name}")
+            user = change(found)
+            event = self._event(actor, action, user=user.name, **detail)
+            await accounts.update_user(transaction, user, event)
+            return user
+
+        return await self._engine.write(unit)
 
     async def create_token(
         self, actor: Actor, user_name: str, label: str, lifetime: float
@@ -145,9 +148,30 @@ class AccountBook:
         )
         return token
 
+    async def user(self, name: str) -> User | None:
+        """The user of this name, case folded."""
+        return await self._rows.user(name)
+
+    async def is_last_admin(self, user: User) -> bool:
+        """Whether nobody else could log in as an admin."""
+        may = user.role is Role.ADMIN and user.password_hash and user.disabledon is None
+        return bool(may) and not await self._rows.other_admins(user.name)
+
+    async def page(self, text: str, limit: int, offset: int) -> tuple[list[ListedUser], int]:
+        """Users by name, found by a part of it, and how many there are in all."""
+        return await self._rows.page(text, limit, offset)
+
     async def users(self) -> list[User]:
         """All users, by name."""
         return await self._rows.users()
+
+    async def token(self, token_id: str) -> ApiToken | None:
+        """The API token of this id."""
+        return await self._rows.token(token_id)
+
+    async def tokens_page(self, limit: int, offset: int) -> tuple[list[ApiToken], int]:
+        """API tokens, newest first, and how many there are in all."""
+        return await self._rows.tokens_page(limit, offset)
 
     async def tokens(self) -> list[ApiToken]:
         """All API tokens, oldest first."""

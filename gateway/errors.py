@@ -80,6 +80,11 @@ _CATALOGUE: Final = {
         "No key to seal with",
         "The file of the token keys cannot be used.",
     ),
+    "too-many-streams": (
+        429,
+        "Too many event streams",
+        "This user reads 32 event streams already: close one.",
+    ),
     "unavailable": (503, "Not available", "Try again later."),
     "store-unavailable": (
         503,

@@ -17,7 +17,7 @@ from gateway.passwords import Passwords, TooBusy
 from gateway.roles import Caller
 from gateway.secret import Secret
 from gateway.store import logins
-from gateway.store.accounts import Accounts, fold_user
+from gateway.store.accounts import MAX_USER_NAME, Accounts, fold_user
 from gateway.store.engine import Engine
 from gateway.store.logins import Login, Logins
 from gateway.times import Clock
@@ -81,6 +81,8 @@ class LoginDesk:
 
     async def log_in(self, name: str, password: Secret, address: str) -> LoggedIn | NotLoggedIn:
         """Check a password; throttled before the costly part."""
+        # Nobody's name is longer; what is remembered of an attempt has to stay small.
+        name = name[: MAX_USER_NAME + 1]
         key = f"{fold_user(name)} {source(address)}"
         now = self._monotonic()
         # Counted before it has failed, or else many at once would all be let through.
@@ -91,7 +93,9 @@ class LoginDesk:
         hashed = None if user is None or user.disabledon is not None else user.password_hash
         try:
             right = await self._passwords.verify(hashed, password)
-        except TooBusy:
+        except TooBusy:  # it was not tried
+            self._failures.take_back(key)
+            self._failures_of_address.take_back(address)
             return NotLoggedIn(wait=1.0)
         if not right or user is None:
             return NotLoggedIn()
@@ -106,8 +110,8 @@ class LoginDesk:
         )
         return LoggedIn(cookie)
 
-    async def recognise(self, cookie: Secret) -> Recognised | None:
-        """Who brings this cookie, if the login is good now; notes that it was used."""
+    async def recognise(self, cookie: Secret, *, used: bool = True) -> Recognised | None:
+        """Who brings this cookie, if the login is good now; notes that it was `used`."""
         found = await self._logins.find(cookie.digest())
         if found is None:
             return None
@@ -117,7 +121,7 @@ class LoginDesk:
             return None
         if now - login.createdon >= self._lifetime or now - login.seenon >= self._idle:
             return None
-        if now - login.seenon >= _SEEN_EVERY:
+        if used and now - login.seenon >= _SEEN_EVERY:
             await self._engine.write(
                 lambda transaction: logins.see(transaction, login.token_hash, now)
             )
@@ -136,8 +140,9 @@ class LoginDesk:
         )
 
     async def counts(self) -> dict[str, int]:
-        """How many logins each user has that has any."""
-        return await self._logins.counts()
+        """How many logins that are good now each user has that has any."""
+        now = self._clock()
+        return await self._logins.counts(now - self._lifetime, now - self._idle)
 
     async def anybody(self) -> bool:
         """Whether there is any user yet."""

@@ -24,6 +24,8 @@ PUBLIC = "public"
 """How the names of routes begin that need no credentials."""
 COOKIE = "ice_login"
 FORM_TOKEN = "X-Form-Token"  # noqa: S105 - a header's name
+LIVE = "X-Live"
+"""Marks what the page's script asks for because of news, not because of a person."""
 _SCHEME = "bearer "
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110 section 9.2.1
 
@@ -46,11 +48,11 @@ async def authenticated(request: web.Request, handler: Handler) -> web.StreamRes
     return await handler(request)
 
 
-async def recognise(request: web.Request) -> Caller | None:
+async def recognise(request: web.Request, *, used: bool = True) -> Caller | None:
     """The caller whose credentials the request brings, if they are good now and meant."""
     values = request.headers.getall("Authorization", [])
     if not values:
-        login = await login_of(request)
+        login = await login_of(request, used=used)
         return login.caller if login is not None and is_meant(request, login) else None
     if len(values) != 1 or values[0][: len(_SCHEME)].lower() != _SCHEME:
         return None
@@ -60,12 +62,17 @@ async def recognise(request: web.Request) -> Caller | None:
     return await request.config_dict[PARTS].accounts.recognise(Secret(token))
 
 
-async def login_of(request: web.Request) -> Recognised | None:
-    """The login whose cookie the request brings, if it is good now."""
+async def login_of(request: web.Request, *, used: bool = True) -> Recognised | None:
+    """The login whose cookie the request brings, if it is good now.
+
+    What a page asks for by itself is no sign that somebody sits there: it keeps no login alive.
+    """
     cookie = request.cookies.get(COOKIE)
     if not cookie or not cookie.isascii():
         return None
-    return await request.config_dict[PARTS].logins.recognise(Secret(cookie))
+    return await request.config_dict[PARTS].logins.recognise(
+        Secret(cookie), used=used and LIVE not in request.headers
+    )
 
 
 def is_meant(request: web.Request, login: Recognised) -> bool:

@@ -57,6 +57,7 @@ _TITLES: Final = {
     413: "Larger than 1 MiB",
     415: "Not application/json",
     422: "A field is not valid",
+    429: "Too many event streams of this user",
     503: "The store or the keys are not available",
 }
 _BODY: Final = (400, 408, 413, 415, 422)
@@ -216,6 +217,7 @@ def document() -> dict[str, Any]:
                 },
                 403,
                 422,
+                429,
                 parameters=[
                     {
                         "name": "Last-Event-ID",

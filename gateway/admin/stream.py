@@ -13,12 +13,15 @@ from typing import Final
 from gateway.presence import Change
 
 _MAX_NEWS: Final = 10_000
+MAX_READERS: Final = 32
+"""Streams of one user: a tab each, and then some."""
 
 
 class Stream:
-    """One reader."""
+    """One reader, of a user."""
 
-    def __init__(self) -> None:
+    def __init__(self, user: str) -> None:
+        self.user = user
         self.wake = asyncio.Event()
         self.news: deque[Change] = deque(maxlen=_MAX_NEWS)
 
@@ -31,9 +34,11 @@ class Streams:
         self.closed = False
         """Whether the gateway is stopping: streams end."""
 
-    def add(self) -> Stream:
-        """A new reader."""
-        stream = Stream()
+    def add(self, user: str) -> Stream | None:
+        """A new reader; None where the user has as many as they may."""
+        if sum(stream.user == user for stream in self._open) >= MAX_READERS:
+            return None
+        stream = Stream(user)
         self._open.add(stream)
         return stream
 

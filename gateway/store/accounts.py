@@ -13,8 +13,11 @@ from gateway.store import events
 from gateway.store.engine import Engine, Row, Transaction
 from gateway.times import from_text, from_text_or_none, to_text, to_text_or_none
 
+MAX_USER_NAME: Final = 128
 USER_COLUMNS: Final = "name, role, password_hash, createdon, disabledon"
 _TOKEN: Final = "id, user_name, label, token_hash, createdon, expireson, revokedon"  # noqa: S105 - column names
+
+_BY_NAME: Final = f"SELECT {USER_COLUMNS} FROM users WHERE name_folded = $1"
 
 
 def fold_user(name: str) -> str:
@@ -34,6 +37,14 @@ class User:
 
     def __repr__(self) -> str:
         return f"User({self.name!r}, {self.role})"
+
+
+@dataclass(frozen=True, slots=True)
+class ListedUser:
+    """A user with how many ICEs are tagged to them."""
+
+    user: User
+    ices: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +75,12 @@ async def add_user(transaction: Transaction, user: User, event: Event) -> bool:
     if changed:
         await events.append(transaction, [event])
     return bool(changed)
+
+
+async def find_user(transaction: Transaction, name: str) -> User | None:
+    """The user of this name, case folded, as the transaction sees them."""
+    rows = await transaction.fetch(_BY_NAME, fold_user(name))
+    return user_from_row(rows[0]) if rows else None
 
 
 async def update_user(transaction: Transaction, user: User, event: Event) -> None:
@@ -106,6 +123,12 @@ async def revoke_token(
     return (await events.append(transaction, [event]))[0]
 
 
+def _like(text: str) -> str:
+    """The pattern that finds `text` as it stands."""
+    escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    return f"%{escaped}%"
+
+
 class Accounts:
     """Reads users and API tokens."""
 
@@ -114,15 +137,39 @@ class Accounts:
 
     async def user(self, name: str) -> User | None:
         """The user of this name, case folded."""
-        rows = await self._engine.fetch(
-            f"SELECT {USER_COLUMNS} FROM users WHERE name_folded = $1", fold_user(name)
-        )
+        rows = await self._engine.fetch(_BY_NAME, fold_user(name))
         return user_from_row(rows[0]) if rows else None
 
     async def users(self) -> list[User]:
         """All users, by name."""
         rows = await self._engine.fetch(f"SELECT {USER_COLUMNS} FROM users ORDER BY name_folded")
         return [user_from_row(row) for row in rows]
+
+    async def page(self, text: str, limit: int, offset: int) -> tuple[list[ListedUser], int]:
+        """Users by name whose folded name contains `text`, and how many there are in all."""
+        pattern = _like(fold_user(text))
+        rows = await self._engine.fetch(
+            f"SELECT {USER_COLUMNS},"
+            " (SELECT count(*) FROM ice_tokens WHERE provisionedto = users.name)"
+            " FROM users WHERE name_folded LIKE $1 ESCAPE '\\'"
+            " ORDER BY name_folded LIMIT $2 OFFSET $3",
+            pattern,
+            limit,
+            offset,
+        )
+        [(total,)] = await self._engine.fetch(
+            "SELECT count(*) FROM users WHERE name_folded LIKE $1 ESCAPE '\\'", pattern
+        )
+        return [ListedUser(user_from_row(row[:-1]), int(row[-1])) for row in rows], int(total)
+
+    async def other_admins(self, name: str) -> int:
+        """How many admins could log in, were it not for this one."""
+        [(count,)] = await self._engine.fetch(
+            "SELECT count(*) FROM users WHERE role = 'admin' AND password_hash IS NOT NULL"
+            " AND disabledon IS NULL AND name <> $1",
+            name,
+        )
+        return int(count)
 
     async def ices_of(self, name: str) -> list[str]:
         """The names of the ICEs tagged to this user."""
@@ -136,6 +183,16 @@ class Accounts:
         """All API tokens, oldest first."""
         rows = await self._engine.fetch(f"SELECT {_TOKEN} FROM api_tokens ORDER BY createdon, id")
         return [_token(row) for row in rows]
+
+    async def tokens_page(self, limit: int, offset: int) -> tuple[list[ApiToken], int]:
+        """API tokens, newest first, and how many there are in all."""
+        rows = await self._engine.fetch(
+            f"SELECT {_TOKEN} FROM api_tokens ORDER BY createdon DESC, id LIMIT $1 OFFSET $2",
+            limit,
+            offset,
+        )
+        [(total,)] = await self._engine.fetch("SELECT count(*) FROM api_tokens")
+        return [_token(row) for row in rows], int(total)
 
     async def token(self, token_id: str) -> ApiToken | None:
         """The API token of this id."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 import msgspec
 
 from gateway.event import GENESIS, Actor, Entry, Event, Via, detail_text
 from gateway.store.engine import Fetch, Row, Transaction
-from gateway.times import from_text, to_text
+from gateway.times import from_text, to_text, to_text_or_none
 
 _COLUMNS: Final = "seq, at, actor, via, address, action, ice_name, generation, detail, previous"
 _HEAD: Final = "head of ice_events"
@@ -23,6 +24,8 @@ class EventFilter:
     ice_name: str | None = None
     actor: str | None = None
     action: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
 
 
 async def append(transaction: Transaction, events: Sequence[Event]) -> list[Entry]:
@@ -74,23 +77,36 @@ class Events:
 
     async def after(self, seq: int, limit: int, where: EventFilter | None = None) -> list[Entry]:
         """The events numbered above `seq`, oldest first."""
-        where = where or EventFilter()
-        conditions = ["seq > $1"]
-        params: list[object] = [seq, limit]
-        for column, value in (
-            ("lower(ice_name)", where.ice_name and where.ice_name.lower()),
-            ("actor", where.actor),
-            ("action", where.action),
-        ):
-            if value is not None:
-                params.append(value)
-                conditions.append(f"{column} = ${len(params)}")
+        conditions, params = _conditions("seq > $1", [seq, limit], where or EventFilter())
         rows = await self._fetch(
-            f"SELECT {_COLUMNS} FROM ice_events WHERE {' AND '.join(conditions)}"
-            " ORDER BY seq LIMIT $2",
+            f"SELECT {_COLUMNS} FROM ice_events WHERE {conditions} ORDER BY seq LIMIT $2", *params
+        )
+        return [_from_row(row) for row in rows]
+
+    async def before(self, seq: int, limit: int, where: EventFilter) -> list[Entry]:
+        """The events numbered below `seq`, newest first."""
+        conditions, params = _conditions("seq < $1", [seq, limit], where)
+        rows = await self._fetch(
+            f"SELECT {_COLUMNS} FROM ice_events WHERE {conditions} ORDER BY seq DESC LIMIT $2",
             *params,
         )
         return [_from_row(row) for row in rows]
+
+
+def _conditions(place: str, params: list[object], where: EventFilter) -> tuple[str, list[object]]:
+    """SQL for a place in the log and the filter, and all parameters: those given, then its own."""
+    conditions = [place]
+    for condition, value in (
+        ("lower(ice_name) =", where.ice_name and where.ice_name.lower()),
+        ("actor =", where.actor),
+        ("action =", where.action),
+        ("at >=", to_text_or_none(where.since)),
+        ("at <", to_text_or_none(where.until)),
+    ):
+        if value is not None:
+            params.append(value)
+            conditions.append(f"{condition} ${len(params)}")
+    return " AND ".join(conditions), params
 
 
 def _to_row(entry: Entry) -> Row:

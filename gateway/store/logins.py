@@ -78,7 +78,13 @@ class Logins:
         login = Login(token, user, address, from_text(created), from_text(seen))
         return login, user_from_row(tuple(rest))
 
-    async def counts(self) -> dict[str, int]:
-        """How many logins each user has that has any."""
-        rows = await self._engine.fetch("SELECT user_name, count(*) FROM logins GROUP BY user_name")
+    async def counts(self, began: datetime, seen: datetime) -> dict[str, int]:
+        """How many logins, begun and seen after these, each user has that has any."""
+        rows = await self._engine.fetch(
+            "SELECT user_name, count(*) FROM logins JOIN users ON name = user_name"
+            " WHERE logins.createdon > $1 AND seenon > $2 AND disabledon IS NULL"
+            " GROUP BY user_name",
+            to_text(began),
+            to_text(seen),
+        )
         return {str(user): int(count) for user, count in rows}

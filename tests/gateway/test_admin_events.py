@@ -384,3 +384,16 @@ async def test_change_by_another_process_counts_within_a_second(running, tmp_pat
         told = await reader.audit()
         assert (told["id"], told["data"]["action"]) == (str(done.seq), action)
         assert await reader.presence() == {"ice_name": "lab-1", "connection": None}
+
+
+async def test_one_user_cannot_take_all_streams(running, monkeypatch):
+    monkeypatch.setattr("gateway.admin.stream.MAX_READERS", 1)
+    other = await running.api("other", Role.AUDITOR)
+    url = f"{running.url}{API}/events/stream"
+    headers = {"Authorization": f"Bearer {running.admin.token}"}
+    async with running.session.get(url, headers=headers) as first:
+        assert first.status == 200
+        expect_refused(await running.admin.get("/events/stream"), 429, "too-many-streams")
+        headers = {"Authorization": f"Bearer {other.token}"}
+        async with running.session.get(url, headers=headers) as another:
+            assert another.status == 200, "another user was expected to have a stream"

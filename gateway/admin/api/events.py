@@ -22,6 +22,8 @@ from gateway.store.engine import StoreUnavailable
 from gateway.store.events import EventFilter
 
 _BATCH: Final = 200
+_SEND_TIMEOUT: Final = 30.0
+"""Seconds after which a reader that does not read is let go; it comes back with Last-Event-ID."""
 _RECOGNISE_EVERY: Final = 10.0
 """Seconds after which a stream's credentials are looked at again; they may have expired."""
 _MAX_SEQ: Final = 2**63 - 1
@@ -72,9 +74,13 @@ async def stream(request: web.Request) -> web.StreamResponse:
     parts = request.config_dict[PARTS]
     if position is None:
         position = await parts.events.last()
-    response = EventSourceResponse(headers={"X-Content-Type-Options": "nosniff"})
+    response = EventSourceResponse(
+        headers={"X-Content-Type-Options": "nosniff"}, send_timeout=_SEND_TIMEOUT
+    )
     response.headers["Cache-Control"] = "no-store"
-    reader = parts.streams.add()
+    reader = parts.streams.add(request[CALLER].user)
+    if reader is None:
+        raise Refusal(problem("too-many-streams"))
     try:
         await response.prepare(request)
         async with response:
@@ -103,7 +109,7 @@ async def _send_all(
         doubt = any(entry.event.ice_name is None for entry in entries)
         if doubt or loop.time() - recognised >= _RECOGNISE_EVERY:
             recognised = loop.time()
-            caller = await recognise(request)
+            caller = await recognise(request, used=False)
             if caller is None or not caller.grants.reads_events:
                 return
         for entry in entries:

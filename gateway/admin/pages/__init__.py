@@ -11,11 +11,14 @@ from pathlib import Path
 from aiohttp import web
 
 from gateway.admin.auth import PUBLIC
+from gateway.admin.pages.api_tokens import routes as api_tokens
+from gateway.admin.pages.audit import routes as audit
 from gateway.admin.pages.guide import routes as guide
 from gateway.admin.pages.ice import routes as one_ice
 from gateway.admin.pages.ices import routes as ices
 from gateway.admin.pages.login import routes as login
 from gateway.admin.pages.shell import answered, furnish, logged_in, to_the_page
+from gateway.admin.pages.users import routes as users
 from gateway.admin.parts import PARTS, AdminParts
 
 __all__ = ["pages_app"]
@@ -29,7 +32,7 @@ def pages_app(parts: AdminParts) -> web.Application:
     app[PARTS] = parts
     furnish(app)
     app.router.add_get("", to_the_page, name=f"{PUBLIC}-bare")
-    for routes in (login, ices, one_ice, guide):
+    for routes in (login, ices, one_ice, users, api_tokens, audit, guide):
         app.router.add_routes(routes())
     app.router.add_static("/static", _STATIC, name=f"{PUBLIC}-static")
     return app

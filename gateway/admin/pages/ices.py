@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
@@ -12,14 +12,14 @@ from aiohttp import web
 
 from gateway.admin.api.inputs import Query, Text
 from gateway.admin.auth import actor
-from gateway.admin.pages.shell import form, is_fragment, parts, render
+from gateway.admin.pages.shell import form, is_fragment, parts, posted, render
 from gateway.admin.parts import CALLER
 from gateway.drops import Confirmation
-from gateway.errors import Problem, problem
+from gateway.errors import Problem, invalid, problem
 from gateway.event import Actor, Via
 from gateway.hub import DISCONNECT
 from gateway.ice import Action, Ice, IceType, Status, actions_from, valid_name
-from gateway.provisioning import Done, Expected, Issued, Outcome
+from gateway.provisioning import MAX_BULK, Done, Expected, Issued, Outcome
 from gateway.respond import Refusal
 from gateway.store.accounts import fold_user
 from gateway.store.ices import ORDERS, IceFilter, Listed, Order
@@ -179,13 +179,19 @@ async def provision(request: web.Request) -> web.StreamResponse:
         user if ice_type is IceType.NORMAL else None,
     )
     if isinstance(issued, Problem):
-        return _form_fault(request, issued)
+        return form_fault(request, issued, {"ice-exists": "ice_name"})
     return issued_dialog(request, issued, "ICE provisioning successful", None)
 
 
-def _form_fault(request: web.Request, refused: Problem) -> web.StreamResponse:
-    fields = {"ice-exists": "ice_name"}
-    named = refused.more.get("field") or fields.get(refused.code, "")
+def form_fault(
+    request: web.Request,
+    refused: Problem,
+    fields: Mapping[str, str],
+    place: str = "#form-fault",
+) -> web.StreamResponse:
+    """A refusal said within the form; `fields` are element ids by the refusal's field or code."""
+    field = refused.more.get("field", "")
+    named = fields.get(field, field) or fields.get(refused.code, "")
     response = render(
         request,
         "form_fault.html",
@@ -193,7 +199,7 @@ def _form_fault(request: web.Request, refused: Problem) -> web.StreamResponse:
         status=refused.status,
         tell={"form-fault": {"field": named}},
     )
-    response.headers["HX-Retarget"] = "#form-fault"
+    response.headers["HX-Retarget"] = place
     return response
 
 
@@ -300,9 +306,11 @@ def _result(outcome: Outcome, ended: Confirmation) -> dict[str, Any]:
 
 
 async def _bulk(request: web.Request) -> tuple[str, list[str]]:
-    data = await request.post()
-    action = str(data.get("action", ""))
-    names = [str(name) for name in data.getall("ice_names", [])]
+    fields = await posted(request)
+    action = dict(fields).get("action", "")
+    names = [value for name, value in fields if name == "ice_names"]
+    if len(names) > MAX_BULK:
+        raise Refusal(invalid("ice_names", f"at most {MAX_BULK} at once"))
     if action not in (Action.DEREGISTER, DISCONNECT) or not names:
         raise Refusal(problem("invalid", "Choose ICEs, and Deregister or Disconnect."))
     return action, names
@@ -311,6 +319,12 @@ async def _bulk(request: web.Request) -> tuple[str, list[str]]:
 def may_act(request: web.Request) -> None:
     """Raises `Refusal` for who may only look."""
     if not request[CALLER].grants.acts:
+        raise Refusal(problem("forbidden"))
+
+
+def may_see(request: web.Request) -> None:
+    """Raises `Refusal` for members, who see nothing but their ICEs."""
+    if not request[CALLER].grants.sees_all:
         raise Refusal(problem("forbidden"))
 
 

@@ -51,7 +51,9 @@ async def log_in(request: web.Request) -> web.StreamResponse:
             return await _page(request, "Name or password is wrong.", name, 401)
         minutes = math.ceil(verdict.wait / 60)
         fault = f"Too many failed attempts. Try again in {minutes} minute{'s' * (minutes != 1)}."
-        return await _page(request, fault, name, 429)
+        response = await _page(request, fault, name, 429)
+        response.headers["Retry-After"] = str(math.ceil(verdict.wait))
+        return response
     response = web.HTTPSeeOther(root(request))
     secure = request.secure or any(url.startswith("https:") for url in parts(request).public_urls)
     response.set_cookie(

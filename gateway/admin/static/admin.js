@@ -8,10 +8,29 @@
   // --- the token that every change brings ---------------------------------------------------------
   document.addEventListener("htmx:configRequest", (event) => {
     event.detail.headers["X-Form-Token"] = find("meta[name=form-token]").content;
+    // Asked for by news, not by a person: it does not keep a login from ending.
+    if (event.detail.triggeringEvent?.type === "news") event.detail.headers["X-Live"] = "true";
   });
   document.addEventListener("form-token", (event) => {
     find("meta[name=form-token]").content = event.detail.value;
   });
+
+  // --- news: what has changed by itself is asked for again ------------------------------------------
+  // At once, then twice a second at the most, and never is the last of them left out.
+  const PAUSE = 500;
+  let askedAt = -PAUSE;
+  let soon = null;
+  const ask = () => {
+    soon = null;
+    askedAt = performance.now();
+    htmx.trigger(document.body, "news");
+  };
+  const news = () => {
+    soon ??= setTimeout(ask, Math.max(0, askedAt + PAUSE - performance.now()));
+  };
+  for (const name of ["sse:message", "sse:presence"]) document.addEventListener(name, news);
+  // Whatever happened while nobody listened: before the stream was open, or while it was lost.
+  document.addEventListener("htmx:sseOpen", news);
 
   // --- times in the viewer's zone, UTC on hover ------------------------------------------------------
   const format = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
@@ -29,20 +48,49 @@
     owner.hidden = !normal;
     find("#provisionedto").disabled = !normal;
   };
+  const noFault = (form) => {
+    for (const input of all("[aria-invalid]", form)) input.removeAttribute("aria-invalid");
+  };
   document.addEventListener("form-fault", (event) => {
     const field = event.detail.field && document.getElementById(event.detail.field);
-    for (const input of all("#provision input")) input.removeAttribute("aria-invalid");
+    noFault(event.target);
     if (field) {
       field.setAttribute("aria-invalid", "true");
       field.focus();
     }
   });
   document.addEventListener("htmx:beforeRequest", (event) => {
-    if (event.target.id === "provision") {
-      find("#form-fault").replaceChildren();
-      for (const input of all("#provision input")) input.removeAttribute("aria-invalid");
+    if (event.target.matches("[data-form]")) {
+      find("[aria-live=assertive]", event.target).replaceChildren();
+      noFault(event.target);
     }
   });
+  document.addEventListener("form-done", (event) => {
+    event.target.reset();
+    for (const box of all("[data-show]", event.target)) showPassword(box);
+    find("input", event.target).focus();
+  });
+  const showPassword = (box) => {
+    document.getElementById(box.dataset.show).type = box.checked ? "text" : "password";
+  };
+
+  // --- a time to filter by: typed in the viewer's zone, sent in UTC -----------------------------------
+  const utcFields = () => {
+    for (const box of all("[data-utc]")) {
+      const moment = new Date(document.getElementById(box.dataset.utc).value);
+      if (isNaN(moment)) continue;
+      const local = new Date(moment - moment.getTimezoneOffset() * 60000);
+      box.value = local.toISOString().slice(0, 19);
+    }
+  };
+  const sendUtc = (event) => {
+    if (!event.target.matches("[data-utc]")) return;
+    const moment = new Date(event.target.value);
+    document.getElementById(event.target.dataset.utc).value = isNaN(moment)
+      ? ""
+      : moment.toISOString();
+  };
+  document.addEventListener("input", sendUtc, true); // before htmx reads the form
 
   // --- dialogs --------------------------------------------------------------------------------------
   let opener = null;
@@ -51,20 +99,31 @@
     if (!dialog || dialog.open) return;
     dialog.showModal();
     document.documentElement.classList.add("modal-is-open");
-    dialog.addEventListener("cancel", (event) => {
-      // Escape must not take a token away that is shown this once.
-      if (dialog.hasAttribute("data-issued")) {
-        event.preventDefault();
-        askToClose(dialog);
-      }
-    });
     dialog.addEventListener("close", () => {
       document.documentElement.classList.remove("modal-is-open");
-      const back = opener && (document.getElementById(opener.id) || opener);
       dialog.remove();
-      if (back && back.isConnected) back.focus();
+      if (dialog.hasAttribute("data-login-ended")) news(); // renews the form token
+      const back = opener && (document.getElementById(opener.id) || opener);
+      if (back && back.isConnected && !back.disabled) back.focus();
+      else if (opener) focusNear(opener);
     });
   };
+  // Where the keyboard goes on when what it was on has gone.
+  const focusNear = (gone) => {
+    const row = gone.closest("tr[id]");
+    const place = row && document.getElementById(row.id);
+    const next = (place && find("a, button", place)) || (gone.closest("#bulk") && find("#choose-all"));
+    (next || find("#main")).focus();
+  };
+  // Escape must not take a token away that is shown this once. It is caught as a key, since a browser
+  // lets a page refuse `cancel` only once.
+  document.addEventListener("keydown", (event) => {
+    const dialog = event.key === "Escape" && find("dialog[data-issued]");
+    if (dialog) {
+      event.preventDefault();
+      askToClose(dialog);
+    }
+  });
   const askToClose = (dialog) => {
     if (!find("[data-step=done]", dialog).hidden) return;
     find("[data-sure]", dialog).hidden = false;
@@ -124,7 +183,8 @@
       find("[data-said]", dialog).textContent = `Saved as ${button.dataset.filename}.`;
     } else if (button.matches("[data-provision]")) {
       find("#ice_name").value = button.dataset.provision;
-      find("#provisionedto").focus();
+      const user = find("#provisionedto");
+      (user.disabled ? find("#ice_name") : user).focus();
     }
   });
 
@@ -150,6 +210,8 @@
       showChosen();
     } else if (event.target.matches("input[name=ice_type]")) {
       ownerFollowsType();
+    } else if (event.target.matches("[data-show]")) {
+      showPassword(event.target);
     }
   });
 
@@ -159,31 +221,90 @@
       opener = event.detail.requestConfig.triggeringEvent?.submitter || event.target;
     }
   });
-  document.addEventListener("htmx:beforeSwap", (event) => {
-    // What cannot be put into a place (a login has ended, say) is said in a dialog.
-    const { target, xhr } = event.detail;
-    if (xhr.status >= 400 && target && target.hasAttribute("data-live")) {
-      event.detail.shouldSwap = false;
-      if (xhr.status === 401) event.detail.target = find("#dialog"), (event.detail.shouldSwap = !find("dialog[open]"));
+  document.addEventListener("htmx:configRequest", (event) => {
+    const { elt, target, parameters } = event.detail;
+    if (elt.id === "table") {
+      // As it is filtered and sorted now, which htmx does not look at again.
+      event.detail.path = `./${find("[data-address]").dataset.address}`;
+    } else if (elt.id === "filter") {
+      const now = new URLSearchParams(find("[data-address]").dataset.address);
+      for (const name of ["sort", "desc"]) if (now.has(name)) parameters[name] = now.get(name);
+      for (const name of Object.keys(parameters)) if (!parameters[name]) delete parameters[name];
+    } else if (elt.matches("[data-bulk]") && target.id === "dialog") {
+      parameters.ice_names = [...chosen]; // also from other pages of the table
     }
+  });
+
+  // A part that is live is renewed by itself: not under a pressed button, and not for nothing.
+  const shown = new WeakMap();
+  let pressed = false;
+  let missed = false;
+  let focused = null;
+  document.addEventListener("pointerdown", (event) => {
+    pressed = event.button === 0 && event.target.closest("[data-live]") !== null;
+  }, true);
+  for (const name of ["pointerup", "pointercancel"]) {
+    document.addEventListener(name, () => {
+      pressed = false;
+      if (missed) news();
+      missed = false;
+    }, true);
+  }
+  document.addEventListener("htmx:beforeSwap", (event) => {
+    const { target, xhr, requestConfig } = event.detail;
+    if (!target || !target.hasAttribute("data-live")) return;
+    const byItself = requestConfig.elt === target;
+    if (xhr.status >= 400) {
+      // What cannot be put into its place is said in a dialog.
+      const say = !find("dialog[open]") && (!byItself || xhr.status === 401);
+      if (say) event.detail.target = find("#dialog");
+      event.detail.shouldSwap = say;
+      return;
+    }
+    if (byItself) {
+      const old = target.id === "table" && requestConfig.path !== `./${find("[data-address]").dataset.address}`;
+      if (old || pressed) {
+        event.detail.shouldSwap = false;
+        missed = pressed;
+        if (!pressed) news();
+        return;
+      }
+      if (shown.get(target) === xhr.response) {
+        event.detail.shouldSwap = false;
+        return;
+      }
+    }
+    shown.set(target, xhr.response);
+    focused = target.contains(document.activeElement) ? document.activeElement : null;
+    const region = find("[role=region]", target);
+    target.dataset.scrolled = region ? region.scrollLeft : 0;
   });
   document.addEventListener("htmx:afterSwap", (event) => {
-    localTimes(event.detail.target);
-    const form = find("#bulk");
-    const table = find("#table");
-    if (form && table && event.detail.target.id === "table") {
-      table.setAttribute("hx-get", `./${form.dataset.address}`);
-      for (const name of chosen) if (event.detail.xhr.status >= 400) chosen.delete(name);
-    }
+    const target = event.detail.target ?? event.target; // none of the first when history is restored
+    localTimes(target);
     showChosen();
     showDialog();
+    if (target.dataset.scrolled > 0) find("[role=region]", target).scrollLeft = target.dataset.scrolled;
+    if (focused && document.activeElement === document.body) focusNear(focused);
+    focused = null;
   });
-  document.addEventListener("ices-changed", () => {
-    if (find("#dialog dialog [data-step]") || find("#dialog .chosen")) chosen.clear();
-    if (find("#provision")) find("#ice_name").value = "";
+  document.addEventListener("ices-changed", (event) => {
+    // Sent to what asked for the change.
+    if (event.target.matches("#dialog form[hx-post='ices/bulk']")) chosen.clear();
+    if (event.target.id === "provision") find("#ice_name").value = "";
   });
-  document.addEventListener("htmx:sendError", () => {
-    find("#notices").textContent = "The gateway cannot be reached; nothing was changed.";
+  document.addEventListener("htmx:historyRestore", () => {
+    localTimes(document);
+    utcFields();
+    showChosen();
+  });
+  // The login has ended, say: the whole page tells.
+  document.addEventListener("htmx:historyCacheMissLoadError", () => location.reload());
+  document.addEventListener("htmx:sendError", (event) => {
+    find("#notices").textContent =
+      event.detail.requestConfig.verb === "get"
+        ? "The gateway cannot be reached."
+        : "The gateway did not answer: look whether it was done before you do it again.";
   });
   document.addEventListener("htmx:afterOnLoad", () => {
     find("#notices").textContent = "";
@@ -191,6 +312,7 @@
 
   document.addEventListener("DOMContentLoaded", () => {
     localTimes(document);
+    utcFields();
     ownerFollowsType();
     showChosen();
   });

@@ -1,0 +1,137 @@
+"""API tokens: what scripts bring, shown once, revoked at any time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp import web
+
+from gateway.admin.api.inputs import Query
+from gateway.admin.auth import actor
+from gateway.admin.pages.ices import PAGE, form_fault, may_act, may_see
+from gateway.admin.pages.shell import form, is_fragment, parts, render
+from gateway.errors import Problem, invalid, problem
+from gateway.event import Via
+from gateway.respond import Refusal
+from gateway.store.accounts import ApiToken
+
+CHANGED: Final = "tokens-changed"
+"""Tells the page's script that the table is to be asked for again."""
+_DAY: Final = 86_400.0
+LIFETIMES: Final = {"30d": 30 * _DAY, "90d": 90 * _DAY, "365d": 365 * _DAY, "never": 0.0}
+USUAL: Final = "90d"
+_IDS: Final = {
+    "name": "token_label",
+    "not-found": "token_owner",  # the user, that is
+    "forbidden": "token_owner",
+}
+"""Where on the page the faulty field is."""
+
+
+class TokensQuery(Query):
+    """What the address says of the table."""
+
+    page: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A token, and how it stands: `good`, `expired`, `revoked`, or `disabled` with its owner."""
+
+    token: ApiToken
+    state: str
+
+
+def routes() -> list[web.RouteDef]:
+    """The addresses of this noun."""
+    return [
+        web.get("/api-tokens", page),
+        web.post("/api-tokens", create),
+        web.get("/api-tokens/{token_id}/revoke", confirm),
+        web.post("/api-tokens/{token_id}/revoke", revoke),
+    ]
+
+
+async def page(request: web.Request) -> web.StreamResponse:
+    """The whole page, or the table alone where htmx asks for it."""
+    may_see(request)
+    query = TokensQuery.of(request)
+    here = parts(request)
+    number = max(1, min(query.page, 100_000))
+    found, total = await here.accounts.tokens_page(PAGE, (number - 1) * PAGE)
+    users = await here.accounts.users()
+    disabled = {user.name for user in users if user.disabledon is not None}
+    now = here.clock()
+
+    def state(token: ApiToken) -> str:
+        if token.revokedon is not None:
+            return "revoked"
+        if token.user in disabled:
+            return "disabled"
+        return "good" if token.expireson is None or now < token.expireson else "expired"
+
+    context = {
+        "title": "API tokens",
+        "rows": [Row(token, state(token)) for token in found],
+        "total": total,
+        "number": number,
+        "pages": max(1, -(-total // PAGE)),
+        "users": [user for user in users if user.disabledon is None],
+        "lifetimes": list(LIFETIMES),
+        "usual": USUAL,
+    }
+    alone = is_fragment(request) and request.headers.get("HX-Target") == "table"
+    return render(request, "api_tokens_table.html" if alone else "api_tokens.html", context)
+
+
+async def create(request: web.Request) -> web.StreamResponse:
+    """Make a token and show it this once; a refusal comes back into the form."""
+    may_act(request)
+    fields = await form(request)
+    lifetime = LIFETIMES.get(fields.get("expires_in", ""))
+    if lifetime is None:
+        return form_fault(request, invalid("expires_in", f"choose {', '.join(LIFETIMES)}"), _IDS)
+    made = await parts(request).accounts.create_token(
+        actor(request, Via.PAGE),
+        fields.get("owner", "").strip(),
+        fields.get("label", "").strip(),
+        lifetime,
+    )
+    if isinstance(made, Problem):
+        return form_fault(request, made, _IDS)
+    context = {"token": made.token, "secret": made.secret.reveal()}
+    return render(
+        request,
+        "api_token_issued.html",
+        context,
+        status=201,
+        tell={CHANGED: {}, "form-done": {}},
+    )
+
+
+async def confirm(request: web.Request) -> web.StreamResponse:
+    """Say what revoking does, before it is done."""
+    may_act(request)
+    return render(request, "api_token_revoke.html", {"token": await _token(request)})
+
+
+async def revoke(request: web.Request) -> web.StreamResponse:
+    """Revoke a token; once revoked it stays so."""
+    may_act(request)
+    token = await _token(request)
+    done = await parts(request).accounts.revoke_token(actor(request, Via.PAGE), token.id)
+    if isinstance(done, Problem):
+        raise Refusal(done)
+    said = f"{token.label} of {token.user}: the next request that brings it is refused."
+    if done.revokedon is not None:
+        said = f"{token.label} of {token.user} was revoked before; nothing was changed."
+    context = {"heading": "API token revoked", "said": [said]}
+    return render(request, "told.html", context, tell={CHANGED: {}})
+
+
+async def _token(request: web.Request) -> ApiToken:
+    token = await parts(request).accounts.token(request.match_info["token_id"])
+    if token is None:
+        raise Refusal(problem("not-found", "There is no such API token."))
+    return token

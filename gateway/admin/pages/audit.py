@@ -1,0 +1,108 @@
+"""The audit log: newest first, found by ICE, actor, action and time."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
+from urllib.parse import urlencode
+
+import msgspec
+from aiohttp import web
+
+from gateway.admin.api.inputs import Query, Text
+from gateway.admin.pages.ices import PAGE
+from gateway.admin.pages.shell import is_fragment, parts, render
+from gateway.admin.parts import CALLER
+from gateway.errors import invalid, problem
+from gateway.hub import DISCONNECT
+from gateway.ice import Action
+from gateway.respond import Refusal
+from gateway.store.events import EventFilter
+
+_LAST: Final = 2**63 - 1
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+ACTIONS: Final = (
+    *Action,
+    DISCONNECT,
+    "add-user",
+    "set-role",
+    "set-password",
+    "disable-user",
+    "log-in",
+    "end-logins",
+    "create-api-token",
+    "revoke-api-token",
+)
+"""What is offered to filter by; the address may name others."""
+
+Seq = Annotated[int, msgspec.Meta(ge=0, le=_LAST)]
+
+
+class AuditQuery(Query):
+    """What the address says: the filter, and the event before which the page begins."""
+
+    ice_name: Text | None = None
+    actor: Text | None = None
+    action: Text | None = None
+    since: Text | None = None
+    until: Text | None = None
+    before: Seq | None = None
+
+    def address(self, **changes: Any) -> str:
+        """The query of another page: this one with changes."""
+        wanted = {name: getattr(self, name) for name in self.__struct_fields__} | changes
+        return urlencode({name: value for name, value in wanted.items() if value is not None})
+
+
+def routes() -> list[web.RouteDef]:
+    """The addresses of this noun."""
+    return [web.get("/audit", page)]
+
+
+async def page(request: web.Request) -> web.StreamResponse:
+    """The whole page, or the table alone where htmx asks for it."""
+    if not request[CALLER].grants.reads_events:
+        raise Refusal(problem("forbidden"))
+    query = AuditQuery.of(request)
+    here = parts(request)
+    where = EventFilter(
+        query.ice_name and query.ice_name.strip(),
+        query.actor and await _actor(request, query.actor.strip()),
+        query.action,
+        _time("since", query.since),
+        _time("until", query.until),
+    )
+    before = _LAST if query.before is None else query.before
+    found = await here.events.before(before, PAGE + 1, where)
+    context = {
+        "title": "Audit log",
+        "query": query,
+        "entries": found[:PAGE],
+        "more": len(found) > PAGE,
+        "actions": ACTIONS,
+    }
+    if is_fragment(request) and request.headers.get("HX-Target") == "table":
+        return render(request, "audit_table.html", context)
+    return render(request, "audit.html", {**context, "users": await here.accounts.users()})
+
+
+async def _actor(request: web.Request, name: str) -> str:
+    """The name as the log has it: people do not type capitals as they were given."""
+    user = await parts(request).accounts.user(name)
+    if user is not None:
+        return user.name
+    listed = await parts(request).ices.find(name)
+    return name if listed is None else listed.ice.ice_name
+
+
+def _time(field: str, text: str | None) -> datetime | None:
+    """A time of the address; without a zone it is UTC. Raises `Refusal`."""
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return max(moment.astimezone(UTC), _EPOCH)
+    except (ValueError, OverflowError):
+        raise Refusal(invalid(field, "needs a time such as 2026-11-22T09:30Z")) from None

@@ -1,0 +1,234 @@
+"""Users: who may use the gateway, and whom ICEs are tagged to."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from aiohttp import web
+
+from gateway.admin.api.inputs import Query, Text
+from gateway.admin.auth import actor
+from gateway.admin.pages.ices import PAGE, WORDS, form_fault, may_act, may_see
+from gateway.admin.pages.shell import form, is_fragment, parts, render
+from gateway.admin.parts import CALLER
+from gateway.errors import Problem, invalid, problem
+from gateway.event import Via
+from gateway.ice import Status
+from gateway.provisioning import MAX_BULK
+from gateway.respond import Refusal
+from gateway.roles import Role
+from gateway.secret import Secret
+from gateway.store.accounts import User, fold_user
+from gateway.store.ices import IceFilter, Listed, Order
+
+CHANGED: Final = "users-changed"
+"""Tells the page's script that lists of users are to be asked for again."""
+SHORT: Final = 12
+"""Characters below which a password is taken with a warning."""
+_IDS: Final = {
+    "name": "user_name",
+    "user-exists": "user_name",
+    "role": "user_role",
+    "password": "user_password",
+}
+"""Where on the page the faulty field is."""
+_IN_DIALOG: Final = {"role": "new_role", "password": "new_password"}
+
+
+class UsersQuery(Query):
+    """What the address says of the table."""
+
+    q: Text | None = None
+    page: int = 1
+
+
+def routes() -> list[web.RouteDef]:
+    """The addresses of this noun; a user's name may hold any sign, so it is no part of a path."""
+    return [
+        web.get("/users", page),
+        web.post("/users", add),
+        web.get("/users/{action:role|password|logins|disable}", ask),
+        *(web.post(f"/users/{action}", act) for action, act in _ACTS.items()),
+    ]
+
+
+async def page(request: web.Request) -> web.StreamResponse:
+    """The whole page, or the table alone where htmx asks for it."""
+    may_see(request)
+    query = UsersQuery.of(request)
+    here = parts(request)
+    number = max(1, min(query.page, 100_000))
+    found, total = await here.accounts.page(query.q or "", PAGE, (number - 1) * PAGE)
+
+    def address(to: int) -> str:
+        given = {"q": query.q, "page": None if to == 1 else to}
+        return urlencode({name: value for name, value in given.items() if value})
+
+    context = {
+        "title": "Users",
+        "query": query,
+        "found": found,
+        "logins": await here.logins.counts(),
+        "total": total,
+        "number": number,
+        "pages": max(1, -(-total // PAGE)),
+        "address": address,
+        "roles": list(Role),
+    }
+    alone = is_fragment(request) and request.headers.get("HX-Target") == "table"
+    return render(request, "users_table.html" if alone else "users.html", context)
+
+
+async def add(request: web.Request) -> web.StreamResponse:
+    """Add a user; a refusal comes back into the form, which keeps what was typed."""
+    may_act(request)
+    fields = await form(request)
+    role = _role(fields)
+    if isinstance(role, Problem):
+        return form_fault(request, role, _IDS)
+    password = fields.get("password") or None
+    user = await parts(request).accounts.add_user(
+        actor(request, Via.PAGE),
+        fields.get("name", "").strip(),
+        role,
+        None if password is None else Secret(password),
+    )
+    if isinstance(user, Problem):
+        return form_fault(request, user, _IDS)
+    context = {"user": user, "short": _is_short(password)}
+    response = render(
+        request, "user_added.html", context, status=201, tell={CHANGED: {}, "form-done": {}}
+    )
+    response.headers["HX-Retarget"] = "#form-fault"
+    return response
+
+
+# --- what is done to one -------------------------------------------------------------------------
+
+
+async def ask(request: web.Request) -> web.StreamResponse:
+    """Say what will be done to a user, or ask for the new role or password."""
+    may_act(request)
+    user = await _user(request, request.query.get("name", ""))
+    here = parts(request)
+    counts = await here.logins.counts()
+    context = {
+        "user": user,
+        "action": request.match_info["action"],
+        "roles": list(Role),
+        "own": user.name == request[CALLER].user,
+        "last_admin": await here.accounts.is_last_admin(user),
+        "logins": counts.get(user.name, 0),
+        "ices": await _tagged(request, user),
+        "words": WORDS,
+    }
+    return render(request, "user_ask.html", context)
+
+
+async def set_role(request: web.Request) -> web.StreamResponse:
+    """Give a user another role."""
+    may_act(request)
+    fields = await form(request)
+    role = _role(fields)
+    if isinstance(role, Problem):
+        return form_fault(request, role, _IN_DIALOG, "#dialog-fault")
+    user = _done(
+        await parts(request).accounts.set_role(
+            actor(request, Via.PAGE), fields.get("name", ""), role
+        )
+    )
+    said = [f"{user.name} is {user.role} now. It counts from the next request on."]
+    return _told(request, f"Role of {user.name} changed", said)
+
+
+async def set_password(request: web.Request) -> web.StreamResponse:
+    """Give a user another password, and end the logins that were made with the old one."""
+    may_act(request)
+    fields = await form(request)
+    here, who = parts(request), actor(request, Via.PAGE)
+    password = fields.get("password", "")
+    user = await here.accounts.set_password(who, fields.get("name", ""), Secret(password))
+    if isinstance(user, Problem) and user.more.get("field") == "password":
+        return form_fault(request, user, _IN_DIALOG, "#dialog-fault")
+    user = _done(user)
+    said = [f"{user.name} logs in with the new password from now on."]
+    if "end_logins" in fields:
+        said.append(_ended(await here.logins.end_all(who, user.name)))
+    if _is_short(password):
+        said.append(f"A password of {SHORT} characters or more is safer.")
+    return _told(request, f"Password of {user.name} set", said)
+
+
+async def end_logins(request: web.Request) -> web.StreamResponse:
+    """End every login of a user."""
+    may_act(request)
+    user = await _user(request, (await form(request)).get("name", ""))
+    ended = await parts(request).logins.end_all(actor(request, Via.PAGE), user.name)
+    return _told(request, f"Logins of {user.name} ended", [_ended(ended)])
+
+
+async def disable(request: web.Request) -> web.StreamResponse:
+    """Disable a user, name their ICEs, and offer to deregister the registered ones."""
+    may_act(request)
+    user = await _user(request, (await form(request)).get("name", ""))
+    if user.disabledon is None:  # or somebody else was first, and it is done
+        done = await parts(request).accounts.disable(actor(request, Via.PAGE), user.name)
+        user = done[0] if not isinstance(done, Problem) else _done(done)
+    ices = await _tagged(request, user)
+    context = {
+        "user": user,
+        "ices": ices,
+        "registered": [item.ice for item in ices if item.ice.status is Status.REGISTERED],
+        "waiting": any(item.ice.status is Status.PROVISIONED for item in ices),
+        "words": WORDS,
+    }
+    return render(request, "user_disabled.html", context, tell={CHANGED: {}})
+
+
+_ACTS: Final[dict[str, Callable[[web.Request], Awaitable[web.StreamResponse]]]] = {
+    "role": set_role,
+    "password": set_password,
+    "logins": end_logins,
+    "disable": disable,
+}
+
+
+async def _user(request: web.Request, name: str) -> User:
+    user = await parts(request).accounts.user(name)
+    if user is None:
+        raise Refusal(problem("not-found", f"There is no user {name}."))
+    return user
+
+
+async def _tagged(request: web.Request, user: User) -> list[Listed]:
+    where = IceFilter(provisionedto=fold_user(user.name))
+    found, _ = await parts(request).ices.sorted(where, Order(), MAX_BULK, 0)
+    return found
+
+
+def _role(fields: dict[str, str]) -> Role | Problem:
+    try:
+        return Role(fields.get("role", ""))
+    except ValueError:
+        return invalid("role", f"choose {', '.join(Role)}")
+
+
+def _done(user: User | Problem) -> User:
+    if isinstance(user, Problem):
+        raise Refusal(user)
+    return user
+
+
+def _is_short(password: str | None) -> bool:
+    return password is not None and len(password) < SHORT
+
+
+def _ended(count: int) -> str:
+    return f"{count} login{'s' * (count != 1)} ended."
+
+
+def _told(request: web.Request, heading: str, said: list[str]) -> web.StreamResponse:
+    context: dict[str, Any] = {"heading": heading, "said": said}
+    return render(request, "told.html", context, tell={CHANGED: {}})

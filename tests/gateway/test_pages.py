@@ -1,0 +1,1262 @@
+"""The admin's pages as HTTP: logging in, who may see and do what, and what a page never does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import html
+import io
+import re
+from datetime import timedelta
+from urllib.parse import urlencode, urljoin
+
+import aiohttp
+import argon2
+import pytest
+from aiohttp import web
+
+from gateway.admin.auth import COOKIE, FORM_TOKEN
+from gateway.admin.pages.audit import ACTIONS
+from gateway.app import MAX_BODY, run_gateway
+from gateway.ice import IceType, Status
+from gateway.passwords import TooBusy
+from gateway.roles import Role
+from gateway.secret import Secret
+from gateway.store.engine import StoreUnavailable
+from gateway.times import utc_now
+from tests.support.harness import ADMIN, API, Answer, Api, expect_refused, harness, settings_for
+
+PASSWORD = "correct horse battery"
+WRONG = "Name or password is wrong."
+SCRIPT = "<script>alert('x')</script>\"&"
+PAGES = ["", "users", "api-tokens", "audit", "guide", "ices/lab-1"]
+
+
+@pytest.fixture(autouse=True)
+def quick_passwords(monkeypatch):
+    """Hashes that cost nothing: what they cost is not what is tested here."""
+    quick = functools.partial(argon2.PasswordHasher, time_cost=1, memory_cost=8, parallelism=1)
+    monkeypatch.setattr(argon2, "PasswordHasher", quick)
+
+
+class Browser:
+    """One person's browser: it keeps cookies, and sends what a page of ours would send."""
+
+    def __init__(self, session, url):
+        self.session = session
+        self.url = url
+        self.origin = url
+        self.form_token = ""
+
+    async def send(self, method, path, fields=None, *, headers=None, data=None, follow=False):
+        data = urlencode(fields, doseq=True).encode() if fields is not None else data
+        given = {"Content-Type": "application/x-www-form-urlencoded"} if data is not None else {}
+        given |= headers or {}
+        url = path if path.startswith("http") else f"{self.url}/admin/{path}"
+        async with self.session.request(
+            method,
+            url,
+            data=data and io.BytesIO(data),
+            headers={name: value for name, value in given.items() if value is not None},
+            allow_redirects=follow,
+        ) as response:
+            body = await response.read()
+            answer = Answer(response.status, response.headers, body, None)
+            answer.text = body.decode()
+            answer.url = str(response.url)
+            return answer
+
+    async def get(self, path="", **how):
+        return await self.send("GET", path, **how)
+
+    async def part(self, path, target="table"):
+        """What htmx asks for."""
+        return await self.get(path, headers={"HX-Request": "true", "HX-Target": target})
+
+    async def post(self, path, fields=None, **headers):
+        """What htmx posts; a header of None is left out."""
+        given = {
+            "HX-Request": "true",
+            "Origin": self.origin,
+            FORM_TOKEN: self.form_token,
+            **{name.replace("_", "-"): value for name, value in headers.items()},
+        }
+        return await self.send("POST", path, fields or {}, headers=given)
+
+    async def log_in(self, name="root", password=PASSWORD, **headers):
+        given = {"Origin": self.origin, **headers}
+        answer = await self.send(
+            "POST", "login", {"name": name, "password": password}, headers=given
+        )
+        if answer.status == 303:
+            found = re.search(r'name="form-token" content="(\w+)"', (await self.get("guide")).text)
+            self.form_token = found and found[1]
+        return answer
+
+    @property
+    def cookie(self):
+        return next((c.value for c in self.session.cookie_jar if c.key == COOKIE), None)
+
+
+@pytest.fixture
+async def browse():
+    """Makes browsers."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def make(running, name=None, role=Role.ADMIN):
+            jar = aiohttp.CookieJar(unsafe=True)
+            session = await stack.enter_async_context(aiohttp.ClientSession(cookie_jar=jar))
+            browser = Browser(session, running.url)
+            if name is not None:
+                await has_password(running, name, role)
+                answer = await browser.log_in(name)
+                assert answer.status == 303, f"{name} could not log in: {answer}"
+            return browser
+
+        yield make
+
+
+async def has_password(running, name, role=Role.ADMIN, password=PASSWORD):
+    accounts = running.gateway.accounts
+    if await accounts.user(name) is None:
+        await accounts.add_user(ADMIN, name, role, None)
+    await accounts.set_password(ADMIN, name, Secret(password))
+
+
+@pytest.fixture
+async def root(running, browse):
+    """The browser of an admin."""
+    return await browse(running, "root")
+
+
+async def last_seq(running):
+    return await running.gateway.tail._events.last()
+
+
+async def actions(running):
+    return [entry.event.action for entry in await running.gateway.tail._events.after(0, 1000)]
+
+
+def said(answer):
+    """The page's text without markup."""
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", answer.text)).split())
+
+
+def expect_login_page(answer, status, sentence=None):
+    assert answer.status == status, f"expected the login page with {status}, got {answer}"
+    assert 'name="password"' in answer.text
+    if sentence is not None:
+        assert sentence in said(answer)
+
+
+# --- logging in ----------------------------------------------------------------------------------
+
+
+async def test_right_password_opens_the_page(running, browse):
+    await has_password(running, "root")
+    browser = await browse(running)
+    expect_login_page(await browser.get("login"), 200)
+    answer = await browser.log_in("ROOT")
+    assert (answer.status, answer.headers["Location"]) == (303, "./")
+    cookie = answer.headers["Set-Cookie"].lower()
+    assert "httponly" in cookie
+    assert "samesite=strict" in cookie
+    assert "path=/" in cookie
+    assert "secure" not in cookie, "over http the browser would not send it back"
+    page = await browser.get()
+    assert page.status == 200
+    assert "root (admin)" in said(page)
+    assert (await browser.get("login")).headers["Location"] == "./", "who is logged in goes on"
+    assert (await actions(running))[-1] == "log-in"
+
+
+@pytest.mark.parametrize(
+    ("name", "password"),
+    [
+        ("root", "wrong"),
+        ("root", ""),
+        ("root", PASSWORD + " "),
+        ("root", PASSWORD.upper()),
+        ("nobody", PASSWORD),
+        ("", ""),
+        ("tagged", ""),
+        ("tagged", PASSWORD),
+        ("gone", PASSWORD),
+        ("r" * 100_000, PASSWORD),
+        ("\x00", "\x00"),
+        ("\ud7ff\U0010ffff", "\N{SNOWMAN}"),
+    ],
+)
+async def test_wrong_credentials_are_told_alike(running, browse, name, password):
+    await has_password(running, "root")
+    await running.add_user("tagged")
+    await has_password(running, "gone")
+    await running.gateway.accounts.disable(ADMIN, "gone")
+    before = await last_seq(running)
+    browser = await browse(running)
+    answer = await browser.log_in(name, password)
+    expect_login_page(answer, 401, WRONG)
+    assert "Set-Cookie" not in answer.headers
+    assert (await browser.get()).status == 302
+    assert await last_seq(running) == before
+
+
+async def test_cookie_is_secure_where_the_public_url_is(tmp_path, browse):
+    async with harness(tmp_path, server__public_url=["https://ice.example/gw"]) as running:
+        await has_password(running, "root")
+        answer = await (await browse(running)).log_in()
+        assert "secure" in answer.headers["Set-Cookie"].lower()
+
+
+@pytest.mark.parametrize(
+    "origin", [None, "", "null", "http://evil.example", "http://[", "http://127.0.0.1:1"]
+)
+async def test_login_has_to_come_from_the_login_page(running, browse, origin):
+    await has_password(running, "root")
+    browser = await browse(running)
+    answer = await browser.log_in(Origin=origin)
+    assert answer.status == 403
+    assert "did not come from the login page" in said(answer)
+    assert "Set-Cookie" not in answer.headers
+
+
+async def test_first_user_is_hinted_at_while_there_is_none(tmp_path, browse):
+    async with run_gateway(settings_for(tmp_path)) as gateway:
+        browser = await browse(gateway)
+        page = await browser.get("login")
+        assert "ice-gateway users add NAME --role admin" in said(page)
+        await gateway.accounts.add_user(ADMIN, "root", Role.ADMIN, None)
+        assert "users add" not in said(await browser.get("login"))
+
+
+# --- throttling ----------------------------------------------------------------------------------
+
+
+async def test_sixth_attempt_of_a_user_from_one_address_is_refused(running, browse, root):
+    api = await running.api("root")
+    stranger = await browse(running)
+    for _ in range(5):
+        expect_login_page(await stranger.log_in("root", "wrong"), 401, WRONG)
+    answer = await stranger.log_in("ROOT")
+    expect_login_page(answer, 429, "Too many failed attempts. Try again in 15 minutes.")
+    assert 800 < int(answer.headers["Retry-After"]) <= 900
+    assert 'value="ROOT"' in answer.text, "what was typed is kept"
+    # whoever is in stays in, and others are let in
+    assert (await root.get()).status == 200
+    assert (await api.get("/ices")).status == 200
+    await browse(running, "eve", Role.AUDITOR)
+
+
+async def test_success_clears_the_user_but_not_the_address(running, browse):
+    await has_password(running, "root")
+    browser = await browse(running)
+    for _ in range(3):
+        for _ in range(4):
+            assert (await browser.log_in("root", "wrong")).status == 401
+        assert (await browser.log_in()).status == 303
+
+
+async def test_fiftyfirst_attempt_from_one_address_is_refused(tmp_path, browse):
+    async with harness(tmp_path, server__trusted_proxies=["127.0.0.1"]) as running:
+        await has_password(running, "root")
+        browser = await browse(running)
+        here, there = {"X-Forwarded-For": "192.0.2.1"}, {"X-Forwarded-For": "192.0.2.2"}
+        for number in range(50):
+            assert (await browser.log_in(f"u{number}", "x", **here)).status == 401
+        expect_login_page(await browser.log_in(**here), 429, "Too many failed attempts")
+        assert (await browser.log_in(**there)).status == 303
+
+
+async def test_who_could_not_be_checked_has_not_failed(running, browse, monkeypatch):
+    await has_password(running, "root")
+    browser = await browse(running)
+    passwords = running.gateway.accounts._passwords
+
+    async def busy(*_):
+        raise TooBusy
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(passwords), "verify", busy)
+        for _ in range(60):
+            assert (await browser.log_in()).status == 429
+    assert (await browser.log_in()).status == 303
+
+
+# --- how a login ends ----------------------------------------------------------------------------
+
+
+class Hands:
+    """A clock that stands until it is moved."""
+
+    def __init__(self):
+        self.now = utc_now()
+
+    def __call__(self):
+        return self.now
+
+    def move(self, **by):
+        self.now += timedelta(**by)
+
+
+@pytest.fixture
+async def timed(tmp_path, browse):
+    """A gateway, its clock, and an admin's browser."""
+    clock = Hands()
+    async with harness(tmp_path, clock=clock) as running:
+        yield running, clock, await browse(running, "root")
+
+
+async def test_login_ends_when_it_is_not_used(timed):
+    _, clock, browser = timed
+    for _ in range(3):
+        clock.move(minutes=29)
+        assert (await browser.get()).status == 200
+    clock.move(minutes=30)
+    assert (await browser.get()).status == 302
+
+
+async def test_login_ends_after_its_time_though_it_is_used(timed):
+    _, clock, browser = timed
+    for _ in range(25):
+        clock.move(minutes=28)
+        assert (await browser.get()).status == 200
+    clock.move(minutes=20)
+    assert (await browser.get()).status == 302
+
+
+async def test_what_a_page_asks_for_by_itself_does_not_keep_a_login(timed):
+    _, clock, browser = timed
+    for _ in range(2):
+        clock.move(minutes=14)
+        live = {"HX-Request": "true", "HX-Target": "table", "X-Live": "true"}
+        assert (await browser.get("", headers=live)).status == 200
+    clock.move(minutes=2)
+    assert (await browser.get()).status == 302
+
+
+async def test_open_event_stream_does_not_keep_a_login(timed, monkeypatch):
+    running, clock, browser = timed
+    url = f"{running.url}{API}/events/stream"
+    async with browser.session.get(url) as stream:
+        assert stream.status == 200
+        clock.move(minutes=20)
+        await running.add_user("bob")  # users change: the stream looks at its caller again
+        async with asyncio.timeout(5):
+            while b"add-user" not in await stream.content.readline():
+                pass
+        clock.move(minutes=11)
+        await running.add_user("carol")
+        async with asyncio.timeout(5):
+            assert b"carol" not in await stream.read(), "the stream was expected to end"
+    assert (await browser.get()).status == 302
+
+
+async def test_log_out_revokes_the_login(running, root):
+    cookie = root.cookie
+    answer = await root.post("logout")
+    assert (answer.status, answer.headers["HX-Redirect"]) == (200, "./login")
+    assert root.cookie is None, "the browser was expected to be told to forget it"
+    answer = await root.get("", headers={"Cookie": f"{COOKIE}={cookie}"})
+    assert answer.status == 302
+
+
+async def test_disabled_user_is_out_at_once(running, browse, root):
+    eve = await browse(running, "eve", Role.AUDITOR)
+    answer = await root.post("users/disable", {"name": "eve"})
+    assert answer.status == 200
+    assert (await eve.get()).status == 302
+    assert (await eve.part("users")).status == 401
+    expect_login_page(await eve.log_in("eve"), 401, WRONG)
+
+
+async def test_ended_logins_are_out_and_may_log_in_again(running, browse, root):
+    first, second = [await browse(running, "eve", Role.AUDITOR) for _ in range(2)]
+    answer = await root.post("users/logins", {"name": "EVE"})
+    assert "2 logins ended." in said(answer)
+    assert [(await first.get()).status, (await second.get()).status] == [302, 302]
+    assert (await root.get()).status == 200
+    assert (await first.log_in("eve")).status == 303
+
+
+async def test_role_counts_from_the_next_request_on(running, browse, root):
+    eve = await browse(running, "eve", Role.AUDITOR)
+    assert (await eve.get("audit")).status == 200
+    assert (await root.post("users/role", {"name": "eve", "role": "member"})).status == 200
+    assert (await eve.get("audit")).status == 403
+
+
+@pytest.mark.parametrize(
+    "cookie", ["", "x", "\N{SNOWMAN}", "%00", "a" * 5000, "icegw_", '"', "x; y"]
+)
+async def test_garbage_for_a_cookie_is_nobody(running, browse, cookie):
+    browser = await browse(running)
+    answer = await browser.get("", headers={"Cookie": f"{COOKIE}={cookie}"})
+    assert (answer.status, answer.headers["Location"]) == (302, "./login")
+
+
+# --- redirects and addresses ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["", "users", "ices/lab-1", "no/such/page", "ices/a%2Fb"])
+async def test_who_is_not_logged_in_is_sent_to_the_login_page(running, browse, path):
+    browser = await browse(running)
+    answer = await browser.get(path)
+    assert answer.status == 302
+    assert urljoin(answer.url, answer.headers["Location"]) == f"{running.url}/admin/login"
+
+
+@pytest.mark.parametrize("prefix", ["/gw", "/admin/gw", "/a/admin", "/a.b/c"])
+async def test_pages_work_under_a_prefix(tmp_path, browse, prefix):
+    async with harness(tmp_path, server__public_url=[f"http://ice.example{prefix}"]) as running:
+        await has_password(running, "root")
+        browser = await browse(running)
+        base = f"{running.url}{prefix}/admin"
+        for path in ("", "users", "ices/x/deregister"):
+            answer = await browser.get(f"{base}/{path}")
+            assert urljoin(answer.url, answer.headers["Location"]) == f"{base}/login"
+        answer = await browser.get(base)
+        assert urljoin(answer.url, answer.headers["Location"]) == f"{base}/"
+        assert (await browser.log_in()).status == 303
+        for path in ("", "users", "ices/none", "no/such/page"):
+            page = await browser.get(f"{base}/{path}")
+            way = re.search(r'<base href="([./]+)">', page.text)[1]
+            assert urljoin(page.url, way) == f"{base}/", f"{path} has base {way}"
+
+
+async def test_pages_work_behind_a_proxy_that_takes_the_prefix_away(tmp_path, browse):
+    async with contextlib.AsyncExitStack() as stack:
+        client = await stack.enter_async_context(aiohttp.ClientSession())
+        upstream = []
+
+        async def forward(request):
+            headers = {k: v for k, v in request.headers.items() if k.lower() != "host"}
+            url = f"{upstream[0]}/{request.match_info['tail']}"
+            async with client.request(
+                request.method,
+                url,
+                headers=headers,
+                data=await request.read(),
+                allow_redirects=False,
+            ) as answer:
+                kept = {
+                    k: v
+                    for k, v in answer.headers.items()
+                    if k in ("Location", "Set-Cookie", "Content-Type", "HX-Redirect")
+                }
+                return web.Response(status=answer.status, body=await answer.read(), headers=kept)
+
+        app = web.Application()
+        app.router.add_route("*", "/deep/gw/{tail:.*}", forward)
+        runner = web.AppRunner(app, shutdown_timeout=1)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        public = f"http://127.0.0.1:{runner.addresses[0][1]}/deep/gw"
+        running = await stack.enter_async_context(harness(tmp_path, server__public_url=[public]))
+        upstream.append(running.url)
+        await has_password(running, "root")
+        browser = await browse(running)
+        browser.url, browser.origin = public, public.removesuffix("/deep/gw")
+        answer = await browser.get("users", follow=True)
+        assert answer.url == f"{public}/admin/login"
+        answer = await browser.send("GET", f"{public}/admin", follow=True)
+        assert answer.url == f"{public}/admin/login"
+        answer = await browser.log_in()
+        assert answer.status == 303, f"the proxy asks us under another name: {answer}"
+        assert urljoin(answer.url, answer.headers["Location"]) == f"{public}/admin/"
+        assert (await browser.get("users", follow=True)).status == 200
+        answer = await browser.post("users", {"name": "bob", "role": "member"})
+        assert answer.status == 201
+        answer = await browser.post("logout")
+        assert urljoin(f"{public}/admin/", answer.headers["HX-Redirect"]).endswith("/admin/login")
+
+
+async def test_unknown_page_says_so(root):
+    for path in ("none", "ices/none", "ices/a%2Fb", "users/none", "ices/lab-1/burn"):
+        answer = await root.get(path)
+        assert answer.status == 404, f"{path} gave {answer}"
+        assert answer.headers["Content-Type"].startswith("text/html")
+    assert "There is nothing at this address." in said(await root.get("none"))
+    assert "no token has been provisioned" in said(await root.get("ices/none"))
+    part = await root.part("none")
+    assert part.status == 404
+    assert part.text.lstrip().startswith("<dialog"), "within a page it is said in a dialog"
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "logout"), ("DELETE", "users"), ("PUT", "")])
+async def test_wrong_method_is_a_page_too(root, method, path):
+    headers = {"Origin": root.url, FORM_TOKEN: root.form_token}
+    answer = await root.send(method, path, headers=headers)
+    assert answer.status == 405
+    assert answer.headers["Content-Type"].startswith("text/html")
+
+
+# --- only a page of ours can change anything -----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("ices", {"ice_name": "new", "ice_type": "ci-cd"}),
+        ("ices/lab-1/reprovision", {"generation": "1"}),
+        ("ices/bulk", {"action": "disconnect", "ice_names": "lab-1"}),
+        ("users", {"name": "bob", "role": "admin"}),
+        ("users/role", {"name": "alice", "role": "admin"}),
+        ("users/password", {"name": "alice", "password": "x"}),
+        ("users/logins", {"name": "alice"}),
+        ("users/disable", {"name": "alice"}),
+        ("api-tokens", {"owner": "root", "label": "x", "expires_in": "90d"}),
+        ("logout", {}),
+    ],
+)
+async def test_change_needs_origin_and_form_token(running, browse, root, path, fields):
+    await running.provision()
+    other = await browse(running, "eve", Role.ADMIN)
+    before = await last_seq(running)
+    wrong = [
+        {"Origin": None},
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://["},
+        {FORM_TOKEN: None},
+        {FORM_TOKEN: ""},
+        {FORM_TOKEN: "garbage"},
+        {FORM_TOKEN: other.form_token},
+        {FORM_TOKEN: "sn\N{SNOWMAN}wman"},
+        {FORM_TOKEN: root.form_token.upper()},
+    ]
+    for headers in wrong:
+        answer = await root.post(path, fields, **headers)
+        assert answer.status == 403, f"{headers}: {answer}"
+        assert "nothing was changed" in said(answer)
+    stranger = await browse(running)
+    answer = await stranger.post(path, fields, Cookie=f"{COOKIE}=x")
+    assert answer.status == 401
+    assert "Your login has ended. Nothing was changed." in said(answer)
+    assert await last_seq(running) == before
+    assert (await root.get()).status == 200, "nobody was logged out"
+
+
+async def test_page_of_an_older_login_gets_the_new_token(running, browse, root):
+    old = root.form_token
+    await root.log_in()
+    assert root.form_token != old
+    answer = await root.post("users", {"name": "bob", "role": "member"}, **{FORM_TOKEN: old})
+    assert answer.status == 403
+    assert f'"form-token":"{root.form_token}"' in answer.headers["HX-Trigger"]
+
+
+async def test_cookie_at_the_json_api(running, root):
+    api = Api(root.session, running.url, None)
+    assert (await api.get("/ices")).status == 200
+    assert (await api.get("/events")).status == 200
+    body = {"ice_name": "new", "ice_type": "ci-cd"}
+    good = {"Origin": running.url, FORM_TOKEN: root.form_token}
+    for missing in ("Origin", FORM_TOKEN):
+        headers = {name: value for name, value in good.items() if name != missing}
+        expect_refused(await api.post("/ices", body, headers=headers), 401, "unauthenticated")
+    evil = good | {"Origin": "http://evil.example"}
+    expect_refused(await api.post("/ices", body, headers=evil), 401, "unauthenticated")
+    # an Authorization that is no good is not made good by a cookie
+    both = good | {"Authorization": "Bearer x"}
+    expect_refused(await api.post("/ices", body, headers=both), 401, "unauthenticated")
+    assert (await api.post("/ices", body, headers=good)).status == 201
+
+
+# --- headers -------------------------------------------------------------------------------------
+
+
+async def test_every_page_has_the_headers_that_guard_it(running, browse, root):
+    await running.provision()
+    stranger = await browse(running)
+    answers = [await root.get(path) for path in PAGES]
+    answers += [await stranger.get(path) for path in [*PAGES, "login", "none"]]
+    answers += [await root.get("none"), await root.get("logout"), await root.part("users")]
+    answers += [await root.post("users", {}), await root.post("users", {}, Origin=None)]
+    answers.append(await stranger.log_in("x", "y"))
+    for answer in answers:
+        policy = dict(
+            part.strip().partition(" ")[::2]
+            for part in answer.headers["Content-Security-Policy"].split(";")
+        )
+        assert policy["default-src"] == "'none'", answer.url
+        assert policy["script-src"] == policy["style-src"] == "'self'"
+        assert policy["frame-ancestors"] == policy["base-uri"].replace("self", "none") == "'none'"
+        assert policy["form-action"] == "'self'"
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Referrer-Policy"] == "same-origin"
+        assert answer.headers["Cache-Control"] == "no-store", answer.url
+        assert answer.headers["Server"] == "ice-gateway"
+
+
+async def test_no_page_has_inline_code_or_other_hosts(running, root):
+    await running.provision()
+    for path in [*PAGES, "login"]:
+        text = (await root.get(path, follow=True)).text
+        assert not re.search(r"<script(?![^>]* src=)", text), f"inline script on {path}"
+        assert not re.search(r"<[^>]* (on\w+|style|hx-on\S*)=", text), f"inline code on {path}"
+        assert "<style" not in text
+        linked = re.findall(r'(?:src|href|action|hx-\w+)="(https?:)?//', text)
+        assert not linked, f"{path} leads to another host"
+
+
+async def test_static_files(running, browse):
+    browser = await browse(running)
+    page = (await browser.get("login")).text
+    files = re.findall(r'(?:src|href)="(static/[^"]+)"', page)
+    assert len(files) == 6
+    for file in files:
+        answer = await browser.get(file)
+        assert answer.status == 200
+        assert answer.headers["Cache-Control"] == "no-cache"
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Content-Type"].partition(";")[0] in (
+            "text/css",
+            "text/javascript",
+            "application/javascript",
+            "image/svg+xml",
+        )
+        tag = answer.headers["ETag"]
+        again = await browser.get(file, headers={"If-None-Match": tag})
+        assert again.status == 304
+    for path in (
+        "static/none.js",
+        "static/",
+        "static/../auth.py",
+        "static/%2e%2e/auth.py",
+        "static/..%2fauth.py",
+        "static//etc/passwd",
+        "static/%00",
+    ):
+        answer = await browser.get(path)
+        assert answer.status in (302, 404), f"{path} gave {answer}"
+        assert "import" not in answer.text
+
+
+# --- roles ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("call", "member", "auditor", "admin"),
+    [
+        ("GET ", 200, 200, 200),
+        ("GET guide", 200, 200, 200),
+        ("GET ices/lab-1", 200, 200, 200),
+        ("GET ices/theirs", 404, 200, 200),
+        ("GET users", 403, 200, 200),
+        ("GET api-tokens", 403, 200, 200),
+        ("GET audit", 403, 200, 200),
+        ("GET ices/lab-1/reprovision", 403, 403, 200),
+        ("GET ices/theirs/reprovision", 404, 403, 200),
+        ("GET users/role?name=alice", 403, 403, 200),
+        ("GET users/password?name=alice", 403, 403, 200),
+        ("GET users/logins?name=alice", 403, 403, 200),
+        ("GET users/disable?name=alice", 403, 403, 200),
+        ("GET users/disable?name=none", 403, 403, 404),
+        ("GET api-tokens/none/revoke", 403, 403, 404),
+        ("POST ices", 403, 403, 422),
+        ("POST ices/bulk", 403, 403, 422),
+        ("POST ices/bulk/confirm", 403, 403, 422),
+        ("POST users", 403, 403, 422),
+        ("POST users/role", 403, 403, 422),
+        ("POST users/password", 403, 403, 422),
+        ("POST users/logins", 403, 403, 404),
+        ("POST users/disable", 403, 403, 404),
+        ("POST api-tokens", 403, 403, 422),
+        ("POST api-tokens/none/revoke", 403, 403, 404),
+    ],
+)
+async def test_what_each_role_may_see_and_do(running, browse, call, *, member, auditor, admin):
+    method, path = call.split(" ")
+    await running.add_user("bob")
+    await running.provision()
+    await running.gateway.provisioning.provision(ADMIN, "theirs", IceType.NORMAL, "bob")
+    callers = {"alice": (Role.MEMBER, member), "eve": (Role.AUDITOR, auditor)}
+    callers["root"] = (Role.ADMIN, admin)
+    for name, (role, expected) in callers.items():
+        browser = await browse(running, name, role)
+        before = await last_seq(running)
+        answer = await (browser.get(path) if method == "GET" else browser.post(path))
+        assert answer.status == expected, f"{name}: {call} gave {answer}"
+        assert await last_seq(running) == before
+        if expected == 403:
+            assert "Your role does not allow this." in said(answer)
+
+
+async def test_nobody_is_offered_what_they_may_not_do(running, browse):
+    await running.provision()
+    await running.api("alice")
+    eve = await browse(running, "eve", Role.AUDITOR)
+    for path in PAGES:
+        page = (await eve.get(path)).text
+        assert page.count("hx-post") == 1, f"more than Log out is offered on {path}"
+        assert 'hx-target="#dialog"' not in page
+    alice = await browse(running, "alice", Role.MEMBER)
+    page = await alice.get()
+    for name in ("users", "api-tokens", "audit"):
+        assert f'href="{name}"' not in page.text
+    assert "sse-connect" not in page.text
+
+
+async def test_auditor_never_sees_a_secret(running, browse, root):
+    ice = await running.provision()
+    made = await root.post("api-tokens", {"owner": "root", "label": "ci", "expires_in": "90d"})
+    token = re.search(r"icegw_[\w-]+", made.text)[0]
+    eve = await browse(running, "eve", Role.AUDITOR)
+    for path in PAGES:
+        text = (await eve.get(path)).text
+        for secret in (token, Secret(token).digest(), ice.token, "argon2", eve.cookie):
+            assert secret not in text, f"{path} shows a secret"
+
+
+# --- users ---------------------------------------------------------------------------------------
+
+
+async def test_users_are_listed(running, browse, root):
+    await running.provision("lab-1")
+    await running.provision("lab-2")
+    await browse(running, "eve", Role.AUDITOR)
+    await running.add_user("gone")
+    await running.gateway.accounts.disable(ADMIN, "gone")
+    rows = dict(
+        re.findall(r'<tr id="user-(\w+)">(.*?)</tr>', (await root.get("users")).text, re.DOTALL)
+    )
+    shown = {
+        name: [" ".join(re.sub(r"<[^>]*>", " ", cell).split()) for cell in row.split("</td>")[:4]]
+        for name, row in rows.items()
+    }
+    assert shown["alice"] == ["alice member", "no", "2", "0"]
+    assert shown["eve"] == ["eve auditor", "yes", "0", "1"]
+    assert shown["root"] == ["root admin", "yes", "0", "1"]
+    assert "Disabled" in rows["gone"]
+    assert "hx-get" not in rows["gone"], "a disabled user is offered nothing"
+    assert 'hx-get="users/logins?name=alice"' not in rows["alice"], "alice has no login to end"
+    part = await root.part("users?q=AL")
+    assert "alice" in part.text
+    assert "eve" not in part.text
+    assert "<html" not in part.text
+    assert "No user matches." in said(await root.part("users?q=%25"))
+
+
+async def test_users_are_paged(running, root):
+    for number in range(60):
+        await running.add_user(f"u{number:02}")
+    first, second = await root.get("users?q=u"), await root.get("users?q=u&page=2")
+    assert "60 users, page 1 of 2" in said(first)
+    assert "users?q=u&amp;page=2" in first.text
+    assert "u49" in first.text
+    assert "u50" not in first.text
+    assert "u59" in second.text
+    for page in ("0", "-1", "999999999"):
+        assert (await root.get(f"users?page={page}")).status == 200
+    for query in ("page=x", "page=1&page=2", "none=1", "q=" + "x" * 257):
+        assert (await root.get(f"users?{query}")).status == 422
+
+
+async def test_user_is_added(running, browse, root):
+    answer = await root.post("users", {"name": " bob ", "role": "member", "password": ""})
+    assert answer.status == 201
+    assert "users-changed" in answer.headers["HX-Trigger"]
+    assert "only there to be tagged" in said(answer)
+    answer = await root.post("users", {"name": "carol", "role": "auditor", "password": "short"})
+    assert "12 characters or more is safer" in said(answer)
+    browser = await browse(running)
+    assert (await browser.log_in("carol", "short")).status == 303
+    bob = await running.gateway.accounts.user("bob")
+    assert (bob.role, bob.password_hash) == (Role.MEMBER, None)
+    entry = (await running.gateway.tail._events.after(0, 1000))[-3]
+    assert (entry.event.action, entry.event.actor.name, entry.event.actor.via) == (
+        "add-user",
+        "root",
+        "page",
+    )
+    assert 'value="bob"' in (await root.part("users/known")).text
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "field", "sentence"),
+    [
+        ({"name": "ALICE", "role": "member"}, 409, "user_name", "There is a user ALICE already"),
+        ({"name": "", "role": "member"}, 422, "user_name", "1 to 128 printable"),
+        ({"name": "x" * 129, "role": "member"}, 422, "user_name", "1 to 128 printable"),
+        ({"name": "a\nb", "role": "member"}, 422, "user_name", "1 to 128 printable"),
+        ({"name": "a\u202eb", "role": "member"}, 422, "user_name", "1 to 128 printable"),
+        ({"name": "bob", "role": "king"}, 422, "user_role", "choose admin, auditor, member"),
+        ({"name": "bob"}, 422, "user_role", "choose"),
+        ({}, 422, "user_role", "choose"),
+        (
+            {"name": "bob", "role": "member", "password": "x" * 1025},
+            422,
+            "user_password",
+            "1 to 1024 characters",
+        ),
+    ],
+)
+async def test_user_who_cannot_be_added(running, root, fields, *, status, field, sentence):
+    before = await last_seq(running)
+    answer = await root.post("users", fields)
+    assert answer.status == status
+    assert answer.headers["HX-Retarget"] == "#form-fault"
+    assert f'"form-fault":{{"field":"{field}"}}' in answer.headers["HX-Trigger"]
+    assert 'role="alert"' in answer.text
+    assert sentence in said(answer)
+    assert "users-changed" not in answer.headers["HX-Trigger"]
+    assert await last_seq(running) == before
+
+
+async def test_password_is_set_and_the_old_logins_end(running, browse, root):
+    eve = await browse(running, "eve", Role.AUDITOR)
+    ask = await root.get("users/password?name=eve")
+    assert "End the 1 login made with the old one" in said(ask)
+    answer = await root.post("users/password", {"name": "eve", "password": ""})
+    assert answer.status == 422
+    assert answer.headers["HX-Retarget"] == "#dialog-fault"
+    assert (await eve.get()).status == 200
+    fields = {"name": "eve", "password": "another one of it", "end_logins": "yes"}
+    assert "1 login ended." in said(await root.post("users/password", fields))
+    assert (await eve.get()).status == 302
+    expect_login_page(await eve.log_in("eve"), 401)
+    assert (await eve.log_in("eve", "another one of it")).status == 303
+
+
+@pytest.mark.parametrize("action", ["role", "password", "logins", "disable"])
+async def test_action_on_nobody(root, action):
+    fields = {"name": "none", "role": "admin", "password": "x"}
+    for answer in (
+        await root.part(f"users/{action}?name=none"),
+        await root.part(f"users/{action}"),
+        await root.post(f"users/{action}", fields),
+    ):
+        assert answer.status == 404
+        assert "here is no user" in said(answer)
+
+
+async def test_user_whose_name_is_no_path(running, root):
+    for name in ("..", "a/b", "a%2Fb", "a?b=c&d#e", "a;b+c d", "'\"<>", "\N{SNOWMAN}"):
+        fields = {"name": name, "role": "member"}
+        assert (await root.post("users", fields)).status == 201
+        page = (await root.get("users")).text
+        links = re.findall(r'hx-get="(users/role\?name=[^"]+)"', page)
+        found = [await root.part(html.unescape(link)) for link in links]
+        assert sum(f"Role of {name}" in said(answer) for answer in found) == 1, name
+        answer = await root.post("users/role", {"name": name, "role": "auditor"})
+        assert answer.status == 200
+        assert (await running.gateway.accounts.user(name)).role is Role.AUDITOR
+
+
+async def test_disabling_names_the_ices_and_offers_to_deregister_them(running, root):
+    ices = [await running.provision(name) for name in ("lab-1", "lab-2")]
+    await running.provision("lab-3")
+    connections = [await ice.connect() for ice in ices]
+    ask = said(await root.part("users/disable?name=alice"))
+    assert "lab-1 Registered connected" in ask
+    assert "lab-3 Provisioned" in ask
+    answer = await root.post("users/disable", {"name": "alice"})
+    assert "alice is disabled" in said(answer)
+    assert "Deregister 2 ICEs" in said(answer)
+    offered = re.findall(r'name="ice_names" value="([^"]+)"', answer.text)
+    assert offered == ["lab-1", "lab-2"]
+    assert "users-changed" in answer.headers["HX-Trigger"]
+    fields = {"action": "deregister", "ice_names": offered}
+    assert "Deregister 2 ICEs?" in said(await root.post("ices/bulk/confirm", fields))
+    done = await root.post("ices/bulk", fields)
+    assert "2 of 2 done" in said(done)
+    for connection in connections:
+        await connection.expect_dropped(4101)
+    assert await running.status("lab-1") == Status.DEREGISTERED
+    again = await root.post("users/disable", {"name": "alice"})
+    assert again.status == 200
+    assert (await actions(running)).count("disable-user") == 1
+
+
+async def test_admin_is_warned_before_locking_themselves_out(running, browse, root):
+    ask = said(await root.part("users/disable?name=root"))
+    assert "This is you" in ask
+    assert "Nobody else can log in as an admin" in ask
+    await browse(running, "second", Role.ADMIN)
+    ask = said(await root.part("users/disable?name=root"))
+    assert "This is you" in ask
+    assert "Nobody else" not in ask
+    ask = said(await root.part("users/disable?name=alice"))
+    assert "This is you" not in ask
+    assert "Nobody else" not in ask
+
+
+async def test_disabling_is_not_undone_by_a_change_at_the_same_time(running, monkeypatch):
+    accounts = running.gateway.accounts
+    await has_password(running, "eve", Role.AUDITOR)
+    for _ in range(20):
+        await asyncio.gather(
+            accounts.set_role(ADMIN, "eve", Role.ADMIN),
+            accounts.disable(ADMIN, "eve"),
+            accounts.set_role(ADMIN, "eve", Role.MEMBER),
+        )
+        assert (await accounts.user("eve")).disabledon is not None
+
+
+# --- API tokens ----------------------------------------------------------------------------------
+
+
+async def test_no_tokens(tmp_path, browse):
+    async with run_gateway(settings_for(tmp_path)) as gateway:
+        await gateway.accounts.add_user(ADMIN, "root", Role.ADMIN, Secret(PASSWORD))
+        browser = await browse(gateway)
+        await browser.log_in()
+        assert "No tokens have been issued" in said(await browser.get("api-tokens"))
+
+
+@pytest.mark.parametrize(("choice", "days"), [("30d", 30), ("90d", 90), ("365d", 365)])
+async def test_token_is_shown_once_and_works(running, root, choice, days):
+    fields = {"owner": "ROOT", "label": "nightly build", "expires_in": choice}
+    answer = await root.post("api-tokens", fields)
+    assert answer.status == 201
+    assert "tokens-changed" in answer.headers["HX-Trigger"]
+    assert answer.headers["Cache-Control"] == "no-store"
+    token = re.search(r"icegw_[\w-]+", answer.text)[0]
+    assert answer.text.count(token) == 1
+    page = await root.get("api-tokens")
+    assert token not in page.text
+    assert "nightly build root Good" in said(page)
+    assert (await Api(running.session, running.url, token).get("/ices")).status == 200
+    made = next(t for t in await running.gateway.accounts.tokens() if t.label == "nightly build")
+    assert made.expireson - made.createdon == timedelta(days=days)
+    assert f'datetime="{made.expireson:%Y-%m-%dT%H:%M:%S}' in page.text, "date and time"
+
+
+async def test_token_is_revoked_after_a_question(running, root):
+    fields = {"owner": "root", "label": "ci", "expires_in": "never"}
+    answer = await root.post("api-tokens", fields)
+    assert "It does not expire." in said(answer)
+    token = re.search(r"icegw_[\w-]+", answer.text)[0]
+    page = (await root.get("api-tokens")).text
+    link = re.search(r'hx-get="(api-tokens/\w+/revoke)"[^>]*aria-label="Revoke ci of root"', page)[
+        1
+    ]
+    api = Api(running.session, running.url, token)
+    assert "Revoke ci?" in said(await root.part(link))
+    assert (await api.get("/ices")).status == 200, "to ask is not to do"
+    assert "is refused" in said(await root.post(link))
+    assert (await api.get("/ices")).status == 401
+    before = await last_seq(running)
+    assert "was revoked before" in said(await root.post(link))
+    assert "was revoked on" in said(await root.part(link))
+    assert await last_seq(running) == before
+    assert link not in (await root.get("api-tokens")).text
+
+
+async def test_how_tokens_stand(timed):
+    running, clock, browser = timed
+    made = running.gateway.accounts.create_token
+    await running.add_user("gone")
+    await made(ADMIN, "root", "short", 60)
+    await made(ADMIN, "gone", "orphan", 0)
+    await running.gateway.accounts.disable(ADMIN, "gone")
+    clock.move(seconds=61)
+    page = said(await browser.get("api-tokens"))
+    assert "short root Expired" in page
+    assert "orphan gone Owner disabled" in page
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "field", "sentence"),
+    [
+        ({"owner": "none"}, 404, "token_owner", "There is no user none"),
+        ({"owner": ""}, 404, "token_owner", "There is no user"),
+        ({"owner": "gone"}, 403, "token_owner", "The user gone is disabled"),
+        ({"label": ""}, 422, "token_label", "1 to 128 printable characters"),
+        ({"label": "x" * 129}, 422, "token_label", "1 to 128 printable characters"),
+        ({"label": "a\nb"}, 422, "token_label", "1 to 128 printable characters"),
+        ({"expires_in": "1000d"}, 422, "expires_in", "choose 30d, 90d, 365d, never"),
+        ({"expires_in": ""}, 422, "expires_in", "choose"),
+    ],
+)
+async def test_token_that_cannot_be_made(running, root, fields, *, status, field, sentence):
+    await running.add_user("gone")
+    await running.gateway.accounts.disable(ADMIN, "gone")
+    before = await last_seq(running)
+    given = {"owner": "root", "label": "ci", "expires_in": "90d"} | fields
+    answer = await root.post("api-tokens", given)
+    assert answer.status == status
+    assert f'"form-fault":{{"field":"{field}"}}' in answer.headers["HX-Trigger"]
+    assert answer.headers["HX-Retarget"] == "#form-fault"
+    assert sentence in said(answer)
+    assert "icegw_" not in answer.text
+    assert await last_seq(running) == before
+
+
+# --- audit log -----------------------------------------------------------------------------------
+
+
+def numbers(answer):
+    return [int(number) for number in re.findall(r'<tr id="event-(\d+)">', answer.text)]
+
+
+async def test_audit_log_is_newest_first_and_paged(running, root):
+    for number in range(110):
+        await running.add_user(f"u{number}")
+    last = await last_seq(running)
+    first = await root.get("audit")
+    assert numbers(first) == list(range(last, last - 50, -1))
+    shown = numbers(first)
+    page = first
+    while older := re.search(r'id="page-older" href="([^"]+)"', page.text):
+        page = await root.get(html.unescape(older[1]))
+        assert 'id="page-newest"' in page.text
+        shown += numbers(page)
+    assert shown == list(range(last, 0, -1)), "each event once"
+
+
+async def test_audit_log_is_filtered(running, browse, root):
+    ice = await running.provision("lab-1")
+    await (await ice.connect()).close()
+    await running.provision("other")
+    await browse(running, "Eve", Role.AUDITOR)
+
+    async def shown(query):
+        page = await root.part(f"audit?{query}")
+        assert page.status == 200
+        cells = re.findall(r'<tr id="event-\d+">(.*?)</tr>', page.text, re.DOTALL)
+        return [" ".join(re.sub(r"<[^>]*>", " ", cell).split()) for cell in cells]
+
+    assert [row.split()[-1] for row in await shown("ice_name=LAB-1&action=provision")]
+    assert len(await shown("ice_name=LAB-1")) == 2
+    assert len(await shown("action=provision")) == 2
+    assert len(await shown("actor=eve")) == 1, "a name is found with case folded"
+    assert len(await shown("actor=LAB-1")) == 1, "an ICE acts when it registers"
+    assert await shown("actor=nobody") == []
+    assert await shown("ice_name=none") == []
+    assert await shown("action=none") == []
+    assert "1 → 1" not in " ".join(await shown(""))
+    await running.act("lab-1", "deregister")
+    assert "1 → 2" in (await shown("action=deregister"))[0]
+
+
+async def test_audit_log_by_time(timed):
+    running, clock, browser = timed
+    began = clock.now
+    clock.move(hours=1)
+    await running.add_user("bob")
+    clock.move(hours=1)
+    await running.add_user("carol")
+    await browser.log_in()
+
+    async def users(since, until):
+        given = {"action": "add-user"}
+        for name, hours in (("since", since), ("until", until)):
+            if hours is not None:
+                given[name] = (began + timedelta(hours=hours)).isoformat()
+        page = await browser.get(f"audit?{urlencode(given)}")
+        return re.findall(r"user: (\w+)", said(page))
+
+    assert await users(0.5, None) == ["carol", "bob"]
+    assert await users(0.5, 1.5) == ["bob"]
+    assert await users(1, 2) == ["bob"], "from included, until not"
+    assert await users(3, None) == []
+    naive = (began + timedelta(hours=1.5)).replace(tzinfo=None).isoformat()
+    page = await browser.get(f"audit?since={naive}&action=add-user")
+    assert "carol" in said(page)
+    assert "user: bob" not in said(page)
+    assert naive in page.text, "the filter stays in the form"
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "since=yesterday",
+        "until=25:00",
+        "since=0001-01-01T00:00%2B14:00",
+        "before=x",
+        "before=-1",
+        f"before={2**63}",
+        "before=1&before=2",
+        "none=1",
+        "actor=" + "x" * 257,
+    ],
+)
+async def test_filter_that_makes_no_sense(root, query):
+    answer = await root.get(f"audit?{query}")
+    assert answer.status == 422
+    assert query.partition("=")[0] in said(answer)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "before=0",
+        f"before={2**63 - 1}",
+        "since=0001-01-01",
+        "until=9999-12-31T23:59:59-14:00",
+        "actor=%00",
+        "actor=%FF",
+        "actor=%ED%A0%80",
+        "ice_name=%F0%9F%A7%8A",
+        "action='%22",
+    ],
+)
+async def test_odd_filters(root, query):
+    answer = await root.get(f"audit?{query}")
+    assert answer.status in (200, 422), answer
+
+
+async def test_audit_page_knows_every_action(running, root):
+    """What the filter offers is what the log may hold."""
+    await running.provision()
+    for action in ("disconnect", "reprovision"):
+        await running.act("lab-1", action)
+    await root.post("users/logins", {"name": "alice"})
+    await running.gateway.accounts.disable(ADMIN, "alice")
+    for token in await running.gateway.accounts.tokens():
+        await running.gateway.accounts.revoke_token(ADMIN, token.id)
+    await running.gateway.accounts.set_role(ADMIN, "alice", Role.AUDITOR)
+    assert set(await actions(running)) <= set(ACTIONS)
+
+
+# --- bad input -----------------------------------------------------------------------------------
+
+
+async def test_script_is_text_wherever_it_is_typed(running, browse, root):
+    ice = await running.provision()
+    connection = await ice.connect()
+    hello = {"version": SCRIPT, "platform": SCRIPT, "hostname": SCRIPT}
+    connection.hello(**hello)
+    await running.eventually(
+        "/ices/lab-1", lambda answer: (answer.json["connection"] or {}).get("version") == SCRIPT
+    )
+    user = {"name": SCRIPT, "role": "admin", "password": PASSWORD}
+    added = await root.post("users", user)
+    assert added.status == 201
+    token = {"owner": SCRIPT, "label": SCRIPT, "expires_in": "90d"}
+    made = await root.post("api-tokens", token)
+    assert made.status == 201
+    other = await browse(running)
+    assert (await other.log_in(SCRIPT)).status == 303
+    await running.gateway.provisioning.provision(ADMIN, "theirs", IceType.NORMAL, SCRIPT)
+    quoted = urlencode({"q": SCRIPT})[2:]
+    answers = [added, made]
+    answers += [await root.get(path) for path in PAGES]
+    answers += [
+        await root.get(f"?q={quoted}&user={quoted}"),
+        await root.get(f"users?q={quoted}"),
+        await root.get(f"audit?actor={quoted}&ice_name={quoted}&action={quoted}"),
+        await root.get(f"audit?since={quoted}"),
+        await root.get(f"?sort={quoted}"),
+        await root.get(f"?status={quoted}"),
+        await root.get(f"?{quoted}=1"),
+        await root.get(f"none/{quoted}"),
+        await root.get(f"ices/{quoted}"),
+        await root.part("ices/lab-1/deregister"),
+        await root.part("users/known"),
+        *[
+            await root.part(f"users/{action}?name={quoted}")
+            for action in ("role", "password", "logins", "disable")
+        ],
+        await root.part(f"users/role?name=no{quoted}"),
+        await root.post("users", user),
+        await root.post("users", {"name": "x", "role": SCRIPT}),
+        await root.post("ices", {"ice_name": SCRIPT, "ice_type": SCRIPT}),
+        await root.post("ices", {"ice_name": SCRIPT, "ice_type": "ci-cd"}),
+        await root.post("ices/bulk", {"action": "deregister", "ice_names": [SCRIPT]}),
+        await root.post("ices/bulk/confirm", {"action": "deregister", "ice_names": [SCRIPT]}),
+        await root.post("users/disable", {"name": SCRIPT}),
+        await (await browse(running)).log_in(SCRIPT, "wrong"),
+    ]
+    shown = 0
+    for answer in answers:
+        assert answer.status != 500, answer.url
+        assert "<script>alert" not in answer.text, f"{answer.url} lets it run"
+        for event in ("HX-Trigger", "HX-Retarget", "Location"):
+            assert "<script>" not in answer.headers.get(event, "")
+        shown += "&lt;script&gt;alert" in answer.text
+    assert shown > 15
+    await connection.close()
+
+
+async def odd(root, data, content_type="application/x-www-form-urlencoded", path="users"):
+    headers = {
+        "Origin": root.url,
+        FORM_TOKEN: root.form_token,
+        "HX-Request": "true",
+        "Content-Type": content_type,
+    }
+    return await root.send("POST", path, data=data, headers=headers)
+
+
+@pytest.mark.parametrize("path", ["users", "ices", "ices/bulk", "api-tokens", "users/disable"])
+async def test_odd_forms_change_nothing(running, root, path):
+    before = await last_seq(running)
+    multipart = b'--x\r\nContent-Disposition: form-data; name="name"\r\n\r\nbob\r\n--x--\r\n'
+    for data, content_type, status in [
+        (b"x" * (MAX_BODY + 1), "application/x-www-form-urlencoded", 413),
+        (b"name=\xff\xfe&role=member", "application/x-www-form-urlencoded", 400),
+        (b"name=%ff&role=member", "application/x-www-form-urlencoded", 400),
+        (b"name=b&role=x", "application/x-www-form-urlencoded; charset=none", None),
+        (b"&&&===&;;", "application/x-www-form-urlencoded", None),
+        (b"\x00", "application/x-www-form-urlencoded", None),
+        (multipart, "multipart/form-data; boundary=x", 400),
+        (multipart, "multipart/form-data", 400),
+        (b'{"name": "bob", "role": "member"}', "application/json", 400),
+        (b"name=bob", "text/plain", 400),
+    ]:
+        answer = await odd(root, data, content_type, path)
+        expected = {400, 404, 422} if status is None else {status}
+        assert answer.status in expected, f"{path} {data[:40]!r}: {answer}"
+        assert answer.headers["Content-Type"].startswith("text/html")
+        assert 'role="alert"' in answer.text
+    assert await last_seq(running) == before
+
+
+async def test_odd_login_forms(running, browse):
+    browser = await browse(running)
+    headers = {"Origin": running.url}
+    for data, status in [
+        (b"", 401),
+        (b"name=root", 401),
+        (b"name=a&name=b&password=c", 401),
+        (b"x" * (MAX_BODY + 1), 413),
+        (b"name=\xff", 400),
+    ]:
+        answer = await browser.send("POST", "login", data=data, headers=headers)
+        assert answer.status == status, f"{data[:40]!r}: {answer}"
+        assert answer.headers["Content-Type"].startswith("text/html")
+
+
+async def test_bulk_takes_as_many_as_the_api(running, root):
+    names = [f"none-{number}" for number in range(10_000)]
+    fields = {"action": "disconnect", "ice_names": names}
+    answer = await root.post("ices/bulk", fields)
+    assert answer.status == 200
+    assert "0 of 10000 done" in said(answer)
+    fields["ice_names"] = [*names, "one-more"]
+    assert (await root.post("ices/bulk", fields)).status == 422
+
+
+async def test_store_that_fails_is_told_on_the_page(running, root, monkeypatch):
+    engine = running.gateway.engine
+
+    async def broken(*_):
+        raise StoreUnavailable("disk I/O error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(engine), "write", broken)
+        answer = await root.post("users", {"name": "bob", "role": "member"})
+    assert answer.status == 503
+    assert "Nothing was changed." in said(answer)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(engine), "fetch", broken)
+        answer = await root.get("users")
+        assert answer.status == 503
+        assert "disk I/O error" not in answer.text
+
+
+async def test_fault_of_ours_is_told_on_the_page(running, root, monkeypatch):
+    async def broken(*_):
+        raise RuntimeError("secret thing")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(running.gateway.accounts), "page", broken)
+        page, part = await root.get("users"), await root.part("users")
+    for answer in (page, part):
+        assert answer.status == 500
+        assert "The gateway's log says more." in said(answer)
+        assert "secret thing" not in answer.text
