@@ -1260,3 +1260,8 @@ async def test_fault_of_ours_is_told_on_the_page(running, root, monkeypatch):
         assert answer.status == 500
         assert "The gateway's log says more." in said(answer)
         assert "secret thing" not in answer.text
+
+
+async def test_the_bare_address_leads_to_the_page(running):
+    async with running.session.get(f"{running.url}/", allow_redirects=False) as answer:
+        assert (answer.status, answer.headers["Location"]) == (302, "admin/")

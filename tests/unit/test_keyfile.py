@@ -199,7 +199,7 @@ def test_a_file_that_another_process_made_is_found_at_once(path, clock):
 
 
 def test_an_unknown_key_has_the_file_read_at_most_once_a_second(path, clock, readings):
-    old, new, unknown = Key.generate(), Key.generate(), Key.generate()
+    old, unknown = Key.generate(), Key.generate()
     write(path, old)
     store = started(path, clock)
     stranger = seal(KeyRing([unknown], unknown.kid))
