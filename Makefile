@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint types format lock clean
+.PHONY: help demo serve test screenshots lint types format lock clean
 
 help: ## Show the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 # One line says what is missing on a bare machine.
 $(STAMP): pyproject.toml requirements.lock
@@ -30,6 +30,9 @@ serve: $(STAMP) ## Start a gateway to keep (http://127.0.0.1:8440, ./ice-gateway
 
 test: $(STAMP) ## Run the tests
 	@$(BIN)/python -m pytest -q -n 2 --dist worksteal --cov --cov-report=term
+
+screenshots: $(STAMP) ## Make the pictures of docs/images from a real run (needs Chromium)
+	@$(BIN)/python -m tests.browser.screenshots
 
 lint: $(STAMP) ## Check style
 	@$(BIN)/ruff check .

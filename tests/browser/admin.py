@@ -1,0 +1,161 @@
+"""An admin in front of a browser: logs in, looks, acts; and what goes wrong meanwhile is noted."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from playwright.async_api import Browser, BrowserContext, Locator, Page, async_playwright, expect
+
+from gateway.secret import Secret
+from gateway.times import to_text, utc_now
+from tests.support.harness import ADMIN, Harness
+
+CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+PASSWORD = "correct horse battery staple"
+_FAILED_LOAD = re.compile(r"Failed to load resource: .* status of (\d+)")
+
+
+@contextlib.asynccontextmanager
+async def chromium() -> AsyncIterator[Browser]:
+    """Debian's Chromium."""
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        try:
+            yield browser
+        finally:
+            await browser.close()
+
+
+class Admin:
+    """A browser profile with one gateway's pages.
+
+    `faults` is what no test lets pass: whatever the console complains of, errors of scripts, requests
+    to other hosts. The browser's own line about an answer is none if its status is in `expected`;
+    what htmx says of a stream that ends is none once `stream_may_end`.
+    """
+
+    def __init__(self, context: BrowserContext, running: Harness) -> None:
+        self.context = context
+        self.running = running
+        self.faults: list[str] = []
+        self.expected: set[int] = set()
+        self.stream_may_end = False
+        context.on("weberror", lambda raised: self.faults.append(f"page error: {raised.error}"))
+        context.on("console", self._console)
+        context.on("request", self._request)
+
+    def _console(self, message: Any) -> None:
+        load = _FAILED_LOAD.match(message.text)
+        if message.type not in ("error", "warning") or (load and int(load[1]) in self.expected):
+            return
+        # htmx says `htmx:sseError`, and the event itself beside it.
+        ended = "htmx:sseError" in message.text or message.text == "[object Event]"
+        if not (self.stream_may_end and ended):
+            self.faults.append(f"console {message.type}: {message.text} ({message.location})")
+
+    def _request(self, request: Any) -> None:
+        if not request.url.startswith((f"{self.running.url}/", "blob:", "data:")):
+            self.faults.append(f"request to another host: {request.url}")
+
+    async def log_in(self, user: str = "root") -> None:
+        """A login without the page; how the page does it is one test's matter."""
+        cookie = Secret(secrets.token_urlsafe(32))
+        now = to_text(utc_now())
+        await self._sql(
+            "INSERT INTO logins (token_hash, user_name, address, createdon, seenon)"
+            " VALUES ($1, $2, '127.0.0.1', $3, $3)",
+            cookie.digest(),
+            user,
+            now,
+        )
+        await self.context.add_cookies(
+            [{"name": "ice_login", "value": cookie.reveal(), "url": self.running.url}]
+        )
+
+    async def end_logins(self, user: str = "root") -> None:
+        """As when their time is over: nothing says so."""
+        await self._sql("DELETE FROM logins WHERE user_name = $1", user)
+
+    async def _sql(self, text: str, *values: Any) -> None:
+        await self.running.gateway.engine.write(lambda transaction: transaction.run(text, *values))
+
+    async def open(self, address: str = "") -> Page:
+        """A page of the gateway in a new tab; where it is live, it listens already."""
+        page = await self.context.new_page()
+        await page.add_init_script(
+            "document.addEventListener('htmx:sseOpen',"
+            " () => { document.documentElement.dataset.listens = ''; })"
+        )
+        await page.goto(f"{self.running.url}/admin/{address}")
+        if await page.locator("body[sse-connect]").count():
+            await expect(page.locator("html[data-listens]")).to_be_attached()
+        return page
+
+
+def row(page: Page, name: str) -> Locator:
+    """The row of an ICE."""
+    return page.locator(f'[id="row-{name}"]')
+
+
+def dialog(page: Page) -> Locator:
+    """The dialog that is open."""
+    return page.locator("dialog[open]")
+
+
+async def choose(page: Page, name: str, action: str) -> Locator:
+    """Press the button of an action in a row; returns the dialog that asks."""
+    await row(page, name).get_by_role("button", name=f"{action} {name}", exact=True).click()
+    await expect(dialog(page)).to_be_visible()
+    return dialog(page)
+
+
+async def press(page: Page, name: str) -> None:
+    """Press a button of the open dialog."""
+    await dialog(page).get_by_role("button", name=name, exact=True).click()
+
+
+async def close_token(page: Page) -> None:
+    """Close the dialog that shows a token, in spite of its warning."""
+    await dialog(page).locator("[data-ask]").click()
+    await dialog(page).locator("[data-close]").click()
+    await expect(dialog(page)).to_have_count(0)
+
+
+async def fill(page: Page, name: str, user: str | None = "alice") -> None:
+    """Fill in the form; without a user it is a CI/CD ICE."""
+    await page.get_by_role("radio", name="CI/CD" if user is None else "Normal").check()
+    await page.get_by_label("ICE name").fill(name)
+    if user is not None:
+        await page.locator("#provisionedto").fill(user)
+
+
+async def submit(page: Page) -> None:
+    """Press Provision."""
+    await page.get_by_role("button", name="Provision", exact=True).click()
+
+
+async def set_password(running: Harness, user: str = "root") -> None:
+    """Let a user log in by the page."""
+    await running.gateway.accounts.set_password(ADMIN, user, Secret(PASSWORD))
+
+
+async def enter(page: Page, user: str = "root", password: str = PASSWORD) -> None:
+    """Fill the login page in and send it."""
+    await page.get_by_label("Name").fill(user)
+    await page.get_by_label("Password").fill(password)
+    await page.get_by_role("button", name="Log in").click()

@@ -1,0 +1,201 @@
+"""By keyboard alone, with a screen reader, in light and dark, narrow and wide."""
+
+from __future__ import annotations
+
+import pytest
+from axe_playwright_python.async_playwright import Axe
+from playwright.async_api import expect
+
+from gateway.roles import Role
+from tests.browser.admin import choose, close_token, dialog, fill, press, row, submit
+from tests.support.ice import Key
+
+NAV = ["./", "users", "api-tokens", "audit", "guide"]
+
+
+async def inhabited(running):
+    """ICEs in every status, one of them connected, one with a refused attempt."""
+    await running.provision("waiting-1")
+    gone = await running.provision("gone-1", "ci-cd")
+    await gone.connect()
+    await running.act("gone-1", "deregister")
+    ice = await running.provision("lab-berlin-1")
+    connection = await ice.connect()
+    connection.hello(version="7.1", platform="Linux-6.1-x86_64-with-glibc2.36", hostname="desk-9")
+    await running.ice(ice.token, Key()).refused()
+    await running.provision("a" * 64)
+    await running.add_user("a-user-with-a-very-long-name-" + "x" * 90, Role.AUDITOR)
+    await running.settled()
+
+
+async def hold_to_axe(page, where, scheme, part=None):
+    options = {"resultTypes": ["violations"]}
+    if scheme == "dark":  # where only these can differ from light
+        options["runOnly"] = ["color-contrast", "link-in-text-block", "scrollable-region-focusable"]
+    results = await Axe().run(page, part, options)
+    assert results.violations_count == 0, f"{where}: {results.generate_report()}"
+
+
+async def hold_to_width(page, where, *widths):
+    """Nothing of the page is beside the window, at its width and at these."""
+    before = page.viewport_size
+    for width in (before["width"], *widths):
+        await page.set_viewport_size({**before, "width": width})
+        needs = await page.evaluate("document.documentElement.scrollWidth")
+        assert needs <= width, f"{where} is {needs} px wide in a window of {width}"
+    await page.set_viewport_size(before)
+
+
+async def every_dialog(page, running):
+    """Open each kind of dialog in turn; yields what it is."""
+    await choose(page, "lab-berlin-1", "Deregister")
+    yield "deregister?"
+    await press(page, "Cancel")
+    await choose(page, "lab-berlin-1", "Disconnect")
+    await press(page, "Disconnect")
+    yield "disconnected"
+    await press(page, "Ok")
+    await page.get_by_label("Choose all on this page").check()
+    await page.locator("#bulk-deregister").click()
+    await expect(dialog(page)).to_be_visible()
+    yield "deregister several?"
+    await press(page, "Deregister")
+    await expect(dialog(page).get_by_role("heading")).to_contain_text("done")
+    yield "deregistered several"
+    await press(page, "Ok")
+    await fill(page, "lab-2")
+    await submit(page)
+    await expect(dialog(page)).to_be_visible()
+    yield "provisioned"
+    await press(page, "Ok")
+    yield "token"
+    await dialog(page).locator("[data-ask]").click()
+    yield "token, closing"
+    await dialog(page).locator("[data-close]").click()
+    await page.evaluate("document.querySelector('meta[name=form-token]').content = 'old'")
+    await fill(page, "lab-3")
+    await submit(page)
+    await expect(dialog(page)).to_be_visible()
+    yield "problem"
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1920), ("dark", 320)])
+async def test_pages_hold_to_axe_and_to_the_width(new_admin, running, scheme, width):
+    await inhabited(running)
+    look = {"color_scheme": scheme, "viewport": {"width": width, "height": 900}}
+    stranger = await new_admin(None, **look)
+    page = await stranger.open("login")
+    await hold_to_axe(page, "login", scheme)
+    await hold_to_width(page, "login", 320, 1920)
+    admin = await new_admin(**look)
+    admin.expected = {404}
+    page = await admin.open()
+    links = page.get_by_role("navigation", name="Main").get_by_role("link")
+    found = await links.evaluate_all("links => links.map(link => link.getAttribute('href'))")
+    assert found == NAV
+    for address in [*NAV, "?q=nowhere", "ices/lab-berlin-1", "ices/gone-1", "ices/nowhere"]:
+        answer = await page.goto(f"{running.url}/admin/{address}")
+        assert answer.ok or address == "ices/nowhere", f"{address} answered {answer.status}"
+        for summary in await page.locator("summary").all():
+            await summary.click()
+        await hold_to_axe(page, address, scheme)
+        await hold_to_width(page, address, 320, 1920)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_dialogs_hold_to_axe_and_to_the_width(new_admin, running, scheme):
+    await inhabited(running)
+    admin = await new_admin(color_scheme=scheme, viewport={"width": 320, "height": 700})
+    admin.expected = {403}
+    page = await admin.open()
+    async for what in every_dialog(page, running):
+        await hold_to_axe(page, what, scheme, "dialog[open]")
+        await hold_to_width(page, what)
+        box = await dialog(page).locator("article:visible").bounding_box()
+        assert box["x"] >= 0, f"{what}: {box}"
+        assert box["x"] + box["width"] <= 320, f"{what}: {box}"
+
+
+async def reach(page, name, key="Tab"):
+    """Press Tab until the focus is on what bears this name; it has to come within the page's length."""
+    for _ in range(60):
+        focused = await page.evaluate(
+            "(document.activeElement.getAttribute('aria-label')"
+            " || document.activeElement.labels?.[0]?.innerText"
+            " || document.activeElement.innerText || '').trim()"
+        )
+        if focused.startswith(name):
+            return
+        await page.keyboard.press(key)
+    raise AssertionError(f"{name} is not reached by {key}")
+
+
+async def test_provision_and_deregister_by_keyboard_alone(page, running):
+    keys = page.keyboard
+    await keys.press("Tab")
+    await expect(page.get_by_text("Skip to content")).to_be_focused()
+    await keys.press("Enter")
+    await expect(page.locator("main")).to_be_focused()
+    await reach(page, "Normal")
+    await keys.press("ArrowDown")
+    await expect(page.get_by_role("radio", name="CI/CD")).to_be_checked()
+    await keys.press("ArrowUp")
+    await reach(page, "ICE name")
+    await keys.type("lab-1")
+    await keys.press("Tab")
+    await expect(page.locator("#provisionedto")).to_be_focused()
+    await keys.type("alice")
+    await reach(page, "Provision")
+    await keys.press("Enter")
+    ok = dialog(page).get_by_role("button", name="Ok")
+    await expect(ok).to_be_focused()
+    await keys.press("Enter")
+    await expect(dialog(page).get_by_role("heading")).to_be_focused()
+    token = await page.locator("#token").input_value()
+    await reach(page, "Close")
+    await keys.press("Enter")
+    await expect(dialog(page).get_by_role("button", name="Keep it open")).to_be_focused()
+    await keys.press("Tab")
+    await keys.press("Enter")
+    await expect(page.get_by_role("button", name="Provision", exact=True)).to_be_focused()
+    connection = await running.ice(token).connect()
+    await expect(row(page, "lab-1").locator(".status")).to_have_text("Registered")
+    await reach(page, "Deregister lab-1")
+    await keys.press("Enter")
+    await expect(dialog(page).get_by_role("button", name="Cancel")).to_be_focused()
+    await keys.press("Escape")
+    button = row(page, "lab-1").get_by_role("button", name="Deregister lab-1")
+    await expect(button).to_be_focused()
+    await keys.press("Enter")
+    await expect(dialog(page)).to_be_visible()
+    await keys.press("Tab")
+    await keys.press("Enter")
+    await connection.expect_dropped(4101)
+    await expect(dialog(page).get_by_role("heading")).to_have_text("lab-1 deregistered")
+    await keys.press("Escape")
+    # Its button has gone: the focus stays in its row.
+    await expect(row(page, "lab-1").get_by_role("link", name="lab-1")).to_be_focused()
+
+
+async def test_focus_cannot_leave_an_open_dialog(page):
+    await fill(page, "lab-1")
+    await submit(page)
+    await press(page, "Ok")
+    for _ in range(12):
+        await page.keyboard.press("Tab")
+        inside = (
+            "document.activeElement === document.body || !!document.activeElement.closest('dialog')"
+        )
+        assert await page.evaluate(inside)
+    await close_token(page)
+
+
+async def test_narrow_table_scrolls_by_itself_and_stays_where_it_was(new_admin, running):
+    await inhabited(running)
+    admin = await new_admin(viewport={"width": 320, "height": 700})
+    page = await admin.open()
+    region = "document.querySelector('#table-region')"
+    await page.evaluate(f"{region}.scrollLeft = 200")
+    await running.provision("lab-new")
+    await expect(row(page, "lab-new")).to_be_attached()
+    assert await page.evaluate(f"{region}.scrollLeft") == 200

@@ -1,0 +1,318 @@
+"""The table of ICEs: live, filtered, sorted, paged; and one ICE with its timeline."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+
+import pytest
+from playwright.async_api import expect
+
+from gateway.cli.common import desk
+from gateway.roles import Role
+from gateway.times import to_text, utc_now
+from tests.browser.admin import choose, close_token, dialog, fill, press, row, submit
+from tests.support.ice import Key
+
+EVIL = '<img src=x onerror="window.hurt=1"><script>window.hurt=1</script>\'"&{{7*7}}'
+
+
+async def test_change_by_a_command_and_presence_show_by_themselves(page, running):
+    ice = await running.provision("lab-1")
+    await expect(row(page, "lab-1").locator(".status")).to_have_text("Provisioned")
+    connection = await ice.connect()
+    await expect(row(page, "lab-1").locator(".status")).to_have_text("Registered")
+    await expect(row(page, "lab-1").locator(".online")).to_have_text("Connected")
+    connection.hello(version="1.0")
+    await expect(row(page, "lab-1").locator(".version")).to_have_text("1.0")
+    connection.hello(version="1.1")
+    await expect(row(page, "lab-1").locator(".version")).to_have_text("1.1")
+    async with desk(running.gateway.settings) as opened:
+        await opened.provisioning.deregister(opened.actor, "lab-1")
+    await connection.expect_dropped(4101)
+    await expect(row(page, "lab-1").locator(".status")).to_have_text("Deregistered")
+    await expect(row(page, "lab-1").locator(".online")).to_have_count(0)
+
+
+async def test_choice_focus_and_dialog_survive_what_happens_by_itself(page, running):
+    for name in ("lab-1", "lab-2"):
+        await (await running.provision(name)).connect()
+    await expect(row(page, "lab-2").locator(".online")).to_be_visible()
+    await page.get_by_label("Choose lab-2").check()
+    button = row(page, "lab-1").get_by_role("button", name="Deregister lab-1")
+    await button.focus()
+    old = await row(page, "lab-1").element_handle()
+    await running.provision("lab-3")
+    await expect(row(page, "lab-3")).to_be_visible()
+    assert not await old.evaluate("row => row.isConnected"), "the table has not been renewed"
+    await expect(button).to_be_focused()
+    await expect(page.get_by_label("Choose lab-2")).to_be_checked()
+    await expect(page.locator("[data-chosen]")).to_have_text("1 chosen")
+    await choose(page, "lab-1", "Deregister")
+    await running.provision("lab-4")
+    await expect(row(page, "lab-4")).to_be_visible()
+    await expect(dialog(page)).to_be_visible()
+    await press(page, "Cancel")
+    await expect(button).to_be_focused()
+
+
+async def test_press_that_a_renewal_comes_between_counts(page, running):
+    await running.provision("lab-1")
+    await expect(row(page, "lab-1")).to_be_visible()
+    button = row(page, "lab-1").get_by_role("button")
+    await button.hover()
+    await page.mouse.down()
+    async with page.expect_response(lambda answer: "/admin/?" in answer.url):
+        await running.provision("lab-2")
+    await page.mouse.up()
+    await expect(dialog(page).get_by_role("heading")).to_have_text("Reprovision lab-1?")
+    await expect(row(page, "lab-2")).to_be_visible()
+
+
+async def test_stream_that_was_lost_leaves_nothing_out(admin, page, running):
+    admin.stream_may_end = True
+    await running.provision("lab-1")
+    await expect(row(page, "lab-1")).to_be_visible()
+    await admin.context.set_offline(True)
+    await running.provision("lab-2")
+    await admin.context.set_offline(False)
+    await expect(row(page, "lab-2")).to_be_visible()
+
+
+async def test_times_are_the_viewers_with_utc_on_hover(page, running):
+    await running.provision("lab-1")
+    told = row(page, "lab-1").locator("time").last
+    await expect(told).to_be_visible()
+    moment = await told.get_attribute("datetime")
+    assert await told.text_content() == await page.evaluate(
+        "moment => new Intl.DateTimeFormat(undefined, {dateStyle: 'medium', timeStyle: 'medium',"
+        " timeZone: 'Asia/Tokyo'}).format(new Date(moment))",
+        moment,
+    )
+    utc = f"{moment[:10]} {moment[11:19]} UTC"
+    await expect(told).to_have_attribute("title", utc)
+
+
+async def many(running, count):
+    """Fill the table as it would be after a year, without the year."""
+    now = to_text(utc_now())
+    names = [f"ice-{number:05}" for number in range(count)]
+
+    async def unit(transaction):
+        await transaction.run_many(
+            "INSERT INTO ice_tokens (ice_name, ice_type, ice_token, status, provisionedto,"
+            " generation, key_thumbprint, provisionedon, registeredon, deregisteredon, expireson)"
+            " VALUES ($1, $2, $3, $4, $5, 1, $6, $7, $8, NULL, NULL)",
+            [
+                (
+                    name,
+                    "ci-cd" if number % 2 else "normal",
+                    f"{number:064x}",
+                    "registered" if number % 3 else "provisioned",
+                    None if number % 2 else "alice",
+                    f"{number:043}" if number % 3 else None,
+                    now,
+                    now if number % 3 else None,
+                )
+                for number, name in enumerate(names)
+            ],
+        )
+
+    await running.gateway.engine.write(unit)
+
+
+async def test_filters_sorting_and_page_stay_in_the_address(page, running):
+    await running.provision("zebra")  # makes the key that seals tokens
+    await many(running, 130)
+    await page.reload()
+    pages = page.get_by_role("navigation", name="Pages")
+    await expect(pages).to_contain_text("131 ICEs, page 1 of 3")
+    await page.get_by_role("link", name="Name", exact=True).click()
+    await expect(page.locator("tbody tr").first).to_have_id("row-zebra")
+    await page.get_by_label("Status", exact=True).select_option("registered")
+    await expect(pages).to_contain_text("86 ICEs, page 1 of 2")
+    await expect(page.locator("tbody tr").first).to_have_id("row-ice-00128")
+    await expect(page).to_have_url(re.compile(r"\?status=registered&desc=true$"))
+    await pages.get_by_role("link", name="Next").click()
+    await expect(pages).to_contain_text("page 2 of 2")
+    wanted = page.url
+    assert "page=2" in wanted
+    # What happens by itself keeps to what is shown.
+    await running.provision("another")
+    await expect(page.locator("[data-chosen]")).to_have_text("None chosen")
+    await expect(pages).to_contain_text("86 ICEs, page 2 of 2")
+    await page.reload()
+    await expect(page).to_have_url(wanted)
+    await expect(pages).to_contain_text("86 ICEs, page 2 of 2")
+    await expect(page.get_by_label("Status", exact=True)).to_have_value("registered")
+    await page.go_back()
+    await expect(pages).to_contain_text("86 ICEs, page 1 of 2")
+    await page.go_back()
+    await expect(pages).to_contain_text("132 ICEs, page 1 of 3")
+    await expect(page.get_by_label("Status", exact=True)).to_have_value("")
+    first = page.locator("tbody tr").first
+    await expect(first).to_have_id("row-zebra")
+    # A page that has come back is as live as before, and its times are the viewer's.
+    await expect(first.locator("time").last).not_to_contain_text("UTC")
+    await running.provision("zulu")
+    await expect(page.locator("tbody tr").first).to_have_id("row-zulu")
+    await page.locator("#link-zulu").click()
+    await page.go_back()
+    await expect(page.locator("tbody tr").first).to_have_id("row-zulu")
+
+
+async def test_each_filter_filters(page, running):
+    await running.add_user("bob")
+    ice = await running.provision("lab-1")
+    await running.provision("build-2", "ci-cd")
+    connection = await ice.connect()
+    connection.hello(version="9")
+    await expect(row(page, "lab-1").locator(".version")).to_have_text("9")
+    for label, value, left in [
+        ("Status", "provisioned", "build-2"),
+        ("Type", "normal", "lab-1"),
+        ("Connection", "true", "lab-1"),
+        ("Connection", "false", "build-2"),
+    ]:
+        field = page.get_by_label(label, exact=True)
+        await field.select_option(value)
+        await expect(page.locator("tbody tr")).to_have_count(1)
+        await expect(row(page, left)).to_be_visible()
+        await field.select_option("")
+        await expect(page.locator("tbody tr")).to_have_count(2)
+    user = page.get_by_role("search").get_by_label("User", exact=True)
+    await user.fill("ALICE")
+    await expect(page.locator("tbody tr")).to_have_count(1)
+    await user.fill("bob")
+    await expect(page.locator("tbody")).to_have_text("No ICE matches.", use_inner_text=True)
+
+
+async def test_login_that_ends_while_the_back_button_is_pressed(admin, page, running):
+    admin.expected, admin.stream_may_end = {401}, True
+    await page.get_by_label("Status", exact=True).select_option("registered")
+    await expect(page).to_have_url(re.compile("status=registered"))
+    await admin.end_logins()
+    await page.go_back()
+    await expect(page.get_by_label("Password")).to_be_visible()
+    faults, admin.faults = admin.faults, []
+    assert all("htmx:historyCacheMissLoadError" in fault for fault in faults), faults
+
+
+async def test_search_for_a_missing_name_offers_to_provision_it(page, running):
+    await running.provision("lab-1")
+    await page.get_by_label("Search ICE or user").fill("lab-2")
+    told = page.locator("tbody")
+    await expect(told).to_contain_text("lab-2: Not registered: no token has been provisioned")
+    await told.get_by_role("button", name="Provision lab-2").click()
+    await expect(page.get_by_label("ICE name")).to_have_value("lab-2")
+    await expect(page.locator("#provisionedto")).to_be_focused()
+    await page.keyboard.type("alice")
+    await page.keyboard.press("Enter")
+    await press(page, "Ok")
+    await close_token(page)
+    await expect(row(page, "lab-2")).to_be_visible()
+
+
+async def test_ten_thousand_ices_stay_usable(admin, page, running):
+    await running.provision("zebra")
+    await many(running, 10_000)
+    began = time.perf_counter()
+    await page.reload()
+    await expect(page.locator("tbody tr")).to_have_count(50)
+    print(f"first page of 10,000: {(time.perf_counter() - began) * 1000:.0f} ms in the browser")  # noqa: T201
+    for query in ("", "?page=200", "?sort=version&desc=true", "?q=ice-0999"):
+        began = time.perf_counter()
+        answer = await page.request.get(f"{running.url}/admin/{query}")
+        print(f"/admin/{query}: {(time.perf_counter() - began) * 1000:.0f} ms")  # noqa: T201
+        assert answer.ok
+    await page.get_by_label("Search ICE or user").fill("ice-09999")
+    await expect(page.locator("tbody tr")).to_have_count(1)
+    await choose(page, "ice-09999", "Reprovision")
+    await press(page, "Reprovision")
+    await expect(dialog(page).get_by_role("heading")).to_have_text("ICE reprovisioned")
+
+
+# --- one ICE ---------------------------------------------------------------------------------------
+
+
+async def test_one_ice_answers_why_it_is_offline(admin, running):
+    ice = await running.provision("lab-1")
+    page = await admin.open("ices/lab-1")
+    reason = page.locator("[data-reason]")
+    await expect(reason).to_contain_text("has not been started with its newest token")
+    connection = await ice.connect()
+    connection.hello(version="7.1", platform="Linux", hostname="desk-9")
+    session = page.get_by_role("article", name="Session")
+    await expect(session).to_contain_text("Connected")
+    await expect(session).to_contain_text("desk-9")
+    await connection.leave()
+    await expect(session).to_contain_text("Not connected.")
+    await expect(reason).to_contain_text("is it running?")
+    # Another machine tries: told with its reason, and the remedy is a button.
+    thief = running.ice(ice.token, Key())
+    for _ in range(2):
+        assert (await thief.refused()).code == "key-mismatch"
+    await running.settled()
+    await page.reload()
+    await expect(reason).to_contain_text("Another machine")
+    timeline = page.locator(".timeline")
+    await expect(timeline.locator(".refused")).to_contain_text("key-mismatch")
+    await expect(timeline.locator(".refused")).to_contain_text("2 times since")
+    await expect(timeline.locator(".admitted")).to_have_count(1)
+    await expect(timeline).to_contain_text("provision (generation 1)")
+    await session.get_by_role("button", name="Reregister").click()
+    await press(page, "Reregister")
+    await press(page, "Ok")
+    token = await page.locator("#token").input_value()
+    await close_token(page)
+    await expect(timeline).to_contain_text("reregister (generation 2)")
+    await running.ice(token).connect()
+    await expect(session).to_contain_text("Connected")
+
+
+async def test_name_without_an_entry_has_a_page_that_says_so(admin, running):
+    admin.expected = {404}
+    page = await admin.open("ices/nowhere")
+    await expect(page.get_by_role("alert")).to_be_visible()
+    await page.get_by_role("link", name="Back to ICE Provisioning").click()
+    await expect(page.get_by_role("heading", level=1)).to_have_text("ICE Provisioning")
+
+
+@pytest.mark.parametrize("address", ["", "ices/lab-1"])
+async def test_script_is_inert_wherever_it_may_stand(admin, running, address):
+    await running.add_user(EVIL[:128], Role.MEMBER)
+    answer = await running.admin.post(
+        "/ices", {"ice_name": "lab-1", "ice_type": "normal", "provisionedto": EVIL[:128]}
+    )
+    connection = await running.ice(answer.json["token"]).connect()
+    connection.hello(version=EVIL, platform=EVIL, hostname=EVIL)
+    shown = await running.eventually(
+        "/ices/lab-1", lambda told: (told.json["connection"] or {}).get("version")
+    )
+    assert "<script>" in shown.json["connection"]["version"]
+    page = await admin.open(address)
+    await expect(page.locator("main")).to_contain_text("<script>window.hurt=1</script>")
+    await page.locator("#deregister-lab-1").click()
+    await expect(dialog(page)).to_contain_text("running version <img src=x")
+    await press(page, "Deregister")
+    await expect(dialog(page).get_by_role("heading")).to_have_text("lab-1 deregistered")
+    await press(page, "Ok")
+    if not address:
+        await page.get_by_label("Search ICE or user").fill(EVIL)
+        await expect(page).to_have_url(re.compile(r"\?q="))
+        await page.reload()
+        await expect(row(page, "lab-1")).to_be_visible()
+        await expect(page.get_by_label("Search ICE or user")).to_have_value(EVIL)
+    assert await page.evaluate("window.hurt") is None
+    assert await page.locator("main img, main script").count() == 0
+
+
+async def test_refused_name_is_shown_inert(admin, page):
+    admin.expected = {422}
+    await page.locator("#provision").evaluate("form => { form.noValidate = true; }")
+    await fill(page, EVIL[:64], EVIL)
+    await submit(page)
+    await expect(page.locator("#form-fault")).not_to_be_empty()
+    assert await page.evaluate("window.hurt") is None
+    assert json.loads(await page.evaluate("JSON.stringify([...document.images].length)")) == 0
