@@ -152,7 +152,8 @@ async def harness(
     """Run a gateway with an admin `root` and a member `alice`."""
     async with (
         run_gateway(settings_for(folder, **options), clock=clock) as gateway,
-        aiohttp.ClientSession() as session,
+        # Shorter than the gateway keeps a connection, or else both might let go of it at once.
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(keepalive_timeout=2)) as session,
     ):
         running = Harness(gateway, session)
         known = {user.name for user in await gateway.accounts.users()}
