@@ -10,7 +10,7 @@ from typing import Final
 from gateway.event import Entry, Event
 from gateway.roles import Role
 from gateway.store import events
-from gateway.store.engine import Engine, Row, Transaction
+from gateway.store.engine import Engine, Row, Transaction, containing
 from gateway.times import from_text, from_text_or_none, to_text, to_text_or_none
 
 MAX_USER_NAME: Final = 128
@@ -123,12 +123,6 @@ async def revoke_token(
     return (await events.append(transaction, [event]))[0]
 
 
-def _like(text: str) -> str:
-    """The pattern that finds `text` as it stands."""
-    escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-    return f"%{escaped}%"
-
-
 class Accounts:
     """Reads users and API tokens."""
 
@@ -147,7 +141,7 @@ class Accounts:
 
     async def page(self, text: str, limit: int, offset: int) -> tuple[list[ListedUser], int]:
         """Users by name whose folded name contains `text`, and how many there are in all."""
-        pattern = _like(fold_user(text))
+        pattern = containing(fold_user(text))
         rows = await self._engine.fetch(
             f"SELECT {USER_COLUMNS},"
             " (SELECT count(*) FROM ice_tokens WHERE provisionedto = users.name)"

@@ -70,3 +70,9 @@ class Engine(Protocol):
 def many(column: str, number: int) -> str:
     """SQL for `column` being among the JSON list of parameter `number`."""
     return f"{column} IN (SELECT value FROM json_each(${number}))"
+
+
+def containing(text: str) -> str:
+    """The LIKE pattern (with backslash for ESCAPE) that finds `text` as it stands."""
+    escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    return f"%{escaped}%"

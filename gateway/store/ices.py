@@ -14,7 +14,7 @@ import msgspec
 from gateway.event import Entry, Event
 from gateway.ice import Ice, IceType, Status, fold
 from gateway.store import events
-from gateway.store.engine import Engine, Row, StoreUnavailable, Transaction, many
+from gateway.store.engine import Engine, Row, StoreUnavailable, Transaction, containing, many
 from gateway.store.sessions import CONNECTION_COLUMNS, Connection, connection_from_row
 from gateway.times import from_text, from_text_or_none, to_text, to_text_or_none
 
@@ -213,14 +213,9 @@ def _conditions(where: IceFilter, params: list[object]) -> tuple[str, list[objec
     if where.text is not None:
         add(
             "(lower(t.ice_name) LIKE {0} ESCAPE '\\' OR u.name_folded LIKE {0} ESCAPE '\\')",
-            _pattern(where.text),
+            containing(where.text),
         )
     return " AND ".join(conditions), params
-
-
-def _pattern(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-    return f"%{escaped}%"
 
 
 @dataclass(frozen=True, slots=True)

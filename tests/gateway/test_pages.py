@@ -1265,3 +1265,13 @@ async def test_fault_of_ours_is_told_on_the_page(running, root, monkeypatch):
 async def test_the_bare_address_leads_to_the_page(running):
     async with running.session.get(f"{running.url}/", allow_redirects=False) as answer:
         assert (answer.status, answer.headers["Location"]) == (302, "admin/")
+
+
+async def test_a_member_cannot_tell_which_other_ices_there_are(running, browse):
+    """The search says the same of an ICE that is not theirs and of one that is not there."""
+    await running.provision("not-theirs", "ci-cd")
+    browser = await browse(running, "carla", Role.MEMBER)
+    answers = [await browser.part(f"?q={name}") for name in ("not-theirs", "nowhere")]
+    texts = [answer.text.replace("not-theirs", "X").replace("nowhere", "X") for answer in answers]
+    assert "Not registered: no token has been provisioned" in texts[1]
+    assert texts[0] == texts[1]

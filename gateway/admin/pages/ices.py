@@ -151,7 +151,10 @@ async def _missing(request: web.Request, query: TableQuery, total: int) -> str |
     name = query.q
     if total or name is None or not valid_name(name):
         return None
-    return name if await parts(request).ices.find(name) is None else None
+    listed = await parts(request).ices.find(name)
+    # To a member an ICE that is not theirs does not exist.
+    seen = listed is not None and request[CALLER].sees(listed.ice.provisionedto)
+    return None if seen else name
 
 
 async def known_users(request: web.Request) -> web.StreamResponse:
