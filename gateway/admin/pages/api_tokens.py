@@ -100,7 +100,11 @@ async def create(request: web.Request) -> web.StreamResponse:
     )
     if isinstance(made, Problem):
         return form_fault(request, made, _IDS)
-    context = {"token": made.token, "secret": made.secret.reveal()}
+    context = {
+        "issued": made.token,
+        "token": made.secret.reveal(),
+        "filename": f"api-token-{made.token.id}.txt",
+    }
     return render(
         request,
         "api_token_issued.html",

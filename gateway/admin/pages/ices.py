@@ -216,6 +216,7 @@ def issued_dialog(
         "heading": heading,
         "ice": issued.ice,
         "token": issued.token.reveal(),
+        "filename": f"{issued.ice.ice_name}.token",
         "gateway_url": urls[0],
         "ended": ended,
     }
