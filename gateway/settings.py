@@ -97,7 +97,8 @@ def _public_urls(value: object) -> tuple[str, ...]:
         if (
             parts.scheme not in ("http", "https")
             or not parts.hostname
-            or {"?", "#"} & set(url)
+            or {"?", "#", "%", " "} & set(url)
+            or not url.isascii()
             or "@" in parts.netloc
             or (parts.port is not None and not parts.port)
         ):
@@ -154,7 +155,7 @@ SETTINGS: Final = (
         "server.public_url",
         [],
         _public_urls,
-        "http(s)://host[:port][/prefix], or a list of such URLs",
+        "http(s)://host[:port][/prefix] in plain ASCII, or a list of such URLs",
     ),
     Setting("server.trusted_proxies", [], _networks, "a list of addresses or networks (CIDR)"),
     Setting("server.tls_certificate", "", _optional_path, "a PEM file, or empty"),

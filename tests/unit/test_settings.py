@@ -145,7 +145,15 @@ def test_what_a_value_means(key, value, means):
             for value in [
                 *("gateway.example", "wss://a", "ftp://a", "https://", "https:///p", "//a"),
                 *("https://u@a", "https://a?b", "https://a#b", "https://a:x", "https://a:0"),
-                *("https://[::1", 7, [7], {"a": "b"}),
+                *(
+                    "https://[::1",
+                    "https://a/%C3%A4",
+                    "https://a/ä",
+                    "https://a/b c",
+                    7,
+                    [7],
+                    {"a": "b"},
+                ),
             ]
         ),
         *(("server.trusted_proxies", value) for value in ("proxy", "10.0.0.1/8", "::/129", 7)),

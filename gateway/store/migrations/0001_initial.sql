@@ -57,6 +57,7 @@ CREATE TABLE ice_events (
 
 CREATE INDEX ice_events_ice_name ON ice_events (lower(ice_name), seq);
 CREATE INDEX ice_events_actor ON ice_events (actor, seq);
+CREATE INDEX ice_events_at ON ice_events (at);
 
 CREATE TRIGGER ice_events_no_update BEFORE UPDATE ON ice_events
 BEGIN
