@@ -179,9 +179,10 @@ class Admission:
                     return Refused(refusal(code), name)
                 if reading.ice.status is Status.REGISTERED:
                     return Admitted(reading.ice, reading.seq, reading.at)
-                return await self._register(reading.ice, candidate)
-            except ices.Stale:
-                continue  # lost its compare-and-set: read again and decide anew
+                registered = await self._register(reading.ice, candidate)
+                if registered is not None:
+                    return registered
+                # It has lost its compare-and-set: read again and decide anew.
             except StoreUnavailable:
                 return _unavailable(name)
 
@@ -191,7 +192,7 @@ class Admission:
             token.ice_type, token.generation, token.digest, candidate.thumbprint, self._clock()
         )
 
-    async def _register(self, ice: Ice, candidate: Candidate) -> Admitted:
+    async def _register(self, ice: Ice, candidate: Candidate) -> Admitted | None:
         now, at = self._clock(), self._monotonic()
         registered = ice.register(candidate.thumbprint, now=now)
         assert not isinstance(registered, WrongStatus)  # noqa: S101 - judged a line above
@@ -207,11 +208,10 @@ class Admission:
                 "key_thumbprint": candidate.thumbprint,
             },
         )
-
-        [entry] = await self._engine.write(
-            lambda transaction: ices.replace(transaction, [(ice, registered, event)])
+        entry = await self._engine.write(
+            lambda transaction: ices.swap(transaction, ice, registered, event)
         )
-        return Admitted(registered, entry.seq, at)
+        return None if entry is None else Admitted(registered, entry.seq, at)
 
     def holds(self, admitted: Admitted) -> bool:
         """Whether what was read still admits: it is fresh, and this node knows of every change."""

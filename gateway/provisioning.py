@@ -178,12 +178,10 @@ class Provisioning:
                 # The rules would still allow it, but not on the entry that the caller meant.
                 return problem("stale")
             event = _event(actor, action, now, old, new)
-            try:
-                [entry] = await self._engine.write(_replacing(old, new, event))
-            except ices.Stale:
-                raced = True
-            else:
+            entry = await self._engine.write(_swapping(old, new, event))
+            if entry is not None:
                 return Done(new, entry.seq)
+            raced = True
 
     async def disconnect(
         self, actor: Actor, ice_name: str, expected: Expected = None
@@ -259,9 +257,9 @@ def _nobodys_token() -> str:
     return Secret(secrets.token_urlsafe(32)).digest()
 
 
-def _replacing(old: Ice, new: Ice, event: Event) -> Unit[list[Entry]]:
+def _swapping(old: Ice, new: Ice, event: Event) -> Unit[Entry | None]:
     """A unit of its own: a lambda in the loop would see the loop's next values."""
-    return lambda transaction: ices.replace(transaction, [(old, new, event)])
+    return lambda transaction: ices.swap(transaction, old, new, event)
 
 
 def _event(actor: Actor, action: str, now: datetime, old: Ice | None, new: Ice) -> Event:

@@ -134,6 +134,18 @@ async def replace(
     return await events.append(transaction, [event for _, _, event in changes])
 
 
+async def swap(transaction: Transaction, old: Ice, new: Ice, event: Event) -> Entry | None:
+    """`replace` for one; None where it is stale.
+
+    A value, since nothing was done: what is grouped with it goes on.
+    """
+    try:
+        [entry] = await replace(transaction, [(old, new, event)])
+    except Stale:
+        return None
+    return entry
+
+
 async def find_many(transaction: Transaction, names: Sequence[str]) -> dict[str, Ice]:
     """The entries of these names, by folded name, as the transaction sees them."""
     rows = await transaction.fetch(

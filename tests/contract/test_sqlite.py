@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import sqlite3
 import stat
@@ -11,12 +12,21 @@ import sys
 
 import pytest
 
-from gateway.store import sqlite
+from gateway.store import ices, sqlite
 from gateway.store.accounts import Accounts
 from gateway.store.engine import StoreRefused, StoreUnavailable
 from gateway.store.events import Events
 from gateway.store.sqlite import is_served, open_sqlite, released
-from tests.contract.domain import RULE_BROKEN, add_user, an_event, append, log, refusing, soon
+from tests.contract.domain import (
+    RULE_BROKEN,
+    add_registered,
+    add_user,
+    an_event,
+    append,
+    log,
+    refusing,
+    soon,
+)
 
 
 @pytest.fixture
@@ -80,6 +90,23 @@ async def test_every_connection_is_durable(path, serving):
             ):
                 [(value,)] = await connection.execute_fetchall(f"PRAGMA {pragma}")
                 assert value == expected, f"{pragma} of {name} was expected to be {expected}"
+
+
+async def test_who_lost_a_race_leaves_the_group_it_was_in_alone(engine):
+    """A stale swap is a value: nothing has to be undone, and nobody runs again for it."""
+    ice = await add_registered(engine)
+    stale = dataclasses.replace(ice, generation=9)
+    statements: list[str] = []
+    await engine._writer.set_trace_callback(statements.append)
+    event = an_event("change", ice)
+    done = await asyncio.gather(
+        *(append(engine, an_event()) for _ in range(10)),
+        engine.write(lambda t: ices.swap(t, stale, ice, event)),
+        *(append(engine, an_event()) for _ in range(10)),
+    )
+    assert done[10] is None, "a stale swap was expected to be told as None"
+    ends = [text for text in statements if text.startswith(("BEGIN", "COMMIT", "ROLLBACK"))]
+    assert ends == ["BEGIN IMMEDIATE", "COMMIT"], "one transaction was expected for all"
 
 
 async def test_a_storm_shares_its_commits(engine):
