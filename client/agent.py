@@ -82,8 +82,6 @@ class Event:
     sentence: str
     level: int = logging.INFO
     code: str | int | None = None
-    delay: float | None = None
-    """Seconds until the next attempt, where there is one."""
 
     def __str__(self) -> str:
         return self.sentence
@@ -285,7 +283,7 @@ class IceClient:
             self._tell(Event("refused", line, logging.ERROR, refused.code))
         else:
             line = f"{line} (trying again in {verdict:.1f} s)"
-            self._tell(Event("refused", line, logging.WARNING, refused.code, verdict))
+            self._tell(Event("refused", line, logging.WARNING, refused.code))
 
     def _closed(self, closed: Closed, verdict: float | Stopped) -> None:
         final = isinstance(verdict, Stopped)
@@ -298,7 +296,7 @@ class IceClient:
         self._tell(Event("closed", f"{line}: {closed.sentence}", level, closed.code))
         if not isinstance(verdict, Stopped):
             line = f"reconnecting in {verdict:.1f} s"
-            self._tell(Event("reconnecting", line, delay=verdict))
+            self._tell(Event("reconnecting", line))
 
     def _ended(self, code: str | int, sentence: str, verdict: float | Stopped) -> None:
         final = isinstance(verdict, Stopped)

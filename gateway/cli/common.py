@@ -12,7 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, ParamSpec, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 import msgspec
@@ -28,7 +28,6 @@ from gateway.store.engine import StoreRefused, StoreUnavailable
 from gateway.store.sqlite import SqliteEngine, open_sqlite
 from gateway.times import utc_now
 
-P = ParamSpec("P")
 R = TypeVar("R")
 _FAULTS = (BadSetting, KeyFileUnusable, StoreRefused, StoreUnavailable)
 
