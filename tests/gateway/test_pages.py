@@ -1275,3 +1275,30 @@ async def test_a_member_cannot_tell_which_other_ices_there_are(running, browse):
     texts = [answer.text.replace("not-theirs", "X").replace("nowhere", "X") for answer in answers]
     assert "Not registered: no token has been provisioned" in texts[1]
     assert texts[0] == texts[1]
+
+
+async def test_who_loses_the_right_while_the_form_comes_has_none(running, browse):
+    """Headers and half a form as an admin, then disabled, then the rest."""
+    boss = await browse(running, "boss")
+    body = b"ice_name=late&ice_type=ci-cd"
+    host = running.url.removeprefix("http://")
+    reader, writer = await asyncio.open_connection(*host.split(":"))
+    head = [
+        "POST /admin/ices HTTP/1.1",
+        f"Host: {host}",
+        f"Origin: {running.url}",
+        f"Cookie: {COOKIE}={boss.cookie}",
+        f"{FORM_TOKEN}: {boss.form_token}",
+        "Content-Type: application/x-www-form-urlencoded",
+        f"Content-Length: {len(body)}",
+    ]
+    writer.write("\r\n".join([*head, "", ""]).encode() + body[:9])
+    # The gateway has seen it once somebody who came later is answered.
+    assert (await boss.get()).status == 200
+    await running.gateway.accounts.disable(ADMIN, "boss")
+    writer.write(body[9:])
+    async with asyncio.timeout(10):
+        status = (await reader.readline()).decode()
+    writer.close()
+    assert status.split()[1] == "401", f"a refusal was expected, not {status}"
+    assert (await running.admin.get("/ices/late")).status == 404

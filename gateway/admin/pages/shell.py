@@ -75,8 +75,13 @@ async def to_the_page(request: web.Request) -> web.StreamResponse:
 @web.middleware
 async def logged_in(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Let nobody in without a login; a change needs the page's own token, too."""
+    await _let_in(request)
+    return await handler(request)
+
+
+async def _let_in(request: web.Request) -> None:
     if is_public(request):
-        return await handler(request)
+        return
     login = await login_of(request)
     if login is None:
         if is_fragment(request) or request.method != "GET":
@@ -90,7 +95,6 @@ async def logged_in(request: web.Request, handler: Handler) -> web.StreamRespons
                 "This page was opened in another login, so nothing was changed. Do it once more.",
             )
         )
-    return await handler(request)
 
 
 @web.middleware
@@ -186,8 +190,11 @@ async def posted(request: web.Request) -> list[tuple[str, str]]:
     try:
         async with asyncio.timeout(BODY_TIMEOUT):
             data = await request.read()
-        return parse_qsl(data.decode(), keep_blank_values=True, errors="strict")
+        fields = parse_qsl(data.decode(), keep_blank_values=True, errors="strict")
     except TimeoutError:
         raise Refusal(problem("timeout")) from None
     except (web.RequestPayloadError, ValueError):
         raise Refusal(problem("bad-request", "The form cannot be read.")) from None
+    # The form may have taken its time: who has lost their right meanwhile has none any more.
+    await _let_in(request)
+    return fields
