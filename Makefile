@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test screenshots lint types format lock clean
+.PHONY: help demo serve test coverage screenshots lint types format lock clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -29,6 +29,9 @@ serve: $(STAMP) ## Start a gateway to keep (http://127.0.0.1:8440, ./ice-gateway
 	@$(BIN)/ice-gateway serve
 
 test: $(STAMP) ## Run the tests
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+coverage: $(STAMP) ## Run the tests and say which lines none of them takes
 	@$(BIN)/python -m pytest -q -n 2 --dist worksteal --cov --cov-report=term
 
 screenshots: $(STAMP) ## Make the pictures of docs/images from a real run (needs Chromium)
