@@ -6,7 +6,8 @@ The map, from the top down. Imports only go down; `tests/unit/test_structure.py`
     app                               the composition root: the only place that knows everything
     admin/   endpoint  health         HTTP: the admin API, the ICE's handshake, probes
     metrics  respond                  what all of HTTP shares
-    admission  provisioning  accounts the use cases: a rule and a store call each
+    admission  provisioning           the use cases: a rule and a store call each
+    accounts   keys
     drops  documents                  what an action ended; the objects that people see
     tail  presence                    followers of the event log, writers of who is connected
     hub  session  wire  heartbeat     this node's live sockets

@@ -24,6 +24,7 @@ from gateway.health import Health
 from gateway.heartbeat import Heartbeat
 from gateway.hub import Hub
 from gateway.keyfile import KeyFileUnusable, KeyStore
+from gateway.keys import KEY_ACTIONS
 from gateway.listener import SERVER_NAME, Runner
 from gateway.logins import LoginDesk
 from gateway.metrics import Metrics
@@ -153,6 +154,8 @@ def _assemble(settings: Settings, engine: Engine, keys: KeyStore, clock: Clock) 
 
     def apply(entry: Entry) -> None:
         drops.apply(entry)
+        if entry.event.action in KEY_ACTIONS:
+            keys.reload()
         streams.publish()
         lag = (clock() - entry.event.at).total_seconds()
         metrics.tail_lag_seconds.set(max(0.0, lag))

@@ -144,6 +144,8 @@ class Ice:
     registeredon: datetime | None = None
     deregisteredon: datetime | None = None
     expireson: datetime | None = None
+    key_id: str | None = None
+    """The key that sealed the token; None where it needs none (`deregistered`) or is not known."""
 
     @classmethod
     def provision(
@@ -153,6 +155,7 @@ class Ice:
         provisionedto: str | None,
         ice_token: str,
         *,
+        key_id: str | None,
         now: datetime,
         expires: datetime | None,
     ) -> Ice:
@@ -171,6 +174,7 @@ class Ice:
             None,
             provisionedon=now,
             expireson=expires,
+            key_id=key_id,
         )
 
     def refuses(self, action: Action) -> WrongStatus | None:
@@ -180,7 +184,13 @@ class Ice:
         return WrongStatus(self.ice_name, action, self.status)
 
     def renew(
-        self, action: Action, ice_token: str, *, now: datetime, expires: datetime | None
+        self,
+        action: Action,
+        ice_token: str,
+        *,
+        key_id: str | None,
+        now: datetime,
+        expires: datetime | None,
     ) -> Ice | WrongStatus:
         """Replace the token: `REPROVISION` where it was lost, `REREGISTER` to forget the key, too."""
         return self.refuses(action) or replace(
@@ -193,6 +203,7 @@ class Ice:
             registeredon=None,
             deregisteredon=None,
             expireson=expires,
+            key_id=key_id,
         )
 
     def register(self, key_thumbprint: str, *, now: datetime) -> Ice | WrongStatus:
@@ -215,6 +226,7 @@ class Ice:
             key_thumbprint=None,
             deregisteredon=now,
             expireson=None,
+            key_id=None,
         )
 
     def expired(self, now: datetime) -> bool:

@@ -6,12 +6,14 @@ been provisioned: a lost key file is never silently remade, since every token wo
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import stat
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +21,7 @@ import msgspec
 
 from gateway import base64url
 from gateway.secret import Secret
+from gateway.times import utc_now
 from gateway.tokens import Key, KeyRing, Opened, UnknownKey, open_with
 
 REREAD_INTERVAL: Final = 1.0
@@ -29,10 +32,11 @@ class KeyFileUnusable(Exception):
     """The key file is missing, unreadable, open to others, or not a key file; the text says which."""
 
 
-class _Jwk(msgspec.Struct):
+class _Jwk(msgspec.Struct, omit_defaults=True):
     kty: str
     kid: str
     k: str
+    made: datetime | None = None  # RFC 7517 section 4: further members are ignored by others
 
 
 class _Document(msgspec.Struct):
@@ -60,7 +64,8 @@ def read(path: Path) -> KeyRing | None:
     try:
         document = msgspec.json.decode(content, type=_Document)
         return KeyRing(
-            (Key(jwk.kid, base64url.decode(jwk.k)) for jwk in document.keys), document.seals
+            (Key(jwk.kid, base64url.decode(jwk.k), jwk.made) for jwk in document.keys),
+            document.seals,
         )
     except (ValueError, KeyError):
         raise KeyFileUnusable(f"{path} is not a key file of the gateway") from None
@@ -68,8 +73,36 @@ def read(path: Path) -> KeyRing | None:
 
 def create(path: Path) -> KeyRing:
     """Make the file with one new key. Whoever comes second gets the keys of the first."""
-    key = Key.generate()
-    document = _Document([_Jwk("oct", key.kid, base64url.encode(key.reveal()))], key.kid)
+    key = Key.generate(utc_now())
+    with _written(path, KeyRing([key], key.kid)) as name, contextlib.suppress(FileExistsError):
+        # A hard link appears whole or not at all, and never replaces another's file.
+        os.link(name, path)
+    ring = read(path)
+    if ring is None:
+        raise KeyFileUnusable(f"the key file {path} vanished while it was made")
+    return ring
+
+
+def replace(path: Path, ring: KeyRing) -> None:
+    """Put `ring` in place of the file's keys, wholly or not at all. Raises `KeyFileUnusable`."""
+    # The file itself, where `path` is a link to it.
+    path = path.resolve()
+    with _written(path, ring) as name:
+        owner = path.stat()
+        if (owner.st_uid, owner.st_gid) != (os.geteuid(), os.getegid()):
+            os.chown(
+                name, owner.st_uid, owner.st_gid
+            )  # root rotates the keys of the service's user
+        os.rename(name, path)  # noqa: PTH104 - the name is mkstemp's text
+
+
+@contextlib.contextmanager
+def _written(path: Path, ring: KeyRing) -> Iterator[str]:
+    """The name of a temporary file beside `path` that holds `ring` durably; gone afterwards."""
+    document = _Document(
+        [_Jwk("oct", key.kid, base64url.encode(key.reveal()), key.made) for key in ring.keys],
+        ring.seals,
+    )
     try:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
@@ -77,21 +110,15 @@ def create(path: Path) -> KeyRing:
                 file.write(msgspec.json.format(msgspec.json.encode(document)))
                 file.flush()
                 os.fsync(file.fileno())
-            # A hard link appears whole or not at all, and never replaces another's file.
-            os.link(name, path)
-        except FileExistsError:
-            pass
+            yield name
         finally:
-            os.unlink(name)  # noqa: PTH108 - the name is mkstemp's text
+            with contextlib.suppress(FileNotFoundError):  # renamed
+                os.unlink(name)  # noqa: PTH108 - the name is mkstemp's text
         _sync_folder(path.parent)
     except OSError as error:
         raise KeyFileUnusable(
-            f"the key file {path} cannot be made: {error.strerror or error}"
+            f"the key file {path} cannot be written: {error.strerror or error}"
         ) from error
-    ring = read(path)
-    if ring is None:
-        raise KeyFileUnusable(f"the key file {path} vanished while it was made")
-    return ring
 
 
 def _sync_folder(folder: Path) -> None:
@@ -127,6 +154,11 @@ class KeyStore:
         self._ring = read(self.path)
         return self._ring is not None
 
+    def reload(self) -> None:
+        """Follow a change of the keys; a file that cannot be used takes no key from this process."""
+        with contextlib.suppress(KeyFileUnusable):
+            self._ring = read(self.path) or self._ring
+
     def open(self, token: Secret) -> Opened | None:
         """What a genuine token says. An unknown `kid` has the file read again, at most once a second."""
         opened = self._open(token)
@@ -138,11 +170,7 @@ class KeyStore:
         if now - self._read_at < REREAD_INTERVAL and signature == self._signature:
             return None
         self._read_at, self._signature = now, signature
-        # A file that has gone or gone bad takes no key away from a running gateway.
-        try:
-            self._ring = read(self.path) or self._ring
-        except KeyFileUnusable:
-            return None
+        self.reload()
         opened = self._open(token)
         return None if isinstance(opened, UnknownKey) else opened
 

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Final
 
 from gateway.errors import Problem, invalid, problem
-from gateway.event import Actor, Entry, Event
+from gateway.event import Actor, Event
 from gateway.hub import DISCONNECT
 from gateway.ice import NAME_RULE, Action, Ice, IceType, WrongStatus, fold, valid_name
 from gateway.keyfile import KeyFileUnusable, KeyStore
@@ -82,18 +82,29 @@ class Provisioning:
         if isinstance(owner, Problem):
             return owner
         now = self._clock()
-        try:
-            # Only while the table is empty can no token be lost with the file.
-            ring = self._keys.for_sealing(may_create=not await self._ices.any())
-        except KeyFileUnusable as error:
-            return problem("keys-unavailable", str(error))
-        token = ring.seal(ice_name, ice_type, 1, now)
-        ice = Ice.provision(
-            ice_name, ice_type, owner, token.digest(), now=now, expires=later(now, self._ttl)
-        )
-        event = _event(actor, Action.PROVISION, now, None, ice)
-        entry = await self._engine.write(lambda transaction: ices.insert(transaction, ice, event))
-        return problem("ice-exists") if entry is None else Issued(ice, token, entry.seq)
+
+        async def unit(transaction: Transaction) -> Issued | Problem:
+            # Sealed where it is written, so that no key is retired in between (see `keys`).
+            try:
+                # Only while the table is empty can no token be lost with the file.
+                ring = self._keys.for_sealing(may_create=not await ices.any_ice(transaction))
+            except KeyFileUnusable as error:
+                return problem("keys-unavailable", str(error))
+            token = ring.seal(ice_name, ice_type, 1, now)
+            ice = Ice.provision(
+                ice_name,
+                ice_type,
+                owner,
+                token.digest(),
+                key_id=ring.seals,
+                now=now,
+                expires=later(now, self._ttl),
+            )
+            event = _event(actor, Action.PROVISION, now, None, ice)
+            entry = await ices.insert(transaction, ice, event)
+            return problem("ice-exists") if entry is None else Issued(ice, token, entry.seq)
+
+        return await self._engine.write(unit)
 
     async def _owner(self, name: str) -> str | Problem:
         user = await self._accounts.user(name)
@@ -122,16 +133,14 @@ class Provisioning:
         tokens: list[Secret] = []
 
         def change(ice: Ice) -> Ice | WrongStatus | Problem:
-            refused = ice.refuses(action)
-            if refused is not None:
-                return refused
             try:
                 ring = self._keys.for_sealing(may_create=False)
             except KeyFileUnusable as error:
                 return problem("keys-unavailable", str(error))
             tokens[:] = [ring.seal(ice.ice_name, ice.ice_type, ice.generation + 1, now)]
             expires = later(now, self._ttl)
-            return ice.renew(action, tokens[0].digest(), now=now, expires=expires)
+            digest = tokens[0].digest()
+            return ice.renew(action, digest, key_id=ring.seals, now=now, expires=expires)
 
         done = await self._change(actor, action, ice_name, expected, change=change, now=now)
         return done if isinstance(done, Problem) else Issued(done.ice, tokens[0], done.seq)
@@ -169,18 +178,15 @@ class Provisioning:
             old = listed.ice
             if expected is not None and old.generation not in expected:
                 return problem("stale")
-            new = change(old)
-            if isinstance(new, Problem):
-                return new
-            if isinstance(new, WrongStatus):
-                return problem("wrong-status", new.sentence)
+            refused = old.refuses(action)
+            if refused is not None:
+                return problem("wrong-status", refused.sentence)
             if raced:
                 # The rules would still allow it, but not on the entry that the caller meant.
                 return problem("stale")
-            event = _event(actor, action, now, old, new)
-            entry = await self._engine.write(_swapping(old, new, event))
-            if entry is not None:
-                return Done(new, entry.seq)
+            done = await self._engine.write(_swapping(actor, action, now, old, change))
+            if done is not None:
+                return done
             raced = True
 
     async def disconnect(
@@ -257,9 +263,20 @@ def _nobodys_token() -> str:
     return Secret(secrets.token_urlsafe(32)).digest()
 
 
-def _swapping(old: Ice, new: Ice, event: Event) -> Unit[Entry | None]:
-    """A unit of its own: a lambda in the loop would see the loop's next values."""
-    return lambda transaction: ices.swap(transaction, old, new, event)
+def _swapping(
+    actor: Actor, action: Action, now: datetime, old: Ice, change: _Change
+) -> Unit[Done | Problem | None]:
+    """The change and its event; None where the entry has moved on. The rules allow it from `old`."""
+
+    async def unit(transaction: Transaction) -> Done | Problem | None:
+        new = change(old)
+        if isinstance(new, Problem):
+            return new
+        assert not isinstance(new, WrongStatus)  # noqa: S101 - asked before
+        entry = await ices.swap(transaction, old, new, _event(actor, action, now, old, new))
+        return None if entry is None else Done(new, entry.seq)
+
+    return unit
 
 
 def _event(actor: Actor, action: str, now: datetime, old: Ice | None, new: Ice) -> Event:

@@ -61,21 +61,22 @@ class UnknownKey:
 
 
 class Key:
-    """One 256 bit key and its `kid`; its bytes stay inside."""
+    """One 256 bit key, its `kid`, and when it was made if that is known; its bytes stay inside."""
 
-    __slots__ = ("_secret", "cipher", "kid")
+    __slots__ = ("_secret", "cipher", "kid", "made")
 
-    def __init__(self, kid: str, secret: bytes) -> None:
+    def __init__(self, kid: str, secret: bytes, made: datetime | None = None) -> None:
         if len(secret) != KEY_BYTES:
             raise ValueError(f"a token key has {KEY_BYTES} bytes")
         self.kid = kid
+        self.made = made
         self.cipher = AESGCM(secret)
         self._secret = secret
 
     @classmethod
-    def generate(cls) -> Key:
+    def generate(cls, now: datetime) -> Key:
         """A new random key."""
-        return cls(base64url.encode(secrets.token_bytes(6)), secrets.token_bytes(KEY_BYTES))
+        return cls(base64url.encode(secrets.token_bytes(6)), secrets.token_bytes(KEY_BYTES), now)
 
     def reveal(self) -> bytes:
         """The key's bytes, for the key file."""
@@ -95,9 +96,26 @@ class KeyRing:
         self._seals = self._keys[seals]
 
     @property
-    def kids(self) -> tuple[str, ...]:
-        """The ids of all keys."""
-        return tuple(self._keys)
+    def keys(self) -> tuple[Key, ...]:
+        """All keys, the oldest first."""
+        return tuple(self._keys.values())
+
+    @property
+    def seals(self) -> str:
+        """The id of the key that seals."""
+        return self._seals.kid
+
+    def with_key(self, key: Key) -> KeyRing:
+        """One more key, which only opens."""
+        return KeyRing((*self.keys, key), self.seals)
+
+    def sealing_with(self, kid: str) -> KeyRing:
+        """The same keys, of which `kid` seals. Raises KeyError."""
+        return KeyRing(self.keys, kid)
+
+    def without(self, kid: str) -> KeyRing:
+        """One key less. Raises KeyError for the one that seals."""
+        return KeyRing((key for key in self.keys if key.kid != kid), self.seals)
 
     def seal(self, ice_name: str, ice_type: IceType, generation: int, now: datetime) -> Secret:
         """A new token for this ICE and generation."""

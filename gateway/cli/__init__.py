@@ -7,6 +7,7 @@ import click
 from gateway import __version__
 from gateway.cli.api_tokens import api_tokens
 from gateway.cli.ices import ices
+from gateway.cli.keys import keys
 from gateway.cli.serve import demo, serve
 from gateway.cli.users import users
 
@@ -17,5 +18,5 @@ def main() -> None:
     """Provision ICE agents, admit those with a genuine token, drop them when they are deregistered."""
 
 
-for command in (serve, users, api_tokens, ices, demo):
+for command in (serve, users, api_tokens, ices, keys, demo):
     main.add_command(command)

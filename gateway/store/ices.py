@@ -14,15 +14,23 @@ import msgspec
 from gateway.event import Entry, Event
 from gateway.ice import Ice, IceType, Status, fold
 from gateway.store import events
-from gateway.store.engine import Engine, Row, StoreUnavailable, Transaction, containing, many
+from gateway.store.engine import (
+    Engine,
+    Fetch,
+    Row,
+    StoreUnavailable,
+    Transaction,
+    containing,
+    many,
+)
 from gateway.store.sessions import CONNECTION_COLUMNS, Connection, connection_from_row
 from gateway.times import from_text, from_text_or_none, to_text, to_text_or_none
 
 _COLUMNS: Final = (
     "ice_name, ice_type, ice_token, status, provisionedto, generation, key_thumbprint,"
-    " provisionedon, registeredon, deregisteredon, expireson"
+    " provisionedon, registeredon, deregisteredon, expireson, key_id"
 )
-_WIDTH: Final = 11
+_WIDTH: Final = 12
 _JOINED: Final = """
     ice_tokens t
     LEFT JOIN users u ON u.name = t.provisionedto
@@ -88,7 +96,7 @@ async def insert(transaction: Transaction, ice: Ice, event: Event) -> Entry | No
     """Add an entry and its event; None where the name is taken."""
     changed = await transaction.run(
         f"INSERT INTO ice_tokens ({_COLUMNS})"
-        " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT DO NOTHING",
+        " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT DO NOTHING",
         *_to_row(ice),
     )
     return (await events.append(transaction, [event]))[0] if changed else None
@@ -107,9 +115,10 @@ async def replace(
     """
     changed = await transaction.run_many(
         "UPDATE ice_tokens SET ice_token = $1, status = $2, generation = $3, key_thumbprint = $4,"
-        " provisionedon = $5, registeredon = $6, deregisteredon = $7, expireson = $8"
-        " WHERE ice_name = $9 AND ice_type = $10 AND ice_token = $11 AND status = $12"
-        " AND generation = $13",
+        " provisionedon = $5, registeredon = $6, deregisteredon = $7, expireson = $8,"
+        " key_id = $9"
+        " WHERE ice_name = $10 AND ice_type = $11 AND ice_token = $12 AND status = $13"
+        " AND generation = $14",
         [
             (
                 new.ice_token,
@@ -120,6 +129,7 @@ async def replace(
                 to_text_or_none(new.registeredon),
                 to_text_or_none(new.deregisteredon),
                 to_text_or_none(new.expireson),
+                new.key_id,
                 old.ice_name,
                 old.ice_type.value,
                 old.ice_token,
@@ -153,6 +163,23 @@ async def find_many(transaction: Transaction, names: Sequence[str]) -> dict[str,
         msgspec.json.encode([fold(name) for name in names]).decode(),
     )
     return {fold(row[0]): _from_row(row) for row in rows}
+
+
+async def any_ice(transaction: Transaction) -> bool:
+    """Whether any ICE was ever provisioned."""
+    return bool(await transaction.fetch("SELECT 1 FROM ice_tokens LIMIT 1"))
+
+
+async def sealed_with(fetch: Fetch) -> dict[str | None, list[str]]:
+    """The ICEs that need a key to be admitted, by name, under its id; None where that is not known."""
+    rows = await fetch(
+        "SELECT key_id, ice_name FROM ice_tokens WHERE status <> $1 ORDER BY lower(ice_name)",
+        Status.DEREGISTERED.value,
+    )
+    needs: dict[str | None, list[str]] = {}
+    for key_id, ice_name in rows:
+        needs.setdefault(key_id, []).append(ice_name)
+    return needs
 
 
 class Ices:
@@ -307,11 +334,12 @@ def _to_row(ice: Ice) -> Row:
         to_text_or_none(ice.registeredon),
         to_text_or_none(ice.deregisteredon),
         to_text_or_none(ice.expireson),
+        ice.key_id,
     )
 
 
 def _from_row(row: Row) -> Ice:
-    name, kind, token, status, user, generation, key, provisioned, *others = row
+    name, kind, token, status, user, generation, key, provisioned, *others, key_id = row
     registered, deregistered, expires = (from_text_or_none(text) for text in others)
     return Ice(
         name,
@@ -325,6 +353,7 @@ def _from_row(row: Row) -> Ice:
         registered,
         deregistered,
         expires,
+        key_id,
     )
 
 

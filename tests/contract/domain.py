@@ -79,7 +79,7 @@ def an_event(action: str = "note", ice: Ice | None = None, **detail) -> Event:
 def an_ice(name: str = "lab-1", user: str | None = "alice") -> Ice:
     """A provisioned ICE; one without a user is ci-cd."""
     kind = IceType.CI_CD if user is None else IceType.NORMAL
-    return Ice.provision(name, kind, user, digest(name), now=NOW, expires=minutes(60))
+    return Ice.provision(name, kind, user, digest(name), key_id="k1", now=NOW, expires=minutes(60))
 
 
 def registered(ice: Ice) -> Ice:
@@ -92,7 +92,7 @@ def deregistered(ice: Ice) -> Ice:
 
 def reregistered(ice: Ice) -> Ice:
     return ice.renew(
-        Action.REREGISTER, digest(f"next {ice.ice_name}"), now=minutes(3), expires=None
+        Action.REREGISTER, digest(f"next {ice.ice_name}"), key_id="k2", now=minutes(3), expires=None
     )
 
 

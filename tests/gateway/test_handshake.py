@@ -374,7 +374,7 @@ async def test_without_a_token(running, subtests):
 
 async def test_what_is_no_token_of_this_gateway(running, subtests):
     ice = await running.provision()
-    foreign = SealingKey.generate()
+    foreign = SealingKey.generate(utc_now())
     header, *others = ice.token.split(".")
     tokens = {
         "garbage": "garbage",

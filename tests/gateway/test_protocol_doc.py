@@ -56,6 +56,7 @@ async def example(tmp_path):
             IceType.NORMAL,
             "alice",
             Secret(block("token")).digest(),
+            key_id="k1",
             now=NOW,
             expires=None,
         )

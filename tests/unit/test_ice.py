@@ -38,6 +38,7 @@ PROVISIONED = Ice(
     None,
     provisionedon=THEN,
     expireson=NOW + timedelta(days=1),
+    key_id="old",
 )
 REGISTERED = replace(
     PROVISIONED,
@@ -60,17 +61,18 @@ def by_status(entry):
 
 ACT = {
     Action.REPROVISION: lambda ice: ice.renew(
-        Action.REPROVISION, "new-token", now=NOW, expires=EXPIRY
+        Action.REPROVISION, "new-token", key_id="new", now=NOW, expires=EXPIRY
     ),
     Action.REGISTER: lambda ice: ice.register("new-key", now=NOW),
     Action.REREGISTER: lambda ice: ice.renew(
-        Action.REREGISTER, "new-token", now=NOW, expires=EXPIRY
+        Action.REREGISTER, "new-token", key_id="new", now=NOW, expires=EXPIRY
     ),
     Action.DEREGISTER: lambda ice: ice.deregister("new-token", now=NOW),
 }
 REPLACED = {"ice_token": "new-token", "generation": 4}
 RENEWED = {
     **REPLACED,
+    "key_id": "new",
     "status": Status.PROVISIONED,
     "key_thumbprint": None,
     "provisionedon": NOW,
@@ -90,6 +92,7 @@ CHANGES = {
     (Action.REREGISTER, Status.DEREGISTERED): RENEWED,
     (Action.DEREGISTER, Status.REGISTERED): {
         **REPLACED,
+        "key_id": None,
         "status": Status.DEREGISTERED,
         "key_thumbprint": None,
         "deregisteredon": NOW,
@@ -152,7 +155,7 @@ def test_a_refusal_tells_the_admin_the_status_and_what_may_be_done(refused, sent
 
 @pytest.mark.parametrize(("kind", "user"), [(IceType.NORMAL, "alice"), (IceType.CI_CD, None)])
 def test_a_provisioned_ice_begins_with_generation_1(kind, user):
-    made = Ice.provision("lab-1", kind, user, "hash", now=NOW, expires=EXPIRY)
+    made = Ice.provision("lab-1", kind, user, "hash", key_id="k1", now=NOW, expires=EXPIRY)
     assert made == Ice(
         "lab-1",
         kind,
@@ -163,6 +166,7 @@ def test_a_provisioned_ice_begins_with_generation_1(kind, user):
         None,
         provisionedon=NOW,
         expireson=EXPIRY,
+        key_id="k1",
     )
 
 
@@ -176,7 +180,7 @@ def test_a_provisioned_ice_begins_with_generation_1(kind, user):
 )
 def test_a_bad_name_or_user_is_never_provisioned(name, kind, user, complaint):
     with pytest.raises(ValueError, match=complaint):
-        Ice.provision(name, kind, user, "hash", now=NOW, expires=None)
+        Ice.provision(name, kind, user, "hash", key_id="k1", now=NOW, expires=None)
 
 
 @pytest.mark.parametrize("name", ["a", "7", "Lab-1", "a.b_c-d", "0..--__", "x" * 64])
@@ -341,7 +345,9 @@ class Life(RuleBasedStateMachine):
     def provision(self, name):
         kind = IceType.CI_CD if name.startswith("ci") else IceType.NORMAL
         user = None if kind is IceType.CI_CD else "alice"
-        made = Ice.provision(name, kind, user, self.digest(), now=self.now, expires=self.now + TTL)
+        made = Ice.provision(
+            name, kind, user, self.digest(), key_id="k1", now=self.now, expires=self.now + TTL
+        )
         if rules.fold(name) in self.table:
             return multiple()
         self.table[rules.fold(name)] = made
@@ -357,7 +363,7 @@ class Life(RuleBasedStateMachine):
         target=tokens, copy=copies, action=st.sampled_from([Action.REPROVISION, Action.REREGISTER])
     )
     def renew(self, copy, action):
-        new = copy.renew(action, self.digest(), now=self.now, expires=self.now + TTL)
+        new = copy.renew(action, self.digest(), key_id="k1", now=self.now, expires=self.now + TTL)
         if isinstance(new, WrongStatus) or not self.swap(copy, new):
             return multiple()
         return self.issue(new)

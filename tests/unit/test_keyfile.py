@@ -96,14 +96,14 @@ def test_of_several_who_make_it_at_once_all_get_the_keys_of_the_first(path):
 
     with ThreadPoolExecutor(8) as threads:
         rings = list(threads.map(make, range(8)))
-    assert {ring.kids for ring in rings} == {keyfile.read(path).kids}
+    assert {ring.seals for ring in rings} == {keyfile.read(path).seals}
     assert list(path.parent.iterdir()) == [path]
 
 
 def test_whoever_comes_second_never_replaces_the_file(path):
-    write(path, Key.generate())
+    write(path, Key.generate(NOW))
     before = path.read_bytes()
-    assert keyfile.create(path).kids == keyfile.read(path).kids
+    assert keyfile.create(path).seals == keyfile.read(path).seals
     assert path.read_bytes() == before
 
 
@@ -118,13 +118,13 @@ def test_a_file_that_cannot_be_made_leaves_nothing_behind(path, monkeypatch):
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(keyfile.os, "link", refuse)
-    with pytest.raises(KeyFileUnusable, match="cannot be made: Operation not permitted"):
+    with pytest.raises(KeyFileUnusable, match="cannot be written: Operation not permitted"):
         keyfile.create(path)
     assert list(path.parent.iterdir()) == []
 
 
 def test_no_folder_to_make_it_in(path):
-    with pytest.raises(KeyFileUnusable, match="cannot be made: No such file"):
+    with pytest.raises(KeyFileUnusable, match="cannot be written: No such file"):
         keyfile.create(path.parent / "missing" / "keys.json")
 
 
@@ -133,7 +133,7 @@ def test_no_folder_to_make_it_in(path):
 
 @pytest.mark.parametrize("mode", [0o640, 0o620, 0o610, 0o604, 0o602, 0o601, 0o666])
 def test_a_file_open_to_others_is_refused(path, mode):
-    write(path, Key.generate())
+    write(path, Key.generate(NOW))
     path.chmod(mode)
     with pytest.raises(KeyFileUnusable) as refused:
         KeyStore(path).load()
@@ -144,7 +144,7 @@ def test_a_file_open_to_others_is_refused(path, mode):
 
 @pytest.mark.parametrize(("stranger", "refused"), [(0, False), (os.geteuid() + 1, True)])
 def test_a_file_of_another_user_is_refused_but_for_roots(path, monkeypatch, stranger, refused):
-    write(path, Key.generate())
+    write(path, Key.generate(NOW))
     info = SimpleNamespace(st_uid=stranger, st_mode=0o100600)
     monkeypatch.setattr(keyfile, "os", SimpleNamespace(**{**vars(os), "fstat": lambda _: info}))
     try:
@@ -199,7 +199,7 @@ def test_a_file_that_another_process_made_is_found_at_once(path, clock):
 
 
 def test_an_unknown_key_has_the_file_read_at_most_once_a_second(path, clock, readings):
-    old, unknown = Key.generate(), Key.generate()
+    old, unknown = Key.generate(NOW), Key.generate(NOW)
     write(path, old)
     store = started(path, clock)
     stranger = seal(KeyRing([unknown], unknown.kid))
@@ -217,7 +217,7 @@ def test_an_unknown_key_has_the_file_read_at_most_once_a_second(path, clock, rea
 
 def test_a_file_that_has_changed_is_read_at_once(path, clock, readings):
     """Garbage a moment ago must not cost an ICE its admission with a key that has just been made."""
-    old, new, unknown = Key.generate(), Key.generate(), Key.generate()
+    old, new, unknown = Key.generate(NOW), Key.generate(NOW), Key.generate(NOW)
     write(path, old)
     store = started(path, clock)
     assert store.open(seal(KeyRing([unknown], unknown.kid))) is None
@@ -246,7 +246,7 @@ def test_a_file_lost_or_gone_bad_takes_no_key_from_a_running_gateway(path, clock
         path.write_bytes(b"garbage")
     else:
         path.chmod(0o644)
-    unknown = Key.generate()
+    unknown = Key.generate(NOW)
     for _ in range(3):
         clock.now += 10
         assert store.open(seal(KeyRing([unknown], unknown.kid))) is None
@@ -256,7 +256,7 @@ def test_a_file_lost_or_gone_bad_takes_no_key_from_a_running_gateway(path, clock
 
 
 def test_sealing_uses_the_key_that_the_file_names_now(path):
-    old, new = Key.generate(), Key.generate()
+    old, new = Key.generate(NOW), Key.generate(NOW)
     write(path, old)
     store = KeyStore(path)
     before = seal(store.for_sealing(may_create=False))
@@ -264,3 +264,39 @@ def test_sealing_uses_the_key_that_the_file_names_now(path):
     after = seal(store.for_sealing(may_create=False))
     assert isinstance(store.open(before), Opened), "tokens of the older key go on"
     assert isinstance(KeyRing([new], new.kid).open(after), Opened)
+
+
+# --- changed ---------------------------------------------------------------------------------------
+
+
+def test_keys_of_an_older_file_have_no_date_and_those_of_a_new_one_do(path):
+    write(path, Key.generate(NOW))
+    assert [key.made for key in keyfile.read(path).keys] == [None]
+    keyfile.replace(path, keyfile.read(path).with_key(Key.generate(NOW)))
+    assert [key.made for key in keyfile.read(path).keys] == [None, NOW]
+
+
+def test_a_change_is_whole_or_not_at_all(path, monkeypatch):
+    before = keyfile.create(path)
+    content = path.read_bytes()
+    for step in ("fsync", "rename"):
+
+        def fail(*_):
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, step, fail)
+            with pytest.raises(KeyFileUnusable, match="No space left"):
+                keyfile.replace(path, before.with_key(Key.generate(NOW)))
+        assert path.read_bytes() == content, f"a fault of {step} must leave the old keys"
+        assert list(path.parent.iterdir()) == [path], f"a fault of {step} must leave nothing else"
+
+
+def test_a_change_keeps_the_file_private_and_a_link_a_link(path):
+    ring = keyfile.create(path)
+    link = path.with_name("link.json")
+    link.symlink_to(path)
+    keyfile.replace(link, ring.with_key(Key.generate(NOW)))
+    assert link.is_symlink()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert len(keyfile.read(path).keys) == 2

@@ -16,6 +16,7 @@ from gateway.admin.parts import CALLER
 from gateway.errors import invalid, problem
 from gateway.hub import DISCONNECT
 from gateway.ice import Action
+from gateway.keys import KEY_ACTIONS
 from gateway.respond import Refusal
 from gateway.store.events import EventFilter
 
@@ -32,6 +33,7 @@ ACTIONS: Final = (
     "end-logins",
     "create-api-token",
     "revoke-api-token",
+    *KEY_ACTIONS,
 )
 """What is offered to filter by; the address may name others."""
 

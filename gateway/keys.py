@@ -1,0 +1,146 @@
+"""The life of the token keys: a key is added, promoted to seal, and one day retired.
+
+Adding and promoting are two steps, so that every process can open with a key before any seals with it.
+The file is changed within a write transaction of the database, as tokens are sealed within one
+(`provisioning`): so nobody can seal with a key between the look at who needs it and its retirement.
+A crash between the file and the commit leaves a changed file without its event, and nothing worse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from gateway import keyfile
+from gateway.event import Actor, Event
+from gateway.keyfile import KeyFileUnusable
+from gateway.store import events
+from gateway.store.engine import Engine, Transaction
+from gateway.store.ices import sealed_with
+from gateway.times import Clock
+from gateway.tokens import Key, KeyRing
+
+ROTATE: Final = "rotate-keys"
+PROMOTE: Final = "promote-key"
+RETIRE: Final = "retire-key"
+KEY_ACTIONS: Final = (ROTATE, PROMOTE, RETIRE)
+"""After each of these a running gateway reads the key file again."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyState:
+    """A key: `made` is None for one from before that was kept, `ices` need it to be admitted."""
+
+    kid: str
+    made: datetime | None
+    seals: bool
+    ices: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRefused:
+    """Why a key cannot be promoted or retired, and the ICEs that stand in the way."""
+
+    sentence: str
+    ices: Sequence[str] = ()
+
+
+class Keys:
+    """The use case. Every method raises `StoreUnavailable` and `KeyFileUnusable`."""
+
+    def __init__(self, *, engine: Engine, path: Path, clock: Clock) -> None:
+        self._engine = engine
+        self._path = path
+        self._clock = clock
+
+    async def list(self) -> list[KeyState]:
+        """All keys, the oldest first."""
+        ring = self._read()
+        needs = await sealed_with(self._engine.fetch)
+        return [
+            KeyState(key.kid, key.made, key.kid == ring.seals, _needing(key, needs))
+            for key in ring.keys
+        ]
+
+    async def rotate(self, actor: Actor) -> str:
+        """Add a key that only opens; returns its id."""
+        key = Key.generate(self._clock())
+
+        async def unit(transaction: Transaction) -> str:
+            await self._change(transaction, actor, ROTATE, key.kid, lambda ring: ring.with_key(key))
+            return key.kid
+
+        return await self._engine.write(unit)
+
+    async def promote(self, actor: Actor, kid: str | None) -> str | KeyRefused:
+        """Seal with `kid` from now on, or with the newest key; returns its id."""
+
+        async def unit(transaction: Transaction) -> str | KeyRefused:
+            ring = self._read()
+            chosen = kid or ring.keys[-1].kid
+            if chosen not in {key.kid for key in ring.keys}:
+                return _unknown(chosen)
+            if chosen == ring.seals:
+                return KeyRefused(f"the key {chosen} seals already; `rotate` adds another")
+            await self._change(
+                transaction, actor, PROMOTE, chosen, lambda ring: ring.sealing_with(chosen)
+            )
+            return chosen
+
+        return await self._engine.write(unit)
+
+    async def retire(self, actor: Actor, kid: str) -> KeyRefused | None:
+        """Take a key away that nobody needs: its tokens never open again."""
+
+        async def unit(transaction: Transaction) -> KeyRefused | None:
+            ring = self._read()
+            key = next((key for key in ring.keys if key.kid == kid), None)
+            if key is None:
+                return _unknown(kid)
+            if kid == ring.seals:
+                return KeyRefused(f"the key {kid} seals: promote another first")
+            needing = _needing(key, await sealed_with(transaction.fetch))
+            if needing:
+                return KeyRefused(
+                    f"the key {kid} is needed by {len(needing)} ICE"
+                    f"{'' if len(needing) == 1 else 's'}, whose tokens it sealed:"
+                    " reprovision, reregister or deregister them first",
+                    needing,
+                )
+            await self._change(transaction, actor, RETIRE, kid, lambda ring: ring.without(kid))
+            return None
+
+        return await self._engine.write(unit)
+
+    def _read(self) -> KeyRing:
+        ring = keyfile.read(self._path)
+        if ring is None:
+            raise KeyFileUnusable(
+                f"there is no key file {self._path}: it is made when the first ICE is provisioned"
+            )
+        return ring
+
+    async def _change(
+        self,
+        transaction: Transaction,
+        actor: Actor,
+        action: str,
+        kid: str,
+        change: Callable[[KeyRing], KeyRing],
+    ) -> None:
+        event = Event(self._clock(), actor, action, None, None, {"key": kid})
+        await events.append(transaction, [event])
+        keyfile.replace(self._path, change(self._read()))
+
+
+def _needing(key: Key, needs: dict[str | None, list[str]]) -> list[str]:
+    """The ICEs of this key; one whose key is not known may need any that is as old as it."""
+    unknown = needs.get(None, []) if key.made is None else []
+    return sorted({*needs.get(key.kid, []), *unknown}, key=str.lower)
+
+
+def _unknown(kid: str) -> KeyRefused:
+    return KeyRefused(f"there is no key {kid}; see `ice-gateway keys list`")
