@@ -17,6 +17,7 @@ from gateway.accounts import AccountBook
 from gateway.admin import AdminParts, api_app, pages_app
 from gateway.admin.stream import Streams
 from gateway.admission import Admission
+from gateway.audit import Audit
 from gateway.drops import Drops
 from gateway.endpoint import Endpoint
 from gateway.event import Entry
@@ -202,6 +203,7 @@ def _assemble(settings: Settings, engine: Engine, keys: KeyStore, clock: Clock) 
         ),
         ices=ices,
         events=Events(engine.fetch),
+        audit=Audit(engine=engine, clock=clock),
         happenings=Happenings(engine),
         drops=drops,
         tail=tail,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -62,24 +63,27 @@ class Entry:
     previous: str
 
     def digest(self) -> str:
-        """Lowercase hex SHA-256 over every column, in this order, as one JSON array."""
+        """The digest over every column, in this order."""
         event = self.event
-        return hashlib.sha256(
-            msgspec.json.encode(
-                [
-                    self.seq,
-                    to_text(event.at),
-                    event.actor.name,
-                    event.actor.via,
-                    event.actor.address,
-                    event.action,
-                    event.ice_name,
-                    event.generation,
-                    detail_text(event.detail),
-                    self.previous,
-                ]
+        return digest_of(
+            (
+                self.seq,
+                to_text(event.at),
+                event.actor.name,
+                event.actor.via,
+                event.actor.address,
+                event.action,
+                event.ice_name,
+                event.generation,
+                detail_text(event.detail),
+                self.previous,
             )
-        ).hexdigest()
+        )
+
+
+def digest_of(columns: Sequence[object]) -> str:
+    """Lowercase hex SHA-256 of the columns as one JSON array, without blanks, in UTF-8."""
+    return hashlib.sha256(msgspec.json.encode(columns)).hexdigest()
 
 
 def detail_text(detail: dict[str, Any]) -> str:

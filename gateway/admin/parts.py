@@ -8,6 +8,7 @@ from aiohttp import web
 
 from gateway.accounts import AccountBook
 from gateway.admin.stream import Streams
+from gateway.audit import Audit
 from gateway.drops import Drops
 from gateway.hub import Hub
 from gateway.logins import LoginDesk, Recognised
@@ -31,6 +32,7 @@ class AdminParts:
     logins: LoginDesk
     ices: Ices
     events: Events
+    audit: Audit
     happenings: Happenings
     drops: Drops
     tail: Tail

@@ -6,6 +6,7 @@ import click
 
 from gateway import __version__
 from gateway.cli.api_tokens import api_tokens
+from gateway.cli.audit import audit
 from gateway.cli.ices import ices
 from gateway.cli.keys import keys
 from gateway.cli.serve import demo, serve
@@ -18,5 +19,5 @@ def main() -> None:
     """Provision ICE agents, admit those with a genuine token, drop them when they are deregistered."""
 
 
-for command in (serve, users, api_tokens, ices, keys, demo):
+for command in (serve, users, api_tokens, ices, keys, audit, demo):
     main.add_command(command)

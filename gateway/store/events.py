@@ -54,6 +54,11 @@ async def _head(transaction: Transaction) -> tuple[int, str]:
     return entry.seq, entry.digest()
 
 
+async def prune(transaction: Transaction, seq: int) -> int:
+    """Delete the events up to `seq`, which a checkpoint covers (or a trigger refuses); how many."""
+    return await transaction.run("DELETE FROM ice_events WHERE seq <= $1", seq)
+
+
 class Events:
     """Reads the log, on the connection of `fetch`."""
 
@@ -64,6 +69,33 @@ class Events:
         """The number of the newest event, 0 where there is none."""
         [(seq,)] = await self._fetch("SELECT coalesce(max(seq), 0) FROM ice_events")
         return int(seq)
+
+    async def first(self) -> int:
+        """The number of the oldest event that was not pruned, 0 where there is none."""
+        [(seq,)] = await self._fetch("SELECT coalesce(min(seq), 0) FROM ice_events")
+        return int(seq)
+
+    async def before_time(self, moment: datetime) -> int:
+        """The number up to which all events are older than `moment`, 0 where there is none."""
+        [(seq,)] = await self._fetch(
+            "SELECT coalesce((SELECT min(seq) - 1 FROM ice_events WHERE at >= $1),"
+            " (SELECT max(seq) FROM ice_events), 0)",
+            to_text(moment),
+        )
+        return int(seq)
+
+    async def rows_after(self, seq: int, limit: int) -> list[Row]:
+        """The rows behind number `seq` as they stand, with the columns of `Entry.digest`."""
+        return await self._fetch(
+            f"SELECT {_COLUMNS} FROM ice_events WHERE seq > $1 ORDER BY seq LIMIT $2", seq, limit
+        )
+
+    async def details(self, action: str) -> list[str]:
+        """The details of all events of an action as they stand, oldest first."""
+        rows = await self._fetch(
+            "SELECT detail FROM ice_events WHERE action = $1 ORDER BY seq", action
+        )
+        return [detail for (detail,) in rows]
 
     async def last_of(self, ice_name: str, limit: int) -> list[Entry]:
         """The newest events of an ICE (case folded), newest first."""

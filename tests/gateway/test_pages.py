@@ -7,6 +7,7 @@ import contextlib
 import functools
 import html
 import io
+import json
 import re
 from datetime import timedelta
 from urllib.parse import urlencode, urljoin
@@ -647,6 +648,8 @@ async def test_static_files(running, browse):
         ("GET users", 403, 200, 200),
         ("GET api-tokens", 403, 200, 200),
         ("GET audit", 403, 200, 200),
+        ("GET audit/verdict", 403, 200, 200),
+        ("GET audit/export.csv", 403, 200, 200),
         ("GET ices/lab-1/reprovision", 403, 403, 200),
         ("GET ices/theirs/reprovision", 404, 403, 200),
         ("GET users/role?name=alice", 403, 403, 200),
@@ -1110,6 +1113,41 @@ async def test_audit_page_knows_every_action(running, root):
         await running.gateway.accounts.revoke_token(ADMIN, token.id)
     await running.gateway.accounts.set_role(ADMIN, "alice", Role.AUDITOR)
     assert set(await actions(running)) <= set(ACTIONS)
+
+
+async def test_audit_page_says_whether_the_chain_verifies(running, root):
+    await running.provision()
+    assert 'hx-get="audit/verdict"' in (await root.get("audit")).text
+    verdict = said(await root.part("audit/verdict", "verdict"))
+    assert "The chain verifies" in verdict
+    assert f"Head: {await last_seq(running)}:" in verdict
+
+
+async def test_audit_page_names_the_event_that_was_altered(running, root):
+    for sql in (
+        "DROP TRIGGER ice_events_no_update",
+        "UPDATE ice_events SET actor = 'eve' WHERE seq = 1",
+    ):
+        await running.gateway.engine.write(lambda transaction, sql=sql: transaction.run(sql))
+    verdict = said(await root.part("audit/verdict", "verdict"))
+    assert "The chain is broken: event 1 was altered." in verdict
+
+
+async def test_audit_log_is_downloaded_as_it_is_filtered(running, root):
+    for name in ("lab-1", "lab-2"):
+        await running.provision(name)
+    page = await root.get("audit?ice_name=lab-2&before=4")
+    [csv, jsonl] = re.findall(r'id="export-\w+" href="([^"]+)"', page.text)
+    file = await root.get(html.unescape(jsonl))
+    assert file.headers["Content-Type"] == "application/jsonl"
+    assert re.fullmatch(
+        r'attachment; filename="audit-log-\d{4}-\d\d-\d\d\.jsonl"',
+        file.headers["Content-Disposition"],
+    )
+    [event] = [json.loads(line) for line in file.text.splitlines()]
+    assert (event["ice_name"], event["action"]) == ("lab-2", "provision")
+    assert len((await root.get(html.unescape(csv))).text.splitlines()) == 2
+    assert (await root.get("audit/export.exe")).status == 404
 
 
 # --- bad input -----------------------------------------------------------------------------------

@@ -25,7 +25,13 @@ FLOORS = [
         "gateway.ice",
     ],
     ["gateway.event", "gateway.tokens", "gateway.proof", "gateway.settings"],
-    ["gateway.keyfile", "gateway.store.engine", "gateway.store.migrations", "gateway.wire"],
+    [
+        "gateway.keyfile",
+        "gateway.chain",
+        "gateway.store.engine",
+        "gateway.store.migrations",
+        "gateway.wire",
+    ],
     ["gateway.store.events", "gateway.store.sessions", "gateway.store.sqlite", "gateway.session"],
     ["gateway.store.ices", "gateway.store.accounts", "gateway.hub", "gateway.heartbeat"],
     [
@@ -35,7 +41,7 @@ FLOORS = [
         "gateway.passwords",
         "gateway.store.logins",
     ],
-    ["gateway.drops"],
+    ["gateway.drops", "gateway.audit", "gateway.export"],
     ["gateway.documents"],
     [
         "gateway.admission",
@@ -63,7 +69,13 @@ FLOORS = [
     ["gateway.admin"],
     ["gateway.app", "gateway.demo"],
     ["gateway.cli.common"],
-    ["gateway.cli.users", "gateway.cli.api_tokens", "gateway.cli.ices", "gateway.cli.keys"],
+    [
+        "gateway.cli.users",
+        "gateway.cli.api_tokens",
+        "gateway.cli.ices",
+        "gateway.cli.keys",
+        "gateway.cli.audit",
+    ],
     ["gateway.cli.serve"],
     ["gateway.cli"],
     ["gateway.__main__"],

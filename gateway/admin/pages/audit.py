@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 from urllib.parse import urlencode
@@ -13,14 +14,19 @@ from gateway.admin.api.inputs import Query, Text
 from gateway.admin.pages.ices import PAGE
 from gateway.admin.pages.shell import is_fragment, parts, render
 from gateway.admin.parts import CALLER
+from gateway.audit import PRUNE
 from gateway.errors import invalid, problem
+from gateway.export import FORMATS, export, media_type
 from gateway.hub import DISCONNECT
 from gateway.ice import Action
 from gateway.keys import KEY_ACTIONS
 from gateway.respond import Refusal
+from gateway.store.engine import StoreUnavailable
 from gateway.store.events import EventFilter
 
 _LAST: Final = 2**63 - 1
+_PATIENCE: Final = 30.0
+"""Seconds for a reader of a file to take the next part."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 ACTIONS: Final = (
     *Action,
@@ -34,6 +40,7 @@ ACTIONS: Final = (
     "create-api-token",
     "revoke-api-token",
     *KEY_ACTIONS,
+    PRUNE,
 )
 """What is offered to filter by; the address may name others."""
 
@@ -58,22 +65,24 @@ class AuditQuery(Query):
 
 def routes() -> list[web.RouteDef]:
     """The addresses of this noun."""
-    return [web.get("/audit", page)]
+    return [
+        web.get("/audit", page),
+        web.get("/audit/verdict", verdict),
+        web.get(f"/audit/export.{{format:{'|'.join(FORMATS)}}}", download),
+    ]
+
+
+def _may_read(request: web.Request) -> None:
+    if not request[CALLER].grants.reads_events:
+        raise Refusal(problem("forbidden"))
 
 
 async def page(request: web.Request) -> web.StreamResponse:
     """The whole page, or the table alone where htmx asks for it."""
-    if not request[CALLER].grants.reads_events:
-        raise Refusal(problem("forbidden"))
+    _may_read(request)
     query = AuditQuery.of(request)
     here = parts(request)
-    where = EventFilter(
-        query.ice_name and query.ice_name.strip(),
-        query.actor and await _actor(request, query.actor.strip()),
-        query.action,
-        _time("since", query.since),
-        _time("until", query.until),
-    )
+    where = await _filter(request, query)
     before = _LAST if query.before is None else query.before
     found = await here.events.before(before, PAGE + 1, where)
     context = {
@@ -86,6 +95,48 @@ async def page(request: web.Request) -> web.StreamResponse:
     if is_fragment(request) and request.headers.get("HX-Target") == "table":
         return render(request, "audit_table.html", context)
     return render(request, "audit.html", {**context, "users": await here.accounts.users()})
+
+
+async def verdict(request: web.Request) -> web.StreamResponse:
+    """Whether the chain verifies: asked for by the page, which does not wait for it."""
+    _may_read(request)
+    found, at = await parts(request).audit.checked()
+    return render(request, "audit_verdict.html", {"verdict": found, "at": at})
+
+
+async def download(request: web.Request) -> web.StreamResponse:
+    """All events of the filter, as a file."""
+    _may_read(request)
+    where = await _filter(request, AuditQuery.of(request))
+    name = request.match_info["format"]
+    day = parts(request).clock().strftime("%Y-%m-%d")
+    response = web.StreamResponse(
+        headers={
+            "Content-Type": media_type(name),
+            "Content-Disposition": f'attachment; filename="audit-log-{day}.{name}"',
+        }
+    )
+    await response.prepare(request)
+    try:
+        async for part in export(parts(request).events, where, name):
+            async with asyncio.timeout(_PATIENCE):
+                await response.write(part)
+        await response.write_eof()
+    except (StoreUnavailable, TimeoutError):
+        # The status is out: only a connection that breaks tells that the file is not whole.
+        if request.transport is not None:
+            request.transport.abort()
+    return response
+
+
+async def _filter(request: web.Request, query: AuditQuery) -> EventFilter:
+    return EventFilter(
+        query.ice_name and query.ice_name.strip(),
+        query.actor and await _actor(request, query.actor.strip()),
+        query.action,
+        _time("since", query.since),
+        _time("until", query.until),
+    )
 
 
 async def _actor(request: web.Request, name: str) -> str:

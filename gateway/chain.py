@@ -1,0 +1,154 @@
+"""Proves that the audit log was neither altered nor shortened. Pure: rows in, a verdict out.
+
+Each event holds the digest of the one before (`event.Entry`), so whoever keeps the digest of the newest
+one elsewhere, the *head*, can prove all that came before. A pruned log begins behind a checkpoint: an
+event that names the last one pruned, and its digest.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from gateway.event import GENESIS, digest_of
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The number and digest of an event, written `SEQ:DIGEST`."""
+
+    seq: int
+    digest: str
+
+    @classmethod
+    def parse(cls, text: str) -> Head:
+        """The reverse of `str`. Raises ValueError."""
+        match = re.fullmatch(r"([1-9]\d{0,17}):([0-9a-f]{64})", text, re.ASCII)
+        if match is None:
+            raise ValueError
+        return cls(int(match[1]), match[2])
+
+    def __str__(self) -> str:
+        return f"{self.seq}:{self.digest}"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was found: the first fault, if any; else what is proven, and what is not."""
+
+    fault: str | None
+    proven: str
+    unproven: str
+    head: Head | None
+    """The newest event, if nothing is wrong before it."""
+
+
+class Verifier:
+    """Is fed the rows of the log in order, and gives a verdict.
+
+    A row has the columns of `ice_events` in the order of `Entry.digest`, and `previous` behind them.
+    """
+
+    def __init__(self, pruned: Iterable[Head] = (), kept: Head | None = None) -> None:
+        """`pruned` are the last pruned events by the log's own checkpoints, `kept` a head kept elsewhere."""
+        self._pruned = {head.seq: head.digest for head in pruned}
+        self._kept = kept
+        self._first: int | None = None
+        self._last: Head | None = None
+        self._doubted = False
+        self.fault: str | None = None
+
+    def feed(self, rows: Iterable[Sequence[object]]) -> None:
+        """Go on; nothing more is looked at once there is a fault."""
+        for row in rows:
+            if self.fault is None:
+                self.fault = self._feed(int(str(row[0])), str(row[-1]), digest_of(row))
+
+    def _feed(self, seq: int, previous: str, digest: str) -> str | None:
+        last, doubted = self._last, self._doubted
+        self._last, self._doubted = Head(seq, digest), False
+        if last is None:
+            self._first = seq
+            fault = self._begin(seq, previous)
+        elif seq != last.seq + 1:
+            fault = _taken_out(last.seq + 1, seq - 1)
+        elif doubted:
+            # The one behind tells which of two that do not fit is the one that was written.
+            fault = _altered(last.seq - 1 if previous == last.digest else last.seq)
+        else:
+            self._doubted = previous != last.digest
+            fault = None
+        if fault is None and self._pruned.get(seq, digest) != digest:
+            return f"{_altered(seq)}, or one before it, since a checkpoint says otherwise"
+        if fault is None and self._kept is not None and self._kept.seq == seq:
+            fault = self._compare(self._kept, digest)
+        return fault
+
+    def _begin(self, seq: int, previous: str) -> str | None:
+        """The first row there is: number 1, or the one behind a checkpoint."""
+        before = GENESIS if seq == 1 else self._pruned.get(seq - 1)
+        if before is None:
+            # A pruning that was broken off has left some: they lead to its checkpoint.
+            return None if max(self._pruned, default=0) >= seq else _taken_out(1, seq - 1)
+        return None if previous == before else _altered(seq)
+
+    def _compare(self, kept: Head, digest: str) -> str | None:
+        if kept.digest == digest:
+            return None
+        if self._doubted:
+            return _altered(kept.seq)
+        return f"{_altered(kept.seq)}, or one before it with the chain written anew, since the kept head says otherwise"
+
+    def verdict(self) -> Verdict:
+        """The end of the log was reached."""
+        fault = self.fault or self._end()
+        if fault is not None:
+            return Verdict(fault, "", "", None)
+        if self._last is None or self._first is None:
+            return Verdict(None, "there is no event yet", "", None)
+        first, last, kept = self._first, self._last, self._kept
+        proven = f"events {first} to {last.seq} follow from each other"
+        if first > 1:
+            proven += f"; {first - 1} before them were pruned behind a checkpoint"
+        if kept is None:
+            unproven = (
+                "that no event was taken off the end, and that the chain was not written anew as a"
+                " whole; a head kept elsewhere proves both up to it"
+            )
+        else:
+            proven += f", and up to event {kept.seq} they are those of the kept head"
+            unproven = f"that no event was taken off the end after event {kept.seq}"
+        return Verdict(None, proven, unproven, last)
+
+    def _end(self) -> str | None:
+        last, kept = self._last, self._kept
+        if last is None:
+            return _taken_out(1, kept.seq) if kept else None
+        if self._doubted:
+            genuine = kept == last
+            return _altered(last.seq - 1) + ("" if genuine else f", or event {last.seq} was")
+        if kept is None or self._first is None:
+            return None
+        if kept.seq > last.seq:
+            return _taken_out(last.seq + 1, kept.seq)
+        if kept.seq < self._first - 1:
+            return (
+                f"event {kept.seq} was pruned, so nothing can be proved by its head any more: keep one"
+                f" from event {self._first - 1} on"
+            )
+        if kept.seq == self._first - 1 and self._pruned.get(kept.seq) != kept.digest:
+            return f"{_altered(kept.seq)} before it was pruned, or one before it"
+        return None
+
+
+def _altered(seq: int) -> str:
+    return f"event {seq} was altered"
+
+
+def _taken_out(first: int, last: int) -> str:
+    return (
+        f"event {first} was taken out"
+        if first == last
+        else f"events {first} to {last} were taken out"
+    )

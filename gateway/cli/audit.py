@@ -1,0 +1,116 @@
+"""`ice-gateway audit`: the audit log proved, exported and pruned."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import BinaryIO
+
+import click
+
+from gateway.audit import Audit
+from gateway.chain import Head
+from gateway.cli.common import Desk, json_option, on_database, refuse, show_json
+from gateway.export import FORMATS, export
+from gateway.settings import duration
+from gateway.store.events import EventFilter, Events
+from gateway.times import utc_now
+
+
+class _HeadType(click.ParamType[Head]):
+    name = "seq:digest"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Head:
+        if isinstance(value, Head):
+            return value
+        try:
+            return Head.parse(str(value))
+        except ValueError:
+            self.fail("a head is what `ice-gateway audit head` printed: SEQ:DIGEST", param, ctx)
+
+
+class _Age(click.ParamType[timedelta]):
+    name = "duration"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> timedelta:
+        if isinstance(value, timedelta):
+            return value
+        try:
+            return timedelta(seconds=duration(value))
+        except (ValueError, OverflowError):
+            self.fail("a number with s, m, h or d, such as 365d", param, ctx)
+
+
+@click.group()
+def audit() -> None:
+    """Prove, export and prune the audit log."""
+
+
+def _audit(desk: Desk) -> Audit:
+    return Audit(engine=desk.engine, clock=utc_now)
+
+
+@audit.command()
+@json_option
+@on_database
+async def head(desk: Desk, *, as_json: bool) -> None:
+    """Print number and digest of the newest event, to be kept elsewhere."""
+    newest = await _audit(desk).head()
+    if newest is None:
+        refuse("there is no event yet")
+    if as_json:
+        show_json({"seq": newest.seq, "digest": newest.digest})
+    else:
+        click.echo(str(newest))
+
+
+@audit.command()
+@click.option("--head", "kept", type=_HeadType(), help="What `audit head` printed, kept elsewhere.")
+@on_database
+async def verify(desk: Desk, kept: Head | None) -> None:
+    """Prove that nothing up to the kept head was altered or taken out."""
+    verdict = await _audit(desk).verify(kept)
+    if verdict.fault is not None:
+        refuse(verdict.fault)
+    click.echo(f"proven: {verdict.proven}")
+    if verdict.unproven:
+        click.echo(f"not proven: {verdict.unproven}")
+
+
+@audit.command("export")
+@click.option(
+    "--format", "name", type=click.Choice(FORMATS), default="jsonl", help="jsonl by default."
+)
+@click.option("--output", type=click.File("wb"), default="-", help="A file instead of stdout.")
+@on_database
+async def export_log(desk: Desk, name: str, output: BinaryIO) -> None:
+    """Write all events, oldest first."""
+    async for part in export(Events(desk.engine.fetch), EventFilter(), name):
+        output.write(part)
+
+
+@audit.command()
+@click.option(
+    "--keep",
+    type=_Age(),
+    required=True,
+    metavar="DURATION",
+    help="Younger ones stay: such as 365d.",
+)
+@on_database
+async def prune(desk: Desk, keep: timedelta) -> None:
+    """Delete old events behind a checkpoint; the rest of the chain stays provable."""
+    try:
+        before = utc_now() - keep
+    except OverflowError:
+        refuse("--keep reaches back before the calendar: there is nothing to prune")
+    pruned = await _audit(desk).prune(desk.actor, before)
+    if isinstance(pruned, str):
+        refuse(pruned)
+    if pruned.count:
+        click.echo(f"pruned {pruned.count} events, up to number {pruned.seq}")
+    else:
+        click.echo("no event is older than that")

@@ -1,0 +1,100 @@
+"""The audit log as a whole: by command, and on its page."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import hashlib
+import io
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from gateway.cli import main
+from gateway.roles import Role
+from tests.support.harness import ADMIN
+
+
+@pytest.fixture
+def command(running):
+    """Runs `ice-gateway audit …` beside the gateway, in a thread of its own."""
+
+    async def run(*args, status=0):
+        url = running.gateway.settings.database_url
+        done = await asyncio.to_thread(
+            CliRunner(catch_exceptions=False).invoke, main, ["audit", *args, "--database", url]
+        )
+        assert done.exit_code == status, f"audit {args} gave {done.exit_code}: {done.output}"
+        return done
+
+    return run
+
+
+async def tamper(running, statement):
+    for sql in ("DROP TRIGGER IF EXISTS ice_events_no_update", statement):
+        await running.gateway.engine.write(lambda transaction, sql=sql: transaction.run(sql))
+
+
+async def test_a_kept_head_proves_the_log(running, command):
+    await running.provision()
+    head = (await command("head")).stdout.strip()
+    await running.act("lab-1", "reprovision")
+    said = (await command("verify", "--head", head)).stdout
+    assert f"up to event {head.split(':')[0]} they are those of the kept head" in said
+    assert "not proven: that no event was taken off the end" in said
+    assert (
+        json.loads((await command("head", "--json")).stdout)["seq"] == int(head.split(":")[0]) + 1
+    )
+    await tamper(running, "UPDATE ice_events SET actor = 'eve' WHERE action = 'provision'")
+    wrong = await command("verify", "--head", head, status=1)
+    seq = int(head.split(":")[0])
+    assert f"event {seq} was altered, or one before it with the chain written anew" in wrong.stderr
+    await running.act("lab-1", "reprovision")
+    assert (await command("verify", status=1)).stderr == f"ice-gateway: event {seq} was altered\n"
+    assert "nothing was pruned" in (await command("prune", "--keep", "0", status=1)).stderr
+
+
+async def test_wrong_usage_is_said(running, command):
+    assert "SEQ:DIGEST" in (await command("verify", "--head", "7", status=2)).stderr
+    assert "such as 365d" in (await command("prune", "--keep", "old", status=2)).stderr
+    assert "--keep" in (await command("prune", status=2)).stderr
+    assert "no event is older" in (await command("prune", "--keep", "1d")).stdout
+    assert "nothing to prune" in (await command("prune", "--keep", "9999999d", status=1)).stderr
+
+
+async def test_a_running_gateway_goes_on_while_it_is_pruned(running, command):
+    ice = await running.provision()
+    connection = await ice.connect()
+    assert (await command("prune", "--keep", "0")).stdout.startswith("pruned ")
+    await running.act("lab-1", "deregister")
+    await connection.expect_dropped(4101)
+    events = (await running.admin.get("/events?limit=200")).json["items"]
+    assert [event["action"] for event in events] == ["prune", "deregister"]
+    assert (await command("verify")).stdout.startswith("proven: ")
+
+
+async def test_anybody_can_check_the_exported_chain(running, command):
+    await running.provision()
+    await running.act("lab-1", "reprovision")
+    previous = "0" * 64
+    for line in (await command("export")).stdout.splitlines():
+        event = json.loads(line)
+        assert event["previous"] == previous
+        detail = json.dumps(event["detail"], sort_keys=True, separators=(",", ":"))
+        columns = [*(event | {"detail": detail}).values()]
+        text = json.dumps(columns, separators=(",", ":"), ensure_ascii=False)
+        previous = hashlib.sha256(text.encode()).hexdigest()
+    assert (await command("head")).stdout.strip().endswith(f":{previous}")
+
+
+async def test_no_name_is_a_formula_in_a_spreadsheet(running, command, tmp_path):
+    await running.gateway.accounts.add_user(ADMIN, "=cmd|' /C calc'!A0", Role.ADMIN, None)
+    evil = await running.api("=cmd|' /C calc'!A0")
+    await evil.post("/ices", {"ice_name": "ci-1", "ice_type": "ci-cd"})
+    file = tmp_path / "log.csv"
+    await command("export", "--format", "csv", "--output", str(file))
+    rows = list(csv.DictReader(io.StringIO(file.read_bytes().decode(), newline="")))
+    assert rows[-1]["actor"] == "'=cmd|' /C calc'!A0"
+    assert rows[-1]["ice_name"] == "ci-1"
+    assert [int(row["seq"]) for row in rows] == list(range(1, len(rows) + 1))

@@ -1,0 +1,142 @@
+"""The proof that a log is what was written: whatever is changed in it is found, at its place."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.chain import Head, Verifier
+from gateway.event import GENESIS, digest_of
+
+
+def a_log(length, first=1, previous=GENESIS):
+    rows = []
+    for seq in range(first, first + length):
+        rows.append((seq, "2026-11-22T09:30:00.000000Z", "root", f"act-{seq}", None, previous))
+        previous = digest_of(rows[-1])
+    return rows
+
+
+def verdict(rows, pruned=(), kept=None):
+    verifier = Verifier(pruned, kept)
+    verifier.feed(rows)
+    return verifier.verdict()
+
+
+def head_of(rows):
+    return Head(rows[-1][0], digest_of(rows[-1]))
+
+
+def altered(row, column=2):
+    return (*row[:column], "somebody", *row[column + 1 :])
+
+
+LOG = a_log(9)
+HEAD = head_of(LOG)
+
+
+def test_an_untouched_log_is_proven():
+    found = verdict(LOG)
+    assert found.fault is None
+    assert found.head == HEAD
+    assert "events 1 to 9" in found.proven
+    assert "taken off the end" in found.unproven
+    assert "written anew" in found.unproven
+
+
+def test_a_kept_head_proves_all_before_it():
+    found = verdict(LOG, kept=head_of(LOG[:6]))
+    assert found.fault is None
+    assert "up to event 6 they are those of the kept head" in found.proven
+    assert found.unproven == "that no event was taken off the end after event 6"
+
+
+@given(st.integers(0, 8), st.sampled_from([1, 2, 3, 5]))
+def test_an_altered_event_is_named(place, column):
+    log = list(LOG)
+    log[place] = altered(log[place], column)
+    expected = f"event {place + 1} was altered"
+    assert verdict(log, kept=HEAD).fault.startswith(expected)
+    without = verdict(log).fault
+    if column == 5 and place == 8:
+        assert without == "event 8 was altered, or event 9 was", "the end has no witness"
+    elif place == 8:
+        assert without is None, "nothing can tell that the last one is another"
+    else:
+        assert without.startswith(expected)
+
+
+@given(st.integers(0, 8), st.integers(1, 9))
+def test_what_was_taken_out_is_named(place, count):
+    rest = LOG[:place] + LOG[place + count :]
+    last = min(place + count, 9)
+    expected = {
+        True: f"event {last} was taken out",
+        False: f"events {place + 1} to {last} were taken out",
+    }[place + 1 == last]
+    assert verdict(rest, kept=HEAD).fault == expected
+    if last < 9:
+        assert verdict(rest).fault == expected
+    else:
+        assert verdict(rest).fault is None, "the end has no witness but a kept head"
+
+
+@given(st.integers(0, 7))
+def test_a_chain_written_anew_is_found_by_a_kept_head_alone(place):
+    changed = altered(LOG[place])
+    log = [*LOG[:place], changed, *a_log(8 - place, place + 2, digest_of(changed))]
+    assert verdict(log).fault is None
+    assert "the kept head says otherwise" in verdict(log, kept=HEAD).fault
+    assert verdict(log, kept=head_of(LOG[: place + 1])).fault.startswith(
+        f"event {place + 1} was altered, or one before"
+    )
+
+
+# --- behind a checkpoint -----------------------------------------------------------------------------
+
+
+def test_a_pruned_log_is_proven_from_its_checkpoint_on():
+    found = verdict(LOG[4:], [head_of(LOG[:4])], HEAD)
+    assert found.fault is None
+    assert "events 5 to 9 follow from each other; 4 before them were pruned" in found.proven
+
+
+@pytest.mark.parametrize("left", range(5))
+def test_a_pruning_that_was_broken_off_is_proven(left):
+    assert verdict(LOG[left:], [head_of(LOG[:4])], HEAD).fault is None
+
+
+def test_what_was_altered_before_a_pruning_that_was_broken_off_is_named():
+    log = [*LOG[:2], altered(LOG[2], 5), *LOG[3:]]
+    assert verdict(log[2:], [head_of(LOG[:4])]).fault == "event 3 was altered"
+    changed = [altered(LOG[2]), *LOG[3:]]
+    assert verdict(changed, [head_of(LOG[:4])]).fault == "event 3 was altered"
+
+
+def test_more_than_the_checkpoint_says_is_taken_out():
+    assert verdict(LOG[5:], [head_of(LOG[:4])]).fault == "events 1 to 5 were taken out"
+    assert verdict(LOG[4:]).fault == "events 1 to 4 were taken out"
+
+
+def test_the_first_behind_a_checkpoint_must_follow_from_it():
+    assert verdict(LOG[4:], [Head(4, "0" * 64)]).fault == "event 5 was altered"
+
+
+def test_a_head_from_before_the_checkpoint():
+    pruned = [head_of(LOG[:4])]
+    assert verdict(LOG[4:], pruned, head_of(LOG[:4])).fault is None
+    assert "event 3 was pruned" in verdict(LOG[4:], pruned, head_of(LOG[:3])).fault
+    assert "event 4 was altered before" in verdict(LOG[4:], pruned, Head(4, "0" * 64)).fault
+
+
+def test_an_empty_log():
+    assert verdict([]).proven == "there is no event yet"
+    assert verdict([], kept=HEAD).fault == "events 1 to 9 were taken out"
+
+
+def test_a_head_is_read_as_it_was_written():
+    assert Head.parse(str(HEAD)) == HEAD
+    for text in ("", "9", "0:" + "0" * 64, "9:" + "0" * 63, "9:" + "G" * 64, "٣:" + "0" * 64):
+        with pytest.raises(ValueError, match=r"^$"):
+            Head.parse(text)
