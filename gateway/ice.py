@@ -19,7 +19,8 @@ from client.protocol import OperationKind
 NAME_RULE: Final = (
     "1 to 64 characters: ASCII letters, digits, '.', '_' and '-', the first a letter or digit"
 )
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+NAME_PATTERN: Final = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+_NAME: Final = re.compile(NAME_PATTERN, re.ASCII)
 
 
 class IceType(enum.StrEnum):

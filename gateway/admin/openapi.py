@@ -13,7 +13,8 @@ from gateway.admin.api.events import EventQuery
 from gateway.admin.api.ices import Bulk, IceQuery, NewIce
 from gateway.admin.auth import COOKIE, FORM_TOKEN
 from gateway.errors import CODES
-from gateway.ice import NAME_RULE
+from gateway.ice import NAME_PATTERN, NAME_RULE, IceType
+from gateway.store.accounts import MAX_USER_NAME
 
 _REF: Final = "#/components/schemas/{name}"
 _SHAPES: Final = (
@@ -43,6 +44,21 @@ _IF_MATCH: Final = {
     "in": "header",
     "description": "Act only if the entry still has this entity tag",
     "schema": {"type": "string"},
+}
+_LINKED: Final = (
+    "showIce",
+    "reprovisionIce",
+    "reregisterIce",
+    "deregisterIce",
+    "disconnectIce",
+    "listConnections",
+)
+_LINKS: Final = {
+    operation_id: {
+        "operationId": operation_id,
+        "parameters": {"ice_name": "$response.body#/ice/ice_name"},
+    }
+    for operation_id in _LINKED
 }
 _ETAG: Final = {"ETag": {"description": "The generation", "schema": {"type": "string"}}}
 _TITLES: Final = {
@@ -124,11 +140,30 @@ def _action(name: str, summary: str, shape: type) -> dict[str, Any]:
     }
 
 
+def _new_ice(schema: dict[str, Any]) -> dict[str, Any]:
+    """With the rules that the shape alone does not say: the name's, and who has a user."""
+    kinds = {
+        IceType.NORMAL: {"type": "string", "minLength": 1, "maxLength": MAX_USER_NAME},
+        IceType.CI_CD: {"type": "null"},
+    }
+    schema["properties"]["ice_name"]["pattern"] = f"^{NAME_PATTERN}$"
+    return schema | {
+        "oneOf": [
+            {
+                "properties": {"ice_type": {"const": kind.value}, "provisionedto": owner},
+                "required": ["provisionedto"] if kind is IceType.NORMAL else [],
+            }
+            for kind, owner in kinds.items()
+        ]
+    }
+
+
 @functools.cache
 def document() -> dict[str, Any]:
     """The whole document."""
     _, schemas = msgspec.json.schema_components(_SHAPES, ref_template=_REF)
     ice_query, event_query = schemas.pop("IceQuery"), schemas.pop("EventQuery")
+    schemas["NewIce"] = _new_ice(schemas["NewIce"])
     schemas["ProblemDocument"]["properties"]["code"]["examples"] = sorted(CODES)
     final = {
         method: _operation(f"{method}Ice", "Names are final", {}, 405)
@@ -147,7 +182,10 @@ def document() -> dict[str, Any]:
             "post": _operation(
                 "provisionIce",
                 "Provision an ICE; its token is shown this once",
-                {"201": _answer(documents.Provisioned, "Provisioned", _ETAG | location)},
+                {
+                    "201": _answer(documents.Provisioned, "Provisioned", _ETAG | location)
+                    | {"links": _LINKS}
+                },
                 403,
                 409,
                 *_BODY,
