@@ -1,11 +1,13 @@
-"""How aiohttp serves us where the application is not asked: requests that are no proper HTTP.
+"""How aiohttp serves us where the application is not asked: what is no proper HTTP, who does not read.
 
-aiohttp would answer them in plain text, quote what was sent (a token, perhaps) and log it. This file
-and `wire` alone know aiohttp from the inside; it is pinned to its minor for them.
+aiohttp would answer the first in plain text, quote what was sent (a token, perhaps) and log it; the
+second it would wait for without end. This file and `wire` alone know aiohttp from the inside; it is
+pinned to its minor for them.
 """
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Final
 
 import structlog
@@ -16,11 +18,55 @@ from gateway.errors import problem
 from gateway.respond import problem_response
 
 SERVER_NAME: Final = "ice-gateway"
+READ_TIMEOUT: Final = 30.0
+"""Seconds for a client to take 64 KiB of an answer (the transport's high-water mark), or its rest."""
 _log = structlog.get_logger()
 
 
 class _Connection(RequestHandler):
-    __slots__ = ()
+    __slots__ = ("_patience",)
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._patience: asyncio.TimerHandle | None = None
+
+    def pause_writing(self) -> None:
+        """More waits for the client than it should: give it some time."""
+        super().pause_writing()
+        self._wait()
+
+    def resume_writing(self) -> None:
+        """The client has read on; once the connection is closing it has no more time for the rest."""
+        super().resume_writing()
+        if self.transport is not None and not self.transport.is_closing():
+            self._stop_waiting()
+
+    async def start(self) -> None:
+        """Serve requests; then the rest of the last answer is waited for, but not without end."""
+        try:
+            await super().start()
+        finally:
+            self._wait()
+
+    def force_close(self) -> None:
+        """Close, idle for too long: the rest of the last answer is waited for likewise."""
+        self._wait()
+        super().force_close()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """There is nobody left to wait for."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        transport = self.transport
+        if self._patience is None and transport is not None:
+            self._patience = self._loop.call_later(READ_TIMEOUT, transport.abort)
+
+    def _stop_waiting(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
 
     def handle_error(
         self,

@@ -14,6 +14,8 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import generate_latest
 
+from gateway.listener import Runner
+
 _log = structlog.get_logger()
 _FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
@@ -71,7 +73,7 @@ class Metrics:
 
         app = web.Application()
         app.router.add_get("/metrics", page)
-        runner = web.AppRunner(app, access_log=None, keepalive_timeout=10)
+        runner = Runner(app, shutdown_timeout=1.0, access_log=None, keepalive_timeout=10)
         await runner.setup()
         try:
             await web.TCPSite(runner, *address).start()
