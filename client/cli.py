@@ -36,7 +36,7 @@ _TOKEN_FILE_LIMIT: Final = 64 * 1024
 
 _folder_option = click.option(
     "--state-dir",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=click.Path(file_okay=False, readable=False, path_type=Path),
     help="Where the key and the token are kept.  [default: the user's state folder]",
 )
 
@@ -159,7 +159,7 @@ def _look(folder: StateFolder, *, named: bool) -> status.Found:
     return status.Found(
         folder=str(folder.path.absolute()),
         named=named,
-        exists=folder.path.exists(),
+        exists=folder.exists(),
         has_key=folder.key() is not None,
         token=folder.token(),
         # Before the report: a client that ends in between has written how.

@@ -78,6 +78,13 @@ class StateFolder:
         self._state = path / "state.json"
         self._lock = path / "lock"
 
+    def exists(self) -> bool:
+        """Whether there is such a folder. Raises `FolderUnusable`."""
+        try:
+            return self.path.exists()
+        except OSError as error:
+            raise self._unusable(error) from None
+
     def token(self) -> Token | None:
         """The stored token. Raises `FolderUnusable`, or `NotAToken` naming the file."""
         data = self._read(self._token)

@@ -99,10 +99,11 @@ def write_private(path: Path, data: bytes) -> None:
 
 def read_private(path: Path) -> bytes:
     """The content of one of our files, which is closed to others if it was open. Raises OSError."""
+    data = _patiently(path.read_bytes)
     if path.stat().st_mode & _OTHERS:
         with contextlib.suppress(PermissionError):
             path.chmod(0o600)
-    return _patiently(path.read_bytes)
+    return data
 
 
 def _sync_names(folder: Path) -> None:

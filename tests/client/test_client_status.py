@@ -1,6 +1,7 @@
 """`ice-client status`: am I registered, connected, and if not, what should be done?"""
 
 import json
+import os
 
 import pytest
 from click.testing import CliRunner
@@ -274,4 +275,26 @@ def test_a_folder_that_cannot_be_read(command, folder):
     assert result.exit_code == 1
     assert result.stderr == (
         f"ice-client: the state folder {folder} cannot be used: Is a directory\n"
+    )
+
+
+@pytest.mark.parametrize("closed", ["folder", "its parent"])
+def test_a_folder_of_another_user(closed, tmp_path):
+    folder = tmp_path / "parent" / "state"
+    folder.mkdir(parents=True)
+    shut = folder if closed == "folder" else folder.parent
+    shut.chmod(0o000)
+    mine = os.geteuid()
+    if mine == 0:  # root may read everything, so for a moment it is somebody else
+        os.seteuid(65534)
+    try:
+        result = CliRunner().invoke(main, ["status", "--state-dir", str(folder)])
+    finally:
+        os.seteuid(mine)
+        shut.chmod(0o700)
+
+    assert result.exit_code == 1, "how it stands cannot be told"
+    assert result.stderr == (
+        f"ice-client: the state folder {folder} cannot be used: Permission denied; it may be another"
+        " user's\n"
     )
