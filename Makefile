@@ -41,8 +41,10 @@ lint: $(STAMP) ## Check style
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
-types: $(STAMP) ## Check types
+types: $(STAMP) ## Check types; the client's as on each system that it runs on
 	@$(BIN)/mypy
+	@$(BIN)/mypy --package client --platform win32 --cache-dir .mypy_cache/win32
+	@$(BIN)/mypy --package client --platform darwin --cache-dir .mypy_cache/darwin
 
 format: $(STAMP) ## Format the code
 	@$(BIN)/ruff format .

@@ -1,6 +1,32 @@
-"""`python -m client` is the `ice-client` command."""
+"""The `ice-client` command, also as `python -m client`: one clear line for Ctrl-C, whenever it comes.
 
-from client.cli import main
+While the client runs Ctrl-C stops it in good order, with status 0; before and after that it ends here.
+"""
+
+import sys
+
+_INTERRUPTED = 130  # as shells give it: 128 and the number of SIGINT
+
+
+def main() -> None:
+    """Run the command and exit with its status."""
+    try:
+        # Half a second, in which Ctrl-C may come, too.
+        import click  # noqa: PLC0415
+
+        from client import cli  # noqa: PLC0415
+
+        try:
+            sys.exit(cli.main(prog_name="ice-client", standalone_mode=False))
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except click.Abort:  # Ctrl-C, and the end of the input at a prompt
+            raise KeyboardInterrupt from None
+    except KeyboardInterrupt:
+        sys.stderr.write("ice-client: interrupted\n")
+        sys.exit(_INTERRUPTED)
+
 
 if __name__ == "__main__":
-    main(prog_name="ice-client")
+    main()

@@ -26,12 +26,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
-import aiohttp
 import msgspec
 from aiohttp import WSCloseCode, WSMsgType
 
 from client import __version__, handshake, platform, protocol
-from client.handshake import Door, Endpoint, WebSocket, one_line
+from client.faults import LOST, ending, one_line, told
+from client.handshake import Door, Endpoint, WebSocket
 from client.identity import FolderUnusable, Identity, Token, proof
 from client.operations import Handler, Operation, Operations, Report
 from client.patience import Closed, Patience, Refused, Stopped
@@ -50,8 +50,6 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-_LOST: Final = 1006
-_NO_CODE: Final = 1005  # RFC 6455 section 7.1.5: a close frame without a code
 # After these the token no longer stands for this ICE; after others the fault may lie elsewhere.
 _UNREGISTERED: Final = frozenset(
     {"deregistered", "token-replaced", "token-expired", "key-mismatch", 4101, 4102}
@@ -167,7 +165,17 @@ class IceClient:
             self._warn("the token given is not newer than the stored one, which is kept")
         if self._endpoint.exposed:
             self._warn("plain http: everybody on the way can read the token and all messages")
-        self._note(gateway=self._endpoint.url.removesuffix(protocol.PATH), must_act=False)
+        was = self._identity.state
+        self._note(
+            gateway=self._endpoint.url.removesuffix(protocol.PATH),
+            connected=False,
+            # One that was killed could not write when its connection ended.
+            since=self._time() if was.connected else was.since,
+            code=None,
+            sentence=None,
+            next=self._time(),
+            must_act=False,
+        )
         self._task = asyncio.create_task(self._live())
         if self._told_to_stop:
             self._task.cancel()
@@ -278,11 +286,10 @@ class IceClient:
 
     def _refused(self, refused: Refused, verdict: float | Stopped) -> None:
         self._ended(refused.code, refused.sentence, verdict)
-        line = f"refused {refused.code}: {refused.sentence}"
         if isinstance(verdict, Stopped):
-            self._tell(Event("refused", line, logging.ERROR, refused.code))
+            self._tell(Event("refused", str(refused), logging.ERROR, refused.code))
         else:
-            line = f"{line} (trying again in {verdict:.1f} s)"
+            line = f"{refused} (trying again in {verdict:.1f} s)"
             self._tell(Event("refused", line, logging.WARNING, refused.code))
 
     def _closed(self, closed: Closed, verdict: float | Stopped) -> None:
@@ -292,18 +299,18 @@ class IceClient:
         rule = protocol.CLOSINGS.get(closed.code)
         broken = rule is not None and closed.code < 3000 and rule.then is protocol.Then.RECONNECT  # noqa: PLR2004
         level = logging.ERROR if final or broken else logging.WARNING
-        line = " ".join(filter(None, (f"closed {closed.code}", closed.reason)))
-        self._tell(Event("closed", f"{line}: {closed.sentence}", level, closed.code))
+        self._tell(Event("closed", told(closed), level, closed.code))
         if not isinstance(verdict, Stopped):
             line = f"reconnecting in {verdict:.1f} s"
             self._tell(Event("reconnecting", line))
 
     def _ended(self, code: str | int, sentence: str, verdict: float | Stopped) -> None:
-        final = isinstance(verdict, Stopped)
+        stopped = isinstance(verdict, Stopped)
         self._note(
             code=code,
             sentence=verdict.sentence if isinstance(verdict, Stopped) else sentence,
-            must_act=final,
+            next=None if isinstance(verdict, Stopped) else self._time(verdict),
+            must_act=stopped,
             registered=self._identity.state.registered and code not in _UNREGISTERED,
         )
 
@@ -331,9 +338,9 @@ class IceClient:
                         code = WSCloseCode.UNSUPPORTED_DATA
                         return Closed(code, "", "The gateway sent a binary frame; we have closed.")
                     elif frame.type is not WSMsgType.PONG:
-                        return _ending(frame)
+                        return ending(frame)
         except TimeoutError:
-            return Closed(_LOST, "", f"Nothing was heard from the gateway for {silence:g} s.")
+            return Closed(LOST, "", f"Nothing was heard from the gateway for {silence:g} s.")
         except (protocol.NotJsonRpc, msgspec.ValidationError) as error:
             code = WSCloseCode.POLICY_VIOLATION
             return Closed(
@@ -357,6 +364,7 @@ class IceClient:
             since=self._time(),
             code=None,
             sentence=None,
+            next=None,
         )
         hello = protocol.Hello(
             version=self._version,
@@ -407,8 +415,9 @@ class IceClient:
         except FolderUnusable as problem:
             self._warn(str(problem))
 
-    def _time(self) -> str:
-        return datetime.fromtimestamp(self._around.now(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    def _time(self, later: float = 0.0) -> str:
+        when = datetime.fromtimestamp(self._around.now() + later, UTC)
+        return when.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _welcome(text: str) -> protocol.Welcome:
@@ -417,17 +426,3 @@ def _welcome(text: str) -> protocol.Welcome:
     if message.method != "ice.welcome" or message.id is not msgspec.UNSET:
         raise protocol.NotJsonRpc("the first frame is not ice.welcome")
     return protocol.params_of(message, protocol.Welcome)
-
-
-def _ending(frame: aiohttp.WSMessage) -> Closed:
-    """What the last frame that aiohttp gives says about the end."""
-    if frame.type is WSMsgType.CLOSE:
-        code = frame.data or _NO_CODE
-        rule = protocol.CLOSINGS.get(code)
-        sentence = rule.sentence if rule else "The gateway has closed the connection."
-        return Closed(code, one_line(frame.extra or ""), sentence)
-    if frame.type is WSMsgType.ERROR and isinstance(frame.data, aiohttp.WebSocketError):
-        return Closed(
-            frame.data.code, "", f"The gateway broke RFC 6455; we have closed. ({frame.data})"
-        )
-    return Closed(_LOST, "", "The connection was lost.")

@@ -1,7 +1,7 @@
 """The `ice-client` command.
 
 Exit status: 0 done, 1 refused (and `status`: not connected), 2 usage, 3 a person must act. The reason
-is one line on standard error. Source: contract section 8.
+is one line on standard error. Source: contract section 8. `client.__main__` starts it and hears Ctrl-C.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import asyncio
 import contextlib
 import getpass
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 import click
 import msgspec
 
-from client import __version__, platform
+from client import __version__, platform, status
 from client.agent import ClosedByUs, Event, IceClient, Outcome
 from client.handshake import BadAddress, BadCertificateFile, PlainHttp
 from client.identity import (
@@ -24,11 +25,9 @@ from client.identity import (
     FolderUnusable,
     IdentityProblem,
     NotAToken,
-    State,
     StateFolder,
     Token,
 )
-from client.protocol import CLOSINGS, REFUSALS
 
 _REFUSED: Final = 1
 _USAGE: Final = 2
@@ -37,7 +36,7 @@ _TOKEN_FILE_LIMIT: Final = 64 * 1024
 
 _folder_option = click.option(
     "--state-dir",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=click.Path(file_okay=False, readable=False, path_type=Path),
     help="Where the key and the token are kept.  [default: the user's state folder]",
 )
 
@@ -93,6 +92,7 @@ def run(
         _fail(_MUST_ACT, problem)
     if not isinstance(outcome, ClosedByUs):
         _fail(_MUST_ACT, outcome)
+    _say("stopped, as asked")
 
 
 async def _run(client: IceClient) -> Outcome:
@@ -121,79 +121,51 @@ def _given_token(name: str, folder: StateFolder) -> Token | None:
 
 
 def _print_event(event: Event) -> None:
-    _say(str(event))
+    if event.kind == "warning":
+        _say(f"ice-client: warning: {event}", err=True)
+    else:
+        _say(str(event))
 
 
 # --- status ------------------------------------------------------------------------------------
 
 
-@main.command()
+@main.command(name="status")
 @_folder_option
 @click.option("--json", "as_json", is_flag=True, help="Print an object.")
-def status(state_dir: Path | None, as_json: bool) -> None:  # noqa: FBT001 - click gives a flag
-    """Say whether this ICE is registered and connected, and if not, what to do."""
-    folder = StateFolder(state_dir or _default_folder())
+def show_status(state_dir: Path | None, as_json: bool) -> None:  # noqa: FBT001 - click gives a flag
+    """Say whether this ICE is registered and connected, and if not, what to do.
+
+    Exit status: 0 connected, 1 not connected, 3 a person must act first.
+    """
     try:
-        report = _report(folder)
-    except IdentityProblem as problem:
+        found = _look(StateFolder(state_dir or _default_folder()), named=state_dir is not None)
+    except FolderUnusable as problem:
         _fail(_REFUSED, problem)
+    except IdentityProblem as problem:
+        _fail(_MUST_ACT, problem)
+    report = status.report(found)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(report)))
     else:
-        _print_report(report)
-    sys.exit(0 if report["connected"] else _REFUSED)
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        click.echo("\n".join(status.lines(found, report, now)))
+    if not report.connected:
+        sys.exit(_MUST_ACT if report.must_act else _REFUSED)
 
 
-def _report(folder: StateFolder) -> dict[str, Any]:
-    token, state, running = folder.token(), folder.state(), folder.in_use()
-    admitted = token is not None and state.admitted == token.digest()
-    return {
-        "ice_name": state.ice_name,
-        "ice_type": state.ice_type,
-        "gateway": state.gateway,
-        "registered": admitted and state.registered,
-        # A client that was killed could not write that it is connected no more.
-        "connected": state.connected and running,
-        "running": running,
-        "since": state.since,
-        "code": state.code,
-        "sentence": state.sentence,
-        "todo": _todo(state, has_token=token is not None, running=running),
-        "state_dir": str(folder.path),
-    }
-
-
-def _todo(state: State, *, has_token: bool, running: bool) -> str | None:
-    """What a person should do; None where nothing needs to be done."""
-    if not has_token:
-        return (
-            "Ask the admin for a registration token and start `ice-client run` with --token-file."
-        )
-    if state.must_act:
-        # A refusal's sentence says what to do; a close code's only what happened.
-        rule = CLOSINGS.get(state.code) if isinstance(state.code, int) else None
-        refusal = REFUSALS.get(rule.reason) if rule else None
-        return refusal.detail if refusal else state.sentence
-    if not running:
-        return f"Start `ice-client run --gateway {state.gateway or 'URL'}`."
-    return None
-
-
-def _print_report(report: dict[str, Any]) -> None:
-    click.echo(f"state folder: {report['state_dir']} (--state-dir names another)")
-    name = f"{report['ice_name']} ({report['ice_type']})" if report["ice_name"] else "this ICE"
-    where = f" at {report['gateway']}" if report["gateway"] else ""
-    click.echo(f"{name} is {'registered' if report['registered'] else 'not registered'}{where}")
-    since = f" since {report['since']}" if report["since"] else ""
-    if report["connected"]:
-        click.echo(f"connected{since}")
-        return
-    click.echo(
-        f"not connected{since}" if report["running"] else "not connected: no client is running"
+def _look(folder: StateFolder, *, named: bool) -> status.Found:
+    """Raises `IdentityProblem`."""
+    return status.Found(
+        folder=str(folder.path.absolute()),
+        named=named,
+        exists=folder.exists(),
+        has_key=folder.key() is not None,
+        token=folder.token(),
+        # Before the report: a client that ends in between has written how.
+        running=folder.in_use(),
+        state=folder.state(),
     )
-    if report["code"] is not None:
-        click.echo(f"last: {report['code']}: {report['sentence']}")
-    click.echo(f"to do: {report['todo'] or 'nothing: it tries again by itself'}")
 
 
 # --- both --------------------------------------------------------------------------------------
@@ -206,9 +178,9 @@ def _default_folder() -> Path:
         _fail(_USAGE, "there is no home folder: name a folder with --state-dir")
 
 
-def _say(line: str) -> None:
+def _say(line: str, *, err: bool = False) -> None:
     with contextlib.suppress(OSError):  # nobody listens any more; the connection matters more
-        click.echo(line)  # which flushes
+        click.echo(line, err=err)  # which flushes
 
 
 def _fail(code: int, reason: object) -> NoReturn:

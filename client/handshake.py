@@ -24,14 +24,17 @@ import msgspec
 from aiohttp import ClientHandlerType, ClientRequest, ClientResponse, hdrs
 
 from client import protocol
+from client.faults import one_line, unreachable
 from client.patience import Refused
+from client.proxies import BadProxy, Proxy, proxy_for
 
 TIMEOUT: Final = 30.0
 """Seconds for one handshake, and for the welcome after it."""
 _BODY_LIMIT: Final = 64 * 1024
 _BODY_TIMEOUT: Final = 5.0
-_LINE_LIMIT: Final = 500
 _CLOSE_TIMEOUT: Final = 1.0
+_LOOPBACK: Final = ipaddress.IPv4Network("127.0.0.0/8")
+_LOOPBACK_6: Final = ipaddress.IPv6Address("::1")
 
 WebSocket = aiohttp.ClientWebSocketResponse
 
@@ -89,6 +92,11 @@ class Endpoint:
         return endpoint
 
     @property
+    def where(self) -> str:
+        """The gateway's `host[:port]`, for a sentence."""
+        return urlsplit(self.url).netloc
+
+    @property
     def exposed(self) -> bool:
         """Whether the token would leave this machine unencrypted."""
         return self.plain and not self.loopback
@@ -96,9 +104,11 @@ class Endpoint:
 
 def _is_loopback(host: str) -> bool:
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host)
     except ValueError:
         return host.lower() == "localhost"
+    # Not `is_loopback`, which has come to take in more from one Python to the next.
+    return address in _LOOPBACK if address.version == 4 else address == _LOOPBACK_6  # noqa: PLR2004
 
 
 def tls(ca_file: Path | None) -> ssl.SSLContext:
@@ -132,12 +142,6 @@ class _Answered(Exception):
     def __init__(self, refused: Refused) -> None:
         super().__init__(refused.code)
         self.refused = refused
-
-
-def one_line(text: str) -> str:
-    """What a stranger sent, fit for a terminal's line."""
-    printable = "".join(char if char.isprintable() else " " for char in text)
-    return " ".join(printable.split())[:_LINE_LIMIT]
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float:
@@ -227,8 +231,6 @@ class Door:
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=TIMEOUT),
             headers={hdrs.USER_AGENT: agent},
-            # A proxy has no business between us and our own machine: it would get a plain token.
-            trust_env=not endpoint.loopback,
             middlewares=(self._authorize,),
         )
 
@@ -245,11 +247,18 @@ class Door:
 
     async def knock(self) -> WebSocket | Refused:
         """One handshake. Every failure to get a connection is a value."""
+        # A proxy has no business between us and our own machine: it would get a plain token.
+        try:
+            proxy = None if self._endpoint.loopback else proxy_for(self._endpoint.url)
+        except BadProxy as problem:
+            return Refused("proxy-unusable", str(problem), answered=False)
+        through = proxy.url if proxy else None
         try:
             async with asyncio.timeout(TIMEOUT):
-                # A https URL, not wss: aiohttp looks proxies up by scheme and knows HTTPS_PROXY.
                 socket = await self._session.ws_connect(
                     self._endpoint.url,
+                    proxy=through,
+                    proxy_headers=_proxy_headers(proxy),
                     protocols=(protocol.SUBPROTOCOL,),
                     compress=0,
                     # aiohttp refuses a message that is as long as the limit.
@@ -260,17 +269,9 @@ class Door:
                 )
         except _Answered as answered:
             return answered.refused
-        except TimeoutError:
-            return Refused("unreachable", f"There was no answer within {TIMEOUT:g} s.")
-        except aiohttp.ClientConnectorCertificateError as error:
-            return Refused(
-                "certificate-untrusted",
-                "The gateway's certificate does not hold; if your own CA has signed it, name that"
-                f" with --ca-file. ({one_line(str(error.certificate_error))})",
-            )
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            # Never the repr: aiohttp's hold the request's headers, and so the token.
-            return Refused("unreachable", one_line(str(error)) or type(error).__name__)
+            where, plain = self._endpoint.where, self._endpoint.plain
+            return unreachable(error, where, plain=plain, proxy=through)
         if socket.protocol != protocol.SUBPROTOCOL:
             await hang_up(socket, aiohttp.WSCloseCode.PROTOCOL_ERROR)
             return Refused(
@@ -284,8 +285,7 @@ class Door:
         """Put the credentials on; let nothing but a 101 through.
 
         As a middleware, and not as headers of `ws_connect`: aiohttp sends a request again by itself
-        when the peer hangs up, which must bring a new proof; it raises when ~/.netrc knows the host
-        of a request that has an Authorization header already; and it would follow redirects.
+        when the peer hangs up, which must bring a new proof; and it would follow redirects.
         """
         authorization, proof = self._credentials()
         request.headers[hdrs.AUTHORIZATION] = authorization
@@ -297,6 +297,12 @@ class Door:
             raise _Answered(await _refusal(response, self._now()))
         finally:
             response.close()
+
+
+def _proxy_headers(proxy: Proxy | None) -> dict[str, str] | None:
+    if proxy is None or proxy.authorization is None:
+        return None
+    return {hdrs.PROXY_AUTHORIZATION: proxy.authorization}
 
 
 async def hang_up(socket: WebSocket, code: int) -> None:

@@ -62,6 +62,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     code: str | int | None = None
     """The refusal or close code that ended the last attempt or session."""
     sentence: str | None = None
+    next: str | None = None
+    """When it tries to connect, or has tried last; RFC 3339. None while connected, or once it has stopped."""
     must_act: bool = False
     """Whether the client has stopped until a person acts."""
 
@@ -75,6 +77,13 @@ class StateFolder:
         self._token = path / "token"
         self._state = path / "state.json"
         self._lock = path / "lock"
+
+    def exists(self) -> bool:
+        """Whether there is such a folder. Raises `FolderUnusable`."""
+        try:
+            return self.path.exists()
+        except OSError as error:
+            raise self._unusable(error) from None
 
     def token(self) -> Token | None:
         """The stored token. Raises `FolderUnusable`, or `NotAToken` naming the file."""
@@ -151,8 +160,9 @@ class StateFolder:
             raise self._unusable(error) from None
 
     def _unusable(self, error: OSError) -> FolderUnusable:
+        hint = "; it may be another user's" if isinstance(error, PermissionError) else ""
         return FolderUnusable(
-            f"the state folder {self.path} cannot be used: {error.strerror or error}"
+            f"the state folder {self.path} cannot be used: {error.strerror or error}{hint}"
         )
 
 

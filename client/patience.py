@@ -39,6 +39,11 @@ class Refused:
     retry: bool = True
     retry_after: float = 0.0
     nonce: str | None = None
+    answered: bool = True
+    """Whether somebody answered the handshake, and did not only fail to."""
+
+    def __str__(self) -> str:
+        return f"{'refused ' if self.answered else ''}{self.code}: {self.sentence}"
 
 
 @dataclass(frozen=True, slots=True)

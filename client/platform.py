@@ -1,7 +1,8 @@
 """Everything that differs between operating systems: folders, private files, locks, signals.
 
-It imports on each of them. On Windows modes mean nothing: what keeps a file private there is the
-access list of the user's profile, in which the default state folder lies.
+It imports on each of them, and no other module of the client knows that there are several. On
+Windows modes mean nothing: what keeps a file private there is the access list of the user's profile, in
+which the default state folder lies.
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ import signal
 import socket
 import stat
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
-_LOCK_ATTEMPTS: Final = 5
-_LOCK_PAUSE: Final = 0.02
+_ATTEMPTS: Final = 5
+_PAUSE: Final = 0.02
+_BINARY: Final[int] = getattr(os, "O_BINARY", 0)  # Windows' own: newlines are left as they are
+
+_T = TypeVar("_T")
 
 
 # --- where -------------------------------------------------------------------------------------
@@ -64,6 +67,7 @@ def make_private_folder(folder: Path, *, ours: str) -> None:
     whoever names a folder with other things in it does not want its mode changed.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _sync_names(folder.parent)
     if folder.stat().st_mode & _OTHERS:
         names = [entry.name for entry in folder.iterdir()]
         if not names or ours in names:
@@ -72,32 +76,53 @@ def make_private_folder(folder: Path, *, ours: str) -> None:
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Replace `path` by a file of mode 0600, wholly or not at all, and durably. Raises OSError."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # O_EXCL, 0600
+    """Replace `path` by a file of mode 0600, wholly or not at all, and durably. Raises OSError.
+
+    Only who holds the folder's lock writes, so one name for the new file is enough: what a killed process
+    has left under it is taken away by the next.
+    """
+    new = path.with_name(f"{path.name}.new")
+    new.unlink(missing_ok=True)
+    # O_EXCL: a link that a stranger lays there meanwhile is not followed.
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        Path(name).replace(path)
+        _patiently(lambda: new.replace(path))
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        new.unlink(missing_ok=True)
         raise
-    # The new name is durable once its folder is; Windows cannot open one.
+    _sync_names(path.parent)
+
+
+def read_private(path: Path) -> bytes:
+    """The content of one of our files, which is closed to others if it was open. Raises OSError."""
+    data = _patiently(path.read_bytes)
+    if path.stat().st_mode & _OTHERS:
+        with contextlib.suppress(PermissionError):
+            path.chmod(0o600)
+    return data
+
+
+def _sync_names(folder: Path) -> None:
+    """Make durable which names `folder` holds; Windows, which opens no folder, sees to it by itself."""
     with contextlib.suppress(OSError):
-        descriptor = os.open(path.parent, os.O_RDONLY)
+        descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
 
 
-def read_private(path: Path) -> bytes:
-    """The content of one of our files, which is closed to others if it was open. Raises OSError."""
-    if path.stat().st_mode & _OTHERS:
+def _patiently(action: Callable[[], _T]) -> _T:
+    """Windows refuses while another process has the file open: `status` or a virus scanner, for a moment."""
+    for _ in range(_ATTEMPTS - 1):
         with contextlib.suppress(PermissionError):
-            path.chmod(0o600)
-    return path.read_bytes()
+            return action()
+        time.sleep(_PAUSE)
+    return action()
 
 
 # --- one process at a time ---------------------------------------------------------------------
@@ -113,6 +138,10 @@ if sys.platform == "win32":
             return False
         return True
 
+    def _unlock(descriptor: int) -> None:
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
+
 else:
     import fcntl
 
@@ -122,6 +151,9 @@ else:
         except BlockingIOError:
             return False
         return True
+
+    def _unlock(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 class FileLock:
@@ -135,9 +167,9 @@ class FileLock:
         """Take the lock, or tell that another has it. Raises OSError."""
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
         # `is_locked` of another process holds the lock for a moment: that is no reason to give up.
-        for attempt in range(_LOCK_ATTEMPTS):
+        for attempt in range(_ATTEMPTS):
             if attempt:
-                time.sleep(_LOCK_PAUSE)
+                time.sleep(_PAUSE)
             if _try_lock(descriptor):
                 self._descriptor = descriptor
                 return True
@@ -147,6 +179,8 @@ class FileLock:
     def release(self) -> None:
         """Give the lock back, if it is held."""
         if self._descriptor is not None:
+            # By closing alone Windows gives it back only when it finds the time.
+            _unlock(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = None
 
@@ -158,7 +192,10 @@ def is_locked(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        return not _try_lock(descriptor)
+        if not _try_lock(descriptor):
+            return True
+        _unlock(descriptor)
+        return False
     finally:
         os.close(descriptor)
 

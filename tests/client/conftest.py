@@ -4,6 +4,7 @@ import pytest
 from scripted_gateway import FakeTime, ScriptedGateway, make_token
 
 from client.agent import IceClient, Surroundings
+from tests.support.forks import forks
 
 
 @pytest.fixture
@@ -71,3 +72,10 @@ def run(gateway, make_ice):
             return None
 
     return play
+
+
+@pytest.fixture(scope="session")
+def fork(tmp_path_factory):
+    """Starts processes of `ice-client`."""
+    with forks(tmp_path_factory.mktemp("forks")) as started:
+        yield started

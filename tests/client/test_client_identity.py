@@ -188,7 +188,7 @@ def test_a_folder_without_permission_is_refused_in_one_line(folder, token):
     if mine == 0:  # root may read everything, so for a moment it is somebody else
         os.seteuid(65534)
     try:
-        with pytest.raises(FolderUnusable, match="Permission denied"):
+        with pytest.raises(FolderUnusable, match="Permission denied; it may be another user's"):
             Identity.open(folder, Token(token))
     finally:
         os.seteuid(mine)

@@ -61,6 +61,44 @@ def test_a_write_is_on_the_disk_before_the_name_changes(tmp_path, monkeypatch):
     assert order == ["sync", "replace", "sync"], "the file, its name, then the folder"
 
 
+def test_a_file_that_another_process_reads_for_a_moment_is_waited_for(tmp_path, monkeypatch):
+    """On Windows a name cannot be replaced while its file is open, nor read while it is replaced."""
+    path, tried = tmp_path / "state.json", []
+
+    def refused_at_first(real):
+        def attempt(*arguments):
+            tried.append(real.__name__)
+            if tried.count(real.__name__) < 5:
+                raise PermissionError(13, "Access is denied")
+            return real(*arguments)
+
+        return attempt
+
+    for name in ("replace", "read_bytes"):
+        monkeypatch.setattr(Path, name, refused_at_first(getattr(Path, name)))
+    monkeypatch.setattr(platform.time, "sleep", lambda _: None)
+    platform.write_private(path, b"new")
+
+    assert platform.read_private(path) == b"new"
+
+
+def test_what_a_killed_process_left_is_taken_away(tmp_path):
+    (tmp_path / "token.new").write_bytes(b"half")
+    platform.write_private(tmp_path / "token", b"whole")
+
+    assert [path.name for path in tmp_path.iterdir()] == ["token"]
+    assert (tmp_path / "token").read_bytes() == b"whole"
+
+
+def test_a_link_laid_in_the_way_is_not_followed(tmp_path):
+    (tmp_path / "theirs").write_bytes(b"theirs")
+    (tmp_path / "token.new").symlink_to(tmp_path / "theirs")
+    platform.write_private(tmp_path / "token", b"secret")
+
+    assert (tmp_path / "theirs").read_bytes() == b"theirs"
+    assert stat.S_IMODE((tmp_path / "token").lstat().st_mode) == 0o600
+
+
 def test_a_lock_ends_with_its_process(tmp_path):
     script = (
         "import sys, pathlib; from client.platform import FileLock\n"

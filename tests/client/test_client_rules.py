@@ -227,9 +227,11 @@ async def test_other_closings_are_followed_by_a_reconnection(code, run, time, ev
         ("", 1.0),
     ],
 )
-async def test_a_restart_names_the_time_to_come_back(reason, delay, run, time):
+async def test_a_restart_names_the_time_to_come_back(reason, delay, run, time, events):
     assert await run(admit(close=(1012, reason))) is None
     assert time.delays == [delay]
+    closed = next(event for event in events if event.kind == "closed")
+    assert str(closed) == "closed 1012 restart: The gateway restarts or lost its store."
 
 
 async def test_a_superseded_ice_waits_and_comes_back(run, time):
@@ -336,4 +338,7 @@ async def test_nobody_listening_is_tried_again(make_ice, unused_tcp_port, time, 
         assert await ice.wait() == ClosedByUs()
 
     assert time.delays[:3] == [1.0, 2.0, 4.0]
-    assert "refused unreachable" in str(events[1])
+    assert str(events[1]) == (
+        f"unreachable: Nobody listens at 127.0.0.1:{unused_tcp_port}: it is not running, or the address"
+        " is another. (trying again in 1.0 s)"
+    )

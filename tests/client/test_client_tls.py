@@ -1,63 +1,11 @@
 """TLS is verified, by the system's certificates and those of `--ca-file`."""
 
-import ipaddress
-import ssl
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from scripted_gateway import ScriptedGateway
 
-
-class Authority:
-    """A certificate authority made for one test."""
-
-    def __init__(self, folder):
-        self._folder = folder
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Test CA")])
-        usage = x509.BasicConstraints(ca=True, path_length=0)
-        self.file = self._write("ca.pem", self._sign(self._name, self._key, (usage, True)))
-
-    def server_context(self, address):
-        """The TLS of a server whose certificate names this IP address."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "gateway")])
-        names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
-        certificate = self._sign(name, key, (names, False))
-        pem = key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self._write("server.pem", certificate + pem))
-        return context
-
-    def _sign(self, name, key, extension):
-        now = datetime.now(UTC)
-        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
-        certificate = (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(self._name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(minutes=1))
-            .not_valid_after(now + timedelta(hours=1))
-            .add_extension(extension[0], critical=extension[1])
-            .add_extension(issuer, critical=False)
-            .sign(self._key, hashes.SHA256())
-        )
-        return certificate.public_bytes(serialization.Encoding.PEM)
-
-    def _write(self, name, data):
-        path = self._folder / name
-        path.write_bytes(data)
-        return path
+from tests.support.authority import Authority
 
 
 @pytest.fixture
@@ -66,10 +14,25 @@ def authority(tmp_path):
 
 
 @pytest.fixture
+def connect_once(make_ice, authority, time, events):
+    """Try to connect, and tell what is said when that fails."""
+
+    async def connect(url):
+        time.delays.clear()
+        events.clear()
+        async with make_ice(gateway_url=url, ca_file=authority.file):
+            await time.after_sleeps(1)
+        return str(events[1])
+
+    return connect
+
+
+@pytest.fixture
 async def serve(aiohttp_server, authority):
-    async def serve(address="127.0.0.1"):
+    async def serve(*certificate):
         gateway = ScriptedGateway()
-        server = await aiohttp_server(gateway.app(), ssl=authority.server_context(address))
+        tls = authority.server_context(*(certificate or ("127.0.0.1",)))
+        server = await aiohttp_server(gateway.app(), ssl=tls)
         gateway.url = f"https://127.0.0.1:{server.port}"
         return gateway
 
@@ -91,13 +54,41 @@ async def test_an_unknown_authority_is_not_trusted(insecure, serve, make_ice, ti
         await time.after_sleeps(1)
 
     assert gateway.handshakes == [], "the token must not be sent to a stranger"
-    assert "--ca-file" in str(events[1]), "the line should say what to do"
-    assert "certificate" in str(events[1])
+    assert str(events[1]).startswith(
+        "certificate-untrusted: The gateway's certificate is not trusted: if an authority of your own has"
+        " signed it, name that with --ca-file. ("
+    )
 
 
-async def test_a_certificate_for_another_host_is_not_trusted(serve, make_ice, authority, time):
-    gateway = await serve("192.0.2.1")
-    async with make_ice(gateway_url=gateway.url, ca_file=authority.file):
-        await time.after_sleeps(1)
+ANOTHER = "is not made out to 127.0.0.1: give --gateway the name that it is made out to."
+EXPIRED = "has expired: its operator must renew it, or this machine's clock is wrong."
+NOT_YET = "is not valid yet: is this machine's clock right?"
+
+
+@pytest.mark.parametrize(
+    ("host", "begins", "sentence"),
+    [("192.0.2.1", 0, ANOTHER), ("127.0.0.1", -2, EXPIRED), ("127.0.0.1", 2, NOT_YET)],
+)
+async def test_a_certificate_that_does_not_hold_is_not_trusted(
+    host, begins, sentence, serve, connect_once
+):
+    gateway = await serve(host, timedelta(hours=begins))
+    line = await connect_once(gateway.url)
 
     assert gateway.handshakes == []
+    assert line == (
+        f"certificate-untrusted: The gateway's certificate {sentence} (trying again in 1.0 s)"
+    )
+
+
+async def test_http_and_https_confused_is_said(serve, gateway, connect_once):
+    plain, tls = gateway.url.removeprefix("http://"), (await serve()).url.removeprefix("https://")
+
+    assert await connect_once(f"https://{plain}") == (
+        f"unreachable: What answers at {plain} does not speak TLS: check the port, and http or https."
+        " (trying again in 1.0 s)"
+    )
+    assert await connect_once(f"http://{tls}") == (
+        f"unreachable: The connection to {tls} was closed before there was an answer. Does it speak"
+        " https? (trying again in 1.0 s)"
+    )

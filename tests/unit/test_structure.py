@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import tomllib
 from pathlib import Path
@@ -131,6 +132,24 @@ def test_the_client_knows_nothing_of_the_gateway():
         assert not guilty, f"{name} imports {guilty}: an ICE's machine runs client/ alone"
 
 
+def test_what_differs_between_systems_is_the_clients_platform_alone():
+    modules_of_one_system = {
+        *("ctypes", "fcntl", "grp", "msvcrt", "os", "platform", "posix", "pwd", "resource"),
+        *("signal", "stat", "syslog", "tempfile", "termios", "winreg"),
+    }
+    calls_of_one_system = {"add_signal_handler", "remove_signal_handler", "chmod", "chown"}
+    for name, path in modules("client").items():
+        if name == "client.platform":
+            continue
+        guilty = {item for item in imports(path) if item.split(".")[0] in modules_of_one_system}
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Attribute):
+                of_sys = isinstance(node.value, ast.Name) and node.value.id == "sys"
+                if node.attr in calls_of_one_system or (of_sys and node.attr == "platform"):
+                    guilty.add(node.attr)
+        assert not guilty, f"{name} uses {guilty}, which is the affair of client/platform.py"
+
+
 def test_the_gateway_knows_of_the_client_its_protocol_alone():
     for name, path in modules("gateway").items():
         named = {item for item in imports(path) if item.split(".")[0] == "client"}
@@ -151,6 +170,13 @@ def test_a_file_is_one_noun():
     for path in [*modules("gateway").values(), *modules("client").values()]:
         lines = len(path.read_text("utf-8").splitlines())
         assert lines <= 450, f"{path.relative_to(ROOT)} has {lines} lines: it may hold two nouns"
+
+
+def test_the_commands_of_the_project_can_be_imported():
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["scripts"]
+    for name, target in scripts.items():
+        module, _, function = target.partition(":")
+        assert callable(getattr(importlib.import_module(module), function)), f"{name}: {target}"
 
 
 def test_the_lock_file_names_all_that_is_needed():

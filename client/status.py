@@ -1,0 +1,136 @@
+"""How this ICE stands, and what a person should do: what `ice-client status` answers. Pure.
+
+It says what the state folder tells. The gateway alone knows what it would answer now.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from client.identity import State, Token
+from client.protocol import CLOSINGS, REFUSALS
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What lies in a state folder.
+
+    `named`: whether `--state-dir` names it; `running`: whether a client has it locked.
+    """
+
+    folder: str
+    named: bool
+    exists: bool
+    has_key: bool
+    token: Token | None
+    state: State
+    running: bool
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """The object that `status --json` prints. Times are RFC 3339."""
+
+    ice_name: str | None
+    ice_type: str | None
+    gateway: str | None
+    registered: bool
+    connected: bool
+    running: bool
+    since: str | None
+    """Since when it is connected, or is not."""
+    next: str | None
+    """When a client that runs tries to connect; a time gone by means that it is trying."""
+    code: str | int | None
+    """The refusal, close code or fault that ended the last attempt or session."""
+    sentence: str | None
+    must_act: bool
+    """Whether it takes a person before this ICE can connect: more than to start it."""
+    todo: str | None
+    """What a person should do; null where nothing needs to be done."""
+    state_dir: str
+
+
+def report(found: Found) -> Report:
+    """Judge what was found in the folder."""
+    state, running = found.state, found.running
+    admitted = found.token is not None and state.admitted == found.token.digest()
+    # A client that was killed could not write that it is connected no more, nor since when.
+    connected = state.connected and running
+    since = state.since if connected == state.connected else None
+    todo = _cure(found, admitted=admitted)
+    must_act = todo is not None
+    if todo is None and not running:
+        todo = f"start it: {_command(found)}"
+    return Report(
+        ice_name=state.ice_name,
+        ice_type=state.ice_type,
+        gateway=state.gateway,
+        registered=admitted and state.registered,
+        connected=connected,
+        running=running,
+        since=since,
+        next=state.next if running and not connected else None,
+        code=state.code,
+        sentence=state.sentence,
+        must_act=must_act,
+        todo=todo,
+        state_dir=found.folder,
+    )
+
+
+def _cure(found: Found, *, admitted: bool) -> str | None:
+    """What a person must do before a client can connect; None if it can by itself."""
+    state = found.state
+    if found.token is None:
+        return f"ask the admin for a registration token, then: {_command(found)} --token-file FILE"
+    if admitted and state.registered and not found.has_key:
+        return (
+            "put key.pem back into the state folder from a backup, or ask the admin to reregister this"
+            " ICE: its key is gone, and the gateway admits no other"
+        )
+    if not state.must_act:
+        return None
+    # A refusal's sentence says what to do; a close code's only what happened.
+    rule = CLOSINGS.get(state.code) if isinstance(state.code, int) else None
+    refusal = REFUSALS.get(rule.reason) if rule else None
+    return refusal.detail if refusal else state.sentence
+
+
+def _command(found: Found) -> str:
+    folder = f" --state-dir {found.folder}" if found.named else ""
+    return f"ice-client run --gateway {found.state.gateway or 'URL'}{folder}"
+
+
+def lines(found: Found, report: Report, now: str) -> list[str]:
+    """The report for a person; `now` in the form of its times."""
+    told = [f"state folder: {report.state_dir}{'' if found.exists else ' (there is none yet)'}"]
+    told.append(_registered(found, report))
+    if report.connected:
+        told.append(f"connected to {report.gateway} since {report.since}")
+        return told
+    since = f" since {report.since}" if report.since else ""
+    why = f"{report.code}: {report.sentence}" if report.code is not None else None
+    if report.running:
+        told.append(f"not connected{since}{f': {why}' if why else ''}")
+        later = report.next is not None and report.next > now
+        told.append(f"it tries again at {report.next}" if later else "it is trying to connect now")
+    else:
+        told.append(f"not connected{since}: no client is running")
+        if why:
+            told.append(f"it last said {why}")
+    told.append(f"to do: {report.todo or 'nothing, it tries again by itself'}")
+    return told
+
+
+def _registered(found: Found, report: Report) -> str:
+    name = f"{report.ice_name} ({report.ice_type})" if report.ice_name else "this ICE"
+    if report.registered:
+        return f"{name} is registered at {report.gateway}"
+    if found.token is None:
+        key = ", only a key" if found.has_key else ""
+        return f"{name} is not registered: it has no token{key}"
+    if found.state.admitted == found.token.digest():
+        return f"{name} is not registered any more"
+    return f"{name} is not registered yet: its token has not been admitted"

@@ -1,0 +1,98 @@
+"""Killed at any instant of its registration, or interrupted, a client registers or continues at the next start.
+
+The instants are found by counting: every call into the system that something outside of the process could
+see, from the start to the admission.
+"""
+
+import asyncio
+import os
+import signal
+
+import pytest
+
+FILES = {"key.pem", "token", "state.json", "lock"}
+
+
+@pytest.fixture
+def place(running, tmp_path):
+    """Provision an ICE: how to run it, the option for its token, and its state folder."""
+
+    async def place(name):
+        ice = await running.provision(name)
+        token = tmp_path / f"{name}.token"
+        token.write_text(ice.token)
+        run = ("run", "--gateway", running.url, "--state-dir", tmp_path / name)
+        return run, ("--token-file", token), tmp_path / name
+
+    return place
+
+
+@pytest.fixture
+async def steps(fork, place):
+    """The steps of a registration that nothing disturbs."""
+    run, token, _ = await place("undisturbed")
+    ended = await fork.run(*run, *token, steps=True, until_admitted=True)
+    assert ended.status == 0, f"the client should have registered: {ended}"
+    assert {"mkdir", "flock", "fsync", "replace", "socket.connect"} < set(ended.steps), ended.steps
+    return ended.steps
+
+
+async def test_killed_at_any_step_it_is_admitted_after_the_next_start(fork, place, steps, running):
+    seen = set()
+    for at, step in enumerate(steps):
+        when = f"killed before step {at}, {step}"
+        for given_again in (False, True):
+            name = f"lab-{at:03}-{'again' if given_again else 'first'}"
+            run, token, folder = await place(name)
+            killed = await fork.run(
+                *(*run, *token), steps=True, at=at, signal=signal.SIGKILL, until_admitted=True
+            )
+            # What the gateway sends may come in fewer parts than it did at first.
+            assert killed.status == -signal.SIGKILL or at > len(steps) - 4, when
+            left = {path.name: path.stat().st_size > 0 for path in folder.glob("*")}
+            state = (*sorted(left.items()), sum(name.startswith("socket") for name in steps[:at]))
+            if not given_again and state in seen:
+                break  # a start from here has been tried
+            seen.add(state)
+            if not given_again:
+                again = await fork.run(*run, until_admitted=True)
+                if "token" not in left:
+                    assert again.status == 3, f"{when}: the token was not stored yet"
+                    assert "--token-file" in again.err, f"{when}: it should say what to do"
+            if given_again or "token" not in left:
+                again = await fork.run(*run, *token, until_admitted=True)
+            assert again.status == 0, (
+                f"{when}: it should be admitted at the next start, not {again}"
+            )
+            assert f"admitted as {name} " in again.out, when
+            assert {path.name for path in folder.iterdir()} == FILES, f"{when}: something is left"
+            assert await running.status(name) == "registered"
+
+
+async def test_interrupted_at_any_step_it_says_one_line_and_ends_with_0(fork, place, steps):
+    for at, step in enumerate(steps):
+        run, token, folder = await place(f"lab-{at:03}")
+        ended = await fork.run(
+            *(*run, *token), steps=True, at=at, signal=signal.SIGINT, until_admitted=True
+        )
+        when = f"Ctrl-C before step {at}, {step}: {ended}"
+        assert (ended.status, ended.err) == (0, ""), when
+        assert ended.out.endswith("\nstopped, as asked\n") or ended.out == "stopped, as asked\n", (
+            when
+        )
+        assert ended.out.count("stopped") == 1, when
+        assert not list(folder.glob("*.new")), f"{when}: a file was left behind"
+
+
+async def test_interrupted_before_it_has_begun_it_says_one_line(fork, place, tmp_path):
+    run, _, folder = await place("lab-1")
+    os.mkfifo(tmp_path / "fifo")
+    process = await fork.start(*run, "--token-file", tmp_path / "fifo")
+    with await asyncio.to_thread((tmp_path / "fifo").open, "wb"):  # opens once the client reads it
+        os.kill(process, signal.SIGINT)
+    # That its input ends wakes a client that was about to read when the signal came.
+    ended = await fork.end(process)
+
+    assert ended.status == 130
+    assert (ended.out, ended.err.strip()) == ("", "ice-client: interrupted")
+    assert not folder.exists()

@@ -1,0 +1,196 @@
+"""Client processes without the half second that each takes to import: forked off one that has done so.
+
+Each is a process of its own, which can be killed, or send itself a signal at the n-th of its calls into
+the system. Run as a program, this file is the process that all are forked off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 60
+"""Seconds after which a forked process ends itself."""
+
+# --- for tests ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process ended; a negative status is a signal. `steps` are filled in unless it was killed."""
+
+    status: int
+    out: str
+    err: str
+    steps: list[str]
+
+
+class Forks:
+    """Starts processes of `ice-client`; see `forks`."""
+
+    def __init__(self, process: subprocess.Popen[bytes], folder: Path) -> None:
+        self._process = process
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._started = 0
+
+    async def start(self, *arguments: Any, stdin: str = "", **how: Any) -> int:
+        """Start `ice-client` and return its process id; see `_child` for `how`."""
+        self._started += 1
+        files = self._folder / str(self._started)
+        files.with_suffix(".in").write_text(stdin, "utf-8")
+        job = {"arguments": [str(item) for item in arguments], "files": str(files)} | how
+        return int((await asyncio.to_thread(self._ask, job))["pid"])
+
+    async def end(self, pid: int) -> Ended:
+        """Wait until a process ends; until then no other can be started."""
+        return await asyncio.to_thread(self._end, pid)
+
+    async def run(self, *arguments: Any, **how: Any) -> Ended:
+        return await self.end(await self.start(*arguments, **how))
+
+    def _end(self, pid: int) -> Ended:
+        told = self._ask({"wait": pid})
+        out, err, steps = (
+            Path(f"{told['files']}.{name}").read_text("utf-8") for name in ("out", "err", "steps")
+        )
+        return Ended(told["status"], out, err, steps.split())
+
+    def _ask(self, job: dict[str, Any]) -> dict[str, Any]:
+        with self._lock:
+            self._process.stdin.write(json.dumps(job).encode() + b"\n")
+            self._process.stdin.flush()
+            return json.loads(self._process.stdout.readline())
+
+
+@contextlib.contextmanager
+def forks(folder: Path, prepare: str = "") -> Iterator[Forks]:
+    """Fork processes that write into `folder`; `prepare` names a module to import before `client`."""
+    command = [sys.executable, "-m", __name__, prepare]
+    pipe = subprocess.PIPE
+    # At the end of its input it kills what it has forked and ends.
+    with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe) as process:
+        yield Forks(process, folder)
+
+
+# --- the process that all are forked off -------------------------------------------------------
+
+# Calls of which nothing outlives the process: they look, or concern its own handles alone.
+_UNSEEN = {
+    *("access", "fileno", "fspath", "fstat", "getcwd", "gethostname", "getpeername", "getpid"),
+    *("getsockname", "getsockopt", "inet_pton", "isatty", "kill", "listdir", "lstat", "open_code"),
+    *("scandir", "stat", "urandom"),
+    *("close", "detach", "setblocking", "setsockopt", "socketpair"),
+}
+_SYSTEM = {"posix", "fcntl", "_io", "_socket", "socket"}
+_fork, _kill, _alarm = os.fork, os.kill, signal.alarm  # some of which `prepare` takes away
+
+
+class _Steps:
+    """Notes the calls into the system, and sends this process a signal before one of them."""
+
+    def __init__(self, at: int | None, number: int) -> None:
+        self.names: list[str] = []
+        self._at = at
+        self._number = number
+
+    def begin(self) -> None:
+        threading.setprofile(self._profile)
+        sys.setprofile(self._profile)
+
+    def end(self) -> None:
+        sys.setprofile(None)
+        threading.setprofile(None)
+
+    def _profile(self, frame: Any, event: str, called: Any) -> None:
+        if event != "c_call":
+            return
+        module = called.__module__ or type(called.__self__).__module__
+        if module not in _SYSTEM or called.__name__ in _UNSEEN:
+            return
+        if called.__qualname__.startswith(("BufferedReader", "TextIOWrapper")):
+            return
+        if len(self.names) == self._at:
+            _kill(os.getpid(), self._number)
+        self.names.append(called.__qualname__)
+
+
+def _child(job: dict[str, Any]) -> NoReturn:
+    """Be `ice-client`, in a process of its own.
+
+    `environ`: set besides. `until_admitted`: end then, as on SIGTERM. `steps`: note the calls into the
+    system until the admission, and send itself `signal` before the one with the number `at`.
+    """
+    from client import __main__, cli  # noqa: PLC0415 - after what `prepare` has done
+
+    _alarm(PATIENCE)
+    for descriptor, name in enumerate(("in", "out", "err")):
+        os.dup2(os.open(f"{job['files']}.{name}", os.O_RDWR | os.O_CREAT, 0o600), descriptor)
+    os.environ.update(job.get("environ", {}))
+    sys.argv = ["ice-client", *job["arguments"]]
+    steps = _Steps(job.get("at"), job.get("signal", signal.SIGTERM))
+    print_event = cli._print_event
+
+    def observe(event: Any) -> None:
+        print_event(event)
+        if event.kind == "admitted" and job.get("until_admitted"):
+            steps.end()
+            _kill(os.getpid(), signal.SIGTERM)
+
+    cli._print_event = observe
+    status = 70
+    try:
+        if job.get("steps"):
+            steps.begin()
+        __main__.main()
+    except SystemExit as exit_:
+        status = exit_.code if isinstance(exit_.code, int) else 0
+    except BaseException:  # noqa: BLE001 - it would be Python's to print it
+        sys.excepthook(*sys.exc_info())
+    finally:
+        steps.end()
+        Path(f"{job['files']}.steps").write_text("\n".join(steps.names), "utf-8")
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _serve() -> None:
+    answers = os.fdopen(os.dup(1), "w")
+    files: dict[int, str] = {}
+    for line in sys.stdin.buffer:
+        job = json.loads(line)
+        if "wait" in job:
+            status = os.waitstatus_to_exitcode(os.waitpid(job["wait"], 0)[1])
+            answer = {"status": status, "files": files.pop(job["wait"])}
+        else:
+            Path(f"{job['files']}.steps").touch()
+            if not (pid := _fork()):
+                _child(job)
+            files[pid] = job["files"]
+            answer = {"pid": pid}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+    for pid in files:
+        _kill(pid, 9)
+
+
+if __name__ == "__main__":
+    # The codec is else imported when it is first needed, as a step.
+    for module in ("encodings.idna", sys.argv[1] or "json", "client.cli", "client.__main__"):
+        importlib.import_module(module)
+    gc.disable()  # it would copy what the processes share
+    _serve()
