@@ -6,6 +6,9 @@ and `wire` alone know aiohttp from the inside; it is pinned to its minor for the
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import Iterator
 from typing import Any, Final
 
 import structlog
@@ -17,6 +20,29 @@ from gateway.respond import problem_response
 
 SERVER_NAME: Final = "ice-gateway"
 _log = structlog.get_logger()
+
+
+@contextlib.contextmanager
+def calm(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Say nothing each time that a connection could not be accepted for want of file handles.
+
+    asyncio says so thousands of times a second; `vitals` says it once.
+    """
+    before = loop.get_exception_handler()
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if "out of system resource" in context.get("message", ""):
+            return
+        if before is None:
+            loop.default_exception_handler(context)
+        else:
+            before(loop, context)
+
+    loop.set_exception_handler(handle)
+    try:
+        yield
+    finally:
+        loop.set_exception_handler(before)
 
 
 class _Connection(RequestHandler):
