@@ -30,6 +30,7 @@ from gateway.cli.common import desk
 from gateway.ice import IceType
 from gateway.roles import Role
 from gateway.settings import BadSetting, load
+from gateway.store.sqlite import open_sqlite
 from tests.support.harness import settings_for
 from tests.support.ice import PATIENCE, Ice
 from tests.support.served import command, environment, serving
@@ -147,6 +148,21 @@ def test_missing_key_file_is_refused_once_there_are_ices(refused, tmp_path):
     assert str(settings.key_file) in said
     assert "backup" in said
     assert not settings.key_file.exists(), "a lost key file must never be remade silently"
+
+
+def test_damaged_database_is_refused(refused, tmp_path):
+    path = tmp_path / "ice.db"
+
+    async def make():
+        async with open_sqlite(path):
+            pass
+
+    asyncio.run(make())
+    content = path.read_bytes()
+    path.write_bytes(content[:4096] + bytes(len(content) - 4096))
+    said = refused()
+    assert f"the database {path} cannot be" in said
+    assert "restore a backup" in said
 
 
 @pytest.mark.parametrize(
