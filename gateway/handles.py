@@ -10,7 +10,7 @@ import resource
 from typing import Final
 
 RESERVE: Final = 64
-"""Handles kept free; of a small limit an eighth."""
+"""Handles kept free; of a small limit a quarter."""
 
 
 def shortage() -> str | None:
@@ -24,7 +24,7 @@ def shortage() -> str | None:
     except OSError as error:
         return f"file handles: {error.strerror or error}; {_ADVICE}"
     os.close(lowest)
-    if lowest < limit - min(RESERVE, limit // 8):
+    if lowest < limit - min(RESERVE, limit // 4):
         return None
     return f"nearly all of the {limit} file handles are in use; {_ADVICE}"
 

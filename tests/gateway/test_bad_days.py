@@ -284,8 +284,8 @@ def handles(day, count):
 
 async def test_file_handles_run_short(day):
     async with day.fault("handles"):
-        with handles(day, lowest_free(day.pid) + 24):
-            idle = [await day.dial() for _ in range(20)]
+        with handles(day, lowest_free(day.pid) + 36):
+            idle = [await day.dial() for _ in range(27)]
             await day.is_not_ready("file handles are in use; raise the limit")
             refused = await day.new.refused()
             assert (refused.status, refused.code) == (503, "overloaded")

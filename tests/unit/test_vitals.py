@@ -105,8 +105,8 @@ def test_faults_are_told_by_what_is_needed():
         (1024, 959, False),
         (1024, 960, True),
         (1024, 1023, True),
-        (80, 69, False),
-        (80, 70, True),
+        (80, 59, False),
+        (80, 60, True),
         (resource.RLIM_INFINITY, 10**6, False),
     ],
 )
