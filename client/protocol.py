@@ -71,7 +71,7 @@ REFUSALS: Final = {
             "overloaded",
             503,
             "The gateway has too much to do",
-            "Nothing needs to be done: the ICE tries again by itself. If it lasts, raise ice.max_connections.",
+            "Nothing needs to be done: the ICE tries again by itself. If it lasts, the gateway needs more room: ice.max_connections, or file handles.",
             retry=True,
         ),
         Refusal(
@@ -107,7 +107,7 @@ REFUSALS: Final = {
             "use-dpop-nonce",
             401,
             "A nonce is needed",
-            "The ICE's clock is off: the next proof must carry the nonce in DPoP-Nonce. Correct the clock.",
+            "The clocks of the ICE and the gateway differ: the next proof must carry the nonce in DPoP-Nonce. Correct the one that is off.",
             retry=True,
         ),
         Refusal(

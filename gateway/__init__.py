@@ -9,9 +9,9 @@ The map, from the top down. Imports only go down; `tests/unit/test_structure.py`
     admission  provisioning           the use cases: a rule and a store call each
     accounts   keys
     drops  documents                  what an action ended; the objects that people see
-    tail  presence                    followers of the event log, writers of who is connected
+    tail  presence  vitals            followers of the event log, writers of who is connected, what is wrong
     hub  session  wire  heartbeat     this node's live sockets
-    store/  keyfile                   SQL, a noun a file; the keys on disk
+    store/  keyfile  handles          SQL, a noun a file; the keys on disk; the system's limits
     ice  event  tokens  proof  roles  the rules, pure: no I/O, no clock of their own
     errors  settings  attempts  ...
 

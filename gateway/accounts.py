@@ -15,7 +15,7 @@ from gateway.roles import Caller, Role
 from gateway.secret import Secret
 from gateway.store import accounts
 from gateway.store.accounts import MAX_USER_NAME, ApiToken, ListedUser, User
-from gateway.store.engine import Engine, Transaction
+from gateway.store.engine import Engine, Transaction, Unit
 from gateway.times import LONGEST, Clock, later, to_text_or_none
 
 USER_NAME_RULE: Final = "1 to 128 printable characters"
@@ -77,15 +77,21 @@ class AccountBook:
     async def disable(self, actor: Actor, name: str) -> tuple[User, list[str]] | Problem:
         """End a user's logins and API tokens at once; returns the ICEs tagged to them, too."""
         now = self._clock()
-        user = await self._update(
+        update = self._updating(
             actor,
             "disable-user",
             name,
             lambda user: replace(user, disabledon=user.disabledon or now),
         )
-        if isinstance(user, Problem):
-            return user
-        return user, await self._rows.ices_of(user.name)
+
+        async def unit(transaction: Transaction) -> tuple[User, list[str]] | Problem:
+            user = await update(transaction)
+            if isinstance(user, Problem):
+                return user
+            # Here, since what is done must not fail to be told afterwards.
+            return user, await accounts.ices_of(transaction, user.name)
+
+        return await self._engine.write(unit)
 
     async def _update(
         self,
@@ -95,6 +101,16 @@ class AccountBook:
         change: Callable[[User], User],
         **detail: object,
     ) -> User | Problem:
+        return await self._engine.write(self._updating(actor, action, name, change, **detail))
+
+    def _updating(
+        self,
+        actor: Actor,
+        action: str,
+        name: str,
+        change: Callable[[User], User],
+        **detail: object,
+    ) -> Unit[User | Problem]:
         async def unit(transaction: Transaction) -> User | Problem:
             # Read where it is written: whoever disables the user meanwhile must not be undone.
             found = await accounts.find_user(transaction, name)
@@ -105,7 +121,7 @@ class AccountBook:
             await accounts.update_user(transaction, user, event)
             return user
 
-        return await self._engine.write(unit)
+        return unit
 
     async def create_token(
         self, actor: Actor, user_name: str, label: str, lifetime: float

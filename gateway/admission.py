@@ -21,7 +21,7 @@ from gateway.errors import Problem, refusal
 from gateway.event import Actor, Event, Via
 from gateway.ice import Action, Ice, Status, WrongStatus
 from gateway.keyfile import KeyStore
-from gateway.proof import Invalid, Nonces, Replays, Url, fresh_until, normalise, verify
+from gateway.proof import Invalid, Nonces, Once, Url, normalise, verify
 from gateway.secret import Secret
 from gateway.store import ices
 from gateway.store.engine import Engine, StoreUnavailable
@@ -97,7 +97,7 @@ class Admission:
         self._clock = clock
         self._monotonic = monotonic
         self._nonces = Nonces(secrets.token_bytes(32))
-        self._replays = Replays()
+        self._once = Once(self._nonces)
         self._attempts = Attempts(ATTEMPTS, ATTEMPTS_WINDOW)
         self._public = tuple(url + PATH for url in public_urls)
         self._urls = _normalised(self._public)
@@ -138,13 +138,11 @@ class Admission:
         )
         if isinstance(proof, Invalid):
             return refusal("proof-invalid", detail=_sentence(proof.detail))
-        now = self._clock().timestamp()
-        if self._replays.used(proof, now):
+        now, steady = self._clock().timestamp(), self._monotonic()
+        if self._once.used(proof, now, steady):
             return refusal("proof-invalid", detail="The proof was used before", retry=True)
-        until = fresh_until(proof, self._nonces, now)
-        if until is None:
-            return refusal("use-dpop-nonce", nonce=self._nonces.issue(now))
-        self._replays.remember(proof, until, now)
+        if not self._once.take(proof, now, steady):
+            return refusal("use-dpop-nonce", nonce=self._nonces.issue(steady))
         return proof.thumbprint
 
     def _invalid_token(self, address: str, ice_name: str | None = None) -> Refused:
@@ -166,7 +164,8 @@ class Admission:
         """
         name = candidate.token.ice_name
         while True:
-            if self._tail.fault is not None:
+            # Whom nobody could take out again is not let in either.
+            if self._tail.fault is not None or self._engine.fault is not None:
                 return _unavailable(name)
             try:
                 reading = await self._look_ups.find(name)

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import AsyncIterator, Coroutine
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 
 import structlog
@@ -21,12 +22,13 @@ from gateway.audit import Audit
 from gateway.drops import Drops
 from gateway.endpoint import Endpoint
 from gateway.event import Entry
+from gateway.handles import shortage
 from gateway.health import Health
 from gateway.heartbeat import Heartbeat
 from gateway.hub import Hub
 from gateway.keyfile import KeyFileUnusable, KeyStore
 from gateway.keys import KEY_ACTIONS
-from gateway.listener import SERVER_NAME, Runner
+from gateway.listener import SERVER_NAME, Runner, calm
 from gateway.logins import LoginDesk
 from gateway.metrics import Metrics
 from gateway.passwords import Passwords
@@ -42,6 +44,7 @@ from gateway.store.sessions import Happenings
 from gateway.store.sqlite import open_sqlite
 from gateway.tail import Tail
 from gateway.times import Clock, utc_now
+from gateway.vitals import Vital, Vitals
 
 MAX_BODY = 1024 * 1024
 """Bytes of a request body at the most."""
@@ -80,17 +83,23 @@ class _Parts:
     presence: Presence
     heartbeat: Heartbeat
     metrics: Metrics
+    vitals: Vitals
 
 
 @contextlib.asynccontextmanager
 async def run_gateway(
-    settings: Settings, *, clock: Clock = utc_now, linger: float = 0.0
+    settings: Settings,
+    *,
+    clock: Clock = utc_now,
+    monotonic: Callable[[], float] = time.monotonic,
+    linger: float = 0.0,
 ) -> AsyncIterator[Gateway]:
     """Start a gateway; on leaving it drains and stops.
 
     Args:
         settings: checked settings; port 0 takes any free one.
-        clock: the present.
+        clock: the present; it may be set at any time.
+        monotonic: seconds that pass, whatever the clock says.
         linger: seconds for which handshakes are answered `draining` at the least.
 
     Raises:
@@ -100,6 +109,7 @@ async def run_gateway(
     settings.check_exposure()
     tls = _tls(settings)
     async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(calm(asyncio.get_running_loop()))
         engine = await stack.enter_async_context(open_sqlite(settings.database_path, serving=True))
         keys = KeyStore(settings.key_file)
         if not keys.load() and await Ices(engine).any():
@@ -107,7 +117,7 @@ async def run_gateway(
                 f"the key file {settings.key_file} is missing, and without it no token of the"
                 " provisioned ICEs opens: put it back from a backup"
             )
-        parts = _assemble(settings, engine, keys, clock)
+        parts = _assemble(settings, engine, keys, clock, monotonic)
         await parts.presence.start()
         await parts.admin.tail.start()
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -115,6 +125,7 @@ async def run_gateway(
             ("tail", parts.admin.tail.run()),
             ("presence", parts.presence.run()),
             ("heartbeat", parts.heartbeat.run()),
+            ("vitals", parts.vitals.run()),
         ):
             stack.push_async_callback(_stop, _supervise(work, name, failed))
         # Whatever the last sessions left to be written is written before the store closes.
@@ -142,7 +153,13 @@ async def run_gateway(
             await asyncio.sleep(max(0.0, until - asyncio.get_running_loop().time()))
 
 
-def _assemble(settings: Settings, engine: Engine, keys: KeyStore, clock: Clock) -> _Parts:
+def _assemble(
+    settings: Settings,
+    engine: Engine,
+    keys: KeyStore,
+    clock: Clock,
+    monotonic: Callable[[], float],
+) -> _Parts:
     node = socket.gethostname()
     metrics = Metrics()
     passwords = Passwords()
@@ -172,10 +189,11 @@ def _assemble(settings: Settings, engine: Engine, keys: KeyStore, clock: Clock) 
         admission=Admission(
             keys=keys,
             engine=engine,
-            look_ups=LookUps(engine),
+            look_ups=LookUps(engine, monotonic),
             tail=tail,
             clock=clock,
             public_urls=settings.server_public_url,
+            monotonic=monotonic,
         ),
         hub=hub,
         heartbeat=heartbeat,
@@ -185,6 +203,7 @@ def _assemble(settings: Settings, engine: Engine, keys: KeyStore, clock: Clock) 
         trusted_proxies=settings.server_trusted_proxies,
         max_connections=settings.ice_max_connections,
         max_handshakes=settings.ice_max_handshakes,
+        shortage=shortage,
     )
     admin = AdminParts(
         provisioning=Provisioning(
@@ -214,7 +233,14 @@ def _assemble(settings: Settings, engine: Engine, keys: KeyStore, clock: Clock) 
         public_urls=settings.server_public_url,
         registration_ttl=settings.tokens_registration_ttl,
     )
-    health = Health(lambda: "the gateway is stopping" if endpoint.draining else tail.fault)
+    known = {
+        "store": Vital(lambda: engine.fault or tail.fault),
+        "keys": Vital(keys.fault, needed=False),
+        "handles": Vital(shortage),
+    }
+    vitals = Vitals(engine, known)
+    metrics.watch({name: vital.fault for name, vital in known.items()})
+    health = Health(vitals, lambda: endpoint.draining)
     app = web.Application(middlewares=[problems], client_max_size=MAX_BODY)
     app.on_response_prepare.append(_name_server)
     for prefix in settings.prefixes:
@@ -224,7 +250,7 @@ def _assemble(settings: Settings, engine: Engine, keys: KeyStore, clock: Clock) 
         app.router.add_get(f"{prefix}/readyz", health.ready)
         app.add_subapp(f"{prefix}/admin/api/v1", api_app(admin))
         app.add_subapp(f"{prefix}/admin", pages_app(admin))
-    return _Parts(app, admin, endpoint, presence, heartbeat, metrics)
+    return _Parts(app, admin, endpoint, presence, heartbeat, metrics, vitals)
 
 
 async def to_the_page(_: web.Request) -> web.StreamResponse:

@@ -7,6 +7,7 @@ import binascii
 import random
 import secrets
 from base64 import b64decode
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -48,6 +49,7 @@ class Endpoint:
         trusted_proxies: Networks,
         max_connections: int,
         max_handshakes: int,
+        shortage: Callable[[], str | None],
     ) -> None:
         self._admission = admission
         self._hub = hub
@@ -58,6 +60,7 @@ class Endpoint:
         self._trusted = trusted_proxies
         self._max_connections = max_connections
         self._max_handshakes = max_handshakes
+        self._shortage = shortage
         self._handshakes = 0
         self._closing: set[asyncio.Future[None]] = set()
         self.draining = False
@@ -116,8 +119,11 @@ class Endpoint:
         name = pending.ice_name
         if self.draining:
             return Refused(_draining(), name)
-        if len(self._hub) >= self._max_connections and name not in self._hub:
-            return Refused(_overloaded(), name)
+        if name not in self._hub:
+            if len(self._hub) >= self._max_connections:
+                return Refused(_overloaded(), name)
+            if self._shortage() is not None:
+                return Refused(_overloaded("Nearly all of its file handles are in use"), name)
         if is_gone(request):
             _log.info("client gone", ice=name, address=candidate.address, connection=connection)
             return HandedOver()
@@ -169,7 +175,9 @@ class Endpoint:
         self._metrics.refusals.labels(problem.code).inc()
         if verdict.ice_name is not None:
             self._presence.refused(verdict.ice_name, problem.code, address)
-        _log.info(
+        # While the store is away each ICE comes again every few seconds; the fault is said once.
+        log = _log.debug if problem.code == "store-unavailable" else _log.info
+        log(
             "refused",
             code=problem.code,
             ice=verdict.ice_name,
@@ -213,8 +221,9 @@ def _draining() -> Problem:
     return refusal("draining", retry_after=random.randint(1, 5))  # noqa: S311 - spreads load
 
 
-def _overloaded() -> Problem:
-    return refusal("overloaded", retry_after=random.randint(1, 10))  # noqa: S311 - spreads load
+def _overloaded(detail: str | None = None) -> Problem:
+    wait = random.randint(1, 10)  # noqa: S311 - spreads load
+    return refusal("overloaded", detail=detail, retry_after=wait)
 
 
 def bad_handshake(request: web.Request) -> Problem | None:

@@ -89,7 +89,7 @@ _CATALOGUE: Final = {
     "store-unavailable": (
         503,
         "The table cannot be read or written",
-        "Nothing was changed. Try again; if it lasts, the gateway's log says why.",
+        "Nothing was changed. Try again; if it lasts, /readyz and the gateway's log say why.",
     ),
 }
 CODES: Final = frozenset(_CATALOGUE)

@@ -8,21 +8,28 @@ from aiohttp import web
 
 from gateway.errors import problem
 from gateway.respond import json_response, problem_response
+from gateway.vitals import Vitals
 
 
 class Health:
-    """Answers both; `fault` gives the reason why nobody is admitted, or None."""
+    """Answers both; `stopping` says whether the gateway drains."""
 
-    def __init__(self, fault: Callable[[], str | None]) -> None:
-        self._fault = fault
+    def __init__(self, vitals: Vitals, stopping: Callable[[], bool]) -> None:
+        self._vitals = vitals
+        self._stopping = stopping
 
     async def alive(self, _: web.Request) -> web.Response:
         """200 as long as anything is answered."""
         return json_response({"status": "alive"})
 
     async def ready(self, _: web.Request) -> web.Response:
-        """200 while ICEs are admitted, else 503 with the reason."""
-        reason = self._fault()
-        if reason is not None:
-            return problem_response(problem("unavailable", reason))
-        return json_response({"status": "ready"})
+        """200 while ICEs are admitted, else 503 with the reason; `faults` names all that is wrong."""
+        if self._stopping():
+            return problem_response(problem("unavailable", "the gateway is stopping"))
+        faults = self._vitals.faults()
+        reasons = self._vitals.faults(needed=True)
+        if reasons:
+            # Several may have one cause.
+            detail = ". ".join(dict.fromkeys(reasons.values()))
+            return problem_response(problem("unavailable", detail, faults=faults))
+        return json_response({"status": "ready", **({"faults": faults} if faults else {})})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Iterable
 from typing import Final
@@ -21,6 +22,8 @@ class Heartbeat:
     def __init__(self, sessions: Iterable[Session], interval: float) -> None:
         self.interval = interval
         self._sessions = sessions
+        self._swept = math.inf
+        self._awake = -math.inf
 
     def schedule(self, session: Session) -> None:
         """Give a new session its place, so that a storm of them is not pinged all at once."""
@@ -35,8 +38,13 @@ class Heartbeat:
 
     def sweep(self, now: float) -> None:
         """Ping who is due at `now` (the loop's time), drop who was silent for too long."""
+        if now - self._swept >= self.interval:
+            # It was the gateway that slept (a stopped machine, say): nobody was asked, or heard.
+            self._awake = now
+        self._swept = now
         for session in self._sessions:
-            if now - session.wire.heard >= SILENT * self.interval:
+            heard = max(session.wire.heard, self._awake - self.interval)
+            if now - heard >= SILENT * self.interval:
                 session.close(4203)
             elif now >= session.ping_due:
                 session.ping_due = now + self.interval

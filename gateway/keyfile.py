@@ -159,6 +159,19 @@ class KeyStore:
         with contextlib.suppress(KeyFileUnusable):
             self._ring = read(self.path) or self._ring
 
+    def fault(self) -> str | None:
+        """What is wrong with the file now; the keys that are known go on opening tokens."""
+        try:
+            found = read(self.path)
+        except KeyFileUnusable as error:
+            return str(error)
+        if found is None and self._ring is not None:
+            return (
+                f"the key file {self.path} is missing: put it back from a backup; without it no"
+                " token can be made, and the gateway does not start again"
+            )
+        return None
+
     def open(self, token: Secret) -> Opened | None:
         """What a genuine token says. An unknown `kid` has the file read again, at most once a second."""
         opened = self._open(token)

@@ -8,6 +8,8 @@ pinned to its minor for them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Iterator
 from typing import Any, Final
 
 import structlog
@@ -21,6 +23,29 @@ SERVER_NAME: Final = "ice-gateway"
 READ_TIMEOUT: Final = 30.0
 """Seconds for a client to take 64 KiB of an answer (the transport's high-water mark), or its rest."""
 _log = structlog.get_logger()
+
+
+@contextlib.contextmanager
+def calm(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Say nothing each time that a connection could not be accepted for want of file handles.
+
+    asyncio says so thousands of times a second; `vitals` says it once.
+    """
+    before = loop.get_exception_handler()
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if "out of system resource" in context.get("message", ""):
+            return
+        if before is None:
+            loop.default_exception_handler(context)
+        else:
+            before(loop, context)
+
+    loop.set_exception_handler(handle)
+    try:
+        yield
+    finally:
+        loop.set_exception_handler(before)
 
 
 class _Connection(RequestHandler):

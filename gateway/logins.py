@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import secrets
@@ -18,7 +19,7 @@ from gateway.roles import Caller
 from gateway.secret import Secret
 from gateway.store import logins
 from gateway.store.accounts import MAX_USER_NAME, Accounts, fold_user
-from gateway.store.engine import Engine
+from gateway.store.engine import Engine, StoreUnavailable
 from gateway.store.logins import Login, Logins
 from gateway.times import Clock
 
@@ -121,10 +122,14 @@ class LoginDesk:
             return None
         if now - login.createdon >= self._lifetime or now - login.seenon >= self._idle:
             return None
+        if now - login.seenon <= -_SEEN_EVERY:
+            return None  # the clock was set back: it could last for any time
         if used and now - login.seenon >= _SEEN_EVERY:
-            await self._engine.write(
-                lambda transaction: logins.see(transaction, login.token_hash, now)
-            )
+            # Whoever only looks need not write: while nothing can be written the login ages.
+            with contextlib.suppress(StoreUnavailable):
+                await self._engine.write(
+                    lambda transaction: logins.see(transaction, login.token_hash, now)
+                )
         return Recognised(Caller(user.name, user.role), _form_token(cookie))
 
     async def log_out(self, cookie: Secret) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import structlog
 from aiohttp import web
 from prometheus_client import (
@@ -60,6 +62,19 @@ class Metrics:
             "1 while this node knows of every change that was committed",
             registry=self.registry,
         )
+        self.fault = Gauge(
+            "ice_gateway_fault",
+            "1 while something is wrong with this part; /readyz and the log say what",
+            ["part"],
+            registry=self.registry,
+        )
+        # Memory, CPU and file handles, under the names that everybody's dashboards know.
+        ProcessCollector(registry=self.registry)
+
+    def watch(self, faults: Mapping[str, Callable[[], str | None]]) -> None:
+        """Ask for these faults, by part, at each scrape."""
+        for part, fault in faults.items():
+            self.fault.labels(part).set_function(_shown(fault))
 
     async def expose(self, address: tuple[str, int] | None) -> web.AppRunner | None:
         """Serve /metrics on `address`; a port already taken is a warning."""
@@ -82,3 +97,7 @@ class Metrics:
             await runner.cleanup()
             return None
         return runner
+
+
+def _shown(fault: Callable[[], str | None]) -> Callable[[], float]:
+    return lambda: float(fault() is not None)

@@ -133,16 +133,21 @@ class Presence:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            await self.flush()
-            # Others who write to the same file need a gap to get in: SQLite's lock is not fair.
-            await asyncio.sleep(_PAUSE)
+            if await self.flush():
+                # Others who write to the same file need a gap to get in: SQLite's lock is not fair.
+                await asyncio.sleep(_PAUSE)
+            else:
+                await asyncio.sleep(_RETRY)
+                self._wake.set()
 
-    async def flush(self) -> None:
-        """Write what has been collected; keep it where that fails."""
+    async def flush(self) -> bool:
+        """Write what has been collected; False where that fails, and it is kept."""
         batch, self._batch = self._batch, _Batch()
         if not batch:
-            return
-
+            return True
+        happenings = sorted(
+            [*batch.happenings, *batch.refused.values()], key=lambda happening: happening.at
+        )
         try:
             await self._engine.write(
                 lambda transaction: sessions.record(
@@ -150,20 +155,19 @@ class Presence:
                     list(batch.opened.values()),
                     list(batch.greeted.values()),
                     list(batch.closed),
-                    [*batch.happenings, *batch.refused.values()],
+                    happenings,
                 )
             )
-        except StoreUnavailable as error:
-            _log.warning("presence not written", reason=str(error))
+        except StoreUnavailable:
             self._batch = _joined(batch, self._batch)
-            asyncio.get_running_loop().call_later(_RETRY, self._wake.set)
-            return
+            return False
         except Exception:  # noqa: BLE001 - presence is no reason for the gateway to die
             _log.exception("presence lost")
-            return
+            return True
         for change in batch.news.values():
             for listener in tuple(self._listeners):
                 listener(change)
+        return True
 
 
 def _joined(older: _Batch, newer: _Batch) -> _Batch:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import hmac
+import math
 import re
 import struct
 from collections.abc import Callable, Container
@@ -205,7 +206,10 @@ def _fault(claims: _Claims, token: str, urls: Container[Url], expected: str) -> 
 
 
 class Nonces:
-    """Stateless nonces: the gateway's time and an HMAC over it (RFC 9449 section 8)."""
+    """Stateless nonces: the gateway's time and an HMAC over it (RFC 9449 section 8).
+
+    The time is that of a clock which nobody sets, so that five minutes are five minutes.
+    """
 
     _FORM: Final = re.compile(r"[A-Za-z0-9_-]{32}", re.ASCII)
 
@@ -213,12 +217,12 @@ class Nonces:
         self._key = key
 
     def issue(self, now: float) -> str:
-        """A nonce good for `NONCE_LIFETIME` seconds from `now` (Unix time)."""
+        """A nonce good for `NONCE_LIFETIME` seconds from `now`."""
         stamp = struct.pack(">Q", int(now * 1000))
         return base64url.encode(stamp + self._mac(stamp))
 
     def good_until(self, nonce: str, now: float) -> float | None:
-        """When the nonce ends to be good (Unix time); None when it is not good now."""
+        """When the nonce ends to be good; None when it is not good now."""
         if not self._FORM.fullmatch(nonce):
             return None
         data = base64url.decode(nonce)
@@ -226,7 +230,7 @@ class Nonces:
         if not hmac.compare_digest(mac, self._mac(stamp)):
             return None
         issued = struct.unpack(">Q", stamp)[0]
-        if issued > int(now * 1000):  # the clock was set back: it would be good for too long
+        if issued > int(now * 1000):  # it would be good for too long
             return None
         until = float(issued) / 1000 + NONCE_LIFETIME
         return until if now < until else None
@@ -235,14 +239,36 @@ class Nonces:
         return hmac.digest(self._key, stamp, "sha256")[:16]
 
 
-def fresh_until(proof: Proof, nonces: Nonces, now: float) -> float | None:
-    """Until when a proof could be used (Unix time); None when the ICE has to bring a new nonce.
+class Once:
+    """Lets each proof through once, while it is fresh, however the clock is set meanwhile.
 
-    A proof with a nonce is judged by it alone, never by `iat`.
+    A proof with a nonce is judged by it alone, never by `iat`: by `steady`, a clock that nobody sets.
+    A proof without is judged by `now`, Unix time; and where the clock was set back to a time at which
+    proofs have been forgotten already, the ICE has to bring a nonce until that time has passed again.
     """
-    if proof.nonce is not None:
-        return nonces.good_until(proof.nonce, now)
-    return proof.iat + PROOF_WINDOW if abs(proof.iat - now) <= PROOF_WINDOW else None
+
+    def __init__(self, nonces: Nonces) -> None:
+        self._nonces = nonces
+        self._by_iat = Replays()
+        self._by_nonce = Replays()
+
+    def used(self, proof: Proof, now: float, steady: float) -> bool:
+        """Whether a proof of this key with this `jti` was let through, and could be fresh still."""
+        return self._by_iat.used(proof, now) or self._by_nonce.used(proof, steady)
+
+    def take(self, proof: Proof, now: float, steady: float) -> bool:
+        """Let the proof through, this once; False when the ICE has to bring a new nonce."""
+        if proof.nonce is None:
+            until = proof.iat + PROOF_WINDOW
+            if abs(proof.iat - now) > PROOF_WINDOW or until < self._by_iat.forgot:
+                return False
+            self._by_iat.remember(proof, until, now)
+            return True
+        good_until = self._nonces.good_until(proof.nonce, steady)
+        if good_until is None:
+            return False
+        self._by_nonce.remember(proof, good_until, steady)
+        return True
 
 
 class Replays:
@@ -253,6 +279,8 @@ class Replays:
     """
 
     def __init__(self) -> None:
+        self.forgot = -math.inf
+        """What could not be used again at this time has been forgotten."""
         self._until: dict[bytes, float] = {}
         self._queue: list[tuple[float, bytes]] = []  # a heap, the first to forget on top
 
@@ -269,13 +297,14 @@ class Replays:
         return until is not None and now <= until  # at that very moment it is still fresh
 
     def remember(self, proof: Proof, until: float, now: float) -> None:
-        """Remember `proof` until `until` (Unix time)."""
+        """Remember `proof` until `until`."""
         self._forget(now)
         mark = self._mark(proof)
         self._until[mark] = until
         heapq.heappush(self._queue, (until, mark))
 
     def _forget(self, now: float) -> None:
+        self.forgot = max(self.forgot, now)
         while self._queue and self._queue[0][0] < now:
             _, mark = heapq.heappop(self._queue)
             # Used once more after that, it is remembered for longer.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from gateway.errors import Problem, invalid, problem
@@ -25,6 +25,7 @@ from gateway.times import Clock, later
 
 MAX_BULK: Final = 10_000
 """ICEs in one bulk action at the most."""
+_TICK: Final = timedelta(milliseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +138,12 @@ class Provisioning:
                 ring = self._keys.for_sealing(may_create=False)
             except KeyFileUnusable as error:
                 return problem("keys-unavailable", str(error))
-            tokens[:] = [ring.seal(ice.ice_name, ice.ice_type, ice.generation + 1, now)]
+            # Clients take the later of two tokens for the newer, even if the clock was set back.
+            at = max(now, ice.provisionedon + _TICK)
+            tokens[:] = [ring.seal(ice.ice_name, ice.ice_type, ice.generation + 1, at)]
             expires = later(now, self._ttl)
             digest = tokens[0].digest()
-            return ice.renew(action, digest, key_id=ring.seals, now=now, expires=expires)
+            return ice.renew(action, digest, key_id=ring.seals, now=at, expires=expires)
 
         done = await self._change(actor, action, ice_name, expected, change=change, now=now)
         return done if isinstance(done, Problem) else Issued(done.ice, tokens[0], done.seq)

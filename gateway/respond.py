@@ -13,7 +13,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from gateway.errors import Problem, problem
-from gateway.store.engine import StoreUnavailable
+from gateway.store.engine import OutcomeUnknown, StoreUnavailable
 
 Networks = Sequence[IPv4Network | IPv6Network]
 _log = structlog.get_logger()
@@ -73,15 +73,25 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
             response.headers["Allow"] = error.headers["Allow"]
         return response
     except StoreUnavailable as error:
-        _log.error("store unavailable", reason=str(error), path=request.raw_path)
-        response = problem_response(problem("store-unavailable"))
-        response.headers["Retry-After"] = "2"
-        return response
+        return problem_response(store_problem(request, error))
     except ConnectionError:
         raise  # the client has gone
     except Exception:  # noqa: BLE001 - the last line before the client
         _log.exception("unexpected error", method=request.method, path=request.raw_path)
         return problem_response(problem("internal"))
+
+
+def store_problem(request: web.Request, error: StoreUnavailable) -> Problem:
+    """What to tell whoever asked for something that the store has failed to do."""
+    # What it is stands in the log once, as a fault; this is only who was concerned.
+    _log.info("store unavailable", reason=str(error), path=request.raw_path)
+    detail = None
+    if isinstance(error, OutcomeUnknown):
+        detail = (
+            "It is not known whether this was done: look before you try again."
+            " /readyz and the gateway's log say why."
+        )
+    return replace(problem("store-unavailable", detail), headers={"Retry-After": "2"})
 
 
 def client_address(request: web.Request, trusted: Networks) -> str:

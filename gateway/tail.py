@@ -12,8 +12,6 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-import structlog
-
 from gateway.event import Entry
 from gateway.store.engine import Engine, StoreUnavailable
 from gateway.store.events import Events
@@ -21,8 +19,6 @@ from gateway.store.events import Events
 POLL_INTERVAL: Final = 0.05
 """Seconds between looks for commits of other processes."""
 _BATCH: Final = 1000
-
-_log = structlog.get_logger()
 
 
 class Tail:
@@ -40,6 +36,7 @@ class Tail:
         self._compare = compare
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._cut_off = True
+        self._head: str | None = None
         self.position = 0
         """The number of the last event that was applied."""
         self.fault: str | None = "the event log has not been read yet"
@@ -52,7 +49,9 @@ class Tail:
 
     async def start(self) -> None:
         """Begin at the end of the log: a node that has just started holds no session."""
-        self.position = await self._events.last()
+        seq = await self._events.last()
+        for entry in await self._events.after(seq - 1, 1):
+            self._passed(entry)
         await self._look()
 
     async def run(self) -> None:
@@ -72,24 +71,41 @@ class Tail:
                 await self._compare()
                 self._cut_off = False
         except StoreUnavailable as error:
-            if self.fault is None:
-                _log.error("event log lost", reason=str(error))
             self._cut_off, self.fault = True, str(error)
             return
-        if self.fault is not None:
-            _log.info("event log followed", position=self.position)
-            self.fault = None
+        self.fault = None
 
     async def _catch_up(self) -> None:
         while True:
-            entries = await self._events.after(self.position, _BATCH)
+            # With the last one known, which has to be there as it was.
+            found = await self._events.after(self.position - 1, _BATCH + 1)
+            self._recognise(found[0] if found else None)
+            entries = [entry for entry in found if entry.seq > self.position]
             for entry in entries:
                 self._apply(entry)
-                self.position = entry.seq
+                self._passed(entry)
             self._wake()
             if len(entries) < _BATCH:
                 return
             await asyncio.sleep(0)
+
+    def _passed(self, entry: Entry) -> None:
+        self.position, self._head = entry.seq, entry.digest()
+
+    def _recognise(self, first: Entry | None) -> None:
+        """See whether this is still the log that was followed; `first` is not older than the last known.
+
+        An older copy of the database, put in its place, would hide what it does not know of.
+        """
+        if self._head is None or (first is not None and first.seq > self.position):
+            return  # nothing was known, or what was known has been pruned
+        if first is None or first.digest() != self._head:
+            reason = (
+                f"the event log is not the one that was followed: event {self.position} is missing"
+                " or another; stop the gateway, put the right database in place, start it again"
+            )
+            self._engine.condemn(reason)
+            raise StoreUnavailable(reason)
 
     def _wake(self) -> None:
         waiting = []
@@ -103,6 +119,10 @@ class Tail:
     async def reached(self, seq: int) -> None:
         """Wait until event `seq` has been applied here."""
         if self.position < seq:
-            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiters.append((seq, future))
-            await future
+            waiter = seq, asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            try:
+                await waiter[1]
+            finally:
+                if waiter in self._waiters:  # whoever waited has gone away
+                    self._waiters.remove(waiter)

@@ -95,6 +95,15 @@ async def update_user(transaction: Transaction, user: User, event: Event) -> Non
     await events.append(transaction, [event])
 
 
+async def ices_of(transaction: Transaction, name: str) -> list[str]:
+    """The names of the ICEs tagged to this user."""
+    rows = await transaction.fetch(
+        "SELECT ice_name FROM ice_tokens WHERE provisionedto = $1 ORDER BY lower(ice_name)",
+        name,
+    )
+    return [row[0] for row in rows]
+
+
 async def add_token(transaction: Transaction, token: ApiToken, event: Event) -> None:
     """Store a new API token's hash, with the event."""
     await transaction.run(
@@ -164,14 +173,6 @@ class Accounts:
             name,
         )
         return int(count)
-
-    async def ices_of(self, name: str) -> list[str]:
-        """The names of the ICEs tagged to this user."""
-        rows = await self._engine.fetch(
-            "SELECT ice_name FROM ice_tokens WHERE provisionedto = $1 ORDER BY lower(ice_name)",
-            name,
-        )
-        return [row[0] for row in rows]
 
     async def tokens(self) -> list[ApiToken]:
         """All API tokens, oldest first."""

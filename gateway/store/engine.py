@@ -11,7 +11,25 @@ Row = tuple[Any, ...]
 
 
 class StoreUnavailable(Exception):
-    """The database cannot be read or written now; the text says why, for an operator."""
+    """The database cannot be read or written now; the text says why, for an operator.
+
+    What was asked for is not done, and never will be.
+    """
+
+
+class StoreLocked(StoreUnavailable):
+    """Another process held the database for as long as anybody would wait."""
+
+
+class OutcomeUnknown(StoreUnavailable):
+    """A commit failed so late that nobody can tell whether it will be found done."""
+
+
+def damaged(what: str, error: Exception) -> StoreUnavailable:
+    """What to raise where a row cannot be what was written: our own rows always can be read."""
+    return StoreUnavailable(
+        f"{what} is damaged ({error}): stop the gateway, restore a backup, start it again"
+    )
 
 
 class StoreRefused(Exception):
@@ -48,6 +66,10 @@ class Engine(Protocol):
     changed: asyncio.Event
     """Set after each commit of this process; a wake-up for the tail, which carries nothing that counts."""
 
+    @property
+    def fault(self) -> str | None:
+        """Why nothing can be written, for an operator; None as long as it can."""
+
     async def fetch(self, sql: str, *params: object) -> list[Row]:
         """The rows of a query, from one snapshot."""
 
@@ -62,6 +84,12 @@ class Engine(Protocol):
 
     async def has_changed(self) -> bool:
         """Whether anybody has committed since this was last asked."""
+
+    async def try_out(self) -> None:
+        """Write something that changes nothing, so that `fault` is true; never raises."""
+
+    def condemn(self, reason: str) -> None:
+        """Refuse everything from now on: what the database holds is not to be trusted."""
 
     async def close(self) -> None:
         """Finish what was begun and let go of the database."""

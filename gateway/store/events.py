@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from gateway.event import GENESIS, Actor, Entry, Event, Via, detail_text
-from gateway.store.engine import Fetch, Row, Transaction
+from gateway.store.engine import Fetch, Row, Transaction, damaged
 from gateway.times import from_text, to_text, to_text_or_none
 
 _COLUMNS: Final = "seq, at, actor, via, address, action, ice_name, generation, detail, previous"
@@ -159,15 +159,18 @@ def _to_row(entry: Entry) -> Row:
 
 def _from_row(row: Row) -> Entry:
     seq, at, actor, via, address, action, ice_name, generation, detail, previous = row
-    return Entry(
-        seq,
-        Event(
-            from_text(at),
-            Actor(actor, Via(via), address),
-            action,
-            ice_name,
-            generation,
-            msgspec.json.decode(detail),
-        ),
-        previous,
-    )
+    try:
+        return Entry(
+            seq,
+            Event(
+                from_text(at),
+                Actor(actor, Via(via), address),
+                action,
+                ice_name,
+                generation,
+                msgspec.json.decode(detail),
+            ),
+            previous,
+        )
+    except (ValueError, TypeError) as error:
+        raise damaged(f"event {seq} of the audit log", error) from error

@@ -21,6 +21,7 @@ from gateway.store.engine import (
     StoreUnavailable,
     Transaction,
     containing,
+    damaged,
     many,
 )
 from gateway.store.sessions import CONNECTION_COLUMNS, Connection, connection_from_row
@@ -298,18 +299,18 @@ class LookUps:
                 batch, self._waiting = self._waiting, {}
                 at = self._monotonic()
                 try:
-                    found, seq = await self._query(list(batch))
+                    rows, seq = await self._query(list(batch))
                 except Exception as error:  # noqa: BLE001 - handed to whoever asked
                     for future in batch.values():
                         future.set_exception(error)
                         future.exception()  # the asker may have gone
                 else:
                     for name, future in batch.items():
-                        future.set_result(Reading(found.get(name), seq, at))
+                        _answer(future, rows.get(name), seq, at)
         finally:
             self._running = None
 
-    async def _query(self, names: list[str]) -> tuple[dict[str, Ice], int]:
+    async def _query(self, names: list[str]) -> tuple[dict[str, Row], int]:
         # One statement is one snapshot: the entries and the number of the newest event agree.
         rows = await self._engine.look_up(
             f"SELECT (SELECT coalesce(max(seq), 0) FROM ice_events), {_COLUMNS}"
@@ -318,7 +319,16 @@ class LookUps:
         )
         if not rows:
             raise StoreUnavailable("the look-up gave no answer")
-        return {row[1]: _from_row(row[1:]) for row in rows if row[1] is not None}, rows[0][0]
+        return {row[1]: row[1:] for row in rows if row[1] is not None}, rows[0][0]
+
+
+def _answer(future: asyncio.Future[Reading], row: Row | None, seq: int, at: float) -> None:
+    """One by one: an entry that is damaged is nobody else's trouble."""
+    try:
+        future.set_result(Reading(None if row is None else _from_row(row), seq, at))
+    except StoreUnavailable as error:
+        future.set_exception(error)
+        future.exception()  # the asker may have gone
 
 
 def _to_row(ice: Ice) -> Row:
@@ -340,21 +350,24 @@ def _to_row(ice: Ice) -> Row:
 
 def _from_row(row: Row) -> Ice:
     name, kind, token, status, user, generation, key, provisioned, *others, key_id = row
-    registered, deregistered, expires = (from_text_or_none(text) for text in others)
-    return Ice(
-        name,
-        IceType(kind),
-        token,
-        Status(status),
-        user,
-        generation,
-        key,
-        from_text(provisioned),
-        registered,
-        deregistered,
-        expires,
-        key_id,
-    )
+    try:
+        registered, deregistered, expires = (from_text_or_none(text) for text in others)
+        return Ice(
+            name,
+            IceType(kind),
+            token,
+            Status(status),
+            user,
+            generation,
+            key,
+            from_text(provisioned),
+            registered,
+            deregistered,
+            expires,
+            key_id,
+        )
+    except (ValueError, TypeError) as error:
+        raise damaged(f"the entry of {name}", error) from error
 
 
 def _listed(row: Row) -> Listed:

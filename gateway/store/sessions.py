@@ -81,7 +81,9 @@ async def record(
         await transaction.run_many(
             "INSERT INTO ice_sessions"
             " (session, ice_name, generation, node, since, address, version, platform, hostname)"
-            " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+            # It may be there already, where it was not known whether the last attempt was done.
+            " ON CONFLICT (session) DO NOTHING",
             [
                 (
                     session.connection.session,
@@ -113,34 +115,41 @@ async def record(
 async def _record_happenings(transaction: Transaction, happenings: Sequence[Happening]) -> None:
     new = []
     for happening in happenings:
-        row = (
-            happening.ice_name,
-            happening.kind,
-            happening.code,
-            happening.address,
-            to_text(happening.at),
-            happening.count,
-            to_text(happening.first),
+        first, count = to_text(happening.first), happening.count
+        if happening.kind == "refused":
+            # One that was seen before within the kept ones is counted with it and moves up, so that
+            # an ICE that tries for days does not push out what else there is to know.
+            known = await transaction.fetch(
+                "DELETE FROM ice_connections WHERE ice_name = $1 AND kind = $2 AND code = $3"
+                " AND address = $4 RETURNING first, count",
+                happening.ice_name,
+                happening.kind,
+                happening.code,
+                happening.address,
+            )
+            first = min([first, *(text for text, _ in known)])
+            count += sum(number for _, number in known)
+        new.append(
+            (
+                happening.ice_name,
+                happening.kind,
+                happening.code,
+                happening.address,
+                to_text(happening.at),
+                count,
+                first,
+            )
         )
-        # A refusal that was seen before within the kept ones is counted, so that an ICE that tries
-        # for days does not push out what else there is to know.
-        if happening.kind == "refused" and await transaction.run(
-            "UPDATE ice_connections SET at = $5, count = count + $6"
-            " WHERE ice_name = $1 AND kind = $2 AND code = $3 AND address = $4",
-            *row[:-1],
-        ):
-            continue
-        new.append(row)
     await transaction.run_many(
         "INSERT INTO ice_connections (ice_name, kind, code, address, at, count, first)"
         " VALUES ($1, $2, $3, $4, $5, $6, $7)",
         new,
     )
     names = sorted({happening.ice_name for happening in happenings})
-    # By `at` and not by `id`: a refusal that goes on keeps the id of its first.
+    # By `id` and not by `at`: a clock that was set back must not make what is new look old.
     await transaction.run_many(
         "DELETE FROM ice_connections WHERE ice_name = $1 AND id NOT IN (SELECT id"
-        " FROM ice_connections WHERE ice_name = $1 ORDER BY at DESC, id DESC LIMIT $2)",
+        " FROM ice_connections WHERE ice_name = $1 ORDER BY id DESC LIMIT $2)",
         [(name, KEPT) for name in names],
     )
     await transaction.run_many(
@@ -163,7 +172,7 @@ class Happenings:
         """The last `KEPT` of exactly this ICE, newest first."""
         rows = await self._engine.fetch(
             "SELECT ice_name, kind, code, address, first, at, count FROM ice_connections"
-            " WHERE ice_name = $1 ORDER BY at DESC, id DESC LIMIT $2",
+            " WHERE ice_name = $1 ORDER BY id DESC LIMIT $2",
             ice_name,
             KEPT,
         )

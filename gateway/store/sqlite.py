@@ -1,7 +1,6 @@
 """The embedded engine: SQLite through aiosqlite, one connection (and thread) for each use.
 
-One writer groups whatever waits into one transaction, so that a storm shares its fsync. Reads never
-wait for it (WAL). Source for the pragmas: https://www.sqlite.org/pragma.html.
+Reads never wait for the writer (WAL). Source for the pragmas: https://www.sqlite.org/pragma.html.
 """
 
 from __future__ import annotations
@@ -15,12 +14,14 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import aiosqlite
 
 from gateway.store import migrations
 from gateway.store.engine import Row, StoreRefused, StoreUnavailable, T, Unit
+from gateway.store.guard import Guard, sentence
+from gateway.store.writer import Writer, change_nothing, numbered
 
 APPLICATION_ID: Final = 0x49434547
 """Marks a file as ours (`PRAGMA application_id`): "ICEG"."""
@@ -28,10 +29,10 @@ BUSY_TIMEOUT: Final = 2.0
 """Seconds to wait for another process that is writing."""
 _COMMANDS_WAIT: Final = 5
 """Times as long: beside a busy gateway a command may not get its turn at once."""
+_MAX_PAUSE: Final = 60.0
+"""Seconds between two checks of a damaged file at the most."""
 _SETUP_PATIENCE: Final = 60.0
 """Seconds to wait for another process that migrates."""
-_MAX_GROUP: Final = 512
-"""Units in one transaction at the most, so that the first of a storm is not kept waiting."""
 
 
 class SqliteEngine:
@@ -41,27 +42,28 @@ class SqliteEngine:
         self.path = path
         self.changed = asyncio.Event()
         self._serving = serving
-        self._identity = _identity(path)
+        self._guard = Guard(path)
         self._stack = contextlib.AsyncExitStack()
-        self._waiting: list[tuple[Unit[Any], asyncio.Future[Any]]] = []
-        self._writing: asyncio.Task[None] | None = None
         self._version: int | None = None
-        self._closed = False
+        self._check_due = self._check_pause = 0.0
 
     async def start(self) -> None:
         """Open the connections. A command needs two, a gateway four."""
         try:
             self._writer = await self._connect()
+            self._writes = Writer(self._writer, self._guard, self.changed.set)
             self._reader = await self._connect()
             if self._serving:
                 self._lookups = await self._connect()
                 self._watcher = await self._connect()
+            await self.fetch("SELECT 1 FROM sqlite_schema")
+            self._guard.watch_log()
         except BaseException:
             await self._stack.aclose()
             raise
 
     async def _connect(self) -> aiosqlite.Connection:
-        with self._translated():
+        with self._guard():
             connection = await aiosqlite.connect(self.path, isolation_level=None)
             self._stack.push_async_callback(connection.close)
             await _prepare(connection, BUSY_TIMEOUT * (1 if self._serving else _COMMANDS_WAIT))
@@ -82,9 +84,9 @@ class SqliteEngine:
     async def _fetch(
         self, connection: aiosqlite.Connection, sql: str, params: Sequence[object]
     ) -> list[Row]:
-        with self._translated():
+        with self._guard():
             # One thread hop; it reads to the end, so that no half-read cursor pins an old snapshot.
-            return list(await connection.execute_fetchall(sql, _numbered(params)))  # type: ignore[arg-type] # tuples
+            return list(await connection.execute_fetchall(sql, numbered(params)))  # type: ignore[arg-type] # tuples
 
     async def has_changed(self) -> bool:
         """See `Engine.has_changed`. Asks outside transactions, on a connection that never writes."""
@@ -94,105 +96,48 @@ class SqliteEngine:
 
     async def write(self, unit: Unit[T]) -> T:
         """See `Engine.write`."""
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._waiting.append((unit, future))
-        if self._writing is None:
-            self._writing = asyncio.create_task(self._write_all(), name="store writer")
-        # Whoever asked may go away: the unit is then finished, or not begun, but never half-done.
-        return await asyncio.shield(future)
+        return await self._writes.write(unit)
 
-    async def _write_all(self) -> None:
-        try:
-            while self._waiting:
-                group, self._waiting = self._waiting[:_MAX_GROUP], self._waiting[_MAX_GROUP:]
-                if not await self._write_group(group):
-                    for pair in group:
-                        await self._write_group([pair])
-        finally:
-            self._writing = None
+    @property
+    def fault(self) -> str | None:
+        """See `Engine.fault`."""
+        return self._guard.fault or self._writes.fault
 
-    async def _write_group(self, group: list[tuple[Unit[Any], asyncio.Future[Any]]]) -> bool:
-        """Commit all units or none; False asks for each to be tried alone."""
-        try:
-            results = await self._transact([unit for unit, _ in group])
-        except Exception as error:  # noqa: BLE001 - handed to whoever asked for the unit
-            if len(group) > 1 and not isinstance(error, StoreUnavailable):
-                return False
-            for _, future in group:
-                future.set_exception(error)
-                future.exception()  # the asker may have gone
-            return True
-        for (_, future), result in zip(group, results, strict=True):
-            if not future.done():
-                future.set_result(result)
-        self.changed.set()
-        return True
+    async def try_out(self) -> None:
+        """See `Engine.try_out`."""
+        if self._guard.moved:
+            await self._writes.let_go()
+        elif self._guard.damage is not None:
+            await self._check()
+        with contextlib.suppress(StoreUnavailable):
+            await self.write(change_nothing)
 
-    async def _transact(self, units: list[Unit[Any]]) -> list[Any]:
-        with self._translated():
-            await self._writer.execute("BEGIN IMMEDIATE")
-            try:
-                transaction = _SqliteTransaction(self._writer)
-                results = [await unit(transaction) for unit in units]
-                await self._writer.execute("COMMIT")
-            except BaseException:
-                if self._writer.in_transaction:
-                    await self._writer.execute("ROLLBACK")
-                raise
-            return results
+    async def _check(self) -> None:
+        """Use the file again if it is whole by now; a large one is not read again and again."""
+        now = asyncio.get_running_loop().time()
+        if now < self._check_due:
+            return
+        if await asyncio.to_thread(_is_whole, self.path):
+            for connection in (self._writer, self._reader, self._lookups, self._watcher):
+                # What they remember of it may be what was damaged.
+                await connection.execute_fetchall("PRAGMA shrink_memory")
+            self._guard.damage = None
+            self._check_pause = 0.0
+        else:
+            self._check_pause = min(_MAX_PAUSE, max(0.5, 2 * self._check_pause))
+        self._check_due = asyncio.get_running_loop().time() + self._check_pause
 
-    @contextlib.contextmanager
-    def _translated(self) -> Iterator[None]:
-        """Let only `StoreUnavailable` out, and notice a file that was taken away beneath us."""
-        if self._closed:
-            raise StoreUnavailable(f"the database {self.path} is being closed")
-        if _identity(self.path) != self._identity:
-            raise StoreUnavailable(
-                f"the database file {self.path} is gone or was replaced; put it back, or restart"
-            )
-        try:
-            yield
-        except sqlite3.DatabaseError as error:
-            # A broken rule or a mistake of ours is not the database's fault.
-            if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
-                raise
-            raise StoreUnavailable(f"the database {self.path} cannot be used: {error}") from error
+    def condemn(self, reason: str) -> None:
+        """See `Engine.condemn`."""
+        self._guard.condemn(reason)
 
     async def close(self) -> None:
         """See `Engine.close`."""
-        while self._writing is not None:
-            await asyncio.wait([self._writing])
-        self._closed = True
+        await self._writes.finish()
+        if self._guard.moved:
+            await self._writes.let_go()
+        self._guard.condemn(f"the database {self.path} is being closed")
         await self._stack.aclose()
-
-
-class _SqliteTransaction:
-    def __init__(self, connection: aiosqlite.Connection) -> None:
-        self._connection = connection
-        self.memo: dict[str, Any] = {}
-
-    async def fetch(self, sql: str, *params: object) -> list[Row]:
-        return list(await self._connection.execute_fetchall(sql, _numbered(params)))  # type: ignore[arg-type] # tuples
-
-    async def run(self, sql: str, *params: object) -> int:
-        cursor = await self._connection.execute(sql, _numbered(params))
-        return cursor.rowcount
-
-    async def run_many(self, sql: str, params: Sequence[Sequence[object]]) -> int:
-        cursor = await self._connection.executemany(sql, [_numbered(row) for row in params])
-        return cursor.rowcount
-
-
-def _numbered(params: Sequence[object]) -> dict[str, object]:
-    return {str(number): value for number, value in enumerate(params, 1)}
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        status = os.stat(path)  # noqa: PTH116 - a microsecond before every query
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 async def _prepare(connection: aiosqlite.Connection, busy_timeout: float) -> None:
@@ -201,6 +146,15 @@ async def _prepare(connection: aiosqlite.Connection, busy_timeout: float) -> Non
     # be a hole.
     await connection.execute("PRAGMA synchronous=FULL")
     await connection.execute("PRAGMA foreign_keys=ON")
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the file, read anew from the disk, is as SQLite would have written it."""
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT)) as connection:
+            return connection.execute("PRAGMA quick_check(1)").fetchall() == [("ok",)]
+    except sqlite3.Error:
+        return False
 
 
 # --- opening -----------------------------------------------------------------------------------
@@ -304,7 +258,7 @@ def _set_up(path: Path) -> None:
         except (OSError, sqlite3.Error) as error:
             if getattr(error, "sqlite_errorname", None) == "SQLITE_NOTADB":
                 raise StoreRefused(f"{path} is not an SQLite database") from error
-            raise StoreUnavailable(f"the database {path} cannot be opened: {error}") from error
+            raise StoreUnavailable(sentence(path, error, "opened")) from error
 
 
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:

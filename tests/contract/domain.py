@@ -172,11 +172,16 @@ class Between:
         self._gates: dict[str, Gate] = {}
         self.changed = engine.changed
         self.away = False
+        self.fault = None
+        self.condemned: list[str] = []
         self.calls: Counter[str] = Counter()
 
     def hold(self, method: str, *, fails: bool = False) -> Gate:
         self._gates[method] = Gate(fails=fails)
         return self._gates[method]
+
+    def condemn(self, reason: str) -> None:
+        self.condemned.append(reason)
 
     def __getattr__(self, method: str):
         return functools.partial(self._call, method)

@@ -294,7 +294,10 @@ async def test_a_locked_file_is_read_and_written_again_later(engine, path):
         other.execute("BEGIN IMMEDIATE")
         with refusing(StoreUnavailable, "a write to a locked database") as why:
             await add_user(engine, "bob")
-        assert why.text == f"the database {path} cannot be used: database is locked"
+        assert why.text == (
+            f"the database {path} cannot be used: database is locked;"
+            " another program holds it: let that finish, or stop it"
+        )
         await assert_reads_go_on(engine)
         other.execute("ROLLBACK")
     assert await add_user(engine, "bob"), "writes were expected to go on after the lock"
@@ -327,7 +330,10 @@ async def test_a_file_taken_away_is_noticed_and_put_back_is_used(engine, path, t
     path.rename(aside)
     if replaced:
         path.touch()
-    sentence = f"the database file {path} is gone or was replaced; put it back, or restart"
+    sentence = (
+        f"the database file {path}, or its -wal file, is gone or was replaced;"
+        " put both back, or restart the gateway"
+    )
     for name, work in {**reads(engine), "write": lambda: add_user(engine, "bob")}.items():
         with refusing(StoreUnavailable, f"{name} without the file") as why:
             await work()

@@ -79,8 +79,8 @@ async def test_the_ices_of_a_user_are_named_in_order(engine):
     await add_user(engine, "bob")
     for name, user in (("Lab-2", "alice"), ("lab-1", "alice"), ("lab-3", "bob"), ("b-1", None)):
         await add(engine, an_ice(name, user))
-    assert await Accounts(engine).ices_of("alice") == ["lab-1", "Lab-2"]
-    assert await Accounts(engine).ices_of("nobody") == []
+    assert await engine.write(lambda t: accounts.ices_of(t, "alice")) == ["lab-1", "Lab-2"]
+    assert await engine.write(lambda t: accounts.ices_of(t, "nobody")) == []
 
 
 async def test_an_api_token_is_found_by_its_hash_until_the_end(engine):

@@ -150,6 +150,73 @@ async def test_a_tail_that_was_cut_off_compares_before_it_is_current(engine, fol
     assert follower.tail.position == len(await log(engine))
 
 
+async def test_whoever_waits_in_vain_is_forgotten(follower):
+    async with follower.running():
+        for _ in range(3):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0):
+                    await follower.tail.reached(99)
+        assert follower.tail._waiters == [], "memory must not grow with what never happens"
+
+
+# --- another log than the one that was followed --------------------------------------------------
+
+
+async def rewrite(engine, *statements):
+    """As whoever puts another database in its place; the engine's own users could not."""
+
+    async def unit(transaction):
+        for name in ("no_update", "no_delete", "in_order"):
+            await transaction.run(f"DROP TRIGGER IF EXISTS ice_events_{name}")
+        for statement in statements:
+            await transaction.run(statement)
+
+    await engine.write(unit)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM ice_events WHERE seq > 1",
+        "DELETE FROM ice_events",
+        "UPDATE ice_events SET actor = 'mallory' WHERE seq = 3",
+    ],
+    ids=["an older copy", "an empty one", "another history"],
+)
+async def test_a_log_that_is_not_the_one_that_was_followed_is_condemned(
+    engine, follower, statement
+):
+    async with follower.running():
+        await append(engine, an_event(), an_event())
+        await follower.reached(3)
+        await rewrite(engine, statement)
+        await soon(follower._until(lambda: not follower.tail.current), "notice of another log")
+        assert "event 3 is missing or another" in follower.tail.fault
+        assert follower.tail.fault in follower.between.condemned
+        assert "start it again" in follower.tail.fault
+
+
+async def test_another_log_is_noticed_after_a_start_without_news(engine, follower):
+    await append(engine, an_event(), an_event())
+    async with follower.running():
+        await rewrite(engine, "DELETE FROM ice_events WHERE seq = 3")
+        await soon(follower._until(lambda: not follower.tail.current), "notice of another log")
+
+
+async def test_a_log_whose_beginning_was_pruned_is_still_the_same(engine, follower):
+    async with follower.running():
+        await append(engine, an_event())
+        await follower.reached(2)
+        follower.between.away = True
+        await soon(follower._until(lambda: not follower.tail.current), "the loss of the store")
+        await append(engine, an_event())
+        await rewrite(engine, "DELETE FROM ice_events WHERE seq < 3")
+        follower.between.away = False
+        await follower.reached(3)
+        await follower.is_current()
+    assert not follower.between.condemned
+
+
 async def test_a_wake_up_taken_by_a_look_that_failed_is_not_lost(engine, follower):
     """The events may not be readable just when news of them was."""
     async with follower.running():

@@ -58,15 +58,24 @@ def expect(refused, status, code, *, retry=None):
 
 
 class Clock:
-    """A clock that stands until it is moved."""
+    """A clock that stands until time passes, or it is set."""
 
     def __init__(self):
         self.now = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
+        self.passed = 0.0
 
     def __call__(self):
         return self.now
 
+    def monotonic(self):
+        return self.passed
+
     def pass_(self, **time):
+        self.set_(**time)
+        self.passed += timedelta(**time).total_seconds()
+
+    def set_(self, **time):
+        """Set the clock by so much; no time passes."""
         self.now += timedelta(**time)
 
     def unix(self, offset=0.0):
@@ -81,7 +90,7 @@ def clock():
 @pytest.fixture
 async def timed(tmp_path, clock):
     """A gateway whose time is `clock`'s."""
-    async with harness(tmp_path, clock=clock) as started:
+    async with harness(tmp_path, clock=clock, monotonic=clock.monotonic) as started:
         yield started
 
 
@@ -121,7 +130,8 @@ async def page(running, path):
 
 
 async def until_ready(running, *, ready=True):
-    await until(lambda: running.gateway.tail.current is ready)
+    gateway = running.gateway
+    await until(lambda: (gateway.tail.current and gateway.engine.fault is None) is ready)
     assert (await page(running, "/readyz"))[0] == (200 if ready else 503)
 
 
@@ -674,7 +684,7 @@ async def test_a_nonce_is_judged_alone(timed, clock, subtests):
         "garbage": "garbage",
         "empty": "",
         "changed": nonce[:-1] + ("A" if nonce[-1] != "A" else "B"),
-        "another gateway's": Nonces(bytes(32)).issue(clock.unix()),
+        "another gateway's": Nonces(bytes(32)).issue(clock.monotonic()),
     }
     for name, text in wrong.items():
         with subtests.test(name):

@@ -21,10 +21,12 @@ from gateway.admin.auth import COOKIE, FORM_TOKEN
 from gateway.admin.pages.audit import ACTIONS
 from gateway.app import MAX_BODY, run_gateway
 from gateway.ice import IceType, Status
+from gateway.logins import LoginDesk
 from gateway.passwords import TooBusy
 from gateway.roles import Role
 from gateway.secret import Secret
 from gateway.store.engine import StoreUnavailable
+from gateway.store.ices import Ices
 from gateway.times import utc_now
 from tests.support.harness import ADMIN, API, Answer, Api, expect_refused, harness, settings_for
 
@@ -821,6 +823,30 @@ async def test_password_is_set_and_the_old_logins_end(running, browse, root):
     assert (await eve.get()).status == 302
     expect_login_page(await eve.log_in("eve"), 401)
     assert (await eve.log_in("eve", "another one of it")).status == 303
+
+
+@pytest.mark.parametrize(
+    ("action", "done"),
+    [
+        ("password", "The password is set, but their logins go on"),
+        ("disable", "eve is disabled, but their ICEs cannot be shown"),
+    ],
+)
+async def test_what_is_half_done_is_told_so(running, root, monkeypatch, action, done):
+    """The store may fail between the two halves: 'nothing was changed' would not be true."""
+
+    async def fails(*_):
+        raise StoreUnavailable("the disk is full")
+
+    await running.add_user("eve")
+    monkeypatch.setattr(LoginDesk, "end_all", fails)
+    monkeypatch.setattr(Ices, "sorted", fails)
+    fields = {"name": "eve", "password": "another one of it", "end_logins": "yes"}
+    answer = await root.post(f"users/{action}", fields)
+    assert answer.status == 503
+    assert f"{done}: the store failed meanwhile. Do it once more." in said(answer)
+    user = await running.gateway.accounts.user("eve")
+    assert (user.password_hash if action == "password" else user.disabledon) is not None
 
 
 @pytest.mark.parametrize("action", ["role", "password", "logins", "disable"])

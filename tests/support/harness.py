@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import json
 import re
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -147,11 +148,15 @@ class Harness:
 
 @contextlib.asynccontextmanager
 async def harness(
-    folder: Path, *, clock: Clock = utc_now, **options: Any
+    folder: Path,
+    *,
+    clock: Clock = utc_now,
+    monotonic: Callable[[], float] = time.monotonic,
+    **options: Any,
 ) -> AsyncIterator[Harness]:
     """Run a gateway with an admin `root` and a member `alice`."""
     async with (
-        run_gateway(settings_for(folder, **options), clock=clock) as gateway,
+        run_gateway(settings_for(folder, **options), clock=clock, monotonic=monotonic) as gateway,
         # Shorter than the gateway keeps a connection, or else both might let go of it at once.
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(keepalive_timeout=2)) as session,
     ):

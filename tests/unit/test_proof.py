@@ -24,9 +24,9 @@ from gateway.proof import (
     MAX_PROOF,
     Invalid,
     Nonces,
+    Once,
     Proof,
     Replays,
-    fresh_until,
     normalise,
     thumbprint_of,
     verify,
@@ -38,6 +38,7 @@ URLS = {normalise(URL)}
 TOKEN = "a-token"
 ATH = b64(hashlib.sha256(TOKEN.encode()).digest())
 NOW = 1_800_000_000.0
+STEADY = 5000.0
 EC, ED = Key(), Key.ed25519()
 CLAIMS = {"jti": "one", "htm": "GET", "htu": URL, "iat": NOW, "ath": ATH}
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
@@ -396,7 +397,7 @@ def test_iat_is_a_finite_number(iat):
 )
 def test_an_iat_far_away_only_makes_the_proof_stale(iat):
     proof = accepted(raw(claims_with("iat", iat)), "its age is judged later")
-    assert fresh_until(proof, Nonces(b"key"), NOW) is None
+    assert not Once(Nonces(b"key")).take(proof, NOW, STEADY)
 
 
 @pytest.mark.parametrize(
@@ -583,7 +584,7 @@ def test_a_nonce_is_good_at_the_very_moment_it_is_made(now):
 
 
 def test_a_nonce_of_the_future_is_not_good():
-    """The clock was set back since; 5 minutes would not be 5 minutes."""
+    """5 minutes would not be 5 minutes."""
     assert NONCES.good_until(NONCES.issue(NOW + 10), NOW) is None
 
 
@@ -614,39 +615,72 @@ def test_a_wrong_or_forged_nonce_is_not_good(nonce):
 
 
 @pytest.mark.parametrize(
-    ("iat", "nonce", "until"),
+    ("iat", "nonce", "fresh"),
     [
-        (NOW, None, NOW + 60),
-        (NOW - 60, None, NOW),
-        (NOW + 60, None, NOW + 120),
-        (NOW - 60.001, None, None),
-        (NOW + 60.001, None, None),
-        (NOW, "wrong", None),
-        (NOW, "", None),
-        (NOW, NONCES.issue(NOW - 300), None),
-        (0.0, NONCES.issue(NOW - 100), NOW + 200),
-        (NOW, NONCES.issue(NOW - 100), NOW + 200),
+        (NOW, None, True),
+        (NOW - 60, None, True),
+        (NOW + 60, None, True),
+        (NOW - 60.001, None, False),
+        (NOW + 60.001, None, False),
+        (NOW, "wrong", False),
+        (NOW, "", False),
+        (NOW, NONCES.issue(STEADY - 300), False),
+        (0.0, NONCES.issue(STEADY - 100), True),
+        (NOW, NONCES.issue(STEADY - 100), True),
     ],
 )
-def test_a_proof_is_judged_by_its_iat_or_by_its_nonce_alone(iat, nonce, until):
-    assert fresh_until(Proof("key", "one", iat, nonce), NONCES, NOW) == until
+def test_a_proof_is_judged_by_its_iat_or_by_its_nonce_alone(iat, nonce, fresh):
+    assert Once(NONCES).take(Proof("key", "one", iat, nonce), NOW, STEADY) is fresh
 
 
 # --- replays -----------------------------------------------------------------------------------
 
 PROOF = Proof("key", "one", NOW, None)
+WITH_NONCE = Proof("key", "one", 0.0, NONCES.issue(STEADY))
 
 
-def test_a_proof_is_used_once_for_as_long_as_it_is_fresh():
-    replays = Replays()
-    assert not replays.used(PROOF, NOW)
-    until = fresh_until(PROOF, NONCES, NOW)
-    replays.remember(PROOF, until, NOW)
-    for now in (NOW, NOW + 59.999, NOW + 60):
-        replays.remember(replace(PROOF, jti=f"at {now}"), now + 60, now)
-        assert fresh_until(PROOF, NONCES, now) is not None
-        assert replays.used(PROOF, now), "fresh and forgotten: it could be used again"
-    assert fresh_until(PROOF, NONCES, NOW + 60.001) is None
+def another(proof, now, steady):
+    """Another proof of the same moment; that it is let through has others be forgotten."""
+    made = replace(proof, jti=f"at {now} {steady}", iat=now)
+    return made if proof.nonce is None else replace(made, nonce=NONCES.issue(steady))
+
+
+@pytest.mark.parametrize(("proof", "lasts"), [(PROOF, 60), (WITH_NONCE, 299.999)])
+def test_a_proof_is_used_once_for_as_long_as_it_is_fresh(proof, lasts):
+    once = Once(NONCES)
+    assert not once.used(proof, NOW, STEADY)
+    assert once.take(proof, NOW, STEADY)
+    for passed in (0, lasts / 2, lasts):
+        then = NOW + passed, STEADY + passed
+        assert once.take(another(proof, *then), *then)
+        assert once.used(proof, *then), "fresh and forgotten: it could be used again"
+    assert not once.take(proof, NOW + lasts + 0.002, STEADY + lasts + 0.002)
+
+
+@pytest.mark.parametrize("jump", [-86400, -3600, -90, -61, -30, 30, 61, 90, 3600, 86400])
+@pytest.mark.parametrize("proof", [PROOF, WITH_NONCE], ids=["by iat", "by nonce"])
+def test_no_setting_of_the_clock_lets_a_proof_through_twice(proof, jump):
+    """There and back, with others let through at each time, as an hour passes."""
+    once = Once(NONCES)
+    assert once.take(proof, NOW, STEADY)
+    offset = 0
+    for passed in range(0, 3600, 20):
+        if passed in (100, 400):
+            offset = jump - offset  # there, and later back again
+        then = NOW + passed + offset, STEADY + passed
+        once.take(another(proof, *then), *then)
+        again = not once.used(proof, *then) and once.take(proof, *then)
+        assert not again, f"{passed} s later, by a clock set by {offset} s"
+
+
+def test_a_clock_set_back_asks_for_nonces_until_it_has_caught_up():
+    once = Once(NONCES)
+    assert once.take(PROOF, NOW, STEADY)
+    for ahead, fresh in ((-3600, False), (-61, False), (-60, True), (0, True)):
+        now = NOW + ahead
+        assert once.take(another(PROOF, now, STEADY), now, STEADY) is fresh, f"{ahead} s"
+        with_nonce = replace(another(WITH_NONCE, now, STEADY), jti=f"n {ahead}")
+        assert once.take(with_nonce, now, STEADY), "with a nonce an ICE is always admitted"
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,8 @@ _REMEDIES: Final = {
     "token-expired": ("Its token was not used in time.", Action.REPROVISION),
     "token-invalid": ("Its token is not the one in the table.", None),
     "proof-invalid": ("Its proof does not hold: compare its gateway URL with public_url.", None),
-    "use-dpop-nonce": ("Its clock is off; it is admitted all the same.", None),
-    "overloaded": ("The gateway has as many connections as ice.max_connections allows.", None),
+    "use-dpop-nonce": ("Its clock and the gateway's differ; it is admitted all the same.", None),
+    "overloaded": ("The gateway has no room: ice.max_connections, or its file handles.", None),
 }
 
 
@@ -80,13 +80,12 @@ def why_offline(
     ice = row.ice
     if row.listed.connection is not None:
         return None, None
-    refused = next((item for item in happenings if item.kind == "refused"), None)
+    latest = next((item for item in happenings if item.kind != "admitted"), None)
     closed = next((item for item in happenings if item.kind == "closed"), None)
     if ice.status is Status.DEREGISTERED:
         return "It was deregistered: it is not admitted any more.", Action.REREGISTER
     if ice.expired(now):
         return "Its token has expired before it registered.", Action.REPROVISION
-    latest = refused if closed is None or (refused and refused.at > closed.at) else None
     if latest is not None and latest.at >= ice.provisionedon and latest.code in _REMEDIES:
         sentence, remedy = _REMEDIES[latest.code]
         return f"{sentence} Last refused: {latest.code}, from {latest.address}.", remedy

@@ -18,7 +18,7 @@ from gateway.admin.api.inputs import BODY_TIMEOUT
 from gateway.admin.auth import is_meant, is_public, login_of
 from gateway.admin.parts import CALLER, LOGIN, PARTS, AdminParts
 from gateway.errors import Problem, problem
-from gateway.respond import Refusal
+from gateway.respond import Refusal, store_problem
 from gateway.store.engine import StoreUnavailable
 from gateway.times import to_text
 
@@ -109,8 +109,7 @@ async def answered(request: web.Request, handler: Handler) -> web.StreamResponse
             raise
         return _refused(request, problem(_BY_STATUS.get(error.status, "bad-request")))
     except StoreUnavailable as error:
-        _log.error("store unavailable", reason=str(error), path=request.raw_path)
-        return _refused(request, problem("store-unavailable"))
+        return _refused(request, store_problem(request, error))
     except ConnectionError:
         raise  # the client has gone
     except Exception:  # noqa: BLE001 - the last line before the client

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -17,10 +18,11 @@ from gateway.errors import Problem, invalid, problem
 from gateway.event import Via
 from gateway.ice import Status
 from gateway.provisioning import MAX_BULK
-from gateway.respond import Refusal
+from gateway.respond import Refusal, store_problem
 from gateway.roles import Role
 from gateway.secret import Secret
 from gateway.store.accounts import User, fold_user
+from gateway.store.engine import StoreUnavailable
 from gateway.store.ices import IceFilter, Listed, Order
 
 CHANGED: Final = "users-changed"
@@ -155,7 +157,12 @@ async def set_password(request: web.Request) -> web.StreamResponse:
     user = _done(user)
     said = [f"{user.name} logs in with the new password from now on."]
     if "end_logins" in fields:
-        said.append(_ended(await here.logins.end_all(who, user.name)))
+        try:
+            said.append(_ended(await here.logins.end_all(who, user.name)))
+        except StoreUnavailable as error:
+            raise _half_done(
+                request, error, "The password is set, but their logins go on"
+            ) from None
     if _is_short(password):
         said.append(f"A password of {SHORT} characters or more is safer.")
     return _told(request, f"Password of {user.name} set", said)
@@ -176,7 +183,11 @@ async def disable(request: web.Request) -> web.StreamResponse:
     if user.disabledon is None:  # or somebody else was first, and it is done
         done = await parts(request).accounts.disable(actor(request, Via.PAGE), user.name)
         user = done[0] if not isinstance(done, Problem) else _done(done)
-    ices = await _tagged(request, user)
+    try:
+        ices = await _tagged(request, user)
+    except StoreUnavailable as error:
+        done_so_far = f"{user.name} is disabled, but their ICEs cannot be shown"
+        raise _half_done(request, error, done_so_far) from None
     context = {
         "user": user,
         "ices": ices,
@@ -219,6 +230,11 @@ def _done(user: User | Problem) -> User:
     if isinstance(user, Problem):
         raise Refusal(user)
     return user
+
+
+def _half_done(request: web.Request, error: StoreUnavailable, what: str) -> Refusal:
+    refused = store_problem(request, error)
+    return Refusal(replace(refused, detail=f"{what}: the store failed meanwhile. Do it once more."))
 
 
 def _is_short(password: str | None) -> bool:

@@ -1,0 +1,32 @@
+"""File handles: every connection is one, and the system gives a process only so many.
+
+Some are kept free for what must go on: the key file, and connections that are answered and let go.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from typing import Final
+
+RESERVE: Final = 64
+"""Handles kept free; of a small limit a quarter."""
+
+
+def shortage() -> str | None:
+    """Why no further connection is taken on; None as long as there are handles enough."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return None
+    try:
+        # The system gives the lowest number that is free: it tells how many are in use.
+        lowest = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        return f"file handles: {error.strerror or error}; {_ADVICE}"
+    os.close(lowest)
+    if lowest < limit - min(RESERVE, limit // 4):
+        return None
+    return f"nearly all of the {limit} file handles are in use; {_ADVICE}"
+
+
+_ADVICE: Final = "raise the limit (LimitNOFILE of the service, ulimit -n) and restart the gateway"

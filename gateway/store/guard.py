@@ -1,0 +1,133 @@
+"""Stands before every use of an SQLite file: whether it is still ours, and what its errors mean.
+
+Source of the codes: https://www.sqlite.org/rescode.html.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from gateway.store.engine import OutcomeUnknown, StoreLocked, StoreUnavailable
+
+_DAMAGED: Final = (
+    "it is damaged, or its disk fails: see the system's log; unless a check soon finds it whole,"
+    " stop the gateway, restore a backup, start it again"
+)
+_ADVICE: Final = {
+    sqlite3.SQLITE_FULL: "make room on its disk",
+    sqlite3.SQLITE_IOERR: "its disk is full or fails: make room, or read the system's log",
+    sqlite3.SQLITE_READONLY: "make its file, its folder and their file system writable",
+    sqlite3.SQLITE_BUSY: "another program holds it: let that finish, or stop it",
+    sqlite3.SQLITE_CANTOPEN: "look at the owner and the mode of its file and folder",
+    # A disk that cannot be read looks the same: SQLite turns EIO into SQLITE_CORRUPT.
+    sqlite3.SQLITE_CORRUPT: _DAMAGED,
+    sqlite3.SQLITE_NOTADB: _DAMAGED,
+}
+_DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_UNDONE: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_BUSY})
+_UNKNOWN: Final = "it is not known whether the last change was made: look before you try again"
+
+
+def sentence(path: Path, error: Exception, doing: str = "used") -> str:
+    """Why the database cannot be used (or opened), and what to do."""
+    advice = _ADVICE.get(_code(error))
+    return f"the database {path} cannot be {doing}: {error}" + (f"; {advice}" if advice else "")
+
+
+def may_be_done(error: sqlite3.Error) -> bool:
+    """Whether a COMMIT that ended in `error` may be found done after a crash.
+
+    Where the write-ahead log could not be written, its last frame, which commits, is not there. But
+    when it was written and could not be synced, the frame may have reached the disk: SQLite does not
+    count it, and the recovery after a crash would.
+    """
+    if _code(error) == sqlite3.SQLITE_IOERR:
+        return error.sqlite_errorcode != sqlite3.SQLITE_IOERR_WRITE
+    return _code(error) not in _UNDONE
+
+
+def _code(error: Exception) -> int:
+    """SQLite's primary result code; 0 for what is not SQLite's."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+class Guard:
+    """Lets nobody use the file at `path` who would read or write another, or one that is damaged."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.condemned: str | None = None
+        """Why nothing may be read or written any more."""
+        self.damage: str | None = None
+        """Why nothing may be read or written until the file has been found whole."""
+        self._names = [str(path)]
+        self._files = self._look()
+
+    def watch_log(self) -> None:
+        """Take the write-ahead log for a part of the database: it is there once somebody has read."""
+        self._names = [str(self.path), f"{self.path}-wal"]
+        self._files = self._look()
+
+    @property
+    def fault(self) -> str | None:
+        """Why the file must not be used; None as long as it may."""
+        if self.condemned is not None:
+            return self.condemned
+        if not self.moved:
+            return self.damage
+        return (
+            f"the database file {self.path}, or its -wal file, is gone or was replaced;"
+            " put both back, or restart the gateway"
+        )
+
+    @property
+    def moved(self) -> bool:
+        """Whether another file stands there, or none."""
+        return self._look() != self._files
+
+    def condemn(self, reason: str) -> None:
+        """Refuse everything from now on; the first reason stays."""
+        self.condemned = self.condemned or reason
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Let only `StoreUnavailable` out, and notice a file that was taken away beneath us."""
+        if self.fault is not None:
+            raise StoreUnavailable(self.fault)
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            # A broken rule or a mistake of ours is not the database's fault.
+            if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
+                raise
+            reason = sentence(self.path, error)
+            if _code(error) in _DAMAGE:
+                # What else is damaged is not known: to go on could destroy more.
+                self.damage = reason
+            locked = _code(error) == sqlite3.SQLITE_BUSY
+            raise (StoreLocked if locked else StoreUnavailable)(reason) from error
+
+    def check_committed(self) -> None:
+        """Raise `OutcomeUnknown` where the file has gone: so has what was written into it."""
+        if self.moved:
+            raise OutcomeUnknown(f"{self.fault}; {_UNKNOWN}")
+
+    def unknown(self, error: sqlite3.Error) -> OutcomeUnknown:
+        """What to raise where a COMMIT that `may_be_done` has failed with `error`."""
+        return OutcomeUnknown(f"{sentence(self.path, error)}; {_UNKNOWN}")
+
+    def _look(self) -> list[tuple[int, int] | None]:
+        return [_identity(name) for name in self._names]
+
+
+def _identity(name: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(name)  # noqa: PTH116 - a microsecond before every query
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

@@ -1,0 +1,306 @@
+"""SQLite's bad days: what is refused, what is certain of it, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+
+import pytest
+
+from gateway.store import sqlite
+from gateway.store.accounts import Accounts
+from gateway.store.engine import OutcomeUnknown, StoreUnavailable
+from gateway.store.events import Events
+from gateway.store.guard import may_be_done
+from gateway.store.ices import LookUps
+from gateway.store.sqlite import open_sqlite
+from tests.contract.domain import add, add_registered, add_user, an_event, an_ice, append, refusing
+
+LOTS = "x" * 200_000
+"""More than fits into the free space of a page that is there already."""
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "ice.db"
+
+
+@pytest.fixture
+async def engine(path, monkeypatch):
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 0.05)
+    async with open_sqlite(path, serving=True) as opened:
+        await add_user(opened, "alice")
+        yield opened
+
+
+def raw(path):
+    """The file as any other program sees it; closed at the end."""
+    return contextlib.closing(sqlite3.connect(path, isolation_level=None))
+
+
+def failure(name):
+    """An error as SQLite's result code `name` makes it."""
+    error = sqlite3.OperationalError(f"as in {name}")
+    error.sqlite_errorcode = getattr(sqlite3, name)
+    return error
+
+
+async def users(engine):
+    return [user.name for user in await Accounts(engine).users()]
+
+
+class Failing:
+    """Stands in for the writer's connection: its next COMMITs end in these errors, and are undone."""
+
+    def __init__(self, connection, *errors):
+        self._connection = connection
+        self._errors = list(errors)
+
+    def __getattr__(self, name):
+        return getattr(self._connection, name)
+
+    async def execute(self, sql, *args):
+        if sql == "COMMIT" and self._errors:
+            await self._connection.execute("ROLLBACK")
+            raise self._errors.pop(0)
+        return await self._connection.execute(sql, *args)
+
+
+def failing(engine, *names):
+    engine._writes._connection = Failing(engine._writer, *map(failure, names))
+
+
+# --- what is certain of a commit that failed -----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "maybe"),
+    [
+        ("SQLITE_FULL", False),
+        ("SQLITE_BUSY", False),
+        ("SQLITE_BUSY_SNAPSHOT", False),
+        ("SQLITE_READONLY", False),
+        ("SQLITE_IOERR_WRITE", False),
+        ("SQLITE_IOERR_FSYNC", True),
+        ("SQLITE_IOERR_DIR_FSYNC", True),
+        ("SQLITE_IOERR", True),
+        ("SQLITE_CORRUPT", True),
+    ],
+)
+def test_only_what_never_reached_the_log_is_surely_not_done(name, maybe):
+    assert may_be_done(failure(name)) is maybe
+
+
+async def test_a_commit_that_could_not_be_written_was_not_made(engine):
+    failing(engine, "SQLITE_IOERR_WRITE", "SQLITE_IOERR_WRITE")
+    with refusing(StoreUnavailable, "a write to a failing disk") as why:
+        await add_user(engine, "bob")
+    assert "not known" not in why.text
+    assert why.text == engine.fault, "the store was expected to say what is wrong with it"
+    assert await users(engine) == ["alice"]
+
+
+async def test_a_commit_that_could_not_be_synced_is_overwritten_where_that_is_possible(engine):
+    failing(engine, "SQLITE_IOERR_FSYNC")
+    try:
+        await add_user(engine, "bob")
+    except OutcomeUnknown:
+        pytest.fail("the next commit has taken its place: it is known not to be done")
+    except StoreUnavailable:
+        pass
+    assert engine.fault is None, "who can write again has no fault"
+    assert await add_user(engine, "bob")
+
+
+async def test_a_commit_that_could_not_be_synced_nor_overwritten_is_unknown(engine):
+    failing(engine, *["SQLITE_IOERR_FSYNC"] * 3)
+    with refusing(OutcomeUnknown, "a write that may be there after a crash") as why:
+        await add_user(engine, "bob")
+    assert "it is not known whether the last change was made" in why.text
+    assert "not known" not in engine.fault, "the fault is the store's, not of one change"
+    await engine.try_out()
+    assert engine.fault is None
+
+
+async def test_what_went_into_a_file_that_was_taken_away_is_unknown(engine, path):
+    aside = path.with_name("aside.db")
+
+    async def unit(transaction):
+        await transaction.run(
+            "INSERT INTO users (name, name_folded, role, createdon) VALUES ('b', 'b', 'member', '')"
+        )
+        path.rename(aside)
+
+    with refusing(OutcomeUnknown, "a commit into a file without a name"):
+        await engine.write(unit)
+    aside.rename(path)
+    found = await engine.fetch("SELECT name FROM users")
+    assert found == [("alice",), ("b",)], "here it has been done after all"
+
+
+# --- full ----------------------------------------------------------------------------------------
+
+
+async def test_a_full_database_takes_what_still_fits_and_all_once_there_is_room(engine):
+    [(pages,)] = await engine._writer.execute_fetchall("PRAGMA page_count")
+    await engine._writer.execute(f"PRAGMA max_page_count={pages}")
+    with refusing(StoreUnavailable, "a write that does not fit") as why:
+        await append(engine, an_event(text=LOTS))
+    assert "make room on its disk" in why.text
+    assert engine.fault is None, "one large write is no reason to refuse the small ones"
+    assert await add_user(engine, "bob")
+    await engine._writer.execute(f"PRAGMA max_page_count={pages + 1000}")
+    assert await append(engine, an_event(text=LOTS))
+
+
+async def test_a_file_that_cannot_be_written_is_a_fault_until_it_can(engine):
+    await engine._writer.execute("PRAGMA query_only=ON")
+    with refusing(StoreUnavailable, "a write to a read-only file"):
+        await add_user(engine, "bob")
+    await engine.try_out()
+    assert "make its file, its folder and their file system writable" in engine.fault
+    assert await users(engine) == ["alice"], "reads were expected to go on"
+    await engine._writer.execute("PRAGMA query_only=OFF")
+    await engine.try_out()
+    assert engine.fault is None
+
+
+async def test_a_lock_is_a_fault_until_it_is_gone(engine, path):
+    with raw(path) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with refusing(StoreUnavailable, "a write to a locked database"):
+            await add_user(engine, "bob")
+        assert "another program holds it" in engine.fault
+        other.execute("ROLLBACK")
+    await engine.try_out()
+    assert engine.fault is None
+
+
+async def test_trying_out_changes_nothing(engine):
+    before = await engine.fetch("SELECT * FROM ice_events")
+    for _ in range(3):
+        await engine.try_out()
+    assert await engine.fetch("SELECT * FROM ice_events") == before
+    assert await engine.fetch("PRAGMA user_version") == [(len(sqlite.released()),)]
+
+
+# --- damaged -------------------------------------------------------------------------------------
+
+
+def checkpoint(path):
+    """Have all of the write-ahead log written into the file; another program may do that."""
+    with raw(path) as connection:
+        [busy, *_] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        assert not busy
+
+
+async def test_a_damaged_file_is_not_written_again_before_it_is_whole(engine, path):
+    checkpoint(path)
+    good = path.read_bytes()
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * (len(good) - 4096))
+    with refusing(StoreUnavailable, "a read of a damaged file") as why:
+        await engine.look_up("SELECT * FROM ice_events JOIN users ORDER BY name_folded")
+    assert "it is damaged, or its disk fails" in why.text
+    for name, work in {
+        "a read by another way": lambda: users(engine),
+        "a write": lambda: add_user(engine, "bob"),
+    }.items():
+        with refusing(StoreUnavailable, name) as other:
+            await work()
+        assert other.text == why.text == engine.fault
+    await engine.try_out()
+    assert engine.fault == why.text, "it is as damaged as before"
+    path.write_bytes(good)
+    engine._check_due = 0.0  # it would be looked at again a moment later
+    await engine.try_out()
+    assert engine.fault is None
+    assert await users(engine) == ["alice"]
+    assert await add_user(engine, "bob")
+
+
+async def test_a_damaged_file_is_checked_more_and_more_rarely(engine, path, monkeypatch):
+    engine._guard.damage = "it is damaged"
+    monkeypatch.setattr(sqlite, "_is_whole", lambda _: False)
+    pauses = []
+    for _ in range(10):
+        engine._check_due = 0.0
+        await engine.try_out()
+        pauses.append(engine._check_pause)
+    assert pauses == [0.5, 1, 2, 4, 8, 16, 32, 60, 60, 60]
+    monkeypatch.setattr(sqlite, "_is_whole", lambda _: True)
+    await engine.try_out()
+    assert engine.fault == "it is damaged", "it was not yet due"
+
+
+async def test_a_damaged_entry_is_refused_alone(engine, path):
+    lab, other = await add_registered(engine, "lab-1"), await add_registered(engine, "lab-2")
+    with raw(path) as connection:
+        connection.execute("PRAGMA ignore_check_constraints=ON")
+        connection.execute("UPDATE ice_tokens SET status = 'x?' WHERE ice_name = 'lab-1'")
+    look_ups = LookUps(engine)
+    damaged, whole = await asyncio.gather(
+        look_ups.find(lab.ice_name), look_ups.find(other.ice_name), return_exceptions=True
+    )
+    assert isinstance(damaged, StoreUnavailable)
+    assert "the entry of lab-1 is damaged" in str(damaged)
+    assert whole.ice == other
+
+
+async def test_a_damaged_event_is_told(engine, path):
+    await append(engine, an_event())
+    with raw(path) as connection:
+        connection.execute("DROP TRIGGER ice_events_no_update")
+        connection.execute("UPDATE ice_events SET detail = 'no JSON' WHERE seq = 2")
+    with refusing(StoreUnavailable, "a read of a damaged event") as why:
+        await Events(engine.fetch).after(0, 10)
+    assert "event 2 of the audit log is damaged" in why.text
+    assert "restore a backup" in why.text
+
+
+# --- taken away and replaced ---------------------------------------------------------------------
+
+
+async def test_a_log_that_was_taken_away_is_noticed(engine, path):
+    log = path.with_name("ice.db-wal")
+    aside = log.rename(path.with_name("aside"))
+    with refusing(StoreUnavailable, "a write without its log") as why:
+        await add_user(engine, "bob")
+    assert "or its -wal file, is gone" in why.text
+    aside.rename(log)
+    assert await add_user(engine, "bob"), "with the log put back it was expected to go on"
+
+
+@pytest.mark.parametrize("notices", [True, False])
+async def test_a_file_put_in_its_place_is_not_ruined_by_the_old_log(path, notices):
+    """The log stays beside whatever is put there, and would be taken for that file's."""
+    backup, aside = path.with_name("backup.db"), path.with_name("aside.db")
+    async with open_sqlite(path, serving=True) as engine:
+        await add_user(engine, "alice")
+        with raw(path) as connection:
+            connection.execute(f"VACUUM INTO '{backup}'")
+        for number in range(20):
+            await add(engine, an_ice(f"lab-{number}"))
+        path.rename(aside)
+        backup.rename(path)
+        if notices:  # or else it is stopped first
+            await engine.try_out()
+            assert "put both back" in engine.fault
+    for file, count in ((path, 0), (aside, 20)):
+        with raw(file) as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+            [(found,)] = connection.execute("SELECT count(*) FROM ice_tokens").fetchall()
+            assert found == count, f"{file.name} was expected to have {count} entries"
+
+
+async def test_what_is_condemned_is_refused_for_good(engine):
+    engine.condemn("the first reason")
+    engine.condemn("another")
+    for work in (lambda: users(engine), lambda: add_user(engine, "bob"), engine.has_changed):
+        with refusing(StoreUnavailable, "whatever is asked for") as why:
+            await work()
+        assert why.text == "the first reason" == engine.fault
+    await engine.try_out()
+    assert engine.fault == "the first reason"

@@ -1,0 +1,122 @@
+"""`ice-gateway serve` as a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import urllib.request
+
+from gateway.cli.common import desk
+from gateway.ice import IceType
+from gateway.settings import load
+from tests.support.ice import PATIENCE, Ice
+
+
+def environment(**more):
+    """Ours, without any setting of the gateway but `more`."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("ICE_GATEWAY_")}
+    return {**kept, **more}
+
+
+def command(*args):
+    return [sys.executable, "-m", "gateway", *args]
+
+
+class Output:
+    """Lines of a stream as a thread reads them; all of them are kept."""
+
+    def __init__(self, stream):
+        self.lines = []
+        self._stream = stream
+        self._more = threading.Condition()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self):
+        with self._stream:
+            for line in self._stream:
+                with self._more:
+                    self.lines.append(line)
+                    self._more.notify_all()
+
+    def expect(self, pattern):
+        """Wait for a line; returns the first match."""
+
+        def found():
+            return next(filter(None, (re.search(pattern, line) for line in self.lines)), None)
+
+        with self._more:
+            match = self._more.wait_for(found, PATIENCE)
+        assert match, f"no line like {pattern!r} in {self.lines}"
+        return match
+
+    def end(self):
+        """Wait for the end of the stream; returns all of it."""
+        self._thread.join(PATIENCE)
+        return "".join(self.lines)
+
+
+class Served:
+    """A gateway in a process of its own."""
+
+    def __init__(self, folder, *args, **env):
+        self.path = folder / "ice.db"
+        self.settings = load(None, {}, {"database.url": f"sqlite:///{self.path}"})
+        options = ("--port", "0", "--database", self.settings.database_url, *args)
+        self.process = subprocess.Popen(
+            command("serve", *options),
+            env=environment(**env),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.out, self.err = Output(self.process.stdout), Output(self.process.stderr)
+        self.line = self.out.expect(r"^ice-gateway (\S+) serves (\S+) on (.+)$")
+        self.url = self.line[2]
+        self.secrets = []
+
+    def get(self, path, context=None):
+        with urllib.request.urlopen(self.url + path, context=context) as answer:  # noqa: S310
+            return answer.status
+
+    async def provision(self, name, tls=None):
+        async with desk(self.settings) as opened:
+            issued = await opened.provisioning.provision(opened.actor, name, IceType.CI_CD, None)
+        self.secrets.append(issued.token.reveal())
+        return Ice(self.url, issued.token.reveal(), tls=tls)
+
+    async def run(self, *args):
+        """Run a command on the database; its stdout. It must be done."""
+        process = await asyncio.create_subprocess_exec(
+            *command(*args, "--database", self.settings.database_url),
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        out, err = await process.communicate()
+        assert (process.returncode, err) == (0, b""), f"{args} gave {process.returncode}: {err}"
+        return out.decode()
+
+    def stop(self, number=signal.SIGTERM):
+        """Send a signal; returns the exit status."""
+        self.process.send_signal(number)
+        return self.process.wait(PATIENCE)
+
+
+@contextlib.contextmanager
+def serving(folder, *args, **env):
+    served = Served(folder, *args, **env)
+    try:
+        yield served
+    finally:
+        served.process.kill()
+        served.process.wait(PATIENCE)
+        served.out.end()
+        served.err.end()

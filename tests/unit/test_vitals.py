@@ -1,0 +1,191 @@
+"""What is wrong is said once, asked for at any time, and tried again until it is over."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import io
+import os
+import resource
+
+import pytest
+import structlog
+
+from gateway import handles, vitals
+from gateway.handles import shortage
+from gateway.heartbeat import Heartbeat
+from gateway.logs import configure
+from gateway.vitals import Vital, Vitals
+
+
+class Store:
+    """An engine that is well again after a number of attempts."""
+
+    def __init__(self, attempts=0):
+        self.attempts = attempts
+        self.tried = 0
+
+    @property
+    def fault(self):
+        return "the disk is full" if self.tried < self.attempts else None
+
+    async def try_out(self):
+        self.tried += 1
+
+
+@pytest.fixture
+def said():
+    with structlog.testing.capture_logs() as lines:
+        yield lines
+
+
+@pytest.fixture
+def looking(monkeypatch):
+    """Run vitals for a number of looks, without the time between them."""
+
+    async def run(looked, count):
+        slept = 0
+
+        async def sleep(_):
+            nonlocal slept
+            slept += 1
+            if slept == count:
+                raise asyncio.CancelledError
+
+        monkeypatch.setattr(vitals.asyncio, "sleep", sleep)
+        with pytest.raises(asyncio.CancelledError):
+            await looked.run()
+
+    return run
+
+
+async def test_a_fault_is_said_when_it_begins_and_when_it_ends(looking, said):
+    store = Store(attempts=5)
+    await looking(Vitals(store, {"store": Vital(lambda: store.fault)}), 10)
+    assert said == [
+        {"part": "store", "reason": reason, "event": event, "log_level": level}
+        for event, level in (("fault", "error"), ("fault over", "warning"))
+        for reason in ["the disk is full"]
+    ]
+    assert store.tried == 5, "a store that is well again need not be tried"
+
+
+async def test_a_store_that_nobody_uses_is_tried_now_and_then(looking, monkeypatch):
+    monkeypatch.setattr(vitals, "IDLE", 5)
+    store = Store()
+    await looking(Vitals(store, {}), 20)
+    assert store.tried == 4
+
+
+async def test_a_fault_between_two_looks_is_said_nevertheless(looking, said):
+    store = Store(attempts=1)
+    await looking(Vitals(store, {"store": Vital(lambda: store.fault)}), 1)
+    assert [line["event"] for line in said] == ["fault", "fault over"]
+
+
+def test_faults_are_told_by_what_is_needed():
+    looked = Vitals(
+        Store(),
+        {
+            "store": Vital(lambda: None),
+            "keys": Vital(lambda: "no file", needed=False),
+            "handles": Vital(lambda: "too few"),
+        },
+    )
+    assert looked.faults() == {"keys": "no file", "handles": "too few"}
+    assert looked.faults(needed=True) == {"handles": "too few"}
+
+
+# --- file handles --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limit", "lowest", "short"),
+    [
+        (1024, 959, False),
+        (1024, 960, True),
+        (1024, 1023, True),
+        (80, 59, False),
+        (80, 60, True),
+        (resource.RLIM_INFINITY, 10**6, False),
+    ],
+)
+def test_some_handles_are_kept_free(monkeypatch, limit, lowest, short):
+    monkeypatch.setattr(handles.resource, "getrlimit", lambda _: (limit, limit))
+    monkeypatch.setattr(handles.os, "open", lambda *_: lowest)
+    monkeypatch.setattr(handles.os, "close", lambda _: None)
+    found = shortage()
+    assert (found is not None) is short
+    assert not short or (str(limit) in found and "raise the limit" in found)
+
+
+def test_no_handle_at_all_is_a_shortage(monkeypatch):
+    def full(*_):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(handles.os, "open", full)
+    assert "Too many open files" in shortage()
+
+
+# --- the log -------------------------------------------------------------------------------------
+
+
+class Full(io.StringIO):
+    """A stream to a disk that is full."""
+
+    def write(self, _):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_a_log_that_cannot_be_written_stops_nobody(monkeypatch, form):
+    monkeypatch.setattr("sys.stderr", Full())
+    before = structlog.get_config()
+    try:
+        configure(form, "info")
+        structlog.get_logger().info("something", of="note")
+    finally:
+        structlog.configure(**before)
+
+
+# --- loop time -----------------------------------------------------------------------------------
+
+
+class Quiet:
+    """A session that was last heard at `heard`."""
+
+    def __init__(self, heard):
+        self.wire = self
+        self.heard = heard
+        self.ping_due = 0.0
+        self.closed = None
+        self.pings = 0
+
+    def ping(self):
+        self.pings += 1
+
+    def close(self, code):
+        self.closed = code
+
+
+def test_the_silent_are_dropped_and_the_others_are_not():
+    silent, heard = Quiet(0.0), Quiet(31.0)
+    heartbeat = Heartbeat([silent, heard], 30.0)
+    for now in range(1, 61):
+        heartbeat.sweep(float(now))
+    assert (silent.closed, heard.closed) == (4203, None)
+
+
+def test_nobody_is_dropped_because_the_gateway_slept():
+    """A machine that was stopped for an hour has asked nobody, and read nothing."""
+    session = Quiet(20.0)
+    heartbeat = Heartbeat([session], 30.0)
+    heartbeat.sweep(25.0)
+    pings = session.pings
+    heartbeat.sweep(3625.0)
+    assert session.closed is None, "it was the gateway that was silent"
+    assert session.pings == pings + 1, "it was expected to be asked"
+    heartbeat.sweep(3654.0)
+    assert session.closed is None, "it has a heartbeat's time to answer"
+    heartbeat.sweep(3655.0)
+    assert session.closed == 4203, "who has not answered by then is silent"
