@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
 
 import structlog
@@ -65,6 +65,17 @@ class _Connection(RequestHandler):
         super().resume_writing()
         if self.transport is not None and not self.transport.is_closing():
             self._stop_waiting()
+
+    async def _handle_request(
+        self,
+        request: web.BaseRequest,
+        start_time: float | None,
+        request_handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+    ) -> tuple[web.StreamResponse, bool]:
+        if self._messages:
+            # Who sends requests without waiting for answers takes turns with everybody else.
+            await asyncio.sleep(0)
+        return await super()._handle_request(request, start_time, request_handler)
 
     async def start(self) -> None:
         """Serve requests; then the rest of the last answer is waited for, but not without end."""

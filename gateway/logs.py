@@ -5,10 +5,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from typing import Any, TextIO, cast
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Final, TextIO, cast
 
 import msgspec
 import structlog
+from structlog.typing import EventDict
+
+STRANGERS: Final = ("malformed request", "refused")
+"""What anybody can cause who reaches the port."""
+LINES_A_MINUTE: Final = 120
 
 
 def configure(form: str, level: str) -> None:
@@ -22,6 +30,7 @@ def configure(form: str, level: str) -> None:
         else structlog.processors.JSONRenderer(_encode)
     )
     processors: list[Any] = [
+        Sparing(),
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
@@ -35,6 +44,35 @@ def configure(form: str, level: str) -> None:
     )
     # Libraries log through the standard library; their debug output could quote headers.
     logging.basicConfig(stream=sys.stderr, level=max(number, logging.WARNING))
+
+
+class Sparing:
+    """Keeps what strangers cause from filling the disk: so many lines a minute of each kind.
+
+    The first line of the next minute says how many were `unsaid`. What names an ICE is always said.
+    """
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._minute = -1
+        self._said: Counter[str] = Counter()
+        self._unsaid: Counter[str] = Counter()
+
+    def __call__(self, _: Any, __: str, line: EventDict) -> EventDict:
+        """A processor of structlog. Raises `DropEvent` for what is not to be said."""
+        event = line["event"]
+        if event not in STRANGERS or line.get("ice") is not None:
+            return line
+        minute = int(self._monotonic() // 60)
+        if minute != self._minute:
+            self._minute = minute
+            self._said.clear()
+        if self._said[event] >= LINES_A_MINUTE:
+            self._unsaid[event] += 1
+            raise structlog.DropEvent
+        self._said[event] += 1
+        unsaid = self._unsaid.pop(event, 0)
+        return {**line, "unsaid": unsaid} if unsaid else line
 
 
 class _Patient:

@@ -77,14 +77,14 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     except ConnectionError:
         raise  # the client has gone
     except Exception:  # noqa: BLE001 - the last line before the client
-        _log.exception("unexpected error", method=request.method, path=request.raw_path)
+        _log.exception("unexpected error", method=request.method, path=request.rel_url.raw_path)
         return problem_response(problem("internal"))
 
 
 def store_problem(request: web.Request, error: StoreUnavailable) -> Problem:
     """What to tell whoever asked for something that the store has failed to do."""
     # What it is stands in the log once, as a fault; this is only who was concerned.
-    _log.info("store unavailable", reason=str(error), path=request.raw_path)
+    _log.info("store unavailable", reason=str(error), path=request.rel_url.raw_path)
     detail = None
     if isinstance(error, OutcomeUnknown):
         detail = (

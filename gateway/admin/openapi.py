@@ -291,9 +291,15 @@ def document() -> dict[str, Any]:
     }
 
 
+@functools.lru_cache(maxsize=8)  # there are as many addresses as `server.public_url` has prefixes
+def _encoded(server: str) -> bytes:
+    return msgspec.json.encode({**document(), "servers": [{"url": server}]})
+
+
 async def handle(request: web.Request) -> web.Response:
     """The document, with the address under which it was asked for."""
-    server = request.path.removesuffix("/openapi.json")
-    return web.json_response(
-        {**document(), "servers": [{"url": server}]}, headers={"Cache-Control": "no-store"}
+    return web.Response(
+        body=_encoded(request.path.removesuffix("/openapi.json")),
+        content_type="application/json",
+        headers={"Cache-Control": "no-store"},
     )

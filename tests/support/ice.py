@@ -119,10 +119,11 @@ class Connection:
         self._frames: list[Frame] = []
         self.answers_close = True
         self.answers_pings = True
+        self.patience: float | None = PATIENCE
 
     async def frame(self) -> Frame | None:
         """The next frame, None at the end of the stream."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(self.patience):
             while not self._frames:
                 try:
                     data = await self.reader.read(65536)

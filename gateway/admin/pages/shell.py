@@ -113,7 +113,7 @@ async def answered(request: web.Request, handler: Handler) -> web.StreamResponse
     except ConnectionError:
         raise  # the client has gone
     except Exception:  # noqa: BLE001 - the last line before the client
-        _log.exception("unexpected error", method=request.method, path=request.raw_path)
+        _log.exception("unexpected error", method=request.method, path=request.rel_url.raw_path)
         return _refused(request, problem("internal"))
 
 
