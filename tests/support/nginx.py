@@ -68,7 +68,7 @@ class Nginx:
     def _site(self, redirecting: int, serving: int) -> str:
         """The file as we ship it; only what differs on each machine is put in."""
         text = SITE.read_text("utf-8")
-        issued = self.authority.issue(name="nginx")
+        certificate, key = self.authority.certificate("127.0.0.1", name="nginx")
         # Both ways are tried at once: the gateway answers with and without the prefix.
         text, found = re.subn(
             r"(?m)^    # (location /ice-gateway/ \{)\n    # (.+)\n    # \}", r"\1 \2 }", text
@@ -77,8 +77,8 @@ class Nginx:
         for shipped, here in {
             "listen 80;": f"listen 127.0.0.1:{redirecting};",
             "listen 443 ssl http2;": f"listen 127.0.0.1:{serving} ssl http2;",
-            "/etc/ssl/gateway.example/fullchain.pem": str(issued.certificate),
-            "/etc/ssl/gateway.example/privkey.pem": str(issued.key),
+            "/etc/ssl/gateway.example/fullchain.pem": str(certificate),
+            "/etc/ssl/gateway.example/privkey.pem": str(key),
             "/var/log/nginx/ice-gateway.log": str(self.folder / "access.log"),
             "127.0.0.1:8440": "{}:{}".format(*self.gateway),
         }.items():
