@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.cli import main
 from gateway.settings import load
 
 UNIT = Path(__file__).parents[2] / "config" / "ice-gateway.service"
@@ -61,3 +62,5 @@ def test_it_leaves_the_gateway_what_it_needs():
     assert int(given["LimitNOFILE"]) > load(None, {}).ice_max_connections
     assert given["WorkingDirectory"] == f"/var/lib/{given['StateDirectory']}"
     assert "-HUP" in given["ExecReload"]
+    _, name, *options = given["ExecStart"].split()
+    assert main.commands[name].make_context(name, options).params["config"].is_absolute()
