@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
@@ -44,6 +43,7 @@ from gateway.store.sessions import Happenings
 from gateway.store.sqlite import open_sqlite
 from gateway.tail import Tail
 from gateway.times import Clock, utc_now
+from gateway.tls import Tls
 from gateway.vitals import Vital, Vitals
 
 MAX_BODY = 1024 * 1024
@@ -70,7 +70,20 @@ class Gateway:
     provisioning: Provisioning
     accounts: AccountBook
     url: str
+    tls: Tls | None
     failed: asyncio.Future[None]
+
+    def reload(self) -> None:
+        """Read certificate and key again; where they cannot be used the old ones stay."""
+        if self.tls is None:
+            _log.info("nothing to read again: this gateway speaks no TLS")
+            return
+        try:
+            self.tls.renew()
+        except BadSetting as error:
+            _log.error("the certificate is not renewed, the old one stays", reason=str(error))
+        else:
+            _log.info("the certificate is renewed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +119,10 @@ async def run_gateway(
         BadSetting, StoreRefused, StoreUnavailable, KeyFileUnusable: it cannot start; the text says
             what to change.
     """
-    settings.check_exposure()
+    warnings = settings.check_exposure()
     tls = _tls(settings)
+    for warning in warnings:
+        _log.warning(warning)
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(calm(asyncio.get_running_loop()))
         engine = await stack.enter_async_context(open_sqlite(settings.database_path, serving=True))
@@ -144,6 +159,7 @@ async def run_gateway(
                 parts.admin.provisioning,
                 parts.admin.accounts,
                 _url(runner, tls=tls is not None),
+                tls,
                 failed,
             )
         finally:
@@ -266,7 +282,7 @@ async def _name_server(_: web.Request, response: web.StreamResponse) -> None:
 async def _listen(
     app: web.Application,
     settings: Settings,
-    tls: ssl.SSLContext | None,
+    tls: Tls | None,
     stack: contextlib.AsyncExitStack,
 ) -> web.AppRunner:
     runner = Runner(
@@ -281,7 +297,8 @@ async def _listen(
     stack.push_async_callback(runner.cleanup)
     host, port = settings.server_host, settings.server_port
     try:
-        await web.TCPSite(runner, host, port, ssl_context=tls, backlog=4096).start()
+        context = tls.context if tls is not None else None
+        await web.TCPSite(runner, host, port, ssl_context=context, backlog=4096).start()
     except OSError as error:
         raise cannot_listen(settings, error) from error
     return runner
@@ -314,19 +331,11 @@ def _url(runner: web.AppRunner, *, tls: bool) -> str:
     return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def _tls(settings: Settings) -> ssl.SSLContext | None:
+def _tls(settings: Settings) -> Tls | None:
     certificate, key = settings.server_tls_certificate, settings.server_tls_key
     if certificate is None and key is None:
         return None
     if certificate is None or key is None:
         missing = "server.tls_certificate" if certificate is None else "server.tls_key"
         raise BadSetting(f"{missing} is missing: TLS needs both certificate and key")
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(certificate, key)
-    except (OSError, ssl.SSLError) as error:
-        raise BadSetting(
-            f"server.tls_certificate {certificate} with server.tls_key {key} cannot be used:"
-            f" {error.strerror or error}"
-        ) from error
-    return context
+    return Tls(certificate, key)

@@ -72,6 +72,15 @@ def _integer(low: int, high: int) -> Callable[[object], int]:
     return parse
 
 
+def _boolean(value: object) -> bool:
+    """A TOML boolean, or its word in the environment."""
+    words = {"true": True, "false": False}
+    given = words.get(value.lower()) if isinstance(value, str) else value
+    if not isinstance(given, bool):
+        raise ValueError  # noqa: TRY004 - one kind of error for one kind of fault
+    return given
+
+
 def _listener(value: object) -> tuple[str, int] | None:
     """`HOST:PORT`, an IPv6 host in brackets; empty turns the listener off."""
     if value == "":
@@ -160,6 +169,7 @@ SETTINGS: Final = (
     Setting("server.trusted_proxies", [], _networks, "a list of addresses or networks (CIDR)"),
     Setting("server.tls_certificate", "", _optional_path, "a PEM file, or empty"),
     Setting("server.tls_key", "", _optional_path, "a PEM file, or empty"),
+    Setting("server.insecure", default=False, parse=_boolean, accepts="true or false"),
     Setting("database.url", "sqlite:///ice-gateway.db", _database, "sqlite:///PATH or a path"),
     Setting("tokens.key_file", "", _optional_path, "a file, or empty for one beside the database"),
     Setting(
@@ -200,6 +210,7 @@ class Settings:
     server_trusted_proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
     server_tls_certificate: Path | None
     server_tls_key: Path | None
+    server_insecure: bool
     database_url: str
     tokens_key_file: Path | None
     tokens_registration_ttl: float
@@ -229,18 +240,53 @@ class Settings:
         paths = (urlsplit(url).path for url in self.server_public_url)
         return tuple(dict.fromkeys(("", *paths)))
 
-    def check_exposure(self) -> None:
-        """Refuse to listen beyond loopback without `server.public_url`. Raises `BadSetting`.
+    def check_exposure(self) -> list[str]:
+        """Refuse to be reachable in a way that nobody meant; returns what to warn of at each start.
 
-        Without it a proof could only be compared with what the client says it connected to, and the
-        Host header is never believed.
+        Beyond loopback `server.public_url` is needed: without it a proof could only be compared with
+        what the client says it connected to, and the Host header is never believed. Beyond loopback
+        and unencrypted it goes only if `server.insecure` says so. Raises `BadSetting`.
         """
-        if self.server_public_url or _is_loopback(self.server_host):
-            return
-        raise BadSetting(
-            f"server.host {self.server_host} is reachable from other machines: set server.public_url "
-            "(or --public-url) to the URL under which ICEs reach this gateway"
-        )
+        if not self.server_public_url and not _is_loopback(self.server_host):
+            raise BadSetting(
+                f"server.host {self.server_host} is reachable from other machines: set server.public_url "
+                "(or --public-url) to the URL under which ICEs reach this gateway"
+            )
+        warnings = []
+        plain = self._plain()
+        if plain is not None:
+            if not self.server_insecure:
+                raise BadSetting(
+                    f"{plain}, so that everybody on the way could read tokens and passwords: use https"
+                    " (server.tls_certificate and server.tls_key, or a proxy that ends TLS), or"
+                    " --insecure (server.insecure) in a network where that does not matter"
+                )
+            warnings.append(f"{plain}: everybody on the way can read tokens and passwords")
+        if not (self._speaks_tls or self.server_trusted_proxies) and any(
+            url.startswith("https:") for url in self.server_public_url
+        ):
+            warnings.append(
+                "TLS ends at a proxy, but server.trusted_proxies is empty: all clients will seem to"
+                " have the proxy's address"
+            )
+        return warnings
+
+    @property
+    def _speaks_tls(self) -> bool:
+        return self.server_tls_certificate is not None or self.server_tls_key is not None
+
+    def _plain(self) -> str | None:
+        """What is reachable from other machines by plain http, if anything."""
+        urls = [urlsplit(url) for url in self.server_public_url]
+        for url in urls:
+            if url.scheme == "http" and not _is_loopback(url.hostname or ""):
+                return f"server.public_url {url.geturl()} is plain http"
+        # Where all URLs are https, TLS ends at a proxy.
+        if _is_loopback(self.server_host) or self._speaks_tls:
+            return None
+        if all(url.scheme == "https" for url in urls):
+            return None
+        return f"server.host {self.server_host} is reachable from other machines by plain http"
 
 
 def cannot_listen(settings: Settings, error: OSError) -> BadSetting:

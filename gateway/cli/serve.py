@@ -11,7 +11,7 @@ import socket
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,6 +23,9 @@ from gateway.roles import Role
 from gateway.secret import Secret
 from gateway.settings import BadSetting, Settings, cannot_listen
 from gateway.store.engine import StoreRefused, StoreUnavailable
+
+if TYPE_CHECKING:
+    from gateway.app import Gateway
 
 _LINGER = 0.5
 """Seconds for which a gateway that stops still answers handshakes, with `draining`."""
@@ -36,14 +39,17 @@ _LINGER = 0.5
 @click.option(
     "--public-url", multiple=True, metavar="URL", help="Where ICEs reach it; may be repeated."
 )
+@click.option("--insecure", is_flag=True, help="Allow plain http from other machines.")
 def serve(
+    *,
     config: Path | None,
     database: str | None,
     host: str | None,
     port: int | None,
     public_url: tuple[str, ...],
+    insecure: bool,
 ) -> None:
-    """Run the gateway until SIGTERM or Ctrl-C."""
+    """Run the gateway until SIGTERM or Ctrl-C; on SIGHUP it reads its certificate again."""
     settings = settings_from(
         config,
         {
@@ -51,6 +57,7 @@ def serve(
             "server.host": host,
             "server.port": port,
             "server.public_url": list(public_url) or None,
+            "server.insecure": insecure or None,
         },
     )
     from gateway.logs import configure
@@ -90,7 +97,10 @@ async def _serve(settings: Settings, *, anybody: bool) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    # From the begin on, or else a renewal would end a gateway that is just starting.
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)
     async with run_gateway(settings, linger=_LINGER) as gateway:
+        loop.add_signal_handler(signal.SIGHUP, _hang_up, gateway, sys.stdin.isatty())
         click.echo(
             f"ice-gateway {__version__} serves {gateway.url} on {settings.database_path.resolve()}"
         )
@@ -107,6 +117,14 @@ async def _serve(settings: Settings, *, anybody: bool) -> None:
         if gateway.failed.done():
             refuse("a part of the gateway died; its log says which")
     click.echo("ice-gateway stopped")
+
+
+def _hang_up(gateway: Gateway, on_terminal: bool) -> None:  # noqa: FBT001 - a callback's argument
+    """SIGHUP: renew the certificate; where the terminal has gone, end as any program does."""
+    if on_terminal and not sys.stdin.isatty():
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
+        signal.raise_signal(signal.SIGHUP)
+    gateway.reload()
 
 
 def _first_admin(settings: Settings) -> bool:

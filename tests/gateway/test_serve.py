@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
+import contextlib
 import importlib
 import json
 import os
@@ -13,16 +13,14 @@ import socket
 import ssl
 import subprocess
 import time
+import types
 import urllib.error
 import urllib.request
-from ipaddress import ip_address
 
 import pytest
+import structlog
 from click.testing import CliRunner
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from cryptography.hazmat.primitives import serialization
 
 from gateway.app import run_gateway
 from gateway.cli import main
@@ -31,6 +29,7 @@ from gateway.ice import IceType
 from gateway.roles import Role
 from gateway.settings import BadSetting, load
 from gateway.store.sqlite import open_sqlite
+from tests.support.authority import Authority
 from tests.support.harness import settings_for
 from tests.support.ice import PATIENCE, Ice
 from tests.support.served import command, environment, serving
@@ -50,6 +49,24 @@ def served(tmp_path_factory, taken):
     config = folder / "gateway.toml"
     config.write_text(f'[metrics]\nlisten = "127.0.0.1:{taken}"\n')
     with serving(folder, "--config", str(config)) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory):
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="module")
+def secure(tmp_path_factory, authority):
+    """A gateway that speaks TLS."""
+    certificate, key = authority.certificate("127.0.0.1")
+    env = {
+        "ICE_GATEWAY_SERVER__TLS_CERTIFICATE": str(certificate),
+        "ICE_GATEWAY_SERVER__TLS_KEY": str(key),
+        "ICE_GATEWAY_METRICS__LISTEN": "",
+    }
+    with serving(tmp_path_factory.mktemp("secure"), **env) as started:
         yield started
 
 
@@ -124,6 +141,36 @@ async def test_however_it_is_started_it_is_not_exposed_by_mistake(tmp_path):
             pass
 
 
+@pytest.mark.parametrize(
+    "exposed",
+    [
+        ("--host", "0.0.0.0", "--public-url", "http://localhost"),  # noqa: S104 - nothing is bound
+        ("--public-url", "http://gateway.example"),
+    ],
+)
+def test_plain_http_beyond_loopback_is_refused_unless_somebody_insists(refused, exposed):
+    said = refused(*exposed)
+    assert "plain http" in said
+    assert "--insecure" in said
+    # With it the gateway goes on to the next fault.
+    assert "server.tls_key is missing" in refused(
+        *exposed, "--insecure", ICE_GATEWAY_SERVER__TLS_CERTIFICATE="some.pem"
+    )
+
+
+async def test_who_insists_is_warned_at_each_start(tmp_path):
+    public = {"server__public_url": ["http://gateway.example"], "server__insecure": True}
+    for _ in range(2):
+        with structlog.testing.capture_logs() as log:
+            async with run_gateway(settings_for(tmp_path, **public)):
+                pass
+        [warning] = [line["event"] for line in log if line["log_level"] == "warning"]
+        assert warning == (
+            "server.public_url http://gateway.example is plain http: everybody on the way can read"
+            " tokens and passwords"
+        )
+
+
 @pytest.mark.parametrize("url", ["example.org", "ftp://example.org", "https://", "https://a/?q"])
 def test_public_url_must_be_one(refused, url):
     assert "server.public_url" in refused("--public-url", url)
@@ -176,6 +223,23 @@ def test_damaged_database_is_refused(refused, tmp_path):
 def test_tls_needs_both_files(refused, tmp_path, given, named):
     env = {f"ICE_GATEWAY_SERVER__TLS_{name.upper()}": f"{tmp_path}/{name}" for name in given}
     assert named in refused(**env)
+
+
+def test_key_with_a_passphrase_is_refused_and_nobody_is_asked(refused, authority):
+    certificate, file = authority.certificate("127.0.0.1", name="encrypted")
+    key = serialization.load_pem_private_key(file.read_bytes(), None)
+    file.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"secret"),
+        )
+    )
+    said = refused(
+        ICE_GATEWAY_SERVER__TLS_CERTIFICATE=str(certificate),
+        ICE_GATEWAY_SERVER__TLS_KEY=str(file),
+    )
+    assert f"server.tls_key {file} has a passphrase" in said
 
 
 # --- running -----------------------------------------------------------------------------------
@@ -252,6 +316,75 @@ async def test_disabled_user_is_refused_at_once(served):
     assert await asyncio.to_thread(status) == 401
 
 
+# --- SIGHUP ------------------------------------------------------------------------------------
+
+
+async def test_it_renews_its_certificate_and_keeps_its_connections(secure, authority):
+    ice = await secure.provision("lab-renewed", authority.trust())
+
+    async def shown():
+        """The certificate that a new handshake is shown."""
+        _, writer = await ice.dial()
+        certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        writer.close()
+        await writer.wait_closed()
+        return certificate
+
+    async def hang_up(says):
+        secure.process.send_signal(signal.SIGHUP)
+        await asyncio.to_thread(secure.err.expect, says)
+
+    connection = await ice.connect()
+    before = await shown()
+    another, _ = authority.certificate("127.0.0.1", name="another")
+    file, _ = authority.certificate("127.0.0.1")  # in the files of the one in use
+    renewed = ssl.PEM_cert_to_DER_cert(file.read_text())
+    assert await shown() == before, "nobody has said yet that it is there whole"
+    await hang_up("the certificate is renewed")
+    assert await shown() == renewed
+
+    for bad, because in {
+        another.read_bytes(): "KEY_VALUES_MISMATCH",
+        b"no certificate": "PEM",
+        None: "No such file",
+    }.items():
+        file.write_bytes(bad) if bad else file.unlink()
+        await hang_up(f"{because}.*the certificate is not renewed, the old one stays")
+        assert await shown() == renewed, f"a bad pair must not be taken: {because}"
+
+    await connection.round_trip()
+    await connection.close()
+
+
+async def test_sighup_without_tls_changes_nothing(served):
+    connection = await (await served.provision("lab-untouched")).connect()
+    served.process.send_signal(signal.SIGHUP)
+    await asyncio.to_thread(served.err.expect, "nothing to read again")
+    await connection.round_trip()
+    await connection.close()
+
+
+@pytest.mark.parametrize(
+    ("on_terminal", "still_there", "happens"),
+    [(False, False, "reload"), (True, True, "reload"), (True, False, "SIGHUP")],
+)
+async def test_only_a_closed_terminal_ends_it(monkeypatch, on_terminal, still_there, happens):
+    done = []
+    module = importlib.import_module("gateway.cli.serve")
+    monkeypatch.setattr(module.sys, "stdin", types.SimpleNamespace(isatty=lambda: still_there))
+
+    def killed(number):
+        assert signal.getsignal(number) is signal.SIG_DFL
+        done.append(signal.Signals(number).name)
+        raise SystemExit
+
+    monkeypatch.setattr(module.signal, "raise_signal", killed)
+    running = types.SimpleNamespace(reload=lambda: done.append("reload"))
+    with contextlib.suppress(SystemExit):
+        module._hang_up(running, on_terminal)
+    assert done == [happens]
+
+
 # --- stopping ----------------------------------------------------------------------------------
 
 
@@ -275,57 +408,20 @@ async def test_it_stops_by_ctrl_c_and_its_log_told_no_secret(served):
     assert "Traceback" not in log
 
 
-@pytest.fixture
-def certificate(tmp_path):
-    """Files of a certificate for 127.0.0.1 and its key, and a context that trusts it."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ice-gateway test")])
-    now = dt.datetime.now(dt.UTC)
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(hours=1))
-        .not_valid_after(now + dt.timedelta(hours=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
-        )
-        .sign(key, hashes.SHA256())
-    )
-    files = tmp_path / "tls.pem", tmp_path / "tls.key"
-    files[0].write_bytes(signed.public_bytes(serialization.Encoding.PEM))
-    files[1].write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    return *files, ssl.create_default_context(cafile=str(files[0]))
-
-
-async def test_it_speaks_tls_and_on_sigterm_tells_each_ice_when_to_come_back(tmp_path, certificate):
-    pem, key, trust = certificate
-    env = {
-        "ICE_GATEWAY_SERVER__TLS_CERTIFICATE": str(pem),
-        "ICE_GATEWAY_SERVER__TLS_KEY": str(key),
-        "ICE_GATEWAY_METRICS__LISTEN": "",
-    }
-    with serving(tmp_path, **env) as served:
-        assert served.url.startswith("https://127.0.0.1:")
-        assert await asyncio.to_thread(served.get, "/readyz", trust) == 200
-        ices = [await served.provision(f"lab-{number}", trust) for number in range(4)]
-        connections = [await ice.connect() for ice in ices]
-        began = time.monotonic()
-        stopped = asyncio.create_task(asyncio.to_thread(served.stop))
-        reasons = [await connection.expect_dropped(1012) for connection in connections]
-        for connection in connections:
-            await connection.close()
-        assert await stopped == 0, "a gateway that was told to stop has not failed"
-        assert time.monotonic() - began < 10
-        assert served.out.end().endswith("ice-gateway stopped\n")
+async def test_it_speaks_tls_and_on_sigterm_tells_each_ice_when_to_come_back(secure, authority):
+    assert secure.url.startswith("https://127.0.0.1:")
+    trust = authority.trust()
+    assert await asyncio.to_thread(secure.get, "/readyz", trust) == 200
+    ices = [await secure.provision(f"lab-{number}", trust) for number in range(4)]
+    connections = [await ice.connect() for ice in ices]
+    began = time.monotonic()
+    stopped = asyncio.create_task(asyncio.to_thread(secure.stop))
+    reasons = [await connection.expect_dropped(1012) for connection in connections]
+    for connection in connections:
+        await connection.close()
+    assert await stopped == 0, "a gateway that was told to stop has not failed"
+    assert time.monotonic() - began < 10
+    assert secure.out.end().endswith("ice-gateway stopped\n")
     told = [json.loads(reason) for reason in reasons]
     assert all(list(reason) == ["retry_after"] for reason in told), told
     waits = [reason["retry_after"] for reason in told]

@@ -26,21 +26,30 @@ class Authority:
         signed = self._sign(self._name, self._key, (usage, True), timedelta())
         self.file = self._write("ca.pem", signed)
 
-    def certificate(self, host: str, begins: timedelta = timedelta()) -> tuple[Path, Path]:
-        """The files of a certificate for a name or IP address, good for an hour from now + `begins`, and its key."""
+    def trust(self) -> ssl.SSLContext:
+        """The TLS of a client that trusts this authority alone."""
+        return ssl.create_default_context(cafile=self.file)
+
+    def certificate(
+        self, host: str, begins: timedelta = timedelta(), name: str = "server"
+    ) -> tuple[Path, Path]:
+        """The files of a certificate for a name or IP address, good for an hour from now + `begins`, and its key.
+
+        The files begin with `name`; those that are there are written over.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         try:
-            name = x509.IPAddress(ipaddress.ip_address(host))
+            subject = x509.IPAddress(ipaddress.ip_address(host))
         except ValueError:
-            name = x509.DNSName(host)
-        extension = (x509.SubjectAlternativeName([name]), False)
+            subject = x509.DNSName(host)
+        extension = (x509.SubjectAlternativeName([subject]), False)
         pem = key.private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.PKCS8,
             serialization.NoEncryption(),
         )
         signed = self._sign(_named("server"), key, extension, begins)
-        return self._write("server.pem", signed), self._write("server.key", pem)
+        return self._write(f"{name}.pem", signed), self._write(f"{name}.key", pem)
 
     def server_context(self, host: str, begins: timedelta = timedelta()) -> ssl.SSLContext:
         """The TLS of a server with such a certificate."""

@@ -103,6 +103,9 @@ def test_config_gateway_toml_documents_every_setting_with_its_default():
             (ip_network("10.0.0.0/8"), ip_network("fd00::/8")),
         ),
         ("server.tls_key", "~/key.pem", Path.home() / "key.pem"),
+        ("server.insecure", True, True),
+        ("server.insecure", "TRUE", True),
+        ("server.insecure", "false", False),
         ("tokens.key_file", "", None),
         ("metrics.listen", "", None),
         ("metrics.listen", "[::1]:0", ("::1", 0)),
@@ -158,6 +161,7 @@ def test_what_a_value_means(key, value, means):
         ),
         *(("server.trusted_proxies", value) for value in ("proxy", "10.0.0.1/8", "::/129", 7)),
         *(("server.tls_key", value) for value in (7, None, [])),
+        *(("server.insecure", value) for value in (1, 0, "", "1", "yes", None)),
         *(
             ("database.url", value)
             for value in ("", "sqlite:///", "postgresql://h/d", "sqlite://x", "sqlite::memory:")
@@ -284,15 +288,68 @@ def test_everything_is_answered_with_and_without_the_prefixes(urls, prefixes):
     assert load(None, {}, {"server.public_url": urls}).prefixes == prefixes
 
 
+# --- who can reach it ----------------------------------------------------------------------------
+
+ANYWHERE = "0.0.0.0"  # noqa: S104 - nothing is bound
+SECURE = "https://gateway.example"
+PLAIN = "http://gateway.example"
+
+
+def exposure(host="127.0.0.1", urls=(), **more):
+    """What a start with these settings is warned of. Raises `BadSetting`."""
+    options = {f"server.{name}": value for name, value in more.items()}
+    given = {"server.host": host, "server.public_url": list(urls), **options}
+    return load(None, {}, given).check_exposure()
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
 def test_loopback_needs_no_public_url(host):
-    load(None, {}, {"server.host": host}).check_exposure()
+    assert exposure(host) == []
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "gateway.example", "localhost.x"])  # noqa: S104 - nothing is bound
-def test_beyond_loopback_the_gateway_asks_for_a_public_url(host):
+@pytest.mark.parametrize("host", [ANYWHERE, "::", "10.0.0.1", "gateway.example", "localhost.x"])
+@pytest.mark.parametrize("insecure", [True, False])
+def test_beyond_loopback_the_gateway_asks_for_a_public_url(host, insecure):
     with pytest.raises(BadSetting, match=r"set server\.public_url \(or --public-url\)") as refused:
-        load(None, {}, {"server.host": host}).check_exposure()
+        exposure(host, insecure=insecure)
     assert host in str(refused.value)
-    exposed = {"server.host": host, "server.public_url": "https://gateway.example"}
-    load(None, {}, exposed).check_exposure()
+    assert exposure(host, [SECURE], tls_certificate="pem", tls_key="key") == []
+
+
+@pytest.mark.parametrize(
+    ("where", "names"),
+    [
+        ((ANYWHERE, [PLAIN]), PLAIN),
+        ((ANYWHERE, [SECURE, PLAIN]), PLAIN),
+        ((ANYWHERE, ["http://localhost:8440"]), ANYWHERE),
+        ((ANYWHERE, [SECURE, "http://127.0.0.1"]), ANYWHERE),
+        (("127.0.0.1", [PLAIN]), PLAIN),
+        (("127.0.0.1", [SECURE, "http://10.0.0.1/p"]), "http://10.0.0.1/p"),
+    ],
+)
+def test_plain_http_beyond_loopback_has_to_be_insisted_on(where, names):
+    trusting = {"trusted_proxies": "10.0.0.1"}
+    with pytest.raises(BadSetting, match="plain http") as refused:
+        exposure(*where, **trusting)
+    assert names in str(refused.value)
+    assert "--insecure" in str(refused.value)
+    [warning] = exposure(*where, insecure=True, **trusting)
+    assert names in warning
+    assert "plain http" in warning
+
+
+def test_tls_of_its_own_does_not_help_where_ices_are_sent_to_plain_http():
+    with pytest.raises(BadSetting, match=PLAIN):
+        exposure(ANYWHERE, [PLAIN], tls_certificate="pem", tls_key="key")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", ANYWHERE])
+def test_where_tls_ends_at_a_proxy_it_is_asked_which(host):
+    assert exposure(host, [SECURE], trusted_proxies="10.0.0.1") == []
+    [warning] = exposure(host, [SECURE])
+    assert "server.trusted_proxies is empty" in warning
+
+
+@pytest.mark.parametrize("urls", [[], ["http://localhost:8440/p"], ["http://[::1]:8440"]])
+def test_there_is_nothing_to_insist_on_within_one_machine(urls):
+    assert exposure("127.0.0.1", urls, insecure=True) == exposure("127.0.0.1", urls) == []

@@ -30,6 +30,7 @@ FLOORS = [
         "gateway.keyfile",
         "gateway.chain",
         "gateway.handles",
+        "gateway.tls",
         "gateway.store.engine",
         "gateway.store.migrations",
         "gateway.wire",
