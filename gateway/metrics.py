@@ -27,7 +27,6 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)  # memory and file handles, where there is /proc
         self.sessions = Gauge(
             "ice_gateway_sessions", "Open sessions", ["ice_type"], registry=self.registry
         )

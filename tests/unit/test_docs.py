@@ -45,7 +45,7 @@ def test_alerts_ask_for_metrics_that_there_are():
     rules = (ROOT / "config/alerts.yml").read_text("utf-8")
     asked = set(re.findall(r"\b(?:ice_gateway|process)_\w+", rules))
     metrics = Metrics()
-    for labelled in (metrics.sessions, metrics.refusals, metrics.closures):
+    for labelled in (metrics.sessions, metrics.refusals, metrics.closures, metrics.fault):
         labelled.labels("any")
     there = set(re.findall(r"^(\w+)", generate_latest(metrics.registry).decode(), re.MULTILINE))
     assert asked, "no rule asks for anything"
