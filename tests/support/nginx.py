@@ -30,6 +30,7 @@ http {{
     fastcgi_temp_path fastcgi;
     uwsgi_temp_path uwsgi;
     scgi_temp_path scgi;
+    access_log redirects.log;
     proxy_bind {ADDRESS};
     include site.conf;
 }}
