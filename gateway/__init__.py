@@ -11,7 +11,7 @@ The map, from the top down. Imports only go down; `tests/unit/test_structure.py`
     drops  documents                  what an action ended; the objects that people see
     tail  presence  vitals            followers of the event log, writers of who is connected, what is wrong
     hub  session  wire  heartbeat     this node's live sockets
-    store/  keyfile  handles          SQL, a noun a file; the keys on disk; the system's limits
+    store/  keyfile  handles  tls     SQL, a noun a file; the keys on disk; the system's limits; TLS
     ice  event  tokens  proof  roles  the rules, pure: no I/O, no clock of their own
     errors  settings  attempts  ...
 
