@@ -7,8 +7,8 @@ The map, from the top down. Imports only go down; `tests/unit/test_structure.py`
     admin/   endpoint  health         HTTP: the admin API, the ICE's handshake, probes
     metrics  respond                  what all of HTTP shares
     admission  provisioning           the use cases: a rule and a store call each
-    accounts   keys
-    drops  documents                  what an action ended; the objects that people see
+    accounts   keys  backup  restore
+    drops  hold  documents            what an action ended; a restored table that waits; what people see
     tail  presence  vitals            followers of the event log, writers of who is connected, what is wrong
     hub  session  wire  heartbeat     this node's live sockets
     store/  keyfile  handles  tls     SQL, a noun a file; the keys on disk; the system's limits; TLS

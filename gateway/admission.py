@@ -19,6 +19,7 @@ from client.protocol import PATH
 from gateway.attempts import Attempts
 from gateway.errors import Problem, refusal
 from gateway.event import Actor, Event, Via
+from gateway.hold import Hold
 from gateway.ice import Action, Ice, Status, WrongStatus
 from gateway.keyfile import KeyStore
 from gateway.proof import Invalid, Nonces, Once, Url, normalise, verify
@@ -86,6 +87,7 @@ class Admission:
         engine: Engine,
         look_ups: ices.LookUps,
         tail: Tail,
+        hold: Hold,
         clock: Clock,
         public_urls: tuple[str, ...],
         monotonic: Callable[[], float] = time.monotonic,
@@ -94,6 +96,7 @@ class Admission:
         self._engine = engine
         self._look_ups = look_ups
         self._tail = tail
+        self._hold = hold
         self._clock = clock
         self._monotonic = monotonic
         self._nonces = Nonces(secrets.token_bytes(32))
@@ -167,6 +170,8 @@ class Admission:
             # Whom nobody could take out again is not let in either.
             if self._tail.fault is not None or self._engine.fault is not None:
                 return _unavailable(name)
+            if self._hold.reason is not None:
+                return _held(name)
             try:
                 reading = await self._look_ups.find(name)
                 if reading.ice is None:
@@ -223,6 +228,12 @@ def _normalised(names: tuple[str, ...]) -> frozenset[Url]:
 
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
+
+
+def _held(ice_name: str) -> Refused:
+    wait = random.randint(10, 30)  # noqa: S311 - spreads load; a person has to act first
+    detail = "The table was restored from a backup and waits for the admin to confirm it"
+    return Refused(refusal("store-unavailable", detail=detail, retry_after=wait), ice_name)
 
 
 def _unavailable(ice_name: str) -> Refused:

@@ -24,6 +24,7 @@ from gateway.event import Entry
 from gateway.handles import shortage
 from gateway.health import Health
 from gateway.heartbeat import Heartbeat
+from gateway.hold import Hold
 from gateway.hub import Hub
 from gateway.keyfile import KeyFileUnusable, KeyStore
 from gateway.keys import KEY_ACTIONS
@@ -66,6 +67,7 @@ class Gateway:
     engine: Engine
     hub: Hub[Session]
     tail: Tail
+    hold: Hold
     endpoint: Endpoint
     provisioning: Provisioning
     accounts: AccountBook
@@ -135,6 +137,7 @@ async def run_gateway(
         parts = _assemble(settings, engine, keys, clock, monotonic)
         await parts.presence.start()
         await parts.admin.tail.start()
+        await parts.admin.hold.start()
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         for name, work in (
             ("tail", parts.admin.tail.run()),
@@ -155,6 +158,7 @@ async def run_gateway(
                 engine,
                 parts.admin.hub,
                 parts.admin.tail,
+                parts.admin.hold,
                 parts.endpoint,
                 parts.admin.provisioning,
                 parts.admin.accounts,
@@ -185,11 +189,13 @@ def _assemble(
     presence = Presence(engine, node, clock)
     presence.listen(streams.publish_presence)
     ices = Ices(engine)
+    hold = Hold(engine)
 
     def apply(entry: Entry) -> None:
         drops.apply(entry)
         if entry.event.action in KEY_ACTIONS:
             keys.reload()
+        hold.apply(entry)
         streams.publish()
         lag = (clock() - entry.event.at).total_seconds()
         metrics.tail_lag_seconds.set(max(0.0, lag))
@@ -207,6 +213,7 @@ def _assemble(
             engine=engine,
             look_ups=LookUps(engine, monotonic),
             tail=tail,
+            hold=hold,
             clock=clock,
             public_urls=settings.server_public_url,
             monotonic=monotonic,
@@ -242,6 +249,7 @@ def _assemble(
         happenings=Happenings(engine),
         drops=drops,
         tail=tail,
+        hold=hold,
         streams=streams,
         hub=hub,
         clock=clock,
@@ -251,6 +259,7 @@ def _assemble(
     )
     known = {
         "store": Vital(lambda: engine.fault or tail.fault),
+        "restore": Vital(lambda: hold.reason),
         "keys": Vital(keys.fault, needed=False),
         "handles": Vital(shortage),
     }

@@ -20,6 +20,7 @@ from typing import Final
 import msgspec
 
 from gateway import base64url
+from gateway.files import own, sync
 from gateway.secret import Secret
 from gateway.times import utc_now
 from gateway.tokens import Key, KeyRing, Opened, UnknownKey, open_with
@@ -61,6 +62,11 @@ def read(path: Path) -> KeyRing | None:
         raise KeyFileUnusable(
             f"the key file {path} cannot be read: {error.strerror or error}"
         ) from error
+    return parse(path, content)
+
+
+def parse(path: Path, content: bytes) -> KeyRing:
+    """The keys in what a file holds; `path` names it. Raises `KeyFileUnusable`."""
     try:
         document = msgspec.json.decode(content, type=_Document)
         return KeyRing(
@@ -88,11 +94,7 @@ def replace(path: Path, ring: KeyRing) -> None:
     # The file itself, where `path` is a link to it.
     path = path.resolve()
     with _written(path, ring) as name:
-        owner = path.stat()
-        if (owner.st_uid, owner.st_gid) != (os.geteuid(), os.getegid()):
-            os.chown(
-                name, owner.st_uid, owner.st_gid
-            )  # root rotates the keys of the service's user
+        own(Path(name), path)
         os.rename(name, path)  # noqa: PTH104 - the name is mkstemp's text
 
 
@@ -114,22 +116,14 @@ def _written(path: Path, ring: KeyRing) -> Iterator[str]:
         finally:
             with contextlib.suppress(FileNotFoundError):  # renamed
                 os.unlink(name)  # noqa: PTH108 - the name is mkstemp's text
-        _sync_folder(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise KeyFileUnusable(
             f"the key file {path} cannot be written: {error.strerror or error}"
         ) from error
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _signature(path: Path) -> tuple[int, int] | None:
+def signature(path: Path) -> tuple[int, int] | None:
     """What changes when the file does."""
     try:
         status = path.stat()
@@ -179,10 +173,10 @@ class KeyStore:
             return opened
         now = self._monotonic()
         # Garbage a moment ago must not cost a new ICE its admission, so a new file is read at once.
-        signature = _signature(self.path)
-        if now - self._read_at < REREAD_INTERVAL and signature == self._signature:
+        found = signature(self.path)
+        if now - self._read_at < REREAD_INTERVAL and found == self._signature:
             return None
-        self._read_at, self._signature = now, signature
+        self._read_at, self._signature = now, found
         self.reload()
         opened = self._open(token)
         return None if isinstance(opened, UnknownKey) else opened

@@ -117,6 +117,13 @@ class KeyRing:
         """One key less. Raises KeyError for the one that seals."""
         return KeyRing((key for key in self.keys if key.kid != kid), self.seals)
 
+    def joined(self, other: KeyRing) -> KeyRing:
+        """The keys of both; what seals here goes on sealing. Raises ValueError where they clash."""
+        for kid in self._keys.keys() & other._keys.keys():
+            if self._keys[kid].reveal() != other._keys[kid].reveal():
+                raise ValueError(f"there are two keys of the id {kid}")
+        return KeyRing((other._keys | self._keys).values(), self.seals)
+
     def seal(self, ice_name: str, ice_type: IceType, generation: int, now: datetime) -> Secret:
         """A new token for this ICE and generation."""
         key = self._seals

@@ -10,6 +10,7 @@ from gateway.accounts import AccountBook
 from gateway.admin.stream import Streams
 from gateway.audit import Audit
 from gateway.drops import Drops
+from gateway.hold import Hold
 from gateway.hub import Hub
 from gateway.logins import LoginDesk, Recognised
 from gateway.provisioning import Provisioning
@@ -36,6 +37,7 @@ class AdminParts:
     happenings: Happenings
     drops: Drops
     tail: Tail
+    hold: Hold
     streams: Streams
     hub: Hub[Session]
     clock: Clock

@@ -7,6 +7,8 @@ import click
 from gateway import __version__
 from gateway.cli.api_tokens import api_tokens
 from gateway.cli.audit import audit
+from gateway.cli.backup import backup, restore
+from gateway.cli.doctor import doctor
 from gateway.cli.ices import ices
 from gateway.cli.keys import keys
 from gateway.cli.serve import demo, serve
@@ -19,5 +21,5 @@ def main() -> None:
     """Provision ICE agents, admit those with a genuine token, drop them when they are deregistered."""
 
 
-for command in (serve, users, api_tokens, ices, keys, audit, demo):
+for command in (serve, users, api_tokens, ices, keys, audit, backup, restore, doctor, demo):
     main.add_command(command)

@@ -58,9 +58,9 @@ class Desk:
 
 
 @contextlib.asynccontextmanager
-async def desk(settings: Settings) -> AsyncIterator[Desk]:
-    """Open the database that the settings name."""
-    async with open_sqlite(settings.database_path) as engine:
+async def desk(settings: Settings, *, create: bool = True) -> AsyncIterator[Desk]:
+    """Open the database that the settings name; `create` makes it where there is none."""
+    async with open_sqlite(settings.database_path, create=create, tell=tell) as engine:
         yield Desk(
             settings,
             engine,
@@ -71,38 +71,54 @@ async def desk(settings: Settings) -> AsyncIterator[Desk]:
                 registration_ttl=settings.tokens_registration_ttl,
             ),
             AccountBook(engine=engine, clock=utc_now, passwords=Passwords()),
-            Actor(_login(), Via.COMMAND, socket.gethostname()),
+            who(),
         )
 
 
-def _login() -> str:
+def who() -> Actor:
     """Who runs the command, by the system's word: the environment's is anybody's."""
     try:
-        return pwd.getpwuid(os.getuid()).pw_name
+        login = pwd.getpwuid(os.getuid()).pw_name
     except KeyError:  # a user id without a name
-        return str(os.getuid())
+        login = str(os.getuid())
+    return Actor(login, Via.COMMAND, socket.gethostname())
+
+
+def tell(sentence: str) -> None:
+    """A line for the operator on stderr; stdout is the command's answer."""
+    click.echo(f"ice-gateway: {sentence}", err=True)
+
+
+def settings_file(config: Path | None) -> Path | None:
+    """The file of `--config` or ICE_GATEWAY_CONFIG."""
+    named = os.environ.get("ICE_GATEWAY_CONFIG")
+    return config or (Path(named) if named else None)
 
 
 def settings_from(config: Path | None, options: dict[str, object]) -> Settings:
-    """The settings of `--config` or ICE_GATEWAY_CONFIG, the environment, and the options given."""
-    named = os.environ.get("ICE_GATEWAY_CONFIG")
-    file = config or (Path(named) if named else None)
+    """The settings of the file, the environment, and the options given."""
     given = {key: value for key, value in options.items() if value not in (None, ())}
     try:
-        return load(file, os.environ, given)
+        return load(settings_file(config), os.environ, given)
     except BadSetting as error:
         refuse(str(error))
+
+
+def settings_options(command: Callable[..., R]) -> Callable[..., R]:
+    """Add `--config` and `--database`."""
+    config = click.option(
+        "--config",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="Settings file (or ICE_GATEWAY_CONFIG).",
+    )
+    database = click.option("--database", metavar="URL", help="Such as sqlite:///ice-gateway.db.")
+    return config(database(command))
 
 
 def with_settings(command: Callable[..., R]) -> Callable[..., R]:
     """Add `--config` and `--database`, and pass the settings as the first argument."""
 
-    @click.option(
-        "--config",
-        type=click.Path(dir_okay=False, path_type=Path),
-        help="Settings file (or ICE_GATEWAY_CONFIG).",
-    )
-    @click.option("--database", metavar="URL", help="Such as sqlite:///ice-gateway.db.")
+    @settings_options
     @functools.wraps(command)
     def wrapped(*, config: Path | None, database: str | None, **options: Any) -> R:
         return command(settings_from(config, {"database.url": database}), **options)
@@ -111,23 +127,36 @@ def with_settings(command: Callable[..., R]) -> Callable[..., R]:
 
 
 def on_database(command: Callable[..., Coroutine[Any, Any, R]]) -> Callable[..., R]:
-    """Run an async command at a `Desk`; a fault of database, keys or settings is one line."""
+    """Run an async command at a `Desk` on the database, which is not made where there is none."""
+    return _at_desk(command, create=False)
 
+
+def on_new_database(command: Callable[..., Coroutine[Any, Any, R]]) -> Callable[..., R]:
+    """Likewise, for a command that may be the first: it makes the database where there is none."""
+    return _at_desk(command, create=True)
+
+
+def _at_desk(command: Callable[..., Coroutine[Any, Any, R]], *, create: bool) -> Callable[..., R]:
     @with_settings
     @functools.wraps(command)
     def wrapped(settings: Settings, **options: Any) -> R:
         async def work() -> R:
-            async with desk(settings) as opened:
+            async with desk(settings, create=create) as opened:
                 return await command(opened, **options)
 
-        try:
-            return asyncio.run(work())
-        except _FAULTS as error:
-            refuse(str(error))
-        except UnicodeEncodeError:  # what the terminal sent came in as surrogates
-            refuse("an argument is not UTF-8")
+        return run(work())
 
     return wrapped
+
+
+def run(work: Coroutine[Any, Any, R]) -> R:
+    """Run a command's work; a fault of database, keys or settings is one line."""
+    try:
+        return asyncio.run(work)
+    except _FAULTS as error:
+        refuse(str(error))
+    except UnicodeEncodeError:  # what the terminal sent came in as surrogates
+        refuse("an argument is not UTF-8")
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the API's objects.")

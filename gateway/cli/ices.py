@@ -10,6 +10,7 @@ from gateway.cli.common import (
     Desk,
     json_option,
     on_database,
+    on_new_database,
     refuse,
     show_json,
     show_table,
@@ -21,7 +22,7 @@ from gateway.ice import IceType, Status, fold
 from gateway.secret import Secret
 from gateway.store.accounts import fold_user
 from gateway.store.ices import IceFilter, Ices, Listed
-from gateway.store.sqlite import is_served
+from gateway.store.setup import is_served
 
 _PAGE = 1000
 
@@ -41,7 +42,7 @@ def ices() -> None:
     help="normal: worked by a person; ci-cd: by machines.",
 )
 @click.option("--user", help="The user a normal ICE belongs to.")
-@on_database
+@on_new_database
 async def provision(desk: Desk, name: str, ice_type: str, user: str | None) -> None:
     """Provision an ICE and print its registration token, alone, this once."""
     issued = unwrap(await desk.provisioning.provision(desk.actor, name, IceType(ice_type), user))

@@ -112,6 +112,8 @@ async def _serve(settings: Settings, *, anybody: bool) -> None:
                 f" ice-gateway users add NAME --role admin --database {settings.database_url}",
                 err=True,
             )
+        if gateway.hold.reason is not None:
+            click.echo(f"ice-gateway: {gateway.hold.reason}", err=True)
         gateway.failed.add_done_callback(lambda _: stop.set())
         await stop.wait()
         if gateway.failed.done():

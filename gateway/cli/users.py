@@ -6,7 +6,15 @@ import sys
 
 import click
 
-from gateway.cli.common import Desk, json_option, on_database, show_json, show_table, unwrap
+from gateway.cli.common import (
+    Desk,
+    json_option,
+    on_database,
+    on_new_database,
+    show_json,
+    show_table,
+    unwrap,
+)
 from gateway.roles import Role
 from gateway.secret import Secret
 from gateway.store.accounts import User
@@ -26,7 +34,7 @@ def users() -> None:
 @click.option("--role", type=_role, required=True, help="What the user may do.")
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
 @click.option("--no-password", is_flag=True, help="The user is only there to be tagged.")
-@on_database
+@on_new_database
 async def add(desk: Desk, name: str, role: str, *, password_stdin: bool, no_password: bool) -> None:
     """Add a user; asks for the password on a terminal."""
     if password_stdin and no_password:

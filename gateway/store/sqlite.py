@@ -7,32 +7,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
-import os
 import sqlite3
-import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from importlib import resources
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Final
 
 import aiosqlite
+import structlog
 
-from gateway.store import migrations
 from gateway.store.engine import Row, StoreRefused, StoreUnavailable, T, Unit
-from gateway.store.guard import Guard, sentence
+from gateway.store.guard import Guard
+from gateway.store.setup import BUSY_TIMEOUT, Tell, lock, resolve, set_up
 from gateway.store.writer import Writer, change_nothing, numbered
 
-APPLICATION_ID: Final = 0x49434547
-"""Marks a file as ours (`PRAGMA application_id`): "ICEG"."""
-BUSY_TIMEOUT: Final = 2.0
-"""Seconds to wait for another process that is writing."""
 _COMMANDS_WAIT: Final = 5
 """Times as long: beside a busy gateway a command may not get its turn at once."""
 _MAX_PAUSE: Final = 60.0
 """Seconds between two checks of a damaged file at the most."""
-_SETUP_PATIENCE: Final = 60.0
-"""Seconds to wait for another process that migrates."""
+
+_log = structlog.get_logger()
 
 
 class SqliteEngine:
@@ -161,145 +154,35 @@ def _is_whole(path: Path) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def open_sqlite(path: Path, *, serving: bool = False) -> AsyncIterator[SqliteEngine]:
+async def open_sqlite(
+    path: Path, *, serving: bool = False, create: bool = True, tell: Tell = _log.warning
+) -> AsyncIterator[SqliteEngine]:
     """Open `path`, making and migrating it where needed.
 
     Args:
         path: the database file.
         serving: for a gateway, of which there is one per file; a command leaves it False.
+        create: whether a missing file is made.
+        tell: is told of a migration.
 
     Raises:
-        StoreRefused: the file is newer than this program, of another program, or served already.
+        StoreRefused: the file is newer than this program, of another program, served already, or
+            missing and not to be made.
         StoreUnavailable: it cannot be opened or written.
     """
-    path = _resolve(path)
+    path = resolve(path)
     with contextlib.ExitStack() as locks:
         if serving and not await asyncio.to_thread(
-            lambda: locks.enter_context(_lock(path, "serve", patience=0.5))
+            lambda: locks.enter_context(lock(path, "serve", patience=0.5))
         ):
             raise StoreRefused(
                 f"another gateway already serves {path}; stop it, or name another --database"
             )
         # In a thread: it may wait for another process that is migrating.
-        await asyncio.to_thread(_set_up, path)
+        await asyncio.to_thread(set_up, path, serving=serving, create=create, tell=tell)
         engine = SqliteEngine(path, serving=serving)
         await engine.start()
         try:
             yield engine
         finally:
             await engine.close()
-
-
-def is_served(path: Path) -> bool:
-    """Whether a gateway runs on this database now."""
-    with _lock(_resolve(path), "serve", patience=0) as free:
-        return not free
-
-
-def _resolve(path: Path) -> Path:
-    """Two names of one file share their locks."""
-    return path.resolve()
-
-
-@contextlib.contextmanager
-def _lock(path: Path, purpose: str, *, patience: float) -> Iterator[bool]:
-    """Hold a lock beside the database; yields False where another holds it for `patience` seconds.
-
-    It lies on a file of its own: to close any handle of the database file itself would drop
-    SQLite's own locks (https://www.sqlite.org/howtocorrupt.html, section 2.2).
-    """
-    try:
-        # 0600 as all our files; a lock file is left in place, since to remove it would race.
-        descriptor = os.open(f"{path}.{purpose}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise StoreUnavailable(
-            f"the folder of the database {path} cannot be used: {error.strerror or error}"
-        ) from error
-    try:
-        yield _acquire(descriptor, patience)
-    finally:
-        os.close(descriptor)
-
-
-def _acquire(descriptor: int, patience: float) -> bool:
-    until = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= until:
-                return False
-            time.sleep(0.02)
-        else:
-            return True
-
-
-def released() -> list[tuple[int, str]]:
-    """The migrations as (number, SQL), in order."""
-    files = [
-        entry for entry in resources.files(migrations).iterdir() if entry.name.endswith(".sql")
-    ]
-    return sorted((int(file.name.split("_")[0]), file.read_text("utf-8")) for file in files)
-
-
-def _set_up(path: Path) -> None:
-    """Make or migrate the file, forward only, while no other process does."""
-    with _lock(path, "setup", patience=_SETUP_PATIENCE) as mine:
-        if not mine:
-            raise StoreUnavailable(f"another process is still migrating {path}")
-        try:
-            if not path.exists():
-                # Nobody but the owner reads hashes, names and addresses.
-                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-            with contextlib.closing(
-                sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT)
-            ) as connection:
-                _migrate(connection, path)
-        except (OSError, sqlite3.Error) as error:
-            if getattr(error, "sqlite_errorname", None) == "SQLITE_NOTADB":
-                raise StoreRefused(f"{path} is not an SQLite database") from error
-            raise StoreUnavailable(sentence(path, error, "opened")) from error
-
-
-def _migrate(connection: sqlite3.Connection, path: Path) -> None:
-    version = _pragma(connection, "user_version")
-    application = _pragma(connection, "application_id")
-    [tables] = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    if application != APPLICATION_ID and (tables or version or application):
-        raise StoreRefused(f"{path} is a database of another program")
-    steps = released()
-    newest = steps[-1][0]
-    if version > newest:
-        raise StoreRefused(
-            f"{path} was written by a newer gateway (schema {version}, this one knows {newest}): "
-            "upgrade the gateway"
-        )
-    if version == newest:
-        return
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
-    connection.execute("BEGIN IMMEDIATE")
-    for number, sql in steps:
-        if number > version:
-            for statement in _statements(sql):
-                connection.execute(statement)
-    connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
-    connection.execute(f"PRAGMA user_version={newest}")
-    connection.execute("COMMIT")
-
-
-def _pragma(connection: sqlite3.Connection, name: str) -> int:
-    [value] = connection.execute(f"PRAGMA {name}").fetchone()
-    return int(value)
-
-
-def _statements(sql: str) -> Iterator[str]:
-    """The single statements; `executescript` would commit by itself."""
-    statement = ""
-    for line in sql.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
-    if statement.strip():
-        yield statement  # an unfinished one is for SQLite to refuse, not for us to skip

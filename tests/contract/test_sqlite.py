@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import os
 import sqlite3
 import stat
@@ -12,12 +13,18 @@ import sys
 
 import pytest
 
-from gateway.store import ices, sqlite
+from gateway.store import copies, ices, setup, sqlite
 from gateway.store.accounts import Accounts
+from gateway.store.copies import APPLICATION_ID, as_it_is, single
 from gateway.store.engine import StoreRefused, StoreUnavailable
 from gateway.store.events import Events
-from gateway.store.sqlite import is_served, open_sqlite, released
+from gateway.store.ices import Ices
+from gateway.store.restored import waiting
+from gateway.store.setup import is_served, released
+from gateway.store.sqlite import open_sqlite
+from gateway.times import to_text
 from tests.contract.domain import (
+    NOW,
     RULE_BROKEN,
     add_registered,
     add_user,
@@ -359,7 +366,7 @@ SECOND = (
 
 
 def release(monkeypatch, *steps):
-    monkeypatch.setattr(sqlite, "released", lambda: list(steps))
+    monkeypatch.setattr(setup, "released", lambda: list(steps))
 
 
 def test_migrations_are_numbered_without_gaps():
@@ -406,3 +413,116 @@ async def test_a_migration_that_fails_leaves_the_file_as_it_was(path, monkeypatc
     async with open_sqlite(path) as engine:
         assert await engine.fetch("SELECT a FROM more") == [("once",)]
         assert len(await Accounts(engine).users()) == len(known)
+
+
+# --- upgrades ------------------------------------------------------------------------------------
+
+RELEASED_FIRST = released()[:2]
+"""The migrations of version 0.1.0."""
+
+
+def database_of_the_first_release(path):
+    """A file as version 0.1.0 made it, with a registered ICE of alice, by the SQL of then."""
+    with raw(path) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        for _, sql in RELEASED_FIRST:
+            connection.executescript(sql)
+        connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+        connection.execute("PRAGMA user_version=2")
+        connection.execute(
+            "INSERT INTO users (name, name_folded, role, createdon)"
+            " VALUES ('alice', 'alice', 'member', ?)",
+            (to_text(NOW),),
+        )
+        connection.execute(
+            "INSERT INTO ice_tokens (ice_name, ice_type, ice_token, status, provisionedto, generation,"
+            " key_thumbprint, provisionedon, registeredon)"
+            " VALUES ('lab-1', 'normal', 'hash', 'registered', 'alice', 3, 'thumbprint', ?1, ?1)",
+            (to_text(NOW),),
+        )
+    return shape(path)
+
+
+async def test_an_upgrade_keeps_the_database_as_it_was(path):
+    old = database_of_the_first_release(path)
+    newest = released()[-1][0]
+    kept = path.with_name(f"ice.db.before-schema-{newest}")
+    told: list[str] = []
+    for name in ("bob", "carol"):
+        async with open_sqlite(path, tell=told.append) as engine:
+            ice = (await Ices(engine).find("lab-1")).ice
+            assert (ice.generation, ice.key_thumbprint, ice.provisionedon) == (3, "thumbprint", NOW)
+            await add_user(engine, name)
+    [sentence] = told
+    assert f"{path} was migrated from schema 2 to {newest}" in sentence
+    assert sentence.endswith(f" is kept in {kept}")
+    assert shape(path)[0] == newest
+    assert (shape(kept), stat.S_IMODE(kept.stat().st_mode)) == (old, 0o600)
+    with raw(kept) as connection:
+        assert connection.execute("SELECT name FROM users").fetchall() == [("alice",)]
+    names = {item.name for item in path.parent.iterdir()} - {"ice.db", kept.name}
+    assert names == {"ice.db.setup.lock"}, "nothing else was expected to be left"
+
+
+async def test_a_copy_that_an_upgrade_keeps_says_that_it_is_one(path, monkeypatch):
+    """Put back by hand it admits nobody, like a backup."""
+    async with open_sqlite(path) as engine:
+        await append(engine, an_event())
+    steps = released()
+    release(monkeypatch, *steps, (steps[-1][0] + 1, "CREATE TABLE more (a TEXT);"))
+    async with open_sqlite(path) as engine:
+        assert await waiting(engine.fetch) is None
+    kept = path.with_name(f"ice.db.before-schema-{steps[-1][0] + 1}")
+    with as_it_is(kept) as found:
+        assert (await waiting(found.fetch)).seq == 1
+
+
+async def test_a_new_database_is_not_copied(path):
+    told: list[str] = []
+    async with open_sqlite(path, tell=told.append):
+        pass
+    assert (told, sorted(path.parent.glob("*before*"))) == ([], [])
+
+
+async def test_without_a_copy_nothing_is_migrated(path, monkeypatch):
+    old = database_of_the_first_release(path)
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(copies, "sync", full)
+    with refusing(StoreUnavailable, "a migration without a copy") as why:
+        async with open_sqlite(path):
+            pass
+    assert f"{path} was not migrated, since it cannot be copied to" in why.text
+    assert "No space left" in why.text
+    assert shape(path) == old
+    assert not list(path.parent.glob("*before-schema*")), "half a copy was left"
+    monkeypatch.undo()
+    async with open_sqlite(path) as engine:
+        assert [user.name for user in await Accounts(engine).users()] == ["alice"]
+
+
+async def test_no_command_migrates_beneath_a_gateway_of_an_older_version(path, monkeypatch):
+    old = database_of_the_first_release(path)
+    release(monkeypatch, *RELEASED_FIRST)
+    async with open_sqlite(path, serving=True) as older:
+        monkeypatch.undo()
+        with refusing(StoreRefused, "a newer command beside an older gateway") as why:
+            async with open_sqlite(path):
+                pass
+        assert "a gateway of an older version serves" in why.text
+        assert "stop it first" in why.text
+        assert shape(path) == old
+        assert await add_user(older, "bob"), "the older gateway was expected to go on"
+    async with open_sqlite(path, serving=True) as newer:
+        assert [user.name for user in await Accounts(newer).users()] == ["alice", "bob"]
+
+
+async def test_a_copy_put_back_by_hand_gets_its_log_again(path):
+    """A copy is one file, without SQLite's log (WAL) beside it."""
+    async with open_sqlite(path) as engine:
+        await add_user(engine, "alice")
+    assert single(path)
+    async with open_sqlite(path) as engine:
+        assert await engine.fetch("PRAGMA journal_mode") == [("wal",)]

@@ -14,6 +14,7 @@ from gateway.store.engine import OutcomeUnknown, StoreUnavailable
 from gateway.store.events import Events
 from gateway.store.guard import may_be_done
 from gateway.store.ices import LookUps
+from gateway.store.setup import released
 from gateway.store.sqlite import open_sqlite
 from tests.contract.domain import add, add_registered, add_user, an_event, an_ice, append, refusing
 
@@ -182,7 +183,7 @@ async def test_trying_out_changes_nothing(engine):
     for _ in range(3):
         await engine.try_out()
     assert await engine.fetch("SELECT * FROM ice_events") == before
-    assert await engine.fetch("PRAGMA user_version") == [(len(sqlite.released()),)]
+    assert await engine.fetch("PRAGMA user_version") == [(len(released()),)]
 
 
 # --- damaged -------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from gateway.provisioning import Provisioning
 from gateway.roles import Role
 from gateway.secret import Secret
 from gateway.store.ices import Ices
-from gateway.store.sqlite import released
+from gateway.store.setup import released
 from tests.contract.domain import NOW, ROOT, RULE_BROKEN, add, an_ice, digest, refusing
 
 TIME = "2026-11-22T09:30:00.000000Z"

@@ -465,12 +465,15 @@ async def test_the_metrics_tell_of_every_fault(timed):
         lines = [line for line in text.splitlines() if line.startswith("ice_gateway_fault{")]
         return {line.split('"')[1]: float(line.split()[-1]) for line in lines}
 
-    assert shown() == {"store": 0, "keys": 0, "handles": 0}
+    well = {"store": 0, "restore": 0, "keys": 0, "handles": 0}
+    assert shown() == well
     engine = timed.gateway.engine
     await engine._writer.execute("PRAGMA query_only=ON")
     answer = await timed.admin.post("/ices", {"ice_name": "lab-1", "ice_type": "ci-cd"})
     expect_refused(answer, 503, "store-unavailable")
-    assert shown() == {"store": 1, "keys": 0, "handles": 0}
+    assert shown() == well | {"store": 1}
     await engine._writer.execute("PRAGMA query_only=OFF")
     await engine.try_out()
-    assert shown() == {"store": 0, "keys": 0, "handles": 0}
+    assert shown() == well
+    timed.gateway.hold.reason = "it is held"
+    assert shown() == well | {"restore": 1}

@@ -70,6 +70,14 @@ class Cli:
         finally:
             connection.close()
 
+    def make(self):
+        """An empty database, for commands that do not make one."""
+
+        async def nothing(_):
+            pass
+
+        self.work(nothing)
+
     def work(self, use):
         """Run `await use(desk)` on the database."""
 
@@ -86,6 +94,7 @@ class Cli:
     def bring(self, status, name="lab-1"):
         """Provision an ICE and let it have this status; `None` leaves it out."""
         if status is None:
+            self.make()
             return
         self.token("ices", "provision", name, "--type", "ci-cd")
         if status != "provisioned":
@@ -189,6 +198,7 @@ def test_every_command_takes_config_and_database(cli, path):
     ],
 )
 def test_wrong_usage_is_2(cli, args):
+    cli.make()
     expect_usage(cli.run(*args.split(), env={"ICE_GATEWAY_DATABASE__URL": cli.url}))
 
 
@@ -291,6 +301,7 @@ def test_role_is_set(cli):
     ids=lambda args: args[0],
 )
 def test_unknown_user_is_refused(cli, args):
+    cli.make()
     expect_refused(cli.at("users", *args, input=PASSWORD), "there is no user nobody")
 
 
@@ -615,7 +626,7 @@ def test_bad_variable_is_refused_by_name(cli, variable, value):
     [
         ("mysql://host/ice", "sqlite:///PATH"),
         ("sqlite:///", "sqlite:///PATH"),
-        ("sqlite:///{}/none/ice.db", "No such file"),
+        ("sqlite:///{}/none/ice.db", "there is no database"),
         ("sqlite:///{}", "cannot be opened"),
         ("sqlite:///{}/text", "not an SQLite database"),
         ("sqlite:///{}/other.db", "another program"),
@@ -627,7 +638,8 @@ def test_unusable_database_is_refused(cli, url, word):
     with sqlite3.connect(cli.folder / "other.db") as other:
         other.execute("CREATE TABLE t (x)")
     other.close()
-    cli.run("users", "list", "--database", f"sqlite:///{cli.folder}/newer.db")
+    cli.make()
+    cli.path.rename(cli.folder / "newer.db")
     newer = sqlite3.connect(cli.folder / "newer.db")
     newer.execute("PRAGMA user_version = 999")
     newer.close()
@@ -676,7 +688,28 @@ def test_unusable_key_file_is_refused(cli, fault, word):
     ids=" ".join,
 )
 def test_argument_that_is_not_utf_8_is_refused(cli, args):
+    cli.make()
     expect_refused(cli.at(*args, "\udcff"), "UTF-8")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        "users list",
+        "users disable bob",
+        "api-tokens list",
+        "api-tokens create --user bob --name x",
+        "ices list --json",
+        "ices show lab-1",
+        "ices deregister lab-1",
+        "backup folder",
+        "restore --confirm",
+    ],
+)
+def test_only_who_needs_a_new_database_makes_one(cli, args):
+    """Somebody in the wrong folder is told so, instead of shown an empty table."""
+    expect_refused(cli.at(*args.split()), f"there is no database {cli.path}")
+    assert list(cli.folder.iterdir()) == [], "nothing was expected to be made"
 
 
 def test_version_is_told(cli):

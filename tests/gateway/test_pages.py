@@ -1367,3 +1367,12 @@ async def test_who_loses_the_right_while_the_form_comes_has_none(running, browse
     writer.close()
     assert status.split()[1] == "401", f"a refusal was expected, not {status}"
     assert (await running.admin.get("/ices/late")).status == 404
+
+
+async def test_a_page_says_that_nobody_is_admitted(running, root, browse):
+    running.gateway.hold.reason = "the database is a copy"
+    for path in ("", "audit"):
+        assert "The database is a copy." in (await root.get(path)).text
+    assert "is a copy" not in (await (await browse(running)).get("login")).text, "to a stranger"
+    running.gateway.hold.reason = None
+    assert "is a copy" not in (await root.get()).text

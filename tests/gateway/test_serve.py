@@ -28,10 +28,12 @@ from gateway.cli.common import desk
 from gateway.ice import IceType
 from gateway.roles import Role
 from gateway.settings import BadSetting, load
+from gateway.store.copies import mark
 from gateway.store.sqlite import open_sqlite
+from gateway.times import utc_now
 from tests.support.authority import Authority
 from tests.support.harness import settings_for
-from tests.support.ice import PATIENCE, Ice
+from tests.support.ice import PATIENCE, Ice, Refused
 from tests.support.served import command, environment, serving
 
 
@@ -314,6 +316,28 @@ async def test_disabled_user_is_refused_at_once(served):
     async with desk(served.settings) as opened:
         await opened.accounts.disable(opened.actor, "eve")
     assert await asyncio.to_thread(status) == 401
+
+
+async def test_a_restored_table_admits_nobody_until_it_is_confirmed(tmp_path):
+    settings = settings_for(tmp_path)
+    async with desk(settings) as opened:
+        issued = await opened.provisioning.provision(opened.actor, "lab-1", IceType.CI_CD, None)
+    mark(settings.database_path, utc_now())
+    with serving(tmp_path, ICE_GATEWAY_METRICS__LISTEN="") as served:
+        served.err.expect("no ICE is admitted until `ice-gateway restore --confirm`")
+        ice = Ice(served.url, issued.token.reveal())
+        assert (await ice.refused()).code == "store-unavailable"
+        confirm = ("restore", "--confirm", "--yes", "--database", served.settings.database_url)
+        result = await asyncio.to_thread(CliRunner(catch_exceptions=False).invoke, main, confirm)
+        assert result.exit_code == 0, result.output
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                try:
+                    connection = await ice.connect()
+                    break
+                except Refused as refused:
+                    assert refused.code == "store-unavailable"  # noqa: PT017 - until it follows
+        await connection.close()
 
 
 # --- SIGHUP ------------------------------------------------------------------------------------

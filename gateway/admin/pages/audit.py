@@ -41,6 +41,9 @@ ACTIONS: Final = (
     "revoke-api-token",
     *KEY_ACTIONS,
     PRUNE,
+    "backup",
+    "restore",
+    "confirm-restore",
 )
 """What is offered to filter by; the address may name others."""
 

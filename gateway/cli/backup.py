@@ -1,0 +1,138 @@
+"""`ice-gateway backup` and `ice-gateway restore`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from gateway.backup import Backup, BackupRefused, Place, back_up
+from gateway.cli.common import (
+    Desk,
+    desk,
+    on_database,
+    refuse,
+    run,
+    show_table,
+    tell,
+    who,
+    with_settings,
+)
+from gateway.restore import Restored, Review, confirm, review
+from gateway.restore import restore as put_back
+from gateway.settings import Settings
+from gateway.times import to_text, utc_now
+
+_folder = click.Path(file_okay=False, path_type=Path, resolve_path=True)
+
+
+@click.command()
+@click.argument("folder", metavar="DIR", type=_folder)
+@on_database
+async def backup(desk: Desk, folder: Path) -> None:
+    """Copy the database and the key file into DIR, which must be new, while a gateway may run.
+
+    The backup holds the keys of all tokens: keep it as safe as the gateway itself.
+    """
+    place = Place.of(desk.settings)
+    try:
+        manifest = await back_up(desk.engine, place, folder, desk.actor, utc_now)
+    except BackupRefused as error:
+        refuse(str(error))
+    click.echo(f"backup of {manifest.at} in {folder}: schema {manifest.schema}")
+    click.echo(f"head of its audit log, to be kept elsewhere, too: {manifest.head}")
+
+
+@click.command()
+@click.argument("folder", metavar="DIR", type=_folder, required=False)
+@click.option(
+    "--confirm",
+    "confirming",
+    is_flag=True,
+    help="List what a restored table may have revived, then let ICEs be admitted again.",
+)
+@click.option("--yes", is_flag=True, help="With --confirm: do not ask.")
+@with_settings
+def restore(settings: Settings, folder: Path | None, *, confirming: bool, yes: bool) -> None:
+    """Put the backup in DIR in the place of the database, while no gateway runs.
+
+    The database that was there is put aside, not lost. No ICE is admitted until `restore --confirm`.
+    """
+    if (folder is None) is not confirming or (yes and not confirming):
+        raise click.UsageError(
+            "give either DIR, or --confirm (with --yes where nobody can be asked)"
+        )
+    if folder is None:
+        run(_confirm(settings, yes=yes))
+    else:
+        run(_restore(settings, folder))
+
+
+async def _restore(settings: Settings, folder: Path) -> None:
+    try:
+        done = await put_back(Backup.find(folder), Place.of(settings), who(), utc_now)
+    except BackupRefused as error:
+        refuse(str(error))
+    _show_restored(done)
+    async with desk(settings) as opened:
+        found = await review(opened.engine.fetch, utc_now())
+        if found is not None:
+            _show(found)
+    tell(
+        "no ICE is admitted until: ice-gateway restore --confirm --database"
+        f" {settings.database_url}"
+    )
+
+
+def _show_restored(done: Restored) -> None:
+    manifest = done.manifest
+    click.echo(f"restored the backup of {manifest.at} (head of its audit log: {manifest.head})")
+    if done.database_aside is not None:
+        click.echo(f"the database that was there is now {done.database_aside}")
+    if done.keys_aside is not None:
+        click.echo(
+            f"the key file has the backup's keys, too; as it was it is now {done.keys_aside}"
+        )
+
+
+async def _confirm(settings: Settings, *, yes: bool) -> None:
+    async with desk(settings, create=False) as opened:
+        found = await review(opened.engine.fetch, utc_now())
+        if found is None:
+            refuse("nothing waits for a confirmation: the database is no copy, or was confirmed")
+        _show(found)
+        if not yes:
+            if not sys.stdin.isatty():
+                refuse(
+                    "there is no terminal to ask on, so nothing was confirmed: look, then add --yes"
+                )
+            if not click.confirm("Let ICEs be admitted again?"):
+                refuse("nothing was confirmed: no ICE is admitted")
+        if not await confirm(opened.engine, found, opened.actor, utc_now):
+            refuse("somebody else has confirmed it meanwhile")
+    click.echo("confirmed: ICEs are admitted again")
+
+
+def _show(found: Review) -> None:
+    copied = to_text(found.waiting.copied)
+    if found.reasons:
+        click.echo(
+            f"What was taken back after {copied} cannot be told: {'; '.join(found.reasons)}."
+        )
+        click.echo("So this is all that is good in the restored table:")
+    elif found.found:
+        click.echo(f"Taken back after {copied}, and good again in the restored table:")
+    else:
+        click.echo(
+            f"Nothing was taken back after {copied}, as {' and '.join(found.compared)} shows."
+        )
+    if not found.found:
+        return
+    show_table(
+        ("WHAT", "NAME", "NOW", "SINCE THEN"),
+        [(item.what, item.name, item.now, item.since) for item in found.found],
+    )
+    click.echo(
+        "What must not come back: deregister (or reprovision), disable, revoke it. Then confirm."
+    )

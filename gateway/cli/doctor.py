@@ -1,0 +1,49 @@
+"""`ice-gateway doctor`: is everything as a gateway needs it, and if not, what is to be done?"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import click
+
+from gateway.cli.common import json_option, refuse, settings_file, settings_options, show_json
+from gateway.finding import Finding, Level, failed
+from gateway.settings import BadSetting, load
+from gateway.times import utc_now
+
+
+@click.command()
+@settings_options
+@json_option
+def doctor(config: Path | None, database: str | None, *, as_json: bool) -> None:
+    """Check settings, database, keys, files, disk, port, TLS, file handles and clock.
+
+    Changes nothing. Exit status 1 where a check has failed; run it as the gateway's user.
+    """
+    findings = asyncio.run(_examine(settings_file(config), database))
+    if as_json:
+        show_json(findings)
+    else:
+        for finding in findings:
+            click.echo(_line(finding))
+    bad = sum(finding.level is Level.FAILED for finding in findings)
+    if bad:
+        refuse(f"{bad} of {len(findings)} findings {'is' if bad == 1 else 'are'} FAILED")
+
+
+async def _examine(config: Path | None, database: str | None) -> list[Finding]:
+    from gateway.doctor import Doctor
+
+    options = {} if database is None else {"database.url": database}
+    try:
+        settings = load(config, os.environ, options)
+    except BadSetting as error:
+        return [failed("settings", str(error), "correct it: nothing else could be checked")]
+    return await Doctor(settings, config, clock=utc_now).examine()
+
+
+def _line(finding: Finding) -> str:
+    remedy = f" -> {finding.remedy}" if finding.remedy else ""
+    return f"{finding.level:<8} {finding.check:<9} {finding.text}{remedy}"

@@ -1,0 +1,113 @@
+"""What a restored table would admit that was taken back since: every way to take something back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from gateway.ice import Status
+from gateway.revived import Account, Bearer, Entry, Standing, all_good, revived
+
+NOW = datetime(2026, 11, 22, 9, 30, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+REGISTERED = Entry("lab-1", Status.REGISTERED, 2, "hash", None)
+PROVISIONED = Entry("lab-1", Status.PROVISIONED, 2, "hash", NOW + HOUR)
+DEREGISTERED = Entry("lab-1", Status.DEREGISTERED, 3, "nobody's", None)
+ALICE = Account("Alice", "admin", "hash", disabled=False)
+TOKEN = Bearer("6b12", "alice", "tour", NOW + HOUR, revoked=False)
+
+
+def standing(entry=REGISTERED, account=ALICE, bearer=TOKEN):
+    return Standing(
+        {} if entry is None else {"lab-1": entry},
+        {} if account is None else {"alice": account},
+        {} if bearer is None else {bearer.id: bearer},
+    )
+
+
+def compare(older, newer, anew=()):
+    return [(item.what, item.since) for item in revived(older, newer, NOW, anew=anew)]
+
+
+def test_what_has_not_changed_is_not_listed():
+    assert compare(standing(), standing()) == []
+
+
+@pytest.mark.parametrize(
+    ("older", "newer", "since"),
+    [
+        (REGISTERED, DEREGISTERED, "deregistered"),
+        (
+            REGISTERED,
+            replace(PROVISIONED, generation=3, token="next"),
+            "its token was replaced (generation 3)",
+        ),
+        (
+            PROVISIONED,
+            replace(PROVISIONED, generation=3, token="next"),
+            "its token was replaced (generation 3)",
+        ),
+        (
+            PROVISIONED,
+            REGISTERED,
+            "registered: its token could be registered again, by whoever has it",
+        ),
+        (REGISTERED, replace(REGISTERED, token="other"), "its token was replaced (generation 2)"),
+        (REGISTERED, None, "gone"),
+    ],
+)
+def test_entry_that_would_be_admitted_again(older, newer, since):
+    assert compare(standing(older), standing(newer)) == [("ice", since)]
+    assert compare(standing(older), standing(newer), anew={"lab-1"}) == [], "it is meant to be good"
+
+
+@pytest.mark.parametrize(
+    "older",
+    [DEREGISTERED, replace(PROVISIONED, expires=NOW), replace(PROVISIONED, expires=NOW - HOUR)],
+)
+def test_entry_that_admits_nobody_is_not_listed(older):
+    later = standing(replace(PROVISIONED, generation=9, token="next"))
+    assert compare(standing(older), later) == []
+    assert [item.what for item in all_good(standing(older), NOW)] == ["user", "api-token"]
+
+
+@pytest.mark.parametrize(
+    ("change", "since"),
+    [
+        ({"disabled": True}, "disabled"),
+        ({"role": "member"}, "made member"),
+        ({"password": "another"}, "given another password"),
+        ({"role": "auditor", "password": "another"}, "made auditor and given another password"),
+    ],
+)
+def test_user_who_may_do_again_what_they_may_not(change, since):
+    assert compare(standing(), standing(account=replace(ALICE, **change))) == [("user", since)]
+
+
+def test_user_who_is_still_disabled_is_not_listed():
+    disabled = replace(ALICE, disabled=True)
+    assert compare(standing(account=disabled), standing(account=disabled)) == []
+    assert [item.what for item in all_good(standing(account=disabled), NOW)] == ["ice"]
+
+
+def test_first_password_of_a_user_is_no_older_one():
+    tagged = replace(ALICE, password=None)
+    assert compare(standing(account=tagged), standing()) == []
+
+
+def test_revoked_api_token():
+    revoked = replace(TOKEN, revoked=True)
+    assert compare(standing(), standing(bearer=revoked)) == [("api-token", "revoked")]
+    for useless in (revoked, replace(TOKEN, expires=NOW)):
+        assert compare(standing(bearer=useless), standing(bearer=revoked)) == []
+
+
+def test_without_the_newer_table_all_that_is_good_is_listed():
+    listed = [(item.what, item.name, item.now, item.since) for item in all_good(standing(), NOW)]
+    assert listed == [
+        ("ice", "lab-1", "registered, generation 2", "not known"),
+        ("user", "Alice", "admin", "not known"),
+        ("api-token", "6b12", "of alice: tour", "not known"),
+    ]
