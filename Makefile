@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test screenshots lint types format lock clean
+.PHONY: help demo serve test torture screenshots lint types format lock clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -30,6 +30,9 @@ serve: $(STAMP) ## Start a gateway to keep (http://127.0.0.1:8440, ./ice-gateway
 
 test: $(STAMP) ## Run the tests
 	@$(BIN)/python -m pytest -q -n 2 --dist worksteal --cov --cov-report=term
+
+torture: $(STAMP) ## Kill a gateway at every statement of each action, 300 times
+	@$(BIN)/python -m tests.torture.crash --rounds 300
 
 screenshots: $(STAMP) ## Make the pictures of docs/images from a real run (needs Chromium)
 	@$(BIN)/python -m tests.browser.screenshots
