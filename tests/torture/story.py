@@ -93,13 +93,15 @@ def _same(call: Call) -> tuple[str, tuple[str, ...]]:
     return (call.action, call.names) if call.action != "bulk" else ("deregister", (REGULAR,))
 
 
-def _call(chance: random.Random, admin: str, new: Iterator[str], action: str | None = None) -> Call:
-    action = action or chance.choice(["provision", *_SUITABLE])
+def _call(chance: random.Random, admin: str, new: Iterator[str], aimed: str | None = None) -> Call:
+    action = aimed or chance.choice(["provision", *_SUITABLE])
     if action == "provision":
         return Call(admin, action, (next(new),))
     if action == "bulk":
         return Call(admin, action, (*BULK, chance.choice(PROVISIONED), "nobody"))
-    return Call(admin, action, (chance.choice(_SUITABLE[action]),))
+    # What is aimed at is not to be refused: the newcomer may have registered by then.
+    suitable = PROVISIONED[1:] if aimed == "reprovision" else _SUITABLE[action]
+    return Call(admin, action, (chance.choice(suitable),))
 
 
 async def act_out(
