@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test coverage screenshots lint types format lock clean
+.PHONY: help demo serve test coverage torture screenshots lint types format lock clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -33,6 +33,11 @@ test: $(STAMP) ## Run the tests
 
 coverage: $(STAMP) ## Run the tests and say which lines none of them takes
 	@$(BIN)/python -m pytest -q -n 2 --dist worksteal --cov --cov-report=term
+
+torture: $(STAMP) ## Ten minutes at most: kill -9 in 300 rounds, the API held to its document by each role, abuse
+	@$(BIN)/python -m tests.torture.crash --rounds 300
+	@$(BIN)/python -m tests.torture.api
+	@$(BIN)/python -m tests.torture.abuse
 
 screenshots: $(STAMP) ## Make the pictures of docs/images from a real run (needs Chromium)
 	@$(BIN)/python -m tests.browser.screenshots

@@ -10,6 +10,7 @@ from client.protocol import Hello
 from gateway import presence as presence_module
 from gateway.presence import Change, Presence
 from gateway.session import Session
+from gateway.store.engine import OutcomeUnknown
 from gateway.store.ices import Ices
 from gateway.store.sessions import Happenings
 from tests.contract.domain import (
@@ -191,6 +192,24 @@ async def test_what_could_not_be_written_is_written_later(node, during):
     writes = node.between.calls["write"]
     await node.presence.flush()
     assert node.between.calls["write"] == writes, "what was written was expected not to stay"
+
+
+async def test_what_may_have_been_written_is_written_again(node):
+    """A commit of which nobody could tell whether it was done was done after all."""
+    session = node.opens()
+    between, write = node.between, node.engine.write
+
+    async def unsure(unit):
+        await write(unit)
+        raise OutcomeUnknown("the disk did not say")
+
+    between.write = unsure
+    assert not await node.presence.flush()
+    del between.write
+    node.greets(session)
+    assert await node.presence.flush()
+    assert await node.open_sessions() == ["s1"]
+    assert "admitted" in [kind for kind, _, _ in await node.happenings()]
 
 
 @DURING

@@ -16,6 +16,7 @@ import pytest_asyncio
 from gateway.admin import api_app
 from gateway.app import MAX_BODY
 from gateway.roles import Role
+from gateway.store.engine import OutcomeUnknown
 from gateway.store.ices import Ices
 from gateway.times import utc_now
 from tests.support.harness import (
@@ -435,6 +436,18 @@ async def test_locked_store_is_503_and_nothing_is_half_done(running):
     assert await last_seq(running) == seq
     for path, body in CHANGES[::2]:
         assert (await running.admin.post(path, body)).status < 300, f"{path} must work again"
+
+
+async def test_what_nobody_knows_is_not_said_to_be_undone(running, monkeypatch):
+    await (await running.provision()).connect()
+
+    async def unsure(*_):
+        raise OutcomeUnknown("the disk did not say")
+
+    monkeypatch.setattr(running.gateway.engine, "write", unsure)
+    for path, body in CHANGES:
+        refused = expect_refused(await running.admin.post(path, body), 503, "store-unavailable")
+        assert "It is not known whether this was done: look before" in refused["detail"]
 
 
 async def test_store_that_is_gone_is_503_until_it_is_back(running):

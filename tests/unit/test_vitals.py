@@ -14,6 +14,7 @@ import structlog
 from gateway import handles, vitals
 from gateway.handles import shortage
 from gateway.heartbeat import Heartbeat
+from gateway.listener import calm
 from gateway.logs import configure
 from gateway.vitals import Vital, Vitals
 
@@ -125,6 +126,17 @@ def test_no_handle_at_all_is_a_shortage(monkeypatch):
 
     monkeypatch.setattr(handles.os, "open", full)
     assert "Too many open files" in shortage()
+
+
+async def test_asyncio_does_not_flood_the_log_for_want_of_handles():
+    loop, said = asyncio.get_running_loop(), []
+    loop.set_exception_handler(lambda _, context: said.append(context["message"]))
+    with calm(loop):
+        for message in ("socket.accept() out of system resource", "a mistake of ours"):
+            loop.call_exception_handler({"message": message})
+    loop.call_exception_handler({"message": "later"})
+    loop.set_exception_handler(None)
+    assert said == ["a mistake of ours", "later"]
 
 
 # --- the log -------------------------------------------------------------------------------------

@@ -1,0 +1,222 @@
+"""A gateway that dies by SIGKILL at a statement of an action, in a process forked from a warm one.
+
+It is the real gateway on real sockets and a real file. Only where it dies is added: an SQLite trace
+on the writer's connection, which is called as each statement begins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gateway.admission import Admission
+from gateway.app import Gateway, run_gateway
+from gateway.logs import configure
+from gateway.provisioning import Provisioning
+from gateway.store import events
+from gateway.store.writer import Writer, _SqliteTransaction
+from tests.support.harness import settings_for
+
+STATEMENTS = {
+    "provision": 6,
+    "reprovision": 6,
+    "register": 6,
+    "reregister": 6,
+    "deregister": 6,
+    "disconnect": 6,
+    "bulk": 13,
+}
+"""Of each action: how many its transaction has in the story, from BEGIN to COMMIT; a trigger is one."""
+
+
+@dataclass(frozen=True)
+class Aim:
+    """Die as the statement number `step` of `action` begins; 0 is BEGIN, one beyond COMMIT is the moment after it.
+
+    With a `delay`, so many seconds later.
+    """
+
+    action: str
+    step: int
+    delay: float = 0.0
+
+
+def run(folder: Path, aim: Aim | None, mutation: str | None, notes: Any) -> None:
+    """The process: notes its URL, and what it was about when it died."""
+    configure("json", "error")
+    asyncio.run(_run(folder, aim, mutation, notes))
+
+
+async def _run(folder: Path, aim: Aim | None, mutation: str | None, notes: Any) -> None:
+    if mutation is not None:
+        MUTATIONS[mutation]()
+    async with run_gateway(settings_for(folder)) as gateway:
+        if aim is not None:
+            await _doom(gateway, aim, notes)
+        notes.send(gateway.url)
+        await asyncio.Event().wait()
+
+
+class _Doom:
+    """Follows the statements of an action, and kills the process at one of them."""
+
+    def __init__(self, aim: Aim, notes: Any) -> None:
+        self._aim = aim
+        self._notes = notes
+        self._step: int | None = None  # of the next statement; None while the action is not written
+        self._within = False
+        self._last = ""
+
+    def wrap(self, writer: Writer) -> None:
+        """See what is written for which action. Units that wait are grouped into one transaction."""
+        write, write_group, commit = writer.write, writer._write_group, writer._commit
+
+        async def labelled(unit: Any) -> Any:
+            action = _acting.get()
+            if action != self._aim.action:
+                return await write(unit)
+
+            async def aimed(transaction: Any) -> Any:
+                self._within = True
+                try:
+                    return await unit(transaction)
+                finally:
+                    self._within = False
+
+            aimed.aimed_at = True  # type: ignore[attr-defined]
+            return await write(aimed)
+
+        async def grouped(group: Any) -> Any:
+            if any(hasattr(unit, "aimed_at") for unit, _ in group):
+                self._step = 0
+            try:
+                return await write_group(group)
+            finally:
+                self._step = None
+
+        async def committed() -> None:
+            await commit()
+            if self._step is not None:
+                self._die("committed, told to nobody")
+
+        writer.write, writer._write_group = labelled, grouped  # type: ignore[method-assign]
+        writer._commit = committed  # type: ignore[method-assign]
+
+    def traced(self, statement: str) -> None:
+        """A statement of the writer's connection begins."""
+        if self._step is None:
+            return
+        if not self._within and not statement.startswith(("BEGIN", "COMMIT")):
+            return  # another's, in the same transaction
+        if self._step == self._aim.step:
+            self._die(_place(statement, again=statement == self._last))
+        self._last = statement
+        self._step += 1
+
+    def _die(self, where: str) -> None:
+        self._notes.send(where)
+        if self._aim.delay:
+            threading.Thread(target=_kill, args=(self._aim.delay,)).start()
+        else:
+            _kill(0.0)
+
+
+def _place(statement: str, *, again: bool) -> str:
+    """A statement without its values. SQLite says it once more as its trigger begins."""
+    words = re.match(r"BEGIN|COMMIT|SELECT.* FROM \w+|INSERT INTO \w+|UPDATE \w+", statement)
+    place = re.sub(r"SELECT.* FROM", "SELECT FROM", words[0]) if words else statement
+    return f"trigger of {place}" if again else place
+
+
+_acting: contextvars.ContextVar[str | None] = contextvars.ContextVar("action", default=None)
+
+
+async def _doom(gateway: Gateway, aim: Aim, notes: Any) -> None:
+    for action in STATEMENTS:
+        if action == "register":
+            _label(Admission, "_register", action)
+        else:
+            _label(Provisioning, action, action)
+    doom = _Doom(aim, notes)
+    doom.wrap(gateway.engine._writes)
+    await gateway.engine._writer.set_trace_callback(doom.traced)
+
+
+def _label(owner: type, name: str, action: str) -> None:
+    original = getattr(owner, name)
+
+    async def labelled(*args: Any, **kwargs: Any) -> Any:
+        token = _acting.set(action)
+        try:
+            return await original(*args, **kwargs)
+        finally:
+            _acting.reset(token)
+
+    setattr(owner, name, labelled)
+
+
+def _kill(delay: float) -> None:
+    until = time.perf_counter() + delay
+    while time.perf_counter() < until:
+        pass  # to sleep would be too coarse
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+# --- faults that the torture has to find ---------------------------------------------------------
+
+
+def _answer_before_the_commit() -> None:
+    async def early(self: Writer, group: Any) -> bool:
+        await self._connection.execute("BEGIN IMMEDIATE")
+        transaction = _SqliteTransaction(self._connection)
+        for unit, future in group:
+            future.set_result(await unit(transaction))
+        await asyncio.sleep(0.5)  # meanwhile those who asked are told
+        await self._commit()
+        self._committed()
+        return True
+
+    Writer._write_group = early  # type: ignore[method-assign]
+
+
+def _event_in_another_transaction() -> None:
+    append = events.append
+
+    async def apart(transaction: Any, given: Any) -> Any:
+        await transaction.run("COMMIT")
+        await transaction.run("BEGIN IMMEDIATE")
+        return await append(transaction, given)
+
+    events.append = apart
+
+
+def _each_of_a_bulk_alone() -> None:
+    from gateway.store import ices  # noqa: PLC0415 - changed in this process alone
+
+    replace = ices.replace
+
+    async def alone(transaction: Any, changes: Any) -> Any:
+        entries = []
+        for change in changes:
+            entries += await replace(transaction, [change])
+            await transaction.run("COMMIT")
+            await transaction.run("BEGIN IMMEDIATE")
+        return entries
+
+    ices.replace = alone
+
+
+MUTATIONS: dict[str, Callable[[], None]] = {
+    "answer-before-the-commit": _answer_before_the_commit,
+    "event-in-another-transaction": _event_in_another_transaction,
+    "each-of-a-bulk-alone": _each_of_a_bulk_alone,
+}
