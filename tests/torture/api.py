@@ -13,7 +13,7 @@ from gateway.roles import Role
 from tests.gateway.test_api_document import hold
 from tests.support.harness import harness
 
-_CASES = {Role.ADMIN: 100, Role.AUDITOR: 25, Role.MEMBER: 25}
+_CASES = {Role.ADMIN: 50, Role.AUDITOR: 15, Role.MEMBER: 15}
 """Test cases for each call, at the most."""
 
 
