@@ -75,8 +75,11 @@ class Key:
 
     @classmethod
     def generate(cls, now: datetime) -> Key:
-        """A new random key."""
-        return cls(base64url.encode(secrets.token_bytes(6)), secrets.token_bytes(KEY_BYTES), now)
+        """A new random key. Its id is typed as an argument: it does not look like an option."""
+        kid = "-"
+        while kid.startswith("-"):
+            kid = base64url.encode(secrets.token_bytes(6))
+        return cls(kid, secrets.token_bytes(KEY_BYTES), now)
 
     def reveal(self) -> bytes:
         """The key's bytes, for the key file."""

@@ -216,3 +216,9 @@ def test_a_key_has_256_bits():
 def test_a_ring_must_hold_the_key_that_seals():
     with pytest.raises(KeyError):
         KeyRing([Key("k1", BYTES)], "k2")
+
+
+def test_no_key_id_looks_like_an_option(monkeypatch):
+    drawn = iter([b"\xf8" * 6, b"\0" * 6, b"\1" * 32])
+    monkeypatch.setattr("gateway.tokens.secrets.token_bytes", lambda _: next(drawn))
+    assert Key.generate(NOW).kid == "AAAAAAAA"
