@@ -83,7 +83,8 @@ async def record(
             " (session, ice_name, generation, node, since, address, version, platform, hostname)"
             " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
             # It may be there already, where it was not known whether the last attempt was done.
-            " ON CONFLICT (session) DO NOTHING",
+            " ON CONFLICT (session) DO UPDATE SET version = excluded.version,"
+            " platform = excluded.platform, hostname = excluded.hostname",
             [
                 (
                     session.connection.session,

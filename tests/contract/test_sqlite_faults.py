@@ -196,18 +196,26 @@ def checkpoint(path):
         assert not busy
 
 
-async def test_a_damaged_file_is_not_written_again_before_it_is_whole(engine, path):
+WAYS = {
+    "a look-up": lambda engine: engine.look_up("SELECT * FROM ice_events JOIN users"),
+    "a write": lambda engine: append(engine, an_event()),
+}
+
+
+@pytest.mark.parametrize("notices", WAYS)
+async def test_a_damaged_file_is_not_written_again_before_it_is_whole(engine, path, notices):
     checkpoint(path)
     good = path.read_bytes()
     with path.open("r+b") as file:
         file.seek(4096)
         file.write(b"\xff" * (len(good) - 4096))
-    with refusing(StoreUnavailable, "a read of a damaged file") as why:
-        await engine.look_up("SELECT * FROM ice_events JOIN users ORDER BY name_folded")
+    await engine._writer.execute_fetchall("PRAGMA shrink_memory")  # what it wrote it remembers
+    with refusing(StoreUnavailable, f"{notices} in a damaged file") as why:
+        await WAYS[notices](engine)
     assert "it is damaged, or its disk fails" in why.text
     for name, work in {
         "a read by another way": lambda: users(engine),
-        "a write": lambda: add_user(engine, "bob"),
+        "another write": lambda: add_user(engine, "bob"),
     }.items():
         with refusing(StoreUnavailable, name) as other:
             await work()
@@ -218,6 +226,8 @@ async def test_a_damaged_file_is_not_written_again_before_it_is_whole(engine, pa
     engine._check_due = 0.0  # it would be looked at again a moment later
     await engine.try_out()
     assert engine.fault is None
+    for name, work in WAYS.items():
+        assert await work(engine), f"{name} was expected to go on"
     assert await users(engine) == ["alice"]
     assert await add_user(engine, "bob")
 
@@ -289,6 +299,8 @@ async def test_a_file_put_in_its_place_is_not_ruined_by_the_old_log(path, notice
         if notices:  # or else it is stopped first
             await engine.try_out()
             assert "put both back" in engine.fault
+            with raw(path) as connection:
+                assert connection.execute("SELECT count(*) FROM ice_tokens").fetchone() == (0,)
     for file, count in ((path, 0), (aside, 20)):
         with raw(file) as connection:
             assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]

@@ -122,6 +122,14 @@ async def test_happenings_are_bounded_to_the_last(engine, happened):
     assert rows == KEPT + 1
 
 
+async def test_what_is_new_is_kept_even_if_the_clock_was_set_back(engine, happened):
+    given = [a_happening("closed", str(number), minutes(number)) for number in range(KEPT)]
+    await record(engine, happenings=given)
+    late = a_happening("admitted", at=minutes(-60))
+    await record(engine, happenings=[late])
+    assert await happened() == [late, *given[:0:-1]], "the oldest was expected to go"
+
+
 async def test_repeated_refusals_are_counted_together(engine, happened):
     refusal = a_happening("refused", "key-mismatch", NOW)
     elsewhere = replace(refusal, address="192.0.2.8")

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import itertools
 import multiprocessing
 import random
 import secrets
@@ -21,8 +20,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ from tests.support.ice import Ice, Key, Refused
 from tests.torture import story, victim
 from tests.torture.story import Account, Known
 from tests.torture.verdict import digest, disagreements, read
-from tests.torture.victim import STATEMENTS, Aim
+from tests.torture.victim import ACTIONS, COMMITTED, Aim
 
 _PATIENCE = 20.0
 
@@ -59,8 +58,13 @@ class Round:
 
     number: int
     aim: Aim
-    died_at: str
+    places: list[str]
     faults: list[str]
+
+    @property
+    def died_at(self) -> str:
+        """The statement, or that the action was refused before it came so far."""
+        return self.places[-1] if self.places else "elsewhere"
 
 
 async def prologue(folder: Path) -> Prologue:
@@ -81,22 +85,19 @@ async def prologue(folder: Path) -> Prologue:
     return Prologue(folder, tokens, known, read(folder / "ice.db").entries[-1].seq)
 
 
-def aims(rounds: int, seed: int) -> list[Aim]:
-    """For so many rounds."""
-    return list(itertools.islice(_aims(random.Random(seed)), rounds))
-
-
-def _aims(chance: random.Random) -> Iterator[Aim]:
+def _aims(learned: list[Round], chance: random.Random) -> Iterator[Aim]:
     """Every statement of every action, in another order for each seed; then somewhere inside of them."""
-    every = [Aim(action, step) for action, last in STATEMENTS.items() for step in range(last + 1)]
+    every = [
+        Aim(one.aim.action, place, one.places[: number + 1].count(place))
+        for one in learned
+        for number, place in enumerate(one.places[:-1])
+    ]
     chance.shuffle(every)
-    # In a short run the moments that count: row and event written, and around the commit.
-    every.sort(key=lambda aim: aim.step < STATEMENTS[aim.action] - 2)
+    # In a short run the moments that count: between the row and its event, and at the commit.
+    every.sort(key=lambda aim: aim.place not in ("INSERT INTO ice_events", "COMMIT"))
     yield from every
-    while True:
-        action = chance.choice(list(STATEMENTS))
-        step = chance.randrange(STATEMENTS[action] + 1)
-        yield Aim(action, step, delay=chance.uniform(0.00001, 0.004))
+    while every:
+        yield replace(chance.choice(every), delay=chance.uniform(0.00001, 0.004))
 
 
 class Torture:
@@ -115,17 +116,17 @@ class Torture:
         folder = self._folder / f"round-{number}"
         shutil.copytree(self._start.folder, folder)
         chance = random.Random(f"{self._seed} {number}")
-        account, died_at = await self._until_it_dies(folder, aim, chance)
+        account, places = await self._until_it_dies(folder, aim, chance)
         faults = disagreements(folder, self._start.last, account, self._start.known)
         if restart:
             faults += await self._rise(folder, account)
         if not faults:
             shutil.rmtree(folder)
-        return Round(number, aim, died_at, faults)
+        return Round(number, aim, places, faults)
 
     async def _until_it_dies(
         self, folder: Path, aim: Aim, chance: random.Random
-    ) -> tuple[Account, str]:
+    ) -> tuple[Account, list[str]]:
         notes, process = self._spawn(folder, aim, self._mutation)
         try:
             url = await asyncio.to_thread(_next, notes)
@@ -136,12 +137,12 @@ class Torture:
             process.kill()  # the action may have been refused before it came so far
             await asyncio.to_thread(process.join)
             try:
-                where = notes.recv()
+                places = notes.recv()
             except EOFError:
-                where = "elsewhere"
+                places = []
             process.close()
             notes.close()
-        return account, where
+        return account, places
 
     def _spawn(self, folder: Path, aim: Aim | None, mutation: str | None) -> tuple[Any, Any]:
         notes, theirs = self._fork.Pipe()
@@ -218,17 +219,30 @@ def _next(notes: Any) -> Any:
 
 
 async def torture(
-    given: Iterable[Aim], seed: int, *, only: int | None = None, mutation: str | None = None
+    rounds: int,
+    seed: int,
+    *,
+    only: int | None = None,
+    aim: Aim | None = None,
+    mutation: str | None = None,
 ) -> list[Round]:
-    """Do a round for each aim, or `only` one of them; all that were done."""
-    done = []
+    """Do so many rounds, or `only` one of them, or one with this `aim`; all that were done."""
     with tempfile.TemporaryDirectory(prefix="ice-torture-") as name:
         folder = Path(name)
         start = await prologue(_made(folder / "prologue"))
         work = Torture(start, folder, seed, mutation)
-        for number, aim in enumerate(given):
+        if aim is not None:
+            return [await work.round(0, aim, restart=False)]
+        # In the first rounds it dies behind the last statement: then all of them are known.
+        done = [
+            await work.round(number, Aim(action, COMMITTED), restart=number % 3 == 0)
+            for number, action in enumerate(ACTIONS)
+        ]
+        for number, following in enumerate(_aims(done, random.Random(seed)), len(done)):
+            if number >= rounds:
+                break
             if only in (None, number):
-                done.append(await work.round(number, aim, restart=number % 3 == 0))
+                done.append(await work.round(number, following, restart=number % 3 == 0))
     return done
 
 
@@ -252,14 +266,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=300)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
-    parser.add_argument("--only", type=int, metavar="ROUND", help="of the rounds this alone")
+    parser.add_argument("--only", type=int, metavar="ROUND", help="this alone, and the first few")
     parser.add_argument("--mutate", choices=victim.MUTATIONS, help="break the gateway on purpose")
     given = parser.parse_args()
     configure("text", "error")
     began = time.monotonic()
-    done = asyncio.run(
-        torture(aims(given.rounds, given.seed), given.seed, only=given.only, mutation=given.mutate)
-    )
+    done = asyncio.run(torture(given.rounds, given.seed, only=given.only, mutation=given.mutate))
     places = Counter(f"{one.aim.action}: {one.died_at}" for one in done)
     failed = [one for one in done if one.faults]
     print(report(failed, given.seed) or "table, log and what everybody was told agree")

@@ -26,11 +26,14 @@ NEWCOMER, REGULAR = PROVISIONED[0], REGISTERED[0]
 """The ICEs that run meanwhile: one registers, one comes back."""
 
 _SUITABLE = {
-    "reprovision": PROVISIONED,
-    "reregister": REGISTERED + DEREGISTERED,
-    "deregister": REGISTERED,
-    "disconnect": REGISTERED,
+    "reprovision": PROVISIONED[:-1],
+    "reregister": REGISTERED[:-1] + DEREGISTERED,
+    "deregister": REGISTERED[:-1],
+    "disconnect": REGISTERED[:-1],
 }
+"""What an action by chance is done to."""
+_AIMED = {"reprovision": PROVISIONED[-1]}
+"""What the action is done to that is aimed at, so that it is not refused; else the last of the registered."""
 
 
 @dataclass
@@ -84,7 +87,11 @@ def plot(chance: random.Random, aimed: str) -> dict[str, list[Call]]:
         first.append(_call(chance, ADMINS[0], new, aimed))
     first += [_call(chance, ADMINS[0], new) for _ in range(2)]
     second = [_call(chance, ADMINS[1], new) for _ in range(3)]
-    if chance.random() < 0.3:  # somebody else means the same ICE
+    if aimed == "register":  # the newcomer's token is to be good
+        first, second = (
+            [call for call in calls if NEWCOMER not in call.names] for calls in (first, second)
+        )
+    elif chance.random() < 0.3:  # somebody else means the same ICE
         second[0] = Call(ADMINS[1], *_same(first[-1]))
     return {ADMINS[0]: first, ADMINS[1]: second}
 
@@ -99,9 +106,9 @@ def _call(chance: random.Random, admin: str, new: Iterator[str], aimed: str | No
         return Call(admin, action, (next(new),))
     if action == "bulk":
         return Call(admin, action, (*BULK, chance.choice(PROVISIONED), "nobody"))
-    # What is aimed at is not to be refused: the newcomer may have registered by then.
-    suitable = PROVISIONED[1:] if aimed == "reprovision" else _SUITABLE[action]
-    return Call(admin, action, (chance.choice(suitable),))
+    if aimed:
+        return Call(admin, action, (_AIMED.get(action, REGISTERED[-1]),))
+    return Call(admin, action, (chance.choice(_SUITABLE[action]),))
 
 
 async def act_out(
@@ -122,9 +129,6 @@ async def act_out(
     for task in running:
         task.cancel()
     await asyncio.wait(running)
-    for ice in ices.values():
-        for connection in ice.connections:
-            await connection.close()
     return account
 
 
@@ -154,17 +158,24 @@ def _request(call: Call) -> tuple[str, Any]:
 
 async def _live(name: str, ice: Ice, account: Account) -> None:
     """Connect, and stay as long as one is let."""
+
+    def hears(what: str, code: int | str | None = None) -> None:
+        account.heard.append(Heard(name, what, code))
+
+    writer = None
     try:
-        connection = await ice.connect()
-        account.heard.append(Heard(name, "welcome", connection.welcome["generation"]))
+        reader, writer = await ice.begin()
+        connection = await ice.finish(reader, writer)
+        hears("welcome", connection.welcome["generation"])
         while (frame := await connection.frame()) is not None:
             if frame.opcode == 8:  # RFC 6455 section 5.5.1: a close
-                code = int.from_bytes(frame.data[:2], "big")
-                account.heard.append(Heard(name, "closed", code))
+                hears("closed", int.from_bytes(frame.data[:2], "big"))
                 return
+        hears("lost")
     except Refused as refused:
-        account.heard.append(Heard(name, "refused", refused.code))
-        return
+        hears("refused", refused.code)
     except (OSError, TimeoutError, asyncio.IncompleteReadError):
-        pass
-    account.heard.append(Heard(name, "lost"))
+        hears("lost")
+    finally:
+        if writer is not None:
+            writer.close()

@@ -42,7 +42,7 @@ def read(path: Path) -> Found:
         ]
         rows = connection.execute(
             "SELECT ice_name, ice_type, ice_token, status, provisionedto, generation,"
-            " key_thumbprint, provisionedon, registeredon, deregisteredon, expireson"
+            " key_thumbprint, provisionedon, registeredon, deregisteredon, expireson, key_id"
             " FROM ice_tokens"
         ).fetchall()
         events = connection.execute(
@@ -58,7 +58,8 @@ def read(path: Path) -> Found:
                 Status(row[3]),
                 *row[4:7],
                 from_text(row[7]),
-                *map(from_text_or_none, row[8:]),
+                *map(from_text_or_none, row[8:11]),
+                key_id=row[11],
             )
             for row in rows
         },
@@ -110,7 +111,7 @@ def _chain(entries: list[Entry]) -> list[str]:
 
 
 def _replay(found: Found) -> list[str]:
-    """The events, put through the rules, give exactly the table; only a token's hash is not in them."""
+    """The events, put through the rules, give exactly the table; a token's hash and key are not in them."""
     faults: list[str] = []
     ices: dict[str, Ice] = {}
     for entry in found.entries:
@@ -127,8 +128,12 @@ def _replay(found: Found) -> list[str]:
             faults.append(f"event {entry.seq} ({event.action}) cannot follow {old}: {new}")
     for name in ices.keys() | found.rows.keys():
         row, replayed = found.rows.get(name), ices.get(name)
-        if row is None or replayed is None or replace(replayed, ice_token=row.ice_token) != row:
+        if row is not None and replayed is not None:
+            replayed = replace(replayed, ice_token=row.ice_token, key_id=row.key_id)
+        if row != replayed:
             faults.append(f"the table has {row}, its events give {replayed}")
+        elif row is not None and (row.key_id is None) is not (row.status is Status.DEREGISTERED):
+            faults.append(f"a token and the key that opens it do not go together: {row}")
     return faults
 
 
@@ -137,14 +142,20 @@ def _after(old: Ice | None, event: Event) -> Ice | WrongStatus | None:
     if event.action == Action.PROVISION:
         kind, user = IceType(event.detail["ice_type"]), event.detail["provisionedto"]
         return old or Ice.provision(
-            event.ice_name, kind, user, token, now=event.at, expires=later(event.at, _TTL)
+            event.ice_name,
+            kind,
+            user,
+            token,
+            key_id=None,
+            now=event.at,
+            expires=later(event.at, _TTL),
         )
     if old is None:
         return None
     if event.action in (Action.REPROVISION, Action.REREGISTER):
         at = max(event.at, old.provisionedon + timedelta(milliseconds=1))
         expires = later(event.at, _TTL)
-        return old.renew(Action(event.action), token, now=at, expires=expires)
+        return old.renew(Action(event.action), token, key_id=None, now=at, expires=expires)
     if event.action == Action.REGISTER:
         return old.register(event.detail["key_thumbprint"], now=event.at)
     if event.action == Action.DEREGISTER:

@@ -26,27 +26,21 @@ from gateway.store import events
 from gateway.store.writer import Writer, _SqliteTransaction
 from tests.support.harness import settings_for
 
-STATEMENTS = {
-    "provision": 6,
-    "reprovision": 6,
-    "register": 6,
-    "reregister": 6,
-    "deregister": 6,
-    "disconnect": 6,
-    "bulk": 13,
-}
-"""Of each action: how many its transaction has in the story, from BEGIN to COMMIT; a trigger is one."""
+ACTIONS = ("provision", "reprovision", "register", "reregister", "deregister", "disconnect", "bulk")
+COMMITTED = "committed, told to nobody"
+"""The place behind the last statement of an action's transaction."""
 
 
 @dataclass(frozen=True)
 class Aim:
-    """Die as the statement number `step` of `action` begins; 0 is BEGIN, one beyond COMMIT is the moment after it.
+    """Die as a statement of `action` begins: where `place` is reached for the `nth` time.
 
     With a `delay`, so many seconds later.
     """
 
     action: str
-    step: int
+    place: str
+    nth: int = 1
     delay: float = 0.0
 
 
@@ -72,7 +66,7 @@ class _Doom:
     def __init__(self, aim: Aim, notes: Any) -> None:
         self._aim = aim
         self._notes = notes
-        self._step: int | None = None  # of the next statement; None while the action is not written
+        self._places: list[str] | None = None  # of the action; None while it is not written
         self._within = False
         self._last = ""
 
@@ -97,37 +91,36 @@ class _Doom:
 
         async def grouped(group: Any) -> Any:
             if any(hasattr(unit, "aimed_at") for unit, _ in group):
-                self._step = 0
+                self._places = []
             try:
                 return await write_group(group)
             finally:
-                self._step = None
+                self._places = None
 
         async def committed() -> None:
             await commit()
-            if self._step is not None:
-                self._die("committed, told to nobody")
+            if self._places is not None:
+                self._reach(COMMITTED)
 
         writer.write, writer._write_group = labelled, grouped  # type: ignore[method-assign]
         writer._commit = committed  # type: ignore[method-assign]
 
     def traced(self, statement: str) -> None:
         """A statement of the writer's connection begins."""
-        if self._step is None:
-            return
-        if not self._within and not statement.startswith(("BEGIN", "COMMIT")):
-            return  # another's, in the same transaction
-        if self._step == self._aim.step:
-            self._die(_place(statement, again=statement == self._last))
-        self._last = statement
-        self._step += 1
+        # Whatever else is in the same transaction is another's.
+        if self._places is not None and (self._within or statement.startswith(("BEGIN", "COMMIT"))):
+            self._reach(_place(statement, again=statement == self._last))
+            self._last = statement
 
-    def _die(self, where: str) -> None:
-        self._notes.send(where)
-        if self._aim.delay:
-            threading.Thread(target=_kill, args=(self._aim.delay,)).start()
-        else:
-            _kill(0.0)
+    def _reach(self, place: str) -> None:
+        assert self._places is not None
+        self._places.append(place)
+        if place == self._aim.place and self._places.count(place) == self._aim.nth:
+            self._notes.send(self._places)
+            if self._aim.delay:
+                threading.Thread(target=_kill, args=(self._aim.delay,)).start()
+            else:
+                _kill(0.0)
 
 
 def _place(statement: str, *, again: bool) -> str:
@@ -141,7 +134,7 @@ _acting: contextvars.ContextVar[str | None] = contextvars.ContextVar("action", d
 
 
 async def _doom(gateway: Gateway, aim: Aim, notes: Any) -> None:
-    for action in STATEMENTS:
+    for action in ACTIONS:
         if action == "register":
             _label(Admission, "_register", action)
         else:
