@@ -47,7 +47,7 @@ class Verdict:
 class Verifier:
     """Is fed the rows of the log in order, and gives a verdict.
 
-    A row has the columns of `ice_events` in the order of `Entry.digest`, and `previous` behind them.
+    A row has the `event.COLUMNS` as they stand in the table.
     """
 
     def __init__(self, pruned: Iterable[Head] = (), kept: Head | None = None) -> None:

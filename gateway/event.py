@@ -16,6 +16,19 @@ import msgspec
 
 from gateway.times import to_text
 
+COLUMNS: Final = (
+    "seq",
+    "at",
+    "actor",
+    "via",
+    "address",
+    "action",
+    "ice_name",
+    "generation",
+    "detail",
+    "previous",
+)
+"""Of the log, in the order in which they are hashed."""
 GENESIS: Final = "0" * 64
 """What stands in for the digest of the event before the first."""
 
@@ -62,23 +75,25 @@ class Entry:
     event: Event
     previous: str
 
-    def digest(self) -> str:
-        """The digest over every column, in this order."""
+    def columns(self) -> tuple[object, ...]:
+        """The values of `COLUMNS`, as they are stored and hashed."""
         event = self.event
-        return digest_of(
-            (
-                self.seq,
-                to_text(event.at),
-                event.actor.name,
-                event.actor.via,
-                event.actor.address,
-                event.action,
-                event.ice_name,
-                event.generation,
-                detail_text(event.detail),
-                self.previous,
-            )
+        return (
+            self.seq,
+            to_text(event.at),
+            event.actor.name,
+            event.actor.via.value,
+            event.actor.address,
+            event.action,
+            event.ice_name,
+            event.generation,
+            detail_text(event.detail),
+            self.previous,
         )
+
+    def digest(self) -> str:
+        """The digest over every column."""
+        return digest_of(self.columns())
 
 
 def digest_of(columns: Sequence[object]) -> str:

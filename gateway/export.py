@@ -5,58 +5,26 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
-from gateway.event import Entry, detail_text
+from gateway.event import COLUMNS, Entry
 from gateway.store.events import EventFilter, Events
-from gateway.times import to_text
 
 _BATCH: Final = 500
-_FIELDS: Final = (
-    "seq",
-    "at",
-    "actor",
-    "via",
-    "address",
-    "action",
-    "ice_name",
-    "generation",
-    "detail",
-    "previous",
-)
-
-
-def _values(entry: Entry) -> dict[str, Any]:
-    event = entry.event
-    return dict(
-        zip(
-            _FIELDS,
-            (
-                entry.seq,
-                to_text(event.at),
-                event.actor.name,
-                event.actor.via.value,
-                event.actor.address,
-                event.action,
-                event.ice_name,
-                event.generation,
-                event.detail,
-                entry.previous,
-            ),
-            strict=True,
-        )
-    )
 
 
 def _json_lines(entries: Sequence[Entry]) -> bytes:
-    return b"".join(msgspec.json.encode(_values(entry), order=None) + b"\n" for entry in entries)
+    documents = (
+        dict(zip(COLUMNS, entry.columns(), strict=True)) | {"detail": entry.event.detail}
+        for entry in entries
+    )
+    return b"".join(msgspec.json.encode(document) + b"\n" for document in documents)
 
 
 def _csv(entries: Sequence[Entry]) -> bytes:
-    rows = [_values(entry) | {"detail": detail_text(entry.event.detail)} for entry in entries]
-    return _csv_rows([[_cell(value) for value in row.values()] for row in rows])
+    return _csv_rows([[_cell(value) for value in entry.columns()] for entry in entries])
 
 
 def _csv_rows(rows: Sequence[Sequence[str]]) -> bytes:
@@ -72,7 +40,7 @@ def _cell(value: object) -> str:
 
 
 _FORMATS: Final[dict[str, tuple[str, bytes, Callable[[Sequence[Entry]], bytes]]]] = {
-    "csv": ("text/csv; charset=utf-8", _csv_rows([_FIELDS]), _csv),
+    "csv": ("text/csv; charset=utf-8", _csv_rows([COLUMNS]), _csv),
     "jsonl": ("application/jsonl", b"", _json_lines),
 }
 FORMATS: Final = tuple(_FORMATS)

@@ -9,11 +9,11 @@ from typing import Final
 
 import msgspec
 
-from gateway.event import GENESIS, Actor, Entry, Event, Via, detail_text
+from gateway.event import COLUMNS, GENESIS, Actor, Entry, Event, Via
 from gateway.store.engine import Fetch, Row, Transaction, damaged
 from gateway.times import from_text, to_text, to_text_or_none
 
-_COLUMNS: Final = "seq, at, actor, via, address, action, ice_name, generation, detail, previous"
+_COLUMNS: Final = ", ".join(COLUMNS)
 _HEAD: Final = "head of ice_events"
 
 
@@ -40,7 +40,7 @@ async def append(transaction: Transaction, events: Sequence[Event]) -> list[Entr
     # The table's trigger refuses a number that is not the next one.
     await transaction.run_many(
         f"INSERT INTO ice_events ({_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-        [_to_row(entry) for entry in entries],
+        [entry.columns() for entry in entries],
     )
     transaction.memo[_HEAD] = (seq, digest)
     return entries
@@ -85,7 +85,7 @@ class Events:
         return int(seq)
 
     async def rows_after(self, seq: int, limit: int) -> list[Row]:
-        """The rows behind number `seq` as they stand, with the columns of `Entry.digest`."""
+        """The rows behind number `seq` as they stand, with `event.COLUMNS`."""
         return await self._fetch(
             f"SELECT {_COLUMNS} FROM ice_events WHERE seq > $1 ORDER BY seq LIMIT $2", seq, limit
         )
@@ -139,22 +139,6 @@ def _conditions(place: str, params: list[object], where: EventFilter) -> tuple[s
             params.append(value)
             conditions.append(f"{condition} ${len(params)}")
     return " AND ".join(conditions), params
-
-
-def _to_row(entry: Entry) -> Row:
-    event = entry.event
-    return (
-        entry.seq,
-        to_text(event.at),
-        event.actor.name,
-        event.actor.via.value,
-        event.actor.address,
-        event.action,
-        event.ice_name,
-        event.generation,
-        detail_text(event.detail),
-        entry.previous,
-    )
 
 
 def _from_row(row: Row) -> Entry:

@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import csv
+import functools
 import hashlib
 import io
 import json
 
 import pytest
-from click.testing import CliRunner
 
-from gateway.cli import main
 from gateway.roles import Role
 from tests.support.harness import ADMIN
 
 
 @pytest.fixture
 def command(running):
-    """Runs `ice-gateway audit …` beside the gateway, in a thread of its own."""
-
-    async def run(*args, status=0):
-        url = running.gateway.settings.database_url
-        done = await asyncio.to_thread(
-            CliRunner(catch_exceptions=False).invoke, main, ["audit", *args, "--database", url]
-        )
-        assert done.exit_code == status, f"audit {args} gave {done.exit_code}: {done.output}"
-        return done
-
-    return run
+    """Runs `ice-gateway audit …`."""
+    return functools.partial(running.command, "audit")
 
 
 async def tamper(running, statement):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 
 import pytest
-from click.testing import CliRunner
 
 from gateway import keyfile
-from gateway.cli import main
 from gateway.cli.common import desk
 from gateway.ice import IceType
 from gateway.keys import KeyRefused, Keys
@@ -21,17 +20,8 @@ from tests.support.ice import until
 
 @pytest.fixture
 def command(running):
-    """Runs `ice-gateway keys …` on the gateway's database, in a thread of its own."""
-
-    async def run(*args, status=0):
-        url = running.gateway.settings.database_url
-        done = await asyncio.to_thread(
-            CliRunner(catch_exceptions=False).invoke, main, ["keys", *args, "--database", url]
-        )
-        assert done.exit_code == status, f"keys {args} gave {done.exit_code}: {done.output}"
-        return done
-
-    return run
+    """Runs `ice-gateway keys …`."""
+    return functools.partial(running.command, "keys")
 
 
 def ring(running):

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from click.testing import CliRunner
 
 from gateway.admin import openapi
 from gateway.app import Gateway, run_gateway
+from gateway.cli import main
 from gateway.event import Actor, Via
 from gateway.roles import Role
 from gateway.settings import Settings, load
@@ -123,6 +125,14 @@ class Harness:
 
     async def status(self, name: str) -> str:
         return (await self.admin.get(f"/ices/{name}")).json["status"]
+
+    async def command(self, *args: str, status: int = 0) -> Any:
+        """Run `ice-gateway` beside this gateway, on its database and in a thread of its own."""
+        url = self.gateway.settings.database_url
+        runner = CliRunner(catch_exceptions=False)
+        done = await asyncio.to_thread(runner.invoke, main, [*args, "--database", url])
+        assert done.exit_code == status, f"{args} gave {done.exit_code}: {done.output}"
+        return done
 
     async def settled(self) -> None:
         """Have written what has happened so far: presence is otherwise written a moment later."""
