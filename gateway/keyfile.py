@@ -154,7 +154,10 @@ class KeyStore:
             self._ring = read(self.path) or self._ring
 
     def fault(self) -> str | None:
-        """What is wrong with the file now; the keys that are known go on opening tokens."""
+        """What is wrong with the file now; the keys of a good one are known from here on.
+
+        Whatever is wrong, the keys that are known go on opening tokens.
+        """
         try:
             found = read(self.path)
         except KeyFileUnusable as error:
@@ -164,6 +167,7 @@ class KeyStore:
                 f"the key file {self.path} is missing: put it back from a backup; without it no"
                 " token can be made, and the gateway does not start again"
             )
+        self._ring = found
         return None
 
     def open(self, token: Secret) -> Opened | None:

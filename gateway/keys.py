@@ -3,7 +3,8 @@
 Adding and promoting are two steps, so that every process can open with a key before any seals with it.
 The file is changed within a write transaction of the database, as tokens are sealed within one
 (`provisioning`): so nobody can seal with a key between the look at who needs it and its retirement.
-A crash between the file and the commit leaves a changed file without its event, and nothing worse.
+A crash between the file and the commit leaves a changed file without its event, and nothing worse: a
+running gateway looks at the file itself, too.
 """
 
 from __future__ import annotations
@@ -18,8 +19,17 @@ from gateway import keyfile
 from gateway.event import Actor, Event
 from gateway.keyfile import KeyFileUnusable
 from gateway.store import events
-from gateway.store.engine import Engine, Transaction
-from gateway.store.ices import sealed_with
+from gateway.store.engine import (
+    Engine,
+    Fetch,
+    OutcomeUnknown,
+    StoreLocked,
+    StoreUnavailable,
+    T,
+    Transaction,
+    Unit,
+)
+from gateway.store.ices import of_unknown_key, sealed_with
 from gateway.times import Clock
 from gateway.tokens import Key, KeyRing
 
@@ -59,9 +69,10 @@ class Keys:
     async def list(self) -> list[KeyState]:
         """All keys, the oldest first."""
         ring = self._read()
-        needs = await sealed_with(self._engine.fetch)
         return [
-            KeyState(key.kid, key.made, key.kid == ring.seals, _needing(key, needs))
+            KeyState(
+                key.kid, key.made, key.kid == ring.seals, await _needing(key, self._engine.fetch)
+            )
             for key in ring.keys
         ]
 
@@ -73,7 +84,7 @@ class Keys:
             await self._change(transaction, actor, ROTATE, key.kid, lambda ring: ring.with_key(key))
             return key.kid
 
-        return await self._engine.write(unit)
+        return await self._write(unit)
 
     async def promote(self, actor: Actor, kid: str | None) -> str | KeyRefused:
         """Seal with `kid` from now on, or with the newest key; returns its id."""
@@ -90,7 +101,7 @@ class Keys:
             )
             return chosen
 
-        return await self._engine.write(unit)
+        return await self._write(unit)
 
     async def retire(self, actor: Actor, kid: str) -> KeyRefused | None:
         """Take a key away that nobody needs: its tokens never open again."""
@@ -102,7 +113,7 @@ class Keys:
                 return _unknown(kid)
             if kid == ring.seals:
                 return KeyRefused(f"the key {kid} seals: promote another first")
-            needing = _needing(key, await sealed_with(transaction.fetch))
+            needing = await _needing(key, transaction.fetch)
             if needing:
                 return KeyRefused(
                     f"the key {kid} is needed by {len(needing)} ICE"
@@ -113,7 +124,18 @@ class Keys:
             await self._change(transaction, actor, RETIRE, kid, lambda ring: ring.without(kid))
             return None
 
-        return await self._engine.write(unit)
+        return await self._write(unit)
+
+    async def _write(self, unit: Unit[T]) -> T:
+        """`Engine.write`; if it fails in the end, the file is changed already, and stays so."""
+        try:
+            return await self._engine.write(unit)
+        except StoreLocked:  # it was not begun
+            raise
+        except StoreUnavailable as error:
+            raise OutcomeUnknown(
+                f"{error}; the key file may be changed already: see `ice-gateway keys list`"
+            ) from error
 
     def _read(self) -> KeyRing:
         ring = keyfile.read(self._path)
@@ -136,10 +158,10 @@ class Keys:
         keyfile.replace(self._path, change(self._read()))
 
 
-def _needing(key: Key, needs: dict[str | None, list[str]]) -> list[str]:
-    """The ICEs of this key; one whose key is not known may need any that is as old as it."""
-    unknown = needs.get(None, []) if key.made is None else []
-    return sorted({*needs.get(key.kid, []), *unknown}, key=str.lower)
+async def _needing(key: Key, fetch: Fetch) -> list[str]:
+    """The ICEs of this key; one whose key is not known may need any that was there at the time."""
+    known = (await sealed_with(fetch)).get(key.kid, [])
+    return sorted({*known, *await of_unknown_key(fetch, key.made)}, key=str.lower)
 
 
 def _unknown(kid: str) -> KeyRefused:

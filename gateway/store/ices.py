@@ -183,6 +183,17 @@ async def sealed_with(fetch: Fetch) -> dict[str | None, list[str]]:
     return needs
 
 
+async def of_unknown_key(fetch: Fetch, since: datetime | None) -> list[str]:
+    """The ICEs that need a key nobody knows the id of, if their tokens were made `since` or later."""
+    rows = await fetch(
+        "SELECT ice_name FROM ice_tokens"
+        " WHERE status <> $1 AND key_id IS NULL AND provisionedon >= $2",
+        Status.DEREGISTERED.value,
+        to_text_or_none(since) or "",
+    )
+    return [ice_name for (ice_name,) in rows]
+
+
 class Ices:
     """Reads the table."""
 

@@ -5,16 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import hashlib
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from gateway import keyfile
+from gateway import keys as key_life
 from gateway.cli.common import desk
 from gateway.ice import IceType
+from gateway.keyfile import KeyStore
 from gateway.keys import KeyRefused, Keys
-from gateway.secret import Secret
-from gateway.times import utc_now
-from gateway.tokens import Key, KeyRing
+from gateway.store.engine import StoreLocked
+from gateway.store.setup import APPLICATION_ID, released
+from gateway.store.writer import Writer
+from gateway.times import to_text, utc_now
+from gateway.tokens import Key, KeyRing, Opened
+from tests.support.harness import settings_for
 from tests.support.ice import until
 
 
@@ -28,7 +36,15 @@ def ring(running):
     return keyfile.read(running.gateway.settings.key_file)
 
 
-async def test_a_key_is_added_promoted_and_retired_beside_a_running_gateway(running, command):
+@pytest.fixture
+def by_the_log_alone(monkeypatch):
+    """The gateway does not look at the file from time to time, so that only the event can tell it."""
+    monkeypatch.setattr(KeyStore, "fault", lambda _: None)
+
+
+async def test_a_key_is_added_promoted_and_retired_beside_a_running_gateway(
+    by_the_log_alone, running, command
+):
     ice = await running.provision("lab-1")
     await ice.connect()
     [old] = [key.kid for key in ring(running).keys]
@@ -86,19 +102,57 @@ async def test_a_key_is_needed_until_the_ice_has_another_token(running, command,
     await command("retire", old)
 
 
-async def test_an_entry_from_before_keys_were_kept_may_need_each_key_of_that_time(running, command):
-    await running.provision("ci-1", "ci-cd")
-    await running.gateway.engine.write(
-        lambda transaction: transaction.run("UPDATE ice_tokens SET key_id = NULL")
+async def test_an_entry_from_before_keys_were_kept_may_need_each_key_of_that_time(tmp_path):
+    """The database and the key file are those of the version before; others write such rows, too."""
+    settings = settings_for(tmp_path)
+    first, second = Key("first", bytes(32)), Key("second", bytes(range(32)))
+    path = settings.key_file
+    keyfile.create(path)
+    keyfile.replace(path, KeyRing([first, second], "second"))
+    with contextlib.closing(sqlite3.connect(settings.database_path)) as older:
+        for number, script in released()[:2]:
+            older.executescript(script)
+            older.execute(f"PRAGMA user_version={number}")
+        older.execute(f"PRAGMA application_id={APPLICATION_ID}")
+        add_as_before(older, "ci-1", utc_now())
+        add_as_before(older, "ci-2", utc_now())
+        older.execute(
+            "UPDATE ice_tokens SET status = 'deregistered', deregisteredon = provisionedon"
+            " WHERE ice_name = 'ci-2'"
+        )
+        older.commit()
+        async with desk(settings) as opened:
+            master = keys(opened)
+            third = await master.rotate(opened.actor)
+            await master.promote(opened.actor, None)
+            assert await depend(master) == {"first": ["ci-1"], "second": ["ci-1"], third: []}
+            # Who does not write the id has had the third key to seal with, too.
+            add_as_before(older, "CI-0", utc_now())
+            assert (await depend(master))[third] == ["CI-0"]
+            await master.promote(opened.actor, await master.rotate(opened.actor))
+            for kid, ices in ((third, ["CI-0"]), ("first", ["CI-0", "ci-1"])):
+                refused = await master.retire(opened.actor, kid)
+                assert isinstance(refused, KeyRefused)
+                assert refused.ices == ices
+            for name in ("ci-1", "CI-0"):
+                await opened.provisioning.reprovision(opened.actor, name)
+            for kid in ("first", "second", third):
+                assert await master.retire(opened.actor, kid) is None
+
+
+def add_as_before(database, name, now):
+    """As the version before writes it: without the key's id."""
+    row = (name, hashlib.sha256(name.encode()).hexdigest(), to_text(now))
+    database.execute(
+        "INSERT INTO ice_tokens (ice_name, ice_type, ice_token, status, generation, provisionedon)"
+        " VALUES (?, 'ci-cd', ?, 'provisioned', 1, ?)",
+        row,
     )
-    path = running.gateway.settings.key_file
-    [old] = ring(running).keys
-    keyfile.replace(path, KeyRing([Key(old.kid, old.reveal())], old.kid))
-    extra = (await command("rotate")).stdout.strip()
-    await command("retire", extra)
-    await command("rotate")
-    await command("promote")
-    assert (await command("retire", old.kid, status=1)).stdout == "ci-1\n"
+    database.commit()
+
+
+async def depend(master):
+    return {state.kid: state.ices for state in await master.list()}
 
 
 async def test_what_cannot_be_done_is_said(running, command):
@@ -119,38 +173,165 @@ async def test_what_cannot_be_done_is_said(running, command):
     assert '"seals": true' in (await command("list", "--json")).stdout
 
 
-async def test_no_key_is_retired_under_a_token_that_is_being_made(running):
-    """Each token that anybody was given opens, however sealing and retiring interleave."""
-    tokens = []
-    stop = asyncio.Event()
+async def test_a_commit_that_fails_says_that_the_file_may_be_changed(running, command, monkeypatch):
+    ice = await running.provision("lab-1")
+    [old] = [key.kid for key in ring(running).keys]
+    new = (await command("rotate")).stdout.strip()
+    await command("promote")
+    again = (await running.act("lab-1", "reprovision"))["token"]
 
-    async def provision(opened, name):
-        number = 0
-        while not stop.is_set():
-            number += 1
-            issued = await opened.provisioning.provision(
-                opened.actor, f"{name}-{number}", IceType.CI_CD, None
+    async def fail(writer):
+        await writer._roll_back()
+        raise sqlite3.OperationalError("disk I/O error")
+
+    # The gateway's own writer is another class from here on: only the command's commits fail.
+    class Failing(Writer):
+        _commit = fail
+
+    with monkeypatch.context() as patched:
+        patched.setattr("gateway.store.sqlite.Writer", Failing)
+        said = await command("retire", old, status=1)
+    assert "the key file may be changed already: see `ice-gateway keys list`" in said.stderr
+    assert len(said.stderr.splitlines()) == 1
+    assert [key.kid for key in ring(running).keys] == [new]
+    # No event tells of it, so that the gateway has to see it for itself.
+    held = running.gateway.endpoint._admission._keys
+    await until(lambda: [key.kid for key in held._ring.keys] == [new])
+    assert (await ice.refused()).code == "token-invalid"
+    ice.token = again
+    await ice.connect()
+
+
+# --- at the same moment -----------------------------------------------------------------------------
+#
+# One command is stopped where it matters, another does its worst meanwhile, on connections of its own.
+# It may be locked out or succeed; what counts is that afterwards nobody has a token that no key opens.
+
+
+class Intruder:
+    """Does `work` at a desk of its own, without patience, whenever it is let in."""
+
+    def __init__(self, settings, work):
+        self.settings = settings
+        self.work = work
+        self.visits = 0
+        self.inside = False
+
+    def __call__(self):
+        """In a thread, while whoever calls is kept waiting; what the intruder causes lets nobody in."""
+        if not self.inside:
+            self.visits, self.inside = self.visits + 1, True
+            with ThreadPoolExecutor(1) as thread:
+                thread.submit(asyncio.run, self._try()).result()
+            self.inside = False
+
+    async def _try(self):
+        with pytest.MonkeyPatch.context() as patched, contextlib.suppress(StoreLocked):
+            patched.setattr("gateway.store.sqlite.BUSY_TIMEOUT", 0)
+            async with desk(self.settings) as opened:
+                await self.work(opened)
+
+
+@pytest.fixture
+async def table(tmp_path):
+    """A desk on a table without a gateway, with keys of which the first is needed, the second seals."""
+    async with desk(settings_for(tmp_path)) as opened:
+        await opened.provisioning.provision(opened.actor, "ci-1", IceType.CI_CD, None)
+        master = keys(opened)
+        await master.promote(opened.actor, await master.rotate(opened.actor))
+        await master.rotate(opened.actor)
+        yield opened
+
+
+def kids(opened):
+    return [key.kid for key in keyfile.read(opened.settings.key_file).keys]
+
+
+@pytest.mark.parametrize("action", ["provision", "reprovision", "reregister"])
+async def test_no_key_is_retired_under_a_token_that_is_being_sealed(table, monkeypatch, action):
+    _, sealing, newest = kids(table)
+    provisioning = table.provisioning
+    if action == "reregister":
+        await table.engine.write(
+            lambda transaction: transaction.run(
+                "UPDATE ice_tokens SET status = 'registered', key_thumbprint = 'x', expireson = NULL"
             )
-            tokens.append(issued.token)
-            if number % 2:
-                await opened.provisioning.reprovision(opened.actor, f"{name}-{number}")
-                tokens.pop()
+        )
 
-    async with contextlib.AsyncExitStack() as stack:
-        desks = [await stack.enter_async_context(desk(running.gateway.settings)) for _ in range(3)]
-        await running.provision("ci-1", "ci-cd")
-        work = [asyncio.create_task(provision(each, f"d{n}")) for n, each in enumerate(desks[:2])]
-        master = keys(desks[2])
-        retired = 0
-        for _ in range(12):
-            before = ring(running).seals
-            await master.promote(desks[2].actor, await master.rotate(desks[2].actor))
-            retired += not isinstance(await master.retire(desks[2].actor, before), KeyRefused)
-        stop.set()
-        await asyncio.gather(*work)
-        held = ring(running)
-        needed = {kid for state in await master.list() if (kid := state.kid) and state.ices}
-    lost = [token for token in tokens if not hasattr(held.open(Secret(token.reveal())), "digest")]
-    assert not lost, f"{len(lost)} of {len(tokens)} tokens do not open"
-    assert needed <= {key.kid for key in held.keys}
-    assert retired < 12, "the race must have been one: no retirement met an entry"
+    async def retire_it(opened):
+        await keys(opened).promote(opened.actor, newest)
+        await keys(opened).retire(opened.actor, sealing)
+
+    intruder = Intruder(table.settings, retire_it)
+    sealed = KeyStore.for_sealing
+
+    def stopped(store, **options):
+        held = sealed(store, **options)
+        intruder()
+        return held
+
+    monkeypatch.setattr(KeyStore, "for_sealing", stopped)
+    if action == "provision":
+        issued = await provisioning.provision(table.actor, "ci-2", IceType.CI_CD, None)
+    else:
+        issued = await getattr(provisioning, action)(table.actor, "ci-1")
+    assert intruder.visits == 1
+    opened = keyfile.read(table.settings.key_file).open(issued.token)
+    assert isinstance(opened, Opened), "the token that was given out was expected to open"
+
+
+@pytest.mark.parametrize("moment", ["looked", "writes"])
+async def test_no_token_is_sealed_with_a_key_that_is_being_retired(table, monkeypatch, moment):
+    first, second, _ = kids(table)
+    await table.provisioning.reprovision(table.actor, "ci-1")  # nobody needs the first any more
+    tokens = []
+
+    async def seal_with_it(opened):
+        master = keys(opened)
+        await master.promote(opened.actor, first)
+        issued = await opened.provisioning.provision(opened.actor, "ci-2", IceType.CI_CD, None)
+        tokens.append(issued.token)
+        await master.promote(opened.actor, second)
+
+    intruder = Intruder(table.settings, seal_with_it)
+    if moment == "looked":
+        look = key_life.of_unknown_key
+
+        async def looked(*args):
+            found = await look(*args)
+            intruder()
+            return found
+
+        monkeypatch.setattr(key_life, "of_unknown_key", looked)
+    else:
+        change = keyfile.replace
+
+        def writes(*args):
+            intruder()
+            change(*args)
+
+        monkeypatch.setattr(keyfile, "replace", writes)
+    refused = await keys(table).retire(table.actor, first)
+    assert intruder.visits == 1
+    assert tokens or refused is None
+    held = keyfile.read(table.settings.key_file)
+    assert all(isinstance(held.open(token), Opened) for token in tokens)
+
+
+async def test_of_two_keys_that_are_added_at_once_none_is_lost(table, monkeypatch):
+    told = []
+
+    async def add(opened):
+        told.append(await keys(opened).rotate(opened.actor))
+
+    intruder = Intruder(table.settings, add)
+    change = keyfile.replace
+
+    def stopped(*args):
+        intruder()
+        change(*args)
+
+    monkeypatch.setattr(keyfile, "replace", stopped)
+    await add(table)
+    assert intruder.visits == 1
+    assert set(told) <= set(kids(table))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from threading import Barrier
@@ -290,6 +292,62 @@ def test_a_change_is_whole_or_not_at_all(path, monkeypatch):
                 keyfile.replace(path, before.with_key(Key.generate(NOW)))
         assert path.read_bytes() == content, f"a fault of {step} must leave the old keys"
         assert list(path.parent.iterdir()) == [path], f"a fault of {step} must leave nothing else"
+
+
+CRASHES = """
+import os, sys, tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from gateway import keyfile
+from gateway.tokens import Key
+
+path = Path(sys.argv[1])
+before = keyfile.create(path)
+content = path.read_bytes()
+after = before.with_key(Key.generate(datetime.now(UTC)))
+crashed = 0
+while True:
+    path.write_bytes(content)
+    child = os.fork()
+    if not child:
+        left = crashed
+
+        def dying(call):
+            def step(*args, **kwargs):
+                global left
+                if not left:
+                    os._exit(9)
+                left -= 1
+                return call(*args, **kwargs)
+            return step
+
+        for module, name in (
+            (tempfile, "mkstemp"), (os, "fdopen"), (os, "fsync"), (os, "chown"),
+            (os, "rename"), (os, "unlink"), (os, "open"), (os, "close"),
+        ):
+            setattr(module, name, dying(getattr(module, name)))
+        keyfile.replace(path, after)
+        os._exit(0)
+    ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    kids = [key.kid for key in keyfile.read(path).keys]
+    print({1: "old", 2: "new"}[len(kids)] if kids[0] == before.seals else "other")
+    if not ended:
+        break
+    crashed += 1
+"""
+
+
+def test_a_crash_at_any_step_of_a_change_leaves_the_old_keys_or_the_new_ones(path):
+    """In a process of its own, which has no threads and may fork."""
+    done = subprocess.run(
+        [sys.executable, "-c", CRASHES, path], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = done.stdout.split()
+    old = found.count("old")
+    assert found == ["old"] * old + ["new"] * (len(found) - old)
+    assert old >= 4, "a crash was expected before the rename at each of its steps"
+    assert len(found) - old >= 3, "and after it"
 
 
 def test_a_change_keeps_the_file_private_and_a_link_a_link(path):
