@@ -28,13 +28,13 @@ from gateway.hold import Hold
 from gateway.hub import Hub
 from gateway.keyfile import KeyFileUnusable, KeyStore
 from gateway.keys import KEY_ACTIONS
-from gateway.listener import SERVER_NAME, Runner, calm
+from gateway.listener import Runner, calm
 from gateway.logins import LoginDesk
 from gateway.metrics import Metrics
 from gateway.passwords import Passwords
 from gateway.presence import Presence
 from gateway.provisioning import Provisioning
-from gateway.respond import problems
+from gateway.respond import MAX_BODY
 from gateway.session import Session
 from gateway.settings import BadSetting, Settings, cannot_listen
 from gateway.store.engine import Engine
@@ -47,12 +47,6 @@ from gateway.times import Clock, utc_now
 from gateway.tls import Tls
 from gateway.vitals import Vital, Vitals
 
-MAX_BODY = 1024 * 1024
-"""Bytes of a request body at the most."""
-_KEEP_ALIVE = 10.0
-"""Seconds for a request's headers to arrive, and between two requests."""
-_MAX_HEADER = 32 * 1024
-"""Bytes of a header; what is too large for a proof shall still be told so by us."""
 _FINISH = 3.0
 """Seconds for the requests in hand to finish after a SIGTERM; aiohttp waits twice as long for some."""
 
@@ -266,8 +260,7 @@ def _assemble(
     vitals = Vitals(engine, known)
     metrics.watch({name: vital.fault for name, vital in known.items()})
     health = Health(vitals, lambda: endpoint.draining)
-    app = web.Application(middlewares=[problems], client_max_size=MAX_BODY)
-    app.on_response_prepare.append(_name_server)
+    app = web.Application(client_max_size=MAX_BODY)
     for prefix in settings.prefixes:
         app.router.add_get(prefix + PATH, endpoint.handle, allow_head=False)
         app.router.add_get(f"{prefix}/", to_the_page)
@@ -283,31 +276,17 @@ async def to_the_page(_: web.Request) -> web.StreamResponse:
     raise web.HTTPFound("admin/")
 
 
-async def _name_server(_: web.Request, response: web.StreamResponse) -> None:
-    """Say what answers, but not with which libraries of which versions."""
-    response.headers["Server"] = SERVER_NAME
-
-
 async def _listen(
     app: web.Application,
     settings: Settings,
     tls: Tls | None,
     stack: contextlib.AsyncExitStack,
 ) -> web.AppRunner:
-    runner = Runner(
-        app,
-        access_log=None,
-        keepalive_timeout=_KEEP_ALIVE,
-        shutdown_timeout=_FINISH,
-        max_field_size=_MAX_HEADER,
-        auto_decompress=False,  # nobody sends us bombs
-    )
-    await runner.setup()
+    runner = Runner(app, shutdown_timeout=_FINISH)
     stack.push_async_callback(runner.cleanup)
-    host, port = settings.server_host, settings.server_port
     try:
         context = tls.context if tls is not None else None
-        await web.TCPSite(runner, host, port, ssl_context=context, backlog=4096).start()
+        await runner.listen(settings.server_host, settings.server_port, context)
     except OSError as error:
         raise cannot_listen(settings, error) from error
     return runner

@@ -44,6 +44,13 @@ class IceDocument(msgspec.Struct, kw_only=True):
     connection: ConnectionDocument | None
 
 
+class Presence(msgspec.Struct):
+    """News of an ICE: its session, which has come or said hello, or null since it has gone."""
+
+    ice_name: str
+    connection: ConnectionDocument | None
+
+
 class IcePage(msgspec.Struct):
     """ICEs by name; `next` is the cursor of the next page, null at the end."""
 

@@ -68,12 +68,19 @@ _CATALOGUE: Final = {
         "The entry has changed since you read it: read it again and decide anew.",
     ),
     "too-large": (413, "Too large", "Send less than 1 MiB."),
+    "uri-too-long": (414, "Too long", "Ask for a shorter address."),
     "unsupported-media-type": (
         415,
         "Not JSON",
         "Send the body as application/json.",
     ),
+    "expectation-failed": (
+        417,
+        "Not expected",
+        "Leave Expect away, or send `Expect: 100-continue`.",
+    ),
     "invalid": (422, "Not valid", "A field is not valid."),
+    "headers-too-large": (431, "Headers too large", "Send fewer, or shorter, headers."),
     "internal": (500, "Fault of the gateway", "The gateway's log says more."),
     "keys-unavailable": (
         503,

@@ -1,27 +1,50 @@
-"""How aiohttp serves us where the application is not asked: what is no proper HTTP, who does not read.
+"""How aiohttp serves us where the application is not asked: what is no proper HTTP, too slow, too large.
 
-aiohttp would answer the first in plain text, quote what was sent (a token, perhaps) and log it; the
-second it would wait for without end. This file and `wire` alone know aiohttp from the inside; it is
-pinned to its minor for them.
+aiohttp would answer the first in plain text, quote what was sent (a token, perhaps) and log it; who does
+not read an answer it would wait for without end. This file and `wire` alone know aiohttp from the
+inside; it is pinned to its minor for them. What a body may be stands in `respond`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import structlog
 from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
+from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
-from gateway.errors import problem
-from gateway.respond import problem_response
+from gateway.errors import Problem, problem
+from gateway.respond import problem_response, problems
 
 SERVER_NAME: Final = "ice-gateway"
+HEAD_TIMEOUT: Final = 10.0
+"""Seconds for a request's headers to arrive, and between two requests; for a TLS handshake likewise."""
+REQUEST_TIMEOUT: Final = 90.0
+"""Seconds from the headers to the first byte of the answer; nothing that is asked for takes so long."""
 READ_TIMEOUT: Final = 30.0
-"""Seconds for a client to take 64 KiB of an answer (the transport's high-water mark), or its rest."""
+"""Seconds for a client to take `READ_STEP` bytes of an answer that waits, or its rest."""
+READ_STEP: Final = 64 * 1024
+LINGER_TIMEOUT: Final = 5.0
+"""Seconds for the rest of what nobody wanted: to close at once could lose the answer."""
+MAX_LINE: Final = 8 * 1024
+"""Bytes of a request's first line, with path and query."""
+MAX_FIELD: Final = 32 * 1024
+"""Bytes of one header; what is too large for a proof shall still be told so by us."""
+MAX_FIELDS: Final = 128
+MAX_HEAD: Final = 64 * 1024
+"""Bytes of all headers together."""
+_TLS_FAREWELL: Final = 5.0
+"""Seconds for a TLS client to say that it has heard the end."""
+_NO_ANSWER: Final = (
+    "There was no time to answer. It is not known whether this was done: look before you try again."
+)
+_TIMEOUT: web.RequestKey[asyncio.Timeout] = web.RequestKey("timeout", asyncio.Timeout)
 _log = structlog.get_logger()
 
 
@@ -49,11 +72,26 @@ def calm(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
 
 
 class _Connection(RequestHandler):
-    __slots__ = ("_patience",)
+    __slots__ = ("_gone", "_head", "_malformed", "_patience")
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._patience: asyncio.TimerHandle | None = None
+        self._head = 0
+        self._malformed = False
+        self._gone: asyncio.Future[None] | None = None
+
+    def data_received(self, data: bytes) -> None:
+        """Bound a request's headers as a whole; aiohttp bounds the lines and how many there are."""
+        # While a request is waited for, all that comes is its head.
+        waiting, count = self._waiter is not None or not self._request_count, self._request_count
+        super().data_received(data)
+        self._head = self._head + len(data) if waiting and count == self._request_count else 0
+        if self._head > MAX_HEAD and self._waiter is not None and not self._waiter.done():
+            # As it does itself with what it cannot parse.
+            self._request_count += 1
+            self._messages.append((_ErrInfo(400, _HeadTooLarge(""), ""), EMPTY_PAYLOAD))
+            self._waiter.set_result(None)
 
     def pause_writing(self) -> None:
         """More waits for the client than it should: give it some time."""
@@ -75,7 +113,25 @@ class _Connection(RequestHandler):
         if self._messages:
             # Who sends requests without waiting for answers takes turns with everybody else.
             await asyncio.sleep(0)
-        return await super()._handle_request(request, start_time, request_handler)
+        answered = await super()._handle_request(request, start_time, request_handler)
+        if self._malformed:
+            await self._linger()
+        return answered
+
+    async def _linger(self) -> None:
+        """Say that there is no more, but read on: to close with anything unread would reset the connection.
+
+        The client might then never see the answer (RFC 9112 section 9.6).
+        """
+        if self.transport is None:
+            return
+        self._close = True  # what comes is dropped
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._gone = self._loop.create_future()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_TIMEOUT):
+                await self._gone
 
     async def start(self) -> None:
         """Serve requests; then the rest of the last answer is waited for, but not without end."""
@@ -91,13 +147,25 @@ class _Connection(RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """There is nobody left to wait for."""
-        self._stop_waiting()
         super().connection_lost(exc)
+        self._stop_waiting()
+        if self._gone is not None and not self._gone.done():
+            self._gone.set_result(None)
 
     def _wait(self) -> None:
-        transport = self.transport
-        if self._patience is None and transport is not None:
-            self._patience = self._loop.call_later(READ_TIMEOUT, transport.abort)
+        if self._patience is None and self.transport is not None:
+            self._look_again(self.transport)
+
+    def _look_again(self, transport: asyncio.Transport) -> None:
+        left = transport.get_write_buffer_size()
+        self._patience = self._loop.call_later(READ_TIMEOUT, self._look, transport, left)
+
+    def _look(self, transport: asyncio.Transport, left: int) -> None:
+        """A slow client may go on for as long as it reads."""
+        if left - transport.get_write_buffer_size() >= READ_STEP:
+            self._look_again(transport)
+        else:
+            transport.abort()
 
     def _stop_waiting(self) -> None:
         if self._patience is not None:
@@ -112,32 +180,104 @@ class _Connection(RequestHandler):
         message: str | None = None,  # noqa: ARG002 - aiohttp's words, which quote the request
     ) -> web.StreamResponse:
         """Answer with a problem document and close."""
-        malformed = status < 500  # noqa: PLR2004 - whose fault it is
-        if malformed:
+        if status < 500:  # noqa: PLR2004 - whose fault it is
             _log.info("malformed request", address=request.remote, fault=type(exc).__name__)
+            self._malformed = True
+            response = problem_response(_malformed(exc))
         else:
             _log.error("unexpected error", address=request.remote, exc_info=exc)
-        response = problem_response(problem("bad-request" if malformed else "internal"))
+            response = problem_response(problem("internal"))
         response.headers["Server"] = SERVER_NAME
         response.force_close()
         return response
 
 
+class _HeadTooLarge(BadHttpMessage):
+    """More than `MAX_HEAD` bytes have come, and no end of the headers."""
+
+
+def _malformed(fault: BaseException | None) -> Problem:
+    """What to say of a request that was not parsed to its end."""
+    if isinstance(fault, LineTooLong) and fault.args[1] == MAX_LINE:
+        return problem("uri-too-long")
+    if isinstance(fault, LineTooLong | _HeadTooLarge) or "Too many headers" in str(fault):
+        return problem("headers-too-large")
+    return problem("bad-request")
+
+
 class _Server(web.Server):
     def __init__(self, made: web.Server, options: dict[str, Any]) -> None:
-        super().__init__(made.request_handler, request_factory=made.request_factory, **options)
+        super().__init__(self._answer, request_factory=made.request_factory, **options)
+        self._handler = made.request_handler
         self._options = options
 
     def __call__(self) -> RequestHandler:
         return _Connection(self, loop=self._loop, **self._options)
 
+    async def _answer(self, asked: web.BaseRequest) -> web.StreamResponse:
+        """What the application answers, or a problem document that says why it does not."""
+        request = cast("web.Request", asked)  # the factory is an application's
+        try:
+            async with asyncio.timeout(REQUEST_TIMEOUT) as timeout:
+                request[_TIMEOUT] = timeout
+                try:
+                    return await problems(request, self._handler)
+                finally:
+                    del request[_TIMEOUT]
+        except TimeoutError:
+            _log.error("no answer", method=request.method, path=request.rel_url.raw_path)
+            return problem_response(problem("unavailable", _NO_ANSWER))
+
+
+async def _begin(request: web.Request, response: web.StreamResponse) -> None:
+    """The answer begins: from here on it is the client's reading that takes time."""
+    response.headers["Server"] = SERVER_NAME  # but not with which libraries of which versions
+    timeout = request.get(_TIMEOUT)
+    if timeout is not None:
+        timeout.reschedule(None)
+
+
+class _Site(web.TCPSite):
+    """Listens as aiohttp's own, which knows no time-outs for TLS."""
+
+    async def start(self) -> None:
+        await web.BaseSite.start(self)
+        tls = self._ssl_context is not None
+        self._server = await asyncio.get_running_loop().create_server(
+            cast("web.Server", self._runner.server),
+            self._host,
+            self._port,
+            ssl=self._ssl_context,
+            backlog=self._backlog,
+            ssl_handshake_timeout=HEAD_TIMEOUT if tls else None,
+            ssl_shutdown_timeout=_TLS_FAREWELL if tls else None,
+        )
+
 
 class Runner(web.AppRunner):
-    """Runs an application; `options` are those of aiohttp's connections."""
+    """Runs an application, every answer and error of which is bounded and a document of ours.
+
+    `options` are those of aiohttp's connections, in place of ours.
+    """
 
     def __init__(self, app: web.Application, *, shutdown_timeout: float, **options: Any) -> None:
         super().__init__(app, handle_signals=False, shutdown_timeout=shutdown_timeout)
-        self._options = options
+        app.on_response_prepare.append(_begin)
+        self._options = {
+            "access_log": None,
+            "keepalive_timeout": HEAD_TIMEOUT,
+            "lingering_time": LINGER_TIMEOUT,
+            "max_line_size": MAX_LINE,
+            "max_field_size": MAX_FIELD,
+            "max_headers": MAX_FIELDS,
+            "auto_decompress": False,  # nobody sends us bombs
+            **options,
+        }
+
+    async def listen(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
+        """Begin to serve. Raises `OSError` where the address cannot be had."""
+        await self.setup()
+        await _Site(self, host, port, ssl_context=tls, backlog=4096).start()
 
     async def _make_server(self) -> web.Server:
         return _Server(await super()._make_server(), self._options)

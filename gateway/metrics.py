@@ -87,10 +87,9 @@ class Metrics:
 
         app = web.Application()
         app.router.add_get("/metrics", page)
-        runner = Runner(app, shutdown_timeout=1.0, access_log=None, keepalive_timeout=10)
-        await runner.setup()
+        runner = Runner(app, shutdown_timeout=1.0)
         try:
-            await web.TCPSite(runner, *address).start()
+            await runner.listen(*address)
         except OSError as error:
             _log.warning("metrics not served", listen=address, reason=str(error))
             await runner.cleanup()

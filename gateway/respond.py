@@ -1,11 +1,12 @@
-"""Problem documents as responses, and where a request came from: what every handler shares."""
+"""Problem documents as responses, bodies, and where a request came from: what every handler shares."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network, ip_address
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import structlog
@@ -15,6 +16,10 @@ from aiohttp.typedefs import Handler
 from gateway.errors import Problem, problem
 from gateway.store.engine import OutcomeUnknown, StoreUnavailable
 
+MAX_BODY: Final = 1024 * 1024
+"""Bytes of a request's body at the most."""
+BODY_TIMEOUT: Final = 10.0
+"""Seconds for a body to arrive."""
 Networks = Sequence[IPv4Network | IPv6Network]
 _log = structlog.get_logger()
 
@@ -46,6 +51,7 @@ _BY_STATUS = {
     404: "not-found",
     405: "method-not-allowed",
     413: "too-large",
+    417: "expectation-failed",
 }
 
 
@@ -57,7 +63,25 @@ class Refusal(Exception):
         self.problem = refused
 
 
-@web.middleware
+async def read_body(request: web.Request, at_most: int = MAX_BODY) -> bytes:
+    """The body, of so many bytes at the most. Raises `Refusal`."""
+    too_large = problem("too-large", f"Send {at_most // 1024} KiB at the most.")
+    if (request.content_length or 0) > at_most:
+        raise Refusal(too_large)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT):
+            while chunk := await request.content.readany():
+                body += chunk
+                if len(body) > at_most:
+                    raise Refusal(too_large)
+    except TimeoutError:
+        raise Refusal(problem("timeout")) from None
+    except web.RequestPayloadError:  # chunks that cannot be decoded
+        raise Refusal(problem("bad-request")) from None
+    return bytes(body)
+
+
 async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn every error into a problem document; what was not expected is logged and named `internal`."""
     try:

@@ -9,7 +9,7 @@ import msgspec
 from aiohttp import web
 
 from gateway import __version__, documents
-from gateway.admin.api.events import EventQuery
+from gateway.admin.api.events import SEQ_PATTERN, EventQuery
 from gateway.admin.api.ices import Bulk, IceQuery, NewIce
 from gateway.admin.auth import COOKIE, FORM_TOKEN
 from gateway.errors import CODES
@@ -30,6 +30,7 @@ _SHAPES: Final = (
     documents.BulkAnswer,
     documents.Happenings,
     documents.EventPage,
+    documents.Presence,
     documents.ProblemDocument,
 )
 _NAME: Final = {
@@ -37,7 +38,7 @@ _NAME: Final = {
     "in": "path",
     "required": True,
     "description": f"The ICE's name, case ignored: {NAME_RULE}",
-    "schema": {"type": "string"},
+    "schema": {"type": "string", "pattern": f"^{NAME_PATTERN}$"},
 }
 _IF_MATCH: Final = {
     "name": "If-Match",
@@ -45,22 +46,25 @@ _IF_MATCH: Final = {
     "description": "Act only if the entry still has this entity tag",
     "schema": {"type": "string"},
 }
-_LINKED: Final = (
-    "showIce",
-    "reprovisionIce",
-    "reregisterIce",
-    "deregisterIce",
-    "disconnectIce",
-    "listConnections",
-)
 _LINKS: Final = {
     operation_id: {
         "operationId": operation_id,
         "parameters": {"ice_name": "$response.body#/ice/ice_name"},
     }
-    for operation_id in _LINKED
+    for operation_id in (
+        "showIce",
+        "reprovisionIce",
+        "reregisterIce",
+        "deregisterIce",
+        "disconnectIce",
+        "listConnections",
+    )
 }
-_ETAG: Final = {"ETag": {"description": "The generation", "schema": {"type": "string"}}}
+_ABOUT: Final = (
+    "Every error is a problem document (RFC 9457) with a stable `code`. Beside what stands at each call,"
+    " any request may be answered 400 (not proper HTTP), 404 (nothing at this address), 405 (not this"
+    " method: `Allow` names those there are), 414, 417, 431 (address, Expect, headers) or 500."
+)
 _TITLES: Final = {
     400: "Not JSON",
     401: "Not authenticated",
@@ -79,22 +83,69 @@ _TITLES: Final = {
 _BODY: Final = (400, 408, 413, 415, 422)
 
 
-def _answer(shape: type, description: str, headers: dict[str, Any] | None = None) -> dict[str, Any]:
+def _header(description: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"description": description, "required": True, "schema": schema}
+
+
+_NO_STORE: Final = {"Cache-Control": _header("Nothing is kept", {"const": "no-store"})}
+_ETAG: Final = {"ETag": _header("The generation", {"type": "string", "pattern": '^"[1-9][0-9]*"$'})}
+_LOCATION: Final = {"Location": _header("The ICE", {"type": "string", "format": "uri-reference"})}
+_ERROR_HEADERS: Final = {
+    401: {"WWW-Authenticate": _header("How to authenticate", {"const": "Bearer"})},
+    405: {"Allow": _header("The methods there are", {"type": "string", "minLength": 1})},
+}
+
+
+def _answer(
+    shape: type,
+    description: str,
+    headers: dict[str, Any] | None = None,
+    links: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     answer: dict[str, Any] = {
         "description": description,
+        "headers": _NO_STORE | (headers or {}),
         "content": {"application/json": {"schema": _ref(shape)}},
     }
-    return answer | ({"headers": headers} if headers else {})
+    return answer | ({"links": links} if links else {})
+
+
+def _next(operation_id: str, parameter: str) -> dict[str, Any]:
+    """To the page behind this one."""
+    parameters = {parameter: "$response.body#/next"}
+    return {"next": {"operationId": operation_id, "parameters": parameters}}
 
 
 def _ref(shape: type) -> dict[str, str]:
     return {"$ref": _REF.format(name=shape.__name__)}
 
 
+def _stream() -> dict[str, Any]:
+    """The events of a stream, each by its fields."""
+    number = {"type": "string", "pattern": f"^{SEQ_PATTERN}$"}
+
+    def event(name: str, shape: type, **more: dict[str, Any]) -> dict[str, Any]:
+        data = {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": _ref(shape),
+        }
+        properties = {"event": {"const": name}, "data": data, **more}
+        return {"type": "object", "properties": properties, "required": list(properties)}
+
+    return {
+        "oneOf": [
+            event("message", documents.EventDocument, id=number),
+            event("presence", documents.Presence),
+        ]
+    }
+
+
 def _problems(*statuses: int) -> dict[str, Any]:
     return {
         str(status): {
             "description": _TITLES[status],
+            "headers": _NO_STORE | _ERROR_HEADERS.get(status, {}),
             "content": {"application/problem+json": {"schema": _ref(documents.ProblemDocument)}},
         }
         for status in sorted({401, 503, *statuses})
@@ -125,15 +176,15 @@ def _operation(
 
 
 def _query(schema: dict[str, Any]) -> list[dict[str, Any]]:
-    """The parameters of a query shape."""
+    """The parameters of a query shape; an empty one counts as not given."""
     return [
-        {"name": name, "in": "query", "required": False, "schema": property_schema}
+        {"name": name, "in": "query", "allowEmptyValue": True, "schema": property_schema}
         for name, property_schema in schema["properties"].items()
     ]
 
 
 def _action(name: str, summary: str, shape: type) -> dict[str, Any]:
-    answers = {"200": _answer(shape, "Done", _ETAG)}
+    answers = {"200": _answer(shape, "Done", _ETAG, _LINKS)}
     return {
         "parameters": [_NAME],
         "post": _operation(name, summary, answers, 403, 404, 409, 412, parameters=[_IF_MATCH]),
@@ -147,6 +198,10 @@ def _new_ice(schema: dict[str, Any]) -> dict[str, Any]:
         IceType.CI_CD: {"type": "null"},
     }
     schema["properties"]["ice_name"]["pattern"] = f"^{NAME_PATTERN}$"
+    schema["examples"] = [
+        {"ice_name": "lab-pc-7", "ice_type": "normal", "provisionedto": "alice"},
+        {"ice_name": "build-1", "ice_type": "ci-cd"},
+    ]
     return schema | {
         "oneOf": [
             {
@@ -164,28 +219,25 @@ def document() -> dict[str, Any]:
     _, schemas = msgspec.json.schema_components(_SHAPES, ref_template=_REF)
     ice_query, event_query = schemas.pop("IceQuery"), schemas.pop("EventQuery")
     schemas["NewIce"] = _new_ice(schemas["NewIce"])
+    schemas["Bulk"]["examples"] = [{"action": "disconnect", "ice_names": ["lab-pc-7", "build-1"]}]
     schemas["ProblemDocument"]["properties"]["code"]["examples"] = sorted(CODES)
     final = {
         method: _operation(f"{method}Ice", "Names are final", {}, 405)
         for method in ("put", "patch", "delete")
     }
-    location = {"Location": {"description": "The ICE", "schema": {"type": "string"}}}
     paths = {
         "/ices": {
             "get": _operation(
                 "listIces",
                 "List ICEs by name",
-                {"200": _answer(documents.IcePage, "A page")},
+                {"200": _answer(documents.IcePage, "A page", links=_next("listIces", "cursor"))},
                 422,
                 parameters=_query(ice_query),
             ),
             "post": _operation(
                 "provisionIce",
                 "Provision an ICE; its token is shown this once",
-                {
-                    "201": _answer(documents.Provisioned, "Provisioned", _ETAG | location)
-                    | {"links": _LINKS}
-                },
+                {"201": _answer(documents.Provisioned, "Provisioned", _ETAG | _LOCATION, _LINKS)},
                 403,
                 409,
                 *_BODY,
@@ -237,7 +289,7 @@ def document() -> dict[str, Any]:
             "get": _operation(
                 "listEvents",
                 "List audit events, oldest first",
-                {"200": _answer(documents.EventPage, "A page")},
+                {"200": _answer(documents.EventPage, "A page", links=_next("listEvents", "after"))},
                 403,
                 422,
                 parameters=_query(event_query),
@@ -250,7 +302,8 @@ def document() -> dict[str, Any]:
                 {
                     "200": {
                         "description": "Server-sent events",
-                        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+                        "headers": _NO_STORE,
+                        "content": {"text/event-stream": {"schema": _stream()}},
                     }
                 },
                 403,
@@ -261,7 +314,7 @@ def document() -> dict[str, Any]:
                         "name": "Last-Event-ID",
                         "in": "header",
                         "description": "Resume behind this event",
-                        "schema": {"type": "integer", "minimum": 0},
+                        "schema": {"type": "string", "pattern": f"^{SEQ_PATTERN}$"},
                     }
                 ],
             )
@@ -272,6 +325,7 @@ def document() -> dict[str, Any]:
         "info": {
             "title": "ICE Gateway admin API",
             "version": __version__,
+            "description": _ABOUT,
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "security": [{"apiToken": []}, {"login": []}],

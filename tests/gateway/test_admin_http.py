@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from gateway.admin import api_app
-from gateway.app import MAX_BODY
+from gateway.respond import MAX_BODY
 from gateway.roles import Role
 from gateway.store.engine import OutcomeUnknown
 from gateway.store.ices import Ices
@@ -384,7 +384,7 @@ async def test_answers_name_no_libraries(shared):
 
 
 async def test_body_that_stops_half_way_is_408(running, monkeypatch):
-    monkeypatch.setattr("gateway.admin.api.inputs.BODY_TIMEOUT", 0.05)
+    monkeypatch.setattr("gateway.respond.BODY_TIMEOUT", 0.05)
     reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(running.url).port)
     writer.write(
         f"POST {API}/ices HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -559,22 +559,26 @@ async def test_description_names_exactly_the_calls_there_are(shared):
 
 
 @pytest.mark.parametrize(
-    "sent",
+    ("sent", "status", "code"),
     [
-        b"GET / HTTP/1.1\r\nHost: x\r\nNo colon in SECRET\r\n\r\n",
-        b"\x16\x03\x01SECRET\r\n\r\n",
-        b"GET /ice/v1 HTTP/1.1\r\nHost: x\r\nDPoP: SECRET" + b"a" * 40_000 + b"\r\n\r\n",
+        (b"GET / HTTP/1.1\r\nHost: x\r\nNo colon in SECRET\r\n\r\n", "400", "bad-request"),
+        (b"\x16\x03\x01SECRET\r\n\r\n", "400", "bad-request"),
+        (
+            b"GET /ice/v1 HTTP/1.1\r\nHost: x\r\nDPoP: SECRET" + b"a" * 40_000 + b"\r\n\r\n",
+            "431",
+            "headers-too-large",
+        ),
     ],
 )
-async def test_what_is_no_http_is_a_problem_that_quotes_nothing(running, sent):
+async def test_what_is_no_http_is_a_problem_that_quotes_nothing(running, sent, status, code):
     host, port = running.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(sent)
     async with asyncio.timeout(10):
         answer = (await reader.read()).decode()
     writer.close()
-    assert answer.split()[1] == "400", f"a problem was expected for {sent[:40]!r}"
-    assert '"code":"bad-request"' in answer
+    assert answer.split()[1] == status, f"a problem was expected for {sent[:40]!r}"
+    assert f'"code":"{code}"' in answer
     assert "aiohttp" not in answer, "the answer names the libraries"
     assert "SECRET" not in answer, "the answer quotes what was sent"
 

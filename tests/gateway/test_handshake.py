@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-import gateway.app
+import gateway.listener
 from gateway.ice import IceType
 from gateway.keyfile import KeyStore
 from gateway.proof import Nonces
@@ -768,7 +768,7 @@ async def test_the_limit_of_connections_is_checked_last(tmp_path):
 
 
 async def test_a_request_that_stops_half_way_is_cut_off(tmp_path, monkeypatch):
-    monkeypatch.setattr(gateway.app, "_KEEP_ALIVE", 0.2)
+    monkeypatch.setattr(gateway.listener, "HEAD_TIMEOUT", 0.2)
     async with harness(tmp_path) as running:
         ice = await running.provision()
         whole = ice.request()

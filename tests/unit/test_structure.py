@@ -78,7 +78,12 @@ FLOORS = [
     ["gateway.admin.api.inputs"],
     ["gateway.admin.api.ices", "gateway.admin.api.events"],
     ["gateway.admin.openapi", "gateway.admin.pages.shell"],
-    ["gateway.admin.pages.ices", "gateway.admin.pages.login", "gateway.admin.pages.guide"],
+    [
+        "gateway.admin.pages.ices",
+        "gateway.admin.pages.login",
+        "gateway.admin.pages.guide",
+        "gateway.admin.pages.static",
+    ],
     [
         "gateway.admin.pages.ice",
         "gateway.admin.pages.users",

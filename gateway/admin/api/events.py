@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Annotated, Final
 
 import msgspec
@@ -27,6 +28,8 @@ _SEND_TIMEOUT: Final = 30.0
 _RECOGNISE_EVERY: Final = 10.0
 """Seconds after which a stream's credentials are looked at again; they may have expired."""
 _MAX_SEQ: Final = 2**63 - 1
+SEQ_PATTERN: Final = "[0-9]{1,18}"
+"""The number of an event where it stands as text."""
 
 Seq = Annotated[int, msgspec.Meta(ge=0, le=_MAX_SEQ)]
 
@@ -131,8 +134,9 @@ async def _send(response: EventSourceResponse, entry: Entry) -> None:
 
 
 async def _send_presence(response: EventSourceResponse, change: Change) -> None:
-    connection = change.connection and documents.connection_document(change.connection)
-    news = {"ice_name": change.ice_name, "connection": connection}
+    session = change.connection
+    connection = None if session is None else documents.connection_document(session)
+    news = documents.Presence(change.ice_name, connection)
     await response.send(msgspec.json.encode(news).decode(), event="presence")
 
 
@@ -145,7 +149,6 @@ def _last_event_id(request: web.Request) -> int | None:
     text = request.headers.get("Last-Event-ID")
     if text is None:
         return None
-    # The length comes first: Python converts no more than 4300 digits.
-    if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) <= _MAX_SEQ):  # noqa: PLR2004 - digits of a 64 bit number
+    if not re.fullmatch(SEQ_PATTERN, text):
         raise Refusal(invalid("Last-Event-ID", "must be the number of an event"))
     return int(text)

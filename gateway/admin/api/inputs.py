@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from typing import Annotated, Any, Final, Self, TypeVar
 
@@ -13,10 +12,8 @@ from gateway import base64url
 from gateway.admin.auth import recognise
 from gateway.admin.parts import CALLER
 from gateway.errors import Problem, invalid, problem
-from gateway.respond import Refusal
+from gateway.respond import Refusal, read_body
 
-BODY_TIMEOUT: Final = 10.0
-"""Seconds for a body to arrive."""
 MAX_LIMIT: Final = 200
 DEFAULT_LIMIT: Final = 50
 MAX_TEXT: Final = 256
@@ -30,13 +27,7 @@ B = TypeVar("B")
 
 async def body_as(request: web.Request, shape: type[B]) -> B:
     """The JSON body as `shape`. Raises `Refusal`."""
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT):
-            data = await request.read()
-    except TimeoutError:
-        raise Refusal(problem("timeout")) from None
-    except web.RequestPayloadError:  # chunks or a Content-Encoding that cannot be decoded
-        raise Refusal(problem("bad-request")) from None
+    data = await read_body(request)
     # The body may have taken its time: who has lost their right meanwhile has none any more.
     caller = await recognise(request)
     if caller is None:

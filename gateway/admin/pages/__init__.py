@@ -6,8 +6,6 @@ and bears the same status as the API's answer would.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from aiohttp import web
 
 from gateway.admin.auth import PUBLIC
@@ -18,12 +16,11 @@ from gateway.admin.pages.ice import routes as one_ice
 from gateway.admin.pages.ices import routes as ices
 from gateway.admin.pages.login import routes as login
 from gateway.admin.pages.shell import answered, furnish, logged_in, to_the_page
+from gateway.admin.pages.static import routes as static
 from gateway.admin.pages.users import routes as users
 from gateway.admin.parts import PARTS, AdminParts
 
 __all__ = ["pages_app"]
-
-_STATIC = Path(__file__).parents[1] / "static"
 
 
 def pages_app(parts: AdminParts) -> web.Application:
@@ -32,7 +29,6 @@ def pages_app(parts: AdminParts) -> web.Application:
     app[PARTS] = parts
     furnish(app)
     app.router.add_get("", to_the_page, name=f"{PUBLIC}-bare")
-    for routes in (login, ices, one_ice, users, api_tokens, audit, guide):
+    for routes in (login, ices, one_ice, users, api_tokens, audit, guide, static):
         app.router.add_routes(routes())
-    app.router.add_static("/static", _STATIC, name=f"{PUBLIC}-static")
     return app

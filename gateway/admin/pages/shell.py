@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import datetime
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
@@ -14,11 +13,10 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from gateway.admin.api.inputs import BODY_TIMEOUT
 from gateway.admin.auth import is_meant, is_public, login_of
 from gateway.admin.parts import CALLER, LOGIN, PARTS, AdminParts
 from gateway.errors import Problem, problem
-from gateway.respond import Refusal, store_problem
+from gateway.respond import MAX_BODY, Refusal, read_body, store_problem
 from gateway.store.engine import StoreUnavailable
 from gateway.times import to_text
 
@@ -33,7 +31,6 @@ _HEADERS: Final = {
     "Cache-Control": "no-store",
 }
 _BY_STATUS: Final = {
-    403: "not-found",  # a folder of the static files
     404: "not-found",
     405: "method-not-allowed",
     413: "too-large",
@@ -175,25 +172,22 @@ def render(
     return response
 
 
-async def form(request: web.Request) -> dict[str, str]:
+async def form(request: web.Request, at_most: int = MAX_BODY) -> dict[str, str]:
     """The fields of a posted form; of several with one name the last."""
-    return dict(await posted(request))
+    return dict(await posted(request, at_most))
 
 
-async def posted(request: web.Request) -> list[tuple[str, str]]:
-    """The fields of a posted form in their order. Raises `Refusal`.
+async def posted(request: web.Request, at_most: int = MAX_BODY) -> list[tuple[str, str]]:
+    """The fields of a posted form of so many bytes, in their order. Raises `Refusal`.
 
     Ours, since aiohttp's fails at what is no text, takes 1000 fields at the most, and files, too.
     """
     if request.content_type != "application/x-www-form-urlencoded":
         raise Refusal(problem("bad-request", "This is not a form of these pages."))
+    data = await read_body(request, at_most)
     try:
-        async with asyncio.timeout(BODY_TIMEOUT):
-            data = await request.read()
         fields = parse_qsl(data.decode(), keep_blank_values=True, errors="strict")
-    except TimeoutError:
-        raise Refusal(problem("timeout")) from None
-    except (web.RequestPayloadError, ValueError):
+    except ValueError:
         raise Refusal(problem("bad-request", "The form cannot be read.")) from None
     # The form may have taken its time: who has lost their right meanwhile has none any more.
     await _let_in(request)

@@ -1,0 +1,36 @@
+"""A gateway's API held to its own document by schemathesis, in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from tests.support.harness import Harness
+
+CONFIG = Path(__file__).with_name("schemathesis.toml")
+_ROOT = Path(__file__).parents[2]
+
+
+async def seed(running: Harness) -> None:
+    """ICEs in every status, two of them connected, under the names that the settings know."""
+    for name, ice_type in (("machine", "ci-cd"), ("desktop", "normal"), ("gone", "normal")):
+        await (await running.provision(name, ice_type)).connect()
+    await running.act("gone", "deregister")
+    await running.provision("new")
+
+
+async def hold(url: str, token: str, folder: Path, *options: str) -> tuple[int | None, str]:
+    """Run schemathesis as the bearer of `token`; returns its status and what it said."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()"),
+        *("--config-file", str(CONFIG), "run", f"{url}/admin/api/v1/openapi.json"),
+        *("--header", f"Authorization: Bearer {token}", "--no-color", *options),
+        cwd=folder,  # where it leaves what it remembers
+        env={**os.environ, "PYTHONPATH": str(_ROOT)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    said, _ = await process.communicate()
+    return process.returncode, said.decode()
