@@ -1,6 +1,7 @@
 """`IceClient` as a library."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import stat
@@ -303,9 +304,11 @@ async def test_a_message_of_one_mebibyte_is_the_largest(size, too_big, gateway, 
     async with make_ice():
         session = await gateway.session()
         await session.expect("ice.hello")
-        await session.socket.send_str(text)
+        # It may leave before it has been sent the end, and its farewell be lost over that.
+        with contextlib.suppress(ConnectionError):
+            await session.socket.send_str(text)
         if too_big:
-            assert await session.closed() == 1009
+            assert await session.closed() in (1009, 1006)
             await gateway.after_script()
         else:
             answer = await session.request("x.y", {})
