@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.exposition import generate_latest
 
+from gateway import listener, respond
+from gateway.admin.pages.login import MAX_FORM
 from gateway.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
@@ -50,3 +52,32 @@ def test_alerts_ask_for_metrics_that_there_are():
     there = set(re.findall(r"^(\w+)", generate_latest(metrics.registry).decode(), re.MULTILINE))
     assert asked, "no rule asks for anything"
     assert asked <= there, f"no such metric: {asked - there}"
+
+
+def test_limits_are_those_that_hold():
+    text = (ROOT / "docs/administration.md").read_text("utf-8")
+    [table] = re.findall(r"## Limits\n(.*?)\n## ", text, re.DOTALL)
+    limits = {row[0].strip(): row[1].strip() for row in re.findall(r"\| (.*?) \| (.*?) \|", table)}
+    kib = 1024
+    assert (
+        limits.items()
+        >= {
+            "a request's address, with its query": f"{listener.MAX_LINE // kib} KiB",
+            "one header; all of them": (
+                f"{listener.MAX_FIELD // kib} KiB; {listener.MAX_HEAD // kib} KiB and"
+                f" {listener.MAX_FIELDS} lines"
+            ),
+            "headers to arrive, from the connection's begin or the last answer on; a TLS handshake": (
+                f"{listener.HEAD_TIMEOUT:g} s"
+            ),
+            "a body; its arrival": (
+                f"{respond.MAX_BODY // kib**2} MiB, uncompressed; {respond.BODY_TIMEOUT:g} s"
+            ),
+            "the form of the login page": f"{MAX_FORM // kib} KiB",
+            "what is still sent after an answer": f"{listener.LINGER_TIMEOUT:g} s",
+            "an answer to begin": f"{listener.REQUEST_TIMEOUT:g} s",
+            "an answer that is not read": (
+                f"{listener.READ_TIMEOUT:g} s for each {listener.READ_STEP // kib} KiB and for its rest"
+            ),
+        }.items()
+    )

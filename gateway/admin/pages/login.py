@@ -14,7 +14,7 @@ from gateway.logins import NotLoggedIn
 from gateway.respond import Refusal, client_address
 from gateway.secret import Secret
 
-_MAX_FORM: Final = 16 * 1024
+MAX_FORM: Final = 16 * 1024
 """Bytes of the form: strangers send it, too."""
 
 
@@ -46,7 +46,7 @@ async def log_in(request: web.Request) -> web.StreamResponse:
     """Check name and password."""
     if not from_own_page(request):
         raise Refusal(problem("forbidden", "This login did not come from the login page."))
-    fields = await form(request, _MAX_FORM)
+    fields = await form(request, MAX_FORM)
     name, password = fields.get("name", ""), Secret(fields.get("password", ""))
     address = client_address(request, parts(request).trusted_proxies)
     verdict = await parts(request).logins.log_in(name, password, address)
