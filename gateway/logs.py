@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import sys
 import time
@@ -10,13 +11,16 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final, TextIO, cast
 
-import msgspec
 import structlog
 from structlog.typing import EventDict
 
 STRANGERS: Final = ("malformed request", "refused")
 """What anybody can cause who reaches the port."""
 LINES_A_MINUTE: Final = 120
+MAX_VALUE: Final = 1000
+"""Characters of one value in a line,"""
+MAX_TRACEBACK: Final = 20_000
+"""and of a traceback, from its end."""
 
 
 def configure(form: str, level: str) -> None:
@@ -29,21 +33,49 @@ def configure(form: str, level: str) -> None:
         if text
         else structlog.processors.JSONRenderer(_encode)
     )
-    processors: list[Any] = [
-        Sparing(),
+    stamps: list[Any] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    if not text:
-        processors.append(structlog.processors.format_exc_info)
+    rendering: list[Any] = [structlog.processors.format_exc_info, _plain, renderer]
     structlog.configure(
-        processors=[*processors, renderer],
+        processors=[Sparing(), *stamps, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Patient(sys.stderr))),
         cache_logger_on_first_use=True,
     )
-    # Libraries log through the standard library; their debug output could quote headers.
-    logging.basicConfig(stream=sys.stderr, level=max(number, logging.WARNING))
+    # Libraries log through the standard library: the same lines. Their debug output could quote headers.
+    others = logging.StreamHandler(cast("TextIO", _Patient(sys.stderr)))
+    others.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=stamps,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
+        )
+    )
+    logging.basicConfig(handlers=[others], level=max(number, logging.WARNING))
+    logging.captureWarnings(capture=True)
+
+
+def _plain(_: Any, __: str, line: EventDict) -> EventDict:
+    """Let no text steer a terminal, begin a line of its own, or fill the log: it may be a stranger's."""
+    for name, value in line.items():
+        if not isinstance(value, str):
+            continue
+        if name == "exception":
+            # What follows its first line stands further in, so that none of it looks like another's.
+            lines = value[-MAX_TRACEBACK:].split("\n")
+            line[name] = "\n  ".join(map(_printable, lines))
+        else:
+            line[name] = _printable(value[:MAX_VALUE])
+    return line
+
+
+def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
 
 
 class Sparing:
@@ -90,5 +122,6 @@ class _Patient:
             self._stream.flush()
 
 
-def _encode(value: Any, **_: Any) -> str:
-    return msgspec.json.encode(value, enc_hook=str).decode()
+def _encode(line: EventDict, **_: Any) -> str:
+    # ASCII alone; DEL is the one control character that JSON would let through.
+    return json.dumps(line, default=str, separators=(",", ":")).replace("\x7f", "\\u007f")
