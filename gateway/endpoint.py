@@ -15,7 +15,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from client.protocol import PATH, SUBPROTOCOL, RetryAfter
+from client.protocol import CLOSINGS, PATH, SUBPROTOCOL, RetryAfter
 from gateway.admission import Admission, Admitted, Candidate, Handshake, Refused
 from gateway.errors import Problem, refusal
 from gateway.heartbeat import Heartbeat
@@ -30,6 +30,7 @@ from gateway.wire import CLOSE_TIMEOUT, HandedOver, Wire, hand_over, is_gone
 SPREAD: Final = 200
 """Sessions that come back within one second after a drain."""
 _KEY_BYTES: Final = 16  # RFC 6455 section 4.1
+_PRIVATE: Final = 3000  # RFC 6455 section 7.4.2
 
 _log = structlog.get_logger()
 
@@ -197,7 +198,9 @@ class Endpoint:
         self._hub.remove(session)
         self._presence.closed(session, code, superseded=session.ice_name in self._hub)
         self._metrics.sessions.labels(session.ice.ice_type).dec()
-        self._metrics.closures.labels(str(code)).inc()
+        # A peer may choose among two thousand codes of its own: they are one series.
+        private = code >= _PRIVATE and code not in CLOSINGS
+        self._metrics.closures.labels("other" if private else str(code)).inc()
         lost = session.wire.lost
         if not lost.done():
             self._closing.add(lost)

@@ -26,13 +26,16 @@ CLOSE_TIMEOUT: Final = 1.0
 """Seconds for a peer to answer a close frame before the transport is aborted."""
 MAX_BUFFER: Final = 4 * MAX_MESSAGE
 """Bytes that may wait for a slow reader; one more and it is dropped as a slow consumer."""
-SLICE: Final = 8192
-"""Bytes that are parsed before others have their turn: some 40 ms of the smallest frames."""
+SLICE: Final = 1024
+"""Bytes that are parsed before others have their turn: a millisecond or two of the smallest frames."""
 RATE: Final = 1000
 """Frames a second that a peer may send for long,"""
 BURST: Final = 5000
 """and at once."""
 _NO_CLOSE_FRAME: Final = 1006  # RFC 6455 section 7.1.5
+_LEFT: Final = 1000
+_OURS: Final = frozenset(code for code in CLOSINGS if code >= 1012)  # noqa: PLR2004 - a restart, drops
+"""Codes that only a gateway has a reason for."""
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
 
 
@@ -85,7 +88,7 @@ class Wire(asyncio.Protocol):
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
         self._core = _Core(self._deliver)
-        self._backlog = b""
+        self._backlog = memoryview(b"")
         self._paused = False
         self._flooded = False
         self._credit = float(BURST)
@@ -135,7 +138,7 @@ class Wire(asyncio.Protocol):
 
     def begin_with(self, data: bytes) -> None:
         """Receive what came behind the handshake: soon, so that the welcome goes out first."""
-        self._backlog = data
+        self._backlog = memoryview(data)
         self._loop.call_soon(self._go_on)
 
     def data_received(self, data: bytes) -> None:
@@ -143,18 +146,18 @@ class Wire(asyncio.Protocol):
         self.heard = self._loop.time()
         if self._backlog:
             # The loop may bring what came later sooner than what it was asked to call soon.
-            self._backlog += data
+            self._backlog = memoryview(bytes(self._backlog) + data)
         else:
-            self._feed(data)
+            self._feed(memoryview(data))
 
     def _go_on(self) -> None:
-        data, self._backlog = self._backlog, b""
+        data, self._backlog = self._backlog, memoryview(b"")
         if data:
             self._feed(data)
 
-    def _feed(self, data: bytes) -> None:
+    def _feed(self, data: memoryview) -> None:
         """Parse a slice and leave the rest for later: one ICE's flood holds up nobody else."""
-        self._core.receive_data(data[:SLICE])
+        self._core.receive_data(bytes(data[:SLICE]))
         if self._core.state is not OPEN and not self._closing:
             # The peer closed, or broke the protocol and the core has failed the connection.
             self._begin_closing()
@@ -189,7 +192,7 @@ class Wire(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """Tell the session, unless it knows."""
-        self._backlog = b""
+        self._backlog = memoryview(b"")
         if self._timer is not None:
             self._timer.cancel()
         if not self._closing:
@@ -256,8 +259,15 @@ class Wire(asyncio.Protocol):
         self._message = bytearray()
         self._flush()
         self._timer = self._loop.call_later(CLOSE_TIMEOUT, self._transport.abort)
-        close = self._core.close_sent or self._core.close_rcvd
-        self._receiver.closed(_NO_CLOSE_FRAME if close is None else int(close.code))
+        self._receiver.closed(self._code())
+
+    def _code(self) -> int:
+        """Why the connection ends; a peer that leaves does not say in our name that it was dropped."""
+        core = self._core
+        close = core.close_sent or core.close_rcvd
+        if close is None:
+            return _NO_CLOSE_FRAME
+        return _LEFT if core.close_rcvd_then_sent and close.code in _OURS else int(close.code)
 
 
 # --- the hand-over -------------------------------------------------------------------------------

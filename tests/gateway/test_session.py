@@ -500,6 +500,8 @@ async def test_the_metrics(running):
     ice, machine = await running.provision(), await running.provision("ci-1", "ci-cd")
     connection = await ice.connect()
     await (await machine.connect()).leave()
+    for code in (3000, 4999):
+        await (await machine.connect()).leave(code)
     await machine.connect()
     await ice.refused(ath="wrong")
     await running.act("lab-1", "deregister")
@@ -509,14 +511,16 @@ async def test_the_metrics(running):
     for line in (
         'ice_gateway_sessions{ice_type="ci-cd"} 1.0',
         'ice_gateway_sessions{ice_type="normal"} 0.0',
-        'ice_gateway_admissions_total{ice_type="ci-cd"} 2.0',
+        'ice_gateway_admissions_total{ice_type="ci-cd"} 4.0',
         'ice_gateway_admissions_total{ice_type="normal"} 1.0',
         'ice_gateway_refusals_total{code="proof-invalid"} 1.0',
         'ice_gateway_refusals_total{code="deregistered"} 1.0',
         'ice_gateway_closures_total{code="1000"} 1.0',
         'ice_gateway_closures_total{code="4101"} 1.0',
+        # However many codes of its own an ICE may think of, they are one series.
+        'ice_gateway_closures_total{code="other"} 2.0',
         "ice_gateway_drop_seconds_count 1.0",
-        "ice_gateway_admission_seconds_count 3.0",
+        "ice_gateway_admission_seconds_count 5.0",
         "ice_gateway_tail_current 1.0",
     ):
         assert line in text.splitlines()

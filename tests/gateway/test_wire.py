@@ -251,6 +251,12 @@ class Transport(asyncio.Transport):
     def is_closing(self):
         return False
 
+    def pause_reading(self):
+        """Nothing comes by itself."""
+
+    def resume_reading(self):
+        """Likewise."""
+
     def get_write_buffer_size(self):
         return 0
 
@@ -326,6 +332,23 @@ async def test_a_closing_wire_sends_and_receives_nothing_more(bare):
         == Frame(Opcode.CLOSE, (4101).to_bytes(2, "big") + b"deregistered").serialize(mask=False)
     )
     assert told == [4101]
+
+
+@pytest.mark.parametrize("sent", [1000, 1009, 1012, 4101, 4103, 4203, 4999])
+async def test_who_leaves_does_not_say_that_it_was_dropped(bare, sent):
+    """Or else the ICE's timeline and the metrics would show what no admin has done."""
+    wire, told, transport = bare
+    wire.data_received(Frame(Opcode.CLOSE, sent.to_bytes(2, "big")).serialize(mask=True))
+    assert told == [1000 if sent == 1012 or 4100 < sent < 4300 else sent]
+    assert transport.written[2:4] == sent.to_bytes(2, "big"), "RFC 6455: the code is echoed"
+
+
+async def test_a_flood_takes_turns_with_everybody_else(bare):
+    wire, told, _ = bare
+    one = text_frame("x")
+    wire.data_received(one * 1000)
+    assert 0 < len(told) <= gateway.wire.SLICE // len(one)
+    await until(lambda: len(told) == 1000)
 
 
 # --- ends ------------------------------------------------------------------------------------------
