@@ -87,7 +87,13 @@ class LoginDesk:
         key = f"{fold_user(name)} {source(address)}"
         now = self._monotonic()
         # Counted before it has failed, or else many at once would all be let through.
-        wait = self._failures.count(key, now) or self._failures_of_address.count(address, now)
+        wait = self._failures_of_address.count(address, now)
+        if not wait:
+            # Second, so that an address which is held off cannot have names remembered without end,
+            # and other names' failures forgotten for them.
+            wait = self._failures.count(key, now)
+            if wait:
+                self._failures_of_address.take_back(address)
         if wait:
             return NotLoggedIn(wait)
         user = await self._accounts.user(name)

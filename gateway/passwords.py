@@ -1,4 +1,4 @@
-"""Hashes and checks passwords: argon2id, in threads, a few at once."""
+"""Hashes and checks passwords: argon2id, in a thread, one after the other."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import argon2
 from gateway.secret import Secret
 
 MAX_LENGTH: Final = 1024
-_AT_ONCE: Final = 2
-"""A hash takes 64 MiB and a tenth of a second: a flood of logins must not take all of either."""
+_AT_ONCE: Final = 1
+"""A hash takes 64 MiB, and four threads for a tenth of a second: a flood of logins must not take all
+of either from admissions."""
 _WAITING: Final = 32
 
 

@@ -22,7 +22,7 @@ from gateway.admin.pages.audit import ACTIONS
 from gateway.app import run_gateway
 from gateway.ice import IceType, Status
 from gateway.logins import LoginDesk
-from gateway.passwords import TooBusy
+from gateway.passwords import Passwords, TooBusy
 from gateway.respond import MAX_BODY
 from gateway.roles import Role
 from gateway.secret import Secret
@@ -270,6 +270,29 @@ async def test_fiftyfirst_attempt_from_one_address_is_refused(tmp_path, browse):
             assert (await browser.log_in(f"u{number}", "x", **here)).status == 401
         expect_login_page(await browser.log_in(**here), 429, "Too many failed attempts")
         assert (await browser.log_in(**there)).status == 303
+
+
+async def test_address_that_is_held_off_has_no_more_names_remembered(running, browse, monkeypatch):
+    """Or else it could have others' failures forgotten, and its own."""
+
+    async def wrong(*_):
+        return False
+
+    monkeypatch.setattr(Passwords, "verify", wrong)
+    desk = LoginDesk(
+        engine=running.gateway.engine,
+        clock=utc_now,
+        passwords=running.gateway.accounts._passwords,
+        idle=60,
+        lifetime=60,
+    )
+    tries = [await desk.log_in(f"user {n}", Secret("x"), "192.0.2.1") for n in range(200)]
+    assert [tried.wait > 0 for tried in tries] == [False] * 50 + [True] * 150
+    assert len(desk._failures) == 50
+    # Nor does one who insists on a name that is held off use up the address.
+    for _ in range(200):
+        await desk.log_in("root", Secret("x"), "192.0.2.2")
+    assert (await desk.log_in("another", Secret("x"), "192.0.2.2")).wait == 0
 
 
 async def test_who_could_not_be_checked_has_not_failed(running, browse, monkeypatch):
