@@ -24,6 +24,9 @@ _COMMANDS_WAIT: Final = 5
 """Times as long: beside a busy gateway a command may not get its turn at once."""
 _MAX_PAUSE: Final = 60.0
 """Seconds between two checks of a damaged file at the most."""
+READS: Final = 4
+"""Reads at once, of which one runs. What they found is worked on by the loop that admits ICEs: were all
+of a thousand listings to come back together, nobody would be admitted until the last is written."""
 
 _log = structlog.get_logger()
 
@@ -37,6 +40,7 @@ class SqliteEngine:
         self._serving = serving
         self._guard = Guard(path)
         self._stack = contextlib.AsyncExitStack()
+        self._turns = asyncio.Semaphore(READS)
         self._version: int | None = None
         self._check_due = self._check_pause = 0.0
 
@@ -64,7 +68,8 @@ class SqliteEngine:
 
     async def fetch(self, sql: str, *params: object) -> list[Row]:
         """See `Engine.fetch`."""
-        return await self._fetch(self._reader, sql, params)
+        async with self._turns:
+            return await self._fetch(self._reader, sql, params)
 
     async def look_up(self, sql: str, *params: object) -> list[Row]:
         """See `Engine.look_up`."""

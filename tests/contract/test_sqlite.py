@@ -526,3 +526,27 @@ async def test_a_copy_put_back_by_hand_gets_its_log_again(path):
     assert single(path)
     async with open_sqlite(path) as engine:
         assert await engine.fetch("PRAGMA journal_mode") == [("wal",)]
+
+
+async def test_reads_come_back_a_few_at_a_time(engine, monkeypatch):
+    """Each gives the loop something to do: all at once, they would hold up who is admitted."""
+    under_way, most = 0, 0
+    fetch = engine._fetch
+
+    async def counting(*args):
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        try:
+            return await fetch(*args)
+        finally:
+            under_way -= 1
+
+    monkeypatch.setattr(engine, "_fetch", counting)
+    rows = await asyncio.gather(*(engine.fetch("SELECT $1", number) for number in range(50)))
+    assert rows == [[(number,)] for number in range(50)]
+    assert most == sqlite.READS
+    # Admissions and the log's follower do not wait for them.
+    most = 0
+    await asyncio.gather(*(engine.look_up("SELECT 1") for _ in range(50)))
+    assert most == 50
