@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from unittest.mock import Mock
 
 import aiohttp
 import pytest
@@ -21,7 +22,7 @@ from tests.support.harness import (
     hold_to_description,
     settings_for,
 )
-from tests.support.ice import PATIENCE
+from tests.support.ice import PATIENCE, until
 
 FIELDS = [
     "seq",
@@ -365,6 +366,25 @@ async def test_reader_who_has_gone_is_forgotten(running, monkeypatch):
             pass
     async with asyncio.timeout(PATIENCE):
         await forgotten.wait()
+
+
+async def test_reader_who_goes_before_the_stream_begins_is_no_fault(running, monkeypatch):
+    def goes(request):
+        request.transport.abort()
+
+    log = Mock()
+    monkeypatch.setattr("gateway.respond._log", log)
+    monkeypatch.setattr("gateway.admin.api.events._last_event_id", goes)
+    before = asyncio.all_tasks()
+    address = running.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(*address)
+    bearer = f"Authorization: Bearer {running.admin.token}"
+    writer.write(f"GET {STREAM} HTTP/1.1\r\nHost: x\r\n{bearer}\r\n\r\n".encode())
+    with contextlib.suppress(ConnectionError):
+        assert await reader.read() == b""
+    await until(lambda: asyncio.all_tasks() <= before)
+    log.exception.assert_not_called()
+    writer.close()
 
 
 @pytest.mark.parametrize(

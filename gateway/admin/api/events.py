@@ -81,6 +81,8 @@ async def stream(request: web.Request) -> web.StreamResponse:
         headers={"X-Content-Type-Options": "nosniff"}, send_timeout=_SEND_TIMEOUT
     )
     response.headers["Cache-Control"] = "no-store"
+    if request.transport is None:
+        return web.Response()  # the reader has gone meanwhile: nobody sees this
     reader = parts.streams.add(request[CALLER].user)
     if reader is None:
         raise Refusal(problem("too-many-streams"))
