@@ -255,7 +255,8 @@ class Settings:
         warnings = []
         plain = self._plain()
         if plain is not None:
-            if not self.server_insecure:
+            # On loopback it is a proxy of this machine that others reach, and no refusal of ours ends it.
+            if not (self.server_insecure or _is_loopback(self.server_host)):
                 raise BadSetting(
                     f"{plain}, so that everybody on the way could read tokens and passwords: use https"
                     " (server.tls_certificate and server.tls_key, or a proxy that ends TLS), or"

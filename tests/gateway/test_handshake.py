@@ -621,7 +621,7 @@ async def test_urls_without_a_public_url(running, subtests):
 
 async def test_public_urls(tmp_path, subtests):
     public = ["https://Gateway.example:443/lab", "http://10.1.2.3:8440"]
-    async with harness(tmp_path, server__public_url=public, server__insecure=True) as running:
+    async with harness(tmp_path, server__public_url=public) as running:
         ice = await running.provision()
         for path in ("/ice/v1", "/lab/ice/v1"):
             for url in (

@@ -435,7 +435,7 @@ async def test_who_is_not_logged_in_is_sent_to_the_login_page(running, browse, p
 
 @pytest.mark.parametrize("prefix", ["/gw", "/admin/gw", "/a/admin", "/a.b/c"])
 async def test_pages_work_under_a_prefix(tmp_path, browse, prefix):
-    public = {"server__public_url": [f"http://ice.example{prefix}"], "server__insecure": True}
+    public = {"server__public_url": [f"http://ice.example{prefix}"]}
     async with harness(tmp_path, **public) as running:
         await has_password(running, "root")
         browser = await browse(running)

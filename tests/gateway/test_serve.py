@@ -147,7 +147,7 @@ async def test_however_it_is_started_it_is_not_exposed_by_mistake(tmp_path):
     "exposed",
     [
         ("--host", "0.0.0.0", "--public-url", "http://localhost"),  # noqa: S104 - nothing is bound
-        ("--public-url", "http://gateway.example"),
+        ("--host", "0.0.0.0", "--public-url", "http://gateway.example"),  # noqa: S104 - likewise
     ],
 )
 def test_plain_http_beyond_loopback_is_refused_unless_somebody_insists(refused, exposed):
@@ -160,8 +160,8 @@ def test_plain_http_beyond_loopback_is_refused_unless_somebody_insists(refused, 
     )
 
 
-async def test_who_insists_is_warned_at_each_start(tmp_path):
-    public = {"server__public_url": ["http://gateway.example"], "server__insecure": True}
+async def test_plain_http_that_is_allowed_is_warned_of_at_each_start(tmp_path):
+    public = {"server__public_url": ["http://gateway.example"]}
     for _ in range(2):
         with structlog.testing.capture_logs() as log:
             async with run_gateway(settings_for(tmp_path, **public)):
