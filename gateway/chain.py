@@ -55,35 +55,47 @@ class Verifier:
         self._pruned = {head.seq: head.digest for head in pruned}
         self._kept = kept
         self._first: int | None = None
+        self._before_first = GENESIS
         self._last: Head | None = None
-        self._doubted = False
+        self._row: Sequence[object] = ()
+        self._doubted: tuple[Head, Head] | None = None
         self.fault: str | None = None
 
     def feed(self, rows: Iterable[Sequence[object]]) -> None:
         """Go on; nothing more is looked at once there is a fault."""
         for row in rows:
             if self.fault is None:
-                self.fault = self._feed(int(str(row[0])), str(row[-1]), digest_of(row))
+                self.fault = self._feed(row)
 
-    def _feed(self, seq: int, previous: str, digest: str) -> str | None:
-        last, doubted = self._last, self._doubted
-        self._last, self._doubted = Head(seq, digest), False
+    def unreadable(self, seq: int) -> None:
+        """Event `seq`, the next one, holds what cannot be read as text: nobody has logged that."""
+        if self.fault is None:
+            self.fault = self._blame(*self._doubted) if self._doubted else _altered(seq)
+
+    def _feed(self, row: Sequence[object]) -> str | None:
+        seq, previous, digest = int(str(row[0])), str(row[-1]), digest_of(row)
+        last = self._last
+        if self._doubted is not None:
+            behind = seq == self._doubted[1].seq + 1
+            return self._blame(*self._doubted, previous if behind else None)
+        self._last, self._row = Head(seq, digest), row
         if last is None:
-            self._first = seq
+            self._first, self._before_first = seq, previous
             fault = self._begin(seq, previous)
         elif seq != last.seq + 1:
             fault = _taken_out(last.seq + 1, seq - 1)
-        elif doubted:
-            # The one behind tells which of two that do not fit is the one that was written.
-            fault = _altered(last.seq - 1 if previous == last.digest else last.seq)
         else:
-            self._doubted = previous != last.digest
+            self._doubted = None if previous == last.digest else (last, self._last)
             fault = None
-        if fault is None and self._pruned.get(seq, digest) != digest:
-            return f"{_altered(seq)}, or one before it, since a checkpoint says otherwise"
-        if fault is None and self._kept is not None and self._kept.seq == seq:
-            fault = self._compare(self._kept, digest)
-        return fault
+        return fault or self._compare(seq, digest)
+
+    def _blame(self, first: Head, second: Head, genuine: str | None = None) -> str:
+        """Of two that do not fit, the one that was altered, by the genuine digest of the second."""
+        if genuine == second.digest:
+            return _altered(first.seq)
+        if genuine == digest_of((*self._row[:-1], first.digest)):
+            return _altered(second.seq)  # all but its `previous` is as it was written
+        return f"{_altered(first.seq)}, or event {second.seq} was"
 
     def _begin(self, seq: int, previous: str) -> str | None:
         """The first row there is: number 1, or the one behind a checkpoint."""
@@ -91,14 +103,25 @@ class Verifier:
         if before is None:
             # A pruning that was broken off has left some: they lead to its checkpoint.
             return None if max(self._pruned, default=0) >= seq else _taken_out(1, seq - 1)
-        return None if previous == before else _altered(seq)
-
-    def _compare(self, kept: Head, digest: str) -> str | None:
-        if kept.digest == digest:
+        if previous == before:
             return None
-        if self._doubted:
-            return _altered(kept.seq)
-        return f"{_altered(kept.seq)}, or one before it with the chain written anew, since the kept head says otherwise"
+        checkpoint = "" if seq == 1 else f", or the checkpoint that names event {seq - 1} was"
+        return _altered(seq) + checkpoint
+
+    def _compare(self, seq: int, digest: str) -> str | None:
+        """What a checkpoint and the kept head say of event `seq`."""
+        witnesses = [("a checkpoint", self._pruned.get(seq))]
+        if self._kept is not None and self._kept.seq == seq:
+            witnesses.append(("the kept head", self._kept.digest))
+        for witness, genuine in witnesses:
+            if genuine is not None and self._doubted is not None:
+                return self._blame(*self._doubted, genuine)
+            if genuine not in (None, digest):
+                return (
+                    f"{_altered(seq)}, or one before it with the chain written anew,"
+                    f" since {witness} says otherwise"
+                )
+        return None
 
     def verdict(self) -> Verdict:
         """The end of the log was reached."""
@@ -126,8 +149,7 @@ class Verifier:
         if last is None:
             return _taken_out(1, kept.seq) if kept else None
         if self._doubted:
-            genuine = kept == last
-            return _altered(last.seq - 1) + ("" if genuine else f", or event {last.seq} was")
+            return self._blame(*self._doubted)
         if kept is None or self._first is None:
             return None
         if kept.seq > last.seq:
@@ -137,7 +159,7 @@ class Verifier:
                 f"event {kept.seq} was pruned, so nothing can be proved by its head any more: keep one"
                 f" from event {self._first - 1} on"
             )
-        if kept.seq == self._first - 1 and self._pruned.get(kept.seq) != kept.digest:
+        if kept.seq == self._first - 1 and self._before_first != kept.digest:
             return f"{_altered(kept.seq)} before it was pruned, or one before it"
         return None
 

@@ -82,6 +82,33 @@ def test_what_was_taken_out_is_named(place, count):
         assert verdict(rest).fault is None, "the end has no witness but a kept head"
 
 
+@given(st.sets(st.integers(0, 8), min_size=1), st.sampled_from([1, 2, 3]))
+def test_the_first_of_many_altered_is_named(places, column):
+    log = [altered(row, column) if place in places else row for place, row in enumerate(LOG)]
+    fault = verdict(log, kept=HEAD).fault
+    assert fault.startswith(f"event {min(places) + 1} was altered"), f"{places} gave {fault}"
+
+
+@given(st.permutations(range(9)).filter(lambda order: order != list(range(9))), st.booleans())
+def test_events_in_another_order_are_named_at_the_first(order, chained):
+    """Their numbers stay in order, or the table would sort them; `chained` moves `previous`, too."""
+    log = [
+        (LOG[place][0], *LOG[other][1:5], LOG[other if chained else place][5])
+        for place, other in enumerate(order)
+    ]
+    first = next(place for place, other in enumerate(order) if place != other)
+    fault = verdict(log, kept=HEAD).fault
+    assert f"event {first + 1} was" in fault, f"{order} gave {fault}"
+
+
+def test_an_event_that_is_no_text_is_named():
+    verifier = Verifier()
+    verifier.feed(LOG[:4])
+    verifier.unreadable(5)
+    verifier.feed(LOG[5:])
+    assert verifier.verdict().fault == "event 5 was altered"
+
+
 @given(st.integers(0, 7))
 def test_a_chain_written_anew_is_found_by_a_kept_head_alone(place):
     changed = altered(LOG[place])
@@ -120,7 +147,15 @@ def test_more_than_the_checkpoint_says_is_taken_out():
 
 
 def test_the_first_behind_a_checkpoint_must_follow_from_it():
-    assert verdict(LOG[4:], [Head(4, "0" * 64)]).fault == "event 5 was altered"
+    assert verdict(LOG[4:], [Head(4, "0" * 64)]).fault == (
+        "event 5 was altered, or the checkpoint that names event 4 was"
+    )
+
+
+def test_a_head_of_the_last_event_that_a_broken_off_pruning_deleted():
+    pruned, head = [head_of(LOG[:6])], head_of(LOG[:3])
+    assert verdict(LOG[3:], pruned, head).fault is None
+    assert "event 3 was altered" in verdict(LOG[3:], pruned, Head(3, "0" * 64)).fault
 
 
 def test_a_head_from_before_the_checkpoint():
