@@ -13,14 +13,15 @@ import msgspec
 from gateway.chain import Head, Verdict, Verifier
 from gateway.event import Actor, Event, digest_of
 from gateway.store import events
-from gateway.store.engine import Engine, Transaction
+from gateway.store.engine import Engine, Row, Transaction, Undecodable
 from gateway.store.events import Events
 from gateway.times import Clock
 
 PRUNE: Final = "prune"
 _BATCH: Final = 500
 """Events read or deleted at once: a few milliseconds, so that others have their turn."""
-
+_PAUSE: Final = 0.02
+"""Seconds between two deletions: a gateway that waits to write in another process looks only now and then."""
 
 _GOOD_FOR: Final = timedelta(minutes=1)
 
@@ -61,13 +62,29 @@ class Audit:
             first = await self._events.first()
             verifier = Verifier(await self._pruned(), kept)
             seq = first - 1
-            while rows := await self._events.rows_after(seq, _BATCH):
+            while rows := await self._read(verifier, seq):
                 verifier.feed(rows)
                 seq = rows[-1][0]
                 await asyncio.sleep(0)
             if await self._events.first() == first:
                 return verifier.verdict()
             # It was pruned meanwhile: what was read at the beginning is no beginning any more.
+
+    async def _read(self, verifier: Verifier, seq: int) -> list[Row]:
+        """The rows behind `seq`; one that is no text ends them, and the verifier is told."""
+        try:
+            return await self._events.rows_after(seq, _BATCH)
+        except Undecodable:
+            pass
+        rows: list[Row] = []
+        try:
+            while row := await self._events.rows_after(seq, 1):
+                rows += row
+                seq = row[0][0]
+        except Undecodable:
+            verifier.feed(rows)
+            verifier.unreadable(await self._events.next_after(seq))
+        return []
 
     async def checked(self) -> tuple[Verdict, datetime]:
         """A verdict without a kept head and its time, a minute old at the most: readers share it."""
@@ -80,7 +97,11 @@ class Audit:
     async def _pruned(self) -> list[Head]:
         """What the log's own checkpoints say; one that cannot be read says nothing."""
         heads = []
-        for detail in await self._events.details(PRUNE):
+        try:
+            details = await self._events.details(PRUNE)
+        except Undecodable:
+            return []
+        for detail in details:
             with contextlib.suppress(msgspec.MsgspecError):
                 checkpoint = msgspec.json.decode(detail, type=_Checkpoint)
                 heads.append(Head(checkpoint.pruned_to, checkpoint.digest))
@@ -100,14 +121,18 @@ class Audit:
         covered = max((head.seq for head in await self._pruned()), default=0)
         if seq > max(covered, first - 1):
             await self._engine.write(lambda transaction: self._checkpoint(transaction, actor, seq))
-            covered = seq
+            covered = max((head.seq for head in await self._pruned()), default=0)
         count = 0
         for end in range(first + _BATCH - 1, covered + _BATCH, _BATCH) if first else ():
+            if count:
+                await asyncio.sleep(_PAUSE)
             count += await self._delete(min(end, covered))
         return Pruned(count, covered)
 
     async def _checkpoint(self, transaction: Transaction, actor: Actor, seq: int) -> None:
         [row] = await Events(transaction.fetch).rows_after(seq - 1, 1)
+        if row[0] != seq:
+            return  # another pruning was quicker: its checkpoint covers this one
         detail = msgspec.structs.asdict(_Checkpoint(seq, digest_of(row)))
         await events.append(transaction, [Event(self._clock(), actor, PRUNE, None, None, detail)])
 

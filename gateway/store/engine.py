@@ -21,6 +21,10 @@ class StoreLocked(StoreUnavailable):
     """Another process held the database for as long as anybody would wait."""
 
 
+class Undecodable(StoreUnavailable):
+    """A row holds text that is no text: nobody wrote it through a gateway."""
+
+
 class OutcomeUnknown(StoreUnavailable):
     """A commit failed so late that nobody can tell whether it will be found done."""
 

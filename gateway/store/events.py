@@ -75,6 +75,13 @@ class Events:
         [(seq,)] = await self._fetch("SELECT coalesce(min(seq), 0) FROM ice_events")
         return int(seq)
 
+    async def next_after(self, seq: int) -> int:
+        """The number of the event behind `seq`, 0 where there is none."""
+        [(found,)] = await self._fetch(
+            "SELECT coalesce(min(seq), 0) FROM ice_events WHERE seq > $1", seq
+        )
+        return int(found)
+
     async def before_time(self, moment: datetime) -> int:
         """The number up to which all events are older than `moment`, 0 where there is none."""
         [(seq,)] = await self._fetch(

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from gateway.store.engine import OutcomeUnknown, StoreLocked, StoreUnavailable
+from gateway.store.engine import OutcomeUnknown, StoreLocked, StoreUnavailable, Undecodable
 
 _DAMAGED: Final = (
     "it is damaged, or its disk fails: see the system's log; unless a check soon finds it whole,"
@@ -109,6 +109,11 @@ class Guard:
             if _code(error) in _DAMAGE:
                 # What else is damaged is not known: to go on could destroy more.
                 self.damage = reason
+            if isinstance(error, sqlite3.OperationalError) and not hasattr(
+                error, "sqlite_errorcode"
+            ):
+                # Python's own: SQLite has found nothing wrong, but the text is not UTF-8.
+                raise Undecodable(reason) from error
             locked = _code(error) == sqlite3.SQLITE_BUSY
             raise (StoreLocked if locked else StoreUnavailable)(reason) from error
 

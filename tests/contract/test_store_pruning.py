@@ -123,6 +123,49 @@ async def test_an_audit_is_right_though_the_log_is_pruned_meanwhile(engine, audi
     assert found.fault is None
 
 
+async def test_of_two_prunings_at_once_one_leaves_a_checkpoint(engine, audit):
+    """The slower has looked at a log that the quicker has pruned when it comes to write."""
+
+    class Slow:
+        def __init__(self):
+            self.quicker = True
+
+        def __getattr__(self, name):
+            return getattr(engine, name)
+
+        async def write(self, unit):
+            if self.quicker:
+                self.quicker = False
+                await audit.prune(ROOT, minutes(4))
+            return await engine.write(unit)
+
+    slower = Audit(engine=Slow(), clock=lambda: minutes(10))
+    assert await slower.prune(ROOT, minutes(4)) == Pruned(0, 4)
+    assert await numbers(engine) == list(range(5, 12)), "one checkpoint was expected"
+    assert (await audit.verify()).fault is None
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE ice_events SET actor = CAST(x'ff' AS TEXT) WHERE seq = 3",
+        "UPDATE ice_events SET previous = CAST(x'ff' AS TEXT) WHERE seq = 3",
+    ],
+)
+async def test_an_event_that_is_no_text_is_named(engine, audit, statement):
+    await run(engine, "DROP TRIGGER ice_events_no_update")
+    await run(engine, statement)
+    assert (await audit.verify()).fault == "event 3 was altered"
+    assert "nothing was pruned" in await audit.prune(ROOT, minutes(8))
+
+
+async def test_a_checkpoint_that_is_no_text_covers_nothing(engine, audit):
+    await audit.prune(ROOT, minutes(4))
+    await run(engine, "DROP TRIGGER ice_events_no_update")
+    await run(engine, "UPDATE ice_events SET detail = CAST(x'ff' AS TEXT) WHERE action = 'prune'")
+    assert (await audit.verify()).fault == "events 1 to 4 were taken out"
+
+
 async def test_readers_share_a_verdict_for_a_minute(engine, audit):
     now = [NOW]
     shared = Audit(engine=engine, clock=lambda: now[0])
