@@ -97,6 +97,9 @@ class Tail:
 
         An older copy of the database, put in its place, would hide what it does not know of.
         """
+        if first is not None and first.seq > self.position + 1:
+            # Some were pruned before they were seen here: what they said stands in the table alone.
+            self._cut_off, self.fault = True, "events were pruned before they were read"
         if self._head is None or (first is not None and first.seq > self.position):
             return  # nothing was known, or what was known has been pruned
         if first is None or first.digest() != self._head:

@@ -217,6 +217,16 @@ async def test_a_log_whose_beginning_was_pruned_is_still_the_same(engine, follow
     assert not follower.between.condemned
 
 
+async def test_what_was_pruned_before_it_was_read_is_made_up_for(engine, follower):
+    """Nobody can read it any more, but the table says what it did: whom to drop, for one."""
+    await follower.tail.start()
+    await append(engine, an_event("deregister"), an_event("prune"))
+    await rewrite(engine, "DELETE FROM ice_events WHERE seq < 3")
+    await follower.tail._look()
+    assert follower.did == ["compare", 3, "compare"]
+    assert follower.tail.current
+
+
 async def test_a_wake_up_taken_by_a_look_that_failed_is_not_lost(engine, follower):
     """The events may not be readable just when news of them was."""
     async with follower.running():
