@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import BinaryIO
 
 import click
@@ -84,12 +89,36 @@ async def verify(desk: Desk, kept: Head | None) -> None:
 @click.option(
     "--format", "name", type=click.Choice(FORMATS), default="jsonl", help="jsonl by default."
 )
-@click.option("--output", type=click.File("wb"), default="-", help="A file instead of stdout.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, allow_dash=True),
+    default="-",
+    help="A file instead of stdout.",
+)
 @on_database
-async def export_log(desk: Desk, name: str, output: BinaryIO) -> None:
+async def export_log(desk: Desk, name: str, output: Path) -> None:
     """Write all events, oldest first."""
-    async for part in export(Events(desk.engine.fetch), EventFilter(), name):
-        output.write(part)
+    try:
+        with _opened(output) as file:
+            async for part in export(Events(desk.engine.fetch), EventFilter(), name):
+                file.write(part)
+    except BrokenPipeError:
+        raise  # the reader has had enough: click ends quietly
+    except OSError as error:
+        named = "stdout" if str(output) == "-" else output
+        refuse(f"{named} cannot be written: {error.strerror}")
+
+
+@contextlib.contextmanager
+def _opened(output: Path) -> Iterator[BinaryIO]:
+    """stdout, or a file for its owner alone: names and addresses are nobody else's business."""
+    if str(output) == "-":
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    with os.fdopen(os.open(output, flags, 0o600), "wb") as file:
+        yield file
 
 
 @audit.command()

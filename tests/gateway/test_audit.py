@@ -11,7 +11,7 @@ import json
 import pytest
 
 from gateway.roles import Role
-from tests.support.harness import ADMIN
+from tests.support.harness import ADMIN, API
 
 
 @pytest.fixture
@@ -61,6 +61,26 @@ async def test_a_running_gateway_goes_on_while_it_is_pruned(running, command):
     events = (await running.admin.get("/events?limit=200")).json["items"]
     assert [event["action"] for event in events] == ["prune", "deregister"]
     assert (await command("verify")).stdout.startswith("proven: ")
+
+
+async def test_a_stream_resumes_at_the_oldest_event_that_is_left(running, command):
+    await running.provision()
+    await command("prune", "--keep", "0")
+    [checkpoint] = (await running.admin.get("/events")).json["items"]
+    assert (await running.admin.get("/events?after=1")).json["items"] == [checkpoint]
+    headers = {"Authorization": f"Bearer {running.admin.token}", "Last-Event-ID": "1"}
+    async with running.session.get(f"{running.url}{API}/events/stream", headers=headers) as stream:
+        assert f"id: {checkpoint['seq']}".encode() in await stream.content.readuntil(b"\r\n\r\n")
+
+
+async def test_an_export_is_for_its_owner_and_fails_in_one_line(command, tmp_path):
+    file = tmp_path / "log.jsonl"
+    await command("export", "--output", str(file))
+    assert file.stat().st_mode & 0o777 == 0o600
+    for output, reason in (("/dev/full", "No space left"), (f"{tmp_path}/none/x", "No such file")):
+        said = (await command("export", "--output", output, status=1)).stderr
+        assert said.startswith(f"ice-gateway: {output} cannot be written: {reason}")
+        assert said.count("\n") == 1
 
 
 async def test_anybody_can_check_the_exported_chain(running, command):
