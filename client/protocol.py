@@ -22,6 +22,8 @@ MAX_TOKEN: Final = 1024
 """The longest registration token in characters."""
 PROOF_WINDOW: Final = 60.0
 """Seconds by which a proof's `iat` may differ from the gateway's clock."""
+MAX_VALUE: Final = 1_000_000
+"""The longest `params`, `result` or `error` of an operation, in bytes of JSON as it was sent."""
 
 
 class OperationKind(enum.StrEnum):
@@ -279,6 +281,27 @@ METHOD_NOT_FOUND: Final = -32601
 INVALID_PARAMS: Final = -32602
 
 
+class RpcRefusal(msgspec.Struct, frozen=True):
+    """One way in which the gateway refuses a request of an ICE; `code` stands in the error's `data`.
+
+    Each is final: the ICE does not repeat the request.
+    """
+
+    code: str
+    number: int
+    message: str
+
+
+RPC_REFUSALS: Final = {
+    refusal.code: refusal
+    for refusal in (
+        RpcRefusal("invalid", INVALID_PARAMS, "The parameters have another shape."),
+        RpcRefusal("too-large", INVALID_PARAMS, "A result or error has 1,000,000 bytes at most."),
+        RpcRefusal("unknown-operation", -32001, "This ICE was not sent such an operation."),
+        RpcRefusal("already-finished", -32002, "The operation has ended without this ICE."),
+    )
+}
+
 RequestId = str | int | float | None
 
 
@@ -349,8 +372,13 @@ def result(request_id: RequestId, value: Any) -> bytes:
     return _encoder.encode({"jsonrpc": "2.0", "result": value, "id": request_id})
 
 
-def error(request_id: RequestId, code: int, message: str) -> bytes:
+def error(request_id: RequestId, code: int, message: str, data: Any = None) -> bytes:
     """Encode the failure of a request."""
-    return _encoder.encode(
-        {"jsonrpc": "2.0", "error": {"code": code, "message": message}, "id": request_id}
-    )
+    failure = RpcError(code, message, data)
+    return _encoder.encode({"jsonrpc": "2.0", "error": failure, "id": request_id})
+
+
+def refuse(request_id: RequestId, code: str, detail: str | None = None) -> bytes:
+    """Encode a refusal of `RPC_REFUSALS`; `detail` takes the place of its sentence."""
+    known = RPC_REFUSALS[code]
+    return error(request_id, known.number, detail or known.message, {"code": code})

@@ -1,31 +1,50 @@
-"""Who may do what: contract section 7."""
+"""Who may do what: contract sections 7 and 9."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
+from gateway.ice import Ice, IceType
 from gateway.roles import Caller, Grants, Role
 
-OWN, ANOTHERS, NOBODYS = "alice", "bob", None
+NOTHING = Grants(sees_all=False, reads_events=False, acts=False)
+
+
+def ice(name: str, owner: str | None) -> Ice:
+    kind = IceType.CI_CD if owner is None else IceType.NORMAL
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    return Ice.provision(name, kind, owner, "0" * 64, key_id="k", now=now, expires=None)
+
+
+ICES = [ice("own", "alice"), ice("anothers", "bob"), ice("machine", None)]
+ALL = {"own", "anothers", "machine"}
 
 
 @pytest.mark.parametrize(
-    ("role", "grants", "sees"),
+    ("caller", "grants", "sees", "operates"),
     [
         (
-            Role.ADMIN,
+            Caller("alice", Role.ADMIN),
             Grants(sees_all=True, reads_events=True, acts=True),
-            {OWN, ANOTHERS, NOBODYS},
+            ALL,
+            ALL,
         ),
         (
-            Role.AUDITOR,
+            Caller("alice", Role.AUDITOR),
             Grants(sees_all=True, reads_events=True, acts=False),
-            {OWN, ANOTHERS, NOBODYS},
+            ALL,
+            set(),
         ),
-        (Role.MEMBER, Grants(sees_all=False, reads_events=False, acts=False), {OWN}),
+        (Caller("alice", Role.MEMBER), NOTHING, {"own"}, {"own"}),
+        # A token for one ICE, with case folded: whoever its user is, it can do this and nothing else.
+        (Caller("alice", Role.ADMIN, ice="Machine"), NOTHING, {"machine"}, {"machine"}),
+        (Caller("alice", Role.AUDITOR, ice="own"), NOTHING, {"own"}, {"own"}),
+        (Caller("alice", Role.MEMBER, ice="anothers"), NOTHING, {"anothers"}, {"anothers"}),
     ],
 )
-def test_what_a_role_may_do_and_whose_ices_it_sees(role, grants, sees):
-    alice = Caller("alice", role)
-    assert alice.grants == grants
-    assert {user for user in (OWN, ANOTHERS, NOBODYS) if alice.sees(user)} == sees
+def test_what_a_caller_may_do_and_whose_ices_they_see_and_operate(caller, grants, sees, operates):
+    assert caller.grants == grants
+    assert {each.ice_name for each in ICES if caller.sees(each)} == sees
+    assert {each.ice_name for each in ICES if caller.operates(each)} == operates

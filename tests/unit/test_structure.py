@@ -22,10 +22,10 @@ FLOORS = [
         "gateway.times",
         "gateway.attempts",
         "gateway.errors",
-        "gateway.roles",
         "gateway.ice",
     ],
     [
+        "gateway.roles",
         "gateway.event",
         "gateway.tokens",
         "gateway.proof",

@@ -259,7 +259,7 @@ def _may_act(request: web.Request) -> None:
 async def _find(request: web.Request) -> Listed:
     """The ICE of the path; one that the caller may not see does not exist for them."""
     listed = await _parts(request).ices.find(request.match_info["ice_name"])
-    if listed is None or not request[CALLER].sees(listed.ice.provisionedto):
+    if listed is None or not request[CALLER].sees(listed.ice):
         raise Refusal(problem("not-registered"))
     return listed
 

@@ -153,7 +153,7 @@ async def _missing(request: web.Request, query: TableQuery, total: int) -> str |
         return None
     listed = await parts(request).ices.find(name)
     # To a member an ICE that is not theirs does not exist.
-    seen = listed is not None and request[CALLER].sees(listed.ice.provisionedto)
+    seen = listed is not None and request[CALLER].sees(listed.ice)
     return None if seen else name
 
 
@@ -335,7 +335,7 @@ def may_see(request: web.Request) -> None:
 async def find(request: web.Request) -> Listed:
     """The ICE of the address; one that the caller may not see does not exist for them."""
     listed = await parts(request).ices.find(request.match_info["ice_name"])
-    if listed is None or not request[CALLER].sees(listed.ice.provisionedto):
+    if listed is None or not request[CALLER].sees(listed.ice):
         raise Refusal(problem("not-registered"))
     session = parts(request).hub.get(listed.ice.ice_name)
     if session is None and listed.connection is not None:
