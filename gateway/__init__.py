@@ -6,14 +6,16 @@ The map, from the top down. Imports only go down; `tests/unit/test_structure.py`
     app                               the composition root: the only place that knows everything
     admin/   endpoint  health         HTTP: the admin API, the ICE's handshake, probes
     metrics  respond                  what all of HTTP shares
+    dispatch                          sends an ICE its operations, one at a time
     admission  provisioning           the use cases: a rule and a store call each
-    accounts   keys  backup  restore
+    operations accounts   keys  backup  restore
     drops  hold  documents            what an action ended; a restored table that waits; what people see
     tail  presence  vitals            followers of the event log, writers of who is connected, what is wrong
+    progress  clerk  watches          how far operations are, which are overdue, who waits for them
     hub  session  wire  heartbeat     this node's live sockets
     store/  keyfile  handles  tls     SQL, a noun a file; the keys on disk; the system's limits; TLS
-    ice  event  tokens  proof  roles  the rules, pure: no I/O, no clock of their own
-    errors  settings  attempts  ...
+    ice  operation  event  tokens     the rules, pure: no I/O, no clock of their own
+    proof  roles  errors  settings  ...
 
 Read `ice` (the whole state table), then `admission`, then `app`. Two rules carry the safety:
 

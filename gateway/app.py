@@ -18,6 +18,8 @@ from gateway.admin import AdminParts, api_app, pages_app
 from gateway.admin.stream import Streams
 from gateway.admission import Admission
 from gateway.audit import Audit
+from gateway.clerk import Clerk
+from gateway.dispatch import Dispatch
 from gateway.drops import Drops
 from gateway.endpoint import Endpoint
 from gateway.event import Entry
@@ -31,8 +33,10 @@ from gateway.keys import KEY_ACTIONS
 from gateway.listener import Runner, calm
 from gateway.logins import LoginDesk
 from gateway.metrics import Metrics
+from gateway.operations import OperationDesk
 from gateway.passwords import Passwords
 from gateway.presence import Presence
+from gateway.progress import ProgressBook
 from gateway.provisioning import Provisioning
 from gateway.respond import MAX_BODY
 from gateway.session import Session
@@ -40,12 +44,14 @@ from gateway.settings import BadSetting, Settings, cannot_listen
 from gateway.store.engine import Engine
 from gateway.store.events import Events
 from gateway.store.ices import Ices, LookUps
+from gateway.store.operations import Operations
 from gateway.store.sessions import Happenings
 from gateway.store.sqlite import open_sqlite
 from gateway.tail import Tail
 from gateway.times import Clock, utc_now
 from gateway.tls import Tls
 from gateway.vitals import Vital, Vitals
+from gateway.watches import Watches
 
 _FINISH = 3.0
 """Seconds for the requests in hand to finish after a SIGTERM; aiohttp waits twice as long for some."""
@@ -93,6 +99,9 @@ class _Parts:
     heartbeat: Heartbeat
     metrics: Metrics
     vitals: Vitals
+    dispatch: Dispatch
+    progress: ProgressBook
+    clerk: Clerk
 
 
 @contextlib.asynccontextmanager
@@ -138,6 +147,8 @@ async def run_gateway(
             ("presence", parts.presence.run()),
             ("heartbeat", parts.heartbeat.run()),
             ("vitals", parts.vitals.run()),
+            ("progress", parts.progress.run()),
+            ("clerk", parts.clerk.run()),
         ):
             stack.push_async_callback(_stop, _supervise(work, name, failed))
         # Whatever the last sessions left to be written is written before the store closes.
@@ -162,8 +173,10 @@ async def run_gateway(
             )
         finally:
             parts.admin.streams.close()
+            parts.admin.watches.close()
             until = asyncio.get_running_loop().time() + linger
             await parts.endpoint.drain()
+            await parts.dispatch.close()
             await asyncio.sleep(max(0.0, until - asyncio.get_running_loop().time()))
 
 
@@ -178,6 +191,10 @@ def _assemble(
     metrics = Metrics()
     passwords = Passwords()
     hub: Hub[Session] = Hub()
+    watches = Watches()
+    progress = ProgressBook(engine, watches, clock)
+    dispatch = Dispatch(engine=engine, hub=hub, watches=watches, progress=progress, clock=clock)
+    clerk = Clerk(engine, clock, settings.operations_keep, dispatch.ended)
     drops = Drops(hub, node, clock, metrics.drop_seconds.observe)
     streams = Streams()
     presence = Presence(engine, node, clock)
@@ -190,6 +207,7 @@ def _assemble(
         if entry.event.action in KEY_ACTIONS:
             keys.reload()
         hold.apply(entry)
+        dispatch.apply(entry)
         streams.publish()
         lag = (clock() - entry.event.at).total_seconds()
         metrics.tail_lag_seconds.set(max(0.0, lag))
@@ -197,6 +215,7 @@ def _assemble(
     async def compare() -> None:
         held = list(hub)
         hub.doubt(held, await ices.standing([session.ice_name for session in held]))
+        await dispatch.refresh()
 
     tail = Tail(engine, apply, compare)
     metrics.tail_current.set_function(lambda: float(tail.current))
@@ -215,6 +234,7 @@ def _assemble(
         hub=hub,
         heartbeat=heartbeat,
         presence=presence,
+        dispatch=dispatch,
         metrics=metrics,
         clock=clock,
         trusted_proxies=settings.server_trusted_proxies,
@@ -229,6 +249,9 @@ def _assemble(
             clock=clock,
             registration_ttl=settings.tokens_registration_ttl,
         ),
+        operations=OperationDesk(engine=engine, clock=clock),
+        work=Operations(engine.fetch),
+        watches=watches,
         accounts=AccountBook(engine=engine, clock=clock, passwords=passwords),
         logins=LoginDesk(
             engine=engine,
@@ -268,7 +291,9 @@ def _assemble(
         app.router.add_get(f"{prefix}/readyz", health.ready)
         app.add_subapp(f"{prefix}/admin/api/v1", api_app(admin))
         app.add_subapp(f"{prefix}/admin", pages_app(admin))
-    return _Parts(app, admin, endpoint, presence, heartbeat, metrics, vitals)
+    return _Parts(
+        app, admin, endpoint, presence, heartbeat, metrics, vitals, dispatch, progress, clerk
+    )
 
 
 async def to_the_page(_: web.Request) -> web.StreamResponse:

@@ -6,9 +6,11 @@ from typing import Annotated, Any
 
 import msgspec
 
+from client.protocol import OperationKind
 from gateway.drops import Drop
 from gateway.event import Entry
 from gateway.ice import Ice, IceType, Status
+from gateway.operation import Operation, State
 from gateway.store.ices import Listed
 from gateway.store.sessions import Connection, Happening
 from gateway.times import to_text, to_text_or_none
@@ -98,6 +100,52 @@ class BulkAnswer(msgspec.Struct):
     unconfirmed: list[str]
 
 
+class ProgressDocument(msgspec.Struct):
+    """How far an operation is: `fraction` from 0 to 1; all but `at` as the ICE said it."""
+
+    fraction: float | None
+    message: str | None
+    data: Any
+    at: Time
+
+
+class OperationDocument(msgspec.Struct, kw_only=True):
+    """Work for an ICE. `error` is what the ICE said, or why the gateway has ended it."""
+
+    id: str
+    ice_name: str
+    kind: OperationKind
+    params: Any
+    state: State
+    requested_by: str
+    created: Time
+    run_at: Time | None
+    deadline: Time
+    sent: Time | None
+    finished: Time | None
+    progress: ProgressDocument | None
+    result: Any
+    error: Any
+
+
+class OperationPage(msgspec.Struct):
+    """Operations, newest first; `next` is the cursor of the next page, null at the end."""
+
+    items: list[OperationDocument]
+    next: str | None
+
+
+class OperationState(msgspec.Struct):
+    """News of an operation: the state that it has now, and when it came to it."""
+
+    id: str
+    ice_name: str
+    kind: OperationKind
+    state: State
+    sent: Time | None
+    finished: Time | None
+
+
 class HappeningDocument(msgspec.Struct):
     """What became of a connection: admitted, refused or closed; repeated refusals are counted."""
 
@@ -173,6 +221,45 @@ def ice_document(listed: Listed) -> IceDocument:
         expireson=to_text_or_none(ice.expireson),
         lastseen=to_text_or_none(listed.lastseen),
         connection=None if listed.connection is None else connection_document(listed.connection),
+    )
+
+
+def operation_document(operation: Operation) -> OperationDocument:
+    """An operation; its JSON stands as it was sent."""
+    return OperationDocument(
+        id=operation.id,
+        ice_name=operation.ice_name,
+        kind=operation.kind,
+        params=msgspec.Raw(operation.params),
+        state=operation.state,
+        requested_by=operation.requested_by,
+        created=to_text(operation.created),
+        run_at=to_text_or_none(operation.run_at),
+        deadline=to_text(operation.deadline),
+        sent=to_text_or_none(operation.sent),
+        finished=to_text_or_none(operation.finished),
+        progress=progress_document(operation),
+        result=None if operation.result is None else msgspec.Raw(operation.result),
+        error=None if operation.error is None else msgspec.Raw(operation.error),
+    )
+
+
+def progress_document(operation: Operation) -> ProgressDocument | None:
+    """How far it is, if the ICE has said so."""
+    if operation.progress is None:
+        return None
+    return msgspec.json.decode(operation.progress, type=ProgressDocument)
+
+
+def operation_state(operation: Operation) -> OperationState:
+    """An operation without what may be large."""
+    return OperationState(
+        operation.id,
+        operation.ice_name,
+        operation.kind,
+        operation.state,
+        to_text_or_none(operation.sent),
+        to_text_or_none(operation.finished),
     )
 
 

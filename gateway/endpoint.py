@@ -15,15 +15,16 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from client.protocol import CLOSINGS, PATH, SUBPROTOCOL, RetryAfter
+from client.protocol import CLOSINGS, PATH, SUBPROTOCOL, Progress, RequestId, RetryAfter
 from gateway.admission import Admission, Admitted, Candidate, Handshake, Refused
+from gateway.dispatch import Dispatch
 from gateway.errors import Problem, refusal
 from gateway.heartbeat import Heartbeat
 from gateway.hub import Hub, Pending
 from gateway.metrics import Metrics
 from gateway.presence import Presence
 from gateway.respond import Networks, client_address, problem_response
-from gateway.session import Session
+from gateway.session import Finish, Session
 from gateway.times import Clock
 from gateway.wire import CLOSE_TIMEOUT, HandedOver, Wire, hand_over, is_gone
 
@@ -45,6 +46,7 @@ class Endpoint:
         hub: Hub[Session],
         heartbeat: Heartbeat,
         presence: Presence,
+        dispatch: Dispatch,
         metrics: Metrics,
         clock: Clock,
         trusted_proxies: Networks,
@@ -56,6 +58,7 @@ class Endpoint:
         self._hub = hub
         self._heartbeat = heartbeat
         self._presence = presence
+        self._dispatch = dispatch
         self._metrics = metrics
         self._clock = clock
         self._trusted = trusted_proxies
@@ -152,6 +155,7 @@ class Endpoint:
         session.welcome(self._heartbeat.interval)
         self._heartbeat.schedule(session)
         self._presence.opened(session)
+        self._dispatch.opened(session)
         ice_type = admitted.ice.ice_type
         self._metrics.sessions.labels(ice_type).inc()
         self._metrics.admissions.labels(ice_type).inc()
@@ -192,10 +196,24 @@ class Endpoint:
     def greeted(self, session: Session) -> None:
         """See `session.Observer`."""
         self._presence.greeted(session)
+        self._dispatch.greeted(session)
+
+    def answered(self, session: Session, operation_id: str, refused: bytes | None) -> None:
+        """See `session.Observer`."""
+        self._dispatch.answered(session, operation_id, refused)
+
+    def progressed(self, session: Session, progress: Progress) -> None:
+        """See `session.Observer`."""
+        self._dispatch.progressed(session, progress)
+
+    def finished(self, session: Session, request: RequestId, finish: Finish) -> None:
+        """See `session.Observer`."""
+        self._dispatch.finished(session, request, finish)
 
     def ended(self, session: Session, code: int) -> None:
         """See `session.Observer`."""
         self._hub.remove(session)
+        self._dispatch.closed(session)
         self._presence.closed(session, code, superseded=session.ice_name in self._hub)
         self._metrics.sessions.labels(session.ice.ice_type).dec()
         # A peer may choose among two thousand codes of its own: they are one series.

@@ -61,6 +61,12 @@ _CATALOGUE: Final = {
         ALREADY_EXISTS,
     ),
     "wrong-status": (409, "Not possible in this status", "The ICE has another status."),
+    "kind-not-allowed": (
+        409,
+        "Not for this type of ICE",
+        "An ICE of this type is not sent operations of this kind.",
+    ),
+    "already-finished": (409, "Already finished", "The operation has ended before."),
     "user-exists": (409, "The user exists", "Choose another user name."),
     "stale": (
         412,
@@ -91,6 +97,11 @@ _CATALOGUE: Final = {
         429,
         "Too many event streams",
         "This user reads 32 event streams already: close one.",
+    ),
+    "queue-full": (
+        429,
+        "Too many operations wait",
+        "1,000 operations of this ICE are unfinished: wait until some are done, or cancel some.",
     ),
     "unavailable": (503, "Not available", "Try again later."),
     "store-unavailable": (

@@ -17,8 +17,9 @@ from gateway.event import Actor, Event
 from gateway.hub import DISCONNECT
 from gateway.ice import NAME_RULE, Action, Ice, IceType, WrongStatus, fold, valid_name
 from gateway.keyfile import KeyFileUnusable, KeyStore
+from gateway.operation import reason
 from gateway.secret import Secret
-from gateway.store import events, ices
+from gateway.store import events, ices, operations
 from gateway.store.accounts import Accounts
 from gateway.store.engine import Engine, Transaction, Unit
 from gateway.times import Clock, later
@@ -26,6 +27,11 @@ from gateway.times import Clock, later
 MAX_BULK: Final = 10_000
 """ICEs in one bulk action at the most."""
 _TICK: Final = timedelta(milliseconds=1)
+_ENDS_WORK: Final = {
+    Action.DEREGISTER: reason("deregistered", "the ICE was deregistered"),
+    Action.REREGISTER: reason("reregistered", "the ICE was reregistered"),
+}
+"""The actions that cancel whatever the ICE was to do, and what its operations say of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +238,9 @@ class Provisioning:
                 entries = await events.append(transaction, [event for _, _, event in changes])
             else:
                 entries = await ices.replace(transaction, changes)
+                ended = [new.ice_name for _, new, _ in changes]
+                why = _ENDS_WORK[Action.DEREGISTER]
+                await operations.cancel_all(transaction, ended, now, why)
             seqs = iter(entry.seq for entry in entries)
             return [
                 Outcome(name, None, verdict) if verdict else Outcome(name, next(seqs))
@@ -277,7 +286,11 @@ def _swapping(
             return new
         assert not isinstance(new, WrongStatus)  # noqa: S101 - asked before
         entry = await ices.swap(transaction, old, new, _event(actor, action, now, old, new))
-        return None if entry is None else Done(new, entry.seq)
+        if entry is None:
+            return None
+        if action in _ENDS_WORK:
+            await operations.cancel_all(transaction, [new.ice_name], now, _ENDS_WORK[action])
+        return Done(new, entry.seq)
 
     return unit
 

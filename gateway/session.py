@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 import msgspec
 
@@ -14,13 +16,51 @@ from gateway.wire import Wire
 
 _MAX_FACT: Final = 255
 """Characters kept of what an ICE says of itself."""
+_MAX_RUNNING: Final = 256
+"""Operations that an ICE may say it works on."""
+
+
+_MISSING: Final = msgspec.Raw(b"")
+
+
+class _Answer(msgspec.Struct):
+    """The result of `operation.run`."""
+
+    accepted: bool
+
+
+class _Finish(msgspec.Struct):
+    """`protocol.Finish` with its values as they were sent."""
+
+    id: str
+    outcome: Literal["succeeded", "failed"]
+    result: msgspec.Raw = _MISSING
+    error: msgspec.Raw = _MISSING
+
+
+class Finish(msgspec.Struct, frozen=True):
+    """What an operation came to; `result` and `error` are JSON."""
+
+    id: str
+    outcome: Literal["succeeded", "failed"]
+    result: bytes | None
+    error: bytes | None
 
 
 class Observer(Protocol):
-    """Whoever wants to know of a session's hello and end."""
+    """Whoever wants to know of a session's hello, its work, and its end."""
 
     def greeted(self, session: Session) -> None:
         """The ICE has told its version, platform and host name."""
+
+    def answered(self, session: Session, operation_id: str, refused: bytes | None) -> None:
+        """The ICE has accepted an operation, or `refused` it, which is JSON."""
+
+    def progressed(self, session: Session, progress: protocol.Progress) -> None:
+        """The ICE tells how far it is."""
+
+    def finished(self, session: Session, request: protocol.RequestId, finish: Finish) -> None:
+        """The ICE tells what an operation came to, and waits for `Session.answer`."""
 
     def ended(self, session: Session, code: int) -> None:
         """The session is over: nothing that the ICE sends is acted on any more. Comes once."""
@@ -30,16 +70,20 @@ class Session:
     """One admitted connection.
 
     `seq` is the newest event that the look-up behind its admission saw: what is numbered above came
-    after it. `wire` is set by whoever hands the socket over.
+    after it. `wire` is set by whoever hands the socket over. `opened` and `greeted` are the loop's time;
+    `running` is what the ICE said in its hello that it works on.
     """
 
     __slots__ = (
         "_observer",
         "address",
+        "greeted",
         "hello",
         "ice",
         "id",
+        "opened",
         "ping_due",
+        "running",
         "seq",
         "since",
         "wire",
@@ -63,6 +107,9 @@ class Session:
         self.address = address
         self.since = since
         self.hello = protocol.Hello()
+        self.opened = asyncio.get_running_loop().time()
+        self.greeted: float | None = None
+        self.running: frozenset[str] = frozenset()
         self.ping_due = 0.0
         self._observer = observer
 
@@ -92,6 +139,25 @@ class Session:
         )
         self.wire.send(protocol.notification("ice.welcome", welcome))
 
+    def run(self, operation_id: str, kind: str, params: bytes, deadline: str) -> None:
+        """Send an operation; the request's id is the operation's."""
+        run = protocol.Run(
+            id=operation_id, kind=kind, params=msgspec.Raw(params), deadline=deadline
+        )
+        self.wire.send(protocol.request("operation.run", run, operation_id))
+
+    def cancel(self, operation_id: str) -> None:
+        """Let the ICE stop working on an operation."""
+        cancel = protocol.Cancel(id=operation_id)
+        self.wire.send(protocol.notification("operation.cancel", cancel))
+
+    def answer(self, request: protocol.RequestId, refusal: str | None) -> None:
+        """Answer a request of the ICE: it is done, or refused with a code of `RPC_REFUSALS`."""
+        if refusal is None:
+            self.wire.send(protocol.result(request, {}))
+        else:
+            self.wire.send(protocol.refuse(request, refusal))
+
     def close(self, code: int, reason: str | None = None) -> None:
         """End the session; `reason` is the catalogue's where none is given."""
         self.wire.close(code, reason)
@@ -106,24 +172,58 @@ class Session:
             self.close(1008)
             return
         if message.method is msgspec.UNSET:
-            return  # an answer that nobody waits for
-        if message.id is not msgspec.UNSET:
-            self.wire.send(
-                protocol.error(message.id, protocol.METHOD_NOT_FOUND, "method not found")
-            )
-        elif message.method == "ice.hello":
-            self._greet(message)
+            self._take_answer(message)
+        elif message.id is not msgspec.UNSET:
+            self._take_request(message, message.id)
+        else:
+            # A notification is never answered (JSON-RPC 2.0, section 4.1).
+            with contextlib.suppress(msgspec.ValidationError):
+                self._take_notification(message)
 
-    def _greet(self, message: protocol.Message) -> None:
+    def _take_notification(self, message: protocol.Message) -> None:
+        if message.method == "ice.hello":
+            self._greet(protocol.params_of(message, protocol.Hello))
+        elif message.method == "operation.progress":
+            progress = protocol.params_of(message, protocol.Progress)
+            self._observer.progressed(self, progress)
+
+    def _take_answer(self, message: protocol.Message) -> None:
+        if not isinstance(message.id, str):
+            return  # none of ours
+        if message.error is not msgspec.UNSET:
+            refused = {"code": "refused", "message": message.error.message}
+            self._observer.answered(self, message.id, msgspec.json.encode(refused))
+            return
         try:
-            hello = protocol.params_of(message, protocol.Hello)
-        except msgspec.ValidationError:
-            return  # a notification is never answered (JSON-RPC 2.0, section 4.1)
+            accepted = msgspec.json.decode(message.result or b"", type=_Answer).accepted
+        except msgspec.DecodeError:
+            accepted = False
+        refusal = b'{"code":"refused","message":"the ICE has not accepted it"}'
+        self._observer.answered(self, message.id, None if accepted else refusal)
+
+    def _take_request(self, message: protocol.Message, request: protocol.RequestId) -> None:
+        if message.method != "operation.finish":
+            self.wire.send(protocol.error(request, protocol.METHOD_NOT_FOUND, "method not found"))
+            return
+        try:
+            finish = protocol.params_of(message, _Finish)
+            values = [_checked(finish.result), _checked(finish.error)]
+        except (msgspec.DecodeError, RecursionError) as error:
+            self.wire.send(protocol.refuse(request, "invalid", str(error)))
+            return
+        if any(value and len(value) > protocol.MAX_VALUE for value in values):
+            self.answer(request, "too-large")
+        else:
+            self._observer.finished(self, request, Finish(finish.id, finish.outcome, *values))
+
+    def _greet(self, hello: protocol.Hello) -> None:
         self.hello = protocol.Hello(
             version=_fact(hello.version),
             platform=_fact(hello.platform),
             hostname=_fact(hello.hostname),
         )
+        self.greeted = asyncio.get_running_loop().time()
+        self.running = frozenset(hello.running[:_MAX_RUNNING])
         self._observer.greeted(self)
 
     def overflowed(self) -> None:
@@ -140,3 +240,11 @@ def _fact(text: str | None) -> str | None:
     if text is None:
         return None
     return "".join(char if char.isprintable() else "?" for char in text[:_MAX_FACT])
+
+
+def _checked(value: msgspec.Raw) -> bytes | None:
+    """A value that is JSON throughout: others will have to read it. Raises `msgspec.DecodeError`."""
+    if not bytes(value):
+        return None
+    msgspec.json.decode(value)
+    return bytes(value)

@@ -181,6 +181,12 @@ SETTINGS: Final = (
     Setting("ice.heartbeat", "30s", _positive_duration, _DURATION),
     Setting("ice.max_connections", 100_000, _integer(1, 10_000_000), "a number from 1"),
     Setting("ice.max_handshakes", 4096, _integer(1, 1_000_000), "a number from 1"),
+    Setting(
+        "operations.keep",
+        "30d",
+        _lifetime,
+        f"{_DURATION}, 36500d at most, or 0 for ever",
+    ),
     Setting("admin.login_idle", "30m", _positive_duration, _DURATION),
     Setting("admin.login_lifetime", "12h", _positive_duration, _DURATION),
     Setting("metrics.listen", "127.0.0.1:9464", _listener, "HOST:PORT, or empty to turn it off"),
@@ -217,6 +223,7 @@ class Settings:
     ice_heartbeat: float
     ice_max_connections: int
     ice_max_handshakes: int
+    operations_keep: float
     admin_login_idle: float
     admin_login_lifetime: float
     metrics_listen: tuple[str, int] | None

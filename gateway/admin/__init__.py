@@ -8,7 +8,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from gateway.admin import openapi
-from gateway.admin.api import events, ices
+from gateway.admin.api import events, ices, operations
 from gateway.admin.auth import PUBLIC, authenticated
 from gateway.admin.pages import pages_app
 from gateway.admin.parts import PARTS, AdminParts
@@ -21,6 +21,7 @@ def api_app(parts: AdminParts) -> web.Application:
     app = web.Application(middlewares=[authenticated])
     app[PARTS] = parts
     app.router.add_routes(ices.routes())
+    app.router.add_routes(operations.routes())
     app.router.add_routes(events.routes())
     app.router.add_get("/openapi.json", openapi.handle, name=PUBLIC)
     return app

@@ -13,15 +13,18 @@ from gateway.drops import Drops
 from gateway.hold import Hold
 from gateway.hub import Hub
 from gateway.logins import LoginDesk, Recognised
+from gateway.operations import OperationDesk
 from gateway.provisioning import Provisioning
 from gateway.respond import Networks
 from gateway.roles import Caller
 from gateway.session import Session
 from gateway.store.events import Events
 from gateway.store.ices import Ices
+from gateway.store.operations import Operations
 from gateway.store.sessions import Happenings
 from gateway.tail import Tail
 from gateway.times import Clock
+from gateway.watches import Watches
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,9 @@ class AdminParts:
     """The collaborators of the handlers."""
 
     provisioning: Provisioning
+    operations: OperationDesk
+    work: Operations
+    watches: Watches
     accounts: AccountBook
     logins: LoginDesk
     ices: Ices

@@ -7,7 +7,7 @@ a slow reader costs no memory and misses nothing. Presence is news only; an over
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from typing import Final
 
 from gateway.presence import Change
@@ -31,12 +31,13 @@ class Streams:
 
     def __init__(self) -> None:
         self._open: set[Stream] = set()
+        self._seats: Counter[str] = Counter()
         self.closed = False
         """Whether the gateway is stopping: streams end."""
 
     def add(self, user: str) -> Stream | None:
         """A new reader; None where the user has as many as they may."""
-        if sum(stream.user == user for stream in self._open) >= MAX_READERS:
+        if not self.sit_down(user):
             return None
         stream = Stream(user)
         self._open.add(stream)
@@ -45,6 +46,20 @@ class Streams:
     def remove(self, stream: Stream) -> None:
         """A reader has gone."""
         self._open.discard(stream)
+        self.stand_up(stream.user)
+
+    def sit_down(self, user: str) -> bool:
+        """Count one more stream of this user, of whatever; False where they have as many as they may."""
+        if self._seats[user] >= MAX_READERS:
+            return False
+        self._seats[user] += 1
+        return True
+
+    def stand_up(self, user: str) -> None:
+        """Count one less."""
+        self._seats[user] -= 1
+        if not self._seats[user]:
+            del self._seats[user]
 
     def publish(self) -> None:
         """An event has been applied."""

@@ -1,0 +1,237 @@
+"""`/operations`, and an ICE's: requested, listed, followed, cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from datetime import datetime
+from typing import Annotated, Final
+
+import msgspec
+from aiohttp import web
+from aiohttp_sse import EventSourceResponse
+
+from client.protocol import OperationKind
+from gateway import documents
+from gateway.admin.api.inputs import (
+    DEFAULT_LIMIT,
+    Limit,
+    Query,
+    Text,
+    body_as,
+    decode_cursor,
+    encode_cursor,
+    unwrap,
+)
+from gateway.admin.auth import actor, recognise
+from gateway.admin.parts import CALLER, PARTS, AdminParts
+from gateway.errors import invalid, problem
+from gateway.ice import fold
+from gateway.operation import Operation, State
+from gateway.operations import Wanted
+from gateway.respond import Refusal, json_response
+from gateway.store.engine import StoreUnavailable
+from gateway.store.operations import OperationFilter
+
+MAX_WAIT: Final = 60.0
+"""Seconds that a request may wait for its operation to finish."""
+_LOOK_EVERY: Final = 5.0
+"""Seconds after which a waiter looks without having been woken."""
+_SEND_TIMEOUT: Final = 30.0
+"""Seconds after which a reader that does not read is let go."""
+_MAX_DIGITS: Final = 18
+
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+
+
+class NewOperation(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Body of POST /ices/{ice_name}/operations."""
+
+    kind: OperationKind
+    params: msgspec.Raw = msgspec.Raw(b"{}")
+    run_at: Moment | None = None
+    deadline: Moment | None = None
+    idempotency_key: str | None = None
+
+
+class RequestQuery(Query):
+    """How long to wait for the end."""
+
+    wait: Annotated[float, msgspec.Meta(ge=0, le=MAX_WAIT)] = 0.0
+
+
+class OperationQuery(Query):
+    """Filters of GET /operations."""
+
+    ice_name: Text | None = None
+    state: State | None = None
+    kind: OperationKind | None = None
+    limit: Limit = DEFAULT_LIMIT
+    cursor: Text | None = None
+
+
+def routes() -> list[web.RouteDef]:
+    """The calls of this noun."""
+    one = "/operations/{id}"
+    return [
+        web.post("/ices/{ice_name}/operations", create),
+        web.get("/operations", listing),
+        web.get(one, show),
+        web.get(f"{one}/stream", stream, allow_head=False),
+        web.post(f"{one}/cancel", cancel),
+    ]
+
+
+async def create(request: web.Request) -> web.Response:
+    """Request an operation, and wait for its end if that is asked for."""
+    wait = RequestQuery.of(request).wait
+    new = await body_as(request, NewOperation)
+    parts, caller = _parts(request), request[CALLER]
+    wanted = Wanted(new.kind, bytes(new.params), new.run_at, new.deadline, new.idempotency_key)
+    name = request.match_info["ice_name"]
+    unwrap(parts.operations.check(actor(request), name, wanted))
+    listed = await parts.ices.find(name)
+    if listed is None or not caller.sees(listed.ice):
+        raise Refusal(problem("not-registered"))
+    if not caller.operates(listed.ice):
+        raise Refusal(problem("forbidden"))
+    operation: Operation = unwrap(
+        await parts.operations.request(actor(request), listed.ice, wanted)
+    )
+    operation = await _end_of(parts, operation, wait)
+    base = request.path.partition("/ices/")[0]
+    return json_response(
+        documents.operation_document(operation),
+        status=200 if operation.is_finished else 202,
+        headers={"Location": f"{base}/operations/{operation.id}"},
+    )
+
+
+async def _end_of(parts: AdminParts, operation: Operation, wait: float) -> Operation:
+    """The operation when it has finished, or as it is after `wait` seconds."""
+    with (
+        parts.watches.on(operation.ice_name, operation.id) as changed,
+        contextlib.suppress(TimeoutError, StoreUnavailable),
+    ):
+        async with asyncio.timeout(wait):
+            while not (operation.is_finished or parts.watches.closed):
+                changed.clear()
+                # It is requested, whatever comes of looking.
+                operation = await parts.operations.find(operation.id) or operation
+                if not operation.is_finished:
+                    await _news(changed, _LOOK_EVERY)
+    return operation
+
+
+async def _news(changed: asyncio.Event, patience: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(patience):
+            await changed.wait()
+
+
+async def listing(request: web.Request) -> web.Response:
+    """List operations, newest first."""
+    query = OperationQuery.of(request)
+    before = _number(query.cursor)
+    parts, caller = _parts(request), request[CALLER]
+    ice_name = query.ice_name
+    if caller.ice is not None:
+        if ice_name is not None and fold(ice_name) != fold(caller.ice):
+            return json_response(documents.OperationPage([], None))
+        ice_name = caller.ice
+    everybodys = caller.grants.sees_all or caller.ice is not None
+    where = OperationFilter(ice_name, query.state, query.kind, None if everybodys else caller.user)
+    page, more = await parts.work.page(where, query.limit, before)
+    return json_response(
+        documents.OperationPage(
+            [documents.operation_document(item.operation) for item in page],
+            encode_cursor(str(page[-1].number)) if more else None,
+        )
+    )
+
+
+def _number(cursor: str | None) -> int | None:
+    text = decode_cursor(cursor)
+    if text is not None and not (text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS):
+        raise Refusal(invalid("cursor", "take it from `next` of the page before"))
+    return None if text is None else int(text)
+
+
+async def show(request: web.Request) -> web.Response:
+    """Show one operation."""
+    return json_response(documents.operation_document(await _find(request)))
+
+
+async def cancel(request: web.Request) -> web.Response:
+    """End an operation."""
+    operation = await _find(request, to_operate=True)
+    done: Operation = unwrap(await _parts(request).operations.cancel(actor(request), operation.id))
+    return json_response(documents.operation_document(done))
+
+
+async def _find(request: web.Request, *, to_operate: bool = False) -> Operation:
+    """The operation of the path; one at an ICE that the caller may not see does not exist for them."""
+    parts, caller = _parts(request), request[CALLER]
+    operation = await parts.operations.find(request.match_info["id"])
+    listed = None if operation is None else await parts.ices.find(operation.ice_name)
+    if operation is None or listed is None or not caller.sees(listed.ice):
+        raise Refusal(problem("not-found", "There is no such operation."))
+    if to_operate and not caller.operates(listed.ice):
+        raise Refusal(problem("forbidden"))
+    return operation
+
+
+async def stream(request: web.Request) -> web.StreamResponse:
+    """Send an operation's states, progress and result as they come; the stream ends with the result."""
+    operation = await _find(request)
+    parts, user = _parts(request), request[CALLER].user
+    response = EventSourceResponse(
+        headers={"X-Content-Type-Options": "nosniff"}, send_timeout=_SEND_TIMEOUT
+    )
+    response.headers["Cache-Control"] = "no-store"
+    if request.transport is None:
+        return web.Response()  # the reader has gone meanwhile: nobody sees this
+    if not parts.streams.sit_down(user):
+        raise Refusal(problem("too-many-streams"))
+    try:
+        await response.prepare(request)
+        async with response:
+            await _send_all(request, response, operation)
+    except (StoreUnavailable, ConnectionError, TimeoutError):
+        pass  # the reader comes back and is told how it stands
+    finally:
+        parts.streams.stand_up(user)
+    return response
+
+
+async def _send_all(
+    request: web.Request, response: EventSourceResponse, operation: Operation
+) -> None:
+    parts = _parts(request)
+    state: State | None = None
+    progress: bytes | None = None
+    with parts.watches.on(operation.ice_name, operation.id) as changed:
+        while not parts.watches.closed and request.transport is not None:
+            changed.clear()
+            caller = await recognise(request, used=False)
+            found = await parts.operations.find(operation.id)
+            if caller is None or found is None:
+                return  # who has lost their right is told nothing more
+            if found.state is not state:
+                state = found.state
+                await _send(response, "state", documents.operation_state(found))
+            if found.progress not in (None, progress):
+                progress = found.progress
+                await _send(response, "progress", documents.progress_document(found))
+            if found.is_finished:
+                await _send(response, "result", documents.operation_document(found))
+                return
+            await _news(changed, _LOOK_EVERY)
+
+
+async def _send(response: EventSourceResponse, event: str, document: object) -> None:
+    await response.send(msgspec.json.encode(document).decode(), event=event)
+
+
+def _parts(request: web.Request) -> AdminParts:
+    return request.config_dict[PARTS]

@@ -1,0 +1,79 @@
+"""How far operations are, written down in groups: of what came meanwhile the last counts.
+
+A flood of progress so costs one row in a quarter of a second, and a reader who waits for news is woken as
+often.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import msgspec
+
+from client import protocol
+from gateway.store import operations
+from gateway.store.engine import Engine, StoreUnavailable, Transaction
+from gateway.times import Clock, to_text
+from gateway.watches import Watches
+
+INTERVAL: Final = 0.25
+"""Seconds between two writings."""
+MAX_MESSAGE: Final = 1000
+"""Characters kept of a message."""
+MAX_DATA: Final = 64_000
+"""Bytes of `data`; larger data is left out."""
+
+
+class ProgressBook:
+    """Keeps the last word of each operation until it is written."""
+
+    def __init__(self, engine: Engine, watches: Watches, clock: Clock) -> None:
+        self._engine = engine
+        self._watches = watches
+        self._clock = clock
+        self._latest: dict[str, tuple[str, protocol.Progress]] = {}
+        self._news = asyncio.Event()
+
+    def note(self, ice_name: str, progress: protocol.Progress) -> None:
+        """An ICE that works on this operation has told how far it is."""
+        self._latest[progress.id] = ice_name, progress
+        self._news.set()
+
+    def forget(self, operation_id: str) -> None:
+        """The operation has ended."""
+        self._latest.pop(operation_id, None)
+
+    async def write(self, transaction: Transaction, operation_id: str) -> None:
+        """Write the last word on an operation in the transaction that ends it."""
+        _, progress = self._latest.get(operation_id, (None, None))
+        if progress is not None:
+            await operations.set_progress(transaction, [self._row(progress)])
+
+    async def run(self) -> None:
+        """Write until cancelled."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            latest, self._latest = self._latest, {}
+            await self._record(latest)
+            await asyncio.sleep(INTERVAL)
+
+    async def _record(self, latest: dict[str, tuple[str, protocol.Progress]]) -> None:
+        rows = [self._row(progress) for _, progress in latest.values()]
+        try:
+            await self._engine.write(lambda transaction: operations.set_progress(transaction, rows))
+        except StoreUnavailable:
+            return  # it is news, and more will come
+        for operation_id, (ice_name, _) in latest.items():
+            self._watches.wake(ice_name, operation_id)
+
+    def _row(self, progress: protocol.Progress) -> tuple[str, bytes]:
+        fraction, message = progress.fraction, progress.message
+        document = {
+            "fraction": None if fraction is None else min(1.0, max(0.0, fraction)),
+            "message": None if message is None else message[:MAX_MESSAGE],
+            "data": progress.data if len(msgspec.json.encode(progress.data)) <= MAX_DATA else None,
+            "at": to_text(self._clock()),
+        }
+        return progress.id, msgspec.json.encode(document)

@@ -1,0 +1,280 @@
+"""SQL of `ice_operations`: requested, moved by compare-and-set, listed, forgotten after a while."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from client.protocol import OperationKind
+from gateway.ice import fold
+from gateway.operation import ACTIVE, UNFINISHED, Operation, State
+from gateway.store.engine import Fetch, Row, Transaction, damaged
+from gateway.times import from_text, from_text_or_none, to_text, to_text_or_none
+
+_COLUMNS: Final = (
+    "id, ice_name, kind, params, state, requested_by, created, run_at, deadline, sent, finished,"
+    " progress, result, error, idempotency_key"
+)
+_BRIEF: Final = _COLUMNS.replace("params", "'null'").replace("result", "NULL")
+_SIZE: Final = "length(params) + coalesce(length(result), 0) + coalesce(length(error), 0)"
+_PAGE_SIZE: Final = 4_000_000
+"""Characters of JSON in one page, from which on it ends before its limit."""
+
+
+def _states(states: Sequence[State]) -> str:
+    return f"({', '.join(repr(state.value) for state in states)})"
+
+
+_UNFINISHED: Final = f"state IN {_states(UNFINISHED)}"
+_ACTIVE: Final = f"state IN {_states(ACTIVE)}"
+
+
+@dataclass(frozen=True, slots=True)
+class OperationFilter:
+    """Which operations to list; None stands for all. `owner` is the user the ICE is tagged to."""
+
+    ice_name: str | None = None
+    state: State | None = None
+    kind: OperationKind | None = None
+    owner: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Numbered:
+    """An operation with its place in the order of the requests."""
+
+    number: int
+    operation: Operation
+
+
+# --- in a transaction ----------------------------------------------------------------------------
+
+
+async def insert(transaction: Transaction, operation: Operation) -> None:
+    """Add a new operation."""
+    await transaction.run(
+        f"INSERT INTO ice_operations ({_COLUMNS})"
+        " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+        operation.id,
+        operation.ice_name,
+        operation.kind.value,
+        operation.params.decode(),
+        operation.state.value,
+        operation.requested_by,
+        to_text(operation.created),
+        to_text_or_none(operation.run_at),
+        to_text(operation.deadline),
+        to_text_or_none(operation.sent),
+        to_text_or_none(operation.finished),
+        None,
+        None,
+        None,
+        operation.idempotency_key,
+    )
+
+
+async def replace(transaction: Transaction, old: Operation, new: Operation) -> bool:
+    """Compare and swap; False where the operation has another state than `old` by now."""
+    return bool(
+        await transaction.run(
+            "UPDATE ice_operations SET state = $1, sent = $2, finished = $3, result = $4,"
+            " error = $5 WHERE id = $6 AND state = $7",
+            new.state.value,
+            to_text_or_none(new.sent),
+            to_text_or_none(new.finished),
+            None if new.result is None else new.result.decode(),
+            None if new.error is None else new.error.decode(),
+            old.id,
+            old.state.value,
+        )
+    )
+
+
+async def cancel_all(
+    transaction: Transaction, ice_names: Sequence[str], now: datetime, error: bytes
+) -> None:
+    """Cancel whatever is unfinished at these ICEs."""
+    await transaction.run_many(
+        f"UPDATE ice_operations SET state = $2, finished = $3, error = $4"
+        f" WHERE ice_name = $1 AND {_UNFINISHED}",
+        [(name, State.CANCELLED.value, to_text(now), error.decode()) for name in ice_names],
+    )
+
+
+async def overdue(transaction: Transaction, now: datetime, limit: int) -> list[Operation]:
+    """The unfinished ones whose deadline has passed."""
+    rows = await transaction.fetch(
+        f"SELECT {_BRIEF} FROM ice_operations WHERE {_UNFINISHED} AND deadline <= $1"
+        " ORDER BY deadline LIMIT $2",
+        to_text(now),
+        limit,
+    )
+    return [_from_row(row) for row in rows]
+
+
+async def set_progress(transaction: Transaction, progress: Sequence[tuple[str, bytes]]) -> None:
+    """Store how far operations are, by id, if they are still worked on."""
+    await transaction.run_many(
+        f"UPDATE ice_operations SET progress = $2 WHERE id = $1 AND {_ACTIVE}",
+        [(name, encoded.decode()) for name, encoded in progress],
+    )
+
+
+async def forget(transaction: Transaction, before: datetime, limit: int) -> int:
+    """Delete those that had finished `before`; how many."""
+    return await transaction.run(
+        "DELETE FROM ice_operations WHERE number IN (SELECT number FROM ice_operations"
+        " WHERE finished < $1 ORDER BY finished LIMIT $2)",
+        to_text(before),
+        limit,
+    )
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+class Operations:
+    """Reads the table, with an engine's `fetch` or a transaction's."""
+
+    def __init__(self, fetch: Fetch) -> None:
+        self._fetch = fetch
+
+    async def find(self, operation_id: str) -> Operation | None:
+        """The operation of this id."""
+        return await self._one("id = $1", operation_id)
+
+    async def find_by_key(self, ice_name: str, requested_by: str, key: str) -> Operation | None:
+        """The operation that this user has requested of this ICE under this idempotency key."""
+        return await self._one(
+            "ice_name = $1 AND requested_by = $2 AND idempotency_key = $3",
+            ice_name,
+            requested_by,
+            key,
+        )
+
+    async def first(self, ice_name: str) -> Operation | None:
+        """The one that this ICE works on, or else the next to be sent (which may not be due yet)."""
+        return await self._one(
+            "number = (SELECT number FROM ice_operations"
+            f" WHERE ice_name = $1 AND {_UNFINISHED}"
+            " ORDER BY state = 'queued', coalesce(run_at, created), number LIMIT 1)",
+            ice_name,
+        )
+
+    async def _one(self, condition: str, *params: object) -> Operation | None:
+        rows = await self._fetch(
+            f"SELECT {_COLUMNS} FROM ice_operations WHERE {condition}", *params
+        )
+        return _from_row(rows[0]) if rows else None
+
+    async def unfinished(self, ice_name: str) -> int:
+        """How many operations of this ICE are unfinished."""
+        [(count,)] = await self._fetch(
+            f"SELECT count(*) FROM ice_operations WHERE ice_name = $1 AND {_UNFINISHED}", ice_name
+        )
+        return int(count)
+
+    async def busy(self) -> list[str]:
+        """The ICEs that have unfinished operations."""
+        rows = await self._fetch(
+            f"SELECT DISTINCT ice_name FROM ice_operations WHERE {_UNFINISHED}"
+        )
+        return [name for (name,) in rows]
+
+    async def next_deadline(self) -> datetime | None:
+        """When the next of all unfinished ones is overdue."""
+        [(deadline,)] = await self._fetch(
+            f"SELECT min(deadline) FROM ice_operations WHERE {_UNFINISHED}"
+        )
+        return from_text_or_none(deadline)
+
+    async def page(
+        self, where: OperationFilter, limit: int, before: int | None = None, *, brief: bool = False
+    ) -> tuple[list[Numbered], bool]:
+        """At most `limit`, newest first, behind number `before`, and whether there are more.
+
+        Large ones make a page shorter. `brief` leaves `params` and `result` out.
+        """
+        conditions, params = _conditions(where, before)
+        params.append(limit + 1)
+        rows = await self._fetch(
+            f"SELECT number, {_SIZE} FROM ice_operations WHERE {conditions}"
+            f" ORDER BY number DESC LIMIT ${len(params)}",
+            *params,
+        )
+        count = min(len(rows), limit) if brief else _fitting([row[1] for row in rows[:limit]])
+        if not count:
+            return [], False
+        params[-1] = count
+        found = await self._fetch(
+            f"SELECT number, {_BRIEF if brief else _COLUMNS} FROM ice_operations"
+            f" WHERE {conditions} ORDER BY number DESC LIMIT ${len(params)}",
+            *params,
+        )
+        return [Numbered(row[0], _from_row(row[1:])) for row in found], len(rows) > count
+
+
+def _fitting(sizes: Sequence[int]) -> int:
+    """How many of these fit into one page; one always does."""
+    total = 0
+    for count, size in enumerate(sizes):
+        total += size
+        if count and total > _PAGE_SIZE:
+            return count
+    return len(sizes)
+
+
+def _conditions(where: OperationFilter, before: int | None) -> tuple[str, list[object]]:
+    conditions, params = ["TRUE"], list[object]()
+    for condition, value in (
+        ("number < {}", before),
+        ("lower(ice_name) = {}", None if where.ice_name is None else fold(where.ice_name)),
+        ("state = {}", where.state),
+        ("kind = {}", where.kind),
+        ("ice_name IN (SELECT ice_name FROM ice_tokens WHERE provisionedto = {})", where.owner),
+    ):
+        if value is not None:
+            params.append(value)
+            conditions.append(condition.format(f"${len(params)}"))
+    return " AND ".join(conditions), params
+
+
+def _from_row(row: Row) -> Operation:
+    (
+        operation_id,
+        ice_name,
+        kind,
+        params,
+        state,
+        requested_by,
+        created,
+        run_at,
+        deadline,
+        sent,
+        finished,
+        *values,
+        key,
+    ) = row
+    try:
+        progress, result, error = (None if text is None else text.encode() for text in values)
+        return Operation(
+            operation_id,
+            ice_name,
+            OperationKind(kind),
+            params.encode(),
+            State(state),
+            requested_by,
+            from_text(created),
+            from_text_or_none(run_at),
+            from_text(deadline),
+            from_text_or_none(sent),
+            from_text_or_none(finished),
+            progress,
+            result,
+            error,
+            key,
+        )
+    except (ValueError, TypeError, AttributeError) as error:
+        raise damaged(f"the operation {operation_id}", error) from error
