@@ -10,6 +10,7 @@ ran. What was sent and is not heard of is `lost`: nobody knows, until the ICE it
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -28,8 +29,8 @@ LIFETIME: Final = 86_400.0
 """Seconds from `run_at` or the request to the deadline, where none is given."""
 FARTHEST: Final = timedelta(days=366)
 """How far ahead `run_at` and `deadline` may lie: what is farther is a mistake."""
-MAX_KEY: Final = 128
-"""Characters of an idempotency key."""
+KEY_PATTERN: Final = "[ -~]{1,128}"
+"""An idempotency key."""
 
 
 class State(enum.StrEnum):
@@ -144,8 +145,8 @@ class Operation:
             farther = "run_at" if deadline is None else "deadline"
             raise NotValid(farther, f"at most {FARTHEST.days} days ahead")
         key = idempotency_key
-        if key is not None and not (1 <= len(key) <= MAX_KEY and key.isprintable()):
-            raise NotValid("idempotency_key", f"1 to {MAX_KEY} printable characters")
+        if key is not None and not re.fullmatch(KEY_PATTERN, key):
+            raise NotValid("idempotency_key", "1 to 128 printable ASCII characters")
         return cls(
             operation_id,
             ice_name,

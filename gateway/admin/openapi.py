@@ -8,20 +8,36 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
+from client.protocol import MAX_VALUE, OperationKind
 from gateway import __version__, documents
 from gateway.admin.api.events import SEQ_PATTERN, EventQuery
 from gateway.admin.api.ices import Bulk, IceQuery, NewIce
+from gateway.admin.api.operations import NewOperation, OperationQuery, RequestQuery
 from gateway.admin.auth import COOKIE, FORM_TOKEN
+from gateway.admin.describe import (
+    BODY,
+    REF,
+    answer,
+    call,
+    event,
+    header,
+    next_page,
+    query,
+    stream,
+)
 from gateway.errors import CODES
 from gateway.ice import NAME_PATTERN, NAME_RULE, IceType
+from gateway.operation import KEY_PATTERN
 from gateway.store.accounts import MAX_USER_NAME
 
-_REF: Final = "#/components/schemas/{name}"
 _SHAPES: Final = (
     NewIce,
     Bulk,
     IceQuery,
     EventQuery,
+    NewOperation,
+    RequestQuery,
+    OperationQuery,
     documents.IceDocument,
     documents.IcePage,
     documents.Provisioned,
@@ -31,6 +47,9 @@ _SHAPES: Final = (
     documents.Happenings,
     documents.EventPage,
     documents.Presence,
+    documents.OperationDocument,
+    documents.OperationPage,
+    documents.OperationState,
     documents.ProblemDocument,
 )
 _NAME: Final = {
@@ -65,130 +84,31 @@ _ABOUT: Final = (
     " any request may be answered 400 (not proper HTTP), 404 (nothing at this address), 405 (not this"
     " method: `Allow` names those there are), 414, 417, 431 (address, Expect, headers) or 500."
 )
-_TITLES: Final = {
-    400: "Not JSON",
-    401: "Not authenticated",
-    403: "Not allowed for this role",
-    404: "Not registered, or not to be seen by this caller",
-    405: "Names cannot be changed or deleted",
-    408: "The request did not arrive in time",
-    409: "Not possible: the name exists, or the status is another",
-    412: "The entry has moved on",
-    413: "Larger than 1 MiB",
-    415: "Not application/json",
-    422: "A field is not valid",
-    429: "Too many event streams of this user",
-    503: "The store or the keys are not available",
+_ETAG: Final = {"ETag": header("The generation", {"type": "string", "pattern": '^"[1-9][0-9]*"$'})}
+_NUMBER: Final = {"type": "string", "pattern": f"^{SEQ_PATTERN}$"}
+_REFERENCE: Final = {"type": "string", "format": "uri-reference"}
+_OPERATION_ID: Final = {
+    "name": "id",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string", "minLength": 1},
 }
-_BODY: Final = (400, 408, 413, 415, 422)
-
-
-def _header(description: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"description": description, "required": True, "schema": schema}
-
-
-_NO_STORE: Final = {"Cache-Control": _header("Nothing is kept", {"const": "no-store"})}
-_ETAG: Final = {"ETag": _header("The generation", {"type": "string", "pattern": '^"[1-9][0-9]*"$'})}
-_LOCATION: Final = {"Location": _header("The ICE", {"type": "string", "format": "uri-reference"})}
-_ERROR_HEADERS: Final = {
-    401: {"WWW-Authenticate": _header("How to authenticate", {"const": "Bearer"})},
-    405: {"Allow": _header("The methods there are", {"type": "string", "minLength": 1})},
+_OPERATION_LINKS: Final = {
+    operation_id: {"operationId": operation_id, "parameters": {"id": "$response.body#/id"}}
+    for operation_id in ("showOperation", "cancelOperation")
 }
-
-
-def _answer(
-    shape: type,
-    description: str,
-    headers: dict[str, Any] | None = None,
-    links: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    answer: dict[str, Any] = {
-        "description": description,
-        "headers": _NO_STORE | (headers or {}),
-        "content": {"application/json": {"schema": _ref(shape)}},
-    }
-    return answer | ({"links": links} if links else {})
-
-
-def _next(operation_id: str, parameter: str) -> dict[str, Any]:
-    """To the page behind this one."""
-    parameters = {parameter: "$response.body#/next"}
-    return {"next": {"operationId": operation_id, "parameters": parameters}}
-
-
-def _ref(shape: type) -> dict[str, str]:
-    return {"$ref": _REF.format(name=shape.__name__)}
-
-
-def _stream() -> dict[str, Any]:
-    """The events of a stream, each by its fields."""
-    number = {"type": "string", "pattern": f"^{SEQ_PATTERN}$"}
-
-    def event(name: str, shape: type, **more: dict[str, Any]) -> dict[str, Any]:
-        data = {
-            "type": "string",
-            "contentMediaType": "application/json",
-            "contentSchema": _ref(shape),
-        }
-        properties = {"event": {"const": name}, "data": data, **more}
-        return {"type": "object", "properties": properties, "required": list(properties)}
-
-    return {
-        "oneOf": [
-            event("message", documents.EventDocument, id=number),
-            event("presence", documents.Presence),
-        ]
-    }
-
-
-def _problems(*statuses: int) -> dict[str, Any]:
-    return {
-        str(status): {
-            "description": _TITLES[status],
-            "headers": _NO_STORE | _ERROR_HEADERS.get(status, {}),
-            "content": {"application/problem+json": {"schema": _ref(documents.ProblemDocument)}},
-        }
-        for status in sorted({401, 503, *statuses})
-    }
-
-
-def _operation(
-    operation_id: str,
-    summary: str,
-    answers: dict[str, Any],
-    *statuses: int,
-    parameters: list[dict[str, Any]] | None = None,
-    body: type | None = None,
-) -> dict[str, Any]:
-    operation: dict[str, Any] = {
-        "operationId": operation_id,
-        "summary": summary,
-        "responses": answers | _problems(*statuses),
-    }
-    if parameters:
-        operation["parameters"] = parameters
-    if body is not None:
-        operation["requestBody"] = {
-            "required": True,
-            "content": {"application/json": {"schema": _ref(body)}},
-        }
-    return operation
-
-
-def _query(schema: dict[str, Any]) -> list[dict[str, Any]]:
-    """The parameters of a query shape; an empty one counts as not given."""
-    return [
-        {"name": name, "in": "query", "allowEmptyValue": True, "schema": property_schema}
-        for name, property_schema in schema["properties"].items()
-    ]
 
 
 def _action(name: str, summary: str, shape: type) -> dict[str, Any]:
-    answers = {"200": _answer(shape, "Done", _ETAG, _LINKS)}
+    answers = {"200": answer(shape, "Done", _ETAG, _LINKS)}
     return {
         "parameters": [_NAME],
-        "post": _operation(name, summary, answers, 403, 404, 409, 412, parameters=[_IF_MATCH]),
+        "post": call(name, summary, answers, 403, 404, 409, 412, parameters=[_IF_MATCH]),
     }
+
+
+def _located(what: str) -> dict[str, Any]:
+    return {"Location": header(f"The {what}", _REFERENCE)}
 
 
 def _new_ice(schema: dict[str, Any]) -> dict[str, Any]:
@@ -213,53 +133,154 @@ def _new_ice(schema: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _new_operation(schema: dict[str, Any]) -> dict[str, Any]:
+    """With the rules that the shape alone does not say: when there is a `run_at`, and what a key is."""
+    schema["properties"]["idempotency_key"]["anyOf"][0]["pattern"] = f"^{KEY_PATTERN}$"
+    schema["properties"]["params"]["description"] = f"Any JSON, of at most {MAX_VALUE:,} bytes"
+    schema["examples"] = [{"kind": "remote-execute", "params": {"suite": "smoke"}}]
+    others = [kind.value for kind in OperationKind if kind is not OperationKind.SCHEDULE]
+    return schema | {
+        "oneOf": [
+            {
+                "properties": {
+                    "kind": {"const": OperationKind.SCHEDULE.value},
+                    "run_at": {"type": "string", "format": "date-time"},
+                },
+                "required": ["run_at"],
+            },
+            {"properties": {"kind": {"enum": others}, "run_at": {"type": "null"}}},
+        ]
+    }
+
+
+def _operations(queries: dict[str, Any]) -> dict[str, Any]:
+    """The calls about operations."""
+
+    def one(description: str, links: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+        return answer(documents.OperationDocument, description, more, links)
+
+    located = _located("operation")
+    return {
+        "/ices/{ice_name}/operations": {
+            "parameters": [_NAME],
+            "post": call(
+                "requestOperation",
+                "Send work to an ICE; the same idempotency key again is the same operation",
+                {
+                    "202": one("Accepted: it is stored", _OPERATION_LINKS, **located),
+                    "200": one("It has finished", _OPERATION_LINKS, **located),
+                },
+                403,
+                404,
+                409,
+                429,
+                *BODY,
+                parameters=query(queries["RequestQuery"]),
+                body=NewOperation,
+            ),
+        },
+        "/operations": {
+            "get": call(
+                "listOperations",
+                "List operations, newest first; large ones make a page shorter than its limit",
+                {
+                    "200": answer(
+                        documents.OperationPage,
+                        "A page",
+                        links=next_page("listOperations", "cursor"),
+                    )
+                },
+                422,
+                parameters=query(queries["OperationQuery"]),
+            ),
+        },
+        "/operations/{id}": {
+            "parameters": [_OPERATION_ID],
+            "get": call("showOperation", "Show an operation", {"200": one("It")}, 404),
+        },
+        "/operations/{id}/stream": {
+            "parameters": [_OPERATION_ID],
+            "get": call(
+                "streamOperation",
+                "States and progress as they come; ends with the result",
+                {
+                    "200": stream(
+                        event("state", documents.OperationState),
+                        event("progress", documents.ProgressDocument),
+                        event("result", documents.OperationDocument),
+                    )
+                },
+                404,
+                429,
+            ),
+        },
+        "/operations/{id}/cancel": {
+            "parameters": [_OPERATION_ID],
+            "post": call(
+                "cancelOperation",
+                "End an operation at once; the ICE is told to stop",
+                {"200": one("Cancelled")},
+                403,
+                404,
+                409,
+            ),
+        },
+    }
+
+
 @functools.cache
 def document() -> dict[str, Any]:
     """The whole document."""
-    _, schemas = msgspec.json.schema_components(_SHAPES, ref_template=_REF)
-    ice_query, event_query = schemas.pop("IceQuery"), schemas.pop("EventQuery")
+    _, schemas = msgspec.json.schema_components(_SHAPES, ref_template=REF)
+    shapes = (IceQuery, EventQuery, OperationQuery, RequestQuery)
+    queries = {shape.__name__: schemas.pop(shape.__name__) for shape in shapes}
     schemas["NewIce"] = _new_ice(schemas["NewIce"])
+    schemas["NewOperation"] = _new_operation(schemas["NewOperation"])
     schemas["Bulk"]["examples"] = [{"action": "disconnect", "ice_names": ["lab-pc-7", "build-1"]}]
     schemas["ProblemDocument"]["properties"]["code"]["examples"] = sorted(CODES)
     final = {
-        method: _operation(f"{method}Ice", "Names are final", {}, 405)
+        method: call(f"{method}Ice", "Names are final", {}, 405)
         for method in ("put", "patch", "delete")
     }
     paths = {
         "/ices": {
-            "get": _operation(
+            "get": call(
                 "listIces",
                 "List ICEs by name",
-                {"200": _answer(documents.IcePage, "A page", links=_next("listIces", "cursor"))},
+                {"200": answer(documents.IcePage, "A page", links=next_page("listIces", "cursor"))},
                 422,
-                parameters=_query(ice_query),
+                parameters=query(queries["IceQuery"]),
             ),
-            "post": _operation(
+            "post": call(
                 "provisionIce",
                 "Provision an ICE; its token is shown this once",
-                {"201": _answer(documents.Provisioned, "Provisioned", _ETAG | _LOCATION, _LINKS)},
+                {
+                    "201": answer(
+                        documents.Provisioned, "Provisioned", _ETAG | _located("ICE"), _LINKS
+                    )
+                },
                 403,
                 409,
-                *_BODY,
+                *BODY,
                 body=NewIce,
             ),
         },
         "/ices/bulk": {
-            "post": _operation(
+            "post": call(
                 "bulk",
                 "Deregister or disconnect many ICEs in one transaction",
-                {"200": _answer(documents.BulkAnswer, "What became of each")},
+                {"200": answer(documents.BulkAnswer, "What became of each")},
                 403,
-                *_BODY,
+                *BODY,
                 body=Bulk,
             )
         },
         "/ices/{ice_name}": {
             "parameters": [_NAME],
-            "get": _operation(
+            "get": call(
                 "showIce",
                 "Show an ICE",
-                {"200": _answer(documents.IceDocument, "The ICE", _ETAG)},
+                {"200": answer(documents.IceDocument, "The ICE", _ETAG)},
                 404,
             ),
             **final,
@@ -278,33 +299,36 @@ def document() -> dict[str, Any]:
         ),
         "/ices/{ice_name}/connections": {
             "parameters": [_NAME],
-            "get": _operation(
+            "get": call(
                 "listConnections",
                 "What became of an ICE's recent connections",
-                {"200": _answer(documents.Happenings, "The last 50")},
+                {"200": answer(documents.Happenings, "The last 50")},
                 404,
             ),
         },
         "/events": {
-            "get": _operation(
+            "get": call(
                 "listEvents",
                 "List audit events, oldest first",
-                {"200": _answer(documents.EventPage, "A page", links=_next("listEvents", "after"))},
+                {
+                    "200": answer(
+                        documents.EventPage, "A page", links=next_page("listEvents", "after")
+                    )
+                },
                 403,
                 422,
-                parameters=_query(event_query),
+                parameters=query(queries["EventQuery"]),
             )
         },
         "/events/stream": {
-            "get": _operation(
+            "get": call(
                 "streamEvents",
                 "Audit events (`id` is their seq) and `presence` events as they happen",
                 {
-                    "200": {
-                        "description": "Server-sent events",
-                        "headers": _NO_STORE,
-                        "content": {"text/event-stream": {"schema": _stream()}},
-                    }
+                    "200": stream(
+                        event("message", documents.EventDocument, id=_NUMBER),
+                        event("presence", documents.Presence),
+                    )
                 },
                 403,
                 422,
@@ -314,11 +338,12 @@ def document() -> dict[str, Any]:
                         "name": "Last-Event-ID",
                         "in": "header",
                         "description": "Resume behind this event",
-                        "schema": {"type": "string", "pattern": f"^{SEQ_PATTERN}$"},
+                        "schema": _NUMBER,
                     }
                 ],
             )
         },
+        **_operations(queries),
     }
     return {
         "openapi": "3.1.0",

@@ -87,6 +87,7 @@ FLOORS = [
     ["gateway.admin.auth"],
     ["gateway.admin.api.inputs"],
     ["gateway.admin.api.ices", "gateway.admin.api.events", "gateway.admin.api.operations"],
+    ["gateway.admin.describe"],
     ["gateway.admin.openapi", "gateway.admin.pages.shell"],
     [
         "gateway.admin.pages.ices",

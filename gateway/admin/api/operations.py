@@ -48,7 +48,7 @@ class NewOperation(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Body of POST /ices/{ice_name}/operations."""
 
     kind: OperationKind
-    params: msgspec.Raw = msgspec.Raw(b"{}")
+    params: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"{}"))
     run_at: Moment | None = None
     deadline: Moment | None = None
     idempotency_key: str | None = None
