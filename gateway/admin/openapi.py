@@ -68,7 +68,7 @@ _ABOUT: Final = (
 _TITLES: Final = {
     400: "Not JSON",
     401: "Not authenticated",
-    403: "Not allowed for this role",
+    403: "Not allowed for this role, or this API token",
     404: "Not registered, or not to be seen by this caller",
     405: "Names cannot be changed or deleted",
     408: "The request did not arrive in time",
@@ -231,6 +231,7 @@ def document() -> dict[str, Any]:
                 "listIces",
                 "List ICEs by name",
                 {"200": _answer(documents.IcePage, "A page", links=_next("listIces", "cursor"))},
+                403,
                 422,
                 parameters=_query(ice_query),
             ),
@@ -260,6 +261,7 @@ def document() -> dict[str, Any]:
                 "showIce",
                 "Show an ICE",
                 {"200": _answer(documents.IceDocument, "The ICE", _ETAG)},
+                403,
                 404,
             ),
             **final,
@@ -282,6 +284,7 @@ def document() -> dict[str, Any]:
                 "listConnections",
                 "What became of an ICE's recent connections",
                 {"200": _answer(documents.Happenings, "The last 50")},
+                403,
                 404,
             ),
         },
@@ -333,7 +336,11 @@ def document() -> dict[str, Any]:
         "components": {
             "schemas": schemas,
             "securitySchemes": {
-                "apiToken": {"type": "http", "scheme": "bearer"},
+                "apiToken": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "An API token; one made for an ICE may operate that alone",
+                },
                 "login": {
                     "type": "apiKey",
                     "in": "cookie",
