@@ -16,6 +16,7 @@ from gateway.secret import Secret
 from gateway.store import accounts
 from gateway.store.accounts import MAX_USER_NAME, ApiToken, ListedUser, User
 from gateway.store.engine import Engine, Transaction, Unit
+from gateway.store.ices import Ices
 from gateway.times import LONGEST, Clock, later, to_text_or_none
 
 USER_NAME_RULE: Final = "1 to 128 printable characters"
@@ -37,6 +38,7 @@ class AccountBook:
         self._engine = engine
         self._clock = clock
         self._rows = accounts.Accounts(engine)
+        self._ices = Ices(engine)
         self._passwords = passwords
 
     async def add_user(
@@ -124,9 +126,18 @@ class AccountBook:
         return unit
 
     async def create_token(
-        self, actor: Actor, user_name: str, label: str, lifetime: float
+        self,
+        actor: Actor,
+        user_name: str,
+        label: str,
+        lifetime: float,
+        ice_name: str | None = None,
     ) -> NewToken | Problem:
-        """Make an API token of a user; `lifetime` in seconds, 0 for ever."""
+        """Make an API token of a user; `lifetime` in seconds, 0 for ever.
+
+        With an `ice_name` it may operate that ICE and nothing else, whatever the user may. The name is
+        for ever, so the token goes on through every reregistration of the ICE.
+        """
         user = await self._rows.user(user_name)
         if user is None:
             return problem("not-found", f"there is no user {user_name}")
@@ -136,10 +147,21 @@ class AccountBook:
             return invalid("name", f"a label has 1 to {MAX_LABEL} printable characters")
         if lifetime > LONGEST:
             return invalid("expires_in", "at most 36500d; 0 is for ever")
+        if ice_name is not None:
+            listed = await self._ices.find(ice_name)
+            if listed is None:
+                return problem("not-registered", f"there is no ICE {ice_name}; provision it first")
+            ice_name = listed.ice.ice_name
         now = self._clock()
         secret = Secret(f"icegw_{secrets.token_urlsafe(32)}")
         token = ApiToken(
-            secrets.token_hex(6), user.name, label, secret.digest(), now, later(now, lifetime)
+            secrets.token_hex(6),
+            user.name,
+            label,
+            secret.digest(),
+            now,
+            later(now, lifetime),
+            ice_name=ice_name,
         )
         event = self._event(
             actor,
@@ -148,6 +170,7 @@ class AccountBook:
             user=user.name,
             label=label,
             expireson=to_text_or_none(token.expireson),
+            ice_name=ice_name,
         )
         await self._engine.write(lambda transaction: accounts.add_token(transaction, token, event))
         return NewToken(token, secret)
@@ -203,7 +226,7 @@ class AccountBook:
             return None
         if _past(token.expireson, self._clock()):
             return None
-        return Caller(user.name, user.role)
+        return Caller(user.name, user.role, ice=token.ice_name)
 
     async def _hash(self, password: Secret) -> str | Problem:
         if not 1 <= len(password.reveal()) <= MAX_LENGTH:

@@ -16,7 +16,7 @@ from gateway.admin.parts import CALLER, PARTS
 from gateway.errors import problem
 from gateway.event import Actor, Via
 from gateway.logins import Recognised
-from gateway.respond import client_address, problem_response
+from gateway.respond import Refusal, client_address, problem_response
 from gateway.roles import Caller
 from gateway.secret import Secret
 
@@ -98,6 +98,14 @@ def from_own_page(request: web.Request) -> bool:
     return bool(origin) and origin in (
         request.host.lower(),
         *(urlsplit(url).netloc.lower() for url in public),
+    )
+
+
+def forbidden(request: web.Request) -> Refusal:
+    """To raise where the caller may not do what they ask for; says what is in the way."""
+    ice = request[CALLER].ice
+    return Refusal(
+        problem("forbidden", ice and f"This API token may operate {ice} and nothing else.")
     )
 
 

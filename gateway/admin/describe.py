@@ -10,7 +10,7 @@ REF: Final = "#/components/schemas/{name}"
 _TITLES: Final = {
     400: "Not JSON",
     401: "Not authenticated",
-    403: "Not allowed for this role",
+    403: "Not allowed for this role, or this API token",
     404: "Not there, or not to be seen by this caller",
     405: "Names cannot be changed or deleted",
     408: "The request did not arrive in time",

@@ -248,6 +248,7 @@ def document() -> dict[str, Any]:
                 "listIces",
                 "List ICEs by name",
                 {"200": answer(documents.IcePage, "A page", links=next_page("listIces", "cursor"))},
+                403,
                 422,
                 parameters=query(queries["IceQuery"]),
             ),
@@ -281,6 +282,7 @@ def document() -> dict[str, Any]:
                 "showIce",
                 "Show an ICE",
                 {"200": answer(documents.IceDocument, "The ICE", _ETAG)},
+                403,
                 404,
             ),
             **final,
@@ -303,6 +305,7 @@ def document() -> dict[str, Any]:
                 "listConnections",
                 "What became of an ICE's recent connections",
                 {"200": answer(documents.Happenings, "The last 50")},
+                403,
                 404,
             ),
         },
@@ -358,7 +361,11 @@ def document() -> dict[str, Any]:
         "components": {
             "schemas": schemas,
             "securitySchemes": {
-                "apiToken": {"type": "http", "scheme": "bearer"},
+                "apiToken": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "An API token; one made for an ICE may operate that alone",
+                },
                 "login": {
                     "type": "apiKey",
                     "in": "cookie",

@@ -32,6 +32,7 @@ def api_tokens() -> None:
 @api_tokens.command()
 @click.option("--user", required=True, help="Whose token it is: it may do what their role may.")
 @click.option("--name", "label", required=True, help="A label, to tell tokens apart.")
+@click.option("--ice", "ice_name", help="Let it operate this ICE, and do nothing else.")
 @click.option(
     "--expires-in",
     type=_Duration(),
@@ -40,11 +41,14 @@ def api_tokens() -> None:
     help="How long it is good; 0 for ever.",
 )
 @on_database
-async def create(desk: Desk, user: str, label: str, expires_in: float) -> None:
+async def create(
+    desk: Desk, user: str, label: str, ice_name: str | None, expires_in: float
+) -> None:
     """Create a token and print it, alone, this once."""
-    made = unwrap(await desk.accounts.create_token(desk.actor, user, label, expires_in))
+    made = unwrap(await desk.accounts.create_token(desk.actor, user, label, expires_in, ice_name))
+    limit = "" if made.token.ice_name is None else f", for {made.token.ice_name} alone"
     expires = to_text_or_none(made.token.expireson) or "never"
-    click.echo(f"token {made.token.id} of {made.token.user}, expires: {expires}", err=True)
+    click.echo(f"token {made.token.id} of {made.token.user}{limit}, expires: {expires}", err=True)
     click.echo(made.secret.reveal())
 
 
@@ -58,12 +62,13 @@ async def list_tokens(desk: Desk, *, as_json: bool) -> None:
         show_json([_document(token) for token in found])
         return
     show_table(
-        ("ID", "USER", "NAME", "CREATED", "EXPIRES", "REVOKED"),
+        ("ID", "USER", "NAME", "ICE", "CREATED", "EXPIRES", "REVOKED"),
         [
             (
                 token.id,
                 token.user,
                 token.label,
+                token.ice_name,
                 to_text(token.createdon),
                 to_text_or_none(token.expireson),
                 to_text_or_none(token.revokedon),
@@ -78,6 +83,7 @@ def _document(token: ApiToken) -> dict[str, object]:
         "id": token.id,
         "user": token.user,
         "name": token.label,
+        "ice_name": token.ice_name,
         "createdon": to_text(token.createdon),
         "expireson": to_text_or_none(token.expireson),
         "revokedon": to_text_or_none(token.revokedon),

@@ -15,7 +15,7 @@ from gateway.times import from_text, from_text_or_none, to_text, to_text_or_none
 
 MAX_USER_NAME: Final = 128
 USER_COLUMNS: Final = "name, role, password_hash, createdon, disabledon"
-_TOKEN: Final = "id, user_name, label, token_hash, createdon, expireson, revokedon"  # noqa: S105 - column names
+_TOKEN: Final = "id, user_name, label, token_hash, createdon, expireson, revokedon, ice_name"  # noqa: S105 - column names
 
 _BY_NAME: Final = f"SELECT {USER_COLUMNS} FROM users WHERE name_folded = $1"
 
@@ -49,7 +49,10 @@ class ListedUser:
 
 @dataclass(frozen=True, slots=True)
 class ApiToken:
-    """A row of `api_tokens`: `token_hash` is a SHA-256, never the token."""
+    """A row of `api_tokens`: `token_hash` is a SHA-256, never the token.
+
+    `ice_name` is the one ICE that it may operate; without, it may do what its user may.
+    """
 
     id: str
     user: str
@@ -58,6 +61,7 @@ class ApiToken:
     createdon: datetime
     expireson: datetime | None = None
     revokedon: datetime | None = None
+    ice_name: str | None = None
 
 
 async def add_user(transaction: Transaction, user: User, event: Event) -> bool:
@@ -107,7 +111,7 @@ async def ices_of(transaction: Transaction, name: str) -> list[str]:
 async def add_token(transaction: Transaction, token: ApiToken, event: Event) -> None:
     """Store a new API token's hash, with the event."""
     await transaction.run(
-        f"INSERT INTO api_tokens ({_TOKEN}) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        f"INSERT INTO api_tokens ({_TOKEN}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         token.id,
         token.user,
         token.label,
@@ -115,6 +119,7 @@ async def add_token(transaction: Transaction, token: ApiToken, event: Event) -> 
         to_text(token.createdon),
         to_text_or_none(token.expireson),
         to_text_or_none(token.revokedon),
+        token.ice_name,
     )
     await events.append(transaction, [event])
 
@@ -214,7 +219,7 @@ def user_from_row(row: Row) -> User:
 
 
 def _token(row: Row) -> ApiToken:
-    token_id, user, label, token_hash, created, expires, revoked = row
+    token_id, user, label, token_hash, created, expires, revoked, ice_name = row
     return ApiToken(
         token_id,
         user,
@@ -223,4 +228,5 @@ def _token(row: Row) -> ApiToken:
         from_text(created),
         from_text_or_none(expires),
         from_text_or_none(revoked),
+        ice_name,
     )

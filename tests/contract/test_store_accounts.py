@@ -86,7 +86,8 @@ async def test_the_ices_of_a_user_are_named_in_order(engine):
 async def test_an_api_token_is_found_by_its_hash_until_the_end(engine):
     table = Accounts(engine)
     newer = ApiToken("a2", "alice", "laptop", digest("two"), minutes(2), expireson=minutes(9))
-    token = ApiToken("b1", "alice", "ci", digest("one"), minutes(1))
+    await add(engine, an_ice("Lab-1"))
+    token = ApiToken("b1", "alice", "ci", digest("one"), minutes(1), ice_name="Lab-1")
     for each in (newer, token):
         await add_token(engine, each)
     assert await table.tokens() == [token, newer], "all tokens, oldest first, were expected"
@@ -109,4 +110,6 @@ async def test_a_token_that_is_refused_leaves_no_event(engine):
     before = await log(engine)
     with refusing(RULE_BROKEN, "an API token of an unknown user"):
         await add_token(engine, ApiToken("b1", "nobody", "x", digest("one"), NOW))
+    with refusing(RULE_BROKEN, "an API token for an unknown ICE"):
+        await add_token(engine, ApiToken("b1", "alice", "x", digest("one"), NOW, ice_name="lab-9"))
     assert await log(engine) == before

@@ -121,6 +121,8 @@ HAPPENING = {
         ("users", USER, {"role": "emperor"}),
         ("api_tokens", TOKEN, {"user_name": "nobody"}),
         ("api_tokens", TOKEN, {"token_hash": "h0"}),
+        ("api_tokens", TOKEN, {"ice_name": "lab-2"}),
+        ("api_tokens", TOKEN, {"ice_name": "LAB-1"}),
         ("ice_sessions", SESSION, {"session": "s0"}),
         ("ice_sessions", SESSION, {"ice_name": "lab-2"}),
         ("ice_connections", HAPPENING, {"kind": "strange"}),

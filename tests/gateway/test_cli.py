@@ -327,8 +327,9 @@ def test_api_token_is_printed_alone(cli, options, days):
     caller = cli.recognised(result.stdout)
     assert (caller.user, caller.role) == ("Bob", Role.AUDITOR)
     [token] = cli.json("api-tokens", "list")
-    assert list(token) == ["id", "user", "name", "createdon", "expireson", "revokedon"]
+    assert list(token) == ["id", "user", "name", "ice_name", "createdon", "expireson", "revokedon"]
     assert (token["user"], token["name"], token["revokedon"]) == ("Bob", "CI", None)
+    assert token["ice_name"] is None
     assert token["id"] in result.stderr
     lasts = cli.sql("SELECT julianday(expireson) - julianday(createdon) FROM api_tokens")
     assert lasts == [(days if days is None else pytest.approx(days, abs=1e-6),)]

@@ -980,6 +980,19 @@ async def test_token_is_shown_once_and_works(running, root, choice, days):
     assert f'datetime="{made.expireson:%Y-%m-%dT%H:%M:%S}' in page.text, "date and time"
 
 
+async def test_token_for_one_ice_is_shown_as_such(running, root):
+    await running.provision("Lab-1")
+    fields = {"owner": "root", "label": "ci", "expires_in": "90d", "ice_name": " LAB-1 "}
+    answer = await root.post("api-tokens", fields)
+    assert answer.status == 201
+    assert "It may operate Lab-1 and nothing else." in said(answer)
+    token = Secret(re.search(r"icegw_[\w-]+", answer.text)[0])
+    assert (await running.gateway.accounts.recognise(token)).ice == "Lab-1"
+    assert "ci root Lab-1 Good" in said(await root.get("api-tokens"))
+    assert (await root.post("api-tokens", fields | {"ice_name": " "})).status == 201
+    assert "ci root Good" in said(await root.get("api-tokens"))
+
+
 async def test_token_is_revoked_after_a_question(running, root):
     fields = {"owner": "root", "label": "ci", "expires_in": "never"}
     answer = await root.post("api-tokens", fields)
@@ -1025,6 +1038,8 @@ async def test_how_tokens_stand(timed):
         ({"label": "a\nb"}, 422, "token_label", "1 to 128 printable characters"),
         ({"expires_in": "1000d"}, 422, "expires_in", "choose 30d, 90d, 365d, never"),
         ({"expires_in": ""}, 422, "expires_in", "choose"),
+        ({"ice_name": "lab-9"}, 404, "token_ice", "There is no ICE lab-9; provision it first"),
+        ({"ice_name": SCRIPT}, 404, "token_ice", "There is no ICE"),
     ],
 )
 async def test_token_that_cannot_be_made(running, root, fields, *, status, field, sentence):

@@ -96,11 +96,11 @@ class Harness:
     async def add_user(self, name: str, role: Role = Role.MEMBER) -> None:
         await self.gateway.accounts.add_user(ADMIN, name, role, None)
 
-    async def api(self, user: str, role: Role | None = None) -> Api:
-        """The API as `user`, who is added with `role` where one is given."""
+    async def api(self, user: str, role: Role | None = None, ice: str | None = None) -> Api:
+        """The API as `user`, who is added with `role` where one is given; for one `ice` alone."""
         if role is not None:
             await self.add_user(user, role)
-        made = await self.gateway.accounts.create_token(ADMIN, user, "test", 0)
+        made = await self.gateway.accounts.create_token(ADMIN, user, "test", 0, ice)
         return Api(self.session, self.url, made.secret.reveal())
 
     async def provision(self, name: str = "lab-1", ice_type: str = "normal") -> Ice:

@@ -12,7 +12,7 @@ from aiohttp_sse import EventSourceResponse
 
 from gateway import documents
 from gateway.admin.api.inputs import DEFAULT_LIMIT, Limit, Query, Text
-from gateway.admin.auth import recognise
+from gateway.admin.auth import forbidden, recognise
 from gateway.admin.parts import CALLER, PARTS, AdminParts
 from gateway.admin.stream import Stream
 from gateway.errors import invalid, problem
@@ -144,7 +144,7 @@ async def _send_presence(response: EventSourceResponse, change: Change) -> None:
 
 def _may_read(request: web.Request) -> None:
     if not request[CALLER].grants.reads_events:
-        raise Refusal(problem("forbidden"))
+        raise forbidden(request)
 
 
 def _last_event_id(request: web.Request) -> int | None:

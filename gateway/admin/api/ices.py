@@ -23,7 +23,7 @@ from gateway.admin.api.inputs import (
     if_match,
     unwrap,
 )
-from gateway.admin.auth import actor
+from gateway.admin.auth import actor, forbidden
 from gateway.admin.parts import CALLER, PARTS, AdminParts
 from gateway.errors import NAME_IS_FINAL, Problem, problem
 from gateway.event import Actor
@@ -108,6 +108,8 @@ async def listing(request: web.Request) -> web.Response:
     query = IceQuery.of(request)
     after = decode_cursor(query.cursor)
     parts, caller = _parts(request), request[CALLER]
+    if caller.ice is not None:
+        raise forbidden(request)
     owner = None if query.provisionedto is None else fold_user(query.provisionedto)
     if not caller.grants.sees_all:
         mine = fold_user(caller.user)
@@ -253,14 +255,19 @@ def _parts(request: web.Request) -> AdminParts:
 
 def _may_act(request: web.Request) -> None:
     if not request[CALLER].grants.acts:
-        raise Refusal(problem("forbidden"))
+        raise forbidden(request)
 
 
 async def _find(request: web.Request) -> Listed:
-    """The ICE of the path; one that the caller may not see does not exist for them."""
+    """The ICE of the path; one that the caller may not see does not exist for them.
+
+    A token made for the ICE may operate it, which none of the calls here does.
+    """
     listed = await _parts(request).ices.find(request.match_info["ice_name"])
     if listed is None or not request[CALLER].sees(listed.ice):
         raise Refusal(problem("not-registered"))
+    if request[CALLER].ice is not None:
+        raise forbidden(request)
     return listed
 
 

@@ -23,7 +23,7 @@ from gateway.admin.api.inputs import (
     encode_cursor,
     unwrap,
 )
-from gateway.admin.auth import actor, recognise
+from gateway.admin.auth import actor, forbidden, recognise
 from gateway.admin.parts import CALLER, PARTS, AdminParts
 from gateway.errors import invalid, problem
 from gateway.ice import fold
@@ -94,7 +94,7 @@ async def create(request: web.Request) -> web.Response:
     if listed is None or not caller.sees(listed.ice):
         raise Refusal(problem("not-registered"))
     if not caller.operates(listed.ice):
-        raise Refusal(problem("forbidden"))
+        raise forbidden(request)
     operation: Operation = unwrap(
         await parts.operations.request(actor(request), listed.ice, wanted)
     )
@@ -177,7 +177,7 @@ async def _find(request: web.Request, *, to_operate: bool = False) -> Operation:
     if operation is None or listed is None or not caller.sees(listed.ice):
         raise Refusal(problem("not-found", "There is no such operation."))
     if to_operate and not caller.operates(listed.ice):
-        raise Refusal(problem("forbidden"))
+        raise forbidden(request)
     return operation
 
 

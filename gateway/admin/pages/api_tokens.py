@@ -25,6 +25,7 @@ _IDS: Final = {
     "name": "token_label",
     "not-found": "token_owner",  # the user, that is
     "forbidden": "token_owner",
+    "not-registered": "token_ice",
 }
 """Where on the page the faulty field is."""
 
@@ -97,6 +98,7 @@ async def create(request: web.Request) -> web.StreamResponse:
         fields.get("owner", "").strip(),
         fields.get("label", "").strip(),
         lifetime,
+        fields.get("ice_name", "").strip() or None,
     )
     if isinstance(made, Problem):
         return form_fault(request, made, _IDS)
