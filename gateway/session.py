@@ -207,14 +207,15 @@ class Session:
             return
         try:
             finish = protocol.params_of(message, _Finish)
-            values = [_checked(finish.result), _checked(finish.error)]
-        except (msgspec.DecodeError, RecursionError) as error:
+        except msgspec.ValidationError as error:
             self.wire.send(protocol.refuse(request, "invalid", str(error)))
             return
-        if any(value and len(value) > protocol.MAX_VALUE for value in values):
+        values = bytes(finish.result), bytes(finish.error)
+        if max(map(len, values)) > protocol.MAX_VALUE:
             self.answer(request, "too-large")
-        else:
-            self._observer.finished(self, request, Finish(finish.id, finish.outcome, *values))
+            return
+        result, failure = (value or None for value in values)
+        self._observer.finished(self, request, Finish(finish.id, finish.outcome, result, failure))
 
     def _greet(self, hello: protocol.Hello) -> None:
         self.hello = protocol.Hello(
@@ -240,11 +241,3 @@ def _fact(text: str | None) -> str | None:
     if text is None:
         return None
     return "".join(char if char.isprintable() else "?" for char in text[:_MAX_FACT])
-
-
-def _checked(value: msgspec.Raw) -> bytes | None:
-    """A value that is JSON throughout: others will have to read it. Raises `msgspec.DecodeError`."""
-    if not bytes(value):
-        return None
-    msgspec.json.decode(value)
-    return bytes(value)

@@ -1,0 +1,493 @@
+"""How operations reach an ICE and what it answers, and each gap in between (contract sections 6, 9)."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from websockets.frames import Opcode
+
+from client.protocol import OperationKind
+from gateway import dispatch
+from gateway.cli.common import desk
+from gateway.operations import OperationDesk, Wanted
+from gateway.store import operations
+from gateway.store.engine import OutcomeUnknown, StoreUnavailable
+from gateway.store.ices import Ices
+from gateway.times import utc_now
+from tests.support.harness import harness
+from tests.support.ice import until
+from tests.support.work import (
+    accept,
+    asked,
+    connected,
+    expect_cancel,
+    expect_run,
+    finish,
+    finished,
+    greeted,
+    in_state,
+    progress,
+    refused,
+    show,
+    take,
+)
+
+
+class Clock:
+    """A clock that tests move."""
+
+    def __init__(self):
+        self.ahead = timedelta()
+
+    def __call__(self):
+        return datetime.now(UTC) + self.ahead
+
+    def at(self, seconds):
+        return (self() + timedelta(seconds=seconds)).isoformat()
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+async def timed(tmp_path, clock):
+    """A gateway whose clock tests move."""
+    async with harness(tmp_path, clock=clock) as started:
+        yield started
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """An ICE that came back without its work is given little time."""
+    monkeypatch.setattr(dispatch, "PATIENCE", timedelta(seconds=0.2))
+
+
+def lane_of(running, name="lab-1"):
+    return running.gateway.endpoint._dispatch._lanes.get(name)
+
+
+def error_of(operation):
+    return operation["error"]["code"]
+
+
+# --- the answer to operation.run ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"error": {"code": -32601, "message": "no handler for execute"}},
+        {"result": {"accepted": False}},
+        {"result": "sure"},
+        {"result": {}},
+    ],
+)
+async def test_what_an_ice_does_not_accept_has_failed(running, answer):
+    ice = await connected(running)
+    operation, following = await asked(running.admin), await asked(running.admin)
+    await expect_run(ice)
+    ice.send({"jsonrpc": "2.0", "id": operation, **answer})
+    shown = await in_state(running, operation, "failed")
+    assert error_of(shown) == "refused"
+    if "error" in answer:
+        assert shown["error"]["message"] == "no handler for execute"
+    assert (await expect_run(ice))["id"] == following
+
+
+async def test_answers_that_nobody_waits_for_change_nothing(running):
+    ice, other = await connected(running), await connected(running, "lab-2")
+    operation = await asked(running.admin)
+    await expect_run(ice)
+    for connection, answered in ((ice, "x"), (ice, 7), (ice, None), (other, operation)):
+        connection.send({"jsonrpc": "2.0", "id": answered, "result": {"accepted": True}})
+        await connection.round_trip()
+    assert (await show(running.admin, operation))["state"] == "sent"
+
+
+async def test_a_finish_may_come_before_the_acceptance(running):
+    ice = await connected(running)
+    operation = await asked(running.admin)
+    await expect_run(ice)
+    await finished(ice, operation, result=1)
+    accept(ice, operation)
+    await ice.round_trip()
+    assert (await show(running.admin, operation))["state"] == "succeeded"
+
+
+# --- the finish --------------------------------------------------------------------------------
+
+
+async def test_a_repeated_finish_is_answered_and_the_first_one_counts(running):
+    ice = await running.provision()
+    connection = await greeted(ice)
+    operation = await asked(running.admin)
+    await take(connection)
+    await finished(connection, operation, result="first")
+    await finished(connection, operation, result="second")
+    await connection.leave()
+    again = await greeted(ice)
+    await finished(again, operation, "failed", error="third")
+    shown = await show(running.admin, operation)
+    assert (shown["state"], shown["result"]) == ("succeeded", "first")
+
+
+async def test_a_finish_for_what_the_ice_does_not_own_is_refused(running):
+    ice, other = await connected(running), await connected(running, "lab-2")
+    operation, waiting = await asked(running.admin), await asked(running.admin)
+    await take(ice)
+    await refused(other, operation, "unknown-operation", result="forged")
+    await refused(other, "nothing", "unknown-operation")
+    await refused(ice, waiting, "unknown-operation", result="too early")
+    await in_state(running, operation, "running")
+    assert (await show(running.admin, waiting))["state"] == "queued"
+
+
+@pytest.mark.parametrize(
+    ("params", "code"),
+    [
+        ({}, "invalid"),
+        ({"outcome": "done"}, "invalid"),
+        ({"outcome": None}, "invalid"),
+        ({"outcome": "succeeded", "result": "x" * 999_999}, "too-large"),
+        ({"outcome": "failed", "error": "x" * 999_999}, "too-large"),
+    ],
+)
+async def test_a_finish_that_is_none_is_refused_and_can_be_made_good(running, params, code):
+    ice = await connected(running)
+    operation = await asked(running.admin)
+    await take(ice)
+    answer = await ice.request("operation.finish", "f", **{"id": operation, **params})
+    assert answer["error"]["data"] == {"code": code}, answer
+    assert answer["error"]["code"] == -32602
+    assert "x" * 100 not in str(answer), "the refusal repeats what was sent"
+    await finished(ice, operation, result="x" * 999_998)
+    assert len((await show(running.admin, operation))["result"]) == 999_998
+
+
+async def test_a_result_that_others_could_not_read_is_no_json(running):
+    ice = await running.provision()
+    connection = await greeted(ice)
+    operation = await asked(running.admin)
+    await take(connection)
+    text = (
+        '{"jsonrpc":"2.0","id":1,"method":"operation.finish","params":'
+        f'{{"id":"{operation}","outcome":"succeeded","result":"\\ud800"}}}}'
+    )
+    connection.send_frame(Opcode.TEXT, text.encode())
+    await connection.expect_dropped(1008)
+    await finished(await greeted(ice, operation), operation)
+
+
+async def test_a_flood_of_finishes_ends_the_session_and_nothing_is_lost(running, monkeypatch):
+    ice = await running.provision()
+    connection = await greeted(ice)
+    operation = await asked(running.admin)
+    await take(connection)
+    params = {"id": operation, "outcome": "succeeded", "result": 1}
+    message = {"jsonrpc": "2.0", "method": "operation.finish", "params": params}
+    held = asyncio.Event()
+    write = running.gateway.engine.write
+
+    async def holding(unit):
+        await held.wait()
+        return await write(unit)
+
+    monkeypatch.setattr(running.gateway.engine, "write", holding)
+    for number in range(dispatch.MAX_IN_HAND + 1):
+        connection.send({**message, "id": number})
+    await connection.expect_dropped(1008)
+    held.set()
+    await in_state(running, operation, "succeeded")
+    await finished(await greeted(ice), operation, result=1)
+
+
+# --- coming back -------------------------------------------------------------------------------
+
+
+async def test_what_the_ice_names_goes_on(running):
+    ice = await running.provision()
+    connection = await greeted(ice)
+    operation = await asked(running.admin)
+    await expect_run(connection)
+    await connection.close()  # its answer was lost
+    again = await greeted(ice, operation)
+    await in_state(running, operation, "running")
+    progress(again, operation, message="still there")
+    await running.eventually(
+        f"/operations/{operation}", lambda answer: answer.json["progress"] is not None
+    )
+    await finished(again, operation)
+
+
+async def test_what_the_ice_does_not_name_is_lost_unless_it_finishes(running, impatient):
+    ice = await running.provision()
+    connection = await greeted(ice)
+    operation, following = await asked(running.admin), await asked(running.admin)
+    await take(connection)
+    await in_state(running, operation, "running")
+    await connection.close()
+    again = await greeted(ice, "another")
+    await expect_cancel(again, "another")
+    shown = await in_state(running, operation, "lost")
+    assert error_of(shown) == "lost"
+    assert (await expect_run(again))["id"] == following
+    # It says so after all: nobody knows better.
+    await finished(again, operation, result="found")
+    shown = await show(running.admin, operation)
+    assert (shown["state"], shown["result"], shown["error"]) == ("succeeded", "found", None)
+    assert (await show(running.admin, following))["state"] == "sent"
+
+
+async def test_an_ice_without_a_hello_loses_what_it_worked_on(running, impatient):
+    ice = await running.provision()
+    connection = await ice.connect()
+    operation = await asked(running.admin)
+    await expect_run(connection)
+    await connection.close()
+    await ice.connect()
+    await in_state(running, operation, "lost")
+
+
+async def test_a_hello_is_waited_for(running):
+    ice = await running.provision()
+    connection = await greeted(ice)
+    operation = await asked(running.admin)
+    await take(connection)
+    await connection.close()
+    again = await greeted(ice)
+    # Not named, but its finish comes soon enough.
+    assert (await show(running.admin, operation))["state"] in ("sent", "running")
+    await finished(again, operation)
+
+
+async def test_an_ice_is_told_to_stop_what_was_cancelled_while_it_was_away(running):
+    ice = await running.provision()
+    connection = await greeted(ice)
+    operation = await asked(running.admin)
+    await take(connection)
+    await connection.close()
+    await until(lambda: "lab-1" not in running.gateway.hub)
+    await running.admin.post(f"/operations/{operation}/cancel")
+    again = await ice.connect()
+    again.hello(running=[operation])
+    await expect_cancel(again, operation)
+    await refused(again, operation, "already-finished")
+
+
+async def test_a_newer_session_takes_the_work_over(running):
+    ice = await running.provision()
+    connection = await greeted(ice)
+    operation = await asked(running.admin)
+    await take(connection)
+    newer = await greeted(ice, operation)
+    await connection.expect_dropped(4103)
+    await finished(newer, operation)
+    following = await asked(running.admin)
+    assert await take(newer) == following
+
+
+# --- deadlines and times -----------------------------------------------------------------------
+
+
+async def test_what_was_never_sent_expires(timed, clock):
+    ice = await timed.provision()
+    await (await ice.connect()).leave()
+    operation = await asked(timed.admin, deadline=clock.at(60))
+    clock.ahead += timedelta(seconds=61)
+    shown = await in_state(timed, operation, "expired")
+    assert (error_of(shown), shown["sent"]) == ("deadline", None)
+    connection = await ice.connect(iat=clock().timestamp())
+    following = await asked(timed.admin)
+    assert (await expect_run(connection))["id"] == following, "what has expired was sent"
+
+
+@pytest.mark.parametrize("accepted", [False, True])
+async def test_what_was_sent_and_not_finished_in_time_is_lost(timed, clock, accepted):
+    ice = await connected(timed)
+    operation = await asked(timed.admin, deadline=clock.at(60))
+    following = await asked(timed.admin)
+    await expect_run(ice)
+    if accepted:
+        accept(ice, operation)
+        await in_state(timed, operation, "running")
+    clock.ahead += timedelta(seconds=61)
+    shown = await in_state(timed, operation, "lost")
+    assert error_of(shown) == "deadline"
+    await expect_cancel(ice, operation)
+    await finished(ice, operation, result="late, but true")
+    assert (await show(timed.admin, operation))["result"] == "late, but true"
+    assert await take(ice) == following
+
+
+async def test_scheduled_work_waits_for_its_time_and_holds_up_nothing(timed, clock):
+    ice = await connected(timed)
+    later = await asked(timed.admin, kind="schedule", run_at=clock.at(3600))
+    await asked(timed.admin, kind="schedule", run_at=clock.at(1800))
+    [sooner] = [
+        item["id"]
+        for item in (await timed.admin.get("/operations")).json["items"]
+        if item["id"] != later
+    ]
+    now = await asked(timed.admin)
+    assert await take(ice) == now
+    await finished(ice, now)
+    clock.ahead += timedelta(seconds=1801)
+    lane_of(timed).wake.set()  # a lane looks again now and then: the clock may be set
+    assert await take(ice) == sooner
+    await finished(ice, sooner)
+    shown = await show(timed.admin, later)
+    assert shown["state"] == "queued"
+    lasts = datetime.fromisoformat(shown["deadline"]) - datetime.fromisoformat(shown["run_at"])
+    assert lasts == timedelta(hours=24)
+
+
+# --- between the steps ---------------------------------------------------------------------------
+
+
+async def test_what_was_marked_as_sent_and_not_written_is_sent_to_the_next_session(
+    running, monkeypatch
+):
+    """The session ends between the commit and the write: nobody has received anything."""
+    ice = await running.provision()
+    connection = await greeted(ice)
+    replace = operations.replace
+
+    async def and_then_it_goes(transaction, old, new):
+        done = await replace(transaction, old, new)
+        if new.state == "sent":
+            monkeypatch.setattr(operations, "replace", replace)
+            running.gateway.hub.get("lab-1").close(4201)
+        return done
+
+    monkeypatch.setattr(operations, "replace", and_then_it_goes)
+    operation = await asked(running.admin)
+    await connection.expect_dropped(4201)
+    again = await greeted(ice)
+    assert await take(again) == operation
+    await finished(again, operation)
+
+
+async def test_a_commit_of_which_nobody_knows_is_not_taken_for_sent(running, monkeypatch):
+    connection = await connected(running)
+    write = running.gateway.engine.write
+
+    async def failing(unit):
+        done = await write(unit)
+        if getattr(done, "state", None) == "sent":
+            monkeypatch.setattr(running.gateway.engine, "write", write)
+            raise OutcomeUnknown("the disk went away")
+        return done
+
+    monkeypatch.setattr(running.gateway.engine, "write", failing)
+    operation = await asked(running.admin)
+    assert await take(connection) == operation
+    await finished(connection, operation)
+
+
+async def test_a_deregistration_between_the_look_and_the_sending_wins(running, monkeypatch):
+    ice = await running.provision()
+    connection = await greeted(ice)
+    send = running.gateway.endpoint._dispatch._send
+    sent = asyncio.Event()
+
+    async def slow(lane, work):
+        await running.act("lab-1", "deregister")
+        sent.set()
+        return await send(lane, work)
+
+    monkeypatch.setattr(running.gateway.endpoint._dispatch, "_send", slow)
+    operation = await asked(running.admin)
+    await connection.expect_dropped(4101)
+    await sent.wait()
+    shown = await show(running.admin, operation)
+    assert (shown["state"], shown["sent"], error_of(shown)) == ("cancelled", None, "deregistered")
+
+
+async def test_the_type_is_looked_at_again_when_it_is_sent(running):
+    """A row that no request could have made: an operator's own SQL, say."""
+    ice = await running.provision("build-7", "ci-cd")
+    await (await ice.connect()).leave()
+    operation = await asked(running.admin, "build-7", "remote-execute")
+    with sqlite3.connect(running.gateway.settings.database_path) as connection:
+        connection.execute("UPDATE ice_operations SET kind = 'scrape'")
+    following = await asked(running.admin, "build-7", "remote-execute")
+    assert (await expect_run(await ice.connect()))["id"] == following
+    shown = await show(running.admin, operation)
+    assert (shown["state"], error_of(shown)) == ("cancelled", "kind-not-allowed")
+
+
+async def test_a_finish_is_answered_once_the_store_is_back(running, monkeypatch):
+    ice = await connected(running)
+    operation = await asked(running.admin)
+    await take(ice)
+    await in_state(running, operation, "running")
+    write, tried = running.gateway.engine.write, []
+
+    async def away(unit):
+        tried.append(unit)
+        if len(tried) > 1:
+            monkeypatch.setattr(running.gateway.engine, "write", write)
+        raise StoreUnavailable("no disk")
+
+    monkeypatch.setattr(running.gateway.engine, "write", away)
+    await finished(ice, operation, result="kept")
+    assert len(tried) == 2
+    assert (await show(running.admin, operation))["result"] == "kept"
+
+
+async def test_an_ice_that_does_not_answer_for_what_was_cancelled_gets_the_next_after_a_while(
+    running, monkeypatch
+):
+    monkeypatch.setattr(dispatch, "GRACE", 0.05)
+    ice = await connected(running)
+    operation, following = await asked(running.admin), await asked(running.admin)
+    await take(ice)
+    await running.admin.post(f"/operations/{operation}/cancel")
+    await expect_cancel(ice, operation)
+    assert await take(ice) == following
+
+
+async def test_work_that_was_queued_before_a_restart_is_sent_after_it(tmp_path):
+    async with harness(tmp_path) as running:
+        ice = await running.provision()
+        connection = await greeted(ice)
+        begun, queued = await asked(running.admin), await asked(running.admin)
+        await take(connection)
+    async with harness(tmp_path, server__port=int(running.url.rsplit(":", 1)[1])) as running:
+        connection = await greeted(ice, begun)
+        await finished(connection, begun, result=1)
+        assert await take(connection) == queued
+        await finished(connection, queued)
+        states = [item["state"] for item in (await running.admin.get("/operations")).json["items"]]
+        assert states == ["succeeded"] * 2
+        await connection.close()
+
+
+async def test_a_command_requests_and_cancels_beside_the_gateway(running):
+    """The gateway hears of both through the log."""
+
+    ice = await connected(running)
+    async with desk(running.gateway.settings) as beside:
+        asking = OperationDesk(engine=beside.engine, clock=utc_now)
+        entry = (await Ices(beside.engine).find("lab-1")).ice
+        made = await asking.request(beside.actor, entry, Wanted(OperationKind.EXECUTE, b"{}"))
+        assert await take(ice) == made.id
+        await in_state(running, made.id, "running")
+        await asking.cancel(beside.actor, made.id)
+        await expect_cancel(ice, made.id)
+
+
+async def test_a_lane_ends_with_its_work(running):
+    ice = await connected(running)
+    operation = await asked(running.admin)
+    await take(ice)
+    assert lane_of(running) is not None
+    await finished(ice, operation)
+    await until(lambda: lane_of(running) is None)
+    answer = await finish(ice, operation)
+    assert answer["result"] == {}

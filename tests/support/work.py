@@ -1,0 +1,103 @@
+"""Operations in tests: asked for by the API, worked on by a scripted ICE."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.support.harness import Answer, Api, Harness
+from tests.support.ice import Connection, Ice
+
+
+async def connected(running: Harness, name: str = "lab-1", kind: str = "normal") -> Connection:
+    """A new ICE that is here and has said hello."""
+    return await greeted(await running.provision(name, kind))
+
+
+async def greeted(ice: Ice, *running: str) -> Connection:
+    """A connection of this ICE, which says that it works on `running`."""
+    connection = await ice.connect()
+    connection.hello(version="1", running=list(running))
+    await connection.round_trip()
+    return connection
+
+
+async def ask(
+    api: Api, name: str = "lab-1", kind: str = "execute", query: str = "", **body: Any
+) -> Answer:
+    """Request an operation."""
+    return await api.post(f"/ices/{name}/operations{query}", {"kind": kind, **body})
+
+
+async def asked(api: Api, name: str = "lab-1", kind: str = "execute", **body: Any) -> str:
+    """Request an operation that must be accepted; its id."""
+    answer = await ask(api, name, kind, **body)
+    assert answer.status == 202, f"{kind} for {name} was to be accepted, got {answer}"
+    return answer.json["id"]
+
+
+async def show(api: Api, operation: str) -> Any:
+    answer = await api.get(f"/operations/{operation}")
+    assert answer.status == 200, f"operation {operation} was to be shown, got {answer}"
+    return answer.json
+
+
+async def in_state(running: Harness, operation: str, state: str) -> Any:
+    """The operation once it has this state."""
+    answer = await running.eventually(
+        f"/operations/{operation}", lambda answer: answer.json["state"] == state
+    )
+    return answer.json
+
+
+async def expect_run(connection: Connection) -> dict[str, Any]:
+    """The parameters of the `operation.run` that has to come next."""
+    message = await connection.message()
+    assert message.get("method") == "operation.run", f"expected operation.run, got {message}"
+    assert message["id"] == message["params"]["id"], f"the request's id is another: {message}"
+    return message["params"]
+
+
+def accept(connection: Connection, operation: str) -> None:
+    connection.send({"jsonrpc": "2.0", "id": operation, "result": {"accepted": True}})
+
+
+async def take(connection: Connection) -> str:
+    """Receive and accept the next operation; its id."""
+    run = await expect_run(connection)
+    accept(connection, run["id"])
+    return run["id"]
+
+
+def progress(connection: Connection, operation: str, **news: Any) -> None:
+    params = {"id": operation, **news}
+    connection.send({"jsonrpc": "2.0", "method": "operation.progress", "params": params})
+
+
+async def finish(
+    connection: Connection, operation: str, outcome: str = "succeeded", **what: Any
+) -> dict[str, Any]:
+    """Finish an operation; the gateway's answer."""
+    request = f"finish {operation}"
+    params = {"id": operation, "outcome": outcome, **what}
+    answer = await connection.request("operation.finish", request, **params)
+    assert answer.get("id") == request, f"expected the answer to a finish, got {answer}"
+    return answer
+
+
+async def finished(connection: Connection, operation: str, *args: Any, **what: Any) -> None:
+    """Finish an operation, which must be taken in."""
+    answer = await finish(connection, operation, *args, **what)
+    assert answer.get("result") == {}, f"the finish of {operation} was to be taken in, got {answer}"
+
+
+async def refused(connection: Connection, operation: str, code: str, **what: Any) -> None:
+    """Finish an operation, which must be refused."""
+    answer = await finish(connection, operation, **what)
+    got = answer.get("error", {}).get("data", {}).get("code")
+    assert got == code, f"the finish of {operation} was to be refused as {code}, got {answer}"
+
+
+async def expect_cancel(connection: Connection, operation: str) -> None:
+    message = await connection.message()
+    wanted = ("operation.cancel", operation)
+    assert (message.get("method"), message["params"].get("id")) == wanted, f"got {message}"
