@@ -46,9 +46,18 @@ EXEMPT = (
     ),
     _exempt(
         "RejectedPositiveData",
-        "listIces",
+        "listIces listOperations",
         {"status": 422, "field": "cursor"},
         "Nor which cursors: they are opaque, and come from the page before.",
+    ),
+    *(
+        _exempt(
+            "RejectedPositiveData",
+            "requestOperation",
+            {"status": 422, "field": field},
+            "Nor what time it is: a time may be past, too far ahead, or before another.",
+        )
+        for field in ("run_at", "deadline")
     ),
     _exempt(
         "RejectedPositiveData",

@@ -11,8 +11,9 @@ from pathlib import Path
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from websockets.frames import Opcode
 
-from client.protocol import CLOSINGS, REFUSALS
+from client.protocol import CLOSINGS, REFUSALS, RPC_REFUSALS
 from gateway import base64url
 from gateway.event import Event
 from gateway.ice import Ice, IceType
@@ -21,6 +22,7 @@ from gateway.secret import Secret
 from gateway.store import ices
 from tests.support.harness import ADMIN, harness
 from tests.support.ice import Connection
+from tests.support.work import asked, connected, show
 
 DOC = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
 NOW = datetime(2026, 11, 22, 14, 1, tzinfo=UTC)
@@ -94,6 +96,30 @@ def test_the_example_can_be_made_again():
     assert thumbprint_of(json.loads(block("proof-header"))["jwk"]) in DOC
 
 
+async def test_the_worked_operation_is_played_to_the_letter(running):
+    """Its lines are sent as they stand there, but for the id and the deadline, which are the gateway's."""
+    lines = [line.split(None, 1) for line in block("operation").splitlines()]
+    documented = json.loads(lines[0][1])["params"]
+    ice = await connected(running)
+    operation = await asked(running.admin, params=documented["params"])
+    deadline = (await show(running.admin, operation))["deadline"]
+    for sender, text in lines:
+        own = text.replace(documented["id"], operation).replace(documented["deadline"], deadline)
+        if sender == "ICE":
+            ice.send_frame(Opcode.TEXT, own.encode())
+        else:
+            frame = await ice.frame()
+            assert frame.data.decode() == own
+    shown = await show(running.admin, operation)
+    assert (shown["state"], shown["result"]) == ("succeeded", {"exit": 0})
+    assert shown["progress"]["message"] == "3 of 6"
+
+
+def test_every_refusal_of_a_request_is_documented_as_it_is():
+    documented = {code: cells[0] for code, cells in rows("## 5. Operations").items()}
+    assert documented == {code: str(known.number) for code, known in RPC_REFUSALS.items()}
+
+
 def test_every_refusal_is_documented_as_it_is():
     documented = rows("## 3. Refusals")
     assert list(documented) == [
@@ -118,7 +144,7 @@ def test_every_refusal_is_documented_as_it_is():
 
 
 def test_every_close_code_is_documented_with_its_reason():
-    documented = {cells[0]: reason for reason, cells in rows("## 5. The end").items()}
+    documented = {cells[0]: reason for reason, cells in rows("## 6. The end").items()}
     assert {int(code) for code in documented} == set(CLOSINGS)
     for code, reason in documented.items():
         if int(code) != 1012:
