@@ -33,7 +33,8 @@ from client import __version__, handshake, platform, protocol
 from client.faults import LOST, ending, one_line, told
 from client.handshake import Door, Endpoint, WebSocket
 from client.identity import FolderUnusable, Identity, Token, proof
-from client.operations import Handler, Operation, Operations, Report
+from client.journal import Journal, JournalUnusable
+from client.operations import Handler, Operation, OperationFailed, Operations, Report
 from client.patience import Closed, Patience, Refused, Stopped
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "IceClient",
     "IceStopped",
     "Operation",
+    "OperationFailed",
     "Report",
     "Stopped",
     "Surroundings",
@@ -50,6 +52,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+_JOURNAL: Final = "operations.db"
 # After these the token no longer stands for this ICE; after others the fault may lie elsewhere.
 _UNREGISTERED: Final = frozenset(
     {"deregistered", "token-replaced", "token-expired", "key-mismatch", 4101, 4102}
@@ -148,7 +151,7 @@ class IceClient:
         self._around = surroundings or Surroundings()
         self._patience = Patience(uniform=self._around.uniform, monotonic=self._around.monotonic)
         self._handlers: dict[str, Handler] = dict(handlers or {})
-        self._operations = Operations(self._handlers, self._send)
+        self._operations = Operations(self._handlers, self._send, self._warn)
         self._socket: WebSocket | None = None
         self._nonce: str | None = None
         self._welcomed = asyncio.Event()
@@ -161,6 +164,11 @@ class IceClient:
 
     async def __aenter__(self) -> Self:
         self._identity = Identity.open(self._folder, self._given)
+        try:
+            self._operations.open(Journal(self._folder / _JOURNAL, self._around.now))
+        except JournalUnusable as problem:
+            self._identity.close()
+            raise FolderUnusable(str(problem)) from None
         if self._identity.kept:
             self._warn("the token given is not newer than the stored one, which is kept")
         if self._endpoint.exposed:
@@ -381,7 +389,7 @@ class IceClient:
     async def _take(self, message: protocol.Message) -> None:
         """Act on one message of the gateway."""
         if message.method is msgspec.UNSET:
-            self._operations.answered(None if message.id is msgspec.UNSET else message.id)
+            await self._operations.answered(message)
         elif message.id is msgspec.UNSET:
             if message.method == "operation.cancel":
                 self._operations.cancel(protocol.params_of(message, protocol.Cancel).id)

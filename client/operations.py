@@ -1,12 +1,14 @@
 """The operations that the gateway sends: a handler by kind, progress, and the finish until answered.
 
-Kept in memory: they outlive a connection, not the process. Source: contract sections 6 and 9.
+They outlive a connection; what the journal holds of them outlives the process. Source: contract sections 6
+and 9.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -14,12 +16,10 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from client import protocol
+from client.faults import one_line
+from client.journal import Journal, JournalUnusable
 
-MAX_RESULT: Final = 1_000_000
-"""The largest result in bytes, encoded."""
 _ERROR_LIMIT: Final = 2000
-_REMEMBERED: Final = 32
-"""Answered finishes kept, in case the gateway asks for one of those operations again."""
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +32,14 @@ class Operation:
     kind: str
     params: Any
     deadline: str | None
+
+
+class OperationFailed(Exception):
+    """For a handler to raise: the operation fails with a code of its own and a sentence."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class Report(Protocol):
@@ -48,20 +56,32 @@ Send = Callable[[bytes], Awaitable[None]]
 
 
 class Operations:
-    """The operations of one client, across its connections.
+    """The operations of one client, across its connections and, by the journal, its processes.
 
     Args:
         handlers: who does what; the kinds may grow later.
         send: sends one message, and drops it where there is no connection.
+        warn: is told in a sentence what a person should know.
     """
 
-    def __init__(self, handlers: Mapping[str, Handler], send: Send) -> None:
+    def __init__(
+        self, handlers: Mapping[str, Handler], send: Send, warn: Callable[[str], None]
+    ) -> None:
         self._handlers = handlers
         self._send = send
+        self._warn = warn
         self._tasks: dict[str, asyncio.Task[Any]] = {}
         self._watchers: set[asyncio.Task[None]] = set()
-        self._finishes: dict[str, bytes] = {}
-        self._unanswered: set[str] = set()
+        self._unwritten: dict[str, bytes] = {}
+        """Finishes that the journal could not take; they are lost with the process."""
+        self._to_repeat: deque[str] = deque()
+
+    def open(self, journal: Journal) -> None:
+        """Go on from what the journal holds. Raises `JournalUnusable`."""
+        self._journal = journal
+        for name in journal.interrupted():
+            failed = _failed(name, "interrupted", "the ICE was restarted while it worked on this")
+            journal.finish(name, _encoded(failed))
 
     @property
     def running(self) -> list[str]:
@@ -77,40 +97,79 @@ class Operations:
             return
         handler = self._handlers.get(run.kind)
         if handler is None:
-            text = f"this ICE has no handler for {run.kind}"
+            text = f"this ICE has no handler for {one_line(run.kind)}"
             await self._send(protocol.error(request, protocol.METHOD_NOT_FOUND, text))
             return
-        await self._send(protocol.result(request, {"accepted": True}))
-        if run.id in self._finishes:
-            await self._send(self._finishes[run.id])
-        elif run.id not in self._tasks:
+        try:
+            known = self._journal.knows(run.id)
+            if not known:
+                self._journal.accept(run.id)
+        except JournalUnusable as problem:
+            # What cannot be remembered could be run twice.
+            self._warn(str(problem))
+            await self._send(protocol.error(request, protocol.INTERNAL_ERROR, str(problem)))
+            return
+        if not known:
+            # Before the answer, which may have to wait: from here on it is worked on.
             self._begin(Operation(run.id, run.kind, run.params, run.deadline), handler)
+        await self._send(protocol.result(request, {"accepted": True}))
+        if known:
+            await self._tell(run.id)
 
     def cancel(self, operation: str) -> None:
         """Stop working on an operation; one that is not worked on stays as it is."""
         if operation in self._tasks:
             self._tasks[operation].cancel()
 
-    def answered(self, request: protocol.RequestId) -> None:
-        """The gateway has answered this request of ours: the finish need not be repeated."""
-        self._unanswered.discard(str(request))
-        kept = [name for name in self._finishes if name not in self._unanswered]
-        for name in kept[:-_REMEMBERED]:
-            del self._finishes[name]
+    async def answered(self, message: protocol.Message) -> None:
+        """The gateway has answered a request of ours: that finish need not be repeated."""
+        operation = message.id
+        if not isinstance(operation, str):
+            return  # none of ours
+        if message.error is not msgspec.UNSET:
+            reason = one_line(message.error.message)
+            self._warn(
+                f"the gateway has refused what operation {one_line(operation)} came to: {reason}"
+            )
+        self._unwritten.pop(operation, None)
+        try:
+            self._journal.answered(operation)
+        except JournalUnusable as problem:
+            self._warn(str(problem))  # it is told again, and answered again
+        await self._repeat_next()
 
     async def repeat(self) -> None:
-        """Send every unanswered finish again, on a new connection."""
-        for encoded in [
-            self._finishes[name] for name in self._finishes if name in self._unanswered
-        ]:
-            await self._send(encoded)
+        """On a new connection, send every unanswered finish again: the next when one is answered."""
+        try:
+            unanswered = self._journal.unanswered()
+        except JournalUnusable as problem:
+            self._warn(str(problem))
+            unanswered = []
+        self._to_repeat = deque([*unanswered, *(set(self._unwritten) - set(unanswered))])
+        await self._repeat_next()
+
+    async def _repeat_next(self) -> None:
+        if self._to_repeat:
+            await self._tell(self._to_repeat.popleft())
+
+    async def _tell(self, operation: str) -> None:
+        """Send what an operation has come to, if that is known and unanswered."""
+        try:
+            finish = self._unwritten.get(operation) or self._journal.finish_of(operation)
+        except JournalUnusable as problem:
+            self._warn(str(problem))
+            return
+        if finish is not None:
+            await self._send(finish)
 
     async def close(self) -> None:
-        """Cancel everything; nothing is sent."""
+        """Cancel everything. At the next start the gateway is told that it was interrupted."""
         tasks = [*self._watchers, *self._tasks.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._tasks.clear()
+        self._journal.close()
 
     def _begin(self, operation: Operation, handler: Handler) -> None:
         async def work() -> Any:
@@ -124,10 +183,12 @@ class Operations:
 
     async def _watch(self, operation: Operation, task: asyncio.Task[Any]) -> None:
         await asyncio.wait({task})
-        # The request's id is the operation's: a finish is the only request that an ICE makes.
-        encoded = protocol.request("operation.finish", _outcome(operation, task), operation.id)
-        self._finishes[operation.id] = encoded
-        self._unanswered.add(operation.id)
+        encoded = _encoded(_outcome(operation, task))
+        try:
+            self._journal.finish(operation.id, encoded)
+        except JournalUnusable as problem:
+            self._warn(str(problem))
+            self._unwritten[operation.id] = encoded
         del self._tasks[operation.id]
         await self._send(encoded)
 
@@ -148,21 +209,29 @@ class Operations:
         return report
 
 
+def _encoded(finish: protocol.Finish) -> bytes:
+    # The request's id is the operation's: a finish is the only request that an ICE makes.
+    return protocol.request("operation.finish", finish, finish.id)
+
+
 def _outcome(operation: Operation, task: asyncio.Task[Any]) -> protocol.Finish:
     """What a task that is done has come to."""
     if task.cancelled():
-        return _failed(operation, "cancelled", "cancelled on request")
+        return _failed(operation.id, "cancelled", "cancelled on request")
     try:
         result = task.result()
-        if len(msgspec.json.encode(result)) > MAX_RESULT:
-            return _failed(operation, "too-large", f"the result exceeds {MAX_RESULT} bytes")
+        if len(msgspec.json.encode(result)) > protocol.MAX_VALUE:
+            reason = f"the result exceeds {protocol.MAX_VALUE:,} bytes"
+            return _failed(operation.id, "too-large", reason)
+    except OperationFailed as failure:
+        return _failed(operation.id, failure.code, str(failure))
     except Exception as error:
         logger.exception("the handler of operation %s failed", operation.id)
-        return _failed(operation, "failed", f"{type(error).__name__}: {error}")
+        return _failed(operation.id, "failed", f"{type(error).__name__}: {error}")
     return protocol.Finish(id=operation.id, outcome="succeeded", result=result)
 
 
-def _failed(operation: Operation, code: str, message: str) -> protocol.Finish:
+def _failed(operation_id: str, code: str, message: str) -> protocol.Finish:
     # Lone surrogates, as in the names of odd files, cannot be sent.
     text = message[:_ERROR_LIMIT].encode(errors="replace").decode()
-    return protocol.Finish(id=operation.id, outcome="failed", error={"code": code, "message": text})
+    return protocol.Finish(id=operation_id, outcome="failed", error={"code": code, "message": text})

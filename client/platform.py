@@ -97,6 +97,15 @@ def write_private(path: Path, data: bytes) -> None:
     _sync_names(path.parent)
 
 
+def touch_private(path: Path) -> None:
+    """Make an empty file of mode 0600 if there is none; close one to others that is there. Raises OSError."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    os.close(descriptor)
+    if path.stat().st_mode & _OTHERS:
+        with contextlib.suppress(PermissionError):
+            path.chmod(0o600)
+
+
 def read_private(path: Path) -> bytes:
     """The content of one of our files, which is closed to others if it was open. Raises OSError."""
     data = _patiently(path.read_bytes)

@@ -279,6 +279,7 @@ class Cancel(msgspec.Struct, kw_only=True):
 
 METHOD_NOT_FOUND: Final = -32601
 INVALID_PARAMS: Final = -32602
+INTERNAL_ERROR: Final = -32603
 
 
 class RpcRefusal(msgspec.Struct, frozen=True):

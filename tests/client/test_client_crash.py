@@ -10,7 +10,7 @@ import signal
 
 import pytest
 
-FILES = {"key.pem", "token", "state.json", "lock"}
+FILES = {"key.pem", "token", "state.json", "operations.db", "lock"}
 
 
 @pytest.fixture

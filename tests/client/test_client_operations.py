@@ -1,12 +1,15 @@
 """The operations that the gateway sends to an ICE: contract section 6."""
 
 import asyncio
+import shutil
 
 import pytest
 from scripted_gateway import admit
 
 from client import protocol
-from client.operations import MAX_RESULT
+from client.identity import FolderUnusable
+from client.journal import KEPT, Journal
+from client.operations import OperationFailed
 
 RUN = {"id": "op-1", "kind": "execute", "params": {"n": 2}, "deadline": "2026-11-23T00:00:00Z"}
 
@@ -111,12 +114,14 @@ async def test_an_operation_is_not_run_twice(talk):
         assert answer["result"] == {"accepted": True}
     go.set()
     finish = await session.expect("operation.finish")
-    await session.send(id=finish["id"], result={})
     answer = await session.request("operation.run", RUN)
     assert answer["result"] == {"accepted": True}
     again = await session.expect("operation.finish")
-
     assert again == finish, "a finished operation should be finished again, not run again"
+    await session.send(id=finish["id"], result={})
+    answer = await session.request("operation.run", RUN)
+    assert answer["result"] == {"accepted": True}
+    assert "error" in await session.request("x.y", {}), "the gateway knows what it came to"
     assert runs == ["op-1"]
 
 
@@ -166,7 +171,7 @@ async def _unencodable(operation, report):
 
 
 async def _too_large(operation, report):
-    return "x" * MAX_RESULT
+    return "x" * protocol.MAX_VALUE
 
 
 async def _bad_fraction(operation, report):
@@ -186,7 +191,7 @@ async def _lone_surrogate(operation, report):
     [
         (_raises, "failed", "KeyError: "),
         (_unencodable, "failed", "TypeError"),
-        (_too_large, "too-large", "1000000 bytes"),
+        (_too_large, "too-large", "1,000,000 bytes"),
         (_bad_fraction, "failed", "fraction"),
         (_huge_progress, "failed", "larger"),
         (_lone_surrogate, "failed", "Unicode"),
@@ -289,15 +294,168 @@ async def test_leaving_cancels_what_is_worked_on(talk):
     assert await session.closed() == 1000
 
 
-async def test_answered_finishes_are_forgotten_in_the_end(talk):
+# --- across restarts ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def crash(folder, tmp_path, gateway, make_ice):
+    """What a client that is killed now leaves behind, and another that starts from there."""
+    started = []
+
+    async def crash(**handlers):
+        left = tmp_path / f"left-{len(started)}"
+        shutil.copytree(folder, left)
+        gateway.script.extend([admit(), admit()])
+        ice = make_ice(state_dir=left, handlers=handlers)
+        started.append(await ice.__aenter__())
+        session = await gateway.session()
+        hello = await session.expect("ice.hello")
+        assert hello["params"].get("running", []) == [], "it works on nothing yet"
+        return session
+
+    yield crash
+    for ice in started:
+        await ice.__aexit__(None, None, None)
+
+
+async def test_what_was_worked_on_at_a_crash_has_failed_and_is_not_run_again(talk, crash):
+    runs = []
+
     async def execute(operation, report):
+        runs.append(operation.id)
+        await asyncio.Event().wait()
+
+    _, session = await talk(execute=execute)
+    await session.request("operation.run", RUN)
+    session = await crash(execute=execute)
+    finish = await session.expect("operation.finish")
+    assert finish["params"]["id"] == "op-1"
+    assert finish["params"]["error"]["code"] == "interrupted"
+    answer = await session.request("operation.run", RUN)
+    assert answer["result"] == {"accepted": True}
+    assert await session.expect("operation.finish") == finish
+    assert runs == ["op-1"], "it was to be run once"
+
+
+async def test_a_result_outlives_a_crash_until_it_is_answered(talk, crash):
+    async def execute(operation, report):
+        return {"n": operation.id}
+
+    _, session = await talk(execute=execute)
+    finishes = []
+    for name in ("op-1", "op-2", "op-3"):
+        await session.request("operation.run", RUN | {"id": name})
+        finishes.append(await session.expect("operation.finish"))
+    session = await crash()
+    # One after the other: a gateway takes so many at once and no more.
+    for finish in finishes:
+        assert await session.expect("operation.finish") == finish
+        await session.send(id=finish["id"], result={})
+    assert "error" in await session.request("x.y", {})
+
+
+async def test_an_answered_operation_is_remembered_after_a_restart(talk, folder, gateway, make_ice):
+    runs = []
+
+    async def execute(operation, report):
+        runs.append(operation.id)
+
+    ice, session = await talk(execute=execute)
+    await session.request("operation.run", RUN)
+    finish = await session.expect("operation.finish")
+    await session.send(id=finish["id"], result={})
+    assert "error" in await session.request("x.y", {})
+    ice.stop()
+    await ice.wait()
+    ice._identity.close()
+    async with make_ice(handlers={"execute": execute}):
+        session = await gateway.session()
+        await session.expect("ice.hello")
+        assert (await session.request("operation.run", RUN))["result"] == {"accepted": True}
+        assert "error" in await session.request("x.y", {}), "nothing is to be said of it"
+    assert runs == ["op-1"]
+
+
+def test_a_journal_forgets_after_a_while_what_was_answered(tmp_path):
+    now = [1000.0]
+    journal = Journal(tmp_path / "j.db", lambda: now[0])
+    for name in ("answered", "finished", "accepted"):
+        journal.accept(name)
+    journal.finish("finished", b"1")
+    journal.finish("answered", b"2")
+    journal.answered("answered")
+    journal.close()
+    now[0] += KEPT + 1
+    journal = Journal(tmp_path / "j.db", lambda: now[0])
+    assert not journal.knows("answered")
+    assert (journal.unanswered(), journal.interrupted()) == (["finished"], ["accepted"])
+    journal.close()
+    assert (tmp_path / "j.db").stat().st_mode & 0o777 == 0o600
+
+
+async def test_what_cannot_be_remembered_is_not_run(talk, events):
+    runs = []
+
+    async def execute(operation, report):
+        runs.append(operation.id)
+
+    ice, session = await talk(execute=execute)
+    ice._operations._journal._connection.execute("PRAGMA query_only=ON")  # as on a full disk
+    answer = await session.request("operation.run", RUN)
+    assert answer["error"]["code"] == -32603
+    assert "cannot be used" in answer["error"]["message"]
+    assert runs == []
+    assert any(event.kind == "warning" and "journal" in str(event) for event in events)
+
+
+async def test_a_result_that_cannot_be_written_is_told_all_the_same(talk, gateway):
+    go = asyncio.Event()
+
+    async def execute(operation, report):
+        await go.wait()
         return 1
 
     ice, session = await talk(execute=execute)
-    for n in range(40):
-        await session.request("operation.run", RUN | {"id": f"op-{n}"})
-        finish = await session.expect("operation.finish")
-        await session.send(id=finish["id"], result={})
-    await session.request("x.y", {})
+    await session.request("operation.run", RUN)
+    ice._operations._journal._connection.execute("PRAGMA query_only=ON")
+    go.set()
+    finish = await session.expect("operation.finish")
+    session, _ = await reconnected(gateway, session)
+    assert await session.expect("operation.finish") == finish
+    await session.send(id=finish["id"], result={})
+    assert "error" in await session.request("x.y", {})
 
-    assert len(ice._operations._finishes) == 32
+
+async def test_a_journal_that_is_none_keeps_the_client_from_starting(folder, make_ice):
+    folder.mkdir(mode=0o700)
+    (folder / "operations.db").write_bytes(b"x" * 5000)
+    with pytest.raises(FolderUnusable, match="journal of operations"):
+        await make_ice().__aenter__()
+    (folder / "operations.db").unlink()
+    async with make_ice():
+        pass  # the folder was given back
+
+
+async def test_a_refused_finish_is_told_to_the_person_and_forgotten(talk, events):
+    async def execute(operation, report):
+        return 1
+
+    _, session = await talk(execute=execute)
+    await session.request("operation.run", RUN)
+    finish = await session.expect("operation.finish")
+    await session.send(id=finish["id"], error={"code": -32002, "message": "It was \x1b cancelled"})
+    assert "error" in await session.request("x.y", {})
+    [warning] = [str(event) for event in events if event.kind == "warning" and "op-1" in str(event)]
+    assert warning.startswith("the gateway has refused what operation op-1 came to: It was ")
+    assert "\x1b" not in warning
+
+
+async def test_a_handler_fails_with_a_code_of_its_own(talk, caplog):
+    async def execute(operation, report):
+        raise OperationFailed("no-such-suite", "there is no suite smoke")
+
+    _, session = await talk(execute=execute)
+    await session.request("operation.run", RUN)
+    error = (await session.expect("operation.finish"))["params"]["error"]
+    assert error == {"code": "no-such-suite", "message": "there is no suite smoke"}
+    assert "Traceback" not in caplog.text

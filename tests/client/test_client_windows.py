@@ -58,7 +58,7 @@ async def test_a_registration_lock_status_and_stop(stop, client, windows, runnin
     assert (ended.status, ended.err) == (0, ""), ended
     assert ended.out.splitlines()[-1] == "stopped, as asked"
     assert sorted(path.name for path in folder.iterdir()) == [
-        *("key.pem", "lock", "state.json", "token")
+        *("key.pem", "lock", "operations.db", "state.json", "token")
     ]
 
 
