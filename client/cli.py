@@ -19,6 +19,7 @@ import msgspec
 
 from client import __version__, platform, status
 from client.agent import ClosedByUs, Event, IceClient, Outcome
+from client.handlers import BadHandlers, register, settings_of
 from client.handshake import BadAddress, BadCertificateFile, PlainHttp
 from client.identity import (
     FolderLocked,
@@ -64,12 +65,26 @@ def main() -> None:
     help="Certificates (PEM) to trust besides the system's.",
 )
 @click.option("--insecure", is_flag=True, help="Allow plain http to another machine.")
+@click.option(
+    "--handlers",
+    metavar="MODULE",
+    help="What does the operations: a module, or a path ending in .py, with register(ice, settings).",
+)
+@click.option(
+    "--config",
+    envvar="ICE_CLIENT_CONFIG",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Settings (TOML) for the handlers (or ICE_CLIENT_CONFIG).",
+)
 def run(
+    *,
     gateway: str,
     token_file: str | None,
     state_dir: Path | None,
     ca_file: Path | None,
-    insecure: bool,  # noqa: FBT001 - click gives a flag
+    insecure: bool,
+    handlers: str | None,
+    config: Path | None,
 ) -> None:
     """Register on the first run, connect, and stay connected until told to stop."""
     folder = StateFolder(state_dir or _default_folder())
@@ -83,8 +98,10 @@ def run(
             insecure=insecure,
             observe=_print_event,
         )
+        if handlers is not None:
+            register(handlers, client, settings_of(config))
         outcome = asyncio.run(_run(client))
-    except (FolderLocked, FolderUnusable, PlainHttp, BadCertificateFile) as refusal:
+    except (FolderLocked, FolderUnusable, PlainHttp, BadCertificateFile, BadHandlers) as refusal:
         _fail(_REFUSED, refusal)
     except BadAddress as error:
         raise click.BadParameter(str(error), param_hint="--gateway") from None

@@ -1,4 +1,4 @@
-"""Everything that differs between operating systems: folders, private files, locks, signals.
+"""Everything that differs between operating systems: folders, private files, locks, processes, signals.
 
 It imports on each of them, and no other module of the client knows that there are several. On
 Windows modes mean nothing: what keeps a file private there is the access list of the user's profile, in
@@ -15,10 +15,11 @@ import signal
 import socket
 import stat
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 _ATTEMPTS: Final = 5
@@ -207,6 +208,64 @@ def is_locked(path: Path) -> bool:
         return False
     finally:
         os.close(descriptor)
+
+
+# --- processes of ours -------------------------------------------------------------------------
+
+if sys.platform == "win32":
+    import subprocess
+
+    OWN_GROUP: Final[dict[str, Any]] = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    """What starts a process so that `end_group` ends what it has started, too."""
+
+    def _ask_group(process: asyncio.subprocess.Process) -> None:
+        _kill_group(process)  # there is no way to ask that each would hear
+
+    def _kill_group(process: asyncio.subprocess.Process) -> None:
+        subprocess.run(  # noqa: S603 - the system's own program, and a number
+            ["taskkill", "/F", "/T", "/PID", str(process.pid)],  # noqa: S607 - on every Windows
+            capture_output=True,
+            check=False,
+        )
+
+else:
+    OWN_GROUP: Final[dict[str, Any]] = {"start_new_session": True}
+    """What starts a process so that `end_group` ends what it has started, too."""
+
+    def _ask_group(process: asyncio.subprocess.Process) -> None:
+        _signal_group(process, signal.SIGTERM)
+
+    def _kill_group(process: asyncio.subprocess.Process) -> None:
+        _signal_group(process, signal.SIGKILL)
+
+    def _signal_group(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+
+
+def environment(**more: str) -> dict[str, str]:
+    """This process' environment for one of ours, with `more`."""
+    return {**os.environ, **more}
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder for this user alone, which is gone afterwards with all that is in it. Raises OSError."""
+    with tempfile.TemporaryDirectory(prefix="ice-client-") as name:
+        yield Path(name)
+
+
+async def end_group(process: asyncio.subprocess.Process, patience: float = 5.0) -> None:
+    """End a process and all that it has started: ask, and after `patience` seconds do not ask."""
+    try:
+        if process.returncode is None:
+            _ask_group(process)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    await process.wait()
+    finally:
+        _kill_group(process)  # whatever is left of it, also if we are not let wait
+    await process.wait()
 
 
 # --- being asked to stop -----------------------------------------------------------------------

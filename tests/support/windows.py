@@ -13,6 +13,7 @@ import getpass
 import os
 import signal
 import stat
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -48,6 +49,7 @@ for _name in (
     *("setegid", "seteuid", "setgid", "setsid", "setuid", "sync", "uname", "wait"),
 ):
     delattr(os, _name)
+subprocess.CREATE_NEW_PROCESS_GROUP = 0x200  # winbase.h
 for _name in ("SIGALRM", "SIGHUP", "SIGKILL", "SIGQUIT", "SIGUSR1", "alarm", "pause", "sigwait"):
     delattr(signal, _name)
 

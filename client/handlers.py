@@ -1,0 +1,80 @@
+"""What `ice-client run --handlers` names: a module whose `register` gives an ICE its handlers.
+
+    def register(ice, settings):
+        @ice.operation("execute")
+        async def execute(operation, report):
+            ...
+
+`settings` is the client's own configuration, a TOML file. Both are the choice of whoever runs the client:
+nothing that the gateway sends names code or files.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from client.agent import IceClient
+
+Settings = Mapping[str, Any]
+Register = Callable[["IceClient", Settings], None]
+
+
+class BadHandlers(Exception):
+    """The module or its settings cannot be used; the text is one line for a person."""
+
+
+def settings_of(file: Path | None) -> Settings:
+    """What stands in the settings file; nothing without one. Raises `BadHandlers`."""
+    if file is None:
+        return {}
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadHandlers(
+            f"the settings file {file} cannot be read: {error.strerror or error}"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadHandlers(f"{file} is not TOML: {error}") from None
+
+
+def load(name: str) -> Register:
+    """The `register` of a module: an importable name, or a path that ends in .py. Raises `BadHandlers`."""
+    try:
+        module = _from_file(Path(name)) if name.endswith(".py") else importlib.import_module(name)
+    except Exception as error:
+        raise BadHandlers(
+            f"the handlers {name} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    register = getattr(module, "register", None)
+    if not callable(register):
+        raise BadHandlers(f"the handlers {name} have no function register(ice, settings)")
+    found: Register = register
+    return found
+
+
+def register(name: str, ice: IceClient, settings: Settings) -> None:
+    """Give `ice` the handlers of a module. Raises `BadHandlers`."""
+    registering = load(name)
+    try:
+        registering(ice, settings)
+    except Exception as error:
+        reason = (
+            str(error) if isinstance(error, BadHandlers) else f"{type(error).__name__}: {error}"
+        )
+        raise BadHandlers(f"the handlers {name} cannot be used: {reason}") from error
+
+
+def _from_file(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

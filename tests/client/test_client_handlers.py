@@ -1,0 +1,236 @@
+"""Handlers for `ice-client run --handlers`, and the bundled ones, which run pytest suites."""
+
+import asyncio
+import os
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from client import pytest_suites
+from client.cli import main
+from client.handlers import BadHandlers, load, register, settings_of
+from client.operations import Operation, OperationFailed
+from tests.support.ice import until
+
+SUITE = """
+import pytest
+
+def test_passes(): pass
+def test_fails(): assert 1 == 2
+@pytest.mark.skip
+def test_skipped(): pass
+"""
+WAITING = """
+import os, pathlib, subprocess, time
+
+def test_waits():
+    child = subprocess.Popen(["sleep", "600"])
+    pathlib.Path(os.environ["PIDS"]).write_text(f"{os.getpid()} {child.pid}")
+    child.wait()
+"""
+
+
+class Registry:
+    """What a module's `register` is given for an ICE."""
+
+    def __init__(self):
+        self.handlers = {}
+
+    def operation(self, kind):
+        return lambda handler: self.handlers.setdefault(kind, handler)
+
+
+@pytest.fixture
+def suite(tmp_path):
+    """A folder with a small suite."""
+    folder = tmp_path / "suites" / "smoke"
+    folder.mkdir(parents=True)
+    (folder / "test_it.py").write_text(SUITE)
+    return folder
+
+
+@pytest.fixture
+def execute(suite):
+    """Run an operation with these params by the bundled handlers, which know the suite `smoke`."""
+    ice = Registry()
+    pytest_suites.register(ice, {"suites": {"smoke": str(suite)}})
+    reports = []
+
+    async def report(fraction=None, message=None, *, data=None):
+        reports.append((fraction, message))
+
+    async def execute(params, kind="execute"):
+        return await ice.handlers[kind](Operation("op-1", kind, params, None), report)
+
+    execute.kinds = set(ice.handlers)
+    execute.reports = reports
+    return execute
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    # One that has ended and waits for its parent is not alive.
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+# --- modules -----------------------------------------------------------------------------------
+
+
+def test_a_module_is_named_by_its_path_or_its_name(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("def register(ice, settings): ice.operation('debug')(settings['x'])")
+    ice = Registry()
+    register(str(path), ice, {"x": 7})
+    assert ice.handlers == {"debug": 7}
+    assert load("client.pytest_suites") is pytest_suites.register
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "cannot be imported: FileNotFoundError: there is no file"),
+        ("def", "cannot be imported: SyntaxError"),
+        ("1 / 0", "cannot be imported: ZeroDivisionError"),
+        ("register = 5", "have no function register(ice, settings)"),
+        ("def register(ice, settings): settings['no']", "cannot be used: KeyError: 'no'"),
+        ("def register(): pass", "cannot be used: TypeError"),
+    ],
+)
+def test_a_module_that_cannot_be_used_is_refused_in_one_line(tmp_path, text, says):
+    path = tmp_path / "mine.py"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(BadHandlers) as refused:
+        register(str(path), Registry(), {})
+    assert says in str(refused.value)
+
+
+def test_settings_that_cannot_be_read_are_refused_in_one_line(tmp_path):
+    assert settings_of(None) == {}
+    with pytest.raises(BadHandlers, match="cannot be read: No such file"):
+        settings_of(tmp_path / "missing.toml")
+    (tmp_path / "bad.toml").write_text("= 5")
+    with pytest.raises(BadHandlers, match="is not TOML"):
+        settings_of(tmp_path / "bad.toml")
+
+
+@pytest.mark.parametrize("handlers", ["no.such.module", "client.pytest_suites"])
+def test_the_client_does_not_start_with_handlers_that_cannot_be_used(tmp_path, handlers):
+    options = ("--gateway", "http://127.0.0.1:1", "--state-dir", str(tmp_path / "state"))
+    done = CliRunner().invoke(main, ["run", *options, "--handlers", handlers])
+    assert done.exit_code == 1, done.output
+    assert done.stderr.startswith(f"ice-client: the handlers {handlers} cannot be "), done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert not (tmp_path / "state").exists()
+
+
+# --- the bundled ones --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"suites": {}},
+        {"suites": "smoke"},
+        {"suites": {"smoke": 5}},
+        {"suites": {"smoke": "relative"}},
+        {"suites": {"smoke": "/no/such/folder"}},
+    ],
+)
+def test_settings_without_a_proper_suite_are_refused(settings):
+    with pytest.raises(BadHandlers, match="suites"):
+        pytest_suites.register(Registry(), settings)
+
+
+def test_without_pytest_it_says_so_before_it_starts(suite, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(BadHandlers, match="pip install pytest"):
+        pytest_suites.register(Registry(), {"suites": {"smoke": str(suite)}})
+
+
+async def test_a_suite_is_run_and_reported(execute, suite):
+    assert execute.kinds == {"execute", "remote-execute", "schedule"}
+    result = await execute({"suite": "smoke"}, "remote-execute")
+    junit = result.pop("junit")
+    assert result == {"exit": 1, "tests": 3, "failures": 1, "errors": 0, "skipped": 1}
+    cases = ET.fromstring(junit).iter("testcase")  # noqa: S314 - our own
+    assert [case.get("name") for case in cases] == [
+        "test_passes",
+        "test_fails",
+        "test_skipped",
+    ]
+    assert [fraction for fraction, _ in execute.reports] == [0.33, 0.66, 1.0]
+    assert execute.reports[0][1] == "test_it.py::test_passes"
+    assert [path.name for path in suite.iterdir()] == ["test_it.py"], (
+        "something was left in the suite's folder"
+    )
+
+
+@pytest.mark.parametrize(
+    ("params", "code"),
+    [
+        (None, "bad-params"),
+        ({}, "bad-params"),
+        ("smoke", "bad-params"),
+        ({"suite": "smoke", "arguments": ["-p", "evil"]}, "bad-params"),
+        ({"suite": ["smoke"]}, "no-such-suite"),
+        ({"suite": "other"}, "no-such-suite"),
+        ({"suite": "../smoke"}, "no-such-suite"),
+        ({"suite": "/etc"}, "no-such-suite"),
+        ({"suite": ""}, "no-such-suite"),
+    ],
+)
+async def test_nothing_but_a_name_of_the_settings_is_run(execute, params, code, monkeypatch):
+    async def never(*args, **kwargs):
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", never)
+    with pytest.raises(OperationFailed) as failed:
+        await execute(params)
+    assert failed.value.code == code
+    if code == "no-such-suite":
+        assert str(failed.value) == "this ICE has the suites smoke"
+
+
+async def test_a_suite_without_tests_has_run(execute, suite):
+    (suite / "test_it.py").unlink()
+    assert (await execute({"suite": "smoke"}))["exit"] == 5
+
+
+async def test_tests_that_cannot_be_run_fail_the_operation(execute, suite):
+    (suite / "pytest.ini").write_text("[pytest]\naddopts = --no-such-option\n")
+    with pytest.raises(OperationFailed, match="no-such-option") as failed:
+        await execute({"suite": "smoke"})
+    assert failed.value.code == "not-run"
+
+
+async def test_a_folder_that_is_gone_fails_the_operation(execute, suite):
+    (suite / "test_it.py").unlink()
+    suite.rmdir()
+    with pytest.raises(OperationFailed) as failed:
+        await execute({"suite": "smoke"})
+    assert failed.value.code == "not-run"
+
+
+async def test_cancelling_ends_all_its_processes_and_leaves_nothing(
+    execute, suite, tmp_path, monkeypatch
+):
+    pids, scratch = tmp_path / "pids", tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    monkeypatch.setenv("PIDS", str(pids))
+    (suite / "test_it.py").write_text(WAITING)
+    running = asyncio.create_task(execute({"suite": "smoke"}))
+    await until(lambda: pids.exists() and len(pids.read_text().split()) == 2)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    for pid in map(int, pids.read_text().split()):
+        await until(lambda pid=pid: not alive(pid))
+    assert not list(scratch.iterdir())
