@@ -14,6 +14,8 @@ from typing import Any, Final, TextIO, cast
 import structlog
 from structlog.typing import EventDict
 
+from gateway.text import printable
+
 STRANGERS: Final = ("malformed request", "refused")
 """What anybody can cause who reaches the port."""
 LINES_A_MINUTE: Final = 120
@@ -64,18 +66,10 @@ def _plain(_: Any, __: str, line: EventDict) -> EventDict:
         if name == "exception":
             # What follows its first line stands further in, so that none of it looks like another's.
             lines = value[-MAX_TRACEBACK:].split("\n")
-            line[name] = "\n  ".join(map(_printable, lines))
+            line[name] = "\n  ".join(map(printable, lines))
         else:
-            line[name] = _printable(value[:MAX_VALUE])
+            line[name] = printable(value[:MAX_VALUE])
     return line
-
-
-def _printable(text: str) -> str:
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
-    )
 
 
 class Sparing:

@@ -11,6 +11,7 @@ from gateway.cli.backup import backup, restore
 from gateway.cli.doctor import doctor
 from gateway.cli.ices import ices
 from gateway.cli.keys import keys
+from gateway.cli.operations import operations
 from gateway.cli.serve import demo, serve
 from gateway.cli.users import users
 
@@ -21,5 +22,9 @@ def main() -> None:
     """Provision ICE agents, admit those with a genuine token, drop them when they are deregistered."""
 
 
-for command in (serve, users, api_tokens, ices, keys, audit, backup, restore, doctor, demo):
+COMMANDS = (
+    *(serve, users, api_tokens, ices, operations, keys),
+    *(audit, backup, restore, doctor, demo),
+)
+for command in COMMANDS:
     main.add_command(command)

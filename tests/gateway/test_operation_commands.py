@@ -1,0 +1,289 @@
+"""`ice-gateway operations`: on the table, beside a running gateway and without one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import pty
+import re
+import signal
+import sys
+from datetime import timedelta
+
+import pytest
+
+from gateway.times import to_text, utc_now
+from tests.support.harness import harness
+from tests.support.ice import until
+from tests.support.served import environment
+from tests.support.work import connected, expect_cancel, finished, in_state, progress, take
+
+ID = re.compile(r"[0-9a-f]{24}\n")
+RUN = ("operations", "run", "lab-1", "--kind", "execute")
+
+
+def soon(seconds: float) -> str:
+    return to_text(utc_now() + timedelta(seconds=seconds))
+
+
+async def shown(running, operation: str):
+    return json.loads((await running.command("operations", "show", operation, "--json")).stdout)
+
+
+async def one_id(running, *args: str) -> str:
+    """The command must print an id and nothing else on stdout."""
+    made = await running.command(*RUN, *args)
+    assert ID.fullmatch(made.stdout), f"expected the id alone, got {made.stdout!r}"
+    return made.stdout.strip()
+
+
+async def waits(folder, *args: str) -> str:
+    """Request an operation for a registered ICE while a gateway runs; its id. None runs afterwards."""
+    async with harness(folder) as running:
+        await (await connected(running)).close()
+        return await one_id(running, *args)
+
+
+async def alone(folder, *args: str, **options):
+    """A command as a process, with no gateway on the database; its status, stdout and stderr."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gateway", *args, "--database", f"sqlite:///{folder}/ice.db"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=environment(),
+        **options,
+    )
+    out, err = await process.communicate()
+    return process.returncode, out.decode(), err.decode()
+
+
+# --- requested ---------------------------------------------------------------------------------
+
+
+async def test_an_operation_is_requested_sent_and_shown(running):
+    ice = await connected(running)
+    operation = await one_id(running, "--params", '{"suite": "smoke"}')
+    assert await take(ice) == operation
+    progress(ice, operation, fraction=0.5, message="half\u001b[31m way")
+    await in_state(running, operation, "running")
+    await running.eventually(f"/operations/{operation}", lambda answer: answer.json["progress"])
+    lines = (await running.command("operations", "show", operation)).stdout
+    assert re.search(r"^state +running$", lines, re.MULTILINE), lines
+    assert "\x1b" not in lines, "what an ICE says must not steer a terminal"
+    await finished(ice, operation, result={"exit": 0})
+
+    document = await shown(running, operation)
+    assert document == (await running.admin.get(f"/operations/{operation}")).json
+    assert (document["state"], document["params"], document["result"]) == (
+        "succeeded",
+        {"suite": "smoke"},
+        {"exit": 0},
+    )
+    [event] = [
+        event
+        for event in (await running.admin.get("/events?ice_name=lab-1")).json["items"]
+        if event["action"] == "request-operation"
+    ]
+    assert event["via"] == "command"
+
+
+async def test_who_is_not_there_is_told(running):
+    await (await connected(running)).close()
+    await running.eventually("/ices/lab-1", lambda answer: answer.json["connection"] is None)
+    await running.settled()
+    made = await running.command(*RUN)
+    assert made.stderr == (
+        "ice-gateway: lab-1 is not connected: the operation is sent when it is\n"
+    )
+
+
+async def test_params_come_from_a_file_or_stdin(running, tmp_path):
+    ice = await connected(running)
+    (tmp_path / "params.json").write_text(' {"from": "file"}\n')
+    operation = await one_id(running, "--params", f"@{tmp_path}/params.json")
+    await finished(ice, await take(ice), result=None)
+    assert (await shown(running, operation))["params"] == {"from": "file"}
+    with (tmp_path / "params.json").open() as stdin:
+        made = await alone(tmp_path, *RUN, "--params", "@-", stdin=stdin)
+    assert made[0] == 0, made
+    assert (await shown(running, made[1].strip()))["params"] == {"from": "file"}
+
+
+async def test_the_same_key_is_the_same_operation(running):
+    await connected(running)
+    first = await one_id(running, "--idempotency-key", "build 7")
+    assert await one_id(running, "--idempotency-key", "build 7") == first
+    assert await one_id(running, "--idempotency-key", "build 8") != first
+
+
+@pytest.mark.parametrize(
+    ("args", "status", "says"),
+    [
+        (("lab-9", "--kind", "execute"), 1, "ICE"),
+        (("lab-1", "--kind", "dance"), 2, "'dance' is not one of"),
+        (("lab-1",), 2, "Missing option '--kind'"),
+        (("lab-1", "--kind", "execute", "--params", "{"), 2, "has to be JSON"),
+        (("lab-1", "--kind", "execute", "--params", '"\ud800"'), 2, "has to be JSON"),
+        (("lab-1", "--kind", "execute", "--params", "@/no/such"), 2, "No such file"),
+        (("lab-1", "--kind", "schedule"), 1, "run_at: is required for schedule"),
+        (("lab-1", "--kind", "schedule", "--run-at", "2026-11-22T18:00"), 2, "with a zone"),
+        (("lab-1", "--kind", "schedule", "--run-at", "2001-01-01T00:00:00Z"), 1, "is past"),
+        (("lab-1", "--kind", "execute", "--deadline", "2001-01-01T00:00:00Z"), 1, "is past"),
+        (("lab-1", "--kind", "execute", "--idempotency-key", ""), 1, "idempotency_key"),
+        (("build-7", "--kind", "scrape"), 1, "a ci-cd ICE is sent"),
+        (("new-1", "--kind", "execute"), 1, "only a registered ICE"),
+    ],
+)
+async def test_what_cannot_be_requested_is_refused(running, args, status, says):
+    await connected(running)
+    await connected(running, "build-7", "ci-cd")
+    await running.provision("new-1")
+    made = await running.command("operations", "run", *args, status=status)
+    assert made.stdout == ""
+    assert says in made.stderr
+    assert (await running.admin.get("/operations")).json["items"] == []
+
+
+async def test_params_one_byte_too_long_are_refused(running, tmp_path):
+    await connected(running)
+    path = tmp_path / "params.json"
+    path.write_text(f'"{"x" * 999_998}"')
+    await one_id(running, "--params", f"@{path}")
+    path.write_text(f'"{"x" * 999_999}"')
+    made = await running.command(*RUN, "--params", f"@{path}", status=1)
+    assert made.stderr == "ice-gateway: params: at most 1,000,000 bytes of JSON\n"
+
+
+# --- followed ----------------------------------------------------------------------------------
+
+
+async def test_a_followed_operation_tells_how_far_it_is_and_prints_its_result(running):
+    ice = await connected(running)
+    following = asyncio.create_task(running.command(*RUN, "--follow"))
+    operation = await take(ice)
+    progress(ice, operation, fraction=0.5, message="half\nway")
+    await running.eventually(f"/operations/{operation}", lambda answer: answer.json["progress"])
+    await asyncio.sleep(0.5)  # two looks of the command
+    await finished(ice, operation, result={"exit": 0})
+    done = await following
+    assert json.loads(done.stdout) == {"exit": 0}
+    assert f"ice-gateway: operation {operation}\n" in done.stderr
+    assert "ice-gateway: running 50% half\\nway\n" in done.stderr
+
+
+async def test_a_followed_operation_that_fails_is_status_1_and_a_line(running):
+    ice = await connected(running)
+    following = asyncio.create_task(running.command(*RUN, "--follow", status=1))
+    error = {"code": "not-run", "message": "it said:\n\u001b[2J"}
+    await finished(ice, await take(ice), "failed", error=error)
+    done = await following
+    assert done.stdout == ""
+    assert done.stderr.endswith("ice-gateway: failed: not-run: it said: \\x1b[2J\n"), done.stderr
+
+
+async def test_followed_as_json_prints_the_document_also_of_a_failure(running):
+    ice = await connected(running)
+    following = asyncio.create_task(running.command(*RUN, "--follow", "--json", status=1))
+    operation = await take(ice)
+    await finished(ice, operation, "failed", error={"code": "x", "message": "y"})
+    assert json.loads((await following).stdout)["error"] == {"code": "x", "message": "y"}
+
+
+async def test_a_followed_operation_may_be_cancelled_elsewhere(running):
+    ice = await connected(running)
+    following = asyncio.create_task(running.command(*RUN, "--follow", status=1))
+    operation = await take(ice)
+    assert (await running.command("operations", "cancel", operation)).output == ""
+    await expect_cancel(ice, operation)
+    done = await following
+    assert "ice-gateway: cancelled: cancelled: cancelled by " in done.stderr
+
+
+async def test_without_a_gateway_it_waits_and_expires_at_its_deadline(tmp_path):
+    first = await waits(tmp_path)
+    status, out, err = await alone(tmp_path, *RUN, "--follow", "--deadline", soon(1.5))
+    assert (status, out) == (1, "")
+    assert "no gateway runs on this database" in err
+    assert err.endswith("ice-gateway: expired: deadline: its deadline has passed\n")
+    _, out, _ = await alone(tmp_path, "operations", "list", "lab-1", "--json")
+    assert [(item["state"], item["id"] == first) for item in json.loads(out)] == [
+        ("expired", False),
+        ("queued", True),
+    ]
+
+
+async def test_ctrl_c_lets_the_operation_go_on(tmp_path):
+    await waits(tmp_path)
+    controller, terminal = pty.openpty()
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "gateway", *RUN, "--follow"),
+            *("--database", f"sqlite:///{tmp_path}/ice.db"),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=terminal,
+            env=environment(TERM="xterm", COLUMNS="100"),
+        )
+        os.set_blocking(controller, False)
+        said = b""
+
+        def told(word: bytes) -> bool:
+            nonlocal said
+            with contextlib.suppress(BlockingIOError):
+                said += os.read(controller, 65_536)
+            return word in said
+
+        await until(lambda: told(b"\xe2\x94\x81"))  # the bar
+        process.send_signal(signal.SIGINT)
+        out, _ = await process.communicate()
+        assert (process.returncode, out) == (130, b"")
+        assert told(b"the operation goes on: ice-gateway operations show "), said
+    finally:
+        os.close(controller)
+        os.close(terminal)
+    _, out, _ = await alone(tmp_path, "operations", "list", "--json")
+    assert [item["state"] for item in json.loads(out)] == ["queued", "queued"]
+
+
+# --- listed and cancelled ----------------------------------------------------------------------
+
+
+async def test_the_list_is_newest_first_and_filtered(running):
+    ice = await connected(running)
+    await connected(running, "build-7", "ci-cd")
+    first = await one_id(running)
+    await finished(ice, await take(ice), result=1)
+    await in_state(running, first, "succeeded")
+    made = await running.command("operations", "run", "build-7", "--kind", "remote-execute")
+    second = made.stdout.strip()
+
+    async def listed(*args):
+        return [
+            item["id"]
+            for item in json.loads(
+                (await running.command("operations", "list", *args, "--json")).stdout
+            )
+        ]
+
+    assert await listed() == [second, first]
+    assert await listed("LAB-1") == [first]
+    assert await listed("--state", "succeeded") == [first]
+    assert await listed("--kind", "remote-execute") == [second]
+    assert await listed("--limit", "1") == [second]
+    table = (await running.command("operations", "list", "lab-1")).stdout.splitlines()
+    assert table[0].split() == ["ID", "ICE", "KIND", "STATE", "BY", "CREATED", "FINISHED"]
+    assert table[1].split()[:4] == [first, "lab-1", "execute", "succeeded"]
+    await running.command("operations", "list", "lab-9", status=1)
+
+
+async def test_what_is_not_there_or_has_finished_is_refused(running):
+    ice = await connected(running)
+    for action in ("show", "cancel"):
+        gone = await running.command("operations", action, "no-such-id", status=1)
+        assert gone.stderr == "ice-gateway: there is no such operation\n"
+    operation = await one_id(running)
+    await finished(ice, await take(ice), result=1)
+    await in_state(running, operation, "succeeded")
+    late = await running.command("operations", "cancel", operation, status=1)
+    assert late.stderr == "ice-gateway: the operation has succeeded\n"
