@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import html
-import io
 import json
 import re
 from datetime import timedelta
 from urllib.parse import urlencode, urljoin
 
 import aiohttp
-import argon2
 import pytest
 from aiohttp import web
 
@@ -29,109 +26,13 @@ from gateway.secret import Secret
 from gateway.store.engine import StoreUnavailable
 from gateway.store.ices import Ices
 from gateway.times import utc_now
-from tests.support.harness import ADMIN, API, Answer, Api, expect_refused, harness, settings_for
+from tests.support.harness import ADMIN, API, Api, expect_refused, harness, settings_for
+from tests.support.pages import PASSWORD, has_password, said
 
-PASSWORD = "correct horse battery"
+pytestmark = pytest.mark.usefixtures("quick_passwords")
 WRONG = "Name or password is wrong."
 SCRIPT = "<script>alert('x')</script>\"&"
 PAGES = ["", "users", "api-tokens", "audit", "guide", "ices/lab-1"]
-
-
-@pytest.fixture(autouse=True)
-def quick_passwords(monkeypatch):
-    """Hashes that cost nothing: what they cost is not what is tested here."""
-    quick = functools.partial(argon2.PasswordHasher, time_cost=1, memory_cost=8, parallelism=1)
-    monkeypatch.setattr(argon2, "PasswordHasher", quick)
-
-
-class Browser:
-    """One person's browser: it keeps cookies, and sends what a page of ours would send."""
-
-    def __init__(self, session, url):
-        self.session = session
-        self.url = url
-        self.origin = url
-        self.form_token = ""
-
-    async def send(self, method, path, fields=None, *, headers=None, data=None, follow=False):
-        data = urlencode(fields, doseq=True).encode() if fields is not None else data
-        given = {"Content-Type": "application/x-www-form-urlencoded"} if data is not None else {}
-        given |= headers or {}
-        url = path if path.startswith("http") else f"{self.url}/admin/{path}"
-        async with self.session.request(
-            method,
-            url,
-            data=data and io.BytesIO(data),
-            headers={name: value for name, value in given.items() if value is not None},
-            allow_redirects=follow,
-        ) as response:
-            body = await response.read()
-            answer = Answer(response.status, response.headers, body, None)
-            answer.text = body.decode()
-            answer.url = str(response.url)
-            return answer
-
-    async def get(self, path="", **how):
-        return await self.send("GET", path, **how)
-
-    async def part(self, path, target="table"):
-        """What htmx asks for."""
-        return await self.get(path, headers={"HX-Request": "true", "HX-Target": target})
-
-    async def post(self, path, fields=None, **headers):
-        """What htmx posts; a header of None is left out."""
-        given = {
-            "HX-Request": "true",
-            "Origin": self.origin,
-            FORM_TOKEN: self.form_token,
-            **{name.replace("_", "-"): value for name, value in headers.items()},
-        }
-        return await self.send("POST", path, fields or {}, headers=given)
-
-    async def log_in(self, name="root", password=PASSWORD, **headers):
-        given = {"Origin": self.origin, **headers}
-        answer = await self.send(
-            "POST", "login", {"name": name, "password": password}, headers=given
-        )
-        if answer.status == 303:
-            found = re.search(r'name="form-token" content="(\w+)"', (await self.get("guide")).text)
-            self.form_token = found and found[1]
-        return answer
-
-    @property
-    def cookie(self):
-        return next((c.value for c in self.session.cookie_jar if c.key == COOKIE), None)
-
-
-@pytest.fixture
-async def browse():
-    """Makes browsers."""
-    async with contextlib.AsyncExitStack() as stack:
-
-        async def make(running, name=None, role=Role.ADMIN):
-            jar = aiohttp.CookieJar(unsafe=True)
-            session = await stack.enter_async_context(aiohttp.ClientSession(cookie_jar=jar))
-            browser = Browser(session, running.url)
-            if name is not None:
-                await has_password(running, name, role)
-                answer = await browser.log_in(name)
-                assert answer.status == 303, f"{name} could not log in: {answer}"
-            return browser
-
-        yield make
-
-
-async def has_password(running, name, role=Role.ADMIN, password=PASSWORD):
-    accounts = running.gateway.accounts
-    if await accounts.user(name) is None:
-        await accounts.add_user(ADMIN, name, role, None)
-    await accounts.set_password(ADMIN, name, Secret(password))
-
-
-@pytest.fixture
-async def root(running, browse):
-    """The browser of an admin."""
-    return await browse(running, "root")
 
 
 async def last_seq(running):
@@ -140,11 +41,6 @@ async def last_seq(running):
 
 async def actions(running):
     return [entry.event.action for entry in await running.gateway.tail._events.after(0, 1000)]
-
-
-def said(answer):
-    """The page's text without markup."""
-    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", answer.text)).split())
 
 
 def expect_login_page(answer, status, sentence=None):
@@ -674,6 +570,12 @@ async def test_static_files(running, browse):
         ("GET guide", 200, 200, 200),
         ("GET ices/lab-1", 200, 200, 200),
         ("GET ices/theirs", 404, 200, 200),
+        ("GET ices/lab-1/operations/new", 200, 403, 200),
+        ("GET ices/theirs/operations/new", 404, 403, 200),
+        ("GET ices/lab-1/operations/none", 404, 404, 404),
+        ("POST ices/lab-1/operations", 422, 403, 422),
+        ("POST ices/theirs/operations", 404, 403, 422),
+        ("POST ices/lab-1/operations/none/cancel", 404, 404, 404),
         ("GET users", 403, 200, 200),
         ("GET api-tokens", 403, 200, 200),
         ("GET audit", 403, 200, 200),

@@ -96,6 +96,7 @@ FLOORS = [
         "gateway.admin.pages.guide",
         "gateway.admin.pages.static",
     ],
+    ["gateway.admin.pages.operations"],
     [
         "gateway.admin.pages.ice",
         "gateway.admin.pages.users",

@@ -42,6 +42,11 @@ async def body_as(request: web.Request, shape: type[B]) -> B:
     # page of another site can send any body, but not this type.
     if request.content_type != "application/json":
         raise Refusal(problem("unsupported-media-type"))
+    return decode_as(data, shape)
+
+
+def decode_as(data: bytes, shape: type[B]) -> B:
+    """JSON as `shape`. Raises `Refusal`."""
     try:
         return msgspec.json.decode(data, type=shape)
     except msgspec.ValidationError as error:

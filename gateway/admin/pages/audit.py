@@ -20,6 +20,7 @@ from gateway.export import FORMATS, export, media_type
 from gateway.hub import DISCONNECT
 from gateway.ice import Action
 from gateway.keys import KEY_ACTIONS
+from gateway.operations import CANCEL, REQUEST
 from gateway.respond import Refusal
 from gateway.store.engine import StoreUnavailable
 from gateway.store.events import EventFilter
@@ -31,6 +32,8 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 ACTIONS: Final = (
     *Action,
     DISCONNECT,
+    REQUEST,
+    CANCEL,
     "add-user",
     "set-role",
     "set-password",

@@ -10,10 +10,12 @@ from aiohttp import web
 
 from client.protocol import CLOSINGS, REFUSALS
 from gateway.admin.pages.ices import WORDS, Row, find, row_of
+from gateway.admin.pages.operations import operations_of
 from gateway.admin.pages.shell import is_fragment, parts, render
 from gateway.admin.parts import CALLER
 from gateway.event import Entry
 from gateway.ice import Action, Status
+from gateway.operations import CANCEL, REQUEST
 from gateway.store.sessions import Happening
 
 _EVENTS: Final = 200
@@ -69,6 +71,7 @@ async def page(request: web.Request) -> web.StreamResponse:
         "reason": reason,
         "remedy": remedy if remedy in row.actions else None,
         "words": WORDS,
+        **await operations_of(request, listed),
     }
     return render(request, "ice_live.html" if is_fragment(request) else "ice.html", context)
 
@@ -103,9 +106,10 @@ def why_offline(
 
 def _event(entry: Entry) -> Moment:
     event = entry.event
-    return Moment(
-        event.at, "event", f"{event.action} (generation {event.generation})", event.actor.name
-    )
+    about = f"generation {event.generation}"
+    if event.action in (REQUEST, CANCEL):
+        about = f"{event.detail['kind']} {event.detail['operation']}"
+    return Moment(event.at, "event", f"{event.action} ({about})", event.actor.name)
 
 
 def _happening(item: Happening) -> Moment:

@@ -9,7 +9,7 @@
   document.addEventListener("htmx:configRequest", (event) => {
     event.detail.headers["X-Form-Token"] = find("meta[name=form-token]").content;
     // Asked for by news, not by a person: it does not keep a login from ending.
-    if (event.detail.triggeringEvent?.type === "news") event.detail.headers["X-Live"] = "true";
+    if (["news", "look"].includes(event.detail.triggeringEvent?.type)) event.detail.headers["X-Live"] = "true";
   });
   document.addEventListener("form-token", (event) => {
     find("meta[name=form-token]").content = event.detail.value;
@@ -32,6 +32,11 @@
   // Whatever happened while nobody listened: before the stream was open, or while it was lost.
   document.addEventListener("htmx:sseOpen", news);
 
+  // What an ICE is doing is no event of the log: while something is unfinished, it is looked at.
+  setInterval(() => {
+    if (!document.hidden && find("#live [data-unfinished]")) htmx.trigger("#live", "look");
+  }, 1000);
+
   // --- times in the viewer's zone, UTC on hover ------------------------------------------------------
   const format = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
   const localTimes = (inside) => {
@@ -47,6 +52,13 @@
     const normal = find("input[name=ice_type]:checked").value === "normal";
     owner.hidden = !normal;
     find("#provisionedto").disabled = !normal;
+  };
+  // --- running an operation: a time only for what is scheduled -----------------------------------------
+  const timeFollowsKind = () => {
+    const time = find("#run-at");
+    if (!time) return;
+    time.hidden = find("#operation-kind").value !== "schedule";
+    for (const input of [find("#operation-run_at"), find("#run-at-utc")]) input.disabled = time.hidden;
   };
   const noFault = (form) => {
     for (const input of all("[aria-invalid]", form)) input.removeAttribute("aria-invalid");
@@ -210,6 +222,8 @@
       showChosen();
     } else if (event.target.matches("input[name=ice_type]")) {
       ownerFollowsType();
+    } else if (event.target.matches("#operation-kind")) {
+      timeFollowsKind();
     } else if (event.target.matches("[data-show]")) {
       showPassword(event.target);
     }
@@ -283,6 +297,7 @@
     const target = event.detail.target ?? event.target; // none of the first when history is restored
     localTimes(target);
     showChosen();
+    timeFollowsKind();
     showDialog();
     if (target.dataset.scrolled > 0) find("[role=region]", target).scrollLeft = target.dataset.scrolled;
     if (focused && document.activeElement === document.body) focusNear(focused);

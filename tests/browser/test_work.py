@@ -1,0 +1,126 @@
+"""Operations on an ICE's page: run, followed live, looked at, cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+import pytest
+from playwright.async_api import expect
+
+from tests.browser.admin import dialog, press
+from tests.support.work import (
+    accept,
+    asked,
+    connected,
+    expect_cancel,
+    expect_run,
+    finish,
+    finished,
+    progress,
+    take,
+)
+
+EVIL = "<img src=x onerror=window.hurt=1><script>window.hurt=1</script>"
+
+
+async def run(page, kind="execute", params="{}"):
+    await page.get_by_role("button", name="Run an operation").click()
+    await dialog(page).get_by_label("Kind").select_option(kind)
+    await dialog(page).get_by_label("Params").fill(params)
+
+
+@pytest.mark.parametrize("user", ["root", "alice"])
+async def test_an_operation_is_run_followed_live_and_looked_at(new_admin, running, user):
+    """A member has no stream of events: what goes on is seen all the same."""
+    ice = await connected(running)
+    admin = await new_admin(user)
+    page = await admin.open("ices/lab-1")
+    await run(page, params='{"suite": "smoke"}')
+    await press(page, "Run")
+    await expect(dialog(page)).to_contain_text("Operation requested")
+    await press(page, "Ok")
+    sent = await expect_run(ice)
+    line = page.locator(f'[id="operation-{sent["id"]}"]')
+    await expect(line).to_contain_text("Sent")
+    accept(ice, sent["id"])
+    await expect(line).to_contain_text("Running")
+    progress(ice, sent["id"], fraction=0.5, message=EVIL)
+    await expect(line.get_by_role("progressbar")).to_have_attribute("value", "0.5")
+    await expect(line).to_contain_text("<script>")
+    await finished(ice, sent["id"], result={"said": EVIL})
+    await expect(line).to_contain_text("Succeeded")
+    await line.get_by_role("button", name="Show operation").click()
+    await expect(dialog(page)).to_contain_text('"suite": "smoke"')
+    await expect(dialog(page)).to_contain_text('"said": "<img')
+    async with page.expect_download() as download:
+        await dialog(page).get_by_role("link").click()
+    assert (await download.value).suggested_filename == f"operation-{sent['id']}.json"
+    await press(page, "Ok")
+    assert await page.evaluate("window.hurt") is None
+
+
+async def test_an_operation_is_cancelled_after_a_question(admin, running):
+    ice = await connected(running)
+    operation = await asked(running.admin)
+    await take(ice)
+    page = await admin.open("ices/lab-1")
+    line = page.locator(f'[id="operation-{operation}"]')
+    await line.get_by_role("button", name="Cancel operation").click()
+    await press(page, "Cancel the operation")
+    await expect(dialog(page)).to_contain_text("Operation cancelled")
+    await press(page, "Ok")
+    await expect(line).to_contain_text("Cancelled")
+    await expect(line.get_by_role("button", name="Cancel operation")).to_have_count(0)
+    await expect_cancel(ice, operation)
+    await finish(ice, operation, "failed", error={"code": "cancelled", "message": ""})
+
+
+async def test_the_form_keeps_what_was_typed_and_names_the_field(admin, running):
+    await connected(running)
+    admin.expected = {422}
+    page = await admin.open("ices/lab-1")
+    await run(page, "schedule", '{"a": ')
+    await press(page, "Run")
+    await expect(dialog(page).locator(".fault")).to_contain_text("has to be JSON")
+    params = dialog(page).get_by_label("Params")
+    await expect(params).to_have_attribute("aria-invalid", "true")
+    await expect(params).to_have_value('{"a": ')
+    await params.fill('{"a": 1}')
+    await press(page, "Run")
+    await expect(dialog(page).locator(".fault")).to_contain_text("is required for schedule")
+
+
+async def test_a_time_is_asked_for_what_is_scheduled_and_is_the_viewers(admin, running):
+    await connected(running)
+    page = await admin.open("ices/lab-1")
+    await run(page, "execute")
+    when = dialog(page).get_by_label("Run at")
+    await expect(when).to_be_hidden()
+    await dialog(page).get_by_label("Kind").select_option("schedule")
+    await expect(when).to_be_visible()
+    await when.fill("2027-02-03T04:05:06")
+    await press(page, "Run")
+    await expect(dialog(page)).to_contain_text("Operation requested")
+    [operation] = (await running.admin.get("/operations")).json["items"]
+    assert operation["run_at"] == "2027-02-02T19:05:06.000000Z", "Tokyo is nine hours ahead"
+    await press(page, "Ok")
+    await expect(page.locator(f'[id="operation-{operation["id"]}"]')).to_contain_text("until")
+
+
+async def test_an_idle_page_asks_for_nothing(admin, running):
+    ice = await connected(running)
+    operation = await asked(running.admin)
+    await take(ice)
+    page = await admin.open("ices/lab-1")
+    looks = []
+    page.on("request", lambda request: looks.append(request.url.rpartition("/")[2]))
+    async with page.expect_request(re.compile("ices/lab-1$")) as first:
+        pass
+    assert (await (await first.value).all_headers())["x-live"] == "true"
+    await finished(ice, operation, result=1)
+    await expect(page.locator(f'[id="operation-{operation}"]')).to_contain_text("Succeeded")
+    await page.wait_for_timeout(700)  # news that came meanwhile
+    looks.clear()
+    await asyncio.sleep(2.2)  # two looks, if there were any
+    assert looks == []

@@ -1,0 +1,290 @@
+"""An ICE's operations on its page, as HTTP: requested, looked at, cancelled, and by whom."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+
+import pytest
+
+from gateway.ice import IceType
+from gateway.roles import Role
+from tests.support.harness import ADMIN
+from tests.support.pages import said
+from tests.support.work import (
+    asked,
+    connected,
+    expect_cancel,
+    expect_run,
+    finish,
+    finished,
+    in_state,
+    progress,
+    show,
+    take,
+)
+
+SCRIPT = "<script>alert('x')</script>\"&"
+HERE = "ices/lab-1"
+WORK = f"{HERE}/operations"
+
+
+async def alices(browse, running):
+    return await browse(running, "alice", Role.MEMBER)
+
+
+def nonce(answer) -> str:
+    found = re.search(r'name="nonce" value="(\w{32})"', answer.text)
+    assert found, f"expected the form of a new operation, got {answer.text}"
+    return found[1]
+
+
+async def run(browser, **fields):
+    """Fill in the form, and send it."""
+    fields = {"kind": "execute", "params": "{}", "run_at": "", "deadline": "", **fields}
+    fields.setdefault("nonce", nonce(await browser.part(f"{WORK}/new", "dialog")))
+    return await browser.post(WORK, fields)
+
+
+async def requested(running):
+    return (await running.admin.get("/operations")).json["items"]
+
+
+# --- requested ---------------------------------------------------------------------------------
+
+
+async def test_an_operation_is_requested_and_reaches_the_ice(running, root):
+    ice = await connected(running)
+    answer = await run(root, params='  {"suite": "smoke"} ')
+    assert answer.status == 202
+    assert json.loads(answer.headers["HX-Trigger"])["operations-changed"] == {}
+    sent = await expect_run(ice)
+    assert (sent["kind"], sent["params"]) == ("execute", {"suite": "smoke"})
+    assert sent["id"] in said(answer)
+    [operation] = await requested(running)
+    assert operation["requested_by"] == "root"
+    page = said(await root.get(HERE))
+    assert f"request-operation (execute {sent['id']})" in page
+
+
+async def test_the_form_offers_what_the_type_allows(running, root):
+    await connected(running)
+    await connected(running, "build-7", "ci-cd")
+    for name, kinds in (
+        ("lab-1", ["scrape", "debug", "execute", "remote-execute", "schedule"]),
+        ("build-7", ["remote-execute", "schedule"]),
+    ):
+        form = await root.part(f"ices/{name}/operations/new", "dialog")
+        assert sorted(re.findall(r"<option>([\w-]+)", form.text)) == sorted(kinds)
+
+
+async def test_the_same_form_twice_is_one_operation_and_an_edited_one_another(running, root):
+    await connected(running)
+    form = nonce(await root.part(f"{WORK}/new", "dialog"))
+    answers = [await run(root, nonce=form, params=params) for params in ("1", "1", "2")]
+    assert [answer.status for answer in answers] == [202, 202, 202]
+    assert [item["params"] for item in await requested(running)] == [2, 1]
+    await run(root, params="1")
+    assert len(await requested(running)) == 3, "another form is another wish"
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "says"),
+    [
+        ({"kind": "dance"}, "kind", "invalid enum value"),
+        ({"kind": ""}, "kind", "missing required field"),
+        ({"params": "{"}, "params", "has to be JSON"),
+        ({"params": '1, "kind": "debug"'}, "params", "has to be JSON"),
+        ({"params": f'"{"x" * 999_999}"'}, "params", "at most 1,000,000 bytes"),
+        ({"kind": "schedule"}, "run_at", "is required for schedule"),
+        ({"run_at": "2099-01-01T00:00:00Z"}, "run_at", "is for schedule alone"),
+        ({"kind": "schedule", "run_at": "2001-01-01T00:00:00Z"}, "run_at", "is past"),
+        ({"deadline": "2001-01-01T00:00:00"}, "deadline", "timezone"),
+        ({"deadline": "2001-01-01T00:00:00Z"}, "deadline", "is past"),
+        ({"deadline": SCRIPT}, "deadline", "RFC3339"),
+    ],
+)
+async def test_what_cannot_be_requested_is_said_in_the_form(running, root, fields, field, says):
+    await connected(running)
+    answer = await run(root, **fields)
+    assert answer.status == 422, answer
+    told = json.loads(answer.headers["HX-Trigger"])
+    assert told["form-fault"] == {"field": f"operation-{field}"}
+    assert answer.headers["HX-Retarget"] == "#dialog-fault"
+    assert says in said(answer)
+    assert "<script>" not in answer.text
+    assert await requested(running) == []
+
+
+async def test_what_the_ice_may_not_be_sent_is_said_in_the_form(running, root):
+    await connected(running, "lab-1", "ci-cd")
+    answer = await run(root, kind="scrape")
+    assert answer.status == 409
+    assert "A ci-cd ICE is sent remote-execute, schedule alone" in said(answer)
+    await running.act("lab-1", "deregister")
+    answer = await run(root, kind="remote-execute")
+    assert answer.status == 409
+    assert "only a registered ICE is sent work" in said(answer)
+    assert "Run an operation" not in said(await root.get(HERE))
+    assert await requested(running) == []
+
+
+async def test_params_of_the_full_length_fit_the_form(running, root):
+    await connected(running)
+    params = f'"{"%" * 999_998}"'  # each of them three bytes in a form
+    assert (await run(root, params=params)).status == 202
+
+
+# --- looked at ---------------------------------------------------------------------------------
+
+
+async def test_the_page_shows_how_far_it_is_while_it_goes_on(running, root):
+    ice = await connected(running)
+    assert "data-unfinished" not in (await root.get(HERE)).text
+    operation = await asked(running.admin)
+    await take(ice)
+    progress(ice, operation, fraction=0.42, message=SCRIPT)
+    await running.eventually(f"/operations/{operation}", lambda told: told.json["progress"])
+    page = await root.part(HERE, "live")
+    assert "data-unfinished" in page.text
+    assert 'value="0.42"' in page.text
+    assert html.escape(SCRIPT, quote=False).split("(")[0] in page.text
+    await finished(ice, operation, result={"said": SCRIPT})
+    await in_state(running, operation, "succeeded")
+    page = await root.part(HERE, "live")
+    assert "data-unfinished" not in page.text, "an idle page asks for nothing"
+    assert "Succeeded" in said(page)
+
+
+async def test_all_of_an_operation_is_shown(running, root):
+    ice = await connected(running)
+    operation = await asked(running.admin, params={"x": SCRIPT})
+    error = {"code": "odd", "message": SCRIPT}
+    await finished(ice, await take(ice), "failed", error=error)
+    await in_state(running, operation, "failed")
+    answer = await root.part(f"{WORK}/{operation}", "dialog")
+    text = said(answer)
+    assert (
+        json.dumps({"x": SCRIPT}, indent=2).split()
+        == text.split("Params ")[1].split(" Error ")[0].split()
+    )
+    assert '"code": "odd"' in text
+    assert "<script>" not in answer.text
+    assert f'href="api/v1/operations/{operation}"' in answer.text
+    assert "beginning" not in text
+
+
+async def test_of_a_large_result_the_beginning_is_shown(running, root):
+    ice = await connected(running)
+    operation = await asked(running.admin)
+    await finished(ice, await take(ice), result="x" * 900_000)
+    await in_state(running, operation, "succeeded")
+    answer = await root.part(f"{WORK}/{operation}", "dialog")
+    assert "This is its beginning." in said(answer)
+    assert len(answer.text) < 30_000
+
+
+async def test_operations_are_paged_newest_first(running, root):
+    await connected(running)
+    made = [await asked(running.admin, params=number) for number in range(25)]
+    page = await root.get(HERE)
+
+    def ids(answer):
+        return re.findall(r'<tr id="operation-(\w+)"', answer.text)
+
+    assert ids(page) == made[:4:-1]
+    older = re.search(rf'href="({HERE}\?before=\d+)">Older', page.text)[1]
+    page = await root.get(older)
+    assert ids(page) == made[4::-1]
+    assert f'hx-get="{older}"' in page.text, "what is live stays on this page"
+    assert (await root.get(f"{HERE}?before=x")).status == 422
+
+
+# --- cancelled ---------------------------------------------------------------------------------
+
+
+async def test_an_operation_is_cancelled_after_a_question(running, root):
+    ice = await connected(running)
+    operation = await asked(running.admin)
+    await take(ice)
+    await in_state(running, operation, "running")
+    asks = await root.part(f"{WORK}/{operation}/cancel", "dialog")
+    assert "the ICE is told to stop" in said(asks)
+    assert (await show(running.admin, operation))["state"] == "running", "asking changes nothing"
+    done = await root.post(f"{WORK}/{operation}/cancel")
+    assert done.status == 200
+    assert "Operation cancelled" in said(done)
+    await expect_cancel(ice, operation)
+    again = await root.post(f"{WORK}/{operation}/cancel")
+    assert again.status == 409
+    assert "The operation has been cancelled." in said(again)
+    await finish(ice, operation, "failed", error={"code": "cancelled", "message": "stopped"})
+
+
+async def test_an_operation_of_another_ice_is_not_found_here(running, root):
+    await connected(running)
+    await connected(running, "lab-2")
+    operation = await asked(running.admin, "lab-2")
+    for path in (f"{WORK}/{operation}", f"{WORK}/{operation}/cancel"):
+        assert (await root.part(path)).status == 404
+    assert (await root.post(f"{WORK}/{operation}/cancel")).status == 404
+    assert (await show(running.admin, operation))["state"] in ("queued", "sent")
+
+
+# --- who may -----------------------------------------------------------------------------------
+
+
+async def test_members_operate_their_ices_and_see_no_others(running, browse):
+    ice = await connected(running)
+    alice = await alices(browse, running)
+    answer = await run(alice)
+    assert answer.status == 202
+    operation = await take(ice)
+    page = await alice.get(HERE)
+    assert f'id="cancel-{operation}"' in page.text
+    assert (await alice.post(f"{WORK}/{operation}/cancel")).status == 200
+    bob = await browse(running, "bob", Role.MEMBER)
+    for path in (WORK + "/new", f"{WORK}/{operation}", f"{WORK}/{operation}/cancel"):
+        assert (await bob.part(path)).status == 404
+    assert (await bob.post(WORK, {"kind": "execute"})).status == 404
+
+
+async def test_a_member_of_a_machine_may_not_operate_it(running, browse):
+    """An ICE for machines belongs to nobody; whoever it is tagged to in the table sees it at most."""
+    await connected(running, "build-7", "ci-cd")
+    alice = await alices(browse, running)
+    assert (await alice.part("ices/build-7/operations/new")).status == 404
+
+
+async def test_auditors_look_on(running, browse):
+    ice = await connected(running)
+    operation = await asked(running.admin)
+    await take(ice)
+    eve = await browse(running, "eve", Role.AUDITOR)
+    page = await eve.get(HERE)
+    assert f'id="show-{operation}"' in page.text
+    assert f'id="cancel-{operation}"' not in page.text
+    assert "Run an operation" not in page.text
+    assert (await eve.part(f"{WORK}/{operation}")).status == 200
+    assert (await eve.part(f"{WORK}/new")).status == 403
+    assert (await eve.post(WORK, {"kind": "execute"})).status == 403
+    assert (await eve.post(f"{WORK}/{operation}/cancel")).status == 403
+    assert (await show(running.admin, operation))["state"] in ("sent", "running")
+
+
+async def test_a_change_needs_origin_and_form_token(running, root):
+    await connected(running)
+    operation = await asked(running.admin)
+    for path in (WORK, f"{WORK}/{operation}/cancel"):
+        for wrong in ({"X_Form_Token": None}, {"Origin": "https://evil.example"}):
+            answer = await root.post(path, {"kind": "execute"}, **wrong)
+            assert answer.status == 403, f"{path} with {wrong} gave {answer}"
+    assert len(await requested(running)) == 1
+
+
+async def test_an_ice_that_is_not_registered_has_no_run_button(running, root):
+    await running.provision()
+    assert "Run an operation" not in said(await root.get(HERE))
+    await running.gateway.provisioning.provision(ADMIN, "lab-2", IceType.NORMAL, "alice")
+    assert "No operation has been requested of this ICE." in said(await root.get("ices/lab-2"))
