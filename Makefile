@@ -34,8 +34,9 @@ test: $(STAMP) ## Run the tests
 coverage: $(STAMP) ## Run the tests and say which lines none of them takes
 	@$(BIN)/python -m pytest -q -n 2 --dist worksteal --cov --cov-report=term
 
-torture: $(STAMP) ## Ten minutes at most: kill -9 in 300 rounds, the API held to its document by each role, abuse
+torture: $(STAMP) ## Ten minutes at most: kill -9 in 300 rounds and during 300 operations, the API by each role, abuse
 	@$(BIN)/python -m tests.torture.crash --rounds 300
+	@$(BIN)/python -m tests.torture.operations --count 300
 	@$(BIN)/python -m tests.torture.api
 	@$(BIN)/python -m tests.torture.abuse
 
