@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import os
 import signal
 import sys
@@ -18,12 +19,21 @@ from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
+import msgspec
 from rich.console import Console
 from rich.text import Text
 
 _PATIENCE: Final = 20.0
 """Seconds within which each step has to happen."""
 _COLOURS: Final = {"gateway": "cyan", "admin": "magenta", "thief": "red", "demo": "green"}
+_HAS_PYTEST: Final = importlib.util.find_spec("pytest") is not None
+_TESTS: Final = """
+import time
+
+def test_the_page_loads(): time.sleep(0.3)
+def test_somebody_logs_in(): time.sleep(0.3)
+def test_the_report_is_right(): time.sleep(0.3)
+"""
 
 
 class NotObserved(Exception):
@@ -116,6 +126,17 @@ class Admin:
                 raise NotObserved(f"{method} {path} was answered {response.status}: {answer}")
             return answer
 
+    async def follow(self, path: str) -> AsyncIterator[tuple[str, Any]]:
+        """The events of a stream until it ends: each one's name and JSON."""
+        async with self._session.get(self._api + path, headers=self._headers) as response:
+            event = ""
+            async for line in response.content:
+                name, _, value = line.decode().rstrip().partition(": ")
+                if name == "event":
+                    event = value
+                elif name == "data":
+                    yield event, msgspec.json.decode(value)
+
 
 def tell(config: Path | None = None, database: str | None = None) -> int:
     """Tell the story; 0 only if all of it happened.
@@ -168,9 +189,9 @@ async def _tell(story: Story, folder: Path, options: list[str]) -> None:
 
 async def _life(story: Story, admin: Admin, url: str, folder: Path) -> None:
     def client(
-        name: str, token_file: Path, state: str
+        name: str, token_file: Path, state: str, *more: str
     ) -> contextlib.AbstractAsyncContextManager[Program]:
-        arguments = ("--gateway", url, "--token-file", str(token_file))
+        arguments = ("--gateway", url, "--token-file", str(token_file), *more)
         return _program(name, "client", "run", *arguments, "--state-dir", str(folder / state))
 
     async def provision(name: str, ice_type: str, user: str | None) -> Path:
@@ -189,13 +210,14 @@ async def _life(story: Story, admin: Admin, url: str, folder: Path) -> None:
     build_token = await provision("build-7", "ci-cd", None)
     async with (
         client("lab-1", lab_token, "lab") as lab,
-        client("build-7", build_token, "build") as build,
+        client("build-7", build_token, "build", *_suite(folder)) as build,
     ):
         for ice in (lab, build):
             line = await ice.line("admitted as ")
             entry = await admin.call(200, "GET", f"/ices/{ice.name}")
             story.require(f"status of {ice.name}", "registered", entry["status"])
             story.say(ice.name, f"{line.split(', ')[0]}; in the table it is now {entry['status']}")
+        await _work(story, admin)
         await _theft(story, client("thief", lab_token, "thief"))
         await _deregistration(story, admin, lab, build)
     renewed = await admin.call(200, "POST", "/ices/lab-1/reregister")
@@ -211,6 +233,43 @@ async def _life(story: Story, admin: Admin, url: str, folder: Path) -> None:
         wanted = ["provision", "register", "deregister", "reregister", "register"]
         story.require("the audit log of lab-1", wanted, actions)
         story.say("gateway", f"audit log of lab-1: {', '.join(actions)}")
+
+
+def _suite(folder: Path) -> tuple[str, ...]:
+    """A small pytest suite, and the options with which an ICE runs it and nothing else."""
+    if not _HAS_PYTEST:
+        return ()
+    suite = folder / "smoke"
+    suite.mkdir()
+    (suite / "test_smoke.py").write_text(_TESTS, encoding="utf-8")
+    config = folder / "build.toml"
+    config.write_text(f"[suites]\nsmoke = '{suite}'\n", encoding="utf-8")
+    return "--handlers", "client.pytest_suites", "--config", str(config)
+
+
+async def _work(story: Story, admin: Admin) -> None:
+    wanted = {"kind": "scrape", "params": {}}
+    refused = await admin.call(409, "POST", "/ices/build-7/operations", wanted)
+    story.require("the refusal of scrape", "kind-not-allowed", refused["code"])
+    story.say("admin", f"build-7 is sent no scrape: {refused['detail']}")
+    if not _HAS_PYTEST:
+        story.say("demo", "pytest is not installed here, so build-7 is not asked to run a suite")
+        return
+    wanted = {"kind": "remote-execute", "params": {"suite": "smoke"}}
+    operation = await admin.call(202, "POST", "/ices/build-7/operations", wanted)
+    story.say("admin", f"requested remote-execute of build-7: {operation['state']}")
+    async for event, told in admin.follow(f"/operations/{operation['id']}/stream"):
+        if event == "progress":
+            story.say("build-7", f"{told['fraction']:.0%} {told['message']}")
+        operation = told if event == "result" else operation
+    story.require("the operation's state", "succeeded", operation["state"])
+    result = operation["result"]
+    story.require("tests and failures", (3, 0), (result["tests"], result["failures"]))
+    story.say(
+        "build-7",
+        f"{operation['state']}: {result['tests']} tests, {result['failures']} failures,"
+        f" a JUnit report of {len(result['junit'])} characters",
+    )
 
 
 async def _theft(story: Story, starting: contextlib.AbstractAsyncContextManager[Program]) -> None:
