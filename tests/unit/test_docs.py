@@ -8,9 +8,13 @@ from pathlib import Path
 import pytest
 from prometheus_client.exposition import generate_latest
 
-from gateway import listener, respond
+from client.protocol import MAX_VALUE
+from gateway import listener, progress, respond
 from gateway.admin.pages.login import MAX_FORM
+from gateway.admin.pages.operations import MAX_FORM as MAX_OPERATION_FORM
+from gateway.dispatch import MAX_IN_HAND
 from gateway.metrics import Metrics
+from gateway.operations import MAX_UNFINISHED
 
 ROOT = Path(__file__).parents[2]
 DOCS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -74,6 +78,14 @@ def test_limits_are_those_that_hold():
                 f"{respond.MAX_BODY // kib**2} MiB, uncompressed; {respond.BODY_TIMEOUT:g} s"
             ),
             "the form of the login page": f"{MAX_FORM // kib} KiB",
+            "the form of a new operation": f"{MAX_OPERATION_FORM:,} bytes",
+            "params, and a result": f"{MAX_VALUE:,} bytes of JSON",
+            "operations of an ICE that have not finished": f"{MAX_UNFINISHED:,}",
+            "an ICE's finishes that are not yet written": f"{MAX_IN_HAND}",
+            "an ICE's progress": (
+                f"a row in {progress.INTERVAL:g} s, {progress.MAX_MESSAGE:,} characters,"
+                f" {progress.MAX_DATA:,} bytes of data"
+            ),
             "what is still sent after an answer": f"{listener.LINGER_TIMEOUT:g} s",
             "an answer to begin": f"{listener.REQUEST_TIMEOUT:g} s",
             "an answer that is not read": (

@@ -30,7 +30,7 @@ PAGE: Final = 20
 """Operations on one page of an ICE."""
 CHANGED: Final = "operations-changed"
 """Tells the page's script that the operations are to be asked for again."""
-_MAX_FORM: Final = 3 * MAX_VALUE + 10_000
+MAX_FORM: Final = 3 * MAX_VALUE + 10_000
 """Bytes: in a form each byte of the params may be written as three."""
 _SHOWN: Final = 20_000
 """Characters of JSON that a dialog shows."""
@@ -90,7 +90,7 @@ async def run(request: web.Request) -> web.StreamResponse:
     """Request an operation; a refusal comes back into the form, which keeps what was typed."""
     listed = await find(request)
     _may_operate(request, listed)
-    fields = await form(request, _MAX_FORM)
+    fields = await form(request, MAX_FORM)
     wanted = _wanted(fields)
     if isinstance(wanted, Problem):
         return form_fault(request, wanted, _IDS, "#dialog-fault")
