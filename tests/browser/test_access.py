@@ -9,6 +9,7 @@ from playwright.async_api import expect
 from gateway.roles import Role
 from tests.browser.admin import choose, close_token, dialog, fill, press, row, submit
 from tests.support.ice import Key
+from tests.support.work import asked, progress, take
 
 NAV = ["./", "users", "api-tokens", "audit", "guide"]
 
@@ -22,6 +23,12 @@ async def inhabited(running):
     ice = await running.provision("lab-berlin-1")
     connection = await ice.connect()
     connection.hello(version="7.1", platform="Linux-6.1-x86_64-with-glibc2.36", hostname="desk-9")
+    await connection.round_trip()
+    for kind in ("debug", "scrape"):
+        await asked(running.admin, "lab-berlin-1", kind, params={"page": "x" * 300})
+    operation = await take(connection)
+    progress(connection, operation, fraction=0.42, message="tests/test_login.py::" + "x" * 90)
+    await running.eventually(f"/operations/{operation}", lambda told: told.json["progress"])
     await running.ice(ice.token, Key()).refused()
     await running.provision("a" * 64)
     await running.add_user("a-user-with-a-very-long-name-" + "x" * 90, Role.AUDITOR)
@@ -99,18 +106,33 @@ async def test_pages_hold_to_axe_and_to_the_width(new_admin, running, scheme, wi
         await hold_to_width(page, address, 320, 1920)
 
 
+async def every_dialog_of_work(page, running):
+    """The same on the page of an ICE that works."""
+    await page.goto(f"{running.url}/admin/ices/lab-berlin-1")
+    for button in ("Run an operation", "Show operation", "Cancel operation"):
+        await page.get_by_role("button", name=button).first.click()
+        await expect(dialog(page)).to_be_visible()
+        if button == "Run an operation":
+            await dialog(page).get_by_label("Kind").select_option("schedule")
+        yield button
+        await dialog(page).locator("[data-close]").click()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_dialogs_hold_to_axe_and_to_the_width(new_admin, running, scheme):
     await inhabited(running)
     admin = await new_admin(color_scheme=scheme, viewport={"width": 320, "height": 700})
     admin.expected = {403}
     page = await admin.open()
-    async for what in every_dialog(page, running):
-        await hold_to_axe(page, what, "dialog[open]")
-        await hold_to_width(page, what)
-        box = await dialog(page).locator("article:visible").bounding_box()
-        assert box["x"] >= 0, f"{what}: {box}"
-        assert box["x"] + box["width"] <= 320, f"{what}: {box}"
+    for dialogs in (every_dialog_of_work, every_dialog):
+        if dialogs is every_dialog:
+            await page.goto(f"{running.url}/admin/")
+        async for what in dialogs(page, running):
+            await hold_to_axe(page, what, "dialog[open]")
+            await hold_to_width(page, what)
+            box = await dialog(page).locator("article:visible").bounding_box()
+            assert box["x"] >= 0, f"{what}: {box}"
+            assert box["x"] + box["width"] <= 320, f"{what}: {box}"
 
 
 async def reach(page, name, key="Tab"):

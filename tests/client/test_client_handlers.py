@@ -52,8 +52,9 @@ def suite(tmp_path):
 
 
 @pytest.fixture
-def execute(suite):
+def execute(suite, monkeypatch):
     """Run an operation with these params by the bundled handlers, which know the suite `smoke`."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # they take seconds to import
     ice = Registry()
     pytest_suites.register(ice, {"suites": {"smoke": str(suite)}})
     reports = []
