@@ -74,6 +74,8 @@ class Operations:
         self._watchers: set[asyncio.Task[None]] = set()
         self._unwritten: dict[str, bytes] = {}
         """Finishes that the journal could not take; they are lost with the process."""
+        self._cancelled: set[str] = set()
+        """What the gateway has told us to stop: it waits for nothing that comes of it."""
         self._to_repeat: deque[str] = deque()
 
     def open(self, journal: Journal) -> None:
@@ -119,6 +121,7 @@ class Operations:
     def cancel(self, operation: str) -> None:
         """Stop working on an operation; one that is not worked on stays as it is."""
         if operation in self._tasks:
+            self._cancelled.add(operation)
             self._tasks[operation].cancel()
 
     async def answered(self, message: protocol.Message) -> None:
@@ -126,11 +129,12 @@ class Operations:
         operation = message.id
         if not isinstance(operation, str):
             return  # none of ours
-        if message.error is not msgspec.UNSET:
+        if message.error is not msgspec.UNSET and operation not in self._cancelled:
             reason = one_line(message.error.message)
             self._warn(
                 f"the gateway has refused what operation {one_line(operation)} came to: {reason}"
             )
+        self._cancelled.discard(operation)
         self._unwritten.pop(operation, None)
         try:
             self._journal.answered(operation)

@@ -26,6 +26,7 @@ from gateway.provisioning import Provisioning
 from gateway.settings import BadSetting, Settings, load
 from gateway.store.engine import StoreRefused, StoreUnavailable
 from gateway.store.sqlite import SqliteEngine, open_sqlite
+from gateway.text import pretty
 from gateway.times import utc_now
 
 R = TypeVar("R")
@@ -164,7 +165,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the AP
 
 def show_json(value: object) -> None:
     """Print JSON, indented."""
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    click.echo(pretty(msgspec.json.encode(value)))
 
 
 def show_table(headings: Sequence[str], rows: Sequence[Sequence[str | None]]) -> None:

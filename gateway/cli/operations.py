@@ -228,7 +228,8 @@ async def _follow(desk: Desk, operation: Operation) -> Operation:
                 if found is None:
                     refuse("there is no such operation any more")
                 operation = found
-                narrate(operation)
+                if not operation.is_finished:
+                    narrate(operation)
         except asyncio.CancelledError:
             tell(f"the operation goes on: ice-gateway operations show {operation.id}")
             sys.exit(_INTERRUPTED)

@@ -459,3 +459,16 @@ async def test_a_handler_fails_with_a_code_of_its_own(talk, caplog):
     error = (await session.expect("operation.finish"))["params"]["error"]
     assert error == {"code": "no-such-suite", "message": "there is no suite smoke"}
     assert "Traceback" not in caplog.text
+
+
+async def test_nobody_is_warned_of_what_the_gateway_itself_has_cancelled(talk, events):
+    async def execute(operation, report):
+        await asyncio.Event().wait()
+
+    _, session = await talk(execute=execute)
+    await session.request("operation.run", RUN)
+    await session.send(method="operation.cancel", params={"id": "op-1"})
+    finish = await session.expect("operation.finish")
+    await session.send(id=finish["id"], error={"code": -32002, "message": "It has ended."})
+    assert "error" in await session.request("x.y", {})
+    assert not [event for event in events if event.kind == "warning" and "op-1" in str(event)]

@@ -1286,8 +1286,9 @@ async def test_a_member_cannot_tell_which_other_ices_there_are(running, browse):
     assert texts[0] == texts[1]
 
 
-async def test_who_loses_the_right_while_the_form_comes_has_none(running, browse):
-    """Headers and half a form as an admin, then disabled, then the rest."""
+@pytest.mark.parametrize(("how", "expected"), [("disabled", "401"), ("demoted", "403")])
+async def test_who_loses_the_right_while_the_form_comes_has_none(running, browse, how, expected):
+    """Headers and half a form as an admin, then disabled or made an auditor, then the rest."""
     boss = await browse(running, "boss")
     body = b"ice_name=late&ice_type=ci-cd"
     host = running.url.removeprefix("http://")
@@ -1304,12 +1305,15 @@ async def test_who_loses_the_right_while_the_form_comes_has_none(running, browse
     writer.write("\r\n".join([*head, "", ""]).encode() + body[:9])
     # The gateway has seen it once somebody who came later is answered.
     assert (await boss.get()).status == 200
-    await running.gateway.accounts.disable(ADMIN, "boss")
+    if how == "disabled":
+        await running.gateway.accounts.disable(ADMIN, "boss")
+    else:
+        await running.gateway.accounts.set_role(ADMIN, "boss", Role.AUDITOR)
     writer.write(body[9:])
     async with asyncio.timeout(10):
         status = (await reader.readline()).decode()
     writer.close()
-    assert status.split()[1] == "401", f"a refusal was expected, not {status}"
+    assert status.split()[1] == expected, f"a refusal was expected, not {status}"
     assert (await running.admin.get("/ices/late")).status == 404
 
 

@@ -25,6 +25,7 @@ from gateway.operations import Wanted
 from gateway.respond import Refusal
 from gateway.store.ices import Listed
 from gateway.store.operations import OperationFilter
+from gateway.text import pretty
 
 PAGE: Final = 20
 """Operations on one page of an ICE."""
@@ -141,7 +142,7 @@ async def show(request: web.Request) -> web.StreamResponse:
 
 def _shown(value: bytes) -> tuple[str, bool]:
     """JSON for people, and whether that is all of it."""
-    text = msgspec.json.format(value, indent=2).decode()
+    text = pretty(value)
     return text[:_SHOWN], len(text) <= _SHOWN
 
 

@@ -190,5 +190,8 @@ async def posted(request: web.Request, at_most: int = MAX_BODY) -> list[tuple[st
     except ValueError:
         raise Refusal(problem("bad-request", "The form cannot be read.")) from None
     # The form may have taken its time: who has lost their right meanwhile has none any more.
+    before = request.get(CALLER)
     await _let_in(request)
+    if request.get(CALLER) != before:
+        raise Refusal(problem("forbidden", "Your role has changed meanwhile. Nothing was changed."))
     return fields
