@@ -58,6 +58,8 @@ from gateway.watches import Watches
 from tests.contract.domain import NOW, ROOT, add_registered, add_user, an_event
 
 NAME = "lab-1"
+MANY = 15
+"""So many operations, and up to three more, make a story."""
 FATES = {
     "gateway before a commit": ("death", False),
     "gateway after a commit": ("death", True),
@@ -295,6 +297,7 @@ class World(RuleBasedStateMachine):
         """What was written to an ICE."""
         self.acknowledged = {}
         """What the gateway has told the ICE about its finish: None, or the code of a refusal."""
+        self.requested = 0
         self.accepted = []
         """What the caller was told is accepted."""
         self.ended = {}
@@ -414,7 +417,7 @@ class World(RuleBasedStateMachine):
 
     # --- what is done --------------------------------------------------------------------------
 
-    @precondition(lambda self: self.alive)
+    @precondition(lambda self: self.alive and self.requested < MANY)
     @rule(
         kinds=st.lists(st.sampled_from(["execute", "execute", "schedule", "debug"]), max_size=3),
         deadline=st.sampled_from([None, None, 20]),
@@ -425,6 +428,7 @@ class World(RuleBasedStateMachine):
                 self.run(self._request(OperationKind(kind), deadline))
 
     async def _request(self, kind, deadline):
+        self.requested += 1
         later = 60 if kind is OperationKind.SCHEDULE else 0
         at = self.clock()
         wanted = Wanted(
@@ -628,7 +632,7 @@ class World(RuleBasedStateMachine):
             await self._all_hear()
             await self._time_passes(timedelta(seconds=seconds))
             await self._is_true()
-        for _ in range(40):
+        for _ in range(2 * MANY):  # no handler is begun before the one before it has ended
             await self._come_back(arrived=True)
             await self._handler_ends("succeeded")
             await self._all_hear()
