@@ -248,6 +248,20 @@ def _overloaded(detail: str | None = None) -> Problem:
 
 
 def bad_handshake(request: web.Request) -> Problem | None:
+    """What is wrong with an ICE's handshake, if anything."""
+    fault = bad_upgrade(request)
+    if fault is None and not offers(request, SUBPROTOCOL):
+        return _bad(f"Sec-WebSocket-Protocol must offer {SUBPROTOCOL}")
+    return fault
+
+
+def offers(request: web.Request, subprotocol: str) -> bool:
+    """Whether the client speaks this subprotocol."""
+    offered = ",".join(request.headers.getall("Sec-WebSocket-Protocol", ())).split(",")
+    return subprotocol in (name.strip() for name in offered)
+
+
+def bad_upgrade(request: web.Request) -> Problem | None:
     """What is wrong with a handshake by RFC 6455 section 4.2.1, if anything."""
     upgrades = _tokens(request, "Upgrade")
     if not upgrades:
@@ -268,9 +282,6 @@ def bad_handshake(request: web.Request) -> Problem | None:
         )
     if not _is_key(_only(request, "Sec-WebSocket-Key")):
         return _bad("Sec-WebSocket-Key must be 16 bytes in base64")
-    offered = ",".join(request.headers.getall("Sec-WebSocket-Protocol", ())).split(",")
-    if SUBPROTOCOL not in (name.strip() for name in offered):
-        return _bad(f"Sec-WebSocket-Protocol must offer {SUBPROTOCOL}")
     return None
 
 

@@ -5,12 +5,20 @@ Some are kept free for what must go on: the key file, and connections that are a
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 from typing import Final
 
 RESERVE: Final = 64
 """Handles kept free; of a small limit a quarter."""
+
+
+def raise_limit() -> None:
+    """Let this process have as many as the system allows: the soft limit is often 1,024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def shortage() -> str | None:

@@ -90,6 +90,7 @@ class Session:
     )
 
     wire: Wire
+    takes_binary = False
 
     def __init__(
         self,
@@ -226,6 +227,9 @@ class Session:
         self.greeted = asyncio.get_running_loop().time()
         self.running = frozenset(hello.running[:_MAX_RUNNING])
         self._observer.greeted(self)
+
+    def received_binary(self, data: bytes) -> None:
+        """See `wire.Receiver`: none comes."""
 
     def overflowed(self) -> None:
         """Drop an ICE that does not read."""

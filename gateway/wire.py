@@ -42,8 +42,14 @@ _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
 class Receiver(Protocol):
     """What a wire tells of. `closed` comes once: from then on nothing is delivered."""
 
+    takes_binary: bool
+    """Whether binary messages are delivered; otherwise the first frame of one is a violation."""
+
     def received(self, text: str) -> None:
         """A whole text message has come."""
+
+    def received_binary(self, data: bytes) -> None:
+        """A whole binary message has come."""
 
     def overflowed(self) -> None:
         """More than `MAX_BUFFER` bytes wait for the peer to read."""
@@ -70,6 +76,7 @@ class Wire(asyncio.Protocol):
 
     __slots__ = (
         "_backlog",
+        "_binary",
         "_closing",
         "_core",
         "_credit",
@@ -94,6 +101,7 @@ class Wire(asyncio.Protocol):
         self._credit = float(BURST)
         self._credited = 0.0
         self._message = bytearray()
+        self._binary = False
         self._closing = False
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
@@ -108,6 +116,12 @@ class Wire(asyncio.Protocol):
         """Send one text message; nothing once the connection is closing."""
         if not self._closing:
             self._core.send_text(text)
+            self._flush()
+
+    def send_binary(self, data: bytes) -> None:
+        """Send one binary message; nothing once the connection is closing."""
+        if not self._closing:
+            self._core.send_binary(data)
             self._flush()
 
     def ping(self) -> None:
@@ -211,19 +225,27 @@ class Wire(asyncio.Protocol):
             self._pause(paused=True)
         if self._closing:
             return
-        if frame.opcode is Opcode.BINARY:
+        if frame.opcode is Opcode.BINARY and not self._receiver.takes_binary:
             self.close(1003)
-        elif frame.opcode in (Opcode.TEXT, Opcode.CONT):
+        elif frame.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
+            if frame.opcode is not Opcode.CONT:
+                self._binary = frame.opcode is Opcode.BINARY
             # The core has checked their order and the size of all fragments together.
             self._message += frame.data
             if frame.fin:
-                message, self._message = self._message, bytearray()
-                try:
-                    text = message.decode()
-                except UnicodeDecodeError:
-                    self.close(1007)
-                else:
-                    self._receiver.received(text)
+                self._complete()
+
+    def _complete(self) -> None:
+        message, self._message = self._message, bytearray()
+        if self._binary:
+            self._receiver.received_binary(bytes(message))
+            return
+        try:
+            text = message.decode()
+        except UnicodeDecodeError:
+            self.close(1007)
+        else:
+            self._receiver.received(text)
 
     def _afford(self) -> bool:
         """Whether the peer may send one more frame now: `RATE` a second, `BURST` at once."""
@@ -302,7 +324,9 @@ def is_gone(request: web.Request) -> bool:
     return request.transport is None or request.transport.is_closing()
 
 
-def hand_over(request: web.Request, wire: Wire) -> HandedOver:
+def hand_over(
+    request: web.Request, wire: Wire, subprotocol: str | None = SUBPROTOCOL
+) -> HandedOver:
     """Answer the handshake with the 101 and give its connection to `wire`, in one step without await.
 
     The caller has checked the handshake, and `is_gone` without an await since.
@@ -310,11 +334,12 @@ def hand_over(request: web.Request, wire: Wire) -> HandedOver:
     transport, protocol = request.transport, request.protocol
     assert transport is not None  # noqa: S101 - the caller has asked is_gone
     key = request.headers["Sec-WebSocket-Key"].strip().encode()
+    agreed = f"Sec-WebSocket-Protocol: {subprotocol}\r\n" if subprotocol is not None else ""
     accept = base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest()).decode()
     transport.write(
         (
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            f"Sec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: {SUBPROTOCOL}\r\n\r\n"
+            f"Sec-WebSocket-Accept: {accept}\r\n{agreed}\r\n"
         ).encode()
     )
     rest = _Rest()

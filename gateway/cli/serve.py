@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import gc
-import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from gateway import __version__
+from gateway import __version__, process
 from gateway.cli.common import desk, refuse, settings_from, unwrap
 from gateway.cli.users import ask_password, warn_if_short
 from gateway.keyfile import KeyFileUnusable
@@ -63,31 +59,12 @@ def serve(
     from gateway.logs import configure
 
     configure(settings.log_format, settings.log_level)
-    # A connection is some dozen long-lived objects: with the defaults they are scanned again and
-    # again, which is the largest single cost of an admission.
-    gc.set_threshold(50_000, 50, 100)
-    _raise_file_limit()
     try:
         settings.check_exposure()
         anybody = _first_admin(settings)
-        _runner()(_serve(settings, anybody=anybody))
+        process.run(_serve(settings, anybody=anybody))
     except (BadSetting, KeyFileUnusable, StoreRefused, StoreUnavailable) as error:
         refuse(str(error))
-
-
-def _raise_file_limit() -> None:
-    """Every connection is a file handle, and the soft limit is often 1,024."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _runner() -> Callable[[Coroutine[Any, Any, None]], None]:
-    try:
-        import uvloop
-    except ImportError:  # no wheel for this platform
-        return asyncio.run
-    return uvloop.run
 
 
 async def _serve(settings: Settings, *, anybody: bool) -> None:
@@ -104,6 +81,12 @@ async def _serve(settings: Settings, *, anybody: bool) -> None:
         click.echo(
             f"ice-gateway {__version__} serves {gateway.url} on {settings.database_path.resolve()}"
         )
+        click.echo(
+            f"it runs with {process.described()}, for {settings.ice_max_connections:,} ICEs at the most"
+        )
+        few = process.too_few_handles(settings.ice_max_connections)
+        if few is not None:
+            click.echo(f"ice-gateway: {few}", err=True)
         for url in settings.server_public_url or (gateway.url,):
             click.echo(f"ICEs use --gateway {url}; the admin page is {url}/admin/")
         if not anybody:
@@ -114,6 +97,7 @@ async def _serve(settings: Settings, *, anybody: bool) -> None:
             )
         if gateway.hold.reason is not None:
             click.echo(f"ice-gateway: {gateway.hold.reason}", err=True)
+        process.warm()
         gateway.failed.add_done_callback(lambda _: stop.set())
         await stop.wait()
         if gateway.failed.done():

@@ -110,9 +110,8 @@ def refused(tmp_path, monkeypatch):
     """Run `serve` in this process; it must be refused, and nothing of it must stay here."""
     for name in ("gateway.logs.configure", "gc.set_threshold"):
         monkeypatch.setattr(name, lambda *_: None)
-    module = importlib.import_module("gateway.cli.serve")  # `gateway.cli` has the command there
-    monkeypatch.setattr(module, "_raise_file_limit", lambda: None)
-    monkeypatch.setattr(module, "_runner", lambda: asyncio.run)
+    monkeypatch.setattr("gateway.process.raise_limit", lambda: None)
+    monkeypatch.setattr("gateway.process._run", asyncio.run)
     for name in os.environ:
         if name.startswith("ICE_GATEWAY_"):
             monkeypatch.delenv(name)

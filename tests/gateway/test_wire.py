@@ -218,6 +218,8 @@ def test_early_frames_that_wait_for_the_entry(stage, monkeypatch):
 
 
 class Recorder:
+    takes_binary = False
+
     def __init__(self):
         self.told = []
 

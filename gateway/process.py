@@ -1,0 +1,54 @@
+"""How the process of a gateway is set up: its event loop, its garbage collector, its file handles."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import platform
+import resource
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from gateway.handles import RESERVE, raise_limit
+
+try:
+    import uvloop
+except ImportError:  # no wheel for this platform
+    _run: Callable[[Coroutine[Any, Any, None]], None] = asyncio.run
+    _LOOP = "asyncio's loop"
+else:
+    _run = uvloop.run
+    _LOOP = f"uvloop {uvloop.__version__}"
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    """Run `work` on the quickest loop there is, in a process set up for very many connections."""
+    # A connection is some dozen long-lived objects: with the defaults they are scanned again and
+    # again, which is the largest single cost of an admission.
+    gc.set_threshold(50_000, 50, 100)
+    raise_limit()
+    _run(work)
+
+
+def warm() -> None:
+    """Leave what was made at the start out of every collection: it stays for as long as the process."""
+    gc.collect()
+    gc.freeze()
+
+
+def described() -> str:
+    """What the process runs with, for an operator."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    handles = "any number of" if limit == resource.RLIM_INFINITY else f"{limit:,}"
+    return f"Python {platform.python_version()}, {_LOOP}, {handles} file handles"
+
+
+def too_few_handles(connections: int) -> str | None:
+    """What to tell an operator whose system has not as many file handles as `connections` need."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY or limit >= connections + RESERVE:
+        return None
+    return (
+        f"ice.max_connections is {connections:,}, but this process may have {limit:,} file handles:"
+        " raise the limit (LimitNOFILE of the service, ulimit -n) or lower the setting"
+    )

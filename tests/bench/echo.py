@@ -1,0 +1,91 @@
+"""The gateway's session layer alone: whoever comes is connected, and every message comes back.
+
+    python -m tests.bench.echo --port N [--host ADDRESS] [--welcome]
+
+Text comes back as text and binary as binary, on any path, with or without the subprotocol `ice.v1`, so
+that conformance suites can be pointed at it. Nothing is checked but the handshake by RFC 6455: by what it
+is quicker than the gateway, that is the price of the checks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+
+from aiohttp import web
+
+from client.protocol import SUBPROTOCOL, Welcome, notification
+from gateway import process
+from gateway.endpoint import bad_upgrade, offers
+from gateway.listener import Runner
+from gateway.respond import problem_response
+from gateway.wire import HandedOver, Wire, hand_over
+
+_WELCOME = Welcome(
+    ice_name="bench-000000",
+    ice_type="ci-cd",
+    provisionedto=None,
+    status="registered",
+    generation=1,
+    session="0123456789abcdef",
+    operations=["remote-execute", "schedule"],
+    heartbeat=30.0,
+    server="echo",
+)
+
+
+class Echo:
+    """A receiver that sends back what it gets."""
+
+    takes_binary = True
+
+    def __init__(self) -> None:
+        self.wire = Wire(self)
+
+    def received(self, text: str) -> None:
+        self.wire.send(text.encode())
+
+    def received_binary(self, data: bytes) -> None:
+        self.wire.send_binary(data)
+
+    def overflowed(self) -> None:
+        self.wire.close(4202)
+
+    def closed(self, code: int) -> None:
+        """Nobody holds it."""
+
+
+async def serve(host: str, port: int, *, welcome: bool) -> None:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        fault = bad_upgrade(request)
+        if fault is not None:
+            return problem_response(fault)
+        if request.transport is None:
+            return HandedOver()
+        echo = Echo()
+        subprotocol = SUBPROTOCOL if offers(request, SUBPROTOCOL) else None
+        response = hand_over(request, echo.wire, subprotocol)
+        if welcome:
+            echo.wire.send(notification("ice.welcome", _WELCOME))
+        return response
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", handle)
+    runner = Runner(app, shutdown_timeout=1.0)
+    await runner.listen(host, port)
+    process.warm()
+    print("ready", *runner.addresses[0][:2], flush=True)
+    await asyncio.Event().wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--welcome", action="store_true", help="send a first message, as a gateway")
+    options = parser.parse_args()
+    process.run(serve(options.host, options.port, welcome=options.welcome))
+
+
+if __name__ == "__main__":
+    main()
