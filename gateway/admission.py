@@ -13,6 +13,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from client.protocol import PATH
@@ -132,7 +133,7 @@ class Admission:
         if len(handshake.proofs) != 1:
             return refusal("proof-invalid", detail="There must be exactly one DPoP header")
         names = self._public or handshake.local
-        urls = self._urls or _normalised(names)
+        urls = self._urls or _normalised(names)  # which remembers the few that there are
         proof = verify(
             handshake.proofs[0],
             token=token.reveal(),
@@ -167,8 +168,8 @@ class Admission:
         """
         name = candidate.token.ice_name
         while True:
-            # Whom nobody could take out again is not let in either.
-            if self._tail.fault is not None or self._engine.fault is not None:
+            # Whom nobody could take out again is not let in; that nothing can be written, the look-up tells.
+            if self._tail.fault is not None:
                 return _unavailable(name)
             if self._hold.reason is not None:
                 return _held(name)
@@ -222,6 +223,7 @@ class Admission:
         return self._tail.current and self._monotonic() - admitted.at <= MAX_AGE
 
 
+@lru_cache(64)
 def _normalised(names: tuple[str, ...]) -> frozenset[Url]:
     return frozenset(filter(None, map(normalise, names)))
 

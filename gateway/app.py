@@ -240,7 +240,6 @@ def _assemble(
         trusted_proxies=settings.server_trusted_proxies,
         max_connections=settings.ice_max_connections,
         max_handshakes=settings.ice_max_handshakes,
-        shortage=shortage,
     )
     admin = AdminParts(
         provisioning=Provisioning(

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import binascii
 import random
-import secrets
 from base64 import b64decode
-from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -19,6 +18,7 @@ from client.protocol import CLOSINGS, PATH, SUBPROTOCOL, Progress, RequestId, Re
 from gateway.admission import Admission, Admitted, Candidate, Handshake, Refused
 from gateway.dispatch import Dispatch
 from gateway.errors import Problem, refusal
+from gateway.handles import is_among_the_last
 from gateway.heartbeat import Heartbeat
 from gateway.hub import Hub, Pending
 from gateway.metrics import Metrics
@@ -26,7 +26,7 @@ from gateway.presence import Presence
 from gateway.respond import Networks, client_address, problem_response
 from gateway.session import Finish, Session
 from gateway.times import Clock
-from gateway.wire import CLOSE_TIMEOUT, HandedOver, Wire, hand_over, is_gone
+from gateway.wire import CLOSE_TIMEOUT, HandedOver, Wire, hand_over, handle_of, is_gone
 
 SPREAD: Final = 200
 """Sessions that come back within one second after a drain."""
@@ -52,7 +52,6 @@ class Endpoint:
         trusted_proxies: Networks,
         max_connections: int,
         max_handshakes: int,
-        shortage: Callable[[], str | None],
     ) -> None:
         self._admission = admission
         self._hub = hub
@@ -64,7 +63,6 @@ class Endpoint:
         self._trusted = trusted_proxies
         self._max_connections = max_connections
         self._max_handshakes = max_handshakes
-        self._shortage = shortage
         self._handshakes = 0
         self._closing: set[asyncio.Future[None]] = set()
         self.draining = False
@@ -76,7 +74,7 @@ class Endpoint:
         """Admit or refuse; every refusal comes before the 101."""
         started = asyncio.get_running_loop().time()
         address = client_address(request, self._trusted)
-        connection = secrets.token_hex(8)
+        connection = f"{random.getrandbits(64):016x}"
         self._handshakes += 1
         try:
             verdict = await self._admit(request, address, connection)
@@ -123,14 +121,14 @@ class Endpoint:
         name = pending.ice_name
         if self.draining:
             return Refused(_draining(), name)
-        if name not in self._hub:
-            if len(self._hub) >= self._max_connections:
-                return Refused(_overloaded(), name)
-            if self._shortage() is not None:
-                return Refused(_overloaded("Nearly all of its file handles are in use"), name)
         if is_gone(request):
             _log.info("client gone", ice=name, address=candidate.address, connection=connection)
             return HandedOver()
+        if name not in self._hub:
+            if len(self._hub) >= self._max_connections:
+                return Refused(_overloaded(), name)
+            if is_among_the_last(handle_of(request)):
+                return Refused(_overloaded("Nearly all of its file handles are in use"), name)
         return self._open(request, verdict, candidate, pending, connection)
 
     def _open(
@@ -314,7 +312,10 @@ def _local_urls(request: web.Request) -> tuple[str, ...]:
     name = transport.get_extra_info("sockname") if transport is not None else None
     if not name:
         return ()
-    host, port = name[0], name[1]
-    scheme = "https" if request.secure else "http"
+    return _urls(name[0], name[1], "https" if request.secure else "http")
+
+
+@lru_cache(64)
+def _urls(host: str, port: int, scheme: str) -> tuple[str, ...]:
     address = f"[{host}]" if ":" in host else host
     return tuple(f"{scheme}://{name}:{port}{PATH}" for name in (address, "localhost"))

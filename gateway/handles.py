@@ -21,19 +21,25 @@ def raise_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def shortage() -> str | None:
-    """Why no further connection is taken on; None as long as there are handles enough."""
+def is_among_the_last(handle: int) -> bool:
+    """Whether a connection has one of the handles that are to be kept free.
+
+    The system gives the lowest number that is free: a low one says that there are enough.
+    """
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if limit == resource.RLIM_INFINITY:
-        return None
+    return limit != resource.RLIM_INFINITY and handle >= limit - min(RESERVE, limit // 4)
+
+
+def shortage() -> str | None:
+    """Why no further connection is taken on, for an operator; None as long as there are handles enough."""
     try:
-        # The system gives the lowest number that is free: it tells how many are in use.
         lowest = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         return f"file handles: {error.strerror or error}; {_ADVICE}"
     os.close(lowest)
-    if lowest < limit - min(RESERVE, limit // 4):
+    if not is_among_the_last(lowest):
         return None
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return f"nearly all of the {limit} file handles are in use; {_ADVICE}"
 
 

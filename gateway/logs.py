@@ -43,7 +43,7 @@ def configure(form: str, level: str) -> None:
     structlog.configure(
         processors=[Sparing(), *stamps, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Patient(sys.stderr))),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _Patient(sys.stderr))),
         cache_logger_on_first_use=True,
     )
     # Libraries log through the standard library: the same lines. Their debug output could quote headers.

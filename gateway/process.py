@@ -7,6 +7,7 @@ import gc
 import platform
 import resource
 from collections.abc import Callable, Coroutine
+from importlib import metadata
 from typing import Any
 
 from gateway.handles import RESERVE, raise_limit
@@ -18,7 +19,7 @@ except ImportError:  # no wheel for this platform
     _LOOP = "asyncio's loop"
 else:
     _run = uvloop.run
-    _LOOP = f"uvloop {uvloop.__version__}"
+    _LOOP = f"uvloop {metadata.version('uvloop')}"
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:

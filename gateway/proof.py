@@ -14,6 +14,7 @@ import re
 import struct
 from collections.abc import Callable, Container
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
@@ -76,6 +77,7 @@ class Invalid:
     detail: str
 
 
+@lru_cache(256)
 def normalise(url: str) -> Url | None:
     """Reduce a URL for comparison (RFC 9449 section 4.3, RFC 3986 section 6.2); None if it is none.
 

@@ -20,6 +20,7 @@ _MAX_RUNNING: Final = 256
 """Operations that an ICE may say it works on."""
 
 
+_NO_HELLO: Final = protocol.Hello()
 _MISSING: Final = msgspec.Raw(b"")
 
 
@@ -107,7 +108,7 @@ class Session:
         self.seq = seq
         self.address = address
         self.since = since
-        self.hello = protocol.Hello()
+        self.hello = _NO_HELLO
         self.opened = asyncio.get_running_loop().time()
         self.greeted: float | None = None
         self.running: frozenset[str] = frozenset()

@@ -2,7 +2,8 @@
 
 After the handshake aiohttp's part is over. `hand_over` writes the 101 itself, so that nothing can
 happen between the last look at an ICE's entry and its admission, and gives the transport to a `Wire`:
-no task, no queue and no timer per connection. Frames are parsed by the sans-I/O core of `websockets`.
+no task, no queue and no timer per connection. Frames are parsed by the sans-I/O core of `websockets`,
+and a connection of which nothing is half-read needs none: it is lent one when something comes.
 
 This file alone knows how aiohttp lets go of a connection; `aiohttp` is pinned to its minor for it.
 """
@@ -19,6 +20,7 @@ from aiohttp import web
 from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN, SERVER
 from websockets.protocol import Protocol as Core
+from websockets.typing import BytesLike
 
 from client.protocol import CLOSINGS, MAX_MESSAGE, SUBPROTOCOL
 
@@ -61,14 +63,45 @@ class Receiver(Protocol):
 class _Core(Core):
     """The parser; hands over each frame before it reads the next, which may be the peer's farewell."""
 
-    def __init__(self, deliver: Callable[[Frame], None]) -> None:
+    deliver: Callable[[Frame], None]
+
+    def __init__(self) -> None:
         super().__init__(SERVER, state=OPEN, max_size=MAX_MESSAGE)
-        self._deliver = deliver
+        self._unread = 0
+
+    def receive_data(self, data: bytes | bytearray) -> None:
+        self._unread += len(data)
+        super().receive_data(data)
 
     def recv_frame(self, frame: Frame) -> None:
         super().recv_frame(frame)
         self.events.clear()
-        self._deliver(frame)
+        self._unread -= _size(frame)
+        self.deliver(frame)
+
+    @property
+    def rests(self) -> bool:
+        """Whether it is as new: no frame and no message half-read, nothing closed, nothing to send."""
+        return (
+            self._unread == 0
+            and self.current_size is None
+            and self.state is OPEN
+            and not self.writes
+        )
+
+
+def _size(frame: Frame) -> int:
+    """The bytes of a masked frame by RFC 6455 section 5.2, at the least.
+
+    Who writes a length longer than it needs to be keeps a parser to himself.
+    """
+    length = len(frame.data)
+    return length + (6 if length < 126 else 8 if length < 65536 else 14)  # noqa: PLR2004
+
+
+_NOTHING: Final = memoryview(b"")
+_SPARE: Final[list[_Core]] = []
+_MAX_SPARE: Final = 64
 
 
 class Wire(asyncio.Protocol):
@@ -82,53 +115,57 @@ class Wire(asyncio.Protocol):
         "_credit",
         "_credited",
         "_flooded",
+        "_gone",
         "_loop",
+        "_lost",
         "_message",
         "_paused",
         "_receiver",
         "_timer",
         "_transport",
         "heard",
-        "lost",
     )
 
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
-        self._core = _Core(self._deliver)
-        self._backlog = memoryview(b"")
+        self._core: _Core | None = None
+        self._backlog = _NOTHING
         self._paused = False
         self._flooded = False
         self._credit = float(BURST)
         self._credited = 0.0
-        self._message = bytearray()
+        self._message: bytearray | None = None
         self._binary = False
         self._closing = False
+        self._gone = False
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self.heard = self._loop.time()
         """When anything was last received, in the loop's time."""
-        self.lost: asyncio.Future[None] = self._loop.create_future()
+        self._lost: asyncio.Future[None] | None = None
+
+    @property
+    def lost(self) -> asyncio.Future[None]:
         """Done when the transport is gone."""
+        if self._lost is None:
+            self._lost = self._loop.create_future()
+            if self._gone:
+                self._lost.set_result(None)
+        return self._lost
 
     # --- what the session asks for ---------------------------------------------------------------
 
     def send(self, text: bytes) -> None:
         """Send one text message; nothing once the connection is closing."""
-        if not self._closing:
-            self._core.send_text(text)
-            self._flush()
+        self._send(Opcode.TEXT, text)
 
     def send_binary(self, data: bytes) -> None:
         """Send one binary message; nothing once the connection is closing."""
-        if not self._closing:
-            self._core.send_binary(data)
-            self._flush()
+        self._send(Opcode.BINARY, data)
 
     def ping(self) -> None:
         """Send a ping; the answer moves `heard`."""
-        if not self._closing:
-            self._core.send_ping(b"")
-            self._flush()
+        self._send(Opcode.PING, b"")
 
     def close(self, code: int, reason: str | None = None) -> None:
         """Write the close frame now; abort the transport if the peer does not answer in time.
@@ -136,7 +173,7 @@ class Wire(asyncio.Protocol):
         The reason is the catalogue's where none is given.
         """
         if not self._closing:
-            self._core.send_close(code, CLOSINGS[code].reason if reason is None else reason)
+            self._parser().send_close(code, CLOSINGS[code].reason if reason is None else reason)
             self._begin_closing()
 
     def silence(self) -> float:
@@ -165,21 +202,27 @@ class Wire(asyncio.Protocol):
             self._feed(memoryview(data))
 
     def _go_on(self) -> None:
-        data, self._backlog = self._backlog, memoryview(b"")
+        data, self._backlog = self._backlog, _NOTHING
         if data:
             self._feed(data)
 
     def _feed(self, data: memoryview) -> None:
         """Parse a slice and leave the rest for later: one ICE's flood holds up nobody else."""
-        self._core.receive_data(bytes(data[:SLICE]))
-        if self._core.state is not OPEN and not self._closing:
+        core = self._parser()
+        core.receive_data(bytes(data[:SLICE]))
+        if core.state is not OPEN and not self._closing:
             # The peer closed, or broke the protocol and the core has failed the connection.
             self._begin_closing()
         else:
             self._flush()
+        if core.rests:
+            self._core = None
+            del core.deliver  # which refers to this wire
+            if len(_SPARE) < _MAX_SPARE:
+                _SPARE.append(core)
         if self._flooded:
             return
-        self._backlog = data[SLICE:]
+        self._backlog = data[SLICE:] if len(data) > SLICE else _NOTHING
         if self._backlog:
             self._pause(paused=True)
             self._loop.call_soon(self._go_on)
@@ -198,7 +241,7 @@ class Wire(asyncio.Protocol):
         """Let the transport close: there is nothing more to come."""
         while self._backlog and not self._flooded:
             self._go_on()
-        self._core.receive_eof()
+        self._parser().receive_eof()
         if self._closing:
             self._flush()
         else:
@@ -206,16 +249,33 @@ class Wire(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """Tell the session, unless it knows."""
-        self._backlog = memoryview(b"")
+        self._gone = True
+        self._backlog = _NOTHING
+        self._core = None
         if self._timer is not None:
             self._timer.cancel()
         if not self._closing:
             self._closing = True
             self._receiver.closed(_NO_CLOSE_FRAME)
-        if not self.lost.done():
-            self.lost.set_result(None)
+        if self._lost is not None and not self._lost.done():
+            self._lost.set_result(None)
 
     # --- inside ----------------------------------------------------------------------------------
+
+    def _parser(self) -> _Core:
+        if self._core is None:
+            self._core = _SPARE.pop() if _SPARE else _Core()
+            self._core.deliver = self._deliver
+        return self._core
+
+    def _send(self, opcode: Opcode, data: bytes) -> None:
+        if self._closing or self._transport.is_closing():
+            return
+        if self._core is not None:
+            self._flush()  # a pong, perhaps, that comes first
+        self._transport.write(Frame(opcode, data).serialize(mask=False))
+        if self._transport.get_write_buffer_size() > MAX_BUFFER:
+            self._receiver.overflowed()
 
     def _deliver(self, frame: Frame) -> None:
         if not self._afford():
@@ -231,17 +291,21 @@ class Wire(asyncio.Protocol):
             if frame.opcode is not Opcode.CONT:
                 self._binary = frame.opcode is Opcode.BINARY
             # The core has checked their order and the size of all fragments together.
-            self._message += frame.data
+            if self._message is not None:
+                self._message += frame.data
+            elif not frame.fin:
+                self._message = bytearray(frame.data)
             if frame.fin:
-                self._complete()
+                message = frame.data if self._message is None else self._message
+                self._message = None
+                self._complete(message)
 
-    def _complete(self) -> None:
-        message, self._message = self._message, bytearray()
+    def _complete(self, message: BytesLike) -> None:
         if self._binary:
             self._receiver.received_binary(bytes(message))
             return
         try:
-            text = message.decode()
+            text = str(message, "utf-8")
         except UnicodeDecodeError:
             self.close(1007)
         else:
@@ -259,7 +323,8 @@ class Wire(asyncio.Protocol):
         return True
 
     def _flush(self) -> None:
-        for data in self._core.data_to_send():
+        core = self._parser()
+        for data in core.data_to_send():
             if self._transport.is_closing():
                 return
             if data:
@@ -268,7 +333,7 @@ class Wire(asyncio.Protocol):
                 # Half-close and read on: to close with unread bytes would reset the connection, and
                 # the peer might never see the close frame.
                 self._transport.write_eof()
-            elif self._core.close_rcvd is not None:
+            elif core.close_rcvd is not None:
                 self._transport.close()
             # Otherwise (TLS knows no half-close) the peer may still be sending: it closes, or the
             # timer aborts.
@@ -278,14 +343,14 @@ class Wire(asyncio.Protocol):
     def _begin_closing(self) -> None:
         # First of all, since whatever is written from here on can neither overflow nor close again.
         self._closing = True
-        self._message = bytearray()
+        self._message = None
         self._flush()
         self._timer = self._loop.call_later(CLOSE_TIMEOUT, self._transport.abort)
         self._receiver.closed(self._code())
 
     def _code(self) -> int:
         """Why the connection ends; a peer that leaves does not say in our name that it was dropped."""
-        core = self._core
+        core = self._parser()
         close = core.close_sent or core.close_rcvd
         if close is None:
             return _NO_CLOSE_FRAME
@@ -322,6 +387,12 @@ class _Rest:
 def is_gone(request: web.Request) -> bool:
     """Whether the client has left already."""
     return request.transport is None or request.transport.is_closing()
+
+
+def handle_of(request: web.Request) -> int:
+    """The number of the file handle of a connection that `is_gone` not."""
+    assert request.transport is not None  # noqa: S101 - the caller has asked is_gone
+    return int(request.transport.get_extra_info("socket").fileno())
 
 
 def hand_over(

@@ -292,17 +292,16 @@ class LookUps:
     def __init__(self, engine: Engine, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._engine = engine
         self._monotonic = monotonic
-        self._waiting: dict[str, asyncio.Future[Reading]] = {}
+        self._waiting: dict[str, list[asyncio.Future[Reading]]] = {}
         self._running: asyncio.Task[None] | None = None
 
     async def find(self, ice_name: str) -> Reading:
         """The entry of exactly this name, read after this was called. Raises `StoreUnavailable`."""
-        future = self._waiting.get(ice_name)
-        if future is None:
-            future = self._waiting[ice_name] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Reading] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(ice_name, []).append(future)
         if self._running is None:
             self._running = asyncio.create_task(self._run(), name="look-ups")
-        return await asyncio.shield(future)
+        return await future
 
     async def _run(self) -> None:
         try:
@@ -312,16 +311,19 @@ class LookUps:
                 try:
                     rows, seq = await self._query(list(batch))
                 except Exception as error:  # noqa: BLE001 - handed to whoever asked
-                    for future in batch.values():
-                        future.set_exception(error)
-                        future.exception()  # the asker may have gone
+                    for futures in batch.values():
+                        _fail(futures, error)
                 else:
-                    for name, future in batch.items():
-                        _answer(future, rows.get(name), seq, at)
+                    for name, futures in batch.items():
+                        _answer(futures, rows.get(name), seq, at)
         finally:
             self._running = None
 
     async def _query(self, names: list[str]) -> tuple[dict[str, Row], int]:
+        fault = self._engine.fault
+        if fault is not None:
+            # Whom nobody could take out again is not let in either.
+            raise StoreUnavailable(fault)
         # One statement is one snapshot: the entries and the number of the newest event agree.
         rows = await self._engine.look_up(
             f"SELECT (SELECT coalesce(max(seq), 0) FROM ice_events), {_COLUMNS}"
@@ -333,13 +335,22 @@ class LookUps:
         return {row[1]: row[1:] for row in rows if row[1] is not None}, rows[0][0]
 
 
-def _answer(future: asyncio.Future[Reading], row: Row | None, seq: int, at: float) -> None:
+def _answer(futures: list[asyncio.Future[Reading]], row: Row | None, seq: int, at: float) -> None:
     """One by one: an entry that is damaged is nobody else's trouble."""
     try:
-        future.set_result(Reading(None if row is None else _from_row(row), seq, at))
+        reading = Reading(None if row is None else _from_row(row), seq, at)
     except StoreUnavailable as error:
-        future.set_exception(error)
-        future.exception()  # the asker may have gone
+        _fail(futures, error)
+    else:
+        for future in futures:
+            if not future.done():  # the asker may have gone
+                future.set_result(reading)
+
+
+def _fail(futures: list[asyncio.Future[Reading]], error: Exception) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_exception(error)
 
 
 def _to_row(ice: Ice) -> Row:
