@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import os
+import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final, cast
@@ -39,6 +42,9 @@ MAX_FIELD: Final = 32 * 1024
 MAX_FIELDS: Final = 128
 MAX_HEAD: Final = 64 * 1024
 """Bytes of all headers together."""
+DOORS: Final = 16
+"""Connections accepted in one turn of the loop, which takes one from each handle that listens: in a storm
+those that have come together are looked up together."""
 _TLS_FAREWELL: Final = 5.0
 """Seconds for a TLS client to say that it has heard the end."""
 _NO_ANSWER: Final = (
@@ -240,18 +246,34 @@ async def _begin(request: web.Request, response: web.StreamResponse) -> None:
 class _Site(web.TCPSite):
     """Listens as aiohttp's own, which knows no time-outs for TLS."""
 
+    __slots__ = ("_doors",)
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._doors: list[asyncio.Server] = []
+
     async def start(self) -> None:
         await web.BaseSite.start(self)
         tls = self._ssl_context is not None
-        self._server = await asyncio.get_running_loop().create_server(
+        listen = functools.partial(
+            asyncio.get_running_loop().create_server,
             cast("web.Server", self._runner.server),
-            self._host,
-            self._port,
             ssl=self._ssl_context,
             backlog=self._backlog,
             ssl_handshake_timeout=HEAD_TIMEOUT if tls else None,
             ssl_shutdown_timeout=_TLS_FAREWELL if tls else None,
         )
+        self._server = await listen(self._host, self._port)
+        for listening in self._server.sockets:
+            for _ in range(DOORS - 1):
+                again = socket.socket(fileno=os.dup(listening.fileno()))
+                self._doors.append(await listen(sock=again))
+
+    async def stop(self) -> None:
+        """Accept nobody any more."""
+        for door in self._doors:
+            door.close()
+        await super().stop()
 
 
 class Runner(web.AppRunner):

@@ -104,6 +104,17 @@ def many(column: str, number: int) -> str:
     return f"{column} IN (SELECT value FROM json_each(${number}))"
 
 
+def rows_of(number: int, *columns: str) -> str:
+    """SQL for the rows of the JSON list of lists in parameter `number`, as `columns`.
+
+    One statement for many rows: to run it for each of them is a hop between threads for each.
+    """
+    values = ", ".join(
+        f"json_extract(value, '$[{place}]') AS {name}" for place, name in enumerate(columns)
+    )
+    return f"(SELECT {values} FROM json_each(${number})) AS given"
+
+
 def containing(text: str) -> str:
     """The LIKE pattern (with backslash for ESCAPE) that finds `text` as it stands."""
     escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")

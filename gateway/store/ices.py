@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -282,6 +282,9 @@ class Reading:
     at: float
 
 
+_ROWS: Final = msgspec.json.Decoder(list[tuple[Any, ...]])
+
+
 class LookUps:
     """Looks entries up for admissions: all that asked while a query ran go into the next one.
 
@@ -325,14 +328,17 @@ class LookUps:
             # Whom nobody could take out again is not let in either.
             raise StoreUnavailable(fault)
         # One statement is one snapshot: the entries and the number of the newest event agree.
+        # And one row: for each that it steps to, SQLite's thread has to wait for Python's lock.
         rows = await self._engine.look_up(
-            f"SELECT (SELECT coalesce(max(seq), 0) FROM ice_events), {_COLUMNS}"
-            f" FROM (SELECT 1) LEFT JOIN ice_tokens ON {many('ice_name', 1)}",
+            "SELECT (SELECT coalesce(max(seq), 0) FROM ice_events),"
+            f" (SELECT json_group_array(json_array({_COLUMNS})) FROM ice_tokens"
+            f" WHERE {many('ice_name', 1)})",
             msgspec.json.encode(names).decode(),
         )
         if not rows:
             raise StoreUnavailable("the look-up gave no answer")
-        return {row[1]: row[1:] for row in rows if row[1] is not None}, rows[0][0]
+        [(seq, found)] = rows
+        return {row[0]: row for row in _ROWS.decode(found)}, seq
 
 
 def _answer(futures: list[asyncio.Future[Reading]], row: Row | None, seq: int, at: float) -> None:

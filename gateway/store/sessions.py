@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from gateway.store.engine import Engine, Row, Transaction
+import msgspec
+
+from gateway.store.engine import Engine, Row, Transaction, many, rows_of
 from gateway.times import from_text, to_text
 
 KEPT: Final = 50
 """Connections remembered of each ICE."""
-CONNECTION_COLUMNS: Final = (
-    "s.session, s.node, s.since, s.address, s.version, s.platform, s.hostname"
-)
+_CONNECTION: Final = ("session", "node", "since", "address", "version", "platform", "hostname")
+CONNECTION_COLUMNS: Final = ", ".join(f"s.{name}" for name in _CONNECTION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,39 +79,47 @@ async def record(
 ) -> None:
     """Write what has changed: sessions opened, hellos, ids of sessions closed, and what happened."""
     if opened:
-        await transaction.run_many(
-            "INSERT INTO ice_sessions"
-            " (session, ice_name, generation, node, since, address, version, platform, hostname)"
-            " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+        columns = (*_CONNECTION, "ice_name", "generation")
+        await transaction.run(
+            f"INSERT INTO ice_sessions ({', '.join(columns)})"
+            f" SELECT {', '.join(columns)} FROM {rows_of(1, *columns)} WHERE true"
             # It may be there already, where it was not known whether the last attempt was done.
             " ON CONFLICT (session) DO UPDATE SET version = excluded.version,"
             " platform = excluded.platform, hostname = excluded.hostname",
-            [
-                (
-                    session.connection.session,
-                    session.ice_name,
-                    session.generation,
-                    session.connection.node,
-                    to_text(session.connection.since),
-                    session.connection.address,
-                    session.connection.version,
-                    session.connection.platform,
-                    session.connection.hostname,
-                )
-                for session in opened
-            ],
+            _json(
+                [
+                    (*_row(session.connection), session.ice_name, session.generation)
+                    for session in opened
+                ]
+            ),
         )
     if greeted:
-        await transaction.run_many(
-            "UPDATE ice_sessions SET version = $2, platform = $3, hostname = $4 WHERE session = $1",
-            [(item.session, item.version, item.platform, item.hostname) for item in greeted],
+        await transaction.run(
+            "UPDATE ice_sessions SET version = given.version, platform = given.platform,"
+            f" hostname = given.hostname FROM {rows_of(1, *_CONNECTION)}"
+            " WHERE ice_sessions.session = given.session",
+            _json([_row(connection) for connection in greeted]),
         )
     if closed:
-        await transaction.run_many(
-            "DELETE FROM ice_sessions WHERE session = $1", [(session,) for session in closed]
-        )
+        await transaction.run(f"DELETE FROM ice_sessions WHERE {many('session', 1)}", _json(closed))
     if happenings:
         await _record_happenings(transaction, happenings)
+
+
+def _row(connection: Connection) -> tuple[str | None, ...]:
+    return (
+        connection.session,
+        connection.node,
+        to_text(connection.since),
+        connection.address,
+        connection.version,
+        connection.platform,
+        connection.hostname,
+    )
+
+
+def _json(rows: Sequence[object]) -> str:
+    return msgspec.json.encode(rows).decode()
 
 
 async def _record_happenings(transaction: Transaction, happenings: Sequence[Happening]) -> None:
@@ -141,26 +150,33 @@ async def _record_happenings(transaction: Transaction, happenings: Sequence[Happ
                 first,
             )
         )
-    await transaction.run_many(
-        "INSERT INTO ice_connections (ice_name, kind, code, address, at, count, first)"
-        " VALUES ($1, $2, $3, $4, $5, $6, $7)",
-        new,
+    columns = ("ice_name", "kind", "code", "address", "at", "count", "first")
+    await transaction.run(
+        f"INSERT INTO ice_connections ({', '.join(columns)})"
+        f" SELECT {', '.join(columns)} FROM {rows_of(1, *columns)}",
+        _json(new),
     )
-    names = sorted({happening.ice_name for happening in happenings})
     # By `id` and not by `at`: a clock that was set back must not make what is new look old.
-    await transaction.run_many(
-        "DELETE FROM ice_connections WHERE ice_name = $1 AND id NOT IN (SELECT id"
-        " FROM ice_connections WHERE ice_name = $1 ORDER BY id DESC LIMIT $2)",
-        [(name, KEPT) for name in names],
+    await transaction.run(
+        "DELETE FROM ice_connections WHERE id IN (SELECT old.id FROM"
+        " (SELECT name, (SELECT id FROM ice_connections WHERE ice_name = name"
+        "   ORDER BY id DESC LIMIT 1 OFFSET $2) AS last"
+        f" FROM {rows_of(1, 'name')}) AS bound"
+        " JOIN ice_connections AS old ON old.ice_name = bound.name AND old.id <= bound.last)",
+        _json([(name,) for name in {happening.ice_name for happening in happenings}]),
+        KEPT,
     )
-    await transaction.run_many(
-        "UPDATE ice_tokens SET lastseen = $2 WHERE ice_name = $1",
-        [
-            (happening.ice_name, to_text(happening.at))
-            for happening in happenings
-            if happening.kind != "refused"
-        ],
-    )
+    seen = {
+        happening.ice_name: to_text(happening.at)
+        for happening in happenings
+        if happening.kind != "refused"
+    }
+    if seen:
+        await transaction.run(
+            f"UPDATE ice_tokens SET lastseen = given.at FROM {rows_of(1, 'name', 'at')}"
+            " WHERE ice_tokens.ice_name = given.name",
+            _json(list(seen.items())),
+        )
 
 
 class Happenings:
