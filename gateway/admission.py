@@ -12,9 +12,10 @@ import random
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
+
+import msgspec
 
 from client.protocol import PATH
 from gateway.attempts import Attempts
@@ -39,8 +40,7 @@ ATTEMPTS_WINDOW: Final = 60.0
 _SCHEME: Final = "dpop "
 
 
-@dataclass(frozen=True, slots=True)
-class Handshake:
+class Handshake(msgspec.Struct, frozen=True, gc=False):
     """What an ICE brings: all values of the two headers, whence it comes, where it arrived.
 
     `local` are the URLs that name the socket's own address; they count only without `public_url`.
@@ -52,8 +52,7 @@ class Handshake:
     local: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(msgspec.Struct, frozen=True, gc=False):
     """A handshake with a genuine token and a good proof, whose entry is still to be read."""
 
     token: Opened
@@ -61,8 +60,7 @@ class Candidate:
     address: str
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(msgspec.Struct, frozen=True, gc=False):
     """The entry that admits: `seq` is the newest event it reflects, `at` the monotonic time of reading."""
 
     ice: Ice
@@ -70,8 +68,7 @@ class Admitted:
     at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(msgspec.Struct, frozen=True, gc=False):
     """A refusal; `ice_name` where the token opened, so that it may be told to the admin."""
 
     problem: Problem

@@ -21,6 +21,7 @@ from gateway.errors import Problem, refusal
 from gateway.handles import is_among_the_last
 from gateway.heartbeat import Heartbeat
 from gateway.hub import Hub, Pending
+from gateway.ice import IceType
 from gateway.metrics import Metrics
 from gateway.presence import Presence
 from gateway.respond import Networks, client_address, problem_response
@@ -59,6 +60,8 @@ class Endpoint:
         self._presence = presence
         self._dispatch = dispatch
         self._metrics = metrics
+        self._sessions = {one: metrics.sessions.labels(one) for one in IceType}
+        self._admissions = {one: metrics.admissions.labels(one) for one in IceType}
         self._clock = clock
         self._trusted = trusted_proxies
         self._max_connections = max_connections
@@ -148,15 +151,14 @@ class Endpoint:
             observer=self,
         )
         session.wire = Wire(session)
-        response = hand_over(request, session.wire)
+        response = hand_over(request, session.wire, session.welcome(self._heartbeat.interval))
         self._hub.promote(pending, session)
-        session.welcome(self._heartbeat.interval)
         self._heartbeat.schedule(session)
         self._presence.opened(session)
         self._dispatch.opened(session)
         ice_type = admitted.ice.ice_type
-        self._metrics.sessions.labels(ice_type).inc()
-        self._metrics.admissions.labels(ice_type).inc()
+        self._sessions[ice_type].inc()
+        self._admissions[ice_type].inc()
         _log.info(
             "admitted",
             ice=session.ice_name,
@@ -213,7 +215,7 @@ class Endpoint:
         self._hub.remove(session)
         self._dispatch.closed(session)
         self._presence.closed(session, code, superseded=session.ice_name in self._hub)
-        self._metrics.sessions.labels(session.ice.ice_type).dec()
+        self._sessions[session.ice.ice_type].dec()
         # A peer may choose among two thousand codes of its own: they are one series.
         private = code >= _PRIVATE and code not in CLOSINGS
         self._metrics.closures.labels("other" if private else str(code)).inc()

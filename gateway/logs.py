@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final, TextIO, cast
 
+import msgspec
 import structlog
 from structlog.typing import EventDict
 
@@ -19,6 +20,7 @@ from gateway.text import printable
 STRANGERS: Final = ("malformed request", "refused")
 """What anybody can cause who reaches the port."""
 LINES_A_MINUTE: Final = 120
+_JSON: Final = msgspec.json.Encoder(enc_hook=str)
 MAX_VALUE: Final = 1000
 """Characters of one value in a line,"""
 MAX_TRACEBACK: Final = 20_000
@@ -117,5 +119,9 @@ class _Patient:
 
 
 def _encode(line: EventDict, **_: Any) -> str:
+    try:
+        text = _JSON.encode(line).decode("ascii")
+    except UnicodeError:
+        text = json.dumps(line, default=str, separators=(",", ":"))
     # ASCII alone; DEL is the one control character that JSON would let through.
-    return json.dumps(line, default=str, separators=(",", ":")).replace("\x7f", "\\u007f")
+    return text.replace("\x7f", "\\u007f")

@@ -20,6 +20,9 @@ _MAX_RUNNING: Final = 256
 """Operations that an ICE may say it works on."""
 
 
+_OPERATIONS: Final = {
+    ice_type: [kind.value for kind in kinds] for ice_type, kinds in OPERATIONS.items()
+}
 _NO_HELLO: Final = protocol.Hello()
 _MISSING: Final = msgspec.Raw(b"")
 
@@ -125,8 +128,8 @@ class Session:
         """The generation that was admitted; an event of a higher one ends the session."""
         return self.ice.generation
 
-    def welcome(self, heartbeat: float) -> None:
-        """Send the first frame."""
+    def welcome(self, heartbeat: float) -> bytes:
+        """The first message."""
         ice = self.ice
         welcome = protocol.Welcome(
             ice_name=ice.ice_name,
@@ -135,11 +138,11 @@ class Session:
             status=ice.status,
             generation=ice.generation,
             session=self.id,
-            operations=[kind.value for kind in OPERATIONS[ice.ice_type]],
+            operations=_OPERATIONS[ice.ice_type],
             heartbeat=heartbeat,
             server=f"ice-gateway/{__version__}",
         )
-        self.wire.send(protocol.notification("ice.welcome", welcome))
+        return protocol.notification("ice.welcome", welcome)
 
     def run(self, operation_id: str, kind: str, params: bytes, deadline: str) -> None:
         """Send an operation; the request's id is the operation's."""

@@ -43,8 +43,7 @@ class _Claims(msgspec.Struct, frozen=True):
     iat: float
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(msgspec.Struct, frozen=True, gc=False):
     """What a genuine token says, and the SHA-256 under which the table knows it."""
 
     ice_name: str

@@ -396,9 +396,11 @@ def handle_of(request: web.Request) -> int:
 
 
 def hand_over(
-    request: web.Request, wire: Wire, subprotocol: str | None = SUBPROTOCOL
+    request: web.Request, wire: Wire, first: bytes | None, subprotocol: str | None = SUBPROTOCOL
 ) -> HandedOver:
     """Answer the handshake with the 101 and give its connection to `wire`, in one step without await.
+
+    `first` is the first message, if there is to be one; it travels with the 101.
 
     The caller has checked the handshake, and `is_gone` without an await since.
     """
@@ -407,12 +409,12 @@ def hand_over(
     key = request.headers["Sec-WebSocket-Key"].strip().encode()
     agreed = f"Sec-WebSocket-Protocol: {subprotocol}\r\n" if subprotocol is not None else ""
     accept = base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest()).decode()
-    transport.write(
-        (
-            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            f"Sec-WebSocket-Accept: {accept}\r\n{agreed}\r\n"
-        ).encode()
-    )
+    head = (
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Accept: {accept}\r\n{agreed}\r\n"
+    ).encode()
+    frame = b"" if first is None else Frame(Opcode.TEXT, first).serialize(mask=False)
+    transport.write(head + frame)
     rest = _Rest()
     protocol.set_parser(rest)  # type: ignore[arg-type] # hands over what it had buffered
     transport.set_protocol(wire)

@@ -269,8 +269,7 @@ def _conditions(where: IceFilter, params: list[object]) -> tuple[str, list[objec
     return " AND ".join(conditions), params
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(msgspec.Struct, frozen=True, gc=False):
     """An entry as one look-up saw it.
 
     `seq` is the newest event at that moment: what it recorded is in `ice`. `at` is the monotonic

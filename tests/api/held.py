@@ -14,8 +14,14 @@ _ROOT = Path(__file__).parents[2]
 
 
 async def seed(running: Harness) -> None:
-    """ICEs in every status, two of them connected, under the names that the settings know."""
-    for name, ice_type in (("machine", "ci-cd"), ("desktop", "normal"), ("gone", "normal")):
+    """ICEs in every status, most of them connected, under the names that the settings know."""
+    connected = (
+        ("machine", "ci-cd"),
+        ("desktop", "normal"),
+        ("laptop", "normal"),
+        ("runner", "ci-cd"),
+    )
+    for name, ice_type in (*connected, ("gone", "normal")):
         await (await running.provision(name, ice_type)).connect()
     await running.act("gone", "deregister")
     await running.provision("new")

@@ -56,6 +56,8 @@ class Echo:
 
 
 async def serve(host: str, port: int, *, welcome: bool) -> None:
+    first = notification("ice.welcome", _WELCOME) if welcome else None
+
     async def handle(request: web.Request) -> web.StreamResponse:
         fault = bad_upgrade(request)
         if fault is not None:
@@ -64,10 +66,7 @@ async def serve(host: str, port: int, *, welcome: bool) -> None:
             return HandedOver()
         echo = Echo()
         subprotocol = SUBPROTOCOL if offers(request, SUBPROTOCOL) else None
-        response = hand_over(request, echo.wire, subprotocol)
-        if welcome:
-            echo.wire.send(notification("ice.welcome", _WELCOME))
-        return response
+        return hand_over(request, echo.wire, first, subprotocol)
 
     app = web.Application()
     app.router.add_get("/{path:.*}", handle)

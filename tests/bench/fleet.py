@@ -19,6 +19,7 @@ from gateway.cli.common import desk
 from gateway.ice import IceType
 from gateway.roles import Role
 from gateway.settings import load
+from tests.support.ice import Ice, Key
 
 _ECDSA = ec.ECDSA(hashes.SHA256())
 _AT_ONCE = 512
@@ -42,8 +43,8 @@ class _Key:
     """A key pair and the two parts of a proof that are always the same."""
 
     def __init__(self) -> None:
-        self._private = ec.generate_private_key(ec.SECP256R1())
-        numbers = self._private.public_key().public_numbers()
+        self.private = ec.generate_private_key(ec.SECP256R1())
+        numbers = self.private.public_key().public_numbers()
         x, y = (_b64(number.to_bytes(32)) for number in (numbers.x, numbers.y))
         jwk = {"kty": "EC", "crv": "P-256", "x": x, "y": y}
         head = json.dumps({"typ": "dpop+jwt", "alg": "ES256", "jwk": jwk})
@@ -58,7 +59,7 @@ class _Key:
             "ath": _b64(hashlib.sha256(token.encode()).digest()),
         }
         signed = f"{self._head}.{_b64(json.dumps(claims).encode())}"
-        r, s = decode_dss_signature(self._private.sign(signed.encode(), _ECDSA))
+        r, s = decode_dss_signature(self.private.sign(signed.encode(), _ECDSA))
         return f"{signed}.{_b64(r.to_bytes(32) + s.to_bytes(32))}"
 
 
@@ -93,6 +94,10 @@ class Fleet:
                 self._tokens += [one.token.reveal() for one in issued]
         del self._tokens[self.size :]
         self._keys = [_Key() for _ in range(self.size)]
+
+    def ice(self, url: str, number: int) -> Ice:
+        """One of them, as a client."""
+        return Ice(url, self._tokens[number], Key(self._keys[number].private))
 
     def copy(self, folder: Path) -> Path:
         """Copy database and keys as they are now; nobody may have them open."""

@@ -105,16 +105,15 @@ SESSION_LAYER = System(
     "the session layer without checks",
     (sys.executable, "-m", "tests.bench.echo", "--welcome", "--port"),
     "/{i}",
-    ("--ready-msgs", "1"),
+    ("--ready-msgs", "1", "--header", "Sec-WebSocket-Protocol: ice.v1"),
+    kick="",
 )
 
 
 def peers(python: Path, modules: Path) -> tuple[System, ...]:
     """The others, which check nothing; `python` and `modules` have what they need."""
-    socketio = (
-        *("--first", "40", "--ready-msgs", "2", "--eio"),
-        *("--echo-prefix", '42["echo","', "--echo-suffix", '"]'),
-    )
+    socketio = ("--first", "40", "--ready-msgs", "2", "--eio")
+    event = ("--echo-prefix", '42["echo","', "--echo-suffix", '"]')
     path = "/socket.io/?EIO=4&transport=websocket&number={i}"
     return (
         System(
@@ -128,6 +127,9 @@ def peers(python: Path, modules: Path) -> tuple[System, ...]:
             (str(python), str(_HERE / "peers/socketio_aiohttp.py")),
             path,
             socketio,
+            event,
         ),
-        System("Node socket.io", ("node", str(modules / "socketio_node.mjs")), path, socketio),
+        System(
+            "Node socket.io", ("node", str(modules / "socketio_node.mjs")), path, socketio, event
+        ),
     )

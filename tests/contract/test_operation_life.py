@@ -188,7 +188,7 @@ class Gateway:
         )
         session.wire = line
         self.hub.promote(self.hub.expect(ice.ice_name, ice.generation), session)
-        session.welcome(25.0)
+        session.wire.send(session.welcome(25.0))
         self.dispatch.opened(session)
 
     # What a session observes goes where the endpoint sends it.

@@ -132,10 +132,10 @@ class Ends:
 def test_aiohttp_has_let_go(stage, monkeypatch):
     handed_over = []
 
-    def recording(request, wire):
+    def recording(request, wire, first):
         protocol = request.protocol
         handed_over.append((protocol, protocol._manager, request.transport, wire))
-        return hand_over(request, wire)
+        return hand_over(request, wire, first)
 
     hand_over = gateway.endpoint.hand_over
     monkeypatch.setattr(gateway.endpoint, "hand_over", recording)
@@ -379,10 +379,10 @@ def test_a_connection_lost_within_the_hand_over(stage, monkeypatch):
     hand_over = gateway.endpoint.hand_over
     wires = []
 
-    def losing(request, wire):
+    def losing(request, wire, first):
         wires.append(wire)
         request.transport.abort()
-        return hand_over(request, wire)
+        return hand_over(request, wire, first)
 
     async def story(running, ice):
         ends = Ends(running, monkeypatch)

@@ -6,7 +6,6 @@ import hashlib
 import hmac
 import json
 import warnings
-from dataclasses import replace
 
 import jwt
 import pytest
@@ -18,6 +17,7 @@ from hypothesis import strategies as st
 from joserfc import jws
 from joserfc.errors import SecurityWarning
 from joserfc.jwk import ECKey, OKPKey, import_key
+from msgspec.structs import replace
 
 from gateway import base64url
 from gateway.proof import (

@@ -1,0 +1,298 @@
+"""What is measured of a server, a function a figure: each starts it anew and gives numbers by name."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from tests.bench.fleet import Fleet, name_of
+from tests.bench.generator import Generator, finish
+from tests.bench.systems import (
+    JSON_RPC,
+    Running,
+    System,
+    free_port,
+    gateway,
+    gateway_command,
+    started,
+)
+from tests.support import work
+from tests.support.authority import Authority
+
+API = "/admin/api/v1"
+ECHO = "128:256:3"
+_CONCURRENT = 256
+_WARM = 200
+Figures = dict[str, float]
+
+
+@dataclass
+class Bench:
+    """Where and with whom it is measured."""
+
+    folder: Path
+    generator: Generator
+    fleet: Fleet
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log"
+
+    def ramp(self, server: Running, path: str, *options: object, size: int = 0) -> dict[str, Any]:
+        """Connect everybody, 256 at a time; then what `options` say."""
+        return self.generator.run(
+            f"ws://127.0.0.1:{server.port}{path}",
+            *("--conns", size or self.fleet.size, "--conc", _CONCURRENT, "--warm", _WARM),
+            *("--pid", server.process.pid, "--settle", 1500, *options),
+        )
+
+    def ices(self, server: Running, *options: object, rounds: int = 1) -> dict[str, Any]:
+        """As `ramp`, by the ICEs of the fleet; their proofs are made now, each for one handshake."""
+        headers = self.folder / "headers"
+        self.fleet.write_headers(headers, f"{server.url}/ice/v1", 0, self.fleet.size, rounds)
+        more = ("--ready-msgs", 1, "--headers-file", headers, *options)
+        return self.ramp(server, "/ice/v1", *more)
+
+    @contextlib.contextmanager
+    def registered(self, **environment: str) -> Iterator[Running]:
+        """A gateway whose ICEs are all registered, on a database of its own."""
+        with gateway(
+            self.fleet.copy(self.folder / "copy"), free_port(), self.log, **environment
+        ) as server:
+            yield server
+
+    def call(self, method: str, path: str, body: bytes = b"") -> str:
+        """An API call as it goes over the wire."""
+        return (
+            f"{method} {API}{path} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+            f"Authorization: Bearer {self.fleet.api_token}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body.decode()}"
+        )
+
+
+def _ramp_figures(result: dict[str, Any]) -> Figures:
+    ramp = result["ramp"]
+    return {
+        "admissions_per_s": ramp["per_s"],
+        "admission_cpu_us": ramp["srv_cpu_us_per"],
+        "kib_per_connection": result["mem"]["kib_per_conn"],
+    }
+
+
+def _kick_figures(result: dict[str, Any]) -> Figures:
+    kick = result["kick"]
+    return {
+        "drop_p50_ms": kick["close_p50_ms"] or kick["eof_p50_ms"],
+        "drop_p99_ms": kick["close_p99_ms"] or kick["eof_p99_ms"],
+        "drops": kick["n"],
+        "drops_missed": kick["missed"],
+    }
+
+
+def register_all(bench: Bench) -> Figures:
+    """First registrations, each durable before its 101. The fleet is registered from then on."""
+    with gateway(bench.fleet.folder, free_port(), bench.log) as server:
+        result = bench.ices(server)
+        server.process.terminate()
+        server.process.wait(30)
+    return {"registrations_per_s": result["ramp"]["per_s"]}
+
+
+def admissions(bench: Bench) -> Figures:
+    """Admissions with all checks, memory, JSON-RPC round trips, and the CPU of whoever is idle."""
+    with bench.registered() as server:
+        result = bench.ices(server, "--echo", ECHO, *JSON_RPC, "--hold", 30)
+    return {
+        **_ramp_figures(result),
+        "echo_per_s": result["echo"][0]["per_s"],
+        "idle_cpu_percent": 100 * result["hold"]["srv_cpu"],
+    }
+
+
+def others(bench: Bench, system: System) -> Figures:
+    """The same of a server that checks nothing; one connection at a time is ended by a call."""
+    port = free_port()
+    kick = f"POST {system.kick} HTTP/1.1\\r\\nHost: localhost\\r\\nContent-Length: 0\\r\\n\\r\\n"
+    drops = ("--kicks", 300, "--admin", f"127.0.0.1:{port}", "--admin-req", kick)
+    with started((*system.command, str(port)), port, "ready", bench.log) as server:
+        result = bench.ramp(
+            server,
+            system.path,
+            *(*system.options, "--echo", ECHO, *system.echo),
+            *(drops if system.kick else ()),
+        )
+    figures = {**_ramp_figures(result), "echo_per_s": result["echo"][0]["per_s"]}
+    return {**figures, **(_kick_figures(result) if system.kick else {})}
+
+
+def storm_of_others(bench: Bench, system: System) -> Figures:
+    """All connections of another server break at once."""
+    port = free_port()
+    with started((*system.command, str(port)), port, "ready", bench.log) as server:
+        result = bench.ramp(server, system.path, *system.options, "--break")
+    return {"storm_s": result["storm"]["all_back_s"]}
+
+
+def drops(bench: Bench) -> Figures:
+    """300 deregistrations by the API, one at a time, from the call to the close frame at the ICE."""
+    request = bench.call("POST", "/ices/bench-{i}/deregister").replace("\r\n", "\\r\\n")
+    with bench.registered() as server:
+        admin = ("--admin", f"127.0.0.1:{server.port}", "--admin-req", request)
+        return _kick_figures(bench.ices(server, "--kicks", 300, *admin))
+
+
+def mass_drop(bench: Bench) -> Figures:
+    """All ICEs deregistered by one call."""
+    names = [name_of(number) for number in range(bench.fleet.size)]
+    body = json.dumps({"action": "deregister", "ice_names": names}).encode()
+    file = bench.folder / "bulk"
+    file.write_text(bench.call("POST", "/ices/bulk", body))
+    with bench.registered() as server:
+        admin = ("--admin", f"127.0.0.1:{server.port}", "--kickall-file", file)
+        result = bench.ices(server, *admin)["drop_all"]
+    return {
+        "mass_drop_s": result["last_eof_ms"] / 1000,
+        "mass_drop_missed": result["live"] - result["dropped"],
+    }
+
+
+def storm(bench: Bench) -> Figures:
+    """Every connection breaks at once, and every ICE comes back at once."""
+    with bench.registered() as server:
+        result = bench.ices(server, "--break", rounds=4)
+    return {"storm_s": result["storm"]["all_back_s"]}
+
+
+def restart(bench: Bench) -> Figures:
+    """The gateway is killed without warning and started again; every ICE comes back at once."""
+    with bench.registered() as server:
+        again = " ".join(gateway_command(bench.folder / "copy", server.port))
+        script = bench.folder / "restart"
+        script.write_text(f"kill -9 {server.process.pid}\necho $$ > {script}.pid\nexec {again}\n")
+        try:
+            result = bench.ices(server, "--storm-cmd", f"taskset -c 0 sh {script}", rounds=4)
+        finally:
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                os.kill(int(Path(f"{script}.pid").read_text()), signal.SIGKILL)
+    return {"restart_s": result["storm"]["all_back_s"]}
+
+
+def tls_memory(bench: Bench) -> Figures:
+    """Memory of an idle connection over TLS."""
+    certificate, key = Authority(bench.folder).certificate("127.0.0.1")
+    environment = {
+        "ICE_GATEWAY_SERVER__TLS_CERTIFICATE": str(certificate),
+        "ICE_GATEWAY_SERVER__TLS_KEY": str(key),
+    }
+    with bench.registered(**environment) as server:
+        headers = bench.folder / "headers"
+        url = f"https://127.0.0.1:{server.port}/ice/v1"
+        bench.fleet.write_headers(headers, url, 0, bench.fleet.size, 1)
+        result = bench.generator.run(
+            f"wss://127.0.0.1:{server.port}/ice/v1",
+            *("--conns", bench.fleet.size, "--conc", _CONCURRENT, "--warm", _WARM),
+            *("--pid", server.process.pid, "--settle", 1500),
+            *("--ready-msgs", 1, "--headers-file", headers),
+        )
+    return {
+        "tls_admissions_per_s": result["ramp"]["per_s"],
+        "tls_kib_per_connection": result["mem"]["kib_per_conn"],
+    }
+
+
+def operations(bench: Bench, count: int = 200) -> Figures:
+    """Operations one at a time, each durable, from the request to the result at the caller."""
+    with bench.registered() as server:
+        times = asyncio.run(_operate(bench, server, count))
+    return {"operation_p50_ms": statistics.median(times) * 1000}
+
+
+async def _operate(bench: Bench, server: Running, count: int) -> list[float]:
+    connection = await bench.fleet.ice(server.url, 0).connect()
+
+    async def serve() -> None:
+        while True:
+            await work.finished(connection, await work.take(connection), result={})
+
+    serving = asyncio.create_task(serve())
+    url = f"{server.url}{API}/ices/{name_of(0)}/operations?wait=10"
+    times = []
+    authorization = {"Authorization": f"Bearer {bench.fleet.api_token}"}
+    async with aiohttp.ClientSession(headers=authorization) as admin:
+        for _ in range(count):
+            began = time.perf_counter()
+            body = {"kind": "remote-execute", "params": {"argv": ["true"]}}
+            async with admin.post(url, json=body) as answer:
+                operation = await answer.json()
+            times.append(time.perf_counter() - began)
+            assert operation.get("status") == "succeeded", f"it was to succeed: {operation}"
+    serving.cancel()
+    return times
+
+
+def listing(bench: Bench, crowd: Fleet, seconds: float = 10.0) -> Figures:
+    """Pages of a large table while everybody is connected and 500 more a second come and go.
+
+    `crowd` has 500 ICEs more than are connected, for those who come and go.
+    """
+    connected, comers, rate = crowd.size - 500, 500, 500
+    with gateway(crowd.copy(bench.folder / "copy"), free_port(), bench.log) as server:
+        url, ice = f"ws://127.0.0.1:{server.port}/ice/v1", f"{server.url}/ice/v1"
+        staying, coming = bench.folder / "headers", bench.folder / "headers-comers"
+        crowd.write_headers(staying, ice, 0, connected, 1)
+        common = ("--conc", _CONCURRENT, "--ready-msgs", 1)
+        crowded = bench.generator.start(
+            url, "--conns", connected, *common, "--headers-file", staying, "--hold", seconds + 5
+        )
+        asyncio.run(_until_connected(crowd, server, connected - 1))
+        crowd.write_headers(coming, ice, connected, comers, int(rate * (seconds + 3) / comers))
+        churn = bench.generator.start(
+            *(url, "--conns", comers, "--base", connected, "--warm", 0, *common),
+            *("--headers-file", coming, "--churn", seconds, "--churn-rate", rate),
+        )
+        times = sorted(asyncio.run(_list(crowd, server, seconds)))
+        came = finish(churn)["churn"]["per_s"]
+        finish(crowded)
+    return {
+        "listing_p50_ms": 1000 * statistics.median(times),
+        "listing_p99_ms": 1000 * times[int(0.99 * (len(times) - 1))],
+        "listing_admissions_per_s": came,
+    }
+
+
+async def _until_connected(crowd: Fleet, server: Running, number: int) -> None:
+    async with asyncio.timeout(120), _admin(crowd, server) as admin:
+        while True:
+            async with admin.get(f"{API}/ices/{name_of(number)}") as answer:
+                if (await answer.json())["connection"] is not None:
+                    return
+            await asyncio.sleep(0.2)
+
+
+async def _list(crowd: Fleet, server: Running, seconds: float) -> list[float]:
+    times = []
+    async with _admin(crowd, server) as admin:
+        end, cursor = time.perf_counter() + seconds, ""
+        while (began := time.perf_counter()) < end:
+            query = {"cursor": cursor} if cursor else {}
+            async with admin.get(f"{API}/ices", params=query) as answer:
+                cursor = (await answer.json())["next"] or ""
+            times.append(time.perf_counter() - began)
+            await asyncio.sleep(0.01)
+    return times
+
+
+def _admin(fleet: Fleet, server: Running) -> aiohttp.ClientSession:
+    authorization = {"Authorization": f"Bearer {fleet.api_token}"}
+    return aiohttp.ClientSession(server.url, headers=authorization)
