@@ -179,7 +179,10 @@ def restart(bench: Bench) -> Figures:
     with bench.registered() as server:
         again = " ".join(gateway_command(bench.folder / "copy", server.port))
         script = bench.folder / "restart"
-        script.write_text(f"kill -9 {server.process.pid}\necho $$ > {script}.pid\nexec {again}\n")
+        # Its errors go elsewhere: it would hold the generator's pipe open for as long as it lives.
+        script.write_text(
+            f"exec 2>>{bench.log}\nkill -9 {server.process.pid}\necho $$ >{script}.pid\nexec {again}\n"
+        )
         try:
             result = bench.ices(server, "--storm-cmd", f"taskset -c 0 sh {script}", rounds=4)
         finally:
