@@ -184,7 +184,9 @@ def restart(bench: Bench) -> Figures:
             f"exec 2>>{bench.log}\nkill -9 {server.process.pid}\necho $$ >{script}.pid\nexec {again}\n"
         )
         try:
-            result = bench.ices(server, "--storm-cmd", f"taskset -c 0 sh {script}", rounds=4)
+            result = bench.ices(
+                server, "--storm-cmd", f"exec taskset -c 0 sh {script} 2>&-", rounds=4
+            )
         finally:
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 os.kill(int(Path(f"{script}.pid").read_text()), signal.SIGKILL)
