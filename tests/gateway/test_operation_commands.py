@@ -202,6 +202,14 @@ async def test_a_followed_operation_may_be_cancelled_elsewhere(running):
     assert "ice-gateway: cancelled: cancelled: cancelled by " in done.stderr
 
 
+async def test_a_command_cancels_what_an_ice_works_on(running):
+    ice = await connected(running)
+    operation = await one_id(running)
+    await take(ice)
+    assert (await running.command("operations", "cancel", operation)).output == ""
+    await expect_cancel(ice, operation)
+
+
 async def test_without_a_gateway_it_waits_and_expires_at_its_deadline(tmp_path):
     first = await waits(tmp_path)
     status, out, err = await alone(tmp_path, *RUN, "--follow", "--deadline", soon(1.5))
