@@ -241,7 +241,7 @@ async def _operate(bench: Bench, server: Running, count: int) -> list[float]:
             async with admin.post(url, json=body) as answer:
                 operation = await answer.json()
             times.append(time.perf_counter() - began)
-            assert operation.get("status") == "succeeded", f"it was to succeed: {operation}"
+            assert operation.get("state") == "succeeded", f"it was to succeed: {operation}"
     serving.cancel()
     return times
 
