@@ -390,7 +390,7 @@ def is_gone(request: web.Request) -> bool:
 
 
 def handle_of(request: web.Request) -> int:
-    """The number of the file handle of a connection that `is_gone` not."""
+    """The number of the file handle of a connection that is not gone."""
     assert request.transport is not None  # noqa: S101 - the caller has asked is_gone
     return int(request.transport.get_extra_info("socket").fileno())
 

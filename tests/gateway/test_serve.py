@@ -450,3 +450,7 @@ async def test_it_speaks_tls_and_on_sigterm_tells_each_ice_when_to_come_back(sec
     waits = [reason["retry_after"] for reason in told]
     assert min(waits) >= 1, f"nobody may come back before a second has passed: {waits}"
     assert len(set(waits)) == len(waits), f"each ICE must have a time of its own: {waits}"
+
+
+def test_it_says_what_it_runs_with(served):
+    served.out.expect(r"^it runs with Python 3\S+, .+ file handles, for 100,000 ICEs at the most$")

@@ -292,6 +292,69 @@ async def test_what_came_first_is_received_first(bare):
     assert told == ["first", "second"]
 
 
+async def test_a_half_read_frame_mixes_with_nobody_elses(bare):
+    wire, told, _ = bare
+    others, recorder = [], Recorder()
+    frame = text_frame("mine")
+    for cut in range(1, len(frame)):
+        other = Wire(recorder)
+        other.connection_made(Transport())
+        wire.data_received(frame[:cut])
+        other.data_received(text_frame("theirs"))
+        wire.data_received(frame[cut:])
+        others.append(other)
+    assert told == ["mine"] * (len(frame) - 1)
+    assert recorder.told == ["theirs"] * (len(frame) - 1)
+    assert all(other._core is None for other in (wire, *others)), "a wire at rest holds no parser"
+    for other in others:
+        other.connection_lost(None)
+
+
+async def test_between_fragments_a_wire_keeps_its_parser(bare):
+    wire, told, _ = bare
+    other = Wire(recorder := Recorder())
+    other.connection_made(Transport())
+    wire.data_received(Frame(Opcode.TEXT, b"", fin=False).serialize(mask=True))
+    mine = wire._core
+    assert mine is not None
+    # A message of its own, where a continuation is expected, would be a violation.
+    other.data_received(text_frame("theirs"))
+    assert wire._core is mine
+    wire.data_received(Frame(Opcode.CONT, b"mine").serialize(mask=True))
+    assert (told, recorder.told) == (["mine"], ["theirs"])
+    assert wire._core is None
+    other.connection_lost(None)
+
+
+async def test_a_length_longer_than_it_needs_to_be_is_no_rest(bare):
+    """RFC 6455 section 5.2 wants the minimal number of bytes; the parser takes more of them."""
+    wire, told, _ = bare
+    wire.data_received(b"\x81\xfe\x00\x01" + bytes(4) + b"a")
+    assert told == ["a"]
+    mine = wire._core
+    assert mine is not None, "what is counted must not be taken for a rest"
+    wire.data_received(text_frame("b"))
+    assert told == ["a", "b"]
+    assert wire._core is mine
+
+
+async def test_binary_messages_reach_a_receiver_that_takes_them():
+    class Taking(Recorder):
+        takes_binary = True
+
+        def received_binary(self, data):
+            self.told.append(data)
+
+    recorder = Taking()
+    wire = Wire(recorder)
+    wire.connection_made(Transport())
+    wire.data_received(Frame(Opcode.BINARY, b"\xff", fin=False).serialize(mask=True))
+    wire.data_received(Frame(Opcode.CONT, b"\x00").serialize(mask=True))
+    wire.data_received(text_frame("text"))
+    assert recorder.told == [b"\xff\x00", "text"]
+    wire.connection_lost(None)
+
+
 async def test_what_came_first_is_received_before_the_end(bare):
     wire, told, transport = bare
     wire.begin_with(text_frame("first"))
