@@ -18,7 +18,8 @@ $(STAMP): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "missing: Python's venv module (Debian and Ubuntu: apt install python3-venv)"; exit 1; }
 	@echo "installing into $(VENV) (once)"
 	@$(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/python -m pip --disable-pip-version-check --quiet install --require-hashes --requirement requirements.lock
+	@# The lock names everything: pip 23 would else look for coverage[toml] beyond it, and find a newer one.
+	@$(BIN)/python -m pip --disable-pip-version-check --quiet install --require-hashes --no-deps --requirement requirements.lock
 	@$(BIN)/python -m pip --disable-pip-version-check --quiet install --no-deps --no-build-isolation --editable .
 	@touch $@
 

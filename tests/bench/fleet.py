@@ -35,6 +35,12 @@ def database_in(folder: Path) -> str:
     return f"sqlite:///{folder}/ice.db"
 
 
+def copied(folder: Path, to: Path) -> Path:
+    """Copy database and keys as they are now, over what is there; nobody may have them open."""
+    shutil.rmtree(to, ignore_errors=True)
+    return Path(shutil.copytree(folder, to))
+
+
 def _b64(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
@@ -98,11 +104,6 @@ class Fleet:
     def ice(self, url: str, number: int) -> Ice:
         """One of them, as a client."""
         return Ice(url, self._tokens[number], Key(self._keys[number].private))
-
-    def copy(self, folder: Path) -> Path:
-        """Copy database and keys as they are now; nobody may have them open."""
-        shutil.rmtree(folder, ignore_errors=True)
-        return Path(shutil.copytree(self.folder, folder))
 
     def write_headers(self, path: Path, url: str, first: int, count: int, rounds: int) -> None:
         """Headers for `rounds` handshakes of each of `count` ICEs from `first` on, a line each.

@@ -16,7 +16,7 @@ from typing import Any
 
 import aiohttp
 
-from tests.bench.fleet import Fleet, name_of
+from tests.bench.fleet import Fleet, copied, name_of
 from tests.bench.generator import Generator, finish
 from tests.bench.systems import (
     JSON_RPC,
@@ -44,6 +44,8 @@ class Bench:
     folder: Path
     generator: Generator
     fleet: Fleet
+    hold: int = 30
+    """Seconds for which everybody is idle: the time between two pings of an ICE."""
 
     @property
     def log(self) -> Path:
@@ -66,10 +68,9 @@ class Bench:
 
     @contextlib.contextmanager
     def registered(self, **environment: str) -> Iterator[Running]:
-        """A gateway whose ICEs are all registered, on a database of its own."""
-        with gateway(
-            self.fleet.copy(self.folder / "copy"), free_port(), self.log, **environment
-        ) as server:
+        """A gateway whose ICEs are all registered (`register_all`), on a database of its own."""
+        folder = copied(self.folder / "registered", self.folder / "copy")
+        with gateway(folder, free_port(), self.log, **environment) as server:
             yield server
 
     def call(self, method: str, path: str, body: bytes = b"") -> str:
@@ -101,8 +102,9 @@ def _kick_figures(result: dict[str, Any]) -> Figures:
 
 
 def register_all(bench: Bench) -> Figures:
-    """First registrations, each durable before its 101. The fleet is registered from then on."""
-    with gateway(bench.fleet.folder, free_port(), bench.log) as server:
+    """First registrations, each durable before its 101; what comes after finds them registered."""
+    folder = copied(bench.fleet.folder, bench.folder / "registered")
+    with gateway(folder, free_port(), bench.log) as server:
         result = bench.ices(server)
         server.process.terminate()
         server.process.wait(30)
@@ -112,7 +114,7 @@ def register_all(bench: Bench) -> Figures:
 def admissions(bench: Bench) -> Figures:
     """Admissions with all checks, memory, JSON-RPC round trips, and the CPU of whoever is idle."""
     with bench.registered() as server:
-        result = bench.ices(server, "--echo", ECHO, *JSON_RPC, "--hold", 30)
+        result = bench.ices(server, "--echo", ECHO, *JSON_RPC, "--hold", bench.hold)
     return {
         **_ramp_figures(result),
         "echo_per_s": result["echo"][0]["per_s"],
@@ -252,7 +254,8 @@ def listing(bench: Bench, crowd: Fleet, seconds: float = 10.0) -> Figures:
     `crowd` has 500 ICEs more than are connected, for those who come and go.
     """
     connected, comers, rate = crowd.size - 500, 500, 500
-    with gateway(crowd.copy(bench.folder / "copy"), free_port(), bench.log) as server:
+    folder = copied(crowd.folder, bench.folder / "copy")
+    with gateway(folder, free_port(), bench.log) as server:
         url, ice = f"ws://127.0.0.1:{server.port}/ice/v1", f"{server.url}/ice/v1"
         staying, coming = bench.folder / "headers", bench.folder / "headers-comers"
         crowd.write_headers(staying, ice, 0, connected, 1)
