@@ -156,7 +156,7 @@ async def run_gateway(
         metrics_runner = await parts.metrics.expose(settings.metrics_listen)
         if metrics_runner is not None:
             stack.push_async_callback(metrics_runner.cleanup)
-        runner = await _listen(parts.app, settings, tls, stack)
+        runner = await _listen(parts.app, parts.endpoint, settings, tls, stack)
         try:
             yield Gateway(
                 settings,
@@ -302,11 +302,13 @@ async def to_the_page(_: web.Request) -> web.StreamResponse:
 
 async def _listen(
     app: web.Application,
+    endpoint: Endpoint,
     settings: Settings,
     tls: Tls | None,
     stack: contextlib.AsyncExitStack,
 ) -> web.AppRunner:
-    runner = Runner(app, shutdown_timeout=_FINISH)
+    gates = {prefix + PATH: endpoint.admit for prefix in settings.prefixes}
+    runner = Runner(app, shutdown_timeout=_FINISH, gates=gates.get)
     stack.push_async_callback(runner.cleanup)
     try:
         context = tls.context if tls is not None else None

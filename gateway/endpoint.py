@@ -19,6 +19,7 @@ from gateway.admission import Admission, Admitted, Candidate, Handshake, Refused
 from gateway.dispatch import Dispatch
 from gateway.errors import Problem, refusal
 from gateway.handles import is_among_the_last
+from gateway.handover import HandedOver, Upgrade, hand_over
 from gateway.heartbeat import Heartbeat
 from gateway.hub import Hub, Pending
 from gateway.ice import IceType
@@ -27,7 +28,7 @@ from gateway.presence import Presence
 from gateway.respond import Networks, client_address, problem_response
 from gateway.session import Finish, Session
 from gateway.times import Clock
-from gateway.wire import CLOSE_TIMEOUT, HandedOver, Wire, hand_over, handle_of, is_gone
+from gateway.wire import CLOSE_TIMEOUT, Wire
 
 SPREAD: Final = 200
 """Sessions that come back within one second after a drain."""
@@ -74,45 +75,47 @@ class Endpoint:
     # --- the handshake -------------------------------------------------------------------------------
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Admit or refuse; every refusal comes before the 101."""
+        """`admit`, for a handshake that aiohttp has made a request of."""
+        return await self.admit(Upgrade.of(request)) or HandedOver()
+
+    async def admit(self, upgrade: Upgrade) -> web.Response | None:
+        """Admit (None) or refuse; every refusal comes before the 101. See `listener.Gate`."""
         started = asyncio.get_running_loop().time()
-        address = client_address(request, self._trusted)
+        address = client_address(upgrade, self._trusted)
         connection = f"{random.getrandbits(64):016x}"
         self._handshakes += 1
         try:
-            verdict = await self._admit(request, address, connection)
+            refused = await self._admit(upgrade, address, connection)
         finally:
             self._handshakes -= 1
-        if isinstance(verdict, Refused):
-            return self._refused(verdict, address, connection)
+        if refused is not None:
+            return self._refused(refused, address, connection)
         self._metrics.admission_seconds.observe(asyncio.get_running_loop().time() - started)
-        return verdict
+        return None
 
-    async def _admit(
-        self, request: web.Request, address: str, connection: str
-    ) -> web.StreamResponse | Refused:
-        fault = bad_handshake(request) or self._turned_away()
+    async def _admit(self, upgrade: Upgrade, address: str, connection: str) -> Refused | None:
+        fault = bad_handshake(upgrade) or self._turned_away()
         if fault is not None:
             return Refused(fault)
         candidate = self._admission.screen(
             Handshake(
-                tuple(request.headers.getall("Authorization", ())),
-                tuple(request.headers.getall("DPoP", ())),
+                tuple(upgrade.headers.getall("Authorization", ())),
+                tuple(upgrade.headers.getall("DPoP", ())),
                 address,
-                _local_urls(request),
+                _local_urls(upgrade),
             )
         )
         if isinstance(candidate, Refused):
             return candidate
         pending = self._hub.expect(candidate.token.ice_name, candidate.token.generation)
         try:
-            return await self._decide(request, candidate, pending, connection)
+            return await self._decide(upgrade, candidate, pending, connection)
         finally:
             self._hub.forget(pending)
 
     async def _decide(
-        self, request: web.Request, candidate: Candidate, pending: Pending, connection: str
-    ) -> web.StreamResponse | Refused:
+        self, upgrade: Upgrade, candidate: Candidate, pending: Pending, connection: str
+    ) -> Refused | None:
         while True:
             pending.outdated = False
             verdict = await self._admission.decide(candidate)
@@ -124,24 +127,25 @@ class Endpoint:
         name = pending.ice_name
         if self.draining:
             return Refused(_draining(), name)
-        if is_gone(request):
+        if upgrade.is_gone:
             _log.info("client gone", ice=name, address=candidate.address, connection=connection)
-            return HandedOver()
+            return None
         if name not in self._hub:
             if len(self._hub) >= self._max_connections:
                 return Refused(_overloaded(), name)
-            if is_among_the_last(handle_of(request)):
+            if is_among_the_last(upgrade.handle):
                 return Refused(_overloaded("Nearly all of its file handles are in use"), name)
-        return self._open(request, verdict, candidate, pending, connection)
+        self._open(upgrade, verdict, candidate, pending, connection)
+        return None
 
     def _open(
         self,
-        request: web.Request,
+        upgrade: Upgrade,
         admitted: Admitted,
         candidate: Candidate,
         pending: Pending,
         connection: str,
-    ) -> HandedOver:
+    ) -> None:
         session = Session(
             admitted.ice,
             session_id=connection,
@@ -151,7 +155,7 @@ class Endpoint:
             observer=self,
         )
         session.wire = Wire(session)
-        response = hand_over(request, session.wire, session.welcome(self._heartbeat.interval))
+        hand_over(upgrade, session.wire, session.welcome(self._heartbeat.interval))
         self._hub.promote(pending, session)
         self._heartbeat.schedule(session)
         self._presence.opened(session)
@@ -166,7 +170,6 @@ class Endpoint:
             address=session.address,
             connection=connection,
         )
-        return response
 
     def _turned_away(self) -> Problem | None:
         if self.draining:
@@ -247,23 +250,23 @@ def _overloaded(detail: str | None = None) -> Problem:
     return refusal("overloaded", detail=detail, retry_after=wait)
 
 
-def bad_handshake(request: web.Request) -> Problem | None:
+def bad_handshake(upgrade: Upgrade) -> Problem | None:
     """What is wrong with an ICE's handshake, if anything."""
-    fault = bad_upgrade(request)
-    if fault is None and not offers(request, SUBPROTOCOL):
+    fault = bad_upgrade(upgrade)
+    if fault is None and not offers(upgrade, SUBPROTOCOL):
         return _bad(f"Sec-WebSocket-Protocol must offer {SUBPROTOCOL}")
     return fault
 
 
-def offers(request: web.Request, subprotocol: str) -> bool:
+def offers(upgrade: Upgrade, subprotocol: str) -> bool:
     """Whether the client speaks this subprotocol."""
-    offered = ",".join(request.headers.getall("Sec-WebSocket-Protocol", ())).split(",")
+    offered = ",".join(upgrade.headers.getall("Sec-WebSocket-Protocol", ())).split(",")
     return subprotocol in (name.strip() for name in offered)
 
 
-def bad_upgrade(request: web.Request) -> Problem | None:
+def bad_upgrade(upgrade: Upgrade) -> Problem | None:
     """What is wrong with a handshake by RFC 6455 section 4.2.1, if anything."""
-    upgrades = _tokens(request, "Upgrade")
+    upgrades = _tokens(upgrade, "Upgrade")
     if not upgrades:
         # RFC 9110 section 15.5.22: a 426 names the protocol.
         return replace(
@@ -271,16 +274,16 @@ def bad_upgrade(request: web.Request) -> Problem | None:
             status=426,
             headers={"Upgrade": "websocket", "Connection": "Upgrade"},
         )
-    if "websocket" not in upgrades or "upgrade" not in _tokens(request, "Connection"):
+    if "websocket" not in upgrades or "upgrade" not in _tokens(upgrade, "Connection"):
         return _bad("Upgrade must be websocket, and Connection must name Upgrade")
-    if request.version < (1, 1):
+    if upgrade.version < (1, 1):
         return _bad("HTTP/1.1 is needed")
-    if _only(request, "Sec-WebSocket-Version") != "13":
+    if _only(upgrade, "Sec-WebSocket-Version") != "13":
         # Section 4.4: the answer names the version that is spoken.
         return replace(
             _bad("Sec-WebSocket-Version must be 13"), headers={"Sec-WebSocket-Version": "13"}
         )
-    if not _is_key(_only(request, "Sec-WebSocket-Key")):
+    if not _is_key(_only(upgrade, "Sec-WebSocket-Key")):
         return _bad("Sec-WebSocket-Key must be 16 bytes in base64")
     return None
 
@@ -289,15 +292,15 @@ def _bad(detail: str) -> Problem:
     return refusal("bad-handshake", detail=detail)
 
 
-def _tokens(request: web.Request, name: str) -> set[str]:
+def _tokens(upgrade: Upgrade, name: str) -> set[str]:
     """The parts of a list header, in lower case."""
-    values = ",".join(request.headers.getall(name, ())).split(",")
+    values = ",".join(upgrade.headers.getall(name, ())).split(",")
     return {value.strip().lower() for value in values if value.strip()}
 
 
-def _only(request: web.Request, name: str) -> str:
+def _only(upgrade: Upgrade, name: str) -> str:
     """The value of a header that must not appear twice (RFC 6455 section 11.3); empty if it does."""
-    values = request.headers.getall(name, ())
+    values = upgrade.headers.getall(name, ())
     return values[0].strip() if len(values) == 1 else ""
 
 
@@ -308,13 +311,10 @@ def _is_key(text: str) -> bool:
         return False
 
 
-def _local_urls(request: web.Request) -> tuple[str, ...]:
+def _local_urls(upgrade: Upgrade) -> tuple[str, ...]:
     """The URLs that name the socket's own address; the Host header is never believed."""
-    transport = request.transport
-    name = transport.get_extra_info("sockname") if transport is not None else None
-    if not name:
-        return ()
-    return _urls(name[0], name[1], "https" if request.secure else "http")
+    local = upgrade.local
+    return () if local is None else _urls(*local, "https" if upgrade.secure else "http")
 
 
 @lru_cache(64)

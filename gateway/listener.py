@@ -1,8 +1,12 @@
 """How aiohttp serves us where the application is not asked: what is no proper HTTP, too slow, too large.
 
 aiohttp would answer the first in plain text, quote what was sent (a token, perhaps) and log it; who does
-not read an answer it would wait for without end. This file and `wire` alone know aiohttp from the
-inside; it is pinned to its minor for them. What a body may be stands in `respond`.
+not read an answer it would wait for without end. An upgrade that comes whole, and first on its
+connection, is answered by its gate without aiohttp's request, router and tasks: they would be half of
+what an admission costs. What comes otherwise goes the long way to the same gate.
+
+This file and `handover` alone know aiohttp from the inside; it is pinned to its minor for them. What a
+body may be stands in `respond`.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ import functools
 import os
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, Final, cast
 
 import structlog
@@ -23,6 +27,7 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from gateway.errors import Problem, problem
+from gateway.handover import Upgrade
 from gateway.respond import problem_response, problems
 
 SERVER_NAME: Final = "ice-gateway"
@@ -77,15 +82,37 @@ def calm(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
         loop.set_exception_handler(before)
 
 
-class _Connection(RequestHandler):
-    __slots__ = ("_gone", "_head", "_malformed", "_patience")
+Gate = Callable[[Upgrade], Awaitable[web.Response | None]]
+"""Answers an upgrade: hands its connection over and returns None, or returns the refusal."""
+Gates = Callable[[str], Gate | None]
+"""The gate of a path, if it has one."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+
+class _Connection(RequestHandler):
+    __slots__ = ("_asking", "_gates", "_gone", "_head", "_malformed", "_patience", "_refusal")
+
+    def __init__(self, manager: web.Server, gates: Gates, **options: Any) -> None:
+        super().__init__(manager, **options)
+        self._gates = gates
+        self._asking = False
+        self._refusal: web.Response | None = None
         self._patience: asyncio.TimerHandle | None = None
         self._head = 0
         self._malformed = False
         self._gone: asyncio.Future[None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Wait for what comes first: aiohttp begins a task at once, which an upgrade has no use for.
+
+        asyncio and uvloop have set TCP_NODELAY, and no connection lives long enough for keep-alives.
+        """
+        assert self._manager is not None  # noqa: S101 - it is there until the connection is lost
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass
+        self._manager.connection_made(self, self.transport)
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        self._keepalive_handle = self._loop.call_at(
+            self._next_keepalive_close_time, self._process_keepalive
+        )
 
     def data_received(self, data: bytes) -> None:
         """Bound a request's headers as a whole; aiohttp bounds the lines and how many there are."""
@@ -93,11 +120,53 @@ class _Connection(RequestHandler):
         waiting, count = self._waiter is not None or not self._request_count, self._request_count
         super().data_received(data)
         self._head = self._head + len(data) if waiting and count == self._request_count else 0
-        if self._head > MAX_HEAD and self._waiter is not None and not self._waiter.done():
+        if self._head > MAX_HEAD and not self._messages:
             # As it does itself with what it cannot parse.
             self._request_count += 1
             self._messages.append((_ErrInfo(400, _HeadTooLarge(""), ""), EMPTY_PAYLOAD))
-            self._waiter.set_result(None)
+            if self._waiter is not None and not self._waiter.done():
+                self._waiter.set_result(None)
+        if self._task_handler is None and self.transport is not None:
+            self._task_handler = self._loop.create_task(self._ask() or self.start())
+
+    def _ask(self) -> Coroutine[Any, Any, None] | None:
+        """What answers an upgrade that has come whole, without a body or anything else that is special."""
+        if len(self._messages) != 1:
+            return None
+        message, payload = self._messages[0]
+        if (
+            isinstance(message, _ErrInfo)
+            or not message.upgrade
+            or message.method != "GET"
+            or payload is not EMPTY_PAYLOAD
+            or "Expect" in message.headers
+        ):
+            return None
+        gate = self._gates(message.path)
+        return None if gate is None else self._be_asked(gate, Upgrade(message, self))
+
+    async def _be_asked(self, gate: Gate, upgrade: Upgrade) -> None:
+        self._asking = True
+        self._next_keepalive_close_time = self._loop.time() + REQUEST_TIMEOUT
+        try:
+            refusal = await gate(upgrade)
+        except Exception:  # noqa: BLE001 - the last line before the client
+            _log.exception("unexpected error", method="GET")
+            refusal = problem_response(problem("internal"))
+        self._asking = False
+        if refusal is not None:
+            refusal.headers["Server"] = SERVER_NAME
+            self._refusal = refusal
+            await self.start()
+
+    def _process_keepalive(self) -> None:
+        """Let go of whoever has sent nothing, and of whom there was no time to answer."""
+        super()._process_keepalive()
+        if self._keepalive_handle is None and (self._task_handler is None or self._asking):
+            if self._task_handler is not None:
+                _log.error("no answer", method="GET")
+                self._task_handler.cancel()
+            self.force_close()
 
     def pause_writing(self) -> None:
         """More waits for the client than it should: give it some time."""
@@ -119,6 +188,8 @@ class _Connection(RequestHandler):
         if self._messages:
             # Who sends requests without waiting for answers takes turns with everybody else.
             await asyncio.sleep(0)
+        if self._refusal is not None:
+            request_handler, self._refusal = _giving(self._refusal), None
         answered = await super()._handle_request(request, start_time, request_handler)
         if self._malformed:
             await self._linger()
@@ -198,6 +269,13 @@ class _Connection(RequestHandler):
         return response
 
 
+def _giving(response: web.Response) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
+    async def give(_: web.BaseRequest) -> web.StreamResponse:
+        return response
+
+    return give
+
+
 class _HeadTooLarge(BadHttpMessage):
     """More than `MAX_HEAD` bytes have come, and no end of the headers."""
 
@@ -212,13 +290,14 @@ def _malformed(fault: BaseException | None) -> Problem:
 
 
 class _Server(web.Server):
-    def __init__(self, made: web.Server, options: dict[str, Any]) -> None:
+    def __init__(self, made: web.Server, gates: Gates, options: dict[str, Any]) -> None:
         super().__init__(self._answer, request_factory=made.request_factory, **options)
         self._handler = made.request_handler
+        self._gates = gates
         self._options = options
 
     def __call__(self) -> RequestHandler:
-        return _Connection(self, loop=self._loop, **self._options)
+        return _Connection(self, self._gates, loop=self._loop, **self._options)
 
     async def _answer(self, asked: web.BaseRequest) -> web.StreamResponse:
         """What the application answers, or a problem document that says why it does not."""
@@ -279,12 +358,24 @@ class _Site(web.TCPSite):
 class Runner(web.AppRunner):
     """Runs an application, every answer and error of which is bounded and a document of ours.
 
-    `options` are those of aiohttp's connections, in place of ours.
+    Args:
+        app: serves requests, and upgrades that do not come whole and first on their connections.
+        shutdown_timeout: seconds for the requests in hand to finish.
+        gates: by path, what answers upgrades that do.
+        options: those of aiohttp's connections, in place of ours.
     """
 
-    def __init__(self, app: web.Application, *, shutdown_timeout: float, **options: Any) -> None:
+    def __init__(
+        self,
+        app: web.Application,
+        *,
+        shutdown_timeout: float,
+        gates: Gates = lambda _: None,
+        **options: Any,
+    ) -> None:
         super().__init__(app, handle_signals=False, shutdown_timeout=shutdown_timeout)
         app.on_response_prepare.append(_begin)
+        self._gates = gates
         self._options = {
             "access_log": None,
             "keepalive_timeout": HEAD_TIMEOUT,
@@ -302,4 +393,4 @@ class Runner(web.AppRunner):
         await _Site(self, host, port, ssl_context=tls, backlog=4096).start()
 
     async def _make_server(self) -> web.Server:
-        return _Server(await super()._make_server(), self._options)
+        return _Server(await super()._make_server(), self._gates, self._options)

@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network, ip_address
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
+from multidict import CIMultiDictProxy
 
 from gateway.errors import Problem, problem
 from gateway.store.engine import OutcomeUnknown, StoreUnavailable
@@ -118,7 +119,19 @@ def store_problem(request: web.Request, error: StoreUnavailable) -> Problem:
     return replace(problem("store-unavailable", detail), headers={"Retry-After": "2"})
 
 
-def client_address(request: web.Request, trusted: Networks) -> str:
+class Asked(Protocol):
+    """Whatever has come from a client, with headers."""
+
+    @property
+    def remote(self) -> str | None:
+        """The peer's address."""
+
+    @property
+    def headers(self) -> CIMultiDictProxy[str]:
+        """Its headers."""
+
+
+def client_address(request: Asked, trusted: Networks) -> str:
     """The address of the client: the peer's, or what trusted proxies say of whom they stand for.
 
     X-Forwarded-For is read from the right; the first address that is no trusted proxy is the client.

@@ -1,28 +1,21 @@
-"""The socket side of a session: takes a connection over from aiohttp and speaks RFC 6455 on it.
+"""The socket side of a session: speaks RFC 6455 on a connection whose handshake is done.
 
-After the handshake aiohttp's part is over. `hand_over` writes the 101 itself, so that nothing can
-happen between the last look at an ICE's entry and its admission, and gives the transport to a `Wire`:
-no task, no queue and no timer per connection. Frames are parsed by the sans-I/O core of `websockets`,
+No task, no queue and no timer per connection. Frames are parsed by the sans-I/O core of `websockets`,
 and a connection of which nothing is half-read needs none: it is lent one when something comes.
-
-This file alone knows how aiohttp lets go of a connection; `aiohttp` is pinned to its minor for it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 from collections.abc import Callable
 from typing import Final, Protocol, cast
 
-from aiohttp import web
 from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN, SERVER
 from websockets.protocol import Protocol as Core
 from websockets.typing import BytesLike
 
-from client.protocol import CLOSINGS, MAX_MESSAGE, SUBPROTOCOL
+from client.protocol import CLOSINGS, MAX_MESSAGE
 
 CLOSE_TIMEOUT: Final = 1.0
 """Seconds for a peer to answer a close frame before the transport is aborted."""
@@ -38,7 +31,6 @@ _NO_CLOSE_FRAME: Final = 1006  # RFC 6455 section 7.1.5
 _LEFT: Final = 1000
 _OURS: Final = frozenset(code for code in CLOSINGS if code >= 1012)  # noqa: PLR2004 - a restart, drops
 """Codes that only a gateway has a reason for."""
-_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
 
 
 class Receiver(Protocol):
@@ -355,72 +347,3 @@ class Wire(asyncio.Protocol):
         if close is None:
             return _NO_CLOSE_FRAME
         return _LEFT if core.close_rcvd_then_sent and close.code in _OURS else int(close.code)
-
-
-# --- the hand-over -------------------------------------------------------------------------------
-
-
-class HandedOver(web.StreamResponse):
-    """What a handler returns after `hand_over`: aiohttp has nothing left to write."""
-
-    async def prepare(self, request: web.BaseRequest) -> None:
-        """Write nothing."""
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        """Write nothing."""
-
-
-class _Rest:
-    """Takes what aiohttp has read behind the handshake, by the interface of its parsers."""
-
-    def __init__(self) -> None:
-        self.data = b""
-
-    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
-        self.data += data
-        return False, b""
-
-    def feed_eof(self) -> None:
-        """Nothing ends: the connection goes on."""
-
-
-def is_gone(request: web.Request) -> bool:
-    """Whether the client has left already."""
-    return request.transport is None or request.transport.is_closing()
-
-
-def handle_of(request: web.Request) -> int:
-    """The number of the file handle of a connection that is not gone."""
-    assert request.transport is not None  # noqa: S101 - the caller has asked is_gone
-    return int(request.transport.get_extra_info("socket").fileno())
-
-
-def hand_over(
-    request: web.Request, wire: Wire, first: bytes | None, subprotocol: str | None = SUBPROTOCOL
-) -> HandedOver:
-    """Answer the handshake with the 101 and give its connection to `wire`, in one step without await.
-
-    `first` is the first message, if there is to be one; it travels with the 101.
-
-    The caller has checked the handshake, and `is_gone` without an await since.
-    """
-    transport, protocol = request.transport, request.protocol
-    assert transport is not None  # noqa: S101 - the caller has asked is_gone
-    key = request.headers["Sec-WebSocket-Key"].strip().encode()
-    agreed = f"Sec-WebSocket-Protocol: {subprotocol}\r\n" if subprotocol is not None else ""
-    accept = base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest()).decode()
-    head = (
-        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        f"Sec-WebSocket-Accept: {accept}\r\n{agreed}\r\n"
-    ).encode()
-    frame = b"" if first is None else Frame(Opcode.TEXT, first).serialize(mask=False)
-    transport.write(head + frame)
-    rest = _Rest()
-    protocol.set_parser(rest)  # type: ignore[arg-type] # hands over what it had buffered
-    transport.set_protocol(wire)
-    protocol.transport = None  # or else its farewell would close the transport
-    protocol.connection_lost(None)
-    wire.connection_made(transport)
-    if rest.data:
-        wire.begin_with(rest.data)
-    return HandedOver()

@@ -17,9 +17,10 @@ from aiohttp import web
 from client.protocol import SUBPROTOCOL, Welcome, notification
 from gateway import process
 from gateway.endpoint import bad_upgrade, offers
+from gateway.handover import HandedOver, Upgrade, hand_over
 from gateway.listener import Runner
 from gateway.respond import problem_response
-from gateway.wire import HandedOver, Wire, hand_over
+from gateway.wire import Wire
 
 _WELCOME = Welcome(
     ice_name="bench-000000",
@@ -58,19 +59,21 @@ class Echo:
 async def serve(host: str, port: int, *, welcome: bool) -> None:
     first = notification("ice.welcome", _WELCOME) if welcome else None
 
-    async def handle(request: web.Request) -> web.StreamResponse:
-        fault = bad_upgrade(request)
+    async def connect(upgrade: Upgrade) -> web.Response | None:
+        fault = bad_upgrade(upgrade)
         if fault is not None:
             return problem_response(fault)
-        if request.transport is None:
-            return HandedOver()
-        echo = Echo()
-        subprotocol = SUBPROTOCOL if offers(request, SUBPROTOCOL) else None
-        return hand_over(request, echo.wire, first, subprotocol)
+        if not upgrade.is_gone:
+            subprotocol = SUBPROTOCOL if offers(upgrade, SUBPROTOCOL) else None
+            hand_over(upgrade, Echo().wire, first, subprotocol)
+        return None
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return await connect(Upgrade.of(request)) or HandedOver()
 
     app = web.Application()
     app.router.add_get("/{path:.*}", handle)
-    runner = Runner(app, shutdown_timeout=1.0)
+    runner = Runner(app, shutdown_timeout=1.0, gates=lambda _: connect)
     await runner.listen(host, port)
     process.warm()
     print("ready", *runner.addresses[0][:2], flush=True)

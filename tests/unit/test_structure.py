@@ -45,7 +45,7 @@ FLOORS = [
         "gateway.store.migrations",
         "gateway.wire",
     ],
-    ["gateway.process", "gateway.store.copies", "gateway.store.guard"],
+    ["gateway.handover", "gateway.process", "gateway.store.copies", "gateway.store.guard"],
     ["gateway.store.setup"],
     ["gateway.store.events", "gateway.store.sessions", "gateway.store.writer", "gateway.session"],
     ["gateway.store.sqlite"],
