@@ -16,6 +16,7 @@ import structlog
 from structlog.typing import EventDict
 
 from gateway.text import printable
+from gateway.times import to_text, utc_now
 
 STRANGERS: Final = ("malformed request", "refused")
 """What anybody can cause who reaches the port."""
@@ -35,15 +36,11 @@ def configure(form: str, level: str) -> None:
         # Its own tracebacks would show local variables, a caller's token among them.
         structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
         if text
-        else structlog.processors.JSONRenderer(_encode)
+        else _encode
     )
-    stamps: list[Any] = [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    rendering: list[Any] = [structlog.processors.format_exc_info, _plain, renderer]
+    rendering: list[Any] = [_plain, renderer]
     structlog.configure(
-        processors=[Sparing(), *stamps, *rendering],
+        processors=[Sparing(), _stamp, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _Patient(sys.stderr))),
         cache_logger_on_first_use=True,
@@ -52,7 +49,7 @@ def configure(form: str, level: str) -> None:
     others = logging.StreamHandler(cast("TextIO", _Patient(sys.stderr)))
     others.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=stamps,
+            foreign_pre_chain=[_stamp],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
         )
     )
@@ -60,8 +57,17 @@ def configure(form: str, level: str) -> None:
     logging.captureWarnings(capture=True)
 
 
-def _plain(_: Any, __: str, line: EventDict) -> EventDict:
+def _stamp(_: Any, level: str, line: EventDict) -> EventDict:
+    """Say how grave it is, and when it happened."""
+    line["level"] = level
+    line["timestamp"] = to_text(utc_now())
+    return line
+
+
+def _plain(logger: Any, level: str, line: EventDict) -> EventDict:
     """Let no text steer a terminal, begin a line of its own, or fill the log: it may be a stranger's."""
+    if "exc_info" in line:
+        line = structlog.processors.format_exc_info(logger, level, line)
     for name, value in line.items():
         if not isinstance(value, str):
             continue
@@ -118,7 +124,7 @@ class _Patient:
             self._stream.flush()
 
 
-def _encode(line: EventDict, **_: Any) -> str:
+def _encode(_: Any, __: str, line: EventDict) -> str:
     try:
         text = _JSON.encode(line).decode("ascii")
     except UnicodeError:

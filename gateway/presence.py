@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
 import structlog
+from msgspec.structs import replace
 
 from gateway.session import Session
 from gateway.store import sessions
@@ -27,8 +29,7 @@ _MAX_HAPPENINGS: Final = 20_000
 _log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(msgspec.Struct, frozen=True, gc=False):
     """News of one ICE: its connection now, or None."""
 
     ice_name: str

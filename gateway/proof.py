@@ -281,19 +281,15 @@ class Replays:
     def __len__(self) -> int:
         return len(self._until)
 
-    @staticmethod
-    def _mark(proof: Proof) -> bytes:
-        return hashlib.sha256(f"{proof.thumbprint} {proof.jti}".encode()).digest()[:16]
-
     def used(self, proof: Proof, now: float) -> bool:
         """Whether a proof of this key with this `jti` is remembered."""
-        until = self._until.get(self._mark(proof))
+        until = self._until.get(_mark(proof.thumbprint, proof.jti))
         return until is not None and now <= until  # at that very moment it is still fresh
 
     def remember(self, proof: Proof, until: float, now: float) -> None:
         """Remember `proof` until `until`."""
         self._forget(now)
-        mark = self._mark(proof)
+        mark = _mark(proof.thumbprint, proof.jti)
         self._until[mark] = until
         heapq.heappush(self._queue, (until, mark))
 
@@ -304,3 +300,8 @@ class Replays:
             # Used once more after that, it is remembered for longer.
             if self._until.get(mark, now) < now:
                 del self._until[mark]
+
+
+@lru_cache(1)  # of each proof it is asked for several times in a row
+def _mark(thumbprint: str, jti: str) -> bytes:
+    return hashlib.sha256(f"{thumbprint} {jti}".encode()).digest()[:16]

@@ -22,7 +22,9 @@ def utc_now() -> datetime:
 
 def to_text(moment: datetime) -> str:
     """`2026-11-22T09:30:00.000000Z`."""
-    return moment.astimezone(UTC).isoformat(timespec="microseconds")[:_WITHOUT_OFFSET] + "Z"
+    if moment.tzinfo is not UTC:
+        moment = moment.astimezone(UTC)
+    return moment.isoformat(timespec="microseconds")[:_WITHOUT_OFFSET] + "Z"
 
 
 def from_text(text: str) -> datetime:

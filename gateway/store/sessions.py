@@ -6,7 +6,6 @@ It is not audit: unchained, bounded, and a crash may lose the last moments of it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
@@ -21,8 +20,7 @@ _CONNECTION: Final = ("session", "node", "since", "address", "version", "platfor
 CONNECTION_COLUMNS: Final = ", ".join(f"s.{name}" for name in _CONNECTION)
 
 
-@dataclass(frozen=True, slots=True)
-class Connection:
+class Connection(msgspec.Struct, frozen=True, gc=False):
     """An open session as everybody may see it; the last three are what the ICE said of itself."""
 
     session: str
@@ -40,8 +38,7 @@ def connection_from_row(row: Row) -> Connection | None:
     return None if session is None else Connection(session, node, from_text(since), *others)
 
 
-@dataclass(frozen=True, slots=True)
-class Happening:
+class Happening(msgspec.Struct, frozen=True, gc=False):
     """What became of a connection: `kind` is admitted, refused or closed; `code` says why.
 
     Repeated refusals are one, from `first` to `at`.
@@ -56,8 +53,7 @@ class Happening:
     count: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(msgspec.Struct, frozen=True, gc=False):
     """A session that began."""
 
     ice_name: str
@@ -123,9 +119,11 @@ def _json(rows: Sequence[object]) -> str:
 
 
 async def _record_happenings(transaction: Transaction, happenings: Sequence[Happening]) -> None:
-    new = []
+    new: list[tuple[str | int | None, ...]] = []
+    seen: dict[str, str] = {}
     for happening in happenings:
-        first, count = to_text(happening.first), happening.count
+        at, count = to_text(happening.at), happening.count
+        first = at if happening.first is happening.at else to_text(happening.first)
         if happening.kind == "refused":
             # One that was seen before within the kept ones is counted with it and moves up, so that
             # an ICE that tries for days does not push out what else there is to know.
@@ -145,11 +143,13 @@ async def _record_happenings(transaction: Transaction, happenings: Sequence[Happ
                 happening.kind,
                 happening.code,
                 happening.address,
-                to_text(happening.at),
+                at,
                 count,
                 first,
             )
         )
+        if happening.kind != "refused":
+            seen[happening.ice_name] = at
     columns = ("ice_name", "kind", "code", "address", "at", "count", "first")
     await transaction.run(
         f"INSERT INTO ice_connections ({', '.join(columns)})"
@@ -166,11 +166,6 @@ async def _record_happenings(transaction: Transaction, happenings: Sequence[Happ
         _json([(name,) for name in {happening.ice_name for happening in happenings}]),
         KEPT,
     )
-    seen = {
-        happening.ice_name: to_text(happening.at)
-        for happening in happenings
-        if happening.kind != "refused"
-    }
     if seen:
         await transaction.run(
             f"UPDATE ice_tokens SET lastseen = given.at FROM {rows_of(1, 'name', 'at')}"
