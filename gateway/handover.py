@@ -18,10 +18,10 @@ from aiohttp import HttpVersion, web
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.web_protocol import RequestHandler
 from multidict import CIMultiDictProxy
-from websockets.frames import Frame, Opcode
+from websockets.frames import Opcode
 
 from client.protocol import SUBPROTOCOL
-from gateway.wire import Wire
+from gateway.wire import Wire, framed
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
 
@@ -121,8 +121,7 @@ def hand_over(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         f"Sec-WebSocket-Accept: {accept}\r\n{agreed}\r\n"
     ).encode()
-    frame = b"" if first is None else Frame(Opcode.TEXT, first).serialize(mask=False)
-    transport.write(head + frame)
+    transport.write(head if first is None else head + framed(Opcode.TEXT, first))
     rest = _Rest()
     protocol.set_parser(rest)  # type: ignore[arg-type] # hands over what it had buffered
     transport.set_protocol(wire)

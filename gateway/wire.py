@@ -7,6 +7,7 @@ and a connection of which nothing is half-read needs none: it is lent one when s
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import Callable
 from typing import Final, Protocol, cast
 
@@ -89,6 +90,16 @@ def _size(frame: Frame) -> int:
     """
     length = len(frame.data)
     return length + (6 if length < 126 else 8 if length < 65536 else 14)  # noqa: PLR2004
+
+
+def framed(opcode: Opcode, data: bytes) -> bytes:
+    """`data` as one frame of a server: final, unmasked (RFC 6455 section 5.2)."""
+    size = len(data)
+    if size < 126:  # noqa: PLR2004 - the RFC's own numbers
+        return bytes((0x80 | opcode, size)) + data
+    if size < 65536:  # noqa: PLR2004
+        return struct.pack("!BBH", 0x80 | opcode, 126, size) + data
+    return struct.pack("!BBQ", 0x80 | opcode, 127, size) + data
 
 
 _NOTHING: Final = memoryview(b"")
@@ -190,36 +201,39 @@ class Wire(asyncio.Protocol):
         if self._backlog:
             # The loop may bring what came later sooner than what it was asked to call soon.
             self._backlog = memoryview(bytes(self._backlog) + data)
+        elif len(data) <= SLICE:
+            self._feed(data)
         else:
-            self._feed(memoryview(data))
+            self._feed_slice(memoryview(data))
 
     def _go_on(self) -> None:
         data, self._backlog = self._backlog, _NOTHING
         if data:
-            self._feed(data)
+            self._feed_slice(data)
 
-    def _feed(self, data: memoryview) -> None:
+    def _feed_slice(self, data: memoryview) -> None:
         """Parse a slice and leave the rest for later: one ICE's flood holds up nobody else."""
+        self._feed(bytes(data[:SLICE]))
+        if self._flooded:
+            return
+        self._backlog = data[SLICE:] if len(data) > SLICE else _NOTHING
+        self._pause(paused=bool(self._backlog))
+        if self._backlog:
+            self._loop.call_soon(self._go_on)
+
+    def _feed(self, data: bytes) -> None:
         core = self._parser()
-        core.receive_data(bytes(data[:SLICE]))
+        core.receive_data(data)
         if core.state is not OPEN and not self._closing:
             # The peer closed, or broke the protocol and the core has failed the connection.
             self._begin_closing()
-        else:
+        elif core.writes:
             self._flush()
         if core.rests:
             self._core = None
             del core.deliver  # which refers to this wire
             if len(_SPARE) < _MAX_SPARE:
                 _SPARE.append(core)
-        if self._flooded:
-            return
-        self._backlog = data[SLICE:] if len(data) > SLICE else _NOTHING
-        if self._backlog:
-            self._pause(paused=True)
-            self._loop.call_soon(self._go_on)
-        else:
-            self._pause(paused=False)
 
     def _pause(self, *, paused: bool) -> None:
         if paused is not self._paused and not self._transport.is_closing():
@@ -263,9 +277,9 @@ class Wire(asyncio.Protocol):
     def _send(self, opcode: Opcode, data: bytes) -> None:
         if self._closing or self._transport.is_closing():
             return
-        if self._core is not None:
+        if self._core is not None and self._core.writes:
             self._flush()  # a pong, perhaps, that comes first
-        self._transport.write(Frame(opcode, data).serialize(mask=False))
+        self._transport.write(framed(opcode, data))
         if self._transport.get_write_buffer_size() > MAX_BUFFER:
             self._receiver.overflowed()
 
