@@ -46,6 +46,9 @@ class Tls:
                 f"server.tls_certificate {self._certificate} with server.tls_key {self._key} cannot be"
                 f" used: {error.strerror or error}"
             ) from error
+        # An ICE connects rarely and stays: two tickets for a resumption that never comes would be a
+        # quarter of a handshake's CPU (RFC 8446 section 4.6.1 leaves it to the server).
+        context.num_tickets = 0
         return context
 
     def _no_passphrase(self) -> str:
