@@ -24,6 +24,7 @@ _OPERATIONS: Final = {
     ice_type: [kind.value for kind in kinds] for ice_type, kinds in OPERATIONS.items()
 }
 _NO_HELLO: Final = protocol.Hello()
+_NOTHING: Final[frozenset[str]] = frozenset()  # an empty one is 216 bytes each time
 _MISSING: Final = msgspec.Raw(b"")
 
 
@@ -81,9 +82,11 @@ class Session:
     __slots__ = (
         "_observer",
         "address",
+        "generation",
         "greeted",
         "hello",
         "ice",
+        "ice_name",
         "id",
         "opened",
         "ping_due",
@@ -107,6 +110,10 @@ class Session:
         observer: Observer,
     ) -> None:
         self.ice = ice
+        self.ice_name = ice.ice_name
+        """The name under which the hub holds this session."""
+        self.generation = ice.generation
+        """The generation that was admitted; an event of a higher one ends the session."""
         self.id = session_id
         self.seq = seq
         self.address = address
@@ -114,19 +121,9 @@ class Session:
         self.hello = _NO_HELLO
         self.opened = asyncio.get_running_loop().time()
         self.greeted: float | None = None
-        self.running: frozenset[str] = frozenset()
+        self.running = _NOTHING
         self.ping_due = 0.0
         self._observer = observer
-
-    @property
-    def ice_name(self) -> str:
-        """The name under which the hub holds this session."""
-        return self.ice.ice_name
-
-    @property
-    def generation(self) -> int:
-        """The generation that was admitted; an event of a higher one ends the session."""
-        return self.ice.generation
 
     def welcome(self, heartbeat: float) -> bytes:
         """The first message."""

@@ -1,0 +1,100 @@
+"""What an admission and an idle session cost, counted and not timed: a guard against creeping costs.
+
+The bounds are what was counted when they were set, and a fifth more. Whoever has to raise one says why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import socket
+import sys
+import tracemalloc
+from pathlib import Path
+
+import gateway
+from client.protocol import PATH
+from tests.support.ice import until
+
+CALLS = 200
+"""Python calls of an admission, from the accepted connection to presence in the table."""
+TRACKED = 17
+"""Objects of an idle session that the garbage collector has to look at."""
+TRACED = 4200
+"""Bytes of an idle session that Python has allocated."""
+MANY = 100
+
+_COUNTED = (
+    str(Path(gateway.__file__).parent),
+    *(str(Path("site-packages", name)) for name in ("aiohttp", "aiosqlite", "prometheus_client")),
+)
+
+
+async def arrivals(running, names):
+    """Registered ICEs, each with a new connection on which its handshake stands already."""
+    ices = [await running.provision(name, "ci-cd") for name in names]
+    for ice in ices:
+        await (await ice.connect()).close()
+    await until(lambda: not len(running.gateway.hub))
+    await running.settled()
+    sockets = []
+    for ice in ices:
+        host, _, port = ice.url.removeprefix("http://").partition(":")
+        sockets.append(socket.create_connection((host, int(port))))
+        sockets[-1].sendall(ice.request(path=PATH))
+    return sockets
+
+
+async def admitted(running, count):
+    """All who have arrived are in the hub, and everybody may know."""
+    await until(lambda: len(running.gateway.hub) == count)
+    await running.settled()
+
+
+async def test_the_calls_of_an_admission(running):
+    sockets = await arrivals(running, [f"ci-{number}" for number in range(MANY)])
+    calls = {}
+
+    def count(frame, event, _):
+        code = frame.f_code
+        if event == "call" and any(part in code.co_filename for part in _COUNTED):
+            name = f"{Path(code.co_filename).name}:{code.co_qualname}"
+            calls[name] = calls.get(name, 0) + 1
+
+    sys.setprofile(count)
+    try:
+        await admitted(running, MANY)
+    finally:
+        sys.setprofile(None)
+    for ours in sockets:
+        ours.close()
+    each = sum(calls.values()) / MANY
+    most = sorted(((number / MANY, name) for name, number in calls.items()), reverse=True)
+    assert calls["hub.py:Hub.promote"] == MANY
+    assert each <= CALLS, (
+        f"{each:.0f} calls an admission, {CALLS} were expected; the most: {most[:40]}"
+    )
+
+
+async def test_what_an_idle_session_holds(running):
+    names = [f"ci-{number}" for number in range(MANY)]
+    sockets = await arrivals(running, names)
+    tasks = len(asyncio.all_tasks())
+    gc.collect()
+    tracemalloc.start()
+    try:
+        tracked = len(gc.get_objects())
+        before = tracemalloc.get_traced_memory()[0]
+        await admitted(running, MANY)
+        for name in names:
+            running.gateway.hub.get(name).wire.ping()
+        gc.collect()
+        traced = (tracemalloc.get_traced_memory()[0] - before) / MANY
+        tracked = (len(gc.get_objects()) - tracked) / MANY
+    finally:
+        tracemalloc.stop()
+    for ours in sockets:
+        ours.close()
+    assert len(asyncio.all_tasks()) <= tasks, "no session was expected to have a task of its own"
+    assert tracked <= TRACKED, f"{tracked:.1f} objects a session, {TRACKED} were expected"
+    assert traced <= TRACED, f"{traced:.0f} bytes a session, {TRACED} were expected"
