@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable
 from typing import Final, Protocol, cast
 
+from websockets.exceptions import PayloadTooBig
 from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN, SERVER
 from websockets.protocol import Protocol as Core
@@ -28,6 +29,7 @@ RATE: Final = 1000
 """Frames a second that a peer may send for long,"""
 BURST: Final = 5000
 """and at once."""
+_MAX_CONTROL: Final = 125  # RFC 6455 section 5.5
 _NO_CLOSE_FRAME: Final = 1006  # RFC 6455 section 7.1.5
 _LEFT: Final = 1000
 _OURS: Final = frozenset(code for code in CLOSINGS if code >= 1012)  # noqa: PLR2004 - a restart, drops
@@ -67,7 +69,16 @@ class _Core(Core):
         super().receive_data(data)
 
     def recv_frame(self, frame: Frame) -> None:
+        size = self.current_size
+        if (
+            frame.opcode is Opcode.CONT
+            and size is not None
+            and size + len(frame.data) > MAX_MESSAGE
+        ):
+            raise PayloadTooBig(len(frame.data), MAX_MESSAGE - size)
         super().recv_frame(frame)
+        # A control frame within a message is no part of it (RFC 6455 section 5.4), but takes of its limit.
+        self.max_message_size = MAX_MESSAGE + (0 if self.current_size is None else _MAX_CONTROL)
         self.events.clear()
         self._unread -= _size(frame)
         self.deliver(frame)
@@ -313,7 +324,9 @@ class Wire(asyncio.Protocol):
         try:
             text = str(message, "utf-8")
         except UnicodeDecodeError:
-            self.close(1007)
+            # Section 8.1: the connection is failed, which is more than closed: nothing is heard any more.
+            self._parser().fail(1007, CLOSINGS[1007].reason)
+            self._begin_closing()
         else:
             self._receiver.received(text)
 
