@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test coverage torture screenshots lint types format lock clean
+.PHONY: help demo serve test coverage torture bench bench-quick screenshots lint types format lock clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -41,6 +41,12 @@ torture: $(STAMP) ## Ten minutes at most: kill -9 in 300 rounds and during 300 o
 	@$(BIN)/python -m tests.torture.api
 	@$(BIN)/python -m tests.torture.abuse
 
+bench: $(STAMP) ## Measure beside what others offer, 25 minutes at most; writes docs/performance.md
+	@$(BIN)/python -m tests.bench
+
+bench-quick: $(STAMP) ## The same with fewer ICEs in 3 minutes; prints its table alone
+	@$(BIN)/python -m tests.bench --quick
+
 screenshots: $(STAMP) ## Make the pictures of docs/images from a real run (needs Chromium)
 	@$(BIN)/python -m tests.browser.screenshots
 
@@ -63,4 +69,4 @@ lock: $(STAMP) ## Renew requirements.lock
 		--group dev --output-file requirements.lock pyproject.toml
 
 clean: ## Remove what was installed and measured
-	rm -rf $(VENV) .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) .bench .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info

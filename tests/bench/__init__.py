@@ -1,1 +1,1 @@
-"""Measurements. Nothing here is a test: a figure is printed, not judged."""
+"""Measurements: a figure is printed, not judged. What is tested is the report that is made of them."""

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tests.bench.systems import OTHER_CORE
 
 _SOURCE = Path(__file__).with_name("loadgen.c")
-LONGEST = 240.0
+LONGEST = 180.0
 """Seconds for one run at the most."""
 
 
 class Generator:
-    """The load generator, built in `folder`."""
+    """The load generator, built in `folder`; none of its runs goes on beyond `deadline` (`time.monotonic`)."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, deadline: float) -> None:
+        self._deadline = deadline
         self._program = folder / "loadgen"
         subprocess.run(
             ["gcc", "-O2", "-o", str(self._program), str(_SOURCE), "-lssl", "-lcrypto"], check=True
@@ -35,21 +39,27 @@ class Generator:
 
     def run(self, url: str, *options: object) -> dict[str, Any]:
         """One run to its end. Raises RuntimeError where it does not come to one."""
-        return finish(self.start(url, *options))
+        with killed(self.start(url, *options)) as process:
+            return self.finish(process)
+
+    def finish(self, process: subprocess.Popen[str]) -> dict[str, Any]:
+        """What a run that was begun has measured."""
+        left = max(0.0, min(LONGEST, self._deadline - time.monotonic()))
+        out, err = process.communicate(timeout=left)
+        try:
+            figures: dict[str, Any] = json.loads(out)
+        except ValueError:
+            raise RuntimeError(f"the load generator failed: {err.strip() or out}") from None
+        if process.returncode or "error" in figures:
+            raise RuntimeError(f"the load generator failed: {figures.get('error')} {err}")
+        return figures
 
 
-def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """What a run that was begun has measured."""
+@contextlib.contextmanager
+def killed(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
+    """Whatever happens meanwhile, the run is over in the end."""
     try:
-        out, err = process.communicate(timeout=LONGEST)
-    except subprocess.TimeoutExpired:
+        yield process
+    finally:
         process.kill()
-        process.communicate()
-        raise
-    try:
-        figures: dict[str, Any] = json.loads(out)
-    except ValueError:
-        raise RuntimeError(f"the load generator failed: {err.strip() or out}") from None
-    if process.returncode or "error" in figures:
-        raise RuntimeError(f"the load generator failed: {figures.get('error')} {err}")
-    return figures
+        process.wait()

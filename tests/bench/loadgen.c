@@ -92,7 +92,7 @@ static int nechos, nrates, nkicks;
 static int ep, inflight, nopen;
 static uint64_t fails, refused, hs_bad, badecho, gone_unexp;
 static SSL_CTX *ctx;
-static int last_status;
+static int last_status, last_code;
 static char last_err[256];
 static uint64_t *lat;
 static size_t nlat, caplat;
@@ -467,6 +467,8 @@ static int send_hs(conn *c) {
 }
 static void on_msg(conn *c, int op, uint64_t len) {
   if (op == 8) {
+    if (len >= 2)
+      last_code = (unsigned char)c->pre[0] << 8 | (unsigned char)c->pre[1];
     if (!c->t_close)
       c->t_close = now();
     if (!c->closing) {
@@ -826,7 +828,7 @@ static void cpuinfo(double per) {
   long r;
   procstat(&c, &r);
   double w = (now() - w0) / 1e9;
-  printf("\"wall_s\":%.3f,\"srv_cpu_us_per\":%.1f,\"srv_cpu\":%.2f,\"lg_cpu\":%.2f", w,
+  printf("\"wall_s\":%.3f,\"srv_cpu_us_per\":%.1f,\"srv_cpu\":%.4f,\"lg_cpu\":%.2f", w,
          per ? (c - d0) * 1e6 / per : 0, (c - d0) / w, (mycpu() - dm0) / w);
 }
 
@@ -966,14 +968,18 @@ int main(int ac, char **av) {
   printf("{\"conns\":%d,\"conc\":%d", N, conc);
   if (churn_s > 0) {
     phase = P_CHURN;
-    int m = conc < N ? conc : N;
+    int at = 0; // round and round: each connection comes as often as any other, and has its own proofs
     mark();
     uint64_t e = now() + (uint64_t)(churn_s * 1e9);
     while (now() < e) {
       static uint64_t opened;
-      for (int i = 0; i < m; i++)
-        if (C[i].fd < 0 && (!churn_rate || opened < churn_rate * (now() - w0) / 1e9))
-          start(&C[i]), opened++;
+      for (int i = 0; i < N && inflight < conc; i++) {
+        if (churn_rate && opened >= churn_rate * (now() - w0) / 1e9)
+          break;
+        if (C[at].fd < 0)
+          start(&C[at]), opened++;
+        at = (at + 1) % N;
+      }
       step(churn_rate ? 1000 : 100000);
     }
     printf(",\"churn\":{\"n\":%llu,\"per_s\":%.0f,\"fails\":%llu,", (unsigned long long)churn_done,
@@ -981,7 +987,7 @@ int main(int ac, char **av) {
     cpuinfo(churn_done);
     sortlat();
     printf(",\"p50_ms\":%.2f,\"p99_ms\":%.2f}", pct(.5), pct(.99));
-    for (int i = 0; i < m; i++) {
+    for (int i = 0; i < N; i++) {
       if (st_inflight(&C[i])) {
         hardclose(&C[i], 1);
         inflight--;
@@ -1161,7 +1167,8 @@ int main(int ac, char **av) {
     for (int i = 0; i < ncl; i++)
       addlat(lcl[i]);
     sortlat();
-    printf(",\"closeframe_n\":%d,\"close_p50_ms\":%.3f,\"close_p99_ms\":%.3f}", ncl, pct(.5), pct(.99));
+    printf(",\"closeframe_n\":%d,\"last_code\":%d,\"close_p50_ms\":%.3f,\"close_p99_ms\":%.3f}", ncl, last_code,
+           pct(.5), pct(.99));
     kick_target = -1;
   }
   if (kickall_file || storm_cmd || breaks) {

@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 
 from tests.bench.fleet import Fleet, copied, name_of
-from tests.bench.generator import Generator, finish
+from tests.bench.generator import Generator, killed
 from tests.bench.systems import (
     JSON_RPC,
     Running,
@@ -32,6 +32,9 @@ from tests.support.authority import Authority
 
 API = "/admin/api/v1"
 ECHO = "128:256:3"
+DROPS = 300
+DEREGISTERED = 4101
+COMERS = 500
 _CONCURRENT = 256
 _WARM = 200
 Figures = dict[str, float]
@@ -51,20 +54,38 @@ class Bench:
     def log(self) -> Path:
         return self.folder / "log"
 
-    def ramp(self, server: Running, path: str, *options: object, size: int = 0) -> dict[str, Any]:
-        """Connect everybody, 256 at a time; then what `options` say."""
-        return self.generator.run(
-            f"ws://127.0.0.1:{server.port}{path}",
-            *("--conns", size or self.fleet.size, "--conc", _CONCURRENT, "--warm", _WARM),
+    def ramp(
+        self, server: Running, path: str, *options: object, scheme: str = "ws"
+    ) -> dict[str, Any]:
+        """Connect everybody, 256 at a time; then what `options` say.
+
+        Raises RuntimeError where somebody did not come in.
+        """
+        size = self.fleet.size
+        result = self.generator.run(
+            f"{scheme}://127.0.0.1:{server.port}{path}",
+            *("--conns", size, "--conc", _CONCURRENT, "--warm", min(_WARM, size // 5)),
             *("--pid", server.process.pid, "--settle", 1500, *options),
         )
+        if result["ramp"]["n"] != size - min(_WARM, size // 5):
+            raise RuntimeError(f"not everybody came in: {result}")
+        return result
 
-    def ices(self, server: Running, *options: object, rounds: int = 1) -> dict[str, Any]:
-        """As `ramp`, by the ICEs of the fleet; their proofs are made now, each for one handshake."""
+    def ices(
+        self, server: Running, *options: object, rounds: int = 1, scheme: str = "ws"
+    ) -> dict[str, Any]:
+        """As `ramp`, by the ICEs of the fleet; their proofs are made now, each for one handshake.
+
+        Raises RuntimeError where one was refused, or lost its connection unasked.
+        """
         headers = self.folder / "headers"
-        self.fleet.write_headers(headers, f"{server.url}/ice/v1", 0, self.fleet.size, rounds)
+        url = f"{scheme.replace('ws', 'http')}://127.0.0.1:{server.port}/ice/v1"
+        self.fleet.write_headers(headers, url, 0, self.fleet.size, rounds)
         more = ("--ready-msgs", 1, "--headers-file", headers, *options)
-        return self.ramp(server, "/ice/v1", *more)
+        result = self.ramp(server, "/ice/v1", *more, scheme=scheme)
+        if result["ramp"]["bad"] or result["unexpected_gone"]:
+            raise RuntimeError(f"the gateway refused or lost an ICE: {result}")
+        return result
 
     @contextlib.contextmanager
     def registered(self, **environment: str) -> Iterator[Running]:
@@ -94,11 +115,18 @@ def _ramp_figures(result: dict[str, Any]) -> Figures:
 def _kick_figures(result: dict[str, Any]) -> Figures:
     kick = result["kick"]
     return {
-        "drop_p50_ms": kick["close_p50_ms"] or kick["eof_p50_ms"],
-        "drop_p99_ms": kick["close_p99_ms"] or kick["eof_p99_ms"],
-        "drops": kick["n"],
-        "drops_missed": kick["missed"],
+        "drop_p50_ms": kick["close_p50_ms"],
+        "drop_p99_ms": kick["close_p99_ms"],
+        # Whoever saw its connection end without being told counts as missed.
+        "drops_missed": DROPS - kick["closeframe_n"],
     }
+
+
+def _back(result: dict[str, Any]) -> float:
+    storm = result["storm"]
+    if storm["all_back_s"] < 0:
+        raise RuntimeError(f"not everybody came back: {storm}")
+    return float(storm["all_back_s"])
 
 
 def register_all(bench: Bench) -> Figures:
@@ -112,21 +140,24 @@ def register_all(bench: Bench) -> Figures:
 
 
 def admissions(bench: Bench) -> Figures:
-    """Admissions with all checks, memory, JSON-RPC round trips, and the CPU of whoever is idle."""
+    """Admissions with all checks, memory, JSON-RPC round trips."""
     with bench.registered() as server:
-        result = bench.ices(server, "--echo", ECHO, *JSON_RPC, "--hold", bench.hold)
-    return {
-        **_ramp_figures(result),
-        "echo_per_s": result["echo"][0]["per_s"],
-        "idle_cpu_percent": 100 * result["hold"]["srv_cpu"],
-    }
+        result = bench.ices(server, "--echo", ECHO, *JSON_RPC)
+    return {**_ramp_figures(result), "echo_per_s": result["echo"][0]["per_s"]}
+
+
+def idle(bench: Bench) -> Figures:
+    """The CPU of ICEs that do nothing but answer pings, over the whole time between two of them."""
+    with bench.registered() as server:
+        result = bench.ices(server, "--hold", bench.hold)
+    return {"idle_cpu_percent": 100 * result["hold"]["srv_cpu"]}
 
 
 def others(bench: Bench, system: System) -> Figures:
     """The same of a server that checks nothing; one connection at a time is ended by a call."""
     port = free_port()
     kick = f"POST {system.kick} HTTP/1.1\\r\\nHost: localhost\\r\\nContent-Length: 0\\r\\n\\r\\n"
-    drops = ("--kicks", 300, "--admin", f"127.0.0.1:{port}", "--admin-req", kick)
+    drops = ("--kicks", DROPS, "--admin", f"127.0.0.1:{port}", "--admin-req", kick)
     with started((*system.command, str(port)), port, "ready", bench.log) as server:
         result = bench.ramp(
             server,
@@ -143,7 +174,7 @@ def storm_of_others(bench: Bench, system: System) -> Figures:
     port = free_port()
     with started((*system.command, str(port)), port, "ready", bench.log) as server:
         result = bench.ramp(server, system.path, *system.options, "--break")
-    return {"storm_s": result["storm"]["all_back_s"]}
+    return {"storm_s": _back(result)}
 
 
 def drops(bench: Bench) -> Figures:
@@ -151,7 +182,10 @@ def drops(bench: Bench) -> Figures:
     request = bench.call("POST", "/ices/bench-{i}/deregister").replace("\r\n", "\\r\\n")
     with bench.registered() as server:
         admin = ("--admin", f"127.0.0.1:{server.port}", "--admin-req", request)
-        return _kick_figures(bench.ices(server, "--kicks", 300, *admin))
+        result = bench.ices(server, "--kicks", DROPS, *admin)
+    if result["kick"]["last_code"] != DEREGISTERED:
+        raise RuntimeError(f"closed with another code: {result['kick']}")
+    return _kick_figures(result)
 
 
 def mass_drop(bench: Bench) -> Figures:
@@ -163,17 +197,16 @@ def mass_drop(bench: Bench) -> Figures:
     with bench.registered() as server:
         admin = ("--admin", f"127.0.0.1:{server.port}", "--kickall-file", file)
         result = bench.ices(server, *admin)["drop_all"]
-    return {
-        "mass_drop_s": result["last_eof_ms"] / 1000,
-        "mass_drop_missed": result["live"] - result["dropped"],
-    }
+    if result["dropped"] != bench.fleet.size:
+        raise RuntimeError(f"not everybody was dropped: {result}")
+    return {"mass_drop_s": result["last_eof_ms"] / 1000}
 
 
 def storm(bench: Bench) -> Figures:
     """Every connection breaks at once, and every ICE comes back at once."""
     with bench.registered() as server:
         result = bench.ices(server, "--break", rounds=4)
-    return {"storm_s": result["storm"]["all_back_s"]}
+    return {"storm_s": _back(result)}
 
 
 def restart(bench: Bench) -> Figures:
@@ -192,7 +225,7 @@ def restart(bench: Bench) -> Figures:
         finally:
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 os.kill(int(Path(f"{script}.pid").read_text()), signal.SIGKILL)
-    return {"restart_s": result["storm"]["all_back_s"]}
+    return {"restart_s": _back(result)}
 
 
 def tls_memory(bench: Bench) -> Figures:
@@ -203,15 +236,7 @@ def tls_memory(bench: Bench) -> Figures:
         "ICE_GATEWAY_SERVER__TLS_KEY": str(key),
     }
     with bench.registered(**environment) as server:
-        headers = bench.folder / "headers"
-        url = f"https://127.0.0.1:{server.port}/ice/v1"
-        bench.fleet.write_headers(headers, url, 0, bench.fleet.size, 1)
-        result = bench.generator.run(
-            f"wss://127.0.0.1:{server.port}/ice/v1",
-            *("--conns", bench.fleet.size, "--conc", _CONCURRENT, "--warm", _WARM),
-            *("--pid", server.process.pid, "--settle", 1500),
-            *("--ready-msgs", 1, "--headers-file", headers),
-        )
+        result = bench.ices(server, scheme="wss")
     return {
         "tls_admissions_per_s": result["ramp"]["per_s"],
         "tls_kib_per_connection": result["mem"]["kib_per_conn"],
@@ -251,31 +276,39 @@ async def _operate(bench: Bench, server: Running, count: int) -> list[float]:
 def listing(bench: Bench, crowd: Fleet, seconds: float = 10.0) -> Figures:
     """Pages of a large table while everybody is connected and 500 more a second come and go.
 
-    `crowd` has 500 ICEs more than are connected, for those who come and go.
+    `crowd` has 500 ICEs more than stay connected: each of them comes once a second.
     """
-    connected, comers, rate = crowd.size - 500, 500, 500
+    connected = crowd.size - COMERS
     folder = copied(crowd.folder, bench.folder / "copy")
-    with gateway(folder, free_port(), bench.log) as server:
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(gateway(folder, free_port(), bench.log))
         url, ice = f"ws://127.0.0.1:{server.port}/ice/v1", f"{server.url}/ice/v1"
         staying, coming = bench.folder / "headers", bench.folder / "headers-comers"
-        crowd.write_headers(staying, ice, 0, connected, 1)
         common = ("--conc", _CONCURRENT, "--ready-msgs", 1)
-        crowded = bench.generator.start(
-            url, "--conns", connected, *common, "--headers-file", staying, "--hold", seconds + 5
+
+        crowd.write_headers(staying, ice, 0, connected, 1)
+        stay = (*common, "--headers-file", staying, "--hold", seconds + 8)
+        crowded = stack.enter_context(
+            killed(bench.generator.start(url, "--conns", connected, *stay))
         )
         asyncio.run(_until_connected(crowd, server, connected - 1))
-        crowd.write_headers(coming, ice, connected, comers, int(rate * (seconds + 3) / comers))
-        churn = bench.generator.start(
-            *(url, "--conns", comers, "--base", connected, "--warm", 0, *common),
-            *("--headers-file", coming, "--churn", seconds, "--churn-rate", rate),
+
+        # One handshake a second and ICE, and some to spare: a proof is good once.
+        crowd.write_headers(coming, ice, connected, COMERS, int(seconds) + 6)
+        come = (*common, "--headers-file", coming, "--base", connected, "--warm", 0)
+        rate = ("--churn", seconds + 1, "--churn-rate", COMERS)
+        churn = stack.enter_context(
+            killed(bench.generator.start(url, "--conns", COMERS, *come, *rate))
         )
         times = sorted(asyncio.run(_list(crowd, server, seconds)))
-        came = finish(churn)["churn"]["per_s"]
-        finish(crowded)
+        came = bench.generator.finish(churn)["churn"]
+        stayed = bench.generator.finish(crowded)
+    if came["per_s"] < 0.95 * COMERS or came["fails"] or stayed["unexpected_gone"]:
+        raise RuntimeError(f"it was to be {COMERS} admissions a second: {came}; {stayed}")
     return {
         "listing_p50_ms": 1000 * statistics.median(times),
         "listing_p99_ms": 1000 * times[int(0.99 * (len(times) - 1))],
-        "listing_admissions_per_s": came,
+        "listing_admissions_per_s": came["per_s"],
     }
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.bench import goals
 from tests.bench.fleet import database_in
 
 SERVER_CORE, OTHER_CORE = "0", "1"
@@ -102,7 +103,7 @@ def gateway(
 
 
 SESSION_LAYER = System(
-    "the session layer without checks",
+    goals.SESSION_LAYER,
     (sys.executable, "-m", "tests.bench.echo", "--welcome", "--port"),
     "/{i}",
     ("--ready-msgs", "1", "--header", "Sec-WebSocket-Protocol: ice.v1"),
@@ -117,19 +118,19 @@ def peers(python: Path, modules: Path) -> tuple[System, ...]:
     path = "/socket.io/?EIO=4&transport=websocket&number={i}"
     return (
         System(
-            "bare aiohttp + uvloop",
+            goals.BARE_AIOHTTP,
             (str(python), str(_HERE / "peers/bare_aiohttp.py")),
             "/ws/{i}",
             ("--ready-msgs", "1"),
         ),
         System(
-            "python-socketio on aiohttp + uvloop",
+            goals.PYTHON_SOCKETIO,
             (str(python), str(_HERE / "peers/socketio_aiohttp.py")),
             path,
             socketio,
             event,
         ),
         System(
-            "Node socket.io", ("node", str(modules / "socketio_node.mjs")), path, socketio, event
+            goals.NODE_SOCKETIO, ("node", str(modules / "socketio_node.mjs")), path, socketio, event
         ),
     )

@@ -27,7 +27,6 @@ from tests.support.ice import PATIENCE, Ice
 
 CONT, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 NAMES = {CONT: "cont", TEXT: "text", BINARY: "binary", CLOSE: "close", PING: "ping", PONG: "pong"}
-LOOPS = {"asyncio": None, "uvloop": uvloop.new_event_loop}
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="  # RFC 6455 section 1.3
 NEVER = 3600.0
@@ -283,7 +282,7 @@ class Server(echo.Echo):
 
 
 class Stage:
-    """The echo app as it is started, on one of the loops."""
+    """The echo app as it is started."""
 
     def __init__(self, runner, patch):
         self.play = runner.run
@@ -349,9 +348,10 @@ def octets(item):
     return item.octets if isinstance(item, Frame) else item
 
 
-@pytest.fixture(params=LOOPS)
-def stage(request, monkeypatch):
-    with asyncio.Runner(loop_factory=LOOPS[request.param]) as runner:
+@pytest.fixture
+def stage(monkeypatch):
+    """On the loop that serves; what differs between loops is in `test_wire`."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         stage = Stage(runner, monkeypatch)
         runner.run(stage.open())
         yield stage
