@@ -36,6 +36,7 @@ MAX_IN_HAND: Final = 8
 """Finishes of one session that may wait for the store."""
 _MAX_RUNNING: Final = 64
 _RETRY: Final = 0.5
+_SOON: Final = 0.02
 _LONGEST: Final = 30.0
 _ENDING: Final = frozenset(action.value for action, rule in RULES.items() if rule.closes)
 _UNHEARD_OF: Final = reason("lost", "the ICE came back without it and did not say what it came to")
@@ -146,8 +147,10 @@ class Dispatch:
         lane = self._lane_of(session)
         if lane is None or lane.sent != operation_id:
             return  # an answer that nobody waits for
-        move = Move.ACCEPT if refused is None else Move.FAIL
-        self._begin(self._answer(session, operation_id, move, refused))
+        if refused is None:
+            self._begin(self._accept_soon(session, operation_id))
+        else:
+            self._begin(self._answer(session, operation_id, Move.FAIL, refused))
 
     def progressed(self, session: Session, progress: protocol.Progress) -> None:
         """How far the ICE is with what it was sent; other news is ignored."""
@@ -292,6 +295,13 @@ class Dispatch:
             self._progress.forget(new.id)
 
     # --- what an ICE says --------------------------------------------------------------------------------
+
+    async def _accept_soon(self, session: Session, operation_id: str) -> None:
+        """Write that it runs, unless it has finished by then: its finish would wait for this commit."""
+        await asyncio.sleep(_SOON)
+        lane = self._lane_of(session)
+        if lane is not None and lane.sent == operation_id:
+            await self._answer(session, operation_id, Move.ACCEPT, None)
 
     async def _answer(
         self, session: Session, operation_id: str, move: Move, refused: bytes | None
