@@ -105,6 +105,11 @@ class Fleet:
         """One of them, as a client."""
         return Ice(url, self._tokens[number], Key(self._keys[number].private))
 
+    def handshake(self, number: int, url: str) -> tuple[str, str]:
+        """One's token, and a proof that is good for a minute."""
+        token = self._tokens[number]
+        return token, self._keys[number].proof(url, token)
+
     def write_headers(self, path: Path, url: str, first: int, count: int, rounds: int) -> None:
         """Headers for `rounds` handshakes of each of `count` ICEs from `first` on, a line each.
 
@@ -113,8 +118,7 @@ class Fleet:
         with path.open("w") as file:
             for _ in range(rounds):
                 for number in range(first, first + count):
-                    token = self._tokens[number]
-                    proof = self._keys[number].proof(url, token)
+                    token, proof = self.handshake(number, url)
                     file.write(
                         f"Sec-WebSocket-Protocol: ice.v1\tAuthorization: DPoP {token}\tDPoP: {proof}\n"
                     )

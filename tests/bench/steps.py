@@ -1,0 +1,206 @@
+"""What each step of an admission costs alone, in CPU time of the whole process.
+
+    python -m tests.bench.steps FOLDER COUNT
+
+A database with COUNT ICEs is made in FOLDER. A step is done for all of them in a row, so that its code is in
+the processor's caches; in a gateway the steps take turns, and each costs more. One JSON object on stdout:
+microseconds by step, the median of five passes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from gateway import base64url, logs, process, proof
+from gateway.hub import Hub
+from gateway.ice import Ice, IceType
+from gateway.keyfile import KeyStore
+from gateway.metrics import Metrics
+from gateway.presence import Presence
+from gateway.secret import Secret
+from gateway.session import Session
+from gateway.settings import load
+from gateway.store.ices import LookUps
+from gateway.store.sqlite import SqliteEngine, open_sqlite
+from gateway.times import utc_now
+from tests.bench.fleet import Fleet, database_in
+
+URL = "http://127.0.0.1:8440/ice/v1"
+TOGETHER = 256
+PASSES = 5
+
+
+class _Nobody:
+    """Hears what sessions tell."""
+
+
+async def _passes(each: Callable[[], Awaitable[None] | None], count: int) -> float:
+    """Microseconds of CPU per ICE."""
+    took = []
+    for _ in range(PASSES):
+        began = time.process_time()
+        waiting = each()
+        if waiting is not None:
+            await waiting
+        took.append((time.process_time() - began) / count * 1e6)
+    return statistics.median(took)
+
+
+class Steps:
+    """The parts of a gateway, without the network, and what its ICEs would bring."""
+
+    def __init__(self, fleet: Fleet, keys: KeyStore, engine: SqliteEngine) -> None:
+        self._keys, self._engine = keys, engine
+        brought = [fleet.handshake(number, URL) for number in range(fleet.size)]
+        self._tokens = [Secret(token) for token, _ in brought]
+        self._proofs = [text for _, text in brought]
+        self._opened = [keys.open(token) for token in self._tokens]
+        self._urls = frozenset({proof.normalise(URL)})
+        self._count = fleet.size
+
+    async def measure(self) -> dict[str, float]:  # noqa: C901 - a step is a function
+        signed = [_signed(text) for text in self._proofs]
+        checks = [proof._key("ES256", jwk)[0] for jwk, _, _ in signed]
+        verified = [self._verify(number) for number in range(self._count)]
+        look_ups = LookUps(self._engine)
+        readings = [await look_ups.find(opened.ice_name) for opened in self._opened]
+        ices = [reading.ice for reading in readings]
+        metrics = Metrics()
+        gauge, counter = (
+            metric.labels(IceType.CI_CD) for metric in (metrics.sessions, metrics.admissions)
+        )
+        log = structlog.get_logger()
+
+        def signatures() -> None:
+            for check, (_, signature, text) in zip(checks, signed, strict=True):
+                check(signature, text)
+
+        def keys() -> None:
+            for jwk, _, _ in signed:
+                proof._key("ES256", jwk)
+
+        def open_tokens() -> None:
+            for token in self._tokens:
+                self._keys.open(token)
+
+        def verify() -> None:
+            for number in range(self._count):
+                self._verify(number)
+
+        def remember() -> None:
+            once = proof.Once(proof.Nonces(b"key"))
+            for one in verified:
+                once.used(one, one.iat, 0.0)
+                once.take(one, one.iat, 0.0)
+
+        async def look_up() -> None:
+            for first in range(0, self._count, TOGETHER):
+                some = self._opened[first : first + TOGETHER]
+                await asyncio.gather(*(look_ups.find(opened.ice_name) for opened in some))
+
+        def decide() -> None:
+            hub: Hub[Session] = Hub()
+            for opened, one, ice in zip(self._opened, verified, ices, strict=True):
+                pending = hub.expect(opened.ice_name, opened.generation)
+                ice.judge(
+                    opened.ice_type, opened.generation, opened.digest, one.thumbprint, utc_now()
+                )
+                hub.forget(pending)
+
+        def sessions() -> None:
+            for number, ice in enumerate(ices):
+                _session(ice, number).welcome(30.0)
+
+        def count() -> None:
+            for _ in range(self._count):
+                gauge.inc()
+                counter.inc()
+                metrics.admission_seconds.observe(0.01)
+
+        def write_log() -> None:
+            for ice in ices:
+                facts = {"ice": ice.ice_name, "generation": 1, "address": "127.0.0.1"}
+                log.info("admitted", **facts, connection="0123456789abcdef")
+
+        presence = Presence(self._engine, "steps", utc_now)
+        numbers = iter(range(PASSES * self._count))
+
+        async def be_present() -> None:
+            for first in range(0, self._count, TOGETHER):
+                for ice in ices[first : first + TOGETHER]:
+                    presence.opened(_session(ice, next(numbers)))
+                await presence.flush()
+
+        signature, key = await self._of(signatures), await self._of(keys)
+        return {
+            "open_token_us": await self._of(open_tokens),
+            "signature_us": signature,
+            "key_us": key,
+            "proof_us": await self._of(verify) - signature - key,
+            "replay_us": await self._of(remember),
+            "look_up_us": await self._of(look_up),
+            "decide_us": await self._of(decide),
+            "session_us": await self._of(sessions),
+            "metrics_us": await self._of(count),
+            "log_us": await self._of(write_log),
+            "presence_us": await self._of(be_present),
+        }
+
+    async def _of(self, each: Callable[[], Awaitable[None] | None]) -> float:
+        return await _passes(each, self._count)
+
+    def _verify(self, number: int) -> proof.Proof:
+        token = self._tokens[number].reveal()
+        verified = proof.verify(self._proofs[number], token=token, urls=self._urls, expected=URL)
+        assert isinstance(verified, proof.Proof), f"a good proof was refused: {verified}"
+        return verified
+
+
+def _signed(text: str) -> tuple[dict[str, Any], bytes, bytes]:
+    """The key of a proof, its signature, and what is signed."""
+    head, claims, signature = text.split(".")
+    jwk = json.loads(base64url.decode(head))["jwk"]
+    return jwk, base64url.decode(signature), f"{head}.{claims}".encode()
+
+
+def _session(ice: Ice, number: int) -> Session:
+    return Session(
+        ice,
+        session_id=f"{number:016x}",
+        seq=1,
+        address="127.0.0.1",
+        since=utc_now(),
+        observer=_Nobody(),  # type: ignore[arg-type]
+    )
+
+
+async def run(folder: Path, count: int) -> None:
+    """Provision `count` ICEs in `folder`, measure with them, and print it."""
+    fleet = Fleet(folder, count)
+    await fleet.provision()
+    settings = load(None, {}, {"database.url": database_in(folder)})
+    keys = KeyStore(settings.key_file)
+    keys.load()
+    async with open_sqlite(settings.database_path, serving=True) as engine:
+        print(json.dumps(await Steps(fleet, keys, engine).measure()))
+
+
+def main() -> None:
+    folder, count = Path(sys.argv[1]), int(sys.argv[2])
+    sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - where the log lines go, to the end
+    logs.configure("json", "info")
+    process.run(run(folder, count))
+
+
+if __name__ == "__main__":
+    main()
