@@ -22,7 +22,8 @@ from gateway.store.sessions import Connection, Happening, Opened
 from gateway.times import Clock
 
 _RETRY: Final = 0.5
-_PAUSE: Final = 0.03
+_PAUSE: Final = 0.1
+"""Seconds between two groups: everybody sees who is connected soon enough, and a storm is a few commits."""
 _MAX_HAPPENINGS: Final = 20_000
 """Kept at the most while the store is away; then the oldest go."""
 
@@ -135,7 +136,7 @@ class Presence:
             await self._wake.wait()
             self._wake.clear()
             if await self.flush():
-                # Others who write to the same file need a gap to get in: SQLite's lock is not fair.
+                # Others who write to the same file need a gap, too, to get in: SQLite's lock is not fair.
                 await asyncio.sleep(_PAUSE)
             else:
                 await asyncio.sleep(_RETRY)
