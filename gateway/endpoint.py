@@ -163,13 +163,6 @@ class Endpoint:
         ice_type = admitted.ice.ice_type
         self._sessions[ice_type].inc()
         self._admissions[ice_type].inc()
-        _log.info(
-            "admitted",
-            ice=session.ice_name,
-            generation=session.generation,
-            address=session.address,
-            connection=connection,
-        )
 
     def _turned_away(self) -> Problem | None:
         if self.draining:
@@ -226,7 +219,6 @@ class Endpoint:
         if not lost.done():
             self._closing.add(lost)
             lost.add_done_callback(self._closing.discard)
-        _log.info("closed", ice=session.ice_name, code=code, connection=session.id)
 
     async def drain(self) -> None:
         """Admit nobody any more, and close every session with 1012 and a time of its own to return."""

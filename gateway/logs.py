@@ -60,7 +60,8 @@ def configure(form: str, level: str) -> None:
 def _stamp(_: Any, level: str, line: EventDict) -> EventDict:
     """Say how grave it is, and when it happened."""
     line["level"] = level
-    line["timestamp"] = to_text(utc_now())
+    if "timestamp" not in line:  # or it is told later
+        line["timestamp"] = to_text(utc_now())
     return line
 
 

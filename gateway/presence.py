@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final
 
 import msgspec
@@ -19,7 +20,7 @@ from gateway.session import Session
 from gateway.store import sessions
 from gateway.store.engine import Engine, StoreUnavailable
 from gateway.store.sessions import Connection, Happening, Opened
-from gateway.times import Clock
+from gateway.times import Clock, to_text
 
 _RETRY: Final = 0.5
 _PAUSE: Final = 0.1
@@ -37,27 +38,47 @@ class Change(msgspec.Struct, frozen=True, gc=False):
     connection: Connection | None
 
 
+class _Turn(msgspec.Struct, frozen=True, gc=False):
+    """A session began (`admitted`) or ended (`closed`, with a code)."""
+
+    session: Session
+    kind: str
+    code: str | None
+    at: datetime
+
+    def happening(self) -> Happening:
+        """As it is kept."""
+        session = self.session
+        return Happening(session.ice_name, self.kind, self.code, session.address, self.at, self.at)
+
+
 @dataclass(slots=True)
 class _Batch:
-    opened: dict[str, Opened] = field(default_factory=dict)
-    greeted: dict[str, Connection] = field(default_factory=dict)
+    """What has happened, as it came; what is written of it is made when it is written."""
+
+    opened: dict[str, Session] = field(default_factory=dict)
+    greeted: dict[str, Session] = field(default_factory=dict)
     closed: set[str] = field(default_factory=set)
-    happenings: list[Happening] = field(default_factory=list)
+    turns: list[_Turn] = field(default_factory=list)
     refused: dict[tuple[str, str, str], Happening] = field(default_factory=dict)
-    news: dict[str, Change] = field(default_factory=dict)
+    news: dict[str, Session | None] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return bool(self.greeted or self.closed or self.happenings or self.refused)
+        return bool(self.greeted or self.closed or self.turns or self.refused)
 
 
 class Presence:
-    """Collects changes and writes whatever came while the last group was written."""
+    """Collects changes and writes whatever came while the last group was written; logs them likewise.
+
+    Between two handshakes nothing is done but to note them: together it costs a third.
+    """
 
     def __init__(self, engine: Engine, node: str, clock: Clock) -> None:
         self._engine = engine
         self._node = node
         self._clock = clock
         self._batch = _Batch()
+        self._unsaid: list[_Turn] = []
         self._wake = asyncio.Event()
         self._listeners: set[Callable[[Change], None]] = set()
 
@@ -72,22 +93,15 @@ class Presence:
 
     def opened(self, session: Session) -> None:
         """A session began."""
-        connection = self._connection(session)
-        opened = Opened(session.ice_name, session.generation, connection)
-        self._batch.opened[session.id] = opened
-        self._happened(session, "admitted", None)
-        self._batch.news[session.ice_name] = Change(session.ice_name, connection)
+        self._batch.opened[session.id] = session
+        self._batch.news[session.ice_name] = session
+        self._turned(session, "admitted", None)
 
     def greeted(self, session: Session) -> None:
         """A session said hello."""
-        connection = self._connection(session)
-        if session.id in self._batch.opened:
-            self._batch.opened[session.id] = replace(
-                self._batch.opened[session.id], connection=connection
-            )
-        else:
-            self._batch.greeted[session.id] = connection
-        self._batch.news[session.ice_name] = Change(session.ice_name, connection)
+        if session.id not in self._batch.opened:
+            self._batch.greeted[session.id] = session
+        self._batch.news[session.ice_name] = session
         self._wake.set()
 
     def closed(self, session: Session, code: int, *, superseded: bool) -> None:
@@ -96,9 +110,9 @@ class Presence:
         if self._batch.opened.pop(session.id, None) is None:
             self._batch.greeted.pop(session.id, None)
             self._batch.closed.add(session.id)
-        self._happened(session, "closed", str(code))
         if not superseded:
-            self._batch.news[session.ice_name] = Change(session.ice_name, None)
+            self._batch.news[session.ice_name] = None
+        self._turned(session, "closed", str(code))
 
     def refused(self, ice_name: str, code: str, address: str) -> None:
         """A genuine token was refused."""
@@ -111,24 +125,14 @@ class Presence:
             self._batch.refused[key] = Happening(ice_name, "refused", code, address, now, now)
         self._wake.set()
 
-    def _happened(self, session: Session, kind: str, code: str | None) -> None:
-        now = self._clock()
-        happenings = self._batch.happenings
-        happenings.append(Happening(session.ice_name, kind, code, session.address, now, now))
-        del happenings[: max(0, len(happenings) - _MAX_HAPPENINGS)]
+    def _turned(self, session: Session, kind: str, code: str | None) -> None:
+        turn = _Turn(session, kind, code, self._clock())
+        turns = self._batch.turns
+        turns.append(turn)
+        if len(turns) > _MAX_HAPPENINGS:
+            del turns[0]
+        self._unsaid.append(turn)
         self._wake.set()
-
-    def _connection(self, session: Session) -> Connection:
-        hello = session.hello
-        return Connection(
-            session.id,
-            self._node,
-            session.since,
-            session.address,
-            hello.version,
-            hello.platform,
-            hello.hostname,
-        )
 
     async def run(self) -> None:
         """Write changes until cancelled."""
@@ -144,20 +148,26 @@ class Presence:
 
     async def flush(self) -> bool:
         """Write what has been collected; False where that fails, and it is kept."""
+        self._say()
         batch, self._batch = self._batch, _Batch()
         if not batch:
             return True
-        happenings = sorted(
-            [*batch.happenings, *batch.refused.values()], key=lambda happening: happening.at
-        )
+        opened = [
+            Opened(session.ice_name, session.generation, self._connection(session))
+            for session in batch.opened.values()
+        ]
+        greeted = [self._connection(session) for session in batch.greeted.values()]
+        happenings = [turn.happening() for turn in batch.turns]
+        if batch.refused:
+            happenings = sorted([*happenings, *batch.refused.values()], key=lambda one: one.at)
+        changes = [
+            Change(ice_name, None if session is None else self._connection(session))
+            for ice_name, session in batch.news.items()
+        ]
         try:
             await self._engine.write(
                 lambda transaction: sessions.record(
-                    transaction,
-                    list(batch.opened.values()),
-                    list(batch.greeted.values()),
-                    list(batch.closed),
-                    happenings,
+                    transaction, opened, greeted, list(batch.closed), happenings
                 )
             )
         except StoreUnavailable:
@@ -166,10 +176,42 @@ class Presence:
         except Exception:  # noqa: BLE001 - presence is no reason for the gateway to die
             _log.exception("presence lost")
             return True
-        for change in batch.news.values():
+        for change in changes:
             for listener in tuple(self._listeners):
                 listener(change)
         return True
+
+    def _say(self) -> None:
+        """Log who came and went since, each line with its own time."""
+        turns, self._unsaid = self._unsaid, []
+        for turn in turns:
+            session, at = turn.session, to_text(turn.at)
+            if turn.kind == "admitted":
+                _log.info(
+                    "admitted",
+                    ice=session.ice_name,
+                    generation=session.generation,
+                    address=session.address,
+                    connection=session.id,
+                    timestamp=at,
+                )
+            else:
+                code = int(turn.code or 0)
+                _log.info(
+                    "closed", ice=session.ice_name, code=code, connection=session.id, timestamp=at
+                )
+
+    def _connection(self, session: Session) -> Connection:
+        hello = session.hello
+        return Connection(
+            session.id,
+            self._node,
+            session.since,
+            session.address,
+            hello.version,
+            hello.platform,
+            hello.hostname,
+        )
 
 
 def _joined(older: _Batch, newer: _Batch) -> _Batch:
@@ -181,10 +223,8 @@ def _joined(older: _Batch, newer: _Batch) -> _Batch:
         greeted.pop(session, None)
         if opened.pop(session, None) is not None:
             closed.discard(session)
-    for session, connection in newer.greeted.items():
-        if session in opened:
-            opened[session] = replace(opened[session], connection=connection)
-            greeted.pop(session, None)
+    for session in opened:
+        greeted.pop(session, None)
     refused = dict(older.refused)
     for key, happening in newer.refused.items():
         known = refused.get(key)
@@ -193,5 +233,5 @@ def _joined(older: _Batch, newer: _Batch) -> _Batch:
             refused[key] = replace(known, at=happening.at, count=count)
         elif len(refused) < _MAX_HAPPENINGS:
             refused[key] = happening
-    happenings = [*older.happenings, *newer.happenings][-_MAX_HAPPENINGS:]
-    return _Batch(opened, greeted, closed, happenings, refused, {**older.news, **newer.news})
+    turns = [*older.turns, *newer.turns][-_MAX_HAPPENINGS:]
+    return _Batch(opened, greeted, closed, turns, refused, {**older.news, **newer.news})
