@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -281,7 +281,9 @@ class Reading(msgspec.Struct, frozen=True, gc=False):
     at: float
 
 
-_ROWS: Final = msgspec.json.Decoder(list[tuple[Any, ...]])
+_FOUND: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_ICE: Final = msgspec.json.Decoder(Ice)
+_AS_JSON: Final = ", ".join(f"'{name}', {name}" for name in Ice.__dataclass_fields__)
 
 
 class LookUps:
@@ -311,17 +313,17 @@ class LookUps:
                 batch, self._waiting = self._waiting, {}
                 at = self._monotonic()
                 try:
-                    rows, seq = await self._query(list(batch))
+                    found, seq = await self._query(list(batch))
                 except Exception as error:  # noqa: BLE001 - handed to whoever asked
                     for futures in batch.values():
                         _fail(futures, error)
                 else:
                     for name, futures in batch.items():
-                        _answer(futures, rows.get(name), seq, at)
+                        _answer(futures, name, found.get(name), seq, at)
         finally:
             self._running = None
 
-    async def _query(self, names: list[str]) -> tuple[dict[str, Row], int]:
+    async def _query(self, names: list[str]) -> tuple[dict[str, msgspec.Raw], int]:
         fault = self._engine.fault
         if fault is not None:
             # Whom nobody could take out again is not let in either.
@@ -330,22 +332,28 @@ class LookUps:
         # And one row: for each that it steps to, SQLite's thread has to wait for Python's lock.
         rows = await self._engine.look_up(
             "SELECT (SELECT coalesce(max(seq), 0) FROM ice_events),"
-            f" (SELECT json_group_array(json_array({_COLUMNS})) FROM ice_tokens"
+            f" (SELECT json_group_object(ice_name, json_object({_AS_JSON})) FROM ice_tokens"
             f" WHERE {many('ice_name', 1)})",
             msgspec.json.encode(names).decode(),
         )
         if not rows:
             raise StoreUnavailable("the look-up gave no answer")
         [(seq, found)] = rows
-        return {row[0]: row for row in _ROWS.decode(found)}, seq
+        return _FOUND.decode(found), seq
 
 
-def _answer(futures: list[asyncio.Future[Reading]], row: Row | None, seq: int, at: float) -> None:
+def _answer(
+    futures: list[asyncio.Future[Reading]],
+    ice_name: str,
+    found: msgspec.Raw | None,
+    seq: int,
+    at: float,
+) -> None:
     """One by one: an entry that is damaged is nobody else's trouble."""
     try:
-        reading = Reading(None if row is None else _from_row(row), seq, at)
-    except StoreUnavailable as error:
-        _fail(futures, error)
+        reading = Reading(None if found is None else _ICE.decode(found), seq, at)
+    except msgspec.DecodeError as error:
+        _fail(futures, damaged(f"the entry of {ice_name}", error))
     else:
         for future in futures:
             if not future.done():  # the asker may have gone
