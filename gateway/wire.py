@@ -29,6 +29,9 @@ RATE: Final = 1000
 """Frames a second that a peer may send for long,"""
 BURST: Final = 5000
 """and at once."""
+TEXT: Final = Opcode.TEXT
+BINARY: Final = Opcode.BINARY
+CONT: Final = Opcode.CONT
 _MAX_CONTROL: Final = 125  # RFC 6455 section 5.5
 _NO_CLOSE_FRAME: Final = 1006  # RFC 6455 section 7.1.5
 _LEFT: Final = 1000
@@ -70,28 +73,26 @@ class _Core(Core):
 
     def recv_frame(self, frame: Frame) -> None:
         size = self.current_size
-        if (
-            frame.opcode is Opcode.CONT
-            and size is not None
-            and size + len(frame.data) > MAX_MESSAGE
-        ):
-            raise PayloadTooBig(len(frame.data), MAX_MESSAGE - size)
         super().recv_frame(frame)
-        # A control frame within a message is no part of it (RFC 6455 section 5.4), but takes of its limit.
-        self.max_message_size = MAX_MESSAGE + (0 if self.current_size is None else _MAX_CONTROL)
+        if size is not None or self.current_size is not None:
+            self._bound(frame, size)
         self.events.clear()
         self._unread -= _size(frame)
         self.deliver(frame)
 
+    def _bound(self, frame: Frame, size: int | None) -> None:
+        """Bound a message in fragments, of which there were `size` bytes before this frame.
+
+        A control frame within it is no part of it (RFC 6455 section 5.4), but takes of the core's limit.
+        """
+        if frame.opcode is CONT and size is not None and size + len(frame.data) > MAX_MESSAGE:
+            raise PayloadTooBig(len(frame.data), MAX_MESSAGE - size)
+        self.max_message_size = MAX_MESSAGE + (0 if self.current_size is None else _MAX_CONTROL)
+
     @property
     def rests(self) -> bool:
-        """Whether it is as new: no frame and no message half-read, nothing closed, nothing to send."""
-        return (
-            self._unread == 0
-            and self.current_size is None
-            and self.state is OPEN
-            and not self.writes
-        )
+        """Whether nothing is half-read, no frame and no message; an open one is as new then."""
+        return self._unread == 0 and self.current_size is None
 
 
 def _size(frame: Frame) -> int:
@@ -114,6 +115,7 @@ def framed(opcode: Opcode, data: bytes) -> bytes:
 
 
 _NOTHING: Final = memoryview(b"")
+_DATA: Final = frozenset({TEXT, BINARY, CONT})
 _SPARE: Final[list[_Core]] = []
 _MAX_SPARE: Final = 64
 
@@ -171,11 +173,11 @@ class Wire(asyncio.Protocol):
 
     def send(self, text: bytes) -> None:
         """Send one text message; nothing once the connection is closing."""
-        self._send(Opcode.TEXT, text)
+        self._send(TEXT, text)
 
     def send_binary(self, data: bytes) -> None:
         """Send one binary message; nothing once the connection is closing."""
-        self._send(Opcode.BINARY, data)
+        self._send(BINARY, data)
 
     def ping(self) -> None:
         """Send a ping; the answer moves `heard`."""
@@ -233,12 +235,16 @@ class Wire(asyncio.Protocol):
             self._loop.call_soon(self._go_on)
 
     def _feed(self, data: bytes) -> None:
-        core = self._parser()
+        core = self._core or self._parser()
         core.receive_data(data)
-        if core.state is not OPEN and not self._closing:
-            # The peer closed, or broke the protocol and the core has failed the connection.
-            self._begin_closing()
-        elif core.writes:
+        if core.state is not OPEN:
+            if self._closing:
+                self._flush()
+            else:
+                # The peer closed, or broke the protocol and the core has failed the connection.
+                self._begin_closing()
+            return
+        if core.writes:
             self._flush()
         if core.rests:
             self._core = None
@@ -295,27 +301,32 @@ class Wire(asyncio.Protocol):
             self._receiver.overflowed()
 
     def _deliver(self, frame: Frame) -> None:
-        if not self._afford():
+        if self._credit < 1:
+            self._refill()
+        self._credit -= 1
+        if self._credit < 0:
             self.close(1008, "too-many-frames")
             # Not even its farewell is waited for.
             self._flooded = True
             self._pause(paused=True)
-        if self._closing:
+        opcode = frame.opcode
+        if self._closing or opcode not in _DATA:
             return
-        if frame.opcode is Opcode.BINARY and not self._receiver.takes_binary:
+        if opcode is BINARY and not self._receiver.takes_binary:
             self.close(1003)
-        elif frame.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
-            if frame.opcode is not Opcode.CONT:
-                self._binary = frame.opcode is Opcode.BINARY
-            # The core has checked their order and the size of all fragments together.
-            if self._message is not None:
-                self._message += frame.data
-            elif not frame.fin:
-                self._message = bytearray(frame.data)
-            if frame.fin:
-                message = frame.data if self._message is None else self._message
-                self._message = None
-                self._complete(message)
+            return
+        if opcode is not CONT:
+            self._binary = opcode is BINARY
+        # The core has checked their order and the size of all fragments together.
+        message: BytesLike = frame.data
+        if self._message is not None:
+            self._message += frame.data
+            message = self._message
+        elif not frame.fin:
+            self._message = bytearray(frame.data)
+        if frame.fin:
+            self._message = None
+            self._complete(message)
 
     def _complete(self, message: BytesLike) -> None:
         if self._binary:
@@ -330,16 +341,11 @@ class Wire(asyncio.Protocol):
         else:
             self._receiver.received(text)
 
-    def _afford(self) -> bool:
-        """Whether the peer may send one more frame now: `RATE` a second, `BURST` at once."""
-        if self._credit < 1:
-            now = self._loop.time()
-            self._credit = min(float(BURST), self._credit + (now - self._credited) * RATE)
-            self._credited = now
-            if self._credit < 1:
-                return False
-        self._credit -= 1
-        return True
+    def _refill(self) -> None:
+        """What the peer may send by now: `RATE` frames a second, `BURST` at once."""
+        now = self._loop.time()
+        self._credit = min(float(BURST), self._credit + (now - self._credited) * RATE)
+        self._credited = now
 
     def _flush(self) -> None:
         core = self._parser()
