@@ -63,9 +63,11 @@ class Tail:
             await self._look()
 
     async def _look(self) -> None:
+        # A commit of this process needs no asking: one wait less between it and the drop.
+        woken = self._engine.changed.is_set()
         self._engine.changed.clear()
         try:
-            if await self._engine.has_changed() or self._cut_off:
+            if woken or self._cut_off or await self._engine.has_changed():
                 await self._catch_up()
             if self._cut_off:
                 await self._compare()
