@@ -26,7 +26,7 @@ import aiohttp
 from tests.bench import machine, phases, report, toolchain
 from tests.bench.fleet import Fleet
 from tests.bench.generator import Generator
-from tests.bench.goals import GATEWAY
+from tests.bench.goals import GATEWAY, STEPS
 from tests.bench.phases import Bench, Figures
 from tests.bench.results import Results
 from tests.bench.systems import SESSION_LAYER, System, peers
@@ -125,6 +125,7 @@ def short(bench: Bench, others: tuple[System, ...]) -> list[Step]:
         Step(GATEWAY, "storm", lambda: phases.storm(bench)),
         Step(GATEWAY, "restart", lambda: phases.restart(bench)),
         Step(GATEWAY, "operations", lambda: phases.operations(bench)),
+        Step(STEPS, "steps", lambda: phases.steps(bench)),
     ]
 
 

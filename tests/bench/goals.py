@@ -9,6 +9,7 @@ SESSION_LAYER = "its session layer alone, no checks"
 BARE_AIOHTTP = "bare aiohttp + uvloop"
 PYTHON_SOCKETIO = "python-socketio on aiohttp + uvloop"
 NODE_SOCKETIO = "Node socket.io"
+STEPS = "the steps of an admission, each alone"
 SYSTEMS = (GATEWAY, SESSION_LAYER, BARE_AIOHTTP, PYTHON_SOCKETIO, NODE_SOCKETIO)
 
 

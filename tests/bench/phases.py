@@ -6,8 +6,11 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,9 +20,10 @@ from typing import Any
 import aiohttp
 
 from tests.bench.fleet import Fleet, copied, name_of
-from tests.bench.generator import Generator, killed
+from tests.bench.generator import LONGEST, Generator, killed
 from tests.bench.systems import (
     JSON_RPC,
+    SERVER_CORE,
     Running,
     System,
     free_port,
@@ -241,6 +245,22 @@ def tls_memory(bench: Bench) -> Figures:
         "tls_admissions_per_s": result["ramp"]["per_s"],
         "tls_kib_per_connection": result["mem"]["kib_per_conn"],
     }
+
+
+def steps(bench: Bench, count: int = 2_000) -> Figures:
+    """What each step of an admission costs alone; see `tests.bench.steps`."""
+    folder = bench.folder / "steps"
+    shutil.rmtree(folder, ignore_errors=True)
+    command = (sys.executable, "-m", "tests.bench.steps", str(folder), str(count))
+    done = subprocess.run(
+        ["taskset", "-c", SERVER_CORE, *command],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=LONGEST,
+    )
+    figures: Figures = json.loads(done.stdout)
+    return figures
 
 
 def operations(bench: Bench, count: int = 200) -> Figures:

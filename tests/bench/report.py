@@ -16,6 +16,7 @@ from tests.bench.goals import (
     GATEWAY,
     GOALS,
     SESSION_LAYER,
+    STEPS,
     SYSTEMS,
     Figure,
     Goal,
@@ -60,6 +61,23 @@ ALONE = (
     Column(
         "listing_admissions_per_s", "admissions that went on meanwhile", "/s", more_is_better=True
     ),
+)
+PARTS = (
+    ("open_token_us", "open the token (JWE, AES-256-GCM) and hash it"),
+    ("key_us", "make a key of the proof's `jwk`, and its thumbprint"),
+    ("signature_us", "verify its ES256 signature"),
+    ("proof_us", "all else of the proof: base64url, JSON, URL, token's hash"),
+    ("replay_us", "see that it was not used before, and remember it"),
+    ("look_up_us", "read the entry, 256 in one statement"),
+    ("decide_us", "pending in the hub, judged, and out again"),
+    ("session_us", "the session and its welcome"),
+    ("metrics_us", "count and time it"),
+    ("log_us", "one line in the log"),
+    ("presence_us", "write who is connected, 256 in one transaction"),
+)
+_STEPS_SAID = (
+    "CPU time on the server's core. A step alone is done for thousands of ICEs in a row, so that its code and tables"
+    " are in the processor's nearest caches; in the gateway the steps take turns and push each other out."
 )
 CAPTIONS = {
     "bench-admissions.svg": "Admissions per second of each system",
@@ -158,6 +176,32 @@ def alone(results: Results) -> list[str]:
     return table(["the gateway alone", "measured", "lowest to highest", "rounds"], rows, left=1)
 
 
+def microseconds(results: Results) -> list[str]:
+    """The steps of an admission, each alone, and what they come to in the gateway."""
+    layer = results.spread(Figure(SESSION_LAYER, "admission_cpu_us"))
+    whole = results.spread(Figure(GATEWAY, "admission_cpu_us"))
+    found = [(title, results.spread(Figure(STEPS, name))) for name, title in PARTS]
+    if layer is None or whole is None or any(spread is None for _, spread in found):
+        return []
+    title = "accept, read the request, write the 101: the session layer alone"
+    steps = [(title, layer), *((title, spread) for title, spread in found if spread is not None)]
+    alone = sum(spread.median for _, spread in steps)
+    rows = [[title, number(spread.median), _range(spread)] for title, spread in steps]
+    rows += [
+        ["**all steps, each alone**", number(alone), ""],
+        ["what they cost more while they take turns", number(whole.median - alone), ""],
+        ["**an admission in the gateway**", number(whole.median), _range(whole)],
+    ]
+    return [
+        "## Where each microsecond of an admission goes",
+        "",
+        _STEPS_SAID,
+        "",
+        *table(["step", "µs", "lowest to highest"], rows, left=1),
+        "",
+    ]
+
+
 def figures(results: Results) -> str:
     """The part of docs/performance.md that is made: figures, charts, machine and versions."""
     remarks = [f"- {text}." for text in results.notes]
@@ -184,6 +228,7 @@ def figures(results: Results) -> str:
         *alone(results),
         "",
         *pictures,
+        *microseconds(results),
         "## Machine and versions",
         "",
         *table(["machine", ""], [[name, value] for name, value in facts.items()], left=2),
