@@ -25,6 +25,8 @@ from gateway.times import Clock, to_text
 _RETRY: Final = 0.5
 _PAUSE: Final = 0.1
 """Seconds between two groups: everybody sees who is connected soon enough, and a storm is a few commits."""
+_LINES: Final = 128
+"""Lines of the log that are written before others have their turn."""
 _MAX_HAPPENINGS: Final = 20_000
 """Kept at the most while the store is away; then the oldest go."""
 
@@ -148,7 +150,7 @@ class Presence:
 
     async def flush(self) -> bool:
         """Write what has been collected; False where that fails, and it is kept."""
-        self._say()
+        await self._say()
         batch, self._batch = self._batch, _Batch()
         if not batch:
             return True
@@ -181,10 +183,12 @@ class Presence:
                 listener(change)
         return True
 
-    def _say(self) -> None:
+    async def _say(self) -> None:
         """Log who came and went since, each line with its own time."""
         turns, self._unsaid = self._unsaid, []
-        for turn in turns:
+        for number, turn in enumerate(turns, 1):
+            if not number % _LINES:
+                await asyncio.sleep(0)
             session, at = turn.session, to_text(turn.at)
             if turn.kind == "admitted":
                 _log.info(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Final
 
 Clock = Callable[[], datetime]
@@ -20,6 +21,7 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+@lru_cache(256)  # of one action or session the same moment is written several times
 def to_text(moment: datetime) -> str:
     """`2026-11-22T09:30:00.000000Z`."""
     if moment.tzinfo is not UTC:

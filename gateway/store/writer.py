@@ -157,4 +157,8 @@ class _SqliteTransaction:
 
 def numbered(params: Sequence[object]) -> dict[str, object]:
     """Parameters by number, so that `$1` names the first."""
-    return {str(number): value for number, value in enumerate(params, 1)}
+    return dict(zip(_NUMBERS, params, strict=False))
+
+
+_NUMBERS: Final = tuple(map(str, range(1, 33)))
+"""More than any statement has: who adds one beyond is told so by SQLite, which misses its value."""
