@@ -5,7 +5,7 @@ The map, from the top down. Imports only go down; `tests/unit/test_structure.py`
     cli/  demo                        the commands, and the story of an ICE on one screen
     app                               the composition root: the only place that knows everything
     admin/   endpoint  health         HTTP: the admin API, the ICE's handshake, probes
-    metrics  respond                  what all of HTTP shares
+    metrics  respond  listener        what all of HTTP shares
     dispatch                          sends an ICE its operations, one at a time
     admission  provisioning           the use cases: a rule and a store call each
     operations accounts   keys  backup  restore
@@ -13,6 +13,7 @@ The map, from the top down. Imports only go down; `tests/unit/test_structure.py`
     tail  presence  vitals            followers of the event log, writers of who is connected, what is wrong
     progress  clerk  watches          how far operations are, which are overdue, who waits for them
     hub  session  wire  heartbeat     this node's live sockets
+    handover                          how a connection leaves aiohttp and becomes a wire's
     store/  keyfile  handles  tls     SQL, a noun a file; the keys on disk; the system's limits; TLS
     ice  operation  event  tokens     the rules, pure: no I/O, no clock of their own
     proof  roles  errors  settings  ...

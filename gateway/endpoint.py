@@ -97,7 +97,7 @@ class Endpoint:
         fault = bad_handshake(upgrade) or self._turned_away()
         if fault is not None:
             return Refused(fault)
-        candidate = self._admission.screen(
+        candidate = await self._admission.screen(
             Handshake(
                 tuple(upgrade.headers.getall("Authorization", ())),
                 tuple(upgrade.headers.getall("DPoP", ())),

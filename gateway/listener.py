@@ -47,9 +47,9 @@ MAX_FIELD: Final = 32 * 1024
 MAX_FIELDS: Final = 128
 MAX_HEAD: Final = 64 * 1024
 """Bytes of all headers together."""
-DOORS: Final = 16
+DOORS: Final = 64
 """Connections accepted in one turn of the loop, which takes one from each handle that listens: in a storm
-those that have come together are looked up together."""
+those that have come together are screened and looked up together."""
 _TLS_FAREWELL: Final = 5.0
 """Seconds for a TLS client to say that it has heard the end."""
 _NO_ANSWER: Final = (
@@ -143,15 +143,23 @@ class _Connection(RequestHandler):
         ):
             return None
         gate = self._gates(message.path)
-        return None if gate is None else self._be_asked(gate, Upgrade(message, self))
+        return None if gate is None else self._be_asked(gate, Upgrade(message, self), message.path)
 
-    async def _be_asked(self, gate: Gate, upgrade: Upgrade) -> None:
-        self._asking = True
+    async def _be_asked(self, gate: Gate, upgrade: Upgrade, path: str) -> None:
+        # The timer that waited for the first bytes goes on for the answer: to make one is not for nothing.
         self._next_keepalive_close_time = self._loop.time() + REQUEST_TIMEOUT
+        self._asking = True
         try:
             refusal = await gate(upgrade)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._asking or task is None:
+                raise
+            task.uncancel()
+            _log.error("no answer", method="GET", path=path)
+            refusal = problem_response(problem("unavailable", _NO_ANSWER))
         except Exception:  # noqa: BLE001 - the last line before the client
-            _log.exception("unexpected error", method="GET")
+            _log.exception("unexpected error", method="GET", path=path)
             refusal = problem_response(problem("internal"))
         self._asking = False
         if refusal is not None:
@@ -160,13 +168,15 @@ class _Connection(RequestHandler):
             await self.start()
 
     def _process_keepalive(self) -> None:
-        """Let go of whoever has sent nothing, and of whom there was no time to answer."""
+        """Let go of whoever has sent nothing, and of a gate that takes too long."""
         super()._process_keepalive()
-        if self._keepalive_handle is None and (self._task_handler is None or self._asking):
-            if self._task_handler is not None:
-                _log.error("no answer", method="GET")
-                self._task_handler.cancel()
+        if self._keepalive_handle is not None:
+            return  # it was too early
+        if self._task_handler is None:
             self.force_close()
+        elif self._asking:
+            self._asking = False
+            self._task_handler.cancel()
 
     def pause_writing(self) -> None:
         """More waits for the client than it should: give it some time."""

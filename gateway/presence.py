@@ -186,12 +186,13 @@ class Presence:
     async def _say(self) -> None:
         """Log who came and went since, each line with its own time."""
         turns, self._unsaid = self._unsaid, []
+        say = _log.info
         for number, turn in enumerate(turns, 1):
             if not number % _LINES:
                 await asyncio.sleep(0)
             session, at = turn.session, to_text(turn.at)
             if turn.kind == "admitted":
-                _log.info(
+                say(
                     "admitted",
                     ice=session.ice_name,
                     generation=session.generation,
@@ -201,9 +202,7 @@ class Presence:
                 )
             else:
                 code = int(turn.code or 0)
-                _log.info(
-                    "closed", ice=session.ice_name, code=code, connection=session.id, timestamp=at
-                )
+                say("closed", ice=session.ice_name, code=code, connection=session.id, timestamp=at)
 
     def _connection(self, session: Session) -> Connection:
         hello = session.hello

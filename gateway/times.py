@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from typing import Final
+
+import msgspec
 
 Clock = Callable[[], datetime]
 """Gives the present as an aware time in UTC; tests give another."""
 
 
-_WITHOUT_OFFSET: Final = 26
+_LENGTH: Final = 27
+_TO_SECONDS: Final = 19
+_encode: Final = msgspec.json.Encoder().encode
 LONGEST: Final = 36_500 * 86_400.0
 """Seconds, a hundred years: what is longer is meant to be for ever, or does not fit a calendar."""
 
@@ -21,12 +24,13 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-@lru_cache(256)  # of one action or session the same moment is written several times
 def to_text(moment: datetime) -> str:
     """`2026-11-22T09:30:00.000000Z`."""
     if moment.tzinfo is not UTC:
         moment = moment.astimezone(UTC)
-    return moment.isoformat(timespec="microseconds")[:_WITHOUT_OFFSET] + "Z"
+    # As `isoformat`, at a tenth of its time; without a fraction where that is 0.
+    text = _encode(moment)[1:-1].decode()
+    return text if len(text) == _LENGTH else f"{text[:_TO_SECONDS]}.000000Z"
 
 
 def from_text(text: str) -> datetime:

@@ -55,13 +55,16 @@ def parts(running):
     """Where the gaps of an admission lie: before and after each await on its way."""
     admission = running.gateway.endpoint._admission
     return {
+        "screening": (admission, "screen"),
         "look-up": (admission._look_ups, "find"),
         "registration": (admission, "_register"),
         "decision": (admission, "decide"),
     }
 
 
-CONNECTING = [("look-up", False), ("look-up", True), ("decision", False), ("decision", True)]
+CONNECTING = [
+    (gap, after) for gap in ("screening", "look-up", "decision") for after in (False, True)
+]
 WON = [("registration", True), ("decision", True)]
 REGISTERING = [*CONNECTING, ("registration", False), ("registration", True)]
 """The gaps of a first handshake; in those of `WON` its compare-and-set has been committed."""
