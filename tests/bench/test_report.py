@@ -13,6 +13,7 @@ from tests.bench.goals import (
     GATEWAY,
     GOALS,
     SESSION_LAYER,
+    STEPS,
     SYSTEMS,
     Figure,
     Goal,
@@ -108,7 +109,7 @@ def test_what_is_measured_has_the_names_of_the_goals():
     assert (systems.SESSION_LAYER.name, *(one.name for one in others)) == SYSTEMS[1:]
     assert SYSTEMS[:2] == (GATEWAY, SESSION_LAYER)
     for one in Results.load(report.BENCH).rounds:
-        assert set(one) <= set(SYSTEMS)
+        assert set(one) <= {*SYSTEMS, STEPS}
 
 
 def test_bench_json_is_as_it_is_saved(tmp_path):
@@ -136,6 +137,7 @@ def test_the_charts_show_what_bench_json_says():
 def test_no_figure_is_measured_without_being_shown():
     shown = {goal.measured.name for goal in GOALS if isinstance(goal.measured, Figure)}
     shown |= {column.name for column in (*report.COLUMNS, *report.ALONE)}
+    shown |= {name for name, _ in report.PARTS}
     measured = {
         name
         for one in json.loads(report.BENCH.read_text("utf-8"))["rounds"]
