@@ -91,8 +91,13 @@ class _Core(Core):
 
     @property
     def rests(self) -> bool:
-        """Whether nothing is half-read, no frame and no message; an open one is as new then."""
-        return self._unread == 0 and self.current_size is None
+        """Whether it is as new: no frame and no message half-read, nothing closed, nothing to send."""
+        return (
+            self._unread == 0
+            and self.current_size is None
+            and self.state is OPEN
+            and not self.writes
+        )
 
 
 def _size(frame: Frame) -> int:

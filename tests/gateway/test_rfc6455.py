@@ -356,6 +356,9 @@ def stage(monkeypatch):
         runner.run(stage.open())
         yield stage
         runner.run(stage.close())
+    for core in gateway.wire._SPARE:
+        as_new = core.state is OPEN and not core.writes and not core.reader.buffer
+        assert as_new, "a parser that is lent again was expected to be as new"
 
 
 class Library:
