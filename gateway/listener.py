@@ -2,8 +2,8 @@
 
 aiohttp would answer the first in plain text, quote what was sent (a token, perhaps) and log it; who does
 not read an answer it would wait for without end. An upgrade that comes whole, and first on its
-connection, is answered by its gate without aiohttp's request, router and tasks: they would be half of
-what an admission costs. What comes otherwise goes the long way to the same gate.
+connection, is answered by its gate without aiohttp's request, router and tasks: they were half of what
+the session layer costs. What comes otherwise goes the long way to the same gate.
 
 This file and `handover` alone know aiohttp from the inside; it is pinned to its minor for them. What a
 body may be stands in `respond`.

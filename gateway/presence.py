@@ -7,6 +7,7 @@ so that nobody can flood the table.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -72,7 +73,7 @@ class _Batch:
 class Presence:
     """Collects changes and writes whatever came while the last group was written; logs them likewise.
 
-    Between two handshakes nothing is done but to note them: together it costs a third.
+    Between two handshakes nothing is done but to note them.
     """
 
     def __init__(self, engine: Engine, node: str, clock: Clock) -> None:
@@ -80,7 +81,7 @@ class Presence:
         self._node = node
         self._clock = clock
         self._batch = _Batch()
-        self._unsaid: list[_Turn] = []
+        self._unsaid: deque[_Turn] = deque()
         self._wake = asyncio.Event()
         self._listeners: set[Callable[[Change], None]] = set()
 
@@ -185,11 +186,13 @@ class Presence:
 
     async def _say(self) -> None:
         """Log who came and went since, each line with its own time."""
-        turns, self._unsaid = self._unsaid, []
         say = _log.info
-        for number, turn in enumerate(turns, 1):
+        for number in range(1, len(self._unsaid) + 1):
             if not number % _LINES:
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # whoever is cancelled here leaves the rest to the next
+            if not self._unsaid:
+                return
+            turn = self._unsaid.popleft()
             session, at = turn.session, to_text(turn.at)
             if turn.kind == "admitted":
                 say(
