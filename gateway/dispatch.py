@@ -19,12 +19,12 @@ from client import protocol
 from gateway.clerk import TOO_LATE
 from gateway.event import Entry
 from gateway.hub import Hub
-from gateway.ice import RULES, Status
+from gateway.ice import RULES
 from gateway.operation import ACTIVE, PATIENCE, Move, Operation, State, allows, reason
 from gateway.operations import CANCEL, REQUEST
 from gateway.progress import ProgressBook
 from gateway.session import Finish, Session
-from gateway.store import ices, operations
+from gateway.store import operations
 from gateway.store.engine import Engine, StoreUnavailable, T, Transaction, Unit
 from gateway.store.operations import Operations
 from gateway.times import Clock, to_text
@@ -101,10 +101,10 @@ class Dispatch:
         ice_name, action = entry.event.ice_name, entry.event.action
         if ice_name is None or action not in {REQUEST, CANCEL, *_ENDING}:
             return
-        self._watches.wake(ice_name)
         if action == REQUEST:
-            self._mark(ice_name)
+            self._mark(ice_name)  # nobody waits for it who has not read it
         else:
+            self._watches.wake(ice_name)
             self._look(ice_name)
 
     def _mark(self, ice_name: str) -> None:
@@ -221,21 +221,17 @@ class Dispatch:
 
     async def _send(self, lane: _Lane, work: Operation) -> float:
         """Mark as sent, durably, then send: what dies in between is lost, but never sent twice."""
-        session = lane.session
+        session, now = lane.session, self._clock()
+        ice_type = session.ice.ice_type
+        if not allows(ice_type, work.kind):
+            error = reason("kind-not-allowed", f"a {ice_type} ICE is not sent {work.kind}")
+            await self._move(work, Move.CANCEL, error=error)
+            return 0
 
         async def unit(transaction: Transaction) -> Operation | None:
-            current = await Operations(transaction.fetch).first(session.ice_name)
-            if current is None or current.id != work.id or current.state is not State.QUEUED:
-                return None
-            [ice] = (await ices.find_many(transaction, [session.ice_name])).values()
-            if ice.status is not Status.REGISTERED or ice.generation != session.generation:
-                return None
-            new = current.moved(Move.SEND, self._clock())
-            if not allows(ice.ice_type, current.kind):
-                error = reason("kind-not-allowed", f"a {ice.ice_type} ICE is not sent {work.kind}")
-                new = current.moved(Move.CANCEL, self._clock(), error=error)
-            changed = new is not None and await operations.replace(transaction, current, new)
-            return new if changed else None
+            new = work.moved(Move.SEND, now)
+            sent = new is not None and await operations.send(transaction, new, session.generation)
+            return new if sent else None
 
         lane.sending = work.id
         new = await self._engine.write(unit)
@@ -243,9 +239,6 @@ class Dispatch:
             lane.sending = None
             return _RETRY  # it was cancelled, or the session is about to be dropped
         self._told(new)
-        if new.state is not State.SENT:
-            lane.sending = None
-            return 0
         if self._hub.get(session.ice_name) is not session or self._closed:
             await self._move(new, Move.RECALL)
         else:
@@ -290,7 +283,7 @@ class Dispatch:
 
     def _told(self, new: Operation) -> None:
         """Tell whoever waits for it."""
-        self._watches.wake(new.ice_name, new.id)
+        self._watches.wake(new.ice_name, new.id, finished=new.is_finished)
         if new.is_finished:
             self._progress.forget(new.id)
 

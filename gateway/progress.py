@@ -66,7 +66,7 @@ class ProgressBook:
         except StoreUnavailable:
             return  # it is news, and more will come
         for operation_id, (ice_name, _) in latest.items():
-            self._watches.wake(ice_name, operation_id)
+            self._watches.wake(ice_name, operation_id, finished=False)
 
     def _row(self, progress: protocol.Progress) -> tuple[str, bytes]:
         fraction, message = progress.fraction, progress.message

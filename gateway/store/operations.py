@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Final
 
 from client.protocol import OperationKind
-from gateway.ice import fold
+from gateway.ice import Status, fold
 from gateway.operation import ACTIVE, UNFINISHED, Operation, State
 from gateway.store.engine import Fetch, Row, Transaction, damaged
 from gateway.times import from_text, from_text_or_none, to_text, to_text_or_none
@@ -29,6 +29,14 @@ def _states(states: Sequence[State]) -> str:
 
 _UNFINISHED: Final = f"state IN {_states(UNFINISHED)}"
 _ACTIVE: Final = f"state IN {_states(ACTIVE)}"
+
+
+def _first(number: int) -> str:
+    """SQL for what the ICE named by parameter `number` works on, or else for its next one."""
+    return (
+        f"(SELECT number FROM ice_operations WHERE ice_name = ${number} AND {_UNFINISHED}"
+        " ORDER BY state = 'queued', coalesce(run_at, created), number LIMIT 1)"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +96,27 @@ async def replace(transaction: Transaction, old: Operation, new: Operation) -> b
             None if new.error is None else new.error.decode(),
             old.id,
             old.state.value,
+        )
+    )
+
+
+async def send(transaction: Transaction, new: Operation, generation: int) -> bool:
+    """Mark a queued one as sent; False unless it is still the next of an ICE of this `generation`.
+
+    Others may have cancelled it, put another before it, sent one, or ended the generation.
+    """
+    return bool(
+        await transaction.run(
+            "UPDATE ice_operations SET state = $1, sent = $2 WHERE id = $3 AND state = $4"
+            f" AND number = {_first(5)} AND EXISTS (SELECT 1 FROM ice_tokens"
+            " WHERE ice_name = $5 AND status = $6 AND generation = $7)",
+            new.state.value,
+            to_text_or_none(new.sent),
+            new.id,
+            State.QUEUED.value,
+            new.ice_name,
+            Status.REGISTERED.value,
+            generation,
         )
     )
 
@@ -156,12 +185,7 @@ class Operations:
 
     async def first(self, ice_name: str) -> Operation | None:
         """The one that this ICE works on, or else the next to be sent (which may not be due yet)."""
-        return await self._one(
-            "number = (SELECT number FROM ice_operations"
-            f" WHERE ice_name = $1 AND {_UNFINISHED}"
-            " ORDER BY state = 'queued', coalesce(run_at, created), number LIMIT 1)",
-            ice_name,
-        )
+        return await self._one(f"number = {_first(1)}", ice_name)
 
     async def _one(self, condition: str, *params: object) -> Operation | None:
         rows = await self._fetch(

@@ -355,16 +355,15 @@ async def test_what_was_marked_as_sent_and_not_written_is_sent_to_the_next_sessi
     """The session ends between the commit and the write: nobody has received anything."""
     ice = await running.provision()
     connection = await greeted(ice)
-    replace = operations.replace
+    send = operations.send
 
-    async def and_then_it_goes(transaction, old, new):
-        done = await replace(transaction, old, new)
-        if new.state == "sent":
-            monkeypatch.setattr(operations, "replace", replace)
-            running.gateway.hub.get("lab-1").close(4201)
+    async def and_then_it_goes(transaction, new, generation):
+        done = await send(transaction, new, generation)
+        monkeypatch.setattr(operations, "send", send)
+        running.gateway.hub.get("lab-1").close(4201)
         return done
 
-    monkeypatch.setattr(operations, "replace", and_then_it_goes)
+    monkeypatch.setattr(operations, "send", and_then_it_goes)
     operation = await asked(running.admin)
     await connection.expect_dropped(4201)
     again = await greeted(ice)

@@ -110,7 +110,7 @@ async def create(request: web.Request) -> web.Response:
 async def _end_of(parts: AdminParts, operation: Operation, wait: float) -> Operation:
     """The operation when it has finished, or as it is after `wait` seconds."""
     with (
-        parts.watches.on(operation.ice_name, operation.id) as changed,
+        parts.watches.on(operation.ice_name, operation.id, end_only=True) as changed,
         contextlib.suppress(TimeoutError, StoreUnavailable),
     ):
         async with asyncio.timeout(wait):
@@ -120,6 +120,9 @@ async def _end_of(parts: AdminParts, operation: Operation, wait: float) -> Opera
                 operation = await parts.operations.find(operation.id) or operation
                 if not operation.is_finished:
                     await _news(changed, _LOOK_EVERY)
+    if wait and not operation.is_finished:
+        with contextlib.suppress(StoreUnavailable):
+            operation = await parts.operations.find(operation.id) or operation
     return operation
 
 
