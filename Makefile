@@ -66,7 +66,7 @@ format: $(STAMP) ## Format the code
 lock: $(STAMP) ## Renew requirements.lock
 	@$(BIN)/python -m pip --disable-pip-version-check --quiet install uv
 	@$(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --upgrade --quiet \
-		--group dev --output-file requirements.lock pyproject.toml
+		--extra postgres --group dev --output-file requirements.lock pyproject.toml
 
 clean: ## Remove what was installed and measured
 	rm -rf $(VENV) .bench .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info

@@ -259,10 +259,10 @@ class Admission:
                 "key_thumbprint": candidate.thumbprint,
             },
         )
-        entry = await self._engine.write(
+        logged = await self._engine.write(
             lambda transaction: ices.swap(transaction, ice, registered, event)
         )
-        return None if entry is None else Admitted(registered, entry.seq, at)
+        return None if logged is None else Admitted(registered, logged.seq, at)
 
     def holds(self, admitted: Admitted) -> bool:
         """Whether what was read still admits: it is fresh, and this node knows of every change."""

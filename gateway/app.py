@@ -44,9 +44,9 @@ from gateway.settings import BadSetting, Settings, cannot_listen
 from gateway.store.engine import Engine
 from gateway.store.events import Events
 from gateway.store.ices import Ices, LookUps
+from gateway.store.opening import open_store
 from gateway.store.operations import Operations
 from gateway.store.sessions import Happenings
-from gateway.store.sqlite import open_sqlite
 from gateway.tail import Tail
 from gateway.times import Clock, utc_now
 from gateway.tls import Tls
@@ -130,7 +130,7 @@ async def run_gateway(
         _log.warning(warning)
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(calm(asyncio.get_running_loop()))
-        engine = await stack.enter_async_context(open_sqlite(settings.database_path, serving=True))
+        engine = await stack.enter_async_context(open_store(settings.database_url, serving=True))
         keys = KeyStore(settings.key_file)
         if not keys.load() and await Ices(engine).any():
             raise KeyFileUnusable(

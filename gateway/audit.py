@@ -134,7 +134,7 @@ class Audit:
         if row[0] != seq:
             return  # another pruning was quicker: its checkpoint covers this one
         detail = msgspec.structs.asdict(_Checkpoint(seq, digest_of(row)))
-        await events.append(transaction, [Event(self._clock(), actor, PRUNE, None, None, detail)])
+        events.append(transaction, [Event(self._clock(), actor, PRUNE, None, None, detail)])
 
     async def _delete(self, seq: int) -> int:
         return await self._engine.write(lambda transaction: events.prune(transaction, seq))

@@ -100,7 +100,7 @@ async def back_up(
     event = Event(now, actor, "backup", None, None, {"folder": str(folder)})
 
     async def unit(transaction: Transaction) -> None:
-        await events.append(transaction, [event])
+        events.append(transaction, [event])
 
     await engine.write(unit)
     try:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from gateway import keyfile
+from gateway.database_url import file_of
 from gateway.finding import Finding, failed, ok, warning
 from gateway.hold import sentence
 from gateway.keyfile import KeyFileUnusable
@@ -25,10 +26,11 @@ from gateway.reach import handles, ports, tls
 from gateway.settings import BadSetting, Settings
 from gateway.store import restored
 from gateway.store.copies import Contents, Facts, as_it_is
+from gateway.store.engine import StoreRefused, StoreUnavailable
 from gateway.store.ices import sealed_with
 from gateway.store.restored import Waiting, waiting
 from gateway.store.setup import is_served, released
-from gateway.times import Clock, to_text
+from gateway.times import Clock, from_text_or_none, to_text
 
 _MIB: Final = 1024 * 1024
 _ROOM: Final = 64 * _MIB
@@ -56,6 +58,7 @@ class Seen:
     contents: Contents | None = None
     waits: Waiting | None = None
     needs: dict[str | None, list[str]] = field(default_factory=dict)
+    served: bool = False
     fault: str | None = None
 
 
@@ -70,8 +73,28 @@ async def look(path: Path) -> Seen:
             if facts.schema < restored.SCHEMA:
                 return Seen(facts, damage, found.contents())
             waits, needs = await waiting(found.fetch), await sealed_with(found.fetch)
-            return Seen(facts, damage, found.contents(), waits, needs)
+            return Seen(facts, damage, found.contents(), waits, needs, is_served(path))
     except (sqlite3.Error, ValueError) as error:
+        return Seen(fault=str(error))
+
+
+async def ask(url: str) -> Seen:
+    """Likewise, of a database on a server."""
+    try:
+        from gateway.store import postgres_setup as server  # noqa: PLC0415 - only a fleet has asyncpg
+
+        async with server.as_it_is(url) as (fetch, schema):
+            facts = Facts(ours=bool(schema), empty=not schema, schema=schema)
+            if not schema:
+                return Seen(facts)
+            [(ices, events, last)] = await fetch(
+                "SELECT (SELECT count(*) FROM ice_tokens), (SELECT count(*) FROM ice_events),"
+                " (SELECT at FROM ice_events ORDER BY seq DESC LIMIT 1)"
+            )
+            contents = Contents(ices, events, from_text_or_none(last))
+            waits, needs = await waiting(fetch), await sealed_with(fetch)
+            return Seen(facts, None, contents, waits, needs, await server.served(fetch))
+    except (StoreRefused, StoreUnavailable, ModuleNotFoundError) as error:
         return Seen(fault=str(error))
 
 
@@ -95,15 +118,17 @@ class Doctor:
 
     async def examine(self) -> list[Finding]:
         """Make every check; what one does not expect is a finding, too."""
-        self._seen = await look(self._settings.database_path)
+        on_disk = file_of(self._settings.database_url) is not None
+        url = self._settings.database_url
+        self._seen = await (look(self._settings.database_path) if on_disk else ask(url))
         findings: list[Finding] = []
         for name, check in (
             ("settings", self._exposure),
-            ("database", self._database),
+            ("database", self._database if on_disk else self._server),
             ("keys", self._keys),
-            ("files", self._files),
-            ("disk", self._disk),
-            ("port", lambda: ports(self._settings, served=self._served())),
+            ("files", self._files if on_disk else self._key_file),
+            *((("disk", self._disk),) if on_disk else ()),
+            ("port", lambda: ports(self._settings, served=self._seen.served)),
             ("tls", lambda: tls(self._settings, self._clock())),
             ("handles", lambda: handles(self._settings)),
             ("clock", self._time),
@@ -113,9 +138,6 @@ class Doctor:
             except Exception as error:  # noqa: BLE001 - a doctor does not die of a disease
                 findings.append(failed(name, f"cannot be checked: {error}", "see what it says"))
         return findings
-
-    def _served(self) -> bool:
-        return is_served(self._settings.database_path)
 
     def _exposure(self) -> Iterator[Finding]:
         """They could be read, or nobody would be here."""
@@ -132,7 +154,7 @@ class Doctor:
     # --- the database and the keys -------------------------------------------------------------------
 
     def _database(self) -> Iterator[Finding]:
-        path, seen, newest = self._settings.database_path, self._seen, released()[-1][0]
+        path, seen = self._settings.database_path, self._seen
         if not path.exists():
             remedy = "name it by --database or database.url; `ice-gateway serve` makes a new one"
             yield failed("database", f"there is no {path}", remedy)
@@ -151,21 +173,35 @@ class Doctor:
             return
         if seen.damage is not None:
             yield failed("database", f"{path} is damaged: {seen.damage}", _RESTORE)
-        schema = seen.facts.schema
+        yield from self._content(
+            str(path), "nothing need be done: the next start migrates it, and keeps a copy"
+        )
+
+    def _server(self) -> Iterator[Finding]:
+        name, seen = self._settings.database_shown, self._seen
+        if seen.facts is None:
+            yield failed("database", str(seen.fault), "change what it names")
+        elif seen.facts.empty:
+            yield warning("database", f"{name} has no tables yet", "the next start makes them")
+        else:
+            yield from self._content(name, "keep a copy (pg_dump): the next start migrates it")
+
+    def _content(self, name: str, older: str) -> Iterator[Finding]:
+        """What a database of ours says of itself; `older` is what to do where its schema is old."""
+        seen, newest = self._seen, released()[-1][0]
+        schema = 0 if seen.facts is None else seen.facts.schema
         if schema > newest:
-            text = f"{path} is of a newer gateway (schema {schema}, this one knows {newest})"
+            text = f"{name} is of a newer gateway (schema {schema}, this one knows {newest})"
             yield failed("database", text, "upgrade the gateway")
         elif schema < newest:
-            text = f"{path} is of an older gateway (schema {schema})"
-            remedy = "nothing need be done: the next start migrates it, and keeps a copy"
-            yield warning("database", text, remedy)
+            yield warning("database", f"{name} is of an older gateway (schema {schema})", older)
         if seen.waits is not None:
             remedy = "look at what it lists: `ice-gateway restore --confirm`"
             yield failed("restore", sentence(seen.waits), remedy)
         if seen.damage is None and seen.contents is not None and schema <= newest:
             held = f"ICEs: {seen.contents.ices}, events: {seen.contents.events}"
-            by = "a gateway serves it" if self._served() else "no gateway serves it"
-            yield ok("database", f"{path} is whole: {held}; {by}")
+            by = "a gateway serves it" if seen.served else "no gateway serves it"
+            yield ok("database", f"{name} is whole: {held}; {by}")
 
     def _keys(self) -> Iterator[Finding]:
         path = self._settings.key_file
@@ -198,6 +234,14 @@ class Doctor:
             failed("files", text, remedy) for text, remedy in (*self._open(), *self._foreign())
         ]
         yield from faults or [ok("files", "nobody else may read or change them")]
+
+    def _key_file(self) -> Iterator[Finding]:
+        """Of a gateway whose database is elsewhere."""
+        path = self._settings.key_file
+        if _mode(path) & _OTHERS:
+            yield failed("files", f"{path} is open to others", f"run `chmod 600 {path}`")
+        else:
+            yield ok("files", "nobody else may read or change them")
 
     def _open(self) -> Iterator[tuple[str, str]]:
         database, tls_key = self._settings.database_path, self._settings.server_tls_key
@@ -254,7 +298,8 @@ class Doctor:
         if last is not None and last - now > timedelta(seconds=_SKEW):
             text = f"it is {to_text(now)} here, and the newest event is of {to_text(last)}"
             yield failed("clock", text, remedy)
-        for path in (self._settings.database_path, self._settings.key_file):
+        database = file_of(self._settings.database_url)
+        for path in filter(None, (database, self._settings.key_file)):
             if path.exists() and path.stat().st_mtime > now.timestamp() + _SKEW:
                 yield warning("clock", f"{path} was written later than it is now", remedy)
         began, steady = self._began

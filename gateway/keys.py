@@ -154,7 +154,7 @@ class Keys:
         change: Callable[[KeyRing], KeyRing],
     ) -> None:
         event = Event(self._clock(), actor, action, None, None, {"key": kid})
-        await events.append(transaction, [event])
+        events.append(transaction, [event])
         keyfile.replace(self._path, change(self._read()))
 
 

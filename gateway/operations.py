@@ -84,7 +84,7 @@ class OperationDesk:
             if await rows.unfinished(new.ice_name) >= MAX_UNFINISHED:
                 return problem("queue-full")
             await operations.insert(transaction, new)
-            await events.append(transaction, [_event(actor, REQUEST, now, new, None)])
+            events.append(transaction, [_event(actor, REQUEST, now, new, None)])
             return new
 
         return await self._engine.write(unit)
@@ -102,7 +102,7 @@ class OperationDesk:
             if new is None or not await operations.replace(transaction, old, new):
                 return problem("already-finished", f"the operation has {_ENDED[old.state]}")
             [ice] = (await ices.find_many(transaction, [old.ice_name])).values()
-            await events.append(transaction, [_event(actor, CANCEL, ice, new, old.state)])
+            events.append(transaction, [_event(actor, CANCEL, ice, new, old.state)])
             return new
 
         return await self._engine.write(unit)

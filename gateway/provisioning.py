@@ -21,7 +21,7 @@ from gateway.operation import reason
 from gateway.secret import Secret
 from gateway.store import events, ices, operations
 from gateway.store.accounts import Accounts
-from gateway.store.engine import Engine, Transaction, Unit
+from gateway.store.engine import Appended, Engine, Transaction, Unit
 from gateway.times import Clock, later
 
 MAX_BULK: Final = 10_000
@@ -36,11 +36,11 @@ _ENDS_WORK: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """A new token, to be shown once, and the number of the event."""
+    """A new token, to be shown once, and the event."""
 
     ice: Ice
     token: Secret
-    seq: int
+    logged: Appended
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +48,15 @@ class Done:
     """An action that gives no token."""
 
     ice: Ice
-    seq: int
+    logged: Appended
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a bulk action did to one ICE: the number of its event, or the refusal."""
+    """What a bulk action did to one ICE: its event, or the refusal."""
 
     ice_name: str
-    seq: int | None
+    logged: Appended | None
     problem: Problem | None = None
 
 
@@ -108,8 +108,8 @@ class Provisioning:
                 expires=later(now, self._ttl),
             )
             event = _event(actor, Action.PROVISION, now, None, ice)
-            entry = await ices.insert(transaction, ice, event)
-            return problem("ice-exists") if entry is None else Issued(ice, token, entry.seq)
+            logged = await ices.insert(transaction, ice, event)
+            return problem("ice-exists") if logged is None else Issued(ice, token, logged)
 
         return await self._engine.write(unit)
 
@@ -152,7 +152,7 @@ class Provisioning:
             return ice.renew(action, digest, key_id=ring.seals, now=at, expires=expires)
 
         done = await self._change(actor, action, ice_name, expected, change=change, now=now)
-        return done if isinstance(done, Problem) else Issued(done.ice, tokens[0], done.seq)
+        return done if isinstance(done, Problem) else Issued(done.ice, tokens[0], done.logged)
 
     async def deregister(
         self, actor: Actor, ice_name: str, expected: Expected = None
@@ -211,8 +211,8 @@ class Provisioning:
                 return problem("not-registered")
             if expected is not None and ice.generation not in expected:
                 return problem("stale")
-            [entry] = await events.append(transaction, [_event(actor, DISCONNECT, now, ice, ice)])
-            return Done(ice, entry.seq)
+            [logged] = events.append(transaction, [_event(actor, DISCONNECT, now, ice, ice)])
+            return Done(ice, logged)
 
         return await self._engine.write(unit)
 
@@ -235,15 +235,15 @@ class Provisioning:
                 changes.append((old, new, _event(actor, action, now, old, new)))
                 verdicts.append(None)
             if action == DISCONNECT:
-                entries = await events.append(transaction, [event for _, _, event in changes])
+                logged = events.append(transaction, [event for _, _, event in changes])
             else:
-                entries = await ices.replace(transaction, changes)
+                logged = await ices.replace(transaction, changes)
                 ended = [new.ice_name for _, new, _ in changes]
                 why = _ENDS_WORK[Action.DEREGISTER]
                 await operations.cancel_all(transaction, ended, now, why)
-            seqs = iter(entry.seq for entry in entries)
+            each = iter(logged)
             return [
-                Outcome(name, None, verdict) if verdict else Outcome(name, next(seqs))
+                Outcome(name, None, verdict) if verdict else Outcome(name, next(each))
                 for name, verdict in zip(names, verdicts, strict=True)
             ]
 
@@ -285,12 +285,12 @@ def _swapping(
         if isinstance(new, Problem):
             return new
         assert not isinstance(new, WrongStatus)  # noqa: S101 - asked before
-        entry = await ices.swap(transaction, old, new, _event(actor, action, now, old, new))
-        if entry is None:
+        logged = await ices.swap(transaction, old, new, _event(actor, action, now, old, new))
+        if logged is None:
             return None
         if action in _ENDS_WORK:
             await operations.cancel_all(transaction, [new.ice_name], now, _ENDS_WORK[action])
-        return Done(new, entry.seq)
+        return Done(new, logged)
 
     return unit
 

@@ -10,11 +10,12 @@ import ipaddress
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
+from gateway.database_url import FILE, SERVERS, file_of, shown
 from gateway.times import LONGEST
 
 ENV_PREFIX: Final = "ICE_GATEWAY_"
@@ -123,9 +124,13 @@ def _networks(value: object) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Netw
 def _database(value: object) -> str:
     """A URL; a plain path is taken for the SQLite file that is meant."""
     url = _text(value)
+    if url.startswith(SERVERS):
+        if not urlsplit(url).path.strip("/"):
+            raise ValueError
+        return url
     if ":" not in url:
-        url = f"sqlite:///{url}"
-    if not url.startswith("sqlite:///") or len(url) == len("sqlite:///"):
+        url = FILE + url
+    if not url.startswith(FILE) or len(url) == len(FILE):
         raise ValueError
     return url
 
@@ -170,7 +175,12 @@ SETTINGS: Final = (
     Setting("server.tls_certificate", "", _optional_path, "a PEM file, or empty"),
     Setting("server.tls_key", "", _optional_path, "a PEM file, or empty"),
     Setting("server.insecure", default=False, parse=_boolean, accepts="true or false"),
-    Setting("database.url", "sqlite:///ice-gateway.db", _database, "sqlite:///PATH or a path"),
+    Setting(
+        "database.url",
+        "sqlite:///ice-gateway.db",
+        _database,
+        "sqlite:///PATH, a path, or postgresql://USER@HOST/NAME",
+    ),
     Setting("tokens.key_file", "", _optional_path, "a file, or empty for one beside the database"),
     Setting(
         "tokens.registration_ttl",
@@ -217,7 +227,7 @@ class Settings:
     server_tls_certificate: Path | None
     server_tls_key: Path | None
     server_insecure: bool
-    database_url: str
+    database_url: str = field(repr=False)  # it may hold a password
     tokens_key_file: Path | None
     tokens_registration_ttl: float
     ice_heartbeat: float
@@ -232,14 +242,31 @@ class Settings:
 
     @property
     def database_path(self) -> Path:
-        """The SQLite file: `sqlite:///relative.db` or `sqlite:////absolute.db`."""
-        return Path(unquote(self.database_url.removeprefix("sqlite:///"))).expanduser()
+        """The SQLite file of the database. Raises `BadSetting` where that is on a server."""
+        path = file_of(self.database_url)
+        if path is None:
+            raise BadSetting(
+                "database.url names a server, and this is done to an SQLite file alone: PostgreSQL has"
+                " tools of its own, such as pg_dump"
+            )
+        return path
+
+    @property
+    def database_shown(self) -> str:
+        """`database_url` without its password."""
+        return self.database_url if file_of(self.database_url) else shown(self.database_url)
 
     @property
     def key_file(self) -> Path:
-        """The file of the token keys; beside the database unless it was set."""
-        path = self.database_path
-        return self.tokens_key_file or path.with_name(f"{path.stem}.keys.json")
+        """The file of the token keys; beside the database unless it was set. Raises `BadSetting`."""
+        if self.tokens_key_file is not None:
+            return self.tokens_key_file
+        path = file_of(self.database_url)
+        if path is None:
+            raise BadSetting(
+                "set tokens.key_file: beside a database on a server there is no place for the token keys"
+            )
+        return path.with_name(f"{path.stem}.keys.json")
 
     @property
     def prefixes(self) -> tuple[str, ...]:
@@ -345,6 +372,8 @@ def _parse(setting: Setting, value: object, origin: str) -> Any:
     try:
         return setting.parse(value)
     except (ValueError, TypeError):
+        if setting.key == "database.url" and isinstance(value, str):
+            value = shown(value)
         raise BadSetting(
             f"{setting.key} = {value!r} (from {origin}) is not accepted: {setting.accepts}"
         ) from None

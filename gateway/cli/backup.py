@@ -81,7 +81,7 @@ async def _restore(settings: Settings, folder: Path) -> None:
             _show(found)
     tell(
         "no ICE is admitted until: ice-gateway restore --confirm --database"
-        f" {settings.database_url}"
+        f" {settings.database_shown}"
     )
 
 

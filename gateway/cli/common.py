@@ -24,8 +24,8 @@ from gateway.keyfile import KeyFileUnusable, KeyStore
 from gateway.passwords import Passwords
 from gateway.provisioning import Provisioning
 from gateway.settings import BadSetting, Settings, load
-from gateway.store.engine import StoreRefused, StoreUnavailable
-from gateway.store.sqlite import SqliteEngine, open_sqlite
+from gateway.store.engine import Engine, StoreRefused, StoreUnavailable
+from gateway.store.opening import open_store
 from gateway.text import pretty
 from gateway.times import utc_now
 
@@ -52,7 +52,7 @@ class Desk:
     """What a command works with, on the database itself; a running gateway follows the event log."""
 
     settings: Settings
-    engine: SqliteEngine
+    engine: Engine
     provisioning: Provisioning
     accounts: AccountBook
     actor: Actor
@@ -61,7 +61,7 @@ class Desk:
 @contextlib.asynccontextmanager
 async def desk(settings: Settings, *, create: bool = True) -> AsyncIterator[Desk]:
     """Open the database that the settings name; `create` makes it where there is none."""
-    async with open_sqlite(settings.database_path, create=create, tell=tell) as engine:
+    async with open_store(settings.database_url, create=create, tell=tell) as engine:
         yield Desk(
             settings,
             engine,

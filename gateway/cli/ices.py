@@ -22,7 +22,6 @@ from gateway.ice import IceType, Status, fold
 from gateway.secret import Secret
 from gateway.store.accounts import fold_user
 from gateway.store.ices import IceFilter, Ices, Listed
-from gateway.store.setup import is_served
 
 _PAGE = 1000
 
@@ -77,7 +76,7 @@ async def list_ices(
     while page := await table.page(where, _PAGE, after):
         listings += page
         after = fold(page[-1].ice.ice_name)
-    found = _documents(desk, listings)
+    found = await _documents(desk, listings)
     if connected is not None:
         found = [ice for ice in found if (ice.connection is not None) is connected]
     if as_json:
@@ -108,7 +107,7 @@ async def show(desk: Desk, name: str, *, as_json: bool) -> None:
     listed = await Ices(desk.engine).find(name)
     if listed is None:
         refuse(problem("not-registered").detail)
-    [document] = _documents(desk, [listed])
+    [document] = await _documents(desk, [listed])
     if as_json:
         show_json(document)
         return
@@ -158,8 +157,8 @@ def _show_token(token: Secret) -> None:
     click.echo(token.reveal())
 
 
-def _documents(desk: Desk, found: list[Listed]) -> list[IceDocument]:
+async def _documents(desk: Desk, found: list[Listed]) -> list[IceDocument]:
     """What a gateway that crashed left behind in the table is no connection."""
-    if any(listed.connection for listed in found) and not is_served(desk.engine.path):
+    if any(listed.connection for listed in found) and not await desk.engine.is_served():
         found = [replace(listed, connection=None) for listed in found]
     return [ice_document(listed) for listed in found]

@@ -31,7 +31,6 @@ from gateway.operation import Operation, State
 from gateway.operations import OperationDesk, Wanted
 from gateway.store.ices import Ices
 from gateway.store.operations import OperationFilter, Operations
-from gateway.store.setup import is_served
 from gateway.text import printable
 from gateway.times import utc_now
 
@@ -111,7 +110,7 @@ async def run(
         refuse(problem("not-registered").detail)
     wanted = Wanted(OperationKind(kind), params, run_at, deadline, idempotency_key)
     operation = unwrap(await _use_cases(desk).request(desk.actor, listed.ice, wanted))
-    if not (operation.is_finished or is_served(desk.engine.path)):
+    if not (operation.is_finished or await desk.engine.is_served()):
         tell("no gateway runs on this database: the operation is sent when one does")
     elif operation.state is State.QUEUED and operation.is_due(utc_now()) and not listed.connection:
         tell(f"{listed.ice.ice_name} is not connected: the operation is sent when it is")
@@ -222,7 +221,7 @@ async def _follow(desk: Desk, operation: Operation) -> Operation:
         try:
             while not operation.is_finished:
                 await asyncio.sleep(_LOOK_EVERY)
-                if operation.deadline <= utc_now() and not is_served(desk.engine.path):
+                if operation.deadline <= utc_now() and not await desk.engine.is_served():
                     await clerk.end_overdue()  # nobody else does
                 found = await rows.find(operation.id)
                 if found is None:

@@ -78,9 +78,7 @@ async def _serve(settings: Settings, *, anybody: bool) -> None:
     loop.add_signal_handler(signal.SIGHUP, lambda: None)
     async with run_gateway(settings, linger=_LINGER) as gateway:
         loop.add_signal_handler(signal.SIGHUP, _hang_up, gateway, sys.stdin.isatty())
-        click.echo(
-            f"ice-gateway {__version__} serves {gateway.url} on {settings.database_path.resolve()}"
-        )
+        click.echo(f"ice-gateway {__version__} serves {gateway.url} on {gateway.engine.name}")
         click.echo(
             f"it runs with {process.described()}, for {settings.ice_max_connections:,} ICEs at the most"
         )
@@ -92,7 +90,7 @@ async def _serve(settings: Settings, *, anybody: bool) -> None:
         if not anybody:
             click.echo(
                 "there is no user yet; add the first admin with:"
-                f" ice-gateway users add NAME --role admin --database {settings.database_url}",
+                f" ice-gateway users add NAME --role admin --database {settings.database_shown}",
                 err=True,
             )
         if gateway.hold.reason is not None:

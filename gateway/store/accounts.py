@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from gateway.event import Entry, Event
+from gateway.event import Event
 from gateway.roles import Role
 from gateway.store import events
 from gateway.store.engine import Engine, Row, Transaction, containing
@@ -77,13 +77,13 @@ async def add_user(transaction: Transaction, user: User, event: Event) -> bool:
         fold_user(user.name),
     )
     if changed:
-        await events.append(transaction, [event])
+        events.append(transaction, [event])
     return bool(changed)
 
 
 async def find_user(transaction: Transaction, name: str) -> User | None:
-    """The user of this name, case folded, as the transaction sees them."""
-    rows = await transaction.fetch(_BY_NAME, fold_user(name))
+    """The user of this name, case folded; nobody else changes them meanwhile."""
+    rows = await transaction.hold(_BY_NAME, fold_user(name))
     return user_from_row(rows[0]) if rows else None
 
 
@@ -96,7 +96,7 @@ async def update_user(transaction: Transaction, user: User, event: Event) -> Non
         user.password_hash,
         to_text_or_none(user.disabledon),
     )
-    await events.append(transaction, [event])
+    events.append(transaction, [event])
 
 
 async def ices_of(transaction: Transaction, name: str) -> list[str]:
@@ -121,20 +121,21 @@ async def add_token(transaction: Transaction, token: ApiToken, event: Event) -> 
         to_text_or_none(token.revokedon),
         token.ice_name,
     )
-    await events.append(transaction, [event])
+    events.append(transaction, [event])
 
 
 async def revoke_token(
     transaction: Transaction, token_id: str, now: datetime, event: Event
-) -> Entry | None:
-    """Revoke an API token; None where it was revoked before."""
+) -> bool:
+    """Revoke an API token; False where it was revoked before."""
     if not await transaction.run(
         "UPDATE api_tokens SET revokedon = $2 WHERE id = $1 AND revokedon IS NULL",
         token_id,
         to_text(now),
     ):
-        return None
-    return (await events.append(transaction, [event]))[0]
+        return False
+    events.append(transaction, [event])
+    return True
 
 
 class Accounts:

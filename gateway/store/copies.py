@@ -138,12 +138,23 @@ class AsItIs:
 
     def contents(self) -> Contents:
         """What a database of ours holds."""
-        [ices] = self._connection.execute("SELECT count(*) FROM ice_tokens").fetchone()
-        [events] = self._connection.execute("SELECT count(*) FROM ice_events").fetchone()
+        ices, events = self.count("ice_tokens"), self.count("ice_events")
         last = self._connection.execute(
             "SELECT at FROM ice_events ORDER BY seq DESC LIMIT 1"
         ).fetchone()
         return Contents(ices, events, None if last is None else from_text(last[0]))
+
+    def count(self, table: str) -> int:
+        """How many rows a table has."""
+        [count] = self._connection.execute(f"SELECT count(*) FROM {table}").fetchone()
+        return int(count)
+
+    def batches(self, table: str, key: str, size: int) -> Iterator[tuple[list[str], list[Row]]]:
+        """All rows of a table by their key, at most `size` at a time, with the names of its columns."""
+        cursor = self._connection.execute(f"SELECT * FROM {table} ORDER BY {key}")
+        columns = [name for name, *_ in cursor.description]
+        while rows := cursor.fetchmany(size):
+            yield columns, rows
 
     def damage(self, *, thorough: bool) -> str | None:
         """The first thing that is wrong with it; thorough means every index, too."""

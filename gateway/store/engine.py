@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
+
+import msgspec
+
+from gateway.event import Event
 
 T = TypeVar("T")
 Row = tuple[Any, ...]
@@ -40,20 +44,31 @@ class StoreRefused(Exception):
     """The database cannot be used at all (newer, foreign, served already); the text says why."""
 
 
+class Appended:
+    """An event that goes into the log with its transaction; `seq` is there once that is committed."""
+
+    __slots__ = ("event", "seq")
+
+    seq: int
+
+    def __init__(self, event: Event) -> None:
+        self.event = event
+
+
 class Transaction(Protocol):
     """A running transaction. Parameters are numbered `$1`, `$2` in the text."""
 
-    memo: dict[str, Any]
-    """What a noun remembers within this transaction, such as the head of the event log."""
+    appended: list[Appended]
+    """What it logs. The engine numbers it at the very end, when nothing else is left to do."""
 
     async def fetch(self, sql: str, *params: object) -> list[Row]:
         """The rows of a query."""
 
+    async def hold(self, sql: str, *params: object) -> list[Row]:
+        """The rows of a query on one table, which nobody else changes before this transaction ends."""
+
     async def run(self, sql: str, *params: object) -> int:
         """Run a statement; returns how many rows it changed."""
-
-    async def run_many(self, sql: str, params: Sequence[Sequence[object]]) -> int:
-        """Run a statement once per row of `params`; returns how many rows were changed in all."""
 
 
 Unit = Callable[[Transaction], Awaitable[T]]
@@ -66,6 +81,9 @@ Fetch = Callable[..., Awaitable[list[Row]]]
 
 class Engine(Protocol):
     """A database. Every method raises `StoreUnavailable`."""
+
+    name: str
+    """What an operator knows it by: a file, or a URL without its password."""
 
     changed: asyncio.Event
     """Set after each commit of this process; a wake-up for the tail, which carries nothing that counts."""
@@ -83,6 +101,9 @@ class Engine(Protocol):
     async def follow(self, sql: str, *params: object) -> list[Row]:
         """Like `fetch`, for the tail of the event log alone: no listing keeps a drop waiting."""
 
+    def gather(self, key: str, columns: Iterable[str]) -> str:
+        """SQL that makes one JSON object of all rows: by `key`, an object of their `columns`."""
+
     async def write(self, unit: Unit[T]) -> T:
         """Run `unit` in a transaction, durable when this returns; units that wait are grouped."""
 
@@ -92,6 +113,9 @@ class Engine(Protocol):
     async def try_out(self) -> None:
         """Write something that changes nothing, so that `fault` is true; never raises."""
 
+    async def is_served(self) -> bool:
+        """Whether a gateway runs on it now."""
+
     def condemn(self, reason: str) -> None:
         """Refuse everything from now on: what the database holds is not to be trusted."""
 
@@ -100,19 +124,28 @@ class Engine(Protocol):
 
 
 def many(column: str, number: int) -> str:
-    """SQL for `column` being among the JSON list of parameter `number`."""
-    return f"{column} IN (SELECT value FROM json_each(${number}))"
+    """SQL for `column`, a text, being among the JSON list of parameter `number`."""
+    return f"{column} IN (SELECT atom FROM json_each(${number}))"
 
 
 def rows_of(number: int, *columns: str) -> str:
     """SQL for the rows of the JSON list of lists in parameter `number`, as `columns`.
 
-    One statement for many rows: to run it for each of them is a hop between threads for each.
+    A column is text, or an integer where a `#` stands before its name. One statement for many rows: to
+    run it for each of them is a hop between threads, or a journey to a server, for each.
     """
-    values = ", ".join(
-        f"json_extract(value, '$[{place}]') AS {name}" for place, name in enumerate(columns)
-    )
-    return f"(SELECT {values} FROM json_each(${number})) AS given"
+    values = []
+    for place, column in enumerate(columns):
+        value = f"json_extract(value, '$[{place}]')"
+        if column.startswith("#"):
+            value = f"CAST({value} AS BIGINT)"
+        values.append(f"{value} AS {column.removeprefix('#')}")
+    return f"(SELECT {', '.join(values)} FROM json_each(${number})) AS given"
+
+
+def as_json(rows: Sequence[object]) -> str:
+    """A parameter for `many` or `rows_of`."""
+    return msgspec.json.encode(rows).decode()
 
 
 def containing(text: str) -> str:

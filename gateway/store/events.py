@@ -10,11 +10,11 @@ from typing import Final
 import msgspec
 
 from gateway.event import COLUMNS, GENESIS, Actor, Entry, Event, Via
-from gateway.store.engine import Fetch, Row, Transaction, damaged
+from gateway.store.engine import Appended, Fetch, Row, Transaction, as_json, damaged, rows_of
 from gateway.times import from_text, to_text, to_text_or_none
 
 _COLUMNS: Final = ", ".join(COLUMNS)
-_HEAD: Final = "head of ice_events"
+_INTEGERS: Final = ("seq", "generation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,22 +28,40 @@ class EventFilter:
     until: datetime | None = None
 
 
-async def append(transaction: Transaction, events: Sequence[Event]) -> list[Entry]:
-    """Append `events`, numbering and chaining them; the last step of a change's transaction."""
-    seq, digest = transaction.memo.get(_HEAD) or await _head(transaction)
+def append(transaction: Transaction, events: Sequence[Event]) -> list[Appended]:
+    """Log `events` with this transaction; their numbers are known once it is committed."""
+    appended = [Appended(event) for event in events]
+    transaction.appended += appended
+    return appended
+
+
+async def number(transaction: Transaction) -> None:
+    """Write what the transaction logs, numbered and chained: its last step before it is committed.
+
+    For an engine on which no other transaction writes meanwhile.
+    """
+    if not transaction.appended:
+        return
+    seq, digest = await _head(transaction)
     entries = []
-    for event in events:
+    for appended in transaction.appended:
         seq += 1
-        entry = Entry(seq, event, digest)
+        entry = Entry(seq, appended.event, digest)
         digest = entry.digest()
         entries.append(entry)
+        appended.seq = seq
+    given = rows_of(1, *(f"#{name}" if name in _INTEGERS else name for name in COLUMNS))
     # The table's trigger refuses a number that is not the next one.
-    await transaction.run_many(
-        f"INSERT INTO ice_events ({_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-        [entry.columns() for entry in entries],
+    await transaction.run(
+        f"INSERT INTO ice_events ({_COLUMNS}) SELECT {_COLUMNS} FROM {given}",
+        as_json([entry.columns() for entry in entries]),
     )
-    transaction.memo[_HEAD] = (seq, digest)
-    return entries
+
+
+def hashed(event: Event) -> str:
+    """What `Entry.digest` hashes of an event between its number and the digest before it."""
+    columns = Entry(0, event, "").columns()[1:-1]
+    return msgspec.json.encode(columns)[1:-1].decode()
 
 
 async def _head(transaction: Transaction) -> tuple[int, str]:

@@ -11,18 +11,21 @@ from typing import Final
 
 import msgspec
 
-from gateway.event import Entry, Event
-from gateway.ice import Ice, IceType, Status, fold
+from gateway.event import Event
+from gateway.ice import Ice, IceType, Status, fold, valid_name
 from gateway.store import events
 from gateway.store.engine import (
+    Appended,
     Engine,
     Fetch,
     Row,
     StoreUnavailable,
     Transaction,
+    as_json,
     containing,
     damaged,
     many,
+    rows_of,
 )
 from gateway.store.sessions import CONNECTION_COLUMNS, Connection, connection_from_row
 from gateway.times import from_text, from_text_or_none, to_text, to_text_or_none
@@ -89,23 +92,43 @@ class IceFilter:
     text: str | None = None
 
 
+_NEW: Final = (
+    "ice_token",
+    "status",
+    "generation",
+    "key_thumbprint",
+    "provisionedon",
+    "registeredon",
+    "deregisteredon",
+    "expireson",
+    "key_id",
+)
+"""What an action may change of an entry."""
+_REPLACED: Final = ", ".join(f"{name} = new_{name}" for name in _NEW)
+_REPLACEMENTS: Final = rows_of(
+    1,
+    *(f"#new_{name}" if name == "generation" else f"new_{name}" for name in _NEW),
+    *("old_name", "old_type", "old_token", "old_status", "#old_generation"),
+)
+
+
 class Stale(Exception):
     """The entry has moved on since it was read: nothing of the transaction was done."""
 
 
-async def insert(transaction: Transaction, ice: Ice, event: Event) -> Entry | None:
+async def insert(transaction: Transaction, ice: Ice, event: Event) -> Appended | None:
     """Add an entry and its event; None where the name is taken."""
     changed = await transaction.run(
         f"INSERT INTO ice_tokens ({_COLUMNS})"
         " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT DO NOTHING",
         *_to_row(ice),
     )
-    return (await events.append(transaction, [event]))[0] if changed else None
+    return events.append(transaction, [event])[0] if changed else None
 
 
 async def replace(
     transaction: Transaction, changes: Sequence[tuple[Ice, Ice, Event]]
-) -> list[Entry]:
+) -> list[Appended]:
     """Compare and swap: put each new entry in place of the old one, with its event.
 
     The requirements' "find the entry with given ice_token, ice_type and ice_name", guarded by status
@@ -114,54 +137,55 @@ async def replace(
     Raises:
         Stale: one of the old entries is no longer what the table holds.
     """
-    changed = await transaction.run_many(
-        "UPDATE ice_tokens SET ice_token = $1, status = $2, generation = $3, key_thumbprint = $4,"
-        " provisionedon = $5, registeredon = $6, deregisteredon = $7, expireson = $8,"
-        " key_id = $9"
-        " WHERE ice_name = $10 AND ice_type = $11 AND ice_token = $12 AND status = $13"
-        " AND generation = $14",
-        [
-            (
-                new.ice_token,
-                new.status.value,
-                new.generation,
-                new.key_thumbprint,
-                to_text(new.provisionedon),
-                to_text_or_none(new.registeredon),
-                to_text_or_none(new.deregisteredon),
-                to_text_or_none(new.expireson),
-                new.key_id,
-                old.ice_name,
-                old.ice_type.value,
-                old.ice_token,
-                old.status.value,
-                old.generation,
-            )
-            for old, new, _ in changes
-        ],
+    changed = await transaction.run(
+        f"UPDATE ice_tokens SET {_REPLACED} FROM {_REPLACEMENTS}"
+        " WHERE ice_tokens.ice_name = old_name AND ice_type = old_type AND ice_token = old_token"
+        " AND status = old_status AND generation = old_generation",
+        as_json(
+            [
+                (
+                    new.ice_token,
+                    new.status.value,
+                    new.generation,
+                    new.key_thumbprint,
+                    to_text(new.provisionedon),
+                    to_text_or_none(new.registeredon),
+                    to_text_or_none(new.deregisteredon),
+                    to_text_or_none(new.expireson),
+                    new.key_id,
+                    old.ice_name,
+                    old.ice_type.value,
+                    old.ice_token,
+                    old.status.value,
+                    old.generation,
+                )
+                for old, new, _ in changes
+            ]
+        ),
     )
     if changed != len(changes):
         raise Stale
-    return await events.append(transaction, [event for _, _, event in changes])
+    return events.append(transaction, [event for _, _, event in changes])
 
 
-async def swap(transaction: Transaction, old: Ice, new: Ice, event: Event) -> Entry | None:
+async def swap(transaction: Transaction, old: Ice, new: Ice, event: Event) -> Appended | None:
     """`replace` for one; None where it is stale.
 
     A value, since nothing was done: what is grouped with it goes on.
     """
     try:
-        [entry] = await replace(transaction, [(old, new, event)])
+        [appended] = await replace(transaction, [(old, new, event)])
     except Stale:
         return None
-    return entry
+    return appended
 
 
 async def find_many(transaction: Transaction, names: Sequence[str]) -> dict[str, Ice]:
-    """The entries of these names, by folded name, as the transaction sees them."""
-    rows = await transaction.fetch(
-        f"SELECT {_COLUMNS} FROM ice_tokens WHERE {many('lower(ice_name)', 1)}",
-        msgspec.json.encode([fold(name) for name in names]).decode(),
+    """The entries of these names, by folded name; nobody else changes them meanwhile."""
+    rows = await transaction.hold(
+        f"SELECT {_COLUMNS} FROM ice_tokens WHERE {many('lower(ice_name)', 1)}"
+        " ORDER BY lower(ice_name)",
+        as_json([fold(name) for name in names if valid_name(name)]),
     )
     return {fold(row[0]): _from_row(row) for row in rows}
 
@@ -213,7 +237,7 @@ class Ices:
         """Generation and status of these ICEs, for comparing what a node holds with the table."""
         rows = await self._engine.fetch(
             f"SELECT ice_name, generation, status FROM ice_tokens WHERE {many('ice_name', 1)}",
-            msgspec.json.encode(list(names)).decode(),
+            as_json(list(names)),
         )
         return {name: (generation, Status(status)) for name, generation, status in rows}
 
@@ -239,6 +263,7 @@ class Ices:
             " LIMIT $1 OFFSET $2",
             *params,
         )
+        conditions, params = _conditions(where, [])
         [(total,)] = await self._engine.fetch(
             f"SELECT count(*) FROM {_JOINED} WHERE {conditions}", *params
         )
@@ -283,7 +308,6 @@ class Reading(msgspec.Struct, frozen=True, gc=False):
 
 _FOUND: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ICE: Final = msgspec.json.Decoder(Ice)
-_AS_JSON: Final = ", ".join(f"'{name}', {name}" for name in Ice.__dataclass_fields__)
 
 
 class LookUps:
@@ -298,6 +322,13 @@ class LookUps:
         self._monotonic = monotonic
         self._waiting: dict[str, list[asyncio.Future[Reading]]] = {}
         self._running: asyncio.Task[None] | None = None
+        # One statement is one snapshot: the entries and the number of the newest event agree.
+        # And one row: for each that it steps to, SQLite's thread has to wait for Python's lock.
+        self._sql = (
+            "SELECT (SELECT coalesce(max(seq), 0) FROM ice_events),"
+            f" (SELECT {engine.gather('ice_name', Ice.__dataclass_fields__)} FROM ice_tokens"
+            f" WHERE {many('ice_name', 1)})"
+        )
 
     async def find(self, ice_name: str) -> Reading:
         """The entry of exactly this name, read after this was called. Raises `StoreUnavailable`."""
@@ -328,18 +359,11 @@ class LookUps:
         if fault is not None:
             # Whom nobody could take out again is not let in either.
             raise StoreUnavailable(fault)
-        # One statement is one snapshot: the entries and the number of the newest event agree.
-        # And one row: for each that it steps to, SQLite's thread has to wait for Python's lock.
-        rows = await self._engine.look_up(
-            "SELECT (SELECT coalesce(max(seq), 0) FROM ice_events),"
-            f" (SELECT json_group_object(ice_name, json_object({_AS_JSON})) FROM ice_tokens"
-            f" WHERE {many('ice_name', 1)})",
-            msgspec.json.encode(names).decode(),
-        )
+        rows = await self._engine.look_up(self._sql, as_json(names))
         if not rows:
             raise StoreUnavailable("the look-up gave no answer")
         [(seq, found)] = rows
-        return _FOUND.decode(found), seq
+        return _FOUND.decode(found or "{}"), seq
 
 
 def _answer(

@@ -35,7 +35,7 @@ async def add(transaction: Transaction, login: Login, event: Event, oldest: date
         to_text(login.createdon),
         to_text(login.seenon),
     )
-    await events.append(transaction, [event])
+    events.append(transaction, [event])
 
 
 async def see(transaction: Transaction, token_hash: str, now: datetime) -> None:
@@ -54,7 +54,7 @@ async def end_all_of(transaction: Transaction, user: str, event: Event | None) -
     """End every login of a user; returns how many there were."""
     ended = await transaction.run("DELETE FROM logins WHERE user_name = $1", user)
     if event is not None:
-        await events.append(transaction, [event])
+        events.append(transaction, [event])
     return ended
 
 

@@ -10,7 +10,7 @@ from typing import Final
 from client.protocol import OperationKind
 from gateway.ice import Status, fold
 from gateway.operation import ACTIVE, UNFINISHED, Operation, State
-from gateway.store.engine import Fetch, Row, Transaction, damaged
+from gateway.store.engine import Fetch, Row, Transaction, as_json, damaged, many, rows_of
 from gateway.times import from_text, from_text_or_none, to_text, to_text_or_none
 
 _COLUMNS: Final = (
@@ -125,10 +125,13 @@ async def cancel_all(
     transaction: Transaction, ice_names: Sequence[str], now: datetime, error: bytes
 ) -> None:
     """Cancel whatever is unfinished at these ICEs."""
-    await transaction.run_many(
-        f"UPDATE ice_operations SET state = $2, finished = $3, error = $4"
-        f" WHERE ice_name = $1 AND {_UNFINISHED}",
-        [(name, State.CANCELLED.value, to_text(now), error.decode()) for name in ice_names],
+    await transaction.run(
+        f"UPDATE ice_operations SET state = $1, finished = $2, error = $3"
+        f" WHERE {many('ice_name', 4)} AND {_UNFINISHED}",
+        State.CANCELLED.value,
+        to_text(now),
+        error.decode(),
+        as_json(ice_names),
     )
 
 
@@ -145,9 +148,10 @@ async def overdue(transaction: Transaction, now: datetime, limit: int) -> list[O
 
 async def set_progress(transaction: Transaction, progress: Sequence[tuple[str, bytes]]) -> None:
     """Store how far operations are, by id, if they are still worked on."""
-    await transaction.run_many(
-        f"UPDATE ice_operations SET progress = $2 WHERE id = $1 AND {_ACTIVE}",
-        [(name, encoded.decode()) for name, encoded in progress],
+    await transaction.run(
+        f"UPDATE ice_operations SET progress = given.progress FROM {rows_of(1, 'id', 'progress')}"
+        f" WHERE ice_operations.id = given.id AND {_ACTIVE}",
+        as_json([(name, encoded.decode()) for name, encoded in progress]),
     )
 
 

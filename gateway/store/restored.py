@@ -49,14 +49,14 @@ async def note(transaction: Transaction, aside: Sequence[str], event: Event) -> 
     await transaction.run(
         "UPDATE restored SET aside = $1", msgspec.json.encode(list(aside)).decode()
     )
-    await events.append(transaction, [event])
+    events.append(transaction, [event])
 
 
 async def confirm(transaction: Transaction, event: Event) -> bool:
     """Take the mark out, with the event; False where there is none."""
     if not await transaction.run("DELETE FROM restored"):
         return False
-    await events.append(transaction, [event])
+    events.append(transaction, [event])
     return True
 
 

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.store.engine import Engine, Row, Transaction, many, rows_of
+from gateway.store.engine import Engine, Row, Transaction, as_json, many, rows_of
 from gateway.times import from_text, to_text
 
 KEPT: Final = 50
@@ -75,14 +75,14 @@ async def record(
 ) -> None:
     """Write what has changed: sessions opened, hellos, ids of sessions closed, and what happened."""
     if opened:
-        columns = (*_CONNECTION, "ice_name", "generation")
+        columns = ", ".join((*_CONNECTION, "ice_name", "generation"))
         await transaction.run(
-            f"INSERT INTO ice_sessions ({', '.join(columns)})"
-            f" SELECT {', '.join(columns)} FROM {rows_of(1, *columns)} WHERE true"
+            f"INSERT INTO ice_sessions ({columns}) SELECT {columns}"
+            f" FROM {rows_of(1, *_CONNECTION, 'ice_name', '#generation')} WHERE true"
             # It may be there already, where it was not known whether the last attempt was done.
             " ON CONFLICT (session) DO UPDATE SET version = excluded.version,"
             " platform = excluded.platform, hostname = excluded.hostname",
-            _json(
+            as_json(
                 [
                     (*_row(session.connection), session.ice_name, session.generation)
                     for session in opened
@@ -94,10 +94,12 @@ async def record(
             "UPDATE ice_sessions SET version = given.version, platform = given.platform,"
             f" hostname = given.hostname FROM {rows_of(1, *_CONNECTION)}"
             " WHERE ice_sessions.session = given.session",
-            _json([_row(connection) for connection in greeted]),
+            as_json([_row(connection) for connection in greeted]),
         )
     if closed:
-        await transaction.run(f"DELETE FROM ice_sessions WHERE {many('session', 1)}", _json(closed))
+        await transaction.run(
+            f"DELETE FROM ice_sessions WHERE {many('session', 1)}", as_json(closed)
+        )
     if happenings:
         await _record_happenings(transaction, happenings)
 
@@ -112,10 +114,6 @@ def _row(connection: Connection) -> tuple[str | None, ...]:
         connection.platform,
         connection.hostname,
     )
-
-
-def _json(rows: Sequence[object]) -> str:
-    return msgspec.json.encode(rows).decode()
 
 
 async def _record_happenings(transaction: Transaction, happenings: Sequence[Happening]) -> None:
@@ -150,11 +148,11 @@ async def _record_happenings(transaction: Transaction, happenings: Sequence[Happ
         )
         if happening.kind != "refused":
             seen[happening.ice_name] = at
-    columns = ("ice_name", "kind", "code", "address", "at", "count", "first")
+    columns = "ice_name, kind, code, address, at, count, first"
+    given = rows_of(1, "ice_name", "kind", "code", "address", "at", "#count", "first")
     await transaction.run(
-        f"INSERT INTO ice_connections ({', '.join(columns)})"
-        f" SELECT {', '.join(columns)} FROM {rows_of(1, *columns)}",
-        _json(new),
+        f"INSERT INTO ice_connections ({columns}) SELECT {columns} FROM {given}",
+        as_json(new),
     )
     # By `id` and not by `at`: a clock that was set back must not make what is new look old.
     await transaction.run(
@@ -163,14 +161,14 @@ async def _record_happenings(transaction: Transaction, happenings: Sequence[Happ
         "   ORDER BY id DESC LIMIT 1 OFFSET $2) AS last"
         f" FROM {rows_of(1, 'name')}) AS bound"
         " JOIN ice_connections AS old ON old.ice_name = bound.name AND old.id <= bound.last)",
-        _json([(name,) for name in {happening.ice_name for happening in happenings}]),
+        as_json([(name,) for name in {happening.ice_name for happening in happenings}]),
         KEPT,
     )
     if seen:
         await transaction.run(
             f"UPDATE ice_tokens SET lastseen = given.at FROM {rows_of(1, 'name', 'at')}"
             " WHERE ice_tokens.ice_name = given.name",
-            _json(list(seen.items())),
+            as_json(list(seen.items())),
         )
 
 

@@ -8,17 +8,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import aiosqlite
 import structlog
 
-from gateway.store.engine import Row, StoreRefused, StoreUnavailable, T, Unit
-from gateway.store.guard import Guard
-from gateway.store.setup import BUSY_TIMEOUT, Tell, lock, resolve, set_up
-from gateway.store.writer import Writer, change_nothing, numbered
+from gateway.store import events
+from gateway.store.engine import (
+    Appended,
+    Row,
+    StoreRefused,
+    StoreUnavailable,
+    T,
+    Transaction,
+    Unit,
+)
+from gateway.store.guard import Guard, may_be_done
+from gateway.store.setup import BUSY_TIMEOUT, Tell, is_served, lock, resolve, set_up
+from gateway.store.writer import Writer
 
 _COMMANDS_WAIT: Final = 5
 """Times as long: beside a busy gateway a command may not get its turn at once."""
@@ -36,6 +45,7 @@ class SqliteEngine:
 
     def __init__(self, path: Path, *, serving: bool) -> None:
         self.path = path
+        self.name = str(path)
         self.changed = asyncio.Event()
         self._serving = serving
         self._guard = Guard(path)
@@ -48,7 +58,7 @@ class SqliteEngine:
         """Open the connections. A command needs two, a gateway four."""
         try:
             self._writer = await self._connect()
-            self._writes = Writer(self._writer, self._guard, self.changed.set)
+            self._writes = SqliteWriter(self._writer, self._guard, self.changed.set)
             self._reader = await self._connect()
             if self._serving:
                 self._lookups = await self._connect()
@@ -84,7 +94,12 @@ class SqliteEngine:
     ) -> list[Row]:
         with self._guard():
             # One thread hop; it reads to the end, so that no half-read cursor pins an old snapshot.
-            return list(await connection.execute_fetchall(sql, numbered(params)))  # type: ignore[arg-type] # tuples
+            return list(await connection.execute_fetchall(sql, _numbered(params)))  # type: ignore[arg-type] # tuples
+
+    def gather(self, key: str, columns: Iterable[str]) -> str:
+        """See `Engine.gather`."""
+        each = ", ".join(f"'{name}', {name}" for name in columns)
+        return f"json_group_object({key}, json_object({each}))"
 
     async def has_changed(self) -> bool:
         """See `Engine.has_changed`. Asks outside transactions, on a connection that never writes."""
@@ -108,7 +123,7 @@ class SqliteEngine:
         elif self._guard.damage is not None:
             await self._check()
         with contextlib.suppress(StoreUnavailable):
-            await self.write(change_nothing)
+            await self.write(_change_nothing)
 
     async def _check(self) -> None:
         """Use the file again if it is whole by now; a large one is not read again and again."""
@@ -125,6 +140,10 @@ class SqliteEngine:
             self._check_pause = min(_MAX_PAUSE, max(0.5, 2 * self._check_pause))
         self._check_due = asyncio.get_running_loop().time() + self._check_pause
 
+    async def is_served(self) -> bool:
+        """See `Engine.is_served`."""
+        return is_served(self.path)
+
     def condemn(self, reason: str) -> None:
         """See `Engine.condemn`."""
         self._guard.condemn(reason)
@@ -136,6 +155,106 @@ class SqliteEngine:
             await self._writes.let_go()
         self._guard.condemn(f"the database {self.path} is being closed")
         await self._stack.aclose()
+
+
+# --- writing -----------------------------------------------------------------------------------
+
+
+class SqliteWriter(Writer):
+    """The one writer of an SQLite file."""
+
+    def __init__(
+        self, connection: aiosqlite.Connection, guard: Guard, committed: Callable[[], None]
+    ) -> None:
+        super().__init__(committed)
+        self._connection = connection
+        self._guard = guard
+
+    async def let_go(self) -> None:
+        """Bring what stands in the write-ahead log into the file it belongs to, which was moved away.
+
+        The log stays where it is: it would be taken for the log of whatever is put there, and ruin it.
+        """
+        with contextlib.suppress(sqlite3.Error, ValueError):  # or it is closed already
+            await self._connection.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    async def transact(self, units: list[Unit[Any]]) -> list[Any]:
+        """See `Writer.transact`."""
+        with self._guard():
+            await self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                transaction = _SqliteTransaction(self._connection)
+                results = [await unit(transaction) for unit in units]
+                await events.number(transaction)
+            except BaseException:
+                await self._roll_back()
+                raise
+            await self._commit()
+        self._guard.check_committed()
+        return results
+
+    async def _commit(self) -> None:
+        try:
+            await self._connection.execute("COMMIT")
+        except sqlite3.DatabaseError as error:
+            await self._roll_back()
+            # The next commit takes the place of the failed one in the write-ahead log: from then on
+            # it is as if it had never been.
+            if may_be_done(error) and await self.obstacle() is not None:
+                raise self._guard.unknown(error) from error
+            raise
+
+    async def _roll_back(self) -> None:
+        if self._connection.in_transaction:  # SQLite may have done it by itself
+            await self._connection.execute("ROLLBACK")
+
+    async def obstacle(self) -> str | None:
+        """See `Writer.obstacle`."""
+        try:
+            with self._guard():
+                try:
+                    await self._connection.execute("BEGIN IMMEDIATE")
+                    await _change_nothing(_SqliteTransaction(self._connection))
+                    await self._connection.execute("COMMIT")
+                finally:
+                    await self._roll_back()
+        except StoreUnavailable as error:
+            return str(error)
+        return None
+
+
+async def _change_nothing(transaction: Transaction) -> None:
+    """A unit that writes what is there already."""
+    [(version,)] = await transaction.fetch("PRAGMA user_version")
+    await transaction.run(f"PRAGMA user_version={version}")
+
+
+class _SqliteTransaction:
+    def __init__(self, connection: aiosqlite.Connection) -> None:
+        self._connection = connection
+        self.appended: list[Appended] = []
+
+    async def fetch(self, sql: str, *params: object) -> list[Row]:
+        return list(await self._connection.execute_fetchall(sql, _numbered(params)))  # type: ignore[arg-type] # tuples
+
+    async def hold(self, sql: str, *params: object) -> list[Row]:
+        return await self.fetch(sql, *params)  # nobody else writes
+
+    async def run(self, sql: str, *params: object) -> int:
+        cursor = await self._connection.execute(sql, _numbered(params))
+        return cursor.rowcount
+
+
+def _numbered(params: Sequence[object]) -> dict[str, object]:
+    """Parameters by number, so that `$1` names the first."""
+    return dict(zip(_NUMBERS, params, strict=False))
+
+
+_NUMBERS: Final = tuple(map(str, range(1, 33)))
+"""More than any statement has: who adds one beyond is told so by SQLite, which misses its value."""
+
+
+# --- opening -----------------------------------------------------------------------------------
 
 
 async def _prepare(connection: aiosqlite.Connection, busy_timeout: float) -> None:
@@ -153,9 +272,6 @@ def _is_whole(path: Path) -> bool:
             return connection.execute("PRAGMA quick_check(1)").fetchall() == [("ok",)]
     except sqlite3.Error:
         return False
-
-
-# --- opening -----------------------------------------------------------------------------------
 
 
 @contextlib.asynccontextmanager

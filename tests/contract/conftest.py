@@ -4,17 +4,22 @@ import functools
 
 import pytest
 
+from gateway.store.postgres import open_postgres
 from gateway.store.sqlite import open_sqlite
 from tests.contract.domain import add_user
 
-# PostgreSQL joins here: the suite holds for every engine, `test_sqlite.py` for this one alone.
-ENGINES = {"sqlite": lambda folder: functools.partial(open_sqlite, folder / "ice.db")}
 
-
-@pytest.fixture(params=ENGINES)
+@pytest.fixture(params=["sqlite", "postgresql"])
 def open_store(request, tmp_path):
-    """Opens the test's database; one that is not `serving` does what a command does."""
-    return ENGINES[request.param](tmp_path)
+    """Opens the test's database; one that is not `serving` does what a command does.
+
+    The suite holds for every engine, `test_sqlite.py` and `test_postgres.py` each for one alone.
+    """
+    if request.param == "sqlite":
+        yield functools.partial(open_sqlite, tmp_path / "ice.db")
+        return
+    url = request.getfixturevalue("database_url")
+    yield functools.partial(open_postgres, url, tell=lambda _: None)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import sqlite3
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 
+import asyncpg
 import pytest
 
 from gateway.event import Actor, Event, Via
@@ -21,12 +22,13 @@ from gateway.store.accounts import User
 from gateway.store.engine import StoreUnavailable
 from gateway.store.events import Events
 from gateway.store.sessions import Connection, Happening, Opened
+from gateway.store.sqlite import SqliteEngine
 
 NOW = datetime(2026, 11, 22, 9, 30, tzinfo=UTC)
 ROOT = Actor("root", Via.API, "192.0.2.1")
 PATIENCE = 10.0
 """Seconds after which an expectation has failed; nothing is expected to take long."""
-RULE_BROKEN = (sqlite3.IntegrityError,)
+RULE_BROKEN = (sqlite3.IntegrityError, asyncpg.IntegrityConstraintViolationError)
 """How the engines say that a row breaks a rule of the schema."""
 
 
@@ -109,7 +111,7 @@ async def add(engine, ice: Ice):
 
 
 async def change(engine, *pairs: tuple[Ice, Ice]):
-    """Compare and swap; returns the entries of the log."""
+    """Compare and swap; returns what was logged."""
     changes = [(old, new, an_event("change", new)) for old, new in pairs]
     return await engine.write(lambda transaction: ices.replace(transaction, changes))
 
@@ -122,7 +124,15 @@ async def add_registered(engine, name: str = "lab-1", user: str | None = "alice"
 
 
 async def append(engine, *given: Event):
-    return await engine.write(lambda transaction: events.append(transaction, given))
+    async def unit(transaction):
+        return events.append(transaction, given)
+
+    return await engine.write(unit)
+
+
+def told(logged) -> list[tuple[int, Event]]:
+    """Number and event, of what was appended or of what was read."""
+    return [(one.seq, one.event) for one in logged]
 
 
 async def log(engine):
@@ -150,6 +160,17 @@ async def record(engine, opened=(), greeted=(), closed=(), happenings=()):
     await engine.write(
         lambda transaction: sessions.record(transaction, opened, greeted, closed, happenings)
     )
+
+
+async def unguarded(engine):
+    """Let anything be done to the log, as whoever owns the database can."""
+    on = "" if isinstance(engine, SqliteEngine) else "ON ice_events"
+
+    async def unit(transaction):
+        for name in ("no_update", "no_delete", "in_order"):
+            await transaction.run(f"DROP TRIGGER IF EXISTS ice_events_{name} {on}")
+
+    await engine.write(unit)
 
 
 # --- an engine that can fail ---------------------------------------------------------------------
@@ -182,6 +203,9 @@ class Between:
 
     def condemn(self, reason: str) -> None:
         self.condemned.append(reason)
+
+    def gather(self, *args) -> str:
+        return self._engine.gather(*args)
 
     def __getattr__(self, method: str):
         return functools.partial(self._call, method)

@@ -96,11 +96,12 @@ async def test_an_api_token_is_found_by_its_hash_until_the_end(engine):
     assert await table.by_token(digest("three")) is None
     assert await table.token("c3") is None
 
-    revoked = await revoke(engine, "b1", minutes(3))
-    assert (await log(engine))[-1] == revoked
-    assert await revoke(engine, "b1", minutes(4)) is None, "a token is revoked once"
-    assert await revoke(engine, "c3", minutes(4)) is None, "an unknown token cannot be revoked"
-    assert (await log(engine))[-1] == revoked, "a revocation of nothing was expected to be no event"
+    assert await revoke(engine, "b1", minutes(3))
+    [*_, revoked] = before = await log(engine)
+    assert revoked.event.detail == {"id": "b1"}
+    assert not await revoke(engine, "b1", minutes(4)), "a token is revoked once"
+    assert not await revoke(engine, "c3", minutes(4)), "an unknown token cannot be revoked"
+    assert await log(engine) == before, "a revocation of nothing was expected to be no event"
     found, _ = await table.by_token(digest("one"))
     assert found == replace(token, revokedon=minutes(3))
     assert await table.token("a2") == newer

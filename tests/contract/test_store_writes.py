@@ -6,9 +6,12 @@ import asyncio
 
 import pytest
 
-from gateway.store.engine import StoreUnavailable
+from gateway.store.engine import StoreUnavailable, as_json, many, rows_of
 from tests.contract.domain import PATIENCE, RULE_BROKEN, refusing, soon
 
+_GIVEN = f"SELECT name, name, role, '' FROM {rows_of(1, 'name', 'role')}"  # noqa: S608 - our own columns
+_INSERT_MANY = f"INSERT INTO users (name, name_folded, role, createdon) {_GIVEN}"
+_DELETE_MANY = f"DELETE FROM users WHERE {many('name', 1)}"  # noqa: S608 - our own columns
 _INSERT = "INSERT INTO users (name, name_folded, role, createdon) VALUES ($1, $1, $2, '')"
 
 
@@ -141,8 +144,8 @@ async def test_a_commit_is_told_and_a_failure_is_not(engine):
 
 async def test_counts_are_of_rows_changed(engine):
     async def unit(transaction):
-        added = await transaction.run_many(_INSERT, [("a", "member"), ("b", "admin")])
-        none = await transaction.run_many(_INSERT, [])
+        added = await transaction.run(_INSERT_MANY, as_json([("a", "member"), ("b", "admin")]))
+        none = await transaction.run(_DELETE_MANY, as_json([]))
         changed = await transaction.run("UPDATE users SET role = $1 WHERE name < 'b'", "auditor")
         missed = await transaction.run("DELETE FROM users WHERE name = $1", "nobody")
         return added, none, changed, missed

@@ -19,7 +19,7 @@ from gateway.keyfile import KeyStore
 from gateway.keys import KeyRefused, Keys
 from gateway.store.engine import StoreLocked
 from gateway.store.setup import APPLICATION_ID, released
-from gateway.store.writer import Writer
+from gateway.store.sqlite import SqliteWriter
 from gateway.times import to_text, utc_now
 from gateway.tokens import Key, KeyRing, Opened
 from tests.support.harness import settings_for
@@ -185,11 +185,11 @@ async def test_a_commit_that_fails_says_that_the_file_may_be_changed(running, co
         raise sqlite3.OperationalError("disk I/O error")
 
     # The gateway's own writer is another class from here on: only the command's commits fail.
-    class Failing(Writer):
+    class Failing(SqliteWriter):
         _commit = fail
 
     with monkeypatch.context() as patched:
-        patched.setattr("gateway.store.sqlite.Writer", Failing)
+        patched.setattr("gateway.store.sqlite.SqliteWriter", Failing)
         said = await command("retire", old, status=1)
     assert "the key file may be changed already: see `ice-gateway keys list`" in said.stderr
     assert len(said.stderr.splitlines()) == 1

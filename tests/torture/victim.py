@@ -23,7 +23,7 @@ from gateway.app import Gateway, run_gateway
 from gateway.logs import configure
 from gateway.provisioning import Provisioning
 from gateway.store import events
-from gateway.store.writer import Writer, _SqliteTransaction
+from gateway.store.sqlite import SqliteWriter, _SqliteTransaction
 from tests.support.harness import settings_for
 
 ACTIONS = ("provision", "reprovision", "register", "reregister", "deregister", "disconnect", "bulk")
@@ -70,7 +70,7 @@ class _Doom:
         self._within = False
         self._last = ""
 
-    def wrap(self, writer: Writer) -> None:
+    def wrap(self, writer: SqliteWriter) -> None:
         """See what is written for which action. Units that wait are grouped into one transaction."""
         write, write_group, commit = writer.write, writer._write_group, writer._commit
 
@@ -168,28 +168,32 @@ def _kill(delay: float) -> None:
 
 
 def _answer_before_the_commit() -> None:
-    async def early(self: Writer, group: Any) -> bool:
+    async def early(self: SqliteWriter, group: Any) -> bool:
         await self._connection.execute("BEGIN IMMEDIATE")
         transaction = _SqliteTransaction(self._connection)
+        done = []
         for unit, future in group:
-            future.set_result(await unit(transaction))
+            done.append((future, await unit(transaction)))
+        await events.number(transaction)
+        for future, result in done:
+            future.set_result(result)
         await asyncio.sleep(0.5)  # meanwhile those who asked are told
         await self._commit()
         self._committed()
         return True
 
-    Writer._write_group = early  # type: ignore[method-assign]
+    SqliteWriter._write_group = early  # type: ignore[method-assign]
 
 
 def _event_in_another_transaction() -> None:
-    append = events.append
+    number = events.number
 
-    async def apart(transaction: Any, given: Any) -> Any:
+    async def apart(transaction: Any) -> None:
         await transaction.run("COMMIT")
         await transaction.run("BEGIN IMMEDIATE")
-        return await append(transaction, given)
+        await number(transaction)
 
-    events.append = apart
+    events.number = apart
 
 
 def _each_of_a_bulk_alone() -> None:

@@ -1,0 +1,50 @@
+"""`ice-gateway migrate-store`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from gateway.cli.common import refuse, run, tell
+from gateway.database_url import SERVERS, file_of
+from gateway.times import utc_now
+
+
+@click.command()
+@click.option("--from", "source", required=True, metavar="URL", help="sqlite:///PATH")
+@click.option("--to", "target", required=True, metavar="URL", help="postgresql://USER@HOST/NAME")
+def migrate_store(source: str, target: str) -> None:
+    """Move a database from an SQLite file to PostgreSQL, all of it or nothing, while no gateway runs.
+
+    The file stays as it was, marked as a copy. The key file is not moved: every node needs it.
+    """
+    path = file_of(source)
+    if path is None or not target.startswith(SERVERS):
+        raise click.UsageError("it goes --from sqlite:///PATH --to postgresql://USER@HOST/NAME")
+    if not path.exists():
+        refuse(f"there is no database {path}")
+    run(_move(path, target))
+
+
+async def _move(path: Path, target: str) -> None:
+    try:
+        from gateway.transfer import count, move  # only a fleet has asyncpg
+    except ModuleNotFoundError as error:
+        refuse(f"PostgreSQL needs {error.name}: pip install 'ice-gateway[postgres]'")
+    total = sum(count(path).values())
+    with click.progressbar(length=total, label="moving", file=sys.stderr, show_pos=True) as bar:
+
+        def progress(table: str, rows: int) -> None:
+            bar.label = f"moving {table}"
+            bar.update(rows)
+
+        moved = await move(path, target, utc_now, tell, progress)
+    for table, rows in moved.counts.items():
+        click.echo(f"{rows:>9,} rows of {table}")
+    click.echo(f"audit log verified, head {moved.head}" if moved.head else "the audit log is empty")
+    tell(
+        f"{path} stays, and is marked as a copy: no gateway on it admits anybody until"
+        " `ice-gateway restore --confirm`"
+    )

@@ -1,0 +1,40 @@
+"""Opens the database that a URL names, by the engine that it needs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+
+import structlog
+
+from gateway.database_url import file_of
+from gateway.store.engine import Engine, StoreRefused
+from gateway.store.setup import Tell
+from gateway.store.sqlite import open_sqlite
+
+_log = structlog.get_logger()
+
+
+@contextlib.asynccontextmanager
+async def open_store(
+    url: str, *, serving: bool = False, create: bool = True, tell: Tell = _log.warning
+) -> AsyncIterator[Engine]:
+    """Open a database, making and migrating it where needed; see `open_sqlite`, `open_postgres`.
+
+    Raises:
+        StoreRefused: it cannot be used as it is; the text says what to change.
+        StoreUnavailable: it cannot be used now.
+    """
+    path = file_of(url)
+    if path is not None:
+        async with open_sqlite(path, serving=serving, create=create, tell=tell) as file:
+            yield file
+        return
+    try:
+        from gateway.store.postgres import open_postgres  # noqa: PLC0415 - only a fleet has asyncpg
+    except ModuleNotFoundError as error:
+        raise StoreRefused(
+            f"a database on PostgreSQL needs {error.name}: pip install 'ice-gateway[postgres]'"
+        ) from error
+    async with open_postgres(url, serving=serving, create=create, tell=tell) as server:
+        yield server

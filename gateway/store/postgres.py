@@ -1,0 +1,403 @@
+"""The engine of a fleet: PostgreSQL through asyncpg, a connection for each use.
+
+A connection that breaks is made anew by whoever needs it next. Between two of its journeys to the server
+a transaction holds locks on the rows that it changes, never one that others need for theirs: the log's is
+taken by the function `ice_log`, in the journey that commits (see `migrations_postgres`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from typing import Any, Final
+
+import asyncpg
+import structlog
+
+from gateway.database_url import shown
+from gateway.store.engine import (
+    Appended,
+    OutcomeUnknown,
+    Row,
+    StoreLocked,
+    StoreRefused,
+    StoreUnavailable,
+    T,
+    Transaction,
+    Unit,
+)
+from gateway.store.events import hashed
+from gateway.store.postgres_setup import SERVE, Tell, connect, served, set_up
+from gateway.store.writer import Writer
+
+READS: Final = 4
+"""Reads at once; see `sqlite.READS`."""
+PATIENCE: Final = 10.0
+"""Seconds for a query to be answered; then its connection is given up."""
+_NEWS_PATIENCE: Final = 3.0
+"""Seconds for the tail's queries: while it waits, this node does not know what others have changed."""
+_LOOK_EVERY: Final = 1.0
+"""Seconds between two looks at the log's end, should a notification be lost."""
+_ATTEMPTS: Final = 5
+"""Of a transaction that got into another's way."""
+_TAKE_OVER: Final = 3.0
+"""Seconds for a gateway that was just killed to be forgotten by the server."""
+_OURS: Final = (
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.SyntaxOrAccessError,
+    asyncpg.DataError,
+    asyncpg.exceptions.DataError,
+)
+"""A broken rule or a mistake of ours is not the database's fault."""
+_IN_THE_WAY: Final = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+_BUSY: Final = (*_IN_THE_WAY, asyncpg.LockNotAvailableError)
+_UNKNOWN: Final = "it is not known whether the last change was made: look before you try again"
+
+_SAME: Final = "UPDATE ice_schema SET version = version"
+"""Writes what is there already."""
+
+Connect = Callable[[], Awaitable[asyncpg.Connection]]
+
+_log = structlog.get_logger()
+
+
+class _Line:
+    """One connection, made anew after it broke; a query at a time."""
+
+    def __init__(self, make: Connect, name: str, patience: float = PATIENCE) -> None:
+        self._make = make
+        self._name = name
+        self._patience = patience
+        self._connection: asyncpg.Connection | None = None
+        self.turn = asyncio.Lock()
+        self.condemned: str | None = None
+        """Why nothing goes over it any more."""
+
+    async def connected(self) -> asyncpg.Connection:
+        """The connection; who holds `turn` has it alone. Raises `StoreUnavailable`."""
+        if self.condemned is not None:
+            raise StoreUnavailable(self.condemned)
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await self.ask(self._make())
+        return self._connection
+
+    async def ask(self, answer: Awaitable[T]) -> T:
+        """Wait for what was asked; lets only `StoreUnavailable` and broken rules out."""
+        with self._faults():
+            try:
+                async with asyncio.timeout(self._patience):
+                    return await answer
+            except (TimeoutError, OSError, asyncio.CancelledError):
+                # It may still be going on there; nobody waits for it.
+                self.cut()
+                raise
+
+    async def fetch(self, sql: str, params: Sequence[object]) -> list[Row]:
+        """The rows of a query."""
+        async with self.turn:
+            connection = await self.connected()
+            return _rows(await self.ask(connection.fetch(sql, *map(_askable, params))))
+
+    @contextlib.contextmanager
+    def _faults(self) -> Iterator[None]:
+        try:
+            yield
+        except asyncpg.InsufficientPrivilegeError as error:
+            raise self._unavailable(f"{error}; grant it to the user of database.url") from error
+        except _OURS as error:
+            if isinstance(error.__cause__, UnicodeEncodeError):
+                raise error.__cause__ from error  # as SQLite does
+            raise
+        except _BUSY as error:
+            raise StoreLocked(self._sentence(str(error))) from error
+        except TimeoutError as error:
+            raise self._unavailable(f"no answer for {self._patience:.0f} s") from error
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            raise self._unavailable(str(error) or type(error).__name__) from error
+
+    def _sentence(self, reason: str) -> str:
+        return f"the database {self._name} cannot be used: {reason}"
+
+    def _unavailable(self, reason: str) -> StoreUnavailable:
+        return StoreUnavailable(self._sentence(reason))
+
+    def cut(self) -> None:
+        """Give the connection up."""
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
+
+    async def close(self) -> None:
+        """End it, once the query in hand is done."""
+        async with self.turn:
+            if self._connection is not None:
+                with contextlib.suppress(Exception):
+                    await self._connection.close(timeout=1.0)
+            self.cut()
+
+
+class PostgresEngine:
+    """An open database. Make one with `open_postgres`."""
+
+    def __init__(self, url: str, *, serving: bool) -> None:
+        self.name = shown(url)
+        self._serving = serving
+        self.changed = asyncio.Event()
+        self._news = True
+        self._looked = 0.0
+        self._seq: int | None = None
+        self._readers = asyncio.LifoQueue[_Line]()
+        self._lines: list[_Line] = []
+
+        def make() -> Awaitable[asyncpg.Connection]:
+            return connect(url)
+
+        async def make_watcher() -> asyncpg.Connection:
+            return await self._listening(await connect(url))
+
+        for _ in range(READS if serving else 1):
+            self._readers.put_nowait(self._line(make))
+        self._lookups = self._line(make)
+        self._watcher = self._line(make_watcher, _NEWS_PATIENCE)
+        self._writes = PostgresWriter(self._line(make), self.changed.set)
+
+    def _line(self, make: Connect, patience: float = PATIENCE) -> _Line:
+        line = _Line(make, self.name, patience)
+        self._lines.append(line)
+        return line
+
+    async def start(self) -> None:
+        """Take the database, where this is for a gateway. Raises `StoreRefused`, `StoreUnavailable`."""
+        if self._serving:
+            async with self._watcher.turn:
+                await self._watcher.connected()
+
+    async def _listening(self, connection: asyncpg.Connection) -> asyncpg.Connection:
+        """The tail's connection: it hears of commits, and holds the database for this gateway."""
+        try:
+            await self._hold(connection)
+            await connection.add_listener("ice_events", self._hear)
+        except BaseException:
+            connection.terminate()
+            raise
+        connection.add_termination_listener(self._hear)
+        self._news = True
+        return connection
+
+    async def _hold(self, connection: asyncpg.Connection) -> None:
+        until = asyncio.get_running_loop().time() + _TAKE_OVER
+        while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", SERVE):
+            if asyncio.get_running_loop().time() >= until:
+                reason = f"another gateway already serves {self.name}; stop it first"
+                if self._seq is not None:  # this one did, and was cut off for too long
+                    self.condemn(reason)
+                raise StoreRefused(reason)
+            await asyncio.sleep(0.05)
+
+    def _hear(self, *_: object) -> None:
+        """There is news, or the connection over which it would come has ended."""
+        self._news = True
+        self.changed.set()
+
+    async def fetch(self, sql: str, *params: object) -> list[Row]:
+        """See `Engine.fetch`."""
+        reader = await self._readers.get()
+        try:
+            return await reader.fetch(sql, params)
+        finally:
+            self._readers.put_nowait(reader)
+
+    async def look_up(self, sql: str, *params: object) -> list[Row]:
+        """See `Engine.look_up`."""
+        return await self._lookups.fetch(sql, params)
+
+    async def follow(self, sql: str, *params: object) -> list[Row]:
+        """See `Engine.follow`."""
+        return await self._watcher.fetch(sql, params)
+
+    def gather(self, key: str, columns: Iterable[str]) -> str:
+        """See `Engine.gather`."""
+        each = ", ".join(f"'{name}', {name}" for name in columns)
+        return f"json_object_agg({key}, json_build_object({each}))::text"
+
+    async def has_changed(self) -> bool:
+        """See `Engine.has_changed`. A notification tells; now and then the end of the log is looked at."""
+        now = asyncio.get_running_loop().time()
+        if not self._news and now - self._looked < _LOOK_EVERY:
+            return False
+        self._news = False
+        [(seq,)] = await self._watcher.fetch("SELECT seq FROM ice_head", ())
+        self._looked = now
+        known, self._seq = self._seq, seq
+        return bool(seq != known)
+
+    async def write(self, unit: Unit[T]) -> T:
+        """See `Engine.write`."""
+        return await self._writes.write(unit)
+
+    @property
+    def fault(self) -> str | None:
+        """See `Engine.fault`."""
+        return self._watcher.condemned or self._writes.fault
+
+    async def try_out(self) -> None:
+        """See `Engine.try_out`."""
+        with contextlib.suppress(StoreUnavailable):
+            await self.write(_change_nothing)
+
+    async def is_served(self) -> bool:
+        """See `Engine.is_served`."""
+        return await served(self.fetch)
+
+    def condemn(self, reason: str) -> None:
+        """See `Engine.condemn`."""
+        for line in self._lines:
+            line.condemned = line.condemned or reason
+
+    async def close(self) -> None:
+        """See `Engine.close`."""
+        await self._writes.finish()
+        self.condemn(f"the database {self.name} is being closed")
+        for line in self._lines:
+            await line.close()
+
+
+# --- writing -----------------------------------------------------------------------------------
+
+
+class PostgresWriter(Writer):
+    """The one writer of this node; others write meanwhile."""
+
+    def __init__(self, line: _Line, committed: Callable[[], None]) -> None:
+        super().__init__(committed)
+        self._line = line
+
+    async def transact(self, units: list[Unit[Any]]) -> list[Any]:
+        """See `Writer.transact`."""
+        for _ in range(_ATTEMPTS - 1):
+            try:
+                return await self._transact(units)
+            except StoreLocked as error:
+                if not isinstance(error.__cause__, _IN_THE_WAY):
+                    raise
+        return await self._transact(units)
+
+    async def _transact(self, units: list[Unit[Any]]) -> list[Any]:
+        line = self._line
+        async with line.turn:
+            connection = await line.connected()
+            await line.ask(connection.execute("BEGIN"))
+            transaction = _PostgresTransaction(line, connection)
+            try:
+                results = [await unit(transaction) for unit in units]
+            except BaseException:
+                await _roll_back(line, connection)
+                raise
+            try:
+                await line.ask(_commit(connection, transaction.appended))
+            except StoreLocked:
+                await _roll_back(line, connection)
+                raise
+            except StoreUnavailable as error:
+                raise OutcomeUnknown(f"{error}; {_UNKNOWN}") from error
+            except BaseException:
+                await _roll_back(line, connection)
+                raise
+            return results
+
+    async def obstacle(self) -> str | None:
+        """See `Writer.obstacle`."""
+        try:
+            async with self._line.turn:
+                connection = await self._line.connected()
+                await self._line.ask(connection.execute(_SAME))
+        except StoreUnavailable as error:
+            return str(error)
+        return None
+
+
+async def _change_nothing(transaction: Transaction) -> None:
+    await transaction.run(_SAME)
+
+
+async def _roll_back(line: _Line, connection: asyncpg.Connection) -> None:
+    if not connection.is_closed():
+        with contextlib.suppress(StoreUnavailable):
+            await line.ask(connection.execute("ROLLBACK"))
+
+
+async def _commit(connection: asyncpg.Connection, appended: Sequence[Appended]) -> None:
+    if not appended:
+        done = await connection.execute("COMMIT")
+    else:
+        # One message: the log's lock is taken and let go by the server alone.
+        events = ", ".join(_literal(hashed(one.event)) for one in appended)
+        done = await connection.execute(f"SELECT ice_log(ARRAY[{events}]); COMMIT")
+    if done != "COMMIT":
+        # A statement had failed, and its unit went on regardless.
+        raise RuntimeError(f"the transaction was not committed: {done}")
+    if appended:
+        last = await connection.fetchval("SELECT current_setting('ice.seq')::bigint")
+        for number, one in enumerate(reversed(appended)):
+            one.seq = last - number
+
+
+def _literal(text: str) -> str:
+    """A string constant (standard_conforming_strings is on: `connect` sees to it)."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+class _PostgresTransaction:
+    def __init__(self, line: _Line, connection: asyncpg.Connection) -> None:
+        self._line = line
+        self._connection = connection
+        self.appended: list[Appended] = []
+
+    async def fetch(self, sql: str, *params: object) -> list[Row]:
+        return _rows(await self._line.ask(self._connection.fetch(sql, *map(_askable, params))))
+
+    async def hold(self, sql: str, *params: object) -> list[Row]:
+        return await self.fetch(f"{sql} FOR NO KEY UPDATE", *params)
+
+    async def run(self, sql: str, *params: object) -> int:
+        done = await self._line.ask(self._connection.execute(sql, *params))
+        count = done.rpartition(" ")[2]  # such as UPDATE 3 or INSERT 0 3
+        return int(count) if count.isdigit() else 0
+
+
+def _askable(param: object) -> object:
+    """What a query is given: no text here holds a NUL, and to ask for one is no reason for an error."""
+    return param.replace("\0", "\ufffd") if isinstance(param, str) and "\0" in param else param
+
+
+def _rows(records: Sequence[asyncpg.Record]) -> list[Row]:
+    return [tuple(record) for record in records]
+
+
+# --- opening -----------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def open_postgres(
+    url: str, *, serving: bool = False, create: bool = True, tell: Tell = _log.warning
+) -> AsyncIterator[PostgresEngine]:
+    """Open the database of `url`, making or migrating its tables where needed.
+
+    Args:
+        url: `postgresql://user@host:port/name`.
+        serving: for a gateway, of which there is one per database; a command leaves it False.
+        create: whether missing tables are made.
+        tell: is told of a migration.
+
+    Raises:
+        StoreRefused: it is not for us as it is; the text says what to change.
+        StoreUnavailable: it cannot be reached or used now.
+    """
+    await set_up(url, create=create, tell=tell)
+    engine = PostgresEngine(url, serving=serving)
+    try:
+        await engine.start()
+        yield engine
+    finally:
+        await engine.close()

