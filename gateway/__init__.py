@@ -8,7 +8,7 @@ The map, from the top down. Imports only go down; `tests/unit/test_structure.py`
     metrics  respond  listener        what all of HTTP shares
     dispatch                          sends an ICE its operations, one at a time
     admission  provisioning           the use cases: a rule and a store call each
-    operations accounts   keys  backup  restore
+    operations accounts   keys  backup  restore  transfer
     drops  hold  documents            what an action ended; a restored table that waits; what people see
     tail  presence  vitals            followers of the event log, writers of who is connected, what is wrong
     progress  clerk  watches          how far operations are, which are overdue, who waits for them

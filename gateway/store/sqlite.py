@@ -31,6 +31,10 @@ from gateway.store.writer import Writer
 
 _COMMANDS_WAIT: Final = 5
 """Times as long: beside a busy gateway a command may not get its turn at once."""
+_SWEEP_AFTER: Final = 1.0
+"""Seconds from a commit to the checkpoint that brings it from the log into the file."""
+_LOG_PAGES: Final = 8_000
+"""Pages of the log, 32 MiB, from which on a commit does that itself, so that it begins anew."""
 _MAX_PAUSE: Final = 60.0
 """Seconds between two checks of a damaged file at the most."""
 READS: Final = 4
@@ -52,17 +56,20 @@ class SqliteEngine:
         self._stack = contextlib.AsyncExitStack()
         self._turns = asyncio.Semaphore(READS)
         self._version: int | None = None
+        self._sweeping: asyncio.Task[None] | None = None
         self._check_due = self._check_pause = 0.0
 
     async def start(self) -> None:
-        """Open the connections. A command needs two, a gateway four."""
+        """Open the connections. A command needs two, a gateway five."""
         try:
             self._writer = await self._connect()
-            self._writes = SqliteWriter(self._writer, self._guard, self.changed.set)
+            self._writes = SqliteWriter(self._writer, self._guard, self._committed)
             self._reader = await self._connect()
             if self._serving:
                 self._lookups = await self._connect()
                 self._watcher = await self._connect()
+                self._sweeper = await self._connect()
+                await self._writer.execute(f"PRAGMA wal_autocheckpoint={_LOG_PAGES}")
             await self.fetch("SELECT 1 FROM sqlite_schema")
             self._guard.watch_log()
         except BaseException:
@@ -75,6 +82,20 @@ class SqliteEngine:
             self._stack.push_async_callback(connection.close)
             await _prepare(connection, BUSY_TIMEOUT * (1 if self._serving else _COMMANDS_WAIT))
             return connection
+
+    def _committed(self) -> None:
+        self.changed.set()
+        if self._serving and self._sweeping is None:
+            self._sweeping = asyncio.create_task(self._sweep(), name="checkpoint")
+
+    async def _sweep(self) -> None:
+        """Bring the log into the file, beside the writer: every hundredth commit would wait for it."""
+        try:
+            await asyncio.sleep(_SWEEP_AFTER)
+            with contextlib.suppress(StoreUnavailable):
+                await self._fetch(self._sweeper, "PRAGMA wal_checkpoint(PASSIVE)", ())
+        finally:
+            self._sweeping = None
 
     async def fetch(self, sql: str, *params: object) -> list[Row]:
         """See `Engine.fetch`."""
@@ -131,7 +152,8 @@ class SqliteEngine:
         if now < self._check_due:
             return
         if await asyncio.to_thread(_is_whole, self.path):
-            for connection in (self._writer, self._reader, self._lookups, self._watcher):
+            readers = (self._reader, self._lookups, self._watcher, self._sweeper)
+            for connection in (self._writer, *readers):
                 # What they remember of it may be what was damaged.
                 await connection.execute_fetchall("PRAGMA shrink_memory")
             self._guard.damage = None
@@ -151,6 +173,9 @@ class SqliteEngine:
     async def close(self) -> None:
         """See `Engine.close`."""
         await self._writes.finish()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            await asyncio.wait([self._sweeping])
         if self._guard.moved:
             await self._writes.let_go()
         self._guard.condemn(f"the database {self.path} is being closed")

@@ -550,3 +550,14 @@ async def test_reads_come_back_a_few_at_a_time(engine, monkeypatch):
     most = 0
     await asyncio.gather(*(engine.look_up("SELECT 1") for _ in range(50)))
     assert most == 50
+
+
+async def test_the_log_goes_into_the_file_beside_the_writer(path, monkeypatch):
+    monkeypatch.setattr("gateway.store.sqlite._SWEEP_AFTER", 0.0)
+    async with open_sqlite(path, serving=True) as engine:
+        await add_user(engine, "bob")
+        await soon(asyncio.wait([engine._sweeping]), "a checkpoint")
+        alone = path.with_name("alone.db")
+        alone.write_bytes(path.read_bytes())  # without the log beside it
+    with contextlib.closing(sqlite3.connect(alone)) as connection:
+        assert connection.execute("SELECT name FROM users").fetchall() == [("bob",)]

@@ -57,7 +57,7 @@ async def fill(path, *, prune=False):
         await record(engine, happenings=[a_happening("closed", "1006", ice_name="build-1")])
         for number in range(10):
             at = minutes(number)
-            await append(engine, dataclasses.replace(an_event("note", text='\0"\'\\€'), at=at))
+            await append(engine, dataclasses.replace(an_event("note", text="\0\"'\\€"), at=at))
         if prune:
             audit = Audit(engine=engine, clock=lambda: minutes(60))
             assert (await audit.prune(ROOT, minutes(5))).count
