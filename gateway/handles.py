@@ -12,6 +12,8 @@ from typing import Final
 
 RESERVE: Final = 64
 """Handles kept free; of a small limit a quarter."""
+BESIDE: Final = 256
+"""Handles that a gateway needs beside those of connections: those that listen, the database's, `RESERVE`."""
 
 
 def raise_limit() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 from importlib import metadata
 from typing import Any
 
-from gateway.handles import RESERVE, raise_limit
+from gateway.handles import BESIDE, raise_limit
 
 try:
     import uvloop
@@ -47,7 +47,7 @@ def described() -> str:
 def too_few_handles(connections: int) -> str | None:
     """What to tell an operator whose system has not as many file handles as `connections` need."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if limit == resource.RLIM_INFINITY or limit >= connections + RESERVE:
+    if limit == resource.RLIM_INFINITY or limit >= connections + BESIDE:
         return None
     return (
         f"ice.max_connections is {connections:,}, but this process may have {limit:,} file handles:"

@@ -21,14 +21,13 @@ from typing import Final
 from cryptography import x509
 
 from gateway.finding import Finding, failed, ok, warning
+from gateway.handles import BESIDE
 from gateway.listener import SERVER_NAME
 from gateway.settings import BadSetting, Settings
 from gateway.tls import Tls
 
 _PATIENCE: Final = 3.0
 """Seconds for a gateway that runs to answer."""
-_HANDLES: Final = 64
-"""File handles beside those of connections."""
 _SOON: Final = timedelta(days=30)
 _ANY: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where to ask, not to listen
 
@@ -173,7 +172,7 @@ def handles(settings: Settings) -> Iterator[Finding]:
     """Whether `ice.max_connections` fit into the limit of file handles, as it is here."""
     _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = settings.ice_max_connections
-    if limit == resource.RLIM_INFINITY or limit >= wanted + _HANDLES:
+    if limit == resource.RLIM_INFINITY or limit >= wanted + BESIDE:
         yield ok("handles", f"enough for {wanted} connections")
         return
     text = f"{limit} file handles do not do for ice.max_connections = {wanted}"

@@ -372,7 +372,7 @@ def _parse(setting: Setting, value: object, origin: str) -> Any:
     try:
         return setting.parse(value)
     except (ValueError, TypeError):
-        if setting.key == "database.url" and isinstance(value, str):
+        if setting.key == "database.url" and isinstance(value, str) and "@" in value:
             value = shown(value)
         raise BadSetting(
             f"{setting.key} = {value!r} (from {origin}) is not accepted: {setting.accepts}"

@@ -11,6 +11,7 @@ from playwright.async_api import expect
 
 from gateway.cli.common import desk
 from gateway.roles import Role
+from gateway.store.engine import as_json, rows_of
 from gateway.times import to_text, utc_now
 from tests.browser.admin import choose, close_token, dialog, fill, press, row, submit
 from tests.support.ice import Key
@@ -100,23 +101,28 @@ async def many(running, count):
     names = [f"ice-{number:05}" for number in range(count)]
 
     async def unit(transaction):
-        await transaction.run_many(
-            "INSERT INTO ice_tokens (ice_name, ice_type, ice_token, status, provisionedto,"
-            " generation, key_thumbprint, provisionedon, registeredon, deregisteredon, expireson)"
-            " VALUES ($1, $2, $3, $4, $5, 1, $6, $7, $8, NULL, NULL)",
-            [
-                (
-                    name,
-                    "ci-cd" if number % 2 else "normal",
-                    f"{number:064x}",
-                    "registered" if number % 3 else "provisioned",
-                    None if number % 2 else "alice",
-                    f"{number:043}" if number % 3 else None,
-                    now,
-                    now if number % 3 else None,
-                )
-                for number, name in enumerate(names)
-            ],
+        columns = (
+            "ice_name, ice_type, ice_token, status, provisionedto, key_thumbprint, provisionedon,"
+            " registeredon"
+        )
+        await transaction.run(
+            f"INSERT INTO ice_tokens ({columns}, generation)"  # noqa: S608 - our own columns
+            f" SELECT {columns}, 1 FROM {rows_of(1, *columns.split(', '))}",
+            as_json(
+                [
+                    (
+                        name,
+                        "ci-cd" if number % 2 else "normal",
+                        f"{number:064x}",
+                        "registered" if number % 3 else "provisioned",
+                        None if number % 2 else "alice",
+                        f"{number:043}" if number % 3 else None,
+                        now,
+                        now if number % 3 else None,
+                    )
+                    for number, name in enumerate(names)
+                ]
+            ),
         )
 
     await running.gateway.engine.write(unit)

@@ -402,7 +402,7 @@ async def test_change_by_another_process_counts_within_a_second(running, tmp_pat
         took = loop.time() - began
         assert took < 1, f"the {action} dropped the session after {took:.2f} s"
         told = await reader.audit()
-        assert (told["id"], told["data"]["action"]) == (str(done.seq), action)
+        assert (told["id"], told["data"]["action"]) == (str(done.logged.seq), action)
         assert await reader.presence() == {"ice_name": "lab-1", "connection": None}
 
 

@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from gateway.ice import Status
 from gateway.presence import Presence
-from gateway.store.engine import StoreUnavailable
+from gateway.store.engine import StoreUnavailable, as_json, rows_of
 from gateway.times import to_text, utc_now
 from tests.support.harness import ADMIN, expect_refused, harness, hold_to_description
 from tests.support.ice import Key
@@ -108,12 +108,12 @@ async def fill(running, names, status=Status.REGISTERED):
     now = to_text(utc_now())
     key = "thumbprint" if status is Status.REGISTERED else None
     rows = [(name, f"{name}'s hash", status.value, key, now) for name in names]
+    columns = "ice_name, ice_token, status, key_thumbprint, provisionedon"
     await running.gateway.engine.write(
-        lambda transaction: transaction.run_many(
-            "INSERT INTO ice_tokens (ice_name, ice_type, ice_token, status, provisionedto,"
-            " generation, key_thumbprint, provisionedon)"
-            " VALUES ($1, 'normal', $2, $3, 'alice', 1, $4, $5)",
-            rows,
+        lambda transaction: transaction.run(
+            f"INSERT INTO ice_tokens ({columns}, ice_type, provisionedto, generation)"  # noqa: S608 - our own
+            f" SELECT {columns}, 'normal', 'alice', 1 FROM {rows_of(1, *columns.split(', '))}",
+            as_json(rows),
         )
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import resource
@@ -19,6 +20,7 @@ from prometheus_client.exposition import generate_latest
 
 from gateway.cli.common import desk
 from gateway.event import Event
+from gateway.handles import RESERVE
 from gateway.logins import LoginDesk
 from gateway.passwords import Passwords
 from gateway.roles import Role
@@ -284,8 +286,10 @@ def handles(day, count):
 
 async def test_file_handles_run_short(day):
     async with day.fault("handles"):
-        with handles(day, lowest_free(day.pid) + 36):
-            idle = [await day.dial() for _ in range(27)]
+        lowest = lowest_free(day.pid)
+        limit = next(n for n in itertools.count(lowest) if n - min(RESERVE, n // 4) >= lowest + 8)
+        with handles(day, limit):
+            idle = [await day.dial() for _ in range(12)]
             await day.is_not_ready("file handles are in use; raise the limit")
             refused = await day.new.refused()
             assert (refused.status, refused.code) == (503, "overloaded")

@@ -72,8 +72,9 @@ async def test_everything_arrives_and_goes_on(path, database_url, prune):
     def progress(table, rows):
         told[table] = told.get(table, 0) + rows
 
+    expected = transfer.count(path)
     moved = await move(path, database_url, progress)
-    assert moved.counts == transfer.count(path)
+    assert moved.counts == expected
     assert told == {table: rows for table, rows in moved.counts.items() if rows}
     assert (moved.counts["users"], moved.counts["ice_tokens"]) == (2, 4)
     with sqlite3.connect(path) as source:

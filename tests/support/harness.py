@@ -83,6 +83,14 @@ class Api:
         return await self.call("POST", path, json=json, **kwargs)
 
 
+async def command(*args: str, status: int = 0) -> Any:
+    """Run `ice-gateway` in a thread of its own; its outcome, which has to have this status."""
+    runner = CliRunner(catch_exceptions=False)
+    done = await asyncio.to_thread(runner.invoke, main, list(args))
+    assert done.exit_code == status, f"{args} gave {done.exit_code}: {done.output}"
+    return done
+
+
 class Harness:
     """A running gateway and what tests do with it."""
 
@@ -128,11 +136,7 @@ class Harness:
 
     async def command(self, *args: str, status: int = 0) -> Any:
         """Run `ice-gateway` beside this gateway, on its database and in a thread of its own."""
-        url = self.gateway.settings.database_url
-        runner = CliRunner(catch_exceptions=False)
-        done = await asyncio.to_thread(runner.invoke, main, [*args, "--database", url])
-        assert done.exit_code == status, f"{args} gave {done.exit_code}: {done.output}"
-        return done
+        return await command(*args, "--database", self.gateway.settings.database_url, status=status)
 
     async def settled(self) -> None:
         """Have written what has happened so far: presence is otherwise written a moment later."""

@@ -102,6 +102,16 @@ class _Doom:
             if self._places is not None:
                 self._reach(COMMITTED)
 
+        number = events.number
+
+        async def numbered(transaction: Any) -> None:
+            before, self._within = self._within, True
+            try:
+                await number(transaction)
+            finally:
+                self._within = before
+
+        events.number = numbered
         writer.write, writer._write_group = labelled, grouped  # type: ignore[method-assign]
         writer._commit = committed  # type: ignore[method-assign]
 
@@ -205,6 +215,8 @@ def _each_of_a_bulk_alone() -> None:
         entries = []
         for change in changes:
             entries += await replace(transaction, [change])
+            await events.number(transaction)
+            transaction.appended.clear()
             await transaction.run("COMMIT")
             await transaction.run("BEGIN IMMEDIATE")
         return entries

@@ -9,7 +9,7 @@ import resource
 import pytest
 
 from gateway import process
-from gateway.handles import RESERVE, is_among_the_last
+from gateway.handles import BESIDE, is_among_the_last
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def limit(monkeypatch):
 
 @pytest.mark.parametrize(
     ("handles", "enough"),
-    [(1000 + RESERVE, True), (1000 + RESERVE - 1, False), (resource.RLIM_INFINITY, True)],
+    [(1000 + BESIDE, True), (1000 + BESIDE - 1, False), (resource.RLIM_INFINITY, True)],
 )
 def test_fewer_handles_than_connections_are_told(limit, handles, enough):
     limit(handles)

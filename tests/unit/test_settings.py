@@ -164,7 +164,15 @@ def test_what_a_value_means(key, value, means):
         *(("server.insecure", value) for value in (1, 0, "", "1", "yes", None)),
         *(
             ("database.url", value)
-            for value in ("", "sqlite:///", "postgresql://h/d", "sqlite://x", "sqlite::memory:")
+            for value in (
+                "",
+                "sqlite:///",
+                "postgresql://h",
+                "postgresql:///",
+                "mysql://h/d",
+                "sqlite://x",
+                "sqlite::memory:",
+            )
         ),
         *(
             ("metrics.listen", value)
