@@ -35,10 +35,11 @@ test: $(STAMP) ## Run the tests
 coverage: $(STAMP) ## Run the tests and say which lines none of them takes
 	@$(BIN)/python -m pytest -q -n 2 --dist worksteal --cov --cov-report=term
 
-torture: $(STAMP) ## Ten minutes at most: kill -9 in 300 rounds and during 300 operations, the API by each role, abuse
+torture: $(STAMP) ## A quarter of an hour: kill -9 in 300 rounds and during 300 operations, the API by each role, PostgreSQL, abuse
 	@$(BIN)/python -m tests.torture.crash --rounds 300
 	@$(BIN)/python -m tests.torture.operations --count 300
 	@$(BIN)/python -m tests.torture.api
+	@ICE_TEST_ENGINE=postgresql $(BIN)/python -m pytest -q -n 2 --dist worksteal --ignore tests/gateway/test_rfc6455.py tests/gateway tests/api
 	@$(BIN)/python -m tests.torture.abuse
 
 bench: $(STAMP) ## Measure beside what others offer, 25 minutes at most; writes docs/performance.md

@@ -398,6 +398,8 @@ async def open_postgres(
     engine = PostgresEngine(url, serving=serving)
     try:
         await engine.start()
+        if serving and await engine.fetch("SELECT current_setting('fsync')") != [("on",)]:
+            tell(f"{engine.name} runs with fsync=off: a power cut may undo what it said was done")
         yield engine
     finally:
         await engine.close()

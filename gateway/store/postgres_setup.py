@@ -96,7 +96,7 @@ async def set_up(url: str, *, create: bool, tell: Tell) -> None:
     with told(name):
         connection = await connect(url)
         try:
-            await _check(connection, url, tell)
+            await _check(connection, url)
             async with connection.transaction():
                 await connection.execute("SELECT pg_advisory_xact_lock($1)", _SETUP)
                 await _bring_up(connection, name, create=create, tell=tell)
@@ -149,7 +149,7 @@ _REFUSALS: Final[tuple[tuple[tuple[type[Exception], ...], str], ...]] = (
 )
 
 
-async def _check(connection: asyncpg.Connection, url: str, tell: Tell) -> None:
+async def _check(connection: asyncpg.Connection, url: str) -> None:
     """Refuse what would not keep our promises."""
     name = shown(url)
     major = connection.get_server_version().major
@@ -162,8 +162,6 @@ async def _check(connection: asyncpg.Connection, url: str, tell: Tell) -> None:
     encoding = await connection.fetchval("SELECT current_setting('server_encoding')")
     if encoding != "UTF8":
         raise StoreRefused(f"{name} has the encoding {encoding}: make one with UTF8")
-    if await connection.fetchval("SELECT current_setting('fsync')") != "on":
-        tell(f"{name} runs with fsync=off: a power cut may undo what it has said to be done")
     # Two connections of ours are two sessions, unless somebody lends one to whoever asks.
     other = await connect(url)
     try:

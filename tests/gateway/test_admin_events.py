@@ -20,7 +20,6 @@ from tests.support.harness import (
     expect_refused,
     harness,
     hold_to_description,
-    settings_for,
 )
 from tests.support.ice import PATIENCE, until
 
@@ -390,12 +389,12 @@ async def test_reader_who_goes_before_the_stream_begins_is_no_fault(running, mon
 @pytest.mark.parametrize(
     ("action", "code"), [("deregister", 4101), ("reregister", 4102), ("disconnect", 4201)]
 )
-async def test_change_by_another_process_counts_within_a_second(running, tmp_path, action, code):
+async def test_change_by_another_process_counts_within_a_second(running, action, code):
     ice = await running.provision()
     connection = await ice.connect()
     await running.eventually("/ices/lab-1", lambda answer: answer.json["connection"])
     loop = asyncio.get_running_loop()
-    async with streaming(running.admin) as reader, desk(settings_for(tmp_path)) as opened:
+    async with streaming(running.admin) as reader, desk(running.gateway.settings) as opened:
         began = loop.time()
         done = await getattr(opened.provisioning, action)(opened.actor, "lab-1")
         await connection.expect_dropped(code)

@@ -413,6 +413,7 @@ CHANGES = [
 ]
 
 
+@pytest.mark.sqlite
 async def test_locked_store_is_503_and_nothing_is_half_done(running):
     ice = await running.provision()
     connection = await ice.connect()
@@ -450,6 +451,7 @@ async def test_what_nobody_knows_is_not_said_to_be_undone(running, monkeypatch):
         assert "It is not known whether this was done: look before" in refused["detail"]
 
 
+@pytest.mark.sqlite
 async def test_store_that_is_gone_is_503_until_it_is_back(running):
     await running.provision()
     path = running.gateway.engine.path

@@ -205,6 +205,7 @@ async def test_an_event_that_the_tail_has_not_seen_yet_drops_what_was_admitted(
     assert answer["unconfirmed"] == []
 
 
+@pytest.mark.sqlite
 async def test_a_row_read_long_ago_is_read_again(running, hold, monkeypatch):
     """Even if the tail stood still: what was read more than a second ago admits nobody."""
     ice = await running.provision()
@@ -227,6 +228,7 @@ async def test_a_row_read_long_ago_is_read_again(running, hold, monkeypatch):
     assert await refusal_of(handshake) == "deregistered"
 
 
+@pytest.mark.sqlite
 async def test_a_late_event_spares_the_reregistered_session(running, monkeypatch):
     """A tail that lags behind closes what is older than its event, not what has come since."""
     ice = await running.provision()

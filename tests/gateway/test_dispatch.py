@@ -407,6 +407,7 @@ async def test_a_deregistration_between_the_look_and_the_sending_wins(running, m
     assert (shown["state"], shown["sent"], error_of(shown)) == ("cancelled", None, "deregistered")
 
 
+@pytest.mark.sqlite
 async def test_the_type_is_looked_at_again_when_it_is_sent(running):
     """A row that no request could have made: an operator's own SQL, say."""
     ice = await running.provision("build-7", "ci-cd")

@@ -356,6 +356,7 @@ ORDER = [
 ]
 
 
+@pytest.mark.sqlite
 async def test_the_first_of_the_table_answers(running, monkeypatch, subtests):
     for number, (faults, status, code) in enumerate(ORDER):
         name = f"lab-{number}"
@@ -382,6 +383,7 @@ async def test_without_a_token(running, subtests):
             expect(await ice.refused({"Authorization": value}), 401, "token-missing")
 
 
+@pytest.mark.sqlite
 async def test_what_is_no_token_of_this_gateway(running, subtests):
     ice = await running.provision()
     foreign = SealingKey.generate(utc_now())
@@ -561,6 +563,7 @@ async def test_a_proof_is_good_once(running):
     expect(await running.ice(ice.token, Key()).refused(**again), 403, "key-mismatch")
 
 
+@pytest.mark.sqlite
 async def test_a_refused_proof_is_used_up_too(running):
     ice = await running.provision()
     headers = ice.headers()
@@ -700,6 +703,7 @@ async def test_a_nonce_is_judged_alone(timed, clock, subtests):
 # --- the gateway's own state -----------------------------------------------------------------------
 
 
+@pytest.mark.sqlite
 async def test_without_its_store_nobody_is_admitted_and_nobody_dropped(running):
     ice, other = await running.provision(), await running.provision("lab-2")
     connection = await ice.connect()

@@ -173,6 +173,7 @@ async def test_what_cannot_be_done_is_said(running, command):
     assert '"seals": true' in (await command("list", "--json")).stdout
 
 
+@pytest.mark.sqlite
 async def test_a_commit_that_fails_says_that_the_file_may_be_changed(running, command, monkeypatch):
     ice = await running.provision("lab-1")
     [old] = [key.kid for key in ring(running).keys]

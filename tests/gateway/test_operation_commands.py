@@ -99,6 +99,7 @@ async def test_who_is_not_there_is_told(running):
     )
 
 
+@pytest.mark.sqlite
 async def test_params_come_from_a_file_or_stdin(running, tmp_path):
     ice = await connected(running)
     (tmp_path / "params.json").write_text(' {"from": "file"}\n')
