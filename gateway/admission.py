@@ -25,7 +25,8 @@ from gateway.event import Actor, Event, Via
 from gateway.hold import Hold
 from gateway.ice import Action, Ice, Status, WrongStatus
 from gateway.keyfile import KeyStore
-from gateway.proof import Invalid, Nonces, Once, Proof, Url, normalise, verify
+from gateway.lease import Lease
+from gateway.proof import Invalid, Nonces, Once, Proof, Url, mark, normalise, verify
 from gateway.secret import Secret
 from gateway.store import ices
 from gateway.store.engine import Engine, StoreUnavailable
@@ -59,14 +60,19 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
     token: Opened
     thumbprint: str
     address: str
+    proof: str
 
 
 class Admitted(msgspec.Struct, frozen=True, gc=False):
-    """The entry that admits: `seq` is the newest event it reflects, `at` the monotonic time of reading."""
+    """The entry that admits: `seq` is the newest event it reflects, `at` the monotonic time of reading.
+
+    `clock` is the lease clock of that moment, where other nodes serve the database, too.
+    """
 
     ice: Ice
     seq: int
     at: float
+    clock: float
 
 
 class Refused(msgspec.Struct, frozen=True, gc=False):
@@ -101,6 +107,7 @@ class Admission:
         look_ups: ices.LookUps,
         tail: Tail,
         hold: Hold,
+        lease: Lease,
         clock: Clock,
         public_urls: tuple[str, ...],
         monotonic: Callable[[], float] = time.monotonic,
@@ -110,6 +117,7 @@ class Admission:
         self._look_ups = look_ups
         self._tail = tail
         self._hold = hold
+        self._lease = lease
         self._clock = clock
         self._monotonic = monotonic
         self._nonces = Nonces(secrets.token_bytes(32))
@@ -188,12 +196,12 @@ class Admission:
         proof, opened = arrival.proof, arrival.opened
         now, steady = self._clock().timestamp(), self._monotonic()
         if self._once.used(proof, now, steady):
-            used = refusal("proof-invalid", detail="The proof was used before", retry=True)
-            return Refused(used, opened.ice_name)
+            return _replayed(opened.ice_name)
         if not self._once.take(proof, now, steady):
             wanted = refusal("use-dpop-nonce", nonce=self._nonces.issue(steady))
             return Refused(wanted, opened.ice_name)
-        return Candidate(opened, proof.thumbprint, arrival.handshake.address)
+        name = mark(proof.thumbprint, proof.jti).hex() if self._engine.shared else ""
+        return Candidate(opened, proof.thumbprint, arrival.handshake.address, name)
 
     def _invalid_token(self, address: str, ice_name: str | None = None) -> Refused:
         """`ice_name` where the token opened and there is an entry to tell the admin of."""
@@ -207,20 +215,23 @@ class Admission:
 
     # --- with the database ---------------------------------------------------------------------------
 
-    async def decide(self, candidate: Candidate) -> Admitted | Refused:
+    async def decide(self, candidate: Candidate, *, again: bool = False) -> Admitted | Refused:
         """Read the entry, after this was called, and judge; register an ICE that comes first.
 
-        The caller has put the handshake into the hub before.
+        The caller has put the handshake into the hub before; it comes `again` where something has
+        overtaken the last verdict.
         """
         name = candidate.token.ice_name
+        proof = (candidate.proof,) if candidate.proof and not again else ()
         while True:
-            # Whom nobody could take out again is not let in; that nothing can be written, the look-up tells.
-            if self._tail.fault is not None:
-                return _unavailable(name)
-            if self._hold.reason is not None:
-                return _held(name)
+            closed = self._closed(name)
+            if closed is not None:
+                return closed
             try:
-                reading = await self._look_ups.find(name)
+                reading = await self._look_ups.find(name, *proof)
+                proof = ()
+                if reading.replayed:
+                    return _replayed(name)
                 if reading.ice is None:
                     return self._invalid_token(candidate.address)
                 code = self._judge(reading.ice, candidate)
@@ -229,13 +240,19 @@ class Admission:
                 if code is not None:
                     return Refused(refusal(code), name)
                 if reading.ice.status is Status.REGISTERED:
-                    return Admitted(reading.ice, reading.seq, reading.at)
-                registered = await self._register(reading.ice, candidate)
+                    return Admitted(reading.ice, reading.seq, reading.at, reading.clock)
+                registered = await self._register(reading.ice, candidate, reading.clock)
                 if registered is not None:
                     return registered
                 # It has lost its compare-and-set: read again and decide anew.
             except StoreUnavailable:
                 return _unavailable(name)
+
+    def _closed(self, name: str) -> Refused | None:
+        """Why nobody at all is admitted; that nothing can be written, the look-up tells."""
+        if self._tail.fault is not None or not self._lease.valid:
+            return _unavailable(name)  # whom nobody could take out again is not let in
+        return None if self._hold.reason is None else _held(name)
 
     def _judge(self, ice: Ice, candidate: Candidate) -> str | None:
         token = candidate.token
@@ -243,7 +260,7 @@ class Admission:
             token.ice_type, token.generation, token.digest, candidate.thumbprint, self._clock()
         )
 
-    async def _register(self, ice: Ice, candidate: Candidate) -> Admitted | None:
+    async def _register(self, ice: Ice, candidate: Candidate, clock: float) -> Admitted | None:
         now, at = self._clock(), self._monotonic()
         registered = ice.register(candidate.thumbprint, now=now)
         assert not isinstance(registered, WrongStatus)  # noqa: S101 - judged a line above
@@ -262,11 +279,12 @@ class Admission:
         logged = await self._engine.write(
             lambda transaction: ices.swap(transaction, ice, registered, event)
         )
-        return None if logged is None else Admitted(registered, logged.seq, at)
+        return None if logged is None else Admitted(registered, logged.seq, at, clock)
 
     def holds(self, admitted: Admitted) -> bool:
         """Whether what was read still admits: it is fresh, and this node knows of every change."""
-        return self._tail.current and self._monotonic() - admitted.at <= MAX_AGE
+        fresh = self._monotonic() - admitted.at <= MAX_AGE
+        return fresh and self._tail.current and self._lease.valid
 
 
 @lru_cache(64)
@@ -276,6 +294,11 @@ def _normalised(names: tuple[str, ...]) -> frozenset[Url]:
 
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
+
+
+def _replayed(ice_name: str) -> Refused:
+    used = refusal("proof-invalid", detail="The proof was used before", retry=True)
+    return Refused(used, ice_name)
 
 
 def _held(ice_name: str) -> Refused:

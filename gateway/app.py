@@ -30,8 +30,10 @@ from gateway.hold import Hold
 from gateway.hub import Hub
 from gateway.keyfile import KeyFileUnusable, KeyStore
 from gateway.keys import KEY_ACTIONS
+from gateway.lease import Lease
 from gateway.listener import Runner, calm
 from gateway.logins import LoginDesk
+from gateway.membership import AWAITED, Membership, Others, Self, new_self
 from gateway.metrics import Metrics
 from gateway.operations import OperationDesk
 from gateway.passwords import Passwords
@@ -56,6 +58,7 @@ from gateway.watches import Watches
 _FINISH = 3.0
 """Seconds for the requests in hand to finish after a SIGTERM; aiohttp waits twice as long for some."""
 
+_PAUSED = "an admin has drained this node: `ice-gateway nodes resume {}` lets it go on"
 _log = structlog.get_logger()
 
 
@@ -102,6 +105,7 @@ class _Parts:
     dispatch: Dispatch
     progress: ProgressBook
     clerk: Clerk
+    membership: Membership | None
 
 
 @contextlib.asynccontextmanager
@@ -130,16 +134,25 @@ async def run_gateway(
         _log.warning(warning)
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(calm(asyncio.get_running_loop()))
-        engine = await stack.enter_async_context(open_store(settings.database_url, serving=True))
+        name = settings.node_name or socket.gethostname()
+        engine = await stack.enter_async_context(open_store(settings.database_url, node=name))
         keys = KeyStore(settings.key_file)
         if not keys.load() and await Ices(engine).any():
             raise KeyFileUnusable(
                 f"the key file {settings.key_file} is missing, and without it no token of the"
                 " provisioned ICEs opens: put it back from a backup"
             )
-        parts = _assemble(settings, engine, keys, clock, monotonic)
-        await parts.presence.start()
+        me = new_self(name, _told_url(settings))
+        parts = _assemble(
+            settings, engine=engine, keys=keys, me=me, clock=clock, monotonic=monotonic
+        )
         await parts.admin.tail.start()
+        if parts.membership is not None:
+            await parts.membership.join()
+            stack.push_async_callback(parts.membership.leave)
+            # The others copy it from here.
+            keys.for_sealing(may_create=True)
+        await parts.presence.start()
         await parts.admin.hold.start()
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         for name, work in (
@@ -149,6 +162,7 @@ async def run_gateway(
             ("vitals", parts.vitals.run()),
             ("progress", parts.progress.run()),
             ("clerk", parts.clerk.run()),
+            *(() if parts.membership is None else (("membership", parts.membership.run()),)),
         ):
             stack.push_async_callback(_stop, _supervise(work, name, failed))
         # Whatever the last sessions left to be written is written before the store closes.
@@ -182,12 +196,15 @@ async def run_gateway(
 
 def _assemble(
     settings: Settings,
+    *,
     engine: Engine,
     keys: KeyStore,
+    me: Self,
     clock: Clock,
     monotonic: Callable[[], float],
 ) -> _Parts:
-    node = socket.gethostname()
+    node = me.name
+    lease = Lease(settings.node_lease) if engine.shared else Lease.forever()
     metrics = Metrics()
     passwords = Passwords()
     hub: Hub[Session] = Hub()
@@ -195,7 +212,8 @@ def _assemble(
     progress = ProgressBook(engine, watches, clock)
     dispatch = Dispatch(engine=engine, hub=hub, watches=watches, progress=progress, clock=clock)
     clerk = Clerk(engine, clock, settings.operations_keep, dispatch.ended)
-    drops = Drops(hub, node, clock, metrics.drop_seconds.observe)
+    others = Others(engine, me) if engine.shared else None
+    drops = Drops(hub, node, clock, metrics.drop_seconds.observe, others)
     streams = Streams()
     presence = Presence(engine, node, clock)
     presence.listen(streams.publish_presence)
@@ -203,7 +221,9 @@ def _assemble(
     hold = Hold(engine)
 
     def apply(entry: Entry) -> None:
-        drops.apply(entry)
+        dropped = drops.apply(entry)
+        if membership is not None and entry.event.action in AWAITED:
+            membership.dropped(entry.seq, dropped)
         if entry.event.action in KEY_ACTIONS:
             keys.reload()
         hold.apply(entry)
@@ -217,7 +237,12 @@ def _assemble(
         hub.doubt(held, await ices.standing([session.ice_name for session in held]))
         await dispatch.refresh()
 
-    tail = Tail(engine, apply, compare)
+    def heard() -> None:
+        if membership is not None:
+            membership.hear()
+            watches.wake_all()
+
+    tail = Tail(engine, apply, compare, heard)
     metrics.tail_current.set_function(lambda: float(tail.current))
     heartbeat = Heartbeat(hub, settings.ice_heartbeat)
     endpoint = Endpoint(
@@ -227,6 +252,7 @@ def _assemble(
             look_ups=LookUps(engine, monotonic),
             tail=tail,
             hold=hold,
+            lease=lease,
             clock=clock,
             public_urls=settings.server_public_url,
             monotonic=monotonic,
@@ -235,12 +261,26 @@ def _assemble(
         heartbeat=heartbeat,
         presence=presence,
         dispatch=dispatch,
+        lease=lease,
         metrics=metrics,
         clock=clock,
         trusted_proxies=settings.server_trusted_proxies,
         max_connections=settings.ice_max_connections,
         max_handshakes=settings.ice_max_handshakes,
     )
+    membership = None
+    if engine.shared:
+        membership = Membership(
+            engine=engine,
+            me=me,
+            lease=lease,
+            tail=tail,
+            hub=hub,
+            keys=keys,
+            clock=clock,
+            abandon=endpoint.abandon,
+            drain=endpoint.pause,
+        )
     admin = AdminParts(
         provisioning=Provisioning(
             engine=engine,
@@ -278,10 +318,37 @@ def _assemble(
         "restore": Vital(lambda: hold.reason),
         "keys": Vital(keys.fault, needed=False),
         "handles": Vital(shortage),
+        "pause": Vital(lambda: _PAUSED.format(node) if endpoint.paused else None),
     }
+    if membership is not None:
+        known["lease"] = Vital(lambda: membership.fault)
     vitals = Vitals(engine, known)
     metrics.watch({name: vital.fault for name, vital in known.items()})
-    health = Health(vitals, lambda: endpoint.draining)
+    app = _application(settings, endpoint, admin, Health(vitals, lambda: endpoint.draining))
+    return _Parts(
+        app,
+        admin,
+        endpoint,
+        presence,
+        heartbeat,
+        metrics,
+        vitals,
+        dispatch,
+        progress,
+        clerk,
+        membership,
+    )
+
+
+def _told_url(settings: Settings) -> str:
+    """Where this node is, for people."""
+    urls = settings.server_public_url
+    return urls[0] if urls else f"{settings.server_host}:{settings.server_port}"
+
+
+def _application(
+    settings: Settings, endpoint: Endpoint, admin: AdminParts, health: Health
+) -> web.Application:
     app = web.Application(client_max_size=MAX_BODY)
     for prefix in settings.prefixes:
         app.router.add_get(prefix + PATH, endpoint.handle, allow_head=False)
@@ -290,9 +357,7 @@ def _assemble(
         app.router.add_get(f"{prefix}/readyz", health.ready)
         app.add_subapp(f"{prefix}/admin/api/v1", api_app(admin))
         app.add_subapp(f"{prefix}/admin", pages_app(admin))
-    return _Parts(
-        app, admin, endpoint, presence, heartbeat, metrics, vitals, dispatch, progress, clerk
-    )
+    return app
 
 
 async def to_the_page(_: web.Request) -> web.StreamResponse:

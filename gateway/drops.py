@@ -6,6 +6,7 @@ An action's answer waits for this, so that an admin who reads it knows that the 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,10 +14,18 @@ from typing import Final, Protocol
 
 from gateway.event import Entry
 from gateway.hub import Dropped
+from gateway.store import nodes
+from gateway.store.engine import Appended, StoreUnavailable
 from gateway.times import Clock
 
 CONFIRMATION: Final = 2.0
 """Seconds that a node has to confirm, once per action."""
+_LOOK_AFTER: Final = 0.002
+"""Seconds until the other nodes are asked for again, twice as long each time,"""
+_LOOK_EVERY: Final = 0.05
+"""but no longer than this."""
+_UNKNOWN: Final = "other nodes"
+"""Where the store did not even say which there are."""
 _KEPT: Final = 30.0
 """Seconds for which the outcome of an event is kept for whoever asks."""
 
@@ -27,6 +36,12 @@ class _Hub(Protocol):
 
 class _Tail(Protocol):
     async def reached(self, seq: int) -> None: ...
+
+
+class _Others(Protocol):
+    async def behind(self, seq: int) -> list[str]: ...
+
+    async def dropped(self, seqs: Sequence[int]) -> list[nodes.Dropped]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +72,21 @@ class Drops:
         node: str,
         clock: Clock,
         observe: Callable[[float], None],
+        others: _Others | None = None,
     ) -> None:
         self._hub = hub
         self._node = node
         self._clock = clock
         self._observe = observe
+        self._others = others
         self._of: dict[int, list[Drop]] = {}
         self._order: deque[tuple[float, int]] = deque()
 
-    def apply(self, entry: Entry) -> None:
+    def apply(self, entry: Entry) -> list[Dropped]:
         """Let the hub act on an event; called by the tail."""
         dropped = self._hub.apply(entry)
         if not dropped:
-            return
+            return []
         elapsed = max(0.0, (self._clock() - entry.event.at).total_seconds())
         for _ in dropped:
             self._observe(elapsed)
@@ -81,15 +98,49 @@ class Drops:
         self._order.append((now + _KEPT, entry.seq))
         while self._order[0][0] < now:
             del self._of[self._order.popleft()[1]]
+        return dropped
 
-    async def confirm(self, tail: _Tail, seqs: Sequence[int]) -> Confirmation:
-        """Wait until the events `seqs` have been applied, at most `CONFIRMATION` seconds."""
-        if not seqs:
+    async def confirm(self, tail: _Tail, logged: Sequence[Appended]) -> Confirmation:
+        """Wait until every node has acted on what an action has logged, at most `CONFIRMATION` seconds."""
+        if not logged:
             return Confirmation([], [])
-        unconfirmed: list[str] = []
+        seqs = [one.seq for one in logged]
+        late = [self._node]
         try:
             async with asyncio.timeout(CONFIRMATION):
                 await tail.reached(max(seqs))
+                late = await self._late(max(seqs))
         except TimeoutError:
-            unconfirmed.append(self._node)
-        return Confirmation([drop for seq in seqs for drop in self._of.get(seq, ())], unconfirmed)
+            pass
+        dropped = [drop for seq in seqs for drop in self._of.get(seq, ())]
+        return Confirmation(dropped + await self._elsewhere(logged), late)
+
+    async def _late(self, seq: int) -> list[str]:
+        """Wait for the other nodes; those that are late where the store goes away meanwhile."""
+        if self._others is None:
+            return []
+        late, pause = [_UNKNOWN], _LOOK_AFTER
+        with contextlib.suppress(StoreUnavailable, TimeoutError):
+            # A little less than all have, so that whoever is late is known by name.
+            async with asyncio.timeout(0.95 * CONFIRMATION):
+                while late := await self._others.behind(seq):
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, _LOOK_EVERY)
+        return late
+
+    async def _elsewhere(self, logged: Sequence[Appended]) -> list[Drop]:
+        """What the other nodes have told; it took until now at the most, by this node's clock."""
+        if self._others is None:
+            return []
+        now, began = self._clock(), {one.seq: one.event.at for one in logged}
+        try:
+            told = await self._others.dropped(list(began))
+        except StoreUnavailable:
+            return []
+        drops = []
+        for one in told:
+            elapsed = max(0.0, (now - began[one.seq]).total_seconds())
+            drops.append(
+                Drop(one.session, one.node, one.code, round(elapsed * 1000, 3), one.ice_name)
+            )
+        return drops

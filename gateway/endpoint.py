@@ -23,6 +23,7 @@ from gateway.handover import HandedOver, Upgrade, hand_over
 from gateway.heartbeat import Heartbeat
 from gateway.hub import Hub, Pending
 from gateway.ice import IceType
+from gateway.lease import Lease
 from gateway.metrics import Metrics
 from gateway.presence import Presence
 from gateway.respond import Networks, client_address, problem_response
@@ -49,6 +50,7 @@ class Endpoint:
         heartbeat: Heartbeat,
         presence: Presence,
         dispatch: Dispatch,
+        lease: Lease,
         metrics: Metrics,
         clock: Clock,
         trusted_proxies: Networks,
@@ -60,6 +62,7 @@ class Endpoint:
         self._heartbeat = heartbeat
         self._presence = presence
         self._dispatch = dispatch
+        self._lease = lease
         self._metrics = metrics
         self._sessions = {one: metrics.sessions.labels(one) for one in IceType}
         self._admissions = {one: metrics.admissions.labels(one) for one in IceType}
@@ -71,6 +74,8 @@ class Endpoint:
         self._closing: set[asyncio.Future[None]] = set()
         self.draining = False
         """Whether the gateway is stopping and admits nobody."""
+        self.paused = False
+        """Whether an admin wants it to admit nobody."""
 
     # --- the handshake -------------------------------------------------------------------------------
 
@@ -116,16 +121,18 @@ class Endpoint:
     async def _decide(
         self, upgrade: Upgrade, candidate: Candidate, pending: Pending, connection: str
     ) -> Refused | None:
+        again = False
         while True:
             pending.outdated = False
-            verdict = await self._admission.decide(candidate)
+            verdict = await self._admission.decide(candidate, again=again)
+            again = True
             if isinstance(verdict, Refused):
                 return verdict
             # From here to the bytes of the 101 there is no await: what is true now stays true.
             if self._admission.holds(verdict) and not self._hub.overtaken(pending):
                 break
         name = pending.ice_name
-        if self.draining:
+        if self.draining or self.paused:
             return Refused(_draining(), name)
         if upgrade.is_gone:
             _log.info("client gone", ice=name, address=candidate.address, connection=connection)
@@ -153,6 +160,7 @@ class Endpoint:
             address=candidate.address,
             since=self._clock(),
             observer=self,
+            clock=admitted.clock,
         )
         session.wire = Wire(session)
         hand_over(upgrade, session.wire, session.welcome(self._heartbeat.interval))
@@ -165,7 +173,7 @@ class Endpoint:
         self._admissions[ice_type].inc()
 
     def _turned_away(self) -> Problem | None:
-        if self.draining:
+        if self.draining or self.paused:
             return _draining()
         if self._handshakes > self._max_handshakes:
             return _overloaded()
@@ -188,6 +196,13 @@ class Endpoint:
         return problem_response(problem)
 
     # --- what sessions tell ----------------------------------------------------------------------------
+
+    def may_act(self) -> bool:
+        """See `session.Observer`."""
+        if self._lease.valid:
+            return True
+        self.abandon()
+        return False
 
     def greeted(self, session: Session) -> None:
         """See `session.Observer`."""
@@ -220,15 +235,25 @@ class Endpoint:
             self._closing.add(lost)
             lost.add_done_callback(self._closing.discard)
 
-    async def drain(self) -> None:
-        """Admit nobody any more, and close every session with 1012 and a time of its own to return."""
-        self.draining = True
+    def abandon(self) -> None:
+        """Close every session with 1012 and a time of its own to return."""
         sessions = list(self._hub)
         random.shuffle(sessions)
         spread = max(1.0, len(sessions) / SPREAD)
         for number, session in enumerate(sessions):
             retry_after = round(1 + spread * number / len(sessions), 4)
             session.close(1012, msgspec.json.encode(RetryAfter(retry_after)).decode())
+
+    def pause(self, paused: bool) -> None:  # noqa: FBT001 - a callback's argument
+        """Admit nobody and close every session, or go on, as an admin wants it."""
+        self.paused = paused
+        if paused:
+            self.abandon()
+
+    async def drain(self) -> None:
+        """Admit nobody any more, and close every session."""
+        self.draining = True
+        self.abandon()
         if self._closing:
             await asyncio.wait(set(self._closing), timeout=CLOSE_TIMEOUT + 1)
 

@@ -153,6 +153,10 @@ class KeyStore:
         with contextlib.suppress(KeyFileUnusable):
             self._ring = read(self.path) or self._ring
 
+    def kids(self) -> frozenset[str]:
+        """The ids of the keys that this process knows."""
+        return frozenset() if self._ring is None else frozenset(key.kid for key in self._ring.keys)
+
     def fault(self) -> str | None:
         """What is wrong with the file now; the keys of a good one are known from here on.
 

@@ -156,7 +156,7 @@ class Presence:
         if not batch:
             return True
         opened = [
-            Opened(session.ice_name, session.generation, self._connection(session))
+            Opened(session.ice_name, session.generation, self._connection(session), session.clock)
             for session in batch.opened.values()
         ]
         greeted = [self._connection(session) for session in batch.greeted.values()]

@@ -283,25 +283,26 @@ class Replays:
 
     def used(self, proof: Proof, now: float) -> bool:
         """Whether a proof of this key with this `jti` is remembered."""
-        until = self._until.get(_mark(proof.thumbprint, proof.jti))
+        until = self._until.get(mark(proof.thumbprint, proof.jti))
         return until is not None and now <= until  # at that very moment it is still fresh
 
     def remember(self, proof: Proof, until: float, now: float) -> None:
         """Remember `proof` until `until`."""
         self._forget(now)
-        mark = _mark(proof.thumbprint, proof.jti)
-        self._until[mark] = until
-        heapq.heappush(self._queue, (until, mark))
+        name = mark(proof.thumbprint, proof.jti)
+        self._until[name] = until
+        heapq.heappush(self._queue, (until, name))
 
     def _forget(self, now: float) -> None:
         self.forgot = max(self.forgot, now)
         while self._queue and self._queue[0][0] < now:
-            _, mark = heapq.heappop(self._queue)
+            _, name = heapq.heappop(self._queue)
             # Used once more after that, it is remembered for longer.
-            if self._until.get(mark, now) < now:
-                del self._until[mark]
+            if self._until.get(name, now) < now:
+                del self._until[name]
 
 
 @lru_cache(1)  # of each proof it is asked for several times in a row
-def _mark(thumbprint: str, jti: str) -> bytes:
+def mark(thumbprint: str, jti: str) -> bytes:
+    """What a proof is remembered by."""
     return hashlib.sha256(f"{thumbprint} {jti}".encode()).digest()[:16]

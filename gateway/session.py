@@ -55,6 +55,9 @@ class Finish(msgspec.Struct, frozen=True):
 class Observer(Protocol):
     """Whoever wants to know of a session's hello, its work, and its end."""
 
+    def may_act(self) -> bool:
+        """Whether anything that an ICE sends may be acted on; ends all sessions where it may not."""
+
     def greeted(self, session: Session) -> None:
         """The ICE has told its version, platform and host name."""
 
@@ -82,6 +85,7 @@ class Session:
     __slots__ = (
         "_observer",
         "address",
+        "clock",
         "generation",
         "greeted",
         "hello",
@@ -108,6 +112,7 @@ class Session:
         address: str,
         since: datetime,
         observer: Observer,
+        clock: float = 0.0,
     ) -> None:
         self.ice = ice
         self.ice_name = ice.ice_name
@@ -118,6 +123,8 @@ class Session:
         self.seq = seq
         self.address = address
         self.since = since
+        self.clock = clock
+        """The lease clock when its entry was read, where other nodes serve the database, too."""
         self.hello = _NO_HELLO
         self.opened = asyncio.get_running_loop().time()
         self.greeted: float | None = None
@@ -167,7 +174,9 @@ class Session:
     # --- what the wire tells -----------------------------------------------------------------------
 
     def received(self, text: str) -> None:
-        """Act on one message."""
+        """Act on one message, if this node still may."""
+        if not self._observer.may_act():
+            return
         try:
             message = protocol.decode(text)
         except protocol.NotJsonRpc:

@@ -19,6 +19,7 @@ from gateway.database_url import FILE, SERVERS, file_of, shown
 from gateway.times import LONGEST
 
 ENV_PREFIX: Final = "ICE_GATEWAY_"
+_LEASES: Final = (2.0, 3600.0)
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -121,6 +122,23 @@ def _networks(value: object) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Netw
     return tuple(ipaddress.ip_network(item) for item in _list(value))
 
 
+def _name(value: object) -> str:
+    if value == "":
+        return ""
+    name = _text(value)
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name, re.ASCII):
+        raise ValueError
+    return name
+
+
+def _lease(value: object) -> float:
+    seconds = duration(value)
+    shortest, longest = _LEASES
+    if not shortest <= seconds <= longest:
+        raise ValueError
+    return seconds
+
+
 def _database(value: object) -> str:
     """A URL; a plain path is taken for the SQLite file that is meant."""
     url = _text(value)
@@ -199,6 +217,10 @@ SETTINGS: Final = (
     ),
     Setting("admin.login_idle", "30m", _positive_duration, _DURATION),
     Setting("admin.login_lifetime", "12h", _positive_duration, _DURATION),
+    Setting(
+        "node.name", "", _name, "1 to 64 letters, digits, and . _ -, or empty for the host's name"
+    ),
+    Setting("node.lease", "30s", _lease, f"{_DURATION}, from 2s to 1h"),
     Setting("metrics.listen", "127.0.0.1:9464", _listener, "HOST:PORT, or empty to turn it off"),
     Setting(
         "log.format",
@@ -236,6 +258,8 @@ class Settings:
     operations_keep: float
     admin_login_idle: float
     admin_login_lifetime: float
+    node_name: str
+    node_lease: float
     metrics_listen: tuple[str, int] | None
     log_format: str
     log_level: str

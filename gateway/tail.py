@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 from gateway.event import Entry
+from gateway.lease import boottime
 from gateway.store.engine import Engine, StoreUnavailable
 from gateway.store.events import Events
 
@@ -29,7 +31,10 @@ class Tail:
         engine: Engine,
         apply: Callable[[Entry], None],
         compare: Callable[[], Awaitable[None]],
+        heard: Callable[[], None] = lambda: None,
     ) -> None:
+        """`heard` is called whenever somebody may have committed anything."""
+        self._heard = heard
         self._engine = engine
         self._events = Events(engine.follow)
         self._apply = apply
@@ -39,6 +44,8 @@ class Tail:
         self._head: str | None = None
         self.position = 0
         """The number of the last event that was applied."""
+        self._knew = -math.inf
+        self._asked: list[tuple[float, asyncio.Future[float]]] = []
         self.fault: str | None = "the event log has not been read yet"
         """Why this node may lag behind the table; None while it is current."""
 
@@ -64,18 +71,22 @@ class Tail:
 
     async def _look(self) -> None:
         # A commit of this process needs no asking: one wait less between it and the drop.
-        woken = self._engine.changed.is_set()
+        began, woken = boottime(), self._engine.changed.is_set()
         self._engine.changed.clear()
         try:
-            if woken or self._cut_off or await self._engine.has_changed():
+            if woken or self._cut_off or self._asked or await self._engine.has_changed():
                 await self._catch_up()
+                self._knew = began
+                self._heard()
             if self._cut_off:
                 await self._compare()
                 self._cut_off = False
         except StoreUnavailable as error:
             self._cut_off, self.fault = True, str(error)
+            self._tell(error)
             return
         self.fault = None
+        self._tell(None)
 
     async def _catch_up(self) -> None:
         while True:
@@ -120,6 +131,29 @@ class Tail:
             elif not future.done():
                 future.set_result(None)
         self._waiters = waiting
+
+    async def know(self) -> float:
+        """Wait until every change is known that was committed before now.
+
+        Returns a time by `boottime`, not before this call, at which that began. Raises
+        `StoreUnavailable`.
+        """
+        known: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        self._asked.append((boottime(), known))
+        self._engine.changed.set()
+        return await known
+
+    def _tell(self, error: StoreUnavailable | None) -> None:
+        asked, self._asked = self._asked, []
+        for since, future in asked:
+            if future.done():
+                continue  # whoever asked has gone
+            if error is not None:
+                future.set_exception(error)
+            elif self._knew >= since:
+                future.set_result(self._knew)
+            else:
+                self._asked.append((since, future))
 
     async def reached(self, seq: int) -> None:
         """Wait until event `seq` has been applied here."""

@@ -39,8 +39,12 @@ class Watches:
             if operation_id in (None, waited_for) and (finished or not end_only):
                 changed.set()
 
+    def wake_all(self) -> None:
+        """There may be news of any operation."""
+        for ice_name in self._waiting:
+            self.wake(ice_name)
+
     def close(self) -> None:
         """Let every waiter end."""
         self.closed = True
-        for ice_name in self._waiting:
-            self.wake(ice_name)
+        self.wake_all()

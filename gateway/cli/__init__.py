@@ -12,6 +12,7 @@ from gateway.cli.doctor import doctor
 from gateway.cli.ices import ices
 from gateway.cli.keys import keys
 from gateway.cli.migrate_store import migrate_store
+from gateway.cli.nodes import nodes
 from gateway.cli.operations import operations
 from gateway.cli.serve import demo, serve
 from gateway.cli.users import users
@@ -24,7 +25,7 @@ def main() -> None:
 
 
 COMMANDS = (
-    *(serve, users, api_tokens, ices, operations, keys),
+    *(serve, users, api_tokens, ices, operations, keys, nodes),
     *(audit, backup, restore, migrate_store, doctor, demo),
 )
 for command in COMMANDS:

@@ -7,20 +7,22 @@ from pathlib import Path
 
 import click
 
-from gateway.cli.common import refuse, run, tell
+from gateway.cli.common import refuse, run, tell, with_settings
 from gateway.database_url import SERVERS, file_of
+from gateway.settings import Settings
 from gateway.times import utc_now
 
 
 @click.command()
-@click.option("--from", "source", required=True, metavar="URL", help="sqlite:///PATH")
+@click.option("--from", "source", metavar="URL", help="sqlite:///PATH; without it the --database.")
 @click.option("--to", "target", required=True, metavar="URL", help="postgresql://USER@HOST/NAME")
-def migrate_store(source: str, target: str) -> None:
+@with_settings
+def migrate_store(settings: Settings, source: str | None, target: str) -> None:
     """Move a database from an SQLite file to PostgreSQL, all of it or nothing, while no gateway runs.
 
     The file stays as it was, marked as a copy. The key file is not moved: every node needs it.
     """
-    path = file_of(source)
+    path = file_of(source or settings.database_url)
     if path is None or not target.startswith(SERVERS):
         raise click.UsageError("it goes --from sqlite:///PATH --to postgresql://USER@HOST/NAME")
     if not path.exists():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
@@ -85,6 +85,9 @@ class Engine(Protocol):
     name: str
     """What an operator knows it by: a file, or a URL without its password."""
 
+    shared: bool
+    """Whether several gateways may serve it at a time."""
+
     changed: asyncio.Event
     """Set after each commit of this process; a wake-up for the tail, which carries nothing that counts."""
 
@@ -128,18 +131,22 @@ def many(column: str, number: int) -> str:
     return f"{column} IN (SELECT atom FROM json_each(${number}))"
 
 
+_KINDS: Final = {"#": "BIGINT", "~": "DOUBLE PRECISION"}
+
+
 def rows_of(number: int, *columns: str) -> str:
     """SQL for the rows of the JSON list of lists in parameter `number`, as `columns`.
 
-    A column is text, or an integer where a `#` stands before its name. One statement for many rows: to
+    A column is text, or an integer where a `#` stands before its name, a float where a `~` does. One statement for many rows: to
     run it for each of them is a hop between threads, or a journey to a server, for each.
     """
     values = []
     for place, column in enumerate(columns):
         value = f"json_extract(value, '$[{place}]')"
-        if column.startswith("#"):
-            value = f"CAST({value} AS BIGINT)"
-        values.append(f"{value} AS {column.removeprefix('#')}")
+        kind = _KINDS.get(column[0])
+        values.append(
+            f"{value} AS {column}" if kind is None else f"CAST({value} AS {kind}) AS {column[1:]}"
+        )
     return f"(SELECT {', '.join(values)} FROM json_each(${number})) AS given"
 
 

@@ -17,9 +17,11 @@ _log = structlog.get_logger()
 
 @contextlib.asynccontextmanager
 async def open_store(
-    url: str, *, serving: bool = False, create: bool = True, tell: Tell = _log.warning
+    url: str, *, node: str | None = None, create: bool = True, tell: Tell = _log.warning
 ) -> AsyncIterator[Engine]:
     """Open a database, making and migrating it where needed; see `open_sqlite`, `open_postgres`.
+
+    `node` is the name of the gateway that serves it; a command leaves it out.
 
     Raises:
         StoreRefused: it cannot be used as it is; the text says what to change.
@@ -27,7 +29,7 @@ async def open_store(
     """
     path = file_of(url)
     if path is not None:
-        async with open_sqlite(path, serving=serving, create=create, tell=tell) as file:
+        async with open_sqlite(path, serving=node is not None, create=create, tell=tell) as file:
             yield file
         return
     try:
@@ -36,5 +38,5 @@ async def open_store(
         raise StoreRefused(
             f"a database on PostgreSQL needs {error.name}: pip install 'ice-gateway[postgres]'"
         ) from error
-    async with open_postgres(url, serving=serving, create=create, tell=tell) as server:
+    async with open_postgres(url, node=node, create=create, tell=tell) as server:
         yield server

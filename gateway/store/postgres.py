@@ -41,6 +41,8 @@ _LOOK_EVERY: Final = 1.0
 """Seconds between two looks at the log's end, should a notification be lost."""
 _ATTEMPTS: Final = 5
 """Of a transaction that got into another's way."""
+_NAMES: Final = 1_003
+"""The class of the advisory locks of nodes, each by its name."""
 _TAKE_OVER: Final = 3.0
 """Seconds for a gateway that was just killed to be forgotten by the server."""
 _OURS: Final = (
@@ -50,6 +52,9 @@ _OURS: Final = (
     asyncpg.exceptions.DataError,
 )
 """A broken rule or a mistake of ours is not the database's fault."""
+_LOST: Final = (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+_BROKEN: Final = (*_LOST, TimeoutError, asyncio.CancelledError)
+"""After these nothing more goes over a connection."""
 _IN_THE_WAY: Final = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 _BUSY: Final = (*_IN_THE_WAY, asyncpg.LockNotAvailableError)
 _UNKNOWN: Final = "it is not known whether the last change was made: look before you try again"
@@ -88,7 +93,7 @@ class _Line:
             try:
                 async with asyncio.timeout(self._patience):
                     return await answer
-            except (TimeoutError, OSError, asyncio.CancelledError):
+            except _BROKEN:
                 # It may still be going on there; nobody waits for it.
                 self.cut()
                 raise
@@ -113,7 +118,7 @@ class _Line:
             raise StoreLocked(self._sentence(str(error))) from error
         except TimeoutError as error:
             raise self._unavailable(f"no answer for {self._patience:.0f} s") from error
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        except (asyncpg.PostgresError, *_LOST) as error:
             raise self._unavailable(str(error) or type(error).__name__) from error
 
     def _sentence(self, reason: str) -> str:
@@ -140,9 +145,11 @@ class _Line:
 class PostgresEngine:
     """An open database. Make one with `open_postgres`."""
 
-    def __init__(self, url: str, *, serving: bool) -> None:
+    shared = True
+
+    def __init__(self, url: str, *, node: str | None) -> None:
         self.name = shown(url)
-        self._serving = serving
+        self._node = node
         self.changed = asyncio.Event()
         self._news = True
         self._looked = 0.0
@@ -156,7 +163,7 @@ class PostgresEngine:
         async def make_watcher() -> asyncpg.Connection:
             return await self._listening(await connect(url))
 
-        for _ in range(READS if serving else 1):
+        for _ in range(READS if node is not None else 1):
             self._readers.put_nowait(self._line(make))
         self._lookups = self._line(make)
         self._watcher = self._line(make_watcher, _NEWS_PATIENCE)
@@ -168,13 +175,13 @@ class PostgresEngine:
         return line
 
     async def start(self) -> None:
-        """Take the database, where this is for a gateway. Raises `StoreRefused`, `StoreUnavailable`."""
-        if self._serving:
+        """Take the node's name, where this is for a gateway. Raises `StoreRefused`, `StoreUnavailable`."""
+        if self._node is not None:
             async with self._watcher.turn:
                 await self._watcher.connected()
 
     async def _listening(self, connection: asyncpg.Connection) -> asyncpg.Connection:
-        """The tail's connection: it hears of commits, and holds the database for this gateway."""
+        """The tail's connection: it hears of commits, and holds the node's name."""
         try:
             await self._hold(connection)
             await connection.add_listener("ice_events", self._hear)
@@ -186,13 +193,19 @@ class PostgresEngine:
         return connection
 
     async def _hold(self, connection: asyncpg.Connection) -> None:
+        """Hold the name against a second node of it, and the database against who would have it alone."""
         until = asyncio.get_running_loop().time() + _TAKE_OVER
-        while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", SERVE):
+        while not await connection.fetchval(
+            "SELECT pg_try_advisory_lock_shared($1) AND pg_try_advisory_lock($2, hashtext($3))",
+            SERVE,
+            _NAMES,
+            self._node,
+        ):
             if asyncio.get_running_loop().time() >= until:
-                reason = f"another gateway already serves {self.name}; stop it first"
-                if self._seq is not None:  # this one did, and was cut off for too long
-                    self.condemn(reason)
-                raise StoreRefused(reason)
+                raise StoreRefused(
+                    f"another gateway serves {self.name} as the node {self._node} already: stop it, or set"
+                    " node.name to another name"
+                )
             await asyncio.sleep(0.05)
 
     def _hear(self, *_: object) -> None:
@@ -329,7 +342,7 @@ async def _roll_back(line: _Line, connection: asyncpg.Connection) -> None:
 
 async def _commit(connection: asyncpg.Connection, appended: Sequence[Appended]) -> None:
     if not appended:
-        done = await connection.execute("COMMIT")
+        done = await connection.execute("SELECT pg_notify('ice_events', ''); COMMIT")
     else:
         # One message: the log's lock is taken and let go by the server alone.
         events = ", ".join(_literal(hashed(one.event)) for one in appended)
@@ -380,13 +393,13 @@ def _rows(records: Sequence[asyncpg.Record]) -> list[Row]:
 
 @contextlib.asynccontextmanager
 async def open_postgres(
-    url: str, *, serving: bool = False, create: bool = True, tell: Tell = _log.warning
+    url: str, *, node: str | None = None, create: bool = True, tell: Tell = _log.warning
 ) -> AsyncIterator[PostgresEngine]:
     """Open the database of `url`, making or migrating its tables where needed.
 
     Args:
         url: `postgresql://user@host:port/name`.
-        serving: for a gateway, of which there is one per database; a command leaves it False.
+        node: the name of the gateway that opens it, another for each; a command leaves it out.
         create: whether missing tables are made.
         tell: is told of a migration.
 
@@ -395,10 +408,10 @@ async def open_postgres(
         StoreUnavailable: it cannot be reached or used now.
     """
     await set_up(url, create=create, tell=tell)
-    engine = PostgresEngine(url, serving=serving)
+    engine = PostgresEngine(url, node=node)
     try:
         await engine.start()
-        if serving and await engine.fetch("SELECT current_setting('fsync')") != [("on",)]:
+        if node is not None and await engine.fetch("SELECT current_setting('fsync')") != [("on",)]:
             tell(f"{engine.name} runs with fsync=off: a power cut may undo what it said was done")
         yield engine
     finally:

@@ -54,11 +54,12 @@ class Happening(msgspec.Struct, frozen=True, gc=False):
 
 
 class Opened(msgspec.Struct, frozen=True, gc=False):
-    """A session that began."""
+    """A session that began; `clock` is the lease clock when its entry was read."""
 
     ice_name: str
     generation: int
     connection: Connection
+    clock: float = 0.0
 
 
 async def clear(transaction: Transaction, node: str) -> None:
@@ -75,16 +76,21 @@ async def record(
 ) -> None:
     """Write what has changed: sessions opened, hellos, ids of sessions closed, and what happened."""
     if opened:
-        columns = ", ".join((*_CONNECTION, "ice_name", "generation"))
+        columns = ", ".join((*_CONNECTION, "ice_name", "generation", "opened"))
+        given = rows_of(1, *_CONNECTION, "ice_name", "#generation", "~opened")
         await transaction.run(
-            f"INSERT INTO ice_sessions ({columns}) SELECT {columns}"
-            f" FROM {rows_of(1, *_CONNECTION, 'ice_name', '#generation')} WHERE true"
+            f"INSERT INTO ice_sessions ({columns}) SELECT {columns} FROM {given} WHERE true"
             # It may be there already, where it was not known whether the last attempt was done.
             " ON CONFLICT (session) DO UPDATE SET version = excluded.version,"
             " platform = excluded.platform, hostname = excluded.hostname",
             as_json(
                 [
-                    (*_row(session.connection), session.ice_name, session.generation)
+                    (
+                        *_row(session.connection),
+                        session.ice_name,
+                        session.generation,
+                        session.clock,
+                    )
                     for session in opened
                 ]
             ),

@@ -47,6 +47,8 @@ _log = structlog.get_logger()
 class SqliteEngine:
     """An open SQLite file. Make one with `open_sqlite`."""
 
+    shared = False
+
     def __init__(self, path: Path, *, serving: bool) -> None:
         self.path = path
         self.name = str(path)

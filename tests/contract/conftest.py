@@ -19,7 +19,12 @@ def open_store(request, tmp_path):
         yield functools.partial(open_sqlite, tmp_path / "ice.db")
         return
     url = request.getfixturevalue("database_url")
-    yield functools.partial(open_postgres, url, tell=lambda _: None)
+
+    def opening(*, serving=False, **options):
+        node = "node-a" if serving else None
+        return open_postgres(url, node=node, tell=lambda _: None, **options)
+
+    yield opening
 
 
 @pytest.fixture

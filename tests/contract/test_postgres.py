@@ -32,13 +32,13 @@ BACKENDS = (
 )
 
 
-def opening(url, *, serving=False, **options):
-    return open_postgres(url, serving=serving, tell=lambda _: None, **options)
+def opening(url, *, node=None, **options):
+    return open_postgres(url, node=node, tell=lambda _: None, **options)
 
 
 @pytest.fixture
 async def engine(database_url):
-    async with opening(database_url, serving=True) as opened:
+    async with opening(database_url, node="node-a") as opened:
         await add_user(opened, "alice")
         yield opened
 
@@ -218,7 +218,7 @@ async def test_a_commit_without_an_answer_is_not_called_undone(engine, monkeypat
 
 async def test_a_server_that_restarts_is_found_again():
     with postgres() as server:
-        async with opening(server.database(), serving=True) as engine:
+        async with opening(server.database(), node="node-a") as engine:
             server.stop()
             for read in (engine.fetch, engine.look_up, engine.follow):
                 with refusing(StoreUnavailable, f"{read} without a server"):
@@ -237,7 +237,7 @@ async def test_a_server_that_stands_still_is_given_up(monkeypatch):
     monkeypatch.setattr("gateway.store.postgres.PATIENCE", 0.3)
     monkeypatch.setattr("gateway.store.postgres._NEWS_PATIENCE", 0.3)
     with postgres() as server:
-        async with opening(server.database(), serving=True) as engine:
+        async with opening(server.database(), node="node-a") as engine:
             await append(engine, an_event())
             with server.standing_still():
                 with refusing(StoreUnavailable, "a query without an answer") as caught:
@@ -253,7 +253,7 @@ async def test_a_second_gateway_is_refused(database_url, engine, monkeypatch):
     monkeypatch.setattr("gateway.store.postgres._TAKE_OVER", 0.1)
     assert await engine.is_served()
     with refusing(StoreRefused, "a second gateway") as caught:
-        async with opening(database_url, serving=True):
+        async with opening(database_url, node="node-a"):
             pass
     assert "already serves" in caught.text
     async with opening(database_url) as command:
@@ -262,7 +262,7 @@ async def test_a_second_gateway_is_refused(database_url, engine, monkeypatch):
 
 async def test_the_next_gateway_has_it_when_the_first_has_ended(database_url):
     for _ in range(2):
-        async with opening(database_url, serving=True) as engine:
+        async with opening(database_url, node="node-a") as engine:
             assert await engine.is_served()
     async with opening(database_url) as command:
         assert not await command.is_served()
@@ -275,7 +275,7 @@ async def test_a_gateway_that_was_cut_off_while_another_began_is_condemned(
     await engine.has_changed()
     holder = engine._watcher._connection.get_server_pid()
     postgres_server.sql(f"SELECT pg_terminate_backend({holder})")
-    async with opening(database_url, serving=True):
+    async with opening(database_url, node="node-a"):
         with refusing(StoreRefused, "the gateway that was cut off"):
             await engine.follow("SELECT 1")
         assert "already serves" in engine.fault
@@ -288,7 +288,7 @@ async def test_a_gateway_that_was_cut_off_while_another_began_is_condemned(
 
 async def refused(url, error=StoreRefused) -> str:
     with refusing(error, f"a gateway on {url}") as caught:
-        async with opening(url, serving=True):
+        async with opening(url, node="node-a"):
             pass
     return caught.text
 

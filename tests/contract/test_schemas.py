@@ -12,7 +12,7 @@ from gateway.store.postgres import open_postgres
 from gateway.store.sqlite import open_sqlite
 
 ONLY_ON_POSTGRESQL = {"ice_schema", "ice_head"}  # SQLite: user_version; the one writer's own count
-TYPES = {"text": "TEXT", "bigint": "INTEGER"}
+TYPES = {"text": "TEXT", "bigint": "INTEGER", "double precision": "REAL"}
 
 
 @pytest.fixture

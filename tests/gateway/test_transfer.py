@@ -78,7 +78,7 @@ async def test_everything_arrives_and_goes_on(path, database_url, prune):
     assert told == {table: rows for table, rows in moved.counts.items() if rows}
     assert (moved.counts["users"], moved.counts["ice_tokens"]) == (2, 4)
     with sqlite3.connect(path) as source:
-        async with opening(database_url, serving=True) as engine:
+        async with opening(database_url, node="node-a") as engine:
             for table, key in transfer.TABLES.items():
                 if table in ("restored", "logins"):
                     continue  # the file's own mark, made when all had arrived
@@ -128,7 +128,7 @@ async def test_nothing_is_moved_from_or_to_what_a_gateway_serves(path, database_
     async with open_sqlite(path, serving=True):
         with refusing(StoreRefused, "a file that is served"):
             await move(path, database_url)
-    async with opening(database_url, serving=True):
+    async with opening(database_url, node="node-a"):
         with refusing(StoreRefused, "a database that is served") as caught:
             await move(path, database_url)
     assert "stop it first" in caught.text

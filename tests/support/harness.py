@@ -34,6 +34,7 @@ def settings_for(folder: Path, **options: Any) -> Settings:
         "database.url": f"sqlite:///{folder}/ice.db",
         "server.port": 0,
         "metrics.listen": "",
+        "node.name": "node-a",
         "log.level": "error",
     }
     return load(None, {}, defaults | given)

@@ -28,6 +28,7 @@ class Postgres:
         self.data = home / "data"
         self.port = _free_port()
         self._numbers = itertools.count()
+        self._runs = False
         self._user = NOBODY if os.geteuid() == 0 else None
         self._bin = programs or _binaries(home, copied=self._user is not None)
 
@@ -52,11 +53,14 @@ class Postgres:
     def start(self) -> None:
         """Start it; returns when it accepts connections."""
         options = f"-p {self.port}"
+        self._runs = True
         self._run("pg_ctl", "start", "-w", "-D", self.data, "-l", self.data / "log", "-o", options)
 
     def stop(self, mode: str = "fast") -> None:
         """End it: `fast` breaks connections off, `immediate` is a crash."""
-        self._run("pg_ctl", "stop", "-w", "-D", self.data, "-m", mode)
+        if self._runs:
+            self._runs = False
+            self._run("pg_ctl", "stop", "-w", "-D", self.data, "-m", mode)
 
     @contextlib.contextmanager
     def standing_still(self) -> Iterator[None]:

@@ -24,6 +24,7 @@ FLOORS = [
         "gateway.attempts",
         "gateway.errors",
         "gateway.ice",
+        "gateway.lease",
     ],
     [
         "gateway.roles",
@@ -68,8 +69,9 @@ FLOORS = [
         "gateway.passwords",
         "gateway.store.logins",
         "gateway.store.restored",
+        "gateway.store.nodes",
     ],
-    ["gateway.drops", "gateway.audit", "gateway.export", "gateway.hold"],
+    ["gateway.drops", "gateway.audit", "gateway.export", "gateway.hold", "gateway.membership"],
     ["gateway.documents"],
     [
         "gateway.admission",
@@ -118,6 +120,7 @@ FLOORS = [
         "gateway.cli.audit",
         "gateway.cli.backup",
         "gateway.cli.migrate_store",
+        "gateway.cli.nodes",
         "gateway.cli.doctor",
     ],
     ["gateway.cli.serve"],

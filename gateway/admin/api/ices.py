@@ -207,7 +207,7 @@ async def _end(
 async def _ended(request: web.Request, before: Listed, done: Done | Issued) -> documents.Ended:
     """Wait until the action's event has been applied, and tell what it ended."""
     parts = _parts(request)
-    confirmed = await parts.drops.confirm(parts.tail, [done.logged.seq])
+    confirmed = await parts.drops.confirm(parts.tail, [done.logged])
     try:
         now = await parts.ices.find(before.ice.ice_name) or before
     except StoreUnavailable:
@@ -231,8 +231,8 @@ async def bulk(request: web.Request) -> web.Response:
     _may_act(request)
     parts = _parts(request)
     outcomes = await parts.provisioning.bulk(actor(request), wanted.action, wanted.ice_names)
-    seqs = [outcome.logged.seq for outcome in outcomes if outcome.logged is not None]
-    confirmed = await parts.drops.confirm(parts.tail, seqs)
+    logged = [outcome.logged for outcome in outcomes if outcome.logged is not None]
+    confirmed = await parts.drops.confirm(parts.tail, logged)
     return json_response(
         documents.BulkAnswer(
             [

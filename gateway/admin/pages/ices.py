@@ -250,7 +250,7 @@ async def act(request: web.Request) -> web.StreamResponse:
             return await _stale(request, action)
         raise Refusal(done)
     here = parts(request)
-    ended = await here.drops.confirm(here.tail, [done.logged.seq])
+    ended = await here.drops.confirm(here.tail, [done.logged])
     if isinstance(done, Issued):
         return issued_dialog(request, done, f"ICE {WORDS[Action(action)].lower()}ed", ended)
     context = {"ice": done.ice, "action": action, "ended": ended, "words": WORDS}
@@ -293,8 +293,8 @@ async def bulk(request: web.Request) -> web.StreamResponse:
     action, names = await _bulk(request)
     here = parts(request)
     outcomes = await here.provisioning.bulk(actor(request, Via.PAGE), action, names)
-    seqs = [outcome.logged.seq for outcome in outcomes if outcome.logged is not None]
-    ended = await here.drops.confirm(here.tail, seqs)
+    logged = [outcome.logged for outcome in outcomes if outcome.logged is not None]
+    ended = await here.drops.confirm(here.tail, logged)
     context = {
         "results": [_result(outcome, ended) for outcome in outcomes],
         "action": action,

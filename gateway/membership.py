@@ -1,0 +1,257 @@
+"""This node among the others that serve its database: its lease, its acknowledgements, what it hears of them.
+
+A lease counts from a moment at which this node knew of every change, so that whoever waits until it has
+run out knows that nothing goes on here by what was true before. A gateway that is alone has none to renew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from gateway import __version__
+from gateway.hub import DISCONNECT, Dropped, Hub
+from gateway.ice import RULES
+from gateway.keyfile import KeyStore
+from gateway.lease import Lease, boottime
+from gateway.session import Session
+from gateway.store import nodes
+from gateway.store.engine import Engine, StoreRefused, StoreUnavailable, Transaction
+from gateway.store.nodes import Node, Nodes
+from gateway.tail import Tail
+from gateway.times import Clock, to_text
+
+AWAITED: Final = frozenset(
+    {*(action.value for action, rule in RULES.items() if rule.renews), DISCONNECT}
+)
+"""The actions whose answer waits until every node has acted on them."""
+_RENEWALS: Final = 6
+"""In the time of a lease."""
+_RETRY: Final = 0.5
+_SWEEP: Final = 5.0
+"""Seconds between two looks for what nodes have left behind."""
+_SUPERSEDED: Final = 4103
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Self:
+    """What this node tells of itself; `instance` is another with each start."""
+
+    name: str
+    instance: str
+    url: str
+
+
+def new_self(name: str, url: str) -> Self:
+    """This node, just started."""
+    return Self(name, secrets.token_hex(8), url)
+
+
+class Membership:
+    """Joins, renews, acknowledges and leaves; its collaborators come in through the constructor.
+
+    `abandon` is called when the lease has run out, `drain` when an admin wants the node to admit
+    nobody, or to go on.
+    """
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        me: Self,
+        lease: Lease,
+        tail: Tail,
+        hub: Hub[Session],
+        keys: KeyStore,
+        clock: Clock,
+        abandon: Callable[[], None],
+        drain: Callable[[bool], None],
+    ) -> None:
+        self._engine = engine
+        self._me = me
+        self._lease = lease
+        self._tail = tail
+        self._hub = hub
+        self._keys = keys
+        self._clock = clock
+        self._abandon = abandon
+        self._drain = drain
+        self._dropped: list[nodes.Dropped] = []
+        self._due = asyncio.Event()
+        self._heard = asyncio.Event()
+        self._draining = False
+        self.fault: str | None = None
+        """Why this node may not act, for an operator."""
+
+    async def join(self) -> None:
+        """Become one of the nodes. Raises `StoreRefused` where this one does not fit to the others."""
+        knew = boottime()
+        mine = self._keys.kids()
+        newcomer = Node(
+            self._me.instance,
+            self._me.name,
+            __version__,
+            " ".join(sorted(mine)),
+            self._me.url,
+            to_text(self._clock()),
+            self._tail.position,
+            draining=False,
+            left=self._lease.seconds,
+        )
+
+        async def unit(transaction: Transaction) -> str | None:
+            for other in await nodes.alive(transaction):
+                reason = _misfit(other, mine)
+                if reason is not None:
+                    return reason
+            await nodes.join(transaction, newcomer)
+            return None
+
+        refused = await self._engine.write(unit)
+        if refused is not None:
+            raise StoreRefused(refused)
+        self._lease.renewed(knew)
+
+    # --- what the rest of the node tells ---------------------------------------------------------------
+
+    def dropped(self, seq: int, ended: list[Dropped]) -> None:
+        """An event that others wait for was acted on: tell them what it ended here."""
+        self._dropped += [
+            nodes.Dropped(one.session, seq, self._me.name, one.ice_name, one.code) for one in ended
+        ]
+        self._due.set()
+
+    def hear(self) -> None:
+        """Somebody has committed something."""
+        self._heard.set()
+
+    # --- running -----------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Renew the lease and acknowledge until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._watch())
+            group.create_task(self._listen())
+            while True:
+                pause = self._lease.seconds / _RENEWALS if await self._renew() else _RETRY
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._due.wait()
+                self._due.clear()
+
+    async def _renew(self) -> bool:
+        """Renew the lease by what this node knows, and tell what it has dropped; whether that was done."""
+        told, self._dropped = self._dropped, []
+        try:
+            knew = await self._tail.know()
+            renewal = functools.partial(
+                nodes.renew,
+                instance=self._me.instance,
+                seen_seq=self._tail.position,
+                keys=" ".join(sorted(self._keys.kids())),
+                lease=self._lease.seconds,
+                dropped=told,
+            )
+            draining = await self._engine.write(renewal)
+            if draining is None:
+                # Others have taken it for dead: what it holds they no longer count with.
+                self._run_out()
+                await self.join()
+                draining = False
+        except (StoreUnavailable, StoreRefused) as error:
+            self._dropped = told + self._dropped
+            _log.debug("lease not renewed", reason=str(error))
+            return False
+        self._lease.renewed(knew)
+        self.fault = None
+        if draining is not self._draining:
+            self._draining = draining
+            self._drain(draining)
+        return True
+
+    async def _watch(self) -> None:
+        """End what goes on here when the lease has run out."""
+        while True:
+            left = self._lease.until - boottime()
+            if left > 0:
+                await asyncio.sleep(left)
+            else:
+                self._run_out()
+                await asyncio.sleep(_RETRY)
+
+    def _run_out(self) -> None:
+        if self.fault is None:
+            self.fault = (
+                "the lease of this node has run out: it could not renew it in the database for"
+                f" {self._lease.seconds:.0f} s"
+            )
+            _log.error("lease run out", node=self._me.name)
+        self._abandon()
+
+    async def _listen(self) -> None:
+        """End sessions whose ICE has come to another node since, and forget what nodes left behind."""
+        swept = 0.0
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_SWEEP):
+                    await self._heard.wait()
+            self._heard.clear()
+            with contextlib.suppress(StoreUnavailable):
+                for ice_name, session_id in await Nodes(self._engine.fetch).superseded(
+                    self._me.name
+                ):
+                    session = self._hub.get(ice_name)
+                    if session is not None and session.id == session_id:
+                        session.close(_SUPERSEDED)
+                if boottime() - swept > _SWEEP:
+                    swept = boottime()
+                    await self._engine.write(nodes.sweep)
+            await asyncio.sleep(0.1)  # a storm is many commits
+
+    async def leave(self) -> None:
+        """Say that this node holds nothing any more."""
+        with contextlib.suppress(StoreUnavailable):
+            await self._engine.write(
+                lambda transaction: nodes.leave(transaction, self._me.instance)
+            )
+
+
+class Others:
+    """The other nodes as an admin's action waits for them."""
+
+    def __init__(self, engine: Engine, me: Self) -> None:
+        self._nodes = Nodes(engine.fetch)
+        self._me = me
+
+    async def behind(self, seq: int) -> list[str]:
+        """Those that have not acted on event `seq` yet, and may still act by what was before."""
+        return await self._nodes.behind(seq, self._me.instance)
+
+    async def dropped(self, seqs: Sequence[int]) -> list[nodes.Dropped]:
+        """What they have dropped because of these events."""
+        return await self._nodes.dropped(seqs, self._me.name)
+
+
+def _misfit(other: Node, mine: frozenset[str]) -> str | None:
+    """Why this gateway cannot serve beside `other`."""
+    if other.version != __version__ and other.version.split(".")[:2] != __version__.split(".")[:2]:
+        return (
+            f"the node {other.name} runs version {other.version}, this is {__version__}: nodes of one"
+            " database differ in the last number at the most"
+        )
+    missing = set(other.keys.split()) - mine
+    if missing:
+        return (
+            f"the key file lacks {', '.join(sorted(missing))}, which the node {other.name} has: copy its"
+            " key file to this machine, and see tokens.key_file"
+        )
+    return None

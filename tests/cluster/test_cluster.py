@@ -1,0 +1,392 @@
+"""Several gateways on one database: what is done at one counts at all of them, at once or told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from datetime import timedelta
+
+import pytest
+
+from gateway import drops
+from gateway.store.engine import StoreRefused, StoreUnavailable
+from gateway.store.nodes import Nodes
+from gateway.times import utc_now
+from tests.cluster.conftest import Nomad
+from tests.contract.domain import refusing, soon
+from tests.support.harness import expect_refused, harness
+from tests.support.work import (
+    accept,
+    ask,
+    asked,
+    expect_run,
+    finished,
+    greeted,
+    in_state,
+    progress,
+    show,
+    take,
+)
+
+LAPSE = 10.0
+"""Seconds within which a lease of 2 s has run out."""
+
+
+async def until(holds, what: str):
+    """Look again until it is so."""
+
+    async def look():
+        while not holds():  # noqa: ASYNC110 - what another task does has no event
+            await asyncio.sleep(0.005)
+
+    await soon(look(), what)
+
+
+def membership(node):
+    """The part of a node that renews its lease."""
+    return node.gateway.endpoint._lease, node.gateway.tail
+
+
+@contextlib.contextmanager
+def deaf(node):
+    """Cut a node off from its database, as a network does: what it asks is given up after a while."""
+    engine = node.gateway.engine
+
+    async def nothing(*_):
+        await asyncio.sleep(0.1)
+        raise StoreUnavailable("no answer")
+
+    kept = {name: getattr(engine, name) for name in ("follow", "look_up", "fetch", "write")}
+    try:
+        for name in kept:
+            setattr(engine, name, nothing)
+        node.gateway.tail._events._fetch = nothing
+        yield
+    finally:
+        for name, method in kept.items():
+            setattr(engine, name, method)
+        node.gateway.tail._events._fetch = kept["follow"]
+
+
+# --- dropped live, everywhere ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("action", "code"), [("deregister", 4101), ("reregister", 4102), ("disconnect", 4201)]
+)
+async def test_what_is_done_at_one_drops_the_session_at_another(cluster, action, code):
+    ice = await cluster.ice()
+    connection = await ice.at(cluster.b).connect()
+    done = await cluster.a.act("lab-1", action)
+    await connection.expect_dropped(code)
+    [drop] = done["dropped"]
+    assert (drop["session"], drop["node"]) == (connection.welcome["session"], "node-b")
+    assert drop["code"] == code
+    assert 0 < drop["elapsed_ms"] < 2000
+    assert done["unconfirmed"] == []
+
+
+async def test_a_bulk_action_is_confirmed_once_for_all(cluster):
+    connections = {}
+    for number, node in enumerate((cluster.a, cluster.b, cluster.c)):
+        ice = await cluster.ice(f"lab-{number}")
+        connections[f"lab-{number}"] = await ice.at(node).connect()
+    body = {"action": "deregister", "ice_names": list(connections)}
+    answer = await cluster.b.admin.post("/ices/bulk", body)
+    assert answer.json["unconfirmed"] == []
+    assert {drop["node"] for drop in answer.json["dropped"]} == {"node-a", "node-b", "node-c"}
+    for connection in connections.values():
+        await connection.expect_dropped(4101)
+
+
+async def test_a_command_drops_wherever_the_session_is(cluster):
+    ice = await cluster.ice()
+    connection = await ice.at(cluster.c).connect()
+    await cluster.a.command("ices", "deregister", "lab-1")
+    await connection.expect_dropped(4101)
+
+
+async def test_a_deregistered_ice_is_refused_everywhere(cluster):
+    ice = await cluster.ice()
+    await (await ice.at(cluster.a).connect()).leave()
+    await cluster.a.act("lab-1", "deregister")
+    for node in (cluster.a, cluster.b, cluster.c):
+        assert (await ice.at(node).refused()).code == "deregistered"
+
+
+async def test_a_lost_notification_loses_no_drop(cluster, monkeypatch):
+    ice = await cluster.ice()
+    connection = await ice.at(cluster.b).connect()
+    engine = cluster.b.gateway.engine
+    listener = engine._watcher._connection
+    await listener.execute("UNLISTEN *")
+    done = await cluster.a.act("lab-1", "deregister")
+    await connection.expect_dropped(4101)
+    assert done["unconfirmed"] == []
+
+
+async def test_clocks_that_are_apart_change_nothing(tmp_path, options):
+    """A node whose clock is an hour late, and another whose is an hour early."""
+    late, early = (timedelta(hours=sign) for sign in (-1, 1))
+    async with (
+        harness(tmp_path, **options, node__name="late", clock=lambda: utc_now() + late) as a,
+        harness(tmp_path, **options, node__name="early", clock=lambda: utc_now() + early) as b,
+    ):
+        provisioned = await a.provision()
+        ice = Nomad(a.url, provisioned.token)
+        refused = await ice.at(b).refused()
+        assert refused.code == "use-dpop-nonce", "the ICE's own clock seems wrong to that node"
+        connection = await ice.at(b).connect(nonce=refused.headers["DPoP-Nonce"])
+        done = await a.act("lab-1", "deregister")
+        await connection.expect_dropped(4101)
+        [drop] = done["dropped"]
+        assert drop["elapsed_ms"] < 2000, "the clock of the admin's node alone was to count"
+        await connection.close()
+
+
+# --- leases ----------------------------------------------------------------------------------------
+
+
+async def test_a_node_that_does_not_answer_is_named_and_ends_by_its_lease(cluster, monkeypatch):
+    monkeypatch.setattr(drops, "CONFIRMATION", 0.5)
+    ice = await cluster.ice()
+    connection = await ice.at(cluster.b).connect()
+    with deaf(cluster.b):
+        done = await cluster.a.act("lab-1", "deregister")
+        assert (done["dropped"], done["unconfirmed"]) == ([], ["node-b"])
+        await soon(connection.expect_dropped(1012), "a session that outlives no lease")
+        refused = await ice.at(cluster.b).refused()
+        assert (refused.status, refused.code) == (503, "store-unavailable")
+
+        # Nobody waits any more for one whose lease has run out.
+        await until_gone(cluster, "node-b")
+        other = await cluster.ice("lab-2")
+        await (await other.at(cluster.c).connect()).leave()
+        assert (await cluster.a.act("lab-2", "deregister"))["unconfirmed"] == []
+
+
+async def until_gone(cluster, name):
+    async def look():
+        while any(  # noqa: ASYNC110 - the database's clock has no event
+            node.name == name and node.left > 0
+            for node in await Nodes(cluster.a.gateway.engine.fetch).all()
+        ):
+            await asyncio.sleep(0.05)
+
+    await soon(look(), f"the end of the lease of {name}")
+
+
+async def test_a_node_that_was_cut_off_comes_back(cluster):
+    ice = await cluster.ice()
+    with deaf(cluster.b):
+        lease = cluster.b.gateway.endpoint._lease
+        await until(lambda: not lease.valid, "the end of the lease")
+        answer = await cluster.b.session.get(f"{cluster.b.url}/readyz")
+        assert answer.status == 503
+    await until(lambda: lease.valid, "a lease again")
+    connection = await ice.at(cluster.b).connect()
+    assert (await cluster.a.act("lab-1", "deregister"))["unconfirmed"] == []
+    await connection.expect_dropped(4101)
+
+
+async def test_nothing_is_acted_on_without_a_lease(cluster, monkeypatch):
+    ice = await cluster.ice()
+    connection = await greeted(ice.at(cluster.b))
+    operation = await asked(cluster.a.admin)
+    await take(connection)
+    lease = cluster.b.gateway.endpoint._lease
+    monkeypatch.setattr(lease, "until", 0.0)
+    monkeypatch.setattr(type(lease), "renewed", lambda *_: None)
+    connection.send(
+        {
+            "jsonrpc": "2.0",
+            "method": "operation.finish",
+            "id": 1,
+            "params": {"id": operation, "outcome": "succeeded"},
+        }
+    )
+    await connection.expect_dropped(1012)
+    assert (await show(cluster.a.admin, operation))["state"] in ("sent", "running")
+
+
+async def test_a_node_that_ends_takes_itself_out(tmp_path, options, cluster):
+    async with harness(tmp_path, **options, node__name="node-d"):
+        names = [node.name for node in await Nodes(cluster.a.gateway.engine.fetch).all()]
+        assert names == ["node-a", "node-b", "node-c", "node-d"]
+    names = [node.name for node in await Nodes(cluster.a.gateway.engine.fetch).all()]
+    assert names == ["node-a", "node-b", "node-c"]
+
+
+# --- who does not fit ------------------------------------------------------------------------------
+
+
+async def test_a_second_node_of_a_name_is_refused(tmp_path, options, cluster, monkeypatch):
+    monkeypatch.setattr("gateway.store.postgres._TAKE_OVER", 0.1)
+    with refusing(StoreRefused, "a second node-a") as caught:
+        async with harness(tmp_path, **options, node__name="node-a"):
+            pass
+    assert "set node.name to another name" in caught.text
+
+
+async def test_a_node_with_other_keys_is_refused(tmp_path, options, cluster):
+    others = options | {"tokens__key_file": str(tmp_path / "others.json")}
+    with refusing(StoreRefused, "a node without the keys of the others") as caught:
+        async with harness(tmp_path, **others, node__name="node-d"):
+            pass
+    assert "copy its key file to this machine" in caught.text
+    assert not (tmp_path / "others.json").exists(), "no keys were to be made"
+
+
+async def test_a_node_of_another_version_is_refused(tmp_path, options, cluster, monkeypatch):
+    monkeypatch.setattr("gateway.membership.__version__", "9.9.9")
+    with refusing(StoreRefused, "a node of another version") as caught:
+        async with harness(tmp_path, **options, node__name="node-d"):
+            pass
+    assert "runs version" in caught.text
+
+
+# --- one ICE, one session --------------------------------------------------------------------------
+
+
+async def test_who_comes_to_another_node_is_superseded_at_the_first(cluster):
+    ice = await cluster.ice()
+    first = await ice.at(cluster.a).connect()
+    await cluster.a.settled()
+    second = await ice.at(cluster.b).connect()
+    await first.expect_dropped(4103)
+    await second.round_trip()
+    answer = await cluster.c.eventually(
+        "/ices/lab-1", lambda answer: (answer.json["connection"] or {}).get("node") == "node-b"
+    )
+    assert answer.json["connection"]["session"] == second.welcome["session"]
+
+
+async def test_a_proof_is_good_once_in_all_of_them(cluster):
+    ice = await cluster.ice()
+    headers = ice.at(cluster.a).headers()
+    await ice.connect(headers)
+    for node in (cluster.b, cluster.c, cluster.a):
+        refused = await ice.at(node).refused(headers)
+        assert (refused.code, refused.problem["retry"]) == ("proof-invalid", True)
+        assert "used before" in refused.problem["detail"]
+
+
+# --- operations ------------------------------------------------------------------------------------
+
+
+async def test_an_operation_asked_of_one_runs_at_another_and_comes_back(cluster):
+    ice = await cluster.ice()
+    connection = await greeted(ice.at(cluster.b))
+    waiting = asyncio.create_task(ask(cluster.a.admin, query="?wait=10"))
+    operation = await take(connection)
+    progress(connection, operation, fraction=0.5, message="half")
+    await in_state(cluster.b, operation, "running")
+    await finished(connection, operation, result={"ok": True})
+    answer = await soon(waiting, "the answer of the node that was asked")
+    assert (answer.status, answer.json["state"]) == (200, "succeeded")
+    assert answer.json["result"] == {"ok": True}
+
+
+async def test_an_operation_is_streamed_through_another_node(cluster):
+    ice = await cluster.ice()
+    connection = await greeted(ice.at(cluster.b))
+    operation = await asked(cluster.a.admin)
+    headers = {"Authorization": f"Bearer {cluster.a.admin.token}"}
+    url = f"{cluster.a.url}/admin/api/v1/operations/{operation}/stream"
+    async with cluster.a.session.get(url, headers=headers) as stream:
+        assert stream.status == 200
+        await take(connection)
+        progress(connection, operation, fraction=0.25, message="a quarter")
+        told = []
+        async for line in stream.content:
+            if line.startswith(b"data:"):
+                told.append(json.loads(line[5:]))
+                if told[-1].get("message") == "a quarter":
+                    await finished(connection, operation)
+                if "result" in told[-1]:
+                    break
+    assert told[-1]["state"] == "succeeded"
+    assert any(one.get("fraction") == 0.25 for one in told)
+
+
+async def test_an_operation_outlives_the_node_that_sent_it(tmp_path, options, cluster):
+    """B dies in the middle; the ICE comes back at C, says what it works on, and finishes it there."""
+    ice = await cluster.ice()
+    async with harness(tmp_path, **options, node__name="node-d") as dying:
+        connection = await greeted(ice.at(dying))
+        operation = await asked(cluster.a.admin)
+        await take(connection)
+    back = await greeted(ice.at(cluster.c), operation)
+    await in_state(cluster.c, operation, "running")
+    following = await asked(cluster.a.admin)
+    await finished(back, operation, result={"by": "c"})
+    assert (await show(cluster.a.admin, operation))["result"] == {"by": "c"}
+    run = await expect_run(back)
+    assert run["id"] == following, "each was to be sent once"
+    accept(back, following)
+    await finished(back, following)
+    assert (await show(cluster.b.admin, following))["state"] == "succeeded"
+
+
+# --- the command -----------------------------------------------------------------------------------
+
+
+async def test_nodes_are_listed_drained_and_resumed(cluster):
+    listed = json.loads((await cluster.a.command("nodes", "list", "--json")).stdout)
+    assert [(node["name"], node["state"]) for node in listed] == [
+        (f"node-{name}", "serves") for name in "abc"
+    ]
+    assert all(0 < node["lease_left"] <= 2 for node in listed)
+    assert "node-b" in (await cluster.a.command("nodes", "list")).stdout
+
+    ice = await cluster.ice()
+    connection = await ice.at(cluster.b).connect()
+    await cluster.a.command("nodes", "drain", "node-b")
+    await connection.expect_dropped(1012)
+    refused = await ice.at(cluster.b).refused()
+    assert (refused.status, refused.code) == (503, "draining")
+    ready = await cluster.b.session.get(f"{cluster.b.url}/readyz")
+    assert ready.status == 503
+    assert "nodes resume node-b" in await ready.text()
+    await (await ice.at(cluster.c).connect()).leave()
+
+    await cluster.a.command("nodes", "resume", "node-b")
+    endpoint = cluster.b.gateway.endpoint
+    await until(lambda: not endpoint.paused, "a node that goes on")
+    await ice.at(cluster.b).connect()
+    said = await cluster.a.command("nodes", "drain", "node-x", status=1)
+    assert "there is no node node-x" in said.stderr
+
+
+# --- the server ------------------------------------------------------------------------------------
+
+
+async def test_sessions_outlive_a_restart_of_the_server(tmp_path, monkeypatch):
+    from tests.support.postgres import postgres  # noqa: PLC0415 - a server of its own, to stop
+
+    with postgres() as server:
+        options = {
+            "database__url": server.database(),
+            "tokens__key_file": str(tmp_path / "k.json"),
+            "node__lease": "20s",
+        }
+        async with (
+            harness(tmp_path, **options, node__name="a") as a,
+            harness(tmp_path, **options, node__name="b") as b,
+        ):
+            provisioned = await a.provision()
+            connection = await provisioned.connect()
+            server.stop()
+            tails = (a.gateway.tail, b.gateway.tail)
+            await until(lambda: not any(tail.current for tail in tails), "notice of the loss")
+            await connection.round_trip()
+            expect_refused(await a.admin.get("/ices"), 503, "store-unavailable")
+            with contextlib.suppress(StoreUnavailable):
+                server.start()
+            await until(lambda: all(tail.current for tail in tails), "tails that are current")
+            await connection.round_trip()
+            async with asyncio.timeout(LAPSE):
+                while (await b.admin.post("/ices/lab-1/deregister")).status != 200:  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+            await connection.expect_dropped(4101)
