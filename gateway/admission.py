@@ -30,6 +30,7 @@ from gateway.proof import Invalid, Nonces, Once, Proof, Url, mark, normalise, ve
 from gateway.secret import Secret
 from gateway.store import ices
 from gateway.store.engine import Engine, StoreUnavailable
+from gateway.store.look_ups import LookUps
 from gateway.tail import Tail
 from gateway.times import Clock
 from gateway.tokens import Opened
@@ -104,7 +105,7 @@ class Admission:
         *,
         keys: KeyStore,
         engine: Engine,
-        look_ups: ices.LookUps,
+        look_ups: LookUps,
         tail: Tail,
         hold: Hold,
         lease: Lease,

@@ -45,7 +45,8 @@ from gateway.session import Session
 from gateway.settings import BadSetting, Settings, cannot_listen
 from gateway.store.engine import Engine
 from gateway.store.events import Events
-from gateway.store.ices import Ices, LookUps
+from gateway.store.ices import Ices
+from gateway.store.look_ups import LookUps
 from gateway.store.opening import open_store
 from gateway.store.operations import Operations
 from gateway.store.sessions import Happenings

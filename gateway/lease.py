@@ -1,7 +1,4 @@
-"""How long a node may act on what it knows: others count on it to stop when its lease has run out.
-
-Pure but for the clock, which runs on while the machine sleeps.
-"""
+"""How long a node may act on what it knows: others count on it to stop when its lease has run out."""
 
 from __future__ import annotations
 

@@ -202,7 +202,8 @@ class PostgresEngine:
             self._node,
         ):
             if asyncio.get_running_loop().time() >= until:
-                raise StoreRefused(
+                error = StoreRefused if self._seq is None else StoreUnavailable
+                raise error(
                     f"another gateway serves {self.name} as the node {self._node} already: stop it, or set"
                     " node.name to another name"
                 )

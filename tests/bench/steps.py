@@ -30,7 +30,7 @@ from gateway.presence import Presence
 from gateway.secret import Secret
 from gateway.session import Session
 from gateway.settings import load
-from gateway.store.ices import LookUps
+from gateway.store.look_ups import LookUps
 from gateway.store.sqlite import SqliteEngine, open_sqlite
 from gateway.times import utc_now
 from tests.bench.fleet import Fleet, database_in

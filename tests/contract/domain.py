@@ -192,6 +192,7 @@ class Between:
         self._engine = engine
         self._gates: dict[str, Gate] = {}
         self.changed = engine.changed
+        self.shared = engine.shared
         self.away = False
         self.fault = None
         self.condemned: list[str] = []

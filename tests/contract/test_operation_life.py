@@ -172,6 +172,9 @@ class Gateway:
         self.tail = Tail(engine, self.apply, self.dispatch.refresh)
         self.sessions = itertools.count()
 
+    def may_act(self):
+        return True
+
     def apply(self, entry):
         self.hub.apply(entry)
         self.dispatch.apply(entry)

@@ -13,7 +13,7 @@ from gateway.store.accounts import Accounts
 from gateway.store.engine import OutcomeUnknown, StoreUnavailable
 from gateway.store.events import Events
 from gateway.store.guard import may_be_done
-from gateway.store.ices import LookUps
+from gateway.store.look_ups import LookUps
 from gateway.store.setup import released
 from gateway.store.sqlite import open_sqlite
 from tests.contract.domain import add, add_registered, add_user, an_event, an_ice, append, refusing

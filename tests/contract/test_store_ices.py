@@ -12,7 +12,8 @@ from gateway.ice import IceType, Status
 from gateway.store import ices
 from gateway.store.accounts import fold_user
 from gateway.store.engine import StoreUnavailable
-from gateway.store.ices import IceFilter, Ices, LookUps, Stale
+from gateway.store.ices import IceFilter, Ices, Stale
+from gateway.store.look_ups import LookUps
 from tests.contract.domain import (
     ROOT,
     RULE_BROKEN,

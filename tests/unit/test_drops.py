@@ -12,6 +12,8 @@ from gateway import drops
 from gateway.drops import Confirmation, Drop, Drops
 from gateway.event import GENESIS, Actor, Entry, Event, Via
 from gateway.hub import Dropped
+from gateway.store.engine import Appended, StoreUnavailable
+from gateway.store.nodes import Dropped as Dropped_
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 
@@ -53,6 +55,33 @@ def dropping(observed):
     return Drops(Hub(), "node-1", lambda: later, observed.append)
 
 
+def logged(*seqs):
+    """What an action has logged."""
+    appended = [Appended(entry(seq).event) for seq in seqs]
+    for one, seq in zip(appended, seqs, strict=True):
+        one.seq = seq
+    return appended
+
+
+class Others:
+    """Other nodes, of which some are late."""
+
+    def __init__(self, late=(), dropped=()):
+        self._late = list(late)
+        self._dropped = dropped
+        self.away = False
+
+    async def behind(self, _):
+        if self.away:
+            raise StoreUnavailable("the store is away")
+        return [self._late.pop()] if self._late else []
+
+    async def dropped(self, _):
+        if self.away:
+            raise StoreUnavailable("the store is away")
+        return self._dropped
+
+
 def drop(seq):
     return Drop(f"s{seq}", "node-1", 4101, 12.345, "lab-1")
 
@@ -61,8 +90,8 @@ async def test_an_action_is_told_what_its_events_ended_and_nothing_else(dropping
     dropping._hub.quiet = (2,)
     for seq in (1, 2, 3, 4):
         dropping.apply(entry(seq))
-    assert await dropping.confirm(Tail(4), [1, 2, 3]) == Confirmation([drop(1), drop(3)], [])
-    assert await dropping.confirm(Tail(4), [2]) == Confirmation([], [])
+    assert await dropping.confirm(Tail(4), logged(1, 2, 3)) == Confirmation([drop(1), drop(3)], [])
+    assert await dropping.confirm(Tail(4), logged(2)) == Confirmation([], [])
     assert await dropping.confirm(Tail(0), []) == Confirmation([], [])
     assert observed == [0.012345] * 3
 
@@ -70,7 +99,7 @@ async def test_an_action_is_told_what_its_events_ended_and_nothing_else(dropping
 async def test_a_node_that_lags_behind_is_named(dropping, monkeypatch):
     monkeypatch.setattr(drops, "CONFIRMATION", 0)
     dropping.apply(entry(1))
-    assert await dropping.confirm(Tail(1), [1, 2]) == Confirmation([drop(1)], ["node-1"])
+    assert await dropping.confirm(Tail(1), logged(1, 2)) == Confirmation([drop(1)], ["node-1"])
 
 
 async def test_a_clock_that_was_set_back_gives_no_negative_time(observed):
@@ -89,3 +118,23 @@ async def test_what_was_ended_is_forgotten_after_30_seconds(dropping, monkeypatc
         dropping.apply(entry(seq))
     assert set(dropping._of) == set(range(69, 100))
     assert len(dropping._order) == 31
+
+
+async def test_other_nodes_are_waited_for_and_what_they_dropped_is_told(dropping):
+    far = Dropped_("s9", 1, "node-2", "lab-1", 4101)
+    dropping._others = Others(late=["node-2"] * 3, dropped=[far])
+    dropping.apply(entry(1))
+    found = await dropping.confirm(Tail(1), logged(1))
+    assert found == Confirmation([drop(1), Drop("s9", "node-2", 4101, 12.345, "lab-1")], [])
+
+
+async def test_a_node_that_does_not_confirm_is_named(dropping, monkeypatch):
+    monkeypatch.setattr(drops, "CONFIRMATION", 0.05)
+    dropping._others = Others(late=["node-3"] * 1000)
+    assert await dropping.confirm(Tail(1), logged(1)) == Confirmation([], ["node-3"])
+
+
+async def test_without_its_store_nobody_is_said_to_have_confirmed(dropping):
+    dropping._others = Others()
+    dropping._others.away = True
+    assert await dropping.confirm(Tail(1), logged(1)) == Confirmation([], ["other nodes"])

@@ -24,7 +24,6 @@ FLOORS = [
         "gateway.attempts",
         "gateway.errors",
         "gateway.ice",
-        "gateway.lease",
     ],
     [
         "gateway.roles",
@@ -36,7 +35,7 @@ FLOORS = [
         "gateway.finding",
         "gateway.operation",
     ],
-    ["gateway.files", "gateway.watches", "gateway.settings"],
+    ["gateway.files", "gateway.watches", "gateway.settings", "gateway.lease"],
     [
         "gateway.keyfile",
         "gateway.chain",
@@ -54,6 +53,7 @@ FLOORS = [
     [
         "gateway.store.opening",
         "gateway.store.ices",
+        "gateway.store.look_ups",
         "gateway.store.operations",
         "gateway.store.accounts",
         "gateway.hub",
