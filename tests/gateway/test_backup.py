@@ -201,7 +201,7 @@ async def test_a_copy_has_no_logins_and_no_sessions(tmp_path, settings):
         for sql in (
             "INSERT INTO users (name, name_folded, role, createdon) VALUES ('bob', 'bob', 'admin', '')",
             "INSERT INTO logins VALUES ('hash', 'bob', '', '', '')",
-            "INSERT INTO ice_sessions VALUES (1, 's', 'lab-1', 1, 'n', '', '', '', '', '')",
+            "INSERT INTO ice_sessions VALUES (1, 's', 'lab-1', 1, 'n', '', '', '', '', '', 0)",
         ):
             await opened.engine.write(lambda transaction, sql=sql: transaction.run(sql))
     await make(settings, tmp_path / "backup")

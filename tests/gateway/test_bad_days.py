@@ -469,7 +469,7 @@ async def test_the_metrics_tell_of_every_fault(timed):
         lines = [line for line in text.splitlines() if line.startswith("ice_gateway_fault{")]
         return {line.split('"')[1]: float(line.split()[-1]) for line in lines}
 
-    well = {"store": 0, "restore": 0, "keys": 0, "handles": 0}
+    well = {"store": 0, "restore": 0, "keys": 0, "handles": 0, "pause": 0}
     assert shown() == well
     engine = timed.gateway.engine
     await engine._writer.execute("PRAGMA query_only=ON")

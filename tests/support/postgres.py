@@ -47,6 +47,10 @@ class Postgres:
             "listen_addresses='127.0.0.1'",
             "unix_socket_directories=''",
             "fsync=off",
+            "full_page_writes=off",
+            "autovacuum=off",
+            "wal_level=minimal",
+            "max_wal_senders=0",
             "deadlock_timeout=50ms",
             *settings,
         )
