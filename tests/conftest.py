@@ -7,12 +7,16 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
+from gateway import listener
 from tests.support.harness import Harness, harness
 from tests.support.postgres import Postgres, postgres
 
 # Not `sys.stdout` of the moment, which may be the captured one of a command that a test runs meanwhile.
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.__stderr__))
 
+
+# A gateway in the tests' own process has few doors: to open and close 128 for each takes as long as most tests.
+listener.DOORS = 8
 
 ON_POSTGRESQL = os.environ.get("ICE_TEST_ENGINE") == "postgresql"
 """Whether the tests of a running gateway are made on the other engine (`make torture`)."""

@@ -118,9 +118,9 @@ async def test_a_deregistered_ice_is_refused_everywhere(cluster):
 async def test_a_lost_notification_loses_no_drop(cluster, monkeypatch):
     ice = await cluster.ice()
     connection = await ice.at(cluster.b).connect()
-    engine = cluster.b.gateway.engine
-    listener = engine._watcher._connection
-    await listener.execute("UNLISTEN *")
+    watcher = cluster.b.gateway.engine._watcher
+    async with watcher.turn:
+        await watcher._connection.execute("UNLISTEN *")
     done = await cluster.a.act("lab-1", "deregister")
     await connection.expect_dropped(4101)
     assert done["unconfirmed"] == []

@@ -323,7 +323,10 @@ async def test_a_read_only_database_is_refused(postgres_server, database_url):
 
 
 async def test_a_replica_is_refused():
-    with postgres("wal_level=replica", "max_wal_senders=2") as primary, primary.replica() as replica:
+    with (
+        postgres("wal_level=replica", "max_wal_senders=2") as primary,
+        primary.replica() as replica,
+    ):
         assert "name the primary" in await refused(replica.url("postgres"))
 
 
