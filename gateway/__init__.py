@@ -11,6 +11,7 @@ The map, from the top down. Imports only go down; `tests/unit/test_structure.py`
     operations accounts   keys  backup  restore  transfer
     drops  hold  documents            what an action ended; a restored table that waits; what people see
     tail  presence  vitals            followers of the event log, writers of who is connected, what is wrong
+    membership  lease                 this node among others on one database, and how long it may act
     progress  clerk  watches          how far operations are, which are overdue, who waits for them
     hub  session  wire  heartbeat     this node's live sockets
     handover                          how a connection leaves aiohttp and becomes a wire's
