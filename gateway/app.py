@@ -281,6 +281,7 @@ def _assemble(
             clock=clock,
             abandon=endpoint.abandon,
             drain=endpoint.pause,
+            tell=presence.tell,
         )
     admin = AdminParts(
         provisioning=Provisioning(

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
+from typing import Final
+
+_MOUNTS: Final = Path("/proc/self/mountinfo")
+_REMOTE: Final = frozenset(
+    {"afs", "ceph", "cifs", "lustre", "ncpfs", "nfs", "nfs4", "smb3", "smbfs"}
+    | {"fuse.ceph", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs"}
+)
 
 
 def sync(path: Path) -> None:
@@ -23,3 +31,24 @@ def own(made: Path, instead: Path) -> None:
     if os.geteuid() == 0:
         owner = (instead if instead.exists() else instead.parent).stat()
         os.chown(made, owner.st_uid, owner.st_gid, follow_symlinks=False)
+
+
+def network_file_system(path: Path) -> str | None:
+    """The kind of network file system on which `path` lies; None where it is local, or nobody can tell.
+
+    Source: proc_pid_mountinfo(5); of several mounts on one place the last counts.
+    """
+    try:
+        lines = _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:  # not Linux
+        return None
+    place, kind, deepest = path.resolve(), "", -1
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        # Blanks and the like stand there in octal.
+        point = Path(
+            re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), before.split()[4])
+        )
+        if place.is_relative_to(point) and len(point.parts) >= deepest:
+            kind, deepest = after.split()[0], len(point.parts)
+    return kind if kind in _REMOTE else None

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import functools
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,10 +21,12 @@ from gateway.hub import DISCONNECT, Dropped, Hub
 from gateway.ice import RULES
 from gateway.keyfile import KeyStore
 from gateway.lease import Lease, boottime
+from gateway.presence import Change
 from gateway.session import Session
 from gateway.store import nodes
-from gateway.store.engine import Engine, StoreRefused, StoreUnavailable, Transaction
+from gateway.store.engine import Engine, Fetch, StoreRefused, StoreUnavailable, Transaction
 from gateway.store.nodes import Node, Nodes
+from gateway.store.sessions import newest, news
 from gateway.tail import Tail
 from gateway.times import Clock, to_text
 
@@ -38,6 +40,10 @@ _RETRY: Final = 0.5
 _SWEEP: Final = 5.0
 """Seconds between two looks for what nodes have left behind."""
 _SUPERSEDED: Final = 4103
+_PAUSE: Final = 0.1
+"""Seconds between two looks at what others have written: a storm is many commits."""
+_NEWS: Final = 1000
+"""Comings and goings that are read at a time."""
 
 _log = structlog.get_logger()
 
@@ -60,7 +66,7 @@ class Membership:
     """Joins, renews, acknowledges and leaves; its collaborators come in through the constructor.
 
     `abandon` is called when the lease has run out, `drain` when an admin wants the node to admit
-    nobody, or to go on.
+    nobody, or to go on, `tell` with who is connected elsewhere.
     """
 
     def __init__(
@@ -75,6 +81,7 @@ class Membership:
         clock: Clock,
         abandon: Callable[[], None],
         drain: Callable[[bool], None],
+        tell: Callable[[Change], None],
     ) -> None:
         self._engine = engine
         self._me = me
@@ -85,6 +92,7 @@ class Membership:
         self._clock = clock
         self._abandon = abandon
         self._drain = drain
+        self._tell = tell
         self._dropped: list[nodes.Dropped] = []
         self._due = asyncio.Event()
         self._heard = asyncio.Event()
@@ -198,24 +206,45 @@ class Membership:
         self._abandon()
 
     async def _listen(self) -> None:
-        """End sessions whose ICE has come to another node since, and forget what nodes left behind."""
-        swept = 0.0
+        """Hear what other nodes have written, and forget what dead ones left behind."""
+        swept, told = 0.0, await self._patiently(newest)
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_SWEEP):
                     await self._heard.wait()
             self._heard.clear()
             with contextlib.suppress(StoreUnavailable):
-                for ice_name, session_id in await Nodes(self._engine.fetch).superseded(
-                    self._me.name
-                ):
-                    session = self._hub.get(ice_name)
-                    if session is not None and session.id == session_id:
-                        session.close(_SUPERSEDED)
+                await self._supersede()
+                told = await self._pass_on(told)
                 if boottime() - swept > _SWEEP:
                     swept = boottime()
                     await self._engine.write(nodes.sweep)
-            await asyncio.sleep(0.1)  # a storm is many commits
+            await asyncio.sleep(_PAUSE)
+
+    async def _patiently(self, read: Callable[[Fetch], Awaitable[int]]) -> int:
+        while True:
+            try:
+                return await read(self._engine.fetch)
+            except StoreUnavailable:
+                await asyncio.sleep(_RETRY)
+
+    async def _supersede(self) -> None:
+        """End sessions whose ICE has come to another node since."""
+        for ice_name, session_id in await Nodes(self._engine.fetch).superseded(self._me.name):
+            session = self._hub.get(ice_name)
+            if session is not None and session.id == session_id:
+                session.close(_SUPERSEDED)
+
+    async def _pass_on(self, told: int) -> int:
+        """Tell those who look at the page of what came and went elsewhere, behind number `told`."""
+        last, found = await news(self._engine.fetch, told, _NEWS)
+        for ice_name, connection in found.items():
+            # What is here has been told when it was written.
+            if ice_name not in self._hub and (
+                connection is None or connection.node != self._me.name
+            ):
+                self._tell(Change(ice_name, connection))
+        return last
 
     async def leave(self) -> None:
         """Say that this node holds nothing any more."""

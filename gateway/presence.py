@@ -94,6 +94,11 @@ class Presence:
         self._listeners.add(listener)
         return lambda: self._listeners.discard(listener)
 
+    def tell(self, change: Change) -> None:
+        """Pass on what has been written, here or by another node."""
+        for listener in tuple(self._listeners):
+            listener(change)
+
     def opened(self, session: Session) -> None:
         """A session began."""
         self._batch.opened[session.id] = session
@@ -180,8 +185,7 @@ class Presence:
             _log.exception("presence lost")
             return True
         for change in changes:
-            for listener in tuple(self._listeners):
-                listener(change)
+            self.tell(change)
         return True
 
     async def _say(self) -> None:

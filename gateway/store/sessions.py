@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.store.engine import Engine, Row, Transaction, as_json, many, rows_of
+from gateway.store.engine import Engine, Fetch, Row, Transaction, as_json, many, rows_of
 from gateway.times import from_text, to_text
 
 KEPT: Final = 50
@@ -176,6 +176,35 @@ async def _record_happenings(transaction: Transaction, happenings: Sequence[Happ
             " WHERE ice_tokens.ice_name = given.name",
             as_json(list(seen.items())),
         )
+
+
+async def newest(fetch: Fetch) -> int:
+    """The number of the newest happening, 0 where there is none."""
+    [(number,)] = await fetch("SELECT coalesce(max(id), 0) FROM ice_connections")
+    return int(number)
+
+
+async def news(fetch: Fetch, after: int, limit: int) -> tuple[int, dict[str, Connection | None]]:
+    """The connection, or None, of each ICE that came or went behind number `after`; and the last number.
+
+    Who is connected as it is now, which may be later news.
+    """
+    rows = await fetch(
+        "SELECT id, ice_name FROM ice_connections WHERE id > $1 AND kind <> 'refused'"
+        " ORDER BY id LIMIT $2",
+        after,
+        limit,
+    )
+    if not rows:
+        return after, {}
+    found: dict[str, Connection | None] = {name: None for _, name in rows}
+    open_ones = await fetch(
+        f"SELECT s.ice_name, {CONNECTION_COLUMNS} FROM ice_sessions s"
+        f" WHERE {many('s.ice_name', 1)} ORDER BY s.opened, s.number",
+        as_json(list(found)),
+    )
+    found.update({name: connection_from_row(tuple(row)) for name, *row in open_ones})
+    return rows[-1][0], found
 
 
 class Happenings:

@@ -15,7 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
-from gateway.files import own
+from gateway.files import network_file_system, own
 from gateway.store import migrations
 from gateway.store.copies import APPLICATION_ID, copy, mark, pragma, put, temporary
 from gateway.store.engine import StoreRefused, StoreUnavailable
@@ -135,6 +135,12 @@ def set_up(path: Path, *, serving: bool, create: bool, tell: Tell) -> None:
     if not create and not path.exists():  # before a lock file is made
         raise StoreRefused(
             f"there is no database {path}: name another --database; `ice-gateway serve` makes one"
+        )
+    remote = network_file_system(path.parent)
+    if remote is not None:
+        raise StoreRefused(
+            f"{path} lies on a network file system ({remote}), where SQLite's locks do not hold: put it on a"
+            " disk of this machine, or use PostgreSQL"
         )
     with lock(path, "setup", patience=_SETUP_PATIENCE) as mine:
         if not mine:

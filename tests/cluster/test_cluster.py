@@ -272,6 +272,30 @@ async def test_a_proof_is_good_once_in_all_of_them(cluster):
         assert "used before" in refused.problem["detail"]
 
 
+async def test_who_looks_at_one_node_sees_who_comes_and_goes_at_another(cluster):
+    ice = await cluster.ice()
+    headers = {"Authorization": f"Bearer {cluster.a.admin.token}"}
+    url = f"{cluster.a.url}/admin/api/v1/events/stream"
+    async with cluster.a.session.get(url, headers=headers) as stream:
+        connection = await ice.at(cluster.b).connect()
+        told = await soon(presence_of(stream), "news of the arrival")
+        assert (told["ice_name"], told["connection"]["node"]) == ("lab-1", "node-b")
+        await connection.leave()
+        told = await soon(presence_of(stream), "news of the departure")
+        assert told == {"ice_name": "lab-1", "connection": None}
+
+
+async def presence_of(stream):
+    """The next news of who is connected."""
+    event = b""
+    async for line in stream.content:
+        if line.startswith(b"event:"):
+            event = line[6:].strip()
+        elif line.startswith(b"data:") and event == b"presence":
+            return json.loads(line[5:])
+    raise AssertionError("the stream ended, news was expected")
+
+
 # --- operations ------------------------------------------------------------------------------------
 
 

@@ -561,3 +561,12 @@ async def test_the_log_goes_into_the_file_beside_the_writer(path, monkeypatch):
         alone.write_bytes(path.read_bytes())  # without the log beside it
     with contextlib.closing(sqlite3.connect(alone)) as connection:
         assert connection.execute("SELECT name FROM users").fetchall() == [("bob",)]
+
+
+async def test_a_network_file_system_is_refused(path, monkeypatch):
+    monkeypatch.setattr("gateway.store.setup.network_file_system", lambda _: "nfs4")
+    with refusing(StoreRefused, "a file on NFS") as caught:
+        async with open_sqlite(path, serving=True):
+            pass
+    assert "use PostgreSQL" in caught.text
+    assert not path.exists(), "nothing was to be made there"
