@@ -615,7 +615,8 @@ async def test_bulk_of_10000_is_one_transaction(running, monkeypatch):
     write = running.gateway.engine.write
 
     async def counted(unit):
-        written.append(unit)
+        if "bulk" in repr(unit):  # and no lease that is renewed meanwhile
+            written.append(unit)
         return await write(unit)
 
     monkeypatch.setattr(running.gateway.engine, "write", counted)

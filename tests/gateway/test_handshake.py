@@ -141,10 +141,10 @@ def hold_look_ups(running, monkeypatch):
     look_ups = running.gateway.endpoint._admission._look_ups
     find, held, go = look_ups.find, [], asyncio.Event()
 
-    async def holding(name):
+    async def holding(name, *proof):
         held.append(name)
         await go.wait()
-        return await find(name)
+        return await find(name, *proof)
 
     monkeypatch.setattr(look_ups, "find", holding)
     return held, go

@@ -155,6 +155,7 @@ async def depend(master):
     return {state.kid: state.ices for state in await master.list()}
 
 
+@pytest.mark.sqlite  # the nodes of a fleet have a key file from the start
 async def test_what_cannot_be_done_is_said(running, command):
     none = await command("list", status=1)
     assert "there is no key file" in none.stderr
