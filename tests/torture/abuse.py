@@ -123,6 +123,7 @@ class Gateway:
         environment = os.environ | {
             "ICE_GATEWAY_METRICS__LISTEN": self.metrics,
             "ICE_GATEWAY_ICE__HEARTBEAT": "5s",
+            "ICE_GATEWAY_ICE__MAX_CONNECTIONS": "10000",  # or it warns of too few file handles
         }
         with (
             self.log.open("wb") as log,
