@@ -142,11 +142,25 @@ class SqliteEngine:
     async def try_out(self) -> None:
         """See `Engine.try_out`."""
         if self._guard.moved:
-            await self._writes.let_go()
+            await self._let_go()
         elif self._guard.damage is not None:
             await self._check()
         with contextlib.suppress(StoreUnavailable):
             await self.write(_change_nothing)
+
+    async def _let_go(self) -> None:
+        await self._stop_sweeping()  # of two checkpoints at a time one does nothing
+        await self._writes.let_go()
+
+    async def _stop_sweeping(self) -> None:
+        """Return when no checkpoint goes on beside the writer."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            await asyncio.wait([self._sweeping])
+        if self._serving:
+            # What was cancelled may go on in its thread: this comes after it.
+            with contextlib.suppress(sqlite3.Error, ValueError):
+                await self._sweeper.execute_fetchall("SELECT 1")
 
     async def _check(self) -> None:
         """Use the file again if it is whole by now; a large one is not read again and again."""
@@ -175,11 +189,9 @@ class SqliteEngine:
     async def close(self) -> None:
         """See `Engine.close`."""
         await self._writes.finish()
-        if self._sweeping is not None:
-            self._sweeping.cancel()
-            await asyncio.wait([self._sweeping])
         if self._guard.moved:
-            await self._writes.let_go()
+            await self._let_go()
+        await self._stop_sweeping()
         self._guard.condemn(f"the database {self.path} is being closed")
         await self._stack.aclose()
 

@@ -192,8 +192,8 @@ async def test_trying_out_changes_nothing(engine):
 def checkpoint(path):
     """Have all of the write-ahead log written into the file; another program may do that."""
     with raw(path) as connection:
-        [busy, *_] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        assert not busy
+        while connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+            pass  # the engine's own goes on in its thread
 
 
 WAYS = {
