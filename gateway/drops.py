@@ -24,6 +24,8 @@ _LOOK_AFTER: Final = 0.002
 """Seconds until the other nodes are asked for again, twice as long each time,"""
 _LOOK_EVERY: Final = 0.05
 """but no longer than this."""
+_ONE_LOOK: Final = 0.2
+"""Seconds for the other nodes to be asked for where there is no time left."""
 _UNKNOWN: Final = "other nodes"
 """Where the store did not even say which there are."""
 _KEPT: Final = 30.0
@@ -105,24 +107,26 @@ class Drops:
         if not logged:
             return Confirmation([], [])
         seqs = [one.seq for one in logged]
-        late = [self._node]
+        deadline = asyncio.get_running_loop().time() + CONFIRMATION
+        late = []
         try:
-            async with asyncio.timeout(CONFIRMATION):
+            async with asyncio.timeout_at(deadline):
                 await tail.reached(max(seqs))
-                late = await self._late(max(seqs))
         except TimeoutError:
-            pass
+            late.append(self._node)
+        late += await self._late(max(seqs), deadline)
         dropped = [drop for seq in seqs for drop in self._of.get(seq, ())]
         return Confirmation(dropped + await self._elsewhere(logged), late)
 
-    async def _late(self, seq: int) -> list[str]:
-        """Wait for the other nodes; those that are late where the store goes away meanwhile."""
+    async def _late(self, seq: int, deadline: float) -> list[str]:
+        """Wait for the other nodes until `deadline`, by the loop's time; those that are late."""
         if self._others is None:
             return []
         late, pause = [_UNKNOWN], _LOOK_AFTER
+        # Once at the least, however late this node itself is: whoever is not named has confirmed.
+        deadline = max(deadline, asyncio.get_running_loop().time() + _ONE_LOOK)
         with contextlib.suppress(StoreUnavailable, TimeoutError):
-            # A little less than all have, so that whoever is late is known by name.
-            async with asyncio.timeout(0.95 * CONFIRMATION):
+            async with asyncio.timeout_at(deadline):
                 while late := await self._others.behind(seq):
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, _LOOK_EVERY)

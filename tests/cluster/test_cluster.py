@@ -16,6 +16,7 @@ from gateway.times import utc_now
 from tests.cluster.conftest import Nomad
 from tests.contract.domain import refusing, soon
 from tests.support.harness import expect_refused, harness
+from tests.support.ice import until as until_so
 from tests.support.work import (
     accept,
     ask,
@@ -34,18 +35,7 @@ LAPSE = 10.0
 
 
 async def until(holds, what: str):
-    """Look again until it is so."""
-
-    async def look():
-        while not holds():  # noqa: ASYNC110 - what another task does has no event
-            await asyncio.sleep(0.005)
-
-    await soon(look(), what)
-
-
-def membership(node):
-    """The part of a node that renews its lease."""
-    return node.gateway.endpoint._lease, node.gateway.tail
+    await soon(until_so(holds), what)
 
 
 @contextlib.contextmanager

@@ -138,3 +138,11 @@ async def test_without_its_store_nobody_is_said_to_have_confirmed(dropping):
     dropping._others = Others()
     dropping._others.away = True
     assert await dropping.confirm(Tail(1), logged(1)) == Confirmation([], ["other nodes"])
+
+
+async def test_who_is_late_itself_does_not_speak_for_the_others(dropping, monkeypatch):
+    monkeypatch.setattr(drops, "CONFIRMATION", 0.01)
+    monkeypatch.setattr(drops, "_ONE_LOOK", 0.01)
+    dropping._others = Others(late=["node-3"] * 1000)
+    found = await dropping.confirm(Tail(0), logged(1))
+    assert found == Confirmation([], ["node-1", "node-3"])
