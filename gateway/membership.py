@@ -158,9 +158,11 @@ class Membership:
 
     async def _renew(self) -> bool:
         """Renew the lease by what this node knows, and tell what it has dropped; whether that was done."""
-        told, self._dropped = self._dropped, []
+        told: list[nodes.Dropped] = []
         try:
             knew = await self._tail.know()
+            # Together with the position, or others would be told that all is done, and not what.
+            told, self._dropped = self._dropped, []
             renewal = functools.partial(
                 nodes.renew,
                 instance=self._me.instance,
