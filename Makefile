@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test coverage torture bench bench-quick screenshots lint types format lock clean
+.PHONY: help demo cluster serve test coverage torture bench bench-quick screenshots lint types format lock clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -26,6 +26,9 @@ $(STAMP): pyproject.toml requirements.lock
 demo: $(STAMP) ## Watch the whole life of an ICE on real sockets
 	@$(BIN)/ice-gateway demo
 
+cluster: $(STAMP) ## Watch three gateways on one PostgreSQL: a drop across nodes, a death, a rolling restart
+	@$(BIN)/python -m tests.cluster.show
+
 serve: $(STAMP) ## Start a gateway to keep (http://127.0.0.1:8440, ./ice-gateway.db)
 	@$(BIN)/ice-gateway serve
 
@@ -39,6 +42,7 @@ torture: $(STAMP) ## A quarter of an hour: kill -9 in 300 rounds and during 300 
 	@$(BIN)/python -m tests.torture.crash --rounds 300
 	@$(BIN)/python -m tests.torture.operations --count 300
 	@$(BIN)/python -m tests.torture.api
+	@$(BIN)/python -m tests.torture.nodes --rounds 100
 	@ICE_TEST_ENGINE=postgresql $(BIN)/python -m pytest -q -n 2 --dist worksteal --ignore tests/gateway/test_rfc6455.py tests/gateway tests/api
 	@$(BIN)/python -m tests.torture.abuse
 

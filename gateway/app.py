@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -35,6 +35,7 @@ from gateway.listener import Runner, calm
 from gateway.logins import LoginDesk
 from gateway.membership import AWAITED, Membership, Others, Self, new_self
 from gateway.metrics import Metrics
+from gateway.nodes import NODE_ACTIONS, NodeDesk
 from gateway.operations import OperationDesk
 from gateway.passwords import Passwords
 from gateway.presence import Presence
@@ -43,10 +44,12 @@ from gateway.provisioning import Provisioning
 from gateway.respond import MAX_BODY
 from gateway.session import Session
 from gateway.settings import BadSetting, Settings, cannot_listen
+from gateway.store.bell import Bell
 from gateway.store.engine import Engine
 from gateway.store.events import Events
 from gateway.store.ices import Ices
 from gateway.store.look_ups import LookUps
+from gateway.store.nodes import forget_all
 from gateway.store.opening import open_store
 from gateway.store.operations import Operations
 from gateway.store.sessions import Happenings
@@ -75,6 +78,7 @@ class Gateway:
     endpoint: Endpoint
     provisioning: Provisioning
     accounts: AccountBook
+    vitals: Vitals
     url: str
     tls: Tls | None
     failed: asyncio.Future[None]
@@ -116,6 +120,8 @@ async def run_gateway(
     clock: Clock = utc_now,
     monotonic: Callable[[], float] = time.monotonic,
     linger: float = 0.0,
+    sockets: Sequence[socket.socket] = (),
+    bell: Bell | None = None,
 ) -> AsyncIterator[Gateway]:
     """Start a gateway; on leaving it drains and stops.
 
@@ -124,6 +130,8 @@ async def run_gateway(
         clock: the present; it may be set at any time.
         monotonic: seconds that pass, whatever the clock says.
         linger: seconds for which handshakes are answered `draining` at the least.
+        sockets: what to listen on, bound already, in place of the host and port of the settings.
+        bell: for one of several gateways on an SQLite file, started by one parent.
 
     Raises:
         BadSetting, StoreRefused, StoreUnavailable, KeyFileUnusable: it cannot start; the text says
@@ -136,7 +144,9 @@ async def run_gateway(
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(calm(asyncio.get_running_loop()))
         name = settings.node_name or socket.gethostname()
-        engine = await stack.enter_async_context(open_store(settings.database_url, node=name))
+        engine = await stack.enter_async_context(
+            open_store(settings.database_url, node=name, bell=bell)
+        )
         keys = KeyStore(settings.key_file)
         if not keys.load() and await Ices(engine).any():
             raise KeyFileUnusable(
@@ -153,6 +163,8 @@ async def run_gateway(
             stack.push_async_callback(parts.membership.leave)
             # The others copy it from here.
             keys.for_sealing(may_create=True)
+        else:
+            await engine.write(forget_all)
         await parts.presence.start()
         await parts.admin.hold.start()
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -171,7 +183,7 @@ async def run_gateway(
         metrics_runner = await parts.metrics.expose(settings.metrics_listen)
         if metrics_runner is not None:
             stack.push_async_callback(metrics_runner.cleanup)
-        runner = await _listen(parts.app, parts.endpoint, settings, tls, stack)
+        runner = await _listen(parts.app, parts.endpoint, settings, stack, tls=tls, sockets=sockets)
         try:
             yield Gateway(
                 settings,
@@ -182,6 +194,7 @@ async def run_gateway(
                 parts.endpoint,
                 parts.admin.provisioning,
                 parts.admin.accounts,
+                parts.vitals,
                 _url(runner, tls=tls is not None),
                 tls,
                 failed,
@@ -225,6 +238,8 @@ def _assemble(
         dropped = drops.apply(entry)
         if membership is not None and entry.event.action in AWAITED:
             membership.dropped(entry.seq, dropped)
+        if membership is not None and entry.event.action in NODE_ACTIONS:
+            membership.ask()
         if entry.event.action in KEY_ACTIONS:
             keys.reload()
         hold.apply(entry)
@@ -269,9 +284,8 @@ def _assemble(
         max_connections=settings.ice_max_connections,
         max_handshakes=settings.ice_max_handshakes,
     )
-    membership = None
-    if engine.shared:
-        membership = Membership(
+    membership = (
+        Membership(
             engine=engine,
             me=me,
             lease=lease,
@@ -283,6 +297,9 @@ def _assemble(
             drain=endpoint.pause,
             tell=presence.tell,
         )
+        if engine.shared
+        else None
+    )
     admin = AdminParts(
         provisioning=Provisioning(
             engine=engine,
@@ -294,6 +311,7 @@ def _assemble(
         work=Operations(engine.fetch),
         watches=watches,
         accounts=AccountBook(engine=engine, clock=clock, passwords=passwords),
+        nodes=NodeDesk(engine=engine, clock=clock),
         logins=LoginDesk(
             engine=engine,
             clock=clock,
@@ -314,6 +332,7 @@ def _assemble(
         trusted_proxies=settings.server_trusted_proxies,
         public_urls=settings.server_public_url,
         registration_ttl=settings.tokens_registration_ttl,
+        cluster=engine.shared,
     )
     known = {
         "store": Vital(lambda: engine.fault or tail.fault),
@@ -371,15 +390,20 @@ async def _listen(
     app: web.Application,
     endpoint: Endpoint,
     settings: Settings,
-    tls: Tls | None,
     stack: contextlib.AsyncExitStack,
+    *,
+    tls: Tls | None,
+    sockets: Sequence[socket.socket],
 ) -> web.AppRunner:
     gates = {prefix + PATH: endpoint.admit for prefix in settings.prefixes}
     runner = Runner(app, shutdown_timeout=_FINISH, gates=gates.get)
     stack.push_async_callback(runner.cleanup)
     try:
         context = tls.context if tls is not None else None
-        await runner.listen(settings.server_host, settings.server_port, context)
+        if sockets:
+            await runner.listen_on(sockets, context)
+        else:
+            await runner.listen(settings.server_host, settings.server_port, context)
     except OSError as error:
         raise cannot_listen(settings, error) from error
     return runner

@@ -39,6 +39,6 @@ class Lease:
     @classmethod
     def forever(cls) -> Lease:
         """Of a gateway that is alone on its database: nobody else ends what it knows."""
-        lease = cls(math.inf)
+        lease = cls(math.inf, lambda: 0.0)
         lease.until = math.inf
         return lease

@@ -17,7 +17,7 @@ import functools
 import os
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import Any, Final, cast
 
 import structlog
@@ -29,6 +29,7 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from gateway.errors import Problem, problem
 from gateway.handover import Upgrade
 from gateway.respond import problem_response, problems
+from gateway.sockets import BACKLOG
 
 SERVER_NAME: Final = "ice-gateway"
 HEAD_TIMEOUT: Final = 10.0
@@ -335,10 +336,11 @@ async def _begin(request: web.Request, response: web.StreamResponse) -> None:
 class _Site(web.TCPSite):
     """Listens as aiohttp's own, which knows no time-outs for TLS."""
 
-    __slots__ = ("_doors",)
+    __slots__ = ("_bound", "_doors")
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, *args: Any, bound: Sequence[socket.socket] = (), **options: Any) -> None:
         super().__init__(*args, **options)
+        self._bound = bound
         self._doors: list[asyncio.Server] = []
 
     async def start(self) -> None:
@@ -352,8 +354,12 @@ class _Site(web.TCPSite):
             ssl_handshake_timeout=HEAD_TIMEOUT if tls else None,
             ssl_shutdown_timeout=_TLS_FAREWELL if tls else None,
         )
-        self._server = await listen(self._host, self._port)
-        for listening in self._server.sockets:
+        if not self._bound:
+            self._server = await listen(self._host, self._port)
+            self._bound = self._server.sockets
+        else:
+            self._server, *self._doors = [await listen(sock=bound) for bound in self._bound]
+        for listening in self._bound:
             for _ in range(DOORS - 1):
                 again = socket.socket(fileno=os.dup(listening.fileno()))
                 self._doors.append(await listen(sock=again))
@@ -399,8 +405,23 @@ class Runner(web.AppRunner):
 
     async def listen(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
         """Begin to serve. Raises `OSError` where the address cannot be had."""
+        await self._start(host, port, tls)
+
+    async def listen_on(
+        self, sockets: Sequence[socket.socket], tls: ssl.SSLContext | None = None
+    ) -> None:
+        """Begin to serve on sockets that are bound already; see `sockets.bind`."""
+        await self._start(None, None, tls, sockets)
+
+    async def _start(
+        self,
+        host: str | None,
+        port: int | None,
+        tls: ssl.SSLContext | None,
+        bound: Sequence[socket.socket] = (),
+    ) -> None:
         await self.setup()
-        await _Site(self, host, port, ssl_context=tls, backlog=4096).start()
+        await _Site(self, host, port, ssl_context=tls, backlog=BACKLOG, bound=bound).start()
 
     async def _make_server(self) -> web.Server:
         return _Server(await super()._make_server(), self._gates, self._options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import sys
@@ -28,8 +29,11 @@ MAX_TRACEBACK: Final = 20_000
 """and of a traceback, from its end."""
 
 
-def configure(form: str, level: str) -> None:
-    """Set up logging for this process; `form` is auto, json or text."""
+def configure(form: str, level: str, node: str | None = None) -> None:
+    """Set up logging for this process; `form` is auto, json or text.
+
+    `node` stands in each line where several processes write to one log.
+    """
     text = form == "text" or (form == "auto" and sys.stderr.isatty())
     number = logging.getLevelNamesMapping()[level.upper()]
     renderer: Any = (
@@ -39,8 +43,9 @@ def configure(form: str, level: str) -> None:
         else _encode
     )
     rendering: list[Any] = [_plain, renderer]
+    stamp = functools.partial(_stamp, node)
     structlog.configure(
-        processors=[Sparing(), _stamp, *rendering],
+        processors=[Sparing(), stamp, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _Patient(sys.stderr))),
         cache_logger_on_first_use=True,
@@ -49,7 +54,7 @@ def configure(form: str, level: str) -> None:
     others = logging.StreamHandler(cast("TextIO", _Patient(sys.stderr)))
     others.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[_stamp],
+            foreign_pre_chain=[stamp],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
         )
     )
@@ -57,9 +62,11 @@ def configure(form: str, level: str) -> None:
     logging.captureWarnings(capture=True)
 
 
-def _stamp(_: Any, level: str, line: EventDict) -> EventDict:
-    """Say how grave it is, and when it happened."""
+def _stamp(node: str | None, _: Any, level: str, line: EventDict) -> EventDict:
+    """Say how grave it is, when it happened, and where."""
     line["level"] = level
+    if node is not None:
+        line.setdefault("node", node)
     if "timestamp" not in line:  # or it is told later
         line["timestamp"] = to_text(utc_now())
     return line

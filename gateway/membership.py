@@ -138,6 +138,10 @@ class Membership:
         ]
         self._due.set()
 
+    def ask(self) -> None:
+        """Look at once whether this node is to drain."""
+        self._due.set()
+
     def hear(self) -> None:
         """Somebody has committed something."""
         self._heard.set()

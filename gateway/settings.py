@@ -192,6 +192,7 @@ SETTINGS: Final = (
     Setting("server.trusted_proxies", [], _networks, "a list of addresses or networks (CIDR)"),
     Setting("server.tls_certificate", "", _optional_path, "a PEM file, or empty"),
     Setting("server.tls_key", "", _optional_path, "a PEM file, or empty"),
+    Setting("server.workers", 1, _integer(1, 64), "a number from 1 to 64"),
     Setting("server.insecure", default=False, parse=_boolean, accepts="true or false"),
     Setting(
         "database.url",
@@ -248,6 +249,7 @@ class Settings:
     server_trusted_proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
     server_tls_certificate: Path | None
     server_tls_key: Path | None
+    server_workers: int
     server_insecure: bool
     database_url: str = field(repr=False)  # it may hold a password
     tokens_key_file: Path | None

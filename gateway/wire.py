@@ -65,11 +65,8 @@ class _Core(Core):
 
     def __init__(self) -> None:
         super().__init__(SERVER, state=OPEN, max_size=MAX_MESSAGE)
-        self._unread = 0
-
-    def receive_data(self, data: bytes | bytearray) -> None:
-        self._unread += len(data)
-        super().receive_data(data)
+        self.unread = 0
+        """Bytes that were fed, less those of the frames that came of them."""
 
     def recv_frame(self, frame: Frame) -> None:
         size = self.current_size
@@ -77,7 +74,7 @@ class _Core(Core):
         if size is not None or self.current_size is not None:
             self._bound(frame, size)
         self.events.clear()
-        self._unread -= _size(frame)
+        self.unread -= _size(frame)
         self.deliver(frame)
 
     def _bound(self, frame: Frame, size: int | None) -> None:
@@ -93,7 +90,7 @@ class _Core(Core):
     def rests(self) -> bool:
         """Whether it is as new: no frame and no message half-read, nothing closed, nothing to send."""
         return (
-            self._unread == 0
+            self.unread == 0
             and self.current_size is None
             and self.state is OPEN
             and not self.writes
@@ -241,6 +238,7 @@ class Wire(asyncio.Protocol):
 
     def _feed(self, data: bytes) -> None:
         core = self._core or self._parser()
+        core.unread += len(data)
         core.receive_data(data)
         if core.state is not OPEN:
             if self._closing:

@@ -13,6 +13,7 @@ from gateway.drops import Drops
 from gateway.hold import Hold
 from gateway.hub import Hub
 from gateway.logins import LoginDesk, Recognised
+from gateway.nodes import NodeDesk
 from gateway.operations import OperationDesk
 from gateway.provisioning import Provisioning
 from gateway.respond import Networks
@@ -36,6 +37,7 @@ class AdminParts:
     work: Operations
     watches: Watches
     accounts: AccountBook
+    nodes: NodeDesk
     logins: LoginDesk
     ices: Ices
     events: Events
@@ -50,6 +52,8 @@ class AdminParts:
     trusted_proxies: Networks
     public_urls: tuple[str, ...]
     registration_ttl: float
+    cluster: bool
+    """Whether other nodes serve the database, too."""
 
 
 PARTS: web.AppKey[AdminParts] = web.AppKey("parts", AdminParts)

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import click
 
-from gateway.cli.common import Desk, json_option, on_database, refuse, show_json, show_table
-from gateway.store import nodes as rows
-from gateway.store.nodes import Node, Nodes
+from gateway.cli.common import (
+    Desk,
+    json_option,
+    on_database,
+    show_json,
+    show_table,
+    tell,
+    unwrap,
+)
+from gateway.nodes import NodeDesk, NodeState
+from gateway.times import utc_now
 
 
 @click.group()
 def nodes() -> None:
-    """List the gateways that serve a database on PostgreSQL; let one drain, or resume."""
+    """List the gateways that serve one database; let one drain, or resume."""
 
 
 @nodes.command("list")
@@ -19,25 +27,27 @@ def nodes() -> None:
 @on_database
 async def list_nodes(desk: Desk, *, as_json: bool) -> None:
     """List the nodes; one whose lease has run out has ended without saying so."""
-    _check(desk)
-    found = await Nodes(desk.engine.fetch).all()
+    found = await _nodes(desk).all()
     if as_json:
-        show_json([_document(node) for node in found])
+        show_json([_document(item) for item in found])
         return
-    headings = ("NAME", "STATE", "LEASE", "SEEN", "VERSION", "SINCE", "URL")
+    if not found:
+        tell("no node serves this database; a gateway alone on an SQLite file is none")
+    headings = ("NAME", "STATE", "ICES", "LEASE", "SEEN", "VERSION", "SINCE", "URL")
     show_table(
         headings,
         [
             (
-                node.name,
-                _state(node),
-                f"{node.left:.0f} s",
-                str(node.seen_seq),
-                node.version,
-                node.since,
-                node.url,
+                item.node.name,
+                item.state,
+                str(item.connected),
+                f"{item.node.left:.0f} s",
+                str(item.node.seen_seq),
+                item.node.version,
+                item.node.since,
+                item.node.url,
             )
-            for node in found
+            for item in found
         ],
     )
 
@@ -47,7 +57,7 @@ async def list_nodes(desk: Desk, *, as_json: bool) -> None:
 @on_database
 async def drain(desk: Desk, name: str) -> None:
     """Let the node NAME admit nobody, and send its ICEs to the others, until `resume`."""
-    await _set(desk, name, draining=True)
+    unwrap(await _nodes(desk).set_draining(desk.actor, name, draining=True))
 
 
 @nodes.command()
@@ -55,32 +65,19 @@ async def drain(desk: Desk, name: str) -> None:
 @on_database
 async def resume(desk: Desk, name: str) -> None:
     """Let a drained node admit ICEs again."""
-    await _set(desk, name, draining=False)
+    unwrap(await _nodes(desk).set_draining(desk.actor, name, draining=False))
 
 
-async def _set(desk: Desk, name: str, *, draining: bool) -> None:
-    _check(desk)
-    if not await desk.engine.write(
-        lambda transaction: rows.set_draining(transaction, name, draining=draining)
-    ):
-        refuse(f"there is no node {name}; see `ice-gateway nodes list`")
+def _nodes(desk: Desk) -> NodeDesk:
+    return NodeDesk(engine=desk.engine, clock=utc_now)
 
 
-def _check(desk: Desk) -> None:
-    if not desk.engine.shared:
-        refuse(f"{desk.engine.name} is served by one gateway: nodes need PostgreSQL")
-
-
-def _state(node: Node) -> str:
-    if node.left <= 0:
-        return "gone"
-    return "drained" if node.draining else "serves"
-
-
-def _document(node: Node) -> dict[str, object]:
+def _document(item: NodeState) -> dict[str, object]:
+    node = item.node
     return {
         "name": node.name,
-        "state": _state(node),
+        "state": item.state,
+        "connected": item.connected,
         "lease_left": round(node.left, 3),
         "seen_seq": node.seen_seq,
         "version": node.version,

@@ -6,8 +6,8 @@ import asyncio
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -19,9 +19,6 @@ from gateway.roles import Role
 from gateway.secret import Secret
 from gateway.settings import BadSetting, Settings, cannot_listen
 from gateway.store.engine import StoreRefused, StoreUnavailable
-
-if TYPE_CHECKING:
-    from gateway.app import Gateway
 
 _LINGER = 0.5
 """Seconds for which a gateway that stops still answers handshakes, with `draining`."""
@@ -36,6 +33,9 @@ _LINGER = 0.5
     "--public-url", multiple=True, metavar="URL", help="Where ICEs reach it; may be repeated."
 )
 @click.option("--insecure", is_flag=True, help="Allow plain http from other machines.")
+@click.option(
+    "--workers", type=int, metavar="N", help="Processes that share the work; one as a rule."
+)
 def serve(
     *,
     config: Path | None,
@@ -44,6 +44,7 @@ def serve(
     port: int | None,
     public_url: tuple[str, ...],
     insecure: bool,
+    workers: int | None,
 ) -> None:
     """Run the gateway until SIGTERM or Ctrl-C; on SIGHUP it reads its certificate again."""
     settings = settings_from(
@@ -54,15 +55,17 @@ def serve(
             "server.port": port,
             "server.public_url": list(public_url) or None,
             "server.insecure": insecure or None,
+            "server.workers": workers,
         },
     )
     from gateway.logs import configure
 
     configure(settings.log_format, settings.log_level)
+    run = _serve if settings.server_workers == 1 else _lead
     try:
         settings.check_exposure()
         anybody = _first_admin(settings)
-        process.run(_serve(settings, anybody=anybody))
+        process.run(run(settings, anybody=anybody))
     except (BadSetting, KeyFileUnusable, StoreRefused, StoreUnavailable) as error:
         refuse(str(error))
 
@@ -70,29 +73,10 @@ def serve(
 async def _serve(settings: Settings, *, anybody: bool) -> None:
     from gateway.app import run_gateway
 
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    # From the begin on, or else a renewal would end a gateway that is just starting.
-    loop.add_signal_handler(signal.SIGHUP, lambda: None)
+    stop = _stopped()
     async with run_gateway(settings, linger=_LINGER) as gateway:
-        loop.add_signal_handler(signal.SIGHUP, _hang_up, gateway, sys.stdin.isatty())
-        click.echo(f"ice-gateway {__version__} serves {gateway.url} on {gateway.engine.name}")
-        click.echo(
-            f"it runs with {process.described()}, for {settings.ice_max_connections:,} ICEs at the most"
-        )
-        few = process.too_few_handles(settings.ice_max_connections)
-        if few is not None:
-            click.echo(f"ice-gateway: {few}", err=True)
-        for url in settings.server_public_url or (gateway.url,):
-            click.echo(f"ICEs use --gateway {url}; the admin page is {url}/admin/")
-        if not anybody:
-            click.echo(
-                "there is no user yet; add the first admin with:"
-                f" ice-gateway users add NAME --role admin --database {settings.database_shown}",
-                err=True,
-            )
+        _on_hang_up(gateway.reload)
+        _tell(settings, gateway.url, gateway.engine.name, anybody=anybody)
         if gateway.hold.reason is not None:
             click.echo(f"ice-gateway: {gateway.hold.reason}", err=True)
         process.warm()
@@ -103,12 +87,58 @@ async def _serve(settings: Settings, *, anybody: bool) -> None:
     click.echo("ice-gateway stopped")
 
 
-def _hang_up(gateway: Gateway, on_terminal: bool) -> None:  # noqa: FBT001 - a callback's argument
+async def _lead(settings: Settings, *, anybody: bool) -> None:
+    from gateway.workers import run_workers
+
+    stop = _stopped()
+    async with run_workers(settings) as workers:
+        _on_hang_up(workers.reload)
+        _tell(settings, workers.url, settings.database_shown, anybody=anybody)
+        await stop.wait()
+    click.echo("ice-gateway stopped")
+
+
+def _stopped() -> asyncio.Event:
+    """Set once somebody wants the gateway to end."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    # From the begin on, or else a renewal would end a gateway that is just starting.
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)
+    return stop
+
+
+def _on_hang_up(reload: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, _hang_up, reload, sys.stdin.isatty())
+
+
+def _hang_up(reload: Callable[[], None], on_terminal: bool) -> None:  # noqa: FBT001 - a callback's argument
     """SIGHUP: renew the certificate; where the terminal has gone, end as any program does."""
     if on_terminal and not sys.stdin.isatty():
         asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
         signal.raise_signal(signal.SIGHUP)
-    gateway.reload()
+    reload()
+
+
+def _tell(settings: Settings, url: str, database: str, *, anybody: bool) -> None:
+    """Say what runs, with what, and what is still to be done."""
+    click.echo(f"ice-gateway {__version__} serves {url} on {database}")
+    count, most = settings.server_workers, f"{settings.ice_max_connections:,} ICEs at the most"
+    many = f"{count} workers, each for {most}, with" if count > 1 else "it runs with"
+    click.echo(f"{many} {process.described()}" + ("" if count > 1 else f", for {most}"))
+    few = process.too_few_handles(settings.ice_max_connections)
+    if few is not None:
+        click.echo(f"ice-gateway: {few}", err=True)
+    for public in settings.server_public_url or (url,):
+        click.echo(f"ICEs use --gateway {public}; the admin page is {public}/admin/")
+    if not anybody:
+        click.echo(
+            "there is no user yet; add the first admin with:"
+            f" ice-gateway users add NAME --role admin --database {settings.database_shown}",
+            err=True,
+        )
 
 
 def _first_admin(settings: Settings) -> bool:

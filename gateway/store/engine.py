@@ -101,6 +101,14 @@ class Engine(Protocol):
     async def look_up(self, sql: str, *params: object) -> list[Row]:
         """Like `fetch`, on a connection that runs nothing but the look-ups of admissions."""
 
+    async def look_up_once(
+        self, sql: str, names: str, proofs: Sequence[str], kept: float
+    ) -> tuple[Row, frozenset[str]]:
+        """The one row of `look_up`; and those of `proofs` that nobody has used before, at any gateway.
+
+        They are remembered for `kept` seconds. `sql` selects without FROM.
+        """
+
     async def follow(self, sql: str, *params: object) -> list[Row]:
         """Like `fetch`, for the tail of the event log alone: no listing keeps a drop waiting."""
 

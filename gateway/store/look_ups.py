@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -37,7 +37,6 @@ class _Question(msgspec.Struct, gc=False):
 
 
 _FOUND: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_PROOFS: Final = msgspec.json.Decoder(frozenset[str])
 _ICE: Final = msgspec.json.Decoder(Ice)
 _PROOF_KEPT: Final = 2 * PROOF_WINDOW + 60
 """Seconds for which a used proof is remembered: longer than it is good on any node."""
@@ -57,18 +56,12 @@ class LookUps:
         self._running: asyncio.Task[None] | None = None
         # One statement is one snapshot: the entries and the number of the newest event agree.
         # And one row: for each that it steps to, SQLite's thread has to wait for Python's lock.
+        clock = "lease_clock()" if engine.shared else "0.0"
         self._sql = (
             "SELECT (SELECT coalesce(max(seq), 0) FROM ice_events),"
             f" (SELECT {engine.gather('ice_name', Ice.__dataclass_fields__)} FROM ice_tokens"
-            f" WHERE {many('ice_name', 1)})"
+            f" WHERE {many('ice_name', 1)}), {clock}"
         )
-        if engine.shared:
-            self._sql = (
-                "WITH taken AS (INSERT INTO ice_proofs (digest, until)"
-                f" SELECT atom, lease_clock() + {_PROOF_KEPT} FROM json_each($2)"
-                f" ON CONFLICT DO NOTHING RETURNING digest) {self._sql},"
-                " (SELECT json_agg(digest) FROM taken)::text, lease_clock()"
-            )
 
     async def find(self, ice_name: str, proof: str | None = None) -> Reading:
         """The entry of exactly this name, read after this was called. Raises `StoreUnavailable`.
@@ -102,17 +95,10 @@ class LookUps:
             # Whom nobody could take out again is not let in either.
             raise StoreUnavailable(fault)
         names, at = as_json(list(batch)), self._monotonic()
-        if not self._engine.shared:
-            rows = await self._engine.look_up(self._sql, names)
-            more: tuple[Any, ...] = ("[]", 0.0)
-        else:
-            proofs = [one.proof for asked in batch.values() for one in asked if one.proof]
-            rows = await self._engine.look_up(self._sql, names, as_json(proofs))
-            more = ()
-        if not rows:
-            raise StoreUnavailable("the look-up gave no answer")
-        seq, found, taken, clock = (*rows[0], *more)
-        return _Answer(_FOUND.decode(found or "{}"), seq, at, clock, _PROOFS.decode(taken or "[]"))
+        proofs = [one.proof for asked in batch.values() for one in asked if one.proof]
+        row, taken = await self._engine.look_up_once(self._sql, names, proofs, _PROOF_KEPT)
+        seq, found, clock = row
+        return _Answer(_FOUND.decode(found or "{}"), seq, at, clock, taken)
 
 
 class _Answer(msgspec.Struct, gc=False):

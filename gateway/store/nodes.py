@@ -104,6 +104,18 @@ async def leave(transaction: Transaction, instance: str) -> None:
     await transaction.run("DELETE FROM ice_nodes WHERE instance = $1", instance)
 
 
+async def forget(transaction: Transaction, name: str) -> None:
+    """Take out a node that is known to have ended, with all that it held."""
+    await transaction.run("DELETE FROM ice_nodes WHERE name = $1", name)
+    await transaction.run("DELETE FROM ice_sessions WHERE node = $1", name)
+
+
+async def forget_all(transaction: Transaction) -> None:
+    """Begin anew, where it is known that nobody serves the database."""
+    for table in ("ice_nodes", "ice_drops", "ice_sessions"):
+        await transaction.run(f"DELETE FROM {table}")
+
+
 async def set_draining(transaction: Transaction, name: str, *, draining: bool) -> int:
     """Let a node drain, or resume; how many there are of this name."""
     return await transaction.run(
@@ -140,6 +152,11 @@ class Nodes:
     async def all(self) -> list[Node]:
         """Every node that has not ended properly, by name; those whose lease has run out, too."""
         return [_node(row) for row in await self._fetch(_LISTING)]
+
+    async def connected(self) -> dict[str, int]:
+        """How many ICEs each node holds, by the node's name; a node without any is left out."""
+        rows = await self._fetch("SELECT node, count(*) FROM ice_sessions GROUP BY node")
+        return dict(rows)
 
     async def behind(self, seq: int, but: str) -> list[str]:
         """The names of the nodes that have not yet acted on event `seq`, and may still act otherwise.

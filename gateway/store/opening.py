@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import structlog
 
 from gateway.database_url import file_of
+from gateway.store.bell import Bell
 from gateway.store.engine import Engine, StoreRefused
 from gateway.store.setup import Tell
 from gateway.store.sqlite import open_sqlite
@@ -17,11 +18,17 @@ _log = structlog.get_logger()
 
 @contextlib.asynccontextmanager
 async def open_store(
-    url: str, *, node: str | None = None, create: bool = True, tell: Tell = _log.warning
+    url: str,
+    *,
+    node: str | None = None,
+    bell: Bell | None = None,
+    create: bool = True,
+    tell: Tell = _log.warning,
 ) -> AsyncIterator[Engine]:
     """Open a database, making and migrating it where needed; see `open_sqlite`, `open_postgres`.
 
-    `node` is the name of the gateway that serves it; a command leaves it out.
+    `node` is the name of the gateway that serves it; a command leaves it out. `bell` is for one of
+    several on an SQLite file.
 
     Raises:
         StoreRefused: it cannot be used as it is; the text says what to change.
@@ -29,7 +36,8 @@ async def open_store(
     """
     path = file_of(url)
     if path is not None:
-        async with open_sqlite(path, serving=node is not None, create=create, tell=tell) as file:
+        serving = node is not None
+        async with open_sqlite(path, serving=serving, bell=bell, create=create, tell=tell) as file:
             yield file
         return
     try:

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from typing import Any, Final
 
 import asyncpg
+import msgspec
 import structlog
 
 from gateway.database_url import shown
@@ -26,6 +27,7 @@ from gateway.store.engine import (
     T,
     Transaction,
     Unit,
+    as_json,
 )
 from gateway.store.events import hashed
 from gateway.store.postgres_setup import SERVE, Tell, connect, served, set_up
@@ -60,6 +62,12 @@ _BUSY: Final = (*_IN_THE_WAY, asyncpg.LockNotAvailableError)
 _UNKNOWN: Final = "it is not known whether the last change was made: look before you try again"
 
 _SAME: Final = "UPDATE ice_schema SET version = version"
+_TAKEN: Final = (
+    "WITH taken AS (INSERT INTO ice_proofs (digest, until)"
+    " SELECT atom, lease_clock() + $3 FROM json_each($2) ON CONFLICT DO NOTHING RETURNING digest)"
+)
+"""Before a look-up, whose one parameter is `$1`."""
+_PROOFS: Final = msgspec.json.Decoder(frozenset[str])
 """Writes what is there already."""
 
 Connect = Callable[[], Awaitable[asyncpg.Connection]]
@@ -225,6 +233,14 @@ class PostgresEngine:
     async def look_up(self, sql: str, *params: object) -> list[Row]:
         """See `Engine.look_up`."""
         return await self._lookups.fetch(sql, params)
+
+    async def look_up_once(
+        self, sql: str, names: str, proofs: Sequence[str], kept: float
+    ) -> tuple[Row, frozenset[str]]:
+        """See `Engine.look_up_once`. One journey for both."""
+        sql = f"{_TAKEN} {sql}, (SELECT json_agg(digest) FROM taken)::text"
+        [(*row, taken)] = await self.look_up(sql, names, as_json(proofs), kept)
+        return tuple(row), _PROOFS.decode(taken or "[]")
 
     async def follow(self, sql: str, *params: object) -> list[Row]:
         """See `Engine.follow`."""

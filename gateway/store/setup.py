@@ -24,6 +24,8 @@ from gateway.times import utc_now
 
 BUSY_TIMEOUT: Final = 2.0
 """Seconds to wait for another process that is writing."""
+_TAKE_OVER: Final = 0.5
+"""Seconds to wait for a gateway that is just ending."""
 _SETUP_PATIENCE: Final = 60.0
 """Seconds to wait for another process that migrates."""
 Tell = Callable[[str], None]
@@ -53,8 +55,22 @@ def is_served(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def lock(path: Path, purpose: str, *, patience: float) -> Iterator[bool]:
-    """Hold a lock beside the database; yields False where another holds it for `patience` seconds.
+def held(path: Path) -> Iterator[int]:
+    """Hold the database for the one who serves it; a handle which holds it for as long as any copy is open.
+
+    Raises `StoreRefused` where another does.
+    """
+    with lock(path, "serve", patience=_TAKE_OVER) as handle:
+        if handle is None:
+            raise StoreRefused(
+                f"another gateway already serves {path}; stop it, or name another --database"
+            )
+        yield handle
+
+
+@contextlib.contextmanager
+def lock(path: Path, purpose: str, *, patience: float) -> Iterator[int | None]:
+    """Hold a lock beside the database: its handle, or None where another holds it for `patience` seconds.
 
     It lies on a file of its own: to close any handle of the database file itself would drop
     SQLite's own locks (https://www.sqlite.org/howtocorrupt.html, section 2.2).
@@ -64,7 +80,7 @@ def lock(path: Path, purpose: str, *, patience: float) -> Iterator[bool]:
     except OSError as error:
         raise _no_folder(path, error) from error
     try:
-        yield _acquire(descriptor, patience)
+        yield descriptor if _acquire(descriptor, patience) else None
     finally:
         os.close(descriptor)
 
@@ -73,9 +89,9 @@ def lock(path: Path, purpose: str, *, patience: float) -> Iterator[bool]:
 def alone(path: Path, *, why: str) -> Iterator[None]:
     """Let no gateway serve the database, and no command open it, meanwhile. Raises `StoreRefused`."""
     with lock(path, "serve", patience=0) as unserved, lock(path, "setup", patience=1) as mine:
-        if not unserved:
+        if unserved is None:
             raise StoreRefused(f"a gateway serves {path}: stop it {why}")
-        if not mine:
+        if mine is None:
             raise StoreRefused(f"another process is opening {path}: try again")
         yield
 
@@ -143,7 +159,7 @@ def set_up(path: Path, *, serving: bool, create: bool, tell: Tell) -> None:
             " disk of this machine, or use PostgreSQL"
         )
     with lock(path, "setup", patience=_SETUP_PATIENCE) as mine:
-        if not mine:
+        if mine is None:
             raise StoreUnavailable(f"another process is still migrating {path}")
         try:
             if not path.exists():

@@ -15,18 +15,20 @@ from typing import Any, Final
 import aiosqlite
 import structlog
 
+from gateway.lease import boottime
 from gateway.store import events
+from gateway.store.bell import Bell
 from gateway.store.engine import (
     Appended,
     Row,
-    StoreRefused,
     StoreUnavailable,
     T,
     Transaction,
     Unit,
 )
 from gateway.store.guard import Guard, may_be_done
-from gateway.store.setup import BUSY_TIMEOUT, Tell, is_served, lock, resolve, set_up
+from gateway.store.proofs import Proofs, file_beside
+from gateway.store.setup import BUSY_TIMEOUT, Tell, held, is_served, resolve, set_up
 from gateway.store.writer import Writer
 
 _COMMANDS_WAIT: Final = 5
@@ -47,10 +49,10 @@ _log = structlog.get_logger()
 class SqliteEngine:
     """An open SQLite file. Make one with `open_sqlite`."""
 
-    shared = False
-
-    def __init__(self, path: Path, *, serving: bool) -> None:
+    def __init__(self, path: Path, *, serving: bool, bell: Bell | None = None) -> None:
         self.path = path
+        self.shared = bell is not None
+        self._bell = bell
         self.name = str(path)
         self.changed = asyncio.Event()
         self._serving = serving
@@ -72,6 +74,9 @@ class SqliteEngine:
                 self._watcher = await self._connect()
                 self._sweeper = await self._connect()
                 await self._writer.execute(f"PRAGMA wal_autocheckpoint={_LOG_PAGES}")
+            if self._bell is not None:
+                self._proofs = Proofs(await self._connect_proofs())
+                self._stack.callback(self._bell.listen(self.changed.set))
             await self.fetch("SELECT 1 FROM sqlite_schema")
             self._guard.watch_log()
         except BaseException:
@@ -85,8 +90,19 @@ class SqliteEngine:
             await _prepare(connection, BUSY_TIMEOUT * (1 if self._serving else _COMMANDS_WAIT))
             return connection
 
+    async def _connect_proofs(self) -> aiosqlite.Connection:
+        with self._guard():
+            path = f"{file_beside(self.path).as_uri()}?mode=rw"
+            connection = await aiosqlite.connect(path, isolation_level=None, uri=True)
+            self._stack.push_async_callback(connection.close)
+            await _prepare(connection, BUSY_TIMEOUT)
+            await connection.execute("PRAGMA synchronous=OFF")
+            return connection
+
     def _committed(self) -> None:
         self.changed.set()
+        if self._bell is not None:
+            self._bell.ring()
         if self._serving and self._sweeping is None:
             self._sweeping = asyncio.create_task(self._sweep(), name="checkpoint")
 
@@ -107,6 +123,18 @@ class SqliteEngine:
     async def look_up(self, sql: str, *params: object) -> list[Row]:
         """See `Engine.look_up`."""
         return await self._fetch(self._lookups, sql, params)
+
+    async def look_up_once(
+        self, sql: str, names: str, proofs: Sequence[str], kept: float
+    ) -> tuple[Row, frozenset[str]]:
+        """See `Engine.look_up_once`. Both at a time, each in its file's thread."""
+        if not proofs:
+            return (await self.look_up(sql, names))[0], frozenset()
+        with self._guard():
+            [row], taken = await asyncio.gather(
+                self.look_up(sql, names), self._proofs.take(proofs, kept)
+            )
+        return row, taken
 
     async def follow(self, sql: str, *params: object) -> list[Row]:
         """See `Engine.follow`."""
@@ -302,6 +330,8 @@ async def _prepare(connection: aiosqlite.Connection, busy_timeout: float) -> Non
     # be a hole.
     await connection.execute("PRAGMA synchronous=FULL")
     await connection.execute("PRAGMA foreign_keys=ON")
+    # The clock by which gateways on one file judge each other's leases: the machine's, which nobody sets.
+    await connection.create_function("lease_clock", 0, boottime)
 
 
 def _is_whole(path: Path) -> bool:
@@ -315,13 +345,19 @@ def _is_whole(path: Path) -> bool:
 
 @contextlib.asynccontextmanager
 async def open_sqlite(
-    path: Path, *, serving: bool = False, create: bool = True, tell: Tell = _log.warning
+    path: Path,
+    *,
+    serving: bool = False,
+    bell: Bell | None = None,
+    create: bool = True,
+    tell: Tell = _log.warning,
 ) -> AsyncIterator[SqliteEngine]:
     """Open `path`, making and migrating it where needed.
 
     Args:
         path: the database file.
         serving: for a gateway, of which there is one per file; a command leaves it False.
+        bell: for one of several that serve it together: whoever started them holds the file for all.
         create: whether a missing file is made.
         tell: is told of a migration.
 
@@ -332,15 +368,11 @@ async def open_sqlite(
     """
     path = resolve(path)
     with contextlib.ExitStack() as locks:
-        if serving and not await asyncio.to_thread(
-            lambda: locks.enter_context(lock(path, "serve", patience=0.5))
-        ):
-            raise StoreRefused(
-                f"another gateway already serves {path}; stop it, or name another --database"
-            )
+        if serving and bell is None:
+            await asyncio.to_thread(lambda: locks.enter_context(held(path)))
         # In a thread: it may wait for another process that is migrating.
         await asyncio.to_thread(set_up, path, serving=serving, create=create, tell=tell)
-        engine = SqliteEngine(path, serving=serving)
+        engine = SqliteEngine(path, serving=serving, bell=bell)
         await engine.start()
         try:
             yield engine

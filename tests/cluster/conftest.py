@@ -1,10 +1,18 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import os
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from gateway.store import proofs
+from gateway.store.bell import Bell
 from tests.support.harness import Harness, harness
 from tests.support.ice import Ice
 
@@ -40,26 +48,52 @@ class Cluster:
         return ice
 
 
-@pytest.fixture
-def options(database_url, tmp_path, monkeypatch):
-    """The settings of a node, but for its name."""
+@dataclass
+class Place:
+    """A database that several gateways may serve, and the settings of each but for its name."""
+
+    folder: Path
+    options: dict[str, object]
+    pipes: list[tuple[int, int]]
+    """On an SQLite file one for each gateway that may come."""
+
+    def join(self, name: str, **more: Any) -> AbstractAsyncContextManager[Harness]:
+        """One more gateway."""
+        bell = None
+        if self.pipes:
+            (mine, _), *_ = self.pipes
+            self.pipes.append(self.pipes.pop(0))
+            bell = Bell(mine, [end for other, end in self.pipes if other != mine])
+        return harness(self.folder, **self.options | more, node__name=name, bell=bell)
+
+
+@pytest.fixture(params=["postgresql", "sqlite"])
+def place(request, tmp_path, monkeypatch) -> Iterator[Place]:
+    """A server, or a file as the parent of several workers prepares it."""
     key_file = str(tmp_path / "keys.json")
     monkeypatch.setenv("ICE_GATEWAY_TOKENS__KEY_FILE", key_file)  # for commands
-    return {
-        "database__url": database_url,
+    options = {
         "tokens__key_file": key_file,
         "server__public_url": [PUBLIC],
         "server__insecure": True,
         "node__lease": "2s",
     }
+    if request.param == "postgresql":
+        options["database__url"] = request.getfixturevalue("database_url")
+        yield Place(tmp_path, options, [])
+        return
+    path = tmp_path / "ice.db"
+    options["database__url"] = f"sqlite:///{path}"
+    proofs.make(path)
+    pipes = [os.pipe() for _ in range(6)]
+    yield Place(tmp_path, options, list(pipes))
+    for end in itertools.chain(*pipes):
+        os.close(end)
 
 
 @pytest.fixture
-async def cluster(tmp_path, options):
+async def cluster(place):
     async with contextlib.AsyncExitStack() as stack:
-        nodes = [
-            await stack.enter_async_context(harness(tmp_path, **options, node__name=f"node-{name}"))
-            for name in "abc"
-        ]
+        nodes = [await stack.enter_async_context(place.join(f"node-{name}")) for name in "abc"]
         yield Cluster(*nodes)
         await nodes[0].close()  # or the other nodes would wait for its ICEs

@@ -12,6 +12,7 @@ import pytest
 from gateway import drops
 from gateway.store.engine import StoreRefused, StoreUnavailable
 from gateway.store.nodes import Nodes
+from gateway.store.sqlite import SqliteEngine
 from gateway.times import utc_now
 from tests.cluster.conftest import Nomad
 from tests.contract.domain import refusing, soon
@@ -108,20 +109,23 @@ async def test_a_deregistered_ice_is_refused_everywhere(cluster):
 async def test_a_lost_notification_loses_no_drop(cluster, monkeypatch):
     ice = await cluster.ice()
     connection = await ice.at(cluster.b).connect()
-    watcher = cluster.b.gateway.engine._watcher
-    async with watcher.turn:
-        await watcher._connection.execute("UNLISTEN *")
+    engine = cluster.b.gateway.engine
+    if isinstance(engine, SqliteEngine):
+        asyncio.get_running_loop().remove_reader(engine._bell._mine)
+    else:
+        async with engine._watcher.turn:
+            await engine._watcher._connection.execute("UNLISTEN *")
     done = await cluster.a.act("lab-1", "deregister")
     await connection.expect_dropped(4101)
     assert done["unconfirmed"] == []
 
 
-async def test_clocks_that_are_apart_change_nothing(tmp_path, options):
+async def test_clocks_that_are_apart_change_nothing(place):
     """A node whose clock is an hour late, and another whose is an hour early."""
     late, early = (timedelta(hours=sign) for sign in (-1, 1))
     async with (
-        harness(tmp_path, **options, node__name="late", clock=lambda: utc_now() + late) as a,
-        harness(tmp_path, **options, node__name="early", clock=lambda: utc_now() + early) as b,
+        place.join("late", clock=lambda: utc_now() + late) as a,
+        place.join("early", clock=lambda: utc_now() + early) as b,
     ):
         provisioned = await a.provision()
         ice = Nomad(a.url, provisioned.token)
@@ -200,8 +204,8 @@ async def test_nothing_is_acted_on_without_a_lease(cluster, monkeypatch):
     assert (await show(cluster.a.admin, operation))["state"] in ("sent", "running")
 
 
-async def test_a_node_that_ends_takes_itself_out(tmp_path, options, cluster):
-    async with harness(tmp_path, **options, node__name="node-d"):
+async def test_a_node_that_ends_takes_itself_out(place, cluster):
+    async with place.join("node-d"):
         names = [node.name for node in await Nodes(cluster.a.gateway.engine.fetch).all()]
         assert names == ["node-a", "node-b", "node-c", "node-d"]
     names = [node.name for node in await Nodes(cluster.a.gateway.engine.fetch).all()]
@@ -211,27 +215,28 @@ async def test_a_node_that_ends_takes_itself_out(tmp_path, options, cluster):
 # --- who does not fit ------------------------------------------------------------------------------
 
 
-async def test_a_second_node_of_a_name_is_refused(tmp_path, options, cluster, monkeypatch):
+@pytest.mark.parametrize("place", ["postgresql"], indirect=True)
+async def test_a_second_node_of_a_name_is_refused(place, cluster, monkeypatch):
     monkeypatch.setattr("gateway.store.postgres._TAKE_OVER", 0.1)
     with refusing(StoreRefused, "a second node-a") as caught:
-        async with harness(tmp_path, **options, node__name="node-a"):
+        async with place.join("node-a"):
             pass
     assert "set node.name to another name" in caught.text
 
 
-async def test_a_node_with_other_keys_is_refused(tmp_path, options, cluster):
-    others = options | {"tokens__key_file": str(tmp_path / "others.json")}
+async def test_a_node_with_other_keys_is_refused(place, cluster):
+    others = place.folder / "others.json"
     with refusing(StoreRefused, "a node without the keys of the others") as caught:
-        async with harness(tmp_path, **others, node__name="node-d"):
+        async with place.join("node-d", tokens__key_file=str(others)):
             pass
     assert "copy its key file to this machine" in caught.text
-    assert not (tmp_path / "others.json").exists(), "no keys were to be made"
+    assert not others.exists(), "no keys were to be made"
 
 
-async def test_a_node_of_another_version_is_refused(tmp_path, options, cluster, monkeypatch):
+async def test_a_node_of_another_version_is_refused(place, cluster, monkeypatch):
     monkeypatch.setattr("gateway.membership.__version__", "9.9.9")
     with refusing(StoreRefused, "a node of another version") as caught:
-        async with harness(tmp_path, **options, node__name="node-d"):
+        async with place.join("node-d"):
             pass
     assert "runs version" in caught.text
 
@@ -324,10 +329,10 @@ async def test_an_operation_is_streamed_through_another_node(cluster):
     assert any(one.get("fraction") == 0.25 for one in told)
 
 
-async def test_an_operation_outlives_the_node_that_sent_it(tmp_path, options, cluster):
+async def test_an_operation_outlives_the_node_that_sent_it(place, cluster):
     """B dies in the middle; the ICE comes back at C, says what it works on, and finishes it there."""
     ice = await cluster.ice()
-    async with harness(tmp_path, **options, node__name="node-d") as dying:
+    async with place.join("node-d") as dying:
         connection = await greeted(ice.at(dying))
         operation = await asked(cluster.a.admin)
         await take(connection)
@@ -370,7 +375,9 @@ async def test_nodes_are_listed_drained_and_resumed(cluster):
     await until(lambda: not endpoint.paused, "a node that goes on")
     await ice.at(cluster.b).connect()
     said = await cluster.a.command("nodes", "drain", "node-x", status=1)
-    assert "there is no node node-x" in said.stderr
+    assert "There is no node node-x" in said.stderr
+    actions = [event["action"] for event in (await cluster.a.admin.get("/events")).json["items"]]
+    assert actions.count("drain-node") == actions.count("resume-node") == 1
 
 
 # --- the server ------------------------------------------------------------------------------------

@@ -402,9 +402,8 @@ async def test_only_a_closed_terminal_ends_it(monkeypatch, on_terminal, still_th
         raise SystemExit
 
     monkeypatch.setattr(module.signal, "raise_signal", killed)
-    running = types.SimpleNamespace(reload=lambda: done.append("reload"))
     with contextlib.suppress(SystemExit):
-        module._hang_up(running, on_terminal)
+        module._hang_up(lambda: done.append("reload"), on_terminal)
     assert done == [happens]
 
 

@@ -81,6 +81,7 @@ class Served:
         self.line = self.out.expect(r"^ice-gateway (\S+) serves (\S+) on (.+)$")
         self.url = self.line[2]
         self.secrets = []
+        self.ices = []
 
     def get(self, path, context=None):
         with urllib.request.urlopen(self.url + path, context=context) as answer:  # noqa: S310
@@ -90,7 +91,8 @@ class Served:
         async with desk(self.settings) as opened:
             issued = await opened.provisioning.provision(opened.actor, name, IceType.CI_CD, None)
         self.secrets.append(issued.token.reveal())
-        return Ice(self.url, issued.token.reveal(), tls=tls)
+        self.ices.append(Ice(self.url, issued.token.reveal(), tls=tls))
+        return self.ices[-1]
 
     async def run(self, *args):
         """Run a command on the database; its stdout. It must be done."""

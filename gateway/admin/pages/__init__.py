@@ -15,6 +15,7 @@ from gateway.admin.pages.guide import routes as guide
 from gateway.admin.pages.ice import routes as one_ice
 from gateway.admin.pages.ices import routes as ices
 from gateway.admin.pages.login import routes as login
+from gateway.admin.pages.nodes import routes as nodes
 from gateway.admin.pages.operations import routes as operations
 from gateway.admin.pages.shell import answered, furnish, logged_in, to_the_page
 from gateway.admin.pages.static import routes as static
@@ -30,6 +31,17 @@ def pages_app(parts: AdminParts) -> web.Application:
     app[PARTS] = parts
     furnish(app)
     app.router.add_get("", to_the_page, name=f"{PUBLIC}-bare")
-    for routes in (login, ices, one_ice, operations, users, api_tokens, audit, guide, static):
+    for routes in (
+        login,
+        ices,
+        one_ice,
+        operations,
+        users,
+        api_tokens,
+        audit,
+        nodes,
+        guide,
+        static,
+    ):
         app.router.add_routes(routes())
     return app

@@ -20,6 +20,7 @@ from gateway.export import FORMATS, export, media_type
 from gateway.hub import DISCONNECT
 from gateway.ice import Action
 from gateway.keys import KEY_ACTIONS
+from gateway.nodes import NODE_ACTIONS
 from gateway.operations import CANCEL, REQUEST
 from gateway.respond import Refusal
 from gateway.store.engine import StoreUnavailable
@@ -43,6 +44,7 @@ ACTIONS: Final = (
     "create-api-token",
     "revoke-api-token",
     *KEY_ACTIONS,
+    *NODE_ACTIONS,
     PRUNE,
     "backup",
     "restore",

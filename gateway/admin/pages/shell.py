@@ -159,6 +159,7 @@ def render(
             "held": parts(request).hold.reason,
             "caller": None if login is None else login.caller,
             "form_token": "" if login is None else login.form_token.reveal(),
+            "cluster": parts(request).cluster,
             "live": login is not None and login.caller.grants.reads_events,
         },
         status=status,

@@ -1,0 +1,73 @@
+"""The gateways that serve one database: how each is; to let one drain, or resume."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aiohttp import web
+
+from gateway.admin.auth import actor
+from gateway.admin.pages.ices import may_act, may_see
+from gateway.admin.pages.shell import form, is_fragment, parts, render
+from gateway.errors import problem
+from gateway.event import Via
+from gateway.nodes import NodeState
+from gateway.respond import Refusal
+
+CHANGED: Final = "nodes-changed"
+"""Tells the page's script that the table is to be asked for again."""
+
+
+def routes() -> list[web.RouteDef]:
+    """The addresses of this noun."""
+    return [
+        web.get("/nodes", page),
+        web.get("/nodes/{name}/{action:drain|resume}", confirm),
+        web.post("/nodes/{name}/{action:drain|resume}", act),
+    ]
+
+
+async def page(request: web.Request) -> web.StreamResponse:
+    """The whole page, or the table alone where htmx asks for it."""
+    may_see(request)
+    context = {"title": "Nodes", "found": await parts(request).nodes.all()}
+    alone = is_fragment(request) and request.headers.get("HX-Target") == "table"
+    return render(request, "nodes_table.html" if alone else "nodes.html", context)
+
+
+async def confirm(request: web.Request) -> web.StreamResponse:
+    """Say what it does, before it is done."""
+    may_act(request)
+    found = await parts(request).nodes.all()
+    item = next((one for one in found if one.node.name == request.match_info["name"]), None)
+    if item is None:
+        raise Refusal(problem("not-found", "There is no such node any more."))
+    context = {
+        "item": item,
+        "action": request.match_info["action"],
+        "others": sum(_serves(one) for one in found if one is not item),
+    }
+    return render(request, "node_ask.html", context)
+
+
+async def act(request: web.Request) -> web.StreamResponse:
+    """Let a node drain, or resume."""
+    may_act(request)
+    await form(request)
+    name, draining = request.match_info["name"], request.match_info["action"] == "drain"
+    refused = await parts(request).nodes.set_draining(
+        actor(request, Via.PAGE), name, draining=draining
+    )
+    if refused is not None:
+        raise Refusal(refused)
+    heading = f"{name} is drained" if draining else f"{name} serves again"
+    said = (
+        "Its ICEs are told to come back within seconds, to the other nodes."
+        if draining
+        else "It admits ICEs from now on."
+    )
+    return render(request, "told.html", {"heading": heading, "said": [said]}, tell={CHANGED: {}})
+
+
+def _serves(item: NodeState) -> bool:
+    return item.state == "serves"

@@ -1,0 +1,71 @@
+"""The proofs that were used at any of the gateways on one SQLite file, in a file of their own beside it.
+
+A proof is good for a minute: to have one forgotten by a power cut costs nothing, since every gateway
+begins anew after it. So nothing waits for the disk here, and the database's own writer for nobody.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import aiosqlite
+
+from gateway.files import own
+from gateway.lease import boottime
+from gateway.store.engine import as_json
+
+_SWEEP: Final = 5.0
+"""Seconds between two sweeps of what is not good any more."""
+
+
+class Proofs:
+    """Takes proofs over a connection to the file, which `make` has made."""
+
+    def __init__(self, connection: aiosqlite.Connection) -> None:
+        self._connection = connection
+        self._swept = boottime()
+
+    async def take(self, proofs: Sequence[str], kept: float) -> frozenset[str]:
+        """Remember `proofs` for `kept` seconds; those that nobody has taken before. Raises `sqlite3.Error`."""
+        now = boottime()
+        rows = await self._connection.execute_fetchall(
+            "INSERT INTO ice_proofs (digest, until) SELECT atom, $2 FROM json_each($1) WHERE true"
+            " ON CONFLICT DO NOTHING RETURNING digest",
+            {"1": as_json(proofs), "2": now + kept},
+        )
+        if now - self._swept > _SWEEP:
+            self._swept = now
+            await self._connection.execute("DELETE FROM ice_proofs WHERE until < $1", {"1": now})
+        return frozenset(digest for (digest,) in rows)
+
+
+def file_beside(database: Path) -> Path:
+    """Where the proofs of the gateways on `database` are."""
+    return database.with_name(f"{database.name}.proofs")
+
+
+def make(database: Path) -> None:
+    """Make the file anew, for gateways that are about to start. Raises `OSError`, `sqlite3.Error`."""
+    path = file_beside(database)
+    remove(database)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    own(path, database)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute(
+            "CREATE TABLE ice_proofs (digest TEXT PRIMARY KEY NOT NULL, until REAL NOT NULL)"
+            " STRICT, WITHOUT ROWID"
+        )
+        connection.execute("CREATE INDEX ice_proofs_until ON ice_proofs (until)")
+
+
+def remove(database: Path) -> None:
+    """Remove the file, which nobody uses any more. Raises `OSError`."""
+    path = file_beside(database)
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)

@@ -1,0 +1,62 @@
+"""The page of the nodes: who sees it, and that what is done there is done."""
+
+from __future__ import annotations
+
+import aiohttp
+import pytest
+
+from gateway.roles import Role
+from tests.cluster.test_cluster import until
+from tests.support.pages import Browser, has_password, said
+
+
+@pytest.fixture
+async def browser(cluster):
+    """The admin at node A."""
+    await has_password(cluster.a, "root")
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as session:
+        opened = Browser(session, cluster.a.url)
+        opened.origin = "http://gateway.example"
+        assert (await opened.log_in()).status == 303
+        yield opened
+
+
+async def test_a_node_is_drained_and_resumed_on_the_page(cluster, browser):
+    ice = await cluster.ice()
+    connection = await ice.at(cluster.b).connect()
+    await cluster.b.settled()
+    page = await browser.get("nodes")
+    text = said(page)
+    for name in ("node-a", "node-b", "node-c"):
+        assert f"{name} Serves" in text, text
+    assert "node-b Serves 1" in text, "node-b was to be shown with its ICE"
+
+    asked = said(await browser.part("nodes/node-b/drain", "dialog"))
+    assert "Drain node-b?" in asked
+    assert "its 1 ICE is sent to the other nodes" in asked
+    assert "No other node serves" not in asked
+    done = await browser.post("nodes/node-b/drain")
+    assert (done.status, "node-b is drained" in said(done)) == (200, True)
+    await connection.expect_dropped(1012)
+    assert "node-b Drained" in said(await browser.part("nodes"))
+
+    done = await browser.post("nodes/node-b/resume")
+    assert "node-b serves again" in said(done)
+    endpoint = cluster.b.gateway.endpoint
+    await until(lambda: not endpoint.paused, "a node that goes on")
+    log = said(await browser.get("audit"))
+    assert "drain-node" in log
+    assert "resume-node" in log
+
+
+async def test_who_may_not_act_may_look_at_the_most(cluster, browser):
+    for user, role, status in (("eve", Role.AUDITOR, 200), ("mia", Role.MEMBER, 403)):
+        await has_password(cluster.a, user, role)
+        assert (await browser.log_in(user)).status == 303
+        assert (await browser.get("nodes")).status == status
+        assert (await browser.post("nodes/node-b/drain")).status == 403
+
+
+async def test_what_is_no_node_is_not_found(browser):
+    assert (await browser.part("nodes/node-x/drain", "dialog")).status == 404
+    assert (await browser.post("nodes/node-x/drain")).status == 404

@@ -1,0 +1,105 @@
+"""A TCP relay in a thread of its own: a load balancer before several gateways, or a line that can be cut."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import threading
+from collections.abc import Iterator
+
+Address = tuple[str, int]
+
+
+class Relay:
+    """Passes each connection on to the next of `targets` that accepts it. `cut` stands still, as a network does."""
+
+    def __init__(self, *targets: Address) -> None:
+        self.targets = list(targets)
+        self.address: Address = ("", 0)
+        self._turn = itertools.count()
+        self._loop = asyncio.new_event_loop()
+        self._resumed = asyncio.Event()
+        self._resumed.set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.address[0]}:{self.address[1]}"
+
+    def start(self) -> None:
+        self._thread.start()
+        self._do(self._listen())
+
+    def stop(self) -> None:
+        self._do(self._end())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def cut(self) -> None:
+        """Let nothing through, and nobody know."""
+        self._loop.call_soon_threadsafe(self._resumed.clear)
+
+    def mend(self) -> None:
+        """Let everything through that has waited."""
+        self._loop.call_soon_threadsafe(self._resumed.set)
+
+    def _do(self, work) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+
+    async def _listen(self) -> None:
+        self._server = await asyncio.start_server(self._take, "127.0.0.1", 0, backlog=1024)
+        self.address = self._server.sockets[0].getsockname()[:2]
+
+    async def _end(self) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            await self._resumed.wait()
+            there = await self._dial()
+            if there is not None:
+                other_reader, other_writer = there
+                with contextlib.closing(other_writer):
+                    await asyncio.gather(
+                        self._pass(reader, other_writer), self._pass(other_reader, writer)
+                    )
+        except OSError:
+            pass
+        finally:
+            self._tasks.discard(task)
+            writer.close()
+
+    async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        for _ in self.targets:
+            target = self.targets[next(self._turn) % len(self.targets)]
+            with contextlib.suppress(OSError):
+                return await asyncio.open_connection(*target)
+        return None
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            await self._resumed.wait()
+            writer.write(data)
+            await writer.drain()
+        await self._resumed.wait()
+        if writer.can_write_eof():
+            writer.write_eof()
+
+
+@contextlib.contextmanager
+def relaying(*targets: Address) -> Iterator[Relay]:
+    relay = Relay(*targets)
+    relay.start()
+    try:
+        yield relay
+    finally:
+        relay.stop()

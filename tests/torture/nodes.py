@@ -1,0 +1,420 @@
+"""Real nodes on one PostgreSQL while it, their network and they themselves fail, in rounds.
+
+    python -m tests.torture.nodes [--rounds 100] [--seed N] [--mutate NAME]
+
+In each round an ICE is connected at one node, something fails, and an admin takes the ICE out at another. From
+the moment at which a node has confirmed (or, where it has not, its lease must have run out) nothing that is
+sent with the old token is acted on there: neither a message over the open session nor a handshake. Then all
+nodes have to know of every event, and to admit whoever they should.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import random
+import secrets
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from tests.support.harness import API
+from tests.support.ice import Connection, Ice, Refused
+from tests.support.node import Node, api_token
+from tests.support.postgres import Postgres, postgres
+from tests.support.relay import relaying
+
+PUBLIC = "https://gateway.example"
+LEASE = 2.0
+NAMES = ("gw-1", "gw-2", "gw-3")
+_PATIENCE = 30.0
+_EVERY = 0.1
+"""Seconds between two attempts with the old token."""
+_LONG = 10.0
+"""Seconds for which a node stands still in one of eight rounds of that kind."""
+
+
+class Nomad(Ice):
+    """An ICE that comes to whichever node it is sent to."""
+
+    @property
+    def htu(self) -> str:
+        return f"{PUBLIC}/ice/v1"
+
+    def at(self, node: Node) -> Nomad:
+        """The same ICE, going to `node`."""
+        return Nomad(node.url, self.token, self.key)
+
+
+# --- the processes -------------------------------------------------------------------------------
+
+
+def _without_leases() -> None:
+    from gateway.lease import Lease  # noqa: PLC0415 - in the process of a node alone
+
+    Lease.valid = property(lambda _: True)  # type: ignore[method-assign,assignment]
+    Lease.until = property(lambda _: 1e9, lambda *_: None)  # type: ignore[assignment]
+
+
+def _confirming_what_it_has_not_done() -> None:
+    from gateway.hub import Hub  # noqa: PLC0415
+
+    Hub.apply = lambda *_: []  # type: ignore[method-assign]
+
+
+MUTATIONS: dict[str, Callable[[], None]] = {
+    "none": lambda: None,
+    "without-leases": _without_leases,
+    "confirming-what-it-has-not-done": _confirming_what_it_has_not_done,
+}
+
+
+def _be_a_node(mutation: str) -> None:
+    from gateway.cli import main  # noqa: PLC0415
+
+    MUTATIONS[mutation]()
+    main(["serve"])
+
+
+# --- the cluster ---------------------------------------------------------------------------------
+
+
+@dataclass
+class Cluster:
+    """The nodes, their database, and an admin."""
+
+    server: Postgres
+    nodes: list[Node]
+    session: aiohttp.ClientSession
+    token: str
+
+    async def call(self, node: Node, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        """A call of the API; status 0 where there was no answer."""
+        try:
+            async with self.session.request(
+                method,
+                f"{node.url}{API}{path}",
+                json=body,
+                headers={"Authorization": f"Bearer {self.token}"},
+                timeout=aiohttp.ClientTimeout(_PATIENCE),
+            ) as response:
+                return response.status, await response.json()
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return 0, None
+
+    async def done(self, status: int, method: str, path: str, body: Any = None) -> Any:
+        """A call that has to be answered with `status` by one node or another."""
+        async with asyncio.timeout(_PATIENCE):
+            while True:
+                for node in self.nodes:
+                    got, answer = await self.call(node, method, path, body)
+                    if got == status:
+                        return answer
+                await asyncio.sleep(_EVERY)
+
+
+@contextlib.asynccontextmanager
+async def cluster(mutation: str | None = None) -> AsyncIterator[Cluster]:
+    """Three nodes that serve."""
+    async with contextlib.AsyncExitStack() as stack:
+        server = await asyncio.to_thread(lambda: stack.enter_context(postgres()))
+        server.sql("CREATE DATABASE ice")
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ice-nodes-")))
+        nodes = []
+        for name in NAMES:
+            relay = stack.enter_context(relaying(("127.0.0.1", server.port)))
+            host, port = relay.address
+            node = Node(
+                *(folder, name, f"postgresql://ice@{host}:{port}/ice", PUBLIC),
+                program=("tests.torture.nodes", "--node", mutation or "none"),
+                NODE__LEASE=f"{LEASE:.0f}s",
+            )
+            node.relay = relay
+            nodes.append(node)
+            await node.start()
+            stack.push_async_callback(node.ended)
+            stack.callback(node.signal, signal.SIGKILL)
+        token = await api_token(folder, server.url("ice"))
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        yield Cluster(server, nodes, session, token)
+
+
+# --- what fails ----------------------------------------------------------------------------------
+
+
+async def _nothing(*_: Any) -> None:
+    await asyncio.sleep(0.2)
+
+
+async def _broken(cluster: Cluster, *_: Any) -> None:
+    """All connections of the database break, and what it had to tell is lost with them."""
+    await asyncio.to_thread(
+        cluster.server.sql,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'ice'",
+    )
+    await asyncio.sleep(0.2)
+
+
+async def _restarted(cluster: Cluster, *_: Any) -> None:
+    await asyncio.to_thread(cluster.server.stop)
+    await asyncio.sleep(0.2)
+    await asyncio.to_thread(cluster.server.start)
+
+
+async def _stopped(_: Cluster, node: Node, seconds: float) -> None:
+    node.signal(signal.SIGSTOP)
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        node.signal(signal.SIGCONT)
+
+
+async def _cut(_: Cluster, node: Node, seconds: float) -> None:
+    node.relay.cut()
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        node.relay.mend()
+
+
+async def _killed(_: Cluster, node: Node, seconds: float) -> None:
+    node.signal(signal.SIGKILL)
+    await node.ended()
+    await asyncio.sleep(min(seconds, 1.0))
+    await node.start()
+
+
+FAULTS: dict[str, Callable[[Cluster, Node, float], Awaitable[None]]] = {
+    "nothing": _nothing,
+    "broken": _broken,
+    "restarted": _restarted,
+    "stopped": _stopped,
+    "cut": _cut,
+    "killed": _killed,
+}
+
+
+# --- a round -------------------------------------------------------------------------------------
+
+
+@dataclass
+class Taken:
+    """How an admin was told that an ICE is out: when, and who had not confirmed."""
+
+    at: float
+    unconfirmed: list[str]
+    token: str | None
+    elapsed: list[float] = field(default_factory=list)
+
+    def out_at(self, node: Node) -> float:
+        """From when on nothing may go on at a node by what was before."""
+        return self.at + (LEASE if node.name in self.unconfirmed else 0.0)
+
+
+@dataclass
+class Outcome:
+    """What all rounds came to."""
+
+    kinds: Counter[str] = field(default_factory=Counter)
+    unconfirmed: Counter[str] = field(default_factory=Counter)
+    attempts: int = 0
+    elapsed: list[float] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
+
+
+async def play(cluster: Cluster, number: int, chance: random.Random, outcome: Outcome) -> None:
+    """One round."""
+    kind = chance.choice(list(FAULTS))
+    holder, failing, acting = (chance.choice(cluster.nodes) for _ in range(3))
+    if chance.random() < 0.7:
+        failing = holder
+    if acting is failing:
+        acting = next(node for node in cluster.nodes if node is not failing)
+    action = chance.choice(("deregister", "reregister"))
+    seconds = chance.uniform(0.2, 2 * LEASE) if chance.random() < 7 / 8 else _LONG
+    name = f"ice-{number}"
+    what = f"round {number}: {kind} at {failing.name}, {action} at {acting.name}, {name} at {holder.name}"
+    outcome.kinds[kind] += 1
+    made = await cluster.done(201, "POST", "/ices", {"ice_name": name, "ice_type": "ci-cd"})
+    ice = Nomad(holder.url, made["token"])
+    session = await ice.connect()
+    session.patience = None
+    await session.round_trip()
+
+    failure = asyncio.create_task(FAULTS[kind](cluster, failing, seconds))
+    await asyncio.sleep(chance.uniform(0.0, 0.3))
+    taken = await _take_out(cluster, acting, name, action)
+    outcome.elapsed += taken.elapsed
+    outcome.unconfirmed.update(taken.unconfirmed)
+    over = asyncio.Event()
+    watching = [
+        asyncio.create_task(_over_the_session(session, holder, taken, over)),
+        *(asyncio.create_task(_by_handshakes(ice, node, taken, over)) for node in cluster.nodes),
+    ]
+    await failure
+    await _all_known(cluster, what)
+    await asyncio.sleep(max(0.0, taken.at + LEASE + 2 * _EVERY - time.monotonic()))
+    over.set()
+    for watch in watching:
+        attempts, violation = await watch
+        outcome.attempts += attempts
+        if violation is not None:
+            outcome.violations.append(f"{what}: {violation}; {taken}")
+    await session.close()
+    for node in cluster.nodes:
+        admitted = await _admitted(Nomad(node.url, taken.token or made["token"], ice.key))
+        if admitted is not (taken.token is not None):
+            outcome.violations.append(f"{what}: at the end {node.name} admitted it: {admitted}")
+
+
+async def _take_out(cluster: Cluster, acting: Node, name: str, action: str) -> Taken:
+    """Take an ICE out at a node, as often as that is needed."""
+    async with asyncio.timeout(2 * _PATIENCE):
+        while True:
+            status, answer = await cluster.call(acting, "POST", f"/ices/{name}/{action}")
+            now = time.monotonic()
+            if status == 200:
+                elapsed = [drop["elapsed_ms"] for drop in answer["dropped"]]
+                return Taken(now, answer["unconfirmed"], answer.get("token"), elapsed)
+            if status == 409 and action == "deregister":
+                return Taken(now, list(NAMES), None)
+            await asyncio.sleep(_EVERY)
+
+
+async def _over_the_session(
+    session: Connection, node: Node, taken: Taken, over: asyncio.Event
+) -> tuple[int, str | None]:
+    """Send requests over the old session from when on none may be acted on."""
+    await asyncio.sleep(max(0.0, taken.out_at(node) - time.monotonic()))
+    sent = f"after-{secrets.token_hex(4)}"
+    session.send({"jsonrpc": "2.0", "method": "no.such.method", "id": sent})
+
+    async def heard() -> bool:
+        with contextlib.suppress(AssertionError, OSError):  # it was closed
+            while True:
+                if (await session.message()).get("id") == sent:
+                    return True
+        return False
+
+    listening = asyncio.create_task(heard())
+    ending = asyncio.create_task(over.wait())
+    await asyncio.wait((listening, ending), return_when=asyncio.FIRST_COMPLETED)
+    ending.cancel()
+    if not listening.done():
+        # Everything has come to rest: a session that is open still has outlived what it may.
+        listening.cancel()
+        return 1, f"{node.name} has not closed the session"
+    return 1, f"{node.name} answered over the old session" if listening.result() else None
+
+
+async def _by_handshakes(
+    ice: Nomad, node: Node, taken: Taken, over: asyncio.Event
+) -> tuple[int, str | None]:
+    """Come with the old token from when on it may admit nowhere, again and again."""
+    await asyncio.sleep(max(0.0, taken.out_at(node) - time.monotonic()))
+    attempts = 0
+    while True:
+        attempts += 1
+        if await _admitted(ice.at(node)):
+            return attempts, f"{node.name} admitted the old token"
+        if over.is_set():
+            return attempts, None
+        await asyncio.sleep(_EVERY)
+
+
+async def _admitted(ice: Ice) -> bool:
+    """Whether it is admitted now; who cannot answer does not admit."""
+    try:
+        connection = await ice.connect()
+    except (Refused, OSError, TimeoutError, asyncio.IncompleteReadError):
+        return False
+    await connection.close()
+    return True
+
+
+async def _all_known(cluster: Cluster, what: str) -> None:
+    """Wait until every node is there and has acted on every event."""
+    async with asyncio.timeout(_PATIENCE):
+        while True:
+            try:
+                rows = await asyncio.to_thread(
+                    cluster.server.sql,
+                    "SELECT n.name, h.seq - n.seen_seq FROM ice_nodes n, ice_head h"
+                    " WHERE n.lease_until > lease_clock() ORDER BY n.name",
+                    database="ice",
+                )
+            except RuntimeError:
+                rows = ""
+            if rows.split() == [f"{name}|0" for name in NAMES] and await _ready(cluster):
+                return
+            await asyncio.sleep(_EVERY)
+
+
+async def _ready(cluster: Cluster) -> bool:
+    for node in cluster.nodes:
+        try:
+            async with cluster.session.get(f"{node.url}/readyz") as response:
+                if response.status != 200:
+                    return False
+        except aiohttp.ClientError:
+            return False
+    return True
+
+
+# --- all rounds ----------------------------------------------------------------------------------
+
+
+async def torture(rounds: int, seed: int, mutation: str | None = None) -> Outcome:
+    """So many rounds, one after the other, on one cluster."""
+    outcome = Outcome()
+    async with cluster(mutation) as made:
+        for number in range(rounds):
+            chance = random.Random(f"{seed}/{number}")
+            await play(made, number, chance, outcome)
+    return outcome
+
+
+def report(outcome: Outcome, seed: int) -> str:
+    """The outcome in a few lines."""
+    ordered = sorted(outcome.elapsed) or [0.0]
+    lines = [
+        f"{sum(outcome.kinds.values())} rounds of seed {seed}: "
+        + ", ".join(f"{kind} {count}" for kind, count in sorted(outcome.kinds.items())),
+        f"{outcome.attempts} attempts with what was taken back; {len(outcome.violations)} violations",
+        f"not confirmed in time: {dict(outcome.unconfirmed)}",
+        f"dropped {len(outcome.elapsed)} sessions, p50 {_middle(ordered):.1f} ms, the last {ordered[-1]:.1f} ms",
+        *outcome.violations,
+    ]
+    return "\n".join(lines)
+
+
+def _middle(ordered: list[float]) -> float:
+    return ordered[len(ordered) // 2]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
+    parser.add_argument("--mutate", choices=MUTATIONS)
+    parser.add_argument("--node", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.node is not None:
+        _be_a_node(options.node)
+        return
+    outcome = asyncio.run(torture(options.rounds, options.seed, options.mutate))
+    sys.stdout.write(report(outcome, options.seed) + "\n")
+    sys.exit(bool(outcome.violations))
+
+
+if __name__ == "__main__":
+    main()

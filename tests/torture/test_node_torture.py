@@ -1,0 +1,35 @@
+"""Three real nodes while everything around them fails: a few rounds here, 100 by `make torture`."""
+
+from __future__ import annotations
+
+import random
+import secrets
+
+import pytest
+
+from tests.torture import nodes
+from tests.torture.nodes import Outcome, cluster, play, report, torture
+
+
+async def test_nothing_that_was_taken_back_goes_on(monkeypatch):
+    monkeypatch.setattr(nodes, "_LONG", 3.0)
+    seed = secrets.randbelow(10**6)
+    outcome = await torture(4, seed)
+    assert not outcome.violations, report(outcome, seed)
+    assert outcome.attempts >= 16, f"each round was to try all nodes: {report(outcome, seed)}"
+
+
+@pytest.mark.parametrize(
+    ("mutation", "kind"),
+    [("without-leases", "cut"), ("confirming-what-it-has-not-done", "nothing")],
+)
+async def test_what_goes_on_is_found_out(mutation, kind, monkeypatch):
+    """Or else the torture would prove nothing."""
+    outcome = Outcome()
+    monkeypatch.setattr(nodes, "FAULTS", {kind: nodes.FAULTS[kind]})
+    chance = random.Random(1)
+    monkeypatch.setattr(chance, "random", lambda: 0.0)  # who fails holds the session
+    monkeypatch.setattr(chance, "uniform", lambda _, high: high)
+    async with cluster(mutation) as made:
+        await play(made, 0, chance, outcome)
+    assert outcome.violations, f"a node {mutation} was to be found out"
