@@ -19,10 +19,10 @@ from gateway.chain import Head
 from gateway.database_url import shown
 from gateway.event import GENESIS
 from gateway.store.copies import AsItIs, as_it_is, mark
-from gateway.store.engine import Engine, Row, StoreRefused, StoreUnavailable
+from gateway.store.engine import Engine, Row, StoreRefused, StoreUnavailable, Tell
 from gateway.store.guard import sentence
 from gateway.store.postgres_setup import SERVE, connect, set_up, told
-from gateway.store.setup import Tell, alone, released, resolve
+from gateway.store.setup import alone, released, resolve
 from gateway.times import Clock
 
 TABLES: Final = {

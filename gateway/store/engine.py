@@ -7,8 +7,11 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
+import structlog
 
 from gateway.event import Event
+
+_log = structlog.get_logger()
 
 T = TypeVar("T")
 Row = tuple[Any, ...]
@@ -77,6 +80,14 @@ Unit = Callable[[Transaction], Awaitable[T]]
 
 Fetch = Callable[..., Awaitable[list[Row]]]
 """One of an engine's ways to read: SQL, then its parameters."""
+
+Tell = Callable[[str], None]
+"""Is told in a sentence what an operator should know."""
+
+
+def log(sentence: str) -> None:
+    """Tell it in the log."""
+    _log.warning(sentence)
 
 
 class Engine(Protocol):

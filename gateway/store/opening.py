@@ -5,15 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 
-import structlog
-
 from gateway.database_url import file_of
 from gateway.store.bell import Bell
-from gateway.store.engine import Engine, StoreRefused
-from gateway.store.setup import Tell
+from gateway.store.engine import Engine, StoreRefused, Tell, log
 from gateway.store.sqlite import open_sqlite
-
-_log = structlog.get_logger()
 
 
 @contextlib.asynccontextmanager
@@ -23,7 +18,7 @@ async def open_store(
     node: str | None = None,
     bell: Bell | None = None,
     create: bool = True,
-    tell: Tell = _log.warning,
+    tell: Tell = log,
 ) -> AsyncIterator[Engine]:
     """Open a database, making and migrating it where needed; see `open_sqlite`, `open_postgres`.
 

@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import asyncpg
 import msgspec
-import structlog
 
 from gateway.database_url import shown
 from gateway.store.engine import (
@@ -25,12 +24,14 @@ from gateway.store.engine import (
     StoreRefused,
     StoreUnavailable,
     T,
+    Tell,
     Transaction,
     Unit,
     as_json,
+    log,
 )
 from gateway.store.events import hashed
-from gateway.store.postgres_setup import SERVE, Tell, connect, served, set_up
+from gateway.store.postgres_setup import SERVE, connect, served, set_up
 from gateway.store.writer import Writer
 
 READS: Final = 4
@@ -71,8 +72,6 @@ _PROOFS: Final = msgspec.json.Decoder(frozenset[str])
 """Writes what is there already."""
 
 Connect = Callable[[], Awaitable[asyncpg.Connection]]
-
-_log = structlog.get_logger()
 
 
 class _Line:
@@ -410,7 +409,7 @@ def _rows(records: Sequence[asyncpg.Record]) -> list[Row]:
 
 @contextlib.asynccontextmanager
 async def open_postgres(
-    url: str, *, node: str | None = None, create: bool = True, tell: Tell = _log.warning
+    url: str, *, node: str | None = None, create: bool = True, tell: Tell = log
 ) -> AsyncIterator[PostgresEngine]:
     """Open the database of `url`, making or migrating its tables where needed.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from importlib import resources
 from typing import Final
 
@@ -15,7 +15,7 @@ import asyncpg
 
 from gateway.database_url import shown
 from gateway.store import migrations_postgres
-from gateway.store.engine import Fetch, Row, StoreRefused, StoreUnavailable
+from gateway.store.engine import Fetch, Row, StoreRefused, StoreUnavailable, Tell
 
 PATIENCE: Final = 10.0
 """Seconds to connect."""
@@ -25,8 +25,6 @@ _SETUP: Final = 1_001
 """The advisory lock of whoever makes or migrates the tables,"""
 SERVE: Final = 1_002
 """and of the gateway that serves a database."""
-Tell = Callable[[str], None]
-"""Is told in a sentence what an operator should know."""
 
 _SETTINGS: Final = {
     "application_name": "ice-gateway",

@@ -10,7 +10,7 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Final
@@ -18,7 +18,7 @@ from typing import Final
 from gateway.files import network_file_system, own
 from gateway.store import migrations
 from gateway.store.copies import APPLICATION_ID, copy, mark, pragma, put, temporary
-from gateway.store.engine import StoreRefused, StoreUnavailable
+from gateway.store.engine import StoreRefused, StoreUnavailable, Tell
 from gateway.store.guard import sentence
 from gateway.times import utc_now
 
@@ -28,8 +28,6 @@ _TAKE_OVER: Final = 0.5
 """Seconds to wait for a gateway that is just ending."""
 _SETUP_PATIENCE: Final = 60.0
 """Seconds to wait for another process that migrates."""
-Tell = Callable[[str], None]
-"""Is told in a sentence what an operator should know."""
 
 
 # --- locks ---------------------------------------------------------------------------------------

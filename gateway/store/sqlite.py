@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import aiosqlite
-import structlog
 
 from gateway.lease import boottime
 from gateway.store import events
@@ -23,12 +22,14 @@ from gateway.store.engine import (
     Row,
     StoreUnavailable,
     T,
+    Tell,
     Transaction,
     Unit,
+    log,
 )
 from gateway.store.guard import Guard, may_be_done
 from gateway.store.proofs import Proofs, file_beside
-from gateway.store.setup import BUSY_TIMEOUT, Tell, held, is_served, resolve, set_up
+from gateway.store.setup import BUSY_TIMEOUT, held, is_served, resolve, set_up
 from gateway.store.writer import Writer
 
 _COMMANDS_WAIT: Final = 5
@@ -42,8 +43,6 @@ _MAX_PAUSE: Final = 60.0
 READS: Final = 4
 """Reads at once, of which one runs. What they found is worked on by the loop that admits ICEs: were all
 of a thousand listings to come back together, nobody would be admitted until the last is written."""
-
-_log = structlog.get_logger()
 
 
 class SqliteEngine:
@@ -350,7 +349,7 @@ async def open_sqlite(
     serving: bool = False,
     bell: Bell | None = None,
     create: bool = True,
-    tell: Tell = _log.warning,
+    tell: Tell = log,
 ) -> AsyncIterator[SqliteEngine]:
     """Open `path`, making and migrating it where needed.
 

@@ -118,7 +118,7 @@ async def _tell(story: Story, ices: int) -> None:
         await _death(scene, names[1:])
         await _rolling_restart(scene, names[1:])
         verified = await run_command(folder, scene.database, "audit", "verify")
-        story.say("admin", f"the audit log: {verified.splitlines()[-1]}")
+        story.say("admin", f"the audit log: {verified.splitlines()[0]}")
 
 
 async def _arrival(scene: Scene, names: list[str]) -> None:
@@ -163,20 +163,18 @@ async def _death(scene: Scene, names: list[str]) -> None:
     began = time.monotonic()
     dying.signal(signal.SIGKILL)
     await dying.ended()
-    await scene.fleet.back(_PATIENCE)
-    spread = await scene.settled(len(names))
-    absences = scene.fleet.absences(began)
-    scene.story.require("ICEs that lost their connection", lost, len(absences))
-    scene.story.say(
-        dying.name,
-        f"killed with {lost} ICEs: the last was back after {absences[-1]:.1f} s: {spread}",
-    )
-    other = names[0]
-    answer = await scene.admin().call(200, "POST", f"/ices/{other}/disconnect")
+    scene.story.say(dying.name, f"killed with {lost} ICEs")
+    answer = await scene.admin().call(200, "POST", f"/ices/{names[0]}/disconnect")
+    scene.story.require("who has not confirmed", [dying.name], answer["unconfirmed"])
     scene.story.say(
         "admin",
-        f"disconnected {other}; not confirmed by {', '.join(answer['unconfirmed']) or 'nobody: its lease is over'}",
+        f"disconnected {names[0]}: {dying.name} has not confirmed, and may act for as long as its lease lasts",
     )
+    await scene.fleet.back(_PATIENCE)
+    absences = scene.fleet.absences(began)
+    scene.story.require("ICEs that were away", True, len(absences) >= lost)
+    spread = await scene.settled(len(names))
+    scene.story.say("ices", f"all are back, the last after {absences[-1]:.1f} s: {spread}")
     await _start(scene, dying)
     await scene.fleet.back(_PATIENCE)
     scene.story.say(dying.name, "started again")

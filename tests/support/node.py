@@ -77,7 +77,9 @@ class Node:
         async with asyncio.timeout(PATIENCE):
             line = (await self._process.stdout.readline()).decode()
         if " serves " not in line:
-            raise RuntimeError(f"{self.name} did not start: {self.log.read_text()[-2000:]}")
+            raise RuntimeError(
+                f"{self.name} did not start: {line!r} {self.log.read_text()[-2000:]}"
+            )
         self.url = line.split(" serves ")[1].split()[0]
 
     @property

@@ -72,8 +72,8 @@ class Relay:
                     await asyncio.gather(
                         self._pass(reader, other_writer), self._pass(other_reader, writer)
                     )
-        except OSError:
-            pass
+        except (OSError, asyncio.CancelledError):
+            pass  # a side has gone, or the relay ends
         finally:
             self._tasks.discard(task)
             writer.close()
