@@ -57,10 +57,16 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def started(
-    command: Sequence[str], port: int, ready: str, log: Path, **environment: str
+    command: Sequence[str],
+    port: int,
+    ready: str,
+    log: Path,
+    *,
+    core: str = SERVER_CORE,
+    **environment: str,
 ) -> Iterator[Running]:
     """A server that has said `ready` on its first lines; it is killed in the end."""
-    pinned = ("taskset", "-c", SERVER_CORE, *command)
+    pinned = ("taskset", "-c", core, *command)
     with log.open("a") as errors:
         process = subprocess.Popen(
             pinned,
