@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-import secrets
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -110,6 +109,8 @@ class Admission:
         hold: Hold,
         lease: Lease,
         clock: Clock,
+        nonces: Nonces,
+        steady: Callable[[], float],
         public_urls: tuple[str, ...],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -121,8 +122,9 @@ class Admission:
         self._lease = lease
         self._clock = clock
         self._monotonic = monotonic
-        self._nonces = Nonces(secrets.token_bytes(32))
-        self._once = Once(self._nonces)
+        self._steady = steady
+        self._nonces = nonces
+        self._once = Once(nonces)
         self._attempts = Attempts(ATTEMPTS, ATTEMPTS_WINDOW)
         self._arrived: list[_Arrival] = []
         self._public = tuple(url + PATH for url in public_urls)
@@ -195,7 +197,7 @@ class Admission:
 
     def _use_proof(self, arrival: _Arrival) -> Candidate | Refused:
         proof, opened = arrival.proof, arrival.opened
-        now, steady = self._clock().timestamp(), self._monotonic()
+        now, steady = self._clock().timestamp(), self._steady()
         if self._once.used(proof, now, steady):
             return _replayed(opened.ice_name)
         if not self._once.take(proof, now, steady):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -30,7 +31,7 @@ from gateway.hold import Hold
 from gateway.hub import Hub
 from gateway.keyfile import KeyFileUnusable, KeyStore
 from gateway.keys import KEY_ACTIONS
-from gateway.lease import Lease
+from gateway.lease import Lease, SharedClock
 from gateway.listener import Runner, calm
 from gateway.logins import LoginDesk
 from gateway.membership import AWAITED, Membership, Others, Self, new_self
@@ -39,7 +40,9 @@ from gateway.nodes import NODE_ACTIONS, NodeDesk
 from gateway.operations import OperationDesk
 from gateway.passwords import Passwords
 from gateway.presence import Presence
+from gateway.process import ended, supervise
 from gateway.progress import ProgressBook
+from gateway.proof import Nonces
 from gateway.provisioning import Provisioning
 from gateway.respond import MAX_BODY
 from gateway.session import Session
@@ -111,6 +114,7 @@ class _Parts:
     progress: ProgressBook
     clerk: Clerk
     membership: Membership | None
+    nonces: Nonces
 
 
 @contextlib.asynccontextmanager
@@ -162,7 +166,8 @@ async def run_gateway(
             await parts.membership.join()
             stack.push_async_callback(parts.membership.leave)
             # The others copy it from here.
-            keys.for_sealing(may_create=True)
+            ring = keys.for_sealing(may_create=True)
+            parts.nonces.share(ring.derived(b"ice-gateway nonces"))
         else:
             await engine.write(forget_all)
         await parts.presence.start()
@@ -177,7 +182,7 @@ async def run_gateway(
             ("clerk", parts.clerk.run()),
             *(() if parts.membership is None else (("membership", parts.membership.run()),)),
         ):
-            stack.push_async_callback(_stop, _supervise(work, name, failed))
+            stack.push_async_callback(ended, supervise(work, name, failed))
         # Whatever the last sessions left to be written is written before the store closes.
         stack.push_async_callback(parts.presence.flush)
         metrics_runner = await parts.metrics.expose(settings.metrics_listen)
@@ -261,6 +266,7 @@ def _assemble(
     tail = Tail(engine, apply, compare, heard)
     metrics.tail_current.set_function(lambda: float(tail.current))
     heartbeat = Heartbeat(hub, settings.ice_heartbeat)
+    nonces, steady = Nonces(secrets.token_bytes(32)), SharedClock(monotonic)
     endpoint = Endpoint(
         admission=Admission(
             keys=keys,
@@ -270,6 +276,8 @@ def _assemble(
             hold=hold,
             lease=lease,
             clock=clock,
+            nonces=nonces,
+            steady=steady,
             public_urls=settings.server_public_url,
             monotonic=monotonic,
         ),
@@ -293,6 +301,7 @@ def _assemble(
             hub=hub,
             keys=keys,
             clock=clock,
+            shared_clock=steady,
             abandon=endpoint.abandon,
             drain=endpoint.pause,
             tell=presence.tell,
@@ -358,6 +367,7 @@ def _assemble(
         progress,
         clerk,
         membership,
+        nonces,
     )
 
 
@@ -407,28 +417,6 @@ async def _listen(
     except OSError as error:
         raise cannot_listen(settings, error) from error
     return runner
-
-
-def _supervise(
-    work: Coroutine[None, None, None], name: str, failed: asyncio.Future[None]
-) -> asyncio.Task[None]:
-    """Run a part for as long as the gateway lives; its death is the gateway's."""
-
-    def died(task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and not failed.done():
-            error = task.exception() or RuntimeError(f"{name} ended")
-            _log.critical("a part of the gateway died", part=name, error=repr(error))
-            failed.set_exception(error)
-            failed.exception()  # whether or not anybody waits for it
-
-    task = asyncio.create_task(work, name=name)
-    task.add_done_callback(died)
-    return task
-
-
-async def _stop(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait([task])
 
 
 def _url(runner: web.AppRunner, *, tls: bool) -> str:

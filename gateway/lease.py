@@ -16,6 +16,27 @@ else:
     boottime = time.monotonic
 
 
+class SharedClock:
+    """Seconds of a clock that nobody sets on this machine and that all nodes read alike: the lease clock.
+
+    Between two times that the database tells it goes by `monotonic`; a gateway that is alone has no other.
+    """
+
+    __slots__ = ("_monotonic", "_offset")
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._offset = 0.0
+
+    def __call__(self) -> float:
+        """The time now."""
+        return self._monotonic() + self._offset
+
+    def told(self, now: float) -> None:
+        """The database has just told the time."""
+        self._offset = now - self._monotonic()
+
+
 class Lease:
     """Valid for `seconds` from the moment at which this node last knew of every change."""
 

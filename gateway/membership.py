@@ -20,7 +20,7 @@ from gateway import __version__
 from gateway.hub import DISCONNECT, Dropped, Hub
 from gateway.ice import RULES
 from gateway.keyfile import KeyStore
-from gateway.lease import Lease, boottime
+from gateway.lease import Lease, SharedClock, boottime
 from gateway.presence import Change
 from gateway.session import Session
 from gateway.store import nodes
@@ -79,6 +79,7 @@ class Membership:
         hub: Hub[Session],
         keys: KeyStore,
         clock: Clock,
+        shared_clock: SharedClock,
         abandon: Callable[[], None],
         drain: Callable[[bool], None],
         tell: Callable[[Change], None],
@@ -90,6 +91,7 @@ class Membership:
         self._hub = hub
         self._keys = keys
         self._clock = clock
+        self._shared_clock = shared_clock
         self._abandon = abandon
         self._drain = drain
         self._tell = tell
@@ -116,17 +118,17 @@ class Membership:
             left=self._lease.seconds,
         )
 
-        async def unit(transaction: Transaction) -> str | None:
+        async def unit(transaction: Transaction) -> str | float:
             for other in await nodes.alive(transaction):
                 reason = _misfit(other, mine)
                 if reason is not None:
                     return reason
-            await nodes.join(transaction, newcomer)
-            return None
+            return await nodes.join(transaction, newcomer)
 
-        refused = await self._engine.write(unit)
-        if refused is not None:
-            raise StoreRefused(refused)
+        joined = await self._engine.write(unit)
+        if isinstance(joined, str):
+            raise StoreRefused(joined)
+        self._shared_clock.told(joined)
         self._lease.renewed(knew)
 
     # --- what the rest of the node tells ---------------------------------------------------------------
@@ -175,12 +177,15 @@ class Membership:
                 lease=self._lease.seconds,
                 dropped=told,
             )
-            draining = await self._engine.write(renewal)
-            if draining is None:
+            renewed = await self._engine.write(renewal)
+            if renewed is None:
                 # Others have taken it for dead: what it holds they no longer count with.
                 self._run_out()
                 await self.join()
                 draining = False
+            else:
+                draining, now = renewed
+                self._shared_clock.told(now)
         except (StoreUnavailable, StoreRefused) as error:
             self._dropped = told + self._dropped
             _log.debug("lease not renewed", reason=str(error))

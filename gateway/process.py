@@ -1,4 +1,4 @@
-"""How the process of a gateway is set up: its event loop, its garbage collector, its file handles."""
+"""How the process of a gateway is set up: its event loop, its garbage collector, its file handles, its parts."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from collections.abc import Callable, Coroutine
 from importlib import metadata
 from typing import Any
 
+import structlog
+
 from gateway.handles import BESIDE, raise_limit
 
 try:
@@ -20,6 +22,9 @@ except ImportError:  # no wheel for this platform
 else:
     _run = uvloop.run
     _LOOP = f"uvloop {metadata.version('uvloop')}"
+
+
+_log = structlog.get_logger()
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
@@ -53,3 +58,26 @@ def too_few_handles(connections: int) -> str | None:
         f"ice.max_connections is {connections:,}, but this process may have {limit:,} file handles:"
         " raise the limit (LimitNOFILE of the service, ulimit -n) or lower the setting"
     )
+
+
+def supervise(
+    work: Coroutine[None, None, None], name: str, failed: asyncio.Future[None]
+) -> asyncio.Task[None]:
+    """Run a part for as long as the gateway lives; its death is the gateway's."""
+
+    def died(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and not failed.done():
+            error = task.exception() or RuntimeError(f"{name} ended")
+            _log.critical("a part of the gateway died", part=name, error=repr(error))
+            failed.set_exception(error)
+            failed.exception()  # whether or not anybody waits for it
+
+    task = asyncio.create_task(work, name=name)
+    task.add_done_callback(died)
+    return task
+
+
+async def ended(task: asyncio.Task[None]) -> None:
+    """End a part, and wait until it has."""
+    task.cancel()
+    await asyncio.wait([task])

@@ -31,6 +31,7 @@ MAX_PROOF: Final = 4096
 """The longest proof in characters; a proof with every claim has some 600."""
 MAX_JTI: Final = 256
 NONCE_LIFETIME: Final = 300.0
+_AGREEMENT: Final = 2.0
 """Seconds for which a nonce is good."""
 
 _P256_BYTES: Final = 32
@@ -202,12 +203,17 @@ def _fault(claims: _Claims, token: str, urls: Container[Url], expected: str) -> 
 class Nonces:
     """Stateless nonces: the gateway's time and an HMAC over it (RFC 9449 section 8).
 
-    The time is that of a clock which nobody sets, so that five minutes are five minutes.
+    The time is that of a clock which nobody sets, so that five minutes are five minutes. Nodes that have the
+    same key, and whose clocks agree to `_AGREEMENT` seconds, take each other's.
     """
 
     _FORM: Final = re.compile(r"[A-Za-z0-9_-]{32}", re.ASCII)
 
     def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def share(self, key: bytes) -> None:
+        """Take the key that all nodes have, from now on."""
         self._key = key
 
     def issue(self, now: float) -> str:
@@ -224,7 +230,7 @@ class Nonces:
         if not hmac.compare_digest(mac, self._mac(stamp)):
             return None
         issued = struct.unpack(">Q", stamp)[0]
-        if issued > int(now * 1000):  # it would be good for too long
+        if issued > int((now + _AGREEMENT) * 1000):  # it would be good for too long
             return None
         until = float(issued) / 1000 + NONCE_LIFETIME
         return until if now < until else None

@@ -7,6 +7,7 @@ two tokens is the newer without being able to open either.
 
 from __future__ import annotations
 
+import hmac
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -125,6 +126,10 @@ class KeyRing:
             if self._keys[kid].reveal() != other._keys[kid].reveal():
                 raise ValueError(f"there are two keys of the id {kid}")
         return KeyRing((other._keys | self._keys).values(), self.seals)
+
+    def derived(self, purpose: bytes) -> bytes:
+        """A key of 32 bytes for another purpose, which all have who have these: of the oldest of them."""
+        return hmac.digest(self.keys[0].reveal(), purpose, "sha256")
 
     def seal(self, ice_name: str, ice_type: IceType, generation: int, now: datetime) -> Secret:
         """A new token for this ICE and generation."""

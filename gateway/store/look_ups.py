@@ -11,6 +11,7 @@ import msgspec
 
 from client.protocol import PROOF_WINDOW
 from gateway.ice import Ice
+from gateway.proof import NONCE_LIFETIME
 from gateway.store.engine import Engine, StoreUnavailable, as_json, damaged, many
 
 
@@ -38,7 +39,7 @@ class _Question(msgspec.Struct, gc=False):
 
 _FOUND: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ICE: Final = msgspec.json.Decoder(Ice)
-_PROOF_KEPT: Final = 2 * PROOF_WINDOW + 60
+_PROOF_KEPT: Final = NONCE_LIFETIME + PROOF_WINDOW
 """Seconds for which a used proof is remembered: longer than it is good on any node."""
 
 

@@ -52,11 +52,11 @@ async def alive(transaction: Transaction) -> list[Node]:
     return [_node(row) for row in await transaction.hold(_LISTING)]
 
 
-async def join(transaction: Transaction, node: Node) -> None:
-    """Add a node, whose lease begins now."""
-    await transaction.run(
+async def join(transaction: Transaction, node: Node) -> float:
+    """Add a node, whose lease begins now; the lease clock."""
+    rows = await transaction.fetch(
         f"INSERT INTO ice_nodes ({_COLUMNS})"
-        " VALUES ($1, $2, $3, $4, $5, $6, lease_clock() + $7, $8, 0)",
+        " VALUES ($1, $2, $3, $4, $5, $6, lease_clock() + $7, $8, 0) RETURNING lease_clock()",
         node.instance,
         node.name,
         node.version,
@@ -66,6 +66,7 @@ async def join(transaction: Transaction, node: Node) -> None:
         node.left,
         node.seen_seq,
     )
+    return float(rows[0][0])
 
 
 async def renew(
@@ -76,11 +77,14 @@ async def renew(
     keys: str,
     lease: float,
     dropped: Sequence[Dropped],
-) -> bool | None:
-    """Renew a lease and say what was acted on; whether the node is to drain, None where it is forgotten."""
+) -> tuple[bool, float] | None:
+    """Renew a lease and say what was acted on.
+
+    Whether the node is to drain, and the lease clock; None where it is forgotten.
+    """
     rows = await transaction.fetch(
         "UPDATE ice_nodes SET lease_until = lease_clock() + $1, seen_seq = $2, keys = $3"
-        " WHERE instance = $4 RETURNING draining",
+        " WHERE instance = $4 RETURNING draining, lease_clock()",
         lease,
         seen_seq,
         keys,
@@ -96,7 +100,8 @@ async def renew(
             f" FROM {rows_of(1, *columns)} WHERE true ON CONFLICT DO NOTHING",
             as_json(dropped),
         )
-    return bool(rows[0][0])
+    [(draining, clock)] = rows
+    return bool(draining), clock
 
 
 async def leave(transaction: Transaction, instance: str) -> None:

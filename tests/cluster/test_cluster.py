@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from datetime import timedelta
 
 import pytest
@@ -265,6 +266,19 @@ async def test_a_proof_is_good_once_in_all_of_them(cluster):
         refused = await ice.at(node).refused(headers)
         assert (refused.code, refused.problem["retry"]) == ("proof-invalid", True)
         assert "used before" in refused.problem["detail"]
+
+
+async def test_a_nonce_of_one_is_good_at_all_of_them_and_its_proof_once(cluster):
+    """An ICE whose clock is wrong, behind a balancer that sends it elsewhere each time."""
+    ice = await cluster.ice()
+    refused = await ice.at(cluster.a).refused(iat=time.time() - 3600)
+    assert refused.code == "use-dpop-nonce"
+    nonce = refused.headers["DPoP-Nonce"]
+    headers = ice.at(cluster.b).headers(iat=time.time() - 3600, nonce=nonce)
+    connection = await ice.connect(headers)
+    again = await ice.at(cluster.c).refused(headers)
+    assert "used before" in again.problem["detail"]
+    await connection.leave()
 
 
 async def test_who_looks_at_one_node_sees_who_comes_and_goes_at_another(cluster):
