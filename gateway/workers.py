@@ -94,7 +94,7 @@ class Worker:
                 seat(ours, Seat(place.settings, *counts), handles)
             reader, writer = await asyncio.open_unix_connection(sock=ours)
             try:
-                async for line in reader:
+                while line := await self._line(reader):
                     self.report = msgspec.json.decode(line, type=Report)
                     self._heard_at = asyncio.get_running_loop().time()
                     if self.report.refused is None:
@@ -106,6 +106,20 @@ class Worker:
                 writer.close()
             await self.process.wait()
         return self.report
+
+    async def _line(self, reader: asyncio.StreamReader) -> bytes:
+        """What it tells next, empty where it has ended; who has begun and says nothing is killed.
+
+        By then its lease has run out: it may do nothing any more, and keeps connections waiting.
+        """
+        patience = self._place.settings.node_lease + SILENCE
+        try:
+            async with asyncio.timeout(patience if self.report is not None else None):
+                return await reader.readline()
+        except TimeoutError:
+            _log.error("worker hangs", node=self.name, seconds=patience)
+            self.signal(signal.SIGKILL)
+            return b""
 
     def signal(self, number: int) -> None:
         """Send its process a signal."""
@@ -226,6 +240,8 @@ async def run_workers(settings: Settings) -> AsyncIterator[Workers]:
             what to change.
     """
     count = settings.server_workers
+    for warning in settings.check_exposure():
+        _log.warning(warning)
     async with contextlib.AsyncExitStack() as stack:
         kept, pipes = await _prepare(settings, count, stack)
         try:

@@ -87,10 +87,12 @@ class Nodes:
             running.process.terminate()
             running.process.wait(30)
 
-    def on_sqlite(self, count: int) -> contextlib.AbstractContextManager[Running]:
+    def on_sqlite(
+        self, count: int, *, registered: bool = True
+    ) -> contextlib.AbstractContextManager[Running]:
         """On a file of its own."""
-        folder = copied(self._bench.folder / "registered", self._bench.folder / "copy")
-        return self.serving(database_in(folder), count)
+        source = self._bench.folder / "registered" if registered else self._bench.fleet.folder
+        return self.serving(database_in(copied(source, self._bench.folder / "copy")), count)
 
     def on_postgres(self, count: int) -> contextlib.AbstractContextManager[Running]:
         """On the one database there."""
@@ -122,7 +124,7 @@ def storm(bench: Bench, nodes: Nodes) -> Figures:
         watching = threading.Thread(target=watch)
         watching.start()
         try:
-            quiet = ("--echo", f"128:1:{2 * _SETTLE}")
+            quiet = ("--settle", round(2000 * _SETTLE))
             result = bench.ices(running, *quiet, "--break", "--hold", _SETTLE, rounds=4)
         finally:
             ended = time.monotonic()
@@ -143,18 +145,22 @@ def storm(bench: Bench, nodes: Nodes) -> Figures:
     }
 
 
-def drops_across(bench: Bench, nodes: Nodes) -> Figures:
-    """300 deregistrations at one node, of ICEs that another holds."""
+def drops(bench: Bench, running: Running, acting: int) -> Figures:
+    """300 deregistrations by whoever listens at port `acting`."""
     request = bench.call("POST", "/ices/bench-{i}/deregister").replace("\r\n", "\\r\\n")
+    admin = ("--admin", f"127.0.0.1:{acting}", "--admin-req", request)
+    kick = bench.ices(running, "--kicks", phases.DROPS, *admin)["kick"]
+    missed = phases.DROPS - kick["closeframe_n"]
+    return {"p50 ms": kick["close_p50_ms"], "p99 ms": kick["close_p99_ms"], "missed": missed}
+
+
+def drops_across(bench: Bench, nodes: Nodes) -> Figures:
+    """The same at one node, of ICEs that another holds."""
     with (
         nodes.serving(nodes.url, 1) as holding,
         nodes.serving(nodes.url, 1, public=holding.port) as acting,
     ):
-        admin = ("--admin", f"127.0.0.1:{acting.port}", "--admin-req", request)
-        result = bench.ices(holding, "--kicks", phases.DROPS, *admin)
-    kick = result["kick"]
-    missed = phases.DROPS - kick["closeframe_n"]
-    return {"p50 ms": kick["close_p50_ms"], "p99 ms": kick["close_p99_ms"], "missed": missed}
+        return drops(bench, holding, acting.port)
 
 
 def measure(ices: int, rounds: int) -> dict[str, list[float]]:
@@ -180,8 +186,14 @@ def measure(ices: int, rounds: int) -> dict[str, list[float]]:
         nodes.move()
         for _ in range(rounds):
             for count in (1, 2):
+                with nodes.on_sqlite(count, registered=False) as running:
+                    note(
+                        f"SQLite, {count} of them, first registrations", admissions(bench, running)
+                    )
                 with nodes.on_sqlite(count) as running:
                     note(f"SQLite, {count} of them", admissions(bench, running))
+                with nodes.on_sqlite(count) as running:
+                    note(f"SQLite, {count} of them, dropped", drops(bench, running, running.port))
             for count in (1, 2, 3):
                 with nodes.on_postgres(count) as running:
                     note(f"PostgreSQL, {count} of them", admissions(bench, running))

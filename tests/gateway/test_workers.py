@@ -11,16 +11,19 @@ import socket
 import subprocess
 import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from gateway import workers as workers_module
 from gateway.cli.common import desk
 from gateway.roles import Role
 from gateway.sockets import bind
 from gateway.store.setup import held
-from tests.support.harness import API
-from tests.support.ice import PATIENCE
+from gateway.workers import run_workers
+from tests.support.harness import API, settings_for
+from tests.support.ice import PATIENCE, until
 from tests.support.served import command, environment, serving
 
 pytestmark = pytest.mark.sqlite
@@ -232,3 +235,16 @@ def test_a_share_for_each_and_the_address_for_nobody_else():
         for share in shares:
             for one in share:
                 one.close()
+
+
+async def test_a_worker_that_hangs_is_killed_and_started_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers_module, "SILENCE", 0.5)
+    settings = replace(settings_for(tmp_path), server_workers=2, node_lease=1.0)
+    async with run_workers(settings) as running:
+        first, second = running.all
+        os.kill(second.process.pid, signal.SIGSTOP)
+        hanging = second.process
+        async with asyncio.timeout(PATIENCE):
+            assert await hanging.wait() == -signal.SIGKILL
+        await until(lambda: second.process is not hanging and second.told()["state"] == "ready")
+        assert first.told()["state"] == "ready"
