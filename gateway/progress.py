@@ -33,6 +33,8 @@ class ProgressBook:
         self._watches = watches
         self._clock = clock
         self._latest: dict[str, tuple[str, protocol.Progress]] = {}
+        self._waiting: dict[str, tuple[str, protocol.Progress]] = {}
+        """What waits for the writer: an end that comes before it has to write it, too."""
         self._news = asyncio.Event()
 
     def note(self, ice_name: str, progress: protocol.Progress) -> None:
@@ -46,17 +48,18 @@ class ProgressBook:
 
     async def write(self, transaction: Transaction, operation_id: str) -> None:
         """Write the last word on an operation in the transaction that ends it."""
-        _, progress = self._latest.get(operation_id, (None, None))
-        if progress is not None:
-            await operations.set_progress(transaction, [self._row(progress)])
+        found = self._latest.get(operation_id) or self._waiting.get(operation_id)
+        if found is not None:
+            await operations.set_progress(transaction, [self._row(found[1])])
 
     async def run(self) -> None:
         """Write until cancelled."""
         while True:
             await self._news.wait()
             self._news.clear()
-            latest, self._latest = self._latest, {}
-            await self._record(latest)
+            self._waiting, self._latest = self._latest, {}
+            await self._record(self._waiting)
+            self._waiting = {}
             await asyncio.sleep(INTERVAL)
 
     async def _record(self, latest: dict[str, tuple[str, protocol.Progress]]) -> None:
