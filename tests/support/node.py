@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import signal
 import subprocess
 import sys
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from tests.support.relay import Relay
@@ -93,11 +96,26 @@ class Node:
             self._process.send_signal(number)
 
     async def ended(self) -> int:
-        """Wait for its end; the exit status."""
-        assert self._process is not None
+        """Wait for its end; the exit status, 0 where it was never started."""
+        if self._process is None:
+            return 0
         async with asyncio.timeout(PATIENCE):
             await self._process.communicate()
         return self._process.returncode or 0
+
+
+@contextlib.asynccontextmanager
+async def running(nodes: Sequence[Node]) -> AsyncIterator[None]:
+    """Start nodes, the first before the others, since it makes what they share; in the end they are killed."""
+    try:
+        await nodes[0].start()
+        await asyncio.gather(*(node.start() for node in nodes[1:]))
+        yield
+    finally:
+        for node in nodes:
+            node.signal(signal.SIGKILL)
+        for node in nodes:
+            await node.ended()
 
 
 async def run_command(folder: Path, database: str, *arguments: str) -> str:

@@ -29,7 +29,7 @@ import aiohttp
 
 from tests.support.harness import API
 from tests.support.ice import Connection, Ice, Refused
-from tests.support.node import Node, api_token
+from tests.support.node import Node, api_token, running
 from tests.support.postgres import Postgres, postgres
 from tests.support.relay import relaying
 
@@ -140,9 +140,7 @@ async def cluster(mutation: str | None = None) -> AsyncIterator[Cluster]:
             )
             node.relay = relay
             nodes.append(node)
-            await node.start()
-            stack.push_async_callback(node.ended)
-            stack.callback(node.signal, signal.SIGKILL)
+        await stack.enter_async_context(running(nodes))
         token = await api_token(folder, server.url("ice"))
         session = await stack.enter_async_context(aiohttp.ClientSession())
         yield Cluster(server, nodes, session, token)

@@ -27,7 +27,7 @@ import aiohttp
 from tests.support.fleet import Fleet
 from tests.support.haproxy import haproxy
 from tests.support.harness import API
-from tests.support.node import Node, api_token, run_command
+from tests.support.node import Node, api_token, run_command, running
 from tests.support.postgres import Postgres, postgres
 
 NAMES = ("gw-1", "gw-2", "gw-3")
@@ -54,19 +54,16 @@ class Outcome:
 @contextlib.asynccontextmanager
 async def nodes_on(server: Postgres, folder: Path, public: str) -> AsyncIterator[list[Node]]:
     """Three nodes, each on a port that it keeps."""
-    async with contextlib.AsyncExitStack() as stack:
-        server.sql("CREATE DATABASE rolling")
-        nodes = []
-        for name in NAMES:
-            node = Node(
-                *(folder, name, server.url("rolling"), public),
-                SERVER__PORT=str(_free_port()),
-                SERVER__TRUSTED_PROXIES="127.0.0.1",
-            )
-            nodes.append(node)
-            await node.start()
-            stack.push_async_callback(node.ended)
-            stack.callback(node.signal, signal.SIGKILL)
+    server.sql("CREATE DATABASE rolling")
+    nodes = [
+        Node(
+            *(folder, name, server.url("rolling"), public),
+            SERVER__PORT=str(_free_port()),
+            SERVER__TRUSTED_PROXIES="127.0.0.1",
+        )
+        for name in NAMES
+    ]
+    async with running(nodes):
         yield nodes
 
 
