@@ -12,6 +12,7 @@ from importlib import resources
 from typing import Final
 
 import asyncpg
+import msgspec
 
 from gateway.database_url import shown
 from gateway.store import migrations_postgres
@@ -27,7 +28,6 @@ SERVE: Final = 1_002
 """and of the gateway that serves a database."""
 
 _SETTINGS: Final = {
-    "application_name": "ice-gateway",
     # A node that was stopped within a transaction must not hold its rows for longer.
     "idle_in_transaction_session_timeout": "5s",
     "lock_timeout": "5s",
@@ -39,10 +39,17 @@ _SETTINGS: Final = {
 }
 
 
+_SET: Final = "SELECT set_config(key, value, false) FROM json_each_text($1)"
+
+
 async def connect(url: str) -> asyncpg.Connection:
     """A connection to the database. Raises what asyncpg raises, and OSError."""
-    connection = await asyncpg.connect(url, server_settings=_SETTINGS, timeout=PATIENCE)
+    named = {"application_name": "ice-gateway"}
+    connection = await asyncpg.connect(url, server_settings=named, timeout=PATIENCE)
     try:
+        # Not at the start of the connection: a proxy would refuse them there, or leave them out.
+        settings = msgspec.json.encode(_SETTINGS).decode()
+        await connection.execute(_SET, settings)
         # A change is durable before it is acknowledged; a stricter setting of the server's stays.
         await connection.execute(
             "SELECT set_config('synchronous_commit', 'on', false)"
@@ -122,8 +129,6 @@ def _unusable(name: str, error: Exception) -> StoreRefused | StoreUnavailable:
     for kinds, advice in _REFUSALS:
         if isinstance(error, kinds):
             return StoreRefused(f"the database {name} refuses: {text}; {advice}")
-    if "startup parameter" in text:
-        return StoreRefused(f"the database {name} refuses: {text}; {_NO_PROXY}")
     return StoreUnavailable(f"the database {name} cannot be reached: {text}")
 
 
