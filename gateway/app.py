@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import structlog
 from aiohttp import web
@@ -65,6 +66,8 @@ from gateway.watches import Watches
 _FINISH = 3.0
 """Seconds for the requests in hand to finish after a SIGTERM; aiohttp waits twice as long for some."""
 
+LINGER: Final = 0.5
+"""Seconds for which a gateway that stops still answers handshakes, with `draining`; see `run_gateway`."""
 _PAUSED = "an admin has drained this node: `ice-gateway nodes resume {}` lets it go on"
 _log = structlog.get_logger()
 
@@ -114,7 +117,6 @@ class _Parts:
     progress: ProgressBook
     clerk: Clerk
     membership: Membership | None
-    nonces: Nonces
 
 
 @contextlib.asynccontextmanager
@@ -126,6 +128,7 @@ async def run_gateway(
     linger: float = 0.0,
     sockets: Sequence[socket.socket] = (),
     bell: Bell | None = None,
+    nonce_key: bytes | None = None,
 ) -> AsyncIterator[Gateway]:
     """Start a gateway; on leaving it drains and stops.
 
@@ -135,14 +138,15 @@ async def run_gateway(
         monotonic: seconds that pass, whatever the clock says.
         linger: seconds for which handshakes are answered `draining` at the least.
         sockets: what to listen on, bound already, in place of the host and port of the settings.
-        bell: for one of several gateways on an SQLite file, started by one parent.
+        bell: for one of several gateways on an SQLite file, started by one parent,
+        nonce_key: and for its nonces one that all of them have.
 
     Raises:
         BadSetting, StoreRefused, StoreUnavailable, KeyFileUnusable: it cannot start; the text says
             what to change.
     """
     warnings = settings.check_exposure()
-    tls = _tls(settings)
+    tls = Tls.of(settings)
     for warning in () if sockets else warnings:  # or whoever has bound them has said so for all
         _log.warning(warning)
     async with contextlib.AsyncExitStack() as stack:
@@ -159,15 +163,20 @@ async def run_gateway(
             )
         me = new_self(name, _told_url(settings))
         parts = _assemble(
-            settings, engine=engine, keys=keys, me=me, clock=clock, monotonic=monotonic
+            settings,
+            engine=engine,
+            keys=keys,
+            nonce_key=_nonce_key(nonce_key, keys, engine),
+            me=me,
+            clock=clock,
+            monotonic=monotonic,
         )
         await parts.admin.tail.start()
         if parts.membership is not None:
             await parts.membership.join()
             stack.push_async_callback(parts.membership.leave)
             # The others copy it from here.
-            ring = keys.for_sealing(may_create=True)
-            parts.nonces.share(ring.derived(b"ice-gateway nonces"))
+            keys.for_sealing(may_create=True)
         else:
             await engine.write(forget_all)
         await parts.presence.start()
@@ -218,6 +227,7 @@ def _assemble(
     *,
     engine: Engine,
     keys: KeyStore,
+    nonce_key: Callable[[], bytes],
     me: Self,
     clock: Clock,
     monotonic: Callable[[], float],
@@ -266,7 +276,7 @@ def _assemble(
     tail = Tail(engine, apply, compare, heard)
     metrics.tail_current.set_function(lambda: float(tail.current))
     heartbeat = Heartbeat(hub, settings.ice_heartbeat)
-    nonces, steady = Nonces(secrets.token_bytes(32)), SharedClock(monotonic)
+    steady = SharedClock(monotonic)
     endpoint = Endpoint(
         admission=Admission(
             keys=keys,
@@ -276,7 +286,7 @@ def _assemble(
             hold=hold,
             lease=lease,
             clock=clock,
-            nonces=nonces,
+            nonces=Nonces(nonce_key),
             steady=steady,
             public_urls=settings.server_public_url,
             monotonic=monotonic,
@@ -301,7 +311,7 @@ def _assemble(
             hub=hub,
             keys=keys,
             clock=clock,
-            shared_clock=steady,
+            steady=steady,
             abandon=endpoint.abandon,
             drain=endpoint.pause,
             tell=presence.tell,
@@ -367,8 +377,18 @@ def _assemble(
         progress,
         clerk,
         membership,
-        nonces,
     )
+
+
+def _nonce_key(given: bytes | None, keys: KeyStore, engine: Engine) -> Callable[[], bytes]:
+    """What the nonces are made with: nodes on a server have but their token keys in common.
+
+    Another one at each start, where used proofs are forgotten then.
+    """
+    own = given or secrets.token_bytes(32)
+    if given is not None or not engine.shared:
+        return lambda: own
+    return lambda: keys.derived(b"ice-gateway nonces") or own
 
 
 def _told_url(settings: Settings) -> str:
@@ -422,13 +442,3 @@ async def _listen(
 def _url(runner: web.AppRunner, *, tls: bool) -> str:
     host, port = runner.addresses[0][:2]
     return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
-
-
-def _tls(settings: Settings) -> Tls | None:
-    certificate, key = settings.server_tls_certificate, settings.server_tls_key
-    if certificate is None and key is None:
-        return None
-    if certificate is None or key is None:
-        missing = "server.tls_certificate" if certificate is None else "server.tls_key"
-        raise BadSetting(f"{missing} is missing: TLS needs both certificate and key")
-    return Tls(certificate, key)

@@ -27,9 +27,7 @@ class Health:
         if self._stopping():
             return problem_response(problem("unavailable", "the gateway is stopping"))
         faults = self._vitals.faults()
-        reasons = self._vitals.faults(needed=True)
-        if reasons:
-            # Several may have one cause.
-            detail = ". ".join(dict.fromkeys(reasons.values()))
-            return problem_response(problem("unavailable", detail, faults=faults))
+        reason = self._vitals.reason
+        if reason is not None:
+            return problem_response(problem("unavailable", reason, faults=faults))
         return json_response({"status": "ready", **({"faults": faults} if faults else {})})

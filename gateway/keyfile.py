@@ -157,6 +157,10 @@ class KeyStore:
         """The ids of the keys that this process knows."""
         return frozenset() if self._ring is None else frozenset(key.kid for key in self._ring.keys)
 
+    def derived(self, purpose: bytes) -> bytes | None:
+        """See `KeyRing.derived`; None where there are no keys yet."""
+        return None if self._ring is None else self._ring.derived(purpose)
+
     def fault(self) -> str | None:
         """What is wrong with the file now; the keys of a good one are known from here on.
 

@@ -60,6 +60,6 @@ class Lease:
     @classmethod
     def forever(cls) -> Lease:
         """Of a gateway that is alone on its database: nobody else ends what it knows."""
-        lease = cls(math.inf, lambda: 0.0)
+        lease = cls(math.inf, lambda: 0.0)  # it is asked at each frame
         lease.until = math.inf
         return lease

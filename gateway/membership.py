@@ -28,7 +28,7 @@ from gateway.store.engine import Engine, Fetch, StoreRefused, StoreUnavailable, 
 from gateway.store.nodes import Node, Nodes
 from gateway.store.sessions import newest, news
 from gateway.tail import Tail
-from gateway.times import Clock, to_text
+from gateway.times import Clock
 
 AWAITED: Final = frozenset(
     {*(action.value for action, rule in RULES.items() if rule.renews), DISCONNECT}
@@ -79,7 +79,7 @@ class Membership:
         hub: Hub[Session],
         keys: KeyStore,
         clock: Clock,
-        shared_clock: SharedClock,
+        steady: SharedClock,
         abandon: Callable[[], None],
         drain: Callable[[bool], None],
         tell: Callable[[Change], None],
@@ -91,7 +91,7 @@ class Membership:
         self._hub = hub
         self._keys = keys
         self._clock = clock
-        self._shared_clock = shared_clock
+        self._steady = steady
         self._abandon = abandon
         self._drain = drain
         self._tell = tell
@@ -112,23 +112,20 @@ class Membership:
             __version__,
             " ".join(sorted(mine)),
             self._me.url,
-            to_text(self._clock()),
+            self._clock(),
             self._tail.position,
             draining=False,
             left=self._lease.seconds,
         )
 
-        async def unit(transaction: Transaction) -> str | float:
+        async def unit(transaction: Transaction) -> float:
             for other in await nodes.alive(transaction):
                 reason = _misfit(other, mine)
                 if reason is not None:
-                    return reason
+                    raise StoreRefused(reason)
             return await nodes.join(transaction, newcomer)
 
-        joined = await self._engine.write(unit)
-        if isinstance(joined, str):
-            raise StoreRefused(joined)
-        self._shared_clock.told(joined)
+        self._steady.told(await self._engine.write(unit))
         self._lease.renewed(knew)
 
     # --- what the rest of the node tells ---------------------------------------------------------------
@@ -185,7 +182,7 @@ class Membership:
                 draining = False
             else:
                 draining, now = renewed
-                self._shared_clock.told(now)
+                self._steady.told(now)
         except (StoreUnavailable, StoreRefused) as error:
             self._dropped = told + self._dropped
             _log.debug("lease not renewed", reason=str(error))

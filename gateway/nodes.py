@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Final
 
 from gateway.errors import Problem, problem
@@ -11,32 +9,12 @@ from gateway.event import Actor, Event
 from gateway.store import events, nodes
 from gateway.store.engine import Engine, Transaction
 from gateway.store.nodes import Node, Nodes
-from gateway.times import Clock, from_text
+from gateway.times import Clock
 
 DRAIN: Final = "drain-node"
 RESUME: Final = "resume-node"
 NODE_ACTIONS: Final = (DRAIN, RESUME)
 """After each of these a node asks at once what it is to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class NodeState:
-    """A node, and how many ICEs it holds: it `serves`, is `drained`, or is `gone` without saying so."""
-
-    node: Node
-    connected: int
-
-    @property
-    def state(self) -> str:
-        """In one word."""
-        if self.node.left <= 0:
-            return "gone"
-        return "drained" if self.node.draining else "serves"
-
-    @property
-    def since(self) -> datetime:
-        """When it started, by its own clock."""
-        return from_text(self.node.since)
 
 
 class NodeDesk:
@@ -47,10 +25,9 @@ class NodeDesk:
         self._nodes = Nodes(engine.fetch)
         self._clock = clock
 
-    async def all(self) -> list[NodeState]:
+    async def all(self) -> list[Node]:
         """Every node by name; none where a gateway is alone on an SQLite file."""
-        held = await self._nodes.connected()
-        return [NodeState(node, held.get(node.name, 0)) for node in await self._nodes.all()]
+        return await self._nodes.all()
 
     async def set_draining(self, actor: Actor, name: str, *, draining: bool) -> Problem | None:
         """Let a node admit nobody and send its ICEs to the others, until it resumes."""

@@ -30,8 +30,9 @@ from gateway import base64url
 MAX_PROOF: Final = 4096
 """The longest proof in characters; a proof with every claim has some 600."""
 MAX_JTI: Final = 256
-NONCE_LIFETIME: Final = 300.0
 _AGREEMENT: Final = 2.0
+"""Seconds by which the clocks of two nodes may differ."""
+NONCE_LIFETIME: Final = 300.0
 """Seconds for which a nonce is good."""
 
 _P256_BYTES: Final = 32
@@ -209,11 +210,8 @@ class Nonces:
 
     _FORM: Final = re.compile(r"[A-Za-z0-9_-]{32}", re.ASCII)
 
-    def __init__(self, key: bytes) -> None:
-        self._key = key
-
-    def share(self, key: bytes) -> None:
-        """Take the key that all nodes have, from now on."""
+    def __init__(self, key: Callable[[], bytes]) -> None:
+        """`key` is asked for at each use: where nodes share it, it may be another one day."""
         self._key = key
 
     def issue(self, now: float) -> str:
@@ -236,7 +234,7 @@ class Nonces:
         return until if now < until else None
 
     def _mac(self, stamp: bytes) -> bytes:
-        return hmac.digest(self._key, stamp, "sha256")[:16]
+        return hmac.digest(self._key(), stamp, "sha256")[:16]
 
 
 class Once:

@@ -3,40 +3,87 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
+from collections.abc import Sequence
 from typing import Any, Final
 
 BACKLOG: Final = 4096
 """Connections that may wait to be accepted; Linux cuts it to net.core.somaxconn."""
 
 
-def bind(host: str, port: int, count: int) -> list[list[socket.socket]]:
-    """Listening sockets for each of `count` processes: one of each address that `host` has.
+class Share:
+    """The sockets of one process: those that were bound for it, or others in their place after its death.
+
+    Nobody else keeps them, so that they end with it, and what comes goes to the others.
+    """
+
+    def __init__(self, sockets: Sequence[socket.socket]) -> None:
+        self._sockets = list(sockets)
+        self._places = [(one.family, one.getsockname()) for one in sockets]
+
+    def take(self) -> list[socket.socket]:
+        """Listening sockets, which are the caller's to close. Raises `OSError`."""
+        taken, self._sockets = self._sockets, []
+        if taken:
+            return taken
+        with contextlib.ExitStack() as made:
+            taken = [
+                made.enter_context(_listening(family, address, shared=True))
+                for family, address in self._places
+            ]
+            made.pop_all()
+        return taken
+
+    def close(self) -> None:
+        """Close what nobody has taken."""
+        for one in self._sockets:
+            one.close()
+
+
+def bind(host: str, port: int, count: int) -> list[Share]:
+    """A share for each of `count` processes, with a socket of each address that `host` has.
 
     Nobody else has the address already. Raises `OSError`.
     """
-    shares: list[list[socket.socket]] = [[] for _ in range(count)]
+    sockets: list[list[socket.socket]] = [[] for _ in range(count)]
+    missing: OSError | None = None
     with contextlib.ExitStack() as made:
-
-        def listening(family: int, address: Any, *, shared: bool) -> socket.socket:
-            one = made.enter_context(socket.socket(family, socket.SOCK_STREAM))
-            # As asyncio does: the port of a process that has just ended can be had.
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(shared))
-            one.bind(address)
-            # Not before it is bound: who would share the address, too, has not been there before us.
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            one.listen(BACKLOG)
-            return one
-
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, _, _, _, address in dict.fromkeys(found):
-            own = (address[0], port, *address[2:])
-            for share in shares:
-                share.append(listening(family, own, shared=share is not shares[0]))
-                own = share[-1].getsockname()
-            port = own[1]  # where any was asked for it is the same for all
+        for family, _, _, _, (name, _, *rest) in dict.fromkeys(found):
+            address: Any = (name, port, *rest)
+            try:
+                for share in sockets:
+                    share.append(_listening(family, address, shared=share is not sockets[0]))
+                    address = made.enter_context(share[-1]).getsockname()
+            except OSError as error:
+                if error.errno not in _NOT_THERE:
+                    raise
+                missing = error  # as asyncio does: another address may be there
+            else:
+                port = address[1]  # where any was asked for it is the same for all
+        if missing is not None and not sockets[0]:
+            raise missing
         made.pop_all()
-    return shares
+    return [Share(share) for share in sockets]
+
+
+_NOT_THERE: Final = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+
+
+def _listening(family: int, address: Any, *, shared: bool) -> socket.socket:
+    one = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        # As asyncio does: the port of a process that has just ended can be had.
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(shared))
+        one.bind(address)
+        # Not before it is bound: who would share the address, too, has not been there before us.
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        one.listen(BACKLOG)
+    except BaseException:
+        one.close()
+        raise
+    return one

@@ -6,7 +6,7 @@ import ssl
 from pathlib import Path
 from typing import Final
 
-from gateway.settings import BadSetting
+from gateway.settings import BadSetting, Settings
 
 
 class Tls:
@@ -29,6 +29,17 @@ class Tls:
         # Asked at every handshake, with or without a name (SNI). The listener's own context is never
         # written to: a pair that turns out bad half way would have been loaded by half.
         self.context.sni_callback = self._show
+
+    @classmethod
+    def of(cls, settings: Settings) -> Tls | None:
+        """What the settings name, if anything. Raises `BadSetting`."""
+        certificate, key = settings.server_tls_certificate, settings.server_tls_key
+        if certificate is None and key is None:
+            return None
+        if certificate is None or key is None:
+            missing = "server.tls_certificate" if certificate is None else "server.tls_key"
+            raise BadSetting(f"{missing} is missing: TLS needs both certificate and key")
+        return cls(certificate, key)
 
     def renew(self) -> None:
         """Read both files again, for the handshakes to come. Raises `BadSetting`; the old pair stays then."""

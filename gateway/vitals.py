@@ -51,6 +51,12 @@ class Vitals:
         }
         return {name: text for name, text in found.items() if text is not None}
 
+    @property
+    def reason(self) -> str | None:
+        """Why ICEs are not admitted; None while they are."""
+        # Several may have one cause.
+        return ". ".join(dict.fromkeys(self.faults(needed=True).values())) or None
+
     async def run(self) -> None:
         """Look until cancelled."""
         looks = 0

@@ -66,7 +66,7 @@ class _Core(Core):
     def __init__(self) -> None:
         super().__init__(SERVER, state=OPEN, max_size=MAX_MESSAGE)
         self.unread = 0
-        """Bytes that were fed, less those of the frames that came of them."""
+        """Bytes that were fed, which the wire counts, less those of the frames that came of them."""
 
     def recv_frame(self, frame: Frame) -> None:
         size = self.current_size

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import pickle
+import secrets
 import signal
 import socket
 import sqlite3
 import sys
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,19 +27,22 @@ from aiohttp import web
 from gateway.database_url import file_of
 from gateway.keyfile import KeyStore
 from gateway.listener import Runner
+from gateway.process import supervise
 from gateway.respond import json_response
 from gateway.settings import BadSetting, Settings, cannot_listen
-from gateway.sockets import bind
+from gateway.sockets import Share, bind
 from gateway.store import proofs
-from gateway.store.engine import StoreUnavailable
+from gateway.store.engine import StoreRefused, StoreUnavailable
 from gateway.store.ices import Ices
 from gateway.store.nodes import forget, forget_all
 from gateway.store.opening import open_store
 from gateway.store.setup import held, resolve
-from gateway.worker import Report, Seat, seat
+from gateway.worker import Report, Start
 
 SILENCE: Final = 5.0
 """Seconds without a report after which a worker is called silent."""
+_STARTING: Final = 60.0
+"""Seconds until its first."""
 _ENDING: Final = 15.0
 """Seconds for a worker to end after a SIGTERM."""
 _RESTART: Final = (0.5, 30.0)
@@ -48,26 +53,24 @@ _LASTED: Final = 60.0
 _log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """What a worker is given at each of its starts."""
-
-    settings: Settings
-    sockets: list[socket.socket]
-    bell: list[int]
-    kept: list[int]
-
-    @property
-    def name(self) -> str:
-        return self.settings.node_name
-
-
 class Worker:
-    """One worker and its present process."""
+    """One worker and its present process. `kept` are handles that it inherits to hold them open."""
 
-    def __init__(self, place: _Place) -> None:
-        self._place = place
-        self.name = place.name
+    def __init__(
+        self,
+        settings: Settings,
+        share: Share,
+        *,
+        bell: tuple[int, list[int]] | None,
+        nonce_key: bytes | None,
+        kept: Sequence[int],
+    ) -> None:
+        self.name = settings.node_name
+        self._settings = settings
+        self._share = share
+        self._bell = bell
+        self._nonce_key = nonce_key
+        self._kept = kept
         self.process: asyncio.subprocess.Process | None = None
         self.report: Report | None = None
         """The last of this process."""
@@ -76,24 +79,34 @@ class Worker:
         self.served = False
         self._heard_at = 0.0
 
-    async def live(self) -> Report | None:
-        """Start a process and hear it until it has ended; its last report, None where there was none."""
+    @property
+    def runs(self) -> bool:
+        """Whether there is a process now."""
+        return self.process is not None and self.process.returncode is None
+
+    @property
+    def refused(self) -> str | None:
+        """Why the last process did not start, where it has said so."""
+        return None if self.report is None else self.report.refused
+
+    async def live(self) -> None:
+        """Start a process and hear it until it has ended. Raises `OSError` where that cannot be done."""
         self.report = None
         ours, its = socket.socketpair()
-        with ours, its:
-            self.process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "gateway.worker"),
-                stdin=its.fileno(),
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(_packages())},
-            )
-            its.close()
-            place = self._place
-            handles = [*(one.fileno() for one in place.sockets), *place.bell, *place.kept]
-            counts = len(place.sockets), len(place.bell), len(place.kept)
-            with contextlib.suppress(OSError):  # it has died at once
-                seat(ours, Seat(place.settings, *counts), handles)
+        with ours:
+            with its, contextlib.ExitStack() as stack:
+                sockets = [stack.enter_context(one).fileno() for one in self._share.take()]
+                rung = () if self._bell is None else (self._bell[0], *self._bell[1])
+                self.process = await asyncio.create_subprocess_exec(
+                    # Not from the present folder, which may be anybody's.
+                    *(sys.executable, "-P", "-m", "gateway.worker"),
+                    stdin=its.fileno(),
+                    pass_fds=(*sockets, *rung, *self._kept),
+                )
+            start = Start(self._settings, sockets, self._bell, self._nonce_key)
             reader, writer = await asyncio.open_unix_connection(sock=ours)
             try:
+                writer.write(pickle.dumps(start))
                 while line := await self._line(reader):
                     self.report = msgspec.json.decode(line, type=Report)
                     self._heard_at = asyncio.get_running_loop().time()
@@ -101,20 +114,19 @@ class Worker:
                         self.served = True
                         self.heard.set()
             except OSError:
-                pass
+                pass  # it has died
             finally:
                 writer.close()
             await self.process.wait()
-        return self.report
 
     async def _line(self, reader: asyncio.StreamReader) -> bytes:
-        """What it tells next, empty where it has ended; who has begun and says nothing is killed.
+        """What it tells next, empty where it has ended; who says nothing for too long is killed.
 
         By then its lease has run out: it may do nothing any more, and keeps connections waiting.
         """
-        patience = self._place.settings.node_lease + SILENCE
+        patience = _STARTING if self.report is None else self._settings.node_lease + SILENCE
         try:
-            async with asyncio.timeout(patience if self.report is not None else None):
+            async with asyncio.timeout(patience):
                 return await reader.readline()
         except TimeoutError:
             _log.error("worker hangs", node=self.name, seconds=patience)
@@ -122,40 +134,40 @@ class Worker:
             return b""
 
     def signal(self, number: int) -> None:
-        """Send its process a signal."""
-        if self.process is not None and self.process.returncode is None:
+        """Send its process a signal, if there is one."""
+        if self.process is not None and self.runs:
             self.process.send_signal(number)
 
     def told(self) -> dict[str, Any]:
         """What an operator is told of it."""
         report = self.report or Report()
-        running = self.process is not None and self.process.returncode is None
-        silent = asyncio.get_running_loop().time() - self._heard_at
-        if not running:
-            state = "ended"
-        elif self.report is None:
-            state = "starting"
-        elif silent > SILENCE:
-            state = "silent"
-        else:
-            state = "ready" if report.not_ready is None else "not ready"
         return {
             "name": self.name,
-            "state": state,
-            "pid": self.process.pid if running and self.process is not None else None,
+            "state": self._state(report),
+            "pid": self.process.pid if self.process is not None and self.runs else None,
             "connected": report.connected,
             "faults": report.faults,
         }
 
+    def _state(self, report: Report) -> str:
+        if not self.runs:
+            return "ended"
+        if self.report is None:
+            return "starting"
+        if asyncio.get_running_loop().time() - self._heard_at > SILENCE:
+            return "silent"
+        return "ready" if report.not_ready is None else "not ready"
+
 
 class Workers:
-    """All of them; made by `run_workers`."""
+    """All of them; made by `run_workers`. `failed` is done with an error if one is watched no more."""
 
-    def __init__(self, settings: Settings, places: Sequence[_Place]) -> None:
+    def __init__(self, settings: Settings, workers: Sequence[Worker]) -> None:
+        self.all = workers
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._settings = settings
-        self.all = [Worker(place) for place in places]
         self._tasks: list[asyncio.Task[None]] = []
-        self._ending = False
+        self._ending = asyncio.Event()
 
     @property
     def url(self) -> str:
@@ -166,35 +178,34 @@ class Workers:
     async def start(self) -> None:
         """Start all; returns when they serve. Raises `BadSetting`."""
         self._tasks = [
-            asyncio.create_task(self._keep(worker), name=worker.name) for worker in self.all
+            supervise(self._keep(worker), worker.name, self.failed) for worker in self.all
         ]
         for worker in self.all:
             await worker.heard.wait()
             if not worker.served:
-                refused = worker.report and worker.report.refused
-                raise BadSetting(refused or f"{worker.name} did not start; its log says why")
+                raise BadSetting(worker.refused or f"{worker.name} did not start; its log says why")
 
     async def _keep(self, worker: Worker) -> None:
         """Have a process of `worker` until all are to end."""
         loop = asyncio.get_running_loop()
         shortest, longest = _RESTART
         pause = shortest
-        while True:
+        while not self._ending.is_set():
             began = loop.time()
-            last = await worker.live()
+            try:
+                await worker.live()
+                reason = worker.refused
+            except OSError as error:
+                reason = f"it cannot be started: {error}"
             worker.heard.set()
-            if self._ending or not worker.served:
-                return
-            assert worker.process is not None  # noqa: S101 - it has just ended
-            _log.error(
-                "worker died",
-                node=worker.name,
-                status=worker.process.returncode,
-                reason=None if last is None else last.refused,
-            )
+            if self._ending.is_set() or not worker.served:
+                break
+            status = None if worker.process is None else worker.process.returncode
+            _log.error("worker died", node=worker.name, status=status, reason=reason)
             await self._forget(worker)
             pause = shortest if loop.time() - began > _LASTED else min(2 * pause, longest)
             await asyncio.sleep(pause)
+        await asyncio.Event().wait()  # until `stop` is done
 
     async def _forget(self, worker: Worker) -> None:
         """Tell the others that nothing of it is left; on a server nobody but its lease knows that."""
@@ -203,7 +214,7 @@ class Workers:
         try:
             async with open_store(self._settings.database_url, create=False) as engine:
                 await engine.write(lambda transaction: forget(transaction, worker.name))
-        except StoreUnavailable as error:
+        except (StoreUnavailable, StoreRefused) as error:
             _log.warning("a dead worker stands in the table still", reason=str(error))
 
     def reload(self) -> None:
@@ -213,16 +224,17 @@ class Workers:
 
     async def stop(self) -> None:
         """End all; whoever does not end in time is killed."""
-        self._ending = True
+        self._ending.set()
         for worker in self.all:
             worker.signal(signal.SIGTERM)
-        for task, worker in zip(self._tasks, self.all, strict=False):
-            if worker.process is None or worker.process.returncode is not None:
-                task.cancel()  # it waits to start it again
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=_ENDING)
+        ending = [worker.process.wait() for worker in self.all if worker.process is not None]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_ENDING):
+                await asyncio.gather(*ending)
         for worker in self.all:
             worker.signal(signal.SIGKILL)
+        for task in self._tasks:
+            task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -239,50 +251,68 @@ async def run_workers(settings: Settings) -> AsyncIterator[Workers]:
         BadSetting, KeyFileUnusable, StoreRefused, StoreUnavailable: they cannot start; the text says
             what to change.
     """
-    count = settings.server_workers
     for warning in settings.check_exposure():
         _log.warning(warning)
     async with contextlib.AsyncExitStack() as stack:
-        kept, pipes = await _prepare(settings, count, stack)
+        common = await _prepare(settings, stack)
         try:
-            shares = bind(settings.server_host, settings.server_port, count)
+            shares = bind(settings.server_host, settings.server_port, settings.server_workers)
         except OSError as error:
             raise cannot_listen(settings, error) from error
-        for share in shares:
-            for one in share:
-                stack.callback(one.close)
-        name = settings.node_name or socket.gethostname()
-        places = []
+        workers = []
         for number, share in enumerate(shares, 1):
-            listen = settings.metrics_listen
-            if listen is not None:
-                listen = listen[0], listen[1] + number
-            bell = []
-            if pipes:
-                others = [pipe[1] for other, pipe in enumerate(pipes, 1) if other != number]
-                bell = [pipes[number - 1][0], *others]
-            its = replace(settings, node_name=f"{name}-{number}", metrics_listen=listen)
-            places.append(_Place(its, share, bell, kept))
-        workers = Workers(settings, places)
-        stack.push_async_callback(workers.stop)
-        await _expose(settings, workers, stack)
-        await workers.start()
-        yield workers
+            stack.callback(share.close)
+            workers.append(
+                Worker(
+                    _settings_of(settings, number),
+                    share,
+                    bell=common.bell(number - 1),
+                    nonce_key=common.nonce_key,
+                    kept=common.kept,
+                )
+            )
+        started = Workers(settings, workers)
+        stack.push_async_callback(started.stop)
+        await _expose(settings, started, stack)
+        await started.start()
+        yield started
 
 
-async def _prepare(
-    settings: Settings, count: int, stack: contextlib.AsyncExitStack
-) -> tuple[list[int], list[tuple[int, int]]]:
-    """Make what workers need that they could not make side by side.
+def _settings_of(settings: Settings, number: int) -> Settings:
+    """Those of one worker: a name and a port for metrics of its own."""
+    listen = settings.metrics_listen
+    return replace(
+        settings,
+        node_name=f"{settings.node_name or socket.gethostname()}-{number}",
+        metrics_listen=listen and (listen[0], listen[1] + number),
+    )
 
-    Of an SQLite file it is taken for all: the handle that holds it, and a pipe to wake each.
-    """
+
+@dataclass
+class _Common:
+    """What all workers have in common; empty where that is a database on a server."""
+
+    kept: list[int] = field(default_factory=list)
+    """The handle that holds an SQLite file for them."""
+    pipes: list[tuple[int, int]] = field(default_factory=list)
+    nonce_key: bytes | None = None
+    """Another at each start, as used proofs are forgotten then."""
+
+    def bell(self, number: int) -> tuple[int, list[int]] | None:
+        """The pipe at which worker `number` is woken, and those of the others."""
+        if not self.pipes:
+            return None
+        others = [end for other, (_, end) in enumerate(self.pipes) if other != number]
+        return self.pipes[number][0], others
+
+
+async def _prepare(settings: Settings, stack: contextlib.AsyncExitStack) -> _Common:
+    """Make what workers could not make side by side: tables, keys, and what they share on a file."""
     path = file_of(settings.database_url)
-    kept: list[int] = []
-    pipes: list[tuple[int, int]] = []
+    common = _Common()
     if path is not None:
         path = resolve(path)
-        kept.append(await asyncio.to_thread(lambda: stack.enter_context(held(path))))
+        common.kept = [await asyncio.to_thread(lambda: stack.enter_context(held(path)))]
     async with open_store(settings.database_url) as engine:
         keys = KeyStore(settings.key_file)
         if not keys.load() and not await Ices(engine).any():
@@ -295,11 +325,12 @@ async def _prepare(
         except (OSError, sqlite3.Error) as error:
             raise StoreUnavailable(f"{proofs.file_beside(path)} cannot be made: {error}") from error
         stack.callback(_remove_proofs, path)
-        for _ in range(count):
-            pipes.append(os.pipe())
-            for end in pipes[-1]:
+        common.nonce_key = secrets.token_bytes(32)
+        for _ in range(settings.server_workers):
+            common.pipes.append(os.pipe())
+            for end in common.pipes[-1]:
                 stack.callback(os.close, end)
-    return kept, pipes
+    return common
 
 
 def _remove_proofs(path: Path) -> None:
@@ -318,10 +349,5 @@ async def _expose(settings: Settings, workers: Workers, stack: contextlib.AsyncE
     try:
         await runner.listen(*settings.metrics_listen)
     except OSError as error:
-        _log.warning("health of the workers not served", reason=str(error))
-
-
-def _packages() -> list[str]:
-    """Where this program lies, for one that starts without the present folder on its path."""
-    here = str(Path(__file__).parents[1])
-    return [here, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+        address = ":".join(map(str, settings.metrics_listen))
+        _log.warning("health of the workers not served", listen=address, reason=str(error))

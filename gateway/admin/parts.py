@@ -53,7 +53,7 @@ class AdminParts:
     public_urls: tuple[str, ...]
     registration_ttl: float
     cluster: bool
-    """Whether other nodes serve the database, too."""
+    """Whether several nodes may serve the database."""
 
 
 PARTS: web.AppKey[AdminParts] = web.AppKey("parts", AdminParts)

@@ -13,8 +13,9 @@ from gateway.cli.common import (
     tell,
     unwrap,
 )
-from gateway.nodes import NodeDesk, NodeState
-from gateway.times import utc_now
+from gateway.nodes import NodeDesk
+from gateway.store.nodes import Node
+from gateway.times import to_text, utc_now
 
 
 @click.group()
@@ -29,25 +30,26 @@ async def list_nodes(desk: Desk, *, as_json: bool) -> None:
     """List the nodes; one whose lease has run out has ended without saying so."""
     found = await _nodes(desk).all()
     if as_json:
-        show_json([_document(item) for item in found])
+        show_json([_document(node) for node in found])
         return
     if not found:
         tell("no node serves this database; a gateway alone on an SQLite file is none")
+        return
     headings = ("NAME", "STATE", "ICES", "LEASE", "SEEN", "VERSION", "SINCE", "URL")
     show_table(
         headings,
         [
             (
-                item.node.name,
-                item.state,
-                str(item.connected),
-                f"{item.node.left:.0f} s",
-                str(item.node.seen_seq),
-                item.node.version,
-                item.node.since,
-                item.node.url,
+                node.name,
+                node.state,
+                str(node.connected),
+                f"{node.left:.0f} s",
+                str(node.seen_seq),
+                node.version,
+                to_text(node.since),
+                node.url,
             )
-            for item in found
+            for node in found
         ],
     )
 
@@ -72,15 +74,14 @@ def _nodes(desk: Desk) -> NodeDesk:
     return NodeDesk(engine=desk.engine, clock=utc_now)
 
 
-def _document(item: NodeState) -> dict[str, object]:
-    node = item.node
+def _document(node: Node) -> dict[str, object]:
     return {
         "name": node.name,
-        "state": item.state,
-        "connected": item.connected,
+        "state": node.state,
+        "connected": node.connected,
         "lease_left": round(node.left, 3),
         "seen_seq": node.seen_seq,
         "version": node.version,
-        "since": node.since,
+        "since": to_text(node.since),
         "url": node.url,
     }

@@ -20,9 +20,6 @@ from gateway.secret import Secret
 from gateway.settings import BadSetting, Settings, cannot_listen
 from gateway.store.engine import StoreRefused, StoreUnavailable
 
-_LINGER = 0.5
-"""Seconds for which a gateway that stops still answers handshakes, with `draining`."""
-
 
 @click.command()
 @click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="Settings file.")
@@ -71,10 +68,10 @@ def serve(
 
 
 async def _serve(settings: Settings, *, anybody: bool) -> None:
-    from gateway.app import run_gateway
+    from gateway.app import LINGER, run_gateway
 
     stop = _stopped()
-    async with run_gateway(settings, linger=_LINGER) as gateway:
+    async with run_gateway(settings, linger=LINGER) as gateway:
         _on_hang_up(gateway.reload)
         _tell(settings, gateway.url, gateway.engine.name, anybody=anybody)
         if gateway.hold.reason is not None:
@@ -94,7 +91,10 @@ async def _lead(settings: Settings, *, anybody: bool) -> None:
     async with run_workers(settings) as workers:
         _on_hang_up(workers.reload)
         _tell(settings, workers.url, settings.database_shown, anybody=anybody)
+        workers.failed.add_done_callback(lambda _: stop.set())
         await stop.wait()
+        if workers.failed.done():
+            refuse("a worker is not watched any more; the log says why")
     click.echo("ice-gateway stopped")
 
 
@@ -125,9 +125,11 @@ def _hang_up(reload: Callable[[], None], on_terminal: bool) -> None:  # noqa: FB
 def _tell(settings: Settings, url: str, database: str, *, anybody: bool) -> None:
     """Say what runs, with what, and what is still to be done."""
     click.echo(f"ice-gateway {__version__} serves {url} on {database}")
-    count, most = settings.server_workers, f"{settings.ice_max_connections:,} ICEs at the most"
-    many = f"{count} workers, each for {most}, with" if count > 1 else "it runs with"
-    click.echo(f"{many} {process.described()}" + ("" if count > 1 else f", for {most}"))
+    most = f"for {settings.ice_max_connections:,} ICEs at the most"
+    if settings.server_workers > 1:
+        click.echo(f"{settings.server_workers} workers run with {process.described()}, each {most}")
+    else:
+        click.echo(f"it runs with {process.described()}, {most}")
     few = process.too_few_handles(settings.ice_max_connections)
     if few is not None:
         click.echo(f"ice-gateway: {few}", err=True)

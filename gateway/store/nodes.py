@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 import msgspec
 
 from gateway.store.engine import Fetch, Row, Transaction, as_json, many, rows_of
+from gateway.times import from_text, to_text
 
 DROPS_KEPT: Final = 60.0
 """Seconds for which it is told what a node has dropped."""
@@ -20,17 +22,28 @@ _COLUMNS: Final = "instance, name, version, keys, url, since, lease_until, seen_
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A row of `ice_nodes`; `left` is how many seconds its lease has left, negative where it ran out."""
+    """A row of `ice_nodes`; `left` is how many seconds its lease has left, negative where it ran out.
+
+    `connected` is how many ICEs it holds, as far as that has been written.
+    """
 
     instance: str
     name: str
     version: str
     keys: str
     url: str
-    since: str
+    since: datetime
     seen_seq: int
     draining: bool
     left: float
+    connected: int = 0
+
+    @property
+    def state(self) -> str:
+        """Whether it `serves`, is `drained`, or is `gone` without having said so."""
+        if self.left <= 0:
+            return "gone"
+        return "drained" if self.draining else "serves"
 
 
 class Dropped(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -62,7 +75,7 @@ async def join(transaction: Transaction, node: Node) -> float:
         node.version,
         node.keys,
         node.url,
-        node.since,
+        to_text(node.since),
         node.left,
         node.seen_seq,
     )
@@ -144,7 +157,9 @@ async def sweep(transaction: Transaction) -> None:
 
 _LISTING: Final = (
     "SELECT instance, name, version, keys, url, since, seen_seq, draining,"
-    " lease_until - lease_clock() FROM ice_nodes ORDER BY name, instance"
+    " lease_until - lease_clock(),"
+    " (SELECT count(*) FROM ice_sessions s WHERE s.node = ice_nodes.name)"
+    " FROM ice_nodes ORDER BY name, instance"
 )
 
 
@@ -157,11 +172,6 @@ class Nodes:
     async def all(self) -> list[Node]:
         """Every node that has not ended properly, by name; those whose lease has run out, too."""
         return [_node(row) for row in await self._fetch(_LISTING)]
-
-    async def connected(self) -> dict[str, int]:
-        """How many ICEs each node holds, by the node's name; a node without any is left out."""
-        rows = await self._fetch("SELECT node, count(*) FROM ice_sessions GROUP BY node")
-        return dict(rows)
 
     async def behind(self, seq: int, but: str) -> list[str]:
         """The names of the nodes that have not yet acted on event `seq`, and may still act otherwise.
@@ -198,5 +208,12 @@ class Nodes:
 
 
 def _node(row: Row) -> Node:
-    instance, name, version, keys, url, since, seen_seq, draining, left = row
-    return Node(instance, name, version, keys, url, since, seen_seq, bool(draining), left)
+    instance, name, version, keys, url, since, seen_seq, draining, left, connected = row
+    return Node(
+        *(instance, name, version, keys, url),
+        since=from_text(since),
+        seen_seq=seen_seq,
+        draining=bool(draining),
+        left=left,
+        connected=connected,
+    )

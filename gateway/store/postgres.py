@@ -63,13 +63,13 @@ _BUSY: Final = (*_IN_THE_WAY, asyncpg.LockNotAvailableError)
 _UNKNOWN: Final = "it is not known whether the last change was made: look before you try again"
 
 _SAME: Final = "UPDATE ice_schema SET version = version"
+"""Writes what is there already."""
 _TAKEN: Final = (
     "WITH taken AS (INSERT INTO ice_proofs (digest, until)"
     " SELECT atom, lease_clock() + $3 FROM json_each($2) ON CONFLICT DO NOTHING RETURNING digest)"
 )
 """Before a look-up, whose one parameter is `$1`."""
 _PROOFS: Final = msgspec.json.Decoder(frozenset[str])
-"""Writes what is there already."""
 
 Connect = Callable[[], Awaitable[asyncpg.Connection]]
 

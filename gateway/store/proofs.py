@@ -1,7 +1,7 @@
 """The proofs that were used at any of the gateways on one SQLite file, in a file of their own beside it.
 
-A proof is good for a minute: to have one forgotten by a power cut costs nothing, since every gateway
-begins anew after it. So nothing waits for the disk here, and the database's own writer for nobody.
+The file is made anew by whoever starts them, and proofs are as good as a gateway that is alone makes them: once
+in the life of a process. So nothing waits for the disk here, and the database's own writer for nobody.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -18,29 +18,57 @@ import aiosqlite
 from gateway.files import own
 from gateway.lease import boottime
 from gateway.store.engine import as_json
+from gateway.store.guard import Guard
 
+_BUSY: Final = 2_000
+"""Milliseconds to wait for another gateway that is writing."""
 _SWEEP: Final = 5.0
 """Seconds between two sweeps of what is not good any more."""
 
 
 class Proofs:
-    """Takes proofs over a connection to the file, which `make` has made."""
+    """Takes proofs in the file, which `make` has made. Make one with `opened`."""
 
-    def __init__(self, connection: aiosqlite.Connection) -> None:
+    def __init__(self, connection: aiosqlite.Connection, guard: Guard) -> None:
         self._connection = connection
+        self._guard = guard
         self._swept = boottime()
 
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def opened(cls, database: Path) -> AsyncIterator[Proofs]:
+        """Those of the gateways on `database`. Raises `StoreUnavailable`."""
+        path = file_beside(database)
+        guard = Guard(path)
+        with guard():
+            connection = await aiosqlite.connect(
+                f"{path.as_uri()}?mode=rw", isolation_level=None, uri=True
+            )
+        try:
+            with guard():
+                await connection.execute(f"PRAGMA busy_timeout={_BUSY}")
+                await connection.execute("PRAGMA synchronous=OFF")
+            yield cls(connection, guard)
+        finally:
+            await connection.close()
+
     async def take(self, proofs: Sequence[str], kept: float) -> frozenset[str]:
-        """Remember `proofs` for `kept` seconds; those that nobody has taken before. Raises `sqlite3.Error`."""
+        """Remember `proofs` for `kept` seconds; those that nobody has taken before.
+
+        Raises `StoreUnavailable`.
+        """
         now = boottime()
-        rows = await self._connection.execute_fetchall(
-            "INSERT INTO ice_proofs (digest, until) SELECT atom, $2 FROM json_each($1) WHERE true"
-            " ON CONFLICT DO NOTHING RETURNING digest",
-            {"1": as_json(proofs), "2": now + kept},
-        )
-        if now - self._swept > _SWEEP:
-            self._swept = now
-            await self._connection.execute("DELETE FROM ice_proofs WHERE until < $1", {"1": now})
+        with self._guard():
+            rows = await self._connection.execute_fetchall(
+                "INSERT INTO ice_proofs (digest, until) SELECT atom, $2 FROM json_each($1) WHERE true"
+                " ON CONFLICT DO NOTHING RETURNING digest",
+                {"1": as_json(proofs), "2": now + kept},
+            )
+            if now - self._swept > _SWEEP:
+                self._swept = now
+                await self._connection.execute(
+                    "DELETE FROM ice_proofs WHERE until < $1", {"1": now}
+                )
         return frozenset(digest for (digest,) in rows)
 
 

@@ -28,7 +28,7 @@ from gateway.store.engine import (
     log,
 )
 from gateway.store.guard import Guard, may_be_done
-from gateway.store.proofs import Proofs, file_beside
+from gateway.store.proofs import Proofs
 from gateway.store.setup import BUSY_TIMEOUT, held, is_served, resolve, set_up
 from gateway.store.writer import Writer
 
@@ -74,7 +74,7 @@ class SqliteEngine:
                 self._sweeper = await self._connect()
                 await self._writer.execute(f"PRAGMA wal_autocheckpoint={_LOG_PAGES}")
             if self._bell is not None:
-                self._proofs = Proofs(await self._connect_proofs())
+                self._proofs = await self._stack.enter_async_context(Proofs.opened(self.path))
                 self._stack.callback(self._bell.listen(self.changed.set))
             await self.fetch("SELECT 1 FROM sqlite_schema")
             self._guard.watch_log()
@@ -87,15 +87,6 @@ class SqliteEngine:
             connection = await aiosqlite.connect(self.path, isolation_level=None)
             self._stack.push_async_callback(connection.close)
             await _prepare(connection, BUSY_TIMEOUT * (1 if self._serving else _COMMANDS_WAIT))
-            return connection
-
-    async def _connect_proofs(self) -> aiosqlite.Connection:
-        with self._guard():
-            path = f"{file_beside(self.path).as_uri()}?mode=rw"
-            connection = await aiosqlite.connect(path, isolation_level=None, uri=True)
-            self._stack.push_async_callback(connection.close)
-            await _prepare(connection, BUSY_TIMEOUT)
-            await connection.execute("PRAGMA synchronous=OFF")
             return connection
 
     def _committed(self) -> None:
@@ -129,10 +120,9 @@ class SqliteEngine:
         """See `Engine.look_up_once`. Both at a time, each in its file's thread."""
         if not proofs:
             return (await self.look_up(sql, names))[0], frozenset()
-        with self._guard():
-            [row], taken = await asyncio.gather(
-                self.look_up(sql, names), self._proofs.take(proofs, kept)
-            )
+        [row], taken = await asyncio.gather(
+            self.look_up(sql, names), self._proofs.take(proofs, kept)
+        )
         return row, taken
 
     async def follow(self, sql: str, *params: object) -> list[Row]:

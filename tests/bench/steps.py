@@ -98,7 +98,7 @@ class Steps:
                 self._verify(number)
 
         def remember() -> None:
-            once = proof.Once(proof.Nonces(b"key"))
+            once = proof.Once(proof.Nonces(lambda: b"key"))
             for one in verified:
                 once.used(one, one.iat, 0.0)
                 once.take(one, one.iat, 0.0)

@@ -31,9 +31,13 @@ pytestmark = pytest.mark.sqlite
 
 @pytest.fixture
 def metrics():
-    """A port, and as many behind it as there are workers."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return free.getsockname()[1]
+    """A free port, and as many behind it as there are workers."""
+    while True:
+        with contextlib.suppress(OSError, OverflowError), contextlib.ExitStack() as stack:
+            port = stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+            for number in (1, 2):
+                stack.enter_context(socket.create_server(("127.0.0.1", port + number)))
+            return port
 
 
 @pytest.fixture
@@ -71,7 +75,7 @@ async def until_told(served, holds, what):
     return workers
 
 
-async def held_by_both(served, count=12):
+async def held_by_both(served, count=16):
     """Connections of several ICEs, some at each worker: by the name of their ICE and of their node."""
     connections = {}
     for number in range(count):
@@ -109,7 +113,7 @@ async def act(served, path):
 
 
 async def test_they_share_the_work_and_what_is_done_at_one_counts_at_both(served, tmp_path):
-    served.out.expect(r"2 workers, each for 100,000 ICEs at the most")
+    served.out.expect(r"2 workers run with .* each for 100,000 ICEs at the most")
     connections, nodes = await held_by_both(served)
     workers = await until_told(
         served, lambda workers: all(w["state"] == "ready" for w in workers.values()), "readiness"
@@ -119,7 +123,7 @@ async def test_they_share_the_work_and_what_is_done_at_one_counts_at_both(served
         url = f"http://127.0.0.1:{served.metrics + number}/metrics"
         assert b"ice_gateway_" in await asyncio.to_thread(read, url)
 
-    # Each of some actions comes to one or the other.
+    # Each of six actions comes to whichever.
     *names, last = nodes
     for name in names[:6]:
         done = await act(served, f"/ices/{name}/deregister")
@@ -182,11 +186,10 @@ def until_gone(pid):
 @pytest.mark.parametrize("taken", ["file", "port"])
 async def test_a_second_gateway_on_file_or_port_is_refused(taken, tmp_path):
     database = tmp_path / "ice.db"
-    [[listening], *_] = shares = bind("127.0.0.1", 0, 2)
     with contextlib.ExitStack() as stack:
-        for share in shares:
-            stack.enter_context(share[0])
-        port = listening.getsockname()[1]
+        [share] = bind("127.0.0.1", 0, 1)
+        [listening] = share.take()
+        port = stack.enter_context(listening).getsockname()[1]
         if taken == "file":
             stack.enter_context(held(database))
             options, expected = ("--port", "0"), "another gateway already serves"
@@ -223,17 +226,26 @@ def refused(*arguments, **settings):
     )
 
 
-def test_a_share_for_each_and_the_address_for_nobody_else():
+def test_what_comes_is_shared_among_those_who_are_there_and_by_nobody_else():
+    """Each of three processes has a socket; one dies, and comes back."""
     shares = bind("127.0.0.1", 0, 3)
-    try:
-        [[first], *others] = shares
-        assert {one.getsockname() for [one] in others} == {first.getsockname()}
-        with pytest.raises(OSError, match="in use"):
-            bind("127.0.0.1", first.getsockname()[1], 2)
-    finally:
-        for share in shares:
-            for one in share:
-                one.close()
+    with contextlib.ExitStack() as stack:
+        first, second, third = [stack.enter_context(share.take()[0]) for share in shares]
+        address = first.getsockname()
+        assert {one.getsockname() for one in (second, third)} == {address}
+        for count in (1, 2):
+            with pytest.raises(OSError, match="in use"):
+                bind("127.0.0.1", address[1], count)
+        first.close()
+        third.close()
+        accepted = []
+        second.settimeout(PATIENCE)
+        for _ in range(20):
+            stack.enter_context(socket.create_connection(address))
+            accepted.append(stack.enter_context(second.accept()[0]))
+        assert len(accepted) == 20, "whoever is left was to get all"
+        [again] = shares[0].take()
+        assert stack.enter_context(again).getsockname() == address
 
 
 async def test_a_worker_that_hangs_is_killed_and_started_again(tmp_path, monkeypatch):

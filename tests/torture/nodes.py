@@ -284,7 +284,7 @@ async def _take_out(cluster: Cluster, acting: Node, name: str, action: str) -> T
             if status == 200:
                 elapsed = [drop["elapsed_ms"] for drop in answer["dropped"]]
                 return Taken(now, answer["unconfirmed"], answer.get("token"), elapsed)
-            if status == 409:  # noqa: PLR2004 - it was done, and its answer was lost
+            if status == 409:
                 return Taken(now, list(NAMES), None)
             await asyncio.sleep(_EVERY)
 

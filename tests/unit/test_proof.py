@@ -397,7 +397,7 @@ def test_iat_is_a_finite_number(iat):
 )
 def test_an_iat_far_away_only_makes_the_proof_stale(iat):
     proof = accepted(raw(claims_with("iat", iat)), "its age is judged later")
-    assert not Once(Nonces(b"key")).take(proof, NOW, STEADY)
+    assert not Once(Nonces(lambda: b"key")).take(proof, NOW, STEADY)
 
 
 @pytest.mark.parametrize(
@@ -567,7 +567,7 @@ def test_normalising_never_raises(url):
 
 # --- nonces and age ----------------------------------------------------------------------------
 
-NONCES = Nonces(b"one gateway process")
+NONCES = Nonces(lambda: b"one gateway process")
 
 
 @pytest.mark.parametrize(
@@ -604,7 +604,7 @@ GENUINE = NONCES.issue(NOW)
         GENUINE + "\n",
         GENUINE[:-1] + ("A" if GENUINE[-1] != "A" else "B"),
         GENUINE[:4] + "A" + GENUINE[5:],
-        Nonces(b"another process").issue(NOW),
+        Nonces(lambda: b"another process").issue(NOW),
         b64((2**64 - 1).to_bytes(8, "big") + bytes(16)),
         "\u00e9" * 32,
         "\u0661" * 32,

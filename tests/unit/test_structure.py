@@ -54,7 +54,7 @@ FLOORS = [
         "gateway.store.guard",
         "gateway.store.proofs",
     ],
-    ["gateway.store.setup", "gateway.store.postgres_setup"],
+    ["gateway.store.setup", "gateway.store.postgres_setup", "gateway.store.proofs"],
     ["gateway.store.events", "gateway.store.sessions", "gateway.store.writer", "gateway.session"],
     ["gateway.store.sqlite", "gateway.store.postgres"],
     [

@@ -11,7 +11,6 @@ from gateway.admin.pages.ices import may_act, may_see
 from gateway.admin.pages.shell import form, is_fragment, parts, render
 from gateway.errors import problem
 from gateway.event import Via
-from gateway.nodes import NodeState
 from gateway.respond import Refusal
 
 CHANGED: Final = "nodes-changed"
@@ -39,13 +38,13 @@ async def confirm(request: web.Request) -> web.StreamResponse:
     """Say what it does, before it is done."""
     may_act(request)
     found = await parts(request).nodes.all()
-    item = next((one for one in found if one.node.name == request.match_info["name"]), None)
-    if item is None:
+    node = next((one for one in found if one.name == request.match_info["name"]), None)
+    if node is None:
         raise Refusal(problem("not-found", "There is no such node any more."))
     context = {
-        "item": item,
+        "node": node,
         "action": request.match_info["action"],
-        "others": sum(_serves(one) for one in found if one is not item),
+        "others": any(one.state == "serves" for one in found if one is not node),
     }
     return render(request, "node_ask.html", context)
 
@@ -67,7 +66,3 @@ async def act(request: web.Request) -> web.StreamResponse:
         else "It admits ICEs from now on."
     )
     return render(request, "told.html", {"heading": heading, "said": [said]}, tell={CHANGED: {}})
-
-
-def _serves(item: NodeState) -> bool:
-    return item.state == "serves"
