@@ -47,6 +47,7 @@ _ENDING: Final = 15.0
 """Seconds for a worker to end after a SIGTERM."""
 _RESTART: Final = (0.5, 30.0)
 """Seconds until a worker that has died is started again: twice as long each time that it was for nothing."""
+_LAST_PORT: Final = 65_535
 _LASTED: Final = 60.0
 """Seconds after which the start of a worker was not for nothing."""
 
@@ -253,6 +254,12 @@ async def run_workers(settings: Settings) -> AsyncIterator[Workers]:
     """
     for warning in settings.check_exposure():
         _log.warning(warning)
+    listen = settings.metrics_listen
+    if listen is not None and not 0 < listen[1] <= _LAST_PORT - settings.server_workers:
+        raise BadSetting(
+            f"metrics.listen {listen[0]}:{listen[1]}: worker k has port + k, so take one from 1 to"
+            f" {_LAST_PORT - settings.server_workers}, or leave it empty"
+        )
     async with contextlib.AsyncExitStack() as stack:
         common = await _prepare(settings, stack)
         try:

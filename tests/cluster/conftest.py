@@ -14,22 +14,7 @@ import pytest
 from gateway.store import proofs
 from gateway.store.bell import Bell
 from tests.support.harness import Harness, harness
-from tests.support.ice import Ice
-
-PUBLIC = "http://gateway.example"
-"""Where ICEs reach all of them: what their proofs name."""
-
-
-class Nomad(Ice):
-    """An ICE that comes to whichever node it is sent to."""
-
-    def at(self, node: Harness) -> Nomad:
-        self.url = node.url
-        return self
-
-    @property
-    def htu(self) -> str:
-        return f"{PUBLIC}/ice/v1"
+from tests.support.ice import Nomad
 
 
 @dataclass
@@ -74,7 +59,7 @@ def place(request, tmp_path, monkeypatch) -> Iterator[Place]:
     monkeypatch.setenv("ICE_GATEWAY_TOKENS__KEY_FILE", key_file)  # for commands
     options = {
         "tokens__key_file": key_file,
-        "server__public_url": [PUBLIC],
+        "server__public_url": [Nomad.PUBLIC],
         "server__insecure": True,
         "node__lease": "2s",
     }

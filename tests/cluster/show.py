@@ -24,7 +24,7 @@ import aiohttp
 
 from gateway.demo import Admin, NotObserved, Story
 from tests.support.fleet import Fleet
-from tests.support.node import Node, api_token, run_command
+from tests.support.node import Node, api_token, run_command, running
 from tests.support.postgres import Postgres, postgres
 from tests.support.relay import Relay, relaying
 
@@ -97,17 +97,14 @@ async def _tell(story: Story, ices: int) -> None:
         )
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ice-cluster-")))
         balancer = stack.enter_context(relaying())
-        nodes = []
-        for name in NAMES:
-            node = Node(
-                *(folder, name, server.url("ice"), balancer.url), NODE__LEASE=f"{LEASE:.0f}s"
-            )
-            nodes.append(node)
-            await node.start()
+        nodes = [
+            Node(*(folder, name, server.url("ice"), balancer.url), NODE__LEASE=f"{LEASE:.0f}s")
+            for name in NAMES
+        ]
+        await stack.enter_async_context(running(nodes))
+        for node in nodes:
             balancer.targets.append(node.address)
-            stack.push_async_callback(node.ended)
-            stack.callback(node.signal, signal.SIGKILL)
-            story.say(name, f"serves {node.url} on the same database")
+            story.say(node.name, f"serves {node.url} on the same database")
         token = await api_token(folder, server.url("ice"))
         session = await stack.enter_async_context(aiohttp.ClientSession())
         fleet = await stack.enter_async_context(Fleet(folder, balancer.url))
@@ -201,6 +198,7 @@ async def _rolling_restart(scene: Scene, names: list[str]) -> None:
         )
         scene.story.say(node.name, f"restarted: {last}")
     looking.cancel()
+    await asyncio.wait([looking])
     spread = await scene.settled(len(names))
     scene.story.require("answers of the page", {200}, set(asked))
     scene.story.say(

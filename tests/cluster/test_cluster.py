@@ -15,9 +15,9 @@ from gateway.store.engine import StoreRefused, StoreUnavailable
 from gateway.store.nodes import Nodes
 from gateway.store.sqlite import SqliteEngine
 from gateway.times import utc_now
-from tests.cluster.conftest import Nomad
 from tests.contract.domain import refusing, soon
 from tests.support.harness import expect_refused, harness
+from tests.support.ice import Nomad
 from tests.support.ice import until as until_so
 from tests.support.work import (
     accept,

@@ -19,6 +19,7 @@ import pytest
 from gateway import workers as workers_module
 from gateway.cli.common import desk
 from gateway.roles import Role
+from gateway.settings import BadSetting
 from gateway.sockets import bind
 from gateway.store.setup import held
 from gateway.workers import run_workers
@@ -259,3 +260,23 @@ async def test_a_worker_that_hangs_is_killed_and_started_again(tmp_path, monkeyp
             assert await hanging.wait() == -signal.SIGKILL
         await until(lambda: second.process is not hanging and second.told()["state"] == "ready")
         assert first.told()["state"] == "ready"
+
+
+async def test_nonces_begin_anew_where_used_proofs_are_forgotten(tmp_path):
+    """Or else a proof with a nonce would be good again after a restart."""
+    settings = replace(settings_for(tmp_path), server_workers=2)
+    keys = set()
+    for _ in range(2):
+        async with contextlib.AsyncExitStack() as stack:
+            keys.add((await workers_module._prepare(settings, stack)).nonce_key)
+            assert (tmp_path / "ice.db.proofs").stat().st_mode & 0o777 == 0o600
+    assert len(keys) == 2, "each start was to have a key of its own"
+    assert None not in keys
+
+
+@pytest.mark.parametrize("port", [0, 65_534])
+async def test_metrics_have_a_port_for_each(port, tmp_path):
+    settings = settings_for(tmp_path, metrics__listen=f"127.0.0.1:{port}", server__workers=2)
+    with pytest.raises(BadSetting, match="from 1 to 65533"):
+        async with run_workers(settings):
+            pass

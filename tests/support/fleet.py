@@ -89,6 +89,10 @@ class Fleet:
                 self._changed.clear()
                 await self._changed.wait()
 
+    def closed(self, since: float) -> set[str]:
+        """Whose connection was closed since then."""
+        return {name for at, name, event in self.events if at >= since and event.kind == "closed"}
+
     def absences(self, since: float) -> list[float]:
         """For how many seconds each was away, each time that one was closed since and came back, sorted."""
         left: dict[str, float] = {}

@@ -291,3 +291,19 @@ class Ice:
         except Refused as refused:
             return refused
         raise AssertionError(f"expected a refusal, but was admitted: {connection.welcome}")
+
+
+class Nomad(Ice):
+    """An ICE that comes to whichever node it is sent to, all of which are reached at `PUBLIC`."""
+
+    PUBLIC = "http://gateway.example"
+
+    @property
+    def htu(self) -> str:
+        return f"{self.PUBLIC}/ice/v1"
+
+    def at(self, node: Any) -> Nomad:
+        """The same ICE, going to a node with this `url`."""
+        there = Nomad(node.url, self.token, self.key)
+        there.connections = self.connections
+        return there

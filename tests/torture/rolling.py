@@ -45,6 +45,10 @@ class Outcome:
     absences: list[list[float]] = field(default_factory=list)
     """By node restarted: how long each of its ICEs was away, in seconds."""
     restarts: list[float] = field(default_factory=list)
+    statuses: list[int] = field(default_factory=list)
+    """With which each node has ended."""
+    moved: set[str] = field(default_factory=set)
+    """Who had to come back."""
     looks: Counter[int] = field(default_factory=Counter)
     """Answers of the page by status; 0 where there was none."""
     operations: Counter[str] = field(default_factory=Counter)
@@ -92,12 +96,16 @@ async def play(ices: int, operations: int) -> Outcome:
         for node in nodes:
             since = time.monotonic()
             node.signal(signal.SIGTERM)
-            await node.ended()
+            outcome.statuses.append(await node.ended())
             await node.start()
             outcome.restarts.append(time.monotonic() - since)
             await fleet.back(_PATIENCE)
             outcome.absences.append(fleet.absences(since))
+            outcome.moved |= fleet.closed(since)
         looking.cancel()
+        await asyncio.wait([looking])
+        if not looking.cancelled():
+            looking.result()  # which says why nobody has looked any more
         for operation in asked:
             outcome.operations[await _state(session, url, operation["id"])] += 1
         outcome.audit = await run_command(folder, server.url("rolling"), "audit", "verify")
@@ -169,7 +177,7 @@ def main() -> None:
     outcome = asyncio.run(play(options.ices, options.operations))
     sys.stdout.write(report(outcome) + "\n")
     lost = set(outcome.looks) != {200} or set(outcome.operations) != {"succeeded"}
-    sys.exit(lost)
+    sys.exit(lost or any(outcome.statuses) or len(outcome.moved) != options.ices)
 
 
 if __name__ == "__main__":

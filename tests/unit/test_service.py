@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from gateway.cli import main
 from gateway.settings import load
@@ -85,11 +86,10 @@ def test_a_node_of_several_is_told_apart_by_its_instance():
         None, {name: value.replace("%i", "2").replace("%l", "lab") for name, value in found}
     )
     assert (settings.node_name, settings.server_port) == ("lab-2", 8442)
-    assert settings.metrics_listen == ("127.0.0.1", 9462)
+    assert settings.metrics_listen == ("127.0.0.1", 9520)
 
 
 def test_the_containers_have_the_settings_of_a_cluster():
-    yaml = pytest.importorskip("yaml")
     composed = yaml.safe_load((CONFIG / "compose.yaml").read_text())
     nodes = {name: one for name, one in composed["services"].items() if name.startswith("gw-")}
     proxy = composed["configs"]["haproxy"]["content"]
@@ -105,7 +105,6 @@ def test_the_containers_have_the_settings_of_a_cluster():
 
 
 def test_haproxy_in_containers_is_the_one_of_machines():
-    yaml = pytest.importorskip("yaml")
     composed = yaml.safe_load((CONFIG / "compose.yaml").read_text())
     shipped = {
         line.partition("#")[0].strip() for line in (CONFIG / "haproxy.cfg").read_text().splitlines()
