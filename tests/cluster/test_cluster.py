@@ -13,10 +13,12 @@ import pytest
 from gateway import drops
 from gateway.store.engine import StoreRefused, StoreUnavailable
 from gateway.store.nodes import Nodes
+from gateway.store.opening import open_store
 from gateway.store.sqlite import SqliteEngine
 from gateway.times import utc_now
+from gateway.workers import run_workers
 from tests.contract.domain import refusing, soon
-from tests.support.harness import expect_refused, harness
+from tests.support.harness import expect_refused, harness, settings_for
 from tests.support.ice import Nomad
 from tests.support.ice import until as until_so
 from tests.support.work import (
@@ -425,3 +427,24 @@ async def test_sessions_outlive_a_restart_of_the_server(tmp_path, monkeypatch):
                 while (await b.admin.post("/ices/lab-1/deregister")).status != 200:  # noqa: ASYNC110
                     await asyncio.sleep(0.1)
             await connection.expect_dropped(4101)
+
+
+# --- workers ---------------------------------------------------------------------------------------
+
+
+async def test_workers_may_be_nodes_on_a_server(tmp_path, database_url):
+    """On each machine of a cluster there may be several."""
+    settings = settings_for(
+        tmp_path,
+        database__url=database_url,
+        tokens__key_file=str(tmp_path / "keys.json"),
+        server__workers=2,
+    )
+    async with run_workers(settings) as workers:
+        assert [worker.told()["state"] for worker in workers.all] == ["ready", "ready"]
+        async with open_store(database_url) as engine:
+            nodes = await Nodes(engine.fetch).all()
+        assert [(node.name, node.state) for node in nodes] == [
+            ("node-a-1", "serves"),
+            ("node-a-2", "serves"),
+        ]
