@@ -346,6 +346,7 @@ def _assemble(
         tail=tail,
         hold=hold,
         streams=streams,
+        node=node,
         hub=hub,
         clock=clock,
         trusted_proxies=settings.server_trusted_proxies,

@@ -15,12 +15,14 @@ BACKLOG: Final = 4096
 class Share:
     """The sockets of one process: those that were bound for it, or others in their place after its death.
 
-    Nobody else keeps them, so that they end with it, and what comes goes to the others.
+    Nobody else keeps them, so that they end with it, and what comes goes to the others. The address is
+    kept for all meanwhile, by sockets that do not listen.
     """
 
     def __init__(self, sockets: Sequence[socket.socket]) -> None:
         self._sockets = list(sockets)
         self._places = [(one.family, one.getsockname()) for one in sockets]
+        self._kept = [_keeping(family, address) for family, address in self._places]
 
     def take(self) -> list[socket.socket]:
         """Listening sockets, which are the caller's to close. Raises `OSError`."""
@@ -36,8 +38,8 @@ class Share:
         return taken
 
     def close(self) -> None:
-        """Close what nobody has taken."""
-        for one in self._sockets:
+        """Close what nobody has taken, and let the address go."""
+        for one in (*self._sockets, *self._kept):
             one.close()
 
 
@@ -72,6 +74,25 @@ _NOT_THERE: Final = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
 
 def _listening(family: int, address: Any, *, shared: bool) -> socket.socket:
+    one = _bound(family, address, shared=shared)
+    try:
+        # Not before it is bound: who would share the address, too, has not been there before us.
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        one.listen(BACKLOG)
+    except BaseException:
+        one.close()
+        raise
+    return one
+
+
+def _keeping(family: int, address: Any) -> socket.socket:
+    """Lets nobody else have the address, also while nobody listens there."""
+    one = _bound(family, address, shared=True)
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+    return one
+
+
+def _bound(family: int, address: Any, *, shared: bool) -> socket.socket:
     one = socket.socket(family, socket.SOCK_STREAM)
     try:
         # As asyncio does: the port of a process that has just ended can be had.
@@ -80,9 +101,6 @@ def _listening(family: int, address: Any, *, shared: bool) -> socket.socket:
             one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(shared))
         one.bind(address)
-        # Not before it is bound: who would share the address, too, has not been there before us.
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        one.listen(BACKLOG)
     except BaseException:
         one.close()
         raise

@@ -43,7 +43,8 @@ SILENCE: Final = 5.0
 """Seconds without a report after which a worker is called silent."""
 _STARTING: Final = 60.0
 """Seconds until its first."""
-_ENDING: Final = 15.0
+_ONCE_MORE: Final = 1.0
+_ENDING: Final = 9.0
 """Seconds for a worker to end after a SIGTERM."""
 _RESTART: Final = (0.5, 30.0)
 """Seconds until a worker that has died is started again: twice as long each time that it was for nothing."""
@@ -78,6 +79,8 @@ class Worker:
         self.heard = asyncio.Event()
         """Set once it is known whether it could start at all."""
         self.served = False
+        self.fault: str | None = None
+        """Why its last process was not to be had."""
         self._heard_at = 0.0
 
     @property
@@ -126,13 +129,14 @@ class Worker:
         By then its lease has run out: it may do nothing any more, and keeps connections waiting.
         """
         patience = _STARTING if self.report is None else self._settings.node_lease + SILENCE
-        try:
-            async with asyncio.timeout(patience):
-                return await reader.readline()
-        except TimeoutError:
-            _log.error("worker hangs", node=self.name, seconds=patience)
-            self.signal(signal.SIGKILL)
-            return b""
+        # Twice: it may have been this process that stood still.
+        for seconds in (patience, _ONCE_MORE):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    return await reader.readline()
+        _log.error("worker hangs", node=self.name, seconds=patience)
+        self.signal(signal.SIGKILL)
+        return b""
 
     def signal(self, number: int) -> None:
         """Send its process a signal, if there is one."""
@@ -184,7 +188,7 @@ class Workers:
         for worker in self.all:
             await worker.heard.wait()
             if not worker.served:
-                raise BadSetting(worker.refused or f"{worker.name} did not start; its log says why")
+                raise BadSetting(worker.fault or f"{worker.name} did not start; its log says why")
 
     async def _keep(self, worker: Worker) -> None:
         """Have a process of `worker` until all are to end."""
@@ -198,6 +202,7 @@ class Workers:
                 reason = worker.refused
             except OSError as error:
                 reason = f"it cannot be started: {error}"
+            worker.fault = reason
             worker.heard.set()
             if self._ending.is_set() or not worker.served:
                 break
@@ -221,7 +226,8 @@ class Workers:
     def reload(self) -> None:
         """Let each read its certificate again."""
         for worker in self.all:
-            worker.signal(signal.SIGHUP)
+            if worker.report is not None:  # or it is still starting, and reads it then
+                worker.signal(signal.SIGHUP)
 
     async def stop(self) -> None:
         """End all; whoever does not end in time is killed."""
@@ -246,7 +252,7 @@ class Workers:
 
 @contextlib.asynccontextmanager
 async def run_workers(settings: Settings) -> AsyncIterator[Workers]:
-    """Start `server.workers` gateways; on leaving they drain and stop.
+    """Take what `server.workers` gateways need; `Workers.start` starts them. On leaving they drain and stop.
 
     Raises:
         BadSetting, KeyFileUnusable, StoreRefused, StoreUnavailable: they cannot start; the text says
@@ -281,7 +287,6 @@ async def run_workers(settings: Settings) -> AsyncIterator[Workers]:
         started = Workers(settings, workers)
         stack.push_async_callback(started.stop)
         await _expose(settings, started, stack)
-        await started.start()
         yield started
 
 

@@ -47,6 +47,8 @@ class AdminParts:
     tail: Tail
     hold: Hold
     streams: Streams
+    node: str
+    """The name of this one."""
     hub: Hub[Session]
     clock: Clock
     trusted_proxies: Networks

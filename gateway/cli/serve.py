@@ -89,6 +89,12 @@ async def _lead(settings: Settings, *, anybody: bool) -> None:
 
     stop = _stopped()
     async with run_workers(settings) as workers:
+        starting, stopping = asyncio.create_task(workers.start()), asyncio.create_task(stop.wait())
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            return
+        starting.result()  # or why they do not start
         _on_hang_up(workers.reload)
         _tell(settings, workers.url, settings.database_shown, anybody=anybody)
         workers.failed.add_done_callback(lambda _: stop.set())

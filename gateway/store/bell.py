@@ -33,7 +33,8 @@ class Bell:
 
         def read() -> None:
             with contextlib.suppress(BlockingIOError):
-                os.read(self._mine, 4096)
+                if not os.read(self._mine, 4096):
+                    stop()  # there is nobody left to ring
             heard()
 
         def stop() -> None:

@@ -52,6 +52,22 @@ class Proofs:
         finally:
             await connection.close()
 
+    @property
+    def fault(self) -> str | None:
+        """Why no proof can be taken, for an operator; None as long as it can."""
+        if self._guard.moved:
+            return f"the file {self._guard.path} is gone or was replaced: restart the gateway"
+        return self._guard.fault
+
+    async def try_out(self) -> None:
+        """Use a file again that was damaged, if it is whole by now; never raises."""
+        if self._guard.damage is not None and not self._guard.moved:
+            with contextlib.suppress(sqlite3.Error):
+                await self._connection.execute("PRAGMA shrink_memory")
+                rows = await self._connection.execute_fetchall("PRAGMA quick_check(1)")
+                if list(rows) == [("ok",)]:
+                    self._guard.damage = None
+
     async def take(self, proofs: Sequence[str], kept: float) -> frozenset[str]:
         """Remember `proofs` for `kept` seconds; those that nobody has taken before.
 

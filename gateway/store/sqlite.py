@@ -52,6 +52,7 @@ class SqliteEngine:
         self.path = path
         self.shared = bell is not None
         self._bell = bell
+        self._proofs: Proofs | None = None
         self.name = str(path)
         self.changed = asyncio.Event()
         self._serving = serving
@@ -120,6 +121,7 @@ class SqliteEngine:
         """See `Engine.look_up_once`. Both at a time, each in its file's thread."""
         if not proofs:
             return (await self.look_up(sql, names))[0], frozenset()
+        assert self._proofs is not None  # noqa: S101 - nobody else names any
         [row], taken = await asyncio.gather(
             self.look_up(sql, names), self._proofs.take(proofs, kept)
         )
@@ -154,7 +156,8 @@ class SqliteEngine:
     @property
     def fault(self) -> str | None:
         """See `Engine.fault`."""
-        return self._guard.fault or self._writes.fault
+        proofs = None if self._proofs is None else self._proofs.fault
+        return self._guard.fault or proofs or self._writes.fault
 
     async def try_out(self) -> None:
         """See `Engine.try_out`."""
@@ -164,6 +167,8 @@ class SqliteEngine:
             await self._check()
         with contextlib.suppress(StoreUnavailable):
             await self.write(_change_nothing)
+        if self._proofs is not None:
+            await self._proofs.try_out()
 
     async def _let_go(self) -> None:
         await self._stop_sweeping()  # of two checkpoints at a time one does nothing
@@ -360,7 +365,9 @@ async def open_sqlite(
         if serving and bell is None:
             await asyncio.to_thread(lambda: locks.enter_context(held(path)))
         # In a thread: it may wait for another process that is migrating.
-        await asyncio.to_thread(set_up, path, serving=serving, create=create, tell=tell)
+        # One of several migrates nothing: whoever started them has, and others serve the file.
+        migrating = serving and bell is None
+        await asyncio.to_thread(set_up, path, serving=migrating, create=create, tell=tell)
         engine = SqliteEngine(path, serving=serving, bell=bell)
         await engine.start()
         try:

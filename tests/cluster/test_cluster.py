@@ -429,6 +429,23 @@ async def test_sessions_outlive_a_restart_of_the_server(tmp_path, monkeypatch):
             await connection.expect_dropped(4101)
 
 
+# --- the proofs of an SQLite file ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["sqlite"], indirect=True)
+async def test_without_the_proofs_nobody_is_admitted_and_it_is_said(place, cluster):
+    path = place.folder / "ice.db.proofs"
+    ice = await cluster.ice()
+    path.rename(path.with_suffix(".away"))
+    refused = await ice.at(cluster.b).refused()
+    assert refused.code == "store-unavailable"
+    answer = await cluster.b.session.get(f"{cluster.b.url}/readyz")
+    assert answer.status == 503
+    assert "ice.db.proofs is gone or was replaced" in await answer.text()
+    path.with_suffix(".away").rename(path)
+    await (await ice.at(cluster.b).connect()).leave()
+
+
 # --- workers ---------------------------------------------------------------------------------------
 
 
@@ -441,6 +458,7 @@ async def test_workers_may_be_nodes_on_a_server(tmp_path, database_url):
         server__workers=2,
     )
     async with run_workers(settings) as workers:
+        await workers.start()
         assert [worker.told()["state"] for worker in workers.all] == ["ready", "ready"]
         async with open_store(database_url) as engine:
             nodes = await Nodes(engine.fetch).all()

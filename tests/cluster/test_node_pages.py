@@ -49,6 +49,16 @@ async def test_a_node_is_drained_and_resumed_on_the_page(cluster, browser):
     assert "resume-node" in log
 
 
+async def test_an_ice_at_another_node_is_connected_on_every_page(cluster, browser):
+    ice = await cluster.ice()
+    connection = await ice.at(cluster.b).connect()
+    await cluster.b.settled()
+    assert "Not connected" not in said(await browser.get("ices/lab-1"))
+    asked = said(await browser.part("ices/lab-1/deregister", "dialog"))
+    assert "Its connection is dropped at once" in asked, asked
+    await connection.leave()
+
+
 async def test_who_may_not_act_may_look_at_the_most(cluster, browser):
     for user, role, status in (("eve", Role.AUDITOR, 200), ("mia", Role.MEMBER, 403)):
         await has_password(cluster.a, user, role)

@@ -189,6 +189,7 @@ async def test_a_second_gateway_on_file_or_port_is_refused(taken, tmp_path):
     database = tmp_path / "ice.db"
     with contextlib.ExitStack() as stack:
         [share] = bind("127.0.0.1", 0, 1)
+        stack.callback(share.close)
         [listening] = share.take()
         port = stack.enter_context(listening).getsockname()[1]
         if taken == "file":
@@ -245,14 +246,23 @@ def test_what_comes_is_shared_among_those_who_are_there_and_by_nobody_else():
             stack.enter_context(socket.create_connection(address))
             accepted.append(stack.enter_context(second.accept()[0]))
         assert len(accepted) == 20, "whoever is left was to get all"
+        second.close()
+        for count in (1, 2):
+            with pytest.raises(OSError, match="in use"):
+                bind("127.0.0.1", address[1], count)
+        with pytest.raises(OSError, match="in use"):
+            socket.create_server(address)
         [again] = shares[0].take()
         assert stack.enter_context(again).getsockname() == address
+        for share in shares:
+            share.close()
 
 
 async def test_a_worker_that_hangs_is_killed_and_started_again(tmp_path, monkeypatch):
     monkeypatch.setattr(workers_module, "SILENCE", 0.5)
     settings = replace(settings_for(tmp_path), server_workers=2, node_lease=1.0)
     async with run_workers(settings) as running:
+        await running.start()
         first, second = running.all
         os.kill(second.process.pid, signal.SIGSTOP)
         hanging = second.process

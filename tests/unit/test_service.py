@@ -93,14 +93,14 @@ def test_the_containers_have_the_settings_of_a_cluster():
     composed = yaml.safe_load((CONFIG / "compose.yaml").read_text())
     nodes = {name: one for name, one in composed["services"].items() if name.startswith("gw-")}
     proxy = composed["configs"]["haproxy"]["content"]
-    network = composed["networks"]["default"]["ipam"]["config"][0]["subnet"]
+    trusted = composed["services"]["haproxy"]["networks"]["default"]["ipv4_address"]
     for name, node in nodes.items():
         environ = {key: str(value) for key, value in node["environment"].items()}
         environ["ICE_GATEWAY_SERVER__PUBLIC_URL"] = "https://gateway.example"
         settings = load(None, environ)
         settings.check_exposure()
         assert settings.node_name == name
-        assert str(settings.server_trusted_proxies[0]) == network
+        assert str(settings.server_trusted_proxies[0]) == f"{trusted}/32"
         assert f"server {name} {name}:{settings.server_port}\n" in proxy
 
 

@@ -337,7 +337,12 @@ async def find(request: web.Request) -> Listed:
     listed = await parts(request).ices.find(request.match_info["ice_name"])
     if listed is None or not request[CALLER].sees(listed.ice):
         raise Refusal(problem("not-registered"))
-    session = parts(request).hub.get(listed.ice.ice_name)
-    if session is None and listed.connection is not None:
+    here, connection = parts(request), listed.connection
+    if (
+        connection is not None
+        and connection.node == here.node
+        and here.hub.get(listed.ice.ice_name) is None
+    ):
+        # It has just gone, and that is not written yet.
         return replace(listed, connection=None)
     return listed

@@ -32,10 +32,15 @@
   // Whatever happened while nobody listened: before the stream was open, or while it was lost.
   document.addEventListener("htmx:sseOpen", news);
 
-  // What an ICE is doing is no event of the log: while something is unfinished, it is looked at.
-  setInterval(() => {
-    if (!document.hidden && find("#live [data-unfinished]")) htmx.trigger("#live", "look");
-  }, 1000);
+  // What an ICE is doing is no event of the log: while something is unfinished, it is looked at. How nodes
+  // are is none either.
+  const look = (id, pause, holds = `#${id}`) => {
+    setInterval(() => {
+      if (!document.hidden && find(holds)) htmx.trigger(`#${id}`, "look");
+    }, pause);
+  };
+  look("live", 1000, "#live [data-unfinished]");
+  look("table", 5000, "#table[data-changing]");
 
   // --- times in the viewer's zone, UTC on hover ------------------------------------------------------
   const format = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
