@@ -359,7 +359,7 @@ def _assemble(
         "restore": Vital(lambda: hold.reason),
         "keys": Vital(keys.fault, needed=False),
         "handles": Vital(shortage),
-        "pause": Vital(lambda: _PAUSED.format(node) if endpoint.paused else None),
+        "pause": Vital(lambda: _PAUSED.format(node) if endpoint.paused else None, meant=True),
     }
     if membership is not None:
         known["lease"] = Vital(lambda: membership.fault)
@@ -395,7 +395,8 @@ def _nonce_key(given: bytes | None, keys: KeyStore, engine: Engine) -> Callable[
 def _told_url(settings: Settings) -> str:
     """Where this node is, for people."""
     urls = settings.server_public_url
-    return urls[0] if urls else f"{settings.server_host}:{settings.server_port}"
+    scheme = "http" if settings.server_tls_certificate is None else "https"
+    return urls[0] if urls else f"{scheme}://{settings.server_host}:{settings.server_port}"
 
 
 def _application(

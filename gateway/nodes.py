@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 from gateway.errors import Problem, problem
@@ -17,6 +18,14 @@ NODE_ACTIONS: Final = (DRAIN, RESUME)
 """After each of these a node asks at once what it is to do."""
 
 
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """What became of it: whether anything was `changed`, and whether `others` serve meanwhile."""
+
+    changed: bool
+    others: bool
+
+
 class NodeDesk:
     """The use case. Every method raises `StoreUnavailable`."""
 
@@ -29,7 +38,7 @@ class NodeDesk:
         """Every node by name; none where a gateway is alone on an SQLite file."""
         return await self._nodes.all()
 
-    async def set_draining(self, actor: Actor, name: str, *, draining: bool) -> Problem | None:
+    async def set_draining(self, actor: Actor, name: str, *, draining: bool) -> Problem | Drained:
         """Let a node admit nobody and send its ICEs to the others, until it resumes."""
         event = Event(
             self._clock(), actor, DRAIN if draining else RESUME, None, None, {"node": name}
@@ -41,6 +50,9 @@ class NodeDesk:
             events.append(transaction, [event])
             return True
 
-        if await self._engine.write(unit):
-            return None
-        return problem("not-found", f"There is no node {name}.")
+        changed = await self._engine.write(unit)
+        found = [node for node in await self._nodes.all() if node.state != "gone"]
+        if not any(node.name == name for node in found):
+            return problem("not-found", f"There is no node {name}.")
+        others = any(node.state == "serves" and node.name != name for node in found)
+        return Drained(changed, others)

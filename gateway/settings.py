@@ -148,7 +148,7 @@ def _database(value: object) -> str:
         return url
     if ":" not in url:
         url = FILE + url
-    if not url.startswith(FILE) or len(url) == len(FILE):
+    if not url.startswith(FILE) or url[len(FILE) :] in ("", ":memory:"):
         raise ValueError
     return url
 

@@ -27,11 +27,12 @@ class Vital:
     """Something without which the gateway is not whole.
 
     `fault` says what is wrong with it and what to do, or None; `needed` tells whether ICEs can be
-    admitted without it.
+    admitted without it, `meant` that somebody wants it so.
     """
 
     fault: Callable[[], str | None]
     needed: bool = True
+    meant: bool = False
 
 
 class Vitals:
@@ -73,7 +74,8 @@ class Vitals:
         now = self.faults()
         for name, text in now.items():
             if name not in self._said:
-                _log.error("fault", part=name, reason=text)
+                say = _log.warning if self._vitals[name].meant else _log.error
+                say("fault", part=name, reason=text)
         for name in self._said.keys() - now.keys():
             _log.warning("fault over", part=name, reason=self._said[name])
         self._said = now

@@ -95,7 +95,7 @@ class Worker:
 
     async def live(self) -> None:
         """Start a process and hear it until it has ended. Raises `OSError` where that cannot be done."""
-        self.report = None
+        self.report, said = None, False
         ours, its = socket.socketpair()
         with ours:
             with its, contextlib.ExitStack() as stack:
@@ -115,7 +115,9 @@ class Worker:
                     self.report = msgspec.json.decode(line, type=Report)
                     self._heard_at = asyncio.get_running_loop().time()
                     if self.report.refused is None:
-                        self.served = True
+                        if self.heard.is_set() and not said:
+                            _log.info("worker started again", node=self.name, pid=self.process.pid)
+                        said = self.served = True
                         self.heard.set()
             except OSError:
                 pass  # it has died
@@ -145,7 +147,7 @@ class Worker:
 
     def told(self) -> dict[str, Any]:
         """What an operator is told of it."""
-        report = self.report or Report()
+        report = (self.report if self.runs else None) or Report()
         return {
             "name": self.name,
             "state": self._state(report),
@@ -362,4 +364,5 @@ async def _expose(settings: Settings, workers: Workers, stack: contextlib.AsyncE
         await runner.listen(*settings.metrics_listen)
     except OSError as error:
         address = ":".join(map(str, settings.metrics_listen))
-        _log.warning("health of the workers not served", listen=address, reason=str(error))
+        reason = error.strerror or str(error)
+        _log.warning("health of the workers not served", listen=address, reason=reason)

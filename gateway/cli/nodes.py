@@ -6,7 +6,6 @@ import click
 
 from gateway.cli.common import (
     Desk,
-    json_option,
     on_database,
     show_json,
     show_table,
@@ -24,7 +23,7 @@ def nodes() -> None:
 
 
 @nodes.command("list")
-@json_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @on_database
 async def list_nodes(desk: Desk, *, as_json: bool) -> None:
     """List the nodes; one whose lease has run out has ended without saying so."""
@@ -43,7 +42,7 @@ async def list_nodes(desk: Desk, *, as_json: bool) -> None:
                 node.name,
                 node.state,
                 str(node.connected),
-                f"{node.left:.0f} s",
+                f"{node.left:.0f} s" if node.left > 0 else None,
                 str(node.seen_seq),
                 node.version,
                 to_text(node.since),
@@ -59,7 +58,7 @@ async def list_nodes(desk: Desk, *, as_json: bool) -> None:
 @on_database
 async def drain(desk: Desk, name: str) -> None:
     """Let the node NAME admit nobody, and send its ICEs to the others, until `resume`."""
-    unwrap(await _nodes(desk).set_draining(desk.actor, name, draining=True))
+    await _set(desk, name, draining=True)
 
 
 @nodes.command()
@@ -67,7 +66,18 @@ async def drain(desk: Desk, name: str) -> None:
 @on_database
 async def resume(desk: Desk, name: str) -> None:
     """Let a drained node admit ICEs again."""
-    unwrap(await _nodes(desk).set_draining(desk.actor, name, draining=False))
+    await _set(desk, name, draining=False)
+
+
+async def _set(desk: Desk, name: str, *, draining: bool) -> None:
+    done = unwrap(await _nodes(desk).set_draining(desk.actor, name, draining=draining))
+    again = "" if done.changed else " already"
+    if not draining:
+        click.echo(f"{name} serves{again}")
+    elif done.others:
+        click.echo(f"{name} is drained{again}: its ICEs go to the other nodes")
+    else:
+        click.echo(f"{name} is drained{again}; no other node serves, so its ICEs wait")
 
 
 def _nodes(desk: Desk) -> NodeDesk:

@@ -135,9 +135,10 @@ async def forget_all(transaction: Transaction) -> None:
 
 
 async def set_draining(transaction: Transaction, name: str, *, draining: bool) -> int:
-    """Let a node drain, or resume; how many there are of this name."""
+    """Let a node drain, or resume; how many of this name did not do so already."""
     return await transaction.run(
-        "UPDATE ice_nodes SET draining = $1 WHERE name = $2 AND lease_until > lease_clock()",
+        "UPDATE ice_nodes SET draining = $1 WHERE name = $2 AND lease_until > lease_clock()"
+        " AND draining <> $1",
         int(draining),
         name,
     )
@@ -148,6 +149,10 @@ async def sweep(transaction: Transaction) -> None:
     await transaction.run(
         "DELETE FROM ice_sessions WHERE node NOT IN"
         " (SELECT name FROM ice_nodes WHERE lease_until > lease_clock())"
+    )
+    await transaction.run(
+        "DELETE FROM ice_nodes WHERE lease_until < lease_clock() AND EXISTS (SELECT 1 FROM ice_nodes n"
+        " WHERE n.name = ice_nodes.name AND n.lease_until > ice_nodes.lease_until)"
     )
     await transaction.run("DELETE FROM ice_drops WHERE at < lease_clock() - $1", DROPS_KEPT)
     await transaction.run("DELETE FROM ice_proofs WHERE until < lease_clock()")

@@ -46,7 +46,7 @@ _ATTEMPTS: Final = 5
 """Of a transaction that got into another's way."""
 _NAMES: Final = 1_003
 """The class of the advisory locks of nodes, each by its name."""
-_TAKE_OVER: Final = 3.0
+_TAKE_OVER: Final = 2.0
 """Seconds for a gateway that was just killed to be forgotten by the server."""
 _OURS: Final = (
     asyncpg.IntegrityConstraintViolationError,

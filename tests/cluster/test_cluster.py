@@ -219,8 +219,7 @@ async def test_a_node_that_ends_takes_itself_out(place, cluster):
 
 
 @pytest.mark.parametrize("place", ["postgresql"], indirect=True)
-async def test_a_second_node_of_a_name_is_refused(place, cluster, monkeypatch):
-    monkeypatch.setattr("gateway.store.postgres._TAKE_OVER", 0.1)
+async def test_a_second_node_of_a_name_is_refused(place, cluster):
     with refusing(StoreRefused, "a second node-a") as caught:
         async with place.join("node-a"):
             pass
@@ -377,8 +376,10 @@ async def test_nodes_are_listed_drained_and_resumed(cluster):
 
     ice = await cluster.ice()
     connection = await ice.at(cluster.b).connect()
-    await cluster.a.command("nodes", "drain", "node-b")
+    said = await cluster.a.command("nodes", "drain", "node-b")
+    assert "node-b is drained: its ICEs go to the other nodes" in said.stdout
     await connection.expect_dropped(1012)
+    assert "already" in (await cluster.a.command("nodes", "drain", "node-b")).stdout
     refused = await ice.at(cluster.b).refused()
     assert (refused.status, refused.code) == (503, "draining")
     ready = await cluster.b.session.get(f"{cluster.b.url}/readyz")

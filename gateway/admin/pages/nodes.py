@@ -9,7 +9,7 @@ from aiohttp import web
 from gateway.admin.auth import actor
 from gateway.admin.pages.ices import may_act, may_see
 from gateway.admin.pages.shell import form, is_fragment, parts, render
-from gateway.errors import problem
+from gateway.errors import Problem, problem
 from gateway.event import Via
 from gateway.respond import Refusal
 
@@ -54,15 +54,16 @@ async def act(request: web.Request) -> web.StreamResponse:
     may_act(request)
     await form(request)
     name, draining = request.match_info["name"], request.match_info["action"] == "drain"
-    refused = await parts(request).nodes.set_draining(
+    done = await parts(request).nodes.set_draining(
         actor(request, Via.PAGE), name, draining=draining
     )
-    if refused is not None:
-        raise Refusal(refused)
+    if isinstance(done, Problem):
+        raise Refusal(done)
     heading = f"{name} is drained" if draining else f"{name} serves again"
-    said = (
-        "Its ICEs are told to come back within seconds, to the other nodes."
-        if draining
-        else "It admits ICEs from now on."
-    )
+    if not draining:
+        said = "It admits ICEs from now on."
+    elif done.others:
+        said = "Its ICEs are told to come back within seconds, to the other nodes."
+    else:
+        said = "No other node serves: its ICEs wait until one resumes."
     return render(request, "told.html", {"heading": heading, "said": [said]}, tell={CHANGED: {}})
