@@ -7,7 +7,7 @@ import contextlib
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,6 +22,7 @@ from gateway.admission import Admission
 from gateway.audit import Audit
 from gateway.clerk import Clerk
 from gateway.dispatch import Dispatch
+from gateway.doors import Doors
 from gateway.drops import Drops
 from gateway.endpoint import Endpoint
 from gateway.event import Entry
@@ -48,12 +49,13 @@ from gateway.provisioning import Provisioning
 from gateway.respond import MAX_BODY
 from gateway.session import Session
 from gateway.settings import BadSetting, Settings, cannot_listen
+from gateway.sockets import Share
 from gateway.store.bell import Bell
 from gateway.store.engine import Engine
 from gateway.store.events import Events
 from gateway.store.ices import Ices
 from gateway.store.look_ups import LookUps
-from gateway.store.nodes import forget_all
+from gateway.store.nodes import Nodes, forget_all
 from gateway.store.opening import open_store
 from gateway.store.operations import Operations
 from gateway.store.sessions import Happenings
@@ -126,7 +128,7 @@ async def run_gateway(
     clock: Clock = utc_now,
     monotonic: Callable[[], float] = time.monotonic,
     linger: float = 0.0,
-    sockets: Sequence[socket.socket] = (),
+    share: Share | None = None,
     bell: Bell | None = None,
     nonce_key: bytes | None = None,
 ) -> AsyncIterator[Gateway]:
@@ -137,7 +139,7 @@ async def run_gateway(
         clock: the present; it may be set at any time.
         monotonic: seconds that pass, whatever the clock says.
         linger: seconds for which handshakes are answered `draining` at the least.
-        sockets: what to listen on, bound already, in place of the host and port of the settings.
+        share: what to listen on in place of the host and port of the settings.
         bell: for one of several gateways on an SQLite file, started by one parent,
         nonce_key: and for its nonces one that all of them have.
 
@@ -145,10 +147,10 @@ async def run_gateway(
         BadSetting, StoreRefused, StoreUnavailable, KeyFileUnusable: it cannot start; the text says
             what to change.
     """
-    warnings = settings.check_exposure()
+    for warning in settings.check_exposure():
+        if share is None:  # or whoever has bound it has said so for all
+            _log.warning(warning)
     tls = Tls.of(settings)
-    for warning in () if sockets else warnings:  # or whoever has bound them has said so for all
-        _log.warning(warning)
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(calm(asyncio.get_running_loop()))
         name = settings.node_name or socket.gethostname()
@@ -197,7 +199,12 @@ async def run_gateway(
         metrics_runner = await parts.metrics.expose(settings.metrics_listen)
         if metrics_runner is not None:
             stack.push_async_callback(metrics_runner.cleanup)
-        runner = await _listen(parts.app, parts.endpoint, settings, stack, tls=tls, sockets=sockets)
+        runner = await _listen(parts.app, parts.endpoint, settings, stack, tls=tls, share=share)
+        if share is not None:
+            doors = Doors(
+                runner, share, tls, endpoint=parts.endpoint, nodes=Nodes(engine.fetch), name=me.name
+            )
+            stack.push_async_callback(ended, supervise(doors.run(), "doors", failed))
         try:
             yield Gateway(
                 settings,
@@ -209,7 +216,7 @@ async def run_gateway(
                 parts.admin.provisioning,
                 parts.admin.accounts,
                 parts.vitals,
-                _url(runner, tls=tls is not None),
+                runner.url(tls=tls is not None),
                 tls,
                 failed,
             )
@@ -425,22 +432,18 @@ async def _listen(
     stack: contextlib.AsyncExitStack,
     *,
     tls: Tls | None,
-    sockets: Sequence[socket.socket],
-) -> web.AppRunner:
+    share: Share | None,
+) -> Runner:
     gates = {prefix + PATH: endpoint.admit for prefix in settings.prefixes}
     runner = Runner(app, shutdown_timeout=_FINISH, gates=gates.get)
     stack.push_async_callback(runner.cleanup)
     try:
         context = tls.context if tls is not None else None
-        if sockets:
-            await runner.listen_on(sockets, context)
+        if share is not None:
+            stack.callback(share.close)
+            await runner.listen_on(share.take(), context)
         else:
             await runner.listen(settings.server_host, settings.server_port, context)
     except OSError as error:
         raise cannot_listen(settings, error) from error
     return runner
-
-
-def _url(runner: web.AppRunner, *, tls: bool) -> str:
-    host, port = runner.addresses[0][:2]
-    return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"

@@ -413,6 +413,16 @@ class Runner(web.AppRunner):
         """Begin to serve on sockets that are bound already; see `sockets.bind`."""
         await self._start(None, None, tls, sockets)
 
+    def url(self, *, tls: bool) -> str:
+        """Where it listens, at the first of its addresses."""
+        host, port = self.addresses[0][:2]
+        return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+
+    async def close(self) -> None:
+        """Listen no more, until `listen_on` again; the connections that are there go on."""
+        for site in tuple(self.sites):
+            await site.stop()
+
     async def _start(
         self,
         host: str | None,
@@ -420,7 +430,8 @@ class Runner(web.AppRunner):
         tls: ssl.SSLContext | None,
         bound: Sequence[socket.socket] = (),
     ) -> None:
-        await self.setup()
+        if self.server is None:
+            await self.setup()
         await _Site(self, host, port, ssl_context=tls, backlog=BACKLOG, bound=bound).start()
 
     async def _make_server(self) -> web.Server:

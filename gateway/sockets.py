@@ -37,6 +37,11 @@ class Share:
             made.pop_all()
         return taken
 
+    @property
+    def port(self) -> int:
+        """Where they listen."""
+        return int(self._places[0][1][1])
+
     def close(self) -> None:
         """Close what nobody has taken, and let the address go."""
         for one in (*self._sockets, *self._kept):

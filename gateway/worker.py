@@ -23,6 +23,7 @@ from gateway.app import LINGER, Gateway, run_gateway
 from gateway.keyfile import KeyFileUnusable
 from gateway.logs import configure
 from gateway.settings import BadSetting, Settings
+from gateway.sockets import Share
 from gateway.store.bell import Bell
 from gateway.store.engine import StoreRefused, StoreUnavailable
 
@@ -80,7 +81,7 @@ async def _serve(line: socket.socket, start: Start) -> None:
         async with run_gateway(
             start.settings,
             linger=LINGER,
-            sockets=[socket.socket(fileno=number) for number in start.sockets],
+            share=Share([socket.socket(fileno=number) for number in start.sockets]),
             bell=None if start.bell is None else Bell(*start.bell),
             nonce_key=start.nonce_key,
         ) as gateway:

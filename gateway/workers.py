@@ -274,6 +274,7 @@ async def run_workers(settings: Settings) -> AsyncIterator[Workers]:
             shares = bind(settings.server_host, settings.server_port, settings.server_workers)
         except OSError as error:
             raise cannot_listen(settings, error) from error
+        settings = replace(settings, server_port=shares[0].port)
         workers = []
         for number, share in enumerate(shares, 1):
             stack.callback(share.close)

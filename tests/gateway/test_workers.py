@@ -87,6 +87,13 @@ async def held_by_both(served, count=16):
         lambda workers: sum(worker["connected"] for worker in workers.values()) == count,
         f"{count} connections",
     )
+    nodes = await nodes_of(served, count)
+    assert set(nodes.values()) == {"gw-1", "gw-2"}, f"both were to get some of {count}: {nodes}"
+    return connections, nodes
+
+
+async def nodes_of(served, count):
+    """Who holds each of `count` ICEs, all of which are connected."""
     async with asyncio.timeout(PATIENCE):
         while True:
             listed = json.loads(await served.run("ices", "list", "--json"))
@@ -94,9 +101,7 @@ async def held_by_both(served, count=16):
                 ice["ice_name"]: ice["connection"]["node"] for ice in listed if ice["connection"]
             }
             if len(nodes) == count:
-                break
-    assert set(nodes.values()) == {"gw-1", "gw-2"}, f"both were to get some of {count}: {nodes}"
-    return connections, nodes
+                return nodes
 
 
 async def act(served, path):
@@ -123,6 +128,20 @@ async def test_they_share_the_work_and_what_is_done_at_one_counts_at_both(served
     for number in (1, 2):
         url = f"http://127.0.0.1:{served.metrics + number}/metrics"
         assert b"ice_gateway_" in await asyncio.to_thread(read, url)
+
+    # One that is drained leaves the port to the other, until it resumes.
+    await served.run("nodes", "drain", "gw-2")
+    for name in (name for name, node in nodes.items() if node == "gw-2"):
+        await connections[name].expect_dropped(1012)
+    await until_told(served, lambda workers: "pause" in workers["gw-2"]["faults"], "a drained gw-2")
+    for _ in range(10):
+        assert await asyncio.to_thread(served.get, "/readyz") == 200, "gw-1 was to get all"
+    await served.run("nodes", "resume", "gw-2")
+    await until_told(served, lambda workers: not workers["gw-2"]["faults"], "a gw-2 that serves")
+    for name in (name for name, node in nodes.items() if node == "gw-2"):
+        ice = next(ice for ice in served.ices if ice.connections[0] is connections[name])
+        connections[name] = await ice.connect()
+    nodes = await nodes_of(served, len(nodes))
 
     # Each of six actions comes to whichever.
     *names, last = nodes

@@ -118,6 +118,7 @@ FLOORS = [
     ],
     ["gateway.admin.pages"],
     ["gateway.admin"],
+    ["gateway.doors"],
     ["gateway.app", "gateway.demo"],
     ["gateway.worker"],
     ["gateway.workers"],
