@@ -74,7 +74,9 @@ class _Core(Core):
         if size is not None or self.current_size is not None:
             self._bound(frame, size)
         self.events.clear()
-        self.unread -= _size(frame)
+        length = len(frame.data)
+        # RFC 6455 section 5.2, at the least: who writes a length longer than it needs to be keeps a parser.
+        self.unread -= length + (6 if length < 126 else 8 if length < 65536 else 14)  # noqa: PLR2004
         self.deliver(frame)
 
     def _bound(self, frame: Frame, size: int | None) -> None:
@@ -85,25 +87,6 @@ class _Core(Core):
         if frame.opcode is CONT and size is not None and size + len(frame.data) > MAX_MESSAGE:
             raise PayloadTooBig(len(frame.data), MAX_MESSAGE - size)
         self.max_message_size = MAX_MESSAGE + (0 if self.current_size is None else _MAX_CONTROL)
-
-    @property
-    def rests(self) -> bool:
-        """Whether it is as new: no frame and no message half-read, nothing closed, nothing to send."""
-        return (
-            self.unread == 0
-            and self.current_size is None
-            and self.state is OPEN
-            and not self.writes
-        )
-
-
-def _size(frame: Frame) -> int:
-    """The bytes of a masked frame by RFC 6455 section 5.2, at the least.
-
-    Who writes a length longer than it needs to be keeps a parser to himself.
-    """
-    length = len(frame.data)
-    return length + (6 if length < 126 else 8 if length < 65536 else 14)  # noqa: PLR2004
 
 
 def framed(opcode: Opcode, data: bytes) -> bytes:
@@ -249,7 +232,10 @@ class Wire(asyncio.Protocol):
             return
         if core.writes:
             self._flush()
-        if core.rests:
+            if self._closing:
+                return  # the peer does not read
+        if core.unread == 0 and core.current_size is None:
+            # It is as new: no frame and no message is half-read, nothing closed, nothing to send.
             self._core = None
             del core.deliver  # which refers to this wire
             if len(_SPARE) < _MAX_SPARE:
