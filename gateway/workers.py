@@ -111,7 +111,8 @@ class Worker:
             reader, writer = await asyncio.open_unix_connection(sock=ours)
             try:
                 writer.write(pickle.dumps(start))
-                while line := await self._line(reader):
+                # One that was killed may leave half a line.
+                while (line := await self._line(reader)).endswith(b"\n"):
                     self.report = msgspec.json.decode(line, type=Report)
                     self._heard_at = asyncio.get_running_loop().time()
                     if self.report.refused is None:

@@ -158,6 +158,10 @@ async def test_they_share_the_work_and_what_is_done_at_one_counts_at_both(served
         ("gw-2", "serves"),
     ]
 
+    served.process.send_signal(signal.SIGHUP)
+    for node in ("gw-1", "gw-2"):
+        await asyncio.to_thread(served.err.expect, f"nothing to read again.*{node}")
+
     served.process.send_signal(signal.SIGTERM)
     await connections[names[-1]].expect_dropped(1012)
     assert await asyncio.to_thread(served.process.wait, PATIENCE) == 0
@@ -309,3 +313,25 @@ async def test_metrics_have_a_port_for_each(port, tmp_path):
     with pytest.raises(BadSetting, match="from 1 to 65533"):
         async with run_workers(settings):
             pass
+
+
+async def test_sigterm_counts_while_workers_start(tmp_path):
+    database = tmp_path / "ice.db"
+    process = await asyncio.create_subprocess_exec(
+        *command("serve", "--workers", "2", "--port", "0", "--database", str(database)),
+        env=environment(ICE_GATEWAY_METRICS__LISTEN=""),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        # Made before the first of them is started, which takes the longest of all.
+        await until((tmp_path / "ice.db.proofs").exists)
+        process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(PATIENCE):
+            assert await process.wait() == 0, "SIGTERM was to end it, whatever has started"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+    assert not list(tmp_path.glob("*.proofs*")), "what it had begun with was to be removed"
