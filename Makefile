@@ -33,10 +33,10 @@ serve: $(STAMP) ## Start a gateway to keep (http://127.0.0.1:8440, ./ice-gateway
 	@$(BIN)/ice-gateway serve
 
 test: $(STAMP) ## Run the tests
-	@$(BIN)/python -m pytest -q -n 3 --dist worksteal
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 coverage: $(STAMP) ## Run the tests and say which lines none of them takes
-	@$(BIN)/python -m pytest -q -n 3 --dist worksteal --cov --cov-report=term
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal --cov --cov-report=term
 
 torture: $(STAMP) ## Half an hour: kill -9 in 300 rounds and during 300 operations, failing nodes, a rolling restart, the API by each role, PostgreSQL, abuse
 	@$(BIN)/python -m tests.torture.crash --rounds 300
