@@ -1,7 +1,8 @@
 """The socket side of a session: speaks RFC 6455 on a connection whose handshake is done.
 
 No task, no queue and no timer per connection. Frames are parsed by the sans-I/O core of `websockets`,
-and a connection of which nothing is half-read needs none: it is lent one when something comes.
+and a connection of which nothing is half-read needs none: it is lent one when something comes. Even
+that is spared where what comes is one whole text frame, as nearly all is that an ICE sends.
 """
 
 from __future__ import annotations
@@ -12,7 +13,11 @@ from collections.abc import Callable
 from typing import Final, Protocol, cast
 
 from websockets.exceptions import PayloadTooBig
-from websockets.frames import Frame, Opcode
+from websockets.frames import (  # type: ignore[attr-defined] # apply_mask: compiled where it can be
+    Frame,
+    Opcode,
+    apply_mask,
+)
 from websockets.protocol import OPEN, SERVER
 from websockets.protocol import Protocol as Core
 from websockets.typing import BytesLike
@@ -33,6 +38,8 @@ TEXT: Final = Opcode.TEXT
 BINARY: Final = Opcode.BINARY
 CONT: Final = Opcode.CONT
 _MAX_CONTROL: Final = 125  # RFC 6455 section 5.5
+_FINAL_TEXT: Final = 0x80 | TEXT
+_MASKED: Final = 0x80
 _NO_CLOSE_FRAME: Final = 1006  # RFC 6455 section 7.1.5
 _LEFT: Final = 1000
 _OURS: Final = frozenset(code for code in CLOSINGS if code >= 1012)  # noqa: PLR2004 - a restart, drops
@@ -97,6 +104,23 @@ def framed(opcode: Opcode, data: bytes) -> bytes:
     if size < 65536:  # noqa: PLR2004
         return struct.pack("!BBH", 0x80 | opcode, 126, size) + data
     return struct.pack("!BBQ", 0x80 | opcode, 127, size) + data
+
+
+def whole_text(data: bytes) -> bytes | None:
+    """The payload of `data` where that is one text frame of a client, whole, plain and nothing else.
+
+    None for all else, which is the core's to read: fragments, reserved bits, no mask, 64 KiB or more
+    (RFC 6455 section 5.2).
+    """
+    size = len(data) - 6
+    if size < 0 or data[0] != _FINAL_TEXT:
+        return None
+    if size < 126:  # noqa: PLR2004 - the RFC's own numbers
+        return apply_mask(data[6:], data[2:6]) if data[1] == _MASKED | size else None
+    size -= 2
+    if data[1] != _MASKED | 126 or size != data[2] << 8 | data[3]:
+        return None
+    return apply_mask(data[8:], data[4:8])
 
 
 _NOTHING: Final = memoryview(b"")
@@ -220,7 +244,14 @@ class Wire(asyncio.Protocol):
             self._loop.call_soon(self._go_on)
 
     def _feed(self, data: bytes) -> None:
-        core = self._core or self._parser()
+        core = self._core
+        if core is None:
+            # Nothing is half-read, no message in fragments begun, nothing closed.
+            text = whole_text(data)
+            if text is not None:
+                self._take(TEXT, text, final=True)
+                return
+            core = self._parser()
         core.unread += len(data)
         core.receive_data(data)
         if core.state is not OPEN:
@@ -290,6 +321,9 @@ class Wire(asyncio.Protocol):
             self._receiver.overflowed()
 
     def _deliver(self, frame: Frame) -> None:
+        self._take(frame.opcode, frame.data, final=frame.fin)
+
+    def _take(self, opcode: Opcode, data: BytesLike, *, final: bool) -> None:
         if self._credit < 1:
             self._refill()
         self._credit -= 1
@@ -298,7 +332,6 @@ class Wire(asyncio.Protocol):
             # Not even its farewell is waited for.
             self._flooded = True
             self._pause(paused=True)
-        opcode = frame.opcode
         if self._closing or opcode not in _DATA:
             return
         if opcode is BINARY and not self._receiver.takes_binary:
@@ -307,15 +340,14 @@ class Wire(asyncio.Protocol):
         if opcode is not CONT:
             self._binary = opcode is BINARY
         # The core has checked their order and the size of all fragments together.
-        message: BytesLike = frame.data
         if self._message is not None:
-            self._message += frame.data
-            message = self._message
-        elif not frame.fin:
-            self._message = bytearray(frame.data)
-        if frame.fin:
+            self._message += data
+            data = self._message
+        elif not final:
+            self._message = bytearray(data)
+        if final:
             self._message = None
-            self._complete(message)
+            self._complete(data)
 
     def _complete(self, message: BytesLike) -> None:
         if self._binary:

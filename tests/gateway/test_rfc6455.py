@@ -21,7 +21,7 @@ from websockets.protocol import OPEN, SERVER, Protocol
 
 import gateway.wire
 from client.protocol import MAX_MESSAGE
-from gateway.wire import Wire
+from gateway.wire import Wire, whole_text
 from tests.bench import echo
 from tests.support.ice import PATIENCE, Ice
 
@@ -747,12 +747,12 @@ def test_every_case_has_a_name_of_its_own():
 
 # --- chance ----------------------------------------------------------------------------------------
 
-LIMIT = 1000
-"""Octets of a message while chance plays, so that it meets the limit."""
+LIMIT = 2000
+"""Octets of a message while chance plays, so that it meets the limit: more than are parsed at once."""
 PAYLOADS = st.sampled_from(
     [
         *(b"", b"a", b"Hello", NOTE.encode(), "κόσμε".encode(), b"*" * 125, b"*" * 126),
-        *(b"*" * 499, b"*" * 500, b"*" * LIMIT, b"*" * (LIMIT + 1)),
+        *(b"*" * (LIMIT // 2 - 1), b"*" * (LIMIT // 2), b"*" * LIMIT, b"*" * (LIMIT + 1)),
         *(b"\xe2\x82", b"\xac", b"\xff", b"\xed\xa0\x80"),
     ]
 )
@@ -821,6 +821,44 @@ def test_any_frames_in_any_pieces_are_answered_as_by_the_library(stage, monkeypa
         assert told == [frames[-1].code], f"expected the session to be told so once, got {told}"
 
     compare()
+
+
+LENGTHS = st.sampled_from([0, 1, 124, 125, 126, 127, 128, 255, 256, 65535, 65536])
+
+
+@given(st.binary(max_size=200) | LENGTHS.map(bytes), KEYS)
+def test_a_whole_text_frame_needs_no_parser(data, key):
+    frame = text(data, key=key)
+    expected = data if len(data) < 65536 else None
+    assert whole_text(frame.octets) == expected, f"expected {frame} to be read as it was sent"
+
+
+@pytest.mark.parametrize("size", [5, 125, 126, 1000])
+def test_what_is_not_masked_needs_a_parser(size):
+    octets = text("*" * size, key=None).octets
+    assert whole_text(octets + b"....") is None, (
+        f"expected the beginning of {octets[:9]!r} to be no masking key"
+    )
+
+
+@settings(max_examples=500)
+@given(ANY_FRAME | WRONG_FRAME | st.builds(text, st.binary(max_size=200), key=KEYS), st.data())
+def test_what_needs_no_parser_is_what_the_library_reads(frame, data):
+    octets = bytearray(frame.octets)
+    for place in data.draw(st.lists(st.integers(0, min(9, len(octets) - 1)), max_size=2)):
+        octets[place] = data.draw(st.integers(0, 255))
+    octets = bytes(octets[: data.draw(st.just(len(octets)) | st.integers(0, len(octets)))])
+    octets += data.draw(st.just(b"") | st.binary(max_size=8))
+    payload = whole_text(octets)
+    if payload is not None:
+        core = Protocol(SERVER, state=OPEN)
+        core.receive_data(octets)
+        read = [(event.opcode, event.fin, event.data) for event in core.events_received()]
+        assert read == [(TEXT, True, payload)], f"expected {octets!r} to be what the library reads"
+        core.receive_data(text(b"next").octets)
+        assert [event.data for event in core.events_received()] == [b"next"], (
+            f"expected nothing of {octets!r} to be left over"
+        )
 
 
 # --- limits ----------------------------------------------------------------------------------------
