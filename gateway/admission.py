@@ -39,6 +39,8 @@ MAX_AGE: Final = 1.0
 ATTEMPTS: Final = 100
 """Handshakes without a genuine token that an address may send within `ATTEMPTS_WINDOW` seconds."""
 ATTEMPTS_WINDOW: Final = 60.0
+TOGETHER: Final = 128
+"""Handshakes that are screened before others have their turn, some 20 ms of work."""
 _SCHEME: Final = "dpop "
 
 
@@ -133,7 +135,7 @@ class Admission:
     # --- before the database -----------------------------------------------------------------------
 
     async def screen(self, handshake: Handshake) -> Candidate | Refused:
-        """Open the token and check the proof, together with all that came in this turn of the loop.
+        """Open the token and check the proof, together with others that came in this turn of the loop.
 
         Each step for all of them before the next: its code and tables stay in the processor's nearest
         caches, which makes an admission in a storm a tenth cheaper.
@@ -142,11 +144,11 @@ class Admission:
         arrival = _Arrival(handshake, loop.create_future())
         self._arrived.append(arrival)
         if len(self._arrived) == 1:
-            loop.call_soon(self._screen_all)
+            loop.call_soon(self._screen_some)
         return await arrival.verdict
 
-    def _screen_all(self) -> None:
-        arrived, self._arrived = self._arrived, []
+    def _screen_some(self) -> None:
+        arrived, self._arrived = self._arrived[:TOGETHER], self._arrived[TOGETHER:]
         for step in (self._open_token, self._verify_proof, self._use_proof):
             for arrival in arrived:
                 if arrival.verdict.done():  # refused, or whoever brought it has gone
@@ -158,6 +160,8 @@ class Admission:
                 else:
                     if verdict is not None:
                         arrival.verdict.set_result(verdict)
+        if self._arrived:
+            asyncio.get_running_loop().call_soon(self._screen_some)
 
     def _open_token(self, arrival: _Arrival) -> Refused | None:
         handshake = arrival.handshake

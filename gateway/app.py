@@ -49,7 +49,7 @@ from gateway.provisioning import Provisioning
 from gateway.respond import MAX_BODY
 from gateway.session import Session
 from gateway.settings import BadSetting, Settings, cannot_listen
-from gateway.sockets import Share
+from gateway.sockets import Share, bind
 from gateway.store.bell import Bell
 from gateway.store.engine import Engine
 from gateway.store.events import Events
@@ -438,12 +438,10 @@ async def _listen(
     runner = Runner(app, shutdown_timeout=_FINISH, gates=gates.get)
     stack.push_async_callback(runner.cleanup)
     try:
-        context = tls.context if tls is not None else None
-        if share is not None:
-            stack.callback(share.close)
-            await runner.listen_on(share.take(), context)
-        else:
-            await runner.listen(settings.server_host, settings.server_port, context)
+        if share is None:
+            [share] = bind(settings.server_host, settings.server_port, 1)
+        stack.callback(share.close)
+        await runner.listen_on(share.take(), tls.context if tls is not None else None)
     except OSError as error:
         raise cannot_listen(settings, error) from error
     return runner

@@ -48,9 +48,9 @@ MAX_FIELD: Final = 32 * 1024
 MAX_FIELDS: Final = 128
 MAX_HEAD: Final = 64 * 1024
 """Bytes of all headers together."""
-DOORS: Final = 128
-"""Connections accepted in one turn of the loop, which takes one from each handle that listens: in a storm
-those that have come together are screened and looked up together, some 40 ms of work."""
+DOORS: Final = 32
+"""Connections accepted from a socket in one turn of the loop, which takes one from each handle that listens.
+Those that come together in a storm are so screened and looked up together."""
 _TLS_FAREWELL: Final = 5.0
 """Seconds for a TLS client to say that it has heard the end."""
 _NO_ANSWER: Final = (

@@ -209,7 +209,7 @@ SETTINGS: Final = (
     ),
     Setting("ice.heartbeat", "30s", _positive_duration, _DURATION),
     Setting("ice.max_connections", 100_000, _integer(1, 10_000_000), "a number from 1"),
-    Setting("ice.max_handshakes", 4096, _integer(1, 1_000_000), "a number from 1"),
+    Setting("ice.max_handshakes", 16384, _integer(1, 1_000_000), "a number from 1"),
     Setting(
         "operations.keep",
         "30d",

@@ -1,15 +1,22 @@
-"""Sockets on one address for several processes of this machine, among which the system shares what comes."""
+"""Sockets on one address, for one process or several, among which the system shares what comes.
+
+Each has a queue of its own: a process has several, so that a fleet which comes back at once finds room. Who
+finds none is heard again after a second, or three.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import socket
+import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
 BACKLOG: Final = 4096
-"""Connections that may wait to be accepted; Linux cuts it to net.core.somaxconn."""
+"""Connections that may wait at a socket to be accepted; Linux cuts it to net.core.somaxconn."""
+QUEUES: Final = 4 if sys.platform == "linux" else 1  # elsewhere one of them would get all
+"""Sockets that a process has of each address."""
 
 
 class Share:
@@ -22,7 +29,7 @@ class Share:
     def __init__(self, sockets: Sequence[socket.socket]) -> None:
         self._sockets = list(sockets)
         self._places = [(one.family, one.getsockname()) for one in sockets]
-        self._kept = [_keeping(family, address) for family, address in self._places]
+        self._kept = [_keeping(family, address) for family, address in dict.fromkeys(self._places)]
 
     def take(self) -> list[socket.socket]:
         """Listening sockets, which are the caller's to close. Raises `OSError`."""
@@ -49,7 +56,7 @@ class Share:
 
 
 def bind(host: str, port: int, count: int) -> list[Share]:
-    """A share for each of `count` processes, with a socket of each address that `host` has.
+    """A share for each of `count` processes, with `QUEUES` sockets of each address that `host` has.
 
     Nobody else has the address already. Raises `OSError`.
     """
@@ -60,9 +67,10 @@ def bind(host: str, port: int, count: int) -> list[Share]:
         for family, _, _, _, (name, _, *rest) in dict.fromkeys(found):
             address: Any = (name, port, *rest)
             try:
-                for share in sockets:
-                    share.append(_listening(family, address, shared=share is not sockets[0]))
-                    address = made.enter_context(share[-1]).getsockname()
+                for number in range(count * QUEUES):
+                    one = made.enter_context(_listening(family, address, shared=number > 0))
+                    sockets[number % count].append(one)
+                    address = one.getsockname()
             except OSError as error:
                 if error.errno not in _NOT_THERE:
                     raise

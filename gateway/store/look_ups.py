@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable
 from typing import Final
@@ -39,12 +40,14 @@ class _Question(msgspec.Struct, gc=False):
 
 _FOUND: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ICE: Final = msgspec.json.Decoder(Ice)
+TOGETHER: Final = 512
+"""ICEs in one query at the most: what it has found is worked on in one turn of the loop, and may not grow old."""
 _PROOF_KEPT: Final = NONCE_LIFETIME + PROOF_WINDOW
 """Seconds for which a used proof is remembered: longer than it is good on any node."""
 
 
 class LookUps:
-    """Looks entries up for admissions: all that asked while a query ran go into the next one.
+    """Looks entries up for admissions: those that asked while a query ran go into the next one.
 
     There is no timer, so one alone is as quick as can be; and nobody joins a query that is already
     running, since it may be older than the caller's entry in the hub.
@@ -78,7 +81,8 @@ class LookUps:
     async def _run(self) -> None:
         try:
             while self._waiting:
-                batch, self._waiting = self._waiting, {}
+                names = tuple(itertools.islice(self._waiting, TOGETHER))
+                batch = {name: self._waiting.pop(name) for name in names}
                 try:
                     answer = await self._ask(batch)
                 except Exception as error:  # noqa: BLE001 - handed to whoever asked

@@ -10,6 +10,7 @@ import pytest
 from gateway.event import Actor, Via
 from gateway.ice import IceType, Status
 from gateway.store import ices
+from gateway.store import look_ups as look_ups_module
 from gateway.store.accounts import fold_user
 from gateway.store.engine import StoreUnavailable
 from gateway.store.ices import IceFilter, Ices, Stale
@@ -261,6 +262,32 @@ async def test_look_ups_that_wait_are_answered_together(engine, between):
     readings = await soon(asyncio.gather(*waiting), "an answer to all that waited")
     assert [reading.ice for reading in readings] == [*all_ices, all_ices[3], None, None]
     assert between.calls["look_up_once"] == 2, "one query was expected for all that waited"
+
+
+async def test_a_query_asks_for_so_many_at_the_most(engine, between, monkeypatch):
+    """What a storm asked for while a query ran is not worked on in one turn of the loop."""
+    monkeypatch.setattr(look_ups_module, "TOGETHER", 3)
+    look_ups = LookUps(between)
+    all_ices = [an_ice(f"lab-{number}") for number in range(7)]
+    for ice in all_ices:
+        await add(engine, ice)
+    gate = between.hold("look_up_once")
+    first = asyncio.create_task(look_ups.find("lab-0"))
+    await soon(gate.reached.wait(), "the first query")
+    order = []
+
+    async def find(name):
+        reading = await look_ups.find(name)
+        order.append(name)
+        return reading.ice
+
+    waiting = [asyncio.create_task(find(ice.ice_name)) for ice in all_ices]
+    await asyncio.wait(waiting, timeout=0)
+    gate.open.set()
+    await soon(first, "the first answer")
+    assert await soon(asyncio.gather(*waiting), "an answer to all that waited") == all_ices
+    assert between.calls["look_up_once"] == 4, "seven were expected in queries of three"
+    assert order == [ice.ice_name for ice in all_ices], "who asked first was to be answered first"
 
 
 async def test_a_look_up_that_fails_fails_its_askers_only(engine, between):

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+import gateway.admission
 import gateway.listener
 from gateway.ice import IceType
 from gateway.keyfile import KeyStore
@@ -753,6 +754,36 @@ async def test_too_many_handshakes_at_once(running, hold_look_ups, monkeypatch):
         await (await handshake).round_trip()
     await ices[2].connect()
     assert running.gateway.endpoint._handshakes == 0
+
+
+async def test_others_have_their_turn_while_a_storm_is_screened(running, monkeypatch):
+    monkeypatch.setattr(gateway.admission, "TOGETHER", 2)
+    ices = [await running.provision(f"lab-{number}") for number in range(5)]
+    admission = running.gateway.endpoint._admission
+    loop, turns = asyncio.get_running_loop(), []
+    verify = admission._verify_proof
+
+    def noting(arrival):
+        if not turns or turns[-1] == "somebody else":
+            turns.append(0)
+            loop.call_soon(turns.append, "somebody else")
+        turns[-1] += 1
+        return verify(arrival)
+
+    monkeypatch.setattr(admission, "_verify_proof", noting)
+    # All are screened from here on, as if they had come in one turn of the loop.
+    arrived, screen = [], admission._screen_some
+    monkeypatch.setattr(admission, "_screen_some", lambda: arrived.append("a turn"))
+    waiting = [asyncio.ensure_future(ice.connect()) for ice in ices]
+    await until(lambda: len(admission._arrived) == 5)
+    monkeypatch.setattr(admission, "_screen_some", screen)
+    screen()
+    for handshake in waiting:
+        await (await handshake).round_trip()
+    assert turns == [2, "somebody else", 2, "somebody else", 1, "somebody else"], (
+        f"expected two at a time to be screened, got {turns}"
+    )
+    assert arrived == ["a turn"], "expected one turn to be asked for by the first that came"
 
 
 async def test_the_limit_of_connections_is_checked_last(tmp_path):

@@ -1,0 +1,68 @@
+"""The sockets of an address: shared, had by nobody else, with room for a fleet."""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import socket
+import time
+
+import pytest
+
+from gateway import sockets
+from gateway.sockets import bind
+from tests.support.ice import PATIENCE
+
+
+def test_what_comes_is_shared_among_those_who_are_there_and_by_nobody_else(monkeypatch):
+    """Each of three processes has a socket; one dies, and comes back."""
+    monkeypatch.setattr(sockets, "QUEUES", 1)
+    shares = bind("127.0.0.1", 0, 3)
+    with contextlib.ExitStack() as stack:
+        first, second, third = [stack.enter_context(share.take()[0]) for share in shares]
+        address = first.getsockname()
+        assert {one.getsockname() for one in (second, third)} == {address}
+        for count in (1, 2):
+            with pytest.raises(OSError, match="in use"):
+                bind("127.0.0.1", address[1], count)
+        first.close()
+        third.close()
+        accepted = []
+        second.settimeout(PATIENCE)
+        for _ in range(20):
+            stack.enter_context(socket.create_connection(address))
+            accepted.append(stack.enter_context(second.accept()[0]))
+        assert len(accepted) == 20, "whoever is left was to get all"
+        second.close()
+        for count in (1, 2):
+            with pytest.raises(OSError, match="in use"):
+                bind("127.0.0.1", address[1], count)
+        with pytest.raises(OSError, match="in use"):
+            socket.create_server(address)
+        [again] = shares[0].take()
+        assert stack.enter_context(again).getsockname() == address
+        for share in shares:
+            share.close()
+
+
+def test_more_may_wait_than_one_queue_holds(monkeypatch):
+    """Whoever finds no room is not heard for a second: a fleet that comes back at once has to fit."""
+    monkeypatch.setattr(sockets, "BACKLOG", 1)
+    [share] = bind("127.0.0.1", 0, 1)
+    with contextlib.ExitStack() as stack:
+        stack.callback(share.close)
+        listening = [stack.enter_context(one) for one in share.take()]
+        selector = stack.enter_context(selectors.DefaultSelector())
+        for _ in range(40):
+            one = stack.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(listening[0].getsockname())
+            selector.register(one, selectors.EVENT_WRITE)
+        connected = set()
+        until = time.monotonic() + PATIENCE
+        while len(connected) <= 2:  # one more waits in a queue than it is asked to hold
+            for key, _ in selector.select(PATIENCE):
+                connected.add(key.fileobj)
+            assert time.monotonic() < until, (
+                f"expected more than one queue's two of {len(listening)} queues, got {len(connected)}"
+            )
