@@ -12,7 +12,7 @@ from typing import Final
 
 RESERVE: Final = 64
 """Handles kept free; of a small limit a quarter."""
-BESIDE: Final = 256
+BESIDE: Final = 512
 """Handles that a gateway needs beside those of connections: those that listen, the database's, `RESERVE`."""
 
 

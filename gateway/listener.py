@@ -48,7 +48,7 @@ MAX_FIELD: Final = 32 * 1024
 MAX_FIELDS: Final = 128
 MAX_HEAD: Final = 64 * 1024
 """Bytes of all headers together."""
-DOORS: Final = 32
+DOORS: Final = 64
 """Connections accepted from a socket in one turn of the loop, which takes one from each handle that listens.
 Those that come together in a storm are so screened and looked up together."""
 _TLS_FAREWELL: Final = 5.0
