@@ -27,6 +27,7 @@ ARGUMENTS = [
     "--no-first-run",
 ]
 PASSWORD = "correct horse battery staple"
+_CUT_OFF = ("net::ERR_", "htmx:sendError", "htmx:responseError", "htmx:afterRequest")
 _FAILED_LOAD = re.compile(r"Failed to load resource: .* status of (\d+)")
 
 
@@ -46,7 +47,8 @@ class Admin:
 
     `faults` is what no test lets pass: whatever the console complains of, errors of scripts, requests
     to other hosts. The browser's own line about an answer is none if its status is in `expected`;
-    what htmx says of a stream that ends is none once `stream_may_end`.
+    what htmx says of a stream that ends is none once `stream_may_end`, what is said of a request that
+    nobody answers none once `may_be_cut_off`.
     """
 
     def __init__(self, context: BrowserContext, running: Harness) -> None:
@@ -55,6 +57,7 @@ class Admin:
         self.faults: list[str] = []
         self.expected: set[int] = set()
         self.stream_may_end = False
+        self.may_be_cut_off = False
         context.on("weberror", lambda raised: self.faults.append(f"page error: {raised.error}"))
         context.on("console", self._console)
         context.on("request", self._request)
@@ -65,7 +68,8 @@ class Admin:
             return
         # htmx says `htmx:sseError`, and the event itself beside it.
         ended = "htmx:sseError" in message.text or message.text == "[object Event]"
-        if not (self.stream_may_end and ended):
+        cut_off = any(fault in message.text for fault in _CUT_OFF)
+        if not (self.stream_may_end and ended) and not (self.may_be_cut_off and cut_off):
             self.faults.append(f"console {message.type}: {message.text} ({message.location})")
 
     def _request(self, request: Any) -> None:

@@ -71,17 +71,37 @@ async def test_press_that_a_renewal_comes_between_counts(page, running):
     await expect(row(page, "lab-2")).to_be_visible()
 
 
-async def test_stream_that_was_lost_leaves_nothing_out(admin, running):
-    admin.stream_may_end = True
-    # What the page asks for as it begins to listen is answered, so that it asks for lab-1 and for no more.
+async def settled(admin):
+    """The table, once what it asks for as it begins to listen is answered: it asks for news and no more."""
     async with admin.context.expect_event("response", lambda answer: "/admin/?" in answer.url):
-        page = await admin.open()
+        return await admin.open()
+
+
+async def test_stream_that_was_lost_leaves_nothing_out(admin, running):
+    admin.stream_may_end = admin.may_be_cut_off = True
+    page = await settled(admin)
     await running.provision("lab-1")
     await expect(row(page, "lab-1")).to_be_visible()
     await admin.context.set_offline(True)
     await running.provision("lab-2")
     await admin.context.set_offline(False)
     await expect(row(page, "lab-2")).to_be_visible()
+
+
+@pytest.mark.parametrize("fault", ["cut off", "503"])
+async def test_news_that_were_not_answered_are_asked_for_again(admin, running, fault):
+    admin.may_be_cut_off = True
+    admin.expected.add(503)
+    page = await settled(admin)
+
+    async def fail(route):
+        await (route.abort() if fault == "cut off" else route.fulfill(status=503))
+
+    await page.route("**/admin/?*", fail, times=1)
+    async with page.expect_event("requestfailed" if fault == "cut off" else "response"):
+        await running.provision("lab-1")
+    await expect(row(page, "lab-1")).to_be_visible()
+    await expect(page.get_by_role("status")).to_have_text("")
 
 
 async def test_times_are_the_viewers_with_utc_on_hover(page, running):

@@ -31,6 +31,15 @@
   for (const name of ["sse:message", "sse:presence"]) document.addEventListener(name, news);
   // Whatever happened while nobody listened: before the stream was open, or while it was lost.
   document.addEventListener("htmx:sseOpen", news);
+  // What was not answered is asked for again: the stream may outlive whatever came between.
+  const RETRY = 1000;
+  const askAgain = (event) => {
+    if ("X-Live" in event.detail.requestConfig.headers) soon ??= setTimeout(ask, RETRY);
+  };
+  document.addEventListener("htmx:sendError", askAgain);
+  document.addEventListener("htmx:afterOnLoad", (event) => {
+    if (event.detail.xhr.status >= 500) askAgain(event);
+  });
 
   // What an ICE is doing is no event of the log: while something is unfinished, it is looked at. How nodes
   // are is none either.
