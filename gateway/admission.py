@@ -39,8 +39,8 @@ MAX_AGE: Final = 1.0
 ATTEMPTS: Final = 100
 """Handshakes without a genuine token that an address may send within `ATTEMPTS_WINDOW` seconds."""
 ATTEMPTS_WINDOW: Final = 60.0
-TOGETHER: Final = 128
-"""Handshakes that are screened before others have their turn, some 20 ms of work."""
+MAX_BATCH: Final = 128
+"""Handshakes screened in one turn of the loop at the most, some 20 ms of work."""
 _SCHEME: Final = "dpop "
 
 
@@ -135,7 +135,7 @@ class Admission:
     # --- before the database -----------------------------------------------------------------------
 
     async def screen(self, handshake: Handshake) -> Candidate | Refused:
-        """Open the token and check the proof, together with others that came in this turn of the loop.
+        """Open the token and check the proof, in one batch with others that wait, `MAX_BATCH` at the most.
 
         Each step for all of them before the next: its code and tables stay in the processor's nearest
         caches, which makes an admission in a storm a tenth cheaper.
@@ -148,7 +148,7 @@ class Admission:
         return await arrival.verdict
 
     def _screen_some(self) -> None:
-        arrived, self._arrived = self._arrived[:TOGETHER], self._arrived[TOGETHER:]
+        arrived, self._arrived = self._arrived[:MAX_BATCH], self._arrived[MAX_BATCH:]
         for step in (self._open_token, self._verify_proof, self._use_proof):
             for arrival in arrived:
                 if arrival.verdict.done():  # refused, or whoever brought it has gone

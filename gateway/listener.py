@@ -49,8 +49,8 @@ MAX_FIELDS: Final = 128
 MAX_HEAD: Final = 64 * 1024
 """Bytes of all headers together."""
 DOORS: Final = 64
-"""Connections accepted from a socket in one turn of the loop, which takes one from each handle that listens.
-Those that come together in a storm are so screened and looked up together."""
+"""Handles that listen at each socket: the loop accepts one connection from each in a turn. In a storm it is
+cheaper to accept many first and screen them then than to do both in turns."""
 _TLS_FAREWELL: Final = 5.0
 """Seconds for a TLS client to say that it has heard the end."""
 _NO_ANSWER: Final = (

@@ -1,7 +1,7 @@
 """Sockets on one address, for one process or several, among which the system shares what comes.
 
-Each has a queue of its own: a process has several, so that a fleet which comes back at once finds room. Who
-finds none is heard again after a second, or three.
+Each has a queue of its own, and a process several sockets, so that a fleet that comes back at once finds room:
+a SYN that finds none is dropped, and sent again only after a second or more (RFC 6298).
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ TEXT: Final = Opcode.TEXT
 BINARY: Final = Opcode.BINARY
 CONT: Final = Opcode.CONT
 _MAX_CONTROL: Final = 125  # RFC 6455 section 5.5
-_FINAL_TEXT: Final = 0x80 | TEXT
-_MASKED: Final = 0x80
+_FIN: Final = 0x80  # RFC 6455 section 5.2
+_MASK: Final = 0x80
 _NO_CLOSE_FRAME: Final = 1006  # RFC 6455 section 7.1.5
 _LEFT: Final = 1000
 _OURS: Final = frozenset(code for code in CLOSINGS if code >= 1012)  # noqa: PLR2004 - a restart, drops
@@ -100,25 +100,25 @@ def framed(opcode: Opcode, data: bytes) -> bytes:
     """`data` as one frame of a server: final, unmasked (RFC 6455 section 5.2)."""
     size = len(data)
     if size < 126:  # noqa: PLR2004 - the RFC's own numbers
-        return bytes((0x80 | opcode, size)) + data
+        return bytes((_FIN | opcode, size)) + data
     if size < 65536:  # noqa: PLR2004
-        return struct.pack("!BBH", 0x80 | opcode, 126, size) + data
-    return struct.pack("!BBQ", 0x80 | opcode, 127, size) + data
+        return struct.pack("!BBH", _FIN | opcode, 126, size) + data
+    return struct.pack("!BBQ", _FIN | opcode, 127, size) + data
 
 
 def whole_text(data: bytes) -> bytes | None:
-    """The payload of `data` where that is one text frame of a client, whole, plain and nothing else.
+    """The payload of `data` where that is exactly one unfragmented, masked text frame of a client.
 
     None for all else, which is the core's to read: fragments, reserved bits, no mask, 64 KiB or more
-    (RFC 6455 section 5.2).
+    (RFC 6455 section 5.2). `MAX_MESSAGE` is not looked at: the wire gives `SLICE` bytes at the most.
     """
-    size = len(data) - 6
-    if size < 0 or data[0] != _FINAL_TEXT:
+    size = len(data) - 6  # two bytes and the masking key
+    if size < 0 or data[0] != _FIN | TEXT:
         return None
     if size < 126:  # noqa: PLR2004 - the RFC's own numbers
-        return apply_mask(data[6:], data[2:6]) if data[1] == _MASKED | size else None
-    size -= 2
-    if data[1] != _MASKED | 126 or size != data[2] << 8 | data[3]:
+        return apply_mask(data[6:], data[2:6]) if data[1] == _MASK | size else None
+    size -= 2  # the length, in two bytes more
+    if data[1] != _MASK | 126 or size != data[2] << 8 | data[3]:
         return None
     return apply_mask(data[8:], data[4:8])
 
@@ -218,7 +218,7 @@ class Wire(asyncio.Protocol):
         self._loop.call_soon(self._go_on)
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser, which delivers."""
+        """Parse and deliver; what is longer than a slice, slice by slice."""
         self.heard = self._loop.time()
         if self._backlog:
             # The loop may bring what came later sooner than what it was asked to call soon.
@@ -244,12 +244,13 @@ class Wire(asyncio.Protocol):
             self._loop.call_soon(self._go_on)
 
     def _feed(self, data: bytes) -> None:
+        """Parse `SLICE` bytes at the most; without a parser where they are one whole text."""
         core = self._core
         if core is None:
             # Nothing is half-read, no message in fragments begun, nothing closed.
             text = whole_text(data)
             if text is not None:
-                self._take(TEXT, text, final=True)
+                self._take(TEXT, text, fin=True)
                 return
             core = self._parser()
         core.unread += len(data)
@@ -321,9 +322,9 @@ class Wire(asyncio.Protocol):
             self._receiver.overflowed()
 
     def _deliver(self, frame: Frame) -> None:
-        self._take(frame.opcode, frame.data, final=frame.fin)
+        self._take(frame.opcode, frame.data, fin=frame.fin)
 
-    def _take(self, opcode: Opcode, data: BytesLike, *, final: bool) -> None:
+    def _take(self, opcode: Opcode, data: BytesLike, *, fin: bool) -> None:
         if self._credit < 1:
             self._refill()
         self._credit -= 1
@@ -343,9 +344,9 @@ class Wire(asyncio.Protocol):
         if self._message is not None:
             self._message += data
             data = self._message
-        elif not final:
+        elif not fin:
             self._message = bytearray(data)
-        if final:
+        if fin:
             self._message = None
             self._complete(data)
 

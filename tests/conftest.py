@@ -15,8 +15,8 @@ from tests.support.postgres import Postgres, postgres
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.__stderr__))
 
 
-# A gateway in the tests' own process has few doors: to open and close 128 for each takes as long as most tests.
-listener.DOORS = 8
+# A gateway in the tests' own process has few doors: to open and close 64 for each socket takes as long as most tests.
+listener.DOORS = 2
 
 ON_POSTGRESQL = os.environ.get("ICE_TEST_ENGINE") == "postgresql"
 """Whether the tests of a running gateway are made on the other engine (`make torture`)."""

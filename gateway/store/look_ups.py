@@ -15,6 +15,9 @@ from gateway.ice import Ice
 from gateway.proof import NONCE_LIFETIME
 from gateway.store.engine import Engine, StoreUnavailable, as_json, damaged, many
 
+MAX_BATCH: Final = 512
+"""ICEs in one query at the most: its answers are worked on in one turn of the loop, within `admission.MAX_AGE`."""
+
 
 class Reading(msgspec.Struct, frozen=True, gc=False):
     """An entry as one look-up saw it.
@@ -40,14 +43,12 @@ class _Question(msgspec.Struct, gc=False):
 
 _FOUND: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ICE: Final = msgspec.json.Decoder(Ice)
-TOGETHER: Final = 512
-"""ICEs in one query at the most: what it has found is worked on in one turn of the loop, and may not grow old."""
 _PROOF_KEPT: Final = NONCE_LIFETIME + PROOF_WINDOW
 """Seconds for which a used proof is remembered: longer than it is good on any node."""
 
 
 class LookUps:
-    """Looks entries up for admissions: those that asked while a query ran go into the next one.
+    """Looks entries up for admissions: those that asked while a query ran go into the next, in batches.
 
     There is no timer, so one alone is as quick as can be; and nobody joins a query that is already
     running, since it may be older than the caller's entry in the hub.
@@ -81,7 +82,7 @@ class LookUps:
     async def _run(self) -> None:
         try:
             while self._waiting:
-                names = tuple(itertools.islice(self._waiting, TOGETHER))
+                names = tuple(itertools.islice(self._waiting, MAX_BATCH))
                 batch = {name: self._waiting.pop(name) for name in names}
                 try:
                     answer = await self._ask(batch)

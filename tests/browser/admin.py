@@ -27,7 +27,7 @@ ARGUMENTS = [
     "--no-first-run",
 ]
 PASSWORD = "correct horse battery staple"
-_CUT_OFF = ("net::ERR_", "htmx:sendError", "htmx:responseError", "htmx:afterRequest")
+_CUT_OFF = ("net::ERR_", "htmx:sendError", "htmx:afterRequest")
 _FAILED_LOAD = re.compile(r"Failed to load resource: .* status of (\d+)")
 
 
@@ -47,8 +47,8 @@ class Admin:
 
     `faults` is what no test lets pass: whatever the console complains of, errors of scripts, requests
     to other hosts. The browser's own line about an answer is none if its status is in `expected`;
-    what htmx says of a stream that ends is none once `stream_may_end`, what is said of a request that
-    nobody answers none once `may_be_cut_off`.
+    what htmx says of a stream that ends is none once `stream_may_end`; what it and the browser say of a
+    request without an answer is none once `may_be_cut_off`.
     """
 
     def __init__(self, context: BrowserContext, running: Harness) -> None:

@@ -266,7 +266,7 @@ async def test_look_ups_that_wait_are_answered_together(engine, between):
 
 async def test_a_query_asks_for_so_many_at_the_most(engine, between, monkeypatch):
     """What a storm asked for while a query ran is not worked on in one turn of the loop."""
-    monkeypatch.setattr(look_ups_module, "TOGETHER", 3)
+    monkeypatch.setattr(look_ups_module, "MAX_BATCH", 3)
     look_ups = LookUps(between)
     all_ices = [an_ice(f"lab-{number}") for number in range(7)]
     for ice in all_ices:

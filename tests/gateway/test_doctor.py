@@ -60,7 +60,7 @@ def settings(template, tmp_path, monkeypatch):
     """Of such a gateway; every check is well."""
     for path in template.iterdir():
         shutil.copy(path, tmp_path)
-    monkeypatch.setattr(reach.resource, "getrlimit", lambda _: (1024, 5000))
+    monkeypatch.setattr(reach.resource, "getrlimit", lambda _: (1024, 6000))
     return settings_for(tmp_path, ice__max_connections=4000)
 
 
@@ -388,7 +388,7 @@ def test_certificates(settings, tmp_path, monkeypatch):
 
 def test_too_few_file_handles(settings):
     many = dataclasses.replace(settings, ice_max_connections=4990)
-    expect(examine(many), "handles", "warning", "5000 file handles", "LimitNOFILE")
+    expect(examine(many), "handles", "warning", "6000 file handles", "LimitNOFILE")
 
 
 # --- the clock -----------------------------------------------------------------------------------

@@ -757,7 +757,7 @@ async def test_too_many_handshakes_at_once(running, hold_look_ups, monkeypatch):
 
 
 async def test_others_have_their_turn_while_a_storm_is_screened(running, monkeypatch):
-    monkeypatch.setattr(gateway.admission, "TOGETHER", 2)
+    monkeypatch.setattr(gateway.admission, "MAX_BATCH", 2)
     ices = [await running.provision(f"lab-{number}") for number in range(5)]
     admission = running.gateway.endpoint._admission
     loop, turns = asyncio.get_running_loop(), []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import selectors
 import socket
-import time
 
 import pytest
 
@@ -45,6 +44,7 @@ def test_what_comes_is_shared_among_those_who_are_there_and_by_nobody_else(monke
             share.close()
 
 
+@pytest.mark.skipif(sockets.QUEUES == 1, reason="here one socket would get all")
 def test_more_may_wait_than_one_queue_holds(monkeypatch):
     """Whoever finds no room is not heard for a second: a fleet that comes back at once has to fit."""
     monkeypatch.setattr(sockets, "BACKLOG", 1)
@@ -58,11 +58,12 @@ def test_more_may_wait_than_one_queue_holds(monkeypatch):
             one.setblocking(False)
             one.connect_ex(listening[0].getsockname())
             selector.register(one, selectors.EVENT_WRITE)
-        connected = set()
-        until = time.monotonic() + PATIENCE
-        while len(connected) <= 2:  # one more waits in a queue than it is asked to hold
-            for key, _ in selector.select(PATIENCE):
-                connected.add(key.fileobj)
-            assert time.monotonic() < until, (
-                f"expected more than one queue's two of {len(listening)} queues, got {len(connected)}"
+        connected = 0
+        while connected <= 2:  # one more waits in a queue than it is asked to hold
+            ready = selector.select(PATIENCE)
+            assert ready, (
+                f"expected {len(listening)} queues to take more than the two that one holds, got {connected}"
             )
+            for key, _ in ready:
+                selector.unregister(key.fileobj)
+            connected += len(ready)

@@ -31,10 +31,9 @@
   for (const name of ["sse:message", "sse:presence"]) document.addEventListener(name, news);
   // Whatever happened while nobody listened: before the stream was open, or while it was lost.
   document.addEventListener("htmx:sseOpen", news);
-  // What was not answered is asked for again: the stream may outlive whatever came between.
-  const RETRY = 1000;
-  const askAgain = (event) => {
-    if ("X-Live" in event.detail.requestConfig.headers) soon ??= setTimeout(ask, RETRY);
+  // News that was not answered is asked for again: where the stream did not break, nothing else would.
+  const askAgain = ({ detail }) => {
+    if ("X-Live" in detail.requestConfig.headers) news();
   };
   document.addEventListener("htmx:sendError", askAgain);
   document.addEventListener("htmx:afterOnLoad", (event) => {
