@@ -149,19 +149,22 @@ class Admission:
 
     def _screen_some(self) -> None:
         arrived, self._arrived = self._arrived[:MAX_BATCH], self._arrived[MAX_BATCH:]
-        for step in (self._open_token, self._verify_proof, self._use_proof):
-            for arrival in arrived:
-                if arrival.verdict.done():  # refused, or whoever brought it has gone
-                    continue
-                try:
-                    verdict = step(arrival)
-                except Exception as error:  # noqa: BLE001 - handed to whoever asked, and to nobody else
-                    arrival.verdict.set_exception(error)
-                else:
-                    if verdict is not None:
-                        arrival.verdict.set_result(verdict)
-        if self._arrived:
-            asyncio.get_running_loop().call_soon(self._screen_some)
+        try:
+            for step in (self._open_token, self._verify_proof, self._use_proof):
+                for arrival in arrived:
+                    if arrival.verdict.done():  # refused, or whoever brought it has gone
+                        continue
+                    try:
+                        verdict = step(arrival)
+                    except Exception as error:  # noqa: BLE001 - handed to whoever asked, and to nobody else
+                        arrival.verdict.set_exception(error)
+                    else:
+                        if verdict is not None:
+                            arrival.verdict.set_result(verdict)
+        finally:
+            # The others have their turn, whatever became of these.
+            if self._arrived:
+                asyncio.get_running_loop().call_soon(self._screen_some)
 
     def _open_token(self, arrival: _Arrival) -> Refused | None:
         handshake = arrival.handshake

@@ -49,7 +49,7 @@ from gateway.provisioning import Provisioning
 from gateway.respond import MAX_BODY
 from gateway.session import Session
 from gateway.settings import BadSetting, Settings, cannot_listen
-from gateway.sockets import Share, bind
+from gateway.sockets import Share, listening
 from gateway.store.bell import Bell
 from gateway.store.engine import Engine
 from gateway.store.events import Events
@@ -439,9 +439,11 @@ async def _listen(
     stack.push_async_callback(runner.cleanup)
     try:
         if share is None:
-            [share] = bind(settings.server_host, settings.server_port, 1)
-        stack.callback(share.close)
-        await runner.listen_on(share.take(), tls.context if tls is not None else None)
+            [sockets] = listening(settings.server_host, settings.server_port, 1)
+        else:
+            stack.callback(share.close)
+            sockets = share.take()
+        await runner.listen_on(sockets, tls.context if tls is not None else None)
     except OSError as error:
         raise cannot_listen(settings, error) from error
     return runner

@@ -235,6 +235,8 @@ class _Connection(RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """There is nobody left to wait for."""
+        if self._asking and self._task_handler is not None and self.transport is not None:
+            self._task_handler.cancel()  # a gate whose client is gone; not one that has handed it over
         super().connection_lost(exc)
         self._stop_waiting()
         if self._gone is not None and not self._gone.done():
@@ -345,6 +347,13 @@ class _Site(web.TCPSite):
 
     async def start(self) -> None:
         await web.BaseSite.start(self)
+        try:
+            await self._listen()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _listen(self) -> None:
         tls = self._ssl_context is not None
         listen = functools.partial(
             asyncio.get_running_loop().create_server,
@@ -358,7 +367,9 @@ class _Site(web.TCPSite):
             self._server = await listen(self._host, self._port)
             self._bound = self._server.sockets
         else:
-            self._server, *self._doors = [await listen(sock=bound) for bound in self._bound]
+            for bound in self._bound:
+                self._doors.append(await listen(sock=bound))
+            self._server = self._doors.pop(0)
         for listening in self._bound:
             for _ in range(DOORS - 1):
                 again = socket.socket(fileno=os.dup(listening.fileno()))

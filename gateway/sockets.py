@@ -56,7 +56,12 @@ class Share:
 
 
 def bind(host: str, port: int, count: int) -> list[Share]:
-    """A share for each of `count` processes, with `QUEUES` sockets of each address that `host` has.
+    """A share of `listening` for each of `count` processes."""
+    return [Share(sockets) for sockets in listening(host, port, count)]
+
+
+def listening(host: str, port: int, count: int) -> list[list[socket.socket]]:
+    """For each of `count` processes `QUEUES` sockets of each address that `host` has.
 
     Nobody else has the address already. Raises `OSError`.
     """
@@ -80,7 +85,7 @@ def bind(host: str, port: int, count: int) -> list[Share]:
         if missing is not None and not sockets[0]:
             raise missing
         made.pop_all()
-    return [Share(share) for share in sockets]
+    return sockets
 
 
 _NOT_THERE: Final = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)

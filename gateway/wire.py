@@ -14,6 +14,7 @@ from typing import Final, Protocol, cast
 
 from websockets.exceptions import PayloadTooBig
 from websockets.frames import (  # type: ignore[attr-defined] # apply_mask: compiled where it can be
+    CloseCode,
     Frame,
     Opcode,
     apply_mask,
@@ -250,7 +251,10 @@ class Wire(asyncio.Protocol):
             # Nothing is half-read, no message in fragments begun, nothing closed.
             text = whole_text(data)
             if text is not None:
-                self._take(TEXT, text, fin=True)
+                try:
+                    self._take(TEXT, text, fin=True)
+                except Exception as error:  # noqa: BLE001 - logged, as by the core where it delivers
+                    self._fail(error)
                 return
             core = self._parser()
         core.unread += len(data)
@@ -362,6 +366,14 @@ class Wire(asyncio.Protocol):
             self._begin_closing()
         else:
             self._receiver.received(text)
+
+    def _fail(self, error: Exception) -> None:
+        """Fail the connection, as the core does where what it delivers is not taken (RFC 6455 section 7.1.7)."""
+        core = self._parser()
+        core.logger.error("message not taken", exc_info=error)
+        if not self._closing:
+            core.fail(CloseCode.INTERNAL_ERROR)
+            self._begin_closing()
 
     def _refill(self) -> None:
         """What the peer may send by now: `RATE` frames a second, `BURST` at once."""

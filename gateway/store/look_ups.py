@@ -43,7 +43,9 @@ class _Question(msgspec.Struct, gc=False):
 
 _FOUND: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ICE: Final = msgspec.json.Decoder(Ice)
-_PROOF_KEPT: Final = NONCE_LIFETIME + PROOF_WINDOW
+_ON_ITS_WAY: Final = 120.0
+"""Seconds from a proof being found fresh to its being taken, at the most: a handshake has no more for its answer."""
+_PROOF_KEPT: Final = NONCE_LIFETIME + PROOF_WINDOW + _ON_ITS_WAY
 """Seconds for which a used proof is remembered: longer than it is good on any node."""
 
 

@@ -786,6 +786,51 @@ async def test_others_have_their_turn_while_a_storm_is_screened(running, monkeyp
     assert arrived == ["a turn"], "expected one turn to be asked for by the first that came"
 
 
+async def test_a_step_that_breaks_holds_up_nobody_else(running, monkeypatch):
+    monkeypatch.setattr(gateway.admission, "MAX_BATCH", 1)
+    first, second = await running.provision("lab-1"), await running.provision("lab-2")
+    admission = running.gateway.endpoint._admission
+    verify, screen = admission._verify_proof, admission._screen_some
+
+    def broken(arrival):
+        if arrival.opened.ice_name == "lab-1":
+            raise StopIteration  # which a future does not take
+        return verify(arrival)
+
+    monkeypatch.setattr(admission, "_verify_proof", broken)
+    monkeypatch.setattr(admission, "_screen_some", lambda: None)
+    _, writer = await first.dial()
+    writer.write(first.request())
+    await until(lambda: len(admission._arrived) == 1)
+    waiting = asyncio.ensure_future(second.connect())
+    await until(lambda: len(admission._arrived) == 2)
+    monkeypatch.setattr(admission, "_screen_some", screen)
+    with pytest.raises(TypeError):
+        screen()
+    await (await waiting).round_trip()
+    writer.close()
+
+
+async def test_whoever_has_gone_is_not_verified(running, monkeypatch):
+    """In a storm those who gave up do not hold up those who came again."""
+    admission = running.gateway.endpoint._admission
+    ice = await running.provision()
+    screen = admission._screen_some
+    monkeypatch.setattr(admission, "_screen_some", lambda: None)
+    _, writer = await ice.dial()
+    writer.write(ice.request())
+    await until(lambda: admission._arrived)
+    [arrival] = admission._arrived
+    writer.transport.abort()
+    await until(arrival.verdict.done)
+    monkeypatch.setattr(admission, "_screen_some", screen)
+    screen()
+    assert running.gateway.endpoint._handshakes == 0, "its handshake was expected to be over"
+    assert not hasattr(arrival, "opened"), "its token was expected not to be opened"
+    assert await running.status("lab-1") == "provisioned"
+    await (await ice.connect()).round_trip()
+
+
 async def test_the_limit_of_connections_is_checked_last(tmp_path):
     async with harness(tmp_path, ice__max_connections=1) as running:
         first, second = await running.provision(), await running.provision("lab-2")

@@ -606,3 +606,21 @@ async def test_many_frames_over_time_are_no_flood(bare, monkeypatch):
         for _ in range(gateway.wire.RATE):
             wire.data_received(text_frame("x"))
     assert told == ["x"] * 10 * gateway.wire.RATE
+
+
+@pytest.mark.parametrize("pieces", [1, 2], ids=["whole", "in two pieces"])
+async def test_a_message_that_cannot_be_taken_fails_its_connection_alone(bare, pieces, monkeypatch):
+    wire, told, transport = bare
+
+    def broken(self, text):
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(Recorder, "received", broken)
+    frame = text_frame("x" * 200)
+    half = len(frame) // 2
+    for part in [frame] if pieces == 1 else [frame[:half], frame[half:]]:
+        wire.data_received(part)
+    assert told == [1011], f"the receiver was expected to be told of 1011 once, got {told}"
+    assert b"\x03\xf3" in transport.written, "a close frame with 1011 was expected"
+    wire.data_received(text_frame("more"))
+    assert told == [1011], "nothing was expected to be taken of a connection that failed"
