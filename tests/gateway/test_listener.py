@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
+import os
 import socket
 from unittest.mock import Mock
 
 import pytest
 from aiohttp import web
 
-from gateway import listener
+from gateway import listener, sockets
 from gateway.listener import MAX_FIELD, MAX_FIELDS, MAX_HEAD, MAX_LINE, READ_STEP, Runner
 from gateway.metrics import Metrics
 from tests.support.authority import Authority
@@ -325,3 +327,25 @@ async def test_answer_that_has_begun_may_take_its_time():
     before, after = deadlines
     assert before is not None
     assert after is None
+
+
+async def test_a_listener_that_cannot_be_made_whole_is_undone(monkeypatch):
+    """For want of file handles: it is tried again, and must not take some more each time."""
+    duplicate, left = os.dup, iter(range(5))
+
+    def dup(handle):
+        if next(left, None) is None:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return duplicate(handle)
+
+    monkeypatch.setattr(listener, "DOORS", 8)
+    monkeypatch.setattr(os, "dup", dup)
+    runner = Runner(web.Application(), shutdown_timeout=0.1)
+    [bound] = sockets.listening("127.0.0.1", 0, 1)
+    address = bound[0].getsockname()
+    with pytest.raises(OSError, match="open files"):
+        await runner.listen_on(bound)
+    assert not runner.sites, "nothing was expected to be left that listens"
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection(*address)
+    await runner.cleanup()
