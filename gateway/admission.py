@@ -25,7 +25,8 @@ from gateway.hold import Hold
 from gateway.ice import Action, Ice, Status, WrongStatus
 from gateway.keyfile import KeyStore
 from gateway.lease import Lease
-from gateway.proof import Invalid, Nonces, Once, Proof, Url, mark, normalise, verify
+from gateway.proof import Invalid, Proof, Url, normalise, verify
+from gateway.replay import Nonces, ReplayGuard, mark
 from gateway.secret import Secret
 from gateway.store import ices
 from gateway.store.engine import Engine, StoreUnavailable
@@ -126,7 +127,7 @@ class Admission:
         self._monotonic = monotonic
         self._steady = steady
         self._nonces = nonces
-        self._once = Once(nonces)
+        self._replays = ReplayGuard(nonces)
         self._attempts = Attempts(ATTEMPTS, ATTEMPTS_WINDOW)
         self._arrived: list[_Arrival] = []
         self._public = tuple(url + PATH for url in public_urls)
@@ -205,9 +206,9 @@ class Admission:
     def _use_proof(self, arrival: _Arrival) -> Candidate | Refused:
         proof, opened = arrival.proof, arrival.opened
         now, steady = self._clock().timestamp(), self._steady()
-        if self._once.used(proof, now, steady):
+        if self._replays.used(proof, now, steady):
             return _replayed(opened.ice_name)
-        if not self._once.take(proof, now, steady):
+        if not self._replays.take(proof, now, steady):
             wanted = refusal("use-dpop-nonce", nonce=self._nonces.issue(steady))
             return Refused(wanted, opened.ice_name)
         name = mark(proof.thumbprint, proof.jti).hex() if self._engine.shared else ""

@@ -44,8 +44,8 @@ from gateway.passwords import Passwords
 from gateway.presence import Presence
 from gateway.process import ended, supervise
 from gateway.progress import ProgressBook
-from gateway.proof import Nonces
 from gateway.provisioning import Provisioning
+from gateway.replay import Nonces
 from gateway.respond import MAX_BODY
 from gateway.session import Session
 from gateway.settings import BadSetting, Settings, cannot_listen

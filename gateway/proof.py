@@ -1,18 +1,14 @@
 """DPoP proofs (RFC 9449): what an ICE signs to show that it holds its own key. Pure.
 
-A proof is judged in three steps that `admission` puts together: `verify` (form, signature, URL and
-token), `Replays` (used before?) and `fresh_until` (its `iat` or nonce). Source: contract section 5.
+`verify` checks form, signature, URL and token. Whether a proof is fresh and unused stands in `replay`.
+Source: contract section 5.
 """
 
 from __future__ import annotations
 
 import hashlib
-import heapq
 import hmac
-import math
-import re
-import struct
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container
 from functools import lru_cache
 from typing import Final
 from urllib.parse import unquote, urlsplit
@@ -24,32 +20,60 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
-from client.protocol import PROOF_TYPE, PROOF_WINDOW
+from client.protocol import PROOF_TYPE
 from gateway import base64url
 
 MAX_PROOF: Final = 4096
 """The longest proof in characters; a proof with every claim has some 600."""
 MAX_JTI: Final = 256
-_AGREEMENT: Final = 2.0
-"""Seconds by which the clocks of two nodes may differ."""
-NONCE_LIFETIME: Final = 300.0
-"""Seconds for which a nonce is good."""
 
 _P256_BYTES: Final = 32
 _ES256_BYTES: Final = 64  # RFC 7518 section 3.4: R and S, 32 bytes each
 _ECDSA: Final = ec.ECDSA(hashes.SHA256())
-_PRIVATE: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})  # RFC 7518 section 6
+_FIELD: Final = 2**255 - 19
+"""The prime of Curve25519 (RFC 7748 section 4.1)."""
+_ORDER_8: Final = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
+# The y coordinates of the points whose order divides 8. A signature by such a key holds for many
+# messages and binds nobody.
+_SMALL_ORDER: Final = frozenset({0, 1, _FIELD - 1, _ORDER_8, _FIELD - _ORDER_8})
 _DEFAULT_PORTS: Final = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 
 Url = tuple[str, int | None, str]
 """A URL reduced to what is compared: host, port (None for its scheme's default), path."""
 
 
+class Jwk(msgspec.Struct, frozen=True):
+    """A public key (RFC 7517) of kty EC or OKP, as it was sent.
+
+    The members of private and symmetric keys (RFC 7518 section 6) are only looked for. No other member
+    is decoded: the sender would choose what that costs.
+    """
+
+    kty: str = ""
+    crv: str = ""
+    x: str | msgspec.UnsetType = msgspec.UNSET
+    y: str | msgspec.UnsetType = msgspec.UNSET
+    d: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    p: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    q: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    dp: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    dq: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    qi: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    oth: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    k: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def is_private(self) -> bool:
+        """Whether it holds what nobody but its owner may know."""
+        secrets = (self.d, self.p, self.q, self.dp, self.dq, self.qi, self.oth, self.k)
+        return any(member is not msgspec.UNSET for member in secrets)
+
+
 class _Header(msgspec.Struct, frozen=True):
     typ: str
     alg: str
-    jwk: dict[str, object]
-    crit: object = msgspec.UNSET
+    jwk: Jwk
+    crit: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Claims(msgspec.Struct, frozen=True):
@@ -94,27 +118,26 @@ def normalise(url: str) -> Url | None:
     return parts.hostname, None if port == _DEFAULT_PORTS[scheme] else port, unquote(parts.path)
 
 
-def thumbprint_of(jwk: Mapping[str, object]) -> str:
+def thumbprint_of(jwk: Jwk) -> str:
     """RFC 7638: base64url SHA-256 of the required members, sorted, without white space."""
-    required = ("crv", "kty", "x", "y") if jwk["kty"] == "EC" else ("crv", "kty", "x")
     # None of the values that get here needs an escape.
-    canonical = ",".join([f'"{name}":"{jwk[name]}"' for name in required])
-    return base64url.encode(hashlib.sha256(f"{{{canonical}}}".encode()).digest())
+    canonical = f'{{"crv":"{jwk.crv}","kty":"{jwk.kty}","x":"{jwk.x}"'
+    canonical += f',"y":"{jwk.y}"}}' if jwk.kty == "EC" else "}"
+    return base64url.encode(hashlib.sha256(canonical.encode()).digest())
 
 
 _Verify = Callable[[bytes, bytes], None]
 
 
-def _key(alg: str, jwk: dict[str, object]) -> tuple[_Verify, str]:
+def _key(alg: str, jwk: Jwk) -> tuple[_Verify, str]:
     """The verifier and thumbprint of a public key. Raises ValueError, whose text goes to the ICE."""
-    if not _PRIVATE.isdisjoint(jwk):
+    if jwk.is_private:
         raise ValueError("jwk holds private members; send the public key alone")
-    kind, curve = jwk.get("kty"), jwk.get("crv")
-    x = _coordinate(jwk, "x")
+    x = _coordinate("x", jwk.x)
     if alg == "ES256":
-        if (kind, curve) != ("EC", "P-256"):
+        if (jwk.kty, jwk.crv) != ("EC", "P-256"):
             raise ValueError("ES256 needs a key of kty EC on the curve P-256")
-        y = _coordinate(jwk, "y")
+        y = _coordinate("y", jwk.y)
         # from_encoded_point refuses points that are not on the curve.
         public = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), b"\x04" + x + y)
 
@@ -126,16 +149,26 @@ def _key(alg: str, jwk: dict[str, object]) -> tuple[_Verify, str]:
             public.verify(encode_dss_signature(r, s), signed, _ECDSA)
 
         return verify_es256, thumbprint_of(jwk)
-    if (kind, curve) != ("OKP", "Ed25519"):
+    if (jwk.kty, jwk.crv) != ("OKP", "Ed25519"):
         raise ValueError(f"{alg} needs a key of kty OKP on the curve Ed25519")
+    _check_ed25519(x)
     return Ed25519PublicKey.from_public_bytes(x).verify, thumbprint_of(jwk)
 
 
-def _coordinate(jwk: dict[str, object], name: str) -> bytes:
+def _check_ed25519(point: bytes) -> None:
+    """Refuse what RFC 8032 section 5.1.3 does not decode, and points of small order; OpenSSL takes both."""
+    y = int.from_bytes(point, "little") & (1 << 255) - 1
+    if y >= _FIELD:
+        raise ValueError("jwk's x is not the canonical encoding of its point")
+    # With them go the two encodings of x = 0 that set its sign (section 5.1.3, step 4).
+    if y in _SMALL_ORDER:
+        raise ValueError("jwk's x is a point of small order")
+
+
+def _coordinate(name: str, value: str | msgspec.UnsetType) -> bytes:
     """The bytes of `x` or `y`, which have only this one spelling."""
-    value = jwk.get(name)
-    if not isinstance(value, str):
-        raise ValueError(f"jwk has no {name}")  # noqa: TRY004 - one kind of error for one kind of fault
+    if value is msgspec.UNSET:
+        raise ValueError(f"jwk has no {name}")
     data = base64url.decode(value)
     if len(data) != _P256_BYTES:  # Ed25519 keys have 32 bytes, too (RFC 8037)
         raise ValueError(f"jwk's {name} does not have 32 bytes")
@@ -167,7 +200,8 @@ def verify(text: str, *, token: str, urls: Container[Url], expected: str) -> Pro
         return Invalid(
             "the proof's header needs typ, alg and jwk; its claims need jti, htm, htu, iat and ath"
         )
-    if header.typ.lower() != PROOF_TYPE:
+    # RFC 7515 section 4.1.9: without a slash, "application/" is left out.
+    if header.typ.lower().removeprefix("application/") != PROOF_TYPE:
         return Invalid(f"typ must be {PROOF_TYPE}")
     if header.crit is not msgspec.UNSET:  # RFC 7515 section 4.1.11: not understood, so refused
         return Invalid("crit is not supported")
@@ -199,114 +233,3 @@ def _fault(claims: _Claims, token: str, urls: Container[Url], expected: str) -> 
     if not 0 < len(claims.jti) <= MAX_JTI:
         return f"jti must have 1 to {MAX_JTI} characters"
     return None
-
-
-class Nonces:
-    """Stateless nonces: the gateway's time and an HMAC over it (RFC 9449 section 8).
-
-    The time is that of a clock which nobody sets, so that five minutes are five minutes. Nodes that have the
-    same key, and whose clocks agree to `_AGREEMENT` seconds, take each other's.
-    """
-
-    _FORM: Final = re.compile(r"[A-Za-z0-9_-]{32}", re.ASCII)
-
-    def __init__(self, key: Callable[[], bytes]) -> None:
-        """`key` is asked for at each use: where nodes share it, it may be another one day."""
-        self._key = key
-
-    def issue(self, now: float) -> str:
-        """A nonce good for `NONCE_LIFETIME` seconds from `now`."""
-        stamp = struct.pack(">Q", int(now * 1000))
-        return base64url.encode(stamp + self._mac(stamp))
-
-    def good_until(self, nonce: str, now: float) -> float | None:
-        """When the nonce ends to be good; None when it is not good now."""
-        if not self._FORM.fullmatch(nonce):
-            return None
-        data = base64url.decode(nonce)
-        stamp, mac = data[:8], data[8:]
-        if not hmac.compare_digest(mac, self._mac(stamp)):
-            return None
-        issued = struct.unpack(">Q", stamp)[0]
-        if issued > int((now + _AGREEMENT) * 1000):  # it would be good for too long
-            return None
-        until = float(issued) / 1000 + NONCE_LIFETIME
-        return until if now < until else None
-
-    def _mac(self, stamp: bytes) -> bytes:
-        return hmac.digest(self._key(), stamp, "sha256")[:16]
-
-
-class Once:
-    """Lets each proof through once, while it is fresh, however the clock is set meanwhile.
-
-    A proof with a nonce is judged by it alone, never by `iat`: by `steady`, a clock that nobody sets.
-    A proof without is judged by `now`, Unix time; and where the clock was set back to a time at which
-    proofs have been forgotten already, the ICE has to bring a nonce until that time has passed again.
-    """
-
-    def __init__(self, nonces: Nonces) -> None:
-        self._nonces = nonces
-        self._by_iat = Replays()
-        self._by_nonce = Replays()
-
-    def used(self, proof: Proof, now: float, steady: float) -> bool:
-        """Whether a proof of this key with this `jti` was let through, and could be fresh still."""
-        return self._by_iat.used(proof, now) or self._by_nonce.used(proof, steady)
-
-    def take(self, proof: Proof, now: float, steady: float) -> bool:
-        """Let the proof through, this once; False when the ICE has to bring a new nonce."""
-        if proof.nonce is None:
-            until = proof.iat + PROOF_WINDOW
-            if abs(proof.iat - now) > PROOF_WINDOW or until < self._by_iat.forgot:
-                return False
-            self._by_iat.remember(proof, until, now)
-            return True
-        good_until = self._nonces.good_until(proof.nonce, steady)
-        if good_until is None:
-            return False
-        self._by_nonce.remember(proof, good_until, steady)
-        return True
-
-
-class Replays:
-    """The proofs that were used, each remembered until it could not be used again.
-
-    A `jti` counts per key (RFC 9449 section 11.1). What is kept is a hash of 16 bytes, so that the
-    sender does not choose how much memory a proof takes.
-    """
-
-    def __init__(self) -> None:
-        self.forgot = -math.inf
-        """What could not be used again at this time has been forgotten."""
-        self._until: dict[bytes, float] = {}
-        self._queue: list[tuple[float, bytes]] = []  # a heap, the first to forget on top
-
-    def __len__(self) -> int:
-        return len(self._until)
-
-    def used(self, proof: Proof, now: float) -> bool:
-        """Whether a proof of this key with this `jti` is remembered."""
-        until = self._until.get(mark(proof.thumbprint, proof.jti))
-        return until is not None and now <= until  # at that very moment it is still fresh
-
-    def remember(self, proof: Proof, until: float, now: float) -> None:
-        """Remember `proof` until `until`."""
-        self._forget(now)
-        name = mark(proof.thumbprint, proof.jti)
-        self._until[name] = until
-        heapq.heappush(self._queue, (until, name))
-
-    def _forget(self, now: float) -> None:
-        self.forgot = max(self.forgot, now)
-        while self._queue and self._queue[0][0] < now:
-            _, name = heapq.heappop(self._queue)
-            # Used once more after that, it is remembered for longer.
-            if self._until.get(name, now) < now:
-                del self._until[name]
-
-
-@lru_cache(1)  # of each proof it is asked for several times in a row
-def mark(thumbprint: str, jti: str) -> bytes:
-    """What a proof is remembered by."""
-    return hashlib.sha256(f"{thumbprint} {jti}".encode()).digest()[:16]

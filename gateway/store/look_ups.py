@@ -12,7 +12,7 @@ import msgspec
 
 from client.protocol import PROOF_WINDOW
 from gateway.ice import Ice
-from gateway.proof import NONCE_LIFETIME
+from gateway.replay import NONCE_LIFETIME
 from gateway.store.engine import Engine, StoreUnavailable, as_json, damaged, many
 
 MAX_BATCH: Final = 512

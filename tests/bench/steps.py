@@ -21,7 +21,7 @@ from typing import Any
 
 import structlog
 
-from gateway import base64url, logs, process, proof
+from gateway import base64url, logs, process, proof, replay
 from gateway.hub import Hub
 from gateway.ice import Ice, IceType
 from gateway.keyfile import KeyStore
@@ -70,7 +70,7 @@ class Steps:
 
     async def measure(self) -> dict[str, float]:  # noqa: C901 - a step is a function
         signed = [_signed(text) for text in self._proofs]
-        checks = [proof._key("ES256", jwk)[0] for jwk, _, _ in signed]
+        checks = [proof._key("ES256", proof.Jwk(**jwk))[0] for jwk, _, _ in signed]
         verified = [self._verify(number) for number in range(self._count)]
         look_ups = LookUps(self._engine)
         readings = [await look_ups.find(opened.ice_name) for opened in self._opened]
@@ -87,7 +87,7 @@ class Steps:
 
         def keys() -> None:
             for jwk, _, _ in signed:
-                proof._key("ES256", jwk)
+                proof._key("ES256", proof.Jwk(**jwk))
 
         def open_tokens() -> None:
             for token in self._tokens:
@@ -98,10 +98,10 @@ class Steps:
                 self._verify(number)
 
         def remember() -> None:
-            once = proof.Once(proof.Nonces(lambda: b"key"))
+            guard = replay.ReplayGuard(replay.Nonces(lambda: b"key"))
             for one in verified:
-                once.used(one, one.iat, 0.0)
-                once.take(one, one.iat, 0.0)
+                guard.used(one, one.iat, 0.0)
+                guard.take(one, one.iat, 0.0)
 
         async def look_up() -> None:
             for first in range(0, self._count, TOGETHER):

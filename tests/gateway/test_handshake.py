@@ -18,7 +18,7 @@ import gateway.admission
 import gateway.listener
 from gateway.ice import IceType
 from gateway.keyfile import KeyStore
-from gateway.proof import Nonces
+from gateway.replay import Nonces
 from gateway.times import utc_now
 from gateway.tokens import Key as SealingKey
 from gateway.tokens import KeyRing

@@ -17,7 +17,7 @@ from client.protocol import CLOSINGS, REFUSALS, RPC_REFUSALS
 from gateway import base64url
 from gateway.event import Event
 from gateway.ice import Ice, IceType
-from gateway.proof import thumbprint_of
+from gateway.proof import Jwk, thumbprint_of
 from gateway.secret import Secret
 from gateway.store import ices
 from tests.support.harness import ADMIN, harness
@@ -93,7 +93,8 @@ def test_the_example_can_be_made_again():
         base64url.encode(block(part).encode()) for part in ("proof-header", "proof-claims")
     )
     assert request["DPoP"] == f"{signed}.{base64url.encode(private.sign(signed.encode()))}"
-    assert thumbprint_of(json.loads(block("proof-header"))["jwk"]) in DOC
+    jwk = msgspec.convert(json.loads(block("proof-header"))["jwk"], Jwk)
+    assert thumbprint_of(jwk) in DOC
 
 
 async def test_the_worked_operation_is_played_to_the_letter(running):

@@ -30,7 +30,7 @@ import aiohttp
 from gateway.ice import Ice as Entry
 from gateway.ice import Status
 from gateway.logs import configure
-from gateway.proof import thumbprint_of
+from gateway.proof import Jwk, thumbprint_of
 from gateway.roles import Role
 from tests.support.harness import API, harness
 from tests.support.ice import Ice, Key, Refused
@@ -182,7 +182,7 @@ class Torture:
                 continue
             if row.status is Status.PROVISIONED:
                 current[name] = Known(token, Key())
-            elif known is not None and row.key_thumbprint == thumbprint_of(known.key.jwk):
+            elif known is not None and row.key_thumbprint == thumbprint_of(Jwk(**known.key.jwk)):
                 current[name] = Known(token, known.key)
         return current
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from gateway.event import GENESIS, Actor, Entry, Event, Via
 from gateway.ice import Action, Ice, IceType, Status, WrongStatus
 from gateway.keyfile import KeyStore
-from gateway.proof import thumbprint_of
+from gateway.proof import Jwk, thumbprint_of
 from gateway.secret import Secret
 from gateway.times import from_text, from_text_or_none, later
 from tests.support.harness import settings_for
@@ -237,7 +237,7 @@ def _ices(found: Found, new: list[Entry], account: Account, known: dict[str, Kno
     faults = []
     for heard in account.heard:
         events = [entry.event for entry in found.entries if entry.event.ice_name == heard.ice_name]
-        thumbprint = thumbprint_of(known[heard.ice_name].key.jwk)
+        thumbprint = thumbprint_of(Jwk(**known[heard.ice_name].key.jwk))
         if heard.what == "welcome" and not any(
             (event.action, event.generation, event.detail.get("key_thumbprint"))
             == ("register", heard.code, thumbprint)

@@ -35,6 +35,7 @@ FLOORS = [
         "gateway.finding",
         "gateway.operation",
     ],
+    ["gateway.replay"],
     ["gateway.files", "gateway.sockets", "gateway.watches", "gateway.settings", "gateway.lease"],
     [
         "gateway.keyfile",
@@ -215,7 +216,8 @@ def test_the_gateway_knows_of_the_client_its_protocol_alone():
 
 
 @pytest.mark.parametrize(
-    "module", ["client.protocol", *(name for floor in FLOORS[1:3] for name in floor)]
+    "module",
+    ["client.protocol", "client.json_limits", *(name for floor in FLOORS[1:4] for name in floor)],
 )
 def test_the_rules_are_pure(module):
     path = (modules("client") | GATEWAY)[module]
