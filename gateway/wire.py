@@ -78,6 +78,10 @@ class _Core(Core):
 
     def recv_frame(self, frame: Frame) -> None:
         size = self.current_size
+        if frame.opcode is Opcode.CLOSE:
+            # It may come within a message in fragments (RFC 6455 section 5.4), which is then never
+            # complete. The library would fail the connection with 1002 in place of the peer's code.
+            self.current_size = None
         super().recv_frame(frame)
         if size is not None or self.current_size is not None:
             self._bound(frame, size)

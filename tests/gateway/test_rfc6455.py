@@ -373,6 +373,9 @@ class Library:
         self._message = b""
 
     def receive(self, item):
+        if isinstance(item, Frame) and item.opcode == CLOSE:
+            # It takes a close within a message in fragments for an error (sections 5.4, 7.1.5).
+            self.core.current_size = None
         self.core.receive_data(octets(item))
         for frame in self.core.events_received():
             if frame.opcode in (Opcode.TEXT, Opcode.BINARY):
@@ -523,8 +526,12 @@ def fragments_of(opcode, name):
         yield case(f"binary within {name}{then}", [first, binary(b"x", fin=fin), last], 1002)
         sent = [first, last, cont("x", fin=fin)]
         yield case(f"continuation of {name} that is over{then}", sent, both, 1002)
-    # The library takes it for an error; it is answered with a close frame either way.
-    yield case(f"close within {name}", [first, close()], 1002)
+    # Section 5.4: control frames may be injected. Section 7.1.5: the code is the peer's own.
+    yield case(f"close within {name}", [first, close()], close())
+    yield case(f"close with 3000 within {name}", [first, close(3000, b"bye")], close(3000, b"bye"))
+    yield case(f"empty close within {name}", [first, Frame(CLOSE)], Frame(CLOSE))
+    yield case(f"a wrong close within {name}", [first, close(999)], 1002)
+    yield case(f"ping, then close within {name}", [first, ping(b"!"), close()], pong(b"!"), close())
 
 
 VALID = [
