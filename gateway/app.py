@@ -35,6 +35,7 @@ from gateway.keyfile import KeyFileUnusable, KeyStore
 from gateway.keys import KEY_ACTIONS
 from gateway.lease import Lease, SharedClock
 from gateway.listener import Runner, calm
+from gateway.load_shedding import LoadShedding
 from gateway.logins import LoginDesk
 from gateway.membership import AWAITED, Membership, Others, Self, new_self
 from gateway.metrics import Metrics
@@ -308,6 +309,7 @@ def _assemble(
         trusted_proxies=settings.server_trusted_proxies,
         max_connections=settings.ice_max_connections,
         max_handshakes=settings.ice_max_handshakes,
+        load_shedding=LoadShedding(metrics.connections_shed.inc, monotonic),
     )
     membership = (
         Membership(
@@ -435,7 +437,7 @@ async def _listen(
     share: Share | None,
 ) -> Runner:
     gates = {prefix + PATH: endpoint.admit for prefix in settings.prefixes}
-    runner = Runner(app, shutdown_timeout=_FINISH, gates=gates.get)
+    runner = Runner(app, endpoint.load_shedding, shutdown_timeout=_FINISH, gates=gates.get)
     stack.push_async_callback(runner.cleanup)
     try:
         if share is None:

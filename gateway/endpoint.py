@@ -24,6 +24,7 @@ from gateway.heartbeat import Heartbeat
 from gateway.hub import Hub, Pending
 from gateway.ice import IceType
 from gateway.lease import Lease
+from gateway.load_shedding import LoadShedding
 from gateway.metrics import Metrics
 from gateway.presence import Presence
 from gateway.respond import Networks, client_address, problem_response
@@ -56,6 +57,7 @@ class Endpoint:
         trusted_proxies: Networks,
         max_connections: int,
         max_handshakes: int,
+        load_shedding: LoadShedding,
     ) -> None:
         self._admission = admission
         self._hub = hub
@@ -70,6 +72,8 @@ class Endpoint:
         self._trusted = trusted_proxies
         self._max_connections = max_connections
         self._max_handshakes = max_handshakes
+        self.load_shedding = load_shedding
+        """Shared with the listener, whose connections give way."""
         self._handshakes = 0
         self._closing: set[asyncio.Future[None]] = set()
         self.draining = False
@@ -142,7 +146,8 @@ class Endpoint:
         if name not in self._hub:
             if len(self._hub) >= self._max_connections:
                 return Refused(_overloaded(), name)
-            if is_among_the_last(upgrade.handle):
+            # A stranger that waits gives way to an ICE; so does the room, where there is none.
+            if is_among_the_last(upgrade.handle) and not self.load_shedding.shed():
                 return Refused(_overloaded("Nearly all of its file handles are in use"), name)
         self._open(upgrade, verdict, candidate, pending, connection)
         return None

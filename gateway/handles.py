@@ -24,13 +24,13 @@ def raise_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def is_among_the_last(handle: int) -> bool:
-    """Whether a connection has one of the handles that are to be kept free.
+def is_among_the_last(handle: int, reserve: int = RESERVE) -> bool:
+    """Whether a connection has one of the `reserve` handles that are to be kept free.
 
     The system gives the lowest number that is free: a low one says that there are enough.
     """
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return limit != resource.RLIM_INFINITY and handle >= limit - min(RESERVE, limit // 4)
+    return limit != resource.RLIM_INFINITY and handle >= limit - min(reserve, limit // 4)
 
 
 def shortage() -> str | None:

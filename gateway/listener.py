@@ -28,8 +28,10 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from gateway.errors import Problem, problem
 from gateway.handover import Upgrade
+from gateway.load_shedding import LoadShedding
 from gateway.respond import problem_response, problems
-from gateway.sockets import BACKLOG
+from gateway.sockets import BACKLOG, listening
+from gateway.tls_acceptor import TlsAcceptor
 
 SERVER_NAME: Final = "ice-gateway"
 HEAD_TIMEOUT: Final = 10.0
@@ -90,11 +92,25 @@ Gates = Callable[[str], Gate | None]
 
 
 class _Connection(RequestHandler):
-    __slots__ = ("_asking", "_gates", "_gone", "_head", "_malformed", "_patience", "_refusal")
+    __slots__ = (
+        "_asking",
+        "_gates",
+        "_gone",
+        "_head",
+        "_load_shedding",
+        "_malformed",
+        "_patience",
+        "_refusal",
+        "authenticated",
+    )
 
-    def __init__(self, manager: web.Server, gates: Gates, **options: Any) -> None:
+    def __init__(
+        self, manager: web.Server, gates: Gates, load_shedding: LoadShedding, **options: Any
+    ) -> None:
         super().__init__(manager, **options)
         self._gates = gates
+        self._load_shedding = load_shedding
+        self.authenticated = False
         self._asking = False
         self._refusal: web.Response | None = None
         self._patience: asyncio.TimerHandle | None = None
@@ -114,6 +130,12 @@ class _Connection(RequestHandler):
         self._keepalive_handle = self._loop.call_at(
             self._next_keepalive_close_time, self._process_keepalive
         )
+        self._load_shedding.accepted(self, transport.get_extra_info("socket").fileno())
+
+    def cut(self) -> None:
+        """See `load_shedding.Connection`."""
+        if self.transport is not None:
+            self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Bound a request's headers as a whole; aiohttp bounds the lines and how many there are."""
@@ -147,6 +169,8 @@ class _Connection(RequestHandler):
         return None if gate is None else self._be_asked(gate, Upgrade(message, self), message.path)
 
     async def _be_asked(self, gate: Gate, upgrade: Upgrade, path: str) -> None:
+        # It is the gate's, which knows soon who it is.
+        self._load_shedding.forget(self)
         # The timer that waited for the first bytes goes on for the answer: to make one is not for nothing.
         self._next_keepalive_close_time = self._loop.time() + REQUEST_TIMEOUT
         self._asking = True
@@ -201,9 +225,12 @@ class _Connection(RequestHandler):
             await asyncio.sleep(0)
         if self._refusal is not None:
             request_handler, self._refusal = _giving(self._refusal), None
+        self._load_shedding.served(self)
         answered = await super()._handle_request(request, start_time, request_handler)
         if self._malformed:
             await self._linger()
+        if self._manager is not None:
+            self._load_shedding.idle(self)
         return answered
 
     async def _linger(self) -> None:
@@ -237,6 +264,7 @@ class _Connection(RequestHandler):
         """There is nobody left to wait for."""
         if self._asking and self._task_handler is not None and self.transport is not None:
             self._task_handler.cancel()  # a gate whose client is gone; not one that has handed it over
+        self._load_shedding.forget(self)
         super().connection_lost(exc)
         self._stop_waiting()
         if self._gone is not None and not self._gone.done():
@@ -303,14 +331,17 @@ def _malformed(fault: BaseException | None) -> Problem:
 
 
 class _Server(web.Server):
-    def __init__(self, made: web.Server, gates: Gates, options: dict[str, Any]) -> None:
+    def __init__(
+        self, made: web.Server, gates: Gates, load_shedding: LoadShedding, options: dict[str, Any]
+    ) -> None:
         super().__init__(self._answer, request_factory=made.request_factory, **options)
         self._handler = made.request_handler
         self._gates = gates
+        self.load_shedding = load_shedding
         self._options = options
 
     def __call__(self) -> RequestHandler:
-        return _Connection(self, self._gates, loop=self._loop, **self._options)
+        return _Connection(self, self._gates, self.load_shedding, loop=self._loop, **self._options)
 
     async def _answer(self, asked: web.BaseRequest) -> web.StreamResponse:
         """What the application answers, or a problem document that says why it does not."""
@@ -336,14 +367,14 @@ async def _begin(request: web.Request, response: web.StreamResponse) -> None:
 
 
 class _Site(web.TCPSite):
-    """Listens as aiohttp's own, which knows no time-outs for TLS."""
+    """Listens as aiohttp's own, with more than one handle for each socket, and with our acceptor for TLS."""
 
     __slots__ = ("_bound", "_doors")
 
     def __init__(self, *args: Any, bound: Sequence[socket.socket] = (), **options: Any) -> None:
         super().__init__(*args, **options)
         self._bound = bound
-        self._doors: list[asyncio.Server] = []
+        self._doors: list[asyncio.Server | TlsAcceptor] = []
 
     async def start(self) -> None:
         await web.BaseSite.start(self)
@@ -354,14 +385,23 @@ class _Site(web.TCPSite):
             raise
 
     async def _listen(self) -> None:
-        tls = self._ssl_context is not None
+        server = cast("_Server", self._runner.server)
+        if self._ssl_context is not None:
+            for bound in self._bound:
+                acceptor = TlsAcceptor(
+                    bound,
+                    server,
+                    self._ssl_context,
+                    server.load_shedding,
+                    at_once=DOORS,
+                    handshake_timeout=HEAD_TIMEOUT,
+                    shutdown_timeout=_TLS_FAREWELL,
+                )
+                self._doors.append(acceptor)
+            self._server = cast("asyncio.AbstractServer", self._doors.pop(0))
+            return
         listen = functools.partial(
-            asyncio.get_running_loop().create_server,
-            cast("web.Server", self._runner.server),
-            ssl=self._ssl_context,
-            backlog=self._backlog,
-            ssl_handshake_timeout=HEAD_TIMEOUT if tls else None,
-            ssl_shutdown_timeout=_TLS_FAREWELL if tls else None,
+            asyncio.get_running_loop().create_server, server, backlog=self._backlog
         )
         if not self._bound:
             self._server = await listen(self._host, self._port)
@@ -369,10 +409,10 @@ class _Site(web.TCPSite):
         else:
             for bound in self._bound:
                 self._doors.append(await listen(sock=bound))
-            self._server = self._doors.pop(0)
-        for listening in self._bound:
+            self._server = cast("asyncio.Server", self._doors.pop(0))
+        for bound in self._bound:
             for _ in range(DOORS - 1):
-                again = socket.socket(fileno=os.dup(listening.fileno()))
+                again = socket.socket(fileno=os.dup(bound.fileno()))
                 self._doors.append(await listen(sock=again))
 
     async def stop(self) -> None:
@@ -387,6 +427,7 @@ class Runner(web.AppRunner):
 
     Args:
         app: serves requests, and upgrades that do not come whole and first on their connections.
+        load_shedding: which connections give way when file handles run short; else one of its own.
         shutdown_timeout: seconds for the requests in hand to finish.
         gates: by path, what answers upgrades that do.
         options: those of aiohttp's connections, in place of ours.
@@ -395,6 +436,7 @@ class Runner(web.AppRunner):
     def __init__(
         self,
         app: web.Application,
+        load_shedding: LoadShedding | None = None,
         *,
         shutdown_timeout: float,
         gates: Gates = lambda _: None,
@@ -403,6 +445,7 @@ class Runner(web.AppRunner):
         super().__init__(app, handle_signals=False, shutdown_timeout=shutdown_timeout)
         app.on_response_prepare.append(_begin)
         self._gates = gates
+        self._load_shedding = load_shedding or LoadShedding()
         self._options = {
             "access_log": None,
             "keepalive_timeout": HEAD_TIMEOUT,
@@ -416,7 +459,11 @@ class Runner(web.AppRunner):
 
     async def listen(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
         """Begin to serve. Raises `OSError` where the address cannot be had."""
-        await self._start(host, port, tls)
+        if tls is None:
+            await self._start(host, port, tls)
+        else:
+            [bound] = listening(host, port, 1)
+            await self._start(None, None, tls, bound)
 
     async def listen_on(
         self, sockets: Sequence[socket.socket], tls: ssl.SSLContext | None = None
@@ -446,4 +493,5 @@ class Runner(web.AppRunner):
         await _Site(self, host, port, ssl_context=tls, backlog=BACKLOG, bound=bound).start()
 
     async def _make_server(self) -> web.Server:
-        return _Server(await super()._make_server(), self._gates, self._options)
+        made = await super()._make_server()
+        return _Server(made, self._gates, self._load_shedding, self._options)

@@ -39,6 +39,11 @@ class Metrics:
         self.closures = Counter(
             "ice_gateway_closures", "Sessions ended", ["code"], registry=self.registry
         )
+        self.connections_shed = Counter(
+            "ice_gateway_connections_shed",
+            "Connections that were no sessions, cut because file handles ran short",
+            registry=self.registry,
+        )
         self.admission_seconds = Histogram(
             "ice_gateway_admission_seconds",
             "From the handshake's headers to the welcome",

@@ -28,7 +28,7 @@ from gateway.secret import Secret
 from gateway.store.logins import Login
 from gateway.store.logins import add as add_login
 from tests.support.harness import ADMIN, Api, expect_refused, harness
-from tests.support.ice import PATIENCE, Ice, until
+from tests.support.ice import PATIENCE, Ice, Refused, until
 from tests.support.served import command, environment, serving
 
 UNLIMITED = resource.RLIM_INFINITY
@@ -72,6 +72,18 @@ class Day:
         connection = await ice.connect()
         self._open.push_async_callback(connection.close)
         return connection
+
+    async def fill(self, ices):
+        """Connect one after the other until the gateway has no room; their connections."""
+        connections = []
+        for ice in ices:
+            try:
+                connections.append(await self.connect(ice))
+            except Refused as refused:
+                if refused.code != "overloaded":
+                    raise
+                return connections
+        raise AssertionError(f"all of {len(ices)} ICEs were admitted")
 
     async def dial(self):
         """A connection that says nothing."""
@@ -286,10 +298,12 @@ def handles(day, count):
 
 async def test_file_handles_run_short(day):
     async with day.fault("handles"):
+        ices = [await day.provision(f"short-of-handles-{number}") for number in range(20)]
         lowest = lowest_free(day.pid)
         limit = next(n for n in itertools.count(lowest) if n - min(RESERVE, n // 4) >= lowest + 8)
         with handles(day, limit):
-            idle = [await day.dial() for _ in range(12)]
+            # What waits for a request gives way to the first of them.
+            connections = await day.fill(ices)
             await day.is_not_ready("file handles are in use; raise the limit")
             refused = await day.new.refused()
             assert (refused.status, refused.code) == (503, "overloaded")
@@ -301,10 +315,24 @@ async def test_file_handles_run_short(day):
             day.connection = again
             await day.provision("in-spite-of-all")
             await day.noticed("handles")
-            for writer in idle:
-                writer.close()
+            for connection in connections:
+                await connection.close()
             await day.is_ready()
         await day.is_over()
+
+
+async def test_strangers_that_hold_all_handles_give_way(day):
+    limit = lowest_free(day.pid) + 400
+    with handles(day, limit):
+        idle = [await day.dial() for _ in range(400)]
+        for writer in idle:
+            writer.write(b"G")
+            await writer.drain()
+        connection = await day.connect(day.new)
+        await connection.round_trip()
+        await day.provision("in-spite-of-strangers")
+        await day.connection.round_trip()
+    await day.is_ready()
 
 
 async def test_there_is_no_file_handle_left(day):

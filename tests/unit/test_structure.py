@@ -93,6 +93,8 @@ FLOORS = [
     ],
     ["gateway.restore", "gateway.transfer", "gateway.dispatch"],
     ["gateway.respond"],
+    ["gateway.load_shedding"],
+    ["gateway.tls_acceptor"],
     ["gateway.listener"],
     ["gateway.metrics"],
     ["gateway.endpoint", "gateway.health", "gateway.admin.stream", "gateway.reach"],
