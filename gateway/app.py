@@ -34,7 +34,7 @@ from gateway.hub import Hub
 from gateway.keyfile import KeyFileUnusable, KeyStore
 from gateway.keys import KEY_ACTIONS
 from gateway.lease import Lease, SharedClock
-from gateway.listener import Runner, calm
+from gateway.listener import Runner
 from gateway.load_shedding import LoadShedding
 from gateway.logins import LoginDesk
 from gateway.membership import AWAITED, Membership, Others, Self, new_self
@@ -43,7 +43,7 @@ from gateway.nodes import NODE_ACTIONS, NodeDesk
 from gateway.operations import OperationDesk
 from gateway.passwords import Passwords
 from gateway.presence import Presence
-from gateway.process import ended, supervise
+from gateway.process import calm, ended, supervise
 from gateway.progress import ProgressBook
 from gateway.provisioning import Provisioning
 from gateway.replay import Nonces

@@ -17,7 +17,7 @@ import functools
 import os
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, cast
 
 import structlog
@@ -29,7 +29,7 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from gateway.errors import Problem, problem
 from gateway.handover import Upgrade
 from gateway.load_shedding import LoadShedding
-from gateway.respond import problem_response, problems
+from gateway.respond import problem_response, problems, screen
 from gateway.sockets import BACKLOG, listening
 from gateway.tls_acceptor import TlsAcceptor
 
@@ -60,29 +60,6 @@ _NO_ANSWER: Final = (
 )
 _TIMEOUT: web.RequestKey[asyncio.Timeout] = web.RequestKey("timeout", asyncio.Timeout)
 _log = structlog.get_logger()
-
-
-@contextlib.contextmanager
-def calm(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    """Say nothing each time that a connection could not be accepted for want of file handles.
-
-    asyncio says so thousands of times a second; `vitals` says it once.
-    """
-    before = loop.get_exception_handler()
-
-    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        if "out of system resource" in context.get("message", ""):
-            return
-        if before is None:
-            loop.default_exception_handler(context)
-        else:
-            before(loop, context)
-
-    loop.set_exception_handler(handle)
-    try:
-        yield
-    finally:
-        loop.set_exception_handler(before)
 
 
 Gate = Callable[[Upgrade], Awaitable[web.Response | None]]
@@ -346,6 +323,11 @@ class _Server(web.Server):
     async def _answer(self, asked: web.BaseRequest) -> web.StreamResponse:
         """What the application answers, or a problem document that says why it does not."""
         request = cast("web.Request", asked)  # the factory is an application's
+        fault = screen(request)
+        if fault is not None:
+            response = problem_response(fault)
+            response.headers["Server"] = SERVER_NAME
+            return response
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT) as timeout:
                 request[_TIMEOUT] = timeout

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import platform
 import resource
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from importlib import metadata
 from typing import Any
 
@@ -34,6 +35,29 @@ def run(work: Coroutine[Any, Any, None]) -> None:
     gc.set_threshold(50_000, 50, 100)
     raise_limit()
     _run(work)
+
+
+@contextlib.contextmanager
+def calm(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Say nothing each time that a connection could not be accepted for want of file handles.
+
+    asyncio says so thousands of times a second; `vitals` says it once.
+    """
+    before = loop.get_exception_handler()
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if "out of system resource" in context.get("message", ""):
+            return
+        if before is None:
+            loop.default_exception_handler(context)
+        else:
+            before(loop, context)
+
+    loop.set_exception_handler(handle)
+    try:
+        yield
+    finally:
+        loop.set_exception_handler(before)
 
 
 def warm() -> None:

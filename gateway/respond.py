@@ -21,6 +21,8 @@ MAX_BODY: Final = 1024 * 1024
 """Bytes of a request's body at the most."""
 BODY_TIMEOUT: Final = 10.0
 """Seconds for a body to arrive."""
+MAX_SEGMENTS: Final = 64
+"""Segments of a path. aiohttp's router takes 25 ms for the 8,000 that a request's first line has room for."""
 Networks = Sequence[IPv4Network | IPv6Network]
 _log = structlog.get_logger()
 
@@ -81,6 +83,16 @@ async def read_body(request: web.Request, at_most: int = MAX_BODY) -> bytes:
     except web.RequestPayloadError:  # chunks that cannot be decoded
         raise Refusal(problem("bad-request")) from None
     return bytes(body)
+
+
+def screen(request: web.Request) -> Problem | None:
+    """The refusal of a request that would cost aiohttp too much, or that it fails at."""
+    if request.rel_url.raw_path.count("/") > MAX_SEGMENTS:
+        return problem("not-found")
+    # aiohttp quotes any other expectation, and raises where that is not UTF-8.
+    if request.headers.get("Expect", "100-continue").lower() != "100-continue":
+        return problem("expectation-failed")
+    return None
 
 
 async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:

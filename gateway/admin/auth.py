@@ -15,6 +15,7 @@ from aiohttp.typedefs import Handler
 from gateway.admin.parts import CALLER, PARTS
 from gateway.errors import problem
 from gateway.event import Actor, Via
+from gateway.http_headers import cookie
 from gateway.logins import Recognised
 from gateway.respond import Refusal, client_address, problem_response
 from gateway.roles import Caller
@@ -62,16 +63,22 @@ async def recognise(request: web.Request, *, used: bool = True) -> Caller | None
     return await request.config_dict[PARTS].accounts.recognise(Secret(token))
 
 
+def login_cookie(request: web.Request) -> Secret | None:
+    """The value of the login's cookie, if the request brings one that could be ours."""
+    value = cookie(request.headers.getall("Cookie", ()), COOKIE)
+    return Secret(value) if value and value.isascii() else None
+
+
 async def login_of(request: web.Request, *, used: bool = True) -> Recognised | None:
     """The login whose cookie the request brings, if it is good now.
 
     What a page asks for by itself is no sign that somebody sits there: it keeps no login alive.
     """
-    cookie = request.cookies.get(COOKIE)
-    if not cookie or not cookie.isascii():
+    brought = login_cookie(request)
+    if brought is None:
         return None
     return await request.config_dict[PARTS].logins.recognise(
-        Secret(cookie), used=used and LIVE not in request.headers
+        brought, used=used and LIVE not in request.headers
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.roles import Role
 from gateway.store import accounts
-from gateway.store.accounts import Accounts, ApiToken
+from gateway.store.accounts import MAX_USER_NAME, Accounts, ApiToken, fold_user
 from tests.contract.domain import (
     NOW,
     RULE_BROKEN,
@@ -56,6 +56,13 @@ async def test_a_user_name_is_unique_with_case_folded(open_store, name, other):
         assert (found.name, found.role, found.password_hash) == (name, Role.AUDITOR, "hash")
         assert (found.createdon, found.disabledon) == (NOW, None)
         assert await table.users() == [found]
+
+
+def test_what_is_too_long_for_a_name_is_folded_in_part():
+    longest = "e\u0301" * MAX_USER_NAME
+    assert fold_user(longest) == "\u00e9" * MAX_USER_NAME
+    marks = fold_user("\u0301\u0316" * 500_000)
+    assert MAX_USER_NAME < len(marks) <= 8 * MAX_USER_NAME
 
 
 async def test_users_differ_in_what_folding_leaves(engine):

@@ -299,7 +299,14 @@ async def test_wrong_shape_is_422(shared, path, data):
     assert expect_refused(answer, 422, "invalid")["field"] == "body"
 
 
-@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "a/b", ""])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("text/plain", "application/x-www-form-urlencoded", "a/b", ""),
+        *(";" * 32_000, "a/b; " + "(" * 275, "a/b;" * 8_000),
+    ],
+    ids=lambda kind: kind[:20],
+)
 @changes_nothing
 async def test_json_under_another_name_is_415(shared, kind):
     answer = await shared.admin.call(
@@ -362,7 +369,9 @@ async def test_no_such_call(shared, call, status, code):
     assert ("Allow" in answer.headers) == (status == 405)
 
 
-@pytest.mark.parametrize("path", ["/nothing", "/ice/v2", "/adminx"])
+@pytest.mark.parametrize(
+    "path", ["/nothing", "/ice/v2", "/adminx", "/admin/" + 64 * "/", "/admin/" + 2000 * "a/"]
+)
 @changes_nothing
 async def test_path_outside_is_a_problem_too(shared, path):
     headers = {"Authorization": f"Bearer {shared.admin.token}"}
@@ -370,6 +379,7 @@ async def test_path_outside_is_a_problem_too(shared, path):
     assert (status, json.loads(text)["code"]) == (404, "not-found")
     assert answered["Content-Type"] == "application/problem+json"
     assert answered["Cache-Control"] == "no-store"
+    assert answered["Server"] == "ice-gateway"
 
 
 @changes_nothing

@@ -278,10 +278,11 @@ async def test_a_body_counts_for_no_header():
         writer.close()
 
 
-async def test_what_is_expected_of_us_is_a_problem_document_unless_it_is_to_continue():
+@pytest.mark.parametrize("expected", [b"SECRET", b"\xff", b"100-continue, SECRET"])
+async def test_what_is_expected_of_us_is_a_problem_document_unless_it_is_to_continue(expected):
     head = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\nExpect: "
     async with listening(nothing) as runner:
-        answer, document = await refused(runner.addresses[0], head + b"SECRET\r\n\r\n")
+        answer, document = await refused(runner.addresses[0], head + expected + b"\r\n\r\n")
         assert answer.startswith("HTTP/1.1 417 ")
         assert "\r\nServer: ice-gateway" in answer
         assert document["code"] == "expectation-failed"

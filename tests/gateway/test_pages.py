@@ -1229,6 +1229,14 @@ async def test_odd_login_forms(running, browse):
         assert answer.headers["Content-Type"].startswith("text/html")
 
 
+@pytest.mark.parametrize("kind", [";" * 32_000, "a/b; " + "(" * 275, "a/b;" * 8_000])
+async def test_login_form_of_an_odd_content_type(running, browse, kind):
+    browser = await browse(running)
+    headers = {"Origin": running.url, "Content-Type": kind}
+    answer = await browser.send("POST", "login", data=b"name=root", headers=headers)
+    assert answer.status == 400
+
+
 async def test_bulk_takes_as_many_as_the_api(running, root):
     names = [f"none-{number}" for number in range(10_000)]
     fields = {"action": "disconnect", "ice_names": names}

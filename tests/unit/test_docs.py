@@ -67,6 +67,7 @@ def test_limits_are_those_that_hold():
         limits.items()
         >= {
             "a request's address, with its query": f"{listener.MAX_LINE // kib} KiB",
+            "segments of a path": f"{respond.MAX_SEGMENTS}",
             "one header; all of them": (
                 f"{listener.MAX_FIELD // kib} KiB; {listener.MAX_HEAD // kib} KiB and"
                 f" {listener.MAX_FIELDS} lines"

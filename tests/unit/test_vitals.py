@@ -14,8 +14,8 @@ import structlog
 from gateway import handles, vitals
 from gateway.handles import shortage
 from gateway.heartbeat import Heartbeat
-from gateway.listener import calm
 from gateway.logs import configure
+from gateway.process import calm
 from gateway.vitals import Vital, Vitals
 
 

@@ -12,6 +12,7 @@ from gateway import base64url
 from gateway.admin.auth import recognise
 from gateway.admin.parts import CALLER
 from gateway.errors import Problem, invalid, problem
+from gateway.http_headers import media_type
 from gateway.respond import Refusal, read_body
 
 MAX_LIMIT: Final = 200
@@ -40,7 +41,7 @@ async def body_as(request: web.Request, shape: type[B]) -> B:
         raise Refusal(problem("malformed-json")) from None
     # Second, since what cannot be parsed is 400 whatever it is called. It is asked for because a
     # page of another site can send any body, but not this type.
-    if request.content_type != "application/json":
+    if media_type(request.headers.get("Content-Type", "")) != "application/json":
         raise Refusal(problem("unsupported-media-type"))
     return decode_as(data, shape)
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from aiohttp import web
 
-from gateway.admin.auth import COOKIE, PUBLIC, from_own_page, login_of
+from gateway.admin.auth import COOKIE, PUBLIC, from_own_page, login_cookie, login_of
 from gateway.admin.pages.shell import form, parts, render, root
 from gateway.errors import problem
 from gateway.logins import NotLoggedIn
@@ -73,7 +73,9 @@ async def log_in(request: web.Request) -> web.StreamResponse:
 
 async def log_out(request: web.Request) -> web.StreamResponse:
     """End this login."""
-    await parts(request).logins.log_out(Secret(request.cookies[COOKIE]))
+    brought = login_cookie(request)
+    if brought is not None:
+        await parts(request).logins.log_out(brought)
     response = web.Response(headers={"HX-Redirect": f"{root(request)}login"})
     response.del_cookie(COOKIE, path="/")
     return response

@@ -16,6 +16,7 @@ from aiohttp.typedefs import Handler
 from gateway.admin.auth import is_meant, is_public, login_of
 from gateway.admin.parts import CALLER, LOGIN, PARTS, AdminParts
 from gateway.errors import Problem, problem
+from gateway.http_headers import media_type
 from gateway.respond import MAX_BODY, Refusal, read_body, store_problem
 from gateway.store.engine import StoreUnavailable
 from gateway.times import to_text
@@ -30,6 +31,7 @@ _HEADERS: Final = {
     "Referrer-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+_FORM: Final = "application/x-www-form-urlencoded"
 _BY_STATUS: Final = {
     404: "not-found",
     405: "method-not-allowed",
@@ -183,7 +185,7 @@ async def posted(request: web.Request, at_most: int = MAX_BODY) -> list[tuple[st
 
     Ours, since aiohttp's fails at what is no text, takes 1000 fields at the most, and files, too.
     """
-    if request.content_type != "application/x-www-form-urlencoded":
+    if media_type(request.headers.get("Content-Type", "")) != _FORM:
         raise Refusal(problem("bad-request", "This is not a form of these pages."))
     data = await read_body(request, at_most)
     try:

@@ -11,6 +11,7 @@ from typing import Final
 from aiohttp import web
 
 from gateway.admin.auth import PUBLIC
+from gateway.http_headers import none_match
 
 _FOLDER: Final = Path(__file__).parents[1] / "static"
 # Not as this machine would have it: a browser runs no script under another name (nosniff).
@@ -35,8 +36,7 @@ async def serve(request: web.Request) -> web.StreamResponse:
     file = _files().get(request.match_info["name"])
     if file is None:
         raise web.HTTPNotFound
-    known = {tag.value for tag in request.if_none_match or ()}
-    if known & {file.etag, "*"}:
+    if none_match(request.headers.getall("If-None-Match", ()), file.etag):
         response = web.Response(status=304)
     else:
         response = web.Response(body=file.body, content_type=file.content_type, charset="utf-8")
