@@ -10,8 +10,10 @@ from prometheus_client.exposition import generate_latest
 
 from client.protocol import MAX_VALUE
 from gateway import listener, progress, respond
+from gateway.admin.pages.ices import MAX_BULK_FIELDS
 from gateway.admin.pages.login import MAX_FORM
 from gateway.admin.pages.operations import MAX_FORM as MAX_OPERATION_FORM
+from gateway.admin.pages.shell import MAX_FIELDS
 from gateway.dispatch import MAX_IN_HAND
 from gateway.metrics import Metrics
 from gateway.operations import MAX_UNFINISHED
@@ -79,6 +81,7 @@ def test_limits_are_those_that_hold():
                 f"{respond.MAX_BODY // kib**2} MiB, uncompressed; {respond.BODY_TIMEOUT:g} s"
             ),
             "the form of the login page": f"{MAX_FORM // kib} KiB",
+            "fields of a form; of one that names ICEs": f"{MAX_FIELDS}; {MAX_BULK_FIELDS:,}",
             "the form of a new operation": f"{MAX_OPERATION_FORM:,} bytes",
             "params, and a result": f"{MAX_VALUE:,} bytes of JSON",
             "operations of an ICE that have not finished": f"{MAX_UNFINISHED:,}",

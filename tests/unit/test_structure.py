@@ -25,6 +25,7 @@ FLOORS = [
         "gateway.errors",
         "gateway.ice",
         "gateway.http_headers",
+        "gateway.forms",
     ],
     [
         "gateway.roles",

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from gateway.admin.api.inputs import Query, Text
 from gateway.admin.auth import actor
-from gateway.admin.pages.shell import form, is_fragment, parts, posted, render
+from gateway.admin.pages.shell import MAX_FIELDS, form, is_fragment, parts, posted, render
 from gateway.admin.parts import CALLER
 from gateway.drops import Confirmation
 from gateway.errors import Problem, invalid, problem
@@ -20,13 +20,15 @@ from gateway.event import Actor, Via
 from gateway.hub import DISCONNECT
 from gateway.ice import Action, Ice, IceType, Status, actions_from, valid_name
 from gateway.provisioning import MAX_BULK, Done, Expected, Issued, Outcome
-from gateway.respond import Refusal
+from gateway.respond import MAX_BODY, Refusal
 from gateway.store.accounts import fold_user
 from gateway.store.ices import ORDERS, IceFilter, Listed, Order
 
 PAGE: Final = 50
 """Rows of the table on one page."""
 ADMINS: Final = (Action.REPROVISION, Action.REREGISTER, Action.DEREGISTER)
+MAX_BULK_FIELDS: Final = MAX_BULK + MAX_FIELDS
+"""Fields of a form that names ICEs."""
 CHANGED: Final = "ices-changed"
 """Tells the page's script that the table is to be asked for again."""
 WORDS: Final = {
@@ -310,7 +312,7 @@ def _result(outcome: Outcome, ended: Confirmation) -> dict[str, Any]:
 
 
 async def _bulk(request: web.Request) -> tuple[str, list[str]]:
-    fields = await posted(request)
+    fields = await posted(request, MAX_BODY, MAX_BULK_FIELDS)
     action = dict(fields).get("action", "")
     names = [value for name, value in fields if name == "ice_names"]
     if len(names) > MAX_BULK:
