@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
-from gateway.errors import Problem, invalid, problem
+from gateway.errors import Problem, invalid, problem, quoted
 from gateway.event import Actor, Event
 from gateway.passwords import MAX_LENGTH, Passwords
 from gateway.roles import Caller, Role
@@ -117,7 +117,7 @@ class AccountBook:
             # Read where it is written: whoever disables the user meanwhile must not be undone.
             found = await accounts.find_user(transaction, name)
             if found is None:
-                return problem("not-found", f"there is no user {name}")
+                return problem("not-found", f"there is no user {quoted(name)}")
             user = change(found)
             event = self._event(actor, action, user=user.name, **detail)
             await accounts.update_user(transaction, user, event)
@@ -140,7 +140,7 @@ class AccountBook:
         """
         user = await self._rows.user(user_name)
         if user is None:
-            return problem("not-found", f"there is no user {user_name}")
+            return problem("not-found", f"there is no user {quoted(user_name)}")
         if user.disabledon is not None:
             return problem("forbidden", f"the user {user.name} is disabled")
         if not 1 <= len(label) <= MAX_LABEL or not label.isprintable():
@@ -150,7 +150,9 @@ class AccountBook:
         if ice_name is not None:
             listed = await self._ices.find(ice_name)
             if listed is None:
-                return problem("not-registered", f"there is no ICE {ice_name}; provision it first")
+                return problem(
+                    "not-registered", f"there is no ICE {quoted(ice_name)}; provision it first"
+                )
             ice_name = listed.ice.ice_name
         now = self._clock()
         secret = Secret(f"icegw_{secrets.token_urlsafe(32)}")
@@ -179,7 +181,7 @@ class AccountBook:
         """Revoke an API token; once revoked it stays so."""
         token = await self._rows.token(token_id)
         if token is None:
-            return problem("not-found", f"there is no API token {token_id}")
+            return problem("not-found", f"there is no API token {quoted(token_id)}")
         now = self._clock()
         event = self._event(actor, "revoke-api-token", id=token.id, user=token.user)
         await self._engine.write(

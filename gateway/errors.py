@@ -11,6 +11,10 @@ from typing import Any, Final
 
 from client.protocol import REFUSALS
 
+MAX_QUOTED: Final = 200
+"""Characters of what was sent that a refusal repeats."""
+_MAX_DETAIL: Final = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -117,12 +121,22 @@ CODES: Final = frozenset(_CATALOGUE)
 def problem(code: str, detail: str | None = None, **more: Any) -> Problem:
     """A refusal of the catalogue, with a sentence of its own where the catalogue's is too general."""
     status, title, sentence = _CATALOGUE[code]
-    return Problem(code, status, title, detail or sentence, more)
+    return Problem(code, status, title, _cut(detail or sentence, _MAX_DETAIL), more)
 
 
 def invalid(field_name: str, reason: str) -> Problem:
-    """A field that is not valid; names it."""
-    return problem("invalid", f"{field_name}: {reason}", field=field_name)
+    """A field that is not valid; names it. Both texts may quote what was sent, and are cut."""
+    name = quoted(field_name)
+    return problem("invalid", f"{name}: {quoted(reason)}", field=name)
+
+
+def quoted(text: str) -> str:
+    """What was sent, cut so that a refusal can repeat it."""
+    return _cut(text, MAX_QUOTED)
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 _CHALLENGES: Final = {
@@ -153,7 +167,7 @@ def refusal(
         known.code,
         known.status,
         known.title,
-        known.detail if detail is None else f"{detail}. {known.detail}",
+        known.detail if detail is None else f"{_cut(detail, _MAX_DETAIL)}. {known.detail}",
         {"retry": known.retry if retry is None else retry},
         headers,
     )

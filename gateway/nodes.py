@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.errors import Problem, problem
+from gateway.errors import Problem, problem, quoted
 from gateway.event import Actor, Event
 from gateway.store import events, nodes
 from gateway.store.engine import Engine, Transaction
@@ -53,6 +53,6 @@ class NodeDesk:
         changed = await self._engine.write(unit)
         found = [node for node in await self._nodes.all() if node.state != "gone"]
         if not any(node.name == name for node in found):
-            return problem("not-found", f"There is no node {name}.")
+            return problem("not-found", f"There is no node {quoted(name)}.")
         others = any(node.state == "serves" and node.name != name for node in found)
         return Drained(changed, others)

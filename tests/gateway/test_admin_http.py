@@ -300,6 +300,23 @@ async def test_wrong_shape_is_422(shared, path, data):
 
 
 @pytest.mark.parametrize(
+    "data",
+    [
+        {"x" * 1_000_000: 1},
+        {**NEW, "ice_type": "x" * 1_000_000},
+        {**NEW, "provisionedto": "x" * 1_000_000},
+        {**NEW, "\x7f" * 100_000: 1},
+    ],
+    ids=lambda data: str(data)[:20],
+)
+@changes_nothing
+async def test_refusal_is_short_whatever_was_sent(shared, data):
+    answer = await shared.admin.post("/ices", data)
+    expect_refused(answer, 422, "invalid")
+    assert len(answer.body) < 2000
+
+
+@pytest.mark.parametrize(
     "kind",
     [
         *("text/plain", "application/x-www-form-urlencoded", "a/b", ""),

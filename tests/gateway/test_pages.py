@@ -791,6 +791,15 @@ async def test_action_on_nobody(root, action):
         assert "here is no user" in said(answer)
 
 
+async def test_long_name_of_nobody_is_quoted_in_part(root):
+    for path, field in (("users/disable", "name"), ("api-tokens", "owner")):
+        sent = {field: "x" * 500_000, "label": "l", "expires_in": "90d"}
+        answer = await root.post(path, sent)
+        assert answer.status == 404
+        assert "xxx…" in answer.text
+        assert len(answer.text) < 2000
+
+
 async def test_user_whose_name_is_no_path(running, root):
     for name in ("..", "a/b", "a%2Fb", "a?b=c&d#e", "a;b+c d", "'\"<>", "\N{SNOWMAN}"):
         fields = {"name": name, "role": "member"}

@@ -6,7 +6,15 @@ import pytest
 
 from client.protocol import REFUSALS
 from gateway import errors
-from gateway.errors import ALREADY_EXISTS, NAME_IS_FINAL, invalid, problem, refusal
+from gateway.errors import (
+    ALREADY_EXISTS,
+    MAX_QUOTED,
+    NAME_IS_FINAL,
+    invalid,
+    problem,
+    quoted,
+    refusal,
+)
 
 STATUSES = {
     "malformed-json": 400,
@@ -74,6 +82,17 @@ def test_an_invalid_field_is_named():
         "code": "invalid",
         "field": "ice_name",
     }
+
+
+def test_a_refusal_quotes_little_of_what_was_sent():
+    long = "\x01" * 1_000_000
+    said = invalid(long, long)
+    assert len(said.more["field"]) == MAX_QUOTED
+    assert len(said.detail) <= 2 * MAX_QUOTED + 2
+    assert len(problem("not-found", long).detail) <= 1000
+    assert len(refusal("proof-invalid", detail=long).detail) < 1500
+    assert quoted("x" * MAX_QUOTED) == "x" * MAX_QUOTED
+    assert quoted("x" * 201) == "x" * 199 + "…"
 
 
 @pytest.mark.parametrize("make", [problem, refusal])

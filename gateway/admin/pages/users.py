@@ -14,7 +14,7 @@ from gateway.admin.auth import actor
 from gateway.admin.pages.ices import PAGE, WORDS, form_fault, may_act, may_see
 from gateway.admin.pages.shell import form, is_fragment, parts, render
 from gateway.admin.parts import CALLER
-from gateway.errors import Problem, invalid, problem
+from gateway.errors import Problem, invalid, problem, quoted
 from gateway.event import Via
 from gateway.ice import Status
 from gateway.provisioning import MAX_BULK
@@ -209,7 +209,7 @@ _ACTS: Final[dict[str, Callable[[web.Request], Awaitable[web.StreamResponse]]]] 
 async def _user(request: web.Request, name: str) -> User:
     user = await parts(request).accounts.user(name)
     if user is None:
-        raise Refusal(problem("not-found", f"There is no user {name}."))
+        raise Refusal(problem("not-found", f"There is no user {quoted(name)}."))
     return user
 
 
