@@ -29,8 +29,8 @@ LIFETIME: Final = 86_400.0
 """Seconds from `run_at` or the request to the deadline, where none is given."""
 FARTHEST: Final = timedelta(days=366)
 """How far ahead `run_at` and `deadline` may lie: what is farther is a mistake."""
-KEY_PATTERN: Final = "[ -~]{1,128}"
-"""An idempotency key."""
+KEY_PATTERN: Final = "(?!schedule:)[ -~]{1,128}"
+"""An idempotency key that a caller may choose; those of schedules are the gateway's own."""
 
 
 class State(enum.StrEnum):
@@ -146,7 +146,10 @@ class Operation:
             raise NotValid(farther, f"at most {FARTHEST.days} days ahead")
         key = idempotency_key
         if key is not None and not re.fullmatch(KEY_PATTERN, key):
-            raise NotValid("idempotency_key", "1 to 128 printable ASCII characters")
+            raise NotValid(
+                "idempotency_key",
+                "1 to 128 printable ASCII characters, and does not begin with schedule:",
+            )
         return cls(
             operation_id,
             ice_name,

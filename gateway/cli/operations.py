@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final
 import click
 import msgspec
 
-from client.protocol import OperationKind
+from client.protocol import JsonTooComplex, OperationKind
 from gateway.clerk import Clerk
 from gateway.cli.common import (
     Desk,
@@ -27,6 +27,7 @@ from gateway.cli.common import (
 )
 from gateway.documents import OperationDocument, operation_document, progress_document
 from gateway.errors import problem
+from gateway.json_input import NotJson, check_json_input
 from gateway.operation import Operation, State
 from gateway.operations import OperationDesk, Wanted
 from gateway.store.ices import Ices
@@ -69,10 +70,12 @@ class _Json(click.ParamType[bytes]):
                 text = sys.stdin.buffer.read()
             else:
                 text = Path(value[1:]).read_bytes() if value.startswith("@") else value.encode()
-            msgspec.json.decode(text.decode())
+            check_json_input(text)
         except OSError as error:
             self.fail(f"{value[1:]} cannot be read: {error.strerror}", param, ctx)
-        except (UnicodeError, msgspec.DecodeError, RecursionError):
+        except JsonTooComplex as error:
+            self.fail(str(error), param, ctx)
+        except (UnicodeError, NotJson):
             self.fail("has to be JSON", param, ctx)
         return text.strip()
 

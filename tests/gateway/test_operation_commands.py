@@ -127,6 +127,8 @@ async def test_the_same_key_is_the_same_operation(running):
         (("lab-1",), 2, "Missing option '--kind'"),
         (("lab-1", "--kind", "execute", "--params", "{"), 2, "has to be JSON"),
         (("lab-1", "--kind", "execute", "--params", '"\ud800"'), 2, "has to be JSON"),
+        (("lab-1", "--kind", "execute", "--params", "[" * 101 + "]" * 101), 2, "100 levels"),
+        (("lab-1", "--kind", "execute", "--idempotency-key", "schedule:1"), 1, "idempotency_key"),
         (("lab-1", "--kind", "execute", "--params", "@/no/such"), 2, "No such file"),
         (("lab-1", "--kind", "schedule"), 1, "run_at: is required for schedule"),
         (("lab-1", "--kind", "schedule", "--run-at", "2026-11-22T18:00"), 2, "with a zone"),

@@ -96,6 +96,8 @@ async def test_the_same_form_twice_is_one_operation_and_an_edited_one_another(ru
         ({"kind": ""}, "kind", "missing required field"),
         ({"params": "{"}, "params", "has to be JSON"),
         ({"params": '1, "kind": "debug"'}, "params", "has to be JSON"),
+        ({"params": "[" * 976 + "]" * 976}, "params", "deeper than 100 levels"),
+        ({"params": "1e999"}, "params", "not finite"),
         ({"params": f'"{"x" * 999_999}"'}, "params", "at most 1,000,000 bytes"),
         ({"kind": "schedule"}, "run_at", "is required for schedule"),
         ({"run_at": "2099-01-01T00:00:00Z"}, "run_at", "is for schedule alone"),

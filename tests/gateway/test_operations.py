@@ -165,6 +165,11 @@ async def test_the_log_says_who_asked_and_who_cancelled(running):
         ({"kind": "execute", "idempotency_key": ""}, "idempotency_key"),
         ({"kind": "execute", "idempotency_key": "k" * 129}, "idempotency_key"),
         ({"kind": "execute", "idempotency_key": "a\x00b"}, "idempotency_key"),
+        ({"kind": "execute", "idempotency_key": "schedule:1:2"}, "idempotency_key"),
+        ({"kind": "schedule", "run_at": "0001-01-01T00:00:00+14:00"}, "run_at"),
+        ({"kind": "execute", "deadline": "9999-12-31T23:59:59-14:00"}, "deadline"),
+        ({"kind": "execute", "deadline": 1e300}, "deadline"),
+        ({"kind": "execute", "run_at": 10**29}, "run_at"),
     ],
 )
 async def test_a_field_that_is_not_valid_is_named(running, body, field):
@@ -182,6 +187,28 @@ async def test_params_may_have_a_million_bytes(running):
     ice = await connected(running)
     await asked(running.admin, params="x" * 999_998)
     assert len((await expect_run(ice))["params"]) == 999_998
+
+
+DEEP = [depth * "[" + depth * "]" for depth in (100, 976, 100_000)]
+
+
+@pytest.mark.parametrize("params", [*DEEP, "1e999", "9" * 5_000], ids=lambda text: text[:10])
+async def test_params_that_are_too_complex(running, params):
+    await connected(running)
+    answer = await running.admin.call(
+        "POST",
+        "/ices/lab-1/operations",
+        data=f'{{"kind": "execute", "params": {params}}}'.encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    assert expect_refused(answer, 422, "invalid")["field"] == "body"
+
+
+async def test_params_of_the_greatest_depth(running):
+    ice = await connected(running)
+    params = json.loads(99 * "[" + 99 * "]")
+    await asked(running.admin, params=params)
+    assert (await expect_run(ice))["params"] == params
 
 
 async def test_a_body_that_is_no_json(running):

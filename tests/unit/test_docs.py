@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.exposition import generate_latest
 
-from client.protocol import MAX_VALUE
+from client.protocol import MAX_DEPTH, MAX_DIGITS, MAX_VALUE
 from gateway import listener, progress, respond
 from gateway.admin.pages.ices import MAX_BULK_FIELDS
 from gateway.admin.pages.login import MAX_FORM
@@ -83,6 +83,9 @@ def test_limits_are_those_that_hold():
             "the form of the login page": f"{MAX_FORM // kib} KiB",
             "fields of a form; of one that names ICEs": f"{MAX_FIELDS}; {MAX_BULK_FIELDS:,}",
             "the form of a new operation": f"{MAX_OPERATION_FORM:,} bytes",
+            "JSON in a body, and params": (
+                f"{MAX_DEPTH} levels; numbers that are finite, of {MAX_DIGITS} digits"
+            ),
             "params, and a result": f"{MAX_VALUE:,} bytes of JSON",
             "operations of an ICE that have not finished": f"{MAX_UNFINISHED:,}",
             "an ICE's finishes that are not yet written": f"{MAX_IN_HAND}",

@@ -130,6 +130,7 @@ def test_without_a_deadline_it_has_a_day():
         ({"idempotency_key": "x" * 129}, "idempotency_key"),
         ({"idempotency_key": "\n"}, "idempotency_key"),
         ({"idempotency_key": "é"}, "idempotency_key"),
+        ({"idempotency_key": "schedule:1"}, "idempotency_key"),
     ],
 )
 def test_what_cannot_be_requested_names_its_field(how, field):

@@ -26,6 +26,7 @@ FLOORS = [
         "gateway.ice",
         "gateway.http_headers",
         "gateway.forms",
+        "gateway.json_input",
     ],
     [
         "gateway.roles",

@@ -8,11 +8,13 @@ from typing import Annotated, Any, Final, Self, TypeVar
 import msgspec
 from aiohttp import web
 
+from client.protocol import JsonTooComplex
 from gateway import base64url
 from gateway.admin.auth import recognise
 from gateway.admin.parts import CALLER
 from gateway.errors import Problem, invalid, problem
 from gateway.http_headers import media_type
+from gateway.json_input import NotJson, check_json_input
 from gateway.respond import Refusal, read_body
 
 MAX_LIMIT: Final = 200
@@ -34,20 +36,24 @@ async def body_as(request: web.Request, shape: type[B]) -> B:
     if caller is None:
         raise Refusal(problem("unauthenticated"))
     request[CALLER] = caller
+    too_complex = None
     try:
-        # msgspec checks text as it is needed; a body is UTF-8 as a whole or it is not JSON.
-        msgspec.json.decode(data.decode())
-    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
+        check_json_input(data)
+    except NotJson:
         raise Refusal(problem("malformed-json")) from None
+    except JsonTooComplex as error:
+        too_complex = str(error)
     # Second, since what cannot be parsed is 400 whatever it is called. It is asked for because a
     # page of another site can send any body, but not this type.
     if media_type(request.headers.get("Content-Type", "")) != "application/json":
         raise Refusal(problem("unsupported-media-type"))
+    if too_complex is not None:
+        raise Refusal(invalid("body", too_complex))
     return decode_as(data, shape)
 
 
 def decode_as(data: bytes, shape: type[B]) -> B:
-    """JSON as `shape`. Raises `Refusal`."""
+    """JSON that `check_json_input` has taken, as `shape`. Raises `Refusal`."""
     try:
         return msgspec.json.decode(data, type=shape)
     except msgspec.ValidationError as error:

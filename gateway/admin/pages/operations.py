@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from aiohttp import web
 
-from client.protocol import MAX_VALUE
+from client.protocol import MAX_VALUE, JsonTooComplex
 from gateway.admin.api.inputs import Query, decode_as
 from gateway.admin.api.operations import NewOperation
 from gateway.admin.auth import actor, forbidden
@@ -20,6 +20,7 @@ from gateway.documents import progress_document
 from gateway.errors import Problem, invalid, problem
 from gateway.event import Via
 from gateway.ice import OPERATIONS
+from gateway.json_input import NotJson, check_json_input
 from gateway.operation import Operation, State
 from gateway.operations import Wanted
 from gateway.respond import Refusal
@@ -105,9 +106,11 @@ async def run(request: web.Request) -> web.StreamResponse:
 def _wanted(fields: dict[str, str]) -> Wanted | Problem:
     params = fields.get("params", "").strip().encode() or b"{}"
     try:
-        msgspec.json.decode(params)
-    except (msgspec.DecodeError, RecursionError):
+        check_json_input(params)
+    except NotJson:
         return invalid("params", "has to be JSON")
+    except JsonTooComplex as error:
+        return invalid("params", str(error))
     given: dict[str, object] = {name: fields[name] for name in _TEXTS if fields.get(name)}
     try:
         new = decode_as(msgspec.json.encode({**given, "params": msgspec.Raw(params)}), NewOperation)

@@ -1,0 +1,38 @@
+"""Checks JSON from outside before anything is built of it. Pure.
+
+To build objects of a MiB takes up to 150 ms: 64 ms for nested empty lists. To skip through it takes 3 ms.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from client.protocol import MAX_DEPTH, JsonTooComplex, check_json
+
+_SKIP: Final = msgspec.json.Decoder(msgspec.Raw)
+
+
+class NotJson(ValueError):
+    """It is not one JSON value in UTF-8."""
+
+
+def check_json_input(data: bytes) -> None:
+    """Refuse what is no JSON (RFC 8259), or more complex than `client.protocol.check_json` allows.
+
+    Raises:
+        NotJson: it is no JSON.
+        JsonTooComplex: the text says what was exceeded.
+    """
+    try:
+        data.decode()  # msgspec looks at the bytes of strings only when it builds them
+        _SKIP.decode(data)
+    except RecursionError:
+        # Beyond 1,000 levels msgspec gives up. Brackets that do not match are certainly no JSON.
+        if any(data.count(begin) != data.count(end) for begin, end in ((b"[", b"]"), (b"{", b"}"))):
+            raise NotJson from None
+        raise JsonTooComplex(f"it is deeper than {MAX_DEPTH} levels") from None
+    except (UnicodeDecodeError, msgspec.DecodeError):
+        raise NotJson from None
+    check_json(data)

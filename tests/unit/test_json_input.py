@@ -1,0 +1,62 @@
+"""JSON from outside: whether it is JSON, and not too complex."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from client.protocol import MAX_DEPTH, JsonTooComplex
+from gateway.json_input import NotJson, check_json_input
+
+
+def nested(depth):
+    return b"[" * depth + b"]" * depth
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.text() | st.integers(-(10**29), 10**29) | st.floats(-1, 1),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        max_leaves=5,
+    )
+)
+def test_usual_json_is_taken(value):
+    check_json_input(json.dumps(value).encode())
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{",
+        b"NaN",
+        b"{} {}",
+        b"[1,]",
+        b'"\xff"',
+        b'"\xed\xa0\x80"',
+        b'"\\ud800"',
+        b"[" * 100_000,
+    ],
+    ids=lambda data: repr(data[:20]),
+)
+def test_what_is_no_json_is_refused(data):
+    with pytest.raises(NotJson):
+        check_json_input(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(nested(depth) for depth in (MAX_DEPTH + 1, 976, 100_000)),
+        b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+        *(b"1e999", b"9" * 5_000, b"[-1e999]"),
+    ],
+    ids=lambda data: repr(data[:20]),
+)
+def test_json_that_is_too_complex_is_refused(data):
+    with pytest.raises(JsonTooComplex):
+        check_json_input(data)
+    check_json_input(nested(MAX_DEPTH))
