@@ -7,7 +7,6 @@ accepted; all settings are documented in `config/gateway.toml`, which a test com
 from __future__ import annotations
 
 import ipaddress
-import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,151 +14,28 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from gateway.database_url import FILE, SERVERS, file_of, shown
-from gateway.times import LONGEST
+from gateway.database_url import file_of, shown
+from gateway.setting_types import (
+    boolean,
+    database,
+    integer,
+    lifetime,
+    listener,
+    networks,
+    node_lease,
+    node_name,
+    one_of,
+    optional_path,
+    positive_duration,
+    public_urls,
+    text,
+)
 
 ENV_PREFIX: Final = "ICE_GATEWAY_"
-_LEASES: Final = (2.0, 3600.0)
-_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class BadSetting(Exception):
     """A setting that cannot be used; the text is one line for a person."""
-
-
-# --- what a value may be -----------------------------------------------------------------------
-
-
-def duration(value: object) -> float:
-    """Seconds from `30s`, `5m`, `2h`, `7d`, or 0."""
-    if value in (0, "0") and value is not False:
-        return 0.0
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", value) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError
-    return float(match[1]) * _UNITS[match[2]]
-
-
-def _lifetime(value: object) -> float:
-    seconds = duration(value)
-    if seconds > LONGEST:
-        raise ValueError
-    return seconds
-
-
-def _positive_duration(value: object) -> float:
-    seconds = _lifetime(value)
-    if seconds <= 0:
-        raise ValueError
-    return seconds
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError
-    return value
-
-
-def _optional_path(value: object) -> Path | None:
-    return None if value == "" else Path(_text(value)).expanduser()
-
-
-def _integer(low: int, high: int) -> Callable[[object], int]:
-    def parse(value: object) -> int:
-        number = int(value) if isinstance(value, str) else value
-        if isinstance(number, bool) or not isinstance(number, int) or not low <= number <= high:
-            raise ValueError
-        return number
-
-    return parse
-
-
-def _boolean(value: object) -> bool:
-    """A TOML boolean, or its word in the environment."""
-    words = {"true": True, "false": False}
-    given = words.get(value.lower()) if isinstance(value, str) else value
-    if not isinstance(given, bool):
-        raise ValueError  # noqa: TRY004 - one kind of error for one kind of fault
-    return given
-
-
-def _listener(value: object) -> tuple[str, int] | None:
-    """`HOST:PORT`, an IPv6 host in brackets; empty turns the listener off."""
-    if value == "":
-        return None
-    parts = urlsplit(f"//{_text(value)}")
-    if not parts.hostname or parts.port is None or parts.path or "@" in parts.netloc:
-        raise ValueError
-    return parts.hostname, parts.port
-
-
-def _list(value: object) -> list[str]:
-    """A TOML list, or in the environment texts parted by commas."""
-    items = [item.strip() for item in value.split(",")] if isinstance(value, str) else value
-    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
-        raise ValueError
-    return [item for item in items if item]
-
-
-def _public_urls(value: object) -> tuple[str, ...]:
-    urls = []
-    for url in _list(value):
-        parts = urlsplit(url)
-        if (
-            parts.scheme not in ("http", "https")
-            or not parts.hostname
-            or {"?", "#", "%", " "} & set(url)
-            or not url.isascii()
-            or "@" in parts.netloc
-            or (parts.port is not None and not parts.port)
-        ):
-            raise ValueError
-        urls.append(url.rstrip("/"))
-    return tuple(urls)
-
-
-def _networks(value: object) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
-    return tuple(ipaddress.ip_network(item) for item in _list(value))
-
-
-def _name(value: object) -> str:
-    if value == "":
-        return ""
-    name = _text(value)
-    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name, re.ASCII):
-        raise ValueError
-    return name
-
-
-def _lease(value: object) -> float:
-    seconds = duration(value)
-    shortest, longest = _LEASES
-    if not shortest <= seconds <= longest:
-        raise ValueError
-    return seconds
-
-
-def _database(value: object) -> str:
-    """A URL; a plain path is taken for the SQLite file that is meant."""
-    url = _text(value)
-    if url.startswith(SERVERS):
-        if not urlsplit(url).path.strip("/"):
-            raise ValueError
-        return url
-    if ":" not in url:
-        url = FILE + url
-    if not url.startswith(FILE) or url[len(FILE) :] in ("", ":memory:"):
-        raise ValueError
-    return url
-
-
-def _one_of(*words: str) -> Callable[[object], str]:
-    def parse(value: object) -> str:
-        if value not in words:
-            raise ValueError
-        return str(value)
-
-    return parse
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,58 +57,61 @@ class Setting:
 _DURATION: Final = "a number with s, m, h or d, such as 30s"
 
 SETTINGS: Final = (
-    Setting("server.host", "127.0.0.1", _text, "an address or host name to listen on"),
-    Setting("server.port", 8440, _integer(0, 65535), "a port from 0 (any free one) to 65535"),
+    Setting("server.host", "127.0.0.1", text, "an address or host name to listen on"),
+    Setting("server.port", 8440, integer(0, 65535), "a port from 0 (any free one) to 65535"),
     Setting(
         "server.public_url",
         [],
-        _public_urls,
+        public_urls,
         "http(s)://host[:port][/prefix] in plain ASCII, or a list of such URLs",
     ),
-    Setting("server.trusted_proxies", [], _networks, "a list of addresses or networks (CIDR)"),
-    Setting("server.tls_certificate", "", _optional_path, "a PEM file, or empty"),
-    Setting("server.tls_key", "", _optional_path, "a PEM file, or empty"),
-    Setting("server.workers", 1, _integer(1, 64), "a number from 1 to 64"),
-    Setting("server.insecure", default=False, parse=_boolean, accepts="true or false"),
+    Setting("server.trusted_proxies", [], networks, "a list of addresses or networks (CIDR)"),
+    Setting("server.tls_certificate", "", optional_path, "a PEM file, or empty"),
+    Setting("server.tls_key", "", optional_path, "a PEM file, or empty"),
+    Setting("server.workers", 1, integer(1, 64), "a number from 1 to 64"),
+    Setting("server.insecure", default=False, parse=boolean, accepts="true or false"),
     Setting(
         "database.url",
         "sqlite:///ice-gateway.db",
-        _database,
+        database,
         "sqlite:///PATH, a path, or postgresql://USER@HOST/NAME",
     ),
-    Setting("tokens.key_file", "", _optional_path, "a file, or empty for one beside the database"),
+    Setting("tokens.key_file", "", optional_path, "a file, or empty for one beside the database"),
     Setting(
         "tokens.registration_ttl",
         "7d",
-        _lifetime,
+        lifetime,
         f"{_DURATION}, 36500d at most, or 0 for never",
     ),
-    Setting("ice.heartbeat", "30s", _positive_duration, _DURATION),
-    Setting("ice.max_connections", 100_000, _integer(1, 10_000_000), "a number from 1"),
-    Setting("ice.max_handshakes", 16384, _integer(1, 1_000_000), "a number from 1"),
+    Setting("ice.heartbeat", "30s", positive_duration, _DURATION),
+    Setting("ice.max_connections", 100_000, integer(1, 10_000_000), "a number from 1"),
+    Setting("ice.max_handshakes", 16384, integer(1, 1_000_000), "a number from 1"),
     Setting(
         "operations.keep",
         "30d",
-        _lifetime,
+        lifetime,
         f"{_DURATION}, 36500d at most, or 0 for ever",
     ),
-    Setting("admin.login_idle", "30m", _positive_duration, _DURATION),
-    Setting("admin.login_lifetime", "12h", _positive_duration, _DURATION),
+    Setting("admin.login_idle", "30m", positive_duration, _DURATION),
+    Setting("admin.login_lifetime", "12h", positive_duration, _DURATION),
     Setting(
-        "node.name", "", _name, "1 to 64 letters, digits, and . _ -, or empty for the host's name"
+        "node.name",
+        "",
+        node_name,
+        "1 to 64 letters, digits, and . _ -, or empty for the host's name",
     ),
-    Setting("node.lease", "30s", _lease, f"{_DURATION}, from 2s to 1h"),
-    Setting("metrics.listen", "127.0.0.1:9464", _listener, "HOST:PORT, or empty to turn it off"),
+    Setting("node.lease", "30s", node_lease, f"{_DURATION}, from 2s to 1h"),
+    Setting("metrics.listen", "127.0.0.1:9464", listener, "HOST:PORT, or empty to turn it off"),
     Setting(
         "log.format",
         "auto",
-        _one_of("auto", "json", "text"),
+        one_of("auto", "json", "text"),
         "auto (JSON unless on a terminal), json or text",
     ),
     Setting(
         "log.level",
         "info",
-        _one_of("debug", "info", "warning", "error"),
+        one_of("debug", "info", "warning", "error"),
         "debug, info, warning or error",
     ),
 )

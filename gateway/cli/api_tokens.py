@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from gateway.cli.common import Desk, json_option, on_database, show_json, show_table, unwrap
-from gateway.settings import duration
+from gateway.setting_types import duration
 from gateway.store.accounts import ApiToken
 from gateway.times import to_text, to_text_or_none
 

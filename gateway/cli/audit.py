@@ -16,7 +16,7 @@ from gateway.audit import Audit
 from gateway.chain import Head
 from gateway.cli.common import Desk, json_option, on_database, refuse, show_json
 from gateway.export import FORMATS, export
-from gateway.settings import duration
+from gateway.setting_types import duration
 from gateway.store.events import EventFilter, Events
 from gateway.times import utc_now
 

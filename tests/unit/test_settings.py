@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.settings import SETTINGS, BadSetting, duration, load
+from gateway.setting_types import duration
+from gateway.settings import SETTINGS, BadSetting, load
 from gateway.times import later, utc_now
 
 DOCUMENTED = Path(__file__).parents[2] / "config" / "gateway.toml"

@@ -39,7 +39,14 @@ FLOORS = [
         "gateway.operation",
     ],
     ["gateway.replay"],
-    ["gateway.files", "gateway.sockets", "gateway.watches", "gateway.settings", "gateway.lease"],
+    [
+        "gateway.files",
+        "gateway.sockets",
+        "gateway.watches",
+        "gateway.setting_types",
+        "gateway.lease",
+    ],
+    ["gateway.settings"],
     [
         "gateway.keyfile",
         "gateway.chain",
