@@ -437,7 +437,13 @@ async def _listen(
     share: Share | None,
 ) -> Runner:
     gates = {prefix + PATH: endpoint.admit for prefix in settings.prefixes}
-    runner = Runner(app, endpoint.load_shedding, shutdown_timeout=_FINISH, gates=gates.get)
+    runner = Runner(
+        app,
+        endpoint.load_shedding,
+        shutdown_timeout=_FINISH,
+        keepalive=settings.server_keepalive,
+        gates=gates.get,
+    )
     stack.push_async_callback(runner.cleanup)
     try:
         if share is None:

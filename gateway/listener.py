@@ -35,7 +35,8 @@ from gateway.tls_acceptor import TlsAcceptor
 
 SERVER_NAME: Final = "ice-gateway"
 HEAD_TIMEOUT: Final = 10.0
-"""Seconds for a request's headers to arrive, and between two requests; for a TLS handshake likewise."""
+"""Seconds for a request's headers to arrive: the first from the connection's begin on, later ones from their
+first byte on; for a TLS handshake likewise."""
 REQUEST_TIMEOUT: Final = 90.0
 """Seconds from the headers to the first byte of the answer; nothing that is asked for takes so long."""
 READ_TIMEOUT: Final = 30.0
@@ -103,11 +104,17 @@ class _Connection(RequestHandler):
         assert self._manager is not None  # noqa: S101 - it is there until the connection is lost
         self.transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass
         self._manager.connection_made(self, self.transport)
-        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        self._await_head()
+        self._load_shedding.accepted(self, transport.get_extra_info("socket").fileno())
+
+    def _await_head(self) -> None:
+        """Bound the time for a request's headers; between two requests aiohttp waits longer."""
+        if self._keepalive_handle is not None:
+            self._keepalive_handle.cancel()
+        self._next_keepalive_close_time = self._loop.time() + HEAD_TIMEOUT
         self._keepalive_handle = self._loop.call_at(
             self._next_keepalive_close_time, self._process_keepalive
         )
-        self._load_shedding.accepted(self, transport.get_extra_info("socket").fileno())
 
     def cut(self) -> None:
         """See `load_shedding.Connection`."""
@@ -119,7 +126,10 @@ class _Connection(RequestHandler):
         # While a request is waited for, all that comes is its head.
         waiting, count = self._waiter is not None or not self._request_count, self._request_count
         super().data_received(data)
+        begun = self._head > 0
         self._head = self._head + len(data) if waiting and count == self._request_count else 0
+        if self._head and count and not begun:
+            self._await_head()
         if self._head > MAX_HEAD and not self._messages:
             # As it does itself with what it cannot parse.
             self._request_count += 1
@@ -200,6 +210,10 @@ class _Connection(RequestHandler):
         if self._messages:
             # Who sends requests without waiting for answers takes turns with everybody else.
             await asyncio.sleep(0)
+        if self._keepalive_handle is not None:
+            # It bounded the head; aiohttp makes one anew that bounds the wait for the next request.
+            self._keepalive_handle.cancel()
+            self._keepalive_handle = None
         if self._refusal is not None:
             request_handler, self._refusal = _giving(self._refusal), None
         self._load_shedding.served(self)
@@ -411,6 +425,7 @@ class Runner(web.AppRunner):
         app: serves requests, and upgrades that do not come whole and first on their connections.
         load_shedding: which connections give way when file handles run short; else one of its own.
         shutdown_timeout: seconds for the requests in hand to finish.
+        keepalive: seconds for which a connection may wait for its next request.
         gates: by path, what answers upgrades that do.
         options: those of aiohttp's connections, in place of ours.
     """
@@ -421,6 +436,7 @@ class Runner(web.AppRunner):
         load_shedding: LoadShedding | None = None,
         *,
         shutdown_timeout: float,
+        keepalive: float = HEAD_TIMEOUT,
         gates: Gates = lambda _: None,
         **options: Any,
     ) -> None:
@@ -430,7 +446,7 @@ class Runner(web.AppRunner):
         self._load_shedding = load_shedding or LoadShedding()
         self._options = {
             "access_log": None,
-            "keepalive_timeout": HEAD_TIMEOUT,
+            "keepalive_timeout": keepalive,
             "lingering_time": LINGER_TIMEOUT,
             "max_line_size": MAX_LINE,
             "max_field_size": MAX_FIELD,

@@ -105,26 +105,3 @@ async def ended(task: asyncio.Task[None]) -> None:
     """End a part, and wait until it has."""
     task.cancel()
     await asyncio.wait([task])
-
-
-@contextlib.contextmanager
-def calm(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    """Say nothing each time that a connection could not be accepted for want of file handles.
-
-    asyncio says so thousands of times a second; `vitals` says it once.
-    """
-    before = loop.get_exception_handler()
-
-    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        if "out of system resource" in context.get("message", ""):
-            return
-        if before is None:
-            loop.default_exception_handler(context)
-        else:
-            before(loop, context)
-
-    loop.set_exception_handler(handle)
-    try:
-        yield
-    finally:
-        loop.set_exception_handler(before)

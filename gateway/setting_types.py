@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 from gateway.database_url import FILE, SERVERS
 from gateway.times import LONGEST
 
-_LEASES: Final = (2.0, 3600.0)
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -126,13 +125,16 @@ def node_name(value: object) -> str:
     return name
 
 
-def node_lease(value: object) -> float:
-    """Seconds from 2 to 3,600."""
-    seconds = duration(value)
-    shortest, longest = _LEASES
-    if not shortest <= seconds <= longest:
-        raise ValueError
-    return seconds
+def duration_between(shortest: float, longest: float) -> Callable[[object], float]:
+    """A parser of durations within these seconds."""
+
+    def parse(value: object) -> float:
+        seconds = duration(value)
+        if not shortest <= seconds <= longest:
+            raise ValueError
+        return seconds
+
+    return parse
 
 
 def database(value: object) -> str:

@@ -18,11 +18,11 @@ from gateway.database_url import file_of, shown
 from gateway.setting_types import (
     boolean,
     database,
+    duration_between,
     integer,
     lifetime,
     listener,
     networks,
-    node_lease,
     node_name,
     one_of,
     optional_path,
@@ -68,6 +68,7 @@ SETTINGS: Final = (
     Setting("server.trusted_proxies", [], networks, "a list of addresses or networks (CIDR)"),
     Setting("server.tls_certificate", "", optional_path, "a PEM file, or empty"),
     Setting("server.tls_key", "", optional_path, "a PEM file, or empty"),
+    Setting("server.keepalive", "75s", duration_between(1, 3600), f"{_DURATION}, from 1s to 1h"),
     Setting("server.workers", 1, integer(1, 64), "a number from 1 to 64"),
     Setting("server.insecure", default=False, parse=boolean, accepts="true or false"),
     Setting(
@@ -100,7 +101,7 @@ SETTINGS: Final = (
         node_name,
         "1 to 64 letters, digits, and . _ -, or empty for the host's name",
     ),
-    Setting("node.lease", "30s", node_lease, f"{_DURATION}, from 2s to 1h"),
+    Setting("node.lease", "30s", duration_between(2, 3600), f"{_DURATION}, from 2s to 1h"),
     Setting("metrics.listen", "127.0.0.1:9464", listener, "HOST:PORT, or empty to turn it off"),
     Setting(
         "log.format",
@@ -128,6 +129,7 @@ class Settings:
     server_trusted_proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
     server_tls_certificate: Path | None
     server_tls_key: Path | None
+    server_keepalive: float
     server_workers: int
     server_insecure: bool
     database_url: str = field(repr=False)  # it may hold a password

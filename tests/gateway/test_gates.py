@@ -184,6 +184,7 @@ async def test_a_gate_that_fails_is_an_internal_error(monkeypatch):
 
 async def test_a_gate_that_takes_too_long_is_503_and_is_ended(monkeypatch):
     monkeypatch.setattr("gateway.listener.REQUEST_TIMEOUT", 0.05)
+    monkeypatch.setattr("gateway.listener.HEAD_TIMEOUT", 0.05)
     monkeypatch.setattr("gateway.listener._log", log := Mock())
     ended = asyncio.Event()
 
@@ -194,7 +195,7 @@ async def test_a_gate_that_takes_too_long_is_503_and_is_ended(monkeypatch):
             ended.set()
 
     async with (
-        listening(never, Gate().by_router, keepalive_timeout=0.01) as runner,
+        listening(never, Gate().by_router) as runner,
         connected(runner) as (reader, writer),
     ):
         writer.write(UPGRADE)

@@ -9,14 +9,17 @@ import json
 import os
 import socket
 from unittest.mock import Mock
+from urllib.parse import urlsplit
 
 import pytest
 from aiohttp import web
 
 from gateway import listener, sockets
+from gateway.app import run_gateway
 from gateway.listener import MAX_FIELD, MAX_FIELDS, MAX_HEAD, MAX_LINE, READ_STEP, Runner
 from gateway.metrics import Metrics
 from tests.support.authority import Authority
+from tests.support.harness import settings_for
 from tests.support.ice import PATIENCE, until
 
 LARGE = 16 * 1024 * 1024
@@ -76,8 +79,8 @@ async def rest(ours):
     return count
 
 
-def request(connection="keep-alive"):
-    return f"GET / HTTP/1.1\r\nHost: x\r\nConnection: {connection}\r\n\r\n".encode()
+def request(connection="keep-alive", path="/"):
+    return f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: {connection}\r\n\r\n".encode()
 
 
 # --- answers that are not read -------------------------------------------------------------------
@@ -99,7 +102,7 @@ async def test_client_that_does_not_read_is_cut_off(monkeypatch, connection, wai
         return web.Response(body=bytes(LARGE))
 
     async with (
-        listening(answer, keepalive_timeout=0.05) as runner,
+        listening(answer, keepalive=0.05) as runner,
         client(runner, request(connection)) as ours,
     ):
         await until(lambda: not runner.server.connections)
@@ -118,7 +121,7 @@ async def test_client_that_reads_slowly_but_reads_is_served(monkeypatch):
         return web.Response(body=bytes(LARGE))
 
     async with (
-        listening(answer, keepalive_timeout=5) as runner,
+        listening(answer, keepalive=5) as runner,
         client(runner, request("close")) as ours,
     ):
         assert await rest(ours) > LARGE
@@ -152,7 +155,8 @@ async def test_client_that_has_gone_is_waited_for_no_more():
 @pytest.mark.parametrize("part", [b"", b"GE", b"GET / HTTP/1.1\r\nHost: x\r\nA: "])
 async def test_request_that_never_ends_is_cut_off(monkeypatch, part):
     monkeypatch.setattr("gateway.listener.LINGER_TIMEOUT", 0.05)
-    async with listening(nothing, keepalive_timeout=0.05) as runner, client(runner, part) as ours:
+    monkeypatch.setattr("gateway.listener.HEAD_TIMEOUT", 0.05)
+    async with listening(nothing, keepalive=3600) as runner, client(runner, part) as ours:
         for _ in range(3):  # whatever trickles in does not prolong it
             with contextlib.suppress(OSError):
                 await asyncio.get_running_loop().sock_sendall(ours, part[-1:])
@@ -161,9 +165,52 @@ async def test_request_that_never_ends_is_cut_off(monkeypatch, part):
 
 
 async def test_connection_that_is_used_no_more_is_closed():
-    async with listening(nothing, keepalive_timeout=0.05) as runner:
+    async with listening(nothing, keepalive=0.05) as runner:
         answer = await told(runner.addresses[0], request())
         assert answer.startswith("HTTP/1.1 200 "), "an answer, then the end"
+
+
+@contextlib.asynccontextmanager
+async def used_once(address, path="/"):
+    """A connection of which one request was answered."""
+    reader, writer = await asyncio.open_connection(*address[:2])
+    writer.write(request(path=path))
+    async with asyncio.timeout(PATIENCE):
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        yield reader, writer
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_connection_may_wait_longer_for_its_next_request_than_for_the_first(monkeypatch):
+    monkeypatch.setattr("gateway.listener.HEAD_TIMEOUT", 0.2)
+    async with (
+        listening(nothing, keepalive=3600) as runner,
+        used_once(runner.addresses[0]) as (reader, writer),
+    ):
+        assert not await told(runner.addresses[0], b""), "a younger connection, never used"
+        writer.write(request("close"))
+        assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("part", [b"G", b"GET / HTTP/1.1\r\nHost: x\r\nA: "])
+async def test_later_request_that_never_ends_is_cut_off(monkeypatch, part):
+    monkeypatch.setattr("gateway.listener.HEAD_TIMEOUT", 0.2)
+    monkeypatch.setattr("gateway.listener.LINGER_TIMEOUT", 0.05)
+    async with listening(nothing, keepalive=3600) as runner:
+        async with used_once(runner.addresses[0]) as (reader, writer):
+            for _ in range(3):  # whatever trickles in does not prolong it
+                writer.write(part)
+                part = part[-1:]
+            await reader.read()  # ends
+        await until(lambda: not runner.server.connections)
+
+
+async def test_keepalive_is_a_setting(tmp_path):
+    async with run_gateway(settings_for(tmp_path, server__keepalive="1s")) as gateway:
+        address = "127.0.0.1", urlsplit(gateway.url).port
+        async with used_once(address, "/healthz") as (reader, _):
+            await reader.read()  # ends
 
 
 async def test_body_that_nobody_wanted_is_not_waited_for_without_end():

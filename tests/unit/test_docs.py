@@ -74,7 +74,7 @@ def test_limits_are_those_that_hold():
                 f"{listener.MAX_FIELD // kib} KiB; {listener.MAX_HEAD // kib} KiB and"
                 f" {listener.MAX_FIELDS} lines"
             ),
-            "headers to arrive, from the connection's begin or the last answer on; a TLS handshake": (
+            "headers to arrive, from the connection's begin on, or from their first byte on; a TLS handshake": (
                 f"{listener.HEAD_TIMEOUT:g} s"
             ),
             "a body; its arrival": (

@@ -104,6 +104,7 @@ def test_config_gateway_toml_documents_every_setting_with_its_default():
             (ip_network("10.0.0.0/8"), ip_network("fd00::/8")),
         ),
         ("server.tls_key", "~/key.pem", Path.home() / "key.pem"),
+        ("server.keepalive", "90s", 90),
         ("server.insecure", True, True),
         ("server.insecure", "TRUE", True),
         ("server.insecure", "false", False),
@@ -142,6 +143,7 @@ def test_what_a_value_means(key, value, means):
         ),
         *(("ice.heartbeat", value) for value in (0, "0", "0s", "0.0m")),
         *(("server.port", value) for value in (-1, 65536, "x", "", 80.0, True, None)),
+        *(("server.keepalive", value) for value in ("0s", "0.9s", "61m", 75)),
         *(("ice.max_connections", value) for value in (0, -1, "0")),
         *(("server.host", value) for value in ("", 1, None)),
         *(
