@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from client import protocol
+from client.text import decoded
 
 _COORDINATE: Final = 32  # bytes: RFC 7518 section 6.2.1.2 for P-256
 _PART: Final = r"[A-Za-z0-9_-]+"
@@ -55,9 +56,7 @@ class Token:
     @classmethod
     def from_bytes(cls, data: bytes) -> Token:
         """The token in a file, whatever editor or shell wrote it. Raises `NotAToken`."""
-        # PowerShell's `>` writes UTF-16 with a byte order mark.
-        encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-        return cls(data.decode(encoding, errors="replace"))
+        return cls(decoded(data, errors="replace"))
 
     def reveal(self) -> str:
         """The text, for the handshake and for the token file."""

@@ -19,6 +19,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from client.text import decoded
+
 if TYPE_CHECKING:
     from client.agent import IceClient
 
@@ -35,7 +37,7 @@ def settings_of(file: Path | None) -> Settings:
     if file is None:
         return {}
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(decoded(file.read_bytes()))
     except OSError as error:
         raise BadHandlers(
             f"the settings file {file} cannot be read: {error.strerror or error}"

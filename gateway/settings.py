@@ -30,6 +30,7 @@ from gateway.setting_types import (
     public_urls,
     text,
 )
+from gateway.text import decoded
 
 ENV_PREFIX: Final = "ICE_GATEWAY_"
 
@@ -290,7 +291,7 @@ def _from_file(file: Path | None) -> list[tuple[str, object]]:
     if file is None:
         return []
     try:
-        document = tomllib.loads(file.read_text(encoding="utf-8"))
+        document = tomllib.loads(decoded(file.read_bytes()))
     except OSError as error:
         raise BadSetting(
             f"the settings file {file} cannot be read: {error.strerror or error}"

@@ -1,10 +1,23 @@
-"""A stranger's text and JSON, made fit for a terminal, a log, a page."""
+"""Text of a person's files, and text and JSON of strangers, made fit for a terminal, a log, a page."""
 
 from __future__ import annotations
 
+import codecs
 import json
+from typing import Final
 
 import msgspec
+
+UTF_16: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+"""How a text in UTF-16 begins."""
+
+
+def decoded(data: bytes) -> str:
+    """The text of a person's file: UTF-8, or what Windows' editors and shells write with a byte order mark.
+
+    Raises `UnicodeDecodeError`.
+    """
+    return data.decode("utf-16" if data.startswith(UTF_16) else "utf-8-sig")
 
 
 def printable(text: str) -> str:

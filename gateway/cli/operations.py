@@ -32,7 +32,7 @@ from gateway.operation import Operation, State
 from gateway.operations import OperationDesk, Wanted
 from gateway.store.ices import Ices
 from gateway.store.operations import OperationFilter, Operations
-from gateway.text import printable
+from gateway.text import decoded, printable
 from gateway.times import utc_now
 
 _LOOK_EVERY: Final = 0.2
@@ -70,6 +70,7 @@ class _Json(click.ParamType[bytes]):
                 text = sys.stdin.buffer.read()
             else:
                 text = Path(value[1:]).read_bytes() if value.startswith("@") else value.encode()
+            text = decoded(text).strip().encode()
             check_json_input(text)
         except OSError as error:
             self.fail(f"{value[1:]} cannot be read: {error.strerror}", param, ctx)
@@ -77,7 +78,7 @@ class _Json(click.ParamType[bytes]):
             self.fail(str(error), param, ctx)
         except (UnicodeError, NotJson):
             self.fail("has to be JSON", param, ctx)
-        return text.strip()
+        return text
 
 
 @click.group()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import BinaryIO
 
 import click
 
@@ -11,6 +12,7 @@ from gateway.cli.common import (
     json_option,
     on_database,
     on_new_database,
+    refuse,
     show_json,
     show_table,
     unwrap,
@@ -18,9 +20,12 @@ from gateway.cli.common import (
 from gateway.roles import Role
 from gateway.secret import Secret
 from gateway.store.accounts import User
+from gateway.text import UTF_16, decoded
 from gateway.times import to_text, to_text_or_none
 
 _SHORT = 12
+_MAX_INPUT = 64 * 1024
+"""Bytes that are read of standard input; a password is shorter."""
 _role = click.Choice([role.value for role in Role])
 
 
@@ -47,12 +52,22 @@ async def add(desk: Desk, name: str, role: str, *, password_stdin: bool, no_pass
 def ask_password(*, from_stdin: bool) -> Secret:
     """The password, from standard input or asked for twice; nothing of it is shown."""
     if from_stdin:
-        text = sys.stdin.readline().rstrip("\r\n")
+        text = _first_line(sys.stdin.buffer)
     elif sys.stdin.isatty():
         text = click.prompt("Password", hide_input=True, confirmation_prompt=True)
     else:
         raise click.UsageError("there is no terminal to ask on: use --password-stdin")
     return Secret(text)
+
+
+def _first_line(file: BinaryIO) -> str:
+    data = file.readline(_MAX_INPUT)
+    if data.startswith(UTF_16):
+        data += file.read(_MAX_INPUT)  # where lines end can only be told once it is decoded
+    try:
+        return decoded(data).partition("\n")[0].rstrip("\r")
+    except UnicodeDecodeError:
+        refuse("the password is not UTF-8")
 
 
 def warn_if_short(password: Secret | None) -> None:

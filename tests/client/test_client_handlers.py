@@ -111,10 +111,19 @@ def test_a_module_that_cannot_be_used_is_refused_in_one_line(tmp_path, text, say
     assert says in str(refused.value)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_settings_are_understood_whatever_wrote_them(tmp_path, encoding):
+    (tmp_path / "good.toml").write_text('lab = "é"\r\n', encoding=encoding)
+    assert settings_of(tmp_path / "good.toml") == {"lab": "é"}
+
+
 def test_settings_that_cannot_be_read_are_refused_in_one_line(tmp_path):
     assert settings_of(None) == {}
     with pytest.raises(BadHandlers, match="cannot be read: No such file"):
         settings_of(tmp_path / "missing.toml")
+    (tmp_path / "bad.toml").write_bytes(b"\xff\xfe[")
+    with pytest.raises(BadHandlers, match="is not TOML"):
+        settings_of(tmp_path / "bad.toml")
     (tmp_path / "bad.toml").write_text("= 5")
     with pytest.raises(BadHandlers, match="is not TOML"):
         settings_of(tmp_path / "bad.toml")

@@ -234,6 +234,20 @@ def test_password_is_read_from_stdin_and_kept_as_a_hash(cli):
     expect_refused(cli.at(*add, input="short\n"), "there is a user bob already")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_password_that_powershell_pipes_is_understood(cli, encoding):
+    add = ("users", "add", "bob", "--role", "admin", "--password-stdin")
+    cli.done(*add, input=f"{PASSWORD} \u0a0a\r\nnot this\r\n".encode(encoding))
+    [[kept]] = cli.sql("SELECT password_hash FROM users")
+    assert argon2.PasswordHasher().verify(kept, f"{PASSWORD} \u0a0a")
+
+
+def test_password_that_is_no_text_is_refused(cli):
+    cli.make()
+    add = ("users", "add", "bob", "--role", "admin", "--password-stdin")
+    expect_refused(cli.at(*add, input=b"\xffsecret\n"), "the password is not UTF-8")
+
+
 def test_password_is_asked_for_twice_on_a_terminal(cli, monkeypatch):
     monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda _: True, raising=False)
     result = cli.at("users", "add", "bob", "--role", "admin", input=f"{PASSWORD}\n{PASSWORD}\n")

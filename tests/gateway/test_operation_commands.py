@@ -106,6 +106,10 @@ async def test_params_come_from_a_file_or_stdin(running, tmp_path):
     operation = await one_id(running, "--params", f"@{tmp_path}/params.json")
     await finished(ice, await take(ice), result=None)
     assert (await shown(running, operation))["params"] == {"from": "file"}
+    (tmp_path / "params.json").write_text('{"from": "Windows"}', encoding="utf-16")
+    made = await running.command(*RUN, "--params", f"@{tmp_path}/params.json")
+    assert (await shown(running, made.stdout.strip()))["params"] == {"from": "Windows"}
+    (tmp_path / "params.json").write_text('{"from": "file"}', encoding="utf-8-sig")
     with (tmp_path / "params.json").open() as stdin:
         made = await alone(tmp_path, *RUN, "--params", "@-", stdin=stdin)
     assert made[0] == 0, made

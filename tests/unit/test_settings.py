@@ -229,6 +229,8 @@ def test_durations_agree_with_the_calendar(text):
         (b"port = 1\n", "port in {file} stands outside a section; known are server.host,"),
         (b"[server\n", "{file} is not TOML: "),
         (b"[server]\nhost = '\xff'\n", "{file} is not TOML: "),
+        (b"\xff\xfe[", "{file} is not TOML: "),
+        ("[server]\n".encode("utf-16-le"), "{file} is not TOML: "),
     ],
 )
 def test_a_fault_in_the_file_names_the_key_and_the_file(file, content, says):
@@ -237,6 +239,12 @@ def test_a_fault_in_the_file_names_the_key_and_the_file(file, content, says):
         load(file, {})
     assert str(refused.value).startswith(says.format(file=file))
     assert "\n" not in str(refused.value), "one line for a person"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_file_that_windows_wrote_is_read(file, encoding):
+    file.write_bytes("[server]\nport = 3\n".encode(encoding))
+    assert load(file, {}).server_port == 3
 
 
 def test_an_unknown_key_is_answered_with_those_of_its_section(file):

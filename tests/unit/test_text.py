@@ -8,9 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.text import pretty, printable
+from gateway.text import decoded, pretty, printable
 
 STEERING = "\x1b[2J\x9b31m\u202e\x7f\U000e0001"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_text_of_a_person_is_understood_whatever_wrote_it(encoding):
+    assert decoded("é = 1\r\n".encode(encoding)) == "é = 1\r\n"
+
+
+@pytest.mark.parametrize("data", [b"\xff", b"\xff\xfe\x00"])
+def test_what_is_no_text_is_refused(data):
+    with pytest.raises(UnicodeDecodeError):
+        decoded(data)
 
 
 def test_printable_text_stays_as_it_is():
