@@ -66,9 +66,20 @@ class Audit:
                 verifier.feed(rows)
                 seq = rows[-1][0]
                 await asyncio.sleep(0)
+            await self._compare(verifier)
             if await self._events.first() == first:
                 return verifier.verdict()
             # It was pruned meanwhile: what was read at the beginning is no beginning any more.
+
+    async def _compare(self, verifier: Verifier) -> None:
+        """Whether what is logged of users and ICEs is what they are."""
+        if await self._events.lacks_all():
+            verifier.lacks_all("users")
+        after = ""
+        while ices := await self._events.generations(after, _BATCH):
+            verifier.compare(ices)
+            after = ices[-1][0].lower()
+            await asyncio.sleep(0)
 
     async def _read(self, verifier: Verifier, seq: int) -> list[Row]:
         """The rows behind `seq`; one that is no text ends them, and the verifier is told."""

@@ -2,7 +2,8 @@
 
 Each event holds the digest of the one before (`event.Entry`), so whoever keeps the digest of the newest
 one elsewhere, the *head*, can prove all that came before. A pruned log begins behind a checkpoint: an
-event that names the last one pruned, and its digest.
+event that names the last one pruned, and its digest. Without a head a shortened log shows only where what
+is logged is still there: each change of an ICE's generation is an event.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class Verifier:
         self._last: Head | None = None
         self._row: Sequence[object] = ()
         self._doubted: tuple[Head, Head] | None = None
+        self._unlogged: str | None = None
         self.fault: str | None = None
 
     def feed(self, rows: Iterable[Sequence[object]]) -> None:
@@ -71,6 +73,30 @@ class Verifier:
         """Event `seq`, the next one, holds what cannot be read as text: nobody has logged that."""
         if self.fault is None:
             self.fault = self._blame(*self._doubted) if self._doubted else _altered(seq)
+
+    def compare(self, ices: Iterable[tuple[str, int, int | None]]) -> None:
+        """Look for ICEs (name, generation, the highest one logged) of whose changes the log lacks some.
+
+        To be called behind the last row. Events of an ICE may have been pruned, but never its newest alone.
+        """
+        for ice_name, generation, logged in ices:
+            if self._unlogged is not None or logged == generation:
+                continue
+            if self._last is None:
+                self.lacks_all("ICEs")
+            elif logged is not None:
+                self._unlogged = (
+                    f"{ice_name} has generation {generation}, and the log ends at its generation {logged}:"
+                    " events were taken off the end, or its entry was altered"
+                )
+            elif self._first == 1:
+                self._unlogged = (
+                    f"the log knows nothing of {ice_name}: events were taken off the end"
+                )
+
+    def lacks_all(self, those: str) -> None:
+        """The log is empty although there are `those`."""
+        self._unlogged = f"the log is empty although there are {those}: its events were taken out"
 
     def _feed(self, row: Sequence[object]) -> str | None:
         seq, previous, digest = int(str(row[0])), str(row[-1]), digest_of(row)
@@ -125,7 +151,7 @@ class Verifier:
 
     def verdict(self) -> Verdict:
         """The end of the log was reached."""
-        fault = self.fault or self._end()
+        fault = self.fault or self._end() or self._unlogged
         if fault is not None:
             return Verdict(fault, "", "", None)
         if self._last is None or self._first is None:

@@ -115,6 +115,27 @@ class Events:
             f"SELECT {_COLUMNS} FROM ice_events WHERE seq > $1 ORDER BY seq LIMIT $2", seq, limit
         )
 
+    async def generations(self, after: str, limit: int) -> list[tuple[str, int, int | None]]:
+        """Of the ICEs behind the folded name `after`: name, generation, and the highest one logged, if any.
+
+        Entry and log are those of one moment.
+        """
+        rows = await self._fetch(
+            "SELECT ice_name, generation, (SELECT max(generation) FROM ice_events"
+            " WHERE lower(ice_events.ice_name) = lower(ice_tokens.ice_name))"
+            " FROM ice_tokens WHERE lower(ice_name) > $1 ORDER BY lower(ice_name) LIMIT $2",
+            after,
+            limit,
+        )
+        return [(ice_name, generation, logged) for ice_name, generation, logged in rows]
+
+    async def lacks_all(self) -> bool:
+        """Whether there are users and no event at all: whoever adds one logs it."""
+        [(lacking,)] = await self._fetch(
+            "SELECT EXISTS (SELECT 1 FROM users) AND NOT EXISTS (SELECT 1 FROM ice_events)"
+        )
+        return bool(lacking)
+
     async def details(self, action: str) -> list[str]:
         """The details of all events of an action as they stand, oldest first."""
         rows = await self._fetch(

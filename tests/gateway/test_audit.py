@@ -45,6 +45,23 @@ async def test_a_kept_head_proves_the_log(running, command):
     assert "nothing was pruned" in (await command("prune", "--keep", "0", status=1)).stderr
 
 
+@pytest.mark.parametrize(
+    ("taken", "says"),
+    [
+        ("TRUE", "the log is empty although there are users: its events were taken out"),
+        ("action = 'reprovision'", "lab-1 has generation 2, and the log ends at its generation 1"),
+        ("ice_name = 'lab-1'", "the log knows nothing of lab-1"),
+    ],
+)
+async def test_a_shortened_log_is_not_proven(running, command, taken, says):
+    await running.provision()
+    await running.act("lab-1", "reprovision")
+    await tamper(running, f"DELETE FROM ice_events WHERE {taken}")  # noqa: S608 - of this test
+    wrong = await command("verify", status=1)
+    assert wrong.stderr.startswith(f"ice-gateway: {says}")
+    assert wrong.stdout == ""
+
+
 async def test_wrong_usage_is_said(running, command):
     assert "SEQ:DIGEST" in (await command("verify", "--head", "7", status=2)).stderr
     assert "such as 365d" in (await command("prune", "--keep", "old", status=2)).stderr

@@ -45,6 +45,39 @@ def test_an_untouched_log_is_proven():
     assert "written anew" in found.unproven
 
 
+def compared(rows, *ices, first=1):
+    verifier = Verifier([Head(first - 1, GENESIS)] if first > 1 else [])
+    verifier.feed(rows)
+    verifier.compare(ices)
+    return verifier.verdict()
+
+
+def test_ices_that_are_as_the_log_says_are_no_fault():
+    assert compared(LOG, ("lab-1", 1, 1), ("lab-2", 7, 7)).fault is None
+    pruned = compared(a_log(3, first=5), ("lab-1", 2, None), ("lab-2", 7, 7), first=5)
+    assert pruned.fault is None, "its events may all have been pruned"
+
+
+@pytest.mark.parametrize(
+    ("rows", "ice", "says"),
+    [
+        ([], ("lab-1", 1, None), "the log is empty although there are ICEs"),
+        (LOG, ("lab-1", 1, None), "the log knows nothing of lab-1"),
+        (LOG, ("lab-1", 3, 2), "lab-1 has generation 3, and the log ends at its generation 2"),
+        (LOG, ("lab-1", 2, 3), "lab-1 has generation 2, and the log ends at its generation 3"),
+    ],
+)
+def test_an_ice_that_the_log_does_not_know_so_is_a_fault(rows, ice, says):
+    found = compared(rows, ("lab-0", 1, 1), ice, ("lab-9", 1, 1)) if rows else compared(rows, ice)
+    assert found.fault.startswith(says)
+    assert (found.proven, found.head) == ("", None)
+
+
+def test_a_fault_in_the_chain_comes_first():
+    found = compared([LOG[0], altered(LOG[1]), *LOG[2:]], ("lab-1", 1, None))
+    assert found.fault == "event 2 was altered"
+
+
 def test_a_kept_head_proves_all_before_it():
     found = verdict(LOG, kept=head_of(LOG[:6]))
     assert found.fault is None
