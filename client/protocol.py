@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, TypeVar
 import msgspec
 
 from client.json_limits import MAX_DEPTH as MAX_DEPTH  # noqa: PLC0414 - offered here, too
+from client.json_limits import MAX_DIGITS as MAX_DIGITS  # noqa: PLC0414
 from client.json_limits import JsonTooComplex as JsonTooComplex  # noqa: PLC0414
 from client.json_limits import check_json as check_json  # noqa: PLC0414
 

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from client.protocol import PATH
 from gateway.accounts import AccountBook
-from gateway.admin import AdminParts, api_app, pages_app
+from gateway.admin import AdminParts
 from gateway.admin.stream import Streams
 from gateway.admission import Admission
 from gateway.audit import Audit
@@ -47,7 +47,6 @@ from gateway.process import calm, ended, supervise
 from gateway.progress import ProgressBook
 from gateway.provisioning import Provisioning
 from gateway.replay import Nonces
-from gateway.respond import MAX_BODY
 from gateway.session import Session
 from gateway.settings import BadSetting, Settings, cannot_listen
 from gateway.sockets import Share, listening
@@ -65,6 +64,7 @@ from gateway.times import Clock, utc_now
 from gateway.tls import Tls
 from gateway.vitals import Vital, Vitals
 from gateway.watches import Watches
+from gateway.web_application import web_application
 
 _FINISH = 3.0
 """Seconds for the requests in hand to finish after a SIGTERM; aiohttp waits twice as long for some."""
@@ -374,7 +374,9 @@ def _assemble(
         known["lease"] = Vital(lambda: membership.fault)
     vitals = Vitals(engine, known)
     metrics.watch({name: vital.fault for name, vital in known.items()})
-    app = _application(settings, endpoint, admin, Health(vitals, lambda: endpoint.draining))
+    app = web_application(
+        settings.prefixes, endpoint, admin, Health(vitals, lambda: endpoint.draining)
+    )
     return _Parts(
         app,
         admin,
@@ -406,25 +408,6 @@ def _told_url(settings: Settings) -> str:
     urls = settings.server_public_url
     scheme = "http" if settings.server_tls_certificate is None else "https"
     return urls[0] if urls else f"{scheme}://{settings.server_host}:{settings.server_port}"
-
-
-def _application(
-    settings: Settings, endpoint: Endpoint, admin: AdminParts, health: Health
-) -> web.Application:
-    app = web.Application(client_max_size=MAX_BODY)
-    for prefix in settings.prefixes:
-        app.router.add_get(prefix + PATH, endpoint.handle, allow_head=False)
-        app.router.add_get(f"{prefix}/", to_the_page)
-        app.router.add_get(f"{prefix}/healthz", health.alive)
-        app.router.add_get(f"{prefix}/readyz", health.ready)
-        app.add_subapp(f"{prefix}/admin/api/v1", api_app(admin))
-        app.add_subapp(f"{prefix}/admin", pages_app(admin))
-    return app
-
-
-async def to_the_page(_: web.Request) -> web.StreamResponse:
-    """A person who types the bare address wants the page; relative, behind whatever proxy."""
-    raise web.HTTPFound("admin/")
 
 
 async def _listen(

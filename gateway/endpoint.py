@@ -90,7 +90,7 @@ class Endpoint:
         return await self.admit(Upgrade.of(request)) or HandedOver()
 
     async def admit(self, upgrade: Upgrade) -> web.Response | None:
-        """Admit (None) or refuse; every refusal comes before the 101. See `listener.Gate`."""
+        """Admit (None) or refuse; every refusal comes before the 101. See `connection.Gate`."""
         started = asyncio.get_running_loop().time()
         address = client_address(upgrade, self._trusted)
         connection = f"{random.getrandbits(64):016x}"

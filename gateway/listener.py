@@ -1,324 +1,34 @@
-"""How aiohttp serves us where the application is not asked: what is no proper HTTP, too slow, too large.
-
-aiohttp would answer the first in plain text, quote what was sent (a token, perhaps) and log it; who does
-not read an answer it would wait for without end. An upgrade that comes whole, and first on its
-connection, is answered by its gate without aiohttp's request, router and tasks: they were half of what
-the session layer costs. What comes otherwise goes the long way to the same gate.
-
-This file and `handover` alone know aiohttp from the inside; it is pinned to its minor for them. What a
-body may be stands in `respond`.
-"""
+"""The server: accepts connections, and answers every request within its time and by a document of ours."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import os
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, cast
 
 import structlog
 from aiohttp import web
-from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
-from aiohttp.streams import EMPTY_PAYLOAD
-from aiohttp.web_protocol import RequestHandler, _ErrInfo
+from aiohttp.web_protocol import RequestHandler
 
-from gateway.errors import Problem, problem
-from gateway.handover import Upgrade
+from gateway import connection
+from gateway.connection import SERVER_NAME, Connection, Gates
+from gateway.errors import problem
 from gateway.load_shedding import LoadShedding
 from gateway.respond import problem_response, problems, screen
 from gateway.sockets import BACKLOG, listening
 from gateway.tls_acceptor import TlsAcceptor
 
-SERVER_NAME: Final = "ice-gateway"
-HEAD_TIMEOUT: Final = 10.0
-"""Seconds for a request's headers to arrive: the first from the connection's begin on, later ones from their
-first byte on; for a TLS handshake likewise."""
-REQUEST_TIMEOUT: Final = 90.0
-"""Seconds from the headers to the first byte of the answer; nothing that is asked for takes so long."""
-READ_TIMEOUT: Final = 30.0
-"""Seconds for a client to take `READ_STEP` bytes of an answer that waits, or its rest."""
-READ_STEP: Final = 64 * 1024
-LINGER_TIMEOUT: Final = 5.0
-"""Seconds for the rest of what nobody wanted: to close at once could lose the answer."""
-MAX_LINE: Final = 8 * 1024
-"""Bytes of a request's first line, with path and query."""
-MAX_FIELD: Final = 32 * 1024
-"""Bytes of one header; what is too large for a proof shall still be told so by us."""
-MAX_FIELDS: Final = 128
-MAX_HEAD: Final = 64 * 1024
-"""Bytes of all headers together."""
 DOORS: Final = 64
 """Handles that listen at each socket: the loop accepts one connection from each in a turn. In a storm it is
 cheaper to accept many first and screen them then than to do both in turns."""
 _TLS_FAREWELL: Final = 5.0
 """Seconds for a TLS client to say that it has heard the end."""
-_NO_ANSWER: Final = (
-    "There was no time to answer. It is not known whether this was done: look before you try again."
-)
 _TIMEOUT: web.RequestKey[asyncio.Timeout] = web.RequestKey("timeout", asyncio.Timeout)
 _log = structlog.get_logger()
-
-
-Gate = Callable[[Upgrade], Awaitable[web.Response | None]]
-"""Answers an upgrade: hands its connection over and returns None, or returns the refusal."""
-Gates = Callable[[str], Gate | None]
-"""The gate of a path, if it has one."""
-
-
-class _Connection(RequestHandler):
-    __slots__ = (
-        "_asking",
-        "_gates",
-        "_gone",
-        "_head",
-        "_load_shedding",
-        "_malformed",
-        "_patience",
-        "_refusal",
-        "authenticated",
-    )
-
-    def __init__(
-        self, manager: web.Server, gates: Gates, load_shedding: LoadShedding, **options: Any
-    ) -> None:
-        super().__init__(manager, **options)
-        self._gates = gates
-        self._load_shedding = load_shedding
-        self.authenticated = False
-        self._asking = False
-        self._refusal: web.Response | None = None
-        self._patience: asyncio.TimerHandle | None = None
-        self._head = 0
-        self._malformed = False
-        self._gone: asyncio.Future[None] | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Wait for what comes first: aiohttp begins a task at once, which an upgrade has no use for.
-
-        asyncio and uvloop have set TCP_NODELAY, and no connection lives long enough for keep-alives.
-        """
-        assert self._manager is not None  # noqa: S101 - it is there until the connection is lost
-        self.transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass
-        self._manager.connection_made(self, self.transport)
-        self._await_head()
-        self._load_shedding.accepted(self, transport.get_extra_info("socket").fileno())
-
-    def _await_head(self) -> None:
-        """Bound the time for a request's headers; between two requests aiohttp waits longer."""
-        if self._keepalive_handle is not None:
-            self._keepalive_handle.cancel()
-        self._next_keepalive_close_time = self._loop.time() + HEAD_TIMEOUT
-        self._keepalive_handle = self._loop.call_at(
-            self._next_keepalive_close_time, self._process_keepalive
-        )
-
-    def cut(self) -> None:
-        """See `load_shedding.Connection`."""
-        if self.transport is not None:
-            self.transport.abort()
-
-    def data_received(self, data: bytes) -> None:
-        """Bound a request's headers as a whole; aiohttp bounds the lines and how many there are."""
-        # While a request is waited for, all that comes is its head.
-        waiting, count = self._waiter is not None or not self._request_count, self._request_count
-        super().data_received(data)
-        begun = self._head > 0
-        self._head = self._head + len(data) if waiting and count == self._request_count else 0
-        if self._head and count and not begun:
-            self._await_head()
-        if self._head > MAX_HEAD and not self._messages:
-            # As it does itself with what it cannot parse.
-            self._request_count += 1
-            self._messages.append((_ErrInfo(400, _HeadTooLarge(""), ""), EMPTY_PAYLOAD))
-            if self._waiter is not None and not self._waiter.done():
-                self._waiter.set_result(None)
-        if self._task_handler is None and self.transport is not None:
-            self._task_handler = self._loop.create_task(self._ask() or self.start())
-
-    def _ask(self) -> Coroutine[Any, Any, None] | None:
-        """What answers an upgrade that has come whole, without a body or anything else that is special."""
-        if len(self._messages) != 1:
-            return None
-        message, payload = self._messages[0]
-        if (
-            isinstance(message, _ErrInfo)
-            or not message.upgrade
-            or message.method != "GET"
-            or payload is not EMPTY_PAYLOAD
-            or "Expect" in message.headers
-        ):
-            return None
-        gate = self._gates(message.path)
-        return None if gate is None else self._be_asked(gate, Upgrade(message, self), message.path)
-
-    async def _be_asked(self, gate: Gate, upgrade: Upgrade, path: str) -> None:
-        # It is the gate's, which knows soon who it is.
-        self._load_shedding.forget(self)
-        # The timer that waited for the first bytes goes on for the answer: to make one is not for nothing.
-        self._next_keepalive_close_time = self._loop.time() + REQUEST_TIMEOUT
-        self._asking = True
-        try:
-            refusal = await gate(upgrade)
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if self._asking or task is None:
-                raise
-            task.uncancel()
-            _log.error("no answer", method="GET", path=path)
-            refusal = problem_response(problem("unavailable", _NO_ANSWER))
-        except Exception:  # noqa: BLE001 - the last line before the client
-            _log.exception("unexpected error", method="GET", path=path)
-            refusal = problem_response(problem("internal"))
-        self._asking = False
-        if refusal is not None:
-            refusal.headers["Server"] = SERVER_NAME
-            self._refusal = refusal
-            await self.start()
-
-    def _process_keepalive(self) -> None:
-        """Let go of whoever has sent nothing, and of a gate that takes too long."""
-        super()._process_keepalive()
-        if self._keepalive_handle is not None:
-            return  # it was too early
-        if self._task_handler is None:
-            self.force_close()
-        elif self._asking:
-            self._asking = False
-            self._task_handler.cancel()
-
-    def pause_writing(self) -> None:
-        """More waits for the client than it should: give it some time."""
-        super().pause_writing()
-        self._wait()
-
-    def resume_writing(self) -> None:
-        """The client has read on; once the connection is closing it has no more time for the rest."""
-        super().resume_writing()
-        if self.transport is not None and not self.transport.is_closing():
-            self._stop_waiting()
-
-    async def _handle_request(
-        self,
-        request: web.BaseRequest,
-        start_time: float | None,
-        request_handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
-    ) -> tuple[web.StreamResponse, bool]:
-        if self._messages:
-            # Who sends requests without waiting for answers takes turns with everybody else.
-            await asyncio.sleep(0)
-        if self._keepalive_handle is not None:
-            # It bounded the head; aiohttp makes one anew that bounds the wait for the next request.
-            self._keepalive_handle.cancel()
-            self._keepalive_handle = None
-        if self._refusal is not None:
-            request_handler, self._refusal = _giving(self._refusal), None
-        self._load_shedding.served(self)
-        answered = await super()._handle_request(request, start_time, request_handler)
-        if self._malformed:
-            await self._linger()
-        if self._manager is not None:
-            self._load_shedding.idle(self)
-        return answered
-
-    async def _linger(self) -> None:
-        """Say that there is no more, but read on: to close with anything unread would reset the connection.
-
-        The client might then never see the answer (RFC 9112 section 9.6).
-        """
-        if self.transport is None:
-            return
-        self._close = True  # what comes is dropped
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-        self._gone = self._loop.create_future()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LINGER_TIMEOUT):
-                await self._gone
-
-    async def start(self) -> None:
-        """Serve requests; then the rest of the last answer is waited for, but not without end."""
-        try:
-            await super().start()
-        finally:
-            self._wait()
-
-    def force_close(self) -> None:
-        """Close, idle for too long: the rest of the last answer is waited for likewise."""
-        self._wait()
-        super().force_close()
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """There is nobody left to wait for."""
-        if self._asking and self._task_handler is not None and self.transport is not None:
-            self._task_handler.cancel()  # a gate whose client is gone; not one that has handed it over
-        self._load_shedding.forget(self)
-        super().connection_lost(exc)
-        self._stop_waiting()
-        if self._gone is not None and not self._gone.done():
-            self._gone.set_result(None)
-
-    def _wait(self) -> None:
-        if self._patience is None and self.transport is not None:
-            self._look_again(self.transport)
-
-    def _look_again(self, transport: asyncio.Transport) -> None:
-        left = transport.get_write_buffer_size()
-        self._patience = self._loop.call_later(READ_TIMEOUT, self._look, transport, left)
-
-    def _look(self, transport: asyncio.Transport, left: int) -> None:
-        """A slow client may go on for as long as it reads."""
-        if left - transport.get_write_buffer_size() >= READ_STEP:
-            self._look_again(transport)
-        else:
-            transport.abort()
-
-    def _stop_waiting(self) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,  # noqa: ARG002 - aiohttp's words, which quote the request
-    ) -> web.StreamResponse:
-        """Answer with a problem document and close."""
-        if status < 500:  # noqa: PLR2004 - whose fault it is
-            _log.info("malformed request", address=request.remote, fault=type(exc).__name__)
-            self._malformed = True
-            response = problem_response(_malformed(exc))
-        else:
-            _log.error("unexpected error", address=request.remote, exc_info=exc)
-            response = problem_response(problem("internal"))
-        response.headers["Server"] = SERVER_NAME
-        response.force_close()
-        return response
-
-
-def _giving(response: web.Response) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
-    async def give(_: web.BaseRequest) -> web.StreamResponse:
-        return response
-
-    return give
-
-
-class _HeadTooLarge(BadHttpMessage):
-    """More than `MAX_HEAD` bytes have come, and no end of the headers."""
-
-
-def _malformed(fault: BaseException | None) -> Problem:
-    """What to say of a request that was not parsed to its end."""
-    if isinstance(fault, LineTooLong) and fault.args[1] == MAX_LINE:
-        return problem("uri-too-long")
-    if isinstance(fault, LineTooLong | _HeadTooLarge) or "Too many headers" in str(fault):
-        return problem("headers-too-large")
-    return problem("bad-request")
 
 
 class _Server(web.Server):
@@ -332,7 +42,7 @@ class _Server(web.Server):
         self._options = options
 
     def __call__(self) -> RequestHandler:
-        return _Connection(self, self._gates, self.load_shedding, loop=self._loop, **self._options)
+        return Connection(self, self._gates, self.load_shedding, loop=self._loop, **self._options)
 
     async def _answer(self, asked: web.BaseRequest) -> web.StreamResponse:
         """What the application answers, or a problem document that says why it does not."""
@@ -343,7 +53,7 @@ class _Server(web.Server):
             response.headers["Server"] = SERVER_NAME
             return response
         try:
-            async with asyncio.timeout(REQUEST_TIMEOUT) as timeout:
+            async with asyncio.timeout(connection.REQUEST_TIMEOUT) as timeout:
                 request[_TIMEOUT] = timeout
                 try:
                     return await problems(request, self._handler)
@@ -351,7 +61,7 @@ class _Server(web.Server):
                     del request[_TIMEOUT]
         except TimeoutError:
             _log.error("no answer", method=request.method, path=request.rel_url.raw_path)
-            return problem_response(problem("unavailable", _NO_ANSWER))
+            return problem_response(problem("unavailable", connection.NO_ANSWER))
 
 
 async def _begin(request: web.Request, response: web.StreamResponse) -> None:
@@ -390,7 +100,7 @@ class _Site(web.TCPSite):
                     self._ssl_context,
                     server.load_shedding,
                     at_once=DOORS,
-                    handshake_timeout=HEAD_TIMEOUT,
+                    handshake_timeout=connection.HEAD_TIMEOUT,
                     shutdown_timeout=_TLS_FAREWELL,
                 )
                 self._doors.append(acceptor)
@@ -436,7 +146,7 @@ class Runner(web.AppRunner):
         load_shedding: LoadShedding | None = None,
         *,
         shutdown_timeout: float,
-        keepalive: float = HEAD_TIMEOUT,
+        keepalive: float = connection.HEAD_TIMEOUT,
         gates: Gates = lambda _: None,
         **options: Any,
     ) -> None:
@@ -447,10 +157,10 @@ class Runner(web.AppRunner):
         self._options = {
             "access_log": None,
             "keepalive_timeout": keepalive,
-            "lingering_time": LINGER_TIMEOUT,
-            "max_line_size": MAX_LINE,
-            "max_field_size": MAX_FIELD,
-            "max_headers": MAX_FIELDS,
+            "lingering_time": connection.LINGER_TIMEOUT,
+            "max_line_size": connection.MAX_LINE,
+            "max_field_size": connection.MAX_FIELD,
+            "max_headers": connection.MAX_FIELDS,
             "auto_decompress": False,  # nobody sends us bombs
             **options,
         }

@@ -20,9 +20,9 @@ from typing import Final
 
 from cryptography import x509
 
+from gateway.connection import SERVER_NAME
 from gateway.finding import Finding, failed, ok, warning
 from gateway.handles import BESIDE
-from gateway.listener import SERVER_NAME
 from gateway.settings import BadSetting, Settings
 from gateway.tls import Tls
 

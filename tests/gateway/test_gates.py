@@ -170,7 +170,7 @@ async def test_a_refusal_is_the_same_either_way(send):
 
 
 async def test_a_gate_that_fails_is_an_internal_error(monkeypatch):
-    monkeypatch.setattr("gateway.listener._log", log := Mock())
+    monkeypatch.setattr("gateway.connection._log", log := Mock())
 
     async def fails(_):
         raise ZeroDivisionError
@@ -183,9 +183,9 @@ async def test_a_gate_that_fails_is_an_internal_error(monkeypatch):
 
 
 async def test_a_gate_that_takes_too_long_is_503_and_is_ended(monkeypatch):
-    monkeypatch.setattr("gateway.listener.REQUEST_TIMEOUT", 0.05)
-    monkeypatch.setattr("gateway.listener.HEAD_TIMEOUT", 0.05)
-    monkeypatch.setattr("gateway.listener._log", log := Mock())
+    monkeypatch.setattr("gateway.connection.REQUEST_TIMEOUT", 0.05)
+    monkeypatch.setattr("gateway.connection.HEAD_TIMEOUT", 0.05)
+    monkeypatch.setattr("gateway.connection._log", log := Mock())
     ended = asyncio.Event()
 
     async def never(_):

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 import gateway.admission
-import gateway.listener
+import gateway.connection
 from gateway.ice import IceType
 from gateway.keyfile import KeyStore
 from gateway.replay import Nonces
@@ -848,7 +848,7 @@ async def test_the_limit_of_connections_is_checked_last(tmp_path):
 
 
 async def test_a_request_that_stops_half_way_is_cut_off(tmp_path, monkeypatch):
-    monkeypatch.setattr(gateway.listener, "HEAD_TIMEOUT", 0.2)
+    monkeypatch.setattr(gateway.connection, "HEAD_TIMEOUT", 0.2)
     async with harness(tmp_path) as running:
         ice = await running.provision()
         whole = ice.request()

@@ -16,7 +16,8 @@ from aiohttp import web
 
 from gateway import listener, sockets
 from gateway.app import run_gateway
-from gateway.listener import MAX_FIELD, MAX_FIELDS, MAX_HEAD, MAX_LINE, READ_STEP, Runner
+from gateway.connection import MAX_FIELD, MAX_FIELDS, MAX_HEAD, MAX_LINE, READ_STEP, Connection
+from gateway.listener import Runner
 from gateway.metrics import Metrics
 from tests.support.authority import Authority
 from tests.support.harness import settings_for
@@ -89,7 +90,7 @@ def request(connection="keep-alive", path="/"):
 @pytest.mark.parametrize("connection", ["keep-alive", "close"])
 @pytest.mark.parametrize("waits", ["for more", "for the rest", "for a stream"])
 async def test_client_that_does_not_read_is_cut_off(monkeypatch, connection, waits):
-    monkeypatch.setattr("gateway.listener.READ_TIMEOUT", 0.05)
+    monkeypatch.setattr("gateway.connection.READ_TIMEOUT", 0.05)
 
     async def answer(asked):
         if waits == "for a stream":
@@ -115,7 +116,7 @@ async def test_client_that_reads_slowly_but_reads_is_served(monkeypatch):
     def wait(connection):
         waited.append(connection)
 
-    monkeypatch.setattr("gateway.listener._Connection._wait", wait)
+    monkeypatch.setattr("gateway.connection.Connection._wait", wait)
 
     async def answer(_):
         return web.Response(body=bytes(LARGE))
@@ -130,9 +131,7 @@ async def test_client_that_reads_slowly_but_reads_is_served(monkeypatch):
 
 @pytest.mark.parametrize(("read", "goes_on"), [(READ_STEP, True), (READ_STEP - 1, False)])
 async def test_client_that_reads_has_time_for_as_long_as_it_reads_enough(read, goes_on):
-    connection = listener._Connection(
-        Mock(), lambda _: None, Mock(), loop=asyncio.get_running_loop()
-    )
+    connection = Connection(Mock(), lambda _: None, Mock(), loop=asyncio.get_running_loop())
     transport = Mock()
     transport.get_write_buffer_size.return_value = LARGE - read
     connection._look(transport, LARGE)
@@ -154,8 +153,8 @@ async def test_client_that_has_gone_is_waited_for_no_more():
 
 @pytest.mark.parametrize("part", [b"", b"GE", b"GET / HTTP/1.1\r\nHost: x\r\nA: "])
 async def test_request_that_never_ends_is_cut_off(monkeypatch, part):
-    monkeypatch.setattr("gateway.listener.LINGER_TIMEOUT", 0.05)
-    monkeypatch.setattr("gateway.listener.HEAD_TIMEOUT", 0.05)
+    monkeypatch.setattr("gateway.connection.LINGER_TIMEOUT", 0.05)
+    monkeypatch.setattr("gateway.connection.HEAD_TIMEOUT", 0.05)
     async with listening(nothing, keepalive=3600) as runner, client(runner, part) as ours:
         for _ in range(3):  # whatever trickles in does not prolong it
             with contextlib.suppress(OSError):
@@ -183,7 +182,7 @@ async def used_once(address, path="/"):
 
 
 async def test_connection_may_wait_longer_for_its_next_request_than_for_the_first(monkeypatch):
-    monkeypatch.setattr("gateway.listener.HEAD_TIMEOUT", 0.2)
+    monkeypatch.setattr("gateway.connection.HEAD_TIMEOUT", 0.2)
     async with (
         listening(nothing, keepalive=3600) as runner,
         used_once(runner.addresses[0]) as (reader, writer),
@@ -195,8 +194,8 @@ async def test_connection_may_wait_longer_for_its_next_request_than_for_the_firs
 
 @pytest.mark.parametrize("part", [b"G", b"GET / HTTP/1.1\r\nHost: x\r\nA: "])
 async def test_later_request_that_never_ends_is_cut_off(monkeypatch, part):
-    monkeypatch.setattr("gateway.listener.HEAD_TIMEOUT", 0.2)
-    monkeypatch.setattr("gateway.listener.LINGER_TIMEOUT", 0.05)
+    monkeypatch.setattr("gateway.connection.HEAD_TIMEOUT", 0.2)
+    monkeypatch.setattr("gateway.connection.LINGER_TIMEOUT", 0.05)
     async with listening(nothing, keepalive=3600) as runner:
         async with used_once(runner.addresses[0]) as (reader, writer):
             for _ in range(3):  # whatever trickles in does not prolong it
@@ -221,14 +220,14 @@ async def test_body_that_nobody_wanted_is_not_waited_for_without_end():
 
 
 async def test_tls_that_never_begins_is_cut_off(monkeypatch, tmp_path):
-    monkeypatch.setattr("gateway.listener.HEAD_TIMEOUT", 0.05)
+    monkeypatch.setattr("gateway.connection.HEAD_TIMEOUT", 0.05)
     tls = Authority(tmp_path).server_context("127.0.0.1")
     async with listening(nothing, tls) as runner:
         assert not await told(runner.addresses[0], b"")
 
 
 async def test_metrics_have_the_same_limits(monkeypatch):
-    monkeypatch.setattr("gateway.listener.HEAD_TIMEOUT", 0.05)
+    monkeypatch.setattr("gateway.connection.HEAD_TIMEOUT", 0.05)
     runner = await Metrics().expose(("127.0.0.1", 0))
     try:
         assert not await told(runner.addresses[0], b"GET /metrics HTTP/1.1\r\nHost:")
@@ -281,7 +280,9 @@ async def test_what_is_refused_unread_is_a_problem_document(sent, status, code):
 @pytest.mark.parametrize("ends", ["the client", "the listener"])
 async def test_answer_is_not_lost_to_who_is_still_sending(monkeypatch, ends):
     """To close with anything unread would reset the connection."""
-    monkeypatch.setattr("gateway.listener.LINGER_TIMEOUT", PATIENCE if ends == "the client" else 0)
+    monkeypatch.setattr(
+        "gateway.connection.LINGER_TIMEOUT", PATIENCE if ends == "the client" else 0
+    )
     async with listening(nothing) as runner:
         sent = b"GET /?" + b"q" * MAX_LINE
         reader, writer = await asyncio.open_connection(*runner.addresses[0])
@@ -342,7 +343,7 @@ async def test_what_is_expected_of_us_is_a_problem_document_unless_it_is_to_cont
 
 
 async def test_request_that_takes_too_long_is_503_and_is_ended(monkeypatch):
-    monkeypatch.setattr("gateway.listener.REQUEST_TIMEOUT", 0.05)
+    monkeypatch.setattr("gateway.connection.REQUEST_TIMEOUT", 0.05)
     monkeypatch.setattr("gateway.listener._log", log := Mock())
     ended = asyncio.Event()
 

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.exposition import generate_latest
 
 from client.protocol import MAX_DEPTH, MAX_DIGITS, MAX_VALUE
-from gateway import listener, progress, respond
+from gateway import connection, progress, respond
 from gateway.admin.pages.ices import MAX_BULK_FIELDS
 from gateway.admin.pages.login import MAX_FORM
 from gateway.admin.pages.operations import MAX_FORM as MAX_OPERATION_FORM
@@ -68,14 +68,14 @@ def test_limits_are_those_that_hold():
     assert (
         limits.items()
         >= {
-            "a request's address, with its query": f"{listener.MAX_LINE // kib} KiB",
+            "a request's address, with its query": f"{connection.MAX_LINE // kib} KiB",
             "segments of a path": f"{respond.MAX_SEGMENTS}",
             "one header; all of them": (
-                f"{listener.MAX_FIELD // kib} KiB; {listener.MAX_HEAD // kib} KiB and"
-                f" {listener.MAX_FIELDS} lines"
+                f"{connection.MAX_FIELD // kib} KiB; {connection.MAX_HEAD // kib} KiB and"
+                f" {connection.MAX_FIELDS} lines"
             ),
             "headers to arrive, from the connection's begin on, or from their first byte on; a TLS handshake": (
-                f"{listener.HEAD_TIMEOUT:g} s"
+                f"{connection.HEAD_TIMEOUT:g} s"
             ),
             "a body; its arrival": (
                 f"{respond.MAX_BODY // kib**2} MiB, uncompressed; {respond.BODY_TIMEOUT:g} s"
@@ -93,10 +93,10 @@ def test_limits_are_those_that_hold():
                 f"a row in {progress.INTERVAL:g} s, {progress.MAX_MESSAGE:,} characters,"
                 f" {progress.MAX_DATA:,} bytes of data"
             ),
-            "what is still sent after an answer": f"{listener.LINGER_TIMEOUT:g} s",
-            "an answer to begin": f"{listener.REQUEST_TIMEOUT:g} s",
+            "what is still sent after an answer": f"{connection.LINGER_TIMEOUT:g} s",
+            "an answer to begin": f"{connection.REQUEST_TIMEOUT:g} s",
             "an answer that is not read": (
-                f"{listener.READ_TIMEOUT:g} s for each {listener.READ_STEP // kib} KiB and for its rest"
+                f"{connection.READ_TIMEOUT:g} s for each {connection.READ_STEP // kib} KiB and for its rest"
             ),
         }.items()
     )
