@@ -65,11 +65,11 @@ class Connection(RequestHandler):
         "_gates",
         "_gone",
         "_head",
-        "_load_shedding",
         "_malformed",
         "_patience",
         "_refusal",
         "authenticated",
+        "load_shedding",
     )
 
     def __init__(
@@ -77,7 +77,7 @@ class Connection(RequestHandler):
     ) -> None:
         super().__init__(manager, **options)
         self._gates = gates
-        self._load_shedding = load_shedding
+        self.load_shedding = load_shedding
         self.authenticated = False
         self._asking = False
         self._refusal: web.Response | None = None
@@ -95,7 +95,7 @@ class Connection(RequestHandler):
         self.transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass
         self._manager.connection_made(self, self.transport)
         self._await_head()
-        self._load_shedding.accepted(self, transport.get_extra_info("socket").fileno())
+        self.load_shedding.accepted(self, transport.get_extra_info("socket").fileno())
 
     def _await_head(self) -> None:
         """Bound the time for a request's headers; between two requests aiohttp waits longer."""
@@ -147,7 +147,7 @@ class Connection(RequestHandler):
 
     async def _be_asked(self, gate: Gate, upgrade: Upgrade, path: str) -> None:
         # It is the gate's, which knows soon who it is.
-        self._load_shedding.forget(self)
+        self.load_shedding.forget(self)
         # The timer that waited for the first bytes goes on for the answer: to make one is not for nothing.
         self._next_keepalive_close_time = self._loop.time() + REQUEST_TIMEOUT
         self._asking = True
@@ -206,12 +206,12 @@ class Connection(RequestHandler):
             self._keepalive_handle = None
         if self._refusal is not None:
             request_handler, self._refusal = _giving(self._refusal), None
-        self._load_shedding.served(self)
+        self.load_shedding.served(self)
         answered = await super()._handle_request(request, start_time, request_handler)
         if self._malformed:
             await self._linger()
         if self._manager is not None:
-            self._load_shedding.idle(self)
+            self.load_shedding.idle(self)
         return answered
 
     async def _linger(self) -> None:
@@ -245,7 +245,7 @@ class Connection(RequestHandler):
         """There is nobody left to wait for."""
         if self._asking and self._task_handler is not None and self.transport is not None:
             self._task_handler.cancel()  # a gate whose client is gone; not one that has handed it over
-        self._load_shedding.forget(self)
+        self.load_shedding.forget(self)
         super().connection_lost(exc)
         self._stop_waiting()
         if self._gone is not None and not self._gone.done():
@@ -289,6 +289,13 @@ class Connection(RequestHandler):
         response.headers["Server"] = SERVER_NAME
         response.force_close()
         return response
+
+
+def mark_authenticated(request: web.BaseRequest) -> None:
+    """The caller of this request is known: its connection is not cut while it is answered."""
+    connection = request.protocol
+    if isinstance(connection, Connection) and connection.transport is not None:
+        connection.load_shedding.authenticated(connection)
 
 
 def _giving(response: web.Response) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:

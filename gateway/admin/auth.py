@@ -13,6 +13,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from gateway.admin.parts import CALLER, PARTS
+from gateway.connection import mark_authenticated
 from gateway.errors import problem
 from gateway.event import Actor, Via
 from gateway.http_headers import cookie
@@ -60,7 +61,10 @@ async def recognise(request: web.Request, *, used: bool = True) -> Caller | None
     token = values[0][len(_SCHEME) :].strip()
     if not token.isascii():  # RFC 6750 section 2.1; bytes that are not UTF-8 could not be hashed
         return None
-    return await request.config_dict[PARTS].accounts.recognise(Secret(token))
+    caller = await request.config_dict[PARTS].accounts.recognise(Secret(token))
+    if caller is not None:
+        mark_authenticated(request)
+    return caller
 
 
 def login_cookie(request: web.Request) -> Secret | None:
@@ -77,9 +81,12 @@ async def login_of(request: web.Request, *, used: bool = True) -> Recognised | N
     brought = login_cookie(request)
     if brought is None:
         return None
-    return await request.config_dict[PARTS].logins.recognise(
+    login = await request.config_dict[PARTS].logins.recognise(
         brought, used=used and LIVE not in request.headers
     )
+    if login is not None:
+        mark_authenticated(request)
+    return login
 
 
 def is_meant(request: web.Request, login: Recognised) -> bool:

@@ -27,7 +27,7 @@ from gateway.roles import Role
 from gateway.secret import Secret
 from gateway.store.logins import Login
 from gateway.store.logins import add as add_login
-from tests.support.harness import ADMIN, Api, expect_refused, harness
+from tests.support.harness import ADMIN, API, Api, expect_refused, harness
 from tests.support.ice import PATIENCE, Ice, Refused, until
 from tests.support.served import command, environment, serving
 
@@ -84,6 +84,16 @@ class Day:
                     raise
                 return connections
         raise AssertionError(f"all of {len(ices)} ICEs were admitted")
+
+    async def stream(self):
+        """The event stream of an admin, which has begun."""
+        reader, writer = await self.here.dial()
+        self._open.callback(writer.close)
+        bearer = f"Authorization: Bearer {self.api.token}"
+        writer.write(f"GET {API}/events/stream HTTP/1.1\r\nHost: x\r\n{bearer}\r\n\r\n".encode())
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200"), f"expected a stream, got {head}"
+        return reader
 
     async def dial(self):
         """A connection that says nothing."""
@@ -331,6 +341,13 @@ async def test_strangers_that_hold_all_handles_give_way(day):
         connection = await day.connect(day.new)
         await connection.round_trip()
         await day.provision("in-spite-of-strangers")
+        # An admin who is served does not give way, however many come after.
+        stream = await day.stream()
+        more = [await day.dial() for _ in range(500)]
+        await day.connection.round_trip()
+        assert not stream.at_eof(), "the admin's stream was to go on"
+        for writer in more:
+            writer.close()
         await day.connection.round_trip()
     await day.is_ready()
 
