@@ -32,6 +32,10 @@ from tests.support.ice import PATIENCE, Ice, Refused, until
 from tests.support.served import command, environment, serving
 
 UNLIMITED = resource.RLIM_INFINITY
+SLOW_LOGIN = (
+    b"POST /admin/login HTTP/1.1\r\nHost: x\r\nOrigin: http://x\r\nContent-Length: 9\r\n"
+    b"Content-Type: application/x-www-form-urlencoded\r\n\r\nn"
+)
 
 
 @pytest.fixture(scope="module")
@@ -341,9 +345,14 @@ async def test_strangers_that_hold_all_handles_give_way(day):
         connection = await day.connect(day.new)
         await connection.round_trip()
         await day.provision("in-spite-of-strangers")
-        # An admin who is served does not give way, however many come after.
+        # An admin who is served does not give way to strangers who are served.
+        for writer in idle:
+            writer.close()
         stream = await day.stream()
         more = [await day.dial() for _ in range(500)]
+        for writer in more:
+            writer.write(SLOW_LOGIN)
+            await writer.drain()
         await day.connection.round_trip()
         assert not stream.at_eof(), "the admin's stream was to go on"
         for writer in more:
