@@ -284,7 +284,9 @@ class Connection(RequestHandler):
             self._malformed = True
             response = problem_response(_malformed(exc))
         else:
-            _log.error("unexpected error", address=request.remote, exc_info=exc)
+            # A client may leave at any time, also in the middle of its body: that is no fault of ours.
+            if not isinstance(exc, ConnectionError):
+                _log.error("unexpected error", address=request.remote, exc_info=exc)
             response = problem_response(problem("internal"))
         response.headers["Server"] = SERVER_NAME
         response.force_close()

@@ -27,15 +27,11 @@ from gateway.roles import Role
 from gateway.secret import Secret
 from gateway.store.logins import Login
 from gateway.store.logins import add as add_login
-from tests.support.harness import ADMIN, API, Api, expect_refused, harness
+from tests.support.harness import ADMIN, Api, expect_refused, harness
 from tests.support.ice import PATIENCE, Ice, Refused, until
 from tests.support.served import command, environment, serving
 
 UNLIMITED = resource.RLIM_INFINITY
-SLOW_LOGIN = (
-    b"POST /admin/login HTTP/1.1\r\nHost: x\r\nOrigin: http://x\r\nContent-Length: 9\r\n"
-    b"Content-Type: application/x-www-form-urlencoded\r\n\r\nn"
-)
 
 
 @pytest.fixture(scope="module")
@@ -88,16 +84,6 @@ class Day:
                     raise
                 return connections
         raise AssertionError(f"all of {len(ices)} ICEs were admitted")
-
-    async def stream(self):
-        """The event stream of an admin, which has begun."""
-        reader, writer = await self.here.dial()
-        self._open.callback(writer.close)
-        bearer = f"Authorization: Bearer {self.api.token}"
-        writer.write(f"GET {API}/events/stream HTTP/1.1\r\nHost: x\r\n{bearer}\r\n\r\n".encode())
-        head = await reader.readuntil(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 200"), f"expected a stream, got {head}"
-        return reader
 
     async def dial(self):
         """A connection that says nothing."""
@@ -345,22 +331,6 @@ async def test_strangers_that_hold_all_handles_give_way(day):
         connection = await day.connect(day.new)
         await connection.round_trip()
         await day.provision("in-spite-of-strangers")
-        # An admin who is served does not give way to strangers who are served.
-        for writer in idle:
-            writer.close()
-        stream = await day.stream()
-        more = [await day.dial() for _ in range(500)]
-        for writer in more:
-            writer.write(SLOW_LOGIN)
-            with contextlib.suppress(ConnectionError):  # it has given way already
-                await writer.drain()
-        await day.connection.round_trip()
-        more += [await day.dial() for _ in range(50)]
-        await day.connection.round_trip()
-        cut = stream.at_eof() or stream.exception() is not None
-        assert not cut, "the admin's stream was to go on"
-        for writer in more:
-            writer.close()
         await day.connection.round_trip()
     await day.is_ready()
 

@@ -16,8 +16,17 @@ from aiohttp import web
 
 from gateway import listener, sockets
 from gateway.app import run_gateway
-from gateway.connection import MAX_FIELD, MAX_FIELDS, MAX_HEAD, MAX_LINE, READ_STEP, Connection
+from gateway.connection import (
+    MAX_FIELD,
+    MAX_FIELDS,
+    MAX_HEAD,
+    MAX_LINE,
+    READ_STEP,
+    Connection,
+    mark_authenticated,
+)
 from gateway.listener import Runner
+from gateway.load_shedding import LoadShedding
 from gateway.metrics import Metrics
 from tests.support.authority import Authority
 from tests.support.harness import settings_for
@@ -217,6 +226,52 @@ async def test_body_that_nobody_wanted_is_not_waited_for_without_end():
     async with listening(nothing, lingering_time=0.05) as runner:
         answer = await told(runner.addresses[0], sent)
         assert answer.startswith("HTTP/1.1 200 "), "an answer, then the end"
+
+
+async def test_client_that_leaves_within_its_body_is_no_fault(monkeypatch):
+    monkeypatch.setattr("gateway.connection._log", log := Mock())
+    left = asyncio.Event()
+
+    async def answer(asked):
+        try:
+            await asked.content.read()
+        finally:
+            left.set()
+
+    async with listening(answer) as runner:
+        sent = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n1"
+        async with client(runner, sent) as ours:
+            await until(lambda: runner.server.requests_count)
+        async with asyncio.timeout(PATIENCE):
+            await left.wait()
+        assert ours.fileno() == -1
+        await until(lambda: not runner.server.connections)
+    assert not log.error.called, f"expected no line, got {log.error.call_args}"
+
+
+async def test_whoever_is_known_is_not_cut_while_served():
+    shedding, asked = LoadShedding(), []
+
+    async def answer(request):
+        asked.append(request)
+        if request.path_qs == "/?known":
+            mark_authenticated(request)
+        await request.content.read()
+
+    def sent(path):
+        return f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n1".encode()
+
+    async with (
+        listening(answer, load_shedding=shedding) as runner,
+        contextlib.AsyncExitStack() as all_,
+    ):
+        for number, path in enumerate(("/?known", "/", "/"), 1):
+            await all_.enter_async_context(client(runner, sent(path)))
+            await until(lambda number=number: len(asked) == number)
+        assert shedding.shed(5) == 2
+        await until(lambda: len(runner.server.connections) == 1)
+        [left] = runner.server.connections
+        assert left is asked[0].protocol
 
 
 async def test_tls_that_never_begins_is_cut_off(monkeypatch, tmp_path):
