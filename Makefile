@@ -38,7 +38,7 @@ test: $(STAMP) ## Run the tests
 coverage: $(STAMP) ## Run the tests and say which lines none of them takes
 	@$(BIN)/python -m pytest -q -n 2 --dist worksteal --cov --cov-report=term
 
-torture: $(STAMP) ## Half an hour: kill -9 in 300 rounds and during 300 operations, failing nodes, a rolling restart, the API by each role, PostgreSQL, abuse
+torture: $(STAMP) ## Half an hour: kill -9 in 300 rounds and during 300 operations, failing nodes, a rolling restart, the API by each role, PostgreSQL, abuse, the worst input of each door
 	@$(BIN)/python -m tests.torture.crash --rounds 300
 	@$(BIN)/python -m tests.torture.operations --count 300
 	@$(BIN)/python -m tests.torture.api
@@ -46,6 +46,7 @@ torture: $(STAMP) ## Half an hour: kill -9 in 300 rounds and during 300 operatio
 	@$(BIN)/python -m tests.torture.rolling --ices 1000
 	@ICE_TEST_ENGINE=postgresql $(BIN)/python -m pytest -q -n 2 --dist worksteal --ignore tests/gateway/test_rfc6455.py tests/gateway tests/api
 	@$(BIN)/python -m tests.torture.abuse
+	@$(BIN)/python -m tests.torture.stall
 
 bench: $(STAMP) ## Measure beside what others offer, 25 minutes at most; writes docs/performance.md
 	@$(BIN)/python -m tests.bench
