@@ -253,7 +253,7 @@ def _assemble(
     drops = Drops(hub, node, clock, metrics.drop_seconds.observe, others)
     streams = Streams()
     presence = Presence(engine, node, clock)
-    presence.listen(streams.publish_presence)
+    presence.listen(streams.publish_news)
     ices = Ices(engine)
     hold = Hold(engine)
 

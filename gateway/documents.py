@@ -53,6 +53,23 @@ class Presence(msgspec.Struct):
     connection: ConnectionDocument | None
 
 
+class Refused(msgspec.Struct):
+    """News of an ICE: a genuine token of it was refused; counted as in `Happenings`."""
+
+    ice_name: str
+    code: str | None
+    at: Time
+    first: Time
+    count: int
+    address: str
+
+
+class Reset(msgspec.Struct):
+    """The log is another one than that of the id, or ends before it: it goes on behind event `seq`."""
+
+    seq: int
+
+
 class IcePage(msgspec.Struct):
     """ICEs by name; `next` is the cursor of the next page, null at the end."""
 
@@ -221,6 +238,23 @@ def ice_document(listed: Listed) -> IceDocument:
         expireson=to_text_or_none(ice.expireson),
         lastseen=to_text_or_none(listed.lastseen),
         connection=None if listed.connection is None else connection_document(listed.connection),
+    )
+
+
+def presence(ice_name: str, connection: Connection | None) -> Presence:
+    """News of an ICE that has come, said hello, or gone."""
+    return Presence(ice_name, None if connection is None else connection_document(connection))
+
+
+def refused(happening: Happening) -> Refused:
+    """News of a refused attempt."""
+    return Refused(
+        happening.ice_name,
+        happening.code,
+        to_text(happening.at),
+        to_text(happening.first),
+        happening.count,
+        happening.address,
     )
 
 

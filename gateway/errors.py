@@ -72,6 +72,11 @@ _CATALOGUE: Final = {
     ),
     "already-finished": (409, "Already finished", "The operation has ended before."),
     "user-exists": (409, "The user exists", "Choose another user name."),
+    "reset": (
+        409,
+        "The log ends before",
+        "The audit log ends before this event, as after a restore: begin anew.",
+    ),
     "stale": (
         412,
         "Somebody else was first",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -31,6 +32,9 @@ COLUMNS: Final = (
 """Of the log, in the order in which they are hashed."""
 GENESIS: Final = "0" * 64
 """What stands in for the digest of the event before the first."""
+ID_PATTERN: Final = "[0-9]{1,18}(-[0-9a-f]{8})?"
+"""A `Position` where it stands as text."""
+_ID_DIGITS: Final = 8
 
 
 class Via(enum.StrEnum):
@@ -94,6 +98,46 @@ class Entry:
     def digest(self) -> str:
         """The digest over every column."""
         return digest_of(self.columns())
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A reader's place in the log: behind event `seq`, whose digest begins with `digest`.
+
+    The digest tells a restored log, which gives the same numbers to other events.
+    """
+
+    seq: int
+    digest: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Position | None:
+        """The position of an id, or of a plain number; None where it is neither."""
+        if not re.fullmatch(ID_PATTERN, text):
+            return None
+        seq, _, digest = text.partition("-")
+        return cls(int(seq), digest)
+
+    @classmethod
+    def behind(cls, entry: Entry) -> Position:
+        """The position behind an event."""
+        return cls(entry.seq, entry.digest())
+
+    def __str__(self) -> str:
+        return f"{self.seq}-{self.digest[:_ID_DIGITS]}"
+
+    def is_in(self, found: Sequence[Entry]) -> bool:
+        """Whether a log has this place; `found` are its events from number `seq` on.
+
+        Where the event has been pruned the next one names its digest. If that has been pruned, too,
+        nothing contradicts the position, and the log goes on with its oldest event.
+        """
+        if not found:
+            return self.seq == 0 and GENESIS.startswith(self.digest)
+        first = found[0]
+        if first.seq == self.seq:
+            return first.digest().startswith(self.digest)
+        return first.seq > self.seq + 1 or first.previous.startswith(self.digest)
 
 
 def digest_of(columns: Sequence[object]) -> str:

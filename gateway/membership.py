@@ -21,7 +21,7 @@ from gateway.hub import DISCONNECT, Dropped, Hub
 from gateway.ice import RULES
 from gateway.keyfile import KeyStore
 from gateway.lease import Lease, SharedClock, boottime
-from gateway.presence import Change
+from gateway.presence import Change, News
 from gateway.session import Session
 from gateway.store import nodes
 from gateway.store.engine import Engine, Fetch, StoreRefused, StoreUnavailable, Transaction
@@ -66,7 +66,7 @@ class Membership:
     """Joins, renews, acknowledges and leaves; its collaborators come in through the constructor.
 
     `abandon` is called when the lease has run out, `drain` when an admin wants the node to admit
-    nobody, or to go on, `tell` with who is connected elsewhere.
+    nobody, or to go on, `tell` with who is connected elsewhere, and who was refused.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Membership:
         steady: SharedClock,
         abandon: Callable[[], None],
         drain: Callable[[bool], None],
-        tell: Callable[[Change], None],
+        tell: Callable[[News], None],
     ) -> None:
         self._engine = engine
         self._me = me
@@ -244,14 +244,16 @@ class Membership:
                 session.close(_SUPERSEDED)
 
     async def _pass_on(self, told: int) -> int:
-        """Tell those who look at the page of what came and went elsewhere, behind number `told`."""
-        last, found = await news(self._engine.fetch, told, _NEWS)
+        """Tell readers of what came and went elsewhere, and of refusals anywhere, behind number `told`."""
+        last, found, refused = await news(self._engine.fetch, told, _NEWS)
         for ice_name, connection in found.items():
             # What is here has been told when it was written.
             if ice_name not in self._hub and (
                 connection is None or connection.node != self._me.name
             ):
                 self._tell(Change(ice_name, connection))
+        for happening in refused:
+            self._tell(happening)
         return last
 
     async def leave(self) -> None:

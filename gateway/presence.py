@@ -41,6 +41,10 @@ class Change(msgspec.Struct, frozen=True, gc=False):
     connection: Connection | None
 
 
+News = Change | Happening
+"""What listeners hear; a `Happening` is a refusal, with all that were counted together with it."""
+
+
 class _Turn(msgspec.Struct, frozen=True, gc=False):
     """A session began (`admitted`) or ended (`closed`, with a code)."""
 
@@ -83,21 +87,21 @@ class Presence:
         self._batch = _Batch()
         self._unsaid: deque[_Turn] = deque()
         self._wake = asyncio.Event()
-        self._listeners: set[Callable[[Change], None]] = set()
+        self._listeners: set[Callable[[News], None]] = set()
 
     async def start(self) -> None:
         """Forget what an earlier life of this node has left."""
         await self._engine.write(lambda transaction: sessions.clear(transaction, self._node))
 
-    def listen(self, listener: Callable[[Change], None]) -> Callable[[], None]:
-        """Call `listener` with each change once it is written; returns what ends that."""
+    def listen(self, listener: Callable[[News], None]) -> Callable[[], None]:
+        """Call `listener` with all news once they are written; returns what ends that."""
         self._listeners.add(listener)
         return lambda: self._listeners.discard(listener)
 
-    def tell(self, change: Change) -> None:
+    def tell(self, news: News) -> None:
         """Pass on what has been written, here or by another node."""
         for listener in tuple(self._listeners):
-            listener(change)
+            listener(news)
 
     def opened(self, session: Session) -> None:
         """A session began."""
@@ -173,7 +177,7 @@ class Presence:
             for ice_name, session in batch.news.items()
         ]
         try:
-            await self._engine.write(
+            refused = await self._engine.write(
                 lambda transaction: sessions.record(
                     transaction, opened, greeted, list(batch.closed), happenings
                 )
@@ -184,8 +188,9 @@ class Presence:
         except Exception:  # noqa: BLE001 - presence is no reason for the gateway to die
             _log.exception("presence lost")
             return True
-        for change in changes:
-            self.tell(change)
+        # Where several nodes serve, each reads the refusals of all from the table.
+        for news in (*changes, *(() if self._engine.shared else refused)):
+            self.tell(news)
         return True
 
     async def _say(self) -> None:

@@ -14,7 +14,7 @@ _TITLES: Final = {
     404: "Not there, or not to be seen by this caller",
     405: "Names cannot be changed or deleted",
     408: "The request did not arrive in time",
-    409: "Not possible: the name exists, or type, status or state is another",
+    409: "Not possible: the name exists, or type, status or state is another; the log ends before",
     412: "The entry has moved on",
     413: "Larger than 1 MiB",
     415: "Not application/json",

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from client.protocol import MAX_VALUE, OperationKind
 from gateway import __version__, documents
-from gateway.admin.api.events import SEQ_PATTERN, EventQuery
+from gateway.admin.api.events import EventQuery
 from gateway.admin.api.ices import Bulk, IceQuery, NewIce
 from gateway.admin.api.operations import NewOperation, OperationQuery, RequestQuery
 from gateway.admin.auth import COOKIE, FORM_TOKEN
@@ -26,6 +26,7 @@ from gateway.admin.describe import (
     stream,
 )
 from gateway.errors import CODES
+from gateway.event import ID_PATTERN
 from gateway.ice import NAME_PATTERN, NAME_RULE, IceType
 from gateway.operation import KEY_PATTERN
 from gateway.store.accounts import MAX_USER_NAME
@@ -47,6 +48,8 @@ _SHAPES: Final = (
     documents.Happenings,
     documents.EventPage,
     documents.Presence,
+    documents.Refused,
+    documents.Reset,
     documents.OperationDocument,
     documents.OperationPage,
     documents.OperationState,
@@ -85,7 +88,7 @@ _ABOUT: Final = (
     " method: `Allow` names those there are), 414, 417, 431 (address, Expect, headers) or 500."
 )
 _ETAG: Final = {"ETag": header("The generation", {"type": "string", "pattern": '^"[1-9][0-9]*"$'})}
-_NUMBER: Final = {"type": "string", "pattern": f"^{SEQ_PATTERN}$"}
+_EVENT_ID: Final = {"type": "string", "pattern": f"^{ID_PATTERN}$"}
 _REFERENCE: Final = {"type": "string", "format": "uri-reference"}
 _OPERATION_ID: Final = {
     "name": "id",
@@ -319,6 +322,7 @@ def document() -> dict[str, Any]:
                     )
                 },
                 403,
+                409,
                 422,
                 parameters=query(queries["EventQuery"]),
             )
@@ -326,11 +330,13 @@ def document() -> dict[str, Any]:
         "/events/stream": {
             "get": call(
                 "streamEvents",
-                "Audit events (`id` is their seq) and `presence` events as they happen",
+                "Audit events (`id` is seq and digest) and news of presence and refusals as they happen",
                 {
                     "200": stream(
-                        event("message", documents.EventDocument, id=_NUMBER),
+                        event("message", documents.EventDocument, id=_EVENT_ID),
+                        event("reset", documents.Reset, id=_EVENT_ID),
                         event("presence", documents.Presence),
+                        event("refused", documents.Refused),
                     )
                 },
                 403,
@@ -340,8 +346,8 @@ def document() -> dict[str, Any]:
                     {
                         "name": "Last-Event-ID",
                         "in": "header",
-                        "description": "Resume behind this event",
-                        "schema": _NUMBER,
+                        "description": "Resume behind the event of this id, or number",
+                        "schema": _EVENT_ID,
                     }
                 ],
             )

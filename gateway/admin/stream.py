@@ -1,7 +1,7 @@
-"""Live news for whoever reads the event stream: audit events with their number, presence without.
+"""Live news for readers of the event stream: audit events with an id, presence and refusals without.
 
 A stream holds no queue of audit events: it is woken and reads the log from where it stands, so that
-a slow reader costs no memory and misses nothing. Presence is news only; an overflow drops the oldest.
+a slow reader costs no memory and misses nothing. All else is news only; an overflow drops the oldest.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 from collections import Counter, deque
 from typing import Final
 
-from gateway.presence import Change
+from gateway.presence import News
 
 _MAX_NEWS: Final = 10_000
 MAX_READERS: Final = 32
@@ -23,7 +23,7 @@ class Stream:
     def __init__(self, user: str) -> None:
         self.user = user
         self.wake = asyncio.Event()
-        self.news: deque[Change] = deque(maxlen=_MAX_NEWS)
+        self.news: deque[News] = deque(maxlen=_MAX_NEWS)
 
 
 class Streams:
@@ -66,10 +66,10 @@ class Streams:
         for stream in self._open:
             stream.wake.set()
 
-    def publish_presence(self, change: Change) -> None:
-        """An ICE has come, said hello, or gone."""
+    def publish_news(self, news: News) -> None:
+        """An ICE has come, said hello, gone, or been refused."""
         for stream in self._open:
-            stream.news.append(change)
+            stream.news.append(news)
             stream.wake.set()
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.event import COLUMNS, GENESIS, Actor, Entry, Event, Via
+from gateway.event import COLUMNS, GENESIS, Actor, Entry, Event, Position, Via
 from gateway.store.engine import Appended, Fetch, Row, Transaction, as_json, damaged, rows_of
 from gateway.times import from_text, to_text, to_text_or_none
 
@@ -42,7 +42,8 @@ async def number(transaction: Transaction) -> None:
     """
     if not transaction.appended:
         return
-    seq, digest = await _head(transaction)
+    end = await Events(transaction.fetch).end()
+    seq, digest = end.seq, end.digest
     entries = []
     for appended in transaction.appended:
         seq += 1
@@ -64,14 +65,6 @@ def hashed(event: Event) -> str:
     return msgspec.json.encode(columns)[1:-1].decode()
 
 
-async def _head(transaction: Transaction) -> tuple[int, str]:
-    rows = await transaction.fetch(f"SELECT {_COLUMNS} FROM ice_events ORDER BY seq DESC LIMIT 1")
-    if not rows:
-        return 0, GENESIS
-    entry = _from_row(rows[0])
-    return entry.seq, entry.digest()
-
-
 async def prune(transaction: Transaction, seq: int) -> int:
     """Delete the events up to `seq`, which a checkpoint covers (or a trigger refuses); how many."""
     return await transaction.run("DELETE FROM ice_events WHERE seq <= $1", seq)
@@ -87,6 +80,11 @@ class Events:
         """The number of the newest event, 0 where there is none."""
         [(seq,)] = await self._fetch("SELECT coalesce(max(seq), 0) FROM ice_events")
         return int(seq)
+
+    async def end(self) -> Position:
+        """The position behind the newest event."""
+        rows = await self._fetch(f"SELECT {_COLUMNS} FROM ice_events ORDER BY seq DESC LIMIT 1")
+        return Position.behind(_from_row(rows[0])) if rows else Position(0, GENESIS)
 
     async def first(self) -> int:
         """The number of the oldest event that was not pruned, 0 where there is none."""

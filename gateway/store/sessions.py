@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from gateway.store.engine import Engine, Fetch, Row, Transaction, as_json, many, rows_of
 from gateway.times import from_text, to_text
@@ -17,6 +18,7 @@ from gateway.times import from_text, to_text
 KEPT: Final = 50
 """Connections remembered of each ICE."""
 _CONNECTION: Final = ("session", "node", "since", "address", "version", "platform", "hostname")
+_HAPPENING: Final = "ice_name, kind, code, address, first, at, count"
 CONNECTION_COLUMNS: Final = ", ".join(f"s.{name}" for name in _CONNECTION)
 
 
@@ -73,8 +75,11 @@ async def record(
     greeted: Sequence[Connection],
     closed: Sequence[str],
     happenings: Sequence[Happening],
-) -> None:
-    """Write what has changed: sessions opened, hellos, ids of sessions closed, and what happened."""
+) -> list[Happening]:
+    """Write what has changed: sessions opened, hellos, ids of sessions closed, and what happened.
+
+    Returns the refusals among the happenings, counted together with earlier ones.
+    """
     if opened:
         columns = ", ".join((*_CONNECTION, "ice_name", "generation", "opened"))
         given = rows_of(1, *_CONNECTION, "ice_name", "#generation", "~opened")
@@ -106,8 +111,7 @@ async def record(
         await transaction.run(
             f"DELETE FROM ice_sessions WHERE {many('session', 1)}", as_json(closed)
         )
-    if happenings:
-        await _record_happenings(transaction, happenings)
+    return await _record_happenings(transaction, happenings) if happenings else []
 
 
 def _row(connection: Connection) -> tuple[str | None, ...]:
@@ -122,12 +126,14 @@ def _row(connection: Connection) -> tuple[str | None, ...]:
     )
 
 
-async def _record_happenings(transaction: Transaction, happenings: Sequence[Happening]) -> None:
+async def _record_happenings(
+    transaction: Transaction, happenings: Sequence[Happening]
+) -> list[Happening]:
     new: list[tuple[str | int | None, ...]] = []
+    refused: list[Happening] = []
     seen: dict[str, str] = {}
-    for happening in happenings:
-        at, count = to_text(happening.at), happening.count
-        first = at if happening.first is happening.at else to_text(happening.first)
+    for happened in happenings:
+        happening = happened
         if happening.kind == "refused":
             # One that was seen before within the kept ones is counted with it and moves up, so that
             # an ICE that tries for days does not push out what else there is to know.
@@ -139,8 +145,14 @@ async def _record_happenings(transaction: Transaction, happenings: Sequence[Happ
                 happening.code,
                 happening.address,
             )
-            first = min([first, *(text for text, _ in known)])
-            count += sum(number for _, number in known)
+            happening = replace(
+                happening,
+                first=min([happening.first, *(from_text(text) for text, _ in known)]),
+                count=happening.count + sum(number for _, number in known),
+            )
+            refused.append(happening)
+        at = to_text(happening.at)
+        first = at if happening.first is happening.at else to_text(happening.first)
         new.append(
             (
                 happening.ice_name,
@@ -148,7 +160,7 @@ async def _record_happenings(transaction: Transaction, happenings: Sequence[Happ
                 happening.code,
                 happening.address,
                 at,
-                count,
+                happening.count,
                 first,
             )
         )
@@ -176,6 +188,7 @@ async def _record_happenings(transaction: Transaction, happenings: Sequence[Happ
             " WHERE ice_tokens.ice_name = given.name",
             as_json(list(seen.items())),
         )
+    return refused
 
 
 async def newest(fetch: Fetch) -> int:
@@ -184,27 +197,33 @@ async def newest(fetch: Fetch) -> int:
     return int(number)
 
 
-async def news(fetch: Fetch, after: int, limit: int) -> tuple[int, dict[str, Connection | None]]:
-    """The connection, or None, of each ICE that came or went behind number `after`; and the last number.
+async def news(
+    fetch: Fetch, after: int, limit: int
+) -> tuple[int, dict[str, Connection | None], list[Happening]]:
+    """What was written behind number `after`, and the last number of it.
 
-    Who is connected as it is now, which may be later news.
+    The connection, or None, of each ICE that came or went, as it is now, which may be later news;
+    and the refusals.
     """
     rows = await fetch(
-        "SELECT id, ice_name FROM ice_connections WHERE id > $1 AND kind <> 'refused'"
-        " ORDER BY id LIMIT $2",
+        f"SELECT id, {_HAPPENING} FROM ice_connections WHERE id > $1 ORDER BY id LIMIT $2",
         after,
         limit,
     )
     if not rows:
-        return after, {}
-    found: dict[str, Connection | None] = {name: None for _, name in rows}
+        return after, {}, []
+    happened = [_happening(row[1:]) for row in rows]
+    refused = [one for one in happened if one.kind == "refused"]
+    found: dict[str, Connection | None] = {
+        one.ice_name: None for one in happened if one.kind != "refused"
+    }
     open_ones = await fetch(
         f"SELECT s.ice_name, {CONNECTION_COLUMNS} FROM ice_sessions s"
         f" WHERE {many('s.ice_name', 1)} ORDER BY s.opened, s.number",
         as_json(list(found)),
     )
     found.update({name: connection_from_row(tuple(row)) for name, *row in open_ones})
-    return rows[-1][0], found
+    return rows[-1][0], found, refused
 
 
 class Happenings:
@@ -216,12 +235,13 @@ class Happenings:
     async def of(self, ice_name: str) -> list[Happening]:
         """The last `KEPT` of exactly this ICE, newest first."""
         rows = await self._engine.fetch(
-            "SELECT ice_name, kind, code, address, first, at, count FROM ice_connections"
-            " WHERE ice_name = $1 ORDER BY id DESC LIMIT $2",
+            f"SELECT {_HAPPENING} FROM ice_connections WHERE ice_name = $1 ORDER BY id DESC LIMIT $2",
             ice_name,
             KEPT,
         )
-        return [
-            Happening(name, kind, code, address, from_text(first), from_text(at), count)
-            for name, kind, code, address, first, at, count in rows
-        ]
+        return [_happening(row) for row in rows]
+
+
+def _happening(row: Row) -> Happening:
+    name, kind, code, address, first, at, count = row
+    return Happening(name, kind, code, address, from_text(first), from_text(at), count)

@@ -11,7 +11,7 @@ from typing import Any
 
 import schemathesis
 
-from gateway.admin.api.events import SEQ_PATTERN
+from gateway.event import ID_PATTERN
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,6 @@ def filter_failure(context, failure, case, response) -> bool:
 def before_call(context, case, kwargs) -> None:
     """A stream says nothing for as long as nothing happens: begin it where something has happened."""
     if case.path == "/events/stream" and re.fullmatch(
-        SEQ_PATTERN, str(case.headers.get("Last-Event-ID", "0"))
+        ID_PATTERN, str(case.headers.get("Last-Event-ID", "0"))
     ):
         case.headers["Last-Event-ID"] = "0"

@@ -12,8 +12,10 @@ from playwright.async_api import expect
 from gateway.cli.common import desk
 from gateway.roles import Role
 from gateway.store.engine import as_json, rows_of
+from gateway.tail import Tail
 from gateway.times import to_text, utc_now
 from tests.browser.admin import choose, close_token, dialog, fill, press, row, submit
+from tests.contract.domain import unguarded
 from tests.support.ice import Key
 
 EVIL = '<img src=x onerror="window.hurt=1"><script>window.hurt=1</script>\'"&{{7*7}}'
@@ -86,6 +88,23 @@ async def test_stream_that_was_lost_leaves_nothing_out(admin, running):
     await running.provision("lab-2")
     await admin.context.set_offline(False)
     await expect(row(page, "lab-2")).to_be_visible()
+
+
+async def test_log_that_was_replaced_renews_the_table(admin, running, monkeypatch):
+    """Nothing else is news here: the reset alone tells that the table is another."""
+    monkeypatch.setattr("gateway.admin.api.events._RECOGNISE_EVERY", 0.05)
+    monkeypatch.setattr(Tail, "_recognise", lambda *_: None)  # it would end the stream first
+    await running.provision("lab-1")
+    page = await admin.open()
+    await expect(row(page, "lab-1")).to_be_attached()
+    await unguarded(running.gateway.engine)
+
+    async def restored(transaction):
+        await transaction.run("DELETE FROM ice_tokens")
+        await transaction.run("DELETE FROM ice_events WHERE action = 'provision'")
+
+    await running.gateway.engine.write(restored)
+    await expect(row(page, "lab-1")).not_to_be_attached()
 
 
 @pytest.mark.parametrize("fault", ["cut off", "503"])

@@ -295,13 +295,26 @@ async def test_who_looks_at_one_node_sees_who_comes_and_goes_at_another(cluster)
         assert told == {"ice_name": "lab-1", "connection": None}
 
 
-async def presence_of(stream):
-    """The next news of who is connected."""
+async def test_who_looks_at_one_node_sees_who_is_refused_at_any(cluster):
+    ice = await cluster.ice()
+    await cluster.a.act("lab-1", "reprovision")
+    headers = {"Authorization": f"Bearer {cluster.a.admin.token}"}
+    url = f"{cluster.a.url}/admin/api/v1/events/stream"
+    async with cluster.a.session.get(url, headers=headers) as stream:
+        for count, node in enumerate((cluster.b, cluster.a, cluster.b), 1):
+            await ice.at(node).refused()
+            told = await soon(presence_of(stream, b"refused"), "news of the refusal")
+            assert (told["ice_name"], told["code"]) == ("lab-1", "token-replaced")
+            assert told["count"] == count, "each refusal was to be told once"
+
+
+async def presence_of(stream, kind=b"presence"):
+    """The next news of who is connected, or of another kind."""
     event = b""
     async for line in stream.content:
         if line.startswith(b"event:"):
             event = line[6:].strip()
-        elif line.startswith(b"data:") and event == b"presence":
+        elif line.startswith(b"data:") and event == kind:
             return json.loads(line[5:])
     raise AssertionError("the stream ended, news was expected")
 

@@ -10,9 +10,10 @@ from client.protocol import Hello
 from gateway import presence as presence_module
 from gateway.presence import Change, Presence
 from gateway.session import Session
+from gateway.store import sessions
 from gateway.store.engine import OutcomeUnknown
 from gateway.store.ices import Ices
-from gateway.store.sessions import Happenings
+from gateway.store.sessions import Happening, Happenings
 from tests.contract.domain import (
     NOW,
     Between,
@@ -35,11 +36,12 @@ class Node:
         self.now = NOW
         self.presence = Presence(self.between, "node-a", lambda: self.now)
         self.news: list[Change] = []
+        self.refusals: list[Happening] = []
         self.told = asyncio.Event()
         self.silence = self.presence.listen(self._hear)
 
-    def _hear(self, change) -> None:
-        self.news.append(change)
+    def _hear(self, news) -> None:
+        (self.news if isinstance(news, Change) else self.refusals).append(news)
         self.told.set()
 
     def session(self, session_id="s1") -> Session:
@@ -145,6 +147,20 @@ async def test_refusals_within_a_batch_are_counted_together(node):
     await node.presence.flush()
     [found] = await Happenings(node.engine).of("lab-1")
     assert (found.count, found.first, found.at) == (5, NOW, minutes(4))
+
+
+async def test_refusals_are_news_counted_with_those_before(node):
+    """Where several nodes serve, each reads them from the table in place of its own."""
+    for minute in range(3):
+        node.now = minutes(minute)
+        node.presence.refused("lab-1", "key-mismatch", "192.0.2.7")
+        await node.presence.flush()
+        [kept] = await Happenings(node.engine).of("lab-1")
+        assert (kept.count, kept.first, kept.at) == (minute + 1, NOW, node.now)
+        read = await sessions.news(node.engine.fetch, 0, 10)
+        assert read[1:] == ({}, [kept])
+        assert node.refusals == ([] if node.engine.shared else [kept])
+        node.refusals.clear()
 
 
 # --- while the store is away ---------------------------------------------------------------------

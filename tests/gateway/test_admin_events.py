@@ -13,7 +13,10 @@ import pytest_asyncio
 
 from gateway.admin.stream import Streams
 from gateway.cli.common import desk
+from gateway.event import Position
 from gateway.roles import Role
+from gateway.tail import Tail
+from tests.contract.domain import unguarded
 from tests.support.harness import (
     ADMIN,
     API,
@@ -44,6 +47,11 @@ def described(monkeypatch):
 
 async def events(running, query=""):
     return (await running.admin.get(f"/events{query}")).json["items"]
+
+
+async def heads(running):
+    """The position behind each event."""
+    return [Position.behind(entry) for entry in await running.gateway.tail._events.after(0, 1000)]
 
 
 async def last_seq(running):
@@ -166,6 +174,14 @@ async def test_next_is_the_after_of_the_next_page(shared):
     assert await events(shared, f"?after={await last_seq(shared)}") == []
 
 
+async def test_a_place_beyond_the_end_is_a_reset(running):
+    end = await last_seq(running)
+    for query in (f"after={end + 1}", f"after={end + 1}&action=provision", f"after={2**63 - 1}"):
+        refused = expect_refused(await running.admin.get(f"/events?{query}"), 409, "reset")
+        assert (refused["seq"], refused["detail"]) == (end, f"The audit log ends at event {end}.")
+    assert await events(running, f"?after={end}&action=nothing") == []
+
+
 @pytest.mark.parametrize(("query", "number"), [("", 50), ("?limit=200", 200), ("?limit=1", 1)])
 async def test_limit_is_that_of_the_ices(running, query, number):
     await running.provision()
@@ -223,6 +239,10 @@ class Reader:
                 return event
         raise AssertionError("the stream ended, an audit event was expected")
 
+    async def seq(self):
+        """The number of the next audit event."""
+        return int((await self.audit())["id"].partition("-")[0])
+
     async def presence(self):
         """The next presence event."""
         while (event := await self.next()) is not None:
@@ -258,7 +278,9 @@ async def test_stream_tells_audit_events_with_their_number(running):
         told = [await reader.audit(), await reader.audit()]
     logged = await events(running, "?ice_name=lab-1")
     assert [event["data"] for event in told] == logged
-    assert [event["id"] for event in told] == [str(event["seq"]) for event in logged]
+    digests = [head.digest for head in await heads(running)]
+    expected = [f"{event['seq']}-{digests[event['seq'] - 1][:8]}" for event in logged]
+    assert [event["id"] for event in told] == expected
 
 
 @pytest.mark.parametrize("behind", [0, 1])
@@ -270,7 +292,68 @@ async def test_stream_resumes_behind_the_last_event(running, behind):
     async with streaming(running.admin, last) as reader:
         await running.act("lab-1", "reprovision")
         expected = range(last + 1, await last_seq(running) + 1)
-        assert [int((await reader.audit())["id"]) for _ in expected] == list(expected)
+        assert [await reader.seq() for _ in expected] == list(expected)
+
+
+@pytest.mark.parametrize("digest", [True, False])
+async def test_stream_resumes_behind_the_id_of_an_event(running, digest):
+    await running.provision()
+    await running.act("lab-1", "reprovision")
+    last = (await heads(running))[-2]
+    async with streaming(running.admin, last if digest else last.seq) as reader:
+        assert await reader.seq() == last.seq + 1
+
+
+@pytest.mark.parametrize("last", ["{beyond}", "{beyond}-01234567", "{end}-{other}", "0-01234567"])
+async def test_id_that_the_log_does_not_hold_is_answered_by_a_reset(running, last):
+    end = (await heads(running))[-1]
+    other = "f" * 8 if end.digest[0] != "f" else "0" * 8
+    given = last.format(beyond=end.seq + 100, end=end.seq, other=other)
+    async with streaming(running.admin, given) as reader:
+        assert await reader.next() == {"event": "reset", "id": str(end), "data": {"seq": end.seq}}
+        await running.provision()
+        assert await reader.seq() == end.seq + 1
+
+
+@pytest.mark.sqlite
+async def test_reader_of_a_log_that_was_restored_meanwhile_is_told(tmp_path):
+    """Both logs have an event of the reader's number."""
+    async with harness(tmp_path) as running:
+        await running.provision("lab-1")
+        end = (await heads(running))[-1]
+    copy = (tmp_path / "ice.db").read_bytes()
+    async with harness(tmp_path) as running, streaming(running.admin, end) as reader:
+        await running.provision("lab-2")
+        ids = [(await reader.audit())["id"] for _ in range(2)]
+    (tmp_path / "ice.db").write_bytes(copy)
+    async with harness(tmp_path) as running:
+        await running.provision("lab-3")
+        end = (await heads(running))[-1]
+        assert ids[-1].startswith(f"{end.seq}-")
+        async with streaming(running.admin, ids[-1]) as reader:
+            assert (await reader.next())["event"] == "reset"
+            await running.act("lab-3", "reprovision")
+            assert await reader.seq() == end.seq + 1
+
+
+async def test_stream_that_is_open_while_the_log_is_replaced_is_reset(running, monkeypatch):
+    monkeypatch.setattr("gateway.admin.api.events._RECOGNISE_EVERY", 0.02)
+    monkeypatch.setattr(Tail, "_recognise", lambda *_: None)  # it would end the stream first
+    await running.provision()
+    *_, before, end = await heads(running)
+    async with streaming(running.admin, before) as reader:
+        assert await reader.seq() == end.seq
+        await unguarded(running.gateway.engine)
+        await running.gateway.engine.write(
+            lambda transaction: transaction.run("DELETE FROM ice_events WHERE seq = $1", end.seq)
+        )
+        assert await reader.next() == {
+            "event": "reset",
+            "id": str(before),
+            "data": {"seq": before.seq},
+        }
+        await running.add_user("bob")
+        assert (await reader.audit())["data"]["detail"]["user"] == "bob"
 
 
 async def test_stream_without_a_number_begins_now(running):
@@ -294,6 +377,19 @@ async def test_stream_tells_presence_without_a_number(running):
         assert shown["version"] == "1.2"
         await connection.close()
         assert await reader.presence() == {"ice_name": "lab-1", "connection": None}
+
+
+async def test_stream_tells_refused_attempts_without_a_number(running):
+    ice = await running.provision()
+    await running.act("lab-1", "reprovision")
+    async with streaming(running.admin) as reader:
+        for count in (1, 2):
+            await ice.refused()
+            told = await reader.next()
+            [shown] = (await running.admin.get("/ices/lab-1/connections")).json["items"]
+            assert shown.pop("event") == "refused"
+            assert told == {"event": "refused", "data": {"ice_name": "lab-1", **shown}}
+            assert (shown["code"], shown["count"]) == ("token-replaced", count)
 
 
 async def lose_user(running, token_id):
@@ -331,7 +427,22 @@ async def test_stream_of_others_goes_on(running):
         assert (await reader.audit())["data"]["action"] == "reprovision"
 
 
-@pytest.mark.parametrize("last", ["x", "-1", "1.5", "", "\xb2", str(2**63), "9" * 5000])
+@pytest.mark.parametrize(
+    "last",
+    [
+        "x",
+        "-1",
+        "1.5",
+        "",
+        "\xb2",
+        str(2**63),
+        "9" * 5000,
+        "1-",
+        "1-0123456",
+        "1-0123456G",
+        "1-012345678",
+    ],
+)
 @changes_nothing
 async def test_bad_last_event_id_is_refused(shared, last):
     answer = await shared.admin.get("/events/stream", headers={"Last-Event-ID": last})
@@ -401,7 +512,7 @@ async def test_change_by_another_process_counts_within_a_second(running, action,
         took = loop.time() - began
         assert took < 1, f"the {action} dropped the session after {took:.2f} s"
         told = await reader.audit()
-        assert (told["id"], told["data"]["action"]) == (str(done.logged.seq), action)
+        assert (told["data"]["seq"], told["data"]["action"]) == (done.logged.seq, action)
         assert await reader.presence() == {"ice_name": "lab-1", "connection": None}
 
 

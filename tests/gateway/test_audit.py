@@ -86,9 +86,12 @@ async def test_a_stream_resumes_at_the_oldest_event_that_is_left(running, comman
     await command("prune", "--keep", "0")
     [checkpoint] = (await running.admin.get("/events")).json["items"]
     assert (await running.admin.get("/events?after=1")).json["items"] == [checkpoint]
-    headers = {"Authorization": f"Bearer {running.admin.token}", "Last-Event-ID": "1"}
-    async with running.session.get(f"{running.url}{API}/events/stream", headers=headers) as stream:
-        assert f"id: {checkpoint['seq']}".encode() in await stream.content.readuntil(b"\r\n\r\n")
+    for last in ("1", "1-01234567"):
+        headers = {"Authorization": f"Bearer {running.admin.token}", "Last-Event-ID": last}
+        url = f"{running.url}{API}/events/stream"
+        async with running.session.get(url, headers=headers) as stream:
+            first = await stream.content.readuntil(b"\r\n\r\n")
+            assert f"id: {checkpoint['seq']}-".encode() in first
 
 
 async def test_an_export_is_for_its_owner_and_fails_in_one_line(command, tmp_path):

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from gateway.event import GENESIS, Actor, Entry, Event, Via, detail_text
+from gateway.event import GENESIS, Actor, Entry, Event, Position, Via, detail_text
 
 NOW = datetime(2026, 11, 22, 9, 30, tzinfo=UTC)
 EVENT = Event(
@@ -90,3 +90,51 @@ def test_what_was_changed_long_ago_breaks_the_chain_up_to_the_end():
     assert last(["provision", "register", "deregister"]) != last(
         ["provision", "reprovision", "deregister"]
     )
+
+
+# --- a reader's place in the log -----------------------------------------------------------------
+
+NEXT = Entry(8, EVENT, ENTRY.digest())
+LATER = Entry(9, EVENT, NEXT.digest())
+
+
+def test_a_position_is_the_number_and_the_begin_of_the_digest():
+    position = Position.behind(ENTRY)
+    assert str(position) == f"7-{ENTRY.digest()[:8]}"
+    assert Position.parse(str(position)) == Position(7, ENTRY.digest()[:8])
+    assert Position.parse("7") == Position(7)
+    assert str(Position(0, GENESIS)) == "0-00000000"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "-7", "7-", "7-0123456", "7-0123456G", "7-01234567 ", "1" * 19]
+)
+def test_anything_else_is_no_position(text):
+    assert Position.parse(text) is None
+
+
+@pytest.mark.parametrize(
+    ("position", "found", "is_in"),
+    [
+        (Position(7), [ENTRY, NEXT], True),
+        (Position.behind(ENTRY), [ENTRY], True),
+        (Position(7, ENTRY.digest()[:8]), [ENTRY], True),
+        (Position(7, "01234567"), [ENTRY], False),
+        # it was pruned, and the next event names its digest
+        (Position(7, ENTRY.digest()[:8]), [NEXT], True),
+        (Position(7, "01234567"), [NEXT], False),
+        # the next one was pruned, too
+        (Position(7, "01234567"), [LATER], True),
+        (Position(0), [LATER], True),
+        # beyond the end
+        (Position(7), [], False),
+        # before the first event
+        (Position(0), [], True),
+        (Position(0, "00000000"), [], True),
+        (Position(0, "01234567"), [], False),
+        (Position(0, "01234567"), [Entry(1, EVENT, GENESIS)], False),
+        (Position(0, "00000000"), [Entry(1, EVENT, GENESIS)], True),
+    ],
+)
+def test_a_log_has_a_position_or_is_another(position, found, is_in):
+    assert position.is_in(found) is is_in

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from typing import Annotated, Final
 
 import msgspec
@@ -16,11 +15,12 @@ from gateway.admin.auth import forbidden, recognise
 from gateway.admin.parts import CALLER, PARTS, AdminParts
 from gateway.admin.stream import Stream
 from gateway.errors import invalid, problem
-from gateway.event import Entry
-from gateway.presence import Change
+from gateway.event import Position
+from gateway.presence import News
 from gateway.respond import Refusal, json_response
 from gateway.store.engine import StoreUnavailable
 from gateway.store.events import EventFilter
+from gateway.store.sessions import Happening
 
 _BATCH: Final = 200
 _SEND_TIMEOUT: Final = 30.0
@@ -28,8 +28,6 @@ _SEND_TIMEOUT: Final = 30.0
 _RECOGNISE_EVERY: Final = 10.0
 """Seconds after which a stream's credentials are looked at again; they may have expired."""
 _MAX_SEQ: Final = 2**63 - 1
-SEQ_PATTERN: Final = "[0-9]{1,18}"
-"""The number of an event where it stands as text."""
 
 Seq = Annotated[int, msgspec.Meta(ge=0, le=_MAX_SEQ)]
 
@@ -56,11 +54,14 @@ async def listing(request: web.Request) -> web.Response:
     """List audit events."""
     query = EventQuery.of(request)
     _may_read(request)
-    found = await request.config_dict[PARTS].events.after(
+    log = request.config_dict[PARTS].events
+    found = await log.after(
         query.after,
         query.limit + 1,
         EventFilter(query.ice_name, query.actor, query.action),
     )
+    if not found and query.after > (last := await log.last()):
+        raise Refusal(problem("reset", f"The audit log ends at event {last}.", seq=last))
     page = found[: query.limit]
     return json_response(
         documents.EventPage(
@@ -71,12 +72,12 @@ async def listing(request: web.Request) -> web.Response:
 
 
 async def stream(request: web.Request) -> web.StreamResponse:
-    """Send audit events and presence as they happen."""
+    """Send audit events, presence and refused attempts as they happen."""
     position = _last_event_id(request)
     _may_read(request)
     parts = request.config_dict[PARTS]
     if position is None:
-        position = await parts.events.last()
+        position = await parts.events.end()
     response = EventSourceResponse(
         headers={"X-Content-Type-Options": "nosniff"}, send_timeout=_SEND_TIMEOUT
     )
@@ -98,7 +99,7 @@ async def stream(request: web.Request) -> web.StreamResponse:
 
 
 async def _send_all(
-    request: web.Request, response: EventSourceResponse, reader: Stream, position: int
+    request: web.Request, response: EventSourceResponse, reader: Stream, position: Position
 ) -> None:
     parts: AdminParts = request.config_dict[PARTS]
     loop = asyncio.get_running_loop()
@@ -108,20 +109,27 @@ async def _send_all(
         reader.wake.clear()
         # Taken before the log is read: what took the caller's right away is then among the entries.
         news = [reader.news.popleft() for _ in range(len(reader.news))]
-        entries = await parts.events.after(position, _BATCH)
+        # With the event before, which must be the one that was sent: the log may have been restored.
+        found = await parts.events.after(position.seq - 1, _BATCH + 1)
+        known = position.is_in(found)
+        entries = [entry for entry in found if known and entry.seq > position.seq]
         # Users and API tokens change through the log, too: a caller who lost their right is told
         # nothing of what came after.
-        doubt = any(entry.event.ice_name is None for entry in entries)
+        doubt = not known or any(entry.event.ice_name is None for entry in entries)
         if doubt or loop.time() - recognised >= _RECOGNISE_EVERY:
             recognised = loop.time()
             caller = await recognise(request, used=False)
             if caller is None or not caller.grants.reads_events:
                 return
+        if not known:
+            position = await parts.events.end()
+            reset = documents.Reset(position.seq)
+            await _send(response, reset, event="reset", position=position)
         for entry in entries:
-            await _send(response, entry)
-            position = entry.seq
-        for change in news:
-            await _send_presence(response, change)
+            position = Position.behind(entry)
+            await _send(response, documents.event_document(entry), position=position)
+        for one in news:
+            await _send_news(response, one)
         if len(entries) < _BATCH:
             try:
                 async with asyncio.timeout(_RECOGNISE_EVERY):
@@ -130,16 +138,22 @@ async def _send_all(
                 continue
 
 
-async def _send(response: EventSourceResponse, entry: Entry) -> None:
-    document = msgspec.json.encode(documents.event_document(entry)).decode()
-    await response.send(document, id=str(entry.seq))
+async def _send(
+    response: EventSourceResponse,
+    document: msgspec.Struct,
+    *,
+    event: str | None = None,
+    position: Position | None = None,
+) -> None:
+    number = None if position is None else str(position)
+    await response.send(msgspec.json.encode(document).decode(), event=event, id=number)
 
 
-async def _send_presence(response: EventSourceResponse, change: Change) -> None:
-    session = change.connection
-    connection = None if session is None else documents.connection_document(session)
-    news = documents.Presence(change.ice_name, connection)
-    await response.send(msgspec.json.encode(news).decode(), event="presence")
+async def _send_news(response: EventSourceResponse, news: News) -> None:
+    if isinstance(news, Happening):
+        await _send(response, documents.refused(news), event="refused")
+    else:
+        await _send(response, documents.presence(news.ice_name, news.connection), event="presence")
 
 
 def _may_read(request: web.Request) -> None:
@@ -147,10 +161,11 @@ def _may_read(request: web.Request) -> None:
         raise forbidden(request)
 
 
-def _last_event_id(request: web.Request) -> int | None:
+def _last_event_id(request: web.Request) -> Position | None:
     text = request.headers.get("Last-Event-ID")
     if text is None:
         return None
-    if not re.fullmatch(SEQ_PATTERN, text):
-        raise Refusal(invalid("Last-Event-ID", "must be the number of an event"))
-    return int(text)
+    position = Position.parse(text)
+    if position is None:
+        raise Refusal(invalid("Last-Event-ID", "must be the id, or the number, of an event"))
+    return position

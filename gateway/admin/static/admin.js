@@ -28,7 +28,7 @@
   const news = () => {
     soon ??= setTimeout(ask, Math.max(0, askedAt + PAUSE - performance.now()));
   };
-  for (const name of ["sse:message", "sse:presence"]) document.addEventListener(name, news);
+  for (const name of ["sse:message", "sse:presence", "sse:reset"]) document.addEventListener(name, news);
   // Whatever happened while nobody listened: before the stream was open, or while it was lost.
   document.addEventListener("htmx:sseOpen", news);
   // News that was not answered is asked for again: where the stream did not break, nothing else would.
