@@ -10,12 +10,12 @@ from typing import Any, Final
 
 from gateway.errors import Problem, invalid, problem, quoted
 from gateway.event import Actor, Event
-from gateway.passwords import MAX_LENGTH, Passwords
+from gateway.passwords import RULE, Passwords, fits
 from gateway.roles import Caller, Role
 from gateway.secret import Secret
-from gateway.store import accounts
+from gateway.store import accounts, events, logins
 from gateway.store.accounts import MAX_USER_NAME, ApiToken, ListedUser, User
-from gateway.store.engine import Engine, Transaction, Unit
+from gateway.store.engine import Engine, Transaction
 from gateway.store.ices import Ices
 from gateway.times import LONGEST, Clock, later, to_text_or_none
 
@@ -63,67 +63,66 @@ class AccountBook:
 
     async def set_role(self, actor: Actor, name: str, role: Role) -> User | Problem:
         """Give a user another role; it counts from the next request on."""
-        return await self._update(
-            actor, "set-role", name, lambda user: replace(user, role=role), role=role
-        )
 
-    async def set_password(self, actor: Actor, name: str, password: Secret) -> User | Problem:
-        """Give a user another password."""
+        async def unit(transaction: Transaction) -> User | Problem:
+            user = await self._changed(transaction, name, lambda user: replace(user, role=role))
+            if not isinstance(user, Problem):
+                self._log(transaction, actor, "set-role", user=user.name, role=role)
+            return user
+
+        return await self._engine.write(unit)
+
+    async def set_password(
+        self, actor: Actor, name: str, password: Secret, *, keep: Secret | None = None
+    ) -> tuple[User, int] | Problem:
+        """Give a user another password and end their logins; returns how many ended, too.
+
+        The login of the cookie `keep` stays: that of a user who changes their own password.
+        """
         digest = await self._hash(password)
         if isinstance(digest, Problem):
             return digest
-        return await self._update(
-            actor, "set-password", name, lambda user: replace(user, password_hash=digest)
-        )
+        kept = "" if keep is None else keep.digest()
+
+        async def unit(transaction: Transaction) -> tuple[User, int] | Problem:
+            user = await self._changed(
+                transaction, name, lambda user: replace(user, password_hash=digest)
+            )
+            if isinstance(user, Problem):
+                return user
+            ended = await logins.end_all_of(transaction, user.name, kept)
+            self._log(transaction, actor, "set-password", user=user.name, logins_ended=ended)
+            return user, ended
+
+        return await self._engine.write(unit)
 
     async def disable(self, actor: Actor, name: str) -> tuple[User, list[str]] | Problem:
         """End a user's logins and API tokens at once; returns the ICEs tagged to them, too."""
         now = self._clock()
-        update = self._updating(
-            actor,
-            "disable-user",
-            name,
-            lambda user: replace(user, disabledon=user.disabledon or now),
-        )
 
         async def unit(transaction: Transaction) -> tuple[User, list[str]] | Problem:
-            user = await update(transaction)
+            user = await self._changed(
+                transaction, name, lambda user: replace(user, disabledon=user.disabledon or now)
+            )
             if isinstance(user, Problem):
                 return user
+            await logins.end_all_of(transaction, user.name)
+            self._log(transaction, actor, "disable-user", user=user.name)
             # Here, since what is done must not fail to be told afterwards.
             return user, await accounts.ices_of(transaction, user.name)
 
         return await self._engine.write(unit)
 
-    async def _update(
-        self,
-        actor: Actor,
-        action: str,
-        name: str,
-        change: Callable[[User], User],
-        **detail: object,
+    async def _changed(
+        self, transaction: Transaction, name: str, change: Callable[[User], User]
     ) -> User | Problem:
-        return await self._engine.write(self._updating(actor, action, name, change, **detail))
-
-    def _updating(
-        self,
-        actor: Actor,
-        action: str,
-        name: str,
-        change: Callable[[User], User],
-        **detail: object,
-    ) -> Unit[User | Problem]:
-        async def unit(transaction: Transaction) -> User | Problem:
-            # Read where it is written: whoever disables the user meanwhile must not be undone.
-            found = await accounts.find_user(transaction, name)
-            if found is None:
-                return problem("not-found", f"there is no user {quoted(name)}")
-            user = change(found)
-            event = self._event(actor, action, user=user.name, **detail)
-            await accounts.update_user(transaction, user, event)
-            return user
-
-        return unit
+        # Read where it is written: whoever disables the user meanwhile must not be undone.
+        found = await accounts.find_user(transaction, name)
+        if found is None:
+            return problem("not-found", f"there is no user {quoted(name)}")
+        user = change(found)
+        await accounts.update_user(transaction, user)
+        return user
 
     async def create_token(
         self,
@@ -231,9 +230,12 @@ class AccountBook:
         return Caller(user.name, user.role, ice=token.ice_name)
 
     async def _hash(self, password: Secret) -> str | Problem:
-        if not 1 <= len(password.reveal()) <= MAX_LENGTH:
-            return invalid("password", f"a password has 1 to {MAX_LENGTH} characters")
+        if not fits(password):
+            return invalid("password", f"a password has {RULE}")
         return await self._passwords.hash(password)
+
+    def _log(self, transaction: Transaction, actor: Actor, action: str, **detail: Any) -> None:
+        events.append(transaction, [self._event(actor, action, **detail)])
 
     def _event(self, actor: Actor, action: str, **detail: Any) -> Event:
         return Event(self._clock(), actor, action, None, None, detail)

@@ -36,6 +36,7 @@ from gateway.keys import KEY_ACTIONS
 from gateway.lease import Lease, SharedClock
 from gateway.listener import Runner
 from gateway.load_shedding import LoadShedding
+from gateway.login_failures import LoginFailures
 from gateway.logins import LoginDesk
 from gateway.membership import AWAITED, Membership, Others, Self, new_self
 from gateway.metrics import Metrics
@@ -192,6 +193,7 @@ async def run_gateway(
             ("vitals", parts.vitals.run()),
             ("progress", parts.progress.run()),
             ("clerk", parts.clerk.run()),
+            ("login failures", parts.admin.logins.failures.run()),
             *(() if parts.membership is None else (("membership", parts.membership.run()),)),
         ):
             stack.push_async_callback(ended, supervise(work, name, failed))
@@ -344,6 +346,7 @@ def _assemble(
             engine=engine,
             clock=clock,
             passwords=passwords,
+            failures=LoginFailures(engine, clock, metrics.credentials_refused),
             idle=settings.admin_login_idle,
             lifetime=settings.admin_login_lifetime,
         ),
@@ -378,17 +381,8 @@ def _assemble(
         settings.prefixes, endpoint, admin, Health(vitals, lambda: endpoint.draining)
     )
     return _Parts(
-        app,
-        admin,
-        endpoint,
-        presence,
-        heartbeat,
-        metrics,
-        vitals,
-        dispatch,
-        progress,
-        clerk,
-        membership,
+        *(app, admin, endpoint, presence, heartbeat, metrics),
+        *(vitals, dispatch, progress, clerk, membership),
     )
 
 

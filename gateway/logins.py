@@ -14,12 +14,13 @@ from typing import Final
 
 from gateway.attempts import Attempts, source
 from gateway.event import Actor, Event, Via
+from gateway.login_failures import LoginFailures, Why
 from gateway.passwords import Passwords, TooBusy
 from gateway.roles import Caller
 from gateway.secret import Secret
-from gateway.store import logins
-from gateway.store.accounts import MAX_USER_NAME, Accounts, fold_user
-from gateway.store.engine import Engine, StoreUnavailable
+from gateway.store import events, logins
+from gateway.store.accounts import MAX_USER_NAME, Accounts, User, find_user, fold_user
+from gateway.store.engine import Engine, StoreUnavailable, Transaction
 from gateway.store.logins import Login, Logins
 from gateway.times import Clock
 
@@ -65,6 +66,7 @@ class LoginDesk:
         engine: Engine,
         clock: Clock,
         passwords: Passwords,
+        failures: LoginFailures,
         idle: float,
         lifetime: float,
         monotonic: Callable[[], float] = time.monotonic,
@@ -77,45 +79,67 @@ class LoginDesk:
         self._accounts = Accounts(engine)
         self._logins = Logins(engine)
         self._passwords = passwords
-        self._failures = Attempts(*_FAILURES)
-        self._failures_of_address = Attempts(*_FAILURES_OF_ADDRESS)
+        self.failures = failures
+        """Notes refused credentials."""
+        self._attempts = Attempts(*_FAILURES)
+        self._attempts_of_address = Attempts(*_FAILURES_OF_ADDRESS)
 
     async def log_in(self, name: str, password: Secret, address: str) -> LoggedIn | NotLoggedIn:
-        """Check a password; throttled before the costly part."""
+        """Check a password; throttled before the costly part. What is refused is noted."""
         # Nobody's name is longer; what is remembered of an attempt has to stay small.
         name = name[: MAX_USER_NAME + 1]
         key = f"{fold_user(name)} {source(address)}"
         now = self._monotonic()
         # Counted before it has failed, or else many at once would all be let through.
-        wait = self._failures_of_address.count(address, now)
+        wait = self._attempts_of_address.count(address, now)
         if not wait:
             # Second, so that an address which is held off cannot have names remembered without end,
             # and other names' failures forgotten for them.
-            wait = self._failures.count(key, now)
+            wait = self._attempts.count(key, now)
             if wait:
-                self._failures_of_address.take_back(address)
+                self._attempts_of_address.take_back(address)
         if wait:
+            self.failures.note(Why.TOO_MANY_ATTEMPTS, address)
             return NotLoggedIn(wait)
         user = await self._accounts.user(name)
-        hashed = None if user is None or user.disabledon is not None else user.password_hash
+        if user is not None and user.disabledon is not None:
+            user = None
+        hashed = None if user is None else user.password_hash
         try:
             right = await self._passwords.verify(hashed, password)
         except TooBusy:  # it was not tried
-            self._failures.take_back(key)
-            self._failures_of_address.take_back(address)
+            self._attempts.take_back(key)
+            self._attempts_of_address.take_back(address)
             return NotLoggedIn(wait=1.0)
-        if not right or user is None:
+        cookie = await self._begin(user, address) if user is not None and right else None
+        if cookie is None:
+            if user is None:
+                self.failures.note(Why.UNKNOWN_USER, address)
+            else:
+                self.failures.note(Why.WRONG_PASSWORD, address, user.name)
             return NotLoggedIn()
-        self._failures.forget(key)
-        self._failures_of_address.take_back(address)
+        self._attempts.forget(key)
+        self._attempts_of_address.take_back(address)
+        return LoggedIn(cookie)
+
+    async def _begin(self, user: User, address: str) -> Secret | None:
+        """A new login's cookie; None where the user has another password meanwhile, or is disabled."""
         cookie = Secret(secrets.token_urlsafe(32))
         moment = self._clock()
         login = Login(cookie.digest(), user.name, address, moment, moment)
         event = Event(moment, Actor(user.name, Via.PAGE, address), "log-in", None, None, {})
-        await self._engine.write(
-            lambda transaction: logins.add(transaction, login, event, moment - self._lifetime)
-        )
-        return LoggedIn(cookie)
+
+        async def unit(transaction: Transaction) -> Secret | None:
+            # Both end all logins, and this one must not be added behind them.
+            found = await find_user(transaction, user.name)
+            if found is None or found.disabledon is not None:
+                return None
+            if found.password_hash != user.password_hash:
+                return None
+            await logins.add(transaction, login, event, moment - self._lifetime)
+            return cookie
+
+        return await self._engine.write(unit)
 
     async def recognise(self, cookie: Secret, *, used: bool = True) -> Recognised | None:
         """Who brings this cookie, if the login is good now; notes that it was `used`."""
@@ -146,9 +170,12 @@ class LoginDesk:
     async def end_all(self, actor: Actor, user: str) -> int:
         """End every login of a user; returns how many there were."""
         event = Event(self._clock(), actor, "end-logins", None, None, {"user": user})
-        return await self._engine.write(
-            lambda transaction: logins.end_all_of(transaction, user, event)
-        )
+
+        async def unit(transaction: Transaction) -> int:
+            events.append(transaction, [event])
+            return await logins.end_all_of(transaction, user)
+
+        return await self._engine.write(unit)
 
     async def counts(self) -> dict[str, int]:
         """How many logins that are good now each user has that has any."""

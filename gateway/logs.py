@@ -19,7 +19,7 @@ from structlog.typing import EventDict
 from gateway.text import printable
 from gateway.times import to_text, utc_now
 
-STRANGERS: Final = ("malformed request", "refused", "unexpected error")
+STRANGERS: Final = ("malformed request", "refused", "credentials refused", "unexpected error")
 """What anybody can cause who reaches the port; the last only by a fault of ours."""
 LINES_A_MINUTE: Final = 120
 _JSON: Final = msgspec.json.Encoder(enc_hook=str)

@@ -36,6 +36,12 @@ class Metrics:
         self.refusals = Counter(
             "ice_gateway_refusals", "Refused handshakes", ["code"], registry=self.registry
         )
+        self.refused_credentials = Counter(
+            "ice_gateway_refused_credentials",
+            "Refused logins and API tokens",
+            ["why"],
+            registry=self.registry,
+        )
         self.closures = Counter(
             "ice_gateway_closures", "Sessions ended", ["code"], registry=self.registry
         )
@@ -74,6 +80,10 @@ class Metrics:
         )
         # Memory, CPU and file handles, under the names that everybody's dashboards know.
         ProcessCollector(registry=self.registry)
+
+    def credentials_refused(self, why: str) -> None:
+        """Count a refused login or API token."""
+        self.refused_credentials.labels(why).inc()
 
     def watch(self, faults: Mapping[str, Callable[[], str | None]]) -> None:
         """Ask for these faults, by part, at each scrape."""

@@ -10,11 +10,24 @@ import argon2
 
 from gateway.secret import Secret
 
-MAX_LENGTH: Final = 1024
+MIN_LENGTH: Final = 12
+"""Characters,"""
+MAX_BYTES: Final = 1024
+"""and bytes in UTF-8, of a password that is set. One that was set before is checked as it is."""
+RULE: Final = f"{MIN_LENGTH} characters or more and at most {MAX_BYTES:,} bytes"
 _AT_ONCE: Final = 1
 """A hash takes 64 MiB, and four threads for a tenth of a second: a flood of logins must not take all
 of either from admissions."""
 _WAITING: Final = 32
+
+
+def fits(password: Secret) -> bool:
+    """Whether it may be set: `RULE` says what is needed."""
+    text = password.reveal()
+    try:
+        return len(text) >= MIN_LENGTH and len(text.encode()) <= MAX_BYTES
+    except UnicodeEncodeError:  # bytes of a terminal or file that are no UTF-8
+        return False
 
 
 class TooBusy(Exception):

@@ -17,6 +17,7 @@ from gateway.connection import mark_authenticated
 from gateway.errors import problem
 from gateway.event import Actor, Via
 from gateway.http_headers import cookie
+from gateway.login_failures import Why
 from gateway.logins import Recognised
 from gateway.respond import Refusal, client_address, problem_response
 from gateway.roles import Caller
@@ -43,6 +44,10 @@ async def authenticated(request: web.Request, handler: Handler) -> web.StreamRes
     if not is_public(request):
         caller = await recognise(request)
         if caller is None:
+            if "Authorization" in request.headers:  # an ended login is no attempt
+                parts = request.config_dict[PARTS]
+                address = client_address(request, parts.trusted_proxies)
+                parts.logins.failures.note(Why.API_TOKEN, address)
             response = problem_response(problem("unauthenticated"))
             response.headers["WWW-Authenticate"] = "Bearer"  # RFC 6750 section 3
             return response

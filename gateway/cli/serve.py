@@ -13,7 +13,7 @@ import click
 
 from gateway import __version__, process
 from gateway.cli.common import desk, refuse, settings_from, unwrap
-from gateway.cli.users import ask_password, warn_if_short
+from gateway.cli.users import ask_password
 from gateway.keyfile import KeyFileUnusable
 from gateway.roles import Role
 from gateway.secret import Secret
@@ -161,7 +161,6 @@ def _first_admin(settings: Settings) -> bool:
     name = click.prompt("Name", default="admin")
     password = ask_password(from_stdin=False)
     asyncio.run(_add_admin(settings, name, password))
-    warn_if_short(password)
     return True
 
 

@@ -17,13 +17,13 @@ from gateway.cli.common import (
     show_table,
     unwrap,
 )
+from gateway.passwords import RULE
 from gateway.roles import Role
 from gateway.secret import Secret
 from gateway.store.accounts import User
 from gateway.text import UTF_16, decoded
 from gateway.times import to_text, to_text_or_none
 
-_SHORT = 12
 _MAX_INPUT = 64 * 1024
 """Bytes that are read of standard input; a password is shorter."""
 _role = click.Choice([role.value for role in Role])
@@ -46,7 +46,6 @@ async def add(desk: Desk, name: str, role: str, *, password_stdin: bool, no_pass
         raise click.UsageError("--password-stdin and --no-password exclude each other")
     password = None if no_password else ask_password(from_stdin=password_stdin)
     unwrap(await desk.accounts.add_user(desk.actor, name, Role(role), password))
-    warn_if_short(password)
 
 
 def ask_password(*, from_stdin: bool) -> Secret:
@@ -54,7 +53,7 @@ def ask_password(*, from_stdin: bool) -> Secret:
     if from_stdin:
         text = _first_line(sys.stdin.buffer)
     elif sys.stdin.isatty():
-        text = click.prompt("Password", hide_input=True, confirmation_prompt=True)
+        text = click.prompt(f"Password ({RULE})", hide_input=True, confirmation_prompt=True)
     else:
         raise click.UsageError("there is no terminal to ask on: use --password-stdin")
     return Secret(text)
@@ -68,12 +67,6 @@ def _first_line(file: BinaryIO) -> str:
         return decoded(data).partition("\n")[0].rstrip("\r")
     except UnicodeDecodeError:
         refuse("the password is not UTF-8")
-
-
-def warn_if_short(password: Secret | None) -> None:
-    """Once it was taken: a refusal stands alone on its line."""
-    if password is not None and len(password.reveal()) < _SHORT:
-        click.echo(f"warning: a password of {_SHORT} characters or more is safer", err=True)
 
 
 @users.command("list")
@@ -136,7 +129,6 @@ async def set_role(desk: Desk, name: str, role: str) -> None:
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
 @on_database
 async def set_password(desk: Desk, name: str, *, password_stdin: bool) -> None:
-    """Give a user another password; asks for it on a terminal."""
+    """Give a user another password and end their logins; asks for it on a terminal."""
     password = ask_password(from_stdin=password_stdin)
     unwrap(await desk.accounts.set_password(desk.actor, name, password))
-    warn_if_short(password)

@@ -93,8 +93,8 @@ async def find_user(transaction: Transaction, name: str) -> User | None:
     return user_from_row(rows[0]) if rows else None
 
 
-async def update_user(transaction: Transaction, user: User, event: Event) -> None:
-    """Store a user's role, password and disabling, with the event."""
+async def update_user(transaction: Transaction, user: User) -> None:
+    """Store a user's role, password and disabling."""
     await transaction.run(
         "UPDATE users SET role = $2, password_hash = $3, disabledon = $4 WHERE name = $1",
         user.name,
@@ -102,7 +102,6 @@ async def update_user(transaction: Transaction, user: User, event: Event) -> Non
         user.password_hash,
         to_text_or_none(user.disabledon),
     )
-    events.append(transaction, [event])
 
 
 async def ices_of(transaction: Transaction, name: str) -> list[str]:

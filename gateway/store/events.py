@@ -15,6 +15,8 @@ from gateway.times import from_text, to_text, to_text_or_none
 
 _COLUMNS: Final = ", ".join(COLUMNS)
 _INTEGERS: Final = ("seq", "generation")
+LOGIN_FAILED: Final = "login-failed"
+"""The action of failed logins, whose detail names the `user`; they have an index of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,16 @@ class Events:
             "SELECT detail FROM ice_events WHERE action = $1 ORDER BY seq", action
         )
         return [detail for (detail,) in rows]
+
+    async def failed_logins(self, after: datetime, until: datetime) -> list[str]:
+        """The users of the events of failed logins between two times."""
+        rows = await self._fetch(
+            # Literally, or the index would not serve.
+            f"SELECT detail FROM ice_events WHERE action = '{LOGIN_FAILED}' AND at > $1 AND at <= $2",
+            to_text(after),
+            to_text(until),
+        )
+        return [msgspec.json.decode(detail)["user"] for (detail,) in rows]
 
     async def last_of(self, ice_name: str, limit: int) -> list[Entry]:
         """The newest events of an ICE (case folded), newest first."""

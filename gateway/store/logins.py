@@ -50,12 +50,11 @@ async def end(transaction: Transaction, token_hash: str) -> None:
     await transaction.run("DELETE FROM logins WHERE token_hash = $1", token_hash)
 
 
-async def end_all_of(transaction: Transaction, user: str, event: Event | None) -> int:
-    """End every login of a user; returns how many there were."""
-    ended = await transaction.run("DELETE FROM logins WHERE user_name = $1", user)
-    if event is not None:
-        events.append(transaction, [event])
-    return ended
+async def end_all_of(transaction: Transaction, user: str, keep: str = "") -> int:
+    """End the logins of a user, but for the one whose hash is `keep`; returns how many ended."""
+    return await transaction.run(
+        "DELETE FROM logins WHERE user_name = $1 AND token_hash <> $2", user, keep
+    )
 
 
 class Logins:

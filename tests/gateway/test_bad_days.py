@@ -21,6 +21,7 @@ from prometheus_client.exposition import generate_latest
 from gateway.cli.common import desk
 from gateway.event import Event
 from gateway.handles import RESERVE
+from gateway.login_failures import LoginFailures
 from gateway.logins import LoginDesk
 from gateway.passwords import Passwords
 from gateway.roles import Role
@@ -472,7 +473,14 @@ async def logins(timed, clock):
     event = Event(now, ADMIN, "log-in", None, None)
     engine = timed.gateway.engine
     await engine.write(lambda transaction: add_login(transaction, login, event, now))
-    return LoginDesk(engine=engine, clock=clock, passwords=Passwords(), idle=1800, lifetime=43200)
+    return LoginDesk(
+        engine=engine,
+        clock=clock,
+        passwords=Passwords(),
+        failures=LoginFailures(engine, clock, lambda _: None),
+        idle=1800,
+        lifetime=43200,
+    )
 
 
 async def test_a_clock_that_was_set_back_makes_no_login_last_longer(logins, clock):

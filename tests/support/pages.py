@@ -76,9 +76,11 @@ class Browser:
 
 async def has_password(running, name, role=Role.ADMIN, password=PASSWORD):
     accounts = running.gateway.accounts
-    if await accounts.user(name) is None:
-        await accounts.add_user(ADMIN, name, role, None)
-    await accounts.set_password(ADMIN, name, Secret(password))
+    user = await accounts.user(name)
+    if user is None:
+        await accounts.add_user(ADMIN, name, role, Secret(password))
+    elif user.password_hash is None:  # to set it again would end their logins
+        await accounts.set_password(ADMIN, name, Secret(password))
 
 
 def said(answer):

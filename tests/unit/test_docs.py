@@ -15,8 +15,10 @@ from gateway.admin.pages.login import MAX_FORM
 from gateway.admin.pages.operations import MAX_FORM as MAX_OPERATION_FORM
 from gateway.admin.pages.shell import MAX_FIELDS
 from gateway.dispatch import MAX_IN_HAND
+from gateway.login_failures import MAX_A_MINUTE
 from gateway.metrics import Metrics
 from gateway.operations import MAX_UNFINISHED
+from gateway.passwords import MAX_BYTES, MIN_LENGTH
 
 ROOT = Path(__file__).parents[2]
 DOCS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -89,6 +91,8 @@ def test_limits_are_those_that_hold():
             "params, and a result": f"{MAX_VALUE:,} bytes of JSON",
             "operations of an ICE that have not finished": f"{MAX_UNFINISHED:,}",
             "an ICE's finishes that are not yet written": f"{MAX_IN_HAND}",
+            "events of failed logins": f"1 a minute of a user, {MAX_A_MINUTE} of all users",
+            "a password": f"{MIN_LENGTH} characters or more, at most {MAX_BYTES:,} bytes",
             "an ICE's progress": (
                 f"a row in {progress.INTERVAL:g} s, {progress.MAX_MESSAGE:,} characters,"
                 f" {progress.MAX_DATA:,} bytes of data"

@@ -89,7 +89,14 @@ FLOORS = [
         "gateway.store.restored",
         "gateway.store.nodes",
     ],
-    ["gateway.drops", "gateway.audit", "gateway.export", "gateway.hold", "gateway.membership"],
+    [
+        "gateway.drops",
+        "gateway.audit",
+        "gateway.export",
+        "gateway.hold",
+        "gateway.membership",
+        "gateway.login_failures",
+    ],
     ["gateway.documents"],
     [
         "gateway.admission",

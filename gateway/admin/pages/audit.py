@@ -24,7 +24,7 @@ from gateway.nodes import NODE_ACTIONS
 from gateway.operations import CANCEL, REQUEST
 from gateway.respond import Refusal
 from gateway.store.engine import StoreUnavailable
-from gateway.store.events import EventFilter
+from gateway.store.events import LOGIN_FAILED, EventFilter
 
 _LAST: Final = 2**63 - 1
 _PATIENCE: Final = 30.0
@@ -40,6 +40,7 @@ ACTIONS: Final = (
     "set-password",
     "disable-user",
     "log-in",
+    LOGIN_FAILED,
     "end-logins",
     "create-api-token",
     "revoke-api-token",

@@ -10,13 +10,14 @@ from urllib.parse import urlencode
 from aiohttp import web
 
 from gateway.admin.api.inputs import Query, Text
-from gateway.admin.auth import actor
+from gateway.admin.auth import COOKIE, actor
 from gateway.admin.pages.ices import PAGE, WORDS, form_fault, may_act, may_see
 from gateway.admin.pages.shell import form, is_fragment, parts, render
 from gateway.admin.parts import CALLER
 from gateway.errors import Problem, invalid, problem, quoted
 from gateway.event import Via
 from gateway.ice import Status
+from gateway.passwords import MIN_LENGTH, RULE
 from gateway.provisioning import MAX_BULK
 from gateway.respond import Refusal, store_problem
 from gateway.roles import Role
@@ -27,8 +28,6 @@ from gateway.store.ices import IceFilter, Listed, Order
 
 CHANGED: Final = "users-changed"
 """Tells the page's script that lists of users are to be asked for again."""
-SHORT: Final = 12
-"""Characters below which a password is taken with a warning."""
 _IDS: Final = {
     "name": "user_name",
     "user-exists": "user_name",
@@ -78,6 +77,8 @@ async def page(request: web.Request) -> web.StreamResponse:
         "pages": max(1, -(-total // PAGE)),
         "address": address,
         "roles": list(Role),
+        "password_rule": RULE,
+        "password_min": MIN_LENGTH,
     }
     alone = is_fragment(request) and request.headers.get("HX-Target") == "table"
     return render(request, "users_table.html" if alone else "users.html", context)
@@ -99,9 +100,8 @@ async def add(request: web.Request) -> web.StreamResponse:
     )
     if isinstance(user, Problem):
         return form_fault(request, user, _IDS)
-    context = {"user": user, "short": _is_short(password)}
     response = render(
-        request, "user_added.html", context, status=201, tell={CHANGED: {}, "form-done": {}}
+        request, "user_added.html", {"user": user}, status=201, tell={CHANGED: {}, "form-done": {}}
     )
     response.headers["HX-Retarget"] = "#form-fault"
     return response
@@ -123,6 +123,8 @@ async def ask(request: web.Request) -> web.StreamResponse:
         "own": user.name == request[CALLER].user,
         "last_admin": await here.accounts.is_last_admin(user),
         "logins": counts.get(user.name, 0),
+        "password_rule": RULE,
+        "password_min": MIN_LENGTH,
         "ices": await _tagged(request, user),
         "words": WORDS,
     }
@@ -146,25 +148,21 @@ async def set_role(request: web.Request) -> web.StreamResponse:
 
 
 async def set_password(request: web.Request) -> web.StreamResponse:
-    """Give a user another password, and end the logins that were made with the old one."""
+    """Give a user another password; this login stays, should it be theirs, and their others end."""
     may_act(request)
     fields = await form(request)
-    here, who = parts(request), actor(request, Via.PAGE)
-    password = fields.get("password", "")
-    user = await here.accounts.set_password(who, fields.get("name", ""), Secret(password))
-    if isinstance(user, Problem) and user.more.get("field") == "password":
-        return form_fault(request, user, _IN_DIALOG, "#dialog-fault")
-    user = _done(user)
-    said = [f"{user.name} logs in with the new password from now on."]
-    if "end_logins" in fields:
-        try:
-            said.append(_ended(await here.logins.end_all(who, user.name)))
-        except StoreUnavailable as error:
-            raise _half_done(
-                request, error, "The password is set, but their logins go on"
-            ) from None
-    if _is_short(password):
-        said.append(f"A password of {SHORT} characters or more is safer.")
+    done = await parts(request).accounts.set_password(
+        actor(request, Via.PAGE),
+        fields.get("name", ""),
+        Secret(fields.get("password", "")),
+        keep=Secret(request.cookies[COOKIE]),
+    )
+    if isinstance(done, Problem):
+        if done.more.get("field") == "password":
+            return form_fault(request, done, _IN_DIALOG, "#dialog-fault")
+        raise Refusal(done)
+    user, ended = done
+    said = [f"{user.name} logs in with the new password from now on.", _ended(ended)]
     return _told(request, f"Password of {user.name} set", said)
 
 
@@ -235,10 +233,6 @@ def _done(user: User | Problem) -> User:
 def _half_done(request: web.Request, error: StoreUnavailable, what: str) -> Refusal:
     refused = store_problem(request, error)
     return Refusal(replace(refused, detail=f"{what}: the store failed meanwhile. Do it once more."))
-
-
-def _is_short(password: str | None) -> bool:
-    return password is not None and len(password) < SHORT
 
 
 def _ended(count: int) -> str:

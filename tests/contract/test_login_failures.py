@@ -1,0 +1,136 @@
+"""Failed logins become events: one a minute for a user, and few a minute in all."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from gateway import login_failures
+from gateway.event import ANYBODY, Via
+from gateway.login_failures import MAX_A_MINUTE, LoginFailures, Why
+from gateway.store.engine import StoreUnavailable
+from tests.contract.domain import NOW, Between, log, minutes, soon
+from tests.support.ice import until
+
+
+class Node:
+    """A node that notes failed logins, with a clock that is set."""
+
+    def __init__(self, engine) -> None:
+        self.engine = engine
+        self.now = NOW
+        self.between = Between(engine)
+        self.failures = LoginFailures(self.between, lambda: self.now, lambda _: None)
+
+    def fails(self, user="alice", address="192.0.2.7", times=1) -> None:
+        for _ in range(times):
+            self.failures.note(Why.WRONG_PASSWORD, address, user)
+
+    async def events(self):
+        """What was written since this was last asked."""
+        await self.failures.write()
+        return [
+            (entry.event.detail["user"], entry.event.detail["count"], entry.event.actor.address)
+            for entry in await log(self.engine)
+            if entry.event.action == "login-failed" and entry.event.at == self.now
+        ]
+
+
+@pytest.fixture
+def node(engine) -> Node:
+    return Node(engine)
+
+
+async def test_an_event_counts_what_failed_since_the_last(node):
+    node.fails(times=2)
+    node.fails(address="192.0.2.8")
+    assert await node.events() == [("alice", 3, "192.0.2.8")]
+    [*_, entry] = await log(node.engine)
+    assert (entry.event.actor.name, entry.event.actor.via) == (ANYBODY, Via.PAGE)
+    node.now = minutes(0.5)
+    node.fails(times=4)
+    assert await node.events() == [], "one a minute at the most"
+    node.now = minutes(1)
+    assert await node.events() == [("alice", 4, "192.0.2.7")], "none is left out"
+    node.now = minutes(3)
+    assert await node.events() == [], "each is told once"
+
+
+async def test_a_user_has_an_event_a_minute_on_all_nodes_and_across_restarts(node):
+    other = Node(node.engine)
+    node.fails()
+    assert await node.events() == [("alice", 1, "192.0.2.7")]
+    other.now = minutes(0.9)
+    other.fails()
+    assert await other.events() == []
+    other.now = minutes(1)
+    assert await other.events() == [("alice", 1, "192.0.2.7")]
+
+
+async def test_all_users_have_so_many_events_a_minute(node):
+    names = [f"u{number}" for number in range(MAX_A_MINUTE + 3)]
+    for name in names:
+        node.fails(name)
+    assert [user for user, _, _ in await node.events()] == names[:MAX_A_MINUTE]
+    node.now = minutes(0.5)
+    for name in names:
+        node.fails(name)
+    assert await node.events() == []
+    node.now = minutes(1)
+    told = [(user, count) for user, count, _ in await node.events()]
+    assert len(told) == MAX_A_MINUTE
+    assert set(names[MAX_A_MINUTE:]) <= {user for user, _ in told}, "who waits longest is first"
+
+
+async def test_a_clock_that_was_set_back_holds_no_event_back(node):
+    node.fails()
+    await node.failures.write()
+    node.now = minutes(-60)
+    node.fails()
+    assert await node.events() == [("alice", 1, "192.0.2.7")]
+
+
+async def test_what_could_not_be_written_is_written_later(node):
+    node.fails()
+    gate = node.between.hold("write", fails=True)
+    gate.open.set()
+    with pytest.raises(StoreUnavailable):
+        await node.failures.write()
+    node.fails()
+    assert await node.events() == [("alice", 2, "192.0.2.7")]
+
+
+async def test_what_fails_while_it_is_written_is_not_lost(node):
+    node.fails()
+    gate = node.between.hold("write")
+    writing = asyncio.create_task(node.failures.write())
+    await soon(gate.reached.wait(), "the attempt to write")
+    node.fails(address="192.0.2.8")
+    gate.open.set()
+    await soon(writing, "the end of the attempt")
+    node.now = minutes(1)
+    assert await node.events() == [("alice", 1, "192.0.2.8")]
+
+
+async def test_what_waits_is_bounded(node, monkeypatch):
+    monkeypatch.setattr(login_failures, "_MAX_USERS", 2)
+    for name in ("a", "b", "c"):
+        node.fails(name, times=2)
+    assert [(user, count) for user, count, _ in await node.events()] == [("a", 2), ("b", 2)]
+
+
+async def test_it_runs_until_all_is_written(node, monkeypatch):
+    monkeypatch.setattr(login_failures, "_PAUSE", 0)
+    gate = node.between.hold("write", fails=True)
+    running = asyncio.create_task(node.failures.run())
+    node.fails()
+    await soon(gate.reached.wait(), "an attempt to write")
+    second = node.between.hold("write")
+    gate.open.set()
+    await soon(second.reached.wait(), "another attempt")
+    second.open.set()
+    await until(lambda: not node.failures._waiting)
+    running.cancel()
+    await asyncio.wait([running])
+    assert [entry.event.action for entry in await log(node.engine)].count("login-failed") == 1
