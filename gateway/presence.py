@@ -7,10 +7,11 @@ so that nobody can flood the table.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
@@ -19,11 +20,13 @@ from msgspec.structs import replace
 
 from gateway.session import Session
 from gateway.store import sessions
-from gateway.store.engine import Engine, StoreUnavailable
+from gateway.store.engine import Engine, StoreUnavailable, Transaction
 from gateway.store.sessions import Connection, Happening, Opened
 from gateway.times import Clock, to_text
 
 _RETRY: Final = 0.5
+_CONFIRM_EVERY: Final = 10.0
+"""Seconds between two confirmations: 15 are promised, and a write may have to be tried again."""
 _PAUSE: Final = 0.1
 """Seconds between two groups: everybody sees who is connected soon enough, and a storm is a few commits."""
 _LINES: Final = 128
@@ -86,6 +89,7 @@ class Presence:
         self._clock = clock
         self._batch = _Batch()
         self._unsaid: deque[_Turn] = deque()
+        self._confirmed = datetime.min.replace(tzinfo=UTC)
         self._wake = asyncio.Event()
         self._listeners: set[Callable[[News], None]] = set()
 
@@ -138,7 +142,7 @@ class Presence:
         self._wake.set()
 
     def _turned(self, session: Session, kind: str, code: str | None) -> None:
-        turn = _Turn(session, kind, code, self._clock())
+        turn = _Turn(session, kind, code, self._now())
         turns = self._batch.turns
         turns.append(turn)
         if len(turns) > _MAX_HAPPENINGS:
@@ -146,24 +150,42 @@ class Presence:
         self._unsaid.append(turn)
         self._wake.set()
 
+    def _now(self) -> datetime:
+        """The present, but not before what is shown of those who are connected, if the clock was set back."""
+        return max(self._clock(), self._confirmed)
+
     async def run(self) -> None:
-        """Write changes until cancelled."""
+        """Write changes, and now and then confirm that the sessions are there, until cancelled."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + _CONFIRM_EVERY
         while True:
-            await self._wake.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(due):
+                    await self._wake.wait()
             self._wake.clear()
-            if await self.flush():
+            confirm = loop.time() >= due
+            if await self.flush(confirm=confirm):
+                if confirm:
+                    due = loop.time() + _CONFIRM_EVERY
                 # Others who write to the same file need a gap, too, to get in: SQLite's lock is not fair.
                 await asyncio.sleep(_PAUSE)
             else:
                 await asyncio.sleep(_RETRY)
                 self._wake.set()
 
-    async def flush(self) -> bool:
-        """Write what has been collected; False where that fails, and it is kept."""
+    async def flush(self, *, confirm: bool = False) -> bool:
+        """Write what has been collected; False where that fails, and it is kept.
+
+        To `confirm` says as well that all other sessions are there at this moment. In the same
+        transaction: a session that has ended before must not be shown as seen later.
+        """
         await self._say()
         batch, self._batch = self._batch, _Batch()
-        if not batch:
+        if confirm:
+            self._confirmed = self._now()  # now, as it may be shown before this node knows
+        elif not batch:
             return True
+        confirmed = self._confirmed
         opened = [
             Opened(session.ice_name, session.generation, self._connection(session), session.clock)
             for session in batch.opened.values()
@@ -176,12 +198,16 @@ class Presence:
             Change(ice_name, None if session is None else self._connection(session))
             for ice_name, session in batch.news.items()
         ]
-        try:
-            refused = await self._engine.write(
-                lambda transaction: sessions.record(
-                    transaction, opened, greeted, list(batch.closed), happenings
-                )
+
+        async def unit(transaction: Transaction) -> list[Happening]:
+            if confirm:
+                await sessions.confirm(transaction, self._node, confirmed)
+            return await sessions.record(
+                transaction, opened, greeted, list(batch.closed), happenings
             )
+
+        try:
+            refused = await self._engine.write(unit)
         except StoreUnavailable:
             self._batch = _joined(batch, self._batch)
             return False

@@ -206,10 +206,6 @@ class Wire(asyncio.Protocol):
             self._parser().send_close(code, CLOSINGS[code].reason if reason is None else reason)
             self._begin_closing()
 
-    def silence(self) -> float:
-        """Seconds since anything was received."""
-        return self._loop.time() - self.heard
-
     # --- asyncio.Protocol ------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

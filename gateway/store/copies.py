@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 from gateway.files import own, sync
 from gateway.store.engine import Row
+from gateway.store.lastseen import cleared
 from gateway.times import from_text, to_text
 
 APPLICATION_ID: Final = 0x49434547
@@ -85,7 +86,9 @@ def mark(path: Path, at: datetime) -> None:
             return
         made.execute("BEGIN")
         made.execute("DELETE FROM logins")
-        made.execute("DELETE FROM ice_sessions")
+        newest = made.execute("SELECT 1 FROM sqlite_schema WHERE name = 'ice_confirmed'").fetchall()
+        for statement in cleared("TRUE") if newest else ("DELETE FROM ice_sessions",):
+            made.execute(statement)
         # What was put aside for a restored table that still waits stays worth comparing with.
         made.execute(
             "INSERT INTO restored (id, copied, seq)"

@@ -22,6 +22,7 @@ from gateway.store.engine import (
     many,
     rows_of,
 )
+from gateway.store.lastseen import SHOWN
 from gateway.store.sessions import CONNECTION_COLUMNS, Connection, connection_from_row
 from gateway.times import from_text, from_text_or_none, to_text, to_text_or_none
 
@@ -39,9 +40,10 @@ _JOINED: Final = """
             SELECT max(number) FROM ice_sessions
             WHERE ice_name = t.ice_name AND generation = t.generation
         )
+    LEFT JOIN ice_confirmed c ON c.node = s.node
 """
 _LISTING: Final = f"""
-    SELECT {", ".join("t." + name.strip() for name in _COLUMNS.split(","))}, t.lastseen,
+    SELECT {", ".join("t." + name.strip() for name in _COLUMNS.split(","))}, {SHOWN},
         {CONNECTION_COLUMNS}
     FROM {_JOINED}
 """
@@ -50,7 +52,7 @@ _ORDERS: Final = {
     "type": "t.ice_type",
     "user": "u.name_folded",
     "status": "t.status",
-    "seen": "t.lastseen",
+    "seen": SHOWN,
     "version": "s.version",
     "provisioned": "t.provisionedon",
 }

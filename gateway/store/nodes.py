@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from gateway.store import sessions
 from gateway.store.engine import Fetch, Row, Transaction, as_json, many, rows_of
 from gateway.times import from_text, to_text
 
@@ -125,13 +126,14 @@ async def leave(transaction: Transaction, instance: str) -> None:
 async def forget(transaction: Transaction, name: str) -> None:
     """Take out a node that is known to have ended, with all that it held."""
     await transaction.run("DELETE FROM ice_nodes WHERE name = $1", name)
-    await transaction.run("DELETE FROM ice_sessions WHERE node = $1", name)
+    await sessions.clear(transaction, name)
 
 
 async def forget_all(transaction: Transaction) -> None:
     """Begin anew, where it is known that nobody serves the database."""
-    for table in ("ice_nodes", "ice_drops", "ice_sessions"):
+    for table in ("ice_nodes", "ice_drops"):
         await transaction.run(f"DELETE FROM {table}")
+    await sessions.clear_all(transaction)
 
 
 async def set_draining(transaction: Transaction, name: str, *, draining: bool) -> int:
@@ -146,9 +148,8 @@ async def set_draining(transaction: Transaction, name: str, *, draining: bool) -
 
 async def sweep(transaction: Transaction) -> None:
     """Forget what nodes have left behind whose lease has run out, and what nobody asks for any more."""
-    await transaction.run(
-        "DELETE FROM ice_sessions WHERE node NOT IN"
-        " (SELECT name FROM ice_nodes WHERE lease_until > lease_clock())"
+    await sessions.clear_all(
+        transaction, but="SELECT name FROM ice_nodes WHERE lease_until > lease_clock()"
     )
     await transaction.run(
         "DELETE FROM ice_nodes WHERE lease_until < lease_clock() AND EXISTS (SELECT 1 FROM ice_nodes n"

@@ -13,6 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from gateway.store.engine import Engine, Fetch, Row, Transaction, as_json, many, rows_of
+from gateway.store.lastseen import cleared
 from gateway.times import from_text, to_text
 
 KEPT: Final = 50
@@ -65,8 +66,25 @@ class Opened(msgspec.Struct, frozen=True, gc=False):
 
 
 async def clear(transaction: Transaction, node: str) -> None:
-    """Forget the sessions of a node that has just started: it cannot have any."""
-    await transaction.run("DELETE FROM ice_sessions WHERE node = $1", node)
+    """Forget the sessions of a node that has just started, or ended: it cannot have any."""
+    for statement in cleared("s.node = $1"):
+        await transaction.run(statement, node)
+
+
+async def clear_all(transaction: Transaction, but: str = "") -> None:
+    """Forget all sessions but those of the nodes whose names the SQL `but` selects."""
+    for statement in cleared(f"s.node NOT IN ({but})" if but else "TRUE"):
+        await transaction.run(statement)
+
+
+async def confirm(transaction: Transaction, node: str, at: datetime) -> None:
+    """Note that a node holds its sessions at this time, which is not before any that it noted before."""
+    await transaction.run(
+        "INSERT INTO ice_confirmed (node, at) VALUES ($1, $2)"
+        " ON CONFLICT (node) DO UPDATE SET at = excluded.at",
+        node,
+        to_text(at),
+    )
 
 
 async def record(
@@ -165,7 +183,7 @@ async def _record_happenings(
             )
         )
         if happening.kind != "refused":
-            seen[happening.ice_name] = at
+            seen[happening.ice_name] = max(at, seen.get(happening.ice_name, at))
     columns = "ice_name, kind, code, address, at, count, first"
     given = rows_of(1, "ice_name", "kind", "code", "address", "at", "#count", "first")
     await transaction.run(
@@ -185,7 +203,8 @@ async def _record_happenings(
     if seen:
         await transaction.run(
             f"UPDATE ice_tokens SET lastseen = given.at FROM {rows_of(1, 'name', 'at')}"
-            " WHERE ice_tokens.ice_name = given.name",
+            # Another node's clock may be behind.
+            " WHERE ice_tokens.ice_name = given.name AND coalesce(lastseen, '') < given.at",
             as_json(list(seen.items())),
         )
     return refused

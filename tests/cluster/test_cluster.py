@@ -308,6 +308,28 @@ async def test_who_looks_at_one_node_sees_who_is_refused_at_any(cluster):
             assert told["count"] == count, "each refusal was to be told once"
 
 
+async def test_every_node_and_command_says_the_same_of_when_an_ice_was_seen(place, cluster):
+    ice = await cluster.ice()
+    async with place.join("node-d") as dying:
+        await ice.at(dying).connect()
+        for node in (cluster.a, dying):
+            await node.eventually("/ices/lab-1", lambda answer: answer.json["connection"])
+        await dying.gateway.endpoint._presence.flush(confirm=True)
+        shown = {
+            (await node.admin.get("/ices/lab-1")).json["lastseen"] for node in (cluster.a, dying)
+        }
+        shown |= {
+            json.loads((await cluster.a.command("ices", "show", "lab-1", "--json")).stdout)[
+                "lastseen"
+            ]
+        }
+        assert len(shown) == 1
+    left = await cluster.a.eventually(
+        "/ices/lab-1", lambda answer: answer.json["connection"] is None
+    )
+    assert left.json["lastseen"] >= shown.pop()
+
+
 async def presence_of(stream, kind=b"presence"):
     """The next news of who is connected, or of another kind."""
     event = b""

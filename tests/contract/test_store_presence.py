@@ -163,6 +163,78 @@ async def test_refusals_are_news_counted_with_those_before(node):
         node.refusals.clear()
 
 
+# --- last seen -----------------------------------------------------------------------------------
+
+
+async def last_seen(node):
+    return (await Ices(node.engine).find("lab-1")).lastseen
+
+
+async def test_a_session_is_confirmed_from_time_to_time_and_stored_at_its_end(node, monkeypatch):
+    monkeypatch.setattr(presence_module, "_CONFIRM_EVERY", 0)
+    monkeypatch.setattr(presence_module, "_PAUSE", 0)
+    session = node.opens()
+    await node.presence.flush()
+    node.now = minutes(1)
+    gate = node.between.hold("write", fails=True)
+    running = asyncio.create_task(node.presence.run())
+    await soon(gate.reached.wait(), "an attempt to confirm")
+    monkeypatch.setattr(presence_module, "_RETRY", 0)
+    second = node.between.hold("write")
+    gate.open.set()
+    await soon(second.reached.wait(), "another attempt after one that failed")
+    assert await last_seen(node) == minutes(1)
+    second.open.set()
+    running.cancel()
+    await asyncio.wait([running])
+    node.now = minutes(2)
+    node.closes(session)
+    await node.presence.flush()
+    assert await last_seen(node) == minutes(2)
+
+
+async def test_a_session_that_ended_before_is_not_shown_as_confirmed_later(node):
+    """Nor does its end store an earlier time than was shown."""
+    session = node.opens()
+    await node.presence.flush()
+    node.now = minutes(1)
+    node.closes(session)
+    node.now = minutes(2)
+    await node.presence.flush(confirm=True)
+    assert await last_seen(node) == minutes(1)
+    assert await node.connection() is None
+
+
+@pytest.mark.parametrize("back", [0.5, -60])
+async def test_a_clock_that_is_set_back_takes_nothing_back_that_was_shown(node, back):
+    session = node.opens()
+    node.now = minutes(1)
+    await node.presence.flush(confirm=True)
+    assert await last_seen(node) == minutes(1)
+    node.now = minutes(back)
+    await node.presence.flush(confirm=True)
+    assert await last_seen(node) == minutes(1)
+    node.closes(session)
+    await node.presence.flush()
+    assert await last_seen(node) == minutes(1)
+
+
+async def test_a_session_that_ends_while_the_others_are_confirmed_is_seen_no_earlier(node):
+    session = node.opens()
+    await node.presence.flush()
+    node.now = minutes(1)
+    gate = node.between.hold("write")
+    confirming = asyncio.create_task(node.presence.flush(confirm=True))
+    await soon(gate.reached.wait(), "the confirmation")
+    node.now = minutes(0.5)
+    node.closes(session)
+    gate.open.set()
+    await soon(confirming, "the end of it")
+    assert await last_seen(node) == minutes(1)
+    await node.presence.flush()
+    assert await last_seen(node) == minutes(1)
+
+
 # --- while the store is away ---------------------------------------------------------------------
 
 

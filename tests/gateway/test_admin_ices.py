@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
+import shutil
 from datetime import datetime, timedelta
 
 import pytest
@@ -12,9 +13,10 @@ import pytest_asyncio
 
 from gateway.ice import Status
 from gateway.presence import Presence
+from gateway.store.copies import copy
 from gateway.store.engine import StoreUnavailable, as_json, rows_of
 from gateway.times import to_text, utc_now
-from tests.support.harness import ADMIN, expect_refused, harness, hold_to_description
+from tests.support.harness import ADMIN, expect_refused, harness, hold_to_description, settings_for
 from tests.support.ice import Key
 
 EXISTS = "ICE Provision Failed! ICE Name or User already exists"
@@ -699,6 +701,25 @@ async def test_connection_and_hello_are_shown(running):
     await connection.close()
     gone = await running.eventually("/ices/lab-1", lambda answer: answer.json["connection"] is None)
     assert gone.json["lastseen"] >= shown.json["lastseen"]
+
+
+@pytest.mark.sqlite
+async def test_a_crash_takes_back_nothing_of_what_was_shown_as_last_seen(running, tmp_path):
+    """The files as a crash would leave them, and a gateway that starts on them."""
+    ice = await running.provision()
+    await ice.connect()
+    began = await running.eventually("/ices/lab-1", lambda answer: answer.json["connection"])
+    await running.gateway.endpoint._presence.flush(confirm=True)
+    shown = (await running.admin.get("/ices/lab-1")).json
+    assert shown["lastseen"] > began.json["lastseen"]
+    settings = running.gateway.settings
+    place = tmp_path / "after the crash"
+    place.mkdir()
+    copy(settings.database_path, place / "ice.db")
+    shutil.copy(settings.key_file, settings_for(place).key_file)
+    async with harness(place) as again:
+        found = (await again.admin.get("/ices/lab-1")).json
+    assert (found["lastseen"], found["connection"]) == (shown["lastseen"], None)
 
 
 @pytest.mark.parametrize("action", ["deregister", "reregister"])

@@ -202,6 +202,7 @@ async def test_a_copy_has_no_logins_and_no_sessions(tmp_path, settings):
             "INSERT INTO users (name, name_folded, role, createdon) VALUES ('bob', 'bob', 'admin', '')",
             "INSERT INTO logins VALUES ('hash', 'bob', '', '', '')",
             "INSERT INTO ice_sessions VALUES (1, 's', 'lab-1', 1, 'n', '', '', '', '', '', 0)",
+            "INSERT INTO ice_confirmed VALUES ('n', '2026-11-22T09:30:00.000000Z')",
         ):
             await opened.engine.write(lambda transaction, sql=sql: transaction.run(sql))
     await make(settings, tmp_path / "backup")
@@ -210,6 +211,8 @@ async def test_a_copy_has_no_logins_and_no_sessions(tmp_path, settings):
         assert await opened.engine.fetch(counts) == [(1, 1)]
     with as_it_is(tmp_path / "backup" / backups.DATABASE) as made:
         assert await made.fetch(counts) == [(0, 0)]
+        [(lastseen,)] = await made.fetch("SELECT lastseen FROM ice_tokens")
+    assert lastseen == "2026-11-22T09:30:00.000000Z", "it is not earlier than what was shown"
 
 
 async def test_a_new_gateway_has_no_keys_to_back_up(tmp_path, settings):

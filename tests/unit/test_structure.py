@@ -53,6 +53,7 @@ FLOORS = [
         "gateway.handles",
         "gateway.tls",
         "gateway.store.engine",
+        "gateway.store.lastseen",
         "gateway.store.migrations",
         "gateway.store.migrations_postgres",
         "gateway.store.bell",

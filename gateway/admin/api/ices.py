@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from datetime import timedelta
 from typing import Annotated, Literal
 
 import msgspec
@@ -131,7 +130,7 @@ async def listing(request: web.Request) -> web.Response:
     more = len(found) > query.limit
     return json_response(
         documents.IcePage(
-            [documents.ice_document(_seen(parts, listed)) for listed in page],
+            [documents.ice_document(listed) for listed in page],
             encode_cursor(fold(page[-1].ice.ice_name)) if more else None,
         )
     )
@@ -141,7 +140,7 @@ async def show(request: web.Request) -> web.Response:
     """Show one ICE."""
     listed = await _find(request)
     return json_response(
-        documents.ice_document(_seen(_parts(request), listed)),
+        documents.ice_document(listed),
         headers=etag(listed.ice.generation),
     )
 
@@ -269,11 +268,3 @@ async def _find(request: web.Request) -> Listed:
     if request[CALLER].ice is not None:
         raise forbidden(request)
     return listed
-
-
-def _seen(parts: AdminParts, listed: Listed) -> Listed:
-    """With a session on this node, `lastseen` is when it was last heard."""
-    session = parts.hub.get(listed.ice.ice_name)
-    if session is None or listed.connection is None:
-        return listed
-    return replace(listed, lastseen=parts.clock() - timedelta(seconds=session.wire.silence()))

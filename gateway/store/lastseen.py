@@ -1,0 +1,27 @@
+"""SQL of `lastseen`: when an ICE is known to have been there. It never goes back, whatever a clock does.
+
+While an ICE is connected that is when its node last confirmed its sessions, one row of `ice_confirmed` for
+all of them; an idle session costs no write. What was shown of a session is stored when it ends.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+SHOWN: Final = "CASE WHEN c.at > coalesce(t.lastseen, '') THEN c.at ELSE t.lastseen END"
+"""Of the entry `t`, whose session's node has confirmed at `c`."""
+
+
+def cleared(which: str) -> tuple[str, ...]:
+    """Statements that take out what dead nodes have left: rows `s` for whose node the SQL `which` holds."""
+    stored = (
+        "UPDATE ice_tokens SET lastseen = gone.at FROM"
+        " (SELECT s.ice_name, max(c.at) AS at FROM ice_sessions s"
+        f" JOIN ice_confirmed c ON c.node = s.node WHERE {which} GROUP BY s.ice_name) AS gone"
+        " WHERE ice_tokens.ice_name = gone.ice_name AND coalesce(lastseen, '') < gone.at"
+    )
+    return (
+        stored,
+        f"DELETE FROM ice_sessions AS s WHERE {which}",
+        f"DELETE FROM ice_confirmed AS s WHERE {which}",
+    )

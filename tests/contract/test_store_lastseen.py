@@ -1,0 +1,108 @@
+"""`lastseen`: the time of the node's confirmation while connected, stored when the session ends, never earlier."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.store import nodes, sessions
+from gateway.store.ices import IceFilter, Ices, Order
+from gateway.store.nodes import Node
+from tests.contract.domain import (
+    NOW,
+    a_connection,
+    a_happening,
+    add_registered,
+    minutes,
+    opened,
+    record,
+)
+
+
+class Table:
+    """ICEs that come, and nodes that confirm them and die."""
+
+    def __init__(self, engine) -> None:
+        self.engine = engine
+
+    async def comes(self, name, node="node-a", at=NOW) -> None:
+        ice = await add_registered(self.engine, name)
+        session = opened(ice, a_connection(f"session of {name}", node))
+        admitted = a_happening("admitted", ice_name=name, at=at)
+        await record(self.engine, opened=[session], happenings=[admitted])
+
+    async def confirms(self, node, at) -> None:
+        await self.engine.write(lambda transaction: sessions.confirm(transaction, node, at))
+
+    async def seen(self):
+        page = await Ices(self.engine).page(IceFilter(), 100, None)
+        return {listed.ice.ice_name: listed.lastseen for listed in page}
+
+
+@pytest.fixture
+def table(engine) -> Table:
+    return Table(engine)
+
+
+async def test_connected_ices_are_seen_when_their_node_last_confirmed(table):
+    await table.comes("lab-1")
+    await table.comes("lab-2", node="node-b", at=minutes(3))
+    await add_registered(table.engine, "lab-3")
+    assert await table.seen() == {"lab-1": NOW, "lab-2": minutes(3), "lab-3": None}
+    await table.confirms("node-a", minutes(4))
+    await table.confirms("node-b", minutes(2))
+    seen = {"lab-1": minutes(4), "lab-2": minutes(3), "lab-3": None}
+    assert await table.seen() == seen, "a session that began later is seen at its begin"
+    found, _ = await Ices(table.engine).sorted(IceFilter(), Order("seen", descending=True), 9, 0)
+    assert [listed.ice.ice_name for listed in found] == ["lab-1", "lab-2", "lab-3"]
+    await table.confirms("node-b", minutes(5))
+    assert (await Ices(table.engine).find("lab-2")).lastseen == minutes(5)
+
+
+async def test_a_time_that_is_earlier_changes_nothing(table):
+    """Of two nodes that an ICE is at in turn one may have a clock that is behind."""
+    await table.comes("lab-1", at=minutes(3))
+    closed = a_happening("closed", "1000", at=minutes(2))
+    await record(table.engine, closed=["session of lab-1"], happenings=[closed])
+    assert await table.seen() == {"lab-1": minutes(3)}
+
+
+async def starts(transaction):
+    await sessions.clear(transaction, "node-a")
+
+
+async def ends(transaction):
+    await nodes.forget(transaction, "node-a")
+
+
+async def is_swept(transaction):
+    """`node-b` alone has a lease."""
+    other = Node("i", "node-b", "1", "", "", NOW, 0, draining=False, left=60.0)
+    await nodes.join(transaction, other)
+    await nodes.sweep(transaction)
+
+
+@pytest.mark.parametrize("clear", [starts, ends, is_swept])
+async def test_what_was_shown_is_stored_when_the_sessions_of_a_dead_node_are_cleared(table, clear):
+    await table.comes("lab-1")
+    await table.comes("lab-2", at=minutes(2))
+    await table.comes("lab-3", node="node-b")
+    await add_registered(table.engine, "lab-4")
+    await table.confirms("node-a", minutes(1))
+    await table.confirms("node-b", minutes(9))
+    shown = await table.seen()
+    await table.engine.write(clear)
+    assert await table.seen() == shown
+    listed = await Ices(table.engine).page(IceFilter(connected=True), 100, None)
+    assert [one.ice.ice_name for one in listed] == ["lab-3"]
+    rows = await table.engine.fetch("SELECT node FROM ice_confirmed")
+    assert rows == [("node-b",)], "a dead node's confirmation goes with its sessions"
+
+
+async def test_what_was_shown_is_stored_when_a_gateway_that_is_alone_starts_again(table):
+    await table.comes("lab-1")
+    await table.comes("lab-2", node="node-b")
+    await table.confirms("node-a", minutes(1))
+    await table.engine.write(nodes.forget_all)
+    assert await table.seen() == {"lab-1": minutes(1), "lab-2": NOW}
+    assert not await Ices(table.engine).page(IceFilter(connected=True), 100, None)
+    assert await table.engine.fetch("SELECT * FROM ice_confirmed") == []
