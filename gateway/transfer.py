@@ -21,6 +21,7 @@ from gateway.event import GENESIS
 from gateway.store.copies import AsItIs, as_it_is, mark
 from gateway.store.engine import Engine, Row, StoreRefused, StoreUnavailable, Tell
 from gateway.store.guard import sentence
+from gateway.store.lastseen import confirmed
 from gateway.store.postgres_setup import SERVE, connect, set_up, told
 from gateway.store.setup import alone, released, resolve
 from gateway.times import Clock
@@ -114,6 +115,12 @@ async def _move(source: AsItIs, url: str, clock: Clock, progress: Progress) -> M
                         await connection.copy_records_to_table(table, records=rows, columns=columns)
                         progress(table, len(rows))
                 await connection.execute("ALTER TABLE ice_events ENABLE TRIGGER USER")
+                # A gateway that crashed has left sessions, which are not moved.
+                await connection.executemany(
+                    "UPDATE ice_tokens SET lastseen = $2"
+                    " WHERE ice_name = $1 AND coalesce(lastseen, '') < $2",
+                    await source.fetch(confirmed("TRUE")),
+                )
                 return await _verify(source, connection, name, clock)
         finally:
             await connection.close(timeout=1.0)

@@ -12,12 +12,18 @@ SHOWN: Final = "CASE WHEN c.at > coalesce(t.lastseen, '') THEN c.at ELSE t.lasts
 """Of the entry `t`, whose session's node has confirmed at `c`."""
 
 
+def confirmed(which: str) -> str:
+    """A query for the ICEs with a session `s` for which the SQL `which` holds, and when it was confirmed."""
+    return (
+        "SELECT s.ice_name, max(c.at) AS at FROM ice_sessions s"
+        f" JOIN ice_confirmed c ON c.node = s.node WHERE {which} GROUP BY s.ice_name"
+    )
+
+
 def cleared(which: str) -> tuple[str, ...]:
     """Statements that take out what dead nodes have left: rows `s` for whose node the SQL `which` holds."""
     stored = (
-        "UPDATE ice_tokens SET lastseen = gone.at FROM"
-        " (SELECT s.ice_name, max(c.at) AS at FROM ice_sessions s"
-        f" JOIN ice_confirmed c ON c.node = s.node WHERE {which} GROUP BY s.ice_name) AS gone"
+        f"UPDATE ice_tokens SET lastseen = gone.at FROM ({confirmed(which)}) AS gone"
         " WHERE ice_tokens.ice_name = gone.ice_name AND coalesce(lastseen, '') < gone.at"
     )
     return (

@@ -11,6 +11,7 @@ import pytest
 from gateway import transfer
 from gateway.audit import Audit
 from gateway.hold import Hold
+from gateway.store import sessions
 from gateway.store.engine import StoreRefused
 from gateway.store.ices import Ices
 from gateway.store.postgres import open_postgres
@@ -18,6 +19,7 @@ from gateway.store.sqlite import open_sqlite
 from gateway.times import utc_now
 from tests.contract.domain import (
     ROOT,
+    a_connection,
     a_happening,
     add,
     add_registered,
@@ -27,6 +29,7 @@ from tests.contract.domain import (
     append,
     log,
     minutes,
+    opened,
     record,
     refusing,
 )
@@ -95,6 +98,20 @@ async def test_everything_arrives_and_goes_on(path, database_url, prune):
             assert (await audit.verify(moved.head)).fault is None
             await record(engine, happenings=[a_happening("closed", ice_name="build-1")])
             assert (await Ices(engine).find("LAB-1")).ice == an_ice("lab-1")
+
+
+async def test_what_was_shown_as_last_seen_before_a_crash_arrives(path, database_url):
+    await fill(path)
+    async with open_sqlite(path) as engine:
+        ice = (await Ices(engine).find("build-1")).ice
+        await record(engine, opened=[opened(ice, a_connection("s1"))])
+        await engine.write(lambda transaction: sessions.confirm(transaction, "node-a", minutes(9)))
+        shown = (await Ices(engine).find("build-1")).lastseen
+    await move(path, database_url)
+    async with opening(database_url) as engine:
+        found = await Ices(engine).find("build-1")
+    assert (found.lastseen, found.connection) == (shown, None)
+    assert shown == minutes(9)
 
 
 async def test_the_file_is_a_copy_from_then_on(path, database_url):
