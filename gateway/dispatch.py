@@ -34,7 +34,9 @@ GRACE: Final = 5.0
 """Seconds that an ICE has to end what was cancelled before it is sent the next."""
 MAX_IN_HAND: Final = 8
 """Finishes of one session that may wait for the store."""
-_MAX_RUNNING: Final = 64
+READS: Final = 2
+"""Reads at once for all ICEs: one runs while the loop handles the other's answer. The engine takes turns,
+so this is also how many of them a read for a person waits for."""
 _RETRY: Final = 0.5
 _SOON: Final = 0.02
 _LONGEST: Final = 30.0
@@ -47,7 +49,16 @@ _log = structlog.get_logger()
 class _Lane:
     """The work of one session."""
 
-    __slots__ = ("ending", "ending_until", "sending", "sent", "session", "task", "wake")
+    __slots__ = (
+        "ending",
+        "ending_until",
+        "sending",
+        "sent",
+        "session",
+        "task",
+        "unanswered",
+        "wake",
+    )
 
     task: asyncio.Task[None]
 
@@ -58,9 +69,16 @@ class _Lane:
         """Is being marked as sent: nothing of it has been written to the ICE yet."""
         self.sent: str | None = None
         """What this session works on: it was sent it, or has named it in its hello."""
+        self.unanswered: str | None = None
+        """What it has not yet accepted or refused on this connection: a second answer is ignored."""
         self.ending: str | None = None
         """What it was told to cancel and has not answered for yet."""
         self.ending_until = 0.0
+
+    def take(self, operation_id: str) -> None:
+        """The session works on this from now on."""
+        if self.sent != operation_id:
+            self.sent = self.unanswered = operation_id
 
 
 class Dispatch:
@@ -77,6 +95,7 @@ class Dispatch:
     ) -> None:
         self._engine = engine
         self._rows = Operations(engine.fetch)
+        self._reads = asyncio.Semaphore(READS)
         self._hub = hub
         self._watches = watches
         self._clock = clock
@@ -145,8 +164,9 @@ class Dispatch:
     def answered(self, session: Session, operation_id: str, refused: bytes | None) -> None:
         """The ICE has accepted what it was sent, or `refused` it, which is JSON."""
         lane = self._lane_of(session)
-        if lane is None or lane.sent != operation_id:
+        if lane is None or lane.unanswered != operation_id:
             return  # an answer that nobody waits for
+        lane.unanswered = None
         if refused is None:
             self._begin(self._accept_soon(session, operation_id))
         else:
@@ -200,7 +220,8 @@ class Dispatch:
     async def _step(self, lane: _Lane) -> float | None:
         """Look, do the next thing, and say for how many seconds to wait; None where nothing is left."""
         session = lane.session
-        work = await self._rows.first(session.ice_name)
+        async with self._reads:
+            work = await self._rows.first(session.ice_name)
         if lane.sent is not None and not (work and work.id == lane.sent and work.state in ACTIVE):
             # It has ended, and not by this session's word.
             self._stop(lane, lane.sent)
@@ -243,7 +264,7 @@ class Dispatch:
             await self._move(new, Move.RECALL)
         else:
             session.run(new.id, new.kind, new.params, to_text(new.deadline))
-            lane.sent = work.id
+            lane.take(work.id)
         lane.sending = None
         return 0
 
@@ -256,7 +277,7 @@ class Dispatch:
             await self._move(work, Move.RECALL)
             return 0
         if work.id in session.running:
-            lane.sent = work.id
+            lane.take(work.id)
             if work.state is State.SENT:
                 await self._move(work, Move.ACCEPT)
         if lane.sent == work.id:
@@ -363,11 +384,13 @@ class Dispatch:
 
     async def _compare(self, session: Session) -> None:
         """Let the ICE stop what it says it works on, and what nobody waits for."""
-        for operation_id in sorted(session.running)[:_MAX_RUNNING]:
-            found = await self._rows.find(operation_id)
-            wanted = found is not None and found.ice_name == session.ice_name
+        async with self._reads:
+            if self._hub.get(session.ice_name) is not session:
+                return
+            states = await self._rows.states(session.ice_name, session.running)
+        for operation_id in sorted(session.running):
             # One that was given up for lost may go on: what it comes to still counts.
-            if not wanted or (found and found.state not in (*ACTIVE, State.LOST)):
+            if states.get(operation_id) not in (*ACTIVE, State.LOST):
                 session.cancel(operation_id)
 
     # --- its own tasks --------------------------------------------------------------------------------

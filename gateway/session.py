@@ -16,9 +16,10 @@ from gateway.wire import Wire
 
 _MAX_FACT: Final = 255
 """Characters kept of what an ICE says of itself."""
-_MAX_RUNNING: Final = 256
+MAX_RUNNING: Final = 256
 """Operations that an ICE may say it works on."""
-
+_MAX_ID: Final = 128
+"""Characters of an operation's id; ours are shorter."""
 
 _OPERATIONS: Final = {
     ice_type: [kind.value for kind in kinds] for ice_type, kinds in OPERATIONS.items()
@@ -59,7 +60,7 @@ class Observer(Protocol):
         """Whether anything that an ICE sends may be acted on; ends all sessions where it may not."""
 
     def greeted(self, session: Session) -> None:
-        """The ICE has told its version, platform and host name."""
+        """The ICE has told its version, platform and host name. Comes once at the most."""
 
     def answered(self, session: Session, operation_id: str, refused: bytes | None) -> None:
         """The ICE has accepted an operation, or `refused` it, which is JSON."""
@@ -193,7 +194,8 @@ class Session:
 
     def _take_notification(self, message: protocol.Message) -> None:
         if message.method == "ice.hello":
-            self._greet(protocol.params_of(message, protocol.Hello))
+            if self.greeted is None:
+                self._greet(protocol.params_of(message, protocol.Hello))
         elif message.method == "operation.progress":
             progress = protocol.params_of(message, protocol.Progress)
             self._observer.progressed(self, progress)
@@ -235,7 +237,8 @@ class Session:
             hostname=_fact(hello.hostname),
         )
         self.greeted = asyncio.get_running_loop().time()
-        self.running = frozenset(hello.running[:_MAX_RUNNING])
+        named = hello.running[:MAX_RUNNING]
+        self.running = frozenset(name for name in named if len(name) <= _MAX_ID)
         self._observer.greeted(self)
 
     def received_binary(self, data: bytes) -> None:

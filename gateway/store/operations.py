@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -196,6 +196,15 @@ class Operations:
             f"SELECT {_COLUMNS} FROM ice_operations WHERE {condition}", *params
         )
         return _from_row(rows[0]) if rows else None
+
+    async def states(self, ice_name: str, ids: Collection[str]) -> dict[str, State]:
+        """The states of those of these operations that are this ICE's."""
+        rows = await self._fetch(
+            f"SELECT id, state FROM ice_operations WHERE ice_name = $1 AND {many('id', 2)}",
+            ice_name,
+            as_json([one for one in ids if "\0" not in one]),  # which PostgreSQL's JSON cannot hold
+        )
+        return {operation_id: State(state) for operation_id, state in rows}
 
     async def unfinished(self, ice_name: str) -> int:
         """How many operations of this ICE are unfinished."""

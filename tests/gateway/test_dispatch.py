@@ -291,6 +291,85 @@ async def test_a_newer_session_takes_the_work_over(running):
     assert await take(newer) == following
 
 
+# --- what an ICE can cost others ----------------------------------------------------------------
+
+
+@pytest.fixture
+async def reads(running, monkeypatch):
+    """The reads of the table of operations that an ICE's hello causes, held until `go` is set."""
+    engine, go = running.gateway.engine, asyncio.Event()
+    began = [go]
+    read = engine._fetch
+
+    async def holding(connection, sql, params):
+        if sql.startswith("SELECT id, state"):
+            began.append(params)
+            await go.wait()
+        return await read(connection, sql, params)
+
+    monkeypatch.setattr(engine, "_fetch", holding)
+    yield began
+    go.set()
+
+
+@pytest.mark.sqlite
+async def test_what_ices_cause_keeps_no_read_of_a_person_waiting(running, reads):
+    """The engine reads four at a time: hellos of many ICEs take two of these turns at the most."""
+    [go] = reads
+    for number in range(6):
+        await greeted(await running.provision(f"lab-{number}"), "invented")
+    assert len(reads) - 1 == dispatch.READS
+    assert len((await running.admin.get("/ices")).json["items"]) == 6
+    assert (await running.admin.get("/operations")).json["items"] == []
+    go.set()
+
+
+@pytest.mark.sqlite
+async def test_a_hello_is_compared_once_and_with_one_query(running, reads):
+    [go] = reads
+    go.set()
+    connection = await (await running.provision()).connect()
+    names = [f"{number:024x}" for number in range(64)]
+    for _ in range(50):
+        connection.hello(running=names)
+    for name in names:
+        await expect_cancel(connection, name)
+    await connection.round_trip()
+    assert len(reads) - 1 == 1, "a second hello was compared, too"
+
+
+@pytest.mark.sqlite
+async def test_nothing_is_looked_up_for_a_session_that_has_ended(running, reads):
+    [go] = reads
+    ices = [await running.provision(f"lab-{number}") for number in range(4)]
+    *_, third, last = [await greeted(ice, "invented") for ice in ices]
+    await last.leave()
+    go.set()
+    await expect_cancel(third, "invented")
+    await until(lambda: not running.gateway.endpoint._dispatch._tasks)
+    asked_for = {params[0] for params in reads[1:]}
+    assert asked_for == {"lab-0", "lab-1", "lab-2"}
+
+
+async def test_one_answer_to_an_operation_counts(running, monkeypatch):
+    ice = await connected(running)
+    operation = await asked(running.admin)
+    await expect_run(ice)
+    begun = []
+    accept_soon = running.gateway.endpoint._dispatch._accept_soon
+
+    def counted(session, operation_id):
+        begun.append(operation_id)
+        return accept_soon(session, operation_id)
+
+    monkeypatch.setattr(running.gateway.endpoint._dispatch, "_accept_soon", counted)
+    for _ in range(100):
+        accept(ice, operation)
+    await ice.round_trip()
+    assert begun == [operation], "each acceptance was worked on"
+    await in_state(running, operation, "running")
+
+
 # --- deadlines and times -----------------------------------------------------------------------
 
 

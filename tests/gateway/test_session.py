@@ -117,10 +117,10 @@ async def test_hello_is_shown(running, connection):
     assert shown["session"] == connection.welcome["session"]
     assert shown["address"] == "127.0.0.1"
     assert (shown["version"], shown["platform"], shown["hostname"]) == ("1.2", "Linux", "lab")
-    # A second one replaces the first.
-    connection.hello(version="1.3")
-    shown = await connection_of(running, lambda shown: shown["version"] == "1.3")
-    assert (shown["platform"], shown["hostname"]) == (None, None)
+    session = session_of(running)
+    connection.hello(version="1.3", running=["another"])
+    await connection.round_trip()
+    assert (session.hello.version, session.running) == ("1.2", frozenset()), "a second one counts"
 
 
 async def test_hello_is_tamed(running, connection):
