@@ -341,7 +341,7 @@ class IceClient:
                         await self._admitted(welcome)
                         silence = 2 * welcome.heartbeat if welcome.heartbeat > 0 else silence
                     elif frame.type is WSMsgType.TEXT:
-                        await self._take(protocol.decode(frame.data))
+                        await self._take(frame.data)
                     elif frame.type is WSMsgType.BINARY:
                         code = WSCloseCode.UNSUPPORTED_DATA
                         return Closed(code, "", "The gateway sent a binary frame; we have closed.")
@@ -386,8 +386,16 @@ class IceClient:
         self._tell(Event("admitted", f"admitted as {name} ({kind}), session {session}"))
         await self._operations.repeat()
 
-    async def _take(self, message: protocol.Message) -> None:
-        """Act on one message of the gateway."""
+    async def _take(self, text: str) -> None:
+        """Act on one message of the gateway. Raises `NotJsonRpc`."""
+        try:
+            message = protocol.decode(text)
+        except protocol.MessageTooComplex as excess:
+            message = excess.message
+            if message.method != "operation.run" or message.id is msgspec.UNSET:
+                raise
+            await self._send(protocol.error(message.id, protocol.INVALID_PARAMS, str(excess)))
+            return
         if message.method is msgspec.UNSET:
             await self._operations.answered(message)
         elif message.id is msgspec.UNSET:

@@ -7,6 +7,7 @@ and 9.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
@@ -48,7 +49,7 @@ class Report(Protocol):
     async def __call__(
         self, fraction: float | None = None, message: str | None = None, *, data: Any = None
     ) -> None:
-        """`fraction` from 0 to 1. Raises ValueError or TypeError for what cannot be sent."""
+        """`fraction` from 0 to 1, `data` any JSON. Raises ValueError for what cannot be sent."""
 
 
 Handler = Callable[[Operation, Report], Awaitable[Any]]
@@ -203,7 +204,10 @@ class Operations:
             if fraction is not None and not 0 <= fraction <= 1:
                 raise ValueError("fraction must be from 0 to 1")
             progress = protocol.Progress(
-                id=operation.id, fraction=fraction, message=message, data=data
+                id=operation.id,
+                fraction=fraction,
+                message=message,
+                data=msgspec.UNSET if data is None else msgspec.Raw(_json_of(data)),
             )
             encoded = protocol.notification("operation.progress", progress)
             if len(encoded) > protocol.MAX_MESSAGE:
@@ -224,15 +228,37 @@ def _outcome(operation: Operation, task: asyncio.Task[Any]) -> protocol.Finish:
         return _failed(operation.id, "cancelled", "cancelled on request")
     try:
         result = task.result()
-        if len(msgspec.json.encode(result)) > protocol.MAX_VALUE:
-            reason = f"the result exceeds {protocol.MAX_VALUE:,} bytes"
-            return _failed(operation.id, "too-large", reason)
     except OperationFailed as failure:
         return _failed(operation.id, failure.code, str(failure))
     except Exception as error:
         logger.exception("the handler of operation %s failed", operation.id)
         return _failed(operation.id, "failed", f"{type(error).__name__}: {error}")
-    return protocol.Finish(id=operation.id, outcome="succeeded", result=result)
+    try:
+        encoded = _json_of(result)
+    except ValueError as fault:
+        return _failed(operation.id, "invalid", f"the result cannot be sent: {fault}")
+    if len(encoded) > protocol.MAX_VALUE:
+        reason = f"the result exceeds {protocol.MAX_VALUE:,} bytes"
+        return _failed(operation.id, "too-large", reason)
+    return protocol.Finish(
+        id=operation.id,
+        outcome="succeeded",
+        result=None if result is None else msgspec.Raw(encoded),
+    )
+
+
+def _json_of(value: object) -> bytes:
+    """A value of a handler as JSON. Raises ValueError, which says why it is none that may be sent."""
+    try:
+        encoded = msgspec.json.encode(value)
+        # To msgspec a number that is not finite is null, which nobody has meant.
+        json.dumps(msgspec.to_builtins(value), allow_nan=False)
+    except RecursionError:
+        raise ValueError("it is too deep, or holds itself") from None
+    except Exception as error:  # whatever its attributes and keys raise
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+    protocol.check_json(encoded)
+    return encoded
 
 
 def _failed(operation_id: str, code: str, message: str) -> protocol.Finish:

@@ -11,10 +11,10 @@ from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
-from client.json_limits import MAX_DEPTH as MAX_DEPTH  # noqa: PLC0414 - offered here, too
-from client.json_limits import MAX_DIGITS as MAX_DIGITS  # noqa: PLC0414
-from client.json_limits import JsonTooComplex as JsonTooComplex  # noqa: PLC0414
-from client.json_limits import check_json as check_json  # noqa: PLC0414
+from client.json_bounds import MAX_DEPTH, MAX_DIGITS, JsonTooComplex, check_json, outline
+
+# For the gateway, which imports this module alone.
+__all__ = ["MAX_DEPTH", "MAX_DIGITS", "JsonTooComplex", "check_json"]
 
 _T = TypeVar("_T")
 
@@ -262,7 +262,7 @@ class Progress(msgspec.Struct, kw_only=True, omit_defaults=True):
     id: str
     fraction: float | None = None
     message: str | None = None
-    data: Any = None
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 class Finish(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -316,7 +316,7 @@ class RpcError(msgspec.Struct, omit_defaults=True):
 
     code: int
     message: str
-    data: Any = None
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 class Message(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -334,14 +334,45 @@ _decoder: Final = msgspec.json.Decoder(Message)
 _encoder: Final = msgspec.json.Encoder()
 
 
+_CARRIERS: Final = frozenset({"operation.run", "operation.progress", "operation.finish"})
+"""Methods whose params are an object of ours around the values of somebody else."""
+
+
 class NotJsonRpc(ValueError):
     """A text that is not one JSON-RPC 2.0 message; batches are not either."""
 
 
+class MessageTooComplex(NotJsonRpc):
+    """A message with JSON beyond the bounds of `check_json`.
+
+    `message` is what can be read of it: method and id, and params of which large parts may be missing.
+    """
+
+    def __init__(self, reason: str, message: Message) -> None:
+        super().__init__(reason)
+        self.message = message
+
+
 def decode(text: str | bytes) -> Message:
-    """Parse one message. Raises `NotJsonRpc`, whose text names what is wrong."""
+    """Parse one message.
+
+    Levels count within `params`, `result` and `error`; where an operation's message carries values of
+    others, within these, so that a value of `MAX_DEPTH` levels passes everywhere.
+
+    Raises:
+        MessageTooComplex: its JSON is beyond its bounds.
+        NotJsonRpc: it is no message; the text names what is wrong.
+    """
     try:
-        message = _decoder.decode(text)
+        data = text.encode() if isinstance(text, str) else text
+        try:
+            message = _decoder.decode(data)
+        except RecursionError:
+            # Deeper than any bound of ours. Who sent it may have to be answered all the same.
+            rest = outline(data, 2)
+            if rest is None:
+                raise
+            message = _decoder.decode(rest)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise NotJsonRpc(str(error)) from None
     if message.method is not msgspec.UNSET:
@@ -354,6 +385,10 @@ def decode(text: str | bytes) -> Message:
         raise NotJsonRpc("neither a method nor an id")
     elif (message.result is msgspec.UNSET) == (message.error is msgspec.UNSET):
         raise NotJsonRpc("a response has either a result or an error")
+    try:
+        check_json(data, MAX_DEPTH + (2 if message.method in _CARRIERS else 1))
+    except JsonTooComplex as excess:
+        raise MessageTooComplex(str(excess), message) from None
     return message
 
 
@@ -380,7 +415,8 @@ def result(request_id: RequestId, value: Any) -> bytes:
 
 def error(request_id: RequestId, code: int, message: str, data: Any = None) -> bytes:
     """Encode the failure of a request."""
-    failure = RpcError(code, message, data)
+    more = msgspec.UNSET if data is None else msgspec.Raw(_encoder.encode(data))
+    failure = RpcError(code, message, more)
     return _encoder.encode({"jsonrpc": "2.0", "error": failure, "id": request_id})
 
 

@@ -122,7 +122,7 @@ class ProgressDocument(msgspec.Struct):
 
     fraction: float | None
     message: str | None
-    data: Any
+    data: msgspec.Raw
     at: Time
 
 

@@ -19,7 +19,7 @@ from typing import Final
 
 import msgspec
 
-from client.protocol import MAX_VALUE, OperationKind
+from client.protocol import MAX_VALUE, JsonTooComplex, OperationKind, check_json
 from gateway.ice import OPERATIONS, IceType
 from gateway.times import later
 
@@ -131,6 +131,10 @@ class Operation:
         """A new operation, queued. Raises `NotValid`."""
         if len(params) > MAX_VALUE:
             raise NotValid("params", f"at most {MAX_VALUE:,} bytes of JSON")
+        try:
+            check_json(params)
+        except JsonTooComplex as excess:
+            raise NotValid("params", str(excess)) from None
         if kind is OperationKind.SCHEDULE and run_at is None:
             raise NotValid("run_at", "is required for schedule")
         if kind is not OperationKind.SCHEDULE and run_at is not None:

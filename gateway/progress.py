@@ -72,11 +72,11 @@ class ProgressBook:
             self._watches.wake(ice_name, operation_id, finished=False)
 
     def _row(self, progress: protocol.Progress) -> tuple[str, bytes]:
-        fraction, message = progress.fraction, progress.message
+        fraction, message, data = progress.fraction, progress.message, progress.data
         document = {
             "fraction": None if fraction is None else min(1.0, max(0.0, fraction)),
             "message": None if message is None else message[:MAX_MESSAGE],
-            "data": progress.data if len(msgspec.json.encode(progress.data)) <= MAX_DATA else None,
+            "data": None if data is msgspec.UNSET or len(bytes(data)) > MAX_DATA else data,
             "at": to_text(self._clock()),
         }
         return progress.id, msgspec.json.encode(document)

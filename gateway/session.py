@@ -180,6 +180,13 @@ class Session:
             return
         try:
             message = protocol.decode(text)
+        except protocol.MessageTooComplex as excess:
+            message = excess.message
+            if message.method != "operation.finish" or message.id is msgspec.UNSET:
+                self.close(1008, "too-complex")
+                return
+            self.wire.send(protocol.refuse(message.id, "invalid", str(excess)))
+            return
         except protocol.NotJsonRpc:
             self.close(1008)
             return

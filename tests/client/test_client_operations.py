@@ -186,15 +186,45 @@ async def _lone_surrogate(operation, report):
     return "\udce9"
 
 
+async def _deep_progress(operation, report):
+    await report(data=nested(101))
+
+
+async def _unending_progress(operation, report):
+    await report(data=[float("inf")])
+
+
+def returning(value):
+    async def handler(operation, report):
+        return value
+
+    return handler
+
+
+def nested(levels):
+    """Lists in lists, so many of them."""
+    value = []
+    for _ in range(levels - 1):
+        value = [value]
+    return value
+
+
 @pytest.mark.parametrize(
     ("handler", "code", "says"),
     [
         (_raises, "failed", "KeyError: "),
-        (_unencodable, "failed", "TypeError"),
+        (_unencodable, "invalid", "TypeError"),
         (_too_large, "too-large", "1,000,000 bytes"),
         (_bad_fraction, "failed", "fraction"),
         (_huge_progress, "failed", "larger"),
-        (_lone_surrogate, "failed", "Unicode"),
+        (_lone_surrogate, "invalid", "Unicode"),
+        (returning(float("nan")), "invalid", "not JSON compliant"),
+        (returning({"a": [float("-inf")]}), "invalid", "not JSON compliant"),
+        (returning(nested(101)), "invalid", "100 levels"),
+        (returning(nested(5000)), "invalid", "too deep"),
+        (returning(10**30), "invalid", "30 digits"),
+        (_deep_progress, "failed", "100 levels"),
+        (_unending_progress, "failed", "not JSON compliant"),
     ],
 )
 async def test_what_goes_wrong_in_a_handler_fails_its_operation(handler, code, says, talk):
@@ -206,6 +236,45 @@ async def test_what_goes_wrong_in_a_handler_fails_its_operation(handler, code, s
     assert finish["params"]["error"]["code"] == code
     assert says in finish["params"]["error"]["message"]
     assert "error" in await session.request("x.y", {}), "the connection should have survived"
+
+
+async def test_json_within_its_bounds_passes_both_ways(talk):
+    async def execute(operation, report):
+        await report(data=operation.params)
+        return operation.params
+
+    _, session = await talk(execute=execute)
+    value = [nested(99), 10**30 - 1]
+    assert "result" in await session.request("operation.run", RUN | {"params": value})
+    assert (await session.expect("operation.progress"))["params"]["data"] == value
+    assert (await session.expect("operation.finish"))["params"]["result"] == value
+
+
+@pytest.mark.parametrize(
+    "value", ["[" * 101 + "]" * 101, "[" * 3000 + "]" * 3000, "1e999", "1" * 31]
+)
+async def test_a_run_beyond_the_bounds_is_refused_and_the_client_stays(value, talk):
+    runs = []
+
+    async def execute(operation, report):
+        runs.append(operation.id)
+
+    _, session = await talk(execute=execute)
+    params = '{"id":"op-1","kind":"execute","params":' + value + "}"
+    text = '{"jsonrpc":"2.0","method":"operation.run","id":"op-1","params":' + params + "}"
+    await session.socket.send_str(text)
+    answer = await session.receive()
+    assert (answer["id"], answer["error"]["code"]) == ("op-1", -32602)
+    assert (await session.request("operation.run", RUN))["result"] == {"accepted": True}
+    await session.expect("operation.finish")
+    assert runs == ["op-1"]
+
+
+async def test_another_message_beyond_the_bounds_ends_the_session(talk):
+    _, session = await talk()
+    params = "[" * 200 + "]" * 200
+    await session.socket.send_str('{"jsonrpc":"2.0","method":"ice.dance","params":' + params + "}")
+    assert await session.closed() == 1008
 
 
 async def test_a_finish_is_repeated_until_it_is_answered(talk, gateway):

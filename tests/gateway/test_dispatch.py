@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 from datetime import UTC, datetime, timedelta
 
@@ -69,6 +70,10 @@ def impatient(monkeypatch):
 
 def lane_of(running, name="lab-1"):
     return running.gateway.endpoint._dispatch._lanes.get(name)
+
+
+def nested(levels):
+    return "[" * levels + "]" * levels
 
 
 def error_of(operation):
@@ -204,6 +209,75 @@ async def test_a_flood_of_finishes_ends_the_session_and_nothing_is_lost(running,
     held.set()
     await in_state(running, operation, "succeeded")
     await finished(await greeted(ice), operation, result=1)
+
+
+# --- the bounds of JSON ------------------------------------------------------------------------
+
+BEYOND = [nested(101), nested(900), nested(5000), "[1e999]", "1" * 31]
+
+
+async def test_values_of_100_levels_pass_from_end_to_end(running):
+    ice = await connected(running)
+    deep = json.loads(nested(100))
+    operation = await asked(running.admin, params=deep)
+    assert (await expect_run(ice))["params"] == deep
+    accept(ice, operation)
+    progress(ice, operation, data=deep)
+    await running.eventually(
+        f"/operations/{operation}", lambda answer: answer.json["progress"] is not None
+    )
+    await finished(ice, operation, result=deep)
+    shown = await show(running.admin, operation)
+    assert (shown["params"], shown["progress"]["data"], shown["result"]) == (deep, deep, deep)
+    [item] = (await running.admin.get("/operations")).json["items"]
+    assert item == shown
+
+
+@pytest.mark.parametrize("value", BEYOND, ids=lambda value: value[:8])
+async def test_params_beyond_the_bounds_are_refused(running, value):
+    await connected(running)
+    body = f'{{"kind":"execute","params":{value}}}'
+    headers = {"Content-Type": "application/json"}
+    answer = await running.admin.call("POST", "/ices/lab-1/operations", data=body, headers=headers)
+    assert answer.status in (400, 422), answer
+    assert (await running.admin.get("/operations")).json["items"] == []
+
+
+def finish_with(operation, **members):
+    """The text of a finish, whose members are JSON."""
+    given = {"id": json.dumps(operation), "outcome": '"succeeded"', **members}
+    params = ",".join(f'"{name}":{value}' for name, value in given.items())
+    return f'{{"jsonrpc":"2.0","method":"operation.finish","params":{{{params}}},"id":"f"}}'
+
+
+@pytest.mark.parametrize("value", BEYOND, ids=lambda value: value[:8])
+async def test_a_finish_beyond_the_bounds_is_refused_and_the_session_stays(running, value):
+    ice = await connected(running)
+    operation = await asked(running.admin)
+    await take(ice)
+    ice.send_frame(Opcode.TEXT, finish_with(operation, result=value).encode())
+    answer = await ice.message()
+    assert (answer["id"], answer["error"]["data"]) == ("f", {"code": "invalid"})
+    await ice.round_trip()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"jsonrpc":"2.0","method":"operation.progress","params":{"id":"x","data":%s}}',
+        '{"jsonrpc":"2.0","method":"ice.hello","params":{"running":[],"more":%s}}',
+        '{"jsonrpc":"2.0","method":"no.such","params":[%s]}',
+        '{"jsonrpc":"2.0","method":"no.such","params":[%s],"id":1}',
+        '{"jsonrpc":"2.0","result":%s,"id":1}',
+        '{"jsonrpc":"2.0","error":{"code":1,"message":"","data":%s},"id":1}',
+        '{"jsonrpc":"2.0","method":"operation.finish","params":{"id":"x","result":%s}}',
+    ],
+)
+@pytest.mark.parametrize("value", BEYOND, ids=lambda value: value[:8])
+async def test_other_frames_beyond_the_bounds_end_the_session(running, text, value):
+    ice = await connected(running)
+    ice.send_frame(Opcode.TEXT, (text % value).encode())
+    assert await ice.expect_dropped(1008) == "too-complex"
 
 
 # --- coming back -------------------------------------------------------------------------------

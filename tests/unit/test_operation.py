@@ -111,7 +111,9 @@ def test_without_a_deadline_it_has_a_day():
 @pytest.mark.parametrize(
     ("how", "field"),
     [
-        ({"params": b"1" * (MAX_VALUE + 1)}, "params"),
+        ({"params": b'"' + b"1" * (MAX_VALUE - 1) + b'"'}, "params"),
+        ({"params": b"[" * 101 + b"]" * 101}, "params"),
+        ({"params": b"1e999"}, "params"),
         ({"run_at": NOW}, "run_at"),
         ({"kind": OperationKind.SCHEDULE}, "run_at"),
         ({"kind": OperationKind.SCHEDULE, "run_at": NOW - timedelta(microseconds=1)}, "run_at"),
@@ -140,7 +142,8 @@ def test_what_cannot_be_requested_names_its_field(how, field):
 
 
 def test_what_is_just_within_bounds():
-    request(params=b"1" * MAX_VALUE)
+    request(params=b'"' + b"1" * (MAX_VALUE - 2) + b'"')
+    request(params=b"[" * 100 + b"]" * 100)
     request(deadline=NOW + FARTHEST)
     request(OperationKind.SCHEDULE, run_at=NOW)
     request(idempotency_key="~" * 128)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
+import msgspec
 import pytest
 
 from client import protocol
-from gateway.progress import ProgressBook
+from gateway.progress import MAX_DATA, ProgressBook
 from gateway.times import utc_now
 from gateway.watches import Watches
 
@@ -51,3 +53,20 @@ async def test_an_end_takes_along_what_waits_for_the_writer(newer):
     running.cancel()
     [rows] = transaction.written
     assert (newer or "older") in rows
+
+
+@pytest.mark.parametrize(
+    ("data", "kept"),
+    [
+        (msgspec.UNSET, None),
+        (msgspec.Raw(b'{"a": 1e300}'), {"a": 1e300}),
+        (msgspec.Raw(b'"' + b"x" * (MAX_DATA - 2) + b'"'), "x" * (MAX_DATA - 2)),
+        (msgspec.Raw(b'"' + b"x" * (MAX_DATA - 1) + b'"'), None),
+    ],
+)
+async def test_data_is_kept_as_it_was_sent_within_its_bound(data, kept):
+    book, transaction = ProgressBook(Writer(), Watches(), utc_now), Transaction()
+    book.note("lab-1", protocol.Progress(id="one", data=data))
+    await book.write(transaction, "one")
+    [[[_, written]]] = map(json.loads, transaction.written)
+    assert json.loads(written)["data"] == kept

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client import protocol
-from client.protocol import CLOSINGS, REFUSALS, NotJsonRpc, Then, decode
+from client.protocol import CLOSINGS, REFUSALS, MessageTooComplex, NotJsonRpc, Then, decode
 
 UNSET = msgspec.UNSET
 
@@ -135,12 +135,51 @@ def test_one_message(text, members):
         ('{"jsonrpc":"2.0","method":"m","params":{"a":1,}}', "malformed"),
         ("\ufeff" + rpc(method="m"), "malformed"),
         ('{"jsonrpc":"2.0","method":"m","params":' + "[" * 100_000, "recursion"),
+        ('{"jsonrpc":"2.0","method":"m","params":' + "[" * 5000 + "]" * 5000 + "x}", "malformed"),
     ],
     ids=lambda given: str(given)[:60],
 )
 def test_not_one_message(text, why):
     with pytest.raises(NotJsonRpc, match=f"(?i){why}"):
         decode(text)
+
+
+def nested(levels):
+    return "[" * levels + "]" * levels
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        '{"jsonrpc":"2.0","method":"operation.finish","params":{"id":"a","result":%s},"id":1}',
+        '{"id":1,"params":{"error":%s,"id":"a"},"method":"operation.finish","jsonrpc":"2.0"}',
+        '{"jsonrpc":"2.0","method":"operation.run","params":{"params":%s,"id":"a"},"id":1}',
+        '{"jsonrpc":"2.0","method":"operation.progress","params":{"data":%s,"id":"a"}}',
+        '{"jsonrpc":"2.0","id":1,"result":%s}',
+        '{"jsonrpc":"2.0","id":1,"error":{"code":1,"message":"","data":%s}}',
+        '{"jsonrpc":"2.0","method":"other","params":%s}',
+    ],
+)
+def test_a_value_may_have_100_levels_wherever_it_stands(around):
+    # An error's data stands in an object of its own, which counts.
+    most = 99 if '"error":{' in around else 100
+    read = decode(around % nested(most))
+    for levels in (most + 1, 900, 5000, 100_000):
+        with pytest.raises(MessageTooComplex, match="100 levels") as refused:
+            decode(around % nested(levels))
+        assert (refused.value.message.method, refused.value.message.id) == (read.method, read.id)
+        if b'"id":"a"' in bytes(read.params or b""):
+            assert protocol.params_of(refused.value.message, Named).id == "a"
+
+
+class Named(msgspec.Struct):
+    id: str
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "1" * 31])
+def test_numbers_beyond_their_bounds_are_refused(number):
+    with pytest.raises(MessageTooComplex, match="number"):
+        decode(f'{{"jsonrpc":"2.0","method":"m","params":[{number}]}}')
 
 
 JSON = st.recursive(

@@ -238,7 +238,7 @@ def test_the_gateway_knows_of_the_client_its_protocol_alone():
 
 @pytest.mark.parametrize(
     "module",
-    ["client.protocol", "client.json_limits", *(name for floor in FLOORS[1:4] for name in floor)],
+    ["client.protocol", "client.json_bounds", *(name for floor in FLOORS[1:4] for name in floor)],
 )
 def test_the_rules_are_pure(module):
     path = (modules("client") | GATEWAY)[module]

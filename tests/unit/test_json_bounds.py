@@ -1,4 +1,4 @@
-"""How complex JSON from outside may be: contract section 6."""
+"""The bounds of JSON from outside: contract section 6."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.protocol import JsonTooComplex, check_json
+from client.json_bounds import JsonTooComplex, check_json, outline
 
 
 def nested(levels: int) -> bytes:
@@ -64,6 +64,12 @@ def test_json_beyond_its_bounds_is_refused(data, fault):
         check_json(data)
 
 
+def test_an_envelope_may_have_levels_of_its_own():
+    check_json(nested(102), 102)
+    with pytest.raises(JsonTooComplex, match="100 levels"):
+        check_json(nested(103), 102)
+
+
 def _levels(value) -> int:
     if isinstance(value, dict):
         value = value.values()
@@ -92,3 +98,34 @@ def test_the_bounds_are_those_of_a_plain_reading(value, levels, ascii_only):
         assert not allowed
     else:
         assert allowed
+
+
+@pytest.mark.parametrize(
+    ("data", "rest"),
+    [
+        ('{"id": 1, "a": [[5]], "b": 2}', '{"id": 1, "a": [null], "b": 2}'),
+        ('{"a": {"x": {"y": 1}, "z": [9]}, "id": 2}', '{"a": {"x": null}, "id": 2}'),
+        (
+            '{"a": "[[[", "b": [[1]], "c": "\\"]]]\\\\"}',
+            '{"a": "[[[", "b": [null], "c": "\\"]]]\\\\"}',
+        ),
+    ],
+)
+def test_an_outline_has_what_is_around_the_depth(data, rest):
+    assert outline(data.encode(), 2) == rest.encode()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"[1]",
+        b"[[1]]",
+        b"[" * 5000,
+        b"]" * 5000,
+        b"[" + b"[]," * 1000 + b"[[]]]",
+        b'["[[[[',
+    ],
+)
+def test_an_outline_is_not_always_found(data):
+    assert outline(data, 2) is None

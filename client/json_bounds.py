@@ -1,6 +1,7 @@
-"""How complex JSON from outside may be: its depth and its numbers (contract section 6). Pure.
+"""The bounds of JSON from outside: its depth and its numbers (contract section 6).
 
-`client.protocol` offers both names of this module: ICE and gateway refuse the same.
+Pure, and shared with the gateway through `protocol`. A byte limit alone does not bound what JSON costs who
+reads it: a parser may recurse, a number of 5,000 digits is refused by some and takes others long.
 """
 
 from __future__ import annotations
@@ -8,17 +9,17 @@ from __future__ import annotations
 import math
 import re
 from array import array
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Final
 
 MAX_DEPTH: Final = 100
-"""Levels of arrays and objects."""
+"""Levels of arrays and objects in JSON from outside."""
 MAX_DIGITS: Final = 30
-"""Digits of a number, its exponent's included."""
+"""Digits of a number in JSON from outside, its exponent's included."""
 
 
 class JsonTooComplex(ValueError):
-    """JSON that is deeper than `MAX_DEPTH`, or has a number that is not finite or has too many digits."""
+    """JSON that is too deep, or has a number that is not finite or has too many digits."""
 
 
 _STEPS: Final = bytes(
@@ -37,25 +38,26 @@ _HUGE: Final = re.compile(
 )
 
 
-def check_json(data: bytes) -> None:
+def check_json(data: bytes, levels: int = MAX_DEPTH) -> None:
     """Refuse JSON that would cost its readers more than its size suggests (contract section 6).
 
-    At most `MAX_DEPTH` levels; numbers finite (as IEEE 754 doubles) and of at most `MAX_DIGITS` digits.
+    At most `levels` levels: `MAX_DEPTH`, and those of an envelope around the value that is bounded. Numbers
+    are finite (as IEEE 754 doubles) and have at most `MAX_DIGITS` digits.
     `data` is valid JSON: the caller has parsed it, or skipped through it as `msgspec.Raw`. The cost is
     a microsecond for a message, 5 ms for a usual MiB, and 80 ms for one of nothing but huge numbers.
 
     Raises:
         JsonTooComplex: the text says what was exceeded.
     """
-    shallow = data.count(b"[") + data.count(b"{") <= MAX_DEPTH
+    shallow = data.count(b"[") + data.count(b"{") <= levels
     numbers = data.translate(_NUMBER_BYTES)
     # Without an exponent of three digits, 27 digits before it are neither too many nor infinite.
     plain = not _has_run(numbers, MAX_DIGITS - 2) and b"e000" not in numbers
     if shallow and plain:
         return
     outside = _without_strings(data)
-    if not shallow and _depth(outside) > MAX_DEPTH:
-        raise JsonTooComplex(f"it is deeper than {MAX_DEPTH} levels")
+    if not shallow and _depth(outside) > levels:
+        raise JsonTooComplex(f"the JSON is deeper than {MAX_DEPTH} levels")
     if plain:
         return
     if _has_run(outside.translate(_DIGITS, b".eE+-"), MAX_DIGITS + 1):
@@ -79,3 +81,32 @@ def _has_run(zeros: bytes, length: int) -> bool:
 def _depth(outside: bytes) -> int:
     steps = array("b", outside.translate(_STEPS, _NOT_BRACKETS))
     return max(accumulate(steps), default=0)
+
+
+_TOKENS: Final = re.compile(rb'"[^"]*"?|[][{}]')
+_MAX_TOKENS: Final = 1000
+
+
+def outline(data: bytes, levels: int) -> bytes | None:
+    """JSON that is too deep for a parser, with null for what is deeper than `levels`; None if that fails.
+
+    Everything from the first to the last such value is left out, so that no more than the begin and the end
+    have to be looked at.
+    """
+    # Of the same length, and without a quote within a string.
+    plain = data.replace(b"\\\\", b"__").replace(b'\\"', b"__")
+    begin, end = _deeper(plain, b"[{", levels), _deeper(plain[::-1], b"]}", levels)
+    if begin is None or end is None:
+        return None
+    return data[:begin] + b"null" + data[len(data) - end :]
+
+
+def _deeper(plain: bytes, opening: bytes, levels: int) -> int | None:
+    """Where the first value deeper than `levels` begins."""
+    depth = 0
+    for token in islice(_TOKENS.finditer(plain), _MAX_TOKENS):
+        if token[0][:1] != b'"':
+            depth += 1 if token[0] in opening else -1
+        if depth > levels:
+            return token.start()
+    return None
