@@ -400,7 +400,8 @@ class IceClient:
             await self._operations.answered(message)
         elif message.id is msgspec.UNSET:
             if message.method == "operation.cancel":
-                self._operations.cancel(protocol.params_of(message, protocol.Cancel).id)
+                told = protocol.params_of(message, protocol.Cancel)
+                self._operations.cancel(told.id, told.reason)
         elif message.method == "operation.run":
             await self._operations.run(message, message.id)
         else:

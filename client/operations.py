@@ -75,8 +75,8 @@ class Operations:
         self._watchers: set[asyncio.Task[None]] = set()
         self._unwritten: dict[str, bytes] = {}
         """Finishes that the journal could not take; they are lost with the process."""
-        self._cancelled: set[str] = set()
-        """What the gateway has told us to stop: it waits for nothing that comes of it."""
+        self._cancelled: dict[str, tuple[str, str]] = {}
+        """What the gateway has told us to stop, and why: it waits for nothing that comes of it."""
         self._to_repeat: deque[str] = deque()
 
     def open(self, journal: Journal) -> None:
@@ -119,11 +119,15 @@ class Operations:
         if known:
             await self._tell(run.id)
 
-    def cancel(self, operation: str) -> None:
-        """Stop working on an operation; one that is not worked on stays as it is."""
+    def cancel(self, operation: str, reason: str | None = None) -> None:
+        """Stop working on an operation; one that is not worked on stays as it is.
+
+        The handler's `CancelledError` says why; `reason` is one of `protocol.CancelReason`, or another.
+        """
         if operation in self._tasks:
-            self._cancelled.add(operation)
-            self._tasks[operation].cancel()
+            told = reason or protocol.CancelReason.REQUESTED
+            self._cancelled[operation] = _STOPPED.get(told, ("cancelled", one_line(told)))
+            self._tasks[operation].cancel(self._cancelled[operation][1])
 
     async def answered(self, message: protocol.Message) -> None:
         """The gateway has answered a request of ours: that finish need not be repeated."""
@@ -135,7 +139,7 @@ class Operations:
             self._warn(
                 f"the gateway has refused what operation {one_line(operation)} came to: {reason}"
             )
-        self._cancelled.discard(operation)
+        self._cancelled.pop(operation, None)
         self._unwritten.pop(operation, None)
         try:
             self._journal.answered(operation)
@@ -188,7 +192,7 @@ class Operations:
 
     async def _watch(self, operation: Operation, task: asyncio.Task[Any]) -> None:
         await asyncio.wait({task})
-        encoded = _encoded(_outcome(operation, task))
+        encoded = _encoded(_outcome(operation, task, self._cancelled.get(operation.id)))
         try:
             self._journal.finish(operation.id, encoded)
         except JournalUnusable as problem:
@@ -222,10 +226,21 @@ def _encoded(finish: protocol.Finish) -> bytes:
     return protocol.request("operation.finish", finish, finish.id)
 
 
-def _outcome(operation: Operation, task: asyncio.Task[Any]) -> protocol.Finish:
-    """What a task that is done has come to."""
+_STOPPED: Final[Mapping[str, tuple[str, str]]] = {
+    protocol.CancelReason.REQUESTED: ("cancelled", "cancelled on request"),
+    protocol.CancelReason.DEADLINE: ("deadline", "its deadline has passed"),
+    protocol.CancelReason.REREGISTERED: ("reregistered", "the ICE was registered anew meanwhile"),
+    protocol.CancelReason.UNKNOWN: ("unknown", "the gateway does not wait for it any more"),
+}
+"""Code and sentence of what was stopped."""
+
+
+def _outcome(
+    operation: Operation, task: asyncio.Task[Any], stopped: tuple[str, str] | None
+) -> protocol.Finish:
+    """What a task that is done has come to; `stopped` says why it was cancelled, if the gateway has."""
     if task.cancelled():
-        return _failed(operation.id, "cancelled", "cancelled on request")
+        return _failed(operation.id, *(stopped or ("cancelled", "its handler was cancelled")))
     try:
         result = task.result()
     except OperationFailed as failure:

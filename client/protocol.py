@@ -14,7 +14,7 @@ import msgspec
 from client.json_bounds import MAX_DEPTH, MAX_DIGITS, JsonTooComplex, check_json, outline
 
 # For the gateway, which imports this module alone.
-__all__ = ["MAX_DEPTH", "MAX_DIGITS", "JsonTooComplex", "check_json"]
+__all__ = ["MAX_DEPTH", "MAX_DIGITS", "JsonTooComplex", "check_json", "outline"]
 
 _T = TypeVar("_T")
 
@@ -274,10 +274,21 @@ class Finish(msgspec.Struct, kw_only=True, omit_defaults=True):
     error: Any = None
 
 
+class CancelReason(enum.StrEnum):
+    """Why an ICE is to stop an operation."""
+
+    REQUESTED = "requested"
+    DEADLINE = "deadline"
+    REREGISTERED = "reregistered"
+    UNKNOWN = "unknown"
+    """Named in `running`, and not the gateway's, or given up."""
+
+
 class Cancel(msgspec.Struct, kw_only=True):
-    """`operation.cancel`, gateway to ICE."""
+    """`operation.cancel`, gateway to ICE; older gateways give no `reason`, newer ones may know others."""
 
     id: str
+    reason: str | None = None
 
 
 # --- JSON-RPC 2.0 ------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Final
 
-from gateway.operation import Operation, reason
+from gateway.operation import DEADLINE, Operation, reason
 from gateway.store import operations
 from gateway.store.engine import Engine, StoreUnavailable, Transaction
 from gateway.store.operations import Operations
@@ -18,7 +18,7 @@ INTERVAL: Final = 0.5
 """Seconds between two looks for what is overdue."""
 FORGET_INTERVAL: Final = 600.0
 """Seconds between two looks for what was kept long enough."""
-TOO_LATE: Final = reason("deadline", "its deadline has passed")
+TOO_LATE: Final = reason(DEADLINE, "its deadline has passed")
 _BATCH: Final = 500
 
 

@@ -20,7 +20,17 @@ from gateway.clerk import TOO_LATE
 from gateway.event import Entry
 from gateway.hub import Hub
 from gateway.ice import RULES
-from gateway.operation import ACTIVE, PATIENCE, Move, Operation, State, allows, reason
+from gateway.operation import (
+    ACTIVE,
+    PATIENCE,
+    Move,
+    Operation,
+    State,
+    allows,
+    cancel_reason,
+    reason,
+    was_stopped,
+)
 from gateway.operations import CANCEL, REQUEST
 from gateway.progress import ProgressBook
 from gateway.session import Finish, Session
@@ -224,7 +234,7 @@ class Dispatch:
             work = await self._rows.first(session.ice_name)
         if lane.sent is not None and not (work and work.id == lane.sent and work.state in ACTIVE):
             # It has ended, and not by this session's word.
-            self._stop(lane, lane.sent)
+            await self._stop(lane, lane.sent)
         if work is None:
             return None
         now = self._clock()
@@ -289,10 +299,17 @@ class Dispatch:
             return 0
         return left
 
-    def _stop(self, lane: _Lane, operation_id: str) -> None:
-        lane.session.cancel(operation_id)
-        lane.sent, lane.ending = None, operation_id
-        lane.ending_until = _now() + GRACE
+    async def _stop(self, lane: _Lane, operation_id: str) -> None:
+        async with self._reads:
+            standing = await self._rows.standing(lane.session.ice_name, [operation_id])
+        state, code = standing.get(operation_id, (None, None))
+        if lane.sent != operation_id:
+            return  # its finish has been taken in meanwhile
+        lane.sent = None
+        why = cancel_reason(state, code)
+        if why is not None and state not in (State.SUCCEEDED, State.FAILED):
+            lane.session.cancel(operation_id, why)
+            lane.ending, lane.ending_until = operation_id, _now() + GRACE
 
     async def _move(self, work: Operation, move: Move, error: bytes | None = None) -> None:
         """Make one move, unless somebody else was quicker."""
@@ -340,6 +357,8 @@ class Dispatch:
             old = await Operations(transaction.fetch).find(finish.id)
             if old is None or old.ice_name != session.ice_name or old.sent is None:
                 return "unknown-operation"
+            if move is Move.FAIL and was_stopped(old, finish.error):
+                return "already-finished"
             new = old.moved(move, self._clock(), result=finish.result, error=finish.error)
             if new is None:
                 # An ICE repeats a finish whose answer it has not seen: the first one counts.
@@ -360,7 +379,10 @@ class Dispatch:
         self._let_go(session, finish.id)
         if isinstance(outcome, Operation):
             self._told(outcome)
-        session.answer(request, outcome if isinstance(outcome, str) else None)
+        if finish.refusal is not None:
+            session.answer(request, *finish.refusal)
+        else:
+            session.answer(request, outcome if isinstance(outcome, str) else None)
 
     async def _patiently(self, session: Session, unit: Unit[T]) -> T:
         """Write as soon as the store is there, for as long as the session lives."""
@@ -387,11 +409,11 @@ class Dispatch:
         async with self._reads:
             if self._hub.get(session.ice_name) is not session:
                 return
-            states = await self._rows.states(session.ice_name, session.running)
+            standing = await self._rows.standing(session.ice_name, session.running)
         for operation_id in sorted(session.running):
-            # One that was given up for lost may go on: what it comes to still counts.
-            if states.get(operation_id) not in (*ACTIVE, State.LOST):
-                session.cancel(operation_id)
+            why = cancel_reason(*standing.get(operation_id, (None, None)))
+            if why is not None:
+                session.cancel(operation_id, why)
 
     # --- its own tasks --------------------------------------------------------------------------------
 

@@ -15,11 +15,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from types import MappingProxyType
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
-from client.protocol import MAX_VALUE, JsonTooComplex, OperationKind, check_json
+from client.protocol import (
+    MAX_VALUE,
+    CancelReason,
+    JsonTooComplex,
+    OperationKind,
+    check_json,
+)
 from gateway.ice import OPERATIONS, IceType
 from gateway.times import later
 
@@ -206,6 +212,69 @@ def allows(ice_type: IceType, kind: OperationKind) -> bool:
     return kind in OPERATIONS[ice_type]
 
 
-def reason(code: str, message: str) -> bytes:
-    """The `error` of an operation that the gateway has ended."""
-    return msgspec.json.encode({"code": code, "message": message})
+# --- why it has ended ------------------------------------------------------------------------------
+
+DEADLINE: Final = "deadline"
+"""The code of what its deadline has ended."""
+MAX_SENTENCE: Final = 2000
+"""Characters of the message of an error that is not as the ICE sent it."""
+ENDED_REGISTRATION: Final = frozenset({"deregistered", "reregistered"})
+"""The codes of what its ICE's registration has taken along."""
+
+
+_OF_STOPPING: Final = frozenset({DEADLINE, "cancelled"})
+"""The codes with which ICEs end what they were told to cancel; older ones know no reason."""
+
+
+class _Error(msgspec.Struct):
+    """The `error` of an operation; `code` is a word for programs."""
+
+    code: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+    message: str
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Code(msgspec.Struct):
+    code: str
+
+
+def reason(code: str, message: str, data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET) -> bytes:
+    """The `error` of an operation: why it has ended, in a sentence that may be cut."""
+    return msgspec.json.encode(_Error(code, message[:MAX_SENTENCE], data))
+
+
+def failure(sent: bytes | None) -> bytes:
+    """The `error` of an operation that its ICE has finished as failed with `sent`, which is JSON.
+
+    Another shape than `{"code", "message", "data"?}` becomes its message.
+    """
+    if sent is None or sent == b"null":
+        return reason("failed", "the ICE gave no reason")
+    try:
+        return msgspec.json.encode(msgspec.json.decode(sent, type=_Error))
+    except msgspec.ValidationError:
+        return reason("failed", sent.decode())
+
+
+def code_of(error: bytes | None) -> str | None:
+    """The code of an operation's error."""
+    return None if error is None else msgspec.json.decode(error, type=_Code).code
+
+
+def cancel_reason(state: State | None, code: str | None) -> CancelReason | None:
+    """Why an ICE is to stop an operation in this state, with an error of this code.
+
+    Without a state it is no operation of this ICE. None where the ICE is to go on.
+    """
+    if state in ACTIVE:
+        return None
+    if state is State.CANCELLED:
+        anew = code in ENDED_REGISTRATION
+        return CancelReason.REREGISTERED if anew else CancelReason.REQUESTED
+    return CancelReason.DEADLINE if code == DEADLINE else CancelReason.UNKNOWN
+
+
+def was_stopped(operation: Operation, error: bytes | None) -> bool:
+    """Whether an ICE fails with this error only because its deadline was told to it: it stays lost then."""
+    late = operation.state is State.LOST and code_of(operation.error) == DEADLINE
+    return late and code_of(error) in _OF_STOPPING

@@ -12,6 +12,7 @@ import msgspec
 from client import protocol
 from gateway import __version__
 from gateway.ice import OPERATIONS, Ice
+from gateway.operation import failure, reason
 from gateway.wire import Wire
 
 _MAX_FACT: Final = 255
@@ -27,6 +28,9 @@ _OPERATIONS: Final = {
 _NO_HELLO: Final = protocol.Hello()
 _NOTHING: Final[frozenset[str]] = frozenset()  # an empty one is 216 bytes each time
 _MISSING: Final = msgspec.Raw(b"")
+_NOT_ACCEPTED: Final = reason("refused", "the ICE has not accepted it")
+_MAX_DETAIL: Final = 200
+"""Characters of what is wrong with a finish: a part of them is the ICE's own."""
 
 
 class _Answer(msgspec.Struct):
@@ -45,12 +49,17 @@ class _Finish(msgspec.Struct):
 
 
 class Finish(msgspec.Struct, frozen=True):
-    """What an operation came to; `result` and `error` are JSON."""
+    """What an operation came to; `result` and `error` are JSON.
+
+    `refusal` is the code and the sentence with which the finish itself is refused: its operation has failed
+    with these.
+    """
 
     id: str
     outcome: Literal["succeeded", "failed"]
     result: bytes | None
     error: bytes | None
+    refusal: tuple[str, str] | None = None
 
 
 class Observer(Protocol):
@@ -156,17 +165,19 @@ class Session:
         )
         self.wire.send(protocol.request("operation.run", run, operation_id))
 
-    def cancel(self, operation_id: str) -> None:
+    def cancel(self, operation_id: str, reason: protocol.CancelReason) -> None:
         """Let the ICE stop working on an operation."""
-        cancel = protocol.Cancel(id=operation_id)
+        cancel = protocol.Cancel(id=operation_id, reason=reason)
         self.wire.send(protocol.notification("operation.cancel", cancel))
 
-    def answer(self, request: protocol.RequestId, refusal: str | None) -> None:
+    def answer(
+        self, request: protocol.RequestId, refusal: str | None, detail: str | None = None
+    ) -> None:
         """Answer a request of the ICE: it is done, or refused with a code of `RPC_REFUSALS`."""
         if refusal is None:
             self.wire.send(protocol.result(request, {}))
         else:
-            self.wire.send(protocol.refuse(request, refusal))
+            self.wire.send(protocol.refuse(request, refusal, detail))
 
     def close(self, code: int, reason: str | None = None) -> None:
         """End the session; `reason` is the catalogue's where none is given."""
@@ -185,7 +196,7 @@ class Session:
             if message.method != "operation.finish" or message.id is msgspec.UNSET:
                 self.close(1008, "too-complex")
                 return
-            self.wire.send(protocol.refuse(message.id, "invalid", str(excess)))
+            self._refuse_finish(message, message.id, "invalid", str(excess))
             return
         except protocol.NotJsonRpc:
             self.close(1008)
@@ -211,15 +222,14 @@ class Session:
         if not isinstance(message.id, str):
             return  # none of ours
         if message.error is not msgspec.UNSET:
-            refused = {"code": "refused", "message": message.error.message}
-            self._observer.answered(self, message.id, msgspec.json.encode(refused))
+            refused = reason("refused", message.error.message, message.error.data)
+            self._observer.answered(self, message.id, refused)
             return
         try:
             accepted = msgspec.json.decode(message.result or b"", type=_Answer).accepted
         except msgspec.DecodeError:
             accepted = False
-        refusal = b'{"code":"refused","message":"the ICE has not accepted it"}'
-        self._observer.answered(self, message.id, None if accepted else refusal)
+        self._observer.answered(self, message.id, None if accepted else _NOT_ACCEPTED)
 
     def _take_request(self, message: protocol.Message, request: protocol.RequestId) -> None:
         if message.method != "operation.finish":
@@ -228,14 +238,28 @@ class Session:
         try:
             finish = protocol.params_of(message, _Finish)
         except msgspec.ValidationError as error:
-            self.wire.send(protocol.refuse(request, "invalid", str(error)))
+            self._refuse_finish(message, request, "invalid", str(error))
             return
-        values = bytes(finish.result), bytes(finish.error)
-        if max(map(len, values)) > protocol.MAX_VALUE:
-            self.answer(request, "too-large")
+        result, failed = bytes(finish.result), bytes(finish.error)
+        if max(len(result), len(failed)) > protocol.MAX_VALUE:
+            sentence = protocol.RPC_REFUSALS["too-large"].message
+            self._refuse_finish(message, request, "too-large", sentence)
             return
-        result, failure = (value or None for value in values)
-        self._observer.finished(self, request, Finish(finish.id, finish.outcome, result, failure))
+        why = failure(failed or None) if finish.outcome == "failed" else None
+        told = Finish(finish.id, finish.outcome, result or None, why)
+        self._observer.finished(self, request, told)
+
+    def _refuse_finish(
+        self, message: protocol.Message, request: protocol.RequestId, code: str, detail: str
+    ) -> None:
+        """Refuse a finish; the operation that it names has ended, since the ICE has nothing else to say."""
+        detail = detail[:_MAX_DETAIL]
+        operation_id = _operation_of(message)
+        if operation_id is None:
+            self.answer(request, code, detail)
+            return
+        failed = Finish(operation_id, "failed", None, reason(code, detail), (code, detail))
+        self._observer.finished(self, request, failed)
 
     def _greet(self, hello: protocol.Hello) -> None:
         self.hello = protocol.Hello(
@@ -258,6 +282,23 @@ class Session:
     def closed(self, code: int) -> None:
         """Tell that it is over."""
         self._observer.ended(self, code)
+
+
+class _Named(msgspec.Struct):
+    id: str
+
+
+def _operation_of(message: protocol.Message) -> str | None:
+    """The operation that a message names, whatever else is wrong with its parameters."""
+    params = bytes(message.params or b"")
+    for readable in (params, protocol.outline(params, 1) or b""):
+        try:
+            return msgspec.json.decode(readable, type=_Named).id
+        except msgspec.DecodeError:
+            return None
+        except RecursionError:
+            continue
+    return None
 
 
 def _fact(text: str | None) -> str | None:

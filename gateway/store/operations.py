@@ -9,7 +9,7 @@ from typing import Final
 
 from client.protocol import OperationKind
 from gateway.ice import Status, fold
-from gateway.operation import ACTIVE, UNFINISHED, Operation, State
+from gateway.operation import ACTIVE, UNFINISHED, Operation, State, code_of
 from gateway.store.engine import Fetch, Row, Transaction, as_json, damaged, many, rows_of
 from gateway.times import from_text, from_text_or_none, to_text, to_text_or_none
 
@@ -27,6 +27,7 @@ def _states(states: Sequence[State]) -> str:
     return f"({', '.join(repr(state.value) for state in states)})"
 
 
+_ENDED_BY_US: Final = (State.CANCELLED, State.EXPIRED, State.LOST)
 _UNFINISHED: Final = f"state IN {_states(UNFINISHED)}"
 _ACTIVE: Final = f"state IN {_states(ACTIVE)}"
 
@@ -197,14 +198,20 @@ class Operations:
         )
         return _from_row(rows[0]) if rows else None
 
-    async def states(self, ice_name: str, ids: Collection[str]) -> dict[str, State]:
-        """The states of those of these operations that are this ICE's."""
+    async def standing(
+        self, ice_name: str, ids: Collection[str]
+    ) -> dict[str, tuple[State, str | None]]:
+        """State and error code (where the gateway has ended it) of those of these that are this ICE's."""
         rows = await self._fetch(
-            f"SELECT id, state FROM ice_operations WHERE ice_name = $1 AND {many('id', 2)}",
+            f"SELECT id, state, CASE WHEN state IN {_states(_ENDED_BY_US)} THEN error END"
+            f" FROM ice_operations WHERE ice_name = $1 AND {many('id', 2)}",
             ice_name,
             as_json([one for one in ids if "\0" not in one]),  # which PostgreSQL's JSON cannot hold
         )
-        return {operation_id: State(state) for operation_id, state in rows}
+        return {
+            operation_id: (State(state), code_of(None if error is None else error.encode()))
+            for operation_id, state, error in rows
+        }
 
     async def unfinished(self, ice_name: str) -> int:
         """How many operations of this ICE are unfinished."""

@@ -148,6 +148,58 @@ async def test_a_cancelled_operation_fails(at_once, talk):
     assert finish["params"]["error"]["code"] == "cancelled"
 
 
+@pytest.mark.parametrize(
+    ("reason", "code", "says"),
+    [
+        ("requested", "cancelled", "on request"),
+        (None, "cancelled", "on request"),  # an older gateway
+        ("deadline", "deadline", "deadline"),
+        ("reregistered", "reregistered", "registered anew"),
+        ("unknown", "unknown", "does not wait"),
+        ("new-reason", "cancelled", "new-reason"),
+    ],
+)
+async def test_a_handler_and_the_gateway_are_told_why_it_was_cancelled(reason, code, says, talk):
+    began, told = asyncio.Event(), []
+
+    async def execute(operation, report):
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError as error:
+            told.append(str(error))
+            raise
+
+    _, session = await talk(execute=execute)
+    await session.request("operation.run", RUN)
+    await began.wait()
+    given = {} if reason is None else {"reason": reason}
+    await session.send(method="operation.cancel", params={"id": "op-1", **given})
+    error = (await session.expect("operation.finish"))["params"]["error"]
+    assert error["code"] == code
+    assert says in error["message"]
+    assert told == [error["message"]]
+
+
+@pytest.mark.parametrize("code", [4101, 4102])
+async def test_what_runs_ends_when_the_registration_does(code, talk):
+    began, ended = asyncio.Event(), asyncio.Event()
+
+    async def execute(operation, report):
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    ice, session = await talk(execute=execute)
+    await session.request("operation.run", RUN)
+    await began.wait()
+    await session.socket.close(code=code)
+    await ice.wait()
+    assert ended.is_set()
+
+
 async def test_cancelling_what_is_unknown_or_finished_does_nothing(talk):
     async def execute(operation, report):
         return 1

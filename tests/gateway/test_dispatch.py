@@ -87,6 +87,7 @@ def error_of(operation):
     "answer",
     [
         {"error": {"code": -32601, "message": "no handler for execute"}},
+        {"error": {"code": 5, "message": "full", "data": {"free": 0}}},
         {"result": {"accepted": False}},
         {"result": "sure"},
         {"result": {}},
@@ -98,9 +99,9 @@ async def test_what_an_ice_does_not_accept_has_failed(running, answer):
     await expect_run(ice)
     ice.send({"jsonrpc": "2.0", "id": operation, **answer})
     shown = await in_state(running, operation, "failed")
-    assert error_of(shown) == "refused"
-    if "error" in answer:
-        assert shown["error"]["message"] == "no handler for execute"
+    told = answer.get("error", {"message": "the ICE has not accepted it"})
+    wanted = {"code": "refused", "message": told["message"]}
+    assert shown["error"] == wanted | ({"data": told["data"]} if "data" in told else {})
     assert (await expect_run(ice))["id"] == following
 
 
@@ -158,20 +159,66 @@ async def test_a_finish_for_what_the_ice_does_not_own_is_refused(running):
         ({}, "invalid"),
         ({"outcome": "done"}, "invalid"),
         ({"outcome": None}, "invalid"),
+        ({"outcome": "x" * 5000}, "invalid"),
         ({"outcome": "succeeded", "result": "x" * 999_999}, "too-large"),
         ({"outcome": "failed", "error": "x" * 999_999}, "too-large"),
     ],
 )
-async def test_a_finish_that_is_none_is_refused_and_can_be_made_good(running, params, code):
+async def test_a_refused_finish_ends_its_operation_with_the_code(running, params, code):
     ice = await connected(running)
-    operation = await asked(running.admin)
+    operation, following = await asked(running.admin), await asked(running.admin)
     await take(ice)
     answer = await ice.request("operation.finish", "f", **{"id": operation, **params})
     assert answer["error"]["data"] == {"code": code}, answer
     assert answer["error"]["code"] == -32602
-    assert "x" * 100 not in str(answer), "the refusal repeats what was sent"
-    await finished(ice, operation, result="x" * 999_998)
-    assert len((await show(running.admin, operation))["result"]) == 999_998
+    assert len(str(answer)) < 500, "the refusal repeats what was sent"
+    shown = await show(running.admin, operation)
+    assert (shown["state"], shown["result"]) == ("failed", None)
+    assert shown["error"] == {"code": code, "message": answer["error"]["message"]}
+    assert await take(ice) == following, "the session stays, and is sent the next"
+    # One of 1,000,000 bytes is none of these.
+    await finished(ice, following, result="x" * 999_998)
+    assert len((await show(running.admin, following))["result"]) == 999_998
+
+
+async def test_a_refused_finish_ends_nothing_else(running):
+    ice, other = await connected(running), await connected(running, "lab-2")
+    operation, waiting = await asked(running.admin), await asked(running.admin)
+    await take(ice)
+    await in_state(running, operation, "running")
+    for connection, named in ((other, operation), (ice, waiting), (ice, "nothing"), (ice, 7)):
+        answer = await connection.request("operation.finish", "f", id=named, outcome="done")
+        assert answer["error"]["data"] == {"code": "invalid"}, answer
+    for params in ([], [operation], {"outcome": "succeeded"}):
+        message = {"jsonrpc": "2.0", "method": "operation.finish", "id": "f", "params": params}
+        ice.send(message)
+        assert (await ice.message())["error"]["data"] == {"code": "invalid"}
+    assert (await show(running.admin, operation))["state"] == "running"
+    assert (await show(running.admin, waiting))["state"] == "queued"
+    await finished(ice, operation, result=1)
+    answer = await ice.request("operation.finish", "f", id=operation, outcome="done")
+    assert answer["error"]["data"] == {"code": "invalid"}
+    assert (await show(running.admin, operation))["state"] == "succeeded", "the first one counts"
+
+
+@pytest.mark.parametrize(
+    ("sent", "shown"),
+    [
+        ({"error": "boom"}, {"code": "failed", "message": '"boom"'}),
+        ({"error": None}, {"code": "failed", "message": "the ICE gave no reason"}),
+        ({}, {"code": "failed", "message": "the ICE gave no reason"}),
+        (
+            {"error": {"code": "c", "message": "m", "data": [1], "more": 2}},
+            {"code": "c", "message": "m", "data": [1]},
+        ),
+    ],
+)
+async def test_an_error_has_one_shape(running, sent, shown):
+    ice = await connected(running)
+    operation = await asked(running.admin)
+    await take(ice)
+    await finished(ice, operation, "failed", **sent)
+    assert (await show(running.admin, operation))["error"] == shown
 
 
 async def test_a_result_that_others_could_not_read_is_no_json(running):
@@ -243,6 +290,12 @@ async def test_params_beyond_the_bounds_are_refused(running, value):
     assert (await running.admin.get("/operations")).json["items"] == []
 
 
+async def take_next(running, ice):
+    """Another operation, which a session that has stayed is sent."""
+    operation = await asked(running.admin)
+    return await take(ice) == operation
+
+
 def finish_with(operation, **members):
     """The text of a finish, whose members are JSON."""
     given = {"id": json.dumps(operation), "outcome": '"succeeded"', **members}
@@ -258,7 +311,10 @@ async def test_a_finish_beyond_the_bounds_is_refused_and_the_session_stays(runni
     ice.send_frame(Opcode.TEXT, finish_with(operation, result=value).encode())
     answer = await ice.message()
     assert (answer["id"], answer["error"]["data"]) == ("f", {"code": "invalid"})
-    await ice.round_trip()
+    shown = await show(running.admin, operation)
+    assert (shown["state"], shown["error"]["code"]) == ("failed", "invalid")
+    assert answer["error"]["message"] == shown["error"]["message"]
+    assert await take_next(running, ice)
 
 
 @pytest.mark.parametrize(
@@ -306,7 +362,7 @@ async def test_what_the_ice_does_not_name_is_lost_unless_it_finishes(running, im
     await in_state(running, operation, "running")
     await connection.close()
     again = await greeted(ice, "another")
-    await expect_cancel(again, "another")
+    await expect_cancel(again, "another", "unknown")
     shown = await in_state(running, operation, "lost")
     assert error_of(shown) == "lost"
     assert (await expect_run(again))["id"] == following
@@ -407,7 +463,7 @@ async def test_a_hello_is_compared_once_and_with_one_query(running, reads):
     for _ in range(50):
         connection.hello(running=names)
     for name in names:
-        await expect_cancel(connection, name)
+        await expect_cancel(connection, name, "unknown")
     await connection.round_trip()
     assert len(reads) - 1 == 1, "a second hello was compared, too"
 
@@ -419,7 +475,7 @@ async def test_nothing_is_looked_up_for_a_session_that_has_ended(running, reads)
     *_, third, last = [await greeted(ice, "invented") for ice in ices]
     await last.leave()
     go.set()
-    await expect_cancel(third, "invented")
+    await expect_cancel(third, "invented", "unknown")
     await until(lambda: not running.gateway.endpoint._dispatch._tasks)
     asked_for = {params[0] for params in reads[1:]}
     assert asked_for == {"lab-0", "lab-1", "lab-2"}
@@ -471,10 +527,73 @@ async def test_what_was_sent_and_not_finished_in_time_is_lost(timed, clock, acce
     clock.ahead += timedelta(seconds=61)
     shown = await in_state(timed, operation, "lost")
     assert error_of(shown) == "deadline"
-    await expect_cancel(ice, operation)
+    await expect_cancel(ice, operation, "deadline")
     await finished(ice, operation, result="late, but true")
     assert (await show(timed.admin, operation))["result"] == "late, but true"
     assert await take(ice) == following
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        ({"code": "deadline", "message": "its deadline has passed"}, "lost"),
+        ({"code": "cancelled", "message": "cancelled on request"}, "lost"),  # an older client
+        ({"code": "no-disk", "message": "full"}, "failed"),  # it had failed before it was told
+    ],
+)
+async def test_what_its_deadline_has_ended_is_not_called_cancelled(timed, clock, error, state):
+    ice = await connected(timed)
+    operation = await asked(timed.admin, deadline=clock.at(60))
+    await take(ice)
+    clock.ahead += timedelta(seconds=61)
+    await expect_cancel(ice, operation, "deadline")
+    answer = await finish(ice, operation, "failed", error=error)
+    shown = await show(timed.admin, operation)
+    if state == "lost":
+        assert answer["error"]["data"] == {"code": "already-finished"}
+        assert (shown["state"], error_of(shown)) == ("lost", "deadline")
+    else:
+        assert (shown["state"], shown["error"]) == ("failed", error)
+
+
+async def test_a_deadline_that_passed_while_the_ice_was_away_is_told_when_it_is_back(timed, clock):
+    ice = await timed.provision()
+    connection = await greeted(ice)
+    operation = await asked(timed.admin, deadline=clock.at(60))
+    await take(connection)
+    await connection.leave()
+    clock.ahead += timedelta(seconds=61)
+    await in_state(timed, operation, "lost")
+    again = await ice.connect(iat=clock().timestamp())
+    again.hello(running=[operation])
+    await expect_cancel(again, operation, "deadline")
+
+
+@pytest.mark.parametrize("action", ["deregister", "reregister"])
+async def test_what_a_registration_has_taken_along_is_told_after_the_next(running, action):
+    ice = await running.provision()
+    connection = await greeted(ice)
+    operation = await asked(running.admin)
+    await take(connection)
+    if action == "deregister":
+        await running.act("lab-1", action)
+    renewed = await running.act("lab-1", "reregister")
+    again = await running.ice(renewed["token"]).connect()
+    again.hello(running=[operation])
+    await expect_cancel(again, operation, "reregistered")
+
+
+async def test_what_was_given_up_is_to_be_stopped(running, impatient):
+    ice = await running.provision()
+    connection = await greeted(ice)
+    operation = await asked(running.admin)
+    await take(connection)
+    await connection.leave()
+    connection = await greeted(ice)
+    await in_state(running, operation, "lost")
+    await connection.leave()
+    again = await greeted(ice, operation)
+    await expect_cancel(again, operation, "unknown")
 
 
 async def test_scheduled_work_waits_for_its_time_and_holds_up_nothing(timed, clock):

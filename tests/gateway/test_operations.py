@@ -103,10 +103,10 @@ async def test_an_operation_from_the_request_to_the_result(running):
 async def test_whoever_waits_is_answered_with_the_end(running):
     ice = await connected(running)
     waiting = asyncio.create_task(ask(running.admin, query="?wait=60"))
-    await finished(ice, await take(ice), "failed", error={"code": "no-disk"})
+    await finished(ice, await take(ice), "failed", error={"code": "no-disk", "message": "full"})
     answer = await waiting
     assert (answer.status, answer.json["state"]) == (200, "failed"), answer
-    assert answer.json["error"] == {"code": "no-disk"}
+    assert answer.json["error"] == {"code": "no-disk", "message": "full"}
 
 
 async def test_whoever_has_waited_long_enough_is_told_how_it_stands(running):

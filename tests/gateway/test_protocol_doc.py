@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from websockets.frames import Opcode
 
-from client.protocol import CLOSINGS, REFUSALS, RPC_REFUSALS
+from client.protocol import CLOSINGS, REFUSALS, RPC_REFUSALS, CancelReason
 from gateway import base64url
 from gateway.event import Event
 from gateway.ice import Ice, IceType
@@ -35,9 +35,9 @@ def block(name: str) -> str:
 
 
 def rows(heading: str) -> dict[str, list[str]]:
-    """The table behind a heading, by the word in its second column."""
-    section = DOC.split(heading)[1].split("\n## ")[0]
-    table = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")]
+    """The first table behind a heading, by the word in its second column."""
+    lines = re.search(r"(?:^\|.*\n)+", DOC.split(heading)[1], re.MULTILINE)[0].splitlines()
+    table = [line.strip("|").split("|") for line in lines]
     return {cells[1].strip().strip("`"): [cell.strip() for cell in cells] for cells in table[2:]}
 
 
@@ -123,6 +123,11 @@ async def test_the_worked_operation_is_played_to_the_letter(running):
 def test_every_refusal_of_a_request_is_documented_as_it_is():
     documented = {code: cells[0] for code, cells in rows("## 5. Operations").items()}
     assert documented == {code: str(known.number) for code, known in RPC_REFUSALS.items()}
+
+
+def test_every_reason_to_cancel_is_documented():
+    table = DOC.split("| `reason` | meaning |")[1].split("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)`", table, re.MULTILINE) == list(CancelReason)
 
 
 def test_every_refusal_is_documented_as_it_is():

@@ -97,7 +97,7 @@ async def refused(connection: Connection, operation: str, code: str, **what: Any
     assert got == code, f"the finish of {operation} was to be refused as {code}, got {answer}"
 
 
-async def expect_cancel(connection: Connection, operation: str) -> None:
+async def expect_cancel(connection: Connection, operation: str, reason: str = "requested") -> None:
     message = await connection.message()
-    wanted = ("operation.cancel", operation)
-    assert (message.get("method"), message["params"].get("id")) == wanted, f"got {message}"
+    assert message.get("method") == "operation.cancel", f"expected operation.cancel, got {message}"
+    assert message["params"] == {"id": operation, "reason": reason}

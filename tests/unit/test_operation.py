@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,15 +11,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.protocol import MAX_VALUE, OperationKind
+from gateway import clerk, provisioning
 from gateway.ice import IceType
 from gateway.operation import (
+    DEADLINE,
+    ENDED_REGISTRATION,
     FARTHEST,
+    MAX_SENTENCE,
     UNFINISHED,
     Move,
     NotValid,
     Operation,
     State,
     allows,
+    cancel_reason,
+    code_of,
+    failure,
 )
 
 NOW = datetime(2026, 11, 22, 9, 30, tzinfo=UTC)
@@ -147,3 +155,61 @@ def test_what_is_just_within_bounds():
     request(deadline=NOW + FARTHEST)
     request(OperationKind.SCHEDULE, run_at=NOW)
     request(idempotency_key="~" * 128)
+
+
+# --- why it has ended ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        ({"code": "a", "message": "b"}, None),
+        ({"code": "a", "message": "b", "data": [1, {"c": None}]}, None),
+        ({"code": "a", "message": "x" * 5000}, None),
+        ({"code": "a", "message": "", "data": None}, None),
+        ({"code": "a", "message": "b", "more": 1}, {"code": "a", "message": "b"}),
+        (None, {"code": "failed", "message": "the ICE gave no reason"}),
+        ("boom", {"code": "failed", "message": '"boom"'}),
+        ([1, 2], {"code": "failed", "message": "[1,2]"}),
+        ({}, {"code": "failed", "message": "{}"}),
+        ({"code": 5, "message": "b"}, {"code": "failed", "message": '{"code":5,"message":"b"}'}),
+        ({"code": "a"}, {"code": "failed", "message": '{"code":"a"}'}),
+        ({"code": "", "message": "b"}, {"code": "failed", "message": '{"code":"","message":"b"}'}),
+        ("é" * 5000, {"code": "failed", "message": '"' + "é" * (MAX_SENTENCE - 1)}),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_the_error_of_a_failed_operation_has_one_shape(sent, kept):
+    error = failure(json.dumps(sent, ensure_ascii=False, separators=(",", ":")).encode())
+    assert json.loads(error) == (sent if kept is None else kept)
+    assert code_of(error) == json.loads(error)["code"]
+
+
+def test_a_missing_error_gets_one():
+    assert json.loads(failure(None)) == {"code": "failed", "message": "the ICE gave no reason"}
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "told"),
+    [
+        (None, None, "unknown"),
+        ("queued", None, "unknown"),
+        ("sent", None, None),
+        ("running", None, None),
+        ("succeeded", None, "unknown"),
+        ("failed", "no-disk", "unknown"),
+        ("cancelled", "cancelled", "requested"),
+        ("cancelled", "reregistered", "reregistered"),
+        ("cancelled", "deregistered", "reregistered"),
+        ("expired", "deadline", "deadline"),
+        ("lost", "deadline", "deadline"),
+        ("lost", "lost", "unknown"),
+    ],
+)
+def test_why_an_ice_is_to_stop(state, code, told):
+    assert cancel_reason(None if state is None else State(state), code) == told
+
+
+def test_the_codes_are_those_with_which_work_is_ended():
+    assert {code_of(error) for error in provisioning._ENDS_WORK.values()} == ENDED_REGISTRATION
+    assert code_of(clerk.TOO_LATE) == DEADLINE
