@@ -249,8 +249,10 @@ def _assemble(
     hub: Hub[Session] = Hub()
     watches = Watches()
     progress = ProgressBook(engine, watches, clock)
-    dispatch = Dispatch(engine=engine, hub=hub, watches=watches, progress=progress, clock=clock)
-    clerk = Clerk(engine, clock, settings.operations_keep, dispatch.ended)
+    kept = settings.operations_kept_bytes
+    dispatch = Dispatch(
+        engine=engine, hub=hub, watches=watches, progress=progress, clock=clock, kept_bytes=kept
+    )
     others = Others(engine, me) if engine.shared else None
     drops = Drops(hub, node, clock, metrics.drop_seconds.observe, others)
     streams = Streams()
@@ -337,7 +339,7 @@ def _assemble(
             clock=clock,
             registration_ttl=settings.tokens_registration_ttl,
         ),
-        operations=OperationDesk(engine=engine, clock=clock),
+        operations=OperationDesk(engine=engine, clock=clock, kept_bytes=kept),
         work=Operations(engine.fetch),
         watches=watches,
         accounts=AccountBook(engine=engine, clock=clock, passwords=passwords),
@@ -382,15 +384,14 @@ def _assemble(
     )
     return _Parts(
         *(app, admin, endpoint, presence, heartbeat, metrics),
-        *(vitals, dispatch, progress, clerk, membership),
+        *(vitals, dispatch, progress),
+        Clerk(engine, clock, settings.operations_keep, dispatch.ended),
+        membership,
     )
 
 
 def _nonce_key(given: bytes | None, keys: KeyStore, engine: Engine) -> Callable[[], bytes]:
-    """What the nonces are made with: nodes on a server have but their token keys in common.
-
-    Another one at each start, where used proofs are forgotten then.
-    """
+    """The key of the nonces: nodes on a server share their token keys, others make one at each start."""
     own = given or secrets.token_bytes(32)
     if given is not None or not engine.shared:
         return lambda: own

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from gateway.operation import DEADLINE, Operation, reason
@@ -18,6 +18,8 @@ INTERVAL: Final = 0.5
 """Seconds between two looks for what is overdue."""
 FORGET_INTERVAL: Final = 600.0
 """Seconds between two looks for what was kept long enough."""
+EMPTIED_KEEP: Final = 86_400.0
+"""Seconds for which a finished operation is kept whose params and result had to make room."""
 TOO_LATE: Final = reason(DEADLINE, "its deadline has passed")
 _BATCH: Final = 500
 
@@ -71,10 +73,13 @@ class Clerk:
 
     async def forget(self) -> None:
         """Delete what had finished long enough ago, some at a time, so that others have their turn."""
-        before = self._clock() - timedelta(seconds=self._keep)
+        now = self._clock()
+        await self._delete(now - timedelta(seconds=self._keep))
+        await self._delete(now - timedelta(seconds=EMPTIED_KEEP), emptied=True)
 
+    async def _delete(self, before: datetime, *, emptied: bool = False) -> None:
         async def unit(transaction: Transaction) -> int:
-            return await operations.forget(transaction, before, _BATCH)
+            return await operations.forget(transaction, before, _BATCH, emptied=emptied)
 
         while await self._engine.write(unit) == _BATCH:  # noqa: ASYNC110 - nothing is waited for
             await asyncio.sleep(INTERVAL)

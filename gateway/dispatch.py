@@ -102,6 +102,7 @@ class Dispatch:
         watches: Watches,
         progress: ProgressBook,
         clock: Clock,
+        kept_bytes: int,
     ) -> None:
         self._engine = engine
         self._rows = Operations(engine.fetch)
@@ -109,6 +110,7 @@ class Dispatch:
         self._hub = hub
         self._watches = watches
         self._clock = clock
+        self._kept_bytes = kept_bytes
         self._progress = progress
         self._busy: set[str] = set()
         """The ICEs that may have unfinished operations; of no other the table is asked."""
@@ -342,6 +344,7 @@ class Dispatch:
             new = None if old is None else old.moved(move, self._clock(), error=refused)
             if old is None or new is None or not await operations.replace(transaction, old, new):
                 return None
+            await operations.trim(transaction, new.ice_name, self._kept_bytes)
             return new
 
         new = await self._patiently(session, unit)
@@ -366,6 +369,7 @@ class Dispatch:
                 return None if repeated else "already-finished"
             await self._progress.write(transaction, finish.id)
             await operations.replace(transaction, old, new)
+            await operations.trim(transaction, new.ice_name, self._kept_bytes)
             return new
 
         try:

@@ -127,7 +127,10 @@ class ProgressDocument(msgspec.Struct):
 
 
 class OperationDocument(msgspec.Struct, kw_only=True):
-    """Work for an ICE. `error` is what the ICE said, or why the gateway has ended it."""
+    """Work for an ICE. `error` is what the ICE said, or why the gateway has ended it.
+
+    `params`, `progress` and `result` of a finished one are null once they had to make room for newer ones.
+    """
 
     id: str
     ice_name: str

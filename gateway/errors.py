@@ -109,8 +109,8 @@ _CATALOGUE: Final = {
     ),
     "queue-full": (
         429,
-        "Too many operations wait",
-        "1,000 operations of this ICE are unfinished: wait until some are done, or cancel some.",
+        "Too much waits for this ICE",
+        "Its unfinished operations are too many, or too large: wait until some are done, or cancel some.",
     ),
     "unavailable": (503, "Not available", "Try again later."),
     "store-unavailable": (

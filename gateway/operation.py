@@ -35,6 +35,8 @@ LIFETIME: Final = 86_400.0
 """Seconds from `run_at` or the request to the deadline, where none is given."""
 FARTHEST: Final = timedelta(days=366)
 """How far ahead `run_at` and `deadline` may lie: what is farther is a mistake."""
+MAX_KEPT: Final = 10_000
+"""Operations of an ICE whose params and results are kept, however small they are."""
 KEY_PATTERN: Final = "(?!schedule:)[ -~]{1,128}"
 """An idempotency key that a caller may choose; those of schedules are the gateway's own."""
 

@@ -40,11 +40,15 @@ class Wanted:
 
 
 class OperationDesk:
-    """The use case; its collaborators come in through the constructor."""
+    """The use case; its collaborators come in through the constructor.
 
-    def __init__(self, *, engine: Engine, clock: Clock) -> None:
+    `kept_bytes` of parameters and what they came to are kept for each ICE.
+    """
+
+    def __init__(self, *, engine: Engine, clock: Clock, kept_bytes: int) -> None:
         self._engine = engine
         self._clock = clock
+        self._kept_bytes = kept_bytes
         self._rows = Operations(engine.fetch)
 
     def check(self, actor: Actor, ice_name: str, wanted: Wanted) -> Operation | Problem:
@@ -81,9 +85,11 @@ class OperationDesk:
             refused = _refusal(now, new.kind)
             if refused is not None:
                 return refused
-            if await rows.unfinished(new.ice_name) >= MAX_UNFINISHED:
-                return problem("queue-full")
+            full = _full(*await rows.unfinished(new.ice_name), len(new.params), self._kept_bytes)
+            if full is not None:
+                return full
             await operations.insert(transaction, new)
+            await operations.trim(transaction, new.ice_name, self._kept_bytes)
             events.append(transaction, [_event(actor, REQUEST, now, new, None)])
             return new
 
@@ -101,6 +107,7 @@ class OperationDesk:
             new = old.moved(Move.CANCEL, now, error=error)
             if new is None or not await operations.replace(transaction, old, new):
                 return problem("already-finished", f"the operation has {_ENDED[old.state]}")
+            await operations.trim(transaction, old.ice_name, self._kept_bytes)
             [ice] = (await ices.find_many(transaction, [old.ice_name])).values()
             events.append(transaction, [_event(actor, CANCEL, ice, new, old.state)])
             return new
@@ -131,6 +138,24 @@ def _refusal(ice: Ice, kind: OperationKind) -> Problem | None:
             "wrong-status", f"{ice.ice_name} is {ice.status}: only a registered ICE is sent work"
         )
     return None
+
+
+def _full(count: int, size: int, more: int, kept_bytes: int) -> Problem | None:
+    """Why one more of this size may not wait behind what is unfinished, of these numbers and bytes."""
+    if count >= MAX_UNFINISHED:
+        return problem(
+            "queue-full", f"{MAX_UNFINISHED:,} operations of this ICE are unfinished: {_ROOM}"
+        )
+    if size + more <= kept_bytes:
+        return None
+    return problem(
+        "queue-full",
+        f"The unfinished operations of this ICE have {size:,} bytes of parameters and this one {more:,},"
+        f" of {kept_bytes:,} (operations.kept_bytes) in all: {_ROOM}, or send less",
+    )
+
+
+_ROOM: Final = "wait until some are done, or cancel some"
 
 
 def _event(

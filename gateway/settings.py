@@ -94,6 +94,7 @@ SETTINGS: Final = (
         lifetime,
         f"{_DURATION}, 36500d at most, or 0 for ever",
     ),
+    Setting("operations.kept_bytes", 64 * 2**20, integer(1, 2**50), "a number of bytes from 1"),
     Setting("admin.login_idle", "30m", positive_duration, _DURATION),
     Setting("admin.login_lifetime", "12h", positive_duration, _DURATION),
     Setting(
@@ -140,6 +141,7 @@ class Settings:
     ice_max_connections: int
     ice_max_handshakes: int
     operations_keep: float
+    operations_kept_bytes: int
     admin_login_idle: float
     admin_login_lifetime: float
     node_name: str

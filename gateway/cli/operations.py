@@ -204,7 +204,8 @@ async def cancel(desk: Desk, operation_id: str) -> None:
 
 
 def _use_cases(desk: Desk) -> OperationDesk:
-    return OperationDesk(engine=desk.engine, clock=utc_now)
+    kept_bytes = desk.settings.operations_kept_bytes
+    return OperationDesk(engine=desk.engine, clock=utc_now, kept_bytes=kept_bytes)
 
 
 def _reason(operation: Operation) -> str:

@@ -9,7 +9,7 @@ from typing import Final
 
 from client.protocol import OperationKind
 from gateway.ice import Status, fold
-from gateway.operation import ACTIVE, UNFINISHED, Operation, State, code_of
+from gateway.operation import ACTIVE, MAX_KEPT, UNFINISHED, Operation, State, code_of, reason
 from gateway.store.engine import Fetch, Row, Transaction, as_json, damaged, many, rows_of
 from gateway.times import from_text, from_text_or_none, to_text, to_text_or_none
 
@@ -18,9 +18,13 @@ _COLUMNS: Final = (
     " progress, result, error, idempotency_key"
 )
 _BRIEF: Final = _COLUMNS.replace("params", "'null'").replace("result", "NULL")
-_SIZE: Final = "length(params) + coalesce(length(result), 0) + coalesce(length(error), 0)"
 _PAGE_SIZE: Final = 4_000_000
-"""Characters of JSON in one page, from which on it ends before its limit."""
+"""Bytes of JSON in one page, from which on it ends before its limit."""
+_TRIM_BATCH: Final = 100
+_PROGRESS_SIZE: Final = "coalesce(octet_length(progress), 0)"
+_LARGE_ERROR: Final = 4_000
+"""Bytes of an error from which on it is not kept with what else an operation came to."""
+_NOT_KEPT: Final = reason("failed", "why it failed is not kept any more")
 
 
 def _states(states: Sequence[State]) -> str:
@@ -64,8 +68,8 @@ class Numbered:
 async def insert(transaction: Transaction, operation: Operation) -> None:
     """Add a new operation."""
     await transaction.run(
-        f"INSERT INTO ice_operations ({_COLUMNS})"
-        " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+        f"INSERT INTO ice_operations ({_COLUMNS}, kept)"
+        " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
         operation.id,
         operation.ice_name,
         operation.kind.value,
@@ -81,15 +85,20 @@ async def insert(transaction: Transaction, operation: Operation) -> None:
         None,
         None,
         operation.idempotency_key,
+        len(operation.params),
     )
 
 
 async def replace(transaction: Transaction, old: Operation, new: Operation) -> bool:
     """Compare and swap; False where the operation has another state than `old` by now."""
+    # The progress of an unfinished one still changes: it is counted at the end.
+    ends = new.is_finished and not old.is_finished
+    size = _outcome_size(new)
     return bool(
         await transaction.run(
-            "UPDATE ice_operations SET state = $1, sent = $2, finished = $3, result = $4,"
-            " error = $5 WHERE id = $6 AND state = $7",
+            "UPDATE ice_operations SET state = $1, sent = $2, finished = $3, result = $4, error = $5,"
+            f" kept = CASE WHEN kept = 0 THEN $8 ELSE kept + $9{f' + {_PROGRESS_SIZE}' * ends} END"
+            " WHERE id = $6 AND state = $7",
             new.state.value,
             to_text_or_none(new.sent),
             to_text_or_none(new.finished),
@@ -97,8 +106,14 @@ async def replace(transaction: Transaction, old: Operation, new: Operation) -> b
             None if new.error is None else new.error.decode(),
             old.id,
             old.state.value,
+            size,
+            size - _outcome_size(old),
         )
     )
+
+
+def _outcome_size(operation: Operation) -> int:
+    return len(operation.result or b"") + len(operation.error or b"")
 
 
 async def send(transaction: Transaction, new: Operation, generation: int) -> bool:
@@ -127,7 +142,8 @@ async def cancel_all(
 ) -> None:
     """Cancel whatever is unfinished at these ICEs."""
     await transaction.run(
-        f"UPDATE ice_operations SET state = $1, finished = $2, error = $3"
+        f"UPDATE ice_operations SET state = $1, finished = $2, error = $3,"
+        f" kept = kept + {len(error)} + {_PROGRESS_SIZE}"
         f" WHERE {many('ice_name', 4)} AND {_UNFINISHED}",
         State.CANCELLED.value,
         to_text(now),
@@ -156,11 +172,46 @@ async def set_progress(transaction: Transaction, progress: Sequence[tuple[str, b
     )
 
 
-async def forget(transaction: Transaction, before: datetime, limit: int) -> int:
-    """Delete those that had finished `before`; how many."""
+async def trim(transaction: Transaction, ice_name: str, kept_bytes: int) -> None:
+    """Give up what the oldest finished operations of an ICE hold, until the rest is within its bounds.
+
+    Their params become null, result and progress are gone; id, state, key and a short error stay. What the
+    gateway itself adds when it ends an operation is seen by the next who call this.
+    """
+    [(count, size)] = await transaction.fetch(
+        "SELECT count(*), coalesce(sum(kept), 0) FROM ice_operations WHERE ice_name = $1 AND kept > 0",
+        ice_name,
+    )
+    count, size = count - MAX_KEPT, size - kept_bytes
+    while count > 0 or size > 0:
+        oldest = await transaction.fetch(
+            "SELECT number, kept FROM ice_operations WHERE ice_name = $1 AND kept > 0"
+            f" AND finished IS NOT NULL ORDER BY finished LIMIT {_TRIM_BATCH}",
+            ice_name,
+        )
+        given_up = []
+        for number, kept in oldest:
+            if count > 0 or size > 0:
+                given_up.append([number])
+                count, size = count - 1, size - kept
+        if not given_up:
+            return
+        await transaction.run(
+            "UPDATE ice_operations SET params = 'null', result = NULL, progress = NULL, kept = 0,"
+            f" error = CASE WHEN octet_length(error) > {_LARGE_ERROR} THEN $2 ELSE error END"
+            f" WHERE number IN (SELECT number FROM {rows_of(1, '#number')})",
+            as_json(given_up),
+            _NOT_KEPT.decode(),
+        )
+
+
+async def forget(
+    transaction: Transaction, before: datetime, limit: int, *, emptied: bool = False
+) -> int:
+    """Delete those that had finished `before`, or of these the `emptied` alone; how many."""
     return await transaction.run(
         "DELETE FROM ice_operations WHERE number IN (SELECT number FROM ice_operations"
-        " WHERE finished < $1 ORDER BY finished LIMIT $2)",
+        f" WHERE finished < $1{' AND kept = 0' * emptied} ORDER BY finished LIMIT $2)",
         to_text(before),
         limit,
     )
@@ -213,12 +264,14 @@ class Operations:
             for operation_id, state, error in rows
         }
 
-    async def unfinished(self, ice_name: str) -> int:
-        """How many operations of this ICE are unfinished."""
-        [(count,)] = await self._fetch(
-            f"SELECT count(*) FROM ice_operations WHERE ice_name = $1 AND {_UNFINISHED}", ice_name
+    async def unfinished(self, ice_name: str) -> tuple[int, int]:
+        """How many operations of this ICE are unfinished, and how many bytes are kept of them."""
+        [(count, size)] = await self._fetch(
+            "SELECT count(*), coalesce(sum(kept), 0) FROM ice_operations"
+            " WHERE ice_name = $1 AND kept > 0 AND finished IS NULL",
+            ice_name,
         )
-        return int(count)
+        return int(count), int(size)
 
     async def busy(self) -> list[str]:
         """The ICEs that have unfinished operations."""
@@ -244,7 +297,7 @@ class Operations:
         conditions, params = _conditions(where, before)
         params.append(limit + 1)
         rows = await self._fetch(
-            f"SELECT number, {_SIZE} FROM ice_operations WHERE {conditions}"
+            f"SELECT number, kept FROM ice_operations WHERE {conditions}"
             f" ORDER BY number DESC LIMIT ${len(params)}",
             *params,
         )

@@ -326,6 +326,12 @@ async def _prepare(connection: aiosqlite.Connection, busy_timeout: float) -> Non
     await connection.execute("PRAGMA foreign_keys=ON")
     # The clock by which gateways on one file judge each other's leases: the machine's, which nobody sets.
     await connection.create_function("lease_clock", 0, boottime)
+    # As PostgreSQL calls it; SQLite has it from 3.43 on.
+    await connection.create_function("octet_length", 1, _octets, deterministic=True)
+
+
+def _octets(text: str | None) -> int | None:
+    return None if text is None else len(text.encode())
 
 
 def _is_whole(path: Path) -> bool:

@@ -58,6 +58,7 @@ from gateway.watches import Watches
 from tests.contract.domain import NOW, ROOT, add_registered, add_user, an_event
 
 NAME = "lab-1"
+KEPT_BYTES = 1_000_000
 MANY = 15
 """So many operations, and up to three more, make a story."""
 FATES = {
@@ -160,9 +161,10 @@ class Gateway:
             watches=watches,
             progress=ProgressBook(self.engine, watches, world.clock),
             clock=world.clock,
+            kept_bytes=KEPT_BYTES,
         )
         self.clerk = Clerk(self.engine, world.clock, 0, self.dispatch.ended)
-        self.desk = OperationDesk(engine=self.engine, clock=world.clock)
+        self.desk = OperationDesk(engine=self.engine, clock=world.clock, kept_bytes=KEPT_BYTES)
         self.provisioning = Provisioning(
             engine=self.engine,
             keys=world.keys,

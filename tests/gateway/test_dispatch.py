@@ -196,6 +196,7 @@ async def test_a_refused_finish_ends_nothing_else(running):
     assert (await show(running.admin, operation))["state"] == "running"
     assert (await show(running.admin, waiting))["state"] == "queued"
     await finished(ice, operation, result=1)
+    assert await take(ice) == waiting
     answer = await ice.request("operation.finish", "f", id=operation, outcome="done")
     assert answer["error"]["data"] == {"code": "invalid"}
     assert (await show(running.admin, operation))["state"] == "succeeded", "the first one counts"
@@ -745,7 +746,7 @@ async def test_a_command_requests_and_cancels_beside_the_gateway(running):
 
     ice = await connected(running)
     async with desk(running.gateway.settings) as beside:
-        asking = OperationDesk(engine=beside.engine, clock=utc_now)
+        asking = OperationDesk(engine=beside.engine, clock=utc_now, kept_bytes=1_000_000)
         entry = (await Ices(beside.engine).find("lab-1")).ice
         made = await asking.request(beside.actor, entry, Wanted(OperationKind.EXECUTE, b"{}"))
         assert await take(ice) == made.id

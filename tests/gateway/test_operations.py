@@ -8,11 +8,13 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import aiohttp
+import msgspec
 import pytest
 
-from gateway import operations
+from gateway import dispatch, operations
 from gateway.clerk import Clerk
 from gateway.roles import Role
+from gateway.store import operations as store
 from gateway.store.operations import Operations
 from tests.support.harness import ADMIN, API, expect_refused, harness, hold_to_description
 from tests.support.ice import PATIENCE
@@ -24,6 +26,7 @@ from tests.support.work import (
     expect_cancel,
     expect_run,
     finished,
+    greeted,
     in_state,
     progress,
     refused,
@@ -245,9 +248,133 @@ async def test_the_queue_of_an_ice_is_bounded(running, monkeypatch):
     await (await (await running.provision()).connect()).leave()
     first = await asked(running.admin)
     await asked(running.admin)
-    expect_refused(await ask(running.admin), 429, "queue-full")
+    refusal = expect_refused(await ask(running.admin), 429, "queue-full")
+    assert refusal["detail"].startswith("2 operations of this ICE are unfinished: wait until")
     await running.admin.post(f"/operations/{first}/cancel")
     await asked(running.admin)
+
+
+# --- what is kept for an ICE -------------------------------------------------------------------
+
+
+@pytest.fixture
+async def tight(tmp_path):
+    """A gateway that keeps 10,000 bytes for each ICE."""
+    async with harness(tmp_path, operations__kept_bytes=10_000) as started:
+        yield started
+
+
+def text(size):
+    """A text of so many bytes of JSON."""
+    return "x" * (size - 2)
+
+
+async def test_parameters_that_wait_leave_no_room_beyond_the_bytes_that_are_kept(tight):
+    for name in ("lab-1", "lab-2"):
+        await (await (await tight.provision(name)).connect()).leave()
+    first = await asked(tight.admin, params=text(6000))
+    refusal = expect_refused(await ask(tight.admin, params=text(4002)), 429, "queue-full")
+    assert refusal["title"] == "Too much waits for this ICE"
+    assert "have 6,000 bytes" in refusal["detail"]
+    assert "4,002, of 10,000 (operations.kept_bytes)" in refusal["detail"]
+    expect_refused(await ask(tight.admin, "lab-2", params=text(10_002)), 429, "queue-full")
+    await asked(tight.admin, params=text(4000))
+    await asked(tight.admin, "lab-2", params=text(10_000))
+    assert (await show(tight.admin, first))["params"] == text(6000), "what waits loses nothing"
+
+
+async def test_the_oldest_finished_ones_make_room(tight):
+    """What is requested and cancelled, again and again, does not fill the table."""
+    await (await (await tight.provision()).connect()).leave()
+    waits = await asked(tight.admin, params=text(3000))
+    made = []
+    for _ in range(6):
+        made.append(await asked(tight.admin, params=text(3000), idempotency_key=str(len(made))))
+        await tight.admin.post(f"/operations/{made[-1]}/cancel")
+    shown = [await show(tight.admin, operation) for operation in made]
+    # Of each the gateway's own error is kept, too: three have no room beside what waits.
+    assert [item["params"] for item in shown] == [None] * 4 + [text(3000)] * 2
+    assert {(item["state"], item["error"]["code"]) for item in shown} == {("cancelled",) * 2}
+    assert (await show(tight.admin, waits))["params"] == text(3000)
+    answer = await ask(tight.admin, params=text(3000), idempotency_key="0")
+    assert answer.json["id"] == made[0], "its key was lost"
+    assert await kept(tight) == 3000 + 2 * (3000 + len(msgspec.json.encode(shown[-1]["error"])))
+
+
+async def test_results_make_room_too_and_what_is_kept_is_counted_exactly(tight):
+    ice = await connected(tight)
+    made = []
+    for number in range(4):
+        made.append(await asked(tight.admin, params=text(1000)))
+        await expect_run(ice)
+        accept(ice, made[-1])
+        progress(ice, made[-1], message="é", data=text(500))
+        if number % 2:
+            await finished(ice, made[-1], result=text(2000))
+        else:
+            error = {"code": "c", "message": text(1000), "data": text(1000)}
+            await finished(ice, made[-1], "failed", error=error)
+    shown = [await show(tight.admin, operation) for operation in made]
+    assert [item["params"] for item in shown] == [None] * 2 + [text(1000)] * 2
+    first = shown[0]
+    assert (first["result"], first["progress"], first["state"]) == (None, None, "failed")
+    assert first["error"]["code"] == "c", "a short error stays"
+    assert shown[3]["result"] == text(2000)
+    values = [
+        item[name]
+        for item in shown[2:]
+        for name in ("params", "progress", "result", "error")
+        if item[name] is not None
+    ]
+    assert await kept(tight) == sum(len(msgspec.json.encode(value)) for value in values)
+
+
+async def test_a_large_error_is_given_up_with_the_rest(tight):
+    ice = await connected(tight)
+    made = []
+    for _ in range(2):
+        made.append(await asked(tight.admin))
+        await take(ice)
+        await finished(ice, made[-1], "failed", error={"code": "c", "message": text(6000)})
+    first, second = [(await show(tight.admin, operation))["error"] for operation in made]
+    assert first == {"code": "failed", "message": "why it failed is not kept any more"}
+    assert second["message"] == text(6000)
+
+
+async def test_what_was_given_up_may_still_come_to_something(tmp_path, monkeypatch):
+    """The ICE says after all what became of an operation that was lost and has made room."""
+    monkeypatch.setattr(dispatch, "PATIENCE", timedelta(0))
+    async with harness(tmp_path, operations__kept_bytes=10_000) as running:
+        ice = await running.provision()
+        connection = await greeted(ice)
+        lost = await asked(running.admin, params=text(3000))
+        await take(connection)
+        await connection.leave()
+        connection = await greeted(ice)
+        await in_state(running, lost, "lost")
+        await asked(running.admin, params=text(9000))
+        assert (await show(running.admin, lost))["params"] is None
+        await expect_run(connection)
+        await finished(connection, lost, result=text(500))
+        shown = await show(running.admin, lost)
+        assert (shown["state"], shown["result"]) == ("succeeded", text(500))
+        assert await kept(running) == 9500
+
+
+async def test_only_so_many_finished_ones_keep_what_they_hold(running, monkeypatch):
+    monkeypatch.setattr(store, "MAX_KEPT", 3)
+    await (await (await running.provision()).connect()).leave()
+    made = []
+    for number in range(5):
+        made.append(await asked(running.admin, params=number))
+        await running.admin.post(f"/operations/{made[-1]}/cancel")
+    assert [(await show(running.admin, item))["params"] for item in made] == [None, None, 2, 3, 4]
+
+
+async def kept(running):
+    """The bytes that the table counts."""
+    [(size,)] = await running.gateway.engine.fetch("SELECT sum(kept) FROM ice_operations")
+    return size
 
 
 # --- idempotency -------------------------------------------------------------------------------
@@ -593,3 +720,21 @@ async def test_finished_operations_are_kept_for_a_while(tmp_path):
         assert (await show(running.admin, waits))["state"] == "queued"
         found = await Operations(running.gateway.engine.fetch).find(waits)
         assert found is not None
+
+
+async def test_what_had_to_make_room_is_kept_for_a_day(tmp_path):
+    now = [datetime.now(UTC)]
+    async with harness(tmp_path, clock=lambda: now[0], operations__kept_bytes=4000) as running:
+        await (await (await running.provision()).connect()).leave()
+        made = []
+        for _ in range(2):
+            made.append(await asked(running.admin, params=text(3000)))
+            await running.admin.post(f"/operations/{made[-1]}/cancel")
+        clerk = Clerk(running.gateway.engine, lambda: now[0], 30 * 86400, lambda ended: None)
+        now[0] += timedelta(hours=23, minutes=59)
+        await clerk.forget()
+        assert (await show(running.admin, made[0]))["params"] is None
+        now[0] += timedelta(minutes=2)
+        await clerk.forget()
+        expect_refused(await running.admin.get(f"/operations/{made[0]}"), 404, "not-found")
+        assert (await show(running.admin, made[1]))["params"] == text(3000)

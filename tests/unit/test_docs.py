@@ -17,6 +17,7 @@ from gateway.admin.pages.shell import MAX_FIELDS
 from gateway.dispatch import MAX_IN_HAND
 from gateway.login_failures import MAX_A_MINUTE
 from gateway.metrics import Metrics
+from gateway.operation import MAX_KEPT
 from gateway.operations import MAX_UNFINISHED
 from gateway.passwords import MAX_BYTES, MIN_LENGTH
 
@@ -90,6 +91,9 @@ def test_limits_are_those_that_hold():
             ),
             "params, and a result": f"{MAX_VALUE:,} bytes of JSON",
             "operations of an ICE that have not finished": f"{MAX_UNFINISHED:,}",
+            "params, results, errors and progress kept for an ICE": (
+                f"`operations.kept_bytes`, of {MAX_KEPT:,} operations"
+            ),
             "an ICE's finishes that are not yet written": f"{MAX_IN_HAND}",
             "events of failed logins": f"1 a minute of a user, {MAX_A_MINUTE} of all users",
             "a password": f"{MIN_LENGTH} characters or more, at most {MAX_BYTES:,} bytes",
