@@ -304,12 +304,11 @@ class Dispatch:
     async def _stop(self, lane: _Lane, operation_id: str) -> None:
         async with self._reads:
             standing = await self._rows.standing(lane.session.ice_name, [operation_id])
-        state, code = standing.get(operation_id, (None, None))
         if lane.sent != operation_id:
             return  # its finish has been taken in meanwhile
         lane.sent = None
-        why = cancel_reason(state, code)
-        if why is not None and state not in (State.SUCCEEDED, State.FAILED):
+        why = cancel_reason(*standing.get(operation_id, (None, None)))
+        if why is not None:
             lane.session.cancel(operation_id, why)
             lane.ending, lane.ending_until = operation_id, _now() + GRACE
 

@@ -266,9 +266,10 @@ def code_of(error: bytes | None) -> str | None:
 def cancel_reason(state: State | None, code: str | None) -> CancelReason | None:
     """Why an ICE is to stop an operation in this state, with an error of this code.
 
-    Without a state it is no operation of this ICE. None where the ICE is to go on.
+    Without a state it is no operation of this ICE. None where the ICE is to go on, or has said itself what
+    it came to.
     """
-    if state in ACTIVE:
+    if state in (*ACTIVE, State.SUCCEEDED, State.FAILED):
         return None
     if state is State.CANCELLED:
         anew = code in ENDED_REGISTRATION
