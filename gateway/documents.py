@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from client.protocol import OperationKind
+from client.protocol import JsonTooComplex, OperationKind, check_json
 from gateway.drops import Drop
 from gateway.event import Entry
 from gateway.ice import Ice, IceType, Status
@@ -262,12 +262,12 @@ def refused(happening: Happening) -> Refused:
 
 
 def operation_document(operation: Operation) -> OperationDocument:
-    """An operation; its JSON stands as it was sent."""
+    """An operation; its JSON stands as it was sent, but for what `_readable` leaves out."""
     return OperationDocument(
         id=operation.id,
         ice_name=operation.ice_name,
         kind=operation.kind,
-        params=msgspec.Raw(operation.params),
+        params=_readable(operation.params),
         state=operation.state,
         requested_by=operation.requested_by,
         created=to_text(operation.created),
@@ -276,16 +276,43 @@ def operation_document(operation: Operation) -> OperationDocument:
         sent=to_text_or_none(operation.sent),
         finished=to_text_or_none(operation.finished),
         progress=progress_document(operation),
-        result=None if operation.result is None else msgspec.Raw(operation.result),
-        error=None if operation.error is None else msgspec.Raw(operation.error),
+        result=_readable(operation.result),
+        error=_readable(operation.error),
     )
 
 
+class _StoredProgress(msgspec.Struct):
+    fraction: float | None
+    message: str | None
+    data: msgspec.Raw
+    at: str
+
+
 def progress_document(operation: Operation) -> ProgressDocument | None:
-    """How far it is, if the ICE has said so."""
+    """How far it is, if the ICE has said so in a way that can be read."""
     if operation.progress is None:
         return None
-    return msgspec.json.decode(operation.progress, type=ProgressDocument)
+    try:
+        stored = msgspec.json.decode(operation.progress, type=_StoredProgress)
+    except (msgspec.DecodeError, RecursionError):  # of an older version, which bounded nothing
+        return None
+    return ProgressDocument(
+        stored.fraction, stored.message, _readable(bytes(stored.data)), stored.at
+    )
+
+
+def _readable(value: bytes | None) -> msgspec.Raw | None:
+    """Stored JSON; null for what an older version took and common parsers fail at.
+
+    One value that is 1,000 levels deep, or a number of 5,000 digits, would make a whole listing unreadable.
+    """
+    if value is None:
+        return None
+    try:
+        check_json(value)
+    except JsonTooComplex:
+        return None
+    return msgspec.Raw(value)
 
 
 def operation_state(operation: Operation) -> OperationState:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 import click
 import msgspec
@@ -26,10 +26,11 @@ from gateway.provisioning import Provisioning
 from gateway.settings import BadSetting, Settings, load
 from gateway.store.engine import Engine, StoreRefused, StoreUnavailable
 from gateway.store.opening import open_store
-from gateway.text import pretty
+from gateway.text import compact, pretty
 from gateway.times import utc_now
 
 R = TypeVar("R")
+_MAX_GROWTH: Final = 4
 _FAULTS = (BadSetting, KeyFileUnusable, StoreRefused, StoreUnavailable)
 
 
@@ -164,8 +165,10 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the AP
 
 
 def show_json(value: object) -> None:
-    """Print JSON, indented."""
-    click.echo(pretty(msgspec.json.encode(value)))
+    """Print JSON, indented unless that made it several times as long: so deep JSON is for programs."""
+    encoded = msgspec.json.encode(value)
+    text, complete = pretty(encoded, _MAX_GROWTH * len(encoded) + 10_000)
+    click.echo(text if complete else compact(encoded))
 
 
 def show_table(headings: Sequence[str], rows: Sequence[Sequence[str | None]]) -> None:

@@ -81,6 +81,11 @@ class _Json(click.ParamType[bytes]):
         return text
 
 
+class _Error(msgspec.Struct):
+    code: str
+    message: str
+
+
 @click.group()
 def operations() -> None:
     """Run operations at ICEs; list, show and cancel them."""
@@ -212,9 +217,12 @@ def _reason(operation: Operation) -> str:
     """Why it has no result, in a line."""
     if operation.error is None:
         return f"the operation has {operation.state}"
-    error = msgspec.json.decode(operation.error)
-    message = " ".join(error["message"].split())
-    return printable(f"{operation.state}: {error['code']}: {message}")
+    try:
+        error = msgspec.json.decode(operation.error, type=_Error)
+    except (msgspec.DecodeError, RecursionError):  # an older version took any JSON
+        return f"the operation has {operation.state}"
+    message = " ".join(error.message.split())
+    return printable(f"{operation.state}: {error.code}: {message}")
 
 
 async def _follow(desk: Desk, operation: Operation) -> Operation:

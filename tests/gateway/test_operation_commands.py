@@ -18,7 +18,16 @@ from gateway.times import to_text, utc_now
 from tests.support.harness import harness
 from tests.support.ice import until
 from tests.support.served import environment
-from tests.support.work import connected, expect_cancel, finished, in_state, progress, take
+from tests.support.work import (
+    UNREADABLE,
+    connected,
+    expect_cancel,
+    finished,
+    in_state,
+    progress,
+    stored,
+    take,
+)
 
 ID = re.compile(r"[0-9a-f]{24}\n")
 RUN = ("operations", "run", "lab-1", "--kind", "execute")
@@ -303,3 +312,26 @@ async def test_what_is_not_there_or_has_finished_is_refused(running):
     await in_state(running, operation, "succeeded")
     late = await running.command("operations", "cancel", operation, status=1)
     assert late.stderr == "ice-gateway: the operation has succeeded\n"
+
+
+@pytest.mark.parametrize("column", UNREADABLE)
+async def test_what_an_older_version_stored_is_shown(running, column):
+    await connected(running)
+    operation = await one_id(running)
+    await running.command("operations", "cancel", operation)
+    await stored(running, operation, column, UNREADABLE[column])
+    assert (await shown(running, operation))["id"] == operation
+    listed = await running.command("operations", "list", "--json")
+    assert [one["id"] for one in json.loads(listed.stdout)] == [operation]
+    assert operation in (await running.command("operations", "list")).stdout
+    assert operation in (await running.command("operations", "show", operation)).stdout
+
+
+async def test_json_that_is_long_when_it_is_indented_is_printed_as_it_is(running):
+    await connected(running)
+    deep = "[" * 99 + "0," * 100_000 + "0" + "]" * 99
+    operation = await one_id(running, "--params", "{}")
+    await stored(running, operation, "params", deep)
+    done = await running.command("operations", "show", operation, "--json")
+    assert len(done.stdout) < 2 * len(deep)
+    assert json.loads(done.stdout)["params"] == json.loads(deep)

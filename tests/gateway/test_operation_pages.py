@@ -13,6 +13,7 @@ from gateway.roles import Role
 from tests.support.harness import ADMIN
 from tests.support.pages import said
 from tests.support.work import (
+    UNREADABLE,
     asked,
     connected,
     expect_cancel,
@@ -22,6 +23,7 @@ from tests.support.work import (
     in_state,
     progress,
     show,
+    stored,
     take,
 )
 
@@ -185,6 +187,20 @@ async def test_of_a_large_result_the_beginning_is_shown(running, root):
     answer = await root.part(f"{WORK}/{operation}", "dialog")
     assert "This is its beginning." in said(answer)
     assert len(answer.text) < 30_000
+
+
+@pytest.mark.parametrize("column", UNREADABLE)
+async def test_what_an_older_version_stored_is_shown(running, root, column):
+    await connected(running)
+    operation = await asked(running.admin)
+    await running.admin.post(f"/operations/{operation}/cancel")
+    await stored(running, operation, column, UNREADABLE[column])
+    assert operation in (await root.get("ices/lab-1")).text
+    answer = await root.part(f"{WORK}/{operation}", "dialog")
+    assert answer.status == 200
+    assert len(answer.text) < 30_000
+    if column == "params":
+        assert "This is its beginning." in said(answer)
 
 
 async def test_operations_are_paged_newest_first(running, root):

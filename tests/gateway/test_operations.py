@@ -19,6 +19,7 @@ from gateway.store.operations import Operations
 from tests.support.harness import ADMIN, API, expect_refused, harness, hold_to_description
 from tests.support.ice import PATIENCE
 from tests.support.work import (
+    UNREADABLE,
     accept,
     ask,
     asked,
@@ -31,6 +32,7 @@ from tests.support.work import (
     progress,
     refused,
     show,
+    stored,
     take,
 )
 
@@ -477,6 +479,35 @@ async def test_operations_are_listed_newest_first_filtered_and_paged(running):
     assert (seen + rest, end) == ([3, 2, 1, 0], None)
     for query in ("limit=0", "limit=201", "state=done", "kind=dance", "cursor=!", "cursor=eHg"):
         expect_refused(await running.admin.get(f"/operations?{query}"), 422, "invalid")
+
+
+@pytest.mark.parametrize("column", UNREADABLE)
+async def test_what_an_older_version_stored_spoils_no_listing(running, column):
+    await connected(running)
+    ids = [await asked(running.admin, params={"n": n}) for n in range(2)]
+    for operation in ids:
+        await running.admin.post(f"/operations/{operation}/cancel")
+    await stored(running, ids[0], column, UNREADABLE[column])
+    items = (await running.admin.get("/operations")).json["items"]  # read by Python's own json
+    assert [item["id"] for item in items] == ids[::-1]
+    spoilt = items[1]
+    assert spoilt == await show(running.admin, ids[0])
+    shown = spoilt["progress"].pop("data") if column == "progress" else spoilt[column]
+    assert shown is None
+    if column == "progress":
+        assert (spoilt["progress"]["fraction"], spoilt["progress"]["message"]) == (0.5, "half")
+    async with follow(running.admin, ids[0]) as stream:
+        while (news := await stream.event())[0] != "result":
+            pass
+        assert news[1]["id"] == ids[0]
+
+
+async def test_progress_that_cannot_be_read_is_none(running):
+    await connected(running)
+    operation = await asked(running.admin)
+    for odd in ('{"fraction": 1e999}', "[]", "[" * 5000 + "]" * 5000):
+        await stored(running, operation, "progress", odd)
+        assert (await show(running.admin, operation))["progress"] is None
 
 
 async def test_a_page_of_large_operations_is_shorter(running):

@@ -101,3 +101,23 @@ async def expect_cancel(connection: Connection, operation: str, reason: str = "r
     message = await connection.message()
     assert message.get("method") == "operation.cancel", f"expected operation.cancel, got {message}"
     assert message["params"] == {"id": operation, "reason": reason}
+
+
+async def stored(running: Harness, operation: str, column: str, value: str) -> None:
+    """Put what an older version took into the table."""
+
+    async def unit(transaction: Any) -> None:
+        sql = f"UPDATE ice_operations SET {column} = $1 WHERE id = $2"  # noqa: S608 - the test's own
+        assert await transaction.run(sql, value, operation) == 1
+
+    await running.gateway.engine.write(unit)
+
+
+DEEP = "[" * 975 + "]" * 975
+UNREADABLE = {
+    "params": DEEP,
+    "result": f'{{"a": {DEEP}}}',
+    "error": "9" * 5000,
+    "progress": f'{{"fraction": 0.5, "message": "half", "data": {DEEP[300:-300]}, "at": "2026-01-01T00:00:00Z"}}',
+}
+"""JSON that a version before the limits took, by column; common parsers fail at it."""

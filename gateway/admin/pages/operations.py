@@ -130,7 +130,7 @@ async def show(request: web.Request) -> web.StreamResponse:
         "operation": operation,
         "progress": progress_document(operation),
         "values": [
-            (name, *_shown(value))
+            (name, *pretty(value, _SHOWN))
             for name, value in (
                 ("Params", operation.params),
                 ("Result", operation.result),
@@ -141,12 +141,6 @@ async def show(request: web.Request) -> web.StreamResponse:
         "states": WORDS,
     }
     return render(request, "operation.html", context)
-
-
-def _shown(value: bytes) -> tuple[str, bool]:
-    """JSON for people, and whether that is all of it."""
-    text = pretty(value)
-    return text[:_SHOWN], len(text) <= _SHOWN
 
 
 async def confirm(request: web.Request) -> web.StreamResponse:
