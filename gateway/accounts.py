@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
@@ -200,6 +200,18 @@ class AccountBook:
     async def page(self, text: str, limit: int, offset: int) -> tuple[list[ListedUser], int]:
         """Users by name, found by a part of it, and how many there are in all."""
         return await self._rows.page(text, limit, offset)
+
+    async def any(self) -> bool:
+        """Whether there is any user."""
+        return await self._rows.any()
+
+    async def enabled_names(self, text: str, limit: int) -> list[str]:
+        """Names of users who are not disabled, found by a part of them."""
+        return await self._rows.enabled_names(text, limit)
+
+    async def disabled_among(self, names: Sequence[str]) -> set[str]:
+        """Those of the users with these exact names that are disabled."""
+        return await self._rows.disabled_among(names)
 
     async def users(self) -> list[User]:
         """All users, by name."""

@@ -184,7 +184,7 @@ class LoginDesk:
 
     async def anybody(self) -> bool:
         """Whether there is any user yet."""
-        return bool(await self._accounts.users())
+        return await self._accounts.any()
 
 
 def _form_token(cookie: Secret) -> Secret:

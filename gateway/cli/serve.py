@@ -166,7 +166,7 @@ def _first_admin(settings: Settings) -> bool:
 
 async def _any_user(settings: Settings) -> bool:
     async with desk(settings) as opened:
-        return bool(await opened.accounts.users())
+        return await opened.accounts.any()
 
 
 async def _add_admin(settings: Settings, name: str, password: Secret) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -10,7 +11,7 @@ from typing import Final
 from gateway.event import Event
 from gateway.roles import Role
 from gateway.store import events
-from gateway.store.engine import Engine, Row, Transaction, containing
+from gateway.store.engine import Engine, Row, Transaction, as_json, containing, many
 from gateway.times import from_text, from_text_or_none, to_text, to_text_or_none
 
 MAX_USER_NAME: Final = 128
@@ -153,6 +154,28 @@ class Accounts:
         """The user of this name, case folded."""
         rows = await self._engine.fetch(_BY_NAME, fold_user(name))
         return user_from_row(rows[0]) if rows else None
+
+    async def any(self) -> bool:
+        """Whether there is any user."""
+        return bool(await self._engine.fetch("SELECT 1 FROM users LIMIT 1"))
+
+    async def disabled_among(self, names: Sequence[str]) -> set[str]:
+        """Those of the users with these exact names that are disabled."""
+        rows = await self._engine.fetch(
+            f"SELECT name FROM users WHERE disabledon IS NOT NULL AND {many('name', 1)}",
+            as_json(names),
+        )
+        return {name for (name,) in rows}
+
+    async def enabled_names(self, text: str, limit: int) -> list[str]:
+        """Names of users who are not disabled, in order, that contain `text` with case folded."""
+        rows = await self._engine.fetch(
+            "SELECT name FROM users WHERE disabledon IS NULL AND name_folded LIKE $1 ESCAPE '\\'"
+            " ORDER BY name_folded LIMIT $2",
+            containing(fold_user(text)),
+            limit,
+        )
+        return [name for (name,) in rows]
 
     async def users(self) -> list[User]:
         """All users, by name."""

@@ -120,3 +120,19 @@ async def test_a_token_that_is_refused_leaves_no_event(engine):
     with refusing(RULE_BROKEN, "an API token for an unknown ICE"):
         await add_token(engine, ApiToken("b1", "alice", "x", digest("one"), NOW, ice_name="lab-9"))
     assert await log(engine) == before
+
+
+async def test_users_are_found_by_what_is_asked_of_them(engine):
+    table = Accounts(engine)
+    for name in ("Zoe", "zed", "z%d", "Zora"):
+        await add_user(engine, name)
+    assert await table.any()
+    zora = await table.user("zora")
+    gone = replace(zora, disabledon=NOW)
+    await engine.write(lambda t: accounts.update_user(t, gone, an_event("disable-user")))
+    assert await table.enabled_names("Z", 10) == ["z%d", "zed", "Zoe"]
+    assert await table.enabled_names("z", 1) == ["z%d"]
+    assert await table.enabled_names("%", 10) == ["z%d"]
+    assert await table.enabled_names("zora", 10) == []
+    assert await table.disabled_among(["zed", "Zora", "nobody"]) == {"Zora"}
+    assert await table.disabled_among([]) == set()

@@ -25,6 +25,7 @@ from gateway.passwords import Passwords, TooBusy
 from gateway.respond import MAX_BODY
 from gateway.roles import Role
 from gateway.secret import Secret
+from gateway.store.accounts import Accounts
 from gateway.store.engine import StoreUnavailable
 from gateway.store.ices import Ices
 from gateway.times import utc_now
@@ -708,7 +709,46 @@ async def test_user_is_added(running, browse, root):
         "root",
         "page",
     )
-    assert 'value="bob"' in (await root.part("users/known")).text
+    assert 'value="bob"' in (await root.part("users/known?owner=OB")).text
+
+
+def offered(answer):
+    return re.findall(r'<option value="([^"]*)">', answer.text)
+
+
+@pytest.mark.parametrize("field", ["provisionedto", "owner", "user", "actor"])
+async def test_users_are_offered_by_a_part_of_their_name(running, root, field):
+    for number in range(30):
+        await running.add_user(f"Bob {number:02}")
+    await running.add_user("100% bob")
+    await running.gateway.accounts.disable(ADMIN, "bob 07")
+    bobs = ["100% bob", *(f"Bob {number:02}" for number in range(20) if number != 7)]
+    assert offered(await root.part(f"users/known?{field}=bOB")) == bobs
+    assert offered(await root.part(f"users/known?{field}=bob+29")) == ["Bob 29"]
+    assert offered(await root.part(f"users/known?{field}=%25")) == ["100% bob"]
+    assert offered(await root.part(f"users/known?{field}=x")) == []
+    assert len(offered(await root.part(f"users/known?{field}="))) == 20
+    assert (await root.part(f"users/known?{field}={'x' * 257}")).status == 422
+
+
+async def test_no_page_loads_all_users(running, browse, root, monkeypatch):
+    async def everybody(_):
+        pytest.fail("all users were loaded")
+
+    stranger = await browse(running)
+    monkeypatch.setattr(Accounts, "users", everybody)
+    for path in ("", "users", "api-tokens", "audit?action=none", "users/known"):
+        answer = await root.get(path)
+        assert answer.status == 200
+        if path in ("", "api-tokens", "audit?action=none"):
+            assert '<datalist id="known-users" data-live></datalist>' in answer.text
+    assert (await stranger.get("login")).status == 200
+
+
+async def test_members_are_offered_nobody(running, browse):
+    alice = await browse(running, "alice", Role.MEMBER)
+    assert (await alice.part("users/known?user=a")).status == 403
+    assert "known" not in (await alice.get()).text
 
 
 @pytest.mark.parametrize(

@@ -61,8 +61,7 @@ async def page(request: web.Request) -> web.StreamResponse:
     here = parts(request)
     number = max(1, min(query.page, 100_000))
     found, total = await here.accounts.tokens_page(PAGE, (number - 1) * PAGE)
-    users = await here.accounts.users()
-    disabled = {user.name for user in users if user.disabledon is not None}
+    disabled = await here.accounts.disabled_among([token.user for token in found])
     now = here.clock()
 
     def state(token: ApiToken) -> str:
@@ -78,7 +77,6 @@ async def page(request: web.Request) -> web.StreamResponse:
         "total": total,
         "number": number,
         "pages": max(1, -(-total // PAGE)),
-        "users": [user for user in users if user.disabledon is None],
         "lifetimes": list(LIFETIMES),
         "usual": USUAL,
     }

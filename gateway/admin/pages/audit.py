@@ -103,7 +103,7 @@ async def page(request: web.Request) -> web.StreamResponse:
     }
     if is_fragment(request) and request.headers.get("HX-Target") == "table":
         return render(request, "audit_table.html", context)
-    return render(request, "audit.html", {**context, "users": await here.accounts.users()})
+    return render(request, "audit.html", context)
 
 
 async def verdict(request: web.Request) -> web.StreamResponse:

@@ -100,7 +100,6 @@ def routes() -> list[web.RouteDef]:
     """The addresses of this noun."""
     return [
         web.get("/", page),
-        web.get("/users/known", known_users),
         web.post("/ices", provision),
         web.post("/ices/bulk", bulk),
         web.post("/ices/bulk/confirm", confirm_bulk),
@@ -118,8 +117,7 @@ async def page(request: web.Request) -> web.StreamResponse:
     context = {**await _table(request, query), "title": "ICE Provisioning"}
     if is_fragment(request) and request.headers.get("HX-Target") == "table":
         return render(request, "ices_table.html", context)
-    users = [user for user in await parts(request).accounts.users() if user.disabledon is None]
-    return render(request, "ices.html", {**context, "users": users, "words": WORDS})
+    return render(request, "ices.html", {**context, "words": WORDS})
 
 
 async def _table(request: web.Request, query: TableQuery) -> dict[str, Any]:
@@ -157,12 +155,6 @@ async def _missing(request: web.Request, query: TableQuery, total: int) -> str |
     # To a member an ICE that is not theirs does not exist.
     seen = listed is not None and request[CALLER].sees(listed.ice)
     return None if seen else name
-
-
-async def known_users(request: web.Request) -> web.StreamResponse:
-    """The users that an ICE may be tagged to, as options."""
-    users = [user for user in await parts(request).accounts.users() if user.disabledon is None]
-    return render(request, "user_options.html", {"users": users})
 
 
 # --- provisioning --------------------------------------------------------------------------------

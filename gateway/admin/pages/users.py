@@ -28,6 +28,8 @@ from gateway.store.ices import IceFilter, Listed, Order
 
 CHANGED: Final = "users-changed"
 """Tells the page's script that lists of users are to be asked for again."""
+MAX_KNOWN: Final = 20
+"""Users that are offered for what is typed."""
 _IDS: Final = {
     "name": "user_name",
     "user-exists": "user_name",
@@ -45,10 +47,24 @@ class UsersQuery(Query):
     page: int = 1
 
 
+class KnownQuery(Query):
+    """What is typed into a field that names a user: it sends that under its own name."""
+
+    provisionedto: Text | None = None
+    owner: Text | None = None
+    user: Text | None = None
+    actor: Text | None = None
+
+    def text(self) -> str:
+        """The part of a name."""
+        return self.provisionedto or self.owner or self.user or self.actor or ""
+
+
 def routes() -> list[web.RouteDef]:
     """The addresses of this noun; a user's name may hold any sign, so it is no part of a path."""
     return [
         web.get("/users", page),
+        web.get("/users/known", known),
         web.post("/users", add),
         web.get("/users/{action:role|password|logins|disable}", ask),
         *(web.post(f"/users/{action}", act) for action, act in _ACTS.items()),
@@ -82,6 +98,14 @@ async def page(request: web.Request) -> web.StreamResponse:
     }
     alone = is_fragment(request) and request.headers.get("HX-Target") == "table"
     return render(request, "users_table.html" if alone else "users.html", context)
+
+
+async def known(request: web.Request) -> web.StreamResponse:
+    """Users whose name contains what is typed into a field, as its options."""
+    may_see(request)
+    text = KnownQuery.of(request).text()
+    names = await parts(request).accounts.enabled_names(text, MAX_KNOWN)
+    return render(request, "user_options.html", {"names": names})
 
 
 async def add(request: web.Request) -> web.StreamResponse:
