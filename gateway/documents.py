@@ -122,7 +122,7 @@ class ProgressDocument(msgspec.Struct):
 
     fraction: float | None
     message: str | None
-    data: msgspec.Raw
+    data: msgspec.Raw | None
     at: Time
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from gateway.addresses import Network, parse_network
 from gateway.database_url import FILE, SERVERS
 from gateway.times import LONGEST
 
@@ -110,9 +110,9 @@ def public_urls(value: object) -> tuple[str, ...]:
     return tuple(urls)
 
 
-def networks(value: object) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+def networks(value: object) -> tuple[Network, ...]:
     """Addresses or networks (CIDR)."""
-    return tuple(ipaddress.ip_network(item) for item in texts(value))
+    return tuple(map(parse_network, texts(value)))
 
 
 def node_name(value: object) -> str:

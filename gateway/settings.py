@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from gateway.addresses import Network
 from gateway.database_url import file_of, shown
 from gateway.setting_types import (
     boolean,
@@ -128,7 +129,7 @@ class Settings:
     server_host: str
     server_port: int
     server_public_url: tuple[str, ...]
-    server_trusted_proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
+    server_trusted_proxies: tuple[Network, ...]
     server_tls_certificate: Path | None
     server_tls_key: Path | None
     server_keepalive: float

@@ -98,6 +98,7 @@ def test_config_gateway_toml_documents_every_setting_with_its_default():
         ("server.public_url", ["https://[::1]:8440/p"], ("https://[::1]:8440/p",)),
         ("server.public_url", "", ()),
         ("server.trusted_proxies", "10.0.0.1", (ip_network("10.0.0.1"),)),
+        ("server.trusted_proxies", "::ffff:10.0.0.1", (ip_network("10.0.0.1"),)),
         (
             "server.trusted_proxies",
             ["10.0.0.0/8", "fd00::/8"],
@@ -162,7 +163,10 @@ def test_what_a_value_means(key, value, means):
                 ),
             ]
         ),
-        *(("server.trusted_proxies", value) for value in ("proxy", "10.0.0.1/8", "::/129", 7)),
+        *(
+            ("server.trusted_proxies", value)
+            for value in ("proxy", "10.0.0.1/8", "::/129", "fe80::1%eth0", 7)
+        ),
         *(("server.tls_key", value) for value in (7, None, [])),
         *(("server.insecure", value) for value in (1, 0, "", "1", "yes", None)),
         *(

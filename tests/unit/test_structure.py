@@ -18,6 +18,7 @@ FLOORS = [
     ["client.protocol"],
     [
         "gateway.base64url",
+        "gateway.addresses",
         "gateway.secret",
         "gateway.times",
         "gateway.text",

@@ -1,0 +1,52 @@
+"""IP addresses and networks as proxies, sockets and people write them. Pure."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
+from typing import Final
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+_MAPPED: Final = IPv6Network("::ffff:0:0/96")  # RFC 4291 section 2.5.5.2
+_WITH_PORT: Final = re.compile(r"(?:\[(?P<six>[^\]]*)\]|(?P<four>[0-9.]+))(?::[0-9]{1,5})?")
+
+
+def parse_address(text: str) -> Address | None:
+    """An address, also in brackets, with a port, or IPv4-mapped (as IPv4); None where it is none.
+
+    One with a zone (`fe80::1%eth0`) is none: a zone could be any text, and means something on one machine.
+    """
+    found = _WITH_PORT.fullmatch(text)
+    if found:
+        text = found["six"] or found["four"] or ""
+    if "%" in text:
+        return None
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
+
+
+def parse_network(text: str) -> Network:
+    """A network in CIDR notation, or a single address as `parse_address` takes it. Raises `ValueError`."""
+    address = parse_address(text)
+    if address is not None:
+        return ip_network(address)
+    if "%" in text:
+        raise ValueError(text)
+    network = ip_network(text)
+    if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
+        mapped = IPv4Address(int(network.network_address) & 0xFFFF_FFFF)
+        return IPv4Network((mapped, network.prefixlen - _MAPPED.prefixlen))
+    return network
