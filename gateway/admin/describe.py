@@ -102,6 +102,7 @@ def call(
     *statuses: int,
     parameters: list[dict[str, Any]] | None = None,
     body: type | None = None,
+    body_required: bool = True,
 ) -> dict[str, Any]:
     """One call: its answers, and the statuses of its refusals."""
     described: dict[str, Any] = {
@@ -113,7 +114,7 @@ def call(
         described["parameters"] = parameters
     if body is not None:
         described["requestBody"] = {
-            "required": True,
+            "required": body_required,
             "content": {"application/json": {"schema": ref(body)}},
         }
     return described

@@ -12,6 +12,7 @@ from client.protocol import MAX_VALUE, OperationKind
 from gateway import __version__, documents
 from gateway.admin.api.events import EventQuery
 from gateway.admin.api.ices import Bulk, IceQuery, NewIce
+from gateway.admin.api.inputs import NoMembers
 from gateway.admin.api.operations import NewOperation, OperationQuery, RequestQuery
 from gateway.admin.auth import COOKIE, FORM_TOKEN
 from gateway.admin.describe import (
@@ -33,6 +34,7 @@ from gateway.store.accounts import MAX_USER_NAME
 
 _SHAPES: Final = (
     NewIce,
+    NoMembers,
     Bulk,
     IceQuery,
     EventQuery,
@@ -106,7 +108,19 @@ def _action(name: str, summary: str, shape: type) -> dict[str, Any]:
     answers = {"200": answer(shape, "Done", _ETAG, _LINKS)}
     return {
         "parameters": [_NAME],
-        "post": call(name, summary, answers, 403, 404, 409, 412, parameters=[_IF_MATCH]),
+        "post": call(
+            name,
+            summary,
+            answers,
+            403,
+            404,
+            409,
+            412,
+            *BODY,
+            parameters=[_IF_MATCH],
+            body=NoMembers,
+            body_required=False,
+        ),
     }
 
 
@@ -226,6 +240,9 @@ def _operations(queries: dict[str, Any]) -> dict[str, Any]:
                 403,
                 404,
                 409,
+                *BODY,
+                body=NoMembers,
+                body_required=False,
             ),
         },
     }

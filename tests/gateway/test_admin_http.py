@@ -129,6 +129,54 @@ async def test_precedence(shared, caller, call, sent, expected):
     assert await last_seq(shared) == seq, "a refusal must change nothing"
 
 
+@pytest.mark.parametrize(
+    "call", [*(f"/ices/mine/{one}" for one in ACTIONS), "/operations/x/cancel"]
+)
+@pytest.mark.parametrize(
+    ("data", "kind", "status", "field"),
+    [
+        (b'{"provisionedto": "bob"}', "application/json", 422, "provisionedto"),
+        (b"[]", "application/json", 422, "body"),
+        (b"null", "application/json", 422, "body"),
+        (b"{", "application/json", 400, None),
+        (b" ", "application/json", 400, None),
+        (b"{}", "text/plain", 415, None),
+    ],
+)
+@changes_nothing
+async def test_action_takes_no_members(shared, call, data, kind, *, status, field):
+    for caller in ("admin", "auditor", "member"):  # 422 comes before 404 and 403
+        for path in (call, call.replace("mine", "none")):
+            answer = await shared.callers[caller].call(
+                "POST", path, data=data, headers={"Content-Type": kind}
+            )
+            assert (answer.status, answer.json.get("field")) == (status, field), (
+                f"{caller}: {answer}"
+            )
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [(b"{}", "application/json"), (b"", "text/plain"), (b"", ""), (None, "application/json")],
+)
+async def test_action_takes_an_empty_body(running, data, kind):
+    await running.provision("lab-1")
+    answer = await running.admin.call(
+        "POST", "/ices/lab-1/reprovision", data=data, headers={"Content-Type": kind}
+    )
+    assert answer.status == 200
+
+
+async def test_action_takes_an_empty_body_in_chunks(running):
+    async def nothing():
+        yield b""
+
+    await running.provision("lab-1")
+    assert (
+        await running.admin.call("POST", "/ices/lab-1/reprovision", data=nothing())
+    ).status == 200
+
+
 # --- roles -------------------------------------------------------------------------------------
 
 
@@ -564,18 +612,27 @@ async def test_log_has_the_address_that_trusted_proxies_tell(tmp_path, trusted, 
         assert event["address"] == address
 
 
-async def test_api_is_answered_with_and_without_the_prefix(tmp_path):
-    async with harness(tmp_path, server__public_url="https://example.org/ice") as running:
+@pytest.mark.parametrize("prefix", ["/ice", "/ices/x/operations"])
+async def test_api_is_answered_with_and_without_the_prefix(tmp_path, prefix):
+    async with harness(tmp_path, server__public_url=f"https://example.org{prefix}") as running:
         headers = {"Authorization": f"Bearer {running.admin.token}"}
-        for number, prefix in enumerate(("", "/ice")):
+        for number, used in enumerate(("", prefix)):
+            api = f"{running.url}{used}{API}"
+            name = "ices" if number else "lab"
+            body = {**NEW, "ice_name": name}
+            async with running.session.post(f"{api}/ices", headers=headers, json=body) as answer:
+                assert answer.headers["Location"] == f"{used}{API}/ices/{name}"
+                token = (await answer.json())["token"]
+            htu = f"https://example.org{prefix}/ice/v1"
+            await (await running.ice(token).connect(htu=htu)).close()
+            body = {"kind": "execute"}
             async with running.session.post(
-                f"{running.url}{prefix}{API}/ices",
-                headers=headers,
-                json={**NEW, "ice_name": f"lab-{number}"},
+                f"{api}/ices/{name}/operations", headers=headers, json=body
             ) as answer:
-                assert answer.headers["Location"] == f"{prefix}{API}/ices/lab-{number}"
-            _, _, text = await raw(running, "GET", f"{prefix}{API}/openapi.json")
-            assert json.loads(text)["servers"] == [{"url": prefix + API}]
+                operation = (await answer.json())["id"]
+                assert answer.headers["Location"] == f"{used}{API}/operations/{operation}"
+            _, _, text = await raw(running, "GET", f"{used}{API}/openapi.json")
+            assert json.loads(text)["servers"] == [{"url": used + API}]
 
 
 # --- the description ---------------------------------------------------------------------------

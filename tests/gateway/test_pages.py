@@ -1393,6 +1393,17 @@ async def test_login_form_of_an_odd_content_type(running, browse, kind):
     assert answer.status == 400
 
 
+@pytest.mark.parametrize("generation", [None, "", "x", "-1", "1.0", "\u0661", "9" * 5_000])
+async def test_generation_that_is_no_number_is_refused(running, root, generation):
+    await running.provision("lab-1")
+    seq = await last_seq(running)
+    fields = {} if generation is None else {"generation": generation}
+    assert (await root.post("ices/lab-1/reprovision", fields)).status == 422
+    assert await last_seq(running) == seq
+    assert (await root.post("ices/lab-1/reprovision", {"generation": "2"})).status == 409
+    assert (await root.post("ices/lab-1/reprovision", {"generation": "1"})).status == 200
+
+
 async def test_bulk_takes_as_many_as_the_api(running, root):
     names = [f"none-{number}" for number in range(10_000)]
     fields = {"action": "disconnect", "ice_names": names}

@@ -20,6 +20,7 @@ from gateway.admin.api.inputs import (
     encode_cursor,
     etag,
     if_match,
+    no_members,
     unwrap,
 )
 from gateway.admin.auth import actor, forbidden
@@ -184,6 +185,7 @@ async def disconnect(request: web.Request) -> web.Response:
 async def _renew(
     request: web.Request, act: Callable[[Actor, str, Expected], Awaitable[Issued | Problem]]
 ) -> web.Response:
+    await no_members(request)
     listed = await _find(request)
     _may_act(request)
     issued: Issued = unwrap(await act(actor(request), listed.ice.ice_name, if_match(request)))
@@ -197,6 +199,7 @@ async def _renew(
 async def _end(
     request: web.Request, act: Callable[[Actor, str, Expected], Awaitable[Done | Problem]]
 ) -> web.Response:
+    await no_members(request)
     listed = await _find(request)
     _may_act(request)
     done: Done = unwrap(await act(actor(request), listed.ice.ice_name, if_match(request)))

@@ -28,14 +28,34 @@ _TAG: Final = re.compile(r'"([1-9][0-9]{0,17})"')
 B = TypeVar("B")
 
 
+class NoMembers(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of the calls that are told all by their path; it may as well be left out."""
+
+
 async def body_as(request: web.Request, shape: type[B]) -> B:
     """The JSON body as `shape`. Raises `Refusal`."""
+    return _parsed(request, await _body(request), shape)
+
+
+async def no_members(request: web.Request) -> None:
+    """Take an empty body, or an object without members. Raises `Refusal`."""
+    if request.body_exists:
+        data = await _body(request)
+        if data:
+            _parsed(request, data, NoMembers)
+
+
+async def _body(request: web.Request) -> bytes:
     data = await read_body(request)
     # The body may have taken its time: who has lost their right meanwhile has none any more.
     caller = await recognise(request)
     if caller is None:
         raise Refusal(problem("unauthenticated"))
     request[CALLER] = caller
+    return data
+
+
+def _parsed(request: web.Request, data: bytes, shape: type[B]) -> B:
     too_complex = None
     try:
         check_json_input(data)

@@ -22,6 +22,7 @@ from gateway.admin.api.inputs import (
     body_as,
     decode_cursor,
     encode_cursor,
+    no_members,
     unwrap,
 )
 from gateway.admin.auth import actor, forbidden, recognise
@@ -102,7 +103,7 @@ async def create(request: web.Request) -> web.Response:
         await parts.operations.request(actor(request), listed.ice, wanted)
     )
     operation = await _end_of(parts, operation, wait)
-    base = request.path.partition("/ices/")[0]
+    base = request.path.rsplit("/", 3)[0]  # without /ices/NAME/operations
     [document] = await _documents([operation])
     return json_response(
         document,
@@ -179,6 +180,7 @@ async def show(request: web.Request) -> web.Response:
 
 async def cancel(request: web.Request) -> web.Response:
     """End an operation."""
+    await no_members(request)
     operation = await _find(request, to_operate=True)
     done: Operation = unwrap(await _parts(request).operations.cancel(actor(request), operation.id))
     return json_response(*await _documents([done]))

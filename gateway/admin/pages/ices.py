@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -237,7 +238,9 @@ async def act(request: web.Request) -> web.StreamResponse:
     may_act(request)
     action, fields = request.match_info["action"], await form(request)
     generation = fields.get("generation", "")
-    expected = frozenset({int(generation)}) if generation.isdecimal() else None
+    if not re.fullmatch("[0-9]{1,18}", generation):
+        raise Refusal(invalid("generation", "must be the number that the page has shown"))
+    expected = frozenset({int(generation)})
     done = await _actions(request)[action](actor(request, Via.PAGE), listed.ice.ice_name, expected)
     if isinstance(done, Problem):
         if done.code in ("stale", "wrong-status"):
