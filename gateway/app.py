@@ -44,12 +44,12 @@ from gateway.nodes import NODE_ACTIONS, NodeDesk
 from gateway.operations import OperationDesk
 from gateway.passwords import Passwords
 from gateway.presence import Presence
-from gateway.process import calm, ended, supervise
+from gateway.process import calm, cannot_listen, ended, supervise
 from gateway.progress import ProgressBook
 from gateway.provisioning import Provisioning
 from gateway.replay import Nonces
 from gateway.session import Session
-from gateway.settings import BadSetting, Settings, cannot_listen
+from gateway.settings import BadSetting, Settings
 from gateway.sockets import Share, listening
 from gateway.store.bell import Bell
 from gateway.store.engine import Engine
@@ -421,6 +421,7 @@ async def _listen(
         shutdown_timeout=_FINISH,
         keepalive=settings.server_keepalive,
         gates=gates.get,
+        headers={} if settings.hsts is None else {"Strict-Transport-Security": settings.hsts},
     )
     stack.push_async_callback(runner.cleanup)
     try:

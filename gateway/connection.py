@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import structlog
@@ -57,27 +58,32 @@ Gates = Callable[[str], Gate | None]
 """The gate of a path, if it has one."""
 
 
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What all connections of a server have in common; `headers` stand in every answer."""
+
+    gates: Gates
+    load_shedding: LoadShedding
+    headers: Mapping[str, str]
+
+
 class Connection(RequestHandler):
     """One connection; it ends when it is handed over to an ICE's session."""
 
     __slots__ = (
         "_asking",
-        "_gates",
         "_gone",
         "_head",
         "_malformed",
         "_patience",
         "_refusal",
         "authenticated",
-        "load_shedding",
+        "shared",
     )
 
-    def __init__(
-        self, manager: web.Server, gates: Gates, load_shedding: LoadShedding, **options: Any
-    ) -> None:
+    def __init__(self, manager: web.Server, shared: Shared, **options: Any) -> None:
         super().__init__(manager, **options)
-        self._gates = gates
-        self.load_shedding = load_shedding
+        self.shared = shared
         self.authenticated = False
         self._asking = False
         self._refusal: web.Response | None = None
@@ -95,7 +101,7 @@ class Connection(RequestHandler):
         self.transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass
         self._manager.connection_made(self, self.transport)
         self._await_head()
-        self.load_shedding.accepted(self, transport.get_extra_info("socket").fileno())
+        self.shared.load_shedding.accepted(self, transport.get_extra_info("socket").fileno())
 
     def _await_head(self) -> None:
         """Bound the time for a request's headers; between two requests aiohttp waits longer."""
@@ -142,12 +148,12 @@ class Connection(RequestHandler):
             or "Expect" in message.headers
         ):
             return None
-        gate = self._gates(message.path)
+        gate = self.shared.gates(message.path)
         return None if gate is None else self._be_asked(gate, Upgrade(message, self), message.path)
 
     async def _be_asked(self, gate: Gate, upgrade: Upgrade, path: str) -> None:
         # It is the gate's, which knows soon who it is.
-        self.load_shedding.forget(self)
+        self.shared.load_shedding.forget(self)
         # The timer that waited for the first bytes goes on for the answer: to make one is not for nothing.
         self._next_keepalive_close_time = self._loop.time() + REQUEST_TIMEOUT
         self._asking = True
@@ -165,7 +171,7 @@ class Connection(RequestHandler):
             refusal = problem_response(problem("internal"))
         self._asking = False
         if refusal is not None:
-            refusal.headers["Server"] = SERVER_NAME
+            refusal.headers.update(self.shared.headers)
             self._refusal = refusal
             await self.start()
 
@@ -206,12 +212,12 @@ class Connection(RequestHandler):
             self._keepalive_handle = None
         if self._refusal is not None:
             request_handler, self._refusal = _giving(self._refusal), None
-        self.load_shedding.served(self)
+        self.shared.load_shedding.served(self)
         answered = await super()._handle_request(request, start_time, request_handler)
         if self._malformed:
             await self._linger()
         if self._manager is not None:
-            self.load_shedding.idle(self)
+            self.shared.load_shedding.idle(self)
         return answered
 
     async def _linger(self) -> None:
@@ -245,7 +251,7 @@ class Connection(RequestHandler):
         """There is nobody left to wait for."""
         if self._asking and self._task_handler is not None and self.transport is not None:
             self._task_handler.cancel()  # a gate whose client is gone; not one that has handed it over
-        self.load_shedding.forget(self)
+        self.shared.load_shedding.forget(self)
         super().connection_lost(exc)
         self._stop_waiting()
         if self._gone is not None and not self._gone.done():
@@ -288,7 +294,7 @@ class Connection(RequestHandler):
             if not isinstance(exc, ConnectionError):
                 _log.error("unexpected error", address=request.remote, exc_info=exc)
             response = problem_response(problem("internal"))
-        response.headers["Server"] = SERVER_NAME
+        response.headers.update(self.shared.headers)
         response.force_close()
         return response
 
@@ -297,7 +303,7 @@ def mark_authenticated(request: web.BaseRequest) -> None:
     """The caller of this request is known: its connection is not cut while it is answered."""
     connection = request.protocol
     if isinstance(connection, Connection) and connection.transport is not None:
-        connection.load_shedding.authenticated(connection)
+        connection.shared.load_shedding.authenticated(connection)
 
 
 def _giving(response: web.Response) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:

@@ -7,7 +7,7 @@ import functools
 import os
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
 import structlog
@@ -15,7 +15,7 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from gateway import connection
-from gateway.connection import SERVER_NAME, Connection, Gates
+from gateway.connection import SERVER_NAME, Connection, Gates, Shared
 from gateway.errors import problem
 from gateway.load_shedding import LoadShedding
 from gateway.respond import problem_response, problems, screen
@@ -32,17 +32,14 @@ _log = structlog.get_logger()
 
 
 class _Server(web.Server):
-    def __init__(
-        self, made: web.Server, gates: Gates, load_shedding: LoadShedding, options: dict[str, Any]
-    ) -> None:
+    def __init__(self, made: web.Server, shared: Shared, options: dict[str, Any]) -> None:
         super().__init__(self._answer, request_factory=made.request_factory, **options)
         self._handler = made.request_handler
-        self._gates = gates
-        self.load_shedding = load_shedding
+        self.shared = shared
         self._options = options
 
     def __call__(self) -> RequestHandler:
-        return Connection(self, self._gates, self.load_shedding, loop=self._loop, **self._options)
+        return Connection(self, self.shared, loop=self._loop, **self._options)
 
     async def _answer(self, asked: web.BaseRequest) -> web.StreamResponse:
         """What the application answers, or a problem document that says why it does not."""
@@ -50,7 +47,7 @@ class _Server(web.Server):
         fault = screen(request)
         if fault is not None:
             response = problem_response(fault)
-            response.headers["Server"] = SERVER_NAME
+            response.headers.update(self.shared.headers)
             return response
         try:
             async with asyncio.timeout(connection.REQUEST_TIMEOUT) as timeout:
@@ -64,9 +61,8 @@ class _Server(web.Server):
             return problem_response(problem("unavailable", connection.NO_ANSWER))
 
 
-async def _begin(request: web.Request, response: web.StreamResponse) -> None:
+async def _begin(request: web.Request, _: web.StreamResponse) -> None:
     """The answer begins: from here on it is the client's reading that takes time."""
-    response.headers["Server"] = SERVER_NAME  # but not with which libraries of which versions
     timeout = request.get(_TIMEOUT)
     if timeout is not None:
         timeout.reschedule(None)
@@ -98,7 +94,7 @@ class _Site(web.TCPSite):
                     bound,
                     server,
                     self._ssl_context,
-                    server.load_shedding,
+                    server.shared.load_shedding,
                     at_once=DOORS,
                     handshake_timeout=connection.HEAD_TIMEOUT,
                     shutdown_timeout=_TLS_FAREWELL,
@@ -137,6 +133,7 @@ class Runner(web.AppRunner):
         shutdown_timeout: seconds for the requests in hand to finish.
         keepalive: seconds for which a connection may wait for its next request.
         gates: by path, what answers upgrades that do.
+        headers: stand in every answer, beside Server.
         options: those of aiohttp's connections, in place of ours.
     """
 
@@ -148,12 +145,18 @@ class Runner(web.AppRunner):
         shutdown_timeout: float,
         keepalive: float = connection.HEAD_TIMEOUT,
         gates: Gates = lambda _: None,
+        headers: Mapping[str, str] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(app, handle_signals=False, shutdown_timeout=shutdown_timeout)
         app.on_response_prepare.append(_begin)
-        self._gates = gates
-        self._load_shedding = load_shedding or LoadShedding()
+        app.on_response_prepare.append(self._set_headers)
+        self._shared = Shared(
+            gates,
+            load_shedding or LoadShedding(),
+            # Not which libraries of which versions serve it.
+            {"Server": SERVER_NAME, **(headers or {})},
+        )
         self._options = {
             "access_log": None,
             "keepalive_timeout": keepalive,
@@ -200,6 +203,8 @@ class Runner(web.AppRunner):
             await self.setup()
         await _Site(self, host, port, ssl_context=tls, backlog=BACKLOG, bound=bound).start()
 
+    async def _set_headers(self, _: web.Request, response: web.StreamResponse) -> None:
+        response.headers.update(self._shared.headers)
+
     async def _make_server(self) -> web.Server:
-        made = await super()._make_server()
-        return _Server(made, self._gates, self._load_shedding, self._options)
+        return _Server(await super()._make_server(), self._shared, self._options)

@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 
 from gateway.handles import BESIDE, raise_limit
+from gateway.settings import BadSetting, Settings
 
 try:
     import uvloop
@@ -105,3 +106,13 @@ async def ended(task: asyncio.Task[None]) -> None:
     """End a part, and wait until it has."""
     task.cancel()
     await asyncio.wait([task])
+
+
+def cannot_listen(settings: Settings, error: OSError) -> BadSetting:
+    """The fault of an address that is taken, or not this machine's."""
+    # Of asyncio's sentence, which names the address twice, the reason stands behind the last colon.
+    reason = (error.strerror or str(error)).rsplit(": ", 1)[-1]
+    return BadSetting(
+        f"cannot listen on {settings.server_host}:{settings.server_port}: {reason};"
+        " see server.host and server.port (--host, --port)"
+    )

@@ -29,13 +29,17 @@ Networks = Sequence[Network]
 _log = structlog.get_logger()
 
 
+DATA_HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+"""Of what is no page: nothing keeps it, and no browser takes it for a page."""
+
+
 def problem_response(refused: Problem) -> web.Response:
     """An RFC 9457 document; nothing of it may be cached."""
     return web.Response(
         status=refused.status,
         body=msgspec.json.encode(refused.document()),
         content_type="application/problem+json",
-        headers={"Cache-Control": "no-store", **refused.headers},
+        headers={**DATA_HEADERS, **refused.headers},
     )
 
 
@@ -47,7 +51,7 @@ def json_response(
         status=status,
         body=msgspec.json.encode(value),
         content_type="application/json",
-        headers={"Cache-Control": "no-store", **(headers or {})},
+        headers={**DATA_HEADERS, **(headers or {})},
     )
 
 

@@ -71,6 +71,7 @@ SETTINGS: Final = (
     Setting("server.tls_certificate", "", optional_path, "a PEM file, or empty"),
     Setting("server.tls_key", "", optional_path, "a PEM file, or empty"),
     Setting("server.keepalive", "75s", duration_between(1, 3600), f"{_DURATION}, from 1s to 1h"),
+    Setting("server.hsts", "0", lifetime, f"{_DURATION}, 36500d at most, or 0 for none"),
     Setting("server.workers", 1, integer(1, 64), "a number from 1 to 64"),
     Setting("server.insecure", default=False, parse=boolean, accepts="true or false"),
     Setting(
@@ -133,6 +134,7 @@ class Settings:
     server_tls_certificate: Path | None
     server_tls_key: Path | None
     server_keepalive: float
+    server_hsts: float
     server_workers: int
     server_insecure: bool
     database_url: str = field(repr=False)  # it may hold a password
@@ -218,6 +220,14 @@ class Settings:
         return warnings
 
     @property
+    def hsts(self) -> str | None:
+        """The Strict-Transport-Security header of answers (RFC 6797), where there is https at all."""
+        https = any(url.startswith("https:") for url in self.server_public_url)
+        if not (self.server_hsts and (https or self._speaks_tls)):
+            return None
+        return f"max-age={self.server_hsts:.0f}"
+
+    @property
     def _speaks_tls(self) -> bool:
         return self.server_tls_certificate is not None or self.server_tls_key is not None
 
@@ -233,16 +243,6 @@ class Settings:
         if all(url.scheme == "https" for url in urls):
             return None
         return f"server.host {self.server_host} is reachable from other machines by plain http"
-
-
-def cannot_listen(settings: Settings, error: OSError) -> BadSetting:
-    """The fault of an address that is taken, or not this machine's."""
-    # Of asyncio's sentence, which names the address twice, the reason stands behind the last colon.
-    reason = (error.strerror or str(error)).rsplit(": ", 1)[-1]
-    return BadSetting(
-        f"cannot listen on {settings.server_host}:{settings.server_port}: {reason};"
-        " see server.host and server.port (--host, --port)"
-    )
 
 
 def _is_loopback(host: str) -> bool:

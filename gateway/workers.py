@@ -27,9 +27,9 @@ from aiohttp import web
 from gateway.database_url import file_of
 from gateway.keyfile import KeyStore
 from gateway.listener import Runner
-from gateway.process import supervise
+from gateway.process import cannot_listen, supervise
 from gateway.respond import json_response
-from gateway.settings import BadSetting, Settings, cannot_listen
+from gateway.settings import BadSetting, Settings
 from gateway.sockets import Share, bind
 from gateway.store import proofs
 from gateway.store.engine import StoreRefused, StoreUnavailable

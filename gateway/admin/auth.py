@@ -26,6 +26,8 @@ from gateway.secret import Secret
 PUBLIC = "public"
 """How the names of routes begin that need no credentials."""
 COOKIE = "ice_login"
+SECURE_COOKIE = f"__Host-{COOKIE}"
+"""Its name over https: a browser takes it from no other host and from no plain http (RFC 6265bis section 4.1.3.2)."""
 FORM_TOKEN = "X-Form-Token"  # noqa: S105 - a header's name
 LIVE = "X-Live"
 """Marks what the page's script asks for because of news, not because of a person."""
@@ -72,9 +74,20 @@ async def recognise(request: web.Request, *, used: bool = True) -> Caller | None
     return caller
 
 
+def is_secure(request: web.Request) -> bool:
+    """Whether browsers reach this gateway by https, by its own TLS or a proxy's."""
+    public = request.config_dict[PARTS].public_urls
+    return request.secure or any(url.startswith("https:") for url in public)
+
+
+def cookie_name(request: web.Request) -> str:
+    """The name of the login's cookie; one that bears the other name is not believed."""
+    return SECURE_COOKIE if is_secure(request) else COOKIE
+
+
 def login_cookie(request: web.Request) -> Secret | None:
     """The value of the login's cookie, if the request brings one that could be ours."""
-    value = cookie(request.headers.getall("Cookie", ()), COOKIE)
+    value = cookie(request.headers.getall("Cookie", ()), cookie_name(request))
     return Secret(value) if value and value.isascii() else None
 
 

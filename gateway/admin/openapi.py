@@ -14,7 +14,7 @@ from gateway.admin.api.events import EventQuery
 from gateway.admin.api.ices import Bulk, IceQuery, NewIce
 from gateway.admin.api.inputs import NoMembers
 from gateway.admin.api.operations import NewOperation, OperationQuery, RequestQuery
-from gateway.admin.auth import COOKIE, FORM_TOKEN
+from gateway.admin.auth import COOKIE, FORM_TOKEN, SECURE_COOKIE
 from gateway.admin.describe import (
     BODY,
     REF,
@@ -30,6 +30,7 @@ from gateway.errors import CODES
 from gateway.event import ID_PATTERN
 from gateway.ice import NAME_PATTERN, NAME_RULE, IceType
 from gateway.operation import KEY_PATTERN
+from gateway.respond import DATA_HEADERS
 from gateway.store.accounts import MAX_USER_NAME
 
 _SHAPES: Final = (
@@ -393,7 +394,10 @@ def document() -> dict[str, Any]:
                     "type": "apiKey",
                     "in": "cookie",
                     "name": COOKIE,
-                    "description": f"The page's login; a change needs Origin and {FORM_TOKEN}, too",
+                    "description": (
+                        f"The page's login; over https its name is {SECURE_COOKIE}. A change needs"
+                        f" Origin and {FORM_TOKEN}, too"
+                    ),
                 },
             },
         },
@@ -410,5 +414,5 @@ async def handle(request: web.Request) -> web.Response:
     return web.Response(
         body=_encoded(request.path.removesuffix("/openapi.json")),
         content_type="application/json",
-        headers={"Cache-Control": "no-store"},
+        headers=DATA_HEADERS,
     )

@@ -17,7 +17,7 @@ from gateway.cli.users import ask_password
 from gateway.keyfile import KeyFileUnusable
 from gateway.roles import Role
 from gateway.secret import Secret
-from gateway.settings import BadSetting, Settings, cannot_listen
+from gateway.settings import BadSetting, Settings
 from gateway.store.engine import StoreRefused, StoreUnavailable
 
 
@@ -178,7 +178,7 @@ def _check_address(settings: Settings) -> None:
     try:
         socket.create_server((settings.server_host, settings.server_port)).close()
     except OSError as error:
-        raise cannot_listen(settings, error) from error
+        raise process.cannot_listen(settings, error) from error
 
 
 @click.command()

@@ -635,6 +635,48 @@ async def test_api_is_answered_with_and_without_the_prefix(tmp_path, prefix):
             assert json.loads(text)["servers"] == [{"url": used + API}]
 
 
+@pytest.mark.parametrize("url", ["https://example.org", "http://127.0.0.1:1"])
+async def test_every_answer_asks_for_https_where_it_is_set(tmp_path, url):
+    async with harness(tmp_path, server__public_url=url, server__hsts="1h") as running:
+        admin = {"Authorization": f"Bearer {running.admin.token}"}
+        answers = [
+            await raw(running, "GET", f"{API}/ices", admin),
+            await raw(running, "GET", f"{API}/ices"),
+            await raw(running, "GET", "/admin/login"),
+            await raw(running, "GET", "/admin/static/icon.svg"),
+            await raw(running, "GET", "/healthz"),
+            await raw(running, "GET", "/none"),
+            await raw(running, "GET", "/" * 100),
+            await raw(running, "GET", "/ice/v1"),
+            await raw(running, "GET", "/ice/v1", {"Upgrade": "websocket"}),
+            await raw(running, "GET", f"/?{'x' * 9_000}"),
+        ]
+        assert [status for status, *_ in answers] == [
+            200,
+            401,
+            200,
+            200,
+            200,
+            404,
+            404,
+            426,
+            400,
+            414,
+        ]
+        for _, headers, _ in answers:
+            told = headers.get("Strict-Transport-Security")
+            assert told == ("max-age=3600" if url.startswith("https") else None)
+
+
+@pytest.mark.parametrize(
+    "path", [f"{API}/ices", f"{API}/none", f"{API}/openapi.json", "/healthz", "/none", "/ice/v1"]
+)
+@changes_nothing
+async def test_no_browser_takes_an_answer_for_a_page(shared, path):
+    _, headers, _ = await raw(shared, "GET", path)
+    assert headers["X-Content-Type-Options"] == "nosniff"
+
+
 # --- the description ---------------------------------------------------------------------------
 
 

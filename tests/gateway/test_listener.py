@@ -140,7 +140,7 @@ async def test_client_that_reads_slowly_but_reads_is_served(monkeypatch):
 
 @pytest.mark.parametrize(("read", "goes_on"), [(READ_STEP, True), (READ_STEP - 1, False)])
 async def test_client_that_reads_has_time_for_as_long_as_it_reads_enough(read, goes_on):
-    connection = Connection(Mock(), lambda _: None, Mock(), loop=asyncio.get_running_loop())
+    connection = Connection(Mock(), Mock(), loop=asyncio.get_running_loop())
     transport = Mock()
     transport.get_write_buffer_size.return_value = LARGE - read
     connection._look(transport, LARGE)

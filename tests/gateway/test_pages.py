@@ -108,8 +108,36 @@ async def test_wrong_credentials_are_told_alike(running, browse, name, password)
 async def test_cookie_is_secure_where_the_public_url_is(tmp_path, browse):
     async with harness(tmp_path, server__public_url=["https://ice.example/gw"]) as running:
         await has_password(running, "root")
-        answer = await (await browse(running)).log_in()
-        assert "secure" in answer.headers["Set-Cookie"].lower()
+        browser = await browse(running)
+        answer = await browser.log_in()
+        name, _, rest = answer.headers["Set-Cookie"].partition("=")
+        assert name == "__Host-ice_login"
+        assert {"secure", "path=/"} < {part.strip().lower() for part in rest.split(";")}
+        assert "domain" not in rest.lower()
+        value = rest.partition(";")[0]
+        for name, status in (("__Host-ice_login", 200), ("ice_login", 302)):
+            answer = await browser.get("", headers={"Cookie": f"{name}={value}"})
+            assert answer.status == status, f"{name} gave {answer}"
+        headers = {
+            "Cookie": f"__Host-ice_login={value}",
+            "Origin": running.url,
+            FORM_TOKEN: await form_token(browser, value),
+        }
+        answer = await browser.send("POST", "logout", headers=headers)
+        forgotten = answer.headers["Set-Cookie"].lower()
+        assert forgotten.startswith("__host-ice_login=")
+        assert "secure" in forgotten, "or else browsers keep a cookie of this name"
+
+
+async def form_token(browser, cookie):
+    page = await browser.get("guide", headers={"Cookie": f"__Host-ice_login={cookie}"})
+    return re.search(r'name="form-token" content="(\w+)"', page.text)[1]
+
+
+async def test_over_plain_http_the_cookie_of_https_is_not_believed(running, root):
+    headers = {"Cookie": f"__Host-ice_login={root.cookie}"}
+    root.session.cookie_jar.clear()
+    assert (await root.get("", headers=headers)).status == 302
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import io
 import re
 from urllib.parse import urlencode
 
-from gateway.admin.auth import COOKIE, FORM_TOKEN
+from gateway.admin.auth import COOKIE, FORM_TOKEN, SECURE_COOKIE
 from gateway.roles import Role
 from gateway.secret import Secret
 from tests.support.harness import ADMIN, Answer
@@ -71,7 +71,8 @@ class Browser:
 
     @property
     def cookie(self):
-        return next((c.value for c in self.session.cookie_jar if c.key == COOKIE), None)
+        names = (COOKIE, SECURE_COOKIE)
+        return next((c.value for c in self.session.cookie_jar if c.key in names), None)
 
 
 async def has_password(running, name, role=Role.ADMIN, password=PASSWORD):

@@ -380,3 +380,19 @@ def test_where_tls_ends_at_a_proxy_it_is_asked_which(host):
 @pytest.mark.parametrize("urls", [[], ["http://localhost:8440/p"], ["http://[::1]:8440"]])
 def test_there_is_nothing_to_insist_on_within_one_machine(urls):
     assert exposure("127.0.0.1", urls, insecure=True) == exposure("127.0.0.1", urls) == []
+
+
+@pytest.mark.parametrize(
+    ("hsts", "more", "header"),
+    [
+        ("365d", {"public_url": [SECURE]}, "max-age=31536000"),
+        ("1.5s", {"public_url": [PLAIN, SECURE]}, "max-age=2"),
+        ("1h", {"tls_certificate": "pem", "tls_key": "key"}, "max-age=3600"),
+        ("365d", {"public_url": [PLAIN]}, None),
+        ("365d", {}, None),
+        ("0", {"public_url": [SECURE]}, None),
+    ],
+)
+def test_strict_transport_is_asked_for_where_there_is_https(hsts, more, header):
+    given = {"server.hsts": hsts, **{f"server.{name}": value for name, value in more.items()}}
+    assert load(None, {}, given).hsts == header

@@ -17,7 +17,7 @@ from gateway.admin.stream import Stream
 from gateway.errors import invalid, problem
 from gateway.event import Position
 from gateway.presence import News
-from gateway.respond import Refusal, json_response
+from gateway.respond import DATA_HEADERS, Refusal, json_response
 from gateway.store.engine import StoreUnavailable
 from gateway.store.events import EventFilter
 from gateway.store.sessions import Happening
@@ -78,10 +78,8 @@ async def stream(request: web.Request) -> web.StreamResponse:
     parts = request.config_dict[PARTS]
     if position is None:
         position = await parts.events.end()
-    response = EventSourceResponse(
-        headers={"X-Content-Type-Options": "nosniff"}, send_timeout=_SEND_TIMEOUT
-    )
-    response.headers["Cache-Control"] = "no-store"
+    response = EventSourceResponse(send_timeout=_SEND_TIMEOUT)
+    response.headers.update(DATA_HEADERS)
     if request.transport is None:
         return web.Response()  # the reader has gone meanwhile: nobody sees this
     reader = parts.streams.add(request[CALLER].user)

@@ -31,7 +31,7 @@ from gateway.errors import invalid, problem
 from gateway.ice import fold
 from gateway.operation import Operation, State
 from gateway.operations import Wanted
-from gateway.respond import Refusal, json_response
+from gateway.respond import DATA_HEADERS, Refusal, json_response
 from gateway.store.engine import StoreUnavailable
 from gateway.store.operations import OperationFilter
 
@@ -202,10 +202,8 @@ async def stream(request: web.Request) -> web.StreamResponse:
     """Send an operation's states, progress and result as they come; the stream ends with the result."""
     operation = await _find(request)
     parts, user = _parts(request), request[CALLER].user
-    response = EventSourceResponse(
-        headers={"X-Content-Type-Options": "nosniff"}, send_timeout=_SEND_TIMEOUT
-    )
-    response.headers["Cache-Control"] = "no-store"
+    response = EventSourceResponse(send_timeout=_SEND_TIMEOUT)
+    response.headers.update(DATA_HEADERS)
     if request.transport is None:
         return web.Response()  # the reader has gone meanwhile: nobody sees this
     if not parts.streams.sit_down(user):

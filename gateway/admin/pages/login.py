@@ -7,7 +7,7 @@ from typing import Final
 
 from aiohttp import web
 
-from gateway.admin.auth import COOKIE, PUBLIC, from_own_page, login_cookie, login_of
+from gateway.admin.auth import PUBLIC, cookie_name, from_own_page, is_secure, login_cookie, login_of
 from gateway.admin.pages.shell import form, parts, render, root
 from gateway.errors import problem
 from gateway.logins import NotLoggedIn
@@ -59,13 +59,12 @@ async def log_in(request: web.Request) -> web.StreamResponse:
         response.headers["Retry-After"] = str(math.ceil(verdict.wait))
         return response
     response = web.HTTPSeeOther(root(request))
-    secure = request.secure or any(url.startswith("https:") for url in parts(request).public_urls)
     response.set_cookie(
-        COOKIE,
+        cookie_name(request),
         verdict.cookie.reveal(),
         httponly=True,
         samesite="Strict",
-        secure=secure,
+        secure=is_secure(request),
         path="/",
     )
     raise response
@@ -77,5 +76,5 @@ async def log_out(request: web.Request) -> web.StreamResponse:
     if brought is not None:
         await parts(request).logins.log_out(brought)
     response = web.Response(headers={"HX-Redirect": f"{root(request)}login"})
-    response.del_cookie(COOKIE, path="/")
+    response.del_cookie(cookie_name(request), path="/", secure=is_secure(request))
     return response
