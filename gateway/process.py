@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import platform
 import resource
@@ -14,7 +15,7 @@ from typing import Any
 import structlog
 
 from gateway.handles import BESIDE, raise_limit
-from gateway.settings import BadSetting, Settings
+from gateway.settings import AddressUnavailable, BadSetting, Settings
 
 try:
     import uvloop
@@ -109,10 +110,11 @@ async def ended(task: asyncio.Task[None]) -> None:
 
 
 def cannot_listen(settings: Settings, error: OSError) -> BadSetting:
-    """The fault of an address that is taken, or not this machine's."""
+    """The fault of an address that is taken, not this machine's, or forbidden (which does not pass)."""
+    kind = BadSetting if error.errno in (errno.EACCES, errno.EPERM) else AddressUnavailable
     # Of asyncio's sentence, which names the address twice, the reason stands behind the last colon.
     reason = (error.strerror or str(error)).rsplit(": ", 1)[-1]
-    return BadSetting(
+    return kind(
         f"cannot listen on {settings.server_host}:{settings.server_port}: {reason};"
         " see server.host and server.port (--host, --port)"
     )

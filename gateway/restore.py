@@ -24,7 +24,7 @@ from gateway.keyfile import KeyFileUnusable
 from gateway.revived import Revived, all_good, revived
 from gateway.store import restored
 from gateway.store.copies import as_it_is, duplicate, mark, put, single, temporary
-from gateway.store.engine import Engine, Fetch, StoreRefused
+from gateway.store.engine import Engine, Fetch, StoreRefused, StoreRefusedForNow
 from gateway.store.restored import Waiting, waiting
 from gateway.store.setup import alone, released
 from gateway.store.sqlite import open_sqlite
@@ -137,7 +137,7 @@ async def _look(database: Path) -> _Present | None:
                     aside=() if waits is None else waits.aside,
                 )
         if not single(database):
-            raise StoreRefused(f"a command has {database} open: try again when it has ended")
+            raise StoreRefusedForNow(f"a command has {database} open: try again when it has ended")
     except sqlite3.Error:
         return _Present(sound=False)
     return present

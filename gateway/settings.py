@@ -40,6 +40,10 @@ class BadSetting(Exception):
     """A setting that cannot be used; the text is one line for a person."""
 
 
+class AddressUnavailable(BadSetting):
+    """An address that cannot be listened on now: another program has it, or the network is not up yet."""
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """One setting: its key in the TOML file, its default, how it is read, and what it accepts."""

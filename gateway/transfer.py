@@ -19,7 +19,14 @@ from gateway.chain import Head
 from gateway.database_url import shown
 from gateway.event import GENESIS
 from gateway.store.copies import AsItIs, as_it_is, mark
-from gateway.store.engine import Engine, Row, StoreRefused, StoreUnavailable, Tell
+from gateway.store.engine import (
+    Engine,
+    Row,
+    StoreRefused,
+    StoreRefusedForNow,
+    StoreUnavailable,
+    Tell,
+)
 from gateway.store.guard import sentence
 from gateway.store.lastseen import confirmed
 from gateway.store.postgres_setup import SERVE, connect, set_up, told
@@ -103,7 +110,7 @@ async def _move(source: AsItIs, url: str, clock: Clock, progress: Progress) -> M
         connection = await connect(url)
         try:
             if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", SERVE):
-                raise StoreRefused(f"a gateway serves {name}: stop it first")
+                raise StoreRefusedForNow(f"a gateway serves {name}: stop it first")
             async with connection.transaction():
                 for table in TABLES:
                     if await connection.fetchval(f"SELECT EXISTS (SELECT 1 FROM {table})"):

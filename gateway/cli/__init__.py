@@ -1,6 +1,12 @@
-"""The `ice-gateway` command: a file per noun. Exit status 0 done, 1 refused, 2 usage."""
+"""The `ice-gateway` command: a file per noun.
+
+Exit status 0 done, 1 refused or not written, 2 usage, 78 a setting or file that a person must mend.
+"""
 
 from __future__ import annotations
+
+import sys
+from typing import Any
 
 import click
 
@@ -8,6 +14,7 @@ from gateway import __version__
 from gateway.cli.api_tokens import api_tokens
 from gateway.cli.audit import audit
 from gateway.cli.backup import backup, restore
+from gateway.cli.common import refuse
 from gateway.cli.doctor import doctor
 from gateway.cli.ices import ices
 from gateway.cli.keys import keys
@@ -16,9 +23,27 @@ from gateway.cli.nodes import nodes
 from gateway.cli.operations import operations
 from gateway.cli.serve import demo, serve
 from gateway.cli.users import users
+from gateway.standard_streams import fill, give_up
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Group(click.Group):
+    """All commands, with standard streams that can be used."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        fill()
+        try:
+            return super().main(*args, **options)
+        except OSError as error:
+            # The help, say, on a full disk; what the commands themselves print or use they answer for.
+            for stream in (sys.stdout, sys.stderr):
+                if stream is not None:
+                    give_up(stream)
+            refuse(str(error))
+
+
+@click.group(
+    cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, prog_name="ice-gateway")
 def main() -> None:
     """Provision ICE agents, admit those with a genuine token, drop them when they are deregistered."""

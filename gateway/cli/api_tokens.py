@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import click
 
-from gateway.cli.common import Desk, json_option, on_database, show_json, show_table, unwrap
+from gateway.cli.common import (
+    Desk,
+    json_option,
+    note,
+    on_database,
+    say,
+    show_json,
+    show_table,
+    unwrap,
+)
 from gateway.setting_types import duration
 from gateway.store.accounts import ApiToken
 from gateway.times import to_text, to_text_or_none
@@ -48,8 +57,12 @@ async def create(
     made = unwrap(await desk.accounts.create_token(desk.actor, user, label, expires_in, ice_name))
     limit = "" if made.token.ice_name is None else f", for {made.token.ice_name} alone"
     expires = to_text_or_none(made.token.expireson) or "never"
-    click.echo(f"token {made.token.id} of {made.token.user}{limit}, expires: {expires}", err=True)
-    click.echo(made.secret.reveal())
+    note(f"token {made.token.id} of {made.token.user}{limit}, expires: {expires}")
+    say(
+        made.secret.reveal(),
+        done=f"token {made.token.id} of {made.token.user} is made",
+        remedy=f"it is lost: `ice-gateway api-tokens revoke {made.token.id}`, and create another",
+    )
 
 
 @api_tokens.command("list")

@@ -14,9 +14,10 @@ import click
 
 from gateway.audit import Audit
 from gateway.chain import Head
-from gateway.cli.common import Desk, json_option, on_database, refuse, show_json
+from gateway.cli.common import Desk, json_option, on_database, refuse, say, show_json
 from gateway.export import FORMATS, export
 from gateway.setting_types import duration
+from gateway.standard_streams import Unwritable, writing
 from gateway.store.events import EventFilter, Events
 from gateway.times import utc_now
 
@@ -69,7 +70,7 @@ async def head(desk: Desk, *, as_json: bool) -> None:
     if as_json:
         show_json({"seq": newest.seq, "digest": newest.digest})
     else:
-        click.echo(str(newest))
+        say(str(newest))
 
 
 @audit.command()
@@ -80,9 +81,8 @@ async def verify(desk: Desk, kept: Head | None) -> None:
     verdict = await _audit(desk).verify(kept)
     if verdict.fault is not None:
         refuse(verdict.fault)
-    click.echo(f"proven: {verdict.proven}")
-    if verdict.unproven:
-        click.echo(f"not proven: {verdict.unproven}")
+    unproven = f"\nnot proven: {verdict.unproven}" if verdict.unproven else ""
+    say(f"proven: {verdict.proven}{unproven}")
 
 
 @audit.command("export")
@@ -98,14 +98,14 @@ async def verify(desk: Desk, kept: Head | None) -> None:
 @on_database
 async def export_log(desk: Desk, name: str, output: Path) -> None:
     """Write all events, oldest first."""
+    named = "stdout" if str(output) == "-" else output
     try:
         with _opened(output) as file:
             async for part in export(Events(desk.engine.fetch), EventFilter(), name):
                 file.write(part)
-    except BrokenPipeError:
-        raise  # the reader has had enough: click ends quietly
+    except Unwritable as error:
+        refuse(f"{named} cannot be written: {error}")
     except OSError as error:
-        named = "stdout" if str(output) == "-" else output
         refuse(f"{named} cannot be written: {error.strerror}")
 
 
@@ -113,8 +113,9 @@ async def export_log(desk: Desk, name: str, output: Path) -> None:
 def _opened(output: Path) -> Iterator[BinaryIO]:
     """stdout, or a file for its owner alone: names and addresses are nobody else's business."""
     if str(output) == "-":
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
+        with writing(sys.stdout):
+            yield sys.stdout.buffer
+            sys.stdout.buffer.flush()
         return
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     with os.fdopen(os.open(output, flags, 0o600), "wb") as file:
@@ -140,6 +141,7 @@ async def prune(desk: Desk, keep: timedelta) -> None:
     if isinstance(pruned, str):
         refuse(pruned)
     if pruned.count:
-        click.echo(f"pruned {pruned.count} events, up to number {pruned.seq}")
+        told = f"pruned {pruned.count} events, up to number {pruned.seq}"
     else:
-        click.echo("no event is older than that")
+        told = "no event is older than that"
+    say(told, done=told)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -14,6 +15,7 @@ from gateway.cli.common import (
     on_database,
     refuse,
     run,
+    say,
     show_table,
     tell,
     who,
@@ -24,6 +26,7 @@ from gateway.restore import restore as put_back
 from gateway.settings import Settings
 from gateway.times import to_text, utc_now
 
+_RESTORED: Final = "the backup is restored, no ICE is admitted until `restore --confirm`"
 _folder = click.Path(file_okay=False, path_type=Path, resolve_path=True)
 
 
@@ -40,8 +43,11 @@ async def backup(desk: Desk, folder: Path) -> None:
         manifest = await back_up(desk.engine, place, folder, desk.actor, utc_now)
     except BackupRefused as error:
         refuse(str(error))
-    click.echo(f"backup of {manifest.at} in {folder}: schema {manifest.schema}")
-    click.echo(f"head of its audit log, to be kept elsewhere, too: {manifest.head}")
+    say(
+        f"backup of {manifest.at} in {folder}: schema {manifest.schema}\n"
+        f"head of its audit log, to be kept elsewhere, too: {manifest.head}",
+        done=f"the backup is in {folder}",
+    )
 
 
 @click.command()
@@ -78,7 +84,7 @@ async def _restore(settings: Settings, folder: Path) -> None:
     async with desk(settings) as opened:
         found = await review(opened.engine.fetch, utc_now())
         if found is not None:
-            _show(found)
+            _show(found, done=_RESTORED)
     tell(
         "no ICE is admitted until: ice-gateway restore --confirm --database"
         f" {settings.database_shown}"
@@ -87,13 +93,14 @@ async def _restore(settings: Settings, folder: Path) -> None:
 
 def _show_restored(done: Restored) -> None:
     manifest = done.manifest
-    click.echo(f"restored the backup of {manifest.at} (head of its audit log: {manifest.head})")
+    lines = [f"restored the backup of {manifest.at} (head of its audit log: {manifest.head})"]
     if done.database_aside is not None:
-        click.echo(f"the database that was there is now {done.database_aside}")
+        lines.append(f"the database that was there is now {done.database_aside}")
     if done.keys_aside is not None:
-        click.echo(
+        lines.append(
             f"the key file has the backup's keys, too; as it was it is now {done.keys_aside}"
         )
+    say("\n".join(lines), done=_RESTORED)
 
 
 async def _confirm(settings: Settings, *, yes: bool) -> None:
@@ -111,28 +118,29 @@ async def _confirm(settings: Settings, *, yes: bool) -> None:
                 refuse("nothing was confirmed: no ICE is admitted")
         if not await confirm(opened.engine, found, opened.actor, utc_now):
             refuse("somebody else has confirmed it meanwhile")
-    click.echo("confirmed: ICEs are admitted again")
+    say("confirmed: ICEs are admitted again", done="ICEs are admitted again")
 
 
-def _show(found: Review) -> None:
+def _show(found: Review, *, done: str = "") -> None:
     copied = to_text(found.waiting.copied)
     if found.reasons:
-        click.echo(
-            f"What was taken back after {copied} cannot be told: {'; '.join(found.reasons)}."
+        heading = (
+            f"What was taken back after {copied} cannot be told: {'; '.join(found.reasons)}.\n"
+            "So this is all that is good in the restored table:"
         )
-        click.echo("So this is all that is good in the restored table:")
     elif found.found:
-        click.echo(f"Taken back after {copied}, and good again in the restored table:")
+        heading = f"Taken back after {copied}, and good again in the restored table:"
     else:
-        click.echo(
-            f"Nothing was taken back after {copied}, as {' and '.join(found.compared)} shows."
-        )
+        heading = f"Nothing was taken back after {copied}, as {' and '.join(found.compared)} shows."
+    say(heading, done=done)
     if not found.found:
         return
     show_table(
         ("WHAT", "NAME", "NOW", "SINCE THEN"),
         [(item.what, item.name, item.now, item.since) for item in found.found],
+        done=done,
     )
-    click.echo(
-        "What must not come back: deregister (or reprovision), disable, revoke it. Then confirm."
+    say(
+        "What must not come back: deregister (or reprovision), disable, revoke it. Then confirm.",
+        done=done,
     )

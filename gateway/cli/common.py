@@ -23,21 +23,31 @@ from gateway.event import Actor, Via
 from gateway.keyfile import KeyFileUnusable, KeyStore
 from gateway.passwords import Passwords
 from gateway.provisioning import Provisioning
-from gateway.settings import BadSetting, Settings, load
-from gateway.store.engine import Engine, StoreRefused, StoreUnavailable
+from gateway.settings import AddressUnavailable, BadSetting, Settings, load
+from gateway.standard_streams import Unwritable, writing
+from gateway.store.engine import Engine, StoreRefused, StoreRefusedForNow, StoreUnavailable
 from gateway.store.opening import open_store
 from gateway.text import compact, pretty
 from gateway.times import utc_now
 
 R = TypeVar("R")
 _MAX_GROWTH: Final = 4
-_FAULTS = (BadSetting, KeyFileUnusable, StoreRefused, StoreUnavailable)
+FAULTS: Final = (BadSetting, KeyFileUnusable, StoreRefused, StoreUnavailable)
+"""Why nothing can be done with these settings, or not now."""
+MUST_MEND: Final = 78
+"""Exit status where a person must mend a setting or a file first: `EX_CONFIG` of sysexits.h."""
 
 
-def refuse(reason: str) -> NoReturn:
-    """End with status 1 and the reason on one line of stderr."""
-    click.echo(f"ice-gateway: {' '.join(reason.split())}", err=True)
-    sys.exit(1)
+def refuse(reason: str, status: int = 1) -> NoReturn:
+    """End with this status and the reason on one line of stderr."""
+    tell(" ".join(reason.split()))
+    sys.exit(status)
+
+
+def fail(fault: Exception) -> NoReturn:
+    """End because of one of `FAULTS`: status 1 where it may pass by itself, else 78."""
+    may_pass = isinstance(fault, AddressUnavailable | StoreRefusedForNow | StoreUnavailable)
+    refuse(str(fault), 1 if may_pass else MUST_MEND)
 
 
 def unwrap(value: R | Problem) -> R:
@@ -88,7 +98,30 @@ def who() -> Actor:
 
 def tell(sentence: str) -> None:
     """A line for the operator on stderr; stdout is the command's answer."""
-    click.echo(f"ice-gateway: {sentence}", err=True)
+    note(f"ice-gateway: {sentence}")
+
+
+def note(line: str) -> None:
+    """A line on stderr as it is. One that cannot be written stops nothing."""
+    with contextlib.suppress(Unwritable), writing(sys.stderr):
+        click.echo(line, err=True)
+
+
+def say(text: str, *, done: str = "", remedy: str = "") -> None:
+    """Print the command's answer on stdout. It ends with status 1 where that cannot be written.
+
+    Args:
+        text: what is printed.
+        done: what has been done all the same, as a sentence without its end.
+        remedy: what the operator can do about the loss, likewise.
+    """
+    try:
+        with writing(sys.stdout):
+            click.echo(text)
+    except Unwritable as error:
+        before = f"{done}, but " if done else ""
+        after = f"; {remedy}" if remedy else ""
+        refuse(f"{before}the output could not be written to stdout: {error}{after}")
 
 
 def settings_file(config: Path | None) -> Path | None:
@@ -103,7 +136,7 @@ def settings_from(config: Path | None, options: dict[str, object]) -> Settings:
     try:
         return load(settings_file(config), os.environ, given)
     except BadSetting as error:
-        refuse(str(error))
+        fail(error)
 
 
 def settings_options(command: Callable[..., R]) -> Callable[..., R]:
@@ -155,8 +188,8 @@ def run(work: Coroutine[Any, Any, R]) -> R:
     """Run a command's work; a fault of database, keys or settings is one line."""
     try:
         return asyncio.run(work)
-    except _FAULTS as error:
-        refuse(str(error))
+    except FAULTS as error:
+        fail(error)
     except UnicodeEncodeError:  # what the terminal sent came in as surrogates
         refuse("an argument is not UTF-8")
 
@@ -164,17 +197,19 @@ def run(work: Coroutine[Any, Any, R]) -> R:
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the API's objects.")
 
 
-def show_json(value: object) -> None:
-    """Print JSON, indented unless that made it several times as long: so deep JSON is for programs."""
+def show_json(value: object, *, done: str = "") -> None:
+    """Print JSON, indented unless that made it several times as long; `done` as for `say`."""
     encoded = msgspec.json.encode(value)
     text, complete = pretty(encoded, _MAX_GROWTH * len(encoded) + 10_000)
-    click.echo(text if complete else compact(encoded))
+    say(text if complete else compact(encoded), done=done)
 
 
-def show_table(headings: Sequence[str], rows: Sequence[Sequence[str | None]]) -> None:
-    """Print columns; a terminal sees a table, a pipe plain text parted by blanks."""
+def show_table(
+    headings: Sequence[str], rows: Sequence[Sequence[str | None]], *, done: str = ""
+) -> None:
+    """Print columns; a terminal sees a table, a pipe plain text parted by blanks. `done` as for `say`."""
     cells = [[value or "-" for value in row] for row in rows]
-    if sys.stdout.isatty():
+    if sys.stdout is not None and sys.stdout.isatty():
         from rich.box import SIMPLE_HEAD
         from rich.console import Console
         from rich.table import Table
@@ -185,10 +220,17 @@ def show_table(headings: Sequence[str], rows: Sequence[Sequence[str | None]]) ->
             table.add_column(heading)
         for row in cells:
             table.add_row(*(Text(value) for value in row))
-        Console().print(table)
+        console = Console()
+        with console.capture() as drawn:
+            console.print(table, end="")
+        say(drawn.get(), done=done)
         return
     lines = [list(headings), *cells]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for row in lines:
-        line = "  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True))
-        click.echo(line.rstrip())
+    say(
+        "\n".join(
+            "  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip()
+            for row in lines
+        ),
+        done=done,
+    )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from gateway.cli.common import json_option, refuse, settings_file, settings_options, show_json
+from gateway.cli.common import json_option, refuse, say, settings_file, settings_options, show_json
 from gateway.finding import Finding, Level, failed
 from gateway.settings import BadSetting, load
 from gateway.times import utc_now
@@ -26,8 +26,7 @@ def doctor(config: Path | None, database: str | None, *, as_json: bool) -> None:
     if as_json:
         show_json(findings)
     else:
-        for finding in findings:
-            click.echo(_line(finding))
+        say("\n".join(map(_line, findings)))
     bad = sum(finding.level is Level.FAILED for finding in findings)
     if bad:
         refuse(f"{bad} of {len(findings)} findings {'is' if bad == 1 else 'are'} FAILED")

@@ -12,6 +12,7 @@ from gateway.cli.common import (
     on_database,
     on_new_database,
     refuse,
+    say,
     show_json,
     show_table,
     unwrap,
@@ -19,7 +20,7 @@ from gateway.cli.common import (
 from gateway.documents import IceDocument, ice_document
 from gateway.errors import problem
 from gateway.ice import IceType, Status, fold
-from gateway.secret import Secret
+from gateway.provisioning import Issued
 from gateway.store.accounts import fold_user
 from gateway.store.ices import IceFilter, Ices, Listed
 
@@ -45,7 +46,7 @@ def ices() -> None:
 async def provision(desk: Desk, name: str, ice_type: str, user: str | None) -> None:
     """Provision an ICE and print its registration token, alone, this once."""
     issued = unwrap(await desk.provisioning.provision(desk.actor, name, IceType(ice_type), user))
-    _show_token(issued.token)
+    _show_token(issued)
 
 
 @ices.command("list")
@@ -112,13 +113,13 @@ async def show(desk: Desk, name: str, *, as_json: bool) -> None:
         show_json(document)
         return
     connection = document.connection
-    for field in document.__struct_fields__:
-        if field != "connection":
-            click.echo(f"{field:<15}{getattr(document, field) or '-'}")
-    click.echo(
-        f"{'connection':<15}"
-        + (f"since {connection.since} from {connection.address}" if connection else "-")
-    )
+    lines = [
+        f"{field:<15}{getattr(document, field) or '-'}"
+        for field in document.__struct_fields__
+        if field != "connection"
+    ]
+    connected = f"since {connection.since} from {connection.address}" if connection else "-"
+    say("\n".join([*lines, f"{'connection':<15}{connected}"]))
 
 
 @ices.command()
@@ -126,7 +127,7 @@ async def show(desk: Desk, name: str, *, as_json: bool) -> None:
 @on_database
 async def reprovision(desk: Desk, name: str) -> None:
     """Replace a token that was lost before registration, and print the new one."""
-    _show_token(unwrap(await desk.provisioning.reprovision(desk.actor, name)).token)
+    _show_token(unwrap(await desk.provisioning.reprovision(desk.actor, name)))
 
 
 @ices.command()
@@ -134,7 +135,7 @@ async def reprovision(desk: Desk, name: str) -> None:
 @on_database
 async def reregister(desk: Desk, name: str) -> None:
     """Let an ICE that crashed or moved register again, and print its new token."""
-    _show_token(unwrap(await desk.provisioning.reregister(desk.actor, name)).token)
+    _show_token(unwrap(await desk.provisioning.reregister(desk.actor, name)))
 
 
 @ices.command()
@@ -153,8 +154,13 @@ async def disconnect(desk: Desk, name: str) -> None:
     unwrap(await desk.provisioning.disconnect(desk.actor, name))
 
 
-def _show_token(token: Secret) -> None:
-    click.echo(token.reveal())
+def _show_token(issued: Issued) -> None:
+    name = issued.ice.ice_name
+    say(
+        issued.token.reveal(),
+        done=f"{name} is {issued.ice.status}",
+        remedy=f"its token is lost: `ice-gateway ices reprovision {name}` makes another",
+    )
 
 
 async def _documents(desk: Desk, found: list[Listed]) -> list[IceDocument]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from gateway.cli.common import Desk, json_option, on_database, refuse, show_json, show_table
+from gateway.cli.common import Desk, json_option, on_database, refuse, say, show_json, show_table
 from gateway.keys import KeyRefused, Keys
 from gateway.times import to_text_or_none, utc_now
 
@@ -55,7 +55,8 @@ async def list_keys(desk: Desk, *, as_json: bool) -> None:
 @on_database
 async def rotate(desk: Desk) -> None:
     """Add a key that opens tokens, and print its id; `promote` has it seal."""
-    click.echo(await _keys(desk).rotate(desk.actor))
+    kid = await _keys(desk).rotate(desk.actor)
+    say(kid, done="a key is added", remedy="`ice-gateway keys list` shows it")
 
 
 @keys.command()
@@ -76,6 +77,6 @@ async def retire(desk: Desk, key: str) -> None:
 
 def _unless_refused(done: str | KeyRefused | None) -> None:
     if isinstance(done, KeyRefused):
-        for ice_name in done.ices:
-            click.echo(ice_name)
+        if done.ices:
+            say("\n".join(done.ices), done=done.sentence)
         refuse(done.sentence)

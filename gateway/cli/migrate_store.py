@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from gateway.cli.common import refuse, run, tell, with_settings
+from gateway.cli.common import refuse, run, say, tell, with_settings
 from gateway.database_url import SERVERS, file_of
 from gateway.settings import Settings
 from gateway.times import utc_now
@@ -36,16 +36,18 @@ async def _move(path: Path, target: str) -> None:
     except ModuleNotFoundError as error:
         refuse(f"PostgreSQL needs {error.name}: pip install 'ice-gateway[postgres]'")
     total = sum(count(path).values())
-    with click.progressbar(length=total, label="moving", file=sys.stderr, show_pos=True) as bar:
+    with click.progressbar(
+        length=total, label="moving", file=sys.stderr, show_pos=True, hidden=not sys.stderr.isatty()
+    ) as bar:
 
         def progress(table: str, rows: int) -> None:
             bar.label = f"moving {table}"
             bar.update(rows)
 
         moved = await move(path, target, utc_now, tell, progress)
-    for table, rows in moved.counts.items():
-        click.echo(f"{rows:>9,} rows of {table}")
-    click.echo(f"audit log verified, head {moved.head}" if moved.head else "the audit log is empty")
+    lines = [f"{rows:>9,} rows of {table}" for table, rows in moved.counts.items()]
+    head = f"audit log verified, head {moved.head}" if moved.head else "the audit log is empty"
+    say("\n".join([*lines, head]), done=f"all of {path} is moved")
     tell(
         f"{path} stays, and is marked as a copy: no gateway on it admits anybody until"
         " `ice-gateway restore --confirm`"

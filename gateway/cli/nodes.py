@@ -7,6 +7,7 @@ import click
 from gateway.cli.common import (
     Desk,
     on_database,
+    say,
     show_json,
     show_table,
     tell,
@@ -73,11 +74,12 @@ async def _set(desk: Desk, name: str, *, draining: bool) -> None:
     done = unwrap(await _nodes(desk).set_draining(desk.actor, name, draining=draining))
     again = "" if done.changed else " already"
     if not draining:
-        click.echo(f"{name} serves{again}")
+        told = f"{name} serves{again}"
     elif done.others:
-        click.echo(f"{name} is drained{again}: its ICEs go to the other nodes")
+        told = f"{name} is drained{again}: its ICEs go to the other nodes"
     else:
-        click.echo(f"{name} is drained{again}; no other node serves, so its ICEs wait")
+        told = f"{name} is drained{again}; no other node serves, so its ICEs wait"
+    say(told, done=told)
 
 
 def _nodes(desk: Desk) -> NodeDesk:

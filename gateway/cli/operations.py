@@ -20,6 +20,7 @@ from gateway.cli.common import (
     json_option,
     on_database,
     refuse,
+    say,
     show_json,
     show_table,
     tell,
@@ -38,10 +39,19 @@ from gateway.times import utc_now
 _LOOK_EVERY: Final = 0.2
 """Seconds between two looks at an operation that is followed."""
 _PAGE: Final = 200
+_MAX_REASON: Final = 1000
+"""Characters of an operation's error that are told."""
 _INTERRUPTED: Final = 130
 _AWARE: Final[Any] = Annotated[datetime, msgspec.Meta(tz=True)]
 _KINDS: Final = click.Choice([kind.value for kind in OperationKind])
 _STATES: Final = click.Choice([state.value for state in State])
+
+
+class _Error(msgspec.Struct):
+    """An operation's error as it should be."""
+
+    code: str
+    message: str
 
 
 class _Moment(click.ParamType[datetime]):
@@ -79,11 +89,6 @@ class _Json(click.ParamType[bytes]):
         except (UnicodeError, NotJson):
             self.fail("has to be JSON", param, ctx)
         return text
-
-
-class _Error(msgspec.Struct):
-    code: str
-    message: str
 
 
 @click.group()
@@ -126,12 +131,13 @@ async def run(
     if follow:
         tell(f"operation {operation.id}")
         operation = await _follow(desk, operation)
+    done = f"operation {operation.id} is {operation.state}"
     if as_json:
-        show_json(operation_document(operation))
+        show_json(operation_document(operation), done=done)
     elif not follow:
-        click.echo(operation.id)
+        say(operation.id, done=done)
     elif operation.state is State.SUCCEEDED:
-        show_json(operation_document(operation).result)
+        show_json(operation_document(operation).result, done=done)
     if follow and operation.state is not State.SUCCEEDED:
         refuse(_reason(operation))
 
@@ -193,11 +199,13 @@ async def show(desk: Desk, operation_id: str, *, as_json: bool) -> None:
     if as_json:
         show_json(document)
         return
+    lines = []
     for field in document.__struct_fields__:
         value = getattr(document, field)
         if not (value is None or isinstance(value, str)):
             value = printable(msgspec.json.encode(value).decode())
-        click.echo(f"{field:<15}{value or '-'}")
+        lines.append(f"{field:<15}{value or '-'}")
+    say("\n".join(lines))
 
 
 @operations.command()
@@ -219,10 +227,11 @@ def _reason(operation: Operation) -> str:
         return f"the operation has {operation.state}"
     try:
         error = msgspec.json.decode(operation.error, type=_Error)
-    except (msgspec.DecodeError, RecursionError):  # an older version took any JSON
-        return f"the operation has {operation.state}"
-    message = " ".join(error.message.split())
-    return printable(f"{operation.state}: {error.code}: {message}")
+        said = f"{error.code}: {error.message}"
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):  # an ICE may have said anything
+        said = operation.error.decode(errors="replace")
+    line = printable(" ".join(said.split()))
+    return f"{operation.state}: {line if len(line) <= _MAX_REASON else line[:_MAX_REASON] + '…'}"
 
 
 async def _follow(desk: Desk, operation: Operation) -> Operation:

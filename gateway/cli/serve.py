@@ -12,13 +12,11 @@ from pathlib import Path
 import click
 
 from gateway import __version__, process
-from gateway.cli.common import desk, refuse, settings_from, unwrap
+from gateway.cli.common import FAULTS, desk, fail, refuse, settings_from, unwrap
 from gateway.cli.users import ask_password
-from gateway.keyfile import KeyFileUnusable
 from gateway.roles import Role
 from gateway.secret import Secret
-from gateway.settings import BadSetting, Settings
-from gateway.store.engine import StoreRefused, StoreUnavailable
+from gateway.settings import Settings
 
 
 @click.command()
@@ -63,8 +61,8 @@ def serve(
         settings.check_exposure()
         anybody = _first_admin(settings)
         process.run(run(settings, anybody=anybody))
-    except (BadSetting, KeyFileUnusable, StoreRefused, StoreUnavailable) as error:
-        refuse(str(error))
+    except FAULTS as error:
+        fail(error)
 
 
 async def _serve(settings: Settings, *, anybody: bool) -> None:

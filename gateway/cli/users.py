@@ -13,6 +13,7 @@ from gateway.cli.common import (
     on_database,
     on_new_database,
     refuse,
+    say,
     show_json,
     show_table,
     unwrap,
@@ -110,9 +111,8 @@ async def disable(desk: Desk, name: str) -> None:
     """End a user's logins and API tokens at once; names the ICEs tagged to them."""
     user, tagged = unwrap(await desk.accounts.disable(desk.actor, name))
     if tagged:
-        click.echo(f"ICEs tagged to {user.name}, which go on until they are deregistered:")
-    for ice_name in tagged:
-        click.echo(ice_name)
+        heading = f"ICEs tagged to {user.name}, which go on until they are deregistered:"
+        say("\n".join([heading, *tagged]), done=f"{user.name} is disabled")
 
 
 @users.command("set-role")

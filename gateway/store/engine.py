@@ -47,6 +47,10 @@ class StoreRefused(Exception):
     """The database cannot be used at all (newer, foreign, served already); the text says why."""
 
 
+class StoreRefusedForNow(StoreRefused):
+    """It is held by another process, or its server is no primary yet: that may pass by itself."""
+
+
 class Appended:
     """An event that goes into the log with its transaction; `seq` is there once that is committed."""
 

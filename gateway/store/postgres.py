@@ -21,7 +21,7 @@ from gateway.store.engine import (
     OutcomeUnknown,
     Row,
     StoreLocked,
-    StoreRefused,
+    StoreRefusedForNow,
     StoreUnavailable,
     T,
     Tell,
@@ -209,7 +209,7 @@ class PostgresEngine:
             self._node,
         ):
             if asyncio.get_running_loop().time() >= until:
-                error = StoreRefused if self._seq is None else StoreUnavailable
+                error = StoreRefusedForNow if self._seq is None else StoreUnavailable
                 raise error(
                     f"another gateway serves {self.name} as the node {self._node} already: stop it, or set"
                     " node.name to another name"

@@ -16,7 +16,14 @@ import msgspec
 
 from gateway.database_url import shown
 from gateway.store import migrations_postgres
-from gateway.store.engine import Fetch, Row, StoreRefused, StoreUnavailable, Tell
+from gateway.store.engine import (
+    Fetch,
+    Row,
+    StoreRefused,
+    StoreRefusedForNow,
+    StoreUnavailable,
+    Tell,
+)
 
 PATIENCE: Final = 10.0
 """Seconds to connect."""
@@ -159,9 +166,9 @@ async def _check(connection: asyncpg.Connection, url: str) -> None:
     if major < OLDEST:
         raise StoreRefused(f"{name} is PostgreSQL {major}: {OLDEST} or newer is needed")
     if await connection.fetchval("SELECT pg_is_in_recovery()"):
-        raise StoreRefused(f"{name} is a read-only replica: name the primary in database.url")
+        raise StoreRefusedForNow(f"{name} is a read-only replica: name the primary in database.url")
     if await connection.fetchval("SELECT current_setting('transaction_read_only')") == "on":
-        raise StoreRefused(f"{name} is read-only: see default_transaction_read_only")
+        raise StoreRefusedForNow(f"{name} is read-only: see default_transaction_read_only")
     encoding = await connection.fetchval("SELECT current_setting('server_encoding')")
     if encoding != "UTF8":
         raise StoreRefused(f"{name} has the encoding {encoding}: make one with UTF8")

@@ -18,7 +18,7 @@ from typing import Final
 from gateway.files import network_file_system, own
 from gateway.store import migrations
 from gateway.store.copies import APPLICATION_ID, copy, mark, pragma, put, temporary
-from gateway.store.engine import StoreRefused, StoreUnavailable, Tell
+from gateway.store.engine import StoreRefused, StoreRefusedForNow, StoreUnavailable, Tell
 from gateway.store.guard import sentence
 from gateway.times import utc_now
 
@@ -60,7 +60,7 @@ def held(path: Path) -> Iterator[int]:
     """
     with lock(path, "serve", patience=_TAKE_OVER) as handle:
         if handle is None:
-            raise StoreRefused(
+            raise StoreRefusedForNow(
                 f"another gateway already serves {path}; stop it, or name another --database"
             )
         yield handle
@@ -88,9 +88,9 @@ def alone(path: Path, *, why: str) -> Iterator[None]:
     """Let no gateway serve the database, and no command open it, meanwhile. Raises `StoreRefused`."""
     with lock(path, "serve", patience=0) as unserved, lock(path, "setup", patience=1) as mine:
         if unserved is None:
-            raise StoreRefused(f"a gateway serves {path}: stop it {why}")
+            raise StoreRefusedForNow(f"a gateway serves {path}: stop it {why}")
         if mine is None:
-            raise StoreRefused(f"another process is opening {path}: try again")
+            raise StoreRefusedForNow(f"another process is opening {path}: try again")
         yield
 
 
@@ -182,7 +182,7 @@ def _bring_up(connection: sqlite3.Connection, path: Path, *, serving: bool, tell
             connection.execute("PRAGMA journal_mode=WAL")  # a copy comes without
         return
     if version and not serving and is_served(path):
-        raise StoreRefused(
+        raise StoreRefusedForNow(
             f"a gateway of an older version serves {path} (schema {version}, this one has {newest}):"
             " stop it first"
         )

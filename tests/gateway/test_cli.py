@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import getpass
 import json
+import os
 import re
 import socket
 import sqlite3
+import subprocess
 
 import argon2
 import click
@@ -15,13 +17,15 @@ import pytest
 from click.testing import CliRunner
 
 from gateway.cli import main
-from gateway.cli.common import desk
+from gateway.cli.common import MUST_MEND, desk
 from gateway.event import Actor, Via
 from gateway.keyfile import KeyStore
 from gateway.roles import Role
 from gateway.secret import Secret
 from gateway.settings import load
 from gateway.times import to_text, utc_now
+from tests.support import served
+from tests.support.ice import PATIENCE
 
 EXISTS = "ICE Provision Failed! ICE Name or User already exists"
 TOKEN = re.compile(r"eyJ[\w-]+\.\.[\w-]+\.[\w-]+\.[\w-]+\n")
@@ -116,9 +120,9 @@ def cli(tmp_path, monkeypatch):
     return Cli(tmp_path)
 
 
-def expect_refused(result, *words):
-    """Status 1, nothing on stdout, the reason on one line of stderr."""
-    assert result.exit_code == 1, f"expected a refusal, got {result.exit_code}: {result.output}"
+def expect_refused(result, *words, status=1):
+    """This status, nothing on stdout, the reason on one line of stderr."""
+    assert result.exit_code == status, f"expected {status}, got {result.exit_code}: {result.output}"
     assert result.stdout == ""
     assert re.fullmatch(r"ice-gateway: .+\n", result.stderr), f"not one line: {result.stderr!r}"
     for word in words:
@@ -633,7 +637,7 @@ def test_bad_settings_file_is_refused(cli, text, words):
         cli.at("users", "list", env={"ICE_GATEWAY_CONFIG": "gateway.toml"}),
         cli.at("serve", "--config", "gateway.toml"),
     ):
-        expect_refused(result, *words)
+        expect_refused(result, *words, status=MUST_MEND)
 
 
 @pytest.mark.parametrize(
@@ -646,7 +650,8 @@ def test_bad_settings_file_is_refused(cli, text, words):
     ],
 )
 def test_bad_variable_is_refused_by_name(cli, variable, value):
-    expect_refused(cli.run("users", "list", env={variable: value}), variable)
+    result = cli.run("users", "list", env={variable: value})
+    expect_refused(result, variable, status=MUST_MEND)
 
 
 @pytest.mark.parametrize(
@@ -672,7 +677,7 @@ def test_unusable_database_is_refused(cli, url, word):
     newer.execute("PRAGMA user_version = 999")
     newer.close()
     result = cli.run("users", "list", "--database", url.replace("{}", str(cli.folder)))
-    expect_refused(result, word)
+    expect_refused(result, word, status=1 if word == "cannot be opened" else MUST_MEND)
 
 
 def test_locked_database_is_refused(cli, monkeypatch):
@@ -736,7 +741,8 @@ def test_argument_that_is_not_utf_8_is_refused(cli, args):
 )
 def test_only_who_needs_a_new_database_makes_one(cli, args):
     """Somebody in the wrong folder is told so, instead of shown an empty table."""
-    expect_refused(cli.at(*args.split()), f"there is no database {cli.path}")
+    result = cli.at(*args.split())
+    expect_refused(result, f"there is no database {cli.path}", status=MUST_MEND)
     assert list(cli.folder.iterdir()) == [], "nothing was expected to be made"
 
 
@@ -744,3 +750,98 @@ def test_version_is_told(cli):
     result = cli.run("--version")
     assert (result.exit_code, result.stderr) == (0, "")
     assert re.fullmatch(r"ice-gateway, version \d+\.\d+\.\d+\n", result.stdout)
+
+
+# --- stdout that cannot be written ---------------------------------------------------------------
+
+
+def told(cli, stdout, *args, stderr=subprocess.PIPE):
+    """A command as a process with such a stdout; its exit status and stderr."""
+    full = stdout == "full"
+    reading, writing = os.pipe()
+    os.close(reading)
+    script = 'exec "$@" >&-' if stdout == "closed" else 'exec "$@"'
+    with open("/dev/full", "w") as device:  # noqa: PTH123
+        done = subprocess.run(
+            ["/bin/sh", "-c", script, "sh", *served.command(*args, "--database", cli.url)],
+            env=served.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=device if full else writing,
+            stderr=device if stderr == "full" else stderr,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+    os.close(writing)
+    return done.returncode, done.stderr
+
+
+REASONS = {
+    "full": "No space left on device",
+    "closed": "Bad file descriptor",
+    "broken": "Broken pipe",
+}
+
+
+@pytest.mark.parametrize("stdout", REASONS)
+def test_token_that_cannot_be_printed_is_said_to_be_lost(cli, stdout):
+    reason = f"the output could not be written to stdout: {REASONS[stdout]}"
+    lost = "its token is lost: `ice-gateway ices reprovision lab-1` makes another"
+    for args in (("provision", "lab-1", "--type", "ci-cd"), ("reprovision", "lab-1")):
+        status, said = told(cli, stdout, "ices", *args)
+        assert status == 1, said
+        assert said == f"ice-gateway: lab-1 is provisioned, but {reason}; {lost}\n"
+    assert cli.json("ices", "show", "lab-1")["generation"] == 2, "it was done all the same"
+    cli.done("users", "add", "bob", "--role", "admin", "--no-password")
+    status, said = told(cli, stdout, "api-tokens", "create", "--user", "bob", "--name", "x")
+    [token] = cli.json("api-tokens", "list")
+    assert status == 1
+    assert said.splitlines()[1] == (
+        f"ice-gateway: token {token['id']} of bob is made, but {reason}; it is lost:"
+        f" `ice-gateway api-tokens revoke {token['id']}`, and create another"
+    )
+
+
+@pytest.mark.parametrize("stdout", REASONS)
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("users", "list"),
+        ("ices", "list", "--json"),
+        ("api-tokens", "list"),
+        ("audit", "verify"),
+        ("doctor",),
+    ],
+    ids=" ".join,
+)
+def test_output_that_cannot_be_written_is_a_failure(cli, stdout, args):
+    cli.make()
+    assert told(cli, stdout, *args) == (
+        1,
+        f"ice-gateway: the output could not be written to stdout: {REASONS[stdout]}\n",
+    )
+
+
+@pytest.mark.parametrize("stdout", REASONS)
+def test_export_that_cannot_be_written_is_a_failure(cli, stdout):
+    cli.done("ices", "provision", "lab-1", "--type", "ci-cd")
+    said = f"ice-gateway: stdout cannot be written: {REASONS[stdout]}\n"
+    assert told(cli, stdout, "audit", "export") == (1, said)
+
+
+def test_what_is_done_does_not_depend_on_stderr(cli):
+    cli.done("users", "add", "bob", "--role", "admin", "--no-password")
+    create = ("api-tokens", "create", "--user", "bob", "--name", "x", "--database", cli.url)
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run(
+            served.command(*create),
+            env=served.environment(),
+            stdout=subprocess.PIPE,
+            stderr=full,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+    assert done.returncode == 0, "what is lost was a remark"
+    assert API_TOKEN.fullmatch(done.stdout)
+    assert told(cli, "full", "users", "list", stderr="full") == (1, None)

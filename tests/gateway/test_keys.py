@@ -157,7 +157,7 @@ async def depend(master):
 
 @pytest.mark.sqlite  # the nodes of a fleet have a key file from the start
 async def test_what_cannot_be_done_is_said(running, command):
-    none = await command("list", status=1)
+    none = await command("list", status=78)
     assert "there is no key file" in none.stderr
     await running.provision("ci-1", "ci-cd")
     seals = ring(running).seals

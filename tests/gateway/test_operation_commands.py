@@ -199,6 +199,31 @@ async def test_a_followed_operation_that_fails_is_status_1_and_a_line(running):
     assert done.stderr.endswith("ice-gateway: failed: not-run: it said: \\x1b[2J\n"), done.stderr
 
 
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        ("null", "null"),
+        ('"it\\nbroke"', '"it\\nbroke"'),
+        ("[1, {}]", "[1, {}]"),
+        ('{"code": 7, "message": ["x"]}', '{"code": 7, "message": ["x"]}'),
+        ('{"message": "no code"}', '{"message": "no code"}'),
+        (f'"{"x" * 2000}"', f'"{"x" * 999}…'),
+        ("[" * 50_000 + "]" * 50_000, "[" * 1000 + "…"),
+    ],
+    ids=lambda value: value[:12],
+)
+async def test_whatever_an_ice_said_is_a_line(running, error, says):
+    ice = await connected(running)
+    key = ("--idempotency-key", "one")
+    await one_id(running, *key)
+    await finished(ice, await take(ice), "failed", error={"code": "x", "message": "y"})
+    await running.gateway.engine.write(
+        lambda transaction: transaction.run("UPDATE ice_operations SET error = $1", error)
+    )
+    done = await running.command(*RUN, *key, "--follow", status=1)
+    assert done.stderr.splitlines()[-1] == f"ice-gateway: failed: {says}"
+
+
 async def test_followed_as_json_prints_the_document_also_of_a_failure(running):
     ice = await connected(running)
     following = asyncio.create_task(running.command(*RUN, "--follow", "--json", status=1))

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives import serialization
 
 from gateway.app import run_gateway
 from gateway.cli import main
-from gateway.cli.common import desk
+from gateway.cli.common import MUST_MEND, desk
 from gateway.ice import IceType
 from gateway.roles import Role
 from gateway.settings import BadSetting, load
@@ -116,11 +116,11 @@ def refused(tmp_path, monkeypatch):
         if name.startswith("ICE_GATEWAY_"):
             monkeypatch.delenv(name)
 
-    def run(*args, **env):
+    def run(*args, status=MUST_MEND, **env):
         options = ("--port", "0", "--database", f"sqlite:///{tmp_path}/ice.db")
         env = {"ICE_GATEWAY_METRICS__LISTEN": "", **env}
         result = CliRunner(catch_exceptions=False).invoke(main, ["serve", *options, *args], env=env)
-        assert result.exit_code == 1, f"serve {args} must be refused: {result.output}"
+        assert result.exit_code == status, f"serve {args} must be refused: {result.output}"
         assert re.fullmatch(r"ice-gateway: .+\n", result.stderr), (
             f"one line must say why, got {result.stderr!r}"
         )
@@ -178,7 +178,7 @@ def test_public_url_must_be_one(refused, url):
 
 
 def test_port_that_is_taken_is_refused(refused, taken):
-    said = refused("--port", str(taken))
+    said = refused("--port", str(taken), status=1)
     assert "server.port" in said
     assert str(taken) in said
 
@@ -208,7 +208,7 @@ def test_damaged_database_is_refused(refused, tmp_path):
     asyncio.run(make())
     content = path.read_bytes()
     path.write_bytes(content[:4096] + bytes(len(content) - 4096))
-    said = refused()
+    said = refused(status=1)
     assert f"the database {path} cannot be" in said
     assert "restore a backup" in said
 

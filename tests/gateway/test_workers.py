@@ -234,7 +234,7 @@ def test_what_a_worker_refuses_the_parent_says(tmp_path):
     }
     database = str(tmp_path / "ice.db")
     done = refused("serve", "--workers", "2", "--port", "0", "--database", database, **settings)
-    assert done.returncode == 1
+    assert done.returncode == 78
     [line] = [line for line in done.stderr.splitlines() if line.startswith("ice-gateway: ")][-1:]
     assert "server.tls_certificate" in line
 

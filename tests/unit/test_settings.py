@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import tomllib
 from datetime import timedelta
@@ -10,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from gateway.process import cannot_listen
 from gateway.setting_types import duration
-from gateway.settings import SETTINGS, BadSetting, load
+from gateway.settings import SETTINGS, AddressUnavailable, BadSetting, load
 from gateway.times import later, utc_now
 
 DOCUMENTED = Path(__file__).parents[2] / "config" / "gateway.toml"
@@ -396,3 +399,20 @@ def test_there_is_nothing_to_insist_on_within_one_machine(urls):
 def test_strict_transport_is_asked_for_where_there_is_https(hsts, more, header):
     given = {"server.hsts": hsts, **{f"server.{name}": value for name, value in more.items()}}
     assert load(None, {}, given).hsts == header
+
+
+# --- addresses that cannot be had ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (errno.EADDRINUSE, AddressUnavailable),
+        (errno.EADDRNOTAVAIL, AddressUnavailable),
+        (errno.EACCES, BadSetting),
+    ],
+)
+def test_an_address_that_may_be_free_later_is_told_from_one_that_is_forbidden(number, kind):
+    fault = cannot_listen(load(None, {}), OSError(number, os.strerror(number)))
+    assert type(fault) is kind
+    assert str(fault).startswith(f"cannot listen on 127.0.0.1:8440: {os.strerror(number)};")

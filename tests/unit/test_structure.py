@@ -45,6 +45,7 @@ FLOORS = [
         "gateway.sockets",
         "gateway.watches",
         "gateway.setting_types",
+        "gateway.standard_streams",
         "gateway.lease",
     ],
     ["gateway.settings"],
