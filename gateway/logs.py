@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import logging
@@ -10,12 +9,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Final, TextIO, cast
+from typing import Any, Final
 
 import msgspec
 import structlog
 from structlog.typing import EventDict
 
+from gateway.standard_streams import DecoupledStream
 from gateway.text import printable
 from gateway.times import to_text, utc_now
 
@@ -30,7 +30,7 @@ MAX_TRACEBACK: Final = 20_000
 
 
 def configure(form: str, level: str, node: str | None = None) -> None:
-    """Set up logging for this process; `form` is auto, json or text.
+    """Set up logging for this process; `form` is auto, json or text. stderr is to be decoupled already.
 
     `node` stands in each line where several processes write to one log.
     """
@@ -44,14 +44,23 @@ def configure(form: str, level: str, node: str | None = None) -> None:
     )
     rendering: list[Any] = [_plain, renderer]
     stamp = functools.partial(_stamp, node)
+    if isinstance(sys.stderr, DecoupledStream):
+
+        def describe(lines: int) -> str:
+            line: EventDict = {"event": "log lines lost", "lines": lines}
+            for processor in (stamp, *rendering):
+                line = processor(None, "warning", line)
+            return str(line)
+
+        sys.stderr.describe = describe
     structlog.configure(
         processors=[Sparing(), stamp, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _Patient(sys.stderr))),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
     # Libraries log through the standard library: the same lines. Their debug output could quote headers.
-    others = logging.StreamHandler(cast("TextIO", _Patient(sys.stderr)))
+    others = logging.StreamHandler(sys.stderr)
     others.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[stamp],
@@ -115,21 +124,6 @@ class Sparing:
         self._said[event] += 1
         unsaid = self._unsaid.pop(event, 0)
         return {**line, "unsaid": unsaid} if unsaid else line
-
-
-class _Patient:
-    """A stream whose faults are not the gateway's: a log on a full disk must not stop it."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> None:
-        with contextlib.suppress(OSError):
-            self._stream.write(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError):
-            self._stream.flush()
 
 
 def _encode(_: Any, __: str, line: EventDict) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import structlog
 from aiohttp import web
@@ -15,8 +15,11 @@ from prometheus_client import (
     ProcessCollector,
 )
 from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from gateway.listener import Runner
+from gateway.standard_streams import lost_lines
 
 _log = structlog.get_logger()
 _FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -78,6 +81,7 @@ class Metrics:
             ["part"],
             registry=self.registry,
         )
+        self.registry.register(_LostLines())
         # Memory, CPU and file handles, under the names that everybody's dashboards know.
         ProcessCollector(registry=self.registry)
 
@@ -110,6 +114,14 @@ class Metrics:
             await runner.cleanup()
             return None
         return runner
+
+
+class _LostLines(Collector):
+    """Counted by the streams, for the process."""
+
+    def collect(self) -> Iterable[Metric]:
+        name = "ice_gateway_log_lines_lost"
+        yield CounterMetricFamily(name, "Lines that stderr or stdout did not take", lost_lines())
 
 
 def _shown(fault: Callable[[], str | None]) -> Callable[[], float]:

@@ -24,6 +24,7 @@ from gateway.keyfile import KeyFileUnusable
 from gateway.logs import configure
 from gateway.settings import BadSetting, Settings
 from gateway.sockets import Share
+from gateway.standard_streams import decouple
 from gateway.store.bell import Bell
 from gateway.store.engine import StoreRefused, StoreUnavailable
 
@@ -61,6 +62,7 @@ def main() -> None:
     with line.makefile("rb") as stream:
         start: Start = pickle.load(stream)  # noqa: S301 - the parent's own, over a line of its own
     settings = start.settings
+    decouple()
     configure(settings.log_format, settings.log_level, node=settings.node_name)
     process.run(_serve(line, start))
 

@@ -17,6 +17,7 @@ from gateway.cli.users import ask_password
 from gateway.roles import Role
 from gateway.secret import Secret
 from gateway.settings import Settings
+from gateway.standard_streams import coupled, decouple
 
 
 @click.command()
@@ -55,6 +56,7 @@ def serve(
     )
     from gateway.logs import configure
 
+    decouple()
     configure(settings.log_format, settings.log_level)
     run = _serve if settings.server_workers == 1 else _lead
     try:
@@ -155,9 +157,10 @@ def _first_admin(settings: Settings) -> bool:
         return False
     # Outside of any loop, which would take Ctrl-C for itself; and not before it can start.
     _check_address(settings)
-    click.echo("There is no user yet: name the first admin.")
-    name = click.prompt("Name", default="admin")
-    password = ask_password(from_stdin=False)
+    with coupled():
+        click.echo("There is no user yet: name the first admin.")
+        name = click.prompt("Name", default="admin")
+        password = ask_password(from_stdin=False)
     asyncio.run(_add_admin(settings, name, password))
     return True
 

@@ -16,6 +16,7 @@ import time
 import types
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 import structlog
@@ -337,6 +338,96 @@ async def test_a_restored_table_admits_nobody_until_it_is_confirmed(tmp_path):
                 except Refused as refused:
                     assert refused.code == "store-unavailable"  # noqa: PT017 - until it follows
         await connection.close()
+
+
+# --- streams that nobody takes anything from -----------------------------------------------------
+
+
+class Deaf:
+    """A gateway whose URL nobody could read from its stdout."""
+
+    def __init__(self, folder, redirection, **streams):
+        with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("", 0)) as other:
+            port, metrics = one.getsockname()[1], other.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        self.metrics = f"http://127.0.0.1:{metrics}/metrics"
+        script = f'exec "$@" {redirection}'
+        serve = ("serve", "--port", str(port), "--database", f"sqlite:///{folder}/ice.db")
+        self.process = subprocess.Popen(
+            ["/bin/sh", "-c", script, "sh", *command(*serve)],
+            env=environment(ICE_GATEWAY_METRICS__LISTEN=f"127.0.0.1:{metrics}"),
+            **{"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, **streams},
+        )
+
+    def ask(self, url):
+        """Its answer, once it listens; it must not have ended."""
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until:
+            assert self.process.poll() is None, f"it ended with {self.process.returncode}"
+            with (
+                contextlib.suppress(urllib.error.URLError),
+                urllib.request.urlopen(url, timeout=PATIENCE) as answer,  # noqa: S310
+            ):
+                return answer.read().decode()
+            time.sleep(0.02)
+        raise AssertionError(f"{url} was not answered")
+
+    def stop(self):
+        self.process.terminate()
+        return self.process.wait(PATIENCE)
+
+
+@contextlib.contextmanager
+def deaf(folder, redirection, **streams):
+    gateway = Deaf(folder, redirection, **streams)
+    try:
+        yield gateway
+    finally:
+        gateway.process.kill()
+        gateway.process.wait(PATIENCE)
+
+
+@pytest.mark.parametrize(
+    "redirection",
+    [">/dev/full", "2>/dev/full", ">/dev/full 2>&1", ">&-", "2>&-", "<&-", "<&- >&- 2>&-"],
+)
+def test_it_serves_whatever_becomes_of_what_it_says(tmp_path, redirection):
+    with deaf(tmp_path, redirection, stderr=subprocess.DEVNULL) as gateway:
+        gateway.ask(f"{gateway.url}/readyz")
+        for number in range(3):
+            link = Path(f"/proc/{gateway.process.pid}/fd/{number}").readlink()
+            assert str(link) in ("/dev/null", "/dev/full"), "neither a socket nor the database"
+        assert gateway.stop() == 0
+    assert not list(tmp_path.glob("*.db-*")), "the database was closed as it should be"
+
+
+def test_lines_that_cannot_be_written_are_counted(tmp_path):
+    with deaf(tmp_path, "2>/dev/full") as gateway:
+        gateway.ask(f"{gateway.url}/readyz")  # and one line at least: there is no user yet
+        found = re.search(
+            r"^ice_gateway_log_lines_lost_total (.+)$", gateway.ask(gateway.metrics), re.MULTILINE
+        )
+        assert float(found[1]) > 0
+
+
+def test_a_reader_that_hangs_stops_neither_its_start_nor_its_end(tmp_path):
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while os.write(writing, bytes(4096)):
+            pass  # until nothing more goes in
+    os.set_blocking(writing, True)
+    with deaf(tmp_path, "2>&1", stdout=writing) as gateway:
+        os.close(writing)
+        gateway.ask(f"{gateway.url}/readyz")
+        for _ in range(20):
+            refused = socket.create_connection(("127.0.0.1", int(gateway.url.rsplit(":", 1)[1])))
+            with refused:
+                refused.sendall(b"no request\r\n\r\n")
+                assert refused.recv(100), "each is a line of the log"
+        gateway.ask(f"{gateway.url}/readyz")
+        assert gateway.stop() == 0
+    os.close(reading)
 
 
 # --- SIGHUP ------------------------------------------------------------------------------------

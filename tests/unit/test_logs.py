@@ -53,6 +53,8 @@ NASTY = [
 STORY = """
 import json, logging, sys, warnings, structlog
 from gateway.logs import configure
+from gateway.standard_streams import decouple
+decouple()
 configure(sys.argv[1], "info")
 log = structlog.get_logger()
 for text in json.loads(sys.stdin.read()):
@@ -90,6 +92,23 @@ def test_every_line_is_one_json_object_whoever_writes_it():
         assert line.isascii(), line
         assert line.isprintable(), line
     assert len(json.loads(lines[-2])["text"]) == MAX_VALUE
+
+
+LOSS = """
+import sys
+from gateway.logs import configure
+from gateway.standard_streams import decouple
+decouple()
+configure("json", "info", node="node-a")
+print(sys.stderr.describe(7))
+"""
+
+
+def test_lost_lines_are_told_in_a_line_like_the_others():
+    done = subprocess.run([sys.executable, "-c", LOSS], capture_output=True, check=True, text=True)
+    line = json.loads(done.stdout)
+    assert line.pop("timestamp")
+    assert line == {"event": "log lines lost", "lines": 7, "level": "warning", "node": "node-a"}
 
 
 def test_no_text_steers_the_terminal_that_the_log_is_shown_on():

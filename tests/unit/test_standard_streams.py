@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import io
+import os
 import subprocess
 import sys
 
 import pytest
 
-from gateway.standard_streams import Unwritable, writing
+from gateway import standard_streams
+from gateway.standard_streams import DecoupledStream, Unwritable, coupled, lost_lines, writing
 from tests.support.ice import PATIENCE
 
 
@@ -60,3 +64,106 @@ def test_no_file_gets_the_number_of_a_closed_stream(closed, status):
         check=False,
     )
     assert done.returncode == status
+
+
+# --- decoupled -----------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def pipe():
+    """A decoupled stream into a pipe of 4 KiB, and the end to read it from."""
+    reading, writing_end = os.pipe()
+    fcntl.fcntl(writing_end, fcntl.F_SETPIPE_SZ, 4096)
+    with (
+        os.fdopen(reading, encoding="utf-8") as reader,
+        os.fdopen(writing_end, "w", encoding="utf-8") as stream,
+    ):
+        yield DecoupledStream(stream), reader
+
+
+def test_what_is_written_arrives_as_it_is_and_in_order():
+    with pipe() as (stream, reader):
+        stream.write("é 1\n")
+        stream.write("")
+        stream.write("\udcff 2\n")
+        assert [reader.readline() for _ in range(2)] == ["é 1\n", "\\udcff 2\n"]
+        assert stream.drain(PATIENCE)
+        assert (stream.encoding, stream.isatty(), stream.lost) == ("utf-8", False, 0)
+        with pytest.raises(AttributeError):
+            stream.write(b"")  # by which click tells text from bytes
+
+
+def test_a_reader_that_hangs_holds_up_nobody_and_is_told_what_it_missed(monkeypatch):
+    monkeypatch.setattr(standard_streams, "MAX_WAITING", 100_000)
+    with pipe() as (stream, reader):
+        line = "x" * 799 + "\n"
+        for _ in range(500):
+            stream.write(line)
+        lost = stream.lost
+        assert 350 < lost < 410, "4 KiB in the pipe, one batch on its way, 100,000 bytes wait"
+        assert not stream.drain(0), "nobody has read"
+        kept = 500 - lost
+        assert [reader.readline() for _ in range(kept)] == [line] * kept
+        said = f"ice-gateway: {lost} lines could not be written here\n"
+        assert reader.readline() == said
+        stream.write("again\n")
+        assert reader.readline() == "again\n"
+        assert stream.lost == lost
+
+
+def test_a_full_disk_loses_lines_and_the_next_begins_on_a_line_of_its_own(monkeypatch):
+    written, room = [], [3]
+
+    def write(_, data):
+        count = min(len(data), room[0])
+        if not count:
+            raise OSError(28, "No space left on device")
+        room[0] -= count
+        written.append(bytes(data[:count]))
+        return count
+
+    monkeypatch.setattr(standard_streams.os, "write", write)
+    with pipe() as (stream, _):
+        stream.describe = "lost {}".format
+        for text in ("first\n", "second\n"):
+            stream.write(text)
+            assert stream.drain(PATIENCE)
+        assert stream.lost == 2
+        room[0] = 1000
+        stream.write("third\n")
+        assert stream.drain(PATIENCE)
+        assert b"".join(written) == b"fir\nthird\nlost 2\n"
+
+
+def test_a_dialogue_is_held_on_the_streams_themselves(monkeypatch):
+    with pipe() as (stream, reader):
+        monkeypatch.setattr(sys, "stdout", stream)
+        monkeypatch.setattr(sys, "stderr", stream)
+        sys.stdout.write("before\n")
+        with coupled():
+            assert sys.stdout is sys.stderr is stream.stream
+            sys.stdout.write("asked\n")
+            sys.stdout.flush()
+        sys.stdout.write("after\n")
+        assert [reader.readline() for _ in range(3)] == ["before\n", "asked\n", "after\n"]
+        stream.lost = 2
+        assert lost_lines() == 4, "of both"
+        monkeypatch.undo()
+
+
+EXIT = """
+import sys
+from gateway.standard_streams import decouple
+decouple()
+decouple()
+print("x" * 100_000)
+raise ValueError("the last words")
+"""
+
+
+def test_a_process_ends_although_nobody_reads_and_its_last_words_are_written():
+    with subprocess.Popen(
+        [sys.executable, "-c", EXIT], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.wait(PATIENCE) == 1, "stdout stays full"
+        assert process.stderr.read().endswith(b"\nValueError: the last words\n")

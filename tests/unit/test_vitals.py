@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import io
 import os
 import resource
 
@@ -14,7 +13,6 @@ import structlog
 from gateway import handles, vitals
 from gateway.handles import shortage
 from gateway.heartbeat import Heartbeat
-from gateway.logs import configure
 from gateway.process import calm
 from gateway.vitals import Vital, Vitals
 
@@ -137,27 +135,6 @@ async def test_asyncio_does_not_flood_the_log_for_want_of_handles():
     loop.call_exception_handler({"message": "later"})
     loop.set_exception_handler(None)
     assert said == ["a mistake of ours", "later"]
-
-
-# --- the log -------------------------------------------------------------------------------------
-
-
-class Full(io.StringIO):
-    """A stream to a disk that is full."""
-
-    def write(self, _):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-@pytest.mark.parametrize("form", ["json", "text"])
-def test_a_log_that_cannot_be_written_stops_nobody(monkeypatch, form):
-    monkeypatch.setattr("sys.stderr", Full())
-    before = structlog.get_config()
-    try:
-        configure(form, "info")
-        structlog.get_logger().info("something", of="note")
-    finally:
-        structlog.configure(**before)
 
 
 # --- loop time -----------------------------------------------------------------------------------
