@@ -177,8 +177,8 @@ async def run_gateway(
         )
         await parts.admin.tail.start()
         if parts.membership is not None:
+            stack.push_async_callback(parts.membership.leave)  # what is cancelled may have joined
             await parts.membership.join()
-            stack.push_async_callback(parts.membership.leave)
             # The others copy it from here.
             keys.for_sealing(may_create=True)
         else:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,6 +19,7 @@ from gateway.cli.users import ask_password
 from gateway.roles import Role
 from gateway.secret import Secret
 from gateway.settings import Settings
+from gateway.signals import Act, signals
 from gateway.standard_streams import coupled, decouple
 
 
@@ -43,44 +46,76 @@ def serve(
     workers: int | None,
 ) -> None:
     """Run the gateway until SIGTERM or Ctrl-C; on SIGHUP it reads its certificate again."""
-    settings = settings_from(
-        config,
-        {
-            "database.url": database,
-            "server.host": host,
-            "server.port": port,
-            "server.public_url": list(public_url) or None,
-            "server.insecure": insecure or None,
-            "server.workers": workers,
-        },
-    )
+    called = (
+        signals.hear()
+    )  # or it is a process of its own, and `gateway.__main__` has done so at once
+    try:
+        settings = settings_from(
+            config,
+            {
+                "database.url": database,
+                "server.host": host,
+                "server.port": port,
+                "server.public_url": list(public_url) or None,
+                "server.insecure": insecure or None,
+                "server.workers": workers,
+            },
+        )
+        _run(settings)
+    finally:
+        if called:
+            signals.restore()
+        else:
+            signals.ignore()
+
+
+def _run(settings: Settings) -> None:
     from gateway.logs import configure
 
     decouple()
     configure(settings.log_format, settings.log_level)
-    run = _serve if settings.server_workers == 1 else _lead
+    work = _serve if settings.server_workers == 1 else _lead
     try:
         settings.check_exposure()
         anybody = _first_admin(settings)
-        process.run(run(settings, anybody=anybody))
+        if not signals.stopping:
+            signals.hear_interrupt()
+            process.run(_heard(work(settings, anybody=anybody)))
     except FAULTS as error:
         fail(error)
+
+
+async def _heard(work: Coroutine[Any, Any, None]) -> None:
+    """Run `work`; a signal that comes later finds no loop to wake."""
+    try:
+        await work
+    finally:
+        signals.on_stop(None)
+        signals.on_hang_up(None)
 
 
 async def _serve(settings: Settings, *, anybody: bool) -> None:
     from gateway.app import LINGER, run_gateway
 
-    stop = _stopped()
-    async with run_gateway(settings, linger=LINGER) as gateway:
-        _on_hang_up(gateway.reload)
-        _tell(settings, gateway.url, gateway.engine.name, anybody=anybody)
-        if gateway.hold.reason is not None:
-            click.echo(f"ice-gateway: {gateway.hold.reason}", err=True)
-        process.warm()
-        gateway.failed.add_done_callback(lambda _: stop.set())
-        await stop.wait()
-        if gateway.failed.done():
-            refuse("a part of the gateway died; its log says which")
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - a coroutine that runs has one
+    signals.on_stop(_soon(task.cancel))  # while it starts
+    try:
+        async with run_gateway(settings, linger=LINGER) as gateway:
+            stop = _stopped()
+            _on_hang_up(gateway.reload)
+            _tell(settings, gateway.url, gateway.engine.name, anybody=anybody)
+            if gateway.hold.reason is not None:
+                click.echo(f"ice-gateway: {gateway.hold.reason}", err=True)
+            process.warm()
+            gateway.failed.add_done_callback(lambda _: stop.set())
+            await stop.wait()
+            if gateway.failed.done():
+                refuse("a part of the gateway died; its log says which")
+    except asyncio.CancelledError:
+        if not signals.stopping:
+            raise
+        task.uncancel()
     click.echo("ice-gateway stopped")
 
 
@@ -104,26 +139,31 @@ async def _lead(settings: Settings, *, anybody: bool) -> None:
     click.echo("ice-gateway stopped")
 
 
+def _soon(act: Callable[[], object]) -> Act:
+    """For a signal handler, which runs in between whatever the loop does: have the loop do it."""
+    loop = asyncio.get_running_loop()
+
+    def later() -> None:
+        loop.call_soon_threadsafe(act)
+
+    return later
+
+
 def _stopped() -> asyncio.Event:
     """Set once somebody wants the gateway to end."""
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    # From the begin on, or else a renewal would end a gateway that is just starting.
-    loop.add_signal_handler(signal.SIGHUP, lambda: None)
+    signals.on_stop(_soon(stop.set))
     return stop
 
 
 def _on_hang_up(reload: Callable[[], None]) -> None:
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGHUP, _hang_up, reload, sys.stdin.isatty())
+    signals.on_hang_up(_soon(functools.partial(_hang_up, reload, sys.stdin.isatty())))
 
 
 def _hang_up(reload: Callable[[], None], on_terminal: bool) -> None:  # noqa: FBT001 - a callback's argument
     """SIGHUP: renew the certificate; where the terminal has gone, end as any program does."""
     if on_terminal and not sys.stdin.isatty():
-        asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         signal.raise_signal(signal.SIGHUP)
     reload()
 
@@ -157,10 +197,12 @@ def _first_admin(settings: Settings) -> bool:
         return False
     # Outside of any loop, which would take Ctrl-C for itself; and not before it can start.
     _check_address(settings)
+    signals.on_stop(sys.exit)  # at once: a question waits for as long as nobody answers
     with coupled():
         click.echo("There is no user yet: name the first admin.")
         name = click.prompt("Name", default="admin")
         password = ask_password(from_stdin=False)
+    signals.on_stop(None)
     asyncio.run(_add_admin(settings, name, password))
     return True
 

@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import json
 import os
+import pty
 import re
 import signal
 import socket
@@ -35,7 +36,7 @@ from gateway.times import utc_now
 from tests.support.authority import Authority
 from tests.support.harness import settings_for
 from tests.support.ice import PATIENCE, Ice, Refused
-from tests.support.served import command, environment, serving
+from tests.support.served import Output, command, environment, serving
 
 
 @pytest.fixture(scope="module")
@@ -476,6 +477,104 @@ async def test_sighup_without_tls_changes_nothing(served):
     await asyncio.to_thread(served.err.expect, "nothing to read again")
     await connection.round_trip()
     await connection.close()
+
+
+def hears(process, number):
+    """Wait until the process handles a signal: from here on none may be lost."""
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        if int(re.search(r"^SigCgt:\s*(\w+)$", status, re.MULTILINE)[1], 16) >> (number - 1) & 1:
+            return
+        assert process.poll() is None, "it has ended"
+    raise AssertionError(f"signal {number} is never handled")
+
+
+@pytest.fixture
+def starting(tmp_path):
+    """Start a gateway, and return at once."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*before):
+            options = ("--port", "0", "--database", f"sqlite:///{tmp_path}/ice.db")
+            process = subprocess.Popen(
+                [*before, *command("serve", *options)],
+                env=environment(ICE_GATEWAY_METRICS__LISTEN=""),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            stack.callback(process.communicate, timeout=PATIENCE)
+            stack.callback(process.kill)
+            return process
+
+        yield start
+
+
+def test_a_stop_is_heard_from_the_first_moment_on(starting, tmp_path):
+    process = starting()
+    hears(process, signal.SIGTERM)
+    for _ in range(20):
+        process.terminate()
+    out, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, err) == (0, ""), "it did what it was told"
+    assert "serves" not in out
+    with serving(tmp_path, ICE_GATEWAY_METRICS__LISTEN="") as served:
+        assert served.get("/readyz") == 200, "nothing is left that would keep the next one out"
+        assert served.stop() == 0
+
+
+def test_a_renewal_while_it_starts_neither_ends_it_nor_is_lost(starting):
+    process = starting()
+    hears(process, signal.SIGHUP)
+    process.send_signal(signal.SIGHUP)
+    out, err = Output(process.stdout), Output(process.stderr)
+    out.expect("^ice-gateway .* serves ")
+    err.expect("nothing to read again")
+    for _ in range(50):
+        process.send_signal(signal.SIGHUP)
+    for _ in range(50):
+        process.terminate()
+    assert process.wait(PATIENCE) == 0
+    assert out.end().endswith("ice-gateway stopped\n")
+
+
+def test_as_the_first_process_of_a_container_it_stops_likewise(starting):
+    contained = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc")
+    possible = subprocess.run([*contained, "true"], capture_output=True, text=True, check=False)
+    if possible.returncode:
+        pytest.skip(f"this system makes no namespaces: {possible.stderr}")
+    for ready in (False, True):
+        outer = starting(*contained)
+        children = Path(f"/proc/{outer.pid}/task/{outer.pid}/children")
+        until = time.monotonic() + PATIENCE
+        while not (found := children.read_text().split()):
+            assert time.monotonic() < until, "unshare has started nothing"
+        gateway = types.SimpleNamespace(pid=int(found[0]), poll=outer.poll)
+        hears(gateway, signal.SIGTERM)
+        if ready:
+            Output(outer.stdout).expect("^ice-gateway .* serves ")
+        os.kill(gateway.pid, signal.SIGTERM)
+        assert outer.wait(PATIENCE) == 0
+
+
+def test_a_stop_while_it_asks_for_the_first_admin_ends_it(tmp_path):
+    ours, terminal = pty.openpty()
+    with subprocess.Popen(
+        command("serve", "--port", "0", "--database", f"sqlite:///{tmp_path}/ice.db"),
+        env=environment(ICE_GATEWAY_METRICS__LISTEN=""),
+        stdin=terminal,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        out = Output(process.stdout)
+        out.expect("name the first admin")
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
+    os.close(ours)
+    os.close(terminal)
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,7 @@ FLOORS = [
         "gateway.watches",
         "gateway.setting_types",
         "gateway.standard_streams",
+        "gateway.signals",
         "gateway.lease",
     ],
     ["gateway.settings"],
