@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 from aiohttp import web
 
 from gateway.admin.api.inputs import Query, Text
-from gateway.admin.auth import COOKIE, actor
+from gateway.admin.auth import actor, login_cookie
 from gateway.admin.pages.ices import PAGE, WORDS, form_fault, may_act, may_see
 from gateway.admin.pages.shell import form, is_fragment, parts, render
 from gateway.admin.parts import CALLER
@@ -179,7 +179,7 @@ async def set_password(request: web.Request) -> web.StreamResponse:
         actor(request, Via.PAGE),
         fields.get("name", ""),
         Secret(fields.get("password", "")),
-        keep=Secret(request.cookies[COOKIE]),
+        keep=login_cookie(request),
     )
     if isinstance(done, Problem):
         if done.more.get("field") == "password":
