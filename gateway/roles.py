@@ -17,6 +17,27 @@ class Role(enum.StrEnum):
     MEMBER = "member"
 
 
+class Need(enum.Enum):
+    """What a route needs of its caller."""
+
+    NOTHING = enum.auto()
+    """It is open to strangers."""
+    CALLER = enum.auto()
+    """Any caller, who is shown what they may see."""
+    USER = enum.auto()
+    """Likewise, but no API token that was made for one ICE."""
+    SEE_ALL = enum.auto()
+    READ_EVENTS = enum.auto()
+    ACT = enum.auto()
+    OPERATE = enum.auto()
+    """To send work to the ICE of the path."""
+
+    @property
+    def is_of_an_ice(self) -> bool:
+        """Whether it depends on the ICE that the path names."""
+        return self is Need.OPERATE
+
+
 @dataclass(frozen=True, slots=True)
 class Grants:
     """What a role may do: see ICEs that are not one's own, read the audit log, take actions."""
@@ -50,6 +71,22 @@ class Caller:
     def grants(self) -> Grants:
         """What the caller's role may do."""
         return GRANTS[self.role] if self.ice is None else _NOTHING
+
+    def may(self, need: Need, ice: Ice | None) -> bool:
+        """Whether the caller has what a route needs; `ice` is the one that its path names."""
+        match need:
+            case Need.NOTHING | Need.CALLER:
+                return True
+            case Need.USER:
+                return self.ice is None
+            case Need.SEE_ALL:
+                return self.grants.sees_all
+            case Need.READ_EVENTS:
+                return self.grants.reads_events
+            case Need.ACT:
+                return self.grants.acts
+            case Need.OPERATE:
+                return ice is not None and self.operates(ice)
 
     def sees(self, ice: Ice) -> bool:
         """Whether an ICE exists for this caller."""

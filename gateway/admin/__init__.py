@@ -8,10 +8,12 @@ from __future__ import annotations
 from aiohttp import web
 
 from gateway.admin import openapi
+from gateway.admin.access import check_declared, route
 from gateway.admin.api import events, ices, operations
-from gateway.admin.auth import PUBLIC, authenticated
+from gateway.admin.auth import authenticated
 from gateway.admin.pages import pages_app
 from gateway.admin.parts import PARTS, AdminParts
+from gateway.roles import Need
 
 __all__ = ["AdminParts", "api_app", "pages_app"]
 
@@ -23,5 +25,6 @@ def api_app(parts: AdminParts) -> web.Application:
     app.router.add_routes(ices.routes())
     app.router.add_routes(operations.routes())
     app.router.add_routes(events.routes())
-    app.router.add_get("/openapi.json", openapi.handle, name=PUBLIC)
+    app.router.add_routes([route("GET", "/openapi.json", openapi.handle, need=Need.NOTHING)])
+    check_declared(app)
     return app

@@ -20,11 +20,9 @@ from gateway.http_headers import cookie
 from gateway.login_failures import Why
 from gateway.logins import Recognised
 from gateway.respond import Refusal, client_address, problem_response
-from gateway.roles import Caller
+from gateway.roles import Caller, Need
 from gateway.secret import Secret
 
-PUBLIC = "public"
-"""How the names of routes begin that need no credentials."""
 COOKIE = "ice_login"
 SECURE_COOKIE = f"__Host-{COOKIE}"
 """Its name over https: a browser takes it from no other host and from no plain http (RFC 6265bis section 4.1.3.2)."""
@@ -35,9 +33,14 @@ _SCHEME = "bearer "
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110 section 9.2.1
 
 
+def needed(handler: object) -> Need | None:
+    """What a route declares to need by its handler; None where it was not made by `access.route`."""
+    return getattr(handler, "need", None)
+
+
 def is_public(request: web.Request) -> bool:
-    """Whether the route needs no credentials."""
-    return (request.match_info.route.name or "").startswith(PUBLIC)
+    """Whether the route needs no credentials; what is not there needs some."""
+    return needed(request.match_info.handler) is Need.NOTHING
 
 
 @web.middleware

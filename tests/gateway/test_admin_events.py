@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
+from gateway.admin.auth import recognise
 from gateway.admin.stream import Streams
 from gateway.cli.common import desk
 from gateway.event import Position
@@ -479,12 +480,14 @@ async def test_reader_who_has_gone_is_forgotten(running, monkeypatch):
 
 
 async def test_reader_who_goes_before_the_stream_begins_is_no_fault(running, monkeypatch):
-    def goes(request):
+    async def goes(request, **how):
+        caller = await recognise(request, **how)
         request.transport.abort()
+        return caller
 
     log = Mock()
     monkeypatch.setattr("gateway.respond._log", log)
-    monkeypatch.setattr("gateway.admin.api.events._last_event_id", goes)
+    monkeypatch.setattr("gateway.admin.auth.recognise", goes)
     before = asyncio.all_tasks()
     address = running.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(*address)

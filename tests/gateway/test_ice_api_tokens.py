@@ -87,7 +87,7 @@ def calls():
             if "requestBody" in operation:
                 content = operation["requestBody"]["content"]["application/json"]
                 shape = content["schema"]["$ref"].rpartition("/")[2]
-                body = document["components"]["schemas"][shape]["examples"][-1]
+                body = document["components"]["schemas"][shape].get("examples", [None])[-1]
             yield f"{method.upper()} {path}", body
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from gateway.ice import Ice, IceType
-from gateway.roles import Caller, Grants, Role
+from gateway.roles import Caller, Grants, Need, Role
 
 NOTHING = Grants(sees_all=False, reads_events=False, acts=False)
 
@@ -48,3 +48,22 @@ def test_what_a_caller_may_do_and_whose_ices_they_see_and_operate(caller, grants
     assert caller.grants == grants
     assert {each.ice_name for each in ICES if caller.sees(each)} == sees
     assert {each.ice_name for each in ICES if caller.operates(each)} == operates
+
+
+EVERY = {Need.NOTHING, Need.CALLER}
+
+
+@pytest.mark.parametrize(
+    ("caller", "needs"),
+    [
+        (Caller("root", Role.ADMIN), set(Need)),
+        (Caller("eve", Role.AUDITOR), EVERY | {Need.USER, Need.SEE_ALL, Need.READ_EVENTS}),
+        (Caller("alice", Role.MEMBER), EVERY | {Need.USER, Need.OPERATE}),
+        (Caller("bob", Role.MEMBER), EVERY | {Need.USER}),
+        (Caller("root", Role.ADMIN, ice="own"), EVERY | {Need.OPERATE}),
+        (Caller("root", Role.ADMIN, ice="machine"), EVERY),
+    ],
+)
+def test_what_a_caller_may_use(caller, needs):
+    assert {need for need in Need if caller.may(need, ICES[0])} == needs
+    assert {need for need in Need if caller.may(need, None)} == needs - {Need.OPERATE}

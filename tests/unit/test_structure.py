@@ -122,6 +122,7 @@ FLOORS = [
     ["gateway.doctor"],
     ["gateway.admin.parts"],
     ["gateway.admin.auth"],
+    ["gateway.admin.access"],
     ["gateway.admin.api.inputs"],
     ["gateway.admin.api.ices", "gateway.admin.api.events", "gateway.admin.api.operations"],
     ["gateway.admin.describe"],

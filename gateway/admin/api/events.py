@@ -10,14 +10,16 @@ from aiohttp import web
 from aiohttp_sse import EventSourceResponse
 
 from gateway import documents
+from gateway.admin.access import route
 from gateway.admin.api.inputs import DEFAULT_LIMIT, Limit, Query, Text
-from gateway.admin.auth import forbidden, recognise
+from gateway.admin.auth import recognise
 from gateway.admin.parts import CALLER, PARTS, AdminParts
 from gateway.admin.stream import Stream
 from gateway.errors import invalid, problem
 from gateway.event import Position
 from gateway.presence import News
 from gateway.respond import DATA_HEADERS, Refusal, json_response
+from gateway.roles import Need
 from gateway.store.engine import StoreUnavailable
 from gateway.store.events import EventFilter
 from gateway.store.sessions import Happening
@@ -45,15 +47,24 @@ class EventQuery(Query):
 def routes() -> list[web.RouteDef]:
     """The calls of this noun."""
     return [
-        web.get("/events", listing),
-        web.get("/events/stream", stream, allow_head=False),
+        route("GET", "/events", listing, need=Need.READ_EVENTS, reads=_query),
+        route(
+            "GET",
+            "/events/stream",
+            stream,
+            need=Need.READ_EVENTS,
+            reads=_last_event_id,
+            allow_head=False,
+        ),
     ]
 
 
-async def listing(request: web.Request) -> web.Response:
+async def _query(request: web.Request) -> tuple[EventQuery]:
+    return (EventQuery.of(request),)
+
+
+async def listing(request: web.Request, query: EventQuery) -> web.Response:
     """List audit events."""
-    query = EventQuery.of(request)
-    _may_read(request)
     log = request.config_dict[PARTS].events
     found = await log.after(
         query.after,
@@ -71,10 +82,8 @@ async def listing(request: web.Request) -> web.Response:
     )
 
 
-async def stream(request: web.Request) -> web.StreamResponse:
+async def stream(request: web.Request, position: Position | None) -> web.StreamResponse:
     """Send audit events, presence and refused attempts as they happen."""
-    position = _last_event_id(request)
-    _may_read(request)
     parts = request.config_dict[PARTS]
     if position is None:
         position = await parts.events.end()
@@ -154,16 +163,11 @@ async def _send_news(response: EventSourceResponse, news: News) -> None:
         await _send(response, documents.presence(news.ice_name, news.connection), event="presence")
 
 
-def _may_read(request: web.Request) -> None:
-    if not request[CALLER].grants.reads_events:
-        raise forbidden(request)
-
-
-def _last_event_id(request: web.Request) -> Position | None:
+async def _last_event_id(request: web.Request) -> tuple[Position | None]:
     text = request.headers.get("Last-Event-ID")
     if text is None:
-        return None
+        return (None,)
     position = Position.parse(text)
     if position is None:
         raise Refusal(invalid("Last-Event-ID", "must be the id, or the number, of an event"))
-    return position
+    return (position,)

@@ -10,6 +10,7 @@ import msgspec
 from aiohttp import web
 
 from gateway import documents
+from gateway.admin.access import route
 from gateway.admin.api.inputs import (
     DEFAULT_LIMIT,
     Limit,
@@ -19,17 +20,19 @@ from gateway.admin.api.inputs import (
     decode_cursor,
     encode_cursor,
     etag,
+    find_ice,
     if_match,
     no_members,
     unwrap,
 )
-from gateway.admin.auth import actor, forbidden
+from gateway.admin.auth import actor
 from gateway.admin.parts import CALLER, PARTS, AdminParts
 from gateway.errors import NAME_IS_FINAL, Problem, problem
 from gateway.event import Actor
 from gateway.ice import IceType, Status, fold
 from gateway.provisioning import MAX_BULK, Done, Expected, Issued, check_new
-from gateway.respond import Refusal, json_response, problem_response
+from gateway.respond import json_response, problem_response
+from gateway.roles import Need
 from gateway.store.accounts import fold_user
 from gateway.store.engine import StoreUnavailable
 from gateway.store.ices import IceFilter, Listed
@@ -66,27 +69,42 @@ def routes() -> list[web.RouteDef]:
     """The calls of this noun."""
     one = "/ices/{ice_name}"
     return [
-        web.post("/ices", provision),
-        web.get("/ices", listing),
-        web.post("/ices/bulk", bulk),
-        web.get(one, show),
-        web.delete(one, final),
-        web.put(one, final),
-        web.patch(one, final),
-        web.post(f"{one}/reprovision", reprovision),
-        web.post(f"{one}/reregister", reregister),
-        web.post(f"{one}/deregister", deregister),
-        web.post(f"{one}/disconnect", disconnect),
-        web.get(f"{one}/connections", connections),
+        route("POST", "/ices", provision, need=Need.ACT, reads=_new_ice),
+        route("GET", "/ices", listing, need=Need.USER, reads=_query),
+        route("POST", "/ices/bulk", bulk, need=Need.ACT, reads=_bulk),
+        route("GET", one, show, need=Need.USER, finds=find_ice),
+        *(route(method, one, final, need=Need.CALLER) for method in ("DELETE", "PUT", "PATCH")),
+        *(
+            route("POST", f"{one}/{name}", act, need=Need.ACT, reads=no_members, finds=find_ice)
+            for name, act in (
+                ("reprovision", reprovision),
+                ("reregister", reregister),
+                ("deregister", deregister),
+                ("disconnect", disconnect),
+            )
+        ),
+        route("GET", f"{one}/connections", connections, need=Need.USER, finds=find_ice),
     ]
 
 
-async def provision(request: web.Request) -> web.Response:
-    """Provision an ICE."""
+async def _new_ice(request: web.Request) -> tuple[NewIce]:
     new = await body_as(request, NewIce)
+    # Whether there is such a user is asked later: who may not provision is not told which there are.
     unwrap(check_new(new.ice_name, new.ice_type, new.provisionedto))
-    # Before the user is looked up: who may not provision is not told which users there are.
-    _may_act(request)
+    return (new,)
+
+
+async def _query(request: web.Request) -> tuple[IceQuery, str | None]:
+    query = IceQuery.of(request)
+    return query, decode_cursor(query.cursor)
+
+
+async def _bulk(request: web.Request) -> tuple[Bulk]:
+    return (await body_as(request, Bulk),)
+
+
+async def provision(request: web.Request, new: NewIce) -> web.Response:
+    """Provision an ICE."""
     issued: Issued = unwrap(
         await _parts(request).provisioning.provision(
             actor(request), new.ice_name, new.ice_type, new.provisionedto
@@ -103,13 +121,9 @@ async def provision(request: web.Request) -> web.Response:
     )
 
 
-async def listing(request: web.Request) -> web.Response:
+async def listing(request: web.Request, query: IceQuery, after: str | None) -> web.Response:
     """List ICEs, filtered and paged."""
-    query = IceQuery.of(request)
-    after = decode_cursor(query.cursor)
     parts, caller = _parts(request), request[CALLER]
-    if caller.ice is not None:
-        raise forbidden(request)
     owner = None if query.provisionedto is None else fold_user(query.provisionedto)
     if not caller.grants.sees_all:
         mine = fold_user(caller.user)
@@ -137,9 +151,8 @@ async def listing(request: web.Request) -> web.Response:
     )
 
 
-async def show(request: web.Request) -> web.Response:
+async def show(request: web.Request, listed: Listed) -> web.Response:
     """Show one ICE."""
-    listed = await _find(request)
     return json_response(
         documents.ice_document(listed),
         headers=etag(listed.ice.generation),
@@ -153,41 +166,39 @@ async def final(request: web.Request) -> web.Response:  # noqa: ARG001 - whichev
     return response
 
 
-async def connections(request: web.Request) -> web.Response:
+async def connections(request: web.Request, listed: Listed) -> web.Response:
     """Tell what became of an ICE's recent connections."""
-    listed = await _find(request)
     found = await _parts(request).happenings.of(listed.ice.ice_name)
     return json_response(
         documents.Happenings([documents.happening_document(happening) for happening in found])
     )
 
 
-async def reprovision(request: web.Request) -> web.Response:
+async def reprovision(request: web.Request, listed: Listed) -> web.Response:
     """Replace a token that was lost before registration."""
-    return await _renew(request, _parts(request).provisioning.reprovision)
+    return await _renew(request, listed, _parts(request).provisioning.reprovision)
 
 
-async def reregister(request: web.Request) -> web.Response:
+async def reregister(request: web.Request, listed: Listed) -> web.Response:
     """Let an ICE register again."""
-    return await _renew(request, _parts(request).provisioning.reregister)
+    return await _renew(request, listed, _parts(request).provisioning.reregister)
 
 
-async def deregister(request: web.Request) -> web.Response:
+async def deregister(request: web.Request, listed: Listed) -> web.Response:
     """Deactivate an ICE and drop its session."""
-    return await _end(request, _parts(request).provisioning.deregister)
+    return await _end(request, listed, _parts(request).provisioning.deregister)
 
 
-async def disconnect(request: web.Request) -> web.Response:
+async def disconnect(request: web.Request, listed: Listed) -> web.Response:
     """Close an ICE's session; it may come back."""
-    return await _end(request, _parts(request).provisioning.disconnect)
+    return await _end(request, listed, _parts(request).provisioning.disconnect)
 
 
 async def _renew(
-    request: web.Request, act: Callable[[Actor, str, Expected], Awaitable[Issued | Problem]]
+    request: web.Request,
+    listed: Listed,
+    act: Callable[[Actor, str, Expected], Awaitable[Issued | Problem]],
 ) -> web.Response:
-    await no_members(request)
-    listed = await _find(request)
-    _may_act(request)
     issued: Issued = unwrap(await act(actor(request), listed.ice.ice_name, if_match(request)))
     ended = await _ended(request, listed, issued)
     return json_response(
@@ -197,11 +208,10 @@ async def _renew(
 
 
 async def _end(
-    request: web.Request, act: Callable[[Actor, str, Expected], Awaitable[Done | Problem]]
+    request: web.Request,
+    listed: Listed,
+    act: Callable[[Actor, str, Expected], Awaitable[Done | Problem]],
 ) -> web.Response:
-    await no_members(request)
-    listed = await _find(request)
-    _may_act(request)
     done: Done = unwrap(await act(actor(request), listed.ice.ice_name, if_match(request)))
     return json_response(await _ended(request, listed, done), headers=etag(done.ice.generation))
 
@@ -227,10 +237,8 @@ async def _ended(request: web.Request, before: Listed, done: Done | Issued) -> d
     )
 
 
-async def bulk(request: web.Request) -> web.Response:
+async def bulk(request: web.Request, wanted: Bulk) -> web.Response:
     """Deregister or disconnect many ICEs in one transaction."""
-    wanted = await body_as(request, Bulk)
-    _may_act(request)
     parts = _parts(request)
     outcomes = await parts.provisioning.bulk(actor(request), wanted.action, wanted.ice_names)
     logged = [outcome.logged for outcome in outcomes if outcome.logged is not None]
@@ -253,21 +261,3 @@ async def bulk(request: web.Request) -> web.Response:
 
 def _parts(request: web.Request) -> AdminParts:
     return request.config_dict[PARTS]
-
-
-def _may_act(request: web.Request) -> None:
-    if not request[CALLER].grants.acts:
-        raise forbidden(request)
-
-
-async def _find(request: web.Request) -> Listed:
-    """The ICE of the path; one that the caller may not see does not exist for them.
-
-    A token made for the ICE may operate it, which none of the calls here does.
-    """
-    listed = await _parts(request).ices.find(request.match_info["ice_name"])
-    if listed is None or not request[CALLER].sees(listed.ice):
-        raise Refusal(problem("not-registered"))
-    if request[CALLER].ice is not None:
-        raise forbidden(request)
-    return listed

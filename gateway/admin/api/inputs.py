@@ -11,11 +11,12 @@ from aiohttp import web
 from client.protocol import JsonTooComplex
 from gateway import base64url
 from gateway.admin.auth import recognise
-from gateway.admin.parts import CALLER
+from gateway.admin.parts import CALLER, PARTS
 from gateway.errors import Problem, invalid, problem
 from gateway.http_headers import media_type
 from gateway.json_input import NotJson, check_json_input
 from gateway.respond import Refusal, read_body
+from gateway.store.ices import Listed
 
 MAX_LIMIT: Final = 200
 DEFAULT_LIMIT: Final = 50
@@ -37,12 +38,13 @@ async def body_as(request: web.Request, shape: type[B]) -> B:
     return _parsed(request, await _body(request), shape)
 
 
-async def no_members(request: web.Request) -> None:
+async def no_members(request: web.Request) -> tuple[()]:
     """Take an empty body, or an object without members. Raises `Refusal`."""
     if request.body_exists:
         data = await _body(request)
         if data:
             _parsed(request, data, NoMembers)
+    return ()
 
 
 async def _body(request: web.Request) -> bytes:
@@ -109,6 +111,14 @@ class Query(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             return msgspec.convert(used, type=cls, strict=False)
         except msgspec.ValidationError as error:
             raise Refusal(_shape_problem(error)) from None
+
+
+async def find_ice(request: web.Request) -> tuple[Listed]:
+    """The ICE of the path; one that the caller may not see does not exist for them. Raises `Refusal`."""
+    listed = await request.config_dict[PARTS].ices.find(request.match_info["ice_name"])
+    if listed is None or not request[CALLER].sees(listed.ice):
+        raise Refusal(problem("not-registered"))
+    return (listed,)
 
 
 def encode_cursor(text: str) -> str:

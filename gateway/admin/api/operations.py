@@ -14,6 +14,7 @@ from aiohttp_sse import EventSourceResponse
 
 from client.protocol import OperationKind
 from gateway import documents
+from gateway.admin.access import route
 from gateway.admin.api.inputs import (
     DEFAULT_LIMIT,
     Limit,
@@ -22,17 +23,20 @@ from gateway.admin.api.inputs import (
     body_as,
     decode_cursor,
     encode_cursor,
+    find_ice,
     no_members,
     unwrap,
 )
-from gateway.admin.auth import actor, forbidden, recognise
+from gateway.admin.auth import actor, recognise
 from gateway.admin.parts import CALLER, PARTS, AdminParts
 from gateway.errors import invalid, problem
 from gateway.ice import fold
 from gateway.operation import Operation, State
 from gateway.operations import Wanted
 from gateway.respond import DATA_HEADERS, Refusal, json_response
+from gateway.roles import Need
 from gateway.store.engine import StoreUnavailable
+from gateway.store.ices import Listed
 from gateway.store.operations import OperationFilter
 
 MAX_WAIT: Final = 60.0
@@ -78,27 +82,33 @@ def routes() -> list[web.RouteDef]:
     """The calls of this noun."""
     one = "/operations/{id}"
     return [
-        web.post("/ices/{ice_name}/operations", create),
-        web.get("/operations", listing),
-        web.get(one, show),
-        web.get(f"{one}/stream", stream, allow_head=False),
-        web.post(f"{one}/cancel", cancel),
+        route(
+            "POST",
+            "/ices/{ice_name}/operations",
+            create,
+            need=Need.OPERATE,
+            reads=_wanted,
+            finds=find_ice,
+        ),
+        route("GET", "/operations", listing, need=Need.CALLER, reads=_query),
+        route("GET", one, show, need=Need.CALLER, finds=_find),
+        route("GET", f"{one}/stream", stream, need=Need.CALLER, finds=_find, allow_head=False),
+        route("POST", f"{one}/cancel", cancel, need=Need.OPERATE, reads=no_members, finds=_find),
     ]
 
 
-async def create(request: web.Request) -> web.Response:
-    """Request an operation, and wait for its end if that is asked for."""
+async def _wanted(request: web.Request) -> tuple[float, Wanted]:
     wait = RequestQuery.of(request).wait
     new = await body_as(request, NewOperation)
-    parts, caller = _parts(request), request[CALLER]
     wanted = Wanted(new.kind, bytes(new.params), new.run_at, new.deadline, new.idempotency_key)
     name = request.match_info["ice_name"]
-    unwrap(parts.operations.check(actor(request), name, wanted))
-    listed = await parts.ices.find(name)
-    if listed is None or not caller.sees(listed.ice):
-        raise Refusal(problem("not-registered"))
-    if not caller.operates(listed.ice):
-        raise forbidden(request)
+    unwrap(_parts(request).operations.check(actor(request), name, wanted))
+    return wait, wanted
+
+
+async def create(request: web.Request, wait: float, wanted: Wanted, listed: Listed) -> web.Response:
+    """Request an operation, and wait for its end if that is asked for."""
+    parts = _parts(request)
     operation: Operation = unwrap(
         await parts.operations.request(actor(request), listed.ice, wanted)
     )
@@ -145,10 +155,13 @@ async def _news(changed: asyncio.Event, patience: float) -> None:
             await changed.wait()
 
 
-async def listing(request: web.Request) -> web.Response:
-    """List operations, newest first."""
+async def _query(request: web.Request) -> tuple[OperationQuery, int | None]:
     query = OperationQuery.of(request)
-    before = _number(query.cursor)
+    return query, _number(query.cursor)
+
+
+async def listing(request: web.Request, query: OperationQuery, before: int | None) -> web.Response:
+    """List operations, newest first."""
     parts, caller = _parts(request), request[CALLER]
     ice_name = query.ice_name
     if caller.ice is not None:
@@ -173,34 +186,29 @@ def _number(cursor: str | None) -> int | None:
     return None if text is None else int(text)
 
 
-async def show(request: web.Request) -> web.Response:
+async def show(request: web.Request, _: Listed, operation: Operation) -> web.Response:  # noqa: ARG001 - found for this caller
     """Show one operation."""
-    return json_response(*await _documents([await _find(request)]))
+    return json_response(*await _documents([operation]))
 
 
-async def cancel(request: web.Request) -> web.Response:
+async def cancel(request: web.Request, _: Listed, operation: Operation) -> web.Response:
     """End an operation."""
-    await no_members(request)
-    operation = await _find(request, to_operate=True)
     done: Operation = unwrap(await _parts(request).operations.cancel(actor(request), operation.id))
     return json_response(*await _documents([done]))
 
 
-async def _find(request: web.Request, *, to_operate: bool = False) -> Operation:
+async def _find(request: web.Request) -> tuple[Listed, Operation]:
     """The operation of the path; one at an ICE that the caller may not see does not exist for them."""
-    parts, caller = _parts(request), request[CALLER]
+    parts = _parts(request)
     operation = await parts.operations.find(request.match_info["id"])
     listed = None if operation is None else await parts.ices.find(operation.ice_name)
-    if operation is None or listed is None or not caller.sees(listed.ice):
+    if operation is None or listed is None or not request[CALLER].sees(listed.ice):
         raise Refusal(problem("not-found", "There is no such operation."))
-    if to_operate and not caller.operates(listed.ice):
-        raise forbidden(request)
-    return operation
+    return listed, operation
 
 
-async def stream(request: web.Request) -> web.StreamResponse:
+async def stream(request: web.Request, _: Listed, operation: Operation) -> web.StreamResponse:
     """Send an operation's states, progress and result as they come; the stream ends with the result."""
-    operation = await _find(request)
     parts, user = _parts(request), request[CALLER].user
     response = EventSourceResponse(send_timeout=_SEND_TIMEOUT)
     response.headers.update(DATA_HEADERS)

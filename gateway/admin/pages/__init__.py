@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from gateway.admin.auth import PUBLIC
+from gateway.admin.access import check_declared, route
 from gateway.admin.pages.api_tokens import routes as api_tokens
 from gateway.admin.pages.audit import routes as audit
 from gateway.admin.pages.guide import routes as guide
@@ -21,6 +21,7 @@ from gateway.admin.pages.shell import answered, furnish, logged_in, to_the_page
 from gateway.admin.pages.static import routes as static
 from gateway.admin.pages.users import routes as users
 from gateway.admin.parts import PARTS, AdminParts
+from gateway.roles import Need
 
 __all__ = ["pages_app"]
 
@@ -30,7 +31,7 @@ def pages_app(parts: AdminParts) -> web.Application:
     app = web.Application(middlewares=[answered, logged_in])
     app[PARTS] = parts
     furnish(app)
-    app.router.add_get("", to_the_page, name=f"{PUBLIC}-bare")
+    app.router.add_routes([route("GET", "", to_the_page, need=Need.NOTHING)])
     for routes in (
         login,
         ices,
@@ -44,4 +45,5 @@ def pages_app(parts: AdminParts) -> web.Application:
         static,
     ):
         app.router.add_routes(routes())
+    check_declared(app)
     return app

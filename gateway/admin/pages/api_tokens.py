@@ -7,13 +7,15 @@ from typing import Final
 
 from aiohttp import web
 
+from gateway.admin.access import route
 from gateway.admin.api.inputs import Query
 from gateway.admin.auth import actor
-from gateway.admin.pages.ices import PAGE, form_fault, may_act, may_see
+from gateway.admin.pages.ices import PAGE, form_fault
 from gateway.admin.pages.shell import form, is_fragment, parts, render
 from gateway.errors import Problem, invalid, problem
 from gateway.event import Via
 from gateway.respond import Refusal
+from gateway.roles import Need
 from gateway.store.accounts import ApiToken
 
 CHANGED: Final = "tokens-changed"
@@ -47,16 +49,15 @@ class Row:
 def routes() -> list[web.RouteDef]:
     """The addresses of this noun."""
     return [
-        web.get("/api-tokens", page),
-        web.post("/api-tokens", create),
-        web.get("/api-tokens/{token_id}/revoke", confirm),
-        web.post("/api-tokens/{token_id}/revoke", revoke),
+        route("GET", "/api-tokens", page, need=Need.SEE_ALL),
+        route("POST", "/api-tokens", create, need=Need.ACT),
+        route("GET", "/api-tokens/{token_id}/revoke", confirm, need=Need.ACT),
+        route("POST", "/api-tokens/{token_id}/revoke", revoke, need=Need.ACT),
     ]
 
 
 async def page(request: web.Request) -> web.StreamResponse:
     """The whole page, or the table alone where htmx asks for it."""
-    may_see(request)
     query = TokensQuery.of(request)
     here = parts(request)
     number = max(1, min(query.page, 100_000))
@@ -86,7 +87,6 @@ async def page(request: web.Request) -> web.StreamResponse:
 
 async def create(request: web.Request) -> web.StreamResponse:
     """Make a token and show it this once; a refusal comes back into the form."""
-    may_act(request)
     fields = await form(request)
     lifetime = LIFETIMES.get(fields.get("expires_in", ""))
     if lifetime is None:
@@ -116,13 +116,11 @@ async def create(request: web.Request) -> web.StreamResponse:
 
 async def confirm(request: web.Request) -> web.StreamResponse:
     """Say what revoking does, before it is done."""
-    may_act(request)
     return render(request, "api_token_revoke.html", {"token": await _token(request)})
 
 
 async def revoke(request: web.Request) -> web.StreamResponse:
     """Revoke a token; once revoked it stays so."""
-    may_act(request)
     token = await _token(request)
     done = await parts(request).accounts.revoke_token(actor(request, Via.PAGE), token.id)
     if isinstance(done, Problem):

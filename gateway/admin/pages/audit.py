@@ -10,12 +10,12 @@ from urllib.parse import urlencode
 import msgspec
 from aiohttp import web
 
+from gateway.admin.access import route
 from gateway.admin.api.inputs import Query, Text
 from gateway.admin.pages.ices import PAGE
 from gateway.admin.pages.shell import is_fragment, parts, render
-from gateway.admin.parts import CALLER
 from gateway.audit import PRUNE
-from gateway.errors import invalid, problem
+from gateway.errors import invalid
 from gateway.export import FORMATS, export, media_type
 from gateway.hub import DISCONNECT
 from gateway.ice import Action
@@ -23,6 +23,7 @@ from gateway.keys import KEY_ACTIONS
 from gateway.nodes import NODE_ACTIONS
 from gateway.operations import CANCEL, REQUEST
 from gateway.respond import Refusal
+from gateway.roles import Need
 from gateway.store.engine import StoreUnavailable
 from gateway.store.events import LOGIN_FAILED, EventFilter
 
@@ -75,20 +76,19 @@ class AuditQuery(Query):
 def routes() -> list[web.RouteDef]:
     """The addresses of this noun."""
     return [
-        web.get("/audit", page),
-        web.get("/audit/verdict", verdict),
-        web.get(f"/audit/export.{{format:{'|'.join(FORMATS)}}}", download),
+        route("GET", "/audit", page, need=Need.READ_EVENTS),
+        route("GET", "/audit/verdict", verdict, need=Need.READ_EVENTS),
+        route(
+            "GET",
+            f"/audit/export.{{format:{'|'.join(FORMATS)}}}",
+            download,
+            need=Need.READ_EVENTS,
+        ),
     ]
-
-
-def _may_read(request: web.Request) -> None:
-    if not request[CALLER].grants.reads_events:
-        raise Refusal(problem("forbidden"))
 
 
 async def page(request: web.Request) -> web.StreamResponse:
     """The whole page, or the table alone where htmx asks for it."""
-    _may_read(request)
     query = AuditQuery.of(request)
     here = parts(request)
     where = await _filter(request, query)
@@ -108,14 +108,12 @@ async def page(request: web.Request) -> web.StreamResponse:
 
 async def verdict(request: web.Request) -> web.StreamResponse:
     """Whether the chain verifies: asked for by the page, which does not wait for it."""
-    _may_read(request)
     found, at = await parts(request).audit.checked()
     return render(request, "audit_verdict.html", {"verdict": found, "at": at})
 
 
 async def download(request: web.Request) -> web.StreamResponse:
     """All events of the filter, as a file."""
-    _may_read(request)
     where = await _filter(request, AuditQuery.of(request))
     name = request.match_info["format"]
     day = parts(request).clock().strftime("%Y-%m-%d")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from gateway.admin.access import route
 from gateway.admin.pages.shell import parts, render
+from gateway.roles import Need
 
 
 def routes() -> list[web.RouteDef]:
     """The addresses of this noun."""
-    return [web.get("/guide", page)]
+    return [route("GET", "/guide", page, need=Need.CALLER)]
 
 
 async def page(request: web.Request) -> web.StreamResponse:

@@ -9,6 +9,7 @@ from typing import Final
 from aiohttp import web
 
 from client.protocol import CLOSINGS, REFUSALS
+from gateway.admin.access import route
 from gateway.admin.pages.ices import WORDS, Row, find, row_of
 from gateway.admin.pages.operations import operations_of
 from gateway.admin.pages.shell import is_fragment, parts, render
@@ -16,6 +17,8 @@ from gateway.admin.parts import CALLER
 from gateway.event import Entry
 from gateway.ice import Action, Status
 from gateway.operations import CANCEL, REQUEST
+from gateway.roles import Need
+from gateway.store.ices import Listed
 from gateway.store.sessions import Happening
 
 _EVENTS: Final = 200
@@ -48,12 +51,11 @@ class Moment:
 
 def routes() -> list[web.RouteDef]:
     """The addresses of this noun."""
-    return [web.get("/ices/{ice_name}", page)]
+    return [route("GET", "/ices/{ice_name}", page, need=Need.CALLER, finds=find)]
 
 
-async def page(request: web.Request) -> web.StreamResponse:
+async def page(request: web.Request, listed: Listed) -> web.StreamResponse:
     """The page of an ICE, or what is live on it."""
-    listed = await find(request)
     caller, here = request[CALLER], parts(request)
     row = row_of(listed, acts=caller.grants.acts)
     happenings = await here.happenings.of(listed.ice.ice_name)

@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
+from gateway.admin.access import route
 from gateway.admin.api.inputs import Query, Text
 from gateway.admin.auth import actor
 from gateway.admin.pages.shell import MAX_FIELDS, form, is_fragment, parts, posted, render
@@ -22,6 +23,7 @@ from gateway.hub import DISCONNECT
 from gateway.ice import Action, Ice, IceType, Status, actions_from, valid_name
 from gateway.provisioning import MAX_BULK, Done, Expected, Issued, Outcome
 from gateway.respond import MAX_BODY, Refusal
+from gateway.roles import Need
 from gateway.store.accounts import fold_user
 from gateway.store.ices import ORDERS, IceFilter, Listed, Order
 
@@ -99,13 +101,14 @@ def row_of(listed: Listed, *, acts: bool) -> Row:
 
 def routes() -> list[web.RouteDef]:
     """The addresses of this noun."""
+    action = "/ices/{ice_name}/{action:reprovision|reregister|deregister|disconnect}"
     return [
-        web.get("/", page),
-        web.post("/ices", provision),
-        web.post("/ices/bulk", bulk),
-        web.post("/ices/bulk/confirm", confirm_bulk),
-        web.get("/ices/{ice_name}/{action:reprovision|reregister|deregister|disconnect}", confirm),
-        web.post("/ices/{ice_name}/{action:reprovision|reregister|deregister|disconnect}", act),
+        route("GET", "/", page, need=Need.CALLER),
+        route("POST", "/ices", provision, need=Need.ACT),
+        route("POST", "/ices/bulk", bulk, need=Need.ACT),
+        route("POST", "/ices/bulk/confirm", confirm_bulk, need=Need.ACT),
+        route("GET", action, confirm, need=Need.ACT, finds=find),
+        route("POST", action, act, need=Need.ACT, finds=find),
     ]
 
 
@@ -163,7 +166,6 @@ async def _missing(request: web.Request, query: TableQuery, total: int) -> str |
 
 async def provision(request: web.Request) -> web.StreamResponse:
     """Provision; a refusal comes back into the form, which keeps what was typed."""
-    may_act(request)
     fields = await form(request)
     try:
         ice_type = IceType(fields.get("ice_type", ""))
@@ -221,10 +223,8 @@ def issued_dialog(
 # --- actions -------------------------------------------------------------------------------------
 
 
-async def confirm(request: web.Request) -> web.StreamResponse:
+async def confirm(request: web.Request, listed: Listed) -> web.StreamResponse:
     """Say what an action will do now, before it is done."""
-    listed = await find(request)
-    may_act(request)
     action = request.match_info["action"]
     row = row_of(listed, acts=True)
     if action not in row.actions and action != DISCONNECT:
@@ -232,10 +232,8 @@ async def confirm(request: web.Request) -> web.StreamResponse:
     return render(request, "confirm.html", {"row": row, "action": action, "words": WORDS})
 
 
-async def act(request: web.Request) -> web.StreamResponse:
+async def act(request: web.Request, listed: Listed) -> web.StreamResponse:
     """Take an action on the generation that the page has shown."""
-    listed = await find(request)
-    may_act(request)
     action, fields = request.match_info["action"], await form(request)
     generation = fields.get("generation", "")
     if not re.fullmatch("[0-9]{1,18}", generation):
@@ -269,14 +267,14 @@ def _actions(request: web.Request) -> dict[str, _Act]:
 
 async def _stale(request: web.Request, action: str) -> web.StreamResponse:
     """Somebody else was first: say so, and show what the ICE is now."""
-    row = row_of(await find(request), acts=True)
+    [listed] = await find(request)
+    row = row_of(listed, acts=True)
     context = {"row": row, "action": action, "words": WORDS}
     return render(request, "stale.html", context, status=409, tell={CHANGED: {}})
 
 
 async def confirm_bulk(request: web.Request) -> web.StreamResponse:
     """Say what a bulk action will do to the ICEs that were chosen."""
-    may_act(request)
     action, names = await _bulk(request)
     found = [await parts(request).ices.find(name) for name in names[:PAGE]]
     rows = [row_of(listed, acts=True) for listed in found if listed is not None]
@@ -286,7 +284,6 @@ async def confirm_bulk(request: web.Request) -> web.StreamResponse:
 
 async def bulk(request: web.Request) -> web.StreamResponse:
     """Deregister or disconnect the ICEs that were chosen; a result for each."""
-    may_act(request)
     action, names = await _bulk(request)
     here = parts(request)
     outcomes = await here.provisioning.bulk(actor(request, Via.PAGE), action, names)
@@ -317,19 +314,7 @@ async def _bulk(request: web.Request) -> tuple[str, list[str]]:
     return action, names
 
 
-def may_act(request: web.Request) -> None:
-    """Raises `Refusal` for who may only look."""
-    if not request[CALLER].grants.acts:
-        raise Refusal(problem("forbidden"))
-
-
-def may_see(request: web.Request) -> None:
-    """Raises `Refusal` for members, who see nothing but their ICEs."""
-    if not request[CALLER].grants.sees_all:
-        raise Refusal(problem("forbidden"))
-
-
-async def find(request: web.Request) -> Listed:
+async def find(request: web.Request) -> tuple[Listed]:
     """The ICE of the address; one that the caller may not see does not exist for them."""
     listed = await parts(request).ices.find(request.match_info["ice_name"])
     if listed is None or not request[CALLER].sees(listed.ice):
@@ -341,5 +326,5 @@ async def find(request: web.Request) -> Listed:
         and here.hub.get(listed.ice.ice_name) is None
     ):
         # It has just gone, and that is not written yet.
-        return replace(listed, connection=None)
-    return listed
+        return (replace(listed, connection=None),)
+    return (listed,)

@@ -7,11 +7,13 @@ from typing import Final
 
 from aiohttp import web
 
-from gateway.admin.auth import PUBLIC, cookie_name, from_own_page, is_secure, login_cookie, login_of
+from gateway.admin.access import route
+from gateway.admin.auth import cookie_name, from_own_page, is_secure, login_cookie, login_of
 from gateway.admin.pages.shell import form, parts, render, root
 from gateway.errors import problem
 from gateway.logins import NotLoggedIn
 from gateway.respond import Refusal, client_address
+from gateway.roles import Need
 from gateway.secret import Secret
 
 MAX_FORM: Final = 16 * 1024
@@ -21,9 +23,9 @@ MAX_FORM: Final = 16 * 1024
 def routes() -> list[web.RouteDef]:
     """The addresses of this noun."""
     return [
-        web.get("/login", page, name=f"{PUBLIC}-login"),
-        web.post("/login", log_in, name=f"{PUBLIC}-enter"),
-        web.post("/logout", log_out),
+        route("GET", "/login", page, need=Need.NOTHING),
+        route("POST", "/login", log_in, need=Need.NOTHING),
+        route("POST", "/logout", log_out, need=Need.CALLER),
     ]
 
 

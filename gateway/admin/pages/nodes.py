@@ -6,12 +6,13 @@ from typing import Final
 
 from aiohttp import web
 
+from gateway.admin.access import route
 from gateway.admin.auth import actor
-from gateway.admin.pages.ices import may_act, may_see
 from gateway.admin.pages.shell import form, is_fragment, parts, render
 from gateway.errors import Problem, problem
 from gateway.event import Via
 from gateway.respond import Refusal
+from gateway.roles import Need
 
 CHANGED: Final = "nodes-changed"
 """Tells the page's script that the table is to be asked for again."""
@@ -20,15 +21,14 @@ CHANGED: Final = "nodes-changed"
 def routes() -> list[web.RouteDef]:
     """The addresses of this noun."""
     return [
-        web.get("/nodes", page),
-        web.get("/nodes/{name}/{action:drain|resume}", confirm),
-        web.post("/nodes/{name}/{action:drain|resume}", act),
+        route("GET", "/nodes", page, need=Need.SEE_ALL),
+        route("GET", "/nodes/{name}/{action:drain|resume}", confirm, need=Need.ACT),
+        route("POST", "/nodes/{name}/{action:drain|resume}", act, need=Need.ACT),
     ]
 
 
 async def page(request: web.Request) -> web.StreamResponse:
     """The whole page, or the table alone where htmx asks for it."""
-    may_see(request)
     context = {"title": "Nodes", "found": await parts(request).nodes.all()}
     alone = is_fragment(request) and request.headers.get("HX-Target") == "table"
     return render(request, "nodes_table.html" if alone else "nodes.html", context)
@@ -36,7 +36,6 @@ async def page(request: web.Request) -> web.StreamResponse:
 
 async def confirm(request: web.Request) -> web.StreamResponse:
     """Say what it does, before it is done."""
-    may_act(request)
     found = await parts(request).nodes.all()
     node = next((one for one in found if one.name == request.match_info["name"]), None)
     if node is None:
@@ -51,7 +50,6 @@ async def confirm(request: web.Request) -> web.StreamResponse:
 
 async def act(request: web.Request) -> web.StreamResponse:
     """Let a node drain, or resume."""
-    may_act(request)
     await form(request)
     name, draining = request.match_info["name"], request.match_info["action"] == "drain"
     done = await parts(request).nodes.set_draining(

@@ -10,9 +10,10 @@ import msgspec
 from aiohttp import web
 
 from client.protocol import MAX_VALUE, JsonTooComplex
+from gateway.admin.access import route
 from gateway.admin.api.inputs import Query, decode_as
 from gateway.admin.api.operations import NewOperation
-from gateway.admin.auth import actor, forbidden
+from gateway.admin.auth import actor
 from gateway.admin.pages.ices import find, form_fault
 from gateway.admin.pages.shell import form, parts, render
 from gateway.admin.parts import CALLER
@@ -24,6 +25,7 @@ from gateway.json_input import NotJson, check_json_input
 from gateway.operation import Operation, State
 from gateway.operations import Wanted
 from gateway.respond import Refusal
+from gateway.roles import Need
 from gateway.store.ices import Listed
 from gateway.store.operations import OperationFilter
 from gateway.text import pretty
@@ -52,11 +54,11 @@ def routes() -> list[web.RouteDef]:
     """The addresses of this noun."""
     one = "/ices/{ice_name}/operations/{id}"
     return [
-        web.get("/ices/{ice_name}/operations/new", ask),
-        web.post("/ices/{ice_name}/operations", run),
-        web.get(one, show),
-        web.get(f"{one}/cancel", confirm),
-        web.post(f"{one}/cancel", cancel),
+        route("GET", "/ices/{ice_name}/operations/new", ask, need=Need.OPERATE, finds=find),
+        route("POST", "/ices/{ice_name}/operations", run, need=Need.OPERATE, finds=find),
+        route("GET", one, show, need=Need.CALLER, finds=_find),
+        route("GET", f"{one}/cancel", confirm, need=Need.OPERATE, finds=_find),
+        route("POST", f"{one}/cancel", cancel, need=Need.OPERATE, finds=_find),
     ]
 
 
@@ -76,10 +78,8 @@ async def operations_of(request: web.Request, listed: Listed) -> dict[str, Any]:
     }
 
 
-async def ask(request: web.Request) -> web.StreamResponse:
+async def ask(request: web.Request, listed: Listed) -> web.StreamResponse:
     """The form for a new operation."""
-    listed = await find(request)
-    _may_operate(request, listed)
     context = {
         "ice": listed.ice,
         "kinds": [kind.value for kind in OPERATIONS[listed.ice.ice_type]],
@@ -88,10 +88,8 @@ async def ask(request: web.Request) -> web.StreamResponse:
     return render(request, "operation_form.html", context)
 
 
-async def run(request: web.Request) -> web.StreamResponse:
+async def run(request: web.Request, listed: Listed) -> web.StreamResponse:
     """Request an operation; a refusal comes back into the form, which keeps what was typed."""
-    listed = await find(request)
-    _may_operate(request, listed)
     fields = await form(request, MAX_FORM)
     wanted = _wanted(fields)
     if isinstance(wanted, Problem):
@@ -123,9 +121,8 @@ def _wanted(fields: dict[str, str]) -> Wanted | Problem:
     return Wanted(new.kind, params, new.run_at, new.deadline, key)
 
 
-async def show(request: web.Request) -> web.StreamResponse:
+async def show(request: web.Request, _: Listed, operation: Operation) -> web.StreamResponse:
     """All of one operation."""
-    _, operation = await _find(request)
     context = {
         "operation": operation,
         "progress": progress_document(operation),
@@ -143,17 +140,13 @@ async def show(request: web.Request) -> web.StreamResponse:
     return render(request, "operation.html", context)
 
 
-async def confirm(request: web.Request) -> web.StreamResponse:
+async def confirm(request: web.Request, _: Listed, operation: Operation) -> web.StreamResponse:
     """Say what cancelling does, before it is done."""
-    listed, operation = await _find(request)
-    _may_operate(request, listed)
     return render(request, "operation_cancel.html", {"operation": operation})
 
 
-async def cancel(request: web.Request) -> web.StreamResponse:
+async def cancel(request: web.Request, _: Listed, operation: Operation) -> web.StreamResponse:
     """End an operation; one that has finished meanwhile stays as it is."""
-    listed, operation = await _find(request)
-    _may_operate(request, listed)
     done = await parts(request).operations.cancel(actor(request, Via.PAGE), operation.id)
     refused = isinstance(done, Problem)
     said = done.detail if isinstance(done, Problem) else _CANCELLED[operation.state]
@@ -174,13 +167,8 @@ _CANCELLED: Final = {
 
 
 async def _find(request: web.Request) -> tuple[Listed, Operation]:
-    listed = await find(request)
+    [listed] = await find(request)
     operation = await parts(request).operations.find(request.match_info["id"])
     if operation is None or operation.ice_name != listed.ice.ice_name:
         raise Refusal(problem("not-found", "There is no such operation."))
     return listed, operation
-
-
-def _may_operate(request: web.Request, listed: Listed) -> None:
-    if not request[CALLER].operates(listed.ice):
-        raise forbidden(request)

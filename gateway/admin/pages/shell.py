@@ -69,7 +69,7 @@ def _utc(moment: datetime) -> str:
 
 async def _set_headers(request: web.Request, response: web.StreamResponse) -> None:
     response.headers.update(_HEADERS)
-    if (request.match_info.route.name or "").endswith("-static"):
+    if request.match_info.route.name == "static":
         # A name bears its version, or is asked for again by its entity tag.
         response.headers["Cache-Control"] = "no-cache"
 

@@ -10,8 +10,9 @@ from typing import Final
 
 from aiohttp import web
 
-from gateway.admin.auth import PUBLIC
+from gateway.admin.access import route
 from gateway.http_headers import none_match
+from gateway.roles import Need
 
 _FOLDER: Final = Path(__file__).parents[1] / "static"
 # Not as this machine would have it: a browser runs no script under another name (nosniff).
@@ -28,7 +29,7 @@ class _File:
 def routes() -> list[web.RouteDef]:
     """The addresses of this noun."""
     _files()
-    return [web.get("/static/{name}", serve, name=f"{PUBLIC}-static")]
+    return [route("GET", "/static/{name}", serve, need=Need.NOTHING, name="static")]
 
 
 async def serve(request: web.Request) -> web.StreamResponse:

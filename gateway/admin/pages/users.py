@@ -9,9 +9,10 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
+from gateway.admin.access import route
 from gateway.admin.api.inputs import Query, Text
 from gateway.admin.auth import actor, login_cookie
-from gateway.admin.pages.ices import PAGE, WORDS, form_fault, may_act, may_see
+from gateway.admin.pages.ices import PAGE, WORDS, form_fault
 from gateway.admin.pages.shell import form, is_fragment, parts, render
 from gateway.admin.parts import CALLER
 from gateway.errors import Problem, invalid, problem, quoted
@@ -20,7 +21,7 @@ from gateway.ice import Status
 from gateway.passwords import MIN_LENGTH, RULE
 from gateway.provisioning import MAX_BULK
 from gateway.respond import Refusal, store_problem
-from gateway.roles import Role
+from gateway.roles import Need, Role
 from gateway.secret import Secret
 from gateway.store.accounts import User, fold_user
 from gateway.store.engine import StoreUnavailable
@@ -63,17 +64,16 @@ class KnownQuery(Query):
 def routes() -> list[web.RouteDef]:
     """The addresses of this noun; a user's name may hold any sign, so it is no part of a path."""
     return [
-        web.get("/users", page),
-        web.get("/users/known", known),
-        web.post("/users", add),
-        web.get("/users/{action:role|password|logins|disable}", ask),
-        *(web.post(f"/users/{action}", act) for action, act in _ACTS.items()),
+        route("GET", "/users", page, need=Need.SEE_ALL),
+        route("GET", "/users/known", known, need=Need.SEE_ALL),
+        route("POST", "/users", add, need=Need.ACT),
+        route("GET", "/users/{action:role|password|logins|disable}", ask, need=Need.ACT),
+        *(route("POST", f"/users/{name}", act, need=Need.ACT) for name, act in _ACTS.items()),
     ]
 
 
 async def page(request: web.Request) -> web.StreamResponse:
     """The whole page, or the table alone where htmx asks for it."""
-    may_see(request)
     query = UsersQuery.of(request)
     here = parts(request)
     number = max(1, min(query.page, 100_000))
@@ -102,7 +102,6 @@ async def page(request: web.Request) -> web.StreamResponse:
 
 async def known(request: web.Request) -> web.StreamResponse:
     """Users whose name contains what is typed into a field, as its options."""
-    may_see(request)
     text = KnownQuery.of(request).text()
     names = await parts(request).accounts.enabled_names(text, MAX_KNOWN)
     return render(request, "user_options.html", {"names": names})
@@ -110,7 +109,6 @@ async def known(request: web.Request) -> web.StreamResponse:
 
 async def add(request: web.Request) -> web.StreamResponse:
     """Add a user; a refusal comes back into the form, which keeps what was typed."""
-    may_act(request)
     fields = await form(request)
     role = _role(fields)
     if isinstance(role, Problem):
@@ -136,7 +134,6 @@ async def add(request: web.Request) -> web.StreamResponse:
 
 async def ask(request: web.Request) -> web.StreamResponse:
     """Say what will be done to a user, or ask for the new role or password."""
-    may_act(request)
     user = await _user(request, request.query.get("name", ""))
     here = parts(request)
     counts = await here.logins.counts()
@@ -157,7 +154,6 @@ async def ask(request: web.Request) -> web.StreamResponse:
 
 async def set_role(request: web.Request) -> web.StreamResponse:
     """Give a user another role."""
-    may_act(request)
     fields = await form(request)
     role = _role(fields)
     if isinstance(role, Problem):
@@ -173,7 +169,6 @@ async def set_role(request: web.Request) -> web.StreamResponse:
 
 async def set_password(request: web.Request) -> web.StreamResponse:
     """Give a user another password; this login stays, should it be theirs, and their others end."""
-    may_act(request)
     fields = await form(request)
     done = await parts(request).accounts.set_password(
         actor(request, Via.PAGE),
@@ -192,7 +187,6 @@ async def set_password(request: web.Request) -> web.StreamResponse:
 
 async def end_logins(request: web.Request) -> web.StreamResponse:
     """End every login of a user."""
-    may_act(request)
     user = await _user(request, (await form(request)).get("name", ""))
     ended = await parts(request).logins.end_all(actor(request, Via.PAGE), user.name)
     return _told(request, f"Logins of {user.name} ended", [_ended(ended)])
@@ -200,7 +194,6 @@ async def end_logins(request: web.Request) -> web.StreamResponse:
 
 async def disable(request: web.Request) -> web.StreamResponse:
     """Disable a user, name their ICEs, and offer to deregister the registered ones."""
-    may_act(request)
     user = await _user(request, (await form(request)).get("name", ""))
     if user.disabledon is None:  # or somebody else was first, and it is done
         done = await parts(request).accounts.disable(actor(request, Via.PAGE), user.name)

@@ -1,0 +1,180 @@
+"""Who may use which page and call: one table, of every route there is."""
+
+from __future__ import annotations
+
+import pytest
+import pytest_asyncio
+
+from gateway.admin import api_app, pages_app
+from gateway.roles import Role
+from tests.support.harness import API, Api, harness
+from tests.support.work import asked, connected
+
+STALE = {"If-Match": '"9"'}
+NEW = {"ice_name": "mine", "ice_type": "normal", "provisionedto": "alice"}
+
+# What `nobody`, the member whose ICE it is, an auditor, an admin, and an API token for that ICE are answered.
+# What an admin may do is asked for in a way that fails afterwards, so that nothing is done.
+CALLS = {
+    "POST /ices": ("/ices", NEW, (401, 403, 403, 409, 403)),
+    "GET /ices": ("/ices", None, (401, 200, 200, 200, 403)),
+    "POST /ices/bulk": (
+        "/ices/bulk",
+        {"action": "disconnect", "ice_names": []},
+        (401, 403, 403, 200, 403),
+    ),
+    "GET /ices/{ice_name}": ("/ices/mine", None, (401, 200, 200, 200, 403)),
+    **{
+        f"{method} /ices/{{ice_name}}": ("/ices/mine", None, (401, 405, 405, 405, 405))
+        for method in ("DELETE", "PUT", "PATCH")
+    },
+    **{
+        f"POST /ices/{{ice_name}}/{action}": (
+            f"/ices/mine/{action}",
+            None,
+            (401, 403, 403, 412, 403),
+        )
+        for action in ("reprovision", "reregister", "deregister", "disconnect")
+    },
+    "GET /ices/{ice_name}/connections": (
+        "/ices/mine/connections",
+        None,
+        (401, 200, 200, 200, 403),
+    ),
+    "POST /ices/{ice_name}/operations": (
+        "/ices/mine/operations",
+        {"kind": "execute", "idempotency_key": "once"},
+        (401, 202, 403, 202, 202),
+    ),
+    "GET /operations": ("/operations", None, (401, 200, 200, 200, 200)),
+    "GET /operations/{id}": ("/operations/{id}", None, (401, 200, 200, 200, 200)),
+    "GET /operations/{id}/stream": ("/operations/{id}/stream", None, (401, 200, 200, 200, 200)),
+    "POST /operations/{id}/cancel": ("/operations/{id}/cancel", None, (401, 409, 403, 409, 409)),
+    "GET /events": ("/events", None, (401, 403, 200, 200, 403)),
+    "GET /events/stream": ("/events/stream", None, (401, 403, 200, 200, 403)),
+    "GET /openapi.json": ("/openapi.json", None, (200, 200, 200, 200, 200)),
+}
+
+# The same of pages: an API token is nobody there.
+_WORK = "ices/mine/operations"
+_IN = (302, 200, 200, 200)
+_SEES_ALL = (302, 403, 200, 200)
+PAGES = {
+    "GET ": (".", (302, 302, 302, 302)),
+    "GET /login": ("login", (200, 302, 302, 302)),
+    "POST /login": ("login", (401, 401, 401, 401)),
+    "POST /logout": ("logout", (401, 200, 200, 200)),
+    "GET /static/{name}": ("static/icon.svg", (200, 200, 200, 200)),
+    "GET /guide": ("guide", _IN),
+    "GET /": ("", _IN),
+    "POST /ices": ("ices", (401, 403, 403, 422)),
+    "POST /ices/bulk": ("ices/bulk", (401, 403, 403, 422)),
+    "POST /ices/bulk/confirm": ("ices/bulk/confirm", (401, 403, 403, 422)),
+    "GET /ices/{ice_name}": ("ices/mine", _IN),
+    "GET /ices/{ice_name}/{action}": ("ices/mine/disconnect", (302, 403, 403, 200)),
+    "POST /ices/{ice_name}/{action}": ("ices/mine/disconnect", (401, 403, 403, 422)),
+    "GET /ices/{ice_name}/operations/new": (f"{_WORK}/new", (302, 200, 403, 200)),
+    "POST /ices/{ice_name}/operations": (_WORK, (401, 422, 403, 422)),
+    "GET /ices/{ice_name}/operations/{id}": (f"{_WORK}/{{id}}", _IN),
+    "GET /ices/{ice_name}/operations/{id}/cancel": (f"{_WORK}/{{id}}/cancel", (302, 200, 403, 200)),
+    "POST /ices/{ice_name}/operations/{id}/cancel": (
+        f"{_WORK}/{{id}}/cancel",
+        (401, 409, 403, 409),
+    ),
+    "GET /users": ("users", _SEES_ALL),
+    "GET /users/known": ("users/known", _SEES_ALL),
+    "POST /users": ("users", (401, 403, 403, 422)),
+    "GET /users/{action}": ("users/role?name=alice", (302, 403, 403, 200)),
+    "POST /users/role": ("users/role", (401, 403, 403, 422)),
+    "POST /users/password": ("users/password", (401, 403, 403, 422)),
+    "POST /users/logins": ("users/logins", (401, 403, 403, 404)),
+    "POST /users/disable": ("users/disable", (401, 403, 403, 404)),
+    "GET /api-tokens": ("api-tokens", _SEES_ALL),
+    "POST /api-tokens": ("api-tokens", (401, 403, 403, 422)),
+    "GET /api-tokens/{token_id}/revoke": ("api-tokens/none/revoke", (302, 403, 403, 404)),
+    "POST /api-tokens/{token_id}/revoke": ("api-tokens/none/revoke", (401, 403, 403, 404)),
+    "GET /audit": ("audit", _SEES_ALL),
+    "GET /audit/verdict": ("audit/verdict", _SEES_ALL),
+    "GET /audit/export.{format}": ("audit/export.csv", _SEES_ALL),
+    "GET /nodes": ("nodes", _SEES_ALL),
+    "GET /nodes/{name}/{action}": ("nodes/none/drain", (302, 403, 403, 404)),
+    "POST /nodes/{name}/{action}": ("nodes/none/drain", (401, 403, 403, 404)),
+}
+
+changes_nothing = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(tmp_path_factory):
+    """A gateway with the ICE `mine` of alice, and a finished operation."""
+    async with harness(tmp_path_factory.mktemp("shared")) as started:
+        ice = await connected(started, "mine")
+        started.operation = await asked(started.admin, "mine")
+        await started.admin.post(f"/operations/{started.operation}/cancel")
+        await ice.close()
+        await started.settled()
+        started.callers = [
+            Api(started.session, started.url, None),
+            await started.api("alice"),
+            await started.api("eve", Role.AUDITOR),
+            started.admin,
+            await started.api("root", ice="mine"),
+        ]
+        yield started
+
+
+def routes(app):
+    return {
+        f"{each.method} {each.resource.canonical}"
+        for each in app.router.routes()
+        if each.method != "HEAD"
+    }
+
+
+def test_the_tables_have_every_route():
+    assert set(CALLS) == routes(api_app(None))
+    assert set(PAGES) == routes(pages_app(None))
+
+
+@pytest.mark.parametrize("call", CALLS)
+@changes_nothing
+async def test_calls(shared, call):
+    path, body, expected = CALLS[call]
+    path = path.format(id=shared.operation)
+    for caller, status in zip(shared.callers, expected, strict=True):
+        token = {"Authorization": f"Bearer {caller.token}"} if caller.token else {}
+        async with shared.session.request(
+            call.split()[0], f"{shared.url}{API}{path}", json=body, headers=STALE | token
+        ) as answer:
+            assert answer.status == status, f"{call} of {caller.token}: {await answer.text()}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+async def test_pages(tmp_path, browse, page):
+    method = page.split(" ")[0]
+    path, expected = PAGES[page]
+    async with harness(tmp_path) as running:
+        ice = await connected(running, "mine")
+        operation = await asked(running.admin, "mine")
+        await running.admin.post(f"/operations/{operation}/cancel")
+        token = (await running.api("root", ice="mine")).token
+        browsers = [
+            await browse(running),
+            await browse(running, "alice", Role.MEMBER),
+            await browse(running, "eve", Role.AUDITOR),
+            await browse(running, "root"),
+        ]
+        path = path.format(id=operation)
+        for browser, status in zip(browsers, expected, strict=True):
+            answer = await ask(browser, method, path)
+            assert answer.status == status, f"{page}: {answer}"
+        answer = await ask(browsers[0], method, path, Authorization=f"Bearer {token}")
+        assert answer.status == expected[0], f"{page} with an API token: {answer}"
+        await ice.close()
+
+
+async def ask(browser, method, path, **more):
+    url = f"{browser.url}/admin" if path == "." else path
+    if method == "GET":
+        return await browser.get(url, headers=more)
+    return await browser.post(url, **more)
