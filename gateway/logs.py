@@ -19,9 +19,17 @@ from gateway.standard_streams import DecoupledStream
 from gateway.text import printable
 from gateway.times import to_text, utc_now
 
-STRANGERS: Final = ("malformed request", "refused", "credentials refused", "unexpected error")
-"""What anybody can cause who reaches the port; the last only by a fault of ours."""
 LINES_A_MINUTE: Final = 120
+"""Lines of one kind, each minute, that name no ICE: anybody who reaches the port may cause them."""
+NAMED_A_MINUTE: Final = 3000
+"""Lines of one kind, each minute, that name ICEs,"""
+ICE_LINES_A_MINUTE: Final = 10
+"""and of these so many that name the same."""
+TRACEBACKS_A_MINUTE: Final = 10
+"""Lines of one kind, each minute, with a traceback, which is a hundred times as long."""
+MAX_KINDS: Final = 200
+"""Kinds that are counted; what comes beyond is of one kind."""
+_OTHER: Final = "other"
 _JSON: Final = msgspec.json.Encoder(enc_hook=str)
 MAX_VALUE: Final = 1000
 """Characters of one value in a line,"""
@@ -53,8 +61,9 @@ def configure(form: str, level: str, node: str | None = None) -> None:
             return str(line)
 
         sys.stderr.describe = describe
+    limit = LineLimit()
     structlog.configure(
-        processors=[Sparing(), stamp, *rendering],
+        processors=[limit, stamp, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
@@ -63,10 +72,11 @@ def configure(form: str, level: str, node: str | None = None) -> None:
     others = logging.StreamHandler(sys.stderr)
     others.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[stamp],
+            foreign_pre_chain=[_unsaid, stamp],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
         )
     )
+    others.addFilter(limit)
     logging.basicConfig(handlers=[others], level=max(number, logging.WARNING))
     logging.captureWarnings(capture=True)
 
@@ -97,33 +107,66 @@ def _plain(logger: Any, level: str, line: EventDict) -> EventDict:
     return line
 
 
-class Sparing:
-    """Keeps what strangers cause from filling the disk: so many lines a minute of each kind.
+class LineLimit:
+    """Keeps clients from filling the disk with log lines: so many a minute of each kind, and of each ICE.
 
-    The first line of the next minute says how many were `unsaid`. What names an ICE is always said.
+    What a client caused and what not is not told apart: nothing that the gateway says of itself comes near
+    the limits. The next line of a kind that is written says how many were `unsaid`.
     """
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
         self._minute = -1
-        self._said: Counter[str] = Counter()
+        self._said: Counter[tuple[str, str]] = Counter()
         self._unsaid: Counter[str] = Counter()
 
-    def __call__(self, _: Any, __: str, line: EventDict) -> EventDict:
-        """A processor of structlog. Raises `DropEvent` for what is not to be said."""
-        event = line["event"]
-        if event not in STRANGERS or line.get("ice") is not None:
-            return line
+    def admit(
+        self, kind: str, ice_name: str | None = None, *, traceback: bool = False
+    ) -> int | None:
+        """Whether a line is to be written: how many of its kind were not since the last; else None."""
         minute = int(self._monotonic() // 60)
         if minute != self._minute:
             self._minute = minute
             self._said.clear()
-        if self._said[event] >= LINES_A_MINUTE:
-            self._unsaid[event] += 1
+            self._unsaid = +self._unsaid  # those that owe something
+        # Each has its own budget: strangers do not use up what ICEs may say, nor one ICE what all may.
+        most = LINES_A_MINUTE
+        if traceback:
+            kind, most = f"{kind}, with a traceback", TRACEBACKS_A_MINUTE
+        elif ice_name is not None:
+            kind, most = f"{kind}, of an ICE", NAMED_A_MINUTE
+        if kind not in self._unsaid:
+            if len(self._unsaid) >= MAX_KINDS:
+                kind = _OTHER
+            self._unsaid[kind] += 0
+        said, said_of_ice = self._said[kind, ""], self._said[kind, ice_name] if ice_name else 0
+        if said >= most or said_of_ice >= ICE_LINES_A_MINUTE:
+            self._unsaid[kind] += 1
+            return None
+        self._said[kind, ""] += 1
+        if ice_name:
+            self._said[kind, ice_name] += 1
+        unsaid, self._unsaid[kind] = self._unsaid[kind], 0
+        return unsaid
+
+    def __call__(self, _: Any, __: str, line: EventDict) -> EventDict:
+        """A processor of structlog. Raises `DropEvent` for what is not to be said."""
+        unsaid = self.admit(line["event"], line.get("ice"), traceback=bool(line.get("exc_info")))
+        if unsaid is None:
             raise structlog.DropEvent
-        self._said[event] += 1
-        unsaid = self._unsaid.pop(event, 0)
         return {**line, "unsaid": unsaid} if unsaid else line
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """A filter of the standard library: there a kind is a logger."""
+        unsaid = self.admit(record.name, traceback=bool(record.exc_info))
+        record.unsaid = unsaid
+        return unsaid is not None
+
+
+def _unsaid(_: Any, __: str, line: EventDict) -> EventDict:
+    """Of a line of the standard library what `LineLimit.filter` has found."""
+    unsaid = line["_record"].unsaid
+    return {**line, "unsaid": unsaid} if unsaid else line
 
 
 def _encode(_: Any, __: str, line: EventDict) -> str:

@@ -28,6 +28,7 @@ from gateway.app import run_gateway
 from gateway.cli import main
 from gateway.cli.common import MUST_MEND, desk
 from gateway.ice import IceType
+from gateway.logs import ICE_LINES_A_MINUTE
 from gateway.roles import Role
 from gateway.settings import BadSetting, load
 from gateway.store.copies import mark
@@ -293,6 +294,19 @@ async def test_token_by_command_registers(served):
     connection = await Ice(served.url, token).connect()
     assert connection.welcome["ice_name"] == "lab-new"
     await connection.close()
+
+
+async def test_an_ice_that_comes_again_and_again_fills_no_log(served):
+    ice = await served.provision("lab-again")
+    await served.run("ices", "reprovision", "lab-again")
+    for _ in range(3 * ICE_LINES_A_MINUTE):
+        assert (await ice.refused()).code == "token-replaced"
+    other = await served.provision("lab-other")
+    await served.run("ices", "reprovision", "lab-other")
+    await other.refused()
+    await asyncio.to_thread(served.err.expect, '"unsaid":')
+    said = [line for line in served.err.lines if '"ice":"lab-again"' in line]
+    assert 1 <= len(said) <= 2 * ICE_LINES_A_MINUTE, "a minute may have passed in between"
 
 
 async def test_disabled_user_is_refused_at_once(served):

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.exposition import generate_latest
 
 from client.protocol import MAX_DEPTH, MAX_DIGITS, MAX_VALUE
-from gateway import connection, progress, respond, standard_streams
+from gateway import connection, logs, progress, respond, standard_streams
 from gateway.admin.pages.ices import MAX_BULK_FIELDS
 from gateway.admin.pages.login import MAX_FORM
 from gateway.admin.pages.operations import MAX_FORM as MAX_OPERATION_FORM
@@ -100,6 +100,10 @@ def test_limits_are_those_that_hold():
             "an ICE's progress": (
                 f"a row in {progress.INTERVAL:g} s, {progress.MAX_MESSAGE:,} characters,"
                 f" {progress.MAX_DATA:,} bytes of data"
+            ),
+            "lines of the log, each minute and of each kind": (
+                f"{logs.LINES_A_MINUTE}; {logs.NAMED_A_MINUTE:,} that name an ICE, of which"
+                f" {logs.ICE_LINES_A_MINUTE} name the same; {logs.TRACEBACKS_A_MINUTE} with a traceback"
             ),
             "lines of the log that wait for a reader; at the end of the process": (
                 f"{standard_streams.MAX_WAITING // kib**2} MiB; {standard_streams.EXIT_PATIENCE:g} s"

@@ -6,39 +6,100 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 import structlog
 
-from gateway.logs import LINES_A_MINUTE, MAX_VALUE, STRANGERS, Sparing
+from gateway.logs import (
+    ICE_LINES_A_MINUTE,
+    LINES_A_MINUTE,
+    MAX_KINDS,
+    MAX_VALUE,
+    NAMED_A_MINUTE,
+    TRACEBACKS_A_MINUTE,
+    LineLimit,
+)
 
 
-def said(sparing, **line):
-    try:
-        return sparing(None, "info", line)
-    except structlog.DropEvent:
-        return None
+class Limit(LineLimit):
+    """At a time that the test says."""
+
+    def __init__(self):
+        self.now = 0.0
+        super().__init__(lambda: self.now)
+
+    def said(self, **line):
+        try:
+            return self(None, "info", line)
+        except structlog.DropEvent:
+            return None
 
 
-@pytest.mark.parametrize("event", STRANGERS)
+@pytest.mark.parametrize("event", ["refused", "malformed request", "store unavailable"])
 def test_lines_of_strangers_are_bounded_and_the_rest_is_counted(event):
-    now = [0.0]
-    sparing = Sparing(lambda: now[0])
-    lines = [said(sparing, event=event, address="192.0.2.1") for _ in range(LINES_A_MINUTE + 50)]
+    limit = Limit()
+    lines = [limit.said(event=event, address="192.0.2.1") for _ in range(LINES_A_MINUTE + 50)]
     assert lines.count(None) == 50
     assert lines[0] == {"event": event, "address": "192.0.2.1"}
-    now[0] = 60.0
-    assert said(sparing, event=event) == {"event": event, "unsaid": 50}
-    assert said(sparing, event=event) == {"event": event}
+    limit.now = 60.0
+    assert limit.said(event=event) == {"event": event, "unsaid": 50}
+    assert limit.said(event=event) == {"event": event}
 
 
-def test_what_names_an_ice_and_what_else_happens_is_always_said():
-    sparing = Sparing(lambda: 0.0)
+@pytest.mark.parametrize("event", ["refused", "admitted", "closed", "client gone"])
+def test_lines_of_an_ice_are_bounded_and_the_rest_is_counted(event):
+    limit = Limit()
+    lines = [limit.said(event=event, ice="lab-1") for _ in range(ICE_LINES_A_MINUTE + 7)]
+    assert lines.count(None) == 7
+    other = limit.said(event=event, ice="lab-2")
+    assert other == {"event": event, "ice": "lab-2", "unsaid": 7}, "one ICE silences no other"
+    limit.now = 60.0
+    assert limit.said(event=event, ice="lab-1") == {"event": event, "ice": "lab-1"}
+
+
+def test_lines_of_all_ices_together_are_bounded():
+    limit = Limit()
+    for number in range(NAMED_A_MINUTE):
+        assert limit.said(event="refused", ice=f"lab-{number}")
+    assert limit.said(event="refused", ice="lab-x") is None
+    assert limit.said(event="admitted", ice="lab-x"), "one kind silences no other"
+    limit.now = 60.0
+    assert limit.said(event="refused", ice="lab-x")["unsaid"] == 1
+
+
+def test_strangers_and_ices_do_not_silence_each_other():
+    limit = Limit()
     for _ in range(LINES_A_MINUTE + 1):
-        said(sparing, event="refused", ice=None)
-    for line in ({"event": "refused", "ice": "lab-1"}, {"event": "admitted", "ice": "lab-1"}):
-        assert [said(sparing, **line)] * (LINES_A_MINUTE + 1) == [line] * (LINES_A_MINUTE + 1)
-    assert said(sparing, event="refused", ice=None) is None
+        limit.said(event="refused", ice=None)
+    assert limit.said(event="refused", ice="lab-1")
+    limit = Limit()
+    for number in range(NAMED_A_MINUTE + 1):
+        limit.said(event="refused", ice=f"lab-{number}")
+    assert limit.said(event="refused", ice=None)
+
+
+def test_tracebacks_are_fewer():
+    limit = Limit()
+    lines = [limit.said(event="unexpected error", exc_info=True) for _ in range(100)]
+    assert lines.count(None) == 100 - TRACEBACKS_A_MINUTE
+
+
+def test_what_is_counted_takes_bounded_memory():
+    limit = Limit()
+    for number in range(20 * MAX_KINDS):
+        limit.said(event=f"{number}", ice=f"lab-{number}")
+        limit.said(event=f"{number}")
+    assert len(limit._unsaid) == MAX_KINDS + 1
+    limit.now = 60.0
+    limit.said(event="new")
+    assert len(limit._unsaid) == 2, "what owes nothing is forgotten"
+    for number in range(2 * NAMED_A_MINUTE):
+        limit.said(event="refused", ice=f"lab-{number}")
+    before = len(limit._said)
+    for number in range(2 * NAMED_A_MINUTE):
+        limit.said(event="refused", ice=f"more-{number}")
+    assert len(limit._said) == before, "who may say no more is not counted"
 
 
 NASTY = [
@@ -92,6 +153,32 @@ def test_every_line_is_one_json_object_whoever_writes_it():
         assert line.isascii(), line
         assert line.isprintable(), line
     assert len(json.loads(lines[-2])["text"]) == MAX_VALUE
+
+
+FLOOD = """
+import logging, structlog
+from gateway.logs import configure
+from gateway.standard_streams import decouple
+decouple()
+configure("json", "info")
+for _ in range(500):
+    structlog.get_logger().info("refused", ice="lab-1")
+    logging.getLogger("websockets.server").error("message not taken")
+    try:
+        raise ValueError("deep")
+    except ValueError:
+        logging.getLogger("asyncio").exception("caught by a library")
+"""
+
+
+def test_lines_of_libraries_are_bounded_too():
+    done = subprocess.run([sys.executable, "-c", FLOOD], capture_output=True, check=True, text=True)
+    events = Counter(json.loads(line)["event"] for line in done.stderr.splitlines())
+    assert events == {
+        "refused": ICE_LINES_A_MINUTE,
+        "message not taken": LINES_A_MINUTE,
+        "caught by a library": TRACEBACKS_A_MINUTE,
+    }
 
 
 LOSS = """

@@ -151,12 +151,9 @@ async def listing(request: web.Request, query: IceQuery, after: str | None) -> w
     )
 
 
-async def show(request: web.Request, listed: Listed) -> web.Response:
+async def show(_: web.Request, listed: Listed) -> web.Response:
     """Show one ICE."""
-    return json_response(
-        documents.ice_document(listed),
-        headers=etag(listed.ice.generation),
-    )
+    return json_response(documents.ice_document(listed), headers=etag(listed.ice.generation))
 
 
 async def final(request: web.Request) -> web.Response:  # noqa: ARG001 - whichever ICE it is
