@@ -1,6 +1,6 @@
-"""Checks JSON from outside before anything is built of it. Pure.
+"""Whether a text from outside is JSON, told before anything is built of it. Pure.
 
-To build objects of a MiB takes up to 150 ms: 64 ms for nested empty lists. To skip through it takes 3 ms.
+To build objects of a MiB takes up to 150 ms, of floats 1.3 s. To skip through it takes 3 ms.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from client.protocol import MAX_DEPTH, JsonTooComplex, check_json
+from client.protocol import MAX_DEPTH, JsonTooComplex
 
 _SKIP: Final = msgspec.json.Decoder(msgspec.Raw)
 
@@ -18,12 +18,15 @@ class NotJson(ValueError):
     """It is not one JSON value in UTF-8."""
 
 
-def check_json_input(data: bytes) -> None:
-    """Refuse what is no JSON (RFC 8259), or more complex than `client.protocol.check_json` allows.
+def check_syntax(data: bytes) -> None:
+    """Refuse what is no JSON (RFC 8259).
+
+    What a typed shape takes of it costs no more than its size suggests. Only values that are kept as they
+    were sent need `client.protocol.check_json` besides.
 
     Raises:
         NotJson: it is no JSON.
-        JsonTooComplex: the text says what was exceeded.
+        JsonTooComplex: it is deeper than a parser can tell.
     """
     try:
         data.decode()  # msgspec looks at the bytes of strings only when it builds them
@@ -35,4 +38,3 @@ def check_json_input(data: bytes) -> None:
         raise JsonTooComplex(f"it is deeper than {MAX_DEPTH} levels") from None
     except (UnicodeDecodeError, msgspec.DecodeError):
         raise NotJson from None
-    check_json(data)

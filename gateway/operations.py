@@ -7,7 +7,7 @@ refusal is a `Problem` of the catalogue. Who may ask stands in `roles`.
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
@@ -71,8 +71,11 @@ class OperationDesk:
     async def request(self, actor: Actor, ice: Ice, wanted: Wanted) -> Operation | Problem:
         """Queue an operation; the same idempotency key of the same user is the same operation."""
         new = self.check(actor, ice.ice_name, wanted)
-        if isinstance(new, Problem):
-            return new
+        return new if isinstance(new, Problem) else await self.queue(actor, ice, new)
+
+    async def queue(self, actor: Actor, ice: Ice, checked: Operation) -> Operation | Problem:
+        """Queue what `check` has made, for this ICE."""
+        new = replace(checked, ice_name=ice.ice_name)
 
         async def unit(transaction: Transaction) -> Operation | Problem:
             rows = Operations(transaction.fetch)

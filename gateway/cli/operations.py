@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final
 import click
 import msgspec
 
-from client.protocol import JsonTooComplex, OperationKind
+from client.protocol import JsonTooComplex, OperationKind, check_json
 from gateway.clerk import Clerk
 from gateway.cli.common import (
     Desk,
@@ -28,7 +28,7 @@ from gateway.cli.common import (
 )
 from gateway.documents import OperationDocument, operation_document, progress_document
 from gateway.errors import problem
-from gateway.json_input import NotJson, check_json_input
+from gateway.json_input import NotJson, check_syntax
 from gateway.operation import Operation, State
 from gateway.operations import OperationDesk, Wanted
 from gateway.store.ices import Ices
@@ -81,7 +81,8 @@ class _Json(click.ParamType[bytes]):
             else:
                 text = Path(value[1:]).read_bytes() if value.startswith("@") else value.encode()
             text = decoded(text).strip().encode()
-            check_json_input(text)
+            check_syntax(text)
+            check_json(text)
         except OSError as error:
             self.fail(f"{value[1:]} cannot be read: {error.strerror}", param, ctx)
         except JsonTooComplex as error:

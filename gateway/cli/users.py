@@ -67,7 +67,7 @@ def _first_line(file: BinaryIO) -> str:
     try:
         return decoded(data).partition("\n")[0].rstrip("\r")
     except UnicodeDecodeError:
-        refuse("the password is not UTF-8")
+        refuse("password: not text in UTF-8")
 
 
 @users.command("list")

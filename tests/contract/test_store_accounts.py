@@ -129,7 +129,7 @@ async def test_users_are_found_by_what_is_asked_of_them(engine):
     assert await table.any()
     zora = await table.user("zora")
     gone = replace(zora, disabledon=NOW)
-    await engine.write(lambda t: accounts.update_user(t, gone, an_event("disable-user")))
+    await engine.write(lambda t: accounts.update_user(t, gone))
     assert await table.enabled_names("Z", 10) == ["z%d", "zed", "Zoe"]
     assert await table.enabled_names("z", 1) == ["z%d"]
     assert await table.enabled_names("%", 10) == ["z%d"]

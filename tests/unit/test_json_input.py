@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.protocol import MAX_DEPTH, JsonTooComplex
-from gateway.json_input import NotJson, check_json_input
+from gateway.json_input import NotJson, check_syntax
 
 
 def nested(depth):
@@ -24,7 +24,7 @@ def nested(depth):
     )
 )
 def test_usual_json_is_taken(value):
-    check_json_input(json.dumps(value).encode())
+    check_syntax(json.dumps(value).encode())
 
 
 @pytest.mark.parametrize(
@@ -44,19 +44,18 @@ def test_usual_json_is_taken(value):
 )
 def test_what_is_no_json_is_refused(data):
     with pytest.raises(NotJson):
-        check_json_input(data)
+        check_syntax(data)
 
 
 @pytest.mark.parametrize(
     "data",
     [
-        *(nested(depth) for depth in (MAX_DEPTH + 1, 976, 100_000)),
+        *(nested(depth) for depth in (5_000, 100_000)),
         b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
-        *(b"1e999", b"9" * 5_000, b"[-1e999]"),
     ],
     ids=lambda data: repr(data[:20]),
 )
-def test_json_that_is_too_complex_is_refused(data):
+def test_json_that_is_too_deep_to_tell_is_refused(data):
     with pytest.raises(JsonTooComplex):
-        check_json_input(data)
-    check_json_input(nested(MAX_DEPTH))
+        check_syntax(data)
+    check_syntax(nested(MAX_DEPTH + 100))

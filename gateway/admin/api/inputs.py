@@ -14,7 +14,7 @@ from gateway.admin.auth import recognise
 from gateway.admin.parts import CALLER, PARTS
 from gateway.errors import Problem, invalid, problem
 from gateway.http_headers import media_type
-from gateway.json_input import NotJson, check_json_input
+from gateway.json_input import NotJson, check_syntax
 from gateway.respond import Refusal, read_body
 from gateway.store.ices import Listed
 
@@ -60,7 +60,7 @@ async def _body(request: web.Request) -> bytes:
 def _parsed(request: web.Request, data: bytes, shape: type[B]) -> B:
     too_complex = None
     try:
-        check_json_input(data)
+        check_syntax(data)
     except NotJson:
         raise Refusal(problem("malformed-json")) from None
     except JsonTooComplex as error:
@@ -75,7 +75,7 @@ def _parsed(request: web.Request, data: bytes, shape: type[B]) -> B:
 
 
 def decode_as(data: bytes, shape: type[B]) -> B:
-    """JSON that `check_json_input` has taken, as `shape`. Raises `Refusal`."""
+    """JSON that `check_syntax` has taken, as `shape`. Raises `Refusal`."""
     try:
         return msgspec.json.decode(data, type=shape)
     except msgspec.ValidationError as error:

@@ -97,21 +97,20 @@ def routes() -> list[web.RouteDef]:
     ]
 
 
-async def _wanted(request: web.Request) -> tuple[float, Wanted]:
+async def _wanted(request: web.Request) -> tuple[float, Operation]:
     wait = RequestQuery.of(request).wait
     new = await body_as(request, NewOperation)
     wanted = Wanted(new.kind, bytes(new.params), new.run_at, new.deadline, new.idempotency_key)
     name = request.match_info["ice_name"]
-    unwrap(_parts(request).operations.check(actor(request), name, wanted))
-    return wait, wanted
+    return wait, unwrap(_parts(request).operations.check(actor(request), name, wanted))
 
 
-async def create(request: web.Request, wait: float, wanted: Wanted, listed: Listed) -> web.Response:
+async def create(
+    request: web.Request, wait: float, checked: Operation, listed: Listed
+) -> web.Response:
     """Request an operation, and wait for its end if that is asked for."""
     parts = _parts(request)
-    operation: Operation = unwrap(
-        await parts.operations.request(actor(request), listed.ice, wanted)
-    )
+    operation: Operation = unwrap(await parts.operations.queue(actor(request), listed.ice, checked))
     operation = await _end_of(parts, operation, wait)
     base = request.path.rsplit("/", 3)[0]  # without /ices/NAME/operations
     [document] = await _documents([operation])

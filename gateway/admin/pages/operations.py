@@ -21,7 +21,7 @@ from gateway.documents import progress_document
 from gateway.errors import Problem, invalid, problem
 from gateway.event import Via
 from gateway.ice import OPERATIONS
-from gateway.json_input import NotJson, check_json_input
+from gateway.json_input import NotJson, check_syntax
 from gateway.operation import Operation, State
 from gateway.operations import Wanted
 from gateway.respond import Refusal
@@ -104,7 +104,7 @@ async def run(request: web.Request, listed: Listed) -> web.StreamResponse:
 def _wanted(fields: dict[str, str]) -> Wanted | Problem:
     params = fields.get("params", "").strip().encode() or b"{}"
     try:
-        check_json_input(params)
+        check_syntax(params)
     except NotJson:
         return invalid("params", "has to be JSON")
     except JsonTooComplex as error:
