@@ -50,7 +50,7 @@ from gateway.provisioning import Provisioning
 from gateway.replay import Nonces
 from gateway.session import Session
 from gateway.settings import BadSetting, Settings
-from gateway.sockets import Share, listening
+from gateway.sockets import Share, listening, place
 from gateway.store.bell import Bell
 from gateway.store.engine import Engine
 from gateway.store.events import Events
@@ -402,7 +402,7 @@ def _told_url(settings: Settings) -> str:
     """Where this node is, for people."""
     urls = settings.server_public_url
     scheme = "http" if settings.server_tls_certificate is None else "https"
-    return urls[0] if urls else f"{scheme}://{settings.server_host}:{settings.server_port}"
+    return urls[0] if urls else f"{scheme}://{place(settings.server_host[0], settings.server_port)}"
 
 
 async def _listen(

@@ -14,7 +14,7 @@ RESERVE: Final = 64
 """Handles kept free; of a small limit a quarter."""
 BESIDE: Final = 1024
 """Handles that a gateway needs beside those of connections: those that listen (`sockets.QUEUES` times
-`listener.DOORS` for each address, `DOORS` for the metrics), the database's, `RESERVE`."""
+`listener.DOORS` for each of two addresses, `DOORS` for the metrics), the database's, `RESERVE`."""
 
 
 def raise_limit() -> None:

@@ -19,7 +19,7 @@ from gateway.connection import SERVER_NAME, Connection, Gates, Shared
 from gateway.errors import problem
 from gateway.load_shedding import LoadShedding
 from gateway.respond import problem_response, problems, screen
-from gateway.sockets import BACKLOG, listening
+from gateway.sockets import BACKLOG, QUEUES, listening
 from gateway.tls_acceptor import TlsAcceptor
 
 DOORS: Final = 64
@@ -112,8 +112,10 @@ class _Site(web.TCPSite):
             for bound in self._bound:
                 self._doors.append(await listen(sock=bound))
             self._server = cast("asyncio.Server", self._doors.pop(0))
+        # With more than two addresses they share what `handles.BESIDE` has for two.
+        doors = max(1, min(DOORS, 2 * QUEUES * DOORS // len(self._bound)))
         for bound in self._bound:
-            for _ in range(DOORS - 1):
+            for _ in range(doors - 1):
                 again = socket.socket(fileno=os.dup(bound.fileno()))
                 self._doors.append(await listen(sock=again))
 
@@ -173,7 +175,7 @@ class Runner(web.AppRunner):
         if tls is None:
             await self._start(host, port, tls)
         else:
-            [bound] = listening(host, port, 1)
+            [bound] = listening([host], port, 1)
             await self._start(None, None, tls, bound)
 
     async def listen_on(

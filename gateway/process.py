@@ -16,6 +16,7 @@ import structlog
 
 from gateway.handles import BESIDE, raise_limit
 from gateway.settings import AddressUnavailable, BadSetting, Settings
+from gateway.sockets import CannotBind, place
 
 try:
     import uvloop
@@ -114,7 +115,8 @@ def cannot_listen(settings: Settings, error: OSError) -> BadSetting:
     kind = BadSetting if error.errno in (errno.EACCES, errno.EPERM) else AddressUnavailable
     # Of asyncio's sentence, which names the address twice, the reason stands behind the last colon.
     reason = (error.strerror or str(error)).rsplit(": ", 1)[-1]
+    hosts = (error.host,) if isinstance(error, CannotBind) else settings.server_host
+    places = " and ".join(place(host, settings.server_port) for host in hosts)
     return kind(
-        f"cannot listen on {settings.server_host}:{settings.server_port}: {reason};"
-        " see server.host and server.port (--host, --port)"
+        f"cannot listen on {places}: {reason}; see server.host and server.port (--host, --port)"
     )

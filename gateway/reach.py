@@ -24,6 +24,7 @@ from gateway.connection import SERVER_NAME
 from gateway.finding import Finding, failed, ok, warning
 from gateway.handles import BESIDE
 from gateway.settings import BadSetting, Settings
+from gateway.sockets import place
 from gateway.tls import Tls
 
 _PATIENCE: Final = 3.0
@@ -42,31 +43,34 @@ class _Answer:
 
 def ports(settings: Settings, *, served: bool) -> Iterator[Finding]:
     """Whether the port is free, or held by the gateway that serves the database."""
-    host, port = settings.server_host, settings.server_port
-    place = f"{host}:{port}"
+    for host in settings.server_host:
+        yield _port(settings, host, served=served)
+    yield from _metrics(settings, served=served)
+
+
+def _port(settings: Settings, host: str, *, served: bool) -> Finding:
+    port = settings.server_port
+    where = place(host, port)
     reason = _taken(host, port)
     if reason is None and served:
         remedy = "it was started with other settings; give the same --config to this command"
-        yield warning("port", f"a gateway serves the database, but not on {place}", remedy)
-    elif reason is None:
-        yield ok("port", f"{place} is free" if port else "any free one is taken")
-    elif reason != errno.EADDRINUSE:
-        text = f"cannot listen on {place}: {_words(reason)}"
-        yield failed("port", text, "see server.host and server.port")
-    else:
-        answer = _ask(settings)
-        if not answer.ours:
-            remedy = "stop that program, or set server.port"
-            yield failed("port", f"another program has {place}", remedy)
-        elif not served:
-            remedy = "stop it, set server.port, or name its --database"
-            yield failed("port", f"a gateway on another database has {place}", remedy)
-        elif answer.fault is not None:
-            text = f"the gateway on {place} admits nobody: {answer.fault}"
-            yield failed("port", text, "do what it says")
-        else:
-            yield ok("port", f"a gateway serves the database on {place}, and admits ICEs")
-    yield from _metrics(settings, served=served)
+        return warning("port", f"a gateway serves the database, but not on {where}", remedy)
+    if reason is None:
+        return ok("port", f"{where} is free" if port else "any free one is taken")
+    if reason != errno.EADDRINUSE:
+        text = f"cannot listen on {where}: {_words(reason)}"
+        return failed("port", text, "see server.host and server.port")
+    answer = _ask(settings, host)
+    if not answer.ours:
+        remedy = "stop that program, or set server.port"
+        return failed("port", f"another program has {where}", remedy)
+    if not served:
+        remedy = "stop it, set server.port, or name its --database"
+        return failed("port", f"a gateway on another database has {where}", remedy)
+    if answer.fault is not None:
+        text = f"the gateway on {where} admits nobody: {answer.fault}"
+        return failed("port", text, "do what it says")
+    return ok("port", f"a gateway serves the database on {where}, and admits ICEs")
 
 
 def _metrics(settings: Settings, *, served: bool) -> Iterator[Finding]:
@@ -78,11 +82,11 @@ def _metrics(settings: Settings, *, served: bool) -> Iterator[Finding]:
         port += 1  # a worker's; the parent has none
     reason = _taken(host, port)
     if reason is None:
-        yield ok("metrics", f"{host}:{port} is free")
+        yield ok("metrics", f"{place(host, port)} is free")
     elif served and _scrape(host, port):
-        yield ok("metrics", f"a gateway serves them on {host}:{port}")
+        yield ok("metrics", f"a gateway serves them on {place(host, port)}")
     else:
-        text = f"cannot be served on {host}:{port}: {_words(reason)}"
+        text = f"cannot be served on {place(host, port)}: {_words(reason)}"
         yield warning("metrics", text, "set metrics.listen to a free port, or empty")
 
 
@@ -102,9 +106,9 @@ def _words(number: int) -> str:
     return os.strerror(number)
 
 
-def _ask(settings: Settings) -> _Answer:
+def _ask(settings: Settings, host: str) -> _Answer:
     """Ask whoever listens whether they are ready."""
-    host, port = _ANY.get(settings.server_host, settings.server_host), settings.server_port
+    host, port = _ANY.get(host, host), settings.server_port
     connection = http.client.HTTPConnection(host, port, timeout=_PATIENCE)
     if settings.server_tls_certificate is not None:
         # Only asked whether it is there: what it says is believed by nobody.

@@ -12,6 +12,8 @@ from gateway.addresses import Network, parse_network
 from gateway.database_url import FILE, SERVERS
 from gateway.times import LONGEST
 
+MAX_HOSTS: Final = 16
+"""Addresses that a gateway may be told to listen on."""
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -90,6 +92,14 @@ def texts(value: object) -> list[str]:
     if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
         raise ValueError
     return [item for item in items if item]
+
+
+def hosts(value: object) -> tuple[str, ...]:
+    """Addresses or host names, from 1 to `MAX_HOSTS`."""
+    found = tuple(dict.fromkeys(texts(value)))
+    if not 1 <= len(found) <= MAX_HOSTS:
+        raise ValueError
+    return found
 
 
 def public_urls(value: object) -> tuple[str, ...]:

@@ -17,9 +17,11 @@ from urllib.parse import urlsplit
 from gateway.addresses import Network
 from gateway.database_url import file_of, shown
 from gateway.setting_types import (
+    MAX_HOSTS,
     boolean,
     database,
     duration_between,
+    hosts,
     integer,
     lifetime,
     listener,
@@ -29,7 +31,6 @@ from gateway.setting_types import (
     optional_path,
     positive_duration,
     public_urls,
-    text,
 )
 from gateway.text import decoded
 
@@ -63,7 +64,12 @@ class Setting:
 _DURATION: Final = "a number with s, m, h or d, such as 30s"
 
 SETTINGS: Final = (
-    Setting("server.host", "127.0.0.1", text, "an address or host name to listen on"),
+    Setting(
+        "server.host",
+        "127.0.0.1",
+        hosts,
+        f"an address or host name to listen on, or a list of {MAX_HOSTS} at the most",
+    ),
     Setting("server.port", 8440, integer(0, 65535), "a port from 0 (any free one) to 65535"),
     Setting(
         "server.public_url",
@@ -131,7 +137,7 @@ _BY_KEY: Final = {setting.key: setting for setting in SETTINGS}
 class Settings:
     """Every setting, checked. Durations are seconds."""
 
-    server_host: str
+    server_host: tuple[str, ...]
     server_port: int
     server_public_url: tuple[str, ...]
     server_trusted_proxies: tuple[Network, ...]
@@ -198,16 +204,17 @@ class Settings:
         what the client says it connected to, and the Host header is never believed. Beyond loopback
         and unencrypted it goes only if `server.insecure` says so. Raises `BadSetting`.
         """
-        if not self.server_public_url and not _is_loopback(self.server_host):
+        exposed = self._exposed
+        if not self.server_public_url and exposed is not None:
             raise BadSetting(
-                f"server.host {self.server_host} is reachable from other machines: set server.public_url "
+                f"server.host {exposed} is reachable from other machines: set server.public_url "
                 "(or --public-url) to the URL under which ICEs reach this gateway"
             )
         warnings = []
         plain = self._plain()
         if plain is not None:
             # On loopback it is a proxy of this machine that others reach, and no refusal of ours ends it.
-            if not (self.server_insecure or _is_loopback(self.server_host)):
+            if not (self.server_insecure or exposed is None):
                 raise BadSetting(
                     f"{plain}, so that everybody on the way could read tokens and passwords: use https"
                     " (server.tls_certificate and server.tls_key, or a proxy that ends TLS), or"
@@ -232,6 +239,11 @@ class Settings:
         return f"max-age={self.server_hsts:.0f}"
 
     @property
+    def _exposed(self) -> str | None:
+        """The first host that other machines reach, if any."""
+        return next((host for host in self.server_host if not _is_loopback(host)), None)
+
+    @property
     def _speaks_tls(self) -> bool:
         return self.server_tls_certificate is not None or self.server_tls_key is not None
 
@@ -242,11 +254,11 @@ class Settings:
             if url.scheme == "http" and not _is_loopback(url.hostname or ""):
                 return f"server.public_url {url.geturl()} is plain http"
         # Where all URLs are https, TLS ends at a proxy.
-        if _is_loopback(self.server_host) or self._speaks_tls:
+        if self._exposed is None or self._speaks_tls:
             return None
         if all(url.scheme == "https" for url in urls):
             return None
-        return f"server.host {self.server_host} is reachable from other machines by plain http"
+        return f"server.host {self._exposed} is reachable from other machines by plain http"
 
 
 def _is_loopback(host: str) -> bool:

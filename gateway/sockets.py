@@ -1,4 +1,4 @@
-"""Sockets on one address, for one process or several, among which the system shares what comes.
+"""Sockets on one address or several, for one process or several, among which the system shares what comes.
 
 Each has a queue of its own, and a process several sockets, so that a fleet that comes back at once finds room:
 a SYN that finds none is dropped, and sent again only after a second or more (RFC 6298).
@@ -55,37 +55,73 @@ class Share:
             one.close()
 
 
-def bind(host: str, port: int, count: int) -> list[Share]:
+class CannotBind(OSError):
+    """A host of those to listen on that cannot be had."""
+
+    def __init__(self, host: str, error: OSError) -> None:
+        super().__init__(error.errno, error.strerror or str(error))
+        self.host = host
+
+
+def place(host: str, port: int) -> str:
+    """Host and port as in a URL."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def bind(hosts: Sequence[str], port: int, count: int) -> list[Share]:
     """A share of `listening` for each of `count` processes."""
-    return [Share(sockets) for sockets in listening(host, port, count)]
+    return [Share(sockets) for sockets in listening(hosts, port, count)]
 
 
-def listening(host: str, port: int, count: int) -> list[list[socket.socket]]:
-    """For each of `count` processes `QUEUES` sockets of each address that `host` has.
+def listening(hosts: Sequence[str], port: int, count: int) -> list[list[socket.socket]]:
+    """For each of `count` processes `QUEUES` sockets of each address that one of `hosts` has.
 
-    Nobody else has the address already. Raises `OSError`.
+    All hosts or none, on one port. Nobody else has an address already. Raises `CannotBind`.
     """
     sockets: list[list[socket.socket]] = [[] for _ in range(count)]
-    missing: OSError | None = None
+    bound: set[Any] = set()
     with contextlib.ExitStack() as made:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, _, _, _, (name, _, *rest) in dict.fromkeys(found):
-            address: Any = (name, port, *rest)
+        for host in hosts:
             try:
-                for number in range(count * QUEUES):
-                    one = made.enter_context(_listening(family, address, shared=number > 0))
-                    sockets[number % count].append(one)
-                    address = one.getsockname()
+                port = _bind_host(host, port, sockets, bound, made)
             except OSError as error:
-                if error.errno not in _NOT_THERE:
-                    raise
-                missing = error  # as asyncio does: another address may be there
-            else:
-                port = address[1]  # where any was asked for it is the same for all
-        if missing is not None and not sockets[0]:
-            raise missing
+                raise CannotBind(host, error) from error
         made.pop_all()
     return sockets
+
+
+def _bind_host(
+    host: str,
+    port: int,
+    sockets: list[list[socket.socket]],
+    bound: set[Any],
+    made: contextlib.ExitStack,
+) -> int:
+    """Add the sockets of one host's addresses, but those in `bound`; returns their port. Raises `OSError`."""
+    missing: OSError | None = None
+    there = False
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    for family, _, _, _, (name, _, *rest) in dict.fromkeys(found):
+        address: Any = (name, port, *rest)
+        if (family, address) in bound:
+            there = True
+            continue
+        try:
+            for number in range(len(sockets) * QUEUES):
+                one = made.enter_context(_listening(family, address, shared=number > 0))
+                sockets[number % len(sockets)].append(one)
+                address = one.getsockname()
+        except OSError as error:
+            if error.errno not in _NOT_THERE:
+                raise
+            missing = error  # as asyncio does: another address may be there
+        else:
+            there = True
+            port = address[1]  # where any was asked for it is the same for all
+            bound.add((family, address))
+    if missing is not None and not there:
+        raise missing
+    return port
 
 
 _NOT_THERE: Final = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)

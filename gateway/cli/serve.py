@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import signal
-import socket
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -20,13 +19,14 @@ from gateway.roles import Role
 from gateway.secret import Secret
 from gateway.settings import Settings
 from gateway.signals import Act, signals
+from gateway.sockets import listening
 from gateway.standard_streams import coupled, decouple
 
 
 @click.command()
 @click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="Settings file.")
 @click.option("--database", metavar="URL", help="Such as sqlite:///ice-gateway.db.")
-@click.option("--host", help="Address to listen on.")
+@click.option("--host", multiple=True, help="Address to listen on; may be repeated.")
 @click.option("--port", type=int, help="Port to listen on; 0 for any.")
 @click.option(
     "--public-url", multiple=True, metavar="URL", help="Where ICEs reach it; may be repeated."
@@ -39,7 +39,7 @@ def serve(
     *,
     config: Path | None,
     database: str | None,
-    host: str | None,
+    host: tuple[str, ...],
     port: int | None,
     public_url: tuple[str, ...],
     insecure: bool,
@@ -54,7 +54,7 @@ def serve(
             config,
             {
                 "database.url": database,
-                "server.host": host,
+                "server.host": list(host) or None,
                 "server.port": port,
                 "server.public_url": list(public_url) or None,
                 "server.insecure": insecure or None,
@@ -219,7 +219,9 @@ async def _add_admin(settings: Settings, name: str, password: Secret) -> None:
 
 def _check_address(settings: Settings) -> None:
     try:
-        socket.create_server((settings.server_host, settings.server_port)).close()
+        [sockets] = listening(settings.server_host, settings.server_port, 1)
+        for one in sockets:
+            one.close()
     except OSError as error:
         raise process.cannot_listen(settings, error) from error
 

@@ -292,7 +292,7 @@ def test_what_a_check_does_not_expect_is_a_finding(settings, monkeypatch):
 
 
 def test_exposure(settings):
-    open_to_all = dataclasses.replace(settings, server_host="0.0.0.0")  # noqa: S104
+    open_to_all = dataclasses.replace(settings, server_host=("0.0.0.0",))  # noqa: S104
     expect(examine(open_to_all), "settings", "FAILED", "set server.public_url")
     plain = dataclasses.replace(
         settings, server_public_url=("http://ice.example",), server_insecure=True
@@ -323,12 +323,26 @@ def expect_quickly(settings, *expected):
 def test_an_address_that_is_not_ours(settings):
     elsewhere = dataclasses.replace(
         settings,
-        server_host="192.0.2.1",
+        server_host=("192.0.2.1",),
         server_public_url=("http://192.0.2.1",),
         server_insecure=True,
     )
     findings = [item for item in examine(elsewhere) if item.check != "settings"]
     expect(findings, "port", "FAILED", "cannot listen on 192.0.2.1", "server.host")
+
+
+def test_each_of_several_hosts_is_looked_at(settings):
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as other:
+        other.settimeout(0)
+        port = other.getsockname()[1]
+        both = dataclasses.replace(settings, server_host=("127.0.0.1", "::1"), server_port=port)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(reach, "_PATIENCE", 0.05)
+            findings = [item for item in examine(both) if item.check == "port"]
+    assert [(item.level, item.text) for item in findings] == [
+        ("ok", f"127.0.0.1:{port} is free"),
+        ("FAILED", f"another program has [::1]:{port}"),
+    ]
 
 
 async def test_beside_a_gateway(tmp_path):

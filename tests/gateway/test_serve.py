@@ -186,6 +186,22 @@ def test_port_that_is_taken_is_refused(refused, taken):
     assert str(taken) in said
 
 
+def test_of_several_hosts_the_one_that_is_taken_is_named(refused, taken):
+    said = refused("--port", str(taken), "--host", "::1", "--host", "127.0.0.1", status=1)
+    assert f"cannot listen on 127.0.0.1:{taken}: Address already in use" in said
+
+
+async def test_it_listens_on_several_hosts_and_each_is_a_place_that_an_ice_may_sign(tmp_path):
+    hosts = ("--host", "127.0.0.1", "--host", "::1")
+    with serving(tmp_path, *hosts, ICE_GATEWAY_METRICS__LISTEN="") as served:
+        ice = await served.provision("lab-1")
+        for url in (served.url, served.url.replace("127.0.0.1", "[::1]")):
+            connection = await Ice(url, ice.token, ice.key).connect()
+            assert connection.welcome["ice_name"] == "lab-1"
+            await connection.close()
+        assert await asyncio.to_thread(served.stop) == 0
+
+
 def test_missing_key_file_is_refused_once_there_are_ices(refused, tmp_path):
     settings = load(None, {}, {"database.url": f"sqlite:///{tmp_path}/ice.db"})
 

@@ -10,21 +10,21 @@ import sys
 import pytest
 
 from gateway import sockets
-from gateway.sockets import bind
+from gateway.sockets import CannotBind, bind, listening, place
 from tests.support.ice import PATIENCE
 
 
 def test_what_comes_is_shared_among_those_who_are_there_and_by_nobody_else(monkeypatch):
     """Each of three processes has a socket; one dies, and comes back."""
     monkeypatch.setattr(sockets, "QUEUES", 1)
-    shares = bind("127.0.0.1", 0, 3)
+    shares = bind(["127.0.0.1"], 0, 3)
     with contextlib.ExitStack() as stack:
         first, second, third = [stack.enter_context(share.take()[0]) for share in shares]
         address = first.getsockname()
         assert {one.getsockname() for one in (second, third)} == {address}
         for count in (1, 2):
             with pytest.raises(OSError, match="in use"):
-                bind("127.0.0.1", address[1], count)
+                bind(["127.0.0.1"], address[1], count)
         first.close()
         third.close()
         accepted = []
@@ -36,7 +36,7 @@ def test_what_comes_is_shared_among_those_who_are_there_and_by_nobody_else(monke
         second.close()
         for count in (1, 2):
             with pytest.raises(OSError, match="in use"):
-                bind("127.0.0.1", address[1], count)
+                bind(["127.0.0.1"], address[1], count)
         with pytest.raises(OSError, match="in use"):
             socket.create_server(address)
         [again] = shares[0].take()
@@ -49,7 +49,7 @@ def test_what_comes_is_shared_among_those_who_are_there_and_by_nobody_else(monke
 def test_more_may_wait_than_one_queue_holds(monkeypatch):
     """Whoever finds no room is not heard for a second: a fleet that comes back at once has to fit."""
     monkeypatch.setattr(sockets, "BACKLOG", 1)
-    [share] = bind("127.0.0.1", 0, 1)
+    [share] = bind(["127.0.0.1"], 0, 1)
     with contextlib.ExitStack() as stack:
         stack.callback(share.close)
         listening = [stack.enter_context(one) for one in share.take()]
@@ -68,3 +68,50 @@ def test_more_may_wait_than_one_queue_holds(monkeypatch):
             for key, _ in ready:
                 selector.unregister(key.fileobj)
             connected += len(ready)
+
+
+# --- several hosts ---------------------------------------------------------------------------------
+
+
+def addresses(found):
+    return {one.getsockname()[:2] for one in found}
+
+
+def test_every_host_is_bound_on_one_port_and_an_address_that_two_have_once():
+    [found] = listening(["127.0.0.1", "::1", "localhost"], 0, 1)
+    with contextlib.ExitStack() as stack:
+        for one in found:
+            stack.enter_context(one)
+        [port] = {one.getsockname()[1] for one in found}
+        assert addresses(found) == {("127.0.0.1", port), ("::1", port)}
+        assert len(found) == 2 * sockets.QUEUES
+        for address in addresses(found):
+            stack.enter_context(socket.create_connection(address))
+
+
+def test_every_address_of_both_families_at_once():
+    [found] = listening(["::", "0.0.0.0"], 0, 1)  # noqa: S104 - that is the point
+    with contextlib.ExitStack() as stack:
+        for one in found:
+            stack.enter_context(one)
+        [port] = {one.getsockname()[1] for one in found}
+        for host in ("127.0.0.1", "::1"):
+            stack.enter_context(socket.create_connection((host, port)))
+
+
+@pytest.mark.parametrize("other", ["192.0.2.1", "taken", "no such host.invalid"])
+def test_all_hosts_are_bound_or_none_and_the_one_that_fails_is_named(other):
+    with socket.create_server(("127.0.0.2", 0)) as held:
+        host = "127.0.0.2" if other == "taken" else other
+        port = held.getsockname()[1]
+        with pytest.raises(CannotBind) as refused:
+            listening(["127.0.0.1", host], port, 1)
+        assert refused.value.host == host
+        assert refused.value.strerror
+        with socket.create_server(("127.0.0.1", port)):
+            pass  # it was let go again
+
+
+def test_a_place_is_written_as_in_a_url():
+    assert place("::1", 8440) == "[::1]:8440"
+    assert place("gateway.example", 8440) == "gateway.example:8440"

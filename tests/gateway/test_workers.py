@@ -211,7 +211,7 @@ def until_gone(pid):
 async def test_a_second_gateway_on_file_or_port_is_refused(taken, tmp_path):
     database = tmp_path / "ice.db"
     with contextlib.ExitStack() as stack:
-        [share] = bind("127.0.0.1", 0, 1)
+        [share] = bind(["127.0.0.1"], 0, 1)
         stack.callback(share.close)
         for one in share.take():
             port = stack.enter_context(one).getsockname()[1]

@@ -20,6 +20,7 @@ from gateway.metrics import Metrics
 from gateway.operation import MAX_KEPT
 from gateway.operations import MAX_UNFINISHED
 from gateway.passwords import MAX_BYTES, MIN_LENGTH
+from gateway.setting_types import MAX_HOSTS
 
 ROOT = Path(__file__).parents[2]
 DOCS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -101,6 +102,7 @@ def test_limits_are_those_that_hold():
                 f"a row in {progress.INTERVAL:g} s, {progress.MAX_MESSAGE:,} characters,"
                 f" {progress.MAX_DATA:,} bytes of data"
             ),
+            "addresses to listen on": f"{MAX_HOSTS}",
             "lines of the log, each minute and of each kind": (
                 f"{logs.LINES_A_MINUTE}; {logs.NAMED_A_MINUTE:,} that name an ICE, of which"
                 f" {logs.ICE_LINES_A_MINUTE} name the same; {logs.TRACEBACKS_A_MINUTE} with a traceback"

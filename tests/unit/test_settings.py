@@ -15,6 +15,7 @@ import pytest
 from gateway.process import cannot_listen
 from gateway.setting_types import duration
 from gateway.settings import SETTINGS, AddressUnavailable, BadSetting, load
+from gateway.sockets import CannotBind
 from gateway.times import later, utc_now
 
 DOCUMENTED = Path(__file__).parents[2] / "config" / "gateway.toml"
@@ -35,7 +36,7 @@ def file(tmp_path):
 
 def test_the_contracts_defaults():
     settings = load(None, {})
-    assert (settings.server_host, settings.server_port) == ("127.0.0.1", 8440)
+    assert (settings.server_host, settings.server_port) == (("127.0.0.1",), 8440)
     assert settings.server_public_url == ()
     assert settings.server_trusted_proxies == ()
     assert settings.server_tls_certificate is settings.server_tls_key is None
@@ -52,7 +53,7 @@ def test_options_override_the_environment_which_overrides_the_file(file):
     environ = {"ICE_GATEWAY_SERVER__PORT": "2", "ICE_GATEWAY_SERVER__HOST": "::1", "PATH": "/bin"}
     settings = load(file, environ, {"server.port": 3})
     assert settings.server_port == 3
-    assert settings.server_host == "::1"
+    assert settings.server_host == ("::1",)
     assert settings.ice_heartbeat == 60
     assert settings.log_level == "info"
 
@@ -108,6 +109,14 @@ def test_config_gateway_toml_documents_every_setting_with_its_default():
             (ip_network("10.0.0.0/8"), ip_network("fd00::/8")),
         ),
         ("server.tls_key", "~/key.pem", Path.home() / "key.pem"),
+        ("server.host", "::1", ("::1",)),
+        ("server.host", "0.0.0.0, ::", ("0.0.0.0", "::")),  # noqa: S104 - nothing is bound
+        ("server.host", ["127.0.0.1", "::1", "127.0.0.1"], ("127.0.0.1", "::1")),
+        (
+            "server.host",
+            [f"127.0.0.{n}" for n in range(16)],
+            tuple(f"127.0.0.{n}" for n in range(16)),
+        ),
         ("server.keepalive", "90s", 90),
         ("server.insecure", True, True),
         ("server.insecure", "TRUE", True),
@@ -149,7 +158,10 @@ def test_what_a_value_means(key, value, means):
         *(("server.port", value) for value in (-1, 65536, "x", "", 80.0, True, None)),
         *(("server.keepalive", value) for value in ("0s", "0.9s", "61m", 75)),
         *(("ice.max_connections", value) for value in (0, -1, "0")),
-        *(("server.host", value) for value in ("", 1, None)),
+        *(
+            ("server.host", value)
+            for value in ("", 1, None, [], [1], " , ", [f"127.0.0.{n}" for n in range(17)])
+        ),
         *(
             ("server.public_url", value)
             for value in [
@@ -342,6 +354,19 @@ def test_beyond_loopback_the_gateway_asks_for_a_public_url(host, insecure):
     assert exposure(host, [SECURE], tls_certificate="pem", tls_key="key") == []
 
 
+@pytest.mark.parametrize("hosts", [["127.0.0.1", "::1"], [ANYWHERE, "::"], ["::1", "10.0.0.1"]])
+def test_of_several_hosts_each_counts(hosts):
+    exposed = [host for host in hosts if host not in ("127.0.0.1", "::1")]
+    if not exposed:
+        assert exposure(hosts) == []
+        return
+    with pytest.raises(BadSetting, match=r"set server\.public_url") as refused:
+        exposure(hosts)
+    assert f"server.host {exposed[0]} is reachable" in str(refused.value)
+    with pytest.raises(BadSetting, match=f"server.host {exposed[0]} is reachable .* by plain http"):
+        exposure(hosts, ["http://localhost"])
+
+
 @pytest.mark.parametrize(
     ("where", "names"),
     [
@@ -416,3 +441,13 @@ def test_an_address_that_may_be_free_later_is_told_from_one_that_is_forbidden(nu
     fault = cannot_listen(load(None, {}), OSError(number, os.strerror(number)))
     assert type(fault) is kind
     assert str(fault).startswith(f"cannot listen on 127.0.0.1:8440: {os.strerror(number)};")
+
+
+def test_of_several_addresses_the_one_that_failed_is_named():
+    settings = load(None, {}, {"server.host": ["127.0.0.1", "::1"]})
+    full = OSError(errno.EMFILE, "no handles")
+    assert "cannot listen on 127.0.0.1:8440 and [::1]:8440: no" in str(
+        cannot_listen(settings, full)
+    )
+    fault = cannot_listen(settings, CannotBind("::1", full))
+    assert str(fault).startswith("cannot listen on [::1]:8440: no handles; see server.host")
