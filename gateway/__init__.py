@@ -16,6 +16,7 @@ The map, from the top down. Imports only go down; `tests/unit/test_structure.py`
     progress  clerk  watches          how far operations are, which are overdue, who waits for them
     hub  session  wire  heartbeat     this node's live sockets
     handover                          how a connection leaves aiohttp and becomes a wire's
+    logs  signals  standard_streams   what the process says and hears, from its start to its end
     store/  keyfile  handles  tls     SQL, a noun a file; the keys on disk; the system's limits; TLS
     ice  operation  event  tokens     the rules, pure: no I/O, no clock of their own
     proof  roles  errors  settings  ...
