@@ -256,7 +256,7 @@ def test_password_that_powershell_pipes_is_understood(cli, encoding):
 def test_password_that_is_no_text_is_refused(cli):
     cli.make()
     add = ("users", "add", "bob", "--role", "admin", "--password-stdin")
-    expect_refused(cli.at(*add, input=b"\xffsecret\n"), "the password is not UTF-8")
+    expect_refused(cli.at(*add, input=b"\xffsecret\n"), "password: not text in UTF-8")
 
 
 def test_password_is_asked_for_twice_on_a_terminal(cli, monkeypatch):

@@ -194,7 +194,7 @@ async def test_params_may_have_a_million_bytes(running):
     assert len((await expect_run(ice))["params"]) == 999_998
 
 
-DEEP = [depth * "[" + depth * "]" for depth in (100, 976, 100_000)]
+DEEP = [depth * "[" + depth * "]" for depth in (101, 976, 100_000)]
 
 
 @pytest.mark.parametrize("params", [*DEEP, "1e999", "9" * 5_000], ids=lambda text: text[:10])
@@ -206,12 +206,14 @@ async def test_params_that_are_too_complex(running, params):
         data=f'{{"kind": "execute", "params": {params}}}'.encode(),
         headers={"Content-Type": "application/json"},
     )
-    assert expect_refused(answer, 422, "invalid")["field"] == "body"
+    # What is too deep to be parsed cannot be told from the rest of the body.
+    field = "body" if params in DEEP[1:] else "params"
+    assert expect_refused(answer, 422, "invalid")["field"] == field
 
 
 async def test_params_of_the_greatest_depth(running):
     ice = await connected(running)
-    params = json.loads(99 * "[" + 99 * "]")
+    params = json.loads(100 * "[" + 100 * "]")
     await asked(running.admin, params=params)
     assert (await expect_run(ice))["params"] == params
 
