@@ -33,6 +33,16 @@ def test_what_is_no_text_is_refused(data):
         parse_form(data, 10)
 
 
+@pytest.mark.parametrize("before", range(4))
+@pytest.mark.parametrize("unit", ["é", "%", "%4", "a", " ", "+%é"])
+def test_long_values_are_read_in_pieces(before, unit):
+    value = "x" * before + unit * 20_000
+    assert parse_form(urlencode({"a": value}).encode(), 1) == [("a", value)]
+    assert parse_form(f"a={value.replace('+', ' ')}".encode(), 1) == [
+        ("a", value.replace("+", " "))
+    ]
+
+
 def test_fields_are_counted_before_they_are_read():
     assert parse_form(b"a&b&c", 3) == [("a", ""), ("b", ""), ("c", "")]
     for data in (b"a&b&c&d", b"a=%ff&b&c&d", b"&" * 1_500_000):
