@@ -37,10 +37,6 @@ ID_PATTERN: Final = "[0-9]{1,18}(-[0-9a-f]{8})?"
 _ID_DIGITS: Final = 8
 
 
-ANYBODY: Final = ""
-"""The name of an actor who has not proved who they are. No user, command or ICE can have it."""
-
-
 class Via(enum.StrEnum):
     """The door through which an actor came; it keeps a user from posing as a command or an ICE."""
 

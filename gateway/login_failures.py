@@ -16,7 +16,7 @@ from typing import Final
 
 import structlog
 
-from gateway.event import ANYBODY, Actor, Event, Via
+from gateway.event import Actor, Event, Via
 from gateway.store import events
 from gateway.store.engine import Engine, StoreUnavailable, Transaction
 from gateway.store.events import LOGIN_FAILED, Events
@@ -113,5 +113,6 @@ class LoginFailures:
 
 
 def _event(now: datetime, user: str, failures: _Failures) -> Event:
-    actor = Actor(ANYBODY, Via.PAGE, failures.address)
+    # As with a login that succeeds, the actor is the account: nobody knows who typed.
+    actor = Actor(user, Via.PAGE, failures.address)
     return Event(now, actor, LOGIN_FAILED, None, None, {"user": user, "count": failures.count})

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from gateway import login_failures
-from gateway.event import ANYBODY, Via
+from gateway.event import Via
 from gateway.login_failures import MAX_A_MINUTE, LoginFailures, Why
 from gateway.store.engine import StoreUnavailable
 from tests.contract.domain import NOW, Between, log, minutes, soon
@@ -47,7 +47,7 @@ async def test_an_event_counts_what_failed_since_the_last(node):
     node.fails(address="192.0.2.8")
     assert await node.events() == [("alice", 3, "192.0.2.8")]
     [*_, entry] = await log(node.engine)
-    assert (entry.event.actor.name, entry.event.actor.via) == (ANYBODY, Via.PAGE)
+    assert (entry.event.actor.name, entry.event.actor.via) == ("alice", Via.PAGE)
     node.now = minutes(0.5)
     node.fails(times=4)
     assert await node.events() == [], "one a minute at the most"

@@ -897,11 +897,11 @@ async def test_failed_login_of_a_user_is_an_event(running, browse):
     await (await browse(running)).log_in("ROOT", "wrong")
     await running.eventually("/events?action=login-failed", lambda answer: answer.json["items"])
     [event] = await failed_logins(running)
-    assert (event["actor"], event["via"], event["address"]) == ("", "page", "127.0.0.1")
+    assert (event["actor"], event["via"], event["address"]) == ("root", "page", "127.0.0.1")
     assert event["detail"] == {"user": "root", "count": 1}
     assert counted(running, "wrong-password") == 1
     page = await (await browse(running, "root")).get("audit?action=login-failed")
-    assert "somebody by page from 127.0.0.1" in said(page)
+    assert "root by page from 127.0.0.1" in said(page)
 
 
 @pytest.mark.parametrize("user", ["nobody", "gone"])

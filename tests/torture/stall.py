@@ -176,9 +176,11 @@ class Scene:
             for _ in range(times):
                 self.connection.writer.write(frame(text))
                 await self.connection.writer.drain()
-            async with asyncio.timeout(30):
-                await self.connection.round_trip()
-        except (ConnectionError, asyncio.IncompleteReadError, AssertionError):
+            self.connection.send({"jsonrpc": "2.0", "method": "none", "id": "taken in"})
+            async with asyncio.timeout(60):
+                while (await self.connection.message()).get("id") != "taken in":
+                    """What the gateway says of the message itself."""
+        except (ConnectionError, AssertionError):  # it has ended the session
             await self.connection.close()
             self.connection = None
 
@@ -510,10 +512,9 @@ class Others:
         self._tasks = [asyncio.create_task(self._ask()), asyncio.create_task(self._connect())]
         try:
             yield
-            # Each has gone through at least once, beside the last arrival or after it.
+        finally:
             for task in self._tasks:
                 task.cancel()
-        finally:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         for task in self._tasks:
             if not task.cancelled():
