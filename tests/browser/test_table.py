@@ -29,6 +29,7 @@ async def test_change_by_a_command_and_presence_show_by_themselves(page, running
     await expect(row(page, "lab-1").locator(".online")).to_have_text("Connected")
     connection.hello(version="1.0")
     await expect(row(page, "lab-1").locator(".version")).to_have_text("1.0")
+    connection = await ice.connect()  # a second hello within a session changes nothing
     connection.hello(version="1.1")
     await expect(row(page, "lab-1").locator(".version")).to_have_text("1.1")
     async with desk(running.gateway.settings) as opened:
