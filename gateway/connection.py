@@ -38,7 +38,7 @@ READ_TIMEOUT: Final = 30.0
 """Seconds for a client to take `READ_STEP` bytes of an answer that waits, or its rest."""
 READ_STEP: Final = 64 * 1024
 LINGER_TIMEOUT: Final = 5.0
-"""Seconds for the rest of what nobody wanted: to close at once could lose the answer."""
+"""Seconds to drain an unread request: to close at once could lose the answer."""
 MAX_LINE: Final = 8 * 1024
 """Bytes of a request's first line, with path and query."""
 MAX_FIELD: Final = 32 * 1024
@@ -152,9 +152,9 @@ class Connection(RequestHandler):
         return None if gate is None else self._be_asked(gate, Upgrade(message, self), message.path)
 
     async def _be_asked(self, gate: Gate, upgrade: Upgrade, path: str) -> None:
-        # It is the gate's, which knows soon who it is.
+        # From here on the gate owns the connection, and identifies the caller.
         self.shared.load_shedding.forget(self)
-        # The timer that waited for the first bytes goes on for the answer: to make one is not for nothing.
+        # The timer of the headers goes on for the answer: a new one costs time.
         self._next_keepalive_close_time = self._loop.time() + REQUEST_TIMEOUT
         self._asking = True
         try:
@@ -176,7 +176,7 @@ class Connection(RequestHandler):
             await self.start()
 
     def _process_keepalive(self) -> None:
-        """Let go of whoever has sent nothing, and of a gate that takes too long."""
+        """Close a connection that has sent nothing; cancel a gate that takes too long."""
         super()._process_keepalive()
         if self._keepalive_handle is not None:
             return  # it was too early
@@ -204,7 +204,7 @@ class Connection(RequestHandler):
         request_handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
     ) -> tuple[web.StreamResponse, bool]:
         if self._messages:
-            # Who sends requests without waiting for answers takes turns with everybody else.
+            # A client that pipelines requests takes turns with the others.
             await asyncio.sleep(0)
         if self._keepalive_handle is not None:
             # It bounded the head; aiohttp makes one anew that bounds the wait for the next request.
@@ -303,7 +303,7 @@ def mark_authenticated(request: web.BaseRequest) -> None:
     """The caller of this request is known: its connection is not cut while it is answered."""
     connection = request.protocol
     if isinstance(connection, Connection) and connection.transport is not None:
-        connection.shared.load_shedding.authenticated(connection)
+        connection.shared.load_shedding.mark_authenticated(connection)
 
 
 def _giving(response: web.Response) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:

@@ -343,7 +343,8 @@ class Dispatch:
             new = None if old is None else old.moved(move, self._clock(), error=refused)
             if old is None or new is None or not await operations.replace(transaction, old, new):
                 return None
-            await operations.trim(transaction, new.ice_name, self._kept_bytes)
+            if new.is_finished:
+                await operations.trim(transaction, new, self._kept_bytes)
             return new
 
         new = await self._patiently(session, unit)
@@ -367,8 +368,9 @@ class Dispatch:
                 repeated = old.state in (State.SUCCEEDED, State.FAILED)
                 return None if repeated else "already-finished"
             await self._progress.write(transaction, finish.id)
-            await operations.replace(transaction, old, new)
-            await operations.trim(transaction, new.ice_name, self._kept_bytes)
+            if not await operations.replace(transaction, old, new):
+                return "already-finished"  # another node has just ended it
+            await operations.trim(transaction, new, self._kept_bytes)
             return new
 
         try:

@@ -146,7 +146,7 @@ class Endpoint:
         if name not in self._hub:
             if len(self._hub) >= self._max_connections:
                 return Refused(_overloaded(), name)
-            # A stranger that waits gives way to an ICE; so does the room, where there is none.
+            # A connection that is no session makes room; without one the ICE is refused.
             if is_among_the_last(upgrade.handle) and not self.load_shedding.shed():
                 return Refused(_overloaded("Nearly all of its file handles are in use"), name)
         self._open(upgrade, verdict, candidate, pending, connection)

@@ -2,8 +2,9 @@
 
 A connection holds a handle from the moment it is accepted, long before anybody knows whose it is. Strangers
 could hold all of them with one byte each. So every connection that is no session of an ICE is kept here
-by what it does, oldest first, and gives way in this order: strangers that wait, strangers that are served
-(a body that trickles in, an answer that is not read), authenticated callers between two requests.
+by what it does. When handles run short connections are cut in this order, the oldest first: strangers that
+wait, strangers that are served (a body that trickles in, an answer that is not read), authenticated callers
+between two requests.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from gateway.handles import is_among_the_last
 MARGIN: Final = 256
 """Handles kept free of strangers, of a small limit a quarter: the loop may accept as many in one turn."""
 _CROWD: Final = 32
-"""Connections below which nobody needs to give way."""
+"""No connection is cut while there are fewer than this: something else holds the handles."""
 _AT_ONCE: Final = 2
-"""Connections that give way to a new one: the reserve grows back."""
+"""Connections cut for each new one, so that the reserve recovers."""
 _LOG_EVERY: Final = 60.0
 """Seconds between two lines about it."""
 _log = structlog.get_logger()
@@ -72,7 +73,7 @@ class LoadShedding:
         self.forget(connection)
         self._served_strangers[connection] = None
 
-    def authenticated(self, connection: Connection) -> None:
+    def mark_authenticated(self, connection: Connection) -> None:
         """The request comes from a known caller: it is not cut while it is answered."""
         connection.authenticated = True
         self._served_strangers.pop(connection, None)
@@ -100,5 +101,8 @@ class LoadShedding:
         self._unlogged += done
         now = self._monotonic()
         if done and now - self._log_at >= _LOG_EVERY:
-            _log.warning("file handles run short: idle connections were cut", count=self._unlogged)
+            _log.warning(
+                "file handles run short: connections that were no sessions were cut",
+                count=self._unlogged,
+            )
             self._log_at, self._unlogged = now, 0

@@ -1,13 +1,13 @@
 """Refused credentials: counted, and said in the log without what was typed; failed logins are events, too.
 
 Somebody who knows the names of users could fill the audit log. So the failed logins of a user are one
-event a minute, and those of all users are `MAX_A_MINUTE`; what has to wait is counted together.
+event a minute, and those of all users are `MAX_A_MINUTE`; what has to wait is counted together, and lost where
+the gateway stops meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -87,8 +87,12 @@ class LoginFailures:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            with contextlib.suppress(StoreUnavailable):
+            try:
                 await self.write()
+            except StoreUnavailable:
+                pass  # what waits is written later
+            except Exception:  # noqa: BLE001 - a count of failed logins is no reason for the gateway to die
+                _log.exception("failed logins not written")
             await asyncio.sleep(_PAUSE)
             if self._waiting:
                 self._wake.set()

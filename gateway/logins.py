@@ -182,10 +182,6 @@ class LoginDesk:
         now = self._clock()
         return await self._logins.counts(now - self._lifetime, now - self._idle)
 
-    async def anybody(self) -> bool:
-        """Whether there is any user yet."""
-        return await self._accounts.any()
-
 
 def _form_token(cookie: Secret) -> Secret:
     """Made from the cookie, so that nothing has to be kept, and of no use without it."""

@@ -110,8 +110,7 @@ def _plain(logger: Any, level: str, line: EventDict) -> EventDict:
 class LineLimit:
     """Keeps clients from filling the disk with log lines: so many a minute of each kind, and of each ICE.
 
-    What a client caused and what not is not told apart: nothing that the gateway says of itself comes near
-    the limits. The next line of a kind that is written says how many were `unsaid`.
+    The limits hold for every line; the gateway's own stay far below them. The next line of a kind that is written says how many were `unsaid`.
     """
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -128,7 +127,7 @@ class LineLimit:
         if minute != self._minute:
             self._minute = minute
             self._said.clear()
-            self._unsaid = +self._unsaid  # those that owe something
+            self._unsaid = +self._unsaid  # keep kinds whose dropped lines are not reported yet
         # Each has its own budget: strangers do not use up what ICEs may say, nor one ICE what all may.
         most = LINES_A_MINUTE
         if traceback:

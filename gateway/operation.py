@@ -221,7 +221,7 @@ DEADLINE: Final = "deadline"
 MAX_SENTENCE: Final = 2000
 """Characters of the message of an error that is not as the ICE sent it."""
 ENDED_REGISTRATION: Final = frozenset({"deregistered", "reregistered"})
-"""The codes of what its ICE's registration has taken along."""
+"""Error codes of operations that ended with their ICE's registration."""
 
 
 _OF_STOPPING: Final = frozenset({DEADLINE, "cancelled"})
@@ -278,6 +278,6 @@ def cancel_reason(state: State | None, code: str | None) -> CancelReason | None:
 
 
 def was_stopped(operation: Operation, error: bytes | None) -> bool:
-    """Whether an ICE fails with this error only because its deadline was told to it: it stays lost then."""
+    """Whether an ICE failed only because it was cancelled at the deadline; the operation stays lost then."""
     late = operation.state is State.LOST and code_of(operation.error) == DEADLINE
     return late and code_of(error) in _OF_STOPPING

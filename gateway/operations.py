@@ -92,7 +92,7 @@ class OperationDesk:
             if full is not None:
                 return full
             await operations.insert(transaction, new)
-            await operations.trim(transaction, new.ice_name, self._kept_bytes)
+            await operations.trim(transaction, new, self._kept_bytes)
             events.append(transaction, [_event(actor, REQUEST, now, new, None)])
             return new
 
@@ -110,7 +110,7 @@ class OperationDesk:
             new = old.moved(Move.CANCEL, now, error=error)
             if new is None or not await operations.replace(transaction, old, new):
                 return problem("already-finished", f"the operation has {_ENDED[old.state]}")
-            await operations.trim(transaction, old.ice_name, self._kept_bytes)
+            await operations.trim(transaction, old, self._kept_bytes)
             [ice] = (await ices.find_many(transaction, [old.ice_name])).values()
             events.append(transaction, [_event(actor, CANCEL, ice, new, old.state)])
             return new

@@ -42,7 +42,7 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 
 @contextlib.contextmanager
 def calm(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    """Say nothing each time that a connection could not be accepted for want of file handles.
+    """Suppress the loop's line for each connection refused for lack of file handles.
 
     asyncio says so thousands of times a second; `vitals` says it once.
     """

@@ -57,7 +57,7 @@ class Signals:
             act()
 
     def on_hang_up(self, act: Act | None) -> None:
-        """Call `act` at each SIGHUP; at once where some have come while nobody listened."""
+        """Call `act` at each SIGHUP; at once where one has come before `act` was set."""
         self._on_hang_up = act
         if self._hung_up and act is not None:
             self._hung_up = False

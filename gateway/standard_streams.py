@@ -33,7 +33,7 @@ _BATCH: Final = select.PIPE_BUF
 _GAP: Final = b""
 """Waits in the place of lines that were lost."""
 EXIT_PATIENCE: Final = 1.0
-"""Seconds for what waits at the process' exit; a pipe that nobody reads would keep it for ever."""
+"""Seconds to flush at the exit; without a limit a pipe that nobody reads would block it."""
 
 
 class Unwritable(Exception):
@@ -206,7 +206,11 @@ class DecoupledStream(io.TextIOBase):
                 os.write(self._number, b"\n")
                 self._broken = False
             while done < len(data):
-                done += os.write(self._number, data[done:])
+                try:
+                    done += os.write(self._number, data[done:])
+                except BlockingIOError:
+                    # Another process that shares the pipe or terminal may have made it non-blocking.
+                    select.select([], [self._number], [])
         except OSError:
             if done:
                 self._broken = not data[:done].endswith(b"\n")

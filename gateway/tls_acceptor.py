@@ -18,6 +18,8 @@ from gateway.load_shedding import LoadShedding
 
 _RETRY: Final = 1.0
 """Seconds without accepting where the system had no handle left, as in asyncio."""
+_AFTER_SHEDDING: Final = 0.05
+"""Seconds for the handle of a connection that was cut to come back."""
 _NO_HANDLE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -94,9 +96,9 @@ class TlsAcceptor:
             except OSError as error:
                 if error.errno not in _NO_HANDLE:
                     raise
-                self._load_shedding.shed()
                 self._loop.remove_reader(self._listening)
-                self._loop.call_later(_RETRY, self._begin)
+                pause = _AFTER_SHEDDING if self._load_shedding.shed() else _RETRY
+                self._loop.call_later(pause, self._begin)
                 return
             handshake = _Handshake(connection)
             self._load_shedding.accepted(handshake, connection.fileno())

@@ -35,10 +35,9 @@ class _Group(click.Group):
             return super().main(*args, **options)
         except OSError as error:
             # The help, say, on a full disk; what the commands themselves print or use they answer for.
-            for stream in (sys.stdout, sys.stderr):
-                if stream is not None:
-                    give_up(stream)
-            refuse(str(error))
+            if sys.stdout is not None:
+                give_up(sys.stdout)
+            refuse(f"the output could not be written to stdout: {error.strerror or error}")
 
 
 @click.group(

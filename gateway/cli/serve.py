@@ -46,9 +46,8 @@ def serve(
     workers: int | None,
 ) -> None:
     """Run the gateway until SIGTERM or Ctrl-C; on SIGHUP it reads its certificate again."""
-    called = (
-        signals.hear()
-    )  # or it is a process of its own, and `gateway.__main__` has done so at once
+    # False where `gateway.__main__` has done so, in a process of its own.
+    called = signals.hear()
     try:
         settings = settings_from(
             config,

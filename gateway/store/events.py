@@ -151,7 +151,10 @@ class Events:
             to_text(after),
             to_text(until),
         )
-        return [msgspec.json.decode(detail)["user"] for (detail,) in rows]
+        try:
+            return [msgspec.json.decode(detail)["user"] for (detail,) in rows]
+        except (ValueError, TypeError, KeyError) as error:
+            raise damaged("a failed login in the audit log", error) from error
 
     async def last_of(self, ice_name: str, limit: int) -> list[Entry]:
         """The newest events of an ICE (case folded), newest first."""

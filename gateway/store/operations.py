@@ -17,7 +17,9 @@ _COLUMNS: Final = (
     "id, ice_name, kind, params, state, requested_by, created, run_at, deadline, sent, finished,"
     " progress, result, error, idempotency_key"
 )
-_BRIEF: Final = _COLUMNS.replace("params", "'null'").replace("result", "NULL")
+_BRIEF: Final = (
+    _COLUMNS.replace("params", "'null'").replace("result", "NULL").replace("error", "NULL")
+)
 _PAGE_SIZE: Final = 4_000_000
 """Bytes of JSON in one page, from which on it ends before its limit."""
 _TRIM_BATCH: Final = 100
@@ -93,11 +95,12 @@ async def replace(transaction: Transaction, old: Operation, new: Operation) -> b
     """Compare and swap; False where the operation has another state than `old` by now."""
     # The progress of an unfinished one still changes: it is counted at the end.
     ends = new.is_finished and not old.is_finished
+    progress = f" + {_PROGRESS_SIZE}" if ends else ""
     size = _outcome_size(new)
     return bool(
         await transaction.run(
             "UPDATE ice_operations SET state = $1, sent = $2, finished = $3, result = $4, error = $5,"
-            f" kept = CASE WHEN kept = 0 THEN $8 ELSE kept + $9{f' + {_PROGRESS_SIZE}' * ends} END"
+            f" kept = CASE WHEN kept = 0 THEN $8 ELSE kept + $9{progress} END"
             " WHERE id = $6 AND state = $7",
             new.state.value,
             to_text_or_none(new.sent),
@@ -172,22 +175,23 @@ async def set_progress(transaction: Transaction, progress: Sequence[tuple[str, b
     )
 
 
-async def trim(transaction: Transaction, ice_name: str, kept_bytes: int) -> None:
+async def trim(transaction: Transaction, operation: Operation, kept_bytes: int) -> None:
     """Give up what the oldest finished operations of an ICE hold, until the rest is within its bounds.
 
-    Their params become null, result and progress are gone; id, state, key and a short error stay. What the
+    `operation` is spared: its requester has not read yet what it came to. Of the others params become null, result and progress are gone; id, state, key and a short error stay. What the
     gateway itself adds when it ends an operation is seen by the next who call this.
     """
     [(count, size)] = await transaction.fetch(
         "SELECT count(*), coalesce(sum(kept), 0) FROM ice_operations WHERE ice_name = $1 AND kept > 0",
-        ice_name,
+        operation.ice_name,
     )
     count, size = count - MAX_KEPT, size - kept_bytes
     while count > 0 or size > 0:
         oldest = await transaction.fetch(
             "SELECT number, kept FROM ice_operations WHERE ice_name = $1 AND kept > 0"
-            f" AND finished IS NOT NULL ORDER BY finished LIMIT {_TRIM_BATCH}",
-            ice_name,
+            f" AND finished IS NOT NULL AND id <> $2 ORDER BY finished LIMIT {_TRIM_BATCH}",
+            operation.ice_name,
+            operation.id,
         )
         given_up = []
         for number, kept in oldest:
@@ -209,9 +213,10 @@ async def forget(
     transaction: Transaction, before: datetime, limit: int, *, emptied: bool = False
 ) -> int:
     """Delete those that had finished `before`, or of these the `emptied` alone; how many."""
+    which = "finished < $1 AND kept = 0" if emptied else "finished < $1"
     return await transaction.run(
         "DELETE FROM ice_operations WHERE number IN (SELECT number FROM ice_operations"
-        f" WHERE finished < $1{' AND kept = 0' * emptied} ORDER BY finished LIMIT $2)",
+        f" WHERE {which} ORDER BY finished LIMIT $2)",
         to_text(before),
         limit,
     )
@@ -292,7 +297,7 @@ class Operations:
     ) -> tuple[list[Numbered], bool]:
         """At most `limit`, newest first, behind number `before`, and whether there are more.
 
-        Large ones make a page shorter. `brief` leaves `params` and `result` out.
+        Large ones make a page shorter. `brief` leaves `params`, `result` and `error` out.
         """
         conditions, params = _conditions(where, before)
         params.append(limit + 1)
@@ -304,11 +309,11 @@ class Operations:
         count = min(len(rows), limit) if brief else _fitting([row[1] for row in rows[:limit]])
         if not count:
             return [], False
-        params[-1] = count
+        # By their numbers: the condition may hold for others by now.
         found = await self._fetch(
             f"SELECT number, {_BRIEF if brief else _COLUMNS} FROM ice_operations"
-            f" WHERE {conditions} ORDER BY number DESC LIMIT ${len(params)}",
-            *params,
+            f" WHERE number IN (SELECT number FROM {rows_of(1, '#number')}) ORDER BY number DESC",
+            as_json([[number] for number, _ in rows[:count]]),
         )
         return [Numbered(row[0], _from_row(row[1:])) for row in found], len(rows) > count
 

@@ -305,6 +305,16 @@ async def test_the_oldest_finished_ones_make_room(tight):
     assert await kept(tight) == 3000 + 2 * (3000 + len(msgspec.json.encode(shown[-1]["error"])))
 
 
+async def test_what_an_operation_comes_to_is_there_for_its_requester(tight):
+    """What waits fills the room: of what has finished only the newest keeps what it holds."""
+    ice = await connected(tight)
+    first = await asked(tight.admin, params=text(3000))
+    await expect_run(ice)
+    await asked(tight.admin, params=text(6900))
+    await finished(ice, first, result=text(500))
+    assert (await show(tight.admin, first))["result"] == text(500)
+
+
 async def test_results_make_room_too_and_what_is_kept_is_counted_exactly(tight):
     ice = await connected(tight)
     made = []

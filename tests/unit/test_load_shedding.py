@@ -83,7 +83,7 @@ def test_whoever_waits_gives_way_before_whoever_is_served(shedding):
 def test_a_known_caller_gives_way_last_and_never_while_served(shedding):
     admin, stranger = many(shedding, 2)
     shedding.served(admin)
-    shedding.authenticated(admin)
+    shedding.mark_authenticated(admin)
     assert shedding.shed(5) == 1
     assert (admin.is_cut, stranger.is_cut) == (False, True)
     shedding.idle(admin)
@@ -97,7 +97,7 @@ def test_a_known_caller_gives_way_last_and_never_while_served(shedding):
 def test_the_next_request_of_a_known_caller_has_to_be_authenticated_again(shedding):
     [admin] = many(shedding, 1)
     shedding.served(admin)
-    shedding.authenticated(admin)
+    shedding.mark_authenticated(admin)
     shedding.idle(admin)
     shedding.served(admin)
     assert shedding.shed() == 1

@@ -89,7 +89,7 @@ def routes() -> list[web.RouteDef]:
 
 async def _new_ice(request: web.Request) -> tuple[NewIce]:
     new = await body_as(request, NewIce)
-    # Whether there is such a user is asked later: who may not provision is not told which there are.
+    # The user is looked up later: a caller without the right must not learn which users exist.
     unwrap(check_new(new.ice_name, new.ice_type, new.provisionedto))
     return (new,)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Annotated, Any, Final, Self, TypeVar
 
 import msgspec
@@ -30,7 +31,7 @@ B = TypeVar("B")
 
 
 class NoMembers(msgspec.Struct, forbid_unknown_fields=True):
-    """Body of the calls that are told all by their path; it may as well be left out."""
+    """Body of calls whose path says everything: an object without members, or no body."""
 
 
 async def body_as(request: web.Request, shape: type[B]) -> B:
@@ -115,9 +116,14 @@ class Query(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 async def find_ice(request: web.Request) -> tuple[Listed]:
     """The ICE of the path; one that the caller may not see does not exist for them. Raises `Refusal`."""
-    listed = await request.config_dict[PARTS].ices.find(request.match_info["ice_name"])
+    parts = request.config_dict[PARTS]
+    listed = await parts.ices.find(request.match_info["ice_name"])
     if listed is None or not request[CALLER].sees(listed.ice):
         raise Refusal(problem("not-registered"))
+    connection = listed.connection
+    if connection and connection.node == parts.node and parts.hub.get(listed.ice.ice_name) is None:
+        # It has just gone, and that is not written yet.
+        listed = replace(listed, connection=None)
     return (listed,)
 
 

@@ -142,7 +142,12 @@ async def _end_of(parts: AdminParts, operation: Operation, wait: float) -> Opera
 
 async def _documents(found: Sequence[Operation]) -> list[documents.OperationDocument]:
     """What is shown of operations; large ones are looked through in a thread, at up to 80 ms a MiB."""
-    values = (value for one in found for value in (one.params, one.result, one.error) if value)
+    values = (
+        value
+        for one in found
+        for value in (one.params, one.progress, one.result, one.error)
+        if value
+    )
     if sum(map(len, values)) <= _SHOWN_AT_ONCE:
         return list(map(documents.operation_document, found))
     return await asyncio.to_thread(list, map(documents.operation_document, found))

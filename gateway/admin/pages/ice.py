@@ -10,7 +10,8 @@ from aiohttp import web
 
 from client.protocol import CLOSINGS, REFUSALS
 from gateway.admin.access import route
-from gateway.admin.pages.ices import WORDS, Row, find, row_of
+from gateway.admin.api.inputs import find_ice
+from gateway.admin.pages.ices import WORDS, Row, row_of
 from gateway.admin.pages.operations import operations_of
 from gateway.admin.pages.shell import is_fragment, parts, render
 from gateway.admin.parts import CALLER
@@ -51,7 +52,7 @@ class Moment:
 
 def routes() -> list[web.RouteDef]:
     """The addresses of this noun."""
-    return [route("GET", "/ices/{ice_name}", page, need=Need.CALLER, finds=find)]
+    return [route("GET", "/ices/{ice_name}", page, need=Need.CALLER, finds=find_ice)]
 
 
 async def page(request: web.Request, listed: Listed) -> web.StreamResponse:

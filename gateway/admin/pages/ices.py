@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlencode
 
 from aiohttp import web
 
 from gateway.admin.access import route
-from gateway.admin.api.inputs import Query, Text
+from gateway.admin.api.inputs import Query, Text, find_ice
 from gateway.admin.auth import actor
 from gateway.admin.pages.shell import MAX_FIELDS, form, is_fragment, parts, posted, render
 from gateway.admin.parts import CALLER
@@ -83,11 +82,6 @@ class Row:
     listed: Listed
     actions: tuple[str, ...]
 
-    @property
-    def lastseen(self) -> datetime | None:
-        """When a session last began or ended."""
-        return self.listed.lastseen
-
 
 def row_of(listed: Listed, *, acts: bool) -> Row:
     """A row with the actions that it allows, and only those."""
@@ -107,8 +101,8 @@ def routes() -> list[web.RouteDef]:
         route("POST", "/ices", provision, need=Need.ACT),
         route("POST", "/ices/bulk", bulk, need=Need.ACT),
         route("POST", "/ices/bulk/confirm", confirm_bulk, need=Need.ACT),
-        route("GET", action, confirm, need=Need.ACT, finds=find),
-        route("POST", action, act, need=Need.ACT, finds=find),
+        route("GET", action, confirm, need=Need.ACT, finds=find_ice),
+        route("POST", action, act, need=Need.ACT, finds=find_ice),
     ]
 
 
@@ -267,7 +261,7 @@ def _actions(request: web.Request) -> dict[str, _Act]:
 
 async def _stale(request: web.Request, action: str) -> web.StreamResponse:
     """Somebody else was first: say so, and show what the ICE is now."""
-    [listed] = await find(request)
+    [listed] = await find_ice(request)
     row = row_of(listed, acts=True)
     context = {"row": row, "action": action, "words": WORDS}
     return render(request, "stale.html", context, status=409, tell={CHANGED: {}})
@@ -312,19 +306,3 @@ async def _bulk(request: web.Request) -> tuple[str, list[str]]:
     if action not in (Action.DEREGISTER, DISCONNECT) or not names:
         raise Refusal(problem("invalid", "Choose ICEs, and Deregister or Disconnect."))
     return action, names
-
-
-async def find(request: web.Request) -> tuple[Listed]:
-    """The ICE of the address; one that the caller may not see does not exist for them."""
-    listed = await parts(request).ices.find(request.match_info["ice_name"])
-    if listed is None or not request[CALLER].sees(listed.ice):
-        raise Refusal(problem("not-registered"))
-    here, connection = parts(request), listed.connection
-    if (
-        connection is not None
-        and connection.node == here.node
-        and here.hub.get(listed.ice.ice_name) is None
-    ):
-        # It has just gone, and that is not written yet.
-        return (replace(listed, connection=None),)
-    return (listed,)

@@ -39,7 +39,7 @@ async def page(request: web.Request) -> web.StreamResponse:
 async def _page(
     request: web.Request, fault: str | None, name: str = "", status: int = 200
 ) -> web.StreamResponse:
-    anybody = await parts(request).logins.anybody()
+    anybody = await parts(request).accounts.any()
     context = {"fault": fault, "name": name, "anybody": anybody, "title": "Log in"}
     return render(request, "login.html", context, status=status)
 

@@ -11,10 +11,10 @@ from aiohttp import web
 
 from client.protocol import MAX_VALUE, JsonTooComplex
 from gateway.admin.access import route
-from gateway.admin.api.inputs import Query, decode_as
+from gateway.admin.api.inputs import Query, decode_as, find_ice
 from gateway.admin.api.operations import NewOperation
 from gateway.admin.auth import actor
-from gateway.admin.pages.ices import find, form_fault
+from gateway.admin.pages.ices import form_fault
 from gateway.admin.pages.shell import form, parts, render
 from gateway.admin.parts import CALLER
 from gateway.documents import progress_document
@@ -54,8 +54,8 @@ def routes() -> list[web.RouteDef]:
     """The addresses of this noun."""
     one = "/ices/{ice_name}/operations/{id}"
     return [
-        route("GET", "/ices/{ice_name}/operations/new", ask, need=Need.OPERATE, finds=find),
-        route("POST", "/ices/{ice_name}/operations", run, need=Need.OPERATE, finds=find),
+        route("GET", "/ices/{ice_name}/operations/new", ask, need=Need.OPERATE, finds=find_ice),
+        route("POST", "/ices/{ice_name}/operations", run, need=Need.OPERATE, finds=find_ice),
         route("GET", one, show, need=Need.CALLER, finds=_find),
         route("GET", f"{one}/cancel", confirm, need=Need.OPERATE, finds=_find),
         route("POST", f"{one}/cancel", cancel, need=Need.OPERATE, finds=_find),
@@ -167,7 +167,7 @@ _CANCELLED: Final = {
 
 
 async def _find(request: web.Request) -> tuple[Listed, Operation]:
-    [listed] = await find(request)
+    [listed] = await find_ice(request)
     operation = await parts(request).operations.find(request.match_info["id"])
     if operation is None or operation.ice_name != listed.ice.ice_name:
         raise Refusal(problem("not-found", "There is no such operation."))
