@@ -32,9 +32,11 @@ COLUMNS: Final = (
 """Of the log, in the order in which they are hashed."""
 GENESIS: Final = "0" * 64
 """What stands in for the digest of the event before the first."""
-ID_PATTERN: Final = "[0-9]{1,18}(-[0-9a-f]{8})?"
+ID_PATTERN: Final = "[0-9]{1,20}(-[0-9a-f]{8})?"
 """A `Position` where it stands as text."""
 _ID_DIGITS: Final = 8
+_LAST: Final = 2**63 - 2
+"""No log reaches this number: what is beyond is beyond the end, and needs no larger integers in SQL."""
 
 
 class Via(enum.StrEnum):
@@ -116,7 +118,7 @@ class Position:
         if not re.fullmatch(ID_PATTERN, text):
             return None
         seq, _, digest = text.partition("-")
-        return cls(int(seq), digest)
+        return cls(min(int(seq), _LAST), digest)
 
     @classmethod
     def behind(cls, entry: Entry) -> Position:

@@ -55,12 +55,17 @@ class LoadShedding:
         self._log_at = -_LOG_EVERY
         self._unlogged = 0
 
-    def accepted(self, connection: Connection, handle: int) -> None:
-        """A new connection waits for its first request; others give way where handles run short."""
+    def accepted(self, connection: Connection, handle: int) -> bool:
+        """A new connection waits for its first request; others are cut where handles run short.
+
+        Returns whether they do: their handles come back in a later turn of the loop.
+        """
         crowd = len(self._idle_strangers) + len(self._served_strangers) + len(self._idle_callers)
-        if crowd > _CROWD and is_among_the_last(handle, MARGIN):
+        short = crowd > _CROWD and is_among_the_last(handle, MARGIN)
+        if short:
             self.shed(_AT_ONCE)
         self._idle_strangers[connection] = None
+        return short
 
     def idle(self, connection: Connection) -> None:
         """It waits for a request."""

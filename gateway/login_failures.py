@@ -2,7 +2,7 @@
 
 Somebody who knows the names of users could fill the audit log. So the failed logins of a user are one
 event a minute, and those of all users are `MAX_A_MINUTE`; what has to wait is counted together, and lost where
-the gateway stops meanwhile.
+the gateway stops within that minute.
 """
 
 from __future__ import annotations
@@ -83,23 +83,31 @@ class LoginFailures:
         self._wake.set()
 
     async def run(self) -> None:
-        """Write events until cancelled."""
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            try:
-                await self.write()
-            except StoreUnavailable:
-                pass  # what waits is written later
-            except Exception:  # noqa: BLE001 - a count of failed logins is no reason for the gateway to die
-                _log.exception("failed logins not written")
-            await asyncio.sleep(_PAUSE)
-            if self._waiting:
-                self._wake.set()
+        """Write events until cancelled, and then once more."""
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                await self._try_to_write()
+                await asyncio.sleep(_PAUSE)
+                if self._waiting:
+                    self._wake.set()
+        finally:
+            await self._try_to_write()
+
+    async def _try_to_write(self) -> None:
+        try:
+            await self.write()
+        except StoreUnavailable:
+            pass  # what waits is written later
+        except Exception:  # noqa: BLE001 - a count of failed logins is no reason for the gateway to die
+            _log.exception("failed logins not written")
 
     async def write(self) -> None:
         """Write what may be written now. Raises `StoreUnavailable`; nothing is forgotten then."""
         waiting = {user: _Failures(one.count, one.address) for user, one in self._waiting.items()}
+        if not waiting:
+            return
 
         async def unit(transaction: Transaction) -> list[str]:
             now = self._clock()

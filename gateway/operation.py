@@ -228,7 +228,7 @@ _OF_STOPPING: Final = frozenset({DEADLINE, "cancelled"})
 """The codes with which ICEs end what they were told to cancel; older ones know no reason."""
 
 
-class _Error(msgspec.Struct):
+class _Error(msgspec.Struct, forbid_unknown_fields=True):
     """The `error` of an operation; `code` is a word for programs."""
 
     code: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]

@@ -68,13 +68,21 @@ class OperationDesk:
         except NotValid as fault:
             return invalid(fault.field, str(fault))
 
+    async def prepare(self, actor: Actor, ice_name: str, wanted: Wanted) -> Operation | Problem:
+        """`check`; but a key that is known answers its operation, also once its own times have passed."""
+        new = self.check(actor, ice_name, wanted)
+        if isinstance(new, Problem) and wanted.idempotency_key is not None:
+            key = wanted.idempotency_key
+            return await self._rows.find_by_key(ice_name, actor.name, key) or new
+        return new
+
     async def request(self, actor: Actor, ice: Ice, wanted: Wanted) -> Operation | Problem:
         """Queue an operation; the same idempotency key of the same user is the same operation."""
-        new = self.check(actor, ice.ice_name, wanted)
+        new = await self.prepare(actor, ice.ice_name, wanted)
         return new if isinstance(new, Problem) else await self.queue(actor, ice, new)
 
     async def queue(self, actor: Actor, ice: Ice, checked: Operation) -> Operation | Problem:
-        """Queue what `check` has made, for this ICE."""
+        """Queue what `prepare` has made, for this ICE."""
         new = replace(checked, ice_name=ice.ice_name)
 
         async def unit(transaction: Transaction) -> Operation | Problem:

@@ -18,8 +18,8 @@ from gateway.load_shedding import LoadShedding
 
 _RETRY: Final = 1.0
 """Seconds without accepting where the system had no handle left, as in asyncio."""
-_AFTER_SHEDDING: Final = 0.05
-"""Seconds for the handle of a connection that was cut to come back."""
+_AFTER_SHEDDING: Final = 0.01
+"""Seconds for the handles of connections that were cut to come back."""
 _NO_HANDLE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -97,14 +97,16 @@ class TlsAcceptor:
                 if error.errno not in _NO_HANDLE:
                     raise
                 self._loop.remove_reader(self._listening)
-                pause = _AFTER_SHEDDING if self._load_shedding.shed() else _RETRY
+                pause = _AFTER_SHEDDING if self._load_shedding.shed(self._at_once) else _RETRY
                 self._loop.call_later(pause, self._begin)
                 return
             handshake = _Handshake(connection)
-            self._load_shedding.accepted(handshake, connection.fileno())
+            short = self._load_shedding.accepted(handshake, connection.fileno())
             task = self._loop.create_task(self._shake_hands(handshake))
             self._handshakes.add(task)
             task.add_done_callback(self._handshakes.discard)
+            if short:
+                return  # to the next turn: a burst would take the handles that are kept free
 
     async def _shake_hands(self, handshake: _Handshake) -> None:
         connection = handshake.connection

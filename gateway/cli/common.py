@@ -53,8 +53,10 @@ def fail(fault: Exception) -> NoReturn:
 def unwrap(value: R | Problem) -> R:
     """A use case's result; a problem ends the command."""
     if isinstance(value, Problem):
+        status = MUST_MEND if value.code == "keys-unavailable" else 1
         # A person who typed an option is told of that, not of the API's field.
-        refuse(value.detail.replace("provisionedto: ", "--user: ").replace("ice_name: ", "NAME "))
+        said = value.detail.replace("provisionedto: ", "--user: ").replace("ice_name: ", "NAME ")
+        refuse(said, status)
     return value
 
 

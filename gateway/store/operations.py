@@ -236,10 +236,11 @@ class Operations:
         return await self._one("id = $1", operation_id)
 
     async def find_by_key(self, ice_name: str, requested_by: str, key: str) -> Operation | None:
-        """The operation that this user has requested of this ICE under this idempotency key."""
+        """The operation that this user has requested of this ICE (case folded) under this key."""
         return await self._one(
-            "ice_name = $1 AND requested_by = $2 AND idempotency_key = $3",
-            ice_name,
+            "ice_name = (SELECT ice_name FROM ice_tokens WHERE lower(ice_name) = $1)"
+            " AND requested_by = $2 AND idempotency_key = $3",
+            fold(ice_name),
             requested_by,
             key,
         )

@@ -703,8 +703,8 @@ def test_unusable_key_file_is_refused(cli, fault, word):
         keys.chmod(0o644)
     else:
         keys.write_text("{}")
-    expect_refused(cli.at("ices", "reregister", "lab-1"), word)
-    expect_refused(cli.at("ices", "provision", "lab-2", "--type", "ci-cd"), word)
+    expect_refused(cli.at("ices", "reregister", "lab-1"), word, status=78)
+    expect_refused(cli.at("ices", "provision", "lab-2", "--type", "ci-cd"), word, status=78)
     assert cli.path.exists()
     assert cli.sql("SELECT ice_name, status FROM ice_tokens") == [("lab-1", "registered")]
 

@@ -209,8 +209,12 @@ async def test_a_refused_finish_ends_nothing_else(running):
         ({"error": None}, {"code": "failed", "message": "the ICE gave no reason"}),
         ({}, {"code": "failed", "message": "the ICE gave no reason"}),
         (
-            {"error": {"code": "c", "message": "m", "data": [1], "more": 2}},
+            {"error": {"code": "c", "message": "m", "data": [1]}},
             {"code": "c", "message": "m", "data": [1]},
+        ),
+        (
+            {"error": {"code": "c", "message": "m", "more": 2}},
+            {"code": "failed", "message": '{"code": "c", "message": "m", "more": 2}'},
         ),
     ],
 )

@@ -409,6 +409,25 @@ async def test_the_same_key_is_the_same_operation(running):
     assert (await ask(running.admin, idempotency_key="k")).json["id"] == operation
 
 
+@pytest.mark.parametrize("kind", ["execute", "schedule"])
+async def test_a_key_is_known_after_its_own_times_have_passed(tmp_path, kind):
+    """A caller who lost the answer learns of the operation, however late they ask again."""
+    now = [datetime.now(UTC)]
+    async with harness(tmp_path, clock=lambda: now[0]) as running:
+        await connected(running)
+        times = {"deadline": (now[0] + timedelta(hours=1)).isoformat()}
+        if kind == "schedule":
+            times["run_at"] = (now[0] + timedelta(minutes=30)).isoformat()
+        body = {"kind": kind, "idempotency_key": "late", **times}
+        first = await running.admin.post("/ices/lab-1/operations", body)
+        assert first.status == 202
+        now[0] += timedelta(hours=2)
+        again = await running.admin.post("/ices/LAB-1/operations", body)
+        assert again.json["id"] == first.json["id"]
+        other = await running.admin.post("/ices/lab-1/operations", {**body, "idempotency_key": "x"})
+        expect_refused(other, 422, "invalid")
+
+
 async def test_a_key_is_its_users_and_its_ices(running):
     await connected(running)
     await connected(running, "lab-2")

@@ -103,11 +103,14 @@ def test_a_position_is_the_number_and_the_begin_of_the_digest():
     assert str(position) == f"7-{ENTRY.digest()[:8]}"
     assert Position.parse(str(position)) == Position(7, ENTRY.digest()[:8])
     assert Position.parse("7") == Position(7)
+    beyond = Position.parse(str(2**64 - 1))
+    assert beyond is not None
+    assert 10**18 < beyond.seq < 2**63 - 1, "SQL has no larger integers"
     assert str(Position(0, GENESIS)) == "0-00000000"
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x", "-7", "7-", "7-0123456", "7-0123456G", "7-01234567 ", "1" * 19]
+    "text", ["", "x", "-7", "7-", "7-0123456", "7-0123456G", "7-01234567 ", "1" * 21]
 )
 def test_anything_else_is_no_position(text):
     assert Position.parse(text) is None

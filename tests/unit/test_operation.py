@@ -167,7 +167,10 @@ def test_what_is_just_within_bounds():
         ({"code": "a", "message": "b", "data": [1, {"c": None}]}, None),
         ({"code": "a", "message": "x" * 5000}, None),
         ({"code": "a", "message": "", "data": None}, None),
-        ({"code": "a", "message": "b", "more": 1}, {"code": "a", "message": "b"}),
+        (
+            {"code": "a", "message": "b", "more": 1},
+            {"code": "failed", "message": '{"code":"a","message":"b","more":1}'},
+        ),
         (None, {"code": "failed", "message": "the ICE gave no reason"}),
         ("boom", {"code": "failed", "message": '"boom"'}),
         ([1, 2], {"code": "failed", "message": "[1,2]"}),

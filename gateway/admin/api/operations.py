@@ -102,7 +102,7 @@ async def _wanted(request: web.Request) -> tuple[float, Operation]:
     new = await body_as(request, NewOperation)
     wanted = Wanted(new.kind, bytes(new.params), new.run_at, new.deadline, new.idempotency_key)
     name = request.match_info["ice_name"]
-    return wait, unwrap(_parts(request).operations.check(actor(request), name, wanted))
+    return wait, unwrap(await _parts(request).operations.prepare(actor(request), name, wanted))
 
 
 async def create(
