@@ -3,10 +3,9 @@
 The map, from the top down. Imports only go down; `tests/unit/test_structure.py` holds it.
 
     cli/  demo                        the commands, and the story of an ICE on one screen
-    workers  worker                   several gateways on one machine: their parent, and each of them
     app                               the composition root: the only place that knows everything
     admin/   endpoint  health         HTTP: the admin API, the ICE's handshake, probes
-    metrics  respond  listener  doors what all of HTTP shares
+    metrics  respond  listener        what all of HTTP shares
     dispatch                          sends an ICE its operations, one at a time
     admission  provisioning           the use cases: a rule and a store call each
     operations accounts   keys  nodes  backup  restore  transfer

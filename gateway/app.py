@@ -22,7 +22,6 @@ from gateway.admission import Admission
 from gateway.audit import Audit
 from gateway.clerk import Clerk
 from gateway.dispatch import Dispatch
-from gateway.doors import Doors
 from gateway.drops import Drops
 from gateway.endpoint import Endpoint
 from gateway.event import Entry
@@ -50,13 +49,12 @@ from gateway.provisioning import Provisioning
 from gateway.replay import Nonces
 from gateway.session import Session
 from gateway.settings import BadSetting, Settings
-from gateway.sockets import Share, listening, place
-from gateway.store.bell import Bell
+from gateway.sockets import listening, place
 from gateway.store.engine import Engine
 from gateway.store.events import Events
 from gateway.store.ices import Ices
 from gateway.store.look_ups import LookUps
-from gateway.store.nodes import Nodes, forget_all
+from gateway.store.nodes import forget_all
 from gateway.store.opening import open_store
 from gateway.store.operations import Operations
 from gateway.store.sessions import Happenings
@@ -130,9 +128,6 @@ async def run_gateway(
     clock: Clock = utc_now,
     monotonic: Callable[[], float] = time.monotonic,
     linger: float = 0.0,
-    share: Share | None = None,
-    bell: Bell | None = None,
-    nonce_key: bytes | None = None,
 ) -> AsyncIterator[Gateway]:
     """Start a gateway; on leaving it drains and stops.
 
@@ -141,24 +136,18 @@ async def run_gateway(
         clock: the present; it may be set at any time.
         monotonic: seconds that pass, whatever the clock says.
         linger: seconds for which handshakes are answered `draining` at the least.
-        share: what to listen on in place of the host and port of the settings.
-        bell: for one of several gateways on an SQLite file, started by one parent,
-        nonce_key: and for its nonces one that all of them have.
 
     Raises:
         BadSetting, StoreRefused, StoreUnavailable, KeyFileUnusable: it cannot start; the text says
             what to change.
     """
     for warning in settings.check_exposure():
-        if share is None:  # or whoever has bound it has said so for all
-            _log.warning(warning)
+        _log.warning(warning)
     tls = Tls.of(settings)
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(calm(asyncio.get_running_loop()))
         name = settings.node_name or socket.gethostname()
-        engine = await stack.enter_async_context(
-            open_store(settings.database_url, node=name, bell=bell)
-        )
+        engine = await stack.enter_async_context(open_store(settings.database_url, node=name))
         keys = KeyStore(settings.key_file)
         if not keys.load() and await Ices(engine).any():
             raise KeyFileUnusable(
@@ -170,7 +159,7 @@ async def run_gateway(
             settings,
             engine=engine,
             keys=keys,
-            nonce_key=_nonce_key(nonce_key, keys, engine),
+            nonce_key=_nonce_key(keys, engine),
             me=me,
             clock=clock,
             monotonic=monotonic,
@@ -202,12 +191,7 @@ async def run_gateway(
         metrics_runner = await parts.metrics.expose(settings.metrics_listen)
         if metrics_runner is not None:
             stack.push_async_callback(metrics_runner.cleanup)
-        runner = await _listen(parts.app, parts.endpoint, settings, stack, tls=tls, share=share)
-        if share is not None:
-            doors = Doors(
-                runner, share, tls, endpoint=parts.endpoint, nodes=Nodes(engine.fetch), name=me.name
-            )
-            stack.push_async_callback(ended, supervise(doors.run(), "doors", failed))
+        runner = await _listen(parts.app, parts.endpoint, settings, stack, tls=tls)
         try:
             yield Gateway(
                 settings,
@@ -390,10 +374,10 @@ def _assemble(
     )
 
 
-def _nonce_key(given: bytes | None, keys: KeyStore, engine: Engine) -> Callable[[], bytes]:
+def _nonce_key(keys: KeyStore, engine: Engine) -> Callable[[], bytes]:
     """The key of the nonces: nodes on a server share their token keys, others make one at each start."""
-    own = given or secrets.token_bytes(32)
-    if given is not None or not engine.shared:
+    own = secrets.token_bytes(32)
+    if not engine.shared:
         return lambda: own
     return lambda: keys.derived(b"ice-gateway nonces") or own
 
@@ -412,7 +396,6 @@ async def _listen(
     stack: contextlib.AsyncExitStack,
     *,
     tls: Tls | None,
-    share: Share | None,
 ) -> Runner:
     gates = {prefix + PATH: endpoint.admit for prefix in settings.prefixes}
     runner = Runner(
@@ -425,11 +408,7 @@ async def _listen(
     )
     stack.push_async_callback(runner.cleanup)
     try:
-        if share is None:
-            [sockets] = listening(settings.server_host, settings.server_port, 1)
-        else:
-            stack.callback(share.close)
-            sockets = share.take()
+        sockets = listening(settings.server_host, settings.server_port)
         await runner.listen_on(sockets, tls.context if tls is not None else None)
     except OSError as error:
         raise cannot_listen(settings, error) from error

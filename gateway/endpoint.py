@@ -80,7 +80,6 @@ class Endpoint:
         """Whether the gateway is stopping and admits nobody."""
         self.paused = False
         """Whether an admin wants it to admit nobody."""
-        self.turned = asyncio.Event()
         """Set when that changes."""
 
     # --- the handshake -------------------------------------------------------------------------------
@@ -254,7 +253,6 @@ class Endpoint:
     def pause(self, paused: bool) -> None:  # noqa: FBT001 - a callback's argument
         """Admit nobody and close every session, or go on, as an admin wants it."""
         self.paused = paused
-        self.turned.set()
         if paused:
             self.abandon()
 

@@ -175,24 +175,18 @@ class Runner(web.AppRunner):
         if tls is None:
             await self._start(host, port, tls)
         else:
-            [bound] = listening([host], port, 1)
-            await self._start(None, None, tls, bound)
+            await self._start(None, None, tls, listening([host], port))
 
     async def listen_on(
         self, sockets: Sequence[socket.socket], tls: ssl.SSLContext | None = None
     ) -> None:
-        """Begin to serve on sockets that are bound already; see `sockets.bind`."""
+        """Begin to serve on sockets that are bound already; see `sockets.listening`."""
         await self._start(None, None, tls, sockets)
 
     def url(self, *, tls: bool) -> str:
         """Where it listens, at the first of its addresses."""
         host, port = self.addresses[0][:2]
         return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
-
-    async def close(self) -> None:
-        """Listen no more, until `listen_on` again; the connections that are there go on."""
-        for site in tuple(self.sites):
-            await site.stop()
 
     async def _start(
         self,

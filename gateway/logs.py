@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 import sys
@@ -37,11 +36,8 @@ MAX_TRACEBACK: Final = 20_000
 """and of a traceback, from its end."""
 
 
-def configure(form: str, level: str, node: str | None = None) -> None:
-    """Set up logging for this process; `form` is auto, json or text. stderr is to be decoupled already.
-
-    `node` stands in each line where several processes write to one log.
-    """
+def configure(form: str, level: str) -> None:
+    """Set up logging for this process; `form` is auto, json or text. stderr is to be decoupled already."""
     text = form == "text" or (form == "auto" and sys.stderr.isatty())
     number = logging.getLevelNamesMapping()[level.upper()]
     renderer: Any = (
@@ -51,19 +47,18 @@ def configure(form: str, level: str, node: str | None = None) -> None:
         else _encode
     )
     rendering: list[Any] = [_plain, renderer]
-    stamp = functools.partial(_stamp, node)
     if isinstance(sys.stderr, DecoupledStream):
 
         def describe(lines: int) -> str:
             line: EventDict = {"event": "log lines lost", "lines": lines}
-            for processor in (stamp, *rendering):
+            for processor in (_stamp, *rendering):
                 line = processor(None, "warning", line)
             return str(line)
 
         sys.stderr.describe = describe
     limit = LineLimit()
     structlog.configure(
-        processors=[limit, stamp, *rendering],
+        processors=[limit, _stamp, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
@@ -72,7 +67,7 @@ def configure(form: str, level: str, node: str | None = None) -> None:
     others = logging.StreamHandler(sys.stderr)
     others.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[_unsaid, stamp],
+            foreign_pre_chain=[_unsaid, _stamp],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
         )
     )
@@ -81,11 +76,9 @@ def configure(form: str, level: str, node: str | None = None) -> None:
     logging.captureWarnings(capture=True)
 
 
-def _stamp(node: str | None, _: Any, level: str, line: EventDict) -> EventDict:
-    """Say how grave it is, when it happened, and where."""
+def _stamp(_: Any, level: str, line: EventDict) -> EventDict:
+    """Say how grave it is, and when it happened."""
     line["level"] = level
-    if node is not None:
-        line.setdefault("node", node)
     if "timestamp" not in line:  # or it is told later
         line["timestamp"] = to_text(utc_now())
     return line

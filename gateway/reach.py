@@ -78,8 +78,6 @@ def _metrics(settings: Settings, *, served: bool) -> Iterator[Finding]:
         yield ok("metrics", "turned off")
         return
     host, port = settings.metrics_listen
-    if settings.server_workers > 1 and served:
-        port += 1  # a worker's; the parent has none
     reason = _taken(host, port)
     if reason is None:
         yield ok("metrics", f"{place(host, port)} is free")

@@ -82,7 +82,6 @@ SETTINGS: Final = (
     Setting("server.tls_key", "", optional_path, "a PEM file, or empty"),
     Setting("server.keepalive", "75s", duration_between(1, 3600), f"{_DURATION}, from 1s to 1h"),
     Setting("server.hsts", "0", lifetime, f"{_DURATION}, 36500d at most, or 0 for none"),
-    Setting("server.workers", 1, integer(1, 64), "a number from 1 to 64"),
     Setting("server.insecure", default=False, parse=boolean, accepts="true or false"),
     Setting(
         "database.url",
@@ -131,6 +130,11 @@ SETTINGS: Final = (
     ),
 )
 _BY_KEY: Final = {setting.key: setting for setting in SETTINGS}
+_GONE: Final = {
+    "server.workers": "server.workers is gone: one gateway serves an SQLite file; for several use"
+    " PostgreSQL and ice-gateway@.service"
+}
+"""What to do in place of a setting that an earlier version had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +149,6 @@ class Settings:
     server_tls_key: Path | None
     server_keepalive: float
     server_hsts: float
-    server_workers: int
     server_insecure: bool
     database_url: str = field(repr=False)  # it may hold a password
     tokens_key_file: Path | None
@@ -286,6 +289,7 @@ def load(
     for key, value, variable in _from_environment(environ):
         values[key] = (value, variable)
     for key, value in (options or {}).items():
+        _refuse_gone(key)
         values[key] = (value, "the command line")
     return Settings(
         **{
@@ -293,6 +297,11 @@ def load(
             for key, (value, origin) in values.items()
         }
     )
+
+
+def _refuse_gone(key: str) -> None:
+    if key in _GONE:
+        raise BadSetting(_GONE[key])
 
 
 def _parse(setting: Setting, value: object, origin: str) -> Any:
@@ -323,6 +332,7 @@ def _from_file(file: Path | None) -> list[tuple[str, object]]:
             raise BadSetting(f"{section} in {file} stands outside a section; {_known()}")
         for name, value in entries.items():
             key = f"{section}.{name}"
+            _refuse_gone(key)
             if key not in _BY_KEY:
                 raise BadSetting(f"{key} in {file} is no setting; {_known(section)}")
             found.append((key, value))
@@ -336,6 +346,8 @@ def _from_environment(environ: Mapping[str, str]) -> list[tuple[str, str, str]]:
         # ICE_GATEWAY_CONFIG and the like have no `__` and are not settings.
         if not variable.startswith(ENV_PREFIX) or "__" not in variable:
             continue
+        section, _, name = variable.removeprefix(ENV_PREFIX).lower().partition("__")
+        _refuse_gone(f"{section}.{name}")
         key = by_variable.get(variable.upper())
         if key is None:
             raise BadSetting(f"the environment variable {variable} is no setting; {_known()}")

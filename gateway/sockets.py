@@ -1,7 +1,7 @@
-"""Sockets on one address or several, for one process or several, among which the system shares what comes.
+"""Sockets that listen on one address or several; the system shares new connections among those of an address.
 
-Each has a queue of its own, and a process several sockets, so that a fleet that comes back at once finds room:
-a SYN that finds none is dropped, and sent again only after a second or more (RFC 6298).
+Each has a queue of its own, so that a fleet that comes back at once finds room: a SYN that finds none is
+dropped, and sent again only after a second or more (RFC 6298).
 """
 
 from __future__ import annotations
@@ -16,43 +16,7 @@ from typing import Any, Final
 BACKLOG: Final = 4096
 """Connections that may wait at a socket to be accepted; Linux cuts it to net.core.somaxconn."""
 QUEUES: Final = 4 if sys.platform == "linux" else 1  # elsewhere one of them would get all
-"""Sockets that a process has of each address."""
-
-
-class Share:
-    """The sockets of one process: those that were bound for it, or others in their place after its death.
-
-    Nobody else keeps them, so that they end with it, and what comes goes to the others. The address is
-    kept for all meanwhile, by sockets that do not listen.
-    """
-
-    def __init__(self, sockets: Sequence[socket.socket]) -> None:
-        self._sockets = list(sockets)
-        self._places = [(one.family, one.getsockname()) for one in sockets]
-        self._kept = [_keeping(family, address) for family, address in dict.fromkeys(self._places)]
-
-    def take(self) -> list[socket.socket]:
-        """Listening sockets, which are the caller's to close. Raises `OSError`."""
-        taken, self._sockets = self._sockets, []
-        if taken:
-            return taken
-        with contextlib.ExitStack() as made:
-            taken = [
-                made.enter_context(_listening(family, address, shared=True))
-                for family, address in self._places
-            ]
-            made.pop_all()
-        return taken
-
-    @property
-    def port(self) -> int:
-        """Where they listen."""
-        return int(self._places[0][1][1])
-
-    def close(self) -> None:
-        """Close what nobody has taken, and let the address go."""
-        for one in (*self._sockets, *self._kept):
-            one.close()
+"""Sockets of each address."""
 
 
 class CannotBind(OSError):
@@ -68,17 +32,12 @@ def place(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def bind(hosts: Sequence[str], port: int, count: int) -> list[Share]:
-    """A share of `listening` for each of `count` processes."""
-    return [Share(sockets) for sockets in listening(hosts, port, count)]
-
-
-def listening(hosts: Sequence[str], port: int, count: int) -> list[list[socket.socket]]:
-    """For each of `count` processes `QUEUES` sockets of each address that one of `hosts` has.
+def listening(hosts: Sequence[str], port: int) -> list[socket.socket]:
+    """`QUEUES` sockets of each address that one of `hosts` has.
 
     All hosts or none, on one port. Nobody else has an address already. Raises `CannotBind`.
     """
-    sockets: list[list[socket.socket]] = [[] for _ in range(count)]
+    sockets: list[socket.socket] = []
     bound: set[Any] = set()
     with contextlib.ExitStack() as made:
         for host in hosts:
@@ -93,7 +52,7 @@ def listening(hosts: Sequence[str], port: int, count: int) -> list[list[socket.s
 def _bind_host(
     host: str,
     port: int,
-    sockets: list[list[socket.socket]],
+    sockets: list[socket.socket],
     bound: set[Any],
     made: contextlib.ExitStack,
 ) -> int:
@@ -107,9 +66,9 @@ def _bind_host(
             there = True
             continue
         try:
-            for number in range(len(sockets) * QUEUES):
+            for number in range(QUEUES):
                 one = made.enter_context(_listening(family, address, shared=number > 0))
-                sockets[number % len(sockets)].append(one)
+                sockets.append(one)
                 address = one.getsockname()
         except OSError as error:
             if error.errno not in _NOT_THERE:
@@ -128,25 +87,7 @@ _NOT_THERE: Final = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
 
 def _listening(family: int, address: Any, *, shared: bool) -> socket.socket:
-    one = _bound(family, address, shared=shared)
-    try:
-        # Not before it is bound: who would share the address, too, has not been there before us.
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        one.listen(BACKLOG)
-    except BaseException:
-        one.close()
-        raise
-    return one
-
-
-def _keeping(family: int, address: Any) -> socket.socket:
-    """Lets nobody else have the address, also while nobody listens there."""
-    one = _bound(family, address, shared=True)
-    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
-    return one
-
-
-def _bound(family: int, address: Any, *, shared: bool) -> socket.socket:
+    """A socket that listens; one that is not `shared` is the first that has the address."""
     one = socket.socket(family, socket.SOCK_STREAM)
     try:
         # As asyncio does: the port of a process that has just ended can be had.
@@ -155,6 +96,9 @@ def _bound(family: int, address: Any, *, shared: bool) -> socket.socket:
             one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(shared))
         one.bind(address)
+        # Not before it is bound: who would share the address, too, has not been there before us.
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        one.listen(BACKLOG)
     except BaseException:
         one.close()
         raise

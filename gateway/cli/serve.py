@@ -32,9 +32,7 @@ from gateway.standard_streams import coupled, decouple
     "--public-url", multiple=True, metavar="URL", help="Where ICEs reach it; may be repeated."
 )
 @click.option("--insecure", is_flag=True, help="Allow plain http from other machines.")
-@click.option(
-    "--workers", type=int, metavar="N", help="Processes that share the work; one as a rule."
-)
+@click.option("--workers", hidden=True)  # gone, and refused with what to do instead
 def serve(
     *,
     config: Path | None,
@@ -43,7 +41,7 @@ def serve(
     port: int | None,
     public_url: tuple[str, ...],
     insecure: bool,
-    workers: int | None,
+    workers: str | None,
 ) -> None:
     """Run the gateway until SIGTERM or Ctrl-C; on SIGHUP it reads its certificate again."""
     # False where `gateway.__main__` has done so, in a process of its own.
@@ -73,13 +71,12 @@ def _run(settings: Settings) -> None:
 
     decouple()
     configure(settings.log_format, settings.log_level)
-    work = _serve if settings.server_workers == 1 else _lead
     try:
         settings.check_exposure()
         anybody = _first_admin(settings)
         if not signals.stopping:
             signals.hear_interrupt()
-            process.run(_heard(work(settings, anybody=anybody)))
+            process.run(_heard(_serve(settings, anybody=anybody)))
     except FAULTS as error:
         fail(error)
 
@@ -118,26 +115,6 @@ async def _serve(settings: Settings, *, anybody: bool) -> None:
     click.echo("ice-gateway stopped")
 
 
-async def _lead(settings: Settings, *, anybody: bool) -> None:
-    from gateway.workers import run_workers
-
-    stop = _stopped()
-    async with run_workers(settings) as workers:
-        starting, stopping = asyncio.create_task(workers.start()), asyncio.create_task(stop.wait())
-        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if not starting.done():
-            starting.cancel()
-            return
-        starting.result()  # or why they do not start
-        _on_hang_up(workers.reload)
-        _tell(settings, workers.url, settings.database_shown, anybody=anybody)
-        workers.failed.add_done_callback(lambda _: stop.set())
-        await stop.wait()
-        if workers.failed.done():
-            refuse("a worker is not watched any more; the log says why")
-    click.echo("ice-gateway stopped")
-
-
 def _soon(act: Callable[[], object]) -> Act:
     """For a signal handler, which runs in between whatever the loop does: have the loop do it."""
     loop = asyncio.get_running_loop()
@@ -170,11 +147,9 @@ def _hang_up(reload: Callable[[], None], on_terminal: bool) -> None:  # noqa: FB
 def _tell(settings: Settings, url: str, database: str, *, anybody: bool) -> None:
     """Say what runs, with what, and what is still to be done."""
     click.echo(f"ice-gateway {__version__} serves {url} on {database}")
-    most = f"for {settings.ice_max_connections:,} ICEs at the most"
-    if settings.server_workers > 1:
-        click.echo(f"{settings.server_workers} workers run with {process.described()}, each {most}")
-    else:
-        click.echo(f"it runs with {process.described()}, {most}")
+    click.echo(
+        f"it runs with {process.described()}, for {settings.ice_max_connections:,} ICEs at the most"
+    )
     few = process.too_few_handles(settings.ice_max_connections)
     if few is not None:
         click.echo(f"ice-gateway: {few}", err=True)
@@ -218,8 +193,7 @@ async def _add_admin(settings: Settings, name: str, password: Secret) -> None:
 
 def _check_address(settings: Settings) -> None:
     try:
-        [sockets] = listening(settings.server_host, settings.server_port, 1)
-        for one in sockets:
+        for one in listening(settings.server_host, settings.server_port):
             one.close()
     except OSError as error:
         raise process.cannot_listen(settings, error) from error

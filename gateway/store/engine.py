@@ -101,7 +101,7 @@ class Engine(Protocol):
     """What an operator knows it by: a file, or a URL without its password."""
 
     shared: bool
-    """Whether several gateways may serve it at a time."""
+    """Whether several gateways may serve it at a time: PostgreSQL, and never an SQLite file."""
 
     changed: asyncio.Event
     """Set after each commit of this process; a wake-up for the tail, which carries nothing that counts."""
@@ -115,14 +115,6 @@ class Engine(Protocol):
 
     async def look_up(self, sql: str, *params: object) -> list[Row]:
         """Like `fetch`, on a connection that runs nothing but the look-ups of admissions."""
-
-    async def look_up_once(
-        self, sql: str, names: str, proofs: Sequence[str], kept: float
-    ) -> tuple[Row, frozenset[str]]:
-        """The one row of `look_up`; and those of `proofs` that nobody has used before, at any gateway.
-
-        They are remembered for `kept` seconds. `sql` selects without FROM.
-        """
 
     async def follow(self, sql: str, *params: object) -> list[Row]:
         """Like `fetch`, for the tail of the event log alone: no listing keeps a drop waiting."""

@@ -43,6 +43,12 @@ class _Question(msgspec.Struct, gc=False):
 
 _FOUND: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ICE: Final = msgspec.json.Decoder(Ice)
+_PROOFS: Final = msgspec.json.Decoder(frozenset[str])
+_TAKEN: Final = (
+    "WITH taken AS (INSERT INTO ice_proofs (digest, until)"
+    " SELECT atom, lease_clock() + $3 FROM json_each($2) ON CONFLICT DO NOTHING RETURNING digest) "
+)
+"""Takes proofs in the statement of a look-up, so that both are one journey to the server."""
 _ON_ITS_WAY: Final = 120.0
 """Seconds from a proof being found fresh to its being taken, at the most: a handshake has no more for its answer."""
 _PROOF_KEPT: Final = NONCE_LIFETIME + PROOF_WINDOW + _ON_ITS_WAY
@@ -63,11 +69,13 @@ class LookUps:
         self._running: asyncio.Task[None] | None = None
         # One statement is one snapshot: the entries and the number of the newest event agree.
         # And one row: for each that it steps to, SQLite's thread has to wait for Python's lock.
-        clock = "lease_clock()" if engine.shared else "0.0"
+        clock, taken = "0.0", "NULL"
+        if engine.shared:
+            clock, taken = "lease_clock()", "(SELECT json_agg(digest) FROM taken)::text"
         self._sql = (
-            "SELECT (SELECT coalesce(max(seq), 0) FROM ice_events),"
+            f"{_TAKEN if engine.shared else ''}SELECT (SELECT coalesce(max(seq), 0) FROM ice_events),"
             f" (SELECT {engine.gather('ice_name', Ice.__dataclass_fields__)} FROM ice_tokens"
-            f" WHERE {many('ice_name', 1)}), {clock}"
+            f" WHERE {many('ice_name', 1)}), {clock}, {taken}"
         )
 
     async def find(self, ice_name: str, proof: str | None = None) -> Reading:
@@ -102,11 +110,13 @@ class LookUps:
         if fault is not None:
             # Whom nobody could take out again is not let in either.
             raise StoreUnavailable(fault)
-        names, at = as_json(list(batch)), self._monotonic()
-        proofs = [one.proof for asked in batch.values() for one in asked if one.proof]
-        row, taken = await self._engine.look_up_once(self._sql, names, proofs, _PROOF_KEPT)
-        seq, found, clock = row
-        return _Answer(_FOUND.decode(found or "{}"), seq, at, clock, taken)
+        params: list[object] = [as_json(list(batch))]
+        if self._engine.shared:
+            proofs = [one.proof for asked in batch.values() for one in asked if one.proof]
+            params += [as_json(proofs), _PROOF_KEPT]
+        at = self._monotonic()
+        [(seq, found, clock, taken)] = await self._engine.look_up(self._sql, *params)
+        return _Answer(_FOUND.decode(found or "{}"), seq, at, clock, _PROOFS.decode(taken or "[]"))
 
 
 class _Answer(msgspec.Struct, gc=False):

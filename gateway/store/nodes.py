@@ -123,12 +123,6 @@ async def leave(transaction: Transaction, instance: str) -> None:
     await transaction.run("DELETE FROM ice_nodes WHERE instance = $1", instance)
 
 
-async def forget(transaction: Transaction, name: str) -> None:
-    """Take out a node that is known to have ended, with all that it held."""
-    await transaction.run("DELETE FROM ice_nodes WHERE name = $1", name)
-    await sessions.clear(transaction, name)
-
-
 async def forget_all(transaction: Transaction) -> None:
     """Begin anew, where it is known that nobody serves the database."""
     for table in ("ice_nodes", "ice_drops"):

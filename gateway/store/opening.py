@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from gateway.database_url import file_of
-from gateway.store.bell import Bell
 from gateway.store.engine import Engine, StoreRefused, Tell, log
 from gateway.store.sqlite import open_sqlite
 
@@ -16,14 +15,12 @@ async def open_store(
     url: str,
     *,
     node: str | None = None,
-    bell: Bell | None = None,
     create: bool = True,
     tell: Tell = log,
 ) -> AsyncIterator[Engine]:
     """Open a database, making and migrating it where needed; see `open_sqlite`, `open_postgres`.
 
-    `node` is the name of the gateway that serves it; a command leaves it out. `bell` is for one of
-    several on an SQLite file.
+    `node` is the name of the gateway that serves it; a command leaves it out.
 
     Raises:
         StoreRefused: it cannot be used as it is; the text says what to change.
@@ -32,7 +29,7 @@ async def open_store(
     path = file_of(url)
     if path is not None:
         serving = node is not None
-        async with open_sqlite(path, serving=serving, bell=bell, create=create, tell=tell) as file:
+        async with open_sqlite(path, serving=serving, create=create, tell=tell) as file:
             yield file
         return
     try:

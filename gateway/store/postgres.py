@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from typing import Any, Final
 
 import asyncpg
-import msgspec
 
 from gateway.database_url import shown
 from gateway.store.engine import (
@@ -27,7 +26,6 @@ from gateway.store.engine import (
     Tell,
     Transaction,
     Unit,
-    as_json,
     log,
 )
 from gateway.store.events import hashed
@@ -64,12 +62,6 @@ _UNKNOWN: Final = "it is not known whether the last change was made: look before
 
 _SAME: Final = "UPDATE ice_schema SET version = version"
 """Writes what is there already."""
-_TAKEN: Final = (
-    "WITH taken AS (INSERT INTO ice_proofs (digest, until)"
-    " SELECT atom, lease_clock() + $3 FROM json_each($2) ON CONFLICT DO NOTHING RETURNING digest)"
-)
-"""Before a look-up, whose one parameter is `$1`."""
-_PROOFS: Final = msgspec.json.Decoder(frozenset[str])
 
 Connect = Callable[[], Awaitable[asyncpg.Connection]]
 
@@ -232,14 +224,6 @@ class PostgresEngine:
     async def look_up(self, sql: str, *params: object) -> list[Row]:
         """See `Engine.look_up`."""
         return await self._lookups.fetch(sql, params)
-
-    async def look_up_once(
-        self, sql: str, names: str, proofs: Sequence[str], kept: float
-    ) -> tuple[Row, frozenset[str]]:
-        """See `Engine.look_up_once`. One journey for both."""
-        sql = f"{_TAKEN} {sql}, (SELECT json_agg(digest) FROM taken)::text"
-        [(*row, taken)] = await self.look_up(sql, names, as_json(proofs), kept)
-        return tuple(row), _PROOFS.decode(taken or "[]")
 
     async def follow(self, sql: str, *params: object) -> list[Row]:
         """See `Engine.follow`."""

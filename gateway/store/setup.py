@@ -53,22 +53,19 @@ def is_served(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def held(path: Path) -> Iterator[int]:
-    """Hold the database for the one who serves it; a handle which holds it for as long as any copy is open.
-
-    Raises `StoreRefused` where another does.
-    """
-    with lock(path, "serve", patience=_TAKE_OVER) as handle:
-        if handle is None:
+def held(path: Path) -> Iterator[None]:
+    """Hold the database for the gateway that serves it. Raises `StoreRefused` where another does."""
+    with lock(path, "serve", patience=_TAKE_OVER) as mine:
+        if not mine:
             raise StoreRefusedForNow(
                 f"another gateway already serves {path}; stop it, or name another --database"
             )
-        yield handle
+        yield
 
 
 @contextlib.contextmanager
-def lock(path: Path, purpose: str, *, patience: float) -> Iterator[int | None]:
-    """Hold a lock beside the database: its handle, or None where another holds it for `patience` seconds.
+def lock(path: Path, purpose: str, *, patience: float) -> Iterator[bool]:
+    """Hold a lock beside the database; False where another holds it for `patience` seconds.
 
     It lies on a file of its own: to close any handle of the database file itself would drop
     SQLite's own locks (https://www.sqlite.org/howtocorrupt.html, section 2.2).
@@ -78,7 +75,7 @@ def lock(path: Path, purpose: str, *, patience: float) -> Iterator[int | None]:
     except OSError as error:
         raise _no_folder(path, error) from error
     try:
-        yield descriptor if _acquire(descriptor, patience) else None
+        yield _acquire(descriptor, patience)
     finally:
         os.close(descriptor)
 
@@ -87,9 +84,9 @@ def lock(path: Path, purpose: str, *, patience: float) -> Iterator[int | None]:
 def alone(path: Path, *, why: str) -> Iterator[None]:
     """Let no gateway serve the database, and no command open it, meanwhile. Raises `StoreRefused`."""
     with lock(path, "serve", patience=0) as unserved, lock(path, "setup", patience=1) as mine:
-        if unserved is None:
+        if not unserved:
             raise StoreRefusedForNow(f"a gateway serves {path}: stop it {why}")
-        if mine is None:
+        if not mine:
             raise StoreRefusedForNow(f"another process is opening {path}: try again")
         yield
 
@@ -157,7 +154,7 @@ def set_up(path: Path, *, serving: bool, create: bool, tell: Tell) -> None:
             " disk of this machine, or use PostgreSQL"
         )
     with lock(path, "setup", patience=_SETUP_PATIENCE) as mine:
-        if mine is None:
+        if not mine:
             raise StoreUnavailable(f"another process is still migrating {path}")
         try:
             if not path.exists():

@@ -16,7 +16,6 @@ import aiosqlite
 
 from gateway.lease import boottime
 from gateway.store import events
-from gateway.store.bell import Bell
 from gateway.store.engine import (
     Appended,
     Row,
@@ -28,7 +27,6 @@ from gateway.store.engine import (
     log,
 )
 from gateway.store.guard import Guard, may_be_done
-from gateway.store.proofs import Proofs
 from gateway.store.setup import BUSY_TIMEOUT, held, is_served, resolve, set_up
 from gateway.store.writer import Writer
 
@@ -48,11 +46,10 @@ of a thousand listings to come back together, nobody would be admitted until the
 class SqliteEngine:
     """An open SQLite file. Make one with `open_sqlite`."""
 
-    def __init__(self, path: Path, *, serving: bool, bell: Bell | None = None) -> None:
+    shared = False
+
+    def __init__(self, path: Path, *, serving: bool) -> None:
         self.path = path
-        self.shared = bell is not None
-        self._bell = bell
-        self._proofs: Proofs | None = None
         self.name = str(path)
         self.changed = asyncio.Event()
         self._serving = serving
@@ -74,9 +71,6 @@ class SqliteEngine:
                 self._watcher = await self._connect()
                 self._sweeper = await self._connect()
                 await self._writer.execute(f"PRAGMA wal_autocheckpoint={_LOG_PAGES}")
-            if self._bell is not None:
-                self._proofs = await self._stack.enter_async_context(Proofs.opened(self.path))
-                self._stack.callback(self._bell.listen(self.changed.set))
             await self.fetch("SELECT 1 FROM sqlite_schema")
             self._guard.watch_log()
         except BaseException:
@@ -92,8 +86,6 @@ class SqliteEngine:
 
     def _committed(self) -> None:
         self.changed.set()
-        if self._bell is not None:
-            self._bell.ring()
         if self._serving and self._sweeping is None:
             self._sweeping = asyncio.create_task(self._sweep(), name="checkpoint")
 
@@ -114,18 +106,6 @@ class SqliteEngine:
     async def look_up(self, sql: str, *params: object) -> list[Row]:
         """See `Engine.look_up`."""
         return await self._fetch(self._lookups, sql, params)
-
-    async def look_up_once(
-        self, sql: str, names: str, proofs: Sequence[str], kept: float
-    ) -> tuple[Row, frozenset[str]]:
-        """See `Engine.look_up_once`. Both at a time, each in its file's thread."""
-        if not proofs:
-            return (await self.look_up(sql, names))[0], frozenset()
-        assert self._proofs is not None  # noqa: S101 - nobody else names any
-        [row], taken = await asyncio.gather(
-            self.look_up(sql, names), self._proofs.take(proofs, kept)
-        )
-        return row, taken
 
     async def follow(self, sql: str, *params: object) -> list[Row]:
         """See `Engine.follow`."""
@@ -156,8 +136,7 @@ class SqliteEngine:
     @property
     def fault(self) -> str | None:
         """See `Engine.fault`."""
-        proofs = None if self._proofs is None else self._proofs.fault
-        return self._guard.fault or proofs or self._writes.fault
+        return self._guard.fault or self._writes.fault
 
     async def try_out(self) -> None:
         """See `Engine.try_out`."""
@@ -167,8 +146,6 @@ class SqliteEngine:
             await self._check()
         with contextlib.suppress(StoreUnavailable):
             await self.write(_change_nothing)
-        if self._proofs is not None:
-            await self._proofs.try_out()
 
     async def _let_go(self) -> None:
         await self._stop_sweeping()  # of two checkpoints at a time one does nothing
@@ -324,7 +301,7 @@ async def _prepare(connection: aiosqlite.Connection, busy_timeout: float) -> Non
     # be a hole.
     await connection.execute("PRAGMA synchronous=FULL")
     await connection.execute("PRAGMA foreign_keys=ON")
-    # The clock by which gateways on one file judge each other's leases: the machine's, which nobody sets.
+    # A function of PostgreSQL, where nodes have leases: the statements on `ice_nodes` are one text for both.
     await connection.create_function("lease_clock", 0, boottime)
     # As PostgreSQL calls it; SQLite has it from 3.43 on.
     await connection.create_function("octet_length", 1, _octets, deterministic=True)
@@ -348,7 +325,6 @@ async def open_sqlite(
     path: Path,
     *,
     serving: bool = False,
-    bell: Bell | None = None,
     create: bool = True,
     tell: Tell = log,
 ) -> AsyncIterator[SqliteEngine]:
@@ -357,7 +333,6 @@ async def open_sqlite(
     Args:
         path: the database file.
         serving: for a gateway, of which there is one per file; a command leaves it False.
-        bell: for one of several that serve it together: whoever started them holds the file for all.
         create: whether a missing file is made.
         tell: is told of a migration.
 
@@ -368,13 +343,11 @@ async def open_sqlite(
     """
     path = resolve(path)
     with contextlib.ExitStack() as locks:
-        if serving and bell is None:
+        if serving:
             await asyncio.to_thread(lambda: locks.enter_context(held(path)))
         # In a thread: it may wait for another process that is migrating.
-        # One of several migrates nothing: whoever started them has, and others serve the file.
-        migrating = serving and bell is None
-        await asyncio.to_thread(set_up, path, serving=migrating, create=create, tell=tell)
-        engine = SqliteEngine(path, serving=serving, bell=bell)
+        await asyncio.to_thread(set_up, path, serving=serving, create=create, tell=tell)
+        engine = SqliteEngine(path, serving=serving)
         await engine.start()
         try:
             yield engine

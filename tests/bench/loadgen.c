@@ -27,6 +27,7 @@ static void usage(void) {
       "usage: loadgen --url ws[s]://127.0.0.1:PORT/PATH [options]      (one JSON object on stdout)\n"
       " connections: --conns N (1000)  --conc C handshakes in flight (64)  --srcs K source addresses "
       "127.0.0.2.. (8)\n"
+      "   --ports P,P.. connection i goes to port P[i mod n] (that of the URL)\n"
       "   --base B first index (0)  --warm W connections opened before timing/RSS baseline (200)  "
       "--hs-timeout MS (15000)\n"
       " handshake:   --header 'K: V' (repeatable; {i} = 6-digit connection index)  --headers-file F: a line "
@@ -77,7 +78,7 @@ static int N = 1000, conc = 64, nsrc = 8, base_i = 0, warm = 200, tls = 0, ready
 static long hs_timeout = 15000;
 static double churn_s = 0, churn_rate = 0, hold_s = 0;
 static char host[64] = "127.0.0.1", path[512] = "/";
-static int port = 80;
+static int port = 80, ports[16], nports;
 static char *headers[32];
 static int nheaders;
 static char *first, *capkey, *eprefix = "", *esuffix = "", *admin_req, *admin_hello, *kickall_file, *storm_cmd,
@@ -392,7 +393,7 @@ static void start(conn *c) {
     perror("bind");
     exit(1);
   }
-  struct sockaddr_in d = {.sin_family = AF_INET, .sin_port = htons(port)};
+  struct sockaddr_in d = {.sin_family = AF_INET, .sin_port = htons(nports ? ports[c->idx % nports] : port)};
   inet_pton(AF_INET, host, &d.sin_addr);
   c->fd = fd;
   c->hlen = c->msgs = 0;
@@ -847,7 +848,11 @@ int main(int ac, char **av) {
       conc = atoi(A);
     else if (!strcmp(a, "--srcs"))
       nsrc = atoi(A);
-    else if (!strcmp(a, "--base"))
+    else if (!strcmp(a, "--ports")) {
+      char *s = strdup(A), *t;
+      for (t = strtok(s, ","); t && nports < 16; t = strtok(0, ","))
+        ports[nports++] = atoi(t);
+    } else if (!strcmp(a, "--base"))
       base_i = atoi(A);
     else if (!strcmp(a, "--warm"))
       warm = atoi(A);

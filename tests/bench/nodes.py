@@ -1,10 +1,10 @@
-"""Measures several gateways on one database beside one: admissions, storms, drops across nodes.
+"""Measures several gateways on one PostgreSQL beside one: admissions, storms, drops across nodes.
 
     python -m tests.bench.nodes [--ices 10000] [--rounds 3]
 
 On a machine of two cores: servers, PostgreSQL and load generator share both, so that what is seen is whether
 nodes get in each other's way, and not what as many machines would do. The variants take turns, round by
-round; medians are printed. PostgreSQL is durable here, as is SQLite.
+round; medians are printed. PostgreSQL is durable here.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _NAME = "bench"
 
 
 class Nodes:
-    """Gateways on SQLite or PostgreSQL, as many as are wanted, on the ICEs of a bench."""
+    """Gateways on one PostgreSQL, as many as are wanted, on the ICEs of a bench."""
 
     def __init__(self, bench: Bench, server: Postgres) -> None:
         self._bench = bench
@@ -65,15 +65,23 @@ class Nodes:
         )
 
     @contextlib.contextmanager
-    def serving(self, database: str, count: int, public: int | None = None) -> Iterator[Running]:
-        """So many nodes that share a port; ICEs take `public` for it where that is another's."""
-        port = free_port()
+    def serving(self, count: int = 1, public: int | None = None) -> Iterator[list[Running]]:
+        """So many nodes, each on a port of its own; ICEs take `public`, or the first port, for that of all."""
+        ports = [free_port() for _ in range(count)]
+        with contextlib.ExitStack() as stack:
+            running = [stack.enter_context(self._node(port, public or ports[0])) for port in ports]
+            yield running
+            for node in running:
+                node.process.terminate()
+            for node in running:
+                node.process.wait(30)
+
+    def _node(self, port: int, public: int) -> contextlib.AbstractContextManager[Running]:
         command = (
             *(sys.executable, "-m", "gateway", "serve", "--port", str(port)),
-            *("--workers", str(count), "--database", database),
-            *("--public-url", f"http://127.0.0.1:{public or port}"),
+            *("--database", self.url, "--public-url", f"http://127.0.0.1:{public}"),
         )
-        with started(
+        return started(
             command,
             port,
             " serves ",
@@ -82,21 +90,7 @@ class Nodes:
             ICE_GATEWAY_TOKENS__KEY_FILE=str(self._keys),
             ICE_GATEWAY_METRICS__LISTEN="",
             ICE_GATEWAY_NODE__NAME=f"port-{port}",
-        ) as running:
-            yield running
-            running.process.terminate()
-            running.process.wait(30)
-
-    def on_sqlite(
-        self, count: int, *, registered: bool = True
-    ) -> contextlib.AbstractContextManager[Running]:
-        """On a file of its own."""
-        source = self._bench.folder / "registered" if registered else self._bench.fleet.folder
-        return self.serving(database_in(copied(source, self._bench.folder / "copy")), count)
-
-    def on_postgres(self, count: int) -> contextlib.AbstractContextManager[Running]:
-        """On the one database there."""
-        return self.serving(self.url, count)
+        )
 
     def transactions(self) -> int:
         """How many PostgreSQL has committed for the gateways."""
@@ -104,8 +98,13 @@ class Nodes:
         return int(dict(row.split("|") for row in rows.split())[_NAME])
 
 
-def admissions(bench: Bench, running: Running) -> Figures:
-    return {"admissions/s": bench.ices(running)["ramp"]["per_s"]}
+def spread(running: list[Running]) -> tuple[str, str]:
+    """Have the load generator connect to the nodes in turn."""
+    return ("--ports", ",".join(str(node.port) for node in running))
+
+
+def admissions(bench: Bench, running: list[Running]) -> Figures:
+    return {"admissions/s": bench.ices(running[0], *spread(running))["ramp"]["per_s"]}
 
 
 def storm(bench: Bench, nodes: Nodes) -> Figures:
@@ -120,12 +119,13 @@ def storm(bench: Bench, nodes: Nodes) -> Figures:
         while not over.wait(0.5):
             seen.append((time.monotonic(), nodes.transactions()))
 
-    with nodes.on_postgres(2) as running:
+    with nodes.serving(2) as running:
         watching = threading.Thread(target=watch)
         watching.start()
         try:
             quiet = ("--settle", round(2000 * _SETTLE))
-            result = bench.ices(running, *quiet, "--break", "--hold", _SETTLE, rounds=4)
+            more = (*spread(running), *quiet, "--break", "--hold", _SETTLE)
+            result = bench.ices(running[0], *more, rounds=4)
         finally:
             ended = time.monotonic()
             over.set()
@@ -145,22 +145,14 @@ def storm(bench: Bench, nodes: Nodes) -> Figures:
     }
 
 
-def drops(bench: Bench, running: Running, acting: int) -> Figures:
-    """300 deregistrations by whoever listens at port `acting`."""
+def drops_across(bench: Bench, nodes: Nodes) -> Figures:
+    """300 deregistrations at one node, of ICEs that another holds."""
     request = bench.call("POST", "/ices/bench-{i}/deregister").replace("\r\n", "\\r\\n")
-    admin = ("--admin", f"127.0.0.1:{acting}", "--admin-req", request)
-    kick = bench.ices(running, "--kicks", phases.DROPS, *admin)["kick"]
+    with nodes.serving() as [holding], nodes.serving(public=holding.port) as [acting]:
+        admin = ("--admin", f"127.0.0.1:{acting.port}", "--admin-req", request)
+        kick = bench.ices(holding, "--kicks", phases.DROPS, *admin)["kick"]
     missed = phases.DROPS - kick["closeframe_n"]
     return {"p50 ms": kick["close_p50_ms"], "p99 ms": kick["close_p99_ms"], "missed": missed}
-
-
-def drops_across(bench: Bench, nodes: Nodes) -> Figures:
-    """The same at one node, of ICEs that another holds."""
-    with (
-        nodes.serving(nodes.url, 1) as holding,
-        nodes.serving(nodes.url, 1, public=holding.port) as acting,
-    ):
-        return drops(bench, holding, acting.port)
 
 
 def measure(ices: int, rounds: int) -> dict[str, list[float]]:
@@ -185,22 +177,13 @@ def measure(ices: int, rounds: int) -> dict[str, list[float]]:
         nodes = Nodes(bench, server)
         nodes.move()
         for _ in range(rounds):
-            for count in (1, 2):
-                with nodes.on_sqlite(count, registered=False) as running:
-                    note(
-                        f"SQLite, {count} of them, first registrations", admissions(bench, running)
-                    )
-                with nodes.on_sqlite(count) as running:
-                    note(f"SQLite, {count} of them", admissions(bench, running))
-                with nodes.on_sqlite(count) as running:
-                    note(f"SQLite, {count} of them, dropped", drops(bench, running, running.port))
             for count in (1, 2, 3):
-                with nodes.on_postgres(count) as running:
-                    note(f"PostgreSQL, {count} of them", admissions(bench, running))
+                with nodes.serving(count) as running:
+                    note(f"{count} of them", admissions(bench, running))
         for _ in range(rounds):
-            note("PostgreSQL, a storm at 2 nodes", storm(bench, nodes))
+            note("a storm at 2 nodes", storm(bench, nodes))
         # Last, since whom it takes out does not come back.
-        note("PostgreSQL, dropped across nodes", drops_across(bench, nodes))
+        note("dropped across nodes", drops_across(bench, nodes))
     return found
 
 

@@ -13,12 +13,9 @@ import pytest
 from gateway import drops
 from gateway.store.engine import StoreRefused, StoreUnavailable
 from gateway.store.nodes import Nodes
-from gateway.store.opening import open_store
-from gateway.store.sqlite import SqliteEngine
 from gateway.times import utc_now
-from gateway.workers import run_workers
 from tests.contract.domain import refusing, soon
-from tests.support.harness import expect_refused, harness, settings_for
+from tests.support.harness import expect_refused, harness
 from tests.support.ice import Nomad
 from tests.support.ice import until as until_so
 from tests.support.work import (
@@ -112,12 +109,9 @@ async def test_a_deregistered_ice_is_refused_everywhere(cluster):
 async def test_a_lost_notification_loses_no_drop(cluster, monkeypatch):
     ice = await cluster.ice()
     connection = await ice.at(cluster.b).connect()
-    engine = cluster.b.gateway.engine
-    if isinstance(engine, SqliteEngine):
-        asyncio.get_running_loop().remove_reader(engine._bell._mine)
-    else:
-        async with engine._watcher.turn:
-            await engine._watcher._connection.execute("UNLISTEN *")
+    watcher = cluster.b.gateway.engine._watcher
+    async with watcher.turn:
+        await watcher._connection.execute("UNLISTEN *")
     done = await cluster.a.act("lab-1", "deregister")
     await connection.expect_dropped(4101)
     assert done["unconfirmed"] == []
@@ -218,7 +212,6 @@ async def test_a_node_that_ends_takes_itself_out(place, cluster):
 # --- who does not fit ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("place", ["postgresql"], indirect=True)
 async def test_a_second_node_of_a_name_is_refused(place, cluster):
     with refusing(StoreRefused, "a second node-a") as caught:
         async with place.join("node-a"):
@@ -463,42 +456,3 @@ async def test_sessions_outlive_a_restart_of_the_server(tmp_path, monkeypatch):
                 while (await b.admin.post("/ices/lab-1/deregister")).status != 200:  # noqa: ASYNC110
                     await asyncio.sleep(0.1)
             await connection.expect_dropped(4101)
-
-
-# --- the proofs of an SQLite file ------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("place", ["sqlite"], indirect=True)
-async def test_without_the_proofs_nobody_is_admitted_and_it_is_said(place, cluster):
-    path = place.folder / "ice.db.proofs"
-    ice = await cluster.ice()
-    path.rename(path.with_suffix(".away"))
-    refused = await ice.at(cluster.b).refused()
-    assert refused.code == "store-unavailable"
-    answer = await cluster.b.session.get(f"{cluster.b.url}/readyz")
-    assert answer.status == 503
-    assert "ice.db.proofs is gone or was replaced" in await answer.text()
-    path.with_suffix(".away").rename(path)
-    await (await ice.at(cluster.b).connect()).leave()
-
-
-# --- workers ---------------------------------------------------------------------------------------
-
-
-async def test_workers_may_be_nodes_on_a_server(tmp_path, database_url):
-    """On each machine of a cluster there may be several."""
-    settings = settings_for(
-        tmp_path,
-        database__url=database_url,
-        tokens__key_file=str(tmp_path / "keys.json"),
-        server__workers=2,
-    )
-    async with run_workers(settings) as workers:
-        await workers.start()
-        assert [worker.told()["state"] for worker in workers.all] == ["ready", "ready"]
-        async with open_store(database_url) as engine:
-            nodes = await Nodes(engine.fetch).all()
-        assert [(node.name, node.state) for node in nodes] == [
-            ("node-a-1", "serves"),
-            ("node-a-2", "serves"),
-        ]

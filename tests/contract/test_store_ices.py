@@ -230,7 +230,7 @@ def between(engine):
 async def test_a_look_up_never_joins_a_query_that_already_runs(engine, between):
     look_ups = LookUps(between)
     ice = await add_registered(engine)
-    gate = between.hold("look_up_once")
+    gate = between.hold("look_up")
     early = asyncio.create_task(look_ups.find("lab-1"))
     await soon(gate.reached.wait(), "the first query")
     [logged] = await change(engine, (ice, deregistered(ice)))
@@ -249,7 +249,7 @@ async def test_look_ups_that_wait_are_answered_together(engine, between):
     all_ices = [an_ice(f"lab-{number}") for number in range(20)]
     for ice in all_ices:
         await add(engine, ice)
-    gate = between.hold("look_up_once")
+    gate = between.hold("look_up")
     first = asyncio.create_task(look_ups.find("lab-0"))
     await soon(gate.reached.wait(), "the first query")
     names = [*(ice.ice_name for ice in all_ices), "lab-3", "LAB-3", "nobody"]
@@ -261,7 +261,7 @@ async def test_look_ups_that_wait_are_answered_together(engine, between):
     await soon(first, "the first answer")
     readings = await soon(asyncio.gather(*waiting), "an answer to all that waited")
     assert [reading.ice for reading in readings] == [*all_ices, all_ices[3], None, None]
-    assert between.calls["look_up_once"] == 2, "one query was expected for all that waited"
+    assert between.calls["look_up"] == 2, "one query was expected for all that waited"
 
 
 async def test_a_query_asks_for_so_many_at_the_most(engine, between, monkeypatch):
@@ -271,7 +271,7 @@ async def test_a_query_asks_for_so_many_at_the_most(engine, between, monkeypatch
     all_ices = [an_ice(f"lab-{number}") for number in range(7)]
     for ice in all_ices:
         await add(engine, ice)
-    gate = between.hold("look_up_once")
+    gate = between.hold("look_up")
     first = asyncio.create_task(look_ups.find("lab-0"))
     await soon(gate.reached.wait(), "the first query")
     order = []
@@ -286,14 +286,14 @@ async def test_a_query_asks_for_so_many_at_the_most(engine, between, monkeypatch
     gate.open.set()
     await soon(first, "the first answer")
     assert await soon(asyncio.gather(*waiting), "an answer to all that waited") == all_ices
-    assert between.calls["look_up_once"] == 4, "seven were expected in queries of three"
+    assert between.calls["look_up"] == 4, "seven were expected in queries of three"
     assert order == [ice.ice_name for ice in all_ices], "who asked first was to be answered first"
 
 
 async def test_a_look_up_that_fails_fails_its_askers_only(engine, between):
     look_ups = LookUps(between)
     await add(engine, an_ice())
-    gate = between.hold("look_up_once", fails=True)
+    gate = between.hold("look_up", fails=True)
     failing = [asyncio.create_task(look_ups.find(name)) for name in ("lab-1", "lab-1", "lab-2")]
     await soon(gate.reached.wait(), "the first query")
     waiting = asyncio.create_task(look_ups.find("lab-1"))

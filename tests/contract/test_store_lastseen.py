@@ -70,10 +70,6 @@ async def starts(transaction):
     await sessions.clear(transaction, "node-a")
 
 
-async def ends(transaction):
-    await nodes.forget(transaction, "node-a")
-
-
 async def is_swept(transaction):
     """`node-b` alone has a lease."""
     other = Node("i", "node-b", "1", "", "", NOW, 0, draining=False, left=60.0)
@@ -81,7 +77,7 @@ async def is_swept(transaction):
     await nodes.sweep(transaction)
 
 
-@pytest.mark.parametrize("clear", [starts, ends, is_swept])
+@pytest.mark.parametrize("clear", [starts, is_swept])
 async def test_what_was_shown_is_stored_when_the_sessions_of_a_dead_node_are_cleared(table, clear):
     await table.comes("lab-1")
     await table.comes("lab-2", at=minutes(2))

@@ -132,6 +132,14 @@ def refused(tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.parametrize("count", ["1", "2", "many"])
+def test_workers_are_gone_and_it_says_what_to_do_instead(refused, count):
+    told = refused("--workers", count), refused(ICE_GATEWAY_SERVER__WORKERS=count)
+    assert len(set(told)) == 1
+    assert "server.workers is gone" in told[0]
+    assert "use PostgreSQL and ice-gateway@.service" in told[0]
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])  # noqa: S104
 def test_beyond_loopback_it_needs_a_public_url(refused, host):
     said = refused("--host", host)

@@ -1,4 +1,4 @@
-"""The sockets of an address: shared, had by nobody else, with room for a fleet."""
+"""The sockets of an address: had by nobody else, with room for a fleet."""
 
 from __future__ import annotations
 
@@ -10,60 +10,40 @@ import sys
 import pytest
 
 from gateway import sockets
-from gateway.sockets import CannotBind, bind, listening, place
+from gateway.sockets import CannotBind, listening, place
 from tests.support.ice import PATIENCE
 
 
-def test_what_comes_is_shared_among_those_who_are_there_and_by_nobody_else(monkeypatch):
-    """Each of three processes has a socket; one dies, and comes back."""
-    monkeypatch.setattr(sockets, "QUEUES", 1)
-    shares = bind(["127.0.0.1"], 0, 3)
+def test_nobody_else_has_the_address():
+    """Not even a second gateway, which has several sockets of it, too."""
     with contextlib.ExitStack() as stack:
-        first, second, third = [stack.enter_context(share.take()[0]) for share in shares]
-        address = first.getsockname()
-        assert {one.getsockname() for one in (second, third)} == {address}
-        for count in (1, 2):
-            with pytest.raises(OSError, match="in use"):
-                bind(["127.0.0.1"], address[1], count)
-        first.close()
-        third.close()
-        accepted = []
-        second.settimeout(PATIENCE)
-        for _ in range(20):
-            stack.enter_context(socket.create_connection(address))
-            accepted.append(stack.enter_context(second.accept()[0]))
-        assert len(accepted) == 20, "whoever is left was to get all"
-        second.close()
-        for count in (1, 2):
-            with pytest.raises(OSError, match="in use"):
-                bind(["127.0.0.1"], address[1], count)
+        found = [stack.enter_context(one) for one in listening(["127.0.0.1"], 0)]
+        [address] = {one.getsockname() for one in found}
+        with pytest.raises(CannotBind, match="in use"):
+            listening(["127.0.0.1"], address[1])
         with pytest.raises(OSError, match="in use"):
             socket.create_server(address)
-        [again] = shares[0].take()
-        assert stack.enter_context(again).getsockname() == address
-        for share in shares:
-            share.close()
+    for one in listening(["127.0.0.1"], address[1]):
+        one.close()  # it was let go again
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="one socket would get all")
 def test_more_may_wait_than_one_queue_holds(monkeypatch):
     """Whoever finds no room is not heard for a second: a fleet that comes back at once has to fit."""
     monkeypatch.setattr(sockets, "BACKLOG", 1)
-    [share] = bind(["127.0.0.1"], 0, 1)
     with contextlib.ExitStack() as stack:
-        stack.callback(share.close)
-        listening = [stack.enter_context(one) for one in share.take()]
+        found = [stack.enter_context(one) for one in listening(["127.0.0.1"], 0)]
         selector = stack.enter_context(selectors.DefaultSelector())
         for _ in range(40):
             one = stack.enter_context(socket.socket())
             one.setblocking(False)
-            one.connect_ex(listening[0].getsockname())
+            one.connect_ex(found[0].getsockname())
             selector.register(one, selectors.EVENT_WRITE)
         connected = 0
         while connected <= 2:  # one more waits in a queue than it is asked to hold
             ready = selector.select(PATIENCE)
             assert ready, (
-                f"expected {len(listening)} queues to take more than the two that one holds, got {connected}"
+                f"expected {len(found)} queues to take more than the two that one holds, got {connected}"
             )
             for key, _ in ready:
                 selector.unregister(key.fileobj)
@@ -78,7 +58,7 @@ def addresses(found):
 
 
 def test_every_host_is_bound_on_one_port_and_an_address_that_two_have_once():
-    [found] = listening(["127.0.0.1", "::1", "localhost"], 0, 1)
+    found = listening(["127.0.0.1", "::1", "localhost"], 0)
     with contextlib.ExitStack() as stack:
         for one in found:
             stack.enter_context(one)
@@ -90,7 +70,7 @@ def test_every_host_is_bound_on_one_port_and_an_address_that_two_have_once():
 
 
 def test_every_address_of_both_families_at_once():
-    [found] = listening(["::", "0.0.0.0"], 0, 1)  # noqa: S104 - that is the point
+    found = listening(["::", "0.0.0.0"], 0)  # noqa: S104 - that is the point
     with contextlib.ExitStack() as stack:
         for one in found:
             stack.enter_context(one)
@@ -105,7 +85,7 @@ def test_all_hosts_are_bound_or_none_and_the_one_that_fails_is_named(other):
         host = "127.0.0.2" if other == "taken" else other
         port = held.getsockname()[1]
         with pytest.raises(CannotBind) as refused:
-            listening(["127.0.0.1", host], port, 1)
+            listening(["127.0.0.1", host], port)
         assert refused.value.host == host
         assert refused.value.strerror
         with socket.create_server(("127.0.0.1", port)):

@@ -20,7 +20,6 @@ from gateway.cli import main
 from gateway.event import Actor, Via
 from gateway.roles import Role
 from gateway.settings import Settings, load
-from gateway.store.bell import Bell
 from gateway.times import Clock, utc_now
 from tests.support.ice import PATIENCE, Ice, Key
 
@@ -168,13 +167,12 @@ async def harness(
     *,
     clock: Clock = utc_now,
     monotonic: Callable[[], float] = time.monotonic,
-    bell: Bell | None = None,
     **options: Any,
 ) -> AsyncIterator[Harness]:
     """Run a gateway with an admin `root` and a member `alice`."""
     settings = settings_for(folder, **options)
     async with (
-        run_gateway(settings, clock=clock, monotonic=monotonic, bell=bell) as gateway,
+        run_gateway(settings, clock=clock, monotonic=monotonic) as gateway,
         # Shorter than the gateway keeps a connection, or else both might let go of it at once.
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(keepalive_timeout=2)) as session,
     ):

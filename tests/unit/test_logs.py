@@ -186,7 +186,7 @@ import sys
 from gateway.logs import configure
 from gateway.standard_streams import decouple
 decouple()
-configure("json", "info", node="node-a")
+configure("json", "info")
 print(sys.stderr.describe(7))
 """
 
@@ -195,7 +195,7 @@ def test_lost_lines_are_told_in_a_line_like_the_others():
     done = subprocess.run([sys.executable, "-c", LOSS], capture_output=True, check=True, text=True)
     line = json.loads(done.stdout)
     assert line.pop("timestamp")
-    assert line == {"event": "log lines lost", "lines": 7, "level": "warning", "node": "node-a"}
+    assert line == {"event": "log lines lost", "lines": 7, "level": "warning"}
 
 
 def test_no_text_steers_the_terminal_that_the_log_is_shown_on():

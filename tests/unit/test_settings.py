@@ -31,6 +31,25 @@ def file(tmp_path):
     return tmp_path / "gateway.toml"
 
 
+GONE = (
+    "server.workers is gone: one gateway serves an SQLite file; for several use PostgreSQL and"
+    " ice-gateway@.service"
+)
+
+
+@pytest.mark.parametrize("value", [1, 4, "four"])
+def test_a_setting_that_is_gone_says_what_to_do_instead(file, value):
+    file.write_text(f"[server]\nworkers = {value!r}\n")
+    for source in (
+        (file, {}),
+        (None, {"ICE_GATEWAY_SERVER__WORKERS": str(value)}),
+        (None, {}, {"server.workers": value}),
+    ):
+        with pytest.raises(BadSetting) as refused:
+            load(*source)
+        assert str(refused.value) == GONE, source
+
+
 # --- where a value comes from ------------------------------------------------------------------
 
 

@@ -59,7 +59,6 @@ FLOORS = [
         "gateway.store.lastseen",
         "gateway.store.migrations",
         "gateway.store.migrations_postgres",
-        "gateway.store.bell",
         "gateway.wire",
     ],
     [
@@ -67,9 +66,8 @@ FLOORS = [
         "gateway.process",
         "gateway.store.copies",
         "gateway.store.guard",
-        "gateway.store.proofs",
     ],
-    ["gateway.store.setup", "gateway.store.postgres_setup", "gateway.store.proofs"],
+    ["gateway.store.setup", "gateway.store.postgres_setup"],
     ["gateway.store.events", "gateway.store.sessions", "gateway.store.writer", "gateway.session"],
     ["gateway.store.sqlite", "gateway.store.postgres"],
     [
@@ -144,10 +142,7 @@ FLOORS = [
     ["gateway.admin.pages"],
     ["gateway.admin"],
     ["gateway.web_application"],
-    ["gateway.doors"],
     ["gateway.app", "gateway.demo"],
-    ["gateway.worker"],
-    ["gateway.workers"],
     ["gateway.cli.common"],
     [
         "gateway.cli.users",
