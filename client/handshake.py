@@ -144,9 +144,11 @@ class _Answered(Exception):
         self.refused = refused
 
 
-def retry_after(headers: Mapping[str, str], now: float) -> float:
-    """Seconds that RFC 9110 section 10.2.3 asks us to wait; 0 where it does not, or unreadably."""
-    text = headers.get(hdrs.RETRY_AFTER, "")
+def retry_after(headers: Mapping[str, str], now: float) -> float | None:
+    """Seconds that RFC 9110 section 10.2.3 asks us to wait; None where it does not, 0 where unreadably."""
+    text = headers.get(hdrs.RETRY_AFTER)
+    if text is None:
+        return None
     if text.isascii() and text.isdecimal():
         return float(text)
     when, date = _http_date(text), _http_date(headers.get(hdrs.DATE, ""))

@@ -5,7 +5,6 @@ Every rule is of contract sections 5 and 6; the codes and their sentences are in
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +21,8 @@ CAP: Final = 60.0
 STEADY: Final = 60.0
 """A session that has lasted for this many seconds sets the backoff to its beginning: one that was
 welcomed and dropped at once does not, or the two would go round in a tight circle."""
+SHORTEST: Final = 1.0
+"""Seconds: a gateway or proxy that asks for less, or unreadably, is obeyed as if it had asked for these."""
 LONGEST: Final = 3600.0
 """Seconds: a gateway or proxy that asks for more has made a mistake that would silence the ICE."""
 
@@ -37,7 +38,8 @@ class Refused:
     code: str
     sentence: str
     retry: bool = True
-    retry_after: float = 0.0
+    retry_after: float | None = None
+    """Seconds that were asked for; None where none were."""
     nonce: str | None = None
     answered: bool = True
     """Whether somebody answered the handshake, and did not only fail to."""
@@ -100,9 +102,9 @@ class Patience:
         if refused.retry:
             if self._nonces == 1 and refused.nonce is not None:
                 return 0.0
-            return max(self._backoff(), min(refused.retry_after, LONGEST))
+            return max(self._backoff(), _bounded(refused.retry_after))
         if was_admitted and refused.code in protocol.RETRIED_ONCE_ADMITTED:
-            return max(self._uniform(*protocol.SLOW_RETRY), min(refused.retry_after, LONGEST))
+            return max(self._uniform(*protocol.SLOW_RETRY), _bounded(refused.retry_after))
         return Stopped(refused.code, refused.sentence)
 
     def closed(self, closed: Closed, *, lasted: float) -> float | Stopped:
@@ -122,8 +124,9 @@ class Patience:
                 )
             case protocol.Then.WAIT:
                 return self._uniform(*protocol.SUPERSEDED_WAIT)
-            case protocol.Then.AFTER if (after := _restart_after(closed.reason)) is not None:
-                return after
+            case protocol.Then.AFTER:
+                after = _restart_after(closed.reason)
+                return max(self._backoff(), SHORTEST) if after is None else _bounded(after)
             case _:
                 return self._backoff()
 
@@ -138,7 +141,11 @@ class Patience:
 def _restart_after(reason: str) -> float | None:
     """Seconds in the reason of close code 1012; None where it cannot be understood."""
     try:
-        seconds = msgspec.json.decode(reason, type=protocol.RetryAfter).retry_after
+        return msgspec.json.decode(reason, type=protocol.RetryAfter).retry_after
     except msgspec.DecodeError:
         return None
-    return min(seconds, LONGEST) if math.isfinite(seconds) and seconds >= 0 else None
+
+
+def _bounded(asked: float | None) -> float:
+    """What is waited at the least where somebody has `asked` for so many seconds."""
+    return 0.0 if asked is None else min(max(asked, SHORTEST), LONGEST)

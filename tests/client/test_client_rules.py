@@ -92,6 +92,10 @@ async def test_other_final_refusals_stop_an_admitted_ice_too(code, run):
         ("7", 7.0),
         ("0", 1.0),
         ("999999999", patience.LONGEST),
+        ("9" * 5000, patience.LONGEST),
+        ("1e999", 1.0),
+        ("0.2", 1.0),
+        ("", 1.0),
         (formatdate(NOW + 30, usegmt=True), 30.0),
         (formatdate(NOW - 30, usegmt=True), 1.0),
         ("soon", 1.0),
@@ -100,10 +104,17 @@ async def test_other_final_refusals_stop_an_admitted_ice_too(code, run):
     ],
 )
 async def test_retry_after_is_honoured_where_it_is_larger(value, delay, run, time):
+    time.fraction = 0.0
     headers = {"Retry-After": value, "Date": formatdate(NOW, usegmt=True)}
 
     assert await run(refuse("overloaded", headers=headers)) is None
     assert time.delays == [delay], f"Retry-After: {value} should make the ICE wait {delay} s"
+
+
+async def test_without_retry_after_it_is_the_backoff_alone(run, time):
+    time.fraction = 0.25
+    assert await run(refuse("overloaded")) is None
+    assert time.delays == [0.25]
 
 
 async def test_retry_after_as_a_date_is_read_by_the_clock_of_the_answer(run, time):
@@ -221,17 +232,31 @@ async def test_other_closings_are_followed_by_a_reconnection(code, run, time, ev
     [
         ('{"retry_after": 12.5}', 12.5),
         ('{"retry_after": 1e9}', patience.LONGEST),
+        ('{"retry_after": 0}', 1.0),
+        ('{"retry_after": 0.2}', 1.0),
         ('{"retry_after": -1}', 1.0),
+        ('{"retry_after": -1e999}', 1.0),
+        ('{"retry_after": NaN}', 1.0),
+        ('{"retry_after": null}', 1.0),
+        ("[" * 61, 1.0),
         ('{"retry_after": "soon"}', 1.0),
         ("restart", 1.0),
         ("", 1.0),
     ],
 )
 async def test_a_restart_names_the_time_to_come_back(reason, delay, run, time, events):
+    time.fraction = 0.0
     assert await run(admit(close=(1012, reason))) is None
     assert time.delays == [delay]
     closed = next(event for event in events if event.kind == "closed")
     assert str(closed) == "closed 1012 restart: The gateway restarts or lost its store."
+
+
+async def test_restarts_one_after_the_other_make_no_tight_circle(run, time):
+    """A gateway that says 0 each time would have some 200 connections a second."""
+    time.fraction = 0.0
+    assert await run(*[admit(close=(1012, '{"retry_after": 0}'))] * 5) is None
+    assert time.delays == [1.0] * 5
 
 
 async def test_a_superseded_ice_waits_and_comes_back(run, time):
