@@ -6,6 +6,8 @@ passes by a proxy that it cannot use without a word, and reads ~/.netrc along wi
 
 from __future__ import annotations
 
+import ipaddress
+import re
 import urllib.request
 from dataclasses import dataclass, field
 from typing import Final
@@ -14,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 from aiohttp import encode_basic_auth
 
 _ENVIRONMENT: Final = {"https": "HTTPS_PROXY", "http": "HTTP_PROXY"}
+_PORTS: Final = {"https": 443, "http": 80}
 
 
 class BadProxy(ValueError):
@@ -56,6 +59,65 @@ def proxy_for(url: str) -> Proxy | None:
     """The proxy to go through to `url`; None if it is reached directly. Raises `BadProxy`."""
     parts = urlsplit(url)
     text = urllib.request.getproxies().get(parts.scheme)
-    if not text or urllib.request.proxy_bypass(parts.netloc):
+    if not text:
         return None
-    return Proxy.of(text, _ENVIRONMENT[parts.scheme])
+    environment = urllib.request.getproxies_environment()
+    if environment:
+        port = parts.port or _PORTS[parts.scheme]
+        bypassed = names(environment.get("no", ""), parts.hostname or "", port)
+    else:
+        # macOS and Windows have settings of their own.
+        bypassed = bool(urllib.request.proxy_bypass(parts.netloc))
+    return None if bypassed else Proxy.of(text, _ENVIRONMENT[parts.scheme])
+
+
+def names(no_proxy: str, host: str, port: int) -> bool:
+    """Whether one of the entries of `NO_PROXY`, between commas or blanks, names this host and port.
+
+    An entry is `*`, a domain (`example`, `.example` and `*.example` mean it and all below), an address, or a
+    network (`10.0.0.0/8`), IPv6 with or without brackets; any of them may have a port. Names are not resolved.
+    What cannot be understood names nothing.
+    """
+    address = _address(host)
+    for entry in re.split(r"[\s,]+", no_proxy):
+        name, its_port = _split(entry)
+        if its_port not in (None, str(port)):
+            continue
+        if name == "*":
+            return True
+        found = _is_below(host, name) if address is None else address in (_network(name) or ())
+        if found:
+            return True
+    return False
+
+
+def _is_below(host: str, domain: str) -> bool:
+    domain = domain.lower().removeprefix("*.").strip(".")
+    return bool(domain) and f".{host.lower().rstrip('.')}".endswith(f".{domain}")
+
+
+def _split(entry: str) -> tuple[str, str | None]:
+    """Name and port of an entry; IPv6 has its port behind brackets alone."""
+    bracketed = re.fullmatch(r"\[([^]]*)\](/\d+)?(?::(\d+))?", entry)
+    if bracketed:
+        return bracketed[1] + (bracketed[2] or ""), bracketed[3]
+    if entry.count(":") == 1:
+        name, _, port = entry.partition(":")
+        return name, port
+    return entry, None
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])  # without the zone (RFC 6874)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    """The addresses that an entry names, an address alone being a network of one."""
+    try:
+        return ipaddress.ip_network(_address(text) or text, strict=False)
+    except ValueError:
+        return None

@@ -289,13 +289,35 @@ def test_the_proxy_is_that_of_the_urls_scheme(environ, url, through, monkeypatch
     ("no_proxy", "passed_by"),
     [
         ("gw.example", True),
+        ("GW.Example", True),
+        ("gw.example.", True),
         ("example", True),
         (".example", True),
+        ("*.example", True),
+        (".gw.example", True),
         ("other.org, gw.example", True),
+        ("other.org gw.example", True),
+        ("other.org\t, \n gw.example ,", True),
         ("gw.example:8440", True),
+        (".example:8440", True),
+        ("*.example:8440", True),
         ("*", True),
+        ("other.org *", True),
+        ("*:8440", True),
         ("gw.example:443", False),
+        (".example:443", False),
+        ("*:443", False),
+        ("gw.example:", False),
+        ("gw.example:x", False),
+        ("gw.example:84400", False),
         ("w.example", False),
+        ("*w.example", False),
+        ("sub.gw.example", False),
+        ("10.0.0.0/8", False),
+        ("::/0", False),
+        (".", False),
+        (", ,", False),
+        ("[", False),
         ("", False),
     ],
 )
@@ -304,3 +326,53 @@ def test_no_proxy_names_hosts_and_domains(no_proxy, passed_by, monkeypatch):
     monkeypatch.setenv("NO_PROXY", no_proxy)
 
     assert (proxy_for("https://gw.example:8440/ice/v1") is None) is passed_by
+
+
+@pytest.mark.parametrize(
+    ("host", "no_proxy", "passed_by"),
+    [
+        ("10.1.2.3", "10.1.2.3", True),
+        ("10.1.2.3", "10.1.2.3:443", True),
+        ("10.1.2.3", "10.1.2.3:8440", False),
+        ("10.1.2.3", "10.0.0.0/8", True),
+        ("10.1.2.3", "10.9.9.9/8", True),
+        ("10.1.2.3", "10.0.0.0/255.0.0.0", True),
+        ("10.1.2.3", "192.0.2.0/24 10.1.0.0/16", True),
+        ("10.1.2.3", "0.0.0.0/0", True),
+        ("10.1.2.3", "10.2.0.0/16", False),
+        ("10.1.2.3", "10.0.0.0/8:443", True),
+        ("10.1.2.3", "10.0.0.0/8:80", False),
+        ("10.1.2.3", "10.0.0.0/33", False),
+        ("10.1.2.3", "2.3", False),
+        ("10.1.2.3", "::/0", False),
+        ("10.1.2.3", "::ffff:10.1.2.3", True),
+        ("[2001:db8::1]", "2001:db8::1", True),
+        ("[2001:db8::1]", "[2001:db8::1]", True),
+        ("[2001:db8::1]", "2001:0DB8:0:0::1", True),
+        ("[2001:db8::1]", "[2001:db8::1]:443", True),
+        ("[2001:db8::1]", "[2001:db8::1]:8440", False),
+        ("[2001:db8::1]", "2001:db8::/32", True),
+        ("[2001:db8::1]", "[2001:db8::]/32", True),
+        ("[2001:db8::1]", "[2001:db8::]/32:8440", False),
+        ("[2001:db8::1]", "2001:db9::/32", False),
+        ("[2001:db8::1]", "2001:db8::2", False),
+        ("[2001:db8::1]", "0.0.0.0/0", False),
+        ("[::ffff:10.1.2.3]", "10.0.0.0/8", True),
+        ("[fe80::1%25eth0]", "fe80::/10", True),
+    ],
+)
+def test_no_proxy_names_addresses_and_networks(host, no_proxy, passed_by, monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", "http://px:1")
+    monkeypatch.setenv("NO_PROXY", no_proxy)
+
+    assert (proxy_for(f"https://{host}/ice/v1") is None) is passed_by
+
+
+def test_where_the_system_names_the_proxy_the_system_says_what_passes_it_by(monkeypatch):
+    """macOS and Windows; `NO_PROXY` counts beside `HTTPS_PROXY` alone."""
+    asked = []
+    monkeypatch.setattr("urllib.request.getproxies", lambda: {"https": "http://px:1"})
+    monkeypatch.setattr("urllib.request.proxy_bypass", lambda host: asked.append(host) or True)
+
+    assert proxy_for("https://gw.example:8440/ice/v1") is None
+    assert asked == ["gw.example:8440"]
