@@ -141,9 +141,9 @@ class IceClient:
         surroundings: Surroundings | None = None,
     ) -> None:
         self._endpoint = Endpoint.of(gateway_url, insecure=insecure)
-        # Reading the system's certificates takes 50 ms.
-        authorities = Path(ca_file) if ca_file else None
-        self._trust = None if self._endpoint.plain else handshake.tls(authorities)
+        self._ca_file = Path(ca_file) if ca_file else None
+        if self._ca_file and not self._endpoint.plain:
+            handshake.check_ca_file(self._ca_file)
         self._folder = Path(state_dir) if state_dir else platform.default_state_dir()
         self._given = Token(token) if isinstance(token, str) else token
         self._version = version or __version__
@@ -245,7 +245,7 @@ class IceClient:
     async def _live(self) -> Outcome:
         door = Door(
             self._endpoint,
-            self._trust,
+            self._ca_file,
             self._credentials,
             now=self._around.now,
             agent=f"ice-client/{__version__}",

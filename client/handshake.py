@@ -115,13 +115,22 @@ def tls(ca_file: Path | None) -> ssl.SSLContext:
     """Trust the system's certificates, and those in `ca_file` as well. Raises `BadCertificateFile`."""
     context = ssl.create_default_context()
     if ca_file is not None:
-        try:
-            context.load_verify_locations(cafile=ca_file)
-        except ssl.SSLError:
-            raise BadCertificateFile(f"{ca_file} holds no PEM certificate") from None
-        except OSError as error:
-            raise BadCertificateFile(f"{ca_file} cannot be read: {error.strerror}") from None
+        _trust(ca_file, context)
     return context
+
+
+def check_ca_file(ca_file: Path) -> None:
+    """Refuse a file that `tls` could not use. Raises `BadCertificateFile`."""
+    _trust(ca_file, ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+
+
+def _trust(ca_file: Path, context: ssl.SSLContext) -> None:
+    try:
+        context.load_verify_locations(cafile=ca_file)
+    except ssl.SSLError:
+        raise BadCertificateFile(f"{ca_file} holds no PEM certificate") from None
+    except OSError as error:
+        raise BadCertificateFile(f"{ca_file} cannot be read: {error.strerror}") from None
 
 
 # --- refusals ----------------------------------------------------------------------------------
@@ -210,7 +219,7 @@ class Door:
 
     Args:
         endpoint: where to knock.
-        trust: the TLS context; None where the endpoint is plain http.
+        ca_file: certificates to trust besides the system's; read anew for each attempt, as the system's are.
         credentials: gives the values of `Authorization` and `DPoP`, new ones for every request.
         now: Unix time, for Retry-After.
         agent: the User-Agent.
@@ -219,17 +228,17 @@ class Door:
     def __init__(
         self,
         endpoint: Endpoint,
-        trust: ssl.SSLContext | None,
+        ca_file: Path | None,
         credentials: Callable[[], tuple[str, str]],
         *,
         now: Callable[[], float],
         agent: str,
     ) -> None:
         self._endpoint = endpoint
+        self._ca_file = ca_file
         self._credentials = credentials
         self._now = now
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=trust or True),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=TIMEOUT),
             headers={hdrs.USER_AGENT: agent},
@@ -257,8 +266,13 @@ class Door:
         through = proxy.url if proxy else None
         try:
             async with asyncio.timeout(TIMEOUT):
+                # In a thread: to read the system's certificates takes 50 ms.
+                context = (
+                    True if self._endpoint.plain else await asyncio.to_thread(tls, self._ca_file)
+                )
                 socket = await self._session.ws_connect(
                     self._endpoint.url,
+                    ssl=context,
                     proxy=through,
                     proxy_headers=_proxy_headers(proxy),
                     protocols=(protocol.SUBPROTOCOL,),
@@ -271,6 +285,8 @@ class Door:
                 )
         except _Answered as answered:
             return answered.refused
+        except BadCertificateFile as problem:
+            return Refused("ca-file-unusable", str(problem), answered=False)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             where, plain = self._endpoint.where, self._endpoint.plain
             return unreachable(error, where, plain=plain, proxy=through)

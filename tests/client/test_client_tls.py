@@ -1,5 +1,6 @@
 """TLS is verified, by the system's certificates and those of `--ca-file`."""
 
+import asyncio
 from datetime import timedelta
 
 import pytest
@@ -33,6 +34,7 @@ async def serve(aiohttp_server, authority):
         gateway = ScriptedGateway()
         tls = authority.server_context(*(certificate or ("127.0.0.1",)))
         server = await aiohttp_server(gateway.app(), ssl=tls)
+        gateway.tls = tls
         gateway.url = f"https://127.0.0.1:{server.port}"
         return gateway
 
@@ -79,6 +81,64 @@ async def test_a_certificate_that_does_not_hold_is_not_trusted(
     assert line == (
         f"certificate-untrusted: The gateway's certificate {sentence} (trying again in 1.0 s)"
     )
+
+
+@pytest.fixture
+def another(tmp_path):
+    """An authority of which nobody has heard yet."""
+    (tmp_path / "another").mkdir()
+    return Authority(tmp_path / "another")
+
+
+@pytest.mark.parametrize("named", ["ca_file", "system"])
+async def test_certificates_are_read_again_for_each_attempt(
+    named, *, serve, make_ice, authority, another, tmp_path, time, events, monkeypatch
+):
+    """The gateway's certificate is renewed, by another authority."""
+    trusted = tmp_path / "trusted.pem"
+    trusted.write_bytes(authority.file.read_bytes())
+    options = {"ca_file": trusted}
+    if named == "system":
+        options = {}
+        monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
+    gateway = await serve()
+    async with make_ice(gateway_url=gateway.url, **options) as ice:
+        await ice.connected()
+        session = await gateway._held.get()
+        gateway.tls.load_cert_chain(*another.certificate("127.0.0.1"))
+        await session.socket.close(code=4201)
+        await time.after_sleeps(3)
+        assert [event.code for event in events if event.kind == "refused"][:2] == [
+            "certificate-untrusted"
+        ] * 2
+        trusted.write_bytes(another.file.read_bytes())
+        await asyncio.wait_for(gateway.after_script(), 10)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(None, "cannot be read: No such file or directory"), (b"", "holds no PEM certificate")],
+)
+async def test_a_ca_file_that_cannot_be_read_any_more_is_told_and_tried_again(
+    content, reason, *, serve, make_ice, authority, tmp_path, time, events
+):
+    trusted = tmp_path / "trusted.pem"
+    trusted.write_bytes(authority.file.read_bytes())
+    gateway = await serve()
+    async with make_ice(gateway_url=gateway.url, ca_file=trusted) as ice:
+        await ice.connected()
+        session = await gateway._held.get()
+        if content is None:
+            trusted.unlink()
+        else:
+            trusted.write_bytes(content)
+        await session.socket.close(code=4201)
+        await time.after_sleeps(3)
+        trusted.write_bytes(authority.file.read_bytes())
+        await asyncio.wait_for(gateway.after_script(), 10)
+
+    told = [str(event) for event in events if event.kind == "refused"]
+    assert told[0] == f"ca-file-unusable: {trusted} {reason} (trying again in 2.0 s)"
 
 
 async def test_http_and_https_confused_is_said(serve, gateway, connect_once):
