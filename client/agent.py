@@ -36,6 +36,7 @@ from client.identity import FolderUnusable, Identity, Token, proof
 from client.journal import Journal, JournalUnusable
 from client.operations import Handler, Operation, OperationFailed, Operations, Report
 from client.patience import Closed, Patience, Refused, Stopped
+from client.text import encodable
 
 __all__ = [
     "ClosedByUs",
@@ -146,7 +147,7 @@ class IceClient:
             handshake.check_ca_file(self._ca_file)
         self._folder = Path(state_dir) if state_dir else platform.default_state_dir()
         self._given = Token(token) if isinstance(token, str) else token
-        self._version = version or __version__
+        self._version = encodable(version or __version__)
         self._observe = observe
         self._around = surroundings or Surroundings()
         self._patience = Patience(uniform=self._around.uniform, monotonic=self._around.monotonic)

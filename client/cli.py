@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import getpass
+import json
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -163,7 +164,8 @@ def show_status(state_dir: Path | None, as_json: bool) -> None:  # noqa: FBT001 
         _fail(_MUST_ACT, problem)
     report = status.report(found)
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(report)))
+        # In ASCII: what of the folder's name is no UTF-8 is written as an escape, and stays as it is.
+        click.echo(json.dumps(msgspec.to_builtins(report), indent=2))
     else:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         click.echo("\n".join(status.lines(found, report, now)))

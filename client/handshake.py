@@ -286,7 +286,7 @@ class Door:
         except _Answered as answered:
             return answered.refused
         except BadCertificateFile as problem:
-            return Refused("ca-file-unusable", str(problem), answered=False)
+            return Refused("ca-file-unusable", one_line(str(problem)), answered=False)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             where, plain = self._endpoint.where, self._endpoint.plain
             return unreachable(error, where, plain=plain, proxy=through)

@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from client.text import encodable
+
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 _ATTEMPTS: Final = 5
 _PAUSE: Final = 0.02
@@ -50,12 +52,12 @@ def default_state_dir(
 
 def describe() -> str:
     """The operating system in a few words, for `ice.hello`."""
-    return f"{_standard.system()} {_standard.release()} {_standard.machine()}"
+    return encodable(f"{_standard.system()} {_standard.release()} {_standard.machine()}")
 
 
 def hostname() -> str:
     """The machine's name, for `ice.hello`."""
-    return socket.gethostname()
+    return encodable(socket.gethostname())
 
 
 # --- private files -----------------------------------------------------------------------------

@@ -59,6 +59,7 @@ from gateway.store.opening import open_store
 from gateway.store.operations import Operations
 from gateway.store.sessions import Happenings
 from gateway.tail import Tail
+from gateway.text import printable
 from gateway.times import Clock, utc_now
 from gateway.tls import Tls
 from gateway.vitals import Vital, Vitals
@@ -146,7 +147,7 @@ async def run_gateway(
     tls = Tls.of(settings)
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(calm(asyncio.get_running_loop()))
-        name = settings.node_name or socket.gethostname()
+        name = settings.node_name or printable(socket.gethostname())
         engine = await stack.enter_async_context(open_store(settings.database_url, node=name))
         keys = KeyStore(settings.key_file)
         if not keys.load() and await Ices(engine).any():

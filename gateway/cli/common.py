@@ -27,7 +27,7 @@ from gateway.settings import AddressUnavailable, BadSetting, Settings, load
 from gateway.standard_streams import Unwritable, writing
 from gateway.store.engine import Engine, StoreRefused, StoreRefusedForNow, StoreUnavailable
 from gateway.store.opening import open_store
-from gateway.text import compact, pretty
+from gateway.text import compact, pretty, printable
 from gateway.times import utc_now
 
 R = TypeVar("R")
@@ -95,7 +95,7 @@ def who() -> Actor:
         login = pwd.getpwuid(os.getuid()).pw_name
     except KeyError:  # a user id without a name
         login = str(os.getuid())
-    return Actor(login, Via.COMMAND, socket.gethostname())
+    return Actor(login, Via.COMMAND, printable(socket.gethostname()))
 
 
 def tell(sentence: str) -> None:

@@ -33,6 +33,20 @@ async def test_a_handshake_brings_what_the_contract_asks_for(gateway, make_ice, 
     assert "nonce" not in handshake.claims
 
 
+async def test_a_machine_whose_name_is_not_utf_8_says_hello(gateway, make_ice, monkeypatch):
+    """The system gives octets; Python stands lone surrogates in for those that are no UTF-8."""
+    monkeypatch.setattr("socket.gethostname", lambda: "b\udcfcro-7")
+    monkeypatch.setattr("platform.release", lambda: "6.1-\udcff")
+    gateway.script.append(admit())
+    async with make_ice(version="1.\udc80"):
+        session = await gateway.session()
+        hello = (await session.expect("ice.hello"))["params"]
+
+    assert hello["hostname"] == "b\ufffdro-7"
+    assert "6.1-\ufffd" in hello["platform"]
+    assert hello["version"] == "1.\ufffd"
+
+
 async def test_a_path_prefix_is_kept(gateway, make_ice):
     async with make_ice(gateway_url=f"{gateway.url}/behind/proxy/") as ice:
         await ice.connected()

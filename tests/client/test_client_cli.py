@@ -1,5 +1,6 @@
 """The `ice-client` command: what it prints and how it ends. Contract section 8."""
 
+import json
 import os
 import signal
 import subprocess
@@ -249,3 +250,12 @@ def test_without_a_home_a_folder_must_be_named(invoke, monkeypatch):
 
     assert result.exit_code == 2
     assert "--state-dir" in result.stderr
+
+
+async def test_a_state_folder_whose_name_is_not_utf_8_is_reported(fork, tmp_path):
+    """As JSON, too, which has to be read."""
+    folder = f"{tmp_path}/b\udcfcro"
+    ended = await fork.run("status", "--json", "--state-dir", folder)
+
+    assert (ended.status, ended.err) == (3, "")
+    assert json.loads(ended.out)["state_dir"] == folder

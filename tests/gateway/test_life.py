@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.support.harness import harness
 from tests.support.ice import Key
 
 
@@ -41,3 +42,15 @@ async def test_same_key_and_token_again_supersedes(running):
     second = await ice.connect()
     assert await first.expect_dropped(4103) == "superseded"
     await second.round_trip()
+
+
+async def test_a_gateway_on_a_machine_whose_name_is_not_utf_8(tmp_path, monkeypatch):
+    """The system gives octets; Python stands lone surrogates in for those that are no UTF-8."""
+    monkeypatch.setattr("socket.gethostname", lambda: "b\udcfcro-7")
+    async with harness(tmp_path, node__name="") as running:
+        await (await running.provision("lab-1")).connect()
+        shown = await running.eventually("/ices/lab-1", lambda answer: answer.json["connection"])
+        assert shown.json["connection"]["node"] == "b\\udcfcro-7"
+        await running.command("ices", "deregister", "lab-1")
+        *_, event = (await running.admin.get("/events?ice_name=lab-1")).json["items"]
+        assert event["address"] == "b\\udcfcro-7"
