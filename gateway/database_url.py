@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Final
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote
 
 FILE: Final = "sqlite:///"
 SERVERS: Final = ("postgresql://", "postgres://")
+ENCODE: Final = "in user and password write / as %2F, # as %23, ? as %3F, @ as %40, : as %3A"
+"""What to change in a URL that cannot be taken apart."""
+
+_HOST: Final = r"(?:\[[^\[\]@/?#,]*\]|[^\[\]@:/?#,]*)(?::[0-9]*)?"
+_SERVER: Final = re.compile(
+    r"(?P<scheme>postgres(?:ql)?://)"
+    r"(?:(?P<user>[^:@/?#]*)(?::[^@/?#]*)?@)?"
+    rf"(?P<hosts>{_HOST}(?:,{_HOST})*)"
+    r"(?P<path>/[^@?#]*)?"
+    r"(?P<query>\?[^@#]*)?"
+)
+"""Only what has one reading: a second `@`, or one behind the host, may be in the middle of a password."""
 
 
 def file_of(url: str) -> Path | None:
@@ -17,8 +30,29 @@ def file_of(url: str) -> Path | None:
     return Path(unquote(url.removeprefix(FILE))).expanduser()
 
 
+def names_server(url: str) -> bool:
+    """Whether this is a well-formed URL of a server's database."""
+    parts = _SERVER.fullmatch(url)
+    return parts is not None and bool((parts["path"] or "").strip("/"))
+
+
 def shown(url: str) -> str:
-    """The URL without password and parameters, for people and logs."""
-    parts = urlsplit(url)
-    user, at, host = parts.netloc.rpartition("@")
-    return urlunsplit((parts.scheme, user.partition(":")[0] + at + host, parts.path, "", ""))
+    """The URL without password and parameters, for people and logs.
+
+    Of one that cannot be taken apart only the scheme is shown: any other part may be of the password.
+    """
+    parts = _SERVER.fullmatch(url)
+    if parts is None:
+        scheme, separator, _ = url.partition("://")
+        return f"{scheme}://…" if separator and scheme.isalnum() else "…"
+    user = "" if parts["user"] is None else f"{parts['user']}@"
+    return f"{parts['scheme']}{user}{parts['hosts']}{parts['path'] or ''}"
+
+
+def each_host(url: str) -> list[str]:
+    """The URL of a server once for each of its hosts, with that host alone."""
+    parts = _SERVER.fullmatch(url)
+    if parts is None:
+        return [url]
+    begin, end = parts.span("hosts")
+    return [url[:begin] + host + url[end:] for host in parts["hosts"].split(",")]

@@ -9,7 +9,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from gateway.addresses import Network, parse_network
-from gateway.database_url import FILE, SERVERS
+from gateway.database_url import FILE, SERVERS, names_server
 from gateway.times import LONGEST
 
 MAX_HOSTS: Final = 16
@@ -151,7 +151,7 @@ def database(value: object) -> str:
     """A URL; a plain path is taken for the SQLite file that is meant."""
     url = text(value)
     if url.startswith(SERVERS):
-        if not urlsplit(url).path.strip("/"):
+        if not names_server(url):
             raise ValueError
         return url
     if ":" not in url:

@@ -15,7 +15,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from gateway.addresses import Network
-from gateway.database_url import file_of, shown
+from gateway.database_url import ENCODE, file_of, shown
 from gateway.setting_types import (
     MAX_HOSTS,
     boolean,
@@ -87,7 +87,7 @@ SETTINGS: Final = (
         "database.url",
         "sqlite:///ice-gateway.db",
         database,
-        "sqlite:///PATH, a path, or postgresql://USER@HOST/NAME",
+        f"sqlite:///PATH, a path, or postgresql://USER@HOST/NAME; {ENCODE}",
     ),
     Setting("tokens.key_file", "", optional_path, "a file, or empty for one beside the database"),
     Setting(
@@ -308,8 +308,8 @@ def _parse(setting: Setting, value: object, origin: str) -> Any:
     try:
         return setting.parse(value)
     except (ValueError, TypeError):
-        if setting.key == "database.url" and isinstance(value, str) and "@" in value:
-            value = shown(value)
+        if setting.key == "database.url" and {*"@?#"} & {*str(value)}:
+            value = shown(str(value))  # there may be a password in it
         raise BadSetting(
             f"{setting.key} = {value!r} (from {origin}) is not accepted: {setting.accepts}"
         ) from None

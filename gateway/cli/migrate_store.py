@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from gateway.cli.common import refuse, run, say, tell, with_settings
-from gateway.database_url import SERVERS, file_of
+from gateway.database_url import ENCODE, file_of, names_server
 from gateway.settings import Settings
 from gateway.times import utc_now
 
@@ -23,8 +23,10 @@ def migrate_store(settings: Settings, source: str | None, target: str) -> None:
     The file stays as it was, marked as a copy. The key file is not moved: every node needs it.
     """
     path = file_of(source or settings.database_url)
-    if path is None or not target.startswith(SERVERS):
-        raise click.UsageError("it goes --from sqlite:///PATH --to postgresql://USER@HOST/NAME")
+    if path is None or not names_server(target):
+        raise click.UsageError(
+            f"it goes --from sqlite:///PATH --to postgresql://USER@HOST/NAME; {ENCODE}"
+        )
     if not path.exists():
         refuse(f"there is no database {path}")
     run(_move(path, target))

@@ -14,7 +14,7 @@ from typing import Final
 import asyncpg
 import msgspec
 
-from gateway.database_url import shown
+from gateway.database_url import ENCODE, shown
 from gateway.store import migrations_postgres
 from gateway.store.engine import (
     Fetch,
@@ -133,6 +133,8 @@ def told(name: str) -> Iterator[None]:
 
 def _unusable(name: str, error: Exception) -> StoreRefused | StoreUnavailable:
     text = str(error) or f"no answer for {PATIENCE:.0f} s"
+    if type(error) is ValueError:
+        text = f"it cannot be taken apart: {ENCODE}"  # the error quotes it, with its password
     for kinds, advice in _REFUSALS:
         if isinstance(error, kinds):
             return StoreRefused(f"the database {name} refuses: {text}; {advice}")

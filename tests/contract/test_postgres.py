@@ -309,6 +309,13 @@ async def test_a_wrong_password_is_told_without_showing_it(postgres_server):
     assert "wrong-one" not in said
 
 
+@pytest.mark.parametrize("rest", ["first?second", "first℀second", "first[second"])
+async def test_no_piece_of_a_password_is_told_of_a_url_that_asyncpg_cannot_read(rest):
+    said = await refused(f"postgresql://ice:{rest}@127.0.0.1:1/x", (StoreRefused, StoreUnavailable))
+    assert "first" not in said
+    assert "second" not in said
+
+
 async def test_what_does_not_exist_is_named(postgres_server):
     assert "createdb" in await refused(postgres_server.url("nothing"))
     said = await refused("postgresql://ice@127.0.0.1:1/x", StoreUnavailable)

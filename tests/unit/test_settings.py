@@ -242,6 +242,24 @@ def test_a_value_that_is_not_accepted_is_named_with_what_is(key, value):
     )
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:first/second@h/d",
+        "postgresql://u:first#second@h/d",
+        "postgresql://u:first?second@h/d",
+        "postgresql://u:first@second@h/d",
+        "postgres:/u:first:second@h/d",
+        "mysql://h/d?password=first",
+        ["postgresql://u:first@h/d"],
+    ],
+)
+def test_a_database_url_that_is_not_accepted_does_not_show_its_password(url):
+    with pytest.raises(BadSetting, match="write / as %2F") as refused:
+        load(None, {}, {"database.url": url})
+    assert not {"first", "second"} & set(re.findall("[a-z]+", str(refused.value)))
+
+
 def test_the_longest_time_for_registration_still_fits_a_calendar():
     assert later(utc_now(), given("tokens.registration_ttl", "36500d")) is not None
 
