@@ -29,7 +29,8 @@ from gateway.store.engine import (
 )
 from gateway.store.guard import sentence
 from gateway.store.lastseen import confirmed
-from gateway.store.postgres_setup import SERVE, connect, set_up, told
+from gateway.store.postgres_connection import connect
+from gateway.store.postgres_setup import SERVE, set_up, told
 from gateway.store.setup import alone, released, resolve
 from gateway.times import Clock
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final
 
 import asyncpg
@@ -29,13 +29,20 @@ from gateway.store.engine import (
     log,
 )
 from gateway.store.events import hashed
-from gateway.store.postgres_setup import SERVE, connect, served, set_up
+from gateway.store.postgres_connection import (
+    IN_THE_WAY,
+    PATIENCE,
+    Connect,
+    Line,
+    askable,
+    connect,
+    rows,
+)
+from gateway.store.postgres_setup import SERVE, served, set_up
 from gateway.store.writer import Writer
 
 READS: Final = 4
 """Reads at once; see `sqlite.READS`."""
-PATIENCE: Final = 10.0
-"""Seconds for a query to be answered; then its connection is given up."""
 _NEWS_PATIENCE: Final = 3.0
 """Seconds for the tail's queries: while it waits, this node does not know what others have changed."""
 _LOOK_EVERY: Final = 1.0
@@ -46,99 +53,10 @@ _NAMES: Final = 1_003
 """The class of the advisory locks of nodes, each by its name."""
 _TAKE_OVER: Final = 2.0
 """Seconds for a gateway that was just killed to be forgotten by the server."""
-_OURS: Final = (
-    asyncpg.IntegrityConstraintViolationError,
-    asyncpg.SyntaxOrAccessError,
-    asyncpg.DataError,
-    asyncpg.exceptions.DataError,
-)
-"""A broken rule or a mistake of ours is not the database's fault."""
-_LOST: Final = (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
-_BROKEN: Final = (*_LOST, TimeoutError, asyncio.CancelledError)
-"""After these nothing more goes over a connection."""
-_IN_THE_WAY: Final = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
-_BUSY: Final = (*_IN_THE_WAY, asyncpg.LockNotAvailableError)
 _UNKNOWN: Final = "it is not known whether the last change was made: look before you try again"
 
 _SAME: Final = "UPDATE ice_schema SET version = version"
 """Writes what is there already."""
-
-Connect = Callable[[], Awaitable[asyncpg.Connection]]
-
-
-class _Line:
-    """One connection, made anew after it broke; a query at a time."""
-
-    def __init__(self, make: Connect, name: str, patience: float = PATIENCE) -> None:
-        self._make = make
-        self._name = name
-        self._patience = patience
-        self._connection: asyncpg.Connection | None = None
-        self.turn = asyncio.Lock()
-        self.condemned: str | None = None
-        """Why nothing goes over it any more."""
-
-    async def connected(self) -> asyncpg.Connection:
-        """The connection; who holds `turn` has it alone. Raises `StoreUnavailable`."""
-        if self.condemned is not None:
-            raise StoreUnavailable(self.condemned)
-        if self._connection is None or self._connection.is_closed():
-            self._connection = await self.ask(self._make())
-        return self._connection
-
-    async def ask(self, answer: Awaitable[T]) -> T:
-        """Wait for what was asked; lets only `StoreUnavailable` and broken rules out."""
-        with self._faults():
-            try:
-                async with asyncio.timeout(self._patience):
-                    return await answer
-            except _BROKEN:
-                # It may still be going on there; nobody waits for it.
-                self.cut()
-                raise
-
-    async def fetch(self, sql: str, params: Sequence[object]) -> list[Row]:
-        """The rows of a query."""
-        async with self.turn:
-            connection = await self.connected()
-            return _rows(await self.ask(connection.fetch(sql, *map(_askable, params))))
-
-    @contextlib.contextmanager
-    def _faults(self) -> Iterator[None]:
-        try:
-            yield
-        except asyncpg.InsufficientPrivilegeError as error:
-            raise self._unavailable(f"{error}; grant it to the user of database.url") from error
-        except _OURS as error:
-            if isinstance(error.__cause__, UnicodeEncodeError):
-                raise error.__cause__ from error  # as SQLite does
-            raise
-        except _BUSY as error:
-            raise StoreLocked(self._sentence(str(error))) from error
-        except TimeoutError as error:
-            raise self._unavailable(f"no answer for {self._patience:.0f} s") from error
-        except (asyncpg.PostgresError, *_LOST) as error:
-            raise self._unavailable(str(error) or type(error).__name__) from error
-
-    def _sentence(self, reason: str) -> str:
-        return f"the database {self._name} cannot be used: {reason}"
-
-    def _unavailable(self, reason: str) -> StoreUnavailable:
-        return StoreUnavailable(self._sentence(reason))
-
-    def cut(self) -> None:
-        """Give the connection up."""
-        if self._connection is not None:
-            self._connection.terminate()
-            self._connection = None
-
-    async def close(self) -> None:
-        """End it, once the query in hand is done."""
-        async with self.turn:
-            if self._connection is not None:
-                with contextlib.suppress(Exception):
-                    await self._connection.close(timeout=1.0)
-            self.cut()
 
 
 class PostgresEngine:
@@ -153,8 +71,8 @@ class PostgresEngine:
         self._news = True
         self._looked = 0.0
         self._seq: int | None = None
-        self._readers = asyncio.LifoQueue[_Line]()
-        self._lines: list[_Line] = []
+        self._readers = asyncio.LifoQueue[Line]()
+        self._lines: list[Line] = []
 
         def make() -> Awaitable[asyncpg.Connection]:
             return connect(url)
@@ -168,10 +86,15 @@ class PostgresEngine:
         self._watcher = self._line(make_watcher, _NEWS_PATIENCE)
         self._writes = PostgresWriter(self._line(make), self.changed.set)
 
-    def _line(self, make: Connect, patience: float = PATIENCE) -> _Line:
-        line = _Line(make, self.name, patience)
+    def _line(self, make: Connect, patience: float = PATIENCE) -> Line:
+        line = Line(make, self.name, self._suspect, patience)
         self._lines.append(line)
         return line
+
+    def _suspect(self) -> None:
+        """Dial all lines anew: their server has failed over, or is about to."""
+        for line in self._lines:
+            line.stale = True
 
     async def start(self) -> None:
         """Take the node's name, where this is for a gateway. Raises `StoreRefused`, `StoreUnavailable`."""
@@ -282,7 +205,7 @@ class PostgresEngine:
 class PostgresWriter(Writer):
     """The one writer of this node; others write meanwhile."""
 
-    def __init__(self, line: _Line, committed: Callable[[], None]) -> None:
+    def __init__(self, line: Line, committed: Callable[[], None]) -> None:
         super().__init__(committed)
         self._line = line
 
@@ -292,7 +215,7 @@ class PostgresWriter(Writer):
             try:
                 return await self._transact(units)
             except StoreLocked as error:
-                if not isinstance(error.__cause__, _IN_THE_WAY):
+                if not isinstance(error.__cause__, IN_THE_WAY):
                     raise
         return await self._transact(units)
 
@@ -334,7 +257,7 @@ async def _change_nothing(transaction: Transaction) -> None:
     await transaction.run(_SAME)
 
 
-async def _roll_back(line: _Line, connection: asyncpg.Connection) -> None:
+async def _roll_back(line: Line, connection: asyncpg.Connection) -> None:
     if not connection.is_closed():
         with contextlib.suppress(StoreUnavailable):
             await line.ask(connection.execute("ROLLBACK"))
@@ -362,13 +285,13 @@ def _literal(text: str) -> str:
 
 
 class _PostgresTransaction:
-    def __init__(self, line: _Line, connection: asyncpg.Connection) -> None:
+    def __init__(self, line: Line, connection: asyncpg.Connection) -> None:
         self._line = line
         self._connection = connection
         self.appended: list[Appended] = []
 
     async def fetch(self, sql: str, *params: object) -> list[Row]:
-        return _rows(await self._line.ask(self._connection.fetch(sql, *map(_askable, params))))
+        return rows(await self._line.ask(self._connection.fetch(sql, *map(askable, params))))
 
     async def hold(self, sql: str, *params: object) -> list[Row]:
         return await self.fetch(f"{sql} FOR NO KEY UPDATE", *params)
@@ -377,15 +300,6 @@ class _PostgresTransaction:
         done = await self._line.ask(self._connection.execute(sql, *params))
         count = done.rpartition(" ")[2]  # such as UPDATE 3 or INSERT 0 3
         return int(count) if count.isdigit() else 0
-
-
-def _askable(param: object) -> object:
-    """What a query is given: no text here holds a NUL, and to ask for one is no reason for an error."""
-    return param.replace("\0", "\ufffd") if isinstance(param, str) and "\0" in param else param
-
-
-def _rows(records: Sequence[asyncpg.Record]) -> list[Row]:
-    return [tuple(record) for record in records]
 
 
 # --- opening -----------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ from importlib import resources
 from typing import Final
 
 import asyncpg
-import msgspec
 
 from gateway.database_url import ENCODE, shown
 from gateway.store import migrations_postgres
@@ -24,48 +23,14 @@ from gateway.store.engine import (
     StoreUnavailable,
     Tell,
 )
+from gateway.store.postgres_connection import PATIENCE, connect
 
-PATIENCE: Final = 10.0
-"""Seconds to connect."""
 OLDEST: Final = 14
 """The oldest release of PostgreSQL that is still maintained."""
 _SETUP: Final = 1_001
 """The advisory lock of whoever makes or migrates the tables,"""
 SERVE: Final = 1_002
 """and of the gateway that serves a database."""
-
-_SETTINGS: Final = {
-    # A node that was stopped within a transaction must not hold its rows for longer.
-    "idle_in_transaction_session_timeout": "5s",
-    "lock_timeout": "5s",
-    "default_transaction_isolation": "read committed",
-    "standard_conforming_strings": "on",
-    "TimeZone": "UTC",
-    # Short queries alone: to compile them costs more than it saves.
-    "jit": "off",
-}
-
-
-_SET: Final = "SELECT set_config(key, value, false) FROM json_each_text($1)"
-
-
-async def connect(url: str) -> asyncpg.Connection:
-    """A connection to the database. Raises what asyncpg raises, and OSError."""
-    named = {"application_name": "ice-gateway"}
-    connection = await asyncpg.connect(url, server_settings=named, timeout=PATIENCE)
-    try:
-        # Not at the start of the connection: a proxy would refuse them there, or leave them out.
-        settings = msgspec.json.encode(_SETTINGS).decode()
-        await connection.execute(_SET, settings)
-        # A change is durable before it is acknowledged; a stricter setting of the server's stays.
-        await connection.execute(
-            "SELECT set_config('synchronous_commit', 'on', false)"
-            " WHERE current_setting('synchronous_commit') IN ('off', 'local')"
-        )
-    except BaseException:
-        connection.terminate()
-        raise
-    return connection
 
 
 async def served(fetch: Fetch) -> bool:
@@ -127,6 +92,7 @@ def told(name: str) -> Iterator[None]:
         ValueError,
         asyncpg.PostgresError,
         asyncpg.InterfaceError,
+        asyncpg.InternalClientError,
     ) as error:
         raise _unusable(name, error) from error
 
@@ -135,6 +101,11 @@ def _unusable(name: str, error: Exception) -> StoreRefused | StoreUnavailable:
     text = str(error) or f"no answer for {PATIENCE:.0f} s"
     if type(error) is ValueError:
         text = f"it cannot be taken apart: {ENCODE}"  # the error quotes it, with its password
+    if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
+        return StoreRefusedForNow(
+            f"{name} is a read-only replica: name the primary in database.url, or all servers as"
+            " postgresql://USER@HOST1,HOST2/NAME"
+        )
     for kinds, advice in _REFUSALS:
         if isinstance(error, kinds):
             return StoreRefused(f"the database {name} refuses: {text}; {advice}")
@@ -167,8 +138,6 @@ async def _check(connection: asyncpg.Connection, url: str) -> None:
     major = connection.get_server_version().major
     if major < OLDEST:
         raise StoreRefused(f"{name} is PostgreSQL {major}: {OLDEST} or newer is needed")
-    if await connection.fetchval("SELECT pg_is_in_recovery()"):
-        raise StoreRefusedForNow(f"{name} is a read-only replica: name the primary in database.url")
     if await connection.fetchval("SELECT current_setting('transaction_read_only')") == "on":
         raise StoreRefusedForNow(f"{name} is read-only: see default_transaction_read_only")
     encoding = await connection.fetchval("SELECT current_setting('server_encoding')")

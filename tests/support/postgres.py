@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,6 +69,21 @@ class Postgres:
         if self._runs:
             self._runs = False
             self._run("pg_ctl", "stop", "-w", "-D", self.data, "-m", mode)
+
+    def until_replayed(self, replica: Postgres) -> None:
+        """Wait until a replica has all that is written here now."""
+        here = self.sql("SELECT pg_current_wal_lsn()").strip()
+        while replica.sql(f"SELECT pg_last_wal_replay_lsn() >= '{here}'").strip() != "t":
+            time.sleep(0.02)
+
+    def promote(self) -> None:
+        """Make a replica the primary."""
+        self._run("pg_ctl", "promote", "-w", "-D", self.data)
+
+    def start_as_standby(self) -> None:
+        """Start it as what an old primary is after a failover: it can only be read."""
+        (self.data / "standby.signal").touch()
+        self.start()
 
     @contextlib.contextmanager
     def standing_still(self) -> Iterator[None]:

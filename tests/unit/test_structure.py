@@ -66,6 +66,7 @@ FLOORS = [
         "gateway.process",
         "gateway.store.copies",
         "gateway.store.guard",
+        "gateway.store.postgres_connection",
     ],
     ["gateway.store.setup", "gateway.store.postgres_setup"],
     ["gateway.store.events", "gateway.store.sessions", "gateway.store.writer", "gateway.session"],
