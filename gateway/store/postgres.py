@@ -84,7 +84,11 @@ class PostgresEngine:
             self._readers.put_nowait(self._line(make))
         self._lookups = self._line(make)
         self._watcher = self._line(make_watcher, _NEWS_PATIENCE)
-        self._writes = PostgresWriter(self._line(make), self.changed.set)
+        self._writes = PostgresWriter(self._line(make), self._committed)
+        self._notifier = self._line(make)
+        self._notifying: asyncio.Task[None] | None = None
+        self._unannounced = False
+        self._mute = False
 
     def _line(self, make: Connect, patience: float = PATIENCE) -> Line:
         line = Line(make, self.name, self._suspect, patience)
@@ -130,6 +134,27 @@ class PostgresEngine:
                     " node.name to another name"
                 )
             await asyncio.sleep(0.05)
+
+    def _committed(self) -> None:
+        self.changed.set()
+        self._unannounced = True
+        if self._notifying is None:
+            self._notifying = asyncio.create_task(self._notify(), name="store notifier")
+
+    async def _notify(self) -> None:
+        """Wake the other processes. Beside the commit: one that cannot be sent costs only a wake-up."""
+        try:
+            while self._unannounced:
+                self._unannounced = False
+                try:
+                    await self._notifier.fetch("SELECT pg_notify('ice_events', '')", ())
+                    self._mute = False
+                except StoreUnavailable as error:
+                    if not self._mute:
+                        log(f"changes reach the other nodes late: no notification is sent: {error}")
+                    self._mute = True
+        finally:
+            self._notifying = None
 
     def _hear(self, *_: object) -> None:
         """There is news, or the connection over which it would come has ended."""
@@ -194,6 +219,8 @@ class PostgresEngine:
     async def close(self) -> None:
         """See `Engine.close`."""
         await self._writes.finish()
+        if self._notifying is not None:
+            await asyncio.wait([self._notifying])
         self.condemn(f"the database {self.name} is being closed")
         for line in self._lines:
             await line.close()
@@ -232,14 +259,15 @@ class PostgresWriter(Writer):
                 raise
             try:
                 await line.ask(_commit(connection, transaction.appended))
-            except StoreLocked:
+            except BaseException as error:
+                if isinstance(error, StoreUnavailable) and not _rolled_back(error):
+                    raise OutcomeUnknown(f"{error}; {_UNKNOWN}") from error
                 await _roll_back(line, connection)
                 raise
+            try:
+                await line.ask(_number(connection, transaction.appended))
             except StoreUnavailable as error:
                 raise OutcomeUnknown(f"{error}; {_UNKNOWN}") from error
-            except BaseException:
-                await _roll_back(line, connection)
-                raise
             return results
 
     async def obstacle(self) -> str | None:
@@ -265,7 +293,7 @@ async def _roll_back(line: Line, connection: asyncpg.Connection) -> None:
 
 async def _commit(connection: asyncpg.Connection, appended: Sequence[Appended]) -> None:
     if not appended:
-        done = await connection.execute("SELECT pg_notify('ice_events', ''); COMMIT")
+        done = await connection.execute("COMMIT")
     else:
         # One message: the log's lock is taken and let go by the server alone.
         events = ", ".join(_literal(hashed(one.event)) for one in appended)
@@ -273,6 +301,16 @@ async def _commit(connection: asyncpg.Connection, appended: Sequence[Appended]) 
     if done != "COMMIT":
         # A statement had failed, and its unit went on regardless.
         raise RuntimeError(f"the transaction was not committed: {done}")
+
+
+def _rolled_back(error: StoreUnavailable) -> bool:
+    """Whether the server has answered a commit with an error, and goes on: then nothing is done."""
+    cause = error.__cause__
+    return isinstance(cause, asyncpg.PostgresError) and cause.severity_en == "ERROR"
+
+
+async def _number(connection: asyncpg.Connection, appended: Sequence[Appended]) -> None:
+    """Tell what was appended its numbers, once they are committed."""
     if appended:
         last = await connection.fetchval("SELECT current_setting('ice.seq')::bigint")
         for number, one in enumerate(reversed(appended)):

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
 
+import asyncpg
 import pytest
 
 from gateway.store import events, ices
 from gateway.store.engine import OutcomeUnknown, StoreRefused, StoreUnavailable
 from gateway.store.events import Events
-from gateway.store.postgres import open_postgres
+from gateway.store.postgres import _SAME, open_postgres
 from gateway.tail import Tail
 from tests.contract.domain import (
     add,
@@ -175,6 +177,51 @@ async def test_a_commit_whose_notification_is_lost_is_found(engine, elsewhere, m
     monkeypatch.setattr("gateway.store.postgres._LOOK_EVERY", 0.0)
     await append(elsewhere, an_event())
     assert await engine.has_changed()
+
+
+@contextlib.asynccontextmanager
+async def full_of_notifications(url):
+    """Nobody can notify while this is open: a listener within a transaction keeps the queue full."""
+    async with contextlib.AsyncExitStack() as stack:
+        listener, sender = await asyncpg.connect(url), await asyncpg.connect(url)
+        for connection in (listener, sender):
+            stack.push_async_callback(connection.close)
+        await listener.execute("LISTEN others; BEGIN; SELECT 1")
+        with refusing(asyncpg.PostgresError, "a notification in a full queue") as caught:
+            for number in itertools.count():
+                await sender.execute(f"SELECT pg_notify('others', '{number:07900}')")
+        assert "too many notifications" in caught.text
+        yield
+
+
+async def test_a_full_queue_of_notifications_costs_only_the_wake_up():
+    with postgres("max_notify_queue_pages=64") as server:
+        url = server.database()
+        async with opening(url, node="node-a") as engine, opening(url) as elsewhere:
+            await engine.has_changed()
+            async with full_of_notifications(url):
+                [logged] = await append(elsewhere, an_event())
+                await add_user(elsewhere, "alice")
+                await elsewhere.write(lambda transaction: transaction.run(_SAME))
+                assert logged.seq == 1
+                assert elsewhere.fault is None
+                engine._looked = -math.inf  # as after the time between two looks
+                assert await engine.has_changed(), "the slow look was to find it"
+            await soon(append(elsewhere, an_event()), "a write once there is room again")
+
+
+async def test_a_commit_that_the_server_refuses_is_undone_and_said_to_be(engine, monkeypatch):
+    """No 'it is not known whether' where it is known."""
+
+    async def commit(connection, _):
+        await connection.execute("DO $$ BEGIN RAISE 'no' USING ERRCODE = '54000'; END $$; COMMIT")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("gateway.store.postgres._commit", commit)
+        with refusing(StoreUnavailable, "a commit that is refused") as caught:
+            await append(engine, an_event())
+    assert "look before you try again" not in caught.text
+    assert await append(engine, an_event()), "the transaction was to be rolled back"
 
 
 # --- connections that break ----------------------------------------------------------------------
