@@ -103,3 +103,22 @@ def _listening(family: int, address: Any, *, shared: bool) -> socket.socket:
         one.close()
         raise
     return one
+
+
+def give_up_silent_peer(sock: Any, *, idle: int, interval: int, within: int) -> None:
+    """Have a TCP connection break when its peer does not answer for `within` seconds.
+
+    An idle one is probed after `idle` seconds, then every `interval` seconds (tcp(7)).
+    """
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (  # not every system has all of them
+        ("TCP_KEEPIDLE", idle),
+        ("TCP_KEEPINTVL", interval),
+        ("TCP_KEEPCNT", (within - idle) // interval),
+        ("TCP_USER_TIMEOUT", within * 1000),
+    ):
+        option = getattr(socket, name, None)
+        if option is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -48,6 +48,8 @@ TABLES: Final = {
 _NUMBERED: Final = ("ice_connections", "ice_operations")
 """The tables whose keys the server gives."""
 _BATCH: Final = 1000
+_LONG: Final = 3600.0
+"""Seconds for a statement that moves or counts rows."""
 
 Progress = Callable[[str, int], None]
 """Is told a table, and how many rows more of it have arrived."""
@@ -108,7 +110,7 @@ def _check(source: AsItIs, path: Path) -> None:
 async def _move(source: AsItIs, url: str, clock: Clock, progress: Progress) -> Moved:
     name = shown(url)
     with told(name):
-        connection = await connect(url)
+        connection = await connect(url, _LONG)
         try:
             if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", SERVE):
                 raise StoreRefusedForNow(f"a gateway serves {name}: stop it first")

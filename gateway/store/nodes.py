@@ -69,8 +69,8 @@ async def alive(transaction: Transaction) -> list[Node]:
 async def join(transaction: Transaction, node: Node) -> float:
     """Add a node, whose lease begins now; the lease clock."""
     rows = await transaction.fetch(
-        f"INSERT INTO ice_nodes ({_COLUMNS})"
-        " VALUES ($1, $2, $3, $4, $5, $6, lease_clock() + $7, $8, 0) RETURNING lease_clock()",
+        f"INSERT INTO ice_nodes ({_COLUMNS}, lease)"
+        " VALUES ($1, $2, $3, $4, $5, $6, lease_clock() + $7, $8, 0, $7) RETURNING lease_clock()",
         node.instance,
         node.name,
         node.version,
@@ -97,7 +97,8 @@ async def renew(
     Whether the node is to drain, and the lease clock; None where it is forgotten.
     """
     rows = await transaction.fetch(
-        "UPDATE ice_nodes SET lease_until = lease_clock() + $1, seen_seq = $2, keys = $3"
+        "UPDATE ice_nodes SET lease_until = lease_clock() + $1, seen_seq = $2, keys = $3,"
+        " renewals = renewals + 1"
         " WHERE instance = $4 RETURNING draining, lease_clock()",
         lease,
         seen_seq,

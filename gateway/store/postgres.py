@@ -53,6 +53,15 @@ _NAMES: Final = 1_003
 """The class of the advisory locks of nodes, each by its name."""
 _TAKE_OVER: Final = 2.0
 """Seconds for a gateway that was just killed to be forgotten by the server."""
+_LOOK_AGAIN: Final = 0.5
+"""Seconds between two looks at a node of our name that may have vanished."""
+_NOT_JOINED: Final = 30.0
+"""Seconds for which a gateway may hold its name before it is one of the nodes."""
+_HOLDERS: Final = (
+    "FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 2"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    f" AND classid = {_NAMES} AND objid = (hashtext($1)::bigint & 4294967295)::oid"
+)
 _UNKNOWN: Final = "it is not known whether the last change was made: look before you try again"
 
 _SAME: Final = "UPDATE ice_schema SET version = version"
@@ -71,6 +80,8 @@ class PostgresEngine:
         self._news = True
         self._looked = 0.0
         self._seq: int | None = None
+        self._held: asyncpg.Record | None = None
+        """The server's process that holds our name, or did."""
         self._readers = asyncio.LifoQueue[Line]()
         self._lines: list[Line] = []
 
@@ -103,8 +114,39 @@ class PostgresEngine:
     async def start(self) -> None:
         """Take the node's name, where this is for a gateway. Raises `StoreRefused`, `StoreUnavailable`."""
         if self._node is not None:
-            async with self._watcher.turn:
-                await self._watcher.connected()
+            before, lease = await self._sign_of_life()
+            until = asyncio.get_running_loop().time() + lease
+            try:
+                async with self._watcher.turn:
+                    await self._watcher.connected()
+            except StoreRefusedForNow:
+                log(f"the node {self._node} may have vanished: waiting for at most {lease:.0f} s")
+                await self._displace(before, until)
+                async with self._watcher.turn:
+                    await self._watcher.connected()
+
+    async def _displace(self, before: list[Row], until: float) -> None:
+        """Take the name from a gateway that has vanished; one that shows a sign of life keeps it.
+
+        It has vanished when it has not renewed its lease for as long as that lasts, by our clock.
+        """
+        watched = False
+        while not watched:
+            await asyncio.sleep(_LOOK_AGAIN)
+            watched = asyncio.get_running_loop().time() >= until
+            if not await self.fetch(f"SELECT 1 {_HOLDERS}", self._node):
+                return
+            if (await self._sign_of_life())[0] != before:
+                raise self._taken()
+        await self.fetch(f"SELECT pg_terminate_backend(pid) {_HOLDERS}", self._node)
+
+    async def _sign_of_life(self) -> tuple[list[Row], float]:
+        """What changes whenever a node of our name renews its lease, and how long that lasts, in seconds."""
+        found = await self.fetch(
+            "SELECT instance, renewals, lease FROM ice_nodes WHERE name = $1 ORDER BY instance",
+            self._node,
+        )
+        return found, max((lease for *_, lease in found), default=_NOT_JOINED)
 
     async def _listening(self, connection: asyncpg.Connection) -> asyncpg.Connection:
         """The tail's connection: it hears of commits, and holds the node's name."""
@@ -120,6 +162,13 @@ class PostgresEngine:
 
     async def _hold(self, connection: asyncpg.Connection) -> None:
         """Hold the name against a second node of it, and the database against who would have it alone."""
+        if self._held is not None:
+            # Nobody else knows that it is ours, and that nothing comes of it any more.
+            await connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE pid = $1 AND backend_start = $2",
+                *self._held,
+            )
         until = asyncio.get_running_loop().time() + _TAKE_OVER
         while not await connection.fetchval(
             "SELECT pg_try_advisory_lock_shared($1) AND pg_try_advisory_lock($2, hashtext($3))",
@@ -128,12 +177,18 @@ class PostgresEngine:
             self._node,
         ):
             if asyncio.get_running_loop().time() >= until:
-                error = StoreRefusedForNow if self._seq is None else StoreUnavailable
-                raise error(
-                    f"another gateway serves {self.name} as the node {self._node} already: stop it, or set"
-                    " node.name to another name"
-                )
+                raise self._taken()
             await asyncio.sleep(0.05)
+        self._held = await connection.fetchrow(
+            "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+        )
+
+    def _taken(self) -> StoreRefusedForNow | StoreUnavailable:
+        error = StoreRefusedForNow if self._held is None else StoreUnavailable
+        return error(
+            f"another gateway serves {self.name} as the node {self._node} already: stop it, or set"
+            " node.name to another name"
+        )
 
     def _committed(self) -> None:
         self.changed.set()

@@ -5,19 +5,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
 import msgspec
 from asyncpg.connect_utils import SessionAttribute
 
 from gateway.database_url import each_host
+from gateway.sockets import give_up_silent_peer
 from gateway.store.engine import Row, StoreLocked, StoreUnavailable, T
 
 PATIENCE: Final = 10.0
 """Seconds to connect, and for a query to be answered; then its connection is given up."""
 
+_VANISHED: Final = 20
+"""Seconds after which either end gives up a peer that does not answer: less than the lease of a node."""
+_IDLE: Final = 10
+_INTERVAL: Final = 5
+"""Seconds until the first keep-alive probe of an idle connection, and between two of them."""
+_PROBES: Final = (_VANISHED - _IDLE) // _INTERVAL
+
 _SETTINGS: Final = {
+    # What a peer that vanished holds, the locks of its name among them, is given back.
+    "tcp_keepalives_idle": str(_IDLE),
+    "tcp_keepalives_interval": str(_INTERVAL),
+    "tcp_keepalives_count": str(_PROBES),
+    "tcp_user_timeout": str(_VANISHED * 1000),
     # A node that was stopped within a transaction must not hold its rows for longer.
     "idle_in_transaction_session_timeout": "5s",
     "lock_timeout": "5s",
@@ -48,13 +61,29 @@ _OPERATOR_INTERVENTION: Final = "57P"
 Connect = Callable[[], Awaitable[asyncpg.Connection]]
 
 
-async def connect(url: str) -> asyncpg.Connection:
-    """A connection to the primary among the hosts of `url`. Raises what asyncpg raises, and OSError."""
-    connection = await _dial(url)
+class _Connection(asyncpg.Connection):
+    """One that ends when its peer does not answer any more."""
+
+    __slots__ = ()
+
+    def __init__(self, protocol: Any, transport: asyncio.Transport, *others: Any) -> None:
+        super().__init__(protocol, transport, *others)
+        give_up_silent_peer(
+            transport.get_extra_info("socket"), idle=_IDLE, interval=_INTERVAL, within=_VANISHED
+        )
+
+
+async def connect(url: str, patience: float = PATIENCE) -> asyncpg.Connection:
+    """A connection to the primary among the hosts of `url`.
+
+    `patience` is how many seconds a statement may take, at either end. Raises what asyncpg raises,
+    and OSError.
+    """
+    connection = await _dial(url, patience)
     try:
         # Not at the start of the connection: a proxy would refuse them there, or leave them out.
-        settings = msgspec.json.encode(_SETTINGS).decode()
-        await connection.execute(_SET, settings)
+        settings = _SETTINGS | {"statement_timeout": f"{patience * 1000:.0f}ms"}
+        await connection.execute(_SET, msgspec.json.encode(settings).decode())
         # A change is durable before it is acknowledged; a stricter setting of the server's stays.
         await connection.execute(
             "SELECT set_config('synchronous_commit', 'on', false)"
@@ -66,7 +95,7 @@ async def connect(url: str) -> asyncpg.Connection:
     return connection
 
 
-async def _dial(url: str) -> asyncpg.Connection:
+async def _dial(url: str, patience: float) -> asyncpg.Connection:
     """Dial all hosts at once: one that is silent must not use up the time of the others."""
     dialled = [
         asyncio.create_task(
@@ -75,6 +104,8 @@ async def _dial(url: str) -> asyncpg.Connection:
                 server_settings={"application_name": "ice-gateway"},
                 target_session_attrs=SessionAttribute.primary,
                 timeout=PATIENCE,
+                command_timeout=patience,
+                connection_class=_Connection,
             )
         )
         for one in each_host(url)

@@ -25,6 +25,8 @@ from gateway.store.engine import (
 )
 from gateway.store.postgres_connection import PATIENCE, connect
 
+_LONG: Final = 600.0
+"""Seconds for a statement of a migration, or for a count of all rows."""
 OLDEST: Final = 14
 """The oldest release of PostgreSQL that is still maintained."""
 _SETUP: Final = 1_001
@@ -51,7 +53,7 @@ async def as_it_is(url: str) -> AsyncIterator[tuple[Fetch, int]]:
     """
     name = shown(url)
     with told(name):
-        connection = await connect(url)
+        connection = await connect(url, _LONG)
         try:
 
             async def fetch(sql: str, *params: object) -> list[Row]:
@@ -71,7 +73,7 @@ async def set_up(url: str, *, create: bool, tell: Tell) -> None:
     """
     name = shown(url)
     with told(name):
-        connection = await connect(url)
+        connection = await connect(url, _LONG)
         try:
             await _check(connection, url)
             async with connection.transaction():

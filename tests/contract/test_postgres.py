@@ -296,13 +296,8 @@ async def test_a_server_that_stands_still_is_given_up(monkeypatch):
 # --- one gateway of a name --------------------------------------------------------------------------
 
 
-async def test_a_second_gateway_is_refused(database_url, engine, monkeypatch):
-    monkeypatch.setattr("gateway.store.postgres._TAKE_OVER", 0.1)
+async def test_a_command_sees_that_a_gateway_serves(database_url, engine):
     assert await engine.is_served()
-    with refusing(StoreRefused, "a second gateway") as caught:
-        async with opening(database_url, node="node-a"):
-            pass
-    assert "as the node node-a already" in caught.text
     async with opening(database_url) as command:
         assert await command.is_served()
 
@@ -414,7 +409,7 @@ async def test_a_proxy_that_pools_transactions_is_refused(database_url, monkeypa
     connect = postgres_setup.connect
     made = []
 
-    async def lent(url):
+    async def lent(url, *_):
         if not made:
             made.append(await connect(url))
         return made[0]

@@ -8,10 +8,13 @@ import socket
 
 import pytest
 
-from gateway.store.engine import StoreUnavailable
-from tests.contract.domain import an_event, append, log, refusing, soon
+from gateway.store import nodes
+from gateway.store.engine import StoreRefusedForNow, StoreUnavailable
+from gateway.store.postgres import PostgresEngine
+from tests.contract.domain import NOW, an_event, append, log, refusing, soon
 from tests.contract.test_postgres import opening
 from tests.support.postgres import postgres
+from tests.support.relay import relaying
 
 REPLICATING = ("wal_level=replica", "max_wal_senders=4")
 
@@ -118,3 +121,116 @@ async def test_a_host_that_is_silent_keeps_nobody_waiting(database_url):
         url = database_url.replace("@", f"@127.0.0.1:{port},")
         async with opening(url, node="node-a") as engine:
             await soon(append(engine, an_event()), "a write at the other host")
+
+
+# --- peers that vanish -----------------------------------------------------------------------------------
+
+
+async def test_both_ends_of_every_connection_give_up_a_peer_that_vanished(engine):
+    """Within the 20 s that are less than the lease of 30 s, instead of the two hours of TCP."""
+    await used(engine)
+    for line in engine._lines:
+        there = {
+            "tcp_keepalives_idle": "10",
+            "tcp_keepalives_interval": "5",
+            "tcp_keepalives_count": "2",
+            "tcp_user_timeout": "20000",
+            "idle_in_transaction_session_timeout": "5s",
+            "statement_timeout": "10s",
+        }
+        for name, value in there.items():
+            assert await line.fetch(f"SHOW {name}", ()) == [(value,)], name
+        here = line._connection._transport.get_extra_info("socket")
+        assert here.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        for name, number in (
+            ("TCP_KEEPIDLE", 10),
+            ("TCP_KEEPINTVL", 5),
+            ("TCP_KEEPCNT", 2),
+            ("TCP_USER_TIMEOUT", 20_000),
+        ):
+            assert here.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) == number, name
+
+
+@pytest.fixture
+def relay(postgres_server):
+    with relaying(("127.0.0.1", postgres_server.port)) as made:
+        yield made
+
+
+def through(relay, url) -> str:
+    host, port = relay.address
+    return f"postgresql://ice@{host}:{port}/{url.rpartition('/')[2]}"
+
+
+async def test_a_gateway_whose_connections_were_forgotten_takes_its_own_name_again(
+    database_url, relay, monkeypatch
+):
+    """The server still holds the name for the connection that is gone."""
+    monkeypatch.setattr("gateway.store.postgres._NEWS_PATIENCE", 0.5)
+    async with opening(through(relay, database_url), node="node-a") as engine:
+        await engine.follow("SELECT 1")
+        [(ghost,)] = await engine.follow("SELECT pg_backend_pid()")
+        relay.forget()
+        with refusing(StoreUnavailable, "a query over a line that was forgotten"):
+            await engine.follow("SELECT 1")
+        [(pid,)] = await soon(engine.follow("SELECT pg_backend_pid()"), "the name again")
+        assert pid != ghost
+        ended = "SELECT count(*) FROM pg_locks WHERE pid = $1 AND locktype = 'advisory'"
+        assert await engine.follow(ended, ghost) == [(0,)], "the ghost was to hold nothing"
+
+
+async def joined(engine, lease):
+    node = nodes.Node("first", "node-a", "0", "", "", NOW, seen_seq=0, draining=False, left=lease)
+    await engine.write(lambda transaction: nodes.join(transaction, node))
+
+
+async def renew(engine, lease):
+    await engine.write(
+        lambda transaction: nodes.renew(
+            transaction, "first", seen_seq=0, keys="", lease=lease, dropped=[]
+        )
+    )
+
+
+async def test_a_gateway_takes_over_from_one_that_vanished_within_its_lease(
+    database_url, relay, monkeypatch
+):
+    monkeypatch.setattr("gateway.store.postgres._TAKE_OVER", 0.1)
+    monkeypatch.setattr("gateway.store.postgres._LOOK_AGAIN", 0.05)
+    async with opening(through(relay, database_url), node="node-a") as vanished:
+        await joined(vanished, 0.5)
+        relay.cut()
+        async with opening(database_url, node="node-a") as successor:
+            assert await successor.is_served()
+            assert await successor.follow("SELECT 1") == [(1,)]
+            relay.mend()
+            with refusing(StoreUnavailable, "the one that vanished, and comes back"):
+                for _ in range(2):  # it hears of its end first
+                    await vanished.follow("SELECT 1")
+
+
+async def test_a_gateway_that_renews_its_lease_is_not_displaced(database_url, engine, monkeypatch):
+    monkeypatch.setattr("gateway.store.postgres._TAKE_OVER", 0.1)
+    monkeypatch.setattr("gateway.store.postgres._LOOK_AGAIN", 0.05)
+    await joined(engine, 3600.0)
+    looked = asyncio.Event()
+    look = PostgresEngine._sign_of_life
+
+    async def looking(self):
+        found = await look(self)
+        looked.set()
+        return found
+
+    monkeypatch.setattr(PostgresEngine, "_sign_of_life", looking)
+
+    async def start():
+        async with opening(database_url, node="node-a"):
+            pass
+
+    starting = asyncio.create_task(start())
+    await soon(looked.wait(), "the first look at the node")
+    await renew(engine, 3600.0)
+    with refusing(StoreRefusedForNow, "a second gateway") as caught:
+        await soon(starting, "its refusal")
+    assert "as the node node-a already" in caught.text
+    assert await engine.follow("SELECT 1") == [(1,)]

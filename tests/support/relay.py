@@ -46,6 +46,15 @@ class Relay:
         """Let everything through that has waited."""
         self._loop.call_soon_threadsafe(self._resumed.set)
 
+    def forget(self) -> None:
+        """Let nothing more through of what is connected, and nobody know; who connects now gets through."""
+        self._loop.call_soon_threadsafe(self._forget)
+
+    def _forget(self) -> None:
+        self._resumed.clear()
+        self._resumed = asyncio.Event()
+        self._resumed.set()
+
     def _do(self, work) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
 
@@ -63,15 +72,20 @@ class Relay:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        resumed = self._resumed
         try:
-            await self._resumed.wait()
+            await resumed.wait()
             there = await self._dial()
             if there is not None:
                 other_reader, other_writer = there
                 with contextlib.closing(other_writer):
-                    await asyncio.gather(
-                        self._pass(reader, other_writer), self._pass(other_reader, writer)
-                    )
+                    try:
+                        await asyncio.gather(
+                            self._pass(reader, other_writer, resumed),
+                            self._pass(other_reader, writer, resumed),
+                        )
+                    except OSError:
+                        await resumed.wait()  # the other side does not hear of an end either
         except (OSError, asyncio.CancelledError):
             pass  # a side has gone, or the relay ends
         finally:
@@ -85,12 +99,14 @@ class Relay:
                 return await asyncio.open_connection(*target)
         return None
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, resumed: asyncio.Event
+    ) -> None:
         while data := await reader.read(65536):
-            await self._resumed.wait()
+            await resumed.wait()
             writer.write(data)
             await writer.drain()
-        await self._resumed.wait()
+        await resumed.wait()
         if writer.can_write_eof():
             writer.write_eof()
 

@@ -1,3 +1,7 @@
+-- Peers watch `renewals` change: a node that has not renewed its lease for `lease` seconds has vanished.
+ALTER TABLE ice_nodes ADD COLUMN renewals BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE ice_nodes ADD COLUMN lease DOUBLE PRECISION NOT NULL DEFAULT 30;
+
 -- As in 0007, but it notifies nobody: with a full queue of notifications no transaction could commit. The
 -- gateway notifies after the commit.
 CREATE OR REPLACE FUNCTION ice_log(events text[]) RETURNS void LANGUAGE plpgsql AS $$
