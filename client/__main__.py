@@ -7,6 +7,8 @@ import sys
 
 _INTERRUPTED = 130  # as shells give it: 128 and the number of SIGINT
 
+_LINGER = 2.0  # seconds that threads of handlers have to end
+
 
 def main() -> None:
     """Run the command and exit with its status."""
@@ -14,10 +16,14 @@ def main() -> None:
         # Half a second, in which Ctrl-C may come, too.
         import click  # noqa: PLC0415
 
-        from client import cli  # noqa: PLC0415
+        from client import cli, platform  # noqa: PLC0415
 
         try:
             sys.exit(cli.main(prog_name="ice-client", standalone_mode=False))
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else int(end.code is not None)
+            platform.exit_within(_LINGER, status)
+            raise
         except click.ClickException as error:
             error.show()
             sys.exit(error.exit_code)

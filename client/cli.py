@@ -6,7 +6,6 @@ is one line on standard error. Source: contract section 8. `client.__main__` sta
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import getpass
 import json
@@ -18,7 +17,7 @@ from typing import Final, NoReturn
 import click
 import msgspec
 
-from client import __version__, platform, status
+from client import __version__, eventloop, platform, status
 from client.agent import ClosedByUs, Event, IceClient, Outcome
 from client.handlers import BadHandlers, register, settings_of
 from client.handshake import BadAddress, BadCertificateFile, PlainHttp
@@ -101,7 +100,7 @@ def run(
         )
         if handlers is not None:
             register(handlers, client, settings_of(config))
-        outcome = asyncio.run(_run(client))
+        outcome = eventloop.run(lambda: _run(client), client.stop)
     except (FolderLocked, FolderUnusable, PlainHttp, BadCertificateFile, BadHandlers) as refusal:
         _fail(_REFUSED, refusal)
     except BadAddress as error:
@@ -114,9 +113,8 @@ def run(
 
 
 async def _run(client: IceClient) -> Outcome:
-    with platform.stop_signals(client.stop):
-        async with client:
-            return await client.wait()
+    async with client:
+        return await client.wait()
 
 
 def _given_token(name: str, folder: StateFolder) -> Token | None:

@@ -40,6 +40,20 @@ def one_line(text: str) -> str:
     return " ".join(printable.split())[:_LINE_LIMIT]
 
 
+def text_of(value: object) -> str:
+    """What `str()` makes of an error of other people's code, whatever that raises."""
+    try:
+        return str(value)
+    except BaseException:  # noqa: BLE001 - it must not end the client either
+        return ""
+
+
+def described(error: BaseException) -> str:
+    """The name and the text of an error of other people's code."""
+    name, text = type(error).__name__, text_of(error)
+    return f"{name}: {text}" if text else name
+
+
 # --- no connection -----------------------------------------------------------------------------
 
 

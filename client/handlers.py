@@ -19,6 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from client.faults import described, one_line
 from client.text import decoded
 
 if TYPE_CHECKING:
@@ -50,10 +51,11 @@ def load(name: str) -> Register:
     """The `register` of a module: an importable name, or a path that ends in .py. Raises `BadHandlers`."""
     try:
         module = _from_file(Path(name)) if name.endswith(".py") else importlib.import_module(name)
-    except Exception as error:
-        raise BadHandlers(
-            f"the handlers {name} cannot be imported: {type(error).__name__}: {error}"
-        ) from error
+    except KeyboardInterrupt:  # Ctrl-C: importing takes time
+        raise
+    except BaseException as error:
+        reason = one_line(described(error))
+        raise BadHandlers(f"the handlers {name} cannot be imported: {reason}") from error
     register = getattr(module, "register", None)
     if not callable(register):
         raise BadHandlers(f"the handlers {name} have no function register(ice, settings)")
@@ -66,10 +68,10 @@ def register(name: str, ice: IceClient, settings: Settings) -> None:
     registering = load(name)
     try:
         registering(ice, settings)
-    except Exception as error:
-        reason = (
-            str(error) if isinstance(error, BadHandlers) else f"{type(error).__name__}: {error}"
-        )
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        reason = str(error) if isinstance(error, BadHandlers) else one_line(described(error))
         raise BadHandlers(f"the handlers {name} cannot be used: {reason}") from error
 
 

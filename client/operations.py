@@ -10,17 +10,20 @@ import asyncio
 import json
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import msgspec
 
 from client import protocol
-from client.faults import one_line
+from client.faults import described, one_line, text_of
 from client.journal import Journal, JournalUnusable
 
+GRACE: Final = 5.0
+"""Seconds that a cancelled handler has to end. The gateway waits as long before it sends the next operation."""
 _ERROR_LIMIT: Final = 2000
+_CODE_LIMIT: Final = 100
 
 logger = logging.getLogger(__name__)
 
@@ -49,11 +52,12 @@ class Report(Protocol):
     async def __call__(
         self, fraction: float | None = None, message: str | None = None, *, data: Any = None
     ) -> None:
-        """`fraction` from 0 to 1, `data` any JSON. Raises ValueError for what cannot be sent."""
+        """`fraction` from 0 to 1, `data` any JSON. Raises TypeError or ValueError for what cannot be sent."""
 
 
 Handler = Callable[[Operation, Report], Awaitable[Any]]
 Send = Callable[[bytes], Awaitable[None]]
+_Task = asyncio.Task[protocol.Finish]
 
 
 class Operations:
@@ -71,7 +75,7 @@ class Operations:
         self._handlers = handlers
         self._send = send
         self._warn = warn
-        self._tasks: dict[str, asyncio.Task[Any]] = {}
+        self._tasks: dict[str, _Task] = {}
         self._watchers: set[asyncio.Task[None]] = set()
         self._unwritten: dict[str, bytes] = {}
         """Finishes that the journal could not take; they are lost with the process."""
@@ -128,6 +132,7 @@ class Operations:
             told = reason or protocol.CancelReason.REQUESTED
             self._cancelled[operation] = _STOPPED.get(told, ("cancelled", one_line(told)))
             self._tasks[operation].cancel(self._cancelled[operation][1])
+            self._spawn(self._give_up(operation, self._tasks[operation]))
 
     async def answered(self, message: protocol.Message) -> None:
         """The gateway has answered a request of ours: that finish need not be repeated."""
@@ -181,32 +186,56 @@ class Operations:
         self._journal.close()
 
     def _begin(self, operation: Operation, handler: Handler) -> None:
-        async def work() -> Any:
-            return await handler(operation, self._report(operation))
-
         # Two tasks: one that is cancelled before its first step runs nothing, not even an `except`.
-        self._tasks[operation.id] = task = asyncio.create_task(work())
-        watcher = asyncio.create_task(self._watch(operation, task))
+        task = asyncio.create_task(_work(operation, handler, self._report(operation)))
+        self._tasks[operation.id] = task
+        self._spawn(self._watch(operation.id, task))
+
+    def _spawn(self, watch: Coroutine[Any, Any, None]) -> None:
+        watcher = asyncio.create_task(watch)
         self._watchers.add(watcher)
         watcher.add_done_callback(self._watchers.discard)
 
-    async def _watch(self, operation: Operation, task: asyncio.Task[Any]) -> None:
+    async def _watch(self, operation: str, task: _Task) -> None:
+        """Tell what the handler comes to, unless its operation has been finished without it."""
         await asyncio.wait({task})
-        encoded = _encoded(_outcome(operation, task, self._cancelled.get(operation.id)))
+        if self._tasks.get(operation) is not task:
+            return
+        if task.cancelled():
+            stopped = self._cancelled.get(operation, ("cancelled", "its handler was cancelled"))
+            await self._finish(_failed(operation, *stopped))
+        else:
+            await self._finish(task.result())
+
+    async def _give_up(self, operation: str, task: _Task) -> None:
+        """Finish a cancelled operation whose handler does not end."""
+        await asyncio.wait({task}, timeout=GRACE)
+        if not task.done() and self._tasks.get(operation) is task:
+            self._warn_of_unended(operation)
+            await self._finish(_failed(operation, *self._cancelled[operation]))
+
+    def _warn_of_unended(self, operation: str) -> None:
+        name = one_line(operation)
+        self._warn(f"the handler of operation {name} was cancelled and goes on all the same")
+
+    async def _finish(self, finish: protocol.Finish) -> None:
+        encoded = _encoded(finish)
         try:
-            self._journal.finish(operation.id, encoded)
+            self._journal.finish(finish.id, encoded)
         except JournalUnusable as problem:
             self._warn(str(problem))
-            self._unwritten[operation.id] = encoded
-        del self._tasks[operation.id]
+            self._unwritten[finish.id] = encoded
+        del self._tasks[finish.id]
         await self._send(encoded)
 
     def _report(self, operation: Operation) -> Report:
         async def report(
             fraction: float | None = None, message: str | None = None, *, data: Any = None
         ) -> None:
-            if fraction is not None and not 0 <= fraction <= 1:
+            if fraction is not None and not 0 <= (fraction := float(fraction)) <= 1:
                 raise ValueError("fraction must be from 0 to 1")
+            if message is not None and not isinstance(message, str):
+                raise TypeError("message must be a string")
             progress = protocol.Progress(
                 id=operation.id,
                 fraction=fraction,
@@ -235,28 +264,33 @@ _STOPPED: Final[Mapping[str, tuple[str, str]]] = {
 """Code and sentence of what was stopped."""
 
 
-def _outcome(
-    operation: Operation, task: asyncio.Task[Any], stopped: tuple[str, str] | None
-) -> protocol.Finish:
-    """What a task that is done has come to; `stopped` says why it was cancelled, if the gateway has."""
-    if task.cancelled():
-        return _failed(operation.id, *(stopped or ("cancelled", "its handler was cancelled")))
+async def _work(operation: Operation, handler: Handler, report: Report) -> protocol.Finish:
+    """What a handler comes to; raises nothing but CancelledError.
+
+    What else it raises must not reach asyncio, which ends the program for SystemExit and KeyboardInterrupt.
+    """
     try:
-        result = task.result()
-    except OperationFailed as failure:
-        return _failed(operation.id, failure.code, str(failure))
-    except Exception as error:
-        logger.exception("the handler of operation %s failed", operation.id)
-        return _failed(operation.id, "failed", f"{type(error).__name__}: {error}")
+        return _succeeded(operation.id, await handler(operation, report))
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, OperationFailed):
+            logger.exception("the handler of operation %s failed", operation.id)
+            return _failed(operation.id, "failed", described(error))
+        code = getattr(error, "code", "")  # a subclass may have forgotten it
+        return _failed(operation.id, text_of(code), text_of(error))
+
+
+def _succeeded(operation_id: str, result: object) -> protocol.Finish:
     try:
         encoded = _json_of(result)
     except ValueError as fault:
-        return _failed(operation.id, "invalid", f"the result cannot be sent: {fault}")
+        return _failed(operation_id, "invalid", f"the result cannot be sent: {fault}")
     if len(encoded) > protocol.MAX_VALUE:
         reason = f"the result exceeds {protocol.MAX_VALUE:,} bytes"
-        return _failed(operation.id, "too-large", reason)
+        return _failed(operation_id, "too-large", reason)
     return protocol.Finish(
-        id=operation.id,
+        id=operation_id,
         outcome="succeeded",
         result=None if result is None else msgspec.Raw(encoded),
     )
@@ -279,4 +313,5 @@ def _json_of(value: object) -> bytes:
 def _failed(operation_id: str, code: str, message: str) -> protocol.Finish:
     # Lone surrogates, as in the names of odd files, cannot be sent.
     text = message[:_ERROR_LIMIT].encode(errors="replace").decode()
-    return protocol.Finish(id=operation_id, outcome="failed", error={"code": code, "message": text})
+    error = {"code": one_line(code)[:_CODE_LIMIT] or "failed", "message": text}
+    return protocol.Finish(id=operation_id, outcome="failed", error=error)

@@ -16,6 +16,7 @@ import socket
 import stat
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -274,9 +275,8 @@ async def end_group(process: asyncio.subprocess.Process, patience: float = 5.0) 
 
 
 @contextlib.contextmanager
-def stop_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Have `stop` called in the running loop on Ctrl-C and on the service manager's request."""
-    loop = asyncio.get_running_loop()
+def stop_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> Iterator[None]:
+    """Have `stop` called in the loop on Ctrl-C and on the service manager's request."""
     names = ("SIGINT", "SIGTERM", "SIGBREAK")
     with contextlib.ExitStack() as undo:
         for number in (getattr(signal, name) for name in names if hasattr(signal, name)):
@@ -287,3 +287,10 @@ def stop_signals(stop: Callable[[], None]) -> Iterator[None]:
                 before = signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop))
                 undo.callback(signal.signal, number, before)
         yield
+
+
+def exit_within(seconds: float, status: int) -> None:
+    """End this process with `status` even if a thread of a handler does not let Python end it."""
+    timer = threading.Timer(seconds, os._exit, (status,))
+    timer.daemon = True
+    timer.start()

@@ -1,6 +1,7 @@
 """The operations that the gateway sends to an ICE: contract section 6."""
 
 import asyncio
+import contextlib
 import shutil
 
 import pytest
@@ -234,6 +235,54 @@ async def _huge_progress(operation, report):
     await report(data="x" * protocol.MAX_MESSAGE)
 
 
+class _Unspeakable(Exception):
+    def __str__(self):
+        raise SystemExit("not even this")
+
+
+class _WithoutCode(OperationFailed):
+    def __init__(self):
+        pass
+
+
+class _UnspeakableFailure(OperationFailed):
+    code = _Unspeakable()
+
+    def __init__(self):
+        pass
+
+    def __str__(self):
+        raise KeyboardInterrupt
+
+
+async def _fails_a_test(operation, report):
+    pytest.fail("as a test would")
+
+
+async def _exits_pytest(operation, report):
+    pytest.exit("as a plugin would")
+
+
+async def _is_no_coroutine(operation, report):
+    return await 5
+
+
+def _not_async(operation, report):
+    return 5
+
+
+async def _in_a_task(operation, report):
+    async def child():
+        raise ValueError("in a task of its own")
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(child())
+
+
+async def _names_progress_wrongly(operation, report):
+    await report(message=5)
+
+
 async def _lone_surrogate(operation, report):
     return "\udce9"
 
@@ -249,6 +298,13 @@ async def _unending_progress(operation, report):
 def returning(value):
     async def handler(operation, report):
         return value
+
+    return handler
+
+
+def raising(error):
+    async def handler(operation, report):
+        raise error
 
     return handler
 
@@ -275,6 +331,28 @@ def nested(levels):
         (returning(nested(101)), "invalid", "100 levels"),
         (returning(nested(5000)), "invalid", "too deep"),
         (returning(10**30), "invalid", "30 digits"),
+        (returning({1, 2}.__iter__()), "invalid", "TypeError"),
+        (raising(SystemExit()), "failed", "SystemExit"),
+        (raising(SystemExit(0)), "failed", "SystemExit: 0"),
+        (raising(SystemExit({"odd": [1]})), "failed", "SystemExit: {'odd': [1]}"),
+        (raising(KeyboardInterrupt()), "failed", "KeyboardInterrupt"),
+        (raising(GeneratorExit()), "failed", "GeneratorExit"),
+        (raising(StopIteration(5)), "failed", "RuntimeError"),
+        (raising(BaseException("bare")), "failed", "BaseException: bare"),
+        (raising(BaseExceptionGroup("both", [SystemExit(1)])), "failed", "both"),
+        (raising(_Unspeakable()), "failed", "_Unspeakable"),
+        (raising(OperationFailed("no-\udce9", "no \udce9")), "no-", "no ?"),
+        (raising(OperationFailed(404, KeyError)), "404", "KeyError"),
+        (raising(OperationFailed(" \n", "empty")), "failed", "empty"),
+        (raising(OperationFailed("x" * 5000, "long")), "x" * 100, "long"),
+        (raising(_WithoutCode()), "failed", ""),
+        (raising(_UnspeakableFailure()), "failed", ""),
+        (_fails_a_test, "failed", "Failed: as a test would"),
+        (_exits_pytest, "failed", "Exit: as a plugin would"),
+        (_is_no_coroutine, "failed", "TypeError"),
+        (_not_async, "failed", "TypeError"),
+        (_in_a_task, "failed", "ExceptionGroup"),
+        (_names_progress_wrongly, "failed", "message"),
         (_deep_progress, "failed", "100 levels"),
         (_unending_progress, "failed", "not JSON compliant"),
     ],
@@ -288,6 +366,35 @@ async def test_what_goes_wrong_in_a_handler_fails_its_operation(handler, code, s
     assert finish["params"]["error"]["code"] == code
     assert says in finish["params"]["error"]["message"]
     assert "error" in await session.request("x.y", {}), "the connection should have survived"
+
+
+async def test_a_handler_that_ignores_its_cancellation_is_given_up(talk, events, monkeypatch):
+    monkeypatch.setattr("client.operations.GRACE", 0.0)
+    began, go, calls = asyncio.Event(), asyncio.Event(), []
+
+    async def execute(operation, report):
+        calls.append(operation.id)
+        while not go.is_set():
+            began.set()
+            with contextlib.suppress(asyncio.CancelledError):
+                await go.wait()
+        return "too late"
+
+    ice, session = await talk(execute=execute)
+    await session.request("operation.run", RUN)
+    await began.wait()
+    await session.send(method="operation.cancel", params={"id": "op-1", "reason": "deadline"})
+    finish = await session.expect("operation.finish")
+    assert finish["params"]["error"]["code"] == "deadline"
+    assert ice._operations.running == []
+    [warning] = [str(event) for event in events if event.kind == "warning"]
+    assert "op-1" in warning
+    assert "goes on" in warning
+    await session.send(id=finish["id"], result={})
+    go.set()
+    assert (await session.request("operation.run", RUN | {"id": "op-2"}))["result"]
+    finish = await session.expect("operation.finish")
+    assert (finish["params"]["id"], calls) == ("op-2", ["op-1", "op-2"]), "it is finished once"
 
 
 async def test_json_within_its_bounds_passes_both_ways(talk):

@@ -139,7 +139,7 @@ async def test_signals_stop(number, fallback, monkeypatch):
             raise NotImplementedError
 
         monkeypatch.setattr(type(loop), "add_signal_handler", not_here)
-    with platform.stop_signals(stopped.set):
+    with platform.stop_signals(loop, stopped.set):
         os.kill(os.getpid(), number)
         await asyncio.wait_for(stopped.wait(), 5)
 

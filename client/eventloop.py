@@ -1,0 +1,65 @@
+"""Runs the event loop of `ice-client`, so that what handlers start can neither end it nor keep it from ending.
+
+A handler may start tasks and threads. asyncio ends the program when a task raises SystemExit or
+KeyboardInterrupt, and waits for tasks and threads without a limit before it returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeVar
+
+from client import platform
+
+PATIENCE: Final = 3.0
+"""Seconds that tasks have to end once the client has stopped; threads are not waited for."""
+
+logger = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+
+def run(main: Callable[[], Coroutine[Any, Any, _T]], stop: Callable[[], None]) -> _T:
+    """Run `main` to its end and return what it returns, or raise what it raises.
+
+    Args:
+        main: makes the coroutine, once Ctrl-C is heard.
+        stop: called in the loop on Ctrl-C, and on the service manager's request.
+    """
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        with platform.stop_signals(loop, stop):
+            try:
+                return _complete(loop, loop.create_task(main()))
+            finally:
+                _end_tasks(loop)
+    finally:
+        loop.set_exception_handler(lambda *_: None)  # a task that does not end has been warned of
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
+def _complete(loop: asyncio.AbstractEventLoop, task: asyncio.Task[_T]) -> _T:
+    while True:
+        try:
+            return loop.run_until_complete(task)
+        except (KeyboardInterrupt, SystemExit):
+            # Ctrl-C calls `stop` and raises nothing, so this comes of a handler.
+            if task.done():
+                raise
+            logger.exception("a task of a handler wanted to end the client")
+
+
+def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:
+    left = asyncio.all_tasks(loop)
+    for task in left:
+        task.cancel()
+    if left:
+        _complete(loop, loop.create_task(_ended(left)))
+    _complete(loop, loop.create_task(loop.shutdown_asyncgens()))
+
+
+async def _ended(tasks: set[asyncio.Task[Any]]) -> None:
+    await asyncio.wait(tasks, timeout=PATIENCE)
