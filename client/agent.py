@@ -24,12 +24,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Self
 
 import msgspec
 from aiohttp import WSCloseCode, WSMsgType
 
 from client import __version__, handshake, platform, protocol
+from client.events import Event, log_event
 from client.faults import LOST, ending, one_line, told
 from client.handshake import Door, Endpoint, WebSocket
 from client.identity import FolderUnusable, Identity, Token, proof
@@ -74,24 +75,6 @@ class IceStopped(Exception):
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(str(outcome))
         self.outcome = outcome
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something that a person who watches the client wants to see; `str()` is a line for them."""
-
-    kind: Literal["warning", "connecting", "admitted", "refused", "closed", "reconnecting"]
-    sentence: str
-    level: int = logging.INFO
-    code: str | int | None = None
-
-    def __str__(self) -> str:
-        return self.sentence
-
-
-def log_event(event: Event) -> None:
-    """What is done with events unless somebody else observes them."""
-    logger.log(event.level, "%s", event)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,11 +212,19 @@ class IceClient:
         return ClosedByUs() if self._running.cancelled() else self._running.result()
 
     def stop(self) -> None:
-        """Close the connection and stop; `wait` returns `ClosedByUs`."""
+        """Finish what runs as failed, `interrupted`, and close the connection; `wait` returns `ClosedByUs`."""
         # Once only: a second cancellation would interrupt the closing.
         if self._task is not None and not self._told_to_stop:
-            self._task.cancel()
+            self._leaving = asyncio.create_task(self._leave(self._task))
         self._told_to_stop = True
+
+    async def _leave(self, task: asyncio.Task[Outcome]) -> None:
+        try:
+            await self._operations.interrupt()
+            if self._socket is not None:
+                await self._operations.settle()
+        finally:
+            task.cancel()
 
     @property
     def _running(self) -> asyncio.Task[Outcome]:

@@ -7,6 +7,7 @@ and 9.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 from collections import deque
@@ -22,6 +23,8 @@ from client.journal import Journal, JournalUnusable
 
 GRACE: Final = 5.0
 """Seconds that a cancelled handler has to end. The gateway waits as long before it sends the next operation."""
+ANSWER_TIMEOUT: Final = 2.0
+"""Seconds that a client which stops waits for the gateway's answers."""
 _ERROR_LIMIT: Final = 2000
 _CODE_LIMIT: Final = 100
 
@@ -82,13 +85,16 @@ class Operations:
         self._cancelled: dict[str, tuple[str, str]] = {}
         """What the gateway has told us to stop, and why: it waits for nothing that comes of it."""
         self._to_repeat: deque[str] = deque()
+        self._stopping = False
+        self._interrupted: set[str] = set()
+        """What the stopping client has finished and the gateway has not answered yet."""
+        self._settled = asyncio.Event()
 
     def open(self, journal: Journal) -> None:
         """Go on from what the journal holds. Raises `JournalUnusable`."""
         self._journal = journal
         for name in journal.interrupted():
-            failed = _failed(name, "interrupted", "the ICE was restarted while it worked on this")
-            journal.finish(name, _encoded(failed))
+            journal.finish(name, _encoded(_failed(name, *_RESTARTED)))
 
     @property
     def running(self) -> list[str]:
@@ -97,6 +103,8 @@ class Operations:
 
     async def run(self, message: protocol.Message, request: protocol.RequestId) -> None:
         """Answer `operation.run`, and begin unless the operation is known."""
+        if self._stopping:
+            return  # unanswered, so the gateway sends it again to the next start of the client
         try:
             run = protocol.params_of(message, protocol.Run)
         except msgspec.ValidationError as error:
@@ -150,6 +158,9 @@ class Operations:
             self._journal.answered(operation)
         except JournalUnusable as problem:
             self._warn(str(problem))  # it is told again, and answered again
+        self._interrupted.discard(operation)
+        if not self._interrupted:
+            self._settled.set()
         await self._repeat_next()
 
     async def repeat(self) -> None:
@@ -176,13 +187,39 @@ class Operations:
         if finish is not None:
             await self._send(finish)
 
+    async def interrupt(self) -> None:
+        """Finish what runs as failed, `interrupted`, and end its handlers; no operation begins after that.
+
+        The journal has it first: a client that is killed meanwhile tells it at its next start.
+        """
+        self._stopping = True
+        tasks, self._tasks = self._tasks, {}
+        self._interrupted.update(tasks)
+        for name, task in tasks.items():
+            code, sentence = self._cancelled.get(name, _INTERRUPTED)
+            self._remember(_failed(name, code, sentence))
+            task.cancel(sentence)
+        if tasks:
+            await asyncio.wait(tasks.values(), timeout=GRACE)
+        for name in (name for name, task in tasks.items() if not task.done()):
+            self._warn_of_unended(name)
+
+    async def settle(self) -> None:
+        """Tell what was interrupted, and wait up to `ANSWER_TIMEOUT` for the gateway's answers."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ANSWER_TIMEOUT):
+                for name in sorted(self._interrupted):
+                    await self._tell(name)
+                if self._interrupted:
+                    await self._settled.wait()
+
     async def close(self) -> None:
-        """Cancel everything. At the next start the gateway is told that it was interrupted."""
-        tasks = [*self._watchers, *self._tasks.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self._tasks.clear()
+        """End everything, within `GRACE`. At the next connection the gateway is told that it was interrupted."""
+        await self.interrupt()
+        for watcher in self._watchers:
+            watcher.cancel()
+        await asyncio.gather(*self._watchers, return_exceptions=True)
+        self._interrupted.clear()
         self._journal.close()
 
     def _begin(self, operation: Operation, handler: Handler) -> None:
@@ -219,14 +256,18 @@ class Operations:
         self._warn(f"the handler of operation {name} was cancelled and goes on all the same")
 
     async def _finish(self, finish: protocol.Finish) -> None:
+        encoded = self._remember(finish)
+        del self._tasks[finish.id]
+        await self._send(encoded)
+
+    def _remember(self, finish: protocol.Finish) -> bytes:
         encoded = _encoded(finish)
         try:
             self._journal.finish(finish.id, encoded)
         except JournalUnusable as problem:
             self._warn(str(problem))
             self._unwritten[finish.id] = encoded
-        del self._tasks[finish.id]
-        await self._send(encoded)
+        return encoded
 
     def _report(self, operation: Operation) -> Report:
         async def report(
@@ -262,6 +303,8 @@ _STOPPED: Final[Mapping[str, tuple[str, str]]] = {
     protocol.CancelReason.UNKNOWN: ("unknown", "the gateway does not wait for it any more"),
 }
 """Code and sentence of what was stopped."""
+_INTERRUPTED: Final = ("interrupted", "the ICE was stopped while it worked on this")
+_RESTARTED: Final = ("interrupted", "the ICE was restarted while it worked on this")
 
 
 async def _work(operation: Operation, handler: Handler, report: Report) -> protocol.Finish:
@@ -275,7 +318,9 @@ async def _work(operation: Operation, handler: Handler, report: Report) -> proto
         raise
     except BaseException as error:
         if not isinstance(error, OperationFailed):
-            logger.exception("the handler of operation %s failed", operation.id)
+            # GeneratorExit is raised in what still waits when the loop has been closed.
+            if not isinstance(error, GeneratorExit):
+                logger.exception("the handler of operation %s failed", operation.id)
             return _failed(operation.id, "failed", described(error))
         code = getattr(error, "code", "")  # a subclass may have forgotten it
         return _failed(operation.id, text_of(code), text_of(error))

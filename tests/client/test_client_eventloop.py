@@ -96,11 +96,14 @@ async def test_what_handlers_raise_does_not_end_the_client_and_ctrl_c_does(clien
     assert await session.closed() == 1000
 
 
-@pytest.mark.parametrize("kind", ["thread"])
+@pytest.mark.parametrize("kind", ["thread", "stubborn"])
 async def test_what_does_not_end_does_not_keep_the_client(client, tmp_path, kind):
     process, session = client
     run = {"id": "op-1", "kind": kind, "params": str(tmp_path / "began")}
     await session.request("operation.run", run)
     await until((tmp_path / "began").exists)
     process.terminate()
+    finish = await asyncio.wait_for(session.inbox.get(), 30)
+    assert finish["params"]["error"]["code"] == "interrupted"
+    await session.send(id=finish["id"], result={})
     assert await ended(process) == (0, "stopped, as asked")

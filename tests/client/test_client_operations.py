@@ -5,9 +5,10 @@ import contextlib
 import shutil
 
 import pytest
-from scripted_gateway import admit
+from scripted_gateway import NOW, admit
 
 from client import protocol
+from client.agent import ClosedByUs
 from client.identity import FolderUnusable
 from client.journal import KEPT, Journal
 from client.operations import OperationFailed
@@ -520,6 +521,86 @@ async def test_leaving_cancels_what_is_worked_on(talk):
 
     assert cancelled.is_set()
     assert await session.closed() == 1000
+
+
+async def test_a_client_that_is_stopped_first_finishes_what_runs_as_interrupted(talk, folder):
+    told = []
+
+    async def execute(operation, report):
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError as error:
+            told.append(str(error))
+            return "a result that is only half of it"
+
+    ice, session = await talk(execute=execute)
+    for name in ("op-1", "op-2"):
+        await session.request("operation.run", RUN | {"id": name})
+    ice.stop()
+    finishes = []
+    for _ in range(2):
+        finishes.append((await session.expect("operation.finish"))["params"])
+        assert not session.ended.done(), "it should wait for the answer"
+        await session.send(method="operation.run", params=RUN | {"id": "op-3"}, id="op-3")
+        await session.send(id=finishes[-1]["id"], result={})
+    assert await ice.wait() == ClosedByUs()
+    assert await session.closed() == 1000
+    assert [finish["id"] for finish in finishes] == ["op-1", "op-2"]
+    assert {finish["outcome"] for finish in finishes} == {"failed"}
+    assert {finish["error"]["code"] for finish in finishes} == {"interrupted"}
+    assert told == [finish["error"]["message"] for finish in finishes]
+    assert session.inbox.empty(), "an operation that came too late is neither run nor answered"
+    journal = Journal(folder / "operations.db", lambda: NOW)
+    assert (journal.unanswered(), journal.interrupted()) == ([], []), "all is answered"
+    assert not journal.knows("op-3")
+    journal.close()
+
+
+async def test_a_stop_that_is_not_answered_is_told_at_the_next_start(
+    talk, gateway, make_ice, monkeypatch
+):
+    monkeypatch.setattr("client.operations.ANSWER_TIMEOUT", 0.0)
+
+    async def execute(operation, report):
+        await asyncio.Event().wait()
+
+    ice, session = await talk(execute=execute)
+    await session.request("operation.run", RUN)
+    await ice.__aexit__(None, None, None)
+    assert await session.closed() == 1000
+    async with make_ice():
+        session = await gateway.session()
+        await session.expect("ice.hello")
+        finish = await session.expect("operation.finish")
+        assert finish["params"]["error"]["code"] == "interrupted"
+        await session.send(id=finish["id"], result={})
+        assert "error" in await session.request("x.y", {})
+
+
+async def test_it_is_journaled_before_the_handlers_end(talk, crash):
+    stopping, go = asyncio.Event(), asyncio.Event()
+
+    async def execute(operation, report):
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopping.set()
+            await go.wait()
+
+    ice, session = await talk(execute=execute)
+    await session.request("operation.run", RUN)
+    ice.stop()
+    await stopping.wait()
+    later = await crash()
+    error = (await later.expect("operation.finish"))["params"]["error"]
+    assert error == {
+        "code": "interrupted",
+        "message": "the ICE was stopped while it worked on this",
+    }
+    go.set()
+    finish = await session.expect("operation.finish")
+    await session.send(id=finish["id"], result={})
+    await ice.wait()
 
 
 # --- across restarts ---------------------------------------------------------------------------

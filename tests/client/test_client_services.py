@@ -13,7 +13,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from client import cli
+from client import cli, eventloop, operations
 
 CONFIG = Path(__file__).parents[2] / "config"
 UNIT = CONFIG / "ice-client.service"
@@ -55,6 +55,11 @@ def test_the_unit_starts_again_all_but_what_a_person_must_mend(unit):
     assert unit["Service"]["Restart"] == "on-failure"
     assert unit["Service"]["RestartPreventExitStatus"] == "3"
     assert unit["Unit"]["StartLimitIntervalSec"] == "0", "systemd must not give up"
+
+
+def test_systemd_waits_for_what_the_client_does_when_it_is_stopped(unit):
+    needed = operations.GRACE + operations.ANSWER_TIMEOUT + eventloop.PATIENCE + 5
+    assert int(unit["Service"]["TimeoutStopSec"]) >= needed
 
 
 @pytest.mark.skipif(ANALYZE is None, reason="there is no systemd-analyze")
