@@ -80,6 +80,10 @@ class Journal:
         """Those that were accepted and have come to nothing yet."""
         return self._ids("SELECT id FROM operations WHERE finish IS NULL AND NOT answered")
 
+    def unsettled(self) -> list[str]:
+        """Those of which the gateway is still to be told, whatever they have come to."""
+        return self._ids("SELECT id FROM operations WHERE NOT answered")
+
     def close(self) -> None:
         """Let go of the file."""
         self._connection.close()

@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from client import protocol
+from client import platform, protocol
 from client.faults import described, one_line, text_of
 from client.journal import Journal, JournalUnusable
 
@@ -91,8 +91,9 @@ class Operations:
         self._settled = asyncio.Event()
 
     def open(self, journal: Journal) -> None:
-        """Go on from what the journal holds. Raises `JournalUnusable`."""
+        """Go on from what the journal holds, and end what a killed client left. Raises `JournalUnusable`."""
         self._journal = journal
+        platform.end_processes_of(journal.unsettled())
         for name in journal.interrupted():
             journal.finish(name, _encoded(_failed(name, *_RESTARTED)))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import platform as _standard
 import signal
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -246,9 +247,54 @@ else:
             os.killpg(process.pid, number)
 
 
-def environment(**more: str) -> dict[str, str]:
-    """This process' environment for one of ours, with `more`."""
-    return {**os.environ, **more}
+_MARK: Final = "ICE_CLIENT_OPERATION"
+
+
+def environment(operation: str, **more: str) -> dict[str, str]:
+    """This process' environment for one of ours that works on an operation, with `more`."""
+    return {**os.environ, _MARK: _mark(operation), **more}
+
+
+def _mark(operation: str) -> str:
+    return hashlib.sha256(operation.encode(errors="replace")).hexdigest()
+
+
+def end_processes_of(operations: Iterable[str]) -> None:
+    """Kill what has the `environment` of these operations, whichever process started it; on Linux alone.
+
+    A process that begins a session of its own leaves its group, and keeps its environment.
+    """
+    marks = {f"{_MARK}={_mark(operation)}".encode() for operation in operations}
+    for _ in range(_ATTEMPTS if marks else 0):  # they may start others meanwhile
+        if not [pid for pid in _process_ids() if _kill_marked(pid, marks)]:
+            return
+        time.sleep(_PAUSE)  # until they are gone
+
+
+def _process_ids() -> list[int]:
+    with contextlib.suppress(OSError):
+        return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
+    return []
+
+
+def _kill_marked(pid: int, marks: set[bytes]) -> bool:
+    """Kill a process that has one of the marks; not one that has got its id meanwhile."""
+    if sys.platform != "linux" or pid == os.getpid():
+        return False
+    try:
+        descriptor = os.pidfd_open(pid)
+    except OSError:
+        return False
+    try:
+        found = not marks.isdisjoint(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
+        if found:
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+    except OSError:
+        return False
+    else:
+        return found
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -258,17 +304,24 @@ def scratch_folder() -> Iterator[Path]:
         yield Path(name)
 
 
-async def end_group(process: asyncio.subprocess.Process, patience: float = 5.0) -> None:
-    """End a process and all that it has started: ask, and after `patience` seconds do not ask."""
+async def ended(process: asyncio.subprocess.Process) -> int:
+    """Wait for the end of a process; its exit status. `Process.wait` waits for its pipes, too."""
+    while process.returncode is None:  # noqa: ASYNC110 - asyncio has no event for it
+        await asyncio.sleep(_PAUSE)
+    return process.returncode
+
+
+async def end_group(process: asyncio.subprocess.Process, patience: float = 3.0) -> None:
+    """End a process and its group: ask, and after `patience` seconds do not ask."""
     try:
         if process.returncode is None:
             _ask_group(process)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(patience):
-                    await process.wait()
+                    await ended(process)
     finally:
         _kill_group(process)  # whatever is left of it, also if we are not let wait
-    await process.wait()
+    await ended(process)
 
 
 # --- being asked to stop -----------------------------------------------------------------------

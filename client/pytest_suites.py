@@ -16,6 +16,7 @@ import asyncio
 import importlib.util
 import re
 import sys
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -34,6 +35,8 @@ _PROGRESS: Final = re.compile(
 )
 _SAID: Final = 20
 """Lines of pytest's output that are told where it could not run."""
+_DRAIN: Final = 1.0
+"""Seconds for the rest of the output, once all that wrote it should have ended."""
 _COUNTS: Final = ("tests", "failures", "errors", "skipped")
 
 
@@ -46,7 +49,7 @@ def register(ice: IceClient, settings: Settings) -> None:
     suites = _suites(settings)
 
     async def run(operation: Operation, report: Report) -> dict[str, Any]:
-        return await _run(_named(operation.params, suites), report)
+        return await _run(operation.id, _named(operation.params, suites), report)
 
     for kind in KINDS:
         ice.operation(kind)(run)
@@ -79,16 +82,16 @@ def _named(params: object, suites: Mapping[str, Path]) -> Path:
     return suites[name]
 
 
-async def _run(folder: Path, report: Report) -> dict[str, Any]:
+async def _run(operation: str, folder: Path, report: Report) -> dict[str, Any]:
     with platform.scratch_folder() as scratch:
         junit = scratch / "junit.xml"
-        said: list[str] = []
+        said: deque[str] = deque(maxlen=_SAID)
         try:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-B", "-m", "pytest", "-v", "--color=no"),
                 *("-p", "no:cacheprovider", f"--junitxml={junit}", f"--rootdir={folder}", "."),
                 cwd=folder,
-                env=platform.environment(COLUMNS="200", PYTHONUNBUFFERED="1"),
+                env=platform.environment(operation, COLUMNS="200", PYTHONUNBUFFERED="1"),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
@@ -96,25 +99,39 @@ async def _run(folder: Path, report: Report) -> dict[str, Any]:
             )
         except OSError as error:
             raise OperationFailed("not-run", f"pytest cannot be started: {error}") from error
+        following = asyncio.create_task(_follow(process, said, report))
         try:
-            status = await _follow(process, said, report)
+            # Its end, not that of its output: what it leaves behind may hold that open.
+            status = await platform.ended(process)
         finally:
-            await platform.end_group(process)
+            await _end(operation, process, following)
         if status not in (*_RAN, _NONE_FOUND) or not junit.exists():
             raise OperationFailed("not-run", "\n".join([f"pytest ended with {status}:", *said]))
         return _result(status, junit.read_text(encoding="utf-8", errors="replace"))
 
 
-async def _follow(process: asyncio.subprocess.Process, said: list[str], report: Report) -> int:
-    """Tell how far it is until it ends; its exit status. `said` are its last lines."""
+async def _end(
+    operation: str, process: asyncio.subprocess.Process, following: asyncio.Task[None]
+) -> None:
+    """End a suite with all that it has started, and read what is left of its output."""
+    try:
+        await platform.end_group(process)
+    finally:
+        platform.end_processes_of([operation])
+    await asyncio.wait({following}, timeout=_DRAIN)
+    following.cancel()
+    process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001 - there is no other way
+
+
+async def _follow(process: asyncio.subprocess.Process, said: deque[str], report: Report) -> None:
+    """Tell how far it is, until the end of its output. `said` are its last lines."""
     assert process.stdout is not None  # noqa: S101 - it was opened with a pipe
     while line := await _line(process.stdout):
         text = line.decode(errors="replace").rstrip()
-        said[:] = [*said, text][-_SAID:]
+        said.append(text)
         found = _PROGRESS.match(text)
         if found is not None:
             await report(int(found["percent"]) / 100, found["test"])
-    return await process.wait()
 
 
 async def _line(stream: asyncio.StreamReader) -> bytes:

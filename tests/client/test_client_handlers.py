@@ -1,12 +1,16 @@
 """Handlers for `ice-client run --handlers`, and the bundled ones, which run pytest suites."""
 
 import asyncio
+import contextlib
 import os
+import signal
+import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from scripted_gateway import admit
 
 from client import pytest_suites
 from client.cli import main
@@ -22,12 +26,30 @@ def test_fails(): assert 1 == 2
 @pytest.mark.skip
 def test_skipped(): pass
 """
+LEAVING = """
+import os, pathlib, subprocess, sys
+
+def test_leaves_processes():
+    pids = []
+    for session in (False, True):
+        child = subprocess.Popen(["sleep", "600"], stdout=1, start_new_session=session)
+        pids.append(str(child.pid))
+    pathlib.Path(os.environ["PIDS"]).write_text(" ".join(pids))
+"""
+ESCAPING = """
+import os, subprocess, pathlib
+
+def test_leaves_a_process_that_hides():
+    child = subprocess.Popen(["sleep", "600"], env={}, stdout=1, start_new_session=True)
+    pathlib.Path(os.environ["PIDS"]).write_text(str(child.pid))
+"""
 WAITING = """
 import os, pathlib, subprocess, time
 
 def test_waits():
+    other = subprocess.Popen(["sleep", "600"], start_new_session=True)
     child = subprocess.Popen(["sleep", "600"])
-    pathlib.Path(os.environ["PIDS"]).write_text(f"{os.getpid()} {child.pid}")
+    pathlib.Path(os.environ["PIDS"]).write_text(f"{os.getpid()} {child.pid} {other.pid}")
     child.wait()
 """
 
@@ -76,7 +98,9 @@ def alive(pid):
     except ProcessLookupError:
         return False
     # One that has ended and waits for its parent is not alive.
-    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    return False
 
 
 # --- modules -----------------------------------------------------------------------------------
@@ -240,10 +264,89 @@ async def test_cancelling_ends_all_its_processes_and_leaves_nothing(
     monkeypatch.setenv("PIDS", str(pids))
     (suite / "test_it.py").write_text(WAITING)
     running = asyncio.create_task(execute({"suite": "smoke"}))
-    await until(lambda: pids.exists() and len(pids.read_text().split()) == 2)
+    await until(lambda: pids.exists() and len(pids.read_text().split()) == 3)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
     for pid in map(int, pids.read_text().split()):
         await until(lambda pid=pid: not alive(pid))
     assert not list(scratch.iterdir())
+
+
+@pytest.fixture
+def pids(tmp_path, monkeypatch):
+    """The ids that a suite has written down."""
+    path = tmp_path / "pids"
+    monkeypatch.setenv("PIDS", str(path))
+    monkeypatch.setenv("PYTEST_ADDOPTS", "--capture=no")  # what it starts has its output
+    yield lambda: [int(pid) for pid in path.read_text().split()] if path.exists() else []
+    for pid in [int(pid) for pid in path.read_text().split()]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+async def test_what_a_suite_leaves_is_ended_and_not_waited_for(execute, suite, pids):
+    (suite / "test_it.py").write_text(LEAVING)
+    result = await execute({"suite": "smoke"})
+    assert (result["exit"], result["tests"]) == (0, 1)
+    assert len(pids()) == 2
+    for pid in pids():
+        await until(lambda pid=pid: not alive(pid))
+
+
+async def test_what_hides_from_the_client_does_not_hold_it(execute, suite, pids):
+    (suite / "test_it.py").write_text(ESCAPING)
+    assert (await execute({"suite": "smoke"}))["exit"] == 0
+    assert len(pids()) == 1
+
+
+@pytest.fixture
+async def start():
+    """Start a program; what still runs at the end is killed."""
+    started = []
+
+    async def start(*command):
+        where = Path(__file__).parents[2]
+        started.append(await asyncio.create_subprocess_exec(*command, cwd=where))
+        return started[-1]
+
+    yield start
+    for process in started:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+@pytest.fixture
+def client(gateway, folder, token, suite):
+    """The command that runs a client with the bundled handlers."""
+    token_file, settings = folder.with_name("t"), folder.with_name("c.toml")
+    token_file.write_text(token)
+    settings.write_text(f'[suites]\nsmoke = "{suite}"\n')
+    return (
+        *(sys.executable, "-m", "client", "run", "--gateway", gateway.url, "--state-dir", folder),
+        *("--token-file", token_file, "--config", settings),
+        *("--handlers", "client.pytest_suites"),
+    )
+
+
+async def test_a_client_ends_what_a_killed_one_left(client, gateway, pids, start, suite):
+    (suite / "test_it.py").write_text(WAITING)
+    gateway.script.extend([admit(), admit()])
+    first = await start(*client)
+    session = await gateway.session()
+    await session.expect("ice.hello")
+    operation = {"id": "op-1", "kind": "execute", "params": {"suite": "smoke"}}
+    await session.request("operation.run", operation)
+    await until(lambda: len(pids()) == 3)
+    bystander = await start("sleep", "600")
+    first.kill()
+    await first.wait()
+    assert all(map(alive, pids()))
+    await start(*client)
+    session = await gateway.session()
+    assert not any(map(alive, pids())), "they are ended before it connects"
+    await session.expect("ice.hello")
+    finish = await session.expect("operation.finish")
+    assert finish["params"]["error"]["code"] == "interrupted"
+    assert bystander.returncode is None

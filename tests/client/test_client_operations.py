@@ -17,7 +17,7 @@ RUN = {"id": "op-1", "kind": "execute", "params": {"n": 2}, "deadline": "2026-11
 
 
 @pytest.fixture
-async def talk(gateway, make_ice):
+async def talk(gateway, make_ice, monkeypatch):
     """Connect an ICE with these handlers; the ICE and the gateway's end of its session."""
     ices = []
 
@@ -30,6 +30,7 @@ async def talk(gateway, make_ice):
         return ice, session
 
     yield connect
+    monkeypatch.setattr("client.operations.ANSWER_TIMEOUT", 0.0)  # nobody answers any more
     for ice in ices:
         await ice.__aexit__(None, None, None)
 
