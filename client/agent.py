@@ -17,10 +17,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
-import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -37,6 +35,7 @@ from client.identity import FolderUnusable, Identity, Token, proof
 from client.journal import Journal, JournalUnusable
 from client.operations import Handler, Operation, OperationFailed, Operations, Report
 from client.patience import Closed, Patience, Refused, Stopped
+from client.surroundings import Surroundings
 from client.text import encodable
 
 __all__ = [
@@ -77,18 +76,6 @@ class IceStopped(Exception):
         self.outcome = outcome
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """The clocks, the sleep and the randomness; tests give others."""
-
-    now: Callable[[], float] = time.time
-    monotonic: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-    uniform: Callable[[float, float], float] = field(
-        default_factory=lambda: random.SystemRandom().uniform
-    )
-
-
 class IceClient:
     """Connects, registers on the first run, comes back by itself, and answers what it is asked.
 
@@ -98,7 +85,7 @@ class IceClient:
     Args:
         gateway_url: the gateway's base URL, `https://host[:port][/prefix]`.
         state_dir: where key, token and state are kept; `platform.default_state_dir()` otherwise.
-        token: the registration token; needed once, and never takes the place of a newer stored one.
+        token: the registration token; needed once, and never takes the place of a newer stored one of the same gateway.
         ca_file: PEM certificates to trust in addition to the system's.
         insecure: allow plain http beyond loopback. Certificates are verified in any case.
         handlers: a handler by operation kind; `operation` adds more.
@@ -138,6 +125,8 @@ class IceClient:
         self._operations = Operations(self._handlers, self._send, self._warn)
         self._socket: WebSocket | None = None
         self._nonce: str | None = None
+        self._final: Stopped | None = None
+        """Why the token given was refused, while the stored one is tried."""
         self._welcomed = asyncio.Event()
         self._task: asyncio.Task[Outcome] | None = None
         self._told_to_stop = False
@@ -147,7 +136,8 @@ class IceClient:
     # --- for its users -----------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        self._identity = Identity.open(self._folder, self._given)
+        gateway = self._endpoint.url.removesuffix(protocol.PATH)
+        self._identity = Identity.open(self._folder, self._given, gateway)
         try:
             self._operations.open(Journal(self._folder / _JOURNAL, self._around.now))
         except JournalUnusable as problem:
@@ -159,7 +149,7 @@ class IceClient:
             self._warn("plain http: everybody on the way can read the token and all messages")
         was = self._identity.state
         self._note(
-            gateway=self._endpoint.url.removesuffix(protocol.PATH),
+            gateway=gateway,
             connected=False,
             # One that was killed could not write when its connection ended.
             since=self._time() if was.connected else was.since,
@@ -271,6 +261,12 @@ class IceClient:
         self._nonce = answer.nonce if isinstance(answer, Refused) else None
         if isinstance(answer, Refused):
             verdict = self._patience.refused(answer, was_admitted=self._identity.was_admitted)
+            if isinstance(verdict, Stopped):
+                if self._identity.try_next_token():
+                    self._final = verdict
+                    self._warn(f"{answer} (trying the stored token)")
+                    return 0.0
+                verdict = self._final or verdict
             self._refused(answer, verdict)
             return verdict
         began = self._around.monotonic()
@@ -372,6 +368,11 @@ class IceClient:
             hostname=platform.hostname(),
             running=self._operations.running,
         )
+        self._final = None
+        try:
+            self._identity.settle()
+        except FolderUnusable as problem:
+            self._warn(str(problem))
         await self._send(protocol.notification("ice.hello", hello))
         self.welcome = welcome
         self._welcomed.set()

@@ -52,7 +52,11 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--gateway", required=True, metavar="URL", help="https://host[:port][/prefix]")
+@click.option(
+    "--gateway",
+    metavar="URL",
+    help="https://host[:port][/prefix]  [default: the one of the last run]",
+)
 @click.option(
     "--token-file",
     metavar="FILE|-",
@@ -78,7 +82,7 @@ def main() -> None:
 )
 def run(
     *,
-    gateway: str,
+    gateway: str | None,
     token_file: str | None,
     state_dir: Path | None,
     ca_file: Path | None,
@@ -91,7 +95,7 @@ def run(
     try:
         token = None if token_file is None else _given_token(token_file, folder)
         client = IceClient(
-            gateway,
+            gateway or _last_gateway(folder),
             state_dir=folder.path,
             token=token,
             ca_file=ca_file,
@@ -117,8 +121,30 @@ async def _run(client: IceClient) -> Outcome:
         return await client.wait()
 
 
+def _last_gateway(folder: StateFolder) -> str:
+    gateway = folder.state().gateway
+    if gateway is None:
+        raise click.UsageError("Missing option '--gateway': this ICE has not been run before.")
+    return gateway
+
+
 def _given_token(name: str, folder: StateFolder) -> Token | None:
-    """The token in a file or on standard input. Raises `IdentityProblem`."""
+    """The token in a file or on standard input; None where it is of no use and one is stored.
+
+    Raises `IdentityProblem`.
+    """
+    try:
+        return _read_token(name)
+    except NotAToken as problem:
+        # The file is needed once: it may well be deleted while a service unit still names it.
+        if folder.token() is None:
+            raise
+        _warn(f"{problem} (using the stored token)")
+        return None
+
+
+def _read_token(name: str) -> Token:
+    """Raises `NotAToken`."""
     try:
         if name != "-":
             with Path(name).open("rb") as file:
@@ -129,16 +155,12 @@ def _given_token(name: str, folder: StateFolder) -> Token | None:
     except NotAToken as problem:
         raise NotAToken(f"{'standard input' if name == '-' else name}: {problem}") from None
     except OSError as error:
-        # The file is needed once: it may well be deleted while a service unit still names it.
-        if isinstance(error, FileNotFoundError) and folder.token() is not None:
-            _say(f"{name} is not there: using the stored token")
-            return None
         raise NotAToken(f"the token file {name} cannot be read: {error.strerror}") from None
 
 
 def _print_event(event: Event) -> None:
     if event.kind == "warning":
-        _say(f"ice-client: warning: {event}", err=True)
+        _warn(str(event))
     else:
         _say(str(event))
 
@@ -198,6 +220,10 @@ def _default_folder() -> Path:
 def _say(line: str, *, err: bool = False) -> None:
     with contextlib.suppress(OSError):  # nobody listens any more; the connection matters more
         click.echo(line, err=err)  # which flushes
+
+
+def _warn(sentence: str) -> None:
+    _say(f"ice-client: warning: {sentence}", err=True)
 
 
 def _fail(code: int, reason: object) -> NoReturn:

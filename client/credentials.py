@@ -24,8 +24,9 @@ from client.text import decoded
 
 _COORDINATE: Final = 32  # bytes: RFC 7518 section 6.2.1.2 for P-256
 _PART: Final = r"[A-Za-z0-9_-]+"
-# RFC 7516 section 7.1. With `dir` the second part, the encrypted key, is empty.
-_JWE: Final = re.compile(rf"{_PART}\.[A-Za-z0-9_-]*\.{_PART}\.{_PART}\.{_PART}", re.ASCII)
+# RFC 7516 section 7.1. With `dir` the second part, the encrypted key, is empty; A256GCM has 12 bytes of IV and
+# 16 of tag, so a token of which the end is missing is seen.
+_JWE: Final = re.compile(rf"{_PART}\.\.[A-Za-z0-9_-]{{16}}\.{_PART}\.[A-Za-z0-9_-]{{22}}", re.ASCII)
 
 
 class IdentityProblem(Exception):

@@ -6,8 +6,10 @@ after the gateway has bound its key must come back with the same one. Source: co
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -27,6 +29,7 @@ __all__ = [
     "StateFolder",
     "Token",
     "proof",
+    "same_gateway",
 ]
 
 
@@ -50,6 +53,9 @@ class State(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What `ice-client status` reads. A report, not a truth: the gateway has that."""
 
     gateway: str | None = None
+    """The base URL of the gateway that was named last."""
+    home: str | None = None
+    """That of the gateway which the stored token is for: another one while the ICE moves."""
     ice_name: str | None = None
     ice_type: str | None = None
     admitted: str | None = None
@@ -75,6 +81,7 @@ class StateFolder:
         self.path = path
         self._key = path / "key.pem"
         self._token = path / "token"
+        self._moving = path / "token.moving"
         self._state = path / "state.json"
         self._lock = path / "lock"
 
@@ -87,15 +94,36 @@ class StateFolder:
 
     def token(self) -> Token | None:
         """The stored token. Raises `FolderUnusable`, or `NotAToken` naming the file."""
-        data = self._read(self._token)
-        try:
-            return None if data is None else Token.from_bytes(data)
-        except NotAToken as problem:
-            raise NotAToken(f"{self._token}: {problem}") from None
+        return self._read_token(self._token)
 
     def store_token(self, token: Token) -> None:
         """Raises `FolderUnusable`."""
-        self._write(self._token, token.reveal().encode() + b"\n")
+        self._write_token(self._token, token)
+
+    def moving_token(self) -> Token | None:
+        """The token given for another gateway than the stored token's. Raises as `token` does."""
+        return self._read_token(self._moving)
+
+    def store_moving_token(self, token: Token) -> None:
+        """Raises `FolderUnusable`."""
+        self._write_token(self._moving, token)
+
+    def forget_moving_token(self) -> None:
+        """Raises `FolderUnusable`."""
+        try:
+            self._moving.unlink(missing_ok=True)
+        except OSError as error:
+            raise self._unusable(error) from None
+
+    def _read_token(self, path: Path) -> Token | None:
+        data = self._read(path)
+        try:
+            return None if data is None else Token.from_bytes(data)
+        except NotAToken as problem:
+            raise NotAToken(f"{path}: {problem}") from None
+
+    def _write_token(self, path: Path, token: Token) -> None:
+        self._write(path, token.reveal().encode() + b"\n")
 
     def key(self) -> Key | None:
         """The stored key. Raises `KeyUnusable`: it is never replaced by a new one unasked."""
@@ -174,7 +202,7 @@ class Identity:
         folder: StateFolder,
         lock: platform.FileLock,
         key: Key,
-        token: Token,
+        tokens: list[Token],
         state: State,
         *,
         kept: bool,
@@ -182,38 +210,64 @@ class Identity:
         self._folder = folder
         self._lock = lock
         self.key = key
-        self.token = token
+        self._tokens = tokens
         self.kept = kept
         """Whether a token was given and the stored one kept, since that is not older."""
         self.state = state
 
     @classmethod
-    def open(cls, path: Path, given: Token | None) -> Identity:
+    def open(cls, path: Path, given: Token | None, gateway: str | None = None) -> Identity:
         """Take the folder; store the token given and make the key where needed.
 
-        Raises `IdentityProblem`, whose text says what to do.
+        `gateway` is the base URL to connect to. Raises `IdentityProblem`, whose text says what to do.
         """
         folder = StateFolder(path)
         lock = folder.lock()
         try:
             state = folder.state()
+            state = msgspec.structs.replace(state, home=state.home or state.gateway or gateway)
             key, stored = folder.key(), _stored(folder, given)
-            token = _newest(given, stored)
-            if token is not stored:
-                folder.store_token(token)
+            moves = stored is not None and not same_gateway(state.home, gateway or state.home)
+            if moves and stored is not None:
+                tokens = _tokens_of_a_move(folder, given, stored)
+            else:
+                tokens = [_newest(given, stored)]
+                if tokens != [stored]:
+                    folder.store_token(tokens[0])
             if key is None:
                 key = Key.generate()
                 folder.store_key(key)
         except BaseException:
             lock.release()
             raise
-        kept = given is not None and given != token
-        return cls(folder, lock, key, token, state, kept=kept)
+        kept = given is not None and given not in tokens
+        return cls(folder, lock, key, tokens, state, kept=kept)
+
+    @property
+    def token(self) -> Token:
+        """The token to connect with now."""
+        return self._tokens[0]
 
     @property
     def was_admitted(self) -> bool:
-        """Whether the gateway has admitted this very token before."""
-        return self.state.admitted == self.token.digest()
+        """Whether this gateway has admitted this very token before."""
+        at_home = same_gateway(self.state.home, self.state.gateway)
+        return at_home and self.state.admitted == self.token.digest()
+
+    def try_next_token(self) -> bool:
+        """While the ICE moves, take the stored token where the one given is refused; whether there is one."""
+        if len(self._tokens) > 1:
+            del self._tokens[0]
+            return True
+        return False
+
+    def settle(self) -> None:
+        """The token was admitted: it is the stored one from now on. Raises `FolderUnusable`."""
+        self._tokens = self._tokens[:1]
+        if not same_gateway(self.state.home, self.state.gateway):
+            self._folder.store_token(self.token)
+            self.note(home=self.state.gateway)
+        self._folder.forget_moving_token()
 
     def note(self, **changes: Any) -> None:
         """Change the report that `ice-client status` reads. Raises `FolderUnusable`."""
@@ -225,6 +279,17 @@ class Identity:
         self._lock.release()
 
 
+def same_gateway(one: str | None, other: str | None) -> bool:
+    """Whether two base URLs name the same gateway, however they are written."""
+    return _authority(one) == _authority(other)
+
+
+def _authority(url: str | None) -> tuple[str | None, int | None, str]:
+    parts = urlsplit(url or "")
+    default = 443 if parts.scheme == "https" else 80
+    return parts.hostname, parts.port or default, parts.path.rstrip("/")
+
+
 def _stored(folder: StateFolder, given: Token | None) -> Token | None:
     """The stored token; one that has been spoilt does not stand in the way of a good one."""
     try:
@@ -233,6 +298,15 @@ def _stored(folder: StateFolder, given: Token | None) -> Token | None:
         if given is None:
             raise
         return None
+
+
+def _tokens_of_a_move(folder: StateFolder, given: Token | None, stored: Token) -> list[Token]:
+    """The token given for the new gateway, now or at an earlier start, and the stored one after it."""
+    if given is not None and given != stored:
+        folder.store_moving_token(given)
+    with contextlib.suppress(NotAToken):
+        given = given or folder.moving_token()
+    return [stored] if given is None or given == stored else [given, stored]
 
 
 def _newest(given: Token | None, stored: Token | None) -> Token:

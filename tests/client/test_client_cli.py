@@ -92,17 +92,61 @@ async def test_run_in_a_folder_in_use_ends_with_1(fork, run_arguments, folder, t
     )
 
 
-async def test_a_token_file_that_is_gone_does_not_matter_once_the_token_is_stored(
-    gateway, fork, run_arguments, folder, token
+def half(token):
+    return token[: len(token) // 2].encode()
+
+
+@pytest.mark.parametrize(
+    "of_no_use",
+    [
+        (None, "cannot be read: No such file"),
+        (lambda token: b"", "is not a registration token"),
+        (half, "is not a registration token"),
+        (lambda token: token[:-1].encode(), "is not a registration token"),
+        ("folder", "cannot be read: Is a directory"),
+    ],
+    ids=["missing", "empty", "half", "almost whole", "unreadable"],
+)
+async def test_a_token_file_of_no_use_is_a_warning_beside_a_stored_token(
+    of_no_use, gateway, fork, run_arguments, token
 ):
+    content, says = of_no_use
+    folder = run_arguments()[-1]
     Identity.open(folder, Token(token)).close()
     gateway.script.append(refuse("deregistered"))
-    gone = folder.with_name("gone")
-    ended = await fork.run(*run_arguments("--token-file", gone))
+    file = folder.with_name("lab.token")
+    if content == "folder":
+        file.mkdir()
+    elif content is not None:
+        file.write_bytes(content(token))
+    ended = await fork.run(*run_arguments("--token-file", file))
 
     assert ended.status == 3
-    assert ended.out.startswith(f"{gone} is not there: using the stored token\n")
+    warning, ending = ended.err.splitlines()
+    assert warning.startswith("ice-client: warning: ")
+    assert str(file) in warning
+    assert says in warning
+    assert warning.endswith("(using the stored token)")
+    assert ending.startswith("ice-client: deregistered: ")
     assert gateway.handshakes[0].headers["Authorization"] == f"DPoP {token}"
+
+
+async def test_standard_input_of_no_use_is_a_warning_too(gateway, fork, run_arguments, token):
+    first = await fork.run(*run_arguments("--token-file", "-"), stdin=token, until_admitted=True)
+    again = await fork.run(*run_arguments("--token-file", "-"), until_admitted=True)
+
+    assert (first.status, first.err, again.status) == (0, "", 0)
+    assert again.err.startswith("ice-client: warning: standard input: this is not a registration")
+
+
+async def test_the_gateway_may_be_left_out_once_it_is_stored(
+    gateway, fork, run_arguments, folder, token
+):
+    await fork.run(*run_arguments("--token-file", "-"), stdin=token, until_admitted=True)
+    again = await fork.run("run", "--state-dir", folder, until_admitted=True)
+
+    assert (again.status, again.err) == (0, "")
+    assert again.out.startswith(f"connecting to {gateway.url}/ice/v1\nadmitted as lab-1")
 
 
 async def test_plain_http_beyond_loopback_is_warned_about_at_each_start(
@@ -138,7 +182,9 @@ def test_ctrl_c_while_the_program_is_being_loaded_is_one_line(tmp_path):
     assert ended.stderr == "ice-client: interrupted\n"
 
 
-@pytest.mark.parametrize("arguments", [["run"], ["dance"], ["status", "--color"]])
+@pytest.mark.parametrize(
+    "arguments", [["run", "--state-dir", "/nonexistent/ice"], ["dance"], ["status", "--color"]]
+)
 async def test_wrong_usage_of_the_whole_program_ends_with_2(arguments, fork):
     ended = await fork.run(*arguments)
 
@@ -220,7 +266,7 @@ def test_a_ca_file_that_cannot_be_read_ends_with_1(invoke, folder, tmp_path):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["run"],
+        ["run", "--state-dir", "/nonexistent/ice"],
         ["run", "--gateway", "wss://gw.example"],
         ["run", "--gateway", "https://ada:secret@gw.example"],
         ["run", "--gateway", "http://127.0.0.1:1", "--token", "x"],
