@@ -6,6 +6,7 @@ A migration keeps a copy of the database as it was, or is not begun.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import sqlite3
@@ -106,10 +107,13 @@ def _open_lock(path: Path, name: str) -> int:
     return descriptor
 
 
-def _no_folder(path: Path, error: OSError) -> StoreUnavailable:
-    return StoreUnavailable(
-        f"the folder of the database {path} cannot be used: {error.strerror or error}"
-    )
+_MUST_MEND: Final = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP)
+"""Why a folder cannot be used until a person does something about it."""
+
+
+def _no_folder(path: Path, error: OSError) -> StoreRefused | StoreUnavailable:
+    kind = StoreRefused if error.errno in _MUST_MEND else StoreUnavailable
+    return kind(f"the folder of the database {path} cannot be used: {error.strerror or error}")
 
 
 def _acquire(descriptor: int, patience: float) -> bool:
@@ -156,6 +160,8 @@ def set_up(path: Path, *, serving: bool, create: bool, tell: Tell) -> None:
     with lock(path, "setup", patience=_SETUP_PATIENCE) as mine:
         if not mine:
             raise StoreUnavailable(f"another process is still migrating {path}")
+        if path.is_dir():
+            raise StoreRefused(f"the database {path} is a folder: name the file in it")
         try:
             if not path.exists():
                 # Nobody but the owner reads hashes, names and addresses.

@@ -277,7 +277,7 @@ async def assert_refused(path, sentence):
 @pytest.mark.parametrize("serving", [True, False])
 async def test_a_missing_folder_is_told(tmp_path, serving):
     path = tmp_path / "missing" / "ice.db"
-    with refusing(StoreUnavailable, "opening a file in a missing folder") as why:
+    with refusing(StoreRefused, "opening a file in a missing folder") as why:
         async with open_sqlite(path, serving=serving):
             pass
     assert (
@@ -287,10 +287,10 @@ async def test_a_missing_folder_is_told(tmp_path, serving):
 
 async def test_a_folder_in_place_of_the_file_is_told(path):
     path.mkdir()
-    with refusing(StoreUnavailable, "opening a folder") as why:
+    with refusing(StoreRefused, "opening a folder") as why:
         async with open_sqlite(path):
             pass
-    assert f"the database {path} cannot be opened" in why.text
+    assert why.text == f"the database {path} is a folder: name the file in it"
 
 
 # --- what may happen to a file in use ------------------------------------------------------------
