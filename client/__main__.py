@@ -14,6 +14,9 @@ def main() -> None:
     """Run the command and exit with its status."""
     try:
         # Half a second, in which Ctrl-C may come, too.
+        from client import platform  # noqa: PLC0415
+
+        platform.open_standard_streams()
         import click  # noqa: PLC0415
 
         from client import cli, platform  # noqa: PLC0415

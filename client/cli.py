@@ -6,7 +6,6 @@ is one line on standard error. Source: contract section 8. `client.__main__` sta
 
 from __future__ import annotations
 
-import contextlib
 import getpass
 import json
 import sys
@@ -29,6 +28,7 @@ from client.identity import (
     StateFolder,
     Token,
 )
+from client.standard_streams import decoupled, log_to_stderr, timed
 
 _REFUSED: Final = 1
 _USAGE: Final = 2
@@ -80,6 +80,7 @@ def main() -> None:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Settings (TOML) for the handlers (or ICE_CLIENT_CONFIG).",
 )
+@decoupled()
 def run(
     *,
     gateway: str | None,
@@ -104,6 +105,7 @@ def run(
         )
         if handlers is not None:
             register(handlers, client, settings_of(config))
+        log_to_stderr()
         outcome = eventloop.run(lambda: _run(client), client.stop)
     except (FolderLocked, FolderUnusable, PlainHttp, BadCertificateFile, BadHandlers) as refusal:
         _fail(_REFUSED, refusal)
@@ -218,8 +220,8 @@ def _default_folder() -> Path:
 
 
 def _say(line: str, *, err: bool = False) -> None:
-    with contextlib.suppress(OSError):  # nobody listens any more; the connection matters more
-        click.echo(line, err=err)  # which flushes
+    """A line of the log of `run`, whose streams are decoupled."""
+    click.echo(timed(line), err=err)
 
 
 def _warn(sentence: str) -> None:

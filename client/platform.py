@@ -62,6 +62,22 @@ def hostname() -> str:
     return encodable(socket.gethostname())
 
 
+def open_standard_streams() -> None:
+    """Open the null device in place of each of stdin, stdout and stderr that the parent has closed.
+
+    The next file or socket would else have its number, and get what a library or a child writes there.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            # Those below are open: it gets just this number.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # noqa: FBT003 - as children expect it
+        if getattr(sys, name) is None:
+            mode = "r" if number == 0 else "w"
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
+
+
 # --- private files -----------------------------------------------------------------------------
 
 

@@ -68,13 +68,13 @@ class Program:
         self.process = process
 
     async def line(self, beginning: str) -> str:
-        """The next line of its output that begins so."""
+        """The next line of its output that begins so, behind its time."""
         assert self.process.stdout is not None  # noqa: S101 - it was opened with a pipe
         try:
             async with asyncio.timeout(_PATIENCE):
                 while line := (await self.process.stdout.readline()).decode().rstrip():
-                    if line.startswith(beginning):
-                        return line
+                    if (start := line.find(beginning)) >= 0:
+                        return line[start:]
         except TimeoutError:
             raise NotObserved(f"{self.name} did not say {beginning!r} in time") from None
         status, reason = await self.end()
