@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import functools
 import ipaddress
 import ssl
 from collections.abc import Callable, Mapping
@@ -24,6 +25,7 @@ import msgspec
 from aiohttp import ClientHandlerType, ClientRequest, ClientResponse, hdrs
 
 from client import protocol
+from client.dialer import Dialer
 from client.faults import one_line, unreachable
 from client.patience import Refused
 from client.proxies import BadProxy, Proxy, proxy_for
@@ -238,7 +240,9 @@ class Door:
         self._ca_file = ca_file
         self._credentials = credentials
         self._now = now
+        self._dialer = Dialer()
         self._session = aiohttp.ClientSession(
+            connector=self._dialer.connector(),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=TIMEOUT),
             headers={hdrs.USER_AGENT: agent},
@@ -270,7 +274,8 @@ class Door:
                 context = (
                     True if self._endpoint.plain else await asyncio.to_thread(tls, self._ca_file)
                 )
-                socket = await self._session.ws_connect(
+                connect = functools.partial(
+                    self._session.ws_connect,
                     self._endpoint.url,
                     ssl=context,
                     proxy=through,
@@ -283,6 +288,7 @@ class Door:
                     autoping=False,
                     timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_TIMEOUT),
                 )
+                socket = await self._dialer.connect(connect)
         except _Answered as answered:
             return answered.refused
         except BadCertificateFile as problem:

@@ -1,0 +1,89 @@
+"""Which of a name's addresses is connected to, where one of them is silent.
+
+aiohttp tries them a quarter of a second apart until one accepts (RFC 8305). But one that accepts and then says
+nothing (a process that stands still, a firewall that answers in its place) would take the whole time of every
+attempt: the others are tried after `SILENCE`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeVar
+
+import aiohttp
+from aiohttp.abc import ResolveResult
+
+_T = TypeVar("_T")
+
+SILENCE: Final = 10.0
+"""Seconds for an address that has accepted to complete the handshake, where there are others."""
+
+
+class Dialer(aiohttp.ThreadedResolver):
+    """Resolves names for its `connector`, and leaves out the addresses that were silent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._silent: set[str] = set()
+        self._left: set[str] = set()
+        self._sockets: list[tuple[socket.socket, str]] = []
+
+    def connector(self) -> aiohttp.TCPConnector:
+        """The connector of a session in which `connect` is used, once at a time."""
+        return aiohttp.TCPConnector(
+            resolver=self, use_dns_cache=False, socket_factory=self._make_socket
+        )
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """See `aiohttp.abc.AbstractResolver`."""
+        found = await super().resolve(host, port, family)
+        if self._silent.issuperset(one["host"] for one in found):
+            self._silent.clear()
+        left = [one for one in found if one["host"] not in self._silent]
+        self._left = {one["host"] for one in left}
+        return left
+
+    def _make_socket(self, address: Any) -> socket.socket:
+        family, kind, protocol, _, where = address
+        made = socket.socket(family, kind, protocol)
+        self._sockets.append((made, where[0]))
+        return made
+
+    async def connect(self, connect: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        """Await `connect()`, again for the other addresses while one is silent. The caller bounds the time."""
+        while True:
+            self._left.clear()
+            self._sockets.clear()
+            connecting = asyncio.create_task(connect())
+            try:
+                await asyncio.wait({connecting}, timeout=SILENCE)
+                if not (connecting.done() or self._may_pass_by()):
+                    await asyncio.wait({connecting})
+                if connecting.done():
+                    return connecting.result()
+            except (aiohttp.ClientError, OSError):
+                self._silent.clear()  # none of those that are left serves: they may do by now
+                raise
+            finally:
+                # Before its sockets are closed: those that are open have accepted.
+                if not connecting.done():
+                    self._silent.update(host for one, host in self._sockets if _is_connected(one))
+                connecting.cancel()
+                await asyncio.gather(connecting, return_exceptions=True)
+
+    def _may_pass_by(self) -> bool:
+        """Whether an address has accepted, and others are left."""
+        accepted = {host for one, host in self._sockets if _is_connected(one)}
+        return bool(accepted and self._left - accepted)
+
+
+def _is_connected(one: socket.socket) -> bool:
+    try:
+        one.getpeername()
+    except OSError:
+        return False
+    return True
