@@ -69,13 +69,13 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
 class Admitted(msgspec.Struct, frozen=True, gc=False):
     """The entry that admits: `seq` is the newest event it reflects, `at` the monotonic time of reading.
 
-    `clock` is the lease clock of that moment, where other nodes serve the database, too.
+    `reading` is the number of the look-up that read it, where other nodes serve the database, too.
     """
 
     ice: Ice
     seq: int
     at: float
-    clock: float
+    reading: float
 
 
 class Refused(msgspec.Struct, frozen=True, gc=False):
@@ -251,8 +251,8 @@ class Admission:
                 if code is not None:
                     return Refused(refusal(code), name)
                 if reading.ice.status is Status.REGISTERED:
-                    return Admitted(reading.ice, reading.seq, reading.at, reading.clock)
-                registered = await self._register(reading.ice, candidate, reading.clock)
+                    return Admitted(reading.ice, reading.seq, reading.at, reading.number)
+                registered = await self._register(reading.ice, candidate, reading.number)
                 if registered is not None:
                     return registered
                 # It has lost its compare-and-set: read again and decide anew.
@@ -271,7 +271,7 @@ class Admission:
             token.ice_type, token.generation, token.digest, candidate.thumbprint, self._clock()
         )
 
-    async def _register(self, ice: Ice, candidate: Candidate, clock: float) -> Admitted | None:
+    async def _register(self, ice: Ice, candidate: Candidate, reading: float) -> Admitted | None:
         now, at = self._clock(), self._monotonic()
         registered = ice.register(candidate.thumbprint, now=now)
         assert not isinstance(registered, WrongStatus)  # noqa: S101 - judged a line above
@@ -290,7 +290,7 @@ class Admission:
         logged = await self._engine.write(
             lambda transaction: ices.swap(transaction, ice, registered, event)
         )
-        return None if logged is None else Admitted(registered, logged.seq, at, clock)
+        return None if logged is None else Admitted(registered, logged.seq, at, reading)
 
     def holds(self, admitted: Admitted) -> bool:
         """Whether what was read still admits: it is fresh, and this node knows of every change."""

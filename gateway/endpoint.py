@@ -166,7 +166,7 @@ class Endpoint:
             address=candidate.address,
             since=self._clock(),
             observer=self,
-            clock=admitted.clock,
+            reading=admitted.reading,
         )
         session.wire = Wire(session)
         hand_over(upgrade, session.wire, session.welcome(self._heartbeat.interval))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 if sys.platform == "linux":
 
@@ -17,9 +18,10 @@ else:
 
 
 class SharedClock:
-    """Seconds of a clock that nobody sets on this machine and that all nodes read alike: the lease clock.
+    """Seconds of a clock that nobody sets and that all nodes read alike, to some seconds: the lease clock.
 
-    Between two times that the database tells it goes by `monotonic`; a gateway that is alone has no other.
+    The database keeps it and the nodes push it on. Between two times that the database tells it goes by
+    `monotonic`; a gateway that is alone has no other.
     """
 
     __slots__ = ("_monotonic", "_offset")
@@ -63,3 +65,31 @@ class Lease:
         lease = cls(math.inf, lambda: 0.0)  # it is asked at each frame
         lease.until = math.inf
         return lease
+
+
+class Renewal(NamedTuple):
+    """How often a node has renewed its lease, and for how many seconds that is."""
+
+    instance: str
+    renewals: int
+    lease: float
+
+
+class Peers:
+    """Finds the nodes that have vanished: they do not renew their lease for as long as it lasts.
+
+    By this process's own clock, from when it first saw the last renewal. So it is late rather than early.
+    """
+
+    def __init__(self, clock: Callable[[], float] = boottime) -> None:
+        self._clock = clock
+        self._since: dict[Renewal, float] = {}
+
+    def look(self, seen: Iterable[Renewal]) -> list[Renewal]:
+        """Those of the nodes just `seen` that have vanished.
+
+        One may be renewing its lease at this moment: whoever acts on this compares `renewals` and swaps.
+        """
+        now, before = self._clock(), self._since
+        self._since = {one: before.get(one, now) for one in seen}
+        return [one for one, since in self._since.items() if now - since > one.lease]

@@ -20,7 +20,7 @@ from gateway import __version__
 from gateway.hub import DISCONNECT, Dropped, Hub
 from gateway.ice import RULES
 from gateway.keyfile import KeyStore
-from gateway.lease import Lease, SharedClock, boottime
+from gateway.lease import Lease, Peers, SharedClock, boottime
 from gateway.presence import Change, News
 from gateway.session import Session
 from gateway.store import nodes
@@ -38,7 +38,7 @@ _RENEWALS: Final = 6
 """In the time of a lease."""
 _RETRY: Final = 0.5
 _SWEEP: Final = 5.0
-"""Seconds between two looks for what nodes have left behind."""
+"""Seconds between two looks for what nodes have left behind, and at the shared clock, at the most."""
 _SUPERSEDED: Final = 4103
 _PAUSE: Final = 0.1
 """Seconds between two looks at what others have written: a storm is many commits."""
@@ -60,6 +60,14 @@ class Self:
 def new_self(name: str, url: str) -> Self:
     """This node, just started."""
     return Self(name, secrets.token_hex(8), url)
+
+
+class _Misfit(StoreRefused):
+    """This gateway does not fit to another, which may have gone, though."""
+
+    def __init__(self, reason: str, other: Node) -> None:
+        super().__init__(reason)
+        self.other = other
 
 
 class Membership:
@@ -95,6 +103,8 @@ class Membership:
         self._abandon = abandon
         self._drain = drain
         self._tell = tell
+        self._nodes = Nodes(engine.fetch)
+        self._peers = Peers()
         self._dropped: list[nodes.Dropped] = []
         self._due = asyncio.Event()
         self._heard = asyncio.Event()
@@ -103,8 +113,26 @@ class Membership:
         """Why this node may not act, for an operator."""
 
     async def join(self) -> None:
-        """Become one of the nodes. Raises `StoreRefused` where this one does not fit to the others."""
-        knew = boottime()
+        """Become one of the nodes. Raises `StoreRefused` where this one does not fit to the others.
+
+        One that shows no sign of life is waited for: it may have gone without saying so.
+        """
+        seen: dict[str, int] = {}
+        while True:
+            knew = boottime()
+            try:
+                await self._join()
+            except _Misfit as misfit:
+                other = misfit.other
+                if seen.setdefault(other.instance, other.renewals) != other.renewals:
+                    raise
+                await self._look_at_peers()
+                await asyncio.sleep(_RETRY)
+            else:
+                self._lease.renewed(knew)
+                return
+
+    async def _join(self) -> None:
         mine = self._keys.kids()
         newcomer = Node(
             self._me.instance,
@@ -115,18 +143,21 @@ class Membership:
             self._clock(),
             self._tail.position,
             draining=False,
-            left=self._lease.seconds,
+            lease=self._lease.seconds,
         )
 
-        async def unit(transaction: Transaction) -> float:
+        async def unit(transaction: Transaction) -> None:
             for other in await nodes.alive(transaction):
                 reason = _misfit(other, mine)
                 if reason is not None:
-                    raise StoreRefused(reason)
-            return await nodes.join(transaction, newcomer)
+                    raise _Misfit(reason, other)
+            await nodes.join(transaction, newcomer)
 
-        self._steady.told(await self._engine.write(unit))
-        self._lease.renewed(knew)
+        await self._tell_time()
+        await self._engine.write(unit)
+
+    async def _tell_time(self) -> None:
+        self._steady.told(await self._nodes.clock(self._steady()))
 
     # --- what the rest of the node tells ---------------------------------------------------------------
 
@@ -171,18 +202,14 @@ class Membership:
                 instance=self._me.instance,
                 seen_seq=self._tail.position,
                 keys=" ".join(sorted(self._keys.kids())),
-                lease=self._lease.seconds,
                 dropped=told,
             )
-            renewed = await self._engine.write(renewal)
-            if renewed is None:
+            draining = await self._engine.write(renewal)
+            if draining is None:
                 # Others have taken it for dead: what it holds they no longer count with.
                 self._run_out()
                 await self.join()
                 draining = False
-            else:
-                draining, now = renewed
-                self._steady.told(now)
         except (StoreUnavailable, StoreRefused) as error:
             self._dropped = told + self._dropped
             _log.debug("lease not renewed", reason=str(error))
@@ -216,18 +243,25 @@ class Membership:
     async def _listen(self) -> None:
         """Hear what other nodes have written, and forget what dead ones left behind."""
         swept, told = 0.0, await self._patiently(newest)
+        every = min(_SWEEP, self._lease.seconds / _RENEWALS)
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_SWEEP):
+                async with asyncio.timeout(every):
                     await self._heard.wait()
             self._heard.clear()
             with contextlib.suppress(StoreUnavailable):
                 await self._supersede()
                 told = await self._pass_on(told)
-                if boottime() - swept > _SWEEP:
+                if boottime() - swept > every:
                     swept = boottime()
-                    await self._engine.write(nodes.sweep)
+                    await self._tell_time()
+                    await self._look_at_peers()
             await asyncio.sleep(_PAUSE)
+
+    async def _look_at_peers(self) -> None:
+        """Forget what dead nodes left behind."""
+        vanished = self._peers.look(await self._nodes.renewals(but=self._me.instance))
+        await self._engine.write(functools.partial(nodes.sweep, vanished=vanished))
 
     async def _patiently(self, read: Callable[[Fetch], Awaitable[int]]) -> int:
         while True:
@@ -238,7 +272,7 @@ class Membership:
 
     async def _supersede(self) -> None:
         """End sessions whose ICE has come to another node since."""
-        for ice_name, session_id in await Nodes(self._engine.fetch).superseded(self._me.name):
+        for ice_name, session_id in await self._nodes.superseded(self._me.name):
             session = self._hub.get(ice_name)
             if session is not None and session.id == session_id:
                 session.close(_SUPERSEDED)

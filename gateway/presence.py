@@ -187,7 +187,7 @@ class Presence:
             return True
         confirmed = self._confirmed
         opened = [
-            Opened(session.ice_name, session.generation, self._connection(session), session.clock)
+            Opened(session.ice_name, session.generation, self._connection(session), session.reading)
             for session in batch.opened.values()
         ]
         greeted = [self._connection(session) for session in batch.greeted.values()]

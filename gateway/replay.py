@@ -19,8 +19,8 @@ from client.protocol import PROOF_WINDOW
 from gateway import base64url
 from gateway.proof import Proof
 
-_AGREEMENT: Final = 2.0
-"""Seconds by which the clocks of two nodes may differ."""
+_AGREEMENT: Final = 15.0
+"""Seconds by which the shared clocks of two nodes may differ: each reads the common one every 5 s, in 10 s at most."""
 NONCE_LIFETIME: Final = 300.0
 """Seconds for which a nonce is good."""
 

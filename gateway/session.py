@@ -95,7 +95,6 @@ class Session:
     __slots__ = (
         "_observer",
         "address",
-        "clock",
         "generation",
         "greeted",
         "hello",
@@ -104,6 +103,7 @@ class Session:
         "id",
         "opened",
         "ping_due",
+        "reading",
         "running",
         "seq",
         "since",
@@ -122,7 +122,7 @@ class Session:
         address: str,
         since: datetime,
         observer: Observer,
-        clock: float = 0.0,
+        reading: float = 0.0,
     ) -> None:
         self.ice = ice
         self.ice_name = ice.ice_name
@@ -133,8 +133,8 @@ class Session:
         self.seq = seq
         self.address = address
         self.since = since
-        self.clock = clock
-        """The lease clock when its entry was read, where other nodes serve the database, too."""
+        self.reading = reading
+        """The number of the look-up that read its entry, where other nodes serve the database, too."""
         self.hello = _NO_HELLO
         self.opened = asyncio.get_running_loop().time()
         self.greeted: float | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import click
 
 from gateway.cli.common import (
@@ -27,8 +29,10 @@ def nodes() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @on_database
 async def list_nodes(desk: Desk, *, as_json: bool) -> None:
-    """List the nodes; one whose lease has run out has ended without saying so."""
+    """List the nodes; one that is gone has ended without saying so."""
     found = await _nodes(desk).all()
+    if desk.engine.shared and not await desk.engine.is_served():
+        found = [replace(node, gone=True) for node in found]  # nobody is left to mark them
     if as_json:
         show_json([_document(node) for node in found])
         return
@@ -43,7 +47,7 @@ async def list_nodes(desk: Desk, *, as_json: bool) -> None:
                 node.name,
                 node.state,
                 str(node.connected),
-                f"{node.left:.0f} s" if node.left > 0 else None,
+                None if node.gone else f"{node.lease:.0f} s",
                 str(node.seen_seq),
                 node.version,
                 to_text(node.since),
@@ -91,7 +95,7 @@ def _document(node: Node) -> dict[str, object]:
         "name": node.name,
         "state": node.state,
         "connected": node.connected,
-        "lease_left": round(node.left, 3),
+        "lease_left": 0.0 if node.gone else node.lease,
         "seen_seq": node.seen_seq,
         "version": node.version,
         "since": to_text(node.since),

@@ -23,14 +23,14 @@ class Reading(msgspec.Struct, frozen=True, gc=False):
     """An entry as one look-up saw it.
 
     `seq` is the newest event at that moment: what it recorded is in `ice`. `at` is the monotonic
-    time when the query was sent. Where other nodes serve the database, too: `clock` is its lease clock
-    then, and `replayed` says that the proof was used before, on whichever of them.
+    time when the query was sent. Where other nodes serve the database, too: `number` grows with each
+    look-up at any of them, and `replayed` says that the proof was used before, on whichever of them.
     """
 
     ice: Ice | None
     seq: int
     at: float
-    clock: float = 0.0
+    number: float = 0.0
     replayed: bool = False
 
 
@@ -51,7 +51,9 @@ _TAKEN: Final = (
 """Takes proofs in the statement of a look-up, so that both are one journey to the server."""
 _ON_ITS_WAY: Final = 120.0
 """Seconds from a proof being found fresh to its being taken, at the most: a handshake has no more for its answer."""
-_PROOF_KEPT: Final = NONCE_LIFETIME + PROOF_WINDOW + _ON_ITS_WAY
+_LAG: Final = 30.0
+"""Seconds by which the lease clock may be behind while nodes push it on: it would forget so much too early."""
+_PROOF_KEPT: Final = NONCE_LIFETIME + PROOF_WINDOW + _ON_ITS_WAY + _LAG
 """Seconds for which a used proof is remembered: longer than it is good on any node."""
 
 
@@ -69,13 +71,13 @@ class LookUps:
         self._running: asyncio.Task[None] | None = None
         # One statement is one snapshot: the entries and the number of the newest event agree.
         # And one row: for each that it steps to, SQLite's thread has to wait for Python's lock.
-        clock, taken = "0.0", "NULL"
+        number, taken = "0.0", "NULL"
         if engine.shared:
-            clock, taken = "lease_clock()", "(SELECT json_agg(digest) FROM taken)::text"
+            number, taken = "reading_number()", "(SELECT json_agg(digest) FROM taken)::text"
         self._sql = (
             f"{_TAKEN if engine.shared else ''}SELECT (SELECT coalesce(max(seq), 0) FROM ice_events),"
             f" (SELECT {engine.gather('ice_name', Ice.__dataclass_fields__)} FROM ice_tokens"
-            f" WHERE {many('ice_name', 1)}), {clock}, {taken}"
+            f" WHERE {many('ice_name', 1)}), {number}, {taken}"
         )
 
     async def find(self, ice_name: str, proof: str | None = None) -> Reading:
@@ -115,8 +117,8 @@ class LookUps:
             proofs = [one.proof for asked in batch.values() for one in asked if one.proof]
             params += [as_json(proofs), _PROOF_KEPT]
         at = self._monotonic()
-        [(seq, found, clock, taken)] = await self._engine.look_up(self._sql, *params)
-        return _Answer(_FOUND.decode(found or "{}"), seq, at, clock, _PROOFS.decode(taken or "[]"))
+        [(seq, found, number, taken)] = await self._engine.look_up(self._sql, *params)
+        return _Answer(_FOUND.decode(found or "{}"), seq, at, number, _PROOFS.decode(taken or "[]"))
 
 
 class _Answer(msgspec.Struct, gc=False):
@@ -125,7 +127,7 @@ class _Answer(msgspec.Struct, gc=False):
     found: dict[str, msgspec.Raw]
     seq: int
     at: float
-    clock: float
+    number: float
     taken: frozenset[str]
 
     def give(self, ice_name: str, questions: list[_Question]) -> None:
@@ -136,7 +138,7 @@ class _Answer(msgspec.Struct, gc=False):
         except msgspec.DecodeError as error:
             _fail(questions, damaged(f"the entry of {ice_name}", error))
             return
-        reading = Reading(ice, self.seq, self.at, self.clock)
+        reading = Reading(ice, self.seq, self.at, self.number)
         for one in questions:
             if one.future.done():  # the asker may have gone
                 continue

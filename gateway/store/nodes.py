@@ -1,6 +1,6 @@
 """SQL of `ice_nodes`: who serves the database, until when, and what each has acted on.
 
-Only where several gateways do. Leases are judged by the database's clock alone.
+Only where several gateways do. Each judges the leases of the others by its own clock (`gateway.lease.Peers`).
 """
 
 from __future__ import annotations
@@ -12,20 +12,21 @@ from typing import Final
 
 import msgspec
 
+from gateway.lease import Renewal
 from gateway.store import sessions
 from gateway.store.engine import Fetch, Row, Transaction, as_json, many, rows_of
 from gateway.times import from_text, to_text
 
 DROPS_KEPT: Final = 60.0
 """Seconds for which it is told what a node has dropped."""
-_COLUMNS: Final = "instance, name, version, keys, url, since, lease_until, seen_seq, draining"
+_COLUMNS: Final = "instance, name, version, keys, url, since, seen_seq, draining, lease"
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A row of `ice_nodes`; `left` is how many seconds its lease has left, negative where it ran out.
+    """A row of `ice_nodes`; `lease` is for how many seconds it acts on what it knows.
 
-    `connected` is how many ICEs it holds, as far as that has been written.
+    It has `gone` when it has not renewed that for as long, as far as others have seen. `connected` is how many ICEs it holds, as far as that has been written.
     """
 
     instance: str
@@ -36,13 +37,15 @@ class Node:
     since: datetime
     seen_seq: int
     draining: bool
-    left: float
+    lease: float
+    renewals: int = 0
+    gone: bool = False
     connected: int = 0
 
     @property
     def state(self) -> str:
         """Whether it `serves`, is `drained`, or is `gone` without having said so."""
-        if self.left <= 0:
+        if self.gone:
             return "gone"
         return "drained" if self.draining else "serves"
 
@@ -61,46 +64,36 @@ class Dropped(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 async def alive(transaction: Transaction) -> list[Node]:
-    """The nodes whose lease has not run out, after the others were forgotten."""
-    await transaction.run("DELETE FROM ice_nodes WHERE lease_until < lease_clock()")
+    """The nodes that have not gone, after the others were forgotten."""
+    await transaction.run("DELETE FROM ice_nodes WHERE gone = 1")
     return [_node(row) for row in await transaction.hold(_LISTING)]
 
 
-async def join(transaction: Transaction, node: Node) -> float:
-    """Add a node, whose lease begins now; the lease clock."""
-    rows = await transaction.fetch(
-        f"INSERT INTO ice_nodes ({_COLUMNS}, lease)"
-        " VALUES ($1, $2, $3, $4, $5, $6, lease_clock() + $7, $8, 0, $7) RETURNING lease_clock()",
+async def join(transaction: Transaction, node: Node) -> None:
+    """Add a node, whose lease begins now."""
+    await transaction.run(
+        f"INSERT INTO ice_nodes ({_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, 0, $8)",
         node.instance,
         node.name,
         node.version,
         node.keys,
         node.url,
         to_text(node.since),
-        node.left,
         node.seen_seq,
+        node.lease,
     )
-    return float(rows[0][0])
 
 
 async def renew(
-    transaction: Transaction,
-    instance: str,
-    *,
-    seen_seq: int,
-    keys: str,
-    lease: float,
-    dropped: Sequence[Dropped],
-) -> tuple[bool, float] | None:
+    transaction: Transaction, instance: str, *, seen_seq: int, keys: str, dropped: Sequence[Dropped]
+) -> bool | None:
     """Renew a lease and say what was acted on.
 
-    Whether the node is to drain, and the lease clock; None where it is forgotten.
+    Whether the node is to drain; None where others have taken it for gone.
     """
     rows = await transaction.fetch(
-        "UPDATE ice_nodes SET lease_until = lease_clock() + $1, seen_seq = $2, keys = $3,"
-        " renewals = renewals + 1"
-        " WHERE instance = $4 RETURNING draining, lease_clock()",
-        lease,
+        "UPDATE ice_nodes SET renewals = renewals + 1, seen_seq = $1, keys = $2"
+        " WHERE instance = $3 AND gone = 0 RETURNING draining",
         seen_seq,
         keys,
         instance,
@@ -115,8 +108,7 @@ async def renew(
             f" FROM {rows_of(1, *columns)} WHERE true ON CONFLICT DO NOTHING",
             as_json(dropped),
         )
-    [(draining, clock)] = rows
-    return bool(draining), clock
+    return bool(rows[0][0])
 
 
 async def leave(transaction: Transaction, instance: str) -> None:
@@ -134,21 +126,27 @@ async def forget_all(transaction: Transaction) -> None:
 async def set_draining(transaction: Transaction, name: str, *, draining: bool) -> int:
     """Let a node drain, or resume; how many of this name did not do so already."""
     return await transaction.run(
-        "UPDATE ice_nodes SET draining = $1 WHERE name = $2 AND lease_until > lease_clock()"
-        " AND draining <> $1",
+        "UPDATE ice_nodes SET draining = $1 WHERE name = $2 AND gone = 0 AND draining <> $1",
         int(draining),
         name,
     )
 
 
-async def sweep(transaction: Transaction) -> None:
-    """Forget what nodes have left behind whose lease has run out, and what nobody asks for any more."""
-    await sessions.clear_all(
-        transaction, but="SELECT name FROM ice_nodes WHERE lease_until > lease_clock()"
-    )
+async def sweep(transaction: Transaction, vanished: Sequence[Renewal] = ()) -> None:
+    """Forget what `vanished` nodes have left behind, and what nobody asks for any more.
+
+    A node that has renewed its lease since stays.
+    """
+    if vanished:
+        await transaction.run(
+            f"UPDATE ice_nodes SET gone = 1 FROM {rows_of(1, 'instance', '#renewals', '~lease')}"
+            " WHERE ice_nodes.instance = given.instance AND ice_nodes.renewals = given.renewals",
+            as_json(vanished),
+        )
+    await sessions.clear_all(transaction, but="SELECT name FROM ice_nodes WHERE gone = 0")
     await transaction.run(
-        "DELETE FROM ice_nodes WHERE lease_until < lease_clock() AND EXISTS (SELECT 1 FROM ice_nodes n"
-        " WHERE n.name = ice_nodes.name AND n.lease_until > ice_nodes.lease_until)"
+        "DELETE FROM ice_nodes WHERE gone = 1"
+        " AND EXISTS (SELECT 1 FROM ice_nodes n WHERE n.name = ice_nodes.name AND n.gone = 0)"
     )
     await transaction.run("DELETE FROM ice_drops WHERE at < lease_clock() - $1", DROPS_KEPT)
     await transaction.run("DELETE FROM ice_proofs WHERE until < lease_clock()")
@@ -157,8 +155,7 @@ async def sweep(transaction: Transaction) -> None:
 # --- reading -------------------------------------------------------------------------------------
 
 _LISTING: Final = (
-    "SELECT instance, name, version, keys, url, since, seen_seq, draining,"
-    " lease_until - lease_clock(),"
+    f"SELECT {_COLUMNS}, renewals, gone,"
     " (SELECT count(*) FROM ice_sessions s WHERE s.node = ice_nodes.name)"
     " FROM ice_nodes ORDER BY name, instance"
 )
@@ -171,8 +168,20 @@ class Nodes:
         self._fetch = fetch
 
     async def all(self) -> list[Node]:
-        """Every node that has not ended properly, by name; those whose lease has run out, too."""
+        """Every node that has not ended properly, by name; those that have gone, too."""
         return [_node(row) for row in await self._fetch(_LISTING)]
+
+    async def renewals(self, but: str) -> list[Renewal]:
+        """Of each node that has not gone, except the instance `but`."""
+        rows = await self._fetch(
+            "SELECT instance, renewals, lease FROM ice_nodes WHERE gone = 0 AND instance <> $1", but
+        )
+        return [Renewal(*row) for row in rows]
+
+    async def clock(self, at_least: float) -> float:
+        """The lease clock, after it was pushed on to `at_least`."""
+        [(now,)] = await self._fetch("SELECT lease_clock($1)", at_least)
+        return float(now)
 
     async def behind(self, seq: int, but: str) -> list[str]:
         """The names of the nodes that have not yet acted on event `seq`, and may still act otherwise.
@@ -180,8 +189,8 @@ class Nodes:
         `but` is an instance that is not asked for.
         """
         rows = await self._fetch(
-            "SELECT name FROM ice_nodes WHERE seen_seq < $1 AND lease_until > lease_clock()"
-            " AND instance <> $2 ORDER BY name",
+            "SELECT name FROM ice_nodes WHERE seen_seq < $1 AND gone = 0 AND instance <> $2"
+            " ORDER BY name",
             seq,
             but,
         )
@@ -209,12 +218,15 @@ class Nodes:
 
 
 def _node(row: Row) -> Node:
-    instance, name, version, keys, url, since, seen_seq, draining, left, connected = row
+    instance, name, version, keys, url, since, seen_seq, draining, lease, *more = row
+    renewals, gone, connected = more
     return Node(
         *(instance, name, version, keys, url),
         since=from_text(since),
         seen_seq=seen_seq,
         draining=bool(draining),
-        left=left,
+        lease=lease,
+        renewals=renewals,
+        gone=bool(gone),
         connected=connected,
     )

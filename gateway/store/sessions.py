@@ -57,12 +57,12 @@ class Happening(msgspec.Struct, frozen=True, gc=False):
 
 
 class Opened(msgspec.Struct, frozen=True, gc=False):
-    """A session that began; `clock` is the lease clock when its entry was read."""
+    """A session that began; `reading` is the number of the look-up that read its entry."""
 
     ice_name: str
     generation: int
     connection: Connection
-    clock: float = 0.0
+    reading: float = 0.0
 
 
 async def clear(transaction: Transaction, node: str) -> None:
@@ -112,7 +112,7 @@ async def record(
                         *_row(session.connection),
                         session.ice_name,
                         session.generation,
-                        session.clock,
+                        session.reading,
                     )
                     for session in opened
                 ]

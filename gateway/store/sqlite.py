@@ -301,8 +301,10 @@ async def _prepare(connection: aiosqlite.Connection, busy_timeout: float) -> Non
     # be a hole.
     await connection.execute("PRAGMA synchronous=FULL")
     await connection.execute("PRAGMA foreign_keys=ON")
-    # A function of PostgreSQL, where nodes have leases: the statements on `ice_nodes` are one text for both.
-    await connection.create_function("lease_clock", 0, boottime)
+    # What PostgreSQL has functions for: a clock that all gateways on one file read alike, and an order of what
+    # they read. Here both are the machine's clock that nobody sets.
+    for name, parameters in (("lease_clock", 0), ("lease_clock", 1), ("reading_number", 0)):
+        await connection.create_function(name, parameters, lambda *_: boottime())
     # As PostgreSQL calls it; SQLite has it from 3.43 on.
     await connection.create_function("octet_length", 1, _octets, deterministic=True)
 

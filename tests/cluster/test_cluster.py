@@ -159,8 +159,8 @@ async def test_a_node_that_does_not_answer_is_named_and_ends_by_its_lease(cluste
 
 async def until_gone(cluster, name):
     async def look():
-        while any(  # noqa: ASYNC110 - the database's clock has no event
-            node.name == name and node.left > 0
+        while any(  # noqa: ASYNC110 - the clocks of nodes have no event
+            node.name == name and not node.gone
             for node in await Nodes(cluster.a.gateway.engine.fetch).all()
         ):
             await asyncio.sleep(0.05)

@@ -180,15 +180,13 @@ async def test_a_gateway_whose_connections_were_forgotten_takes_its_own_name_aga
 
 
 async def joined(engine, lease):
-    node = nodes.Node("first", "node-a", "0", "", "", NOW, seen_seq=0, draining=False, left=lease)
+    node = nodes.Node("first", "node-a", "0", "", "", NOW, seen_seq=0, draining=False, lease=lease)
     await engine.write(lambda transaction: nodes.join(transaction, node))
 
 
-async def renew(engine, lease):
+async def renew(engine):
     await engine.write(
-        lambda transaction: nodes.renew(
-            transaction, "first", seen_seq=0, keys="", lease=lease, dropped=[]
-        )
+        lambda transaction: nodes.renew(transaction, "first", seen_seq=0, keys="", dropped=[])
     )
 
 
@@ -229,7 +227,7 @@ async def test_a_gateway_that_renews_its_lease_is_not_displaced(database_url, en
 
     starting = asyncio.create_task(start())
     await soon(looked.wait(), "the first look at the node")
-    await renew(engine, 3600.0)
+    await renew(engine)
     with refusing(StoreRefusedForNow, "a second gateway") as caught:
         await soon(starting, "its refusal")
     assert "as the node node-a already" in caught.text

@@ -11,7 +11,11 @@ from gateway.store import postgres_setup, setup
 from gateway.store.postgres import open_postgres
 from gateway.store.sqlite import open_sqlite
 
-ONLY_ON_POSTGRESQL = {"ice_schema", "ice_head"}  # SQLite: user_version; the one writer's own count
+ONLY_ON_POSTGRESQL = {
+    "ice_schema",  # SQLite: user_version,
+    "ice_head",  # the one writer's own count,
+    "ice_clock",  # and the machine's clock that nobody sets
+}
 TYPES = {"text": "TEXT", "bigint": "INTEGER", "double precision": "REAL"}
 
 

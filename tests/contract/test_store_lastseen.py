@@ -72,7 +72,7 @@ async def starts(transaction):
 
 async def is_swept(transaction):
     """`node-b` alone has a lease."""
-    other = Node("i", "node-b", "1", "", "", NOW, 0, draining=False, left=60.0)
+    other = Node("i", "node-b", "1", "", "", NOW, 0, draining=False, lease=60.0)
     await nodes.join(transaction, other)
     await nodes.sweep(transaction)
 

@@ -339,7 +339,7 @@ async def _all_known(cluster: Cluster) -> None:
                 rows = await asyncio.to_thread(
                     cluster.server.sql,
                     "SELECT n.name, h.seq - n.seen_seq FROM ice_nodes n, ice_head h"
-                    " WHERE n.lease_until > lease_clock() ORDER BY n.name",
+                    " WHERE n.gone = 0 ORDER BY n.name",
                     database="ice",
                 )
             except RuntimeError:
