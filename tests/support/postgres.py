@@ -25,7 +25,11 @@ NOBODY = "nobody"
 class Postgres:
     """A server that can be stopped, started again and made to stand still."""
 
-    def __init__(self, home: Path, programs: Path | None = None) -> None:
+    def __init__(
+        self, home: Path, programs: Path | None = None, steppable: Path | None = None
+    ) -> None:
+        """`steppable` is the library by which its clock can be stepped, see `faketime`."""
+        self._steppable = steppable
         self.home = home
         self.data = home / "data"
         self.port = _free_port()
@@ -62,7 +66,34 @@ class Postgres:
         """Start it; returns when it accepts connections."""
         options = f"-p {self.port}"
         self._runs = True
-        self._run("pg_ctl", "start", "-w", "-D", self.data, "-l", self.data / "log", "-o", options)
+        if self._steppable is not None and not self._step.exists():
+            self.step(0)
+        self._run(
+            *("pg_ctl", "start", "-w", "-D", self.data, "-l", self.data / "log", "-o", options),
+            **self._faketime(),
+        )
+
+    @property
+    def _step(self) -> Path:
+        return self.home / "step"
+
+    def _faketime(self) -> dict[str, str]:
+        if self._steppable is None:
+            return {}
+        return {
+            "LD_PRELOAD": str(self._steppable),
+            "FAKETIME_TIMESTAMP_FILE": str(self._step),
+            "FAKETIME_NO_CACHE": "1",
+            "DONT_FAKE_MONOTONIC": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
+
+    def step(self, seconds: int) -> None:
+        """Set its wall clock so far from that of the machine."""
+        whole = self._step.with_name("step.new")
+        whole.write_text(f"{seconds:+d}")
+        whole.chmod(0o644)
+        whole.rename(self._step)
 
     def stop(self, mode: str = "fast") -> None:
         """End it: `fast` breaks connections off, `immediate` is a crash."""
@@ -111,7 +142,7 @@ class Postgres:
         with tempfile.TemporaryDirectory(prefix="ice-replica-") as folder:
             home = Path(folder)
             home.chmod(0o755)
-            follower = Postgres(home, self._bin)
+            follower = Postgres(home, self._bin, self._steppable)
             follower.data.mkdir(mode=0o700)
             if self._user is not None:
                 shutil.chown(follower.data, self._user)
@@ -148,14 +179,14 @@ class Postgres:
         commands = [part for statement in statements for part in ("-c", statement)]
         return self._run("psql", "-XAtq", "-v", "ON_ERROR_STOP=1", *commands, self.url(database))
 
-    def _run(self, program: str, *arguments: object) -> str:
+    def _run(self, program: str, *arguments: object, **environment: str) -> str:
         done = subprocess.run(
             [self._bin / program, *map(str, arguments)],
             capture_output=True,
             text=True,
             user=self._user,
             cwd=self.home,
-            env=self._environment(),
+            env=self._environment() | environment,
             timeout=PATIENCE,
             check=False,
         )
@@ -168,19 +199,26 @@ class Postgres:
 
 
 @contextlib.contextmanager
-def postgres(*settings: str) -> Iterator[Postgres]:
+def postgres(*settings: str, steppable: Path | None = None) -> Iterator[Postgres]:
     """A server that runs for as long as this is open."""
     # Not below pytest's folders, which are root's alone.
     with tempfile.TemporaryDirectory(prefix="ice-postgres-", ignore_cleanup_errors=True) as folder:
         home = Path(folder)
         home.chmod(0o755)
-        server = Postgres(home)
+        server = Postgres(home, steppable=steppable)
         server.make(*settings)
         server.start()
         try:
             yield server
         finally:
             server.stop("immediate")
+
+
+def faketime() -> Path | None:
+    """Debian's libfaketime, where it is installed, or where FAKETIME_LIBRARY says."""
+    named = os.environ.get("FAKETIME_LIBRARY")
+    found = [Path(named)] if named else Path("/usr/lib").glob("*/faketime/libfaketime.so.1")
+    return next((path for path in found if path.exists()), None)
 
 
 def _binaries(home: Path, *, copied: bool) -> Path:

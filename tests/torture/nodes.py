@@ -2,7 +2,7 @@
 
     python -m tests.torture.nodes [--rounds 100] [--seed N] [--mutate NAME]
 
-In each round an ICE is connected at one node, something fails, and an admin takes the ICE out at another. From
+In each round an ICE is connected at one node, something fails (a node, its network, the primary, the server's clock), and an admin takes the ICE out at another. From
 the moment at which a node has confirmed (or, where it has not, its lease must have run out) nothing that is
 sent with the old token is acted on there: neither a message over the open session nor a handshake. Then all
 nodes have to know of every event, and to admit whoever they should.
@@ -30,7 +30,7 @@ import aiohttp
 from tests.support.harness import API
 from tests.support.ice import Connection, Ice, Nomad, Refused
 from tests.support.node import Node, api_token, running
-from tests.support.postgres import Postgres, postgres
+from tests.support.postgres import Postgres, faketime, postgres
 from tests.support.relay import relaying
 
 LEASE = 3.0
@@ -80,6 +80,8 @@ class Cluster:
     """The nodes, their database, and an admin."""
 
     server: Postgres
+    standby: Postgres
+    servers: contextlib.ExitStack
     nodes: list[Node]
     session: aiohttp.ClientSession
     token: str
@@ -113,8 +115,8 @@ class Cluster:
 async def cluster(mutation: str | None = None) -> AsyncIterator[Cluster]:
     """Three nodes that serve."""
     async with contextlib.AsyncExitStack() as stack:
-        server = await asyncio.to_thread(lambda: stack.enter_context(postgres()))
-        server.sql("CREATE DATABASE ice")
+        servers = stack.enter_context(contextlib.ExitStack())
+        server, standby = await asyncio.to_thread(_replicated, servers)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ice-nodes-")))
         nodes = []
         for name in NAMES:
@@ -131,7 +133,21 @@ async def cluster(mutation: str | None = None) -> AsyncIterator[Cluster]:
         await stack.enter_async_context(running(nodes))
         token = await api_token(folder, server.url("ice"))
         session = await stack.enter_async_context(aiohttp.ClientSession())
-        yield Cluster(server, nodes, session, token)
+        yield Cluster(server, standby, servers, nodes, session, token)
+
+
+def _replicated(servers: contextlib.ExitStack) -> tuple[Postgres, Postgres]:
+    """A primary and the standby that has all that it has acknowledged."""
+    server = servers.enter_context(
+        postgres(
+            *("wal_level=replica", "max_wal_senders=4", "wal_retrieve_retry_interval=100ms"),
+            steppable=faketime(),
+        )
+    )
+    server.sql("CREATE DATABASE ice")
+    standby = servers.enter_context(server.replica())
+    server.sql("ALTER SYSTEM SET synchronous_standby_names = '*'", "SELECT pg_reload_conf()")
+    return server, standby
 
 
 # --- what fails ----------------------------------------------------------------------------------
@@ -179,6 +195,39 @@ async def _killed(_: Cluster, node: Node, seconds: float) -> None:
     await node.start()
 
 
+async def _forgotten(_: Cluster, node: Node, seconds: float) -> None:
+    """A firewall forgets the node's connections: the server keeps all that they hold."""
+    node.relay.forget()
+    await asyncio.sleep(seconds)
+
+
+async def _vanished(cluster: Cluster, node: Node, seconds: float) -> None:
+    """The node's machine loses power, and comes back."""
+    node.relay.forget()
+    await _killed(cluster, node, seconds)
+
+
+async def _failed_over(cluster: Cluster, *_: Any) -> None:
+    """The primary is lost, and the standby takes its place and address."""
+
+    def fail_over() -> None:
+        cluster.server.stop("immediate")
+        cluster.standby.promote()
+        cluster.server = cluster.standby
+        for node in cluster.nodes:
+            node.relay.targets = [("127.0.0.1", cluster.server.port)]
+        cluster.standby = cluster.servers.enter_context(cluster.server.replica())
+
+    await asyncio.to_thread(fail_over)
+
+
+async def _stepped(cluster: Cluster, _: Node, seconds: float) -> None:
+    """The server's wall clock is stepped, there and back."""
+    for step in (-5, 3600, 0):
+        cluster.server.step(step)
+        await asyncio.sleep(seconds / 3)
+
+
 FAULTS: dict[str, Callable[[Cluster, Node, float], Awaitable[None]]] = {
     "nothing": _nothing,
     "broken": _broken,
@@ -187,6 +236,13 @@ FAULTS: dict[str, Callable[[Cluster, Node, float], Awaitable[None]]] = {
     "cut": _cut,
     "killed": _killed,
 }
+AT_LENGTH: dict[str, Callable[[Cluster, Node, float], Awaitable[None]]] = {
+    "forgotten": _forgotten,
+    "vanished": _vanished,
+    "failed over": _failed_over,
+    "stepped": _stepped,
+}
+"""Only by `make torture`: they take up to 20 s each, and one needs libfaketime."""
 
 
 # --- a round -------------------------------------------------------------------------------------
@@ -385,6 +441,11 @@ def report(outcome: Outcome, seed: int) -> str:
         f"{outcome.attempts} attempts with what was taken back; {len(outcome.violations)} violations",
         f"not confirmed in time: {dict(outcome.unconfirmed)}",
         f"dropped {len(outcome.elapsed)} sessions, p50 {_middle(ordered):.1f} ms, the last {ordered[-1]:.1f} ms",
+        *(
+            ()
+            if faketime() is not None
+            else ("left out: stepped clocks (install libfaketime, or set FAKETIME_LIBRARY)",)
+        ),
         *outcome.violations,
     ]
     return "\n".join(lines)
@@ -404,6 +465,9 @@ def main() -> None:
     if options.node is not None:
         _be_a_node(options.node)
         return
+    FAULTS.update(AT_LENGTH)
+    if faketime() is None:
+        del FAULTS["stepped"]
     outcome = asyncio.run(torture(options.rounds, options.seed, options.mutate))
     sys.stdout.write(report(outcome, options.seed) + "\n")
     sys.exit(bool(outcome.violations))
