@@ -43,7 +43,7 @@ from gateway.store.writer import Writer
 
 READS: Final = 4
 """Reads at once; see `sqlite.READS`."""
-_NEWS_PATIENCE: Final = 3.0
+NEWS_PATIENCE: Final = 3.0
 """Seconds for the tail's queries: while it waits, this node does not know what others have changed."""
 _LOOK_EVERY: Final = 1.0
 """Seconds between two looks at the log's end, should a notification be lost."""
@@ -94,7 +94,7 @@ class PostgresEngine:
         for _ in range(READS if node is not None else 1):
             self._readers.put_nowait(self._line(make))
         self._lookups = self._line(make)
-        self._watcher = self._line(make_watcher, _NEWS_PATIENCE)
+        self._watcher = self._line(make_watcher, NEWS_PATIENCE)
         self._writes = PostgresWriter(self._line(make), self._committed)
         self._notifier = self._line(make)
         self._notifying: asyncio.Task[None] | None = None

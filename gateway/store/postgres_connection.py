@@ -18,19 +18,19 @@ from gateway.store.engine import Row, StoreLocked, StoreUnavailable, T
 PATIENCE: Final = 10.0
 """Seconds to connect, and for a query to be answered; then its connection is given up."""
 
-_VANISHED: Final = 20
+VANISHED: Final = 20
 """Seconds after which either end gives up a peer that does not answer: less than the lease of a node."""
 _IDLE: Final = 10
 _INTERVAL: Final = 5
 """Seconds until the first keep-alive probe of an idle connection, and between two of them."""
-_PROBES: Final = (_VANISHED - _IDLE) // _INTERVAL
+_PROBES: Final = (VANISHED - _IDLE) // _INTERVAL
 
 _SETTINGS: Final = {
     # What a peer that vanished holds, the locks of its name among them, is given back.
     "tcp_keepalives_idle": str(_IDLE),
     "tcp_keepalives_interval": str(_INTERVAL),
     "tcp_keepalives_count": str(_PROBES),
-    "tcp_user_timeout": str(_VANISHED * 1000),
+    "tcp_user_timeout": str(VANISHED * 1000),
     # A node that was stopped within a transaction must not hold its rows for longer.
     "idle_in_transaction_session_timeout": "5s",
     "lock_timeout": "5s",
@@ -69,7 +69,7 @@ class _Connection(asyncpg.Connection):
     def __init__(self, protocol: Any, transport: asyncio.Transport, *others: Any) -> None:
         super().__init__(protocol, transport, *others)
         give_up_silent_peer(
-            transport.get_extra_info("socket"), idle=_IDLE, interval=_INTERVAL, within=_VANISHED
+            transport.get_extra_info("socket"), idle=_IDLE, interval=_INTERVAL, within=VANISHED
         )
 
 

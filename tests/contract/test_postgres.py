@@ -282,7 +282,7 @@ async def test_a_server_that_restarts_is_found_again():
 
 async def test_a_server_that_stands_still_is_given_up(monkeypatch):
     monkeypatch.setattr("gateway.store.postgres.PATIENCE", 0.3)
-    monkeypatch.setattr("gateway.store.postgres._NEWS_PATIENCE", 0.3)
+    monkeypatch.setattr("gateway.store.postgres.NEWS_PATIENCE", 0.3)
     with postgres() as server:
         async with opening(server.database(), node="node-a") as engine:
             await append(engine, an_event())

@@ -166,7 +166,7 @@ async def test_a_gateway_whose_connections_were_forgotten_takes_its_own_name_aga
     database_url, relay, monkeypatch
 ):
     """The server still holds the name for the connection that is gone."""
-    monkeypatch.setattr("gateway.store.postgres._NEWS_PATIENCE", 0.5)
+    monkeypatch.setattr("gateway.store.postgres.NEWS_PATIENCE", 0.5)
     async with opening(through(relay, database_url), node="node-a") as engine:
         await engine.follow("SELECT 1")
         [(ghost,)] = await engine.follow("SELECT pg_backend_pid()")

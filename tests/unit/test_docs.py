@@ -21,6 +21,7 @@ from gateway.operation import MAX_KEPT
 from gateway.operations import MAX_UNFINISHED
 from gateway.passwords import MAX_BYTES, MIN_LENGTH
 from gateway.setting_types import MAX_HOSTS
+from gateway.store import postgres, postgres_connection
 
 ROOT = Path(__file__).parents[2]
 DOCS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -101,6 +102,12 @@ def test_limits_are_those_that_hold():
             "an ICE's progress": (
                 f"a row in {progress.INTERVAL:g} s, {progress.MAX_MESSAGE:,} characters,"
                 f" {progress.MAX_DATA:,} bytes of data"
+            ),
+            "an answer of PostgreSQL; of the log's follower": (
+                f"{postgres_connection.PATIENCE:g} s; {postgres.NEWS_PATIENCE:g} s"
+            ),
+            "a gateway, or a PostgreSQL, that vanished without a word": (
+                f"{postgres_connection.VANISHED} s"
             ),
             "addresses to listen on": f"{MAX_HOSTS}",
             "lines of the log, each minute and of each kind": (
