@@ -113,13 +113,18 @@ class Membership:
         """Why this node may not act, for an operator."""
 
     async def join(self) -> None:
-        """Become one of the nodes. Raises `StoreRefused` where this one does not fit to the others.
+        """Become one of the nodes, which holds nothing yet, so that its lease begins at once.
 
-        One that shows no sign of life is waited for: it may have gone without saying so.
+        Raises `StoreRefused` where this one does not fit to the others. One of those that shows no
+        sign of life is waited for: it may have gone without saying so.
         """
+        self._lease.renewed(await self._enter())
+
+    async def _enter(self) -> float:
+        """Have a row among the nodes; a time by `boottime` before that."""
         seen: dict[str, int] = {}
         while True:
-            knew = boottime()
+            began = boottime()
             try:
                 await self._join()
             except _Misfit as misfit:
@@ -129,8 +134,7 @@ class Membership:
                 await self._look_at_peers()
                 await asyncio.sleep(_RETRY)
             else:
-                self._lease.renewed(knew)
-                return
+                return began
 
     async def _join(self) -> None:
         mine = self._keys.kids()
@@ -206,10 +210,12 @@ class Membership:
             )
             draining = await self._engine.write(renewal)
             if draining is None:
-                # Others have taken it for dead: what it holds they no longer count with.
+                # Others have taken it for dead: what it holds they no longer count with. Its lease begins
+                # when it knows of what has happened until it was back.
                 self._run_out()
-                await self.join()
-                draining = False
+                await self._enter()
+                self._due.set()
+                return False
         except (StoreUnavailable, StoreRefused) as error:
             self._dropped = told + self._dropped
             _log.debug("lease not renewed", reason=str(error))

@@ -275,10 +275,11 @@ class PostgresEngine:
         """See `Engine.close`."""
         await self._writes.finish()
         if self._notifying is not None:
-            await asyncio.wait([self._notifying])
+            await asyncio.wait([self._notifying], timeout=1.0)
+            if self._notifying is not None:
+                self._notifying.cancel()
         self.condemn(f"the database {self.name} is being closed")
-        for line in self._lines:
-            await line.close()
+        await asyncio.gather(*(line.close() for line in self._lines))
 
 
 # --- writing -----------------------------------------------------------------------------------

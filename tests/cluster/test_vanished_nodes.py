@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import json
 
@@ -13,6 +14,7 @@ from gateway.store.nodes import Node, Nodes
 from gateway.store.opening import open_store
 from tests.contract.domain import NOW, soon
 from tests.support.harness import command
+from tests.support.ice import Refused
 
 VANISHED = Node("old", "old", "9.9.9", "another-key", "", NOW, 0, draining=False, lease=0.5)
 
@@ -52,3 +54,34 @@ async def test_where_nobody_serves_every_node_is_gone(place):
     assert [(node["name"], node["state"], node["lease_left"]) for node in listed] == [
         ("old", "gone", 0.0)
     ]
+
+
+async def test_a_node_that_was_taken_for_gone_comes_back_and_has_let_go_of_its_sessions(cluster):
+    ice = await cluster.ice()
+    connection = await ice.at(cluster.b).connect()
+    await cluster.b.settled()
+    engine = cluster.a.gateway.engine
+    [instance] = [one.instance for one in await Nodes(engine.fetch).all() if one.name == "node-b"]
+
+    async def take_for_gone():
+        """A renewal may come between."""
+        while True:
+            seen = [
+                one for one in await Nodes(engine.fetch).renewals("") if one.instance == instance
+            ]
+            if not seen:
+                return
+            await engine.write(functools.partial(nodes.sweep, vanished=seen))
+
+    await soon(take_for_gone(), "node-b taken for gone")
+    await connection.expect_dropped(1012)
+    again = await soon(admitted(ice.at(cluster.b)), "node-b again")
+    assert (await cluster.a.act("lab-1", "deregister"))["unconfirmed"] == []
+    await again.expect_dropped(4101)
+
+
+async def admitted(ice):
+    while True:
+        with contextlib.suppress(Refused):
+            return await ice.connect()
+        await asyncio.sleep(0.05)
