@@ -186,7 +186,8 @@ async def full_of_notifications(url):
         listener, sender = await asyncpg.connect(url), await asyncpg.connect(url)
         for connection in (listener, sender):
             stack.push_async_callback(connection.close)
-        await listener.execute("LISTEN others; BEGIN; SELECT 1")
+        await listener.execute("LISTEN others")
+        await listener.execute("BEGIN; SELECT 1")
         with refusing(asyncpg.PostgresError, "a notification in a full queue") as caught:
             for number in itertools.count():
                 await sender.execute(f"SELECT pg_notify('others', '{number:07900}')")
