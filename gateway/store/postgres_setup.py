@@ -157,6 +157,12 @@ async def _check(connection: asyncpg.Connection, url: str) -> None:
 _PID: Final = "SELECT pg_backend_pid()"
 
 
+_NODES: Final = 8
+"""The schema that has `ice_nodes`,"""
+_OTHER_LEASES: Final = 11
+"""and the one from which on a node's lease is judged by the clocks of its peers."""
+
+
 def released() -> list[tuple[int, str]]:
     """The migrations as (number, SQL), in order."""
     files = [
@@ -180,6 +186,8 @@ async def _bring_up(connection: asyncpg.Connection, name: str, *, create: bool, 
         raise StoreRefused(
             f"{name} has no tables of a gateway: name another --database; `ice-gateway serve` makes them"
         )
+    if _NODES <= version < _OTHER_LEASES:
+        await _refuse_older_nodes(connection, name)
     for number, sql in steps:
         if number > version:
             await connection.execute(sql)
@@ -188,6 +196,19 @@ async def _bring_up(connection: asyncpg.Connection, name: str, *, create: bool, 
     elif version < newest:
         await connection.execute("UPDATE ice_schema SET version = $1", newest)
         tell(f"the database {name} was migrated from schema {version} to {newest}")
+
+
+async def _refuse_older_nodes(connection: asyncpg.Connection, name: str) -> None:
+    """Refuse to migrate under nodes that judge leases by the server's clock: both sides would be wrong."""
+    serving = await connection.fetch(
+        "SELECT name FROM ice_nodes WHERE lease_until > lease_clock() ORDER BY name"
+    )
+    if serving:
+        names = ", ".join(row["name"] for row in serving)
+        raise StoreRefusedForNow(
+            f"{name} is served by nodes of an older version: {names}; stop them, then start this one"
+            " (a node that was killed counts for as long as its lease)"
+        )
 
 
 async def _version(connection: asyncpg.Connection, name: str) -> int:
