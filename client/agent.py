@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -90,6 +90,7 @@ class IceClient:
         insecure: allow plain http beyond loopback. Certificates are verified in any case.
         handlers: a handler by operation kind; `operation` adds more.
         version: what this ICE calls its version in `ice.hello`.
+        options: more options for the command that `ice-client status` suggests.
         observe: called with every `Event`; by default they are logged.
         surroundings: clocks, sleep and randomness.
 
@@ -108,6 +109,7 @@ class IceClient:
         insecure: bool = False,
         handlers: Mapping[str, Handler] | None = None,
         version: str | None = None,
+        options: Sequence[str] = (),
         observe: Callable[[Event], None] = log_event,
         surroundings: Surroundings | None = None,
     ) -> None:
@@ -118,6 +120,7 @@ class IceClient:
         self._folder = Path(state_dir) if state_dir else platform.default_state_dir()
         self._given = Token(token) if isinstance(token, str) else token
         self._version = encodable(version or __version__)
+        self._options = list(options)
         self._observe = observe
         self._around = surroundings or Surroundings()
         self._patience = Patience(uniform=self._around.uniform, monotonic=self._around.monotonic)
@@ -150,6 +153,7 @@ class IceClient:
         was = self._identity.state
         self._note(
             gateway=gateway,
+            options=self._options,
             connected=False,
             # One that was killed could not write when its connection ended.
             since=self._time() if was.connected else was.since,
@@ -302,12 +306,13 @@ class IceClient:
 
     def _ended(self, code: str | int, sentence: str, verdict: float | Stopped) -> None:
         stopped = isinstance(verdict, Stopped)
+        was = self._identity.state
         self._note(
             code=code,
             sentence=verdict.sentence if isinstance(verdict, Stopped) else sentence,
             next=None if isinstance(verdict, Stopped) else self._time(verdict),
             must_act=stopped,
-            registered=self._identity.state.registered and code not in _UNREGISTERED,
+            registered=was.registered and (was.moves or code not in _UNREGISTERED),
         )
 
     # --- one session -------------------------------------------------------------------------------

@@ -101,6 +101,7 @@ def run(
             token=token,
             ca_file=ca_file,
             insecure=insecure,
+            options=_options(ca_file, insecure, handlers, config),
             observe=_print_event,
         )
         if handlers is not None:
@@ -121,6 +122,24 @@ def run(
 async def _run(client: IceClient) -> Outcome:
     async with client:
         return await client.wait()
+
+
+def _options(
+    ca_file: Path | None,
+    insecure: bool,  # noqa: FBT001 - click gives a flag
+    handlers: str | None,
+    config: Path | None,
+) -> list[str]:
+    """The options to start it with again, from whatever folder."""
+    if handlers is not None and handlers.endswith(".py"):
+        handlers = str(Path(handlers).absolute())
+    named = {
+        "--ca-file": ca_file and str(ca_file.absolute()),
+        "--handlers": handlers,
+        "--config": config and str(config.absolute()),
+    }
+    given = [word for name, value in named.items() if value for word in (name, value)]
+    return [*given, *(["--insecure"] if insecure else [])]
 
 
 def _last_gateway(folder: StateFolder) -> str:

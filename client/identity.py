@@ -56,6 +56,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The base URL of the gateway that was named last."""
     home: str | None = None
     """That of the gateway which the stored token is for: another one while the ICE moves."""
+    options: list[str] = []
+    """The other options of the last run, as `status` suggests them."""
     ice_name: str | None = None
     ice_type: str | None = None
     admitted: str | None = None
@@ -72,6 +74,11 @@ class State(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """When it tries to connect, or has tried last; RFC 3339. None while connected, or once it has stopped."""
     must_act: bool = False
     """Whether the client has stopped until a person acts."""
+
+    @property
+    def moves(self) -> bool:
+        """Whether the stored token is another gateway's than the one that was named last."""
+        return not same_gateway(self.home or self.gateway, self.gateway)
 
 
 class StateFolder:
@@ -251,8 +258,7 @@ class Identity:
     @property
     def was_admitted(self) -> bool:
         """Whether this gateway has admitted this very token before."""
-        at_home = same_gateway(self.state.home, self.state.gateway)
-        return at_home and self.state.admitted == self.token.digest()
+        return not self.state.moves and self.state.admitted == self.token.digest()
 
     def try_next_token(self) -> bool:
         """While the ICE moves, take the stored token where the one given is refused; whether there is one."""
@@ -264,7 +270,7 @@ class Identity:
     def settle(self) -> None:
         """The token was admitted: it is the stored one from now on. Raises `FolderUnusable`."""
         self._tokens = self._tokens[:1]
-        if not same_gateway(self.state.home, self.state.gateway):
+        if self.state.moves:
             self._folder.store_token(self.token)
             self.note(home=self.state.gateway)
         self._folder.forget_moving_token()

@@ -5,6 +5,7 @@ It says what the state folder tells. The gateway alone knows what it would answe
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 
 import msgspec
@@ -63,11 +64,13 @@ def report(found: Found) -> Report:
     must_act = todo is not None
     if todo is None and not running:
         todo = f"start it: {_command(found)}"
+    if todo is None and not connected and _advises(state):
+        todo = state.sentence
     return Report(
         ice_name=state.ice_name,
         ice_type=state.ice_type,
         gateway=state.gateway,
-        registered=admitted and state.registered,
+        registered=admitted and state.registered and not state.moves,
         connected=connected,
         running=running,
         since=since,
@@ -98,9 +101,20 @@ def _cure(found: Found, *, admitted: bool) -> str | None:
     return refusal.detail if refusal else state.sentence
 
 
+def _advises(state: State) -> bool:
+    """Whether the sentence says what a person should do, although the client goes on trying."""
+    if not isinstance(state.code, str):
+        return False
+    if state.code == "unreachable":
+        return "check" in (state.sentence or "")
+    known = REFUSALS.get(state.code)
+    return known is None or not known.detail.startswith("Nothing needs to be done")
+
+
 def _command(found: Found) -> str:
-    folder = f" --state-dir {found.folder}" if found.named else ""
-    return f"ice-client run --gateway {found.state.gateway or 'URL'}{folder}"
+    folder = ["--state-dir", found.folder] if found.named else []
+    words = ["--gateway", found.state.gateway or "URL", *folder, *found.state.options]
+    return f"ice-client run {shlex.join(words)}"
 
 
 def lines(found: Found, report: Report, now: str) -> list[str]:
@@ -120,7 +134,10 @@ def lines(found: Found, report: Report, now: str) -> list[str]:
         told.append(f"not connected{since}: no client is running")
         if why:
             told.append(f"it last said {why}")
-    told.append(f"to do: {report.todo or 'nothing, it tries again by itself'}")
+    if report.running and report.todo and not report.must_act:
+        told.append("to do: what it says above; it tries again by itself")
+    else:
+        told.append(f"to do: {report.todo or 'nothing, it tries again by itself'}")
     return told
 
 
@@ -131,6 +148,8 @@ def _registered(found: Found, report: Report) -> str:
     if found.token is None:
         key = ", only a key" if found.has_key else ""
         return f"{name} is not registered: it has no token{key}"
+    if found.state.moves:
+        return f"{name} moves from {found.state.home} to {report.gateway}, which has not admitted it yet"
     if found.state.admitted == found.token.digest():
         return f"{name} is not registered any more"
     return f"{name} is not registered yet: its token has not been admitted"

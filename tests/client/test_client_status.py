@@ -10,7 +10,7 @@ from scripted_gateway import NOW, admit, make_token, refuse
 from client import protocol, status
 from client.agent import Surroundings
 from client.cli import main
-from client.identity import Identity, State, StateFolder, Token
+from client.identity import FolderUnusable, Identity, State, StateFolder, Token
 
 GATEWAY = "https://gw.example"
 BEFORE, NOON, AFTER = (f"2026-11-22T{hour}:00:00Z" for hour in (11, 12, 13))
@@ -110,6 +110,48 @@ def test_started_and_not_heard_of_yet(told):
 
     assert lines[2:] == ["not connected", "it is trying to connect now", BY_ITSELF]
     assert code == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        ("certificate-untrusted", "It is not trusted: name it with --ca-file."),
+        ("proxy-refused", "The proxy asks for a password: set HTTPS_PROXY."),
+        ("proxy-unusable", "HTTPS_PROXY cannot be understood."),
+        ("not-a-gateway", "It does not speak ice.v1: correct the URL."),
+        ("http-404", "HTTP 404 was answered: look at the URL."),
+        ("unreachable", "No address is known for gw.example: check the name."),
+        ("token-invalid", "Check that the token was copied whole."),
+        ("too-many-attempts", "Check the token of the ICEs at this address."),
+    ],
+)
+def test_running_and_its_sentence_says_what_to_do(code, sentence, told):
+    lines, status_ = told(running=True, since=BEFORE, next=AFTER, code=code, sentence=sentence)
+
+    assert lines[-1] == "to do: what it says above; it tries again by itself"
+    assert sentence in lines[2]
+    assert status_ == 1, "it need not be started again"
+
+
+@pytest.mark.parametrize("code", ["draining", "overloaded", "store-unavailable", 1012, 4201])
+def test_running_and_nothing_needs_to_be_done(code, told):
+    lines, _ = told(running=True, next=AFTER, code=code, sentence="It comes back.")
+
+    assert lines[-1] == BY_ITSELF
+
+
+def test_the_command_has_the_options_of_the_last_run(told):
+    lines, _ = told(options=["--ca-file", "/etc/my ca.pem", "--insecure"])
+    assert lines[-1] == START + " --ca-file '/etc/my ca.pem' --insecure"
+    lines, _ = told(token=False, key=False, options=["--ca-file", "/ca.pem"])
+    assert lines[-1] == ASK.replace("URL", "URL --ca-file /ca.pem")
+
+
+def test_while_it_moves_it_is_registered_nowhere_yet(told):
+    lines, _ = told(home="https://old.example", running=True, next=AFTER)
+    assert lines[1] == (
+        f"lab-1 (normal) moves from https://old.example to {GATEWAY}, which has not admitted it yet"
+    )
 
 
 def test_not_running(told):
@@ -298,3 +340,27 @@ def test_a_folder_of_another_user(closed, tmp_path):
         f"ice-client: the state folder {folder} cannot be used: Permission denied; it may be another"
         " user's\n"
     )
+
+
+def test_the_options_of_a_run_are_kept_with_absolute_paths(folder, monkeypatch, tmp_path, token):
+    monkeypatch.chdir(tmp_path)
+    seen = {}
+
+    def stand_in(gateway, **options):
+        seen.update(options)
+        raise FolderUnusable("far enough")
+
+    monkeypatch.setattr("client.cli.IceClient", stand_in)
+    options = ["--ca-file", "ca.pem", "--handlers", "mine.py", "--config", "c.toml", "--insecure"]
+    run = ["run", "--gateway", GATEWAY, "--state-dir", str(folder), *options]
+    assert CliRunner().invoke(main, run).exit_code == 1
+    assert seen["options"] == [
+        *("--ca-file", f"{tmp_path}/ca.pem", "--handlers", f"{tmp_path}/mine.py"),
+        *("--config", f"{tmp_path}/c.toml", "--insecure"),
+    ]
+
+
+async def test_status_suggests_the_options(make_ice, command):
+    async with make_ice(options=["--ca-file", "/ca.pem"]) as ice:
+        await ice.connected()
+    assert command().output.endswith(" --ca-file /ca.pem\n")
