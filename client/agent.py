@@ -31,8 +31,8 @@ from client import __version__, handshake, platform, protocol
 from client.events import Event, log_event
 from client.faults import LOST, ending, one_line, told
 from client.handshake import Door, Endpoint, WebSocket
-from client.identity import FolderUnusable, Identity, Token, proof
-from client.journal import Journal, JournalUnusable
+from client.identity import FolderDamaged, FolderUnusable, Identity, Token, proof
+from client.journal import Journal, JournalDamaged, JournalUnusable
 from client.operations import Handler, Operation, OperationFailed, Operations, Report
 from client.patience import Closed, Patience, Refused, Stopped
 from client.surroundings import Surroundings
@@ -145,7 +145,8 @@ class IceClient:
             self._operations.open(Journal(self._folder / _JOURNAL, self._around.now))
         except JournalUnusable as problem:
             self._identity.close()
-            raise FolderUnusable(str(problem)) from None
+            kind = FolderDamaged if isinstance(problem, JournalDamaged) else FolderUnusable
+            raise kind(str(problem)) from None
         if self._identity.kept:
             self._warn("the token given is not newer than the stored one, which is kept")
         if self._endpoint.exposed:

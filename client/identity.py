@@ -17,6 +17,7 @@ from client import platform
 from client.credentials import IdentityProblem, Key, NotAToken, Token, proof
 
 __all__ = [
+    "FolderDamaged",
     "FolderLocked",
     "FolderUnusable",
     "Identity",
@@ -43,6 +44,10 @@ class KeyUnusable(IdentityProblem):
 
 class FolderUnusable(IdentityProblem):
     """The state folder cannot be read or written."""
+
+
+class FolderDamaged(IdentityProblem):
+    """A file of the state folder is spoilt."""
 
 
 class FolderLocked(IdentityProblem):

@@ -13,9 +13,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from client import platform
+from client.faults import one_line
 
 KEPT: Final = 30 * 86_400.0
 """Seconds for which the id of an operation is remembered once the gateway knows what it came to."""
+_TRANSIENT: Final = (
+    *("SQLITE_BUSY", "SQLITE_CANTOPEN", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_NOMEM"),
+    "SQLITE_READONLY",
+)
+"""Errors that say nothing of the file's content."""
 _TABLE: Final = """
 CREATE TABLE IF NOT EXISTS operations (
     id TEXT PRIMARY KEY NOT NULL,
@@ -30,19 +36,32 @@ class JournalUnusable(Exception):
     """The journal cannot be read or written; the text says why."""
 
 
+class JournalDamaged(JournalUnusable):
+    """The file holds no journal, or not a whole one; the text says what a person should do."""
+
+
 class Journal:
-    """The operations of one ICE. Each method is durable when it returns, and raises `JournalUnusable`."""
+    """The operations of one ICE. Each method is durable when it returns, and raises `JournalUnusable`.
+
+    Making it checks the file, and raises `JournalDamaged` where that fails.
+    """
 
     def __init__(self, path: Path, now: Callable[[], float]) -> None:
         self._path = path
         self._now = now
-        with self._told():
+        with self._told(), self._checked():
             platform.touch_private(path)
             # SQLite reports a busy file after this many seconds; the folder's lock keeps others away.
             self._connection = sqlite3.connect(path, isolation_level=None, timeout=1.0)
             # EXTRA: a commit outlives a power cut also where the names in the folder are written late.
             self._connection.execute("PRAGMA synchronous=EXTRA")
+            [[found]] = self._connection.execute("PRAGMA quick_check(1)")
+            if found != "ok":
+                raise sqlite3.DatabaseError(found)
             self._connection.execute(_TABLE)
+            self._connection.execute(
+                "SELECT id, accepted, finish, answered FROM operations LIMIT 1"
+            )
             self._connection.execute(
                 "DELETE FROM operations WHERE answered AND accepted < ?", (now() - KEPT,)
             )
@@ -94,6 +113,21 @@ class Journal:
     def _rows(self, sql: str, *params: object) -> list[Any]:
         with self._told():
             return self._connection.execute(sql, params).fetchall()
+
+    @contextlib.contextmanager
+    def _checked(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            name = getattr(error, "sqlite_errorname", "SQLITE_ERROR")
+            if not name.startswith(_TRANSIENT):  # extended ones are SQLITE_IOERR_READ and the like
+                reason = one_line(str(error))
+                raise JournalDamaged(
+                    f"the journal of operations {self._path} is damaged ({reason}): move it away and start"
+                    " again; results that the gateway has not yet, and which operations have already"
+                    " been run, are lost with it"
+                ) from error
+            raise
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:

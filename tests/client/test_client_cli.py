@@ -244,6 +244,17 @@ def test_a_folder_that_cannot_be_used_ends_with_1(invoke, tmp_path, token):
     assert result.stderr.count("\n") == 1
 
 
+def test_a_damaged_journal_ends_with_3(invoke, folder, tmp_path, token):
+    (tmp_path / "t").write_text(token)
+    folder.mkdir(mode=0o700)
+    (folder / "operations.db").write_bytes(b"x" * 5000)
+    result = invoke(*run_nowhere(folder, "--token-file", tmp_path / "t"))
+
+    assert result.exit_code == 3
+    assert f"{folder / 'operations.db'} is damaged" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
 def test_plain_http_ends_with_1(invoke, folder):
     result = invoke("run", "--gateway", "http://gw.example", "--state-dir", folder)
 

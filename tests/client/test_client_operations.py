@@ -3,13 +3,14 @@
 import asyncio
 import contextlib
 import shutil
+import sqlite3
 
 import pytest
 from scripted_gateway import NOW, admit
 
 from client import protocol
 from client.agent import ClosedByUs
-from client.identity import FolderUnusable
+from client.identity import FolderDamaged, FolderUnusable
 from client.journal import KEPT, Journal
 from client.operations import OperationFailed
 
@@ -736,14 +737,72 @@ async def test_a_result_that_cannot_be_written_is_told_all_the_same(talk, gatewa
     assert "error" in await session.request("x.y", {})
 
 
-async def test_a_journal_that_is_none_keeps_the_client_from_starting(folder, make_ice):
+def a_journal(path):
+    journal = Journal(path, lambda: NOW)
+    for number in range(200):
+        journal.accept(f"op-{number}")
+        journal.finish(f"op-{number}", b"x" * 500)
+    journal.close()
+    return path.read_bytes()
+
+
+def no_database(path):
+    path.write_bytes(b"x" * 5000)
+
+
+def half_a_journal(path):
+    whole = a_journal(path)
+    path.write_bytes(whole[: len(whole) // 2])
+
+
+def a_journal_with_a_hole(path):
+    whole = a_journal(path)
+    path.write_bytes(whole[:9000] + bytes(4000) + whole[13_000:])
+
+
+def another_table(path):
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("CREATE TABLE operations (id TEXT PRIMARY KEY)")
+
+
+@pytest.mark.parametrize(
+    "damage", [no_database, half_a_journal, a_journal_with_a_hole, another_table]
+)
+async def test_a_damaged_journal_is_for_a_person_to_move_away(damage, folder, make_ice):
     folder.mkdir(mode=0o700)
-    (folder / "operations.db").write_bytes(b"x" * 5000)
-    with pytest.raises(FolderUnusable, match="journal of operations"):
+    path = folder / "operations.db"
+    damage(path)
+    before = path.read_bytes()
+    with pytest.raises(FolderDamaged) as refused:
         await make_ice().__aenter__()
-    (folder / "operations.db").unlink()
+    said = str(refused.value)
+    assert f"{path} is damaged (" in said
+    assert "move it away" in said
+    assert "are lost with it" in said
+    assert "\n" not in said
+    assert path.read_bytes() == before, "it is evidence, and may be mended"
+    path.unlink()
     async with make_ice():
         pass  # the folder was given back
+
+
+async def test_an_empty_journal_has_lost_nothing_and_is_made_anew(folder, make_ice):
+    folder.mkdir(mode=0o700)
+    (folder / "operations.db").touch()
+    async with make_ice() as ice:
+        await ice.connected()
+
+
+@pytest.mark.parametrize("name", ["SQLITE_FULL", "SQLITE_IOERR_READ"])
+async def test_a_disk_that_fails_is_no_damage(name, folder, make_ice, monkeypatch):
+    def connect(*args, **options):
+        error = sqlite3.OperationalError("the disk")
+        error.sqlite_errorname = name
+        raise error
+
+    monkeypatch.setattr("client.journal.sqlite3.connect", connect)
+    with pytest.raises(FolderUnusable, match="cannot be used: the disk"):
+        await make_ice().__aenter__()
 
 
 async def test_a_refused_finish_is_told_to_the_person_and_forgotten(talk, events):
