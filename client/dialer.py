@@ -15,6 +15,8 @@ from typing import Any, Final, TypeVar
 import aiohttp
 from aiohttp.abc import ResolveResult
 
+from client import platform
+
 _T = TypeVar("_T")
 
 SILENCE: Final = 10.0
@@ -48,9 +50,8 @@ class Dialer(aiohttp.ThreadedResolver):
         return left
 
     def _make_socket(self, address: Any) -> socket.socket:
-        family, kind, protocol, _, where = address
-        made = socket.socket(family, kind, protocol)
-        self._sockets.append((made, where[0]))
+        made = platform.new_socket(address)
+        self._sockets.append((made, address[4][0]))
         return made
 
     async def connect(self, connect: Callable[[], Coroutine[Any, Any, _T]]) -> _T:

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -186,12 +187,16 @@ else:
         fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
+_locks: Final[weakref.WeakSet[FileLock]] = weakref.WeakSet()
+
+
 class FileLock:
     """A lock that the system takes away when its process ends, however it ends."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._descriptor: int | None = None
+        _locks.add(self)
 
     def acquire(self) -> bool:
         """Take the lock, or tell that another has it. Raises OSError."""
@@ -211,6 +216,11 @@ class FileLock:
         if self._descriptor is not None:
             # By closing alone Windows gives it back only when it finds the time.
             _unlock(self._descriptor)
+            self.forget()
+
+    def forget(self) -> None:
+        """Close the file; the lock is held for as long as another process has it open."""
+        if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
@@ -340,6 +350,49 @@ async def end_group(process: asyncio.subprocess.Process, patience: float = 3.0) 
     await ended(process)
 
 
+# --- forks -------------------------------------------------------------------------------------
+
+_sockets: Final[weakref.WeakSet[socket.socket]] = weakref.WeakSet()
+_heard: Final[set[int]] = set()
+"""The signals that stop the client."""
+
+
+def new_socket(address: tuple[Any, ...]) -> socket.socket:
+    """A socket for an item of `getaddrinfo` that a process forked off this one does not keep open."""
+    made = socket.socket(*address[:3])
+    _sockets.add(made)
+    return made
+
+
+if hasattr(os, "register_at_fork"):
+    _forking: Final = threading.local()
+
+    def _before_fork() -> None:
+        _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _heard)
+
+    def _after_fork() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, _forking.mask)
+
+    def _in_forked() -> None:
+        """Let go of what must end with the client, and of its signals, in a process that a handler has forked.
+
+        Otherwise the child would hold the lock and the connection of a client that was killed, and a signal
+        to the child would stop the client: the two share the pipe by which asyncio hears of signals.
+        """
+        for own in list(_sockets):
+            own.close()
+        for lock in list(_locks):
+            lock.forget()
+        if _heard:
+            signal.set_wakeup_fd(-1)
+        for number in _heard:
+            is_ctrl_c = number == signal.SIGINT
+            signal.signal(number, signal.default_int_handler if is_ctrl_c else signal.SIG_DFL)
+        _after_fork()
+
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_forked)
+
+
 # --- being asked to stop -----------------------------------------------------------------------
 
 
@@ -349,6 +402,8 @@ def stop_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> I
     names = ("SIGINT", "SIGTERM", "SIGBREAK")
     with contextlib.ExitStack() as undo:
         for number in (getattr(signal, name) for name in names if hasattr(signal, name)):
+            _heard.add(number)
+            undo.callback(_heard.discard, number)
             try:
                 loop.add_signal_handler(number, stop)
                 undo.callback(loop.remove_signal_handler, number)

@@ -113,13 +113,15 @@ class Session:
         return await asyncio.wait_for(asyncio.shield(self.ended), 5)
 
     async def read(self):
-        async for frame in self.socket:
-            if frame.type is WSMsgType.TEXT:
-                self.inbox.put_nowait(json.loads(frame.data))
-            elif frame.type is WSMsgType.PONG:
-                self.pongs.put_nowait(frame.data)
-        if not self.ended.done():
-            self.ended.set_result(self.socket.close_code)
+        try:
+            async for frame in self.socket:
+                if frame.type is WSMsgType.TEXT:
+                    self.inbox.put_nowait(json.loads(frame.data))
+                elif frame.type is WSMsgType.PONG:
+                    self.pongs.put_nowait(frame.data)
+        finally:  # aiohttp cancels it where the peer is gone
+            if not self.ended.done():
+                self.ended.set_result(self.socket.close_code)
 
 
 class ScriptedGateway:

@@ -1,6 +1,7 @@
 """The loop that runs `ice-client`: what handlers start neither ends it nor keeps it from ending."""
 
 import asyncio
+import os
 import signal
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from scripted_gateway import admit
 from tests.support.ice import until
 
 HANDLERS = """
-import asyncio, pathlib, sys, threading
+import asyncio, multiprocessing, pathlib, signal, sys, threading
 
 async def task(operation, report):
     async def child():
@@ -41,31 +42,60 @@ async def stubborn(operation, report):
         except asyncio.CancelledError:
             pass
 
+async def fork(operation, report):
+    def child():
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(60)
+        signal.pause()
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    if operation.params == "end it":
+        process.terminate()
+        await asyncio.to_thread(process.join)
+        return process.exitcode
+    return process.pid
+
 def register(ice, settings):
-    for kind in (task, callback, direct, thread, stubborn):
+    for kind in (fork, task, callback, direct, thread, stubborn):
         ice.operation(kind.__name__)(kind)
 """
 
 
 @pytest.fixture
-async def client(gateway, folder, token, tmp_path):
-    """A process of `ice-client run` with these handlers, and its session."""
+async def start(gateway, folder, token, tmp_path):
+    """Start a process of `ice-client run` with these handlers; it, and its session."""
     (tmp_path / "mine.py").write_text(HANDLERS)
     (tmp_path / "t").write_text(token)
-    gateway.script.append(admit())
-    process = await asyncio.create_subprocess_exec(
+    started = []
+
+    async def start():
+        gateway.script.append(admit())
+        process = await _process(gateway, folder, tmp_path)
+        started.append(process)
+        session = await gateway.session()
+        await session.expect("ice.hello")
+        return process, session
+
+    yield start
+    for process in started:
+        if process.returncode is None:
+            process.kill()
+        process._transport.close()
+
+
+@pytest.fixture
+async def client(start):
+    return await start()
+
+
+async def _process(gateway, folder, tmp_path):
+    return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "client", "run", "--gateway", gateway.url, "--state-dir", folder),
         *("--token-file", tmp_path / "t", "--handlers", tmp_path / "mine.py"),
         cwd=Path(__file__).parents[2],
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    session = await gateway.session()
-    await session.expect("ice.hello")
-    yield process, session
-    if process.returncode is None:
-        process.kill()
-    await process.communicate()
 
 
 async def ended(process):
@@ -107,3 +137,35 @@ async def test_what_does_not_end_does_not_keep_the_client(client, tmp_path, kind
     assert finish["params"]["error"]["code"] == "interrupted"
     await session.send(id=finish["id"], result={})
     assert await ended(process) == (0, "stopped, as asked")
+
+
+async def finished(session, params):
+    """The result of an operation that forks."""
+    await session.request("operation.run", {"id": str(params), "kind": "fork", "params": params})
+    finish = (await session.expect("operation.finish"))["params"]
+    await session.send(id=finish["id"], result={})
+    assert "result" in finish, finish
+    return finish["result"]
+
+
+async def test_a_signal_to_a_process_that_a_handler_forked_is_not_the_clients(client):
+    process, session = client
+    assert await finished(session, "end it") == -signal.SIGTERM, "it should end the child"
+    assert "error" in await session.request("x.y", {}), "and not the client"
+    process.terminate()
+    assert await ended(process) == (0, "stopped, as asked")
+
+
+async def test_a_process_that_a_handler_forked_holds_neither_lock_nor_connection(client, start):
+    process, session = client
+    child = await finished(session, None)
+    assert "error" in await session.request("x.y", {}), "it has read everything"
+    try:
+        process.kill()
+        await session.closed()
+        again, session = await start()
+        os.kill(child, 0)
+    finally:
+        os.kill(child, signal.SIGKILL)
+    again.terminate()
+    assert await again.wait() == 0
