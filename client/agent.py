@@ -149,6 +149,11 @@ class IceClient:
             raise kind(str(problem)) from None
         if self._identity.kept:
             self._warn("the token given is not newer than the stored one, which is kept")
+        if self._identity.exposed:
+            self._warn(
+                f"others could get at {' and '.join(self._identity.exposed)} until now: if somebody may have,"
+                " ask the admin to reregister this ICE"
+            )
         if self._endpoint.exposed:
             self._warn("plain http: everybody on the way can read the token and all messages")
         was = self._identity.state

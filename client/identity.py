@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
@@ -18,6 +18,7 @@ from client.credentials import IdentityProblem, Key, NotAToken, Token, proof
 
 __all__ = [
     "FolderDamaged",
+    "FolderExposed",
     "FolderLocked",
     "FolderUnusable",
     "Identity",
@@ -50,8 +51,15 @@ class FolderDamaged(IdentityProblem):
     """A file of the state folder is spoilt."""
 
 
+class FolderExposed(IdentityProblem):
+    """Another user could change what is in the state folder."""
+
+
 class FolderLocked(IdentityProblem):
     """Another process runs with this state folder."""
+
+
+_FILES: Final = ("key.pem", "token", "token.moving", "state.json", "operations.db", "lock")
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -127,6 +135,19 @@ class StateFolder:
         except OSError as error:
             raise self._unusable(error) from None
 
+    def open_to_others(self) -> list[str]:
+        """What others could read or change until now, and `lock` and reading close. Raises `FolderUnusable`."""
+        try:
+            # Without a key there is nothing yet that somebody could have changed.
+            writable = self._key.exists() and platform.open_to_others(
+                self.path, platform.OTHERS_WRITE
+            )
+            secret = (self._key, self._token)
+            found = [str(path) for path in secret if platform.open_to_others(path)]
+        except OSError as error:
+            raise self._unusable(error) from None
+        return [str(self.path), *found] if writable else found
+
     def _read_token(self, path: Path) -> Token | None:
         data = self._read(path)
         try:
@@ -171,10 +192,19 @@ class StateFolder:
             raise self._unusable(error) from None
 
     def lock(self) -> platform.FileLock:
-        """Make the folder, if need be, and take it. Raises `FolderUnusable` and `FolderLocked`."""
+        """Make the folder, if need be, and take it.
+
+        Raises `FolderUnusable`, `FolderExposed` and `FolderLocked`.
+        """
         lock = platform.FileLock(self._lock)
         try:
             platform.make_private_folder(self.path, ours=self._key.name)
+            exposed = platform.exposure(self.path, _FILES)
+            if exposed is not None:
+                raise FolderExposed(
+                    f"the state folder cannot be trusted: {exposed}; give it and what is in it to the client's"
+                    " user alone (chown, chmod go-w), or name another folder with --state-dir"
+                )
             taken = lock.acquire()
         except OSError as error:
             raise self._unusable(error) from None
@@ -218,6 +248,7 @@ class Identity:
         state: State,
         *,
         kept: bool,
+        exposed: list[str],
     ) -> None:
         self._folder = folder
         self._lock = lock
@@ -225,6 +256,8 @@ class Identity:
         self._tokens = tokens
         self.kept = kept
         """Whether a token was given and the stored one kept, since that is not older."""
+        self.exposed = exposed
+        """What of the folder others could read or change until now."""
         self.state = state
 
     @classmethod
@@ -234,6 +267,7 @@ class Identity:
         `gateway` is the base URL to connect to. Raises `IdentityProblem`, whose text says what to do.
         """
         folder = StateFolder(path)
+        exposed = folder.open_to_others()
         lock = folder.lock()
         try:
             state = folder.state()
@@ -253,7 +287,7 @@ class Identity:
             lock.release()
             raise
         kept = given is not None and given not in tokens
-        return cls(folder, lock, key, tokens, state, kept=kept)
+        return cls(folder, lock, key, tokens, state, kept=kept, exposed=exposed)
 
     @property
     def token(self) -> Token:

@@ -27,6 +27,7 @@ from typing import Any, Final, TypeVar
 from client.text import encodable
 
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 _ATTEMPTS: Final = 5
 _PAUSE: Final = 0.02
 _BINARY: Final[int] = getattr(os, "O_BINARY", 0)  # Windows' own: newlines are left as they are
@@ -93,8 +94,39 @@ def make_private_folder(folder: Path, *, ours: str) -> None:
     if folder.stat().st_mode & _OTHERS:
         names = [entry.name for entry in folder.iterdir()]
         if not names or ours in names:
-            with contextlib.suppress(PermissionError):  # another's folder; the files stay private
+            with contextlib.suppress(PermissionError):  # another's folder: `exposure` says so
                 folder.chmod(0o700)
+
+
+def exposure(folder: Path, names: Iterable[str]) -> str | None:
+    """Why another user could change what is in `folder`, or may have laid it there; None if none could.
+
+    `names` are the files that matter. Raises OSError. On Windows nothing is found.
+    """
+    if not hasattr(os, "geteuid"):
+        return None
+    trusted = (os.geteuid(), 0)
+    if not {folder.stat().st_uid, folder.lstat().st_uid} <= {*trusted}:
+        return f"{folder} belongs to another user"
+    if open_to_others(folder, OTHERS_WRITE):
+        return f"others may write to {folder}"
+    for path in (folder / name for name in names):
+        with contextlib.suppress(FileNotFoundError):
+            found = path.lstat()
+            if stat.S_ISLNK(found.st_mode):
+                return f"{path} is a link"
+            if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+                return f"{path} is no file"
+            if found.st_uid not in trusted:
+                return f"{path} belongs to another user"
+    return None
+
+
+def open_to_others(path: Path, bits: int = _OTHERS) -> bool:
+    """Whether a file or folder is there with some of these mode bits; never on Windows. Raises OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        return hasattr(os, "geteuid") and bool(path.stat().st_mode & bits)
+    return False
 
 
 def write_private(path: Path, data: bytes) -> None:
@@ -123,18 +155,20 @@ def touch_private(path: Path) -> None:
     """Make an empty file of mode 0600 if there is none; close one to others that is there. Raises OSError."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     os.close(descriptor)
-    if path.stat().st_mode & _OTHERS:
-        with contextlib.suppress(PermissionError):
-            path.chmod(0o600)
+    _close_to_others(path)
 
 
 def read_private(path: Path) -> bytes:
     """The content of one of our files, which is closed to others if it was open. Raises OSError."""
     data = _patiently(path.read_bytes)
+    _close_to_others(path)
+    return data
+
+
+def _close_to_others(path: Path) -> None:
     if path.stat().st_mode & _OTHERS:
         with contextlib.suppress(PermissionError):
             path.chmod(0o600)
-    return data
 
 
 def _sync_names(folder: Path) -> None:

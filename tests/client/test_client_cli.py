@@ -244,6 +244,29 @@ def test_a_folder_that_cannot_be_used_ends_with_1(invoke, tmp_path, token):
     assert result.stderr.count("\n") == 1
 
 
+def test_a_folder_that_others_may_write_to_ends_with_3(invoke, tmp_path, token):
+    (tmp_path / "t").write_text(token)
+    tmp_path.chmod(0o777)
+    result = invoke(*run_nowhere(tmp_path, "--token-file", tmp_path / "t"))
+
+    assert result.exit_code == 3
+    assert f"others may write to {tmp_path}" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["t"]
+
+
+async def test_what_others_could_read_is_warned_of(fork, run_arguments, folder, token):
+    await fork.run(*run_arguments("--token-file", "-"), stdin=token, until_admitted=True)
+    (folder / "key.pem").chmod(0o644)
+    ended = await fork.run(*run_arguments(), until_admitted=True)
+
+    assert ended.status == 0
+    assert ended.err == (
+        f"ice-client: warning: others could get at {folder / 'key.pem'} until now: if somebody may have,"
+        " ask the admin to reregister this ICE\n"
+    )
+
+
 def test_a_damaged_journal_ends_with_3(invoke, folder, tmp_path, token):
     (tmp_path / "t").write_text(token)
     folder.mkdir(mode=0o700)

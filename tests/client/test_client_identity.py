@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from scripted_gateway import NOW, make_token
 
 from client.identity import (
+    FolderExposed,
     FolderLocked,
     FolderUnusable,
     Identity,
@@ -144,13 +145,101 @@ def test_files_that_were_open_to_others_are_closed(open_identity, folder, token)
     open_identity(token)
     for path in (folder, folder / "key.pem", folder / "token"):
         path.chmod(0o755)
-    open_identity()
+    identity = open_identity()
 
     assert [mode(path) for path in (folder, folder / "key.pem", folder / "token")] == [
         0o700,
         0o600,
         0o600,
     ]
+    assert identity.exposed == [str(folder / "key.pem"), str(folder / "token")]
+    assert open_identity().exposed == [], "they are closed now"
+
+
+def test_a_folder_that_others_could_write_to_is_closed_and_told(open_identity, folder, token):
+    open_identity(token)
+    folder.chmod(0o770)
+
+    assert open_identity().exposed == [str(folder)]
+    assert mode(folder) == 0o700
+
+
+@pytest.mark.parametrize("bits", [0o775, 0o757, 0o1777])
+def test_a_folder_that_others_may_write_to_is_refused(bits, folder, token):
+    folder.mkdir()
+    (folder / "somebody-elses").touch()
+    folder.chmod(bits)
+
+    with pytest.raises(FolderExposed, match=f"others may write to {folder}") as refused:
+        Identity.open(folder, Token(token))
+    assert "chmod go-w" in str(refused.value)
+    assert mode(folder) == bits, "it is not ours to change"
+    assert [path.name for path in folder.iterdir()] == ["somebody-elses"]
+
+
+def test_a_folder_with_other_things_that_others_may_read_serves(folder, token):
+    folder.mkdir(mode=0o755)
+    (folder / "mine").touch()
+    Identity.open(folder, Token(token)).close()
+
+    assert mode(folder) == 0o755
+
+
+@pytest.fixture
+def give_away(monkeypatch):
+    """Make a file or folder another user's."""
+
+    def give_away(path):
+        if os.geteuid() == 0:
+            os.chown(path, 65534, -1, follow_symlinks=False)
+        else:
+            monkeypatch.setattr(os, "geteuid", lambda: 65534)
+
+    return give_away
+
+
+@pytest.mark.parametrize("name", ["", "key.pem", "token", "state.json", "lock"])
+def test_what_belongs_to_another_user_is_refused(name, open_identity, folder, token, give_away):
+    open_identity(token).note(connected=False)
+    give_away(folder / name)
+
+    with pytest.raises(FolderExposed, match="belongs to another user"):
+        open_identity(token)
+
+
+@pytest.mark.parametrize("name", ["key.pem", "token", "state.json", "operations.db", "lock"])
+def test_a_link_in_the_place_of_a_file_is_refused(name, folder, token, tmp_path):
+    folder.mkdir(mode=0o700)
+    (folder / name).symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(FolderExposed, match=f"{folder / name} is a link"):
+        Identity.open(folder, Token(token))
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_pipe_in_the_place_of_a_file_is_refused(folder, token):
+    folder.mkdir(mode=0o700)
+    os.mkfifo(folder / "token")
+
+    with pytest.raises(FolderExposed, match="token is no file"):
+        Identity.open(folder, Token(token))
+
+
+def test_a_folder_behind_a_link_of_its_user_serves(folder, token, tmp_path):
+    (tmp_path / "real").mkdir(mode=0o700)
+    folder.symlink_to(tmp_path / "real")
+    Identity.open(folder, Token(token)).close()
+
+    assert mode(tmp_path / "real" / "key.pem") == 0o600
+
+
+def test_a_folder_behind_a_link_of_another_user_is_refused(folder, token, tmp_path, give_away):
+    (tmp_path / "real").mkdir(mode=0o700)
+    folder.symlink_to(tmp_path / "real")
+    give_away(folder)
+
+    with pytest.raises(FolderExposed, match="belongs to another user"):
+        Identity.open(folder, Token(token))
 
 
 def test_a_second_process_is_refused(folder, token):
