@@ -137,11 +137,15 @@ class Operations:
 
         The handler's `CancelledError` says why; `reason` is one of `protocol.CancelReason`, or another.
         """
-        if operation in self._tasks:
-            told = reason or protocol.CancelReason.REQUESTED
-            self._cancelled[operation] = _STOPPED.get(told, ("cancelled", one_line(told)))
-            self._tasks[operation].cancel(self._cancelled[operation][1])
-            self._spawn(self._give_up(operation, self._tasks[operation]))
+        task = self._tasks.get(operation)
+        if task is None:
+            return
+        told = reason or protocol.CancelReason.REQUESTED
+        code, sentence = _STOPPED.get(told, ("cancelled", one_line(told)))
+        if task.cancel(sentence):  # it had not come to anything by itself
+            self._cancelled[operation] = (code, sentence)
+            logger.info("operation %s is cancelled: %s", one_line(operation), sentence)
+            self._spawn(self._give_up(operation, task))
 
     async def answered(self, message: protocol.Message) -> None:
         """The gateway has answered a request of ours: that finish need not be repeated."""
@@ -240,10 +244,13 @@ class Operations:
         if self._tasks.get(operation) is not task:
             return
         if task.cancelled():
-            stopped = self._cancelled.get(operation, ("cancelled", "its handler was cancelled"))
-            await self._finish(_failed(operation, *stopped))
+            finish = _failed(operation, "cancelled", "its handler was cancelled")
         else:
-            await self._finish(task.result())
+            finish = task.result()
+        if operation in self._cancelled and finish.outcome == "failed":
+            # Whatever the handler made of its cancellation, this is why it failed.
+            finish = _failed(operation, *self._cancelled[operation])
+        await self._finish(finish)
 
     async def _give_up(self, operation: str, task: _Task) -> None:
         """Finish a cancelled operation whose handler does not end."""

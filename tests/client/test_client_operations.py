@@ -185,6 +185,51 @@ async def test_a_handler_and_the_gateway_are_told_why_it_was_cancelled(reason, c
     assert told == [error["message"]]
 
 
+@pytest.mark.parametrize("outcome", ["another error", "a result"])
+async def test_the_reason_is_told_whatever_a_handler_makes_of_its_cancellation(
+    outcome, talk, caplog
+):
+    caplog.set_level("INFO", "client.operations")
+    began = asyncio.Event()
+
+    async def execute(operation, report):
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            if outcome == "a result":
+                return "late, but true"
+            raise OperationFailed("cancelled", "cancelled on request") from None
+
+    _, session = await talk(execute=execute)
+    await session.request("operation.run", RUN)
+    await began.wait()
+    await session.send(method="operation.cancel", params={"id": "op-1", "reason": "deadline"})
+    finish = (await session.expect("operation.finish"))["params"]
+    if outcome == "a result":
+        assert finish["result"] == "late, but true"
+    else:
+        assert finish["error"] == {"code": "deadline", "message": "its deadline has passed"}
+    assert "operation op-1 is cancelled: its deadline has passed" in caplog.text
+    assert "on request" not in caplog.text
+
+
+async def test_what_had_failed_before_its_cancellation_says_why_itself(talk):
+    failed = asyncio.Event()
+
+    async def execute(operation, report):
+        failed.set()
+        raise OperationFailed("no-disk", "full")
+
+    ice, session = await talk(execute=execute)
+    await session.send(method="operation.run", params=RUN, id=1)
+    await failed.wait()
+    ice._operations.cancel("op-1", "deadline")  # before anybody has looked at how it ended
+    messages = [await session.receive() for _ in range(2)]
+    [finish] = [message["params"] for message in messages if "params" in message]
+    assert finish["error"] == {"code": "no-disk", "message": "full"}
+
+
 @pytest.mark.parametrize("code", [4101, 4102])
 async def test_what_runs_ends_when_the_registration_does(code, talk):
     began, ended = asyncio.Event(), asyncio.Event()
