@@ -387,8 +387,8 @@ async def end_group(process: asyncio.subprocess.Process, patience: float = 3.0) 
 # --- forks -------------------------------------------------------------------------------------
 
 _sockets: Final[weakref.WeakSet[socket.socket]] = weakref.WeakSet()
-_heard: Final[set[int]] = set()
-"""The signals that stop the client."""
+_heard: Final[set[int]] = set()  # the signals that stop the client
+_DEFAULTS: Final = {signal.SIGINT: signal.default_int_handler}
 
 
 def new_socket(address: tuple[Any, ...]) -> socket.socket:
@@ -408,11 +408,8 @@ if hasattr(os, "register_at_fork"):
         signal.pthread_sigmask(signal.SIG_SETMASK, _forking.mask)
 
     def _in_forked() -> None:
-        """Let go of what must end with the client, and of its signals, in a process that a handler has forked.
-
-        Otherwise the child would hold the lock and the connection of a client that was killed, and a signal
-        to the child would stop the client: the two share the pipe by which asyncio hears of signals.
-        """
+        # Otherwise the child would hold the lock and the connection of a client that was killed, and a signal
+        # to the child would stop the client: the two share the pipe by which asyncio hears of signals.
         for own in list(_sockets):
             own.close()
         for lock in list(_locks):
@@ -420,8 +417,7 @@ if hasattr(os, "register_at_fork"):
         if _heard:
             signal.set_wakeup_fd(-1)
         for number in _heard:
-            is_ctrl_c = number == signal.SIGINT
-            signal.signal(number, signal.default_int_handler if is_ctrl_c else signal.SIG_DFL)
+            signal.signal(number, _DEFAULTS.get(number, signal.SIG_DFL))
         _after_fork()
 
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_forked)

@@ -660,7 +660,7 @@ def test_bad_variable_is_refused_by_name(cli, variable, value):
         ("mysql://host/ice", "sqlite:///PATH"),
         ("sqlite:///", "sqlite:///PATH"),
         ("sqlite:///{}/none/ice.db", "there is no database"),
-        ("sqlite:///{}", "cannot be opened"),
+        ("sqlite:///{}", "is a folder"),
         ("sqlite:///{}/text", "not an SQLite database"),
         ("sqlite:///{}/other.db", "another program"),
         ("sqlite:///{}/newer.db", "newer"),
@@ -677,7 +677,7 @@ def test_unusable_database_is_refused(cli, url, word):
     newer.execute("PRAGMA user_version = 999")
     newer.close()
     result = cli.run("users", "list", "--database", url.replace("{}", str(cli.folder)))
-    expect_refused(result, word, status=1 if word == "cannot be opened" else MUST_MEND)
+    expect_refused(result, word, status=MUST_MEND)
 
 
 def test_locked_database_is_refused(cli, monkeypatch):
