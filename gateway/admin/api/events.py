@@ -165,7 +165,7 @@ async def _send_news(response: EventSourceResponse, news: News) -> None:
 
 async def _last_event_id(request: web.Request) -> tuple[Position | None]:
     text = request.headers.get("Last-Event-ID")
-    if not text:
+    if text is None:
         return (None,)
     position = Position.parse(text)
     if position is None:
