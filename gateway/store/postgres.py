@@ -53,6 +53,8 @@ _NAMES: Final = 1_003
 """The class of the advisory locks of nodes, each by its name."""
 _TAKE_OVER: Final = 2.0
 """Seconds for a gateway that was just killed to be forgotten by the server."""
+_ENDING: Final = 2000
+"""Milliseconds to wait for the end of a backend that is told to end."""
 _LOOK_AGAIN: Final = 0.5
 """Seconds between two looks at a node of our name that may have vanished."""
 _NOT_JOINED: Final = 30.0
@@ -138,7 +140,7 @@ class PostgresEngine:
                 return
             if (await self._sign_of_life())[0] != before:
                 raise self._taken()
-        await self.fetch(f"SELECT pg_terminate_backend(pid) {_HOLDERS}", self._node)
+        await self.fetch(f"SELECT pg_terminate_backend(pid, {_ENDING}) {_HOLDERS}", self._node)
 
     async def _sign_of_life(self) -> tuple[list[Row], float]:
         """What changes whenever a node of our name renews its lease, and how long that lasts, in seconds."""
@@ -165,7 +167,7 @@ class PostgresEngine:
         if self._held is not None:
             # Nobody else knows that it is ours, and that nothing comes of it any more.
             await connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                f"SELECT pg_terminate_backend(pid, {_ENDING}) FROM pg_stat_activity"
                 " WHERE pid = $1 AND backend_start = $2",
                 *self._held,
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import socket
 import threading
 from collections.abc import Iterator
 
@@ -59,19 +60,28 @@ class Relay:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
 
     async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._take, "127.0.0.1", 0, backlog=1024)
-        self.address = self._server.sockets[0].getsockname()[:2]
+        self._socket = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        self._socket.setblocking(False)
+        self.address = self._socket.getsockname()[:2]
+        self._loop.add_reader(self._socket, self._accept)
+
+    def _accept(self) -> None:
+        # asyncio's server leaves a connection open that it accepts while it is closed.
+        accepted, _ = self._socket.accept()
+        task = self._loop.create_task(self._take(accepted))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _end(self) -> None:
-        self._server.close()
+        self._loop.remove_reader(self._socket)
+        self._socket.close()
+        await asyncio.sleep(0)  # what was accepted last has begun, and closes what it has
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
+    async def _take(self, accepted: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=accepted)
         resumed = self._resumed
         try:
             await resumed.wait()
@@ -89,7 +99,6 @@ class Relay:
         except (OSError, asyncio.CancelledError):
             pass  # a side has gone, or the relay ends
         finally:
-            self._tasks.discard(task)
             writer.close()
 
     async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
