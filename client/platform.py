@@ -221,7 +221,8 @@ else:
         fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
-_locks: Final[weakref.WeakSet[FileLock]] = weakref.WeakSet()
+_not_inherited: Final[weakref.WeakSet[FileLock | socket.socket]] = weakref.WeakSet()
+"""What a process forked off this one closes."""
 
 
 class FileLock:
@@ -230,7 +231,7 @@ class FileLock:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._descriptor: int | None = None
-        _locks.add(self)
+        _not_inherited.add(self)
 
     def acquire(self) -> bool:
         """Take the lock, or tell that another has it. Raises OSError."""
@@ -250,9 +251,9 @@ class FileLock:
         if self._descriptor is not None:
             # By closing alone Windows gives it back only when it finds the time.
             _unlock(self._descriptor)
-            self.forget()
+            self.close()
 
-    def forget(self) -> None:
+    def close(self) -> None:
         """Close the file; the lock is held for as long as another process has it open."""
         if self._descriptor is not None:
             os.close(self._descriptor)
@@ -386,15 +387,14 @@ async def end_group(process: asyncio.subprocess.Process, patience: float = 3.0) 
 
 # --- forks -------------------------------------------------------------------------------------
 
-_sockets: Final[weakref.WeakSet[socket.socket]] = weakref.WeakSet()
-_heard: Final[set[int]] = set()  # the signals that stop the client
-_DEFAULTS: Final = {signal.SIGINT: signal.default_int_handler}
+_heard: Final[set[int]] = set()
+"""The signals that stop the client."""
 
 
 def new_socket(address: tuple[Any, ...]) -> socket.socket:
     """A socket for an item of `getaddrinfo` that a process forked off this one does not keep open."""
     made = socket.socket(*address[:3])
-    _sockets.add(made)
+    _not_inherited.add(made)
     return made
 
 
@@ -410,14 +410,13 @@ if hasattr(os, "register_at_fork"):
     def _in_forked() -> None:
         # Otherwise the child would hold the lock and the connection of a client that was killed, and a signal
         # to the child would stop the client: the two share the pipe by which asyncio hears of signals.
-        for own in list(_sockets):
+        for own in list(_not_inherited):
             own.close()
-        for lock in list(_locks):
-            lock.forget()
         if _heard:
             signal.set_wakeup_fd(-1)
         for number in _heard:
-            signal.signal(number, _DEFAULTS.get(number, signal.SIG_DFL))
+            ctrl_c = number == signal.SIGINT
+            signal.signal(number, signal.default_int_handler if ctrl_c else signal.SIG_DFL)
         _after_fork()
 
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_forked)
