@@ -31,6 +31,9 @@ _NUMBER_BYTES: Final = bytes(
     ord("0") if char in b"0123456789.+-" else ord("e") if char in b"eE" else ord(" ")
     for char in range(256)
 )
+_LONG: Final = b"0" * (MAX_DIGITS - 2)
+_SHORT: Final = 1024
+"""Bytes of a usual message, in which it costs nothing to begin a search anew at each of them."""
 _DIGITS: Final = bytes(ord("0") if char in b"0123456789" else ord(" ") for char in range(256))
 # What may be infinite: a number of one digit is finite with an exponent below 308, one of MAX_DIGITS with one
 # below 279.
@@ -48,15 +51,18 @@ def check_json(data: bytes, levels: int = MAX_DEPTH) -> None:
     At most `levels` levels: `MAX_DEPTH`, and those of an envelope around the value that is bounded. Numbers
     are finite (as IEEE 754 doubles) and have at most `MAX_DIGITS` digits.
     `data` is valid JSON: the caller has parsed it, or skipped through it as `msgspec.Raw`. The cost is
-    a microsecond for a message, 5 ms for a usual MiB, and 30 to 90 ms for one of nothing but huge numbers.
+    0.3 microseconds for a message, 5 ms for a usual MiB, and 30 to 90 ms for one of nothing but huge numbers.
 
     Raises:
         JsonTooComplex: the text says what was exceeded.
     """
-    shallow = data.count(b"[") + data.count(b"{") <= levels
+    size = len(data)
+    # A level is two brackets.
+    shallow = size <= 2 * levels or data.count(b"[") + data.count(b"{") <= levels
     numbers = data.translate(_NUMBER_BYTES)
     # Without an exponent of three digits, 27 digits before it are neither too many nor infinite.
-    plain = not _has_run(numbers, MAX_DIGITS - 2) and b"e000" not in numbers
+    long = _LONG in numbers if size <= _SHORT else _has_run(numbers, len(_LONG))
+    plain = not long and b"e000" not in numbers
     if shallow and plain:
         return
     outside = _without_strings(data)

@@ -398,7 +398,7 @@ def new_socket(address: tuple[Any, ...]) -> socket.socket:
     return made
 
 
-if hasattr(os, "register_at_fork"):
+if sys.platform != "win32":
     _forking: Final = threading.local()
 
     def _before_fork() -> None:
