@@ -7,6 +7,8 @@ import sys
 
 _INTERRUPTED = 130  # as shells give it: 128 and the number of SIGINT
 
+_UNWRITABLE = 1
+
 _LINGER = 2.0  # seconds that threads of handlers have to end
 
 
@@ -19,7 +21,7 @@ def main() -> None:
         platform.open_standard_streams()
         import click  # noqa: PLC0415
 
-        from client import cli, platform  # noqa: PLC0415
+        from client import cli  # noqa: PLC0415
 
         try:
             sys.exit(cli.main(prog_name="ice-client", standalone_mode=False))
@@ -30,6 +32,9 @@ def main() -> None:
         except click.ClickException as error:
             error.show()
             sys.exit(error.exit_code)
+        except OSError as error:  # what else can fail is refused by its command
+            sys.stderr.write(f"ice-client: standard output cannot be written: {error.strerror}\n")
+            sys.exit(_UNWRITABLE)
         except click.Abort:  # Ctrl-C, and the end of the input at a prompt
             raise KeyboardInterrupt from None
     except KeyboardInterrupt:

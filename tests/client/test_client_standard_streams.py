@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -218,3 +219,22 @@ async def test_every_line_begins_with_its_time(gateway, fork, folder, token):
     lines = ended.out.splitlines()
     assert len(lines) == 3
     assert all(re.match(f"{time} ", line) for line in lines), json.dumps(lines)
+
+
+@pytest.mark.parametrize("words", [("status",), ("status", "--json"), ("--help",)])
+def test_an_answer_that_cannot_be_written_has_failed(words, folder):
+    folder.mkdir(mode=0o700)
+    options = ("--state-dir", folder) if "status" in words else ()
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "client", *words, *options],
+            cwd=ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            timeout=PATIENCE,
+            check=False,
+        )
+    assert (ended.returncode, ended.stderr) == (
+        1,
+        b"ice-client: standard output cannot be written: No space left on device\n",
+    )
