@@ -1,4 +1,4 @@
-"""What a client tells whoever watches it."""
+"""The events that a client reports to its observer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that a person who watches the client wants to see; `str()` is a line for them."""
+    """A change that the observer is called with; `str()` is one line for a person."""
 
     kind: Literal["warning", "connecting", "admitted", "refused", "closed", "reconnecting"]
     sentence: str
@@ -23,5 +23,5 @@ class Event:
 
 
 def log_event(event: Event) -> None:
-    """What is done with events unless somebody else observes them."""
+    """The default observer: log the event."""
     logger.log(event.level, "%s", event)

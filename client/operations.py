@@ -219,7 +219,7 @@ class Operations:
                     await self._settled.wait()
 
     async def close(self) -> None:
-        """End everything, within `GRACE`. At the next connection the gateway is told that it was interrupted."""
+        """End all operations, within `GRACE`. The next connection reports them to the gateway as interrupted."""
         await self.interrupt()
         for watcher in self._watchers:
             watcher.cancel()
@@ -353,7 +353,7 @@ def _json_of(value: object) -> bytes:
     """A value of a handler as JSON. Raises ValueError, which says why it is none that may be sent."""
     try:
         encoded = msgspec.json.encode(value)
-        # To msgspec a number that is not finite is null, which nobody has meant.
+        # msgspec encodes a number that is not finite as null, which would change the result.
         json.dumps(msgspec.to_builtins(value), allow_nan=False)
     except RecursionError:
         raise ValueError("it is too deep, or holds itself") from None

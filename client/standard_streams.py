@@ -1,7 +1,7 @@
 """stdout and stderr of a client that runs: what it says there never keeps its connection waiting.
 
-A pipe that nobody reads takes 64 KiB, and then it stops whoever writes to it. So a thread writes. What cannot be
-written (a full disk, a reader that has gone) or finds too much waiting is lost, and counted.
+A pipe without a reader takes 64 KiB and then blocks its writer. So a thread writes. Lines that cannot be written
+(a full disk, a reader that has gone) and lines beyond `MAX_WAITING` are lost, and counted.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ class AccountBook:
     async def _changed(
         self, transaction: Transaction, name: str, change: Callable[[User], User]
     ) -> User | Problem:
-        # Read where it is written: whoever disables the user meanwhile must not be undone.
+        # Read in the transaction that writes: a concurrent change (the user disabled) must not be undone.
         found = await accounts.find_user(transaction, name)
         if found is None:
             return problem("not-found", f"there is no user {quoted(name)}")

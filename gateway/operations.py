@@ -91,7 +91,7 @@ class OperationDesk:
                 known = await rows.find_by_key(new.ice_name, actor.name, new.idempotency_key)
                 if known is not None:
                     return known
-            # Read where it is written: whoever deregisters the ICE meanwhile cancels this, too.
+            # Read in the transaction that writes: a concurrent deregistration cancels this operation, too.
             [now] = (await ices.find_many(transaction, [new.ice_name])).values()
             refused = _refusal(now, new.kind)
             if refused is not None:
