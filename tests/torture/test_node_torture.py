@@ -35,7 +35,9 @@ async def test_what_goes_on_is_found_out(mutation, kind, monkeypatch):
     monkeypatch.setattr(nodes, "FAULTS", {kind: nodes.FAULTS[kind]})
     chance = random.Random(1)
     monkeypatch.setattr(chance, "random", lambda: 0.0)  # who fails holds the session
-    monkeypatch.setattr(chance, "uniform", lambda _, high: high)
+    monkeypatch.setattr(chance, "uniform", lambda _, high: 2 * high)
     async with cluster(mutation) as made:
-        await play(made, 0, chance, outcome)
+        for number in range(4):
+            if not outcome.violations:  # a busy machine may look too late, when the node knows again
+                await play(made, number, chance, outcome)
     assert outcome.violations, f"a node {mutation} was to be found out"
