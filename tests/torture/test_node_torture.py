@@ -38,6 +38,7 @@ async def test_what_goes_on_is_found_out(mutation, kind, monkeypatch):
     monkeypatch.setattr(chance, "uniform", lambda _, high: 2 * high)
     async with cluster(mutation) as made:
         for number in range(4):
-            if not outcome.violations:  # a busy machine may look too late, when the node knows again
+            # On a busy machine a round may look too late, when the node knows again.
+            if not outcome.violations:
                 await play(made, number, chance, outcome)
     assert outcome.violations, f"a node {mutation} was to be found out"
