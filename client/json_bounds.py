@@ -43,6 +43,9 @@ _HUGE_EXPONENT: Final = (
 )
 _MAY_BE_HUGE: Final = re.compile(_HUGE_EXPONENT)
 _HUGE: Final = re.compile(rb"(?<![0-9.])[0-9.]+" + _HUGE_EXPONENT)
+_WINDOW: Final = 64 * 1024
+"""Bytes looked at in one go: another thread gets its turn between two, and none during one."""
+_LONGEST_NUMBER: Final = MAX_DIGITS + len("-.e+")
 
 
 def check_json(data: bytes, levels: int = MAX_DEPTH) -> None:
@@ -72,8 +75,12 @@ def check_json(data: bytes, levels: int = MAX_DEPTH) -> None:
         return
     if _has_run(outside.translate(_DIGITS, b".eE+-"), MAX_DIGITS + 1):
         raise JsonTooComplex(f"a number has more than {MAX_DIGITS} digits")
-    if _MAY_BE_HUGE.search(outside) and math.inf in map(float, set(_HUGE.findall(outside))):
-        raise JsonTooComplex("a number is not finite")
+    for begin in range(0, size, _WINDOW):
+        end = begin + _WINDOW + _LONGEST_NUMBER
+        if _MAY_BE_HUGE.search(outside, begin, end) and math.inf in map(
+            float, set(_HUGE.findall(outside, begin, end))
+        ):
+            raise JsonTooComplex("a number is not finite")
 
 
 def _without_strings(data: bytes) -> bytes:
@@ -90,7 +97,11 @@ def _has_run(zeros: bytes, length: int) -> bool:
 
 def _depth(outside: bytes) -> int:
     steps = array("b", outside.translate(_STEPS, _NOT_BRACKETS))
-    return max(accumulate(steps), default=0)
+    depth = deepest = 0
+    for begin in range(0, len(steps), _WINDOW):
+        depths = list(accumulate(steps[begin : begin + _WINDOW], initial=depth))
+        depth, deepest = depths[-1], max(deepest, *depths)
+    return deepest
 
 
 _TOKENS: Final = re.compile(rb'"[^"]*"?|[][{}]')

@@ -8,6 +8,7 @@ import errno
 import gc
 import platform
 import resource
+import sys
 from collections.abc import Callable, Coroutine, Iterator
 from importlib import metadata
 from typing import Any
@@ -36,6 +37,8 @@ def run(work: Coroutine[Any, Any, None]) -> None:
     # A connection is some dozen long-lived objects: with the defaults they are scanned again and
     # again, which is the largest single cost of an admission.
     gc.set_threshold(50_000, 50, 100)
+    # An admission changes threads several times: beside a thread that computes, each change would take 5 ms.
+    sys.setswitchinterval(0.001)
     raise_limit()
     _run(work)
 

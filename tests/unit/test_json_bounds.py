@@ -64,6 +64,15 @@ def test_json_beyond_its_bounds_is_refused(data, fault):
         check_json(data)
 
 
+@pytest.mark.parametrize("number", [b"1e308", b"123456789012345678901234567e+290"])
+def test_an_infinite_number_is_found_wherever_it_stands(number):
+    check_json(b"[" + b" " * 100_000 + b"1e307]")
+    infinite = number.replace(b"e308", b"e309")
+    for place in range(64 * 1024 - 40, 64 * 1024 + 3):
+        with pytest.raises(JsonTooComplex, match="finite"):
+            check_json(b"[" + b" " * (place - 1) + infinite + b"," + b" " * 100_000 + b"1]")
+
+
 def test_an_envelope_may_have_levels_of_its_own():
     check_json(nested(102), 102)
     with pytest.raises(JsonTooComplex, match="100 levels"):
