@@ -32,7 +32,7 @@ MAX_VALUE: Final = 1_000_000
 
 
 class OperationKind(enum.StrEnum):
-    """What an ICE may be asked to do; which type may be sent which stands in `gateway.ice`."""
+    """What an ICE may be asked to do; which type may be sent which stands in `gateway.core.ice`."""
 
     SCRAPE = "scrape"
     DEBUG = "debug"

@@ -2,7 +2,7 @@
 
 import sys
 
-from gateway.signals import signals
+from gateway.runtime.signals import signals
 
 
 def main() -> None:

@@ -15,55 +15,55 @@ import structlog
 from aiohttp import web
 
 from client.protocol import PATH
-from gateway.accounts import AccountBook
 from gateway.admin import AdminParts
-from gateway.admin.stream import Streams
-from gateway.admission import Admission
-from gateway.audit import Audit
-from gateway.clerk import Clerk
-from gateway.dispatch import Dispatch
-from gateway.drops import Drops
-from gateway.endpoint import Endpoint
-from gateway.event import Entry
-from gateway.handles import shortage
-from gateway.health import Health
-from gateway.heartbeat import Heartbeat
-from gateway.hold import Hold
-from gateway.hub import Hub
-from gateway.keyfile import KeyFileUnusable, KeyStore
-from gateway.keys import KEY_ACTIONS
-from gateway.lease import Lease, SharedClock
-from gateway.listener import Runner
-from gateway.load_shedding import LoadShedding
-from gateway.login_failures import LoginFailures
-from gateway.logins import LoginDesk
-from gateway.membership import AWAITED, Membership, Others, Self, new_self
-from gateway.metrics import Metrics
-from gateway.nodes import NODE_ACTIONS, NodeDesk
-from gateway.operations import OperationDesk
-from gateway.passwords import Passwords
-from gateway.presence import Presence
-from gateway.process import calm, cannot_listen, ended, supervise
-from gateway.progress import ProgressBook
-from gateway.provisioning import Provisioning
-from gateway.replay import Nonces
-from gateway.session import Session
-from gateway.settings import BadSetting, Settings
-from gateway.sockets import listening, place
+from gateway.admin.event_streams import Streams
+from gateway.core.audit_event import Entry
+from gateway.core.replay import Nonces
+from gateway.core.text import printable
+from gateway.core.times import Clock, utc_now
+from gateway.node.admission import Admission
+from gateway.node.dispatcher import Dispatch
+from gateway.node.expiry import Clerk
+from gateway.node.health import Vital, Vitals
+from gateway.node.heartbeat import Heartbeat
+from gateway.node.hub import Hub
+from gateway.node.lease import Lease, SharedClock
+from gateway.node.log_follower import Tail
+from gateway.node.membership import AWAITED, Membership, Others, Self, new_self
+from gateway.node.presence import Presence
+from gateway.node.progress import ProgressBook
+from gateway.node.restore_hold import Hold
+from gateway.node.revocations import Drops
+from gateway.node.session import Session
+from gateway.node.waiters import Watches
+from gateway.runtime.eventloop import calm, cannot_listen, ended, supervise
+from gateway.runtime.fd_limits import shortage
+from gateway.runtime.settings import BadSetting, Settings
+from gateway.runtime.sockets import listening, place
+from gateway.runtime.tls import Tls
+from gateway.services.accounts import AccountBook
+from gateway.services.audit import Audit
+from gateway.services.key_rotation import KEY_ACTIONS
+from gateway.services.login_failures import LoginFailures
+from gateway.services.logins import LoginDesk
+from gateway.services.nodes import NODE_ACTIONS, NodeDesk
+from gateway.services.operation_requests import OperationDesk
+from gateway.services.passwords import Passwords
+from gateway.services.provisioning import Provisioning
 from gateway.store.engine import Engine
+from gateway.store.entry_loader import LookUps
 from gateway.store.events import Events
 from gateway.store.ices import Ices
-from gateway.store.look_ups import LookUps
+from gateway.store.key_file import KeyFileUnusable, KeyStore
 from gateway.store.nodes import forget_all
-from gateway.store.opening import open_store
+from gateway.store.open import open_store
 from gateway.store.operations import Operations
 from gateway.store.sessions import Happenings
-from gateway.tail import Tail
-from gateway.text import printable
-from gateway.times import Clock, utc_now
-from gateway.tls import Tls
-from gateway.vitals import Vital, Vitals
-from gateway.watches import Watches
+from gateway.web.ice_endpoint import Endpoint
+from gateway.web.load_shedding import LoadShedding
+from gateway.web.metrics import Metrics
+from gateway.web.probes import Health
+from gateway.web.server import Runner
 from gateway.web_application import web_application
 
 _FINISH = 3.0

@@ -8,9 +8,9 @@ from aiohttp import web
 
 from client.protocol import PATH
 from gateway.admin import AdminParts, api_app, pages_app
-from gateway.endpoint import Endpoint
-from gateway.health import Health
-from gateway.respond import MAX_BODY
+from gateway.web.ice_endpoint import Endpoint
+from gateway.web.probes import Health
+from gateway.web.responses import MAX_BODY
 
 
 def web_application(

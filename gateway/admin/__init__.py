@@ -11,9 +11,9 @@ from gateway.admin import openapi
 from gateway.admin.access import check_declared, route
 from gateway.admin.api import events, ices, operations
 from gateway.admin.auth import authenticated
+from gateway.admin.context import PARTS, AdminParts
 from gateway.admin.pages import pages_app
-from gateway.admin.parts import PARTS, AdminParts
-from gateway.roles import Need
+from gateway.core.roles import Need
 
 __all__ = ["AdminParts", "api_app", "pages_app"]
 

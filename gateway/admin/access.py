@@ -9,8 +9,8 @@ from typing import Any
 from aiohttp import web
 
 from gateway.admin.auth import forbidden, needed
-from gateway.admin.parts import CALLER
-from gateway.roles import Need
+from gateway.admin.context import CALLER
+from gateway.core.roles import Need
 
 Step = Callable[[web.Request], Awaitable[tuple[Any, ...]]]
 

@@ -12,16 +12,16 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from gateway.admin.parts import CALLER, PARTS
-from gateway.connection import mark_authenticated
-from gateway.errors import problem
-from gateway.event import Actor, Via
-from gateway.http_headers import cookie
-from gateway.login_failures import Why
-from gateway.logins import Recognised
-from gateway.respond import Refusal, client_address, problem_response
-from gateway.roles import Caller, Need
-from gateway.secret import Secret
+from gateway.admin.context import CALLER, PARTS
+from gateway.core.audit_event import Actor, Via
+from gateway.core.problems import problem
+from gateway.core.roles import Caller, Need
+from gateway.core.secret import Secret
+from gateway.services.login_failures import Why
+from gateway.services.logins import Recognised
+from gateway.web.connection import mark_authenticated
+from gateway.web.http_headers import cookie
+from gateway.web.responses import Refusal, client_address, problem_response
 
 COOKIE = "ice_login"
 SECURE_COOKIE = f"__Host-{COOKIE}"

@@ -9,13 +9,13 @@ import msgspec
 from aiohttp import web
 
 from client.protocol import MAX_VALUE, OperationKind
-from gateway import __version__, documents
+from gateway import __version__
 from gateway.admin.api.events import EventQuery
 from gateway.admin.api.ices import Bulk, IceQuery, NewIce
-from gateway.admin.api.inputs import NoMembers
 from gateway.admin.api.operations import NewOperation, OperationQuery, RequestQuery
+from gateway.admin.api.requests import NoMembers
 from gateway.admin.auth import COOKIE, FORM_TOKEN, SECURE_COOKIE
-from gateway.admin.describe import (
+from gateway.admin.openapi_builder import (
     BODY,
     REF,
     answer,
@@ -26,12 +26,13 @@ from gateway.admin.describe import (
     query,
     stream,
 )
-from gateway.errors import CODES
-from gateway.event import ID_PATTERN
-from gateway.ice import NAME_PATTERN, NAME_RULE, IceType
-from gateway.operation import KEY_PATTERN
-from gateway.respond import DATA_HEADERS
+from gateway.core.audit_event import ID_PATTERN
+from gateway.core.ice import NAME_PATTERN, NAME_RULE, IceType
+from gateway.core.operation import KEY_PATTERN
+from gateway.core.problems import CODES
+from gateway.services import schemas
 from gateway.store.accounts import MAX_USER_NAME
+from gateway.web.responses import DATA_HEADERS
 
 _SHAPES: Final = (
     NewIce,
@@ -42,21 +43,21 @@ _SHAPES: Final = (
     NewOperation,
     RequestQuery,
     OperationQuery,
-    documents.IceDocument,
-    documents.IcePage,
-    documents.Provisioned,
-    documents.Renewed,
-    documents.Ended,
-    documents.BulkAnswer,
-    documents.Happenings,
-    documents.EventPage,
-    documents.Presence,
-    documents.Refused,
-    documents.Reset,
-    documents.OperationDocument,
-    documents.OperationPage,
-    documents.OperationState,
-    documents.ProblemDocument,
+    schemas.IceDocument,
+    schemas.IcePage,
+    schemas.Provisioned,
+    schemas.Renewed,
+    schemas.Ended,
+    schemas.BulkAnswer,
+    schemas.Happenings,
+    schemas.EventPage,
+    schemas.Presence,
+    schemas.Refused,
+    schemas.Reset,
+    schemas.OperationDocument,
+    schemas.OperationPage,
+    schemas.OperationState,
+    schemas.ProblemDocument,
 )
 _NAME: Final = {
     "name": "ice_name",
@@ -175,7 +176,7 @@ def _operations(queries: dict[str, Any]) -> dict[str, Any]:
     """The calls about operations."""
 
     def one(description: str, links: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
-        return answer(documents.OperationDocument, description, more, links)
+        return answer(schemas.OperationDocument, description, more, links)
 
     located = _located("operation")
     return {
@@ -203,7 +204,7 @@ def _operations(queries: dict[str, Any]) -> dict[str, Any]:
                 "List operations, newest first; large ones make a page shorter than its limit",
                 {
                     "200": answer(
-                        documents.OperationPage,
+                        schemas.OperationPage,
                         "A page",
                         links=next_page("listOperations", "cursor"),
                     )
@@ -223,9 +224,9 @@ def _operations(queries: dict[str, Any]) -> dict[str, Any]:
                 "States and progress as they come; ends with the result",
                 {
                     "200": stream(
-                        event("state", documents.OperationState),
-                        event("progress", documents.ProgressDocument),
-                        event("result", documents.OperationDocument),
+                        event("state", schemas.OperationState),
+                        event("progress", schemas.ProgressDocument),
+                        event("result", schemas.OperationDocument),
                     )
                 },
                 404,
@@ -252,13 +253,15 @@ def _operations(queries: dict[str, Any]) -> dict[str, Any]:
 @functools.cache
 def document() -> dict[str, Any]:
     """The whole document."""
-    _, schemas = msgspec.json.schema_components(_SHAPES, ref_template=REF)
+    _, components = msgspec.json.schema_components(_SHAPES, ref_template=REF)
     shapes = (IceQuery, EventQuery, OperationQuery, RequestQuery)
-    queries = {shape.__name__: schemas.pop(shape.__name__) for shape in shapes}
-    schemas["NewIce"] = _new_ice(schemas["NewIce"])
-    schemas["NewOperation"] = _new_operation(schemas["NewOperation"])
-    schemas["Bulk"]["examples"] = [{"action": "disconnect", "ice_names": ["lab-pc-7", "build-1"]}]
-    schemas["ProblemDocument"]["properties"]["code"]["examples"] = sorted(CODES)
+    queries = {shape.__name__: components.pop(shape.__name__) for shape in shapes}
+    components["NewIce"] = _new_ice(components["NewIce"])
+    components["NewOperation"] = _new_operation(components["NewOperation"])
+    components["Bulk"]["examples"] = [
+        {"action": "disconnect", "ice_names": ["lab-pc-7", "build-1"]}
+    ]
+    components["ProblemDocument"]["properties"]["code"]["examples"] = sorted(CODES)
     final = {
         method: call(f"{method}Ice", "Names are final", {}, 405)
         for method in ("put", "patch", "delete")
@@ -268,7 +271,7 @@ def document() -> dict[str, Any]:
             "get": call(
                 "listIces",
                 "List ICEs by name",
-                {"200": answer(documents.IcePage, "A page", links=next_page("listIces", "cursor"))},
+                {"200": answer(schemas.IcePage, "A page", links=next_page("listIces", "cursor"))},
                 403,
                 422,
                 parameters=query(queries["IceQuery"]),
@@ -278,7 +281,7 @@ def document() -> dict[str, Any]:
                 "Provision an ICE; its token is shown this once",
                 {
                     "201": answer(
-                        documents.Provisioned, "Provisioned", _ETAG | _located("ICE"), _LINKS
+                        schemas.Provisioned, "Provisioned", _ETAG | _located("ICE"), _LINKS
                     )
                 },
                 403,
@@ -291,7 +294,7 @@ def document() -> dict[str, Any]:
             "post": call(
                 "bulk",
                 "Deregister or disconnect many ICEs in one transaction",
-                {"200": answer(documents.BulkAnswer, "What became of each")},
+                {"200": answer(schemas.BulkAnswer, "What became of each")},
                 403,
                 *BODY,
                 body=Bulk,
@@ -302,30 +305,30 @@ def document() -> dict[str, Any]:
             "get": call(
                 "showIce",
                 "Show an ICE",
-                {"200": answer(documents.IceDocument, "The ICE", _ETAG)},
+                {"200": answer(schemas.IceDocument, "The ICE", _ETAG)},
                 403,
                 404,
             ),
             **final,
         },
         "/ices/{ice_name}/reprovision": _action(
-            "reprovisionIce", "Replace a token lost before registration", documents.Renewed
+            "reprovisionIce", "Replace a token lost before registration", schemas.Renewed
         ),
         "/ices/{ice_name}/reregister": _action(
-            "reregisterIce", "Let an ICE register again; drops its session", documents.Renewed
+            "reregisterIce", "Let an ICE register again; drops its session", schemas.Renewed
         ),
         "/ices/{ice_name}/deregister": _action(
-            "deregisterIce", "Deactivate an ICE; drops its session", documents.Ended
+            "deregisterIce", "Deactivate an ICE; drops its session", schemas.Ended
         ),
         "/ices/{ice_name}/disconnect": _action(
-            "disconnectIce", "Close an ICE's session; it may come back", documents.Ended
+            "disconnectIce", "Close an ICE's session; it may come back", schemas.Ended
         ),
         "/ices/{ice_name}/connections": {
             "parameters": [_NAME],
             "get": call(
                 "listConnections",
                 "What became of an ICE's recent connections",
-                {"200": answer(documents.Happenings, "The last 50")},
+                {"200": answer(schemas.Happenings, "The last 50")},
                 403,
                 404,
             ),
@@ -336,7 +339,7 @@ def document() -> dict[str, Any]:
                 "List audit events, oldest first",
                 {
                     "200": answer(
-                        documents.EventPage, "A page", links=next_page("listEvents", "after")
+                        schemas.EventPage, "A page", links=next_page("listEvents", "after")
                     )
                 },
                 403,
@@ -351,10 +354,10 @@ def document() -> dict[str, Any]:
                 "Audit events (`id` is seq and digest) and news of presence and refusals as they happen",
                 {
                     "200": stream(
-                        event("message", documents.EventDocument, id=_EVENT_ID),
-                        event("reset", documents.Reset, id=_EVENT_ID),
-                        event("presence", documents.Presence),
-                        event("refused", documents.Refused),
+                        event("message", schemas.EventDocument, id=_EVENT_ID),
+                        event("reset", schemas.Reset, id=_EVENT_ID),
+                        event("presence", schemas.Presence),
+                        event("refused", schemas.Refused),
                     )
                 },
                 403,
@@ -383,7 +386,7 @@ def document() -> dict[str, Any]:
         "security": [{"apiToken": []}, {"login": []}],
         "paths": paths,
         "components": {
-            "schemas": schemas,
+            "schemas": components,
             "securitySchemes": {
                 "apiToken": {
                     "type": "http",

@@ -23,7 +23,7 @@ from gateway.cli.nodes import nodes
 from gateway.cli.operations import operations
 from gateway.cli.serve import demo, serve
 from gateway.cli.users import users
-from gateway.standard_streams import fill, give_up
+from gateway.runtime.standard_streams import fill, give_up
 
 
 class _Group(click.Group):

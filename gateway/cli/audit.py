@@ -12,14 +12,14 @@ from typing import BinaryIO
 
 import click
 
-from gateway.audit import Audit
-from gateway.chain import Head
 from gateway.cli.common import Desk, json_option, on_database, refuse, say, show_json
-from gateway.export import FORMATS, export
-from gateway.setting_types import duration
-from gateway.standard_streams import Unwritable, writing
+from gateway.core.hash_chain import Head
+from gateway.core.times import utc_now
+from gateway.runtime.setting_types import duration
+from gateway.runtime.standard_streams import Unwritable, writing
+from gateway.services.audit import Audit
+from gateway.services.audit_export import FORMATS, export
 from gateway.store.events import EventFilter, Events
-from gateway.times import utc_now
 
 
 class _HeadType(click.ParamType[Head]):

@@ -8,7 +8,6 @@ from typing import Final
 
 import click
 
-from gateway.backup import Backup, BackupRefused, Place, back_up
 from gateway.cli.common import (
     Desk,
     desk,
@@ -21,10 +20,11 @@ from gateway.cli.common import (
     who,
     with_settings,
 )
-from gateway.restore import Restored, Review, confirm, review
-from gateway.restore import restore as put_back
-from gateway.settings import Settings
-from gateway.times import to_text, utc_now
+from gateway.core.times import to_text, utc_now
+from gateway.runtime.settings import Settings
+from gateway.services.backup import Backup, BackupRefused, Place, back_up
+from gateway.services.restore import Restored, Review, confirm, review
+from gateway.services.restore import restore as put_back
 
 _RESTORED: Final = "the backup is restored, no ICE is admitted until `restore --confirm`"
 _folder = click.Path(file_okay=False, path_type=Path, resolve_path=True)

@@ -17,18 +17,18 @@ from typing import Any, Final, NoReturn, TypeVar
 import click
 import msgspec
 
-from gateway.accounts import AccountBook
-from gateway.errors import Problem
-from gateway.event import Actor, Via
-from gateway.keyfile import KeyFileUnusable, KeyStore
-from gateway.passwords import Passwords
-from gateway.provisioning import Provisioning
-from gateway.settings import AddressUnavailable, BadSetting, Settings, load
-from gateway.standard_streams import Unwritable, writing
+from gateway.core.audit_event import Actor, Via
+from gateway.core.problems import Problem
+from gateway.core.text import compact, pretty, printable
+from gateway.core.times import utc_now
+from gateway.runtime.settings import AddressUnavailable, BadSetting, Settings, load
+from gateway.runtime.standard_streams import Unwritable, writing
+from gateway.services.accounts import AccountBook
+from gateway.services.passwords import Passwords
+from gateway.services.provisioning import Provisioning
 from gateway.store.engine import Engine, StoreRefused, StoreRefusedForNow, StoreUnavailable
-from gateway.store.opening import open_store
-from gateway.text import compact, pretty, printable
-from gateway.times import utc_now
+from gateway.store.key_file import KeyFileUnusable, KeyStore
+from gateway.store.open import open_store
 
 R = TypeVar("R")
 _MAX_GROWTH: Final = 4

@@ -9,9 +9,9 @@ from pathlib import Path
 import click
 
 from gateway.cli.common import json_option, refuse, say, settings_file, settings_options, show_json
-from gateway.finding import Finding, Level, failed
-from gateway.settings import BadSetting, load
-from gateway.times import utc_now
+from gateway.core.times import utc_now
+from gateway.runtime.settings import BadSetting, load
+from gateway.services.diagnostics import Finding, Level, failed
 
 
 @click.command()
@@ -33,7 +33,7 @@ def doctor(config: Path | None, database: str | None, *, as_json: bool) -> None:
 
 
 async def _examine(config: Path | None, database: str | None) -> list[Finding]:
-    from gateway.doctor import Doctor
+    from gateway.services.doctor import Doctor
 
     options = {} if database is None else {"database.url": database}
     try:

@@ -17,10 +17,10 @@ from gateway.cli.common import (
     show_table,
     unwrap,
 )
-from gateway.documents import IceDocument, ice_document
-from gateway.errors import problem
-from gateway.ice import IceType, Status, fold
-from gateway.provisioning import Issued
+from gateway.core.ice import IceType, Status, fold
+from gateway.core.problems import problem
+from gateway.services.provisioning import Issued
+from gateway.services.schemas import IceDocument, ice_document
 from gateway.store.accounts import fold_user
 from gateway.store.ices import IceFilter, Ices, Listed
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from gateway.cli.common import Desk, json_option, on_database, refuse, say, show_json, show_table
-from gateway.keys import KeyRefused, Keys
-from gateway.times import to_text_or_none, utc_now
+from gateway.core.times import to_text_or_none, utc_now
+from gateway.services.key_rotation import KeyRefused, Keys
 
 
 @click.group()

@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 
 from gateway.cli.common import refuse, run, say, tell, with_settings
-from gateway.database_url import ENCODE, file_of, names_server
-from gateway.settings import Settings
-from gateway.times import utc_now
+from gateway.core.times import utc_now
+from gateway.runtime.database_url import ENCODE, file_of, names_server
+from gateway.runtime.settings import Settings
 
 
 @click.command()
@@ -34,7 +34,7 @@ def migrate_store(settings: Settings, source: str | None, target: str) -> None:
 
 async def _move(path: Path, target: str) -> None:
     try:
-        from gateway.transfer import count, move  # only a fleet has asyncpg
+        from gateway.services.store_migration import count, move  # only a fleet has asyncpg
     except ModuleNotFoundError as error:
         refuse(f"PostgreSQL needs {error.name}: pip install 'ice-gateway[postgres]'")
     total = sum(count(path).values())

@@ -15,9 +15,9 @@ from gateway.cli.common import (
     tell,
     unwrap,
 )
-from gateway.nodes import NodeDesk
+from gateway.core.times import to_text, utc_now
+from gateway.services.nodes import NodeDesk
 from gateway.store.nodes import Node
-from gateway.times import to_text, utc_now
 
 
 @click.group()

@@ -14,7 +14,6 @@ import click
 import msgspec
 
 from client.protocol import JsonTooComplex, OperationKind, check_json
-from gateway.clerk import Clerk
 from gateway.cli.common import (
     Desk,
     json_option,
@@ -26,15 +25,16 @@ from gateway.cli.common import (
     tell,
     unwrap,
 )
-from gateway.documents import OperationDocument, operation_document, progress_document
-from gateway.errors import problem
-from gateway.json_input import NotJson, check_syntax
-from gateway.operation import Operation, State
-from gateway.operations import OperationDesk, Wanted
+from gateway.core.json_input import NotJson, check_syntax
+from gateway.core.operation import Operation, State
+from gateway.core.problems import problem
+from gateway.core.text import decoded, printable
+from gateway.core.times import utc_now
+from gateway.node.expiry import Clerk
+from gateway.services.operation_requests import OperationDesk, Wanted
+from gateway.services.schemas import OperationDocument, operation_document, progress_document
 from gateway.store.ices import Ices
 from gateway.store.operations import OperationFilter, Operations
-from gateway.text import decoded, printable
-from gateway.times import utc_now
 
 _LOOK_EVERY: Final = 0.2
 """Seconds between two looks at an operation that is followed."""

@@ -12,15 +12,16 @@ from typing import Any
 
 import click
 
-from gateway import __version__, process
+from gateway import __version__
 from gateway.cli.common import FAULTS, desk, fail, refuse, settings_from, unwrap
 from gateway.cli.users import ask_password
-from gateway.roles import Role
-from gateway.secret import Secret
-from gateway.settings import Settings
-from gateway.signals import Act, signals
-from gateway.sockets import listening
-from gateway.standard_streams import coupled, decouple
+from gateway.core.roles import Role
+from gateway.core.secret import Secret
+from gateway.runtime import eventloop
+from gateway.runtime.settings import Settings
+from gateway.runtime.signals import Act, signals
+from gateway.runtime.sockets import listening
+from gateway.runtime.standard_streams import coupled, decouple
 
 
 @click.command()
@@ -67,7 +68,7 @@ def serve(
 
 
 def _run(settings: Settings) -> None:
-    from gateway.logs import configure
+    from gateway.runtime.logs import configure
 
     decouple()
     configure(settings.log_format, settings.log_level)
@@ -76,7 +77,7 @@ def _run(settings: Settings) -> None:
         anybody = _first_admin(settings)
         if not signals.stopping:
             signals.hear_interrupt()
-            process.run(_heard(_serve(settings, anybody=anybody)))
+            eventloop.run(_heard(_serve(settings, anybody=anybody)))
     except FAULTS as error:
         fail(error)
 
@@ -103,7 +104,7 @@ async def _serve(settings: Settings, *, anybody: bool) -> None:
             _tell(settings, gateway.url, gateway.engine.name, anybody=anybody)
             if gateway.hold.reason is not None:
                 click.echo(f"ice-gateway: {gateway.hold.reason}", err=True)
-            process.warm()
+            eventloop.warm()
             gateway.failed.add_done_callback(lambda _: stop.set())
             await stop.wait()
             if gateway.failed.done():
@@ -148,9 +149,9 @@ def _tell(settings: Settings, url: str, database: str, *, anybody: bool) -> None
     """Say what runs, with what, and what is still to be done."""
     click.echo(f"ice-gateway {__version__} serves {url} on {database}")
     click.echo(
-        f"it runs with {process.described()}, for {settings.ice_max_connections:,} ICEs at the most"
+        f"it runs with {eventloop.described()}, for {settings.ice_max_connections:,} ICEs at the most"
     )
-    few = process.too_few_handles(settings.ice_max_connections)
+    few = eventloop.too_few_handles(settings.ice_max_connections)
     if few is not None:
         click.echo(f"ice-gateway: {few}", err=True)
     for public in settings.server_public_url or (url,):
@@ -196,7 +197,7 @@ def _check_address(settings: Settings) -> None:
         for one in listening(settings.server_host, settings.server_port):
             one.close()
     except OSError as error:
-        raise process.cannot_listen(settings, error) from error
+        raise eventloop.cannot_listen(settings, error) from error
 
 
 @click.command()
@@ -204,6 +205,6 @@ def _check_address(settings: Settings) -> None:
 @click.option("--database", metavar="URL", help="Where to leave the database; else it is removed.")
 def demo(config: Path | None, database: str | None) -> None:
     """Tell the whole story of an ICE on one screen, with a real gateway and real clients."""
-    from gateway.demo import tell
+    from gateway.cli.demo_story import tell
 
     sys.exit(tell(config, database))

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from gateway.event import Event
-from gateway.roles import Role
+from gateway.core.audit_event import Event
+from gateway.core.roles import Role
+from gateway.core.times import from_text, from_text_or_none, to_text, to_text_or_none
 from gateway.store import events
 from gateway.store.engine import Engine, Row, Transaction, as_json, containing, many
-from gateway.times import from_text, from_text_or_none, to_text, to_text_or_none
 
 MAX_USER_NAME: Final = 128
 _MAX_FOLDED: Final = 8 * MAX_USER_NAME

@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol, TypeVar
 import msgspec
 import structlog
 
-from gateway.event import Event
+from gateway.core.audit_event import Event
 
 _log = structlog.get_logger()
 

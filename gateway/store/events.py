@@ -9,9 +9,9 @@ from typing import Final
 
 import msgspec
 
-from gateway.event import COLUMNS, GENESIS, Actor, Entry, Event, Position, Via
+from gateway.core.audit_event import COLUMNS, GENESIS, Actor, Entry, Event, Position, Via
+from gateway.core.times import from_text, to_text, to_text_or_none
 from gateway.store.engine import Appended, Fetch, Row, Transaction, as_json, damaged, rows_of
-from gateway.times import from_text, to_text, to_text_or_none
 
 _COLUMNS: Final = ", ".join(COLUMNS)
 _INTEGERS: Final = ("seq", "generation")

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from gateway.event import Event
-from gateway.ice import Ice, IceType, Status, fold, valid_name
+from gateway.core.audit_event import Event
+from gateway.core.ice import Ice, IceType, Status, fold, valid_name
+from gateway.core.times import from_text, from_text_or_none, to_text, to_text_or_none
 from gateway.store import events
 from gateway.store.engine import (
     Appended,
@@ -22,9 +23,8 @@ from gateway.store.engine import (
     many,
     rows_of,
 )
-from gateway.store.lastseen import SHOWN
+from gateway.store.last_seen import SHOWN
 from gateway.store.sessions import CONNECTION_COLUMNS, Connection, connection_from_row
-from gateway.times import from_text, from_text_or_none, to_text, to_text_or_none
 
 _COLUMNS: Final = (
     "ice_name, ice_type, ice_token, status, provisionedto, generation, key_thumbprint,"

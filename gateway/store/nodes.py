@@ -1,6 +1,6 @@
 """SQL of `ice_nodes`: who serves the database, until when, and what each has acted on.
 
-Only where several gateways do. Each judges the leases of the others by its own clock (`gateway.lease.Peers`).
+Only where several gateways do. Each judges the leases of the others by its own clock (`gateway.node.lease.Peers`).
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Final
 
 import msgspec
 
-from gateway.lease import Renewal
+from gateway.core.times import from_text, to_text
+from gateway.node.lease import Renewal
 from gateway.store import sessions
 from gateway.store.engine import Fetch, Row, Transaction, as_json, many, rows_of
-from gateway.times import from_text, to_text
 
 DROPS_KEPT: Final = 60.0
 """Seconds for which it is told what a node has dropped."""

@@ -8,10 +8,10 @@ from datetime import datetime
 from typing import Final
 
 from client.protocol import OperationKind
-from gateway.ice import Status, fold
-from gateway.operation import ACTIVE, MAX_KEPT, UNFINISHED, Operation, State, code_of, reason
+from gateway.core.ice import Status, fold
+from gateway.core.operation import ACTIVE, MAX_KEPT, UNFINISHED, Operation, State, code_of, reason
+from gateway.core.times import from_text, from_text_or_none, to_text, to_text_or_none
 from gateway.store.engine import Fetch, Row, Transaction, as_json, damaged, many, rows_of
-from gateway.times import from_text, from_text_or_none, to_text, to_text_or_none
 
 _COLUMNS: Final = (
     "id, ice_name, kind, params, state, requested_by, created, run_at, deadline, sent, finished,"

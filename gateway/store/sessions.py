@@ -12,9 +12,9 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
+from gateway.core.times import from_text, to_text
 from gateway.store.engine import Engine, Fetch, Row, Transaction, as_json, many, rows_of
-from gateway.store.lastseen import cleared
-from gateway.times import from_text, to_text
+from gateway.store.last_seen import cleared
 
 KEPT: Final = 50
 """Connections remembered of each ICE."""

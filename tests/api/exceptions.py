@@ -11,7 +11,7 @@ from typing import Any
 
 import schemathesis
 
-from gateway.event import ID_PATTERN
+from gateway.core.audit_event import ID_PATTERN
 
 
 @dataclass(frozen=True)

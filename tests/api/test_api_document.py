@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from gateway.ice import Action
+from gateway.core.ice import Action
 from tests.api.held import hold, seed
 
 _PHASES = ("Examples", "Coverage", "Fuzzing", "Stateful")

@@ -15,12 +15,12 @@ import asyncio
 from aiohttp import web
 
 from client.protocol import SUBPROTOCOL, Welcome, notification
-from gateway import process
-from gateway.endpoint import bad_upgrade, offers
-from gateway.handover import HandedOver, Upgrade, hand_over
-from gateway.listener import Runner
-from gateway.respond import problem_response
-from gateway.wire import Wire
+from gateway.runtime import eventloop
+from gateway.web.ice_endpoint import bad_upgrade, offers
+from gateway.web.responses import problem_response
+from gateway.web.server import Runner
+from gateway.web.upgrade import HandedOver, Upgrade, hand_over
+from gateway.web.websocket import Wire
 
 _WELCOME = Welcome(
     ice_name="bench-000000",
@@ -75,7 +75,7 @@ async def serve(host: str, port: int, *, welcome: bool) -> None:
     app.router.add_get("/{path:.*}", handle)
     runner = Runner(app, shutdown_timeout=1.0, gates=lambda _: connect)
     await runner.listen(host, port)
-    process.warm()
+    eventloop.warm()
     print("ready", *runner.addresses[0][:2], flush=True)
     await asyncio.Event().wait()
 
@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--welcome", action="store_true", help="send a first message, as a gateway")
     options = parser.parse_args()
-    process.run(serve(options.host, options.port, welcome=options.welcome))
+    eventloop.run(serve(options.host, options.port, welcome=options.welcome))
 
 
 if __name__ == "__main__":

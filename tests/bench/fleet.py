@@ -16,9 +16,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from gateway.cli.common import desk
-from gateway.ice import IceType
-from gateway.roles import Role
-from gateway.settings import load
+from gateway.core.ice import IceType
+from gateway.core.roles import Role
+from gateway.runtime.settings import load
 from tests.support.ice import Ice, Key
 
 _ECDSA = ec.ECDSA(hashes.SHA256())

@@ -21,18 +21,19 @@ from typing import Any
 
 import structlog
 
-from gateway import base64url, logs, process, proof, replay
-from gateway.hub import Hub
-from gateway.ice import Ice, IceType
-from gateway.keyfile import KeyStore
-from gateway.metrics import Metrics
-from gateway.presence import Presence
-from gateway.secret import Secret
-from gateway.session import Session
-from gateway.settings import load
-from gateway.store.look_ups import LookUps
-from gateway.store.sqlite import SqliteEngine, open_sqlite
-from gateway.times import utc_now
+from gateway.core import base64url, dpop, replay
+from gateway.core.ice import Ice, IceType
+from gateway.core.secret import Secret
+from gateway.core.times import utc_now
+from gateway.node.hub import Hub
+from gateway.node.presence import Presence
+from gateway.node.session import Session
+from gateway.runtime import eventloop, logs
+from gateway.runtime.settings import load
+from gateway.store.entry_loader import LookUps
+from gateway.store.key_file import KeyStore
+from gateway.store.sqlite.engine import SqliteEngine, open_sqlite
+from gateway.web.metrics import Metrics
 from tests.bench.fleet import Fleet, database_in
 
 URL = "http://127.0.0.1:8440/ice/v1"
@@ -65,12 +66,12 @@ class Steps:
         self._tokens = [Secret(token) for token, _ in brought]
         self._proofs = [text for _, text in brought]
         self._opened = [keys.open(token) for token in self._tokens]
-        self._urls = frozenset({proof.normalise(URL)})
+        self._urls = frozenset({dpop.normalise(URL)})
         self._count = fleet.size
 
     async def measure(self) -> dict[str, float]:  # noqa: C901 - a step is a function
         signed = [_signed(text) for text in self._proofs]
-        checks = [proof._key("ES256", proof.Jwk(**jwk))[0] for jwk, _, _ in signed]
+        checks = [dpop._key("ES256", dpop.Jwk(**jwk))[0] for jwk, _, _ in signed]
         verified = [self._verify(number) for number in range(self._count)]
         look_ups = LookUps(self._engine)
         readings = [await look_ups.find(opened.ice_name) for opened in self._opened]
@@ -87,7 +88,7 @@ class Steps:
 
         def keys() -> None:
             for jwk, _, _ in signed:
-                proof._key("ES256", proof.Jwk(**jwk))
+                dpop._key("ES256", dpop.Jwk(**jwk))
 
         def open_tokens() -> None:
             for token in self._tokens:
@@ -159,10 +160,10 @@ class Steps:
     async def _of(self, each: Callable[[], Awaitable[None] | None]) -> float:
         return await _passes(each, self._count)
 
-    def _verify(self, number: int) -> proof.Proof:
+    def _verify(self, number: int) -> dpop.Proof:
         token = self._tokens[number].reveal()
-        verified = proof.verify(self._proofs[number], token=token, urls=self._urls, expected=URL)
-        assert isinstance(verified, proof.Proof), f"a good proof was refused: {verified}"
+        verified = dpop.verify(self._proofs[number], token=token, urls=self._urls, expected=URL)
+        assert isinstance(verified, dpop.Proof), f"a good proof was refused: {verified}"
         return verified
 
 
@@ -201,7 +202,7 @@ def main() -> None:
     # What one line costs is measured, not how many may be written.
     logs.NAMED_A_MINUTE = logs.ICE_LINES_A_MINUTE = sys.maxsize
     logs.configure("json", "info")
-    process.run(run(folder, count))
+    eventloop.run(run(folder, count))
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from typing import Any
 
 from playwright.async_api import Browser, BrowserContext, Locator, Page, async_playwright, expect
 
-from gateway.secret import Secret
-from gateway.times import to_text, utc_now
+from gateway.core.secret import Secret
+from gateway.core.times import to_text, utc_now
 from tests.support.harness import ADMIN, Harness
 
 CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))

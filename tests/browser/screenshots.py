@@ -13,8 +13,8 @@ from typing import Any
 
 from playwright.async_api import Browser, Page, expect
 
-from gateway.roles import Role
-from gateway.times import utc_now
+from gateway.core.roles import Role
+from gateway.core.times import utc_now
 from tests.browser.admin import (
     Admin,
     choose,

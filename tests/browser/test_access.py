@@ -6,7 +6,7 @@ import pytest
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import expect
 
-from gateway.roles import Role
+from gateway.core.roles import Role
 from tests.browser.admin import choose, close_token, dialog, fill, press, row, submit
 from tests.support.ice import Key
 from tests.support.work import asked, progress, take

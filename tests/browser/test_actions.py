@@ -8,7 +8,7 @@ import pytest
 from playwright.async_api import expect
 
 from gateway.cli.common import desk
-from gateway.roles import Role
+from gateway.core.roles import Role
 from tests.browser.admin import (
     choose,
     close_token,

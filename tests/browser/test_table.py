@@ -10,10 +10,10 @@ import pytest
 from playwright.async_api import expect
 
 from gateway.cli.common import desk
-from gateway.roles import Role
+from gateway.core.roles import Role
+from gateway.core.times import to_text, utc_now
+from gateway.node.log_follower import Tail
 from gateway.store.engine import as_json, rows_of
-from gateway.tail import Tail
-from gateway.times import to_text, utc_now
 from tests.browser.admin import choose, close_token, dialog, fill, press, row, submit
 from tests.contract.domain import unguarded
 from tests.support.ice import Key

@@ -7,7 +7,7 @@ import pytest
 
 from client.agent import IceClient, Surroundings
 from client.proxies import BadProxy, Proxy, proxy_for
-from gateway.ice import IceType
+from gateway.core.ice import IceType
 from tests.support.authority import Authority
 from tests.support.connect_proxy import connect_proxy
 from tests.support.harness import ADMIN, harness

@@ -22,7 +22,7 @@ from typing import Any
 
 import aiohttp
 
-from gateway.demo import Admin, NotObserved, Story
+from gateway.cli.demo_story import Admin, NotObserved, Story
 from tests.support.fleet import Fleet
 from tests.support.node import Node, api_token, run_command, running
 from tests.support.postgres import Postgres, postgres

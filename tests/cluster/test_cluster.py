@@ -10,10 +10,10 @@ from datetime import timedelta
 
 import pytest
 
-from gateway import drops
+from gateway.core.times import utc_now
+from gateway.node import revocations
 from gateway.store.engine import StoreRefused, StoreUnavailable
 from gateway.store.nodes import Nodes
-from gateway.times import utc_now
 from tests.contract.domain import refusing, soon
 from tests.support.harness import expect_refused, harness
 from tests.support.ice import Nomad
@@ -140,7 +140,7 @@ async def test_clocks_that_are_apart_change_nothing(place):
 
 
 async def test_a_node_that_does_not_answer_is_named_and_ends_by_its_lease(cluster, monkeypatch):
-    monkeypatch.setattr(drops, "CONFIRMATION", 0.5)
+    monkeypatch.setattr(revocations, "CONFIRMATION", 0.5)
     ice = await cluster.ice()
     connection = await ice.at(cluster.b).connect()
     with deaf(cluster.b):
@@ -229,7 +229,7 @@ async def test_a_node_with_other_keys_is_refused(place, cluster):
 
 
 async def test_a_node_of_another_version_is_refused(place, cluster, monkeypatch):
-    monkeypatch.setattr("gateway.membership.__version__", "9.9.9")
+    monkeypatch.setattr("gateway.node.membership.__version__", "9.9.9")
     with refusing(StoreRefused, "a node of another version") as caught:
         async with place.join("node-d"):
             pass

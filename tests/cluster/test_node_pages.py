@@ -5,7 +5,7 @@ from __future__ import annotations
 import aiohttp
 import pytest
 
-from gateway.roles import Role
+from gateway.core.roles import Role
 from tests.cluster.test_cluster import until
 from tests.support.pages import Browser, has_password, said
 

@@ -12,7 +12,7 @@ from collections import Counter
 
 import pytest
 
-from gateway.membership import Membership
+from gateway.node.membership import Membership
 from tests.contract.domain import soon
 
 _SHADOWS = ("clock_timestamp", "now", "statement_timestamp", "transaction_timestamp")

@@ -11,7 +11,7 @@ import pytest
 
 from gateway.store import nodes
 from gateway.store.nodes import Node, Nodes
-from gateway.store.opening import open_store
+from gateway.store.open import open_store
 from tests.contract.domain import NOW, soon
 from tests.support.harness import command
 from tests.support.ice import Refused

@@ -4,8 +4,8 @@ import functools
 
 import pytest
 
-from gateway.store.postgres import open_postgres
-from gateway.store.sqlite import open_sqlite
+from gateway.store.postgres.engine import open_postgres
+from gateway.store.sqlite.engine import open_sqlite
 from tests.contract.domain import add_user
 
 

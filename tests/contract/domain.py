@@ -14,15 +14,15 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 import pytest
 
-from gateway.event import Actor, Event, Via
-from gateway.ice import Action, Ice, IceType
-from gateway.roles import Role
+from gateway.core.audit_event import Actor, Event, Via
+from gateway.core.ice import Action, Ice, IceType
+from gateway.core.roles import Role
 from gateway.store import accounts, events, ices, sessions
 from gateway.store.accounts import User
 from gateway.store.engine import StoreUnavailable
 from gateway.store.events import Events
 from gateway.store.sessions import Connection, Happening, Opened
-from gateway.store.sqlite import SqliteEngine
+from gateway.store.sqlite.engine import SqliteEngine
 
 NOW = datetime(2026, 11, 22, 9, 30, tzinfo=UTC)
 ROOT = Actor("root", Via.API, "192.0.2.1")

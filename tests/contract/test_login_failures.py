@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from gateway import login_failures
-from gateway.event import Via
-from gateway.login_failures import MAX_A_MINUTE, LoginFailures, Why
+from gateway.core.audit_event import Via
+from gateway.services import login_failures
+from gateway.services.login_failures import MAX_A_MINUTE, LoginFailures, Why
 from gateway.store.engine import StoreUnavailable
 from tests.contract.domain import NOW, Between, log, minutes, soon
 from tests.support.ice import until

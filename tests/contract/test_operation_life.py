@@ -36,25 +36,25 @@ from client import protocol
 from client.journal import Journal
 from client.operations import OperationFailed, Operations
 from client.protocol import OperationKind
-from gateway.clerk import Clerk
-from gateway.dispatch import Dispatch
-from gateway.errors import Problem
-from gateway.hub import Hub
-from gateway.ice import Status
-from gateway.keyfile import KeyStore
-from gateway.operation import ACTIVE, State
-from gateway.operations import OperationDesk, Wanted
-from gateway.progress import ProgressBook
-from gateway.provisioning import Provisioning
-from gateway.session import Session
+from gateway.core.ice import Status
+from gateway.core.operation import ACTIVE, State
+from gateway.core.problems import Problem
+from gateway.node.dispatcher import Dispatch
+from gateway.node.expiry import Clerk
+from gateway.node.hub import Hub
+from gateway.node.log_follower import Tail
+from gateway.node.progress import ProgressBook
+from gateway.node.session import Session
+from gateway.node.waiters import Watches
+from gateway.services.operation_requests import OperationDesk, Wanted
+from gateway.services.provisioning import Provisioning
 from gateway.store import ices
 from gateway.store.engine import StoreUnavailable
 from gateway.store.ices import Ices
+from gateway.store.key_file import KeyStore
 from gateway.store.operations import OperationFilter
 from gateway.store.operations import Operations as Rows
-from gateway.store.sqlite import open_sqlite
-from gateway.tail import Tail
-from gateway.watches import Watches
+from gateway.store.sqlite.engine import open_sqlite
 from tests.contract.domain import NOW, ROOT, add_registered, add_user, an_event
 
 NAME = "lab-1"
@@ -289,7 +289,9 @@ class World(RuleBasedStateMachine):
         self.loop.time = lambda: self.passed.total_seconds()  # noqa: PLW0108 - `passed` is replaced
         # What is random would make another story of the same steps.
         self.numbers = itertools.count(1)
-        self.named = mock.patch("gateway.operations.secrets.token_hex", self.next_name)
+        self.named = mock.patch(
+            "gateway.services.operation_requests.secrets.token_hex", self.next_name
+        )
         self.named.start()
         self.folder = Path(tempfile.mkdtemp(prefix="operations-"))
         self.keys = KeyStore(self.folder / "keys.json")

@@ -10,11 +10,11 @@ import math
 import asyncpg
 import pytest
 
+from gateway.node.log_follower import Tail
 from gateway.store import events, ices
 from gateway.store.engine import OutcomeUnknown, StoreRefused, StoreUnavailable
 from gateway.store.events import Events
-from gateway.store.postgres import _SAME, open_postgres
-from gateway.tail import Tail
+from gateway.store.postgres.engine import _SAME, open_postgres
 from tests.contract.domain import (
     add,
     add_registered,
@@ -174,7 +174,7 @@ async def test_a_commit_elsewhere_is_heard_of(engine, elsewhere):
 async def test_a_commit_whose_notification_is_lost_is_found(engine, elsewhere, monkeypatch):
     await engine.has_changed()
     monkeypatch.setattr(engine, "_hear", lambda *_: None)
-    monkeypatch.setattr("gateway.store.postgres._LOOK_EVERY", 0.0)
+    monkeypatch.setattr("gateway.store.postgres.engine._LOOK_EVERY", 0.0)
     await append(elsewhere, an_event())
     assert await engine.has_changed()
 
@@ -218,7 +218,7 @@ async def test_a_commit_that_the_server_refuses_is_undone_and_said_to_be(engine,
         await connection.execute("DO $$ BEGIN RAISE 'no' USING ERRCODE = '54000'; END $$; COMMIT")
 
     with monkeypatch.context() as patched:
-        patched.setattr("gateway.store.postgres._commit", commit)
+        patched.setattr("gateway.store.postgres.engine._commit", commit)
         with refusing(StoreUnavailable, "a commit that is refused") as caught:
             await append(engine, an_event())
     assert "look before you try again" not in caught.text
@@ -257,7 +257,7 @@ async def test_a_commit_without_an_answer_is_not_called_undone(engine, monkeypat
         raise ConnectionResetError("the line went dead")
 
     with monkeypatch.context() as patched:
-        patched.setattr("gateway.store.postgres._commit", commit)
+        patched.setattr("gateway.store.postgres.engine._commit", commit)
         with refusing(OutcomeUnknown, "a commit without an answer") as caught:
             await append(engine, an_event())
     assert "look before you try again" in caught.text
@@ -282,8 +282,8 @@ async def test_a_server_that_restarts_is_found_again():
 
 
 async def test_a_server_that_stands_still_is_given_up(monkeypatch):
-    monkeypatch.setattr("gateway.store.postgres.PATIENCE", 0.3)
-    monkeypatch.setattr("gateway.store.postgres.NEWS_PATIENCE", 0.3)
+    monkeypatch.setattr("gateway.store.postgres.engine.PATIENCE", 0.3)
+    monkeypatch.setattr("gateway.store.postgres.engine.NEWS_PATIENCE", 0.3)
     with postgres() as server:
         async with opening(server.database(), node="node-a") as engine:
             await append(engine, an_event())
@@ -314,7 +314,7 @@ async def test_the_next_gateway_has_it_when_the_first_has_ended(database_url):
 async def test_a_gateway_that_was_cut_off_while_another_took_its_name_knows_nothing_any_more(
     database_url, engine, postgres_server, monkeypatch
 ):
-    monkeypatch.setattr("gateway.store.postgres._TAKE_OVER", 0.1)
+    monkeypatch.setattr("gateway.store.postgres.engine._TAKE_OVER", 0.1)
     await engine.has_changed()
     holder = engine._watcher._connection.get_server_pid()
     postgres_server.sql(f"SELECT pg_terminate_backend({holder})")
@@ -405,9 +405,9 @@ async def test_a_command_makes_no_tables_where_there_are_none(database_url):
 
 async def test_a_proxy_that_pools_transactions_is_refused(database_url, monkeypatch):
     """Two of our connections that are one session there."""
-    from gateway.store import postgres_setup  # noqa: PLC0415 - patched here
+    from gateway.store.postgres import migrate  # noqa: PLC0415 - patched here
 
-    connect = postgres_setup.connect
+    connect = migrate.connect
     made = []
 
     async def lent(url, *_):
@@ -415,7 +415,7 @@ async def test_a_proxy_that_pools_transactions_is_refused(database_url, monkeypa
             made.append(await connect(url))
         return made[0]
 
-    monkeypatch.setattr(postgres_setup, "connect", lent)
+    monkeypatch.setattr(migrate, "connect", lent)
     assert "pools transactions" in await refused(database_url)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.store import nodes
 from gateway.store.engine import StoreRefusedForNow, StoreUnavailable
-from gateway.store.postgres import PostgresEngine
+from gateway.store.postgres.engine import PostgresEngine
 from tests.contract.domain import NOW, an_event, append, log, refusing, soon
 from tests.contract.test_postgres import opening
 from tests.support.postgres import postgres
@@ -166,7 +166,7 @@ async def test_a_gateway_whose_connections_were_forgotten_takes_its_own_name_aga
     database_url, relay, monkeypatch
 ):
     """The server still holds the name for the connection that is gone."""
-    monkeypatch.setattr("gateway.store.postgres.NEWS_PATIENCE", 0.5)
+    monkeypatch.setattr("gateway.store.postgres.engine.NEWS_PATIENCE", 0.5)
     async with opening(through(relay, database_url), node="node-a") as engine:
         await engine.follow("SELECT 1")
         [(ghost,)] = await engine.follow("SELECT pg_backend_pid()")
@@ -193,8 +193,8 @@ async def renew(engine):
 async def test_a_gateway_takes_over_from_one_that_vanished_within_its_lease(
     database_url, relay, monkeypatch
 ):
-    monkeypatch.setattr("gateway.store.postgres._TAKE_OVER", 0.1)
-    monkeypatch.setattr("gateway.store.postgres._LOOK_AGAIN", 0.05)
+    monkeypatch.setattr("gateway.store.postgres.engine._TAKE_OVER", 0.1)
+    monkeypatch.setattr("gateway.store.postgres.engine._LOOK_AGAIN", 0.05)
     async with opening(through(relay, database_url), node="node-a") as vanished:
         await joined(vanished, 0.5)
         relay.cut()
@@ -208,8 +208,8 @@ async def test_a_gateway_takes_over_from_one_that_vanished_within_its_lease(
 
 
 async def test_a_gateway_that_renews_its_lease_is_not_displaced(database_url, engine, monkeypatch):
-    monkeypatch.setattr("gateway.store.postgres._TAKE_OVER", 0.1)
-    monkeypatch.setattr("gateway.store.postgres._LOOK_AGAIN", 0.05)
+    monkeypatch.setattr("gateway.store.postgres.engine._TAKE_OVER", 0.1)
+    monkeypatch.setattr("gateway.store.postgres.engine._LOOK_AGAIN", 0.05)
     await joined(engine, 3600.0)
     looked = asyncio.Event()
     look = PostgresEngine._sign_of_life

@@ -7,9 +7,10 @@ import sqlite3
 
 import pytest
 
-from gateway.store import postgres_setup, setup
-from gateway.store.postgres import open_postgres
-from gateway.store.sqlite import open_sqlite
+from gateway.store.postgres import migrate as migrate_postgres
+from gateway.store.postgres.engine import open_postgres
+from gateway.store.sqlite import migrate as migrate_sqlite
+from gateway.store.sqlite.engine import open_sqlite
 
 ONLY_ON_POSTGRESQL = {
     "ice_schema",  # SQLite: user_version,
@@ -40,7 +41,7 @@ def tables_of(file):
 
 
 async def test_the_numbers_of_the_schemas_are_the_same():
-    assert postgres_setup.released()[-1][0] == setup.released()[-1][0]
+    assert migrate_sqlite.released()[-1][0] == migrate_postgres.released()[-1][0]
 
 
 async def test_tables_and_columns_are_the_same(file, server):

@@ -13,16 +13,18 @@ import sys
 
 import pytest
 
-from gateway.store import copies, ices, setup, sqlite
+from gateway.core.times import to_text
+from gateway.store import ices
 from gateway.store.accounts import Accounts
-from gateway.store.copies import APPLICATION_ID, as_it_is, single
 from gateway.store.engine import StoreRefused, StoreUnavailable
 from gateway.store.events import Events
 from gateway.store.ices import Ices
-from gateway.store.restored import waiting
-from gateway.store.setup import is_served, released
-from gateway.store.sqlite import open_sqlite
-from gateway.times import to_text
+from gateway.store.restore_mark import waiting
+from gateway.store.sqlite import engine as sqlite
+from gateway.store.sqlite import migrate, snapshot
+from gateway.store.sqlite.engine import open_sqlite
+from gateway.store.sqlite.migrate import is_served, released
+from gateway.store.sqlite.snapshot import APPLICATION_ID, as_it_is, single
 from tests.contract.domain import (
     NOW,
     RULE_BROKEN,
@@ -160,7 +162,7 @@ async def test_all_files_are_for_the_owner_alone(path):
 
 _OPEN_TOGETHER = """
 import asyncio, pathlib, sys, threading
-from gateway.store.sqlite import open_sqlite
+from gateway.store.sqlite.engine import open_sqlite
 
 async def work(name):
     async with open_sqlite(pathlib.Path(sys.argv[1])) as engine:
@@ -366,7 +368,7 @@ SECOND = (
 
 
 def release(monkeypatch, *steps):
-    monkeypatch.setattr(setup, "released", lambda: list(steps))
+    monkeypatch.setattr(migrate, "released", lambda: list(steps))
 
 
 def test_migrations_are_numbered_without_gaps():
@@ -490,7 +492,7 @@ async def test_without_a_copy_nothing_is_migrated(path, monkeypatch):
     def full(_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(copies, "sync", full)
+    monkeypatch.setattr(snapshot, "sync", full)
     with refusing(StoreUnavailable, "a migration without a copy") as why:
         async with open_sqlite(path):
             pass
@@ -553,7 +555,7 @@ async def test_reads_come_back_a_few_at_a_time(engine, monkeypatch):
 
 
 async def test_the_log_goes_into_the_file_beside_the_writer(path, monkeypatch):
-    monkeypatch.setattr("gateway.store.sqlite._SWEEP_AFTER", 0.0)
+    monkeypatch.setattr("gateway.store.sqlite.engine._SWEEP_AFTER", 0.0)
     async with open_sqlite(path, serving=True) as engine:
         await add_user(engine, "bob")
         await soon(asyncio.wait([engine._sweeping]), "a checkpoint")
@@ -564,7 +566,7 @@ async def test_the_log_goes_into_the_file_beside_the_writer(path, monkeypatch):
 
 
 async def test_a_network_file_system_is_refused(path, monkeypatch):
-    monkeypatch.setattr("gateway.store.setup.network_file_system", lambda _: "nfs4")
+    monkeypatch.setattr("gateway.store.sqlite.migrate.network_file_system", lambda _: "nfs4")
     with refusing(StoreRefused, "a file on NFS") as caught:
         async with open_sqlite(path, serving=True):
             pass

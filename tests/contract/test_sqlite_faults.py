@@ -8,14 +8,14 @@ import sqlite3
 
 import pytest
 
-from gateway.store import sqlite
 from gateway.store.accounts import Accounts
 from gateway.store.engine import OutcomeUnknown, StoreUnavailable
+from gateway.store.entry_loader import LookUps
 from gateway.store.events import Events
-from gateway.store.guard import may_be_done
-from gateway.store.look_ups import LookUps
-from gateway.store.setup import released
-from gateway.store.sqlite import open_sqlite
+from gateway.store.sqlite import engine as sqlite
+from gateway.store.sqlite.engine import open_sqlite
+from gateway.store.sqlite.guard import may_be_done
+from gateway.store.sqlite.migrate import released
 from tests.contract.domain import add, add_registered, add_user, an_event, an_ice, append, refusing
 
 LOTS = "x" * 200_000
@@ -234,14 +234,14 @@ async def test_a_damaged_file_is_not_written_again_before_it_is_whole(engine, pa
 
 async def test_a_damaged_file_is_checked_more_and_more_rarely(engine, path, monkeypatch):
     engine._guard.damage = "it is damaged"
-    monkeypatch.setattr(sqlite, "_is_whole", lambda _: False)
+    monkeypatch.setattr(engine, "_is_whole", lambda _: False)
     pauses = []
     for _ in range(10):
         engine._check_due = 0.0
         await engine.try_out()
         pauses.append(engine._check_pause)
     assert pauses == [0.5, 1, 2, 4, 8, 16, 32, 60, 60, 60]
-    monkeypatch.setattr(sqlite, "_is_whole", lambda _: True)
+    monkeypatch.setattr(engine, "_is_whole", lambda _: True)
     await engine.try_out()
     assert engine.fault == "it is damaged", "it was not yet due"
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.roles import Role
+from gateway.core.roles import Role
 from gateway.store import accounts
 from gateway.store.accounts import MAX_USER_NAME, Accounts, ApiToken, fold_user
 from tests.contract.domain import (

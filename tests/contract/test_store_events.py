@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.event import GENESIS, Actor, Via
+from gateway.core.audit_event import GENESIS, Actor, Via
 from gateway.store import events
 from gateway.store.events import EventFilter, Events
 from tests.contract.domain import RULE_BROKEN, an_event, an_ice, append, log, refusing, soon, told

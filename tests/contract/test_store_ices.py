@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.event import Actor, Via
-from gateway.ice import IceType, Status
+from gateway.core.audit_event import Actor, Via
+from gateway.core.ice import IceType, Status
+from gateway.store import entry_loader as look_ups_module
 from gateway.store import ices
-from gateway.store import look_ups as look_ups_module
 from gateway.store.accounts import fold_user
 from gateway.store.engine import StoreUnavailable
+from gateway.store.entry_loader import LookUps
 from gateway.store.ices import IceFilter, Ices, Stale
-from gateway.store.look_ups import LookUps
 from tests.contract.domain import (
     ROOT,
     RULE_BROKEN,

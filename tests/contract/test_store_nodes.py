@@ -6,7 +6,7 @@ import functools
 
 import pytest
 
-from gateway.lease import Renewal
+from gateway.node.lease import Renewal
 from gateway.store import nodes
 from gateway.store.nodes import Node, Nodes
 from tests.contract.domain import (

@@ -7,10 +7,11 @@ import sqlite3
 import pytest
 
 from client.protocol import OperationKind
-from gateway.operation import Move, Operation, reason
-from gateway.store import operations, setup
+from gateway.core.operation import Move, Operation, reason
+from gateway.store import operations
 from gateway.store.engine import Transaction
-from gateway.store.sqlite import open_sqlite
+from gateway.store.sqlite import migrate
+from gateway.store.sqlite.engine import open_sqlite
 from tests.contract.domain import NOW, add_registered
 
 PARAMS = '"né"'.encode()
@@ -81,8 +82,8 @@ async def test_progress_counts_where_all_are_cancelled(engine, ice):
 
 async def test_what_was_there_before_is_counted_by_the_migration(tmp_path, monkeypatch):
     path = tmp_path / "ice.db"
-    steps = setup.released()
-    monkeypatch.setattr(setup, "released", lambda: steps[:8])
+    steps = migrate.released()
+    monkeypatch.setattr(migrate, "released", lambda: steps[:8])
     async with open_sqlite(path):
         pass
     with sqlite3.connect(path) as connection:
@@ -97,7 +98,7 @@ async def test_what_was_there_before_is_counted_by_the_migration(tmp_path, monke
             ],
         )
     connection.close()
-    monkeypatch.setattr(setup, "released", lambda: steps)
+    monkeypatch.setattr(migrate, "released", lambda: steps)
     async with open_sqlite(path, tell=lambda _: None) as engine:
         assert await kept(engine) == {
             "runs": len(PARAMS),

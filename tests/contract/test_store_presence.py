@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from client.protocol import Hello
-from gateway import presence as presence_module
-from gateway.presence import Change, Presence
-from gateway.session import Session
+from gateway.node import presence as presence_module
+from gateway.node.presence import Change, Presence
+from gateway.node.session import Session
 from gateway.store import sessions
 from gateway.store.engine import OutcomeUnknown
 from gateway.store.ices import Ices

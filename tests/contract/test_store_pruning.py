@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-import gateway.audit
-from gateway.audit import Audit, Pruned
-from gateway.chain import Head
+import gateway.services.audit
+from gateway.core.hash_chain import Head
+from gateway.services.audit import Audit, Pruned
 from gateway.store import events
 from gateway.store.engine import StoreUnavailable
 from tests.contract.domain import (
@@ -72,7 +72,7 @@ async def test_all_may_go_but_the_checkpoint_and_numbers_go_on(engine, audit):
 async def test_a_pruning_that_is_broken_off_leaves_a_proven_log(
     engine, audit, monkeypatch, batches
 ):
-    monkeypatch.setattr(gateway.audit, "_BATCH", 2)
+    monkeypatch.setattr(gateway.services.audit, "_BATCH", 2)
     head = await audit.head()
     left = [batches]
     genuine = events.prune
@@ -127,7 +127,7 @@ async def test_a_checkpoint_that_says_nothing_covers_nothing(engine, audit):
 
 
 async def test_an_audit_is_right_though_the_log_is_pruned_meanwhile(engine, audit, monkeypatch):
-    monkeypatch.setattr(gateway.audit, "_BATCH", 1)
+    monkeypatch.setattr(gateway.services.audit, "_BATCH", 1)
     head = await audit.head()
     found, _ = await asyncio.gather(audit.verify(head), audit.prune(ROOT, minutes(8)))
     assert found.fault is None

@@ -6,15 +6,15 @@ import re
 
 import pytest
 
-from gateway.accounts import AccountBook
-from gateway.ice import IceType
-from gateway.keyfile import KeyStore
-from gateway.passwords import Passwords
-from gateway.provisioning import Provisioning
-from gateway.roles import Role
-from gateway.secret import Secret
+from gateway.core.ice import IceType
+from gateway.core.roles import Role
+from gateway.core.secret import Secret
+from gateway.services.accounts import AccountBook
+from gateway.services.passwords import Passwords
+from gateway.services.provisioning import Provisioning
 from gateway.store.ices import Ices
-from gateway.store.setup import released
+from gateway.store.key_file import KeyStore
+from gateway.store.sqlite.migrate import released
 from tests.contract.domain import NOW, ROOT, RULE_BROKEN, add, an_ice, digest, refusing
 
 TIME = "2026-11-22T09:30:00.000000Z"

@@ -7,9 +7,9 @@ import contextlib
 
 import pytest
 
-from gateway import tail as tail_module
+from gateway.node import log_follower as tail_module
+from gateway.node.log_follower import Tail
 from gateway.store.engine import StoreUnavailable
-from gateway.tail import Tail
 from tests.contract.domain import Between, an_event, append, log, refusing, soon, unguarded
 
 

@@ -7,7 +7,7 @@ import aiohttp
 import argon2
 import pytest
 
-from gateway.roles import Role
+from gateway.core.roles import Role
 from tests.support.pages import Browser, has_password
 
 

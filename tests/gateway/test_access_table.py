@@ -6,7 +6,7 @@ import pytest
 import pytest_asyncio
 
 from gateway.admin import api_app, pages_app
-from gateway.roles import Role
+from gateway.core.roles import Role
 from tests.support.harness import API, Api, harness
 from tests.support.work import asked, connected
 

@@ -12,11 +12,11 @@ import pytest
 import pytest_asyncio
 
 from gateway.admin.auth import recognise
-from gateway.admin.stream import Streams
+from gateway.admin.event_streams import Streams
 from gateway.cli.common import desk
-from gateway.event import Position
-from gateway.roles import Role
-from gateway.tail import Tail
+from gateway.core.audit_event import Position
+from gateway.core.roles import Role
+from gateway.node.log_follower import Tail
 from tests.contract.domain import unguarded
 from tests.support.harness import (
     ADMIN,
@@ -485,7 +485,7 @@ async def test_reader_who_goes_before_the_stream_begins_is_no_fault(running, mon
         return caller
 
     log = Mock()
-    monkeypatch.setattr("gateway.respond._log", log)
+    monkeypatch.setattr("gateway.web.responses._log", log)
     monkeypatch.setattr("gateway.admin.auth.recognise", goes)
     before = asyncio.all_tasks()
     address = running.url.removeprefix("http://").split(":")
@@ -519,7 +519,7 @@ async def test_change_by_another_process_counts_within_a_second(running, action,
 
 
 async def test_one_user_cannot_take_all_streams(running, monkeypatch):
-    monkeypatch.setattr("gateway.admin.stream.MAX_READERS", 1)
+    monkeypatch.setattr("gateway.admin.event_streams.MAX_READERS", 1)
     other = await running.api("other", Role.AUDITOR)
     url = f"{running.url}{API}/events/stream"
     headers = {"Authorization": f"Bearer {running.admin.token}"}

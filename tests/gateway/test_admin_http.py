@@ -14,11 +14,11 @@ import pytest
 import pytest_asyncio
 
 from gateway.admin import api_app
-from gateway.respond import MAX_BODY
-from gateway.roles import Role
+from gateway.core.roles import Role
+from gateway.core.times import utc_now
 from gateway.store.engine import OutcomeUnknown
 from gateway.store.ices import Ices
-from gateway.times import utc_now
+from gateway.web.responses import MAX_BODY
 from tests.support.harness import (
     ADMIN,
     API,
@@ -474,7 +474,7 @@ async def test_answers_name_no_libraries(shared):
 
 
 async def test_body_that_stops_half_way_is_408(running, monkeypatch):
-    monkeypatch.setattr("gateway.respond.BODY_TIMEOUT", 0.05)
+    monkeypatch.setattr("gateway.web.responses.BODY_TIMEOUT", 0.05)
     reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(running.url).port)
     writer.write(
         f"POST {API}/ices HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"

@@ -11,11 +11,11 @@ from datetime import datetime, timedelta
 import pytest
 import pytest_asyncio
 
-from gateway.ice import Status
-from gateway.presence import Presence
-from gateway.store.copies import copy
+from gateway.core.ice import Status
+from gateway.core.times import to_text, utc_now
+from gateway.node.presence import Presence
 from gateway.store.engine import StoreUnavailable, as_json, rows_of
-from gateway.times import to_text, utc_now
+from gateway.store.sqlite.snapshot import copy
 from tests.support.harness import ADMIN, expect_refused, harness, hold_to_description, settings_for
 from tests.support.ice import Key
 

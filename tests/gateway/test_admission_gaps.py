@@ -13,11 +13,11 @@ import textwrap
 
 import pytest
 
-from gateway.endpoint import Endpoint
-from gateway.keyfile import KeyStore
-from gateway.provisioning import Provisioning
-from gateway.store.sqlite import open_sqlite
-from gateway.times import utc_now
+from gateway.core.times import utc_now
+from gateway.services.provisioning import Provisioning
+from gateway.store.key_file import KeyStore
+from gateway.store.sqlite.engine import open_sqlite
+from gateway.web.ice_endpoint import Endpoint
 from tests.support.harness import ADMIN
 from tests.support.ice import Key, Refused
 

@@ -10,7 +10,7 @@ import json
 
 import pytest
 
-from gateway.roles import Role
+from gateway.core.roles import Role
 from tests.contract.domain import unguarded
 from tests.support.harness import ADMIN, API
 

@@ -12,19 +12,19 @@ import stat
 
 import pytest
 
-from gateway import backup as backups
-from gateway import keyfile
-from gateway.backup import Backup, BackupRefused, Place, back_up
 from gateway.cli.common import desk
-from gateway.ice import IceType
-from gateway.keyfile import KeyFileUnusable
-from gateway.restore import restore
-from gateway.roles import Role
-from gateway.store.copies import as_it_is
+from gateway.core.ice import IceType
+from gateway.core.roles import Role
+from gateway.core.times import utc_now
+from gateway.core.tokens import Key, KeyRing
+from gateway.services import backup as backups
+from gateway.services.backup import Backup, BackupRefused, Place, back_up
+from gateway.services.restore import restore
+from gateway.store import key_file
 from gateway.store.events import Events
-from gateway.store.restored import head, standing, waiting
-from gateway.times import utc_now
-from gateway.tokens import Key, KeyRing
+from gateway.store.key_file import KeyFileUnusable
+from gateway.store.restore_mark import head, standing, waiting
+from gateway.store.sqlite.snapshot import as_it_is
 from tests.support.harness import ADMIN, harness, settings_for
 from tests.support.ice import PATIENCE
 
@@ -98,7 +98,7 @@ async def test_a_backup_beside_a_busy_gateway_is_of_one_moment(tmp_path, monkeyp
     other = settings_for(tmp_path / "other")
     other.database_path.parent.mkdir()
     await restore(Backup.find(tmp_path / "backup"), Place.of(other), ADMIN, utc_now)
-    keys = keyfile.read(other.key_file)
+    keys = key_file.read(other.key_file)
     with as_it_is(other.database_path) as restored:
         entries = (await standing(restored.fetch)).entries
         kept = await Events(restored.fetch).after(0, 100_000)
@@ -124,7 +124,7 @@ async def test_a_key_that_comes_or_goes_meanwhile_is_not_missed(
 
         def copy_while_keys_change(source, target):
             if not copies:  # the first time the keys change beneath it
-                ring = keyfile.read(settings.key_file)
+                ring = key_file.read(settings.key_file)
                 new = Key.generate(utc_now())
                 kept = () if retired else ring.keys
                 asyncio.run_coroutine_threadsafe(
@@ -134,7 +134,7 @@ async def test_a_key_that_comes_or_goes_meanwhile_is_not_missed(
             real(source, target)
 
         async def change(ring):
-            keyfile.replace(settings.key_file, ring)
+            key_file.replace(settings.key_file, ring)
             if retired:  # nothing depends on the older key any more
                 renewed = await opened.provisioning.reprovision(ADMIN, "lab-1")
                 tokens[:] = [renewed.token]
@@ -144,7 +144,7 @@ async def test_a_key_that_comes_or_goes_meanwhile_is_not_missed(
         monkeypatch.setattr(backups, "copy", copy_while_keys_change)
         await make(settings, tmp_path / "backup")
     assert len(copies) == 2, "a copy beside other keys was expected to be made again"
-    keys = keyfile.read(tmp_path / "backup" / backups.KEYS)
+    keys = key_file.read(tmp_path / "backup" / backups.KEYS)
     with as_it_is(tmp_path / "backup" / backups.DATABASE) as made:
         entries = (await standing(made.fetch)).entries
     assert [keys.open(token).digest for token in tokens] == [
@@ -157,7 +157,7 @@ async def test_keys_that_never_rest_are_told(tmp_path, settings, monkeypatch):
         await provision(opened, "lab-1")
 
     def change(*_):
-        keyfile.replace(settings.key_file, keyfile.read(settings.key_file))
+        key_file.replace(settings.key_file, key_file.read(settings.key_file))
 
     real = backups.copy
     monkeypatch.setattr(backups, "copy", lambda *args: (real(*args), change()))

@@ -19,13 +19,13 @@ import pytest
 from prometheus_client.exposition import generate_latest
 
 from gateway.cli.common import desk
-from gateway.event import Event
-from gateway.handles import RESERVE
-from gateway.login_failures import LoginFailures
-from gateway.logins import LoginDesk
-from gateway.passwords import Passwords
-from gateway.roles import Role
-from gateway.secret import Secret
+from gateway.core.audit_event import Event
+from gateway.core.roles import Role
+from gateway.core.secret import Secret
+from gateway.runtime.fd_limits import RESERVE
+from gateway.services.login_failures import LoginFailures
+from gateway.services.logins import LoginDesk
+from gateway.services.passwords import Passwords
 from gateway.store.logins import Login
 from gateway.store.logins import add as add_login
 from tests.support.harness import ADMIN, Api, expect_refused, harness

@@ -18,12 +18,12 @@ from click.testing import CliRunner
 
 from gateway.cli import main
 from gateway.cli.common import MUST_MEND, desk
-from gateway.event import Actor, Via
-from gateway.keyfile import KeyStore
-from gateway.roles import Role
-from gateway.secret import Secret
-from gateway.settings import load
-from gateway.times import to_text, utc_now
+from gateway.core.audit_event import Actor, Via
+from gateway.core.roles import Role
+from gateway.core.secret import Secret
+from gateway.core.times import to_text, utc_now
+from gateway.runtime.settings import load
+from gateway.store.key_file import KeyStore
 from tests.support import served
 from tests.support.ice import PATIENCE
 
@@ -681,7 +681,7 @@ def test_unusable_database_is_refused(cli, url, word):
 
 
 def test_locked_database_is_refused(cli, monkeypatch):
-    monkeypatch.setattr("gateway.store.sqlite.BUSY_TIMEOUT", 0.02)
+    monkeypatch.setattr("gateway.store.sqlite.engine.BUSY_TIMEOUT", 0.02)
     cli.bring("registered")
     other = sqlite3.connect(cli.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")

@@ -11,13 +11,13 @@ import pytest
 from websockets.frames import Opcode
 
 from client.protocol import OperationKind
-from gateway import dispatch
 from gateway.cli.common import desk
-from gateway.operations import OperationDesk, Wanted
+from gateway.core.times import utc_now
+from gateway.node import dispatcher
+from gateway.services.operation_requests import OperationDesk, Wanted
 from gateway.store import operations
 from gateway.store.engine import OutcomeUnknown, StoreUnavailable
 from gateway.store.ices import Ices
-from gateway.times import utc_now
 from tests.support.harness import harness
 from tests.support.ice import until
 from tests.support.work import (
@@ -65,7 +65,7 @@ async def timed(tmp_path, clock):
 @pytest.fixture
 def impatient(monkeypatch):
     """An ICE that came back without its work is given little time."""
-    monkeypatch.setattr(dispatch, "PATIENCE", timedelta(seconds=0.2))
+    monkeypatch.setattr(dispatcher, "PATIENCE", timedelta(seconds=0.2))
 
 
 def lane_of(running, name="lab-1"):
@@ -255,7 +255,7 @@ async def test_a_flood_of_finishes_ends_the_session_and_nothing_is_lost(running,
         return await write(unit)
 
     monkeypatch.setattr(running.gateway.engine, "write", holding)
-    for number in range(dispatch.MAX_IN_HAND + 1):
+    for number in range(dispatcher.MAX_IN_HAND + 1):
         connection.send({**message, "id": number})
     await connection.expect_dropped(1008)
     held.set()
@@ -453,7 +453,7 @@ async def test_what_ices_cause_keeps_no_read_of_a_person_waiting(running, reads)
     [go] = reads
     for number in range(6):
         await greeted(await running.provision(f"lab-{number}"), "invented")
-    assert len(reads) - 1 == dispatch.READS
+    assert len(reads) - 1 == dispatcher.READS
     assert len((await running.admin.get("/ices")).json["items"]) == 6
     assert (await running.admin.get("/operations")).json["items"] == []
     go.set()
@@ -720,7 +720,7 @@ async def test_a_finish_is_answered_once_the_store_is_back(running, monkeypatch)
 async def test_an_ice_that_does_not_answer_for_what_was_cancelled_gets_the_next_after_a_while(
     running, monkeypatch
 ):
-    monkeypatch.setattr(dispatch, "GRACE", 0.05)
+    monkeypatch.setattr(dispatcher, "GRACE", 0.05)
     ice = await connected(running)
     operation, following = await asked(running.admin), await asked(running.admin)
     await take(ice)

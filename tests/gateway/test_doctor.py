@@ -16,15 +16,16 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from gateway import doctor, keyfile, reach
-from gateway.backup import DATABASE, Place, back_up
 from gateway.cli import main
 from gateway.cli.common import desk
-from gateway.doctor import Doctor
-from gateway.ice import IceType
-from gateway.store.setup import released
-from gateway.times import to_text, utc_now
-from gateway.tokens import Key, KeyRing
+from gateway.core.ice import IceType
+from gateway.core.times import to_text, utc_now
+from gateway.core.tokens import Key, KeyRing
+from gateway.services import doctor, doctor_network
+from gateway.services.backup import DATABASE, Place, back_up
+from gateway.services.doctor import Doctor
+from gateway.store import key_file
+from gateway.store.sqlite.migrate import released
 from tests.support.authority import Authority
 from tests.support.harness import ADMIN, harness, settings_for
 
@@ -60,7 +61,7 @@ def settings(template, tmp_path, monkeypatch):
     """Of such a gateway; every check is well."""
     for path in template.iterdir():
         shutil.copy(path, tmp_path)
-    monkeypatch.setattr(reach.resource, "getrlimit", lambda _: (1024, 6000))
+    monkeypatch.setattr(doctor_network.resource, "getrlimit", lambda _: (1024, 6000))
     return settings_for(tmp_path, ice__max_connections=4000)
 
 
@@ -229,9 +230,9 @@ def test_keys_that_cannot_be_used(settings, harm, words):
 
 
 def test_a_key_that_some_need_and_the_file_lacks(settings):
-    ring = keyfile.read(settings.key_file)
+    ring = key_file.read(settings.key_file)
     other = Key.generate(utc_now())
-    keyfile.replace(settings.key_file, KeyRing([other], other.kid))
+    key_file.replace(settings.key_file, KeyRing([other], other.kid))
     expect(examine(settings), "keys", "FAILED", f"lacks {ring.seals}, which lab-1 need")
 
 
@@ -316,7 +317,7 @@ def test_a_port_that_another_program_has(settings, at):
 def expect_quickly(settings, *expected):
     """A port that accepts and says nothing is not waited for."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reach, "_PATIENCE", 0.05)
+        patch.setattr(doctor_network, "_PATIENCE", 0.05)
         expect(examine(settings), *expected)
 
 
@@ -337,7 +338,7 @@ def test_each_of_several_hosts_is_looked_at(settings):
         port = other.getsockname()[1]
         both = dataclasses.replace(settings, server_host=("127.0.0.1", "::1"), server_port=port)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(reach, "_PATIENCE", 0.05)
+            patch.setattr(doctor_network, "_PATIENCE", 0.05)
             findings = [item for item in examine(both) if item.check == "port"]
     assert [(item.level, item.text) for item in findings] == [
         ("ok", f"127.0.0.1:{port} is free"),
@@ -388,7 +389,7 @@ def test_certificates(settings, tmp_path, monkeypatch):
     late = authority.certificate("127.0.0.1", -2 * hours, name="late")
     early = authority.certificate("127.0.0.1", 2 * hours, name="early")
     expect(examine(certified(*good)), "tls", "warning", "for 0 days", "renew it")
-    monkeypatch.setattr(reach, "_SOON", hours / 2)
+    monkeypatch.setattr(doctor_network, "_SOON", hours / 2)
     assert [item for item in examine(certified(*good)) if item.level != "ok"] == []
     expect(examine(certified(*late)), "tls", "FAILED", "has expired", "renew it")
     expect(examine(certified(*early)), "tls", "FAILED", "is good from", "set the clock")

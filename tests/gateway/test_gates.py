@@ -13,11 +13,11 @@ from unittest.mock import Mock
 import pytest
 from aiohttp import web
 
-from gateway.errors import problem
-from gateway.handover import HandedOver, Upgrade, hand_over
-from gateway.listener import Runner
-from gateway.respond import problem_response
-from gateway.wire import Wire
+from gateway.core.problems import problem
+from gateway.web.responses import problem_response
+from gateway.web.server import Runner
+from gateway.web.upgrade import HandedOver, Upgrade, hand_over
+from gateway.web.websocket import Wire
 from tests.support.ice import PATIENCE, until
 
 UPGRADE = (
@@ -170,7 +170,7 @@ async def test_a_refusal_is_the_same_either_way(send):
 
 
 async def test_a_gate_that_fails_is_an_internal_error(monkeypatch):
-    monkeypatch.setattr("gateway.connection._log", log := Mock())
+    monkeypatch.setattr("gateway.web.connection._log", log := Mock())
 
     async def fails(_):
         raise ZeroDivisionError
@@ -183,9 +183,9 @@ async def test_a_gate_that_fails_is_an_internal_error(monkeypatch):
 
 
 async def test_a_gate_that_takes_too_long_is_503_and_is_ended(monkeypatch):
-    monkeypatch.setattr("gateway.connection.REQUEST_TIMEOUT", 0.05)
-    monkeypatch.setattr("gateway.connection.HEAD_TIMEOUT", 0.05)
-    monkeypatch.setattr("gateway.connection._log", log := Mock())
+    monkeypatch.setattr("gateway.web.connection.REQUEST_TIMEOUT", 0.05)
+    monkeypatch.setattr("gateway.web.connection.HEAD_TIMEOUT", 0.05)
+    monkeypatch.setattr("gateway.web.connection._log", log := Mock())
     ended = asyncio.Event()
 
     async def never(_):

@@ -14,14 +14,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-import gateway.admission
-import gateway.connection
-from gateway.ice import IceType
-from gateway.keyfile import KeyStore
-from gateway.replay import Nonces
-from gateway.times import utc_now
-from gateway.tokens import Key as SealingKey
-from gateway.tokens import KeyRing
+import gateway.node.admission
+import gateway.web.connection
+from gateway.core.ice import IceType
+from gateway.core.replay import Nonces
+from gateway.core.times import utc_now
+from gateway.core.tokens import Key as SealingKey
+from gateway.core.tokens import KeyRing
+from gateway.store.key_file import KeyStore
 from tests.support.harness import harness
 from tests.support.ice import Key, b64, b64_json, until
 
@@ -757,7 +757,7 @@ async def test_too_many_handshakes_at_once(running, hold_look_ups, monkeypatch):
 
 
 async def test_others_have_their_turn_while_a_storm_is_screened(running, monkeypatch):
-    monkeypatch.setattr(gateway.admission, "MAX_BATCH", 2)
+    monkeypatch.setattr(gateway.node.admission, "MAX_BATCH", 2)
     ices = [await running.provision(f"lab-{number}") for number in range(5)]
     admission = running.gateway.endpoint._admission
     loop, turns = asyncio.get_running_loop(), []
@@ -787,7 +787,7 @@ async def test_others_have_their_turn_while_a_storm_is_screened(running, monkeyp
 
 
 async def test_a_step_that_breaks_holds_up_nobody_else(running, monkeypatch):
-    monkeypatch.setattr(gateway.admission, "MAX_BATCH", 1)
+    monkeypatch.setattr(gateway.node.admission, "MAX_BATCH", 1)
     first, second = await running.provision("lab-1"), await running.provision("lab-2")
     admission = running.gateway.endpoint._admission
     verify, screen = admission._verify_proof, admission._screen_some
@@ -848,7 +848,7 @@ async def test_the_limit_of_connections_is_checked_last(tmp_path):
 
 
 async def test_a_request_that_stops_half_way_is_cut_off(tmp_path, monkeypatch):
-    monkeypatch.setattr(gateway.connection, "HEAD_TIMEOUT", 0.2)
+    monkeypatch.setattr(gateway.web.connection, "HEAD_TIMEOUT", 0.2)
     async with harness(tmp_path) as running:
         ice = await running.provision()
         whole = ice.request()

@@ -8,8 +8,8 @@ import pytest
 import pytest_asyncio
 
 from gateway.admin import openapi
-from gateway.roles import Caller, Role
-from gateway.secret import Secret
+from gateway.core.roles import Caller, Role
+from gateway.core.secret import Secret
 from tests.support.harness import ADMIN, expect_refused, harness, hold_to_description
 
 CREATE = ("api-tokens", "create", "--user", "root", "--name", "ci")

@@ -11,17 +11,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from gateway import keyfile
-from gateway import keys as key_life
 from gateway.cli.common import desk
-from gateway.ice import IceType
-from gateway.keyfile import KeyStore
-from gateway.keys import KeyRefused, Keys
+from gateway.core.ice import IceType
+from gateway.core.times import to_text, utc_now
+from gateway.core.tokens import Key, KeyRing, Opened
+from gateway.services import key_rotation as key_life
+from gateway.services.key_rotation import KeyRefused, Keys
+from gateway.store import key_file
 from gateway.store.engine import StoreLocked
-from gateway.store.setup import APPLICATION_ID, released
-from gateway.store.sqlite import SqliteWriter
-from gateway.times import to_text, utc_now
-from gateway.tokens import Key, KeyRing, Opened
+from gateway.store.key_file import KeyStore
+from gateway.store.sqlite.engine import SqliteWriter
+from gateway.store.sqlite.migrate import APPLICATION_ID, released
 from tests.support.harness import settings_for
 from tests.support.ice import until
 
@@ -33,7 +33,7 @@ def command(running):
 
 
 def ring(running):
-    return keyfile.read(running.gateway.settings.key_file)
+    return key_file.read(running.gateway.settings.key_file)
 
 
 @pytest.fixture
@@ -107,8 +107,8 @@ async def test_an_entry_from_before_keys_were_kept_may_need_each_key_of_that_tim
     settings = settings_for(tmp_path)
     first, second = Key("first", bytes(32)), Key("second", bytes(range(32)))
     path = settings.key_file
-    keyfile.create(path)
-    keyfile.replace(path, KeyRing([first, second], "second"))
+    key_file.create(path)
+    key_file.replace(path, KeyRing([first, second], "second"))
     with contextlib.closing(sqlite3.connect(settings.database_path)) as older:
         for number, script in released()[:2]:
             older.executescript(script)
@@ -191,7 +191,7 @@ async def test_a_commit_that_fails_says_that_the_file_may_be_changed(running, co
         _commit = fail
 
     with monkeypatch.context() as patched:
-        patched.setattr("gateway.store.sqlite.SqliteWriter", Failing)
+        patched.setattr("gateway.store.sqlite.engine.SqliteWriter", Failing)
         said = await command("retire", old, status=1)
     assert "the key file may be changed already: see `ice-gateway keys list`" in said.stderr
     assert len(said.stderr.splitlines()) == 1
@@ -229,7 +229,7 @@ class Intruder:
 
     async def _try(self):
         with pytest.MonkeyPatch.context() as patched, contextlib.suppress(StoreLocked):
-            patched.setattr("gateway.store.sqlite.BUSY_TIMEOUT", 0)
+            patched.setattr("gateway.store.sqlite.engine.BUSY_TIMEOUT", 0)
             async with desk(self.settings) as opened:
                 await self.work(opened)
 
@@ -246,7 +246,7 @@ async def table(tmp_path):
 
 
 def kids(opened):
-    return [key.kid for key in keyfile.read(opened.settings.key_file).keys]
+    return [key.kid for key in key_file.read(opened.settings.key_file).keys]
 
 
 @pytest.mark.parametrize("action", ["provision", "reprovision", "reregister"])
@@ -278,7 +278,7 @@ async def test_no_key_is_retired_under_a_token_that_is_being_sealed(table, monke
     else:
         issued = await getattr(provisioning, action)(table.actor, "ci-1")
     assert intruder.visits == 1
-    opened = keyfile.read(table.settings.key_file).open(issued.token)
+    opened = key_file.read(table.settings.key_file).open(issued.token)
     assert isinstance(opened, Opened), "the token that was given out was expected to open"
 
 
@@ -306,17 +306,17 @@ async def test_no_token_is_sealed_with_a_key_that_is_being_retired(table, monkey
 
         monkeypatch.setattr(key_life, "of_unknown_key", looked)
     else:
-        change = keyfile.replace
+        change = key_file.replace
 
         def writes(*args):
             intruder()
             change(*args)
 
-        monkeypatch.setattr(keyfile, "replace", writes)
+        monkeypatch.setattr(key_file, "replace", writes)
     refused = await keys(table).retire(table.actor, first)
     assert intruder.visits == 1
     assert tokens or refused is None
-    held = keyfile.read(table.settings.key_file)
+    held = key_file.read(table.settings.key_file)
     assert all(isinstance(held.open(token), Opened) for token in tokens)
 
 
@@ -327,13 +327,13 @@ async def test_of_two_keys_that_are_added_at_once_none_is_lost(table, monkeypatc
         told.append(await keys(opened).rotate(opened.actor))
 
     intruder = Intruder(table.settings, add)
-    change = keyfile.replace
+    change = key_file.replace
 
     def stopped(*args):
         intruder()
         change(*args)
 
-    monkeypatch.setattr(keyfile, "replace", stopped)
+    monkeypatch.setattr(key_file, "replace", stopped)
     await add(table)
     assert intruder.visits == 1
     assert set(told) <= set(kids(table))

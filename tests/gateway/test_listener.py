@@ -14,9 +14,10 @@ from urllib.parse import urlsplit
 import pytest
 from aiohttp import web
 
-from gateway import listener, sockets
 from gateway.app import run_gateway
-from gateway.connection import (
+from gateway.runtime import sockets
+from gateway.web import server
+from gateway.web.connection import (
     MAX_FIELD,
     MAX_FIELDS,
     MAX_HEAD,
@@ -25,9 +26,9 @@ from gateway.connection import (
     Connection,
     mark_authenticated,
 )
-from gateway.listener import Runner
-from gateway.load_shedding import LoadShedding
-from gateway.metrics import Metrics
+from gateway.web.load_shedding import LoadShedding
+from gateway.web.metrics import Metrics
+from gateway.web.server import Runner
 from tests.support.authority import Authority
 from tests.support.harness import settings_for
 from tests.support.ice import PATIENCE, until
@@ -99,7 +100,7 @@ def request(connection="keep-alive", path="/"):
 @pytest.mark.parametrize("connection", ["keep-alive", "close"])
 @pytest.mark.parametrize("waits", ["for more", "for the rest", "for a stream"])
 async def test_client_that_does_not_read_is_cut_off(monkeypatch, connection, waits):
-    monkeypatch.setattr("gateway.connection.READ_TIMEOUT", 0.05)
+    monkeypatch.setattr("gateway.web.connection.READ_TIMEOUT", 0.05)
 
     async def answer(asked):
         if waits == "for a stream":
@@ -125,7 +126,7 @@ async def test_client_that_reads_slowly_but_reads_is_served(monkeypatch):
     def wait(connection):
         waited.append(connection)
 
-    monkeypatch.setattr("gateway.connection.Connection._wait", wait)
+    monkeypatch.setattr("gateway.web.connection.Connection._wait", wait)
 
     async def answer(_):
         return web.Response(body=bytes(LARGE))
@@ -162,8 +163,8 @@ async def test_client_that_has_gone_is_waited_for_no_more():
 
 @pytest.mark.parametrize("part", [b"", b"GE", b"GET / HTTP/1.1\r\nHost: x\r\nA: "])
 async def test_request_that_never_ends_is_cut_off(monkeypatch, part):
-    monkeypatch.setattr("gateway.connection.LINGER_TIMEOUT", 0.05)
-    monkeypatch.setattr("gateway.connection.HEAD_TIMEOUT", 0.05)
+    monkeypatch.setattr("gateway.web.connection.LINGER_TIMEOUT", 0.05)
+    monkeypatch.setattr("gateway.web.connection.HEAD_TIMEOUT", 0.05)
     async with listening(nothing, keepalive=3600) as runner, client(runner, part) as ours:
         for _ in range(3):  # whatever trickles in does not prolong it
             with contextlib.suppress(OSError):
@@ -191,7 +192,7 @@ async def used_once(address, path="/"):
 
 
 async def test_connection_may_wait_longer_for_its_next_request_than_for_the_first(monkeypatch):
-    monkeypatch.setattr("gateway.connection.HEAD_TIMEOUT", 0.2)
+    monkeypatch.setattr("gateway.web.connection.HEAD_TIMEOUT", 0.2)
     async with (
         listening(nothing, keepalive=3600) as runner,
         used_once(runner.addresses[0]) as (reader, writer),
@@ -203,8 +204,8 @@ async def test_connection_may_wait_longer_for_its_next_request_than_for_the_firs
 
 @pytest.mark.parametrize("part", [b"G", b"GET / HTTP/1.1\r\nHost: x\r\nA: "])
 async def test_later_request_that_never_ends_is_cut_off(monkeypatch, part):
-    monkeypatch.setattr("gateway.connection.HEAD_TIMEOUT", 0.2)
-    monkeypatch.setattr("gateway.connection.LINGER_TIMEOUT", 0.05)
+    monkeypatch.setattr("gateway.web.connection.HEAD_TIMEOUT", 0.2)
+    monkeypatch.setattr("gateway.web.connection.LINGER_TIMEOUT", 0.05)
     async with listening(nothing, keepalive=3600) as runner:
         async with used_once(runner.addresses[0]) as (reader, writer):
             for _ in range(3):  # whatever trickles in does not prolong it
@@ -229,7 +230,7 @@ async def test_body_that_nobody_wanted_is_not_waited_for_without_end():
 
 
 async def test_client_that_leaves_within_its_body_is_no_fault(monkeypatch):
-    monkeypatch.setattr("gateway.connection._log", log := Mock())
+    monkeypatch.setattr("gateway.web.connection._log", log := Mock())
     left = asyncio.Event()
 
     async def answer(asked):
@@ -275,14 +276,14 @@ async def test_whoever_is_known_is_not_cut_while_served():
 
 
 async def test_tls_that_never_begins_is_cut_off(monkeypatch, tmp_path):
-    monkeypatch.setattr("gateway.connection.HEAD_TIMEOUT", 0.05)
+    monkeypatch.setattr("gateway.web.connection.HEAD_TIMEOUT", 0.05)
     tls = Authority(tmp_path).server_context("127.0.0.1")
     async with listening(nothing, tls) as runner:
         assert not await told(runner.addresses[0], b"")
 
 
 async def test_metrics_have_the_same_limits(monkeypatch):
-    monkeypatch.setattr("gateway.connection.HEAD_TIMEOUT", 0.05)
+    monkeypatch.setattr("gateway.web.connection.HEAD_TIMEOUT", 0.05)
     runner = await Metrics().expose(("127.0.0.1", 0))
     try:
         assert not await told(runner.addresses[0], b"GET /metrics HTTP/1.1\r\nHost:")
@@ -336,7 +337,7 @@ async def test_what_is_refused_unread_is_a_problem_document(sent, status, code):
 async def test_answer_is_not_lost_to_who_is_still_sending(monkeypatch, ends):
     """To close with anything unread would reset the connection."""
     monkeypatch.setattr(
-        "gateway.connection.LINGER_TIMEOUT", PATIENCE if ends == "the client" else 0
+        "gateway.web.connection.LINGER_TIMEOUT", PATIENCE if ends == "the client" else 0
     )
     async with listening(nothing) as runner:
         sent = b"GET /?" + b"q" * MAX_LINE
@@ -398,8 +399,8 @@ async def test_what_is_expected_of_us_is_a_problem_document_unless_it_is_to_cont
 
 
 async def test_request_that_takes_too_long_is_503_and_is_ended(monkeypatch):
-    monkeypatch.setattr("gateway.connection.REQUEST_TIMEOUT", 0.05)
-    monkeypatch.setattr("gateway.listener._log", log := Mock())
+    monkeypatch.setattr("gateway.web.connection.REQUEST_TIMEOUT", 0.05)
+    monkeypatch.setattr("gateway.web.server._log", log := Mock())
     ended = asyncio.Event()
 
     async def never(_):
@@ -421,7 +422,7 @@ async def test_answer_that_has_begun_may_take_its_time():
     deadlines = []
 
     async def stream(asked):
-        timeout = asked[listener._TIMEOUT]
+        timeout = asked[server._TIMEOUT]
         deadlines.append(timeout.when())
         response = web.StreamResponse()
         await response.prepare(asked)
@@ -444,7 +445,7 @@ async def test_a_listener_that_cannot_be_made_whole_is_undone(monkeypatch):
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return duplicate(handle)
 
-    monkeypatch.setattr(listener, "DOORS", 8)
+    monkeypatch.setattr(server, "DOORS", 8)
     monkeypatch.setattr(os, "dup", dup)
     runner = Runner(web.Application(), shutdown_timeout=0.1)
     bound = sockets.listening(["127.0.0.1"], 0)

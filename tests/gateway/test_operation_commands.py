@@ -14,7 +14,7 @@ from datetime import timedelta
 
 import pytest
 
-from gateway.times import to_text, utc_now
+from gateway.core.times import to_text, utc_now
 from tests.support.harness import harness
 from tests.support.ice import until
 from tests.support.served import environment

@@ -8,8 +8,8 @@ import re
 
 import pytest
 
-from gateway.ice import IceType
-from gateway.roles import Role
+from gateway.core.ice import IceType
+from gateway.core.roles import Role
 from tests.support.harness import ADMIN
 from tests.support.pages import said
 from tests.support.work import (

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from client.protocol import OperationKind
-from gateway.roles import Role
+from gateway.core.roles import Role
 from tests.support.harness import expect_refused
 from tests.support.work import ask, connected
 

@@ -11,9 +11,10 @@ import aiohttp
 import msgspec
 import pytest
 
-from gateway import dispatch, operations
-from gateway.clerk import Clerk
-from gateway.roles import Role
+from gateway.core.roles import Role
+from gateway.node import dispatcher
+from gateway.node.expiry import Clerk
+from gateway.services import operation_requests
 from gateway.store import operations as store
 from gateway.store.operations import Operations
 from tests.support.harness import ADMIN, API, expect_refused, harness, hold_to_description
@@ -248,7 +249,7 @@ async def test_a_kind_that_the_type_does_not_allow_is_refused_for_everyone(runni
 
 
 async def test_the_queue_of_an_ice_is_bounded(running, monkeypatch):
-    monkeypatch.setattr(operations, "MAX_UNFINISHED", 2)
+    monkeypatch.setattr(operation_requests, "MAX_UNFINISHED", 2)
     await (await (await running.provision()).connect()).leave()
     first = await asked(running.admin)
     await asked(running.admin)
@@ -280,7 +281,7 @@ async def test_parameters_that_wait_leave_no_room_beyond_the_bytes_that_are_kept
     refusal = expect_refused(await ask(tight.admin, params=text(4002)), 429, "queue-full")
     assert refusal["title"] == "Too much waits for this ICE"
     assert "have 6,000 bytes" in refusal["detail"]
-    assert "4,002, of 10,000 (operations.kept_bytes)" in refusal["detail"]
+    assert "4,002, of 10,000 (operation_requests.kept_bytes)" in refusal["detail"]
     expect_refused(await ask(tight.admin, "lab-2", params=text(10_002)), 429, "queue-full")
     await asked(tight.admin, params=text(4000))
     await asked(tight.admin, "lab-2", params=text(10_000))
@@ -357,7 +358,7 @@ async def test_a_large_error_is_given_up_with_the_rest(tight):
 
 async def test_what_was_given_up_may_still_come_to_something(tmp_path, monkeypatch):
     """The ICE says after all what became of an operation that was lost and has made room."""
-    monkeypatch.setattr(dispatch, "PATIENCE", timedelta(0))
+    monkeypatch.setattr(dispatcher, "PATIENCE", timedelta(0))
     async with harness(tmp_path, operations__kept_bytes=10_000) as running:
         ice = await running.provision()
         connection = await greeted(ice)
@@ -693,7 +694,7 @@ async def test_who_loses_their_right_is_told_nothing_more(running):
 
 
 async def test_the_streams_of_one_user_are_bounded(running, monkeypatch):
-    monkeypatch.setattr("gateway.admin.stream.MAX_READERS", 1)
+    monkeypatch.setattr("gateway.admin.event_streams.MAX_READERS", 1)
     await (await (await running.provision()).connect()).leave()
     operation = await asked(running.admin)
     async with follow(running.admin, operation) as reader:

@@ -18,17 +18,17 @@ from aiohttp import web
 from gateway.admin.auth import COOKIE, FORM_TOKEN
 from gateway.admin.pages.audit import ACTIONS
 from gateway.app import run_gateway
-from gateway.ice import IceType, Status
-from gateway.login_failures import LoginFailures
-from gateway.logins import LoginDesk
-from gateway.passwords import Passwords, TooBusy
-from gateway.respond import MAX_BODY
-from gateway.roles import Role
-from gateway.secret import Secret
+from gateway.core.ice import IceType, Status
+from gateway.core.roles import Role
+from gateway.core.secret import Secret
+from gateway.core.times import utc_now
+from gateway.services.login_failures import LoginFailures
+from gateway.services.logins import LoginDesk
+from gateway.services.passwords import Passwords, TooBusy
 from gateway.store.accounts import Accounts
 from gateway.store.engine import StoreUnavailable
 from gateway.store.ices import Ices
-from gateway.times import utc_now
+from gateway.web.responses import MAX_BODY
 from tests.contract.domain import unguarded
 from tests.support.harness import ADMIN, API, Api, expect_refused, harness, settings_for
 from tests.support.pages import PASSWORD, has_password, said
@@ -910,7 +910,7 @@ async def test_failed_login_of_nobody_is_counted_and_named_nowhere(
 ):
     why = "unknown-user"
     log = Mock()
-    monkeypatch.setattr("gateway.login_failures._log", log)
+    monkeypatch.setattr("gateway.services.login_failures._log", log)
     await has_password(running, "gone")
     await running.gateway.accounts.disable(ADMIN, "gone")
     await (await browse(running)).log_in(user, "wrong")

@@ -14,11 +14,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from websockets.frames import Opcode
 
 from client.protocol import CLOSINGS, REFUSALS, RPC_REFUSALS, CancelReason
-from gateway import base64url
-from gateway.event import Event
-from gateway.ice import Ice, IceType
-from gateway.proof import Jwk, thumbprint_of
-from gateway.secret import Secret
+from gateway.core import base64url
+from gateway.core.audit_event import Event
+from gateway.core.dpop import Jwk, thumbprint_of
+from gateway.core.ice import Ice, IceType
+from gateway.core.secret import Secret
 from gateway.store import ices
 from tests.support.harness import ADMIN, harness
 from tests.support.ice import Connection

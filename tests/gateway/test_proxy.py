@@ -18,7 +18,7 @@ import aiohttp
 import pytest
 
 from client.agent import IceClient, Surroundings
-from gateway.secret import Secret
+from gateway.core.secret import Secret
 from tests.support.authority import Authority
 from tests.support.harness import ADMIN, API, Api, expect_refused, harness
 from tests.support.ice import PATIENCE, Ice, until

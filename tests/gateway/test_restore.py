@@ -14,20 +14,20 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from gateway import keyfile
-from gateway.backup import Backup, Place, back_up
 from gateway.cli import main
 from gateway.cli.common import desk
-from gateway.ice import IceType
-from gateway.keyfile import KeyFileUnusable
-from gateway.restore import confirm, restore, review
-from gateway.roles import Role
-from gateway.store.copies import as_it_is
+from gateway.core.ice import IceType
+from gateway.core.roles import Role
+from gateway.core.times import utc_now
+from gateway.core.tokens import Key, KeyRing
+from gateway.services.backup import Backup, Place, back_up
+from gateway.services.restore import confirm, restore, review
+from gateway.store import key_file
 from gateway.store.engine import StoreRefused
 from gateway.store.events import Events
-from gateway.store.restored import head, standing, waiting
-from gateway.times import utc_now
-from gateway.tokens import Key, KeyRing
+from gateway.store.key_file import KeyFileUnusable
+from gateway.store.restore_mark import head, standing, waiting
+from gateway.store.sqlite.snapshot import as_it_is
 from tests.support.harness import ADMIN, harness, settings_for
 from tests.support.ice import PATIENCE, until
 
@@ -328,16 +328,16 @@ async def test_the_keys_of_both_open_and_the_newest_goes_on_sealing(tmp_path, se
     async with desk(settings) as opened:
         old = await provision(opened, "lab-1")
         folder = await make(settings, tmp_path / "backup")
-        ring, new = keyfile.read(settings.key_file), Key.generate(utc_now())
-        keyfile.replace(settings.key_file, KeyRing([*ring.keys, new], new.kid))
+        ring, new = key_file.read(settings.key_file), Key.generate(utc_now())
+        key_file.replace(settings.key_file, KeyRing([*ring.keys, new], new.kid))
         since = await provision(opened, "lab-2")
         before = settings.key_file.read_bytes()
     done = await put_back(settings, folder)
     assert (done.keys_aside, settings.key_file.read_bytes()) == (None, before), "it had them all"
-    keyfile.replace(settings.key_file, KeyRing([new], new.kid))  # the older one was retired
+    key_file.replace(settings.key_file, KeyRing([new], new.kid))  # the older one was retired
     retired = settings.key_file.read_bytes()
     done = await put_back(settings, folder)
-    joined = keyfile.read(settings.key_file)
+    joined = key_file.read(settings.key_file)
     assert ({key.kid for key in joined.keys}, joined.seals) == (
         {key.kid for key in (*ring.keys, new)},
         new.kid,
@@ -360,7 +360,7 @@ async def test_keys_that_cannot_be_used_are_replaced(tmp_path, settings, lost):
         settings.key_file.write_text("{}")
         settings.key_file.chmod(0o644)
     done = await put_back(settings, folder)
-    assert keyfile.read(settings.key_file).open(token).ice_name == "lab-1"
+    assert key_file.read(settings.key_file).open(token).ice_name == "lab-1"
     if lost == "garbage":
         assert done.keys_aside.read_text() == "Dear diary"
 
@@ -369,8 +369,8 @@ async def test_a_key_file_of_another_gateway_is_refused(tmp_path, settings):
     async with desk(settings) as opened:
         await provision(opened, "lab-1")
     folder = await make(settings, tmp_path / "backup")
-    kid = keyfile.read(settings.key_file).seals
-    keyfile.replace(settings.key_file, KeyRing([Key(kid, b"\1" * 32)], kid))
+    kid = key_file.read(settings.key_file).seals
+    key_file.replace(settings.key_file, KeyRing([Key(kid, b"\1" * 32)], kid))
     before = settings.key_file.read_bytes()
     with pytest.raises(KeyFileUnusable, match="of another gateway"):
         await put_back(settings, folder)
@@ -383,11 +383,11 @@ async def test_a_key_file_of_another_gateway_is_refused(tmp_path, settings):
 _KILLED = """
 import asyncio, os, shutil, sys
 from pathlib import Path
-from gateway.backup import Backup, Place
-from gateway.event import Actor, Via
-from gateway.restore import restore
-from gateway.settings import load
-from gateway.times import utc_now
+from gateway.services.backup import Backup, Place
+from gateway.core.audit_event import Actor, Via
+from gateway.services.restore import restore
+from gateway.runtime.settings import load
+from gateway.core.times import utc_now
 
 template, folder = Path(sys.argv[1]), Path(sys.argv[2])
 os.fsync = lambda _: None  # a process is killed here, not the machine
@@ -449,16 +449,16 @@ async def test_killed_at_any_step_it_leaves_the_old_database_or_the_new_one(tmp_
         old = await provision(opened, "lab-1")
     await make(settings, tmp_path / "backup")
     async with desk(settings) as opened:
-        ring, new = keyfile.read(settings.key_file), Key.generate(utc_now())
-        keyfile.replace(settings.key_file, KeyRing([*ring.keys, new], new.kid))
+        ring, new = key_file.read(settings.key_file), Key.generate(utc_now())
+        key_file.replace(settings.key_file, KeyRing([*ring.keys, new], new.kid))
         await opened.provisioning.reprovision(ADMIN, "lab-1")
         since = await provision(opened, "lab-2")
-        keyfile.replace(settings.key_file, KeyRing([new], new.kid))
+        key_file.replace(settings.key_file, KeyRing([new], new.kid))
     seen = []
     places = await killed_at_every_step(tmp_path, tmp_path / "killed")
     for where in places:
         settings = settings_for(where)
-        keys = keyfile.read(settings.key_file)
+        keys = key_file.read(settings.key_file)
         with as_it_is(settings.database_path) as found:
             assert found.damage(thorough=True) is None
             waits = await waiting(found.fetch)

@@ -19,9 +19,9 @@ from websockets.exceptions import PayloadTooBig
 from websockets.frames import Opcode
 from websockets.protocol import OPEN, SERVER, Protocol
 
-import gateway.wire
+import gateway.web.websocket
 from client.protocol import MAX_MESSAGE
-from gateway.wire import Wire, whole_text
+from gateway.web.websocket import Wire, whole_text
 from tests.bench import echo
 from tests.support.ice import PATIENCE, Ice
 
@@ -317,7 +317,7 @@ class Stage:
         self._patch.setattr(echo.process, "warm", lambda: None)  # this process does not end here
         self._patch.setattr(Wire, "data_received", counting)
         # Nothing ends because time has passed, unless that is what is tested.
-        self._patch.setattr(gateway.wire, "CLOSE_TIMEOUT", NEVER)
+        self._patch.setattr(gateway.web.websocket, "CLOSE_TIMEOUT", NEVER)
         self._app = asyncio.ensure_future(echo.serve("127.0.0.1", 0, welcome=False))
         self._runner = await listening
         host, port = self._runner.addresses[0]
@@ -356,7 +356,7 @@ def stage(monkeypatch):
         runner.run(stage.open())
         yield stage
         runner.run(stage.close())
-    for core in gateway.wire._SPARE:
+    for core in gateway.web.websocket._SPARE:
         as_new = core.state is OPEN and not core.writes and not core.reader.buffer
         assert as_new, "a parser that is lent again was expected to be as new"
 
@@ -806,8 +806,8 @@ ANY_SIZES = st.lists(st.sampled_from([1, 2, 3, 5, 7, 64, 1024, 4096]), min_size=
 
 
 def test_any_frames_in_any_pieces_are_answered_as_by_the_library(stage, monkeypatch):
-    monkeypatch.setattr(gateway.wire, "MAX_MESSAGE", LIMIT)
-    monkeypatch.setattr(gateway.wire, "_SPARE", [])
+    monkeypatch.setattr(gateway.web.websocket, "MAX_MESSAGE", LIMIT)
+    monkeypatch.setattr(gateway.web.websocket, "_SPARE", [])
 
     @settings(max_examples=100, deadline=None)
     @given(FRAMES, ANY_SIZES)
@@ -1045,7 +1045,7 @@ async def reads_nothing(peer):
     ],
 )
 def test_a_peer_that_does_not_close_is_cut_off_in_time(stage, monkeypatch, behave):
-    monkeypatch.setattr(gateway.wire, "CLOSE_TIMEOUT", AT_ONCE)
+    monkeypatch.setattr(gateway.web.websocket, "CLOSE_TIMEOUT", AT_ONCE)
 
     async def story():
         peer = await stage.connect()
@@ -1133,8 +1133,8 @@ async def overflow(peer, frame, most):
     assert server.told == [4202], (
         f"expected the session to be told 4202 after {most} times {frame}, got {server.told}"
     )
-    most = gateway.wire.MAX_BUFFER + len(frame.octets)
-    assert gateway.wire.MAX_BUFFER < server.most_unsent <= most, (
+    most = gateway.web.websocket.MAX_BUFFER + len(frame.octets)
+    assert gateway.web.websocket.MAX_BUFFER < server.most_unsent <= most, (
         f"expected the server to buffer {most} octets at the most, it had {server.most_unsent}"
     )
 
@@ -1153,7 +1153,7 @@ def test_a_peer_that_does_not_read_is_dropped(stage):
 
 
 def test_pongs_are_buffered_no_further_either(stage, monkeypatch):
-    monkeypatch.setattr(gateway.wire, "MAX_BUFFER", 2**18)
+    monkeypatch.setattr(gateway.web.websocket, "MAX_BUFFER", 2**18)
 
     async def story():
         peer = await stage.connect()

@@ -27,13 +27,13 @@ from cryptography.hazmat.primitives import serialization
 from gateway.app import run_gateway
 from gateway.cli import main
 from gateway.cli.common import MUST_MEND, desk
-from gateway.ice import IceType
-from gateway.logs import ICE_LINES_A_MINUTE
-from gateway.roles import Role
-from gateway.settings import BadSetting, load
-from gateway.store.copies import mark
-from gateway.store.sqlite import open_sqlite
-from gateway.times import utc_now
+from gateway.core.ice import IceType
+from gateway.core.roles import Role
+from gateway.core.times import utc_now
+from gateway.runtime.logs import ICE_LINES_A_MINUTE
+from gateway.runtime.settings import BadSetting, load
+from gateway.store.sqlite.engine import open_sqlite
+from gateway.store.sqlite.snapshot import mark
 from tests.support.authority import Authority
 from tests.support.harness import settings_for
 from tests.support.ice import PATIENCE, Ice, Refused
@@ -111,10 +111,10 @@ def test_second_gateway_on_one_file_is_refused(served):
 @pytest.fixture
 def refused(tmp_path, monkeypatch):
     """Run `serve` in this process; it must be refused, and nothing of it must stay here."""
-    for name in ("gateway.logs.configure", "gc.set_threshold"):
+    for name in ("gateway.runtime.logs.configure", "gc.set_threshold"):
         monkeypatch.setattr(name, lambda *_: None)
-    monkeypatch.setattr("gateway.process.raise_limit", lambda: None)
-    monkeypatch.setattr("gateway.process._run", asyncio.run)
+    monkeypatch.setattr("gateway.runtime.eventloop.raise_limit", lambda: None)
+    monkeypatch.setattr("gateway.runtime.eventloop._run", asyncio.run)
     for name in os.environ:
         if name.startswith("ICE_GATEWAY_"):
             monkeypatch.delenv(name)
@@ -444,7 +444,9 @@ def test_lines_that_cannot_be_written_are_counted(tmp_path):
     with deaf(tmp_path, "2>/dev/full") as gateway:
         gateway.ask(f"{gateway.url}/readyz")  # and one line at least: there is no user yet
         found = re.search(
-            r"^ice_gateway_log_lines_lost_total (.+)$", gateway.ask(gateway.metrics), re.MULTILINE
+            r"^ice_gateway_log_lines_lost_total (.+)$",
+            gateway.ask(gateway.metrics),
+            re.MULTILINE,
         )
         assert float(found[1]) > 0
 

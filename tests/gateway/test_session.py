@@ -11,11 +11,11 @@ import pytest
 from prometheus_client import generate_latest
 from websockets.frames import Opcode
 
-import gateway.wire
+import gateway.web.websocket
 from gateway import __version__
 from gateway.app import run_gateway
-from gateway.ice import IceType
-from gateway.metrics import Metrics
+from gateway.core.ice import IceType
+from gateway.web.metrics import Metrics
 from tests.support.harness import ADMIN, harness, settings_for
 from tests.support.ice import Ice, until
 
@@ -333,7 +333,7 @@ async def test_any_frame_counts_as_life(running, connection):
 
 
 async def test_a_slow_consumer_is_dropped(running, connection, monkeypatch):
-    monkeypatch.setattr(gateway.wire, "MAX_BUFFER", 100_000)
+    monkeypatch.setattr(gateway.web.websocket, "MAX_BUFFER", 100_000)
     session = session_of(running)
     request = frame(TEXT, encoded({**REQUEST, "id": "x" * 50_000}))
     # It asks on and on, and reads nothing.
@@ -344,7 +344,7 @@ async def test_a_slow_consumer_is_dropped(running, connection, monkeypatch):
 
 
 async def test_a_slow_consumer_that_reads_again_learns_why(running, connection, monkeypatch):
-    monkeypatch.setattr(gateway.wire, "MAX_BUFFER", 100_000)
+    monkeypatch.setattr(gateway.web.websocket, "MAX_BUFFER", 100_000)
     session = session_of(running)
     request = frame(TEXT, encoded({**REQUEST, "id": "x" * 50_000}))
     while session_of(running) is session:
@@ -415,7 +415,7 @@ async def test_an_ice_that_leaves(running):
 async def test_a_peer_that_never_answers_the_close_frame_is_aborted(
     running, connection, monkeypatch
 ):
-    monkeypatch.setattr(gateway.wire, "CLOSE_TIMEOUT", 0.05)
+    monkeypatch.setattr(gateway.web.websocket, "CLOSE_TIMEOUT", 0.05)
     connection.answers_close = False
     session = session_of(running)
     await running.act("lab-1", "disconnect")
@@ -430,7 +430,7 @@ async def test_a_peer_that_never_answers_the_close_frame_is_aborted(
 
 
 async def test_the_drain(running, monkeypatch):
-    monkeypatch.setattr("gateway.endpoint.SPREAD", 4)
+    monkeypatch.setattr("gateway.web.ice_endpoint.SPREAD", 4)
     ices = [await running.provision(f"lab-{number}") for number in range(12)]
     connections = [await ice.connect() for ice in ices]
     silent = connections[0]
@@ -531,7 +531,7 @@ async def test_the_metrics_have_a_listener_of_their_own(tmp_path, monkeypatch):
         port = taken.getsockname()[1]
         # A port already taken is a warning, no more.
         log = Mock()
-        monkeypatch.setattr("gateway.metrics._log", log)
+        monkeypatch.setattr("gateway.web.metrics._log", log)
         assert await Metrics().expose(("127.0.0.1", port)) is None
         log.warning.assert_called_once()
     async with harness(tmp_path, metrics__listen=f"127.0.0.1:{port}") as running:

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from gateway import sockets
-from gateway.sockets import CannotBind, listening, place
+from gateway.runtime import sockets
+from gateway.runtime.sockets import CannotBind, listening, place
 from tests.support.ice import PATIENCE
 
 

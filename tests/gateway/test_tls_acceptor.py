@@ -13,8 +13,8 @@ import pytest
 import uvloop
 from aiohttp import web
 
-from gateway.listener import Runner
-from gateway.load_shedding import LoadShedding
+from gateway.web.load_shedding import LoadShedding
+from gateway.web.server import Runner
 from tests.support.authority import Authority
 from tests.support.ice import PATIENCE, until
 from tests.support.served import serving
@@ -133,7 +133,7 @@ def test_no_handle_left_is_a_pause(run, authority, monkeypatch):
     async def story():
         shedding = Watching()
         async with listening(authority, shedding) as address:
-            monkeypatch.setattr("gateway.tls_acceptor._RETRY", 0.01)
+            monkeypatch.setattr("gateway.web.tls_acceptor._RETRY", 0.01)
             accept, left = socket.socket.accept, iter(range(3))
 
             def accepting(listening):

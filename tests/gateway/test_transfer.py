@@ -8,15 +8,15 @@ import sqlite3
 
 import pytest
 
-from gateway import transfer
-from gateway.audit import Audit
-from gateway.hold import Hold
+from gateway.core.times import utc_now
+from gateway.node.restore_hold import Hold
+from gateway.services import store_migration
+from gateway.services.audit import Audit
 from gateway.store import sessions
 from gateway.store.engine import StoreRefused
 from gateway.store.ices import Ices
-from gateway.store.postgres import open_postgres
-from gateway.store.sqlite import open_sqlite
-from gateway.times import utc_now
+from gateway.store.postgres.engine import open_postgres
+from gateway.store.sqlite.engine import open_sqlite
 from tests.contract.domain import (
     ROOT,
     a_connection,
@@ -41,7 +41,7 @@ def opening(url, **options):
 
 
 def move(path, url, progress=lambda *_: None):
-    return transfer.move(path, url, utc_now, lambda _: None, progress)
+    return store_migration.move(path, url, utc_now, lambda _: None, progress)
 
 
 @pytest.fixture
@@ -75,14 +75,14 @@ async def test_everything_arrives_and_goes_on(path, database_url, prune):
     def progress(table, rows):
         told[table] = told.get(table, 0) + rows
 
-    expected = transfer.count(path)
+    expected = store_migration.count(path)
     moved = await move(path, database_url, progress)
     assert moved.counts == expected
     assert told == {table: rows for table, rows in moved.counts.items() if rows}
     assert (moved.counts["users"], moved.counts["ice_tokens"]) == (2, 4)
     with sqlite3.connect(path) as source:
         async with opening(database_url, node="node-a") as engine:
-            for table, key in transfer.TABLES.items():
+            for table, key in store_migration.TABLES.items():
                 if table in ("restored", "logins"):
                     continue  # the file's own mark, made when all had arrived
                 columns = ", ".join(
@@ -161,7 +161,7 @@ async def test_what_is_broken_off_leaves_nothing_there(path, database_url):
     with refusing(asyncio.CancelledError, "a move that is broken off"):
         await move(path, database_url, progress)
     async with opening(database_url) as engine:
-        for table in transfer.TABLES:
+        for table in store_migration.TABLES:
             sql = f"SELECT count(*) FROM {table}"  # noqa: S608 - our own names
             assert await engine.fetch(sql) == [(0,)], table
     assert (await move(path, database_url)).counts["users"] == 2

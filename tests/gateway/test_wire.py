@@ -19,13 +19,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from websockets.frames import Frame, Opcode
 
-import gateway.endpoint
-import gateway.wire
+import gateway.web.ice_endpoint
+import gateway.web.websocket
 from client.protocol import MAX_MESSAGE
 from gateway.app import run_gateway
-from gateway.ice import IceType
-from gateway.session import Session
-from gateway.wire import Wire
+from gateway.core.ice import IceType
+from gateway.node.session import Session
+from gateway.web.websocket import Wire
 from tests.support.harness import ADMIN, settings_for
 from tests.support.ice import Ice, until
 
@@ -137,8 +137,8 @@ def test_aiohttp_has_let_go(stage, monkeypatch):
         handed_over.append((protocol, protocol._manager, request.transport, wire))
         return hand_over(request, wire, first)
 
-    hand_over = gateway.endpoint.hand_over
-    monkeypatch.setattr(gateway.endpoint, "hand_over", recording)
+    hand_over = gateway.web.ice_endpoint.hand_over
+    monkeypatch.setattr(gateway.web.ice_endpoint, "hand_over", recording)
 
     async def story(running, ice):
         before = asyncio.all_tasks()
@@ -412,7 +412,7 @@ async def test_a_flood_takes_turns_with_everybody_else(bare):
     wire, told, _ = bare
     one = text_frame("x")
     wire.data_received(one * 1000)
-    assert 0 < len(told) <= gateway.wire.SLICE // len(one)
+    assert 0 < len(told) <= gateway.web.websocket.SLICE // len(one)
     await until(lambda: len(told) == 1000)
 
 
@@ -439,7 +439,7 @@ def test_a_connection_that_breaks_ends_its_session_once(stage, monkeypatch):
 
 def test_a_connection_lost_within_the_hand_over(stage, monkeypatch):
     """It was there at the last look, and is gone when the 101 is written."""
-    hand_over = gateway.endpoint.hand_over
+    hand_over = gateway.web.ice_endpoint.hand_over
     wires = []
 
     def losing(request, wire, first):
@@ -450,7 +450,7 @@ def test_a_connection_lost_within_the_hand_over(stage, monkeypatch):
     async def story(running, ice):
         ends = Ends(running, monkeypatch)
         with monkeypatch.context() as patch:
-            patch.setattr(gateway.endpoint, "hand_over", losing)
+            patch.setattr(gateway.web.ice_endpoint, "hand_over", losing)
             with pytest.raises(ConnectionError):
                 await ice.connect()
         await wires[0].lost
@@ -478,7 +478,7 @@ def test_half_a_connection_is_none(plain_stage, monkeypatch):
 
 def test_half_a_connection_that_does_not_read_either(plain_stage, monkeypatch):
     """Its answers cannot be sent; it is over all the same, and nothing trips over it."""
-    monkeypatch.setattr(gateway.wire, "CLOSE_TIMEOUT", 0.05)
+    monkeypatch.setattr(gateway.web.websocket, "CLOSE_TIMEOUT", 0.05)
 
     async def story(running, ice):
         ends = Ends(running, monkeypatch)
@@ -586,7 +586,7 @@ def test_two_hundred_connections_leave_nothing_behind(plain_stage):
 async def test_a_flood_of_frames_is_a_violation(running, frame, monkeypatch):
     """However small they are: parsing them would hold up everybody else."""
     # No credit comes while they are parsed, or a busy machine would find them slow enough.
-    monkeypatch.setattr(gateway.wire, "RATE", 0)
+    monkeypatch.setattr(gateway.web.websocket, "RATE", 0)
     ice = await running.provision("ci-1", "ci-cd")
     connection = await ice.connect()
     opcode, data = frame
@@ -594,7 +594,7 @@ async def test_a_flood_of_frames_is_a_violation(running, frame, monkeypatch):
         connection.send_frame(Opcode.TEXT, b"[", fin=False)
         opcode = Opcode.CONT
     one = Frame(opcode, data, opcode is Opcode.PING).serialize(mask=True)
-    connection.writer.write(one * (gateway.wire.BURST + 1))
+    connection.writer.write(one * (gateway.web.websocket.BURST + 1))
     assert await connection.expect_dropped(1008) == "too-many-frames"
     assert "ci-1" not in running.gateway.hub
 
@@ -603,9 +603,9 @@ async def test_many_frames_over_time_are_no_flood(bare, monkeypatch):
     wire, told, _ = bare
     for second in range(10):
         monkeypatch.setattr(wire, "_loop", SimpleNamespace(time=lambda second=second: 1e6 + second))
-        for _ in range(gateway.wire.RATE):
+        for _ in range(gateway.web.websocket.RATE):
             wire.data_received(text_frame("x"))
-    assert told == ["x"] * 10 * gateway.wire.RATE
+    assert told == ["x"] * 10 * gateway.web.websocket.RATE
 
 
 @pytest.mark.parametrize("pieces", [1, 2], ids=["whole", "in two pieces"])

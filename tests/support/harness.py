@@ -17,10 +17,10 @@ from click.testing import CliRunner
 from gateway.admin import openapi
 from gateway.app import Gateway, run_gateway
 from gateway.cli import main
-from gateway.event import Actor, Via
-from gateway.roles import Role
-from gateway.settings import Settings, load
-from gateway.times import Clock, utc_now
+from gateway.core.audit_event import Actor, Via
+from gateway.core.roles import Role
+from gateway.core.times import Clock, utc_now
+from gateway.runtime.settings import Settings, load
 from tests.support.ice import PATIENCE, Ice, Key
 
 ADMIN = Actor("root", Via.COMMAND, "test-host")

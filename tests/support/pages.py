@@ -8,8 +8,8 @@ import re
 from urllib.parse import urlencode
 
 from gateway.admin.auth import COOKIE, FORM_TOKEN, SECURE_COOKIE
-from gateway.roles import Role
-from gateway.secret import Secret
+from gateway.core.roles import Role
+from gateway.core.secret import Secret
 from tests.support.harness import ADMIN, Answer
 
 PASSWORD = "correct horse battery"

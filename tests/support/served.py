@@ -13,8 +13,8 @@ import threading
 import urllib.request
 
 from gateway.cli.common import desk
-from gateway.ice import IceType
-from gateway.settings import load
+from gateway.core.ice import IceType
+from gateway.runtime.settings import load
 from tests.support.ice import PATIENCE, Ice
 
 

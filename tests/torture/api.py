@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from gateway.roles import Role
+from gateway.core.roles import Role
 from tests.api.held import hold, seed
 from tests.support.harness import harness
 

@@ -27,11 +27,11 @@ from typing import Any
 
 import aiohttp
 
-from gateway.ice import Ice as Entry
-from gateway.ice import Status
-from gateway.logs import configure
-from gateway.proof import Jwk, thumbprint_of
-from gateway.roles import Role
+from gateway.core.dpop import Jwk, thumbprint_of
+from gateway.core.ice import Ice as Entry
+from gateway.core.ice import Status
+from gateway.core.roles import Role
+from gateway.runtime.logs import configure
 from tests.support.harness import API, harness
 from tests.support.ice import Ice, Key, Refused
 from tests.torture import story, victim

@@ -46,14 +46,14 @@ _LONG = 10.0
 
 
 def _without_leases() -> None:
-    from gateway.lease import Lease  # noqa: PLC0415 - in the process of a node alone
+    from gateway.node.lease import Lease  # noqa: PLC0415 - in the process of a node alone
 
     Lease.valid = property(lambda _: True)  # type: ignore[method-assign,assignment]
     Lease.until = property(lambda _: 1e9, lambda *_: None)  # type: ignore[assignment]
 
 
 def _confirming_what_it_has_not_done() -> None:
-    from gateway.hub import Hub  # noqa: PLC0415
+    from gateway.node.hub import Hub  # noqa: PLC0415
 
     Hub.apply = lambda *_: []  # type: ignore[method-assign]
 

@@ -30,10 +30,11 @@ import aiohttp
 from client.agent import IceClient, Surroundings
 from client.journal import Journal
 from client.operations import OperationFailed
-from gateway import dispatch, operation
 from gateway.app import run_gateway
-from gateway.logs import configure
-from gateway.operation import Move, State
+from gateway.core import operation
+from gateway.core.operation import Move, State
+from gateway.node import dispatcher
+from gateway.runtime.logs import configure
 from tests.support.harness import API, harness, settings_for
 
 NAME = "lab-1"
@@ -50,7 +51,7 @@ _HELLO = timedelta(seconds=2)
 def serve(folder: Path, port: int, mutation: str | None, notes: Any) -> None:
     """A gateway; notes that it listens."""
     configure("json", "error")
-    dispatch.PATIENCE = _HELLO
+    dispatcher.PATIENCE = _HELLO
     if mutation in MUTATIONS:
         MUTATIONS[mutation]()
 
@@ -104,7 +105,7 @@ def work(folder: Path, url: str, token: str, mutation: str | None, notes: Any) -
 
 def _send_what_is_lost_again() -> None:
     operation.MOVES = {**operation.MOVES, Move.LOSE: (operation.ACTIVE, State.QUEUED)}
-    dispatch.PATIENCE = timedelta()
+    dispatcher.PATIENCE = timedelta()
 
 
 def _forget_what_was_accepted() -> None:
@@ -112,14 +113,14 @@ def _forget_what_was_accepted() -> None:
 
 
 def _answer_before_the_commit() -> None:
-    finish = dispatch.Dispatch._finish
+    finish = dispatcher.Dispatch._finish
 
     async def early(self: Any, session: Any, request: Any, told: Any) -> None:
         session.answer(request, None)
         await asyncio.sleep(0.2)
         await finish(self, session, request, told)
 
-    dispatch.Dispatch._finish = early  # type: ignore[method-assign]
+    dispatcher.Dispatch._finish = early  # type: ignore[method-assign]
 
 
 MUTATIONS: dict[str, Callable[[], None]] = {

@@ -30,14 +30,14 @@ from urllib.parse import quote
 import msgspec
 
 from client.protocol import MAX_MESSAGE, MAX_VALUE
-from gateway.connection import MAX_FIELD, MAX_LINE
-from gateway.event import Actor, Event, Via
-from gateway.respond import MAX_BODY
-from gateway.roles import Role
+from gateway.core.audit_event import Actor, Event, Via
+from gateway.core.roles import Role
+from gateway.core.times import utc_now
 from gateway.store import accounts
 from gateway.store.engine import Transaction
-from gateway.store.opening import open_store
-from gateway.times import utc_now
+from gateway.store.open import open_store
+from gateway.web.connection import MAX_FIELD, MAX_LINE
+from gateway.web.responses import MAX_BODY
 from tests.support.ice import Connection, Ice
 from tests.torture.attacks import answer_of, http
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
-from gateway.event import GENESIS, Actor, Entry, Event, Via
-from gateway.ice import Action, Ice, IceType, Status, WrongStatus
-from gateway.keyfile import KeyStore
-from gateway.proof import Jwk, thumbprint_of
-from gateway.secret import Secret
-from gateway.times import from_text, from_text_or_none, later
+from gateway.core.audit_event import GENESIS, Actor, Entry, Event, Via
+from gateway.core.dpop import Jwk, thumbprint_of
+from gateway.core.ice import Action, Ice, IceType, Status, WrongStatus
+from gateway.core.secret import Secret
+from gateway.core.times import from_text, from_text_or_none, later
+from gateway.store.key_file import KeyStore
 from tests.support.harness import settings_for
 from tests.torture.story import BULK, NEWCOMER, Account, Call, Known, Told
 

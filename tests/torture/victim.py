@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gateway.admission import Admission
 from gateway.app import Gateway, run_gateway
-from gateway.logs import configure
-from gateway.provisioning import Provisioning
+from gateway.node.admission import Admission
+from gateway.runtime.logs import configure
+from gateway.services.provisioning import Provisioning
 from gateway.store import events
-from gateway.store.sqlite import SqliteWriter, _SqliteTransaction
+from gateway.store.sqlite.engine import SqliteWriter, _SqliteTransaction
 from tests.support.harness import settings_for
 
 ACTIONS = ("provision", "reprovision", "register", "reregister", "deregister", "disconnect", "bulk")

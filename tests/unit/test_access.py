@@ -10,9 +10,9 @@ from aiohttp import web
 
 from gateway.admin.access import check_declared, route
 from gateway.admin.auth import needed
-from gateway.admin.parts import CALLER
-from gateway.respond import Refusal
-from gateway.roles import Caller, Need, Role
+from gateway.admin.context import CALLER
+from gateway.core.roles import Caller, Need, Role
+from gateway.web.responses import Refusal
 
 
 async def handle(_):

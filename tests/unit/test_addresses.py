@@ -6,7 +6,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from gateway.addresses import parse_address, parse_network
+from gateway.core.addresses import parse_address, parse_network
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gateway import attempts
-from gateway.attempts import Attempts
+from gateway.core import rate_limit
+from gateway.core.rate_limit import Attempts
 
 
 def test_the_limit_holds_within_a_window_that_moves():
@@ -40,7 +40,7 @@ def test_what_counts_as_one_source(one, other, same):
 
 
 def test_memory_is_bounded_and_the_quietest_source_goes_first(monkeypatch):
-    monkeypatch.setattr(attempts, "_MAX_SOURCES", 3)
+    monkeypatch.setattr(rate_limit, "_MAX_SOURCES", 3)
     counted = Attempts(1, 60.0)
     for source in ("a", "b", "c"):
         counted.count(source, 0)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import base64url
+from gateway.core import base64url
 
 
 @pytest.mark.parametrize(

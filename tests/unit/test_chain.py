@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.chain import Head, Verifier
-from gateway.event import GENESIS, digest_of
+from gateway.core.audit_event import GENESIS, digest_of
+from gateway.core.hash_chain import Head, Verifier
 
 
 def a_log(length, first=1, previous=GENESIS):

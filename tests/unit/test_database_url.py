@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.database_url import each_host, names_server, shown
+from gateway.runtime.database_url import each_host, names_server, shown
 
 
 @pytest.mark.parametrize(

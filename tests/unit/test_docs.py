@@ -9,19 +9,22 @@ import pytest
 from prometheus_client.exposition import generate_latest
 
 from client.protocol import MAX_DEPTH, MAX_DIGITS, MAX_VALUE
-from gateway import connection, logs, progress, respond, standard_streams
+from gateway.admin.pages.base import MAX_FIELDS
 from gateway.admin.pages.ices import MAX_BULK_FIELDS
 from gateway.admin.pages.login import MAX_FORM
 from gateway.admin.pages.operations import MAX_FORM as MAX_OPERATION_FORM
-from gateway.admin.pages.shell import MAX_FIELDS
-from gateway.dispatch import MAX_IN_HAND
-from gateway.login_failures import MAX_A_MINUTE
-from gateway.metrics import Metrics
-from gateway.operation import MAX_KEPT
-from gateway.operations import MAX_UNFINISHED
-from gateway.passwords import MAX_BYTES, MIN_LENGTH
-from gateway.setting_types import MAX_HOSTS
-from gateway.store import postgres, postgres_connection
+from gateway.core.operation import MAX_KEPT
+from gateway.node import progress
+from gateway.node.dispatcher import MAX_IN_HAND
+from gateway.runtime import logs, standard_streams
+from gateway.runtime.setting_types import MAX_HOSTS
+from gateway.services.login_failures import MAX_A_MINUTE
+from gateway.services.operation_requests import MAX_UNFINISHED
+from gateway.services.passwords import MAX_BYTES, MIN_LENGTH
+from gateway.store.postgres import connection as postgres_connection
+from gateway.store.postgres import engine as postgres
+from gateway.web import connection, responses
+from gateway.web.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
 DOCS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -74,7 +77,7 @@ def test_limits_are_those_that_hold():
         limits.items()
         >= {
             "a request's address, with its query": f"{connection.MAX_LINE // kib} KiB",
-            "segments of a path": f"{respond.MAX_SEGMENTS}",
+            "segments of a path": f"{responses.MAX_SEGMENTS}",
             "one header; all of them": (
                 f"{connection.MAX_FIELD // kib} KiB; {connection.MAX_HEAD // kib} KiB and"
                 f" {connection.MAX_FIELDS} lines"
@@ -83,7 +86,7 @@ def test_limits_are_those_that_hold():
                 f"{connection.HEAD_TIMEOUT:g} s"
             ),
             "a body; its arrival": (
-                f"{respond.MAX_BODY // kib**2} MiB, uncompressed; {respond.BODY_TIMEOUT:g} s"
+                f"{responses.MAX_BODY // kib**2} MiB, uncompressed; {responses.BODY_TIMEOUT:g} s"
             ),
             "the form of the login page": f"{MAX_FORM // kib} KiB",
             "fields of a form; of one that names ICEs": f"{MAX_FIELDS}; {MAX_BULK_FIELDS:,}",

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from gateway import drops
-from gateway.drops import Confirmation, Drop, Drops
-from gateway.event import GENESIS, Actor, Entry, Event, Via
-from gateway.hub import Dropped
+from gateway.core.audit_event import GENESIS, Actor, Entry, Event, Via
+from gateway.node import revocations
+from gateway.node.hub import Dropped
+from gateway.node.revocations import Confirmation, Drop, Drops
 from gateway.store.engine import Appended, StoreUnavailable
 from gateway.store.nodes import Dropped as Dropped_
 
@@ -97,7 +97,7 @@ async def test_an_action_is_told_what_its_events_ended_and_nothing_else(dropping
 
 
 async def test_a_node_that_lags_behind_is_named(dropping, monkeypatch):
-    monkeypatch.setattr(drops, "CONFIRMATION", 0)
+    monkeypatch.setattr(revocations, "CONFIRMATION", 0)
     dropping.apply(entry(1))
     assert await dropping.confirm(Tail(1), logged(1, 2)) == Confirmation([drop(1)], ["node-1"])
 
@@ -111,7 +111,7 @@ async def test_a_clock_that_was_set_back_gives_no_negative_time(observed):
 async def test_what_was_ended_is_forgotten_after_30_seconds(dropping, monkeypatch):
     now = 1000.0
     monkeypatch.setattr(
-        drops.asyncio, "get_running_loop", lambda: SimpleNamespace(time=lambda: now)
+        revocations.asyncio, "get_running_loop", lambda: SimpleNamespace(time=lambda: now)
     )
     for seq in range(100):
         now += 1.0
@@ -129,7 +129,7 @@ async def test_other_nodes_are_waited_for_and_what_they_dropped_is_told(dropping
 
 
 async def test_a_node_that_does_not_confirm_is_named(dropping, monkeypatch):
-    monkeypatch.setattr(drops, "CONFIRMATION", 0.05)
+    monkeypatch.setattr(revocations, "CONFIRMATION", 0.05)
     dropping._others = Others(late=["node-3"] * 1000)
     assert await dropping.confirm(Tail(1), logged(1)) == Confirmation([], ["node-3"])
 
@@ -141,8 +141,8 @@ async def test_without_its_store_nobody_is_said_to_have_confirmed(dropping):
 
 
 async def test_who_is_late_itself_does_not_speak_for_the_others(dropping, monkeypatch):
-    monkeypatch.setattr(drops, "CONFIRMATION", 0.01)
-    monkeypatch.setattr(drops, "_ONE_LOOK", 0.01)
+    monkeypatch.setattr(revocations, "CONFIRMATION", 0.01)
+    monkeypatch.setattr(revocations, "_ONE_LOOK", 0.01)
     dropping._others = Others(late=["node-3"] * 1000)
     found = await dropping.confirm(Tail(0), logged(1))
     assert found == Confirmation([], ["node-1", "node-3"])

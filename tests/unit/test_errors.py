@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from client.protocol import REFUSALS
-from gateway import errors
-from gateway.errors import (
+from gateway.core import problems
+from gateway.core.problems import (
     ALREADY_EXISTS,
     MAX_QUOTED,
     NAME_IS_FINAL,
@@ -27,7 +27,7 @@ STATUSES = {
     "stale": 412,
     "invalid": 422,
 }
-SAID = [*(problem(code) for code in sorted(errors.CODES)), *(refusal(code) for code in REFUSALS)]
+SAID = [*(problem(code) for code in sorted(problems.CODES)), *(refusal(code) for code in REFUSALS)]
 
 
 def test_the_contracts_codes_have_its_statuses():
@@ -43,7 +43,7 @@ def test_every_refusal_says_what_happened_and_what_to_do(said):
     assert (document["status"], document["code"]) == (said.status, said.code)
 
 
-@pytest.mark.parametrize("code", sorted(errors.CODES & REFUSALS.keys()))
+@pytest.mark.parametrize("code", sorted(problems.CODES & REFUSALS.keys()))
 def test_a_code_means_the_same_to_an_ice_and_to_an_admin(code):
     assert problem(code).status == refusal(code).status
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from gateway.event import GENESIS, Actor, Entry, Event, Position, Via, detail_text
+from gateway.core.audit_event import GENESIS, Actor, Entry, Event, Position, Via, detail_text
 
 NOW = datetime(2026, 11, 22, 9, 30, tzinfo=UTC)
 EVENT = Event(

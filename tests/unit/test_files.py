@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway import files
+from gateway.runtime import files
 
 
 @pytest.mark.parametrize("root", [True, False])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.forms import TooManyFields, parse_form
+from gateway.web.forms import TooManyFields, parse_form
 
 
 @given(st.lists(st.tuples(st.text("aé &=+%\0\n", min_size=1), st.text())))

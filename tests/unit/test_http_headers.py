@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.http_headers import cookie, media_type, none_match
+from gateway.web.http_headers import cookie, media_type, none_match
 
 
 @pytest.mark.parametrize(

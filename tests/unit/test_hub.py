@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from gateway.event import GENESIS, Actor, Entry, Event, Via
-from gateway.hub import Dropped, Hub
-from gateway.ice import Status
+from gateway.core.audit_event import GENESIS, Actor, Entry, Event, Via
+from gateway.core.ice import Status
+from gateway.node.hub import Dropped, Hub
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 

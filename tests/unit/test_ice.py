@@ -21,8 +21,8 @@ from hypothesis.stateful import (
 )
 
 from client.protocol import CLOSINGS
-from gateway import ice as rules
-from gateway.ice import Action, Ice, IceType, Status, WrongStatus
+from gateway.core import ice as rules
+from gateway.core.ice import Action, Ice, IceType, Status, WrongStatus
 
 THEN = datetime(2026, 11, 1, tzinfo=UTC)
 NOW = datetime(2026, 11, 22, 9, 30, tzinfo=UTC)

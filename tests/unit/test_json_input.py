@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.protocol import MAX_DEPTH, JsonTooComplex
-from gateway.json_input import NotJson, check_syntax
+from gateway.core.json_input import NotJson, check_syntax
 
 
 def nested(depth):

@@ -14,11 +14,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from gateway import keyfile
-from gateway.ice import IceType
-from gateway.keyfile import KeyFileUnusable, KeyStore
-from gateway.secret import Secret
-from gateway.tokens import Key, KeyRing, Opened
+from gateway.core.ice import IceType
+from gateway.core.secret import Secret
+from gateway.core.tokens import Key, KeyRing, Opened
+from gateway.store import key_file
+from gateway.store.key_file import KeyFileUnusable, KeyStore
 from tests.support.ice import b64
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
@@ -66,8 +66,8 @@ def started(path, clock):
 def readings(monkeypatch):
     """Counts how often the file is read."""
     seen = []
-    read = keyfile.read
-    monkeypatch.setattr(keyfile, "read", lambda path: seen.append(path) or read(path))
+    read = key_file.read
+    monkeypatch.setattr(key_file, "read", lambda path: seen.append(path) or read(path))
     return seen
 
 
@@ -98,14 +98,14 @@ def test_of_several_who_make_it_at_once_all_get_the_keys_of_the_first(path):
 
     with ThreadPoolExecutor(8) as threads:
         rings = list(threads.map(make, range(8)))
-    assert {ring.seals for ring in rings} == {keyfile.read(path).seals}
+    assert {ring.seals for ring in rings} == {key_file.read(path).seals}
     assert list(path.parent.iterdir()) == [path]
 
 
 def test_whoever_comes_second_never_replaces_the_file(path):
     write(path, Key.generate(NOW))
     before = path.read_bytes()
-    assert keyfile.create(path).seals == keyfile.read(path).seals
+    assert key_file.create(path).seals == key_file.read(path).seals
     assert path.read_bytes() == before
 
 
@@ -119,15 +119,15 @@ def test_a_file_that_cannot_be_made_leaves_nothing_behind(path, monkeypatch):
     def refuse(*_):
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(keyfile.os, "link", refuse)
+    monkeypatch.setattr(key_file.os, "link", refuse)
     with pytest.raises(KeyFileUnusable, match="cannot be written: Operation not permitted"):
-        keyfile.create(path)
+        key_file.create(path)
     assert list(path.parent.iterdir()) == []
 
 
 def test_no_folder_to_make_it_in(path):
     with pytest.raises(KeyFileUnusable, match="cannot be written: No such file"):
-        keyfile.create(path.parent / "missing" / "keys.json")
+        key_file.create(path.parent / "missing" / "keys.json")
 
 
 # --- read --------------------------------------------------------------------------------------
@@ -148,9 +148,9 @@ def test_a_file_open_to_others_is_refused(path, mode):
 def test_a_file_of_another_user_is_refused_but_for_roots(path, monkeypatch, stranger, refused):
     write(path, Key.generate(NOW))
     info = SimpleNamespace(st_uid=stranger, st_mode=0o100600)
-    monkeypatch.setattr(keyfile, "os", SimpleNamespace(**{**vars(os), "fstat": lambda _: info}))
+    monkeypatch.setattr(key_file, "os", SimpleNamespace(**{**vars(os), "fstat": lambda _: info}))
     try:
-        assert keyfile.read(path) is not None
+        assert key_file.read(path) is not None
     except KeyFileUnusable:
         assert refused
     else:
@@ -181,14 +181,14 @@ def test_garbage_is_no_key_file(path, content):
     path.write_bytes(content)
     path.chmod(0o600)
     with pytest.raises(KeyFileUnusable) as refused:
-        keyfile.read(path)
+        key_file.read(path)
     assert str(refused.value) == f"{path} is not a key file of the gateway"
 
 
 def test_what_cannot_be_read_is_said(path):
     path.mkdir(mode=0o700)
     with pytest.raises(KeyFileUnusable, match="cannot be read: Is a directory"):
-        keyfile.read(path)
+        key_file.read(path)
 
 
 # --- read again --------------------------------------------------------------------------------
@@ -225,7 +225,7 @@ def test_a_file_that_has_changed_is_read_at_once(path, clock, readings):
     assert store.open(seal(KeyRing([unknown], unknown.kid))) is None
     path.unlink()
     write(path, old, new)
-    assert isinstance(store.open(seal(keyfile.KeyRing([new], new.kid))), Opened)
+    assert isinstance(store.open(seal(key_file.KeyRing([new], new.kid))), Opened)
 
 
 def test_garbage_and_known_keys_never_have_the_file_read(path, clock, readings):
@@ -273,13 +273,13 @@ def test_sealing_uses_the_key_that_the_file_names_now(path):
 
 def test_keys_of_an_older_file_have_no_date_and_those_of_a_new_one_do(path):
     write(path, Key.generate(NOW))
-    assert [key.made for key in keyfile.read(path).keys] == [None]
-    keyfile.replace(path, keyfile.read(path).with_key(Key.generate(NOW)))
-    assert [key.made for key in keyfile.read(path).keys] == [None, NOW]
+    assert [key.made for key in key_file.read(path).keys] == [None]
+    key_file.replace(path, key_file.read(path).with_key(Key.generate(NOW)))
+    assert [key.made for key in key_file.read(path).keys] == [None, NOW]
 
 
 def test_a_change_is_whole_or_not_at_all(path, monkeypatch):
-    before = keyfile.create(path)
+    before = key_file.create(path)
     content = path.read_bytes()
     for step in ("fsync", "rename"):
 
@@ -289,7 +289,7 @@ def test_a_change_is_whole_or_not_at_all(path, monkeypatch):
         with monkeypatch.context() as patched:
             patched.setattr(os, step, fail)
             with pytest.raises(KeyFileUnusable, match="No space left"):
-                keyfile.replace(path, before.with_key(Key.generate(NOW)))
+                key_file.replace(path, before.with_key(Key.generate(NOW)))
         assert path.read_bytes() == content, f"a fault of {step} must leave the old keys"
         assert list(path.parent.iterdir()) == [path], f"a fault of {step} must leave nothing else"
 
@@ -299,10 +299,10 @@ import os, sys, tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from gateway import keyfile
-from gateway.tokens import Key
+from gateway.core.tokens import Key
 
 path = Path(sys.argv[1])
-before = keyfile.create(path)
+before = key_file.create(path)
 content = path.read_bytes()
 after = before.with_key(Key.generate(datetime.now(UTC)))
 crashed = 0
@@ -326,10 +326,10 @@ while True:
             (os, "rename"), (os, "unlink"), (os, "open"), (os, "close"),
         ):
             setattr(module, name, dying(getattr(module, name)))
-        keyfile.replace(path, after)
+        key_file.replace(path, after)
         os._exit(0)
     ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    kids = [key.kid for key in keyfile.read(path).keys]
+    kids = [key.kid for key in key_file.read(path).keys]
     print({1: "old", 2: "new"}[len(kids)] if kids[0] == before.seals else "other")
     if not ended:
         break
@@ -351,10 +351,10 @@ def test_a_crash_at_any_step_of_a_change_leaves_the_old_keys_or_the_new_ones(pat
 
 
 def test_a_change_keeps_the_file_private_and_a_link_a_link(path):
-    ring = keyfile.create(path)
+    ring = key_file.create(path)
     link = path.with_name("link.json")
     link.symlink_to(path)
-    keyfile.replace(link, ring.with_key(Key.generate(NOW)))
+    key_file.replace(link, ring.with_key(Key.generate(NOW)))
     assert link.is_symlink()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert len(keyfile.read(path).keys) == 2
+    assert len(key_file.read(path).keys) == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.lease import Lease, Peers, Renewal, SharedClock
+from gateway.node.lease import Lease, Peers, Renewal, SharedClock
 
 
 class Now:

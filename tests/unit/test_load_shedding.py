@@ -7,7 +7,7 @@ import resource
 import pytest
 import structlog
 
-from gateway.load_shedding import MARGIN, LoadShedding
+from gateway.web.load_shedding import MARGIN, LoadShedding
 
 LIMIT = 1024
 

@@ -11,7 +11,7 @@ from collections import Counter
 import pytest
 import structlog
 
-from gateway.logs import (
+from gateway.runtime.logs import (
     ICE_LINES_A_MINUTE,
     LINES_A_MINUTE,
     MAX_KINDS,
@@ -113,8 +113,8 @@ NASTY = [
 ]
 STORY = """
 import json, logging, sys, warnings, structlog
-from gateway.logs import configure
-from gateway.standard_streams import decouple
+from gateway.runtime.logs import configure
+from gateway.runtime.standard_streams import decouple
 decouple()
 configure(sys.argv[1], "info")
 log = structlog.get_logger()
@@ -157,8 +157,8 @@ def test_every_line_is_one_json_object_whoever_writes_it():
 
 FLOOD = """
 import logging, structlog
-from gateway.logs import configure
-from gateway.standard_streams import decouple
+from gateway.runtime.logs import configure
+from gateway.runtime.standard_streams import decouple
 decouple()
 configure("json", "info")
 for _ in range(500):
@@ -183,8 +183,8 @@ def test_lines_of_libraries_are_bounded_too():
 
 LOSS = """
 import sys
-from gateway.logs import configure
-from gateway.standard_streams import decouple
+from gateway.runtime.logs import configure
+from gateway.runtime.standard_streams import decouple
 decouple()
 configure("json", "info")
 print(sys.stderr.describe(7))

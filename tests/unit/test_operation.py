@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.protocol import MAX_VALUE, OperationKind
-from gateway import clerk, provisioning
-from gateway.ice import IceType
-from gateway.operation import (
+from gateway.core.ice import IceType
+from gateway.core.operation import (
     DEADLINE,
     ENDED_REGISTRATION,
     FARTHEST,
@@ -28,6 +27,8 @@ from gateway.operation import (
     code_of,
     failure,
 )
+from gateway.node import expiry
+from gateway.services import provisioning
 
 NOW = datetime(2026, 11, 22, 9, 30, tzinfo=UTC)
 TABLE = {
@@ -215,4 +216,4 @@ def test_why_an_ice_is_to_stop(state, code, told):
 
 def test_the_codes_are_those_with_which_work_is_ended():
     assert {code_of(error) for error in provisioning._ENDS_WORK.values()} == ENDED_REGISTRATION
-    assert code_of(clerk.TOO_LATE) == DEADLINE
+    assert code_of(expiry.TOO_LATE) == DEADLINE

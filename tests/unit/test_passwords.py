@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.passwords import fits
-from gateway.secret import Secret
+from gateway.core.secret import Secret
+from gateway.services.passwords import fits
 
 SNOWMAN = "\N{SNOWMAN}"  # three bytes
 

@@ -8,8 +8,8 @@ import resource
 
 import pytest
 
-from gateway import process
-from gateway.handles import BESIDE, is_among_the_last
+from gateway.runtime import eventloop
+from gateway.runtime.fd_limits import BESIDE, is_among_the_last
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def limit(monkeypatch):
 )
 def test_fewer_handles_than_connections_are_told(limit, handles, enough):
     limit(handles)
-    told = process.too_few_handles(1000)
+    told = eventloop.too_few_handles(1000)
     assert (told is None) is enough
     if told is not None:
         assert "ice.max_connections is 1,000" in told
@@ -35,10 +35,10 @@ def test_fewer_handles_than_connections_are_told(limit, handles, enough):
 
 def test_what_it_runs_with(limit):
     limit(20_000)
-    assert "20,000 file handles" in process.described()
+    assert "20,000 file handles" in eventloop.described()
     limit(resource.RLIM_INFINITY)
-    assert "any number of file handles" in process.described()
-    assert "Python 3." in process.described()
+    assert "any number of file handles" in eventloop.described()
+    assert "Python 3." in eventloop.described()
 
 
 @pytest.mark.parametrize(("handle", "last"), [(935, False), (936, True), (999, True)])
@@ -52,13 +52,13 @@ def test_the_last_handles_are_kept_free(limit, handle, last):
 def test_it_runs_with_a_collector_for_many_long_lived_objects(monkeypatch):
     set_to = []
     monkeypatch.setattr(gc, "set_threshold", lambda *numbers: set_to.append(numbers))
-    monkeypatch.setattr(process, "raise_limit", lambda: None)
-    monkeypatch.setattr(process, "_run", asyncio.run)
+    monkeypatch.setattr(eventloop, "raise_limit", lambda: None)
+    monkeypatch.setattr(eventloop, "_run", asyncio.run)
     ran = []
 
     async def work():
         ran.append(True)
 
-    process.run(work())
+    eventloop.run(work())
     assert ran == [True]
     assert set_to == [(50_000, 50, 100)]

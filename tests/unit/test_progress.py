@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from client import protocol
-from gateway.progress import MAX_DATA, ProgressBook
-from gateway.times import utc_now
-from gateway.watches import Watches
+from gateway.core.times import utc_now
+from gateway.node.progress import MAX_DATA, ProgressBook
+from gateway.node.waiters import Watches
 
 
 class Transaction:

@@ -18,8 +18,8 @@ from joserfc import jws
 from joserfc.errors import SecurityWarning
 from joserfc.jwk import ECKey, OKPKey, import_key
 
-from gateway import base64url
-from gateway.proof import (
+from gateway.core import base64url
+from gateway.core.dpop import (
     MAX_PROOF,
     Invalid,
     Jwk,
@@ -28,7 +28,7 @@ from gateway.proof import (
     thumbprint_of,
     verify,
 )
-from gateway.replay import JtiCache, Nonces, ReplayGuard
+from gateway.core.replay import JtiCache, Nonces, ReplayGuard
 from tests.support.ice import Key, b64, b64_json
 
 URL = "https://gateway.example/ice/v1"

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from gateway.proof import Proof
-from gateway.replay import JtiCache, Nonces, ReplayGuard
+from gateway.core.dpop import Proof
+from gateway.core.replay import JtiCache, Nonces, ReplayGuard
 from tests.support.ice import b64
 
 NOW = 1_800_000_000.0

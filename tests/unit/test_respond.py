@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from gateway.addresses import parse_network
-from gateway.respond import client_address
+from gateway.core.addresses import parse_network
+from gateway.web.responses import client_address
 
 
 @dataclass

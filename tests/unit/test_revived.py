@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from gateway.ice import Status
-from gateway.revived import Account, Bearer, Entry, Standing, all_good, revived
+from gateway.core.ice import Status
+from gateway.core.restore_diff import Account, Bearer, Entry, Standing, all_good, revived
 
 NOW = datetime(2026, 11, 22, 9, 30, tzinfo=UTC)
 HOUR = timedelta(hours=1)

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from gateway.ice import Ice, IceType
-from gateway.roles import Caller, Grants, Need, Role
+from gateway.core.ice import Ice, IceType
+from gateway.core.roles import Caller, Grants, Need, Role
 
 NOTHING = Grants(sees_all=False, reads_events=False, acts=False)
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 import msgspec
 import pytest
 
-from gateway.secret import Secret
+from gateway.core.secret import Secret
 
 TEXT = "the-token-itself"
 SECRET = Secret(TEXT)

@@ -18,7 +18,7 @@ import yaml
 
 from gateway.cli import main
 from gateway.cli.common import MUST_MEND
-from gateway.settings import load
+from gateway.runtime.settings import load
 
 CONFIG = Path(__file__).parents[2] / "config"
 UNIT = CONFIG / "ice-gateway.service"

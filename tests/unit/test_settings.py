@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from gateway.process import cannot_listen
-from gateway.setting_types import duration
-from gateway.settings import SETTINGS, AddressUnavailable, BadSetting, load
-from gateway.sockets import CannotBind
-from gateway.times import later, utc_now
+from gateway.core.times import later, utc_now
+from gateway.runtime.eventloop import cannot_listen
+from gateway.runtime.setting_types import duration
+from gateway.runtime.settings import SETTINGS, AddressUnavailable, BadSetting, load
+from gateway.runtime.sockets import CannotBind
 
 DOCUMENTED = Path(__file__).parents[2] / "config" / "gateway.toml"
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from gateway.signals import Signals
+from gateway.runtime.signals import Signals
 
 
 @pytest.fixture

@@ -11,8 +11,14 @@ import sys
 
 import pytest
 
-from gateway import standard_streams
-from gateway.standard_streams import DecoupledStream, Unwritable, coupled, lost_lines, writing
+from gateway.runtime import standard_streams
+from gateway.runtime.standard_streams import (
+    DecoupledStream,
+    Unwritable,
+    coupled,
+    lost_lines,
+    writing,
+)
 from tests.support.ice import PATIENCE
 
 
@@ -43,7 +49,7 @@ def test_a_stream_that_cannot_be_written_says_why_and_is_given_up(tmp_path):
 
 STORY = """
 import os, sys
-from gateway.standard_streams import fill
+from gateway.runtime.standard_streams import fill
 fill()
 fill()  # changes nothing
 taken = os.open(os.devnull, os.O_RDONLY)
@@ -153,7 +159,7 @@ def test_a_dialogue_is_held_on_the_streams_themselves(monkeypatch):
 
 EXIT = """
 import sys
-from gateway.standard_streams import decouple
+from gateway.runtime.standard_streams import decouple
 decouple()
 decouple()
 print("x" * 100_000)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.text import compact, decoded, pretty, printable
+from gateway.core.text import compact, decoded, pretty, printable
 
 STEERING = "\x1b[2J\x9b31m\u202e\x7f\U000e0001"
 

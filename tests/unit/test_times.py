@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from gateway import times
+from gateway.core import times
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 

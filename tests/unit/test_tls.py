@@ -6,7 +6,7 @@ import ssl
 
 import pytest
 
-from gateway.tls import Tls
+from gateway.runtime.tls import Tls
 from tests.support.authority import Authority
 
 

@@ -14,10 +14,10 @@ from joserfc import jwe
 from joserfc.jwe import JWERegistry
 from joserfc.jwk import OctKey
 
-from gateway import base64url
-from gateway.ice import IceType
-from gateway.secret import Secret
-from gateway.tokens import Key, KeyRing, Opened, UnknownKey, open_with
+from gateway.core import base64url
+from gateway.core.ice import IceType
+from gateway.core.secret import Secret
+from gateway.core.tokens import Key, KeyRing, Opened, UnknownKey, open_with
 from tests.support.ice import b64
 
 NOW = datetime(2026, 11, 22, 9, 30, 0, 123456, tzinfo=UTC)
@@ -220,5 +220,5 @@ def test_a_ring_must_hold_the_key_that_seals():
 
 def test_no_key_id_looks_like_an_option(monkeypatch):
     drawn = iter([b"\xf8" * 6, b"\0" * 6, b"\1" * 32])
-    monkeypatch.setattr("gateway.tokens.secrets.token_bytes", lambda _: next(drawn))
+    monkeypatch.setattr("gateway.core.tokens.secrets.token_bytes", lambda _: next(drawn))
     assert Key.generate(NOW).kid == "AAAAAAAA"

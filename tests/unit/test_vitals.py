@@ -10,11 +10,12 @@ import resource
 import pytest
 import structlog
 
-from gateway import handles, vitals
-from gateway.handles import shortage
-from gateway.heartbeat import Heartbeat
-from gateway.process import calm
-from gateway.vitals import Vital, Vitals
+from gateway.node import health
+from gateway.node.health import Vital, Vitals
+from gateway.node.heartbeat import Heartbeat
+from gateway.runtime import fd_limits
+from gateway.runtime.eventloop import calm
+from gateway.runtime.fd_limits import shortage
 
 
 class Store:
@@ -51,7 +52,7 @@ def looking(monkeypatch):
             if slept == count:
                 raise asyncio.CancelledError
 
-        monkeypatch.setattr(vitals.asyncio, "sleep", sleep)
+        monkeypatch.setattr(health.asyncio, "sleep", sleep)
         with pytest.raises(asyncio.CancelledError):
             await looked.run()
 
@@ -70,7 +71,7 @@ async def test_a_fault_is_said_when_it_begins_and_when_it_ends(looking, said):
 
 
 async def test_a_store_that_nobody_uses_is_tried_now_and_then(looking, monkeypatch):
-    monkeypatch.setattr(vitals, "IDLE", 5)
+    monkeypatch.setattr(health, "IDLE", 5)
     store = Store()
     await looking(Vitals(store, {}), 20)
     assert store.tried == 4
@@ -110,9 +111,9 @@ def test_faults_are_told_by_what_is_needed():
     ],
 )
 def test_some_handles_are_kept_free(monkeypatch, limit, lowest, short):
-    monkeypatch.setattr(handles.resource, "getrlimit", lambda _: (limit, limit))
-    monkeypatch.setattr(handles.os, "open", lambda *_: lowest)
-    monkeypatch.setattr(handles.os, "close", lambda _: None)
+    monkeypatch.setattr(fd_limits.resource, "getrlimit", lambda _: (limit, limit))
+    monkeypatch.setattr(fd_limits.os, "open", lambda *_: lowest)
+    monkeypatch.setattr(fd_limits.os, "close", lambda _: None)
     found = shortage()
     assert (found is not None) is short
     assert not short or (str(limit) in found and "raise the limit" in found)
@@ -122,7 +123,7 @@ def test_no_handle_at_all_is_a_shortage(monkeypatch):
     def full(*_):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr(handles.os, "open", full)
+    monkeypatch.setattr(fd_limits.os, "open", full)
     assert "Too many open files" in shortage()
 
 

@@ -9,20 +9,20 @@ import msgspec
 from aiohttp import web
 from aiohttp_sse import EventSourceResponse
 
-from gateway import documents
 from gateway.admin.access import route
-from gateway.admin.api.inputs import DEFAULT_LIMIT, Limit, Query, Text
+from gateway.admin.api.requests import DEFAULT_LIMIT, Limit, Query, Text
 from gateway.admin.auth import recognise
-from gateway.admin.parts import CALLER, PARTS, AdminParts
-from gateway.admin.stream import Stream
-from gateway.errors import invalid, problem
-from gateway.event import Position
-from gateway.presence import News
-from gateway.respond import DATA_HEADERS, Refusal, json_response
-from gateway.roles import Need
+from gateway.admin.context import CALLER, PARTS, AdminParts
+from gateway.admin.event_streams import Stream
+from gateway.core.audit_event import Position
+from gateway.core.problems import invalid, problem
+from gateway.core.roles import Need
+from gateway.node.presence import News
+from gateway.services import schemas
 from gateway.store.engine import StoreUnavailable
 from gateway.store.events import EventFilter
 from gateway.store.sessions import Happening
+from gateway.web.responses import DATA_HEADERS, Refusal, json_response
 
 _BATCH: Final = 200
 _SEND_TIMEOUT: Final = 30.0
@@ -75,8 +75,8 @@ async def listing(request: web.Request, query: EventQuery) -> web.Response:
         raise Refusal(problem("reset", f"The audit log ends at event {last}.", seq=last))
     page = found[: query.limit]
     return json_response(
-        documents.EventPage(
-            [documents.event_document(entry) for entry in page],
+        schemas.EventPage(
+            [schemas.event_document(entry) for entry in page],
             page[-1].seq if len(found) > query.limit else None,
         )
     )
@@ -130,11 +130,11 @@ async def _send_all(
                 return
         if not known:
             position = await parts.events.end()
-            reset = documents.Reset(position.seq)
+            reset = schemas.Reset(position.seq)
             await _send(response, reset, event="reset", position=position)
         for entry in entries:
             position = Position.behind(entry)
-            await _send(response, documents.event_document(entry), position=position)
+            await _send(response, schemas.event_document(entry), position=position)
         for one in news:
             await _send_news(response, one)
         if len(entries) < _BATCH:
@@ -158,9 +158,9 @@ async def _send(
 
 async def _send_news(response: EventSourceResponse, news: News) -> None:
     if isinstance(news, Happening):
-        await _send(response, documents.refused(news), event="refused")
+        await _send(response, schemas.refused(news), event="refused")
     else:
-        await _send(response, documents.presence(news.ice_name, news.connection), event="presence")
+        await _send(response, schemas.presence(news.ice_name, news.connection), event="presence")
 
 
 async def _last_event_id(request: web.Request) -> tuple[Position | None]:

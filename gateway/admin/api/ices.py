@@ -9,9 +9,8 @@ from typing import Annotated, Literal
 import msgspec
 from aiohttp import web
 
-from gateway import documents
 from gateway.admin.access import route
-from gateway.admin.api.inputs import (
+from gateway.admin.api.requests import (
     DEFAULT_LIMIT,
     Limit,
     Query,
@@ -26,16 +25,17 @@ from gateway.admin.api.inputs import (
     unwrap,
 )
 from gateway.admin.auth import actor
-from gateway.admin.parts import CALLER, PARTS, AdminParts
-from gateway.errors import NAME_IS_FINAL, Problem, problem
-from gateway.event import Actor
-from gateway.ice import IceType, Status, fold
-from gateway.provisioning import MAX_BULK, Done, Expected, Issued, check_new
-from gateway.respond import json_response, problem_response
-from gateway.roles import Need
+from gateway.admin.context import CALLER, PARTS, AdminParts
+from gateway.core.audit_event import Actor
+from gateway.core.ice import IceType, Status, fold
+from gateway.core.problems import NAME_IS_FINAL, Problem, problem
+from gateway.core.roles import Need
+from gateway.services import schemas
+from gateway.services.provisioning import MAX_BULK, Done, Expected, Issued, check_new
 from gateway.store.accounts import fold_user
 from gateway.store.engine import StoreUnavailable
 from gateway.store.ices import IceFilter, Listed
+from gateway.web.responses import json_response, problem_response
 
 
 class NewIce(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -110,9 +110,9 @@ async def provision(request: web.Request, new: NewIce) -> web.Response:
             actor(request), new.ice_name, new.ice_type, new.provisionedto
         )
     )
-    document = documents.ice_document(Listed(issued.ice, None, None))
+    document = schemas.ice_document(Listed(issued.ice, None, None))
     return json_response(
-        documents.Provisioned(document, issued.token.reveal()),
+        schemas.Provisioned(document, issued.token.reveal()),
         status=201,
         headers={
             "Location": f"{request.path}/{issued.ice.ice_name}",
@@ -128,7 +128,7 @@ async def listing(request: web.Request, query: IceQuery, after: str | None) -> w
     if not caller.grants.sees_all:
         mine = fold_user(caller.user)
         if owner not in (None, mine):
-            return json_response(documents.IcePage([], None))
+            return json_response(schemas.IcePage([], None))
         owner = mine
     found = await parts.ices.page(
         IceFilter(
@@ -144,8 +144,8 @@ async def listing(request: web.Request, query: IceQuery, after: str | None) -> w
     page = found[: query.limit]
     more = len(found) > query.limit
     return json_response(
-        documents.IcePage(
-            [documents.ice_document(listed) for listed in page],
+        schemas.IcePage(
+            [schemas.ice_document(listed) for listed in page],
             encode_cursor(fold(page[-1].ice.ice_name)) if more else None,
         )
     )
@@ -153,7 +153,7 @@ async def listing(request: web.Request, query: IceQuery, after: str | None) -> w
 
 async def show(_: web.Request, listed: Listed) -> web.Response:
     """Show one ICE."""
-    return json_response(documents.ice_document(listed), headers=etag(listed.ice.generation))
+    return json_response(schemas.ice_document(listed), headers=etag(listed.ice.generation))
 
 
 async def final(request: web.Request) -> web.Response:  # noqa: ARG001 - whichever ICE it is
@@ -167,7 +167,7 @@ async def connections(request: web.Request, listed: Listed) -> web.Response:
     """Tell what became of an ICE's recent connections."""
     found = await _parts(request).happenings.of(listed.ice.ice_name)
     return json_response(
-        documents.Happenings([documents.happening_document(happening) for happening in found])
+        schemas.Happenings([schemas.happening_document(happening) for happening in found])
     )
 
 
@@ -199,7 +199,7 @@ async def _renew(
     issued: Issued = unwrap(await act(actor(request), listed.ice.ice_name, if_match(request)))
     ended = await _ended(request, listed, issued)
     return json_response(
-        documents.Renewed(ended.ice, issued.token.reveal(), ended.dropped, ended.unconfirmed),
+        schemas.Renewed(ended.ice, issued.token.reveal(), ended.dropped, ended.unconfirmed),
         headers=etag(issued.ice.generation),
     )
 
@@ -213,7 +213,7 @@ async def _end(
     return json_response(await _ended(request, listed, done), headers=etag(done.ice.generation))
 
 
-async def _ended(request: web.Request, before: Listed, done: Done | Issued) -> documents.Ended:
+async def _ended(request: web.Request, before: Listed, done: Done | Issued) -> schemas.Ended:
     """Wait until the action's event has been applied, and tell what it ended."""
     parts = _parts(request)
     confirmed = await parts.drops.confirm(parts.tail, [done.logged])
@@ -227,8 +227,8 @@ async def _ended(request: web.Request, before: Listed, done: Done | Issued) -> d
         drop.session for drop in confirmed.dropped
     }:
         connection = None
-    return documents.Ended(
-        documents.ice_document(replace(now, ice=done.ice, connection=connection)),
+    return schemas.Ended(
+        schemas.ice_document(replace(now, ice=done.ice, connection=connection)),
         confirmed.dropped,
         confirmed.unconfirmed,
     )
@@ -241,11 +241,11 @@ async def bulk(request: web.Request, wanted: Bulk) -> web.Response:
     logged = [outcome.logged for outcome in outcomes if outcome.logged is not None]
     confirmed = await parts.drops.confirm(parts.tail, logged)
     return json_response(
-        documents.BulkAnswer(
+        schemas.BulkAnswer(
             [
-                documents.BulkItem(outcome.ice_name, 200)
+                schemas.BulkItem(outcome.ice_name, 200)
                 if outcome.problem is None
-                else documents.BulkItem(
+                else schemas.BulkItem(
                     outcome.ice_name, outcome.problem.status, outcome.problem.code
                 )
                 for outcome in outcomes

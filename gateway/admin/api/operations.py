@@ -13,9 +13,8 @@ from aiohttp import web
 from aiohttp_sse import EventSourceResponse
 
 from client.protocol import OperationKind
-from gateway import documents
 from gateway.admin.access import route
-from gateway.admin.api.inputs import (
+from gateway.admin.api.requests import (
     DEFAULT_LIMIT,
     Limit,
     Query,
@@ -28,16 +27,17 @@ from gateway.admin.api.inputs import (
     unwrap,
 )
 from gateway.admin.auth import actor, recognise
-from gateway.admin.parts import CALLER, PARTS, AdminParts
-from gateway.errors import invalid, problem
-from gateway.ice import fold
-from gateway.operation import Operation, State
-from gateway.operations import Wanted
-from gateway.respond import DATA_HEADERS, Refusal, json_response
-from gateway.roles import Need
+from gateway.admin.context import CALLER, PARTS, AdminParts
+from gateway.core.ice import fold
+from gateway.core.operation import Operation, State
+from gateway.core.problems import invalid, problem
+from gateway.core.roles import Need
+from gateway.services import schemas
+from gateway.services.operation_requests import Wanted
 from gateway.store.engine import StoreUnavailable
 from gateway.store.ices import Listed
 from gateway.store.operations import OperationFilter
+from gateway.web.responses import DATA_HEADERS, Refusal, json_response
 
 MAX_WAIT: Final = 60.0
 """Seconds that a request may wait for its operation to finish."""
@@ -140,7 +140,7 @@ async def _end_of(parts: AdminParts, operation: Operation, wait: float) -> Opera
     return operation
 
 
-async def _documents(found: Sequence[Operation]) -> list[documents.OperationDocument]:
+async def _documents(found: Sequence[Operation]) -> list[schemas.OperationDocument]:
     """What is shown of operations; large ones are looked through in a thread, at up to 80 ms a MiB."""
     values = (
         value
@@ -149,8 +149,8 @@ async def _documents(found: Sequence[Operation]) -> list[documents.OperationDocu
         if value
     )
     if sum(map(len, values)) <= _SHOWN_AT_ONCE:
-        return list(map(documents.operation_document, found))
-    return await asyncio.to_thread(list, map(documents.operation_document, found))
+        return list(map(schemas.operation_document, found))
+    return await asyncio.to_thread(list, map(schemas.operation_document, found))
 
 
 async def _news(changed: asyncio.Event, patience: float) -> None:
@@ -170,13 +170,13 @@ async def listing(request: web.Request, query: OperationQuery, before: int | Non
     ice_name = query.ice_name
     if caller.ice is not None:
         if ice_name is not None and fold(ice_name) != fold(caller.ice):
-            return json_response(documents.OperationPage([], None))
+            return json_response(schemas.OperationPage([], None))
         ice_name = caller.ice
     everybodys = caller.grants.sees_all or caller.ice is not None
     where = OperationFilter(ice_name, query.state, query.kind, None if everybodys else caller.user)
     page, more = await parts.work.page(where, query.limit, before)
     return json_response(
-        documents.OperationPage(
+        schemas.OperationPage(
             await _documents([item.operation for item in page]),
             encode_cursor(str(page[-1].number)) if more else None,
         )
@@ -246,10 +246,10 @@ async def _send_all(
                 return  # who has lost their right is told nothing more
             if found.state is not state:
                 state = found.state
-                await _send(response, "state", documents.operation_state(found))
+                await _send(response, "state", schemas.operation_state(found))
             if found.progress != progress:
                 progress = found.progress
-                news = documents.progress_document(found)
+                news = schemas.progress_document(found)
                 if news is not None:
                     await _send(response, "progress", news)
             if found.is_finished:

@@ -9,19 +9,19 @@ from __future__ import annotations
 from aiohttp import web
 
 from gateway.admin.access import check_declared, route
+from gateway.admin.context import PARTS, AdminParts
 from gateway.admin.pages.api_tokens import routes as api_tokens
 from gateway.admin.pages.audit import routes as audit
+from gateway.admin.pages.base import answered, furnish, logged_in, to_the_page
 from gateway.admin.pages.guide import routes as guide
 from gateway.admin.pages.ice import routes as one_ice
 from gateway.admin.pages.ices import routes as ices
 from gateway.admin.pages.login import routes as login
 from gateway.admin.pages.nodes import routes as nodes
 from gateway.admin.pages.operations import routes as operations
-from gateway.admin.pages.shell import answered, furnish, logged_in, to_the_page
 from gateway.admin.pages.static import routes as static
 from gateway.admin.pages.users import routes as users
-from gateway.admin.parts import PARTS, AdminParts
-from gateway.roles import Need
+from gateway.core.roles import Need
 
 __all__ = ["pages_app"]
 

@@ -8,15 +8,15 @@ from typing import Final
 from aiohttp import web
 
 from gateway.admin.access import route
-from gateway.admin.api.inputs import Query
+from gateway.admin.api.requests import Query
 from gateway.admin.auth import actor
+from gateway.admin.pages.base import form, is_fragment, parts, render
 from gateway.admin.pages.ices import PAGE, form_fault
-from gateway.admin.pages.shell import form, is_fragment, parts, render
-from gateway.errors import Problem, invalid, problem
-from gateway.event import Via
-from gateway.respond import Refusal
-from gateway.roles import Need
+from gateway.core.audit_event import Via
+from gateway.core.problems import Problem, invalid, problem
+from gateway.core.roles import Need
 from gateway.store.accounts import ApiToken
+from gateway.web.responses import Refusal
 
 CHANGED: Final = "tokens-changed"
 """Tells the page's script that the table is to be asked for again."""

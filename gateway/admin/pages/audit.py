@@ -11,21 +11,21 @@ import msgspec
 from aiohttp import web
 
 from gateway.admin.access import route
-from gateway.admin.api.inputs import Query, Text
+from gateway.admin.api.requests import Query, Text
+from gateway.admin.pages.base import is_fragment, parts, render
 from gateway.admin.pages.ices import PAGE
-from gateway.admin.pages.shell import is_fragment, parts, render
-from gateway.audit import PRUNE
-from gateway.errors import invalid
-from gateway.export import FORMATS, export, media_type
-from gateway.hub import DISCONNECT
-from gateway.ice import Action
-from gateway.keys import KEY_ACTIONS
-from gateway.nodes import NODE_ACTIONS
-from gateway.operations import CANCEL, REQUEST
-from gateway.respond import Refusal
-from gateway.roles import Need
+from gateway.core.ice import Action
+from gateway.core.problems import invalid
+from gateway.core.roles import Need
+from gateway.node.hub import DISCONNECT
+from gateway.services.audit import PRUNE
+from gateway.services.audit_export import FORMATS, export, media_type
+from gateway.services.key_rotation import KEY_ACTIONS
+from gateway.services.nodes import NODE_ACTIONS
+from gateway.services.operation_requests import CANCEL, REQUEST
 from gateway.store.engine import StoreUnavailable
 from gateway.store.events import LOGIN_FAILED, EventFilter
+from gateway.web.responses import Refusal
 
 _LAST: Final = 2**63 - 1
 _PATIENCE: Final = 30.0

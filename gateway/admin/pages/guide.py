@@ -5,8 +5,8 @@ from __future__ import annotations
 from aiohttp import web
 
 from gateway.admin.access import route
-from gateway.admin.pages.shell import parts, render
-from gateway.roles import Need
+from gateway.admin.pages.base import parts, render
+from gateway.core.roles import Need
 
 
 def routes() -> list[web.RouteDef]:

@@ -10,15 +10,15 @@ from aiohttp import web
 
 from client.protocol import CLOSINGS, REFUSALS
 from gateway.admin.access import route
-from gateway.admin.api.inputs import find_ice
+from gateway.admin.api.requests import find_ice
+from gateway.admin.context import CALLER
+from gateway.admin.pages.base import is_fragment, parts, render
 from gateway.admin.pages.ices import WORDS, Row, row_of
 from gateway.admin.pages.operations import operations_of
-from gateway.admin.pages.shell import is_fragment, parts, render
-from gateway.admin.parts import CALLER
-from gateway.event import Entry
-from gateway.ice import Action, Status
-from gateway.operations import CANCEL, REQUEST
-from gateway.roles import Need
+from gateway.core.audit_event import Entry
+from gateway.core.ice import Action, Status
+from gateway.core.roles import Need
+from gateway.services.operation_requests import CANCEL, REQUEST
 from gateway.store.ices import Listed
 from gateway.store.sessions import Happening
 

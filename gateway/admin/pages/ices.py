@@ -11,20 +11,20 @@ from urllib.parse import urlencode
 from aiohttp import web
 
 from gateway.admin.access import route
-from gateway.admin.api.inputs import Query, Text, find_ice
+from gateway.admin.api.requests import Query, Text, find_ice
 from gateway.admin.auth import actor
-from gateway.admin.pages.shell import MAX_FIELDS, form, is_fragment, parts, posted, render
-from gateway.admin.parts import CALLER
-from gateway.drops import Confirmation
-from gateway.errors import Problem, invalid, problem
-from gateway.event import Actor, Via
-from gateway.hub import DISCONNECT
-from gateway.ice import Action, Ice, IceType, Status, actions_from, valid_name
-from gateway.provisioning import MAX_BULK, Done, Expected, Issued, Outcome
-from gateway.respond import MAX_BODY, Refusal
-from gateway.roles import Need
+from gateway.admin.context import CALLER
+from gateway.admin.pages.base import MAX_FIELDS, form, is_fragment, parts, posted, render
+from gateway.core.audit_event import Actor, Via
+from gateway.core.ice import Action, Ice, IceType, Status, actions_from, valid_name
+from gateway.core.problems import Problem, invalid, problem
+from gateway.core.roles import Need
+from gateway.node.hub import DISCONNECT
+from gateway.node.revocations import Confirmation
+from gateway.services.provisioning import MAX_BULK, Done, Expected, Issued, Outcome
 from gateway.store.accounts import fold_user
 from gateway.store.ices import ORDERS, IceFilter, Listed, Order
+from gateway.web.responses import MAX_BODY, Refusal
 
 PAGE: Final = 50
 """Rows of the table on one page."""

@@ -9,12 +9,12 @@ from aiohttp import web
 
 from gateway.admin.access import route
 from gateway.admin.auth import cookie_name, from_own_page, is_secure, login_cookie, login_of
-from gateway.admin.pages.shell import form, parts, render, root
-from gateway.errors import problem
-from gateway.logins import NotLoggedIn
-from gateway.respond import Refusal, client_address
-from gateway.roles import Need
-from gateway.secret import Secret
+from gateway.admin.pages.base import form, parts, render, root
+from gateway.core.problems import problem
+from gateway.core.roles import Need
+from gateway.core.secret import Secret
+from gateway.services.logins import NotLoggedIn
+from gateway.web.responses import Refusal, client_address
 
 MAX_FORM: Final = 16 * 1024
 """Bytes of the form: strangers send it, too."""

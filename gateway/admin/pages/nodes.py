@@ -8,11 +8,11 @@ from aiohttp import web
 
 from gateway.admin.access import route
 from gateway.admin.auth import actor
-from gateway.admin.pages.shell import form, is_fragment, parts, render
-from gateway.errors import Problem, problem
-from gateway.event import Via
-from gateway.respond import Refusal
-from gateway.roles import Need
+from gateway.admin.pages.base import form, is_fragment, parts, render
+from gateway.core.audit_event import Via
+from gateway.core.problems import Problem, problem
+from gateway.core.roles import Need
+from gateway.web.responses import Refusal
 
 CHANGED: Final = "nodes-changed"
 """Tells the page's script that the table is to be asked for again."""

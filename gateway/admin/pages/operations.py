@@ -11,24 +11,24 @@ from aiohttp import web
 
 from client.protocol import MAX_VALUE, JsonTooComplex
 from gateway.admin.access import route
-from gateway.admin.api.inputs import Query, decode_as, find_ice
 from gateway.admin.api.operations import NewOperation
+from gateway.admin.api.requests import Query, decode_as, find_ice
 from gateway.admin.auth import actor
+from gateway.admin.context import CALLER
+from gateway.admin.pages.base import form, parts, render
 from gateway.admin.pages.ices import form_fault
-from gateway.admin.pages.shell import form, parts, render
-from gateway.admin.parts import CALLER
-from gateway.documents import progress_document
-from gateway.errors import Problem, invalid, problem
-from gateway.event import Via
-from gateway.ice import OPERATIONS
-from gateway.json_input import NotJson, check_syntax
-from gateway.operation import Operation, State
-from gateway.operations import Wanted
-from gateway.respond import Refusal
-from gateway.roles import Need
+from gateway.core.audit_event import Via
+from gateway.core.ice import OPERATIONS
+from gateway.core.json_input import NotJson, check_syntax
+from gateway.core.operation import Operation, State
+from gateway.core.problems import Problem, invalid, problem
+from gateway.core.roles import Need
+from gateway.core.text import pretty
+from gateway.services.operation_requests import Wanted
+from gateway.services.schemas import progress_document
 from gateway.store.ices import Listed
 from gateway.store.operations import OperationFilter
-from gateway.text import pretty
+from gateway.web.responses import Refusal
 
 PAGE: Final = 20
 """Operations on one page of an ICE."""

@@ -11,8 +11,8 @@ from typing import Final
 from aiohttp import web
 
 from gateway.admin.access import route
-from gateway.http_headers import none_match
-from gateway.roles import Need
+from gateway.core.roles import Need
+from gateway.web.http_headers import none_match
 
 _FOLDER: Final = Path(__file__).parents[1] / "static"
 # Not as this machine would have it: a browser runs no script under another name (nosniff).

@@ -10,22 +10,22 @@ from urllib.parse import urlencode
 from aiohttp import web
 
 from gateway.admin.access import route
-from gateway.admin.api.inputs import Query, Text
+from gateway.admin.api.requests import Query, Text
 from gateway.admin.auth import actor, login_cookie
+from gateway.admin.context import CALLER
+from gateway.admin.pages.base import form, is_fragment, parts, render
 from gateway.admin.pages.ices import PAGE, WORDS, form_fault
-from gateway.admin.pages.shell import form, is_fragment, parts, render
-from gateway.admin.parts import CALLER
-from gateway.errors import Problem, invalid, problem, quoted
-from gateway.event import Via
-from gateway.ice import Status
-from gateway.passwords import MIN_LENGTH, RULE
-from gateway.provisioning import MAX_BULK
-from gateway.respond import Refusal, store_problem
-from gateway.roles import Need, Role
-from gateway.secret import Secret
+from gateway.core.audit_event import Via
+from gateway.core.ice import Status
+from gateway.core.problems import Problem, invalid, problem, quoted
+from gateway.core.roles import Need, Role
+from gateway.core.secret import Secret
+from gateway.services.passwords import MIN_LENGTH, RULE
+from gateway.services.provisioning import MAX_BULK
 from gateway.store.accounts import User, fold_user
 from gateway.store.engine import StoreUnavailable
 from gateway.store.ices import IceFilter, Listed, Order
+from gateway.web.responses import Refusal, store_problem
 
 CHANGED: Final = "users-changed"
 """Tells the page's script that lists of users are to be asked for again."""

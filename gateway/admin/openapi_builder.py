@@ -1,0 +1,128 @@
+"""How the OpenAPI document says things: calls, answers, refusals, headers, streams."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from gateway.services import schemas
+
+REF: Final = "#/components/schemas/{name}"
+_TITLES: Final = {
+    400: "Not JSON",
+    401: "Not authenticated",
+    403: "Not allowed for this role, or this API token",
+    404: "Not there, or not to be seen by this caller",
+    405: "Names cannot be changed or deleted",
+    408: "The request did not arrive in time",
+    409: "Not possible: the name exists, or type, status or state is another; the log ends before",
+    412: "The entry has moved on",
+    413: "Larger than 1 MiB",
+    415: "Not application/json",
+    422: "A field is not valid",
+    429: "Too many streams of this user, or operations of this ICE",
+    503: "The store or the keys are not available",
+}
+BODY: Final = (400, 408, 413, 415, 422)
+
+
+def header(description: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """A header that is always there."""
+    return {"description": description, "required": True, "schema": schema}
+
+
+NO_STORE: Final = {"Cache-Control": header("Nothing is kept", {"const": "no-store"})}
+_ERROR_HEADERS: Final = {
+    401: {"WWW-Authenticate": header("How to authenticate", {"const": "Bearer"})},
+    405: {"Allow": header("The methods there are", {"type": "string", "minLength": 1})},
+}
+
+
+def answer(
+    shape: type,
+    description: str,
+    headers: dict[str, Any] | None = None,
+    links: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """An answer in JSON."""
+    described: dict[str, Any] = {
+        "description": description,
+        "headers": NO_STORE | (headers or {}),
+        "content": {"application/json": {"schema": ref(shape)}},
+    }
+    return described | ({"links": links} if links else {})
+
+
+def next_page(operation_id: str, parameter: str) -> dict[str, Any]:
+    """To the page behind this one."""
+    parameters = {parameter: "$response.body#/next"}
+    return {"next": {"operationId": operation_id, "parameters": parameters}}
+
+
+def ref(shape: type) -> dict[str, str]:
+    """The schema of a shape."""
+    return {"$ref": REF.format(name=shape.__name__)}
+
+
+def event(name: str, shape: type, **more: dict[str, Any]) -> dict[str, Any]:
+    """One event of a stream; `more` are its fields besides `event` and `data`."""
+    data = {
+        "type": "string",
+        "contentMediaType": "application/json",
+        "contentSchema": ref(shape),
+    }
+    properties = {"event": {"const": name}, "data": data, **more}
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def stream(*events: dict[str, Any]) -> dict[str, Any]:
+    """An answer of server-sent events."""
+    return {
+        "description": "Server-sent events",
+        "headers": NO_STORE,
+        "content": {"text/event-stream": {"schema": {"oneOf": list(events)}}},
+    }
+
+
+def problems(*statuses: int) -> dict[str, Any]:
+    """The refusals of a call, by status."""
+    return {
+        str(status): {
+            "description": _TITLES[status],
+            "headers": NO_STORE | _ERROR_HEADERS.get(status, {}),
+            "content": {"application/problem+json": {"schema": ref(schemas.ProblemDocument)}},
+        }
+        for status in sorted({401, 503, *statuses})
+    }
+
+
+def call(
+    operation_id: str,
+    summary: str,
+    answers: dict[str, Any],
+    *statuses: int,
+    parameters: list[dict[str, Any]] | None = None,
+    body: type | None = None,
+    body_required: bool = True,
+) -> dict[str, Any]:
+    """One call: its answers, and the statuses of its refusals."""
+    described: dict[str, Any] = {
+        "operationId": operation_id,
+        "summary": summary,
+        "responses": answers | problems(*statuses),
+    }
+    if parameters:
+        described["parameters"] = parameters
+    if body is not None:
+        described["requestBody"] = {
+            "required": body_required,
+            "content": {"application/json": {"schema": ref(body)}},
+        }
+    return described
+
+
+def query(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    """The parameters of a query shape; an empty one counts as not given."""
+    return [
+        {"name": name, "in": "query", "allowEmptyValue": True, "schema": property_schema}
+        for name, property_schema in schema["properties"].items()
+    ]

@@ -1,0 +1,235 @@
+"""DPoP proofs (RFC 9449): what an ICE signs to show that it holds its own key. Pure.
+
+`verify` checks form, signature, URL and token. Whether a proof is fresh and unused stands in `replay`.
+Source: contract section 5.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable, Container
+from functools import lru_cache
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+
+from client.protocol import PROOF_TYPE
+from gateway.core import base64url
+
+MAX_PROOF: Final = 4096
+"""The longest proof in characters; a proof with every claim has some 600."""
+MAX_JTI: Final = 256
+
+_P256_BYTES: Final = 32
+_ES256_BYTES: Final = 64  # RFC 7518 section 3.4: R and S, 32 bytes each
+_ECDSA: Final = ec.ECDSA(hashes.SHA256())
+_FIELD: Final = 2**255 - 19
+"""The prime of Curve25519 (RFC 7748 section 4.1)."""
+_ORDER_8: Final = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
+# The y coordinates of the points whose order divides 8. A signature by such a key holds for many
+# messages and binds nobody.
+_SMALL_ORDER: Final = frozenset({0, 1, _FIELD - 1, _ORDER_8, _FIELD - _ORDER_8})
+_DEFAULT_PORTS: Final = {"http": 80, "ws": 80, "https": 443, "wss": 443}
+
+Url = tuple[str, int | None, str]
+"""A URL reduced to what is compared: host, port (None for its scheme's default), path."""
+
+
+class Jwk(msgspec.Struct, frozen=True):
+    """A public key (RFC 7517) of kty EC or OKP, as it was sent.
+
+    The members of private and symmetric keys (RFC 7518 section 6) are only looked for. No other member
+    is decoded: the sender would choose what that costs.
+    """
+
+    kty: str = ""
+    crv: str = ""
+    x: str | msgspec.UnsetType = msgspec.UNSET
+    y: str | msgspec.UnsetType = msgspec.UNSET
+    d: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    p: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    q: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    dp: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    dq: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    qi: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    oth: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    k: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def is_private(self) -> bool:
+        """Whether it holds what nobody but its owner may know."""
+        secrets = (self.d, self.p, self.q, self.dp, self.dq, self.qi, self.oth, self.k)
+        return any(member is not msgspec.UNSET for member in secrets)
+
+
+class _Header(msgspec.Struct, frozen=True):
+    typ: str
+    alg: str
+    jwk: Jwk
+    crit: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Claims(msgspec.Struct, frozen=True):
+    jti: str
+    htm: str
+    htu: str
+    iat: float
+    ath: str
+    nonce: str | None = None
+
+
+class Proof(msgspec.Struct, frozen=True, gc=False):
+    """A proof whose form, signature, URL and token hold."""
+
+    thumbprint: str
+    jti: str
+    iat: float
+    nonce: str | None
+
+
+class Invalid(msgspec.Struct, frozen=True, gc=False):
+    """A proof that does not hold; `detail` says why, for a person."""
+
+    detail: str
+
+
+@lru_cache(256)
+def normalise(url: str) -> Url | None:
+    """Reduce a URL for comparison (RFC 9449 section 4.3, RFC 3986 section 6.2); None if it is none.
+
+    The host goes to lower case, the scheme and the default port of its own scheme are dropped, the
+    path is percent-decoded, query and fragment are ignored.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return None
+    scheme = parts.scheme.lower()
+    if scheme not in _DEFAULT_PORTS or not parts.hostname or "@" in parts.netloc:
+        return None
+    return parts.hostname, None if port == _DEFAULT_PORTS[scheme] else port, unquote(parts.path)
+
+
+def thumbprint_of(jwk: Jwk) -> str:
+    """RFC 7638: base64url SHA-256 of the required members, sorted, without white space."""
+    # None of the values that get here needs an escape.
+    canonical = f'{{"crv":"{jwk.crv}","kty":"{jwk.kty}","x":"{jwk.x}"'
+    canonical += f',"y":"{jwk.y}"}}' if jwk.kty == "EC" else "}"
+    return base64url.encode(hashlib.sha256(canonical.encode()).digest())
+
+
+_Verify = Callable[[bytes, bytes], None]
+
+
+def _key(alg: str, jwk: Jwk) -> tuple[_Verify, str]:
+    """The verifier and thumbprint of a public key. Raises ValueError, whose text goes to the ICE."""
+    if jwk.is_private:
+        raise ValueError("jwk holds private members; send the public key alone")
+    x = _coordinate("x", jwk.x)
+    if alg == "ES256":
+        if (jwk.kty, jwk.crv) != ("EC", "P-256"):
+            raise ValueError("ES256 needs a key of kty EC on the curve P-256")
+        y = _coordinate("y", jwk.y)
+        # from_encoded_point refuses points that are not on the curve.
+        public = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), b"\x04" + x + y)
+
+        def verify_es256(signature: bytes, signed: bytes) -> None:
+            if len(signature) != _ES256_BYTES:
+                raise InvalidSignature
+            r = int.from_bytes(signature[:_P256_BYTES])
+            s = int.from_bytes(signature[_P256_BYTES:])
+            public.verify(encode_dss_signature(r, s), signed, _ECDSA)
+
+        return verify_es256, thumbprint_of(jwk)
+    if (jwk.kty, jwk.crv) != ("OKP", "Ed25519"):
+        raise ValueError(f"{alg} needs a key of kty OKP on the curve Ed25519")
+    _check_ed25519(x)
+    return Ed25519PublicKey.from_public_bytes(x).verify, thumbprint_of(jwk)
+
+
+def _check_ed25519(point: bytes) -> None:
+    """Refuse what RFC 8032 section 5.1.3 does not decode, and points of small order; OpenSSL takes both."""
+    y = int.from_bytes(point, "little") & (1 << 255) - 1
+    if y >= _FIELD:
+        raise ValueError("jwk's x is not the canonical encoding of its point")
+    # With them go the two encodings of x = 0 that set its sign (section 5.1.3, step 4).
+    if y in _SMALL_ORDER:
+        raise ValueError("jwk's x is a point of small order")
+
+
+def _coordinate(name: str, value: str | msgspec.UnsetType) -> bytes:
+    """The bytes of `x` or `y`, which have only this one spelling."""
+    if value is msgspec.UNSET:
+        raise ValueError(f"jwk has no {name}")
+    data = base64url.decode(value)
+    if len(data) != _P256_BYTES:  # Ed25519 keys have 32 bytes, too (RFC 8037)
+        raise ValueError(f"jwk's {name} does not have 32 bytes")
+    return data
+
+
+_ALGORITHMS: Final = frozenset({"ES256", "Ed25519", "EdDSA"})
+
+
+def verify(text: str, *, token: str, urls: Container[Url], expected: str) -> Proof | Invalid:
+    """Check a proof's form, signature, method, URL and token; not its age, and not whether it was used.
+
+    Args:
+        text: the value of the DPoP header.
+        token: the token of the same handshake.
+        urls: the endpoint's URLs, normalised.
+        expected: the URL to name in the refusal when another was signed.
+    """
+    if len(text) > MAX_PROOF or not text.isascii():
+        return Invalid(f"the proof is longer than {MAX_PROOF} characters or not ASCII")
+    parts = text.split(".")
+    if len(parts) != 3:  # noqa: PLR2004 - RFC 7515 section 7.1: three parts
+        return Invalid("the proof is not a compact JWS of three parts")
+    try:
+        header = msgspec.json.decode(base64url.decode(parts[0]), type=_Header)
+        claims = msgspec.json.decode(base64url.decode(parts[1]), type=_Claims)
+        signature = base64url.decode(parts[2])
+    except (ValueError, RecursionError):
+        return Invalid(
+            "the proof's header needs typ, alg and jwk; its claims need jti, htm, htu, iat and ath"
+        )
+    # RFC 7515 section 4.1.9: without a slash, "application/" is left out.
+    if header.typ.lower().removeprefix("application/") != PROOF_TYPE:
+        return Invalid(f"typ must be {PROOF_TYPE}")
+    if header.crit is not msgspec.UNSET:  # RFC 7515 section 4.1.11: not understood, so refused
+        return Invalid("crit is not supported")
+    if header.alg not in _ALGORITHMS:
+        return Invalid("alg must be ES256 or Ed25519 (EdDSA)")
+    try:
+        check, thumbprint = _key(header.alg, header.jwk)
+        check(signature, f"{parts[0]}.{parts[1]}".encode())
+    except InvalidSignature:
+        return Invalid("the signature does not hold")
+    except ValueError as error:
+        return Invalid(f"the key cannot be used: {error}")
+    fault = _fault(claims, token, urls, expected)
+    if fault is not None:
+        return Invalid(fault)
+    return Proof(thumbprint, claims.jti, claims.iat, claims.nonce)
+
+
+def _fault(claims: _Claims, token: str, urls: Container[Url], expected: str) -> str | None:
+    """What is wrong with signed claims, if anything."""
+    if claims.htm != "GET":
+        return "htm must be GET"
+    url = normalise(claims.htu)
+    if url is None or url not in urls:
+        return f"the proof was made for {claims.htu[:200]!r}, this gateway is {expected}: start the ICE with that --gateway"
+    ath = base64url.encode(hashlib.sha256(token.encode()).digest())
+    if not hmac.compare_digest(claims.ath.encode(), ath.encode()):
+        return "ath is not the hash of this token"
+    if not 0 < len(claims.jti) <= MAX_JTI:
+        return f"jti must have 1 to {MAX_JTI} characters"
+    return None

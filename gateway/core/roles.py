@@ -1,0 +1,101 @@
+"""Who may do what (contract sections 7 and 9). Pure."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.core.ice import Ice, IceType, fold
+
+
+class Role(enum.StrEnum):
+    """`admin` does everything, `auditor` reads everything, `member` sees the ICEs tagged to them."""
+
+    ADMIN = "admin"
+    AUDITOR = "auditor"
+    MEMBER = "member"
+
+
+class Need(enum.Enum):
+    """What a route needs of its caller."""
+
+    NOTHING = enum.auto()
+    """It is open to strangers."""
+    CALLER = enum.auto()
+    """Any caller, who is shown what they may see."""
+    USER = enum.auto()
+    """Likewise, but no API token that was made for one ICE."""
+    SEE_ALL = enum.auto()
+    READ_EVENTS = enum.auto()
+    ACT = enum.auto()
+    OPERATE = enum.auto()
+    """To send work to the ICE of the path."""
+
+    @property
+    def is_of_an_ice(self) -> bool:
+        """Whether it depends on the ICE that the path names."""
+        return self is Need.OPERATE
+
+
+@dataclass(frozen=True, slots=True)
+class Grants:
+    """What a role may do: see ICEs that are not one's own, read the audit log, take actions."""
+
+    sees_all: bool
+    reads_events: bool
+    acts: bool
+
+
+GRANTS: Final = {
+    Role.ADMIN: Grants(sees_all=True, reads_events=True, acts=True),
+    Role.AUDITOR: Grants(sees_all=True, reads_events=True, acts=False),
+    Role.MEMBER: Grants(sees_all=False, reads_events=False, acts=False),
+}
+_NOTHING: Final = Grants(sees_all=False, reads_events=False, acts=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """An authenticated user of the admin API or page.
+
+    `ice` is set for an API token that was made for one ICE: it operates that one, whoever its user
+    is, and may do nothing else.
+    """
+
+    user: str
+    role: Role
+    ice: str | None = None
+
+    @property
+    def grants(self) -> Grants:
+        """What the caller's role may do."""
+        return GRANTS[self.role] if self.ice is None else _NOTHING
+
+    def may(self, need: Need, ice: Ice | None) -> bool:
+        """Whether the caller has what a route needs; `ice` is the one that its path names."""
+        match need:
+            case Need.NOTHING | Need.CALLER:
+                return True
+            case Need.USER:
+                return self.ice is None
+            case Need.SEE_ALL:
+                return self.grants.sees_all
+            case Need.READ_EVENTS:
+                return self.grants.reads_events
+            case Need.ACT:
+                return self.grants.acts
+            case Need.OPERATE:
+                return ice is not None and self.operates(ice)
+
+    def sees(self, ice: Ice) -> bool:
+        """Whether an ICE exists for this caller."""
+        if self.ice is not None:
+            return fold(ice.ice_name) == fold(self.ice)
+        return self.grants.sees_all or ice.provisionedto == self.user
+
+    def operates(self, ice: Ice) -> bool:
+        """Whether the caller may send operations to this ICE, and cancel them."""
+        if self.ice is not None or self.role is Role.ADMIN:
+            return self.sees(ice)
+        return self.role is Role.MEMBER and ice.ice_type is IceType.NORMAL and self.sees(ice)

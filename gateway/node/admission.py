@@ -1,0 +1,323 @@
+"""Decides whether an ICE is admitted: token, proof, entry, in the order of contract section 5.
+
+Garbage ends in `screen`, which asks no database. `decide` reads the entry, and registers an ICE that
+comes for the first time. Neither writes the 101: whoever does has to look at the hub again in the
+same step (`endpoint`), and to come back here where something has overtaken the verdict.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Final
+
+import msgspec
+
+from client.protocol import PATH
+from gateway.core.audit_event import Actor, Event, Via
+from gateway.core.dpop import Invalid, Proof, Url, normalise, verify
+from gateway.core.ice import Action, Ice, Status, WrongStatus
+from gateway.core.problems import Problem, refusal
+from gateway.core.rate_limit import Attempts
+from gateway.core.replay import Nonces, ReplayGuard, mark
+from gateway.core.secret import Secret
+from gateway.core.times import Clock
+from gateway.core.tokens import Opened
+from gateway.node.lease import Lease
+from gateway.node.log_follower import Tail
+from gateway.node.restore_hold import Hold
+from gateway.store import ices
+from gateway.store.engine import Engine, StoreUnavailable
+from gateway.store.entry_loader import LookUps
+from gateway.store.key_file import KeyStore
+
+MAX_AGE: Final = 1.0
+"""Seconds after which a row that was read is read again."""
+ATTEMPTS: Final = 100
+"""Handshakes without a genuine token that an address may send within `ATTEMPTS_WINDOW` seconds."""
+ATTEMPTS_WINDOW: Final = 60.0
+MAX_BATCH: Final = 128
+"""Handshakes screened in one turn of the loop at the most, some 20 ms of work."""
+_SCHEME: Final = "dpop "
+
+
+class Handshake(msgspec.Struct, frozen=True, gc=False):
+    """What an ICE brings: all values of the two headers, whence it comes, where it arrived.
+
+    `local` are the URLs that name the socket's own address; they count only without `public_url`.
+    """
+
+    authorizations: tuple[str, ...]
+    proofs: tuple[str, ...]
+    address: str
+    local: tuple[str, ...]
+
+
+class Candidate(msgspec.Struct, frozen=True, gc=False):
+    """A handshake with a genuine token and a good proof, whose entry is still to be read."""
+
+    token: Opened
+    thumbprint: str
+    address: str
+    proof: str
+
+
+class Admitted(msgspec.Struct, frozen=True, gc=False):
+    """The entry that admits: `seq` is the newest event it reflects, `at` the monotonic time of reading.
+
+    `reading` is the number of the look-up that read it, where other nodes serve the database, too.
+    """
+
+    ice: Ice
+    seq: int
+    at: float
+    reading: float
+
+
+class Refused(msgspec.Struct, frozen=True, gc=False):
+    """A refusal; `ice_name` where the token opened, so that it may be told to the admin."""
+
+    problem: Problem
+    ice_name: str | None = None
+
+
+class _Arrival:
+    """A handshake on its way through the steps of `screen`, each of which adds what it found."""
+
+    __slots__ = ("handshake", "opened", "proof", "token", "verdict")
+
+    token: Secret
+    opened: Opened
+    proof: Proof
+
+    def __init__(self, handshake: Handshake, verdict: asyncio.Future[Candidate | Refused]) -> None:
+        self.handshake = handshake
+        self.verdict = verdict
+
+
+class Admission:
+    """The use case; its collaborators come in through the constructor."""
+
+    def __init__(
+        self,
+        *,
+        keys: KeyStore,
+        engine: Engine,
+        look_ups: LookUps,
+        tail: Tail,
+        hold: Hold,
+        lease: Lease,
+        clock: Clock,
+        nonces: Nonces,
+        steady: Callable[[], float],
+        public_urls: tuple[str, ...],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._keys = keys
+        self._engine = engine
+        self._look_ups = look_ups
+        self._tail = tail
+        self._hold = hold
+        self._lease = lease
+        self._clock = clock
+        self._monotonic = monotonic
+        self._steady = steady
+        self._nonces = nonces
+        self._replays = ReplayGuard(nonces)
+        self._attempts = Attempts(ATTEMPTS, ATTEMPTS_WINDOW)
+        self._arrived: list[_Arrival] = []
+        self._public = tuple(url + PATH for url in public_urls)
+        self._urls = _normalised(self._public)
+
+    # --- before the database -----------------------------------------------------------------------
+
+    async def screen(self, handshake: Handshake) -> Candidate | Refused:
+        """Open the token and check the proof, in one batch with others that wait, `MAX_BATCH` at the most.
+
+        Each step for all of them before the next: its code and tables stay in the processor's nearest
+        caches, which makes an admission in a storm a tenth cheaper.
+        """
+        loop = asyncio.get_running_loop()
+        arrival = _Arrival(handshake, loop.create_future())
+        self._arrived.append(arrival)
+        if len(self._arrived) == 1:
+            loop.call_soon(self._screen_some)
+        return await arrival.verdict
+
+    def _screen_some(self) -> None:
+        arrived, self._arrived = self._arrived[:MAX_BATCH], self._arrived[MAX_BATCH:]
+        try:
+            for step in (self._open_token, self._verify_proof, self._use_proof):
+                for arrival in arrived:
+                    if arrival.verdict.done():  # refused, or whoever brought it has gone
+                        continue
+                    try:
+                        verdict = step(arrival)
+                    except Exception as error:  # noqa: BLE001 - handed to whoever asked, and to nobody else
+                        arrival.verdict.set_exception(error)
+                    else:
+                        if verdict is not None:
+                            arrival.verdict.set_result(verdict)
+        finally:
+            # The others have their turn, whatever became of these.
+            if self._arrived:
+                asyncio.get_running_loop().call_soon(self._screen_some)
+
+    def _open_token(self, arrival: _Arrival) -> Refused | None:
+        handshake = arrival.handshake
+        tokens = [
+            value[len(_SCHEME) :].strip()
+            for value in handshake.authorizations
+            if value[: len(_SCHEME)].lower() == _SCHEME  # RFC 9110: a scheme's case is ignored
+        ]
+        if not tokens or not tokens[0]:
+            self._count(handshake.address)
+            return Refused(refusal("token-missing"))
+        token = Secret(tokens[0])
+        opened = self._keys.open(token) if len(tokens) == 1 else None
+        if opened is None:
+            return self._invalid_token(handshake.address)
+        arrival.token, arrival.opened = token, opened
+        return None
+
+    def _verify_proof(self, arrival: _Arrival) -> Refused | None:
+        handshake, name = arrival.handshake, arrival.opened.ice_name
+        # RFC 9449 section 4.3, check 1: not more than one DPoP header.
+        if len(handshake.proofs) != 1:
+            detail = "There must be exactly one DPoP header"
+            return Refused(refusal("proof-invalid", detail=detail), name)
+        names = self._public or handshake.local
+        urls = self._urls or _normalised(names)  # which remembers the few that there are
+        proof = verify(
+            handshake.proofs[0],
+            token=arrival.token.reveal(),
+            urls=urls,
+            expected=" or ".join(names),
+        )
+        if isinstance(proof, Invalid):
+            return Refused(refusal("proof-invalid", detail=_sentence(proof.detail)), name)
+        arrival.proof = proof
+        return None
+
+    def _use_proof(self, arrival: _Arrival) -> Candidate | Refused:
+        proof, opened = arrival.proof, arrival.opened
+        now, steady = self._clock().timestamp(), self._steady()
+        if self._replays.used(proof, now, steady):
+            return _replayed(opened.ice_name)
+        if not self._replays.take(proof, now, steady):
+            wanted = refusal("use-dpop-nonce", nonce=self._nonces.issue(steady))
+            return Refused(wanted, opened.ice_name)
+        name = mark(proof.thumbprint, proof.jti).hex() if self._engine.shared else ""
+        return Candidate(opened, proof.thumbprint, arrival.handshake.address, name)
+
+    def _invalid_token(self, address: str, ice_name: str | None = None) -> Refused:
+        """`ice_name` where the token opened and there is an entry to tell the admin of."""
+        wait = self._count(address)
+        if not wait:
+            return Refused(refusal("token-invalid"), ice_name)
+        return Refused(refusal("too-many-attempts", retry_after=math.ceil(wait)), ice_name)
+
+    def _count(self, address: str) -> float:
+        return self._attempts.count(address, self._monotonic())
+
+    # --- with the database ---------------------------------------------------------------------------
+
+    async def decide(self, candidate: Candidate, *, again: bool = False) -> Admitted | Refused:
+        """Read the entry, after this was called, and judge; register an ICE that comes first.
+
+        The caller has put the handshake into the hub before; it comes `again` where something has
+        overtaken the last verdict.
+        """
+        name = candidate.token.ice_name
+        proof = (candidate.proof,) if candidate.proof and not again else ()
+        while True:
+            closed = self._closed(name)
+            if closed is not None:
+                return closed
+            try:
+                reading = await self._look_ups.find(name, *proof)
+                proof = ()
+                if reading.replayed:
+                    return _replayed(name)
+                if reading.ice is None:
+                    return self._invalid_token(candidate.address)
+                code = self._judge(reading.ice, candidate)
+                if code == "token-invalid":
+                    return self._invalid_token(candidate.address, name)
+                if code is not None:
+                    return Refused(refusal(code), name)
+                if reading.ice.status is Status.REGISTERED:
+                    return Admitted(reading.ice, reading.seq, reading.at, reading.number)
+                registered = await self._register(reading.ice, candidate, reading.number)
+                if registered is not None:
+                    return registered
+                # It has lost its compare-and-set: read again and decide anew.
+            except StoreUnavailable:
+                return _unavailable(name)
+
+    def _closed(self, name: str) -> Refused | None:
+        """Why nobody at all is admitted; that nothing can be written, the look-up tells."""
+        if self._tail.fault is not None or not self._lease.valid:
+            return _unavailable(name)  # whom nobody could take out again is not let in
+        return None if self._hold.reason is None else _held(name)
+
+    def _judge(self, ice: Ice, candidate: Candidate) -> str | None:
+        token = candidate.token
+        return ice.judge(
+            token.ice_type, token.generation, token.digest, candidate.thumbprint, self._clock()
+        )
+
+    async def _register(self, ice: Ice, candidate: Candidate, reading: float) -> Admitted | None:
+        now, at = self._clock(), self._monotonic()
+        registered = ice.register(candidate.thumbprint, now=now)
+        assert not isinstance(registered, WrongStatus)  # noqa: S101 - judged a line above
+        event = Event(
+            now,
+            Actor(ice.ice_name, Via.ICE, candidate.address),
+            Action.REGISTER,
+            ice.ice_name,
+            registered.generation,
+            {
+                "generation_before": ice.generation,
+                "status_before": ice.status,
+                "key_thumbprint": candidate.thumbprint,
+            },
+        )
+        logged = await self._engine.write(
+            lambda transaction: ices.swap(transaction, ice, registered, event)
+        )
+        return None if logged is None else Admitted(registered, logged.seq, at, reading)
+
+    def holds(self, admitted: Admitted) -> bool:
+        """Whether what was read still admits: it is fresh, and this node knows of every change."""
+        fresh = self._monotonic() - admitted.at <= MAX_AGE
+        return fresh and self._tail.current and self._lease.valid
+
+
+@lru_cache(64)
+def _normalised(names: tuple[str, ...]) -> frozenset[Url]:
+    return frozenset(filter(None, map(normalise, names)))
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _replayed(ice_name: str) -> Refused:
+    used = refusal("proof-invalid", detail="The proof was used before", retry=True)
+    return Refused(used, ice_name)
+
+
+def _held(ice_name: str) -> Refused:
+    wait = random.randint(10, 30)  # noqa: S311 - spreads load; a person has to act first
+    detail = "The table was restored from a backup and waits for the admin to confirm it"
+    return Refused(refusal("store-unavailable", detail=detail, retry_after=wait), ice_name)
+
+
+def _unavailable(ice_name: str) -> Refused:
+    wait = random.randint(1, 5)  # noqa: S311 - spreads load
+    return Refused(refusal("store-unavailable", retry_after=wait), ice_name)

@@ -1,0 +1,85 @@
+"""Ends operations whose deadline has passed, wherever their ICE is, and forgets the old ones."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Final
+
+from gateway.core.operation import DEADLINE, Operation, reason
+from gateway.core.times import Clock
+from gateway.store import operations
+from gateway.store.engine import Engine, StoreUnavailable, Transaction
+from gateway.store.operations import Operations
+
+INTERVAL: Final = 0.5
+"""Seconds between two looks for what is overdue."""
+FORGET_INTERVAL: Final = 600.0
+"""Seconds between two looks for what was kept long enough."""
+EMPTIED_KEEP: Final = 86_400.0
+"""Seconds for which a finished operation is kept whose params and result had to make room."""
+TOO_LATE: Final = reason(DEADLINE, "its deadline has passed")
+_BATCH: Final = 500
+
+
+class Clerk:
+    """Looks after the table of operations; several may do so at once.
+
+    Args:
+        keep: seconds for which finished operations are kept; 0 for ever.
+        ended: is told of each operation that was ended here.
+    """
+
+    def __init__(
+        self, engine: Engine, clock: Clock, keep: float, ended: Callable[[Operation], None]
+    ) -> None:
+        self._engine = engine
+        self._rows = Operations(engine.fetch)
+        self._clock = clock
+        self._keep = keep
+        self._ended = ended
+
+    async def run(self) -> None:
+        """Look now and then, until cancelled."""
+        loop = asyncio.get_running_loop()
+        forget_at = loop.time()
+        while True:
+            with contextlib.suppress(StoreUnavailable):
+                await self.end_overdue()
+                if self._keep and loop.time() >= forget_at:
+                    await self.forget()
+                    forget_at = loop.time() + FORGET_INTERVAL
+            await asyncio.sleep(INTERVAL)
+
+    async def end_overdue(self) -> None:
+        """End what is overdue."""
+        now = self._clock()
+        deadline = await self._rows.next_deadline()
+        if deadline is None or deadline > now:
+            return
+
+        async def unit(transaction: Transaction) -> list[Operation]:
+            ended = []
+            for old in await operations.overdue(transaction, now, _BATCH):
+                new = old.moved(old.overdue(), now, error=TOO_LATE)
+                if new is not None and await operations.replace(transaction, old, new):
+                    ended.append(new)
+            return ended
+
+        for operation in await self._engine.write(unit):
+            self._ended(operation)
+
+    async def forget(self) -> None:
+        """Delete what had finished long enough ago, some at a time, so that others have their turn."""
+        now = self._clock()
+        await self._delete(now - timedelta(seconds=self._keep))
+        await self._delete(now - timedelta(seconds=EMPTIED_KEEP), emptied=True)
+
+    async def _delete(self, before: datetime, *, emptied: bool = False) -> None:
+        async def unit(transaction: Transaction) -> int:
+            return await operations.forget(transaction, before, _BATCH, emptied=emptied)
+
+        while await self._engine.write(unit) == _BATCH:  # noqa: ASYNC110 - nothing is waited for
+            await asyncio.sleep(INTERVAL)

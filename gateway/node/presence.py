@@ -1,0 +1,278 @@
+"""Writes down who is connected, and what became of connections: in groups, soon, not durably first.
+
+Nothing waits for it. What could not be written is kept and tried again; refusals are counted together,
+so that nobody can flood the table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+import structlog
+from msgspec.structs import replace
+
+from gateway.core.times import Clock, to_text
+from gateway.node.session import Session
+from gateway.store import sessions
+from gateway.store.engine import Engine, StoreUnavailable, Transaction
+from gateway.store.sessions import Connection, Happening, Opened
+
+_RETRY: Final = 0.5
+_CONFIRM_EVERY: Final = 10.0
+"""Seconds between two confirmations: 15 are promised, and a write may have to be tried again."""
+_PAUSE: Final = 0.1
+"""Seconds between two groups: everybody sees who is connected soon enough, and a storm is a few commits."""
+_LINES: Final = 128
+"""Lines of the log that are written before others have their turn."""
+_MAX_HAPPENINGS: Final = 20_000
+"""Kept at the most while the store is away; then the oldest go."""
+
+_log = structlog.get_logger()
+
+
+class Change(msgspec.Struct, frozen=True, gc=False):
+    """News of one ICE: its connection now, or None."""
+
+    ice_name: str
+    connection: Connection | None
+
+
+News = Change | Happening
+"""What listeners hear; a `Happening` is a refusal, with all that were counted together with it."""
+
+
+class _Turn(msgspec.Struct, frozen=True, gc=False):
+    """A session began (`admitted`) or ended (`closed`, with a code)."""
+
+    session: Session
+    kind: str
+    code: str | None
+    at: datetime
+
+    def happening(self) -> Happening:
+        """As it is kept."""
+        session = self.session
+        return Happening(session.ice_name, self.kind, self.code, session.address, self.at, self.at)
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What has happened, as it came; what is written of it is made when it is written."""
+
+    opened: dict[str, Session] = field(default_factory=dict)
+    greeted: dict[str, Session] = field(default_factory=dict)
+    closed: set[str] = field(default_factory=set)
+    turns: list[_Turn] = field(default_factory=list)
+    refused: dict[tuple[str, str, str], Happening] = field(default_factory=dict)
+    news: dict[str, Session | None] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.greeted or self.closed or self.turns or self.refused)
+
+
+class Presence:
+    """Collects changes and writes whatever came while the last group was written; logs them likewise.
+
+    Between two handshakes nothing is done but to note them.
+    """
+
+    def __init__(self, engine: Engine, node: str, clock: Clock) -> None:
+        self._engine = engine
+        self._node = node
+        self._clock = clock
+        self._batch = _Batch()
+        self._unsaid: deque[_Turn] = deque()
+        self._confirmed = datetime.min.replace(tzinfo=UTC)
+        self._wake = asyncio.Event()
+        self._listeners: set[Callable[[News], None]] = set()
+
+    async def start(self) -> None:
+        """Forget what an earlier life of this node has left."""
+        await self._engine.write(lambda transaction: sessions.clear(transaction, self._node))
+
+    def listen(self, listener: Callable[[News], None]) -> Callable[[], None]:
+        """Call `listener` with all news once they are written; returns what ends that."""
+        self._listeners.add(listener)
+        return lambda: self._listeners.discard(listener)
+
+    def tell(self, news: News) -> None:
+        """Pass on what has been written, here or by another node."""
+        for listener in tuple(self._listeners):
+            listener(news)
+
+    def opened(self, session: Session) -> None:
+        """A session began."""
+        self._batch.opened[session.id] = session
+        self._batch.news[session.ice_name] = session
+        self._turned(session, "admitted", None)
+
+    def greeted(self, session: Session) -> None:
+        """A session said hello."""
+        if session.id not in self._batch.opened:
+            self._batch.greeted[session.id] = session
+        self._batch.news[session.ice_name] = session
+        self._wake.set()
+
+    def closed(self, session: Session, code: int, *, superseded: bool) -> None:
+        """A session ended; when it was superseded the ICE is still connected."""
+        # One that was never written need not be deleted.
+        if self._batch.opened.pop(session.id, None) is None:
+            self._batch.greeted.pop(session.id, None)
+            self._batch.closed.add(session.id)
+        if not superseded:
+            self._batch.news[session.ice_name] = None
+        self._turned(session, "closed", str(code))
+
+    def refused(self, ice_name: str, code: str, address: str) -> None:
+        """A genuine token was refused."""
+        now = self._clock()
+        key = (ice_name, code, address)
+        known = self._batch.refused.get(key)
+        if known is not None:
+            self._batch.refused[key] = replace(known, at=now, count=known.count + 1)
+        elif len(self._batch.refused) < _MAX_HAPPENINGS:
+            self._batch.refused[key] = Happening(ice_name, "refused", code, address, now, now)
+        self._wake.set()
+
+    def _turned(self, session: Session, kind: str, code: str | None) -> None:
+        turn = _Turn(session, kind, code, self._now())
+        turns = self._batch.turns
+        turns.append(turn)
+        if len(turns) > _MAX_HAPPENINGS:
+            del turns[0]
+        self._unsaid.append(turn)
+        self._wake.set()
+
+    def _now(self) -> datetime:
+        """The present, but not before what is shown of those who are connected, if the clock was set back."""
+        return max(self._clock(), self._confirmed)
+
+    async def run(self) -> None:
+        """Write changes, and now and then confirm that the sessions are there, until cancelled."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + _CONFIRM_EVERY
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(due):
+                    await self._wake.wait()
+            self._wake.clear()
+            confirm = loop.time() >= due
+            if await self.flush(confirm=confirm):
+                if confirm:
+                    due = loop.time() + _CONFIRM_EVERY
+                # Others who write to the same file need a gap, too, to get in: SQLite's lock is not fair.
+                await asyncio.sleep(_PAUSE)
+            else:
+                await asyncio.sleep(_RETRY)
+                self._wake.set()
+
+    async def flush(self, *, confirm: bool = False) -> bool:
+        """Write what has been collected; False where that fails, and it is kept.
+
+        To `confirm` says as well that all other sessions are there at this moment. In the same
+        transaction: a session that has ended before must not be shown as seen later.
+        """
+        await self._say()
+        batch, self._batch = self._batch, _Batch()
+        if confirm:
+            self._confirmed = self._now()  # now, as it may be shown before this node knows
+        elif not batch:
+            return True
+        confirmed = self._confirmed
+        opened = [
+            Opened(session.ice_name, session.generation, self._connection(session), session.reading)
+            for session in batch.opened.values()
+        ]
+        greeted = [self._connection(session) for session in batch.greeted.values()]
+        happenings = [turn.happening() for turn in batch.turns]
+        if batch.refused:
+            happenings = sorted([*happenings, *batch.refused.values()], key=lambda one: one.at)
+        changes = [
+            Change(ice_name, None if session is None else self._connection(session))
+            for ice_name, session in batch.news.items()
+        ]
+
+        async def unit(transaction: Transaction) -> list[Happening]:
+            if confirm:
+                await sessions.confirm(transaction, self._node, confirmed)
+            return await sessions.record(
+                transaction, opened, greeted, list(batch.closed), happenings
+            )
+
+        try:
+            refused = await self._engine.write(unit)
+        except StoreUnavailable:
+            self._batch = _joined(batch, self._batch)
+            return False
+        except Exception:  # noqa: BLE001 - presence is no reason for the gateway to die
+            _log.exception("presence lost")
+            return True
+        # Where several nodes serve, each reads the refusals of all from the table.
+        for news in (*changes, *(() if self._engine.shared else refused)):
+            self.tell(news)
+        return True
+
+    async def _say(self) -> None:
+        """Log who came and went since, each line with its own time."""
+        say = _log.info
+        for number in range(1, len(self._unsaid) + 1):
+            if not number % _LINES:
+                await asyncio.sleep(0)  # whoever is cancelled here leaves the rest to the next
+            if not self._unsaid:
+                return
+            turn = self._unsaid.popleft()
+            session, at = turn.session, to_text(turn.at)
+            if turn.kind == "admitted":
+                say(
+                    "admitted",
+                    ice=session.ice_name,
+                    generation=session.generation,
+                    address=session.address,
+                    connection=session.id,
+                    timestamp=at,
+                )
+            else:
+                code = int(turn.code or 0)
+                say("closed", ice=session.ice_name, code=code, connection=session.id, timestamp=at)
+
+    def _connection(self, session: Session) -> Connection:
+        hello = session.hello
+        return Connection(
+            session.id,
+            self._node,
+            session.since,
+            session.address,
+            hello.version,
+            hello.platform,
+            hello.hostname,
+        )
+
+
+def _joined(older: _Batch, newer: _Batch) -> _Batch:
+    """What is to be written when `older` could not be and `newer` has come since."""
+    opened = {**older.opened, **newer.opened}
+    closed = older.closed | newer.closed
+    greeted = {**older.greeted, **newer.greeted}
+    for session in newer.closed:
+        greeted.pop(session, None)
+        if opened.pop(session, None) is not None:
+            closed.discard(session)
+    for session in opened:
+        greeted.pop(session, None)
+    refused = dict(older.refused)
+    for key, happening in newer.refused.items():
+        known = refused.get(key)
+        if known is not None:
+            count = known.count + happening.count
+            refused[key] = replace(known, at=happening.at, count=count)
+        elif len(refused) < _MAX_HAPPENINGS:
+            refused[key] = happening
+    turns = [*older.turns, *newer.turns][-_MAX_HAPPENINGS:]
+    return _Batch(opened, greeted, closed, turns, refused, {**older.news, **newer.news})

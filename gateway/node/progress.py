@@ -1,0 +1,82 @@
+"""How far operations are, written down in groups: of what came meanwhile the last counts.
+
+A flood of progress so costs one row in a quarter of a second, and a reader who waits for news is woken as
+often.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import msgspec
+
+from client import protocol
+from gateway.core.times import Clock, to_text
+from gateway.node.waiters import Watches
+from gateway.store import operations
+from gateway.store.engine import Engine, StoreUnavailable, Transaction
+
+INTERVAL: Final = 0.25
+"""Seconds between two writings."""
+MAX_MESSAGE: Final = 1000
+"""Characters kept of a message."""
+MAX_DATA: Final = 64_000
+"""Bytes of `data`; larger data is left out."""
+
+
+class ProgressBook:
+    """Keeps the last word of each operation until it is written."""
+
+    def __init__(self, engine: Engine, watches: Watches, clock: Clock) -> None:
+        self._engine = engine
+        self._watches = watches
+        self._clock = clock
+        self._latest: dict[str, tuple[str, protocol.Progress]] = {}
+        self._waiting: dict[str, tuple[str, protocol.Progress]] = {}
+        """What waits for the writer: an end that comes before it has to write it, too."""
+        self._news = asyncio.Event()
+
+    def note(self, ice_name: str, progress: protocol.Progress) -> None:
+        """An ICE that works on this operation has told how far it is."""
+        self._latest[progress.id] = ice_name, progress
+        self._news.set()
+
+    def forget(self, operation_id: str) -> None:
+        """The operation has ended."""
+        self._latest.pop(operation_id, None)
+
+    async def write(self, transaction: Transaction, operation_id: str) -> None:
+        """Write the last word on an operation in the transaction that ends it."""
+        found = self._latest.get(operation_id) or self._waiting.get(operation_id)
+        if found is not None:
+            await operations.set_progress(transaction, [self._row(found[1])])
+
+    async def run(self) -> None:
+        """Write until cancelled."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            self._waiting, self._latest = self._latest, {}
+            await self._record(self._waiting)
+            self._waiting = {}
+            await asyncio.sleep(INTERVAL)
+
+    async def _record(self, latest: dict[str, tuple[str, protocol.Progress]]) -> None:
+        rows = [self._row(progress) for _, progress in latest.values()]
+        try:
+            await self._engine.write(lambda transaction: operations.set_progress(transaction, rows))
+        except StoreUnavailable:
+            return  # it is news, and more will come
+        for operation_id, (ice_name, _) in latest.items():
+            self._watches.wake(ice_name, operation_id, finished=False)
+
+    def _row(self, progress: protocol.Progress) -> tuple[str, bytes]:
+        fraction, message, data = progress.fraction, progress.message, progress.data
+        document = {
+            "fraction": None if fraction is None else min(1.0, max(0.0, fraction)),
+            "message": None if message is None else message[:MAX_MESSAGE],
+            "data": None if data is msgspec.UNSET or len(bytes(data)) > MAX_DATA else data,
+            "at": to_text(self._clock()),
+        }
+        return progress.id, msgspec.json.encode(document)

@@ -1,0 +1,308 @@
+"""An admitted connection of an ICE: its messages, its one end. Speaks JSON-RPC, knows no socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from datetime import datetime
+from typing import Final, Literal, Protocol
+
+import msgspec
+
+from client import protocol
+from gateway import __version__
+from gateway.core.ice import OPERATIONS, Ice
+from gateway.core.operation import failure, reason
+from gateway.web.websocket import Wire
+
+_MAX_FACT: Final = 255
+"""Characters kept of what an ICE says of itself."""
+MAX_RUNNING: Final = 256
+"""Operations that an ICE may say it works on."""
+_MAX_ID: Final = 128
+"""Characters of an operation's id; ours are shorter."""
+
+_OPERATIONS: Final = {
+    ice_type: [kind.value for kind in kinds] for ice_type, kinds in OPERATIONS.items()
+}
+_NO_HELLO: Final = protocol.Hello()
+_NOTHING: Final[frozenset[str]] = frozenset()  # an empty one is 216 bytes each time
+_MISSING: Final = msgspec.Raw(b"")
+_NOT_ACCEPTED: Final = reason("refused", "the ICE has not accepted it")
+_MAX_DETAIL: Final = 200
+"""Characters of what is wrong with a finish: a part of them is the ICE's own."""
+
+
+class _Answer(msgspec.Struct):
+    """The result of `operation.run`."""
+
+    accepted: bool
+
+
+class _Finish(msgspec.Struct):
+    """`protocol.Finish` with its values as they were sent."""
+
+    id: str
+    outcome: Literal["succeeded", "failed"]
+    result: msgspec.Raw = _MISSING
+    error: msgspec.Raw = _MISSING
+
+
+class Finish(msgspec.Struct, frozen=True):
+    """What an operation came to; `result` and `error` are JSON.
+
+    `refusal` is the code and the sentence with which the finish itself is refused: its operation has failed
+    with these.
+    """
+
+    id: str
+    outcome: Literal["succeeded", "failed"]
+    result: bytes | None
+    error: bytes | None
+    refusal: tuple[str, str] | None = None
+
+
+class Observer(Protocol):
+    """Whoever wants to know of a session's hello, its work, and its end."""
+
+    def may_act(self) -> bool:
+        """Whether anything that an ICE sends may be acted on; ends all sessions where it may not."""
+
+    def greeted(self, session: Session) -> None:
+        """The ICE has told its version, platform and host name. Comes once at the most."""
+
+    def answered(self, session: Session, operation_id: str, refused: bytes | None) -> None:
+        """The ICE has accepted an operation, or `refused` it, which is JSON."""
+
+    def progressed(self, session: Session, progress: protocol.Progress) -> None:
+        """The ICE tells how far it is."""
+
+    def finished(self, session: Session, request: protocol.RequestId, finish: Finish) -> None:
+        """The ICE tells what an operation came to, and waits for `Session.answer`."""
+
+    def ended(self, session: Session, code: int) -> None:
+        """The session is over: nothing that the ICE sends is acted on any more. Comes once."""
+
+
+class Session:
+    """One admitted connection.
+
+    `seq` is the newest event that the look-up behind its admission saw: what is numbered above came
+    after it. `wire` is set by whoever hands the socket over. `opened` and `greeted` are the loop's time;
+    `running` is what the ICE said in its hello that it works on.
+    """
+
+    __slots__ = (
+        "_observer",
+        "address",
+        "generation",
+        "greeted",
+        "hello",
+        "ice",
+        "ice_name",
+        "id",
+        "opened",
+        "ping_due",
+        "reading",
+        "running",
+        "seq",
+        "since",
+        "wire",
+    )
+
+    wire: Wire
+    takes_binary = False
+
+    def __init__(
+        self,
+        ice: Ice,
+        *,
+        session_id: str,
+        seq: int,
+        address: str,
+        since: datetime,
+        observer: Observer,
+        reading: float = 0.0,
+    ) -> None:
+        self.ice = ice
+        self.ice_name = ice.ice_name
+        """The name under which the hub holds this session."""
+        self.generation = ice.generation
+        """The generation that was admitted; an event of a higher one ends the session."""
+        self.id = session_id
+        self.seq = seq
+        self.address = address
+        self.since = since
+        self.reading = reading
+        """The number of the look-up that read its entry, where other nodes serve the database, too."""
+        self.hello = _NO_HELLO
+        self.opened = asyncio.get_running_loop().time()
+        self.greeted: float | None = None
+        self.running = _NOTHING
+        self.ping_due = 0.0
+        self._observer = observer
+
+    def welcome(self, heartbeat: float) -> bytes:
+        """The first message."""
+        ice = self.ice
+        welcome = protocol.Welcome(
+            ice_name=ice.ice_name,
+            ice_type=ice.ice_type,
+            provisionedto=ice.provisionedto,
+            status=ice.status,
+            generation=ice.generation,
+            session=self.id,
+            operations=_OPERATIONS[ice.ice_type],
+            heartbeat=heartbeat,
+            server=f"ice-gateway/{__version__}",
+        )
+        return protocol.notification("ice.welcome", welcome)
+
+    def run(self, operation_id: str, kind: str, params: bytes, deadline: str) -> None:
+        """Send an operation; the request's id is the operation's."""
+        run = protocol.Run(
+            id=operation_id, kind=kind, params=msgspec.Raw(params), deadline=deadline
+        )
+        self.wire.send(protocol.request("operation.run", run, operation_id))
+
+    def cancel(self, operation_id: str, reason: protocol.CancelReason) -> None:
+        """Let the ICE stop working on an operation."""
+        cancel = protocol.Cancel(id=operation_id, reason=reason)
+        self.wire.send(protocol.notification("operation.cancel", cancel))
+
+    def answer(
+        self, request: protocol.RequestId, refusal: str | None, detail: str | None = None
+    ) -> None:
+        """Answer a request of the ICE: it is done, or refused with a code of `RPC_REFUSALS`."""
+        if refusal is None:
+            self.wire.send(protocol.result(request, {}))
+        else:
+            self.wire.send(protocol.refuse(request, refusal, detail))
+
+    def close(self, code: int, reason: str | None = None) -> None:
+        """End the session; `reason` is the catalogue's where none is given."""
+        self.wire.close(code, reason)
+
+    # --- what the wire tells -----------------------------------------------------------------------
+
+    def received(self, text: str) -> None:
+        """Act on one message, if this node still may."""
+        if not self._observer.may_act():
+            return
+        try:
+            message = protocol.decode(text)
+        except protocol.MessageTooComplex as excess:
+            message = excess.message
+            if message.method != "operation.finish" or message.id is msgspec.UNSET:
+                self.close(1008, "too-complex")
+                return
+            self._refuse_finish(message, message.id, "invalid", str(excess))
+            return
+        except protocol.NotJsonRpc:
+            self.close(1008)
+            return
+        if message.method is msgspec.UNSET:
+            self._take_answer(message)
+        elif message.id is not msgspec.UNSET:
+            self._take_request(message, message.id)
+        else:
+            # A notification is never answered (JSON-RPC 2.0, section 4.1).
+            with contextlib.suppress(msgspec.ValidationError):
+                self._take_notification(message)
+
+    def _take_notification(self, message: protocol.Message) -> None:
+        if message.method == "ice.hello":
+            if self.greeted is None:
+                self._greet(protocol.params_of(message, protocol.Hello))
+        elif message.method == "operation.progress":
+            progress = protocol.params_of(message, protocol.Progress)
+            self._observer.progressed(self, progress)
+
+    def _take_answer(self, message: protocol.Message) -> None:
+        if not isinstance(message.id, str):
+            return  # none of ours
+        if message.error is not msgspec.UNSET:
+            refused = reason("refused", message.error.message, message.error.data)
+            self._observer.answered(self, message.id, refused)
+            return
+        try:
+            accepted = msgspec.json.decode(message.result or b"", type=_Answer).accepted
+        except msgspec.DecodeError:
+            accepted = False
+        self._observer.answered(self, message.id, None if accepted else _NOT_ACCEPTED)
+
+    def _take_request(self, message: protocol.Message, request: protocol.RequestId) -> None:
+        if message.method != "operation.finish":
+            self.wire.send(protocol.error(request, protocol.METHOD_NOT_FOUND, "method not found"))
+            return
+        try:
+            finish = protocol.params_of(message, _Finish)
+        except msgspec.ValidationError as error:
+            self._refuse_finish(message, request, "invalid", str(error))
+            return
+        result, failed = bytes(finish.result), bytes(finish.error)
+        if max(len(result), len(failed)) > protocol.MAX_VALUE:
+            sentence = protocol.RPC_REFUSALS["too-large"].message
+            self._refuse_finish(message, request, "too-large", sentence)
+            return
+        why = failure(failed or None) if finish.outcome == "failed" else None
+        told = Finish(finish.id, finish.outcome, result or None, why)
+        self._observer.finished(self, request, told)
+
+    def _refuse_finish(
+        self, message: protocol.Message, request: protocol.RequestId, code: str, detail: str
+    ) -> None:
+        """Refuse a finish; the operation that it names has ended, since the ICE has nothing else to say."""
+        detail = detail[:_MAX_DETAIL]
+        operation_id = _operation_of(message)
+        if operation_id is None:
+            self.answer(request, code, detail)
+            return
+        failed = Finish(operation_id, "failed", None, reason(code, detail), (code, detail))
+        self._observer.finished(self, request, failed)
+
+    def _greet(self, hello: protocol.Hello) -> None:
+        self.hello = protocol.Hello(
+            version=_fact(hello.version),
+            platform=_fact(hello.platform),
+            hostname=_fact(hello.hostname),
+        )
+        self.greeted = asyncio.get_running_loop().time()
+        named = hello.running[:MAX_RUNNING]
+        self.running = frozenset(name for name in named if len(name) <= _MAX_ID)
+        self._observer.greeted(self)
+
+    def received_binary(self, data: bytes) -> None:
+        """See `wire.Receiver`: none comes."""
+
+    def overflowed(self) -> None:
+        """Drop an ICE that does not read."""
+        self.close(4202)
+
+    def closed(self, code: int) -> None:
+        """Tell that it is over."""
+        self._observer.ended(self, code)
+
+
+class _Named(msgspec.Struct):
+    id: str
+
+
+def _operation_of(message: protocol.Message) -> str | None:
+    """The operation that a message names, whatever else is wrong with its parameters."""
+    params = bytes(message.params or b"")
+    for readable in (params, protocol.outline(params, 1) or b""):
+        try:
+            return msgspec.json.decode(readable, type=_Named).id
+        except msgspec.DecodeError:
+            return None
+        except RecursionError:
+            continue
+    return None
+
+
+def _fact(text: str | None) -> str | None:
+    """What an ICE says of itself, short and without control characters: people will read it."""
+    if text is None:
+        return None
+    return "".join(char if char.isprintable() else "?" for char in text[:_MAX_FACT])

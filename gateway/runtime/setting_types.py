@@ -1,0 +1,172 @@
+"""What the value of a setting may be: parsers from TOML or the environment's text. All raise `ValueError`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from gateway.core.addresses import Network, parse_network
+from gateway.core.times import LONGEST
+from gateway.runtime.database_url import FILE, SERVERS, names_server
+
+MAX_HOSTS: Final = 16
+"""Addresses that a gateway may be told to listen on."""
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def duration(value: object) -> float:
+    """Seconds from `30s`, `5m`, `2h`, `7d`, or 0."""
+    if value in (0, "0") and value is not False:
+        return 0.0
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def lifetime(value: object) -> float:
+    """Seconds, a century at the most, so that they can be added to a date."""
+    seconds = duration(value)
+    if seconds > LONGEST:
+        raise ValueError
+    return seconds
+
+
+def positive_duration(value: object) -> float:
+    """Seconds above 0, a century at the most."""
+    seconds = lifetime(value)
+    if seconds <= 0:
+        raise ValueError
+    return seconds
+
+
+def text(value: object) -> str:
+    """A text that is not empty."""
+    if not isinstance(value, str) or not value:
+        raise ValueError
+    return value
+
+
+def optional_path(value: object) -> Path | None:
+    """A path, `~` expanded; an empty text stands for none."""
+    return None if value == "" else Path(text(value)).expanduser()
+
+
+def integer(low: int, high: int) -> Callable[[object], int]:
+    """A parser of integers from `low` to `high`."""
+
+    def parse(value: object) -> int:
+        number = int(value) if isinstance(value, str) else value
+        if isinstance(number, bool) or not isinstance(number, int) or not low <= number <= high:
+            raise ValueError
+        return number
+
+    return parse
+
+
+def boolean(value: object) -> bool:
+    """A TOML boolean, or its word in the environment."""
+    words = {"true": True, "false": False}
+    given = words.get(value.lower()) if isinstance(value, str) else value
+    if not isinstance(given, bool):
+        raise ValueError  # noqa: TRY004 - one kind of error for one kind of fault
+    return given
+
+
+def listener(value: object) -> tuple[str, int] | None:
+    """`HOST:PORT`, an IPv6 host in brackets; empty turns the listener off."""
+    if value == "":
+        return None
+    parts = urlsplit(f"//{text(value)}")
+    if not parts.hostname or parts.port is None or parts.path or "@" in parts.netloc:
+        raise ValueError
+    return parts.hostname, parts.port
+
+
+def texts(value: object) -> list[str]:
+    """A TOML list, or in the environment texts parted by commas."""
+    items = [item.strip() for item in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+        raise ValueError
+    return [item for item in items if item]
+
+
+def hosts(value: object) -> tuple[str, ...]:
+    """Addresses or host names, from 1 to `MAX_HOSTS`."""
+    found = tuple(dict.fromkeys(texts(value)))
+    if not 1 <= len(found) <= MAX_HOSTS:
+        raise ValueError
+    return found
+
+
+def public_urls(value: object) -> tuple[str, ...]:
+    """Base URLs of http or https in ASCII, without query or fragment."""
+    urls = []
+    for url in texts(value):
+        parts = urlsplit(url)
+        if (
+            parts.scheme not in ("http", "https")
+            or not parts.hostname
+            or {"?", "#", "%", " "} & set(url)
+            or not url.isascii()
+            or "@" in parts.netloc
+            or (parts.port is not None and not parts.port)
+        ):
+            raise ValueError
+        urls.append(url.rstrip("/"))
+    return tuple(urls)
+
+
+def networks(value: object) -> tuple[Network, ...]:
+    """Addresses or networks (CIDR)."""
+    return tuple(map(parse_network, texts(value)))
+
+
+def node_name(value: object) -> str:
+    """A node's name; an empty text stands for the host's."""
+    if value == "":
+        return ""
+    name = text(value)
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name, re.ASCII):
+        raise ValueError
+    return name
+
+
+def duration_between(shortest: float, longest: float) -> Callable[[object], float]:
+    """A parser of durations within these seconds."""
+
+    def parse(value: object) -> float:
+        seconds = duration(value)
+        if not shortest <= seconds <= longest:
+            raise ValueError
+        return seconds
+
+    return parse
+
+
+def database(value: object) -> str:
+    """A URL; a plain path is taken for the SQLite file that is meant."""
+    url = text(value)
+    if url.startswith(SERVERS):
+        if not names_server(url):
+            raise ValueError
+        return url
+    if ":" not in url:
+        url = FILE + url
+    if not url.startswith(FILE) or url[len(FILE) :] in ("", ":memory:"):
+        raise ValueError
+    return url
+
+
+def one_of(*words: str) -> Callable[[object], str]:
+    """A parser of one of `words`."""
+
+    def parse(value: object) -> str:
+        if value not in words:
+            raise ValueError
+        return str(value)
+
+    return parse

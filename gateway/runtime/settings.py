@@ -1,0 +1,360 @@
+"""The settings: one table, read from a TOML file, then the environment, then options.
+
+Pure but for reading the file. Every fault names the key, where it was set, and what would be
+accepted; all settings are documented in `config/gateway.toml`, which a test compares with this table.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from gateway.core.addresses import Network
+from gateway.core.text import decoded
+from gateway.runtime.database_url import ENCODE, file_of, shown
+from gateway.runtime.setting_types import (
+    MAX_HOSTS,
+    boolean,
+    database,
+    duration_between,
+    hosts,
+    integer,
+    lifetime,
+    listener,
+    networks,
+    node_name,
+    one_of,
+    optional_path,
+    positive_duration,
+    public_urls,
+)
+
+ENV_PREFIX: Final = "ICE_GATEWAY_"
+
+
+class BadSetting(Exception):
+    """A setting that cannot be used; the text is one line for a person."""
+
+
+class AddressUnavailable(BadSetting):
+    """An address that cannot be listened on now: another program has it, or the network is not up yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting: its key in the TOML file, its default, how it is read, and what it accepts."""
+
+    key: str
+    default: Any
+    parse: Callable[[object], Any]
+    accepts: str
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that sets it."""
+        section, name = self.key.split(".")
+        return f"{ENV_PREFIX}{section}__{name}".upper()
+
+
+_DURATION: Final = "a number with s, m, h or d, such as 30s"
+
+SETTINGS: Final = (
+    Setting(
+        "server.host",
+        "127.0.0.1",
+        hosts,
+        f"an address or host name to listen on, or a list of {MAX_HOSTS} at the most",
+    ),
+    Setting("server.port", 8440, integer(0, 65535), "a port from 0 (any free one) to 65535"),
+    Setting(
+        "server.public_url",
+        [],
+        public_urls,
+        "http(s)://host[:port][/prefix] in plain ASCII, or a list of such URLs",
+    ),
+    Setting("server.trusted_proxies", [], networks, "a list of addresses or networks (CIDR)"),
+    Setting("server.tls_certificate", "", optional_path, "a PEM file, or empty"),
+    Setting("server.tls_key", "", optional_path, "a PEM file, or empty"),
+    Setting("server.keepalive", "75s", duration_between(1, 3600), f"{_DURATION}, from 1s to 1h"),
+    Setting("server.hsts", "0", lifetime, f"{_DURATION}, 36500d at most, or 0 for none"),
+    Setting("server.insecure", default=False, parse=boolean, accepts="true or false"),
+    Setting(
+        "database.url",
+        "sqlite:///ice-gateway.db",
+        database,
+        f"sqlite:///PATH, a path, or postgresql://USER@HOST/NAME; {ENCODE}",
+    ),
+    Setting("tokens.key_file", "", optional_path, "a file, or empty for one beside the database"),
+    Setting(
+        "tokens.registration_ttl",
+        "7d",
+        lifetime,
+        f"{_DURATION}, 36500d at most, or 0 for never",
+    ),
+    Setting("ice.heartbeat", "30s", positive_duration, _DURATION),
+    Setting("ice.max_connections", 100_000, integer(1, 10_000_000), "a number from 1"),
+    Setting("ice.max_handshakes", 16384, integer(1, 1_000_000), "a number from 1"),
+    Setting(
+        "operations.keep",
+        "30d",
+        lifetime,
+        f"{_DURATION}, 36500d at most, or 0 for ever",
+    ),
+    Setting("operations.kept_bytes", 64 * 2**20, integer(1, 2**50), "a number of bytes from 1"),
+    Setting("admin.login_idle", "30m", positive_duration, _DURATION),
+    Setting("admin.login_lifetime", "12h", positive_duration, _DURATION),
+    Setting(
+        "node.name",
+        "",
+        node_name,
+        "1 to 64 letters, digits, and . _ -, or empty for the host's name",
+    ),
+    Setting("node.lease", "30s", duration_between(2, 3600), f"{_DURATION}, from 2s to 1h"),
+    Setting("metrics.listen", "127.0.0.1:9464", listener, "HOST:PORT, or empty to turn it off"),
+    Setting(
+        "log.format",
+        "auto",
+        one_of("auto", "json", "text"),
+        "auto (JSON unless on a terminal), json or text",
+    ),
+    Setting(
+        "log.level",
+        "info",
+        one_of("debug", "info", "warning", "error"),
+        "debug, info, warning or error",
+    ),
+)
+_BY_KEY: Final = {setting.key: setting for setting in SETTINGS}
+_GONE: Final = {
+    "server.workers": "server.workers is gone: one gateway serves an SQLite file; for several use"
+    " PostgreSQL and ice-gateway@.service"
+}
+"""What to do in place of a setting that an earlier version had."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every setting, checked. Durations are seconds."""
+
+    server_host: tuple[str, ...]
+    server_port: int
+    server_public_url: tuple[str, ...]
+    server_trusted_proxies: tuple[Network, ...]
+    server_tls_certificate: Path | None
+    server_tls_key: Path | None
+    server_keepalive: float
+    server_hsts: float
+    server_insecure: bool
+    database_url: str = field(repr=False)  # it may hold a password
+    tokens_key_file: Path | None
+    tokens_registration_ttl: float
+    ice_heartbeat: float
+    ice_max_connections: int
+    ice_max_handshakes: int
+    operations_keep: float
+    operations_kept_bytes: int
+    admin_login_idle: float
+    admin_login_lifetime: float
+    node_name: str
+    node_lease: float
+    metrics_listen: tuple[str, int] | None
+    log_format: str
+    log_level: str
+
+    @property
+    def database_path(self) -> Path:
+        """The SQLite file of the database. Raises `BadSetting` where that is on a server."""
+        path = file_of(self.database_url)
+        if path is None:
+            raise BadSetting(
+                "database.url names a server, and this is done to an SQLite file alone: PostgreSQL has"
+                " tools of its own, such as pg_dump"
+            )
+        return path
+
+    @property
+    def database_shown(self) -> str:
+        """`database_url` without its password."""
+        return self.database_url if file_of(self.database_url) else shown(self.database_url)
+
+    @property
+    def key_file(self) -> Path:
+        """The file of the token keys; beside the database unless it was set. Raises `BadSetting`."""
+        if self.tokens_key_file is not None:
+            return self.tokens_key_file
+        path = file_of(self.database_url)
+        if path is None:
+            raise BadSetting(
+                "set tokens.key_file: beside a database on a server there is no place for the token keys"
+            )
+        return path.with_name(f"{path.stem}.keys.json")
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """The paths under which everything is answered: none, and those of the public URLs."""
+        paths = (urlsplit(url).path for url in self.server_public_url)
+        return tuple(dict.fromkeys(("", *paths)))
+
+    def check_exposure(self) -> list[str]:
+        """Refuse to be reachable in a way that nobody meant; returns what to warn of at each start.
+
+        Beyond loopback `server.public_url` is needed: without it a proof could only be compared with
+        what the client says it connected to, and the Host header is never believed. Beyond loopback
+        and unencrypted it goes only if `server.insecure` says so. Raises `BadSetting`.
+        """
+        exposed = self._exposed
+        if not self.server_public_url and exposed is not None:
+            raise BadSetting(
+                f"server.host {exposed} is reachable from other machines: set server.public_url "
+                "(or --public-url) to the URL under which ICEs reach this gateway"
+            )
+        warnings = []
+        plain = self._plain()
+        if plain is not None:
+            # On loopback it is a proxy of this machine that others reach, and no refusal of ours ends it.
+            if not (self.server_insecure or exposed is None):
+                raise BadSetting(
+                    f"{plain}, so that everybody on the way could read tokens and passwords: use https"
+                    " (server.tls_certificate and server.tls_key, or a proxy that ends TLS), or"
+                    " --insecure (server.insecure) in a network where that does not matter"
+                )
+            warnings.append(f"{plain}: everybody on the way can read tokens and passwords")
+        if not (self._speaks_tls or self.server_trusted_proxies) and any(
+            url.startswith("https:") for url in self.server_public_url
+        ):
+            warnings.append(
+                "TLS ends at a proxy, but server.trusted_proxies is empty: all clients will seem to"
+                " have the proxy's address"
+            )
+        return warnings
+
+    @property
+    def hsts(self) -> str | None:
+        """The Strict-Transport-Security header of answers (RFC 6797), where there is https at all."""
+        https = any(url.startswith("https:") for url in self.server_public_url)
+        if not (self.server_hsts and (https or self._speaks_tls)):
+            return None
+        return f"max-age={self.server_hsts:.0f}"
+
+    @property
+    def _exposed(self) -> str | None:
+        """The first host that other machines reach, if any."""
+        return next((host for host in self.server_host if not _is_loopback(host)), None)
+
+    @property
+    def _speaks_tls(self) -> bool:
+        return self.server_tls_certificate is not None or self.server_tls_key is not None
+
+    def _plain(self) -> str | None:
+        """What is reachable from other machines by plain http, if anything."""
+        urls = [urlsplit(url) for url in self.server_public_url]
+        for url in urls:
+            if url.scheme == "http" and not _is_loopback(url.hostname or ""):
+                return f"server.public_url {url.geturl()} is plain http"
+        # Where all URLs are https, TLS ends at a proxy.
+        if self._exposed is None or self._speaks_tls:
+            return None
+        if all(url.scheme == "https" for url in urls):
+            return None
+        return f"server.host {self._exposed} is reachable from other machines by plain http"
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def load(
+    file: Path | None, environ: Mapping[str, str], options: Mapping[str, object] | None = None
+) -> Settings:
+    """Read the settings: defaults, then `file`, then `environ`, then `options` (by key).
+
+    Raises:
+        BadSetting: an unknown key or a value that is not accepted; the file cannot be read.
+    """
+    values: dict[str, tuple[object, str]] = {
+        setting.key: (setting.default, "the default") for setting in SETTINGS
+    }
+    for key, value in _from_file(file):
+        values[key] = (value, str(file))
+    for key, value, variable in _from_environment(environ):
+        values[key] = (value, variable)
+    for key, value in (options or {}).items():
+        _refuse_gone(key)
+        values[key] = (value, "the command line")
+    return Settings(
+        **{
+            key.replace(".", "_"): _parse(_BY_KEY[key], value, origin)
+            for key, (value, origin) in values.items()
+        }
+    )
+
+
+def _refuse_gone(key: str) -> None:
+    if key in _GONE:
+        raise BadSetting(_GONE[key])
+
+
+def _parse(setting: Setting, value: object, origin: str) -> Any:
+    try:
+        return setting.parse(value)
+    except (ValueError, TypeError):
+        if setting.key == "database.url" and {*"@?#"} & {*str(value)}:
+            value = shown(str(value))  # there may be a password in it
+        raise BadSetting(
+            f"{setting.key} = {value!r} (from {origin}) is not accepted: {setting.accepts}"
+        ) from None
+
+
+def _from_file(file: Path | None) -> list[tuple[str, object]]:
+    if file is None:
+        return []
+    try:
+        document = tomllib.loads(decoded(file.read_bytes()))
+    except OSError as error:
+        raise BadSetting(
+            f"the settings file {file} cannot be read: {error.strerror or error}"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadSetting(f"{file} is not TOML: {error}") from None
+    found = []
+    for section, entries in document.items():
+        if not isinstance(entries, dict):
+            raise BadSetting(f"{section} in {file} stands outside a section; {_known()}")
+        for name, value in entries.items():
+            key = f"{section}.{name}"
+            _refuse_gone(key)
+            if key not in _BY_KEY:
+                raise BadSetting(f"{key} in {file} is no setting; {_known(section)}")
+            found.append((key, value))
+    return found
+
+
+def _from_environment(environ: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    by_variable = {setting.variable: setting.key for setting in SETTINGS}
+    found = []
+    for variable, value in environ.items():
+        # ICE_GATEWAY_CONFIG and the like have no `__` and are not settings.
+        if not variable.startswith(ENV_PREFIX) or "__" not in variable:
+            continue
+        section, _, name = variable.removeprefix(ENV_PREFIX).lower().partition("__")
+        _refuse_gone(f"{section}.{name}")
+        key = by_variable.get(variable.upper())
+        if key is None:
+            raise BadSetting(f"the environment variable {variable} is no setting; {_known()}")
+        found.append((key, value, variable))
+    return found
+
+
+def _known(section: str | None = None) -> str:
+    keys = [key for key in _BY_KEY if section is None or key.startswith(f"{section}.")]
+    return f"known are {', '.join(keys or _BY_KEY)}"

@@ -1,0 +1,257 @@
+"""Users and API tokens: made, changed, disabled, and recognised."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Final
+
+from gateway.core.audit_event import Actor, Event
+from gateway.core.problems import Problem, invalid, problem, quoted
+from gateway.core.roles import Caller, Role
+from gateway.core.secret import Secret
+from gateway.core.times import LONGEST, Clock, later, to_text_or_none
+from gateway.services.passwords import RULE, Passwords, fits
+from gateway.store import accounts, events, logins
+from gateway.store.accounts import MAX_USER_NAME, ApiToken, ListedUser, User
+from gateway.store.engine import Engine, Transaction
+from gateway.store.ices import Ices
+
+USER_NAME_RULE: Final = "1 to 128 printable characters"
+MAX_LABEL: Final = 128
+
+
+@dataclass(frozen=True, slots=True)
+class NewToken:
+    """An API token, to be shown once."""
+
+    token: ApiToken
+    secret: Secret
+
+
+class AccountBook:
+    """The use case; its collaborators come in through the constructor."""
+
+    def __init__(self, *, engine: Engine, clock: Clock, passwords: Passwords) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._rows = accounts.Accounts(engine)
+        self._ices = Ices(engine)
+        self._passwords = passwords
+
+    async def add_user(
+        self, actor: Actor, name: str, role: Role, password: Secret | None
+    ) -> User | Problem:
+        """Add a user; without a password they are only there to be tagged."""
+        if not 1 <= len(name) <= MAX_USER_NAME or not name.isprintable():
+            return invalid("name", f"a user name has {USER_NAME_RULE}")
+        hashed = None
+        if password is not None:
+            digest = await self._hash(password)
+            if isinstance(digest, Problem):
+                return digest
+            hashed = digest
+        user = User(name, role, hashed, self._clock())
+        event = self._event(actor, "add-user", user=name, role=role)
+        if not await self._engine.write(
+            lambda transaction: accounts.add_user(transaction, user, event)
+        ):
+            return problem("user-exists", f"there is a user {name} already")
+        return user
+
+    async def set_role(self, actor: Actor, name: str, role: Role) -> User | Problem:
+        """Give a user another role; it counts from the next request on."""
+
+        async def unit(transaction: Transaction) -> User | Problem:
+            user = await self._changed(transaction, name, lambda user: replace(user, role=role))
+            if not isinstance(user, Problem):
+                self._log(transaction, actor, "set-role", user=user.name, role=role)
+            return user
+
+        return await self._engine.write(unit)
+
+    async def set_password(
+        self, actor: Actor, name: str, password: Secret, *, keep: Secret | None = None
+    ) -> tuple[User, int] | Problem:
+        """Give a user another password and end their logins; returns how many ended, too.
+
+        The login of the cookie `keep` stays: that of a user who changes their own password.
+        """
+        digest = await self._hash(password)
+        if isinstance(digest, Problem):
+            return digest
+        kept = "" if keep is None else keep.digest()
+
+        async def unit(transaction: Transaction) -> tuple[User, int] | Problem:
+            user = await self._changed(
+                transaction, name, lambda user: replace(user, password_hash=digest)
+            )
+            if isinstance(user, Problem):
+                return user
+            ended = await logins.end_all_of(transaction, user.name, kept)
+            self._log(transaction, actor, "set-password", user=user.name, logins_ended=ended)
+            return user, ended
+
+        return await self._engine.write(unit)
+
+    async def disable(self, actor: Actor, name: str) -> tuple[User, list[str]] | Problem:
+        """End a user's logins and API tokens at once; returns the ICEs tagged to them, too."""
+        now = self._clock()
+
+        async def unit(transaction: Transaction) -> tuple[User, list[str]] | Problem:
+            user = await self._changed(
+                transaction, name, lambda user: replace(user, disabledon=user.disabledon or now)
+            )
+            if isinstance(user, Problem):
+                return user
+            await logins.end_all_of(transaction, user.name)
+            self._log(transaction, actor, "disable-user", user=user.name)
+            # Here, since what is done must not fail to be told afterwards.
+            return user, await accounts.ices_of(transaction, user.name)
+
+        return await self._engine.write(unit)
+
+    async def _changed(
+        self, transaction: Transaction, name: str, change: Callable[[User], User]
+    ) -> User | Problem:
+        # Read in the transaction that writes: a concurrent change (the user disabled) must not be undone.
+        found = await accounts.find_user(transaction, name)
+        if found is None:
+            return problem("not-found", f"there is no user {quoted(name)}")
+        user = change(found)
+        await accounts.update_user(transaction, user)
+        return user
+
+    async def create_token(
+        self,
+        actor: Actor,
+        user_name: str,
+        label: str,
+        lifetime: float,
+        ice_name: str | None = None,
+    ) -> NewToken | Problem:
+        """Make an API token of a user; `lifetime` in seconds, 0 for ever.
+
+        With an `ice_name` it may operate that ICE and nothing else, whatever the user may. The name is
+        for ever, so the token goes on through every reregistration of the ICE.
+        """
+        user = await self._rows.user(user_name)
+        if user is None:
+            return problem("not-found", f"there is no user {quoted(user_name)}")
+        if user.disabledon is not None:
+            return problem("forbidden", f"the user {user.name} is disabled")
+        if not 1 <= len(label) <= MAX_LABEL or not label.isprintable():
+            return invalid("name", f"a label has 1 to {MAX_LABEL} printable characters")
+        if lifetime > LONGEST:
+            return invalid("expires_in", "at most 36500d; 0 is for ever")
+        if ice_name is not None:
+            listed = await self._ices.find(ice_name)
+            if listed is None:
+                return problem(
+                    "not-registered", f"there is no ICE {quoted(ice_name)}; provision it first"
+                )
+            ice_name = listed.ice.ice_name
+        now = self._clock()
+        secret = Secret(f"icegw_{secrets.token_urlsafe(32)}")
+        token = ApiToken(
+            secrets.token_hex(6),
+            user.name,
+            label,
+            secret.digest(),
+            now,
+            later(now, lifetime),
+            ice_name=ice_name,
+        )
+        event = self._event(
+            actor,
+            "create-api-token",
+            id=token.id,
+            user=user.name,
+            label=label,
+            expireson=to_text_or_none(token.expireson),
+            ice_name=ice_name,
+        )
+        await self._engine.write(lambda transaction: accounts.add_token(transaction, token, event))
+        return NewToken(token, secret)
+
+    async def revoke_token(self, actor: Actor, token_id: str) -> ApiToken | Problem:
+        """Revoke an API token; once revoked it stays so."""
+        token = await self._rows.token(token_id)
+        if token is None:
+            return problem("not-found", f"there is no API token {quoted(token_id)}")
+        now = self._clock()
+        event = self._event(actor, "revoke-api-token", id=token.id, user=token.user)
+        await self._engine.write(
+            lambda transaction: accounts.revoke_token(transaction, token_id, now, event)
+        )
+        return token
+
+    async def user(self, name: str) -> User | None:
+        """The user of this name, case folded."""
+        return await self._rows.user(name)
+
+    async def is_last_admin(self, user: User) -> bool:
+        """Whether nobody else could log in as an admin."""
+        may = user.role is Role.ADMIN and user.password_hash and user.disabledon is None
+        return bool(may) and not await self._rows.other_admins(user.name)
+
+    async def page(self, text: str, limit: int, offset: int) -> tuple[list[ListedUser], int]:
+        """Users by name, found by a part of it, and how many there are in all."""
+        return await self._rows.page(text, limit, offset)
+
+    async def any(self) -> bool:
+        """Whether there is any user."""
+        return await self._rows.any()
+
+    async def enabled_names(self, text: str, limit: int) -> list[str]:
+        """Names of users who are not disabled, found by a part of them."""
+        return await self._rows.enabled_names(text, limit)
+
+    async def disabled_among(self, names: Sequence[str]) -> set[str]:
+        """Those of the users with these exact names that are disabled."""
+        return await self._rows.disabled_among(names)
+
+    async def users(self) -> list[User]:
+        """All users, by name."""
+        return await self._rows.users()
+
+    async def token(self, token_id: str) -> ApiToken | None:
+        """The API token of this id."""
+        return await self._rows.token(token_id)
+
+    async def tokens_page(self, limit: int, offset: int) -> tuple[list[ApiToken], int]:
+        """API tokens, newest first, and how many there are in all."""
+        return await self._rows.tokens_page(limit, offset)
+
+    async def tokens(self) -> list[ApiToken]:
+        """All API tokens, oldest first."""
+        return await self._rows.tokens()
+
+    async def recognise(self, secret: Secret) -> Caller | None:
+        """Who brings this API token, if it is good now."""
+        found = await self._rows.by_token(secret.digest())
+        if found is None:
+            return None
+        token, user = found
+        if token.revokedon is not None or user.disabledon is not None:
+            return None
+        if _past(token.expireson, self._clock()):
+            return None
+        return Caller(user.name, user.role, ice=token.ice_name)
+
+    async def _hash(self, password: Secret) -> str | Problem:
+        if not fits(password):
+            return invalid("password", f"a password has {RULE}")
+        return await self._passwords.hash(password)
+
+    def _log(self, transaction: Transaction, actor: Actor, action: str, **detail: Any) -> None:
+        events.append(transaction, [self._event(actor, action, **detail)])
+
+    def _event(self, actor: Actor, action: str, **detail: Any) -> Event:
+        return Event(self._clock(), actor, action, None, None, detail)
+
+
+def _past(moment: datetime | None, now: datetime) -> bool:
+    return moment is not None and now >= moment

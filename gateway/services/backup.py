@@ -1,0 +1,262 @@
+"""A backup: a folder with the database and the keys of one moment, and a manifest to check them by.
+
+It is made while a gateway writes. The folder gets its name when all of it is on the disk, so that what
+has the name is complete.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from gateway import __version__
+from gateway.core.audit_event import Actor, Event
+from gateway.core.times import Clock, from_text, to_text
+from gateway.core.tokens import KeyRing
+from gateway.runtime.files import sync
+from gateway.runtime.settings import Settings
+from gateway.store import events, key_file
+from gateway.store.engine import Engine, Transaction
+from gateway.store.ices import Ices
+from gateway.store.restore_mark import head
+from gateway.store.sqlite.snapshot import AsItIs, as_it_is, copy, duplicate, mark
+
+DATABASE: Final = "ice-gateway.db"
+KEYS: Final = "ice-gateway.keys.json"
+MANIFEST: Final = "manifest.json"
+_FORMAT: Final = 1
+_ATTEMPTS: Final = 5
+"""Times that the database is copied because the key file changed meanwhile."""
+
+
+class BackupRefused(Exception):
+    """A backup cannot be made or restored; the text says why, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a gateway keeps the two files that a backup is made of."""
+
+    database: Path
+    key_file: Path
+
+    @classmethod
+    def of(cls, settings: Settings) -> Place:
+        """The files themselves, whatever links lead to them."""
+        return cls(settings.database_path.resolve(), settings.key_file.resolve())
+
+
+class Sealed(msgspec.Struct):
+    """A file of a backup."""
+
+    bytes: int
+    sha256: str
+
+
+class Manifest(msgspec.Struct):
+    """What a backup is: by which version, of which schema, when, up to which event (`SEQ:DIGEST`)."""
+
+    format: int
+    version: str
+    schema: int
+    at: str
+    head: str
+    files: dict[str, Sealed]
+
+
+# --- making one ----------------------------------------------------------------------------------
+
+
+async def back_up(
+    engine: Engine, place: Place, folder: Path, actor: Actor, clock: Clock
+) -> Manifest:
+    """Make a backup in `folder`, an absolute path, which must be new or empty.
+
+    It is recorded first: a backup that fails is one event too many, one that nobody knows of is a copy
+    of secrets too many.
+
+    Raises:
+        BackupRefused: `folder` is in use, cannot be written, or the database is damaged.
+        KeyFileUnusable: there is no key file, but there are ICEs.
+    """
+    check_free(folder)
+    if key_file.read(place.key_file) is None and await Ices(engine).any():
+        raise key_file.KeyFileUnusable(
+            f"the key file {place.key_file} is missing, and without it a backup is worth nothing"
+        )
+    now = clock()
+    event = Event(now, actor, "backup", None, None, {"folder": str(folder)})
+
+    async def unit(transaction: Transaction) -> None:
+        events.append(transaction, [event])
+
+    await engine.write(unit)
+    try:
+        with _unfinished(folder) as unfinished:
+            await asyncio.to_thread(_copy_together, place, unfinished, now)
+            manifest = await _describe(unfinished, now)
+            sync(unfinished)
+            unfinished.rename(folder)
+            sync(folder.parent)
+    except (OSError, sqlite3.Error) as error:
+        raise BackupRefused(f"the backup {folder} cannot be made: {error}") from error
+    return manifest
+
+
+def check_free(folder: Path) -> None:
+    """Refuse a folder that holds something: nothing is ever overwritten. Raises `BackupRefused`."""
+    try:
+        taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    except OSError as error:
+        raise BackupRefused(f"{folder} cannot be used: {error.strerror or error}") from error
+    if (folder / MANIFEST).exists():
+        raise BackupRefused(f"{folder} holds a backup already: name a new folder")
+    if taken:
+        raise BackupRefused(f"{folder} is not empty: name a new folder")
+
+
+@contextlib.contextmanager
+def _unfinished(folder: Path) -> Iterator[Path]:
+    """A folder (0700) beside it, which is to be given its name, or is removed."""
+    name = tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".unfinished", dir=folder.parent)
+    try:
+        yield Path(name)
+    finally:
+        shutil.rmtree(name, ignore_errors=True)
+
+
+def _copy_together(place: Place, target: Path, now: datetime) -> None:
+    """Copy both so that each entry in the one has its key in the other.
+
+    The key file stayed as it is while the database was copied: so it is what it was at the moment that
+    the copy shows, when no key was missing. Copied simply one after the other, a key that was made or
+    retired in between could be missing, whichever came first.
+    """
+    for _ in range(_ATTEMPTS):
+        before = key_file.signature(place.key_file)
+        copy(place.database, target / DATABASE)
+        content = None if before is None else place.key_file.read_bytes()
+        if key_file.signature(place.key_file) == before:
+            break
+        (target / DATABASE).unlink()
+    else:
+        raise BackupRefused(f"the key file {place.key_file} changes all the time: try again")
+    mark(target / DATABASE, now)
+    if content is not None:
+        key_file.parse(place.key_file, content)
+        _write(target / KEYS, content)
+
+
+async def _describe(target: Path, now: datetime) -> Manifest:
+    with as_it_is(target / DATABASE) as made:
+        damage = made.damage(thorough=False)
+        if damage is not None:
+            raise BackupRefused(
+                f"the database is damaged, and so would the backup be ({damage}): restore an"
+                " earlier one"
+            )
+        manifest = Manifest(
+            _FORMAT,
+            __version__,
+            made.facts().schema,
+            to_text(now),
+            str(await head(made.fetch)),
+            _seals(target),
+        )
+    _write(target / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
+    return manifest
+
+
+def _write(path: Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+    sync(path)
+
+
+def _seals(folder: Path) -> dict[str, Sealed]:
+    return {path.name: _seal(path) for path in sorted(folder.iterdir())}
+
+
+def _seal(path: Path) -> Sealed:
+    with path.open("rb") as file:
+        return Sealed(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+# --- taking from one -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """A backup that was found in a folder; every method raises `BackupRefused`."""
+
+    folder: Path
+    manifest: Manifest
+
+    @classmethod
+    def find(cls, folder: Path) -> Backup:
+        """What the backup says of itself."""
+        try:
+            manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
+            from_text(manifest.at)
+        except FileNotFoundError:
+            raise BackupRefused(f"{folder} is no backup: it has no {MANIFEST}") from None
+        except (OSError, ValueError) as error:
+            raise BackupRefused(f"the backup {folder} cannot be read: {error}") from error
+        if manifest.format != _FORMAT:
+            raise BackupRefused(
+                f"the backup {folder} was made by a newer gateway ({manifest.version}): upgrade first"
+            )
+        return cls(folder, manifest)
+
+    def take(self, name: str, target: Path) -> None:
+        """Copy one of its files to `target`, and check what has arrived."""
+        try:
+            duplicate(self.folder / name, target)
+            found = _seal(target)
+        except OSError as error:
+            raise BackupRefused(
+                f"{name} of the backup {self.folder} cannot be read: {error}"
+            ) from error
+        if found != self.manifest.files.get(name):
+            raise BackupRefused(
+                f"the backup {self.folder} is damaged: {name} is not what {MANIFEST} says"
+            )
+
+    def take_keys(self, target: Path) -> KeyRing | None:
+        """Its keys, by way of `target`; None where it has none, nor any ICE. Raises `KeyFileUnusable`."""
+        if KEYS not in self.manifest.files:
+            return None
+        self.take(KEYS, target)
+        return key_file.parse(self.folder / KEYS, target.read_bytes())
+
+    async def check(self, taken: AsItIs, newest: int) -> None:
+        """Refuse its database, once taken, where it is damaged or not what the manifest says."""
+        schema = self.manifest.schema
+        if schema > newest:
+            raise BackupRefused(
+                f"the backup {self.folder} is of a newer gateway (schema {schema}, this one knows"
+                f" {newest}): upgrade the gateway first"
+            )
+        try:
+            facts, damage = taken.facts(), taken.damage(thorough=True)
+            if damage is None and (not facts.ours or facts.schema != schema):
+                damage = f"it is no database of schema {schema}"
+            if damage is None and str(await head(taken.fetch)) != self.manifest.head:
+                damage = "its audit log does not end where the manifest says"
+        except sqlite3.Error as error:
+            damage = str(error)
+        if damage is not None:
+            raise BackupRefused(f"the database in the backup {self.folder} is damaged: {damage}")

@@ -1,0 +1,167 @@
+"""The life of the token keys: a key is added, promoted to seal, and one day retired.
+
+Adding and promoting are two steps, so that every process can open with a key before any seals with it.
+The file is changed within a write transaction of the database, as tokens are sealed within one
+(`provisioning`): so nobody can seal with a key between the look at who needs it and its retirement.
+A crash between the file and the commit leaves a changed file without its event, and nothing worse: a
+running gateway looks at the file itself, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from gateway.core.audit_event import Actor, Event
+from gateway.core.times import Clock
+from gateway.core.tokens import Key, KeyRing
+from gateway.store import events, key_file
+from gateway.store.engine import (
+    Engine,
+    Fetch,
+    OutcomeUnknown,
+    StoreLocked,
+    StoreUnavailable,
+    T,
+    Transaction,
+    Unit,
+)
+from gateway.store.ices import of_unknown_key, sealed_with
+from gateway.store.key_file import KeyFileUnusable
+
+ROTATE: Final = "rotate-keys"
+PROMOTE: Final = "promote-key"
+RETIRE: Final = "retire-key"
+KEY_ACTIONS: Final = (ROTATE, PROMOTE, RETIRE)
+"""After each of these a running gateway reads the key file again."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyState:
+    """A key: `made` is None for one from before that was kept, `ices` need it to be admitted."""
+
+    kid: str
+    made: datetime | None
+    seals: bool
+    ices: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRefused:
+    """Why a key cannot be promoted or retired, and the ICEs that stand in the way."""
+
+    sentence: str
+    ices: Sequence[str] = ()
+
+
+class Keys:
+    """The use case. Every method raises `StoreUnavailable` and `KeyFileUnusable`."""
+
+    def __init__(self, *, engine: Engine, path: Path, clock: Clock) -> None:
+        self._engine = engine
+        self._path = path
+        self._clock = clock
+
+    async def list(self) -> list[KeyState]:
+        """All keys, the oldest first."""
+        ring = self._read()
+        return [
+            KeyState(
+                key.kid, key.made, key.kid == ring.seals, await _needing(key, self._engine.fetch)
+            )
+            for key in ring.keys
+        ]
+
+    async def rotate(self, actor: Actor) -> str:
+        """Add a key that only opens; returns its id."""
+        key = Key.generate(self._clock())
+
+        async def unit(transaction: Transaction) -> str:
+            await self._change(transaction, actor, ROTATE, key.kid, lambda ring: ring.with_key(key))
+            return key.kid
+
+        return await self._write(unit)
+
+    async def promote(self, actor: Actor, kid: str | None) -> str | KeyRefused:
+        """Seal with `kid` from now on, or with the newest key; returns its id."""
+
+        async def unit(transaction: Transaction) -> str | KeyRefused:
+            ring = self._read()
+            chosen = kid or ring.keys[-1].kid
+            if chosen not in {key.kid for key in ring.keys}:
+                return _unknown(chosen)
+            if chosen == ring.seals:
+                return KeyRefused(f"the key {chosen} seals already; `rotate` adds another")
+            await self._change(
+                transaction, actor, PROMOTE, chosen, lambda ring: ring.sealing_with(chosen)
+            )
+            return chosen
+
+        return await self._write(unit)
+
+    async def retire(self, actor: Actor, kid: str) -> KeyRefused | None:
+        """Take a key away that nobody needs: its tokens never open again."""
+
+        async def unit(transaction: Transaction) -> KeyRefused | None:
+            ring = self._read()
+            key = next((key for key in ring.keys if key.kid == kid), None)
+            if key is None:
+                return _unknown(kid)
+            if kid == ring.seals:
+                return KeyRefused(f"the key {kid} seals: promote another first")
+            needing = await _needing(key, transaction.fetch)
+            if needing:
+                return KeyRefused(
+                    f"the key {kid} is needed by {len(needing)} ICE"
+                    f"{'' if len(needing) == 1 else 's'}, whose tokens it sealed:"
+                    " reprovision, reregister or deregister them first",
+                    needing,
+                )
+            await self._change(transaction, actor, RETIRE, kid, lambda ring: ring.without(kid))
+            return None
+
+        return await self._write(unit)
+
+    async def _write(self, unit: Unit[T]) -> T:
+        """`Engine.write`; if it fails in the end, the file is changed already, and stays so."""
+        try:
+            return await self._engine.write(unit)
+        except StoreLocked:  # it was not begun
+            raise
+        except StoreUnavailable as error:
+            raise OutcomeUnknown(
+                f"{error}; the key file may be changed already: see `ice-gateway keys list`"
+            ) from error
+
+    def _read(self) -> KeyRing:
+        ring = key_file.read(self._path)
+        if ring is None:
+            raise KeyFileUnusable(
+                f"there is no key file {self._path}: it is made when the first ICE is provisioned"
+            )
+        return ring
+
+    async def _change(
+        self,
+        transaction: Transaction,
+        actor: Actor,
+        action: str,
+        kid: str,
+        change: Callable[[KeyRing], KeyRing],
+    ) -> None:
+        event = Event(self._clock(), actor, action, None, None, {"key": kid})
+        events.append(transaction, [event])
+        key_file.replace(self._path, change(self._read()))
+
+
+async def _needing(key: Key, fetch: Fetch) -> list[str]:
+    """The ICEs of this key; one whose key is not known may need any that was there at the time."""
+    known = (await sealed_with(fetch)).get(key.kid, [])
+    return sorted({*known, *await of_unknown_key(fetch, key.made)}, key=str.lower)
+
+
+def _unknown(kid: str) -> KeyRefused:
+    return KeyRefused(f"there is no key {kid}; see `ice-gateway keys list`")

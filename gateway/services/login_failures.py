@@ -1,0 +1,130 @@
+"""Refused credentials: counted, and said in the log without what was typed; failed logins are events, too.
+
+Somebody who knows the names of users could fill the audit log. So the failed logins of a user are one
+event a minute, and those of all users are `MAX_A_MINUTE`; what has to wait is counted together, and lost where
+the gateway stops within that minute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+import structlog
+
+from gateway.core.audit_event import Actor, Event, Via
+from gateway.core.times import Clock
+from gateway.store import events
+from gateway.store.engine import Engine, StoreUnavailable, Transaction
+from gateway.store.events import LOGIN_FAILED, Events
+
+MAX_A_MINUTE: Final = 10
+"""Events of failed logins in a minute, of all users and on all nodes."""
+_MINUTE: Final = timedelta(seconds=60)
+_MAX_USERS: Final = 10_000
+"""Users whose failed logins are remembered until they are written."""
+_PAUSE: Final = 1.0
+"""Seconds between two transactions."""
+
+_log = structlog.get_logger()
+
+
+class Why(enum.StrEnum):
+    """Why credentials were refused."""
+
+    WRONG_PASSWORD = "wrong-password"  # noqa: S105 - a reason
+    UNKNOWN_USER = "unknown-user"
+    """There is no such user, or they are disabled."""
+    TOO_MANY_ATTEMPTS = "too-many-attempts"
+    API_TOKEN = "api-token"  # noqa: S105 - a reason
+
+
+@dataclass(slots=True)
+class _Failures:
+    """The failed logins of a user that are not in the log yet, and where the newest came from."""
+
+    count: int
+    address: str
+
+
+class LoginFailures:
+    """Notes refused credentials; `run` writes the events.
+
+    Args:
+        observe: is told of each refusal.
+    """
+
+    def __init__(self, engine: Engine, clock: Clock, observe: Callable[[Why], None]) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._observe = observe
+        self._waiting: dict[str, _Failures] = {}
+        self._wake = asyncio.Event()
+
+    def note(self, why: Why, address: str, user: str | None = None) -> None:
+        """Note a refusal; `user` is an existing, enabled one whose password it was not.
+
+        Nothing is written here: the answer must not take longer where there is such a user.
+        """
+        self._observe(why)
+        _log.info("credentials refused", why=why.value, address=address)
+        if user is None:
+            return
+        known = self._waiting.get(user)
+        if known is not None:
+            known.count += 1
+            known.address = address
+        elif len(self._waiting) < _MAX_USERS:
+            self._waiting[user] = _Failures(1, address)
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Write events until cancelled, and then once more."""
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                await self._try_to_write()
+                await asyncio.sleep(_PAUSE)
+                if self._waiting:
+                    self._wake.set()
+        finally:
+            await self._try_to_write()
+
+    async def _try_to_write(self) -> None:
+        try:
+            await self.write()
+        except StoreUnavailable:
+            pass  # what waits is written later
+        except Exception:  # noqa: BLE001 - a count of failed logins is no reason for the gateway to die
+            _log.exception("failed logins not written")
+
+    async def write(self) -> None:
+        """Write what may be written now. Raises `StoreUnavailable`; nothing is forgotten then."""
+        waiting = {user: _Failures(one.count, one.address) for user, one in self._waiting.items()}
+        if not waiting:
+            return
+
+        async def unit(transaction: Transaction) -> list[str]:
+            now = self._clock()
+            # From the log: other nodes write there, and this one may have been started again.
+            recent = await Events(transaction.fetch).failed_logins(now - _MINUTE, now)
+            room = max(0, MAX_A_MINUTE - len(recent))
+            due = [user for user in waiting if user not in recent][:room]
+            events.append(transaction, [_event(now, user, waiting[user]) for user in due])
+            return due
+
+        for user in await self._engine.write(unit):
+            self._waiting[user].count -= waiting[user].count
+            if not self._waiting[user].count:
+                del self._waiting[user]
+
+
+def _event(now: datetime, user: str, failures: _Failures) -> Event:
+    # As with a login that succeeds, the actor is the account: nobody knows who typed.
+    actor = Actor(user, Via.PAGE, failures.address)
+    return Event(now, actor, LOGIN_FAILED, None, None, {"user": user, "count": failures.count})

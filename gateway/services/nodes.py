@@ -1,0 +1,58 @@
+"""The nodes as an operator sees them: who serves the database; to let one drain, or resume."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.core.audit_event import Actor, Event
+from gateway.core.problems import Problem, problem, quoted
+from gateway.core.times import Clock
+from gateway.store import events, nodes
+from gateway.store.engine import Engine, Transaction
+from gateway.store.nodes import Node, Nodes
+
+DRAIN: Final = "drain-node"
+RESUME: Final = "resume-node"
+NODE_ACTIONS: Final = (DRAIN, RESUME)
+"""After each of these a node asks at once what it is to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """What became of it: whether anything was `changed`, and whether `others` serve meanwhile."""
+
+    changed: bool
+    others: bool
+
+
+class NodeDesk:
+    """The use case. Every method raises `StoreUnavailable`."""
+
+    def __init__(self, *, engine: Engine, clock: Clock) -> None:
+        self._engine = engine
+        self._nodes = Nodes(engine.fetch)
+        self._clock = clock
+
+    async def all(self) -> list[Node]:
+        """Every node by name; none where a gateway is alone on an SQLite file."""
+        return await self._nodes.all()
+
+    async def set_draining(self, actor: Actor, name: str, *, draining: bool) -> Problem | Drained:
+        """Let a node admit nobody and send its ICEs to the others, until it resumes."""
+        event = Event(
+            self._clock(), actor, DRAIN if draining else RESUME, None, None, {"node": name}
+        )
+
+        async def unit(transaction: Transaction) -> bool:
+            if not await nodes.set_draining(transaction, name, draining=draining):
+                return False
+            events.append(transaction, [event])
+            return True
+
+        changed = await self._engine.write(unit)
+        found = [node for node in await self._nodes.all() if node.state != "gone"]
+        if not any(node.name == name for node in found):
+            return problem("not-found", f"There is no node {quoted(name)}.")
+        others = any(node.state == "serves" and node.name != name for node in found)
+        return Drained(changed, others)

@@ -1,0 +1,182 @@
+"""What a caller asks of an ICE: to request an operation and to cancel one, each in one transaction.
+
+Whether an ICE is there is not asked here: the request is a row, which `dispatch` sends when it can. A
+refusal is a `Problem` of the catalogue. Who may ask stands in `roles`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Final
+
+from client.protocol import OperationKind
+from gateway.core.audit_event import Actor, Event
+from gateway.core.ice import OPERATIONS, Ice, Status
+from gateway.core.operation import Move, NotValid, Operation, State, allows, reason
+from gateway.core.problems import Problem, invalid, problem
+from gateway.core.times import Clock
+from gateway.store import events, ices, operations
+from gateway.store.engine import Engine, Transaction
+from gateway.store.operations import Operations
+
+REQUEST: Final = "request-operation"
+CANCEL: Final = "cancel-operation"
+"""The actions of the event log; each names the operation in its detail."""
+MAX_UNFINISHED: Final = 1000
+"""Operations that may wait for one ICE."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is asked of an ICE; `params` is JSON, times are aware."""
+
+    kind: OperationKind
+    params: bytes
+    run_at: datetime | None = None
+    deadline: datetime | None = None
+    idempotency_key: str | None = None
+
+
+class OperationDesk:
+    """The use case; its collaborators come in through the constructor.
+
+    `kept_bytes` of parameters and what they came to are kept for each ICE.
+    """
+
+    def __init__(self, *, engine: Engine, clock: Clock, kept_bytes: int) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._kept_bytes = kept_bytes
+        self._rows = Operations(engine.fetch)
+
+    def check(self, actor: Actor, ice_name: str, wanted: Wanted) -> Operation | Problem:
+        """The operation that would be requested: what can be told without the table."""
+        try:
+            return Operation.request(
+                secrets.token_hex(12),
+                ice_name,
+                wanted.kind,
+                wanted.params,
+                requested_by=actor.name,
+                now=self._clock(),
+                run_at=wanted.run_at,
+                deadline=wanted.deadline,
+                idempotency_key=wanted.idempotency_key,
+            )
+        except NotValid as fault:
+            return invalid(fault.field, str(fault))
+
+    async def prepare(self, actor: Actor, ice_name: str, wanted: Wanted) -> Operation | Problem:
+        """`check`; but a key that is known answers its operation, also once its own times have passed."""
+        new = self.check(actor, ice_name, wanted)
+        if isinstance(new, Problem) and wanted.idempotency_key is not None:
+            key = wanted.idempotency_key
+            return await self._rows.find_by_key(ice_name, actor.name, key) or new
+        return new
+
+    async def request(self, actor: Actor, ice: Ice, wanted: Wanted) -> Operation | Problem:
+        """Queue an operation; the same idempotency key of the same user is the same operation."""
+        new = await self.prepare(actor, ice.ice_name, wanted)
+        return new if isinstance(new, Problem) else await self.queue(actor, ice, new)
+
+    async def queue(self, actor: Actor, ice: Ice, checked: Operation) -> Operation | Problem:
+        """Queue what `prepare` has made, for this ICE."""
+        new = replace(checked, ice_name=ice.ice_name)
+
+        async def unit(transaction: Transaction) -> Operation | Problem:
+            rows = Operations(transaction.fetch)
+            if new.idempotency_key is not None:
+                known = await rows.find_by_key(new.ice_name, actor.name, new.idempotency_key)
+                if known is not None:
+                    return known
+            # Read in the transaction that writes: a concurrent deregistration cancels this operation, too.
+            [now] = (await ices.find_many(transaction, [new.ice_name])).values()
+            refused = _refusal(now, new.kind)
+            if refused is not None:
+                return refused
+            full = _full(*await rows.unfinished(new.ice_name), len(new.params), self._kept_bytes)
+            if full is not None:
+                return full
+            await operations.insert(transaction, new)
+            await operations.trim(transaction, new, self._kept_bytes)
+            events.append(transaction, [_event(actor, REQUEST, now, new, None)])
+            return new
+
+        return await self._engine.write(unit)
+
+    async def cancel(self, actor: Actor, operation_id: str) -> Operation | Problem:
+        """End an operation at once; the ICE that works on it is told to stop."""
+        now = self._clock()
+        error = reason("cancelled", f"cancelled by {actor.name}")
+
+        async def unit(transaction: Transaction) -> Operation | Problem:
+            old = await Operations(transaction.fetch).find(operation_id)
+            if old is None:
+                return problem("not-found", "there is no such operation")
+            new = old.moved(Move.CANCEL, now, error=error)
+            if new is None or not await operations.replace(transaction, old, new):
+                return problem("already-finished", f"the operation has {_ENDED[old.state]}")
+            await operations.trim(transaction, old, self._kept_bytes)
+            [ice] = (await ices.find_many(transaction, [old.ice_name])).values()
+            events.append(transaction, [_event(actor, CANCEL, ice, new, old.state)])
+            return new
+
+        return await self._engine.write(unit)
+
+    async def find(self, operation_id: str) -> Operation | None:
+        """The operation of this id."""
+        return await self._rows.find(operation_id)
+
+
+_ENDED: Final = {
+    State.SUCCEEDED: "succeeded",
+    State.FAILED: "failed",
+    State.CANCELLED: "been cancelled",
+    State.EXPIRED: "expired",
+    State.LOST: "been lost",
+}
+
+
+def _refusal(ice: Ice, kind: OperationKind) -> Problem | None:
+    """Why an ICE may not be sent this now."""
+    if not allows(ice.ice_type, kind):
+        allowed = ", ".join(OPERATIONS[ice.ice_type])
+        return problem("kind-not-allowed", f"a {ice.ice_type} ICE is sent {allowed} alone")
+    if ice.status is not Status.REGISTERED:
+        return problem(
+            "wrong-status", f"{ice.ice_name} is {ice.status}: only a registered ICE is sent work"
+        )
+    return None
+
+
+def _full(count: int, size: int, more: int, kept_bytes: int) -> Problem | None:
+    """Why one more of this size may not wait behind what is unfinished, of these numbers and bytes."""
+    if count >= MAX_UNFINISHED:
+        return problem(
+            "queue-full", f"{MAX_UNFINISHED:,} operations of this ICE are unfinished: {_ROOM}"
+        )
+    if size + more <= kept_bytes:
+        return None
+    return problem(
+        "queue-full",
+        f"The unfinished operations of this ICE have {size:,} bytes of parameters and this one {more:,},"
+        f" of {kept_bytes:,} (operations.kept_bytes) in all: {_ROOM}, or send less",
+    )
+
+
+_ROOM: Final = "wait until some are done, or cancel some"
+
+
+def _event(
+    actor: Actor, action: str, ice: Ice, operation: Operation, before: State | None
+) -> Event:
+    detail: dict[str, object] = {
+        "generation_before": ice.generation,
+        "operation": operation.id,
+        "kind": operation.kind,
+        "state_before": before,
+    }
+    at = operation.finished or operation.created
+    return Event(at, actor, action, ice.ice_name, ice.generation, detail)

@@ -1,0 +1,305 @@
+"""What an admin does to an ICE: each action a rule of `ice` and one compare-and-set of the store.
+
+A refusal is a `Problem` of the catalogue. Whether a live session was dropped is not known here: the
+change travels through the event log (see `drops`).
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from gateway.core.audit_event import Actor, Event
+from gateway.core.ice import NAME_RULE, Action, Ice, IceType, WrongStatus, fold, valid_name
+from gateway.core.operation import reason
+from gateway.core.problems import Problem, invalid, problem
+from gateway.core.secret import Secret
+from gateway.core.times import Clock, later
+from gateway.node.hub import DISCONNECT
+from gateway.store import events, ices, operations
+from gateway.store.accounts import Accounts
+from gateway.store.engine import Appended, Engine, Transaction, Unit
+from gateway.store.key_file import KeyFileUnusable, KeyStore
+
+MAX_BULK: Final = 10_000
+"""ICEs in one bulk action at the most."""
+_TICK: Final = timedelta(milliseconds=1)
+_ENDS_WORK: Final = {
+    Action.DEREGISTER: reason("deregistered", "the ICE was deregistered"),
+    Action.REREGISTER: reason("reregistered", "the ICE was reregistered"),
+}
+"""The actions that cancel whatever the ICE was to do, and what its operations say of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A new token, to be shown once, and the event."""
+
+    ice: Ice
+    token: Secret
+    logged: Appended
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """An action that gives no token."""
+
+    ice: Ice
+    logged: Appended
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a bulk action did to one ICE: its event, or the refusal."""
+
+    ice_name: str
+    logged: Appended | None
+    problem: Problem | None = None
+
+
+Expected = frozenset[int] | None
+"""Generations one of which the entry must have (If-Match); None for any."""
+_Change = Callable[[Ice], Ice | WrongStatus | Problem]
+
+
+class Provisioning:
+    """The use case; its collaborators come in through the constructor."""
+
+    def __init__(
+        self, *, engine: Engine, keys: KeyStore, clock: Clock, registration_ttl: float
+    ) -> None:
+        self._engine = engine
+        self._keys = keys
+        self._clock = clock
+        self._ttl = registration_ttl
+        self._ices = ices.Ices(engine)
+        self._accounts = Accounts(engine)
+
+    async def provision(
+        self, actor: Actor, ice_name: str, ice_type: IceType, provisionedto: str | None
+    ) -> Issued | Problem:
+        """Make an entry of generation 1 and its token."""
+        fault = check_new(ice_name, ice_type, provisionedto)
+        if fault is not None:
+            return fault
+        owner = None if provisionedto is None else await self._owner(provisionedto)
+        if isinstance(owner, Problem):
+            return owner
+        now = self._clock()
+
+        async def unit(transaction: Transaction) -> Issued | Problem:
+            # Sealed where it is written, so that no key is retired in between (see `keys`).
+            try:
+                # Only while the table is empty can no token be lost with the file.
+                ring = self._keys.for_sealing(may_create=not await ices.any_ice(transaction))
+            except KeyFileUnusable as error:
+                return problem("keys-unavailable", str(error))
+            token = ring.seal(ice_name, ice_type, 1, now)
+            ice = Ice.provision(
+                ice_name,
+                ice_type,
+                owner,
+                token.digest(),
+                key_id=ring.seals,
+                now=now,
+                expires=later(now, self._ttl),
+            )
+            event = _event(actor, Action.PROVISION, now, None, ice)
+            logged = await ices.insert(transaction, ice, event)
+            return problem("ice-exists") if logged is None else Issued(ice, token, logged)
+
+        return await self._engine.write(unit)
+
+    async def _owner(self, name: str) -> str | Problem:
+        user = await self._accounts.user(name)
+        if user is None:
+            return invalid("provisionedto", "there is no user of this name; add the user first")
+        if user.disabledon is not None:
+            return invalid("provisionedto", "this user is disabled")
+        return user.name
+
+    async def reprovision(
+        self, actor: Actor, ice_name: str, expected: Expected = None
+    ) -> Issued | Problem:
+        """Replace a token that was lost before the ICE registered."""
+        return await self._renew(actor, Action.REPROVISION, ice_name, expected)
+
+    async def reregister(
+        self, actor: Actor, ice_name: str, expected: Expected = None
+    ) -> Issued | Problem:
+        """Let an ICE that crashed or moved register again."""
+        return await self._renew(actor, Action.REREGISTER, ice_name, expected)
+
+    async def _renew(
+        self, actor: Actor, action: Action, ice_name: str, expected: Expected
+    ) -> Issued | Problem:
+        now = self._clock()
+        tokens: list[Secret] = []
+
+        def change(ice: Ice) -> Ice | WrongStatus | Problem:
+            try:
+                ring = self._keys.for_sealing(may_create=False)
+            except KeyFileUnusable as error:
+                return problem("keys-unavailable", str(error))
+            # Clients take the later of two tokens for the newer, even if the clock was set back.
+            at = max(now, ice.provisionedon + _TICK)
+            tokens[:] = [ring.seal(ice.ice_name, ice.ice_type, ice.generation + 1, at)]
+            expires = later(now, self._ttl)
+            digest = tokens[0].digest()
+            return ice.renew(action, digest, key_id=ring.seals, now=at, expires=expires)
+
+        done = await self._change(actor, action, ice_name, expected, change=change, now=now)
+        return done if isinstance(done, Problem) else Issued(done.ice, tokens[0], done.logged)
+
+    async def deregister(
+        self, actor: Actor, ice_name: str, expected: Expected = None
+    ) -> Done | Problem:
+        """Deactivate an ICE that is no longer wanted."""
+        now = self._clock()
+        return await self._change(
+            actor,
+            Action.DEREGISTER,
+            ice_name,
+            expected,
+            change=lambda ice: ice.deregister(_nobodys_token(), now=now),
+            now=now,
+        )
+
+    async def _change(
+        self,
+        actor: Actor,
+        action: Action,
+        ice_name: str,
+        expected: Expected,
+        *,
+        change: _Change,
+        now: datetime,
+    ) -> Done | Problem:
+        """Find the entry, ask the rules, compare and swap; of two that race one is told `stale`."""
+        raced = False
+        while True:
+            listed = await self._ices.find(ice_name)
+            if listed is None:
+                return problem("not-registered")
+            old = listed.ice
+            if expected is not None and old.generation not in expected:
+                return problem("stale")
+            refused = old.refuses(action)
+            if refused is not None:
+                return problem("wrong-status", refused.sentence)
+            if raced:
+                # The rules would still allow it, but not on the entry that the caller meant.
+                return problem("stale")
+            done = await self._engine.write(_swapping(actor, action, now, old, change))
+            if done is not None:
+                return done
+            raced = True
+
+    async def disconnect(
+        self, actor: Actor, ice_name: str, expected: Expected = None
+    ) -> Done | Problem:
+        """Close the sessions admitted before this; the ICE stays as it is."""
+        now = self._clock()
+
+        async def unit(transaction: Transaction) -> Done | Problem:
+            found = await ices.find_many(transaction, [ice_name])
+            ice = found.get(fold(ice_name))
+            if ice is None:
+                return problem("not-registered")
+            if expected is not None and ice.generation not in expected:
+                return problem("stale")
+            [logged] = events.append(transaction, [_event(actor, DISCONNECT, now, ice, ice)])
+            return Done(ice, logged)
+
+        return await self._engine.write(unit)
+
+    async def bulk(self, actor: Actor, action: str, names: Sequence[str]) -> list[Outcome]:
+        """Deregister or disconnect many, all in one transaction; one refused undoes no other."""
+        now = self._clock()
+
+        async def unit(transaction: Transaction) -> list[Outcome]:
+            found = await ices.find_many(transaction, names)
+            verdicts: list[Problem | None] = []
+            changes: list[tuple[Ice, Ice, Event]] = []
+            for name in names:
+                old = found.get(fold(name))
+                new = _bulk_change(action, old, now)
+                if isinstance(new, Problem):
+                    verdicts.append(new)
+                    continue
+                assert old is not None  # noqa: S101 - a missing entry is a Problem
+                found[fold(name)] = new
+                changes.append((old, new, _event(actor, action, now, old, new)))
+                verdicts.append(None)
+            if action == DISCONNECT:
+                logged = events.append(transaction, [event for _, _, event in changes])
+            else:
+                logged = await ices.replace(transaction, changes)
+                ended = [new.ice_name for _, new, _ in changes]
+                why = _ENDS_WORK[Action.DEREGISTER]
+                await operations.cancel_all(transaction, ended, now, why)
+            each = iter(logged)
+            return [
+                Outcome(name, None, verdict) if verdict else Outcome(name, next(each))
+                for name, verdict in zip(names, verdicts, strict=True)
+            ]
+
+        return await self._engine.write(unit)
+
+
+def check_new(ice_name: str, ice_type: IceType, provisionedto: str | None) -> Problem | None:
+    """What is wrong with a new ICE as far as it can be told without the table."""
+    if not valid_name(ice_name):
+        return invalid("ice_name", f"needs {NAME_RULE}")
+    if ice_type is IceType.CI_CD and provisionedto is not None:
+        return invalid("provisionedto", "a ci-cd ICE belongs to nobody")
+    if ice_type is IceType.NORMAL and provisionedto is None:
+        return invalid("provisionedto", "a normal ICE needs the user it belongs to")
+    return None
+
+
+def _bulk_change(action: str, old: Ice | None, now: datetime) -> Ice | Problem:
+    if old is None:
+        return problem("not-registered")
+    if action == DISCONNECT:
+        return old
+    new = old.deregister(_nobodys_token(), now=now)
+    return problem("wrong-status", new.sentence) if isinstance(new, WrongStatus) else new
+
+
+def _nobodys_token() -> str:
+    """The hash of a token that is shown to nobody. It needs no key, so that it can always be done."""
+    return Secret(secrets.token_urlsafe(32)).digest()
+
+
+def _swapping(
+    actor: Actor, action: Action, now: datetime, old: Ice, change: _Change
+) -> Unit[Done | Problem | None]:
+    """The change and its event; None where the entry has moved on. The rules allow it from `old`."""
+
+    async def unit(transaction: Transaction) -> Done | Problem | None:
+        new = change(old)
+        if isinstance(new, Problem):
+            return new
+        assert not isinstance(new, WrongStatus)  # noqa: S101 - asked before
+        logged = await ices.swap(transaction, old, new, _event(actor, action, now, old, new))
+        if logged is None:
+            return None
+        if action in _ENDS_WORK:
+            await operations.cancel_all(transaction, [new.ice_name], now, _ENDS_WORK[action])
+        return Done(new, logged)
+
+    return unit
+
+
+def _event(actor: Actor, action: str, now: datetime, old: Ice | None, new: Ice) -> Event:
+    detail: dict[str, object] = {
+        "generation_before": None if old is None else old.generation,
+        "status_before": None if old is None else old.status,
+    }
+    if old is None:
+        detail |= {"ice_type": new.ice_type, "provisionedto": new.provisionedto}
+    return Event(now, actor, action, new.ice_name, new.generation, detail)

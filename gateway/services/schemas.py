@@ -1,0 +1,356 @@
+"""The objects that API and commands show: each shape once, for answers and their description alike."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+
+from client.protocol import JsonTooComplex, OperationKind, check_json
+from gateway.core.audit_event import Entry
+from gateway.core.ice import Ice, IceType, Status
+from gateway.core.operation import Operation, State
+from gateway.core.times import to_text, to_text_or_none
+from gateway.node.revocations import Drop
+from gateway.store.ices import Listed
+from gateway.store.sessions import Connection, Happening
+
+Time = Annotated[str, msgspec.Meta(extra_json_schema={"format": "date-time"})]
+
+
+class ConnectionDocument(msgspec.Struct, kw_only=True):
+    """An ICE's session; the last three are what the ICE said of itself."""
+
+    session: str
+    node: str
+    since: Time
+    address: str
+    version: str | None
+    platform: str | None
+    hostname: str | None
+
+
+class IceDocument(msgspec.Struct, kw_only=True):
+    """An ICE. `expireson` is null once it is registered or deregistered."""
+
+    ice_name: str
+    ice_type: IceType
+    provisionedto: str | None
+    status: Status
+    generation: int
+    provisionedon: Time
+    registeredon: Time | None
+    deregisteredon: Time | None
+    expireson: Time | None
+    lastseen: Time | None
+    connection: ConnectionDocument | None
+
+
+class Presence(msgspec.Struct):
+    """News of an ICE: its session, which has come or said hello, or null since it has gone."""
+
+    ice_name: str
+    connection: ConnectionDocument | None
+
+
+class Refused(msgspec.Struct):
+    """News of an ICE: a genuine token of it was refused; counted as in `Happenings`."""
+
+    ice_name: str
+    code: str | None
+    at: Time
+    first: Time
+    count: int
+    address: str
+
+
+class Reset(msgspec.Struct):
+    """The log is another one than that of the id, or ends before it: it goes on behind event `seq`."""
+
+    seq: int
+
+
+class IcePage(msgspec.Struct):
+    """ICEs by name; `next` is the cursor of the next page, null at the end."""
+
+    items: list[IceDocument]
+    next: str | None
+
+
+class Provisioned(msgspec.Struct):
+    """A new ICE with its token, which is shown this once."""
+
+    ice: IceDocument
+    token: str
+
+
+class Renewed(msgspec.Struct):
+    """An ICE with its new token, which is shown this once."""
+
+    ice: IceDocument
+    token: str
+    dropped: list[Drop]
+    unconfirmed: list[str]
+
+
+class Ended(msgspec.Struct):
+    """An ICE whose sessions were ended; `unconfirmed` are nodes that have not answered in time."""
+
+    ice: IceDocument
+    dropped: list[Drop]
+    unconfirmed: list[str]
+
+
+class BulkItem(msgspec.Struct, omit_defaults=True):
+    """One of a bulk action: the HTTP status, and code, that the action alone would have had."""
+
+    ice_name: str
+    status: int
+    code: str | None = None
+
+
+class BulkAnswer(msgspec.Struct):
+    """What a bulk action did."""
+
+    items: list[BulkItem]
+    dropped: list[Drop]
+    unconfirmed: list[str]
+
+
+class ProgressDocument(msgspec.Struct):
+    """How far an operation is: `fraction` from 0 to 1; all but `at` as the ICE said it."""
+
+    fraction: float | None
+    message: str | None
+    data: msgspec.Raw | None
+    at: Time
+
+
+class OperationDocument(msgspec.Struct, kw_only=True):
+    """Work for an ICE. `error` is what the ICE said, or why the gateway has ended it.
+
+    `params`, `progress` and `result` of a finished one are null once they had to make room for newer ones.
+    """
+
+    id: str
+    ice_name: str
+    kind: OperationKind
+    params: Any
+    state: State
+    requested_by: str
+    created: Time
+    run_at: Time | None
+    deadline: Time
+    sent: Time | None
+    finished: Time | None
+    progress: ProgressDocument | None
+    result: Any
+    error: Any
+
+
+class OperationPage(msgspec.Struct):
+    """Operations, newest first; `next` is the cursor of the next page, null at the end."""
+
+    items: list[OperationDocument]
+    next: str | None
+
+
+class OperationState(msgspec.Struct):
+    """News of an operation: the state that it has now, and when it came to it."""
+
+    id: str
+    ice_name: str
+    kind: OperationKind
+    state: State
+    sent: Time | None
+    finished: Time | None
+
+
+class HappeningDocument(msgspec.Struct):
+    """What became of a connection: admitted, refused or closed; repeated refusals are counted."""
+
+    event: str
+    code: str | int | None
+    at: Time
+    first: Time
+    count: int
+    address: str
+
+
+class Happenings(msgspec.Struct):
+    """The last 50, newest first."""
+
+    items: list[HappeningDocument]
+
+
+class EventDocument(msgspec.Struct):
+    """An event of the audit log."""
+
+    seq: int
+    at: Time
+    actor: str
+    via: str
+    address: str
+    action: str
+    ice_name: str | None
+    generation: int | None
+    detail: dict[str, Any]
+
+
+class EventPage(msgspec.Struct):
+    """Events, oldest first; `next` is the `after` of the next page, null at the end."""
+
+    items: list[EventDocument]
+    next: int | None
+
+
+class ProblemDocument(msgspec.Struct):
+    """A refusal (RFC 9457); `code` is stable, `detail` says what to do."""
+
+    status: int
+    title: str
+    detail: str
+    code: str
+
+
+def connection_document(connection: Connection) -> ConnectionDocument:
+    """An open session."""
+    return ConnectionDocument(
+        session=connection.session,
+        node=connection.node,
+        since=to_text(connection.since),
+        address=connection.address,
+        version=connection.version,
+        platform=connection.platform,
+        hostname=connection.hostname,
+    )
+
+
+def ice_document(listed: Listed) -> IceDocument:
+    """An entry with its connection."""
+    ice: Ice = listed.ice
+    return IceDocument(
+        ice_name=ice.ice_name,
+        ice_type=ice.ice_type,
+        provisionedto=ice.provisionedto,
+        status=ice.status,
+        generation=ice.generation,
+        provisionedon=to_text(ice.provisionedon),
+        registeredon=to_text_or_none(ice.registeredon),
+        deregisteredon=to_text_or_none(ice.deregisteredon),
+        expireson=to_text_or_none(ice.expireson),
+        lastseen=to_text_or_none(listed.lastseen),
+        connection=None if listed.connection is None else connection_document(listed.connection),
+    )
+
+
+def presence(ice_name: str, connection: Connection | None) -> Presence:
+    """News of an ICE that has come, said hello, or gone."""
+    return Presence(ice_name, None if connection is None else connection_document(connection))
+
+
+def refused(happening: Happening) -> Refused:
+    """News of a refused attempt."""
+    return Refused(
+        happening.ice_name,
+        happening.code,
+        to_text(happening.at),
+        to_text(happening.first),
+        happening.count,
+        happening.address,
+    )
+
+
+def operation_document(operation: Operation) -> OperationDocument:
+    """An operation; its JSON stands as it was sent, but for what `_readable` leaves out."""
+    return OperationDocument(
+        id=operation.id,
+        ice_name=operation.ice_name,
+        kind=operation.kind,
+        params=_readable(operation.params),
+        state=operation.state,
+        requested_by=operation.requested_by,
+        created=to_text(operation.created),
+        run_at=to_text_or_none(operation.run_at),
+        deadline=to_text(operation.deadline),
+        sent=to_text_or_none(operation.sent),
+        finished=to_text_or_none(operation.finished),
+        progress=progress_document(operation),
+        result=_readable(operation.result),
+        error=_readable(operation.error),
+    )
+
+
+class _StoredProgress(msgspec.Struct):
+    fraction: float | None
+    message: str | None
+    data: msgspec.Raw
+    at: str
+
+
+def progress_document(operation: Operation) -> ProgressDocument | None:
+    """How far it is, if the ICE has said so in a way that can be read."""
+    if operation.progress is None:
+        return None
+    try:
+        stored = msgspec.json.decode(operation.progress, type=_StoredProgress)
+    except (msgspec.DecodeError, RecursionError):  # of an older version, which bounded nothing
+        return None
+    return ProgressDocument(
+        stored.fraction, stored.message, _readable(bytes(stored.data)), stored.at
+    )
+
+
+def _readable(value: bytes | None) -> msgspec.Raw | None:
+    """Stored JSON; null for what an older version took and common parsers fail at.
+
+    One value that is 1,000 levels deep, or a number of 5,000 digits, would make a whole listing unreadable.
+    """
+    if value is None:
+        return None
+    try:
+        check_json(value)
+    except JsonTooComplex:
+        return None
+    return msgspec.Raw(value)
+
+
+def operation_state(operation: Operation) -> OperationState:
+    """An operation without what may be large."""
+    return OperationState(
+        operation.id,
+        operation.ice_name,
+        operation.kind,
+        operation.state,
+        to_text_or_none(operation.sent),
+        to_text_or_none(operation.finished),
+    )
+
+
+def happening_document(happening: Happening) -> HappeningDocument:
+    """One of an ICE's recent connections; close codes are numbers."""
+    code = happening.code
+    return HappeningDocument(
+        happening.kind,
+        int(code) if code is not None and happening.kind == "closed" else code,
+        to_text(happening.at),
+        to_text(happening.first),
+        happening.count,
+        happening.address,
+    )
+
+
+def event_document(entry: Entry) -> EventDocument:
+    """An event with its number."""
+    event = entry.event
+    return EventDocument(
+        entry.seq,
+        to_text(event.at),
+        event.actor.name,
+        event.actor.via,
+        event.actor.address,
+        event.action,
+        event.ice_name,
+        event.generation,
+        event.detail,
+    )

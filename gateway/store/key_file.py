@@ -1,0 +1,215 @@
+"""The file that holds the token keys: a JWK Set (RFC 7517) with one more member, `seals`.
+
+Its owner alone may read it. It is made by the first process that seals, and only while no ICE has
+been provisioned: a lost key file is never silently remade, since every token would die with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from gateway.core import base64url
+from gateway.core.secret import Secret
+from gateway.core.times import utc_now
+from gateway.core.tokens import Key, KeyRing, Opened, UnknownKey, open_with
+from gateway.runtime.files import own, sync
+
+REREAD_INTERVAL: Final = 1.0
+"""Seconds between readings of the file because of unknown `kid`s, so that garbage costs no I/O."""
+
+
+class KeyFileUnusable(Exception):
+    """The key file is missing, unreadable, open to others, or not a key file; the text says which."""
+
+
+class _Jwk(msgspec.Struct, omit_defaults=True):
+    kty: str
+    kid: str
+    k: str
+    made: datetime | None = None  # RFC 7517 section 4: further members are ignored by others
+
+
+class _Document(msgspec.Struct):
+    keys: list[_Jwk]
+    seals: str
+
+
+def read(path: Path) -> KeyRing | None:
+    """The keys in the file; None when there is no file. Raises `KeyFileUnusable`."""
+    try:
+        # O_NOFOLLOW is not asked for: a secret manager may well mount the file as a link.
+        with path.open("rb") as file:
+            info = os.fstat(file.fileno())
+            if info.st_uid not in (os.geteuid(), 0) or stat.S_IMODE(info.st_mode) & 0o077:
+                raise KeyFileUnusable(
+                    f"the key file {path} can be read by others: run `chmod 600 {path}` as its owner"
+                )
+            content = file.read()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise KeyFileUnusable(
+            f"the key file {path} cannot be read: {error.strerror or error}"
+        ) from error
+    return parse(path, content)
+
+
+def parse(path: Path, content: bytes) -> KeyRing:
+    """The keys in what a file holds; `path` names it. Raises `KeyFileUnusable`."""
+    try:
+        document = msgspec.json.decode(content, type=_Document)
+        return KeyRing(
+            (Key(jwk.kid, base64url.decode(jwk.k), jwk.made) for jwk in document.keys),
+            document.seals,
+        )
+    except (ValueError, KeyError):
+        raise KeyFileUnusable(f"{path} is not a key file of the gateway") from None
+
+
+def create(path: Path) -> KeyRing:
+    """Make the file with one new key. Whoever comes second gets the keys of the first."""
+    key = Key.generate(utc_now())
+    with _written(path, KeyRing([key], key.kid)) as name, contextlib.suppress(FileExistsError):
+        # A hard link appears whole or not at all, and never replaces another's file.
+        os.link(name, path)
+    ring = read(path)
+    if ring is None:
+        raise KeyFileUnusable(f"the key file {path} vanished while it was made")
+    return ring
+
+
+def replace(path: Path, ring: KeyRing) -> None:
+    """Put `ring` in place of the file's keys, wholly or not at all. Raises `KeyFileUnusable`."""
+    # The file itself, where `path` is a link to it.
+    path = path.resolve()
+    with _written(path, ring) as name:
+        own(Path(name), path)
+        os.rename(name, path)  # noqa: PTH104 - the name is mkstemp's text
+
+
+@contextlib.contextmanager
+def _written(path: Path, ring: KeyRing) -> Iterator[str]:
+    """The name of a temporary file beside `path` that holds `ring` durably; gone afterwards."""
+    document = _Document(
+        [_Jwk("oct", key.kid, base64url.encode(key.reveal()), key.made) for key in ring.keys],
+        ring.seals,
+    )
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as file:  # mkstemp made it 0600
+                file.write(msgspec.json.format(msgspec.json.encode(document)))
+                file.flush()
+                os.fsync(file.fileno())
+            yield name
+        finally:
+            with contextlib.suppress(FileNotFoundError):  # renamed
+                os.unlink(name)  # noqa: PTH108 - the name is mkstemp's text
+        sync(path.parent)
+    except OSError as error:
+        raise KeyFileUnusable(
+            f"the key file {path} cannot be written: {error.strerror or error}"
+        ) from error
+
+
+def signature(path: Path) -> tuple[int, int] | None:
+    """What changes when the file does."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
+class KeyStore:
+    """The keys as this process knows them; the file may be made or grow under another process."""
+
+    def __init__(self, path: Path, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self.path = path
+        self._monotonic = monotonic
+        self._ring: KeyRing | None = None
+        # Another process may make the file at any moment: the first unknown `kid` is never refused.
+        self._read_at = -math.inf
+        self._signature: tuple[int, int] | None = None
+
+    def load(self) -> bool:
+        """Read the file now; False where there is none yet. Raises `KeyFileUnusable`."""
+        self._ring = read(self.path)
+        return self._ring is not None
+
+    def reload(self) -> None:
+        """Follow a change of the keys; a file that cannot be used takes no key from this process."""
+        with contextlib.suppress(KeyFileUnusable):
+            self._ring = read(self.path) or self._ring
+
+    def kids(self) -> frozenset[str]:
+        """The ids of the keys that this process knows."""
+        return frozenset() if self._ring is None else frozenset(key.kid for key in self._ring.keys)
+
+    def derived(self, purpose: bytes) -> bytes | None:
+        """See `KeyRing.derived`; None where there are no keys yet."""
+        return None if self._ring is None else self._ring.derived(purpose)
+
+    def fault(self) -> str | None:
+        """What is wrong with the file now; the keys of a good one are known from here on.
+
+        Whatever is wrong, the keys that are known go on opening tokens.
+        """
+        try:
+            found = read(self.path)
+        except KeyFileUnusable as error:
+            return str(error)
+        if found is None and self._ring is not None:
+            return (
+                f"the key file {self.path} is missing: put it back from a backup; without it no"
+                " token can be made, and the gateway does not start again"
+            )
+        self._ring = found
+        return None
+
+    def open(self, token: Secret) -> Opened | None:
+        """What a genuine token says. An unknown `kid` has the file read again, at most once a second."""
+        opened = self._open(token)
+        if not isinstance(opened, UnknownKey):
+            return opened
+        now = self._monotonic()
+        # Garbage a moment ago must not cost a new ICE its admission, so a new file is read at once.
+        found = signature(self.path)
+        if now - self._read_at < REREAD_INTERVAL and found == self._signature:
+            return None
+        self._read_at, self._signature = now, found
+        self.reload()
+        opened = self._open(token)
+        return None if isinstance(opened, UnknownKey) else opened
+
+    def _open(self, token: Secret) -> Opened | UnknownKey | None:
+        # Without any key there is still a `kid` worth looking for in the file.
+        return open_with({}, token) if self._ring is None else self._ring.open(token)
+
+    def for_sealing(self, *, may_create: bool) -> KeyRing:
+        """The keys as the file has them now. Raises `KeyFileUnusable`.
+
+        Args:
+            may_create: whether no ICE has been provisioned yet, so that a missing file may be made.
+        """
+        ring = read(self.path)
+        if ring is None:
+            if not may_create:
+                raise KeyFileUnusable(
+                    f"the key file {self.path} is missing; it is not made anew, since every token"
+                    " would become worthless: put it back from a backup"
+                )
+            ring = create(self.path)
+        self._ring = ring
+        return ring

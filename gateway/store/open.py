@@ -1,0 +1,42 @@
+"""Opens the database that a URL names, by the engine that it needs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+
+from gateway.runtime.database_url import file_of
+from gateway.store.engine import Engine, StoreRefused, Tell, log
+from gateway.store.sqlite.engine import open_sqlite
+
+
+@contextlib.asynccontextmanager
+async def open_store(
+    url: str,
+    *,
+    node: str | None = None,
+    create: bool = True,
+    tell: Tell = log,
+) -> AsyncIterator[Engine]:
+    """Open a database, making and migrating it where needed; see `open_sqlite`, `open_postgres`.
+
+    `node` is the name of the gateway that serves it; a command leaves it out.
+
+    Raises:
+        StoreRefused: it cannot be used as it is; the text says what to change.
+        StoreUnavailable: it cannot be used now.
+    """
+    path = file_of(url)
+    if path is not None:
+        serving = node is not None
+        async with open_sqlite(path, serving=serving, create=create, tell=tell) as file:
+            yield file
+        return
+    try:
+        from gateway.store.postgres.engine import open_postgres  # noqa: PLC0415 - only a fleet has asyncpg
+    except ModuleNotFoundError as error:
+        raise StoreRefused(
+            f"a database on PostgreSQL needs {error.name}: pip install 'ice-gateway[postgres]'"
+        ) from error
+    async with open_postgres(url, node=node, create=create, tell=tell) as server:
+        yield server

@@ -1,0 +1,428 @@
+"""The engine of a fleet: PostgreSQL through asyncpg, a connection for each use.
+
+A connection that breaks is made anew by whoever needs it next. Between two of its journeys to the server
+a transaction holds locks on the rows that it changes, never one that others need for theirs: the log's is
+taken by the function `ice_log`, in the journey that commits (see `migrations_postgres`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from typing import Any, Final
+
+import asyncpg
+
+from gateway.runtime.database_url import shown
+from gateway.store.engine import (
+    Appended,
+    OutcomeUnknown,
+    Row,
+    StoreLocked,
+    StoreRefusedForNow,
+    StoreUnavailable,
+    T,
+    Tell,
+    Transaction,
+    Unit,
+    log,
+)
+from gateway.store.events import hashed
+from gateway.store.group_commit import Writer
+from gateway.store.postgres.connection import (
+    IN_THE_WAY,
+    PATIENCE,
+    Connect,
+    Line,
+    askable,
+    connect,
+    rows,
+)
+from gateway.store.postgres.migrate import SERVE, served, set_up
+
+READS: Final = 4
+"""Reads at once; see `sqlite.READS`."""
+NEWS_PATIENCE: Final = 3.0
+"""Seconds for the tail's queries: while it waits, this node does not know what others have changed."""
+_LOOK_EVERY: Final = 1.0
+"""Seconds between two looks at the log's end, should a notification be lost."""
+_ATTEMPTS: Final = 5
+"""Of a transaction that got into another's way."""
+_NAMES: Final = 1_003
+"""The class of the advisory locks of nodes, each by its name."""
+_TAKE_OVER: Final = 2.0
+"""Seconds for a gateway that was just killed to be forgotten by the server."""
+_ENDING: Final = 2000
+"""Milliseconds to wait for the end of a backend that is told to end."""
+_LOOK_AGAIN: Final = 0.5
+"""Seconds between two looks at a node of our name that may have vanished."""
+_NOT_JOINED: Final = 30.0
+"""Seconds for which a gateway may hold its name before it is one of the nodes."""
+_HOLDERS: Final = (
+    "FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 2"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    f" AND classid = {_NAMES} AND objid = (hashtext($1)::bigint & 4294967295)::oid"
+)
+_UNKNOWN: Final = "it is not known whether the last change was made: look before you try again"
+
+_SAME: Final = "UPDATE ice_schema SET version = version"
+"""Writes what is there already."""
+
+
+class PostgresEngine:
+    """An open database. Make one with `open_postgres`."""
+
+    shared = True
+
+    def __init__(self, url: str, *, node: str | None) -> None:
+        self.name = shown(url)
+        self._node = node
+        self.changed = asyncio.Event()
+        self._news = True
+        self._looked = 0.0
+        self._seq: int | None = None
+        self._held: asyncpg.Record | None = None
+        """The server's process that holds our name, or did."""
+        self._readers = asyncio.LifoQueue[Line]()
+        self._lines: list[Line] = []
+
+        def make() -> Awaitable[asyncpg.Connection]:
+            return connect(url)
+
+        async def make_watcher() -> asyncpg.Connection:
+            return await self._listening(await connect(url))
+
+        for _ in range(READS if node is not None else 1):
+            self._readers.put_nowait(self._line(make))
+        self._lookups = self._line(make)
+        self._watcher = self._line(make_watcher, NEWS_PATIENCE)
+        self._writes = PostgresWriter(self._line(make), self._committed)
+        self._notifier = self._line(make)
+        self._notifying: asyncio.Task[None] | None = None
+        self._unannounced = False
+        self._mute = False
+
+    def _line(self, make: Connect, patience: float = PATIENCE) -> Line:
+        line = Line(make, self.name, self._suspect, patience)
+        self._lines.append(line)
+        return line
+
+    def _suspect(self) -> None:
+        """Dial all lines anew: their server has failed over, or is about to."""
+        for line in self._lines:
+            line.stale = True
+
+    async def start(self) -> None:
+        """Take the node's name, where this is for a gateway. Raises `StoreRefused`, `StoreUnavailable`."""
+        if self._node is not None:
+            before, lease = await self._sign_of_life()
+            until = asyncio.get_running_loop().time() + lease
+            try:
+                async with self._watcher.turn:
+                    await self._watcher.connected()
+            except StoreRefusedForNow:
+                log(f"the node {self._node} may have vanished: waiting for at most {lease:.0f} s")
+                await self._displace(before, until)
+                async with self._watcher.turn:
+                    await self._watcher.connected()
+
+    async def _displace(self, before: list[Row], until: float) -> None:
+        """Take the name from a gateway that has vanished; one that shows a sign of life keeps it.
+
+        It has vanished when it has not renewed its lease for as long as that lasts, by our clock.
+        """
+        watched = False
+        while not watched:
+            await asyncio.sleep(_LOOK_AGAIN)
+            watched = asyncio.get_running_loop().time() >= until
+            if not await self.fetch(f"SELECT 1 {_HOLDERS}", self._node):
+                return
+            if (await self._sign_of_life())[0] != before:
+                raise self._taken()
+        await self.fetch(f"SELECT pg_terminate_backend(pid, {_ENDING}) {_HOLDERS}", self._node)
+
+    async def _sign_of_life(self) -> tuple[list[Row], float]:
+        """What changes whenever a node of our name renews its lease, and how long that lasts, in seconds."""
+        found = await self.fetch(
+            "SELECT instance, renewals, lease FROM ice_nodes WHERE name = $1 ORDER BY instance",
+            self._node,
+        )
+        return found, max((lease for *_, lease in found), default=_NOT_JOINED)
+
+    async def _listening(self, connection: asyncpg.Connection) -> asyncpg.Connection:
+        """The tail's connection: it hears of commits, and holds the node's name."""
+        try:
+            await self._hold(connection)
+            await connection.add_listener("ice_events", self._hear)
+        except BaseException:
+            connection.terminate()
+            raise
+        connection.add_termination_listener(self._hear)
+        self._news = True
+        return connection
+
+    async def _hold(self, connection: asyncpg.Connection) -> None:
+        """Hold the name against a second node of it, and the database against who would have it alone."""
+        if self._held is not None:
+            # Nobody else knows that it is ours, and that nothing comes of it any more.
+            await connection.execute(
+                f"SELECT pg_terminate_backend(pid, {_ENDING}) FROM pg_stat_activity"
+                " WHERE pid = $1 AND backend_start = $2",
+                *self._held,
+            )
+        until = asyncio.get_running_loop().time() + _TAKE_OVER
+        while not await connection.fetchval(
+            "SELECT pg_try_advisory_lock_shared($1) AND pg_try_advisory_lock($2, hashtext($3))",
+            SERVE,
+            _NAMES,
+            self._node,
+        ):
+            if asyncio.get_running_loop().time() >= until:
+                raise self._taken()
+            await asyncio.sleep(0.05)
+        self._held = await connection.fetchrow(
+            "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+        )
+
+    def _taken(self) -> StoreRefusedForNow | StoreUnavailable:
+        error = StoreRefusedForNow if self._held is None else StoreUnavailable
+        return error(
+            f"another gateway serves {self.name} as the node {self._node} already: stop it, or set"
+            " node.name to another name"
+        )
+
+    def _committed(self) -> None:
+        self.changed.set()
+        self._unannounced = True
+        if self._notifying is None:
+            self._notifying = asyncio.create_task(self._notify(), name="store notifier")
+
+    async def _notify(self) -> None:
+        """Wake the other processes. Beside the commit: one that cannot be sent costs only a wake-up."""
+        try:
+            while self._unannounced:
+                self._unannounced = False
+                try:
+                    await self._notifier.fetch("SELECT pg_notify('ice_events', '')", ())
+                    self._mute = False
+                except StoreUnavailable as error:
+                    if not self._mute:
+                        log(f"changes reach the other nodes late: no notification is sent: {error}")
+                    self._mute = True
+        finally:
+            self._notifying = None
+
+    def _hear(self, *_: object) -> None:
+        """There is news, or the connection over which it would come has ended."""
+        self._news = True
+        self.changed.set()
+
+    async def fetch(self, sql: str, *params: object) -> list[Row]:
+        """See `Engine.fetch`."""
+        reader = await self._readers.get()
+        try:
+            return await reader.fetch(sql, params)
+        finally:
+            self._readers.put_nowait(reader)
+
+    async def look_up(self, sql: str, *params: object) -> list[Row]:
+        """See `Engine.look_up`."""
+        return await self._lookups.fetch(sql, params)
+
+    async def follow(self, sql: str, *params: object) -> list[Row]:
+        """See `Engine.follow`."""
+        return await self._watcher.fetch(sql, params)
+
+    def gather(self, key: str, columns: Iterable[str]) -> str:
+        """See `Engine.gather`."""
+        each = ", ".join(f"'{name}', {name}" for name in columns)
+        return f"json_object_agg({key}, json_build_object({each}))::text"
+
+    async def has_changed(self) -> bool:
+        """See `Engine.has_changed`. A notification tells; now and then the end of the log is looked at."""
+        now = asyncio.get_running_loop().time()
+        if not self._news and now - self._looked < _LOOK_EVERY:
+            return False
+        self._news = False
+        [(seq,)] = await self._watcher.fetch("SELECT seq FROM ice_head", ())
+        self._looked = now
+        known, self._seq = self._seq, seq
+        return bool(seq != known)
+
+    async def write(self, unit: Unit[T]) -> T:
+        """See `Engine.write`."""
+        return await self._writes.write(unit)
+
+    @property
+    def fault(self) -> str | None:
+        """See `Engine.fault`."""
+        return self._watcher.condemned or self._writes.fault
+
+    async def try_out(self) -> None:
+        """See `Engine.try_out`."""
+        with contextlib.suppress(StoreUnavailable):
+            await self.write(_change_nothing)
+
+    async def is_served(self) -> bool:
+        """See `Engine.is_served`."""
+        return await served(self.fetch)
+
+    def condemn(self, reason: str) -> None:
+        """See `Engine.condemn`."""
+        for line in self._lines:
+            line.condemned = line.condemned or reason
+
+    async def close(self) -> None:
+        """See `Engine.close`."""
+        await self._writes.finish()
+        if self._notifying is not None:
+            await asyncio.wait([self._notifying], timeout=1.0)
+            if self._notifying is not None:
+                self._notifying.cancel()
+        self.condemn(f"the database {self.name} is being closed")
+        await asyncio.gather(*(line.close() for line in self._lines))
+
+
+# --- writing -----------------------------------------------------------------------------------
+
+
+class PostgresWriter(Writer):
+    """The one writer of this node; others write meanwhile."""
+
+    def __init__(self, line: Line, committed: Callable[[], None]) -> None:
+        super().__init__(committed)
+        self._line = line
+
+    async def transact(self, units: list[Unit[Any]]) -> list[Any]:
+        """See `Writer.transact`."""
+        for _ in range(_ATTEMPTS - 1):
+            try:
+                return await self._transact(units)
+            except StoreLocked as error:
+                if not isinstance(error.__cause__, IN_THE_WAY):
+                    raise
+        return await self._transact(units)
+
+    async def _transact(self, units: list[Unit[Any]]) -> list[Any]:
+        line = self._line
+        async with line.turn:
+            connection = await line.connected()
+            await line.ask(connection.execute("BEGIN"))
+            transaction = _PostgresTransaction(line, connection)
+            try:
+                results = [await unit(transaction) for unit in units]
+            except BaseException:
+                await _roll_back(line, connection)
+                raise
+            try:
+                await line.ask(_commit(connection, transaction.appended))
+            except BaseException as error:
+                if isinstance(error, StoreUnavailable) and not _rolled_back(error):
+                    raise OutcomeUnknown(f"{error}; {_UNKNOWN}") from error
+                await _roll_back(line, connection)
+                raise
+            try:
+                await line.ask(_number(connection, transaction.appended))
+            except StoreUnavailable as error:
+                raise OutcomeUnknown(f"{error}; {_UNKNOWN}") from error
+            return results
+
+    async def obstacle(self) -> str | None:
+        """See `Writer.obstacle`."""
+        try:
+            async with self._line.turn:
+                connection = await self._line.connected()
+                await self._line.ask(connection.execute(_SAME))
+        except StoreUnavailable as error:
+            return str(error)
+        return None
+
+
+async def _change_nothing(transaction: Transaction) -> None:
+    await transaction.run(_SAME)
+
+
+async def _roll_back(line: Line, connection: asyncpg.Connection) -> None:
+    if not connection.is_closed():
+        with contextlib.suppress(StoreUnavailable):
+            await line.ask(connection.execute("ROLLBACK"))
+
+
+async def _commit(connection: asyncpg.Connection, appended: Sequence[Appended]) -> None:
+    if not appended:
+        done = await connection.execute("COMMIT")
+    else:
+        # One message: the log's lock is taken and let go by the server alone.
+        events = ", ".join(_literal(hashed(one.event)) for one in appended)
+        done = await connection.execute(f"SELECT ice_log(ARRAY[{events}]); COMMIT")
+    if done != "COMMIT":
+        # A statement had failed, and its unit went on regardless.
+        raise RuntimeError(f"the transaction was not committed: {done}")
+
+
+def _rolled_back(error: StoreUnavailable) -> bool:
+    """Whether the server has answered a commit with an error, and goes on: then nothing is done."""
+    cause = error.__cause__
+    return isinstance(cause, asyncpg.PostgresError) and cause.severity_en == "ERROR"
+
+
+async def _number(connection: asyncpg.Connection, appended: Sequence[Appended]) -> None:
+    """Tell what was appended its numbers, once they are committed."""
+    if appended:
+        last = await connection.fetchval("SELECT current_setting('ice.seq')::bigint")
+        for number, one in enumerate(reversed(appended)):
+            one.seq = last - number
+
+
+def _literal(text: str) -> str:
+    """A string constant (standard_conforming_strings is on: `connect` sees to it)."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+class _PostgresTransaction:
+    def __init__(self, line: Line, connection: asyncpg.Connection) -> None:
+        self._line = line
+        self._connection = connection
+        self.appended: list[Appended] = []
+
+    async def fetch(self, sql: str, *params: object) -> list[Row]:
+        return rows(await self._line.ask(self._connection.fetch(sql, *map(askable, params))))
+
+    async def hold(self, sql: str, *params: object) -> list[Row]:
+        return await self.fetch(f"{sql} FOR NO KEY UPDATE", *params)
+
+    async def run(self, sql: str, *params: object) -> int:
+        done = await self._line.ask(self._connection.execute(sql, *params))
+        count = done.rpartition(" ")[2]  # such as UPDATE 3 or INSERT 0 3
+        return int(count) if count.isdigit() else 0
+
+
+# --- opening -----------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def open_postgres(
+    url: str, *, node: str | None = None, create: bool = True, tell: Tell = log
+) -> AsyncIterator[PostgresEngine]:
+    """Open the database of `url`, making or migrating its tables where needed.
+
+    Args:
+        url: `postgresql://user@host:port/name`.
+        node: the name of the gateway that opens it, another for each; a command leaves it out.
+        create: whether missing tables are made.
+        tell: is told of a migration.
+
+    Raises:
+        StoreRefused: it is not for us as it is; the text says what to change.
+        StoreUnavailable: it cannot be reached or used now.
+    """
+    await set_up(url, create=create, tell=tell)
+    engine = PostgresEngine(url, node=node)
+    try:
+        await engine.start()
+        if node is not None and await engine.fetch("SELECT current_setting('fsync')") != [("on",)]:
+            tell(f"{engine.name} runs with fsync=off: a power cut may undo what it said was done")
+        yield engine
+    finally:
+        await engine.close()

@@ -1,0 +1,357 @@
+"""The embedded engine: SQLite through aiosqlite, one connection (and thread) for each use.
+
+Reads never wait for the writer (WAL). Source for the pragmas: https://www.sqlite.org/pragma.html.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import aiosqlite
+
+from gateway.node.lease import boottime
+from gateway.store import events
+from gateway.store.engine import (
+    Appended,
+    Row,
+    StoreUnavailable,
+    T,
+    Tell,
+    Transaction,
+    Unit,
+    log,
+)
+from gateway.store.group_commit import Writer
+from gateway.store.sqlite.guard import Guard, may_be_done
+from gateway.store.sqlite.migrate import BUSY_TIMEOUT, held, is_served, resolve, set_up
+
+_COMMANDS_WAIT: Final = 5
+"""Times as long: beside a busy gateway a command may not get its turn at once."""
+_SWEEP_AFTER: Final = 1.0
+"""Seconds from a commit to the checkpoint that brings it from the log into the file."""
+_LOG_PAGES: Final = 8_000
+"""Pages of the log, 32 MiB, from which on a commit does that itself, so that it begins anew."""
+_MAX_PAUSE: Final = 60.0
+"""Seconds between two checks of a damaged file at the most."""
+READS: Final = 4
+"""Reads at once, of which one runs. What they found is worked on by the loop that admits ICEs: were all
+of a thousand listings to come back together, nobody would be admitted until the last is written."""
+
+
+class SqliteEngine:
+    """An open SQLite file. Make one with `open_sqlite`."""
+
+    shared = False
+
+    def __init__(self, path: Path, *, serving: bool) -> None:
+        self.path = path
+        self.name = str(path)
+        self.changed = asyncio.Event()
+        self._serving = serving
+        self._guard = Guard(path)
+        self._stack = contextlib.AsyncExitStack()
+        self._turns = asyncio.Semaphore(READS)
+        self._version: int | None = None
+        self._sweeping: asyncio.Task[None] | None = None
+        self._check_due = self._check_pause = 0.0
+
+    async def start(self) -> None:
+        """Open the connections. A command needs two, a gateway five."""
+        try:
+            self._writer = await self._connect()
+            self._writes = SqliteWriter(self._writer, self._guard, self._committed)
+            self._reader = await self._connect()
+            if self._serving:
+                self._lookups = await self._connect()
+                self._watcher = await self._connect()
+                self._sweeper = await self._connect()
+                await self._writer.execute(f"PRAGMA wal_autocheckpoint={_LOG_PAGES}")
+            await self.fetch("SELECT 1 FROM sqlite_schema")
+            self._guard.watch_log()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+
+    async def _connect(self) -> aiosqlite.Connection:
+        with self._guard():
+            connection = await aiosqlite.connect(self.path, isolation_level=None)
+            self._stack.push_async_callback(connection.close)
+            await _prepare(connection, BUSY_TIMEOUT * (1 if self._serving else _COMMANDS_WAIT))
+            return connection
+
+    def _committed(self) -> None:
+        self.changed.set()
+        if self._serving and self._sweeping is None:
+            self._sweeping = asyncio.create_task(self._sweep(), name="checkpoint")
+
+    async def _sweep(self) -> None:
+        """Bring the log into the file, beside the writer: every hundredth commit would wait for it."""
+        try:
+            await asyncio.sleep(_SWEEP_AFTER)
+            with contextlib.suppress(StoreUnavailable):
+                await self._fetch(self._sweeper, "PRAGMA wal_checkpoint(PASSIVE)", ())
+        finally:
+            self._sweeping = None
+
+    async def fetch(self, sql: str, *params: object) -> list[Row]:
+        """See `Engine.fetch`."""
+        async with self._turns:
+            return await self._fetch(self._reader, sql, params)
+
+    async def look_up(self, sql: str, *params: object) -> list[Row]:
+        """See `Engine.look_up`."""
+        return await self._fetch(self._lookups, sql, params)
+
+    async def follow(self, sql: str, *params: object) -> list[Row]:
+        """See `Engine.follow`."""
+        return await self._fetch(self._watcher, sql, params)
+
+    async def _fetch(
+        self, connection: aiosqlite.Connection, sql: str, params: Sequence[object]
+    ) -> list[Row]:
+        with self._guard():
+            # One thread hop; it reads to the end, so that no half-read cursor pins an old snapshot.
+            return list(await connection.execute_fetchall(sql, _numbered(params)))  # type: ignore[arg-type] # tuples
+
+    def gather(self, key: str, columns: Iterable[str]) -> str:
+        """See `Engine.gather`."""
+        each = ", ".join(f"'{name}', {name}" for name in columns)
+        return f"json_group_object({key}, json_object({each}))"
+
+    async def has_changed(self) -> bool:
+        """See `Engine.has_changed`. Asks outside transactions, on a connection that never writes."""
+        [(version,)] = await self._fetch(self._watcher, "PRAGMA data_version", ())
+        known, self._version = self._version, version
+        return bool(version != known)
+
+    async def write(self, unit: Unit[T]) -> T:
+        """See `Engine.write`."""
+        return await self._writes.write(unit)
+
+    @property
+    def fault(self) -> str | None:
+        """See `Engine.fault`."""
+        return self._guard.fault or self._writes.fault
+
+    async def try_out(self) -> None:
+        """See `Engine.try_out`."""
+        if self._guard.moved:
+            await self._let_go()
+        elif self._guard.damage is not None:
+            await self._check()
+        with contextlib.suppress(StoreUnavailable):
+            await self.write(_change_nothing)
+
+    async def _let_go(self) -> None:
+        await self._stop_sweeping()  # of two checkpoints at a time one does nothing
+        await self._writes.let_go()
+
+    async def _stop_sweeping(self) -> None:
+        """Return when no checkpoint goes on beside the writer."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            await asyncio.wait([self._sweeping])
+        if self._serving:
+            # What was cancelled may go on in its thread: this comes after it.
+            with contextlib.suppress(sqlite3.Error, ValueError):
+                await self._sweeper.execute_fetchall("SELECT 1")
+
+    async def _check(self) -> None:
+        """Use the file again if it is whole by now; a large one is not read again and again."""
+        now = asyncio.get_running_loop().time()
+        if now < self._check_due:
+            return
+        if await asyncio.to_thread(_is_whole, self.path):
+            readers = (self._reader, self._lookups, self._watcher, self._sweeper)
+            for connection in (self._writer, *readers):
+                # What they remember of it may be what was damaged.
+                await connection.execute_fetchall("PRAGMA shrink_memory")
+            self._guard.damage = None
+            self._check_pause = 0.0
+        else:
+            self._check_pause = min(_MAX_PAUSE, max(0.5, 2 * self._check_pause))
+        self._check_due = asyncio.get_running_loop().time() + self._check_pause
+
+    async def is_served(self) -> bool:
+        """See `Engine.is_served`."""
+        return is_served(self.path)
+
+    def condemn(self, reason: str) -> None:
+        """See `Engine.condemn`."""
+        self._guard.condemn(reason)
+
+    async def close(self) -> None:
+        """See `Engine.close`."""
+        await self._writes.finish()
+        if self._guard.moved:
+            await self._let_go()
+        await self._stop_sweeping()
+        self._guard.condemn(f"the database {self.path} is being closed")
+        await self._stack.aclose()
+
+
+# --- writing -----------------------------------------------------------------------------------
+
+
+class SqliteWriter(Writer):
+    """The one writer of an SQLite file."""
+
+    def __init__(
+        self, connection: aiosqlite.Connection, guard: Guard, committed: Callable[[], None]
+    ) -> None:
+        super().__init__(committed)
+        self._connection = connection
+        self._guard = guard
+
+    async def let_go(self) -> None:
+        """Bring what stands in the write-ahead log into the file it belongs to, which was moved away.
+
+        The log stays where it is: it would be taken for the log of whatever is put there, and ruin it.
+        """
+        with contextlib.suppress(sqlite3.Error, ValueError):  # or it is closed already
+            await self._connection.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    async def transact(self, units: list[Unit[Any]]) -> list[Any]:
+        """See `Writer.transact`."""
+        with self._guard():
+            await self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                transaction = _SqliteTransaction(self._connection)
+                results = [await unit(transaction) for unit in units]
+                await events.number(transaction)
+            except BaseException:
+                await self._roll_back()
+                raise
+            await self._commit()
+        self._guard.check_committed()
+        return results
+
+    async def _commit(self) -> None:
+        try:
+            await self._connection.execute("COMMIT")
+        except sqlite3.DatabaseError as error:
+            await self._roll_back()
+            # The next commit takes the place of the failed one in the write-ahead log: from then on
+            # it is as if it had never been.
+            if may_be_done(error) and await self.obstacle() is not None:
+                raise self._guard.unknown(error) from error
+            raise
+
+    async def _roll_back(self) -> None:
+        if self._connection.in_transaction:  # SQLite may have done it by itself
+            await self._connection.execute("ROLLBACK")
+
+    async def obstacle(self) -> str | None:
+        """See `Writer.obstacle`."""
+        try:
+            with self._guard():
+                try:
+                    await self._connection.execute("BEGIN IMMEDIATE")
+                    await _change_nothing(_SqliteTransaction(self._connection))
+                    await self._connection.execute("COMMIT")
+                finally:
+                    await self._roll_back()
+        except StoreUnavailable as error:
+            return str(error)
+        return None
+
+
+async def _change_nothing(transaction: Transaction) -> None:
+    """A unit that writes what is there already."""
+    [(version,)] = await transaction.fetch("PRAGMA user_version")
+    await transaction.run(f"PRAGMA user_version={version}")
+
+
+class _SqliteTransaction:
+    def __init__(self, connection: aiosqlite.Connection) -> None:
+        self._connection = connection
+        self.appended: list[Appended] = []
+
+    async def fetch(self, sql: str, *params: object) -> list[Row]:
+        return list(await self._connection.execute_fetchall(sql, _numbered(params)))  # type: ignore[arg-type] # tuples
+
+    async def hold(self, sql: str, *params: object) -> list[Row]:
+        return await self.fetch(sql, *params)  # nobody else writes
+
+    async def run(self, sql: str, *params: object) -> int:
+        cursor = await self._connection.execute(sql, _numbered(params))
+        return cursor.rowcount
+
+
+def _numbered(params: Sequence[object]) -> dict[str, object]:
+    """Parameters by number, so that `$1` names the first."""
+    return dict(zip(_NUMBERS, params, strict=False))
+
+
+_NUMBERS: Final = tuple(map(str, range(1, 33)))
+"""More than any statement has: who adds one beyond is told so by SQLite, which misses its value."""
+
+
+# --- opening -----------------------------------------------------------------------------------
+
+
+async def _prepare(connection: aiosqlite.Connection, busy_timeout: float) -> None:
+    await connection.execute(f"PRAGMA busy_timeout={int(busy_timeout * 1000)}")
+    # A change is durable before it is acknowledged: a deregistration that a power cut undoes would
+    # be a hole.
+    await connection.execute("PRAGMA synchronous=FULL")
+    await connection.execute("PRAGMA foreign_keys=ON")
+    # What PostgreSQL has functions for: a clock that all gateways on one file read alike, and an order of what
+    # they read. Here both are the machine's clock that nobody sets.
+    for name, parameters in (("lease_clock", 0), ("lease_clock", 1), ("reading_number", 0)):
+        await connection.create_function(name, parameters, lambda *_: boottime())
+    # As PostgreSQL calls it; SQLite has it from 3.43 on.
+    await connection.create_function("octet_length", 1, _octets, deterministic=True)
+
+
+def _octets(text: str | None) -> int | None:
+    return None if text is None else len(text.encode())
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the file, read anew from the disk, is as SQLite would have written it."""
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT)) as connection:
+            return connection.execute("PRAGMA quick_check(1)").fetchall() == [("ok",)]
+    except sqlite3.Error:
+        return False
+
+
+@contextlib.asynccontextmanager
+async def open_sqlite(
+    path: Path,
+    *,
+    serving: bool = False,
+    create: bool = True,
+    tell: Tell = log,
+) -> AsyncIterator[SqliteEngine]:
+    """Open `path`, making and migrating it where needed.
+
+    Args:
+        path: the database file.
+        serving: for a gateway, of which there is one per file; a command leaves it False.
+        create: whether a missing file is made.
+        tell: is told of a migration.
+
+    Raises:
+        StoreRefused: the file is newer than this program, of another program, served already, or
+            missing and not to be made.
+        StoreUnavailable: it cannot be opened or written.
+    """
+    path = resolve(path)
+    with contextlib.ExitStack() as locks:
+        if serving:
+            await asyncio.to_thread(lambda: locks.enter_context(held(path)))
+        # In a thread: it may wait for another process that is migrating.
+        await asyncio.to_thread(set_up, path, serving=serving, create=create, tell=tell)
+        engine = SqliteEngine(path, serving=serving)
+        await engine.start()
+        try:
+            yield engine
+        finally:
+            await engine.close()

@@ -1,0 +1,249 @@
+"""An SQLite file before it is an engine: its locks, its making, its migrations.
+
+A migration keeps a copy of the database as it was, or is not begun.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+from gateway.core.times import utc_now
+from gateway.runtime.files import network_file_system, own
+from gateway.store import migrations
+from gateway.store.engine import StoreRefused, StoreRefusedForNow, StoreUnavailable, Tell
+from gateway.store.sqlite.guard import sentence
+from gateway.store.sqlite.snapshot import APPLICATION_ID, copy, mark, pragma, put, temporary
+
+BUSY_TIMEOUT: Final = 2.0
+"""Seconds to wait for another process that is writing."""
+_TAKE_OVER: Final = 0.5
+"""Seconds to wait for a gateway that is just ending."""
+_SETUP_PATIENCE: Final = 60.0
+"""Seconds to wait for another process that migrates."""
+
+
+# --- locks ---------------------------------------------------------------------------------------
+
+
+def resolve(path: Path) -> Path:
+    """Two names of one file share their locks."""
+    return path.resolve()
+
+
+def is_served(path: Path) -> bool:
+    """Whether a gateway runs on this database now; makes no file. Raises `StoreUnavailable`."""
+    try:
+        descriptor = os.open(_lock_file(resolve(path), "serve"), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:  # nobody has ever served it
+        return False
+    except OSError as error:
+        raise _no_folder(path, error) from error
+    try:
+        return not _acquire(descriptor, patience=0)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Hold the database for the gateway that serves it. Raises `StoreRefused` where another does."""
+    with lock(path, "serve", patience=_TAKE_OVER) as mine:
+        if not mine:
+            raise StoreRefusedForNow(
+                f"another gateway already serves {path}; stop it, or name another --database"
+            )
+        yield
+
+
+@contextlib.contextmanager
+def lock(path: Path, purpose: str, *, patience: float) -> Iterator[bool]:
+    """Hold a lock beside the database; False where another holds it for `patience` seconds.
+
+    It lies on a file of its own: to close any handle of the database file itself would drop
+    SQLite's own locks (https://www.sqlite.org/howtocorrupt.html, section 2.2).
+    """
+    try:
+        descriptor = _open_lock(path, _lock_file(path, purpose))
+    except OSError as error:
+        raise _no_folder(path, error) from error
+    try:
+        yield _acquire(descriptor, patience)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def alone(path: Path, *, why: str) -> Iterator[None]:
+    """Let no gateway serve the database, and no command open it, meanwhile. Raises `StoreRefused`."""
+    with lock(path, "serve", patience=0) as unserved, lock(path, "setup", patience=1) as mine:
+        if not unserved:
+            raise StoreRefusedForNow(f"a gateway serves {path}: stop it {why}")
+        if not mine:
+            raise StoreRefusedForNow(f"another process is opening {path}: try again")
+        yield
+
+
+def _lock_file(path: Path, purpose: str) -> str:
+    return f"{path}.{purpose}.lock"
+
+
+def _open_lock(path: Path, name: str) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+    try:
+        # 0600 as all our files; a lock file is left in place, since to remove it would race.
+        descriptor = os.open(name, flags | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return os.open(name, flags, 0o600)
+    own(Path(name), path)
+    return descriptor
+
+
+_MUST_MEND: Final = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP)
+"""Why a folder cannot be used until a person does something about it."""
+
+
+def _no_folder(path: Path, error: OSError) -> StoreRefused | StoreUnavailable:
+    kind = StoreRefused if error.errno in _MUST_MEND else StoreUnavailable
+    return kind(f"the folder of the database {path} cannot be used: {error.strerror or error}")
+
+
+def _acquire(descriptor: int, patience: float) -> bool:
+    until = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.02)
+        else:
+            return True
+
+
+# --- migrations ----------------------------------------------------------------------------------
+
+
+def released() -> list[tuple[int, str]]:
+    """The migrations as (number, SQL), in order."""
+    files = [
+        entry for entry in resources.files(migrations).iterdir() if entry.name.endswith(".sql")
+    ]
+    return sorted((int(file.name.split("_")[0]), file.read_text("utf-8")) for file in files)
+
+
+def set_up(path: Path, *, serving: bool, create: bool, tell: Tell) -> None:
+    """Make or migrate the file, forward only, while no other process does.
+
+    Raises:
+        StoreRefused: it is missing and not to be made, or not for us.
+        StoreUnavailable: it cannot be read or written, or not be copied before its migration.
+    """
+    if not create and not path.exists():  # before a lock file is made
+        raise StoreRefused(
+            f"there is no database {path}: name another --database; `ice-gateway serve` makes one"
+        )
+    remote = network_file_system(path.parent)
+    if remote is not None:
+        raise StoreRefused(
+            f"{path} lies on a network file system ({remote}), where SQLite's locks do not hold: put it on a"
+            " disk of this machine, or use PostgreSQL"
+        )
+    with lock(path, "setup", patience=_SETUP_PATIENCE) as mine:
+        if not mine:
+            raise StoreUnavailable(f"another process is still migrating {path}")
+        if path.is_dir():
+            raise StoreRefused(f"the database {path} is a folder: name the file in it")
+        try:
+            if not path.exists():
+                # Nobody but the owner reads hashes, names and addresses.
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            with contextlib.closing(
+                sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT)
+            ) as connection:
+                _bring_up(connection, path, serving=serving, tell=tell)
+        except (OSError, sqlite3.Error) as error:
+            if getattr(error, "sqlite_errorname", None) == "SQLITE_NOTADB":
+                raise StoreRefused(f"{path} is not an SQLite database") from error
+            raise StoreUnavailable(sentence(path, error, "opened")) from error
+
+
+def _bring_up(connection: sqlite3.Connection, path: Path, *, serving: bool, tell: Tell) -> None:
+    steps = released()
+    newest = steps[-1][0]
+    version = _version(connection, path, newest)
+    if version == newest:
+        if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+            connection.execute("PRAGMA journal_mode=WAL")  # a copy comes without
+        return
+    if version and not serving and is_served(path):
+        raise StoreRefusedForNow(
+            f"a gateway of an older version serves {path} (schema {version}, this one has {newest}):"
+            " stop it first"
+        )
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("BEGIN IMMEDIATE")
+    # From here on nobody writes: the copy is what is migrated.
+    kept = _keep(path, newest) if version else None
+    for number, sql in steps:
+        if number > version:
+            for statement in _statements(sql):
+                connection.execute(statement)
+    connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version={newest}")
+    connection.execute("COMMIT")
+    if kept is not None:
+        tell(
+            f"the database {path} was migrated from schema {version} to {newest};"
+            f" as it was before it is kept in {kept}"
+        )
+
+
+def _version(connection: sqlite3.Connection, path: Path, newest: int) -> int:
+    version = pragma(connection, "user_version")
+    application = pragma(connection, "application_id")
+    [tables] = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if application != APPLICATION_ID and (tables or version or application):
+        raise StoreRefused(f"{path} is a database of another program")
+    if version > newest:
+        raise StoreRefused(
+            f"{path} was written by a newer gateway (schema {version}, this one knows {newest}): "
+            "upgrade the gateway"
+        )
+    return version
+
+
+def _keep(path: Path, newest: int) -> Path:
+    """A copy of the database beside it; one of an earlier attempt is replaced by this later state."""
+    kept = path.with_name(f"{path.name}.before-schema-{newest}")
+    try:
+        with temporary(kept) as unfinished:
+            copy(path, unfinished)
+            mark(unfinished, utc_now())
+            put(unfinished, kept)
+    except (OSError, sqlite3.Error) as error:
+        raise StoreUnavailable(
+            f"the database {path} was not migrated, since it cannot be copied to {kept} first: {error}"
+        ) from error
+    return kept
+
+
+def _statements(sql: str) -> Iterator[str]:
+    """The single statements; `executescript` would commit by itself."""
+    statement = ""
+    for line in sql.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+    if statement.strip():
+        yield statement  # an unfinished one is for SQLite to refuse, not for us to skip

@@ -1,0 +1,128 @@
+"""What is counted and timed, for Prometheus, on a listener of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import structlog
+from aiohttp import web
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+)
+from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from gateway.runtime.standard_streams import lost_lines
+from gateway.web.server import Runner
+
+_log = structlog.get_logger()
+_FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+
+class Metrics:
+    """The gateway's metrics, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.sessions = Gauge(
+            "ice_gateway_sessions", "Open sessions", ["ice_type"], registry=self.registry
+        )
+        self.admissions = Counter(
+            "ice_gateway_admissions", "Admitted handshakes", ["ice_type"], registry=self.registry
+        )
+        self.refusals = Counter(
+            "ice_gateway_refusals", "Refused handshakes", ["code"], registry=self.registry
+        )
+        self.refused_credentials = Counter(
+            "ice_gateway_refused_credentials",
+            "Refused logins and API tokens",
+            ["why"],
+            registry=self.registry,
+        )
+        self.closures = Counter(
+            "ice_gateway_closures", "Sessions ended", ["code"], registry=self.registry
+        )
+        self.connections_shed = Counter(
+            "ice_gateway_connections_shed",
+            "Connections that were no sessions, cut because file handles ran short",
+            registry=self.registry,
+        )
+        self.admission_seconds = Histogram(
+            "ice_gateway_admission_seconds",
+            "From the handshake's headers to the welcome",
+            buckets=_FAST,
+            registry=self.registry,
+        )
+        self.drop_seconds = Histogram(
+            "ice_gateway_drop_seconds",
+            "From the begin of an action to the close frame of the session it ended",
+            buckets=_FAST,
+            registry=self.registry,
+        )
+        self.tail_lag_seconds = Gauge(
+            "ice_gateway_tail_lag_seconds",
+            "Age of the newest event when it was applied here",
+            registry=self.registry,
+        )
+        self.tail_current = Gauge(
+            "ice_gateway_tail_current",
+            "1 while this node knows of every change that was committed",
+            registry=self.registry,
+        )
+        self.fault = Gauge(
+            "ice_gateway_fault",
+            "1 while something is wrong with this part; /readyz and the log say what",
+            ["part"],
+            registry=self.registry,
+        )
+        self.registry.register(_LostLines())
+        # Memory, CPU and file handles, under the names that everybody's dashboards know.
+        ProcessCollector(registry=self.registry)
+
+    def credentials_refused(self, why: str) -> None:
+        """Count a refused login or API token."""
+        self.refused_credentials.labels(why).inc()
+
+    def watch(self, faults: Mapping[str, Callable[[], str | None]]) -> None:
+        """Ask for these faults, by part, at each scrape."""
+        for part, fault in faults.items():
+            self.fault.labels(part).set_function(_shown(fault))
+
+    async def expose(self, address: tuple[str, int] | None) -> web.AppRunner | None:
+        """Serve /metrics on `address`; a port already taken is a warning."""
+        if address is None:
+            return None
+
+        async def page(_: web.Request) -> web.Response:
+            return web.Response(
+                body=generate_latest(self.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
+            )
+
+        app = web.Application()
+        app.router.add_get("/metrics", page)
+        runner = Runner(app, shutdown_timeout=1.0)
+        try:
+            await runner.listen(*address)
+        except OSError as error:
+            _log.warning("metrics not served", listen=address, reason=str(error))
+            await runner.cleanup()
+            return None
+        return runner
+
+
+class _LostLines(Collector):
+    """Counted by the streams, for the process."""
+
+    def collect(self) -> Iterable[Metric]:
+        name = "ice_gateway_log_lines_lost"
+        yield CounterMetricFamily(name, "Lines that stderr or stdout did not take", lost_lines())
+
+
+def _shown(fault: Callable[[], str | None]) -> Callable[[], float]:
+    return lambda: float(fault() is not None)

@@ -1,0 +1,33 @@
+"""`/healthz`: the process lives. `/readyz`: it admits ICEs, and if not, why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from aiohttp import web
+
+from gateway.core.problems import problem
+from gateway.node.health import Vitals
+from gateway.web.responses import json_response, problem_response
+
+
+class Health:
+    """Answers both; `stopping` says whether the gateway drains."""
+
+    def __init__(self, vitals: Vitals, stopping: Callable[[], bool]) -> None:
+        self._vitals = vitals
+        self._stopping = stopping
+
+    async def alive(self, _: web.Request) -> web.Response:
+        """200 as long as anything is answered."""
+        return json_response({"status": "alive"})
+
+    async def ready(self, _: web.Request) -> web.Response:
+        """200 while ICEs are admitted, else 503 with the reason; `faults` names all that is wrong."""
+        if self._stopping():
+            return problem_response(problem("unavailable", "the gateway is stopping"))
+        faults = self._vitals.faults()
+        reason = self._vitals.reason
+        if reason is not None:
+            return problem_response(problem("unavailable", reason, faults=faults))
+        return json_response({"status": "ready", **({"faults": faults} if faults else {})})
