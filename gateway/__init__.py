@@ -31,3 +31,6 @@ And one way for a change to travel: action, commit (row and event), `tail` reads
 """
 
 __version__ = "0.1.0"
+
+SERVER_NAME = "ice-gateway"
+"""How its HTTP answers name it (RFC 9110 section 10.2.4)."""

@@ -18,6 +18,7 @@ from client.protocol import PATH
 from gateway.admin import AdminParts
 from gateway.admin.event_streams import Streams
 from gateway.core.audit_event import Entry
+from gateway.core.codes import AuditAction
 from gateway.core.replay import Nonces
 from gateway.core.text import printable
 from gateway.core.times import Clock, utc_now
@@ -27,7 +28,7 @@ from gateway.node.expiry import Clerk
 from gateway.node.health import Vital, Vitals
 from gateway.node.heartbeat import Heartbeat
 from gateway.node.hub import Hub
-from gateway.node.lease import Lease, SharedClock
+from gateway.node.lease import Lease
 from gateway.node.log_follower import Tail
 from gateway.node.membership import AWAITED, Membership, Others, Self, new_self
 from gateway.node.presence import Presence
@@ -36,6 +37,7 @@ from gateway.node.restore_hold import Hold
 from gateway.node.revocations import Drops
 from gateway.node.session import Session
 from gateway.node.waiters import Watches
+from gateway.runtime.clocks import SharedClock
 from gateway.runtime.eventloop import calm, cannot_listen, ended, supervise
 from gateway.runtime.fd_limits import shortage
 from gateway.runtime.settings import BadSetting, Settings
@@ -43,10 +45,9 @@ from gateway.runtime.sockets import listening, place
 from gateway.runtime.tls import Tls
 from gateway.services.accounts import AccountBook
 from gateway.services.audit import Audit
-from gateway.services.key_rotation import KEY_ACTIONS
 from gateway.services.login_failures import LoginFailures
 from gateway.services.logins import LoginDesk
-from gateway.services.nodes import NODE_ACTIONS, NodeDesk
+from gateway.services.nodes import NodeDesk
 from gateway.services.operation_requests import OperationDesk
 from gateway.services.passwords import Passwords
 from gateway.services.provisioning import Provisioning
@@ -66,6 +67,12 @@ from gateway.web.probes import Health
 from gateway.web.server import Runner
 from gateway.web_application import web_application
 
+_KEY_ACTIONS: Final = frozenset(
+    {AuditAction.ROTATE_KEYS, AuditAction.PROMOTE_KEY, AuditAction.RETIRE_KEY}
+)
+"""After each of these a running gateway reads the key file again."""
+_NODE_ACTIONS: Final = frozenset({AuditAction.DRAIN_NODE, AuditAction.RESUME_NODE})
+"""After each of these a node asks at once what it is to do."""
 _FINISH = 3.0
 """Seconds for the requests in hand to finish after a SIGTERM; aiohttp waits twice as long for some."""
 
@@ -250,9 +257,9 @@ def _assemble(
         dropped = drops.apply(entry)
         if membership is not None and entry.event.action in AWAITED:
             membership.dropped(entry.seq, dropped)
-        if membership is not None and entry.event.action in NODE_ACTIONS:
+        if membership is not None and entry.event.action in _NODE_ACTIONS:
             membership.ask()
-        if entry.event.action in KEY_ACTIONS:
+        if entry.event.action in _KEY_ACTIONS:
             keys.reload()
         hold.apply(entry)
         dispatch.apply(entry)

@@ -17,6 +17,7 @@ import structlog
 
 from client import protocol
 from gateway.core.audit_event import Entry
+from gateway.core.codes import AuditAction
 from gateway.core.ice import RULES
 from gateway.core.operation import (
     ACTIVE,
@@ -35,7 +36,6 @@ from gateway.node.hub import Hub
 from gateway.node.progress import ProgressBook
 from gateway.node.session import Finish, Session
 from gateway.node.waiters import Watches
-from gateway.services.operation_requests import CANCEL, REQUEST
 from gateway.store import operations
 from gateway.store.engine import Engine, StoreUnavailable, T, Transaction, Unit
 from gateway.store.operations import Operations
@@ -50,6 +50,7 @@ so this is also how many of them a read for a person waits for."""
 _RETRY: Final = 0.5
 _SOON: Final = 0.02
 _LONGEST: Final = 30.0
+_REQUESTS: Final = frozenset({AuditAction.REQUEST_OPERATION, AuditAction.CANCEL_OPERATION})
 _ENDING: Final = frozenset(action.value for action, rule in RULES.items() if rule.closes)
 _UNHEARD_OF: Final = reason("lost", "the ICE came back without it and did not say what it came to")
 
@@ -130,9 +131,9 @@ class Dispatch:
     def apply(self, entry: Entry) -> None:
         """Look at what an event is about, if it is about work."""
         ice_name, action = entry.event.ice_name, entry.event.action
-        if ice_name is None or action not in {REQUEST, CANCEL, *_ENDING}:
+        if ice_name is None or action not in {*_REQUESTS, *_ENDING}:
             return
-        if action == REQUEST:
+        if action == AuditAction.REQUEST_OPERATION:
             self._mark(ice_name)  # nobody waits for it who has not read it
         else:
             self._watches.wake(ice_name)

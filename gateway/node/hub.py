@@ -12,11 +12,8 @@ from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
 
 from gateway.core.audit_event import Entry
+from gateway.core.codes import AuditAction
 from gateway.core.ice import RULES, Status
-
-DISCONNECT = "disconnect"
-"""The action that closes the sessions admitted before it and changes no entry."""
-
 
 _RENEWING: Final = {action.value: rule for action, rule in RULES.items() if rule.renews}
 
@@ -125,7 +122,7 @@ class Hub(Generic[L]):
         name, generation = event.ice_name, event.generation
         if name is None or generation is None:
             return []
-        if event.action == DISCONNECT:
+        if event.action == AuditAction.DISCONNECT:
             return self._drop(name, 4201, lambda session: session.seq < entry.seq)
         rule = _RENEWING.get(event.action)
         if rule is None:

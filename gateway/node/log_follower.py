@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from gateway.core.audit_event import Entry
-from gateway.node.lease import boottime
+from gateway.runtime.clocks import boottime
 from gateway.store.engine import Engine, StoreUnavailable
 from gateway.store.events import Events
 

@@ -17,13 +17,15 @@ from typing import Final
 import structlog
 
 from gateway import __version__
+from gateway.core.codes import AuditAction
 from gateway.core.ice import RULES
 from gateway.core.times import Clock
-from gateway.node.hub import DISCONNECT, Dropped, Hub
-from gateway.node.lease import Lease, Peers, SharedClock, boottime
+from gateway.node.hub import Dropped, Hub
+from gateway.node.lease import Lease, Peers
 from gateway.node.log_follower import Tail
 from gateway.node.presence import Change, News
 from gateway.node.session import Session
+from gateway.runtime.clocks import SharedClock, boottime
 from gateway.store import nodes
 from gateway.store.engine import Engine, Fetch, StoreRefused, StoreUnavailable, Transaction
 from gateway.store.key_file import KeyStore
@@ -31,7 +33,7 @@ from gateway.store.nodes import Node, Nodes
 from gateway.store.sessions import newest, news
 
 AWAITED: Final = frozenset(
-    {*(action.value for action, rule in RULES.items() if rule.renews), DISCONNECT}
+    {*(action.value for action, rule in RULES.items() if rule.renews), AuditAction.DISCONNECT}
 )
 """The actions whose answer waits until every node has acted on them."""
 _RENEWALS: Final = 6

@@ -5,15 +5,10 @@ What was taken back after the copy was made is good again in it: an admin has to
 
 from __future__ import annotations
 
-from typing import Final
-
 from gateway.core.audit_event import Entry
-from gateway.core.times import to_text
+from gateway.core.codes import AuditAction
 from gateway.store.engine import Engine
-from gateway.store.restore_mark import Waiting, waiting
-
-CONFIRM: Final = "confirm-restore"
-"""The action that ends it, and changes no entry."""
+from gateway.store.restore_mark import waiting
 
 
 class Hold:
@@ -27,17 +22,9 @@ class Hold:
     async def start(self) -> None:
         """Read the mark. The log is followed already, so that no confirmation is missed."""
         found = await waiting(self._engine.fetch)
-        self.reason = None if found is None else sentence(found)
+        self.reason = None if found is None else found.sentence
 
     def apply(self, entry: Entry) -> None:
         """End the hold if this event does; called by the tail."""
-        if entry.event.action == CONFIRM:
+        if entry.event.action == AuditAction.CONFIRM_RESTORE:
             self.reason = None
-
-
-def sentence(found: Waiting) -> str:
-    """What an operator is told of a table that waits."""
-    return (
-        f"the database is a copy of {to_text(found.copied)}: no ICE is admitted until"
-        " `ice-gateway restore --confirm`"
-    )

@@ -9,10 +9,10 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final, Protocol
 
 from gateway.core.audit_event import Entry
+from gateway.core.revocation import Confirmation, Drop
 from gateway.core.times import Clock
 from gateway.node.hub import Dropped
 from gateway.store import nodes
@@ -44,25 +44,6 @@ class _Others(Protocol):
     async def behind(self, seq: int) -> list[str]: ...
 
     async def dropped(self, seqs: Sequence[int]) -> list[nodes.Dropped]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Drop:
-    """A session that an action ended, on which node, and how long after the action began."""
-
-    session: str
-    node: str
-    code: int
-    elapsed_ms: float
-    ice_name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Confirmation:
-    """The sessions that were dropped, and the nodes that have not confirmed in time."""
-
-    dropped: list[Drop]
-    unconfirmed: list[str]
 
 
 class Drops:

@@ -13,7 +13,6 @@ from client import protocol
 from gateway import __version__
 from gateway.core.ice import OPERATIONS, Ice
 from gateway.core.operation import failure, reason
-from gateway.web.websocket import Wire
 
 _MAX_FACT: Final = 255
 """Characters kept of what an ICE says of itself."""
@@ -84,6 +83,26 @@ class Observer(Protocol):
         """The session is over: nothing that the ICE sends is acted on any more. Comes once."""
 
 
+class Transport(Protocol):
+    """The socket of a session."""
+
+    heard: float
+    """When anything was last received, in the loop's time."""
+
+    @property
+    def lost(self) -> asyncio.Future[None]:
+        """Done when the connection is gone."""
+
+    def send(self, text: bytes) -> None:
+        """Send a text message, without waiting."""
+
+    def ping(self) -> None:
+        """Ask for a sign of life."""
+
+    def close(self, code: int, reason: str | None = None) -> None:
+        """Close with `code` and its sentence, or `reason`."""
+
+
 class Session:
     """One admitted connection.
 
@@ -110,7 +129,7 @@ class Session:
         "wire",
     )
 
-    wire: Wire
+    wire: Transport
     takes_binary = False
 
     def __init__(

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from gateway.core.audit_event import Actor, Event
+from gateway.core.codes import AuditAction
 from gateway.core.problems import Problem, invalid, problem, quoted
 from gateway.core.roles import Caller, Role
 from gateway.core.secret import Secret
@@ -54,7 +55,7 @@ class AccountBook:
                 return digest
             hashed = digest
         user = User(name, role, hashed, self._clock())
-        event = self._event(actor, "add-user", user=name, role=role)
+        event = self._event(actor, AuditAction.ADD_USER, user=name, role=role)
         if not await self._engine.write(
             lambda transaction: accounts.add_user(transaction, user, event)
         ):
@@ -67,7 +68,7 @@ class AccountBook:
         async def unit(transaction: Transaction) -> User | Problem:
             user = await self._changed(transaction, name, lambda user: replace(user, role=role))
             if not isinstance(user, Problem):
-                self._log(transaction, actor, "set-role", user=user.name, role=role)
+                self._log(transaction, actor, AuditAction.SET_ROLE, user=user.name, role=role)
             return user
 
         return await self._engine.write(unit)
@@ -91,7 +92,9 @@ class AccountBook:
             if isinstance(user, Problem):
                 return user
             ended = await logins.end_all_of(transaction, user.name, kept)
-            self._log(transaction, actor, "set-password", user=user.name, logins_ended=ended)
+            self._log(
+                transaction, actor, AuditAction.SET_PASSWORD, user=user.name, logins_ended=ended
+            )
             return user, ended
 
         return await self._engine.write(unit)
@@ -107,7 +110,7 @@ class AccountBook:
             if isinstance(user, Problem):
                 return user
             await logins.end_all_of(transaction, user.name)
-            self._log(transaction, actor, "disable-user", user=user.name)
+            self._log(transaction, actor, AuditAction.DISABLE_USER, user=user.name)
             # Here, since what is done must not fail to be told afterwards.
             return user, await accounts.ices_of(transaction, user.name)
 
@@ -166,7 +169,7 @@ class AccountBook:
         )
         event = self._event(
             actor,
-            "create-api-token",
+            AuditAction.CREATE_API_TOKEN,
             id=token.id,
             user=user.name,
             label=label,
@@ -182,7 +185,7 @@ class AccountBook:
         if token is None:
             return problem("not-found", f"there is no API token {quoted(token_id)}")
         now = self._clock()
-        event = self._event(actor, "revoke-api-token", id=token.id, user=token.user)
+        event = self._event(actor, AuditAction.REVOKE_API_TOKEN, id=token.id, user=token.user)
         await self._engine.write(
             lambda transaction: accounts.revoke_token(transaction, token_id, now, event)
         )

@@ -11,13 +11,13 @@ from typing import Final
 import msgspec
 
 from gateway.core.audit_event import Actor, Event, digest_of
+from gateway.core.codes import AuditAction
 from gateway.core.hash_chain import Head, Verdict, Verifier
 from gateway.core.times import Clock
 from gateway.store import events
 from gateway.store.engine import Engine, Row, Transaction, Undecodable
 from gateway.store.events import Events
 
-PRUNE: Final = "prune"
 _BATCH: Final = 500
 """Events read or deleted at once: a few milliseconds, so that others have their turn."""
 _PAUSE: Final = 0.02
@@ -109,7 +109,7 @@ class Audit:
         """What the log's own checkpoints say; one that cannot be read says nothing."""
         heads = []
         try:
-            details = await self._events.details(PRUNE)
+            details = await self._events.details(AuditAction.PRUNE)
         except Undecodable:
             return []
         for detail in details:
@@ -145,7 +145,9 @@ class Audit:
         if row[0] != seq:
             return  # another pruning was quicker: its checkpoint covers this one
         detail = msgspec.structs.asdict(_Checkpoint(seq, digest_of(row)))
-        events.append(transaction, [Event(self._clock(), actor, PRUNE, None, None, detail)])
+        events.append(
+            transaction, [Event(self._clock(), actor, AuditAction.PRUNE, None, None, detail)]
+        )
 
     async def _delete(self, seq: int) -> int:
         return await self._engine.write(lambda transaction: events.prune(transaction, seq))

@@ -23,6 +23,7 @@ import msgspec
 
 from gateway import __version__
 from gateway.core.audit_event import Actor, Event
+from gateway.core.codes import AuditAction
 from gateway.core.times import Clock, from_text, to_text
 from gateway.core.tokens import KeyRing
 from gateway.runtime.files import sync
@@ -97,7 +98,7 @@ async def back_up(
             f"the key file {place.key_file} is missing, and without it a backup is worth nothing"
         )
     now = clock()
-    event = Event(now, actor, "backup", None, None, {"folder": str(folder)})
+    event = Event(now, actor, AuditAction.BACKUP, None, None, {"folder": str(folder)})
 
     async def unit(transaction: Transaction) -> None:
         events.append(transaction, [event])

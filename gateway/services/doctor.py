@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Final
 
 from gateway.core.times import Clock, from_text_or_none, to_text
-from gateway.node.restore_hold import sentence
 from gateway.runtime.database_url import file_of
 from gateway.runtime.settings import BadSetting, Settings
 from gateway.services.diagnostics import Finding, failed, ok, warning
@@ -196,7 +195,7 @@ class Doctor:
             yield warning("database", f"{name} is of an older gateway (schema {schema})", older)
         if seen.waits is not None:
             remedy = "look at what it lists: `ice-gateway restore --confirm`"
-            yield failed("restore", sentence(seen.waits), remedy)
+            yield failed("restore", seen.waits.sentence, remedy)
         if seen.damage is None and seen.contents is not None and schema <= newest:
             held = f"ICEs: {seen.contents.ices}, events: {seen.contents.events}"
             by = "a gateway serves it" if seen.served else "no gateway serves it"

@@ -20,12 +20,12 @@ from typing import Final
 
 from cryptography import x509
 
+from gateway import SERVER_NAME
 from gateway.runtime.fd_limits import BESIDE
 from gateway.runtime.settings import BadSetting, Settings
 from gateway.runtime.sockets import place
 from gateway.runtime.tls import Tls
 from gateway.services.diagnostics import Finding, failed, ok, warning
-from gateway.web.connection import SERVER_NAME
 
 _PATIENCE: Final = 3.0
 """Seconds for a gateway that runs to answer."""

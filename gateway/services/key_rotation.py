@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Final
 
 from gateway.core.audit_event import Actor, Event
+from gateway.core.codes import AuditAction
 from gateway.core.times import Clock
 from gateway.core.tokens import Key, KeyRing
 from gateway.store import events, key_file
@@ -31,12 +31,6 @@ from gateway.store.engine import (
 )
 from gateway.store.ices import of_unknown_key, sealed_with
 from gateway.store.key_file import KeyFileUnusable
-
-ROTATE: Final = "rotate-keys"
-PROMOTE: Final = "promote-key"
-RETIRE: Final = "retire-key"
-KEY_ACTIONS: Final = (ROTATE, PROMOTE, RETIRE)
-"""After each of these a running gateway reads the key file again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +74,13 @@ class Keys:
         key = Key.generate(self._clock())
 
         async def unit(transaction: Transaction) -> str:
-            await self._change(transaction, actor, ROTATE, key.kid, lambda ring: ring.with_key(key))
+            await self._change(
+                transaction,
+                actor,
+                AuditAction.ROTATE_KEYS,
+                key.kid,
+                lambda ring: ring.with_key(key),
+            )
             return key.kid
 
         return await self._write(unit)
@@ -96,7 +96,11 @@ class Keys:
             if chosen == ring.seals:
                 return KeyRefused(f"the key {chosen} seals already; `rotate` adds another")
             await self._change(
-                transaction, actor, PROMOTE, chosen, lambda ring: ring.sealing_with(chosen)
+                transaction,
+                actor,
+                AuditAction.PROMOTE_KEY,
+                chosen,
+                lambda ring: ring.sealing_with(chosen),
             )
             return chosen
 
@@ -120,7 +124,9 @@ class Keys:
                     " reprovision, reregister or deregister them first",
                     needing,
                 )
-            await self._change(transaction, actor, RETIRE, kid, lambda ring: ring.without(kid))
+            await self._change(
+                transaction, actor, AuditAction.RETIRE_KEY, kid, lambda ring: ring.without(kid)
+            )
             return None
 
         return await self._write(unit)

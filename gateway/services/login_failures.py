@@ -17,10 +17,11 @@ from typing import Final
 import structlog
 
 from gateway.core.audit_event import Actor, Event, Via
+from gateway.core.codes import AuditAction
 from gateway.core.times import Clock
 from gateway.store import events
 from gateway.store.engine import Engine, StoreUnavailable, Transaction
-from gateway.store.events import LOGIN_FAILED, Events
+from gateway.store.events import Events
 
 MAX_A_MINUTE: Final = 10
 """Events of failed logins in a minute, of all users and on all nodes."""
@@ -127,4 +128,6 @@ class LoginFailures:
 def _event(now: datetime, user: str, failures: _Failures) -> Event:
     # As with a login that succeeds, the actor is the account: nobody knows who typed.
     actor = Actor(user, Via.PAGE, failures.address)
-    return Event(now, actor, LOGIN_FAILED, None, None, {"user": user, "count": failures.count})
+    return Event(
+        now, actor, AuditAction.LOGIN_FAILED, None, None, {"user": user, "count": failures.count}
+    )

@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import Final
 
 from gateway.core.audit_event import Actor, Event, Via
+from gateway.core.codes import AuditAction
 from gateway.core.rate_limit import Attempts, source
 from gateway.core.roles import Caller
 from gateway.core.secret import Secret
@@ -127,7 +128,9 @@ class LoginDesk:
         cookie = Secret(secrets.token_urlsafe(32))
         moment = self._clock()
         login = Login(cookie.digest(), user.name, address, moment, moment)
-        event = Event(moment, Actor(user.name, Via.PAGE, address), "log-in", None, None, {})
+        event = Event(
+            moment, Actor(user.name, Via.PAGE, address), AuditAction.LOG_IN, None, None, {}
+        )
 
         async def unit(transaction: Transaction) -> Secret | None:
             # Both end all logins, and this one must not be added behind them.
@@ -169,7 +172,7 @@ class LoginDesk:
 
     async def end_all(self, actor: Actor, user: str) -> int:
         """End every login of a user; returns how many there were."""
-        event = Event(self._clock(), actor, "end-logins", None, None, {"user": user})
+        event = Event(self._clock(), actor, AuditAction.END_LOGINS, None, None, {"user": user})
 
         async def unit(transaction: Transaction) -> int:
             events.append(transaction, [event])

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 from gateway.core.audit_event import Actor, Event
+from gateway.core.codes import AuditAction
 from gateway.core.problems import Problem, problem, quoted
 from gateway.core.times import Clock
 from gateway.store import events, nodes
 from gateway.store.engine import Engine, Transaction
 from gateway.store.nodes import Node, Nodes
-
-DRAIN: Final = "drain-node"
-RESUME: Final = "resume-node"
-NODE_ACTIONS: Final = (DRAIN, RESUME)
-"""After each of these a node asks at once what it is to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +36,12 @@ class NodeDesk:
     async def set_draining(self, actor: Actor, name: str, *, draining: bool) -> Problem | Drained:
         """Let a node admit nobody and send its ICEs to the others, until it resumes."""
         event = Event(
-            self._clock(), actor, DRAIN if draining else RESUME, None, None, {"node": name}
+            self._clock(),
+            actor,
+            AuditAction.DRAIN_NODE if draining else AuditAction.RESUME_NODE,
+            None,
+            None,
+            {"node": name},
         )
 
         async def unit(transaction: Transaction) -> bool:

@@ -13,6 +13,7 @@ from typing import Final
 
 from client.protocol import OperationKind
 from gateway.core.audit_event import Actor, Event
+from gateway.core.codes import AuditAction
 from gateway.core.ice import OPERATIONS, Ice, Status
 from gateway.core.operation import Move, NotValid, Operation, State, allows, reason
 from gateway.core.problems import Problem, invalid, problem
@@ -21,9 +22,6 @@ from gateway.store import events, ices, operations
 from gateway.store.engine import Engine, Transaction
 from gateway.store.operations import Operations
 
-REQUEST: Final = "request-operation"
-CANCEL: Final = "cancel-operation"
-"""The actions of the event log; each names the operation in its detail."""
 MAX_UNFINISHED: Final = 1000
 """Operations that may wait for one ICE."""
 
@@ -101,7 +99,9 @@ class OperationDesk:
                 return full
             await operations.insert(transaction, new)
             await operations.trim(transaction, new, self._kept_bytes)
-            events.append(transaction, [_event(actor, REQUEST, now, new, None)])
+            events.append(
+                transaction, [_event(actor, AuditAction.REQUEST_OPERATION, now, new, None)]
+            )
             return new
 
         return await self._engine.write(unit)
@@ -120,7 +120,9 @@ class OperationDesk:
                 return problem("already-finished", f"the operation has {_ENDED[old.state]}")
             await operations.trim(transaction, old, self._kept_bytes)
             [ice] = (await ices.find_many(transaction, [old.ice_name])).values()
-            events.append(transaction, [_event(actor, CANCEL, ice, new, old.state)])
+            events.append(
+                transaction, [_event(actor, AuditAction.CANCEL_OPERATION, ice, new, old.state)]
+            )
             return new
 
         return await self._engine.write(unit)

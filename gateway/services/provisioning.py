@@ -13,12 +13,12 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from gateway.core.audit_event import Actor, Event
+from gateway.core.codes import AuditAction
 from gateway.core.ice import NAME_RULE, Action, Ice, IceType, WrongStatus, fold, valid_name
 from gateway.core.operation import reason
 from gateway.core.problems import Problem, invalid, problem
 from gateway.core.secret import Secret
 from gateway.core.times import Clock, later
-from gateway.node.hub import DISCONNECT
 from gateway.store import events, ices, operations
 from gateway.store.accounts import Accounts
 from gateway.store.engine import Appended, Engine, Transaction, Unit
@@ -211,7 +211,9 @@ class Provisioning:
                 return problem("not-registered")
             if expected is not None and ice.generation not in expected:
                 return problem("stale")
-            [logged] = events.append(transaction, [_event(actor, DISCONNECT, now, ice, ice)])
+            [logged] = events.append(
+                transaction, [_event(actor, AuditAction.DISCONNECT, now, ice, ice)]
+            )
             return Done(ice, logged)
 
         return await self._engine.write(unit)
@@ -234,7 +236,7 @@ class Provisioning:
                 found[fold(name)] = new
                 changes.append((old, new, _event(actor, action, now, old, new)))
                 verdicts.append(None)
-            if action == DISCONNECT:
+            if action == AuditAction.DISCONNECT:
                 logged = events.append(transaction, [event for _, _, event in changes])
             else:
                 logged = await ices.replace(transaction, changes)
@@ -264,7 +266,7 @@ def check_new(ice_name: str, ice_type: IceType, provisionedto: str | None) -> Pr
 def _bulk_change(action: str, old: Ice | None, now: datetime) -> Ice | Problem:
     if old is None:
         return problem("not-registered")
-    if action == DISCONNECT:
+    if action == AuditAction.DISCONNECT:
         return old
     new = old.deregister(_nobodys_token(), now=now)
     return problem("wrong-status", new.sentence) if isinstance(new, WrongStatus) else new

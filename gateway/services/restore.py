@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Final
 
 from gateway.core.audit_event import Actor, Event
+from gateway.core.codes import AuditAction
 from gateway.core.hash_chain import Head
 from gateway.core.restore_diff import Revived, all_good, revived
 from gateway.core.times import Clock, from_text, to_text
 from gateway.core.tokens import KeyRing
-from gateway.node.restore_hold import CONFIRM
 from gateway.runtime.files import sync
 from gateway.services.backup import DATABASE, Backup, BackupRefused, Manifest, Place
 from gateway.store import key_file, restore_mark
@@ -83,7 +83,7 @@ async def _restore(
     event = Event(
         now,
         actor,
-        "restore",
+        AuditAction.RESTORE,
         None,
         None,
         {
@@ -260,7 +260,7 @@ async def confirm(engine: Engine, found: Review, actor: Actor, clock: Clock) -> 
     event = Event(
         clock(),
         actor,
-        CONFIRM,
+        AuditAction.CONFIRM_RESTORE,
         None,
         None,
         {

@@ -10,8 +10,8 @@ from client.protocol import JsonTooComplex, OperationKind, check_json
 from gateway.core.audit_event import Entry
 from gateway.core.ice import Ice, IceType, Status
 from gateway.core.operation import Operation, State
+from gateway.core.revocation import Drop
 from gateway.core.times import to_text, to_text_or_none
-from gateway.node.revocations import Drop
 from gateway.store.ices import Listed
 from gateway.store.sessions import Connection, Happening
 

@@ -10,13 +10,12 @@ from typing import Final
 import msgspec
 
 from gateway.core.audit_event import COLUMNS, GENESIS, Actor, Entry, Event, Position, Via
+from gateway.core.codes import AuditAction
 from gateway.core.times import from_text, to_text, to_text_or_none
 from gateway.store.engine import Appended, Fetch, Row, Transaction, as_json, damaged, rows_of
 
 _COLUMNS: Final = ", ".join(COLUMNS)
 _INTEGERS: Final = ("seq", "generation")
-LOGIN_FAILED: Final = "login-failed"
-"""The action of failed logins, whose detail names the `user`; they have an index of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +146,7 @@ class Events:
         """The users of the events of failed logins between two times."""
         rows = await self._fetch(
             # Literally, or the index would not serve.
-            f"SELECT detail FROM ice_events WHERE action = '{LOGIN_FAILED}' AND at > $1 AND at <= $2",
+            f"SELECT detail FROM ice_events WHERE action = '{AuditAction.LOGIN_FAILED}' AND at > $1 AND at <= $2",
             to_text(after),
             to_text(until),
         )

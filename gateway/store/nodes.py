@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
 from gateway.core.times import from_text, to_text
-from gateway.node.lease import Renewal
 from gateway.store import sessions
 from gateway.store.engine import Fetch, Row, Transaction, as_json, many, rows_of
 
@@ -48,6 +47,14 @@ class Node:
         if self.gone:
             return "gone"
         return "drained" if self.draining else "serves"
+
+
+class Renewal(NamedTuple):
+    """How often a node has renewed its lease, and for how many seconds that is."""
+
+    instance: str
+    renewals: int
+    lease: float
 
 
 class Dropped(msgspec.Struct, frozen=True, gc=False, array_like=True):

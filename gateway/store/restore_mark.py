@@ -13,7 +13,7 @@ from gateway.core.audit_event import Event, digest_of
 from gateway.core.hash_chain import Head
 from gateway.core.ice import Action, Status, fold
 from gateway.core.restore_diff import Account, Bearer, Entry, Standing
-from gateway.core.times import from_text, from_text_or_none
+from gateway.core.times import from_text, from_text_or_none, to_text
 from gateway.store import events
 from gateway.store.accounts import fold_user
 from gateway.store.engine import Fetch, Transaction
@@ -33,6 +33,14 @@ class Waiting:
     copied: datetime
     seq: int
     aside: tuple[str, ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        """What an operator has to know."""
+        return (
+            f"the database is a copy of {to_text(self.copied)}: no ICE is admitted until"
+            " `ice-gateway restore --confirm`"
+        )
 
 
 async def waiting(fetch: Fetch) -> Waiting | None:

@@ -28,7 +28,6 @@ from gateway.web.load_shedding import LoadShedding
 from gateway.web.responses import problem_response
 from gateway.web.upgrade import Upgrade
 
-SERVER_NAME: Final = "ice-gateway"
 HEAD_TIMEOUT: Final = 10.0
 """Seconds for a request's headers to arrive: the first from the connection's begin on, later ones from their
 first byte on; for a TLS handshake likewise."""

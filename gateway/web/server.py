@@ -14,10 +14,11 @@ import structlog
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from gateway import SERVER_NAME
 from gateway.core.problems import problem
 from gateway.runtime.sockets import BACKLOG, QUEUES, listening
 from gateway.web import connection
-from gateway.web.connection import SERVER_NAME, Connection, Gates, Shared
+from gateway.web.connection import Connection, Gates, Shared
 from gateway.web.load_shedding import LoadShedding
 from gateway.web.responses import problem_response, problems, screen
 from gateway.web.tls_acceptor import TlsAcceptor

@@ -6,9 +6,8 @@ import functools
 
 import pytest
 
-from gateway.node.lease import Renewal
 from gateway.store import nodes
-from gateway.store.nodes import Node, Nodes
+from gateway.store.nodes import Node, Nodes, Renewal
 from tests.contract.domain import (
     NOW,
     a_connection,

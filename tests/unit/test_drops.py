@@ -9,9 +9,10 @@ from types import SimpleNamespace
 import pytest
 
 from gateway.core.audit_event import GENESIS, Actor, Entry, Event, Via
+from gateway.core.revocation import Confirmation, Drop
 from gateway.node import revocations
 from gateway.node.hub import Dropped
-from gateway.node.revocations import Confirmation, Drop, Drops
+from gateway.node.revocations import Drops
 from gateway.store.engine import Appended, StoreUnavailable
 from gateway.store.nodes import Dropped as Dropped_
 

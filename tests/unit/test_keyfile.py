@@ -298,7 +298,7 @@ CRASHES = """
 import os, sys, tempfile
 from datetime import UTC, datetime
 from pathlib import Path
-from gateway import keyfile
+from gateway.store import key_file
 from gateway.core.tokens import Key
 
 path = Path(sys.argv[1])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.node.lease import Lease, Peers, Renewal, SharedClock
+from gateway.node.lease import Lease, Peers
+from gateway.runtime.clocks import SharedClock
+from gateway.store.nodes import Renewal
 
 
 class Now:

@@ -28,18 +28,6 @@ LAYERS = [
     ["gateway.__main__"],
 ]
 LAYER = {package: number for number, layer in enumerate(LAYERS) for package in layer}
-# Imports that break the layers, until what they want has its place.
-KNOWN = {
-    ("gateway.node.dispatcher", "gateway.services.operation_requests"),
-    ("gateway.node.session", "gateway.web.websocket"),
-    ("gateway.services.doctor", "gateway.node.restore_hold"),
-    ("gateway.services.doctor_network", "gateway.web.connection"),
-    ("gateway.services.provisioning", "gateway.node.hub"),
-    ("gateway.services.restore", "gateway.node.restore_hold"),
-    ("gateway.services.schemas", "gateway.node.revocations"),
-    ("gateway.store.nodes", "gateway.node.lease"),
-    ("gateway.store.sqlite.engine", "gateway.node.lease"),
-}
 WITHOUT_IO = {"asyncio", "aiohttp", "aiosqlite", "sqlite3", "socket", "time", "os"}
 
 
@@ -81,10 +69,6 @@ def test_imports_only_go_down(module):
         package = package_of(name)
         if package not in (None, own) and LAYER[package] >= LAYER[own]:
             above.add(name)
-    known = {
-        name for name in above for here, there in KNOWN if here == module and name.startswith(there)
-    }
-    above -= known
     assert not above, f"{module} imports {above} from beside or above its package"
 
 

@@ -14,44 +14,20 @@ from gateway.admin.access import route
 from gateway.admin.api.requests import Query, Text
 from gateway.admin.pages.base import is_fragment, parts, render
 from gateway.admin.pages.ices import PAGE
+from gateway.core.codes import AuditAction
 from gateway.core.ice import Action
 from gateway.core.problems import invalid
 from gateway.core.roles import Need
-from gateway.node.hub import DISCONNECT
-from gateway.services.audit import PRUNE
 from gateway.services.audit_export import FORMATS, export, media_type
-from gateway.services.key_rotation import KEY_ACTIONS
-from gateway.services.nodes import NODE_ACTIONS
-from gateway.services.operation_requests import CANCEL, REQUEST
 from gateway.store.engine import StoreUnavailable
-from gateway.store.events import LOGIN_FAILED, EventFilter
+from gateway.store.events import EventFilter
 from gateway.web.responses import Refusal
 
 _LAST: Final = 2**63 - 1
 _PATIENCE: Final = 30.0
 """Seconds for a reader of a file to take the next part."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-ACTIONS: Final = (
-    *Action,
-    DISCONNECT,
-    REQUEST,
-    CANCEL,
-    "add-user",
-    "set-role",
-    "set-password",
-    "disable-user",
-    "log-in",
-    LOGIN_FAILED,
-    "end-logins",
-    "create-api-token",
-    "revoke-api-token",
-    *KEY_ACTIONS,
-    *NODE_ACTIONS,
-    PRUNE,
-    "backup",
-    "restore",
-    "confirm-restore",
-)
+ACTIONS: Final = (*Action, *AuditAction)
 """What is offered to filter by; the address may name others."""
 
 Seq = Annotated[int, msgspec.Meta(ge=0, le=_LAST)]

@@ -16,9 +16,9 @@ from gateway.admin.pages.base import is_fragment, parts, render
 from gateway.admin.pages.ices import WORDS, Row, row_of
 from gateway.admin.pages.operations import operations_of
 from gateway.core.audit_event import Entry
+from gateway.core.codes import AuditAction
 from gateway.core.ice import Action, Status
 from gateway.core.roles import Need
-from gateway.services.operation_requests import CANCEL, REQUEST
 from gateway.store.ices import Listed
 from gateway.store.sessions import Happening
 
@@ -110,7 +110,7 @@ def why_offline(
 def _event(entry: Entry) -> Moment:
     event = entry.event
     about = f"generation {event.generation}"
-    if event.action in (REQUEST, CANCEL):
+    if event.action in (AuditAction.REQUEST_OPERATION, AuditAction.CANCEL_OPERATION):
         about = f"{event.detail['kind']} {event.detail['operation']}"
     return Moment(event.at, "event", f"{event.action} ({about})", event.actor.name)
 

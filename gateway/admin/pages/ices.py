@@ -16,11 +16,11 @@ from gateway.admin.auth import actor
 from gateway.admin.context import CALLER
 from gateway.admin.pages.base import MAX_FIELDS, form, is_fragment, parts, posted, render
 from gateway.core.audit_event import Actor, Via
+from gateway.core.codes import AuditAction
 from gateway.core.ice import Action, Ice, IceType, Status, actions_from, valid_name
 from gateway.core.problems import Problem, invalid, problem
+from gateway.core.revocation import Confirmation
 from gateway.core.roles import Need
-from gateway.node.hub import DISCONNECT
-from gateway.node.revocations import Confirmation
 from gateway.services.provisioning import MAX_BULK, Done, Expected, Issued, Outcome
 from gateway.store.accounts import fold_user
 from gateway.store.ices import ORDERS, IceFilter, Listed, Order
@@ -42,7 +42,7 @@ WORDS: Final = {
     Action.REPROVISION: "Reprovision",
     Action.REREGISTER: "Reregister",
     Action.DEREGISTER: "Deregister",
-    DISCONNECT: "Disconnect",
+    AuditAction.DISCONNECT: "Disconnect",
 }
 
 
@@ -89,7 +89,7 @@ def row_of(listed: Listed, *, acts: bool) -> Row:
         return Row(listed.ice, listed, ())
     allowed: list[str] = [action for action in actions_from(listed.ice.status) if action in ADMINS]
     if listed.connection is not None:
-        allowed.append(DISCONNECT)
+        allowed.append(AuditAction.DISCONNECT)
     return Row(listed.ice, listed, tuple(allowed))
 
 
@@ -221,7 +221,7 @@ async def confirm(request: web.Request, listed: Listed) -> web.StreamResponse:
     """Say what an action will do now, before it is done."""
     action = request.match_info["action"]
     row = row_of(listed, acts=True)
-    if action not in row.actions and action != DISCONNECT:
+    if action not in row.actions and action != AuditAction.DISCONNECT:
         return await _stale(request, action)
     return render(request, "confirm.html", {"row": row, "action": action, "words": WORDS})
 
@@ -255,7 +255,7 @@ def _actions(request: web.Request) -> dict[str, _Act]:
         Action.REPROVISION: provisioning.reprovision,
         Action.REREGISTER: provisioning.reregister,
         Action.DEREGISTER: provisioning.deregister,
-        DISCONNECT: provisioning.disconnect,
+        AuditAction.DISCONNECT: provisioning.disconnect,
     }
 
 
@@ -303,6 +303,6 @@ async def _bulk(request: web.Request) -> tuple[str, list[str]]:
     names = [value for name, value in fields if name == "ice_names"]
     if len(names) > MAX_BULK:
         raise Refusal(invalid("ice_names", f"at most {MAX_BULK} at once"))
-    if action not in (Action.DEREGISTER, DISCONNECT) or not names:
+    if action not in (Action.DEREGISTER, AuditAction.DISCONNECT) or not names:
         raise Refusal(problem("invalid", "Choose ICEs, and Deregister or Disconnect."))
     return action, names

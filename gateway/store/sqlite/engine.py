@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import aiosqlite
 
-from gateway.node.lease import boottime
+from gateway.runtime.clocks import boottime
 from gateway.store import events
 from gateway.store.engine import (
     Appended,
