@@ -15,44 +15,44 @@ import structlog
 from aiohttp import web
 
 from client.protocol import PATH
-from gateway.admin import AdminParts
-from gateway.admin.event_streams import Streams
+from gateway.admin import AdminContext
+from gateway.admin.event_streams import EventStreams
 from gateway.core.audit_event import Entry
 from gateway.core.codes import AuditAction
 from gateway.core.replay import Nonces
 from gateway.core.text import printable
 from gateway.core.times import Clock, utc_now
 from gateway.node.admission import Admission
-from gateway.node.dispatcher import Dispatch
-from gateway.node.expiry import Clerk
-from gateway.node.health import Vital, Vitals
+from gateway.node.dispatcher import Dispatcher
+from gateway.node.expiry import OperationExpiry
+from gateway.node.health import Health, HealthCheck
 from gateway.node.heartbeat import Heartbeat
 from gateway.node.hub import Hub
 from gateway.node.lease import Lease
-from gateway.node.log_follower import Tail
-from gateway.node.membership import AWAITED, Membership, Others, Self, new_self
+from gateway.node.log_follower import LogFollower
+from gateway.node.membership import AWAITED, Membership, NodeIdentity, OtherNodes, new_self
 from gateway.node.presence import Presence
-from gateway.node.progress import ProgressBook
-from gateway.node.restore_hold import Hold
-from gateway.node.revocations import Drops
+from gateway.node.progress import ProgressWriter
+from gateway.node.restore_hold import RestoreHold
+from gateway.node.revocations import Revocations
 from gateway.node.session import Session
-from gateway.node.waiters import Watches
+from gateway.node.waiters import Waiters
 from gateway.runtime.clocks import SharedClock
 from gateway.runtime.eventloop import calm, cannot_listen, ended, supervise
 from gateway.runtime.fd_limits import shortage
 from gateway.runtime.settings import BadSetting, Settings
 from gateway.runtime.sockets import listening, place
 from gateway.runtime.tls import Tls
-from gateway.services.accounts import AccountBook
+from gateway.services.accounts import AccountService
 from gateway.services.audit import Audit
 from gateway.services.login_failures import LoginFailures
-from gateway.services.logins import LoginDesk
-from gateway.services.nodes import NodeDesk
-from gateway.services.operation_requests import OperationDesk
+from gateway.services.logins import LoginService
+from gateway.services.nodes import NodeService
+from gateway.services.operation_requests import OperationService
 from gateway.services.passwords import Passwords
 from gateway.services.provisioning import Provisioning
 from gateway.store.engine import Engine
-from gateway.store.entry_loader import LookUps
+from gateway.store.entry_loader import EntryLoader
 from gateway.store.events import Events
 from gateway.store.ices import Ices
 from gateway.store.key_file import KeyFileUnusable, KeyStore
@@ -60,10 +60,10 @@ from gateway.store.nodes import forget_all
 from gateway.store.open import open_store
 from gateway.store.operations import Operations
 from gateway.store.sessions import Happenings
-from gateway.web.ice_endpoint import Endpoint
+from gateway.web.ice_endpoint import IceEndpoint
 from gateway.web.load_shedding import LoadShedding
 from gateway.web.metrics import Metrics
-from gateway.web.probes import Health
+from gateway.web.probes import Probes
 from gateway.web.server import Runner
 from gateway.web_application import web_application
 
@@ -89,12 +89,12 @@ class Gateway:
     settings: Settings
     engine: Engine
     hub: Hub[Session]
-    tail: Tail
-    hold: Hold
-    endpoint: Endpoint
+    tail: LogFollower
+    hold: RestoreHold
+    endpoint: IceEndpoint
     provisioning: Provisioning
-    accounts: AccountBook
-    vitals: Vitals
+    accounts: AccountService
+    vitals: Health
     url: str
     tls: Tls | None
     failed: asyncio.Future[None]
@@ -117,15 +117,15 @@ class _Parts:
     """What `_assemble` wires together: the HTTP application, and the work that runs beside it."""
 
     app: web.Application
-    admin: AdminParts
-    endpoint: Endpoint
+    admin: AdminContext
+    endpoint: IceEndpoint
     presence: Presence
     heartbeat: Heartbeat
     metrics: Metrics
-    vitals: Vitals
-    dispatch: Dispatch
-    progress: ProgressBook
-    clerk: Clerk
+    vitals: Health
+    dispatch: Dispatcher
+    progress: ProgressWriter
+    clerk: OperationExpiry
     membership: Membership | None
 
 
@@ -230,7 +230,7 @@ def _assemble(
     engine: Engine,
     keys: KeyStore,
     nonce_key: Callable[[], bytes],
-    me: Self,
+    me: NodeIdentity,
     clock: Clock,
     monotonic: Callable[[], float],
 ) -> _Parts:
@@ -239,19 +239,19 @@ def _assemble(
     metrics = Metrics()
     passwords = Passwords()
     hub: Hub[Session] = Hub()
-    watches = Watches()
-    progress = ProgressBook(engine, watches, clock)
+    watches = Waiters()
+    progress = ProgressWriter(engine, watches, clock)
     kept = settings.operations_kept_bytes
-    dispatch = Dispatch(
+    dispatch = Dispatcher(
         engine=engine, hub=hub, watches=watches, progress=progress, clock=clock, kept_bytes=kept
     )
-    others = Others(engine, me) if engine.shared else None
-    drops = Drops(hub, node, clock, metrics.drop_seconds.observe, others)
-    streams = Streams()
+    others = OtherNodes(engine, me) if engine.shared else None
+    drops = Revocations(hub, node, clock, metrics.drop_seconds.observe, others)
+    streams = EventStreams()
     presence = Presence(engine, node, clock)
     presence.listen(streams.publish_news)
     ices = Ices(engine)
-    hold = Hold(engine)
+    hold = RestoreHold(engine)
 
     def apply(entry: Entry) -> None:
         dropped = drops.apply(entry)
@@ -277,15 +277,15 @@ def _assemble(
             membership.hear()
             watches.wake_all()
 
-    tail = Tail(engine, apply, compare, heard)
+    tail = LogFollower(engine, apply, compare, heard)
     metrics.tail_current.set_function(lambda: float(tail.current))
     heartbeat = Heartbeat(hub, settings.ice_heartbeat)
     steady = SharedClock(monotonic)
-    endpoint = Endpoint(
+    endpoint = IceEndpoint(
         admission=Admission(
             keys=keys,
             engine=engine,
-            look_ups=LookUps(engine, monotonic),
+            look_ups=EntryLoader(engine, monotonic),
             tail=tail,
             hold=hold,
             lease=lease,
@@ -324,19 +324,19 @@ def _assemble(
         if engine.shared
         else None
     )
-    admin = AdminParts(
+    admin = AdminContext(
         provisioning=Provisioning(
             engine=engine,
             keys=keys,
             clock=clock,
             registration_ttl=settings.tokens_registration_ttl,
         ),
-        operations=OperationDesk(engine=engine, clock=clock, kept_bytes=kept),
+        operations=OperationService(engine=engine, clock=clock, kept_bytes=kept),
         work=Operations(engine.fetch),
         watches=watches,
-        accounts=AccountBook(engine=engine, clock=clock, passwords=passwords),
-        nodes=NodeDesk(engine=engine, clock=clock),
-        logins=LoginDesk(
+        accounts=AccountService(engine=engine, clock=clock, passwords=passwords),
+        nodes=NodeService(engine=engine, clock=clock),
+        logins=LoginService(
             engine=engine,
             clock=clock,
             passwords=passwords,
@@ -361,23 +361,23 @@ def _assemble(
         cluster=engine.shared,
     )
     known = {
-        "store": Vital(lambda: engine.fault or tail.fault),
-        "restore": Vital(lambda: hold.reason),
-        "keys": Vital(keys.fault, needed=False),
-        "handles": Vital(shortage),
-        "pause": Vital(lambda: _PAUSED.format(node) if endpoint.paused else None, meant=True),
+        "store": HealthCheck(lambda: engine.fault or tail.fault),
+        "restore": HealthCheck(lambda: hold.reason),
+        "keys": HealthCheck(keys.fault, needed=False),
+        "handles": HealthCheck(shortage),
+        "pause": HealthCheck(lambda: _PAUSED.format(node) if endpoint.paused else None, meant=True),
     }
     if membership is not None:
-        known["lease"] = Vital(lambda: membership.fault)
-    vitals = Vitals(engine, known)
+        known["lease"] = HealthCheck(lambda: membership.fault)
+    vitals = Health(engine, known)
     metrics.watch({name: vital.fault for name, vital in known.items()})
     app = web_application(
-        settings.prefixes, endpoint, admin, Health(vitals, lambda: endpoint.draining)
+        settings.prefixes, endpoint, admin, Probes(vitals, lambda: endpoint.draining)
     )
     return _Parts(
         *(app, admin, endpoint, presence, heartbeat, metrics),
         *(vitals, dispatch, progress),
-        Clerk(engine, clock, settings.operations_keep, dispatch.ended),
+        OperationExpiry(engine, clock, settings.operations_keep, dispatch.ended),
         membership,
     )
 
@@ -399,7 +399,7 @@ def _told_url(settings: Settings) -> str:
 
 async def _listen(
     app: web.Application,
-    endpoint: Endpoint,
+    endpoint: IceEndpoint,
     settings: Settings,
     stack: contextlib.AsyncExitStack,
     *,

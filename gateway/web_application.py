@@ -7,14 +7,14 @@ from collections.abc import Iterable
 from aiohttp import web
 
 from client.protocol import PATH
-from gateway.admin import AdminParts, api_app, pages_app
-from gateway.web.ice_endpoint import Endpoint
-from gateway.web.probes import Health
+from gateway.admin import AdminContext, api_app, pages_app
+from gateway.web.ice_endpoint import IceEndpoint
+from gateway.web.probes import Probes
 from gateway.web.responses import MAX_BODY
 
 
 def web_application(
-    prefixes: Iterable[str], endpoint: Endpoint, admin: AdminParts, health: Health
+    prefixes: Iterable[str], endpoint: IceEndpoint, admin: AdminContext, health: Probes
 ) -> web.Application:
     """The application; `prefixes` are the paths under which everything is answered."""
     app = web.Application(client_max_size=MAX_BODY)

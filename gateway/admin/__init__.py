@@ -11,14 +11,14 @@ from gateway.admin import openapi
 from gateway.admin.access import check_declared, route
 from gateway.admin.api import events, ices, operations
 from gateway.admin.auth import authenticated
-from gateway.admin.context import PARTS, AdminParts
+from gateway.admin.context import PARTS, AdminContext
 from gateway.admin.pages import pages_app
 from gateway.core.roles import Need
 
-__all__ = ["AdminParts", "api_app", "pages_app"]
+__all__ = ["AdminContext", "api_app", "pages_app"]
 
 
-def api_app(parts: AdminParts) -> web.Application:
+def api_app(parts: AdminContext) -> web.Application:
     """The JSON API; mount it at `/admin/api/v1`, before the pages."""
     app = web.Application(middlewares=[authenticated])
     app[PARTS] = parts

@@ -21,7 +21,7 @@ from gateway.services.login_failures import Why
 from gateway.services.logins import Recognised
 from gateway.web.connection import mark_authenticated
 from gateway.web.http_headers import cookie
-from gateway.web.responses import Refusal, client_address, problem_response
+from gateway.web.responses import RequestRefused, client_address, problem_response
 
 COOKIE = "ice_login"
 SECURE_COOKIE = f"__Host-{COOKIE}"
@@ -136,10 +136,10 @@ def from_own_page(request: web.Request) -> bool:
     )
 
 
-def forbidden(request: web.Request) -> Refusal:
+def forbidden(request: web.Request) -> RequestRefused:
     """To raise where the caller may not do what they ask for; says what is in the way."""
     ice = request[CALLER].ice
-    return Refusal(
+    return RequestRefused(
         problem("forbidden", ice and f"This API token may operate {ice} and nothing else.")
     )
 

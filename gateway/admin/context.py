@@ -6,20 +6,20 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from gateway.admin.event_streams import Streams
+from gateway.admin.event_streams import EventStreams
 from gateway.core.roles import Caller
 from gateway.core.times import Clock
 from gateway.node.hub import Hub
-from gateway.node.log_follower import Tail
-from gateway.node.restore_hold import Hold
-from gateway.node.revocations import Drops
+from gateway.node.log_follower import LogFollower
+from gateway.node.restore_hold import RestoreHold
+from gateway.node.revocations import Revocations
 from gateway.node.session import Session
-from gateway.node.waiters import Watches
-from gateway.services.accounts import AccountBook
+from gateway.node.waiters import Waiters
+from gateway.services.accounts import AccountService
 from gateway.services.audit import Audit
-from gateway.services.logins import LoginDesk, Recognised
-from gateway.services.nodes import NodeDesk
-from gateway.services.operation_requests import OperationDesk
+from gateway.services.logins import LoginService, Recognised
+from gateway.services.nodes import NodeService
+from gateway.services.operation_requests import OperationService
 from gateway.services.provisioning import Provisioning
 from gateway.store.events import Events
 from gateway.store.ices import Ices
@@ -29,24 +29,24 @@ from gateway.web.responses import Networks
 
 
 @dataclass(frozen=True, slots=True)
-class AdminParts:
+class AdminContext:
     """The collaborators of the handlers."""
 
     provisioning: Provisioning
-    operations: OperationDesk
+    operations: OperationService
     work: Operations
-    watches: Watches
-    accounts: AccountBook
-    nodes: NodeDesk
-    logins: LoginDesk
+    watches: Waiters
+    accounts: AccountService
+    nodes: NodeService
+    logins: LoginService
     ices: Ices
     events: Events
     audit: Audit
     happenings: Happenings
-    drops: Drops
-    tail: Tail
-    hold: Hold
-    streams: Streams
+    drops: Revocations
+    tail: LogFollower
+    hold: RestoreHold
+    streams: EventStreams
     node: str
     """The name of this one."""
     hub: Hub[Session]
@@ -58,6 +58,6 @@ class AdminParts:
     """Whether several nodes may serve the database."""
 
 
-PARTS: web.AppKey[AdminParts] = web.AppKey("parts", AdminParts)
+PARTS: web.AppKey[AdminContext] = web.AppKey("parts", AdminContext)
 LOGIN: web.RequestKey[Recognised] = web.RequestKey("login", Recognised)
 CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)

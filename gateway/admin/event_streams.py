@@ -17,7 +17,7 @@ MAX_READERS: Final = 32
 """Streams of one user: a tab each, and then some."""
 
 
-class Stream:
+class EventStream:
     """One reader, of a user."""
 
     def __init__(self, user: str) -> None:
@@ -26,24 +26,24 @@ class Stream:
         self.news: deque[News] = deque(maxlen=_MAX_NEWS)
 
 
-class Streams:
+class EventStreams:
     """All readers of this node."""
 
     def __init__(self) -> None:
-        self._open: set[Stream] = set()
+        self._open: set[EventStream] = set()
         self._seats: Counter[str] = Counter()
         self.closed = False
         """Whether the gateway is stopping: streams end."""
 
-    def add(self, user: str) -> Stream | None:
+    def add(self, user: str) -> EventStream | None:
         """A new reader; None where the user has as many as they may."""
         if not self.sit_down(user):
             return None
-        stream = Stream(user)
+        stream = EventStream(user)
         self._open.add(stream)
         return stream
 
-    def remove(self, stream: Stream) -> None:
+    def remove(self, stream: EventStream) -> None:
         """A reader has gone."""
         self._open.discard(stream)
         self.stand_up(stream.user)

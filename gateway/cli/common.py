@@ -23,7 +23,7 @@ from gateway.core.text import compact, pretty, printable
 from gateway.core.times import utc_now
 from gateway.runtime.settings import AddressUnavailable, BadSetting, Settings, load
 from gateway.runtime.standard_streams import Unwritable, writing
-from gateway.services.accounts import AccountBook
+from gateway.services.accounts import AccountService
 from gateway.services.passwords import Passwords
 from gateway.services.provisioning import Provisioning
 from gateway.store.engine import Engine, StoreRefused, StoreRefusedForNow, StoreUnavailable
@@ -67,7 +67,7 @@ class Desk:
     settings: Settings
     engine: Engine
     provisioning: Provisioning
-    accounts: AccountBook
+    accounts: AccountService
     actor: Actor
 
 
@@ -84,7 +84,7 @@ async def desk(settings: Settings, *, create: bool = True) -> AsyncIterator[Desk
                 clock=utc_now,
                 registration_ttl=settings.tokens_registration_ttl,
             ),
-            AccountBook(engine=engine, clock=utc_now, passwords=Passwords()),
+            AccountService(engine=engine, clock=utc_now, passwords=Passwords()),
             who(),
         )
 

@@ -16,7 +16,7 @@ from gateway.cli.common import (
     unwrap,
 )
 from gateway.core.times import to_text, utc_now
-from gateway.services.nodes import NodeDesk
+from gateway.services.nodes import NodeService
 from gateway.store.nodes import Node
 
 
@@ -86,8 +86,8 @@ async def _set(desk: Desk, name: str, *, draining: bool) -> None:
     say(told, done=told)
 
 
-def _nodes(desk: Desk) -> NodeDesk:
-    return NodeDesk(engine=desk.engine, clock=utc_now)
+def _nodes(desk: Desk) -> NodeService:
+    return NodeService(engine=desk.engine, clock=utc_now)
 
 
 def _document(node: Node) -> dict[str, object]:

@@ -30,8 +30,8 @@ from gateway.core.operation import Operation, State
 from gateway.core.problems import problem
 from gateway.core.text import decoded, printable
 from gateway.core.times import utc_now
-from gateway.node.expiry import Clerk
-from gateway.services.operation_requests import OperationDesk, Wanted
+from gateway.node.expiry import OperationExpiry
+from gateway.services.operation_requests import OperationService, Wanted
 from gateway.services.schemas import OperationDocument, operation_document, progress_document
 from gateway.store.ices import Ices
 from gateway.store.operations import OperationFilter, Operations
@@ -217,9 +217,9 @@ async def cancel(desk: Desk, operation_id: str) -> None:
     unwrap(await _use_cases(desk).cancel(desk.actor, operation_id))
 
 
-def _use_cases(desk: Desk) -> OperationDesk:
+def _use_cases(desk: Desk) -> OperationService:
     kept_bytes = desk.settings.operations_kept_bytes
-    return OperationDesk(engine=desk.engine, clock=utc_now, kept_bytes=kept_bytes)
+    return OperationService(engine=desk.engine, clock=utc_now, kept_bytes=kept_bytes)
 
 
 def _reason(operation: Operation) -> str:
@@ -237,7 +237,7 @@ def _reason(operation: Operation) -> str:
 
 async def _follow(desk: Desk, operation: Operation) -> Operation:
     """Tell how far it is until it has finished."""
-    clerk = Clerk(desk.engine, utc_now, keep=0, ended=lambda _: None)
+    clerk = OperationExpiry(desk.engine, utc_now, keep=0, ended=lambda _: None)
     rows = Operations(desk.engine.fetch)
     with _narrator() as narrate:
         narrate(operation)

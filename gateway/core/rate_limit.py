@@ -17,7 +17,7 @@ _IPV6_PREFIX: Final = 64
 """One customer has a whole /64 (RFC 6177), so that is one source."""
 
 
-class Attempts:
+class RateLimiter:
     """At most `limit` attempts of one source within `window` seconds."""
 
     def __init__(self, limit: int, window: float) -> None:

@@ -22,17 +22,17 @@ from gateway.core.audit_event import Actor, Event, Via
 from gateway.core.dpop import Invalid, Proof, Url, normalise, verify
 from gateway.core.ice import Action, Ice, Status, WrongStatus
 from gateway.core.problems import Problem, refusal
-from gateway.core.rate_limit import Attempts
+from gateway.core.rate_limit import RateLimiter
 from gateway.core.replay import Nonces, ReplayGuard, mark
 from gateway.core.secret import Secret
 from gateway.core.times import Clock
 from gateway.core.tokens import Opened
 from gateway.node.lease import Lease
-from gateway.node.log_follower import Tail
-from gateway.node.restore_hold import Hold
+from gateway.node.log_follower import LogFollower
+from gateway.node.restore_hold import RestoreHold
 from gateway.store import ices
 from gateway.store.engine import Engine, StoreUnavailable
-from gateway.store.entry_loader import LookUps
+from gateway.store.entry_loader import EntryLoader
 from gateway.store.key_file import KeyStore
 
 MAX_AGE: Final = 1.0
@@ -107,9 +107,9 @@ class Admission:
         *,
         keys: KeyStore,
         engine: Engine,
-        look_ups: LookUps,
-        tail: Tail,
-        hold: Hold,
+        look_ups: EntryLoader,
+        tail: LogFollower,
+        hold: RestoreHold,
         lease: Lease,
         clock: Clock,
         nonces: Nonces,
@@ -128,7 +128,7 @@ class Admission:
         self._steady = steady
         self._nonces = nonces
         self._replays = ReplayGuard(nonces)
-        self._attempts = Attempts(ATTEMPTS, ATTEMPTS_WINDOW)
+        self._attempts = RateLimiter(ATTEMPTS, ATTEMPTS_WINDOW)
         self._arrived: list[_Arrival] = []
         self._public = tuple(url + PATH for url in public_urls)
         self._urls = _normalised(self._public)

@@ -33,9 +33,9 @@ from gateway.core.operation import (
 from gateway.core.times import Clock, to_text
 from gateway.node.expiry import TOO_LATE
 from gateway.node.hub import Hub
-from gateway.node.progress import ProgressBook
-from gateway.node.session import Finish, Session
-from gateway.node.waiters import Watches
+from gateway.node.progress import ProgressWriter
+from gateway.node.session import FinishReport, Session
+from gateway.node.waiters import Waiters
 from gateway.store import operations
 from gateway.store.engine import Engine, StoreUnavailable, T, Transaction, Unit
 from gateway.store.operations import Operations
@@ -92,7 +92,7 @@ class _Lane:
             self.sent = self.unanswered = operation_id
 
 
-class Dispatch:
+class Dispatcher:
     """The lanes of this node; its collaborators come in through the constructor."""
 
     def __init__(
@@ -100,8 +100,8 @@ class Dispatch:
         *,
         engine: Engine,
         hub: Hub[Session],
-        watches: Watches,
-        progress: ProgressBook,
+        watches: Waiters,
+        progress: ProgressWriter,
         clock: Clock,
         kept_bytes: int,
     ) -> None:
@@ -191,7 +191,7 @@ class Dispatch:
         if lane is not None and lane.sent == progress.id:
             self._progress.note(session.ice_name, progress)
 
-    def finished(self, session: Session, request: protocol.RequestId, finish: Finish) -> None:
+    def finished(self, session: Session, request: protocol.RequestId, finish: FinishReport) -> None:
         """What an operation came to; answered once that is durable."""
         if self._in_hand[session.id] >= MAX_IN_HAND:
             session.close(1008, "too-many-requests")
@@ -354,7 +354,9 @@ class Dispatch:
             if new.is_finished:
                 self._let_go(session, operation_id)
 
-    async def _finish(self, session: Session, request: protocol.RequestId, finish: Finish) -> None:
+    async def _finish(
+        self, session: Session, request: protocol.RequestId, finish: FinishReport
+    ) -> None:
         move = Move.SUCCEED if finish.outcome == "succeeded" else Move.FAIL
 
         async def unit(transaction: Transaction) -> Operation | str | None:

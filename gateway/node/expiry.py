@@ -24,7 +24,7 @@ TOO_LATE: Final = reason(DEADLINE, "its deadline has passed")
 _BATCH: Final = 500
 
 
-class Clerk:
+class OperationExpiry:
     """Looks after the table of operations; several may do so at once.
 
     Args:

@@ -23,7 +23,7 @@ _log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Vital:
+class HealthCheck:
     """Something without which the gateway is not whole.
 
     `fault` says what is wrong with it and what to do, or None; `needed` tells whether ICEs can be
@@ -35,10 +35,10 @@ class Vital:
     meant: bool = False
 
 
-class Vitals:
+class Health:
     """Looks after `vitals`, by name, of which one is the engine's."""
 
-    def __init__(self, engine: Engine, vitals: Mapping[str, Vital]) -> None:
+    def __init__(self, engine: Engine, vitals: Mapping[str, HealthCheck]) -> None:
         self._engine = engine
         self._vitals = vitals
         self._said: dict[str, str] = {}

@@ -49,7 +49,7 @@ class Pending:
 
 
 @dataclass(frozen=True, slots=True)
-class Dropped:
+class ClosedSession:
     """A session that an event ended."""
 
     ice_name: str
@@ -112,7 +112,7 @@ class Hub(Generic[L]):
         if self._sessions.get(session.ice_name) is session:
             del self._sessions[session.ice_name]
 
-    def apply(self, entry: Entry) -> list[Dropped]:
+    def apply(self, entry: Entry) -> list[ClosedSession]:
         """Do what an event of the log demands: end what it has made invalid.
 
         Only pending entries and sessions of a lower generation are concerned, so that a slow tail
@@ -149,9 +149,9 @@ class Hub(Generic[L]):
             for pending in others:
                 pending.outdated = True
 
-    def _drop(self, ice_name: str, code: int, which: Callable[[L], bool]) -> list[Dropped]:
+    def _drop(self, ice_name: str, code: int, which: Callable[[L], bool]) -> list[ClosedSession]:
         session = self._sessions.get(ice_name)
         if session is None or not which(session):
             return []
         session.close(code)
-        return [Dropped(ice_name, session.id, code)]
+        return [ClosedSession(ice_name, session.id, code)]

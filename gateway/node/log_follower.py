@@ -23,7 +23,7 @@ POLL_INTERVAL: Final = 0.05
 _BATCH: Final = 1000
 
 
-class Tail:
+class LogFollower:
     """Reads events after the last number it saw and hands each to `apply`, in order."""
 
     def __init__(

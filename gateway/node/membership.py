@@ -20,9 +20,9 @@ from gateway import __version__
 from gateway.core.codes import AuditAction
 from gateway.core.ice import RULES
 from gateway.core.times import Clock
-from gateway.node.hub import Dropped, Hub
+from gateway.node.hub import ClosedSession, Hub
 from gateway.node.lease import Lease, Peers
-from gateway.node.log_follower import Tail
+from gateway.node.log_follower import LogFollower
 from gateway.node.presence import Change, News
 from gateway.node.session import Session
 from gateway.runtime.clocks import SharedClock, boottime
@@ -51,7 +51,7 @@ _log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Self:
+class NodeIdentity:
     """What this node tells of itself; `instance` is another with each start."""
 
     name: str
@@ -59,9 +59,9 @@ class Self:
     url: str
 
 
-def new_self(name: str, url: str) -> Self:
+def new_self(name: str, url: str) -> NodeIdentity:
     """This node, just started."""
-    return Self(name, secrets.token_hex(8), url)
+    return NodeIdentity(name, secrets.token_hex(8), url)
 
 
 class _Misfit(StoreRefused):
@@ -83,9 +83,9 @@ class Membership:
         self,
         *,
         engine: Engine,
-        me: Self,
+        me: NodeIdentity,
         lease: Lease,
-        tail: Tail,
+        tail: LogFollower,
         hub: Hub[Session],
         keys: KeyStore,
         clock: Clock,
@@ -167,7 +167,7 @@ class Membership:
 
     # --- what the rest of the node tells ---------------------------------------------------------------
 
-    def dropped(self, seq: int, ended: list[Dropped]) -> None:
+    def dropped(self, seq: int, ended: list[ClosedSession]) -> None:
         """An event that others wait for was acted on: tell them what it ended here."""
         self._dropped += [
             nodes.Dropped(one.session, seq, self._me.name, one.ice_name, one.code) for one in ended
@@ -306,10 +306,10 @@ class Membership:
             )
 
 
-class Others:
+class OtherNodes:
     """The other nodes as an admin's action waits for them."""
 
-    def __init__(self, engine: Engine, me: Self) -> None:
+    def __init__(self, engine: Engine, me: NodeIdentity) -> None:
         self._nodes = Nodes(engine.fetch)
         self._me = me
 

@@ -13,7 +13,7 @@ import msgspec
 
 from client import protocol
 from gateway.core.times import Clock, to_text
-from gateway.node.waiters import Watches
+from gateway.node.waiters import Waiters
 from gateway.store import operations
 from gateway.store.engine import Engine, StoreUnavailable, Transaction
 
@@ -25,10 +25,10 @@ MAX_DATA: Final = 64_000
 """Bytes of `data`; larger data is left out."""
 
 
-class ProgressBook:
+class ProgressWriter:
     """Keeps the last word of each operation until it is written."""
 
-    def __init__(self, engine: Engine, watches: Watches, clock: Clock) -> None:
+    def __init__(self, engine: Engine, watches: Waiters, clock: Clock) -> None:
         self._engine = engine
         self._watches = watches
         self._clock = clock

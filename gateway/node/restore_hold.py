@@ -11,7 +11,7 @@ from gateway.store.engine import Engine
 from gateway.store.restore_mark import waiting
 
 
-class Hold:
+class RestoreHold:
     """Read at the start, before anybody is admitted; ended by an event of the log."""
 
     def __init__(self, engine: Engine) -> None:

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from gateway.core.audit_event import Entry
 from gateway.core.revocation import Confirmation, Drop
 from gateway.core.times import Clock
-from gateway.node.hub import Dropped
+from gateway.node.hub import ClosedSession
 from gateway.store import nodes
 from gateway.store.engine import Appended, StoreUnavailable
 
@@ -33,7 +33,7 @@ _KEPT: Final = 30.0
 
 
 class _Hub(Protocol):
-    def apply(self, entry: Entry) -> list[Dropped]: ...
+    def apply(self, entry: Entry) -> list[ClosedSession]: ...
 
 
 class _Tail(Protocol):
@@ -46,7 +46,7 @@ class _Others(Protocol):
     async def dropped(self, seqs: Sequence[int]) -> list[nodes.Dropped]: ...
 
 
-class Drops:
+class Revocations:
     """Applies events to the hub and remembers for a while what each of them ended."""
 
     def __init__(
@@ -65,7 +65,7 @@ class Drops:
         self._of: dict[int, list[Drop]] = {}
         self._order: deque[tuple[float, int]] = deque()
 
-    def apply(self, entry: Entry) -> list[Dropped]:
+    def apply(self, entry: Entry) -> list[ClosedSession]:
         """Let the hub act on an event; called by the tail."""
         dropped = self._hub.apply(entry)
         if not dropped:

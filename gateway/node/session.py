@@ -47,7 +47,7 @@ class _Finish(msgspec.Struct):
     error: msgspec.Raw = _MISSING
 
 
-class Finish(msgspec.Struct, frozen=True):
+class FinishReport(msgspec.Struct, frozen=True):
     """What an operation came to; `result` and `error` are JSON.
 
     `refusal` is the code and the sentence with which the finish itself is refused: its operation has failed
@@ -76,7 +76,7 @@ class Observer(Protocol):
     def progressed(self, session: Session, progress: protocol.Progress) -> None:
         """The ICE tells how far it is."""
 
-    def finished(self, session: Session, request: protocol.RequestId, finish: Finish) -> None:
+    def finished(self, session: Session, request: protocol.RequestId, finish: FinishReport) -> None:
         """The ICE tells what an operation came to, and waits for `Session.answer`."""
 
     def ended(self, session: Session, code: int) -> None:
@@ -265,7 +265,7 @@ class Session:
             self._refuse_finish(message, request, "too-large", sentence)
             return
         why = failure(failed or None) if finish.outcome == "failed" else None
-        told = Finish(finish.id, finish.outcome, result or None, why)
+        told = FinishReport(finish.id, finish.outcome, result or None, why)
         self._observer.finished(self, request, told)
 
     def _refuse_finish(
@@ -277,7 +277,7 @@ class Session:
         if operation_id is None:
             self.answer(request, code, detail)
             return
-        failed = Finish(operation_id, "failed", None, reason(code, detail), (code, detail))
+        failed = FinishReport(operation_id, "failed", None, reason(code, detail), (code, detail))
         self._observer.finished(self, request, failed)
 
     def _greet(self, hello: protocol.Hello) -> None:

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Iterator
 
 
-class Watches:
+class Waiters:
     """The waiters of this node, each with an `asyncio.Event` that is set when it should look again."""
 
     def __init__(self) -> None:

@@ -32,7 +32,7 @@ class NewToken:
     secret: Secret
 
 
-class AccountBook:
+class AccountService:
     """The use case; its collaborators come in through the constructor."""
 
     def __init__(self, *, engine: Engine, clock: Clock, passwords: Passwords) -> None:

@@ -14,7 +14,7 @@ from typing import Final
 
 from gateway.core.audit_event import Actor, Event, Via
 from gateway.core.codes import AuditAction
-from gateway.core.rate_limit import Attempts, source
+from gateway.core.rate_limit import RateLimiter, source
 from gateway.core.roles import Caller
 from gateway.core.secret import Secret
 from gateway.core.times import Clock
@@ -54,7 +54,7 @@ class Recognised:
     form_token: Secret
 
 
-class LoginDesk:
+class LoginService:
     """The use case; its collaborators come in through the constructor.
 
     A login ends `idle` seconds after its last use, `lifetime` seconds after its begin, and with its
@@ -82,8 +82,8 @@ class LoginDesk:
         self._passwords = passwords
         self.failures = failures
         """Notes refused credentials."""
-        self._attempts = Attempts(*_FAILURES)
-        self._attempts_of_address = Attempts(*_FAILURES_OF_ADDRESS)
+        self._attempts = RateLimiter(*_FAILURES)
+        self._attempts_of_address = RateLimiter(*_FAILURES_OF_ADDRESS)
 
     async def log_in(self, name: str, password: Secret, address: str) -> LoggedIn | NotLoggedIn:
         """Check a password; throttled before the costly part. What is refused is noted."""

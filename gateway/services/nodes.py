@@ -21,7 +21,7 @@ class Drained:
     others: bool
 
 
-class NodeDesk:
+class NodeService:
     """The use case. Every method raises `StoreUnavailable`."""
 
     def __init__(self, *, engine: Engine, clock: Clock) -> None:

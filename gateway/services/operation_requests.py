@@ -37,7 +37,7 @@ class Wanted:
     idempotency_key: str | None = None
 
 
-class OperationDesk:
+class OperationService:
     """The use case; its collaborators come in through the constructor.
 
     `kept_bytes` of parameters and what they came to are kept for each ICE.

@@ -57,7 +57,7 @@ _PROOF_KEPT: Final = NONCE_LIFETIME + PROOF_WINDOW + _ON_ITS_WAY + _LAG
 """Seconds for which a used proof is remembered: longer than it is good on any node."""
 
 
-class LookUps:
+class EntryLoader:
     """Looks entries up for admissions: those that asked while a query ran go into the next, in batches.
 
     There is no timer, so one alone is as quick as can be; and nobody joins a query that is already

@@ -19,18 +19,18 @@ from gateway.core.ice import IceType
 from gateway.core.problems import Problem, refusal
 from gateway.core.times import Clock
 from gateway.node.admission import Admission, Admitted, Candidate, Handshake, Refused
-from gateway.node.dispatcher import Dispatch
+from gateway.node.dispatcher import Dispatcher
 from gateway.node.heartbeat import Heartbeat
 from gateway.node.hub import Hub, Pending
 from gateway.node.lease import Lease
 from gateway.node.presence import Presence
-from gateway.node.session import Finish, Session
+from gateway.node.session import FinishReport, Session
 from gateway.runtime.fd_limits import is_among_the_last
 from gateway.web.load_shedding import LoadShedding
 from gateway.web.metrics import Metrics
 from gateway.web.responses import Networks, client_address, problem_response
 from gateway.web.upgrade import HandedOver, Upgrade, hand_over
-from gateway.web.websocket import CLOSE_TIMEOUT, Wire
+from gateway.web.websocket import CLOSE_TIMEOUT, WebSocket
 
 SPREAD: Final = 200
 """Sessions that come back within one second after a drain."""
@@ -40,7 +40,7 @@ _PRIVATE: Final = 3000  # RFC 6455 section 7.4.2
 _log = structlog.get_logger()
 
 
-class Endpoint:
+class IceEndpoint:
     """Admits ICEs to the hub, and hears of their sessions' hellos and ends."""
 
     def __init__(
@@ -50,7 +50,7 @@ class Endpoint:
         hub: Hub[Session],
         heartbeat: Heartbeat,
         presence: Presence,
-        dispatch: Dispatch,
+        dispatch: Dispatcher,
         lease: Lease,
         metrics: Metrics,
         clock: Clock,
@@ -168,7 +168,7 @@ class Endpoint:
             observer=self,
             reading=admitted.reading,
         )
-        session.wire = Wire(session)
+        session.wire = WebSocket(session)
         hand_over(upgrade, session.wire, session.welcome(self._heartbeat.interval))
         self._hub.promote(pending, session)
         self._heartbeat.schedule(session)
@@ -223,7 +223,7 @@ class Endpoint:
         """See `session.Observer`."""
         self._dispatch.progressed(session, progress)
 
-    def finished(self, session: Session, request: RequestId, finish: Finish) -> None:
+    def finished(self, session: Session, request: RequestId, finish: FinishReport) -> None:
         """See `session.Observer`."""
         self._dispatch.finished(session, request, finish)
 

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from aiohttp import web
 
 from gateway.core.problems import problem
-from gateway.node.health import Vitals
+from gateway.node.health import Health
 from gateway.web.responses import json_response, problem_response
 
 
-class Health:
+class Probes:
     """Answers both; `stopping` says whether the gateway drains."""
 
-    def __init__(self, vitals: Vitals, stopping: Callable[[], bool]) -> None:
+    def __init__(self, vitals: Health, stopping: Callable[[], bool]) -> None:
         self._vitals = vitals
         self._stopping = stopping
 

@@ -64,7 +64,7 @@ _BY_STATUS = {
 }
 
 
-class Refusal(Exception):
+class RequestRefused(Exception):
     """Carries a problem out of a handler; `problems` makes it the answer."""
 
     def __init__(self, refused: Problem) -> None:
@@ -73,21 +73,21 @@ class Refusal(Exception):
 
 
 async def read_body(request: web.Request, at_most: int = MAX_BODY) -> bytes:
-    """The body, of so many bytes at the most. Raises `Refusal`."""
+    """The body, of so many bytes at the most. Raises `RequestRefused`."""
     too_large = problem("too-large", f"Send {at_most // 1024} KiB at the most.")
     if (request.content_length or 0) > at_most:
-        raise Refusal(too_large)
+        raise RequestRefused(too_large)
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_TIMEOUT):
             while chunk := await request.content.readany():
                 body += chunk
                 if len(body) > at_most:
-                    raise Refusal(too_large)
+                    raise RequestRefused(too_large)
     except TimeoutError:
-        raise Refusal(problem("timeout")) from None
+        raise RequestRefused(problem("timeout")) from None
     except web.RequestPayloadError:  # chunks that cannot be decoded
-        raise Refusal(problem("bad-request")) from None
+        raise RequestRefused(problem("bad-request")) from None
     return bytes(body)
 
 
@@ -105,7 +105,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     """Turn every error into a problem document; what was not expected is logged and named `internal`."""
     try:
         return await handler(request)
-    except Refusal as refusal:
+    except RequestRefused as refusal:
         return problem_response(refusal.problem)
     except web.HTTPException as error:
         if error.status < 400:  # noqa: PLR2004 - a redirect

@@ -1,4 +1,4 @@
-"""The hand-over: how a connection leaves aiohttp after its handshake and becomes a `Wire`'s.
+"""The hand-over: how a connection leaves aiohttp after its handshake and becomes a `WebSocket`'s.
 
 After the handshake aiohttp's part is over. `hand_over` writes the 101 itself, so that nothing can
 happen between the last look at an ICE's entry and its admission, gives the transport to the wire, and
@@ -21,7 +21,7 @@ from multidict import CIMultiDictProxy
 from websockets.frames import Opcode
 
 from client.protocol import SUBPROTOCOL
-from gateway.web.websocket import Wire, framed
+from gateway.web.websocket import WebSocket, framed
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
 
@@ -104,7 +104,7 @@ class _Rest:
 
 
 def hand_over(
-    upgrade: Upgrade, wire: Wire, first: bytes | None, subprotocol: str | None = SUBPROTOCOL
+    upgrade: Upgrade, wire: WebSocket, first: bytes | None, subprotocol: str | None = SUBPROTOCOL
 ) -> None:
     """Answer the handshake with the 101 and give its connection to `wire`, in one step without await.
 

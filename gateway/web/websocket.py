@@ -134,7 +134,7 @@ _SPARE: Final[list[_Core]] = []
 _MAX_SPARE: Final = 64
 
 
-class Wire(asyncio.Protocol):
+class WebSocket(asyncio.Protocol):
     """One WebSocket, server side."""
 
     __slots__ = (

@@ -20,7 +20,7 @@ from gateway.web.ice_endpoint import bad_upgrade, offers
 from gateway.web.responses import problem_response
 from gateway.web.server import Runner
 from gateway.web.upgrade import HandedOver, Upgrade, hand_over
-from gateway.web.websocket import Wire
+from gateway.web.websocket import WebSocket
 
 _WELCOME = Welcome(
     ice_name="bench-000000",
@@ -41,7 +41,7 @@ class Echo:
     takes_binary = True
 
     def __init__(self) -> None:
-        self.wire = Wire(self)
+        self.wire = WebSocket(self)
 
     def received(self, text: str) -> None:
         self.wire.send(text.encode())

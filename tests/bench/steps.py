@@ -30,7 +30,7 @@ from gateway.node.presence import Presence
 from gateway.node.session import Session
 from gateway.runtime import eventloop, logs
 from gateway.runtime.settings import load
-from gateway.store.entry_loader import LookUps
+from gateway.store.entry_loader import EntryLoader
 from gateway.store.key_file import KeyStore
 from gateway.store.sqlite.engine import SqliteEngine, open_sqlite
 from gateway.web.metrics import Metrics
@@ -73,7 +73,7 @@ class Steps:
         signed = [_signed(text) for text in self._proofs]
         checks = [dpop._key("ES256", dpop.Jwk(**jwk))[0] for jwk, _, _ in signed]
         verified = [self._verify(number) for number in range(self._count)]
-        look_ups = LookUps(self._engine)
+        look_ups = EntryLoader(self._engine)
         readings = [await look_ups.find(opened.ice_name) for opened in self._opened]
         ices = [reading.ice for reading in readings]
         metrics = Metrics()

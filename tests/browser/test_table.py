@@ -12,7 +12,7 @@ from playwright.async_api import expect
 from gateway.cli.common import desk
 from gateway.core.roles import Role
 from gateway.core.times import to_text, utc_now
-from gateway.node.log_follower import Tail
+from gateway.node.log_follower import LogFollower
 from gateway.store.engine import as_json, rows_of
 from tests.browser.admin import choose, close_token, dialog, fill, press, row, submit
 from tests.contract.domain import unguarded
@@ -94,7 +94,7 @@ async def test_stream_that_was_lost_leaves_nothing_out(admin, running):
 async def test_log_that_was_replaced_renews_the_table(admin, running, monkeypatch):
     """Nothing else is news here: the reset alone tells that the table is another."""
     monkeypatch.setattr("gateway.admin.api.events._RECOGNISE_EVERY", 0.05)
-    monkeypatch.setattr(Tail, "_recognise", lambda *_: None)  # it would end the stream first
+    monkeypatch.setattr(LogFollower, "_recognise", lambda *_: None)  # it would end the stream first
     await running.provision("lab-1")
     page = await admin.open()
     await expect(row(page, "lab-1")).to_be_attached()

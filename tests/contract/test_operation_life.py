@@ -39,14 +39,14 @@ from client.protocol import OperationKind
 from gateway.core.ice import Status
 from gateway.core.operation import ACTIVE, State
 from gateway.core.problems import Problem
-from gateway.node.dispatcher import Dispatch
-from gateway.node.expiry import Clerk
+from gateway.node.dispatcher import Dispatcher
+from gateway.node.expiry import OperationExpiry
 from gateway.node.hub import Hub
-from gateway.node.log_follower import Tail
-from gateway.node.progress import ProgressBook
+from gateway.node.log_follower import LogFollower
+from gateway.node.progress import ProgressWriter
 from gateway.node.session import Session
-from gateway.node.waiters import Watches
-from gateway.services.operation_requests import OperationDesk, Wanted
+from gateway.node.waiters import Waiters
+from gateway.services.operation_requests import OperationService, Wanted
 from gateway.services.provisioning import Provisioning
 from gateway.store import ices
 from gateway.store.engine import StoreUnavailable
@@ -154,24 +154,24 @@ class Gateway:
         self.world = world
         self.engine = Mortal(engine)
         self.hub = Hub()
-        watches = Watches()
-        self.dispatch = Dispatch(
+        watches = Waiters()
+        self.dispatch = Dispatcher(
             engine=self.engine,
             hub=self.hub,
             watches=watches,
-            progress=ProgressBook(self.engine, watches, world.clock),
+            progress=ProgressWriter(self.engine, watches, world.clock),
             clock=world.clock,
             kept_bytes=KEPT_BYTES,
         )
-        self.clerk = Clerk(self.engine, world.clock, 0, self.dispatch.ended)
-        self.desk = OperationDesk(engine=self.engine, clock=world.clock, kept_bytes=KEPT_BYTES)
+        self.clerk = OperationExpiry(self.engine, world.clock, 0, self.dispatch.ended)
+        self.desk = OperationService(engine=self.engine, clock=world.clock, kept_bytes=KEPT_BYTES)
         self.provisioning = Provisioning(
             engine=self.engine,
             keys=world.keys,
             clock=world.clock,
             registration_ttl=0,
         )
-        self.tail = Tail(engine, self.apply, self.dispatch.refresh)
+        self.tail = LogFollower(engine, self.apply, self.dispatch.refresh)
         self.sessions = itertools.count()
 
     def may_act(self):

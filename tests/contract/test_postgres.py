@@ -10,7 +10,7 @@ import math
 import asyncpg
 import pytest
 
-from gateway.node.log_follower import Tail
+from gateway.node.log_follower import LogFollower
 from gateway.store import events, ices
 from gateway.store.engine import OutcomeUnknown, StoreRefused, StoreUnavailable
 from gateway.store.events import Events
@@ -85,7 +85,7 @@ async def test_a_node_that_stands_still_within_a_transaction_holds_up_no_other(e
 async def test_no_event_is_skipped_however_commits_interleave(database_url, engine):
     """Whoever reads sees at every moment all that is numbered below what is seen."""
     seen: list[int] = []
-    tail = Tail(engine, lambda entry: seen.append(entry.seq), lambda: asyncio.sleep(0))
+    tail = LogFollower(engine, lambda entry: seen.append(entry.seq), lambda: asyncio.sleep(0))
     await tail.start()
     task = asyncio.create_task(tail.run())
     async with contextlib.AsyncExitStack() as stack:

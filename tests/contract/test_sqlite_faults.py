@@ -10,7 +10,7 @@ import pytest
 
 from gateway.store.accounts import Accounts
 from gateway.store.engine import OutcomeUnknown, StoreUnavailable
-from gateway.store.entry_loader import LookUps
+from gateway.store.entry_loader import EntryLoader
 from gateway.store.events import Events
 from gateway.store.sqlite import engine as sqlite
 from gateway.store.sqlite.engine import open_sqlite
@@ -251,7 +251,7 @@ async def test_a_damaged_entry_is_refused_alone(engine, path):
     with raw(path) as connection:
         connection.execute("PRAGMA ignore_check_constraints=ON")
         connection.execute("UPDATE ice_tokens SET status = 'x?' WHERE ice_name = 'lab-1'")
-    look_ups = LookUps(engine)
+    look_ups = EntryLoader(engine)
     damaged, whole = await asyncio.gather(
         look_ups.find(lab.ice_name), look_ups.find(other.ice_name), return_exceptions=True
     )

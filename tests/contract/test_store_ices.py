@@ -13,7 +13,7 @@ from gateway.store import entry_loader as look_ups_module
 from gateway.store import ices
 from gateway.store.accounts import fold_user
 from gateway.store.engine import StoreUnavailable
-from gateway.store.entry_loader import LookUps
+from gateway.store.entry_loader import EntryLoader
 from gateway.store.ices import IceFilter, Ices, Stale
 from tests.contract.domain import (
     ROOT,
@@ -228,7 +228,7 @@ def between(engine):
 
 
 async def test_a_look_up_never_joins_a_query_that_already_runs(engine, between):
-    look_ups = LookUps(between)
+    look_ups = EntryLoader(between)
     ice = await add_registered(engine)
     gate = between.hold("look_up")
     early = asyncio.create_task(look_ups.find("lab-1"))
@@ -245,7 +245,7 @@ async def test_a_look_up_never_joins_a_query_that_already_runs(engine, between):
 
 
 async def test_look_ups_that_wait_are_answered_together(engine, between):
-    look_ups = LookUps(between)
+    look_ups = EntryLoader(between)
     all_ices = [an_ice(f"lab-{number}") for number in range(20)]
     for ice in all_ices:
         await add(engine, ice)
@@ -267,7 +267,7 @@ async def test_look_ups_that_wait_are_answered_together(engine, between):
 async def test_a_query_asks_for_so_many_at_the_most(engine, between, monkeypatch):
     """What a storm asked for while a query ran is not worked on in one turn of the loop."""
     monkeypatch.setattr(look_ups_module, "MAX_BATCH", 3)
-    look_ups = LookUps(between)
+    look_ups = EntryLoader(between)
     all_ices = [an_ice(f"lab-{number}") for number in range(7)]
     for ice in all_ices:
         await add(engine, ice)
@@ -291,7 +291,7 @@ async def test_a_query_asks_for_so_many_at_the_most(engine, between, monkeypatch
 
 
 async def test_a_look_up_that_fails_fails_its_askers_only(engine, between):
-    look_ups = LookUps(between)
+    look_ups = EntryLoader(between)
     await add(engine, an_ice())
     gate = between.hold("look_up", fails=True)
     failing = [asyncio.create_task(look_ups.find(name)) for name in ("lab-1", "lab-1", "lab-2")]

@@ -9,7 +9,7 @@ import pytest
 from gateway.core.ice import IceType
 from gateway.core.roles import Role
 from gateway.core.secret import Secret
-from gateway.services.accounts import AccountBook
+from gateway.services.accounts import AccountService
 from gateway.services.passwords import Passwords
 from gateway.services.provisioning import Provisioning
 from gateway.store.ices import Ices
@@ -140,7 +140,7 @@ async def test_rows_beside_the_entries_keep_their_rules(engine, table, row, brok
 async def test_no_secret_is_stored(engine, tmp_path):
     keys = KeyStore(tmp_path / "token.keys")
     provisioning = Provisioning(engine=engine, keys=keys, clock=lambda: NOW, registration_ttl=60)
-    book = AccountBook(engine=engine, clock=lambda: NOW, passwords=Passwords())
+    book = AccountService(engine=engine, clock=lambda: NOW, passwords=Passwords())
     first = await provisioning.provision(ROOT, "lab-1", IceType.NORMAL, "alice")
     issued = await provisioning.reprovision(ROOT, "lab-1")
     password = Secret("correct horse battery staple")

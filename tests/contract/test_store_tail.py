@@ -8,7 +8,7 @@ import contextlib
 import pytest
 
 from gateway.node import log_follower as tail_module
-from gateway.node.log_follower import Tail
+from gateway.node.log_follower import LogFollower
 from gateway.store.engine import StoreUnavailable
 from tests.contract.domain import Between, an_event, append, log, refusing, soon, unguarded
 
@@ -21,7 +21,7 @@ class Follower:
         self.did: list[int | str] = []
         self.compared = asyncio.Event()
         self.compare_fails = False
-        self.tail = Tail(self.between, self._apply, self._compare)
+        self.tail = LogFollower(self.between, self._apply, self._compare)
 
     def _apply(self, entry) -> None:
         assert self.tail.position < entry.seq, "a position was expected to be of what is applied"

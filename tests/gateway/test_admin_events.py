@@ -12,11 +12,11 @@ import pytest
 import pytest_asyncio
 
 from gateway.admin.auth import recognise
-from gateway.admin.event_streams import Streams
+from gateway.admin.event_streams import EventStreams
 from gateway.cli.common import desk
 from gateway.core.audit_event import Position
 from gateway.core.roles import Role
-from gateway.node.log_follower import Tail
+from gateway.node.log_follower import LogFollower
 from tests.contract.domain import unguarded
 from tests.support.harness import (
     ADMIN,
@@ -339,7 +339,7 @@ async def test_reader_of_a_log_that_was_restored_meanwhile_is_told(tmp_path):
 
 async def test_stream_that_is_open_while_the_log_is_replaced_is_reset(running, monkeypatch):
     monkeypatch.setattr("gateway.admin.api.events._RECOGNISE_EVERY", 0.02)
-    monkeypatch.setattr(Tail, "_recognise", lambda *_: None)  # it would end the stream first
+    monkeypatch.setattr(LogFollower, "_recognise", lambda *_: None)  # it would end the stream first
     await running.provision()
     *_, before, end = await heads(running)
     async with streaming(running.admin, before) as reader:
@@ -462,14 +462,14 @@ async def test_stream_ends_when_the_gateway_stops(tmp_path):
 
 async def test_reader_who_has_gone_is_forgotten(running, monkeypatch):
     forgotten = asyncio.Event()
-    remove = Streams.remove
+    remove = EventStreams.remove
 
     def noticed(self, stream):
         remove(self, stream)
         forgotten.set()
 
     monkeypatch.setattr("gateway.admin.api.events._RECOGNISE_EVERY", 0.02)
-    monkeypatch.setattr(Streams, "remove", noticed)
+    monkeypatch.setattr(EventStreams, "remove", noticed)
     async with aiohttp.ClientSession() as session:
         running.admin.session = session
         async with streaming(running.admin):

@@ -17,7 +17,7 @@ from gateway.core.times import utc_now
 from gateway.services.provisioning import Provisioning
 from gateway.store.key_file import KeyStore
 from gateway.store.sqlite.engine import open_sqlite
-from gateway.web.ice_endpoint import Endpoint
+from gateway.web.ice_endpoint import IceEndpoint
 from tests.support.harness import ADMIN
 from tests.support.ice import Key, Refused
 
@@ -256,12 +256,12 @@ async def test_a_late_event_spares_the_reregistered_session(running, monkeypatch
 
 def test_nothing_is_awaited_before_the_101():
     """Between the last look at the hub and the 101 the code has no `await`."""
-    [function] = ast.parse(textwrap.dedent(inspect.getsource(Endpoint._decide))).body
+    [function] = ast.parse(textwrap.dedent(inspect.getsource(IceEndpoint._decide))).body
     loop = next(node for node in function.body if isinstance(node, ast.While))
     after = function.body[function.body.index(loop) + 1 :]
     awaits = [node for part in after for node in ast.walk(part) if isinstance(node, ast.Await)]
     assert awaits == [], "an await after the last look at the entry is a gap"
-    assert not inspect.iscoroutinefunction(Endpoint._open), "_open writes the 101 in one step"
+    assert not inspect.iscoroutinefunction(IceEndpoint._open), "_open writes the 101 in one step"
 
 
 async def test_an_admission_while_the_log_is_lost_is_held_to_the_table(running, hold, monkeypatch):

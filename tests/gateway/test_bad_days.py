@@ -24,7 +24,7 @@ from gateway.core.roles import Role
 from gateway.core.secret import Secret
 from gateway.runtime.fd_limits import RESERVE
 from gateway.services.login_failures import LoginFailures
-from gateway.services.logins import LoginDesk
+from gateway.services.logins import LoginService
 from gateway.services.passwords import Passwords
 from gateway.store.logins import Login
 from gateway.store.logins import add as add_login
@@ -473,7 +473,7 @@ async def logins(timed, clock):
     event = Event(now, ADMIN, "log-in", None, None)
     engine = timed.gateway.engine
     await engine.write(lambda transaction: add_login(transaction, login, event, now))
-    return LoginDesk(
+    return LoginService(
         engine=engine,
         clock=clock,
         passwords=Passwords(),

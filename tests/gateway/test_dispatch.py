@@ -14,7 +14,7 @@ from client.protocol import OperationKind
 from gateway.cli.common import desk
 from gateway.core.times import utc_now
 from gateway.node import dispatcher
-from gateway.services.operation_requests import OperationDesk, Wanted
+from gateway.services.operation_requests import OperationService, Wanted
 from gateway.store import operations
 from gateway.store.engine import OutcomeUnknown, StoreUnavailable
 from gateway.store.ices import Ices
@@ -750,7 +750,7 @@ async def test_a_command_requests_and_cancels_beside_the_gateway(running):
 
     ice = await connected(running)
     async with desk(running.gateway.settings) as beside:
-        asking = OperationDesk(engine=beside.engine, clock=utc_now, kept_bytes=1_000_000)
+        asking = OperationService(engine=beside.engine, clock=utc_now, kept_bytes=1_000_000)
         entry = (await Ices(beside.engine).find("lab-1")).ice
         made = await asking.request(beside.actor, entry, Wanted(OperationKind.EXECUTE, b"{}"))
         assert await take(ice) == made.id

@@ -17,7 +17,7 @@ from gateway.core.problems import problem
 from gateway.web.responses import problem_response
 from gateway.web.server import Runner
 from gateway.web.upgrade import HandedOver, Upgrade, hand_over
-from gateway.web.websocket import Wire
+from gateway.web.websocket import WebSocket
 from tests.support.ice import PATIENCE, until
 
 UPGRADE = (
@@ -32,7 +32,7 @@ class Receiver:
     takes_binary = True
 
     def __init__(self):
-        self.wire = Wire(self)
+        self.wire = WebSocket(self)
         self.codes = []
 
     def received(self, text):

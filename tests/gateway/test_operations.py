@@ -13,7 +13,7 @@ import pytest
 
 from gateway.core.roles import Role
 from gateway.node import dispatcher
-from gateway.node.expiry import Clerk
+from gateway.node.expiry import OperationExpiry
 from gateway.services import operation_requests
 from gateway.store import operations as store
 from gateway.store.operations import Operations
@@ -777,7 +777,7 @@ async def test_finished_operations_are_kept_for_a_while(tmp_path):
         await finished(ice, await take(ice))
         waits = await asked(running.admin, kind="schedule", run_at=at(10 * 86400))
         now[0] += timedelta(days=2)
-        clerk = Clerk(running.gateway.engine, lambda: now[0], 86400, lambda ended: None)
+        clerk = OperationExpiry(running.gateway.engine, lambda: now[0], 86400, lambda ended: None)
         await clerk.forget()
         expect_refused(await running.admin.get(f"/operations/{old}"), 404, "not-found")
         assert (await show(running.admin, waits))["state"] == "queued"
@@ -793,7 +793,9 @@ async def test_what_had_to_make_room_is_kept_for_a_day(tmp_path):
         for _ in range(2):
             made.append(await asked(running.admin, params=text(3000)))
             await running.admin.post(f"/operations/{made[-1]}/cancel")
-        clerk = Clerk(running.gateway.engine, lambda: now[0], 30 * 86400, lambda ended: None)
+        clerk = OperationExpiry(
+            running.gateway.engine, lambda: now[0], 30 * 86400, lambda ended: None
+        )
         now[0] += timedelta(hours=23, minutes=59)
         await clerk.forget()
         assert (await show(running.admin, made[0]))["params"] is None

@@ -23,7 +23,7 @@ from gateway.core.roles import Role
 from gateway.core.secret import Secret
 from gateway.core.times import utc_now
 from gateway.services.login_failures import LoginFailures
-from gateway.services.logins import LoginDesk
+from gateway.services.logins import LoginService
 from gateway.services.passwords import Passwords, TooBusy
 from gateway.store.accounts import Accounts
 from gateway.store.engine import StoreUnavailable
@@ -206,7 +206,7 @@ async def test_address_that_is_held_off_has_no_more_names_remembered(running, br
         return False
 
     monkeypatch.setattr(Passwords, "verify", wrong)
-    desk = LoginDesk(
+    desk = LoginService(
         engine=running.gateway.engine,
         clock=utc_now,
         passwords=running.gateway.accounts._passwords,

@@ -21,7 +21,7 @@ from websockets.protocol import OPEN, SERVER, Protocol
 
 import gateway.web.websocket
 from client.protocol import MAX_MESSAGE
-from gateway.web.websocket import Wire, whole_text
+from gateway.web.websocket import WebSocket, whole_text
 from tests.bench import echo
 from tests.support.ice import PATIENCE, Ice
 
@@ -294,7 +294,7 @@ class Stage:
     async def open(self):
         asyncio.get_running_loop().set_exception_handler(lambda _, what: self._faults.append(what))
         listening = asyncio.get_running_loop().create_future()
-        data_received = Wire.data_received
+        data_received = WebSocket.data_received
 
         class Runner(echo.Runner):
             async def listen(self, *where):
@@ -315,7 +315,7 @@ class Stage:
         self._patch.setattr(echo, "Runner", Runner)
         self._patch.setattr(echo, "Echo", serve)
         self._patch.setattr(echo.process, "warm", lambda: None)  # this process does not end here
-        self._patch.setattr(Wire, "data_received", counting)
+        self._patch.setattr(WebSocket, "data_received", counting)
         # Nothing ends because time has passed, unless that is what is tested.
         self._patch.setattr(gateway.web.websocket, "CLOSE_TIMEOUT", NEVER)
         self._app = asyncio.ensure_future(echo.serve("127.0.0.1", 0, welcome=False))

@@ -9,7 +9,7 @@ import sqlite3
 import pytest
 
 from gateway.core.times import utc_now
-from gateway.node.restore_hold import Hold
+from gateway.node.restore_hold import RestoreHold
 from gateway.services import store_migration
 from gateway.services.audit import Audit
 from gateway.store import sessions
@@ -118,11 +118,11 @@ async def test_the_file_is_a_copy_from_then_on(path, database_url):
     await fill(path)
     await move(path, database_url)
     async with open_sqlite(path) as engine:
-        hold = Hold(engine)
+        hold = RestoreHold(engine)
         await hold.start()
         assert "the database is a copy" in hold.reason
     async with opening(database_url) as engine:
-        hold = Hold(engine)
+        hold = RestoreHold(engine)
         await hold.start()
         assert hold.reason is None
 
@@ -135,7 +135,7 @@ async def test_a_target_that_is_not_empty_is_refused(path, database_url):
         await move(path, database_url)
     assert "not empty: there are rows in users" in caught.text
     async with open_sqlite(path) as engine:
-        hold = Hold(engine)
+        hold = RestoreHold(engine)
         await hold.start()
         assert hold.reason is None, "the file was expected to be what it was"
 

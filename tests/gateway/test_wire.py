@@ -1,4 +1,4 @@
-"""The hand-over of a connection from aiohttp to its `Wire`, on every loop, plain and under TLS."""
+"""The hand-over of a connection from aiohttp to its `WebSocket`, on every loop, plain and under TLS."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from client.protocol import MAX_MESSAGE
 from gateway.app import run_gateway
 from gateway.core.ice import IceType
 from gateway.node.session import Session
-from gateway.web.websocket import Wire
+from gateway.web.websocket import WebSocket
 from tests.support.harness import ADMIN, settings_for
 from tests.support.ice import Ice, until
 
@@ -270,7 +270,7 @@ class Transport(asyncio.Transport):
 async def bare():
     """A wire without a network: what it told, and its transport."""
     recorder, transport = Recorder(), Transport()
-    wire = Wire(recorder)
+    wire = WebSocket(recorder)
     wire.connection_made(transport)
     yield wire, recorder.told, transport
     wire.connection_lost(None)
@@ -297,7 +297,7 @@ async def test_a_half_read_frame_mixes_with_nobody_elses(bare):
     others, recorder = [], Recorder()
     frame = text_frame("mine")
     for cut in range(1, len(frame)):
-        other = Wire(recorder)
+        other = WebSocket(recorder)
         other.connection_made(Transport())
         wire.data_received(frame[:cut])
         other.data_received(text_frame("theirs"))
@@ -312,7 +312,7 @@ async def test_a_half_read_frame_mixes_with_nobody_elses(bare):
 
 async def test_between_fragments_a_wire_keeps_its_parser(bare):
     wire, told, _ = bare
-    other = Wire(recorder := Recorder())
+    other = WebSocket(recorder := Recorder())
     other.connection_made(Transport())
     wire.data_received(Frame(Opcode.TEXT, b"", fin=False).serialize(mask=True))
     mine = wire._core
@@ -346,7 +346,7 @@ async def test_binary_messages_reach_a_receiver_that_takes_them():
             self.told.append(data)
 
     recorder = Taking()
-    wire = Wire(recorder)
+    wire = WebSocket(recorder)
     wire.connection_made(Transport())
     wire.data_received(Frame(Opcode.BINARY, b"\xff", fin=False).serialize(mask=True))
     wire.data_received(Frame(Opcode.CONT, b"\x00").serialize(mask=True))
@@ -554,7 +554,7 @@ def test_two_hundred_connections_leave_nothing_behind(plain_stage):
         await ice.connections.pop().close()
         await until(lambda: not running.endpoint._closing)
         tasks = asyncio.all_tasks()
-        before = living(Wire), living(Session)
+        before = living(WebSocket), living(Session)
         for turn in range(200):
             connection = await ice.connect()
             if turn % 3 == 1:
@@ -576,7 +576,7 @@ def test_two_hundred_connections_leave_nothing_behind(plain_stage):
         # Presence has yet to write that they are gone; the last may still stand in a frame that waits.
         await running.endpoint._presence.flush()
         await running.engine.write(nothing)
-        await until(lambda: living(Wire) <= before[0] + 2 and living(Session) <= before[1] + 2)
+        await until(lambda: living(WebSocket) <= before[0] + 2 and living(Session) <= before[1] + 2)
         assert running.hub._pending == {}
 
     plain_stage.play(story)

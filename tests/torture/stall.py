@@ -499,7 +499,7 @@ class Stop:
 
 
 @dataclass
-class Others:
+class OtherNodes:
     """A request, and an admission, again and again."""
 
     scene: Scene
@@ -545,7 +545,7 @@ class Others:
 
 async def measure(scene: Scene, given: Input) -> Stop:
     """What ten arrivals in a row did to others."""
-    others, data = Others(scene), given.build()
+    others, data = OtherNodes(scene), given.build()
     await scene.gateway.longest_stop()
     async with others.busy():
         for _ in range(TIMES):

@@ -12,7 +12,7 @@ from gateway.admin.access import check_declared, route
 from gateway.admin.auth import needed
 from gateway.admin.context import CALLER
 from gateway.core.roles import Caller, Need, Role
-from gateway.web.responses import Refusal
+from gateway.web.responses import RequestRefused
 
 
 async def handle(_):
@@ -56,7 +56,7 @@ async def test_caller_is_checked_after_what_was_sent_and_before_the_handler():
         finds=step("finds", listed, "more"),
     )
     assert needed(made.handler) is Need.ACT
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(RequestRefused) as refused:
         await made.handler({CALLER: Caller("eve", Role.AUDITOR)})
     assert refused.value.problem.code == "forbidden"
     before = [("reads", ()), ("finds", ())]

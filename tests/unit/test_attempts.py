@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from gateway.core import rate_limit
-from gateway.core.rate_limit import Attempts
+from gateway.core.rate_limit import RateLimiter
 
 
 def test_the_limit_holds_within_a_window_that_moves():
-    counted = Attempts(3, 60.0)
+    counted = RateLimiter(3, 60.0)
     assert [counted.count("10.0.0.1", now) for now in (0, 10, 20)] == [0, 0, 0]
     assert counted.count("10.0.0.1", 25) == 35, "there is room when the first is 60 s old"
     assert counted.count("10.0.0.1", 59.5) == 0.5
@@ -34,14 +34,14 @@ def test_the_limit_holds_within_a_window_that_moves():
     ],
 )
 def test_what_counts_as_one_source(one, other, same):
-    counted = Attempts(1, 60.0)
+    counted = RateLimiter(1, 60.0)
     assert counted.count(one, 0) == 0
     assert (counted.count(other, 1) > 0) is same
 
 
 def test_memory_is_bounded_and_the_quietest_source_goes_first(monkeypatch):
     monkeypatch.setattr(rate_limit, "_MAX_SOURCES", 3)
-    counted = Attempts(1, 60.0)
+    counted = RateLimiter(1, 60.0)
     for source in ("a", "b", "c"):
         counted.count(source, 0)
     assert counted.count("a", 1) > 0

@@ -11,10 +11,10 @@ import pytest
 from gateway.core.audit_event import GENESIS, Actor, Entry, Event, Via
 from gateway.core.revocation import Confirmation, Drop
 from gateway.node import revocations
-from gateway.node.hub import Dropped
-from gateway.node.revocations import Drops
+from gateway.node.hub import ClosedSession
+from gateway.node.revocations import Revocations
 from gateway.store.engine import Appended, StoreUnavailable
-from gateway.store.nodes import Dropped as Dropped_
+from gateway.store.nodes import Dropped
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 
@@ -23,7 +23,7 @@ def entry(seq):
     return Entry(seq, Event(NOW, Actor("root", Via.API, "test"), "deregister", "lab-1", 2), GENESIS)
 
 
-class Tail:
+class LogFollower:
     """Has applied every event up to `position`."""
 
     def __init__(self, position):
@@ -42,7 +42,7 @@ class Hub:
     def apply(self, happened):
         if happened.seq in self.quiet:
             return []
-        return [Dropped("lab-1", f"s{happened.seq}", 4101)]
+        return [ClosedSession("lab-1", f"s{happened.seq}", 4101)]
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def observed():
 @pytest.fixture
 def dropping(observed):
     later = NOW + timedelta(milliseconds=12, microseconds=345)
-    return Drops(Hub(), "node-1", lambda: later, observed.append)
+    return Revocations(Hub(), "node-1", lambda: later, observed.append)
 
 
 def logged(*seqs):
@@ -64,7 +64,7 @@ def logged(*seqs):
     return appended
 
 
-class Others:
+class OtherNodes:
     """Other nodes, of which some are late."""
 
     def __init__(self, late=(), dropped=()):
@@ -91,20 +91,24 @@ async def test_an_action_is_told_what_its_events_ended_and_nothing_else(dropping
     dropping._hub.quiet = (2,)
     for seq in (1, 2, 3, 4):
         dropping.apply(entry(seq))
-    assert await dropping.confirm(Tail(4), logged(1, 2, 3)) == Confirmation([drop(1), drop(3)], [])
-    assert await dropping.confirm(Tail(4), logged(2)) == Confirmation([], [])
-    assert await dropping.confirm(Tail(0), []) == Confirmation([], [])
+    assert await dropping.confirm(LogFollower(4), logged(1, 2, 3)) == Confirmation(
+        [drop(1), drop(3)], []
+    )
+    assert await dropping.confirm(LogFollower(4), logged(2)) == Confirmation([], [])
+    assert await dropping.confirm(LogFollower(0), []) == Confirmation([], [])
     assert observed == [0.012345] * 3
 
 
 async def test_a_node_that_lags_behind_is_named(dropping, monkeypatch):
     monkeypatch.setattr(revocations, "CONFIRMATION", 0)
     dropping.apply(entry(1))
-    assert await dropping.confirm(Tail(1), logged(1, 2)) == Confirmation([drop(1)], ["node-1"])
+    assert await dropping.confirm(LogFollower(1), logged(1, 2)) == Confirmation(
+        [drop(1)], ["node-1"]
+    )
 
 
 async def test_a_clock_that_was_set_back_gives_no_negative_time(observed):
-    dropping = Drops(Hub(), "node-1", lambda: NOW - timedelta(hours=1), observed.append)
+    dropping = Revocations(Hub(), "node-1", lambda: NOW - timedelta(hours=1), observed.append)
     dropping.apply(entry(1))
     assert observed == [0.0]
 
@@ -122,28 +126,28 @@ async def test_what_was_ended_is_forgotten_after_30_seconds(dropping, monkeypatc
 
 
 async def test_other_nodes_are_waited_for_and_what_they_dropped_is_told(dropping):
-    far = Dropped_("s9", 1, "node-2", "lab-1", 4101)
-    dropping._others = Others(late=["node-2"] * 3, dropped=[far])
+    far = Dropped("s9", 1, "node-2", "lab-1", 4101)
+    dropping._others = OtherNodes(late=["node-2"] * 3, dropped=[far])
     dropping.apply(entry(1))
-    found = await dropping.confirm(Tail(1), logged(1))
+    found = await dropping.confirm(LogFollower(1), logged(1))
     assert found == Confirmation([drop(1), Drop("s9", "node-2", 4101, 12.345, "lab-1")], [])
 
 
 async def test_a_node_that_does_not_confirm_is_named(dropping, monkeypatch):
     monkeypatch.setattr(revocations, "CONFIRMATION", 0.05)
-    dropping._others = Others(late=["node-3"] * 1000)
-    assert await dropping.confirm(Tail(1), logged(1)) == Confirmation([], ["node-3"])
+    dropping._others = OtherNodes(late=["node-3"] * 1000)
+    assert await dropping.confirm(LogFollower(1), logged(1)) == Confirmation([], ["node-3"])
 
 
 async def test_without_its_store_nobody_is_said_to_have_confirmed(dropping):
-    dropping._others = Others()
+    dropping._others = OtherNodes()
     dropping._others.away = True
-    assert await dropping.confirm(Tail(1), logged(1)) == Confirmation([], ["other nodes"])
+    assert await dropping.confirm(LogFollower(1), logged(1)) == Confirmation([], ["other nodes"])
 
 
 async def test_who_is_late_itself_does_not_speak_for_the_others(dropping, monkeypatch):
     monkeypatch.setattr(revocations, "CONFIRMATION", 0.01)
     monkeypatch.setattr(revocations, "_ONE_LOOK", 0.01)
-    dropping._others = Others(late=["node-3"] * 1000)
-    found = await dropping.confirm(Tail(0), logged(1))
+    dropping._others = OtherNodes(late=["node-3"] * 1000)
+    found = await dropping.confirm(LogFollower(0), logged(1))
     assert found == Confirmation([], ["node-1", "node-3"])

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.core.audit_event import GENESIS, Actor, Entry, Event, Via
 from gateway.core.ice import Status
-from gateway.node.hub import Dropped, Hub
+from gateway.node.hub import ClosedSession, Hub
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 
@@ -89,7 +89,7 @@ def test_sessions_may_end_while_they_are_counted_through(hub):
 )
 def test_an_event_drops_the_sessions_of_lower_generations(hub, action, code):
     session, other = admit(hub), admit(hub, "s2", ice_name="lab-2")
-    assert hub.apply(entry(action, 2)) == [Dropped("lab-1", "s1", code)]
+    assert hub.apply(entry(action, 2)) == [ClosedSession("lab-1", "s1", code)]
     assert session.closed == [code]
     assert other.closed == []
     assert "lab-1" not in hub
@@ -117,7 +117,7 @@ def test_a_slow_tail_never_closes_an_ice_that_is_freshly_reregistered(hub, late)
 
 
 @pytest.mark.parametrize(
-    ("admitted_at", "dropped"), [(19, [Dropped("lab-1", "s1", 4201)]), (20, []), (21, [])]
+    ("admitted_at", "dropped"), [(19, [ClosedSession("lab-1", "s1", 4201)]), (20, []), (21, [])]
 )
 def test_disconnect_closes_only_sessions_admitted_before_it(hub, admitted_at, dropped):
     session, pending = admit(hub, seq=admitted_at), hub.expect("lab-1", 1)

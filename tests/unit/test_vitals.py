@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 from gateway.node import health
-from gateway.node.health import Vital, Vitals
+from gateway.node.health import Health, HealthCheck
 from gateway.node.heartbeat import Heartbeat
 from gateway.runtime import fd_limits
 from gateway.runtime.eventloop import calm
@@ -61,7 +61,7 @@ def looking(monkeypatch):
 
 async def test_a_fault_is_said_when_it_begins_and_when_it_ends(looking, said):
     store = Store(attempts=5)
-    await looking(Vitals(store, {"store": Vital(lambda: store.fault)}), 10)
+    await looking(Health(store, {"store": HealthCheck(lambda: store.fault)}), 10)
     assert said == [
         {"part": "store", "reason": reason, "event": event, "log_level": level}
         for event, level in (("fault", "error"), ("fault over", "warning"))
@@ -73,23 +73,23 @@ async def test_a_fault_is_said_when_it_begins_and_when_it_ends(looking, said):
 async def test_a_store_that_nobody_uses_is_tried_now_and_then(looking, monkeypatch):
     monkeypatch.setattr(health, "IDLE", 5)
     store = Store()
-    await looking(Vitals(store, {}), 20)
+    await looking(Health(store, {}), 20)
     assert store.tried == 4
 
 
 async def test_a_fault_between_two_looks_is_said_nevertheless(looking, said):
     store = Store(attempts=1)
-    await looking(Vitals(store, {"store": Vital(lambda: store.fault)}), 1)
+    await looking(Health(store, {"store": HealthCheck(lambda: store.fault)}), 1)
     assert [line["event"] for line in said] == ["fault", "fault over"]
 
 
 def test_faults_are_told_by_what_is_needed():
-    looked = Vitals(
+    looked = Health(
         Store(),
         {
-            "store": Vital(lambda: None),
-            "keys": Vital(lambda: "no file", needed=False),
-            "handles": Vital(lambda: "too few"),
+            "store": HealthCheck(lambda: None),
+            "keys": HealthCheck(lambda: "no file", needed=False),
+            "handles": HealthCheck(lambda: "too few"),
         },
     )
     assert looked.faults() == {"keys": "no file", "handles": "too few"}

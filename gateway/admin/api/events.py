@@ -12,8 +12,8 @@ from aiohttp_sse import EventSourceResponse
 from gateway.admin.access import route
 from gateway.admin.api.requests import DEFAULT_LIMIT, Limit, Query, Text
 from gateway.admin.auth import recognise
-from gateway.admin.context import CALLER, PARTS, AdminParts
-from gateway.admin.event_streams import Stream
+from gateway.admin.context import CALLER, PARTS, AdminContext
+from gateway.admin.event_streams import EventStream
 from gateway.core.audit_event import Position
 from gateway.core.problems import invalid, problem
 from gateway.core.roles import Need
@@ -22,7 +22,7 @@ from gateway.services import schemas
 from gateway.store.engine import StoreUnavailable
 from gateway.store.events import EventFilter
 from gateway.store.sessions import Happening
-from gateway.web.responses import DATA_HEADERS, Refusal, json_response
+from gateway.web.responses import DATA_HEADERS, RequestRefused, json_response
 
 _BATCH: Final = 200
 _SEND_TIMEOUT: Final = 30.0
@@ -72,7 +72,7 @@ async def listing(request: web.Request, query: EventQuery) -> web.Response:
         EventFilter(query.ice_name, query.actor, query.action),
     )
     if not found and query.after > (last := await log.last()):
-        raise Refusal(problem("reset", f"The audit log ends at event {last}.", seq=last))
+        raise RequestRefused(problem("reset", f"The audit log ends at event {last}.", seq=last))
     page = found[: query.limit]
     return json_response(
         schemas.EventPage(
@@ -93,7 +93,7 @@ async def stream(request: web.Request, position: Position | None) -> web.StreamR
         return web.Response()  # the reader has gone meanwhile: nobody sees this
     reader = parts.streams.add(request[CALLER].user)
     if reader is None:
-        raise Refusal(problem("too-many-streams"))
+        raise RequestRefused(problem("too-many-streams"))
     try:
         await response.prepare(request)
         async with response:
@@ -106,9 +106,9 @@ async def stream(request: web.Request, position: Position | None) -> web.StreamR
 
 
 async def _send_all(
-    request: web.Request, response: EventSourceResponse, reader: Stream, position: Position
+    request: web.Request, response: EventSourceResponse, reader: EventStream, position: Position
 ) -> None:
-    parts: AdminParts = request.config_dict[PARTS]
+    parts: AdminContext = request.config_dict[PARTS]
     loop = asyncio.get_running_loop()
     recognised = loop.time()
     # Without news nothing is written, so that a reader who has gone would not be noticed.
@@ -169,5 +169,5 @@ async def _last_event_id(request: web.Request) -> tuple[Position | None]:
         return (None,)
     position = Position.parse(text)
     if position is None:
-        raise Refusal(invalid("Last-Event-ID", "must be the id, or the number, of an event"))
+        raise RequestRefused(invalid("Last-Event-ID", "must be the id, or the number, of an event"))
     return (position,)

@@ -25,7 +25,7 @@ from gateway.admin.api.requests import (
     unwrap,
 )
 from gateway.admin.auth import actor
-from gateway.admin.context import CALLER, PARTS, AdminParts
+from gateway.admin.context import CALLER, PARTS, AdminContext
 from gateway.core.audit_event import Actor
 from gateway.core.ice import IceType, Status, fold
 from gateway.core.problems import NAME_IS_FINAL, Problem, problem
@@ -256,5 +256,5 @@ async def bulk(request: web.Request, wanted: Bulk) -> web.Response:
     )
 
 
-def _parts(request: web.Request) -> AdminParts:
+def _parts(request: web.Request) -> AdminContext:
     return request.config_dict[PARTS]

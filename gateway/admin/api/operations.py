@@ -27,7 +27,7 @@ from gateway.admin.api.requests import (
     unwrap,
 )
 from gateway.admin.auth import actor, recognise
-from gateway.admin.context import CALLER, PARTS, AdminParts
+from gateway.admin.context import CALLER, PARTS, AdminContext
 from gateway.core.ice import fold
 from gateway.core.operation import Operation, State
 from gateway.core.problems import invalid, problem
@@ -37,7 +37,7 @@ from gateway.services.operation_requests import Wanted
 from gateway.store.engine import StoreUnavailable
 from gateway.store.ices import Listed
 from gateway.store.operations import OperationFilter
-from gateway.web.responses import DATA_HEADERS, Refusal, json_response
+from gateway.web.responses import DATA_HEADERS, RequestRefused, json_response
 
 MAX_WAIT: Final = 60.0
 """Seconds that a request may wait for its operation to finish."""
@@ -121,7 +121,7 @@ async def create(
     )
 
 
-async def _end_of(parts: AdminParts, operation: Operation, wait: float) -> Operation:
+async def _end_of(parts: AdminContext, operation: Operation, wait: float) -> Operation:
     """The operation when it has finished, or as it is after `wait` seconds."""
     with (
         parts.watches.on(operation.ice_name, operation.id, end_only=True) as changed,
@@ -186,7 +186,7 @@ async def listing(request: web.Request, query: OperationQuery, before: int | Non
 def _number(cursor: str | None) -> int | None:
     text = decode_cursor(cursor)
     if text is not None and not (text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS):
-        raise Refusal(invalid("cursor", "take it from `next` of the page before"))
+        raise RequestRefused(invalid("cursor", "take it from `next` of the page before"))
     return None if text is None else int(text)
 
 
@@ -207,7 +207,7 @@ async def _find(request: web.Request) -> tuple[Listed, Operation]:
     operation = await parts.operations.find(request.match_info["id"])
     listed = None if operation is None else await parts.ices.find(operation.ice_name)
     if operation is None or listed is None or not request[CALLER].sees(listed.ice):
-        raise Refusal(problem("not-found", "There is no such operation."))
+        raise RequestRefused(problem("not-found", "There is no such operation."))
     return listed, operation
 
 
@@ -219,7 +219,7 @@ async def stream(request: web.Request, _: Listed, operation: Operation) -> web.S
     if request.transport is None:
         return web.Response()  # the reader has gone meanwhile: nobody sees this
     if not parts.streams.sit_down(user):
-        raise Refusal(problem("too-many-streams"))
+        raise RequestRefused(problem("too-many-streams"))
     try:
         await response.prepare(request)
         async with response:
@@ -262,5 +262,5 @@ async def _send(response: EventSourceResponse, event: str, document: object) -> 
     await response.send(msgspec.json.encode(document).decode(), event=event)
 
 
-def _parts(request: web.Request) -> AdminParts:
+def _parts(request: web.Request) -> AdminContext:
     return request.config_dict[PARTS]

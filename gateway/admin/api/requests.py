@@ -17,7 +17,7 @@ from gateway.core.json_input import NotJson, check_syntax
 from gateway.core.problems import Problem, invalid, problem
 from gateway.store.ices import Listed
 from gateway.web.http_headers import media_type
-from gateway.web.responses import Refusal, read_body
+from gateway.web.responses import RequestRefused, read_body
 
 MAX_LIMIT: Final = 200
 DEFAULT_LIMIT: Final = 50
@@ -35,12 +35,12 @@ class NoMembers(msgspec.Struct, forbid_unknown_fields=True):
 
 
 async def body_as(request: web.Request, shape: type[B]) -> B:
-    """The JSON body as `shape`. Raises `Refusal`."""
+    """The JSON body as `shape`. Raises `RequestRefused`."""
     return _parsed(request, await _body(request), shape)
 
 
 async def no_members(request: web.Request) -> tuple[()]:
-    """Take an empty body, or an object without members. Raises `Refusal`."""
+    """Take an empty body, or an object without members. Raises `RequestRefused`."""
     if request.body_exists:
         data = await _body(request)
         if data:
@@ -53,7 +53,7 @@ async def _body(request: web.Request) -> bytes:
     # The body may have taken its time: who has lost their right meanwhile has none any more.
     caller = await recognise(request)
     if caller is None:
-        raise Refusal(problem("unauthenticated"))
+        raise RequestRefused(problem("unauthenticated"))
     request[CALLER] = caller
     return data
 
@@ -63,24 +63,24 @@ def _parsed(request: web.Request, data: bytes, shape: type[B]) -> B:
     try:
         check_syntax(data)
     except NotJson:
-        raise Refusal(problem("malformed-json")) from None
+        raise RequestRefused(problem("malformed-json")) from None
     except JsonTooComplex as error:
         too_complex = str(error)
     # Second, since what cannot be parsed is 400 whatever it is called. It is asked for because a
     # page of another site can send any body, but not this type.
     if media_type(request.headers.get("Content-Type", "")) != "application/json":
-        raise Refusal(problem("unsupported-media-type"))
+        raise RequestRefused(problem("unsupported-media-type"))
     if too_complex is not None:
-        raise Refusal(invalid("body", too_complex))
+        raise RequestRefused(invalid("body", too_complex))
     return decode_as(data, shape)
 
 
 def decode_as(data: bytes, shape: type[B]) -> B:
-    """JSON that `check_syntax` has taken, as `shape`. Raises `Refusal`."""
+    """JSON that `check_syntax` has taken, as `shape`. Raises `RequestRefused`."""
     try:
         return msgspec.json.decode(data, type=shape)
     except msgspec.ValidationError as error:
-        raise Refusal(_shape_problem(error)) from None
+        raise RequestRefused(_shape_problem(error)) from None
 
 
 def _shape_problem(error: msgspec.ValidationError) -> Problem:
@@ -100,26 +100,26 @@ class Query(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     @classmethod
     def of(cls, request: web.Request) -> Self:
-        """The parameters of a request. Raises `Refusal`."""
+        """The parameters of a request. Raises `RequestRefused`."""
         given: dict[str, str] = {}
         for name, value in request.query.items():
             if name in given:
-                raise Refusal(invalid(name, "is given twice"))
+                raise RequestRefused(invalid(name, "is given twice"))
             given[name] = value
         # An empty parameter is what a form sends for a filter that is not used.
         used = {name: value for name, value in given.items() if value}
         try:
             return msgspec.convert(used, type=cls, strict=False)
         except msgspec.ValidationError as error:
-            raise Refusal(_shape_problem(error)) from None
+            raise RequestRefused(_shape_problem(error)) from None
 
 
 async def find_ice(request: web.Request) -> tuple[Listed]:
-    """The ICE of the path; one that the caller may not see does not exist for them. Raises `Refusal`."""
+    """The ICE of the path; one that the caller may not see does not exist for them. Raises `RequestRefused`."""
     parts = request.config_dict[PARTS]
     listed = await parts.ices.find(request.match_info["ice_name"])
     if listed is None or not request[CALLER].sees(listed.ice):
-        raise Refusal(problem("not-registered"))
+        raise RequestRefused(problem("not-registered"))
     connection = listed.connection
     if connection and connection.node == parts.node and parts.hub.get(listed.ice.ice_name) is None:
         # It has just gone, and that is not written yet.
@@ -133,13 +133,13 @@ def encode_cursor(text: str) -> str:
 
 
 def decode_cursor(cursor: str | None) -> str | None:
-    """The reverse. Raises `Refusal`."""
+    """The reverse. Raises `RequestRefused`."""
     if cursor is None:
         return None
     try:
         return base64url.decode(cursor).decode()
     except ValueError:
-        raise Refusal(invalid("cursor", "take it from `next` of the page before")) from None
+        raise RequestRefused(invalid("cursor", "take it from `next` of the page before")) from None
 
 
 def if_match(request: web.Request) -> frozenset[int] | None:
@@ -162,7 +162,7 @@ def etag(generation: int) -> dict[str, str]:
 
 
 def unwrap(value: Any) -> Any:
-    """A use case's result. Raises `Refusal` where it is a problem."""
+    """A use case's result. Raises `RequestRefused` where it is a problem."""
     if isinstance(value, Problem):
-        raise Refusal(value)
+        raise RequestRefused(value)
     return value

@@ -9,7 +9,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from gateway.admin.access import check_declared, route
-from gateway.admin.context import PARTS, AdminParts
+from gateway.admin.context import PARTS, AdminContext
 from gateway.admin.pages.api_tokens import routes as api_tokens
 from gateway.admin.pages.audit import routes as audit
 from gateway.admin.pages.base import answered, furnish, logged_in, to_the_page
@@ -26,7 +26,7 @@ from gateway.core.roles import Need
 __all__ = ["pages_app"]
 
 
-def pages_app(parts: AdminParts) -> web.Application:
+def pages_app(parts: AdminContext) -> web.Application:
     """The pages; mount them at `/admin`."""
     app = web.Application(middlewares=[answered, logged_in])
     app[PARTS] = parts

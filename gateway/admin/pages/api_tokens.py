@@ -16,7 +16,7 @@ from gateway.core.audit_event import Via
 from gateway.core.problems import Problem, invalid, problem
 from gateway.core.roles import Need
 from gateway.store.accounts import ApiToken
-from gateway.web.responses import Refusal
+from gateway.web.responses import RequestRefused
 
 CHANGED: Final = "tokens-changed"
 """Tells the page's script that the table is to be asked for again."""
@@ -124,7 +124,7 @@ async def revoke(request: web.Request) -> web.StreamResponse:
     token = await _token(request)
     done = await parts(request).accounts.revoke_token(actor(request, Via.PAGE), token.id)
     if isinstance(done, Problem):
-        raise Refusal(done)
+        raise RequestRefused(done)
     said = f"{token.label} of {token.user}: the next request that brings it is refused."
     if done.revokedon is not None:
         said = f"{token.label} of {token.user} was revoked before; nothing was changed."
@@ -135,5 +135,5 @@ async def revoke(request: web.Request) -> web.StreamResponse:
 async def _token(request: web.Request) -> ApiToken:
     token = await parts(request).accounts.token(request.match_info["token_id"])
     if token is None:
-        raise Refusal(problem("not-found", "There is no such API token."))
+        raise RequestRefused(problem("not-found", "There is no such API token."))
     return token

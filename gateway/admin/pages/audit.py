@@ -21,7 +21,7 @@ from gateway.core.roles import Need
 from gateway.services.audit_export import FORMATS, export, media_type
 from gateway.store.engine import StoreUnavailable
 from gateway.store.events import EventFilter
-from gateway.web.responses import Refusal
+from gateway.web.responses import RequestRefused
 
 _LAST: Final = 2**63 - 1
 _PATIENCE: Final = 30.0
@@ -132,7 +132,7 @@ async def _actor(request: web.Request, name: str) -> str:
 
 
 def _time(field: str, text: str | None) -> datetime | None:
-    """A time of the address; without a zone it is UTC. Raises `Refusal`."""
+    """A time of the address; without a zone it is UTC. Raises `RequestRefused`."""
     if text is None:
         return None
     try:
@@ -141,4 +141,4 @@ def _time(field: str, text: str | None) -> datetime | None:
             moment = moment.replace(tzinfo=UTC)
         return max(moment.astimezone(UTC), _EPOCH)
     except (ValueError, OverflowError):
-        raise Refusal(invalid(field, "needs a time such as 2026-11-22T09:30Z")) from None
+        raise RequestRefused(invalid(field, "needs a time such as 2026-11-22T09:30Z")) from None

@@ -15,13 +15,13 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from gateway.admin.auth import is_meant, is_public, login_of
-from gateway.admin.context import CALLER, LOGIN, PARTS, AdminParts
+from gateway.admin.context import CALLER, LOGIN, PARTS, AdminContext
 from gateway.core.problems import Problem, problem
 from gateway.core.times import to_text
 from gateway.store.engine import StoreUnavailable
 from gateway.web.forms import TooManyFields, parse_form
 from gateway.web.http_headers import media_type
-from gateway.web.responses import MAX_BODY, Refusal, read_body, store_problem
+from gateway.web.responses import MAX_BODY, RequestRefused, read_body, store_problem
 
 _HEADERS: Final = {
     # No inline script or style, nothing from elsewhere, in nobody's frame.
@@ -92,11 +92,13 @@ async def _let_in(request: web.Request) -> None:
     login = await login_of(request)
     if login is None:
         if is_fragment(request) or request.method != "GET":
-            raise Refusal(problem("unauthenticated", "Your login has ended. Nothing was changed."))
+            raise RequestRefused(
+                problem("unauthenticated", "Your login has ended. Nothing was changed.")
+            )
         raise web.HTTPFound(f"{root(request)}login")
     request[LOGIN], request[CALLER] = login, login.caller
     if not is_meant(request, login):
-        raise Refusal(
+        raise RequestRefused(
             problem(
                 "forbidden",
                 "This page was opened in another login, so nothing was changed. Do it once more.",
@@ -109,7 +111,7 @@ async def answered(request: web.Request, handler: Handler) -> web.StreamResponse
     """Tell of what went wrong on a page, or in the place on it that was asked for."""
     try:
         return await handler(request)
-    except Refusal as refusal:
+    except RequestRefused as refusal:
         return _refused(request, refusal.problem)
     except web.HTTPException as error:
         if error.status < 400:  # noqa: PLR2004 - a redirect
@@ -145,7 +147,7 @@ def root(request: web.Request) -> str:
     return "../" * path[len(start) :].count("/") or "./"
 
 
-def parts(request: web.Request) -> AdminParts:
+def parts(request: web.Request) -> AdminContext:
     """The collaborators."""
     return request.config_dict[PARTS]
 
@@ -191,9 +193,9 @@ async def form(request: web.Request, at_most: int = MAX_BODY) -> dict[str, str]:
 async def posted(
     request: web.Request, at_most: int = MAX_BODY, max_fields: int = MAX_FIELDS
 ) -> list[tuple[str, str]]:
-    """The fields of a posted form of so many bytes, in their order. Raises `Refusal`."""
+    """The fields of a posted form of so many bytes, in their order. Raises `RequestRefused`."""
     if media_type(request.headers.get("Content-Type", "")) != _FORM:
-        raise Refusal(problem("bad-request", "This is not a form of these pages."))
+        raise RequestRefused(problem("bad-request", "This is not a form of these pages."))
     data = await read_body(request, at_most)
     try:
         if len(data) <= _DECODED_AT_ONCE:
@@ -202,12 +204,16 @@ async def posted(
             async with request.config_dict[_DECODER]:
                 fields = await asyncio.to_thread(parse_form, data, max_fields)
     except TooManyFields:
-        raise Refusal(problem("too-large", f"Send {max_fields} fields at the most.")) from None
+        raise RequestRefused(
+            problem("too-large", f"Send {max_fields} fields at the most.")
+        ) from None
     except ValueError:
-        raise Refusal(problem("bad-request", "The form cannot be read.")) from None
+        raise RequestRefused(problem("bad-request", "The form cannot be read.")) from None
     # The form may have taken its time: who has lost their right meanwhile has none any more.
     before = request.get(CALLER)
     await _let_in(request)
     if request.get(CALLER) != before:
-        raise Refusal(problem("forbidden", "Your role has changed meanwhile. Nothing was changed."))
+        raise RequestRefused(
+            problem("forbidden", "Your role has changed meanwhile. Nothing was changed.")
+        )
     return fields

@@ -24,7 +24,7 @@ from gateway.core.roles import Need
 from gateway.services.provisioning import MAX_BULK, Done, Expected, Issued, Outcome
 from gateway.store.accounts import fold_user
 from gateway.store.ices import ORDERS, IceFilter, Listed, Order
-from gateway.web.responses import MAX_BODY, Refusal
+from gateway.web.responses import MAX_BODY, RequestRefused
 
 PAGE: Final = 50
 """Rows of the table on one page."""
@@ -164,7 +164,7 @@ async def provision(request: web.Request) -> web.StreamResponse:
     try:
         ice_type = IceType(fields.get("ice_type", ""))
     except ValueError:
-        raise Refusal(problem("invalid", "Choose the ICE type: Normal or CI/CD.")) from None
+        raise RequestRefused(problem("invalid", "Choose the ICE type: Normal or CI/CD.")) from None
     user = fields.get("provisionedto", "").strip() or None
     issued = await parts(request).provisioning.provision(
         actor(request, Via.PAGE),
@@ -231,13 +231,13 @@ async def act(request: web.Request, listed: Listed) -> web.StreamResponse:
     action, fields = request.match_info["action"], await form(request)
     generation = fields.get("generation", "")
     if not re.fullmatch("[0-9]{1,18}", generation):
-        raise Refusal(invalid("generation", "must be the number that the page has shown"))
+        raise RequestRefused(invalid("generation", "must be the number that the page has shown"))
     expected = frozenset({int(generation)})
     done = await _actions(request)[action](actor(request, Via.PAGE), listed.ice.ice_name, expected)
     if isinstance(done, Problem):
         if done.code in ("stale", "wrong-status"):
             return await _stale(request, action)
-        raise Refusal(done)
+        raise RequestRefused(done)
     here = parts(request)
     ended = await here.drops.confirm(here.tail, [done.logged])
     if isinstance(done, Issued):
@@ -302,7 +302,7 @@ async def _bulk(request: web.Request) -> tuple[str, list[str]]:
     action = dict(fields).get("action", "")
     names = [value for name, value in fields if name == "ice_names"]
     if len(names) > MAX_BULK:
-        raise Refusal(invalid("ice_names", f"at most {MAX_BULK} at once"))
+        raise RequestRefused(invalid("ice_names", f"at most {MAX_BULK} at once"))
     if action not in (Action.DEREGISTER, AuditAction.DISCONNECT) or not names:
-        raise Refusal(problem("invalid", "Choose ICEs, and Deregister or Disconnect."))
+        raise RequestRefused(problem("invalid", "Choose ICEs, and Deregister or Disconnect."))
     return action, names

@@ -14,7 +14,7 @@ from gateway.core.problems import problem
 from gateway.core.roles import Need
 from gateway.core.secret import Secret
 from gateway.services.logins import NotLoggedIn
-from gateway.web.responses import Refusal, client_address
+from gateway.web.responses import RequestRefused, client_address
 
 MAX_FORM: Final = 16 * 1024
 """Bytes of the form: strangers send it, too."""
@@ -47,7 +47,7 @@ async def _page(
 async def log_in(request: web.Request) -> web.StreamResponse:
     """Check name and password."""
     if not from_own_page(request):
-        raise Refusal(problem("forbidden", "This login did not come from the login page."))
+        raise RequestRefused(problem("forbidden", "This login did not come from the login page."))
     fields = await form(request, MAX_FORM)
     name, password = fields.get("name", ""), Secret(fields.get("password", ""))
     address = client_address(request, parts(request).trusted_proxies)

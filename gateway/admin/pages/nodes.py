@@ -12,7 +12,7 @@ from gateway.admin.pages.base import form, is_fragment, parts, render
 from gateway.core.audit_event import Via
 from gateway.core.problems import Problem, problem
 from gateway.core.roles import Need
-from gateway.web.responses import Refusal
+from gateway.web.responses import RequestRefused
 
 CHANGED: Final = "nodes-changed"
 """Tells the page's script that the table is to be asked for again."""
@@ -39,7 +39,7 @@ async def confirm(request: web.Request) -> web.StreamResponse:
     found = await parts(request).nodes.all()
     node = next((one for one in found if one.name == request.match_info["name"]), None)
     if node is None:
-        raise Refusal(problem("not-found", "There is no such node any more."))
+        raise RequestRefused(problem("not-found", "There is no such node any more."))
     context = {
         "node": node,
         "action": request.match_info["action"],
@@ -56,7 +56,7 @@ async def act(request: web.Request) -> web.StreamResponse:
         actor(request, Via.PAGE), name, draining=draining
     )
     if isinstance(done, Problem):
-        raise Refusal(done)
+        raise RequestRefused(done)
     heading = f"{name} is drained" if draining else f"{name} serves again"
     if not draining:
         said = "It admits ICEs from now on."

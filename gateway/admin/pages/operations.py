@@ -28,7 +28,7 @@ from gateway.services.operation_requests import Wanted
 from gateway.services.schemas import progress_document
 from gateway.store.ices import Listed
 from gateway.store.operations import OperationFilter
-from gateway.web.responses import Refusal
+from gateway.web.responses import RequestRefused
 
 PAGE: Final = 20
 """Operations on one page of an ICE."""
@@ -112,7 +112,7 @@ def _wanted(fields: dict[str, str]) -> Wanted | Problem:
     given: dict[str, object] = {name: fields[name] for name in _TEXTS if fields.get(name)}
     try:
         new = decode_as(msgspec.json.encode({**given, "params": msgspec.Raw(params)}), NewOperation)
-    except Refusal as refusal:
+    except RequestRefused as refusal:
         return refusal.problem
     # The same form sent again, after an answer that was lost, is the same operation; what was edited
     # meanwhile is another.
@@ -170,5 +170,5 @@ async def _find(request: web.Request) -> tuple[Listed, Operation]:
     [listed] = await find_ice(request)
     operation = await parts(request).operations.find(request.match_info["id"])
     if operation is None or operation.ice_name != listed.ice.ice_name:
-        raise Refusal(problem("not-found", "There is no such operation."))
+        raise RequestRefused(problem("not-found", "There is no such operation."))
     return listed, operation

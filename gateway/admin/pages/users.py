@@ -25,7 +25,7 @@ from gateway.services.provisioning import MAX_BULK
 from gateway.store.accounts import User, fold_user
 from gateway.store.engine import StoreUnavailable
 from gateway.store.ices import IceFilter, Listed, Order
-from gateway.web.responses import Refusal, store_problem
+from gateway.web.responses import RequestRefused, store_problem
 
 CHANGED: Final = "users-changed"
 """Tells the page's script that lists of users are to be asked for again."""
@@ -179,7 +179,7 @@ async def set_password(request: web.Request) -> web.StreamResponse:
     if isinstance(done, Problem):
         if done.more.get("field") == "password":
             return form_fault(request, done, _IN_DIALOG, "#dialog-fault")
-        raise Refusal(done)
+        raise RequestRefused(done)
     user, ended = done
     said = [f"{user.name} logs in with the new password from now on.", _ended(ended)]
     return _told(request, f"Password of {user.name} set", said)
@@ -224,7 +224,7 @@ _ACTS: Final[dict[str, Callable[[web.Request], Awaitable[web.StreamResponse]]]] 
 async def _user(request: web.Request, name: str) -> User:
     user = await parts(request).accounts.user(name)
     if user is None:
-        raise Refusal(problem("not-found", f"There is no user {quoted(name)}."))
+        raise RequestRefused(problem("not-found", f"There is no user {quoted(name)}."))
     return user
 
 
@@ -243,13 +243,15 @@ def _role(fields: dict[str, str]) -> Role | Problem:
 
 def _done(user: User | Problem) -> User:
     if isinstance(user, Problem):
-        raise Refusal(user)
+        raise RequestRefused(user)
     return user
 
 
-def _half_done(request: web.Request, error: StoreUnavailable, what: str) -> Refusal:
+def _half_done(request: web.Request, error: StoreUnavailable, what: str) -> RequestRefused:
     refused = store_problem(request, error)
-    return Refusal(replace(refused, detail=f"{what}: the store failed meanwhile. Do it once more."))
+    return RequestRefused(
+        replace(refused, detail=f"{what}: the store failed meanwhile. Do it once more.")
+    )
 
 
 def _ended(count: int) -> str:

@@ -1,0 +1,34 @@
+"""The words of the audit log and of failed operations. Pure.
+
+What an ICE may meet (refusals, close codes) stands in `client.protocol`, what an admin may meet in `problems`.
+"""
+
+from __future__ import annotations
+
+import enum
+
+
+class AuditAction(enum.StrEnum):
+    """What the audit log records besides the five actions of `ice.Action`."""
+
+    DISCONNECT = "disconnect"
+    REQUEST_OPERATION = "request-operation"
+    CANCEL_OPERATION = "cancel-operation"
+    ADD_USER = "add-user"
+    SET_ROLE = "set-role"
+    SET_PASSWORD = "set-password"  # noqa: S105 - an action
+    DISABLE_USER = "disable-user"
+    LOG_IN = "log-in"
+    LOGIN_FAILED = "login-failed"
+    END_LOGINS = "end-logins"
+    CREATE_API_TOKEN = "create-api-token"  # noqa: S105 - an action
+    REVOKE_API_TOKEN = "revoke-api-token"  # noqa: S105 - an action
+    ROTATE_KEYS = "rotate-keys"
+    PROMOTE_KEY = "promote-key"
+    RETIRE_KEY = "retire-key"
+    DRAIN_NODE = "drain-node"
+    RESUME_NODE = "resume-node"
+    PRUNE = "prune"
+    BACKUP = "backup"
+    RESTORE = "restore"
+    CONFIRM_RESTORE = "confirm-restore"

@@ -1,0 +1,24 @@
+"""What an action ended, as its answer tells it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """A session that an action ended, on which node, and how long after the action began."""
+
+    session: str
+    node: str
+    code: int
+    elapsed_ms: float
+    ice_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """The sessions that were dropped, and the nodes that have not confirmed in time."""
+
+    dropped: list[Drop]
+    unconfirmed: list[str]
