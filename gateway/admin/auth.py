@@ -52,7 +52,7 @@ async def authenticated(request: web.Request, handler: Handler) -> web.StreamRes
             if "Authorization" in request.headers:  # an ended login is no attempt
                 parts = request.config_dict[PARTS]
                 address = client_address(request, parts.trusted_proxies)
-                parts.logins.failures.note(Why.API_TOKEN, address)
+                parts.services.logins.failures.note(Why.API_TOKEN, address)
             response = problem_response(problem("unauthenticated"))
             response.headers["WWW-Authenticate"] = "Bearer"  # RFC 6750 section 3
             return response
@@ -71,7 +71,7 @@ async def recognise(request: web.Request, *, used: bool = True) -> Caller | None
     token = values[0][len(_SCHEME) :].strip()
     if not token.isascii():  # RFC 6750 section 2.1; bytes that are not UTF-8 could not be hashed
         return None
-    caller = await request.config_dict[PARTS].accounts.recognise(Secret(token))
+    caller = await request.config_dict[PARTS].services.accounts.recognise(Secret(token))
     if caller is not None:
         mark_authenticated(request)
     return caller
@@ -102,7 +102,7 @@ async def login_of(request: web.Request, *, used: bool = True) -> Recognised | N
     brought = login_cookie(request)
     if brought is None:
         return None
-    login = await request.config_dict[PARTS].logins.recognise(
+    login = await request.config_dict[PARTS].services.logins.recognise(
         brought, used=used and LIVE not in request.headers
     )
     if login is not None:

@@ -54,7 +54,9 @@ async def create(
     desk: Desk, user: str, label: str, ice_name: str | None, expires_in: float
 ) -> None:
     """Create a token and print it, alone, this once."""
-    made = unwrap(await desk.accounts.create_token(desk.actor, user, label, expires_in, ice_name))
+    made = unwrap(
+        await desk.services.accounts.create_token(desk.actor, user, label, expires_in, ice_name)
+    )
     limit = "" if made.token.ice_name is None else f", for {made.token.ice_name} alone"
     expires = to_text_or_none(made.token.expireson) or "never"
     note(f"token {made.token.id} of {made.token.user}{limit}, expires: {expires}")
@@ -70,7 +72,7 @@ async def create(
 @on_database
 async def list_tokens(desk: Desk, *, as_json: bool) -> None:
     """List all tokens; the tokens themselves are not kept."""
-    found = await desk.accounts.tokens()
+    found = await desk.services.accounts.tokens()
     if as_json:
         show_json([_document(token) for token in found])
         return
@@ -108,4 +110,4 @@ def _document(token: ApiToken) -> dict[str, object]:
 @on_database
 async def revoke(desk: Desk, token_id: str) -> None:
     """Revoke a token at once."""
-    unwrap(await desk.accounts.revoke_token(desk.actor, token_id))
+    unwrap(await desk.services.accounts.revoke_token(desk.actor, token_id))

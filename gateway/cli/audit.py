@@ -17,7 +17,6 @@ from gateway.core.hash_chain import Head
 from gateway.core.times import utc_now
 from gateway.runtime.setting_types import duration
 from gateway.runtime.standard_streams import Unwritable, writing
-from gateway.services.audit import Audit
 from gateway.services.audit_export import FORMATS, export
 from gateway.store.events import EventFilter, Events
 
@@ -55,16 +54,12 @@ def audit() -> None:
     """Prove, export and prune the audit log."""
 
 
-def _audit(desk: Desk) -> Audit:
-    return Audit(engine=desk.engine, clock=utc_now)
-
-
 @audit.command()
 @json_option
 @on_database
 async def head(desk: Desk, *, as_json: bool) -> None:
     """Print number and digest of the newest event, to be kept elsewhere."""
-    newest = await _audit(desk).head()
+    newest = await desk.services.audit.head()
     if newest is None:
         refuse("there is no event yet")
     if as_json:
@@ -78,7 +73,7 @@ async def head(desk: Desk, *, as_json: bool) -> None:
 @on_database
 async def verify(desk: Desk, kept: Head | None) -> None:
     """Prove that nothing up to the kept head was altered or taken out."""
-    verdict = await _audit(desk).verify(kept)
+    verdict = await desk.services.audit.verify(kept)
     if verdict.fault is not None:
         refuse(verdict.fault)
     unproven = f"\nnot proven: {verdict.unproven}" if verdict.unproven else ""
@@ -137,7 +132,7 @@ async def prune(desk: Desk, keep: timedelta) -> None:
         before = utc_now() - keep
     except OverflowError:
         refuse("--keep reaches back before the calendar: there is nothing to prune")
-    pruned = await _audit(desk).prune(desk.actor, before)
+    pruned = await desk.services.audit.prune(desk.actor, before)
     if isinstance(pruned, str):
         refuse(pruned)
     if pruned.count:

@@ -18,16 +18,18 @@ import click
 import msgspec
 
 from gateway.core.audit_event import Actor, Via
-from gateway.core.problems import Problem
+from gateway.core.ice import Ice
+from gateway.core.problems import Problem, problem
 from gateway.core.text import compact, pretty, printable
 from gateway.core.times import utc_now
 from gateway.runtime.settings import AddressUnavailable, BadSetting, Settings, load
 from gateway.runtime.standard_streams import Unwritable, writing
-from gateway.services.accounts import AccountService
-from gateway.services.passwords import Passwords
-from gateway.services.provisioning import Provisioning
+from gateway.services.services import Services
+from gateway.store.acknowledgements import Acknowledgements
 from gateway.store.engine import Engine, StoreRefused, StoreRefusedForNow, StoreUnavailable
+from gateway.store.ices import Ices
 from gateway.store.key_file import KeyFileUnusable, KeyStore
+from gateway.store.nodes import Nodes
 from gateway.store.open import open_store
 
 R = TypeVar("R")
@@ -66,27 +68,27 @@ class Desk:
 
     settings: Settings
     engine: Engine
-    provisioning: Provisioning
-    accounts: AccountService
+    services: Services
     actor: Actor
+
+    async def ice(self, name: str) -> Ice:
+        """The entry of this name; the command ends where there is none."""
+        listed = await Ices(self.engine).find(name)
+        return unwrap(problem("not-registered") if listed is None else listed.ice)
 
 
 @contextlib.asynccontextmanager
 async def desk(settings: Settings, *, create: bool = True) -> AsyncIterator[Desk]:
     """Open the database that the settings name; `create` makes it where there is none."""
     async with open_store(settings.database_url, create=create, tell=tell) as engine:
-        yield Desk(
+        services = Services.of(
             settings,
-            engine,
-            Provisioning(
-                engine=engine,
-                keys=KeyStore(settings.key_file),
-                clock=utc_now,
-                registration_ttl=settings.tokens_registration_ttl,
-            ),
-            AccountService(engine=engine, clock=utc_now, passwords=Passwords()),
-            who(),
+            engine=engine,
+            keys=KeyStore(settings.key_file),
+            clock=utc_now,
+            confirmer=Acknowledgements(Nodes(engine.fetch), utc_now),
         )
+        yield Desk(settings, engine, services, who())
 
 
 def who() -> Actor:

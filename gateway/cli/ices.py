@@ -15,11 +15,12 @@ from gateway.cli.common import (
     say,
     show_json,
     show_table,
+    tell,
     unwrap,
 )
 from gateway.core.ice import IceType, Status, fold
 from gateway.core.problems import problem
-from gateway.services.provisioning import Issued
+from gateway.services.provisioning import Done, Issued
 from gateway.services.schemas import IceDocument, ice_document
 from gateway.store.accounts import fold_user
 from gateway.store.ices import IceFilter, Ices, Listed
@@ -45,7 +46,9 @@ def ices() -> None:
 @on_new_database
 async def provision(desk: Desk, name: str, ice_type: str, user: str | None) -> None:
     """Provision an ICE and print its registration token, alone, this once."""
-    issued = unwrap(await desk.provisioning.provision(desk.actor, name, IceType(ice_type), user))
+    issued = unwrap(
+        await desk.services.provisioning.provision(desk.actor, name, IceType(ice_type), user)
+    )
     _show_token(issued)
 
 
@@ -127,7 +130,8 @@ async def show(desk: Desk, name: str, *, as_json: bool) -> None:
 @on_database
 async def reprovision(desk: Desk, name: str) -> None:
     """Replace a token that was lost before registration, and print the new one."""
-    _show_token(unwrap(await desk.provisioning.reprovision(desk.actor, name)))
+    ice = await desk.ice(name)
+    _show_token(unwrap(await desk.services.provisioning.reprovision(desk.actor, ice)))
 
 
 @ices.command()
@@ -135,7 +139,8 @@ async def reprovision(desk: Desk, name: str) -> None:
 @on_database
 async def reregister(desk: Desk, name: str) -> None:
     """Let an ICE that crashed or moved register again, and print its new token."""
-    _show_token(unwrap(await desk.provisioning.reregister(desk.actor, name)))
+    ice = await desk.ice(name)
+    _show_token(unwrap(await desk.services.provisioning.reregister(desk.actor, ice)))
 
 
 @ices.command()
@@ -143,7 +148,8 @@ async def reregister(desk: Desk, name: str) -> None:
 @on_database
 async def deregister(desk: Desk, name: str) -> None:
     """Deactivate an ICE that is no longer wanted; its connection drops."""
-    unwrap(await desk.provisioning.deregister(desk.actor, name))
+    ice = await desk.ice(name)
+    _told(unwrap(await desk.services.provisioning.deregister(desk.actor, ice)))
 
 
 @ices.command()
@@ -151,10 +157,17 @@ async def deregister(desk: Desk, name: str) -> None:
 @on_database
 async def disconnect(desk: Desk, name: str) -> None:
     """Close an ICE's connection; it may come back."""
-    unwrap(await desk.provisioning.disconnect(desk.actor, name))
+    ice = await desk.ice(name)
+    _told(unwrap(await desk.services.provisioning.disconnect(desk.actor, ice)))
+
+
+def _told(done: Done) -> None:
+    if done.unconfirmed:
+        tell(f"not confirmed yet by {', '.join(done.unconfirmed)}")
 
 
 def _show_token(issued: Issued) -> None:
+    _told(issued)
     name = issued.ice.ice_name
     say(
         issued.token.reveal(),

@@ -15,8 +15,7 @@ from gateway.cli.common import (
     tell,
     unwrap,
 )
-from gateway.core.times import to_text, utc_now
-from gateway.services.nodes import NodeService
+from gateway.core.times import to_text
 from gateway.store.nodes import Node
 
 
@@ -30,7 +29,7 @@ def nodes() -> None:
 @on_database
 async def list_nodes(desk: Desk, *, as_json: bool) -> None:
     """List the nodes; one that is gone has ended without saying so."""
-    found = await _nodes(desk).all()
+    found = await desk.services.nodes.all()
     if desk.engine.shared and not await desk.engine.is_served():
         found = [replace(node, gone=True) for node in found]  # nobody is left to mark them
     if as_json:
@@ -75,7 +74,7 @@ async def resume(desk: Desk, name: str) -> None:
 
 
 async def _set(desk: Desk, name: str, *, draining: bool) -> None:
-    done = unwrap(await _nodes(desk).set_draining(desk.actor, name, draining=draining))
+    done = unwrap(await desk.services.nodes.set_draining(desk.actor, name, draining=draining))
     again = "" if done.changed else " already"
     if not draining:
         told = f"{name} serves{again}"
@@ -84,10 +83,6 @@ async def _set(desk: Desk, name: str, *, draining: bool) -> None:
     else:
         told = f"{name} is drained{again}; no other node serves, so its ICEs wait"
     say(told, done=told)
-
-
-def _nodes(desk: Desk) -> NodeService:
-    return NodeService(engine=desk.engine, clock=utc_now)
 
 
 def _document(node: Node) -> dict[str, object]:

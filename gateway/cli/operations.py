@@ -31,7 +31,7 @@ from gateway.core.problems import problem
 from gateway.core.text import decoded, printable
 from gateway.core.times import utc_now
 from gateway.node.expiry import OperationExpiry
-from gateway.services.operation_requests import OperationService, Wanted
+from gateway.services.operation_requests import Wanted
 from gateway.services.schemas import OperationDocument, operation_document, progress_document
 from gateway.store.ices import Ices
 from gateway.store.operations import OperationFilter, Operations
@@ -124,7 +124,7 @@ async def run(
     if listed is None:
         refuse(problem("not-registered").detail)
     wanted = Wanted(OperationKind(kind), params, run_at, deadline, idempotency_key)
-    operation = unwrap(await _use_cases(desk).request(desk.actor, listed.ice, wanted))
+    operation = unwrap(await desk.services.operations.request(desk.actor, listed.ice, wanted))
     if not (operation.is_finished or await desk.engine.is_served()):
         tell("no gateway runs on this database: the operation is sent when one does")
     elif operation.state is State.QUEUED and operation.is_due(utc_now()) and not listed.connection:
@@ -193,7 +193,7 @@ async def list_operations(
 @on_database
 async def show(desk: Desk, operation_id: str, *, as_json: bool) -> None:
     """Show one operation: how far it is, what it came to."""
-    operation = await _use_cases(desk).find(operation_id)
+    operation = await desk.services.operations.find(operation_id)
     if operation is None:
         refuse("there is no such operation")
     document = operation_document(operation)
@@ -214,12 +214,7 @@ async def show(desk: Desk, operation_id: str, *, as_json: bool) -> None:
 @on_database
 async def cancel(desk: Desk, operation_id: str) -> None:
     """End an operation; the ICE that works on it is told to stop."""
-    unwrap(await _use_cases(desk).cancel(desk.actor, operation_id))
-
-
-def _use_cases(desk: Desk) -> OperationService:
-    kept_bytes = desk.settings.operations_kept_bytes
-    return OperationService(engine=desk.engine, clock=utc_now, kept_bytes=kept_bytes)
+    unwrap(await desk.services.operations.cancel(desk.actor, operation_id))
 
 
 def _reason(operation: Operation) -> str:

@@ -102,8 +102,8 @@ async def _serve(settings: Settings, *, anybody: bool) -> None:
             stop = _stopped()
             _on_hang_up(gateway.reload)
             _tell(settings, gateway.url, gateway.engine.name, anybody=anybody)
-            if gateway.hold.reason is not None:
-                click.echo(f"ice-gateway: {gateway.hold.reason}", err=True)
+            if gateway.node.restore_hold.reason is not None:
+                click.echo(f"ice-gateway: {gateway.node.restore_hold.reason}", err=True)
             eventloop.warm()
             gateway.failed.add_done_callback(lambda _: stop.set())
             await stop.wait()
@@ -184,12 +184,12 @@ def _first_admin(settings: Settings) -> bool:
 
 async def _any_user(settings: Settings) -> bool:
     async with desk(settings) as opened:
-        return await opened.accounts.any()
+        return await opened.services.accounts.any()
 
 
 async def _add_admin(settings: Settings, name: str, password: Secret) -> None:
     async with desk(settings) as opened:
-        unwrap(await opened.accounts.add_user(opened.actor, name, Role.ADMIN, password))
+        unwrap(await opened.services.accounts.add_user(opened.actor, name, Role.ADMIN, password))
 
 
 def _check_address(settings: Settings) -> None:

@@ -46,7 +46,7 @@ async def add(desk: Desk, name: str, role: str, *, password_stdin: bool, no_pass
     if password_stdin and no_password:
         raise click.UsageError("--password-stdin and --no-password exclude each other")
     password = None if no_password else ask_password(from_stdin=password_stdin)
-    unwrap(await desk.accounts.add_user(desk.actor, name, Role(role), password))
+    unwrap(await desk.services.accounts.add_user(desk.actor, name, Role(role), password))
 
 
 def ask_password(*, from_stdin: bool) -> Secret:
@@ -75,7 +75,7 @@ def _first_line(file: BinaryIO) -> str:
 @on_database
 async def list_users(desk: Desk, *, as_json: bool) -> None:
     """List all users."""
-    found = await desk.accounts.users()
+    found = await desk.services.accounts.users()
     if as_json:
         show_json([_document(user) for user in found])
         return
@@ -109,7 +109,7 @@ def _document(user: User) -> dict[str, object]:
 @on_database
 async def disable(desk: Desk, name: str) -> None:
     """End a user's logins and API tokens at once; names the ICEs tagged to them."""
-    user, tagged = unwrap(await desk.accounts.disable(desk.actor, name))
+    user, tagged = unwrap(await desk.services.accounts.disable(desk.actor, name))
     if tagged:
         heading = f"ICEs tagged to {user.name}, which go on until they are deregistered:"
         say("\n".join([heading, *tagged]), done=f"{user.name} is disabled")
@@ -121,7 +121,7 @@ async def disable(desk: Desk, name: str) -> None:
 @on_database
 async def set_role(desk: Desk, name: str, role: str) -> None:
     """Give a user another role."""
-    unwrap(await desk.accounts.set_role(desk.actor, name, Role(role)))
+    unwrap(await desk.services.accounts.set_role(desk.actor, name, Role(role)))
 
 
 @users.command("set-password")
@@ -131,4 +131,4 @@ async def set_role(desk: Desk, name: str, role: str) -> None:
 async def set_password(desk: Desk, name: str, *, password_stdin: bool) -> None:
     """Give a user another password and end their logins; asks for it on a terminal."""
     password = ask_password(from_stdin=password_stdin)
-    unwrap(await desk.accounts.set_password(desk.actor, name, password))
+    unwrap(await desk.services.accounts.set_password(desk.actor, name, password))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,3 +23,9 @@ class Confirmation:
 
     dropped: list[Drop]
     unconfirmed: list[str]
+
+
+def drop(session: str, node: str, code: int, elapsed: timedelta, ice_name: str) -> Drop:
+    """A drop that took `elapsed`; a clock that was set back makes no negative time."""
+    milliseconds = round(max(0.0, elapsed.total_seconds()) * 1000, 3)
+    return Drop(session, node, code, milliseconds, ice_name)

@@ -1,8 +1,6 @@
 """Decides whether an ICE is admitted: token, proof, entry, in the order of contract section 5.
 
-Garbage ends in `screen`, which asks no database. `decide` reads the entry, and registers an ICE that
-comes for the first time. Neither writes the 101: whoever does has to look at the hub again in the
-same step (`endpoint`), and to come back here where something has overtaken the verdict.
+Garbage ends before the database is asked. An ICE that comes for the first time is registered.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ import random
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -27,6 +25,7 @@ from gateway.core.replay import Nonces, ReplayGuard, mark
 from gateway.core.secret import Secret
 from gateway.core.times import Clock
 from gateway.core.tokens import Opened
+from gateway.node.hub import Hub, Live
 from gateway.node.lease import Lease
 from gateway.node.log_follower import LogFollower
 from gateway.node.restore_hold import RestoreHold
@@ -99,33 +98,40 @@ class _Arrival:
         self.verdict = verdict
 
 
+S = TypeVar("S", bound=Live)
+OpenSession = Callable[[Admitted], S | Refused | None]
+"""Writes the 101 at once, without an await: the session, a refusal, or None where the client has gone."""
+
+
 class Admission:
-    """The use case; its collaborators come in through the constructor."""
+    """Decides on handshakes; its collaborators come in through the constructor."""
 
     def __init__(
         self,
         *,
         keys: KeyStore,
         engine: Engine,
-        look_ups: EntryLoader,
-        tail: LogFollower,
-        hold: RestoreHold,
+        hub: Hub[Any],
+        entries: EntryLoader,
+        follower: LogFollower,
+        restore_hold: RestoreHold,
         lease: Lease,
         clock: Clock,
         nonces: Nonces,
-        steady: Callable[[], float],
+        lease_time: Callable[[], float],
         public_urls: tuple[str, ...],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._keys = keys
         self._engine = engine
-        self._look_ups = look_ups
-        self._tail = tail
-        self._hold = hold
+        self._hub = hub
+        self._entries = entries
+        self._follower = follower
+        self._restore_hold = restore_hold
         self._lease = lease
         self._clock = clock
         self._monotonic = monotonic
-        self._steady = steady
+        self._lease_time = lease_time
         self._nonces = nonces
         self._replays = ReplayGuard(nonces)
         self._attempts = RateLimiter(ATTEMPTS, ATTEMPTS_WINDOW)
@@ -133,9 +139,36 @@ class Admission:
         self._public = tuple(url + PATH for url in public_urls)
         self._urls = _normalised(self._public)
 
+    async def admit(self, handshake: Handshake, open_session: OpenSession[S]) -> S | Refused | None:
+        """Admit an ICE, or say why not; None where its client has gone meanwhile.
+
+        Add, then check: the handshake is in the hub before the entry is read, and from the last look at
+        what was read to the bytes of the 101, which `open_session` writes, there is no await.
+        """
+        candidate = await self._screen(handshake)
+        if isinstance(candidate, Refused):
+            return candidate
+        pending = self._hub.expect(candidate.token.ice_name, candidate.token.generation)
+        try:
+            again = False
+            while True:
+                pending.outdated = False
+                verdict = await self._decide(candidate, again=again)
+                if isinstance(verdict, Refused):
+                    return verdict
+                if self._holds(verdict) and not self._hub.overtaken(pending):
+                    break
+                again = True
+            opened = open_session(verdict)
+            if opened is not None and not isinstance(opened, Refused):
+                self._hub.promote(pending, opened)
+            return opened
+        finally:
+            self._hub.forget(pending)
+
     # --- before the database -----------------------------------------------------------------------
 
-    async def screen(self, handshake: Handshake) -> Candidate | Refused:
+    async def _screen(self, handshake: Handshake) -> Candidate | Refused:
         """Open the token and check the proof, in one batch with others that wait, `MAX_BATCH` at the most.
 
         Each step for all of them before the next: its code and tables stay in the processor's nearest
@@ -205,11 +238,11 @@ class Admission:
 
     def _use_proof(self, arrival: _Arrival) -> Candidate | Refused:
         proof, opened = arrival.proof, arrival.opened
-        now, steady = self._clock().timestamp(), self._steady()
-        if self._replays.used(proof, now, steady):
+        now, lease_time = self._clock().timestamp(), self._lease_time()
+        if self._replays.used(proof, now, lease_time):
             return _replayed(opened.ice_name)
-        if not self._replays.take(proof, now, steady):
-            wanted = refusal("use-dpop-nonce", nonce=self._nonces.issue(steady))
+        if not self._replays.take(proof, now, lease_time):
+            wanted = refusal("use-dpop-nonce", nonce=self._nonces.issue(lease_time))
             return Refused(wanted, opened.ice_name)
         name = mark(proof.thumbprint, proof.jti).hex() if self._engine.shared else ""
         return Candidate(opened, proof.thumbprint, arrival.handshake.address, name)
@@ -226,11 +259,10 @@ class Admission:
 
     # --- with the database ---------------------------------------------------------------------------
 
-    async def decide(self, candidate: Candidate, *, again: bool = False) -> Admitted | Refused:
+    async def _decide(self, candidate: Candidate, *, again: bool) -> Admitted | Refused:
         """Read the entry, after this was called, and judge; register an ICE that comes first.
 
-        The caller has put the handshake into the hub before; it comes `again` where something has
-        overtaken the last verdict.
+        It comes `again` where something has overtaken the last verdict.
         """
         name = candidate.token.ice_name
         proof = (candidate.proof,) if candidate.proof and not again else ()
@@ -239,7 +271,7 @@ class Admission:
             if closed is not None:
                 return closed
             try:
-                reading = await self._look_ups.find(name, *proof)
+                reading = await self._entries.find(name, *proof)
                 proof = ()
                 if reading.replayed:
                     return _replayed(name)
@@ -261,9 +293,9 @@ class Admission:
 
     def _closed(self, name: str) -> Refused | None:
         """Why nobody at all is admitted; that nothing can be written, the look-up tells."""
-        if self._tail.fault is not None or not self._lease.valid:
+        if self._follower.fault is not None or not self._lease.valid:
             return _unavailable(name)  # whom nobody could take out again is not let in
-        return None if self._hold.reason is None else _held(name)
+        return None if self._restore_hold.reason is None else _held(name)
 
     def _judge(self, ice: Ice, candidate: Candidate) -> str | None:
         token = candidate.token
@@ -292,10 +324,10 @@ class Admission:
         )
         return None if logged is None else Admitted(registered, logged.seq, at, reading)
 
-    def holds(self, admitted: Admitted) -> bool:
+    def _holds(self, admitted: Admitted) -> bool:
         """Whether what was read still admits: it is fresh, and this node knows of every change."""
         fresh = self._monotonic() - admitted.at <= MAX_AGE
-        return fresh and self._tail.current and self._lease.valid
+        return fresh and self._follower.current and self._lease.valid
 
 
 @lru_cache(64)

@@ -100,7 +100,7 @@ class Dispatcher:
         *,
         engine: Engine,
         hub: Hub[Session],
-        watches: Waiters,
+        waiters: Waiters,
         progress: ProgressWriter,
         clock: Clock,
         kept_bytes: int,
@@ -109,7 +109,7 @@ class Dispatcher:
         self._rows = Operations(engine.fetch)
         self._reads = asyncio.Semaphore(READS)
         self._hub = hub
-        self._watches = watches
+        self._waiters = waiters
         self._clock = clock
         self._kept_bytes = kept_bytes
         self._progress = progress
@@ -126,7 +126,7 @@ class Dispatcher:
         """Read anew who has work: at the start, and when the log was lost for a while."""
         for ice_name in await self._rows.busy():
             self._mark(ice_name)
-            self._watches.wake(ice_name)
+            self._waiters.wake(ice_name)
 
     def apply(self, entry: Entry) -> None:
         """Look at what an event is about, if it is about work."""
@@ -136,7 +136,7 @@ class Dispatcher:
         if action == AuditAction.REQUEST_OPERATION:
             self._mark(ice_name)  # nobody waits for it who has not read it
         else:
-            self._watches.wake(ice_name)
+            self._waiters.wake(ice_name)
             self._look(ice_name)
 
     def _mark(self, ice_name: str) -> None:
@@ -323,7 +323,7 @@ class Dispatcher:
 
     def _told(self, new: Operation) -> None:
         """Tell whoever waits for it."""
-        self._watches.wake(new.ice_name, new.id, finished=new.is_finished)
+        self._waiters.wake(new.ice_name, new.id, finished=new.is_finished)
         if new.is_finished:
             self._progress.forget(new.id)
 

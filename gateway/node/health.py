@@ -36,19 +36,19 @@ class HealthCheck:
 
 
 class Health:
-    """Looks after `vitals`, by name, of which one is the engine's."""
+    """Looks at `checks`, by name, of which one is the engine's."""
 
-    def __init__(self, engine: Engine, vitals: Mapping[str, HealthCheck]) -> None:
+    def __init__(self, engine: Engine, checks: Mapping[str, HealthCheck]) -> None:
         self._engine = engine
-        self._vitals = vitals
+        self.checks = checks
         self._said: dict[str, str] = {}
 
     def faults(self, *, needed: bool | None = None) -> dict[str, str]:
         """What is wrong now, by name; of what is `needed`, of what is not, or of all."""
         found = {
-            name: vital.fault()
-            for name, vital in self._vitals.items()
-            if needed in (None, vital.needed)
+            name: check.fault()
+            for name, check in self.checks.items()
+            if needed in (None, check.needed)
         }
         return {name: text for name, text in found.items() if text is not None}
 
@@ -74,7 +74,7 @@ class Health:
         now = self.faults()
         for name, text in now.items():
             if name not in self._said:
-                say = _log.warning if self._vitals[name].meant else _log.error
+                say = _log.warning if self.checks[name].meant else _log.error
                 say("fault", part=name, reason=text)
         for name in self._said.keys() - now.keys():
             _log.warning("fault over", part=name, reason=self._said[name])

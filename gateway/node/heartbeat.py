@@ -43,9 +43,9 @@ class Heartbeat:
             self._awake = now
         self._swept = now
         for session in self._sessions:
-            heard = max(session.wire.heard, self._awake - self.interval)
+            heard = max(session.transport.heard, self._awake - self.interval)
             if now - heard >= SILENT * self.interval:
                 session.close(4203)
             elif now >= session.ping_due:
                 session.ping_due = now + self.interval
-                session.wire.ping()
+                session.transport.ping()

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import functools
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -59,7 +59,7 @@ class NodeIdentity:
     url: str
 
 
-def new_self(name: str, url: str) -> NodeIdentity:
+def new_identity(name: str, url: str) -> NodeIdentity:
     """This node, just started."""
     return NodeIdentity(name, secrets.token_hex(8), url)
 
@@ -85,11 +85,11 @@ class Membership:
         engine: Engine,
         me: NodeIdentity,
         lease: Lease,
-        tail: LogFollower,
+        follower: LogFollower,
         hub: Hub[Session],
         keys: KeyStore,
         clock: Clock,
-        steady: SharedClock,
+        lease_time: SharedClock,
         abandon: Callable[[], None],
         drain: Callable[[bool], None],
         tell: Callable[[News], None],
@@ -97,11 +97,11 @@ class Membership:
         self._engine = engine
         self._me = me
         self._lease = lease
-        self._tail = tail
+        self._follower = follower
         self._hub = hub
         self._keys = keys
         self._clock = clock
-        self._steady = steady
+        self._lease_time = lease_time
         self._abandon = abandon
         self._drain = drain
         self._tell = tell
@@ -147,7 +147,7 @@ class Membership:
             " ".join(sorted(mine)),
             self._me.url,
             self._clock(),
-            self._tail.position,
+            self._follower.position,
             draining=False,
             lease=self._lease.seconds,
         )
@@ -163,7 +163,7 @@ class Membership:
         await self._engine.write(unit)
 
     async def _tell_time(self) -> None:
-        self._steady.told(await self._nodes.clock(self._steady()))
+        self._lease_time.told(await self._nodes.clock(self._lease_time()))
 
     # --- what the rest of the node tells ---------------------------------------------------------------
 
@@ -200,13 +200,13 @@ class Membership:
         """Renew the lease by what this node knows, and tell what it has dropped; whether that was done."""
         told: list[nodes.Dropped] = []
         try:
-            knew = await self._tail.know()
+            knew = await self._follower.know()
             # Together with the position, or others would be told that all is done, and not what.
             told, self._dropped = self._dropped, []
             renewal = functools.partial(
                 nodes.renew,
                 instance=self._me.instance,
-                seen_seq=self._tail.position,
+                seen_seq=self._follower.position,
                 keys=" ".join(sorted(self._keys.kids())),
                 dropped=told,
             )
@@ -304,22 +304,6 @@ class Membership:
             await self._engine.write(
                 lambda transaction: nodes.leave(transaction, self._me.instance)
             )
-
-
-class OtherNodes:
-    """The other nodes as an admin's action waits for them."""
-
-    def __init__(self, engine: Engine, me: NodeIdentity) -> None:
-        self._nodes = Nodes(engine.fetch)
-        self._me = me
-
-    async def behind(self, seq: int) -> list[str]:
-        """Those that have not acted on event `seq` yet, and may still act by what was before."""
-        return await self._nodes.behind(seq, self._me.instance)
-
-    async def dropped(self, seqs: Sequence[int]) -> list[nodes.Dropped]:
-        """What they have dropped because of these events."""
-        return await self._nodes.dropped(seqs, self._me.name)
 
 
 def _misfit(other: Node, mine: frozenset[str]) -> str | None:

@@ -28,9 +28,9 @@ MAX_DATA: Final = 64_000
 class ProgressWriter:
     """Keeps the last word of each operation until it is written."""
 
-    def __init__(self, engine: Engine, watches: Waiters, clock: Clock) -> None:
+    def __init__(self, engine: Engine, waiters: Waiters, clock: Clock) -> None:
         self._engine = engine
-        self._watches = watches
+        self._waiters = waiters
         self._clock = clock
         self._latest: dict[str, tuple[str, protocol.Progress]] = {}
         self._waiting: dict[str, tuple[str, protocol.Progress]] = {}
@@ -69,7 +69,7 @@ class ProgressWriter:
         except StoreUnavailable:
             return  # it is news, and more will come
         for operation_id, (ice_name, _) in latest.items():
-            self._watches.wake(ice_name, operation_id, finished=False)
+            self._waiters.wake(ice_name, operation_id, finished=False)
 
     def _row(self, progress: protocol.Progress) -> tuple[str, bytes]:
         fraction, message, data = progress.fraction, progress.message, progress.data

@@ -6,28 +6,17 @@ An action's answer waits for this, so that an admin who reads it knows that the 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from gateway.core.audit_event import Entry
-from gateway.core.revocation import Confirmation, Drop
+from gateway.core.revocation import Confirmation, Drop, drop
 from gateway.core.times import Clock
 from gateway.node.hub import ClosedSession
-from gateway.store import nodes
-from gateway.store.engine import Appended, StoreUnavailable
+from gateway.store.acknowledgements import CONFIRMATION, Acknowledgements
+from gateway.store.engine import Appended
 
-CONFIRMATION: Final = 2.0
-"""Seconds that a node has to confirm, once per action."""
-_LOOK_AFTER: Final = 0.002
-"""Seconds until the other nodes are asked for again, twice as long each time,"""
-_LOOK_EVERY: Final = 0.05
-"""but no longer than this."""
-_ONE_LOOK: Final = 0.2
-"""Seconds for the other nodes to be asked for where there is no time left."""
-_UNKNOWN: Final = "other nodes"
-"""Where the store did not even say which there are."""
 _KEPT: Final = 30.0
 """Seconds for which the outcome of an event is kept for whoever asks."""
 
@@ -36,14 +25,8 @@ class _Hub(Protocol):
     def apply(self, entry: Entry) -> list[ClosedSession]: ...
 
 
-class _Tail(Protocol):
+class _Log(Protocol):
     async def reached(self, seq: int) -> None: ...
-
-
-class _Others(Protocol):
-    async def behind(self, seq: int) -> list[str]: ...
-
-    async def dropped(self, seqs: Sequence[int]) -> list[nodes.Dropped]: ...
 
 
 class Revocations:
@@ -52,16 +35,21 @@ class Revocations:
     def __init__(
         self,
         hub: _Hub,
+        log: _Log,
+        *,
         node: str,
         clock: Clock,
         observe: Callable[[float], None],
-        others: _Others | None = None,
+        others: Acknowledgements | None = None,
+        patience: float = CONFIRMATION,
     ) -> None:
         self._hub = hub
+        self._log = log
         self._node = node
         self._clock = clock
         self._observe = observe
         self._others = others
+        self._patience = patience
         self._of: dict[int, list[Drop]] = {}
         self._order: deque[tuple[float, int]] = deque()
 
@@ -70,62 +58,32 @@ class Revocations:
         dropped = self._hub.apply(entry)
         if not dropped:
             return []
-        elapsed = max(0.0, (self._clock() - entry.event.at).total_seconds())
-        for _ in dropped:
-            self._observe(elapsed)
+        elapsed = self._clock() - entry.event.at
         self._of[entry.seq] = [
-            Drop(item.session, self._node, item.code, round(elapsed * 1000, 3), item.ice_name)
-            for item in dropped
+            drop(one.session, self._node, one.code, elapsed, one.ice_name) for one in dropped
         ]
+        for one in self._of[entry.seq]:
+            self._observe(one.elapsed_ms / 1000)
         now = asyncio.get_running_loop().time()
         self._order.append((now + _KEPT, entry.seq))
         while self._order[0][0] < now:
             del self._of[self._order.popleft()[1]]
         return dropped
 
-    async def confirm(self, tail: _Tail, logged: Sequence[Appended]) -> Confirmation:
-        """Wait until every node has acted on what an action has logged, at most `CONFIRMATION` seconds."""
+    async def confirm(self, logged: Sequence[Appended]) -> Confirmation:
+        """Wait until every node has acted on what an action has logged, at most `patience` seconds."""
         if not logged:
             return Confirmation([], [])
         seqs = [one.seq for one in logged]
-        deadline = asyncio.get_running_loop().time() + CONFIRMATION
+        deadline = asyncio.get_running_loop().time() + self._patience
         late = []
         try:
             async with asyncio.timeout_at(deadline):
-                await tail.reached(max(seqs))
+                await self._log.reached(max(seqs))
         except TimeoutError:
             late.append(self._node)
-        late += await self._late(max(seqs), deadline)
-        dropped = [drop for seq in seqs for drop in self._of.get(seq, ())]
-        return Confirmation(dropped + await self._elsewhere(logged), late)
-
-    async def _late(self, seq: int, deadline: float) -> list[str]:
-        """Wait for the other nodes until `deadline`, by the loop's time; those that are late."""
-        if self._others is None:
-            return []
-        late, pause = [_UNKNOWN], _LOOK_AFTER
-        # Once at the least, however late this node itself is: whoever is not named has confirmed.
-        deadline = max(deadline, asyncio.get_running_loop().time() + _ONE_LOOK)
-        with contextlib.suppress(StoreUnavailable, TimeoutError):
-            async with asyncio.timeout_at(deadline):
-                while late := await self._others.behind(seq):
-                    await asyncio.sleep(pause)
-                    pause = min(2 * pause, _LOOK_EVERY)
-        return late
-
-    async def _elsewhere(self, logged: Sequence[Appended]) -> list[Drop]:
-        """What the other nodes have told; it took until now at the most, by this node's clock."""
-        if self._others is None:
-            return []
-        now, began = self._clock(), {one.seq: one.event.at for one in logged}
-        try:
-            told = await self._others.dropped(list(began))
-        except StoreUnavailable:
-            return []
-        drops = []
-        for one in told:
-            elapsed = max(0.0, (now - began[one.seq]).total_seconds())
-            drops.append(
-                Drop(one.session, one.node, one.code, round(elapsed * 1000, 3), one.ice_name)
-            )
-        return drops
+        dropped = [one for seq in seqs for one in self._of.get(seq, ())]
+        if self._others is not None:
+            late += await self._others.late(max(seqs), deadline)
+            dropped += await self._others.dropped(logged)
+        return Confirmation(dropped, late)

@@ -107,7 +107,7 @@ class Session:
     """One admitted connection.
 
     `seq` is the newest event that the look-up behind its admission saw: what is numbered above came
-    after it. `wire` is set by whoever hands the socket over. `opened` and `greeted` are the loop's time;
+    after it. `transport` is set by whoever hands the socket over. `opened` and `greeted` are the loop's time;
     `running` is what the ICE said in its hello that it works on.
     """
 
@@ -126,10 +126,10 @@ class Session:
         "running",
         "seq",
         "since",
-        "wire",
+        "transport",
     )
 
-    wire: Transport
+    transport: Transport
     takes_binary = False
 
     def __init__(
@@ -182,25 +182,25 @@ class Session:
         run = protocol.Run(
             id=operation_id, kind=kind, params=msgspec.Raw(params), deadline=deadline
         )
-        self.wire.send(protocol.request("operation.run", run, operation_id))
+        self.transport.send(protocol.request("operation.run", run, operation_id))
 
     def cancel(self, operation_id: str, reason: protocol.CancelReason) -> None:
         """Let the ICE stop working on an operation."""
         cancel = protocol.Cancel(id=operation_id, reason=reason)
-        self.wire.send(protocol.notification("operation.cancel", cancel))
+        self.transport.send(protocol.notification("operation.cancel", cancel))
 
     def answer(
         self, request: protocol.RequestId, refusal: str | None, detail: str | None = None
     ) -> None:
         """Answer a request of the ICE: it is done, or refused with a code of `RPC_REFUSALS`."""
         if refusal is None:
-            self.wire.send(protocol.result(request, {}))
+            self.transport.send(protocol.result(request, {}))
         else:
-            self.wire.send(protocol.refuse(request, refusal, detail))
+            self.transport.send(protocol.refuse(request, refusal, detail))
 
     def close(self, code: int, reason: str | None = None) -> None:
         """End the session; `reason` is the catalogue's where none is given."""
-        self.wire.close(code, reason)
+        self.transport.close(code, reason)
 
     # --- what the wire tells -----------------------------------------------------------------------
 
@@ -252,7 +252,9 @@ class Session:
 
     def _take_request(self, message: protocol.Message, request: protocol.RequestId) -> None:
         if message.method != "operation.finish":
-            self.wire.send(protocol.error(request, protocol.METHOD_NOT_FOUND, "method not found"))
+            self.transport.send(
+                protocol.error(request, protocol.METHOD_NOT_FOUND, "method not found")
+            )
             return
         try:
             finish = protocol.params_of(message, _Finish)

@@ -1,7 +1,7 @@
 """What an admin does to an ICE: each action a rule of `ice` and one compare-and-set of the store.
 
-A refusal is a `Problem` of the catalogue. Whether a live session was dropped is not known here: the
-change travels through the event log (see `drops`).
+A refusal is a `Problem` of the catalogue. The change travels through the event log; each action waits until
+the nodes have acted on it, for as long as its `Confirmer` does.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, Protocol
 
 from gateway.core.audit_event import Actor, Event
 from gateway.core.codes import AuditAction
 from gateway.core.ice import NAME_RULE, Action, Ice, IceType, WrongStatus, fold, valid_name
 from gateway.core.operation import reason
 from gateway.core.problems import Problem, invalid, problem
+from gateway.core.revocation import Confirmation, Drop
 from gateway.core.secret import Secret
 from gateway.core.times import Clock, later
 from gateway.store import events, ices, operations
@@ -35,29 +36,43 @@ _ENDS_WORK: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Issued:
-    """A new token, to be shown once, and the event."""
+class Done:
+    """What an action made of an entry, the sessions that it ended, the nodes that have not confirmed."""
 
     ice: Ice
-    token: Secret
-    logged: Appended
+    dropped: list[Drop]
+    unconfirmed: list[str]
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
-    """An action that gives no token."""
+class Issued(Done):
+    """Likewise, with a new token, to be shown once."""
 
-    ice: Ice
-    logged: Appended
+    token: Secret
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a bulk action did to one ICE: its event, or the refusal."""
+    """What a bulk action did to one ICE, or the refusal."""
 
     ice_name: str
-    logged: Appended | None
     problem: Problem | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BulkDone:
+    """What a bulk action did to each, and ended."""
+
+    outcomes: list[Outcome]
+    dropped: list[Drop]
+    unconfirmed: list[str]
+
+
+class Confirmer(Protocol):
+    """Waits until the nodes have acted on events; in a gateway it is its own node first."""
+
+    async def confirm(self, logged: Sequence[Appended]) -> Confirmation:
+        """Wait for a while, and tell what was dropped and which nodes have not confirmed."""
 
 
 Expected = frozenset[int] | None
@@ -69,9 +84,16 @@ class Provisioning:
     """The use case; its collaborators come in through the constructor."""
 
     def __init__(
-        self, *, engine: Engine, keys: KeyStore, clock: Clock, registration_ttl: float
+        self,
+        *,
+        engine: Engine,
+        keys: KeyStore,
+        clock: Clock,
+        registration_ttl: float,
+        confirmer: Confirmer,
     ) -> None:
         self._engine = engine
+        self._confirmer = confirmer
         self._keys = keys
         self._clock = clock
         self._ttl = registration_ttl
@@ -109,7 +131,7 @@ class Provisioning:
             )
             event = _event(actor, Action.PROVISION, now, None, ice)
             logged = await ices.insert(transaction, ice, event)
-            return problem("ice-exists") if logged is None else Issued(ice, token, logged)
+            return problem("ice-exists") if logged is None else Issued(ice, [], [], token)
 
         return await self._engine.write(unit)
 
@@ -122,19 +144,19 @@ class Provisioning:
         return user.name
 
     async def reprovision(
-        self, actor: Actor, ice_name: str, expected: Expected = None
+        self, actor: Actor, ice: Ice, expected: Expected = None
     ) -> Issued | Problem:
-        """Replace a token that was lost before the ICE registered."""
-        return await self._renew(actor, Action.REPROVISION, ice_name, expected)
+        """Replace a token that was lost before the ICE registered. `ice` is the entry as it was found."""
+        return await self._renew(actor, Action.REPROVISION, ice, expected)
 
     async def reregister(
-        self, actor: Actor, ice_name: str, expected: Expected = None
+        self, actor: Actor, ice: Ice, expected: Expected = None
     ) -> Issued | Problem:
         """Let an ICE that crashed or moved register again."""
-        return await self._renew(actor, Action.REREGISTER, ice_name, expected)
+        return await self._renew(actor, Action.REREGISTER, ice, expected)
 
     async def _renew(
-        self, actor: Actor, action: Action, ice_name: str, expected: Expected
+        self, actor: Actor, action: Action, found: Ice, expected: Expected
     ) -> Issued | Problem:
         now = self._clock()
         tokens: list[Secret] = []
@@ -151,20 +173,20 @@ class Provisioning:
             digest = tokens[0].digest()
             return ice.renew(action, digest, key_id=ring.seals, now=at, expires=expires)
 
-        done = await self._change(actor, action, ice_name, expected, change=change, now=now)
-        return done if isinstance(done, Problem) else Issued(done.ice, tokens[0], done.logged)
+        done = await self._change(actor, action, found, expected, change=change, now=now)
+        if isinstance(done, Problem):
+            return done
+        return Issued(done.ice, done.dropped, done.unconfirmed, tokens[0])
 
-    async def deregister(
-        self, actor: Actor, ice_name: str, expected: Expected = None
-    ) -> Done | Problem:
+    async def deregister(self, actor: Actor, ice: Ice, expected: Expected = None) -> Done | Problem:
         """Deactivate an ICE that is no longer wanted."""
         now = self._clock()
         return await self._change(
             actor,
             Action.DEREGISTER,
-            ice_name,
+            ice,
             expected,
-            change=lambda ice: ice.deregister(_nobodys_token(), now=now),
+            change=lambda old: old.deregister(_nobodys_token(), now=now),
             now=now,
         )
 
@@ -172,19 +194,15 @@ class Provisioning:
         self,
         actor: Actor,
         action: Action,
-        ice_name: str,
+        found: Ice,
         expected: Expected,
         *,
         change: _Change,
         now: datetime,
     ) -> Done | Problem:
-        """Find the entry, ask the rules, compare and swap; of two that race one is told `stale`."""
-        raced = False
+        """Ask the rules, compare and swap; of two that race one is told `stale`."""
+        old, raced = found, False
         while True:
-            listed = await self._ices.find(ice_name)
-            if listed is None:
-                return problem("not-registered")
-            old = listed.ice
             if expected is not None and old.generation not in expected:
                 return problem("stale")
             refused = old.refuses(action)
@@ -193,36 +211,41 @@ class Provisioning:
             if raced:
                 # The rules would still allow it, but not on the entry that the caller meant.
                 return problem("stale")
-            done = await self._engine.write(_swapping(actor, action, now, old, change))
-            if done is not None:
-                return done
+            swapped = await self._engine.write(_swapping(actor, action, now, old, change))
+            if isinstance(swapped, Problem):
+                return swapped
+            if swapped is not None:
+                return await self._done(*swapped)
             raced = True
+            listed = await self._ices.find(found.ice_name)
+            if listed is None:
+                return problem("not-registered")
+            old = listed.ice
 
-    async def disconnect(
-        self, actor: Actor, ice_name: str, expected: Expected = None
-    ) -> Done | Problem:
+    async def _done(self, ice: Ice, logged: Appended) -> Done:
+        confirmed = await self._confirmer.confirm([logged])
+        return Done(ice, confirmed.dropped, confirmed.unconfirmed)
+
+    async def disconnect(self, actor: Actor, ice: Ice, expected: Expected = None) -> Done | Problem:
         """Close the sessions admitted before this; the ICE stays as it is."""
         now = self._clock()
 
-        async def unit(transaction: Transaction) -> Done | Problem:
-            found = await ices.find_many(transaction, [ice_name])
-            ice = found.get(fold(ice_name))
-            if ice is None:
-                return problem("not-registered")
-            if expected is not None and ice.generation not in expected:
+        async def unit(transaction: Transaction) -> tuple[Ice, Appended] | Problem:
+            [old] = (await ices.find_many(transaction, [ice.ice_name])).values()
+            if expected is not None and old.generation not in expected:
                 return problem("stale")
-            [logged] = events.append(
-                transaction, [_event(actor, AuditAction.DISCONNECT, now, ice, ice)]
-            )
-            return Done(ice, logged)
+            event = _event(actor, AuditAction.DISCONNECT, now, old, old)
+            [logged] = events.append(transaction, [event])
+            return old, logged
 
-        return await self._engine.write(unit)
+        done = await self._engine.write(unit)
+        return done if isinstance(done, Problem) else await self._done(*done)
 
-    async def bulk(self, actor: Actor, action: str, names: Sequence[str]) -> list[Outcome]:
+    async def bulk(self, actor: Actor, action: str, names: Sequence[str]) -> BulkDone:
         """Deregister or disconnect many, all in one transaction; one refused undoes no other."""
         now = self._clock()
 
-        async def unit(transaction: Transaction) -> list[Outcome]:
+        async def unit(transaction: Transaction) -> tuple[list[Outcome], Sequence[Appended]]:
             found = await ices.find_many(transaction, names)
             verdicts: list[Problem | None] = []
             changes: list[tuple[Ice, Ice, Event]] = []
@@ -243,13 +266,11 @@ class Provisioning:
                 ended = [new.ice_name for _, new, _ in changes]
                 why = _ENDS_WORK[Action.DEREGISTER]
                 await operations.cancel_all(transaction, ended, now, why)
-            each = iter(logged)
-            return [
-                Outcome(name, None, verdict) if verdict else Outcome(name, next(each))
-                for name, verdict in zip(names, verdicts, strict=True)
-            ]
+            return list(map(Outcome, names, verdicts)), logged
 
-        return await self._engine.write(unit)
+        outcomes, logged = await self._engine.write(unit)
+        confirmed = await self._confirmer.confirm(logged)
+        return BulkDone(outcomes, confirmed.dropped, confirmed.unconfirmed)
 
 
 def check_new(ice_name: str, ice_type: IceType, provisionedto: str | None) -> Problem | None:
@@ -279,10 +300,10 @@ def _nobodys_token() -> str:
 
 def _swapping(
     actor: Actor, action: Action, now: datetime, old: Ice, change: _Change
-) -> Unit[Done | Problem | None]:
+) -> Unit[tuple[Ice, Appended] | Problem | None]:
     """The change and its event; None where the entry has moved on. The rules allow it from `old`."""
 
-    async def unit(transaction: Transaction) -> Done | Problem | None:
+    async def unit(transaction: Transaction) -> tuple[Ice, Appended] | Problem | None:
         new = change(old)
         if isinstance(new, Problem):
             return new
@@ -292,7 +313,7 @@ def _swapping(
             return None
         if action in _ENDS_WORK:
             await operations.cancel_all(transaction, [new.ice_name], now, _ENDS_WORK[action])
-        return Done(new, logged)
+        return new, logged
 
     return unit
 

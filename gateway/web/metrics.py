@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 import structlog
 from aiohttp import web
@@ -18,10 +18,14 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from client.protocol import CLOSINGS
+from gateway.core.ice import IceType
+from gateway.node.node import Node
 from gateway.runtime.standard_streams import lost_lines
 from gateway.web.server import Runner
 
 _log = structlog.get_logger()
+_PRIVATE = 3000  # RFC 6455 section 7.4.2
 _FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 
@@ -81,18 +85,41 @@ class Metrics:
             ["part"],
             registry=self.registry,
         )
+        self._sessions = {one: self.sessions.labels(one) for one in IceType}
+        self._admissions = {one: self.admissions.labels(one) for one in IceType}
         self.registry.register(_LostLines())
         # Memory, CPU and file handles, under the names that everybody's dashboards know.
         ProcessCollector(registry=self.registry)
+
+    def admitted(self, ice_type: IceType) -> None:
+        """See `node.Meters`."""
+        self._sessions[ice_type].inc()
+        self._admissions[ice_type].inc()
+
+    def ended(self, ice_type: IceType, code: int) -> None:
+        """See `node.Meters`."""
+        self._sessions[ice_type].dec()
+        # A peer may choose among two thousand codes of its own: they are one series.
+        private = code >= _PRIVATE and code not in CLOSINGS
+        self.closures.labels("other" if private else str(code)).inc()
+
+    def dropped(self, seconds: float) -> None:
+        """See `node.Meters`."""
+        self.drop_seconds.observe(seconds)
+
+    def applied(self, lag: float) -> None:
+        """See `node.Meters`."""
+        self.tail_lag_seconds.set(lag)
 
     def credentials_refused(self, why: str) -> None:
         """Count a refused login or API token."""
         self.refused_credentials.labels(why).inc()
 
-    def watch(self, faults: Mapping[str, Callable[[], str | None]]) -> None:
-        """Ask for these faults, by part, at each scrape."""
-        for part, fault in faults.items():
-            self.fault.labels(part).set_function(_shown(fault))
+    def watch(self, node: Node) -> None:
+        """Ask the node at each scrape whether it knows of every change, and what is wrong with it."""
+        self.tail_current.set_function(lambda: float(node.log.current))
+        for part, check in node.health.checks.items():
+            self.fault.labels(part).set_function(_shown(check.fault))
 
     async def expose(self, address: tuple[str, int] | None) -> web.AppRunner | None:
         """Serve /metrics on `address`; a port already taken is a warning."""

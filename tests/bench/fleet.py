@@ -84,14 +84,14 @@ class Fleet:
         self.folder.mkdir(exist_ok=True)
         settings = load(None, {}, {"database.url": database_in(self.folder)})
         async with desk(settings) as opened:
-            await opened.accounts.add_user(opened.actor, "admin", Role.ADMIN, None)
-            made = await opened.accounts.create_token(opened.actor, "admin", "bench", 0)
+            await opened.services.accounts.add_user(opened.actor, "admin", Role.ADMIN, None)
+            made = await opened.services.accounts.create_token(opened.actor, "admin", "bench", 0)
             self.api_token = made.secret.reveal()
             for first in range(0, self.size + others, _AT_ONCE):
                 numbers = range(first, min(first + _AT_ONCE, self.size + others))
                 issued = await asyncio.gather(
                     *(
-                        opened.provisioning.provision(
+                        opened.services.provisioning.provision(
                             opened.actor, name_of(number), IceType.CI_CD, None
                         )
                         for number in numbers

@@ -155,7 +155,7 @@ async def submit(page: Page) -> None:
 
 async def set_password(running: Harness, user: str = "root") -> None:
     """Let a user log in by the page."""
-    await running.gateway.accounts.set_password(ADMIN, user, Secret(PASSWORD))
+    await running.gateway.services.accounts.set_password(ADMIN, user, Secret(PASSWORD))
 
 
 async def enter(page: Page, user: str = "root", password: str = PASSWORD) -> None:

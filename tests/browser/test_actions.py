@@ -262,7 +262,7 @@ async def test_change_by_a_command_while_its_dialog_is_open(admin, page, running
     connection = await connected(running, page)
     await choose(page, "lab-1", "Reregister")
     async with desk(running.gateway.settings) as opened:
-        await opened.provisioning.deregister(opened.actor, "lab-1")
+        await opened.services.provisioning.deregister(opened.actor, await opened.ice("lab-1"))
     await connection.expect_dropped(4101)
     await expect(row(page, "lab-1").locator(".status")).to_have_text("Deregistered")
     await expect(dialog(page).get_by_role("heading")).to_have_text("Reregister lab-1?")

@@ -33,7 +33,7 @@ async def test_change_by_a_command_and_presence_show_by_themselves(page, running
     connection.hello(version="1.1")
     await expect(row(page, "lab-1").locator(".version")).to_have_text("1.1")
     async with desk(running.gateway.settings) as opened:
-        await opened.provisioning.deregister(opened.actor, "lab-1")
+        await opened.services.provisioning.deregister(opened.actor, await opened.ice("lab-1"))
     await connection.expect_dropped(4101)
     await expect(row(page, "lab-1").locator(".status")).to_have_text("Deregistered")
     await expect(row(page, "lab-1").locator(".online")).to_have_count(0)

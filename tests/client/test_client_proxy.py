@@ -39,7 +39,9 @@ async def gateway(tmp_path, authority):  # in place of the scripted one
     options = {"public_url": URL, "tls_certificate": str(certificate), "tls_key": str(key)}
     options = {f"server__{name}": value for name, value in options.items()}
     async with harness(tmp_path, **options) as running:
-        made = await running.gateway.provisioning.provision(ADMIN, "build-1", IceType.CI_CD, None)
+        made = await running.gateway.services.provisioning.provision(
+            ADMIN, "build-1", IceType.CI_CD, None
+        )
         running.token = made.token.reveal()
         running.port = int(running.url.rpartition(":")[2])
         yield running

@@ -12,6 +12,7 @@ import pytest
 
 from gateway.core.times import utc_now
 from gateway.node import revocations
+from gateway.node.node import State
 from gateway.store.engine import StoreRefused, StoreUnavailable
 from gateway.store.nodes import Nodes
 from tests.contract.domain import refusing, soon
@@ -52,12 +53,12 @@ def deaf(node):
     try:
         for name in kept:
             setattr(engine, name, nothing)
-        node.gateway.tail._events._fetch = nothing
+        node.gateway.node.log._events._fetch = nothing
         yield
     finally:
         for name, method in kept.items():
             setattr(engine, name, method)
-        node.gateway.tail._events._fetch = kept["follow"]
+        node.gateway.node.log._events._fetch = kept["follow"]
 
 
 # --- dropped live, everywhere ----------------------------------------------------------------------
@@ -171,7 +172,7 @@ async def until_gone(cluster, name):
 async def test_a_node_that_was_cut_off_comes_back(cluster):
     ice = await cluster.ice()
     with deaf(cluster.b):
-        lease = cluster.b.gateway.endpoint._lease
+        lease = cluster.b.gateway.node.lease
         await until(lambda: not lease.valid, "the end of the lease")
         answer = await cluster.b.session.get(f"{cluster.b.url}/readyz")
         assert answer.status == 503
@@ -186,7 +187,7 @@ async def test_nothing_is_acted_on_without_a_lease(cluster, monkeypatch):
     connection = await greeted(ice.at(cluster.b))
     operation = await asked(cluster.a.admin)
     await take(connection)
-    lease = cluster.b.gateway.endpoint._lease
+    lease = cluster.b.gateway.node.lease
     monkeypatch.setattr(lease, "until", 0.0)
     monkeypatch.setattr(type(lease), "renewed", lambda *_: None)
     connection.send(
@@ -307,7 +308,7 @@ async def test_every_node_and_command_says_the_same_of_when_an_ice_was_seen(plac
         await ice.at(dying).connect()
         for node in (cluster.a, dying):
             await node.eventually("/ices/lab-1", lambda answer: answer.json["connection"])
-        await dying.gateway.endpoint._presence.flush(confirm=True)
+        await dying.gateway.node.presence.flush(confirm=True)
         shown = {
             (await node.admin.get("/ices/lab-1")).json["lastseen"] for node in (cluster.a, dying)
         }
@@ -416,8 +417,8 @@ async def test_nodes_are_listed_drained_and_resumed(cluster):
     await (await ice.at(cluster.c).connect()).leave()
 
     await cluster.a.command("nodes", "resume", "node-b")
-    endpoint = cluster.b.gateway.endpoint
-    await until(lambda: not endpoint.paused, "a node that goes on")
+    node = cluster.b.gateway.node
+    await until(lambda: node.state is State.SERVING, "a node that goes on")
     await ice.at(cluster.b).connect()
     said = await cluster.a.command("nodes", "drain", "node-x", status=1)
     assert "There is no node node-x" in said.stderr
@@ -444,7 +445,7 @@ async def test_sessions_outlive_a_restart_of_the_server(tmp_path, monkeypatch):
             provisioned = await a.provision()
             connection = await provisioned.connect()
             server.stop()
-            tails = (a.gateway.tail, b.gateway.tail)
+            tails = (a.gateway.node.log, b.gateway.node.log)
             await until(lambda: not any(tail.current for tail in tails), "notice of the loss")
             await connection.round_trip()
             expect_refused(await a.admin.get("/ices"), 503, "store-unavailable")

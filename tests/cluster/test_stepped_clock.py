@@ -99,7 +99,7 @@ async def test_nobody_is_gone_because_the_servers_clock_is_stepped(cluster, step
     assert [node["state"] for node in listed] == ["serves"] * 3
     row = (await cluster.a.admin.get("/ices/lab-1")).json
     assert row["connection"] is not None
-    assert cluster.b.gateway.endpoint._lease.valid
+    assert cluster.b.gateway.node.lease.valid
     done = await cluster.a.act("lab-1", "deregister")
     assert done["unconfirmed"] == []
     assert [drop["node"] for drop in done["dropped"]] == ["node-b"]

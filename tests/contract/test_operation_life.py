@@ -39,6 +39,7 @@ from client.protocol import OperationKind
 from gateway.core.ice import Status
 from gateway.core.operation import ACTIVE, State
 from gateway.core.problems import Problem
+from gateway.core.revocation import Confirmation
 from gateway.node.dispatcher import Dispatcher
 from gateway.node.expiry import OperationExpiry
 from gateway.node.hub import Hub
@@ -154,12 +155,12 @@ class Gateway:
         self.world = world
         self.engine = Mortal(engine)
         self.hub = Hub()
-        watches = Waiters()
+        waiters = Waiters()
         self.dispatch = Dispatcher(
             engine=self.engine,
             hub=self.hub,
-            watches=watches,
-            progress=ProgressWriter(self.engine, watches, world.clock),
+            waiters=waiters,
+            progress=ProgressWriter(self.engine, waiters, world.clock),
             clock=world.clock,
             kept_bytes=KEPT_BYTES,
         )
@@ -170,12 +171,17 @@ class Gateway:
             keys=world.keys,
             clock=world.clock,
             registration_ttl=0,
+            confirmer=self,
         )
         self.tail = LogFollower(engine, self.apply, self.dispatch.refresh)
         self.sessions = itertools.count()
 
     def may_act(self):
         return True
+
+    async def confirm(self, logged):
+        """Nobody is waited for."""
+        return Confirmation([], [])
 
     def apply(self, entry):
         self.hub.apply(entry)
@@ -191,9 +197,9 @@ class Gateway:
             since=NOW,
             observer=self,
         )
-        session.wire = line
+        session.transport = line
         self.hub.promote(self.hub.expect(ice.ice_name, ice.generation), session)
-        session.wire.send(session.welcome(25.0))
+        session.transport.send(session.welcome(25.0))
         self.dispatch.opened(session)
 
     # What a session observes goes where the endpoint sends it.
@@ -332,7 +338,7 @@ class World(RuleBasedStateMachine):
         await add_user(engine, "alice")
         await add_registered(engine, NAME)
         self.client = Client(self)
-        await self.gateway.tail.start()
+        await self.gateway.node.log.start()
         await self._connect()
 
     async def _open(self):
@@ -365,7 +371,7 @@ class World(RuleBasedStateMachine):
         await self._bury(self.gateway.end())
         await self.stack.aclose()
         await self._open()
-        await self.gateway.tail.start()
+        await self.gateway.node.log.start()
         await self.settle()
 
     async def _bury(self, tasks):
@@ -397,10 +403,10 @@ class World(RuleBasedStateMachine):
                     time.sleep(0.0001)  # noqa: ASYNC251 - the thread of the database works meanwhile
                 quiet = 0 if engine.busy else quiet + 1
                 await asyncio.sleep(0)
-            before = self.gateway.tail.position
+            before = self.gateway.node.log.position
             if self.alive:
-                await self.gateway.tail._look()
-            if self.gateway.tail.position == before:
+                await self.gateway.node.log._look()
+            if self.gateway.node.log.position == before:
                 return
 
     async def attempt(self, work):
@@ -459,7 +465,7 @@ class World(RuleBasedStateMachine):
     async def _connect(self):
         ice = (await Ices(self.engine).find(NAME)).ice
         if ice.status is Status.DEREGISTERED:
-            done = await self.attempt(self.gateway.provisioning.reregister(ROOT, NAME))
+            done = await self.attempt(self.gateway.provisioning.reregister(ROOT, ice))
             ice = (await Ices(self.engine).find(NAME)).ice
             if done is None:
                 return  # the gateway has died of it
@@ -472,7 +478,7 @@ class World(RuleBasedStateMachine):
             )
             ice = new
         self._hang_up()
-        await self.gateway.tail._look()
+        await self.gateway.node.log._look()
         self.client.line = Line(self)
         self.gateway.admit(ice, self.client.line)
         await self.settle()
@@ -560,7 +566,7 @@ class World(RuleBasedStateMachine):
         elif kind == "line":
             self._hang_up()
             await self.settle()
-        elif await self.attempt(getattr(self.gateway.provisioning, kind)(ROOT, NAME)):
+        elif await self.attempt(getattr(self.gateway.services.provisioning, kind)(ROOT, NAME)):
             left = [row.id for row in await self.table() if not row.is_finished]
             assert not left, f"{kind} has left {left} unfinished"
 

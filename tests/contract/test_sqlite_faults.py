@@ -234,14 +234,14 @@ async def test_a_damaged_file_is_not_written_again_before_it_is_whole(engine, pa
 
 async def test_a_damaged_file_is_checked_more_and_more_rarely(engine, path, monkeypatch):
     engine._guard.damage = "it is damaged"
-    monkeypatch.setattr(engine, "_is_whole", lambda _: False)
+    monkeypatch.setattr(sqlite, "_is_whole", lambda _: False)
     pauses = []
     for _ in range(10):
         engine._check_due = 0.0
         await engine.try_out()
         pauses.append(engine._check_pause)
     assert pauses == [0.5, 1, 2, 4, 8, 16, 32, 60, 60, 60]
-    monkeypatch.setattr(engine, "_is_whole", lambda _: True)
+    monkeypatch.setattr(sqlite, "_is_whole", lambda _: True)
     await engine.try_out()
     assert engine.fault == "it is damaged", "it was not yet due"
 

@@ -12,8 +12,10 @@ from gateway.core.secret import Secret
 from gateway.services.accounts import AccountService
 from gateway.services.passwords import Passwords
 from gateway.services.provisioning import Provisioning
+from gateway.store.acknowledgements import Acknowledgements
 from gateway.store.ices import Ices
 from gateway.store.key_file import KeyStore
+from gateway.store.nodes import Nodes
 from gateway.store.sqlite.migrate import released
 from tests.contract.domain import NOW, ROOT, RULE_BROKEN, add, an_ice, digest, refusing
 
@@ -139,10 +141,16 @@ async def test_rows_beside_the_entries_keep_their_rules(engine, table, row, brok
 
 async def test_no_secret_is_stored(engine, tmp_path):
     keys = KeyStore(tmp_path / "token.keys")
-    provisioning = Provisioning(engine=engine, keys=keys, clock=lambda: NOW, registration_ttl=60)
+    provisioning = Provisioning(
+        engine=engine,
+        keys=keys,
+        clock=lambda: NOW,
+        registration_ttl=60,
+        confirmer=Acknowledgements(Nodes(engine.fetch), lambda: NOW),
+    )
     book = AccountService(engine=engine, clock=lambda: NOW, passwords=Passwords())
     first = await provisioning.provision(ROOT, "lab-1", IceType.NORMAL, "alice")
-    issued = await provisioning.reprovision(ROOT, "lab-1")
+    issued = await provisioning.reprovision(ROOT, first.ice)
     password = Secret("correct horse battery staple")
     await book.add_user(ROOT, "root", Role.ADMIN, password)
     made = await book.create_token(ROOT, "root", "script", 0)

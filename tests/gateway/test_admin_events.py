@@ -52,11 +52,13 @@ async def events(running, query=""):
 
 async def heads(running):
     """The position behind each event."""
-    return [Position.behind(entry) for entry in await running.gateway.tail._events.after(0, 1000)]
+    return [
+        Position.behind(entry) for entry in await running.gateway.node.log._events.after(0, 1000)
+    ]
 
 
 async def last_seq(running):
-    return await running.gateway.tail._events.last()
+    return await running.gateway.node.log._events.last()
 
 
 # --- page by page ------------------------------------------------------------------------------
@@ -114,7 +116,7 @@ async def test_the_ice_that_comes_again_appends_none(running):
 async def test_a_change_at_the_desk_names_who_and_where(running):
     await running.provision()
     async with desk(running.gateway.settings) as opened:
-        await opened.provisioning.reprovision(opened.actor, "lab-1")
+        await opened.services.provisioning.reprovision(opened.actor, await opened.ice("lab-1"))
         who = opened.actor
     [event] = await events(running, "?action=reprovision")
     assert (event["actor"], event["via"], event["address"]) == (who.name, "command", who.address)
@@ -394,22 +396,24 @@ async def test_stream_tells_refused_attempts_without_a_number(running):
 
 
 async def lose_user(running, token_id):
-    await running.gateway.accounts.disable(ADMIN, "eve")
+    await running.gateway.services.accounts.disable(ADMIN, "eve")
 
 
 async def lose_token(running, token_id):
-    await running.gateway.accounts.revoke_token(ADMIN, token_id)
+    await running.gateway.services.accounts.revoke_token(ADMIN, token_id)
 
 
 async def lose_role(running, token_id):
-    await running.gateway.accounts.set_role(ADMIN, "eve", Role.MEMBER)
+    await running.gateway.services.accounts.set_role(ADMIN, "eve", Role.MEMBER)
 
 
 @pytest.mark.parametrize("lose", [lose_user, lose_token, lose_role])
 async def test_stream_ends_for_who_may_no_longer_read(running, lose):
     ice = await running.provision()
     eve = await running.api("eve", Role.AUDITOR)
-    [token] = [token for token in await running.gateway.accounts.tokens() if token.user == "eve"]
+    [token] = [
+        token for token in await running.gateway.services.accounts.tokens() if token.user == "eve"
+    ]
     async with streaming(eve) as reader:
         await running.act("lab-1", "disconnect")
         assert (await reader.audit())["data"]["action"] == "disconnect"
@@ -422,7 +426,7 @@ async def test_stream_of_others_goes_on(running):
     await running.provision()
     await running.add_user("eve", Role.AUDITOR)
     async with streaming(running.admin) as reader:
-        await running.gateway.accounts.disable(ADMIN, "eve")
+        await running.gateway.services.accounts.disable(ADMIN, "eve")
         assert (await reader.audit())["data"]["action"] == "disable-user"
         await running.act("lab-1", "reprovision")
         assert (await reader.audit())["data"]["action"] == "reprovision"
@@ -509,7 +513,7 @@ async def test_change_by_another_process_counts_within_a_second(running, action,
     loop = asyncio.get_running_loop()
     async with streaming(running.admin) as reader, desk(running.gateway.settings) as opened:
         began = loop.time()
-        done = await getattr(opened.provisioning, action)(opened.actor, "lab-1")
+        done = await getattr(opened.services.provisioning, action)(opened.actor, "lab-1")
         await connection.expect_dropped(code)
         took = loop.time() - began
         assert took < 1, f"the {action} dropped the session after {took:.2f} s"

@@ -60,7 +60,7 @@ async def shared(tmp_path_factory):
 
 
 async def last_seq(running):
-    return await running.gateway.tail._events.last()
+    return await running.gateway.node.log._events.last()
 
 
 async def raw(running, method, path, headers=(), data=None):
@@ -237,7 +237,7 @@ async def test_member_lists_their_own(shared, query, names):
 async def test_role_counts_from_the_next_request(running):
     eve = await running.api("eve", Role.MEMBER)
     for role, status in ((Role.AUDITOR, 200), (Role.MEMBER, 403), (Role.ADMIN, 200)):
-        await running.gateway.accounts.set_role(ADMIN, "eve", role)
+        await running.gateway.services.accounts.set_role(ADMIN, "eve", role)
         assert (await eve.get("/events")).status == status, f"eve is {role} now"
 
 
@@ -289,7 +289,7 @@ async def test_case_of_the_scheme_is_ignored(shared):
 async def test_token_ends_at_once(tmp_path, lost):
     ahead = timedelta()
     async with harness(tmp_path, clock=lambda: utc_now() + ahead) as running:
-        accounts = running.gateway.accounts
+        accounts = running.gateway.services.accounts
         await running.add_user("eve", Role.ADMIN)
         made = await accounts.create_token(ADMIN, "eve", "test", 30.0)
         eve = Api(running.session, running.url, made.secret.reveal())
@@ -747,7 +747,7 @@ async def test_who_loses_the_right_while_the_body_comes_has_none(running):
     writer.write(head.encode() + body[:10])
     # The gateway has seen it once somebody who came later is answered.
     assert (await boss.get("/ices")).status == 200
-    await running.gateway.accounts.disable(ADMIN, "boss")
+    await running.gateway.services.accounts.disable(ADMIN, "boss")
     writer.write(body[10:])
     async with asyncio.timeout(10):
         status = (await reader.readline()).decode()

@@ -69,7 +69,7 @@ async def shared(tmp_path_factory):
     async with harness(tmp_path_factory.mktemp("shared")) as started:
         await started.add_user("bob")
         await started.add_user("gone")
-        await started.gateway.accounts.disable(ADMIN, "gone")
+        await started.gateway.services.accounts.disable(ADMIN, "gone")
         for name, ice_type, user in (
             ("d_4", "ci-cd", None),
             ("c.3", "normal", "bob"),
@@ -102,7 +102,7 @@ async def entry(running, name="lab-1"):
 
 
 async def last_seq(running):
-    return await running.gateway.tail._events.last()
+    return await running.gateway.node.log._events.last()
 
 
 async def fill(running, names, status=Status.REGISTERED):
@@ -509,7 +509,7 @@ class BothRead:
 async def test_of_two_admins_in_the_same_instant_one_wins(running, monkeypatch, action, tag, told):
     await in_status(running, "provisioned" if action == "reprovision" else "registered")
     seq = await last_seq(running)
-    provisioning = running.gateway.provisioning
+    provisioning = running.gateway.services.provisioning
     monkeypatch.setattr(provisioning, "_ices", BothRead(provisioning._ices))
     path = f"/ices/lab-1/{action}"
     answers = await asyncio.gather(*(running.admin.post(path, headers=tag) for _ in range(2)))
@@ -524,7 +524,7 @@ async def test_of_two_admins_in_the_same_instant_one_wins(running, monkeypatch, 
 
 async def test_deregister_and_reregister_in_the_same_instant(running, monkeypatch):
     await in_status(running, "registered")
-    provisioning = running.gateway.provisioning
+    provisioning = running.gateway.services.provisioning
     monkeypatch.setattr(provisioning, "_ices", BothRead(provisioning._ices))
     answers = await asyncio.gather(
         *(running.admin.post(f"/ices/lab-1/{action}") for action in ("deregister", "reregister"))
@@ -539,7 +539,7 @@ async def test_answer_shows_the_token_even_if_the_store_is_lost_after_the_change
     running, monkeypatch
 ):
     await running.provision()
-    parts_ices = running.gateway.provisioning._ices
+    parts_ices = running.gateway.services.provisioning._ices
     find, found = type(parts_ices).find, []
 
     async def find_once(self, name):
@@ -709,7 +709,7 @@ async def test_a_crash_takes_back_nothing_of_what_was_shown_as_last_seen(running
     ice = await running.provision()
     await ice.connect()
     began = await running.eventually("/ices/lab-1", lambda answer: answer.json["connection"])
-    await running.gateway.endpoint._presence.flush(confirm=True)
+    await running.gateway.node.presence.flush(confirm=True)
     shown = (await running.admin.get("/ices/lab-1")).json
     assert shown["lastseen"] > began.json["lastseen"]
     settings = running.gateway.settings

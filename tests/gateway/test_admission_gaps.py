@@ -14,8 +14,12 @@ import textwrap
 import pytest
 
 from gateway.core.times import utc_now
+from gateway.node.admission import Admission
 from gateway.services.provisioning import Provisioning
+from gateway.store.acknowledgements import Acknowledgements
+from gateway.store.ices import Ices
 from gateway.store.key_file import KeyStore
+from gateway.store.nodes import Nodes
 from gateway.store.sqlite.engine import open_sqlite
 from gateway.web.ice_endpoint import IceEndpoint
 from tests.support.harness import ADMIN
@@ -53,12 +57,12 @@ class Gap:
 
 def parts(running):
     """Where the gaps of an admission lie: before and after each await on its way."""
-    admission = running.gateway.endpoint._admission
+    admission = running.gateway.node.admission
     return {
-        "screening": (admission, "screen"),
-        "look-up": (admission._look_ups, "find"),
+        "screening": (admission, "_screen"),
+        "look-up": (admission._entries, "find"),
         "registration": (admission, "_register"),
-        "decision": (admission, "decide"),
+        "decision": (admission, "_decide"),
     }
 
 
@@ -104,7 +108,7 @@ async def test_an_action_in_a_gap_of_a_connection_refuses_it(running, hold, gap,
     await running.act("lab-1", action)
     held.let_go()
     assert await refusal_of(handshake) == code
-    assert "lab-1" not in running.gateway.hub, "a refused handshake left a session behind"
+    assert "lab-1" not in running.gateway.node.hub, "a refused handshake left a session behind"
 
 
 @pytest.mark.parametrize("gap", REGISTERING)
@@ -134,7 +138,7 @@ async def test_an_action_right_after_the_registration_refuses_it(running, hold, 
     await running.act("lab-1", action)
     held.let_go()
     assert await refusal_of(handshake) == code
-    assert "lab-1" not in running.gateway.hub
+    assert "lab-1" not in running.gateway.node.hub
 
 
 @pytest.mark.parametrize("gap", REGISTERING)
@@ -164,8 +168,8 @@ async def test_of_two_handshakes_of_one_ice_only_the_older_is_closed(running, ho
     second = await handshake
     await first.expect_dropped(4103)
     await second.round_trip()
-    assert running.gateway.hub.get("lab-1").id == second.welcome["session"]
-    assert len(running.gateway.hub) == 1
+    assert running.gateway.node.hub.get("lab-1").id == second.welcome["session"]
+    assert len(running.gateway.node.hub) == 1
 
 
 @pytest.mark.parametrize("gap", REGISTERING)
@@ -180,7 +184,7 @@ async def test_a_client_that_vanished_has_no_session(running, hold, gap):
     held.let_go()
     other = await running.provision("lab-2")
     await other.connect()
-    assert [session.ice_name for session in running.gateway.hub] == ["lab-2"]
+    assert [session.ice_name for session in running.gateway.node.hub] == ["lab-2"]
     await (await ice.connect()).round_trip()
 
 
@@ -192,7 +196,7 @@ async def test_an_event_that_the_tail_has_not_seen_yet_drops_what_was_admitted(
     await (await ice.connect()).close()
     held = hold(("look-up", True))
     handshake = await held_handshake(ice, held)
-    tail = Gap(monkeypatch, running.gateway.tail, "_catch_up", after=False)
+    tail = Gap(monkeypatch, running.gateway.node.log, "_catch_up", after=False)
     action = asyncio.ensure_future(running.act("lab-1", "deregister"))
     await tail.open()
     held.let_go()
@@ -212,16 +216,17 @@ async def test_a_row_read_long_ago_is_read_again(running, hold, monkeypatch):
     await (await ice.connect()).close()
     held = hold(("look-up", True))
     handshake = await held_handshake(ice, held)
-    monkeypatch.setattr(running.gateway.tail, "_catch_up", asyncio.Event().wait)
+    monkeypatch.setattr(running.gateway.node.log, "_catch_up", asyncio.Event().wait)
     async with open_sqlite(running.gateway.settings.database_path) as engine:
         elsewhere = Provisioning(
             engine=engine,
             keys=KeyStore(running.gateway.settings.key_file),
             clock=utc_now,
             registration_ttl=0,
+            confirmer=Acknowledgements(Nodes(engine.fetch), utc_now),
         )
-        await elsewhere.deregister(ADMIN, "lab-1")
-    admission = running.gateway.endpoint._admission
+        await elsewhere.deregister(ADMIN, (await Ices(engine).find("lab-1")).ice)
+    admission = running.gateway.node.admission
     before = admission._monotonic
     monkeypatch.setattr(admission, "_monotonic", lambda: before() + 1.01)
     held.let_go()
@@ -233,7 +238,7 @@ async def test_a_late_event_spares_the_reregistered_session(running, monkeypatch
     """A tail that lags behind closes what is older than its event, not what has come since."""
     ice = await running.provision()
     old = await ice.connect()
-    tail = Gap(monkeypatch, running.gateway.tail, "_catch_up", after=False)
+    tail = Gap(monkeypatch, running.gateway.node.log, "_catch_up", after=False)
     action = asyncio.ensure_future(running.admin.post("/ices/lab-1/reregister"))
     await tail.open()
     await running.eventually("/ices/lab-1", lambda answer: answer.json["status"] == "provisioned")
@@ -243,8 +248,9 @@ async def test_a_late_event_spares_the_reregistered_session(running, monkeypatch
             keys=KeyStore(running.gateway.settings.key_file),
             clock=utc_now,
             registration_ttl=0,
+            confirmer=Acknowledgements(Nodes(engine.fetch), utc_now),
         )
-        issued = await elsewhere.reprovision(ADMIN, "lab-1")
+        issued = await elsewhere.reprovision(ADMIN, (await Ices(engine).find("lab-1")).ice)
     newest = running.ice(issued.token.reveal())
     fresh = await newest.connect()
     tail.let_go()
@@ -256,12 +262,20 @@ async def test_a_late_event_spares_the_reregistered_session(running, monkeypatch
 
 def test_nothing_is_awaited_before_the_101():
     """Between the last look at the hub and the 101 the code has no `await`."""
-    [function] = ast.parse(textwrap.dedent(inspect.getsource(IceEndpoint._decide))).body
-    loop = next(node for node in function.body if isinstance(node, ast.While))
-    after = function.body[function.body.index(loop) + 1 :]
+    [function] = ast.parse(textwrap.dedent(inspect.getsource(Admission.admit))).body
+    [body] = [node.body for node in function.body if isinstance(node, ast.Try)]
+    [loop] = [node for node in body if isinstance(node, ast.While)]
+    [*_, last_look] = loop.body
+    after = [last_look, *body[body.index(loop) + 1 :]]
+    assert "overtaken" in ast.unparse(last_look) or "overtaken" in ast.unparse(loop.body[-2])
     awaits = [node for part in after for node in ast.walk(part) if isinstance(node, ast.Await)]
     assert awaits == [], "an await after the last look at the entry is a gap"
-    assert not inspect.iscoroutinefunction(IceEndpoint._open), "_open writes the 101 in one step"
+    [write] = [
+        node
+        for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(IceEndpoint._admit))))
+        if getattr(node, "name", None) == "open_session"
+    ]
+    assert isinstance(write, ast.FunctionDef), "it writes the 101 in one step"
 
 
 async def test_an_admission_while_the_log_is_lost_is_held_to_the_table(running, hold, monkeypatch):
@@ -270,7 +284,7 @@ async def test_an_admission_while_the_log_is_lost_is_held_to_the_table(running, 
     await (await ice.connect()).close()
     held = hold(("look-up", True))
     handshake = await held_handshake(ice, held)
-    tail = running.gateway.tail
+    tail = running.gateway.node.log
     tail.fault, tail._cut_off = "the disk is gone", True
     comparing = Gap(monkeypatch, tail, "_compare", after=True)
     await comparing.open()

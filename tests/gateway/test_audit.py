@@ -119,7 +119,7 @@ async def test_anybody_can_check_the_exported_chain(running, command):
 
 
 async def test_no_name_is_a_formula_in_a_spreadsheet(running, command, tmp_path):
-    await running.gateway.accounts.add_user(ADMIN, "=cmd|' /C calc'!A0", Role.ADMIN, None)
+    await running.gateway.services.accounts.add_user(ADMIN, "=cmd|' /C calc'!A0", Role.ADMIN, None)
     evil = await running.api("=cmd|' /C calc'!A0")
     await evil.post("/ices", {"ice_name": "ci-1", "ice_type": "ci-cd"})
     file = tmp_path / "log.csv"

@@ -35,7 +35,7 @@ def settings(tmp_path):
 
 
 async def provision(opened, name):
-    issued = await opened.provisioning.provision(ADMIN, name, IceType.CI_CD, None)
+    issued = await opened.services.provisioning.provision(ADMIN, name, IceType.CI_CD, None)
     return issued.token
 
 
@@ -136,7 +136,9 @@ async def test_a_key_that_comes_or_goes_meanwhile_is_not_missed(
         async def change(ring):
             key_file.replace(settings.key_file, ring)
             if retired:  # nothing depends on the older key any more
-                renewed = await opened.provisioning.reprovision(ADMIN, "lab-1")
+                renewed = await opened.services.provisioning.reprovision(
+                    ADMIN, await opened.ice("lab-1")
+                )
                 tokens[:] = [renewed.token]
             tokens.append(await provision(opened, "lab-2"))
 
@@ -169,7 +171,7 @@ async def test_keys_that_never_rest_are_told(tmp_path, settings, monkeypatch):
 async def test_what_a_backup_is(tmp_path, settings):
     async with desk(settings) as opened:
         await provision(opened, "lab-1")
-        await opened.accounts.add_user(ADMIN, "alice", Role.MEMBER, None)
+        await opened.services.accounts.add_user(ADMIN, "alice", Role.MEMBER, None)
     folder = tmp_path / "backup"
     old = os.umask(0)
     try:

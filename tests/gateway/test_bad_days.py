@@ -48,8 +48,8 @@ def token(served):
 
     async def make():
         async with desk(served.settings) as opened:
-            await opened.accounts.add_user(opened.actor, "root", Role.ADMIN, None)
-            made = await opened.accounts.create_token(opened.actor, "root", "test", 0)
+            await opened.services.accounts.add_user(opened.actor, "root", Role.ADMIN, None)
+            made = await opened.services.accounts.create_token(opened.actor, "root", "test", 0)
             return made.secret.reveal()
 
     return asyncio.run(make())
@@ -505,7 +505,7 @@ async def test_whoever_only_looks_can_do_so_while_nothing_can_be_written(timed, 
 
 async def test_the_metrics_tell_of_every_fault(timed):
     def shown():
-        text = generate_latest(timed.gateway.endpoint._metrics.registry).decode()
+        text = generate_latest(timed.gateway.node._meters.registry).decode()
         lines = [line for line in text.splitlines() if line.startswith("ice_gateway_fault{")]
         return {line.split('"')[1]: float(line.split()[-1]) for line in lines}
 
@@ -519,5 +519,5 @@ async def test_the_metrics_tell_of_every_fault(timed):
     await engine._writer.execute("PRAGMA query_only=OFF")
     await engine.try_out()
     assert shown() == well
-    timed.gateway.hold.reason = "it is held"
+    timed.gateway.node.restore_hold.reason = "it is held"
     assert shown() == well | {"restore": 1}

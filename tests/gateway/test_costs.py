@@ -35,7 +35,7 @@ async def arrivals(running, names):
     ices = [await running.provision(name, "ci-cd") for name in names]
     for ice in ices:
         await (await ice.connect()).close()
-    await until(lambda: not len(running.gateway.hub))
+    await until(lambda: not len(running.gateway.node.hub))
     await running.settled()
     sockets = []
     for ice in ices:
@@ -47,7 +47,7 @@ async def arrivals(running, names):
 
 async def admitted(running, count):
     """All who have arrived are in the hub, and everybody may know."""
-    await until(lambda: len(running.gateway.hub) == count)
+    await until(lambda: len(running.gateway.node.hub) == count)
     await running.settled()
 
 
@@ -87,7 +87,7 @@ async def test_what_an_idle_session_holds(running):
         before = tracemalloc.get_traced_memory()[0]
         await admitted(running, MANY)
         for name in names:
-            running.gateway.hub.get(name).wire.ping()
+            running.gateway.node.hub.get(name).transport.ping()
         gc.collect()
         traced = (tracemalloc.get_traced_memory()[0] - before) / MANY
         tracked = (len(gc.get_objects()) - tracked) / MANY

@@ -69,7 +69,7 @@ def impatient(monkeypatch):
 
 
 def lane_of(running, name="lab-1"):
-    return running.gateway.endpoint._dispatch._lanes.get(name)
+    return running.gateway.node.dispatcher._lanes.get(name)
 
 
 def nested(levels):
@@ -406,7 +406,7 @@ async def test_an_ice_is_told_to_stop_what_was_cancelled_while_it_was_away(runni
     operation = await asked(running.admin)
     await take(connection)
     await connection.close()
-    await until(lambda: "lab-1" not in running.gateway.hub)
+    await until(lambda: "lab-1" not in running.gateway.node.hub)
     await running.admin.post(f"/operations/{operation}/cancel")
     again = await ice.connect()
     again.hello(running=[operation])
@@ -481,7 +481,7 @@ async def test_nothing_is_looked_up_for_a_session_that_has_ended(running, reads)
     await last.leave()
     go.set()
     await expect_cancel(third, "invented", "unknown")
-    await until(lambda: not running.gateway.endpoint._dispatch._tasks)
+    await until(lambda: not running.gateway.node.dispatcher._tasks)
     asked_for = {params[0] for params in reads[1:]}
     assert asked_for == {"lab-0", "lab-1", "lab-2"}
 
@@ -491,13 +491,13 @@ async def test_one_answer_to_an_operation_counts(running, monkeypatch):
     operation = await asked(running.admin)
     await expect_run(ice)
     begun = []
-    accept_soon = running.gateway.endpoint._dispatch._accept_soon
+    accept_soon = running.gateway.node.dispatcher._accept_soon
 
     def counted(session, operation_id):
         begun.append(operation_id)
         return accept_soon(session, operation_id)
 
-    monkeypatch.setattr(running.gateway.endpoint._dispatch, "_accept_soon", counted)
+    monkeypatch.setattr(running.gateway.node.dispatcher, "_accept_soon", counted)
     for _ in range(100):
         accept(ice, operation)
     await ice.round_trip()
@@ -637,7 +637,7 @@ async def test_what_was_marked_as_sent_and_not_written_is_sent_to_the_next_sessi
     async def and_then_it_goes(transaction, new, generation):
         done = await send(transaction, new, generation)
         monkeypatch.setattr(operations, "send", send)
-        running.gateway.hub.get("lab-1").close(4201)
+        running.gateway.node.hub.get("lab-1").close(4201)
         return done
 
     monkeypatch.setattr(operations, "send", and_then_it_goes)
@@ -668,7 +668,7 @@ async def test_a_commit_of_which_nobody_knows_is_not_taken_for_sent(running, mon
 async def test_a_deregistration_between_the_look_and_the_sending_wins(running, monkeypatch):
     ice = await running.provision()
     connection = await greeted(ice)
-    send = running.gateway.endpoint._dispatch._send
+    send = running.gateway.node.dispatcher._send
     sent = asyncio.Event()
 
     async def slow(lane, work):
@@ -676,7 +676,7 @@ async def test_a_deregistration_between_the_look_and_the_sending_wins(running, m
         sent.set()
         return await send(lane, work)
 
-    monkeypatch.setattr(running.gateway.endpoint._dispatch, "_send", slow)
+    monkeypatch.setattr(running.gateway.node.dispatcher, "_send", slow)
     operation = await asked(running.admin)
     await connection.expect_dropped(4101)
     await sent.wait()

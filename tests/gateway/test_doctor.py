@@ -50,7 +50,7 @@ def template(tmp_path_factory):
 
     async def work():
         async with desk(settings_for(folder)) as opened:
-            await opened.provisioning.provision(ADMIN, "lab-1", IceType.CI_CD, None)
+            await opened.services.provisioning.provision(ADMIN, "lab-1", IceType.CI_CD, None)
 
     asyncio.run(work())
     return folder
@@ -363,7 +363,7 @@ async def test_beside_a_gateway(tmp_path):
 
         level, text = (await found(made))["port"]
         assert (level, "and admits ICEs" in text) == ("ok", True), text
-        running.gateway.hold.reason = "it is held"
+        running.gateway.node.restore_hold.reason = "it is held"
         level, text = (await found(made))["port"]
         assert (level, text) == (
             "FAILED",

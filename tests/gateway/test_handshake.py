@@ -21,6 +21,7 @@ from gateway.core.replay import Nonces
 from gateway.core.times import utc_now
 from gateway.core.tokens import Key as SealingKey
 from gateway.core.tokens import KeyRing
+from gateway.node.node import State
 from gateway.store.key_file import KeyStore
 from tests.support.harness import harness
 from tests.support.ice import Key, b64, b64_json, until
@@ -132,14 +133,14 @@ async def page(running, path):
 
 async def until_ready(running, *, ready=True):
     gateway = running.gateway
-    await until(lambda: (gateway.tail.current and gateway.engine.fault is None) is ready)
+    await until(lambda: (gateway.node.log.current and gateway.engine.fault is None) is ready)
     assert (await page(running, "/readyz"))[0] == (200 if ready else 503)
 
 
 @pytest.fixture
 def hold_look_ups(running, monkeypatch):
     """Hold the look-ups of all handshakes; returns how many are held, and what lets them go."""
-    look_ups = running.gateway.endpoint._admission._look_ups
+    look_ups = running.gateway.node.admission._entries
     find, held, go = look_ups.find, [], asyncio.Event()
 
     async def holding(name, *proof):
@@ -266,7 +267,7 @@ async def bad_handshake(case):
 
 
 async def draining(case):
-    case.monkeypatch.setattr(case.endpoint, "draining", True)
+    case.monkeypatch.setattr(case.running.gateway.node, "state", State.DRAINING)
 
 
 async def overloaded(case):
@@ -501,7 +502,7 @@ async def test_too_many_attempts_without_a_genuine_token(running, monkeypatch):
     expect(await ice.refused(ath="wrong"), 401, "proof-invalid")
     await ice.connect()
 
-    admission = running.gateway.endpoint._admission
+    admission = running.gateway.node.admission
     before = admission._monotonic
     monkeypatch.setattr(admission, "_monotonic", lambda: before() + 60)
     expect(await ice.refused(garbage), 401, "token-invalid")
@@ -731,7 +732,7 @@ async def test_a_gateway_that_drains_admits_nobody(running, hold_look_ups):
     streams = await late.begin()
     await until(lambda: held)
     ice = await running.provision()
-    await running.gateway.endpoint.drain()
+    await running.gateway.node.drain(1)
     expect(await ice.refused(), 503, "draining")
     # A handshake in hand is refused, too.
     finishing = asyncio.ensure_future(late.finish(*streams))
@@ -739,7 +740,7 @@ async def test_a_gateway_that_drains_admits_nobody(running, hold_look_ups):
     with pytest.raises(Exception, match="503 draining") as refused:
         await finishing
     expect(refused.value, 503, "draining")
-    assert not list(running.gateway.hub)
+    assert not list(running.gateway.node.hub)
 
 
 async def test_too_many_handshakes_at_once(running, hold_look_ups, monkeypatch):
@@ -753,13 +754,13 @@ async def test_too_many_handshakes_at_once(running, hold_look_ups, monkeypatch):
     for handshake in waiting:
         await (await handshake).round_trip()
     await ices[2].connect()
-    assert running.gateway.endpoint._handshakes == 0
+    assert running.gateway.endpoint.handshakes == 0
 
 
 async def test_others_have_their_turn_while_a_storm_is_screened(running, monkeypatch):
     monkeypatch.setattr(gateway.node.admission, "MAX_BATCH", 2)
     ices = [await running.provision(f"lab-{number}") for number in range(5)]
-    admission = running.gateway.endpoint._admission
+    admission = running.gateway.node.admission
     loop, turns = asyncio.get_running_loop(), []
     verify = admission._verify_proof
 
@@ -789,7 +790,7 @@ async def test_others_have_their_turn_while_a_storm_is_screened(running, monkeyp
 async def test_a_step_that_breaks_holds_up_nobody_else(running, monkeypatch):
     monkeypatch.setattr(gateway.node.admission, "MAX_BATCH", 1)
     first, second = await running.provision("lab-1"), await running.provision("lab-2")
-    admission = running.gateway.endpoint._admission
+    admission = running.gateway.node.admission
     verify, screen = admission._verify_proof, admission._screen_some
 
     def broken(arrival):
@@ -813,7 +814,7 @@ async def test_a_step_that_breaks_holds_up_nobody_else(running, monkeypatch):
 
 async def test_whoever_has_gone_is_not_verified(running, monkeypatch):
     """In a storm those who gave up do not hold up those who came again."""
-    admission = running.gateway.endpoint._admission
+    admission = running.gateway.node.admission
     ice = await running.provision()
     screen = admission._screen_some
     monkeypatch.setattr(admission, "_screen_some", lambda: None)
@@ -825,7 +826,7 @@ async def test_whoever_has_gone_is_not_verified(running, monkeypatch):
     await until(arrival.verdict.done)
     monkeypatch.setattr(admission, "_screen_some", screen)
     screen()
-    assert running.gateway.endpoint._handshakes == 0, "its handshake was expected to be over"
+    assert running.gateway.endpoint.handshakes == 0, "its handshake was expected to be over"
     assert not hasattr(arrival, "opened"), "its token was expected not to be opened"
     assert await running.status("lab-1") == "provisioned"
     await (await ice.connect()).round_trip()
@@ -865,7 +866,7 @@ async def test_clients_that_vanish_leave_nothing(running, hold_look_ups):
     held, go = hold_look_ups
     ice = await running.provision()
     await running.session.close()
-    hub = running.gateway.hub
+    hub = running.gateway.node.hub
     await until(
         lambda: not [task for task in asyncio.all_tasks() if "RequestHandler" in repr(task)]
     )
@@ -882,7 +883,7 @@ async def test_clients_that_vanish_leave_nothing(running, hold_look_ups):
     await until(lambda: asyncio.all_tasks() <= before)
     assert hub._pending == {}
     assert list(hub) == []
-    assert running.gateway.endpoint._handshakes == 0
+    assert running.gateway.endpoint.handshakes == 0
     await (await ice.connect()).round_trip()
 
 
@@ -922,7 +923,7 @@ async def test_proxies_are_believed_only_if_trusted(tmp_path, subtests, trusted)
 async def test_attempts_are_counted_for_the_client_behind_the_proxy(tmp_path, monkeypatch):
     async with harness(tmp_path, server__trusted_proxies=["127.0.0.1"]) as running:
         ice = await running.provision()
-        monkeypatch.setattr(running.gateway.endpoint._admission._attempts, "_limit", 1)
+        monkeypatch.setattr(running.gateway.node.admission._attempts, "_limit", 1)
         codes = [
             (await ice.refused({"Authorization": "DPoP x", "X-Forwarded-For": address})).code
             for address in ("203.0.113.7", "203.0.113.7", "203.0.113.8")

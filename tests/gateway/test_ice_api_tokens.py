@@ -21,11 +21,11 @@ def described(monkeypatch):
 
 
 async def last_seq(running):
-    return await running.gateway.tail._events.last()
+    return await running.gateway.node.log._events.last()
 
 
 async def recognised(running, token):
-    return await running.gateway.accounts.recognise(Secret(token))
+    return await running.gateway.services.accounts.recognise(Secret(token))
 
 
 # --- made by command ---------------------------------------------------------------------------
@@ -173,7 +173,7 @@ async def test_it_ends_with_its_user_or_alone(running, end):
     await running.provision("lab-1")
     api = await running.api("bob", Role.MEMBER, "lab-1")
     expect_refused(await api.get("/ices/lab-1"), 403, "forbidden")
-    accounts = running.gateway.accounts
+    accounts = running.gateway.services.accounts
     if end == "disable":
         await accounts.disable(ADMIN, "bob")
     else:
@@ -185,5 +185,5 @@ async def test_it_ends_with_its_user_or_alone(running, end):
 async def test_no_role_makes_it_more(running):
     await running.provision("lab-1")
     api = await running.api("bob", Role.MEMBER, "lab-1")
-    await running.gateway.accounts.set_role(ADMIN, "bob", Role.ADMIN)
+    await running.gateway.services.accounts.set_role(ADMIN, "bob", Role.ADMIN)
     expect_refused(await api.get("/ices"), 403, "forbidden")

@@ -64,7 +64,7 @@ async def test_a_key_is_added_promoted_and_retired_beside_a_running_gateway(
     again = (await running.act("lab-1", "reregister"))["token"]
     await command("retire", old)
     assert [key.kid for key in ring(running).keys] == [new]
-    held = running.gateway.endpoint._admission._keys
+    held = running.gateway.node.admission._keys
     await until(lambda: [key.kid for key in held._ring.keys] == [new])
     assert (await ice.refused()).code == "token-invalid"
     ice.token = again
@@ -135,7 +135,7 @@ async def test_an_entry_from_before_keys_were_kept_may_need_each_key_of_that_tim
                 assert isinstance(refused, KeyRefused)
                 assert refused.ices == ices
             for name in ("ci-1", "CI-0"):
-                await opened.provisioning.reprovision(opened.actor, name)
+                await opened.services.provisioning.reprovision(opened.actor, await opened.ice(name))
             for kid in ("first", "second", third):
                 assert await master.retire(opened.actor, kid) is None
 
@@ -197,7 +197,7 @@ async def test_a_commit_that_fails_says_that_the_file_may_be_changed(running, co
     assert len(said.stderr.splitlines()) == 1
     assert [key.kid for key in ring(running).keys] == [new]
     # No event tells of it, so that the gateway has to see it for itself.
-    held = running.gateway.endpoint._admission._keys
+    held = running.gateway.node.admission._keys
     await until(lambda: [key.kid for key in held._ring.keys] == [new])
     assert (await ice.refused()).code == "token-invalid"
     ice.token = again
@@ -238,7 +238,7 @@ class Intruder:
 async def table(tmp_path):
     """A desk on a table without a gateway, with keys of which the first is needed, the second seals."""
     async with desk(settings_for(tmp_path)) as opened:
-        await opened.provisioning.provision(opened.actor, "ci-1", IceType.CI_CD, None)
+        await opened.services.provisioning.provision(opened.actor, "ci-1", IceType.CI_CD, None)
         master = keys(opened)
         await master.promote(opened.actor, await master.rotate(opened.actor))
         await master.rotate(opened.actor)
@@ -252,7 +252,7 @@ def kids(opened):
 @pytest.mark.parametrize("action", ["provision", "reprovision", "reregister"])
 async def test_no_key_is_retired_under_a_token_that_is_being_sealed(table, monkeypatch, action):
     _, sealing, newest = kids(table)
-    provisioning = table.provisioning
+    provisioning = table.services.provisioning
     if action == "reregister":
         await table.engine.write(
             lambda transaction: transaction.run(
@@ -285,13 +285,17 @@ async def test_no_key_is_retired_under_a_token_that_is_being_sealed(table, monke
 @pytest.mark.parametrize("moment", ["looked", "writes"])
 async def test_no_token_is_sealed_with_a_key_that_is_being_retired(table, monkeypatch, moment):
     first, second, _ = kids(table)
-    await table.provisioning.reprovision(table.actor, "ci-1")  # nobody needs the first any more
+    await table.services.provisioning.reprovision(
+        table.actor, await table.ice("ci-1")
+    )  # nobody needs the first any more
     tokens = []
 
     async def seal_with_it(opened):
         master = keys(opened)
         await master.promote(opened.actor, first)
-        issued = await opened.provisioning.provision(opened.actor, "ci-2", IceType.CI_CD, None)
+        issued = await opened.services.provisioning.provision(
+            opened.actor, "ci-2", IceType.CI_CD, None
+        )
         tokens.append(issued.token)
         await master.promote(opened.actor, second)
 

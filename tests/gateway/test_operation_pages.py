@@ -304,5 +304,5 @@ async def test_a_change_needs_origin_and_form_token(running, root):
 async def test_an_ice_that_is_not_registered_has_no_run_button(running, root):
     await running.provision()
     assert "Run an operation" not in said(await root.get(HERE))
-    await running.gateway.provisioning.provision(ADMIN, "lab-2", IceType.NORMAL, "alice")
+    await running.gateway.services.provisioning.provision(ADMIN, "lab-2", IceType.NORMAL, "alice")
     assert "No operation has been requested of this ICE." in said(await root.get("ices/lab-2"))

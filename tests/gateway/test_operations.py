@@ -281,7 +281,7 @@ async def test_parameters_that_wait_leave_no_room_beyond_the_bytes_that_are_kept
     refusal = expect_refused(await ask(tight.admin, params=text(4002)), 429, "queue-full")
     assert refusal["title"] == "Too much waits for this ICE"
     assert "have 6,000 bytes" in refusal["detail"]
-    assert "4,002, of 10,000 (operation_requests.kept_bytes)" in refusal["detail"]
+    assert "4,002, of 10,000 (operations.kept_bytes)" in refusal["detail"]
     expect_refused(await ask(tight.admin, "lab-2", params=text(10_002)), 429, "queue-full")
     await asked(tight.admin, params=text(4000))
     await asked(tight.admin, "lab-2", params=text(10_000))
@@ -688,7 +688,7 @@ async def test_who_loses_their_right_is_told_nothing_more(running):
     async with follow(job, operation) as reader:
         while (await reader.event())[1]["state"] != "running":
             pass
-        await running.gateway.accounts.disable(ADMIN, "alice")
+        await running.gateway.services.accounts.disable(ADMIN, "alice")
         await finished(ice, operation, result="secret")
         assert await reader.event() is None, "a disabled user was told of the result"
 
@@ -759,7 +759,7 @@ async def test_a_waiter_is_answered_when_the_gateway_stops(running):
         await reader.event()
         waiting = asyncio.create_task(ask(running.admin, query="?wait=60"))
         await running.eventually("/operations", lambda answer: len(answer.json["items"]) == 2)
-        running.gateway.endpoint._dispatch._watches.close()
+        running.gateway.node.dispatcher._watches.close()
         assert (await waiting).status == 202
         with contextlib.suppress(aiohttp.ClientError):
             while await reader.event() is not None:

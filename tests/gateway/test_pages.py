@@ -40,11 +40,11 @@ PAGES = ["", "users", "api-tokens", "audit", "guide", "ices/lab-1"]
 
 
 async def last_seq(running):
-    return await running.gateway.tail._events.last()
+    return await running.gateway.node.log._events.last()
 
 
 async def actions(running):
-    return [entry.event.action for entry in await running.gateway.tail._events.after(0, 1000)]
+    return [entry.event.action for entry in await running.gateway.node.log._events.after(0, 1000)]
 
 
 def expect_login_page(answer, status, sentence=None):
@@ -96,7 +96,7 @@ async def test_wrong_credentials_are_told_alike(running, browse, name, password)
     await has_password(running, "root")
     await running.add_user("tagged")
     await has_password(running, "gone")
-    await running.gateway.accounts.disable(ADMIN, "gone")
+    await running.gateway.services.accounts.disable(ADMIN, "gone")
     browser = await browse(running)
     answer = await browser.log_in(name, password)
     expect_login_page(answer, 401, WRONG)
@@ -157,7 +157,7 @@ async def test_first_user_is_hinted_at_while_there_is_none(tmp_path, browse):
         browser = await browse(gateway)
         page = await browser.get("login")
         assert "ice-gateway users add NAME --role admin" in said(page)
-        await gateway.accounts.add_user(ADMIN, "root", Role.ADMIN, None)
+        await gateway.services.accounts.add_user(ADMIN, "root", Role.ADMIN, None)
         assert "users add" not in said(await browser.get("login"))
 
 
@@ -209,7 +209,7 @@ async def test_address_that_is_held_off_has_no_more_names_remembered(running, br
     desk = LoginService(
         engine=running.gateway.engine,
         clock=utc_now,
-        passwords=running.gateway.accounts._passwords,
+        passwords=running.gateway.services.accounts._passwords,
         failures=LoginFailures(running.gateway.engine, utc_now, lambda _: None),
         idle=60,
         lifetime=60,
@@ -226,7 +226,7 @@ async def test_address_that_is_held_off_has_no_more_names_remembered(running, br
 async def test_who_could_not_be_checked_has_not_failed(running, browse, monkeypatch):
     await has_password(running, "root")
     browser = await browse(running)
-    passwords = running.gateway.accounts._passwords
+    passwords = running.gateway.services.accounts._passwords
 
     async def busy(*_):
         raise TooBusy
@@ -637,7 +637,7 @@ async def test_what_each_role_may_see_and_do(running, browse, call, *, member, a
     method, path = call.split(" ")
     await running.add_user("bob")
     await running.provision()
-    await running.gateway.provisioning.provision(ADMIN, "theirs", IceType.NORMAL, "bob")
+    await running.gateway.services.provisioning.provision(ADMIN, "theirs", IceType.NORMAL, "bob")
     callers = {"alice": (Role.MEMBER, member), "eve": (Role.AUDITOR, auditor)}
     callers["root"] = (Role.ADMIN, admin)
     for name, (role, expected) in callers.items():
@@ -684,7 +684,7 @@ async def test_users_are_listed(running, browse, root):
     await running.provision("lab-2")
     await browse(running, "eve", Role.AUDITOR)
     await running.add_user("gone")
-    await running.gateway.accounts.disable(ADMIN, "gone")
+    await running.gateway.services.accounts.disable(ADMIN, "gone")
     rows = dict(
         re.findall(r'<tr id="user-(\w+)">(.*?)</tr>', (await root.get("users")).text, re.DOTALL)
     )
@@ -729,9 +729,9 @@ async def test_user_is_added(running, browse, root):
     assert (await root.post("users", fields)).status == 201
     browser = await browse(running)
     assert (await browser.log_in("carol", fields["password"])).status == 303
-    bob = await running.gateway.accounts.user("bob")
+    bob = await running.gateway.services.accounts.user("bob")
     assert (bob.role, bob.password_hash) == (Role.MEMBER, None)
-    entry = (await running.gateway.tail._events.after(0, 1000))[-3]
+    entry = (await running.gateway.node.log._events.after(0, 1000))[-3]
     assert (entry.event.action, entry.event.actor.name, entry.event.actor.via) == (
         "add-user",
         "root",
@@ -749,7 +749,7 @@ async def test_users_are_offered_by_a_part_of_their_name(running, root, field):
     for number in range(30):
         await running.add_user(f"Bob {number:02}")
     await running.add_user("100% bob")
-    await running.gateway.accounts.disable(ADMIN, "bob 07")
+    await running.gateway.services.accounts.disable(ADMIN, "bob 07")
     bobs = ["100% bob", *(f"Bob {number:02}" for number in range(20) if number != 7)]
     assert offered(await root.part(f"users/known?{field}=bOB")) == bobs
     assert offered(await root.part(f"users/known?{field}=bob+29")) == ["Bob 29"]
@@ -825,7 +825,7 @@ async def test_password_is_set_and_the_old_logins_end(running, browse, root):
     fields = {"name": "eve", "password": "another one of it"}
     assert "1 login ended." in said(await root.post("users/password", fields))
     assert (await eve.get()).status == 302
-    entry = (await running.gateway.tail._events.after(0, 1000))[-1]
+    entry = (await running.gateway.node.log._events.after(0, 1000))[-1]
     assert (entry.event.action, entry.event.detail) == (
         "set-password",
         {"user": "eve", "logins_ended": 1},
@@ -854,7 +854,7 @@ async def test_login_that_is_checked_while_all_are_ended_does_not_begin(
     async def meanwhile(*args):
         right = await verify(*args)
         more = [Secret("another one of it")] if ends == "set_password" else []
-        await getattr(running.gateway.accounts, ends)(ADMIN, "eve", *more)
+        await getattr(running.gateway.services.accounts, ends)(ADMIN, "eve", *more)
         return right
 
     monkeypatch.setattr(Passwords, "verify", meanwhile)
@@ -864,13 +864,13 @@ async def test_login_that_is_checked_while_all_are_ended_does_not_begin(
 
 async def test_disabling_ends_the_logins_for_good(running, browse):
     await browse(running, "eve")
-    await running.gateway.accounts.disable(ADMIN, "eve")
+    await running.gateway.services.accounts.disable(ADMIN, "eve")
     assert await running.gateway.engine.fetch("SELECT * FROM logins") == []
 
 
 async def test_password_that_was_set_under_older_rules_is_good(running, browse):
     for password in ("short", "\N{SNOWMAN}" * 1024):
-        digest = await running.gateway.accounts._passwords.hash(Secret(password))
+        digest = await running.gateway.services.accounts._passwords.hash(Secret(password))
         await running.gateway.engine.write(
             lambda transaction, digest=digest: transaction.run(
                 "UPDATE users SET password_hash = $1 WHERE name = 'root'", digest
@@ -888,7 +888,7 @@ async def failed_logins(running):
 
 
 def counted(running, why):
-    registry = running.gateway.endpoint._metrics.registry
+    registry = running.gateway.node._meters.registry
     return registry.get_sample_value("ice_gateway_refused_credentials_total", {"why": why})
 
 
@@ -912,11 +912,11 @@ async def test_failed_login_of_nobody_is_counted_and_named_nowhere(
     log = Mock()
     monkeypatch.setattr("gateway.services.login_failures._log", log)
     await has_password(running, "gone")
-    await running.gateway.accounts.disable(ADMIN, "gone")
+    await running.gateway.services.accounts.disable(ADMIN, "gone")
     await (await browse(running)).log_in(user, "wrong")
     assert counted(running, why) == 1
     log.info.assert_called_once_with("credentials refused", why=why, address="127.0.0.1")
-    await running.gateway.accounts.add_user(ADMIN, "eve", Role.ADMIN, Secret(PASSWORD))
+    await running.gateway.services.accounts.add_user(ADMIN, "eve", Role.ADMIN, Secret(PASSWORD))
     await (await browse(running)).log_in("eve", "wrong")
     await running.eventually("/events?action=login-failed", lambda answer: answer.json["items"])
     assert [event["detail"]["user"] for event in await failed_logins(running)] == ["eve"]
@@ -948,7 +948,7 @@ async def test_what_is_half_done_is_told_so(running, root, monkeypatch):
     assert answer.status == 503
     done = "eve is disabled, but their ICEs cannot be shown"
     assert f"{done}: the store failed meanwhile. Do it once more." in said(answer)
-    assert (await running.gateway.accounts.user("eve")).disabledon is not None
+    assert (await running.gateway.services.accounts.user("eve")).disabledon is not None
 
 
 @pytest.mark.parametrize("action", ["role", "password", "logins", "disable"])
@@ -982,7 +982,7 @@ async def test_user_whose_name_is_no_path(running, root):
         assert sum(f"Role of {name}" in said(answer) for answer in found) == 1, name
         answer = await root.post("users/role", {"name": name, "role": "auditor"})
         assert answer.status == 200
-        assert (await running.gateway.accounts.user(name)).role is Role.AUDITOR
+        assert (await running.gateway.services.accounts.user(name)).role is Role.AUDITOR
 
 
 async def test_disabling_names_the_ices_and_offers_to_deregister_them(running, root):
@@ -1024,7 +1024,7 @@ async def test_admin_is_warned_before_locking_themselves_out(running, browse, ro
 
 
 async def test_disabling_is_not_undone_by_a_change_at_the_same_time(running, monkeypatch):
-    accounts = running.gateway.accounts
+    accounts = running.gateway.services.accounts
     await has_password(running, "eve", Role.AUDITOR)
     for _ in range(20):
         await asyncio.gather(
@@ -1040,7 +1040,7 @@ async def test_disabling_is_not_undone_by_a_change_at_the_same_time(running, mon
 
 async def test_no_tokens(tmp_path, browse):
     async with run_gateway(settings_for(tmp_path)) as gateway:
-        await gateway.accounts.add_user(ADMIN, "root", Role.ADMIN, Secret(PASSWORD))
+        await gateway.services.accounts.add_user(ADMIN, "root", Role.ADMIN, Secret(PASSWORD))
         browser = await browse(gateway)
         await browser.log_in()
         assert "No tokens have been issued" in said(await browser.get("api-tokens"))
@@ -1059,7 +1059,9 @@ async def test_token_is_shown_once_and_works(running, root, choice, days):
     assert token not in page.text
     assert "nightly build root Good" in said(page)
     assert (await Api(running.session, running.url, token).get("/ices")).status == 200
-    made = next(t for t in await running.gateway.accounts.tokens() if t.label == "nightly build")
+    made = next(
+        t for t in await running.gateway.services.accounts.tokens() if t.label == "nightly build"
+    )
     assert made.expireson - made.createdon == timedelta(days=days)
     assert f'datetime="{made.expireson:%Y-%m-%dT%H:%M:%S}' in page.text, "date and time"
 
@@ -1071,7 +1073,7 @@ async def test_token_for_one_ice_is_shown_as_such(running, root):
     assert answer.status == 201
     assert "It may operate Lab-1 and nothing else." in said(answer)
     token = Secret(re.search(r"icegw_[\w-]+", answer.text)[0])
-    assert (await running.gateway.accounts.recognise(token)).ice == "Lab-1"
+    assert (await running.gateway.services.accounts.recognise(token)).ice == "Lab-1"
     assert "ci root Lab-1 Good" in said(await root.get("api-tokens"))
     assert (await root.post("api-tokens", fields | {"ice_name": " "})).status == 201
     assert "ci root Good" in said(await root.get("api-tokens"))
@@ -1100,11 +1102,11 @@ async def test_token_is_revoked_after_a_question(running, root):
 
 async def test_how_tokens_stand(timed):
     running, clock, browser = timed
-    made = running.gateway.accounts.create_token
+    made = running.gateway.services.accounts.create_token
     await running.add_user("gone")
     await made(ADMIN, "root", "short", 60)
     await made(ADMIN, "gone", "orphan", 0)
-    await running.gateway.accounts.disable(ADMIN, "gone")
+    await running.gateway.services.accounts.disable(ADMIN, "gone")
     clock.move(seconds=61)
     page = said(await browser.get("api-tokens"))
     assert "short root Expired" in page
@@ -1128,7 +1130,7 @@ async def test_how_tokens_stand(timed):
 )
 async def test_token_that_cannot_be_made(running, root, fields, *, status, field, sentence):
     await running.add_user("gone")
-    await running.gateway.accounts.disable(ADMIN, "gone")
+    await running.gateway.services.accounts.disable(ADMIN, "gone")
     before = await last_seq(running)
     given = {"owner": "root", "label": "ci", "expires_in": "90d"} | fields
     answer = await root.post("api-tokens", given)
@@ -1260,10 +1262,10 @@ async def test_audit_page_knows_every_action(running, root):
     for action in ("disconnect", "reprovision"):
         await running.act("lab-1", action)
     await root.post("users/logins", {"name": "alice"})
-    await running.gateway.accounts.disable(ADMIN, "alice")
-    for token in await running.gateway.accounts.tokens():
-        await running.gateway.accounts.revoke_token(ADMIN, token.id)
-    await running.gateway.accounts.set_role(ADMIN, "alice", Role.AUDITOR)
+    await running.gateway.services.accounts.disable(ADMIN, "alice")
+    for token in await running.gateway.services.accounts.tokens():
+        await running.gateway.services.accounts.revoke_token(ADMIN, token.id)
+    await running.gateway.services.accounts.set_role(ADMIN, "alice", Role.AUDITOR)
     assert set(await actions(running)) <= set(ACTIONS)
 
 
@@ -1319,7 +1321,7 @@ async def test_script_is_text_wherever_it_is_typed(running, browse, root):
     assert made.status == 201
     other = await browse(running)
     assert (await other.log_in(SCRIPT)).status == 303
-    await running.gateway.provisioning.provision(ADMIN, "theirs", IceType.NORMAL, SCRIPT)
+    await running.gateway.services.provisioning.provision(ADMIN, "theirs", IceType.NORMAL, SCRIPT)
     quoted = urlencode({"q": SCRIPT})[2:]
     answers = [added, made]
     answers += [await root.get(path) for path in PAGES]
@@ -1466,7 +1468,7 @@ async def test_fault_of_ours_is_told_on_the_page(running, root, monkeypatch):
         raise RuntimeError("secret thing")
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(running.gateway.accounts), "page", broken)
+        patch.setattr(type(running.gateway.services.accounts), "page", broken)
         page, part = await root.get("users"), await root.part("users")
     for answer in (page, part):
         assert answer.status == 500
@@ -1509,9 +1511,9 @@ async def test_who_loses_the_right_while_the_form_comes_has_none(running, browse
     # The gateway has seen it once somebody who came later is answered.
     assert (await boss.get()).status == 200
     if how == "disabled":
-        await running.gateway.accounts.disable(ADMIN, "boss")
+        await running.gateway.services.accounts.disable(ADMIN, "boss")
     else:
-        await running.gateway.accounts.set_role(ADMIN, "boss", Role.AUDITOR)
+        await running.gateway.services.accounts.set_role(ADMIN, "boss", Role.AUDITOR)
     writer.write(body[9:])
     async with asyncio.timeout(10):
         status = (await reader.readline()).decode()
@@ -1521,9 +1523,9 @@ async def test_who_loses_the_right_while_the_form_comes_has_none(running, browse
 
 
 async def test_a_page_says_that_nobody_is_admitted(running, root, browse):
-    running.gateway.hold.reason = "the database is a copy"
+    running.gateway.node.restore_hold.reason = "the database is a copy"
     for path in ("", "audit"):
         assert "The database is a copy." in (await root.get(path)).text
     assert "is a copy" not in (await (await browse(running)).get("login")).text, "to a stranger"
-    running.gateway.hold.reason = None
+    running.gateway.node.restore_hold.reason = None
     assert "is a copy" not in (await root.get()).text

@@ -141,7 +141,7 @@ async def test_an_ice_lives_behind_it(nginx, behind, client, prefix):
 
 @pytest.mark.parametrize("prefix", ["", PREFIX])
 async def test_the_page_and_its_events_behind_it(nginx, behind, browser, prefix):
-    await behind.gateway.accounts.set_password(ADMIN, "root", Secret("correct horse"))
+    await behind.gateway.services.accounts.set_password(ADMIN, "root", Secret("correct horse"))
     page = f"{nginx.url}{prefix}/admin"
     async with browser.get(page) as answer:
         assert str(answer.url) == f"{page}/login", "every redirect must stay behind the proxy"
@@ -189,7 +189,7 @@ async def test_while_it_drains_handshakes_are_told_so(nginx, behind):
     ice = await behind.provision()
     through = Ice(nginx.url, ice.token, tls=nginx.trust)
     connection = await through.connect()
-    draining = asyncio.create_task(behind.gateway.endpoint.drain())
+    draining = asyncio.create_task(behind.gateway.node.drain(1))
     assert json.loads(await connection.expect_dropped(1012))["retry_after"] >= 1
     refused = await through.refused()
     assert (refused.status, refused.code) == (503, "draining")

@@ -38,7 +38,7 @@ def settings(tmp_path):
 
 
 async def provision(opened, name):
-    issued = await opened.provisioning.provision(ADMIN, name, IceType.CI_CD, None)
+    issued = await opened.services.provisioning.provision(ADMIN, name, IceType.CI_CD, None)
     return issued.token
 
 
@@ -105,7 +105,7 @@ async def test_nobody_is_admitted_until_the_admin_has_confirmed(tmp_path):
         # The ports are others now.
         ices = [running.ice(ice.token, ice.key) for ice in (kept, gone, newer, late)]
         kept, gone, newer, late = ices
-        reason = running.gateway.hold.reason
+        reason = running.gateway.node.restore_hold.reason
         assert "restore --confirm" in reason
         for ice in ices:
             refusal = await ice.refused()
@@ -121,7 +121,7 @@ async def test_nobody_is_admitted_until_the_admin_has_confirmed(tmp_path):
         assert await running.status("lab-1") == "registered"
         # By another process; the gateway follows.
         await confirmed(settings)
-        await until(lambda: running.gateway.hold.reason is None)
+        await until(lambda: running.gateway.node.restore_hold.reason is None)
         async with running.session.get(f"{running.url}/readyz") as answer:
             assert answer.status == 200
         await (await kept.connect()).round_trip()
@@ -168,7 +168,7 @@ async def test_a_copy_put_back_by_hand_admits_nobody_either(tmp_path, settings):
         page = await running.session.get(f"{running.url}/admin/login")
         assert "restore --confirm" not in await page.text(), "a stranger is told nothing"
         await confirmed(settings)
-        await until(lambda: running.gateway.hold.reason is None)
+        await until(lambda: running.gateway.node.restore_hold.reason is None)
         assert (await ice.connect()).welcome
 
 
@@ -239,8 +239,8 @@ async def test_while_a_command_has_it_open_it_is_refused(tmp_path, settings):
 
 async def test_without_a_database_all_that_is_good_is_listed(tmp_path, settings):
     async with desk(settings) as opened:
-        await opened.accounts.add_user(ADMIN, "alice", Role.ADMIN, None)
-        token = (await opened.accounts.create_token(ADMIN, "alice", "tour", 0)).token
+        await opened.services.accounts.add_user(ADMIN, "alice", Role.ADMIN, None)
+        token = (await opened.services.accounts.create_token(ADMIN, "alice", "tour", 0)).token
         for name in ("lab-1", "lab-2"):
             await provision(opened, name)
     folder = await make(settings, tmp_path / "backup")
@@ -269,17 +269,17 @@ async def test_a_database_that_is_no_later_state_is_not_compared_with(tmp_path, 
 
 async def test_a_second_restore_is_compared_with_what_the_first_replaced(tmp_path, settings):
     async with desk(settings) as opened:
-        await opened.accounts.add_user(ADMIN, "alice", Role.MEMBER, None)
+        await opened.services.accounts.add_user(ADMIN, "alice", Role.MEMBER, None)
         for name in ("lab-1", "lab-2"):
             await provision(opened, name)
     folder = await make(settings, tmp_path / "backup")
     async with desk(settings) as opened:
-        await opened.provisioning.reprovision(ADMIN, "lab-1")
-        await opened.accounts.disable(ADMIN, "alice")
+        await opened.services.provisioning.reprovision(ADMIN, await opened.ice("lab-1"))
+        await opened.services.accounts.disable(ADMIN, "alice")
     first = await put_back(settings, folder)
     async with desk(settings) as opened:
-        await opened.provisioning.reprovision(ADMIN, "lab-2")
-        await opened.provisioning.reprovision(ADMIN, "lab-1")
+        await opened.services.provisioning.reprovision(ADMIN, await opened.ice("lab-2"))
+        await opened.services.provisioning.reprovision(ADMIN, await opened.ice("lab-1"))
     assert (await listed(settings))[0].keys() == {("user", "alice")}, "who got a token anew is not"
     second = await put_back(settings, folder)
     assert second.database_aside != first.database_aside
@@ -451,7 +451,7 @@ async def test_killed_at_any_step_it_leaves_the_old_database_or_the_new_one(tmp_
     async with desk(settings) as opened:
         ring, new = key_file.read(settings.key_file), Key.generate(utc_now())
         key_file.replace(settings.key_file, KeyRing([*ring.keys, new], new.kid))
-        await opened.provisioning.reprovision(ADMIN, "lab-1")
+        await opened.services.provisioning.reprovision(ADMIN, await opened.ice("lab-1"))
         since = await provision(opened, "lab-2")
         key_file.replace(settings.key_file, KeyRing([new], new.kid))
     seen = []

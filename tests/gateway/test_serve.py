@@ -215,7 +215,7 @@ def test_missing_key_file_is_refused_once_there_are_ices(refused, tmp_path):
 
     async def provision():
         async with desk(settings) as opened:
-            await opened.provisioning.provision(opened.actor, "lab-1", IceType.CI_CD, None)
+            await opened.services.provisioning.provision(opened.actor, "lab-1", IceType.CI_CD, None)
 
     asyncio.run(provision())
     settings.key_file.unlink()
@@ -335,8 +335,8 @@ async def test_an_ice_that_comes_again_and_again_fills_no_log(served):
 
 async def test_disabled_user_is_refused_at_once(served):
     async with desk(served.settings) as opened:
-        await opened.accounts.add_user(opened.actor, "eve", Role.ADMIN, None)
-        made = await opened.accounts.create_token(opened.actor, "eve", "test", 0)
+        await opened.services.accounts.add_user(opened.actor, "eve", Role.ADMIN, None)
+        made = await opened.services.accounts.create_token(opened.actor, "eve", "test", 0)
     served.secrets.append(made.secret.reveal())
     request = urllib.request.Request(  # noqa: S310
         f"{served.url}/admin/api/v1/ices",
@@ -353,14 +353,16 @@ async def test_disabled_user_is_refused_at_once(served):
 
     assert await asyncio.to_thread(status) == 200
     async with desk(served.settings) as opened:
-        await opened.accounts.disable(opened.actor, "eve")
+        await opened.services.accounts.disable(opened.actor, "eve")
     assert await asyncio.to_thread(status) == 401
 
 
 async def test_a_restored_table_admits_nobody_until_it_is_confirmed(tmp_path):
     settings = settings_for(tmp_path)
     async with desk(settings) as opened:
-        issued = await opened.provisioning.provision(opened.actor, "lab-1", IceType.CI_CD, None)
+        issued = await opened.services.provisioning.provision(
+            opened.actor, "lab-1", IceType.CI_CD, None
+        )
     mark(settings.database_path, utc_now())
     with serving(tmp_path, ICE_GATEWAY_METRICS__LISTEN="") as served:
         served.err.expect("no ICE is admitted until `ice-gateway restore --confirm`")

@@ -29,7 +29,7 @@ async def connection(running):
 
 
 def session_of(running, name="lab-1"):
-    return running.gateway.hub.get(name)
+    return running.gateway.node.hub.get(name)
 
 
 async def closures(running, name="lab-1"):
@@ -252,7 +252,7 @@ async def test_violations(running, subtests):
             connection.writer.write(data)
             connection.hello(version="too late")
             await connection.expect_dropped(code)
-            assert "lab-1" not in running.gateway.hub
+            assert "lab-1" not in running.gateway.node.hub
             await connection.close()
     await connection_of(running, lambda shown: shown is None)
 
@@ -296,12 +296,12 @@ async def test_pings_come_by_themselves(tmp_path):
 
 
 async def test_a_session_is_pinged_once_in_a_heartbeat(running, connection):
-    heartbeat = running.gateway.endpoint._heartbeat
+    heartbeat = running.gateway.node.heartbeat
     for passed in (10, 30.1, 30.2, 59.9):
         heartbeat.sweep(later(passed))
     await connection.expect_ping()
     await connection.round_trip()
-    assert later(0) - session_of(running).wire.heard < 1
+    assert later(0) - session_of(running).transport.heard < 1
 
 
 async def test_a_silent_session_is_dropped(tmp_path):
@@ -313,8 +313,8 @@ async def test_a_silent_session_is_dropped(tmp_path):
 
 
 async def test_any_frame_counts_as_life(running, connection):
-    heartbeat = running.gateway.endpoint._heartbeat
-    wire = session_of(running).wire
+    heartbeat = running.gateway.node.heartbeat
+    wire = session_of(running).transport
     for send in (
         lambda: connection.send_frame(Opcode.PONG, b""),
         lambda: connection.send({"jsonrpc": "2.0", "method": "any.notification"}),
@@ -387,7 +387,7 @@ async def test_after_a_drop_nothing_is_acted_on(running, connection, action, cod
     connection.send_frame(Opcode.CLOSE, code.to_bytes(2, "big"))
     assert await connection.frame() is None, "nothing comes behind the close frame"
     await connection.close()
-    await session.wire.lost
+    await session.transport.lost
     assert session.hello.version is None
     assert await closures(running) == [code]
 
@@ -400,10 +400,10 @@ async def test_an_ice_that_leaves(running):
         session = session_of(running)
         connection.send_frame(Opcode.CLOSE, b"" if code is None else code.to_bytes(2, "big"))
         await connection.expect_dropped(code or 1005)  # RFC 6455 section 7.1.5: none was given
-        assert "lab-1" not in running.gateway.hub
+        assert "lab-1" not in running.gateway.node.hub
         assert await connection.frame() is None
         await connection.close()
-        await session.wire.lost
+        await session.transport.lost
         assert await connection_of(running, lambda shown: shown is None) is None
     answer = await running.eventually(
         "/ices/lab-1/connections", lambda answer: len(answer.json["items"]) == 2 * len(codes)
@@ -419,8 +419,8 @@ async def test_a_peer_that_never_answers_the_close_frame_is_aborted(
     connection.answers_close = False
     session = session_of(running)
     await running.act("lab-1", "disconnect")
-    assert not session.wire.lost.done()
-    await session.wire.lost
+    assert not session.transport.lost.done()
+    await session.transport.lost
     # It sees why all the same.
     await connection.expect_dropped(4201)
     assert await connection.frame() is None
@@ -436,7 +436,7 @@ async def test_the_drain(running, monkeypatch):
     silent = connections[0]
     silent.answers_close = False
 
-    draining = asyncio.ensure_future(running.gateway.endpoint.drain())
+    draining = asyncio.ensure_future(running.gateway.node.drain(1))
     waits = []
     for connection in connections:
         waits.append(json.loads(await connection.expect_dropped(1012)))
@@ -450,7 +450,7 @@ async def test_the_drain(running, monkeypatch):
     assert (await running.admin.get("/ices")).status == 200
     await silent.close()
     await draining
-    assert list(running.gateway.hub) == []
+    assert list(running.gateway.node.hub) == []
 
     assert all(list(wait) == ["retry_after"] for wait in waits)
     seconds = sorted(wait["retry_after"] for wait in waits)
@@ -489,7 +489,7 @@ async def drop_of(connection):
 
 
 async def provision(gateway):
-    issued = await gateway.provisioning.provision(ADMIN, "lab-1", IceType.CI_CD, None)
+    issued = await gateway.services.provisioning.provision(ADMIN, "lab-1", IceType.CI_CD, None)
     return issued.token.reveal()
 
 
@@ -507,7 +507,7 @@ async def test_the_metrics(running):
     await running.act("lab-1", "deregister")
     await connection.expect_dropped(4101)
     await ice.refused()
-    text = generate_latest(running.gateway.endpoint._metrics.registry).decode()
+    text = generate_latest(running.gateway.node._meters.registry).decode()
     for line in (
         'ice_gateway_sessions{ice_type="ci-cd"} 1.0',
         'ice_gateway_sessions{ice_type="normal"} 0.0',

@@ -80,7 +80,7 @@ class Stage:
             options = {"server__tls_certificate": certificate, "server__tls_key": key}
             self.tls = ssl.create_default_context(cafile=certificate)
         async with run_gateway(settings_for(self._folder, **options)) as running:
-            made = await running.provisioning.provision(ADMIN, "ci-1", IceType.CI_CD, None)
+            made = await running.services.provisioning.provision(ADMIN, "ci-1", IceType.CI_CD, None)
             ice = Ice(running.url, made.token.reveal(), tls=self.tls)
             try:
                 await story(running, ice)
@@ -117,13 +117,13 @@ class Ends:
 
     def __init__(self, running, monkeypatch):
         self.codes = []
-        ended = running.endpoint.ended
+        ended = running.node.ended
 
         def counting(session, code):
             self.codes.append(code)
             ended(session, code)
 
-        monkeypatch.setattr(running.endpoint, "ended", counting)
+        monkeypatch.setattr(running.node, "ended", counting)
 
 
 # --- the hand-over ---------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ def test_aiohttp_has_let_go(stage, monkeypatch):
         assert protocol not in server.connections
         assert protocol.transport is None
         assert transport.get_protocol() is wire
-        assert running.hub.get("ci-1").wire is wire
+        assert running.node.hub.get("ci-1").transport is wire
         await until(lambda: asyncio.all_tasks() <= before)
         # Nor does aiohttp close it for being idle.
         assert protocol._keepalive_handle.cancelled()
@@ -163,7 +163,7 @@ def test_a_session_from_the_handshake_to_the_farewell(stage):
         big = request_of("big", MAX_MESSAGE - 200)
         connection.writer.write(big)
         await answered(connection, ["big"])
-        running.hub.get("ci-1").close(4201)
+        running.node.hub.get("ci-1").close(4201)
         assert await connection.expect_dropped(4201) == "disconnected"
         assert await connection.frame() is None
         connection = await ice.connect()
@@ -198,7 +198,7 @@ def test_early_frames_that_wait_for_the_entry(stage, monkeypatch):
     """More of them than aiohttp keeps before it stops reading."""
 
     async def story(running, ice):
-        look_ups = running.endpoint._admission._look_ups
+        look_ups = running.node.admission._entries
         find, asked, go = look_ups.find, asyncio.Event(), asyncio.Event()
 
         async def held(name):
@@ -423,11 +423,11 @@ def test_a_connection_that_breaks_ends_its_session_once(stage, monkeypatch):
     async def story(running, ice):
         ends = Ends(running, monkeypatch)
         connection = await ice.connect()
-        wire = running.hub.get("ci-1").wire
+        wire = running.node.hub.get("ci-1").transport
         connection.writer.transport.abort()
         await wire.lost
         assert ends.codes == [1006]
-        assert list(running.hub) == []
+        assert list(running.node.hub) == []
         # Whatever comes late finds nobody.
         wire.send(b"{}")
         wire.ping()
@@ -455,7 +455,7 @@ def test_a_connection_lost_within_the_hand_over(stage, monkeypatch):
                 await ice.connect()
         await wires[0].lost
         assert ends.codes == [1006]
-        assert list(running.hub) == []
+        assert list(running.node.hub) == []
         await (await ice.connect()).round_trip()
 
     stage.play(story)
@@ -465,7 +465,7 @@ def test_half_a_connection_is_none(plain_stage, monkeypatch):
     async def story(running, ice):
         ends = Ends(running, monkeypatch)
         connection = await ice.connect()
-        wire = running.hub.get("ci-1").wire
+        wire = running.node.hub.get("ci-1").transport
         connection.writer.write(request_of(1))
         connection.writer.write_eof()
         await answered(connection, [1])
@@ -483,20 +483,20 @@ def test_half_a_connection_that_does_not_read_either(plain_stage, monkeypatch):
     async def story(running, ice):
         ends = Ends(running, monkeypatch)
         connection = await ice.connect()
-        session = running.hub.get("ci-1")
+        session = running.node.hub.get("ci-1")
         link = connection.writer.get_extra_info("socket")
         link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.writer.transport.pause_reading()
         # More than the sockets take, less than a slow consumer is dropped for.
-        while not session.wire._transport.get_write_buffer_size():
+        while not session.transport._transport.get_write_buffer_size():
             connection.writer.write(request_of("x" * 100_000))
             await asyncio.sleep(0)
         connection.writer.write_eof()
         await until(lambda: ends.codes)
-        assert list(running.hub) == []
-        running.endpoint._heartbeat.sweep(asyncio.get_running_loop().time() + 1000)
+        assert list(running.node.hub) == []
+        running.node.heartbeat.sweep(asyncio.get_running_loop().time() + 1000)
         session.close(4101)
-        await session.wire.lost
+        await session.transport.lost
         # Whichever is noticed first: that it does not read, or that it has ended.
         assert ends.codes in ([1006], [4202])
         connection.writer.transport.abort()
@@ -552,7 +552,7 @@ def test_two_hundred_connections_leave_nothing_behind(plain_stage):
     async def story(running, ice):
         await (await ice.connect()).leave()
         await ice.connections.pop().close()
-        await until(lambda: not running.endpoint._closing)
+        await until(lambda: not running.node._closing)
         tasks = asyncio.all_tasks()
         before = living(WebSocket), living(Session)
         for turn in range(200):
@@ -566,18 +566,18 @@ def test_two_hundred_connections_leave_nothing_behind(plain_stage):
             await connection.close()
         ice.connections.clear()
         del connection
-        await until(lambda: not running.endpoint._closing)
-        assert list(running.hub) == []
+        await until(lambda: not running.node._closing)
+        assert list(running.node.hub) == []
         await until(lambda: asyncio.all_tasks() <= tasks)
 
         async def nothing(_):
             """Comes after whatever is being written."""
 
         # Presence has yet to write that they are gone; the last may still stand in a frame that waits.
-        await running.endpoint._presence.flush()
+        await running.node.presence.flush()
         await running.engine.write(nothing)
         await until(lambda: living(WebSocket) <= before[0] + 2 and living(Session) <= before[1] + 2)
-        assert running.hub._pending == {}
+        assert running.node.hub._pending == {}
 
     plain_stage.play(story)
 
@@ -596,7 +596,7 @@ async def test_a_flood_of_frames_is_a_violation(running, frame, monkeypatch):
     one = Frame(opcode, data, opcode is Opcode.PING).serialize(mask=True)
     connection.writer.write(one * (gateway.web.websocket.BURST + 1))
     assert await connection.expect_dropped(1008) == "too-many-frames"
-    assert "ci-1" not in running.gateway.hub
+    assert "ci-1" not in running.gateway.node.hub
 
 
 async def test_many_frames_over_time_are_no_flood(bare, monkeypatch):

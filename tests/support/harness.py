@@ -103,13 +103,13 @@ class Harness:
         self._ices: list[Ice] = []
 
     async def add_user(self, name: str, role: Role = Role.MEMBER) -> None:
-        await self.gateway.accounts.add_user(ADMIN, name, role, None)
+        await self.gateway.services.accounts.add_user(ADMIN, name, role, None)
 
     async def api(self, user: str, role: Role | None = None, ice: str | None = None) -> Api:
         """The API as `user`, who is added with `role` where one is given; for one `ice` alone."""
         if role is not None:
             await self.add_user(user, role)
-        made = await self.gateway.accounts.create_token(ADMIN, user, "test", 0, ice)
+        made = await self.gateway.services.accounts.create_token(ADMIN, user, "test", 0, ice)
         return Api(self.session, self.url, made.secret.reveal())
 
     async def provision(self, name: str = "lab-1", ice_type: str = "normal") -> Ice:
@@ -145,7 +145,7 @@ class Harness:
         async def nothing(_: Any) -> None:
             """Comes after whatever is being written."""
 
-        await self.gateway.endpoint._presence.flush()
+        await self.gateway.node.presence.flush()
         await self.gateway.engine.write(nothing)
 
     async def eventually(self, path: str, holds: Any) -> Answer:
@@ -177,7 +177,7 @@ async def harness(
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(keepalive_timeout=2)) as session,
     ):
         running = Harness(gateway, session)
-        known = {user.name for user in await gateway.accounts.users()}
+        known = {user.name for user in await gateway.services.accounts.users()}
         running.admin = await running.api("root", None if "root" in known else Role.ADMIN)
         if "alice" not in known:
             await running.add_user("alice")

@@ -76,7 +76,7 @@ class Browser:
 
 
 async def has_password(running, name, role=Role.ADMIN, password=PASSWORD):
-    accounts = running.gateway.accounts
+    accounts = running.gateway.services.accounts
     user = await accounts.user(name)
     if user is None:
         await accounts.add_user(ADMIN, name, role, Secret(password))

@@ -89,7 +89,9 @@ class Served:
 
     async def provision(self, name, tls=None):
         async with desk(self.settings) as opened:
-            issued = await opened.provisioning.provision(opened.actor, name, IceType.CI_CD, None)
+            issued = await opened.services.provisioning.provision(
+                opened.actor, name, IceType.CI_CD, None
+            )
         self.secrets.append(issued.token.reveal())
         self.ices.append(Ice(self.url, issued.token.reveal(), tls=tls))
         return self.ices[-1]

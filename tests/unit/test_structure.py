@@ -22,7 +22,6 @@ LAYERS = [
     ["gateway.services", "gateway.node"],
     ["gateway.web"],
     ["gateway.admin"],
-    ["gateway.web_application"],
     ["gateway.app"],
     ["gateway.cli"],
     ["gateway.__main__"],

@@ -145,7 +145,7 @@ class Quiet:
     """A session that was last heard at `heard`."""
 
     def __init__(self, heard):
-        self.wire = self
+        self.transport = self
         self.heard = heard
         self.ping_due = 0.0
         self.closed = None

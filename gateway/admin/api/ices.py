@@ -27,13 +27,12 @@ from gateway.admin.api.requests import (
 from gateway.admin.auth import actor
 from gateway.admin.context import CALLER, PARTS, AdminContext
 from gateway.core.audit_event import Actor
-from gateway.core.ice import IceType, Status, fold
+from gateway.core.ice import Ice, IceType, Status, fold
 from gateway.core.problems import NAME_IS_FINAL, Problem, problem
 from gateway.core.roles import Need
 from gateway.services import schemas
 from gateway.services.provisioning import MAX_BULK, Done, Expected, Issued, check_new
 from gateway.store.accounts import fold_user
-from gateway.store.engine import StoreUnavailable
 from gateway.store.ices import IceFilter, Listed
 from gateway.web.responses import json_response, problem_response
 
@@ -106,7 +105,7 @@ async def _bulk(request: web.Request) -> tuple[Bulk]:
 async def provision(request: web.Request, new: NewIce) -> web.Response:
     """Provision an ICE."""
     issued: Issued = unwrap(
-        await _parts(request).provisioning.provision(
+        await _parts(request).services.provisioning.provision(
             actor(request), new.ice_name, new.ice_type, new.provisionedto
         )
     )
@@ -173,33 +172,34 @@ async def connections(request: web.Request, listed: Listed) -> web.Response:
 
 async def reprovision(request: web.Request, listed: Listed) -> web.Response:
     """Replace a token that was lost before registration."""
-    return await _renew(request, listed, _parts(request).provisioning.reprovision)
+    return await _renew(request, listed, _parts(request).services.provisioning.reprovision)
 
 
 async def reregister(request: web.Request, listed: Listed) -> web.Response:
     """Let an ICE register again."""
-    return await _renew(request, listed, _parts(request).provisioning.reregister)
+    return await _renew(request, listed, _parts(request).services.provisioning.reregister)
 
 
 async def deregister(request: web.Request, listed: Listed) -> web.Response:
     """Deactivate an ICE and drop its session."""
-    return await _end(request, listed, _parts(request).provisioning.deregister)
+    return await _end(request, listed, _parts(request).services.provisioning.deregister)
 
 
 async def disconnect(request: web.Request, listed: Listed) -> web.Response:
     """Close an ICE's session; it may come back."""
-    return await _end(request, listed, _parts(request).provisioning.disconnect)
+    return await _end(request, listed, _parts(request).services.provisioning.disconnect)
 
 
 async def _renew(
     request: web.Request,
     listed: Listed,
-    act: Callable[[Actor, str, Expected], Awaitable[Issued | Problem]],
+    act: Callable[[Actor, Ice, Expected], Awaitable[Issued | Problem]],
 ) -> web.Response:
-    issued: Issued = unwrap(await act(actor(request), listed.ice.ice_name, if_match(request)))
-    ended = await _ended(request, listed, issued)
+    issued: Issued = unwrap(await act(actor(request), listed.ice, if_match(request)))
     return json_response(
-        schemas.Renewed(ended.ice, issued.token.reveal(), ended.dropped, ended.unconfirmed),
+        schemas.Renewed(
+            _after(listed, issued), issued.token.reveal(), issued.dropped, issued.unconfirmed
+        ),
         headers=etag(issued.ice.generation),
     )
 
@@ -207,53 +207,34 @@ async def _renew(
 async def _end(
     request: web.Request,
     listed: Listed,
-    act: Callable[[Actor, str, Expected], Awaitable[Done | Problem]],
+    act: Callable[[Actor, Ice, Expected], Awaitable[Done | Problem]],
 ) -> web.Response:
-    done: Done = unwrap(await act(actor(request), listed.ice.ice_name, if_match(request)))
-    return json_response(await _ended(request, listed, done), headers=etag(done.ice.generation))
-
-
-async def _ended(request: web.Request, before: Listed, done: Done | Issued) -> schemas.Ended:
-    """Wait until the action's event has been applied, and tell what it ended."""
-    parts = _parts(request)
-    confirmed = await parts.drops.confirm(parts.tail, [done.logged])
-    try:
-        now = await parts.ices.find(before.ice.ice_name) or before
-    except StoreUnavailable:
-        now = before  # it is done, and a token that is not shown now is lost
-    connection = now.connection
-    # Presence is written a moment later; what was dropped just now is not shown as connected.
-    if connection is not None and connection.session in {
-        drop.session for drop in confirmed.dropped
-    }:
-        connection = None
-    return schemas.Ended(
-        schemas.ice_document(replace(now, ice=done.ice, connection=connection)),
-        confirmed.dropped,
-        confirmed.unconfirmed,
+    done: Done = unwrap(await act(actor(request), listed.ice, if_match(request)))
+    return json_response(
+        schemas.Ended(_after(listed, done), done.dropped, done.unconfirmed),
+        headers=etag(done.ice.generation),
     )
+
+
+def _after(before: Listed, done: Done) -> schemas.IceDocument:
+    """The ICE after an action; what it dropped is no connection any more."""
+    connection = before.connection
+    if connection is not None and connection.session in {drop.session for drop in done.dropped}:
+        connection = None
+    return schemas.ice_document(replace(before, ice=done.ice, connection=connection))
 
 
 async def bulk(request: web.Request, wanted: Bulk) -> web.Response:
     """Deregister or disconnect many ICEs in one transaction."""
-    parts = _parts(request)
-    outcomes = await parts.provisioning.bulk(actor(request), wanted.action, wanted.ice_names)
-    logged = [outcome.logged for outcome in outcomes if outcome.logged is not None]
-    confirmed = await parts.drops.confirm(parts.tail, logged)
-    return json_response(
-        schemas.BulkAnswer(
-            [
-                schemas.BulkItem(outcome.ice_name, 200)
-                if outcome.problem is None
-                else schemas.BulkItem(
-                    outcome.ice_name, outcome.problem.status, outcome.problem.code
-                )
-                for outcome in outcomes
-            ],
-            confirmed.dropped,
-            confirmed.unconfirmed,
-        )
-    )
+    provisioning = _parts(request).services.provisioning
+    done = await provisioning.bulk(actor(request), wanted.action, wanted.ice_names)
+    items = [
+        schemas.BulkItem(outcome.ice_name, 200)
+        if outcome.problem is None
+        else schemas.BulkItem(outcome.ice_name, outcome.problem.status, outcome.problem.code)
+        for outcome in done.outcomes
+    ]
+    return json_response(schemas.BulkAnswer(items, done.dropped, done.unconfirmed))
 
 
 def _parts(request: web.Request) -> AdminContext:

@@ -102,7 +102,9 @@ async def _wanted(request: web.Request) -> tuple[float, Operation]:
     new = await body_as(request, NewOperation)
     wanted = Wanted(new.kind, bytes(new.params), new.run_at, new.deadline, new.idempotency_key)
     name = request.match_info["ice_name"]
-    return wait, unwrap(await _parts(request).operations.prepare(actor(request), name, wanted))
+    return wait, unwrap(
+        await _parts(request).services.operations.prepare(actor(request), name, wanted)
+    )
 
 
 async def create(
@@ -110,7 +112,9 @@ async def create(
 ) -> web.Response:
     """Request an operation, and wait for its end if that is asked for."""
     parts = _parts(request)
-    operation: Operation = unwrap(await parts.operations.queue(actor(request), listed.ice, checked))
+    operation: Operation = unwrap(
+        await parts.services.operations.queue(actor(request), listed.ice, checked)
+    )
     operation = await _end_of(parts, operation, wait)
     base = request.path.rsplit("/", 3)[0]  # without /ices/NAME/operations
     [document] = await _documents([operation])
@@ -124,19 +128,19 @@ async def create(
 async def _end_of(parts: AdminContext, operation: Operation, wait: float) -> Operation:
     """The operation when it has finished, or as it is after `wait` seconds."""
     with (
-        parts.watches.on(operation.ice_name, operation.id, end_only=True) as changed,
+        parts.node.waiters.on(operation.ice_name, operation.id, end_only=True) as changed,
         contextlib.suppress(TimeoutError, StoreUnavailable),
     ):
         async with asyncio.timeout(wait):
-            while not (operation.is_finished or parts.watches.closed):
+            while not (operation.is_finished or parts.node.waiters.closed):
                 changed.clear()
                 # It is requested, whatever comes of looking.
-                operation = await parts.operations.find(operation.id) or operation
+                operation = await parts.services.operations.find(operation.id) or operation
                 if not operation.is_finished:
                     await _news(changed, _LOOK_EVERY)
     if wait and not operation.is_finished:
         with contextlib.suppress(StoreUnavailable):
-            operation = await parts.operations.find(operation.id) or operation
+            operation = await parts.services.operations.find(operation.id) or operation
     return operation
 
 
@@ -174,7 +178,7 @@ async def listing(request: web.Request, query: OperationQuery, before: int | Non
         ice_name = caller.ice
     everybodys = caller.grants.sees_all or caller.ice is not None
     where = OperationFilter(ice_name, query.state, query.kind, None if everybodys else caller.user)
-    page, more = await parts.work.page(where, query.limit, before)
+    page, more = await parts.operations.page(where, query.limit, before)
     return json_response(
         schemas.OperationPage(
             await _documents([item.operation for item in page]),
@@ -197,14 +201,16 @@ async def show(request: web.Request, _: Listed, operation: Operation) -> web.Res
 
 async def cancel(request: web.Request, _: Listed, operation: Operation) -> web.Response:
     """End an operation."""
-    done: Operation = unwrap(await _parts(request).operations.cancel(actor(request), operation.id))
+    done: Operation = unwrap(
+        await _parts(request).services.operations.cancel(actor(request), operation.id)
+    )
     return json_response(*await _documents([done]))
 
 
 async def _find(request: web.Request) -> tuple[Listed, Operation]:
     """The operation of the path; one at an ICE that the caller may not see does not exist for them."""
     parts = _parts(request)
-    operation = await parts.operations.find(request.match_info["id"])
+    operation = await parts.services.operations.find(request.match_info["id"])
     listed = None if operation is None else await parts.ices.find(operation.ice_name)
     if operation is None or listed is None or not request[CALLER].sees(listed.ice):
         raise RequestRefused(problem("not-found", "There is no such operation."))
@@ -237,11 +243,11 @@ async def _send_all(
     parts = _parts(request)
     state: State | None = None
     progress: bytes | None = None
-    with parts.watches.on(operation.ice_name, operation.id) as changed:
-        while not parts.watches.closed and request.transport is not None:
+    with parts.node.waiters.on(operation.ice_name, operation.id) as changed:
+        while not parts.node.waiters.closed and request.transport is not None:
             changed.clear()
             caller = await recognise(request, used=False)
-            found = await parts.operations.find(operation.id)
+            found = await parts.services.operations.find(operation.id)
             if caller is None or found is None:
                 return  # who has lost their right is told nothing more
             if found.state is not state:

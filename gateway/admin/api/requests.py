@@ -121,7 +121,11 @@ async def find_ice(request: web.Request) -> tuple[Listed]:
     if listed is None or not request[CALLER].sees(listed.ice):
         raise RequestRefused(problem("not-registered"))
     connection = listed.connection
-    if connection and connection.node == parts.node and parts.hub.get(listed.ice.ice_name) is None:
+    if (
+        connection
+        and connection.node == parts.node.name
+        and parts.node.hub.get(listed.ice.ice_name) is None
+    ):
         # It has just gone, and that is not written yet.
         listed = replace(listed, connection=None)
     return (listed,)

@@ -61,8 +61,8 @@ async def page(request: web.Request) -> web.StreamResponse:
     query = TokensQuery.of(request)
     here = parts(request)
     number = max(1, min(query.page, 100_000))
-    found, total = await here.accounts.tokens_page(PAGE, (number - 1) * PAGE)
-    disabled = await here.accounts.disabled_among([token.user for token in found])
+    found, total = await here.services.accounts.tokens_page(PAGE, (number - 1) * PAGE)
+    disabled = await here.services.accounts.disabled_among([token.user for token in found])
     now = here.clock()
 
     def state(token: ApiToken) -> str:
@@ -91,7 +91,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     lifetime = LIFETIMES.get(fields.get("expires_in", ""))
     if lifetime is None:
         return form_fault(request, invalid("expires_in", f"choose {', '.join(LIFETIMES)}"), _IDS)
-    made = await parts(request).accounts.create_token(
+    made = await parts(request).services.accounts.create_token(
         actor(request, Via.PAGE),
         fields.get("owner", "").strip(),
         fields.get("label", "").strip(),
@@ -122,7 +122,7 @@ async def confirm(request: web.Request) -> web.StreamResponse:
 async def revoke(request: web.Request) -> web.StreamResponse:
     """Revoke a token; once revoked it stays so."""
     token = await _token(request)
-    done = await parts(request).accounts.revoke_token(actor(request, Via.PAGE), token.id)
+    done = await parts(request).services.accounts.revoke_token(actor(request, Via.PAGE), token.id)
     if isinstance(done, Problem):
         raise RequestRefused(done)
     said = f"{token.label} of {token.user}: the next request that brings it is refused."
@@ -133,7 +133,7 @@ async def revoke(request: web.Request) -> web.StreamResponse:
 
 
 async def _token(request: web.Request) -> ApiToken:
-    token = await parts(request).accounts.token(request.match_info["token_id"])
+    token = await parts(request).services.accounts.token(request.match_info["token_id"])
     if token is None:
         raise RequestRefused(problem("not-found", "There is no such API token."))
     return token

@@ -84,7 +84,7 @@ async def page(request: web.Request) -> web.StreamResponse:
 
 async def verdict(request: web.Request) -> web.StreamResponse:
     """Whether the chain verifies: asked for by the page, which does not wait for it."""
-    found, at = await parts(request).audit.checked()
+    found, at = await parts(request).services.audit.checked()
     return render(request, "audit_verdict.html", {"verdict": found, "at": at})
 
 
@@ -124,7 +124,7 @@ async def _filter(request: web.Request, query: AuditQuery) -> EventFilter:
 
 async def _actor(request: web.Request, name: str) -> str:
     """The name as the log has it: people do not type capitals as they were given."""
-    user = await parts(request).accounts.user(name)
+    user = await parts(request).services.accounts.user(name)
     if user is not None:
         return user.name
     listed = await parts(request).ices.find(name)

@@ -168,7 +168,7 @@ def render(
         {
             **context,
             "root": root(request),
-            "held": parts(request).hold.reason,
+            "held": parts(request).node.restore_hold.reason,
             "caller": None if login is None else login.caller,
             "form_token": "" if login is None else login.form_token.reveal(),
             "cluster": parts(request).cluster,

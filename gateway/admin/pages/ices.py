@@ -19,9 +19,8 @@ from gateway.core.audit_event import Actor, Via
 from gateway.core.codes import AuditAction
 from gateway.core.ice import Action, Ice, IceType, Status, actions_from, valid_name
 from gateway.core.problems import Problem, invalid, problem
-from gateway.core.revocation import Confirmation
 from gateway.core.roles import Need
-from gateway.services.provisioning import MAX_BULK, Done, Expected, Issued, Outcome
+from gateway.services.provisioning import MAX_BULK, BulkDone, Done, Expected, Issued, Outcome
 from gateway.store.accounts import fold_user
 from gateway.store.ices import ORDERS, IceFilter, Listed, Order
 from gateway.web.responses import MAX_BODY, RequestRefused
@@ -166,7 +165,7 @@ async def provision(request: web.Request) -> web.StreamResponse:
     except ValueError:
         raise RequestRefused(problem("invalid", "Choose the ICE type: Normal or CI/CD.")) from None
     user = fields.get("provisionedto", "").strip() or None
-    issued = await parts(request).provisioning.provision(
+    issued = await parts(request).services.provisioning.provision(
         actor(request, Via.PAGE),
         fields.get("ice_name", "").strip(),
         ice_type,
@@ -174,7 +173,7 @@ async def provision(request: web.Request) -> web.StreamResponse:
     )
     if isinstance(issued, Problem):
         return form_fault(request, issued, {"ice-exists": "ice_name"})
-    return issued_dialog(request, issued, "ICE provisioning successful", None)
+    return issued_dialog(request, issued, "ICE provisioning successful", ended=None)
 
 
 def form_fault(
@@ -198,7 +197,7 @@ def form_fault(
 
 
 def issued_dialog(
-    request: web.Request, issued: Issued, heading: str, ended: Confirmation | None
+    request: web.Request, issued: Issued, heading: str, *, ended: Done | None
 ) -> web.StreamResponse:
     """The dialog with Ok, behind which the token is shown this once."""
     here = parts(request)
@@ -233,24 +232,22 @@ async def act(request: web.Request, listed: Listed) -> web.StreamResponse:
     if not re.fullmatch("[0-9]{1,18}", generation):
         raise RequestRefused(invalid("generation", "must be the number that the page has shown"))
     expected = frozenset({int(generation)})
-    done = await _actions(request)[action](actor(request, Via.PAGE), listed.ice.ice_name, expected)
+    done = await _actions(request)[action](actor(request, Via.PAGE), listed.ice, expected)
     if isinstance(done, Problem):
         if done.code in ("stale", "wrong-status"):
             return await _stale(request, action)
         raise RequestRefused(done)
-    here = parts(request)
-    ended = await here.drops.confirm(here.tail, [done.logged])
     if isinstance(done, Issued):
-        return issued_dialog(request, done, f"ICE {WORDS[Action(action)].lower()}ed", ended)
-    context = {"ice": done.ice, "action": action, "ended": ended, "words": WORDS}
+        return issued_dialog(request, done, f"ICE {WORDS[Action(action)].lower()}ed", ended=done)
+    context = {"ice": done.ice, "action": action, "ended": done, "words": WORDS}
     return render(request, "done.html", context, tell={CHANGED: {}})
 
 
-_Act = Callable[[Actor, str, Expected], Awaitable[Issued | Done | Problem]]
+_Act = Callable[[Actor, Ice, Expected], Awaitable[Issued | Done | Problem]]
 
 
 def _actions(request: web.Request) -> dict[str, _Act]:
-    provisioning = parts(request).provisioning
+    provisioning = parts(request).services.provisioning
     return {
         Action.REPROVISION: provisioning.reprovision,
         Action.REREGISTER: provisioning.reregister,
@@ -279,21 +276,18 @@ async def confirm_bulk(request: web.Request) -> web.StreamResponse:
 async def bulk(request: web.Request) -> web.StreamResponse:
     """Deregister or disconnect the ICEs that were chosen; a result for each."""
     action, names = await _bulk(request)
-    here = parts(request)
-    outcomes = await here.provisioning.bulk(actor(request, Via.PAGE), action, names)
-    logged = [outcome.logged for outcome in outcomes if outcome.logged is not None]
-    ended = await here.drops.confirm(here.tail, logged)
+    done = await parts(request).services.provisioning.bulk(actor(request, Via.PAGE), action, names)
     context = {
-        "results": [_result(outcome, ended) for outcome in outcomes],
+        "results": [_result(outcome, done) for outcome in done.outcomes],
         "action": action,
-        "ended": ended,
+        "ended": done,
         "words": WORDS,
     }
     return render(request, "bulk_done.html", context, tell={CHANGED: {}})
 
 
-def _result(outcome: Outcome, ended: Confirmation) -> dict[str, Any]:
-    drops = [drop for drop in ended.dropped if drop.ice_name == outcome.ice_name]
+def _result(outcome: Outcome, done: BulkDone) -> dict[str, Any]:
+    drops = [drop for drop in done.dropped if drop.ice_name == outcome.ice_name]
     return {"name": outcome.ice_name, "problem": outcome.problem, "drops": drops}
 
 

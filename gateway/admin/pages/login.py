@@ -39,7 +39,7 @@ async def page(request: web.Request) -> web.StreamResponse:
 async def _page(
     request: web.Request, fault: str | None, name: str = "", status: int = 200
 ) -> web.StreamResponse:
-    anybody = await parts(request).accounts.any()
+    anybody = await parts(request).services.accounts.any()
     context = {"fault": fault, "name": name, "anybody": anybody, "title": "Log in"}
     return render(request, "login.html", context, status=status)
 
@@ -51,7 +51,7 @@ async def log_in(request: web.Request) -> web.StreamResponse:
     fields = await form(request, MAX_FORM)
     name, password = fields.get("name", ""), Secret(fields.get("password", ""))
     address = client_address(request, parts(request).trusted_proxies)
-    verdict = await parts(request).logins.log_in(name, password, address)
+    verdict = await parts(request).services.logins.log_in(name, password, address)
     if isinstance(verdict, NotLoggedIn):
         if not verdict.wait:
             return await _page(request, "Name or password is wrong.", name, 401)
@@ -76,7 +76,7 @@ async def log_out(request: web.Request) -> web.StreamResponse:
     """End this login."""
     brought = login_cookie(request)
     if brought is not None:
-        await parts(request).logins.log_out(brought)
+        await parts(request).services.logins.log_out(brought)
     response = web.Response(headers={"HX-Redirect": f"{root(request)}login"})
     response.del_cookie(cookie_name(request), path="/", secure=is_secure(request))
     return response

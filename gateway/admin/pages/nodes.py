@@ -29,14 +29,14 @@ def routes() -> list[web.RouteDef]:
 
 async def page(request: web.Request) -> web.StreamResponse:
     """The whole page, or the table alone where htmx asks for it."""
-    context = {"title": "Nodes", "found": await parts(request).nodes.all()}
+    context = {"title": "Nodes", "found": await parts(request).services.nodes.all()}
     alone = is_fragment(request) and request.headers.get("HX-Target") == "table"
     return render(request, "nodes_table.html" if alone else "nodes.html", context)
 
 
 async def confirm(request: web.Request) -> web.StreamResponse:
     """Say what it does, before it is done."""
-    found = await parts(request).nodes.all()
+    found = await parts(request).services.nodes.all()
     node = next((one for one in found if one.name == request.match_info["name"]), None)
     if node is None:
         raise RequestRefused(problem("not-found", "There is no such node any more."))
@@ -52,7 +52,7 @@ async def act(request: web.Request) -> web.StreamResponse:
     """Let a node drain, or resume."""
     await form(request)
     name, draining = request.match_info["name"], request.match_info["action"] == "drain"
-    done = await parts(request).nodes.set_draining(
+    done = await parts(request).services.nodes.set_draining(
         actor(request, Via.PAGE), name, draining=draining
     )
     if isinstance(done, Problem):

@@ -66,7 +66,7 @@ async def operations_of(request: web.Request, listed: Listed) -> dict[str, Any]:
     """What the templates need to show the operations of an ICE, newest first."""
     query = OperationsQuery.of(request)
     where = OperationFilter(ice_name=listed.ice.ice_name)
-    page, more = await parts(request).work.page(where, PAGE, query.before, brief=True)
+    page, more = await parts(request).operations.page(where, PAGE, query.before, brief=True)
     found = [item.operation for item in page]
     return {
         "operations": [(operation, progress_document(operation)) for operation in found],
@@ -94,7 +94,9 @@ async def run(request: web.Request, listed: Listed) -> web.StreamResponse:
     wanted = _wanted(fields)
     if isinstance(wanted, Problem):
         return form_fault(request, wanted, _IDS, "#dialog-fault")
-    made = await parts(request).operations.request(actor(request, Via.PAGE), listed.ice, wanted)
+    made = await parts(request).services.operations.request(
+        actor(request, Via.PAGE), listed.ice, wanted
+    )
     if isinstance(made, Problem):
         return form_fault(request, made, _IDS, "#dialog-fault")
     context = {"heading": "Operation requested", "said": [f"{made.kind}: {made.id}"]}
@@ -147,7 +149,7 @@ async def confirm(request: web.Request, _: Listed, operation: Operation) -> web.
 
 async def cancel(request: web.Request, _: Listed, operation: Operation) -> web.StreamResponse:
     """End an operation; one that has finished meanwhile stays as it is."""
-    done = await parts(request).operations.cancel(actor(request, Via.PAGE), operation.id)
+    done = await parts(request).services.operations.cancel(actor(request, Via.PAGE), operation.id)
     refused = isinstance(done, Problem)
     said = done.detail if isinstance(done, Problem) else _CANCELLED[operation.state]
     heading = "Nothing was cancelled" if refused else "Operation cancelled"
@@ -168,7 +170,7 @@ _CANCELLED: Final = {
 
 async def _find(request: web.Request) -> tuple[Listed, Operation]:
     [listed] = await find_ice(request)
-    operation = await parts(request).operations.find(request.match_info["id"])
+    operation = await parts(request).services.operations.find(request.match_info["id"])
     if operation is None or operation.ice_name != listed.ice.ice_name:
         raise RequestRefused(problem("not-found", "There is no such operation."))
     return listed, operation

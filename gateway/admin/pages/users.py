@@ -77,7 +77,7 @@ async def page(request: web.Request) -> web.StreamResponse:
     query = UsersQuery.of(request)
     here = parts(request)
     number = max(1, min(query.page, 100_000))
-    found, total = await here.accounts.page(query.q or "", PAGE, (number - 1) * PAGE)
+    found, total = await here.services.accounts.page(query.q or "", PAGE, (number - 1) * PAGE)
 
     def address(to: int) -> str:
         given = {"q": query.q, "page": None if to == 1 else to}
@@ -87,7 +87,7 @@ async def page(request: web.Request) -> web.StreamResponse:
         "title": "Users",
         "query": query,
         "found": found,
-        "logins": await here.logins.counts(),
+        "logins": await here.services.logins.counts(),
         "total": total,
         "number": number,
         "pages": max(1, -(-total // PAGE)),
@@ -103,7 +103,7 @@ async def page(request: web.Request) -> web.StreamResponse:
 async def known(request: web.Request) -> web.StreamResponse:
     """Users whose name contains what is typed into a field, as its options."""
     text = KnownQuery.of(request).text()
-    names = await parts(request).accounts.enabled_names(text, MAX_KNOWN)
+    names = await parts(request).services.accounts.enabled_names(text, MAX_KNOWN)
     return render(request, "user_options.html", {"names": names})
 
 
@@ -114,7 +114,7 @@ async def add(request: web.Request) -> web.StreamResponse:
     if isinstance(role, Problem):
         return form_fault(request, role, _IDS)
     password = fields.get("password") or None
-    user = await parts(request).accounts.add_user(
+    user = await parts(request).services.accounts.add_user(
         actor(request, Via.PAGE),
         fields.get("name", "").strip(),
         role,
@@ -136,13 +136,13 @@ async def ask(request: web.Request) -> web.StreamResponse:
     """Say what will be done to a user, or ask for the new role or password."""
     user = await _user(request, request.query.get("name", ""))
     here = parts(request)
-    counts = await here.logins.counts()
+    counts = await here.services.logins.counts()
     context = {
         "user": user,
         "action": request.match_info["action"],
         "roles": list(Role),
         "own": user.name == request[CALLER].user,
-        "last_admin": await here.accounts.is_last_admin(user),
+        "last_admin": await here.services.accounts.is_last_admin(user),
         "logins": counts.get(user.name, 0),
         "password_rule": RULE,
         "password_min": MIN_LENGTH,
@@ -159,7 +159,7 @@ async def set_role(request: web.Request) -> web.StreamResponse:
     if isinstance(role, Problem):
         return form_fault(request, role, _IN_DIALOG, "#dialog-fault")
     user = _done(
-        await parts(request).accounts.set_role(
+        await parts(request).services.accounts.set_role(
             actor(request, Via.PAGE), fields.get("name", ""), role
         )
     )
@@ -170,7 +170,7 @@ async def set_role(request: web.Request) -> web.StreamResponse:
 async def set_password(request: web.Request) -> web.StreamResponse:
     """Give a user another password; this login stays, should it be theirs, and their others end."""
     fields = await form(request)
-    done = await parts(request).accounts.set_password(
+    done = await parts(request).services.accounts.set_password(
         actor(request, Via.PAGE),
         fields.get("name", ""),
         Secret(fields.get("password", "")),
@@ -188,7 +188,7 @@ async def set_password(request: web.Request) -> web.StreamResponse:
 async def end_logins(request: web.Request) -> web.StreamResponse:
     """End every login of a user."""
     user = await _user(request, (await form(request)).get("name", ""))
-    ended = await parts(request).logins.end_all(actor(request, Via.PAGE), user.name)
+    ended = await parts(request).services.logins.end_all(actor(request, Via.PAGE), user.name)
     return _told(request, f"Logins of {user.name} ended", [_ended(ended)])
 
 
@@ -196,7 +196,7 @@ async def disable(request: web.Request) -> web.StreamResponse:
     """Disable a user, name their ICEs, and offer to deregister the registered ones."""
     user = await _user(request, (await form(request)).get("name", ""))
     if user.disabledon is None:  # or somebody else was first, and it is done
-        done = await parts(request).accounts.disable(actor(request, Via.PAGE), user.name)
+        done = await parts(request).services.accounts.disable(actor(request, Via.PAGE), user.name)
         user = done[0] if not isinstance(done, Problem) else _done(done)
     try:
         ices = await _tagged(request, user)
@@ -222,7 +222,7 @@ _ACTS: Final[dict[str, Callable[[web.Request], Awaitable[web.StreamResponse]]]] 
 
 
 async def _user(request: web.Request, name: str) -> User:
-    user = await parts(request).accounts.user(name)
+    user = await parts(request).services.accounts.user(name)
     if user is None:
         raise RequestRefused(problem("not-found", f"There is no user {quoted(name)}."))
     return user

@@ -1,0 +1,75 @@
+"""The services together, as the admin's page, API and commands are given them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gateway.core.times import Clock
+from gateway.runtime.settings import Settings
+from gateway.services.accounts import AccountService
+from gateway.services.audit import Audit
+from gateway.services.login_failures import LoginFailures
+from gateway.services.logins import LoginService
+from gateway.services.nodes import NodeService
+from gateway.services.operation_requests import OperationService
+from gateway.services.passwords import Passwords
+from gateway.services.provisioning import Confirmer, Provisioning
+from gateway.store.engine import Engine
+from gateway.store.key_file import KeyStore
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What an admin can do."""
+
+    provisioning: Provisioning
+    operations: OperationService
+    accounts: AccountService
+    logins: LoginService
+    nodes: NodeService
+    audit: Audit
+
+    @classmethod
+    def of(
+        cls,
+        settings: Settings,
+        *,
+        engine: Engine,
+        keys: KeyStore,
+        clock: Clock,
+        confirmer: Confirmer,
+        refused: Callable[[str], None] = lambda _: None,
+    ) -> Services:
+        """The services on a database.
+
+        Args:
+            settings: of the gateway that serves it.
+            engine: the database.
+            keys: what seals tokens.
+            clock: the present.
+            confirmer: waits until the nodes have acted on an action.
+            refused: counts a refused login or API token, by its reason.
+        """
+        passwords = Passwords()
+        return cls(
+            Provisioning(
+                engine=engine,
+                keys=keys,
+                clock=clock,
+                registration_ttl=settings.tokens_registration_ttl,
+                confirmer=confirmer,
+            ),
+            OperationService(engine=engine, clock=clock, kept_bytes=settings.operations_kept_bytes),
+            AccountService(engine=engine, clock=clock, passwords=passwords),
+            LoginService(
+                engine=engine,
+                clock=clock,
+                passwords=passwords,
+                failures=LoginFailures(engine, clock, refused),
+                idle=settings.admin_login_idle,
+                lifetime=settings.admin_login_lifetime,
+            ),
+            NodeService(engine=engine, clock=clock),
+            Audit(engine=engine, clock=clock),
+        )

@@ -1,0 +1,71 @@
+"""What the nodes of one database have acted on, for an action that waits until all of them have.
+
+Only where several gateways serve it: a gateway alone on a file writes nothing here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+
+from gateway.core.revocation import Confirmation, Drop, drop
+from gateway.core.times import Clock
+from gateway.store.engine import Appended, StoreUnavailable
+from gateway.store.nodes import Nodes
+
+CONFIRMATION: Final = 2.0
+"""Seconds that the nodes have to confirm, once for each action."""
+_LOOK_AFTER: Final = 0.002
+"""Seconds until the nodes are asked for again, twice as long each time,"""
+_LOOK_EVERY: Final = 0.05
+"""but no longer than this."""
+_ONE_LOOK: Final = 0.2
+"""Seconds for the nodes to be asked for where there is no time left."""
+_UNKNOWN: Final = "other nodes"
+"""Where the store did not even say which there are."""
+
+
+class Acknowledgements:
+    """Waits for the nodes; `instance` and `name` are those of the node that asks, if one does."""
+
+    def __init__(self, nodes: Nodes, clock: Clock, instance: str = "", name: str = "") -> None:
+        self._nodes = nodes
+        self._clock = clock
+        self._instance = instance
+        self._name = name
+
+    async def confirm(self, logged: Sequence[Appended]) -> Confirmation:
+        """Wait until every node has acted on what an action has logged, at most `CONFIRMATION` seconds."""
+        if not logged:
+            return Confirmation([], [])
+        deadline = asyncio.get_running_loop().time() + CONFIRMATION
+        late = await self.late(max(one.seq for one in logged), deadline)
+        return Confirmation(await self.dropped(logged), late)
+
+    async def late(self, seq: int, deadline: float) -> list[str]:
+        """Wait until `deadline`, by the loop's time; the names of the nodes that are late."""
+        late, pause = [_UNKNOWN], _LOOK_AFTER
+        # Once at the least, whatever the time: a node that is not named has confirmed.
+        deadline = max(deadline, asyncio.get_running_loop().time() + _ONE_LOOK)
+        with contextlib.suppress(StoreUnavailable, TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                while late := await self._nodes.behind(seq, self._instance):
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, _LOOK_EVERY)
+        return late
+
+    async def dropped(self, logged: Sequence[Appended]) -> list[Drop]:
+        """What the nodes have dropped because of these events; it took until now at the most."""
+        now = self._clock()
+        began: dict[int, datetime] = {one.seq: one.event.at for one in logged}
+        try:
+            found = await self._nodes.dropped(list(began), self._name)
+        except StoreUnavailable:
+            return []
+        return [
+            drop(one.session, one.node, one.code, now - began[one.seq], one.ice_name)
+            for one in found
+        ]
