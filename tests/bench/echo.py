@@ -16,7 +16,7 @@ from aiohttp import web
 
 from client.protocol import SUBPROTOCOL, Welcome, notification
 from gateway.runtime import eventloop
-from gateway.web.ice_endpoint import bad_upgrade, offers
+from gateway.web.handshake import bad_upgrade, offers
 from gateway.web.responses import problem_response
 from gateway.web.server import Runner
 from gateway.web.upgrade import HandedOver, Upgrade, hand_over

@@ -48,7 +48,7 @@ from gateway.node.progress import ProgressWriter
 from gateway.node.session import Session
 from gateway.node.waiters import Waiters
 from gateway.services.operation_requests import OperationService, Wanted
-from gateway.services.provisioning import Provisioning
+from gateway.provisioning import Provisioning
 from gateway.store import ices
 from gateway.store.engine import StoreUnavailable
 from gateway.store.ices import Ices
@@ -338,7 +338,7 @@ class World(RuleBasedStateMachine):
         await add_user(engine, "alice")
         await add_registered(engine, NAME)
         self.client = Client(self)
-        await self.gateway.node.log.start()
+        await self.gateway.tail.start()
         await self._connect()
 
     async def _open(self):
@@ -371,7 +371,7 @@ class World(RuleBasedStateMachine):
         await self._bury(self.gateway.end())
         await self.stack.aclose()
         await self._open()
-        await self.gateway.node.log.start()
+        await self.gateway.tail.start()
         await self.settle()
 
     async def _bury(self, tasks):
@@ -403,10 +403,10 @@ class World(RuleBasedStateMachine):
                     time.sleep(0.0001)  # noqa: ASYNC251 - the thread of the database works meanwhile
                 quiet = 0 if engine.busy else quiet + 1
                 await asyncio.sleep(0)
-            before = self.gateway.node.log.position
+            before = self.gateway.tail.position
             if self.alive:
-                await self.gateway.node.log._look()
-            if self.gateway.node.log.position == before:
+                await self.gateway.tail._look()
+            if self.gateway.tail.position == before:
                 return
 
     async def attempt(self, work):
@@ -478,7 +478,7 @@ class World(RuleBasedStateMachine):
             )
             ice = new
         self._hang_up()
-        await self.gateway.node.log._look()
+        await self.gateway.tail._look()
         self.client.line = Line(self)
         self.gateway.admit(ice, self.client.line)
         await self.settle()
@@ -566,7 +566,7 @@ class World(RuleBasedStateMachine):
         elif kind == "line":
             self._hang_up()
             await self.settle()
-        elif await self.attempt(getattr(self.gateway.services.provisioning, kind)(ROOT, NAME)):
+        elif await self.attempt(getattr(self.gateway.provisioning, kind)(ROOT, NAME)):
             left = [row.id for row in await self.table() if not row.is_finished]
             assert not left, f"{kind} has left {left} unfinished"
 

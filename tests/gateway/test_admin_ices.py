@@ -15,6 +15,7 @@ from gateway.core.ice import Status
 from gateway.core.times import to_text, utc_now
 from gateway.node.presence import Presence
 from gateway.store.engine import StoreUnavailable, as_json, rows_of
+from gateway.store.ices import Ices
 from gateway.store.sqlite.snapshot import copy
 from tests.support.harness import ADMIN, expect_refused, harness, hold_to_description, settings_for
 from tests.support.ice import Key
@@ -479,20 +480,19 @@ async def test_every_action_honours_if_match(running, action):
     assert (await running.admin.post(path, headers={"If-Match": '"1"'})).status == 200
 
 
-class BothRead:
+@pytest.fixture
+def both_read(monkeypatch):
     """Has two actions read the entry before either of them writes."""
+    find, barrier, readers = Ices.find, asyncio.Barrier(2), [1, 2]
 
-    def __init__(self, ices):
-        self._ices = ices
-        self._barrier = asyncio.Barrier(2)
-        self._readers = 2
-
-    async def find(self, name):
-        listed = await self._ices.find(name)
-        if self._readers:
-            self._readers -= 1
-            await self._barrier.wait()
+    async def read(self, name):
+        listed = await find(self, name)
+        if readers:
+            readers.pop()
+            await barrier.wait()
         return listed
+
+    return lambda: monkeypatch.setattr(Ices, "find", read)
 
 
 @pytest.mark.parametrize(
@@ -506,11 +506,10 @@ class BothRead:
         ("deregister", {"If-Match": '"1"'}, (412, "stale")),
     ],
 )
-async def test_of_two_admins_in_the_same_instant_one_wins(running, monkeypatch, action, tag, told):
+async def test_of_two_admins_in_the_same_instant_one_wins(running, both_read, action, tag, told):
     await in_status(running, "provisioned" if action == "reprovision" else "registered")
     seq = await last_seq(running)
-    provisioning = running.gateway.services.provisioning
-    monkeypatch.setattr(provisioning, "_ices", BothRead(provisioning._ices))
+    both_read()
     path = f"/ices/lab-1/{action}"
     answers = await asyncio.gather(*(running.admin.post(path, headers=tag) for _ in range(2)))
     answers.sort(key=lambda answer: answer.status)
@@ -522,10 +521,9 @@ async def test_of_two_admins_in_the_same_instant_one_wins(running, monkeypatch, 
         await running.ice(answers[0].json["token"]).connect()
 
 
-async def test_deregister_and_reregister_in_the_same_instant(running, monkeypatch):
+async def test_deregister_and_reregister_in_the_same_instant(running, both_read):
     await in_status(running, "registered")
-    provisioning = running.gateway.services.provisioning
-    monkeypatch.setattr(provisioning, "_ices", BothRead(provisioning._ices))
+    both_read()
     answers = await asyncio.gather(
         *(running.admin.post(f"/ices/lab-1/{action}") for action in ("deregister", "reregister"))
     )
@@ -539,17 +537,16 @@ async def test_answer_shows_the_token_even_if_the_store_is_lost_after_the_change
     running, monkeypatch
 ):
     await running.provision()
-    parts_ices = running.gateway.services.provisioning._ices
-    find, found = type(parts_ices).find, []
+    find, found = Ices.find, []
 
     async def find_once(self, name):
-        if len(found) == 2:  # the handler's look, the action's look; then the one for the answer
+        if found:
             raise StoreUnavailable("gone")
         found.append(name)
         return await find(self, name)
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(parts_ices), "find", find_once)
+        patch.setattr(Ices, "find", find_once)
         answer = await running.admin.post("/ices/lab-1/reprovision")
     assert answer.status == 200, f"the action was done, so its token must be shown: {answer}"
     await running.ice(answer.json["token"]).connect()

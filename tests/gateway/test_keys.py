@@ -276,7 +276,7 @@ async def test_no_key_is_retired_under_a_token_that_is_being_sealed(table, monke
     if action == "provision":
         issued = await provisioning.provision(table.actor, "ci-2", IceType.CI_CD, None)
     else:
-        issued = await getattr(provisioning, action)(table.actor, "ci-1")
+        issued = await getattr(provisioning, action)(table.actor, await table.ice("ci-1"))
     assert intruder.visits == 1
     opened = key_file.read(table.settings.key_file).open(issued.token)
     assert isinstance(opened, Opened), "the token that was given out was expected to open"
