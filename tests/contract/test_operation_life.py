@@ -48,7 +48,7 @@ from gateway.node.progress import ProgressWriter
 from gateway.node.session import Session
 from gateway.node.waiters import Waiters
 from gateway.services.operation_requests import OperationService, Wanted
-from gateway.provisioning import Provisioning
+from gateway.services.provisioning import Provisioning
 from gateway.store import ices
 from gateway.store.engine import StoreUnavailable
 from gateway.store.ices import Ices
