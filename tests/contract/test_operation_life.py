@@ -566,7 +566,10 @@ class World(RuleBasedStateMachine):
         elif kind == "line":
             self._hang_up()
             await self.settle()
-        elif await self.attempt(getattr(self.gateway.provisioning, kind)(ROOT, NAME)):
+        else:
+            ice = (await Ices(self.engine).find(NAME)).ice
+            if not await self.attempt(getattr(self.gateway.provisioning, kind)(ROOT, ice)):
+                return
             left = [row.id for row in await self.table() if not row.is_finished]
             assert not left, f"{kind} has left {left} unfinished"
 
