@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from gateway.core.times import Clock, from_text_or_none, to_text
+from gateway.core.times import Clock, to_text
 from gateway.runtime.database_url import file_of
 from gateway.runtime.settings import BadSetting, Settings
 from gateway.services.diagnostics import Finding, failed, ok, warning
@@ -28,7 +28,8 @@ from gateway.store.ices import sealed_with
 from gateway.store.key_file import KeyFileUnusable
 from gateway.store.restore_mark import Waiting, waiting
 from gateway.store.sqlite.migrate import is_served, released
-from gateway.store.sqlite.snapshot import Contents, Facts, as_it_is
+from gateway.store.sqlite.snapshot import Facts, as_it_is
+from gateway.store.tables import COUNTED, Contents, contents
 
 _MIB: Final = 1024 * 1024
 _ROOM: Final = 64 * _MIB
@@ -68,10 +69,11 @@ async def look(path: Path) -> Seen:
             damage = found.damage(thorough=False)
             if not facts.ours:
                 return Seen(facts, damage)
+            held = await contents(found.fetch)
             if facts.schema < restore_mark.SCHEMA:
-                return Seen(facts, damage, found.contents())
+                return Seen(facts, damage, held)
             waits, needs = await waiting(found.fetch), await sealed_with(found.fetch)
-            return Seen(facts, damage, found.contents(), waits, needs, is_served(path))
+            return Seen(facts, damage, held, waits, needs, is_served(path))
     except (sqlite3.Error, ValueError) as error:
         return Seen(fault=str(error))
 
@@ -85,13 +87,9 @@ async def ask(url: str) -> Seen:
             facts = Facts(ours=bool(schema), empty=not schema, schema=schema)
             if not schema:
                 return Seen(facts)
-            [(ices, events, last)] = await fetch(
-                "SELECT (SELECT count(*) FROM ice_tokens), (SELECT count(*) FROM ice_events),"
-                " (SELECT at FROM ice_events ORDER BY seq DESC LIMIT 1)"
-            )
-            contents = Contents(ices, events, from_text_or_none(last))
+            held = await contents(fetch)
             waits, needs = await waiting(fetch), await sealed_with(fetch)
-            return Seen(facts, None, contents, waits, needs, await server.served(fetch))
+            return Seen(facts, None, held, waits, needs, await server.served(fetch))
     except (StoreRefused, StoreUnavailable, ModuleNotFoundError) as error:
         return Seen(fault=str(error))
 
@@ -197,13 +195,14 @@ class Doctor:
             remedy = "look at what it lists: `ice-gateway restore --confirm`"
             yield failed("restore", seen.waits.sentence, remedy)
         if seen.damage is None and seen.contents is not None and schema <= newest:
-            held = f"ICEs: {seen.contents.ices}, events: {seen.contents.events}"
+            rows = seen.contents.rows.items()
+            held = ", ".join(f"{COUNTED[table]}: {count}" for table, count in rows)
             by = "a gateway serves it" if seen.served else "no gateway serves it"
             yield ok("database", f"{name} is whole: {held}; {by}")
 
     def _keys(self) -> Iterator[Finding]:
         path = self._settings.key_file
-        ices = 0 if self._seen.contents is None else self._seen.contents.ices
+        ices = 0 if self._seen.contents is None else self._seen.contents.rows["ice_tokens"]
         try:
             # Whose it is and who may read it is looked at with the other files.
             ring = key_file.parse(path, path.read_bytes()) if path.exists() else None

@@ -12,44 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, cast
 
-import asyncpg
-
-from gateway.core.audit_event import GENESIS
 from gateway.core.hash_chain import Head
 from gateway.core.times import Clock
-from gateway.runtime.database_url import shown
 from gateway.services.audit import Audit
-from gateway.store.engine import (
-    Engine,
-    Row,
-    StoreRefused,
-    StoreRefusedForNow,
-    StoreUnavailable,
-    Tell,
-)
+from gateway.store.engine import Engine, StoreRefused, StoreUnavailable, Tell
 from gateway.store.last_seen import confirmed
-from gateway.store.postgres.connection import connect
-from gateway.store.postgres.migrate import SERVE, set_up, told
+from gateway.store.postgres.bulk_load import BulkLoad, bulk_load
+from gateway.store.postgres.migrate import set_up
 from gateway.store.sqlite.guard import sentence
 from gateway.store.sqlite.migrate import alone, released, resolve
 from gateway.store.sqlite.snapshot import AsItIs, as_it_is, mark
+from gateway.store.tables import MOVED
 
-TABLES: Final = {
-    "users": "name",
-    "ice_tokens": "ice_name",
-    "api_tokens": "id",
-    "logins": "token_hash",
-    "ice_events": "seq",
-    "ice_connections": "id",
-    "ice_operations": "number",
-    "restored": "id",
-}
-"""What is moved, with the key of each; none refers to a later one. While this is done there are no sessions."""
-_NUMBERED: Final = ("ice_connections", "ice_operations")
-"""The tables whose keys the server gives."""
 _BATCH: Final = 1000
-_LONG: Final = 3600.0
-"""Seconds for a statement that moves or counts rows."""
+"""Rows that are read and sent at a time."""
 
 Progress = Callable[[str, int], None]
 """Is told a table, and how many rows more of it have arrived."""
@@ -90,7 +66,7 @@ def count(path: Path) -> dict[str, int]:
     """How many rows of each table there are to move. Raises `StoreUnavailable`."""
     try:
         with as_it_is(path) as source:
-            return {table: source.count(table) for table in TABLES}
+            return {table.name: source.count(table) for table in MOVED}
     except sqlite3.Error as error:
         raise StoreUnavailable(sentence(path, error)) from error
 
@@ -108,69 +84,37 @@ def _check(source: AsItIs, path: Path) -> None:
 
 
 async def _move(source: AsItIs, url: str, clock: Clock, progress: Progress) -> Moved:
-    name = shown(url)
-    with told(name):
-        connection = await connect(url, _LONG)
-        try:
-            if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", SERVE):
-                raise StoreRefusedForNow(f"a gateway serves {name}: stop it first")
-            async with connection.transaction():
-                for table in TABLES:
-                    if await connection.fetchval(f"SELECT EXISTS (SELECT 1 FROM {table})"):
-                        raise StoreRefused(f"{name} is not empty: there are rows in {table}")
-                # The log was numbered where it was written, and may begin behind a pruning.
-                await connection.execute("ALTER TABLE ice_events DISABLE TRIGGER USER")
-                for table, key in TABLES.items():
-                    for columns, rows in source.batches(table, key, _BATCH):
-                        await connection.copy_records_to_table(table, records=rows, columns=columns)
-                        progress(table, len(rows))
-                await connection.execute("ALTER TABLE ice_events ENABLE TRIGGER USER")
-                # A gateway that crashed has left sessions, which are not moved.
-                await connection.executemany(
-                    "UPDATE ice_tokens SET lastseen = $2"
-                    " WHERE ice_name = $1 AND coalesce(lastseen, '') < $2",
-                    await source.fetch(confirmed("TRUE")),
-                )
-                return await _verify(source, connection, name, clock)
-        finally:
-            await connection.close(timeout=1.0)
+    async with bulk_load(url) as target:
+        await target.check_empty()
+        await target.guard_log(guarded=False)
+        for table in MOVED:
+            for columns, rows in source.batches(table, _BATCH):
+                await target.add(table, columns, rows)
+                progress(table.name, len(rows))
+        await target.guard_log(guarded=True)
+        # A gateway that crashed has left sessions, which are not moved.
+        await target.set_last_seen(await source.fetch(confirmed("TRUE")))
+        return await _verify(source, target, clock)
 
 
-async def _verify(source: AsItIs, connection: asyncpg.Connection, name: str, clock: Clock) -> Moved:
-    """See that all has arrived, and let numbers and chain go on behind it."""
+async def _verify(source: AsItIs, target: BulkLoad, clock: Clock) -> Moved:
+    """Check that everything has arrived, then let numbers and the audit log continue behind it."""
     counts = {}
-    for table in TABLES:
-        counts[table] = int(await connection.fetchval(f"SELECT count(*) FROM {table}"))
-        if counts[table] != source.count(table):
-            raise StoreRefused(f"not all rows of {table} arrived in {name}: nothing was moved")
-    for table in _NUMBERED:
-        key = TABLES[table]
-        await connection.execute(
-            f"SELECT setval(pg_get_serial_sequence('{table}', '{key}'),"
-            f" (SELECT coalesce(max({key}), 0) + 1 FROM {table}), false)"
-        )
-    kept = await _audit(source, clock).head()
-    arrived = await _audit(_Server(connection), clock).verify(kept)
+    for table in MOVED:
+        counts[table.name] = await target.count(table)
+        if counts[table.name] != source.count(table):
+            raise StoreRefused(
+                f"not all rows of {table.name} arrived in {target.name}: nothing was moved"
+            )
+    await target.continue_numbers()
+    head = await _audit(source, clock).head()
+    arrived = await _audit(target, clock).verify(head)
     if arrived.fault is not None:
         raise StoreRefused(f"the audit log is not whole: {arrived.fault}; nothing was moved")
-    await connection.execute(
-        "UPDATE ice_head SET seq = $1, digest = $2",
-        *((0, GENESIS) if kept is None else (kept.seq, kept.digest)),
-    )
-    return Moved(counts, kept)
+    await target.continue_log(head)
+    return Moved(counts, head)
 
 
-def _audit(readable: AsItIs | _Server, clock: Clock) -> Audit:
-    """Of what can only be read: its head and its proof need no more."""
+def _audit(readable: AsItIs | BulkLoad, clock: Clock) -> Audit:
+    """The audit log of a database that can only be read: `head` and `verify` need no more."""
     return Audit(engine=cast("Engine", readable), clock=clock)
-
-
-class _Server:
-    """Reads within the transaction."""
-
-    def __init__(self, connection: asyncpg.Connection) -> None:
-        self._connection = connection
-
-    async def fetch(self, sql: str, *params: object) -> list[Row]:
-        """See `Engine.fetch`."""
-        return [tuple(record) for record in await self._connection.fetch(sql, *params)]

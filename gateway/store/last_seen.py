@@ -20,14 +20,18 @@ def confirmed(which: str) -> str:
     )
 
 
-def cleared(which: str) -> tuple[str, ...]:
-    """Statements that take out what dead nodes have left: rows `s` for whose node the SQL `which` holds."""
-    stored = (
+def stored(which: str) -> str:
+    """A statement that stores `lastseen` of the ICEs of `confirmed`."""
+    return (
         f"UPDATE ice_tokens SET lastseen = gone.at FROM ({confirmed(which)}) AS gone"
         " WHERE ice_tokens.ice_name = gone.ice_name AND coalesce(lastseen, '') < gone.at"
     )
+
+
+def cleared(which: str) -> tuple[str, ...]:
+    """Statements that delete what dead nodes have left: rows `s` for whose node the SQL `which` holds."""
     return (
-        stored,
+        stored(which),
         f"DELETE FROM ice_sessions AS s WHERE {which}",
         f"DELETE FROM ice_confirmed AS s WHERE {which}",
     )

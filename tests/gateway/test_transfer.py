@@ -17,6 +17,7 @@ from gateway.store.engine import StoreRefused
 from gateway.store.ices import Ices
 from gateway.store.postgres.engine import open_postgres
 from gateway.store.sqlite.engine import open_sqlite
+from gateway.store.tables import MOVED
 from tests.contract.domain import (
     ROOT,
     a_connection,
@@ -82,7 +83,7 @@ async def test_everything_arrives_and_goes_on(path, database_url, prune):
     assert (moved.counts["users"], moved.counts["ice_tokens"]) == (2, 4)
     with sqlite3.connect(path) as source:
         async with opening(database_url, node="node-a") as engine:
-            for table, key in store_migration.TABLES.items():
+            for table, key in ((one.name, one.key) for one in MOVED):
                 if table in ("restored", "logins"):
                     continue  # the file's own mark, made when all had arrived
                 columns = ", ".join(
@@ -161,9 +162,9 @@ async def test_what_is_broken_off_leaves_nothing_there(path, database_url):
     with refusing(asyncio.CancelledError, "a move that is broken off"):
         await move(path, database_url, progress)
     async with opening(database_url) as engine:
-        for table in store_migration.TABLES:
-            sql = f"SELECT count(*) FROM {table}"  # noqa: S608 - our own names
-            assert await engine.fetch(sql) == [(0,)], table
+        for table in MOVED:
+            sql = f"SELECT count(*) FROM {table.name}"  # noqa: S608 - our own names
+            assert await engine.fetch(sql) == [(0,)], table.name
     assert (await move(path, database_url)).counts["users"] == 2
 
 

@@ -13,7 +13,7 @@ from asyncpg.connect_utils import SessionAttribute
 
 from gateway.runtime.database_url import each_host
 from gateway.runtime.sockets import give_up_silent_peer
-from gateway.store.engine import Row, StoreLocked, StoreUnavailable, T
+from gateway.store.engine import Fetch, Row, StoreLocked, StoreUnavailable, T
 
 PATIENCE: Final = 10.0
 """Seconds to connect, and for a query to be answered; then its connection is given up."""
@@ -239,3 +239,12 @@ def askable(param: object) -> object:
 def rows(records: Sequence[asyncpg.Record]) -> list[Row]:
     """What a query has found, as tuples."""
     return [tuple(record) for record in records]
+
+
+def fetch_on(connection: asyncpg.Connection) -> Fetch:
+    """`Engine.fetch` on a connection of its own."""
+
+    async def fetch(sql: str, *params: object) -> list[Row]:
+        return rows(await connection.fetch(sql, *params))
+
+    return fetch

@@ -17,13 +17,12 @@ from gateway.runtime.database_url import ENCODE, shown
 from gateway.store import migrations_postgres
 from gateway.store.engine import (
     Fetch,
-    Row,
     StoreRefused,
     StoreRefusedForNow,
     StoreUnavailable,
     Tell,
 )
-from gateway.store.postgres.connection import PATIENCE, connect
+from gateway.store.postgres.connection import PATIENCE, connect, fetch_on
 
 _LONG: Final = 600.0
 """Seconds for a statement of a migration, or for a count of all rows."""
@@ -55,11 +54,7 @@ async def as_it_is(url: str) -> AsyncIterator[tuple[Fetch, int]]:
     with told(name):
         connection = await connect(url, _LONG)
         try:
-
-            async def fetch(sql: str, *params: object) -> list[Row]:
-                return [tuple(record) for record in await connection.fetch(sql, *params)]
-
-            yield fetch, await _version(connection, name)
+            yield fetch_on(connection), await _version(connection, name)
         finally:
             await connection.close(timeout=1.0)
 

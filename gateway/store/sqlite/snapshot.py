@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from gateway.core.times import from_text, to_text
+from gateway.core.times import to_text
 from gateway.runtime.files import own, sync
 from gateway.store.engine import Row
-from gateway.store.last_seen import cleared
+from gateway.store.last_seen import stored
+from gateway.store.tables import NOT_COPIED, Table
 
 APPLICATION_ID: Final = 0x49434547
 """Marks a file as ours (`PRAGMA application_id`): "ICEG"."""
@@ -82,13 +83,15 @@ def mark(path: Path, at: datetime) -> None:
     An older database, which knows nothing of it, is left as it is.
     """
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as made:
-        if not made.execute("SELECT 1 FROM sqlite_schema WHERE name = 'restored'").fetchall():
+        there = {name for (name,) in made.execute("SELECT name FROM sqlite_schema")}
+        if "restored" not in there:
             return
         made.execute("BEGIN")
-        made.execute("DELETE FROM logins")
-        newest = made.execute("SELECT 1 FROM sqlite_schema WHERE name = 'ice_confirmed'").fetchall()
-        for statement in cleared("TRUE") if newest else ("DELETE FROM ice_sessions",):
-            made.execute(statement)
+        if "ice_confirmed" in there:
+            made.execute(stored("TRUE"))
+        for name in NOT_COPIED:
+            if name in there:
+                made.execute(f"DELETE FROM {name}")
         # What was put aside for a restored table that still waits stays worth comparing with.
         made.execute(
             "INSERT INTO restored (id, copied, seq)"
@@ -139,22 +142,14 @@ class AsItIs:
             schema=pragma(self._connection, "user_version"),
         )
 
-    def contents(self) -> Contents:
-        """What a database of ours holds."""
-        ices, events = self.count("ice_tokens"), self.count("ice_events")
-        last = self._connection.execute(
-            "SELECT at FROM ice_events ORDER BY seq DESC LIMIT 1"
-        ).fetchone()
-        return Contents(ices, events, None if last is None else from_text(last[0]))
-
-    def count(self, table: str) -> int:
+    def count(self, table: Table) -> int:
         """How many rows a table has."""
-        [count] = self._connection.execute(f"SELECT count(*) FROM {table}").fetchone()
+        [count] = self._connection.execute(f"SELECT count(*) FROM {table.name}").fetchone()
         return int(count)
 
-    def batches(self, table: str, key: str, size: int) -> Iterator[tuple[list[str], list[Row]]]:
+    def batches(self, table: Table, size: int) -> Iterator[tuple[list[str], list[Row]]]:
         """All rows of a table by their key, at most `size` at a time, with the names of its columns."""
-        cursor = self._connection.execute(f"SELECT * FROM {table} ORDER BY {key}")
+        cursor = self._connection.execute(f"SELECT * FROM {table.name} ORDER BY {table.key}")
         columns = [name for name, *_ in cursor.description]
         while rows := cursor.fetchmany(size):
             yield columns, rows
@@ -176,15 +171,6 @@ class Facts:
     ours: bool
     empty: bool
     schema: int
-
-
-@dataclass(frozen=True, slots=True)
-class Contents:
-    """How many ICEs and events there are, and of when the last event is."""
-
-    ices: int
-    events: int
-    last: datetime | None
 
 
 @contextlib.contextmanager

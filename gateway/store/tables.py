@@ -1,0 +1,101 @@
+"""Every table of the schema, and what the commands do with its rows.
+
+`tests/contract/test_tables.py` compares this list with the schema of both engines, so a new table needs a row here.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from gateway.core.times import from_text_or_none
+from gateway.store.engine import Fetch
+
+
+class Forgotten(enum.Enum):
+    """What deletes rows of a table."""
+
+    NEVER = enum.auto()
+    PRUNE = enum.auto()
+    """`ice-gateway audit prune`."""
+    RETENTION = enum.auto()
+    """A setting or a constant bounds their number or their age."""
+    EXPIRY = enum.auto()
+    """They are useless after a while: a later write deletes them."""
+    END = enum.auto()
+    """What they stand for ends: a login, a session, a node, a wait for a confirmation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table, by default one of lasting rows.
+
+    Attributes:
+        name: its name on both engines.
+        key: its primary key. A move reads the rows in this order.
+        moved: whether `migrate-store` moves its rows to PostgreSQL.
+        numbered: whether PostgreSQL generates the key.
+        copied: whether a copy of the file (`backup`, or the one before a migration) keeps its rows.
+        reviewed: whether `restore --confirm` compares its rows with those of the database it replaced.
+        forgotten: what deletes its rows.
+        counted: what `doctor` calls its rows; empty where it does not count them.
+    """
+
+    name: str
+    key: str
+    moved: bool = True
+    numbered: bool = False
+    copied: bool = True
+    reviewed: bool = False
+    forgotten: Forgotten = Forgotten.NEVER
+    counted: str = ""
+
+
+TABLES: Final = (
+    Table("users", "name", reviewed=True),
+    Table("ice_tokens", "ice_name", reviewed=True, counted="ICEs"),
+    Table("api_tokens", "id", reviewed=True),
+    Table("logins", "token_hash", copied=False, forgotten=Forgotten.END),
+    Table("ice_events", "seq", forgotten=Forgotten.PRUNE, counted="events"),
+    Table("ice_connections", "id", numbered=True, forgotten=Forgotten.RETENTION),
+    Table("ice_operations", "number", numbered=True, forgotten=Forgotten.RETENTION),
+    Table("restored", "id", forgotten=Forgotten.END),
+    # No gateway runs during a move or a restore, so no session, node or used proof outlives it.
+    Table(
+        *("ice_sessions", "number"),
+        moved=False,
+        numbered=True,
+        copied=False,
+        forgotten=Forgotten.END,
+    ),
+    Table("ice_confirmed", "node", moved=False, copied=False, forgotten=Forgotten.END),
+    Table("ice_nodes", "instance", moved=False, copied=False, forgotten=Forgotten.END),
+    Table("ice_drops", "session", moved=False, copied=False, forgotten=Forgotten.EXPIRY),
+    Table("ice_proofs", "digest", moved=False, copied=False, forgotten=Forgotten.EXPIRY),
+)
+"""None refers to a later one."""
+
+MOVED: Final = tuple(table for table in TABLES if table.moved)
+"""In the order in which `migrate-store` moves them."""
+NOT_COPIED: Final = tuple(table.name for table in reversed(TABLES) if not table.copied)
+"""In an order in which they can be emptied."""
+COUNTED: Final = {table.name: table.counted for table in TABLES if table.counted}
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What `doctor` says of a database: rows of each counted table, and the time of the newest event."""
+
+    rows: dict[str, int]
+    last: datetime | None
+
+
+async def contents(fetch: Fetch) -> Contents:
+    """Count the rows of the tables in `COUNTED`. Raises `ValueError` for a damaged time."""
+    counts = ", ".join(f"(SELECT count(*) FROM {name})" for name in COUNTED)
+    [(*numbers, last)] = await fetch(
+        f"SELECT {counts}, (SELECT at FROM ice_events ORDER BY seq DESC LIMIT 1)"
+    )
+    return Contents(dict(zip(COUNTED, map(int, numbers), strict=True)), from_text_or_none(last))
