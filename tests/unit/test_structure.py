@@ -116,6 +116,52 @@ def test_the_rules_are_pure(module):
     assert not guilty, f"{module} is to be pure, and imports {guilty}"
 
 
+SQL = re.compile(
+    r"(ALTER|ATTACH|BEGIN|COMMIT|CREATE|DELETE|DROP|EXPLAIN|INSERT|PRAGMA|ROLLBACK|SELECT|UPDATE|VACUUM"
+    r"|WITH)\b(?=\s|;|$)"
+)
+METHODS_OF_HTTP = {"DELETE"}
+
+
+def sql_of(package: str) -> list[tuple[Path, str]]:
+    """String constants of a package that begin with a keyword of SQL, and where they stand.
+
+    The parts of an f-string are joined; docstrings do not count.
+    """
+    found = []
+    for name, path in GATEWAY.items():
+        if name != package and not name.startswith(f"{package}."):
+            continue
+        tree = ast.parse(path.read_text("utf-8"))
+        prose = {
+            id(node.value)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.JoinedStr):
+                parts = [one for one in node.values if isinstance(one, ast.Constant)]
+                prose |= {id(one) for one in parts}
+                text = "\0".join(one.value for one in parts)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                if id(node) in prose:
+                    continue
+                text = node.value
+            else:
+                continue
+            if SQL.match(text.lstrip()) and text not in METHODS_OF_HTTP:
+                found.append((path, text))
+    return found
+
+
+def test_sql_stands_in_the_store_alone():
+    for package in LAYER:
+        if package.startswith("gateway.") and package != "gateway.store":
+            guilty = [f"{path.relative_to(ROOT)}: {text}" for path, text in sql_of(package)]
+            assert not guilty, f"{guilty}: SQL belongs in gateway/store"
+    assert sql_of("gateway.store")
+
+
 def test_nothing_has_aiohttp_parse_what_a_stranger_sends():
     """Its parsers take up to 18 s for one header; `gateway.web.http_headers` has ours."""
     parsers = {
