@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+import msgspec
+
 from gateway.core.audit_event import Event
 from gateway.core.ice import Ice, IceType, Status, fold, valid_name
-from gateway.core.times import from_text, from_text_or_none, to_text, to_text_or_none
+from gateway.core.times import from_text_or_none, to_text, to_text_or_none
 from gateway.store import events
 from gateway.store.engine import (
     Appended,
@@ -26,11 +28,10 @@ from gateway.store.engine import (
 from gateway.store.last_seen import SHOWN
 from gateway.store.sessions import CONNECTION_COLUMNS, Connection, connection_from_row
 
-_COLUMNS: Final = (
-    "ice_name, ice_type, ice_token, status, provisionedto, generation, key_thumbprint,"
-    " provisionedon, registeredon, deregisteredon, expireson, key_id"
-)
-_WIDTH: Final = 12
+_NAMES: Final = tuple(Ice.__dataclass_fields__)
+"""The columns that an `Ice` holds; `lastseen` is presence."""
+_COLUMNS: Final = ", ".join(_NAMES)
+_PLACES: Final = ", ".join(f"${number}" for number in range(1, len(_NAMES) + 1))
 _JOINED: Final = """
     ice_tokens t
     LEFT JOIN users u ON u.name = t.provisionedto
@@ -43,7 +44,7 @@ _JOINED: Final = """
     LEFT JOIN ice_confirmed c ON c.node = s.node
 """
 _LISTING: Final = f"""
-    SELECT {", ".join("t." + name.strip() for name in _COLUMNS.split(","))}, {SHOWN},
+    SELECT {", ".join(f"t.{name}" for name in _NAMES)}, {SHOWN},
         {CONNECTION_COLUMNS}
     FROM {_JOINED}
 """
@@ -89,23 +90,18 @@ class IceFilter:
     text: str | None = None
 
 
-_NEW: Final = (
-    "ice_token",
-    "status",
-    "generation",
-    "key_thumbprint",
-    "provisionedon",
-    "registeredon",
-    "deregisteredon",
-    "expireson",
-    "key_id",
+_GUARDS: Final = ("ice_name", "ice_type", "ice_token", "status", "generation")
+"""What must be as it was read for an entry to be replaced."""
+_CHANGED: Final = tuple(
+    name for name in _NAMES if name not in ("ice_name", "ice_type", "provisionedto")
 )
 """What an action may change of an entry."""
-_REPLACED: Final = ", ".join(f"{name} = new_{name}" for name in _NEW)
+_REPLACED: Final = ", ".join(f"{name} = new_{name}" for name in _CHANGED)
+_UNCHANGED: Final = " AND ".join(f"ice_tokens.{name} = old_{name}" for name in _GUARDS)
 _REPLACEMENTS: Final = rows_of(
     1,
-    *(f"#new_{name}" if name == "generation" else f"new_{name}" for name in _NEW),
-    *("old_name", "old_type", "old_token", "old_status", "#old_generation"),
+    *(f"{'#' * (name == 'generation')}new_{name}" for name in _CHANGED),
+    *(f"{'#' * (name == 'generation')}old_{name}" for name in _GUARDS),
 )
 
 
@@ -116,9 +112,8 @@ class Stale(Exception):
 async def insert(transaction: Transaction, ice: Ice, event: Event) -> Appended | None:
     """Add an entry and its event; None where the name is taken."""
     changed = await transaction.run(
-        f"INSERT INTO ice_tokens ({_COLUMNS})"
-        " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT DO NOTHING",
-        *_to_row(ice),
+        f"INSERT INTO ice_tokens ({_COLUMNS}) VALUES ({_PLACES}) ON CONFLICT DO NOTHING",
+        *_values(ice, _NAMES),
     )
     return events.append(transaction, [event])[0] if changed else None
 
@@ -135,30 +130,8 @@ async def replace(
         Stale: one of the old entries is no longer what the table holds.
     """
     changed = await transaction.run(
-        f"UPDATE ice_tokens SET {_REPLACED} FROM {_REPLACEMENTS}"
-        " WHERE ice_tokens.ice_name = old_name AND ice_type = old_type AND ice_token = old_token"
-        " AND status = old_status AND generation = old_generation",
-        as_json(
-            [
-                (
-                    new.ice_token,
-                    new.status.value,
-                    new.generation,
-                    new.key_thumbprint,
-                    to_text(new.provisionedon),
-                    to_text_or_none(new.registeredon),
-                    to_text_or_none(new.deregisteredon),
-                    to_text_or_none(new.expireson),
-                    new.key_id,
-                    old.ice_name,
-                    old.ice_type.value,
-                    old.ice_token,
-                    old.status.value,
-                    old.generation,
-                )
-                for old, new, _ in changes
-            ]
-        ),
+        f"UPDATE ice_tokens SET {_REPLACED} FROM {_REPLACEMENTS} WHERE {_UNCHANGED}",
+        as_json([_values(new, _CHANGED) + _values(old, _GUARDS) for old, new, _ in changes]),
     )
     if changed != len(changes):
         raise Stale
@@ -291,48 +264,22 @@ def _conditions(where: IceFilter, params: list[object]) -> tuple[str, list[objec
     return " AND ".join(conditions), params
 
 
-def _to_row(ice: Ice) -> Row:
-    return (
-        ice.ice_name,
-        ice.ice_type.value,
-        ice.ice_token,
-        ice.status.value,
-        ice.provisionedto,
-        ice.generation,
-        ice.key_thumbprint,
-        to_text(ice.provisionedon),
-        to_text_or_none(ice.registeredon),
-        to_text_or_none(ice.deregisteredon),
-        to_text_or_none(ice.expireson),
-        ice.key_id,
-    )
+def _values(ice: Ice, names: Sequence[str]) -> Row:
+    """What is stored in these columns."""
+    values = (getattr(ice, name) for name in names)
+    return tuple(to_text(value) if isinstance(value, datetime) else value for value in values)
 
 
 def _from_row(row: Row) -> Ice:
-    name, kind, token, status, user, generation, key, provisioned, *others, key_id = row
     try:
-        registered, deregistered, expires = (from_text_or_none(text) for text in others)
-        return Ice(
-            name,
-            IceType(kind),
-            token,
-            Status(status),
-            user,
-            generation,
-            key,
-            from_text(provisioned),
-            registered,
-            deregistered,
-            expires,
-            key_id,
-        )
-    except (ValueError, TypeError) as error:
-        raise damaged(f"the entry of {name}", error) from error
+        return msgspec.convert(dict(zip(_NAMES, row, strict=True)), Ice)
+    except msgspec.ValidationError as error:
+        raise damaged(f"the entry of {row[0]}", error) from error
 
 
 def _listed(row: Row) -> Listed:
     return Listed(
-        _from_row(row[:_WIDTH]),
-        from_text_or_none(row[_WIDTH]),
-        connection_from_row(row[_WIDTH + 1 :]),
+        _from_row(row[: len(_NAMES)]),
+        from_text_or_none(row[len(_NAMES)]),
+        connection_from_row(row[len(_NAMES) + 1 :]),
     )
