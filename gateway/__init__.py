@@ -30,7 +30,10 @@ Read `ice` (the whole state table), then `admission`, then `app`. Two rules carr
 And one way for a change to travel: action, commit (row and event), `tail` reads the event, `hub` drops.
 """
 
-__version__ = "0.1.0"
+import client
+
+__version__ = client.__version__
+"""One for both: an ICE's machine has `client/` without `gateway/`, so it stands there."""
 
 SERVER_NAME = "ice-gateway"
 """How its HTTP answers name it (RFC 9110 section 10.2.4)."""
