@@ -22,7 +22,7 @@ from gateway.cli.common import (
 )
 from gateway.core.times import to_text, utc_now
 from gateway.runtime.settings import Settings
-from gateway.services.backup import Backup, BackupRefused, Place, back_up
+from gateway.services.backup import Backup, BackupRefused, GatewayFiles, back_up
 from gateway.services.restore import Restored, Review, confirm, review
 from gateway.services.restore import restore as put_back
 
@@ -38,7 +38,7 @@ async def backup(desk: Desk, folder: Path) -> None:
 
     The backup holds the keys of all tokens: keep it as safe as the gateway itself.
     """
-    place = Place.of(desk.settings)
+    place = GatewayFiles.of(desk.settings)
     try:
         manifest = await back_up(desk.engine, place, folder, desk.actor, utc_now)
     except BackupRefused as error:
@@ -77,7 +77,7 @@ def restore(settings: Settings, folder: Path | None, *, confirming: bool, yes: b
 
 async def _restore(settings: Settings, folder: Path) -> None:
     try:
-        done = await put_back(Backup.find(folder), Place.of(settings), who(), utc_now)
+        done = await put_back(Backup.find(folder), GatewayFiles.of(settings), who(), utc_now)
     except BackupRefused as error:
         refuse(str(error))
     _show_restored(done)

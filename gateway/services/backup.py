@@ -32,7 +32,13 @@ from gateway.store import events, key_file
 from gateway.store.engine import Engine, Transaction
 from gateway.store.ices import Ices
 from gateway.store.restore_mark import head
-from gateway.store.sqlite.snapshot import AsItIs, as_it_is, copy, duplicate, mark
+from gateway.store.sqlite.snapshot import (
+    ReadOnlyDatabase,
+    copy_database,
+    copy_file,
+    mark_as_copy,
+    open_read_only,
+)
 
 DATABASE: Final = "ice-gateway.db"
 KEYS: Final = "ice-gateway.keys.json"
@@ -47,14 +53,14 @@ class BackupRefused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class GatewayFiles:
     """Where a gateway keeps the two files that a backup is made of."""
 
     database: Path
     key_file: Path
 
     @classmethod
-    def of(cls, settings: Settings) -> Place:
+    def of(cls, settings: Settings) -> GatewayFiles:
         """The files themselves, whatever links lead to them."""
         return cls(settings.database_path.resolve(), settings.key_file.resolve())
 
@@ -81,7 +87,7 @@ class Manifest(msgspec.Struct):
 
 
 async def back_up(
-    engine: Engine, place: Place, folder: Path, actor: Actor, clock: Clock
+    engine: Engine, place: GatewayFiles, folder: Path, actor: Actor, clock: Clock
 ) -> Manifest:
     """Make a backup in `folder`, an absolute path, which must be new or empty.
 
@@ -138,7 +144,7 @@ def _unfinished(folder: Path) -> Iterator[Path]:
         shutil.rmtree(name, ignore_errors=True)
 
 
-def _copy_together(place: Place, target: Path, now: datetime) -> None:
+def _copy_together(place: GatewayFiles, target: Path, now: datetime) -> None:
     """Copy both so that each entry in the one has its key in the other.
 
     The key file stayed as it is while the database was copied: so it is what it was at the moment that
@@ -147,22 +153,22 @@ def _copy_together(place: Place, target: Path, now: datetime) -> None:
     """
     for _ in range(_ATTEMPTS):
         before = key_file.signature(place.key_file)
-        copy(place.database, target / DATABASE)
+        copy_database(place.database, target / DATABASE)
         content = None if before is None else place.key_file.read_bytes()
         if key_file.signature(place.key_file) == before:
             break
         (target / DATABASE).unlink()
     else:
         raise BackupRefused(f"the key file {place.key_file} changes all the time: try again")
-    mark(target / DATABASE, now)
+    mark_as_copy(target / DATABASE, now)
     if content is not None:
         key_file.parse(place.key_file, content)
         _write(target / KEYS, content)
 
 
 async def _describe(target: Path, now: datetime) -> Manifest:
-    with as_it_is(target / DATABASE) as made:
-        damage = made.damage(thorough=False)
+    with open_read_only(target / DATABASE) as made:
+        damage = made.find_damage(thorough=False)
         if damage is not None:
             raise BackupRefused(
                 f"the database is damaged, and so would the backup be ({damage}): restore an"
@@ -171,7 +177,7 @@ async def _describe(target: Path, now: datetime) -> Manifest:
         manifest = Manifest(
             _FORMAT,
             __version__,
-            made.facts().schema,
+            made.schema_info().schema,
             to_text(now),
             str(await head(made.fetch)),
             _seals(target),
@@ -225,7 +231,7 @@ class Backup:
     def take(self, name: str, target: Path) -> None:
         """Copy one of its files to `target`, and check what has arrived."""
         try:
-            duplicate(self.folder / name, target)
+            copy_file(self.folder / name, target)
             found = _seal(target)
         except OSError as error:
             raise BackupRefused(
@@ -243,7 +249,7 @@ class Backup:
         self.take(KEYS, target)
         return key_file.parse(self.folder / KEYS, target.read_bytes())
 
-    async def check(self, taken: AsItIs, newest: int) -> None:
+    async def check(self, taken: ReadOnlyDatabase, newest: int) -> None:
         """Refuse its database, once taken, where it is damaged or not what the manifest says."""
         schema = self.manifest.schema
         if schema > newest:
@@ -252,7 +258,7 @@ class Backup:
                 f" {newest}): upgrade the gateway first"
             )
         try:
-            facts, damage = taken.facts(), taken.damage(thorough=True)
+            facts, damage = taken.schema_info(), taken.find_damage(thorough=True)
             if damage is None and (not facts.ours or facts.schema != schema):
                 damage = f"it is no database of schema {schema}"
             if damage is None and str(await head(taken.fetch)) != self.manifest.head:

@@ -28,7 +28,7 @@ from gateway.store.ices import sealed_with
 from gateway.store.key_file import KeyFileUnusable
 from gateway.store.restore_mark import Waiting, waiting
 from gateway.store.sqlite.migrate import is_served, released
-from gateway.store.sqlite.snapshot import Facts, as_it_is
+from gateway.store.sqlite.snapshot import SchemaInfo, open_read_only
 from gateway.store.tables import COUNTED, Contents, contents
 
 _MIB: Final = 1024 * 1024
@@ -52,7 +52,7 @@ _RESTORE: Final = "stop the gateway and restore a backup: `ice-gateway restore D
 class Seen:
     """What of the database could be read; `fault` says why not more."""
 
-    facts: Facts | None = None
+    facts: SchemaInfo | None = None
     damage: str | None = None
     contents: Contents | None = None
     waits: Waiting | None = None
@@ -64,9 +64,9 @@ class Seen:
 async def look(path: Path) -> Seen:
     """Read what the checks need from the database, as it is."""
     try:
-        with as_it_is(path) as found:
-            facts = found.facts()
-            damage = found.damage(thorough=False)
+        with open_read_only(path) as found:
+            facts = found.schema_info()
+            damage = found.find_damage(thorough=False)
             if not facts.ours:
                 return Seen(facts, damage)
             held = await contents(found.fetch)
@@ -83,13 +83,13 @@ async def ask(url: str) -> Seen:
     try:
         from gateway.store.postgres import migrate as server  # noqa: PLC0415 - only a fleet has asyncpg
 
-        async with server.as_it_is(url) as (fetch, schema):
-            facts = Facts(ours=bool(schema), empty=not schema, schema=schema)
+        async with server.open_read_only(url) as (fetch, schema):
+            facts = SchemaInfo(ours=bool(schema), empty=not schema, schema=schema)
             if not schema:
                 return Seen(facts)
             held = await contents(fetch)
             waits, needs = await waiting(fetch), await sealed_with(fetch)
-            return Seen(facts, None, held, waits, needs, await server.served(fetch))
+            return Seen(facts, None, held, waits, needs, await server.is_served(fetch))
     except (StoreRefused, StoreUnavailable, ModuleNotFoundError) as error:
         return Seen(fault=str(error))
 

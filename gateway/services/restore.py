@@ -21,14 +21,21 @@ from gateway.core.restore_diff import Revived, all_good, revived
 from gateway.core.times import Clock, from_text, to_text
 from gateway.core.tokens import KeyRing
 from gateway.runtime.files import sync
-from gateway.services.backup import DATABASE, Backup, BackupRefused, Manifest, Place
+from gateway.services.backup import DATABASE, Backup, BackupRefused, GatewayFiles, Manifest
 from gateway.store import key_file, restore_mark
 from gateway.store.engine import Engine, Fetch, StoreRefused, StoreRefusedForNow
 from gateway.store.key_file import KeyFileUnusable
 from gateway.store.restore_mark import Waiting, waiting
 from gateway.store.sqlite.engine import open_sqlite
-from gateway.store.sqlite.migrate import alone, released
-from gateway.store.sqlite.snapshot import as_it_is, duplicate, mark, put, single, temporary
+from gateway.store.sqlite.migrate import exclusively, released
+from gateway.store.sqlite.snapshot import (
+    copy_file,
+    into_one_file,
+    mark_as_copy,
+    open_read_only,
+    put_in_place,
+    temporary,
+)
 
 _LOGS: Final = ("-wal", "-journal")
 """What SQLite may keep beside a database, as a part of it."""
@@ -52,7 +59,7 @@ class _Present:
     aside: tuple[str, ...] = ()
 
 
-async def restore(backup: Backup, place: Place, actor: Actor, clock: Clock) -> Restored:
+async def restore(backup: Backup, place: GatewayFiles, actor: Actor, clock: Clock) -> Restored:
     """Put the backup in its place, while nobody uses the database that is there.
 
     Raises:
@@ -60,7 +67,7 @@ async def restore(backup: Backup, place: Place, actor: Actor, clock: Clock) -> R
         StoreRefused, StoreUnavailable: the database is in use, or its folder cannot be used.
         KeyFileUnusable: the keys cannot be written.
     """
-    with alone(place.database, why="before you restore"):
+    with exclusively(place.database, why="before you restore"):
         _sweep(place.database)
         try:
             with temporary(place.database) as unfinished:
@@ -70,13 +77,13 @@ async def restore(backup: Backup, place: Place, actor: Actor, clock: Clock) -> R
 
 
 async def _restore(
-    backup: Backup, place: Place, unfinished: Path, actor: Actor, now: datetime
+    backup: Backup, place: GatewayFiles, unfinished: Path, actor: Actor, now: datetime
 ) -> Restored:
     manifest = backup.manifest
     backup.take(DATABASE, unfinished)
-    with as_it_is(unfinished) as taken:
+    with open_read_only(unfinished) as taken:
         await backup.check(taken, released()[-1][0])
-    mark(unfinished, from_text(manifest.at))
+    mark_as_copy(unfinished, from_text(manifest.at))
     keys = backup.take_keys(unfinished.with_name("keys"))
     present = await _look(place.database)
     aside = None if present is None else _free(place.database, now)
@@ -97,13 +104,13 @@ async def _restore(
     known = [*(present.aside if present else ()), *([str(aside)] if aside else [])]
     async with open_sqlite(unfinished, tell=_nobody) as engine:
         await engine.write(lambda transaction: restore_mark.note(transaction, known, event))
-    if not single(unfinished):
+    if not into_one_file(unfinished):
         raise BackupRefused(f"{unfinished} is in use")
     # The keys come first: with those of both, either database is as good as it was.
     keys_aside = _put_keys(keys, place.key_file, now)
     if present is not None and aside is not None:
         _put_aside(place.database, aside, sound=present.sound)
-    put(unfinished, place.database)
+    put_in_place(unfinished, place.database)
     return Restored(manifest, aside, keys_aside)
 
 
@@ -118,11 +125,11 @@ async def _look(database: Path) -> _Present | None:
     if not await asyncio.to_thread(database.exists):
         return None
     try:
-        with as_it_is(database) as found:
-            facts = found.facts()
+        with open_read_only(database) as found:
+            facts = found.schema_info()
             if not facts.ours and not facts.empty:
                 raise StoreRefused(f"{database} is a database of another program")
-            if found.damage(thorough=False) is not None:
+            if found.find_damage(thorough=False) is not None:
                 return _Present(sound=False)
             if facts.empty:
                 present = _Present(sound=True)
@@ -135,7 +142,7 @@ async def _look(database: Path) -> _Present | None:
                     head=await restore_mark.head(found.fetch),
                     aside=() if waits is None else waits.aside,
                 )
-        if not single(database):
+        if not into_one_file(database):
             raise StoreRefusedForNow(f"a command has {database} open: try again when it has ended")
     except sqlite3.Error:
         return _Present(sound=False)
@@ -161,12 +168,12 @@ def _put_aside(database: Path, aside: Path, *, sound: bool) -> None:
     comes.
     """
     if sound:
-        duplicate(database, aside)
+        copy_file(database, aside)
         return
     for suffix in _LOGS:
         log = Path(f"{database}{suffix}")
         if log.exists():
-            duplicate(log, Path(f"{aside}{suffix}"))
+            copy_file(log, Path(f"{aside}{suffix}"))
     database.rename(aside)
     for suffix in (*_LOGS, "-shm"):
         Path(f"{database}{suffix}").unlink(missing_ok=True)
@@ -197,7 +204,7 @@ def _put_keys(keys: KeyRing | None, path: Path, now: datetime) -> Path | None:
         if len(ring.keys) == len(there.keys):
             return None
     aside = _free(path, now)
-    duplicate(path, aside)
+    copy_file(path, aside)
     key_file.replace(path, ring)
     return aside
 
@@ -234,7 +241,7 @@ async def review(fetch: Fetch, now: datetime) -> Review | None:
     reasons = [] if waits.aside else ["the database that it replaced is not known here"]
     for name in waits.aside:
         try:
-            with as_it_is(Path(name)) as aside:
+            with open_read_only(Path(name)) as aside:
                 if not await _is_later(aside.fetch, fetch, waits.seq):
                     reasons.append(f"{name} is not a later state of it")
                     continue

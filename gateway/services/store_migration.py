@@ -19,9 +19,9 @@ from gateway.store.engine import Engine, StoreRefused, StoreUnavailable, Tell
 from gateway.store.last_seen import confirmed
 from gateway.store.postgres.bulk_load import BulkLoad, bulk_load
 from gateway.store.postgres.migrate import set_up
-from gateway.store.sqlite.guard import sentence
-from gateway.store.sqlite.migrate import alone, released, resolve
-from gateway.store.sqlite.snapshot import AsItIs, as_it_is, mark
+from gateway.store.sqlite.guard import describe
+from gateway.store.sqlite.migrate import exclusively, released, resolve
+from gateway.store.sqlite.snapshot import ReadOnlyDatabase, mark_as_copy, open_read_only
 from gateway.store.tables import MOVED
 
 _BATCH: Final = 1000
@@ -49,41 +49,41 @@ async def move(path: Path, url: str, clock: Clock, tell: Tell, progress: Progres
     path = resolve(path)
     if not path.exists():
         raise StoreRefused(f"there is no database {path}")
-    with alone(path, why="before its database is moved"):
+    with exclusively(path, why="before its database is moved"):
         try:
-            with as_it_is(path) as source:
+            with open_read_only(path) as source:
                 _check(source, path)
                 await set_up(url, create=True, tell=tell)
                 moved = await _move(source, url, clock, progress)
             # From here on the truth is on the server.
-            await asyncio.to_thread(mark, path, clock())
+            await asyncio.to_thread(mark_as_copy, path, clock())
         except (OSError, sqlite3.Error) as error:
-            raise StoreUnavailable(sentence(path, error)) from error
+            raise StoreUnavailable(describe(path, error)) from error
     return moved
 
 
 def count(path: Path) -> dict[str, int]:
     """How many rows of each table there are to move. Raises `StoreUnavailable`."""
     try:
-        with as_it_is(path) as source:
+        with open_read_only(path) as source:
             return {table.name: source.count(table) for table in MOVED}
     except sqlite3.Error as error:
-        raise StoreUnavailable(sentence(path, error)) from error
+        raise StoreUnavailable(describe(path, error)) from error
 
 
-def _check(source: AsItIs, path: Path) -> None:
-    facts, newest = source.facts(), released()[-1][0]
+def _check(source: ReadOnlyDatabase, path: Path) -> None:
+    facts, newest = source.schema_info(), released()[-1][0]
     if not facts.ours or facts.schema != newest:
         raise StoreRefused(
             f"{path} is no database of this version; a command such as `ice-gateway ices list`"
             " migrates an older one"
         )
-    damage = source.damage(thorough=True)
+    damage = source.find_damage(thorough=True)
     if damage is not None:
         raise StoreRefused(f"{path} is damaged: {damage}")
 
 
-async def _move(source: AsItIs, url: str, clock: Clock, progress: Progress) -> Moved:
+async def _move(source: ReadOnlyDatabase, url: str, clock: Clock, progress: Progress) -> Moved:
     async with bulk_load(url) as target:
         await target.check_empty()
         await target.guard_log(guarded=False)
@@ -97,7 +97,7 @@ async def _move(source: AsItIs, url: str, clock: Clock, progress: Progress) -> M
         return await _verify(source, target, clock)
 
 
-async def _verify(source: AsItIs, target: BulkLoad, clock: Clock) -> Moved:
+async def _verify(source: ReadOnlyDatabase, target: BulkLoad, clock: Clock) -> Moved:
     """Check that everything has arrived, then let numbers and the audit log continue behind it."""
     counts = {}
     for table in MOVED:
@@ -115,6 +115,6 @@ async def _verify(source: AsItIs, target: BulkLoad, clock: Clock) -> Moved:
     return Moved(counts, head)
 
 
-def _audit(readable: AsItIs | BulkLoad, clock: Clock) -> Audit:
+def _audit(readable: ReadOnlyDatabase | BulkLoad, clock: Clock) -> Audit:
     """The audit log of a database that can only be read: `head` and `verify` need no more."""
     return Audit(engine=cast("Engine", readable), clock=clock)

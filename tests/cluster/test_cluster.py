@@ -111,7 +111,7 @@ async def test_a_lost_notification_loses_no_drop(cluster, monkeypatch):
     ice = await cluster.ice()
     connection = await ice.at(cluster.b).connect()
     watcher = cluster.b.gateway.engine._watcher
-    async with watcher.turn:
+    async with watcher.lock:
         await watcher._connection.execute("UNLISTEN *")
     done = await cluster.a.act("lab-1", "deregister")
     await connection.expect_dropped(4101)

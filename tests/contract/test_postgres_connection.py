@@ -28,8 +28,8 @@ async def engine(database_url):
 async def used(engine) -> list[int]:
     """Use each of its connections; the servers' processes."""
     pids = []
-    for line in engine._lines:
-        [(pid,)] = await line.fetch("SELECT pg_backend_pid()", ())
+    for link in engine._links:
+        [(pid,)] = await link.fetch("SELECT pg_backend_pid()", ())
         pids.append(pid)
     return pids
 
@@ -46,7 +46,7 @@ async def test_a_server_that_fails_over_is_left_on_every_connection(engine, numb
     before = await used(engine)
     assert len(before) == 8, "the number of an engine's connections has changed: change the range"
     with refusing(StoreUnavailable, f"a connection that is told {state}"):
-        await engine._lines[number].fetch(
+        await engine._links[number].fetch(
             f"DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{state}'; END $$", ()
         )
     assert not {*before} & {*await used(engine)}
@@ -54,8 +54,8 @@ async def test_a_server_that_fails_over_is_left_on_every_connection(engine, numb
 
 
 async def test_a_writer_whose_server_became_read_only_dials_anew(engine):
-    line = engine._writes._line
-    await line.fetch("SET default_transaction_read_only = on", ())
+    link = engine._writes._link
+    await link.fetch("SET default_transaction_read_only = on", ())
     with refusing(StoreUnavailable, "a write on a server that is read-only"):
         await append(engine, an_event())
     await append(engine, an_event("after"))
@@ -87,10 +87,10 @@ async def test_a_failover_is_followed_and_the_old_primary_is_not_spoken_to_again
             await soon(written(engine), "a write on the new primary")
             first.start_as_standby()
             await used(engine)
-            for line in engine._lines:
-                line.cut()
-            for line in engine._lines:
-                assert await line.fetch("SELECT pg_is_in_recovery()", ()) == [(False,)]
+            for link in engine._links:
+                link.drop()
+            for link in engine._links:
+                assert await link.fetch("SELECT pg_is_in_recovery()", ()) == [(False,)]
             assert [entry.event.action for entry in await log(engine)] == ["before", "after"]
 
 
@@ -101,8 +101,8 @@ async def test_an_address_at_which_there_is_a_replica_now_is_not_read_from():
             await append(engine, an_event("before"))
             server.stop()
             server.start_as_standby()
-            for line in engine._lines:
-                line.cut()
+            for link in engine._links:
+                link.drop()
             for read in (engine.fetch, engine.look_up, engine.follow):
                 with refusing(StoreUnavailable, f"{read} at a replica") as caught:
                     await read("SELECT 1")
@@ -129,7 +129,7 @@ async def test_a_host_that_is_silent_keeps_nobody_waiting(database_url):
 async def test_both_ends_of_every_connection_give_up_a_peer_that_vanished(engine):
     """Within the 20 s that are less than the lease of 30 s, instead of the two hours of TCP."""
     await used(engine)
-    for line in engine._lines:
+    for link in engine._links:
         there = {
             "tcp_keepalives_idle": "10",
             "tcp_keepalives_interval": "5",
@@ -139,8 +139,8 @@ async def test_both_ends_of_every_connection_give_up_a_peer_that_vanished(engine
             "statement_timeout": "10s",
         }
         for name, value in there.items():
-            assert await line.fetch(f"SHOW {name}", ()) == [(value,)], name
-        here = line._connection._transport.get_extra_info("socket")
+            assert await link.fetch(f"SHOW {name}", ()) == [(value,)], name
+        here = link._connection._transport.get_extra_info("socket")
         assert here.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
         for name, number in (
             ("TCP_KEEPIDLE", 10),
@@ -171,7 +171,7 @@ async def test_a_gateway_whose_connections_were_forgotten_takes_its_own_name_aga
         await engine.follow("SELECT 1")
         [(ghost,)] = await engine.follow("SELECT pg_backend_pid()")
         relay.forget()
-        with refusing(StoreUnavailable, "a query over a line that was forgotten"):
+        with refusing(StoreUnavailable, "a query over a link that was forgotten"):
             await engine.follow("SELECT 1")
         [(pid,)] = await soon(engine.follow("SELECT pg_backend_pid()"), "the name again")
         assert pid != ghost

@@ -24,7 +24,7 @@ from gateway.store.sqlite import engine as sqlite
 from gateway.store.sqlite import migrate, snapshot
 from gateway.store.sqlite.engine import open_sqlite
 from gateway.store.sqlite.migrate import is_served, released
-from gateway.store.sqlite.snapshot import APPLICATION_ID, as_it_is, single
+from gateway.store.sqlite.snapshot import APPLICATION_ID, into_one_file, open_read_only
 from tests.contract.domain import (
     NOW,
     RULE_BROKEN,
@@ -475,7 +475,7 @@ async def test_a_copy_that_an_upgrade_keeps_says_that_it_is_one(path, monkeypatc
     async with open_sqlite(path) as engine:
         assert await waiting(engine.fetch) is None
     kept = path.with_name(f"ice.db.before-schema-{steps[-1][0] + 1}")
-    with as_it_is(kept) as found:
+    with open_read_only(kept) as found:
         assert (await waiting(found.fetch)).seq == 1
 
 
@@ -525,7 +525,7 @@ async def test_a_copy_put_back_by_hand_gets_its_log_again(path):
     """A copy is one file, without SQLite's log (WAL) beside it."""
     async with open_sqlite(path) as engine:
         await add_user(engine, "alice")
-    assert single(path)
+    assert into_one_file(path)
     async with open_sqlite(path) as engine:
         assert await engine.fetch("PRAGMA journal_mode") == [("wal",)]
 

@@ -12,7 +12,7 @@ from gateway.services import store_migration
 from gateway.store import restore_mark
 from gateway.store.postgres.engine import open_postgres
 from gateway.store.sqlite.engine import open_sqlite
-from gateway.store.sqlite.snapshot import mark
+from gateway.store.sqlite.snapshot import mark_as_copy
 from gateway.store.tables import MOVED, TABLES, Forgotten
 from tests.contract.test_schemas import ONLY_ON_POSTGRESQL, tables_of
 from tests.unit.test_structure import sql_of
@@ -84,7 +84,7 @@ async def test_every_table_of_the_server_is_listed_with_who_numbers_it(database_
 
 def test_a_copy_keeps_the_rows_that_it_is_to_keep(path):
     assert with_rows(path) == set(NAMES)
-    mark(path, utc_now())
+    mark_as_copy(path, utc_now())
     assert with_rows(path) == {table.name for table in TABLES if table.copied}
 
 

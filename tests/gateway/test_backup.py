@@ -18,13 +18,13 @@ from gateway.core.roles import Role
 from gateway.core.times import utc_now
 from gateway.core.tokens import Key, KeyRing
 from gateway.services import backup as backups
-from gateway.services.backup import Backup, BackupRefused, Place, back_up
+from gateway.services.backup import Backup, BackupRefused, GatewayFiles, back_up
 from gateway.services.restore import restore
 from gateway.store import key_file
 from gateway.store.events import Events
 from gateway.store.key_file import KeyFileUnusable
 from gateway.store.restore_mark import head, standing, waiting
-from gateway.store.sqlite.snapshot import as_it_is
+from gateway.store.sqlite.snapshot import open_read_only
 from tests.support.harness import ADMIN, harness, settings_for
 from tests.support.ice import PATIENCE
 
@@ -41,7 +41,7 @@ async def provision(opened, name):
 
 async def make(settings, folder):
     async with desk(settings) as opened:
-        return await back_up(opened.engine, Place.of(settings), folder, ADMIN, utc_now)
+        return await back_up(opened.engine, GatewayFiles.of(settings), folder, ADMIN, utc_now)
 
 
 @contextlib.contextmanager
@@ -65,14 +65,14 @@ async def test_a_backup_beside_a_busy_gateway_is_of_one_moment(tmp_path, monkeyp
                 progress.clear()
                 await progress.wait()
 
-    real = backups.copy
+    real = backups.copy_database
 
     def copy_amid_writes(*args):
         asyncio.run_coroutine_threadsafe(more(), loop).result()
         real(*args)
         asyncio.run_coroutine_threadsafe(more(), loop).result()
 
-    monkeypatch.setattr(backups, "copy", copy_amid_writes)
+    monkeypatch.setattr(backups, "copy_database", copy_amid_writes)
     async with harness(tmp_path) as running:
         gateway = running.gateway
 
@@ -97,9 +97,9 @@ async def test_a_backup_beside_a_busy_gateway_is_of_one_moment(tmp_path, monkeyp
     # Restored elsewhere, it is exactly what the log tells up to that event.
     other = settings_for(tmp_path / "other")
     other.database_path.parent.mkdir()
-    await restore(Backup.find(tmp_path / "backup"), Place.of(other), ADMIN, utc_now)
+    await restore(Backup.find(tmp_path / "backup"), GatewayFiles.of(other), ADMIN, utc_now)
     keys = key_file.read(other.key_file)
-    with as_it_is(other.database_path) as restored:
+    with open_read_only(other.database_path) as restored:
         entries = (await standing(restored.fetch)).entries
         kept = await Events(restored.fetch).after(0, 100_000)
     told = {entry.event.ice_name for entry in history[:seq]} - {None}
@@ -120,7 +120,7 @@ async def test_a_key_that_comes_or_goes_meanwhile_is_not_missed(
     """Each entry of the copy has its key in the copy, at whichever moment the keys change."""
     async with desk(settings) as opened:
         tokens = [await provision(opened, "lab-1")]
-        real, copies = backups.copy, []
+        real, copies = backups.copy_database, []
 
         def copy_while_keys_change(source, target):
             if not copies:  # the first time the keys change beneath it
@@ -143,11 +143,11 @@ async def test_a_key_that_comes_or_goes_meanwhile_is_not_missed(
             tokens.append(await provision(opened, "lab-2"))
 
         loop = asyncio.get_running_loop()
-        monkeypatch.setattr(backups, "copy", copy_while_keys_change)
+        monkeypatch.setattr(backups, "copy_database", copy_while_keys_change)
         await make(settings, tmp_path / "backup")
     assert len(copies) == 2, "a copy beside other keys was expected to be made again"
     keys = key_file.read(tmp_path / "backup" / backups.KEYS)
-    with as_it_is(tmp_path / "backup" / backups.DATABASE) as made:
+    with open_read_only(tmp_path / "backup" / backups.DATABASE) as made:
         entries = (await standing(made.fetch)).entries
     assert [keys.open(token).digest for token in tokens] == [
         entries[name].token for name in ("lab-1", "lab-2")
@@ -161,8 +161,8 @@ async def test_keys_that_never_rest_are_told(tmp_path, settings, monkeypatch):
     def change(*_):
         key_file.replace(settings.key_file, key_file.read(settings.key_file))
 
-    real = backups.copy
-    monkeypatch.setattr(backups, "copy", lambda *args: (real(*args), change()))
+    real = backups.copy_database
+    monkeypatch.setattr(backups, "copy_database", lambda *args: (real(*args), change()))
     with refused("changes all the time"):
         await make(settings, tmp_path / "backup")
     assert not (tmp_path / "backup").exists()
@@ -190,9 +190,9 @@ async def test_what_a_backup_is(tmp_path, settings):
         [*_, entry] = await Events(opened.engine.fetch).after(0, 100)
     assert (entry.event.action, entry.event.detail) == ("backup", {"folder": str(folder)})
     assert manifest.head == f"{entry.seq}:{entry.digest()}", "it holds the event of its making"
-    with as_it_is(folder / "ice-gateway.db") as made:
+    with open_read_only(folder / "ice-gateway.db") as made:
         assert (await waiting(made.fetch)).seq == entry.seq
-        assert made.damage(thorough=True) is None
+        assert made.find_damage(thorough=True) is None
     assert {path.name for path in folder.iterdir()} == files, "to read it makes no file"
 
 
@@ -211,7 +211,7 @@ async def test_a_copy_has_no_logins_and_no_sessions(tmp_path, settings):
     counts = "SELECT (SELECT count(*) FROM logins), (SELECT count(*) FROM ice_sessions)"
     async with desk(settings) as opened:
         assert await opened.engine.fetch(counts) == [(1, 1)]
-    with as_it_is(tmp_path / "backup" / backups.DATABASE) as made:
+    with open_read_only(tmp_path / "backup" / backups.DATABASE) as made:
         assert await made.fetch(counts) == [(0, 0)]
         [(lastseen,)] = await made.fetch("SELECT lastseen FROM ice_tokens")
     assert lastseen == "2026-11-22T09:30:00.000000Z", "it is not earlier than what was shown"
@@ -222,7 +222,7 @@ async def test_a_new_gateway_has_no_keys_to_back_up(tmp_path, settings):
     assert manifest.files.keys() == {"ice-gateway.db"}
     other = settings_for(tmp_path / "other")
     other.database_path.parent.mkdir()
-    await restore(Backup.find(tmp_path / "backup"), Place.of(other), ADMIN, utc_now)
+    await restore(Backup.find(tmp_path / "backup"), GatewayFiles.of(other), ADMIN, utc_now)
     assert not other.key_file.exists()
 
 
@@ -247,14 +247,14 @@ async def test_nothing_is_overwritten(tmp_path, settings):
 
 
 async def test_of_two_at_once_the_second_is_refused(tmp_path, settings, monkeypatch):
-    real = backups.copy
+    real = backups.copy_database
 
     def somebody_was_faster(*args):
         real(*args)
         (tmp_path / "backup").mkdir()
         (tmp_path / "backup" / "manifest.json").write_text("theirs")
 
-    monkeypatch.setattr(backups, "copy", somebody_was_faster)
+    monkeypatch.setattr(backups, "copy_database", somebody_was_faster)
     with refused("cannot be made"):
         await make(settings, tmp_path / "backup")
     assert [path.name for path in (tmp_path / "backup").iterdir()] == ["manifest.json"]
@@ -348,7 +348,7 @@ async def test_a_backup_that_is_not_whole_is_refused(tmp_path, settings, backup,
     harm(backup)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     with refused(word):
-        await restore(Backup.find(backup), Place.of(settings), ADMIN, utc_now)
+        await restore(Backup.find(backup), GatewayFiles.of(settings), ADMIN, utc_now)
     after = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     after.pop("ice.db.serve.lock", None)
     assert after == before, "a refused restore was expected to change nothing"

@@ -22,7 +22,7 @@ from gateway.core.ice import IceType
 from gateway.core.times import to_text, utc_now
 from gateway.core.tokens import Key, KeyRing
 from gateway.services import doctor, doctor_network
-from gateway.services.backup import DATABASE, Place, back_up
+from gateway.services.backup import DATABASE, GatewayFiles, back_up
 from gateway.services.doctor import Doctor
 from gateway.store import key_file
 from gateway.store.sqlite.migrate import released
@@ -209,7 +209,7 @@ def test_a_database_that_is_not_as_it_should_be(settings, tmp_path, harm, level,
 def test_a_restored_table_that_waits(settings, tmp_path):
     async def work():
         async with desk(settings) as opened:
-            place = Place.of(settings)
+            place = GatewayFiles.of(settings)
             await back_up(opened.engine, place, tmp_path / "backup", ADMIN, utc_now)
 
     asyncio.run(work())

@@ -20,14 +20,14 @@ from gateway.core.ice import IceType
 from gateway.core.roles import Role
 from gateway.core.times import utc_now
 from gateway.core.tokens import Key, KeyRing
-from gateway.services.backup import Backup, Place, back_up
+from gateway.services.backup import Backup, GatewayFiles, back_up
 from gateway.services.restore import confirm, restore, review
 from gateway.store import key_file
 from gateway.store.engine import StoreRefused
 from gateway.store.events import Events
 from gateway.store.key_file import KeyFileUnusable
 from gateway.store.restore_mark import head, standing, waiting
-from gateway.store.sqlite.snapshot import as_it_is
+from gateway.store.sqlite.snapshot import open_read_only
 from tests.support.harness import ADMIN, harness, settings_for
 from tests.support.ice import PATIENCE, until
 
@@ -44,18 +44,18 @@ async def provision(opened, name):
 
 async def make(settings, folder):
     async with desk(settings) as opened:
-        await back_up(opened.engine, Place.of(settings), folder, ADMIN, utc_now)
+        await back_up(opened.engine, GatewayFiles.of(settings), folder, ADMIN, utc_now)
     return folder
 
 
 async def put_back(settings, folder):
-    return await restore(Backup.find(folder), Place.of(settings), ADMIN, utc_now)
+    return await restore(Backup.find(folder), GatewayFiles.of(settings), ADMIN, utc_now)
 
 
 async def names(path):
     """The ICEs in a database, whole; read as it is."""
-    with as_it_is(path) as found:
-        assert found.damage(thorough=True) is None
+    with open_read_only(path) as found:
+        assert found.find_damage(thorough=True) is None
         return sorted((await standing(found.fetch)).entries)
 
 
@@ -383,7 +383,7 @@ async def test_a_key_file_of_another_gateway_is_refused(tmp_path, settings):
 _KILLED = """
 import asyncio, os, shutil, sys
 from pathlib import Path
-from gateway.services.backup import Backup, Place
+from gateway.services.backup import Backup, GatewayFiles
 from gateway.core.audit_event import Actor, Via
 from gateway.services.restore import restore
 from gateway.runtime.settings import load
@@ -410,7 +410,7 @@ def die_before(step):
 
 async def work(place):
     settings = load(None, {}, {"database.url": f"sqlite:///{place}/ice.db"})
-    await restore(Backup.find(template / "backup"), Place.of(settings),
+    await restore(Backup.find(template / "backup"), GatewayFiles.of(settings),
                   Actor("root", Via.COMMAND, "here"), utc_now)
 
 step, status = 0, 9
@@ -459,8 +459,8 @@ async def test_killed_at_any_step_it_leaves_the_old_database_or_the_new_one(tmp_
     for where in places:
         settings = settings_for(where)
         keys = key_file.read(settings.key_file)
-        with as_it_is(settings.database_path) as found:
-            assert found.damage(thorough=True) is None
+        with open_read_only(settings.database_path) as found:
+            assert found.find_damage(thorough=True) is None
             waits = await waiting(found.fetch)
             entries = sorted((await standing(found.fetch)).entries)
         assert keys.open(since).ice_name == "lab-2", "a newer key was lost"
@@ -504,7 +504,7 @@ async def test_killed_at_any_step_over_a_damaged_database_nothing_of_it_is_lost(
         assert damaged in [item.read_bytes() for item in where.glob("ice.db.before-restore-*Z")]
         if content is not None:
             assert not path.with_name("ice.db-wal").exists(), "an old log beside a new database"
-            with as_it_is(path) as found:
+            with open_read_only(path) as found:
                 assert await waiting(found.fetch) is not None
 
 

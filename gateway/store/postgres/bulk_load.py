@@ -13,7 +13,7 @@ from gateway.core.hash_chain import Head
 from gateway.runtime.database_url import shown
 from gateway.store.engine import Row, StoreRefused, StoreRefusedForNow
 from gateway.store.postgres.connection import connect, fetch_on
-from gateway.store.postgres.migrate import SERVE, told
+from gateway.store.postgres.migrate import SERVE, translating_errors
 from gateway.store.tables import MOVED, Table
 
 _LONG: Final = 3600.0
@@ -82,7 +82,7 @@ async def bulk_load(url: str) -> AsyncIterator[BulkLoad]:
         StoreUnavailable: it cannot be used now.
     """
     name = shown(url)
-    with told(name):
+    with translating_errors(name):
         connection = await connect(url, _LONG)
         try:
             if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", SERVE):

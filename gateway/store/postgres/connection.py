@@ -132,7 +132,7 @@ def _terminate(dialled: asyncio.Task[asyncpg.Connection]) -> None:
         dialled.result().terminate()
 
 
-class Line:
+class DatabaseLink:
     """One connection, made anew after it broke; a query at a time.
 
     `suspect` is called when the server said that it is no primary any more, or is going down: the
@@ -147,7 +147,7 @@ class Line:
         self._suspect = suspect
         self._patience = patience
         self._connection: asyncpg.Connection | None = None
-        self.turn = asyncio.Lock()
+        self.lock = asyncio.Lock()
         self.stale = False
         """Whether to dial anew before the next query."""
         self.condemned: str | None = None
@@ -158,12 +158,12 @@ class Line:
         if self.condemned is not None:
             raise StoreUnavailable(self.condemned)
         if self.stale:
-            self.cut()
+            self.drop()
         if self._connection is None or self._connection.is_closed():
-            self._connection = await self.ask(self._make())
+            self._connection = await self.run(self._make())
         return self._connection
 
-    async def ask(self, answer: Awaitable[T]) -> T:
+    async def run(self, answer: Awaitable[T]) -> T:
         """Wait for what was asked; lets only `StoreUnavailable` and broken rules out."""
         with self._faults():
             try:
@@ -171,19 +171,19 @@ class Line:
                     return await answer
             except _BROKEN:
                 # It may still be going on there; nobody waits for it.
-                self.cut()
+                self.drop()
                 raise
             except asyncpg.PostgresError as error:
                 if _is_no_primary(error):
-                    self.cut()
+                    self.drop()
                     self._suspect()
                 raise
 
     async def fetch(self, sql: str, params: Sequence[object]) -> list[Row]:
         """The rows of a query."""
-        async with self.turn:
+        async with self.lock:
             connection = await self.connected()
-            return rows(await self.ask(connection.fetch(sql, *map(askable, params))))
+            return rows(await self.run(connection.fetch(sql, *map(without_nul, params))))
 
     @contextlib.contextmanager
     def _faults(self) -> Iterator[None]:
@@ -210,7 +210,7 @@ class Line:
     def _unavailable(self, reason: str) -> StoreUnavailable:
         return StoreUnavailable(self._sentence(reason))
 
-    def cut(self) -> None:
+    def drop(self) -> None:
         """Give the connection up."""
         self.stale = False
         if self._connection is not None:
@@ -219,11 +219,11 @@ class Line:
 
     async def close(self) -> None:
         """End it, once the query in hand is done."""
-        async with self.turn:
+        async with self.lock:
             if self._connection is not None:
                 with contextlib.suppress(Exception):
                     await self._connection.close(timeout=1.0)
-            self.cut()
+            self.drop()
 
 
 def _is_no_primary(error: asyncpg.PostgresError) -> bool:
@@ -231,7 +231,7 @@ def _is_no_primary(error: asyncpg.PostgresError) -> bool:
     return state == _READ_ONLY or state.startswith(_OPERATOR_INTERVENTION)
 
 
-def askable(param: object) -> object:
+def without_nul(param: object) -> object:
     """What a query is given: no text here holds a NUL, and to ask for one is no reason for an error."""
     return param.replace("\0", "\ufffd") if isinstance(param, str) and "\0" in param else param
 

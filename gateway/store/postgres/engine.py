@@ -34,12 +34,12 @@ from gateway.store.postgres.connection import (
     IN_THE_WAY,
     PATIENCE,
     Connect,
-    Line,
-    askable,
+    DatabaseLink,
     connect,
     rows,
+    without_nul,
 )
-from gateway.store.postgres.migrate import SERVE, served, set_up
+from gateway.store.postgres.migrate import SERVE, is_served, set_up
 
 READS: Final = 4
 """Reads at once; see `sqlite.READS`."""
@@ -84,8 +84,8 @@ class PostgresEngine:
         self._seq: int | None = None
         self._held: asyncpg.Record | None = None
         """The server's process that holds our name, or did."""
-        self._readers = asyncio.LifoQueue[Line]()
-        self._lines: list[Line] = []
+        self._readers = asyncio.LifoQueue[DatabaseLink]()
+        self._links: list[DatabaseLink] = []
 
         def make() -> Awaitable[asyncpg.Connection]:
             return connect(url)
@@ -94,24 +94,24 @@ class PostgresEngine:
             return await self._listening(await connect(url))
 
         for _ in range(READS if node is not None else 1):
-            self._readers.put_nowait(self._line(make))
-        self._lookups = self._line(make)
-        self._watcher = self._line(make_watcher, NEWS_PATIENCE)
-        self._writes = PostgresWriter(self._line(make), self._committed)
-        self._notifier = self._line(make)
+            self._readers.put_nowait(self._link(make))
+        self._lookups = self._link(make)
+        self._watcher = self._link(make_watcher, NEWS_PATIENCE)
+        self._writes = PostgresWriter(self._link(make), self._committed)
+        self._notifier = self._link(make)
         self._notifying: asyncio.Task[None] | None = None
         self._unannounced = False
         self._mute = False
 
-    def _line(self, make: Connect, patience: float = PATIENCE) -> Line:
-        line = Line(make, self.name, self._suspect, patience)
-        self._lines.append(line)
-        return line
+    def _link(self, make: Connect, patience: float = PATIENCE) -> DatabaseLink:
+        link = DatabaseLink(make, self.name, self._suspect, patience)
+        self._links.append(link)
+        return link
 
     def _suspect(self) -> None:
-        """Dial all lines anew: their server has failed over, or is about to."""
-        for line in self._lines:
-            line.stale = True
+        """Dial all links anew: their server has failed over, or is about to."""
+        for link in self._links:
+            link.stale = True
 
     async def start(self) -> None:
         """Take the node's name, where this is for a gateway. Raises `StoreRefused`, `StoreUnavailable`."""
@@ -119,12 +119,12 @@ class PostgresEngine:
             before, lease = await self._sign_of_life()
             until = asyncio.get_running_loop().time() + lease
             try:
-                async with self._watcher.turn:
+                async with self._watcher.lock:
                     await self._watcher.connected()
             except StoreRefusedForNow:
                 log(f"the node {self._node} may have vanished: waiting for at most {lease:.0f} s")
                 await self._displace(before, until)
-                async with self._watcher.turn:
+                async with self._watcher.lock:
                     await self._watcher.connected()
 
     async def _displace(self, before: list[Row], until: float) -> None:
@@ -266,12 +266,12 @@ class PostgresEngine:
 
     async def is_served(self) -> bool:
         """See `Engine.is_served`."""
-        return await served(self.fetch)
+        return await is_served(self.fetch)
 
     def condemn(self, reason: str) -> None:
         """See `Engine.condemn`."""
-        for line in self._lines:
-            line.condemned = line.condemned or reason
+        for link in self._links:
+            link.condemned = link.condemned or reason
 
     async def close(self) -> None:
         """See `Engine.close`."""
@@ -281,7 +281,7 @@ class PostgresEngine:
             if self._notifying is not None:
                 self._notifying.cancel()
         self.condemn(f"the database {self.name} is being closed")
-        await asyncio.gather(*(line.close() for line in self._lines))
+        await asyncio.gather(*(link.close() for link in self._links))
 
 
 # --- writing -----------------------------------------------------------------------------------
@@ -290,9 +290,9 @@ class PostgresEngine:
 class PostgresWriter(Writer):
     """The one writer of this node; others write meanwhile."""
 
-    def __init__(self, line: Line, committed: Callable[[], None]) -> None:
+    def __init__(self, link: DatabaseLink, committed: Callable[[], None]) -> None:
         super().__init__(committed)
-        self._line = line
+        self._link = link
 
     async def transact(self, units: list[Unit[Any]]) -> list[Any]:
         """See `Writer.transact`."""
@@ -305,25 +305,25 @@ class PostgresWriter(Writer):
         return await self._transact(units)
 
     async def _transact(self, units: list[Unit[Any]]) -> list[Any]:
-        line = self._line
-        async with line.turn:
-            connection = await line.connected()
-            await line.ask(connection.execute("BEGIN"))
-            transaction = _PostgresTransaction(line, connection)
+        link = self._link
+        async with link.lock:
+            connection = await link.connected()
+            await link.run(connection.execute("BEGIN"))
+            transaction = _PostgresTransaction(link, connection)
             try:
                 results = [await unit(transaction) for unit in units]
             except BaseException:
-                await _roll_back(line, connection)
+                await _roll_back(link, connection)
                 raise
             try:
-                await line.ask(_commit(connection, transaction.appended))
+                await link.run(_commit(connection, transaction.appended))
             except BaseException as error:
                 if isinstance(error, StoreUnavailable) and not _rolled_back(error):
                     raise OutcomeUnknown(f"{error}; {_UNKNOWN}") from error
-                await _roll_back(line, connection)
+                await _roll_back(link, connection)
                 raise
             try:
-                await line.ask(_number(connection, transaction.appended))
+                await link.run(_number(connection, transaction.appended))
             except StoreUnavailable as error:
                 raise OutcomeUnknown(f"{error}; {_UNKNOWN}") from error
             return results
@@ -331,9 +331,9 @@ class PostgresWriter(Writer):
     async def obstacle(self) -> str | None:
         """See `Writer.obstacle`."""
         try:
-            async with self._line.turn:
-                connection = await self._line.connected()
-                await self._line.ask(connection.execute(_SAME))
+            async with self._link.lock:
+                connection = await self._link.connected()
+                await self._link.run(connection.execute(_SAME))
         except StoreUnavailable as error:
             return str(error)
         return None
@@ -343,10 +343,10 @@ async def _change_nothing(transaction: Transaction) -> None:
     await transaction.run(_SAME)
 
 
-async def _roll_back(line: Line, connection: asyncpg.Connection) -> None:
+async def _roll_back(link: DatabaseLink, connection: asyncpg.Connection) -> None:
     if not connection.is_closed():
         with contextlib.suppress(StoreUnavailable):
-            await line.ask(connection.execute("ROLLBACK"))
+            await link.run(connection.execute("ROLLBACK"))
 
 
 async def _commit(connection: asyncpg.Connection, appended: Sequence[Appended]) -> None:
@@ -381,19 +381,19 @@ def _literal(text: str) -> str:
 
 
 class _PostgresTransaction:
-    def __init__(self, line: Line, connection: asyncpg.Connection) -> None:
-        self._line = line
+    def __init__(self, link: DatabaseLink, connection: asyncpg.Connection) -> None:
+        self._link = link
         self._connection = connection
         self.appended: list[Appended] = []
 
     async def fetch(self, sql: str, *params: object) -> list[Row]:
-        return rows(await self._line.ask(self._connection.fetch(sql, *map(askable, params))))
+        return rows(await self._link.run(self._connection.fetch(sql, *map(without_nul, params))))
 
     async def hold(self, sql: str, *params: object) -> list[Row]:
         return await self.fetch(f"{sql} FOR NO KEY UPDATE", *params)
 
     async def run(self, sql: str, *params: object) -> int:
-        done = await self._line.ask(self._connection.execute(sql, *params))
+        done = await self._link.run(self._connection.execute(sql, *params))
         count = done.rpartition(" ")[2]  # such as UPDATE 3 or INSERT 0 3
         return int(count) if count.isdigit() else 0
 

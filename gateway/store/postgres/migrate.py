@@ -34,7 +34,7 @@ SERVE: Final = 1_002
 """and of the gateway that serves a database."""
 
 
-async def served(fetch: Fetch) -> bool:
+async def is_served(fetch: Fetch) -> bool:
     """Whether a gateway runs on the database now."""
     [(held,)] = await fetch(
         "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted"
@@ -45,13 +45,13 @@ async def served(fetch: Fetch) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def as_it_is(url: str) -> AsyncIterator[tuple[Fetch, int]]:
+async def open_read_only(url: str) -> AsyncIterator[tuple[Fetch, int]]:
     """Its `fetch` and its schema (0 where it has no tables of ours), without changing a thing.
 
     Raises `StoreRefused` and `StoreUnavailable`.
     """
     name = shown(url)
-    with told(name):
+    with translating_errors(name):
         connection = await connect(url, _LONG)
         try:
             yield fetch_on(connection), await _version(connection, name)
@@ -67,7 +67,7 @@ async def set_up(url: str, *, create: bool, tell: Tell) -> None:
         StoreUnavailable: it cannot be reached or used now.
     """
     name = shown(url)
-    with told(name):
+    with translating_errors(name):
         connection = await connect(url, _LONG)
         try:
             await _check(connection, url)
@@ -79,7 +79,7 @@ async def set_up(url: str, *, create: bool, tell: Tell) -> None:
 
 
 @contextlib.contextmanager
-def told(name: str) -> Iterator[None]:
+def translating_errors(name: str) -> Iterator[None]:
     """Let only `StoreRefused` and `StoreUnavailable` out, with what to change."""
     try:
         yield

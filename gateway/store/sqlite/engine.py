@@ -28,7 +28,7 @@ from gateway.store.engine import (
 )
 from gateway.store.group_commit import Writer
 from gateway.store.sqlite.guard import Guard, may_be_done
-from gateway.store.sqlite.migrate import BUSY_TIMEOUT, held, is_served, resolve, set_up
+from gateway.store.sqlite.migrate import BUSY_TIMEOUT, is_served, resolve, serving_lock, set_up
 
 _COMMANDS_WAIT: Final = 5
 """Times as long: beside a busy gateway a command may not get its turn at once."""
@@ -346,7 +346,7 @@ async def open_sqlite(
     path = resolve(path)
     with contextlib.ExitStack() as locks:
         if serving:
-            await asyncio.to_thread(lambda: locks.enter_context(held(path)))
+            await asyncio.to_thread(lambda: locks.enter_context(serving_lock(path)))
         # In a thread: it may wait for another process that is migrating.
         await asyncio.to_thread(set_up, path, serving=serving, create=create, tell=tell)
         engine = SqliteEngine(path, serving=serving)

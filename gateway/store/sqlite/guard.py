@@ -33,7 +33,7 @@ _UNDONE: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite
 _UNKNOWN: Final = "it is not known whether the last change was made: look before you try again"
 
 
-def sentence(path: Path, error: Exception, doing: str = "used") -> str:
+def describe(path: Path, error: Exception, doing: str = "used") -> str:
     """Why the database cannot be used (or opened), and what to do."""
     advice = _ADVICE.get(_code(error))
     return f"the database {path} cannot be {doing}: {error}" + (f"; {advice}" if advice else "")
@@ -105,7 +105,7 @@ class Guard:
             # A broken rule or a mistake of ours is not the database's fault.
             if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
                 raise
-            reason = sentence(self.path, error)
+            reason = describe(self.path, error)
             if _code(error) in _DAMAGE:
                 # What else is damaged is not known: to go on could destroy more.
                 self.damage = reason
@@ -124,7 +124,7 @@ class Guard:
 
     def unknown(self, error: sqlite3.Error) -> OutcomeUnknown:
         """What to raise where a COMMIT that `may_be_done` has failed with `error`."""
-        return OutcomeUnknown(f"{sentence(self.path, error)}; {_UNKNOWN}")
+        return OutcomeUnknown(f"{describe(self.path, error)}; {_UNKNOWN}")
 
     def _look(self) -> list[tuple[int, int] | None]:
         return [_identity(name) for name in self._names]

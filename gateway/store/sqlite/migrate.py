@@ -20,8 +20,15 @@ from gateway.core.times import utc_now
 from gateway.runtime.files import network_file_system, own
 from gateway.store import migrations
 from gateway.store.engine import StoreRefused, StoreRefusedForNow, StoreUnavailable, Tell
-from gateway.store.sqlite.guard import sentence
-from gateway.store.sqlite.snapshot import APPLICATION_ID, copy, mark, pragma, put, temporary
+from gateway.store.sqlite.guard import describe
+from gateway.store.sqlite.snapshot import (
+    APPLICATION_ID,
+    copy_database,
+    mark_as_copy,
+    pragma,
+    put_in_place,
+    temporary,
+)
 
 BUSY_TIMEOUT: Final = 2.0
 """Seconds to wait for another process that is writing."""
@@ -54,7 +61,7 @@ def is_served(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def held(path: Path) -> Iterator[None]:
+def serving_lock(path: Path) -> Iterator[None]:
     """Hold the database for the gateway that serves it. Raises `StoreRefused` where another does."""
     with lock(path, "serve", patience=_TAKE_OVER) as mine:
         if not mine:
@@ -82,7 +89,7 @@ def lock(path: Path, purpose: str, *, patience: float) -> Iterator[bool]:
 
 
 @contextlib.contextmanager
-def alone(path: Path, *, why: str) -> Iterator[None]:
+def exclusively(path: Path, *, why: str) -> Iterator[None]:
     """Let no gateway serve the database, and no command open it, meanwhile. Raises `StoreRefused`."""
     with lock(path, "serve", patience=0) as unserved, lock(path, "setup", patience=1) as mine:
         if not unserved:
@@ -173,7 +180,7 @@ def set_up(path: Path, *, serving: bool, create: bool, tell: Tell) -> None:
         except (OSError, sqlite3.Error) as error:
             if getattr(error, "sqlite_errorname", None) == "SQLITE_NOTADB":
                 raise StoreRefused(f"{path} is not an SQLite database") from error
-            raise StoreUnavailable(sentence(path, error, "opened")) from error
+            raise StoreUnavailable(describe(path, error, "opened")) from error
 
 
 def _bring_up(connection: sqlite3.Connection, path: Path, *, serving: bool, tell: Tell) -> None:
@@ -227,9 +234,9 @@ def _keep(path: Path, newest: int) -> Path:
     kept = path.with_name(f"{path.name}.before-schema-{newest}")
     try:
         with temporary(kept) as unfinished:
-            copy(path, unfinished)
-            mark(unfinished, utc_now())
-            put(unfinished, kept)
+            copy_database(path, unfinished)
+            mark_as_copy(unfinished, utc_now())
+            put_in_place(unfinished, kept)
     except (OSError, sqlite3.Error) as error:
         raise StoreUnavailable(
             f"the database {path} was not migrated, since it cannot be copied to {kept} first: {error}"

@@ -41,7 +41,7 @@ def temporary(target: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def put(unfinished: Path, target: Path) -> None:
+def put_in_place(unfinished: Path, target: Path) -> None:
     """Give a finished file its name, durably and at once; whatever had the name is replaced."""
     own(unfinished, target)
     sync(unfinished)
@@ -49,18 +49,18 @@ def put(unfinished: Path, target: Path) -> None:
     sync(target.parent)
 
 
-def duplicate(source: Path, target: Path) -> None:
+def copy_file(source: Path, target: Path) -> None:
     """Copy a file that nobody writes to; `target` is for its owner alone, and appears whole."""
     with temporary(target) as unfinished:
         os.close(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         shutil.copyfile(source, unfinished)
-        put(unfinished, target)
+        put_in_place(unfinished, target)
 
 
 # --- copies --------------------------------------------------------------------------------------
 
 
-def copy(source: Path, target: Path) -> None:
+def copy_database(source: Path, target: Path) -> None:
     """Copy the database as it is at one moment, while others may write to it.
 
     SQLite's backup in a single step reads one snapshot: no writer waits for it, and none, however
@@ -77,7 +77,7 @@ def copy(source: Path, target: Path) -> None:
     sync(target)
 
 
-def mark(path: Path, at: datetime) -> None:
+def mark_as_copy(path: Path, at: datetime) -> None:
     """Let a copy say that it is one (`0005_restore.sql`), without logins and sessions that are over.
 
     An older database, which knows nothing of it, is left as it is.
@@ -103,7 +103,7 @@ def mark(path: Path, at: datetime) -> None:
     sync(path)
 
 
-def single(path: Path) -> bool:
+def into_one_file(path: Path) -> bool:
     """Bring a database into one file, which proves that nobody has it open; False where somebody has.
 
     Raises `sqlite3.Error` where it is damaged.
@@ -122,7 +122,7 @@ def single(path: Path) -> bool:
 # --- reading -------------------------------------------------------------------------------------
 
 
-class AsItIs:
+class ReadOnlyDatabase:
     """Reads a database without changing a thing. Every method raises `sqlite3.Error`."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -133,10 +133,10 @@ class AsItIs:
         numbered = {str(number): value for number, value in enumerate(params, 1)}
         return self._connection.execute(sql, numbered).fetchall()
 
-    def facts(self) -> Facts:
+    def schema_info(self) -> SchemaInfo:
         """What the file says of itself."""
         [tables] = self._connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-        return Facts(
+        return SchemaInfo(
             ours=pragma(self._connection, "application_id") == APPLICATION_ID,
             empty=not tables,
             schema=pragma(self._connection, "user_version"),
@@ -154,7 +154,7 @@ class AsItIs:
         while rows := cursor.fetchmany(size):
             yield columns, rows
 
-    def damage(self, *, thorough: bool) -> str | None:
+    def find_damage(self, *, thorough: bool) -> str | None:
         """The first thing that is wrong with it; thorough means every index, too."""
         check = "integrity_check" if thorough else "quick_check"
         [found] = self._connection.execute(f"PRAGMA {check}(1)").fetchone()
@@ -165,7 +165,7 @@ class AsItIs:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class SchemaInfo:
     """Whether a file is a database of ours, or of nobody yet, and the number of its schema."""
 
     ours: bool
@@ -174,13 +174,13 @@ class Facts:
 
 
 @contextlib.contextmanager
-def as_it_is(path: Path) -> Iterator[AsItIs]:
+def open_read_only(path: Path) -> Iterator[ReadOnlyDatabase]:
     """Open a database to be read alone: no migration, no new file. Raises `sqlite3.Error`."""
     # A reader would leave the files of the log behind; where there are none nobody writes either.
     quiet = not any(Path(f"{path}{suffix}").exists() for suffix in ("-wal", "-journal"))
     uri = _uri(path, "ro") + ("&immutable=1" if quiet else "")
     with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
-        yield AsItIs(connection)
+        yield ReadOnlyDatabase(connection)
 
 
 def pragma(connection: sqlite3.Connection, name: str) -> int:
