@@ -1,4 +1,4 @@
-"""`ice-gateway doctor`: is everything as a gateway needs it, and if not, what is to be done?"""
+"""`ice-gateway doctor`."""
 
 from __future__ import annotations
 

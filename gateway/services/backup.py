@@ -1,7 +1,7 @@
 """A backup: a folder with the database and the keys of one moment, and a manifest to check them by.
 
-It is made while a gateway writes. The folder gets its name when all of it is on the disk, so that what
-has the name is complete.
+A gateway may write meanwhile. The folder gets its name last, when everything is on the disk: a folder with
+that name is complete.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ KEYS: Final = "ice-gateway.keys.json"
 MANIFEST: Final = "manifest.json"
 _FORMAT: Final = 1
 _ATTEMPTS: Final = 5
-"""Times that the database is copied because the key file changed meanwhile."""
+"""How often the database is copied anew because the key file has changed meanwhile."""
 
 
 class BackupRefused(Exception):
@@ -54,33 +54,33 @@ class BackupRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class GatewayFiles:
-    """Where a gateway keeps the two files that a backup is made of."""
+    """The two files of a gateway that a backup copies."""
 
     database: Path
     key_file: Path
 
     @classmethod
     def of(cls, settings: Settings) -> GatewayFiles:
-        """The files themselves, whatever links lead to them."""
+        """The files that the settings name; symbolic links are resolved."""
         return cls(settings.database_path.resolve(), settings.key_file.resolve())
 
 
-class Sealed(msgspec.Struct):
-    """A file of a backup."""
+class FileDigest(msgspec.Struct):
+    """Size in bytes and SHA-256 of a file of a backup."""
 
     bytes: int
     sha256: str
 
 
 class Manifest(msgspec.Struct):
-    """What a backup is: by which version, of which schema, when, up to which event (`SEQ:DIGEST`)."""
+    """`manifest.json`: `version` made it at `at`; `head` is the newest event in it (`SEQ:DIGEST`)."""
 
     format: int
     version: str
     schema: int
     at: str
     head: str
-    files: dict[str, Sealed]
+    files: dict[str, FileDigest]
 
 
 # --- making one ----------------------------------------------------------------------------------
@@ -91,8 +91,8 @@ async def back_up(
 ) -> Manifest:
     """Make a backup in `folder`, an absolute path, which must be new or empty.
 
-    It is recorded first: a backup that fails is one event too many, one that nobody knows of is a copy
-    of secrets too many.
+    The event is logged first. An event of a backup that then fails does no harm; a copy of the secrets that
+    is not in the log would.
 
     Raises:
         BackupRefused: `folder` is in use, cannot be written, or the database is damaged.
@@ -123,7 +123,7 @@ async def back_up(
 
 
 def check_free(folder: Path) -> None:
-    """Refuse a folder that holds something: nothing is ever overwritten. Raises `BackupRefused`."""
+    """Raise `BackupRefused` for a folder that holds something: a backup overwrites nothing."""
     try:
         taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
     except OSError as error:
@@ -136,7 +136,7 @@ def check_free(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _unfinished(folder: Path) -> Iterator[Path]:
-    """A folder (0700) beside it, which is to be given its name, or is removed."""
+    """A temporary folder (0700) beside `folder`. The caller renames it, or it is removed."""
     name = tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".unfinished", dir=folder.parent)
     try:
         yield Path(name)
@@ -145,11 +145,10 @@ def _unfinished(folder: Path) -> Iterator[Path]:
 
 
 def _copy_together(place: GatewayFiles, target: Path, now: datetime) -> None:
-    """Copy both so that each entry in the one has its key in the other.
+    """Copy both so that each entry of the database has its key in the key file.
 
-    The key file stayed as it is while the database was copied: so it is what it was at the moment that
-    the copy shows, when no key was missing. Copied simply one after the other, a key that was made or
-    retired in between could be missing, whichever came first.
+    The database is copied again if the key file has changed meanwhile. Otherwise the copy could lack a key
+    that was made or retired between the two copies, whichever comes first.
     """
     for _ in range(_ATTEMPTS):
         before = key_file.signature(place.key_file)
@@ -180,7 +179,7 @@ async def _describe(target: Path, now: datetime) -> Manifest:
             made.schema_info().schema,
             to_text(now),
             str(await head(made.fetch)),
-            _seals(target),
+            _digests(target),
         )
     _write(target / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
     return manifest
@@ -193,28 +192,28 @@ def _write(path: Path, content: bytes) -> None:
     sync(path)
 
 
-def _seals(folder: Path) -> dict[str, Sealed]:
-    return {path.name: _seal(path) for path in sorted(folder.iterdir())}
+def _digests(folder: Path) -> dict[str, FileDigest]:
+    return {path.name: _digest(path) for path in sorted(folder.iterdir())}
 
 
-def _seal(path: Path) -> Sealed:
+def _digest(path: Path) -> FileDigest:
     with path.open("rb") as file:
-        return Sealed(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+        return FileDigest(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
 
-# --- taking from one -----------------------------------------------------------------------------
+# --- reading one ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Backup:
-    """A backup that was found in a folder; every method raises `BackupRefused`."""
+    """A backup in a folder. Every method raises `BackupRefused`."""
 
     folder: Path
     manifest: Manifest
 
     @classmethod
     def find(cls, folder: Path) -> Backup:
-        """What the backup says of itself."""
+        """Read the manifest in `folder`."""
         try:
             manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
             from_text(manifest.at)
@@ -228,11 +227,11 @@ class Backup:
             )
         return cls(folder, manifest)
 
-    def take(self, name: str, target: Path) -> None:
-        """Copy one of its files to `target`, and check what has arrived."""
+    def extract(self, name: str, target: Path) -> None:
+        """Copy one of its files to `target`, and check its digest."""
         try:
             copy_file(self.folder / name, target)
-            found = _seal(target)
+            found = _digest(target)
         except OSError as error:
             raise BackupRefused(
                 f"{name} of the backup {self.folder} cannot be read: {error}"
@@ -242,15 +241,18 @@ class Backup:
                 f"the backup {self.folder} is damaged: {name} is not what {MANIFEST} says"
             )
 
-    def take_keys(self, target: Path) -> KeyRing | None:
-        """Its keys, by way of `target`; None where it has none, nor any ICE. Raises `KeyFileUnusable`."""
+    def extract_keys(self, target: Path) -> KeyRing | None:
+        """Its keys, copied to `target`; None where it has no key file. Raises `KeyFileUnusable`."""
         if KEYS not in self.manifest.files:
             return None
-        self.take(KEYS, target)
+        self.extract(KEYS, target)
         return key_file.parse(self.folder / KEYS, target.read_bytes())
 
     async def check(self, taken: ReadOnlyDatabase, newest: int) -> None:
-        """Refuse its database, once taken, where it is damaged or not what the manifest says."""
+        """Check its database, already extracted, for damage and against the manifest.
+
+        `newest` is the schema of this gateway.
+        """
         schema = self.manifest.schema
         if schema > newest:
             raise BackupRefused(
@@ -258,8 +260,8 @@ class Backup:
                 f" {newest}): upgrade the gateway first"
             )
         try:
-            facts, damage = taken.schema_info(), taken.find_damage(thorough=True)
-            if damage is None and (not facts.ours or facts.schema != schema):
+            info, damage = taken.schema_info(), taken.find_damage(thorough=True)
+            if damage is None and (not info.ours or info.schema != schema):
                 damage = f"it is no database of schema {schema}"
             if damage is None and str(await head(taken.fetch)) != self.manifest.head:
                 damage = "its audit log does not end where the manifest says"

@@ -1,4 +1,4 @@
-"""What `ice-gateway doctor` finds: a check, how it came out, and what to do. Pure."""
+"""The findings of `ice-gateway doctor`. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 class Level(enum.StrEnum):
-    """How a finding counts."""
+    """How bad a finding is."""
 
     OK = "ok"
     WARNING = "warning"
@@ -16,7 +16,7 @@ class Level(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a check has found; `remedy` says what to do where it is not ok."""
+    """The result of a check; `remedy` says what to do where it is not ok."""
 
     check: str
     level: Level
@@ -25,12 +25,12 @@ class Finding:
 
 
 def ok(check: str, text: str) -> Finding:
-    """All is well."""
+    """Nothing is wrong."""
     return Finding(check, Level.OK, text)
 
 
 def warning(check: str, text: str, remedy: str) -> Finding:
-    """It works, and somebody should look."""
+    """It works, but an operator should look at it."""
     return Finding(check, Level.WARNING, text, remedy)
 
 

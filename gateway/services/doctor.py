@@ -1,7 +1,7 @@
-"""Looks at all that a gateway needs, says what is wrong and what to do, and changes nothing.
+"""Checks everything a gateway needs, says what is wrong and what to do, and changes nothing.
 
-It works on a broken database, on none, and beside a gateway that runs. What one check meets is no
-reason not to make the others.
+It works without a database, on a broken one, and beside a running gateway. A check that fails does not stop
+the others.
 """
 
 from __future__ import annotations
@@ -33,26 +33,29 @@ from gateway.store.tables import COUNTED, Contents, contents
 
 _MIB: Final = 1024 * 1024
 _ROOM: Final = 64 * _MIB
-"""Bytes that have to be free on the database's disk, beside a copy of it."""
+"""Bytes that must be free on the database's disk besides room for a copy."""
 _LONG_LOG: Final = 64 * _MIB
-"""Bytes to which SQLite's log does not grow unless something reads without an end."""
+"""Bytes: SQLite's log grows beyond them only while a reader keeps a transaction open."""
 _SKEW: Final = 2.0
-"""Seconds by which a clock may be off without a word."""
+"""Seconds by which a clock may be off without a finding."""
 _NAMED: Final = 3
-"""ICEs that are named where there may be thousands."""
+"""How many ICEs a finding names: there may be thousands."""
 _BEGINNING: Final = 2026
-"""The year before which the clock of a machine that runs this cannot be right."""
+"""A clock that shows an earlier year is wrong."""
 _OTHERS: Final = 0o077
-_OTHERS_BUT_GROUP: Final = 0o027  # the key of TLS may well be root's, and the gateway's to read
+_OTHERS_BUT_GROUP: Final = 0o027  # root may own the TLS key and let the gateway's group read it
 _OTHERS_WRITE: Final = 0o022
 _RESTORE: Final = "stop the gateway and restore a backup: `ice-gateway restore DIR`"
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What of the database could be read; `fault` says why not more."""
+class DatabaseState:
+    """What could be read of the database; `fault` says why not more.
 
-    facts: SchemaInfo | None = None
+    `needs` are the names of the ICEs by the id of the key that their tokens need.
+    """
+
+    info: SchemaInfo | None = None
     damage: str | None = None
     contents: Contents | None = None
     waits: Waiting | None = None
@@ -61,41 +64,41 @@ class Seen:
     fault: str | None = None
 
 
-async def look(path: Path) -> Seen:
-    """Read what the checks need from the database, as it is."""
+async def inspect_file(path: Path) -> DatabaseState:
+    """Read what the checks need from an SQLite file, without changing it."""
     try:
         with open_read_only(path) as found:
-            facts = found.schema_info()
+            info = found.schema_info()
             damage = found.find_damage(thorough=False)
-            if not facts.ours:
-                return Seen(facts, damage)
+            if not info.ours:
+                return DatabaseState(info, damage)
             held = await contents(found.fetch)
-            if facts.schema < restore_mark.SCHEMA:
-                return Seen(facts, damage, held)
+            if info.schema < restore_mark.SCHEMA:
+                return DatabaseState(info, damage, held)
             waits, needs = await waiting(found.fetch), await sealed_with(found.fetch)
-            return Seen(facts, damage, held, waits, needs, is_served(path))
+            return DatabaseState(info, damage, held, waits, needs, is_served(path))
     except (sqlite3.Error, ValueError) as error:
-        return Seen(fault=str(error))
+        return DatabaseState(fault=str(error))
 
 
-async def ask(url: str) -> Seen:
-    """Likewise, of a database on a server."""
+async def inspect_check_server(url: str) -> DatabaseState:
+    """Read what the checks need from a PostgreSQL database, without changing it."""
     try:
         from gateway.store.postgres import migrate as server  # noqa: PLC0415 - only a fleet has asyncpg
 
         async with server.open_read_only(url) as (fetch, schema):
-            facts = SchemaInfo(ours=bool(schema), empty=not schema, schema=schema)
+            info = SchemaInfo(ours=bool(schema), empty=not schema, schema=schema)
             if not schema:
-                return Seen(facts)
+                return DatabaseState(info)
             held = await contents(fetch)
             waits, needs = await waiting(fetch), await sealed_with(fetch)
-            return Seen(facts, None, held, waits, needs, await server.is_served(fetch))
+            return DatabaseState(info, None, held, waits, needs, await server.is_served(fetch))
     except (StoreRefused, StoreUnavailable, ModuleNotFoundError) as error:
-        return Seen(fault=str(error))
+        return DatabaseState(fault=str(error))
 
 
 class Doctor:
-    """The checks, on what the settings and the settings file `config` name."""
+    """The checks of what the settings name; `config` is the settings file."""
 
     def __init__(
         self,
@@ -110,33 +113,35 @@ class Doctor:
         self._clock = clock
         self._monotonic = monotonic
         self._began = clock(), monotonic()
-        self._seen = Seen()
+        self._state = DatabaseState()
 
     async def examine(self) -> list[Finding]:
-        """Make every check; what one does not expect is a finding, too."""
+        """Run every check; an unexpected error is a finding, too."""
         on_disk = file_of(self._settings.database_url) is not None
         url = self._settings.database_url
-        self._seen = await (look(self._settings.database_path) if on_disk else ask(url))
+        self._state = await (
+            inspect_file(self._settings.database_path) if on_disk else inspect_check_server(url)
+        )
         findings: list[Finding] = []
         for name, check in (
-            ("settings", self._exposure),
-            ("database", self._database if on_disk else self._server),
-            ("keys", self._keys),
-            ("files", self._files if on_disk else self._key_file),
-            *((("disk", self._disk),) if on_disk else ()),
-            ("port", lambda: ports(self._settings, served=self._seen.served)),
+            ("settings", self._check_settings),
+            ("database", self._check_file if on_disk else self._check_server),
+            ("keys", self._check_keys),
+            ("files", self._check_files if on_disk else self._check_key_file),
+            *((("disk", self._check_disk),) if on_disk else ()),
+            ("port", lambda: ports(self._settings, served=self._state.served)),
             ("tls", lambda: tls(self._settings, self._clock())),
             ("handles", lambda: handles(self._settings)),
-            ("clock", self._time),
+            ("clock", self._check_clock),
         ):
             try:
                 findings += check()
-            except Exception as error:  # noqa: BLE001 - a doctor does not die of a disease
+            except Exception as error:  # noqa: BLE001 - the other checks still run
                 findings.append(failed(name, f"cannot be checked: {error}", "see what it says"))
         return findings
 
-    def _exposure(self) -> Iterator[Finding]:
-        """They could be read, or nobody would be here."""
+    def _check_settings(self) -> Iterator[Finding]:
+        """Check how far the gateway is exposed; the settings themselves have been read already."""
         try:
             warnings = self._settings.check_exposure()
         except BadSetting as error:
@@ -149,71 +154,73 @@ class Doctor:
 
     # --- the database and the keys -------------------------------------------------------------------
 
-    def _database(self) -> Iterator[Finding]:
-        path, seen = self._settings.database_path, self._seen
+    def _check_file(self) -> Iterator[Finding]:
+        path, state = self._settings.database_path, self._state
         if not path.exists():
             remedy = "name it by --database or database.url; `ice-gateway serve` makes a new one"
             yield failed("database", f"there is no {path}", remedy)
             return
-        if seen.facts is None:
+        if state.info is None:
             mine = os.access(path, os.R_OK)
             remedy = _RESTORE if mine else "run this as the gateway's user"
-            yield failed("database", f"{path} cannot be read: {seen.fault}", remedy)
+            yield failed("database", f"{path} cannot be read: {state.fault}", remedy)
             return
-        if seen.facts.empty:
+        if state.info.empty:
             yield warning("database", f"{path} is empty", "the next start sets it up")
             return
-        if not seen.facts.ours:
+        if not state.info.ours:
             remedy = "name another by --database or database.url"
             yield failed("database", f"{path} is no database of a gateway", remedy)
             return
-        if seen.damage is not None:
-            yield failed("database", f"{path} is damaged: {seen.damage}", _RESTORE)
-        yield from self._content(
+        if state.damage is not None:
+            yield failed("database", f"{path} is damaged: {state.damage}", _RESTORE)
+        yield from self._check_contents(
             str(path), "nothing need be done: the next start migrates it, and keeps a copy"
         )
 
-    def _server(self) -> Iterator[Finding]:
-        name, seen = self._settings.database_shown, self._seen
-        if seen.facts is None:
-            yield failed("database", str(seen.fault), "change what it names")
-        elif seen.facts.empty:
+    def _check_server(self) -> Iterator[Finding]:
+        name, state = self._settings.database_shown, self._state
+        if state.info is None:
+            yield failed("database", str(state.fault), "change what it names")
+        elif state.info.empty:
             yield warning("database", f"{name} has no tables yet", "the next start makes them")
         else:
-            yield from self._content(name, "keep a copy (pg_dump): the next start migrates it")
+            yield from self._check_contents(
+                name, "keep a copy (pg_dump): the next start migrates it"
+            )
 
-    def _content(self, name: str, older: str) -> Iterator[Finding]:
-        """What a database of ours says of itself; `older` is what to do where its schema is old."""
-        seen, newest = self._seen, released()[-1][0]
-        schema = 0 if seen.facts is None else seen.facts.schema
+    def _check_contents(self, name: str, older: str) -> Iterator[Finding]:
+        """Check a database of the gateway; `older` is what to do where its schema is old."""
+        state, newest = self._state, released()[-1][0]
+        schema = 0 if state.info is None else state.info.schema
         if schema > newest:
             text = f"{name} is of a newer gateway (schema {schema}, this one knows {newest})"
             yield failed("database", text, "upgrade the gateway")
         elif schema < newest:
             yield warning("database", f"{name} is of an older gateway (schema {schema})", older)
-        if seen.waits is not None:
+        if state.waits is not None:
             remedy = "look at what it lists: `ice-gateway restore --confirm`"
-            yield failed("restore", seen.waits.sentence, remedy)
-        if seen.damage is None and seen.contents is not None and schema <= newest:
-            rows = seen.contents.rows.items()
+            yield failed("restore", state.waits.sentence, remedy)
+        if state.damage is None and state.contents is not None and schema <= newest:
+            rows = state.contents.rows.items()
             held = ", ".join(f"{COUNTED[table]}: {count}" for table, count in rows)
-            by = "a gateway serves it" if seen.served else "no gateway serves it"
+            by = "a gateway serves it" if state.served else "no gateway serves it"
             yield ok("database", f"{name} is whole: {held}; {by}")
 
-    def _keys(self) -> Iterator[Finding]:
+    def _check_keys(self) -> Iterator[Finding]:
         path = self._settings.key_file
-        ices = 0 if self._seen.contents is None else self._seen.contents.rows["ice_tokens"]
+        ices = 0 if self._state.contents is None else self._state.contents.rows["ice_tokens"]
         try:
-            # Whose it is and who may read it is looked at with the other files.
+            # Its owner and its mode are checked with the other files.
             ring = key_file.parse(path, path.read_bytes()) if path.exists() else None
         except (KeyFileUnusable, OSError) as error:
             yield failed("keys", str(error), "put it back from a backup")
             return
         kids = {None} if ring is None else {None, *(key.kid for key in ring.keys)}
-        lost = {kid: names for kid, names in self._seen.needs.items() if kid not in kids}
+        lost = {kid: names for kid, names in self._state.needs.items() if kid not in kids}
         if ring is not None and lost:
             names = [name for needing in lost.values() for name in needing]
-            text = f"{path} lacks {', '.join(map(str, lost))}, which {_some(names)} need"
+            text = f"{path} lacks {', '.join(map(str, lost))}, which {_first_names(names)} need"
             yield failed("keys", text, "put its keys back from a backup, or reregister them")
         elif ring is not None:
             yield ok("keys", f"{path} can be used: {len(ring.keys)} in it, {ring.seals} seals")
@@ -225,22 +232,23 @@ class Doctor:
 
     # --- files ---------------------------------------------------------------------------------------
 
-    def _files(self) -> Iterator[Finding]:
-        """Nobody else reads what is secret, or writes what is believed."""
+    def _check_files(self) -> Iterator[Finding]:
+        """Check that other users cannot read secrets or change what the gateway trusts."""
         faults = [
-            failed("files", text, remedy) for text, remedy in (*self._open(), *self._foreign())
+            failed("files", text, remedy)
+            for text, remedy in (*self._open_to_others(), *self._not_ours())
         ]
         yield from faults or [ok("files", "nobody else may read or change them")]
 
-    def _key_file(self) -> Iterator[Finding]:
-        """Of a gateway whose database is elsewhere."""
+    def _check_key_file(self) -> Iterator[Finding]:
+        """Likewise, where the database is on a server."""
         path = self._settings.key_file
         if _mode(path) & _OTHERS:
             yield failed("files", f"{path} is open to others", f"run `chmod 600 {path}`")
         else:
             yield ok("files", "nobody else may read or change them")
 
-    def _open(self) -> Iterator[tuple[str, str]]:
+    def _open_to_others(self) -> Iterator[tuple[str, str]]:
         database, tls_key = self._settings.database_path, self._settings.server_tls_key
         logs = [Path(f"{database}{suffix}") for suffix in ("-wal", "-shm")]
         for secret in (database, *logs, self._settings.key_file):
@@ -248,12 +256,12 @@ class Doctor:
                 yield f"{secret} is open to others", f"run `chmod 600 {secret}`"
         if tls_key is not None and _mode(tls_key) & _OTHERS_BUT_GROUP:
             yield f"{tls_key} is open to others", f"run `chmod 640 {tls_key}`"
-        for believed in (self._config, database.absolute().parent):
-            mode = 0 if believed is None else _mode(believed)
+        for trusted in (self._config, database.absolute().parent):
+            mode = 0 if trusted is None else _mode(trusted)
             if mode & _OTHERS_WRITE and not mode & stat.S_ISVTX:
-                yield f"{believed} can be changed by others", f"run `chmod go-w {believed}`"
+                yield f"{trusted} can be changed by others", f"run `chmod go-w {trusted}`"
 
-    def _foreign(self) -> Iterator[tuple[str, str]]:
+    def _not_ours(self) -> Iterator[tuple[str, str]]:
         database, keys = self._settings.database_path, self._settings.key_file
         if keys.exists() and database.exists() and _owner(keys) != _owner(database):
             text = f"{keys} belongs to another user than {database}"
@@ -263,8 +271,8 @@ class Doctor:
             remedy = "give it to the gateway's user, or run this as that user"
             yield f"no file can be made in {folder}", remedy
 
-    def _disk(self) -> Iterator[Finding]:
-        """Room to write, and for the copy that an upgrade, a backup or a restore makes."""
+    def _check_disk(self) -> Iterator[Finding]:
+        """Check for room to write, and for the copy that an upgrade, a backup or a restore makes."""
         path = self._settings.database_path
         size, log = _size(path), _size(Path(f"{path}-wal"))
         free = shutil.disk_usage(path.absolute().parent).free
@@ -281,8 +289,8 @@ class Doctor:
 
     # --- the clock -----------------------------------------------------------------------------------
 
-    def _time(self) -> Iterator[Finding]:
-        """There is no other clock to ask: does this one contradict the log, the files, or itself?"""
+    def _check_clock(self) -> Iterator[Finding]:
+        """Check that the clock does not contradict the log, the files or itself: no other one is at hand."""
         now = self._clock()
         remedy = "set the clock, and have it kept right (NTP): tokens and proofs expire by it"
         found = list(self._contradictions(now, remedy))
@@ -291,7 +299,7 @@ class Doctor:
     def _contradictions(self, now: datetime, remedy: str) -> Iterator[Finding]:
         if now.year < _BEGINNING:
             yield failed("clock", f"it is {to_text(now)} here", remedy)
-        last = None if self._seen.contents is None else self._seen.contents.last
+        last = None if self._state.contents is None else self._state.contents.last
         if last is not None and last - now > timedelta(seconds=_SKEW):
             text = f"it is {to_text(now)} here, and the newest event is of {to_text(last)}"
             yield failed("clock", text, remedy)
@@ -305,14 +313,14 @@ class Doctor:
             yield warning("clock", f"it went {went:.0f} s within {real:.0f} s", remedy)
 
 
-def _some(names: list[str]) -> str:
-    """The first of them, and how many more."""
+def _first_names(names: list[str]) -> str:
+    """The first names, and how many more there are."""
     more = len(names) - _NAMED
     return ", ".join(names[:_NAMED]) + (f" and {more} more ICEs" if more > 0 else "")
 
 
 def _mode(path: Path) -> int:
-    """Its permissions; none where there is no such file."""
+    """The permissions of a file; 0 where there is none."""
     return stat.S_IMODE(path.stat().st_mode) if path.exists() else 0
 
 

@@ -1,6 +1,6 @@
-"""Whether a gateway can be reached: its ports, its certificate, and how many it can hold.
+"""Checks whether clients can reach a gateway: its ports, its certificate, its limit of file handles.
 
-For `ice-gateway doctor`: ports are tried and let go again, a gateway that runs is asked.
+For `ice-gateway doctor`. It binds a free port for a moment, and sends a request to a running gateway.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from gateway.runtime.sockets import place
 from gateway.runtime.tls import Tls
 from gateway.services.diagnostics import Finding, failed, ok, warning
 
-_PATIENCE: Final = 3.0
-"""Seconds for a gateway that runs to answer."""
+_TIMEOUT: Final = 3.0
+"""Seconds for a running gateway to answer."""
 _SOON: Final = timedelta(days=30)
-_ANY: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where to ask, not to listen
+_LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where to connect, not to listen
 
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What a program at a port says: whether it is a gateway, and why it admits nobody."""
+    """Whether the program at a port is a gateway, and why it does not admit ICEs."""
 
     ours: bool
     fault: str | None = None
 
 
 def ports(settings: Settings, *, served: bool) -> Iterator[Finding]:
-    """Whether the port is free, or held by the gateway that serves the database."""
+    """Check that each port is free, or that the gateway that serves the database has it."""
     for host in settings.server_host:
         yield _port(settings, host, served=served)
     yield from _metrics(settings, served=served)
@@ -51,16 +51,16 @@ def ports(settings: Settings, *, served: bool) -> Iterator[Finding]:
 def _port(settings: Settings, host: str, *, served: bool) -> Finding:
     port = settings.server_port
     where = place(host, port)
-    reason = _taken(host, port)
+    reason = _bind_error(host, port)
     if reason is None and served:
         remedy = "it was started with other settings; give the same --config to this command"
         return warning("port", f"a gateway serves the database, but not on {where}", remedy)
     if reason is None:
         return ok("port", f"{where} is free" if port else "any free one is taken")
     if reason != errno.EADDRINUSE:
-        text = f"cannot listen on {where}: {_words(reason)}"
+        text = f"cannot listen on {where}: {os.strerror(reason)}"
         return failed("port", text, "see server.host and server.port")
-    answer = _ask(settings, host)
+    answer = _probe(settings, host)
     if not answer.ours:
         remedy = "stop that program, or set server.port"
         return failed("port", f"another program has {where}", remedy)
@@ -78,18 +78,18 @@ def _metrics(settings: Settings, *, served: bool) -> Iterator[Finding]:
         yield ok("metrics", "turned off")
         return
     host, port = settings.metrics_listen
-    reason = _taken(host, port)
+    reason = _bind_error(host, port)
     if reason is None:
         yield ok("metrics", f"{place(host, port)} is free")
-    elif served and _scrape(host, port):
+    elif served and _serves_metrics(host, port):
         yield ok("metrics", f"a gateway serves them on {place(host, port)}")
     else:
-        text = f"cannot be served on {place(host, port)}: {_words(reason)}"
+        text = f"cannot be served on {place(host, port)}: {os.strerror(reason)}"
         yield warning("metrics", text, "set metrics.listen to a free port, or empty")
 
 
-def _taken(host: str, port: int) -> int | None:
-    """Why nobody can listen there now, as an error number; None where one can."""
+def _bind_error(host: str, port: int) -> int | None:
+    """The error number of a try to listen there; None where it succeeds."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         socket.create_server(address, family=family).close()
@@ -100,18 +100,14 @@ def _taken(host: str, port: int) -> int | None:
     return None
 
 
-def _words(number: int) -> str:
-    return os.strerror(number)
-
-
-def _ask(settings: Settings, host: str) -> _Answer:
-    """Ask whoever listens whether they are ready."""
-    host, port = _ANY.get(host, host), settings.server_port
-    connection = http.client.HTTPConnection(host, port, timeout=_PATIENCE)
+def _probe(settings: Settings, host: str) -> _Answer:
+    """Ask the program that listens there whether it is ready."""
+    host, port = _LOOPBACK.get(host, host), settings.server_port
+    connection = http.client.HTTPConnection(host, port, timeout=_TIMEOUT)
     if settings.server_tls_certificate is not None:
-        # Only asked whether it is there: what it says is believed by nobody.
-        unchecked = ssl._create_unverified_context()  # noqa: S323, SLF001 - it is told no secret
-        connection = http.client.HTTPSConnection(host, port, timeout=_PATIENCE, context=unchecked)
+        # This only asks whether it is there, and trusts nothing of the answer.
+        unchecked = ssl._create_unverified_context()  # noqa: S323, SLF001 - it gets no secret
+        connection = http.client.HTTPSConnection(host, port, timeout=_TIMEOUT, context=unchecked)
     try:
         connection.request("GET", "/readyz")
         answer = connection.getresponse()
@@ -126,8 +122,8 @@ def _ask(settings: Settings, host: str) -> _Answer:
         connection.close()
 
 
-def _scrape(host: str, port: int) -> bool:
-    connection = http.client.HTTPConnection(_ANY.get(host, host), port, timeout=_PATIENCE)
+def _serves_metrics(host: str, port: int) -> bool:
+    connection = http.client.HTTPConnection(_LOOPBACK.get(host, host), port, timeout=_TIMEOUT)
     try:
         connection.request("GET", "/metrics")
         return b"ice_gateway_" in connection.getresponse().read()
@@ -138,7 +134,7 @@ def _scrape(host: str, port: int) -> bool:
 
 
 def tls(settings: Settings, now: datetime) -> Iterator[Finding]:
-    """Whether certificate and key are a pair, and for how long."""
+    """Check that certificate and key are a pair, and when the certificate expires."""
     certificate, key = settings.server_tls_certificate, settings.server_tls_key
     if certificate is None and key is None:
         yield ok("tls", "none here: a proxy speaks it, or nobody from elsewhere connects")
@@ -166,14 +162,14 @@ def tls(settings: Settings, now: datetime) -> Iterator[Finding]:
 
 
 def _validity(certificate: Path) -> tuple[datetime, datetime]:
-    """From when, and until when, every certificate of the chain is good. Raises ValueError."""
+    """From when until when every certificate of the chain is valid. Raises ValueError."""
     chain = x509.load_pem_x509_certificates(certificate.read_bytes())
     begins = max(item.not_valid_before_utc for item in chain)
     return begins, min(item.not_valid_after_utc for item in chain)
 
 
 def handles(settings: Settings) -> Iterator[Finding]:
-    """Whether `ice.max_connections` fit into the limit of file handles, as it is here."""
+    """Check that `ice.max_connections` fit into the limit of file handles of this shell."""
     _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = settings.ice_max_connections
     if limit == resource.RLIM_INFINITY or limit >= wanted + BESIDE:

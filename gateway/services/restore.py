@@ -1,7 +1,7 @@
-"""Puts a backup in the place of the database, which is put aside; then the admin confirms.
+"""Replaces the database by a backup and keeps the old one under another name; then an admin confirms.
 
-Whatever stops it half-way leaves the old database or the new one, and the new one says from the
-beginning that it waits (`hold`): the copy in the backup does so already.
+If it stops half-way, the database is the old one or the new one. The new one carries the mark that it waits for
+the confirmation (`restore_mark`) already in the backup.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from gateway.store.sqlite.snapshot import (
 )
 
 _LOGS: Final = ("-wal", "-journal")
-"""What SQLite may keep beside a database, as a part of it."""
+"""Files of SQLite beside a database that hold a part of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What was done: the backup, and where the database and key file are that were there before."""
+    """A restore that is done; the old database and the old key file are where `…_aside` says."""
 
     manifest: Manifest
     database_aside: Path | None
@@ -51,8 +51,12 @@ class Restored:
 
 
 @dataclass(frozen=True, slots=True)
-class _Present:
-    """The database that is there; `sound` where it can be read, `head` of its log where it has one."""
+class _Replaced:
+    """The database to replace.
+
+    `sound` says whether it can be read, `head` is the end of its log, `aside` are the databases that it has
+    replaced itself without a confirmation.
+    """
 
     sound: bool
     head: Head | None = None
@@ -60,15 +64,15 @@ class _Present:
 
 
 async def restore(backup: Backup, place: GatewayFiles, actor: Actor, clock: Clock) -> Restored:
-    """Put the backup in its place, while nobody uses the database that is there.
+    """Replace the database by the backup, while no other process uses it.
 
     Raises:
-        BackupRefused: the backup is none, or damaged, or cannot be put in place.
+        BackupRefused: it is no backup, or damaged, or cannot be put in place.
         StoreRefused, StoreUnavailable: the database is in use, or its folder cannot be used.
         KeyFileUnusable: the keys cannot be written.
     """
     with exclusively(place.database, why="before you restore"):
-        _sweep(place.database)
+        _remove_unfinished(place.database)
         try:
             with temporary(place.database) as unfinished:
                 return await _restore(backup, place, unfinished, actor, clock())
@@ -80,13 +84,13 @@ async def _restore(
     backup: Backup, place: GatewayFiles, unfinished: Path, actor: Actor, now: datetime
 ) -> Restored:
     manifest = backup.manifest
-    backup.take(DATABASE, unfinished)
+    backup.extract(DATABASE, unfinished)
     with open_read_only(unfinished) as taken:
         await backup.check(taken, released()[-1][0])
     mark_as_copy(unfinished, from_text(manifest.at))
-    keys = backup.take_keys(unfinished.with_name("keys"))
-    present = await _look(place.database)
-    aside = None if present is None else _free(place.database, now)
+    keys = backup.extract_keys(unfinished.with_name("keys"))
+    old = await _inspect(place.database)
+    aside = None if old is None else _unused_name(place.database, now)
     event = Event(
         now,
         actor,
@@ -97,47 +101,50 @@ async def _restore(
             "copied": manifest.at,
             "head": manifest.head,
             "aside": None if aside is None else str(aside),
-            "head_aside": str(present.head) if present and present.head else None,
+            "head_aside": str(old.head) if old and old.head else None,
         },
     )
-    # What a table that still waits has replaced is worth comparing with, too.
-    known = [*(present.aside if present else ()), *([str(aside)] if aside else [])]
-    async with open_sqlite(unfinished, tell=_nobody) as engine:
+    # An unconfirmed restore is replaced now: the review compares with what that one replaced, too.
+    known = [*(old.aside if old else ()), *([str(aside)] if aside else [])]
+    async with open_sqlite(unfinished, tell=lambda _: None) as engine:
         await engine.write(lambda transaction: restore_mark.note(transaction, known, event))
     if not into_one_file(unfinished):
         raise BackupRefused(f"{unfinished} is in use")
-    # The keys come first: with those of both, either database is as good as it was.
+    # The keys come first: with the keys of both, either database works.
     keys_aside = _put_keys(keys, place.key_file, now)
-    if present is not None and aside is not None:
-        _put_aside(place.database, aside, sound=present.sound)
+    if old is not None and aside is not None:
+        _put_aside(place.database, aside, sound=old.sound)
     put_in_place(unfinished, place.database)
     return Restored(manifest, aside, keys_aside)
 
 
-def _sweep(database: Path) -> None:
-    """Remove what a restore that was stopped has left; nobody else makes any while we are alone."""
+def _remove_unfinished(database: Path) -> None:
+    """Remove the folders of a restore that was stopped; no other process makes any now."""
     for folder in database.parent.glob(f".{database.name}.*.unfinished"):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-async def _look(database: Path) -> _Present | None:
-    """What is there, brought into one file. Raises `StoreRefused` where it is not to be replaced."""
+async def _inspect(database: Path) -> _Replaced | None:
+    """The database that is there, brought into one file; None where there is none.
+
+    Raises `StoreRefused` for a database that must not be replaced.
+    """
     if not await asyncio.to_thread(database.exists):
         return None
     try:
         with open_read_only(database) as found:
-            facts = found.schema_info()
-            if not facts.ours and not facts.empty:
+            info = found.schema_info()
+            if not info.ours and not info.empty:
                 raise StoreRefused(f"{database} is a database of another program")
             if found.find_damage(thorough=False) is not None:
-                return _Present(sound=False)
-            if facts.empty:
-                present = _Present(sound=True)
+                return _Replaced(sound=False)
+            if info.empty:
+                old = _Replaced(sound=True)
             else:
                 waits = None
-                if facts.schema >= restore_mark.SCHEMA:
+                if info.schema >= restore_mark.SCHEMA:
                     waits = await waiting(found.fetch)
-                present = _Present(
+                old = _Replaced(
                     sound=True,
                     head=await restore_mark.head(found.fetch),
                     aside=() if waits is None else waits.aside,
@@ -145,12 +152,12 @@ async def _look(database: Path) -> _Present | None:
         if not into_one_file(database):
             raise StoreRefusedForNow(f"a command has {database} open: try again when it has ended")
     except sqlite3.Error:
-        return _Present(sound=False)
-    return present
+        return _Replaced(sound=False)
+    return old
 
 
-def _free(path: Path, now: datetime) -> Path:
-    """A dated name beside `path` that nothing has."""
+def _unused_name(path: Path, now: datetime) -> Path:
+    """An unused name beside `path`, with the time in it."""
     stamp = to_text(now)[:19].replace("-", "").replace(":", "") + "Z"
     name = f"{path.name}.before-restore-{stamp}"
     found, number = path.with_name(name), 1
@@ -163,9 +170,8 @@ def _free(path: Path, now: datetime) -> Path:
 def _put_aside(database: Path, aside: Path, *, sound: bool) -> None:
     """Keep the database under another name.
 
-    A sound one is a single file by now, and stays in place until it is replaced in one step. A damaged
-    one has its log beside it, which must never meet another database: so it leaves before the new one
-    comes.
+    A sound one is a single file by now, and stays in place until one rename replaces it. A damaged one
+    still has its log beside it. SQLite would apply that log to the new database, so both move first.
     """
     if sound:
         copy_file(database, aside)
@@ -181,10 +187,10 @@ def _put_aside(database: Path, aside: Path, *, sound: bool) -> None:
 
 
 def _put_keys(keys: KeyRing | None, path: Path, now: datetime) -> Path | None:
-    """Have the keys of both in the key file; returns where it is as it was, if it was changed.
+    """Add the keys of the backup to the key file; returns the path of the old file, if it was changed.
 
-    Tokens of the backup need its keys. Those made since are none of the restored table, but with their
-    keys an ICE is told so, instead of being taken for a stranger's. What seals goes on sealing.
+    The tokens of the backup need its keys. The newer keys stay as well: with them the gateway still recognises
+    newer tokens as its own, though the restored table does not hold them. The key that seals stays the same.
     """
     if keys is None:
         return None
@@ -203,14 +209,10 @@ def _put_keys(keys: KeyRing | None, path: Path, now: datetime) -> Path | None:
     else:
         if len(ring.keys) == len(there.keys):
             return None
-    aside = _free(path, now)
+    aside = _unused_name(path, now)
     copy_file(path, aside)
     key_file.replace(path, ring)
     return aside
-
-
-def _nobody(_: str) -> None:
-    """Nobody is told that a copy was migrated."""
 
 
 # --- the confirmation ----------------------------------------------------------------------------
@@ -218,10 +220,10 @@ def _nobody(_: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """What a table that waits may have revived.
+    """What a restore may have revived.
 
-    `compared` says with which databases; without any, `found` is all that is good in it and `reasons`
-    say why.
+    `compared` names the databases that it was compared with. Where there are none, `found` is everything that
+    is valid in the restored table, and `reasons` say why nothing could be compared.
     """
 
     waiting: Waiting
@@ -231,7 +233,7 @@ class Review:
 
 
 async def review(fetch: Fetch, now: datetime) -> Review | None:
-    """Compare the table with what it replaced; None where it does not wait for a confirmation."""
+    """Compare the table with the databases it replaced; None where it waits for no confirmation."""
     waits = await waiting(fetch)
     if waits is None:
         return None
@@ -257,13 +259,13 @@ async def review(fetch: Fetch, now: datetime) -> Review | None:
 
 
 async def _is_later(newer: Fetch, older: Fetch, seq: int) -> bool:
-    """Whether the one log goes on from where the other was copied."""
+    """Whether `newer` holds event `seq` of `older`, so that its log continues the other."""
     theirs = await restore_mark.head(newer, seq)
     return theirs is not None and theirs == await restore_mark.head(older, seq)
 
 
 async def confirm(engine: Engine, found: Review, actor: Actor, clock: Clock) -> bool:
-    """Let ICEs be admitted again; False where somebody else has."""
+    """Let ICEs be admitted again; False where another admin has confirmed already."""
     event = Event(
         clock(),
         actor,

@@ -1,6 +1,6 @@
 """Moves a gateway's database from its SQLite file to PostgreSQL: all of it, verified, or nothing.
 
-The file stays, and says from then on that it is a copy: a gateway on it would admit nobody.
+The file stays, marked as a copy: a gateway on it admits no ICE until `restore --confirm`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _BATCH: Final = 1000
 """Rows that are read and sent at a time."""
 
 Progress = Callable[[str, int], None]
-"""Is told a table, and how many rows more of it have arrived."""
+"""Called with a table and the number of its rows that have just arrived."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,8 @@ async def move(path: Path, url: str, clock: Clock, tell: Tell, progress: Progres
     """Move the database in the file `path` to that of `url`, whose tables must be empty.
 
     Raises:
-        StoreRefused: one of them is in use or not fit for this, or what arrived is not what was sent.
-        StoreUnavailable: one of them cannot be used now. In either case nothing was moved.
+        StoreRefused: one of them is in use or unfit, or other rows arrived than were sent.
+        StoreUnavailable: one of them cannot be used now. In both cases nothing was moved.
     """
     path = resolve(path)
     if not path.exists():
@@ -55,7 +55,7 @@ async def move(path: Path, url: str, clock: Clock, tell: Tell, progress: Progres
                 _check(source, path)
                 await set_up(url, create=True, tell=tell)
                 moved = await _move(source, url, clock, progress)
-            # From here on the truth is on the server.
+            # Committed: from here on the server has the current data.
             await asyncio.to_thread(mark_as_copy, path, clock())
         except (OSError, sqlite3.Error) as error:
             raise StoreUnavailable(describe(path, error)) from error
@@ -63,7 +63,7 @@ async def move(path: Path, url: str, clock: Clock, tell: Tell, progress: Progres
 
 
 def count(path: Path) -> dict[str, int]:
-    """How many rows of each table there are to move. Raises `StoreUnavailable`."""
+    """The number of rows to move, by table. Raises `StoreUnavailable`."""
     try:
         with open_read_only(path) as source:
             return {table.name: source.count(table) for table in MOVED}
@@ -72,8 +72,8 @@ def count(path: Path) -> dict[str, int]:
 
 
 def _check(source: ReadOnlyDatabase, path: Path) -> None:
-    facts, newest = source.schema_info(), released()[-1][0]
-    if not facts.ours or facts.schema != newest:
+    info, newest = source.schema_info(), released()[-1][0]
+    if not info.ours or info.schema != newest:
         raise StoreRefused(
             f"{path} is no database of this version; a command such as `ice-gateway ices list`"
             " migrates an older one"
@@ -92,7 +92,7 @@ async def _move(source: ReadOnlyDatabase, url: str, clock: Clock, progress: Prog
                 await target.add(table, columns, rows)
                 progress(table.name, len(rows))
         await target.guard_log(guarded=True)
-        # A gateway that crashed has left sessions, which are not moved.
+        # Sessions that a crashed gateway left are not moved, but their `lastseen` is.
         await target.set_last_seen(await source.fetch(confirmed("TRUE")))
         return await _verify(source, target, clock)
 

@@ -1,5 +1,6 @@
-"""SQL and nothing else: an engine a file, a noun a file.
+"""Everything durable: SQL, one noun a file, and the key file. No other package holds SQL.
 
-`engine` is what an engine promises, `sqlite` the embedded one. Rows become frozen values here, and an
-engine's errors become the few of `engine`; above this folder nobody sees SQL.
+`engine` defines what a database engine does; `sqlite/` and `postgres/` are the two engines, which share the SQL.
+`tables` lists the tables. Functions here turn rows into frozen values, and an engine's errors into those of
+`engine`.
 """

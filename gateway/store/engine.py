@@ -1,4 +1,4 @@
-"""What a database engine promises: consistent reads, grouped transactions, news of commits."""
+"""The interface of a database engine: consistent reads, grouped transactions, notice of commits."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ Row = tuple[Any, ...]
 
 
 class StoreUnavailable(Exception):
-    """The database cannot be read or written now; the text says why, for an operator.
+    """The database cannot be read or written now; the text tells an operator why.
 
-    What was asked for is not done, and never will be.
+    The change was not made and will not be made later.
     """
 
 
 class StoreLocked(StoreUnavailable):
-    """Another process held the database for as long as anybody would wait."""
+    """Another process held the database for longer than the timeout."""
 
 
 class Undecodable(StoreUnavailable):
-    """A row holds text that is no text: nobody wrote it through a gateway."""
+    """A row holds bytes that are not UTF-8: no gateway wrote it."""
 
 
 class OutcomeUnknown(StoreUnavailable):
-    """A commit failed so late that nobody can tell whether it will be found done."""
+    """A commit failed, and the change may have been made or not."""
 
 
 def damaged(what: str, error: Exception) -> StoreUnavailable:
-    """What to raise where a row cannot be what was written: our own rows always can be read."""
+    """The error for a row that cannot be decoded, which no gateway has written."""
     return StoreUnavailable(
         f"{what} is damaged ({error}): stop the gateway, restore a backup, start it again"
     )
@@ -48,11 +48,11 @@ class StoreRefused(Exception):
 
 
 class StoreRefusedForNow(StoreRefused):
-    """It is held by another process, or its server is no primary yet: that may pass by itself."""
+    """Another process holds it, or its server is no primary yet: this may pass without help."""
 
 
 class Appended:
-    """An event that goes into the log with its transaction; `seq` is there once that is committed."""
+    """An event that is logged with a transaction; `seq` is set once that is committed."""
 
     __slots__ = ("event", "seq")
 
@@ -66,31 +66,31 @@ class Transaction(Protocol):
     """A running transaction. Parameters are numbered `$1`, `$2` in the text."""
 
     appended: list[Appended]
-    """What it logs. The engine numbers it at the very end, when nothing else is left to do."""
+    """The events to log. The engine numbers them last, so that it holds the log's lock for a short time."""
 
     async def fetch(self, sql: str, *params: object) -> list[Row]:
         """The rows of a query."""
 
     async def hold(self, sql: str, *params: object) -> list[Row]:
-        """The rows of a query on one table, which nobody else changes before this transaction ends."""
+        """The rows of a query on one table, locked until this transaction ends."""
 
     async def run(self, sql: str, *params: object) -> int:
         """Run a statement; returns how many rows it changed."""
 
 
 Unit = Callable[[Transaction], Awaitable[T]]
-"""A piece of work for one transaction. It may be run again if the group it was in had to be undone."""
+"""Work for one transaction. It may run again if its group was rolled back."""
 
 
 Fetch = Callable[..., Awaitable[list[Row]]]
-"""One of an engine's ways to read: SQL, then its parameters."""
+"""A method of an engine that reads: it takes SQL, then its parameters."""
 
 Tell = Callable[[str], None]
-"""Is told in a sentence what an operator should know."""
+"""Called with a sentence for the operator."""
 
 
 def log(sentence: str) -> None:
-    """Tell it in the log."""
+    """Log a sentence for the operator as a warning."""
     _log.warning(sentence)
 
 
@@ -98,26 +98,26 @@ class Engine(Protocol):
     """A database. Every method raises `StoreUnavailable`."""
 
     name: str
-    """What an operator knows it by: a file, or a URL without its password."""
+    """Its name for an operator: a path, or a URL without its password."""
 
     shared: bool
-    """Whether several gateways may serve it at a time: PostgreSQL, and never an SQLite file."""
+    """Whether several gateways may serve it at a time: True for PostgreSQL, False for an SQLite file."""
 
     changed: asyncio.Event
-    """Set after each commit of this process; a wake-up for the tail, which carries nothing that counts."""
+    """Set after each commit of this process, to wake the log follower early."""
 
     @property
     def fault(self) -> str | None:
-        """Why nothing can be written, for an operator; None as long as it can."""
+        """Why writes fail, for an operator; None while they succeed."""
 
     async def fetch(self, sql: str, *params: object) -> list[Row]:
         """The rows of a query, from one snapshot."""
 
     async def look_up(self, sql: str, *params: object) -> list[Row]:
-        """Like `fetch`, on a connection that runs nothing but the look-ups of admissions."""
+        """Like `fetch`, on a connection for the look-ups of admissions only."""
 
     async def follow(self, sql: str, *params: object) -> list[Row]:
-        """Like `fetch`, for the tail of the event log alone: no listing keeps a drop waiting."""
+        """Like `fetch`, on a connection for the log follower only, so that no listing delays a drop."""
 
     def gather(self, key: str, columns: Iterable[str]) -> str:
         """SQL that makes one JSON object of all rows: by `key`, an object of their `columns`."""
@@ -126,23 +126,23 @@ class Engine(Protocol):
         """Run `unit` in a transaction, durable when this returns; units that wait are grouped."""
 
     async def has_changed(self) -> bool:
-        """Whether anybody has committed since this was last asked."""
+        """Whether any process has committed since the last call."""
 
     async def try_out(self) -> None:
-        """Write something that changes nothing, so that `fault` is true; never raises."""
+        """Commit a write that changes nothing, to update `fault`; never raises."""
 
     async def is_served(self) -> bool:
-        """Whether a gateway runs on it now."""
+        """Whether a gateway serves it now."""
 
     def condemn(self, reason: str) -> None:
-        """Refuse everything from now on: what the database holds is not to be trusted."""
+        """Refuse all reads and writes from now on: the contents are not to be trusted."""
 
     async def close(self) -> None:
-        """Finish what was begun and let go of the database."""
+        """Finish the running writes and close the database."""
 
 
 def many(column: str, number: int) -> str:
-    """SQL for `column`, a text, being among the JSON list of parameter `number`."""
+    """SQL for: the text `column` is in the JSON list of parameter `number`."""
     return f"{column} IN (SELECT atom FROM json_each(${number}))"
 
 
@@ -152,8 +152,8 @@ _KINDS: Final = {"#": "BIGINT", "~": "DOUBLE PRECISION"}
 def rows_of(number: int, *columns: str) -> str:
     """SQL for the rows of the JSON list of lists in parameter `number`, as `columns`.
 
-    A column is text, or an integer where a `#` stands before its name, a float where a `~` does. One statement for many rows: to
-    run it for each of them is a hop between threads, or a journey to a server, for each.
+    A column holds text; a `#` before its name makes it an integer, a `~` a float. One statement for many rows
+    saves a thread switch (SQLite) or a round trip (PostgreSQL) for each row.
     """
     values = []
     for place, column in enumerate(columns):
@@ -171,6 +171,6 @@ def as_json(rows: Sequence[object]) -> str:
 
 
 def containing(text: str) -> str:
-    """The LIKE pattern (with backslash for ESCAPE) that finds `text` as it stands."""
+    """The LIKE pattern (with backslash for ESCAPE) that finds `text` literally."""
     escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
     return f"%{escaped}%"

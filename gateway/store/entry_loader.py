@@ -1,4 +1,4 @@
-"""Looks entries up for admissions, many in one query; and takes their proofs, where nodes share them."""
+"""Loads entries for admissions, many in one query, and spends their proofs where nodes share a database."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from gateway.core.replay import NONCE_LIFETIME
 from gateway.store.engine import Engine, StoreUnavailable, as_json, damaged, many
 
 MAX_BATCH: Final = 512
-"""ICEs in one query at the most: its answers are worked on in one turn of the loop, within `admission.MAX_AGE`."""
+"""ICEs in one query at most: one turn of the loop handles the answers, within `admission.MAX_AGE`."""
 
 
 class Reading(msgspec.Struct, frozen=True, gc=False):
-    """An entry as one look-up saw it.
+    """An entry as one query read it.
 
-    `seq` is the newest event at that moment: what it recorded is in `ice`. `at` is the monotonic
-    time when the query was sent. Where other nodes serve the database, too: `number` grows with each
-    look-up at any of them, and `replayed` says that the proof was used before, on whichever of them.
+    `seq` is the newest event at that moment, and `ice` reflects it. `at` is the monotonic time when the query
+    was sent. Where several nodes serve the database, `number` grows with each query of any node, and `replayed`
+    says that the proof was used before on any node.
     """
 
     ice: Ice | None
@@ -34,8 +34,8 @@ class Reading(msgspec.Struct, frozen=True, gc=False):
     replayed: bool = False
 
 
-class _Question(msgspec.Struct, gc=False):
-    """Somebody asks for an entry, with a proof that is to be good once."""
+class _Request(msgspec.Struct, gc=False):
+    """A caller waits for an entry; `proof` may be used once only."""
 
     proof: str | None
     future: asyncio.Future[Reading]
@@ -48,29 +48,29 @@ _TAKEN: Final = (
     "WITH taken AS (INSERT INTO ice_proofs (digest, until)"
     " SELECT atom, lease_clock() + $3 FROM json_each($2) ON CONFLICT DO NOTHING RETURNING digest) "
 )
-"""Takes proofs in the statement of a look-up, so that both are one journey to the server."""
+"""Stores proofs in the statement that reads the entries: one round trip for both."""
 _ON_ITS_WAY: Final = 120.0
-"""Seconds from a proof being found fresh to its being taken, at the most: a handshake has no more for its answer."""
+"""Seconds at most from the check of a proof's age to its storing: the timeout of a handshake."""
 _LAG: Final = 30.0
-"""Seconds by which the lease clock may be behind while nodes push it on: it would forget so much too early."""
+"""Seconds by which a node may have pushed the lease clock on: proofs expire that much earlier."""
 _PROOF_KEPT: Final = NONCE_LIFETIME + PROOF_WINDOW + _ON_ITS_WAY + _LAG
-"""Seconds for which a used proof is remembered: longer than it is good on any node."""
+"""Seconds for which a used proof is stored: longer than any node accepts it."""
 
 
 class EntryLoader:
-    """Looks entries up for admissions: those that asked while a query ran go into the next, in batches.
+    """Loads entries for admissions. Requests that arrive while a query runs share the next one.
 
-    There is no timer, so one alone is as quick as can be; and nobody joins a query that is already
-    running, since it may be older than the caller's entry in the hub.
+    There is no timer, so a single request does not wait. A request never joins a running query, which may have
+    read the table before the caller entered the hub.
     """
 
     def __init__(self, engine: Engine, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._engine = engine
         self._monotonic = monotonic
-        self._waiting: dict[str, list[_Question]] = {}
+        self._waiting: dict[str, list[_Request]] = {}
         self._running: asyncio.Task[None] | None = None
         # One statement is one snapshot: the entries and the number of the newest event agree.
-        # And one row: for each that it steps to, SQLite's thread has to wait for Python's lock.
+        # And one row: for each row SQLite's thread would wait for Python's lock.
         number, taken = "0.0", "NULL"
         if engine.shared:
             number, taken = "reading_number()", "(SELECT json_agg(digest) FROM taken)::text"
@@ -81,12 +81,12 @@ class EntryLoader:
         )
 
     async def find(self, ice_name: str, proof: str | None = None) -> Reading:
-        """The entry of exactly this name, read after this was called. Raises `StoreUnavailable`.
+        """The entry of exactly this name, read after this call. Raises `StoreUnavailable`.
 
-        `proof` names a proof that no other node has let through, and none will after this.
+        `proof` names a proof; this call stores it, and `replayed` says whether it was stored before.
         """
         future: asyncio.Future[Reading] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(ice_name, []).append(_Question(proof, future))
+        self._waiting.setdefault(ice_name, []).append(_Request(proof, future))
         if self._running is None:
             self._running = asyncio.create_task(self._run(), name="look-ups")
         return await future
@@ -98,19 +98,19 @@ class EntryLoader:
                 batch = {name: self._waiting.pop(name) for name in names}
                 try:
                     answer = await self._ask(batch)
-                except Exception as error:  # noqa: BLE001 - handed to whoever asked
-                    for questions in batch.values():
-                        _fail(questions, error)
+                except Exception as error:  # noqa: BLE001 - handed to the callers
+                    for requests in batch.values():
+                        _fail(requests, error)
                 else:
-                    for name, questions in batch.items():
-                        answer.give(name, questions)
+                    for name, requests in batch.items():
+                        answer.give(name, requests)
         finally:
             self._running = None
 
-    async def _ask(self, batch: dict[str, list[_Question]]) -> _Answer:
+    async def _ask(self, batch: dict[str, list[_Request]]) -> _Answer:
         fault = self._engine.fault
         if fault is not None:
-            # Whom nobody could take out again is not let in either.
+            # An ICE that could not be deregistered must not be admitted either.
             raise StoreUnavailable(fault)
         params: list[object] = [as_json(list(batch))]
         if self._engine.shared:
@@ -122,7 +122,7 @@ class EntryLoader:
 
 
 class _Answer(msgspec.Struct, gc=False):
-    """What one query has found."""
+    """The result of one query."""
 
     found: dict[str, msgspec.Raw]
     seq: int
@@ -130,17 +130,17 @@ class _Answer(msgspec.Struct, gc=False):
     number: float
     taken: frozenset[str]
 
-    def give(self, ice_name: str, questions: list[_Question]) -> None:
-        """Answer those who asked for one; an entry that is damaged is nobody else's trouble."""
+    def give(self, ice_name: str, requests: list[_Request]) -> None:
+        """Answer the requests for one entry; a damaged one fails these alone."""
         found = self.found.get(ice_name)
         try:
             ice = None if found is None else _ICE.decode(found)
         except msgspec.DecodeError as error:
-            _fail(questions, damaged(f"the entry of {ice_name}", error))
+            _fail(requests, damaged(f"the entry of {ice_name}", error))
             return
         reading = Reading(ice, self.seq, self.at, self.number)
-        for one in questions:
-            if one.future.done():  # the asker may have gone
+        for one in requests:
+            if one.future.done():  # the caller may have been cancelled
                 continue
             if one.proof is not None and one.proof not in self.taken:
                 one.future.set_result(msgspec.structs.replace(reading, replayed=True))
@@ -148,7 +148,7 @@ class _Answer(msgspec.Struct, gc=False):
                 one.future.set_result(reading)
 
 
-def _fail(questions: list[_Question], error: Exception) -> None:
-    for one in questions:
+def _fail(requests: list[_Request], error: Exception) -> None:
+    for one in requests:
         if not one.future.done():
             one.future.set_exception(error)

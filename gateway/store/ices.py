@@ -61,7 +61,7 @@ _ORDERS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """By which of `ORDERS` to sort; what is missing comes last."""
+    """Sort by one of `ORDERS`; missing values come last."""
 
     by: str = "name"
     descending: bool = False
@@ -81,7 +81,7 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class IceFilter:
-    """Which ICEs to list; None stands for all. `text` is looked for in the names of ICE and user."""
+    """Which ICEs to list; None stands for all. `text` matches part of the name of the ICE or its user."""
 
     status: Status | None = None
     ice_type: IceType | None = None
@@ -106,7 +106,7 @@ _REPLACEMENTS: Final = rows_of(
 
 
 class Stale(Exception):
-    """The entry has moved on since it was read: nothing of the transaction was done."""
+    """The entry has changed since it was read. The caller must let the transaction roll back."""
 
 
 async def insert(transaction: Transaction, ice: Ice, event: Event) -> Appended | None:
@@ -141,7 +141,7 @@ async def replace(
 async def swap(transaction: Transaction, old: Ice, new: Ice, event: Event) -> Appended | None:
     """`replace` for one; None where it is stale.
 
-    A value, since nothing was done: what is grouped with it goes on.
+    It returns rather than raises, so that the other units of the group still commit.
     """
     try:
         [appended] = await replace(transaction, [(old, new, event)])
@@ -151,7 +151,7 @@ async def swap(transaction: Transaction, old: Ice, new: Ice, event: Event) -> Ap
 
 
 async def find_many(transaction: Transaction, names: Sequence[str]) -> dict[str, Ice]:
-    """The entries of these names, by folded name; nobody else changes them meanwhile."""
+    """The entries of these names, by folded name, locked until the transaction ends."""
     rows = await transaction.hold(
         f"SELECT {_COLUMNS} FROM ice_tokens WHERE {many('lower(ice_name)', 1)}"
         " ORDER BY lower(ice_name)",
@@ -166,7 +166,7 @@ async def any_ice(transaction: Transaction) -> bool:
 
 
 async def sealed_with(fetch: Fetch) -> dict[str | None, list[str]]:
-    """The ICEs that need a key to be admitted, by name, under its id; None where that is not known."""
+    """The names of the ICEs whose tokens need a key, by its id; under None those whose key is not known."""
     rows = await fetch(
         "SELECT key_id, ice_name FROM ice_tokens WHERE status <> $1 ORDER BY lower(ice_name)",
         Status.DEREGISTERED.value,
@@ -178,7 +178,7 @@ async def sealed_with(fetch: Fetch) -> dict[str | None, list[str]]:
 
 
 async def of_unknown_key(fetch: Fetch, since: datetime | None) -> list[str]:
-    """The ICEs that need a key nobody knows the id of, if their tokens were made `since` or later."""
+    """The ICEs whose token needs a key of unknown id and was made at `since` or later."""
     rows = await fetch(
         "SELECT ice_name FROM ice_tokens"
         " WHERE status <> $1 AND key_id IS NULL AND provisionedon >= $2",
@@ -204,7 +204,7 @@ class Ices:
         return _listed(rows[0]) if rows else None
 
     async def standing(self, names: Sequence[str]) -> dict[str, tuple[int, Status]]:
-        """Generation and status of these ICEs, for comparing what a node holds with the table."""
+        """Generation and status of these ICEs, to compare a node's sessions with the table."""
         rows = await self._engine.fetch(
             f"SELECT ice_name, generation, status FROM ice_tokens WHERE {many('ice_name', 1)}",
             as_json(list(names)),
@@ -212,7 +212,7 @@ class Ices:
         return {name: (generation, Status(status)) for name, generation, status in rows}
 
     async def page(self, where: IceFilter, limit: int, after: str | None) -> list[Listed]:
-        """At most `limit` ICEs ordered by folded name, beginning behind the folded name `after`."""
+        """At most `limit` ICEs in order of their folded names, after the folded name `after`."""
         conditions, params = _conditions(where, [limit, after or ""])
         rows = await self._engine.fetch(
             f"{_LISTING} WHERE {conditions} AND lower(t.ice_name) > $2"
@@ -224,7 +224,7 @@ class Ices:
     async def sorted(
         self, where: IceFilter, order: Order, limit: int, offset: int
     ) -> tuple[list[Listed], int]:
-        """A page in another order, and how many there are in all; for people, who turn few pages."""
+        """A page in another order, and the number of all; it reads every match, which people do rarely."""
         conditions, params = _conditions(where, [limit, offset])
         column, direction = _ORDERS[order.by], "DESC" if order.descending else "ASC"
         rows = await self._engine.fetch(

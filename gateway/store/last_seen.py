@@ -1,7 +1,7 @@
-"""SQL of `lastseen`: when an ICE is known to have been there. It never goes back, whatever a clock does.
+"""SQL of `lastseen`: when an ICE was last known to be connected. It never decreases, even if a clock is set back.
 
-While an ICE is connected that is when its node last confirmed its sessions, one row of `ice_confirmed` for
-all of them; an idle session costs no write. What was shown of a session is stored when it ends.
+While an ICE is connected, it is when its node last confirmed all its sessions in one row of `ice_confirmed`, so an
+idle session costs no write. The end of a session stores it in `ice_tokens`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 SHOWN: Final = "CASE WHEN c.at > coalesce(t.lastseen, '') THEN c.at ELSE t.lastseen END"
-"""Of the entry `t`, whose session's node has confirmed at `c`."""
+"""SQL for `lastseen` of the entry `t`; `c` is the row of `ice_confirmed` of its session's node."""
 
 
 def confirmed(which: str) -> str:

@@ -1,4 +1,4 @@
-"""SQL of `restored`, the mark of a table that waits for its confirmation, and of what it may revive."""
+"""SQL of `restored`, the mark of a copy that waits for its confirmation, and of the review before it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gateway.store.engine import Fetch, Transaction
 from gateway.store.events import Events
 
 SCHEMA: Final = 5
-"""The schema from which on a database can say that it is a copy."""
+"""The first schema with the table `restored`."""
 _GIVE_TOKENS: Final = tuple(
     action.value for action in (Action.PROVISION, Action.REPROVISION, Action.REREGISTER)
 )
@@ -28,7 +28,7 @@ _GIVE_TOKENS: Final = tuple(
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A copy that waits: made when, with which last event; `aside` are the databases it replaced."""
+    """The mark: when the copy was made, its newest event, and in `aside` the databases that it replaced."""
 
     copied: datetime
     seq: int
@@ -36,7 +36,7 @@ class Waiting:
 
     @property
     def sentence(self) -> str:
-        """What an operator has to know."""
+        """A sentence for the operator."""
         return (
             f"the database is a copy of {to_text(self.copied)}: no ICE is admitted until"
             " `ice-gateway restore --confirm`"
@@ -44,7 +44,7 @@ class Waiting:
 
 
 async def waiting(fetch: Fetch) -> Waiting | None:
-    """The mark of a restored table; None where there is none, and ICEs are admitted."""
+    """The mark; None where there is none, and ICEs are admitted."""
     rows = await fetch("SELECT copied, seq, aside FROM restored")
     if not rows:
         return None
@@ -53,7 +53,7 @@ async def waiting(fetch: Fetch) -> Waiting | None:
 
 
 async def note(transaction: Transaction, aside: Sequence[str], event: Event) -> None:
-    """Note in a copy that it was restored, and where what it replaces is to be found."""
+    """Store in a copy where the databases are that it replaces, with the event of the restore."""
     await transaction.run(
         "UPDATE restored SET aside = $1", msgspec.json.encode(list(aside)).decode()
     )
@@ -61,7 +61,7 @@ async def note(transaction: Transaction, aside: Sequence[str], event: Event) -> 
 
 
 async def confirm(transaction: Transaction, event: Event) -> bool:
-    """Take the mark out, with the event; False where there is none."""
+    """Delete the mark and log the event; False where there is no mark."""
     if not await transaction.run("DELETE FROM restored"):
         return False
     events.append(transaction, [event])
@@ -69,7 +69,7 @@ async def confirm(transaction: Transaction, event: Event) -> bool:
 
 
 async def standing(fetch: Fetch) -> Standing:
-    """Who is good for what; the columns are those of every schema."""
+    """The state of every credential; only columns that each schema has."""
     entries = await fetch(
         "SELECT ice_name, status, generation, ice_token, expireson FROM ice_tokens"
         " ORDER BY lower(ice_name)"
@@ -97,7 +97,7 @@ async def standing(fetch: Fetch) -> Standing:
 
 
 async def given_anew(fetch: Fetch, seq: int) -> set[str]:
-    """The folded names of the ICEs that an admin has given a token after event `seq`."""
+    """The folded names of the ICEs that got a new token after event `seq`."""
     rows = await fetch(
         "SELECT DISTINCT lower(ice_name) FROM ice_events WHERE seq > $1 AND action IN ($2, $3, $4)",
         seq,
@@ -107,7 +107,7 @@ async def given_anew(fetch: Fetch, seq: int) -> set[str]:
 
 
 async def head(fetch: Fetch, seq: int | None = None) -> Head | None:
-    """Event `seq`, or the newest; None where the log has none such (any more)."""
+    """Event `seq`, or the newest; None where the log does not hold it."""
     log = Events(fetch)
     wanted = await log.last() if seq is None else seq
     rows = await log.rows_after(wanted - 1, 1)

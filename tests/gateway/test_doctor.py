@@ -317,7 +317,7 @@ def test_a_port_that_another_program_has(settings, at):
 def expect_quickly(settings, *expected):
     """A port that accepts and says nothing is not waited for."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(doctor_network, "_PATIENCE", 0.05)
+        patch.setattr(doctor_network, "_TIMEOUT", 0.05)
         expect(examine(settings), *expected)
 
 
@@ -338,7 +338,7 @@ def test_each_of_several_hosts_is_looked_at(settings):
         port = other.getsockname()[1]
         both = dataclasses.replace(settings, server_host=("127.0.0.1", "::1"), server_port=port)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(doctor_network, "_PATIENCE", 0.05)
+            patch.setattr(doctor_network, "_TIMEOUT", 0.05)
             findings = [item for item in examine(both) if item.check == "port"]
     assert [(item.level, item.text) for item in findings] == [
         ("ok", f"127.0.0.1:{port} is free"),
