@@ -23,10 +23,10 @@ _BY_NAME: Final = f"SELECT {USER_COLUMNS} FROM users WHERE name_folded = $1"
 
 
 def fold_user(name: str) -> str:
-    """The form under which a user name is unique (Unicode, NFKC with case folded).
+    """The form in which a user name is unique (Unicode, NFKC with case folded).
 
-    The time to normalise grows with the square of a run of combining characters: 0.7 s for 30,000. So the
-    rest of what is too long for any name is cut; no four characters compose to fewer than one.
+    Normalising takes time quadratic in a run of combining characters: 0.7 s for 30,000. So the text is cut to
+    `_MAX_FOLDED` characters first. At most four characters compose to one: what is left is still too long for a name.
     """
     name = name[:_MAX_FOLDED]
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
@@ -34,7 +34,7 @@ def fold_user(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A row of `users`. Without a password hash they are only there to be tagged."""
+    """A row of `users`. A user without a password hash cannot log in; ICEs may be tagged to them."""
 
     name: str
     role: Role
@@ -48,7 +48,7 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class ListedUser:
-    """A user with how many ICEs are tagged to them."""
+    """A user, and how many ICEs are tagged to them."""
 
     user: User
     ices: int
@@ -58,7 +58,7 @@ class ListedUser:
 class ApiToken:
     """A row of `api_tokens`: `token_hash` is a SHA-256, never the token.
 
-    `ice_name` is the one ICE that it may operate; without, it may do what its user may.
+    `ice_name` is the only ICE that it may operate. Without one the token may do what its user may.
     """
 
     id: str
@@ -89,13 +89,13 @@ async def add_user(transaction: Transaction, user: User, event: Event) -> bool:
 
 
 async def find_user(transaction: Transaction, name: str) -> User | None:
-    """The user of this name, case folded; nobody else changes them meanwhile."""
+    """The user of this name, case folded, locked until the transaction ends."""
     rows = await transaction.hold(_BY_NAME, fold_user(name))
     return user_from_row(rows[0]) if rows else None
 
 
 async def update_user(transaction: Transaction, user: User) -> None:
-    """Store a user's role, password and disabling."""
+    """Store a user's role, password hash and time of disabling."""
     await transaction.run(
         "UPDATE users SET role = $2, password_hash = $3, disabledon = $4 WHERE name = $1",
         user.name,
@@ -160,7 +160,7 @@ class Accounts:
         return bool(await self._engine.fetch("SELECT 1 FROM users LIMIT 1"))
 
     async def disabled_among(self, names: Sequence[str]) -> set[str]:
-        """Those of the users with these exact names that are disabled."""
+        """The disabled users among these exact names."""
         rows = await self._engine.fetch(
             f"SELECT name FROM users WHERE disabledon IS NOT NULL AND {many('name', 1)}",
             as_json(names),
@@ -168,7 +168,7 @@ class Accounts:
         return {name for (name,) in rows}
 
     async def enabled_names(self, text: str, limit: int) -> list[str]:
-        """Names of users who are not disabled, in order, that contain `text` with case folded."""
+        """Names of enabled users that contain `text`, case folded, in order."""
         rows = await self._engine.fetch(
             "SELECT name FROM users WHERE disabledon IS NULL AND name_folded LIKE $1 ESCAPE '\\'"
             " ORDER BY name_folded LIMIT $2",
@@ -183,7 +183,7 @@ class Accounts:
         return [user_from_row(row) for row in rows]
 
     async def page(self, text: str, limit: int, offset: int) -> tuple[list[ListedUser], int]:
-        """Users by name whose folded name contains `text`, and how many there are in all."""
+        """A page of the users whose folded name contains `text`, by name, and the number of all."""
         pattern = containing(fold_user(text))
         rows = await self._engine.fetch(
             f"SELECT {USER_COLUMNS},"
@@ -200,7 +200,7 @@ class Accounts:
         return [ListedUser(user_from_row(row[:-1]), int(row[-1])) for row in rows], int(total)
 
     async def other_admins(self, name: str) -> int:
-        """How many admins could log in, were it not for this one."""
+        """How many other admins can log in."""
         [(count,)] = await self._engine.fetch(
             "SELECT count(*) FROM users WHERE role = 'admin' AND password_hash IS NOT NULL"
             " AND disabledon IS NULL AND name <> $1",
@@ -214,7 +214,7 @@ class Accounts:
         return [_token(row) for row in rows]
 
     async def tokens_page(self, limit: int, offset: int) -> tuple[list[ApiToken], int]:
-        """API tokens, newest first, and how many there are in all."""
+        """A page of API tokens, newest first, and the number of all."""
         rows = await self._engine.fetch(
             f"SELECT {_TOKEN} FROM api_tokens ORDER BY createdon DESC, id LIMIT $1 OFFSET $2",
             limit,

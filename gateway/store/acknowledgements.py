@@ -1,6 +1,6 @@
-"""What the nodes of one database have acted on, for an action that waits until all of them have.
+"""Waits until the nodes of a database have acted on the events of an action.
 
-Only where several gateways serve it: a gateway alone on a file writes nothing here.
+Only where several gateways serve the database: the only gateway of a file waits for no other node.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from gateway.store.engine import Appended, StoreUnavailable
 from gateway.store.nodes import Nodes
 
 CONFIRMATION: Final = 2.0
-"""Seconds that the nodes have to confirm, once for each action."""
+"""Seconds for the nodes to confirm an action."""
 _LOOK_AFTER: Final = 0.002
-"""Seconds until the nodes are asked for again, twice as long each time,"""
+"""Seconds until the table of nodes is read again; twice as long each time,"""
 _LOOK_EVERY: Final = 0.05
-"""but no longer than this."""
+"""but at most this."""
 _ONE_LOOK: Final = 0.2
-"""Seconds for the nodes to be asked for where there is no time left."""
+"""Seconds for one read of the table of nodes where no time is left."""
 _UNKNOWN: Final = "other nodes"
-"""Where the store did not even say which there are."""
+"""The name to give where the store could not be read."""
 
 
 class Acknowledgements:
-    """Waits for the nodes; `instance` and `name` are those of the node that asks, if one does."""
+    """Waits for the nodes; `instance` and `name` are those of the node that waits, empty for a command."""
 
     def __init__(self, nodes: Nodes, clock: Clock, instance: str = "", name: str = "") -> None:
         self._nodes = nodes
@@ -38,7 +38,7 @@ class Acknowledgements:
         self._name = name
 
     async def confirm(self, logged: Sequence[Appended]) -> Confirmation:
-        """Wait until every node has acted on what an action has logged, at most `CONFIRMATION` seconds."""
+        """Wait until every node has acted on these events, at most `CONFIRMATION` seconds."""
         if not logged:
             return Confirmation([], [])
         deadline = asyncio.get_running_loop().time() + CONFIRMATION
@@ -46,9 +46,9 @@ class Acknowledgements:
         return Confirmation(await self.dropped(logged), late)
 
     async def late(self, seq: int, deadline: float) -> list[str]:
-        """Wait until `deadline`, by the loop's time; the names of the nodes that are late."""
+        """Wait until `deadline`, in the loop's time; returns the names of the nodes that are late."""
         late, pause = [_UNKNOWN], _LOOK_AFTER
-        # Once at the least, whatever the time: a node that is not named has confirmed.
+        # Read at least once, even after the deadline: a node that is not named counts as confirmed.
         deadline = max(deadline, asyncio.get_running_loop().time() + _ONE_LOOK)
         with contextlib.suppress(StoreUnavailable, TimeoutError):
             async with asyncio.timeout_at(deadline):
@@ -58,7 +58,7 @@ class Acknowledgements:
         return late
 
     async def dropped(self, logged: Sequence[Appended]) -> list[Drop]:
-        """What the nodes have dropped because of these events; it took until now at the most."""
+        """The sessions that other nodes have dropped because of these events, each with the time it took at most."""
         now = self._clock()
         began: dict[int, datetime] = {one.seq: one.event.at for one in logged}
         try:

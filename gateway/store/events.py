@@ -37,9 +37,9 @@ def append(transaction: Transaction, events: Sequence[Event]) -> list[Appended]:
 
 
 async def number(transaction: Transaction) -> None:
-    """Write what the transaction logs, numbered and chained: its last step before it is committed.
+    """Write the events of the transaction, numbered and chained, as its last step before the commit.
 
-    For an engine on which no other transaction writes meanwhile.
+    For an engine on which no other transaction writes at the same time.
     """
     if not transaction.appended:
         return
@@ -53,7 +53,7 @@ async def number(transaction: Transaction) -> None:
         entries.append(entry)
         appended.seq = seq
     given = rows_of(1, *(f"#{name}" if name in _INTEGERS else name for name in COLUMNS))
-    # The table's trigger refuses a number that is not the next one.
+    # A trigger of the table refuses a number that is not the next one.
     await transaction.run(
         f"INSERT INTO ice_events ({_COLUMNS}) SELECT {_COLUMNS} FROM {given}",
         as_json([entry.columns() for entry in entries]),
@@ -61,18 +61,18 @@ async def number(transaction: Transaction) -> None:
 
 
 def hashed(event: Event) -> str:
-    """What `Entry.digest` hashes of an event between its number and the digest before it."""
+    """The text that `Entry.digest` hashes between the number of an event and the digest before it."""
     columns = Entry(0, event, "").columns()[1:-1]
     return msgspec.json.encode(columns)[1:-1].decode()
 
 
 async def prune(transaction: Transaction, seq: int) -> int:
-    """Delete the events up to `seq`, which a checkpoint covers (or a trigger refuses); how many."""
+    """Delete the events up to `seq`; returns how many. A trigger refuses events that no checkpoint covers."""
     return await transaction.run("DELETE FROM ice_events WHERE seq <= $1", seq)
 
 
 class Events:
-    """Reads the log, on the connection of `fetch`."""
+    """Reads the log by `fetch`."""
 
     def __init__(self, fetch: Fetch) -> None:
         self._fetch = fetch
@@ -93,7 +93,7 @@ class Events:
         return int(seq)
 
     async def next_after(self, seq: int) -> int:
-        """The number of the event behind `seq`, 0 where there is none."""
+        """The number of the first event after `seq`, 0 where there is none."""
         [(found,)] = await self._fetch(
             "SELECT coalesce(min(seq), 0) FROM ice_events WHERE seq > $1", seq
         )
@@ -109,15 +109,15 @@ class Events:
         return int(seq)
 
     async def rows_after(self, seq: int, limit: int) -> list[Row]:
-        """The rows behind number `seq` as they stand, with `event.COLUMNS`."""
+        """The stored rows after number `seq`, with `audit_event.COLUMNS`."""
         return await self._fetch(
             f"SELECT {_COLUMNS} FROM ice_events WHERE seq > $1 ORDER BY seq LIMIT $2", seq, limit
         )
 
     async def generations(self, after: str, limit: int) -> list[tuple[str, int, int | None]]:
-        """Of the ICEs behind the folded name `after`: name, generation, and the highest one logged, if any.
+        """ICEs after the folded name `after`: name, generation, and the highest generation in the log, if any.
 
-        Entry and log are those of one moment.
+        Entries and log are of one snapshot.
         """
         rows = await self._fetch(
             "SELECT ice_name, generation, (SELECT max(generation) FROM ice_events"
@@ -129,23 +129,23 @@ class Events:
         return [(ice_name, generation, logged) for ice_name, generation, logged in rows]
 
     async def lacks_all(self) -> bool:
-        """Whether there are users and no event at all: whoever adds one logs it."""
+        """Whether there are users but no event: adding a user logs one."""
         [(lacking,)] = await self._fetch(
             "SELECT EXISTS (SELECT 1 FROM users) AND NOT EXISTS (SELECT 1 FROM ice_events)"
         )
         return bool(lacking)
 
     async def details(self, action: str) -> list[str]:
-        """The details of all events of an action as they stand, oldest first."""
+        """The stored details of all events of an action, oldest first."""
         rows = await self._fetch(
             "SELECT detail FROM ice_events WHERE action = $1 ORDER BY seq", action
         )
         return [detail for (detail,) in rows]
 
     async def failed_logins(self, after: datetime, until: datetime) -> list[str]:
-        """The users of the events of failed logins between two times."""
+        """The users of the failed logins after `after`, up to `until`."""
         rows = await self._fetch(
-            # Literally, or the index would not serve.
+            # A literal, since the partial index matches no parameter.
             f"SELECT detail FROM ice_events WHERE action = '{AuditAction.LOGIN_FAILED}' AND at > $1 AND at <= $2",
             to_text(after),
             to_text(until),
@@ -184,7 +184,7 @@ class Events:
 
 
 def _conditions(place: str, params: list[object], where: EventFilter) -> tuple[str, list[object]]:
-    """SQL for a place in the log and the filter, and all parameters: those given, then its own."""
+    """SQL for a place in the log and the filter, and its parameters after those given."""
     conditions = [place]
     for condition, value in (
         ("lower(ice_name) =", where.ice_name and where.ice_name.lower()),

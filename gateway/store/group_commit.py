@@ -1,6 +1,6 @@
-"""One writer for a database: groups whatever waits into one transaction, all of it or none.
+"""One writer for a database. It groups the waiting units into one transaction and one fsync.
 
-A storm so shares its fsync. Whoever asked is told the truth: done and durable, not done, or not known.
+Each caller learns whether its unit is done and durable, not done, or that the outcome is unknown.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any, Final
 from gateway.store.engine import StoreLocked, StoreUnavailable, T, Unit
 
 _MAX_GROUP: Final = 512
-"""Units in one transaction at the most, so that the first of a storm is not kept waiting."""
+"""Units in one transaction at most, so that the first of many does not wait long."""
 
 
 class Writer(abc.ABC):
-    """Writes on a connection that nobody else uses; `committed` is called after each commit.
+    """Writes on a connection of its own; it calls `committed` after each commit.
 
-    An engine says how it runs a transaction, and why it cannot.
+    An engine implements `transact` and `obstacle`.
     """
 
     def __init__(self, committed: Callable[[], None]) -> None:
@@ -31,9 +31,9 @@ class Writer(abc.ABC):
 
     @abc.abstractmethod
     async def transact(self, units: list[Unit[Any]]) -> list[Any]:
-        """What the units give, run in one transaction, their events last; durable when this returns.
+        """Run the units in one transaction, their events last; return their results once it is durable.
 
-        Raises whatever a unit raises, and `StoreUnavailable`; nothing is done then.
+        Raises what a unit raises, and `StoreUnavailable`; the transaction is rolled back then.
         """
 
     @abc.abstractmethod
@@ -46,11 +46,11 @@ class Writer(abc.ABC):
         self._waiting.append((unit, future))
         if self._writing is None:
             self._writing = asyncio.create_task(self._write_all(), name="store writer")
-        # Whoever asked may go away: the unit is then finished, or not begun, but never half-done.
+        # If the caller is cancelled, the unit still runs as a whole.
         return await asyncio.shield(future)
 
     async def finish(self) -> None:
-        """Wait until all that was asked for is done."""
+        """Wait until no unit waits or runs."""
         while self._writing is not None:
             await asyncio.wait([self._writing])
 
@@ -65,20 +65,20 @@ class Writer(abc.ABC):
             self._writing = None
 
     async def _write_group(self, group: list[tuple[Unit[Any], asyncio.Future[Any]]]) -> bool:
-        """Commit all units or none; False asks for each to be tried alone."""
+        """Commit all units or none; False asks the caller to try each alone."""
         try:
             results = await self.transact([unit for unit, _ in group])
-        except Exception as error:  # noqa: BLE001 - handed to whoever asked for the unit
+        except Exception as error:  # noqa: BLE001 - handed to the callers of the units
             if isinstance(error, StoreLocked):
                 self.fault = str(error)
             elif isinstance(error, StoreUnavailable):
-                # What is past, or is the fault of this group alone, is not the store's.
+                # A fault that has passed, or of this group alone, is no fault of the store.
                 self.fault = await self.obstacle()
             elif len(group) > 1:
                 return False
             for _, future in group:
                 future.set_exception(error)
-                future.exception()  # the asker may have gone
+                future.exception()  # the caller may have been cancelled
             return True
         self.fault = None
         for (_, future), result in zip(group, results, strict=True):

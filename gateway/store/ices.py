@@ -241,7 +241,7 @@ class Ices:
 
 
 def _conditions(where: IceFilter, params: list[object]) -> tuple[str, list[object]]:
-    """SQL for the filter, and all parameters: those given, then its own."""
+    """SQL for the filter, and its parameters after those given."""
     conditions = ["TRUE"]
 
     def add(condition: str, value: object) -> None:

@@ -1,7 +1,7 @@
 """The file that holds the token keys: a JWK Set (RFC 7517) with one more member, `seals`.
 
-Its owner alone may read it. It is made by the first process that seals, and only while no ICE has
-been provisioned: a lost key file is never silently remade, since every token would die with it.
+Only its owner may read it. The first process that seals a token makes it, and only while no ICE has been
+provisioned: a new file in place of a lost one would make every token invalid without notice.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from gateway.core.tokens import Key, KeyRing, Opened, UnknownKey, open_with
 from gateway.runtime.files import own, sync
 
 REREAD_INTERVAL: Final = 1.0
-"""Seconds between readings of the file because of unknown `kid`s, so that garbage costs no I/O."""
+"""Seconds between two reads of the file because of an unknown `kid`, so that forged tokens cost no I/O."""
 
 
 class KeyFileUnusable(Exception):
@@ -48,7 +48,7 @@ class _Document(msgspec.Struct):
 def read(path: Path) -> KeyRing | None:
     """The keys in the file; None when there is no file. Raises `KeyFileUnusable`."""
     try:
-        # O_NOFOLLOW is not asked for: a secret manager may well mount the file as a link.
+        # Without O_NOFOLLOW: a secret manager may mount the file as a link.
         with path.open("rb") as file:
             info = os.fstat(file.fileno())
             if info.st_uid not in (os.geteuid(), 0) or stat.S_IMODE(info.st_mode) & 0o077:
@@ -66,7 +66,7 @@ def read(path: Path) -> KeyRing | None:
 
 
 def parse(path: Path, content: bytes) -> KeyRing:
-    """The keys in what a file holds; `path` names it. Raises `KeyFileUnusable`."""
+    """The keys in the `content` of the file `path`. Raises `KeyFileUnusable`."""
     try:
         document = msgspec.json.decode(content, type=_Document)
         return KeyRing(
@@ -78,7 +78,7 @@ def parse(path: Path, content: bytes) -> KeyRing:
 
 
 def create(path: Path) -> KeyRing:
-    """Make the file with one new key. Whoever comes second gets the keys of the first."""
+    """Make the file with one new key. Where another process was faster, the keys are those of its file."""
     key = Key.generate(utc_now())
     with _written(path, KeyRing([key], key.kid)) as name, contextlib.suppress(FileExistsError):
         # A hard link appears whole or not at all, and never replaces another's file.
@@ -90,8 +90,8 @@ def create(path: Path) -> KeyRing:
 
 
 def replace(path: Path, ring: KeyRing) -> None:
-    """Put `ring` in place of the file's keys, wholly or not at all. Raises `KeyFileUnusable`."""
-    # The file itself, where `path` is a link to it.
+    """Replace the keys in the file atomically. Raises `KeyFileUnusable`."""
+    # Replace the file itself, not a link to it.
     path = path.resolve()
     with _written(path, ring) as name:
         own(Path(name), path)
@@ -100,7 +100,7 @@ def replace(path: Path, ring: KeyRing) -> None:
 
 @contextlib.contextmanager
 def _written(path: Path, ring: KeyRing) -> Iterator[str]:
-    """The name of a temporary file beside `path` that holds `ring` durably; gone afterwards."""
+    """The name of a temporary file beside `path` that holds `ring` on the disk; removed afterwards."""
     document = _Document(
         [_Jwk("oct", key.kid, base64url.encode(key.reveal()), key.made) for key in ring.keys],
         ring.seals,
@@ -124,7 +124,7 @@ def _written(path: Path, ring: KeyRing) -> Iterator[str]:
 
 
 def signature(path: Path) -> tuple[int, int] | None:
-    """What changes when the file does."""
+    """Inode and time of change of the file; None where it cannot be read."""
     try:
         status = path.stat()
     except OSError:
@@ -133,13 +133,13 @@ def signature(path: Path) -> tuple[int, int] | None:
 
 
 class KeyStore:
-    """The keys as this process knows them; the file may be made or grow under another process."""
+    """The keys that this process knows. Another process may make the file or add keys."""
 
     def __init__(self, path: Path, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.path = path
         self._monotonic = monotonic
         self._ring: KeyRing | None = None
-        # Another process may make the file at any moment: the first unknown `kid` is never refused.
+        # The first unknown `kid` always reads the file, which another process may have made.
         self._read_at = -math.inf
         self._signature: tuple[int, int] | None = None
 
@@ -149,7 +149,7 @@ class KeyStore:
         return self._ring is not None
 
     def reload(self) -> None:
-        """Follow a change of the keys; a file that cannot be used takes no key from this process."""
+        """Read the file again. Where it cannot be used, the known keys stay."""
         with contextlib.suppress(KeyFileUnusable):
             self._ring = read(self.path) or self._ring
 
@@ -162,9 +162,9 @@ class KeyStore:
         return None if self._ring is None else self._ring.derived(purpose)
 
     def fault(self) -> str | None:
-        """What is wrong with the file now; the keys of a good one are known from here on.
+        """What is wrong with the file; the keys of a usable one replace the known ones.
 
-        Whatever is wrong, the keys that are known go on opening tokens.
+        In any case the known keys still open tokens.
         """
         try:
             found = read(self.path)
@@ -179,12 +179,12 @@ class KeyStore:
         return None
 
     def open(self, token: Secret) -> Opened | None:
-        """What a genuine token says. An unknown `kid` has the file read again, at most once a second."""
+        """The contents of a genuine token. An unknown `kid` reads the file again, at most once a second."""
         opened = self._open(token)
         if not isinstance(opened, UnknownKey):
             return opened
         now = self._monotonic()
-        # Garbage a moment ago must not cost a new ICE its admission, so a new file is read at once.
+        # A changed file is read at once: a forged token a moment ago must not refuse a new ICE.
         found = signature(self.path)
         if now - self._read_at < REREAD_INTERVAL and found == self._signature:
             return None
@@ -194,11 +194,11 @@ class KeyStore:
         return None if isinstance(opened, UnknownKey) else opened
 
     def _open(self, token: Secret) -> Opened | UnknownKey | None:
-        # Without any key there is still a `kid` worth looking for in the file.
+        # Without any key, the `kid` may still be found in the file.
         return open_with({}, token) if self._ring is None else self._ring.open(token)
 
     def for_sealing(self, *, may_create: bool) -> KeyRing:
-        """The keys as the file has them now. Raises `KeyFileUnusable`.
+        """The keys that the file holds now. Raises `KeyFileUnusable`.
 
         Args:
             may_create: whether no ICE has been provisioned yet, so that a missing file may be made.

@@ -1,4 +1,4 @@
-"""SQL of `logins`: who is logged in to the admin page."""
+"""SQL of `logins`: the users who are logged in to the admin page."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Login:
 
 
 async def add(transaction: Transaction, login: Login, event: Event, oldest: datetime) -> None:
-    """Store a login with its event, and forget those that began before `oldest`."""
+    """Store a login with its event, and delete the logins that began before `oldest`."""
     await transaction.run("DELETE FROM logins WHERE createdon < $1", to_text(oldest))
     await transaction.run(
         "INSERT INTO logins (token_hash, user_name, address, createdon, seenon)"
@@ -51,7 +51,7 @@ async def end(transaction: Transaction, token_hash: str) -> None:
 
 
 async def end_all_of(transaction: Transaction, user: str, keep: str = "") -> int:
-    """End the logins of a user, but for the one whose hash is `keep`; returns how many ended."""
+    """End the logins of a user except the one whose hash is `keep`; returns how many."""
     return await transaction.run(
         "DELETE FROM logins WHERE user_name = $1 AND token_hash <> $2", user, keep
     )
@@ -78,7 +78,7 @@ class Logins:
         return login, user_from_row(tuple(rest))
 
     async def counts(self, began: datetime, seen: datetime) -> dict[str, int]:
-        """How many logins, begun and seen after these, each user has that has any."""
+        """The number of logins by user, of enabled users, that began after `began` and were used after `seen`."""
         rows = await self._engine.fetch(
             "SELECT user_name, count(*) FROM logins JOIN users ON name = user_name"
             " WHERE logins.createdon > $1 AND seenon > $2 AND disabledon IS NULL"

@@ -1,6 +1,7 @@
-"""SQL of `ice_nodes`: who serves the database, until when, and what each has acted on.
+"""SQL of `ice_nodes`: the gateways that serve the database, their leases, and the last event each has acted on.
 
-Only where several gateways do. Each judges the leases of the others by its own clock (`gateway.node.lease.Peers`).
+Only where several gateways serve it. Each judges the leases of the others by its own clock
+(`gateway.node.lease.Peers`).
 """
 
 from __future__ import annotations
@@ -17,15 +18,16 @@ from gateway.store import sessions
 from gateway.store.engine import Fetch, Row, Transaction, as_json, many, rows_of
 
 DROPS_KEPT: Final = 60.0
-"""Seconds for which it is told what a node has dropped."""
+"""Seconds for which the drops of a node are stored."""
 _COLUMNS: Final = "instance, name, version, keys, url, since, seen_seq, draining, lease"
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A row of `ice_nodes`; `lease` is for how many seconds it acts on what it knows.
+    """A row of `ice_nodes`.
 
-    It has `gone` when it has not renewed that for as long, as far as others have seen. `connected` is how many ICEs it holds, as far as that has been written.
+    `lease` is for how many seconds after a renewal the node may act. `gone` is set by a peer that has seen no
+    renewal for as long. `connected` is how many sessions of the node the table holds.
     """
 
     instance: str
@@ -43,14 +45,14 @@ class Node:
 
     @property
     def state(self) -> str:
-        """Whether it `serves`, is `drained`, or is `gone` without having said so."""
+        """`serves`, `drained`, or `gone` where it ended without signing off."""
         if self.gone:
             return "gone"
         return "drained" if self.draining else "serves"
 
 
 class Renewal(NamedTuple):
-    """How often a node has renewed its lease, and for how many seconds that is."""
+    """How often a node has renewed its lease, and how many seconds the lease lasts."""
 
     instance: str
     renewals: int
@@ -58,7 +60,7 @@ class Renewal(NamedTuple):
 
 
 class Dropped(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """A session that `node` has dropped because of event `seq`."""
+    """A session that `node` dropped because of event `seq`."""
 
     session: str
     seq: int
@@ -71,13 +73,13 @@ class Dropped(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 async def alive(transaction: Transaction) -> list[Node]:
-    """The nodes that have not gone, after the others were forgotten."""
+    """Delete the nodes that are gone, and return the others, locked until the transaction ends."""
     await transaction.run("DELETE FROM ice_nodes WHERE gone = 1")
     return [_node(row) for row in await transaction.hold(_LISTING)]
 
 
 async def join(transaction: Transaction, node: Node) -> None:
-    """Add a node, whose lease begins now."""
+    """Add a node; its lease begins now."""
     await transaction.run(
         f"INSERT INTO ice_nodes ({_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, 0, $8)",
         node.instance,
@@ -94,9 +96,9 @@ async def join(transaction: Transaction, node: Node) -> None:
 async def renew(
     transaction: Transaction, instance: str, *, seen_seq: int, keys: str, dropped: Sequence[Dropped]
 ) -> bool | None:
-    """Renew a lease and say what was acted on.
+    """Renew a lease, and store the last event acted on and the sessions dropped.
 
-    Whether the node is to drain; None where others have taken it for gone.
+    Returns whether the node is to drain; None where a peer has marked it as gone.
     """
     rows = await transaction.fetch(
         "UPDATE ice_nodes SET renewals = renewals + 1, seen_seq = $1, keys = $2"
@@ -119,19 +121,19 @@ async def renew(
 
 
 async def leave(transaction: Transaction, instance: str) -> None:
-    """Take a node out that holds no session any more."""
+    """Delete a node that holds no session any more."""
     await transaction.run("DELETE FROM ice_nodes WHERE instance = $1", instance)
 
 
 async def forget_all(transaction: Transaction) -> None:
-    """Begin anew, where it is known that nobody serves the database."""
+    """Delete nodes, drops and sessions; only while no gateway serves the database."""
     await transaction.run("DELETE FROM ice_nodes")
     await transaction.run("DELETE FROM ice_drops")
     await sessions.clear_all(transaction)
 
 
 async def set_draining(transaction: Transaction, name: str, *, draining: bool) -> int:
-    """Let a node drain, or resume; how many of this name did not do so already."""
+    """Tell a node to drain or to resume; returns how many nodes of this name that changes."""
     return await transaction.run(
         "UPDATE ice_nodes SET draining = $1 WHERE name = $2 AND gone = 0 AND draining <> $1",
         int(draining),
@@ -140,9 +142,9 @@ async def set_draining(transaction: Transaction, name: str, *, draining: bool) -
 
 
 async def sweep(transaction: Transaction, vanished: Sequence[Renewal] = ()) -> None:
-    """Forget what `vanished` nodes have left behind, and what nobody asks for any more.
+    """Delete what `vanished` nodes have left, and drops and proofs that have expired.
 
-    A node that has renewed its lease since stays.
+    A node that has renewed its lease since it was judged stays.
     """
     if vanished:
         await transaction.run(
@@ -175,26 +177,23 @@ class Nodes:
         self._fetch = fetch
 
     async def all(self) -> list[Node]:
-        """Every node that has not ended properly, by name; those that have gone, too."""
+        """Every node that has not left, by name; those that are gone, too."""
         return [_node(row) for row in await self._fetch(_LISTING)]
 
     async def renewals(self, but: str) -> list[Renewal]:
-        """Of each node that has not gone, except the instance `but`."""
+        """The renewals of each node that is not gone, except the instance `but`."""
         rows = await self._fetch(
             "SELECT instance, renewals, lease FROM ice_nodes WHERE gone = 0 AND instance <> $1", but
         )
         return [Renewal(*row) for row in rows]
 
     async def clock(self, at_least: float) -> float:
-        """The lease clock, after it was pushed on to `at_least`."""
+        """The lease clock, after pushing it on to `at_least`."""
         [(now,)] = await self._fetch("SELECT lease_clock($1)", at_least)
         return float(now)
 
     async def behind(self, seq: int, but: str) -> list[str]:
-        """The names of the nodes that have not yet acted on event `seq`, and may still act otherwise.
-
-        `but` is an instance that is not asked for.
-        """
+        """The names of the nodes that have not yet acted on event `seq`, except the instance `but`."""
         rows = await self._fetch(
             "SELECT name FROM ice_nodes WHERE seen_seq < $1 AND gone = 0 AND instance <> $2"
             " ORDER BY name",
@@ -204,7 +203,7 @@ class Nodes:
         return [name for (name,) in rows]
 
     async def dropped(self, seqs: Sequence[int], but: str) -> list[Dropped]:
-        """What other nodes than `but` have dropped because of these events."""
+        """The sessions that nodes other than `but` dropped because of these events."""
         rows = await self._fetch(
             "SELECT session, seq, node, ice_name, code FROM ice_drops"
             f" WHERE {many('CAST(seq AS TEXT)', 1)} AND node <> $2 ORDER BY seq",
@@ -214,7 +213,7 @@ class Nodes:
         return [Dropped(*row) for row in rows]
 
     async def superseded(self, name: str) -> list[tuple[str, str]]:
-        """ICE and session of each session here that has a later one elsewhere."""
+        """ICE and id of each session of node `name` whose ICE has a later session on another node."""
         rows = await self._fetch(
             "SELECT mine.ice_name, mine.session FROM ice_sessions mine WHERE mine.node = $1"
             " AND EXISTS (SELECT 1 FROM ice_sessions other WHERE other.ice_name = mine.ice_name"

@@ -1,4 +1,4 @@
-"""Opens the database that a URL names, by the engine that it needs."""
+"""Opens the database that a URL names with the engine for it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def open_store(
 ) -> AsyncIterator[Engine]:
     """Open a database, making and migrating it where needed; see `open_sqlite`, `open_postgres`.
 
-    `node` is the name of the gateway that serves it; a command leaves it out.
+    `node` is the name of the gateway that serves it; a command gives none.
 
     Raises:
         StoreRefused: it cannot be used as it is; the text says what to change.

@@ -1,4 +1,4 @@
-"""SQL of `ice_operations`: requested, moved by compare-and-set, listed, forgotten after a while."""
+"""SQL of `ice_operations`: inserted, changed by compare-and-set, listed, deleted after their retention."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _BRIEF: Final = (
     _COLUMNS.replace("params", "'null'").replace("result", "NULL").replace("error", "NULL")
 )
 _PAGE_SIZE: Final = 4_000_000
-"""Bytes of JSON in one page, from which on it ends before its limit."""
+"""Bytes of JSON in one page at most; it then holds fewer operations than its limit."""
 _TRIM_BATCH: Final = 100
 _PROGRESS_SIZE: Final = "coalesce(octet_length(progress), 0)"
 _LARGE_ERROR: Final = 4_000
-"""Bytes of an error from which on it is not kept with what else an operation came to."""
+"""Bytes; a longer error is deleted together with the result."""
 _NOT_KEPT: Final = reason("failed", "why it failed is not kept any more")
 
 
@@ -39,7 +39,7 @@ _ACTIVE: Final = f"state IN {_states(ACTIVE)}"
 
 
 def _first(number: int) -> str:
-    """SQL for what the ICE named by parameter `number` works on, or else for its next one."""
+    """SQL for the number of the operation that the ICE in parameter `number` works on, or else of its next one."""
     return (
         f"(SELECT number FROM ice_operations WHERE ice_name = ${number} AND {_UNFINISHED}"
         " ORDER BY state = 'queued', coalesce(run_at, created), number LIMIT 1)"
@@ -58,7 +58,7 @@ class OperationFilter:
 
 @dataclass(frozen=True, slots=True)
 class Numbered:
-    """An operation with its place in the order of the requests."""
+    """An operation with its number, which is in the order of the requests."""
 
     number: int
     operation: Operation
@@ -92,8 +92,8 @@ async def insert(transaction: Transaction, operation: Operation) -> None:
 
 
 async def replace(transaction: Transaction, old: Operation, new: Operation) -> bool:
-    """Compare and swap; False where the operation has another state than `old` by now."""
-    # The progress of an unfinished one still changes: it is counted at the end.
+    """Compare and swap; False where the operation no longer has the state of `old`."""
+    # Progress changes until the operation ends: only then is its size added.
     ends = new.is_finished and not old.is_finished
     progress = f" + {_PROGRESS_SIZE}" if ends else ""
     size = _outcome_size(new)
@@ -122,7 +122,7 @@ def _outcome_size(operation: Operation) -> int:
 async def send(transaction: Transaction, new: Operation, generation: int) -> bool:
     """Mark a queued one as sent; False unless it is still the next of an ICE of this `generation`.
 
-    Others may have cancelled it, put another before it, sent one, or ended the generation.
+    Meanwhile another process may have cancelled it, queued an earlier one, sent one, or ended the generation.
     """
     return bool(
         await transaction.run(
@@ -143,7 +143,7 @@ async def send(transaction: Transaction, new: Operation, generation: int) -> boo
 async def cancel_all(
     transaction: Transaction, ice_names: Sequence[str], now: datetime, error: bytes
 ) -> None:
-    """Cancel whatever is unfinished at these ICEs."""
+    """Cancel all unfinished operations of these ICEs."""
     await transaction.run(
         f"UPDATE ice_operations SET state = $1, finished = $2, error = $3,"
         f" kept = kept + {len(error)} + {_PROGRESS_SIZE}"
@@ -156,7 +156,7 @@ async def cancel_all(
 
 
 async def overdue(transaction: Transaction, now: datetime, limit: int) -> list[Operation]:
-    """The unfinished ones whose deadline has passed."""
+    """The unfinished operations whose deadline has passed, at most `limit`."""
     rows = await transaction.fetch(
         f"SELECT {_BRIEF} FROM ice_operations WHERE {_UNFINISHED} AND deadline <= $1"
         " ORDER BY deadline LIMIT $2",
@@ -167,7 +167,7 @@ async def overdue(transaction: Transaction, now: datetime, limit: int) -> list[O
 
 
 async def set_progress(transaction: Transaction, progress: Sequence[tuple[str, bytes]]) -> None:
-    """Store how far operations are, by id, if they are still worked on."""
+    """Store the progress of operations, by id, where the ICE still works on them."""
     await transaction.run(
         f"UPDATE ice_operations SET progress = given.progress FROM {rows_of(1, 'id', 'progress')}"
         f" WHERE ice_operations.id = given.id AND {_ACTIVE}",
@@ -176,10 +176,11 @@ async def set_progress(transaction: Transaction, progress: Sequence[tuple[str, b
 
 
 async def trim(transaction: Transaction, operation: Operation, kept_bytes: int) -> None:
-    """Give up what the oldest finished operations of an ICE hold, until the rest is within its bounds.
+    """Delete the contents of the oldest finished operations of an ICE until the rest is within its bounds.
 
-    `operation` is spared: its requester has not read yet what it came to. Of the others params become null, result and progress are gone; id, state, key and a short error stay. What the
-    gateway itself adds when it ends an operation is seen by the next who call this.
+    `operation` is spared: its requester has not read its result yet. Of the others params become null, and result
+    and progress are deleted; id, state, key and a short error stay. The next call counts what the gateway itself
+    has added meanwhile to operations that it ended.
     """
     [(count, size)] = await transaction.fetch(
         "SELECT count(*), coalesce(sum(kept), 0) FROM ice_operations WHERE ice_name = $1 AND kept > 0",
@@ -212,7 +213,7 @@ async def trim(transaction: Transaction, operation: Operation, kept_bytes: int) 
 async def forget(
     transaction: Transaction, before: datetime, limit: int, *, emptied: bool = False
 ) -> int:
-    """Delete those that had finished `before`, or of these the `emptied` alone; how many."""
+    """Delete operations that finished before `before`, or only the `emptied` of these; returns how many."""
     which = "finished < $1 AND kept = 0" if emptied else "finished < $1"
     return await transaction.run(
         "DELETE FROM ice_operations WHERE number IN (SELECT number FROM ice_operations"
@@ -236,7 +237,7 @@ class Operations:
         return await self._one("id = $1", operation_id)
 
     async def find_by_key(self, ice_name: str, requested_by: str, key: str) -> Operation | None:
-        """The operation that this user has requested of this ICE (case folded) under this key."""
+        """The operation that this user requested of this ICE (case folded) with this idempotency key."""
         return await self._one(
             "ice_name = (SELECT ice_name FROM ice_tokens WHERE lower(ice_name) = $1)"
             " AND requested_by = $2 AND idempotency_key = $3",
@@ -246,7 +247,7 @@ class Operations:
         )
 
     async def first(self, ice_name: str) -> Operation | None:
-        """The one that this ICE works on, or else the next to be sent (which may not be due yet)."""
+        """The operation that this ICE works on, or else the next one, which may not be due yet."""
         return await self._one(f"number = {_first(1)}", ice_name)
 
     async def _one(self, condition: str, *params: object) -> Operation | None:
@@ -258,7 +259,7 @@ class Operations:
     async def standing(
         self, ice_name: str, ids: Collection[str]
     ) -> dict[str, tuple[State, str | None]]:
-        """State and error code (where the gateway has ended it) of those of these that are this ICE's."""
+        """State, and error code where the gateway ended it, of the operations `ids` that belong to this ICE."""
         rows = await self._fetch(
             f"SELECT id, state, CASE WHEN state IN {_states(_ENDED_BY_US)} THEN error END"
             f" FROM ice_operations WHERE ice_name = $1 AND {many('id', 2)}",
@@ -271,7 +272,7 @@ class Operations:
         }
 
     async def unfinished(self, ice_name: str) -> tuple[int, int]:
-        """How many operations of this ICE are unfinished, and how many bytes are kept of them."""
+        """The number of unfinished operations of this ICE, and the bytes stored of them."""
         [(count, size)] = await self._fetch(
             "SELECT count(*), coalesce(sum(kept), 0) FROM ice_operations"
             " WHERE ice_name = $1 AND kept > 0 AND finished IS NULL",
@@ -287,7 +288,7 @@ class Operations:
         return [name for (name,) in rows]
 
     async def next_deadline(self) -> datetime | None:
-        """When the next of all unfinished ones is overdue."""
+        """The earliest deadline of all unfinished operations."""
         [(deadline,)] = await self._fetch(
             f"SELECT min(deadline) FROM ice_operations WHERE {_UNFINISHED}"
         )
@@ -296,9 +297,9 @@ class Operations:
     async def page(
         self, where: OperationFilter, limit: int, before: int | None = None, *, brief: bool = False
     ) -> tuple[list[Numbered], bool]:
-        """At most `limit`, newest first, behind number `before`, and whether there are more.
+        """At most `limit` operations, newest first, numbered below `before`, and whether there are more.
 
-        Large ones make a page shorter. `brief` leaves `params`, `result` and `error` out.
+        A page of large operations holds fewer. `brief` leaves `params`, `result` and `error` out.
         """
         conditions, params = _conditions(where, before)
         params.append(limit + 1)
@@ -310,7 +311,7 @@ class Operations:
         count = min(len(rows), limit) if brief else _fitting([row[1] for row in rows[:limit]])
         if not count:
             return [], False
-        # By their numbers: the condition may hold for others by now.
+        # By their numbers: by now the condition may match other operations.
         found = await self._fetch(
             f"SELECT number, {_BRIEF if brief else _COLUMNS} FROM ice_operations"
             f" WHERE number IN (SELECT number FROM {rows_of(1, '#number')}) ORDER BY number DESC",
@@ -320,7 +321,7 @@ class Operations:
 
 
 def _fitting(sizes: Sequence[int]) -> int:
-    """How many of these fit into one page; one always does."""
+    """How many operations of these sizes fit into one page, at least one."""
     total = 0
     for count, size in enumerate(sizes):
         total += size

@@ -1,6 +1,6 @@
-"""SQL of presence: the sessions that are open, and what became of each ICE's recent connections.
+"""SQL of presence: the open sessions, and the outcome of each ICE's recent connections.
 
-It is not audit: unchained, bounded, and a crash may lose the last moments of it.
+This is no audit log: it is not chained, it is bounded, and a crash may lose its last moments.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from gateway.store.engine import Engine, Fetch, Row, Transaction, as_json, many,
 from gateway.store.last_seen import cleared
 
 KEPT: Final = 50
-"""Connections remembered of each ICE."""
+"""Outcomes stored of each ICE."""
 _CONNECTION: Final = ("session", "node", "since", "address", "version", "platform", "hostname")
 _HAPPENING: Final = "ice_name, kind, code, address, first, at, count"
 CONNECTION_COLUMNS: Final = ", ".join(f"s.{name}" for name in _CONNECTION)
 
 
 class Connection(msgspec.Struct, frozen=True, gc=False):
-    """An open session as everybody may see it; the last three are what the ICE said of itself."""
+    """An open session without secrets; the ICE itself reported the last three fields."""
 
     session: str
     node: str
@@ -42,9 +42,9 @@ def connection_from_row(row: Row) -> Connection | None:
 
 
 class Happening(msgspec.Struct, frozen=True, gc=False):
-    """What became of a connection: `kind` is admitted, refused or closed; `code` says why.
+    """The outcome of a connection: `kind` is admitted, refused or closed; `code` says why.
 
-    Repeated refusals are one, from `first` to `at`.
+    Equal refusals are one row with a `count`, from `first` to `at`.
     """
 
     ice_name: str
@@ -57,7 +57,7 @@ class Happening(msgspec.Struct, frozen=True, gc=False):
 
 
 class Opened(msgspec.Struct, frozen=True, gc=False):
-    """A session that began; `reading` is the number of the look-up that read its entry."""
+    """A session that began; `reading` is the number of the query that read its entry."""
 
     ice_name: str
     generation: int
@@ -66,19 +66,19 @@ class Opened(msgspec.Struct, frozen=True, gc=False):
 
 
 async def clear(transaction: Transaction, node: str) -> None:
-    """Forget the sessions of a node that has just started, or ended: it cannot have any."""
+    """Delete the sessions of a node that has just started or ended, and so has none."""
     for statement in cleared("s.node = $1"):
         await transaction.run(statement, node)
 
 
 async def clear_all(transaction: Transaction, but: str = "") -> None:
-    """Forget all sessions but those of the nodes whose names the SQL `but` selects."""
+    """Delete all sessions except those of the nodes whose names the SQL `but` selects."""
     for statement in cleared(f"s.node NOT IN ({but})" if but else "TRUE"):
         await transaction.run(statement)
 
 
 async def confirm(transaction: Transaction, node: str, at: datetime) -> None:
-    """Note that a node holds its sessions at this time, which is not before any that it noted before."""
+    """Store that a node holds its sessions at `at`, which is not earlier than its last call."""
     await transaction.run(
         "INSERT INTO ice_confirmed (node, at) VALUES ($1, $2)"
         " ON CONFLICT (node) DO UPDATE SET at = excluded.at",
@@ -94,16 +94,16 @@ async def record(
     closed: Sequence[str],
     happenings: Sequence[Happening],
 ) -> list[Happening]:
-    """Write what has changed: sessions opened, hellos, ids of sessions closed, and what happened.
+    """Write the changes: sessions opened, hellos received, ids of sessions closed, outcomes.
 
-    Returns the refusals among the happenings, counted together with earlier ones.
+    Returns the refusals among the outcomes, with the counts of earlier equal ones added.
     """
     if opened:
         columns = ", ".join((*_CONNECTION, "ice_name", "generation", "opened"))
         given = rows_of(1, *_CONNECTION, "ice_name", "#generation", "~opened")
         await transaction.run(
             f"INSERT INTO ice_sessions ({columns}) SELECT {columns} FROM {given} WHERE true"
-            # It may be there already, where it was not known whether the last attempt was done.
+            # It is there already if the last attempt was committed without our knowledge.
             " ON CONFLICT (session) DO UPDATE SET version = excluded.version,"
             " platform = excluded.platform, hostname = excluded.hostname",
             as_json(
@@ -153,8 +153,8 @@ async def _record_happenings(
     for happened in happenings:
         happening = happened
         if happening.kind == "refused":
-            # One that was seen before within the kept ones is counted with it and moves up, so that
-            # an ICE that tries for days does not push out what else there is to know.
+            # An equal refusal is counted in one row, which becomes the newest. Otherwise an ICE that tries
+            # for days would push out all other outcomes.
             known = await transaction.fetch(
                 "DELETE FROM ice_connections WHERE ice_name = $1 AND kind = $2 AND code = $3"
                 " AND address = $4 RETURNING first, count",
@@ -190,7 +190,7 @@ async def _record_happenings(
         f"INSERT INTO ice_connections ({columns}) SELECT {columns} FROM {given}",
         as_json(new),
     )
-    # By `id` and not by `at`: a clock that was set back must not make what is new look old.
+    # By `id`, not by `at`: after a clock was set back, new rows would look old.
     await transaction.run(
         "DELETE FROM ice_connections WHERE id IN (SELECT old.id FROM"
         " (SELECT name, (SELECT id FROM ice_connections WHERE ice_name = name"
@@ -211,7 +211,7 @@ async def _record_happenings(
 
 
 async def newest(fetch: Fetch) -> int:
-    """The number of the newest happening, 0 where there is none."""
+    """The number of the newest outcome, 0 where there is none."""
     [(number,)] = await fetch("SELECT coalesce(max(id), 0) FROM ice_connections")
     return int(number)
 
@@ -219,10 +219,9 @@ async def newest(fetch: Fetch) -> int:
 async def news(
     fetch: Fetch, after: int, limit: int
 ) -> tuple[int, dict[str, Connection | None], list[Happening]]:
-    """What was written behind number `after`, and the last number of it.
+    """The last number written after `after`; the connections that changed; the refusals.
 
-    The connection, or None, of each ICE that came or went, as it is now, which may be later news;
-    and the refusals.
+    A connection is as it is now, which may be later than its number, or None where the ICE is not connected.
     """
     rows = await fetch(
         f"SELECT id, {_HAPPENING} FROM ice_connections WHERE id > $1 ORDER BY id LIMIT $2",
@@ -246,7 +245,7 @@ async def news(
 
 
 class Happenings:
-    """Reads what became of connections."""
+    """Reads the outcomes of connections."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

@@ -212,14 +212,14 @@ async def test_a_gateway_that_renews_its_lease_is_not_displaced(database_url, en
     monkeypatch.setattr("gateway.store.postgres.engine._LOOK_AGAIN", 0.05)
     await joined(engine, 3600.0)
     looked = asyncio.Event()
-    look = PostgresEngine._sign_of_life
+    look = PostgresEngine._renewals_of_name
 
     async def looking(self):
         found = await look(self)
         looked.set()
         return found
 
-    monkeypatch.setattr(PostgresEngine, "_sign_of_life", looking)
+    monkeypatch.setattr(PostgresEngine, "_renewals_of_name", looking)
 
     async def start():
         async with opening(database_url, node="node-a"):

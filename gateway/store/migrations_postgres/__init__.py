@@ -1,1 +1,1 @@
-"""The schema on PostgreSQL. Its numbers are those of `migrations`: a number is one schema on both."""
+"""The schema on PostgreSQL. A number stands for the same schema as in `migrations`."""

@@ -1,1 +1,1 @@
-"""The engine of a fleet: PostgreSQL, served by any number of nodes. Needs the `postgres` extra."""
+"""The engine for several gateways on one database: PostgreSQL. Needs the `postgres` extra."""

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL: to the primary alone, bounded in time, made anew after they broke."""
+"""Connections to the primary of PostgreSQL, with timeouts, made again after they broke."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from gateway.runtime.sockets import give_up_silent_peer
 from gateway.store.engine import Fetch, Row, StoreLocked, StoreUnavailable, T
 
 PATIENCE: Final = 10.0
-"""Seconds to connect, and for a query to be answered; then its connection is given up."""
+"""Seconds to connect, and for a query; then the connection is dropped."""
 
 VANISHED: Final = 20
-"""Seconds after which either end gives up a peer that does not answer: less than the lease of a node."""
+"""Seconds after which either end drops a silent peer: less than the lease of a node."""
 _IDLE: Final = 10
 _INTERVAL: Final = 5
 """Seconds until the first keep-alive probe of an idle connection, and between two of them."""
 _PROBES: Final = (VANISHED - _IDLE) // _INTERVAL
 
 _SETTINGS: Final = {
-    # What a peer that vanished holds, the locks of its name among them, is given back.
+    # The server frees the locks of a peer that vanished, such as the lock of its name.
     "tcp_keepalives_idle": str(_IDLE),
     "tcp_keepalives_interval": str(_INTERVAL),
     "tcp_keepalives_count": str(_PROBES),
     "tcp_user_timeout": str(VANISHED * 1000),
-    # A node that was stopped within a transaction must not hold its rows for longer.
+    # A node that stops within a transaction must not lock its rows for longer.
     "idle_in_transaction_session_timeout": "5s",
     "lock_timeout": "5s",
     "default_transaction_isolation": "read committed",
     "standard_conforming_strings": "on",
     "TimeZone": "UTC",
-    # Short queries alone: to compile them costs more than it saves.
+    # All queries are short: compiling them costs more than it saves.
     "jit": "off",
 }
 _SET: Final = "SELECT set_config(key, value, false) FROM json_each_text($1)"
@@ -48,21 +48,21 @@ _OURS: Final = (
     asyncpg.DataError,
     asyncpg.exceptions.DataError,
 )
-"""A broken rule or a mistake of ours is not the database's fault."""
+"""A violated constraint or a bug of ours is no fault of the database."""
 _LOST: Final = (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 _BROKEN: Final = (*_LOST, TimeoutError, asyncio.CancelledError)
-"""After these nothing more goes over a connection."""
+"""After these errors a connection is not used again."""
 IN_THE_WAY: Final = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 _BUSY: Final = (*IN_THE_WAY, asyncpg.LockNotAvailableError)
 _READ_ONLY: Final = "25006"
 _OPERATOR_INTERVENTION: Final = "57P"
-"""Class of SQLSTATE of a server that is shutting down, starting up, or recovering."""
+"""Class of SQLSTATE of a server that shuts down, starts or recovers."""
 
 Connect = Callable[[], Awaitable[asyncpg.Connection]]
 
 
 class _Connection(asyncpg.Connection):
-    """One that ends when its peer does not answer any more."""
+    """A connection that ends when its peer is silent."""
 
     __slots__ = ()
 
@@ -76,15 +76,14 @@ class _Connection(asyncpg.Connection):
 async def connect(url: str, patience: float = PATIENCE) -> asyncpg.Connection:
     """A connection to the primary among the hosts of `url`.
 
-    `patience` is how many seconds a statement may take, at either end. Raises what asyncpg raises,
-    and OSError.
+    `patience` is the timeout of a statement in seconds, on either end. Raises the errors of asyncpg, and OSError.
     """
     connection = await _dial(url, patience)
     try:
-        # Not at the start of the connection: a proxy would refuse them there, or leave them out.
+        # Not when connecting: a proxy would refuse or ignore them there.
         settings = _SETTINGS | {"statement_timeout": f"{patience * 1000:.0f}ms"}
         await connection.execute(_SET, msgspec.json.encode(settings).decode())
-        # A change is durable before it is acknowledged; a stricter setting of the server's stays.
+        # A change is durable before it is acknowledged; a stricter setting of the server stays.
         await connection.execute(
             "SELECT set_config('synchronous_commit', 'on', false)"
             " WHERE current_setting('synchronous_commit') IN ('off', 'local')"
@@ -96,7 +95,7 @@ async def connect(url: str, patience: float = PATIENCE) -> asyncpg.Connection:
 
 
 async def _dial(url: str, patience: float) -> asyncpg.Connection:
-    """Dial all hosts at once: one that is silent must not use up the time of the others."""
+    """Connect to all hosts at once, so that a silent one does not use up the time of the others."""
     dialled = [
         asyncio.create_task(
             asyncpg.connect(
@@ -122,7 +121,7 @@ async def _dial(url: str, patience: float) -> asyncpg.Connection:
                 one.add_done_callback(_terminate)
     if chosen is None:
         errors = [one.exception() or RuntimeError() for one in dialled]
-        # What a server said tells more than a silence.
+        # The error of a server says more than a timeout.
         raise next((one for one in errors if isinstance(one, asyncpg.PostgresError)), errors[0])
     return chosen.result()
 
@@ -133,10 +132,10 @@ def _terminate(dialled: asyncio.Task[asyncpg.Connection]) -> None:
 
 
 class DatabaseLink:
-    """One connection, made anew after it broke; a query at a time.
+    """A connection that is made again after it broke; it runs one query at a time.
 
-    `suspect` is called when the server said that it is no primary any more, or is going down: the
-    other connections may be to a server like that, too.
+    It calls `suspect` when the server says that it is no primary any more, or shuts down: other connections may
+    lead to the same server.
     """
 
     def __init__(
@@ -149,12 +148,12 @@ class DatabaseLink:
         self._connection: asyncpg.Connection | None = None
         self.lock = asyncio.Lock()
         self.stale = False
-        """Whether to dial anew before the next query."""
+        """Whether to connect again before the next query."""
         self.condemned: str | None = None
-        """Why nothing goes over it any more."""
+        """Why it must not be used any more."""
 
     async def connected(self) -> asyncpg.Connection:
-        """The connection; who holds `turn` has it alone. Raises `StoreUnavailable`."""
+        """The connection, for a caller that holds `lock`. Raises `StoreUnavailable`."""
         if self.condemned is not None:
             raise StoreUnavailable(self.condemned)
         if self.stale:
@@ -164,13 +163,13 @@ class DatabaseLink:
         return self._connection
 
     async def run(self, answer: Awaitable[T]) -> T:
-        """Wait for what was asked; lets only `StoreUnavailable` and broken rules out."""
+        """Await an answer of the server; errors become `StoreUnavailable`, except violated constraints."""
         with self._faults():
             try:
                 async with asyncio.timeout(self._patience):
                     return await answer
             except _BROKEN:
-                # It may still be going on there; nobody waits for it.
+                # The statement may still run on the server.
                 self.drop()
                 raise
             except asyncpg.PostgresError as error:
@@ -211,14 +210,14 @@ class DatabaseLink:
         return StoreUnavailable(self._sentence(reason))
 
     def drop(self) -> None:
-        """Give the connection up."""
+        """Drop the connection."""
         self.stale = False
         if self._connection is not None:
             self._connection.terminate()
             self._connection = None
 
     async def close(self) -> None:
-        """End it, once the query in hand is done."""
+        """Close it once the running query is done."""
         async with self.lock:
             if self._connection is not None:
                 with contextlib.suppress(Exception):
@@ -232,17 +231,17 @@ def _is_no_primary(error: asyncpg.PostgresError) -> bool:
 
 
 def without_nul(param: object) -> object:
-    """What a query is given: no text here holds a NUL, and to ask for one is no reason for an error."""
+    """A parameter that PostgreSQL takes: no stored text holds a NUL, so a query for one must find nothing."""
     return param.replace("\0", "\ufffd") if isinstance(param, str) and "\0" in param else param
 
 
 def rows(records: Sequence[asyncpg.Record]) -> list[Row]:
-    """What a query has found, as tuples."""
+    """The rows of a query as tuples."""
     return [tuple(record) for record in records]
 
 
 def fetch_on(connection: asyncpg.Connection) -> Fetch:
-    """`Engine.fetch` on a connection of its own."""
+    """A `fetch` that reads on `connection`."""
 
     async def fetch(sql: str, *params: object) -> list[Row]:
         return rows(await connection.fetch(sql, *params))

@@ -1,8 +1,8 @@
-"""The engine of a fleet: PostgreSQL through asyncpg, a connection for each use.
+"""The engine for several gateways on one database: PostgreSQL by asyncpg, a connection for each use.
 
-A connection that breaks is made anew by whoever needs it next. Between two of its journeys to the server
-a transaction holds locks on the rows that it changes, never one that others need for theirs: the log's is
-taken by the function `ice_log`, in the journey that commits (see `migrations_postgres`).
+The next query makes a broken connection again. Between two round trips a transaction locks only the rows that it
+changes. The lock of the log, which every transaction needs, is taken by the function `ice_log` in the round trip that
+commits (see `migrations_postgres`).
 """
 
 from __future__ import annotations
@@ -44,21 +44,21 @@ from gateway.store.postgres.migrate import SERVE, is_served, set_up
 READS: Final = 4
 """Reads at once; see `sqlite.READS`."""
 NEWS_PATIENCE: Final = 3.0
-"""Seconds for the tail's queries: while it waits, this node does not know what others have changed."""
+"""Seconds for a query of the log follower: while it waits, this node does not see changes of others."""
 _LOOK_EVERY: Final = 1.0
-"""Seconds between two looks at the log's end, should a notification be lost."""
+"""Seconds between two reads of the end of the log, in case a notification is lost."""
 _ATTEMPTS: Final = 5
-"""Of a transaction that got into another's way."""
+"""Attempts for a transaction that conflicts with another."""
 _NAMES: Final = 1_003
-"""The class of the advisory locks of nodes, each by its name."""
+"""The class of the advisory locks of nodes; a lock is for one name."""
 _TAKE_OVER: Final = 2.0
-"""Seconds for a gateway that was just killed to be forgotten by the server."""
+"""Seconds for the server to notice that a gateway was killed."""
 _ENDING: Final = 2000
-"""Milliseconds to wait for the end of a backend that is told to end."""
+"""Milliseconds to wait for a terminated backend to end."""
 _LOOK_AGAIN: Final = 0.5
-"""Seconds between two looks at a node of our name that may have vanished."""
+"""Seconds between two checks of a node of our name that may have vanished."""
 _NOT_JOINED: Final = 30.0
-"""Seconds for which a gateway may hold its name before it is one of the nodes."""
+"""Seconds for which a gateway may hold its name before it has joined the nodes."""
 _HOLDERS: Final = (
     "FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 2"
     " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
@@ -67,7 +67,7 @@ _HOLDERS: Final = (
 _UNKNOWN: Final = "it is not known whether the last change was made: look before you try again"
 
 _SAME: Final = "UPDATE ice_schema SET version = version"
-"""Writes what is there already."""
+"""Writes an unchanged value."""
 
 
 class PostgresEngine:
@@ -83,7 +83,7 @@ class PostgresEngine:
         self._looked = 0.0
         self._seq: int | None = None
         self._held: asyncpg.Record | None = None
-        """The server's process that holds our name, or did."""
+        """The backend that holds our name, or held it."""
         self._readers = asyncio.LifoQueue[DatabaseLink]()
         self._links: list[DatabaseLink] = []
 
@@ -91,7 +91,7 @@ class PostgresEngine:
             return connect(url)
 
         async def make_watcher() -> asyncpg.Connection:
-            return await self._listening(await connect(url))
+            return await self._make_listening(await connect(url))
 
         for _ in range(READS if node is not None else 1):
             self._readers.put_nowait(self._link(make))
@@ -109,14 +109,14 @@ class PostgresEngine:
         return link
 
     def _suspect(self) -> None:
-        """Dial all links anew: their server has failed over, or is about to."""
+        """Have all links connect again: their server fails over, or has done so."""
         for link in self._links:
             link.stale = True
 
     async def start(self) -> None:
-        """Take the node's name, where this is for a gateway. Raises `StoreRefused`, `StoreUnavailable`."""
+        """Take the name of the node, for a gateway. Raises `StoreRefused`, `StoreUnavailable`."""
         if self._node is not None:
-            before, lease = await self._sign_of_life()
+            before, lease = await self._renewals_of_name()
             until = asyncio.get_running_loop().time() + lease
             try:
                 async with self._watcher.lock:
@@ -128,9 +128,9 @@ class PostgresEngine:
                     await self._watcher.connected()
 
     async def _displace(self, before: list[Row], until: float) -> None:
-        """Take the name from a gateway that has vanished; one that shows a sign of life keeps it.
+        """Take the name from a gateway that has vanished.
 
-        It has vanished when it has not renewed its lease for as long as that lasts, by our clock.
+        It has vanished when it has not renewed its lease for the time of the lease, by our clock.
         """
         watched = False
         while not watched:
@@ -138,22 +138,22 @@ class PostgresEngine:
             watched = asyncio.get_running_loop().time() >= until
             if not await self.fetch(f"SELECT 1 {_HOLDERS}", self._node):
                 return
-            if (await self._sign_of_life())[0] != before:
+            if (await self._renewals_of_name())[0] != before:
                 raise self._taken()
         await self.fetch(f"SELECT pg_terminate_backend(pid, {_ENDING}) {_HOLDERS}", self._node)
 
-    async def _sign_of_life(self) -> tuple[list[Row], float]:
-        """What changes whenever a node of our name renews its lease, and how long that lasts, in seconds."""
+    async def _renewals_of_name(self) -> tuple[list[Row], float]:
+        """Rows that change when a node of our name renews its lease, and the seconds that the lease lasts."""
         found = await self.fetch(
             "SELECT instance, renewals, lease FROM ice_nodes WHERE name = $1 ORDER BY instance",
             self._node,
         )
         return found, max((lease for *_, lease in found), default=_NOT_JOINED)
 
-    async def _listening(self, connection: asyncpg.Connection) -> asyncpg.Connection:
-        """The tail's connection: it hears of commits, and holds the node's name."""
+    async def _make_listening(self, connection: asyncpg.Connection) -> asyncpg.Connection:
+        """Prepare the connection that is notified of commits and holds the name of the node."""
         try:
-            await self._hold(connection)
+            await self._lock_name(connection)
             await connection.add_listener("ice_events", self._hear)
         except BaseException:
             connection.terminate()
@@ -162,10 +162,10 @@ class PostgresEngine:
         self._news = True
         return connection
 
-    async def _hold(self, connection: asyncpg.Connection) -> None:
-        """Hold the name against a second node of it, and the database against who would have it alone."""
+    async def _lock_name(self, connection: asyncpg.Connection) -> None:
+        """Lock the name against a second node, and the database against a command that needs it alone."""
         if self._held is not None:
-            # Nobody else knows that it is ours, and that nothing comes of it any more.
+            # End our own old backend: only we know that its connection is broken.
             await connection.execute(
                 f"SELECT pg_terminate_backend(pid, {_ENDING}) FROM pg_stat_activity"
                 " WHERE pid = $1 AND backend_start = $2",
@@ -199,7 +199,7 @@ class PostgresEngine:
             self._notifying = asyncio.create_task(self._notify(), name="store notifier")
 
     async def _notify(self) -> None:
-        """Wake the other processes. Beside the commit: one that cannot be sent costs only a wake-up."""
+        """Notify the other processes, after the commit: a lost notification only delays them."""
         try:
             while self._unannounced:
                 self._unannounced = False
@@ -214,7 +214,7 @@ class PostgresEngine:
             self._notifying = None
 
     def _hear(self, *_: object) -> None:
-        """There is news, or the connection over which it would come has ended."""
+        """A commit was notified, or the listening connection has ended."""
         self._news = True
         self.changed.set()
 
@@ -240,7 +240,7 @@ class PostgresEngine:
         return f"json_object_agg({key}, json_build_object({each}))::text"
 
     async def has_changed(self) -> bool:
-        """See `Engine.has_changed`. A notification tells; now and then the end of the log is looked at."""
+        """See `Engine.has_changed`. It relies on notifications, and reads the end of the log now and then."""
         now = asyncio.get_running_loop().time()
         if not self._news and now - self._looked < _LOOK_EVERY:
             return False
@@ -288,7 +288,7 @@ class PostgresEngine:
 
 
 class PostgresWriter(Writer):
-    """The one writer of this node; others write meanwhile."""
+    """The only writer of this node; other nodes write at the same time."""
 
     def __init__(self, link: DatabaseLink, committed: Callable[[], None]) -> None:
         super().__init__(committed)
@@ -353,22 +353,22 @@ async def _commit(connection: asyncpg.Connection, appended: Sequence[Appended]) 
     if not appended:
         done = await connection.execute("COMMIT")
     else:
-        # One message: the log's lock is taken and let go by the server alone.
+        # One message: the server takes and releases the lock of the log without waiting for us.
         events = ", ".join(_literal(hashed(one.event)) for one in appended)
         done = await connection.execute(f"SELECT ice_log(ARRAY[{events}]); COMMIT")
     if done != "COMMIT":
-        # A statement had failed, and its unit went on regardless.
+        # A statement failed, and its unit ignored that.
         raise RuntimeError(f"the transaction was not committed: {done}")
 
 
 def _rolled_back(error: StoreUnavailable) -> bool:
-    """Whether the server has answered a commit with an error, and goes on: then nothing is done."""
+    """Whether the server answered the commit with an error, and so has rolled back."""
     cause = error.__cause__
     return isinstance(cause, asyncpg.PostgresError) and cause.severity_en == "ERROR"
 
 
 async def _number(connection: asyncpg.Connection, appended: Sequence[Appended]) -> None:
-    """Tell what was appended its numbers, once they are committed."""
+    """Set the numbers of the logged events after their commit."""
     if appended:
         last = await connection.fetchval("SELECT current_setting('ice.seq')::bigint")
         for number, one in enumerate(reversed(appended)):
@@ -376,7 +376,7 @@ async def _number(connection: asyncpg.Connection, appended: Sequence[Appended]) 
 
 
 def _literal(text: str) -> str:
-    """A string constant (standard_conforming_strings is on: `connect` sees to it)."""
+    """A string constant (`connect` sets standard_conforming_strings)."""
     return "'" + text.replace("'", "''") + "'"
 
 
@@ -409,12 +409,12 @@ async def open_postgres(
 
     Args:
         url: `postgresql://user@host:port/name`.
-        node: the name of the gateway that opens it, another for each; a command leaves it out.
+        node: the unique name of the gateway that opens it; a command gives none.
         create: whether missing tables are made.
-        tell: is told of a migration.
+        tell: called with a sentence about a migration.
 
     Raises:
-        StoreRefused: it is not for us as it is; the text says what to change.
+        StoreRefused: it cannot be used as it is; the text says what to change.
         StoreUnavailable: it cannot be reached or used now.
     """
     await set_up(url, create=create, tell=tell)

@@ -1,6 +1,6 @@
-"""A PostgreSQL database before it is an engine: whether it is for us, its tables, their migrations.
+"""The checks, the tables and the migrations of a PostgreSQL database, before an engine opens it.
 
-What stands in the way is told in a sentence that names what to change, and never the password.
+An error names what to change, and never the password.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from gateway.store.postgres.connection import PATIENCE, connect, fetch_on
 _LONG: Final = 600.0
 """Seconds for a statement of a migration, or for a count of all rows."""
 OLDEST: Final = 14
-"""The oldest release of PostgreSQL that is still maintained."""
+"""The oldest maintained release of PostgreSQL."""
 _SETUP: Final = 1_001
-"""The advisory lock of whoever makes or migrates the tables,"""
+"""The advisory lock of a process that makes or migrates the tables,"""
 SERVE: Final = 1_002
-"""and of the gateway that serves a database."""
+"""and of a gateway that serves the database."""
 
 
 async def is_served(fetch: Fetch) -> bool:
-    """Whether a gateway runs on the database now."""
+    """Whether a gateway serves the database now."""
     [(held,)] = await fetch(
         "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted"
         " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
@@ -46,7 +46,7 @@ async def is_served(fetch: Fetch) -> bool:
 
 @contextlib.asynccontextmanager
 async def open_read_only(url: str) -> AsyncIterator[tuple[Fetch, int]]:
-    """Its `fetch` and its schema (0 where it has no tables of ours), without changing a thing.
+    """Its `fetch` and its schema (0 where it has no tables of a gateway), without changing it.
 
     Raises `StoreRefused` and `StoreUnavailable`.
     """
@@ -80,7 +80,7 @@ async def set_up(url: str, *, create: bool, tell: Tell) -> None:
 
 @contextlib.contextmanager
 def translating_errors(name: str) -> Iterator[None]:
-    """Let only `StoreRefused` and `StoreUnavailable` out, with what to change."""
+    """Translate errors into `StoreRefused` and `StoreUnavailable` that name what to change."""
     try:
         yield
     except (
@@ -130,7 +130,7 @@ _REFUSALS: Final[tuple[tuple[tuple[type[Exception], ...], str], ...]] = (
 
 
 async def _check(connection: asyncpg.Connection, url: str) -> None:
-    """Refuse what would not keep our promises."""
+    """Refuse a server or a database that cannot keep what the engine promises."""
     name = shown(url)
     major = connection.get_server_version().major
     if major < OLDEST:
@@ -140,7 +140,7 @@ async def _check(connection: asyncpg.Connection, url: str) -> None:
     encoding = await connection.fetchval("SELECT current_setting('server_encoding')")
     if encoding != "UTF8":
         raise StoreRefused(f"{name} has the encoding {encoding}: make one with UTF8")
-    # Two connections of ours are two sessions, unless somebody lends one to whoever asks.
+    # Two connections are two sessions, unless a proxy pools them.
     other = await connect(url)
     try:
         if await connection.fetchval(_PID) == await other.fetchval(_PID):
@@ -194,7 +194,7 @@ async def _bring_up(connection: asyncpg.Connection, name: str, *, create: bool, 
 
 
 async def _refuse_older_nodes(connection: asyncpg.Connection, name: str) -> None:
-    """Refuse to migrate under nodes that judge leases by the server's clock: both sides would be wrong."""
+    """Refuse to migrate while nodes serve that judge leases by the server's clock."""
     serving = await connection.fetch(
         "SELECT name FROM ice_nodes WHERE lease_until > lease_clock() ORDER BY name"
     )
@@ -207,7 +207,7 @@ async def _refuse_older_nodes(connection: asyncpg.Connection, name: str) -> None
 
 
 async def _version(connection: asyncpg.Connection, name: str) -> int:
-    """The schema that is there, 0 where there is none yet."""
+    """The number of its schema, 0 where there is none yet."""
     if await connection.fetchval("SELECT to_regclass('ice_schema')") is not None:
         return int(await connection.fetchval("SELECT version FROM ice_schema"))
     if await connection.fetchval("SELECT to_regclass('users')") is not None:

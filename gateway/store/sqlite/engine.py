@@ -1,4 +1,4 @@
-"""The embedded engine: SQLite through aiosqlite, one connection (and thread) for each use.
+"""The embedded engine: SQLite by aiosqlite, one connection (and thread) for each use.
 
 Reads never wait for the writer (WAL). Source for the pragmas: https://www.sqlite.org/pragma.html.
 """
@@ -31,16 +31,16 @@ from gateway.store.sqlite.guard import Guard, may_be_done
 from gateway.store.sqlite.migrate import BUSY_TIMEOUT, is_served, resolve, serving_lock, set_up
 
 _COMMANDS_WAIT: Final = 5
-"""Times as long: beside a busy gateway a command may not get its turn at once."""
+"""Factor of the timeout for a command, which may wait longer beside a busy gateway."""
 _SWEEP_AFTER: Final = 1.0
-"""Seconds from a commit to the checkpoint that brings it from the log into the file."""
+"""Seconds from a commit to the checkpoint that copies it from the log into the file."""
 _LOG_PAGES: Final = 8_000
-"""Pages of the log, 32 MiB, from which on a commit does that itself, so that it begins anew."""
+"""Pages of the log (32 MiB) from which on a commit makes a checkpoint itself, so that the log restarts."""
 _MAX_PAUSE: Final = 60.0
-"""Seconds between two checks of a damaged file at the most."""
+"""Seconds between two checks of a damaged file at most."""
 READS: Final = 4
-"""Reads at once, of which one runs. What they found is worked on by the loop that admits ICEs: were all
-of a thousand listings to come back together, nobody would be admitted until the last is written."""
+"""Reads at once, of which one runs. The loop that admits ICEs handles their results: if a thousand listings
+came back together, no ICE would be admitted until the last one is sent."""
 
 
 class SqliteEngine:
@@ -90,7 +90,7 @@ class SqliteEngine:
             self._sweeping = asyncio.create_task(self._sweep(), name="checkpoint")
 
     async def _sweep(self) -> None:
-        """Bring the log into the file, beside the writer: every hundredth commit would wait for it."""
+        """Make a checkpoint beside the writer; otherwise every hundredth commit would wait for one."""
         try:
             await asyncio.sleep(_SWEEP_AFTER)
             with contextlib.suppress(StoreUnavailable):
@@ -115,7 +115,7 @@ class SqliteEngine:
         self, connection: aiosqlite.Connection, sql: str, params: Sequence[object]
     ) -> list[Row]:
         with self._guard():
-            # One thread hop; it reads to the end, so that no half-read cursor pins an old snapshot.
+            # One thread switch. It reads to the end: a half-read cursor would keep an old snapshot.
             return list(await connection.execute_fetchall(sql, _numbered(params)))  # type: ignore[arg-type] # tuples
 
     def gather(self, key: str, columns: Iterable[str]) -> str:
@@ -124,7 +124,7 @@ class SqliteEngine:
         return f"json_group_object({key}, json_object({each}))"
 
     async def has_changed(self) -> bool:
-        """See `Engine.has_changed`. Asks outside transactions, on a connection that never writes."""
+        """See `Engine.has_changed`. It reads on a connection that never writes, outside transactions."""
         [(version,)] = await self._fetch(self._watcher, "PRAGMA data_version", ())
         known, self._version = self._version, version
         return bool(version != known)
@@ -141,35 +141,35 @@ class SqliteEngine:
     async def try_out(self) -> None:
         """See `Engine.try_out`."""
         if self._guard.moved:
-            await self._let_go()
+            await self._detach()
         elif self._guard.damage is not None:
             await self._check()
         with contextlib.suppress(StoreUnavailable):
             await self.write(_change_nothing)
 
-    async def _let_go(self) -> None:
-        await self._stop_sweeping()  # of two checkpoints at a time one does nothing
-        await self._writes.let_go()
+    async def _detach(self) -> None:
+        await self._stop_sweeping()  # of two simultaneous checkpoints one does nothing
+        await self._writes.detach()
 
     async def _stop_sweeping(self) -> None:
-        """Return when no checkpoint goes on beside the writer."""
+        """Return when no checkpoint runs beside the writer."""
         if self._sweeping is not None:
             self._sweeping.cancel()
             await asyncio.wait([self._sweeping])
         if self._serving:
-            # What was cancelled may go on in its thread: this comes after it.
+            # A cancelled statement may still run in its thread: this one runs after it.
             with contextlib.suppress(sqlite3.Error, ValueError):
                 await self._sweeper.execute_fetchall("SELECT 1")
 
     async def _check(self) -> None:
-        """Use the file again if it is whole by now; a large one is not read again and again."""
+        """Use the file again if it is whole; the pause between two checks doubles."""
         now = asyncio.get_running_loop().time()
         if now < self._check_due:
             return
         if await asyncio.to_thread(_is_whole, self.path):
             readers = (self._reader, self._lookups, self._watcher, self._sweeper)
             for connection in (self._writer, *readers):
-                # What they remember of it may be what was damaged.
+                # Their caches may hold damaged pages.
                 await connection.execute_fetchall("PRAGMA shrink_memory")
             self._guard.damage = None
             self._check_pause = 0.0
@@ -189,7 +189,7 @@ class SqliteEngine:
         """See `Engine.close`."""
         await self._writes.finish()
         if self._guard.moved:
-            await self._let_go()
+            await self._detach()
         await self._stop_sweeping()
         self._guard.condemn(f"the database {self.path} is being closed")
         await self._stack.aclose()
@@ -208,10 +208,10 @@ class SqliteWriter(Writer):
         self._connection = connection
         self._guard = guard
 
-    async def let_go(self) -> None:
-        """Bring what stands in the write-ahead log into the file it belongs to, which was moved away.
+    async def detach(self) -> None:
+        """Copy the write-ahead log into its database file, which was moved away.
 
-        The log stays where it is: it would be taken for the log of whatever is put there, and ruin it.
+        The log stays at the path: SQLite would apply it to another database that is put there, and damage it.
         """
         with contextlib.suppress(sqlite3.Error, ValueError):  # or it is closed already
             await self._connection.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -236,8 +236,7 @@ class SqliteWriter(Writer):
             await self._connection.execute("COMMIT")
         except sqlite3.DatabaseError as error:
             await self._roll_back()
-            # The next commit takes the place of the failed one in the write-ahead log: from then on
-            # it is as if it had never been.
+            # A next commit overwrites the failed one in the write-ahead log, which then never happened.
             if may_be_done(error) and await self.obstacle() is not None:
                 raise self._guard.unknown(error) from error
             raise
@@ -262,7 +261,7 @@ class SqliteWriter(Writer):
 
 
 async def _change_nothing(transaction: Transaction) -> None:
-    """A unit that writes what is there already."""
+    """A unit that writes an unchanged value."""
     [(version,)] = await transaction.fetch("PRAGMA user_version")
     await transaction.run(f"PRAGMA user_version={version}")
 
@@ -276,7 +275,7 @@ class _SqliteTransaction:
         return list(await self._connection.execute_fetchall(sql, _numbered(params)))  # type: ignore[arg-type] # tuples
 
     async def hold(self, sql: str, *params: object) -> list[Row]:
-        return await self.fetch(sql, *params)  # nobody else writes
+        return await self.fetch(sql, *params)  # no other connection writes
 
     async def run(self, sql: str, *params: object) -> int:
         cursor = await self._connection.execute(sql, _numbered(params))
@@ -289,7 +288,7 @@ def _numbered(params: Sequence[object]) -> dict[str, object]:
 
 
 _NUMBERS: Final = tuple(map(str, range(1, 33)))
-"""More than any statement has: who adds one beyond is told so by SQLite, which misses its value."""
+"""More than any statement has; SQLite refuses a statement with more."""
 
 
 # --- opening -----------------------------------------------------------------------------------
@@ -297,15 +296,14 @@ _NUMBERS: Final = tuple(map(str, range(1, 33)))
 
 async def _prepare(connection: aiosqlite.Connection, busy_timeout: float) -> None:
     await connection.execute(f"PRAGMA busy_timeout={int(busy_timeout * 1000)}")
-    # A change is durable before it is acknowledged: a deregistration that a power cut undoes would
-    # be a hole.
+    # A change is durable before it is acknowledged: a power cut must not undo a deregistration.
     await connection.execute("PRAGMA synchronous=FULL")
     await connection.execute("PRAGMA foreign_keys=ON")
-    # What PostgreSQL has functions for: a clock that all gateways on one file read alike, and an order of what
-    # they read. Here both are the machine's clock that nobody sets.
+    # PostgreSQL has functions of these names: the lease clock, and a number that grows with each read. Here
+    # both are the machine's time since its start.
     for name, parameters in (("lease_clock", 0), ("lease_clock", 1), ("reading_number", 0)):
         await connection.create_function(name, parameters, lambda *_: boottime())
-    # As PostgreSQL calls it; SQLite has it from 3.43 on.
+    # PostgreSQL's name; SQLite has it from 3.43 on.
     await connection.create_function("octet_length", 1, _octets, deterministic=True)
 
 
@@ -314,7 +312,7 @@ def _octets(text: str | None) -> int | None:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether the file, read anew from the disk, is as SQLite would have written it."""
+    """Whether SQLite finds no damage in the file on the disk."""
     try:
         with contextlib.closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT)) as connection:
             return connection.execute("PRAGMA quick_check(1)").fetchall() == [("ok",)]
@@ -336,7 +334,7 @@ async def open_sqlite(
         path: the database file.
         serving: for a gateway, of which there is one per file; a command leaves it False.
         create: whether a missing file is made.
-        tell: is told of a migration.
+        tell: called with a sentence about a migration.
 
     Raises:
         StoreRefused: the file is newer than this program, of another program, served already, or

@@ -1,4 +1,4 @@
-"""Stands before every use of an SQLite file: whether it is still ours, and what its errors mean.
+"""Checks an SQLite file before each use, and translates SQLite's errors.
 
 Source of the codes: https://www.sqlite.org/rescode.html.
 """
@@ -34,17 +34,17 @@ _UNKNOWN: Final = "it is not known whether the last change was made: look before
 
 
 def describe(path: Path, error: Exception, doing: str = "used") -> str:
-    """Why the database cannot be used (or opened), and what to do."""
+    """A sentence for the operator: why the database cannot be used (or opened), and what to do."""
     advice = _ADVICE.get(_code(error))
     return f"the database {path} cannot be {doing}: {error}" + (f"; {advice}" if advice else "")
 
 
 def may_be_done(error: sqlite3.Error) -> bool:
-    """Whether a COMMIT that ended in `error` may be found done after a crash.
+    """Whether a COMMIT that failed with `error` may be in effect after a crash.
 
-    Where the write-ahead log could not be written, its last frame, which commits, is not there. But
-    when it was written and could not be synced, the frame may have reached the disk: SQLite does not
-    count it, and the recovery after a crash would.
+    If the write-ahead log could not be written, its last frame, which commits, is missing. If it was written but
+    could not be synced, the frame may have reached the disk: SQLite ignores it, but the recovery after a crash
+    would apply it.
     """
     if _code(error) == sqlite3.SQLITE_IOERR:
         return error.sqlite_errorcode != sqlite3.SQLITE_IOERR_WRITE
@@ -52,24 +52,24 @@ def may_be_done(error: sqlite3.Error) -> bool:
 
 
 def _code(error: Exception) -> int:
-    """SQLite's primary result code; 0 for what is not SQLite's."""
+    """SQLite's primary result code; 0 for another error."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 class Guard:
-    """Lets nobody use the file at `path` who would read or write another, or one that is damaged."""
+    """Refuses the use of the file at `path` once it was replaced, removed or found damaged."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.condemned: str | None = None
-        """Why nothing may be read or written any more."""
+        """Why it must not be used any more."""
         self.damage: str | None = None
-        """Why nothing may be read or written until the file has been found whole."""
+        """Why it must not be used until a check has found it whole."""
         self._names = [str(path)]
         self._files = self._look()
 
     def watch_log(self) -> None:
-        """Take the write-ahead log for a part of the database: it is there once somebody has read."""
+        """Watch the write-ahead log, too; it exists after the first read."""
         self._names = [str(self.path), f"{self.path}-wal"]
         self._files = self._look()
 
@@ -87,43 +87,43 @@ class Guard:
 
     @property
     def moved(self) -> bool:
-        """Whether another file stands there, or none."""
+        """Whether the file at the path is missing or another one."""
         return self._look() != self._files
 
     def condemn(self, reason: str) -> None:
-        """Refuse everything from now on; the first reason stays."""
+        """Refuse every use from now on; the first reason stays."""
         self.condemned = self.condemned or reason
 
     @contextlib.contextmanager
     def __call__(self) -> Iterator[None]:
-        """Let only `StoreUnavailable` out, and notice a file that was taken away beneath us."""
+        """Refuse a use where there is a `fault`, and translate SQLite's errors into `StoreUnavailable`."""
         if self.fault is not None:
             raise StoreUnavailable(self.fault)
         try:
             yield
         except sqlite3.DatabaseError as error:
-            # A broken rule or a mistake of ours is not the database's fault.
+            # A violated constraint or a bug of ours is no fault of the database.
             if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
                 raise
             reason = describe(self.path, error)
             if _code(error) in _DAMAGE:
-                # What else is damaged is not known: to go on could destroy more.
+                # More may be damaged: further writes could destroy it.
                 self.damage = reason
             if isinstance(error, sqlite3.OperationalError) and not hasattr(
                 error, "sqlite_errorcode"
             ):
-                # Python's own: SQLite has found nothing wrong, but the text is not UTF-8.
+                # Python raised it, not SQLite: the text is not UTF-8.
                 raise Undecodable(reason) from error
             locked = _code(error) == sqlite3.SQLITE_BUSY
             raise (StoreLocked if locked else StoreUnavailable)(reason) from error
 
     def check_committed(self) -> None:
-        """Raise `OutcomeUnknown` where the file has gone: so has what was written into it."""
+        """Raise `OutcomeUnknown` where the file was moved: the commit went into the moved file."""
         if self.moved:
             raise OutcomeUnknown(f"{self.fault}; {_UNKNOWN}")
 
     def unknown(self, error: sqlite3.Error) -> OutcomeUnknown:
-        """What to raise where a COMMIT that `may_be_done` has failed with `error`."""
+        """The error for a COMMIT that failed with `error` but `may_be_done`."""
         return OutcomeUnknown(f"{describe(self.path, error)}; {_UNKNOWN}")
 
     def _look(self) -> list[tuple[int, int] | None]:

@@ -1,6 +1,6 @@
-"""An SQLite file before it is an engine: its locks, its making, its migrations.
+"""The locks, the creation and the migrations of an SQLite file, before an engine opens it.
 
-A migration keeps a copy of the database as it was, or is not begun.
+A migration first makes a copy of the database; where that fails, it does not start.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from gateway.store.sqlite.snapshot import (
 BUSY_TIMEOUT: Final = 2.0
 """Seconds to wait for another process that is writing."""
 _TAKE_OVER: Final = 0.5
-"""Seconds to wait for a gateway that is just ending."""
+"""Seconds to wait for a gateway that is stopping."""
 _SETUP_PATIENCE: Final = 60.0
 """Seconds to wait for another process that migrates."""
 
@@ -42,15 +42,15 @@ _SETUP_PATIENCE: Final = 60.0
 
 
 def resolve(path: Path) -> Path:
-    """Two names of one file share their locks."""
+    """The path without symbolic links: two names of one file must share their locks."""
     return path.resolve()
 
 
 def is_served(path: Path) -> bool:
-    """Whether a gateway runs on this database now; makes no file. Raises `StoreUnavailable`."""
+    """Whether a gateway serves this database now; makes no file. Raises `StoreUnavailable`."""
     try:
         descriptor = os.open(_lock_file(resolve(path), "serve"), os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:  # nobody has ever served it
+    except FileNotFoundError:  # no gateway has ever served it
         return False
     except OSError as error:
         raise _no_folder(path, error) from error
@@ -75,8 +75,8 @@ def serving_lock(path: Path) -> Iterator[None]:
 def lock(path: Path, purpose: str, *, patience: float) -> Iterator[bool]:
     """Hold a lock beside the database; False where another holds it for `patience` seconds.
 
-    It lies on a file of its own: to close any handle of the database file itself would drop
-    SQLite's own locks (https://www.sqlite.org/howtocorrupt.html, section 2.2).
+    It is a lock on a file of its own: closing any handle of the database file would drop SQLite's own locks
+    (https://www.sqlite.org/howtocorrupt.html, section 2.2).
     """
     try:
         descriptor = _open_lock(path, _lock_file(path, purpose))
@@ -90,7 +90,7 @@ def lock(path: Path, purpose: str, *, patience: float) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def exclusively(path: Path, *, why: str) -> Iterator[None]:
-    """Let no gateway serve the database, and no command open it, meanwhile. Raises `StoreRefused`."""
+    """Keep gateways and commands from opening the database meanwhile. Raises `StoreRefused`."""
     with lock(path, "serve", patience=0) as unserved, lock(path, "setup", patience=1) as mine:
         if not unserved:
             raise StoreRefusedForNow(f"a gateway serves {path}: stop it {why}")
@@ -106,7 +106,7 @@ def _lock_file(path: Path, purpose: str) -> str:
 def _open_lock(path: Path, name: str) -> int:
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
     try:
-        # 0600 as all our files; a lock file is left in place, since to remove it would race.
+        # 0600 like all our files. A lock file stays: removing it would race with another process.
         descriptor = os.open(name, flags | os.O_EXCL, 0o600)
     except FileExistsError:
         return os.open(name, flags, 0o600)
@@ -114,12 +114,12 @@ def _open_lock(path: Path, name: str) -> int:
     return descriptor
 
 
-_MUST_MEND: Final = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP)
-"""Why a folder cannot be used until a person does something about it."""
+_NEEDS_A_PERSON: Final = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP)
+"""Errors of a folder that do not pass without a person."""
 
 
 def _no_folder(path: Path, error: OSError) -> StoreRefused | StoreUnavailable:
-    kind = StoreRefused if error.errno in _MUST_MEND else StoreUnavailable
+    kind = StoreRefused if error.errno in _NEEDS_A_PERSON else StoreUnavailable
     return kind(f"the folder of the database {path} cannot be used: {error.strerror or error}")
 
 
@@ -171,7 +171,7 @@ def set_up(path: Path, *, serving: bool, create: bool, tell: Tell) -> None:
             raise StoreRefused(f"the database {path} is a folder: name the file in it")
         try:
             if not path.exists():
-                # Nobody but the owner reads hashes, names and addresses.
+                # Only the owner may read hashes, names and addresses.
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
             with contextlib.closing(
                 sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT)
@@ -189,7 +189,7 @@ def _bring_up(connection: sqlite3.Connection, path: Path, *, serving: bool, tell
     version = _version(connection, path, newest)
     if version == newest:
         if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
-            connection.execute("PRAGMA journal_mode=WAL")  # a copy comes without
+            connection.execute("PRAGMA journal_mode=WAL")  # a copy has another mode
         return
     if version and not serving and is_served(path):
         raise StoreRefusedForNow(
@@ -199,7 +199,7 @@ def _bring_up(connection: sqlite3.Connection, path: Path, *, serving: bool, tell
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("BEGIN IMMEDIATE")
-    # From here on nobody writes: the copy is what is migrated.
+    # From here on no other process writes: the copy is the state that is migrated.
     kept = _keep(path, newest) if version else None
     for number, sql in steps:
         if number > version:
@@ -230,7 +230,7 @@ def _version(connection: sqlite3.Connection, path: Path, newest: int) -> int:
 
 
 def _keep(path: Path, newest: int) -> Path:
-    """A copy of the database beside it; one of an earlier attempt is replaced by this later state."""
+    """Copy the database beside itself; this replaces the copy of an earlier attempt."""
     kept = path.with_name(f"{path.name}.before-schema-{newest}")
     try:
         with temporary(kept) as unfinished:
@@ -245,7 +245,7 @@ def _keep(path: Path, newest: int) -> Path:
 
 
 def _statements(sql: str) -> Iterator[str]:
-    """The single statements; `executescript` would commit by itself."""
+    """The statements one by one; `executescript` would commit."""
     statement = ""
     for line in sql.splitlines(keepends=True):
         statement += line
@@ -253,4 +253,4 @@ def _statements(sql: str) -> Iterator[str]:
             yield statement
             statement = ""
     if statement.strip():
-        yield statement  # an unfinished one is for SQLite to refuse, not for us to skip
+        yield statement  # SQLite refuses an unfinished one

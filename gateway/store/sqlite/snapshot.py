@@ -1,6 +1,6 @@
-"""A database file from outside: copied while others write, read as it is, checked, put aside.
+"""A database file without an engine: copied while others write, read without changing it, checked, replaced.
 
-Nothing here migrates or makes a database. The names of files that are not finished begin with a dot.
+Nothing here migrates or makes a database. The names of unfinished files begin with a dot.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gateway.store.last_seen import stored
 from gateway.store.tables import NOT_COPIED, Table
 
 APPLICATION_ID: Final = 0x49434547
-"""Marks a file as ours (`PRAGMA application_id`): "ICEG"."""
+"""`PRAGMA application_id` of the files of a gateway: "ICEG"."""
 _BUSY: Final = frozenset({"SQLITE_BUSY", "SQLITE_LOCKED"})
 
 
@@ -33,7 +33,7 @@ _BUSY: Final = frozenset({"SQLITE_BUSY", "SQLITE_LOCKED"})
 
 @contextlib.contextmanager
 def temporary(target: Path) -> Iterator[Path]:
-    """A name for what will be `target`, in a folder of its own beside it that is removed at the end."""
+    """A path for an unfinished `target`, in a temporary folder beside it that is removed at the end."""
     folder = tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".unfinished", dir=target.parent)
     try:
         yield Path(folder) / target.name  # mkdtemp made it 0700
@@ -42,7 +42,7 @@ def temporary(target: Path) -> Iterator[Path]:
 
 
 def put_in_place(unfinished: Path, target: Path) -> None:
-    """Give a finished file its name, durably and at once; whatever had the name is replaced."""
+    """Rename a finished file to `target`, durably and atomically; it replaces a file of that name."""
     own(unfinished, target)
     sync(unfinished)
     unfinished.replace(target)
@@ -50,7 +50,7 @@ def put_in_place(unfinished: Path, target: Path) -> None:
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copy a file that nobody writes to; `target` is for its owner alone, and appears whole."""
+    """Copy a file while no process writes to it; `target` (0600) appears complete."""
     with temporary(target) as unfinished:
         os.close(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         shutil.copyfile(source, unfinished)
@@ -61,11 +61,11 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def copy_database(source: Path, target: Path) -> None:
-    """Copy the database as it is at one moment, while others may write to it.
+    """Copy a snapshot of the database, while others may write to it.
 
-    SQLite's backup in a single step reads one snapshot: no writer waits for it, and none, however
-    busy, makes it begin again. `target`, which must not exist, is one file without a log beside it,
-    for its owner alone. Raises `OSError` and `sqlite3.Error`.
+    SQLite's backup in one step reads one snapshot: no writer waits for it, and no writer makes it start again.
+    `target` (0600), which must not exist, is one file without a log beside it. Raises `OSError` and
+    `sqlite3.Error`.
     """
     os.close(os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     with (
@@ -78,9 +78,9 @@ def copy_database(source: Path, target: Path) -> None:
 
 
 def mark_as_copy(path: Path, at: datetime) -> None:
-    """Let a copy say that it is one (`0005_restore.sql`), without logins and sessions that are over.
+    """Mark a database as a copy (`0005_restore.sql`), and delete the rows that belong into no copy.
 
-    An older database, which knows nothing of it, is left as it is.
+    It does not change a database of a schema without the mark.
     """
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as made:
         there = {name for (name,) in made.execute("SELECT name FROM sqlite_schema")}
@@ -92,7 +92,7 @@ def mark_as_copy(path: Path, at: datetime) -> None:
         for name in NOT_COPIED:
             if name in there:
                 made.execute(f"DELETE FROM {name}")
-        # What was put aside for a restored table that still waits stays worth comparing with.
+        # An earlier mark stays: the review needs the databases that it names.
         made.execute(
             "INSERT INTO restored (id, copied, seq)"
             " VALUES (1, ?, (SELECT coalesce(max(seq), 0) FROM ice_events))"
@@ -104,7 +104,7 @@ def mark_as_copy(path: Path, at: datetime) -> None:
 
 
 def into_one_file(path: Path) -> bool:
-    """Bring a database into one file, which proves that nobody has it open; False where somebody has.
+    """Bring a database into one file; False where another process has it open.
 
     Raises `sqlite3.Error` where it is damaged.
     """
@@ -123,7 +123,7 @@ def into_one_file(path: Path) -> bool:
 
 
 class ReadOnlyDatabase:
-    """Reads a database without changing a thing. Every method raises `sqlite3.Error`."""
+    """Reads a database without changing it. Every method raises `sqlite3.Error`."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -134,7 +134,7 @@ class ReadOnlyDatabase:
         return self._connection.execute(sql, numbered).fetchall()
 
     def schema_info(self) -> SchemaInfo:
-        """What the file says of itself."""
+        """The identity of the database, from its header."""
         [tables] = self._connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
         return SchemaInfo(
             ours=pragma(self._connection, "application_id") == APPLICATION_ID,
@@ -148,14 +148,14 @@ class ReadOnlyDatabase:
         return int(count)
 
     def batches(self, table: Table, size: int) -> Iterator[tuple[list[str], list[Row]]]:
-        """All rows of a table by their key, at most `size` at a time, with the names of its columns."""
+        """The column names and at most `size` rows at a time of a table, ordered by its key."""
         cursor = self._connection.execute(f"SELECT * FROM {table.name} ORDER BY {table.key}")
         columns = [name for name, *_ in cursor.description]
         while rows := cursor.fetchmany(size):
             yield columns, rows
 
     def find_damage(self, *, thorough: bool) -> str | None:
-        """The first thing that is wrong with it; thorough means every index, too."""
+        """The first damage that a check finds; `thorough` checks the indexes, too."""
         check = "integrity_check" if thorough else "quick_check"
         [found] = self._connection.execute(f"PRAGMA {check}(1)").fetchone()
         if found != "ok":
@@ -166,7 +166,7 @@ class ReadOnlyDatabase:
 
 @dataclass(frozen=True, slots=True)
 class SchemaInfo:
-    """Whether a file is a database of ours, or of nobody yet, and the number of its schema."""
+    """Whether a database is a gateway's (`ours`), or `empty`, and the number of its schema."""
 
     ours: bool
     empty: bool
@@ -175,8 +175,8 @@ class SchemaInfo:
 
 @contextlib.contextmanager
 def open_read_only(path: Path) -> Iterator[ReadOnlyDatabase]:
-    """Open a database to be read alone: no migration, no new file. Raises `sqlite3.Error`."""
-    # A reader would leave the files of the log behind; where there are none nobody writes either.
+    """Open a database for reading only: no migration, no new file. Raises `sqlite3.Error`."""
+    # A reader would leave files of a log behind. Where there are none, no process writes either.
     quiet = not any(Path(f"{path}{suffix}").exists() for suffix in ("-wal", "-journal"))
     uri = _uri(path, "ro") + ("&immutable=1" if quiet else "")
     with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
@@ -184,7 +184,7 @@ def open_read_only(path: Path) -> Iterator[ReadOnlyDatabase]:
 
 
 def pragma(connection: sqlite3.Connection, name: str) -> int:
-    """The number that a pragma gives."""
+    """The value of a pragma that is a number."""
     [value] = connection.execute(f"PRAGMA {name}").fetchone()
     return int(value)
 
