@@ -12,7 +12,7 @@ from gateway.core.audit_event import Event
 from gateway.core.roles import Role
 from gateway.core.times import from_text, from_text_or_none, to_text, to_text_or_none
 from gateway.store import events
-from gateway.store.engine import Engine, Row, Transaction, as_json, containing, many
+from gateway.store.engine import Engine, Row, Transaction, as_json, columns_of, containing, many
 
 MAX_USER_NAME: Final = 128
 _MAX_FOLDED: Final = 8 * MAX_USER_NAME
@@ -76,11 +76,7 @@ async def add_user(transaction: Transaction, user: User, event: Event) -> bool:
     changed = await transaction.run(
         f"INSERT INTO users ({USER_COLUMNS}, name_folded) VALUES ($1, $2, $3, $4, $5, $6)"
         " ON CONFLICT DO NOTHING",
-        user.name,
-        user.role.value,
-        user.password_hash,
-        to_text(user.createdon),
-        to_text_or_none(user.disabledon),
+        *columns_of(user, User.__dataclass_fields__),
         fold_user(user.name),
     )
     if changed:
@@ -118,14 +114,7 @@ async def add_token(transaction: Transaction, token: ApiToken, event: Event) -> 
     """Store a new API token's hash, with the event."""
     await transaction.run(
         f"INSERT INTO api_tokens ({_TOKEN}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-        token.id,
-        token.user,
-        token.label,
-        token.token_hash,
-        to_text(token.createdon),
-        to_text_or_none(token.expireson),
-        to_text_or_none(token.revokedon),
-        token.ice_name,
+        *columns_of(token, ApiToken.__dataclass_fields__),
     )
     events.append(transaction, [event])
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import datetime
 from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 import structlog
 
 from gateway.core.audit_event import Event
+from gateway.core.times import to_text
 
 _log = structlog.get_logger()
 
@@ -163,6 +165,32 @@ def rows_of(number: int, *columns: str) -> str:
             f"{value} AS {column}" if kind is None else f"CAST({value} AS {kind}) AS {column[1:]}"
         )
     return f"(SELECT {', '.join(values)} FROM json_each(${number})) AS given"
+
+
+def conditions(params: list[object], *wanted: tuple[str, object]) -> str:
+    """SQL for the conditions whose value is not None. A value is added to `params`; `{0}` is its number."""
+    found = ["TRUE"]
+    for condition, value in wanted:
+        if value is not None:
+            params.append(value)
+            found.append(condition.format(f"${len(params)}"))
+    return " AND ".join(found)
+
+
+def columns_of(item: object, names: Iterable[str]) -> Row:
+    """The attributes of these names as a row stores them."""
+    return tuple(_stored(getattr(item, name)) for name in names)
+
+
+def _stored(value: object) -> object:
+    if isinstance(value, datetime):
+        return to_text(value)
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def places(number: int) -> str:
+    """SQL for the first parameters."""
+    return ", ".join(f"${place}" for place in range(1, number + 1))
 
 
 def as_json(rows: Sequence[object]) -> str:

@@ -12,7 +12,16 @@ import msgspec
 from gateway.core.audit_event import COLUMNS, GENESIS, Actor, Entry, Event, Position, Via
 from gateway.core.codes import AuditAction
 from gateway.core.times import from_text, to_text, to_text_or_none
-from gateway.store.engine import Appended, Fetch, Row, Transaction, as_json, damaged, rows_of
+from gateway.store.engine import (
+    Appended,
+    Fetch,
+    Row,
+    Transaction,
+    as_json,
+    conditions,
+    damaged,
+    rows_of,
+)
 
 _COLUMNS: Final = ", ".join(COLUMNS)
 _INTEGERS: Final = ("seq", "generation")
@@ -167,36 +176,35 @@ class Events:
 
     async def after(self, seq: int, limit: int, where: EventFilter | None = None) -> list[Entry]:
         """The events numbered above `seq`, oldest first."""
-        conditions, params = _conditions("seq > $1", [seq, limit], where or EventFilter())
+        params: list[object] = [seq, limit]
         rows = await self._fetch(
-            f"SELECT {_COLUMNS} FROM ice_events WHERE {conditions} ORDER BY seq LIMIT $2", *params
+            f"SELECT {_COLUMNS} FROM ice_events WHERE seq > $1"
+            f" AND {_conditions(where or EventFilter(), params)} ORDER BY seq LIMIT $2",
+            *params,
         )
         return [_from_row(row) for row in rows]
 
     async def before(self, seq: int, limit: int, where: EventFilter) -> list[Entry]:
         """The events numbered below `seq`, newest first."""
-        conditions, params = _conditions("seq < $1", [seq, limit], where)
+        params: list[object] = [seq, limit]
         rows = await self._fetch(
-            f"SELECT {_COLUMNS} FROM ice_events WHERE {conditions} ORDER BY seq DESC LIMIT $2",
+            f"SELECT {_COLUMNS} FROM ice_events WHERE seq < $1"
+            f" AND {_conditions(where, params)} ORDER BY seq DESC LIMIT $2",
             *params,
         )
         return [_from_row(row) for row in rows]
 
 
-def _conditions(place: str, params: list[object], where: EventFilter) -> tuple[str, list[object]]:
-    """SQL for a place in the log and the filter, and its parameters after those given."""
-    conditions = [place]
-    for condition, value in (
-        ("lower(ice_name) =", where.ice_name and where.ice_name.lower()),
-        ("actor =", where.actor),
-        ("action =", where.action),
-        ("at >=", to_text_or_none(where.since)),
-        ("at <", to_text_or_none(where.until)),
-    ):
-        if value is not None:
-            params.append(value)
-            conditions.append(f"{condition} ${len(params)}")
-    return " AND ".join(conditions), params
+def _conditions(where: EventFilter, params: list[object]) -> str:
+    """SQL for the filter; its parameters are added to `params`."""
+    return conditions(
+        params,
+        ("lower(ice_name) = {0}", where.ice_name and where.ice_name.lower()),
+        ("actor = {0}", where.actor),
+        ("action = {0}", where.action),
+        ("at >= {0}", to_text_or_none(where.since)),
+        ("at < {0}", to_text_or_none(where.until)),
+    )
 
 
 def _from_row(row: Row) -> Entry:

@@ -11,7 +11,7 @@ import msgspec
 
 from gateway.core.audit_event import Event
 from gateway.core.ice import Ice, IceType, Status, fold, valid_name
-from gateway.core.times import from_text_or_none, to_text, to_text_or_none
+from gateway.core.times import from_text_or_none, to_text_or_none
 from gateway.store import events
 from gateway.store.engine import (
     Appended,
@@ -20,9 +20,12 @@ from gateway.store.engine import (
     Row,
     Transaction,
     as_json,
+    columns_of,
+    conditions,
     containing,
     damaged,
     many,
+    places,
     rows_of,
 )
 from gateway.store.last_seen import SHOWN
@@ -31,7 +34,6 @@ from gateway.store.sessions import CONNECTION_COLUMNS, Connection, connection_fr
 _NAMES: Final = tuple(Ice.__dataclass_fields__)
 """The columns that an `Ice` holds; `lastseen` is presence."""
 _COLUMNS: Final = ", ".join(_NAMES)
-_PLACES: Final = ", ".join(f"${number}" for number in range(1, len(_NAMES) + 1))
 _JOINED: Final = """
     ice_tokens t
     LEFT JOIN users u ON u.name = t.provisionedto
@@ -112,8 +114,8 @@ class Stale(Exception):
 async def insert(transaction: Transaction, ice: Ice, event: Event) -> Appended | None:
     """Add an entry and its event; None where the name is taken."""
     changed = await transaction.run(
-        f"INSERT INTO ice_tokens ({_COLUMNS}) VALUES ({_PLACES}) ON CONFLICT DO NOTHING",
-        *_values(ice, _NAMES),
+        f"INSERT INTO ice_tokens ({_COLUMNS}) VALUES ({places(len(_NAMES))}) ON CONFLICT DO NOTHING",
+        *columns_of(ice, _NAMES),
     )
     return events.append(transaction, [event])[0] if changed else None
 
@@ -131,7 +133,7 @@ async def replace(
     """
     changed = await transaction.run(
         f"UPDATE ice_tokens SET {_REPLACED} FROM {_REPLACEMENTS} WHERE {_UNCHANGED}",
-        as_json([_values(new, _CHANGED) + _values(old, _GUARDS) for old, new, _ in changes]),
+        as_json([columns_of(new, _CHANGED) + columns_of(old, _GUARDS) for old, new, _ in changes]),
     )
     if changed != len(changes):
         raise Stale
@@ -213,9 +215,9 @@ class Ices:
 
     async def page(self, where: IceFilter, limit: int, after: str | None) -> list[Listed]:
         """At most `limit` ICEs in order of their folded names, after the folded name `after`."""
-        conditions, params = _conditions(where, [limit, after or ""])
+        params: list[object] = [limit, after or ""]
         rows = await self._engine.fetch(
-            f"{_LISTING} WHERE {conditions} AND lower(t.ice_name) > $2"
+            f"{_LISTING} WHERE {_conditions(where, params)} AND lower(t.ice_name) > $2"
             " ORDER BY lower(t.ice_name) LIMIT $1",
             *params,
         )
@@ -225,49 +227,37 @@ class Ices:
         self, where: IceFilter, order: Order, limit: int, offset: int
     ) -> tuple[list[Listed], int]:
         """A page in another order, and the number of all; it reads every match, which people do rarely."""
-        conditions, params = _conditions(where, [limit, offset])
+        params: list[object] = [limit, offset]
         column, direction = _ORDERS[order.by], "DESC" if order.descending else "ASC"
         rows = await self._engine.fetch(
-            f"{_LISTING} WHERE {conditions}"
+            f"{_LISTING} WHERE {_conditions(where, params)}"
             f" ORDER BY {column} IS NULL, {column} {direction}, lower(t.ice_name)"
             " LIMIT $1 OFFSET $2",
             *params,
         )
-        conditions, params = _conditions(where, [])
+        params = []
         [(total,)] = await self._engine.fetch(
-            f"SELECT count(*) FROM {_JOINED} WHERE {conditions}", *params
+            f"SELECT count(*) FROM {_JOINED} WHERE {_conditions(where, params)}", *params
         )
         return [_listed(row) for row in rows], int(total)
 
 
-def _conditions(where: IceFilter, params: list[object]) -> tuple[str, list[object]]:
-    """SQL for the filter, and its parameters after those given."""
-    conditions = ["TRUE"]
-
-    def add(condition: str, value: object) -> None:
-        params.append(value)
-        conditions.append(condition.format(f"${len(params)}"))
-
-    if where.status is not None:
-        add("t.status = {}", where.status.value)
-    if where.ice_type is not None:
-        add("t.ice_type = {}", where.ice_type.value)
-    if where.provisionedto is not None:
-        add("u.name_folded = {}", where.provisionedto)
-    if where.connected is not None:
-        conditions.append(f"s.number IS {'NOT ' * where.connected}NULL")
-    if where.text is not None:
-        add(
-            "(lower(t.ice_name) LIKE {0} ESCAPE '\\' OR u.name_folded LIKE {0} ESCAPE '\\')",
-            containing(where.text),
+def _conditions(where: IceFilter, params: list[object]) -> str:
+    """SQL for the filter; its parameters are added to `params`."""
+    connected = {None: "", True: " AND s.number IS NOT NULL", False: " AND s.number IS NULL"}
+    return (
+        conditions(
+            params,
+            ("t.status = {0}", where.status),
+            ("t.ice_type = {0}", where.ice_type),
+            ("u.name_folded = {0}", where.provisionedto),
+            (
+                "(lower(t.ice_name) LIKE {0} ESCAPE '\\' OR u.name_folded LIKE {0} ESCAPE '\\')",
+                None if where.text is None else containing(where.text),
+            ),
         )
-    return " AND ".join(conditions), params
-
-
-def _values(ice: Ice, names: Sequence[str]) -> Row:
-    """What is stored in these columns."""
-    values = (getattr(ice, name) for name in names)
-    return tuple(to_text(value) if isinstance(value, datetime) else value for value in values)
+        + connected[where.connected]
+    )
 
 
 def _from_row(row: Row) -> Ice:

@@ -9,7 +9,7 @@ from gateway.core.audit_event import Event
 from gateway.core.times import from_text, to_text
 from gateway.store import events
 from gateway.store.accounts import USER_COLUMNS, User, user_from_row
-from gateway.store.engine import Engine, Transaction
+from gateway.store.engine import Engine, Transaction, columns_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +29,7 @@ async def add(transaction: Transaction, login: Login, event: Event, oldest: date
     await transaction.run(
         "INSERT INTO logins (token_hash, user_name, address, createdon, seenon)"
         " VALUES ($1, $2, $3, $4, $5)",
-        login.token_hash,
-        login.user,
-        login.address,
-        to_text(login.createdon),
-        to_text(login.seenon),
+        *columns_of(login, Login.__dataclass_fields__),
     )
     events.append(transaction, [event])
 

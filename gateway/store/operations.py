@@ -11,12 +11,21 @@ from client.protocol import OperationKind
 from gateway.core.ice import Status, fold
 from gateway.core.operation import ACTIVE, MAX_KEPT, UNFINISHED, Operation, State, code_of, reason
 from gateway.core.times import from_text, from_text_or_none, to_text, to_text_or_none
-from gateway.store.engine import Fetch, Row, Transaction, as_json, damaged, many, rows_of
-
-_COLUMNS: Final = (
-    "id, ice_name, kind, params, state, requested_by, created, run_at, deadline, sent, finished,"
-    " progress, result, error, idempotency_key"
+from gateway.store.engine import (
+    Fetch,
+    Row,
+    Transaction,
+    as_json,
+    columns_of,
+    conditions,
+    damaged,
+    many,
+    places,
+    rows_of,
 )
+
+_NAMES: Final = tuple(Operation.__dataclass_fields__)
+_COLUMNS: Final = ", ".join(_NAMES)
 _BRIEF: Final = (
     _COLUMNS.replace("params", "'null'").replace("result", "NULL").replace("error", "NULL")
 )
@@ -70,23 +79,8 @@ class Numbered:
 async def insert(transaction: Transaction, operation: Operation) -> None:
     """Add a new operation."""
     await transaction.run(
-        f"INSERT INTO ice_operations ({_COLUMNS}, kept)"
-        " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
-        operation.id,
-        operation.ice_name,
-        operation.kind.value,
-        operation.params.decode(),
-        operation.state.value,
-        operation.requested_by,
-        to_text(operation.created),
-        to_text_or_none(operation.run_at),
-        to_text(operation.deadline),
-        to_text_or_none(operation.sent),
-        to_text_or_none(operation.finished),
-        None,
-        None,
-        None,
-        operation.idempotency_key,
+        f"INSERT INTO ice_operations ({_COLUMNS}, kept) VALUES ({places(len(_NAMES) + 1)})",
+        *columns_of(operation, _NAMES),
         len(operation.params),
     )
 
@@ -301,11 +295,20 @@ class Operations:
 
         A page of large operations holds fewer. `brief` leaves `params`, `result` and `error` out.
         """
-        conditions, params = _conditions(where, before)
-        params.append(limit + 1)
+        params: list[object] = [limit + 1]
+        matching = conditions(
+            params,
+            ("number < {0}", before),
+            ("lower(ice_name) = {0}", None if where.ice_name is None else fold(where.ice_name)),
+            ("state = {0}", where.state),
+            ("kind = {0}", where.kind),
+            (
+                "ice_name IN (SELECT ice_name FROM ice_tokens WHERE provisionedto = {0})",
+                where.owner,
+            ),
+        )
         rows = await self._fetch(
-            f"SELECT number, kept FROM ice_operations WHERE {conditions}"
-            f" ORDER BY number DESC LIMIT ${len(params)}",
+            f"SELECT number, kept FROM ice_operations WHERE {matching} ORDER BY number DESC LIMIT $1",
             *params,
         )
         count = min(len(rows), limit) if brief else _fitting([row[1] for row in rows[:limit]])
@@ -328,21 +331,6 @@ def _fitting(sizes: Sequence[int]) -> int:
         if count and total > _PAGE_SIZE:
             return count
     return len(sizes)
-
-
-def _conditions(where: OperationFilter, before: int | None) -> tuple[str, list[object]]:
-    conditions, params = ["TRUE"], list[object]()
-    for condition, value in (
-        ("number < {}", before),
-        ("lower(ice_name) = {}", None if where.ice_name is None else fold(where.ice_name)),
-        ("state = {}", where.state),
-        ("kind = {}", where.kind),
-        ("ice_name IN (SELECT ice_name FROM ice_tokens WHERE provisionedto = {})", where.owner),
-    ):
-        if value is not None:
-            params.append(value)
-            conditions.append(condition.format(f"${len(params)}"))
-    return " AND ".join(conditions), params
 
 
 def _from_row(row: Row) -> Operation:

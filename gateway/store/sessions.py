@@ -13,7 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from gateway.core.times import from_text, to_text
-from gateway.store.engine import Engine, Fetch, Row, Transaction, as_json, many, rows_of
+from gateway.store.engine import Engine, Fetch, Row, Transaction, as_json, columns_of, many, rows_of
 from gateway.store.last_seen import cleared
 
 KEPT: Final = 50
@@ -109,10 +109,8 @@ async def record(
             as_json(
                 [
                     (
-                        *_row(session.connection),
-                        session.ice_name,
-                        session.generation,
-                        session.reading,
+                        *columns_of(session.connection, _CONNECTION),
+                        *(session.ice_name, session.generation, session.reading),
                     )
                     for session in opened
                 ]
@@ -123,25 +121,13 @@ async def record(
             "UPDATE ice_sessions SET version = given.version, platform = given.platform,"
             f" hostname = given.hostname FROM {rows_of(1, *_CONNECTION)}"
             " WHERE ice_sessions.session = given.session",
-            as_json([_row(connection) for connection in greeted]),
+            as_json([columns_of(connection, _CONNECTION) for connection in greeted]),
         )
     if closed:
         await transaction.run(
             f"DELETE FROM ice_sessions WHERE {many('session', 1)}", as_json(closed)
         )
     return await _record_happenings(transaction, happenings) if happenings else []
-
-
-def _row(connection: Connection) -> tuple[str | None, ...]:
-    return (
-        connection.session,
-        connection.node,
-        to_text(connection.since),
-        connection.address,
-        connection.version,
-        connection.platform,
-        connection.hostname,
-    )
 
 
 async def _record_happenings(

@@ -10,10 +10,9 @@ import asyncpg
 
 from gateway.core.audit_event import GENESIS
 from gateway.core.hash_chain import Head
-from gateway.runtime.database_url import shown
 from gateway.store.engine import Row, StoreRefused, StoreRefusedForNow
-from gateway.store.postgres.connection import connect, fetch_on
-from gateway.store.postgres.migrate import SERVE, translating_errors
+from gateway.store.postgres.connection import fetch_on
+from gateway.store.postgres.migrate import SERVE, connected
 from gateway.store.tables import MOVED, Table
 
 _LONG: Final = 3600.0
@@ -81,13 +80,8 @@ async def bulk_load(url: str) -> AsyncIterator[BulkLoad]:
         StoreRefused: a gateway serves the database, or it cannot be used as it is.
         StoreUnavailable: it cannot be used now.
     """
-    name = shown(url)
-    with translating_errors(name):
-        connection = await connect(url, _LONG)
-        try:
-            if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", SERVE):
-                raise StoreRefusedForNow(f"a gateway serves {name}: stop it first")
-            async with connection.transaction():
-                yield BulkLoad(connection, name)
-        finally:
-            await connection.close(timeout=1.0)
+    async with connected(url, _LONG) as (connection, name):
+        if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", SERVE):
+            raise StoreRefusedForNow(f"a gateway serves {name}: stop it first")
+        async with connection.transaction():
+            yield BulkLoad(connection, name)

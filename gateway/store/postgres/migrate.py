@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Iterator
-from importlib import resources
+from collections.abc import AsyncIterator
 from typing import Final
 
 import asyncpg
@@ -22,6 +21,7 @@ from gateway.store.engine import (
     StoreUnavailable,
     Tell,
 )
+from gateway.store.migrations import in_order
 from gateway.store.postgres.connection import PATIENCE, connect, fetch_on
 
 _LONG: Final = 600.0
@@ -50,13 +50,8 @@ async def open_read_only(url: str) -> AsyncIterator[tuple[Fetch, int]]:
 
     Raises `StoreRefused` and `StoreUnavailable`.
     """
-    name = shown(url)
-    with translating_errors(name):
-        connection = await connect(url, _LONG)
-        try:
-            yield fetch_on(connection), await _version(connection, name)
-        finally:
-            await connection.close(timeout=1.0)
+    async with connected(url, _LONG) as (connection, name):
+        yield fetch_on(connection), await _version(connection, name)
 
 
 async def set_up(url: str, *, create: bool, tell: Tell) -> None:
@@ -66,23 +61,26 @@ async def set_up(url: str, *, create: bool, tell: Tell) -> None:
         StoreRefused: the database is not for us as it is.
         StoreUnavailable: it cannot be reached or used now.
     """
+    async with connected(url, _LONG) as (connection, name):
+        await _check(connection, url)
+        async with connection.transaction():
+            await connection.execute("SELECT pg_advisory_xact_lock($1)", _SETUP)
+            await _bring_up(connection, name, create=create, tell=tell)
+
+
+@contextlib.asynccontextmanager
+async def connected(url: str, patience: float) -> AsyncIterator[tuple[asyncpg.Connection, str]]:
+    """A connection, and what an operator calls the database; see `connect`.
+
+    Errors become `StoreRefused` and `StoreUnavailable` that name what to change.
+    """
     name = shown(url)
-    with translating_errors(name):
-        connection = await connect(url, _LONG)
+    try:
+        connection = await connect(url, patience)
         try:
-            await _check(connection, url)
-            async with connection.transaction():
-                await connection.execute("SELECT pg_advisory_xact_lock($1)", _SETUP)
-                await _bring_up(connection, name, create=create, tell=tell)
+            yield connection, name
         finally:
             await connection.close(timeout=1.0)
-
-
-@contextlib.contextmanager
-def translating_errors(name: str) -> Iterator[None]:
-    """Translate errors into `StoreRefused` and `StoreUnavailable` that name what to change."""
-    try:
-        yield
     except (
         TimeoutError,
         OSError,
@@ -160,12 +158,7 @@ _OTHER_LEASES: Final = 11
 
 def released() -> list[tuple[int, str]]:
     """The migrations as (number, SQL), in order."""
-    files = [
-        entry
-        for entry in resources.files(migrations_postgres).iterdir()
-        if entry.name.endswith(".sql")
-    ]
-    return sorted((int(file.name.split("_")[0]), file.read_text("utf-8")) for file in files)
+    return in_order(migrations_postgres)
 
 
 async def _bring_up(connection: asyncpg.Connection, name: str, *, create: bool, tell: Tell) -> None:

@@ -12,7 +12,6 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from importlib import resources
 from pathlib import Path
 from typing import Final
 
@@ -141,10 +140,7 @@ def _acquire(descriptor: int, patience: float) -> bool:
 
 def released() -> list[tuple[int, str]]:
     """The migrations as (number, SQL), in order."""
-    files = [
-        entry for entry in resources.files(migrations).iterdir() if entry.name.endswith(".sql")
-    ]
-    return sorted((int(file.name.split("_")[0]), file.read_text("utf-8")) for file in files)
+    return migrations.in_order(migrations)
 
 
 def set_up(path: Path, *, serving: bool, create: bool, tell: Tell) -> None:
