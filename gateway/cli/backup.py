@@ -67,7 +67,7 @@ def restore(settings: Settings, folder: Path | None, *, confirming: bool, yes: b
     """
     if (folder is None) is not confirming or (yes and not confirming):
         raise click.UsageError(
-            "give either DIR, or --confirm (with --yes where nobody can be asked)"
+            "give either DIR, or --confirm (with --yes where there is no terminal)"
         )
     if folder is None:
         run(_confirm(settings, yes=yes))
@@ -98,7 +98,7 @@ def _show_restored(done: Restored) -> None:
         lines.append(f"the database that was there is now {done.database_aside}")
     if done.keys_aside is not None:
         lines.append(
-            f"the key file has the backup's keys, too; as it was it is now {done.keys_aside}"
+            f"the key file now has the backup's keys, too; the old file is {done.keys_aside}"
         )
     say("\n".join(lines), done=_RESTORED)
 
@@ -117,7 +117,7 @@ async def _confirm(settings: Settings, *, yes: bool) -> None:
             if not click.confirm("Let ICEs be admitted again?"):
                 refuse("nothing was confirmed: no ICE is admitted")
         if not await confirm(opened.engine, found, opened.actor, utc_now):
-            refuse("somebody else has confirmed it meanwhile")
+            refuse("another admin has confirmed it meanwhile")
     say("confirmed: ICEs are admitted again", done="ICEs are admitted again")
 
 

@@ -45,7 +45,7 @@ KEYS: Final = "ice-gateway.keys.json"
 MANIFEST: Final = "manifest.json"
 _FORMAT: Final = 1
 _ATTEMPTS: Final = 5
-"""How often the database is copied anew because the key file has changed meanwhile."""
+"""How often the database is copied again because the key file has changed meanwhile."""
 
 
 class BackupRefused(Exception):

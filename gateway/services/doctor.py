@@ -225,7 +225,7 @@ class Doctor:
         elif ring is not None:
             yield ok("keys", f"{path} can be used: {len(ring.keys)} in it, {ring.seals} seals")
         elif ices:
-            text = f"{path} is missing, without which no token of the {ices} ICEs opens"
+            text = f"{path} is missing, and without it no token of the {ices} ICEs can be opened"
             yield failed("keys", text, "put it back from a backup, or set tokens.key_file")
         else:
             yield ok("keys", f"none yet: {path} is made with the first ICE")
@@ -238,7 +238,7 @@ class Doctor:
             failed("files", text, remedy)
             for text, remedy in (*self._open_to_others(), *self._not_ours())
         ]
-        yield from faults or [ok("files", "nobody else may read or change them")]
+        yield from faults or [ok("files", "no other user can read or change them")]
 
     def _check_key_file(self) -> Iterator[Finding]:
         """Likewise, where the database is on a server."""
@@ -246,7 +246,7 @@ class Doctor:
         if _mode(path) & _OTHERS:
             yield failed("files", f"{path} is open to others", f"run `chmod 600 {path}`")
         else:
-            yield ok("files", "nobody else may read or change them")
+            yield ok("files", "no other user can read or change them")
 
     def _open_to_others(self) -> Iterator[tuple[str, str]]:
         database, tls_key = self._settings.database_path, self._settings.server_tls_key
@@ -294,7 +294,9 @@ class Doctor:
         now = self._clock()
         remedy = "set the clock, and have it kept right (NTP): tokens and proofs expire by it"
         found = list(self._contradictions(now, remedy))
-        yield from found or [ok("clock", f"it is {to_text(now)}, and nothing is of later")]
+        yield from found or [
+            ok("clock", f"it is {to_text(now)}, and no file or event is dated in the future")
+        ]
 
     def _contradictions(self, now: datetime, remedy: str) -> Iterator[Finding]:
         if now.year < _BEGINNING:

@@ -56,7 +56,7 @@ def _port(settings: Settings, host: str, *, served: bool) -> Finding:
         remedy = "it was started with other settings; give the same --config to this command"
         return warning("port", f"a gateway serves the database, but not on {where}", remedy)
     if reason is None:
-        return ok("port", f"{where} is free" if port else "any free one is taken")
+        return ok("port", f"{where} is free" if port else "the system chooses a free port")
     if reason != errno.EADDRINUSE:
         text = f"cannot listen on {where}: {os.strerror(reason)}"
         return failed("port", text, "see server.host and server.port")
@@ -137,7 +137,9 @@ def tls(settings: Settings, now: datetime) -> Iterator[Finding]:
     """Check that certificate and key are a pair, and when the certificate expires."""
     certificate, key = settings.server_tls_certificate, settings.server_tls_key
     if certificate is None and key is None:
-        yield ok("tls", "none here: a proxy speaks it, or nobody from elsewhere connects")
+        yield ok(
+            "tls", "none here: right only behind a proxy with TLS, or for clients on this machine"
+        )
         return
     if certificate is None or key is None:
         missing = "server.tls_certificate" if certificate is None else "server.tls_key"

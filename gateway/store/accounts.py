@@ -26,7 +26,8 @@ def fold_user(name: str) -> str:
     """The form in which a user name is unique (Unicode, NFKC with case folded).
 
     Normalising takes time quadratic in a run of combining characters: 0.7 s for 30,000. So the text is cut to
-    `_MAX_FOLDED` characters first. At most four characters compose to one: what is left is still too long for a name.
+    `_MAX_FOLDED` characters first. At most four characters compose to one: what is left is still too long
+    for a name.
     """
     name = name[:_MAX_FOLDED]
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
