@@ -122,7 +122,7 @@ async def _confirm(settings: Settings, *, yes: bool) -> None:
 
 
 def _show(found: Review, *, done: str = "") -> None:
-    copied = to_text(found.waiting.copied)
+    copied = to_text(found.mark.copied)
     if found.reasons:
         heading = (
             f"What was taken back after {copied} cannot be told: {'; '.join(found.reasons)}.\n"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from gateway.core.audit_event import Entry
 from gateway.core.codes import AuditAction
 from gateway.store.engine import Engine
-from gateway.store.restore_mark import waiting
+from gateway.store.restore_mark import find_mark
 
 
 class RestoreHold:
@@ -21,7 +21,7 @@ class RestoreHold:
 
     async def start(self) -> None:
         """Read the mark. The log is followed already, so that no confirmation is missed."""
-        found = await waiting(self._engine.fetch)
+        found = await find_mark(self._engine.fetch)
         self.reason = None if found is None else found.sentence
 
     def apply(self, entry: Entry) -> None:

@@ -26,7 +26,7 @@ from gateway.store import key_file, restore_mark
 from gateway.store.engine import StoreRefused, StoreUnavailable
 from gateway.store.ices import sealed_with
 from gateway.store.key_file import KeyFileUnusable
-from gateway.store.restore_mark import Waiting, waiting
+from gateway.store.restore_mark import RestoreMark, find_mark
 from gateway.store.sqlite.migrate import is_served, released
 from gateway.store.sqlite.snapshot import SchemaInfo, open_read_only
 from gateway.store.tables import COUNTED, Contents, contents
@@ -58,7 +58,7 @@ class DatabaseState:
     info: SchemaInfo | None = None
     damage: str | None = None
     contents: Contents | None = None
-    waits: Waiting | None = None
+    mark: RestoreMark | None = None
     needs: dict[str | None, list[str]] = field(default_factory=dict)
     served: bool = False
     fault: str | None = None
@@ -75,8 +75,8 @@ async def inspect_file(path: Path) -> DatabaseState:
             held = await contents(found.fetch)
             if info.schema < restore_mark.SCHEMA:
                 return DatabaseState(info, damage, held)
-            waits, needs = await waiting(found.fetch), await sealed_with(found.fetch)
-            return DatabaseState(info, damage, held, waits, needs, is_served(path))
+            mark, needs = await find_mark(found.fetch), await sealed_with(found.fetch)
+            return DatabaseState(info, damage, held, mark, needs, is_served(path))
     except (sqlite3.Error, ValueError) as error:
         return DatabaseState(fault=str(error))
 
@@ -91,8 +91,8 @@ async def inspect_check_server(url: str) -> DatabaseState:
             if not schema:
                 return DatabaseState(info)
             held = await contents(fetch)
-            waits, needs = await waiting(fetch), await sealed_with(fetch)
-            return DatabaseState(info, None, held, waits, needs, await server.is_served(fetch))
+            mark, needs = await find_mark(fetch), await sealed_with(fetch)
+            return DatabaseState(info, None, held, mark, needs, await server.is_served(fetch))
     except (StoreRefused, StoreUnavailable, ModuleNotFoundError) as error:
         return DatabaseState(fault=str(error))
 
@@ -198,9 +198,9 @@ class Doctor:
             yield failed("database", text, "upgrade the gateway")
         elif schema < newest:
             yield warning("database", f"{name} is of an older gateway (schema {schema})", older)
-        if state.waits is not None:
+        if state.mark is not None:
             remedy = "look at what it lists: `ice-gateway restore --confirm`"
-            yield failed("restore", state.waits.sentence, remedy)
+            yield failed("restore", state.mark.sentence, remedy)
         if state.damage is None and state.contents is not None and schema <= newest:
             rows = state.contents.rows.items()
             held = ", ".join(f"{COUNTED[table]}: {count}" for table, count in rows)

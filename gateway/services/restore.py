@@ -25,7 +25,7 @@ from gateway.services.backup import DATABASE, Backup, BackupRefused, GatewayFile
 from gateway.store import key_file, restore_mark
 from gateway.store.engine import Engine, Fetch, StoreRefused, StoreRefusedForNow
 from gateway.store.key_file import KeyFileUnusable
-from gateway.store.restore_mark import Waiting, waiting
+from gateway.store.restore_mark import RestoreMark, find_mark
 from gateway.store.sqlite.engine import open_sqlite
 from gateway.store.sqlite.migrate import exclusively, released
 from gateway.store.sqlite.snapshot import (
@@ -141,13 +141,13 @@ async def _inspect(database: Path) -> _Replaced | None:
             if info.empty:
                 old = _Replaced(sound=True)
             else:
-                waits = None
+                mark = None
                 if info.schema >= restore_mark.SCHEMA:
-                    waits = await waiting(found.fetch)
+                    mark = await find_mark(found.fetch)
                 old = _Replaced(
                     sound=True,
                     head=await restore_mark.head(found.fetch),
-                    aside=() if waits is None else waits.aside,
+                    aside=() if mark is None else mark.aside,
                 )
         if not into_one_file(database):
             raise StoreRefusedForNow(f"a command has {database} open: try again when it has ended")
@@ -226,7 +226,7 @@ class Review:
     is valid in the restored table, and `reasons` say why nothing could be compared.
     """
 
-    waiting: Waiting
+    mark: RestoreMark
     found: list[Revived]
     compared: tuple[str, ...]
     reasons: list[str]
@@ -234,17 +234,17 @@ class Review:
 
 async def review(fetch: Fetch, now: datetime) -> Review | None:
     """Compare the table with the databases it replaced; None where it waits for no confirmation."""
-    waits = await waiting(fetch)
-    if waits is None:
+    mark = await find_mark(fetch)
+    if mark is None:
         return None
     older = await restore_mark.standing(fetch)
-    anew = await restore_mark.given_anew(fetch, waits.seq)
+    anew = await restore_mark.with_new_token(fetch, mark.seq)
     found: dict[tuple[str, str], Revived] = {}
-    reasons = [] if waits.aside else ["the database that it replaced is not known here"]
-    for name in waits.aside:
+    reasons = [] if mark.aside else ["the database that it replaced is not known here"]
+    for name in mark.aside:
         try:
             with open_read_only(Path(name)) as aside:
-                if not await _is_later(aside.fetch, fetch, waits.seq):
+                if not await _is_later(aside.fetch, fetch, mark.seq):
                     reasons.append(f"{name} is not a later state of it")
                     continue
                 newer = await restore_mark.standing(aside.fetch)
@@ -254,8 +254,8 @@ async def review(fetch: Fetch, now: datetime) -> Review | None:
         for item in revived(older, newer, now, anew=anew):
             found.setdefault((item.what, item.name), item)
     if reasons:
-        return Review(waits, all_good(older, now), (), reasons)
-    return Review(waits, list(found.values()), waits.aside, [])
+        return Review(mark, all_good(older, now), (), reasons)
+    return Review(mark, list(found.values()), mark.aside, [])
 
 
 async def _is_later(newer: Fetch, older: Fetch, seq: int) -> bool:
@@ -273,7 +273,7 @@ async def confirm(engine: Engine, found: Review, actor: Actor, clock: Clock) -> 
         None,
         None,
         {
-            "copied": to_text(found.waiting.copied),
+            "copied": to_text(found.mark.copied),
             "compared": list(found.compared),
             "listed": len(found.found),
         },

@@ -12,7 +12,7 @@ from gateway.core.audit_event import Event
 from gateway.core.roles import Role
 from gateway.core.times import from_text, from_text_or_none, to_text, to_text_or_none
 from gateway.store import events
-from gateway.store.engine import Engine, Row, Transaction, as_json, columns_of, containing, many
+from gateway.store.engine import Engine, Row, Transaction, as_json, columns_of, containing, is_in
 
 MAX_USER_NAME: Final = 128
 _MAX_FOLDED: Final = 8 * MAX_USER_NAME
@@ -152,7 +152,7 @@ class Accounts:
     async def disabled_among(self, names: Sequence[str]) -> set[str]:
         """The disabled users among these exact names."""
         rows = await self._engine.fetch(
-            f"SELECT name FROM users WHERE disabledon IS NOT NULL AND {many('name', 1)}",
+            f"SELECT name FROM users WHERE disabledon IS NOT NULL AND {is_in('name', 1)}",
             as_json(names),
         )
         return {name for (name,) in rows}

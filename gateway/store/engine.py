@@ -143,7 +143,7 @@ class Engine(Protocol):
         """Finish the running writes and close the database."""
 
 
-def many(column: str, number: int) -> str:
+def is_in(column: str, number: int) -> str:
     """SQL for: the text `column` is in the JSON list of parameter `number`."""
     return f"{column} IN (SELECT atom FROM json_each(${number}))"
 
@@ -194,7 +194,7 @@ def places(number: int) -> str:
 
 
 def as_json(rows: Sequence[object]) -> str:
-    """A parameter for `many` or `rows_of`."""
+    """A parameter for `is_in` or `rows_of`."""
     return msgspec.json.encode(rows).decode()
 
 

@@ -13,7 +13,7 @@ import msgspec
 from client.protocol import PROOF_WINDOW
 from gateway.core.ice import Ice
 from gateway.core.replay import NONCE_LIFETIME
-from gateway.store.engine import Engine, StoreUnavailable, as_json, damaged, many
+from gateway.store.engine import Engine, StoreUnavailable, as_json, damaged, is_in
 
 MAX_BATCH: Final = 512
 """ICEs in one query at most: one turn of the loop handles the answers, within `admission.MAX_AGE`."""
@@ -77,7 +77,7 @@ class EntryLoader:
         self._sql = (
             f"{_TAKEN if engine.shared else ''}SELECT (SELECT coalesce(max(seq), 0) FROM ice_events),"
             f" (SELECT {engine.gather('ice_name', Ice.__dataclass_fields__)} FROM ice_tokens"
-            f" WHERE {many('ice_name', 1)}), {number}, {taken}"
+            f" WHERE {is_in('ice_name', 1)}), {number}, {taken}"
         )
 
     async def find(self, ice_name: str, proof: str | None = None) -> Reading:

@@ -69,7 +69,7 @@ async def number(transaction: Transaction) -> None:
     )
 
 
-def hashed(event: Event) -> str:
+def hashed_part(event: Event) -> str:
     """The text that `Entry.digest` hashes between the number of an event and the digest before it."""
     columns = Entry(0, event, "").columns()[1:-1]
     return msgspec.json.encode(columns)[1:-1].decode()

@@ -19,7 +19,7 @@ _MAX_GROUP: Final = 512
 class Writer(abc.ABC):
     """Writes on a connection of its own; it calls `committed` after each commit.
 
-    An engine implements `transact` and `obstacle`.
+    An engine implements `transact` and `commit_fault`.
     """
 
     def __init__(self, committed: Callable[[], None]) -> None:
@@ -37,7 +37,7 @@ class Writer(abc.ABC):
         """
 
     @abc.abstractmethod
-    async def obstacle(self) -> str | None:
+    async def commit_fault(self) -> str | None:
         """Why a commit that changes nothing fails now; None where it succeeds."""
 
     async def write(self, unit: Unit[T]) -> T:
@@ -73,7 +73,7 @@ class Writer(abc.ABC):
                 self.fault = str(error)
             elif isinstance(error, StoreUnavailable):
                 # A fault that has passed, or of this group alone, is no fault of the store.
-                self.fault = await self.obstacle()
+                self.fault = await self.commit_fault()
             elif len(group) > 1:
                 return False
             for _, future in group:

@@ -24,7 +24,7 @@ from gateway.store.engine import (
     conditions,
     containing,
     damaged,
-    many,
+    is_in,
     places,
     rows_of,
 )
@@ -155,7 +155,7 @@ async def swap(transaction: Transaction, old: Ice, new: Ice, event: Event) -> Ap
 async def find_many(transaction: Transaction, names: Sequence[str]) -> dict[str, Ice]:
     """The entries of these names, by folded name, locked until the transaction ends."""
     rows = await transaction.hold(
-        f"SELECT {_COLUMNS} FROM ice_tokens WHERE {many('lower(ice_name)', 1)}"
+        f"SELECT {_COLUMNS} FROM ice_tokens WHERE {is_in('lower(ice_name)', 1)}"
         " ORDER BY lower(ice_name)",
         as_json([fold(name) for name in names if valid_name(name)]),
     )
@@ -208,7 +208,7 @@ class Ices:
     async def standing(self, names: Sequence[str]) -> dict[str, tuple[int, Status]]:
         """Generation and status of these ICEs, to compare a node's sessions with the table."""
         rows = await self._engine.fetch(
-            f"SELECT ice_name, generation, status FROM ice_tokens WHERE {many('ice_name', 1)}",
+            f"SELECT ice_name, generation, status FROM ice_tokens WHERE {is_in('ice_name', 1)}",
             as_json(list(names)),
         )
         return {name: (generation, Status(status)) for name, generation, status in rows}

@@ -15,7 +15,7 @@ import msgspec
 
 from gateway.core.times import from_text, to_text
 from gateway.store import sessions
-from gateway.store.engine import Fetch, Row, Transaction, as_json, many, rows_of
+from gateway.store.engine import Fetch, Row, Transaction, as_json, is_in, rows_of
 
 DROPS_KEPT: Final = 60.0
 """Seconds for which the drops of a node are stored."""
@@ -206,7 +206,7 @@ class Nodes:
         """The sessions that nodes other than `but` dropped because of these events."""
         rows = await self._fetch(
             "SELECT session, seq, node, ice_name, code FROM ice_drops"
-            f" WHERE {many('CAST(seq AS TEXT)', 1)} AND node <> $2 ORDER BY seq",
+            f" WHERE {is_in('CAST(seq AS TEXT)', 1)} AND node <> $2 ORDER BY seq",
             as_json([str(seq) for seq in seqs]),
             but,
         )

@@ -19,7 +19,7 @@ from gateway.store.engine import (
     columns_of,
     conditions,
     damaged,
-    many,
+    is_in,
     places,
     rows_of,
 )
@@ -141,7 +141,7 @@ async def cancel_all(
     await transaction.run(
         f"UPDATE ice_operations SET state = $1, finished = $2, error = $3,"
         f" kept = kept + {len(error)} + {_PROGRESS_SIZE}"
-        f" WHERE {many('ice_name', 4)} AND {_UNFINISHED}",
+        f" WHERE {is_in('ice_name', 4)} AND {_UNFINISHED}",
         State.CANCELLED.value,
         to_text(now),
         error.decode(),
@@ -256,7 +256,7 @@ class Operations:
         """State, and error code where the gateway ended it, of the operations `ids` that belong to this ICE."""
         rows = await self._fetch(
             f"SELECT id, state, CASE WHEN state IN {_states(_ENDED_BY_US)} THEN error END"
-            f" FROM ice_operations WHERE ice_name = $1 AND {many('id', 2)}",
+            f" FROM ice_operations WHERE ice_name = $1 AND {is_in('id', 2)}",
             ice_name,
             as_json([one for one in ids if "\0" not in one]),  # which PostgreSQL's JSON cannot hold
         )

@@ -27,7 +27,7 @@ _GIVE_TOKENS: Final = tuple(
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class RestoreMark:
     """The mark: when the copy was made, its newest event, and in `aside` the databases that it replaced."""
 
     copied: datetime
@@ -43,13 +43,13 @@ class Waiting:
         )
 
 
-async def waiting(fetch: Fetch) -> Waiting | None:
+async def find_mark(fetch: Fetch) -> RestoreMark | None:
     """The mark; None where there is none, and ICEs are admitted."""
     rows = await fetch("SELECT copied, seq, aside FROM restored")
     if not rows:
         return None
     copied, seq, aside = rows[0]
-    return Waiting(from_text(copied), seq, tuple(msgspec.json.decode(aside, type=list[str])))
+    return RestoreMark(from_text(copied), seq, tuple(msgspec.json.decode(aside, type=list[str])))
 
 
 async def note(transaction: Transaction, aside: Sequence[str], event: Event) -> None:
@@ -96,7 +96,7 @@ async def standing(fetch: Fetch) -> Standing:
     )
 
 
-async def given_anew(fetch: Fetch, seq: int) -> set[str]:
+async def with_new_token(fetch: Fetch, seq: int) -> set[str]:
     """The folded names of the ICEs that got a new token after event `seq`."""
     rows = await fetch(
         "SELECT DISTINCT lower(ice_name) FROM ice_events WHERE seq > $1 AND action IN ($2, $3, $4)",

@@ -13,7 +13,16 @@ import msgspec
 from msgspec.structs import replace
 
 from gateway.core.times import from_text, to_text
-from gateway.store.engine import Engine, Fetch, Row, Transaction, as_json, columns_of, many, rows_of
+from gateway.store.engine import (
+    Engine,
+    Fetch,
+    Row,
+    Transaction,
+    as_json,
+    columns_of,
+    is_in,
+    rows_of,
+)
 from gateway.store.last_seen import cleared
 
 KEPT: Final = 50
@@ -125,7 +134,7 @@ async def record(
         )
     if closed:
         await transaction.run(
-            f"DELETE FROM ice_sessions WHERE {many('session', 1)}", as_json(closed)
+            f"DELETE FROM ice_sessions WHERE {is_in('session', 1)}", as_json(closed)
         )
     return await _record_happenings(transaction, happenings) if happenings else []
 
@@ -223,7 +232,7 @@ async def news(
     }
     open_ones = await fetch(
         f"SELECT s.ice_name, {CONNECTION_COLUMNS} FROM ice_sessions s"
-        f" WHERE {many('s.ice_name', 1)} ORDER BY s.opened, s.number",
+        f" WHERE {is_in('s.ice_name', 1)} ORDER BY s.opened, s.number",
         as_json(list(found)),
     )
     found.update({name: connection_from_row(tuple(row)) for name, *row in open_ones})

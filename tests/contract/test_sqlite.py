@@ -19,7 +19,7 @@ from gateway.store.accounts import Accounts
 from gateway.store.engine import StoreRefused, StoreUnavailable
 from gateway.store.events import Events
 from gateway.store.ices import Ices
-from gateway.store.restore_mark import waiting
+from gateway.store.restore_mark import find_mark
 from gateway.store.sqlite import engine as sqlite
 from gateway.store.sqlite import migrate, snapshot
 from gateway.store.sqlite.engine import open_sqlite
@@ -473,10 +473,10 @@ async def test_a_copy_that_an_upgrade_keeps_says_that_it_is_one(path, monkeypatc
     steps = released()
     release(monkeypatch, *steps, (steps[-1][0] + 1, "CREATE TABLE more (a TEXT);"))
     async with open_sqlite(path) as engine:
-        assert await waiting(engine.fetch) is None
+        assert await find_mark(engine.fetch) is None
     kept = path.with_name(f"ice.db.before-schema-{steps[-1][0] + 1}")
     with open_read_only(kept) as found:
-        assert (await waiting(found.fetch)).seq == 1
+        assert (await find_mark(found.fetch)).seq == 1
 
 
 async def test_a_new_database_is_not_copied(path):

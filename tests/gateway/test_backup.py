@@ -23,7 +23,7 @@ from gateway.services.restore import restore
 from gateway.store import key_file
 from gateway.store.events import Events
 from gateway.store.key_file import KeyFileUnusable
-from gateway.store.restore_mark import head, standing, waiting
+from gateway.store.restore_mark import find_mark, head, standing
 from gateway.store.sqlite.snapshot import open_read_only
 from tests.support.harness import ADMIN, harness, settings_for
 from tests.support.ice import PATIENCE
@@ -186,12 +186,12 @@ async def test_what_a_backup_is(tmp_path, settings):
     assert told["files"].keys() == files - {"manifest.json"}
     assert (told["head"], told["at"], told["format"]) == (manifest.head, manifest.at, 1)
     async with desk(settings) as opened:
-        assert await waiting(opened.engine.fetch) is None, "only the copy waits"
+        assert await find_mark(opened.engine.fetch) is None, "only the copy waits"
         [*_, entry] = await Events(opened.engine.fetch).after(0, 100)
     assert (entry.event.action, entry.event.detail) == ("backup", {"folder": str(folder)})
     assert manifest.head == f"{entry.seq}:{entry.digest()}", "it holds the event of its making"
     with open_read_only(folder / "ice-gateway.db") as made:
-        assert (await waiting(made.fetch)).seq == entry.seq
+        assert (await find_mark(made.fetch)).seq == entry.seq
         assert made.find_damage(thorough=True) is None
     assert {path.name for path in folder.iterdir()} == files, "to read it makes no file"
 

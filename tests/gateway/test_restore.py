@@ -26,7 +26,7 @@ from gateway.store import key_file
 from gateway.store.engine import StoreRefused
 from gateway.store.events import Events
 from gateway.store.key_file import KeyFileUnusable
-from gateway.store.restore_mark import head, standing, waiting
+from gateway.store.restore_mark import find_mark, head, standing
 from gateway.store.sqlite.snapshot import open_read_only
 from tests.support.harness import ADMIN, harness, settings_for
 from tests.support.ice import PATIENCE, until
@@ -461,7 +461,7 @@ async def test_killed_at_any_step_it_leaves_the_old_database_or_the_new_one(tmp_
         keys = key_file.read(settings.key_file)
         with open_read_only(settings.database_path) as found:
             assert found.find_damage(thorough=True) is None
-            waits = await waiting(found.fetch)
+            waits = await find_mark(found.fetch)
             entries = sorted((await standing(found.fetch)).entries)
         assert keys.open(since).ice_name == "lab-2", "a newer key was lost"
         if waits is None:
@@ -505,7 +505,7 @@ async def test_killed_at_any_step_over_a_damaged_database_nothing_of_it_is_lost(
         if content is not None:
             assert not path.with_name("ice.db-wal").exists(), "an old log beside a new database"
             with open_read_only(path) as found:
-                assert await waiting(found.fetch) is not None
+                assert await find_mark(found.fetch) is not None
 
 
 # --- as commands ---------------------------------------------------------------------------------

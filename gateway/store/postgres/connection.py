@@ -134,16 +134,20 @@ def _terminate(dialled: asyncio.Task[asyncpg.Connection]) -> None:
 class DatabaseLink:
     """A connection that is made again after it broke; it runs one query at a time.
 
-    It calls `suspect` when the server says that it is no primary any more, or shuts down: other connections may
+    It calls `reconnect_all` when the server says that it is no primary any more, or shuts down: other connections may
     lead to the same server.
     """
 
     def __init__(
-        self, make: Connect, name: str, suspect: Callable[[], None], patience: float = PATIENCE
+        self,
+        make: Connect,
+        name: str,
+        reconnect_all: Callable[[], None],
+        patience: float = PATIENCE,
     ) -> None:
         self._make = make
         self._name = name
-        self._suspect = suspect
+        self._reconnect_all = reconnect_all
         self._patience = patience
         self._connection: asyncpg.Connection | None = None
         self.lock = asyncio.Lock()
@@ -175,7 +179,7 @@ class DatabaseLink:
             except asyncpg.PostgresError as error:
                 if _is_no_primary(error):
                     self.drop()
-                    self._suspect()
+                    self._reconnect_all()
                 raise
 
     async def fetch(self, sql: str, params: Sequence[object]) -> list[Row]:

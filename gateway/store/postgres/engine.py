@@ -28,7 +28,7 @@ from gateway.store.engine import (
     Unit,
     log,
 )
-from gateway.store.events import hashed
+from gateway.store.events import hashed_part
 from gateway.store.group_commit import Writer
 from gateway.store.postgres.connection import (
     IN_THE_WAY,
@@ -104,11 +104,11 @@ class PostgresEngine:
         self._mute = False
 
     def _link(self, make: Connect, patience: float = PATIENCE) -> DatabaseLink:
-        link = DatabaseLink(make, self.name, self._suspect, patience)
+        link = DatabaseLink(make, self.name, self._reconnect_all, patience)
         self._links.append(link)
         return link
 
-    def _suspect(self) -> None:
+    def _reconnect_all(self) -> None:
         """Have all links connect again: their server fails over, or has done so."""
         for link in self._links:
             link.stale = True
@@ -328,8 +328,8 @@ class PostgresWriter(Writer):
                 raise OutcomeUnknown(f"{error}; {_UNKNOWN}") from error
             return results
 
-    async def obstacle(self) -> str | None:
-        """See `Writer.obstacle`."""
+    async def commit_fault(self) -> str | None:
+        """See `Writer.commit_fault`."""
         try:
             async with self._link.lock:
                 connection = await self._link.connected()
@@ -354,7 +354,7 @@ async def _commit(connection: asyncpg.Connection, appended: Sequence[Appended]) 
         done = await connection.execute("COMMIT")
     else:
         # One message: the server takes and releases the lock of the log without waiting for us.
-        events = ", ".join(_literal(hashed(one.event)) for one in appended)
+        events = ", ".join(_literal(hashed_part(one.event)) for one in appended)
         done = await connection.execute(f"SELECT ice_log(ARRAY[{events}]); COMMIT")
     if done != "COMMIT":
         # A statement failed, and its unit ignored that.

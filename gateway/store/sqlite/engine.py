@@ -237,7 +237,7 @@ class SqliteWriter(Writer):
         except sqlite3.DatabaseError as error:
             await self._roll_back()
             # A next commit overwrites the failed one in the write-ahead log, which then never happened.
-            if may_be_done(error) and await self.obstacle() is not None:
+            if may_be_done(error) and await self.commit_fault() is not None:
                 raise self._guard.unknown(error) from error
             raise
 
@@ -245,8 +245,8 @@ class SqliteWriter(Writer):
         if self._connection.in_transaction:  # SQLite may have done it by itself
             await self._connection.execute("ROLLBACK")
 
-    async def obstacle(self) -> str | None:
-        """See `Writer.obstacle`."""
+    async def commit_fault(self) -> str | None:
+        """See `Writer.commit_fault`."""
         try:
             with self._guard():
                 try:
