@@ -124,7 +124,7 @@ def _written(path: Path, ring: KeyRing) -> Iterator[str]:
 
 
 def signature(path: Path) -> tuple[int, int] | None:
-    """Inode and time of change of the file; None where it cannot be read."""
+    """Inode and modification time of the file; None where it cannot be read."""
     try:
         status = path.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""The registry of tables says what is so: of each table in the schema of both engines, and of no other."""
+"""The registry of tables matches the schema of both engines, and what the commands do with each table."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ async def set_up(url: str, *, create: bool, tell: Tell) -> None:
     """Make or migrate the tables, forward only, while no other process does.
 
     Raises:
-        StoreRefused: the database is not for us as it is.
+        StoreRefused: the database cannot be used as it is.
         StoreUnavailable: it cannot be reached or used now.
     """
     async with connected(url, _LONG) as (connection, name):
