@@ -17,7 +17,7 @@ import structlog
 
 from client import protocol
 from gateway.core.audit_event import Entry
-from gateway.core.codes import AuditAction
+from gateway.core.codes import AuditAction, OperationError
 from gateway.core.ice import RULES
 from gateway.core.operation import (
     ACTIVE,
@@ -52,7 +52,7 @@ _SOON: Final = 0.02
 _LONGEST: Final = 30.0
 _REQUESTS: Final = frozenset({AuditAction.REQUEST_OPERATION, AuditAction.CANCEL_OPERATION})
 _ENDING: Final = frozenset(action.value for action, rule in RULES.items() if rule.closes)
-_UNHEARD_OF: Final = reason("lost", "the ICE came back without it and did not say what it came to")
+_UNHEARD_OF: Final = reason(OperationError.LOST)
 
 _log = structlog.get_logger()
 
@@ -258,7 +258,9 @@ class Dispatcher:
         session, now = lane.session, self._clock()
         ice_type = session.ice.ice_type
         if not allows(ice_type, work.kind):
-            error = reason("kind-not-allowed", f"a {ice_type} ICE is not sent {work.kind}")
+            error = reason(
+                OperationError.KIND_NOT_ALLOWED, f"a {ice_type} ICE is not sent {work.kind}"
+            )
             await self._move(work, Move.CANCEL, error=error)
             return 0
 
