@@ -35,6 +35,7 @@ from client.identity import FolderDamaged, FolderUnusable, Identity, Token, proo
 from client.journal import Journal, JournalDamaged, JournalUnusable
 from client.operations import Handler, Operation, OperationFailed, Operations, Report
 from client.patience import Closed, Patience, Refused, Stopped
+from client.protocol import CloseCode, RefusalCode
 from client.surroundings import Surroundings
 from client.text import encodable
 
@@ -55,8 +56,12 @@ logger = logging.getLogger(__name__)
 
 _JOURNAL: Final = "operations.db"
 # After these the token no longer stands for this ICE; after others the fault may lie elsewhere.
-_UNREGISTERED: Final = frozenset(
-    {"deregistered", "token-replaced", "token-expired", "key-mismatch", 4101, 4102}
+_UNREGISTERED: Final[frozenset[str | int]] = frozenset(
+    {
+        *(RefusalCode.DEREGISTERED, RefusalCode.TOKEN_REPLACED),
+        *(RefusalCode.TOKEN_EXPIRED, RefusalCode.KEY_MISMATCH),
+        *(CloseCode.DEREGISTERED, CloseCode.TOKEN_REPLACED),
+    }
 )
 
 
@@ -292,32 +297,28 @@ class IceClient:
 
     def _refused(self, refused: Refused, verdict: float | Stopped) -> None:
         self._ended(refused.code, refused.sentence, verdict)
-        if isinstance(verdict, Stopped):
-            self._tell(Event("refused", str(refused), logging.ERROR, refused.code))
-        else:
-            line = f"{refused} (trying again in {verdict:.1f} s)"
-            self._tell(Event("refused", line, logging.WARNING, refused.code))
+        level, line = logging.ERROR, str(refused)
+        if not isinstance(verdict, Stopped):
+            level, line = logging.WARNING, f"{refused} (trying again in {verdict:.1f} s)"
+        self._tell(Event("refused", line, level, refused.code))
 
     def _closed(self, closed: Closed, verdict: float | Stopped) -> None:
-        final = isinstance(verdict, Stopped)
         self._ended(closed.code, closed.sentence, verdict)
         # Below 3000 (RFC 6455 section 7.4.2) a code of our catalogue means that somebody broke the rules.
         rule = protocol.CLOSINGS.get(closed.code)
         broken = rule is not None and closed.code < 3000 and rule.then is protocol.Then.RECONNECT  # noqa: PLR2004
-        level = logging.ERROR if final or broken else logging.WARNING
+        level = logging.ERROR if isinstance(verdict, Stopped) or broken else logging.WARNING
         self._tell(Event("closed", told(closed), level, closed.code))
         if not isinstance(verdict, Stopped):
-            line = f"reconnecting in {verdict:.1f} s"
-            self._tell(Event("reconnecting", line))
+            self._tell(Event("reconnecting", f"reconnecting in {verdict:.1f} s"))
 
     def _ended(self, code: str | int, sentence: str, verdict: float | Stopped) -> None:
-        stopped = isinstance(verdict, Stopped)
         was = self._identity.state
         self._note(
             code=code,
             sentence=verdict.sentence if isinstance(verdict, Stopped) else sentence,
             next=None if isinstance(verdict, Stopped) else self._time(verdict),
-            must_act=stopped,
+            must_act=isinstance(verdict, Stopped),
             registered=was.registered and (was.moves or code not in _UNREGISTERED),
         )
 

@@ -191,7 +191,9 @@ async def _refusal(response: ClientResponse, now: float) -> Refused:
         one_line(sentence) or f"HTTP {response.status}",
         problem.retry,
         after,
-        response.headers.get("DPoP-Nonce") if problem.code == "use-dpop-nonce" else None,
+        response.headers.get("DPoP-Nonce")
+        if known is protocol.RefusalCode.USE_DPOP_NONCE
+        else None,
     )
 
 

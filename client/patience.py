@@ -27,8 +27,6 @@ LONGEST: Final = 3600.0
 """Seconds: a gateway or proxy that asks for more has made a mistake that would silence the ICE."""
 
 _DOUBLINGS: Final = 16  # beyond which the cap holds anyway
-_NONCE: Final = "use-dpop-nonce"
-_SUPERSEDED: Final = 4103
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +96,9 @@ class Patience:
             refused: the answer; its `retry` decides, also for codes that are not known here.
             was_admitted: whether this token has been admitted before.
         """
-        self._nonces = self._nonces + 1 if refused.code == _NONCE else 0
+        self._nonces = (
+            self._nonces + 1 if refused.code == protocol.RefusalCode.USE_DPOP_NONCE else 0
+        )
         if refused.retry:
             if self._nonces == 1 and refused.nonce is not None:
                 return 0.0
@@ -116,7 +116,7 @@ class Patience:
         match rule.then if rule else protocol.Then.RECONNECT:
             case protocol.Then.STOP:
                 return Stopped(closed.code, f"{closed.reason}: {closed.sentence}")
-            case protocol.Then.WAIT if closed.code == _SUPERSEDED and self._contested():
+            case protocol.Then.WAIT if self._contested():
                 return Stopped(
                     closed.code,
                     f"{closed.reason}: another process runs as this ICE, with a copy of its key: stop one"

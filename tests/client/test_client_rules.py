@@ -10,18 +10,13 @@ from scripted_gateway import NOW, admit, answer, hang_up, make_token, refuse
 from client import patience, protocol
 from client.agent import ClosedByUs, Stopped
 from client.identity import StateFolder
+from client.protocol import CloseCode, RefusalCode
 
-FINAL = [refusal.code for refusal in protocol.REFUSALS.values() if not refusal.retry]
+FINAL = [code.value for code in RefusalCode if not code.retry]
 RETRIED = [
-    refusal.code
-    for refusal in protocol.REFUSALS.values()
-    if refusal.retry and refusal.code != "use-dpop-nonce"
+    code.value for code in RefusalCode if code.retry and code is not RefusalCode.USE_DPOP_NONCE
 ]
-RECONNECT = [
-    closing.code
-    for closing in protocol.CLOSINGS.values()
-    if closing.then is protocol.Then.RECONNECT
-]
+RECONNECT = [code.value for code in CloseCode if code.then is protocol.Then.RECONNECT]
 
 
 # --- refusals ----------------------------------------------------------------------------------

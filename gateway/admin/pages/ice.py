@@ -120,7 +120,7 @@ def _happening(item: Happening) -> Moment:
         text = "connected"
     elif item.kind == "refused":
         known = REFUSALS.get(item.code or "")
-        text = f"refused: {item.code}" + (f": {known.title}" if known else "")
+        text = f"refused: {item.code}" + (f": {known.summary}" if known else "")
     else:
         rule = CLOSINGS.get(int(item.code or 0))
         text = f"connection closed: {item.code}" + (f": {rule.sentence}" if rule else "")
