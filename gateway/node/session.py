@@ -130,7 +130,6 @@ class Session:
     )
 
     transport: Transport
-    takes_binary = False
 
     def __init__(
         self,
@@ -213,12 +212,12 @@ class Session:
         except protocol.MessageTooComplex as excess:
             message = excess.message
             if message.method != "operation.finish" or message.id is msgspec.UNSET:
-                self.close(1008, "too-complex")
+                self.close(protocol.CloseCode.POLICY_VIOLATION, "too-complex")
                 return
             self._refuse_finish(message, message.id, "invalid", str(excess))
             return
         except protocol.NotJsonRpc:
-            self.close(1008)
+            self.close(protocol.CloseCode.POLICY_VIOLATION)
             return
         if message.method is msgspec.UNSET:
             self._take_answer(message)
@@ -293,12 +292,9 @@ class Session:
         self.running = frozenset(name for name in named if len(name) <= _MAX_ID)
         self._observer.greeted(self)
 
-    def received_binary(self, data: bytes) -> None:
-        """See `wire.Receiver`: none comes."""
-
     def overflowed(self) -> None:
         """Drop an ICE that does not read."""
-        self.close(4202)
+        self.close(protocol.CloseCode.SLOW_CONSUMER)
 
     def closed(self, code: int) -> None:
         """Tell that it is over."""
