@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from client.protocol import REFUSALS, RefusalCode
+from client.protocol import RefusalCode
 
 MAX_QUOTED: Final = 200
 """Characters of what was sent that a refusal repeats."""
@@ -152,7 +152,7 @@ _CHALLENGES: Final = {
 
 
 def refusal(
-    code: str,
+    code: RefusalCode,
     *,
     detail: str | None = None,
     retry: bool | None = None,
@@ -160,19 +160,18 @@ def refusal(
     nonce: str | None = None,
 ) -> Problem:
     """A refusal of a handshake; `retry` tells the ICE whether it may try again by itself."""
-    known = REFUSALS[code]
     headers = {}
-    if known.status == 401:  # noqa: PLR2004 - RFC 9110 section 15.5.2: a 401 has a challenge
-        headers["WWW-Authenticate"] = _CHALLENGES.get(known, 'DPoP error="invalid_token"')
+    if code.status == 401:  # noqa: PLR2004 - RFC 9110 section 15.5.2: a 401 has a challenge
+        headers["WWW-Authenticate"] = _CHALLENGES.get(code, 'DPoP error="invalid_token"')
     if retry_after is not None:
         headers["Retry-After"] = str(retry_after)
     if nonce is not None:
         headers["DPoP-Nonce"] = nonce
     return Problem(
-        known.value,
-        known.status,
-        known.summary,
-        known.detail if detail is None else f"{_cut(detail, _MAX_DETAIL)}. {known.detail}",
-        {"retry": known.retry if retry is None else retry},
+        code.value,
+        code.status,
+        code.summary,
+        code.detail if detail is None else f"{_cut(detail, _MAX_DETAIL)}. {code.detail}",
+        {"retry": code.retry if retry is None else retry},
         headers,
     )

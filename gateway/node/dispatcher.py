@@ -194,7 +194,7 @@ class Dispatcher:
     def finished(self, session: Session, request: protocol.RequestId, finish: FinishReport) -> None:
         """What an operation came to; answered once that is durable."""
         if self._in_hand[session.id] >= MAX_IN_HAND:
-            session.close(1008, "too-many-requests")
+            session.close(protocol.CloseCode.POLICY_VIOLATION, "too-many-requests")
             return
         self._in_hand[session.id] += 1
         self._begin(self._finish(session, request, finish))
