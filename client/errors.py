@@ -16,7 +16,7 @@ import aiohttp
 from aiohttp import WSMsgType
 
 from client import protocol
-from client.patience import Closed, Refused
+from client.backoff import Closed, Refused
 
 LOST: Final = 1006
 _NO_CODE: Final = 1005  # RFC 6455 section 7.1.5: a close frame without a code

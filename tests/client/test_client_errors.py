@@ -7,8 +7,8 @@ import aiohttp
 import pytest
 from aiohttp.client_reqrep import ConnectionKey
 
-from client.faults import ending, one_line, told, unreachable
-from client.patience import Closed
+from client.backoff import Closed
+from client.errors import ending, one_line, told, unreachable
 
 WHERE = "gw.example:8440"
 KEY = ConnectionKey(
