@@ -307,26 +307,27 @@ INVALID_PARAMS: Final = -32602
 INTERNAL_ERROR: Final = -32603
 
 
-class RpcRefusal(msgspec.Struct, frozen=True):
-    """One way in which the gateway refuses a request of an ICE; `code` stands in the error's `data`.
+class RpcRefusal(enum.StrEnum):
+    """Why the gateway refuses a request of an ICE: the code, in the error's `data`, its number, its message.
 
     Each is final: the ICE does not repeat the request.
     """
 
-    code: str
     number: int
     message: str
 
+    def __new__(cls, code: str, number: int, message: str) -> Self:
+        """Make a member of one row."""
+        member = str.__new__(cls, code)
+        member._value_ = code
+        member.number, member.message = number, message
+        return member
 
-RPC_REFUSALS: Final = {
-    refusal.code: refusal
-    for refusal in (
-        RpcRefusal("invalid", INVALID_PARAMS, "The parameters have another shape."),
-        RpcRefusal("too-large", INVALID_PARAMS, "A result or error has 1,000,000 bytes at most."),
-        RpcRefusal("unknown-operation", -32001, "This ICE was not sent such an operation."),
-        RpcRefusal("already-finished", -32002, "The operation has ended without this ICE."),
-    )
-}
+    INVALID = "invalid", INVALID_PARAMS, "The parameters have another shape."
+    TOO_LARGE = "too-large", INVALID_PARAMS, "A result or error has 1,000,000 bytes at most."
+    UNKNOWN_OPERATION = "unknown-operation", -32001, "This ICE was not sent such an operation."
+    ALREADY_FINISHED = "already-finished", -32002, "The operation has ended without this ICE."
+
 
 RequestId = str | int | float | None
 
@@ -440,7 +441,6 @@ def error(request_id: RequestId, code: int, message: str, data: Any = None) -> b
     return _encoder.encode({"jsonrpc": "2.0", "error": failure, "id": request_id})
 
 
-def refuse(request_id: RequestId, code: str, detail: str | None = None) -> bytes:
-    """Encode a refusal of `RPC_REFUSALS`; `detail` takes the place of its sentence."""
-    known = RPC_REFUSALS[code]
-    return error(request_id, known.number, detail or known.message, {"code": code})
+def refuse(request_id: RequestId, code: RpcRefusal, detail: str | None = None) -> bytes:
+    """Encode a refusal; `detail` takes the place of its sentence."""
+    return error(request_id, code.number, detail or code.message, {"code": code})

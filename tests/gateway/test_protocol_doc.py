@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from websockets.frames import Opcode
 
-from client.protocol import RPC_REFUSALS, CancelReason, CloseCode, RefusalCode
+from client.protocol import CancelReason, CloseCode, RefusalCode, RpcRefusal
 from gateway.core import base64url
 from gateway.core.audit_event import Event
 from gateway.core.dpop import Jwk, thumbprint_of
@@ -122,7 +122,7 @@ async def test_the_worked_operation_is_played_to_the_letter(running):
 
 def test_every_refusal_of_a_request_is_documented_as_it_is():
     documented = {code: cells[0] for code, cells in rows("## 5. Operations").items()}
-    assert documented == {code: str(known.number) for code, known in RPC_REFUSALS.items()}
+    assert documented == {code.value: str(code.number) for code in RpcRefusal}
 
 
 def test_every_reason_to_cancel_is_documented():

@@ -17,6 +17,7 @@ from client.protocol import (
     MessageTooComplex,
     NotJsonRpc,
     RefusalCode,
+    RpcRefusal,
     Then,
     decode,
 )
@@ -65,7 +66,7 @@ def test_the_closings_of_section_6():
 
 def test_codes_are_written_as_they_are_sent():
     """Whether they go into JSON, a log line, a label or a sentence."""
-    for code in (*RefusalCode, *CloseCode):
+    for code in (*RefusalCode, *CloseCode, *RpcRefusal):
         assert f"{code} {code!s}" == f"{code.value} {code.value}"
         assert msgspec.json.encode(code) == json.dumps(code).encode()
         assert json.loads(json.dumps(code)) == code.value
