@@ -30,7 +30,7 @@ from aiohttp import WSCloseCode, WSMsgType
 from client import __version__, handshake, platform, protocol
 from client.backoff import Backoff, Closed, Refused, Stopped
 from client.environment import Environment
-from client.errors import LOST, ending, one_line, told
+from client.errors import LOST, closing_line, ending, one_line
 from client.events import Event, log_event
 from client.handshake import Connector, Endpoint, WebSocket
 from client.identity import FolderDamaged, FolderUnusable, Identity, Token, proof
@@ -307,7 +307,7 @@ class IceClient:
         rule = protocol.CLOSINGS.get(closed.code)
         broken = rule is not None and closed.code < 3000 and rule.then is protocol.Then.RECONNECT  # noqa: PLR2004
         level = logging.ERROR if isinstance(verdict, Stopped) or broken else logging.WARNING
-        self._tell(Event("closed", told(closed), level, closed.code))
+        self._tell(Event("closed", closing_line(closed), level, closed.code))
         if not isinstance(verdict, Stopped):
             self._tell(Event("reconnecting", f"reconnecting in {verdict:.1f} s"))
 

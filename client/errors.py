@@ -166,7 +166,7 @@ def ending(frame: aiohttp.WSMessage) -> Closed:
     return Closed(LOST, "", "The connection was lost.")
 
 
-def told(closed: Closed) -> str:
+def closing_line(closed: Closed) -> str:
     """The line for a session's end. The reason of 1012 is for programs: how long to wait."""
     rule = protocol.CLOSINGS.get(closed.code)
     reason = rule.reason if rule and rule.then is protocol.Then.AFTER else closed.reason
