@@ -159,7 +159,7 @@ class Dispatcher:
     def finished(self, session: Session, request: protocol.RequestId, finish: FinishReport) -> None:
         """What an operation came to; answered once that is durable."""
         if self._in_hand[session.id] >= MAX_IN_HAND:
-            session.close(1008, "too-many-requests")
+            session.close(protocol.CloseCode.POLICY_VIOLATION, "too-many-requests")
             return
         self._in_hand[session.id] += 1
         self._begin(self._finish(session, request, finish))
@@ -326,20 +326,20 @@ class Dispatcher:
     ) -> None:
         move = Move.SUCCEED if finish.outcome == "succeeded" else Move.FAIL
 
-        async def unit(transaction: Transaction) -> Operation | str | None:
+        async def unit(transaction: Transaction) -> Operation | protocol.RpcRefusal | None:
             old = await Operations(transaction.fetch).find(finish.id)
             if old is None or old.ice_name != session.ice_name or old.sent is None:
-                return "unknown-operation"
+                return protocol.RpcRefusal.UNKNOWN_OPERATION
             if move is Move.FAIL and was_stopped(old, finish.error):
-                return "already-finished"
+                return protocol.RpcRefusal.ALREADY_FINISHED
             new = old.moved(move, self._clock(), result=finish.result, error=finish.error)
             if new is None:
                 # An ICE repeats a finish whose answer it has not seen: the first one counts.
                 repeated = old.state in (State.SUCCEEDED, State.FAILED)
-                return None if repeated else "already-finished"
+                return None if repeated else protocol.RpcRefusal.ALREADY_FINISHED
             await self._progress.write(transaction, finish.id)
             if not await operations.replace(transaction, old, new):
-                return "already-finished"  # another node has just ended it
+                return protocol.RpcRefusal.ALREADY_FINISHED  # another node has just ended it
             await operations.trim(transaction, new, self._kept_bytes)
             return new
 
