@@ -19,7 +19,6 @@ from gateway.store.engine import (
     Row,
     Transaction,
     as_json,
-    columns_of,
     is_in,
     rows_of,
 )
@@ -118,8 +117,10 @@ async def record(
             as_json(
                 [
                     (
-                        *columns_of(session.connection, _CONNECTION),
-                        *(session.ice_name, session.generation, session.reading),
+                        *_row(session.connection),
+                        session.ice_name,
+                        session.generation,
+                        session.reading,
                     )
                     for session in opened
                 ]
@@ -130,13 +131,26 @@ async def record(
             "UPDATE ice_sessions SET version = given.version, platform = given.platform,"
             f" hostname = given.hostname FROM {rows_of(1, *_CONNECTION)}"
             " WHERE ice_sessions.session = given.session",
-            as_json([columns_of(connection, _CONNECTION) for connection in greeted]),
+            as_json([_row(connection) for connection in greeted]),
         )
     if closed:
         await transaction.run(
             f"DELETE FROM ice_sessions WHERE {is_in('session', 1)}", as_json(closed)
         )
     return await _record_happenings(transaction, happenings) if happenings else []
+
+
+def _row(connection: Connection) -> tuple[str | None, ...]:
+    # Not `columns_of`, which makes some 15 calls more for each admission.
+    return (
+        connection.session,
+        connection.node,
+        to_text(connection.since),
+        connection.address,
+        connection.version,
+        connection.platform,
+        connection.hostname,
+    )
 
 
 async def _record_happenings(

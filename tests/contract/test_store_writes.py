@@ -6,12 +6,12 @@ import asyncio
 
 import pytest
 
-from gateway.store.engine import StoreUnavailable, as_json, many, rows_of
+from gateway.store.engine import StoreUnavailable, as_json, is_in, rows_of
 from tests.contract.domain import PATIENCE, RULE_BROKEN, refusing, soon
 
 _GIVEN = f"SELECT name, name, role, '' FROM {rows_of(1, 'name', 'role')}"  # noqa: S608 - our own columns
 _INSERT_MANY = f"INSERT INTO users (name, name_folded, role, createdon) {_GIVEN}"
-_DELETE_MANY = f"DELETE FROM users WHERE {many('name', 1)}"  # noqa: S608 - our own columns
+_DELETE_MANY = f"DELETE FROM users WHERE {is_in('name', 1)}"  # noqa: S608 - our own columns
 _INSERT = "INSERT INTO users (name, name_folded, role, createdon) VALUES ($1, $1, $2, '')"
 
 

@@ -16,7 +16,7 @@ from gateway.core.times import to_text, utc_now
 from gateway.node.presence import Presence
 from gateway.store.engine import StoreUnavailable, as_json, rows_of
 from gateway.store.ices import Ices
-from gateway.store.sqlite.snapshot import copy
+from gateway.store.sqlite.snapshot import copy_database
 from tests.support.harness import ADMIN, expect_refused, harness, hold_to_description, settings_for
 from tests.support.ice import Key
 
@@ -712,7 +712,7 @@ async def test_a_crash_takes_back_nothing_of_what_was_shown_as_last_seen(running
     settings = running.gateway.settings
     place = tmp_path / "after the crash"
     place.mkdir()
-    copy(settings.database_path, place / "ice.db")
+    copy_database(settings.database_path, place / "ice.db")
     shutil.copy(settings.key_file, settings_for(place).key_file)
     async with harness(place) as again:
         found = (await again.admin.get("/ices/lab-1")).json

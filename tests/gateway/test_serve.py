@@ -33,7 +33,7 @@ from gateway.core.times import utc_now
 from gateway.runtime.logs import ICE_LINES_A_MINUTE
 from gateway.runtime.settings import BadSetting, load
 from gateway.store.sqlite.engine import open_sqlite
-from gateway.store.sqlite.snapshot import mark
+from gateway.store.sqlite.snapshot import mark_as_copy
 from tests.support.authority import Authority
 from tests.support.harness import settings_for
 from tests.support.ice import PATIENCE, Ice, Refused
@@ -363,7 +363,7 @@ async def test_a_restored_table_admits_nobody_until_it_is_confirmed(tmp_path):
         issued = await opened.services.provisioning.provision(
             opened.actor, "lab-1", IceType.CI_CD, None
         )
-    mark(settings.database_path, utc_now())
+    mark_as_copy(settings.database_path, utc_now())
     with serving(tmp_path, ICE_GATEWAY_METRICS__LISTEN="") as served:
         served.err.expect("no ICE is admitted until `ice-gateway restore --confirm`")
         ice = Ice(served.url, issued.token.reveal())
