@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # The lock names everything: pip 23 would else look for coverage[toml] beyond it, and find a newer one.
 LOCKED := $(PIP) install --progress-bar off --require-hashes --no-deps --requirement
 # Says what pip is doing in a line a package.
-TELL := while read -r word what _; do case "$$word" in Collecting) echo "  $$what";; Installing) echo "  unpacking";; esac; done
+TELL := while read -r word what _; do case "$$word" in Collecting|Processing) echo "  $${what\#\#*/}";; Installing) echo "  unpacking";; esac; done
 
 .DEFAULT_GOAL := help
 .PHONY: help demo cluster serve test coverage torture bench bench-quick screenshots lint types format lock dist clean
