@@ -9,7 +9,7 @@
 
         outcome = await ice.wait()
 
-The rules of coming back are in `patience`, the handshake in `handshake`, the work in `operations`.
+The rules of coming back are in `backoff`, the handshake in `handshake`, the work in `operations`.
 """
 
 from __future__ import annotations
@@ -28,18 +28,19 @@ import msgspec
 from aiohttp import WSCloseCode, WSMsgType
 
 from client import __version__, handshake, platform, protocol
+from client.backoff import Backoff, Closed, Refused, Stopped
+from client.environment import Environment
+from client.errors import LOST, closing_line, ending, one_line
 from client.events import Event, log_event
-from client.faults import LOST, ending, one_line, told
-from client.handshake import Door, Endpoint, WebSocket
+from client.handshake import Connector, Endpoint, WebSocket
 from client.identity import FolderDamaged, FolderUnusable, Identity, Token, proof
 from client.journal import Journal, JournalDamaged, JournalUnusable
-from client.operations import Handler, Operation, OperationFailed, Operations, Report
-from client.patience import Closed, Patience, Refused, Stopped
-from client.surroundings import Surroundings
+from client.operations import Handler, Operation, OperationFailed, OperationRunner, Report
 from client.text import encodable
 
 __all__ = [
     "ClosedByUs",
+    "Environment",
     "Event",
     "Handler",
     "IceClient",
@@ -48,15 +49,18 @@ __all__ = [
     "OperationFailed",
     "Report",
     "Stopped",
-    "Surroundings",
 ]
 
 logger = logging.getLogger(__name__)
 
 _JOURNAL: Final = "operations.db"
 # After these the token no longer stands for this ICE; after others the fault may lie elsewhere.
-_UNREGISTERED: Final = frozenset(
-    {"deregistered", "token-replaced", "token-expired", "key-mismatch", 4101, 4102}
+_UNREGISTERED: Final[frozenset[str | int]] = frozenset(
+    {
+        *(protocol.RefusalCode.DEREGISTERED, protocol.RefusalCode.TOKEN_REPLACED),
+        *(protocol.RefusalCode.TOKEN_EXPIRED, protocol.RefusalCode.KEY_MISMATCH),
+        *(protocol.CloseCode.DEREGISTERED, protocol.CloseCode.TOKEN_REPLACED),
+    }
 )
 
 
@@ -92,7 +96,7 @@ class IceClient:
         version: what this ICE calls its version in `ice.hello`.
         options: more options for the command that `ice-client status` suggests.
         observe: called with every `Event`; by default they are logged.
-        surroundings: clocks, sleep and randomness.
+        environment: clocks, sleep and randomness.
 
     Raises:
         handshake.BadAddress: `gateway_url` is none, or plain http without `insecure`.
@@ -111,7 +115,7 @@ class IceClient:
         version: str | None = None,
         options: Sequence[str] = (),
         observe: Callable[[Event], None] = log_event,
-        surroundings: Surroundings | None = None,
+        environment: Environment | None = None,
     ) -> None:
         self._endpoint = Endpoint.of(gateway_url, insecure=insecure)
         self._ca_file = Path(ca_file) if ca_file else None
@@ -122,10 +126,10 @@ class IceClient:
         self._version = encodable(version or __version__)
         self._options = list(options)
         self._observe = observe
-        self._around = surroundings or Surroundings()
-        self._patience = Patience(uniform=self._around.uniform, monotonic=self._around.monotonic)
+        self._environment = env = environment or Environment()
+        self._backoff = Backoff(uniform=env.uniform, monotonic=env.monotonic)
         self._handlers: dict[str, Handler] = dict(handlers or {})
-        self._operations = Operations(self._handlers, self._send, self._warn)
+        self._operations = OperationRunner(self._handlers, self._send, self._warn)
         self._socket: WebSocket | None = None
         self._nonce: str | None = None
         self._final: Stopped | None = None
@@ -142,7 +146,7 @@ class IceClient:
         gateway = self._endpoint.url.removesuffix(protocol.PATH)
         self._identity = Identity.open(self._folder, self._given, gateway)
         try:
-            self._operations.open(Journal(self._folder / _JOURNAL, self._around.now))
+            self._operations.open(Journal(self._folder / _JOURNAL, self._environment.now))
         except JournalUnusable as problem:
             self._identity.close()
             kind = FolderDamaged if isinstance(problem, JournalDamaged) else FolderUnusable
@@ -235,18 +239,18 @@ class IceClient:
     # --- coming and going --------------------------------------------------------------------------
 
     async def _live(self) -> Outcome:
-        door = Door(
+        connector = Connector(
             self._endpoint,
             self._ca_file,
             self._credentials,
-            now=self._around.now,
+            now=self._environment.now,
             agent=f"ice-client/{__version__}",
         )
         try:
-            async with door:
-                while not isinstance(verdict := await self._attempt(door), Stopped):
+            async with connector:
+                while not isinstance(verdict := await self._attempt(connector), Stopped):
                     if verdict:
-                        await self._around.sleep(verdict)
+                        await self._environment.sleep(verdict)
             return verdict
         finally:
             await self._operations.close()
@@ -257,20 +261,20 @@ class IceClient:
             self._identity.key,
             self._endpoint.url,
             token,
-            now=self._around.now(),
+            now=self._environment.now(),
             nonce=self._nonce,
         )
         return f"DPoP {token.reveal()}", made
 
-    async def _attempt(self, door: Door) -> float | Stopped:
+    async def _attempt(self, connector: Connector) -> float | Stopped:
         """One handshake and the session that may follow; how long to wait, or that this is the end."""
         self._tell(Event("connecting", f"connecting to {self._endpoint.url}"))
-        answer = await door.knock()
+        answer = await connector.connect()
         # A nonce goes into the next proof only: one with a nonce is judged by it, never by `iat`, and
         # would be refused once the nonce is stale.
         self._nonce = answer.nonce if isinstance(answer, Refused) else None
         if isinstance(answer, Refused):
-            verdict = self._patience.refused(answer, was_admitted=self._identity.was_admitted)
+            verdict = self._backoff.refused(answer, was_admitted=self._identity.was_admitted)
             if isinstance(verdict, Stopped):
                 if self._identity.try_next_token():
                     self._final = verdict
@@ -279,45 +283,41 @@ class IceClient:
                 verdict = self._final or verdict
             self._refused(answer, verdict)
             return verdict
-        began = self._around.monotonic()
+        began = self._environment.monotonic()
         try:
             closed = await self._converse(answer)
         finally:
             self._socket, self.welcome = None, None
             self._welcomed.clear()
             self._note(connected=False, since=self._time())
-        verdict = self._patience.closed(closed, lasted=self._around.monotonic() - began)
+        verdict = self._backoff.closed(closed, lasted=self._environment.monotonic() - began)
         self._closed(closed, verdict)
         return verdict
 
     def _refused(self, refused: Refused, verdict: float | Stopped) -> None:
         self._ended(refused.code, refused.sentence, verdict)
-        if isinstance(verdict, Stopped):
-            self._tell(Event("refused", str(refused), logging.ERROR, refused.code))
-        else:
-            line = f"{refused} (trying again in {verdict:.1f} s)"
-            self._tell(Event("refused", line, logging.WARNING, refused.code))
+        level, line = logging.ERROR, str(refused)
+        if not isinstance(verdict, Stopped):
+            level, line = logging.WARNING, f"{refused} (trying again in {verdict:.1f} s)"
+        self._tell(Event("refused", line, level, refused.code))
 
     def _closed(self, closed: Closed, verdict: float | Stopped) -> None:
-        final = isinstance(verdict, Stopped)
         self._ended(closed.code, closed.sentence, verdict)
         # Below 3000 (RFC 6455 section 7.4.2) a code of our catalogue means that somebody broke the rules.
         rule = protocol.CLOSINGS.get(closed.code)
         broken = rule is not None and closed.code < 3000 and rule.then is protocol.Then.RECONNECT  # noqa: PLR2004
-        level = logging.ERROR if final or broken else logging.WARNING
-        self._tell(Event("closed", told(closed), level, closed.code))
+        level = logging.ERROR if isinstance(verdict, Stopped) or broken else logging.WARNING
+        self._tell(Event("closed", closing_line(closed), level, closed.code))
         if not isinstance(verdict, Stopped):
-            line = f"reconnecting in {verdict:.1f} s"
-            self._tell(Event("reconnecting", line))
+            self._tell(Event("reconnecting", f"reconnecting in {verdict:.1f} s"))
 
     def _ended(self, code: str | int, sentence: str, verdict: float | Stopped) -> None:
-        stopped = isinstance(verdict, Stopped)
         was = self._identity.state
         self._note(
             code=code,
             sentence=verdict.sentence if isinstance(verdict, Stopped) else sentence,
             next=None if isinstance(verdict, Stopped) else self._time(verdict),
-            must_act=stopped,
+            must_act=isinstance(verdict, Stopped),
             registered=was.registered and (was.moves or code not in _UNREGISTERED),
         )
 
@@ -437,7 +437,7 @@ class IceClient:
             self._warn(str(problem))
 
     def _time(self, later: float = 0.0) -> str:
-        when = datetime.fromtimestamp(self._around.now() + later, UTC)
+        when = datetime.fromtimestamp(self._environment.now() + later, UTC)
         return when.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

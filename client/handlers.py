@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from client.faults import described, one_line
+from client.errors import described, one_line
 from client.text import decoded
 
 if TYPE_CHECKING:

@@ -25,9 +25,9 @@ import msgspec
 from aiohttp import ClientHandlerType, ClientRequest, ClientResponse, hdrs
 
 from client import protocol
+from client.backoff import Refused
 from client.dialer import Dialer
-from client.faults import one_line, unreachable
-from client.patience import Refused
+from client.errors import one_line, unreachable
 from client.proxies import BadProxy, Proxy, proxy_for
 
 TIMEOUT: Final = 30.0
@@ -191,7 +191,9 @@ async def _refusal(response: ClientResponse, now: float) -> Refused:
         one_line(sentence) or f"HTTP {response.status}",
         problem.retry,
         after,
-        response.headers.get("DPoP-Nonce") if problem.code == "use-dpop-nonce" else None,
+        response.headers.get("DPoP-Nonce")
+        if known is protocol.RefusalCode.USE_DPOP_NONCE
+        else None,
     )
 
 
@@ -213,14 +215,14 @@ async def _bounded_body(response: ClientResponse) -> bytes:
     return body
 
 
-# --- the door ----------------------------------------------------------------------------------
+# --- the connector -----------------------------------------------------------------------------
 
 
-class Door:
+class Connector:
     """An endpoint with the HTTP session to reach it; an async context manager.
 
     Args:
-        endpoint: where to knock.
+        endpoint: where to connect.
         ca_file: certificates to trust besides the system's; read anew for each attempt, as the system's are.
         credentials: gives the values of `Authorization` and `DPoP`, new ones for every request.
         now: Unix time, for Retry-After.
@@ -260,7 +262,7 @@ class Door:
     ) -> None:
         await self._session.close()
 
-    async def knock(self) -> WebSocket | Refused:
+    async def connect(self) -> WebSocket | Refused:
         """One handshake. Every failure to get a connection is a value."""
         # A proxy has no business between us and our own machine: it would get a plain token.
         try:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from client import platform
-from client.faults import one_line
+from client.errors import one_line
 
 KEPT: Final = 30 * 86_400.0
 """Seconds for which the id of an operation is remembered once the gateway knows what it came to."""

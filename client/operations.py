@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from client import platform, protocol
-from client.faults import described, one_line, text_of
+from client.errors import described, one_line, text_of
 from client.journal import Journal, JournalUnusable
 
 GRACE: Final = 5.0
@@ -63,7 +63,7 @@ Send = Callable[[bytes], Awaitable[None]]
 _Task = asyncio.Task[protocol.Finish]
 
 
-class Operations:
+class OperationRunner:
     """The operations of one client, across its connections and, by the journal, its processes.
 
     Args:

@@ -7,7 +7,7 @@ messages JSON-RPC 2.0, close codes RFC 6455 section 7.4 (4000-4999 are private u
 from __future__ import annotations
 
 import enum
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, Self, TypeVar
 
 import msgspec
 
@@ -44,118 +44,123 @@ class OperationKind(enum.StrEnum):
 # --- refusals of a handshake -------------------------------------------------------------------
 
 
-class Refusal(msgspec.Struct, frozen=True):
-    """One way in which a handshake is refused before the 101.
+class RefusalCode(enum.StrEnum):
+    """Why a handshake is refused before the 101: code, HTTP status, summary, sentence, whether to try again.
 
-    `detail` says what a person should do; `retry` whether the ICE may try again by itself.
+    `summary` is the problem's title. `detail` says what a person should do; `retry` whether the ICE may try
+    again by itself.
     """
 
-    code: str
     status: int
-    title: str
+    summary: str
     detail: str
     retry: bool
 
+    def __new__(cls, code: str, status: int, summary: str, detail: str, retry: bool) -> Self:  # noqa: FBT001
+        """Make a member of one row."""
+        member = str.__new__(cls, code)
+        member._value_ = code
+        member.status, member.summary, member.detail, member.retry = status, summary, detail, retry
+        return member
 
-REFUSALS: Final = {
-    refusal.code: refusal
-    for refusal in (
-        Refusal(
-            "bad-handshake",
-            400,
-            "Not a WebSocket handshake of this protocol",
-            "Connect with a WebSocket handshake (RFC 6455, version 13) that offers the subprotocol ice.v1.",
-            retry=False,
-        ),
-        Refusal(
-            "draining",
-            503,
-            "The gateway is stopping",
-            "Nothing needs to be done: the ICE tries again by itself.",
-            retry=True,
-        ),
-        Refusal(
-            "overloaded",
-            503,
-            "The gateway has too much to do",
-            "Nothing needs to be done: the ICE tries again by itself. If it lasts, the gateway needs more room: ice.max_connections, or file handles.",
-            retry=True,
-        ),
-        Refusal(
-            "token-missing",
-            401,
-            "No registration token",
-            "Start the ICE with the registration token that the admin was shown for it.",
-            retry=False,
-        ),
-        Refusal(
-            "token-invalid",
-            401,
-            "Not a token of this gateway",
-            "The token is none of this gateway: check that it was copied whole and that this gateway made it; "
-            "otherwise ask the admin for a new one.",
-            retry=False,
-        ),
-        Refusal(
-            "too-many-attempts",
-            429,
-            "Too many attempts without a genuine token",
-            "Check the token of the ICEs at this address.",
-            retry=True,
-        ),
-        Refusal(
-            "proof-invalid",
-            401,
-            "The proof of possession does not hold",
-            "The DPoP proof must be fresh, signed by the ICE's own key, and made for this URL and token.",
-            retry=False,
-        ),
-        Refusal(
-            "use-dpop-nonce",
-            401,
-            "A nonce is needed",
-            "The clocks of the ICE and the gateway differ: the next proof must carry the nonce in DPoP-Nonce. Correct the one that is off.",
-            retry=True,
-        ),
-        Refusal(
-            "store-unavailable",
-            503,
-            "The gateway cannot read or write its table",
-            "Nothing needs to be done at the ICE: it tries again by itself.",
-            retry=True,
-        ),
-        Refusal(
-            "deregistered",
-            403,
-            "This ICE is deregistered",
-            "The admin has deregistered this ICE: if it is needed again, ask for a reregistration and start it with the new token.",
-            retry=False,
-        ),
-        Refusal(
-            "token-replaced",
-            401,
-            "This token has been replaced",
-            "The ICE has been reprovisioned or reregistered since: start it with the newest token.",
-            retry=False,
-        ),
-        Refusal(
-            "token-expired",
-            401,
-            "This token was not used in time",
-            "The token was not used in time: ask the admin to reprovision the ICE and start it with the new token.",
-            retry=False,
-        ),
-        Refusal(
-            "key-mismatch",
-            403,
-            "This token is registered to another machine",
-            "The token is registered to another key, so to another machine: if the ICE has moved or lost its key, ask the admin to reregister it.",
-            retry=False,
-        ),
+    BAD_HANDSHAKE = (
+        "bad-handshake",
+        400,
+        "Not a WebSocket handshake of this protocol",
+        "Connect with a WebSocket handshake (RFC 6455, version 13) that offers the subprotocol ice.v1.",
+        False,
     )
-}
+    DRAINING = (
+        "draining",
+        503,
+        "The gateway is stopping",
+        "Nothing needs to be done: the ICE tries again by itself.",
+        True,
+    )
+    OVERLOADED = (
+        "overloaded",
+        503,
+        "The gateway has too much to do",
+        "Nothing needs to be done: the ICE tries again by itself. If it lasts, the gateway needs more room: ice.max_connections, or file handles.",
+        True,
+    )
+    TOKEN_MISSING = (
+        "token-missing",
+        401,
+        "No registration token",
+        "Start the ICE with the registration token that the admin was shown for it.",
+        False,
+    )
+    TOKEN_INVALID = (
+        "token-invalid",
+        401,
+        "Not a token of this gateway",
+        "The token is none of this gateway: check that it was copied whole and that this gateway made it; otherwise ask the admin for a new one.",
+        False,
+    )
+    TOO_MANY_ATTEMPTS = (
+        "too-many-attempts",
+        429,
+        "Too many attempts without a genuine token",
+        "Check the token of the ICEs at this address.",
+        True,
+    )
+    PROOF_INVALID = (
+        "proof-invalid",
+        401,
+        "The proof of possession does not hold",
+        "The DPoP proof must be fresh, signed by the ICE's own key, and made for this URL and token.",
+        False,
+    )
+    USE_DPOP_NONCE = (
+        "use-dpop-nonce",
+        401,
+        "A nonce is needed",
+        "The clocks of the ICE and the gateway differ: the next proof must carry the nonce in DPoP-Nonce. Correct the one that is off.",
+        True,
+    )
+    STORE_UNAVAILABLE = (
+        "store-unavailable",
+        503,
+        "The gateway cannot read or write its table",
+        "Nothing needs to be done at the ICE: it tries again by itself.",
+        True,
+    )
+    DEREGISTERED = (
+        "deregistered",
+        403,
+        "This ICE is deregistered",
+        "The admin has deregistered this ICE: if it is needed again, ask for a reregistration and start it with the new token.",
+        False,
+    )
+    TOKEN_REPLACED = (
+        "token-replaced",
+        401,
+        "This token has been replaced",
+        "The ICE has been reprovisioned or reregistered since: start it with the newest token.",
+        False,
+    )
+    TOKEN_EXPIRED = (
+        "token-expired",
+        401,
+        "This token was not used in time",
+        "The token was not used in time: ask the admin to reprovision the ICE and start it with the new token.",
+        False,
+    )
+    KEY_MISMATCH = (
+        "key-mismatch",
+        403,
+        "This token is registered to another machine",
+        "The token is registered to another key, so to another machine: if the ICE has moved or lost its key, ask the admin to reregister it.",
+        False,
+    )
 
-RETRIED_ONCE_ADMITTED: Final = frozenset({"token-invalid", "proof-invalid", "bad-handshake"})
+
+REFUSALS: Final = {code.value: code for code in RefusalCode}
+"""The refusals by their codes as they are sent."""
+RETRIED_ONCE_ADMITTED: Final = frozenset(
+    {RefusalCode.TOKEN_INVALID, RefusalCode.PROOF_INVALID, RefusalCode.BAD_HANDSHAKE}
+)
 """Refusals that an ICE retries slowly once its token has been admitted: the fault may be the gateway's."""
 SLOW_RETRY: Final = (300.0, 600.0)
 """Seconds between those retries, drawn at random from this range."""
@@ -173,42 +178,46 @@ class Then(enum.StrEnum):
     AFTER = "reconnect after retry_after"
 
 
-class Closing(msgspec.Struct, frozen=True):
-    """One way in which the gateway closes a connection: `reason` goes over the wire."""
+class CloseCode(enum.IntEnum):
+    """Why the gateway closes a connection: code and reason go over the wire, `then` is what the ICE does."""
 
-    code: int
     reason: str
     sentence: str
     then: Then
 
+    def __new__(cls, code: int, reason: str, sentence: str, then: Then) -> Self:
+        """Make a member of one row."""
+        member = int.__new__(cls, code)
+        member._value_ = code
+        member.reason, member.sentence, member.then = reason, sentence, then
+        return member
 
-CLOSINGS: Final = {
-    closing.code: closing
-    for closing in (
-        Closing(
-            4101,
-            "deregistered",
-            "The admin has deregistered this ICE; a person must act.",
-            Then.STOP,
-        ),
-        Closing(
-            4102,
-            "token-replaced",
-            "The admin has reregistered this ICE; it needs the new token.",
-            Then.STOP,
-        ),
-        Closing(4103, "superseded", "A newer session of this ICE has taken over.", Then.WAIT),
-        Closing(4201, "disconnected", "The admin has closed this connection.", Then.RECONNECT),
-        Closing(4202, "slow-consumer", "The ICE read too slowly.", Then.RECONNECT),
-        Closing(4203, "heartbeat-timeout", "The ICE did not answer pings.", Then.RECONNECT),
-        Closing(1002, "protocol-error", "A frame broke RFC 6455.", Then.RECONNECT),
-        Closing(1003, "text-only", "A binary frame was sent; messages are text.", Then.RECONNECT),
-        Closing(1007, "invalid-utf-8", "A text frame was not UTF-8.", Then.RECONNECT),
-        Closing(1008, "not-json-rpc", "A message was not JSON-RPC 2.0.", Then.RECONNECT),
-        Closing(1009, "too-big", "A message was larger than 1 MiB.", Then.RECONNECT),
-        Closing(1012, "restart", "The gateway restarts or lost its store.", Then.AFTER),
+    DEREGISTERED = (
+        4101,
+        "deregistered",
+        "The admin has deregistered this ICE; a person must act.",
+        Then.STOP,
     )
-}
+    TOKEN_REPLACED = (
+        4102,
+        "token-replaced",
+        "The admin has reregistered this ICE; it needs the new token.",
+        Then.STOP,
+    )
+    SUPERSEDED = 4103, "superseded", "A newer session of this ICE has taken over.", Then.WAIT
+    DISCONNECTED = 4201, "disconnected", "The admin has closed this connection.", Then.RECONNECT
+    SLOW_CONSUMER = 4202, "slow-consumer", "The ICE read too slowly.", Then.RECONNECT
+    HEARTBEAT_TIMEOUT = 4203, "heartbeat-timeout", "The ICE did not answer pings.", Then.RECONNECT
+    PROTOCOL_ERROR = 1002, "protocol-error", "A frame broke RFC 6455.", Then.RECONNECT
+    TEXT_ONLY = 1003, "text-only", "A binary frame was sent; messages are text.", Then.RECONNECT
+    INVALID_UTF_8 = 1007, "invalid-utf-8", "A text frame was not UTF-8.", Then.RECONNECT
+    POLICY_VIOLATION = 1008, "not-json-rpc", "A message was not JSON-RPC 2.0.", Then.RECONNECT
+    TOO_BIG = 1009, "too-big", "A message was larger than 1 MiB.", Then.RECONNECT
+    RESTART = 1012, "restart", "The gateway restarts or lost its store.", Then.AFTER
+
+
+CLOSINGS: Final = {code.value: code for code in CloseCode}
+"""The close codes by their numbers; a peer may send others."""
 SUPERSEDED_WAIT: Final = (60.0, 120.0)
 """Seconds that a superseded ICE waits, drawn at random from this range."""
 SUPERSEDED_LIMIT: Final = (3, 900.0)
@@ -298,26 +307,27 @@ INVALID_PARAMS: Final = -32602
 INTERNAL_ERROR: Final = -32603
 
 
-class RpcRefusal(msgspec.Struct, frozen=True):
-    """One way in which the gateway refuses a request of an ICE; `code` stands in the error's `data`.
+class RpcRefusal(enum.StrEnum):
+    """Why the gateway refuses a request of an ICE: the code, in the error's `data`, its number, its message.
 
     Each is final: the ICE does not repeat the request.
     """
 
-    code: str
     number: int
     message: str
 
+    def __new__(cls, code: str, number: int, message: str) -> Self:
+        """Make a member of one row."""
+        member = str.__new__(cls, code)
+        member._value_ = code
+        member.number, member.message = number, message
+        return member
 
-RPC_REFUSALS: Final = {
-    refusal.code: refusal
-    for refusal in (
-        RpcRefusal("invalid", INVALID_PARAMS, "The parameters have another shape."),
-        RpcRefusal("too-large", INVALID_PARAMS, "A result or error has 1,000,000 bytes at most."),
-        RpcRefusal("unknown-operation", -32001, "This ICE was not sent such an operation."),
-        RpcRefusal("already-finished", -32002, "The operation has ended without this ICE."),
-    )
-}
+    INVALID = "invalid", INVALID_PARAMS, "The parameters have another shape."
+    TOO_LARGE = "too-large", INVALID_PARAMS, "A result or error has 1,000,000 bytes at most."
+    UNKNOWN_OPERATION = "unknown-operation", -32001, "This ICE was not sent such an operation."
+    ALREADY_FINISHED = "already-finished", -32002, "The operation has ended without this ICE."
+
 
 RequestId = str | int | float | None
 
@@ -431,7 +441,6 @@ def error(request_id: RequestId, code: int, message: str, data: Any = None) -> b
     return _encoder.encode({"jsonrpc": "2.0", "error": failure, "id": request_id})
 
 
-def refuse(request_id: RequestId, code: str, detail: str | None = None) -> bytes:
-    """Encode a refusal of `RPC_REFUSALS`; `detail` takes the place of its sentence."""
-    known = RPC_REFUSALS[code]
-    return error(request_id, known.number, detail or known.message, {"code": code})
+def refuse(request_id: RequestId, code: RpcRefusal, detail: str | None = None) -> bytes:
+    """Encode a refusal; `detail` takes the place of its sentence."""
+    return error(request_id, code.number, detail or code.message, {"code": code})

@@ -1,33 +1,30 @@
 """The ICE gateway: provisions ICE agents, admits those with a genuine token, drops them live.
 
-The map, from the top down. Imports only go down; `tests/unit/test_structure.py` holds it.
+The map. A module imports from packages below its own and from its own package; `services` and `node` stand
+side by side and do not know each other. `tests/unit/test_structure.py` holds this.
 
-    cli/  demo                        the commands, and the story of an ICE on one screen
-    app                               the composition root: the only place that knows everything
-    admin/   endpoint  health         HTTP: the admin API, the ICE's handshake, probes
-    metrics  respond  listener        what all of HTTP shares
-    dispatch                          sends an ICE its operations, one at a time
-    admission  provisioning           the use cases: a rule and a store call each
-    operations accounts   keys  nodes  backup  restore  transfer
-    drops  hold  documents            what an action ended; a restored table that waits; what people see
-    tail  presence  vitals            followers of the event log, writers of who is connected, what is wrong
-    membership  lease                 this node among others on one database, and how long it may act
-    progress  clerk  watches          how far operations are, which are overdue, who waits for them
-    hub  session  wire  heartbeat     this node's live sockets
-    handover                          how a connection leaves aiohttp and becomes a wire's
-    logs  signals  standard_streams   what the process says and hears, from its start to its end
-    store/  keyfile  handles  tls     SQL, a noun a file; the keys on disk; the system's limits; TLS
-    ice  operation  event  tokens     the rules, pure: no I/O, no clock of their own
-    proof  roles  errors  settings  ...
+    cli        the commands, a file each
+    app        the composition root: opens the store and the keys, makes node and services, listens
+    admin      the admin's page and API: who may ask, what is asked, what is shown
+    web        HTTP and WebSocket plumbing, and the ICE's endpoint
+    services   what an admin can do, once for page, API and commands
+    node       what one running gateway holds and does: admission, sessions, drops, work on its way
+    store      everything durable: SQL, a noun a file, one text for both engines
+    runtime    the process and its machine: settings, logs, clocks, files, sockets, TLS
+    core       rules, values and catalogues; pure: no I/O, no clock of its own
 
-Read `ice` (the whole state table), then `admission`, then `app`. Two rules carry the safety:
+`client.protocol` lies below all of them: the words that an ICE and the gateway exchange.
 
-- *Add, then check* (`hub`, `endpoint`): an arriving ICE is in the hub before its row is read, so that
-  no deregistration can slip between the look and the admission.
-- *The domain decides, the store compares and swaps* (`ice`, `store/ices`): of two who race exactly one
+Read `core.ice` (the whole state table), then `node.admission`, `node.node` and `app`. Two rules carry the
+safety:
+
+- *Add, then check* (`node.hub`, `node.admission`): an arriving ICE is in the hub before its row is read, so
+  that no deregistration can slip between the look and the admission.
+- *The domain decides, the store compares and swaps* (`core.ice`, `store.ices`): of two that race exactly one
   wins, and the event is written in the transaction of the change.
 
-And one way for a change to travel: action, commit (row and event), `tail` reads the event, `hub` drops.
+A change travels in one way: action, commit (row and event), `node.log_follower` reads the event, `node.hub`
+drops.
 """
 
 __version__ = "0.1.0"

@@ -1,16 +1,24 @@
-"""Routes that declare who may use them. One that does not is refused when the application is made."""
+"""Who may use a route, and what exists for a caller.
+
+A route that does not declare who may use it is refused when the application is made.
+"""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
 
 from gateway.admin.auth import forbidden, needed
 from gateway.admin.context import CALLER
-from gateway.core.roles import Need
+from gateway.core.accounts import fold_user
+from gateway.core.ice import fold
+from gateway.core.roles import Caller, Need
+from gateway.store.ices import IceFilter
+from gateway.store.operations import OperationFilter
 
 Step = Callable[[web.Request], Awaitable[tuple[Any, ...]]]
 
@@ -51,6 +59,25 @@ def route(
 
     guarded.need = need  # type: ignore[attr-defined]
     return web.route(method, path, guarded, **options)
+
+
+def visible_ices(caller: Caller, where: IceFilter) -> IceFilter | None:
+    """`where`, narrowed to the ICEs that exist for this caller; None where that leaves nothing."""
+    if caller.grants.sees_all:
+        return where
+    mine = fold_user(caller.user)
+    if where.provisionedto not in (None, mine):
+        return None
+    return replace(where, provisionedto=mine)
+
+
+def visible_operations(caller: Caller, where: OperationFilter) -> OperationFilter | None:
+    """`where`, narrowed to the operations of the ICEs that exist for this caller; None likewise."""
+    if caller.ice is not None:
+        if where.ice_name is not None and fold(where.ice_name) != fold(caller.ice):
+            return None
+        return replace(where, ice_name=caller.ice)
+    return where if caller.grants.sees_all else replace(where, owner=caller.user)
 
 
 def check_declared(app: web.Application) -> None:

@@ -7,21 +7,31 @@ a slow reader costs no memory and misses nothing. All else is news only; an over
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
+import msgspec
+from aiohttp import web
+from aiohttp_sse import EventSourceResponse
+
+from gateway.core.problems import problem
 from gateway.node.presence import News
+from gateway.store.engine import StoreUnavailable
+from gateway.web.responses import DATA_HEADERS, RequestRefused
 
 _MAX_NEWS: Final = 10_000
 MAX_READERS: Final = 32
 """Streams of one user: a tab each, and then some."""
+_SEND_TIMEOUT: Final = 30.0
+"""Seconds after which a reader that does not read is let go."""
 
 
 class EventStream:
-    """One reader, of a user."""
+    """One reader."""
 
-    def __init__(self, user: str) -> None:
-        self.user = user
+    def __init__(self) -> None:
         self.wake = asyncio.Event()
         self.news: deque[News] = deque(maxlen=_MAX_NEWS)
 
@@ -31,35 +41,49 @@ class EventStreams:
 
     def __init__(self) -> None:
         self._open: set[EventStream] = set()
-        self._seats: Counter[str] = Counter()
+        self._readers: Counter[str] = Counter()
         self.closed = False
         """Whether the gateway is stopping: streams end."""
 
-    def add(self, user: str) -> EventStream | None:
-        """A new reader; None where the user has as many as they may."""
-        if not self.sit_down(user):
-            return None
-        stream = EventStream(user)
+    @contextlib.contextmanager
+    def news(self) -> Iterator[EventStream]:
+        """A reader that is woken by each event and given all else."""
+        stream = EventStream()
         self._open.add(stream)
-        return stream
+        try:
+            yield stream
+        finally:
+            self._open.discard(stream)
 
-    def remove(self, stream: EventStream) -> None:
-        """A reader has gone."""
-        self._open.discard(stream)
-        self.stand_up(stream.user)
+    async def serve(
+        self,
+        request: web.Request,
+        user: str,
+        send: Callable[[EventSourceResponse], Awaitable[None]],
+    ) -> web.StreamResponse:
+        """Answer with server-sent events (the WHATWG HTML standard, section 9.2), which `send` sends.
 
-    def sit_down(self, user: str) -> bool:
-        """Count one more stream of this user, of whatever; False where they have as many as they may."""
-        if self._seats[user] >= MAX_READERS:
-            return False
-        self._seats[user] += 1
-        return True
-
-    def stand_up(self, user: str) -> None:
-        """Count one less."""
-        self._seats[user] -= 1
-        if not self._seats[user]:
-            del self._seats[user]
+        The store or the connection may fail meanwhile: the stream ends, and the reader comes back.
+        Raises `RequestRefused` where the user has `MAX_READERS` streams.
+        """
+        response = EventSourceResponse(send_timeout=_SEND_TIMEOUT)
+        response.headers.update(DATA_HEADERS)
+        if request.transport is None:
+            return web.Response()  # the reader has gone meanwhile: nobody sees this
+        if self._readers[user] >= MAX_READERS:
+            raise RequestRefused(problem("too-many-streams"))
+        self._readers[user] += 1
+        try:
+            await response.prepare(request)
+            async with response:
+                await send(response)
+        except (StoreUnavailable, ConnectionError, TimeoutError):
+            pass
+        finally:
+            self._readers[user] -= 1
+            if not self._readers[user]:
+                del self._readers[user]
+        return response
 
     def publish(self) -> None:
         """An event has been applied."""
@@ -77,3 +101,14 @@ class EventStreams:
         self.closed = True
         for stream in self._open:
             stream.wake.set()
+
+
+async def send_document(
+    response: EventSourceResponse,
+    document: msgspec.Struct,
+    *,
+    event: str | None = None,
+    id: str | None = None,  # noqa: A002 - the field's name
+) -> None:
+    """Send one event, whose data is JSON."""
+    await response.send(msgspec.json.encode(document).decode(), event=event, id=id)

@@ -26,12 +26,12 @@ from gateway.admin.openapi_builder import (
     query,
     stream,
 )
+from gateway.core.accounts import MAX_USER_NAME
 from gateway.core.audit_event import ID_PATTERN
 from gateway.core.ice import NAME_PATTERN, NAME_RULE, IceType
 from gateway.core.operation import KEY_PATTERN
 from gateway.core.problems import CODES
 from gateway.services import schemas
-from gateway.store.accounts import MAX_USER_NAME
 from gateway.web.responses import DATA_HEADERS
 
 _SHAPES: Final = (

@@ -14,9 +14,9 @@ from gateway.cli.common import (
     show_table,
     unwrap,
 )
+from gateway.core.accounts import ApiToken
 from gateway.core.times import to_text, to_text_or_none
 from gateway.runtime.setting_types import duration
-from gateway.store.accounts import ApiToken
 
 
 class _Duration(click.ParamType[float]):

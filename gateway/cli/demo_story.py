@@ -244,7 +244,7 @@ def _suite(folder: Path) -> tuple[str, ...]:
     (suite / "test_smoke.py").write_text(_TESTS, encoding="utf-8")
     config = folder / "build.toml"
     config.write_text(f"[suites]\nsmoke = '{suite}'\n", encoding="utf-8")
-    return "--handlers", "client.pytest_suites", "--config", str(config)
+    return "--handlers", "client.examples.pytest_suites", "--config", str(config)
 
 
 async def _work(story: Story, admin: Admin) -> None:

@@ -18,11 +18,11 @@ from gateway.cli.common import (
     tell,
     unwrap,
 )
+from gateway.core.accounts import fold_user
 from gateway.core.ice import IceType, Status, fold
 from gateway.core.problems import problem
 from gateway.services.provisioning import Done, Issued
 from gateway.services.schemas import IceDocument, ice_document
-from gateway.store.accounts import fold_user
 from gateway.store.ices import IceFilter, Ices, Listed
 
 _PAGE = 1000

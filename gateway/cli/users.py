@@ -18,12 +18,12 @@ from gateway.cli.common import (
     show_table,
     unwrap,
 )
+from gateway.core.accounts import User
 from gateway.core.roles import Role
 from gateway.core.secret import Secret
 from gateway.core.text import UTF_16, decoded
 from gateway.core.times import to_text, to_text_or_none
 from gateway.services.passwords import RULE
-from gateway.store.accounts import User
 
 _MAX_INPUT = 64 * 1024
 """Bytes that are read of standard input; a password is shorter."""

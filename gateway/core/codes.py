@@ -6,6 +6,7 @@ What an ICE may meet (refusals, close codes) stands in `client.protocol`, what a
 from __future__ import annotations
 
 import enum
+from typing import Self
 
 
 class AuditAction(enum.StrEnum):
@@ -32,3 +33,28 @@ class AuditAction(enum.StrEnum):
     BACKUP = "backup"
     RESTORE = "restore"
     CONFIRM_RESTORE = "confirm-restore"
+
+
+class OperationError(enum.StrEnum):
+    """Why an operation has ended without a result, as its `error` says; ICEs may say words of their own.
+
+    `sentence` is what the gateway says where it knows no more.
+    """
+
+    sentence: str
+
+    def __new__(cls, code: str, sentence: str) -> Self:
+        """Make a member of its code, which is its value."""
+        member = str.__new__(cls, code)
+        member._value_ = code
+        member.sentence = sentence
+        return member
+
+    CANCELLED = "cancelled", "it was cancelled"
+    DEADLINE = "deadline", "its deadline has passed"
+    DEREGISTERED = "deregistered", "the ICE was deregistered"
+    REREGISTERED = "reregistered", "the ICE was reregistered"
+    LOST = "lost", "the ICE came back without it and did not say what it came to"
+    REFUSED = "refused", "the ICE has not accepted it"
+    KIND_NOT_ALLOWED = "kind-not-allowed", "an ICE of this type is not sent this kind"
+    FAILED = "failed", "the ICE gave no reason"

@@ -14,7 +14,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Final
 
-from client.protocol import OperationKind
+from client.protocol import CloseCode, OperationKind, RefusalCode
 
 NAME_RULE: Final = (
     "1 to 64 characters: ASCII letters, digits, '.', '_' and '-', the first a letter or digit"
@@ -59,7 +59,7 @@ class Rule:
     sources: tuple[Status | None, ...]
     target: Status
     renews: bool
-    closes: int | None = None
+    closes: CloseCode | None = None
 
 
 # Every combination that is not in this table is refused and changes nothing.
@@ -70,10 +70,16 @@ RULES: Final[Mapping[Action, Rule]] = MappingProxyType(
         Action.REGISTER: Rule((Status.PROVISIONED,), Status.REGISTERED, renews=False),
         # From `deregistered` too: a name can never be deleted, so a mistake must not burn it.
         Action.REREGISTER: Rule(
-            (Status.REGISTERED, Status.DEREGISTERED), Status.PROVISIONED, renews=True, closes=4102
+            (Status.REGISTERED, Status.DEREGISTERED),
+            Status.PROVISIONED,
+            renews=True,
+            closes=CloseCode.TOKEN_REPLACED,
         ),
         Action.DEREGISTER: Rule(
-            (Status.REGISTERED,), Status.DEREGISTERED, renews=True, closes=4101
+            (Status.REGISTERED,),
+            Status.DEREGISTERED,
+            renews=True,
+            closes=CloseCode.DEREGISTERED,
         ),
     }
 )
@@ -236,21 +242,21 @@ class Ice:
 
     def judge(
         self, ice_type: str, generation: int, ice_token: str, key_thumbprint: str, now: datetime
-    ) -> str | None:
-        """The refusal code for a genuine token with a good proof, or None when it may be admitted.
+    ) -> RefusalCode | None:
+        """The refusal for a genuine token with a good proof, or None when it may be admitted.
 
         The order is that of contract section 5. None from a `provisioned` entry means that the ICE
         may register; from a `registered` one that it may connect.
         """
         current = generation == self.generation
         if generation > self.generation or ice_type != self.ice_type:
-            return "token-invalid"
+            return RefusalCode.TOKEN_INVALID
         if current and ice_token != self.ice_token:
-            return "token-invalid"
+            return RefusalCode.TOKEN_INVALID
         if self.status is Status.DEREGISTERED:
-            return "deregistered"
+            return RefusalCode.DEREGISTERED
         if not current:
-            return "token-replaced"
+            return RefusalCode.TOKEN_REPLACED
         if self.status is Status.PROVISIONED:
-            return "token-expired" if self.expired(now) else None
-        return None if key_thumbprint == self.key_thumbprint else "key-mismatch"
+            return RefusalCode.TOKEN_EXPIRED if self.expired(now) else None
+        return None if key_thumbprint == self.key_thumbprint else RefusalCode.KEY_MISMATCH

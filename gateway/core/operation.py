@@ -26,6 +26,7 @@ from client.protocol import (
     OperationKind,
     check_json,
 )
+from gateway.core.codes import OperationError
 from gateway.core.ice import OPERATIONS, IceType
 from gateway.core.times import later
 
@@ -216,15 +217,13 @@ def allows(ice_type: IceType, kind: OperationKind) -> bool:
 
 # --- why it has ended ------------------------------------------------------------------------------
 
-DEADLINE: Final = "deadline"
-"""The code of what its deadline has ended."""
 MAX_SENTENCE: Final = 2000
 """Characters of the message of an error that is not as the ICE sent it."""
-ENDED_REGISTRATION: Final = frozenset({"deregistered", "reregistered"})
+ENDED_REGISTRATION: Final = frozenset({OperationError.DEREGISTERED, OperationError.REREGISTERED})
 """Error codes of operations that ended with their ICE's registration."""
 
 
-_OF_STOPPING: Final = frozenset({DEADLINE, "cancelled"})
+_OF_STOPPING: Final = frozenset({OperationError.DEADLINE, OperationError.CANCELLED})
 """The codes with which ICEs end what they were told to cancel; older ones know no reason."""
 
 
@@ -240,9 +239,19 @@ class _Code(msgspec.Struct):
     code: str
 
 
-def reason(code: str, message: str, data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET) -> bytes:
-    """The `error` of an operation: why it has ended, in a sentence that may be cut."""
-    return msgspec.json.encode(_Error(code, message[:MAX_SENTENCE], data))
+def reason(
+    code: str,
+    sentence: str | None = None,
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET,
+) -> bytes:
+    """The `error` of an operation: why it has ended, in a sentence that may be cut.
+
+    Without one it is that of the `codes.OperationError`.
+    """
+    if sentence is None:
+        assert isinstance(code, OperationError)  # noqa: S101 - only these have one
+        sentence = code.sentence
+    return msgspec.json.encode(_Error(str(code), sentence[:MAX_SENTENCE], data))
 
 
 def failure(sent: bytes | None) -> bytes:
@@ -251,11 +260,11 @@ def failure(sent: bytes | None) -> bytes:
     Another shape than `{"code", "message", "data"?}` becomes its message.
     """
     if sent is None or sent == b"null":
-        return reason("failed", "the ICE gave no reason")
+        return reason(OperationError.FAILED)
     try:
         return msgspec.json.encode(msgspec.json.decode(sent, type=_Error))
     except msgspec.ValidationError:
-        return reason("failed", sent.decode())
+        return reason(OperationError.FAILED, sent.decode())
 
 
 def code_of(error: bytes | None) -> str | None:
@@ -274,10 +283,10 @@ def cancel_reason(state: State | None, code: str | None) -> CancelReason | None:
     if state is State.CANCELLED:
         anew = code in ENDED_REGISTRATION
         return CancelReason.REREGISTERED if anew else CancelReason.REQUESTED
-    return CancelReason.DEADLINE if code == DEADLINE else CancelReason.UNKNOWN
+    return CancelReason.DEADLINE if code == OperationError.DEADLINE else CancelReason.UNKNOWN
 
 
 def was_stopped(operation: Operation, error: bytes | None) -> bool:
     """Whether an ICE failed only because it was cancelled at the deadline; the operation stays lost then."""
-    late = operation.state is State.LOST and code_of(operation.error) == DEADLINE
+    late = operation.state is State.LOST and code_of(operation.error) == OperationError.DEADLINE
     return late and code_of(error) in _OF_STOPPING

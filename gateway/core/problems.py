@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from client.protocol import REFUSALS
+from client.protocol import RefusalCode
 
 MAX_QUOTED: Final = 200
 """Characters of what was sent that a refusal repeats."""
@@ -145,14 +145,14 @@ def _cut(text: str, length: int) -> str:
 
 
 _CHALLENGES: Final = {
-    "token-missing": 'DPoP algs="ES256 Ed25519 EdDSA"',
-    "proof-invalid": 'DPoP error="invalid_dpop_proof"',
-    "use-dpop-nonce": 'DPoP error="use_dpop_nonce"',
+    RefusalCode.TOKEN_MISSING: 'DPoP algs="ES256 Ed25519 EdDSA"',
+    RefusalCode.PROOF_INVALID: 'DPoP error="invalid_dpop_proof"',
+    RefusalCode.USE_DPOP_NONCE: 'DPoP error="use_dpop_nonce"',
 }
 
 
 def refusal(
-    code: str,
+    code: RefusalCode,
     *,
     detail: str | None = None,
     retry: bool | None = None,
@@ -160,19 +160,18 @@ def refusal(
     nonce: str | None = None,
 ) -> Problem:
     """A refusal of a handshake; `retry` tells the ICE whether it may try again by itself."""
-    known = REFUSALS[code]
     headers = {}
-    if known.status == 401:  # noqa: PLR2004 - RFC 9110 section 15.5.2: a 401 has a challenge
+    if code.status == 401:  # noqa: PLR2004 - RFC 9110 section 15.5.2: a 401 has a challenge
         headers["WWW-Authenticate"] = _CHALLENGES.get(code, 'DPoP error="invalid_token"')
     if retry_after is not None:
         headers["Retry-After"] = str(retry_after)
     if nonce is not None:
         headers["DPoP-Nonce"] = nonce
     return Problem(
-        known.code,
-        known.status,
-        known.title,
-        known.detail if detail is None else f"{_cut(detail, _MAX_DETAIL)}. {known.detail}",
-        {"retry": known.retry if retry is None else retry},
+        code.value,
+        code.status,
+        code.summary,
+        code.detail if detail is None else f"{_cut(detail, _MAX_DETAIL)}. {code.detail}",
+        {"retry": code.retry if retry is None else retry},
         headers,
     )

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from client.protocol import PATH
+from client.protocol import PATH, RefusalCode
 from gateway.core.audit_event import Actor, Event, Via
 from gateway.core.dpop import Invalid, Proof, Url, normalise, verify
 from gateway.core.ice import Action, Ice, Status, WrongStatus
@@ -209,7 +209,7 @@ class Admission:
         ]
         if not tokens or not tokens[0]:
             self._count(handshake.address)
-            return Refused(refusal("token-missing"))
+            return Refused(refusal(RefusalCode.TOKEN_MISSING))
         token = Secret(tokens[0])
         opened = self._keys.open(token) if len(tokens) == 1 else None
         if opened is None:
@@ -222,7 +222,7 @@ class Admission:
         # RFC 9449 section 4.3, check 1: not more than one DPoP header.
         if len(handshake.proofs) != 1:
             detail = "There must be exactly one DPoP header"
-            return Refused(refusal("proof-invalid", detail=detail), name)
+            return Refused(refusal(RefusalCode.PROOF_INVALID, detail=detail), name)
         names = self._public or handshake.local
         urls = self._urls or _normalised(names)  # which remembers the few that there are
         proof = verify(
@@ -232,7 +232,7 @@ class Admission:
             expected=" or ".join(names),
         )
         if isinstance(proof, Invalid):
-            return Refused(refusal("proof-invalid", detail=_sentence(proof.detail)), name)
+            return Refused(refusal(RefusalCode.PROOF_INVALID, detail=_sentence(proof.detail)), name)
         arrival.proof = proof
         return None
 
@@ -242,7 +242,7 @@ class Admission:
         if self._replays.used(proof, now, lease_time):
             return _replayed(opened.ice_name)
         if not self._replays.take(proof, now, lease_time):
-            wanted = refusal("use-dpop-nonce", nonce=self._nonces.issue(lease_time))
+            wanted = refusal(RefusalCode.USE_DPOP_NONCE, nonce=self._nonces.issue(lease_time))
             return Refused(wanted, opened.ice_name)
         name = mark(proof.thumbprint, proof.jti).hex() if self._engine.shared else ""
         return Candidate(opened, proof.thumbprint, arrival.handshake.address, name)
@@ -251,8 +251,10 @@ class Admission:
         """`ice_name` where the token opened and there is an entry to tell the admin of."""
         wait = self._count(address)
         if not wait:
-            return Refused(refusal("token-invalid"), ice_name)
-        return Refused(refusal("too-many-attempts", retry_after=math.ceil(wait)), ice_name)
+            return Refused(refusal(RefusalCode.TOKEN_INVALID), ice_name)
+        return Refused(
+            refusal(RefusalCode.TOO_MANY_ATTEMPTS, retry_after=math.ceil(wait)), ice_name
+        )
 
     def _count(self, address: str) -> float:
         return self._attempts.count(address, self._monotonic())
@@ -278,7 +280,7 @@ class Admission:
                 if reading.ice is None:
                     return self._invalid_token(candidate.address)
                 code = self._judge(reading.ice, candidate)
-                if code == "token-invalid":
+                if code is RefusalCode.TOKEN_INVALID:
                     return self._invalid_token(candidate.address, name)
                 if code is not None:
                     return Refused(refusal(code), name)
@@ -297,7 +299,7 @@ class Admission:
             return _unavailable(name)  # whom nobody could take out again is not let in
         return None if self._restore_hold.reason is None else _held(name)
 
-    def _judge(self, ice: Ice, candidate: Candidate) -> str | None:
+    def _judge(self, ice: Ice, candidate: Candidate) -> RefusalCode | None:
         token = candidate.token
         return ice.judge(
             token.ice_type, token.generation, token.digest, candidate.thumbprint, self._clock()
@@ -340,16 +342,18 @@ def _sentence(text: str) -> str:
 
 
 def _replayed(ice_name: str) -> Refused:
-    used = refusal("proof-invalid", detail="The proof was used before", retry=True)
+    used = refusal(RefusalCode.PROOF_INVALID, detail="The proof was used before", retry=True)
     return Refused(used, ice_name)
 
 
 def _held(ice_name: str) -> Refused:
     wait = random.randint(10, 30)  # noqa: S311 - spreads load; a person has to act first
     detail = "The table was restored from a backup and waits for the admin to confirm it"
-    return Refused(refusal("store-unavailable", detail=detail, retry_after=wait), ice_name)
+    return Refused(
+        refusal(RefusalCode.STORE_UNAVAILABLE, detail=detail, retry_after=wait), ice_name
+    )
 
 
 def _unavailable(ice_name: str) -> Refused:
     wait = random.randint(1, 5)  # noqa: S311 - spreads load
-    return Refused(refusal("store-unavailable", retry_after=wait), ice_name)
+    return Refused(refusal(RefusalCode.STORE_UNAVAILABLE, retry_after=wait), ice_name)

@@ -17,7 +17,7 @@ import structlog
 
 from client import protocol
 from gateway.core.audit_event import Entry
-from gateway.core.codes import AuditAction
+from gateway.core.codes import AuditAction, OperationError
 from gateway.core.ice import RULES
 from gateway.core.operation import (
     ACTIVE,
@@ -33,6 +33,7 @@ from gateway.core.operation import (
 from gateway.core.times import Clock, to_text
 from gateway.node.expiry import TOO_LATE
 from gateway.node.hub import Hub
+from gateway.node.lane import Lane
 from gateway.node.progress import ProgressWriter
 from gateway.node.session import FinishReport, Session
 from gateway.node.waiters import Waiters
@@ -50,46 +51,10 @@ so this is also how many of them a read for a person waits for."""
 _RETRY: Final = 0.5
 _SOON: Final = 0.02
 _LONGEST: Final = 30.0
-_REQUESTS: Final = frozenset({AuditAction.REQUEST_OPERATION, AuditAction.CANCEL_OPERATION})
 _ENDING: Final = frozenset(action.value for action, rule in RULES.items() if rule.closes)
-_UNHEARD_OF: Final = reason("lost", "the ICE came back without it and did not say what it came to")
+_ABOUT_WORK: Final = _ENDING | {AuditAction.REQUEST_OPERATION, AuditAction.CANCEL_OPERATION}
 
 _log = structlog.get_logger()
-
-
-class _Lane:
-    """The work of one session."""
-
-    __slots__ = (
-        "ending",
-        "ending_until",
-        "sending",
-        "sent",
-        "session",
-        "task",
-        "unanswered",
-        "wake",
-    )
-
-    task: asyncio.Task[None]
-
-    def __init__(self, session: Session) -> None:
-        self.session = session
-        self.wake = asyncio.Event()
-        self.sending: str | None = None
-        """Is being marked as sent: nothing of it has been written to the ICE yet."""
-        self.sent: str | None = None
-        """What this session works on: it was sent it, or has named it in its hello."""
-        self.unanswered: str | None = None
-        """What it has not yet accepted or refused on this connection: a second answer is ignored."""
-        self.ending: str | None = None
-        """What it was told to cancel and has not answered for yet."""
-        self.ending_until = 0.0
-
-    def take(self, operation_id: str) -> None:
-        """The session works on this from now on."""
-        if self.sent != operation_id:
-            self.sent = self.unanswered = operation_id
 
 
 class Dispatcher:
@@ -115,7 +80,7 @@ class Dispatcher:
         self._progress = progress
         self._busy: set[str] = set()
         """The ICEs that may have unfinished operations; of no other the table is asked."""
-        self._lanes: dict[str, _Lane] = {}
+        self._lanes: dict[str, Lane] = {}
         self._in_hand: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -131,7 +96,7 @@ class Dispatcher:
     def apply(self, entry: Entry) -> None:
         """Look at what an event is about, if it is about work."""
         ice_name, action = entry.event.ice_name, entry.event.action
-        if ice_name is None or action not in {*_REQUESTS, *_ENDING}:
+        if ice_name is None or action not in _ABOUT_WORK:
             return
         if action == AuditAction.REQUEST_OPERATION:
             self._mark(ice_name)  # nobody waits for it who has not read it
@@ -150,12 +115,12 @@ class Dispatcher:
             return
         session = self._hub.get(ice_name)
         if session is not None and ice_name in self._busy and not self._closed:
-            lane = self._lanes[ice_name] = _Lane(session)
-            lane.task = asyncio.create_task(self._tend(lane), name=f"lane of {ice_name}")
+            lane = self._lanes[ice_name] = Lane(session)
+            lane.task = asyncio.create_task(self._run(lane), name=f"lane of {ice_name}")
 
     def ended(self, operation: Operation) -> None:
         """An operation was ended by whoever looks after the deadlines."""
-        self._told(operation)
+        self._notify(operation)
         self._look(operation.ice_name)
 
     # --- what sessions tell --------------------------------------------------------------------------
@@ -194,18 +159,18 @@ class Dispatcher:
     def finished(self, session: Session, request: protocol.RequestId, finish: FinishReport) -> None:
         """What an operation came to; answered once that is durable."""
         if self._in_hand[session.id] >= MAX_IN_HAND:
-            session.close(1008, "too-many-requests")
+            session.close(protocol.CloseCode.POLICY_VIOLATION, "too-many-requests")
             return
         self._in_hand[session.id] += 1
         self._begin(self._finish(session, request, finish))
 
-    def _lane_of(self, session: Session) -> _Lane | None:
+    def _lane_of(self, session: Session) -> Lane | None:
         lane = self._lanes.get(session.ice_name)
         return lane if lane is not None and lane.session is session else None
 
     # --- a lane ----------------------------------------------------------------------------------------
 
-    async def _tend(self, lane: _Lane) -> None:
+    async def _run(self, lane: Lane) -> None:
         """Do one thing after the other for as long as there is work and its session lives."""
         name = lane.session.ice_name
         try:
@@ -230,7 +195,7 @@ class Dispatcher:
             if not self._closed and self._hub.get(name) is not lane.session:
                 self._look(name)  # a newer session has come meanwhile
 
-    async def _step(self, lane: _Lane) -> float | None:
+    async def _step(self, lane: Lane) -> float | None:
         """Look, do the next thing, and say for how many seconds to wait; None where nothing is left."""
         session = lane.session
         async with self._reads:
@@ -246,19 +211,21 @@ class Dispatcher:
             return 0
         left = (work.deadline - now).total_seconds()
         if work.state is not State.QUEUED:
-            return min(left, await self._attend(lane, work))
+            return min(left, await self._reconcile(lane, work))
         if not work.is_due(now):
             return min(left, ((work.run_at or now) - now).total_seconds())
         if lane.ending is not None and _now() < lane.ending_until:
             return min(left, lane.ending_until - _now())
         return await self._send(lane, work)
 
-    async def _send(self, lane: _Lane, work: Operation) -> float:
+    async def _send(self, lane: Lane, work: Operation) -> float:
         """Mark as sent, durably, then send: what dies in between is lost, but never sent twice."""
         session, now = lane.session, self._clock()
         ice_type = session.ice.ice_type
         if not allows(ice_type, work.kind):
-            error = reason("kind-not-allowed", f"a {ice_type} ICE is not sent {work.kind}")
+            error = reason(
+                OperationError.KIND_NOT_ALLOWED, f"a {ice_type} ICE is not sent {work.kind}"
+            )
             await self._move(work, Move.CANCEL, error=error)
             return 0
 
@@ -272,7 +239,7 @@ class Dispatcher:
         if new is None:
             lane.sending = None
             return _RETRY  # it was cancelled, or the session is about to be dropped
-        self._told(new)
+        self._notify(new)
         if self._hub.get(session.ice_name) is not session or self._closed:
             await self._move(new, Move.RECALL)
         else:
@@ -281,7 +248,7 @@ class Dispatcher:
         lane.sending = None
         return 0
 
-    async def _attend(self, lane: _Lane, work: Operation) -> float:
+    async def _reconcile(self, lane: Lane, work: Operation) -> float:
         """The ICE works on it, or did: how long to wait until something has to be done."""
         session = lane.session
         if lane.sending == work.id:
@@ -298,11 +265,11 @@ class Dispatcher:
         since = session.greeted or session.opened
         left = since + PATIENCE.total_seconds() - _now()
         if left <= 0:
-            await self._move(work, Move.LOSE, error=_UNHEARD_OF)
+            await self._move(work, Move.LOSE, error=reason(OperationError.LOST))
             return 0
         return left
 
-    async def _stop(self, lane: _Lane, operation_id: str) -> None:
+    async def _stop(self, lane: Lane, operation_id: str) -> None:
         async with self._reads:
             standing = await self._rows.standing(lane.session.ice_name, [operation_id])
         if lane.sent != operation_id:
@@ -319,9 +286,9 @@ class Dispatcher:
         if new is not None and await self._engine.write(
             lambda transaction: operations.replace(transaction, work, new)
         ):
-            self._told(new)
+            self._notify(new)
 
-    def _told(self, new: Operation) -> None:
+    def _notify(self, new: Operation) -> None:
         """Tell whoever waits for it."""
         self._waiters.wake(new.ice_name, new.id, finished=new.is_finished)
         if new.is_finished:
@@ -350,29 +317,29 @@ class Dispatcher:
 
         new = await self._patiently(session, unit)
         if new is not None:
-            self._told(new)
+            self._notify(new)
             if new.is_finished:
-                self._let_go(session, operation_id)
+                self._release(session, operation_id)
 
     async def _finish(
         self, session: Session, request: protocol.RequestId, finish: FinishReport
     ) -> None:
         move = Move.SUCCEED if finish.outcome == "succeeded" else Move.FAIL
 
-        async def unit(transaction: Transaction) -> Operation | str | None:
+        async def unit(transaction: Transaction) -> Operation | protocol.RpcRefusal | None:
             old = await Operations(transaction.fetch).find(finish.id)
             if old is None or old.ice_name != session.ice_name or old.sent is None:
-                return "unknown-operation"
+                return protocol.RpcRefusal.UNKNOWN_OPERATION
             if move is Move.FAIL and was_stopped(old, finish.error):
-                return "already-finished"
+                return protocol.RpcRefusal.ALREADY_FINISHED
             new = old.moved(move, self._clock(), result=finish.result, error=finish.error)
             if new is None:
                 # An ICE repeats a finish whose answer it has not seen: the first one counts.
                 repeated = old.state in (State.SUCCEEDED, State.FAILED)
-                return None if repeated else "already-finished"
+                return None if repeated else protocol.RpcRefusal.ALREADY_FINISHED
             await self._progress.write(transaction, finish.id)
             if not await operations.replace(transaction, old, new):
-                return "already-finished"  # another node has just ended it
+                return protocol.RpcRefusal.ALREADY_FINISHED  # another node has just ended it
             await operations.trim(transaction, new, self._kept_bytes)
             return new
 
@@ -384,9 +351,9 @@ class Dispatcher:
             self._in_hand[session.id] -= 1
             if not self._in_hand[session.id]:
                 del self._in_hand[session.id]
-        self._let_go(session, finish.id)
+        self._release(session, finish.id)
         if isinstance(outcome, Operation):
-            self._told(outcome)
+            self._notify(outcome)
         if finish.refusal is not None:
             session.answer(request, *finish.refusal)
         else:
@@ -402,7 +369,7 @@ class Dispatcher:
                     raise
             await asyncio.sleep(_RETRY)
 
-    def _let_go(self, session: Session, operation_id: str) -> None:
+    def _release(self, session: Session, operation_id: str) -> None:
         """The ICE does not work on it any more: it can be sent the next."""
         lane = self._lane_of(session)
         if lane is not None:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
 
-from gateway.core.operation import DEADLINE, Operation, reason
+from gateway.core.codes import OperationError
+from gateway.core.operation import Operation, reason
 from gateway.core.times import Clock
 from gateway.store import operations
 from gateway.store.engine import Engine, StoreUnavailable, Transaction
@@ -20,7 +21,7 @@ FORGET_INTERVAL: Final = 600.0
 """Seconds between two looks for what was kept long enough."""
 EMPTIED_KEEP: Final = 86_400.0
 """Seconds for which a finished operation is kept whose params and result had to make room."""
-TOO_LATE: Final = reason(DEADLINE, "its deadline has passed")
+TOO_LATE: Final = reason(OperationError.DEADLINE)
 _BATCH: Final = 500
 
 

@@ -8,6 +8,7 @@ import random
 from collections.abc import Iterable
 from typing import Final
 
+from client.protocol import CloseCode
 from gateway.node.session import Session
 
 _STEPS: Final = 20
@@ -45,7 +46,7 @@ class Heartbeat:
         for session in self._sessions:
             heard = max(session.transport.heard, self._awake - self.interval)
             if now - heard >= SILENT * self.interval:
-                session.close(4203)
+                session.close(CloseCode.HEARTBEAT_TIMEOUT)
             elif now >= session.ping_due:
                 session.ping_due = now + self.interval
                 session.transport.ping()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
 
+from client.protocol import CloseCode
 from gateway.core.audit_event import Entry
 from gateway.core.codes import AuditAction
 from gateway.core.ice import RULES, Status
@@ -105,7 +106,7 @@ class Hub(Generic[L]):
         older = self._sessions.get(session.ice_name)
         self._sessions[session.ice_name] = session
         if older is not None:
-            older.close(4103)
+            older.close(CloseCode.SUPERSEDED)
 
     def remove(self, session: L) -> None:
         """Take a session out, unless a newer one has its place."""
@@ -123,7 +124,7 @@ class Hub(Generic[L]):
         if name is None or generation is None:
             return []
         if event.action == AuditAction.DISCONNECT:
-            return self._drop(name, 4201, lambda session: session.seq < entry.seq)
+            return self._drop(name, CloseCode.DISCONNECTED, lambda session: session.seq < entry.seq)
         rule = _RENEWING.get(event.action)
         if rule is None:
             return []
@@ -131,7 +132,9 @@ class Hub(Generic[L]):
             if pending.generation < generation:
                 pending.outdated = True
         return self._drop(
-            name, rule.closes or 4102, lambda session: session.generation < generation
+            name,
+            rule.closes or CloseCode.TOKEN_REPLACED,
+            lambda session: session.generation < generation,
         )
 
     def doubt(self, sessions: Sequence[L], standing: Mapping[str, tuple[int, Status]]) -> None:
@@ -144,12 +147,15 @@ class Hub(Generic[L]):
         for session in sessions:
             generation, status = standing.get(session.ice_name, (0, Status.PROVISIONED))
             if generation != session.generation or status is not Status.REGISTERED:
-                session.close(4101 if status is Status.DEREGISTERED else 4102)
+                deregistered = status is Status.DEREGISTERED
+                session.close(CloseCode.DEREGISTERED if deregistered else CloseCode.TOKEN_REPLACED)
         for others in self._pending.values():
             for pending in others:
                 pending.outdated = True
 
-    def _drop(self, ice_name: str, code: int, which: Callable[[L], bool]) -> list[ClosedSession]:
+    def _drop(
+        self, ice_name: str, code: CloseCode, which: Callable[[L], bool]
+    ) -> list[ClosedSession]:
         session = self._sessions.get(ice_name)
         if session is None or not which(session):
             return []

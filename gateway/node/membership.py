@@ -16,6 +16,7 @@ from typing import Final
 
 import structlog
 
+from client.protocol import CloseCode
 from gateway import __version__
 from gateway.core.codes import AuditAction
 from gateway.core.ice import RULES
@@ -41,7 +42,6 @@ _RENEWALS: Final = 6
 _RETRY: Final = 0.5
 _SWEEP: Final = 5.0
 """Seconds between two looks for what nodes have left behind, and at the shared clock, at the most."""
-_SUPERSEDED: Final = 4103
 _PAUSE: Final = 0.1
 """Seconds between two looks at what others have written: a storm is many commits."""
 _NEWS: Final = 1000
@@ -283,7 +283,7 @@ class Membership:
         for ice_name, session_id in await self._nodes.superseded(self._me.name):
             session = self._hub.get(ice_name)
             if session is not None and session.id == session_id:
-                session.close(_SUPERSEDED)
+                session.close(CloseCode.SUPERSEDED)
 
     async def _pass_on(self, told: int) -> int:
         """Tell readers of what came and went elsewhere, and of refusals anywhere, behind number `told`."""

@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from client.protocol import Progress, RequestId, RetryAfter
+from client.protocol import CloseCode, Progress, RefusalCode, RequestId, RetryAfter
 from gateway.core.audit_event import Entry
 from gateway.core.codes import AuditAction
 from gateway.core.ice import IceType
@@ -255,7 +255,8 @@ class Node:
         spread = max(1.0, len(sessions) / SPREAD)
         for number, session in enumerate(sessions):
             retry_after = round(1 + spread * number / len(sessions), 4)
-            session.close(1012, msgspec.json.encode(RetryAfter(retry_after)).decode())
+            reason = msgspec.json.encode(RetryAfter(retry_after)).decode()
+            session.close(CloseCode.RESTART, reason)
 
     # --- the log -------------------------------------------------------------------------------------
 
@@ -295,7 +296,8 @@ class Node:
         """Why nobody is admitted now, whatever they bring."""
         if self.state is State.SERVING:
             return None
-        return refusal("draining", retry_after=random.randint(1, 5))  # noqa: S311 - spreads load
+        wait = random.randint(1, 5)  # noqa: S311 - spreads load
+        return refusal(RefusalCode.DRAINING, retry_after=wait)
 
     def session(self, admitted: Admitted, session_id: str, address: str) -> Session:
         """A session for an ICE that is admitted; its transport is still to be set."""

@@ -58,7 +58,7 @@ class FinishReport(msgspec.Struct, frozen=True):
     outcome: Literal["succeeded", "failed"]
     result: bytes | None
     error: bytes | None
-    refusal: tuple[str, str] | None = None
+    refusal: tuple[protocol.RpcRefusal, str] | None = None
 
 
 class Observer(Protocol):
@@ -130,7 +130,6 @@ class Session:
     )
 
     transport: Transport
-    takes_binary = False
 
     def __init__(
         self,
@@ -190,9 +189,12 @@ class Session:
         self.transport.send(protocol.notification("operation.cancel", cancel))
 
     def answer(
-        self, request: protocol.RequestId, refusal: str | None, detail: str | None = None
+        self,
+        request: protocol.RequestId,
+        refusal: protocol.RpcRefusal | None,
+        detail: str | None = None,
     ) -> None:
-        """Answer a request of the ICE: it is done, or refused with a code of `RPC_REFUSALS`."""
+        """Answer a request of the ICE: it is done, or refused."""
         if refusal is None:
             self.transport.send(protocol.result(request, {}))
         else:
@@ -213,12 +215,12 @@ class Session:
         except protocol.MessageTooComplex as excess:
             message = excess.message
             if message.method != "operation.finish" or message.id is msgspec.UNSET:
-                self.close(1008, "too-complex")
+                self.close(protocol.CloseCode.POLICY_VIOLATION, "too-complex")
                 return
-            self._refuse_finish(message, message.id, "invalid", str(excess))
+            self._refuse_finish(message, message.id, protocol.RpcRefusal.INVALID, str(excess))
             return
         except protocol.NotJsonRpc:
-            self.close(1008)
+            self.close(protocol.CloseCode.POLICY_VIOLATION)
             return
         if message.method is msgspec.UNSET:
             self._take_answer(message)
@@ -259,19 +261,23 @@ class Session:
         try:
             finish = protocol.params_of(message, _Finish)
         except msgspec.ValidationError as error:
-            self._refuse_finish(message, request, "invalid", str(error))
+            self._refuse_finish(message, request, protocol.RpcRefusal.INVALID, str(error))
             return
         result, failed = bytes(finish.result), bytes(finish.error)
         if max(len(result), len(failed)) > protocol.MAX_VALUE:
-            sentence = protocol.RPC_REFUSALS["too-large"].message
-            self._refuse_finish(message, request, "too-large", sentence)
+            too_large = protocol.RpcRefusal.TOO_LARGE
+            self._refuse_finish(message, request, too_large, too_large.message)
             return
         why = failure(failed or None) if finish.outcome == "failed" else None
         told = FinishReport(finish.id, finish.outcome, result or None, why)
         self._observer.finished(self, request, told)
 
     def _refuse_finish(
-        self, message: protocol.Message, request: protocol.RequestId, code: str, detail: str
+        self,
+        message: protocol.Message,
+        request: protocol.RequestId,
+        code: protocol.RpcRefusal,
+        detail: str,
     ) -> None:
         """Refuse a finish; the operation that it names has ended, since the ICE has nothing else to say."""
         detail = detail[:_MAX_DETAIL]
@@ -293,12 +299,9 @@ class Session:
         self.running = frozenset(name for name in named if len(name) <= _MAX_ID)
         self._observer.greeted(self)
 
-    def received_binary(self, data: bytes) -> None:
-        """See `wire.Receiver`: none comes."""
-
     def overflowed(self) -> None:
         """Drop an ICE that does not read."""
-        self.close(4202)
+        self.close(protocol.CloseCode.SLOW_CONSUMER)
 
     def closed(self, code: int) -> None:
         """Tell that it is over."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Any, Final
 
+from gateway.core.accounts import MAX_USER_NAME, ApiToken, TokenState, User
 from gateway.core.audit_event import Actor, Event
 from gateway.core.codes import AuditAction
 from gateway.core.problems import Problem, invalid, problem, quoted
@@ -16,7 +16,7 @@ from gateway.core.secret import Secret
 from gateway.core.times import LONGEST, Clock, later, to_text_or_none
 from gateway.services.passwords import RULE, Passwords, fits
 from gateway.store import accounts, events, logins
-from gateway.store.accounts import MAX_USER_NAME, ApiToken, ListedUser, User
+from gateway.store.accounts import ListedUser
 from gateway.store.engine import Engine, Transaction
 from gateway.store.ices import Ices
 
@@ -238,9 +238,8 @@ class AccountService:
         if found is None:
             return None
         token, user = found
-        if token.revokedon is not None or user.disabledon is not None:
-            return None
-        if _past(token.expireson, self._clock()):
+        disabled = user.disabledon is not None
+        if token.state(self._clock(), owner_disabled=disabled) is not TokenState.GOOD:
             return None
         return Caller(user.name, user.role, ice=token.ice_name)
 
@@ -254,7 +253,3 @@ class AccountService:
 
     def _event(self, actor: Actor, action: str, **detail: Any) -> Event:
         return Event(self._clock(), actor, action, None, None, detail)
-
-
-def _past(moment: datetime | None, now: datetime) -> bool:
-    return moment is not None and now >= moment

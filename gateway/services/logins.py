@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
+from gateway.core.accounts import MAX_USER_NAME, User, fold_user
 from gateway.core.audit_event import Actor, Event, Via
 from gateway.core.codes import AuditAction
 from gateway.core.rate_limit import RateLimiter, source
@@ -21,7 +22,7 @@ from gateway.core.times import Clock
 from gateway.services.login_failures import LoginFailures, Why
 from gateway.services.passwords import Passwords, TooBusy
 from gateway.store import events, logins
-from gateway.store.accounts import MAX_USER_NAME, Accounts, User, find_user, fold_user
+from gateway.store.accounts import Accounts, find_user
 from gateway.store.engine import Engine, StoreUnavailable, Transaction
 from gateway.store.logins import Login, Logins
 

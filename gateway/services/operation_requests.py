@@ -13,7 +13,7 @@ from typing import Final
 
 from client.protocol import OperationKind
 from gateway.core.audit_event import Actor, Event
-from gateway.core.codes import AuditAction
+from gateway.core.codes import AuditAction, OperationError
 from gateway.core.ice import OPERATIONS, Ice, Status
 from gateway.core.operation import Move, NotValid, Operation, State, allows, reason
 from gateway.core.problems import Problem, invalid, problem
@@ -109,7 +109,7 @@ class OperationService:
     async def cancel(self, actor: Actor, operation_id: str) -> Operation | Problem:
         """End an operation at once; the ICE that works on it is told to stop."""
         now = self._clock()
-        error = reason("cancelled", f"cancelled by {actor.name}")
+        error = reason(OperationError.CANCELLED, f"cancelled by {actor.name}")
 
         async def unit(transaction: Transaction) -> Operation | Problem:
             old = await Operations(transaction.fetch).find(operation_id)

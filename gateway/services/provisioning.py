@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Final, Protocol
 
 from gateway.core.audit_event import Actor, Event
-from gateway.core.codes import AuditAction
+from gateway.core.codes import AuditAction, OperationError
 from gateway.core.ice import NAME_RULE, Action, Ice, IceType, WrongStatus, fold, valid_name
 from gateway.core.operation import reason
 from gateway.core.problems import Problem, invalid, problem
@@ -29,8 +29,8 @@ MAX_BULK: Final = 10_000
 """ICEs in one bulk action at the most."""
 _TICK: Final = timedelta(milliseconds=1)
 _ENDS_WORK: Final = {
-    Action.DEREGISTER: reason("deregistered", "the ICE was deregistered"),
-    Action.REREGISTER: reason("reregistered", "the ICE was reregistered"),
+    Action.DEREGISTER: reason(OperationError.DEREGISTERED),
+    Action.REREGISTER: reason(OperationError.REREGISTERED),
 }
 """The actions that cancel whatever the ICE was to do, and what its operations say of it."""
 

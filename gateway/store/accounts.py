@@ -2,48 +2,22 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from gateway.core.accounts import ApiToken, User, fold_user
 from gateway.core.audit_event import Event
 from gateway.core.roles import Role
 from gateway.core.times import from_text, from_text_or_none, to_text, to_text_or_none
 from gateway.store import events
 from gateway.store.engine import Engine, Row, Transaction, as_json, containing, many
 
-MAX_USER_NAME: Final = 128
-_MAX_FOLDED: Final = 8 * MAX_USER_NAME
 USER_COLUMNS: Final = "name, role, password_hash, createdon, disabledon"
 _TOKEN: Final = "id, user_name, label, token_hash, createdon, expireson, revokedon, ice_name"  # noqa: S105 - column names
 
 _BY_NAME: Final = f"SELECT {USER_COLUMNS} FROM users WHERE name_folded = $1"
-
-
-def fold_user(name: str) -> str:
-    """The form under which a user name is unique (Unicode, NFKC with case folded).
-
-    The time to normalise grows with the square of a run of combining characters: 0.7 s for 30,000. So the
-    rest of what is too long for any name is cut; no four characters compose to fewer than one.
-    """
-    name = name[:_MAX_FOLDED]
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
-
-
-@dataclass(frozen=True, slots=True)
-class User:
-    """A row of `users`. Without a password hash they are only there to be tagged."""
-
-    name: str
-    role: Role
-    password_hash: str | None
-    createdon: datetime
-    disabledon: datetime | None = None
-
-    def __repr__(self) -> str:
-        return f"User({self.name!r}, {self.role})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,23 +26,6 @@ class ListedUser:
 
     user: User
     ices: int
-
-
-@dataclass(frozen=True, slots=True)
-class ApiToken:
-    """A row of `api_tokens`: `token_hash` is a SHA-256, never the token.
-
-    `ice_name` is the one ICE that it may operate; without, it may do what its user may.
-    """
-
-    id: str
-    user: str
-    label: str
-    token_hash: str
-    createdon: datetime
-    expireson: datetime | None = None
-    revokedon: datetime | None = None
-    ice_name: str | None = None
 
 
 async def add_user(transaction: Transaction, user: User, event: Event) -> bool:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from gateway.core.accounts import User
 from gateway.core.audit_event import Event
 from gateway.core.times import from_text, to_text
 from gateway.store import events
-from gateway.store.accounts import USER_COLUMNS, User, user_from_row
+from gateway.store.accounts import USER_COLUMNS, user_from_row
 from gateway.store.engine import Engine, Transaction
 
 

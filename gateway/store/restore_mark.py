@@ -9,13 +9,13 @@ from typing import Final
 
 import msgspec
 
+from gateway.core.accounts import fold_user
 from gateway.core.audit_event import Event, digest_of
 from gateway.core.hash_chain import Head
 from gateway.core.ice import Action, Status, fold
 from gateway.core.restore_diff import Account, Bearer, Entry, Standing
 from gateway.core.times import from_text, from_text_or_none, to_text
 from gateway.store import events
-from gateway.store.accounts import fold_user
 from gateway.store.engine import Fetch, Transaction
 from gateway.store.events import Events
 

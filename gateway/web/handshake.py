@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Final
 
-from client.protocol import PATH, SUBPROTOCOL
+from client.protocol import PATH, SUBPROTOCOL, RefusalCode
 from gateway.core.problems import Problem, refusal
 from gateway.web.upgrade import Upgrade
 
@@ -54,7 +54,7 @@ def bad_upgrade(upgrade: Upgrade) -> Problem | None:
 
 
 def _bad(detail: str) -> Problem:
-    return refusal("bad-handshake", detail=detail)
+    return refusal(RefusalCode.BAD_HANDSHAKE, detail=detail)
 
 
 def _tokens(upgrade: Upgrade, name: str) -> set[str]:

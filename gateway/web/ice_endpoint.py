@@ -8,6 +8,7 @@ import random
 import structlog
 from aiohttp import web
 
+from client.protocol import RefusalCode
 from gateway.core.problems import Problem, refusal
 from gateway.node.admission import Admitted, Handshake, Refused
 from gateway.node.node import Node
@@ -110,7 +111,7 @@ class IceEndpoint:
         problem = verdict.problem
         self._metrics.refusals.labels(problem.code).inc()
         # While the store is away each ICE comes again every few seconds; the fault is said once.
-        log = _log.debug if problem.code == "store-unavailable" else _log.info
+        log = _log.debug if problem.code == RefusalCode.STORE_UNAVAILABLE else _log.info
         log(
             "refused",
             code=problem.code,
@@ -123,4 +124,4 @@ class IceEndpoint:
 
 def _overloaded(detail: str | None = None) -> Problem:
     wait = random.randint(1, 10)  # noqa: S311 - spreads load
-    return refusal("overloaded", detail=detail, retry_after=wait)
+    return refusal(RefusalCode.OVERLOADED, detail=detail, retry_after=wait)

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import Final, Protocol, cast
 
 from websockets.exceptions import PayloadTooBig
+from websockets.frames import CloseCode as StandardCode
 from websockets.frames import (  # type: ignore[attr-defined] # apply_mask: compiled where it can be
-    CloseCode,
     Frame,
     Opcode,
     apply_mask,
@@ -23,7 +23,7 @@ from websockets.protocol import OPEN, SERVER
 from websockets.protocol import Protocol as Core
 from websockets.typing import BytesLike
 
-from client.protocol import CLOSINGS, MAX_MESSAGE
+from client.protocol import CLOSINGS, MAX_MESSAGE, CloseCode
 
 CLOSE_TIMEOUT: Final = 1.0
 """Seconds for a peer to answer a close frame before the transport is aborted."""
@@ -43,21 +43,15 @@ _FIN: Final = 0x80  # RFC 6455 section 5.2
 _MASK: Final = 0x80
 _NO_CLOSE_FRAME: Final = 1006  # RFC 6455 section 7.1.5
 _LEFT: Final = 1000
-_OURS: Final = frozenset(code for code in CLOSINGS if code >= 1012)  # noqa: PLR2004 - a restart, drops
+_OURS: Final = frozenset(code for code in CloseCode if code >= CloseCode.RESTART)
 """Codes that only a gateway has a reason for."""
 
 
 class Receiver(Protocol):
     """What a wire tells of. `closed` comes once: from then on nothing is delivered."""
 
-    takes_binary: bool
-    """Whether binary messages are delivered; otherwise the first frame of one is a violation."""
-
     def received(self, text: str) -> None:
         """A whole text message has come."""
-
-    def received_binary(self, data: bytes) -> None:
-        """A whole binary message has come."""
 
     def overflowed(self) -> None:
         """More than `MAX_BUFFER` bytes wait for the peer to read."""
@@ -129,7 +123,6 @@ def whole_text(data: bytes) -> bytes | None:
 
 
 _NOTHING: Final = memoryview(b"")
-_DATA: Final = frozenset({TEXT, BINARY, CONT})
 _SPARE: Final[list[_Core]] = []
 _MAX_SPARE: Final = 64
 
@@ -139,7 +132,6 @@ class WebSocket(asyncio.Protocol):
 
     __slots__ = (
         "_backlog",
-        "_binary",
         "_closing",
         "_core",
         "_credit",
@@ -165,7 +157,6 @@ class WebSocket(asyncio.Protocol):
         self._credit = float(BURST)
         self._credited = 0.0
         self._message: bytearray | None = None
-        self._binary = False
         self._closing = False
         self._gone = False
         self._timer: asyncio.TimerHandle | None = None
@@ -188,10 +179,6 @@ class WebSocket(asyncio.Protocol):
     def send(self, text: bytes) -> None:
         """Send one text message; nothing once the connection is closing."""
         self._send(TEXT, text)
-
-    def send_binary(self, data: bytes) -> None:
-        """Send one binary message; nothing once the connection is closing."""
-        self._send(BINARY, data)
 
     def ping(self) -> None:
         """Send a ping; the answer moves `heard`."""
@@ -333,17 +320,16 @@ class WebSocket(asyncio.Protocol):
             self._refill()
         self._credit -= 1
         if self._credit < 0:
-            self.close(1008, "too-many-frames")
+            self.close(CloseCode.POLICY_VIOLATION, "too-many-frames")
             # Not even its farewell is waited for.
             self._flooded = True
             self._pause(paused=True)
-        if self._closing or opcode not in _DATA:
+        if self._closing:
             return
-        if opcode is BINARY and not self._receiver.takes_binary:
-            self.close(1003)
+        if opcode is not TEXT and opcode is not CONT:
+            if opcode is BINARY:
+                self.close(CloseCode.TEXT_ONLY)
             return
-        if opcode is not CONT:
-            self._binary = opcode is BINARY
         # The core has checked their order and the size of all fragments together.
         if self._message is not None:
             self._message += data
@@ -355,14 +341,12 @@ class WebSocket(asyncio.Protocol):
             self._complete(data)
 
     def _complete(self, message: BytesLike) -> None:
-        if self._binary:
-            self._receiver.received_binary(bytes(message))
-            return
         try:
             text = str(message, "utf-8")
         except UnicodeDecodeError:
             # Section 8.1: the connection is failed, which is more than closed: nothing is heard any more.
-            self._parser().fail(1007, CLOSINGS[1007].reason)
+            code = CloseCode.INVALID_UTF_8
+            self._parser().fail(code, code.reason)
             self._begin_closing()
         else:
             self._receiver.received(text)
@@ -372,7 +356,7 @@ class WebSocket(asyncio.Protocol):
         core = self._parser()
         core.logger.error("message not taken", exc_info=error)
         if not self._closing:
-            core.fail(CloseCode.INTERNAL_ERROR)
+            core.fail(StandardCode.INTERNAL_ERROR)
             self._begin_closing()
 
     def _refill(self) -> None:

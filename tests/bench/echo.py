@@ -2,9 +2,9 @@
 
     python -m tests.bench.echo --port N [--host ADDRESS] [--welcome]
 
-Text comes back as text and binary as binary, on any path, with or without the subprotocol `ice.v1`, so
-that conformance suites can be pointed at it. Nothing is checked but the handshake by RFC 6455: by what it
-is quicker than the gateway, that is the price of the checks.
+Text comes back on any path, with or without the subprotocol `ice.v1`, so that conformance suites can be
+pointed at it; binary is refused with 1003, as by the gateway. Nothing is checked but the handshake by
+RFC 6455: by what it is quicker than the gateway, that is the price of the checks.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import asyncio
 
 from aiohttp import web
 
-from client.protocol import SUBPROTOCOL, Welcome, notification
+from client.protocol import SUBPROTOCOL, CloseCode, Welcome, notification
 from gateway.runtime import eventloop
 from gateway.web.handshake import bad_upgrade, offers
 from gateway.web.responses import problem_response
@@ -38,19 +38,14 @@ _WELCOME = Welcome(
 class Echo:
     """A receiver that sends back what it gets."""
 
-    takes_binary = True
-
     def __init__(self) -> None:
         self.wire = WebSocket(self)
 
     def received(self, text: str) -> None:
         self.wire.send(text.encode())
 
-    def received_binary(self, data: bytes) -> None:
-        self.wire.send_binary(data)
-
     def overflowed(self) -> None:
-        self.wire.close(4202)
+        self.wire.close(CloseCode.SLOW_CONSUMER)
 
     def closed(self, code: int) -> None:
         """Nobody holds it."""

@@ -3,7 +3,7 @@ import asyncio
 import pytest
 from scripted_gateway import FakeTime, ScriptedGateway, make_token
 
-from client.agent import IceClient, Surroundings
+from client.agent import Environment, IceClient
 from tests.support.forks import forks
 
 
@@ -40,14 +40,14 @@ def make_ice(gateway, folder, token, time, events):
     """Make a client of the scripted gateway; nothing is waited for."""
 
     def make(**options):
-        around = Surroundings(
+        around = Environment(
             now=time.now, monotonic=time.monotonic, sleep=time.sleep, uniform=time.uniform
         )
         options = {
             "state_dir": folder,
             "token": token,
             "observe": events.append,
-            "surroundings": around,
+            "environment": around,
         } | options
         return IceClient(options.pop("gateway_url", gateway.url), **options)
 

@@ -10,7 +10,7 @@ import pytest
 from scripted_gateway import NOW, admit, make_token, refuse, welcome
 
 from client import __version__, protocol
-from client.agent import ClosedByUs, IceStopped, Stopped, Surroundings
+from client.agent import ClosedByUs, Environment, IceStopped, Stopped
 from client.handshake import BadAddress, PlainHttp
 from client.identity import FolderLocked, NotAToken, NoToken, StateFolder
 
@@ -120,7 +120,7 @@ async def test_stop_ends_a_long_sleep(gateway, make_ice, time):
         await asyncio.sleep(3600)
 
     gateway.script.append(refuse("overloaded"))
-    async with make_ice(surroundings=Surroundings(sleep=sleep)) as ice:
+    async with make_ice(environment=Environment(sleep=sleep)) as ice:
         await asyncio.wait_for(asleep.wait(), 5)
         ice.stop()
         assert await ice.wait() == ClosedByUs()

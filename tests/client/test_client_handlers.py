@@ -1,4 +1,4 @@
-"""Handlers for `ice-client run --handlers`, and the bundled ones, which run pytest suites."""
+"""Handlers for `ice-client run --handlers`, and the example that runs pytest suites."""
 
 import asyncio
 import contextlib
@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner
 from scripted_gateway import admit
 
-from client import pytest_suites
 from client.cli import main
+from client.examples import pytest_suites
 from client.handlers import BadHandlers, load, register, settings_of
 from client.operations import Operation, OperationFailed
 from tests.support.ice import until
@@ -75,7 +75,7 @@ def suite(tmp_path):
 
 @pytest.fixture
 def execute(suite, monkeypatch):
-    """Run an operation with these params by the bundled handlers, which know the suite `smoke`."""
+    """Run an operation with these params by the example, which knows the suite `smoke`."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # they take seconds to import
     ice = Registry()
     pytest_suites.register(ice, {"suites": {"smoke": str(suite)}})
@@ -112,7 +112,8 @@ def test_a_module_is_named_by_its_path_or_its_name(tmp_path):
     ice = Registry()
     register(str(path), ice, {"x": 7})
     assert ice.handlers == {"debug": 7}
-    assert load("client.pytest_suites") is pytest_suites.register
+    for name in ("client.examples.pytest_suites", "client.pytest_suites"):
+        assert load(name) is pytest_suites.register
 
 
 @pytest.mark.parametrize(
@@ -156,7 +157,7 @@ def test_settings_that_cannot_be_read_are_refused_in_one_line(tmp_path):
         settings_of(tmp_path / "bad.toml")
 
 
-@pytest.mark.parametrize("handlers", ["no.such.module", "client.pytest_suites"])
+@pytest.mark.parametrize("handlers", ["no.such.module", "client.examples.pytest_suites"])
 def test_the_client_does_not_start_with_handlers_that_cannot_be_used(tmp_path, handlers):
     options = ("--gateway", "http://127.0.0.1:1", "--state-dir", str(tmp_path / "state"))
     done = CliRunner().invoke(main, ["run", *options, "--handlers", handlers])
@@ -166,7 +167,7 @@ def test_the_client_does_not_start_with_handlers_that_cannot_be_used(tmp_path, h
     assert not (tmp_path / "state").exists()
 
 
-# --- the bundled ones --------------------------------------------------------------------------
+# --- the example -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -319,14 +320,14 @@ async def start():
 
 @pytest.fixture
 def client(gateway, folder, token, suite):
-    """The command that runs a client with the bundled handlers."""
+    """The command that runs a client with the example."""
     token_file, settings = folder.with_name("t"), folder.with_name("c.toml")
     token_file.write_text(token)
     settings.write_text(f'[suites]\nsmoke = "{suite}"\n')
     return (
         *(sys.executable, "-m", "client", "run", "--gateway", gateway.url, "--state-dir", folder),
         *("--token-file", token_file, "--config", settings),
-        *("--handlers", "client.pytest_suites"),
+        *("--handlers", "client.examples.pytest_suites"),
     )
 
 

@@ -3,7 +3,7 @@ import ssl
 import pytest
 from scripted_gateway import NOW, ScriptedGateway
 
-from client.handshake import BadAddress, BadCertificateFile, Door, Endpoint, PlainHttp, tls
+from client.handshake import BadAddress, BadCertificateFile, Connector, Endpoint, PlainHttp, tls
 
 
 @pytest.mark.parametrize(
@@ -94,8 +94,10 @@ async def test_netrc_does_not_get_between(aiohttp_server, tmp_path, monkeypatch)
     # aiohttp reads netrc where it is to look for proxies itself, which is not done for loopback.
     endpoint = Endpoint(f"http://127.0.0.1:{server.port}/ice/v1", plain=True, loopback=False)
     credentials = ("DPoP a..c.d.e", "e30.e30.x")
-    async with Door(endpoint, None, lambda: credentials, now=lambda: NOW, agent="test") as door:
-        socket = await door.knock()
+    async with Connector(
+        endpoint, None, lambda: credentials, now=lambda: NOW, agent="test"
+    ) as connector:
+        socket = await connector.connect()
         await socket.close()
 
     sent = gateway.handshakes[0].headers

@@ -5,7 +5,7 @@ from base64 import b64encode
 
 import pytest
 
-from client.agent import IceClient, Surroundings
+from client.agent import Environment, IceClient
 from client.proxies import BadProxy, Proxy, proxy_for
 from gateway.core.ice import IceType
 from tests.support.authority import Authority
@@ -69,7 +69,7 @@ def ice(gateway, authority, tmp_path):
             token=gateway.token,
             ca_file=authority.file,
             observe=lambda event: told.append(str(event)),
-            surroundings=Surroundings(sleep=sleep),
+            environment=Environment(sleep=sleep),
         )
         client.told = told
         return client

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from scripted_gateway import NOW, admit, make_token, refuse
 
 from client import protocol, status
-from client.agent import Surroundings
+from client.agent import Environment
 from client.cli import main
 from client.identity import FolderUnusable, Identity, State, StateFolder, Token
 
@@ -254,9 +254,9 @@ async def test_the_report_while_it_waits(gateway, make_ice, command, time):
         told.append(json.loads(command("--json").output))
         await time.sleep(seconds)
 
-    around = Surroundings(now=time.now, sleep=sleep, uniform=time.uniform)
+    around = Environment(now=time.now, sleep=sleep, uniform=time.uniform)
     gateway.script.append(refuse("overloaded"))
-    async with make_ice(surroundings=around) as ice:
+    async with make_ice(environment=around) as ice:
         await ice.connected()
 
     (waiting,) = told

@@ -14,11 +14,11 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 import pytest
 
+from gateway.core.accounts import User
 from gateway.core.audit_event import Actor, Event, Via
 from gateway.core.ice import Action, Ice, IceType
 from gateway.core.roles import Role
 from gateway.store import accounts, events, ices, sessions
-from gateway.store.accounts import User
 from gateway.store.engine import StoreUnavailable
 from gateway.store.events import Events
 from gateway.store.sessions import Connection, Happening, Opened

@@ -34,7 +34,7 @@ from hypothesis.stateful import (
 
 from client import protocol
 from client.journal import Journal
-from client.operations import OperationFailed, Operations
+from client.operations import OperationFailed, OperationRunner
 from client.protocol import OperationKind
 from gateway.core.ice import Status
 from gateway.core.operation import ACTIVE, State
@@ -239,7 +239,7 @@ class Client:
         self.line = Line(world, up=False)
         self.work = {}
         handlers = dict.fromkeys(("execute", "schedule"), self.execute)  # none for others
-        self.operations = Operations(handlers, self.send, lambda _: None)
+        self.operations = OperationRunner(handlers, self.send, lambda _: None)
         self.journal = Journal(world.folder / "operations.db", world.clock().timestamp)
         self.operations.open(self.journal)
 

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from gateway.core.accounts import MAX_USER_NAME, ApiToken, fold_user
 from gateway.core.roles import Role
 from gateway.store import accounts
-from gateway.store.accounts import MAX_USER_NAME, Accounts, ApiToken, fold_user
+from gateway.store.accounts import Accounts
 from tests.contract.domain import (
     NOW,
     RULE_BROKEN,

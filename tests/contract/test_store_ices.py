@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
+from gateway.core.accounts import fold_user
 from gateway.core.audit_event import Actor, Via
 from gateway.core.ice import IceType, Status
 from gateway.store import entry_loader as look_ups_module
 from gateway.store import ices
-from gateway.store.accounts import fold_user
 from gateway.store.engine import StoreUnavailable
 from gateway.store.entry_loader import EntryLoader
 from gateway.store.ices import IceFilter, Ices, Stale

@@ -466,14 +466,18 @@ async def test_stream_ends_when_the_gateway_stops(tmp_path):
 
 async def test_reader_who_has_gone_is_forgotten(running, monkeypatch):
     forgotten = asyncio.Event()
-    remove = EventStreams.remove
+    news = EventStreams.news
 
-    def noticed(self, stream):
-        remove(self, stream)
-        forgotten.set()
+    @contextlib.contextmanager
+    def noticed(self):
+        try:
+            with news(self) as reader:
+                yield reader
+        finally:
+            forgotten.set()
 
     monkeypatch.setattr("gateway.admin.api.events._RECOGNISE_EVERY", 0.02)
-    monkeypatch.setattr(EventStreams, "remove", noticed)
+    monkeypatch.setattr(EventStreams, "news", noticed)
     async with aiohttp.ClientSession() as session:
         running.admin.session = session
         async with streaming(running.admin):

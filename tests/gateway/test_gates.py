@@ -29,8 +29,6 @@ SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\n"
 
 
 class Receiver:
-    takes_binary = True
-
     def __init__(self):
         self.wire = WebSocket(self)
         self.codes = []

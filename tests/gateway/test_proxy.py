@@ -17,7 +17,7 @@ import re
 import aiohttp
 import pytest
 
-from client.agent import IceClient, Surroundings
+from client.agent import Environment, IceClient
 from gateway.core.secret import Secret
 from tests.support.authority import Authority
 from tests.support.harness import ADMIN, API, Api, expect_refused, harness
@@ -84,7 +84,7 @@ def client(nginx, tmp_path):
             token=token,
             ca_file=nginx.authority.file,
             observe=told.append,
-            surroundings=Surroundings(sleep=sleep),
+            environment=Environment(sleep=sleep),
         )
         made.told, made.waits = told, waits
         return made

@@ -218,8 +218,6 @@ def test_early_frames_that_wait_for_the_entry(stage, monkeypatch):
 
 
 class Recorder:
-    takes_binary = False
-
     def __init__(self):
         self.told = []
 
@@ -336,23 +334,6 @@ async def test_a_length_longer_than_it_needs_to_be_is_no_rest(bare):
     wire.data_received(text_frame("b"))
     assert told == ["a", "b"]
     assert wire._core is mine
-
-
-async def test_binary_messages_reach_a_receiver_that_takes_them():
-    class Taking(Recorder):
-        takes_binary = True
-
-        def received_binary(self, data):
-            self.told.append(data)
-
-    recorder = Taking()
-    wire = WebSocket(recorder)
-    wire.connection_made(Transport())
-    wire.data_received(Frame(Opcode.BINARY, b"\xff", fin=False).serialize(mask=True))
-    wire.data_received(Frame(Opcode.CONT, b"\x00").serialize(mask=True))
-    wire.data_received(text_frame("text"))
-    assert recorder.told == [b"\xff\x00", "text"]
-    wire.connection_lost(None)
 
 
 async def test_what_came_first_is_received_before_the_end(bare):

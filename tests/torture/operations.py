@@ -27,7 +27,7 @@ from typing import Any
 
 import aiohttp
 
-from client.agent import IceClient, Surroundings
+from client.agent import Environment, IceClient
 from client.journal import Journal
 from client.operations import OperationFailed
 from gateway.app import run_gateway
@@ -91,7 +91,7 @@ def work(folder: Path, url: str, token: str, mutation: str | None, notes: Any) -
             token=token,
             handlers={"execute": execute},
             observe=lambda event: notes.send(event.kind),
-            surroundings=Surroundings(sleep=soon),
+            environment=Environment(sleep=soon),
         )
         async with client:
             await client.wait()

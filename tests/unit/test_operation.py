@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.protocol import MAX_VALUE, OperationKind
+from gateway.core.codes import OperationError
 from gateway.core.ice import IceType
 from gateway.core.operation import (
-    DEADLINE,
     ENDED_REGISTRATION,
     FARTHEST,
     MAX_SENTENCE,
@@ -216,4 +216,4 @@ def test_why_an_ice_is_to_stop(state, code, told):
 
 def test_the_codes_are_those_with_which_work_is_ended():
     assert {code_of(error) for error in provisioning._ENDS_WORK.values()} == ENDED_REGISTRATION
-    assert code_of(expiry.TOO_LATE) == DEADLINE
+    assert code_of(expiry.TOO_LATE) == OperationError.DEADLINE

@@ -10,7 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client import protocol
-from client.protocol import CLOSINGS, REFUSALS, MessageTooComplex, NotJsonRpc, Then, decode
+from client.protocol import (
+    CLOSINGS,
+    REFUSALS,
+    CloseCode,
+    MessageTooComplex,
+    NotJsonRpc,
+    RefusalCode,
+    RpcRefusal,
+    Then,
+    decode,
+)
 
 UNSET = msgspec.UNSET
 
@@ -18,7 +28,7 @@ UNSET = msgspec.UNSET
 
 
 def test_the_refusals_of_section_5_in_its_order():
-    assert [(known.status, known.code, known.retry) for known in REFUSALS.values()] == [
+    assert [(code.status, code.value, code.retry) for code in RefusalCode] == [
         (400, "bad-handshake", False),
         (503, "draining", True),
         (503, "overloaded", True),
@@ -33,11 +43,11 @@ def test_the_refusals_of_section_5_in_its_order():
         (401, "token-expired", False),
         (403, "key-mismatch", False),
     ]
-    assert all(code == known.code for code, known in REFUSALS.items())
+    assert list(REFUSALS.items()) == [(code.value, code) for code in RefusalCode]
 
 
 def test_the_closings_of_section_6():
-    assert {code: (known.reason, known.then) for code, known in CLOSINGS.items()} == {
+    assert {code.value: (code.reason, code.then) for code in CloseCode} == {
         4101: ("deregistered", Then.STOP),
         4102: ("token-replaced", Then.STOP),
         4103: ("superseded", Then.WAIT),
@@ -51,12 +61,20 @@ def test_the_closings_of_section_6():
         1009: ("too-big", Then.RECONNECT),
         1012: ("restart", Then.AFTER),
     }
-    assert all(code == known.code for code, known in CLOSINGS.items())
+    assert list(CLOSINGS.items()) == [(code.value, code) for code in CloseCode]
+
+
+def test_codes_are_written_as_they_are_sent():
+    """Whether they go into JSON, a log line, a label or a sentence."""
+    for code in (*RefusalCode, *CloseCode, *RpcRefusal):
+        assert f"{code} {code!s}" == f"{code.value} {code.value}"
+        assert msgspec.json.encode(code) == json.dumps(code).encode()
+        assert json.loads(json.dumps(code)) == code.value
 
 
 def test_reasons_fit_a_close_frame():
     """RFC 6455 section 5.5: a control frame has 125 bytes at most, two of them for the code."""
-    reasons = [known.reason.encode() for known in CLOSINGS.values()]
+    reasons = [code.reason.encode() for code in CloseCode]
     reasons.append(msgspec.json.encode(protocol.RetryAfter(1234.567891)))
     assert max(map(len, reasons)) <= 123
 

@@ -60,6 +60,29 @@ def test_every_module_is_in_a_package_of_the_map():
     assert not [name for name in GATEWAY if package_of(name) is None]
 
 
+def test_the_map_names_what_there_is_from_the_top_down():
+    """`gateway/__init__.py` draws the layers; folders, map and `LAYERS` are one."""
+    drawn = re.findall(
+        r"^    ([a-z]+)  +\S", importlib.import_module("gateway").__doc__, re.MULTILINE
+    )
+    there = {path.stem for path in (ROOT / "gateway").iterdir() if path.stem[0] != "_"} - {"py"}
+    assert set(drawn) == there
+    layers = [
+        {name.removeprefix("gateway.") for name in layer} & set(drawn) for layer in reversed(LAYERS)
+    ]
+    order = [{name} for name in drawn]
+    services, node = order.index({"services"}), order.index({"node"})
+    assert abs(services - node) == 1, "they stand side by side"
+    order[min(services, node) : max(services, node) + 1] = [{"services", "node"}]
+    assert order == [layer for layer in layers if layer]
+
+
+def test_every_package_says_what_lives_there():
+    for name, path in GATEWAY.items():
+        if path.name == "__init__.py":
+            assert ast.get_docstring(ast.parse(path.read_text("utf-8"))), name
+
+
 @pytest.mark.parametrize("module", GATEWAY)
 def test_imports_only_go_down(module):
     own = package_of(module)

@@ -10,23 +10,20 @@ from aiohttp import web
 from aiohttp_sse import EventSourceResponse
 
 from gateway.admin.access import route
-from gateway.admin.api.requests import DEFAULT_LIMIT, Limit, Query, Text
+from gateway.admin.api.requests import DEFAULT_LIMIT, Limit, Query, Text, cut
 from gateway.admin.auth import recognise
 from gateway.admin.context import CALLER, PARTS, AdminContext
-from gateway.admin.event_streams import EventStream
+from gateway.admin.event_streams import EventStream, send_document
 from gateway.core.audit_event import Position
 from gateway.core.problems import invalid, problem
 from gateway.core.roles import Need
 from gateway.node.presence import News
 from gateway.services import schemas
-from gateway.store.engine import StoreUnavailable
 from gateway.store.events import EventFilter
 from gateway.store.sessions import Happening
-from gateway.web.responses import DATA_HEADERS, RequestRefused, json_response
+from gateway.web.responses import RequestRefused, json_response
 
 _BATCH: Final = 200
-_SEND_TIMEOUT: Final = 30.0
-"""Seconds after which a reader that does not read is let go; it comes back with Last-Event-ID."""
 _RECOGNISE_EVERY: Final = 10.0
 """Seconds after which a stream's credentials are looked at again; they may have expired."""
 _MAX_SEQ: Final = 2**63 - 1
@@ -73,36 +70,22 @@ async def listing(request: web.Request, query: EventQuery) -> web.Response:
     )
     if not found and query.after > (last := await log.last()):
         raise RequestRefused(problem("reset", f"The audit log ends at event {last}.", seq=last))
-    page = found[: query.limit]
-    return json_response(
-        schemas.EventPage(
-            [schemas.event_document(entry) for entry in page],
-            page[-1].seq if len(found) > query.limit else None,
-        )
-    )
+    page, end = cut(found, query.limit)
+    items = [schemas.event_document(entry) for entry in page]
+    return json_response(schemas.EventPage(items, None if end is None else end.seq))
 
 
 async def stream(request: web.Request, position: Position | None) -> web.StreamResponse:
     """Send audit events, presence and refused attempts as they happen."""
-    parts = request.config_dict[PARTS]
-    if position is None:
-        position = await parts.events.end()
-    response = EventSourceResponse(send_timeout=_SEND_TIMEOUT)
-    response.headers.update(DATA_HEADERS)
-    if request.transport is None:
-        return web.Response()  # the reader has gone meanwhile: nobody sees this
-    reader = parts.streams.add(request[CALLER].user)
-    if reader is None:
-        raise RequestRefused(problem("too-many-streams"))
-    try:
-        await response.prepare(request)
-        async with response:
-            await _send_all(request, response, reader, position)
-    except (StoreUnavailable, ConnectionError, TimeoutError):
-        pass  # the reader comes back with Last-Event-ID and misses nothing
-    finally:
-        parts.streams.remove(reader)
-    return response
+    context = request.config_dict[PARTS]
+    begin = position or await context.events.end()
+
+    with context.streams.news() as reader:  # from before the answer begins
+        return await context.streams.serve(
+            request,
+            request[CALLER].user,
+            lambda response: _send_all(request, response, reader, begin),
+        )
 
 
 async def _send_all(
@@ -131,10 +114,11 @@ async def _send_all(
         if not known:
             position = await parts.events.end()
             reset = schemas.Reset(position.seq)
-            await _send(response, reset, event="reset", position=position)
+            await send_document(response, reset, event="reset", id=str(position))
         for entry in entries:
             position = Position.behind(entry)
-            await _send(response, schemas.event_document(entry), position=position)
+            document = schemas.event_document(entry)
+            await send_document(response, document, id=str(position))
         for one in news:
             await _send_news(response, one)
         if len(entries) < _BATCH:
@@ -145,22 +129,13 @@ async def _send_all(
                 continue
 
 
-async def _send(
-    response: EventSourceResponse,
-    document: msgspec.Struct,
-    *,
-    event: str | None = None,
-    position: Position | None = None,
-) -> None:
-    number = None if position is None else str(position)
-    await response.send(msgspec.json.encode(document).decode(), event=event, id=number)
-
-
 async def _send_news(response: EventSourceResponse, news: News) -> None:
     if isinstance(news, Happening):
-        await _send(response, schemas.refused(news), event="refused")
+        await send_document(response, schemas.refused(news), event="refused")
     else:
-        await _send(response, schemas.presence(news.ice_name, news.connection), event="presence")
+        await send_document(
+            response, schemas.presence(news.ice_name, news.connection), event="presence"
+        )
 
 
 async def _last_event_id(request: web.Request) -> tuple[Position | None]:

@@ -9,13 +9,14 @@ from typing import Annotated, Literal
 import msgspec
 from aiohttp import web
 
-from gateway.admin.access import route
+from gateway.admin.access import route, visible_ices
 from gateway.admin.api.requests import (
     DEFAULT_LIMIT,
     Limit,
     Query,
     Text,
     body_as,
+    cut,
     decode_cursor,
     encode_cursor,
     etag,
@@ -26,13 +27,13 @@ from gateway.admin.api.requests import (
 )
 from gateway.admin.auth import actor
 from gateway.admin.context import CALLER, PARTS, AdminContext
+from gateway.core.accounts import fold_user
 from gateway.core.audit_event import Actor
 from gateway.core.ice import Ice, IceType, Status, fold
 from gateway.core.problems import NAME_IS_FINAL, Problem, problem
 from gateway.core.roles import Need
 from gateway.services import schemas
 from gateway.services.provisioning import MAX_BULK, Done, Expected, Issued, check_new
-from gateway.store.accounts import fold_user
 from gateway.store.ices import IceFilter, Listed
 from gateway.web.responses import json_response, problem_response
 
@@ -122,30 +123,24 @@ async def provision(request: web.Request, new: NewIce) -> web.Response:
 
 async def listing(request: web.Request, query: IceQuery, after: str | None) -> web.Response:
     """List ICEs, filtered and paged."""
-    parts, caller = _parts(request), request[CALLER]
-    owner = None if query.provisionedto is None else fold_user(query.provisionedto)
-    if not caller.grants.sees_all:
-        mine = fold_user(caller.user)
-        if owner not in (None, mine):
-            return json_response(schemas.IcePage([], None))
-        owner = mine
-    found = await parts.ices.page(
+    where = visible_ices(
+        request[CALLER],
         IceFilter(
             status=query.status,
             ice_type=query.ice_type,
-            provisionedto=owner,
+            provisionedto=None if query.provisionedto is None else fold_user(query.provisionedto),
             connected=query.connected,
             text=None if query.q is None else fold_user(query.q),
         ),
-        query.limit + 1,
-        after,
     )
-    page = found[: query.limit]
-    more = len(found) > query.limit
+    if where is None:
+        return json_response(schemas.IcePage([], None))
+    found = await _parts(request).ices.page(where, query.limit + 1, after)
+    page, last = cut(found, query.limit)
     return json_response(
         schemas.IcePage(
             [schemas.ice_document(listed) for listed in page],
-            encode_cursor(fold(page[-1].ice.ice_name)) if more else None,
+            None if last is None else encode_cursor(fold(last.ice.ice_name)),
         )
     )
 

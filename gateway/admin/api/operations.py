@@ -13,7 +13,7 @@ from aiohttp import web
 from aiohttp_sse import EventSourceResponse
 
 from client.protocol import OperationKind
-from gateway.admin.access import route
+from gateway.admin.access import route, visible_operations
 from gateway.admin.api.requests import (
     DEFAULT_LIMIT,
     Limit,
@@ -28,7 +28,7 @@ from gateway.admin.api.requests import (
 )
 from gateway.admin.auth import actor, recognise
 from gateway.admin.context import CALLER, PARTS, AdminContext
-from gateway.core.ice import fold
+from gateway.admin.event_streams import send_document
 from gateway.core.operation import Operation, State
 from gateway.core.problems import invalid, problem
 from gateway.core.roles import Need
@@ -37,14 +37,12 @@ from gateway.services.operation_requests import Wanted
 from gateway.store.engine import StoreUnavailable
 from gateway.store.ices import Listed
 from gateway.store.operations import OperationFilter
-from gateway.web.responses import DATA_HEADERS, RequestRefused, json_response
+from gateway.web.responses import RequestRefused, json_response
 
 MAX_WAIT: Final = 60.0
 """Seconds that a request may wait for its operation to finish."""
 _LOOK_EVERY: Final = 5.0
 """Seconds after which a waiter looks without having been woken."""
-_SEND_TIMEOUT: Final = 30.0
-"""Seconds after which a reader that does not read is let go."""
 _MAX_DIGITS: Final = 18
 _SHOWN_AT_ONCE: Final = 64 * 1024
 """Bytes of JSON that are looked through within 10 ms."""
@@ -170,15 +168,12 @@ async def _query(request: web.Request) -> tuple[OperationQuery, int | None]:
 
 async def listing(request: web.Request, query: OperationQuery, before: int | None) -> web.Response:
     """List operations, newest first."""
-    parts, caller = _parts(request), request[CALLER]
-    ice_name = query.ice_name
-    if caller.ice is not None:
-        if ice_name is not None and fold(ice_name) != fold(caller.ice):
-            return json_response(schemas.OperationPage([], None))
-        ice_name = caller.ice
-    everybodys = caller.grants.sees_all or caller.ice is not None
-    where = OperationFilter(ice_name, query.state, query.kind, None if everybodys else caller.user)
-    page, more = await parts.operations.page(where, query.limit, before)
+    where = visible_operations(
+        request[CALLER], OperationFilter(query.ice_name, query.state, query.kind)
+    )
+    if where is None:
+        return json_response(schemas.OperationPage([], None))
+    page, more = await _parts(request).operations.page(where, query.limit, before)
     return json_response(
         schemas.OperationPage(
             await _documents([item.operation for item in page]),
@@ -219,22 +214,9 @@ async def _find(request: web.Request) -> tuple[Listed, Operation]:
 
 async def stream(request: web.Request, _: Listed, operation: Operation) -> web.StreamResponse:
     """Send an operation's states, progress and result as they come; the stream ends with the result."""
-    parts, user = _parts(request), request[CALLER].user
-    response = EventSourceResponse(send_timeout=_SEND_TIMEOUT)
-    response.headers.update(DATA_HEADERS)
-    if request.transport is None:
-        return web.Response()  # the reader has gone meanwhile: nobody sees this
-    if not parts.streams.sit_down(user):
-        raise RequestRefused(problem("too-many-streams"))
-    try:
-        await response.prepare(request)
-        async with response:
-            await _send_all(request, response, operation)
-    except (StoreUnavailable, ConnectionError, TimeoutError):
-        pass  # the reader comes back and is told how it stands
-    finally:
-        parts.streams.stand_up(user)
-    return response
+    return await _parts(request).streams.serve(
+        request, request[CALLER].user, lambda response: _send_all(request, response, operation)
+    )
 
 
 async def _send_all(
@@ -252,20 +234,16 @@ async def _send_all(
                 return  # who has lost their right is told nothing more
             if found.state is not state:
                 state = found.state
-                await _send(response, "state", schemas.operation_state(found))
+                await send_document(response, schemas.operation_state(found), event="state")
             if found.progress != progress:
                 progress = found.progress
                 news = schemas.progress_document(found)
                 if news is not None:
-                    await _send(response, "progress", news)
+                    await send_document(response, news, event="progress")
             if found.is_finished:
-                await _send(response, "result", *await _documents([found]))
+                await send_document(response, *await _documents([found]), event="result")
                 return
             await _news(changed, _LOOK_EVERY)
-
-
-async def _send(response: EventSourceResponse, event: str, document: object) -> None:
-    await response.send(msgspec.json.encode(document).decode(), event=event)
 
 
 def _parts(request: web.Request) -> AdminContext:

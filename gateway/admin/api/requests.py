@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Final, Self, TypeVar
 
@@ -28,6 +29,7 @@ _TAG: Final = re.compile(r'"([1-9][0-9]{0,17})"')
 """What `etag` makes."""
 
 B = TypeVar("B")
+R = TypeVar("R")
 
 
 class NoMembers(msgspec.Struct, forbid_unknown_fields=True):
@@ -129,6 +131,12 @@ async def find_ice(request: web.Request) -> tuple[Listed]:
         # It has just gone, and that is not written yet.
         listed = replace(listed, connection=None)
     return (listed,)
+
+
+def cut(found: Sequence[R], limit: int) -> tuple[Sequence[R], R | None]:
+    """A page of what was found, which is one more where there are more; and its last row then."""
+    page = found[:limit]
+    return page, page[-1] if len(found) > limit else None
 
 
 def encode_cursor(text: str) -> str:

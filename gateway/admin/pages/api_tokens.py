@@ -10,12 +10,12 @@ from aiohttp import web
 from gateway.admin.access import route
 from gateway.admin.api.requests import Query
 from gateway.admin.auth import actor
-from gateway.admin.pages.base import form, is_fragment, parts, render
-from gateway.admin.pages.ices import PAGE, form_fault
+from gateway.admin.pages.base import PAGE, Page, form, parts, render, render_table
+from gateway.admin.pages.ices import form_fault
+from gateway.core.accounts import ApiToken, TokenState
 from gateway.core.audit_event import Via
 from gateway.core.problems import Problem, invalid, problem
 from gateway.core.roles import Need
-from gateway.store.accounts import ApiToken
 from gateway.web.responses import RequestRefused
 
 CHANGED: Final = "tokens-changed"
@@ -40,10 +40,10 @@ class TokensQuery(Query):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A token, and how it stands: `good`, `expired`, `revoked`, or `disabled` with its owner."""
+    """A token, and how it stands now."""
 
     token: ApiToken
-    state: str
+    state: TokenState
 
 
 def routes() -> list[web.RouteDef]:
@@ -60,29 +60,20 @@ async def page(request: web.Request) -> web.StreamResponse:
     """The whole page, or the table alone where htmx asks for it."""
     query = TokensQuery.of(request)
     here = parts(request)
-    number = max(1, min(query.page, 100_000))
-    found, total = await here.services.accounts.tokens_page(PAGE, (number - 1) * PAGE)
+    shown = Page.of(query.page)
+    found, total = await here.services.accounts.tokens_page(PAGE, shown.offset)
     disabled = await here.services.accounts.disabled_among([token.user for token in found])
     now = here.clock()
-
-    def state(token: ApiToken) -> str:
-        if token.revokedon is not None:
-            return "revoked"
-        if token.user in disabled:
-            return "disabled"
-        return "good" if token.expireson is None or now < token.expireson else "expired"
-
     context = {
         "title": "API tokens",
-        "rows": [Row(token, state(token)) for token in found],
-        "total": total,
-        "number": number,
-        "pages": max(1, -(-total // PAGE)),
+        "rows": [
+            Row(token, token.state(now, owner_disabled=token.user in disabled)) for token in found
+        ],
+        **shown.context(total),
         "lifetimes": list(LIFETIMES),
         "usual": USUAL,
     }
-    alone = is_fragment(request) and request.headers.get("HX-Target") == "table"
-    return render(request, "api_tokens_table.html" if alone else "api_tokens.html", context)
+    return render_table(request, "api_tokens", context)
 
 
 async def create(request: web.Request) -> web.StreamResponse:

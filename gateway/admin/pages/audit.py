@@ -12,8 +12,7 @@ from aiohttp import web
 
 from gateway.admin.access import route
 from gateway.admin.api.requests import Query, Text
-from gateway.admin.pages.base import is_fragment, parts, render
-from gateway.admin.pages.ices import PAGE
+from gateway.admin.pages.base import PAGE, parts, render, render_table
 from gateway.core.codes import AuditAction
 from gateway.core.ice import Action
 from gateway.core.problems import invalid
@@ -77,9 +76,7 @@ async def page(request: web.Request) -> web.StreamResponse:
         "more": len(found) > PAGE,
         "actions": ACTIONS,
     }
-    if is_fragment(request) and request.headers.get("HX-Target") == "table":
-        return render(request, "audit_table.html", context)
-    return render(request, "audit.html", context)
+    return render_table(request, "audit", context)
 
 
 async def verdict(request: web.Request) -> web.StreamResponse:

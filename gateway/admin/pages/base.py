@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -34,6 +35,9 @@ _HEADERS: Final = {
     "Cache-Control": "no-store",
 }
 _FORM: Final = "application/x-www-form-urlencoded"
+PAGE: Final = 50
+"""Rows of a table on one page."""
+_MAX_PAGE: Final = 100_000
 MAX_FIELDS: Final = 32
 """Fields of a form that names no ICEs."""
 _DECODED_AT_ONCE: Final = 32 * 1024
@@ -135,6 +139,33 @@ def _refused(request: web.Request, refused: Problem) -> web.StreamResponse:
 def is_fragment(request: web.Request) -> bool:
     """Whether htmx asks for a part of a page."""
     return request.headers.get("HX-Request") == "true"
+
+
+def render_table(request: web.Request, name: str, context: dict[str, Any]) -> web.StreamResponse:
+    """The page `name`, or its table alone where htmx asks for that."""
+    alone = is_fragment(request) and request.headers.get("HX-Target") == "table"
+    return render(request, f"{name}_table.html" if alone else f"{name}.html", context)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Which rows of a table are shown: `number` counts from 1."""
+
+    number: int
+
+    @classmethod
+    def of(cls, number: int) -> Page:
+        """The page of an address; what is out of bounds is the nearest that there could be."""
+        return cls(max(1, min(number, _MAX_PAGE)))
+
+    @property
+    def offset(self) -> int:
+        """Rows before it."""
+        return (self.number - 1) * PAGE
+
+    def context(self, total: int) -> dict[str, int]:
+        """What the templates need of it, of `total` rows."""
+        return {"total": total, "number": self.number, "pages": max(1, -(-total // PAGE))}
 
 
 def root(request: web.Request) -> str:

@@ -8,7 +8,7 @@ from typing import Final
 
 from aiohttp import web
 
-from client.protocol import CLOSINGS, REFUSALS
+from client.protocol import CLOSINGS, REFUSALS, RefusalCode
 from gateway.admin.access import route
 from gateway.admin.api.requests import find_ice
 from gateway.admin.context import CALLER
@@ -23,18 +23,30 @@ from gateway.store.ices import Listed
 from gateway.store.sessions import Happening
 
 _EVENTS: Final = 200
-_REMEDIES: Final = {
-    "key-mismatch": (
+_REMEDIES: Final[dict[str, tuple[str, Action | None]]] = {
+    RefusalCode.KEY_MISMATCH: (
         "Another machine, or this one with a new key, tries to use its token.",
         Action.REREGISTER,
     ),
-    "deregistered": ("It tries to connect although it is deregistered.", Action.REREGISTER),
-    "token-replaced": ("It still uses an older token: start it with the newest.", None),
-    "token-expired": ("Its token was not used in time.", Action.REPROVISION),
-    "token-invalid": ("Its token is not the one in the table.", None),
-    "proof-invalid": ("Its proof does not hold: compare its gateway URL with public_url.", None),
-    "use-dpop-nonce": ("Its clock and the gateway's differ; it is admitted all the same.", None),
-    "overloaded": ("The gateway has no room: ice.max_connections, or its file handles.", None),
+    RefusalCode.DEREGISTERED: (
+        "It tries to connect although it is deregistered.",
+        Action.REREGISTER,
+    ),
+    RefusalCode.TOKEN_REPLACED: ("It still uses an older token: start it with the newest.", None),
+    RefusalCode.TOKEN_EXPIRED: ("Its token was not used in time.", Action.REPROVISION),
+    RefusalCode.TOKEN_INVALID: ("Its token is not the one in the table.", None),
+    RefusalCode.PROOF_INVALID: (
+        "Its proof does not hold: compare its gateway URL with public_url.",
+        None,
+    ),
+    RefusalCode.USE_DPOP_NONCE: (
+        "Its clock and the gateway's differ; it is admitted all the same.",
+        None,
+    ),
+    RefusalCode.OVERLOADED: (
+        "The gateway has no room: ice.max_connections, or its file handles.",
+        None,
+    ),
 }
 
 
@@ -120,7 +132,7 @@ def _happening(item: Happening) -> Moment:
         text = "connected"
     elif item.kind == "refused":
         known = REFUSALS.get(item.code or "")
-        text = f"refused: {item.code}" + (f": {known.title}" if known else "")
+        text = f"refused: {item.code}" + (f": {known.summary}" if known else "")
     else:
         rule = CLOSINGS.get(int(item.code or 0))
         text = f"connection closed: {item.code}" + (f": {rule.sentence}" if rule else "")

@@ -10,22 +10,30 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
-from gateway.admin.access import route
+from gateway.admin.access import route, visible_ices
 from gateway.admin.api.requests import Query, Text, find_ice
 from gateway.admin.auth import actor
 from gateway.admin.context import CALLER
-from gateway.admin.pages.base import MAX_FIELDS, form, is_fragment, parts, posted, render
+from gateway.admin.pages.base import (
+    MAX_FIELDS,
+    PAGE,
+    Page,
+    form,
+    parts,
+    posted,
+    render,
+    render_table,
+)
+from gateway.core.accounts import fold_user
 from gateway.core.audit_event import Actor, Via
 from gateway.core.codes import AuditAction
 from gateway.core.ice import Action, Ice, IceType, Status, actions_from, valid_name
 from gateway.core.problems import Problem, invalid, problem
 from gateway.core.roles import Need
 from gateway.services.provisioning import MAX_BULK, BulkDone, Done, Expected, Issued, Outcome
-from gateway.store.accounts import fold_user
 from gateway.store.ices import ORDERS, IceFilter, Listed, Order
 from gateway.web.responses import MAX_BODY, RequestRefused
 
-PAGE: Final = 50
 """Rows of the table on one page."""
 ADMINS: Final = (Action.REPROVISION, Action.REREGISTER, Action.DEREGISTER)
 MAX_BULK_FIELDS: Final = MAX_BULK + MAX_FIELDS
@@ -112,31 +120,29 @@ async def page(request: web.Request) -> web.StreamResponse:
     """The whole page, or the table alone where htmx asks for it."""
     query = TableQuery.of(request)
     context = {**await _table(request, query), "title": "ICE Provisioning"}
-    if is_fragment(request) and request.headers.get("HX-Target") == "table":
-        return render(request, "ices_table.html", context)
-    return render(request, "ices.html", {**context, "words": WORDS})
+    return render_table(request, "ices", context)
 
 
 async def _table(request: web.Request, query: TableQuery) -> dict[str, Any]:
     caller = request[CALLER]
-    owner = None if query.user is None else fold_user(query.user)
-    if not caller.grants.sees_all:
-        owner = fold_user(caller.user)
-    where = IceFilter(
-        status=query.status,
-        ice_type=query.ice_type,
-        provisionedto=owner,
-        connected=query.connected,
-        text=None if query.q is None else fold_user(query.q),
+    where = visible_ices(
+        caller,
+        IceFilter(
+            status=query.status,
+            ice_type=query.ice_type,
+            provisionedto=None if query.user is None else fold_user(query.user),
+            connected=query.connected,
+            text=None if query.q is None else fold_user(query.q),
+        ),
     )
-    number = max(1, min(query.page, 100_000))
-    found, total = await parts(request).ices.sorted(where, query.order(), PAGE, (number - 1) * PAGE)
+    shown, table = Page.of(query.page), parts(request).ices
+    found, total = (
+        ([], 0) if where is None else await table.sorted(where, query.order(), PAGE, shown.offset)
+    )
     return {
         "query": query,
         "rows": [row_of(listed, acts=caller.grants.acts) for listed in found],
-        "total": total,
-        "number": number,
-        "pages": max(1, -(-total // PAGE)),
+        **shown.context(total),
         "missing": await _missing(request, query, total),
         "words": WORDS,
         "address": f"?{query.address()}",

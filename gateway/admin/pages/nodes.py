@@ -8,7 +8,7 @@ from aiohttp import web
 
 from gateway.admin.access import route
 from gateway.admin.auth import actor
-from gateway.admin.pages.base import form, is_fragment, parts, render
+from gateway.admin.pages.base import form, parts, render, render_table
 from gateway.core.audit_event import Via
 from gateway.core.problems import Problem, problem
 from gateway.core.roles import Need
@@ -30,8 +30,7 @@ def routes() -> list[web.RouteDef]:
 async def page(request: web.Request) -> web.StreamResponse:
     """The whole page, or the table alone where htmx asks for it."""
     context = {"title": "Nodes", "found": await parts(request).services.nodes.all()}
-    alone = is_fragment(request) and request.headers.get("HX-Target") == "table"
-    return render(request, "nodes_table.html" if alone else "nodes.html", context)
+    return render_table(request, "nodes", context)
 
 
 async def confirm(request: web.Request) -> web.StreamResponse:

@@ -13,8 +13,9 @@ from gateway.admin.access import route
 from gateway.admin.api.requests import Query, Text
 from gateway.admin.auth import actor, login_cookie
 from gateway.admin.context import CALLER
-from gateway.admin.pages.base import form, is_fragment, parts, render
-from gateway.admin.pages.ices import PAGE, WORDS, form_fault
+from gateway.admin.pages.base import PAGE, Page, form, parts, render, render_table
+from gateway.admin.pages.ices import WORDS, form_fault
+from gateway.core.accounts import User, fold_user
 from gateway.core.audit_event import Via
 from gateway.core.ice import Status
 from gateway.core.problems import Problem, invalid, problem, quoted
@@ -22,7 +23,6 @@ from gateway.core.roles import Need, Role
 from gateway.core.secret import Secret
 from gateway.services.passwords import MIN_LENGTH, RULE
 from gateway.services.provisioning import MAX_BULK
-from gateway.store.accounts import User, fold_user
 from gateway.store.engine import StoreUnavailable
 from gateway.store.ices import IceFilter, Listed, Order
 from gateway.web.responses import RequestRefused, store_problem
@@ -76,8 +76,8 @@ async def page(request: web.Request) -> web.StreamResponse:
     """The whole page, or the table alone where htmx asks for it."""
     query = UsersQuery.of(request)
     here = parts(request)
-    number = max(1, min(query.page, 100_000))
-    found, total = await here.services.accounts.page(query.q or "", PAGE, (number - 1) * PAGE)
+    shown = Page.of(query.page)
+    found, total = await here.services.accounts.page(query.q or "", PAGE, shown.offset)
 
     def address(to: int) -> str:
         given = {"q": query.q, "page": None if to == 1 else to}
@@ -88,16 +88,13 @@ async def page(request: web.Request) -> web.StreamResponse:
         "query": query,
         "found": found,
         "logins": await here.services.logins.counts(),
-        "total": total,
-        "number": number,
-        "pages": max(1, -(-total // PAGE)),
+        **shown.context(total),
         "address": address,
         "roles": list(Role),
         "password_rule": RULE,
         "password_min": MIN_LENGTH,
     }
-    alone = is_fragment(request) and request.headers.get("HX-Target") == "table"
-    return render(request, "users_table.html" if alone else "users.html", context)
+    return render_table(request, "users", context)
 
 
 async def known(request: web.Request) -> web.StreamResponse:

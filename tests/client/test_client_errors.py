@@ -7,8 +7,8 @@ import aiohttp
 import pytest
 from aiohttp.client_reqrep import ConnectionKey
 
-from client.faults import ending, one_line, told, unreachable
-from client.patience import Closed
+from client.backoff import Closed
+from client.errors import closing_line, ending, one_line, unreachable
 
 WHERE = "gw.example:8440"
 KEY = ConnectionKey(
@@ -92,7 +92,7 @@ def test_a_strangers_words_are_one_line():
     ],
 )
 def test_the_line_of_a_sessions_end(closed, line):
-    assert told(closed) == line
+    assert closing_line(closed) == line
 
 
 def test_a_close_frame_without_a_code():

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class Environment:
     """The clocks, the sleep and the randomness; tests give others."""
 
     now: Callable[[], float] = time.time

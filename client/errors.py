@@ -16,7 +16,7 @@ import aiohttp
 from aiohttp import WSMsgType
 
 from client import protocol
-from client.patience import Closed, Refused
+from client.backoff import Closed, Refused
 
 LOST: Final = 1006
 _NO_CODE: Final = 1005  # RFC 6455 section 7.1.5: a close frame without a code
@@ -166,7 +166,7 @@ def ending(frame: aiohttp.WSMessage) -> Closed:
     return Closed(LOST, "", "The connection was lost.")
 
 
-def told(closed: Closed) -> str:
+def closing_line(closed: Closed) -> str:
     """The line for a session's end. The reason of 1012 is for programs: how long to wait."""
     rule = protocol.CLOSINGS.get(closed.code)
     reason = rule.reason if rule and rule.then is protocol.Then.AFTER else closed.reason

@@ -7,21 +7,16 @@ from email.utils import formatdate
 import pytest
 from scripted_gateway import NOW, admit, answer, hang_up, make_token, refuse
 
-from client import patience, protocol
+from client import backoff, protocol
 from client.agent import ClosedByUs, Stopped
 from client.identity import StateFolder
+from client.protocol import CloseCode, RefusalCode
 
-FINAL = [refusal.code for refusal in protocol.REFUSALS.values() if not refusal.retry]
+FINAL = [code.value for code in RefusalCode if not code.retry]
 RETRIED = [
-    refusal.code
-    for refusal in protocol.REFUSALS.values()
-    if refusal.retry and refusal.code != "use-dpop-nonce"
+    code.value for code in RefusalCode if code.retry and code is not RefusalCode.USE_DPOP_NONCE
 ]
-RECONNECT = [
-    closing.code
-    for closing in protocol.CLOSINGS.values()
-    if closing.then is protocol.Then.RECONNECT
-]
+RECONNECT = [code.value for code in CloseCode if code.then is protocol.Then.RECONNECT]
 
 
 # --- refusals ----------------------------------------------------------------------------------
@@ -91,8 +86,8 @@ async def test_other_final_refusals_stop_an_admitted_ice_too(code, run):
     [
         ("7", 7.0),
         ("0", 1.0),
-        ("999999999", patience.LONGEST),
-        ("9" * 5000, patience.LONGEST),
+        ("999999999", backoff.LONGEST),
+        ("9" * 5000, backoff.LONGEST),
         ("1e999", 1.0),
         ("0.2", 1.0),
         ("", 1.0),
@@ -231,7 +226,7 @@ async def test_other_closings_are_followed_by_a_reconnection(code, run, time, ev
     ("reason", "delay"),
     [
         ('{"retry_after": 12.5}', 12.5),
-        ('{"retry_after": 1e9}', patience.LONGEST),
+        ('{"retry_after": 1e9}', backoff.LONGEST),
         ('{"retry_after": 0}', 1.0),
         ('{"retry_after": 0.2}', 1.0),
         ('{"retry_after": -1}', 1.0),
@@ -341,19 +336,19 @@ async def test_an_ice_that_is_dropped_at_once_backs_off(run, time):
 
 
 def test_a_session_that_has_lasted_resets_the_backoff():
-    rules = patience.Patience(uniform=lambda low, high: high, monotonic=lambda: 0.0)
-    closed = patience.Closed(4201, "disconnected", "")
+    rules = backoff.Backoff(uniform=lambda low, high: high, monotonic=lambda: 0.0)
+    closed = backoff.Closed(4201, "disconnected", "")
     waits = [rules.closed(closed, lasted=lasted) for lasted in (0, 0, 59.9, 60.0, 0)]
 
     assert waits == [1.0, 2.0, 4.0, 1.0, 2.0]
 
 
 def test_backoff_stays_at_its_cap_for_ever():
-    rules = patience.Patience(uniform=lambda low, high: high, monotonic=lambda: 0.0)
-    refused = patience.Refused("unreachable", "")
+    rules = backoff.Backoff(uniform=lambda low, high: high, monotonic=lambda: 0.0)
+    refused = backoff.Refused("unreachable", "")
     waits = [rules.refused(refused, was_admitted=True) for _ in range(5000)]
 
-    assert waits[-1] == patience.CAP
+    assert waits[-1] == backoff.CAP
 
 
 async def test_nobody_listening_is_tried_again(make_ice, unused_tcp_port, time, events):

@@ -27,8 +27,6 @@ LONGEST: Final = 3600.0
 """Seconds: a gateway or proxy that asks for more has made a mistake that would silence the ICE."""
 
 _DOUBLINGS: Final = 16  # beyond which the cap holds anyway
-_NONCE: Final = "use-dpop-nonce"
-_SUPERSEDED: Final = 4103
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +66,8 @@ class Stopped:
         return f"{self.code}: {self.sentence}"
 
 
-class Patience:
-    """What came before, as far as it bears on how long to wait now.
+class Backoff:
+    """How long to wait before the next attempt, by what came before.
 
     Args:
         uniform: a random number between two others.
@@ -85,7 +83,7 @@ class Patience:
         self._nonces = 0
         self._superseded: deque[float] = deque(maxlen=protocol.SUPERSEDED_LIMIT[0])
 
-    def _backoff(self) -> float:
+    def _exponential(self) -> float:
         """Exponential with full jitter: from nothing to the limit, which doubles."""
         limit = min(CAP, BASE * 2.0 ** min(self._failures, _DOUBLINGS))
         self._failures += 1
@@ -98,11 +96,12 @@ class Patience:
             refused: the answer; its `retry` decides, also for codes that are not known here.
             was_admitted: whether this token has been admitted before.
         """
-        self._nonces = self._nonces + 1 if refused.code == _NONCE else 0
+        wants_nonce = refused.code == protocol.RefusalCode.USE_DPOP_NONCE
+        self._nonces = self._nonces + 1 if wants_nonce else 0
         if refused.retry:
             if self._nonces == 1 and refused.nonce is not None:
                 return 0.0
-            return max(self._backoff(), _bounded(refused.retry_after))
+            return max(self._exponential(), _bounded(refused.retry_after))
         if was_admitted and refused.code in protocol.RETRIED_ONCE_ADMITTED:
             return max(self._uniform(*protocol.SLOW_RETRY), _bounded(refused.retry_after))
         return Stopped(refused.code, refused.sentence)
@@ -116,7 +115,7 @@ class Patience:
         match rule.then if rule else protocol.Then.RECONNECT:
             case protocol.Then.STOP:
                 return Stopped(closed.code, f"{closed.reason}: {closed.sentence}")
-            case protocol.Then.WAIT if closed.code == _SUPERSEDED and self._contested():
+            case protocol.Then.WAIT if self._contested():
                 return Stopped(
                     closed.code,
                     f"{closed.reason}: another process runs as this ICE, with a copy of its key: stop one"
@@ -126,9 +125,9 @@ class Patience:
                 return self._uniform(*protocol.SUPERSEDED_WAIT)
             case protocol.Then.AFTER:
                 after = _restart_after(closed.reason)
-                return max(self._backoff(), SHORTEST) if after is None else _bounded(after)
+                return max(self._exponential(), SHORTEST) if after is None else _bounded(after)
             case _:
-                return self._backoff()
+                return self._exponential()
 
     def _contested(self) -> bool:
         """Count a supersession; whether there have been too many in too short a time."""
