@@ -1,35 +1,48 @@
-# Every target works in a fresh clone: what it needs is installed into .venv first.
+# Every target works in a fresh clone: what it needs is installed into .venv first. `make demo` and
+# `make serve` install what the gateway needs (GATEWAY); the other targets add the tools (STAMP).
 
+# pipefail is bash's
+SHELL := bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+GATEWAY := $(VENV)/.gateway
 STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# The lock names everything: pip 23 would else look for coverage[toml] beyond it, and find a newer one.
+LOCKED := $(PIP) install --progress-bar off --require-hashes --no-deps --requirement
+# Says what pip is doing in a line a package.
+TELL := while read -r word what _; do case "$$word" in Collecting|Processing) echo "  $${what\#\#*/}";; Installing) echo "  unpacking";; esac; done
 
 .DEFAULT_GOAL := help
-.PHONY: help demo cluster serve test coverage torture bench bench-quick screenshots lint types format lock clean
+.PHONY: help demo cluster serve test coverage torture bench bench-quick screenshots lint types format lock dist clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 # One line says what is missing on a bare machine.
-$(STAMP): pyproject.toml requirements.lock
+$(GATEWAY): pyproject.toml requirements-demo.lock
 	@command -v $(PYTHON) >/dev/null || { echo "missing: $(PYTHON) 3.11 or newer (or set PYTHON=...)"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "missing: Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1) (set PYTHON=...)"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "missing: Python's venv module (Debian and Ubuntu: apt install python3-venv)"; exit 1; }
-	@echo "installing into $(VENV) (once)"
+	@echo "installing the gateway into $(VENV), once (some 100 MB):"
 	@$(PYTHON) -m venv --clear $(VENV)
-	@# The lock names everything: pip 23 would else look for coverage[toml] beyond it, and find a newer one.
-	@$(BIN)/python -m pip --disable-pip-version-check --quiet install --require-hashes --no-deps --requirement requirements.lock
-	@$(BIN)/python -m pip --disable-pip-version-check --quiet install --no-deps --no-build-isolation --editable .
+	@set -o pipefail; $(LOCKED) requirements-demo.lock | $(TELL)
+	@$(PIP) --quiet install --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: $(STAMP) ## Watch the whole life of an ICE on real sockets
+$(STAMP): $(GATEWAY) requirements.lock
+	@echo "installing the tools of tests and checks into $(VENV), once (some 400 MB more):"
+	@set -o pipefail; $(LOCKED) requirements.lock | $(TELL)
+	@touch $@
+
+demo: $(GATEWAY) ## Watch the whole life of an ICE on real sockets
 	@$(BIN)/ice-gateway demo
 
 cluster: $(STAMP) ## Watch three gateways on one PostgreSQL: a drop across nodes, a death, a rolling restart
 	@$(BIN)/python -m tests.cluster.show
 
-serve: $(STAMP) ## Start a gateway to keep (http://127.0.0.1:8440, ./ice-gateway.db)
+serve: $(GATEWAY) ## Start a gateway to keep (http://127.0.0.1:8440, ./ice-gateway.db)
 	@$(BIN)/ice-gateway serve
 
 test: $(STAMP) ## Run the tests
@@ -70,10 +83,19 @@ format: $(STAMP) ## Format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-lock: $(STAMP) ## Renew requirements.lock
-	@$(BIN)/python -m pip --disable-pip-version-check --quiet install uv
-	@$(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --upgrade --quiet \
-		--extra postgres --group dev --output-file requirements.lock pyproject.toml
+COMPILE := $(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --upgrade --quiet
+
+lock: $(STAMP) ## Renew the lock files
+	@$(PIP) --quiet install uv
+	@$(COMPILE) --extra postgres --group dev --output-file requirements.lock pyproject.toml
+	@$(COMPILE) --group demo --constraint requirements.lock --output-file requirements-demo.lock pyproject.toml
+
+dist: $(STAMP) ## Build the sdist and the wheel into dist/ and check what the wheel has
+	@rm -rf build dist
+	@$(BIN)/python -m build --no-isolation
+	@ICE_WHEEL=$$(echo dist/*.whl) $(BIN)/python -m pytest -q tests/unit/test_wheel.py
+	@version=$$($(BIN)/python -c 'import gateway; print(gateway.__version__)'); \
+		grep -q "^## \[$$version\] - [0-9]" CHANGELOG.md || echo "not for a release: CHANGELOG.md has no dated entry for $$version"
 
 clean: ## Remove what was installed and measured
-	rm -rf $(VENV) .bench .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) build dist .bench .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info

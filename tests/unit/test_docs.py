@@ -6,9 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from prometheus_client.exposition import generate_latest
 
+import gateway
 from client.protocol import MAX_DEPTH, MAX_DIGITS, MAX_VALUE
+from gateway.admin import openapi
 from gateway.admin.pages.base import MAX_FIELDS
 from gateway.admin.pages.ices import MAX_BULK_FIELDS
 from gateway.admin.pages.login import MAX_FORM
@@ -57,6 +60,69 @@ def test_links_lead_somewhere(document):
             assert anchor in anchors, f"{document.name} links to {target}"
 
 
+def test_a_document_says_first_whom_it_is_for():
+    """`performance.md` is made from measurements."""
+    for document in [*ROOT.glob("docs/*.md"), ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]:
+        if document.name != "performance.md":
+            opening = document.read_text("utf-8").split("\n\n")[1]
+            assert opening.startswith("For "), document.name
+            assert "After\nreading" in opening or "After reading" in opening, document.name
+
+
+def test_the_readme_stays_short():
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 200
+
+
+def test_files_of_config_name_sections_that_exist():
+    named = []
+    for file in sorted((ROOT / "config").iterdir()):
+        text = re.sub(r"\n#? ?", " ", file.read_text("utf-8"))
+        for document, section in re.findall(
+            r"(docs/\w+\.md)(?:,? [(\"']+([A-Z][\w ]+?)[\"'])?", text
+        ):
+            named.append(document)
+            content = (ROOT / document).read_text("utf-8")
+            assert not section or f"\n## {section}\n" in content, (
+                f"{file.name}: {document} {section}"
+            )
+    assert len(named) > 5
+
+
+def test_files_that_contributing_names_exist():
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    named = re.findall(r"`([\w./-]+(?:\.(?:py|html|toml|lock)|/))`", text)
+    tests = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+    assert len(named) > 20
+    assert not [
+        name for name in named if not (ROOT / name).exists() and name not in tests | {"dist/"}
+    ]
+
+
+def test_the_table_of_calls_is_the_apis():
+    text = (ROOT / "docs/api.md").read_text("utf-8")
+    calls = re.findall(r"`(GET|POST) (/[^`?]*)`", text.split("## Calls")[1].split("\n## ")[0])
+    there = {
+        (method.upper(), path.replace("{ice_name}", "{name}"))
+        for path, methods in openapi.document()["paths"].items()
+        for method in methods
+        if method in {"get", "post"}
+    }
+    assert set(calls) == there - {("GET", "/openapi.json")}
+
+
+def test_the_changelog_is_dated():
+    text = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    dated = [re.fullmatch(r"\[(\d+\.\d+\.\d+)\] - \d{4}-\d\d-\d\d", one) for one in headings]
+    assert all(dated[1:])
+    assert headings[0] == "[Unreleased]" or dated[0][1] == gateway.__version__
+
+
+def test_the_forge_runs_what_a_developer_runs():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text("utf-8"))
+    assert workflow["jobs"]["ci"]["steps"][-1] == {"run": "bash .ci/run"}
+
+
 def test_alerts_ask_for_metrics_that_there_are():
     rules = (ROOT / "config/alerts.yml").read_text("utf-8")
     asked = set(re.findall(r"\b(?:ice_gateway|process)_\w+", rules))
@@ -69,7 +135,7 @@ def test_alerts_ask_for_metrics_that_there_are():
 
 
 def test_limits_are_those_that_hold():
-    text = (ROOT / "docs/administration.md").read_text("utf-8")
+    text = (ROOT / "docs/operation.md").read_text("utf-8")
     [table] = re.findall(r"## Limits\n(.*?)\n## ", text, re.DOTALL)
     limits = {row[0].strip(): row[1].strip() for row in re.findall(r"\| (.*?) \| (.*?) \|", table)}
     kib = 1024

@@ -216,12 +216,24 @@ def test_the_commands_of_the_project_can_be_imported():
         assert callable(getattr(importlib.import_module(module), function)), f"{name}: {target}"
 
 
-def test_the_lock_file_names_all_that_is_needed():
+def locked(name: str) -> dict[str, str]:
+    """What a lock file names: package and version."""
+    return dict(re.findall(r"^([a-z0-9-]+)==(\S+)", (ROOT / name).read_text("utf-8"), re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    ("lock", "groups"),
+    [("requirements.lock", ["dev", "demo"]), ("requirements-demo.lock", ["demo"])],
+)
+def test_the_lock_file_names_all_that_is_needed(lock, groups):
     """`make` installs the lock file alone: a name that is missing there is missing in every clone."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-    needed = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]]
-    locked = set(
-        re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
-    )
-    missing = {re.match(r"[A-Za-z0-9-]+", item)[0].lower() for item in needed} - locked
-    assert not missing, f"run `make lock`: requirements.lock lacks {missing}"
+    needed = list(project["project"]["dependencies"])
+    for group in groups:
+        needed += [item for item in project["dependency-groups"][group] if isinstance(item, str)]
+    missing = {re.match(r"[A-Za-z0-9-]+", item)[0].lower() for item in needed} - set(locked(lock))
+    assert not missing, f"run `make lock`: {lock} lacks {missing}"
+
+
+def test_the_demo_runs_on_the_versions_that_are_tested():
+    assert locked("requirements-demo.lock").items() <= locked("requirements.lock").items()
