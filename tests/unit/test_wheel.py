@@ -1,4 +1,4 @@
-"""What a release ships: all of the two packages, under the version of `gateway/__init__.py`, and nothing else.
+"""What a release ships: all of the two packages, under the version of `client/__init__.py`, and nothing else.
 
 The wheel is built here as `python -m build` builds it; `make dist` has its own checked, which ICE_WHEEL names.
 """
