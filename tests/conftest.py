@@ -7,16 +7,11 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from gateway.web import server
 from tests.support.harness import Harness, harness
 from tests.support.postgres import Postgres, postgres
 
 # Not `sys.stdout` of the moment, which may be the captured one of a command that a test runs meanwhile.
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.__stderr__))
-
-
-# A gateway in the tests' own process has few doors: to open and close 64 for each socket takes as long as most tests.
-server.DOORS = 2
 
 ON_POSTGRESQL = os.environ.get("ICE_TEST_ENGINE") == "postgresql"
 """Whether the tests of a running gateway are made on the other engine (`make torture`)."""
