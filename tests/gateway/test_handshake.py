@@ -849,16 +849,19 @@ async def test_the_limit_of_connections_is_checked_last(tmp_path):
 
 
 async def test_a_request_that_stops_half_way_is_cut_off(tmp_path, monkeypatch):
-    monkeypatch.setattr(gateway.web.connection, "HEAD_TIMEOUT", 0.2)
     async with harness(tmp_path) as running:
         ice = await running.provision()
         whole = ice.request()
-        connections = [await ice.dial() for _ in range(3)]
-        for (_, writer), part in zip(connections, (b"", whole[:10], whole[:-2]), strict=True):
-            writer.write(part)
-        for reader, writer in connections:
-            assert await reader.read() == b""
-            writer.close()
+        with monkeypatch.context() as patched:
+            patched.setattr(gateway.web.connection, "HEAD_TIMEOUT", 0.2)
+            connections = [await ice.dial() for _ in range(3)]
+            for (_, writer), part in zip(connections, (b"", whole[:10], whole[:-2]), strict=True):
+                writer.write(part)
+            for reader, writer in connections:
+                # Where the part comes after the cut, the system answers it with a reset.
+                with contextlib.suppress(ConnectionResetError):
+                    assert await reader.read() == b""
+                writer.close()
         await ice.connect()
 
 
