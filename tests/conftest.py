@@ -42,11 +42,24 @@ ON_POSTGRESQL = os.environ.get("ICE_TEST_ENGINE") == "postgresql"
 """Whether the tests of a running gateway are made on the other engine (`make torture`)."""
 
 
+LONG = os.environ.get("ICE_TEST_LONG") == "1"
+"""Whether the tests that take long are made, too (`make torture`)."""
+
+
+def pytest_configure(config) -> None:
+    config.addinivalue_line("markers", "long: takes long; made by `make torture` alone")
+
+
 def pytest_collection_modifyitems(config, items) -> None:
-    """Leave out what is about SQLite's file, where there is none."""
-    if ON_POSTGRESQL:
-        left_out = [item for item in items if item.get_closest_marker("sqlite")]
-        config.hook.pytest_deselected(items=left_out)
+    """Leave out what is about SQLite's file, where there is none, and what takes long."""
+    left_out = {
+        item
+        for item in items
+        if (ON_POSTGRESQL and item.get_closest_marker("sqlite"))
+        or (not LONG and item.get_closest_marker("long"))
+    }
+    if left_out:
+        config.hook.pytest_deselected(items=list(left_out))
         items[:] = [item for item in items if item not in left_out]
 
 
