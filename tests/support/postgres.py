@@ -171,6 +171,7 @@ class Postgres:
         """Empty a database, whoever is connected."""
         name = url.rpartition("/")[2]
         self.sql(
+            "SET default_transaction_read_only = off",  # a test may have made it on
             f"ALTER DATABASE {name} RESET ALL",
             _TERMINATE,
             "DROP SCHEMA public CASCADE",
