@@ -24,6 +24,7 @@ from gateway.runtime.eventloop import calm, cannot_listen, ended, supervise
 from gateway.runtime.settings import BadSetting, Settings
 from gateway.runtime.sockets import listening, place
 from gateway.runtime.tls import Tls
+from gateway.services.passwords import Passwords
 from gateway.services.services import Services
 from gateway.store.engine import Engine
 from gateway.store.events import Events
@@ -37,7 +38,7 @@ from gateway.web.load_shedding import LoadShedding
 from gateway.web.metrics import Metrics
 from gateway.web.probes import Probes
 from gateway.web.responses import MAX_BODY
-from gateway.web.server import Runner
+from gateway.web.server import DOORS, Runner
 from gateway.web.websocket import CLOSE_TIMEOUT
 
 LINGER: Final = 0.5
@@ -81,6 +82,8 @@ async def run_gateway(
     clock: Clock = utc_now,
     monotonic: Callable[[], float] = time.monotonic,
     linger: float = 0.0,
+    passwords: Passwords | None = None,
+    doors: int = DOORS,
 ) -> AsyncIterator[Gateway]:
     """Start a gateway; on leaving it drains and stops.
 
@@ -89,6 +92,8 @@ async def run_gateway(
         clock: the present; it may be set at any time.
         monotonic: seconds that pass, whatever the clock says.
         linger: seconds for which handshakes are answered `draining` at the least.
+        passwords: hashes and checks the admins' passwords.
+        doors: handles that listen at each socket.
 
     Raises:
         BadSetting, StoreRefused, StoreUnavailable, KeyFileUnusable: it cannot start; the text says
@@ -120,6 +125,7 @@ async def run_gateway(
             clock=clock,
             confirmer=node.revocations,
             refused=metrics.credentials_refused,
+            passwords=passwords,
         )
         streams = EventStreams()
         node.listen(streams.publish)
@@ -162,6 +168,7 @@ async def run_gateway(
             load_shedding,
             shutdown_timeout=_FINISH,
             keepalive=settings.server_keepalive,
+            doors=doors,
             gates={prefix + PATH: endpoint.admit for prefix in settings.prefixes}.get,
             headers={} if settings.hsts is None else {"Strict-Transport-Security": settings.hsts},
         )

@@ -1,32 +1,65 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
 
-from gateway.web import server
 from tests.support.harness import Harness, harness
 from tests.support.postgres import Postgres, postgres
 
 # Not `sys.stdout` of the moment, which may be the captured one of a command that a test runs meanwhile.
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.__stderr__))
 
+MEMORY = Path("/dev/shm")  # noqa: S108 - each test makes a folder of its own there
+"""A file system in memory: most tests make a database, and would mostly wait for the disk."""
+ROOM = 4 * 2**30
+"""Bytes that must be free there."""
 
-# A gateway in the tests' own process has few doors: to open and close 64 for each socket takes as long as most tests.
-server.DOORS = 2
+
+def _fast_folders() -> None:
+    """Put temporary files into memory where that is possible, and TMPDIR does not say otherwise."""
+    if "TMPDIR" in os.environ or not MEMORY.is_dir():
+        return
+    found = os.statvfs(MEMORY)
+    if found.f_bavail * found.f_frsize >= ROOM and not found.f_flag & os.ST_NOEXEC:
+        os.environ["TMPDIR"] = str(MEMORY)
+        tempfile.tempdir = None  # it may have been asked for already
+
+
+_fast_folders()
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell ignores it for what runs in the background, and our children would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ON_POSTGRESQL = os.environ.get("ICE_TEST_ENGINE") == "postgresql"
 """Whether the tests of a running gateway are made on the other engine (`make torture`)."""
 
 
+LONG = os.environ.get("ICE_TEST_LONG") == "1"
+"""Whether the tests that take long are made, too (`make torture`)."""
+
+
+def pytest_configure(config) -> None:
+    config.addinivalue_line("markers", "long: takes long; made by `make torture` alone")
+
+
 def pytest_collection_modifyitems(config, items) -> None:
-    """Leave out what is about SQLite's file, where there is none."""
-    if ON_POSTGRESQL:
-        left_out = [item for item in items if item.get_closest_marker("sqlite")]
-        config.hook.pytest_deselected(items=left_out)
+    """Leave out what is about SQLite's file, where there is none, and what takes long."""
+    left_out = {
+        item
+        for item in items
+        if (ON_POSTGRESQL and item.get_closest_marker("sqlite"))
+        or (not LONG and item.get_closest_marker("long"))
+    }
+    if left_out:
+        config.hook.pytest_deselected(items=list(left_out))
         items[:] = [item for item in items if item not in left_out]
 
 

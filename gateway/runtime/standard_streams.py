@@ -94,13 +94,20 @@ class DecoupledStream(io.TextIOBase):
     Args:
         stream: its descriptor is written to; nobody else may.
         describe: the line that says how many were lost.
+        max_waiting: bytes that may wait.
     """
 
-    def __init__(self, stream: TextIO, describe: Callable[[int], str] | None = None) -> None:
+    def __init__(
+        self,
+        stream: TextIO,
+        describe: Callable[[int], str] | None = None,
+        max_waiting: int = MAX_WAITING,
+    ) -> None:
         super().__init__()
         self.stream = stream
         self._number = stream.fileno()
         self.describe = describe or "ice-gateway: {} lines could not be written here".format
+        self._max_waiting = max_waiting
         self.lost = 0
         """Lines, since the start."""
         self._untold = 0
@@ -142,7 +149,7 @@ class DecoupledStream(io.TextIOBase):
         """Have `text` written soon, or never; what a line is its line feeds say."""
         data = text.encode(self.encoding, self.errors)
         with self._changed:
-            if self._size + len(data) + _LINE > MAX_WAITING:
+            if self._size + len(data) + _LINE > self._max_waiting:
                 self._lose(data)
                 if not self._gap:
                     self._gap = True

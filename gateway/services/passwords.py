@@ -35,10 +35,14 @@ class TooBusy(Exception):
 
 
 class Passwords:
-    """Shared by whoever sets passwords and whoever checks them, so that the bound holds for both."""
+    """Shared by whoever sets passwords and whoever checks them, so that the bound holds for both.
 
-    def __init__(self) -> None:
-        self._hasher = argon2.PasswordHasher()
+    Args:
+        hasher: what a hash costs; that of argon2-cffi (RFC 9106, low memory) unless given.
+    """
+
+    def __init__(self, hasher: argon2.PasswordHasher | None = None) -> None:
+        self._hasher = hasher or argon2.PasswordHasher()
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._waiting = 0
         self._nobodys: str | None = None

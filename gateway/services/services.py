@@ -40,6 +40,7 @@ class Services:
         clock: Clock,
         confirmer: Confirmer,
         refused: Callable[[str], None] = lambda _: None,
+        passwords: Passwords | None = None,
     ) -> Services:
         """The services on a database.
 
@@ -50,8 +51,9 @@ class Services:
             clock: the present.
             confirmer: waits until the nodes have acted on an action.
             refused: counts a refused login or API token, by its reason.
+            passwords: hashes and checks them.
         """
-        passwords = Passwords()
+        passwords = passwords or Passwords()
         return cls(
             Provisioning(
                 engine=engine,

@@ -72,10 +72,13 @@ async def _begin(request: web.Request, _: web.StreamResponse) -> None:
 class _Site(web.TCPSite):
     """Listens as aiohttp's own, with more than one handle for each socket, and with our acceptor for TLS."""
 
-    __slots__ = ("_bound", "_doors")
+    __slots__ = ("_at_once", "_bound", "_doors")
 
-    def __init__(self, *args: Any, bound: Sequence[socket.socket] = (), **options: Any) -> None:
+    def __init__(
+        self, *args: Any, doors: int, bound: Sequence[socket.socket] = (), **options: Any
+    ) -> None:
         super().__init__(*args, **options)
+        self._at_once = doors
         self._bound = bound
         self._doors: list[asyncio.Server | TlsAcceptor] = []
 
@@ -96,7 +99,7 @@ class _Site(web.TCPSite):
                     server,
                     self._ssl_context,
                     server.shared.load_shedding,
-                    at_once=DOORS,
+                    at_once=self._at_once,
                     handshake_timeout=connection.HEAD_TIMEOUT,
                     shutdown_timeout=_TLS_FAREWELL,
                 )
@@ -114,7 +117,7 @@ class _Site(web.TCPSite):
                 self._doors.append(await listen(sock=bound))
             self._server = cast("asyncio.Server", self._doors.pop(0))
         # With more than two addresses they share what `handles.BESIDE` has for two.
-        doors = max(1, min(DOORS, 2 * QUEUES * DOORS // len(self._bound)))
+        doors = max(1, min(self._at_once, 2 * QUEUES * self._at_once // len(self._bound)))
         for bound in self._bound:
             for _ in range(doors - 1):
                 again = socket.socket(fileno=os.dup(bound.fileno()))
@@ -135,6 +138,7 @@ class Runner(web.AppRunner):
         load_shedding: which connections give way when file handles run short; else one of its own.
         shutdown_timeout: seconds for the requests in hand to finish.
         keepalive: seconds for which a connection may wait for its next request.
+        doors: handles that listen at each socket.
         gates: by path, what answers upgrades that do.
         headers: stand in every answer, beside Server.
         options: those of aiohttp's connections, in place of ours.
@@ -147,11 +151,13 @@ class Runner(web.AppRunner):
         *,
         shutdown_timeout: float,
         keepalive: float = connection.HEAD_TIMEOUT,
+        doors: int = DOORS,
         gates: Gates = lambda _: None,
         headers: Mapping[str, str] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(app, handle_signals=False, shutdown_timeout=shutdown_timeout)
+        self._doors = doors
         app.on_response_prepare.append(_begin)
         app.on_response_prepare.append(self._set_headers)
         self._shared = Shared(
@@ -198,7 +204,9 @@ class Runner(web.AppRunner):
     ) -> None:
         if self.server is None:
             await self.setup()
-        await _Site(self, host, port, ssl_context=tls, backlog=BACKLOG, bound=bound).start()
+        await _Site(
+            self, host, port, doors=self._doors, ssl_context=tls, backlog=BACKLOG, bound=bound
+        ).start()
 
     async def _set_headers(self, _: web.Request, response: web.StreamResponse) -> None:
         response.headers.update(self._shared.headers)

@@ -17,7 +17,7 @@ async def test_api_does_what_its_document_says(running, tmp_path):
         running.url,
         running.admin.token,
         tmp_path,
-        *("--generation-deterministic", "--max-examples", "10"),
+        *("--generation-deterministic", "--max-examples", "4"),
     )
     assert status == 0, said
     assert "Selected: 19/19" in said, f"all calls were to be tested: {said}"

@@ -79,7 +79,7 @@ class Step:
     """How long it is expected to take as long as it was not tried."""
 
 
-class Clock:
+class TimeBudget:
     """How much time there is, and how long each thing took so far."""
 
     def __init__(self, seconds: float) -> None:
@@ -151,7 +151,7 @@ def _compared(bench: Bench, system: System) -> Step:
 
 
 def measure(
-    results: Results, rounds: list[tuple[str, list[Step]]], clock: Clock, log: Path
+    results: Results, rounds: list[tuple[str, list[Step]]], budget: TimeBudget, log: Path
 ) -> None:
     """Take the rounds in their order for as long as there is time."""
     done: Counter[str] = Counter()
@@ -159,18 +159,18 @@ def measure(
     over = set()
     for kind, steps in rounds:
         # The first round of a kind begins in any case, and goes as far as it comes.
-        if kind in over or (done[kind] and not clock.fits(steps)):
+        if kind in over or (done[kind] and not budget.fits(steps)):
             over.add(kind)
             continue
         done[kind] += 1
         for step in steps:
             title = f"round {done[kind]} of {kind}, {step.system}: {step.phase}"
-            if not clock.fits([step]):
+            if not budget.fits([step]):
                 results.notes.append(f"The time was over before {title}")
                 break
             print(title, end="", flush=True)
             try:
-                figures, took = clock.timed(step)
+                figures, took = budget.timed(step)
             except _FAILURES as error:
                 results.failures.append(title)
                 print(f"  failed: {error!r}\n{_end_of(log)}", flush=True)
@@ -194,7 +194,7 @@ def _end_of(log: Path) -> str:
 
 def run(scale: Scale) -> Results:
     """Make what is needed, then measure."""
-    clock = Clock(scale.seconds)
+    budget = TimeBudget(scale.seconds)
     toolchain.check(scale.ices + phases.COMERS + _SPARE_HANDLES)
     toolchain.HOME.mkdir(exist_ok=True)
     installed = toolchain.Peers(toolchain.peers_python(), toolchain.node_modules())
@@ -214,7 +214,7 @@ def run(scale: Scale) -> Results:
         crowd = Fleet(folder / "crowd", scale.ices + phases.COMERS)
         asyncio.run(crowd.provision(others=scale.table - crowd.size))
 
-        bench = Bench(folder, Generator(folder, clock.deadline), fleet)
+        bench = Bench(folder, Generator(folder, budget.deadline), fleet)
         others = peers(installed.python, installed.modules)
         # What this process measures itself, operations and pages, it does from the generator's core.
         os.sched_setaffinity(0, {1})
@@ -223,8 +223,8 @@ def run(scale: Scale) -> Results:
             LONG: long(bench, crowd),
             STORMS: storms(bench, others),
         }
-        measure(results, [(kind, made[kind]) for kind in scale.rounds], clock, bench.log)
-    print(f"measured for {clock.elapsed / 60:.1f} minutes", flush=True)
+        measure(results, [(kind, made[kind]) for kind in scale.rounds], budget, bench.log)
+    print(f"measured for {budget.elapsed / 60:.1f} minutes", flush=True)
     return results
 
 

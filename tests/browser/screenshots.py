@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from playwright.async_api import Browser, Page, expect
 
 from gateway.core.roles import Role
-from gateway.core.times import utc_now
 from tests.browser.admin import (
     Admin,
     choose,
@@ -26,6 +25,7 @@ from tests.browser.admin import (
     row,
     submit,
 )
+from tests.support.clock import RunningClock
 from tests.support.harness import Harness, harness
 from tests.support.ice import Key
 
@@ -45,20 +45,6 @@ FLEET = [
 ]
 
 
-class Clock:
-    """A day that begins at nine, and in which time passes quicker than it does here."""
-
-    def __init__(self) -> None:
-        self._ahead = datetime(2026, 3, 2, 9, tzinfo=UTC) - utc_now()
-
-    def __call__(self) -> datetime:
-        return utc_now() + self._ahead
-
-    def skip(self, **time: float) -> None:
-        """Let time pass."""
-        self._ahead += timedelta(**time)
-
-
 async def people(running: Harness) -> None:
     """Who works here."""
     await running.add_user("admin", Role.ADMIN)
@@ -66,7 +52,7 @@ async def people(running: Harness) -> None:
         await running.add_user(name)
 
 
-async def fleet(running: Harness, clock: Clock) -> None:
+async def fleet(running: Harness, clock: RunningClock) -> None:
     """ICEs in every status."""
     htu = f"{PUBLIC_URL}/ice/v1"
     for name, user, version, platform, fate in FLEET:
@@ -139,7 +125,7 @@ async def tour(browser: Browser, running: Harness, scheme: str) -> None:
 async def main() -> None:
     """Both colour schemes from one gateway."""
     await asyncio.to_thread(IMAGES.mkdir, parents=True, exist_ok=True)
-    clock = Clock()
+    clock = RunningClock(datetime(2026, 3, 2, 9, tzinfo=UTC))
     with tempfile.TemporaryDirectory() as folder:
         options = {"server__public_url": [PUBLIC_URL]}
         async with chromium() as browser, harness(Path(folder), clock=clock, **options) as running:

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 
 import aiohttp
-import argon2
 import pytest
 
 from gateway.core.roles import Role
@@ -12,14 +10,7 @@ from tests.support.pages import Browser, has_password
 
 
 @pytest.fixture
-def quick_passwords(monkeypatch):
-    """Hashes that cost nothing: what they cost is not what is tested here."""
-    quick = functools.partial(argon2.PasswordHasher, time_cost=1, memory_cost=8, parallelism=1)
-    monkeypatch.setattr(argon2, "PasswordHasher", quick)
-
-
-@pytest.fixture
-async def browse(quick_passwords):
+async def browse():
     """Makes browsers."""
     async with contextlib.AsyncExitStack() as stack:
 

@@ -11,7 +11,7 @@ import resource
 import signal
 import sqlite3
 import subprocess
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import aiohttp
@@ -28,6 +28,7 @@ from gateway.services.logins import LoginService
 from gateway.services.passwords import Passwords
 from gateway.store.logins import Login
 from gateway.store.logins import add as add_login
+from tests.support.clock import StandingClock
 from tests.support.harness import ADMIN, Api, expect_refused, harness
 from tests.support.ice import PATIENCE, Ice, Refused, until
 from tests.support.served import command, environment, serving
@@ -366,26 +367,9 @@ async def test_it_stops_in_order_on_the_worst_of_days(day):
 # --- the clock; in this process, where it can be set ---------------------------------------------
 
 
-class Clock:
-    """A clock that anybody can set, and a time that passes whatever it says."""
-
-    def __init__(self):
-        self.now = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
-        self.passed = 0.0
-
-    def __call__(self):
-        return self.now + timedelta(seconds=self.passed)
-
-    def monotonic(self):
-        return self.passed
-
-    def unix(self):
-        return self().timestamp()
-
-
 @pytest.fixture
 def clock():
-    return Clock()
+    return StandingClock()
 
 
 @pytest.fixture

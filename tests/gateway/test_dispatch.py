@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from websockets.frames import Opcode
@@ -18,6 +18,7 @@ from gateway.services.operation_requests import OperationService, Wanted
 from gateway.store import operations
 from gateway.store.engine import OutcomeUnknown, StoreUnavailable
 from gateway.store.ices import Ices
+from tests.support.clock import RunningClock
 from tests.support.harness import harness
 from tests.support.ice import until
 from tests.support.work import (
@@ -37,22 +38,9 @@ from tests.support.work import (
 )
 
 
-class Clock:
-    """A clock that tests move."""
-
-    def __init__(self):
-        self.ahead = timedelta()
-
-    def __call__(self):
-        return datetime.now(UTC) + self.ahead
-
-    def at(self, seconds):
-        return (self() + timedelta(seconds=seconds)).isoformat()
-
-
 @pytest.fixture
 def clock():
-    return Clock()
+    return RunningClock()
 
 
 @pytest.fixture
@@ -512,7 +500,7 @@ async def test_what_was_never_sent_expires(timed, clock):
     ice = await timed.provision()
     await (await ice.connect()).leave()
     operation = await asked(timed.admin, deadline=clock.at(60))
-    clock.ahead += timedelta(seconds=61)
+    clock.skip(seconds=61)
     shown = await in_state(timed, operation, "expired")
     assert (error_of(shown), shown["sent"]) == ("deadline", None)
     connection = await ice.connect(iat=clock().timestamp())
@@ -529,7 +517,7 @@ async def test_what_was_sent_and_not_finished_in_time_is_lost(timed, clock, acce
     if accepted:
         accept(ice, operation)
         await in_state(timed, operation, "running")
-    clock.ahead += timedelta(seconds=61)
+    clock.skip(seconds=61)
     shown = await in_state(timed, operation, "lost")
     assert error_of(shown) == "deadline"
     await expect_cancel(ice, operation, "deadline")
@@ -550,7 +538,7 @@ async def test_what_its_deadline_has_ended_is_not_called_cancelled(timed, clock,
     ice = await connected(timed)
     operation = await asked(timed.admin, deadline=clock.at(60))
     await take(ice)
-    clock.ahead += timedelta(seconds=61)
+    clock.skip(seconds=61)
     await expect_cancel(ice, operation, "deadline")
     answer = await finish(ice, operation, "failed", error=error)
     shown = await show(timed.admin, operation)
@@ -567,7 +555,7 @@ async def test_a_deadline_that_passed_while_the_ice_was_away_is_told_when_it_is_
     operation = await asked(timed.admin, deadline=clock.at(60))
     await take(connection)
     await connection.leave()
-    clock.ahead += timedelta(seconds=61)
+    clock.skip(seconds=61)
     await in_state(timed, operation, "lost")
     again = await ice.connect(iat=clock().timestamp())
     again.hello(running=[operation])
@@ -613,7 +601,7 @@ async def test_scheduled_work_waits_for_its_time_and_holds_up_nothing(timed, clo
     now = await asked(timed.admin)
     assert await take(ice) == now
     await finished(ice, now)
-    clock.ahead += timedelta(seconds=1801)
+    clock.skip(seconds=1801)
     lane_of(timed).wake.set()  # a lane looks again now and then: the clock may be set
     assert await take(ice) == sooner
     await finished(ice, sooner)

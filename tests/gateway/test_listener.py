@@ -445,9 +445,8 @@ async def test_a_listener_that_cannot_be_made_whole_is_undone(monkeypatch):
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return duplicate(handle)
 
-    monkeypatch.setattr(server, "DOORS", 8)
     monkeypatch.setattr(os, "dup", dup)
-    runner = Runner(web.Application(), shutdown_timeout=0.1)
+    runner = Runner(web.Application(), shutdown_timeout=0.1, doors=8)
     bound = sockets.listening(["127.0.0.1"], 0)
     address = bound[0].getsockname()
     with pytest.raises(OSError, match="open files"):

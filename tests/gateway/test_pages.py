@@ -33,7 +33,6 @@ from tests.contract.domain import unguarded
 from tests.support.harness import ADMIN, API, Api, expect_refused, harness, settings_for
 from tests.support.pages import PASSWORD, has_password, said
 
-pytestmark = pytest.mark.usefixtures("quick_passwords")
 WRONG = "Name or password is wrong."
 SCRIPT = "<script>alert('x')</script>\"&"
 PAGES = ["", "users", "api-tokens", "audit", "guide", "ices/lab-1"]

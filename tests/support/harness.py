@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import argon2
 from click.testing import CliRunner
 
 from gateway.admin import openapi
@@ -21,8 +22,11 @@ from gateway.core.audit_event import Actor, Via
 from gateway.core.roles import Role
 from gateway.core.times import Clock, utc_now
 from gateway.runtime.settings import Settings, load
+from gateway.services.passwords import Passwords
 from tests.support.ice import PATIENCE, Ice, Key
 
+QUICK_HASHER = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+"""Hashes that cost nothing: what they cost is not what is tested."""
 ADMIN = Actor("root", Via.COMMAND, "test-host")
 API = "/admin/api/v1"
 
@@ -169,10 +173,19 @@ async def harness(
     monotonic: Callable[[], float] = time.monotonic,
     **options: Any,
 ) -> AsyncIterator[Harness]:
-    """Run a gateway with an admin `root` and a member `alice`."""
+    """Run a gateway with an admin `root` and a member `alice`; see `run_gateway`.
+
+    It hashes passwords quickly and listens by two handles: to open and close 64 takes as long as most tests.
+    """
     settings = settings_for(folder, **options)
     async with (
-        run_gateway(settings, clock=clock, monotonic=monotonic) as gateway,
+        run_gateway(
+            settings,
+            clock=clock,
+            monotonic=monotonic,
+            passwords=Passwords(QUICK_HASHER),
+            doors=2,
+        ) as gateway,
         # Shorter than the gateway keeps a connection, or else both might let go of it at once.
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(keepalive_timeout=2)) as session,
     ):

@@ -17,7 +17,10 @@ from pathlib import Path
 
 PATIENCE = 30.0
 SUPERUSER = "ice"
-_TERMINATE = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{}'"
+_TERMINATE = """
+SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
 NOBODY = "nobody"
 """Who runs it where the tests run as root, which PostgreSQL refuses."""
 
@@ -167,8 +170,14 @@ class Postgres:
     def drop(self, url: str) -> None:
         """Empty a database, whoever is connected."""
         name = url.rpartition("/")[2]
-        self.sql(f"ALTER DATABASE {name} RESET ALL", _TERMINATE.format(name))
-        self.sql("DROP SCHEMA public CASCADE", "CREATE SCHEMA public", database=name)
+        self.sql(
+            "SET default_transaction_read_only = off",  # a test may have made it on
+            f"ALTER DATABASE {name} RESET ALL",
+            _TERMINATE,
+            "DROP SCHEMA public CASCADE",
+            "CREATE SCHEMA public",
+            database=name,
+        )
         self._empty.append(name)
 
     def url(self, database: str, user: str = SUPERUSER) -> str:

@@ -33,6 +33,7 @@ class Output:
 
     def __init__(self, stream):
         self.lines = []
+        self._ended = False
         self._stream = stream
         self._more = threading.Condition()
         self._thread = threading.Thread(target=self._read, daemon=True)
@@ -44,15 +45,19 @@ class Output:
                 with self._more:
                     self.lines.append(line)
                     self._more.notify_all()
+        with self._more:
+            self._ended = True
+            self._more.notify_all()
 
     def expect(self, pattern):
-        """Wait for a line; returns the first match."""
+        """Wait for a line, at the longest until the stream ends; returns the first match."""
 
         def found():
             return next(filter(None, (re.search(pattern, line) for line in self.lines)), None)
 
         with self._more:
-            match = self._more.wait_for(found, PATIENCE)
+            self._more.wait_for(lambda: found() or self._ended, PATIENCE)
+            match = found()
         assert match, f"no line like {pattern!r} in {self.lines}"
         return match
 

@@ -1,4 +1,7 @@
-"""Three real nodes while everything around them fails: a few rounds here, 100 by `make torture`."""
+"""Three real nodes while everything around them fails: a few rounds here, 100 by `make torture`.
+
+Whether the torture finds out what is broken on purpose is tested by `make torture` as well.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,7 @@ async def test_nothing_that_was_taken_back_goes_on():
     assert outcome.attempts >= 8, f"each node was to answer in each round: {report(outcome, seed)}"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("mutation", "kind"),
     [("without-leases", "cut"), ("confirming-what-it-has-not-done", "nothing")],

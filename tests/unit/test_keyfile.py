@@ -19,6 +19,7 @@ from gateway.core.secret import Secret
 from gateway.core.tokens import Key, KeyRing, Opened
 from gateway.store import key_file
 from gateway.store.key_file import KeyFileUnusable, KeyStore
+from tests.support.clock import StandingClock
 from tests.support.ice import b64
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
@@ -40,24 +41,14 @@ def seal(ring):
     return ring.seal("lab-1", IceType.NORMAL, 1, NOW)
 
 
-class Clock:
-    """A monotonic clock that stands still until it is told to go on."""
-
-    def __init__(self):
-        self.now = 5000.0
-
-    def __call__(self):
-        return self.now
-
-
 @pytest.fixture
 def clock():
-    return Clock()
+    return StandingClock()
 
 
 def started(path, clock):
     """The keys of a gateway that has just started."""
-    store = KeyStore(path, clock)
+    store = KeyStore(path, clock.monotonic)
     store.load()
     return store
 
@@ -208,11 +199,11 @@ def test_an_unknown_key_has_the_file_read_at_most_once_a_second(path, clock, rea
     assert store.open(stranger) is None
     readings.clear()
 
-    clock.now += 0.999
+    clock.passed += 0.999
     assert [store.open(stranger) for _ in range(100)] == [None] * 100
     assert readings == [], "within the second garbage must not cost a reading"
 
-    clock.now += 0.001
+    clock.passed += 0.001
     assert store.open(stranger) is None
     assert len(readings) == 1
 
@@ -232,7 +223,7 @@ def test_garbage_and_known_keys_never_have_the_file_read(path, clock, readings):
     ring = KeyStore(path).for_sealing(may_create=True)
     store = started(path, clock)
     readings.clear()
-    clock.now += 10
+    clock.passed += 10
     assert store.open(Secret("garbage")) is None
     assert isinstance(store.open(seal(ring)), Opened)
     assert readings == []
@@ -250,7 +241,7 @@ def test_a_file_lost_or_gone_bad_takes_no_key_from_a_running_gateway(path, clock
         path.chmod(0o644)
     unknown = Key.generate(NOW)
     for _ in range(3):
-        clock.now += 10
+        clock.passed += 10
         assert store.open(seal(KeyRing([unknown], unknown.kid))) is None
         assert isinstance(store.open(seal(ring)), Opened)
     with pytest.raises(KeyFileUnusable):

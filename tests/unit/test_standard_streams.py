@@ -8,6 +8,8 @@ import io
 import os
 import subprocess
 import sys
+import termios
+import time
 
 import pytest
 
@@ -76,7 +78,7 @@ def test_no_file_gets_the_number_of_a_closed_stream(closed, status):
 
 
 @contextlib.contextmanager
-def pipe():
+def pipe(**options):
     """A decoupled stream into a pipe of 4 KiB, and the end to read it from."""
     reading, writing_end = os.pipe()
     fcntl.fcntl(writing_end, fcntl.F_SETPIPE_SZ, 4096)
@@ -84,7 +86,7 @@ def pipe():
         os.fdopen(reading, encoding="utf-8") as reader,
         os.fdopen(writing_end, "w", encoding="utf-8") as stream,
     ):
-        yield DecoupledStream(stream), reader
+        yield DecoupledStream(stream, **options), reader
 
 
 def test_what_is_written_arrives_as_it_is_and_in_order():
@@ -99,16 +101,25 @@ def test_what_is_written_arrives_as_it_is_and_in_order():
             stream.write(b"")  # by which click tells text from bytes
 
 
-def test_a_reader_that_hangs_holds_up_nobody_and_is_told_what_it_missed(monkeypatch):
-    monkeypatch.setattr(standard_streams, "MAX_WAITING", 100_000)
-    with pipe() as (stream, reader):
-        line = "x" * 799 + "\n"
+def until_full(reader):
+    """Wait until the pipe takes no more: then its writer hangs."""
+    deadline = time.monotonic() + PATIENCE
+    while fcntl.ioctl(reader, termios.FIONREAD, bytes(4)) != (4096).to_bytes(4, sys.byteorder):
+        assert time.monotonic() < deadline, "the pipe was expected to be filled"
+        time.sleep(0.001)
+
+
+def test_a_reader_that_hangs_holds_up_nobody_and_is_told_what_it_missed():
+    with pipe(max_waiting=100_000) as (stream, reader):
+        first, line = "y" * 5000 + "\n", "x" * 799 + "\n"
+        stream.write(first)
+        until_full(reader)
         for _ in range(500):
             stream.write(line)
-        lost = stream.lost
-        assert 350 < lost < 410, "4 KiB in the pipe, one batch on its way, 100,000 bytes wait"
+        lost, kept = stream.lost, 100_000 // (800 + standard_streams._LINE)
+        assert lost == 500 - kept, "100,000 bytes wait"
         assert not stream.drain(0), "nobody has read"
-        kept = 500 - lost
+        assert reader.readline() == first
         assert [reader.readline() for _ in range(kept)] == [line] * kept
         said = f"ice-gateway: {lost} lines could not be written here\n"
         assert reader.readline() == said

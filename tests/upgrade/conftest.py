@@ -100,6 +100,8 @@ class Serving:
             self.url = self.out.expect(r"^ice-gateway \S+ serves (\S+) on ")[1]
         except AssertionError:
             self.process.kill()
+            self.process.wait(PATIENCE)
+            self.out.end()
             raise AssertionError(f"it did not start: {self.err.end()}") from None
 
     def api(self, session, token: str) -> Api:
