@@ -5,11 +5,11 @@ from __future__ import annotations
 import click
 
 from gateway.cli.common import (
-    Desk,
+    CommandContext,
     json_option,
-    note,
     on_database,
-    say,
+    print_output,
+    print_stderr,
     show_json,
     show_table,
     unwrap,
@@ -51,16 +51,18 @@ def api_tokens() -> None:
 )
 @on_database
 async def create(
-    desk: Desk, user: str, label: str, ice_name: str | None, expires_in: float
+    context: CommandContext, user: str, label: str, ice_name: str | None, expires_in: float
 ) -> None:
     """Create a token and print it, alone, this once."""
     made = unwrap(
-        await desk.services.accounts.create_token(desk.actor, user, label, expires_in, ice_name)
+        await context.services.accounts.create_token(
+            context.actor, user, label, expires_in, ice_name
+        )
     )
     limit = "" if made.token.ice_name is None else f", for {made.token.ice_name} alone"
     expires = to_text_or_none(made.token.expireson) or "never"
-    note(f"token {made.token.id} of {made.token.user}{limit}, expires: {expires}")
-    say(
+    print_stderr(f"token {made.token.id} of {made.token.user}{limit}, expires: {expires}")
+    print_output(
         made.secret.reveal(),
         done=f"token {made.token.id} of {made.token.user} is made",
         remedy=f"it is lost: `ice-gateway api-tokens revoke {made.token.id}`, and create another",
@@ -70,9 +72,9 @@ async def create(
 @api_tokens.command("list")
 @json_option
 @on_database
-async def list_tokens(desk: Desk, *, as_json: bool) -> None:
+async def list_tokens(context: CommandContext, *, as_json: bool) -> None:
     """List all tokens; the tokens themselves are not kept."""
-    found = await desk.services.accounts.tokens()
+    found = await context.services.accounts.tokens()
     if as_json:
         show_json([_document(token) for token in found])
         return
@@ -108,6 +110,6 @@ def _document(token: ApiToken) -> dict[str, object]:
 @api_tokens.command()
 @click.argument("token_id", metavar="ID")
 @on_database
-async def revoke(desk: Desk, token_id: str) -> None:
+async def revoke(context: CommandContext, token_id: str) -> None:
     """Revoke a token at once."""
-    unwrap(await desk.services.accounts.revoke_token(desk.actor, token_id))
+    unwrap(await context.services.accounts.revoke_token(context.actor, token_id))

@@ -12,7 +12,14 @@ from typing import BinaryIO
 
 import click
 
-from gateway.cli.common import Desk, json_option, on_database, refuse, say, show_json
+from gateway.cli.common import (
+    CommandContext,
+    json_option,
+    on_database,
+    print_output,
+    refuse,
+    show_json,
+)
 from gateway.core.hash_chain import Head
 from gateway.core.times import utc_now
 from gateway.runtime.setting_types import duration
@@ -57,27 +64,27 @@ def audit() -> None:
 @audit.command()
 @json_option
 @on_database
-async def head(desk: Desk, *, as_json: bool) -> None:
+async def head(context: CommandContext, *, as_json: bool) -> None:
     """Print number and digest of the newest event, to be kept elsewhere."""
-    newest = await desk.services.audit.head()
+    newest = await context.services.audit.head()
     if newest is None:
         refuse("there is no event yet")
     if as_json:
         show_json({"seq": newest.seq, "digest": newest.digest})
     else:
-        say(str(newest))
+        print_output(str(newest))
 
 
 @audit.command()
 @click.option("--head", "kept", type=_HeadType(), help="What `audit head` printed, kept elsewhere.")
 @on_database
-async def verify(desk: Desk, kept: Head | None) -> None:
+async def verify(context: CommandContext, kept: Head | None) -> None:
     """Prove that nothing up to the kept head was altered or taken out."""
-    verdict = await desk.services.audit.verify(kept)
+    verdict = await context.services.audit.verify(kept)
     if verdict.fault is not None:
         refuse(verdict.fault)
     unproven = f"\nnot proven: {verdict.unproven}" if verdict.unproven else ""
-    say(f"proven: {verdict.proven}{unproven}")
+    print_output(f"proven: {verdict.proven}{unproven}")
 
 
 @audit.command("export")
@@ -91,12 +98,12 @@ async def verify(desk: Desk, kept: Head | None) -> None:
     help="A file instead of stdout.",
 )
 @on_database
-async def export_log(desk: Desk, name: str, output: Path) -> None:
+async def export_log(context: CommandContext, name: str, output: Path) -> None:
     """Write all events, oldest first."""
     named = "stdout" if str(output) == "-" else output
     try:
         with _opened(output) as file:
-            async for part in export(Events(desk.engine.fetch), EventFilter(), name):
+            async for part in export(Events(context.engine.fetch), EventFilter(), name):
                 file.write(part)
     except Unwritable as error:
         refuse(f"{named} cannot be written: {error}")
@@ -126,17 +133,17 @@ def _opened(output: Path) -> Iterator[BinaryIO]:
     help="Younger ones stay: such as 365d.",
 )
 @on_database
-async def prune(desk: Desk, keep: timedelta) -> None:
+async def prune(context: CommandContext, keep: timedelta) -> None:
     """Delete old events behind a checkpoint; the rest of the chain stays provable."""
     try:
         before = utc_now() - keep
     except OverflowError:
         refuse("--keep reaches back before the calendar: there is nothing to prune")
-    pruned = await desk.services.audit.prune(desk.actor, before)
+    pruned = await context.services.audit.prune(context.actor, before)
     if isinstance(pruned, str):
         refuse(pruned)
     if pruned.count:
         told = f"pruned {pruned.count} events, up to number {pruned.seq}"
     else:
         told = "no event is older than that"
-    say(told, done=told)
+    print_output(told, done=told)

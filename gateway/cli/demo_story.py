@@ -138,7 +138,7 @@ class Admin:
                     yield event, msgspec.json.decode(value)
 
 
-def tell(config: Path | None = None, database: str | None = None) -> int:
+def run_demo(config: Path | None = None, database: str | None = None) -> int:
     """Tell the story; 0 only if all of it happened.
 
     Args:
@@ -151,7 +151,7 @@ def tell(config: Path | None = None, database: str | None = None) -> int:
             options = ["--database", database or f"sqlite:///{folder}/demo.db"]
             if config is not None:
                 options += ["--config", str(config)]
-            asyncio.run(_tell(story, Path(folder), options))
+            asyncio.run(_story(story, Path(folder), options))
     except (NotObserved, TimeoutError, aiohttp.ClientError) as error:
         story.say("demo", f"FAILED: {str(error) or 'it took too long'}")
         return 1
@@ -162,7 +162,7 @@ def tell(config: Path | None = None, database: str | None = None) -> int:
     return 0
 
 
-async def _tell(story: Story, folder: Path, options: list[str]) -> None:
+async def _story(story: Story, folder: Path, options: list[str]) -> None:
     async def command(*arguments: str) -> str:
         async with _program("ice-gateway", "gateway", *arguments, *options) as program:
             output, _ = await program.process.communicate()

@@ -7,12 +7,12 @@ from dataclasses import replace
 import click
 
 from gateway.cli.common import (
-    Desk,
+    CommandContext,
     on_database,
-    say,
+    print_notice,
+    print_output,
     show_json,
     show_table,
-    tell,
     unwrap,
 )
 from gateway.core.times import to_text
@@ -27,16 +27,16 @@ def nodes() -> None:
 @nodes.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @on_database
-async def list_nodes(desk: Desk, *, as_json: bool) -> None:
+async def list_nodes(context: CommandContext, *, as_json: bool) -> None:
     """List the nodes; one that is gone has ended without saying so."""
-    found = await desk.services.nodes.all()
-    if desk.engine.shared and not await desk.engine.is_served():
+    found = await context.services.nodes.all()
+    if context.engine.shared and not await context.engine.is_served():
         found = [replace(node, gone=True) for node in found]  # nobody is left to mark them
     if as_json:
         show_json([_document(node) for node in found])
         return
     if not found:
-        tell("no node serves this database; a gateway alone on an SQLite file is none")
+        print_notice("no node serves this database; a gateway alone on an SQLite file is none")
         return
     headings = ("NAME", "STATE", "ICES", "LEASE", "SEEN", "VERSION", "SINCE", "URL")
     show_table(
@@ -60,21 +60,21 @@ async def list_nodes(desk: Desk, *, as_json: bool) -> None:
 @nodes.command()
 @click.argument("name")
 @on_database
-async def drain(desk: Desk, name: str) -> None:
+async def drain(context: CommandContext, name: str) -> None:
     """Let the node NAME admit nobody, and send its ICEs to the others, until `resume`."""
-    await _set(desk, name, draining=True)
+    await _set(context, name, draining=True)
 
 
 @nodes.command()
 @click.argument("name")
 @on_database
-async def resume(desk: Desk, name: str) -> None:
+async def resume(context: CommandContext, name: str) -> None:
     """Let a drained node admit ICEs again."""
-    await _set(desk, name, draining=False)
+    await _set(context, name, draining=False)
 
 
-async def _set(desk: Desk, name: str, *, draining: bool) -> None:
-    done = unwrap(await desk.services.nodes.set_draining(desk.actor, name, draining=draining))
+async def _set(context: CommandContext, name: str, *, draining: bool) -> None:
+    done = unwrap(await context.services.nodes.set_draining(context.actor, name, draining=draining))
     again = "" if done.changed else " already"
     if not draining:
         told = f"{name} serves{again}"
@@ -82,7 +82,7 @@ async def _set(desk: Desk, name: str, *, draining: bool) -> None:
         told = f"{name} is drained{again}: its ICEs go to the other nodes"
     else:
         told = f"{name} is drained{again}; no other node serves, so its ICEs wait"
-    say(told, done=told)
+    print_output(told, done=told)
 
 
 def _document(node: Node) -> dict[str, object]:

@@ -15,14 +15,14 @@ import msgspec
 
 from client.protocol import JsonTooComplex, OperationKind, check_json
 from gateway.cli.common import (
-    Desk,
+    CommandContext,
     json_option,
     on_database,
+    print_notice,
+    print_output,
     refuse,
-    say,
     show_json,
     show_table,
-    tell,
     unwrap,
 )
 from gateway.core.json_input import NotJson, check_syntax
@@ -108,7 +108,7 @@ def operations() -> None:
 @json_option
 @on_database
 async def run(
-    desk: Desk,
+    context: CommandContext,
     name: str,
     *,
     kind: str,
@@ -120,23 +120,23 @@ async def run(
     as_json: bool,
 ) -> None:
     """Request an operation and print its id; with --follow wait for it, and print its result."""
-    listed = await Ices(desk.engine).find(name)
+    listed = await Ices(context.engine).find(name)
     if listed is None:
         refuse(problem("not-registered").detail)
     wanted = Wanted(OperationKind(kind), params, run_at, deadline, idempotency_key)
-    operation = unwrap(await desk.services.operations.request(desk.actor, listed.ice, wanted))
-    if not (operation.is_finished or await desk.engine.is_served()):
-        tell("no gateway runs on this database: the operation is sent when one does")
+    operation = unwrap(await context.services.operations.request(context.actor, listed.ice, wanted))
+    if not (operation.is_finished or await context.engine.is_served()):
+        print_notice("no gateway runs on this database: the operation is sent when one does")
     elif operation.state is State.QUEUED and operation.is_due(utc_now()) and not listed.connection:
-        tell(f"{listed.ice.ice_name} is not connected: the operation is sent when it is")
+        print_notice(f"{listed.ice.ice_name} is not connected: the operation is sent when it is")
     if follow:
-        tell(f"operation {operation.id}")
-        operation = await _follow(desk, operation)
+        print_notice(f"operation {operation.id}")
+        operation = await _follow(context, operation)
     done = f"operation {operation.id} is {operation.state}"
     if as_json:
         show_json(operation_document(operation), done=done)
     elif not follow:
-        say(operation.id, done=done)
+        print_output(operation.id, done=done)
     elif operation.state is State.SUCCEEDED:
         show_json(operation_document(operation).result, done=done)
     if follow and operation.state is not State.SUCCEEDED:
@@ -151,15 +151,21 @@ async def run(
 @json_option
 @on_database
 async def list_operations(
-    desk: Desk, name: str | None, state: str | None, kind: str | None, limit: int, *, as_json: bool
+    context: CommandContext,
+    name: str | None,
+    state: str | None,
+    kind: str | None,
+    limit: int,
+    *,
+    as_json: bool,
 ) -> None:
     """List operations, of all ICEs or of one, newest first."""
-    if name is not None and await Ices(desk.engine).find(name) is None:
+    if name is not None and await Ices(context.engine).find(name) is None:
         refuse(problem("not-registered").detail)
     where = OperationFilter(
         name, State(state) if state else None, OperationKind(kind) if kind else None
     )
-    rows = Operations(desk.engine.fetch)
+    rows = Operations(context.engine.fetch)
     found: list[OperationDocument] = []
     before, more = None, True
     while more and len(found) < limit:
@@ -191,9 +197,9 @@ async def list_operations(
 @click.argument("operation_id", metavar="ID")
 @json_option
 @on_database
-async def show(desk: Desk, operation_id: str, *, as_json: bool) -> None:
+async def show(context: CommandContext, operation_id: str, *, as_json: bool) -> None:
     """Show one operation: how far it is, what it came to."""
-    operation = await desk.services.operations.find(operation_id)
+    operation = await context.services.operations.find(operation_id)
     if operation is None:
         refuse("there is no such operation")
     document = operation_document(operation)
@@ -206,15 +212,15 @@ async def show(desk: Desk, operation_id: str, *, as_json: bool) -> None:
         if not (value is None or isinstance(value, str)):
             value = printable(msgspec.json.encode(value).decode())
         lines.append(f"{field:<15}{value or '-'}")
-    say("\n".join(lines))
+    print_output("\n".join(lines))
 
 
 @operations.command()
 @click.argument("operation_id", metavar="ID")
 @on_database
-async def cancel(desk: Desk, operation_id: str) -> None:
+async def cancel(context: CommandContext, operation_id: str) -> None:
     """End an operation; the ICE that works on it is told to stop."""
-    unwrap(await desk.services.operations.cancel(desk.actor, operation_id))
+    unwrap(await context.services.operations.cancel(context.actor, operation_id))
 
 
 def _reason(operation: Operation) -> str:
@@ -230,16 +236,16 @@ def _reason(operation: Operation) -> str:
     return f"{operation.state}: {line if len(line) <= _MAX_REASON else line[:_MAX_REASON] + '…'}"
 
 
-async def _follow(desk: Desk, operation: Operation) -> Operation:
+async def _follow(context: CommandContext, operation: Operation) -> Operation:
     """Tell how far it is until it has finished."""
-    clerk = OperationExpiry(desk.engine, utc_now, keep=0, ended=lambda _: None)
-    rows = Operations(desk.engine.fetch)
+    clerk = OperationExpiry(context.engine, utc_now, keep=0, ended=lambda _: None)
+    rows = Operations(context.engine.fetch)
     with _narrator() as narrate:
         narrate(operation)
         try:
             while not operation.is_finished:
                 await asyncio.sleep(_LOOK_EVERY)
-                if operation.deadline <= utc_now() and not await desk.engine.is_served():
+                if operation.deadline <= utc_now() and not await context.engine.is_served():
                     await clerk.end_overdue()  # nobody else does
                 found = await rows.find(operation.id)
                 if found is None:
@@ -248,7 +254,7 @@ async def _follow(desk: Desk, operation: Operation) -> Operation:
                 if not operation.is_finished:
                     narrate(operation)
         except asyncio.CancelledError:
-            tell(f"the operation goes on: ice-gateway operations show {operation.id}")
+            print_notice(f"the operation goes on: ice-gateway operations show {operation.id}")
             sys.exit(_INTERRUPTED)
     return operation
 
@@ -292,7 +298,7 @@ def _line_by_line() -> Callable[[Operation], None]:
         line = " ".join(part for part in (operation.state, percent, said) if part)
         if line != told:
             told = line
-            tell(line)
+            print_notice(line)
 
     return show
 

@@ -13,7 +13,14 @@ from typing import Any
 import click
 
 from gateway import __version__
-from gateway.cli.common import FAULTS, desk, fail, refuse, settings_from, unwrap
+from gateway.cli.common import (
+    FATAL_ERRORS,
+    exit_on_error,
+    open_context,
+    refuse,
+    settings_from,
+    unwrap,
+)
 from gateway.cli.users import ask_password
 from gateway.core.roles import Role
 from gateway.core.secret import Secret
@@ -78,8 +85,8 @@ def _run(settings: Settings) -> None:
         if not signals.stopping:
             signals.hear_interrupt()
             eventloop.run(_heard(_serve(settings, anybody=anybody)))
-    except FAULTS as error:
-        fail(error)
+    except FATAL_ERRORS as error:
+        exit_on_error(error)
 
 
 async def _heard(work: Coroutine[Any, Any, None]) -> None:
@@ -183,13 +190,13 @@ def _first_admin(settings: Settings) -> bool:
 
 
 async def _any_user(settings: Settings) -> bool:
-    async with desk(settings) as opened:
-        return await opened.services.accounts.any()
+    async with open_context(settings) as context:
+        return await context.services.accounts.any()
 
 
 async def _add_admin(settings: Settings, name: str, password: Secret) -> None:
-    async with desk(settings) as opened:
-        unwrap(await opened.services.accounts.add_user(opened.actor, name, Role.ADMIN, password))
+    async with open_context(settings) as context:
+        unwrap(await context.services.accounts.add_user(context.actor, name, Role.ADMIN, password))
 
 
 def _check_address(settings: Settings) -> None:
@@ -205,6 +212,6 @@ def _check_address(settings: Settings) -> None:
 @click.option("--database", metavar="URL", help="Where to leave the database; else it is removed.")
 def demo(config: Path | None, database: str | None) -> None:
     """Tell the whole story of an ICE on one screen, with a real gateway and real clients."""
-    from gateway.cli.demo_story import tell
+    from gateway.cli.demo_story import run_demo
 
-    sys.exit(tell(config, database))
+    sys.exit(run_demo(config, database))

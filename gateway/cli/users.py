@@ -8,12 +8,12 @@ from typing import BinaryIO
 import click
 
 from gateway.cli.common import (
-    Desk,
+    CommandContext,
     json_option,
     on_database,
     on_new_database,
+    print_output,
     refuse,
-    say,
     show_json,
     show_table,
     unwrap,
@@ -41,12 +41,14 @@ def users() -> None:
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
 @click.option("--no-password", is_flag=True, help="The user is only there to be tagged.")
 @on_new_database
-async def add(desk: Desk, name: str, role: str, *, password_stdin: bool, no_password: bool) -> None:
+async def add(
+    context: CommandContext, name: str, role: str, *, password_stdin: bool, no_password: bool
+) -> None:
     """Add a user; asks for the password on a terminal."""
     if password_stdin and no_password:
         raise click.UsageError("--password-stdin and --no-password exclude each other")
     password = None if no_password else ask_password(from_stdin=password_stdin)
-    unwrap(await desk.services.accounts.add_user(desk.actor, name, Role(role), password))
+    unwrap(await context.services.accounts.add_user(context.actor, name, Role(role), password))
 
 
 def ask_password(*, from_stdin: bool) -> Secret:
@@ -73,9 +75,9 @@ def _first_line(file: BinaryIO) -> str:
 @users.command("list")
 @json_option
 @on_database
-async def list_users(desk: Desk, *, as_json: bool) -> None:
+async def list_users(context: CommandContext, *, as_json: bool) -> None:
     """List all users."""
-    found = await desk.services.accounts.users()
+    found = await context.services.accounts.users()
     if as_json:
         show_json([_document(user) for user in found])
         return
@@ -107,28 +109,28 @@ def _document(user: User) -> dict[str, object]:
 @users.command()
 @click.argument("name")
 @on_database
-async def disable(desk: Desk, name: str) -> None:
+async def disable(context: CommandContext, name: str) -> None:
     """End a user's logins and API tokens at once; names the ICEs tagged to them."""
-    user, tagged = unwrap(await desk.services.accounts.disable(desk.actor, name))
+    user, tagged = unwrap(await context.services.accounts.disable(context.actor, name))
     if tagged:
         heading = f"ICEs tagged to {user.name}, which go on until they are deregistered:"
-        say("\n".join([heading, *tagged]), done=f"{user.name} is disabled")
+        print_output("\n".join([heading, *tagged]), done=f"{user.name} is disabled")
 
 
 @users.command("set-role")
 @click.argument("name")
 @click.argument("role", type=_role)
 @on_database
-async def set_role(desk: Desk, name: str, role: str) -> None:
+async def set_role(context: CommandContext, name: str, role: str) -> None:
     """Give a user another role."""
-    unwrap(await desk.services.accounts.set_role(desk.actor, name, Role(role)))
+    unwrap(await context.services.accounts.set_role(context.actor, name, Role(role)))
 
 
 @users.command("set-password")
 @click.argument("name")
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
 @on_database
-async def set_password(desk: Desk, name: str, *, password_stdin: bool) -> None:
+async def set_password(context: CommandContext, name: str, *, password_stdin: bool) -> None:
     """Give a user another password and end their logins; asks for it on a terminal."""
     password = ask_password(from_stdin=password_stdin)
-    unwrap(await desk.services.accounts.set_password(desk.actor, name, password))
+    unwrap(await context.services.accounts.set_password(context.actor, name, password))

@@ -7,7 +7,7 @@ import re
 import pytest
 from playwright.async_api import expect
 
-from gateway.cli.common import desk
+from gateway.cli.common import open_context
 from gateway.core.roles import Role
 from tests.browser.admin import (
     choose,
@@ -261,7 +261,7 @@ async def test_change_by_a_command_while_its_dialog_is_open(admin, page, running
     admin.expected = {409}
     connection = await connected(running, page)
     await choose(page, "lab-1", "Reregister")
-    async with desk(running.gateway.settings) as opened:
+    async with open_context(running.gateway.settings) as opened:
         await opened.services.provisioning.deregister(opened.actor, await opened.ice("lab-1"))
     await connection.expect_dropped(4101)
     await expect(row(page, "lab-1").locator(".status")).to_have_text("Deregistered")

@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from gateway.admin.auth import recognise
 from gateway.admin.event_streams import EventStreams
-from gateway.cli.common import desk
+from gateway.cli.common import open_context
 from gateway.core.audit_event import Position
 from gateway.core.roles import Role
 from gateway.node.log_follower import LogFollower
@@ -115,7 +115,7 @@ async def test_the_ice_that_comes_again_appends_none(running):
 
 async def test_a_change_at_the_desk_names_who_and_where(running):
     await running.provision()
-    async with desk(running.gateway.settings) as opened:
+    async with open_context(running.gateway.settings) as opened:
         await opened.services.provisioning.reprovision(opened.actor, await opened.ice("lab-1"))
         who = opened.actor
     [event] = await events(running, "?action=reprovision")
@@ -514,7 +514,7 @@ async def test_change_by_another_process_counts_within_a_second(running, action,
     connection = await (await running.provision()).connect()
     await running.eventually("/ices/lab-1", lambda answer: answer.json["connection"])
     loop = asyncio.get_running_loop()
-    async with streaming(running.admin) as reader, desk(running.gateway.settings) as opened:
+    async with streaming(running.admin) as reader, open_context(running.gateway.settings) as opened:
         began = loop.time()
         ice = await opened.ice("lab-1")
         await getattr(opened.services.provisioning, action)(opened.actor, ice)
