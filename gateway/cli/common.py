@@ -9,7 +9,7 @@ import os
 import pwd
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
@@ -22,12 +22,13 @@ from gateway.core.ice import Ice
 from gateway.core.problems import Problem, problem
 from gateway.core.text import compact, pretty, printable
 from gateway.core.times import utc_now
+from gateway.runtime.setting_types import duration
 from gateway.runtime.settings import AddressUnavailable, BadSetting, Settings, load
 from gateway.runtime.standard_streams import Unwritable, writing
 from gateway.services.services import Services
 from gateway.store.acknowledgements import Acknowledgements
 from gateway.store.engine import Engine, StoreRefused, StoreRefusedForNow, StoreUnavailable
-from gateway.store.ices import Ices
+from gateway.store.ices import Ices, Listed
 from gateway.store.key_file import KeyFileUnusable, KeyStore
 from gateway.store.nodes import Nodes
 from gateway.store.open import open_store
@@ -71,9 +72,12 @@ class CommandContext:
     actor: Actor
 
     async def ice(self, name: str) -> Ice:
-        """The ICE of this name; if there is none, the command ends with the refusal."""
-        listed = await Ices(self.engine).find(name)
-        return unwrap(problem("not-registered") if listed is None else listed.ice)
+        """The entry of this name; if there is none, the command ends with the refusal."""
+        return (await self.listed(name)).ice
+
+    async def listed(self, name: str) -> Listed:
+        """The entry with its connection; if there is none, the command ends with the refusal."""
+        return unwrap(await Ices(self.engine).find(name) or problem("not-registered"))
 
 
 @contextlib.asynccontextmanager
@@ -199,6 +203,23 @@ def run(work: Coroutine[Any, Any, R]) -> R:
         refuse("an argument is not UTF-8")
 
 
+class Duration(click.ParamType[float]):
+    """An option's duration such as 90d, in seconds."""
+
+    name = "duration"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The seconds of an argument, or of a default that was converted before."""
+        if isinstance(value, float):
+            return value
+        try:
+            return duration(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a number with s, m, h or d, such as 90d", param, ctx)
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the API's objects.")
 
 
@@ -207,6 +228,20 @@ def show_json(value: object, *, done: str = "") -> None:
     encoded = msgspec.json.encode(value)
     text, complete = pretty(encoded, _MAX_GROWTH * len(encoded) + 10_000)
     print_output(text if complete else compact(encoded), done=done)
+
+
+def show_list(
+    items: Sequence[R],
+    columns: Mapping[str, Callable[[R], str | None]],
+    *,
+    as_json: bool,
+    document: Callable[[R], object] = lambda item: item,
+) -> None:
+    """Print items as a table with these columns, or as JSON documents."""
+    if as_json:
+        show_json(list(map(document, items)))
+    else:
+        show_table(tuple(columns), [[cell(item) for cell in columns.values()] for item in items])
 
 
 def show_table(

@@ -1,4 +1,4 @@
-"""`ice-gateway ices`: the admin's actions, on the database; a running gateway follows within a second."""
+"""`ice-gateway ices`: acts on ICEs in the database; a running gateway follows within a second."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ from gateway.cli.common import (
     on_new_database,
     print_notice,
     print_output,
-    refuse,
     show_json,
-    show_table,
+    show_list,
     unwrap,
 )
 from gateway.core.accounts import fold_user
 from gateway.core.ice import IceType, Status, fold
-from gateway.core.problems import problem
 from gateway.services.provisioning import Done, Issued
 from gateway.services.schemas import IceDocument, ice_document
 from gateway.store.ices import IceFilter, Ices, Listed
@@ -40,12 +38,12 @@ def ices() -> None:
     "ice_type",
     type=click.Choice([kind.value for kind in IceType]),
     required=True,
-    help="normal: worked by a person; ci-cd: by machines.",
+    help="normal: a person works with it; ci-cd: machines do.",
 )
 @click.option("--user", help="The user a normal ICE belongs to.")
 @on_new_database
 async def provision(context: CommandContext, name: str, ice_type: str, user: str | None) -> None:
-    """Provision an ICE and print its registration token, alone, this once."""
+    """Provision an ICE and print only its registration token, which is never shown again."""
     issued = unwrap(
         await context.services.provisioning.provision(context.actor, name, IceType(ice_type), user)
     )
@@ -56,7 +54,9 @@ async def provision(context: CommandContext, name: str, ice_type: str, user: str
 @click.option("--status", type=click.Choice([status.value for status in Status]))
 @click.option("--type", "ice_type", type=click.Choice([kind.value for kind in IceType]))
 @click.option("--user", help="Only ICEs tagged to this user.")
-@click.option("--connected/--not-connected", default=None, help="Only ICEs that are, or are not.")
+@click.option(
+    "--connected/--not-connected", default=None, help="Only ICEs that are (not) connected."
+)
 @json_option
 @on_database
 async def list_ices(
@@ -83,22 +83,17 @@ async def list_ices(
     found = await _documents(context, listings)
     if connected is not None:
         found = [ice for ice in found if (ice.connection is not None) is connected]
-    if as_json:
-        show_json(found)
-        return
-    show_table(
-        ("NAME", "TYPE", "USER", "STATUS", "CONNECTED", "PROVISIONED"),
-        [
-            (
-                ice.ice_name,
-                ice.ice_type,
-                ice.provisionedto,
-                ice.status,
-                ice.connection.since if ice.connection else None,
-                ice.provisionedon,
-            )
-            for ice in found
-        ],
+    show_list(
+        found,
+        {
+            "NAME": lambda ice: ice.ice_name,
+            "TYPE": lambda ice: ice.ice_type,
+            "USER": lambda ice: ice.provisionedto,
+            "STATUS": lambda ice: ice.status,
+            "CONNECTED": lambda ice: ice.connection.since if ice.connection else None,
+            "PROVISIONED": lambda ice: ice.provisionedon,
+        },
+        as_json=as_json,
     )
 
 
@@ -108,10 +103,7 @@ async def list_ices(
 @on_database
 async def show(context: CommandContext, name: str, *, as_json: bool) -> None:
     """Show one ICE."""
-    listed = await Ices(context.engine).find(name)
-    if listed is None:
-        refuse(problem("not-registered").detail)
-    [document] = await _documents(context, [listed])
+    [document] = await _documents(context, [await context.listed(name)])
     if as_json:
         show_json(document)
         return
@@ -129,7 +121,7 @@ async def show(context: CommandContext, name: str, *, as_json: bool) -> None:
 @click.argument("name")
 @on_database
 async def reprovision(context: CommandContext, name: str) -> None:
-    """Replace a token that was lost before registration, and print the new one."""
+    """Replace a token that was lost before registration; print the new one."""
     ice = await context.ice(name)
     _show_token(unwrap(await context.services.provisioning.reprovision(context.actor, ice)))
 
@@ -138,7 +130,7 @@ async def reprovision(context: CommandContext, name: str) -> None:
 @click.argument("name")
 @on_database
 async def reregister(context: CommandContext, name: str) -> None:
-    """Let an ICE that crashed or moved register again, and print its new token."""
+    """Let an ICE that crashed or moved register again; print its new token."""
     ice = await context.ice(name)
     _show_token(unwrap(await context.services.provisioning.reregister(context.actor, ice)))
 
@@ -147,27 +139,27 @@ async def reregister(context: CommandContext, name: str) -> None:
 @click.argument("name")
 @on_database
 async def deregister(context: CommandContext, name: str) -> None:
-    """Deactivate an ICE that is no longer wanted; its connection drops."""
+    """Deactivate an ICE that is no longer wanted; drop its connection."""
     ice = await context.ice(name)
-    _told(unwrap(await context.services.provisioning.deregister(context.actor, ice)))
+    _warn_unconfirmed(unwrap(await context.services.provisioning.deregister(context.actor, ice)))
 
 
 @ices.command()
 @click.argument("name")
 @on_database
 async def disconnect(context: CommandContext, name: str) -> None:
-    """Close an ICE's connection; it may come back."""
+    """Close an ICE's connection; the ICE may reconnect."""
     ice = await context.ice(name)
-    _told(unwrap(await context.services.provisioning.disconnect(context.actor, ice)))
+    _warn_unconfirmed(unwrap(await context.services.provisioning.disconnect(context.actor, ice)))
 
 
-def _told(done: Done) -> None:
+def _warn_unconfirmed(done: Done) -> None:
     if done.unconfirmed:
         print_notice(f"not confirmed yet by {', '.join(done.unconfirmed)}")
 
 
 def _show_token(issued: Issued) -> None:
-    _told(issued)
+    _warn_unconfirmed(issued)
     name = issued.ice.ice_name
     print_output(
         issued.token.reveal(),
@@ -177,7 +169,7 @@ def _show_token(issued: Issued) -> None:
 
 
 async def _documents(context: CommandContext, found: list[Listed]) -> list[IceDocument]:
-    """What a gateway that crashed left behind in the table is no connection."""
+    # A gateway that crashed leaves its connections in the table.
     if any(listed.connection for listed in found) and not await context.engine.is_served():
         found = [replace(listed, connection=None) for listed in found]
     return [ice_document(listed) for listed in found]

@@ -1,4 +1,4 @@
-"""`ice-gateway keys`: the life of the token keys; a running gateway follows within a second."""
+"""`ice-gateway keys`: rotates the token keys; a running gateway follows within a second."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from gateway.cli.common import (
     on_database,
     print_output,
     refuse,
-    show_json,
-    show_table,
+    show_list,
 )
 from gateway.core.times import to_text_or_none, utc_now
 from gateway.services.key_rotation import KeyRefused, Keys
@@ -30,39 +29,30 @@ def _keys(context: CommandContext) -> Keys:
 @json_option
 @on_database
 async def list_keys(context: CommandContext, *, as_json: bool) -> None:
-    """List the keys, the oldest first, and how many ICEs need each."""
+    """List the keys, oldest first, with the number of ICEs that need each."""
     states = await _keys(context).list()
-    if as_json:
-        show_json(
-            [
-                {
-                    "key": state.kid,
-                    "made": to_text_or_none(state.made),
-                    "seals": state.seals,
-                    "ices": state.ices,
-                }
-                for state in states
-            ]
-        )
-        return
-    show_table(
-        ("KEY", "MADE", "DOES", "ICES"),
-        [
-            (
-                state.kid,
-                to_text_or_none(state.made),
-                "opens and seals" if state.seals else "opens",
-                str(len(state.ices)),
-            )
-            for state in states
-        ],
+    show_list(
+        states,
+        {
+            "KEY": lambda state: state.kid,
+            "MADE": lambda state: to_text_or_none(state.made),
+            "DOES": lambda state: "opens and seals" if state.seals else "opens",
+            "ICES": lambda state: str(len(state.ices)),
+        },
+        as_json=as_json,
+        document=lambda state: {
+            "key": state.kid,
+            "made": to_text_or_none(state.made),
+            "seals": state.seals,
+            "ices": state.ices,
+        },
     )
 
 
 @keys.command()
 @on_database
 async def rotate(context: CommandContext) -> None:
-    """Add a key that opens tokens, and print its id; `promote` has it seal."""
+    """Add a key that opens tokens and print its id; `promote` makes it seal them."""
     kid = await _keys(context).rotate(context.actor)
     print_output(kid, done="a key is added", remedy="`ice-gateway keys list` shows it")
 
@@ -79,7 +69,7 @@ async def promote(context: CommandContext, key: str | None) -> None:
 @click.argument("key")
 @on_database
 async def retire(context: CommandContext, key: str) -> None:
-    """Take KEY away; refused while ICEs need it, which are listed."""
+    """Remove KEY; while ICEs need it, refuse and list them."""
     _unless_refused(await _keys(context).retire(context.actor, key))
 
 

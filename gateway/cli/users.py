@@ -1,4 +1,4 @@
-"""`ice-gateway users`: who may use the admin API and page, and whom ICEs are tagged to."""
+"""`ice-gateway users`: the users of the admin API and page, to whom ICEs are tagged."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from gateway.cli.common import (
     on_new_database,
     print_output,
     refuse,
-    show_json,
-    show_table,
+    show_list,
     unwrap,
 )
 from gateway.core.accounts import User
@@ -26,7 +25,7 @@ from gateway.core.times import to_text, to_text_or_none
 from gateway.services.passwords import RULE
 
 _MAX_INPUT = 64 * 1024
-"""Bytes that are read of standard input; a password is shorter."""
+"""Bytes that are read from standard input; a password is shorter."""
 _role = click.Choice([role.value for role in Role])
 
 
@@ -37,14 +36,16 @@ def users() -> None:
 
 @users.command()
 @click.argument("name")
-@click.option("--role", type=_role, required=True, help="What the user may do.")
+@click.option("--role", type=_role, required=True, help="The rights of the user.")
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
-@click.option("--no-password", is_flag=True, help="The user is only there to be tagged.")
+@click.option(
+    "--no-password", is_flag=True, help="For a user who never logs in and only owns ICEs."
+)
 @on_new_database
 async def add(
     context: CommandContext, name: str, role: str, *, password_stdin: bool, no_password: bool
 ) -> None:
-    """Add a user; asks for the password on a terminal."""
+    """Add a user; ask for the password on a terminal."""
     if password_stdin and no_password:
         raise click.UsageError("--password-stdin and --no-password exclude each other")
     password = None if no_password else ask_password(from_stdin=password_stdin)
@@ -52,7 +53,7 @@ async def add(
 
 
 def ask_password(*, from_stdin: bool) -> Secret:
-    """The password, from standard input or asked for twice; nothing of it is shown."""
+    """Read the password from standard input, or ask for it twice without echo."""
     if from_stdin:
         text = _first_line(sys.stdin.buffer)
     elif sys.stdin.isatty():
@@ -65,7 +66,7 @@ def ask_password(*, from_stdin: bool) -> Secret:
 def _first_line(file: BinaryIO) -> str:
     data = file.readline(_MAX_INPUT)
     if data.startswith(UTF_16):
-        data += file.read(_MAX_INPUT)  # where lines end can only be told once it is decoded
+        data += file.read(_MAX_INPUT)  # a line's end can only be found after decoding
     try:
         return decoded(data).partition("\n")[0].rstrip("\r")
     except UnicodeDecodeError:
@@ -78,21 +79,17 @@ def _first_line(file: BinaryIO) -> str:
 async def list_users(context: CommandContext, *, as_json: bool) -> None:
     """List all users."""
     found = await context.services.accounts.users()
-    if as_json:
-        show_json([_document(user) for user in found])
-        return
-    show_table(
-        ("NAME", "ROLE", "PASSWORD", "CREATED", "DISABLED"),
-        [
-            (
-                user.name,
-                user.role,
-                "yes" if user.password_hash else "no",
-                to_text(user.createdon),
-                to_text_or_none(user.disabledon),
-            )
-            for user in found
-        ],
+    show_list(
+        found,
+        {
+            "NAME": lambda user: user.name,
+            "ROLE": lambda user: user.role,
+            "PASSWORD": lambda user: "yes" if user.password_hash else "no",
+            "CREATED": lambda user: to_text(user.createdon),
+            "DISABLED": lambda user: to_text_or_none(user.disabledon),
+        },
+        as_json=as_json,
+        document=_document,
     )
 
 
@@ -110,10 +107,10 @@ def _document(user: User) -> dict[str, object]:
 @click.argument("name")
 @on_database
 async def disable(context: CommandContext, name: str) -> None:
-    """End a user's logins and API tokens at once; names the ICEs tagged to them."""
+    """Disable a user, end their logins and API tokens, and list the ICEs tagged to them."""
     user, tagged = unwrap(await context.services.accounts.disable(context.actor, name))
     if tagged:
-        heading = f"ICEs tagged to {user.name}, which go on until they are deregistered:"
+        heading = f"ICEs tagged to {user.name}, which stay active until they are deregistered:"
         print_output("\n".join([heading, *tagged]), done=f"{user.name} is disabled")
 
 
@@ -122,7 +119,7 @@ async def disable(context: CommandContext, name: str) -> None:
 @click.argument("role", type=_role)
 @on_database
 async def set_role(context: CommandContext, name: str, role: str) -> None:
-    """Give a user another role."""
+    """Change a user's role."""
     unwrap(await context.services.accounts.set_role(context.actor, name, Role(role)))
 
 
@@ -131,6 +128,6 @@ async def set_role(context: CommandContext, name: str, role: str) -> None:
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
 @on_database
 async def set_password(context: CommandContext, name: str, *, password_stdin: bool) -> None:
-    """Give a user another password and end their logins; asks for it on a terminal."""
+    """Change a user's password and end their logins; ask for it on a terminal."""
     password = ask_password(from_stdin=password_stdin)
     unwrap(await context.services.accounts.set_password(context.actor, name, password))

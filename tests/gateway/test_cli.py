@@ -797,7 +797,7 @@ def test_token_that_cannot_be_printed_is_said_to_be_lost(cli, stdout):
     [token] = cli.json("api-tokens", "list")
     assert status == 1
     assert said.splitlines()[1] == (
-        f"ice-gateway: token {token['id']} of bob is made, but {reason}; it is lost:"
+        f"ice-gateway: token {token['id']} of bob is created, but {reason}; it is lost:"
         f" `ice-gateway api-tokens revoke {token['id']}`, and create another"
     )
 
