@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Final
+from typing import Final
 
-import msgspec
 from aiohttp import web
 from aiohttp_sse import EventSourceResponse
 
 from gateway.admin.access import route
-from gateway.admin.api.requests import DEFAULT_LIMIT, Limit, Query, Text, split_page
+from gateway.admin.api.requests import DEFAULT_LIMIT, Limit, Number, Query, Text, split_page
 from gateway.admin.auth import authenticate
 from gateway.admin.context import CALLER, admin_context
 from gateway.admin.event_streams import EventStream, send_document
@@ -26,9 +25,6 @@ from gateway.web.responses import RequestRefused, json_response
 _BATCH: Final = 200
 _AUTHENTICATE_EVERY: Final = 10.0
 """Seconds after which a stream's credentials are checked again; they may have expired."""
-_MAX_SEQ: Final = 2**63 - 1
-
-Seq = Annotated[int, msgspec.Meta(ge=0, le=_MAX_SEQ)]
 
 
 class EventQuery(Query):
@@ -37,7 +33,7 @@ class EventQuery(Query):
     ice_name: Text | None = None
     actor: Text | None = None
     action: Text | None = None
-    after: Seq = 0
+    after: Number = 0
     limit: Limit = DEFAULT_LIMIT
 
 

@@ -24,7 +24,10 @@ from gateway.web.responses import RequestRefused, read_body
 MAX_LIMIT: Final = 200
 DEFAULT_LIMIT: Final = 50
 MAX_TEXT: Final = 256
+MAX_NUMBER: Final = 2**63 - 1
 Limit = Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)]
+Number = Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMBER)]
+"""The number of an event or an operation, as the store counts them."""
 Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
 _TAG: Final = re.compile(r'"([1-9][0-9]{0,17})"')
 """An entity tag as `etag` writes it."""

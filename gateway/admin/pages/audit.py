@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
-from typing import Annotated, Final
+from typing import Final
 
-import msgspec
 from aiohttp import web
 
 from gateway.admin.access import route
-from gateway.admin.api.requests import Query, Text
+from gateway.admin.api.requests import MAX_NUMBER, Number, Query, Text
 from gateway.admin.context import admin_context
 from gateway.admin.pages.base import PAGE, render, render_table
 from gateway.core.codes import AuditAction
@@ -22,14 +21,11 @@ from gateway.store.engine import StoreUnavailable
 from gateway.store.events import EventFilter
 from gateway.web.responses import RequestRefused
 
-_LAST: Final = 2**63 - 1
 _WRITE_TIMEOUT: Final = 30.0
 """Seconds for a client to read the next part of an export."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 ACTIONS: Final = (*Action, *AuditAction)
 """The actions that the filter offers; the address may name others."""
-
-Seq = Annotated[int, msgspec.Meta(ge=0, le=_LAST)]
 
 
 class AuditQuery(Query):
@@ -40,7 +36,7 @@ class AuditQuery(Query):
     action: Text | None = None
     since: Text | None = None
     until: Text | None = None
-    before: Seq | None = None
+    before: Number | None = None
 
 
 def routes() -> list[web.RouteDef]:
@@ -62,7 +58,7 @@ async def page(request: web.Request) -> web.StreamResponse:
     query = AuditQuery.of(request)
     admin = admin_context(request)
     where = await _filter(request, query)
-    before = _LAST if query.before is None else query.before
+    before = MAX_NUMBER if query.before is None else query.before
     found = await admin.events.before(before, PAGE + 1, where)
     context = {
         "title": "Audit log",

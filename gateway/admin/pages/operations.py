@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import msgspec
 from aiohttp import web
@@ -12,7 +12,7 @@ from aiohttp import web
 from client.protocol import MAX_VALUE, JsonTooComplex
 from gateway.admin.access import route
 from gateway.admin.api.operations import NewOperation
-from gateway.admin.api.requests import Query, decode_as, find_ice, unwrap
+from gateway.admin.api.requests import Number, Query, decode_as, find_ice, unwrap
 from gateway.admin.auth import actor
 from gateway.admin.context import CALLER, admin_context
 from gateway.admin.pages.base import form, notice, render
@@ -47,7 +47,7 @@ LABELS: Final = {state: state.value.capitalize() for state in State}
 class OperationsQuery(Query):
     """The query of the page's address: the number of the operation before which the page starts."""
 
-    before: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
+    before: Number | None = None
 
 
 def routes() -> list[web.RouteDef]:
