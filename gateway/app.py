@@ -158,7 +158,6 @@ async def run_gateway(
             clock=clock,
             trusted_proxies=settings.server_trusted_proxies,
             public_urls=settings.server_public_url,
-            registration_ttl=settings.tokens_registration_ttl,
             cluster=engine.shared,
         )
         probes = Probes(node.health, lambda: node.state is State.DRAINING)

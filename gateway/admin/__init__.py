@@ -1,6 +1,7 @@
-"""The admin HTTP sub-apps: `api/` for scripts, `pages/` for people, one use case behind both.
+"""The admin's HTTP applications: `api/` for scripts and `pages/` for people, on the same services.
 
-`auth` says who calls, `stream` carries live events, `openapi` describes the API.
+`auth` authenticates callers, `access` decides what they may use and see, `event_streams` sends live
+events, and `openapi` describes the API. No rule of the domain lives here.
 """
 
 from __future__ import annotations
@@ -10,18 +11,18 @@ from aiohttp import web
 from gateway.admin import openapi
 from gateway.admin.access import check_declared, route
 from gateway.admin.api import events, ices, operations
-from gateway.admin.auth import authenticated
-from gateway.admin.context import PARTS, AdminContext
+from gateway.admin.auth import require_caller
+from gateway.admin.context import CONTEXT, AdminContext
 from gateway.admin.pages import pages_app
 from gateway.core.roles import Need
 
 __all__ = ["AdminContext", "api_app", "pages_app"]
 
 
-def api_app(parts: AdminContext) -> web.Application:
+def api_app(context: AdminContext) -> web.Application:
     """The JSON API; mount it at `/admin/api/v1`, before the pages."""
-    app = web.Application(middlewares=[authenticated])
-    app[PARTS] = parts
+    app = web.Application(middlewares=[require_caller])
+    app[CONTEXT] = context
     app.router.add_routes(ices.routes())
     app.router.add_routes(operations.routes())
     app.router.add_routes(events.routes())

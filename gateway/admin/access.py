@@ -1,6 +1,6 @@
-"""Who may use a route, and what exists for a caller.
+"""Access control: what a route requires of its caller, and which entries a caller may see.
 
-A route that does not declare who may use it is refused when the application is made.
+An application with a route that does not declare its `Need` fails to start.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from aiohttp import web
 
-from gateway.admin.auth import forbidden, needed
+from gateway.admin.auth import declared_need, forbidden
 from gateway.admin.context import CALLER
 from gateway.core.accounts import fold_user
 from gateway.core.ice import fold
@@ -20,7 +20,7 @@ from gateway.core.roles import Caller, Need
 from gateway.store.ices import IceFilter
 from gateway.store.operations import OperationFilter
 
-Step = Callable[[web.Request], Awaitable[tuple[Any, ...]]]
+Reader = Callable[[web.Request], Awaitable[tuple[Any, ...]]]
 
 
 def route(
@@ -29,20 +29,23 @@ def route(
     handler: Callable[..., Awaitable[web.StreamResponse]],
     *,
     need: Need,
-    reads: Step | None = None,
-    finds: Step | None = None,
+    reads: Reader | None = None,
+    finds: Reader | None = None,
     **options: Any,
 ) -> web.RouteDef:
-    """A route whose caller is checked before its handler runs, in the contract's order of refusals.
+    """A route that checks its caller before its handler runs, in the contract's order of refusals.
 
     Args:
-        method: the method; GET answers HEAD, too.
+        method: the HTTP method; GET answers HEAD, too.
         path: the path below the application.
-        handler: takes the request, then what `reads` and `finds` return.
-        need: who may use it.
-        reads: what the request brings, checked: raises 400, 413, 415 and 422.
-        finds: what the path names, as this caller sees it: raises 404. The first is the ICE (`Listed`).
-        options: those of aiohttp, such as `name` or `allow_head`.
+        handler: takes the request, then the values that `reads` and `finds` return.
+        need: the right that a caller needs.
+        reads: validates the request's input; raises 400, 413, 415 and 422.
+        finds: looks up what the path names and the caller may see; raises 404. Its first value is the
+            ICE (`Listed`).
+        options: options of aiohttp, such as `name` or `allow_head`.
+
+    Raises `TypeError` if `need` concerns an ICE and `finds` is missing.
     """
     if need.is_of_an_ice and finds is None:
         raise TypeError(f"{method} {path} needs an ICE, and finds none")
@@ -62,17 +65,17 @@ def route(
 
 
 def visible_ices(caller: Caller, where: IceFilter) -> IceFilter | None:
-    """`where`, narrowed to the ICEs that exist for this caller; None where that leaves nothing."""
+    """The filter, narrowed to the ICEs that the caller may see; None if none can match."""
     if caller.grants.sees_all:
         return where
-    mine = fold_user(caller.user)
-    if where.provisionedto not in (None, mine):
+    owner = fold_user(caller.user)
+    if where.provisionedto not in (None, owner):
         return None
-    return replace(where, provisionedto=mine)
+    return replace(where, provisionedto=owner)
 
 
 def visible_operations(caller: Caller, where: OperationFilter) -> OperationFilter | None:
-    """`where`, narrowed to the operations of the ICEs that exist for this caller; None likewise."""
+    """The filter, narrowed to operations of ICEs that the caller may see; None if none can match."""
     if caller.ice is not None:
         if where.ice_name is not None and fold(where.ice_name) != fold(caller.ice):
             return None
@@ -82,6 +85,6 @@ def visible_operations(caller: Caller, where: OperationFilter) -> OperationFilte
 
 def check_declared(app: web.Application) -> None:
     """Refuse an application with a route that was not made by `route`. Raises `TypeError`."""
-    for each in app.router.routes():
-        if needed(each.handler) is None:
-            raise TypeError(f"{each.method} {each.resource} does not declare who may use it")
+    for one in app.router.routes():
+        if declared_need(one.handler) is None:
+            raise TypeError(f"{one.method} {one.resource} does not declare who may use it")

@@ -1,8 +1,8 @@
-"""Who calls: the API token of a user, or the cookie of a login. What they may do stands in `roles`.
+"""Authentication of callers, by an API token or a login's cookie. `core.roles` has their rights.
 
-A browser sends its cookie with every request, whoever made it send one. So a request that changes
-something by cookie has to come from a page of our own (Origin), and to bring the token that only such
-a page knows; SameSite=Strict is the third lock.
+A browser sends the cookie even with a request that a page of another site caused (CSRF). A request
+that changes something by cookie must therefore have an Origin of this gateway and the form token that
+only its pages know. The cookie is SameSite=Strict, too.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from gateway.admin.context import CALLER, PARTS
+from gateway.admin.context import CALLER, admin_context
 from gateway.core.audit_event import Actor, Via
 from gateway.core.problems import problem
 from gateway.core.roles import Caller, Need
@@ -25,34 +25,34 @@ from gateway.web.responses import RequestRefused, client_address, problem_respon
 
 COOKIE = "ice_login"
 SECURE_COOKIE = f"__Host-{COOKIE}"
-"""Its name over https: a browser takes it from no other host and from no plain http (RFC 6265bis section 4.1.3.2)."""
+"""The cookie's name over https; a browser accepts it only from this host and https (RFC 6265bis section 4.1.3.2)."""
 FORM_TOKEN = "X-Form-Token"  # noqa: S105 - a header's name
 LIVE = "X-Live"
-"""Marks what the page's script asks for because of news, not because of a person."""
+"""The header of requests that the page's script makes by itself, without a person."""
 _SCHEME = "bearer "
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110 section 9.2.1
 
 
-def needed(handler: object) -> Need | None:
-    """What a route declares to need by its handler; None where it was not made by `access.route`."""
+def declared_need(handler: object) -> Need | None:
+    """The need that a route's handler declares; None if `access.route` did not make the route."""
     return getattr(handler, "need", None)
 
 
 def is_public(request: web.Request) -> bool:
-    """Whether the route needs no credentials; what is not there needs some."""
-    return needed(request.match_info.handler) is Need.NOTHING
+    """Whether the route needs no credentials; an unknown path needs them."""
+    return declared_need(request.match_info.handler) is Need.NOTHING
 
 
 @web.middleware
-async def authenticated(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Of the API: let nobody in without credentials; only its description is open."""
+async def require_caller(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Middleware of the API: refuse requests without credentials, except for public routes."""
     if not is_public(request):
-        caller = await recognise(request)
+        caller = await authenticate(request)
         if caller is None:
-            if "Authorization" in request.headers:  # an ended login is no attempt
-                parts = request.config_dict[PARTS]
-                address = client_address(request, parts.trusted_proxies)
-                parts.services.logins.failures.note(Why.API_TOKEN, address)
+            if "Authorization" in request.headers:  # an expired login is no failed attempt
+                context = admin_context(request)
+                address = client_address(request, context.trusted_proxies)
+                context.services.logins.failures.note(Why.API_TOKEN, address)
             response = problem_response(problem("unauthenticated"))
             response.headers["WWW-Authenticate"] = "Bearer"  # RFC 6750 section 3
             return response
@@ -60,76 +60,75 @@ async def authenticated(request: web.Request, handler: Handler) -> web.StreamRes
     return await handler(request)
 
 
-async def recognise(request: web.Request, *, used: bool = True) -> Caller | None:
-    """The caller whose credentials the request brings, if they are good now and meant."""
+async def authenticate(request: web.Request, *, used: bool = True) -> Caller | None:
+    """The caller, if the request's credentials are valid now and it passes the CSRF check.
+
+    `used` extends the login's idle time.
+    """
     values = request.headers.getall("Authorization", [])
     if not values:
-        login = await login_of(request, used=used)
-        return login.caller if login is not None and is_meant(request, login) else None
+        login = await current_login(request, used=used)
+        return login.caller if login is not None and passes_csrf_check(request, login) else None
     if len(values) != 1 or values[0][: len(_SCHEME)].lower() != _SCHEME:
         return None
     token = values[0][len(_SCHEME) :].strip()
-    if not token.isascii():  # RFC 6750 section 2.1; bytes that are not UTF-8 could not be hashed
+    if not token.isascii():  # RFC 6750 section 2.1; surrogates of invalid UTF-8 cannot be hashed
         return None
-    caller = await request.config_dict[PARTS].services.accounts.recognise(Secret(token))
+    caller = await admin_context(request).services.accounts.recognise(Secret(token))
     if caller is not None:
         mark_authenticated(request)
     return caller
 
 
 def is_secure(request: web.Request) -> bool:
-    """Whether browsers reach this gateway by https, by its own TLS or a proxy's."""
-    public = request.config_dict[PARTS].public_urls
+    """Whether browsers reach this gateway by https, through its own TLS or a proxy's."""
+    public = admin_context(request).public_urls
     return request.secure or any(url.startswith("https:") for url in public)
 
 
 def cookie_name(request: web.Request) -> str:
-    """The name of the login's cookie; one that bears the other name is not believed."""
+    """The name of the login's cookie; a cookie with the other name is ignored."""
     return SECURE_COOKIE if is_secure(request) else COOKIE
 
 
 def login_cookie(request: web.Request) -> Secret | None:
-    """The value of the login's cookie, if the request brings one that could be ours."""
+    """The value of the login's cookie, if the request has one."""
     value = cookie(request.headers.getall("Cookie", ()), cookie_name(request))
     return Secret(value) if value and value.isascii() else None
 
 
-async def login_of(request: web.Request, *, used: bool = True) -> Recognised | None:
-    """The login whose cookie the request brings, if it is good now.
+async def current_login(request: web.Request, *, used: bool = True) -> Recognised | None:
+    """The login of the request's cookie, if it is valid now.
 
-    What a page asks for by itself is no sign that somebody sits there: it keeps no login alive.
+    A request that a page makes by itself (`LIVE`) does not extend the login's idle time.
     """
-    brought = login_cookie(request)
-    if brought is None:
+    value = login_cookie(request)
+    if value is None:
         return None
-    login = await request.config_dict[PARTS].services.logins.recognise(
-        brought, used=used and LIVE not in request.headers
+    login = await admin_context(request).services.logins.recognise(
+        value, used=used and LIVE not in request.headers
     )
     if login is not None:
         mark_authenticated(request)
     return login
 
 
-def is_meant(request: web.Request, login: Recognised) -> bool:
-    """Whether a request by cookie was meant by whoever is logged in."""
-    if request.method in _SAFE:
-        return True
-    return from_own_page(request) and Secret(request.headers.get(FORM_TOKEN, "")) == (
-        login.form_token
-    )
+def passes_csrf_check(request: web.Request, login: Recognised) -> bool:
+    """Whether a page of this gateway, opened in this login, made a request by cookie."""
+    form_token = Secret(request.headers.get(FORM_TOKEN, ""))
+    return request.method in _SAFE or (is_same_origin(request) and form_token == login.form_token)
 
 
-def from_own_page(request: web.Request) -> bool:
-    """Whether a page of this gateway made the browser send this.
+def is_same_origin(request: web.Request) -> bool:
+    """Whether the request's Origin (RFC 6454 section 7.3), which no page can forge, is this gateway.
 
-    A browser names the page's origin (RFC 6454 section 7.3), which no page can change. It has to be
-    the host that the browser asked for, or a public URL: a proxy may ask us under another name.
+    The Origin must name the host of the request or of a public URL, since a proxy may change the host.
     """
     try:
         origin = urlsplit(request.headers.get("Origin", "")).netloc.lower()
     except ValueError:
         return False
-    public = request.config_dict[PARTS].public_urls
+    public = admin_context(request).public_urls
     return bool(origin) and origin in (
         request.host.lower(),
         *(urlsplit(url).netloc.lower() for url in public),
@@ -137,7 +136,7 @@ def from_own_page(request: web.Request) -> bool:
 
 
 def forbidden(request: web.Request) -> RequestRefused:
-    """To raise where the caller may not do what they ask for; says what is in the way."""
+    """The refusal of a caller without the right; for an API token of one ICE it names the ICE."""
     ice = request[CALLER].ice
     return RequestRefused(
         problem("forbidden", ice and f"This API token may operate {ice} and nothing else.")
@@ -145,6 +144,6 @@ def forbidden(request: web.Request) -> RequestRefused:
 
 
 def actor(request: web.Request, via: Via = Via.API) -> Actor:
-    """The caller as the audit log names them."""
-    trusted = request.config_dict[PARTS].trusted_proxies
+    """The caller as the audit log records them."""
+    trusted = admin_context(request).trusted_proxies
     return Actor(request[CALLER].user, via, client_address(request, trusted))

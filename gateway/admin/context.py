@@ -1,4 +1,4 @@
-"""What the admin sub-app works with, and the keys under which a handler finds it."""
+"""What the admin handlers work with, and the keys under which a handler finds it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gateway.web.responses import Networks
 
 @dataclass(frozen=True, slots=True)
 class AdminContext:
-    """The collaborators of the handlers: what an admin can do, what this node holds, what is stored."""
+    """The collaborators of the handlers: the services, this node, the stored tables, the settings."""
 
     services: Services
     node: Node
@@ -33,11 +33,16 @@ class AdminContext:
     clock: Clock
     trusted_proxies: Networks
     public_urls: tuple[str, ...]
-    registration_ttl: float
+
     cluster: bool
     """Whether several nodes may serve the database."""
 
 
-PARTS: web.AppKey[AdminContext] = web.AppKey("parts", AdminContext)
+CONTEXT: web.AppKey[AdminContext] = web.AppKey("context", AdminContext)
 LOGIN: web.RequestKey[Recognised] = web.RequestKey("login", Recognised)
 CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
+
+
+def admin_context(request: web.Request) -> AdminContext:
+    """The context of the application that serves this request."""
+    return request.config_dict[CONTEXT]

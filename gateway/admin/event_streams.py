@@ -1,7 +1,8 @@
-"""Live news for readers of the event stream: audit events with an id, presence and refusals without.
+"""Server-sent events: the subscribers of this node and how they are woken.
 
-A stream holds no queue of audit events: it is woken and reads the log from where it stands, so that
-a slow reader costs no memory and misses nothing. All else is news only; an overflow drops the oldest.
+A subscriber holds no queue of audit events: it is woken and reads the log from its own position, so a
+slow reader costs no memory and misses nothing. Presence and refusals are queued; an overflow drops the
+oldest.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from gateway.web.responses import DATA_HEADERS, RequestRefused
 
 _MAX_NEWS: Final = 10_000
 MAX_READERS: Final = 32
-"""Streams of one user: a tab each, and then some."""
+"""Streams of one user at a time; each open tab of the page needs one."""
 _SEND_TIMEOUT: Final = 30.0
-"""Seconds after which a reader that does not read is let go."""
+"""Seconds after which a stream whose client does not read is closed."""
 
 
 class EventStream:
-    """One reader."""
+    """One subscriber, with its wake-up and its queue."""
 
     def __init__(self) -> None:
         self.wake = asyncio.Event()
@@ -37,17 +38,17 @@ class EventStream:
 
 
 class EventStreams:
-    """All readers of this node."""
+    """All subscribers of this node."""
 
     def __init__(self) -> None:
         self._open: set[EventStream] = set()
         self._readers: Counter[str] = Counter()
         self.closed = False
-        """Whether the gateway is stopping: streams end."""
+        """Whether the gateway is stopping; then streams end."""
 
     @contextlib.contextmanager
-    def news(self) -> Iterator[EventStream]:
-        """A reader that is woken by each event and given all else."""
+    def subscribe(self) -> Iterator[EventStream]:
+        """A subscriber that is woken by each event and receives presence and refusals."""
         stream = EventStream()
         self._open.add(stream)
         try:
@@ -61,15 +62,15 @@ class EventStreams:
         user: str,
         send: Callable[[EventSourceResponse], Awaitable[None]],
     ) -> web.StreamResponse:
-        """Answer with server-sent events (the WHATWG HTML standard, section 9.2), which `send` sends.
+        """Answer with server-sent events (WHATWG HTML standard, section 9.2) that `send` writes.
 
-        The store or the connection may fail meanwhile: the stream ends, and the reader comes back.
-        Raises `RequestRefused` where the user has `MAX_READERS` streams.
+        If the store or the connection fails, the stream ends and the client reconnects.
+        Raises `RequestRefused` if the user has `MAX_READERS` streams.
         """
         response = EventSourceResponse(send_timeout=_SEND_TIMEOUT)
         response.headers.update(DATA_HEADERS)
         if request.transport is None:
-            return web.Response()  # the reader has gone meanwhile: nobody sees this
+            return web.Response()  # the client has disconnected
         if self._readers[user] >= MAX_READERS:
             raise RequestRefused(problem("too-many-streams"))
         self._readers[user] += 1
@@ -86,18 +87,18 @@ class EventStreams:
         return response
 
     def publish(self) -> None:
-        """An event has been applied."""
+        """Wake the subscribers: an event has been applied."""
         for stream in self._open:
             stream.wake.set()
 
     def publish_news(self, news: News) -> None:
-        """An ICE has come, said hello, gone, or been refused."""
+        """Queue news: an ICE has connected, sent its hello, disconnected, or been refused."""
         for stream in self._open:
             stream.news.append(news)
             stream.wake.set()
 
     def close(self) -> None:
-        """Let every reader end."""
+        """End every stream."""
         self.closed = True
         for stream in self._open:
             stream.wake.set()
@@ -110,5 +111,5 @@ async def send_document(
     event: str | None = None,
     id: str | None = None,  # noqa: A002 - the field's name
 ) -> None:
-    """Send one event, whose data is JSON."""
+    """Send one event with a JSON document as its data."""
     await response.send(msgspec.json.encode(document).decode(), event=event, id=id)

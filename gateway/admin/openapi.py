@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document: made from the routes' own shapes, so that it cannot fall behind them."""
+"""The OpenAPI 3.1 document of the admin API, generated from the shapes that its routes decode."""
 
 from __future__ import annotations
 
@@ -87,9 +87,9 @@ _LINKS: Final = {
     )
 }
 _ABOUT: Final = (
-    "Every error is a problem document (RFC 9457) with a stable `code`. Beside what stands at each call,"
-    " any request may be answered 400 (not proper HTTP), 404 (nothing at this address), 405 (not this"
-    " method: `Allow` names those there are), 414, 417, 431 (address, Expect, headers) or 500."
+    "Every error is a problem document (RFC 9457) with a stable `code`. In addition to the statuses of each"
+    " call, any request may be answered 400 (invalid HTTP), 404 (no such address), 405 (`Allow` names the"
+    " allowed methods), 414, 417, 431 (address, Expect, headers) or 500."
 )
 _ETAG: Final = {"ETag": header("The generation", {"type": "string", "pattern": '^"[1-9][0-9]*"$'})}
 _EVENT_ID: Final = {"type": "string", "pattern": f"^{ID_PATTERN}$"}
@@ -131,7 +131,7 @@ def _located(what: str) -> dict[str, Any]:
 
 
 def _new_ice(schema: dict[str, Any]) -> dict[str, Any]:
-    """With the rules that the shape alone does not say: the name's, and who has a user."""
+    """Add the rules that the shape does not express: the name's pattern, and which type has a user."""
     kinds = {
         IceType.NORMAL: {"type": "string", "minLength": 1, "maxLength": MAX_USER_NAME},
         IceType.CI_CD: {"type": "null"},
@@ -153,7 +153,7 @@ def _new_ice(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _new_operation(schema: dict[str, Any]) -> dict[str, Any]:
-    """With the rules that the shape alone does not say: when there is a `run_at`, and what a key is."""
+    """Add the rules that the shape does not express: the key's pattern, and which kind has `run_at`."""
     schema["properties"]["idempotency_key"]["anyOf"][0]["pattern"] = f"^{KEY_PATTERN}$"
     schema["properties"]["params"]["description"] = f"Any JSON, of at most {MAX_VALUE:,} bytes"
     schema["examples"] = [{"kind": "remote-execute", "params": {"suite": "smoke"}}]
@@ -173,7 +173,7 @@ def _new_operation(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _operations(queries: dict[str, Any]) -> dict[str, Any]:
-    """The calls about operations."""
+    """The paths of operations."""
 
     def one(description: str, links: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
         return answer(schemas.OperationDocument, description, more, links)
@@ -184,9 +184,9 @@ def _operations(queries: dict[str, Any]) -> dict[str, Any]:
             "parameters": [_NAME],
             "post": call(
                 "requestOperation",
-                "Send work to an ICE; the same idempotency key again is the same operation",
+                "Request an operation; the same idempotency key returns the same operation",
                 {
-                    "202": one("Accepted: it is stored", _OPERATION_LINKS, **located),
+                    "202": one("Accepted and stored", _OPERATION_LINKS, **located),
                     "200": one("It has finished", _OPERATION_LINKS, **located),
                 },
                 403,
@@ -201,7 +201,7 @@ def _operations(queries: dict[str, Any]) -> dict[str, Any]:
         "/operations": {
             "get": call(
                 "listOperations",
-                "List operations, newest first; large ones make a page shorter than its limit",
+                "List operations, newest first; a page of large ones may be shorter than its limit",
                 {
                     "200": answer(
                         schemas.OperationPage,
@@ -215,7 +215,7 @@ def _operations(queries: dict[str, Any]) -> dict[str, Any]:
         },
         "/operations/{id}": {
             "parameters": [_OPERATION_ID],
-            "get": call("showOperation", "Show an operation", {"200": one("It")}, 404),
+            "get": call("showOperation", "Show an operation", {"200": one("The operation")}, 404),
         },
         "/operations/{id}/stream": {
             "parameters": [_OPERATION_ID],
@@ -237,7 +237,7 @@ def _operations(queries: dict[str, Any]) -> dict[str, Any]:
             "parameters": [_OPERATION_ID],
             "post": call(
                 "cancelOperation",
-                "End an operation at once; the ICE is told to stop",
+                "Cancel an operation at once; the gateway asks the ICE to stop",
                 {"200": one("Cancelled")},
                 403,
                 404,
@@ -278,7 +278,7 @@ def document() -> dict[str, Any]:
             ),
             "post": call(
                 "provisionIce",
-                "Provision an ICE; its token is shown this once",
+                "Provision an ICE; its token is shown only once",
                 {
                     "201": answer(
                         schemas.Provisioned, "Provisioned", _ETAG | _located("ICE"), _LINKS
@@ -294,7 +294,7 @@ def document() -> dict[str, Any]:
             "post": call(
                 "bulk",
                 "Deregister or disconnect many ICEs in one transaction",
-                {"200": answer(schemas.BulkAnswer, "What became of each")},
+                {"200": answer(schemas.BulkAnswer, "The outcome for each ICE")},
                 403,
                 *BODY,
                 body=Bulk,
@@ -321,13 +321,13 @@ def document() -> dict[str, Any]:
             "deregisterIce", "Deactivate an ICE; drops its session", schemas.Ended
         ),
         "/ices/{ice_name}/disconnect": _action(
-            "disconnectIce", "Close an ICE's session; it may come back", schemas.Ended
+            "disconnectIce", "Close an ICE's session; it may reconnect", schemas.Ended
         ),
         "/ices/{ice_name}/connections": {
             "parameters": [_NAME],
             "get": call(
                 "listConnections",
-                "What became of an ICE's recent connections",
+                "List an ICE's recent connections and refusals",
                 {"200": answer(schemas.Happenings, "The last 50")},
                 403,
                 404,
@@ -367,7 +367,7 @@ def document() -> dict[str, Any]:
                     {
                         "name": "Last-Event-ID",
                         "in": "header",
-                        "description": "Resume behind the event of this id, or number",
+                        "description": "Resume after the event with this id or number",
                         "schema": _EVENT_ID,
                     }
                 ],
@@ -391,7 +391,7 @@ def document() -> dict[str, Any]:
                 "apiToken": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "An API token; one made for an ICE may operate that alone",
+                    "description": "An API token; one made for an ICE may operate only that ICE",
                 },
                 "login": {
                     "type": "apiKey",
@@ -407,13 +407,13 @@ def document() -> dict[str, Any]:
     }
 
 
-@functools.lru_cache(maxsize=8)  # there are as many addresses as `server.public_url` has prefixes
+@functools.lru_cache(maxsize=8)  # one entry for each path prefix of `server.public_url`
 def _encoded(server: str) -> bytes:
     return msgspec.json.encode({**document(), "servers": [{"url": server}]})
 
 
 async def handle(request: web.Request) -> web.Response:
-    """The document, with the address under which it was asked for."""
+    """Serve the document with the API's address as the request named it."""
     return web.Response(
         body=_encoded(request.path.removesuffix("/openapi.json")),
         content_type="application/json",

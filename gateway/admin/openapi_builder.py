@@ -1,4 +1,4 @@
-"""How the OpenAPI document says things: calls, answers, refusals, headers, streams."""
+"""Builders for parts of the OpenAPI document: calls, answers, refusals, headers, streams."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ _TITLES: Final = {
     400: "Not JSON",
     401: "Not authenticated",
     403: "Not allowed for this role, or this API token",
-    404: "Not there, or not to be seen by this caller",
+    404: "Not there, or not visible to this caller",
     405: "Names cannot be changed or deleted",
     408: "The request did not arrive in time",
-    409: "Not possible: the name exists, or type, status or state is another; the log ends before",
-    412: "The entry has moved on",
+    409: "Conflict: the name exists, the type, status or state forbids it, or the log ends earlier",
+    412: "The entry has changed",
     413: "Larger than 1 MiB",
     415: "Not application/json",
     422: "A field is not valid",
-    429: "Too many streams of this user, or operations of this ICE",
+    429: "Too many streams of this user, or too many operations of this ICE",
     503: "The store or the keys are not available",
 }
 BODY: Final = (400, 408, 413, 415, 422)
 
 
 def header(description: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """A header that is always there."""
+    """A header that every answer has."""
     return {"description": description, "required": True, "schema": schema}
 
 
-NO_STORE: Final = {"Cache-Control": header("Nothing is kept", {"const": "no-store"})}
+NO_STORE: Final = {"Cache-Control": header("Must not be cached", {"const": "no-store"})}
 _ERROR_HEADERS: Final = {
     401: {"WWW-Authenticate": header("How to authenticate", {"const": "Bearer"})},
-    405: {"Allow": header("The methods there are", {"type": "string", "minLength": 1})},
+    405: {"Allow": header("The allowed methods", {"type": "string", "minLength": 1})},
 }
 
 
@@ -53,13 +53,13 @@ def answer(
 
 
 def next_page(operation_id: str, parameter: str) -> dict[str, Any]:
-    """To the page behind this one."""
+    """The link to the next page of a listing."""
     parameters = {parameter: "$response.body#/next"}
     return {"next": {"operationId": operation_id, "parameters": parameters}}
 
 
 def ref(shape: type) -> dict[str, str]:
-    """The schema of a shape."""
+    """A reference to the schema of a shape."""
     return {"$ref": REF.format(name=shape.__name__)}
 
 

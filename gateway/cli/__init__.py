@@ -1,6 +1,7 @@
 """The `ice-gateway` command: a file per noun.
 
-Exit status 0 done, 1 refused or not written, 2 usage, 78 a setting or file that a person must mend.
+Exit status: 0 done; 1 refused, or the output could not be written; 2 wrong usage; 78 (`EX_CONFIG`) an
+operator must correct a setting or a file.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ from gateway.runtime.standard_streams import fill, give_up
 
 
 class _Group(click.Group):
-    """All commands, with standard streams that can be used."""
+    """Runs a command with standard streams that are open."""
 
     def main(self, *args: Any, **options: Any) -> Any:
         fill()
         try:
             return super().main(*args, **options)
         except OSError as error:
-            # The help, say, on a full disk; what the commands themselves print or use they answer for.
+            # Such as click's own help on a full disk; the commands handle their own output.
             if sys.stdout is not None:
                 give_up(sys.stdout)
             refuse(f"the output could not be written to stdout: {error.strerror or error}")

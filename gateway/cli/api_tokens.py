@@ -1,36 +1,21 @@
-"""`ice-gateway api-tokens`: what scripts bring to the admin API."""
+"""`ice-gateway api-tokens`: the credentials of scripts that use the admin API."""
 
 from __future__ import annotations
 
 import click
 
 from gateway.cli.common import (
-    Desk,
+    CommandContext,
+    Duration,
     json_option,
-    note,
     on_database,
-    say,
-    show_json,
-    show_table,
+    print_output,
+    print_stderr,
+    show_list,
     unwrap,
 )
 from gateway.core.accounts import ApiToken
 from gateway.core.times import to_text, to_text_or_none
-from gateway.runtime.setting_types import duration
-
-
-class _Duration(click.ParamType[float]):
-    name = "duration"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        if isinstance(value, float):
-            return value
-        try:
-            return duration(value)
-        except ValueError:
-            self.fail(f"{value!r} is not a number with s, m, h or d, such as 90d", param, ctx)
 
 
 @click.group("api-tokens")
@@ -39,57 +24,56 @@ def api_tokens() -> None:
 
 
 @api_tokens.command()
-@click.option("--user", required=True, help="Whose token it is: it may do what their role may.")
-@click.option("--name", "label", required=True, help="A label, to tell tokens apart.")
-@click.option("--ice", "ice_name", help="Let it operate this ICE, and do nothing else.")
+@click.option("--user", required=True, help="The owner; the token has the rights of their role.")
+@click.option("--name", "label", required=True, help="A label, to recognise the token by.")
+@click.option("--ice", "ice_name", help="Let the token operate this ICE and do nothing else.")
 @click.option(
     "--expires-in",
-    type=_Duration(),
+    type=Duration(),
     default="90d",
     show_default=True,
-    help="How long it is good; 0 for ever.",
+    help="Lifetime; 0 for no expiry.",
 )
 @on_database
 async def create(
-    desk: Desk, user: str, label: str, ice_name: str | None, expires_in: float
+    context: CommandContext, user: str, label: str, ice_name: str | None, expires_in: float
 ) -> None:
-    """Create a token and print it, alone, this once."""
-    made = unwrap(
-        await desk.services.accounts.create_token(desk.actor, user, label, expires_in, ice_name)
+    """Create a token and print only the token, which is never shown again."""
+    created = unwrap(
+        await context.services.accounts.create_token(
+            context.actor, user, label, expires_in, ice_name
+        )
     )
-    limit = "" if made.token.ice_name is None else f", for {made.token.ice_name} alone"
-    expires = to_text_or_none(made.token.expireson) or "never"
-    note(f"token {made.token.id} of {made.token.user}{limit}, expires: {expires}")
-    say(
-        made.secret.reveal(),
-        done=f"token {made.token.id} of {made.token.user} is made",
-        remedy=f"it is lost: `ice-gateway api-tokens revoke {made.token.id}`, and create another",
+    token = created.token
+    limit = "" if token.ice_name is None else f", for {token.ice_name} alone"
+    expires = to_text_or_none(token.expireson) or "never"
+    print_stderr(f"token {token.id} of {token.user}{limit}, expires: {expires}")
+    print_output(
+        created.secret.reveal(),
+        done=f"token {token.id} of {token.user} is created",
+        remedy=f"it is lost: `ice-gateway api-tokens revoke {token.id}`, and create another",
     )
 
 
 @api_tokens.command("list")
 @json_option
 @on_database
-async def list_tokens(desk: Desk, *, as_json: bool) -> None:
-    """List all tokens; the tokens themselves are not kept."""
-    found = await desk.services.accounts.tokens()
-    if as_json:
-        show_json([_document(token) for token in found])
-        return
-    show_table(
-        ("ID", "USER", "NAME", "ICE", "CREATED", "EXPIRES", "REVOKED"),
-        [
-            (
-                token.id,
-                token.user,
-                token.label,
-                token.ice_name,
-                to_text(token.createdon),
-                to_text_or_none(token.expireson),
-                to_text_or_none(token.revokedon),
-            )
-            for token in found
-        ],
+async def list_tokens(context: CommandContext, *, as_json: bool) -> None:
+    """List all tokens by id; the database holds only their hashes."""
+    found = await context.services.accounts.tokens()
+    show_list(
+        found,
+        {
+            "ID": lambda token: token.id,
+            "USER": lambda token: token.user,
+            "NAME": lambda token: token.label,
+            "ICE": lambda token: token.ice_name,
+            "CREATED": lambda token: to_text(token.createdon),
+            "EXPIRES": lambda token: to_text_or_none(token.expireson),
+            "REVOKED": lambda token: to_text_or_none(token.revokedon),
+        },
+        as_json=as_json,
+        document=_document,
     )
 
 
@@ -108,6 +92,6 @@ def _document(token: ApiToken) -> dict[str, object]:
 @api_tokens.command()
 @click.argument("token_id", metavar="ID")
 @on_database
-async def revoke(desk: Desk, token_id: str) -> None:
+async def revoke(context: CommandContext, token_id: str) -> None:
     """Revoke a token at once."""
-    unwrap(await desk.services.accounts.revoke_token(desk.actor, token_id))
+    unwrap(await context.services.accounts.revoke_token(context.actor, token_id))

@@ -1,4 +1,4 @@
-"""`ice-gateway audit`: the audit log proved, exported and pruned."""
+"""`ice-gateway audit`: verifies, exports and prunes the audit log."""
 
 from __future__ import annotations
 
@@ -12,10 +12,17 @@ from typing import BinaryIO
 
 import click
 
-from gateway.cli.common import Desk, json_option, on_database, refuse, say, show_json
+from gateway.cli.common import (
+    CommandContext,
+    Duration,
+    json_option,
+    on_database,
+    print_output,
+    refuse,
+    show_json,
+)
 from gateway.core.hash_chain import Head
 from gateway.core.times import utc_now
-from gateway.runtime.setting_types import duration
 from gateway.runtime.standard_streams import Unwritable, writing
 from gateway.services.audit_export import FORMATS, export
 from gateway.store.events import EventFilter, Events
@@ -35,78 +42,64 @@ class _HeadType(click.ParamType[Head]):
             self.fail("a head is what `ice-gateway audit head` printed: SEQ:DIGEST", param, ctx)
 
 
-class _Age(click.ParamType[timedelta]):
-    name = "duration"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> timedelta:
-        if isinstance(value, timedelta):
-            return value
-        try:
-            return timedelta(seconds=duration(value))
-        except (ValueError, OverflowError):
-            self.fail("a number with s, m, h or d, such as 365d", param, ctx)
-
-
 @click.group()
 def audit() -> None:
-    """Prove, export and prune the audit log."""
+    """Verify, export and prune the audit log."""
 
 
 @audit.command()
 @json_option
 @on_database
-async def head(desk: Desk, *, as_json: bool) -> None:
-    """Print number and digest of the newest event, to be kept elsewhere."""
-    newest = await desk.services.audit.head()
+async def head(context: CommandContext, *, as_json: bool) -> None:
+    """Print number and digest of the newest event; keep them on another machine."""
+    newest = await context.services.audit.head()
     if newest is None:
         refuse("there is no event yet")
     if as_json:
         show_json({"seq": newest.seq, "digest": newest.digest})
     else:
-        say(str(newest))
+        print_output(str(newest))
 
 
 @audit.command()
-@click.option("--head", "kept", type=_HeadType(), help="What `audit head` printed, kept elsewhere.")
+@click.option("--head", "kept", type=_HeadType(), help="An earlier output of `audit head`.")
 @on_database
-async def verify(desk: Desk, kept: Head | None) -> None:
-    """Prove that nothing up to the kept head was altered or taken out."""
-    verdict = await desk.services.audit.verify(kept)
+async def verify(context: CommandContext, kept: Head | None) -> None:
+    """Verify that no event up to the given head was changed or removed."""
+    verdict = await context.services.audit.verify(kept)
     if verdict.fault is not None:
         refuse(verdict.fault)
     unproven = f"\nnot proven: {verdict.unproven}" if verdict.unproven else ""
-    say(f"proven: {verdict.proven}{unproven}")
+    print_output(f"proven: {verdict.proven}{unproven}")
 
 
 @audit.command("export")
 @click.option(
-    "--format", "name", type=click.Choice(FORMATS), default="jsonl", help="jsonl by default."
+    "--format", "name", type=click.Choice(FORMATS), default="jsonl", help="By default jsonl."
 )
 @click.option(
     "--output",
     type=click.Path(path_type=Path, allow_dash=True),
     default="-",
-    help="A file instead of stdout.",
+    help="Write to this file instead of stdout.",
 )
 @on_database
-async def export_log(desk: Desk, name: str, output: Path) -> None:
+async def export_log(context: CommandContext, name: str, output: Path) -> None:
     """Write all events, oldest first."""
-    named = "stdout" if str(output) == "-" else output
+    target = "stdout" if str(output) == "-" else output
     try:
         with _opened(output) as file:
-            async for part in export(Events(desk.engine.fetch), EventFilter(), name):
+            async for part in export(Events(context.engine.fetch), EventFilter(), name):
                 file.write(part)
     except Unwritable as error:
-        refuse(f"{named} cannot be written: {error}")
+        refuse(f"{target} cannot be written: {error}")
     except OSError as error:
-        refuse(f"{named} cannot be written: {error.strerror}")
+        refuse(f"{target} cannot be written: {error.strerror}")
 
 
 @contextlib.contextmanager
 def _opened(output: Path) -> Iterator[BinaryIO]:
-    """stdout, or a file for its owner alone: names and addresses are nobody else's business."""
+    """stdout, or a file that only its owner can read, since the log names users and addresses."""
     if str(output) == "-":
         with writing(sys.stdout):
             yield sys.stdout.buffer
@@ -120,23 +113,23 @@ def _opened(output: Path) -> Iterator[BinaryIO]:
 @audit.command()
 @click.option(
     "--keep",
-    type=_Age(),
+    type=Duration(),
     required=True,
     metavar="DURATION",
-    help="Younger ones stay: such as 365d.",
+    help="Keep events younger than this, such as 365d.",
 )
 @on_database
-async def prune(desk: Desk, keep: timedelta) -> None:
-    """Delete old events behind a checkpoint; the rest of the chain stays provable."""
+async def prune(context: CommandContext, keep: float) -> None:
+    """Delete old events and record a checkpoint, so that the rest of the chain still verifies."""
     try:
-        before = utc_now() - keep
+        before = utc_now() - timedelta(seconds=keep)
     except OverflowError:
-        refuse("--keep reaches back before the calendar: there is nothing to prune")
-    pruned = await desk.services.audit.prune(desk.actor, before)
+        refuse("--keep reaches back before year 1: there is nothing to prune")
+    pruned = await context.services.audit.prune(context.actor, before)
     if isinstance(pruned, str):
         refuse(pruned)
     if pruned.count:
-        told = f"pruned {pruned.count} events, up to number {pruned.seq}"
+        summary = f"pruned {pruned.count} events, up to number {pruned.seq}"
     else:
-        told = "no event is older than that"
-    say(told, done=told)
+        summary = "no event is older than that"
+    print_output(summary, done=summary)

@@ -9,15 +9,15 @@ from typing import Final
 import click
 
 from gateway.cli.common import (
-    Desk,
-    desk,
+    CommandContext,
+    current_actor,
     on_database,
+    open_context,
+    print_notice,
+    print_output,
     refuse,
     run,
-    say,
     show_table,
-    tell,
-    who,
     with_settings,
 )
 from gateway.core.times import to_text, utc_now
@@ -33,17 +33,17 @@ _folder = click.Path(file_okay=False, path_type=Path, resolve_path=True)
 @click.command()
 @click.argument("folder", metavar="DIR", type=_folder)
 @on_database
-async def backup(desk: Desk, folder: Path) -> None:
+async def backup(context: CommandContext, folder: Path) -> None:
     """Copy the database and the key file into DIR, which must be new, while a gateway may run.
 
     The backup holds the keys of all tokens: keep it as safe as the gateway itself.
     """
-    place = GatewayFiles.of(desk.settings)
+    place = GatewayFiles.of(context.settings)
     try:
-        manifest = await back_up(desk.engine, place, folder, desk.actor, utc_now)
+        manifest = await back_up(context.engine, place, folder, context.actor, utc_now)
     except BackupRefused as error:
         refuse(str(error))
-    say(
+    print_output(
         f"backup of {manifest.at} in {folder}: schema {manifest.schema}\n"
         f"head of its audit log, to be kept elsewhere, too: {manifest.head}",
         done=f"the backup is in {folder}",
@@ -77,15 +77,17 @@ def restore(settings: Settings, folder: Path | None, *, confirming: bool, yes: b
 
 async def _restore(settings: Settings, folder: Path) -> None:
     try:
-        done = await put_back(Backup.find(folder), GatewayFiles.of(settings), who(), utc_now)
+        done = await put_back(
+            Backup.find(folder), GatewayFiles.of(settings), current_actor(), utc_now
+        )
     except BackupRefused as error:
         refuse(str(error))
     _show_restored(done)
-    async with desk(settings) as opened:
-        found = await review(opened.engine.fetch, utc_now())
+    async with open_context(settings) as context:
+        found = await review(context.engine.fetch, utc_now())
         if found is not None:
             _show(found, done=_RESTORED)
-    tell(
+    print_notice(
         "no ICE is admitted until: ice-gateway restore --confirm --database"
         f" {settings.database_shown}"
     )
@@ -100,12 +102,12 @@ def _show_restored(done: Restored) -> None:
         lines.append(
             f"the key file now has the backup's keys, too; the old file is {done.keys_aside}"
         )
-    say("\n".join(lines), done=_RESTORED)
+    print_output("\n".join(lines), done=_RESTORED)
 
 
 async def _confirm(settings: Settings, *, yes: bool) -> None:
-    async with desk(settings, create=False) as opened:
-        found = await review(opened.engine.fetch, utc_now())
+    async with open_context(settings, create=False) as context:
+        found = await review(context.engine.fetch, utc_now())
         if found is None:
             refuse("nothing waits for a confirmation: the database is no copy, or was confirmed")
         _show(found)
@@ -116,9 +118,9 @@ async def _confirm(settings: Settings, *, yes: bool) -> None:
                 )
             if not click.confirm("Let ICEs be admitted again?"):
                 refuse("nothing was confirmed: no ICE is admitted")
-        if not await confirm(opened.engine, found, opened.actor, utc_now):
+        if not await confirm(context.engine, found, context.actor, utc_now):
             refuse("another admin has confirmed it meanwhile")
-    say("confirmed: ICEs are admitted again", done="ICEs are admitted again")
+    print_output("confirmed: ICEs are admitted again", done="ICEs are admitted again")
 
 
 def _show(found: Review, *, done: str = "") -> None:
@@ -132,7 +134,7 @@ def _show(found: Review, *, done: str = "") -> None:
         heading = f"Taken back after {copied}, and good again in the restored table:"
     else:
         heading = f"Nothing was taken back after {copied}, as {' and '.join(found.compared)} shows."
-    say(heading, done=done)
+    print_output(heading, done=done)
     if not found.found:
         return
     show_table(
@@ -140,7 +142,7 @@ def _show(found: Review, *, done: str = "") -> None:
         [(item.what, item.name, item.now, item.since) for item in found.found],
         done=done,
     )
-    say(
+    print_output(
         "What must not come back: deregister (or reprovision), disable, revoke it. Then confirm.",
         done=done,
     )

@@ -1,4 +1,4 @@
-"""What the commands share: settings, the database, refusals on one line, tables and JSON."""
+"""What the commands share: settings, the database, one-line errors, tables and JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import os
 import pwd
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
@@ -22,49 +22,49 @@ from gateway.core.ice import Ice
 from gateway.core.problems import Problem, problem
 from gateway.core.text import compact, pretty, printable
 from gateway.core.times import utc_now
+from gateway.runtime.setting_types import duration
 from gateway.runtime.settings import AddressUnavailable, BadSetting, Settings, load
 from gateway.runtime.standard_streams import Unwritable, writing
 from gateway.services.services import Services
 from gateway.store.acknowledgements import Acknowledgements
 from gateway.store.engine import Engine, StoreRefused, StoreRefusedForNow, StoreUnavailable
-from gateway.store.ices import Ices
+from gateway.store.ices import Ices, Listed
 from gateway.store.key_file import KeyFileUnusable, KeyStore
 from gateway.store.nodes import Nodes
 from gateway.store.open import open_store
 
 R = TypeVar("R")
 _MAX_GROWTH: Final = 4
-FAULTS: Final = (BadSetting, KeyFileUnusable, StoreRefused, StoreUnavailable)
-"""Why nothing can be done with these settings, or not now."""
-MUST_MEND: Final = 78
-"""Exit status where a person must mend a setting or a file first: `EX_CONFIG` of sysexits.h."""
+"""How many times longer than compact JSON the indented form may be."""
+FATAL_ERRORS: Final = (BadSetting, KeyFileUnusable, StoreRefused, StoreUnavailable)
+"""Errors of settings, key file or database that end any command."""
 
 
 def refuse(reason: str, status: int = 1) -> NoReturn:
-    """End with this status and the reason on one line of stderr."""
-    tell(" ".join(reason.split()))
+    """Print the reason on one line of stderr, and exit with this status."""
+    print_notice(" ".join(reason.split()))
     sys.exit(status)
 
 
-def fail(fault: Exception) -> NoReturn:
-    """End because of one of `FAULTS`: status 1 where it may pass by itself, else 78."""
-    may_pass = isinstance(fault, AddressUnavailable | StoreRefusedForNow | StoreUnavailable)
-    refuse(str(fault), 1 if may_pass else MUST_MEND)
+def exit_on_error(error: Exception) -> NoReturn:
+    """Exit because of one of `FATAL_ERRORS`: status 1 if a retry may succeed, else 78 (`EX_CONFIG`)."""
+    temporary = isinstance(error, AddressUnavailable | StoreRefusedForNow | StoreUnavailable)
+    refuse(str(error), 1 if temporary else os.EX_CONFIG)
 
 
 def unwrap(value: R | Problem) -> R:
-    """A use case's result; a problem ends the command."""
+    """The result of a service call; a problem ends the command."""
     if isinstance(value, Problem):
-        status = MUST_MEND if value.code == "keys-unavailable" else 1
-        # A person who typed an option is told of that, not of the API's field.
-        said = value.detail.replace("provisionedto: ", "--user: ").replace("ice_name: ", "NAME ")
-        refuse(said, status)
+        status = os.EX_CONFIG if value.code == "keys-unavailable" else 1
+        # The operator typed an option, so the sentence names that and not the API's field.
+        detail = value.detail.replace("provisionedto: ", "--user: ").replace("ice_name: ", "NAME ")
+        refuse(detail, status)
     return value
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
-    """What a command works with, on the database itself; a running gateway follows the event log."""
+class CommandContext:
+    """What a command works with. It acts on the database; a running gateway follows the event log."""
 
     settings: Settings
     engine: Engine
@@ -72,15 +72,18 @@ class Desk:
     actor: Actor
 
     async def ice(self, name: str) -> Ice:
-        """The entry of this name; the command ends where there is none."""
-        listed = await Ices(self.engine).find(name)
-        return unwrap(problem("not-registered") if listed is None else listed.ice)
+        """The entry of this name; if there is none, the command ends with the refusal."""
+        return (await self.listed(name)).ice
+
+    async def listed(self, name: str) -> Listed:
+        """The entry with its connection; if there is none, the command ends with the refusal."""
+        return unwrap(await Ices(self.engine).find(name) or problem("not-registered"))
 
 
 @contextlib.asynccontextmanager
-async def desk(settings: Settings, *, create: bool = True) -> AsyncIterator[Desk]:
-    """Open the database that the settings name; `create` makes it where there is none."""
-    async with open_store(settings.database_url, create=create, tell=tell) as engine:
+async def open_context(settings: Settings, *, create: bool = True) -> AsyncIterator[CommandContext]:
+    """Open the database of the settings; `create` makes it if it does not exist."""
+    async with open_store(settings.database_url, create=create, tell=print_notice) as engine:
         services = Services.of(
             settings,
             engine=engine,
@@ -88,36 +91,36 @@ async def desk(settings: Settings, *, create: bool = True) -> AsyncIterator[Desk
             clock=utc_now,
             confirmer=Acknowledgements(Nodes(engine.fetch), utc_now),
         )
-        yield Desk(settings, engine, services, who())
+        yield CommandContext(settings, engine, services, current_actor())
 
 
-def who() -> Actor:
-    """Who runs the command, by the system's word: the environment's is anybody's."""
+def current_actor() -> Actor:
+    """The operating-system user who runs the command."""
     try:
-        login = pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:  # a user id without a name
+        login = pwd.getpwuid(os.getuid()).pw_name  # $USER could be forged
+    except KeyError:  # the user id has no name
         login = str(os.getuid())
     return Actor(login, Via.COMMAND, printable(socket.gethostname()))
 
 
-def tell(sentence: str) -> None:
-    """A line for the operator on stderr; stdout is the command's answer."""
-    note(f"ice-gateway: {sentence}")
+def print_notice(sentence: str) -> None:
+    """Print a sentence for the operator on stderr; stdout is for the command's answer."""
+    print_stderr(f"ice-gateway: {sentence}")
 
 
-def note(line: str) -> None:
-    """A line on stderr as it is. One that cannot be written stops nothing."""
+def print_stderr(line: str) -> None:
+    """Print a line on stderr; an error while writing is ignored."""
     with contextlib.suppress(Unwritable), writing(sys.stderr):
         click.echo(line, err=True)
 
 
-def say(text: str, *, done: str = "", remedy: str = "") -> None:
-    """Print the command's answer on stdout. It ends with status 1 where that cannot be written.
+def print_output(text: str, *, done: str = "", remedy: str = "") -> None:
+    """Print the command's answer on stdout; if that fails, exit with status 1.
 
     Args:
-        text: what is printed.
-        done: what has been done all the same, as a sentence without its end.
-        remedy: what the operator can do about the loss, likewise.
+        text: the answer.
+        done: what the command has done already, for the error; a sentence without a full stop.
+        remedy: what the operator can do about the lost answer, likewise.
     """
     try:
         with writing(sys.stdout):
@@ -129,18 +132,18 @@ def say(text: str, *, done: str = "", remedy: str = "") -> None:
 
 
 def settings_file(config: Path | None) -> Path | None:
-    """The file of `--config` or ICE_GATEWAY_CONFIG."""
-    named = os.environ.get("ICE_GATEWAY_CONFIG")
-    return config or (Path(named) if named else None)
+    """The settings file, from `--config` or ICE_GATEWAY_CONFIG."""
+    variable = os.environ.get("ICE_GATEWAY_CONFIG")
+    return config or (Path(variable) if variable else None)
 
 
 def settings_from(config: Path | None, options: dict[str, object]) -> Settings:
-    """The settings of the file, the environment, and the options given."""
+    """The settings from the file, the environment and the command's options."""
     given = {key: value for key, value in options.items() if value not in (None, ())}
     try:
         return load(settings_file(config), os.environ, given)
     except BadSetting as error:
-        fail(error)
+        exit_on_error(error)
 
 
 def settings_options(command: Callable[..., R]) -> Callable[..., R]:
@@ -166,22 +169,24 @@ def with_settings(command: Callable[..., R]) -> Callable[..., R]:
 
 
 def on_database(command: Callable[..., Coroutine[Any, Any, R]]) -> Callable[..., R]:
-    """Run an async command at a `Desk` on the database, which is not made where there is none."""
-    return _at_desk(command, create=False)
+    """Pass a `CommandContext` to an async command; refuse to run without a database."""
+    return _with_context(command, create=False)
 
 
 def on_new_database(command: Callable[..., Coroutine[Any, Any, R]]) -> Callable[..., R]:
-    """Likewise, for a command that may be the first: it makes the database where there is none."""
-    return _at_desk(command, create=True)
+    """Pass a `CommandContext` to an async command; make the database if it does not exist."""
+    return _with_context(command, create=True)
 
 
-def _at_desk(command: Callable[..., Coroutine[Any, Any, R]], *, create: bool) -> Callable[..., R]:
+def _with_context(
+    command: Callable[..., Coroutine[Any, Any, R]], *, create: bool
+) -> Callable[..., R]:
     @with_settings
     @functools.wraps(command)
     def wrapped(settings: Settings, **options: Any) -> R:
         async def work() -> R:
-            async with desk(settings, create=create) as opened:
-                return await command(opened, **options)
+            async with open_context(settings, create=create) as context:
+                return await command(context, **options)
 
         return run(work())
 
@@ -189,29 +194,60 @@ def _at_desk(command: Callable[..., Coroutine[Any, Any, R]], *, create: bool) ->
 
 
 def run(work: Coroutine[Any, Any, R]) -> R:
-    """Run a command's work; a fault of database, keys or settings is one line."""
+    """Run a command's work; an error of database, keys or settings is one line on stderr."""
     try:
         return asyncio.run(work)
-    except FAULTS as error:
-        fail(error)
-    except UnicodeEncodeError:  # what the terminal sent came in as surrogates
+    except FATAL_ERRORS as error:
+        exit_on_error(error)
+    except UnicodeEncodeError:  # Python decodes invalid arguments to surrogates
         refuse("an argument is not UTF-8")
+
+
+class Duration(click.ParamType[float]):
+    """An option's duration such as 90d, in seconds."""
+
+    name = "duration"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The seconds of an argument, or of a default that was converted before."""
+        if isinstance(value, float):
+            return value
+        try:
+            return duration(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a number with s, m, h or d, such as 90d", param, ctx)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the API's objects.")
 
 
 def show_json(value: object, *, done: str = "") -> None:
-    """Print JSON, indented unless that made it several times as long; `done` as for `say`."""
+    """Print JSON, indented unless that makes it much longer; `done` as for `print_output`."""
     encoded = msgspec.json.encode(value)
     text, complete = pretty(encoded, _MAX_GROWTH * len(encoded) + 10_000)
-    say(text if complete else compact(encoded), done=done)
+    print_output(text if complete else compact(encoded), done=done)
+
+
+def show_list(
+    items: Sequence[R],
+    columns: Mapping[str, Callable[[R], str | None]],
+    *,
+    as_json: bool,
+    document: Callable[[R], object] = lambda item: item,
+) -> None:
+    """Print items as a table with these columns, or as JSON documents."""
+    if as_json:
+        show_json(list(map(document, items)))
+    else:
+        show_table(tuple(columns), [[cell(item) for cell in columns.values()] for item in items])
 
 
 def show_table(
     headings: Sequence[str], rows: Sequence[Sequence[str | None]], *, done: str = ""
 ) -> None:
-    """Print columns; a terminal sees a table, a pipe plain text parted by blanks. `done` as for `say`."""
+    """Print a table on a terminal, else plain columns; `done` as for `print_output`."""
     cells = [[value or "-" for value in row] for row in rows]
     if sys.stdout is not None and sys.stdout.isatty():
         from rich.box import SIMPLE_HEAD
@@ -227,11 +263,11 @@ def show_table(
         console = Console()
         with console.capture() as drawn:
             console.print(table, end="")
-        say(drawn.get(), done=done)
+        print_output(drawn.get(), done=done)
         return
     lines = [list(headings), *cells]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    say(
+    print_output(
         "\n".join(
             "  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip()
             for row in lines

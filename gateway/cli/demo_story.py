@@ -1,7 +1,6 @@
 """`ice-gateway demo`: the life of an ICE on one screen, with real processes, sockets and a real file.
 
-Every line is told after it was observed; the first thing that does not happen ends the story with
-status 1.
+A line is printed only after its step was observed; a step that fails ends the demo with status 1.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ import msgspec
 from rich.console import Console
 from rich.text import Text
 
-_PATIENCE: Final = 20.0
+_STEP_TIMEOUT: Final = 20.0
 """Seconds within which each step has to happen."""
 _COLOURS: Final = {"gateway": "cyan", "admin": "magenta", "thief": "red", "demo": "green"}
 _HAS_PYTEST: Final = importlib.util.find_spec("pytest") is not None
@@ -37,41 +36,41 @@ def test_the_report_is_right(): time.sleep(0.3)
 
 
 class NotObserved(Exception):
-    """Something that the story needs did not happen."""
+    """A step of the demo did not happen."""
 
 
 class Story:
-    """Tells who did what, one line each."""
+    """Prints who did what, a line for each step."""
 
     def __init__(self) -> None:
         self._console = Console(highlight=False)
-        self._began = time.monotonic()
+        self._started = time.monotonic()
 
     def say(self, who: str, what: str) -> None:
-        """One line: seconds since the begin, who, what."""
-        line = Text(f"{time.monotonic() - self._began:6.2f}s  ", style="dim")
+        """Print a line: seconds since the start, who, what."""
+        line = Text(f"{time.monotonic() - self._started:6.2f}s  ", style="dim")
         line.append(f"{who:<9}", style=_COLOURS.get(who, "yellow"))
         line.append(what)
         self._console.print(line, soft_wrap=True)
 
     def require(self, what: str, expected: object, observed: object) -> None:
-        """Go on only if `observed` is what was expected."""
+        """Raise `NotObserved` unless `observed` equals `expected`."""
         if observed != expected:
             raise NotObserved(f"{what}: expected {expected!r}, observed {observed!r}")
 
 
 class Program:
-    """One of our own programs, running."""
+    """A running gateway, command or client."""
 
     def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
         self.name = name
         self.process = process
 
     async def line(self, beginning: str) -> str:
-        """The next line of its output that begins so, behind its time."""
+        """The next output line that, after its time, starts with `beginning`. Raises `NotObserved`."""
         assert self.process.stdout is not None  # noqa: S101 - it was opened with a pipe
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(_STEP_TIMEOUT):
                 while line := (await self.process.stdout.readline()).decode().rstrip():
                     if (start := line.find(beginning)) >= 0:
                         return line[start:]
@@ -81,8 +80,8 @@ class Program:
         raise NotObserved(f"{self.name} ended with status {status}: {reason}")
 
     async def end(self) -> tuple[int, str]:
-        """Wait for its end: exit status, and the last line of its standard error."""
-        async with asyncio.timeout(_PATIENCE):
+        """Wait for its end; return the exit status and the last line of its standard error."""
+        async with asyncio.timeout(_STEP_TIMEOUT):
             _, errors = await self.process.communicate()
         lines = errors.decode().strip().splitlines()
         return self.process.returncode or 0, lines[-1] if lines else ""
@@ -90,7 +89,7 @@ class Program:
 
 @contextlib.asynccontextmanager
 async def _program(name: str, *arguments: str) -> AsyncIterator[Program]:
-    """Start `python -m ...`; whatever happens, it is gone afterwards."""
+    """Run `python -m ...`, and kill it on leaving if it still runs."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -109,7 +108,7 @@ async def _program(name: str, *arguments: str) -> AsyncIterator[Program]:
 
 
 class Admin:
-    """Speaks to the admin API."""
+    """A client of the admin API."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str, token: str) -> None:
         self._session = session
@@ -117,7 +116,7 @@ class Admin:
         self._headers = {"Authorization": f"Bearer {token}"}
 
     async def call(self, status: int, method: str, path: str, json: Any = None) -> Any:
-        """A call that has to be answered with `status`."""
+        """Make a call; return its JSON. Raises `NotObserved` unless it is answered with `status`."""
         async with self._session.request(
             method, self._api + path, json=json, headers=self._headers
         ) as response:
@@ -127,7 +126,7 @@ class Admin:
             return answer
 
     async def follow(self, path: str) -> AsyncIterator[tuple[str, Any]]:
-        """The events of a stream until it ends: each one's name and JSON."""
+        """The events of a stream until it ends, each with its name and JSON."""
         async with self._session.get(self._api + path, headers=self._headers) as response:
             event = ""
             async for line in response.content:
@@ -138,12 +137,12 @@ class Admin:
                     yield event, msgspec.json.decode(value)
 
 
-def tell(config: Path | None = None, database: str | None = None) -> int:
-    """Tell the story; 0 only if all of it happened.
+def run_demo(config: Path | None = None, database: str | None = None) -> int:
+    """Run the demo; return 0 only if every step happened, else 1.
 
     Args:
         config: a settings file for the gateway.
-        database: a new database to leave behind; otherwise a temporary one.
+        database: a new database to keep; by default a temporary one.
     """
     story = Story()
     try:
@@ -151,7 +150,7 @@ def tell(config: Path | None = None, database: str | None = None) -> int:
             options = ["--database", database or f"sqlite:///{folder}/demo.db"]
             if config is not None:
                 options += ["--config", str(config)]
-            asyncio.run(_tell(story, Path(folder), options))
+            asyncio.run(_story(story, Path(folder), options))
     except (NotObserved, TimeoutError, aiohttp.ClientError) as error:
         story.say("demo", f"FAILED: {str(error) or 'it took too long'}")
         return 1
@@ -162,7 +161,7 @@ def tell(config: Path | None = None, database: str | None = None) -> int:
     return 0
 
 
-async def _tell(story: Story, folder: Path, options: list[str]) -> None:
+async def _story(story: Story, folder: Path, options: list[str]) -> None:
     async def command(*arguments: str) -> str:
         async with _program("ice-gateway", "gateway", *arguments, *options) as program:
             output, _ = await program.process.communicate()
@@ -236,7 +235,7 @@ async def _life(story: Story, admin: Admin, url: str, folder: Path) -> None:
 
 
 def _suite(folder: Path) -> tuple[str, ...]:
-    """A small pytest suite, and the options with which an ICE runs it and nothing else."""
+    """Write a small pytest suite; return the client's options that allow it and no other."""
     if not _HAS_PYTEST:
         return ()
     suite = folder / "smoke"
@@ -251,17 +250,17 @@ async def _work(story: Story, admin: Admin) -> None:
     wanted = {"kind": "scrape", "params": {}}
     refused = await admin.call(409, "POST", "/ices/build-7/operations", wanted)
     story.require("the refusal of scrape", "kind-not-allowed", refused["code"])
-    story.say("admin", f"build-7 is sent no scrape: {refused['detail']}")
+    story.say("admin", f"scrape is refused for build-7: {refused['detail']}")
     if not _HAS_PYTEST:
-        story.say("demo", "pytest is not installed here, so build-7 is not asked to run a suite")
+        story.say("demo", "pytest is not installed, so build-7 runs no suite")
         return
     wanted = {"kind": "remote-execute", "params": {"suite": "smoke"}}
     operation = await admin.call(202, "POST", "/ices/build-7/operations", wanted)
     story.say("admin", f"requested remote-execute of build-7: {operation['state']}")
-    async for event, told in admin.follow(f"/operations/{operation['id']}/stream"):
+    async for event, document in admin.follow(f"/operations/{operation['id']}/stream"):
         if event == "progress":
-            story.say("build-7", f"{told['fraction']:.0%} {told['message']}")
-        operation = told if event == "result" else operation
+            story.say("build-7", f"{document['fraction']:.0%} {document['message']}")
+        operation = document if event == "result" else operation
     story.require("the operation's state", "succeeded", operation["state"])
     result = operation["result"]
     story.require("tests and failures", (3, 0), (result["tests"], result["failures"]))
@@ -277,15 +276,15 @@ async def _theft(story: Story, starting: contextlib.AbstractAsyncContextManager[
         status, reason = await thief.end()
     story.require("the second machine's exit status", 3, status)
     if not _plain(reason).startswith("key-mismatch"):
-        raise NotObserved(f"the second machine was to be refused for its key, but said {reason!r}")
+        raise NotObserved(f"the second machine: expected key-mismatch, observed {reason!r}")
     story.say("thief", f"the same token on a second machine is refused: {_plain(reason)}")
 
 
 async def _deregistration(story: Story, admin: Admin, lab: Program, build: Program) -> None:
     sent = time.monotonic()
-    seen = asyncio.create_task(_timed(lab.line("closed 4101")))
+    closed = asyncio.create_task(_timed(lab.line("closed 4101")))
     answer = await admin.call(200, "POST", "/ices/lab-1/deregister")
-    line, at = await seen
+    line, at = await closed
     [dropped] = answer["dropped"]
     story.require("close code", 4101, dropped["code"])
     story.say(
@@ -299,7 +298,7 @@ async def _deregistration(story: Story, admin: Admin, lab: Program, build: Progr
     story.say("lab-1", f"stopped by itself: {_plain(reason)}")
     entry = await admin.call(200, "GET", "/ices/build-7")
     if entry["connection"] is None or build.process.returncode is not None:
-        raise NotObserved("build-7 was to stay connected")
+        raise NotObserved("build-7 did not stay connected")
     story.say("build-7", "is still connected")
 
 

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import click
 
-from gateway.cli.common import json_option, refuse, say, settings_file, settings_options, show_json
+from gateway.cli.common import (
+    json_option,
+    print_output,
+    refuse,
+    settings_file,
+    settings_options,
+    show_json,
+)
 from gateway.core.times import utc_now
 from gateway.runtime.settings import BadSetting, load
 from gateway.services.diagnostics import Finding, Level, failed
@@ -26,7 +33,7 @@ def doctor(config: Path | None, database: str | None, *, as_json: bool) -> None:
     if as_json:
         show_json(findings)
     else:
-        say("\n".join(map(_line, findings)))
+        print_output("\n".join(map(_line, findings)))
     bad = sum(finding.level is Level.FAILED for finding in findings)
     if bad:
         refuse(f"{bad} of {len(findings)} findings {'is' if bad == 1 else 'are'} FAILED")

@@ -1,4 +1,4 @@
-"""`ice-gateway ices`: the admin's actions, on the database; a running gateway follows within a second."""
+"""`ice-gateway ices`: acts on ICEs in the database; a running gateway follows within a second."""
 
 from __future__ import annotations
 
@@ -7,20 +7,18 @@ from dataclasses import replace
 import click
 
 from gateway.cli.common import (
-    Desk,
+    CommandContext,
     json_option,
     on_database,
     on_new_database,
-    refuse,
-    say,
+    print_notice,
+    print_output,
     show_json,
-    show_table,
-    tell,
+    show_list,
     unwrap,
 )
 from gateway.core.accounts import fold_user
 from gateway.core.ice import IceType, Status, fold
-from gateway.core.problems import problem
 from gateway.services.provisioning import Done, Issued
 from gateway.services.schemas import IceDocument, ice_document
 from gateway.store.ices import IceFilter, Ices, Listed
@@ -40,14 +38,14 @@ def ices() -> None:
     "ice_type",
     type=click.Choice([kind.value for kind in IceType]),
     required=True,
-    help="normal: worked by a person; ci-cd: by machines.",
+    help="normal: a person works with it; ci-cd: machines do.",
 )
 @click.option("--user", help="The user a normal ICE belongs to.")
 @on_new_database
-async def provision(desk: Desk, name: str, ice_type: str, user: str | None) -> None:
-    """Provision an ICE and print its registration token, alone, this once."""
+async def provision(context: CommandContext, name: str, ice_type: str, user: str | None) -> None:
+    """Provision an ICE and print only its registration token, which is never shown again."""
     issued = unwrap(
-        await desk.services.provisioning.provision(desk.actor, name, IceType(ice_type), user)
+        await context.services.provisioning.provision(context.actor, name, IceType(ice_type), user)
     )
     _show_token(issued)
 
@@ -56,11 +54,13 @@ async def provision(desk: Desk, name: str, ice_type: str, user: str | None) -> N
 @click.option("--status", type=click.Choice([status.value for status in Status]))
 @click.option("--type", "ice_type", type=click.Choice([kind.value for kind in IceType]))
 @click.option("--user", help="Only ICEs tagged to this user.")
-@click.option("--connected/--not-connected", default=None, help="Only ICEs that are, or are not.")
+@click.option(
+    "--connected/--not-connected", default=None, help="Only ICEs that are (not) connected."
+)
 @json_option
 @on_database
 async def list_ices(
-    desk: Desk,
+    context: CommandContext,
     status: str | None,
     ice_type: str | None,
     user: str | None,
@@ -69,7 +69,7 @@ async def list_ices(
     as_json: bool,
 ) -> None:
     """List ICEs by name."""
-    table = Ices(desk.engine)
+    table = Ices(context.engine)
     where = IceFilter(
         status=Status(status) if status else None,
         ice_type=IceType(ice_type) if ice_type else None,
@@ -80,25 +80,20 @@ async def list_ices(
     while page := await table.page(where, _PAGE, after):
         listings += page
         after = fold(page[-1].ice.ice_name)
-    found = await _documents(desk, listings)
+    found = await _documents(context, listings)
     if connected is not None:
         found = [ice for ice in found if (ice.connection is not None) is connected]
-    if as_json:
-        show_json(found)
-        return
-    show_table(
-        ("NAME", "TYPE", "USER", "STATUS", "CONNECTED", "PROVISIONED"),
-        [
-            (
-                ice.ice_name,
-                ice.ice_type,
-                ice.provisionedto,
-                ice.status,
-                ice.connection.since if ice.connection else None,
-                ice.provisionedon,
-            )
-            for ice in found
-        ],
+    show_list(
+        found,
+        {
+            "NAME": lambda ice: ice.ice_name,
+            "TYPE": lambda ice: ice.ice_type,
+            "USER": lambda ice: ice.provisionedto,
+            "STATUS": lambda ice: ice.status,
+            "CONNECTED": lambda ice: ice.connection.since if ice.connection else None,
+            "PROVISIONED": lambda ice: ice.provisionedon,
+        },
+        as_json=as_json,
     )
 
 
@@ -106,12 +101,9 @@ async def list_ices(
 @click.argument("name")
 @json_option
 @on_database
-async def show(desk: Desk, name: str, *, as_json: bool) -> None:
+async def show(context: CommandContext, name: str, *, as_json: bool) -> None:
     """Show one ICE."""
-    listed = await Ices(desk.engine).find(name)
-    if listed is None:
-        refuse(problem("not-registered").detail)
-    [document] = await _documents(desk, [listed])
+    [document] = await _documents(context, [await context.listed(name)])
     if as_json:
         show_json(document)
         return
@@ -122,62 +114,62 @@ async def show(desk: Desk, name: str, *, as_json: bool) -> None:
         if field != "connection"
     ]
     connected = f"since {connection.since} from {connection.address}" if connection else "-"
-    say("\n".join([*lines, f"{'connection':<15}{connected}"]))
+    print_output("\n".join([*lines, f"{'connection':<15}{connected}"]))
 
 
 @ices.command()
 @click.argument("name")
 @on_database
-async def reprovision(desk: Desk, name: str) -> None:
-    """Replace a token that was lost before registration, and print the new one."""
-    ice = await desk.ice(name)
-    _show_token(unwrap(await desk.services.provisioning.reprovision(desk.actor, ice)))
+async def reprovision(context: CommandContext, name: str) -> None:
+    """Replace a token that was lost before registration; print the new one."""
+    ice = await context.ice(name)
+    _show_token(unwrap(await context.services.provisioning.reprovision(context.actor, ice)))
 
 
 @ices.command()
 @click.argument("name")
 @on_database
-async def reregister(desk: Desk, name: str) -> None:
-    """Let an ICE that crashed or moved register again, and print its new token."""
-    ice = await desk.ice(name)
-    _show_token(unwrap(await desk.services.provisioning.reregister(desk.actor, ice)))
+async def reregister(context: CommandContext, name: str) -> None:
+    """Let an ICE that crashed or moved register again; print its new token."""
+    ice = await context.ice(name)
+    _show_token(unwrap(await context.services.provisioning.reregister(context.actor, ice)))
 
 
 @ices.command()
 @click.argument("name")
 @on_database
-async def deregister(desk: Desk, name: str) -> None:
-    """Deactivate an ICE that is no longer wanted; its connection drops."""
-    ice = await desk.ice(name)
-    _told(unwrap(await desk.services.provisioning.deregister(desk.actor, ice)))
+async def deregister(context: CommandContext, name: str) -> None:
+    """Deactivate an ICE that is no longer wanted; drop its connection."""
+    ice = await context.ice(name)
+    _warn_unconfirmed(unwrap(await context.services.provisioning.deregister(context.actor, ice)))
 
 
 @ices.command()
 @click.argument("name")
 @on_database
-async def disconnect(desk: Desk, name: str) -> None:
-    """Close an ICE's connection; it may come back."""
-    ice = await desk.ice(name)
-    _told(unwrap(await desk.services.provisioning.disconnect(desk.actor, ice)))
+async def disconnect(context: CommandContext, name: str) -> None:
+    """Close an ICE's connection; the ICE may reconnect."""
+    ice = await context.ice(name)
+    _warn_unconfirmed(unwrap(await context.services.provisioning.disconnect(context.actor, ice)))
 
 
-def _told(done: Done) -> None:
+def _warn_unconfirmed(done: Done) -> None:
     if done.unconfirmed:
-        tell(f"not confirmed yet by {', '.join(done.unconfirmed)}")
+        print_notice(f"not confirmed yet by {', '.join(done.unconfirmed)}")
 
 
 def _show_token(issued: Issued) -> None:
-    _told(issued)
+    _warn_unconfirmed(issued)
     name = issued.ice.ice_name
-    say(
+    print_output(
         issued.token.reveal(),
         done=f"{name} is {issued.ice.status}",
         remedy=f"its token is lost: `ice-gateway ices reprovision {name}` makes another",
     )
 
 
-async def _documents(desk: Desk, found: list[Listed]) -> list[IceDocument]:
-    """What a gateway that crashed left behind in the table is no connection."""
-    if any(listed.connection for listed in found) and not await desk.engine.is_served():
+async def _documents(context: CommandContext, found: list[Listed]) -> list[IceDocument]:
+    # A gateway that crashed leaves its connections in the table.
+    if any(listed.connection for listed in found) and not await context.engine.is_served():
         found = [replace(listed, connection=None) for listed in found]
     return [ice_document(listed) for listed in found]

@@ -1,10 +1,17 @@
-"""`ice-gateway keys`: the life of the token keys; a running gateway follows within a second."""
+"""`ice-gateway keys`: rotates the token keys; a running gateway follows within a second."""
 
 from __future__ import annotations
 
 import click
 
-from gateway.cli.common import Desk, json_option, on_database, refuse, say, show_json, show_table
+from gateway.cli.common import (
+    CommandContext,
+    json_option,
+    on_database,
+    print_output,
+    refuse,
+    show_list,
+)
 from gateway.core.times import to_text_or_none, utc_now
 from gateway.services.key_rotation import KeyRefused, Keys
 
@@ -14,69 +21,60 @@ def keys() -> None:
     """List, add, promote and retire the keys that seal registration tokens."""
 
 
-def _keys(desk: Desk) -> Keys:
-    return Keys(engine=desk.engine, path=desk.settings.key_file, clock=utc_now)
+def _keys(context: CommandContext) -> Keys:
+    return Keys(engine=context.engine, path=context.settings.key_file, clock=utc_now)
 
 
 @keys.command("list")
 @json_option
 @on_database
-async def list_keys(desk: Desk, *, as_json: bool) -> None:
-    """List the keys, the oldest first, and how many ICEs need each."""
-    states = await _keys(desk).list()
-    if as_json:
-        show_json(
-            [
-                {
-                    "key": state.kid,
-                    "made": to_text_or_none(state.made),
-                    "seals": state.seals,
-                    "ices": state.ices,
-                }
-                for state in states
-            ]
-        )
-        return
-    show_table(
-        ("KEY", "MADE", "DOES", "ICES"),
-        [
-            (
-                state.kid,
-                to_text_or_none(state.made),
-                "opens and seals" if state.seals else "opens",
-                str(len(state.ices)),
-            )
-            for state in states
-        ],
+async def list_keys(context: CommandContext, *, as_json: bool) -> None:
+    """List the keys, oldest first, with the number of ICEs that need each."""
+    states = await _keys(context).list()
+    show_list(
+        states,
+        {
+            "KEY": lambda state: state.kid,
+            "MADE": lambda state: to_text_or_none(state.made),
+            "DOES": lambda state: "opens and seals" if state.seals else "opens",
+            "ICES": lambda state: str(len(state.ices)),
+        },
+        as_json=as_json,
+        document=lambda state: {
+            "key": state.kid,
+            "made": to_text_or_none(state.made),
+            "seals": state.seals,
+            "ices": state.ices,
+        },
     )
 
 
 @keys.command()
 @on_database
-async def rotate(desk: Desk) -> None:
-    """Add a key that opens tokens, and print its id; `promote` has it seal."""
-    kid = await _keys(desk).rotate(desk.actor)
-    say(kid, done="a key is added", remedy="`ice-gateway keys list` shows it")
+async def rotate(context: CommandContext) -> None:
+    """Add a key that opens tokens and print its id; `promote` makes it seal them."""
+    kid = await _keys(context).rotate(context.actor)
+    print_output(kid, done="a key is added", remedy="`ice-gateway keys list` shows it")
 
 
 @keys.command()
 @click.argument("key", required=False)
 @on_database
-async def promote(desk: Desk, key: str | None) -> None:
+async def promote(context: CommandContext, key: str | None) -> None:
     """Seal new tokens with KEY, or with the newest key."""
-    _unless_refused(await _keys(desk).promote(desk.actor, key))
+    _unless_refused(await _keys(context).promote(context.actor, key))
 
 
 @keys.command()
 @click.argument("key")
 @on_database
-async def retire(desk: Desk, key: str) -> None:
-    """Take KEY away; refused while ICEs need it, which are listed."""
-    _unless_refused(await _keys(desk).retire(desk.actor, key))
+async def retire(context: CommandContext, key: str) -> None:
+    """Remove KEY; while ICEs need it, refuse and list them."""
+    _unless_refused(await _keys(context).retire(context.actor, key))
 
 
 def _unless_refused(done: str | KeyRefused | None) -> None:
     if isinstance(done, KeyRefused):
         if done.ices:
-            say("\n".join(done.ices), done=done.sentence)
+            print_output("\n".join(done.ices), done=done.sentence)
         refuse(done.sentence)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from gateway.cli.common import refuse, run, say, tell, with_settings
+from gateway.cli.common import print_notice, print_output, refuse, run, with_settings
 from gateway.core.times import utc_now
 from gateway.runtime.database_url import ENCODE, file_of, names_server
 from gateway.runtime.settings import Settings
@@ -46,11 +46,11 @@ async def _move(path: Path, target: str) -> None:
             bar.label = f"moving {table}"
             bar.update(rows)
 
-        moved = await move(path, target, utc_now, tell, progress)
+        moved = await move(path, target, utc_now, print_notice, progress)
     lines = [f"{rows:>9,} rows of {table}" for table, rows in moved.counts.items()]
     head = f"audit log verified, head {moved.head}" if moved.head else "the audit log is empty"
-    say("\n".join([*lines, head]), done=f"all of {path} is moved")
-    tell(
+    print_output("\n".join([*lines, head]), done=f"all of {path} is moved")
+    print_notice(
         f"{path} stays, and is marked as a copy: no gateway on it admits anybody until"
         " `ice-gateway restore --confirm`"
     )

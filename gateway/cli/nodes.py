@@ -1,4 +1,4 @@
-"""`ice-gateway nodes`: who serves the database, drained and resumed."""
+"""`ice-gateway nodes`: lists, drains and resumes the gateways of one database."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from dataclasses import replace
 import click
 
 from gateway.cli.common import (
-    Desk,
+    CommandContext,
     on_database,
-    say,
-    show_json,
-    show_table,
-    tell,
+    print_notice,
+    print_output,
+    show_list,
     unwrap,
 )
 from gateway.core.times import to_text
@@ -21,68 +20,65 @@ from gateway.store.nodes import Node
 
 @click.group()
 def nodes() -> None:
-    """List the gateways that serve one database; let one drain, or resume."""
+    """List the gateways that serve one database; drain or resume one."""
 
 
 @nodes.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @on_database
-async def list_nodes(desk: Desk, *, as_json: bool) -> None:
-    """List the nodes; one that is gone has ended without saying so."""
-    found = await desk.services.nodes.all()
-    if desk.engine.shared and not await desk.engine.is_served():
-        found = [replace(node, gone=True) for node in found]  # nobody is left to mark them
-    if as_json:
-        show_json([_document(node) for node in found])
+async def list_nodes(context: CommandContext, *, as_json: bool) -> None:
+    """List the nodes; a node that is gone ended without a clean shutdown."""
+    found = await context.services.nodes.all()
+    if context.engine.shared and not await context.engine.is_served():
+        found = [replace(node, gone=True) for node in found]  # no node is left to mark them
+    if not found and not as_json:
+        print_notice(
+            "no node serves this database; a single gateway on an SQLite file is not a node"
+        )
         return
-    if not found:
-        tell("no node serves this database; a gateway alone on an SQLite file is none")
-        return
-    headings = ("NAME", "STATE", "ICES", "LEASE", "SEEN", "VERSION", "SINCE", "URL")
-    show_table(
-        headings,
-        [
-            (
-                node.name,
-                node.state,
-                str(node.connected),
-                None if node.gone else f"{node.lease:.0f} s",
-                str(node.seen_seq),
-                node.version,
-                to_text(node.since),
-                node.url,
-            )
-            for node in found
-        ],
+    show_list(
+        found,
+        {
+            "NAME": lambda node: node.name,
+            "STATE": lambda node: node.state,
+            "ICES": lambda node: str(node.connected),
+            "LEASE": lambda node: None if node.gone else f"{node.lease:.0f} s",
+            "SEEN": lambda node: str(node.seen_seq),
+            "VERSION": lambda node: node.version,
+            "SINCE": lambda node: to_text(node.since),
+            "URL": lambda node: node.url,
+        },
+        as_json=as_json,
+        document=_document,
     )
 
 
 @nodes.command()
 @click.argument("name")
 @on_database
-async def drain(desk: Desk, name: str) -> None:
-    """Let the node NAME admit nobody, and send its ICEs to the others, until `resume`."""
-    await _set(desk, name, draining=True)
+async def drain(context: CommandContext, name: str) -> None:
+    """Let the node NAME admit no ICE and send its ICEs to the others, until `resume`."""
+    await _set_draining(context, name, draining=True)
 
 
 @nodes.command()
 @click.argument("name")
 @on_database
-async def resume(desk: Desk, name: str) -> None:
+async def resume(context: CommandContext, name: str) -> None:
     """Let a drained node admit ICEs again."""
-    await _set(desk, name, draining=False)
+    await _set_draining(context, name, draining=False)
 
 
-async def _set(desk: Desk, name: str, *, draining: bool) -> None:
-    done = unwrap(await desk.services.nodes.set_draining(desk.actor, name, draining=draining))
+async def _set_draining(context: CommandContext, name: str, *, draining: bool) -> None:
+    done = unwrap(await context.services.nodes.set_draining(context.actor, name, draining=draining))
     again = "" if done.changed else " already"
     if not draining:
-        told = f"{name} serves{again}"
+        summary = f"{name} serves{again}"
     elif done.others:
-        told = f"{name} is drained{again}: its ICEs go to the other nodes"
+        summary = f"{name} is drained{again}: its ICEs go to the other nodes"
     else:
-        told = f"{name} is drained{again}; no other node serves, so its ICEs wait"
-    say(told, done=told)
+        summary = f"{name} is drained{again}; no other node serves, so its ICEs wait"
+    print_output(summary, done=summary)
 
 
 def _document(node: Node) -> dict[str, object]:

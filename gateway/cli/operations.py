@@ -1,4 +1,4 @@
-"""`ice-gateway operations`: work for an ICE, requested in the table; a running gateway sends it."""
+"""`ice-gateway operations`: requests work of an ICE in the database; a running gateway sends it."""
 
 from __future__ import annotations
 
@@ -15,32 +15,30 @@ import msgspec
 
 from client.protocol import JsonTooComplex, OperationKind, check_json
 from gateway.cli.common import (
-    Desk,
+    CommandContext,
     json_option,
     on_database,
+    print_notice,
+    print_output,
     refuse,
-    say,
     show_json,
-    show_table,
-    tell,
+    show_list,
     unwrap,
 )
 from gateway.core.json_input import NotJson, check_syntax
 from gateway.core.operation import Operation, State
-from gateway.core.problems import problem
 from gateway.core.text import decoded, printable
 from gateway.core.times import utc_now
 from gateway.node.expiry import OperationExpiry
 from gateway.services.operation_requests import Wanted
 from gateway.services.schemas import OperationDocument, operation_document, progress_document
-from gateway.store.ices import Ices
 from gateway.store.operations import OperationFilter, Operations
 
-_LOOK_EVERY: Final = 0.2
-"""Seconds between two looks at an operation that is followed."""
+_POLL_INTERVAL: Final = 0.2
+"""Seconds between two reads of an operation that is followed."""
 _PAGE: Final = 200
 _MAX_REASON: Final = 1000
-"""Characters of an operation's error that are told."""
+"""Characters of an operation's error that are printed."""
 _INTERRUPTED: Final = 130
 _AWARE: Final[Any] = Annotated[datetime, msgspec.Meta(tz=True)]
 _KINDS: Final = click.Choice([kind.value for kind in OperationKind])
@@ -48,7 +46,7 @@ _STATES: Final = click.Choice([state.value for state in State])
 
 
 class _Error(msgspec.Struct):
-    """An operation's error as it should be."""
+    """The documented shape of an operation's error."""
 
     code: str
     message: str
@@ -68,7 +66,7 @@ class _Moment(click.ParamType[datetime]):
 
 
 class _Json(click.ParamType[bytes]):
-    """JSON as bytes: given itself, as @FILE, or as @- for standard input."""
+    """JSON as bytes, from the argument itself, from @FILE, or from standard input with @-."""
 
     name = "JSON|@FILE"
 
@@ -94,21 +92,25 @@ class _Json(click.ParamType[bytes]):
 
 @click.group()
 def operations() -> None:
-    """Run operations at ICEs; list, show and cancel them."""
+    """Request operations of ICEs; list, show and cancel them."""
 
 
 @operations.command()
 @click.argument("name")
-@click.option("--kind", type=_KINDS, required=True, help="What the ICE's type allows.")
+@click.option("--kind", type=_KINDS, required=True, help="A kind that the ICE's type allows.")
 @click.option("--params", type=_Json(), default="{}", help="JSON for the ICE; @- is stdin.")
 @click.option("--run-at", type=_Moment(), help="When, for schedule: RFC 3339 with a zone.")
-@click.option("--deadline", type=_Moment(), help="Until when; 24 hours where it is not given.")
-@click.option("--idempotency-key", metavar="KEY", help="The same key is the same operation.")
+@click.option("--deadline", type=_Moment(), help="Until when; by default 24 hours.")
+@click.option(
+    "--idempotency-key",
+    metavar="KEY",
+    help="A request with the same key returns the same operation.",
+)
 @click.option("--follow", is_flag=True, help="Wait for its end and print the result.")
 @json_option
 @on_database
 async def run(
-    desk: Desk,
+    context: CommandContext,
     name: str,
     *,
     kind: str,
@@ -119,24 +121,22 @@ async def run(
     follow: bool,
     as_json: bool,
 ) -> None:
-    """Request an operation and print its id; with --follow wait for it, and print its result."""
-    listed = await Ices(desk.engine).find(name)
-    if listed is None:
-        refuse(problem("not-registered").detail)
+    """Request an operation and print its id; with --follow, wait and print its result."""
+    listed = await context.listed(name)
     wanted = Wanted(OperationKind(kind), params, run_at, deadline, idempotency_key)
-    operation = unwrap(await desk.services.operations.request(desk.actor, listed.ice, wanted))
-    if not (operation.is_finished or await desk.engine.is_served()):
-        tell("no gateway runs on this database: the operation is sent when one does")
+    operation = unwrap(await context.services.operations.request(context.actor, listed.ice, wanted))
+    if not (operation.is_finished or await context.engine.is_served()):
+        print_notice("no gateway runs on this database: the operation is sent when one does")
     elif operation.state is State.QUEUED and operation.is_due(utc_now()) and not listed.connection:
-        tell(f"{listed.ice.ice_name} is not connected: the operation is sent when it is")
+        print_notice(f"{listed.ice.ice_name} is not connected: the operation is sent when it is")
     if follow:
-        tell(f"operation {operation.id}")
-        operation = await _follow(desk, operation)
+        print_notice(f"operation {operation.id}")
+        operation = await _follow(context, operation)
     done = f"operation {operation.id} is {operation.state}"
     if as_json:
         show_json(operation_document(operation), done=done)
     elif not follow:
-        say(operation.id, done=done)
+        print_output(operation.id, done=done)
     elif operation.state is State.SUCCEEDED:
         show_json(operation_document(operation).result, done=done)
     if follow and operation.state is not State.SUCCEEDED:
@@ -151,15 +151,21 @@ async def run(
 @json_option
 @on_database
 async def list_operations(
-    desk: Desk, name: str | None, state: str | None, kind: str | None, limit: int, *, as_json: bool
+    context: CommandContext,
+    name: str | None,
+    state: str | None,
+    kind: str | None,
+    limit: int,
+    *,
+    as_json: bool,
 ) -> None:
-    """List operations, of all ICEs or of one, newest first."""
-    if name is not None and await Ices(desk.engine).find(name) is None:
-        refuse(problem("not-registered").detail)
+    """List the operations of all ICEs or of one, newest first."""
+    if name is not None:
+        await context.ice(name)  # refuse an unknown name
     where = OperationFilter(
         name, State(state) if state else None, OperationKind(kind) if kind else None
     )
-    rows = Operations(desk.engine.fetch)
+    rows = Operations(context.engine.fetch)
     found: list[OperationDocument] = []
     before, more = None, True
     while more and len(found) < limit:
@@ -167,23 +173,18 @@ async def list_operations(
         page, more = await rows.page(where, size, before, brief=not as_json)
         found += [operation_document(item.operation) for item in page]
         before = page[-1].number if page else None
-    if as_json:
-        show_json(found)
-        return
-    show_table(
-        ("ID", "ICE", "KIND", "STATE", "BY", "CREATED", "FINISHED"),
-        [
-            (
-                one.id,
-                one.ice_name,
-                one.kind,
-                one.state,
-                one.requested_by,
-                one.created,
-                one.finished,
-            )
-            for one in found
-        ],
+    show_list(
+        found,
+        {
+            "ID": lambda operation: operation.id,
+            "ICE": lambda operation: operation.ice_name,
+            "KIND": lambda operation: operation.kind,
+            "STATE": lambda operation: operation.state,
+            "BY": lambda operation: operation.requested_by,
+            "CREATED": lambda operation: operation.created,
+            "FINISHED": lambda operation: operation.finished,
+        },
+        as_json=as_json,
     )
 
 
@@ -191,9 +192,9 @@ async def list_operations(
 @click.argument("operation_id", metavar="ID")
 @json_option
 @on_database
-async def show(desk: Desk, operation_id: str, *, as_json: bool) -> None:
-    """Show one operation: how far it is, what it came to."""
-    operation = await desk.services.operations.find(operation_id)
+async def show(context: CommandContext, operation_id: str, *, as_json: bool) -> None:
+    """Show one operation with its progress and result."""
+    operation = await context.services.operations.find(operation_id)
     if operation is None:
         refuse("there is no such operation")
     document = operation_document(operation)
@@ -206,56 +207,56 @@ async def show(desk: Desk, operation_id: str, *, as_json: bool) -> None:
         if not (value is None or isinstance(value, str)):
             value = printable(msgspec.json.encode(value).decode())
         lines.append(f"{field:<15}{value or '-'}")
-    say("\n".join(lines))
+    print_output("\n".join(lines))
 
 
 @operations.command()
 @click.argument("operation_id", metavar="ID")
 @on_database
-async def cancel(desk: Desk, operation_id: str) -> None:
-    """End an operation; the ICE that works on it is told to stop."""
-    unwrap(await desk.services.operations.cancel(desk.actor, operation_id))
+async def cancel(context: CommandContext, operation_id: str) -> None:
+    """Cancel an operation; the gateway asks the ICE to stop."""
+    unwrap(await context.services.operations.cancel(context.actor, operation_id))
 
 
 def _reason(operation: Operation) -> str:
-    """Why it has no result, in a line."""
+    """Why an operation did not succeed, on one line."""
     if operation.error is None:
         return f"the operation has {operation.state}"
     try:
         error = msgspec.json.decode(operation.error, type=_Error)
-        said = f"{error.code}: {error.message}"
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):  # an ICE may have said anything
-        said = operation.error.decode(errors="replace")
-    line = printable(" ".join(said.split()))
+        text = f"{error.code}: {error.message}"
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):  # an ICE may send any JSON
+        text = operation.error.decode(errors="replace")
+    line = printable(" ".join(text.split()))
     return f"{operation.state}: {line if len(line) <= _MAX_REASON else line[:_MAX_REASON] + '…'}"
 
 
-async def _follow(desk: Desk, operation: Operation) -> Operation:
-    """Tell how far it is until it has finished."""
-    clerk = OperationExpiry(desk.engine, utc_now, keep=0, ended=lambda _: None)
-    rows = Operations(desk.engine.fetch)
-    with _narrator() as narrate:
-        narrate(operation)
+async def _follow(context: CommandContext, operation: Operation) -> Operation:
+    """Show the progress of an operation until it has finished; return its last state."""
+    expiry = OperationExpiry(context.engine, utc_now, keep=0, ended=lambda _: None)
+    rows = Operations(context.engine.fetch)
+    with _progress_display() as show:
+        show(operation)
         try:
             while not operation.is_finished:
-                await asyncio.sleep(_LOOK_EVERY)
-                if operation.deadline <= utc_now() and not await desk.engine.is_served():
-                    await clerk.end_overdue()  # nobody else does
+                await asyncio.sleep(_POLL_INTERVAL)
+                if operation.deadline <= utc_now() and not await context.engine.is_served():
+                    await expiry.end_overdue()  # no gateway does it
                 found = await rows.find(operation.id)
                 if found is None:
                     refuse("there is no such operation any more")
                 operation = found
                 if not operation.is_finished:
-                    narrate(operation)
+                    show(operation)
         except asyncio.CancelledError:
-            tell(f"the operation goes on: ice-gateway operations show {operation.id}")
+            print_notice(f"the operation goes on: ice-gateway operations show {operation.id}")
             sys.exit(_INTERRUPTED)
     return operation
 
 
 @contextlib.contextmanager
-def _narrator() -> Iterator[Callable[[Operation], None]]:
-    """What tells how far an operation is: a bar on a terminal, otherwise a line for each news."""
+def _progress_display() -> Iterator[Callable[[Operation], None]]:
+    """A function that shows progress: a bar on a terminal, else a line for each change."""
     if not sys.stderr.isatty():
         yield _line_by_line()
         return
@@ -267,32 +268,35 @@ def _narrator() -> Iterator[Callable[[Operation], None]]:
         BarColumn(),
         TextColumn("{task.percentage:>3.0f}%"),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[said]}", markup=False),
+        TextColumn("{task.fields[message]}", markup=False),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None, said="")
+        task = bar.add_task("", total=None, message="")
 
         def show(operation: Operation) -> None:
-            fraction, said = _progress(operation)
-            total = None if fraction is None else 1.0
+            fraction, message = _progress(operation)
             bar.update(
-                task, description=operation.state, total=total, completed=fraction or 0, said=said
+                task,
+                description=operation.state,
+                total=None if fraction is None else 1.0,
+                completed=fraction or 0,
+                message=message,
             )
 
         yield show
 
 
 def _line_by_line() -> Callable[[Operation], None]:
-    told = ""
+    last = ""
 
     def show(operation: Operation) -> None:
-        nonlocal told
-        fraction, said = _progress(operation)
+        nonlocal last
+        fraction, message = _progress(operation)
         percent = "" if fraction is None else f"{fraction:.0%}"
-        line = " ".join(part for part in (operation.state, percent, said) if part)
-        if line != told:
-            told = line
-            tell(line)
+        line = " ".join(part for part in (operation.state, percent, message) if part)
+        if line != last:
+            last = line
+            print_notice(line)
 
     return show
 

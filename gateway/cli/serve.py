@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -13,7 +12,14 @@ from typing import Any
 import click
 
 from gateway import __version__
-from gateway.cli.common import FAULTS, desk, fail, refuse, settings_from, unwrap
+from gateway.cli.common import (
+    FATAL_ERRORS,
+    exit_on_error,
+    open_context,
+    refuse,
+    settings_from,
+    unwrap,
+)
 from gateway.cli.users import ask_password
 from gateway.core.roles import Role
 from gateway.core.secret import Secret
@@ -30,10 +36,13 @@ from gateway.runtime.standard_streams import coupled, decouple
 @click.option("--host", multiple=True, help="Address to listen on; may be repeated.")
 @click.option("--port", type=int, help="Port to listen on; 0 for any.")
 @click.option(
-    "--public-url", multiple=True, metavar="URL", help="Where ICEs reach it; may be repeated."
+    "--public-url",
+    multiple=True,
+    metavar="URL",
+    help="The gateway's URL for ICEs; may be repeated.",
 )
 @click.option("--insecure", is_flag=True, help="Allow plain http from other machines.")
-@click.option("--workers", hidden=True)  # gone, and refused with what to do instead
+@click.option("--workers", hidden=True)  # removed; the settings refuse it and name the alternative
 def serve(
     *,
     config: Path | None,
@@ -44,9 +53,8 @@ def serve(
     insecure: bool,
     workers: str | None,
 ) -> None:
-    """Run the gateway until SIGTERM or Ctrl-C; on SIGHUP it reads its certificate again."""
-    # False where `gateway.__main__` has done so, in a process of its own.
-    called = signals.hear()
+    """Run the gateway until SIGTERM or Ctrl-C; reload its certificate on SIGHUP."""
+    installed = signals.hear()  # False if `gateway.__main__` has done it
     try:
         settings = settings_from(
             config,
@@ -61,7 +69,7 @@ def serve(
         )
         _run(settings)
     finally:
-        if called:
+        if installed:
             signals.restore()
         else:
             signals.ignore()
@@ -74,16 +82,16 @@ def _run(settings: Settings) -> None:
     configure(settings.log_format, settings.log_level)
     try:
         settings.check_exposure()
-        anybody = _first_admin(settings)
+        has_users = _ensure_user(settings)
         if not signals.stopping:
             signals.hear_interrupt()
-            eventloop.run(_heard(_serve(settings, anybody=anybody)))
-    except FAULTS as error:
-        fail(error)
+            eventloop.run(_with_signals(_serve(settings, has_users=has_users)))
+    except FATAL_ERRORS as error:
+        exit_on_error(error)
 
 
-async def _heard(work: Coroutine[Any, Any, None]) -> None:
-    """Run `work`; a signal that comes later finds no loop to wake."""
+async def _with_signals(work: Coroutine[Any, Any, None]) -> None:
+    """Run `work`, then remove its signal callbacks, which would wake a closed loop."""
     try:
         await work
     finally:
@@ -91,24 +99,26 @@ async def _heard(work: Coroutine[Any, Any, None]) -> None:
         signals.on_hang_up(None)
 
 
-async def _serve(settings: Settings, *, anybody: bool) -> None:
+async def _serve(settings: Settings, *, has_users: bool) -> None:
     from gateway.app import LINGER, run_gateway
 
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - a coroutine that runs has one
-    signals.on_stop(_soon(task.cancel))  # while it starts
+    signals.on_stop(_in_loop(task.cancel))  # during the start
     try:
         async with run_gateway(settings, linger=LINGER) as gateway:
-            stop = _stopped()
-            _on_hang_up(gateway.reload)
-            _tell(settings, gateway.url, gateway.engine.name, anybody=anybody)
+            stop = asyncio.Event()
+            signals.on_stop(_in_loop(stop.set))
+            on_terminal = sys.stdin.isatty()
+            signals.on_hang_up(_in_loop(lambda: _hang_up(gateway.reload, on_terminal)))
+            _print_start(settings, gateway.url, gateway.engine.name, has_users=has_users)
             if gateway.node.restore_hold.reason is not None:
                 click.echo(f"ice-gateway: {gateway.node.restore_hold.reason}", err=True)
             eventloop.warm()
             gateway.failed.add_done_callback(lambda _: stop.set())
             await stop.wait()
             if gateway.failed.done():
-                refuse("a part of the gateway died; its log says which")
+                refuse("a part of the gateway failed; its log says which")
     except asyncio.CancelledError:
         if not signals.stopping:
             raise
@@ -116,47 +126,36 @@ async def _serve(settings: Settings, *, anybody: bool) -> None:
     click.echo("ice-gateway stopped")
 
 
-def _soon(act: Callable[[], object]) -> Act:
-    """For a signal handler, which runs in between whatever the loop does: have the loop do it."""
+def _in_loop(act: Callable[[], object]) -> Act:
+    """A signal callback that has the running loop call `act`."""
     loop = asyncio.get_running_loop()
 
-    def later() -> None:
+    def schedule() -> None:
         loop.call_soon_threadsafe(act)
 
-    return later
-
-
-def _stopped() -> asyncio.Event:
-    """Set once somebody wants the gateway to end."""
-    stop = asyncio.Event()
-    signals.on_stop(_soon(stop.set))
-    return stop
-
-
-def _on_hang_up(reload: Callable[[], None]) -> None:
-    signals.on_hang_up(_soon(functools.partial(_hang_up, reload, sys.stdin.isatty())))
+    return schedule
 
 
 def _hang_up(reload: Callable[[], None], on_terminal: bool) -> None:  # noqa: FBT001 - a callback's argument
-    """SIGHUP: renew the certificate; where the terminal has gone, end as any program does."""
+    """Handle SIGHUP: reload the certificate, or end if the terminal was closed."""
     if on_terminal and not sys.stdin.isatty():
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
         signal.raise_signal(signal.SIGHUP)
     reload()
 
 
-def _tell(settings: Settings, url: str, database: str, *, anybody: bool) -> None:
-    """Say what runs, with what, and what is still to be done."""
+def _print_start(settings: Settings, url: str, database: str, *, has_users: bool) -> None:
+    """Print what runs and what the operator still has to do."""
     click.echo(f"ice-gateway {__version__} serves {url} on {database}")
     click.echo(
         f"it runs with {eventloop.described()}, for {settings.ice_max_connections:,} ICEs at the most"
     )
-    few = eventloop.too_few_handles(settings.ice_max_connections)
-    if few is not None:
-        click.echo(f"ice-gateway: {few}", err=True)
+    warning = eventloop.too_few_handles(settings.ice_max_connections)
+    if warning is not None:
+        click.echo(f"ice-gateway: {warning}", err=True)
     for public in settings.server_public_url or (url,):
         click.echo(f"ICEs use --gateway {public}; the admin page is {public}/admin/")
-    if not anybody:
+    if not has_users:
         click.echo(
             "there is no user yet; add the first admin with:"
             f" ice-gateway users add NAME --role admin --database {settings.database_shown}",
@@ -164,15 +163,14 @@ def _tell(settings: Settings, url: str, database: str, *, anybody: bool) -> None
         )
 
 
-def _first_admin(settings: Settings) -> bool:
-    """Where there is no user yet, ask for the first admin on a terminal; False where there is still none."""
+def _ensure_user(settings: Settings) -> bool:
+    """Whether there is a user; if not, ask for the first admin on a terminal."""
     if asyncio.run(_any_user(settings)):
         return True
     if not sys.stdin.isatty():
         return False
-    # Outside of any loop, which would take Ctrl-C for itself; and not before it can start.
-    _check_address(settings)
-    signals.on_stop(sys.exit)  # at once: a question waits for as long as nobody answers
+    _check_address(settings)  # no questions if the gateway cannot start
+    signals.on_stop(sys.exit)  # no loop runs, so a signal ends the question at once
     with coupled():
         click.echo("There is no user yet: name the first admin.")
         name = click.prompt("Name", default="admin")
@@ -183,28 +181,28 @@ def _first_admin(settings: Settings) -> bool:
 
 
 async def _any_user(settings: Settings) -> bool:
-    async with desk(settings) as opened:
-        return await opened.services.accounts.any()
+    async with open_context(settings) as context:
+        return await context.services.accounts.any()
 
 
 async def _add_admin(settings: Settings, name: str, password: Secret) -> None:
-    async with desk(settings) as opened:
-        unwrap(await opened.services.accounts.add_user(opened.actor, name, Role.ADMIN, password))
+    async with open_context(settings) as context:
+        unwrap(await context.services.accounts.add_user(context.actor, name, Role.ADMIN, password))
 
 
 def _check_address(settings: Settings) -> None:
     try:
-        for one in listening(settings.server_host, settings.server_port):
-            one.close()
+        for listener in listening(settings.server_host, settings.server_port):
+            listener.close()
     except OSError as error:
         raise eventloop.cannot_listen(settings, error) from error
 
 
 @click.command()
 @click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="Settings file.")
-@click.option("--database", metavar="URL", help="Where to leave the database; else it is removed.")
+@click.option("--database", metavar="URL", help="Keep the database here; by default it is removed.")
 def demo(config: Path | None, database: str | None) -> None:
-    """Tell the whole story of an ICE on one screen, with a real gateway and real clients."""
-    from gateway.cli.demo_story import tell
+    """Show the life of an ICE on one screen, with a real gateway and real clients."""
+    from gateway.cli.demo_story import run_demo
 
-    sys.exit(tell(config, database))
+    sys.exit(run_demo(config, database))

@@ -1,4 +1,4 @@
-"""`ice-gateway users`: who may use the admin API and page, and whom ICEs are tagged to."""
+"""`ice-gateway users`: the users of the admin API and page, to whom ICEs are tagged."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from typing import BinaryIO
 import click
 
 from gateway.cli.common import (
-    Desk,
+    CommandContext,
     json_option,
     on_database,
     on_new_database,
+    print_output,
     refuse,
-    say,
-    show_json,
-    show_table,
+    show_list,
     unwrap,
 )
 from gateway.core.accounts import User
@@ -26,7 +25,7 @@ from gateway.core.times import to_text, to_text_or_none
 from gateway.services.passwords import RULE
 
 _MAX_INPUT = 64 * 1024
-"""Bytes that are read of standard input; a password is shorter."""
+"""Bytes that are read from standard input; a password is shorter."""
 _role = click.Choice([role.value for role in Role])
 
 
@@ -37,20 +36,24 @@ def users() -> None:
 
 @users.command()
 @click.argument("name")
-@click.option("--role", type=_role, required=True, help="What the user may do.")
+@click.option("--role", type=_role, required=True, help="The rights of the user.")
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
-@click.option("--no-password", is_flag=True, help="The user is only there to be tagged.")
+@click.option(
+    "--no-password", is_flag=True, help="For a user who never logs in and only owns ICEs."
+)
 @on_new_database
-async def add(desk: Desk, name: str, role: str, *, password_stdin: bool, no_password: bool) -> None:
-    """Add a user; asks for the password on a terminal."""
+async def add(
+    context: CommandContext, name: str, role: str, *, password_stdin: bool, no_password: bool
+) -> None:
+    """Add a user; ask for the password on a terminal."""
     if password_stdin and no_password:
         raise click.UsageError("--password-stdin and --no-password exclude each other")
     password = None if no_password else ask_password(from_stdin=password_stdin)
-    unwrap(await desk.services.accounts.add_user(desk.actor, name, Role(role), password))
+    unwrap(await context.services.accounts.add_user(context.actor, name, Role(role), password))
 
 
 def ask_password(*, from_stdin: bool) -> Secret:
-    """The password, from standard input or asked for twice; nothing of it is shown."""
+    """Read the password from standard input, or ask for it twice without echo."""
     if from_stdin:
         text = _first_line(sys.stdin.buffer)
     elif sys.stdin.isatty():
@@ -63,7 +66,7 @@ def ask_password(*, from_stdin: bool) -> Secret:
 def _first_line(file: BinaryIO) -> str:
     data = file.readline(_MAX_INPUT)
     if data.startswith(UTF_16):
-        data += file.read(_MAX_INPUT)  # where lines end can only be told once it is decoded
+        data += file.read(_MAX_INPUT)  # a line's end can only be found after decoding
     try:
         return decoded(data).partition("\n")[0].rstrip("\r")
     except UnicodeDecodeError:
@@ -73,24 +76,20 @@ def _first_line(file: BinaryIO) -> str:
 @users.command("list")
 @json_option
 @on_database
-async def list_users(desk: Desk, *, as_json: bool) -> None:
+async def list_users(context: CommandContext, *, as_json: bool) -> None:
     """List all users."""
-    found = await desk.services.accounts.users()
-    if as_json:
-        show_json([_document(user) for user in found])
-        return
-    show_table(
-        ("NAME", "ROLE", "PASSWORD", "CREATED", "DISABLED"),
-        [
-            (
-                user.name,
-                user.role,
-                "yes" if user.password_hash else "no",
-                to_text(user.createdon),
-                to_text_or_none(user.disabledon),
-            )
-            for user in found
-        ],
+    found = await context.services.accounts.users()
+    show_list(
+        found,
+        {
+            "NAME": lambda user: user.name,
+            "ROLE": lambda user: user.role,
+            "PASSWORD": lambda user: "yes" if user.password_hash else "no",
+            "CREATED": lambda user: to_text(user.createdon),
+            "DISABLED": lambda user: to_text_or_none(user.disabledon),
+        },
+        as_json=as_json,
+        document=_document,
     )
 
 
@@ -107,28 +106,28 @@ def _document(user: User) -> dict[str, object]:
 @users.command()
 @click.argument("name")
 @on_database
-async def disable(desk: Desk, name: str) -> None:
-    """End a user's logins and API tokens at once; names the ICEs tagged to them."""
-    user, tagged = unwrap(await desk.services.accounts.disable(desk.actor, name))
+async def disable(context: CommandContext, name: str) -> None:
+    """Disable a user, end their logins and API tokens, and list the ICEs tagged to them."""
+    user, tagged = unwrap(await context.services.accounts.disable(context.actor, name))
     if tagged:
-        heading = f"ICEs tagged to {user.name}, which go on until they are deregistered:"
-        say("\n".join([heading, *tagged]), done=f"{user.name} is disabled")
+        heading = f"ICEs tagged to {user.name}, which stay active until they are deregistered:"
+        print_output("\n".join([heading, *tagged]), done=f"{user.name} is disabled")
 
 
 @users.command("set-role")
 @click.argument("name")
 @click.argument("role", type=_role)
 @on_database
-async def set_role(desk: Desk, name: str, role: str) -> None:
-    """Give a user another role."""
-    unwrap(await desk.services.accounts.set_role(desk.actor, name, Role(role)))
+async def set_role(context: CommandContext, name: str, role: str) -> None:
+    """Change a user's role."""
+    unwrap(await context.services.accounts.set_role(context.actor, name, Role(role)))
 
 
 @users.command("set-password")
 @click.argument("name")
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
 @on_database
-async def set_password(desk: Desk, name: str, *, password_stdin: bool) -> None:
-    """Give a user another password and end their logins; asks for it on a terminal."""
+async def set_password(context: CommandContext, name: str, *, password_stdin: bool) -> None:
+    """Change a user's password and end their logins; ask for it on a terminal."""
     password = ask_password(from_stdin=password_stdin)
-    unwrap(await desk.services.accounts.set_password(desk.actor, name, password))
+    unwrap(await context.services.accounts.set_password(context.actor, name, password))

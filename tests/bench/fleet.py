@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
-from gateway.cli.common import desk
+from gateway.cli.common import open_context
 from gateway.core.ice import IceType
 from gateway.core.roles import Role
 from gateway.runtime.settings import load
@@ -83,7 +83,7 @@ class Fleet:
         """Make the database. `others` more entries belong to ICEs that never come."""
         self.folder.mkdir(exist_ok=True)
         settings = load(None, {}, {"database.url": database_in(self.folder)})
-        async with desk(settings) as opened:
+        async with open_context(settings) as opened:
             await opened.services.accounts.add_user(opened.actor, "admin", Role.ADMIN, None)
             made = await opened.services.accounts.create_token(opened.actor, "admin", "bench", 0)
             self.api_token = made.secret.reveal()

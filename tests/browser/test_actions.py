@@ -7,7 +7,7 @@ import re
 import pytest
 from playwright.async_api import expect
 
-from gateway.cli.common import desk
+from gateway.cli.common import open_context
 from gateway.core.roles import Role
 from tests.browser.admin import (
     choose,
@@ -62,7 +62,7 @@ async def test_action_on_a_connected_ice(page, running, action, code, status):
     asks = await choose(page, "lab-1", action)
     since = (await running.admin.get("/ices/lab-1")).json["connection"]["since"]
     await expect(asks.get_by_role("heading")).to_have_text(f"{action} lab-1?")
-    now = asks.get_by_text("It is connected since")
+    now = asks.get_by_text("It has been connected since")
     await expect(now.locator("time")).to_have_attribute("datetime", since)
     await expect(now).to_contain_text(
         "from 127.0.0.1 (desk-9), running version 7.1 on Linux.", use_inner_text=True
@@ -158,7 +158,7 @@ async def test_of_two_admins_the_second_is_told(new_admin, running):
     # What eve sees behind her dialog has changed; the dialog is still there.
     await expect(row(two, "lab-1").locator(".status")).to_have_text("Deregistered")
     await press(two, "Deregister")
-    await expect(dialog(two).get_by_role("heading")).to_have_text("Somebody else was first")
+    await expect(dialog(two).get_by_role("heading")).to_have_text("The ICE has changed")
     await expect(dialog(two).get_by_role("alert")).to_contain_text("It is now: Deregistered")
     await press(two, "Ok")
     events = (await running.admin.get("/events?action=deregister")).json["items"]
@@ -261,7 +261,7 @@ async def test_gateway_that_does_not_answer_is_told_of(admin, page, running):
     await fill(page, "lab-1")
     await submit(page)
     await expect(page.locator("#notices")).to_have_text(
-        "The gateway did not answer: look whether it was done before you do it again."
+        "The gateway did not answer: check whether it was done before you try again."
     )
     await expect(page.get_by_label("ICE name")).to_have_value("lab-1")
     faults, admin.faults = admin.faults, []
@@ -272,7 +272,7 @@ async def test_change_by_a_command_while_its_dialog_is_open(admin, page, running
     admin.expected = {409}
     connection = await connected(running, page)
     await choose(page, "lab-1", "Reregister")
-    async with desk(running.gateway.settings) as opened:
+    async with open_context(running.gateway.settings) as opened:
         await opened.services.provisioning.deregister(opened.actor, await opened.ice("lab-1"))
     await connection.expect_dropped(4101)
     await expect(row(page, "lab-1").locator(".status")).to_have_text("Deregistered")

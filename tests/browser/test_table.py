@@ -9,7 +9,7 @@ import time
 import pytest
 from playwright.async_api import expect
 
-from gateway.cli.common import desk
+from gateway.cli.common import open_context
 from gateway.core.roles import Role
 from gateway.core.times import to_text, utc_now
 from gateway.node.log_follower import LogFollower
@@ -32,7 +32,7 @@ async def test_change_by_a_command_and_presence_show_by_themselves(page, running
     connection = await ice.connect()  # a second hello within a session changes nothing
     connection.hello(version="1.1")
     await expect(row(page, "lab-1").locator(".version")).to_have_text("1.1")
-    async with desk(running.gateway.settings) as opened:
+    async with open_context(running.gateway.settings) as opened:
         await opened.services.provisioning.deregister(opened.actor, await opened.ice("lab-1"))
     await connection.expect_dropped(4101)
     await expect(row(page, "lab-1").locator(".status")).to_have_text("Deregistered")
@@ -93,7 +93,7 @@ async def test_stream_that_was_lost_leaves_nothing_out(admin, running):
 
 async def test_log_that_was_replaced_renews_the_table(admin, running, monkeypatch):
     """Nothing else is news here: the reset alone tells that the table is another."""
-    monkeypatch.setattr("gateway.admin.api.events._RECOGNISE_EVERY", 0.05)
+    monkeypatch.setattr("gateway.admin.api.events._AUTHENTICATE_EVERY", 0.05)
     monkeypatch.setattr(LogFollower, "_recognise", lambda *_: None)  # it would end the stream first
     await running.provision("lab-1")
     page = await admin.open()

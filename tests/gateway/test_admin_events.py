@@ -11,9 +11,9 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from gateway.admin.auth import recognise
+from gateway.admin.auth import authenticate
 from gateway.admin.event_streams import EventStreams
-from gateway.cli.common import desk
+from gateway.cli.common import open_context
 from gateway.core.audit_event import Position
 from gateway.core.roles import Role
 from gateway.node.log_follower import LogFollower
@@ -113,9 +113,9 @@ async def test_the_ice_that_comes_again_appends_none(running):
     assert await last_seq(running) == seq
 
 
-async def test_a_change_at_the_desk_names_who_and_where(running):
+async def test_a_change_by_command_names_who_and_where(running):
     await running.provision()
-    async with desk(running.gateway.settings) as opened:
+    async with open_context(running.gateway.settings) as opened:
         await opened.services.provisioning.reprovision(opened.actor, await opened.ice("lab-1"))
         who = opened.actor
     [event] = await events(running, "?action=reprovision")
@@ -340,7 +340,7 @@ async def test_reader_of_a_log_that_was_restored_meanwhile_is_told(tmp_path):
 
 
 async def test_stream_that_is_open_while_the_log_is_replaced_is_reset(running, monkeypatch):
-    monkeypatch.setattr("gateway.admin.api.events._RECOGNISE_EVERY", 0.02)
+    monkeypatch.setattr("gateway.admin.api.events._AUTHENTICATE_EVERY", 0.02)
     monkeypatch.setattr(LogFollower, "_recognise", lambda *_: None)  # it would end the stream first
     await running.provision()
     *_, before, end = await heads(running)
@@ -466,18 +466,18 @@ async def test_stream_ends_when_the_gateway_stops(tmp_path):
 
 async def test_reader_who_has_gone_is_forgotten(running, monkeypatch):
     forgotten = asyncio.Event()
-    news = EventStreams.news
+    subscribe = EventStreams.subscribe
 
     @contextlib.contextmanager
     def noticed(self):
         try:
-            with news(self) as reader:
+            with subscribe(self) as reader:
                 yield reader
         finally:
             forgotten.set()
 
-    monkeypatch.setattr("gateway.admin.api.events._RECOGNISE_EVERY", 0.02)
-    monkeypatch.setattr(EventStreams, "news", noticed)
+    monkeypatch.setattr("gateway.admin.api.events._AUTHENTICATE_EVERY", 0.02)
+    monkeypatch.setattr(EventStreams, "subscribe", noticed)
     async with aiohttp.ClientSession() as session:
         running.admin.session = session
         async with streaming(running.admin):
@@ -488,13 +488,13 @@ async def test_reader_who_has_gone_is_forgotten(running, monkeypatch):
 
 async def test_reader_who_goes_before_the_stream_begins_is_no_fault(running, monkeypatch):
     async def goes(request, **how):
-        caller = await recognise(request, **how)
+        caller = await authenticate(request, **how)
         request.transport.abort()
         return caller
 
     log = Mock()
     monkeypatch.setattr("gateway.web.responses._log", log)
-    monkeypatch.setattr("gateway.admin.auth.recognise", goes)
+    monkeypatch.setattr("gateway.admin.auth.authenticate", goes)
     before = asyncio.all_tasks()
     address = running.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(*address)
@@ -514,7 +514,7 @@ async def test_change_by_another_process_counts_within_a_second(running, action,
     connection = await (await running.provision()).connect()
     await running.eventually("/ices/lab-1", lambda answer: answer.json["connection"])
     loop = asyncio.get_running_loop()
-    async with streaming(running.admin) as reader, desk(running.gateway.settings) as opened:
+    async with streaming(running.admin) as reader, open_context(running.gateway.settings) as opened:
         began = loop.time()
         ice = await opened.ice("lab-1")
         await getattr(opened.services.provisioning, action)(opened.actor, ice)

@@ -64,7 +64,7 @@ async def test_a_shortened_log_is_not_proven(running, command, taken, says):
 
 async def test_wrong_usage_is_said(running, command):
     assert "SEQ:DIGEST" in (await command("verify", "--head", "7", status=2)).stderr
-    assert "such as 365d" in (await command("prune", "--keep", "old", status=2)).stderr
+    assert "such as 90d" in (await command("prune", "--keep", "old", status=2)).stderr
     assert "--keep" in (await command("prune", status=2)).stderr
     assert "no event is older" in (await command("prune", "--keep", "1d")).stdout
     assert "nothing to prune" in (await command("prune", "--keep", "9999999d", status=1)).stderr

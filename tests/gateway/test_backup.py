@@ -12,7 +12,7 @@ import stat
 
 import pytest
 
-from gateway.cli.common import desk
+from gateway.cli.common import open_context
 from gateway.core.ice import IceType
 from gateway.core.roles import Role
 from gateway.core.times import utc_now
@@ -40,7 +40,7 @@ async def provision(opened, name):
 
 
 async def make(settings, folder):
-    async with desk(settings) as opened:
+    async with open_context(settings) as opened:
         return await back_up(opened.engine, GatewayFiles.of(settings), folder, ADMIN, utc_now)
 
 
@@ -118,7 +118,7 @@ async def test_a_key_that_comes_or_goes_meanwhile_is_not_missed(
     tmp_path, settings, monkeypatch, retired
 ):
     """Each entry of the copy has its key in the copy, at whichever moment the keys change."""
-    async with desk(settings) as opened:
+    async with open_context(settings) as opened:
         tokens = [await provision(opened, "lab-1")]
         real, copies = backups.copy_database, []
 
@@ -155,7 +155,7 @@ async def test_a_key_that_comes_or_goes_meanwhile_is_not_missed(
 
 
 async def test_keys_that_never_rest_are_told(tmp_path, settings, monkeypatch):
-    async with desk(settings) as opened:
+    async with open_context(settings) as opened:
         await provision(opened, "lab-1")
 
     def change(*_):
@@ -169,7 +169,7 @@ async def test_keys_that_never_rest_are_told(tmp_path, settings, monkeypatch):
 
 
 async def test_what_a_backup_is(tmp_path, settings):
-    async with desk(settings) as opened:
+    async with open_context(settings) as opened:
         await provision(opened, "lab-1")
         await opened.services.accounts.add_user(ADMIN, "alice", Role.MEMBER, None)
     folder = tmp_path / "backup"
@@ -185,7 +185,7 @@ async def test_what_a_backup_is(tmp_path, settings):
     told = json.loads((folder / "manifest.json").read_text())
     assert told["files"].keys() == files - {"manifest.json"}
     assert (told["head"], told["at"], told["format"]) == (manifest.head, manifest.at, 1)
-    async with desk(settings) as opened:
+    async with open_context(settings) as opened:
         assert await find_mark(opened.engine.fetch) is None, "only the copy waits"
         [*_, entry] = await Events(opened.engine.fetch).after(0, 100)
     assert (entry.event.action, entry.event.detail) == ("backup", {"folder": str(folder)})
@@ -198,7 +198,7 @@ async def test_what_a_backup_is(tmp_path, settings):
 
 async def test_a_copy_has_no_logins_and_no_sessions(tmp_path, settings):
     """Who was logged in is not so again for a restore, and nobody is shown as connected."""
-    async with desk(settings) as opened:
+    async with open_context(settings) as opened:
         await provision(opened, "lab-1")
         for sql in (
             "INSERT INTO users (name, name_folded, role, createdon) VALUES ('bob', 'bob', 'admin', '')",
@@ -209,7 +209,7 @@ async def test_a_copy_has_no_logins_and_no_sessions(tmp_path, settings):
             await opened.engine.write(lambda transaction, sql=sql: transaction.run(sql))
     await make(settings, tmp_path / "backup")
     counts = "SELECT (SELECT count(*) FROM logins), (SELECT count(*) FROM ice_sessions)"
-    async with desk(settings) as opened:
+    async with open_context(settings) as opened:
         assert await opened.engine.fetch(counts) == [(1, 1)]
     with open_read_only(tmp_path / "backup" / backups.DATABASE) as made:
         assert await made.fetch(counts) == [(0, 0)]
@@ -241,7 +241,7 @@ async def test_nothing_is_overwritten(tmp_path, settings):
         await make(settings, tmp_path / "full" / "letter")
     (tmp_path / "empty").mkdir()
     await make(settings, tmp_path / "empty")
-    async with desk(settings) as opened:
+    async with open_context(settings) as opened:
         log = await Events(opened.engine.fetch).after(0, 100)
     assert [entry.event.detail["folder"] for entry in log] == [str(folder), str(tmp_path / "empty")]
 
@@ -261,7 +261,7 @@ async def test_of_two_at_once_the_second_is_refused(tmp_path, settings, monkeypa
 
 
 async def test_one_that_fails_leaves_nothing(tmp_path, settings, monkeypatch):
-    async with desk(settings) as opened:
+    async with open_context(settings) as opened:
         await provision(opened, "lab-1")
     with refused("No such file"):
         await make(settings, tmp_path / "no" / "backup")
@@ -287,7 +287,7 @@ async def test_a_damaged_database_is_not_backed_up(tmp_path, settings):
 
 async def damage(settings):
     """Let an index point to a row that is not there."""
-    async with desk(settings) as opened:
+    async with open_context(settings) as opened:
         await provision(opened, "lab-1")
     with contextlib.closing(sqlite3.connect(settings.database_path)) as connection:
         [root] = connection.execute(
@@ -309,7 +309,7 @@ def template(tmp_path_factory):
 
     async def work():
         settings = settings_for(folder)
-        async with desk(settings) as opened:
+        async with open_context(settings) as opened:
             await provision(opened, "lab-1")
         await make(settings, folder / "backup")
 

@@ -18,7 +18,7 @@ import aiohttp
 import pytest
 from prometheus_client.exposition import generate_latest
 
-from gateway.cli.common import desk
+from gateway.cli.common import open_context
 from gateway.core.audit_event import Event
 from gateway.core.roles import Role
 from gateway.core.secret import Secret
@@ -48,7 +48,7 @@ def token(served):
     """An API token of an admin; made by command, as everything that must not need the gateway."""
 
     async def make():
-        async with desk(served.settings) as opened:
+        async with open_context(served.settings) as opened:
             await opened.services.accounts.add_user(opened.actor, "root", Role.ADMIN, None)
             made = await opened.services.accounts.create_token(opened.actor, "root", "test", 0)
             return made.secret.reveal()
@@ -451,7 +451,7 @@ COOKIE = Secret("a cookie")
 
 @pytest.fixture
 async def logins(timed, clock):
-    """The desk, with a login that was used just now."""
+    """The context, with a login that was used just now."""
     now = clock()
     login = Login(COOKIE.digest(), "root", "192.0.2.7", now, now)
     event = Event(now, ADMIN, "log-in", None, None)

@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from gateway.cli import main
-from gateway.cli.common import MUST_MEND, desk
+from gateway.cli.common import open_context
 from gateway.core.audit_event import Actor, Via
 from gateway.core.roles import Role
 from gateway.core.secret import Secret
@@ -83,13 +83,13 @@ class Cli:
         self.work(nothing)
 
     def work(self, use):
-        """Run `await use(desk)` on the database."""
+        """Run `await use(context)` on the database."""
 
-        async def on_desk():
-            async with desk(self.settings) as opened:
+        async def on_database():
+            async with open_context(self.settings) as opened:
                 return await use(opened)
 
-        return asyncio.run(on_desk())
+        return asyncio.run(on_database())
 
     def recognised(self, token):
         """The caller whose API token this is."""
@@ -637,7 +637,7 @@ def test_bad_settings_file_is_refused(cli, text, words):
         cli.at("users", "list", env={"ICE_GATEWAY_CONFIG": "gateway.toml"}),
         cli.at("serve", "--config", "gateway.toml"),
     ):
-        expect_refused(result, *words, status=MUST_MEND)
+        expect_refused(result, *words, status=os.EX_CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -651,7 +651,7 @@ def test_bad_settings_file_is_refused(cli, text, words):
 )
 def test_bad_variable_is_refused_by_name(cli, variable, value):
     result = cli.run("users", "list", env={variable: value})
-    expect_refused(result, variable, status=MUST_MEND)
+    expect_refused(result, variable, status=os.EX_CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -677,7 +677,7 @@ def test_unusable_database_is_refused(cli, url, word):
     newer.execute("PRAGMA user_version = 999")
     newer.close()
     result = cli.run("users", "list", "--database", url.replace("{}", str(cli.folder)))
-    expect_refused(result, word, status=MUST_MEND)
+    expect_refused(result, word, status=os.EX_CONFIG)
 
 
 def test_locked_database_is_refused(cli, monkeypatch):
@@ -742,7 +742,7 @@ def test_argument_that_is_not_utf_8_is_refused(cli, args):
 def test_only_who_needs_a_new_database_makes_one(cli, args):
     """Somebody in the wrong folder is told so, instead of shown an empty table."""
     result = cli.at(*args.split())
-    expect_refused(result, f"there is no database {cli.path}", status=MUST_MEND)
+    expect_refused(result, f"there is no database {cli.path}", status=os.EX_CONFIG)
     assert list(cli.folder.iterdir()) == [], "nothing was expected to be made"
 
 
@@ -797,7 +797,7 @@ def test_token_that_cannot_be_printed_is_said_to_be_lost(cli, stdout):
     [token] = cli.json("api-tokens", "list")
     assert status == 1
     assert said.splitlines()[1] == (
-        f"ice-gateway: token {token['id']} of bob is made, but {reason}; it is lost:"
+        f"ice-gateway: token {token['id']} of bob is created, but {reason}; it is lost:"
         f" `ice-gateway api-tokens revoke {token['id']}`, and create another"
     )
 

@@ -11,7 +11,7 @@ import pytest
 from websockets.frames import Opcode
 
 from client.protocol import OperationKind
-from gateway.cli.common import desk
+from gateway.cli.common import open_context
 from gateway.core.times import utc_now
 from gateway.node import dispatcher
 from gateway.services.operation_requests import OperationService, Wanted
@@ -737,7 +737,7 @@ async def test_a_command_requests_and_cancels_beside_the_gateway(running):
     """The gateway hears of both through the log."""
 
     ice = await connected(running)
-    async with desk(running.gateway.settings) as beside:
+    async with open_context(running.gateway.settings) as beside:
         asking = OperationService(engine=beside.engine, clock=utc_now, kept_bytes=1_000_000)
         entry = (await Ices(beside.engine).find("lab-1")).ice
         made = await asking.request(beside.actor, entry, Wanted(OperationKind.EXECUTE, b"{}"))

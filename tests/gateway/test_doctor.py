@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from gateway.cli import main
-from gateway.cli.common import desk
+from gateway.cli.common import open_context
 from gateway.core.ice import IceType
 from gateway.core.times import to_text, utc_now
 from gateway.core.tokens import Key, KeyRing
@@ -49,7 +49,7 @@ def template(tmp_path_factory):
     folder = tmp_path_factory.mktemp("template")
 
     async def work():
-        async with desk(settings_for(folder)) as opened:
+        async with open_context(settings_for(folder)) as opened:
             await opened.services.provisioning.provision(ADMIN, "lab-1", IceType.CI_CD, None)
 
     asyncio.run(work())
@@ -208,7 +208,7 @@ def test_a_database_that_is_not_as_it_should_be(settings, tmp_path, harm, level,
 
 def test_a_restored_table_that_waits(settings, tmp_path):
     async def work():
-        async with desk(settings) as opened:
+        async with open_context(settings) as opened:
             place = GatewayFiles.of(settings)
             await back_up(opened.engine, place, tmp_path / "backup", ADMIN, utc_now)
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from gateway.cli.common import desk
+from gateway.cli.common import open_context
 from gateway.core.ice import IceType
 from gateway.core.times import to_text, utc_now
 from gateway.core.tokens import Key, KeyRing, Opened
@@ -82,7 +82,7 @@ async def test_a_key_is_added_promoted_and_retired_beside_a_running_gateway(
 
 
 async def states(running):
-    async with desk(running.gateway.settings) as opened:
+    async with open_context(running.gateway.settings) as opened:
         return await keys(opened).list()
 
 
@@ -121,7 +121,7 @@ async def test_an_entry_from_before_keys_were_kept_may_need_each_key_of_that_tim
             " WHERE ice_name = 'ci-2'"
         )
         older.commit()
-        async with desk(settings) as opened:
+        async with open_context(settings) as opened:
             master = keys(opened)
             third = await master.rotate(opened.actor)
             await master.promote(opened.actor, None)
@@ -211,7 +211,7 @@ async def test_a_commit_that_fails_says_that_the_file_may_be_changed(running, co
 
 
 class Intruder:
-    """Does `work` at a desk of its own, without patience, whenever it is let in."""
+    """Does `work` on a connection of its own, without waiting for locks, whenever it is let in."""
 
     def __init__(self, settings, work):
         self.settings = settings
@@ -230,14 +230,14 @@ class Intruder:
     async def _try(self):
         with pytest.MonkeyPatch.context() as patched, contextlib.suppress(StoreLocked):
             patched.setattr("gateway.store.sqlite.engine.BUSY_TIMEOUT", 0)
-            async with desk(self.settings) as opened:
+            async with open_context(self.settings) as opened:
                 await self.work(opened)
 
 
 @pytest.fixture
 async def table(tmp_path):
-    """A desk on a table without a gateway, with keys of which the first is needed, the second seals."""
-    async with desk(settings_for(tmp_path)) as opened:
+    """A command's context without a gateway; ICEs need its first key, and its second key seals."""
+    async with open_context(settings_for(tmp_path)) as opened:
         await opened.services.provisioning.provision(opened.actor, "ci-1", IceType.CI_CD, None)
         master = keys(opened)
         await master.promote(opened.actor, await master.rotate(opened.actor))

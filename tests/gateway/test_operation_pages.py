@@ -185,7 +185,7 @@ async def test_of_a_large_result_the_beginning_is_shown(running, root):
     await finished(ice, await take(ice), result="x" * 900_000)
     await in_state(running, operation, "succeeded")
     answer = await root.part(f"{WORK}/{operation}", "dialog")
-    assert "This is its beginning." in said(answer)
+    assert "Only the beginning is shown." in said(answer)
     assert len(answer.text) < 30_000
 
 
@@ -200,7 +200,7 @@ async def test_what_an_older_version_stored_is_shown(running, root, column):
     assert answer.status == 200
     assert len(answer.text) < 30_000
     if column == "params":
-        assert "This is its beginning." in said(answer)
+        assert "Only the beginning is shown." in said(answer)
 
 
 async def test_operations_are_paged_newest_first(running, root):
@@ -228,7 +228,7 @@ async def test_an_operation_is_cancelled_after_a_question(running, root):
     await take(ice)
     await in_state(running, operation, "running")
     asks = await root.part(f"{WORK}/{operation}/cancel", "dialog")
-    assert "the ICE is told to stop" in said(asks)
+    assert "the gateway asks the ICE to stop" in said(asks)
     assert (await show(running.admin, operation))["state"] == "running", "asking changes nothing"
     done = await root.post(f"{WORK}/{operation}/cancel")
     assert done.status == 200

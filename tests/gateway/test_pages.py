@@ -723,7 +723,7 @@ async def test_user_is_added(running, browse, root):
     answer = await root.post("users", {"name": " bob ", "role": "member", "password": ""})
     assert answer.status == 201
     assert "users-changed" in answer.headers["HX-Trigger"]
-    assert "only there to be tagged" in said(answer)
+    assert "they can only own ICEs" in said(answer)
     fields = {"name": "carol", "role": "auditor", "password": "\N{SNOWMAN}" * 12}
     assert (await root.post("users", fields)).status == 201
     browser = await browse(running)
@@ -815,7 +815,7 @@ async def test_user_who_cannot_be_added(running, root, fields, *, status, field,
 async def test_password_is_set_and_the_old_logins_end(running, browse, root):
     eve = await browse(running, "eve", Role.AUDITOR)
     ask = await root.get("users/password?name=eve")
-    assert "1 login made with the old one ends." in said(ask)
+    assert "1 login with the old password ends." in said(ask)
     for password in ("", "x" * 11):
         answer = await root.post("users/password", {"name": "eve", "password": password})
         assert answer.status == 422
@@ -946,7 +946,7 @@ async def test_what_is_half_done_is_told_so(running, root, monkeypatch):
     answer = await root.post("users/disable", {"name": "eve"})
     assert answer.status == 503
     done = "eve is disabled, but their ICEs cannot be shown"
-    assert f"{done}: the store failed meanwhile. Do it once more." in said(answer)
+    assert f"{done}: the store failed meanwhile. Try again." in said(answer)
     assert (await running.gateway.services.accounts.user("eve")).disabledon is not None
 
 

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from gateway.cli import main
-from gateway.cli.common import desk
+from gateway.cli.common import open_context
 from gateway.core.ice import IceType
 from gateway.core.roles import Role
 from gateway.core.times import utc_now
@@ -43,7 +43,7 @@ async def provision(opened, name):
 
 
 async def make(settings, folder):
-    async with desk(settings) as opened:
+    async with open_context(settings) as opened:
         await back_up(opened.engine, GatewayFiles.of(settings), folder, ADMIN, utc_now)
     return folder
 
@@ -61,13 +61,13 @@ async def names(path):
 
 async def listed(settings):
     """What a confirmation would list, as what: name, and why."""
-    async with desk(settings) as opened:
+    async with open_context(settings) as opened:
         found = await review(opened.engine.fetch, utc_now())
         return {(item.what, item.name): item.since for item in found.found}, found
 
 
 async def confirmed(settings):
-    async with desk(settings) as opened:
+    async with open_context(settings) as opened:
         found = await review(opened.engine.fetch, utc_now())
         assert await confirm(opened.engine, found, ADMIN, utc_now)
 
@@ -158,7 +158,7 @@ async def test_a_token_reprovisioned_since_is_worthless_too(tmp_path):
 
 
 async def test_a_copy_put_back_by_hand_admits_nobody_either(tmp_path, settings):
-    async with desk(settings) as opened:
+    async with open_context(settings) as opened:
         token = await provision(opened, "lab-1")
     folder = await make(settings, tmp_path / "backup")
     shutil.copyfile(folder / "ice-gateway.db", settings.database_path)
@@ -177,12 +177,12 @@ async def test_a_copy_put_back_by_hand_admits_nobody_either(tmp_path, settings):
 
 async def test_a_log_that_was_not_yet_written_back_is_put_aside_too(tmp_path, settings):
     """A gateway that was killed leaves half of the database in SQLite's log (WAL)."""
-    async with desk(settings) as opened:
+    async with open_context(settings) as opened:
         await provision(opened, "lab-1")
     folder = await make(settings, tmp_path / "backup")
     killed = tmp_path / "killed"
     killed.mkdir()
-    async with desk(settings) as opened:
+    async with open_context(settings) as opened:
         await provision(opened, "lab-2")
         for path in tmp_path.glob("ice.db*"):
             shutil.copyfile(path, killed / path.name)
@@ -196,7 +196,7 @@ async def test_a_log_that_was_not_yet_written_back_is_put_aside_too(tmp_path, se
 
 
 async def test_a_damaged_database_is_put_aside_with_its_log(tmp_path, settings):
-    async with desk(settings) as opened:
+    async with open_context(settings) as opened:
         await provision(opened, "lab-1")
     folder = await make(settings, tmp_path / "backup")
     settings.database_path.write_bytes(b"SQLite format 3\0" + b"\xff" * 5000)
@@ -214,7 +214,7 @@ async def test_a_damaged_database_is_put_aside_with_its_log(tmp_path, settings):
 
 
 async def test_a_database_of_another_program_stays(tmp_path, settings):
-    async with desk(settings) as opened:
+    async with open_context(settings) as opened:
         await provision(opened, "lab-1")
     folder = await make(settings, tmp_path / "backup")
     settings.database_path.unlink()
@@ -227,10 +227,10 @@ async def test_a_database_of_another_program_stays(tmp_path, settings):
 
 
 async def test_while_a_command_has_it_open_it_is_refused(tmp_path, settings):
-    async with desk(settings) as opened:
+    async with open_context(settings) as opened:
         await provision(opened, "lab-1")
     folder = await make(settings, tmp_path / "backup")
-    async with desk(settings) as opened:
+    async with open_context(settings) as opened:
         with pytest.raises(StoreRefused, match=r"a command has .* open: try again"):
             await put_back(settings, folder)
         await provision(opened, "lab-2")
@@ -238,7 +238,7 @@ async def test_while_a_command_has_it_open_it_is_refused(tmp_path, settings):
 
 
 async def test_without_a_database_all_that_is_good_is_listed(tmp_path, settings):
-    async with desk(settings) as opened:
+    async with open_context(settings) as opened:
         await opened.services.accounts.add_user(ADMIN, "alice", Role.ADMIN, None)
         token = (await opened.services.accounts.create_token(ADMIN, "alice", "tour", 0)).token
         for name in ("lab-1", "lab-2"):
@@ -253,12 +253,12 @@ async def test_without_a_database_all_that_is_good_is_listed(tmp_path, settings)
 
 
 async def test_a_database_that_is_no_later_state_is_not_compared_with(tmp_path, settings):
-    async with desk(settings) as opened:
+    async with open_context(settings) as opened:
         await provision(opened, "lab-1")
     folder = await make(settings, tmp_path / "backup")
     for path in tmp_path.glob("ice.*"):
         path.unlink()
-    async with desk(settings) as opened:  # somebody has begun anew
+    async with open_context(settings) as opened:  # somebody has begun anew
         for name in ("lab-1", "lab-2", "lab-3"):
             await provision(opened, name)
     done = await put_back(settings, folder)
@@ -268,16 +268,16 @@ async def test_a_database_that_is_no_later_state_is_not_compared_with(tmp_path, 
 
 
 async def test_a_second_restore_is_compared_with_what_the_first_replaced(tmp_path, settings):
-    async with desk(settings) as opened:
+    async with open_context(settings) as opened:
         await opened.services.accounts.add_user(ADMIN, "alice", Role.MEMBER, None)
         for name in ("lab-1", "lab-2"):
             await provision(opened, name)
     folder = await make(settings, tmp_path / "backup")
-    async with desk(settings) as opened:
+    async with open_context(settings) as opened:
         await opened.services.provisioning.reprovision(ADMIN, await opened.ice("lab-1"))
         await opened.services.accounts.disable(ADMIN, "alice")
     first = await put_back(settings, folder)
-    async with desk(settings) as opened:
+    async with open_context(settings) as opened:
         await opened.services.provisioning.reprovision(ADMIN, await opened.ice("lab-2"))
         await opened.services.provisioning.reprovision(ADMIN, await opened.ice("lab-1"))
     assert (await listed(settings))[0].keys() == {("user", "alice")}, "who got a token anew is not"
@@ -289,14 +289,14 @@ async def test_a_second_restore_is_compared_with_what_the_first_replaced(tmp_pat
 
 
 async def test_it_is_confirmed_once_and_told_in_the_log(tmp_path, settings):
-    async with desk(settings) as opened:
+    async with open_context(settings) as opened:
         await provision(opened, "lab-1")
     folder = await make(settings, tmp_path / "backup")
-    async with desk(settings) as opened:
+    async with open_context(settings) as opened:
         await provision(opened, "lab-2")
         newest = await head(opened.engine.fetch)
     done = await put_back(settings, folder)
-    async with desk(settings) as opened:
+    async with open_context(settings) as opened:
         found = await review(opened.engine.fetch, utc_now())
         assert await confirm(opened.engine, found, ADMIN, utc_now)
         assert not await confirm(opened.engine, found, ADMIN, utc_now)
@@ -325,7 +325,7 @@ async def test_it_is_confirmed_once_and_told_in_the_log(tmp_path, settings):
 
 
 async def test_the_keys_of_both_open_and_the_newest_goes_on_sealing(tmp_path, settings):
-    async with desk(settings) as opened:
+    async with open_context(settings) as opened:
         old = await provision(opened, "lab-1")
         folder = await make(settings, tmp_path / "backup")
         ring, new = key_file.read(settings.key_file), Key.generate(utc_now())
@@ -349,7 +349,7 @@ async def test_the_keys_of_both_open_and_the_newest_goes_on_sealing(tmp_path, se
 
 @pytest.mark.parametrize("lost", ["gone", "garbage", "open to others"])
 async def test_keys_that_cannot_be_used_are_replaced(tmp_path, settings, lost):
-    async with desk(settings) as opened:
+    async with open_context(settings) as opened:
         token = await provision(opened, "lab-1")
     folder = await make(settings, tmp_path / "backup")
     if lost == "gone":
@@ -366,7 +366,7 @@ async def test_keys_that_cannot_be_used_are_replaced(tmp_path, settings, lost):
 
 
 async def test_a_key_file_of_another_gateway_is_refused(tmp_path, settings):
-    async with desk(settings) as opened:
+    async with open_context(settings) as opened:
         await provision(opened, "lab-1")
     folder = await make(settings, tmp_path / "backup")
     kid = key_file.read(settings.key_file).seals
@@ -445,10 +445,10 @@ async def test_killed_at_any_step_it_leaves_the_old_database_or_the_new_one(tmp_
     place = tmp_path / "place"
     place.mkdir()
     settings = settings_for(place)
-    async with desk(settings) as opened:
+    async with open_context(settings) as opened:
         old = await provision(opened, "lab-1")
     await make(settings, tmp_path / "backup")
-    async with desk(settings) as opened:
+    async with open_context(settings) as opened:
         ring, new = key_file.read(settings.key_file), Key.generate(utc_now())
         key_file.replace(settings.key_file, KeyRing([*ring.keys, new], new.kid))
         await opened.services.provisioning.reprovision(ADMIN, await opened.ice("lab-1"))
@@ -487,7 +487,7 @@ async def test_killed_at_any_step_over_a_damaged_database_nothing_of_it_is_lost(
     place = tmp_path / "place"
     place.mkdir()
     settings = settings_for(place)
-    async with desk(settings) as opened:
+    async with open_context(settings) as opened:
         await provision(opened, "lab-1")
     await make(settings, tmp_path / "backup")
     damaged, log = b"SQLite format 3\0" + b"\xff" * 5000, b"the log beside it"

@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives import serialization
 
 from gateway.app import run_gateway
 from gateway.cli import main
-from gateway.cli.common import MUST_MEND, desk
+from gateway.cli.common import open_context
 from gateway.core.ice import IceType
 from gateway.core.roles import Role
 from gateway.core.times import utc_now
@@ -119,7 +119,7 @@ def refused(tmp_path, monkeypatch):
         if name.startswith("ICE_GATEWAY_"):
             monkeypatch.delenv(name)
 
-    def run(*args, status=MUST_MEND, **env):
+    def run(*args, status=os.EX_CONFIG, **env):
         options = ("--port", "0", "--database", f"sqlite:///{tmp_path}/ice.db")
         env = {"ICE_GATEWAY_METRICS__LISTEN": "", **env}
         result = CliRunner(catch_exceptions=False).invoke(main, ["serve", *options, *args], env=env)
@@ -214,7 +214,7 @@ def test_missing_key_file_is_refused_once_there_are_ices(refused, tmp_path):
     settings = load(None, {}, {"database.url": f"sqlite:///{tmp_path}/ice.db"})
 
     async def provision():
-        async with desk(settings) as opened:
+        async with open_context(settings) as opened:
             await opened.services.provisioning.provision(opened.actor, "lab-1", IceType.CI_CD, None)
 
     asyncio.run(provision())
@@ -334,7 +334,7 @@ async def test_an_ice_that_comes_again_and_again_fills_no_log(served):
 
 
 async def test_disabled_user_is_refused_at_once(served):
-    async with desk(served.settings) as opened:
+    async with open_context(served.settings) as opened:
         await opened.services.accounts.add_user(opened.actor, "eve", Role.ADMIN, None)
         made = await opened.services.accounts.create_token(opened.actor, "eve", "test", 0)
     served.secrets.append(made.secret.reveal())
@@ -352,14 +352,14 @@ async def test_disabled_user_is_refused_at_once(served):
                 return error.code
 
     assert await asyncio.to_thread(status) == 200
-    async with desk(served.settings) as opened:
+    async with open_context(served.settings) as opened:
         await opened.services.accounts.disable(opened.actor, "eve")
     assert await asyncio.to_thread(status) == 401
 
 
 async def test_a_restored_table_admits_nobody_until_it_is_confirmed(tmp_path):
     settings = settings_for(tmp_path)
-    async with desk(settings) as opened:
+    async with open_context(settings) as opened:
         issued = await opened.services.provisioning.provision(
             opened.actor, "lab-1", IceType.CI_CD, None
         )

@@ -12,7 +12,7 @@ import sys
 import threading
 import urllib.request
 
-from gateway.cli.common import desk
+from gateway.cli.common import open_context
 from gateway.core.ice import IceType
 from gateway.runtime.settings import load
 from tests.support.ice import PATIENCE, Ice
@@ -93,7 +93,7 @@ class Served:
             return answer.status
 
     async def provision(self, name, tls=None):
-        async with desk(self.settings) as opened:
+        async with open_context(self.settings) as opened:
             issued = await opened.services.provisioning.provision(
                 opened.actor, name, IceType.CI_CD, None
             )

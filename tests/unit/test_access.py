@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from gateway.admin.access import check_declared, route
-from gateway.admin.auth import needed
+from gateway.admin.auth import declared_need
 from gateway.admin.context import CALLER
 from gateway.core.roles import Caller, Need, Role
 from gateway.web.responses import RequestRefused
@@ -55,7 +55,7 @@ async def test_caller_is_checked_after_what_was_sent_and_before_the_handler():
         reads=step("reads", "body"),
         finds=step("finds", listed, "more"),
     )
-    assert needed(made.handler) is Need.ACT
+    assert declared_need(made.handler) is Need.ACT
     with pytest.raises(RequestRefused) as refused:
         await made.handler({CALLER: Caller("eve", Role.AUDITOR)})
     assert refused.value.problem.code == "forbidden"

@@ -17,7 +17,6 @@ import pytest
 import yaml
 
 from gateway.cli import main
-from gateway.cli.common import MUST_MEND
 from gateway.runtime.settings import load
 
 CONFIG = Path(__file__).parents[2] / "config"
@@ -69,7 +68,7 @@ def test_it_leaves_the_gateway_what_it_needs(unit):
     assert int(given["TimeoutStopSec"]) > 10, "as long as the gateway may take to stop"
     assert int(given["LimitNOFILE"]) > load(None, {}).ice_max_connections
     final = given["RestartPreventExitStatus"].split()
-    assert final == ["2", str(MUST_MEND)], "what a restart does not mend"
+    assert final == ["2", str(os.EX_CONFIG)], "what a restart does not mend"
     assert given["WorkingDirectory"] == f"/var/lib/{given['StateDirectory']}"
     assert "-HUP" in given["ExecReload"]
     _, name, *options = given["ExecStart"].split()

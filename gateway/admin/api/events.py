@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Final
+from typing import Final
 
-import msgspec
 from aiohttp import web
 from aiohttp_sse import EventSourceResponse
 
 from gateway.admin.access import route
-from gateway.admin.api.requests import DEFAULT_LIMIT, Limit, Query, Text, cut
-from gateway.admin.auth import recognise
-from gateway.admin.context import CALLER, PARTS, AdminContext
+from gateway.admin.api.requests import DEFAULT_LIMIT, Limit, Number, Query, Text, split_page
+from gateway.admin.auth import authenticate
+from gateway.admin.context import CALLER, admin_context
 from gateway.admin.event_streams import EventStream, send_document
 from gateway.core.audit_event import Position
 from gateway.core.problems import invalid, problem
@@ -24,11 +23,8 @@ from gateway.store.sessions import Happening
 from gateway.web.responses import RequestRefused, json_response
 
 _BATCH: Final = 200
-_RECOGNISE_EVERY: Final = 10.0
-"""Seconds after which a stream's credentials are looked at again; they may have expired."""
-_MAX_SEQ: Final = 2**63 - 1
-
-Seq = Annotated[int, msgspec.Meta(ge=0, le=_MAX_SEQ)]
+_AUTHENTICATE_EVERY: Final = 10.0
+"""Seconds after which a stream's credentials are checked again; they may have expired."""
 
 
 class EventQuery(Query):
@@ -37,12 +33,12 @@ class EventQuery(Query):
     ice_name: Text | None = None
     actor: Text | None = None
     action: Text | None = None
-    after: Seq = 0
+    after: Number = 0
     limit: Limit = DEFAULT_LIMIT
 
 
 def routes() -> list[web.RouteDef]:
-    """The calls of this noun."""
+    """The routes of `/events`."""
     return [
         route("GET", "/events", listing, need=Need.READ_EVENTS, reads=_query),
         route(
@@ -62,7 +58,7 @@ async def _query(request: web.Request) -> tuple[EventQuery]:
 
 async def listing(request: web.Request, query: EventQuery) -> web.Response:
     """List audit events."""
-    log = request.config_dict[PARTS].events
+    log = admin_context(request).events
     found = await log.after(
         query.after,
         query.limit + 1,
@@ -70,60 +66,58 @@ async def listing(request: web.Request, query: EventQuery) -> web.Response:
     )
     if not found and query.after > (last := await log.last()):
         raise RequestRefused(problem("reset", f"The audit log ends at event {last}.", seq=last))
-    page, end = cut(found, query.limit)
+    page, end = split_page(found, query.limit)
     items = [schemas.event_document(entry) for entry in page]
     return json_response(schemas.EventPage(items, None if end is None else end.seq))
 
 
 async def stream(request: web.Request, position: Position | None) -> web.StreamResponse:
     """Send audit events, presence and refused attempts as they happen."""
-    context = request.config_dict[PARTS]
-    begin = position or await context.events.end()
-
-    with context.streams.news() as reader:  # from before the answer begins
+    context = admin_context(request)
+    start = position or await context.events.end()
+    with context.streams.subscribe() as reader:  # before the answer starts
         return await context.streams.serve(
             request,
             request[CALLER].user,
-            lambda response: _send_all(request, response, reader, begin),
+            lambda response: _send_all(request, response, reader, start),
         )
 
 
 async def _send_all(
     request: web.Request, response: EventSourceResponse, reader: EventStream, position: Position
 ) -> None:
-    parts: AdminContext = request.config_dict[PARTS]
+    context = admin_context(request)
     loop = asyncio.get_running_loop()
-    recognised = loop.time()
-    # Without news nothing is written, so that a reader who has gone would not be noticed.
-    while not parts.streams.closed and request.transport is not None:
+    authenticated = loop.time()
+    # `transport` is checked, since a stream without news writes nothing and notices no disconnect.
+    while not context.streams.closed and request.transport is not None:
         reader.wake.clear()
-        # Taken before the log is read: what took the caller's right away is then among the entries.
+        # Before the log is read: an event that takes the caller's right away is then among the entries.
         news = [reader.news.popleft() for _ in range(len(reader.news))]
-        # With the event before, which must be the one that was sent: the log may have been restored.
-        found = await parts.events.after(position.seq - 1, _BATCH + 1)
+        # Read the last sent event again: if it is another one, the log was restored from a backup.
+        found = await context.events.after(position.seq - 1, _BATCH + 1)
         known = position.is_in(found)
         entries = [entry for entry in found if known and entry.seq > position.seq]
-        # Users and API tokens change through the log, too: a caller who lost their right is told
-        # nothing of what came after.
-        doubt = not known or any(entry.event.ice_name is None for entry in entries)
-        if doubt or loop.time() - recognised >= _RECOGNISE_EVERY:
-            recognised = loop.time()
-            caller = await recognise(request, used=False)
+        # An event without an ICE may have changed the caller's user or API token.
+        may_have_changed = not known or any(entry.event.ice_name is None for entry in entries)
+        if may_have_changed or loop.time() - authenticated >= _AUTHENTICATE_EVERY:
+            authenticated = loop.time()
+            caller = await authenticate(request, used=False)
             if caller is None or not caller.grants.reads_events:
                 return
         if not known:
-            position = await parts.events.end()
+            position = await context.events.end()
             reset = schemas.Reset(position.seq)
             await send_document(response, reset, event="reset", id=str(position))
         for entry in entries:
             position = Position.behind(entry)
             document = schemas.event_document(entry)
             await send_document(response, document, id=str(position))
-        for one in news:
-            await _send_news(response, one)
+        for item in news:
+            await _send_news(response, item)
         if len(entries) < _BATCH:
             try:
-                async with asyncio.timeout(_RECOGNISE_EVERY):
+                async with asyncio.timeout(_AUTHENTICATE_EVERY):
                     await reader.wake.wait()
             except TimeoutError:
                 continue

@@ -1,7 +1,8 @@
-"""`/ices`: provisioned, listed, acted on."""
+"""`/ices`: provision, list and act on ICEs."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Annotated, Literal
@@ -16,26 +17,28 @@ from gateway.admin.api.requests import (
     Query,
     Text,
     body_as,
-    cut,
     decode_cursor,
     encode_cursor,
     etag,
     find_ice,
     if_match,
     no_members,
+    split_page,
     unwrap,
 )
 from gateway.admin.auth import actor
-from gateway.admin.context import CALLER, PARTS, AdminContext
+from gateway.admin.context import CALLER, admin_context
 from gateway.core.accounts import fold_user
 from gateway.core.audit_event import Actor
 from gateway.core.ice import Ice, IceType, Status, fold
 from gateway.core.problems import NAME_IS_FINAL, Problem, problem
-from gateway.core.roles import Need
+from gateway.core.roles import Caller, Need
 from gateway.services import schemas
 from gateway.services.provisioning import MAX_BULK, Done, Expected, Issued, check_new
 from gateway.store.ices import IceFilter, Listed
 from gateway.web.responses import json_response, problem_response
+
+Action = Callable[[Actor, Ice, Expected], Awaitable[Issued | Done | Problem]]
 
 
 class NewIce(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -53,20 +56,36 @@ class Bulk(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     ice_names: Annotated[list[str], msgspec.Meta(max_length=MAX_BULK)]
 
 
-class IceQuery(Query):
-    """Filters of GET /ices."""
+class IceFilters(Query):
+    """The filters that the API and the page have in common."""
 
     status: Status | None = None
     ice_type: IceType | None = None
-    provisionedto: Text | None = None
     connected: bool | None = None
     q: Text | None = None
+
+    def visible_to(self, caller: Caller, owner: str | None) -> IceFilter | None:
+        """The filter for ICEs of this owner that the caller may see; None if none can match."""
+        where = IceFilter(
+            status=self.status,
+            ice_type=self.ice_type,
+            provisionedto=None if owner is None else fold_user(owner),
+            connected=self.connected,
+            text=None if self.q is None else fold_user(self.q),
+        )
+        return visible_ices(caller, where)
+
+
+class IceQuery(IceFilters):
+    """Filters of GET /ices."""
+
+    provisionedto: Text | None = None
     limit: Limit = DEFAULT_LIMIT
     cursor: Text | None = None
 
 
 def routes() -> list[web.RouteDef]:
-    """The calls of this noun."""
+    """The routes of `/ices`."""
     one = "/ices/{ice_name}"
     return [
         route("POST", "/ices", provision, need=Need.ACT, reads=_new_ice),
@@ -75,13 +94,15 @@ def routes() -> list[web.RouteDef]:
         route("GET", one, show, need=Need.USER, finds=find_ice),
         *(route(method, one, final, need=Need.CALLER) for method in ("DELETE", "PUT", "PATCH")),
         *(
-            route("POST", f"{one}/{name}", act, need=Need.ACT, reads=no_members, finds=find_ice)
-            for name, act in (
-                ("reprovision", reprovision),
-                ("reregister", reregister),
-                ("deregister", deregister),
-                ("disconnect", disconnect),
+            route(
+                "POST",
+                f"{one}/{action}",
+                functools.partial(act, action),
+                need=Need.ACT,
+                reads=no_members,
+                finds=find_ice,
             )
+            for action in ("reprovision", "reregister", "deregister", "disconnect")
         ),
         route("GET", f"{one}/connections", connections, need=Need.USER, finds=find_ice),
     ]
@@ -89,7 +110,7 @@ def routes() -> list[web.RouteDef]:
 
 async def _new_ice(request: web.Request) -> tuple[NewIce]:
     new = await body_as(request, NewIce)
-    # The user is looked up later: a caller without the right must not learn which users exist.
+    # The user is looked up only after the caller's right is checked: others must not learn who exists.
     unwrap(check_new(new.ice_name, new.ice_type, new.provisionedto))
     return (new,)
 
@@ -106,7 +127,7 @@ async def _bulk(request: web.Request) -> tuple[Bulk]:
 async def provision(request: web.Request, new: NewIce) -> web.Response:
     """Provision an ICE."""
     issued: Issued = unwrap(
-        await _parts(request).services.provisioning.provision(
+        await admin_context(request).services.provisioning.provision(
             actor(request), new.ice_name, new.ice_type, new.provisionedto
         )
     )
@@ -123,20 +144,11 @@ async def provision(request: web.Request, new: NewIce) -> web.Response:
 
 async def listing(request: web.Request, query: IceQuery, after: str | None) -> web.Response:
     """List ICEs, filtered and paged."""
-    where = visible_ices(
-        request[CALLER],
-        IceFilter(
-            status=query.status,
-            ice_type=query.ice_type,
-            provisionedto=None if query.provisionedto is None else fold_user(query.provisionedto),
-            connected=query.connected,
-            text=None if query.q is None else fold_user(query.q),
-        ),
-    )
+    where = query.visible_to(request[CALLER], query.provisionedto)
     if where is None:
         return json_response(schemas.IcePage([], None))
-    found = await _parts(request).ices.page(where, query.limit + 1, after)
-    page, last = cut(found, query.limit)
+    found = await admin_context(request).ices.page(where, query.limit + 1, after)
+    page, last = split_page(found, query.limit)
     return json_response(
         schemas.IcePage(
             [schemas.ice_document(listed) for listed in page],
@@ -150,69 +162,48 @@ async def show(_: web.Request, listed: Listed) -> web.Response:
     return json_response(schemas.ice_document(listed), headers=etag(listed.ice.generation))
 
 
-async def final(request: web.Request) -> web.Response:  # noqa: ARG001 - whichever ICE it is
-    """Refuse to change or delete a name."""
+async def final(request: web.Request) -> web.Response:  # noqa: ARG001 - the same for every ICE
+    """Refuse to change or delete an ICE."""
     response = problem_response(problem("method-not-allowed", NAME_IS_FINAL))
     response.headers["Allow"] = "GET, HEAD"
     return response
 
 
 async def connections(request: web.Request, listed: Listed) -> web.Response:
-    """Tell what became of an ICE's recent connections."""
-    found = await _parts(request).happenings.of(listed.ice.ice_name)
+    """List an ICE's recent connections and refusals."""
+    found = await admin_context(request).happenings.of(listed.ice.ice_name)
     return json_response(
         schemas.Happenings([schemas.happening_document(happening) for happening in found])
     )
 
 
-async def reprovision(request: web.Request, listed: Listed) -> web.Response:
-    """Replace a token that was lost before registration."""
-    return await _renew(request, listed, _parts(request).services.provisioning.reprovision)
-
-
-async def reregister(request: web.Request, listed: Listed) -> web.Response:
-    """Let an ICE register again."""
-    return await _renew(request, listed, _parts(request).services.provisioning.reregister)
-
-
-async def deregister(request: web.Request, listed: Listed) -> web.Response:
-    """Deactivate an ICE and drop its session."""
-    return await _end(request, listed, _parts(request).services.provisioning.deregister)
-
-
-async def disconnect(request: web.Request, listed: Listed) -> web.Response:
-    """Close an ICE's session; it may come back."""
-    return await _end(request, listed, _parts(request).services.provisioning.disconnect)
-
-
-async def _renew(
-    request: web.Request,
-    listed: Listed,
-    act: Callable[[Actor, Ice, Expected], Awaitable[Issued | Problem]],
-) -> web.Response:
-    issued: Issued = unwrap(await act(actor(request), listed.ice, if_match(request)))
-    return json_response(
-        schemas.Renewed(
-            _after(listed, issued), issued.token.reveal(), issued.dropped, issued.unconfirmed
-        ),
-        headers=etag(issued.ice.generation),
+async def act(action: str, request: web.Request, listed: Listed) -> web.Response:
+    """Reprovision, reregister, deregister or disconnect an ICE."""
+    done: Done = unwrap(
+        await actions(request)[action](actor(request), listed.ice, if_match(request))
     )
-
-
-async def _end(
-    request: web.Request,
-    listed: Listed,
-    act: Callable[[Actor, Ice, Expected], Awaitable[Done | Problem]],
-) -> web.Response:
-    done: Done = unwrap(await act(actor(request), listed.ice, if_match(request)))
+    ice, drops = _after(listed, done), (done.dropped, done.unconfirmed)
     return json_response(
-        schemas.Ended(_after(listed, done), done.dropped, done.unconfirmed),
+        schemas.Renewed(ice, done.token.reveal(), *drops)
+        if isinstance(done, Issued)
+        else schemas.Ended(ice, *drops),
         headers=etag(done.ice.generation),
     )
 
 
+def actions(request: web.Request) -> dict[str, Action]:
+    """What an admin can do to one ICE, by the name in the path."""
+    provisioning = admin_context(request).services.provisioning
+    return {
+        "reprovision": provisioning.reprovision,
+        "reregister": provisioning.reregister,
+        "deregister": provisioning.deregister,
+        "disconnect": provisioning.disconnect,
+    }
+
+
 def _after(before: Listed, done: Done) -> schemas.IceDocument:
-    """The ICE after an action; what it dropped is no connection any more."""
+    """The ICE after an action, without a connection that the action dropped."""
     connection = before.connection
     if connection is not None and connection.session in {drop.session for drop in done.dropped}:
         connection = None
@@ -221,7 +212,7 @@ def _after(before: Listed, done: Done) -> schemas.IceDocument:
 
 async def bulk(request: web.Request, wanted: Bulk) -> web.Response:
     """Deregister or disconnect many ICEs in one transaction."""
-    provisioning = _parts(request).services.provisioning
+    provisioning = admin_context(request).services.provisioning
     done = await provisioning.bulk(actor(request), wanted.action, wanted.ice_names)
     items = [
         schemas.BulkItem(outcome.ice_name, 200)
@@ -230,7 +221,3 @@ async def bulk(request: web.Request, wanted: Bulk) -> web.Response:
         for outcome in done.outcomes
     ]
     return json_response(schemas.BulkAnswer(items, done.dropped, done.unconfirmed))
-
-
-def _parts(request: web.Request) -> AdminContext:
-    return request.config_dict[PARTS]

@@ -1,4 +1,4 @@
-"""`/operations`, and an ICE's: requested, listed, followed, cancelled."""
+"""`/operations` and `/ices/{ice_name}/operations`: request, list, follow and cancel operations."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from gateway.admin.api.requests import (
     no_members,
     unwrap,
 )
-from gateway.admin.auth import actor, recognise
-from gateway.admin.context import CALLER, PARTS, AdminContext
+from gateway.admin.auth import actor, authenticate
+from gateway.admin.context import CALLER, AdminContext, admin_context
 from gateway.admin.event_streams import send_document
 from gateway.core.operation import Operation, State
 from gateway.core.problems import invalid, problem
@@ -41,11 +41,11 @@ from gateway.web.responses import RequestRefused, json_response
 
 MAX_WAIT: Final = 60.0
 """Seconds that a request may wait for its operation to finish."""
-_LOOK_EVERY: Final = 5.0
-"""Seconds after which a waiter looks without having been woken."""
+_POLL_INTERVAL: Final = 5.0
+"""Seconds after which a waiter reads the operation although nothing woke it."""
 _MAX_DIGITS: Final = 18
-_SHOWN_AT_ONCE: Final = 64 * 1024
-"""Bytes of JSON that are looked through within 10 ms."""
+_MAX_INLINE: Final = 64 * 1024
+"""Bytes of JSON that are converted within 10 ms, so in the event loop."""
 
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
@@ -61,7 +61,7 @@ class NewOperation(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class RequestQuery(Query):
-    """How long to wait for the end."""
+    """Query parameters of POST /ices/{ice_name}/operations: seconds to wait for the end."""
 
     wait: Annotated[float, msgspec.Meta(ge=0, le=MAX_WAIT)] = 0.0
 
@@ -77,7 +77,7 @@ class OperationQuery(Query):
 
 
 def routes() -> list[web.RouteDef]:
-    """The calls of this noun."""
+    """The routes of operations."""
     one = "/operations/{id}"
     return [
         route(
@@ -101,19 +101,19 @@ async def _wanted(request: web.Request) -> tuple[float, Operation]:
     wanted = Wanted(new.kind, bytes(new.params), new.run_at, new.deadline, new.idempotency_key)
     name = request.match_info["ice_name"]
     return wait, unwrap(
-        await _parts(request).services.operations.prepare(actor(request), name, wanted)
+        await admin_context(request).services.operations.prepare(actor(request), name, wanted)
     )
 
 
 async def create(
     request: web.Request, wait: float, checked: Operation, listed: Listed
 ) -> web.Response:
-    """Request an operation, and wait for its end if that is asked for."""
-    parts = _parts(request)
+    """Request an operation and wait for its end if the caller asks for that."""
+    context = admin_context(request)
     operation: Operation = unwrap(
-        await parts.services.operations.queue(actor(request), listed.ice, checked)
+        await context.services.operations.queue(actor(request), listed.ice, checked)
     )
-    operation = await _end_of(parts, operation, wait)
+    operation = await _wait_for_end(context, operation, wait)
     base = request.path.rsplit("/", 3)[0]  # without /ices/NAME/operations
     [document] = await _documents([operation])
     return json_response(
@@ -123,41 +123,41 @@ async def create(
     )
 
 
-async def _end_of(parts: AdminContext, operation: Operation, wait: float) -> Operation:
-    """The operation when it has finished, or as it is after `wait` seconds."""
+async def _wait_for_end(context: AdminContext, operation: Operation, wait: float) -> Operation:
+    """The operation once it has finished, or as it is after `wait` seconds."""
     with (
-        parts.node.waiters.on(operation.ice_name, operation.id, end_only=True) as changed,
+        context.node.waiters.on(operation.ice_name, operation.id, end_only=True) as changed,
         contextlib.suppress(TimeoutError, StoreUnavailable),
     ):
         async with asyncio.timeout(wait):
-            while not (operation.is_finished or parts.node.waiters.closed):
+            while not (operation.is_finished or context.node.waiters.closed):
                 changed.clear()
-                # It is requested, whatever comes of looking.
-                operation = await parts.services.operations.find(operation.id) or operation
+                # If it has been deleted meanwhile, keep what was requested.
+                operation = await context.services.operations.find(operation.id) or operation
                 if not operation.is_finished:
-                    await _news(changed, _LOOK_EVERY)
+                    await _wait_for_change(changed)
     if wait and not operation.is_finished:
         with contextlib.suppress(StoreUnavailable):
-            operation = await parts.services.operations.find(operation.id) or operation
+            operation = await context.services.operations.find(operation.id) or operation
     return operation
 
 
 async def _documents(found: Sequence[Operation]) -> list[schemas.OperationDocument]:
-    """What is shown of operations; large ones are looked through in a thread, at up to 80 ms a MiB."""
+    """The documents of operations; large ones are converted in a thread, at up to 80 ms a MiB."""
     values = (
         value
-        for one in found
-        for value in (one.params, one.progress, one.result, one.error)
+        for operation in found
+        for value in (operation.params, operation.progress, operation.result, operation.error)
         if value
     )
-    if sum(map(len, values)) <= _SHOWN_AT_ONCE:
+    if sum(map(len, values)) <= _MAX_INLINE:
         return list(map(schemas.operation_document, found))
     return await asyncio.to_thread(list, map(schemas.operation_document, found))
 
 
-async def _news(changed: asyncio.Event, patience: float) -> None:
+async def _wait_for_change(changed: asyncio.Event) -> None:
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(patience):
+        async with asyncio.timeout(_POLL_INTERVAL):
             await changed.wait()
 
 
@@ -173,7 +173,7 @@ async def listing(request: web.Request, query: OperationQuery, before: int | Non
     )
     if where is None:
         return json_response(schemas.OperationPage([], None))
-    page, more = await _parts(request).operations.page(where, query.limit, before)
+    page, more = await admin_context(request).operations.page(where, query.limit, before)
     return json_response(
         schemas.OperationPage(
             await _documents([item.operation for item in page]),
@@ -189,32 +189,32 @@ def _number(cursor: str | None) -> int | None:
     return None if text is None else int(text)
 
 
-async def show(request: web.Request, _: Listed, operation: Operation) -> web.Response:  # noqa: ARG001 - found for this caller
+async def show(request: web.Request, _: Listed, operation: Operation) -> web.Response:  # noqa: ARG001 - `route` has checked it
     """Show one operation."""
     return json_response(*await _documents([operation]))
 
 
 async def cancel(request: web.Request, _: Listed, operation: Operation) -> web.Response:
-    """End an operation."""
+    """Cancel an operation."""
     done: Operation = unwrap(
-        await _parts(request).services.operations.cancel(actor(request), operation.id)
+        await admin_context(request).services.operations.cancel(actor(request), operation.id)
     )
     return json_response(*await _documents([done]))
 
 
 async def _find(request: web.Request) -> tuple[Listed, Operation]:
-    """The operation of the path; one at an ICE that the caller may not see does not exist for them."""
-    parts = _parts(request)
-    operation = await parts.services.operations.find(request.match_info["id"])
-    listed = None if operation is None else await parts.ices.find(operation.ice_name)
+    """The operation of the path, if the caller may see its ICE. Raises `RequestRefused`."""
+    context = admin_context(request)
+    operation = await context.services.operations.find(request.match_info["id"])
+    listed = None if operation is None else await context.ices.find(operation.ice_name)
     if operation is None or listed is None or not request[CALLER].sees(listed.ice):
         raise RequestRefused(problem("not-found", "There is no such operation."))
     return listed, operation
 
 
 async def stream(request: web.Request, _: Listed, operation: Operation) -> web.StreamResponse:
-    """Send an operation's states, progress and result as they come; the stream ends with the result."""
-    return await _parts(request).streams.serve(
+    """Stream an operation's states, progress and result; the stream ends with the result."""
+    return await admin_context(request).streams.serve(
         request, request[CALLER].user, lambda response: _send_all(request, response, operation)
     )
 
@@ -222,16 +222,16 @@ async def stream(request: web.Request, _: Listed, operation: Operation) -> web.S
 async def _send_all(
     request: web.Request, response: EventSourceResponse, operation: Operation
 ) -> None:
-    parts = _parts(request)
+    context = admin_context(request)
     state: State | None = None
     progress: bytes | None = None
-    with parts.node.waiters.on(operation.ice_name, operation.id) as changed:
-        while not parts.node.waiters.closed and request.transport is not None:
+    with context.node.waiters.on(operation.ice_name, operation.id) as changed:
+        while not context.node.waiters.closed and request.transport is not None:
             changed.clear()
-            caller = await recognise(request, used=False)
-            found = await parts.services.operations.find(operation.id)
+            caller = await authenticate(request, used=False)
+            found = await context.services.operations.find(operation.id)
             if caller is None or found is None:
-                return  # who has lost their right is told nothing more
+                return  # the caller lost their right, or the operation was deleted
             if found.state is not state:
                 state = found.state
                 await send_document(response, schemas.operation_state(found), event="state")
@@ -243,8 +243,4 @@ async def _send_all(
             if found.is_finished:
                 await send_document(response, *await _documents([found]), event="result")
                 return
-            await _news(changed, _LOOK_EVERY)
-
-
-def _parts(request: web.Request) -> AdminContext:
-    return request.config_dict[PARTS]
+            await _wait_for_change(changed)

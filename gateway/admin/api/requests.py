@@ -1,4 +1,4 @@
-"""What a request brings, checked: bodies, query parameters, If-Match. A fault names its field."""
+"""Validation of requests: bodies, query parameters, If-Match. A refusal names the invalid field."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Final, Self, TypeVar
+from urllib.parse import urlencode
 
 import msgspec
 from aiohttp import web
 
 from client.protocol import JsonTooComplex
-from gateway.admin.auth import recognise
-from gateway.admin.context import CALLER, PARTS
+from gateway.admin.auth import authenticate
+from gateway.admin.context import CALLER, admin_context
 from gateway.core import base64url
 from gateway.core.json_input import NotJson, check_syntax
 from gateway.core.problems import Problem, invalid, problem
@@ -23,17 +24,20 @@ from gateway.web.responses import RequestRefused, read_body
 MAX_LIMIT: Final = 200
 DEFAULT_LIMIT: Final = 50
 MAX_TEXT: Final = 256
+MAX_NUMBER: Final = 2**63 - 1
 Limit = Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)]
+Number = Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMBER)]
+"""The number of an event or an operation, as the store counts them."""
 Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
 _TAG: Final = re.compile(r'"([1-9][0-9]{0,17})"')
-"""What `etag` makes."""
+"""An entity tag as `etag` writes it."""
 
 B = TypeVar("B")
 R = TypeVar("R")
 
 
 class NoMembers(msgspec.Struct, forbid_unknown_fields=True):
-    """Body of calls whose path says everything: an object without members, or no body."""
+    """Body of a call without parameters: an empty object, or no body."""
 
 
 async def body_as(request: web.Request, shape: type[B]) -> B:
@@ -42,7 +46,7 @@ async def body_as(request: web.Request, shape: type[B]) -> B:
 
 
 async def no_members(request: web.Request) -> tuple[()]:
-    """Take an empty body, or an object without members. Raises `RequestRefused`."""
+    """Accept no body or an empty object. Raises `RequestRefused`."""
     if request.body_exists:
         data = await _body(request)
         if data:
@@ -52,8 +56,8 @@ async def no_members(request: web.Request) -> tuple[()]:
 
 async def _body(request: web.Request) -> bytes:
     data = await read_body(request)
-    # The body may have taken its time: who has lost their right meanwhile has none any more.
-    caller = await recognise(request)
+    # The body may have arrived slowly, and the caller may have lost their right meanwhile.
+    caller = await authenticate(request)
     if caller is None:
         raise RequestRefused(problem("unauthenticated"))
     request[CALLER] = caller
@@ -68,8 +72,8 @@ def _parsed(request: web.Request, data: bytes, shape: type[B]) -> B:
         raise RequestRefused(problem("malformed-json")) from None
     except JsonTooComplex as error:
         too_complex = str(error)
-    # Second, since what cannot be parsed is 400 whatever it is called. It is asked for because a
-    # page of another site can send any body, but not this type.
+    # After the syntax, since invalid JSON is 400 with any type. The type is required because a page
+    # of another site can send any body, but not with this type.
     if media_type(request.headers.get("Content-Type", "")) != "application/json":
         raise RequestRefused(problem("unsupported-media-type"))
     if too_complex is not None:
@@ -78,7 +82,7 @@ def _parsed(request: web.Request, data: bytes, shape: type[B]) -> B:
 
 
 def decode_as(data: bytes, shape: type[B]) -> B:
-    """JSON that `check_syntax` has taken, as `shape`. Raises `RequestRefused`."""
+    """JSON that `check_syntax` has accepted, as `shape`. Raises `RequestRefused`."""
     try:
         return msgspec.json.decode(data, type=shape)
     except msgspec.ValidationError as error:
@@ -86,19 +90,19 @@ def decode_as(data: bytes, shape: type[B]) -> B:
 
 
 def _shape_problem(error: msgspec.ValidationError) -> Problem:
-    """Msgspec ends its sentences with the place: ... - at `$.ice_name`."""
-    # From the right, since the sentence quotes what was sent; without a place all of it is the reason.
+    """The problem for an error of msgspec, such as: Expected `str`, got `int` - at `$.ice_name`."""
+    # From the right, since the sentence may quote the input; without a path all of it is the reason.
     reason, found, place = str(error).rpartition(" - at `$")
     if not found:
         reason, place = place, ""
     field = place.rstrip("`").lstrip(".")
-    if not field and "field `" in reason:  # a missing or unknown member stands in the sentence
+    if not field and "field `" in reason:  # the sentence names a missing or unknown member
         field = reason.split("field `")[1].split("`")[0]
     return invalid(field or "body", reason[:1].lower() + reason[1:])
 
 
 class Query(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Query parameters; an unknown one is refused, since a misspelt filter would list everything."""
+    """Query parameters; an unknown name is refused, since a misspelt filter would list everything."""
 
     @classmethod
     def of(cls, request: web.Request) -> Self:
@@ -108,44 +112,55 @@ class Query(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             if name in given:
                 raise RequestRefused(invalid(name, "is given twice"))
             given[name] = value
-        # An empty parameter is what a form sends for a filter that is not used.
+        # A form sends an unused filter as an empty parameter.
         used = {name: value for name, value in given.items() if value}
         try:
             return msgspec.convert(used, type=cls, strict=False)
         except msgspec.ValidationError as error:
             raise RequestRefused(_shape_problem(error)) from None
 
+    def address(self, **changes: Any) -> str:
+        """This query with changes, encoded for an address; defaults are left out."""
+        wanted = {name: getattr(self, name) for name in self.__struct_fields__} | changes
+        defaults = type(self)()
+        given = {
+            name: str(value).lower() if isinstance(value, bool) else str(value)
+            for name, value in wanted.items()
+            if value != getattr(defaults, name)
+        }
+        return urlencode(given)
+
 
 async def find_ice(request: web.Request) -> tuple[Listed]:
-    """The ICE of the path; one that the caller may not see does not exist for them. Raises `RequestRefused`."""
-    parts = request.config_dict[PARTS]
-    listed = await parts.ices.find(request.match_info["ice_name"])
+    """The ICE of the path, if the caller may see it. Raises `RequestRefused`."""
+    context = admin_context(request)
+    listed = await context.ices.find(request.match_info["ice_name"])
     if listed is None or not request[CALLER].sees(listed.ice):
         raise RequestRefused(problem("not-registered"))
     connection = listed.connection
     if (
         connection
-        and connection.node == parts.node.name
-        and parts.node.hub.get(listed.ice.ice_name) is None
+        and connection.node == context.node.name
+        and context.node.hub.get(listed.ice.ice_name) is None
     ):
-        # It has just gone, and that is not written yet.
+        # It has just disconnected, and the store does not know yet.
         listed = replace(listed, connection=None)
     return (listed,)
 
 
-def cut(found: Sequence[R], limit: int) -> tuple[Sequence[R], R | None]:
-    """A page of what was found, which is one more where there are more; and its last row then."""
+def split_page(found: Sequence[R], limit: int) -> tuple[Sequence[R], R | None]:
+    """The first `limit` rows of `limit + 1` requested, and the last of them if there are more."""
     page = found[:limit]
     return page, page[-1] if len(found) > limit else None
 
 
 def encode_cursor(text: str) -> str:
-    """A place in a listing, opaque to callers."""
+    """A cursor for a position in a listing, opaque to callers."""
     return base64url.encode(text.encode())
 
 
 def decode_cursor(cursor: str | None) -> str | None:
-    """The reverse. Raises `RequestRefused`."""
+    """The position of a cursor. Raises `RequestRefused`."""
     if cursor is None:
         return None
     try:
@@ -155,9 +170,9 @@ def decode_cursor(cursor: str | None) -> str | None:
 
 
 def if_match(request: web.Request) -> frozenset[int] | None:
-    """The generations that If-Match names (RFC 9110 section 13.1.1); None for any.
+    """The generations that If-Match names (RFC 9110 section 13.1.1); None for any generation.
 
-    Only strong tags match; what is no tag of ours matches nothing.
+    Weak tags and tags that this gateway does not issue match nothing.
     """
     values = request.headers.getall("If-Match", [])
     if not values:
@@ -169,12 +184,12 @@ def if_match(request: web.Request) -> frozenset[int] | None:
 
 
 def etag(generation: int) -> dict[str, str]:
-    """The entity tag of one ICE's answer."""
+    """The ETag header of an ICE with this generation."""
     return {"ETag": f'"{generation}"'}
 
 
 def unwrap(value: Any) -> Any:
-    """A use case's result. Raises `RequestRefused` where it is a problem."""
+    """The result of a service call. Raises `RequestRefused` if it is a problem."""
     if isinstance(value, Problem):
         raise RequestRefused(value)
     return value

@@ -1,7 +1,7 @@
-"""The admin's pages: HTML by Jinja, made live by htmx. A file per noun.
+"""The admin's pages: HTML from Jinja templates, updated by htmx; a module for each noun.
 
-A page is asked for whole; what changes within it is asked for as a fragment (htmx sends HX-Request)
-and bears the same status as the API's answer would.
+A browser requests a whole page; htmx then requests fragments of it (HX-Request), which have the same
+status as the API's answer.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 from aiohttp import web
 
 from gateway.admin.access import check_declared, route
-from gateway.admin.context import PARTS, AdminContext
+from gateway.admin.context import CONTEXT, AdminContext
 from gateway.admin.pages.api_tokens import routes as api_tokens
 from gateway.admin.pages.audit import routes as audit
-from gateway.admin.pages.base import answered, furnish, logged_in, to_the_page
+from gateway.admin.pages.base import configure, handle_errors, redirect_to_root, require_login
 from gateway.admin.pages.guide import routes as guide
 from gateway.admin.pages.ice import routes as one_ice
 from gateway.admin.pages.ices import routes as ices
@@ -26,12 +26,12 @@ from gateway.core.roles import Need
 __all__ = ["pages_app"]
 
 
-def pages_app(parts: AdminContext) -> web.Application:
+def pages_app(context: AdminContext) -> web.Application:
     """The pages; mount them at `/admin`."""
-    app = web.Application(middlewares=[answered, logged_in])
-    app[PARTS] = parts
-    furnish(app)
-    app.router.add_routes([route("GET", "", to_the_page, need=Need.NOTHING)])
+    app = web.Application(middlewares=[handle_errors, require_login])
+    app[CONTEXT] = context
+    configure(app)
+    app.router.add_routes([route("GET", "", redirect_to_root, need=Need.NOTHING)])
     for routes in (
         login,
         ices,

@@ -1,4 +1,4 @@
-"""API tokens: what scripts bring, shown once, revoked at any time."""
+"""The page of API tokens: create, list and revoke the credentials of scripts."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Final
 from aiohttp import web
 
 from gateway.admin.access import route
-from gateway.admin.api.requests import Query
+from gateway.admin.api.requests import Query, unwrap
 from gateway.admin.auth import actor
-from gateway.admin.pages.base import PAGE, Page, form, parts, render, render_table
-from gateway.admin.pages.ices import form_fault
+from gateway.admin.context import admin_context
+from gateway.admin.pages.base import PAGE, Page, form, notice, render, render_table
+from gateway.admin.pages.ices import form_error
 from gateway.core.accounts import ApiToken, TokenState
 from gateway.core.audit_event import Via
 from gateway.core.problems import Problem, invalid, problem
@@ -19,35 +20,35 @@ from gateway.core.roles import Need
 from gateway.web.responses import RequestRefused
 
 CHANGED: Final = "tokens-changed"
-"""Tells the page's script that the table is to be asked for again."""
+"""The event on which the page reloads the table."""
 _DAY: Final = 86_400.0
 LIFETIMES: Final = {"30d": 30 * _DAY, "90d": 90 * _DAY, "365d": 365 * _DAY, "never": 0.0}
-USUAL: Final = "90d"
-_IDS: Final = {
+DEFAULT_LIFETIME: Final = "90d"
+_FIELD_IDS: Final = {
     "name": "token_label",
-    "not-found": "token_owner",  # the user, that is
+    "not-found": "token_owner",  # no such user
     "forbidden": "token_owner",
     "not-registered": "token_ice",
 }
-"""Where on the page the faulty field is."""
+"""The element of an invalid field, by the problem's field or code."""
 
 
 class TokensQuery(Query):
-    """What the address says of the table."""
+    """The query of the page's address."""
 
     page: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A token, and how it stands now."""
+    """A token and its present state."""
 
     token: ApiToken
     state: TokenState
 
 
 def routes() -> list[web.RouteDef]:
-    """The addresses of this noun."""
+    """The routes of `/api-tokens`."""
     return [
         route("GET", "/api-tokens", page, need=Need.SEE_ALL),
         route("POST", "/api-tokens", create, need=Need.ACT),
@@ -57,13 +58,13 @@ def routes() -> list[web.RouteDef]:
 
 
 async def page(request: web.Request) -> web.StreamResponse:
-    """The whole page, or the table alone where htmx asks for it."""
+    """The page, or only its table if htmx asks for that."""
     query = TokensQuery.of(request)
-    here = parts(request)
+    admin = admin_context(request)
     shown = Page.of(query.page)
-    found, total = await here.services.accounts.tokens_page(PAGE, shown.offset)
-    disabled = await here.services.accounts.disabled_among([token.user for token in found])
-    now = here.clock()
+    found, total = await admin.services.accounts.tokens_page(PAGE, shown.offset)
+    disabled = await admin.services.accounts.disabled_among([token.user for token in found])
+    now = admin.clock()
     context = {
         "title": "API tokens",
         "rows": [
@@ -71,18 +72,20 @@ async def page(request: web.Request) -> web.StreamResponse:
         ],
         **shown.context(total),
         "lifetimes": list(LIFETIMES),
-        "usual": USUAL,
+        "default_lifetime": DEFAULT_LIFETIME,
     }
     return render_table(request, "api_tokens", context)
 
 
 async def create(request: web.Request) -> web.StreamResponse:
-    """Make a token and show it this once; a refusal comes back into the form."""
+    """Create a token and show it once; a refusal appears in the form."""
     fields = await form(request)
     lifetime = LIFETIMES.get(fields.get("expires_in", ""))
     if lifetime is None:
-        return form_fault(request, invalid("expires_in", f"choose {', '.join(LIFETIMES)}"), _IDS)
-    made = await parts(request).services.accounts.create_token(
+        return form_error(
+            request, invalid("expires_in", f"choose {', '.join(LIFETIMES)}"), _FIELD_IDS
+        )
+    made = await admin_context(request).services.accounts.create_token(
         actor(request, Via.PAGE),
         fields.get("owner", "").strip(),
         fields.get("label", "").strip(),
@@ -90,7 +93,7 @@ async def create(request: web.Request) -> web.StreamResponse:
         fields.get("ice_name", "").strip() or None,
     )
     if isinstance(made, Problem):
-        return form_fault(request, made, _IDS)
+        return form_error(request, made, _FIELD_IDS)
     context = {
         "issued": made.token,
         "token": made.secret.reveal(),
@@ -101,30 +104,28 @@ async def create(request: web.Request) -> web.StreamResponse:
         "api_token_issued.html",
         context,
         status=201,
-        tell={CHANGED: {}, "form-done": {}},
+        trigger={CHANGED: {}, "form-done": {}},
     )
 
 
 async def confirm(request: web.Request) -> web.StreamResponse:
-    """Say what revoking does, before it is done."""
+    """Ask before revoking a token."""
     return render(request, "api_token_revoke.html", {"token": await _token(request)})
 
 
 async def revoke(request: web.Request) -> web.StreamResponse:
-    """Revoke a token; once revoked it stays so."""
+    """Revoke a token for good."""
     token = await _token(request)
-    done = await parts(request).services.accounts.revoke_token(actor(request, Via.PAGE), token.id)
-    if isinstance(done, Problem):
-        raise RequestRefused(done)
-    said = f"{token.label} of {token.user}: the next request that brings it is refused."
-    if done.revokedon is not None:
-        said = f"{token.label} of {token.user} was revoked before; nothing was changed."
-    context = {"heading": "API token revoked", "said": [said]}
-    return render(request, "told.html", context, tell={CHANGED: {}})
+    accounts = admin_context(request).services.accounts
+    before = unwrap(await accounts.revoke_token(actor(request, Via.PAGE), token.id))
+    sentence = f"{token.label} of {token.user}: the next request with it is refused."
+    if before.revokedon is not None:
+        sentence = f"{token.label} of {token.user} was revoked before; nothing was changed."
+    return notice(request, "API token revoked", sentence, changed=CHANGED)
 
 
 async def _token(request: web.Request) -> ApiToken:
-    token = await parts(request).services.accounts.token(request.match_info["token_id"])
+    token = await admin_context(request).services.accounts.token(request.match_info["token_id"])
     if token is None:
         raise RequestRefused(problem("not-found", "There is no such API token."))
     return token

@@ -1,18 +1,17 @@
-"""The audit log: newest first, found by ICE, actor, action and time."""
+"""The page of the audit log, newest first, filtered by ICE, actor, action and time."""
 
 from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final
-from urllib.parse import urlencode
+from typing import Final
 
-import msgspec
 from aiohttp import web
 
 from gateway.admin.access import route
-from gateway.admin.api.requests import Query, Text
-from gateway.admin.pages.base import PAGE, parts, render, render_table
+from gateway.admin.api.requests import MAX_NUMBER, Number, Query, Text
+from gateway.admin.context import admin_context
+from gateway.admin.pages.base import PAGE, render, render_table
 from gateway.core.codes import AuditAction
 from gateway.core.ice import Action
 from gateway.core.problems import invalid
@@ -22,34 +21,26 @@ from gateway.store.engine import StoreUnavailable
 from gateway.store.events import EventFilter
 from gateway.web.responses import RequestRefused
 
-_LAST: Final = 2**63 - 1
-_PATIENCE: Final = 30.0
-"""Seconds for a reader of a file to take the next part."""
+_WRITE_TIMEOUT: Final = 30.0
+"""Seconds for a client to read the next part of an export."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 ACTIONS: Final = (*Action, *AuditAction)
-"""What is offered to filter by; the address may name others."""
-
-Seq = Annotated[int, msgspec.Meta(ge=0, le=_LAST)]
+"""The actions that the filter offers; the address may name others."""
 
 
 class AuditQuery(Query):
-    """What the address says: the filter, and the event before which the page begins."""
+    """The query of the page's address: the filter, and the event before which the page starts."""
 
     ice_name: Text | None = None
     actor: Text | None = None
     action: Text | None = None
     since: Text | None = None
     until: Text | None = None
-    before: Seq | None = None
-
-    def address(self, **changes: Any) -> str:
-        """The query of another page: this one with changes."""
-        wanted = {name: getattr(self, name) for name in self.__struct_fields__} | changes
-        return urlencode({name: value for name, value in wanted.items() if value is not None})
+    before: Number | None = None
 
 
 def routes() -> list[web.RouteDef]:
-    """The addresses of this noun."""
+    """The routes of `/audit`."""
     return [
         route("GET", "/audit", page, need=Need.READ_EVENTS),
         route("GET", "/audit/verdict", verdict, need=Need.READ_EVENTS),
@@ -63,12 +54,12 @@ def routes() -> list[web.RouteDef]:
 
 
 async def page(request: web.Request) -> web.StreamResponse:
-    """The whole page, or the table alone where htmx asks for it."""
+    """The page, or only its table if htmx asks for that."""
     query = AuditQuery.of(request)
-    here = parts(request)
+    admin = admin_context(request)
     where = await _filter(request, query)
-    before = _LAST if query.before is None else query.before
-    found = await here.events.before(before, PAGE + 1, where)
+    before = MAX_NUMBER if query.before is None else query.before
+    found = await admin.events.before(before, PAGE + 1, where)
     context = {
         "title": "Audit log",
         "query": query,
@@ -80,16 +71,16 @@ async def page(request: web.Request) -> web.StreamResponse:
 
 
 async def verdict(request: web.Request) -> web.StreamResponse:
-    """Whether the chain verifies: asked for by the page, which does not wait for it."""
-    found, at = await parts(request).services.audit.checked()
+    """Whether the chain verifies; a fragment of its own, so that the page does not wait for it."""
+    found, at = await admin_context(request).services.audit.checked()
     return render(request, "audit_verdict.html", {"verdict": found, "at": at})
 
 
 async def download(request: web.Request) -> web.StreamResponse:
-    """All events of the filter, as a file."""
+    """All events that match the filter, as a file."""
     where = await _filter(request, AuditQuery.of(request))
     name = request.match_info["format"]
-    day = parts(request).clock().strftime("%Y-%m-%d")
+    day = admin_context(request).clock().strftime("%Y-%m-%d")
     response = web.StreamResponse(
         headers={
             "Content-Type": media_type(name),
@@ -98,12 +89,12 @@ async def download(request: web.Request) -> web.StreamResponse:
     )
     await response.prepare(request)
     try:
-        async for part in export(parts(request).events, where, name):
-            async with asyncio.timeout(_PATIENCE):
+        async for part in export(admin_context(request).events, where, name):
+            async with asyncio.timeout(_WRITE_TIMEOUT):
                 await response.write(part)
         await response.write_eof()
     except (StoreUnavailable, TimeoutError):
-        # The status is out: only a connection that breaks tells that the file is not whole.
+        # The status was sent, so only an aborted connection shows that the file is incomplete.
         if request.transport is not None:
             request.transport.abort()
     return response
@@ -120,16 +111,16 @@ async def _filter(request: web.Request, query: AuditQuery) -> EventFilter:
 
 
 async def _actor(request: web.Request, name: str) -> str:
-    """The name as the log has it: people do not type capitals as they were given."""
-    user = await parts(request).services.accounts.user(name)
+    """The name as the log spells it; people may type it in another case."""
+    user = await admin_context(request).services.accounts.user(name)
     if user is not None:
         return user.name
-    listed = await parts(request).ices.find(name)
+    listed = await admin_context(request).ices.find(name)
     return name if listed is None else listed.ice.ice_name
 
 
 def _time(field: str, text: str | None) -> datetime | None:
-    """A time of the address; without a zone it is UTC. Raises `RequestRefused`."""
+    """A time from the address, in UTC if it has no zone. Raises `RequestRefused`."""
     if text is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""What every page shares: the frame around it, the headers, the login it needs, how it fails."""
+"""What all pages share: rendering, headers, the login check, forms and error pages."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from gateway.admin.auth import is_meant, is_public, login_of
-from gateway.admin.context import CALLER, LOGIN, PARTS, AdminContext
-from gateway.core.problems import Problem, problem
+from gateway.admin.auth import current_login, is_public, passes_csrf_check
+from gateway.admin.context import CALLER, LOGIN, admin_context
+from gateway.core.problems import problem
 from gateway.core.times import to_text
 from gateway.store.engine import StoreUnavailable
 from gateway.web.forms import TooManyFields, parse_form
@@ -25,7 +25,7 @@ from gateway.web.http_headers import media_type
 from gateway.web.responses import MAX_BODY, RequestRefused, read_body, store_problem
 
 _HEADERS: Final = {
-    # No inline script or style, nothing from elsewhere, in nobody's frame.
+    # No inline script or style, nothing from another site, and no other site may frame the page.
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
         " connect-src 'self'; form-action 'self'; base-uri 'self'; frame-ancestors 'none'"
@@ -39,9 +39,9 @@ PAGE: Final = 50
 """Rows of a table on one page."""
 _MAX_PAGE: Final = 100_000
 MAX_FIELDS: Final = 32
-"""Fields of a form that names no ICEs."""
-_DECODED_AT_ONCE: Final = 32 * 1024
-"""Bytes of a form that are decoded within 10 ms. A larger one takes up to 0.5 s, in a thread."""
+"""Fields of a form, unless it lists ICEs."""
+_MAX_INLINE: Final = 32 * 1024
+"""Bytes of a form that are decoded in the loop, within 10 ms; a larger one takes a thread up to 0.5 s."""
 _DECODER: web.AppKey[asyncio.Semaphore] = web.AppKey("decoder", asyncio.Semaphore)
 _BY_STATUS: Final = {
     404: "not-found",
@@ -51,8 +51,8 @@ _BY_STATUS: Final = {
 _log = structlog.get_logger()
 
 
-def furnish(app: web.Application) -> None:
-    """Give the app its templates and headers."""
+def configure(app: web.Application) -> None:
+    """Set up the application's templates and response headers."""
     environment = aiohttp_jinja2.setup(
         app,
         loader=jinja2.PackageLoader("gateway.admin", "templates"),
@@ -74,26 +74,26 @@ def _utc(moment: datetime) -> str:
 async def _set_headers(request: web.Request, response: web.StreamResponse) -> None:
     response.headers.update(_HEADERS)
     if request.match_info.route.name == "static":
-        # A name bears its version, or is asked for again by its entity tag.
+        # The browser asks again with the entity tag.
         response.headers["Cache-Control"] = "no-cache"
 
 
-async def to_the_page(request: web.Request) -> web.StreamResponse:
-    """`/admin` is `/admin/`; relative, since a proxy may have taken a prefix away."""
+async def redirect_to_root(request: web.Request) -> web.StreamResponse:
+    """Redirect `/admin` to `/admin/`, relative since a proxy may have removed a prefix."""
     raise web.HTTPFound(f"{request.path.rsplit('/', 1)[-1]}/")
 
 
 @web.middleware
-async def logged_in(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Let nobody in without a login; a change needs the page's own token, too."""
-    await _let_in(request)
+async def require_login(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Middleware: require a login, and the form token for changes."""
+    await _check_login(request)
     return await handler(request)
 
 
-async def _let_in(request: web.Request) -> None:
+async def _check_login(request: web.Request) -> None:
     if is_public(request):
         return
-    login = await login_of(request)
+    login = await current_login(request)
     if login is None:
         if is_fragment(request) or request.method != "GET":
             raise RequestRefused(
@@ -101,86 +101,77 @@ async def _let_in(request: web.Request) -> None:
             )
         raise web.HTTPFound(f"{root(request)}login")
     request[LOGIN], request[CALLER] = login, login.caller
-    if not is_meant(request, login):
+    if not passes_csrf_check(request, login):
         raise RequestRefused(
             problem(
                 "forbidden",
-                "This page was opened in another login, so nothing was changed. Do it once more.",
+                "This page was opened in another login, so nothing was changed. Try again.",
             )
         )
 
 
 @web.middleware
-async def answered(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Tell of what went wrong on a page, or in the place on it that was asked for."""
+async def handle_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Middleware: answer an error with a page, or with a dialog if htmx asked for a fragment."""
     try:
         return await handler(request)
     except RequestRefused as refusal:
-        return _refused(request, refusal.problem)
+        refused = refusal.problem
     except web.HTTPException as error:
         if error.status < 400:  # noqa: PLR2004 - a redirect
             raise
-        return _refused(request, problem(_BY_STATUS.get(error.status, "bad-request")))
+        refused = problem(_BY_STATUS.get(error.status, "bad-request"))
     except StoreUnavailable as error:
-        return _refused(request, store_problem(request, error))
+        refused = store_problem(request, error)
     except ConnectionError:
-        raise  # the client has gone
-    except Exception:  # noqa: BLE001 - the last line before the client
+        raise  # the client has disconnected
+    except Exception:  # noqa: BLE001 - the client gets an answer whatever failed
         _log.exception("unexpected error", method=request.method, path=request.rel_url.raw_path)
-        return _refused(request, problem("internal"))
-
-
-def _refused(request: web.Request, refused: Problem) -> web.StreamResponse:
-    if is_fragment(request):
-        return render(request, "problem.html", {"problem": refused}, status=refused.status)
-    return render(request, "problem_page.html", {"problem": refused}, status=refused.status)
+        refused = problem("internal")
+    template = "problem.html" if is_fragment(request) else "problem_page.html"
+    return render(request, template, {"problem": refused}, status=refused.status)
 
 
 def is_fragment(request: web.Request) -> bool:
-    """Whether htmx asks for a part of a page."""
+    """Whether htmx asks for a fragment of a page."""
     return request.headers.get("HX-Request") == "true"
 
 
 def render_table(request: web.Request, name: str, context: dict[str, Any]) -> web.StreamResponse:
-    """The page `name`, or its table alone where htmx asks for that."""
-    alone = is_fragment(request) and request.headers.get("HX-Target") == "table"
-    return render(request, f"{name}_table.html" if alone else f"{name}.html", context)
+    """The page `name`, or only its table if htmx asks for that."""
+    only_table = is_fragment(request) and request.headers.get("HX-Target") == "table"
+    return render(request, f"{name}_table.html" if only_table else f"{name}.html", context)
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Which rows of a table are shown: `number` counts from 1."""
+    """A page of a table; `number` counts from 1."""
 
     number: int
 
     @classmethod
     def of(cls, number: int) -> Page:
-        """The page of an address; what is out of bounds is the nearest that there could be."""
+        """The page with this number, or the nearest possible one."""
         return cls(max(1, min(number, _MAX_PAGE)))
 
     @property
     def offset(self) -> int:
-        """Rows before it."""
+        """The number of rows before this page."""
         return (self.number - 1) * PAGE
 
     def context(self, total: int) -> dict[str, int]:
-        """What the templates need of it, of `total` rows."""
+        """The variables of the templates for a table of `total` rows."""
         return {"total": total, "number": self.number, "pages": max(1, -(-total // PAGE))}
 
 
 def root(request: web.Request) -> str:
-    """The way from this page to `/admin/`, relative: a proxy may have taken a prefix away."""
-    # As the browser sees it: not decoded, and behind the longest prefix that fits.
+    """The relative URL of `/admin/` from this page; relative since a proxy may have removed a prefix."""
+    # The raw path, as the browser sees it, after the longest matching prefix.
     path = request.rel_url.raw_path
-    prefixes = {"", *(urlsplit(url).path for url in parts(request).public_urls)}
+    prefixes = {"", *(urlsplit(url).path for url in admin_context(request).public_urls)}
     starts = [f"{prefix}/admin/" for prefix in prefixes]
     start = max((start for start in starts if path.startswith(start)), key=len, default=path)
     return "../" * path[len(start) :].count("/") or "./"
-
-
-def parts(request: web.Request) -> AdminContext:
-    """The collaborators."""
-    return request.config_dict[PARTS]
 
 
 def render(
@@ -189,9 +180,9 @@ def render(
     context: dict[str, Any],
     *,
     status: int = 200,
-    tell: dict[str, Any] | None = None,
+    trigger: dict[str, Any] | None = None,
 ) -> web.StreamResponse:
-    """A page or a fragment; `tell` are events for the page's script (HX-Trigger)."""
+    """A page or a fragment; `trigger` has events for the page's script (HX-Trigger)."""
     login = request.get(LOGIN)
     response = aiohttp_jinja2.render_template(
         template,
@@ -199,37 +190,45 @@ def render(
         {
             **context,
             "root": root(request),
-            "held": parts(request).node.restore_hold.reason,
+            "held": admin_context(request).node.restore_hold.reason,
             "caller": None if login is None else login.caller,
             "form_token": "" if login is None else login.form_token.reveal(),
-            "cluster": parts(request).cluster,
+            "cluster": admin_context(request).cluster,
             "live": login is not None and login.caller.grants.reads_events,
         },
         status=status,
     )
-    events = dict(tell or {})
+    events = dict(trigger or {})
     if login is not None and is_fragment(request):
-        # A page that was open before its user logged in again goes on with the new login.
+        # A page that was open before the user logged in again needs the new login's token.
         events["form-token"] = login.form_token.reveal()
     if events:
         response.headers["HX-Trigger"] = msgspec.json.encode(events).decode()
     return response
 
 
-async def form(request: web.Request, at_most: int = MAX_BODY) -> dict[str, str]:
-    """The fields of a posted form; of several with one name the last."""
-    return dict(await posted(request, at_most))
+def notice(
+    request: web.Request, heading: str, sentence: str, *more: str, changed: str, status: int = 200
+) -> web.StreamResponse:
+    """A dialog that says what was done, and the event that reloads what it changed."""
+    context = {"heading": heading, "sentences": [sentence, *more]}
+    return render(request, "notice.html", context, status=status, trigger={changed: {}})
 
 
-async def posted(
-    request: web.Request, at_most: int = MAX_BODY, max_fields: int = MAX_FIELDS
+async def form(request: web.Request, max_size: int = MAX_BODY) -> dict[str, str]:
+    """The fields of a posted form; of several with one name, the last. Raises `RequestRefused`."""
+    return dict(await form_fields(request, max_size))
+
+
+async def form_fields(
+    request: web.Request, max_size: int = MAX_BODY, max_fields: int = MAX_FIELDS
 ) -> list[tuple[str, str]]:
-    """The fields of a posted form of so many bytes, in their order. Raises `RequestRefused`."""
+    """The fields of a posted form of at most `max_size` bytes, in order. Raises `RequestRefused`."""
     if media_type(request.headers.get("Content-Type", "")) != _FORM:
         raise RequestRefused(problem("bad-request", "This is not a form of these pages."))
-    data = await read_body(request, at_most)
+    data = await read_body(request, max_size)
     try:
-        if len(data) <= _DECODED_AT_ONCE:
+        if len(data) <= _MAX_INLINE:
             fields = parse_form(data, max_fields)
         else:
             async with request.config_dict[_DECODER]:
@@ -240,11 +239,11 @@ async def posted(
         ) from None
     except ValueError:
         raise RequestRefused(problem("bad-request", "The form cannot be read.")) from None
-    # The form may have taken its time: who has lost their right meanwhile has none any more.
+    # The form may have arrived slowly, and the caller may have lost their right meanwhile.
     before = request.get(CALLER)
-    await _let_in(request)
+    await _check_login(request)
     if request.get(CALLER) != before:
         raise RequestRefused(
-            problem("forbidden", "Your role has changed meanwhile. Nothing was changed.")
+            problem("forbidden", "Your role has changed in the meantime. Nothing was changed.")
         )
     return fields

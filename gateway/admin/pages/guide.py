@@ -1,20 +1,21 @@
-"""The registration guide that the token's panel refers to."""
+"""The registration guide, to which the dialog with a new token links."""
 
 from __future__ import annotations
 
 from aiohttp import web
 
 from gateway.admin.access import route
-from gateway.admin.pages.base import parts, render
+from gateway.admin.context import admin_context
+from gateway.admin.pages.base import render
 from gateway.core.roles import Need
 
 
 def routes() -> list[web.RouteDef]:
-    """The addresses of this noun."""
+    """The route of `/guide`."""
     return [route("GET", "/guide", page, need=Need.CALLER)]
 
 
 async def page(request: web.Request) -> web.StreamResponse:
-    """How an ICE is registered, for whoever sits in front of it."""
-    urls = parts(request).public_urls or (f"{request.scheme}://{request.host}",)
+    """How to register an ICE, for the person at its machine."""
+    urls = admin_context(request).public_urls or (f"{request.scheme}://{request.host}",)
     return render(request, "guide.html", {"title": "Guide", "gateway_url": urls[0]})

@@ -1,4 +1,4 @@
-"""One ICE: its facts, its session, and one timeline that answers 'why is it offline?'."""
+"""The page of one ICE: its facts, session, operations, and a timeline that shows why it is offline."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from aiohttp import web
 from client.protocol import CLOSINGS, REFUSALS, RefusalCode
 from gateway.admin.access import route
 from gateway.admin.api.requests import find_ice
-from gateway.admin.context import CALLER
-from gateway.admin.pages.base import is_fragment, parts, render
-from gateway.admin.pages.ices import WORDS, Row, row_of
+from gateway.admin.context import CALLER, admin_context
+from gateway.admin.pages.base import is_fragment, render
+from gateway.admin.pages.ices import LABELS, Row, table_row
 from gateway.admin.pages.operations import operations_of
 from gateway.core.audit_event import Entry
 from gateway.core.codes import AuditAction
@@ -36,23 +36,23 @@ _REMEDIES: Final[dict[str, tuple[str, Action | None]]] = {
     RefusalCode.TOKEN_EXPIRED: ("Its token was not used in time.", Action.REPROVISION),
     RefusalCode.TOKEN_INVALID: ("Its token is not the one in the table.", None),
     RefusalCode.PROOF_INVALID: (
-        "Its proof does not hold: compare its gateway URL with public_url.",
+        "Its proof is invalid: compare its gateway URL with public_url.",
         None,
     ),
     RefusalCode.USE_DPOP_NONCE: (
-        "Its clock and the gateway's differ; it is admitted all the same.",
+        "Its clock differs from the gateway's; it is admitted anyway.",
         None,
     ),
     RefusalCode.OVERLOADED: (
-        "The gateway has no room: ice.max_connections, or its file handles.",
+        "The gateway is full: ice.max_connections, or its file handles.",
         None,
     ),
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
-    """One line of the timeline."""
+class TimelineItem:
+    """One line of the timeline: an audit event, or something that happened to a connection."""
 
     at: datetime
     kind: str
@@ -63,29 +63,26 @@ class Moment:
 
 
 def routes() -> list[web.RouteDef]:
-    """The addresses of this noun."""
+    """The route of an ICE's page."""
     return [route("GET", "/ices/{ice_name}", page, need=Need.CALLER, finds=find_ice)]
 
 
 async def page(request: web.Request, listed: Listed) -> web.StreamResponse:
-    """The page of an ICE, or what is live on it."""
-    caller, here = request[CALLER], parts(request)
-    row = row_of(listed, acts=caller.grants.acts)
-    happenings = await here.happenings.of(listed.ice.ice_name)
-    entries = (
-        await here.events.last_of(listed.ice.ice_name, _EVENTS)
-        if (caller.grants.reads_events)
-        else []
-    )
-    moments = [_event(entry) for entry in entries] + [_happening(item) for item in happenings]
-    reason, remedy = why_offline(row, happenings, here.clock())
+    """The page of an ICE, or only its live part if htmx asks for that."""
+    caller, admin = request[CALLER], admin_context(request)
+    row = table_row(listed, acts=caller.grants.acts)
+    happenings = await admin.happenings.of(listed.ice.ice_name)
+    timeline = [_happening(item) for item in happenings]
+    if caller.grants.reads_events:
+        timeline += map(_event, await admin.events.last_of(listed.ice.ice_name, _EVENTS))
+    reason, remedy = why_offline(row, happenings, admin.clock())
     context = {
         "title": listed.ice.ice_name,
         "row": row,
-        "moments": sorted(moments, key=lambda moment: moment.at, reverse=True),
+        "timeline": sorted(timeline, key=lambda item: item.at, reverse=True),
         "reason": reason,
         "remedy": remedy if remedy in row.actions else None,
-        "words": WORDS,
+        "labels": LABELS,
         **await operations_of(request, listed),
     }
     return render(request, "ice_live.html" if is_fragment(request) else "ice.html", context)
@@ -94,16 +91,16 @@ async def page(request: web.Request, listed: Listed) -> web.StreamResponse:
 def why_offline(
     row: Row, happenings: list[Happening], now: datetime
 ) -> tuple[str | None, str | None]:
-    """The sentence that answers it, and the action that mends it, if one does."""
+    """Why the ICE is not connected, and the action that helps, if there is one."""
     ice = row.ice
     if row.listed.connection is not None:
         return None, None
     latest = next((item for item in happenings if item.kind != "admitted"), None)
     closed = next((item for item in happenings if item.kind == "closed"), None)
     if ice.status is Status.DEREGISTERED:
-        return "It was deregistered: it is not admitted any more.", Action.REREGISTER
+        return "It was deregistered: it is no longer admitted.", Action.REREGISTER
     if ice.expired(now):
-        return "Its token has expired before it registered.", Action.REPROVISION
+        return "Its token expired before it registered.", Action.REPROVISION
     if latest is not None and latest.at >= ice.provisionedon and latest.code in _REMEDIES:
         sentence, remedy = _REMEDIES[latest.code]
         return f"{sentence} Last refused: {latest.code}, from {latest.address}.", remedy
@@ -114,20 +111,20 @@ def why_offline(
         )
     if closed is not None and closed.code is not None:
         rule = CLOSINGS.get(int(closed.code))
-        ended = rule.sentence if rule else "The ICE has closed the connection, or it was lost."
-        return f"{ended} It has not tried to come back: is it running?", None
+        ended = rule.sentence if rule else "The ICE closed the connection, or it was lost."
+        return f"{ended} It has not tried to reconnect: is it running?", None
     return "It has not tried to connect: is it running?", None
 
 
-def _event(entry: Entry) -> Moment:
+def _event(entry: Entry) -> TimelineItem:
     event = entry.event
     about = f"generation {event.generation}"
     if event.action in (AuditAction.REQUEST_OPERATION, AuditAction.CANCEL_OPERATION):
         about = f"{event.detail['kind']} {event.detail['operation']}"
-    return Moment(event.at, "event", f"{event.action} ({about})", event.actor.name)
+    return TimelineItem(event.at, "event", f"{event.action} ({about})", event.actor.name)
 
 
-def _happening(item: Happening) -> Moment:
+def _happening(item: Happening) -> TimelineItem:
     if item.kind == "admitted":
         text = "connected"
     elif item.kind == "refused":
@@ -136,4 +133,4 @@ def _happening(item: Happening) -> Moment:
     else:
         rule = CLOSINGS.get(int(item.code or 0))
         text = f"connection closed: {item.code}" + (f": {rule.sentence}" if rule else "")
-    return Moment(item.at, item.kind, text, item.address, item.count, item.first)
+    return TimelineItem(item.at, item.kind, text, item.address, item.count, item.first)

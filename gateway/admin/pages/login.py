@@ -8,8 +8,9 @@ from typing import Final
 from aiohttp import web
 
 from gateway.admin.access import route
-from gateway.admin.auth import cookie_name, from_own_page, is_secure, login_cookie, login_of
-from gateway.admin.pages.base import form, parts, render, root
+from gateway.admin.auth import cookie_name, current_login, is_same_origin, is_secure, login_cookie
+from gateway.admin.context import admin_context
+from gateway.admin.pages.base import form, render, root
 from gateway.core.problems import problem
 from gateway.core.roles import Need
 from gateway.core.secret import Secret
@@ -17,11 +18,11 @@ from gateway.services.logins import NotLoggedIn
 from gateway.web.responses import RequestRefused, client_address
 
 MAX_FORM: Final = 16 * 1024
-"""Bytes of the form: strangers send it, too."""
+"""Bytes of the form, which anyone can send."""
 
 
 def routes() -> list[web.RouteDef]:
-    """The addresses of this noun."""
+    """The routes of `/login` and `/logout`."""
     return [
         route("GET", "/login", page, need=Need.NOTHING),
         route("POST", "/login", log_in, need=Need.NOTHING),
@@ -30,8 +31,8 @@ def routes() -> list[web.RouteDef]:
 
 
 async def page(request: web.Request) -> web.StreamResponse:
-    """The form; while there is no user it names the command that makes the first admin."""
-    if await login_of(request) is not None:
+    """The form; while there is no user, it names the command that adds the first admin."""
+    if await current_login(request) is not None:
         raise web.HTTPFound(root(request))
     return await _page(request, None)
 
@@ -39,19 +40,20 @@ async def page(request: web.Request) -> web.StreamResponse:
 async def _page(
     request: web.Request, fault: str | None, name: str = "", status: int = 200
 ) -> web.StreamResponse:
-    anybody = await parts(request).services.accounts.any()
-    context = {"fault": fault, "name": name, "anybody": anybody, "title": "Log in"}
+    has_users = await admin_context(request).services.accounts.any()
+    context = {"fault": fault, "name": name, "has_users": has_users, "title": "Log in"}
     return render(request, "login.html", context, status=status)
 
 
 async def log_in(request: web.Request) -> web.StreamResponse:
-    """Check name and password."""
-    if not from_own_page(request):
+    """Check name and password, and set the login's cookie."""
+    if not is_same_origin(request):
         raise RequestRefused(problem("forbidden", "This login did not come from the login page."))
     fields = await form(request, MAX_FORM)
     name, password = fields.get("name", ""), Secret(fields.get("password", ""))
-    address = client_address(request, parts(request).trusted_proxies)
-    verdict = await parts(request).services.logins.log_in(name, password, address)
+    context = admin_context(request)
+    address = client_address(request, context.trusted_proxies)
+    verdict = await context.services.logins.log_in(name, password, address)
     if isinstance(verdict, NotLoggedIn):
         if not verdict.wait:
             return await _page(request, "Name or password is wrong.", name, 401)
@@ -74,9 +76,9 @@ async def log_in(request: web.Request) -> web.StreamResponse:
 
 async def log_out(request: web.Request) -> web.StreamResponse:
     """End this login."""
-    brought = login_cookie(request)
-    if brought is not None:
-        await parts(request).services.logins.log_out(brought)
+    value = login_cookie(request)
+    if value is not None:
+        await admin_context(request).services.logins.log_out(value)
     response = web.Response(headers={"HX-Redirect": f"{root(request)}login"})
     response.del_cookie(cookie_name(request), path="/", secure=is_secure(request))
     return response

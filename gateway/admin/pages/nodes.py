@@ -1,4 +1,4 @@
-"""The gateways that serve one database: how each is; to let one drain, or resume."""
+"""The page of nodes, the gateways of one database: list, drain and resume them."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ from typing import Final
 from aiohttp import web
 
 from gateway.admin.access import route
+from gateway.admin.api.requests import unwrap
 from gateway.admin.auth import actor
-from gateway.admin.pages.base import form, parts, render, render_table
+from gateway.admin.context import admin_context
+from gateway.admin.pages.base import form, notice, render, render_table
 from gateway.core.audit_event import Via
-from gateway.core.problems import Problem, problem
+from gateway.core.problems import problem
 from gateway.core.roles import Need
 from gateway.web.responses import RequestRefused
 
 CHANGED: Final = "nodes-changed"
-"""Tells the page's script that the table is to be asked for again."""
+"""The event on which the page reloads the table."""
 
 
 def routes() -> list[web.RouteDef]:
-    """The addresses of this noun."""
+    """The routes of `/nodes`."""
     return [
         route("GET", "/nodes", page, need=Need.SEE_ALL),
         route("GET", "/nodes/{name}/{action:drain|resume}", confirm, need=Need.ACT),
@@ -28,17 +30,17 @@ def routes() -> list[web.RouteDef]:
 
 
 async def page(request: web.Request) -> web.StreamResponse:
-    """The whole page, or the table alone where htmx asks for it."""
-    context = {"title": "Nodes", "found": await parts(request).services.nodes.all()}
+    """The page, or only its table if htmx asks for that."""
+    context = {"title": "Nodes", "found": await admin_context(request).services.nodes.all()}
     return render_table(request, "nodes", context)
 
 
 async def confirm(request: web.Request) -> web.StreamResponse:
-    """Say what it does, before it is done."""
-    found = await parts(request).services.nodes.all()
+    """Ask before draining or resuming a node."""
+    found = await admin_context(request).services.nodes.all()
     node = next((one for one in found if one.name == request.match_info["name"]), None)
     if node is None:
-        raise RequestRefused(problem("not-found", "There is no such node any more."))
+        raise RequestRefused(problem("not-found", "There is no such node any longer."))
     context = {
         "node": node,
         "action": request.match_info["action"],
@@ -48,19 +50,19 @@ async def confirm(request: web.Request) -> web.StreamResponse:
 
 
 async def act(request: web.Request) -> web.StreamResponse:
-    """Let a node drain, or resume."""
+    """Drain or resume a node."""
     await form(request)
     name, draining = request.match_info["name"], request.match_info["action"] == "drain"
-    done = await parts(request).services.nodes.set_draining(
-        actor(request, Via.PAGE), name, draining=draining
+    done = unwrap(
+        await admin_context(request).services.nodes.set_draining(
+            actor(request, Via.PAGE), name, draining=draining
+        )
     )
-    if isinstance(done, Problem):
-        raise RequestRefused(done)
-    heading = f"{name} is drained" if draining else f"{name} serves again"
     if not draining:
-        said = "It admits ICEs from now on."
+        sentence = "It admits ICEs from now on."
     elif done.others:
-        said = "Its ICEs are told to come back within seconds, to the other nodes."
+        sentence = "It asks its ICEs to reconnect to the other nodes within seconds."
     else:
-        said = "No other node serves: its ICEs wait until one resumes."
-    return render(request, "told.html", {"heading": heading, "said": [said]}, tell={CHANGED: {}})
+        sentence = "No other node serves: its ICEs wait until one resumes."
+    heading = f"{name} is drained" if draining else f"{name} serves again"
+    return notice(request, heading, sentence, changed=CHANGED)

@@ -1,10 +1,10 @@
-"""An ICE's operations: requested, watched while they go on, looked at, cancelled."""
+"""The operations on an ICE's page: request, list, show and cancel them."""
 
 from __future__ import annotations
 
 import hashlib
 import secrets
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import msgspec
 from aiohttp import web
@@ -12,11 +12,11 @@ from aiohttp import web
 from client.protocol import MAX_VALUE, JsonTooComplex
 from gateway.admin.access import route
 from gateway.admin.api.operations import NewOperation
-from gateway.admin.api.requests import Query, decode_as, find_ice
+from gateway.admin.api.requests import Number, Query, decode_as, find_ice, unwrap
 from gateway.admin.auth import actor
-from gateway.admin.context import CALLER
-from gateway.admin.pages.base import form, parts, render
-from gateway.admin.pages.ices import form_fault
+from gateway.admin.context import CALLER, admin_context
+from gateway.admin.pages.base import form, notice, render
+from gateway.admin.pages.ices import form_error
 from gateway.core.audit_event import Via
 from gateway.core.ice import OPERATIONS
 from gateway.core.json_input import NotJson, check_syntax
@@ -33,25 +33,25 @@ from gateway.web.responses import RequestRefused
 PAGE: Final = 20
 """Operations on one page of an ICE."""
 CHANGED: Final = "operations-changed"
-"""Tells the page's script that the operations are to be asked for again."""
+"""The event on which the page reloads the operations."""
 MAX_FORM: Final = 3 * MAX_VALUE + 10_000
-"""Bytes: in a form each byte of the params may be written as three."""
+"""Bytes; a form may encode each byte of the params as three."""
 _SHOWN: Final = 20_000
 """Characters of JSON that a dialog shows."""
 _TEXTS: Final = ("kind", "run_at", "deadline")
-_IDS: Final = {name: f"operation-{name}" for name in (*_TEXTS, "params")}
-"""Where on the page the faulty field is."""
-WORDS: Final = {state: state.value.capitalize() for state in State}
+_FIELD_IDS: Final = {name: f"operation-{name}" for name in (*_TEXTS, "params")}
+"""The element of an invalid field."""
+LABELS: Final = {state: state.value.capitalize() for state in State}
 
 
 class OperationsQuery(Query):
-    """What the address says: the operation before which the page begins, by its number."""
+    """The query of the page's address: the number of the operation before which the page starts."""
 
-    before: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
+    before: Number | None = None
 
 
 def routes() -> list[web.RouteDef]:
-    """The addresses of this noun."""
+    """The routes of an ICE's operations."""
     one = "/ices/{ice_name}/operations/{id}"
     return [
         route("GET", "/ices/{ice_name}/operations/new", ask, need=Need.OPERATE, finds=find_ice),
@@ -63,10 +63,10 @@ def routes() -> list[web.RouteDef]:
 
 
 async def operations_of(request: web.Request, listed: Listed) -> dict[str, Any]:
-    """What the templates need to show the operations of an ICE, newest first."""
+    """The variables of the templates that show the operations of an ICE, newest first."""
     query = OperationsQuery.of(request)
     where = OperationFilter(ice_name=listed.ice.ice_name)
-    page, more = await parts(request).operations.page(where, PAGE, query.before, brief=True)
+    page, more = await admin_context(request).operations.page(where, PAGE, query.before, brief=True)
     found = [item.operation for item in page]
     return {
         "operations": [(operation, progress_document(operation)) for operation in found],
@@ -74,7 +74,7 @@ async def operations_of(request: web.Request, listed: Listed) -> dict[str, Any]:
         "before": query.before,
         "older": page[-1].number if more else None,
         "operates": request[CALLER].operates(listed.ice),
-        "states": WORDS,
+        "states": LABELS,
     }
 
 
@@ -89,42 +89,38 @@ async def ask(request: web.Request, listed: Listed) -> web.StreamResponse:
 
 
 async def run(request: web.Request, listed: Listed) -> web.StreamResponse:
-    """Request an operation; a refusal comes back into the form, which keeps what was typed."""
+    """Request an operation; a refusal appears in the form, which keeps its input."""
     fields = await form(request, MAX_FORM)
-    wanted = _wanted(fields)
-    if isinstance(wanted, Problem):
-        return form_fault(request, wanted, _IDS, "#dialog-fault")
-    made = await parts(request).services.operations.request(
-        actor(request, Via.PAGE), listed.ice, wanted
-    )
-    if isinstance(made, Problem):
-        return form_fault(request, made, _IDS, "#dialog-fault")
-    context = {"heading": "Operation requested", "said": [f"{made.kind}: {made.id}"]}
-    return render(request, "told.html", context, status=202, tell={CHANGED: {}})
+    operations = admin_context(request).services.operations
+    try:
+        made: Operation = unwrap(
+            await operations.request(actor(request, Via.PAGE), listed.ice, _wanted(fields))
+        )
+    except RequestRefused as refusal:
+        return form_error(request, refusal.problem, _FIELD_IDS, "#dialog-fault")
+    sentence = f"{made.kind}: {made.id}"
+    return notice(request, "Operation requested", sentence, changed=CHANGED, status=202)
 
 
-def _wanted(fields: dict[str, str]) -> Wanted | Problem:
+def _wanted(fields: dict[str, str]) -> Wanted:
+    """The operation that the form asks for. Raises `RequestRefused`."""
     params = fields.get("params", "").strip().encode() or b"{}"
     try:
         check_syntax(params)
     except NotJson:
-        return invalid("params", "has to be JSON")
+        raise RequestRefused(invalid("params", "has to be JSON")) from None
     except JsonTooComplex as error:
-        return invalid("params", str(error))
+        raise RequestRefused(invalid("params", str(error))) from None
     given: dict[str, object] = {name: fields[name] for name in _TEXTS if fields.get(name)}
-    try:
-        new = decode_as(msgspec.json.encode({**given, "params": msgspec.Raw(params)}), NewOperation)
-    except RequestRefused as refusal:
-        return refusal.problem
-    # The same form sent again, after an answer that was lost, is the same operation; what was edited
-    # meanwhile is another.
-    told = msgspec.json.encode([fields.get("nonce", ""), *given.items()]) + params
-    key = hashlib.sha256(told).hexdigest()
+    new = decode_as(msgspec.json.encode({**given, "params": msgspec.Raw(params)}), NewOperation)
+    # The same form sent again, after a lost answer, is the same operation; an edited form is another.
+    content = msgspec.json.encode([fields.get("nonce", ""), *given.items()]) + params
+    key = hashlib.sha256(content).hexdigest()
     return Wanted(new.kind, params, new.run_at, new.deadline, key)
 
 
 async def show(request: web.Request, _: Listed, operation: Operation) -> web.StreamResponse:
-    """All of one operation."""
+    """Show one operation with its params, result and error."""
     context = {
         "operation": operation,
         "progress": progress_document(operation),
@@ -137,40 +133,33 @@ async def show(request: web.Request, _: Listed, operation: Operation) -> web.Str
             )
             if value is not None
         ],
-        "states": WORDS,
+        "states": LABELS,
     }
     return render(request, "operation.html", context)
 
 
 async def confirm(request: web.Request, _: Listed, operation: Operation) -> web.StreamResponse:
-    """Say what cancelling does, before it is done."""
+    """Ask before cancelling an operation."""
     return render(request, "operation_cancel.html", {"operation": operation})
 
 
 async def cancel(request: web.Request, _: Listed, operation: Operation) -> web.StreamResponse:
-    """End an operation; one that has finished meanwhile stays as it is."""
-    done = await parts(request).services.operations.cancel(actor(request, Via.PAGE), operation.id)
-    refused = isinstance(done, Problem)
-    said = done.detail if isinstance(done, Problem) else _CANCELLED[operation.state]
-    heading = "Nothing was cancelled" if refused else "Operation cancelled"
-    return render(
-        request,
-        "told.html",
-        {"heading": heading, "said": [f"{said[:1].upper()}{said[1:]}."]},
-        status=409 if refused else 200,
-        tell={CHANGED: {}},
-    )
-
-
-_CANCELLED: Final = {
-    **dict.fromkeys(State, "the ICE is told to stop; it may have done a part of it"),
-    State.QUEUED: "it was not sent yet",
-}
+    """Cancel an operation, unless it has finished meanwhile."""
+    operations = admin_context(request).services.operations
+    done = await operations.cancel(actor(request, Via.PAGE), operation.id)
+    if isinstance(done, Problem):
+        sentence = f"{done.detail[:1].upper()}{done.detail[1:]}."
+        return notice(request, "Nothing was cancelled", sentence, changed=CHANGED, status=409)
+    if operation.state is State.QUEUED:
+        sentence = "It had not been sent."
+    else:
+        sentence = "The gateway asks the ICE to stop; the ICE may have done a part of it."
+    return notice(request, "Operation cancelled", sentence, changed=CHANGED)
 
 
 async def _find(request: web.Request) -> tuple[Listed, Operation]:
     [listed] = await find_ice(request)
-    operation = await parts(request).services.operations.find(request.match_info["id"])
+    operation = await admin_context(request).services.operations.find(request.match_info["id"])
     if operation is None or operation.ice_name != listed.ice.ice_name:
         raise RequestRefused(problem("not-found", "There is no such operation."))
     return listed, operation

@@ -1,4 +1,4 @@
-"""The pages' own files, held in memory: few, small, and served whether or not file handles are left."""
+"""The pages' static files, held in memory so that they are served even without free file handles."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gateway.core.roles import Need
 from gateway.web.http_headers import none_match
 
 _FOLDER: Final = Path(__file__).parents[1] / "static"
-# Not as this machine would have it: a browser runs no script under another name (nosniff).
+# Not from the machine's MIME table: with nosniff, a browser runs no script of a wrong type.
 _TYPES: Final = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
@@ -27,13 +27,13 @@ class _File:
 
 
 def routes() -> list[web.RouteDef]:
-    """The addresses of this noun."""
+    """The route of the static files."""
     _files()
     return [route("GET", "/static/{name}", serve, need=Need.NOTHING, name="static")]
 
 
 async def serve(request: web.Request) -> web.StreamResponse:
-    """One file, or 304 for who has it."""
+    """One file, or 304 if the client has its present version."""
     file = _files().get(request.match_info["name"])
     if file is None:
         raise web.HTTPNotFound

@@ -1,56 +1,55 @@
-// What HTML and htmx cannot do: dialogs, copy and download, times in the viewer's zone, and keeping a
-// choice while the table is renewed. No framework, no inline code (the CSP forbids it).
+// What HTML and htmx cannot do: dialogs, copy and download, times in the viewer's time zone, and keeping
+// a selection while the table reloads. No framework and no inline code, which the CSP forbids.
 "use strict";
 (() => {
   const find = (selector, inside = document) => inside.querySelector(selector);
   const all = (selector, inside = document) => [...inside.querySelectorAll(selector)];
 
-  // --- the token that every change brings ---------------------------------------------------------
+  // --- the form token of every request ------------------------------------------------------------
   document.addEventListener("htmx:configRequest", (event) => {
     event.detail.headers["X-Form-Token"] = find("meta[name=form-token]").content;
-    // Asked for by news, not by a person: it does not keep a login from ending.
+    // The page asks by itself, not a person: such a request must not extend the login.
     if (["news", "look"].includes(event.detail.triggeringEvent?.type)) event.detail.headers["X-Live"] = "true";
   });
   document.addEventListener("form-token", (event) => {
     find("meta[name=form-token]").content = event.detail.value;
   });
 
-  // --- news: what has changed by itself is asked for again ------------------------------------------
-  // At once, then twice a second at the most, and never is the last of them left out.
+  // --- news: reload what has changed ----------------------------------------------------------------
+  // At once, then at most twice a second; the last change is always loaded.
   const PAUSE = 500;
-  let askedAt = -PAUSE;
-  let soon = null;
-  const ask = () => {
-    soon = null;
-    askedAt = performance.now();
+  let reloadedAt = -PAUSE;
+  let timer = null;
+  const reload = () => {
+    timer = null;
+    reloadedAt = performance.now();
     htmx.trigger(document.body, "news");
   };
   const news = () => {
-    soon ??= setTimeout(ask, Math.max(0, askedAt + PAUSE - performance.now()));
+    timer ??= setTimeout(reload, Math.max(0, reloadedAt + PAUSE - performance.now()));
   };
   for (const name of ["sse:message", "sse:presence", "sse:reset"]) document.addEventListener(name, news);
-  // Whatever happened while nobody listened: before the stream was open, or while it was lost.
+  // Load what changed before the stream was open, or while it was lost.
   document.addEventListener("htmx:sseOpen", news);
-  // News that was not answered is asked for again: where the stream did not break, nothing else would.
-  const askAgain = ({ detail }) => {
+  // Repeat a failed reload: if the stream did not break, nothing else would trigger it.
+  const retryNews = ({ detail }) => {
     if ("X-Live" in detail.requestConfig.headers) news();
   };
-  document.addEventListener("htmx:sendError", askAgain);
+  document.addEventListener("htmx:sendError", retryNews);
   document.addEventListener("htmx:afterOnLoad", (event) => {
-    if (event.detail.xhr.status >= 500) askAgain(event);
+    if (event.detail.xhr.status >= 500) retryNews(event);
   });
 
-  // What an ICE is doing is no event of the log: while something is unfinished, it is looked at. How nodes
-  // are is none either.
-  const look = (id, pause, holds = `#${id}`) => {
+  // The log has no events for an operation's progress or a node's state, so the page polls them.
+  const poll = (id, pause, condition) => {
     setInterval(() => {
-      if (!document.hidden && find(holds)) htmx.trigger(`#${id}`, "look");
+      if (!document.hidden && find(condition)) htmx.trigger(`#${id}`, "look");
     }, pause);
   };
-  look("live", 1000, "#live [data-unfinished]");
-  look("table", 5000, "#table[data-changing]");
+  poll("live", 1000, "#live [data-unfinished]");
+  poll("table", 5000, "#table[data-changing]");
 
-  // --- times in the viewer's zone, UTC on hover ------------------------------------------------------
+  // --- times in the viewer's time zone, UTC on hover -------------------------------------------------
   const format = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
   const localTimes = (inside) => {
     for (const time of all("time[datetime]", inside)) {
@@ -58,7 +57,7 @@
     }
   };
 
-  // --- the form: a user only for a normal ICE ---------------------------------------------------------
+  // --- the provisioning form: only a normal ICE has a user ---------------------------------------------
   const ownerFollowsType = () => {
     const owner = find("#owner");
     if (!owner) return;
@@ -66,7 +65,7 @@
     owner.hidden = !normal;
     find("#provisionedto").disabled = !normal;
   };
-  // --- running an operation: a time only for what is scheduled -----------------------------------------
+  // --- the operation form: only a schedule has a time to run at -----------------------------------------
   const timeFollowsKind = () => {
     const time = find("#run-at");
     if (!time) return;
@@ -99,7 +98,7 @@
     document.getElementById(box.dataset.show).type = box.checked ? "text" : "password";
   };
 
-  // --- a time to filter by: typed in the viewer's zone, sent in UTC -----------------------------------
+  // --- times in forms: typed in the viewer's time zone, sent in UTC -----------------------------------
   const utcFields = () => {
     for (const box of all("[data-utc]")) {
       const moment = new Date(document.getElementById(box.dataset.utc).value);
@@ -133,15 +132,15 @@
       else if (opener) focusNear(opener);
     });
   };
-  // Where the keyboard goes on when what it was on has gone.
+  // Where the focus goes when the focused element has been removed.
   const focusNear = (gone) => {
     const row = gone.closest("tr[id]");
     const place = row && document.getElementById(row.id);
     const next = (place && find("a, button", place)) || (gone.closest("#bulk") && find("#choose-all"));
     (next || find("#main")).focus();
   };
-  // Escape must not take a token away that is shown this once. It is caught as a key, since a browser
-  // lets a page refuse `cancel` only once.
+  // Escape must not close a dialog whose token is shown only once. The page catches the key, since a
+  // browser lets it prevent `cancel` only once.
   document.addEventListener("keydown", (event) => {
     const dialog = event.key === "Escape" && find("dialog[data-issued]");
     if (dialog) {
@@ -164,7 +163,7 @@
       await navigator.clipboard.writeText(field.value);
       return true;
     } catch {
-      // Without https or localhost there is no clipboard API: select, and try the old way.
+      // Without https or localhost there is no clipboard API: select the text and use the old command.
       field.focus();
       field.select();
       return document.execCommand("copy");
@@ -202,7 +201,7 @@
       const done = await copy(find(button.dataset.copy, dialog));
       find("[data-said]", dialog).textContent = done
         ? "Copied."
-        : "Your browser does not let a page copy: the token is selected, press Ctrl+C.";
+        : "Your browser does not allow the page to copy: the token is selected, press Ctrl+C.";
     } else if (button.matches("[data-download]")) {
       download(find(button.dataset.download, dialog), button.dataset.filename);
       find("[data-said]", dialog).textContent = `Saved as ${button.dataset.filename}.`;
@@ -213,7 +212,7 @@
     }
   });
 
-  // --- choosing several ----------------------------------------------------------------------------
+  // --- choosing ICEs for a bulk action -------------------------------------------------------------
   const chosen = new Set();
   const showChosen = () => {
     const boxes = all("#table input[name=ice_names]");
@@ -251,7 +250,7 @@
   document.addEventListener("htmx:configRequest", (event) => {
     const { elt, target, parameters } = event.detail;
     if (elt.id === "table") {
-      // As it is filtered and sorted now, which htmx does not look at again.
+      // The present filter and order; htmx reads hx-get only once.
       event.detail.path = `./${find("[data-address]").dataset.address}`;
     } else if (elt.id === "filter") {
       const now = new URLSearchParams(find("[data-address]").dataset.address);
@@ -262,7 +261,7 @@
     }
   });
 
-  // A part that is live is renewed by itself: not under a pressed button, and not for nothing.
+  // Live parts reload by themselves, but not while a button is pressed or when nothing has changed.
   const shown = new WeakMap();
   let pressed = false;
   let missed = false;
@@ -280,15 +279,15 @@
   document.addEventListener("htmx:beforeSwap", (event) => {
     const { target, xhr, requestConfig } = event.detail;
     if (!target || !target.hasAttribute("data-live")) return;
-    const byItself = requestConfig.elt === target;
+    const automatic = requestConfig.elt === target;
     if (xhr.status >= 400) {
-      // What cannot be put into its place is said in a dialog.
-      const say = !find("dialog[open]") && (!byItself || xhr.status === 401);
-      if (say) event.detail.target = find("#dialog");
-      event.detail.shouldSwap = say;
+      // An error does not replace the live part; a dialog shows it.
+      const show = !find("dialog[open]") && (!automatic || xhr.status === 401);
+      if (show) event.detail.target = find("#dialog");
+      event.detail.shouldSwap = show;
       return;
     }
-    if (byItself) {
+    if (automatic) {
       const old = target.id === "table" && requestConfig.path !== `./${find("[data-address]").dataset.address}`;
       if (old || pressed) {
         event.detail.shouldSwap = false;
@@ -307,7 +306,7 @@
     target.dataset.scrolled = region ? region.scrollLeft : 0;
   });
   document.addEventListener("htmx:afterSwap", (event) => {
-    const target = event.detail.target ?? event.target; // none of the first when history is restored
+    const target = event.detail.target ?? event.target; // without `detail.target` when history is restored
     localTimes(target);
     showChosen();
     timeFollowsKind();
@@ -317,7 +316,7 @@
     focused = null;
   });
   document.addEventListener("ices-changed", (event) => {
-    // Sent to what asked for the change.
+    // The event's target is the form that caused the change.
     if (event.target.matches("#dialog form[hx-post='ices/bulk']")) chosen.clear();
     if (event.target.id === "provision") find("#ice_name").value = "";
   });
@@ -326,13 +325,13 @@
     utcFields();
     showChosen();
   });
-  // The login has ended, say: the whole page tells.
+  // Such as when the login has ended: reload the whole page.
   document.addEventListener("htmx:historyCacheMissLoadError", () => location.reload());
   document.addEventListener("htmx:sendError", (event) => {
     find("#notices").textContent =
       event.detail.requestConfig.verb === "get"
         ? "The gateway cannot be reached."
-        : "The gateway did not answer: look whether it was done before you do it again.";
+        : "The gateway did not answer: check whether it was done before you try again.";
   });
   document.addEventListener("htmx:afterOnLoad", () => {
     find("#notices").textContent = "";
