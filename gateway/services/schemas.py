@@ -46,14 +46,14 @@ class IceDocument(msgspec.Struct, kw_only=True):
     connection: ConnectionDocument | None
 
 
-class Presence(msgspec.Struct):
+class PresenceDocument(msgspec.Struct):
     """News of an ICE: its session, which has come or said hello, or null since it has gone."""
 
     ice_name: str
     connection: ConnectionDocument | None
 
 
-class Refused(msgspec.Struct):
+class RefusedDocument(msgspec.Struct):
     """News of an ICE: a genuine token of it was refused; counted as in `Happenings`."""
 
     ice_name: str
@@ -64,7 +64,7 @@ class Refused(msgspec.Struct):
     address: str
 
 
-class Reset(msgspec.Struct):
+class ResetDocument(msgspec.Struct):
     """The log is another one than that of the id, or ends before it: it goes on behind event `seq`."""
 
     seq: int
@@ -244,14 +244,16 @@ def ice_document(listed: Listed) -> IceDocument:
     )
 
 
-def presence(ice_name: str, connection: Connection | None) -> Presence:
+def presence_document(ice_name: str, connection: Connection | None) -> PresenceDocument:
     """News of an ICE that has come, said hello, or gone."""
-    return Presence(ice_name, None if connection is None else connection_document(connection))
+    return PresenceDocument(
+        ice_name, None if connection is None else connection_document(connection)
+    )
 
 
-def refused(happening: Happening) -> Refused:
+def refused_document(happening: Happening) -> RefusedDocument:
     """News of a refused attempt."""
-    return Refused(
+    return RefusedDocument(
         happening.ice_name,
         happening.code,
         to_text(happening.at),
