@@ -122,8 +122,8 @@ async def run_gateway(
             refused=metrics.credentials_refused,
         )
         streams = EventStreams()
-        node.listen(streams.publish)
-        node.presence.listen(streams.publish_news)
+        node.subscribe(streams.publish)
+        node.presence.subscribe(streams.publish_news)
         metrics.watch(node)
         failed: asyncio.Future[None] = loop.create_future()
         await stack.enter_async_context(node.running(failed))

@@ -31,7 +31,7 @@ from gateway.core.problems import problem
 from gateway.core.text import decoded, printable
 from gateway.core.times import utc_now
 from gateway.node.expiry import OperationExpiry
-from gateway.services.operation_requests import Wanted
+from gateway.services.operation_requests import OperationRequest
 from gateway.services.schemas import OperationDocument, operation_document, progress_document
 from gateway.store.ices import Ices
 from gateway.store.operations import OperationFilter, Operations
@@ -123,7 +123,7 @@ async def run(
     listed = await Ices(desk.engine).find(name)
     if listed is None:
         refuse(problem("not-registered").detail)
-    wanted = Wanted(OperationKind(kind), params, run_at, deadline, idempotency_key)
+    wanted = OperationRequest(OperationKind(kind), params, run_at, deadline, idempotency_key)
     operation = unwrap(await desk.services.operations.request(desk.actor, listed.ice, wanted))
     if not (operation.is_finished or await desk.engine.is_served()):
         tell("no gateway runs on this database: the operation is sent when one does")

@@ -31,7 +31,7 @@ from gateway.core.operation import (
     was_stopped,
 )
 from gateway.core.times import Clock, to_text
-from gateway.node.expiry import TOO_LATE
+from gateway.node.expiry import DEADLINE_ERROR
 from gateway.node.hub import Hub
 from gateway.node.lane import Lane
 from gateway.node.progress import ProgressWriter
@@ -41,18 +41,21 @@ from gateway.store import operations
 from gateway.store.engine import Engine, StoreUnavailable, T, Transaction, Unit
 from gateway.store.operations import Operations
 
-GRACE: Final = 5.0
+CANCEL_GRACE: Final = 5.0
 """Seconds that an ICE has to end what was cancelled before it is sent the next."""
-MAX_IN_HAND: Final = 8
+MAX_PENDING_FINISHES: Final = 8
 """Finishes of one session that may wait for the store."""
-READS: Final = 2
+MAX_READS: Final = 2
 """Reads at once for all ICEs: one runs while the loop handles the other's answer. The engine takes turns,
 so this is also how many of them a read for a person waits for."""
 _RETRY: Final = 0.5
-_SOON: Final = 0.02
-_LONGEST: Final = 30.0
-_ENDING: Final = frozenset(action.value for action, rule in RULES.items() if rule.closes)
-_ABOUT_WORK: Final = _ENDING | {AuditAction.REQUEST_OPERATION, AuditAction.CANCEL_OPERATION}
+_ACCEPT_DELAY: Final = 0.02
+_MAX_WAIT: Final = 30.0
+_CLOSING_ACTIONS: Final = frozenset(action.value for action, rule in RULES.items() if rule.closes)
+_WORK_ACTIONS: Final = _CLOSING_ACTIONS | {
+    AuditAction.REQUEST_OPERATION,
+    AuditAction.CANCEL_OPERATION,
+}
 
 _log = structlog.get_logger()
 
@@ -71,8 +74,8 @@ class Dispatcher:
         kept_bytes: int,
     ) -> None:
         self._engine = engine
-        self._rows = Operations(engine.fetch)
-        self._reads = asyncio.Semaphore(READS)
+        self._operations = Operations(engine.fetch)
+        self._reads = asyncio.Semaphore(MAX_READS)
         self._hub = hub
         self._waiters = waiters
         self._clock = clock
@@ -81,7 +84,7 @@ class Dispatcher:
         self._busy: set[str] = set()
         """The ICEs that may have unfinished operations; of no other the table is asked."""
         self._lanes: dict[str, Lane] = {}
-        self._in_hand: Counter[str] = Counter()
+        self._pending_finishes: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -89,26 +92,26 @@ class Dispatcher:
 
     async def refresh(self) -> None:
         """Read anew who has work: at the start, and when the log was lost for a while."""
-        for ice_name in await self._rows.busy():
-            self._mark(ice_name)
+        for ice_name in await self._operations.busy():
+            self._mark_busy(ice_name)
             self._waiters.wake(ice_name)
 
     def apply(self, entry: Entry) -> None:
         """Look at what an event is about, if it is about work."""
         ice_name, action = entry.event.ice_name, entry.event.action
-        if ice_name is None or action not in _ABOUT_WORK:
+        if ice_name is None or action not in _WORK_ACTIONS:
             return
         if action == AuditAction.REQUEST_OPERATION:
-            self._mark(ice_name)  # nobody waits for it who has not read it
+            self._mark_busy(ice_name)  # nobody waits for it who has not read it
         else:
             self._waiters.wake(ice_name)
-            self._look(ice_name)
+            self._wake_lane(ice_name)
 
-    def _mark(self, ice_name: str) -> None:
+    def _mark_busy(self, ice_name: str) -> None:
         self._busy.add(ice_name)
-        self._look(ice_name)
+        self._wake_lane(ice_name)
 
-    def _look(self, ice_name: str) -> None:
+    def _wake_lane(self, ice_name: str) -> None:
         lane = self._lanes.get(ice_name)
         if lane is not None:
             lane.wake.set()
@@ -118,26 +121,26 @@ class Dispatcher:
             lane = self._lanes[ice_name] = Lane(session)
             lane.task = asyncio.create_task(self._run(lane), name=f"lane of {ice_name}")
 
-    def ended(self, operation: Operation) -> None:
+    def expired(self, operation: Operation) -> None:
         """An operation was ended by whoever looks after the deadlines."""
         self._notify(operation)
-        self._look(operation.ice_name)
+        self._wake_lane(operation.ice_name)
 
     # --- what sessions tell --------------------------------------------------------------------------
 
     def opened(self, session: Session) -> None:
         """A session began."""
-        self._look(session.ice_name)
+        self._wake_lane(session.ice_name)
 
     def greeted(self, session: Session) -> None:
         """A session said hello; what it works on in vain it is told to stop."""
-        self._look(session.ice_name)
+        self._wake_lane(session.ice_name)
         if session.running:
-            self._begin(self._compare(session))
+            self._spawn(self._cancel_stale(session))
 
     def closed(self, session: Session) -> None:
         """A session ended."""
-        self._look(session.ice_name)
+        self._wake_lane(session.ice_name)
 
     def answered(self, session: Session, operation_id: str, refused: bytes | None) -> None:
         """The ICE has accepted what it was sent, or `refused` it, which is JSON."""
@@ -146,9 +149,9 @@ class Dispatcher:
             return  # an answer that nobody waits for
         lane.unanswered = None
         if refused is None:
-            self._begin(self._accept_soon(session, operation_id))
+            self._spawn(self._accept_later(session, operation_id))
         else:
-            self._begin(self._answer(session, operation_id, Move.FAIL, refused))
+            self._spawn(self._record_answer(session, operation_id, Move.FAIL, refused))
 
     def progressed(self, session: Session, progress: protocol.Progress) -> None:
         """How far the ICE is with what it was sent; other news is ignored."""
@@ -158,11 +161,11 @@ class Dispatcher:
 
     def finished(self, session: Session, request: protocol.RequestId, finish: FinishReport) -> None:
         """What an operation came to; answered once that is durable."""
-        if self._in_hand[session.id] >= MAX_IN_HAND:
+        if self._pending_finishes[session.id] >= MAX_PENDING_FINISHES:
             session.close(1008, "too-many-requests")
             return
-        self._in_hand[session.id] += 1
-        self._begin(self._finish(session, request, finish))
+        self._pending_finishes[session.id] += 1
+        self._spawn(self._record_finish(session, request, finish))
 
     def _lane_of(self, session: Session) -> Lane | None:
         lane = self._lanes.get(session.ice_name)
@@ -182,40 +185,40 @@ class Dispatcher:
                     pause = _RETRY
                 except Exception:  # noqa: BLE001 - the work of one ICE is no reason for the gateway to die
                     _log.exception("a lane has stumbled", ice=name)
-                    pause = _LONGEST
+                    pause = _MAX_WAIT
                 if pause is None and not lane.wake.is_set():
                     self._busy.discard(name)
                     return
                 with contextlib.suppress(TimeoutError):
                     # Not longer: the clock may be set meanwhile.
-                    async with asyncio.timeout(min(pause or 0, _LONGEST)):
+                    async with asyncio.timeout(min(pause or 0, _MAX_WAIT)):
                         await lane.wake.wait()
         finally:
             del self._lanes[name]
             if not self._closed and self._hub.get(name) is not lane.session:
-                self._look(name)  # a newer session has come meanwhile
+                self._wake_lane(name)  # a newer session has come meanwhile
 
     async def _step(self, lane: Lane) -> float | None:
         """Look, do the next thing, and say for how many seconds to wait; None where nothing is left."""
         session = lane.session
         async with self._reads:
-            work = await self._rows.first(session.ice_name)
+            work = await self._operations.first(session.ice_name)
         if lane.sent is not None and not (work and work.id == lane.sent and work.state in ACTIVE):
             # It has ended, and not by this session's word.
-            await self._stop(lane, lane.sent)
+            await self._cancel_sent(lane, lane.sent)
         if work is None:
             return None
         now = self._clock()
         if work.deadline <= now:
-            await self._move(work, work.overdue(), error=TOO_LATE)
+            await self._move(work, work.overdue(), error=DEADLINE_ERROR)
             return 0
         left = (work.deadline - now).total_seconds()
         if work.state is not State.QUEUED:
             return min(left, await self._reconcile(lane, work))
         if not work.is_due(now):
             return min(left, ((work.run_at or now) - now).total_seconds())
-        if lane.ending is not None and _now() < lane.ending_until:
-            return min(left, lane.ending_until - _now())
+        if lane.cancelling is not None and _loop_time() < lane.cancel_until:
+            return min(left, lane.cancel_until - _loop_time())
         return await self._send(lane, work)
 
     async def _send(self, lane: Lane, work: Operation) -> float:
@@ -244,7 +247,7 @@ class Dispatcher:
             await self._move(new, Move.RECALL)
         else:
             session.run(new.id, new.kind, new.params, to_text(new.deadline))
-            lane.take(work.id)
+            lane.start(work.id)
         lane.sending = None
         return 0
 
@@ -257,28 +260,28 @@ class Dispatcher:
             await self._move(work, Move.RECALL)
             return 0
         if work.id in session.running:
-            lane.take(work.id)
+            lane.start(work.id)
             if work.state is State.SENT:
                 await self._move(work, Move.ACCEPT)
         if lane.sent == work.id:
-            return _LONGEST
+            return _MAX_WAIT
         since = session.greeted or session.opened
-        left = since + PATIENCE.total_seconds() - _now()
+        left = since + PATIENCE.total_seconds() - _loop_time()
         if left <= 0:
             await self._move(work, Move.LOSE, error=reason(OperationError.LOST))
             return 0
         return left
 
-    async def _stop(self, lane: Lane, operation_id: str) -> None:
+    async def _cancel_sent(self, lane: Lane, operation_id: str) -> None:
         async with self._reads:
-            standing = await self._rows.standing(lane.session.ice_name, [operation_id])
+            standing = await self._operations.standing(lane.session.ice_name, [operation_id])
         if lane.sent != operation_id:
             return  # its finish has been taken in meanwhile
         lane.sent = None
         why = cancel_reason(*standing.get(operation_id, (None, None)))
         if why is not None:
             lane.session.cancel(operation_id, why)
-            lane.ending, lane.ending_until = operation_id, _now() + GRACE
+            lane.cancelling, lane.cancel_until = operation_id, _loop_time() + CANCEL_GRACE
 
     async def _move(self, work: Operation, move: Move, error: bytes | None = None) -> None:
         """Make one move, unless somebody else was quicker."""
@@ -296,14 +299,14 @@ class Dispatcher:
 
     # --- what an ICE says --------------------------------------------------------------------------------
 
-    async def _accept_soon(self, session: Session, operation_id: str) -> None:
+    async def _accept_later(self, session: Session, operation_id: str) -> None:
         """Write that it runs, unless it has finished by then: its finish would wait for this commit."""
-        await asyncio.sleep(_SOON)
+        await asyncio.sleep(_ACCEPT_DELAY)
         lane = self._lane_of(session)
         if lane is not None and lane.sent == operation_id:
-            await self._answer(session, operation_id, Move.ACCEPT, None)
+            await self._record_answer(session, operation_id, Move.ACCEPT, None)
 
-    async def _answer(
+    async def _record_answer(
         self, session: Session, operation_id: str, move: Move, refused: bytes | None
     ) -> None:
         async def unit(transaction: Transaction) -> Operation | None:
@@ -315,13 +318,13 @@ class Dispatcher:
                 await operations.trim(transaction, new, self._kept_bytes)
             return new
 
-        new = await self._patiently(session, unit)
+        new = await self._write_retrying(session, unit)
         if new is not None:
             self._notify(new)
             if new.is_finished:
                 self._release(session, operation_id)
 
-    async def _finish(
+    async def _record_finish(
         self, session: Session, request: protocol.RequestId, finish: FinishReport
     ) -> None:
         move = Move.SUCCEED if finish.outcome == "succeeded" else Move.FAIL
@@ -344,13 +347,13 @@ class Dispatcher:
             return new
 
         try:
-            outcome = await self._patiently(session, unit)
+            outcome = await self._write_retrying(session, unit)
         except StoreUnavailable:
             return  # its session has ended: it says so again
         finally:
-            self._in_hand[session.id] -= 1
-            if not self._in_hand[session.id]:
-                del self._in_hand[session.id]
+            self._pending_finishes[session.id] -= 1
+            if not self._pending_finishes[session.id]:
+                del self._pending_finishes[session.id]
         self._release(session, finish.id)
         if isinstance(outcome, Operation):
             self._notify(outcome)
@@ -359,7 +362,7 @@ class Dispatcher:
         else:
             session.answer(request, outcome if isinstance(outcome, str) else None)
 
-    async def _patiently(self, session: Session, unit: Unit[T]) -> T:
+    async def _write_retrying(self, session: Session, unit: Unit[T]) -> T:
         """Write as soon as the store is there, for as long as the session lives."""
         while True:
             try:
@@ -375,16 +378,16 @@ class Dispatcher:
         if lane is not None:
             if lane.sent == operation_id:
                 lane.sent = None
-            if lane.ending == operation_id:
-                lane.ending = None
+            if lane.cancelling == operation_id:
+                lane.cancelling = None
             lane.wake.set()
 
-    async def _compare(self, session: Session) -> None:
+    async def _cancel_stale(self, session: Session) -> None:
         """Let the ICE stop what it says it works on, and what nobody waits for."""
         async with self._reads:
             if self._hub.get(session.ice_name) is not session:
                 return
-            standing = await self._rows.standing(session.ice_name, session.running)
+            standing = await self._operations.standing(session.ice_name, session.running)
         for operation_id in sorted(session.running):
             why = cancel_reason(*standing.get(operation_id, (None, None)))
             if why is not None:
@@ -392,12 +395,12 @@ class Dispatcher:
 
     # --- its own tasks --------------------------------------------------------------------------------
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._done)
+        task.add_done_callback(self._task_done)
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _task_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, StoreUnavailable):
@@ -413,5 +416,5 @@ class Dispatcher:
             await asyncio.wait(pending)
 
 
-def _now() -> float:
+def _loop_time() -> float:
     return asyncio.get_running_loop().time()

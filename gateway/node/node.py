@@ -30,7 +30,7 @@ from gateway.node.heartbeat import Heartbeat
 from gateway.node.hub import Hub
 from gateway.node.lease import Lease
 from gateway.node.log_follower import LogFollower
-from gateway.node.membership import AWAITED, Membership, NodeIdentity
+from gateway.node.membership import CONFIRMED_ACTIONS, Membership, NodeIdentity
 from gateway.node.presence import Presence
 from gateway.node.progress import ProgressWriter
 from gateway.node.restore_hold import RestoreHold
@@ -48,7 +48,7 @@ from gateway.store.ices import Ices
 from gateway.store.key_file import KeyStore
 from gateway.store.nodes import Nodes, forget_all
 
-SPREAD: Final = 200
+RETURNS_PER_SECOND: Final = 200
 """Sessions that come back within one second after a drain."""
 _KEY_ACTIONS: Final = frozenset(
     {AuditAction.ROTATE_KEYS, AuditAction.PROMOTE_KEY, AuditAction.RETIRE_KEY}
@@ -104,7 +104,7 @@ class Node:
         self.hub: Hub[Session] = Hub()
         self.waiters = Waiters()
         self.presence = Presence(engine, self.name, clock)
-        self.log = LogFollower(engine, self._apply, self._compare, self._heard)
+        self.log = LogFollower(engine, self._apply, self._compare, self._on_change)
         self.restore_hold = RestoreHold(engine)
         self.heartbeat = Heartbeat(self.hub, settings.ice_heartbeat)
         self.revocations = Revocations(
@@ -113,7 +113,9 @@ class Node:
             node=self.name,
             clock=clock,
             observe=meters.dropped,
-            others=Acknowledgements(Nodes(engine.fetch), clock, identity.instance, self.name)
+            acknowledgements=Acknowledgements(
+                Nodes(engine.fetch), clock, identity.instance, self.name
+            )
             if engine.shared
             else None,
         )
@@ -127,7 +129,7 @@ class Node:
             kept_bytes=settings.operations_kept_bytes,
         )
         self._expiry = OperationExpiry(
-            engine, clock, settings.operations_keep, self.dispatcher.ended
+            engine, clock, settings.operations_keep, self.dispatcher.expired
         )
         self.lease = Lease(settings.node_lease) if engine.shared else Lease.forever()
         lease_time = SharedClock(monotonic)
@@ -148,16 +150,16 @@ class Node:
         self.membership = (
             Membership(
                 engine=engine,
-                me=identity,
+                identity=identity,
                 lease=self.lease,
                 follower=self.log,
                 hub=self.hub,
                 keys=keys,
                 clock=clock,
                 lease_time=lease_time,
-                abandon=self.abandon,
-                drain=self.pause,
-                tell=self.presence.tell,
+                close_sessions=self.close_sessions,
+                pause=self.pause,
+                publish=self.presence.publish,
             )
             if engine.shared
             else None
@@ -168,7 +170,7 @@ class Node:
         self._ices = Ices(engine)
         self._meters = meters
         self._clock = clock
-        self._listeners: list[Callable[[], None]] = []
+        self._subscribers: list[Callable[[], None]] = []
         self._closing: set[asyncio.Future[None]] = set()
 
     def _checks(self, engine: Engine, keys: KeyStore) -> dict[str, HealthCheck]:
@@ -178,18 +180,18 @@ class Node:
         checks = {
             "store": HealthCheck(lambda: engine.fault or self.log.fault),
             "restore": HealthCheck(lambda: self.restore_hold.reason),
-            "keys": HealthCheck(keys.fault, needed=False),
+            "keys": HealthCheck(keys.fault, required=False),
             "handles": HealthCheck(shortage),
-            "pause": HealthCheck(paused, meant=True),
+            "pause": HealthCheck(paused, intended=True),
         }
         membership = self.membership
         if membership is not None:
             checks["lease"] = HealthCheck(lambda: membership.fault)
         return checks
 
-    def listen(self, publish: Callable[[], None]) -> None:
+    def subscribe(self, publish: Callable[[], None]) -> None:
         """Call `publish` after each event."""
-        self._listeners.append(publish)
+        self._subscribers.append(publish)
 
     # --- its life ------------------------------------------------------------------------------------
 
@@ -237,22 +239,22 @@ class Node:
             return
         self.state = State.PAUSED if paused else State.SERVING
         if paused:
-            self.abandon()
+            self.close_sessions()
 
     async def drain(self, at_most: float) -> None:
         """Admit nobody any more, close every session, and wait `at_most` seconds for their sockets."""
         self.state = State.DRAINING
         self.waiters.close()
-        self.abandon()
+        self.close_sessions()
         if self._closing:
             await asyncio.wait(set(self._closing), timeout=at_most)
         await self.dispatcher.close()
 
-    def abandon(self) -> None:
+    def close_sessions(self) -> None:
         """Close every session with 1012 and a time of its own to return."""
         sessions = list(self.hub)
         random.shuffle(sessions)
-        spread = max(1.0, len(sessions) / SPREAD)
+        spread = max(1.0, len(sessions) / RETURNS_PER_SECOND)
         for number, session in enumerate(sessions):
             retry_after = round(1 + spread * number / len(sessions), 4)
             session.close(1012, msgspec.json.encode(RetryAfter(retry_after)).decode())
@@ -264,15 +266,15 @@ class Node:
         dropped = self.revocations.apply(entry)
         action = entry.event.action
         if self.membership is not None:
-            if action in AWAITED:
-                self.membership.dropped(entry.seq, dropped)
+            if action in CONFIRMED_ACTIONS:
+                self.membership.report_drops(entry.seq, dropped)
             if action in _NODE_ACTIONS:
-                self.membership.ask()
+                self.membership.renew_soon()
         if action in _KEY_ACTIONS:
             self._keys.reload()
         self.restore_hold.apply(entry)
         self.dispatcher.apply(entry)
-        for publish in self._listeners:
+        for publish in self._subscribers:
             publish()
         lag = (self._clock() - entry.event.at).total_seconds()
         self._meters.applied(max(0.0, lag))
@@ -283,15 +285,15 @@ class Node:
         self.hub.doubt(held, await self._ices.standing([session.ice_name for session in held]))
         await self.dispatcher.refresh()
 
-    def _heard(self) -> None:
+    def _on_change(self) -> None:
         """Another node has written something."""
         if self.membership is not None:
-            self.membership.hear()
+            self.membership.wake()
             self.waiters.wake_all()
 
     # --- admission -----------------------------------------------------------------------------------
 
-    def turned_away(self) -> Problem | None:
+    def drain_refusal(self) -> Problem | None:
         """Why nobody is admitted now, whatever they bring."""
         if self.state is State.SERVING:
             return None
@@ -329,7 +331,7 @@ class Node:
         """See `session.Observer`."""
         if self.lease.valid:
             return True
-        self.abandon()
+        self.close_sessions()
         return False
 
     def greeted(self, session: Session) -> None:

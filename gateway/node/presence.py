@@ -30,25 +30,25 @@ _CONFIRM_EVERY: Final = 10.0
 _PAUSE: Final = 0.1
 """Seconds between two groups: everybody sees who is connected soon enough, and a storm is a few commits."""
 _LINES: Final = 128
-"""Lines of the log that are written before others have their turn."""
+"""Lines of the log that are written before others have their event."""
 _MAX_HAPPENINGS: Final = 20_000
 """Kept at the most while the store is away; then the oldest go."""
 
 _log = structlog.get_logger()
 
 
-class Change(msgspec.Struct, frozen=True, gc=False):
+class ConnectionChange(msgspec.Struct, frozen=True, gc=False):
     """News of one ICE: its connection now, or None."""
 
     ice_name: str
     connection: Connection | None
 
 
-News = Change | Happening
+News = ConnectionChange | Happening
 """What listeners hear; a `Happening` is a refusal, with all that were counted together with it."""
 
 
-class _Turn(msgspec.Struct, frozen=True, gc=False):
+class _SessionEvent(msgspec.Struct, frozen=True, gc=False):
     """A session began (`admitted`) or ended (`closed`, with a code)."""
 
     session: Session
@@ -69,12 +69,12 @@ class _Batch:
     opened: dict[str, Session] = field(default_factory=dict)
     greeted: dict[str, Session] = field(default_factory=dict)
     closed: set[str] = field(default_factory=set)
-    turns: list[_Turn] = field(default_factory=list)
+    session_events: list[_SessionEvent] = field(default_factory=list)
     refused: dict[tuple[str, str, str], Happening] = field(default_factory=dict)
     news: dict[str, Session | None] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return bool(self.greeted or self.closed or self.turns or self.refused)
+        return bool(self.greeted or self.closed or self.session_events or self.refused)
 
 
 class Presence:
@@ -88,30 +88,30 @@ class Presence:
         self._node = node
         self._clock = clock
         self._batch = _Batch()
-        self._unsaid: deque[_Turn] = deque()
+        self._unlogged: deque[_SessionEvent] = deque()
         self._confirmed = datetime.min.replace(tzinfo=UTC)
         self._wake = asyncio.Event()
-        self._listeners: set[Callable[[News], None]] = set()
+        self._subscribers: set[Callable[[News], None]] = set()
 
     async def start(self) -> None:
         """Forget what an earlier life of this node has left."""
         await self._engine.write(lambda transaction: sessions.clear(transaction, self._node))
 
-    def listen(self, listener: Callable[[News], None]) -> Callable[[], None]:
+    def subscribe(self, listener: Callable[[News], None]) -> Callable[[], None]:
         """Call `listener` with all news once they are written; returns what ends that."""
-        self._listeners.add(listener)
-        return lambda: self._listeners.discard(listener)
+        self._subscribers.add(listener)
+        return lambda: self._subscribers.discard(listener)
 
-    def tell(self, news: News) -> None:
+    def publish(self, news: News) -> None:
         """Pass on what has been written, here or by another node."""
-        for listener in tuple(self._listeners):
+        for listener in tuple(self._subscribers):
             listener(news)
 
     def opened(self, session: Session) -> None:
         """A session began."""
         self._batch.opened[session.id] = session
         self._batch.news[session.ice_name] = session
-        self._turned(session, "admitted", None)
+        self._note(session, "admitted", None)
 
     def greeted(self, session: Session) -> None:
         """A session said hello."""
@@ -128,7 +128,7 @@ class Presence:
             self._batch.closed.add(session.id)
         if not superseded:
             self._batch.news[session.ice_name] = None
-        self._turned(session, "closed", str(code))
+        self._note(session, "closed", str(code))
 
     def refused(self, ice_name: str, code: str, address: str) -> None:
         """A genuine token was refused."""
@@ -141,13 +141,13 @@ class Presence:
             self._batch.refused[key] = Happening(ice_name, "refused", code, address, now, now)
         self._wake.set()
 
-    def _turned(self, session: Session, kind: str, code: str | None) -> None:
-        turn = _Turn(session, kind, code, self._now())
-        turns = self._batch.turns
-        turns.append(turn)
-        if len(turns) > _MAX_HAPPENINGS:
-            del turns[0]
-        self._unsaid.append(turn)
+    def _note(self, session: Session, kind: str, code: str | None) -> None:
+        event = _SessionEvent(session, kind, code, self._now())
+        session_events = self._batch.session_events
+        session_events.append(event)
+        if len(session_events) > _MAX_HAPPENINGS:
+            del session_events[0]
+        self._unlogged.append(event)
         self._wake.set()
 
     def _now(self) -> datetime:
@@ -179,7 +179,7 @@ class Presence:
         To `confirm` says as well that all other sessions are there at this moment. In the same
         transaction: a session that has ended before must not be shown as seen later.
         """
-        await self._say()
+        await self._log_sessions()
         batch, self._batch = self._batch, _Batch()
         if confirm:
             self._confirmed = self._now()  # now, as it may be shown before this node knows
@@ -191,11 +191,11 @@ class Presence:
             for session in batch.opened.values()
         ]
         greeted = [self._connection(session) for session in batch.greeted.values()]
-        happenings = [turn.happening() for turn in batch.turns]
+        happenings = [event.happening() for event in batch.session_events]
         if batch.refused:
             happenings = sorted([*happenings, *batch.refused.values()], key=lambda one: one.at)
         changes = [
-            Change(ice_name, None if session is None else self._connection(session))
+            ConnectionChange(ice_name, None if session is None else self._connection(session))
             for ice_name, session in batch.news.items()
         ]
 
@@ -209,27 +209,27 @@ class Presence:
         try:
             refused = await self._engine.write(unit)
         except StoreUnavailable:
-            self._batch = _joined(batch, self._batch)
+            self._batch = _merged(batch, self._batch)
             return False
         except Exception:  # noqa: BLE001 - presence is no reason for the gateway to die
             _log.exception("presence lost")
             return True
         # Where several nodes serve, each reads the refusals of all from the table.
         for news in (*changes, *(() if self._engine.shared else refused)):
-            self.tell(news)
+            self.publish(news)
         return True
 
-    async def _say(self) -> None:
+    async def _log_sessions(self) -> None:
         """Log who came and went since, each line with its own time."""
         say = _log.info
-        for number in range(1, len(self._unsaid) + 1):
+        for number in range(1, len(self._unlogged) + 1):
             if not number % _LINES:
                 await asyncio.sleep(0)  # whoever is cancelled here leaves the rest to the next
-            if not self._unsaid:
+            if not self._unlogged:
                 return
-            turn = self._unsaid.popleft()
-            session, at = turn.session, to_text(turn.at)
-            if turn.kind == "admitted":
+            event = self._unlogged.popleft()
+            session, at = event.session, to_text(event.at)
+            if event.kind == "admitted":
                 say(
                     "admitted",
                     ice=session.ice_name,
@@ -239,7 +239,7 @@ class Presence:
                     timestamp=at,
                 )
             else:
-                code = int(turn.code or 0)
+                code = int(event.code or 0)
                 say("closed", ice=session.ice_name, code=code, connection=session.id, timestamp=at)
 
     def _connection(self, session: Session) -> Connection:
@@ -255,7 +255,7 @@ class Presence:
         )
 
 
-def _joined(older: _Batch, newer: _Batch) -> _Batch:
+def _merged(older: _Batch, newer: _Batch) -> _Batch:
     """What is to be written when `older` could not be and `newer` has come since."""
     opened = {**older.opened, **newer.opened}
     closed = older.closed | newer.closed
@@ -274,5 +274,5 @@ def _joined(older: _Batch, newer: _Batch) -> _Batch:
             refused[key] = replace(known, at=happening.at, count=count)
         elif len(refused) < _MAX_HAPPENINGS:
             refused[key] = happening
-    turns = [*older.turns, *newer.turns][-_MAX_HAPPENINGS:]
-    return _Batch(opened, greeted, closed, turns, refused, {**older.news, **newer.news})
+    session_events = [*older.session_events, *newer.session_events][-_MAX_HAPPENINGS:]
+    return _Batch(opened, greeted, closed, session_events, refused, {**older.news, **newer.news})

@@ -14,7 +14,7 @@ from gateway.core.problems import Problem, invalid, problem, quoted
 from gateway.core.roles import Caller, Role
 from gateway.core.secret import Secret
 from gateway.core.times import LONGEST, Clock, later, to_text_or_none
-from gateway.services.passwords import RULE, Passwords, fits
+from gateway.services.passwords import RULE, Passwords, is_acceptable
 from gateway.store import accounts, events, logins
 from gateway.store.accounts import ListedUser
 from gateway.store.engine import Engine, Transaction
@@ -244,7 +244,7 @@ class AccountService:
         return Caller(user.name, user.role, ice=token.ice_name)
 
     async def _hash(self, password: Secret) -> str | Problem:
-        if not fits(password):
+        if not is_acceptable(password):
             return invalid("password", f"a password has {RULE}")
         return await self._passwords.hash(password)
 

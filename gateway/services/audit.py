@@ -23,7 +23,7 @@ _BATCH: Final = 500
 _PAUSE: Final = 0.02
 """Seconds between two deletions: a gateway that waits to write in another process looks only now and then."""
 
-_GOOD_FOR: Final = timedelta(minutes=1)
+_VERDICT_LIFETIME: Final = timedelta(minutes=1)
 
 
 class _Checkpoint(msgspec.Struct):
@@ -49,7 +49,7 @@ class Audit:
         self._clock = clock
         self._events = Events(engine.fetch)
         self._checking = asyncio.Lock()
-        self._checked: tuple[Verdict, datetime] | None = None
+        self._cached: tuple[Verdict, datetime] | None = None
 
     async def head(self) -> Head | None:
         """The newest event's number and digest; None while there is none."""
@@ -97,13 +97,13 @@ class Audit:
             verifier.unreadable(await self._events.next_after(seq))
         return []
 
-    async def checked(self) -> tuple[Verdict, datetime]:
+    async def cached_verdict(self) -> tuple[Verdict, datetime]:
         """A verdict without a kept head and its time, a minute old at the most: readers share it."""
         async with self._checking:
             now = self._clock()
-            if self._checked is None or abs(now - self._checked[1]) > _GOOD_FOR:
-                self._checked = await self.verify(), now
-            return self._checked
+            if self._cached is None or abs(now - self._cached[1]) > _VERDICT_LIFETIME:
+                self._cached = await self.verify(), now
+            return self._cached
 
     async def _pruned(self) -> list[Head]:
         """What the log's own checkpoints say; one that cannot be read says nothing."""

@@ -64,7 +64,10 @@ class Keys:
         ring = self._read()
         return [
             KeyState(
-                key.kid, key.made, key.kid == ring.seals, await _needing(key, self._engine.fetch)
+                key.kid,
+                key.made,
+                key.kid == ring.seals,
+                await _ices_needing(key, self._engine.fetch),
             )
             for key in ring.keys
         ]
@@ -92,7 +95,7 @@ class Keys:
             ring = self._read()
             chosen = kid or ring.keys[-1].kid
             if chosen not in {key.kid for key in ring.keys}:
-                return _unknown(chosen)
+                return _no_such_key(chosen)
             if chosen == ring.seals:
                 return KeyRefused(f"the key {chosen} seals already; `rotate` adds another")
             await self._change(
@@ -113,10 +116,10 @@ class Keys:
             ring = self._read()
             key = next((key for key in ring.keys if key.kid == kid), None)
             if key is None:
-                return _unknown(kid)
+                return _no_such_key(kid)
             if kid == ring.seals:
                 return KeyRefused(f"the key {kid} seals: promote another first")
-            needing = await _needing(key, transaction.fetch)
+            needing = await _ices_needing(key, transaction.fetch)
             if needing:
                 return KeyRefused(
                     f"the key {kid} is needed by {len(needing)} ICE"
@@ -163,11 +166,11 @@ class Keys:
         key_file.replace(self._path, change(self._read()))
 
 
-async def _needing(key: Key, fetch: Fetch) -> list[str]:
+async def _ices_needing(key: Key, fetch: Fetch) -> list[str]:
     """The ICEs of this key; one whose key is not known may need any that was there at the time."""
     known = (await sealed_with(fetch)).get(key.kid, [])
     return sorted({*known, *await of_unknown_key(fetch, key.made)}, key=str.lower)
 
 
-def _unknown(kid: str) -> KeyRefused:
+def _no_such_key(kid: str) -> KeyRefused:
     return KeyRefused(f"there is no key {kid}; see `ice-gateway keys list`")

@@ -34,7 +34,7 @@ _PAUSE: Final = 1.0
 _log = structlog.get_logger()
 
 
-class Why(enum.StrEnum):
+class FailureReason(enum.StrEnum):
     """Why credentials were refused."""
 
     WRONG_PASSWORD = "wrong-password"  # noqa: S105 - a reason
@@ -59,14 +59,16 @@ class LoginFailures:
         observe: is told of each refusal.
     """
 
-    def __init__(self, engine: Engine, clock: Clock, observe: Callable[[Why], None]) -> None:
+    def __init__(
+        self, engine: Engine, clock: Clock, observe: Callable[[FailureReason], None]
+    ) -> None:
         self._engine = engine
         self._clock = clock
         self._observe = observe
         self._waiting: dict[str, _Failures] = {}
         self._wake = asyncio.Event()
 
-    def note(self, why: Why, address: str, user: str | None = None) -> None:
+    def note(self, why: FailureReason, address: str, user: str | None = None) -> None:
         """Note a refusal; `user` is an existing, enabled one whose password it was not.
 
         Nothing is written here: the answer must not take longer where there is such a user.

@@ -19,7 +19,7 @@ from gateway.core.rate_limit import RateLimiter, source
 from gateway.core.roles import Caller
 from gateway.core.secret import Secret
 from gateway.core.times import Clock
-from gateway.services.login_failures import LoginFailures, Why
+from gateway.services.login_failures import FailureReason, LoginFailures
 from gateway.services.passwords import Passwords, TooBusy
 from gateway.store import events, logins
 from gateway.store.accounts import Accounts, find_user
@@ -101,7 +101,7 @@ class LoginService:
             if wait:
                 self._attempts_of_address.take_back(address)
         if wait:
-            self.failures.note(Why.TOO_MANY_ATTEMPTS, address)
+            self.failures.note(FailureReason.TOO_MANY_ATTEMPTS, address)
             return NotLoggedIn(wait)
         user = await self._accounts.user(name)
         if user is not None and user.disabledon is not None:
@@ -116,9 +116,9 @@ class LoginService:
         cookie = await self._begin(user, address) if user is not None and right else None
         if cookie is None:
             if user is None:
-                self.failures.note(Why.UNKNOWN_USER, address)
+                self.failures.note(FailureReason.UNKNOWN_USER, address)
             else:
-                self.failures.note(Why.WRONG_PASSWORD, address, user.name)
+                self.failures.note(FailureReason.WRONG_PASSWORD, address, user.name)
             return NotLoggedIn()
         self._attempts.forget(key)
         self._attempts_of_address.take_back(address)

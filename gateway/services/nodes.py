@@ -14,7 +14,7 @@ from gateway.store.nodes import Node, Nodes
 
 
 @dataclass(frozen=True, slots=True)
-class Drained:
+class DrainResult:
     """What became of it: whether anything was `changed`, and whether `others` serve meanwhile."""
 
     changed: bool
@@ -33,7 +33,9 @@ class NodeService:
         """Every node by name; none where a gateway is alone on an SQLite file."""
         return await self._nodes.all()
 
-    async def set_draining(self, actor: Actor, name: str, *, draining: bool) -> Problem | Drained:
+    async def set_draining(
+        self, actor: Actor, name: str, *, draining: bool
+    ) -> Problem | DrainResult:
         """Let a node admit nobody and send its ICEs to the others, until it resumes."""
         event = Event(
             self._clock(),
@@ -55,4 +57,4 @@ class NodeService:
         if not any(node.name == name for node in found):
             return problem("not-found", f"There is no node {quoted(name)}.")
         others = any(node.state == "serves" and node.name != name for node in found)
-        return Drained(changed, others)
+        return DrainResult(changed, others)

@@ -27,7 +27,7 @@ MAX_UNFINISHED: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class OperationRequest:
     """What is asked of an ICE; `params` is JSON, times are aware."""
 
     kind: OperationKind
@@ -47,36 +47,40 @@ class OperationService:
         self._engine = engine
         self._clock = clock
         self._kept_bytes = kept_bytes
-        self._rows = Operations(engine.fetch)
+        self._operations = Operations(engine.fetch)
 
-    def check(self, actor: Actor, ice_name: str, wanted: Wanted) -> Operation | Problem:
+    def check(self, actor: Actor, ice_name: str, request: OperationRequest) -> Operation | Problem:
         """The operation that would be requested: what can be told without the table."""
         try:
             return Operation.request(
                 secrets.token_hex(12),
                 ice_name,
-                wanted.kind,
-                wanted.params,
+                request.kind,
+                request.params,
                 requested_by=actor.name,
                 now=self._clock(),
-                run_at=wanted.run_at,
-                deadline=wanted.deadline,
-                idempotency_key=wanted.idempotency_key,
+                run_at=request.run_at,
+                deadline=request.deadline,
+                idempotency_key=request.idempotency_key,
             )
         except NotValid as fault:
             return invalid(fault.field, str(fault))
 
-    async def prepare(self, actor: Actor, ice_name: str, wanted: Wanted) -> Operation | Problem:
+    async def prepare(
+        self, actor: Actor, ice_name: str, request: OperationRequest
+    ) -> Operation | Problem:
         """`check`; but a key that is known answers its operation, also once its own times have passed."""
-        new = self.check(actor, ice_name, wanted)
-        if isinstance(new, Problem) and wanted.idempotency_key is not None:
-            key = wanted.idempotency_key
-            return await self._rows.find_by_key(ice_name, actor.name, key) or new
+        new = self.check(actor, ice_name, request)
+        if isinstance(new, Problem) and request.idempotency_key is not None:
+            key = request.idempotency_key
+            return await self._operations.find_by_key(ice_name, actor.name, key) or new
         return new
 
-    async def request(self, actor: Actor, ice: Ice, wanted: Wanted) -> Operation | Problem:
+    async def request(
+        self, actor: Actor, ice: Ice, request: OperationRequest
+    ) -> Operation | Problem:
         """Queue an operation; the same idempotency key of the same user is the same operation."""
-        new = await self.prepare(actor, ice.ice_name, wanted)
+        new = await self.prepare(actor, ice.ice_name, request)
         return new if isinstance(new, Problem) else await self.queue(actor, ice, new)
 
     async def queue(self, actor: Actor, ice: Ice, checked: Operation) -> Operation | Problem:
@@ -94,7 +98,9 @@ class OperationService:
             refused = _refusal(now, new.kind)
             if refused is not None:
                 return refused
-            full = _full(*await rows.unfinished(new.ice_name), len(new.params), self._kept_bytes)
+            full = _queue_full(
+                *await rows.unfinished(new.ice_name), len(new.params), self._kept_bytes
+            )
             if full is not None:
                 return full
             await operations.insert(transaction, new)
@@ -117,7 +123,7 @@ class OperationService:
                 return problem("not-found", "there is no such operation")
             new = old.moved(Move.CANCEL, now, error=error)
             if new is None or not await operations.replace(transaction, old, new):
-                return problem("already-finished", f"the operation has {_ENDED[old.state]}")
+                return problem("already-finished", f"the operation has {_OUTCOMES[old.state]}")
             await operations.trim(transaction, old, self._kept_bytes)
             [ice] = (await ices.find_many(transaction, [old.ice_name])).values()
             events.append(
@@ -129,10 +135,10 @@ class OperationService:
 
     async def find(self, operation_id: str) -> Operation | None:
         """The operation of this id."""
-        return await self._rows.find(operation_id)
+        return await self._operations.find(operation_id)
 
 
-_ENDED: Final = {
+_OUTCOMES: Final = {
     State.SUCCEEDED: "succeeded",
     State.FAILED: "failed",
     State.CANCELLED: "been cancelled",
@@ -153,22 +159,22 @@ def _refusal(ice: Ice, kind: OperationKind) -> Problem | None:
     return None
 
 
-def _full(count: int, size: int, more: int, kept_bytes: int) -> Problem | None:
+def _queue_full(count: int, size: int, more: int, kept_bytes: int) -> Problem | None:
     """Why one more of this size may not wait behind what is unfinished, of these numbers and bytes."""
     if count >= MAX_UNFINISHED:
         return problem(
-            "queue-full", f"{MAX_UNFINISHED:,} operations of this ICE are unfinished: {_ROOM}"
+            "queue-full", f"{MAX_UNFINISHED:,} operations of this ICE are unfinished: {_ADVICE}"
         )
     if size + more <= kept_bytes:
         return None
     return problem(
         "queue-full",
         f"The unfinished operations of this ICE have {size:,} bytes of parameters and this one {more:,},"
-        f" of {kept_bytes:,} (operations.kept_bytes) in all: {_ROOM}, or send less",
+        f" of {kept_bytes:,} (operations.kept_bytes) in all: {_ADVICE}, or send less",
     )
 
 
-_ROOM: Final = "wait until some are done, or cancel some"
+_ADVICE: Final = "wait until some are done, or cancel some"
 
 
 def _event(

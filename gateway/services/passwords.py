@@ -21,7 +21,7 @@ of either from admissions."""
 _WAITING: Final = 32
 
 
-def fits(password: Secret) -> bool:
+def is_acceptable(password: Secret) -> bool:
     """Whether it may be set: `RULE` says what is needed."""
     text = password.reveal()
     try:
@@ -41,7 +41,7 @@ class Passwords:
         self._hasher = argon2.PasswordHasher()
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._waiting = 0
-        self._nobodys: str | None = None
+        self._decoy_hash: str | None = None
 
     async def hash(self, password: Secret) -> str:
         """The hash to store."""
@@ -66,9 +66,9 @@ class Passwords:
     def _verify(self, hashed: str | None, password: str) -> bool:
         if hashed is None:
             # Names that do not exist must not be told from those that do by the time it takes.
-            self._nobodys = self._nobodys or self._hasher.hash(secrets.token_urlsafe())
+            self._decoy_hash = self._decoy_hash or self._hasher.hash(secrets.token_urlsafe())
         try:
-            self._hasher.verify(hashed or self._nobodys or "", password)
+            self._hasher.verify(hashed or self._decoy_hash or "", password)
         except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError):
             return False
         return hashed is not None

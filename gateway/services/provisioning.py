@@ -28,7 +28,7 @@ from gateway.store.key_file import KeyFileUnusable, KeyStore
 MAX_BULK: Final = 10_000
 """ICEs in one bulk action at the most."""
 _TICK: Final = timedelta(milliseconds=1)
-_ENDS_WORK: Final = {
+_CANCELS_OPERATIONS: Final = {
     Action.DEREGISTER: reason(OperationError.DEREGISTERED),
     Action.REREGISTER: reason(OperationError.REREGISTERED),
 }
@@ -104,7 +104,7 @@ class Provisioning:
         self, actor: Actor, ice_name: str, ice_type: IceType, provisionedto: str | None
     ) -> Issued | Problem:
         """Make an entry of generation 1 and its token."""
-        fault = check_new(ice_name, ice_type, provisionedto)
+        fault = validate_new(ice_name, ice_type, provisionedto)
         if fault is not None:
             return fault
         owner = None if provisionedto is None else await self._owner(provisionedto)
@@ -186,7 +186,7 @@ class Provisioning:
             Action.DEREGISTER,
             ice,
             expected,
-            change=lambda old: old.deregister(_nobodys_token(), now=now),
+            change=lambda old: old.deregister(_discarded_token_hash(), now=now),
             now=now,
         )
 
@@ -211,7 +211,7 @@ class Provisioning:
             if raced:
                 # The rules would still allow it, but not on the entry that the caller meant.
                 return problem("stale")
-            swapped = await self._engine.write(_swapping(actor, action, now, old, change))
+            swapped = await self._engine.write(_swap(actor, action, now, old, change))
             if isinstance(swapped, Problem):
                 return swapped
             if swapped is not None:
@@ -264,7 +264,7 @@ class Provisioning:
             else:
                 logged = await ices.replace(transaction, changes)
                 ended = [new.ice_name for _, new, _ in changes]
-                why = _ENDS_WORK[Action.DEREGISTER]
+                why = _CANCELS_OPERATIONS[Action.DEREGISTER]
                 await operations.cancel_all(transaction, ended, now, why)
             return list(map(Outcome, names, verdicts)), logged
 
@@ -273,7 +273,7 @@ class Provisioning:
         return BulkDone(outcomes, confirmed.dropped, confirmed.unconfirmed)
 
 
-def check_new(ice_name: str, ice_type: IceType, provisionedto: str | None) -> Problem | None:
+def validate_new(ice_name: str, ice_type: IceType, provisionedto: str | None) -> Problem | None:
     """What is wrong with a new ICE as far as it can be told without the table."""
     if not valid_name(ice_name):
         return invalid("ice_name", f"needs {NAME_RULE}")
@@ -289,16 +289,16 @@ def _bulk_change(action: str, old: Ice | None, now: datetime) -> Ice | Problem:
         return problem("not-registered")
     if action == AuditAction.DISCONNECT:
         return old
-    new = old.deregister(_nobodys_token(), now=now)
+    new = old.deregister(_discarded_token_hash(), now=now)
     return problem("wrong-status", new.sentence) if isinstance(new, WrongStatus) else new
 
 
-def _nobodys_token() -> str:
+def _discarded_token_hash() -> str:
     """The hash of a token that is shown to nobody. It needs no key, so that it can always be done."""
     return Secret(secrets.token_urlsafe(32)).digest()
 
 
-def _swapping(
+def _swap(
     actor: Actor, action: Action, now: datetime, old: Ice, change: _Change
 ) -> Unit[tuple[Ice, Appended] | Problem | None]:
     """The change and its event; None where the entry has moved on. The rules allow it from `old`."""
@@ -311,8 +311,10 @@ def _swapping(
         logged = await ices.swap(transaction, old, new, _event(actor, action, now, old, new))
         if logged is None:
             return None
-        if action in _ENDS_WORK:
-            await operations.cancel_all(transaction, [new.ice_name], now, _ENDS_WORK[action])
+        if action in _CANCELS_OPERATIONS:
+            await operations.cancel_all(
+                transaction, [new.ice_name], now, _CANCELS_OPERATIONS[action]
+            )
         return new, logged
 
     return unit

@@ -189,7 +189,7 @@ async def test_nothing_is_acted_on_without_a_lease(cluster, monkeypatch):
     await take(connection)
     lease = cluster.b.gateway.node.lease
     monkeypatch.setattr(lease, "until", 0.0)
-    monkeypatch.setattr(type(lease), "renewed", lambda *_: None)
+    monkeypatch.setattr(type(lease), "renew", lambda *_: None)
     connection.send(
         {
             "jsonrpc": "2.0",

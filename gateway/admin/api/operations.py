@@ -33,7 +33,7 @@ from gateway.core.operation import Operation, State
 from gateway.core.problems import invalid, problem
 from gateway.core.roles import Need
 from gateway.services import schemas
-from gateway.services.operation_requests import Wanted
+from gateway.services.operation_requests import OperationRequest
 from gateway.store.engine import StoreUnavailable
 from gateway.store.ices import Listed
 from gateway.store.operations import OperationFilter
@@ -98,7 +98,9 @@ def routes() -> list[web.RouteDef]:
 async def _wanted(request: web.Request) -> tuple[float, Operation]:
     wait = RequestQuery.of(request).wait
     new = await body_as(request, NewOperation)
-    wanted = Wanted(new.kind, bytes(new.params), new.run_at, new.deadline, new.idempotency_key)
+    wanted = OperationRequest(
+        new.kind, bytes(new.params), new.run_at, new.deadline, new.idempotency_key
+    )
     name = request.match_info["ice_name"]
     return wait, unwrap(
         await _parts(request).services.operations.prepare(actor(request), name, wanted)
@@ -126,7 +128,7 @@ async def create(
 async def _end_of(parts: AdminContext, operation: Operation, wait: float) -> Operation:
     """The operation when it has finished, or as it is after `wait` seconds."""
     with (
-        parts.node.waiters.on(operation.ice_name, operation.id, end_only=True) as changed,
+        parts.node.waiters.watch(operation.ice_name, operation.id, end_only=True) as changed,
         contextlib.suppress(TimeoutError, StoreUnavailable),
     ):
         async with asyncio.timeout(wait):
@@ -225,7 +227,7 @@ async def _send_all(
     parts = _parts(request)
     state: State | None = None
     progress: bytes | None = None
-    with parts.node.waiters.on(operation.ice_name, operation.id) as changed:
+    with parts.node.waiters.watch(operation.ice_name, operation.id) as changed:
         while not parts.node.waiters.closed and request.transport is not None:
             changed.clear()
             caller = await recognise(request, used=False)

@@ -81,7 +81,7 @@ async def page(request: web.Request) -> web.StreamResponse:
 
 async def verdict(request: web.Request) -> web.StreamResponse:
     """Whether the chain verifies: asked for by the page, which does not wait for it."""
-    found, at = await parts(request).services.audit.checked()
+    found, at = await parts(request).services.audit.cached_verdict()
     return render(request, "audit_verdict.html", {"verdict": found, "at": at})
 
 

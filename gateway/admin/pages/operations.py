@@ -24,7 +24,7 @@ from gateway.core.operation import Operation, State
 from gateway.core.problems import Problem, invalid, problem
 from gateway.core.roles import Need
 from gateway.core.text import pretty
-from gateway.services.operation_requests import Wanted
+from gateway.services.operation_requests import OperationRequest
 from gateway.services.schemas import progress_document
 from gateway.store.ices import Listed
 from gateway.store.operations import OperationFilter
@@ -103,7 +103,7 @@ async def run(request: web.Request, listed: Listed) -> web.StreamResponse:
     return render(request, "told.html", context, status=202, tell={CHANGED: {}})
 
 
-def _wanted(fields: dict[str, str]) -> Wanted | Problem:
+def _wanted(fields: dict[str, str]) -> OperationRequest | Problem:
     params = fields.get("params", "").strip().encode() or b"{}"
     try:
         check_syntax(params)
@@ -120,7 +120,7 @@ def _wanted(fields: dict[str, str]) -> Wanted | Problem:
     # meanwhile is another.
     told = msgspec.json.encode([fields.get("nonce", ""), *given.items()]) + params
     key = hashlib.sha256(told).hexdigest()
-    return Wanted(new.kind, params, new.run_at, new.deadline, key)
+    return OperationRequest(new.kind, params, new.run_at, new.deadline, key)
 
 
 async def show(request: web.Request, _: Listed, operation: Operation) -> web.StreamResponse:
