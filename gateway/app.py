@@ -18,7 +18,7 @@ from gateway.admin import AdminContext, api_app, pages_app
 from gateway.admin.event_streams import EventStreams
 from gateway.core.text import printable
 from gateway.core.times import Clock, utc_now
-from gateway.node.membership import new_identity
+from gateway.node.membership import NodeIdentity
 from gateway.node.node import Node, State
 from gateway.runtime.eventloop import calm, cannot_listen, ended, supervise
 from gateway.runtime.settings import BadSetting, Settings
@@ -108,7 +108,7 @@ async def run_gateway(
             settings,
             engine=engine,
             keys=keys,
-            identity=new_identity(name, _shown_url(settings)),
+            identity=NodeIdentity(name, _shown_url(settings)),
             meters=metrics,
             clock=clock,
             monotonic=monotonic,

@@ -1,6 +1,6 @@
-"""What one running gateway holds, what it does at each event of the log, and the work beside it.
+"""One running gateway without its HTTP: its parts, how it acts on events, and its background tasks.
 
-Built once at the start; `app` gives it a database, its keys, and somewhere to count what happens.
+`app` builds one at the start and gives it the database, the keys and the metrics.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ from gateway.store.key_file import KeyStore
 from gateway.store.nodes import Nodes, forget_all
 
 RETURNS_PER_SECOND: Final = 200
-"""Sessions that come back within one second after a drain."""
+"""ICEs that are told to reconnect within one second after their sessions were closed."""
 _KEY_ACTIONS: Final = frozenset(
     {AuditAction.ROTATE_KEYS, AuditAction.PROMOTE_KEY, AuditAction.RETIRE_KEY}
 )
-"""After each of these the key file is read again."""
+"""Actions after which the key file is read again."""
 _NODE_ACTIONS: Final = frozenset({AuditAction.DRAIN_NODE, AuditAction.RESUME_NODE})
-"""After each of these a node asks at once what it is to do."""
-_PAUSED: Final = "an admin has drained this node: `ice-gateway nodes resume {}` lets it go on"
+"""Actions after which a node reads at once whether it is drained."""
+_PAUSED: Final = "an admin has drained this node; to resume it, run `ice-gateway nodes resume {}`"
 
 
 class State(enum.Enum):
@@ -64,7 +64,7 @@ class State(enum.Enum):
 
     SERVING = "serving"
     PAUSED = "paused"
-    """An admin has drained it: it admits nobody until an admin resumes it."""
+    """An admin has drained it: it admits no ICE until an admin resumes it."""
     DRAINING = "draining"
     """The gateway is stopping."""
 
@@ -76,17 +76,17 @@ class Meters(Protocol):
         """A session was opened."""
 
     def ended(self, ice_type: IceType, code: int) -> None:
-        """A session has ended with this close code."""
+        """A session ended with this close code."""
 
     def dropped(self, seconds: float) -> None:
-        """A session was dropped so long after its action began."""
+        """A session was dropped this many seconds after the action."""
 
     def applied(self, lag: float) -> None:
-        """An event was applied so many seconds after it happened."""
+        """An event was applied this many seconds after it happened."""
 
 
 class Node:
-    """One running gateway without its HTTP; it observes the sessions that it holds."""
+    """Builds the parts of a running gateway and connects them; it observes its sessions."""
 
     def __init__(
         self,
@@ -190,25 +190,26 @@ class Node:
         return checks
 
     def subscribe(self, publish: Callable[[], None]) -> None:
-        """Call `publish` after each event."""
+        """Call `publish` after each event of the log."""
         self._subscribers.append(publish)
 
-    # --- its life ------------------------------------------------------------------------------------
+    # --- start and stop ------------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
     async def running(self, failed: asyncio.Future[None]) -> AsyncIterator[None]:
-        """Join the others and do the work beside; `failed` gets the error of a part that died.
+        """Join the other nodes and run the background tasks; `failed` gets the error of a task that died.
 
         Raises:
-            StoreRefused, StoreUnavailable: it cannot serve this database, or not now.
+            StoreRefused: this gateway cannot serve this database.
+            StoreUnavailable: the database could not be used now.
         """
         await self.log.start()
         async with contextlib.AsyncExitStack() as stack:
             if self.membership is not None:
-                # Whatever is cancelled may have joined.
+                # Before `join`: it may have joined even if it is cancelled.
                 stack.push_async_callback(self.membership.leave)
                 await self.membership.join()
-                # The others copy it from here.
+                # The first node makes the key file, so that an operator can copy it to the others.
                 self._keys.for_sealing(may_create=True)
             else:
                 await self._engine.write(forget_all)
@@ -216,25 +217,25 @@ class Node:
             await self.restore_hold.start()
             for name, work in self._work():
                 stack.push_async_callback(ended, supervise(work, name, failed))
-            # What the last sessions left to be written is written before the store closes.
+            # The last sessions are recorded before the store closes.
             stack.push_async_callback(self.presence.flush)
             yield
 
     def _work(self) -> list[tuple[str, Coroutine[Any, Any, None]]]:
         work = [
-            ("tail", self.log.run()),
+            ("log follower", self.log.run()),
             ("presence", self.presence.run()),
             ("heartbeat", self.heartbeat.run()),
-            ("vitals", self.health.run()),
+            ("health", self.health.run()),
             ("progress", self._progress.run()),
-            ("clerk", self._expiry.run()),
+            ("expiry", self._expiry.run()),
         ]
         if self.membership is not None:
             work.append(("membership", self.membership.run()))
         return work
 
     def pause(self, paused: bool) -> None:  # noqa: FBT001 - a callback's argument
-        """Admit nobody and close every session, or go on, as an admin wants it."""
+        """Admit no ICE and close every session, or resume."""
         if self.state is State.DRAINING:
             return
         self.state = State.PAUSED if paused else State.SERVING
@@ -242,7 +243,7 @@ class Node:
             self.close_sessions()
 
     async def drain(self, at_most: float) -> None:
-        """Admit nobody any more, close every session, and wait `at_most` seconds for their sockets."""
+        """Admit no more ICEs, close every session, and wait up to `at_most` seconds for their sockets."""
         self.state = State.DRAINING
         self.waiters.close()
         self.close_sessions()
@@ -251,7 +252,7 @@ class Node:
         await self.dispatcher.close()
 
     def close_sessions(self) -> None:
-        """Close every session with 1012 and a time of its own to return."""
+        """Close every session with 1012; each gets its own time to reconnect, to spread the load."""
         sessions = list(self.hub)
         random.shuffle(sessions)
         spread = max(1.0, len(sessions) / RETURNS_PER_SECOND)
@@ -262,7 +263,7 @@ class Node:
     # --- the log -------------------------------------------------------------------------------------
 
     def _apply(self, entry: Entry) -> None:
-        """Do what an event demands, in the order in which others may rely on it."""
+        """Act on an event: drop sessions first, since the later steps rely on that."""
         dropped = self.revocations.apply(entry)
         action = entry.event.action
         if self.membership is not None:
@@ -280,13 +281,13 @@ class Node:
         self._meters.applied(max(0.0, lag))
 
     async def _compare(self) -> None:
-        """Compare every session with the table, after the log was lost for a while."""
+        """Compare every session with the table, after the log was interrupted."""
         held = list(self.hub)
         self.hub.doubt(held, await self._ices.standing([session.ice_name for session in held]))
         await self.dispatcher.refresh()
 
     def _on_change(self) -> None:
-        """Another node has written something."""
+        """Another process may have committed something."""
         if self.membership is not None:
             self.membership.wake()
             self.waiters.wake_all()
@@ -294,13 +295,13 @@ class Node:
     # --- admission -----------------------------------------------------------------------------------
 
     def drain_refusal(self) -> Problem | None:
-        """Why nobody is admitted now, whatever they bring."""
+        """The refusal for every handshake while this node is drained or stops; None while it serves."""
         if self.state is State.SERVING:
             return None
         return refusal("draining", retry_after=random.randint(1, 5))  # noqa: S311 - spreads load
 
     def session(self, admitted: Admitted, session_id: str, address: str) -> Session:
-        """A session for an ICE that is admitted; its transport is still to be set."""
+        """Make the session of an admitted ICE; the caller sets its transport."""
         return Session(
             admitted.ice,
             session_id=session_id,
@@ -314,7 +315,7 @@ class Node:
     async def admit(
         self, handshake: Handshake, open_session: OpenSession[Session]
     ) -> Session | Refused | None:
-        """See `Admission.admit`; the session counts as connected from here on."""
+        """See `Admission.admit`; also starts the session's heartbeat and reports the outcome."""
         outcome = await self.admission.admit(handshake, open_session)
         if isinstance(outcome, Session):
             self.heartbeat.schedule(outcome)
@@ -325,7 +326,7 @@ class Node:
             self.presence.refused(outcome.ice_name, outcome.problem.code, handshake.address)
         return outcome
 
-    # --- what sessions tell (`session.Observer`) -----------------------------------------------------
+    # --- called by sessions (`session.Observer`) -----------------------------------------------------
 
     def may_act(self) -> bool:
         """See `session.Observer`."""
@@ -364,7 +365,7 @@ class Node:
 
 
 def _nonce_key(keys: KeyStore, engine: Engine) -> Callable[[], bytes]:
-    """The key of the nonces: nodes on a server share their token keys, others make one at each start."""
+    """The key of the nonces: nodes of one server derive it from the token keys, a lone gateway makes one."""
     own = secrets.token_bytes(32)
     if not engine.shared:
         return lambda: own
