@@ -1,4 +1,4 @@
-"""Users and API tokens: made, changed, disabled, and recognised."""
+"""Users and API tokens: added, changed, disabled, found."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ MAX_LABEL: Final = 128
 
 @dataclass(frozen=True, slots=True)
 class NewToken:
-    """An API token, to be shown once."""
+    """An API token and its secret, which is shown once."""
 
     token: ApiToken
     secret: Secret
 
 
 class AccountService:
-    """The use case; its collaborators come in through the constructor."""
+    """Manages users and API tokens. Every method raises `StoreUnavailable`."""
 
     def __init__(self, *, engine: Engine, clock: Clock, passwords: Passwords) -> None:
         self._engine = engine
@@ -45,7 +45,7 @@ class AccountService:
     async def add_user(
         self, actor: Actor, name: str, role: Role, password: Secret | None
     ) -> User | Problem:
-        """Add a user; without a password they are only there to be tagged."""
+        """Add a user. Without a password they cannot log in, but can own ICEs."""
         if not 1 <= len(name) <= MAX_USER_NAME or not name.isprintable():
             return invalid("name", f"a user name has {USER_NAME_RULE}")
         hashed = None
@@ -63,7 +63,7 @@ class AccountService:
         return user
 
     async def set_role(self, actor: Actor, name: str, role: Role) -> User | Problem:
-        """Give a user another role; it counts from the next request on."""
+        """Give a user another role; it applies from their next request on."""
 
         async def unit(transaction: Transaction) -> User | Problem:
             user = await self._changed(transaction, name, lambda user: replace(user, role=role))
@@ -76,9 +76,9 @@ class AccountService:
     async def set_password(
         self, actor: Actor, name: str, password: Secret, *, keep: Secret | None = None
     ) -> tuple[User, int] | Problem:
-        """Give a user another password and end their logins; returns how many ended, too.
+        """Set a user's password and end their logins; returns the user and the number of logins ended.
 
-        The login of the cookie `keep` stays: that of a user who changes their own password.
+        The login of the cookie `keep` stays, so that users can change their own password.
         """
         digest = await self._hash(password)
         if isinstance(digest, Problem):
@@ -100,7 +100,7 @@ class AccountService:
         return await self._engine.write(unit)
 
     async def disable(self, actor: Actor, name: str) -> tuple[User, list[str]] | Problem:
-        """End a user's logins and API tokens at once; returns the ICEs tagged to them, too."""
+        """Disable a user, whose logins and API tokens end at once; also returns the ICEs tagged to them."""
         now = self._clock()
 
         async def unit(transaction: Transaction) -> tuple[User, list[str]] | Problem:
@@ -111,7 +111,7 @@ class AccountService:
                 return user
             await logins.end_all_of(transaction, user.name)
             self._log(transaction, actor, AuditAction.DISABLE_USER, user=user.name)
-            # Here, since what is done must not fail to be told afterwards.
+            # Read in this transaction: after the commit, a failed read would hide that it was done.
             return user, await accounts.ices_of(transaction, user.name)
 
         return await self._engine.write(unit)
@@ -119,7 +119,7 @@ class AccountService:
     async def _changed(
         self, transaction: Transaction, name: str, change: Callable[[User], User]
     ) -> User | Problem:
-        # Read in the transaction that writes: a concurrent change (the user disabled) must not be undone.
+        # Read in this transaction, so that no concurrent change (disabling, say) is undone.
         found = await accounts.find_user(transaction, name)
         if found is None:
             return problem("not-found", f"there is no user {quoted(name)}")
@@ -135,10 +135,10 @@ class AccountService:
         lifetime: float,
         ice_name: str | None = None,
     ) -> NewToken | Problem:
-        """Make an API token of a user; `lifetime` in seconds, 0 for ever.
+        """Create an API token of a user; `lifetime` is in seconds, 0 means that it does not expire.
 
-        With an `ice_name` it may operate that ICE and nothing else, whatever the user may. The name is
-        for ever, so the token goes on through every reregistration of the ICE.
+        With an `ice_name` the token may only operate that ICE, whatever the user may do. ICE names never
+        change, so the token survives reregistrations of the ICE.
         """
         user = await self._rows.user(user_name)
         if user is None:
@@ -180,7 +180,7 @@ class AccountService:
         return NewToken(token, secret)
 
     async def revoke_token(self, actor: Actor, token_id: str) -> ApiToken | Problem:
-        """Revoke an API token; once revoked it stays so."""
+        """Revoke an API token for good."""
         token = await self._rows.token(token_id)
         if token is None:
             return problem("not-found", f"there is no API token {quoted(token_id)}")
@@ -196,12 +196,12 @@ class AccountService:
         return await self._rows.user(name)
 
     async def is_last_admin(self, user: User) -> bool:
-        """Whether nobody else could log in as an admin."""
+        """Whether this user is the only one who can log in as an admin."""
         may = user.role is Role.ADMIN and user.password_hash and user.disabledon is None
         return bool(may) and not await self._rows.other_admins(user.name)
 
     async def page(self, text: str, limit: int, offset: int) -> tuple[list[ListedUser], int]:
-        """Users by name, found by a part of it, and how many there are in all."""
+        """A page of the users whose name contains `text`, by name, and the number of all of them."""
         return await self._rows.page(text, limit, offset)
 
     async def any(self) -> bool:
@@ -209,11 +209,11 @@ class AccountService:
         return await self._rows.any()
 
     async def enabled_names(self, text: str, limit: int) -> list[str]:
-        """Names of users who are not disabled, found by a part of them."""
+        """Names that contain `text`, of users who are not disabled."""
         return await self._rows.enabled_names(text, limit)
 
     async def disabled_among(self, names: Sequence[str]) -> set[str]:
-        """Those of the users with these exact names that are disabled."""
+        """Those of these exact names whose users are disabled."""
         return await self._rows.disabled_among(names)
 
     async def users(self) -> list[User]:
@@ -225,7 +225,7 @@ class AccountService:
         return await self._rows.token(token_id)
 
     async def tokens_page(self, limit: int, offset: int) -> tuple[list[ApiToken], int]:
-        """API tokens, newest first, and how many there are in all."""
+        """A page of the API tokens, newest first, and the number of all."""
         return await self._rows.tokens_page(limit, offset)
 
     async def tokens(self) -> list[ApiToken]:
@@ -233,7 +233,7 @@ class AccountService:
         return await self._rows.tokens()
 
     async def recognise(self, secret: Secret) -> Caller | None:
-        """Who brings this API token, if it is good now."""
+        """The caller of this API token, if it is valid now."""
         found = await self._rows.by_token(secret.digest())
         if found is None:
             return None

@@ -1,4 +1,4 @@
-"""The nodes as an operator sees them: who serves the database; to let one drain, or resume."""
+"""The nodes that serve a database: list them, drain one, resume it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from gateway.store.nodes import Node, Nodes
 
 @dataclass(frozen=True, slots=True)
 class DrainResult:
-    """What became of it: whether anything was `changed`, and whether `others` serve meanwhile."""
+    """Whether the action `changed` anything, and whether `others` serve meanwhile."""
 
     changed: bool
     others: bool
 
 
 class NodeService:
-    """The use case. Every method raises `StoreUnavailable`."""
+    """Lists, drains and resumes nodes. Every method raises `StoreUnavailable`."""
 
     def __init__(self, *, engine: Engine, clock: Clock) -> None:
         self._engine = engine
@@ -30,13 +30,13 @@ class NodeService:
         self._clock = clock
 
     async def all(self) -> list[Node]:
-        """Every node by name; none where a gateway is alone on an SQLite file."""
+        """Every node by name; empty for a gateway on an SQLite file, which is alone."""
         return await self._nodes.all()
 
     async def set_draining(
         self, actor: Actor, name: str, *, draining: bool
     ) -> Problem | DrainResult:
-        """Let a node admit nobody and send its ICEs to the others, until it resumes."""
+        """Drain a node, so that its ICEs move to the others, or resume it."""
         event = Event(
             self._clock(),
             actor,
