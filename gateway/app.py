@@ -19,7 +19,7 @@ from gateway.admin.event_streams import EventStreams
 from gateway.core.text import printable
 from gateway.core.times import Clock, utc_now
 from gateway.node.membership import NodeIdentity
-from gateway.node.node import Node, State
+from gateway.node.node import Node, NodeState
 from gateway.runtime.eventloop import calm, cannot_listen, ended, supervise
 from gateway.runtime.settings import BadSetting, Settings
 from gateway.runtime.sockets import listening, place
@@ -155,7 +155,7 @@ async def run_gateway(
             registration_ttl=settings.tokens_registration_ttl,
             cluster=engine.shared,
         )
-        probes = Probes(node.health, lambda: node.state is State.DRAINING)
+        probes = Probes(node.health, lambda: node.state is NodeState.DRAINING)
         app = _application(settings, endpoint, admin, probes)
         runner = Runner(
             app,

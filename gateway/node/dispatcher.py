@@ -105,13 +105,14 @@ class Dispatcher:
             self._mark_busy(ice_name)  # no waiter needs it: they start after reading the row
         else:
             self._waiters.wake(ice_name)
-            self._wake_lane(ice_name)
+            self.wake(ice_name)
 
     def _mark_busy(self, ice_name: str) -> None:
         self._busy.add(ice_name)
-        self._wake_lane(ice_name)
+        self.wake(ice_name)
 
-    def _wake_lane(self, ice_name: str) -> None:
+    def wake(self, ice_name: str) -> None:
+        """Have the lane of an ICE take its next step, after a session began or ended, say."""
         lane = self._lanes.get(ice_name)
         if lane is not None:
             lane.wake.set()
@@ -124,23 +125,15 @@ class Dispatcher:
     def expired(self, operation: Operation) -> None:
         """`OperationExpiry` has ended an operation."""
         self._notify(operation)
-        self._wake_lane(operation.ice_name)
+        self.wake(operation.ice_name)
 
     # --- called by sessions --------------------------------------------------------------------------
 
-    def opened(self, session: Session) -> None:
-        """A session began."""
-        self._wake_lane(session.ice_name)
-
     def greeted(self, session: Session) -> None:
         """A session said hello; cancel the operations in it whose result is no longer wanted."""
-        self._wake_lane(session.ice_name)
+        self.wake(session.ice_name)
         if session.running:
             self._spawn(self._cancel_stale(session))
-
-    def closed(self, session: Session) -> None:
-        """A session ended."""
-        self._wake_lane(session.ice_name)
 
     def answered(self, session: Session, operation_id: str, refused: bytes | None) -> None:
         """The ICE accepted an operation, or refused it with the JSON in `refused`."""
@@ -196,7 +189,7 @@ class Dispatcher:
         finally:
             del self._lanes[name]
             if not self._closed and self._hub.get(name) is not lane.session:
-                self._wake_lane(name)  # there is a newer session
+                self.wake(name)  # there is a newer session
 
     async def _step(self, lane: Lane) -> float | None:
         """Do the next step; returns the seconds until another, or None if no operation is left."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
@@ -79,8 +80,6 @@ class OperationExpiry:
         await self._delete(now - timedelta(seconds=EMPTIED_KEEP), emptied=True)
 
     async def _delete(self, before: datetime, *, emptied: bool = False) -> None:
-        async def unit(transaction: Transaction) -> int:
-            return await operations.forget(transaction, before, _BATCH, emptied=emptied)
-
+        unit = functools.partial(operations.forget, before=before, limit=_BATCH, emptied=emptied)
         while await self._engine.write(unit) == _BATCH:  # noqa: ASYNC110 - nothing is waited for
             await asyncio.sleep(INTERVAL)

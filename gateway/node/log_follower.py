@@ -45,7 +45,7 @@ class LogFollower:
         self._apply = apply
         self._compare = compare
         self._on_change = on_change
-        self._waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self._waiters: set[tuple[int, asyncio.Future[None]]] = set()
         self._interrupted = True
         self._last_digest: str | None = None
         self.position = 0
@@ -130,13 +130,9 @@ class LogFollower:
             raise StoreUnavailable(reason)
 
     def _wake(self) -> None:
-        waiting = []
         for seq, future in self._waiters:
-            if seq > self.position:
-                waiting.append((seq, future))
-            elif not future.done():
+            if seq <= self.position and not future.done():
                 future.set_result(None)
-        self._waiters = waiting
 
     async def catch_up(self) -> float:
         """Wait until every event is applied that was committed before this call.
@@ -167,9 +163,8 @@ class LogFollower:
         """Wait until event `seq` has been applied here."""
         if self.position < seq:
             waiter = seq, asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
+            self._waiters.add(waiter)
             try:
                 await waiter[1]
             finally:
-                if waiter in self._waiters:  # this caller was cancelled
-                    self._waiters.remove(waiter)
+                self._waiters.remove(waiter)

@@ -59,7 +59,7 @@ _NODE_ACTIONS: Final = frozenset({AuditAction.DRAIN_NODE, AuditAction.RESUME_NOD
 _PAUSED: Final = "an admin has drained this node; to resume it, run `ice-gateway nodes resume {}`"
 
 
-class State(enum.Enum):
+class NodeState(enum.Enum):
     """What a node does with handshakes."""
 
     SERVING = "serving"
@@ -100,7 +100,7 @@ class Node:
         monotonic: Callable[[], float],
     ) -> None:
         self.name = identity.name
-        self.state = State.SERVING
+        self.state = NodeState.SERVING
         self.hub: Hub[Session] = Hub()
         self.waiters = Waiters()
         self.presence = Presence(engine, self.name, clock)
@@ -175,7 +175,7 @@ class Node:
 
     def _checks(self, engine: Engine, keys: KeyStore) -> dict[str, HealthCheck]:
         def paused() -> str | None:
-            return _PAUSED.format(self.name) if self.state is State.PAUSED else None
+            return _PAUSED.format(self.name) if self.state is NodeState.PAUSED else None
 
         checks = {
             "store": HealthCheck(lambda: engine.fault or self.log.fault),
@@ -236,15 +236,15 @@ class Node:
 
     def pause(self, paused: bool) -> None:  # noqa: FBT001 - a callback's argument
         """Admit no ICE and close every session, or resume."""
-        if self.state is State.DRAINING:
+        if self.state is NodeState.DRAINING:
             return
-        self.state = State.PAUSED if paused else State.SERVING
+        self.state = NodeState.PAUSED if paused else NodeState.SERVING
         if paused:
             self.close_sessions()
 
     async def drain(self, at_most: float) -> None:
         """Admit no more ICEs, close every session, and wait up to `at_most` seconds for their sockets."""
-        self.state = State.DRAINING
+        self.state = NodeState.DRAINING
         self.waiters.close()
         self.close_sessions()
         if self._closing:
@@ -296,7 +296,7 @@ class Node:
 
     def drain_refusal(self) -> Problem | None:
         """The refusal for every handshake while this node is drained or stops; None while it serves."""
-        if self.state is State.SERVING:
+        if self.state is NodeState.SERVING:
             return None
         return refusal("draining", retry_after=random.randint(1, 5))  # noqa: S311 - spreads load
 
@@ -320,7 +320,7 @@ class Node:
         if isinstance(outcome, Session):
             self.heartbeat.schedule(outcome)
             self.presence.opened(outcome)
-            self.dispatcher.opened(outcome)
+            self.dispatcher.wake(outcome.ice_name)
             self._meters.admitted(outcome.ice.ice_type)
         elif outcome is not None and outcome.ice_name is not None:
             self.presence.refused(outcome.ice_name, outcome.problem.code, handshake.address)
@@ -355,7 +355,7 @@ class Node:
     def ended(self, session: Session, code: int) -> None:
         """See `session.Observer`."""
         self.hub.remove(session)
-        self.dispatcher.closed(session)
+        self.dispatcher.wake(session.ice_name)
         self.presence.closed(session, code, superseded=session.ice_name in self.hub)
         self._meters.ended(session.ice.ice_type, code)
         lost = session.transport.lost

@@ -1,9 +1,9 @@
-"""Users and API tokens: added, changed, disabled, found."""
+"""Reads and changes users and API tokens."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -16,11 +16,10 @@ from gateway.core.secret import Secret
 from gateway.core.times import LONGEST, Clock, later, to_text_or_none
 from gateway.services.passwords import RULE, Passwords, is_acceptable
 from gateway.store import accounts, events, logins
-from gateway.store.accounts import ListedUser
+from gateway.store.accounts import Accounts
 from gateway.store.engine import Engine, Transaction
 from gateway.store.ices import Ices
 
-USER_NAME_RULE: Final = "1 to 128 printable characters"
 MAX_LABEL: Final = 128
 
 
@@ -32,13 +31,12 @@ class NewToken:
     secret: Secret
 
 
-class AccountService:
-    """Manages users and API tokens. Every method raises `StoreUnavailable`."""
+class AccountService(Accounts):
+    """Reads and changes users and API tokens. Every method raises `StoreUnavailable`."""
 
     def __init__(self, *, engine: Engine, clock: Clock, passwords: Passwords) -> None:
-        self._engine = engine
+        super().__init__(engine)
         self._clock = clock
-        self._rows = accounts.Accounts(engine)
         self._ices = Ices(engine)
         self._passwords = passwords
 
@@ -47,19 +45,18 @@ class AccountService:
     ) -> User | Problem:
         """Add a user. Without a password they cannot log in, but can own ICEs."""
         if not 1 <= len(name) <= MAX_USER_NAME or not name.isprintable():
-            return invalid("name", f"a user name has {USER_NAME_RULE}")
-        hashed = None
-        if password is not None:
-            digest = await self._hash(password)
-            if isinstance(digest, Problem):
-                return digest
-            hashed = digest
+            return invalid(
+                "name", f"a user name must have 1 to {MAX_USER_NAME} printable characters"
+            )
+        hashed = None if password is None else await self._hash(password)
+        if isinstance(hashed, Problem):
+            return hashed
         user = User(name, role, hashed, self._clock())
         event = self._event(actor, AuditAction.ADD_USER, user=name, role=role)
         if not await self._engine.write(
             lambda transaction: accounts.add_user(transaction, user, event)
         ):
-            return problem("user-exists", f"there is a user {name} already")
+            return problem("user-exists", f"the user {name} already exists")
         return user
 
     async def set_role(self, actor: Actor, name: str, role: Role) -> User | Problem:
@@ -140,15 +137,15 @@ class AccountService:
         With an `ice_name` the token may only operate that ICE, whatever the user may do. ICE names never
         change, so the token survives reregistrations of the ICE.
         """
-        user = await self._rows.user(user_name)
+        user = await self.user(user_name)
         if user is None:
             return problem("not-found", f"there is no user {quoted(user_name)}")
         if user.disabledon is not None:
             return problem("forbidden", f"the user {user.name} is disabled")
         if not 1 <= len(label) <= MAX_LABEL or not label.isprintable():
-            return invalid("name", f"a label has 1 to {MAX_LABEL} printable characters")
+            return invalid("name", f"a label must have 1 to {MAX_LABEL} printable characters")
         if lifetime > LONGEST:
-            return invalid("expires_in", "at most 36500d; 0 is for ever")
+            return invalid("expires_in", "at most 36500d; 0 means that it never expires")
         if ice_name is not None:
             listed = await self._ices.find(ice_name)
             if listed is None:
@@ -181,7 +178,7 @@ class AccountService:
 
     async def revoke_token(self, actor: Actor, token_id: str) -> ApiToken | Problem:
         """Revoke an API token for good."""
-        token = await self._rows.token(token_id)
+        token = await self.token(token_id)
         if token is None:
             return problem("not-found", f"there is no API token {quoted(token_id)}")
         now = self._clock()
@@ -191,50 +188,14 @@ class AccountService:
         )
         return token
 
-    async def user(self, name: str) -> User | None:
-        """The user of this name, case folded."""
-        return await self._rows.user(name)
-
     async def is_last_admin(self, user: User) -> bool:
         """Whether this user is the only one who can log in as an admin."""
         may = user.role is Role.ADMIN and user.password_hash and user.disabledon is None
-        return bool(may) and not await self._rows.other_admins(user.name)
-
-    async def page(self, text: str, limit: int, offset: int) -> tuple[list[ListedUser], int]:
-        """A page of the users whose name contains `text`, by name, and the number of all of them."""
-        return await self._rows.page(text, limit, offset)
-
-    async def any(self) -> bool:
-        """Whether there is any user."""
-        return await self._rows.any()
-
-    async def enabled_names(self, text: str, limit: int) -> list[str]:
-        """Names that contain `text`, of users who are not disabled."""
-        return await self._rows.enabled_names(text, limit)
-
-    async def disabled_among(self, names: Sequence[str]) -> set[str]:
-        """Those of these exact names whose users are disabled."""
-        return await self._rows.disabled_among(names)
-
-    async def users(self) -> list[User]:
-        """All users, by name."""
-        return await self._rows.users()
-
-    async def token(self, token_id: str) -> ApiToken | None:
-        """The API token of this id."""
-        return await self._rows.token(token_id)
-
-    async def tokens_page(self, limit: int, offset: int) -> tuple[list[ApiToken], int]:
-        """A page of the API tokens, newest first, and the number of all."""
-        return await self._rows.tokens_page(limit, offset)
-
-    async def tokens(self) -> list[ApiToken]:
-        """All API tokens, oldest first."""
-        return await self._rows.tokens()
+        return bool(may) and not await self.other_admins(user.name)
 
     async def recognise(self, secret: Secret) -> Caller | None:
         """The caller of this API token, if it is valid now."""
-        found = await self._rows.by_token(secret.digest())
+        found = await self.by_token(secret.digest())
         if found is None:
             return None
         token, user = found
@@ -245,7 +206,7 @@ class AccountService:
 
     async def _hash(self, password: Secret) -> str | Problem:
         if not is_acceptable(password):
-            return invalid("password", f"a password has {RULE}")
+            return invalid("password", f"a password must have {RULE}")
         return await self._passwords.hash(password)
 
     def _log(self, transaction: Transaction, actor: Actor, action: str, **detail: Any) -> None:

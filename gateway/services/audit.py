@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -126,7 +127,7 @@ class Audit:
         """
         verdict = await self.verify()
         if verdict.fault is not None:
-            return f"{verdict.fault}: nothing was pruned, since that would hide it"
+            return f"{verdict.fault}: nothing was pruned, since pruning would hide this"
         first = await self._events.first()
         seq = await self._events.before_time(before)
         covered = max((head.seq for head in await self._pruned()), default=0)
@@ -137,7 +138,9 @@ class Audit:
         for end in range(first + _BATCH - 1, covered + _BATCH, _BATCH) if first else ():
             if count:
                 await asyncio.sleep(_PAUSE)
-            count += await self._delete(min(end, covered))
+            count += await self._engine.write(
+                functools.partial(events.prune, seq=min(end, covered))
+            )
         return Pruned(count, covered)
 
     async def _checkpoint(self, transaction: Transaction, actor: Actor, seq: int) -> None:
@@ -148,6 +151,3 @@ class Audit:
         events.append(
             transaction, [Event(self._clock(), actor, AuditAction.PRUNE, None, None, detail)]
         )
-
-    async def _delete(self, seq: int) -> int:
-        return await self._engine.write(lambda transaction: events.prune(transaction, seq))

@@ -9,7 +9,7 @@ harm, since a running gateway also watches the file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -77,13 +77,8 @@ class Keys:
         key = Key.generate(self._clock())
 
         async def unit(transaction: Transaction) -> str:
-            await self._change(
-                transaction,
-                actor,
-                AuditAction.ROTATE_KEYS,
-                key.kid,
-                lambda ring: ring.with_key(key),
-            )
+            ring = self._read().with_key(key)
+            self._replace(transaction, actor, AuditAction.ROTATE_KEYS, key.kid, ring)
             return key.kid
 
         return await self._write(unit)
@@ -97,14 +92,9 @@ class Keys:
             if chosen not in {key.kid for key in ring.keys}:
                 return _no_such_key(chosen)
             if chosen == ring.seals:
-                return KeyRefused(f"the key {chosen} seals already; `rotate` adds another")
-            await self._change(
-                transaction,
-                actor,
-                AuditAction.PROMOTE_KEY,
-                chosen,
-                lambda ring: ring.sealing_with(chosen),
-            )
+                return KeyRefused(f"the key {chosen} seals already; add another with `rotate`")
+            ring = ring.sealing_with(chosen)
+            self._replace(transaction, actor, AuditAction.PROMOTE_KEY, chosen, ring)
             return chosen
 
         return await self._write(unit)
@@ -127,9 +117,7 @@ class Keys:
                     " reprovision, reregister or deregister them first",
                     needing,
                 )
-            await self._change(
-                transaction, actor, AuditAction.RETIRE_KEY, kid, lambda ring: ring.without(kid)
-            )
+            self._replace(transaction, actor, AuditAction.RETIRE_KEY, kid, ring.without(kid))
             return None
 
         return await self._write(unit)
@@ -149,21 +137,16 @@ class Keys:
         ring = key_file.read(self._path)
         if ring is None:
             raise KeyFileUnusable(
-                f"there is no key file {self._path}: it is made when the first ICE is provisioned"
+                f"there is no key file {self._path}: provisioning the first ICE makes it"
             )
         return ring
 
-    async def _change(
-        self,
-        transaction: Transaction,
-        actor: Actor,
-        action: str,
-        kid: str,
-        change: Callable[[KeyRing], KeyRing],
+    def _replace(
+        self, transaction: Transaction, actor: Actor, action: str, kid: str, ring: KeyRing
     ) -> None:
         event = Event(self._clock(), actor, action, None, None, {"key": kid})
         events.append(transaction, [event])
-        key_file.replace(self._path, change(self._read()))
+        key_file.replace(self._path, ring)
 
 
 async def _ices_needing(key: Key, fetch: Fetch) -> list[str]:

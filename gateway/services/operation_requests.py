@@ -168,12 +168,12 @@ def _queue_full(count: int, size: int, more: int, kept_bytes: int) -> Problem | 
         return None
     return problem(
         "queue-full",
-        f"The unfinished operations of this ICE have {size:,} bytes of parameters and this one {more:,},"
-        f" of {kept_bytes:,} (operations.kept_bytes) in all: {_ADVICE}, or send less",
+        f"The unfinished operations of this ICE have {size:,} bytes of parameters and this one has {more:,},"
+        f" of {kept_bytes:,} (operations.kept_bytes) in total: {_ADVICE}, or send less",
     )
 
 
-_ADVICE: Final = "wait until some are done, or cancel some"
+_ADVICE: Final = "wait until some have finished, or cancel some"
 
 
 def _event(

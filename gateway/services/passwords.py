@@ -18,7 +18,7 @@ RULE: Final = f"{MIN_LENGTH} characters or more and at most {MAX_BYTES:,} bytes"
 _AT_ONCE: Final = 1
 """A hash takes 64 MiB, and four threads for a tenth of a second: a flood of logins must leave memory and
 processor time to admissions."""
-_WAITING: Final = 32
+_MAX_WAITING: Final = 32
 
 
 def is_acceptable(password: Secret) -> bool:
@@ -54,7 +54,7 @@ class Passwords:
         Raises:
             TooBusy: too many passwords are waiting.
         """
-        if self._waiting >= _WAITING:
+        if self._waiting >= _MAX_WAITING:
             raise TooBusy
         self._waiting += 1
         try:

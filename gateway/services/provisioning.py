@@ -52,7 +52,7 @@ class Issued(Done):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class BulkOutcome:
     """The result of a bulk action for one ICE; `problem` is None if it was done."""
 
     ice_name: str
@@ -63,7 +63,7 @@ class Outcome:
 class BulkDone:
     """The results of a bulk action, the sessions that it ended, the nodes that have not confirmed."""
 
-    outcomes: list[Outcome]
+    outcomes: list[BulkOutcome]
     dropped: list[Drop]
     unconfirmed: list[str]
 
@@ -246,7 +246,7 @@ class Provisioning:
         """Deregister or disconnect many ICEs in one transaction; a refusal of one does not affect others."""
         now = self._clock()
 
-        async def unit(transaction: Transaction) -> tuple[list[Outcome], Sequence[Appended]]:
+        async def unit(transaction: Transaction) -> tuple[list[BulkOutcome], Sequence[Appended]]:
             found = await ices.find_many(transaction, names)
             verdicts: list[Problem | None] = []
             changes: list[tuple[Ice, Ice, Event]] = []
@@ -267,7 +267,7 @@ class Provisioning:
                 ended = [new.ice_name for _, new, _ in changes]
                 why = _CANCELS_OPERATIONS[Action.DEREGISTER]
                 await operations.cancel_all(transaction, ended, now, why)
-            return list(map(Outcome, names, verdicts)), logged
+            return list(map(BulkOutcome, names, verdicts)), logged
 
         outcomes, logged = await self._engine.write(unit)
         confirmed = await self._confirmer.confirm(logged)

@@ -289,10 +289,7 @@ def progress_document(operation: Operation) -> ProgressDocument | None:
         return None
     try:
         stored = msgspec.json.decode(operation.progress, type=_StoredProgress)
-    except (
-        msgspec.DecodeError,
-        RecursionError,
-    ):  # written by an older version, which had no bounds
+    except (msgspec.DecodeError, RecursionError):  # from an older version without bounds
         return None
     return ProgressDocument(
         stored.fraction, stored.message, _readable(bytes(stored.data)), stored.at

@@ -200,7 +200,7 @@ class Gateway:
         session.transport = line
         self.hub.promote(self.hub.expect(ice.ice_name, ice.generation), session)
         session.transport.send(session.welcome(25.0))
-        self.dispatch.opened(session)
+        self.dispatch.wake(session.ice_name)
 
     # What a session observes goes where the endpoint sends it.
     def greeted(self, session):
@@ -217,7 +217,7 @@ class Gateway:
 
     def ended(self, session, code):
         self.hub.remove(session)
-        self.dispatch.closed(session)
+        self.dispatch.wake(session.ice_name)
 
     def end(self):
         """Nothing of it moves any more."""
