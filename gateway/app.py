@@ -18,8 +18,8 @@ from gateway.admin import AdminContext, api_app, pages_app
 from gateway.admin.event_streams import EventStreams
 from gateway.core.text import printable
 from gateway.core.times import Clock, utc_now
-from gateway.node.membership import new_identity
-from gateway.node.node import Node, State
+from gateway.node.membership import NodeIdentity
+from gateway.node.node import Node, NodeState
 from gateway.runtime.eventloop import calm, cannot_listen, ended, supervise
 from gateway.runtime.settings import BadSetting, Settings
 from gateway.runtime.sockets import listening, place
@@ -113,7 +113,7 @@ async def run_gateway(
             settings,
             engine=engine,
             keys=keys,
-            identity=new_identity(name, _shown_url(settings)),
+            identity=NodeIdentity(name, _shown_url(settings)),
             meters=metrics,
             clock=clock,
             monotonic=monotonic,
@@ -128,8 +128,8 @@ async def run_gateway(
             passwords=passwords,
         )
         streams = EventStreams()
-        node.listen(streams.publish)
-        node.presence.listen(streams.publish_news)
+        node.subscribe(streams.publish)
+        node.presence.subscribe(streams.publish_news)
         metrics.watch(node)
         failed: asyncio.Future[None] = loop.create_future()
         await stack.enter_async_context(node.running(failed))
@@ -160,7 +160,7 @@ async def run_gateway(
             public_urls=settings.server_public_url,
             cluster=engine.shared,
         )
-        probes = Probes(node.health, lambda: node.state is State.DRAINING)
+        probes = Probes(node.health, lambda: node.state is NodeState.DRAINING)
         app = _application(settings, endpoint, admin, probes)
         runner = Runner(
             app,

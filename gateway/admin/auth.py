@@ -17,7 +17,7 @@ from gateway.core.audit_event import Actor, Via
 from gateway.core.problems import problem
 from gateway.core.roles import Caller, Need
 from gateway.core.secret import Secret
-from gateway.services.login_failures import Why
+from gateway.services.login_failures import FailureReason
 from gateway.services.logins import Recognised
 from gateway.web.connection import mark_authenticated
 from gateway.web.http_headers import cookie
@@ -52,7 +52,7 @@ async def require_caller(request: web.Request, handler: Handler) -> web.StreamRe
             if "Authorization" in request.headers:  # an expired login is no failed attempt
                 context = admin_context(request)
                 address = client_address(request, context.trusted_proxies)
-                context.services.logins.failures.note(Why.API_TOKEN, address)
+                context.services.logins.failures.note(FailureReason.API_TOKEN, address)
             response = problem_response(problem("unauthenticated"))
             response.headers["WWW-Authenticate"] = "Bearer"  # RFC 6750 section 3
             return response

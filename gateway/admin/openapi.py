@@ -51,9 +51,9 @@ _SHAPES: Final = (
     schemas.BulkAnswer,
     schemas.Happenings,
     schemas.EventPage,
-    schemas.Presence,
-    schemas.Refused,
-    schemas.Reset,
+    schemas.PresenceDocument,
+    schemas.RefusedDocument,
+    schemas.ResetDocument,
     schemas.OperationDocument,
     schemas.OperationPage,
     schemas.OperationState,
@@ -355,9 +355,9 @@ def document() -> dict[str, Any]:
                 {
                     "200": stream(
                         event("message", schemas.EventDocument, id=_EVENT_ID),
-                        event("reset", schemas.Reset, id=_EVENT_ID),
-                        event("presence", schemas.Presence),
-                        event("refused", schemas.Refused),
+                        event("reset", schemas.ResetDocument, id=_EVENT_ID),
+                        event("presence", schemas.PresenceDocument),
+                        event("refused", schemas.RefusedDocument),
                     )
                 },
                 403,

@@ -30,7 +30,7 @@ from gateway.core.operation import Operation, State
 from gateway.core.text import decoded, printable
 from gateway.core.times import utc_now
 from gateway.node.expiry import OperationExpiry
-from gateway.services.operation_requests import Wanted
+from gateway.services.operation_requests import OperationRequest
 from gateway.services.schemas import OperationDocument, operation_document, progress_document
 from gateway.store.operations import OperationFilter, Operations
 
@@ -123,7 +123,7 @@ async def run(
 ) -> None:
     """Request an operation and print its id; with --follow, wait and print its result."""
     listed = await context.listed(name)
-    wanted = Wanted(OperationKind(kind), params, run_at, deadline, idempotency_key)
+    wanted = OperationRequest(OperationKind(kind), params, run_at, deadline, idempotency_key)
     operation = unwrap(await context.services.operations.request(context.actor, listed.ice, wanted))
     if not (operation.is_finished or await context.engine.is_served()):
         print_notice("no gateway runs on this database: the operation is sent when one does")

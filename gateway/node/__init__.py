@@ -1,4 +1,4 @@
-"""What one running gateway holds and does: admission, sessions, drops, operations on their way, its lease.
+"""What one running gateway holds and does: admission, sessions, drops, sending operations, its lease.
 
-It knows no HTTP beyond the transport that a session is given, and nothing of admins (`services`).
+Nothing here knows HTTP, except through the transport that a session gets, or `services`.
 """

@@ -1,8 +1,8 @@
-"""Sends operations to the ICEs that are here: one at a time each, in order, and each at most once.
+"""Sends operations to connected ICEs: to each ICE one at a time, in order, and each at most once.
 
-An ICE that is here and has work has a *lane*: a task that looks at the table, does the next thing, and
-waits. What it knows stands in the table; a lane can die at any point and the next goes on from there.
-Work is heard of through the event log, as everything is. Source: contract sections 6 and 9.
+A connected ICE with unfinished operations has a *lane*: a task that reads the table, does the next step and
+waits. The state is in the table, so a new lane can go on wherever an earlier one died. The event log
+announces new operations. Source: contract sections 6 and 9.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, Final
 import structlog
 
 from client import protocol
+from client.protocol import CloseCode
 from gateway.core.audit_event import Entry
 from gateway.core.codes import AuditAction, OperationError
 from gateway.core.ice import RULES
@@ -31,7 +32,7 @@ from gateway.core.operation import (
     was_stopped,
 )
 from gateway.core.times import Clock, to_text
-from gateway.node.expiry import TOO_LATE
+from gateway.node.expiry import DEADLINE_ERROR
 from gateway.node.hub import Hub
 from gateway.node.lane import Lane
 from gateway.node.progress import ProgressWriter
@@ -41,24 +42,27 @@ from gateway.store import operations
 from gateway.store.engine import Engine, StoreUnavailable, T, Transaction, Unit
 from gateway.store.operations import Operations
 
-GRACE: Final = 5.0
-"""Seconds that an ICE has to end what was cancelled before it is sent the next."""
-MAX_IN_HAND: Final = 8
-"""Finishes of one session that may wait for the store."""
-READS: Final = 2
-"""Reads at once for all ICEs: one runs while the loop handles the other's answer. The engine takes turns,
-so this is also how many of them a read for a person waits for."""
+CANCEL_GRACE: Final = 5.0
+"""Seconds that an ICE has to finish a cancelled operation before it gets the next one."""
+MAX_PENDING_FINISHES: Final = 8
+"""Finish messages of one session that may wait for the store."""
+MAX_READS: Final = 2
+"""Concurrent reads for all ICEs: one runs while the loop handles the result of the other.
+
+The engine serves reads in turn, so an admin's read waits for at most this many."""
 _RETRY: Final = 0.5
-_SOON: Final = 0.02
-_LONGEST: Final = 30.0
-_ENDING: Final = frozenset(action.value for action, rule in RULES.items() if rule.closes)
-_ABOUT_WORK: Final = _ENDING | {AuditAction.REQUEST_OPERATION, AuditAction.CANCEL_OPERATION}
+_ACCEPT_DELAY: Final = 0.02
+_MAX_WAIT: Final = 30.0
+_WORK_ACTIONS: Final = frozenset(action.value for action, rule in RULES.items() if rule.closes) | {
+    AuditAction.REQUEST_OPERATION,
+    AuditAction.CANCEL_OPERATION,
+}
 
 _log = structlog.get_logger()
 
 
 class Dispatcher:
-    """The lanes of this node; its collaborators come in through the constructor."""
+    """The lanes of this node. The operations of an ICE may hold `kept_bytes` in the table."""
 
     def __init__(
         self,
@@ -71,44 +75,45 @@ class Dispatcher:
         kept_bytes: int,
     ) -> None:
         self._engine = engine
-        self._rows = Operations(engine.fetch)
-        self._reads = asyncio.Semaphore(READS)
+        self._operations = Operations(engine.fetch)
+        self._reads = asyncio.Semaphore(MAX_READS)
         self._hub = hub
         self._waiters = waiters
         self._clock = clock
         self._kept_bytes = kept_bytes
         self._progress = progress
         self._busy: set[str] = set()
-        """The ICEs that may have unfinished operations; of no other the table is asked."""
+        """The ICEs that may have unfinished operations; the table is not read for others."""
         self._lanes: dict[str, Lane] = {}
-        self._in_hand: Counter[str] = Counter()
+        self._pending_finishes: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
-    # --- what the log tells --------------------------------------------------------------------------
+    # --- called for events of the log ----------------------------------------------------------------
 
     async def refresh(self) -> None:
-        """Read anew who has work: at the start, and when the log was lost for a while."""
-        for ice_name in await self._rows.busy():
-            self._mark(ice_name)
+        """Read which ICEs have unfinished operations, after the start or an interruption of the log."""
+        for ice_name in await self._operations.busy():
+            self._mark_busy(ice_name)
             self._waiters.wake(ice_name)
 
     def apply(self, entry: Entry) -> None:
-        """Look at what an event is about, if it is about work."""
+        """Wake the lane and the waiters of an ICE if the event concerns its operations."""
         ice_name, action = entry.event.ice_name, entry.event.action
-        if ice_name is None or action not in _ABOUT_WORK:
+        if ice_name is None or action not in _WORK_ACTIONS:
             return
         if action == AuditAction.REQUEST_OPERATION:
-            self._mark(ice_name)  # nobody waits for it who has not read it
+            self._mark_busy(ice_name)  # no waiter needs it: they start after reading the row
         else:
             self._waiters.wake(ice_name)
-            self._look(ice_name)
+            self.wake(ice_name)
 
-    def _mark(self, ice_name: str) -> None:
+    def _mark_busy(self, ice_name: str) -> None:
         self._busy.add(ice_name)
-        self._look(ice_name)
+        self.wake(ice_name)
 
-    def _look(self, ice_name: str) -> None:
+    def wake(self, ice_name: str) -> None:
+        """Have the lane of an ICE take its next step, after a session began or ended, say."""
         lane = self._lanes.get(ice_name)
         if lane is not None:
             lane.wake.set()
@@ -118,51 +123,43 @@ class Dispatcher:
             lane = self._lanes[ice_name] = Lane(session)
             lane.task = asyncio.create_task(self._run(lane), name=f"lane of {ice_name}")
 
-    def ended(self, operation: Operation) -> None:
-        """An operation was ended by whoever looks after the deadlines."""
+    def expired(self, operation: Operation) -> None:
+        """`OperationExpiry` has ended an operation."""
         self._notify(operation)
-        self._look(operation.ice_name)
+        self.wake(operation.ice_name)
 
-    # --- what sessions tell --------------------------------------------------------------------------
-
-    def opened(self, session: Session) -> None:
-        """A session began."""
-        self._look(session.ice_name)
+    # --- called by sessions --------------------------------------------------------------------------
 
     def greeted(self, session: Session) -> None:
-        """A session said hello; what it works on in vain it is told to stop."""
-        self._look(session.ice_name)
+        """A session said hello; cancel the operations in it whose result is no longer wanted."""
+        self.wake(session.ice_name)
         if session.running:
-            self._begin(self._compare(session))
-
-    def closed(self, session: Session) -> None:
-        """A session ended."""
-        self._look(session.ice_name)
+            self._spawn(self._cancel_stale(session))
 
     def answered(self, session: Session, operation_id: str, refused: bytes | None) -> None:
-        """The ICE has accepted what it was sent, or `refused` it, which is JSON."""
+        """The ICE accepted an operation, or refused it with the JSON in `refused`."""
         lane = self._lane_of(session)
         if lane is None or lane.unanswered != operation_id:
-            return  # an answer that nobody waits for
+            return  # an answer to no request, or a second one
         lane.unanswered = None
         if refused is None:
-            self._begin(self._accept_soon(session, operation_id))
+            self._spawn(self._accept_later(session, operation_id))
         else:
-            self._begin(self._answer(session, operation_id, Move.FAIL, refused))
+            self._spawn(self._record_answer(session, operation_id, Move.FAIL, refused))
 
     def progressed(self, session: Session, progress: protocol.Progress) -> None:
-        """How far the ICE is with what it was sent; other news is ignored."""
+        """The ICE reported progress; it counts only for the operation that the ICE works on."""
         lane = self._lane_of(session)
         if lane is not None and lane.sent == progress.id:
             self._progress.note(session.ice_name, progress)
 
     def finished(self, session: Session, request: protocol.RequestId, finish: FinishReport) -> None:
-        """What an operation came to; answered once that is durable."""
-        if self._in_hand[session.id] >= MAX_IN_HAND:
-            session.close(protocol.CloseCode.POLICY_VIOLATION, "too-many-requests")
+        """The ICE finished an operation; it gets an answer once that is durable."""
+        if self._pending_finishes[session.id] >= MAX_PENDING_FINISHES:
+            session.close(CloseCode.POLICY_VIOLATION, "too-many-requests")
             return
-        self._in_hand[session.id] += 1
-        self._begin(self._finish(session, request, finish))
+        self._pending_finishes[session.id] += 1
+        self._spawn(self._record_finish(session, request, finish))
 
     def _lane_of(self, session: Session) -> Lane | None:
         lane = self._lanes.get(session.ice_name)
@@ -171,7 +168,7 @@ class Dispatcher:
     # --- a lane ----------------------------------------------------------------------------------------
 
     async def _run(self, lane: Lane) -> None:
-        """Do one thing after the other for as long as there is work and its session lives."""
+        """Do one step after another while the ICE has operations and its session is open."""
         name = lane.session.ice_name
         try:
             while self._hub.get(name) is lane.session and not self._closed:
@@ -180,51 +177,51 @@ class Dispatcher:
                     pause = await self._step(lane)
                 except StoreUnavailable:
                     pause = _RETRY
-                except Exception:  # noqa: BLE001 - the work of one ICE is no reason for the gateway to die
-                    _log.exception("a lane has stumbled", ice=name)
-                    pause = _LONGEST
+                except Exception:  # noqa: BLE001 - one ICE must not stop the gateway
+                    _log.exception("operation step failed", ice=name)
+                    pause = _MAX_WAIT
                 if pause is None and not lane.wake.is_set():
                     self._busy.discard(name)
                     return
                 with contextlib.suppress(TimeoutError):
-                    # Not longer: the clock may be set meanwhile.
-                    async with asyncio.timeout(min(pause or 0, _LONGEST)):
+                    # Bounded, since the clock may be set meanwhile.
+                    async with asyncio.timeout(min(pause or 0, _MAX_WAIT)):
                         await lane.wake.wait()
         finally:
             del self._lanes[name]
             if not self._closed and self._hub.get(name) is not lane.session:
-                self._look(name)  # a newer session has come meanwhile
+                self.wake(name)  # there is a newer session
 
     async def _step(self, lane: Lane) -> float | None:
-        """Look, do the next thing, and say for how many seconds to wait; None where nothing is left."""
+        """Do the next step; returns the seconds until another, or None if no operation is left."""
         session = lane.session
         async with self._reads:
-            work = await self._rows.first(session.ice_name)
+            work = await self._operations.first(session.ice_name)
         if lane.sent is not None and not (work and work.id == lane.sent and work.state in ACTIVE):
-            # It has ended, and not by this session's word.
-            await self._stop(lane, lane.sent)
+            # It ended without a finish from this session: it expired, say, or was cancelled.
+            await self._cancel_sent(lane, lane.sent)
         if work is None:
             return None
         now = self._clock()
         if work.deadline <= now:
-            await self._move(work, work.overdue(), error=TOO_LATE)
+            await self._move(work, work.overdue(), error=DEADLINE_ERROR)
             return 0
         left = (work.deadline - now).total_seconds()
         if work.state is not State.QUEUED:
             return min(left, await self._reconcile(lane, work))
         if not work.is_due(now):
             return min(left, ((work.run_at or now) - now).total_seconds())
-        if lane.ending is not None and _now() < lane.ending_until:
-            return min(left, lane.ending_until - _now())
+        if lane.cancelling is not None and _loop_time() < lane.cancel_until:
+            return min(left, lane.cancel_until - _loop_time())
         return await self._send(lane, work)
 
     async def _send(self, lane: Lane, work: Operation) -> float:
-        """Mark as sent, durably, then send: what dies in between is lost, but never sent twice."""
+        """Mark as sent durably, then send: a crash in between loses the operation but never repeats it."""
         session, now = lane.session, self._clock()
         ice_type = session.ice.ice_type
         if not allows(ice_type, work.kind):
             error = reason(
-                OperationError.KIND_NOT_ALLOWED, f"a {ice_type} ICE is not sent {work.kind}"
+                OperationError.KIND_NOT_ALLOWED, f"a {ice_type} ICE does not accept {work.kind}"
             )
             await self._move(work, Move.CANCEL, error=error)
             return 0
@@ -238,50 +235,50 @@ class Dispatcher:
         new = await self._engine.write(unit)
         if new is None:
             lane.sending = None
-            return _RETRY  # it was cancelled, or the session is about to be dropped
+            return _RETRY  # it was cancelled, or an event is about to drop the session
         self._notify(new)
         if self._hub.get(session.ice_name) is not session or self._closed:
             await self._move(new, Move.RECALL)
         else:
             session.run(new.id, new.kind, new.params, to_text(new.deadline))
-            lane.take(work.id)
+            lane.start(work.id)
         lane.sending = None
         return 0
 
     async def _reconcile(self, lane: Lane, work: Operation) -> float:
-        """The ICE works on it, or did: how long to wait until something has to be done."""
+        """Compare a sent operation with what the ICE knows; returns the seconds until the next step."""
         session = lane.session
         if lane.sending == work.id:
-            # Whether it was marked could not be said at the time. It was, and it was not sent.
+            # The commit in `_send` succeeded although it seemed to fail, so nothing was sent.
             lane.sending = None
             await self._move(work, Move.RECALL)
             return 0
         if work.id in session.running:
-            lane.take(work.id)
+            lane.start(work.id)
             if work.state is State.SENT:
                 await self._move(work, Move.ACCEPT)
         if lane.sent == work.id:
-            return _LONGEST
+            return _MAX_WAIT
         since = session.greeted or session.opened
-        left = since + PATIENCE.total_seconds() - _now()
+        left = since + PATIENCE.total_seconds() - _loop_time()
         if left <= 0:
             await self._move(work, Move.LOSE, error=reason(OperationError.LOST))
             return 0
         return left
 
-    async def _stop(self, lane: Lane, operation_id: str) -> None:
+    async def _cancel_sent(self, lane: Lane, operation_id: str) -> None:
         async with self._reads:
-            standing = await self._rows.standing(lane.session.ice_name, [operation_id])
+            standing = await self._operations.standing(lane.session.ice_name, [operation_id])
         if lane.sent != operation_id:
-            return  # its finish has been taken in meanwhile
+            return  # its finish arrived meanwhile
         lane.sent = None
         why = cancel_reason(*standing.get(operation_id, (None, None)))
         if why is not None:
             lane.session.cancel(operation_id, why)
-            lane.ending, lane.ending_until = operation_id, _now() + GRACE
+            lane.cancelling, lane.cancel_until = operation_id, _loop_time() + CANCEL_GRACE
 
     async def _move(self, work: Operation, move: Move, error: bytes | None = None) -> None:
-        """Make one move, unless somebody else was quicker."""
+        """Make one move, unless the operation has changed since it was read."""
         new = work.moved(move, self._clock(), error=error)
         if new is not None and await self._engine.write(
             lambda transaction: operations.replace(transaction, work, new)
@@ -289,21 +286,21 @@ class Dispatcher:
             self._notify(new)
 
     def _notify(self, new: Operation) -> None:
-        """Tell whoever waits for it."""
+        """Wake the waiters of an operation that has changed."""
         self._waiters.wake(new.ice_name, new.id, finished=new.is_finished)
         if new.is_finished:
             self._progress.forget(new.id)
 
-    # --- what an ICE says --------------------------------------------------------------------------------
+    # --- messages of an ICE ------------------------------------------------------------------------------
 
-    async def _accept_soon(self, session: Session, operation_id: str) -> None:
-        """Write that it runs, unless it has finished by then: its finish would wait for this commit."""
-        await asyncio.sleep(_SOON)
+    async def _accept_later(self, session: Session, operation_id: str) -> None:
+        """Record that it runs; a quick operation finishes first, and its finish saves this commit."""
+        await asyncio.sleep(_ACCEPT_DELAY)
         lane = self._lane_of(session)
         if lane is not None and lane.sent == operation_id:
-            await self._answer(session, operation_id, Move.ACCEPT, None)
+            await self._record_answer(session, operation_id, Move.ACCEPT, None)
 
-    async def _answer(
+    async def _record_answer(
         self, session: Session, operation_id: str, move: Move, refused: bytes | None
     ) -> None:
         async def unit(transaction: Transaction) -> Operation | None:
@@ -315,13 +312,13 @@ class Dispatcher:
                 await operations.trim(transaction, new, self._kept_bytes)
             return new
 
-        new = await self._patiently(session, unit)
+        new = await self._write_retrying(session, unit)
         if new is not None:
             self._notify(new)
             if new.is_finished:
                 self._release(session, operation_id)
 
-    async def _finish(
+    async def _record_finish(
         self, session: Session, request: protocol.RequestId, finish: FinishReport
     ) -> None:
         move = Move.SUCCEED if finish.outcome == "succeeded" else Move.FAIL
@@ -334,7 +331,7 @@ class Dispatcher:
                 return protocol.RpcRefusal.ALREADY_FINISHED
             new = old.moved(move, self._clock(), result=finish.result, error=finish.error)
             if new is None:
-                # An ICE repeats a finish whose answer it has not seen: the first one counts.
+                # An ICE repeats a finish whose answer it did not get; the first one counts.
                 repeated = old.state in (State.SUCCEEDED, State.FAILED)
                 return None if repeated else protocol.RpcRefusal.ALREADY_FINISHED
             await self._progress.write(transaction, finish.id)
@@ -344,13 +341,13 @@ class Dispatcher:
             return new
 
         try:
-            outcome = await self._patiently(session, unit)
+            outcome = await self._write_retrying(session, unit)
         except StoreUnavailable:
-            return  # its session has ended: it says so again
+            return  # the session has ended; the ICE repeats the finish in the next one
         finally:
-            self._in_hand[session.id] -= 1
-            if not self._in_hand[session.id]:
-                del self._in_hand[session.id]
+            self._pending_finishes[session.id] -= 1
+            if not self._pending_finishes[session.id]:
+                del self._pending_finishes[session.id]
         self._release(session, finish.id)
         if isinstance(outcome, Operation):
             self._notify(outcome)
@@ -359,8 +356,8 @@ class Dispatcher:
         else:
             session.answer(request, outcome if isinstance(outcome, str) else None)
 
-    async def _patiently(self, session: Session, unit: Unit[T]) -> T:
-        """Write as soon as the store is there, for as long as the session lives."""
+    async def _write_retrying(self, session: Session, unit: Unit[T]) -> T:
+        """Retry a write until the store is available or the session has ended."""
         while True:
             try:
                 return await self._engine.write(unit)
@@ -370,41 +367,41 @@ class Dispatcher:
             await asyncio.sleep(_RETRY)
 
     def _release(self, session: Session, operation_id: str) -> None:
-        """The ICE does not work on it any more: it can be sent the next."""
+        """The ICE no longer works on this operation, so it can get the next one."""
         lane = self._lane_of(session)
         if lane is not None:
             if lane.sent == operation_id:
                 lane.sent = None
-            if lane.ending == operation_id:
-                lane.ending = None
+            if lane.cancelling == operation_id:
+                lane.cancelling = None
             lane.wake.set()
 
-    async def _compare(self, session: Session) -> None:
-        """Let the ICE stop what it says it works on, and what nobody waits for."""
+    async def _cancel_stale(self, session: Session) -> None:
+        """Cancel the operations that the ICE named in its hello and whose result is no longer wanted."""
         async with self._reads:
             if self._hub.get(session.ice_name) is not session:
                 return
-            standing = await self._rows.standing(session.ice_name, session.running)
+            standing = await self._operations.standing(session.ice_name, session.running)
         for operation_id in sorted(session.running):
             why = cancel_reason(*standing.get(operation_id, (None, None)))
             if why is not None:
                 session.cancel(operation_id, why)
 
-    # --- its own tasks --------------------------------------------------------------------------------
+    # --- tasks ----------------------------------------------------------------------------------------
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._done)
+        task.add_done_callback(self._task_done)
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _task_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, StoreUnavailable):
-            _log.error("what an ICE said was not taken in", error=repr(error))
+            _log.error("message of an ICE not processed", error=repr(error))
 
     async def close(self) -> None:
-        """Finish what was begun; nothing is sent any more."""
+        """Send nothing more, and wait until pending writes are done."""
         self._closed = True
         for lane in self._lanes.values():
             lane.wake.set()
@@ -413,5 +410,5 @@ class Dispatcher:
             await asyncio.wait(pending)
 
 
-def _now() -> float:
+def _loop_time() -> float:
     return asyncio.get_running_loop().time()

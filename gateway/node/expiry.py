@@ -1,9 +1,10 @@
-"""Ends operations whose deadline has passed, wherever their ICE is, and forgets the old ones."""
+"""Ends operations whose deadline has passed and deletes finished ones after their retention."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
@@ -16,21 +17,21 @@ from gateway.store.engine import Engine, StoreUnavailable, Transaction
 from gateway.store.operations import Operations
 
 INTERVAL: Final = 0.5
-"""Seconds between two looks for what is overdue."""
+"""Seconds between two searches for overdue operations."""
 FORGET_INTERVAL: Final = 600.0
-"""Seconds between two looks for what was kept long enough."""
+"""Seconds between two deletions of old operations."""
 EMPTIED_KEEP: Final = 86_400.0
-"""Seconds for which a finished operation is kept whose params and result had to make room."""
-TOO_LATE: Final = reason(OperationError.DEADLINE)
+"""Seconds for which a finished operation is kept after its params and result were trimmed."""
+DEADLINE_ERROR: Final = reason(OperationError.DEADLINE)
 _BATCH: Final = 500
 
 
 class OperationExpiry:
-    """Looks after the table of operations; several may do so at once.
+    """Expires and deletes operations; several nodes may do so at once.
 
     Args:
-        keep: seconds for which finished operations are kept; 0 for ever.
-        ended: is told of each operation that was ended here.
+        keep: seconds for which finished operations are kept; 0 keeps them forever.
+        ended: is called with each operation that this node ended.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class OperationExpiry:
         self._ended = ended
 
     async def run(self) -> None:
-        """Look now and then, until cancelled."""
+        """Expire and delete periodically until cancelled."""
         loop = asyncio.get_running_loop()
         forget_at = loop.time()
         while True:
@@ -55,7 +56,7 @@ class OperationExpiry:
             await asyncio.sleep(INTERVAL)
 
     async def end_overdue(self) -> None:
-        """End what is overdue."""
+        """End the operations whose deadline has passed."""
         now = self._clock()
         deadline = await self._rows.next_deadline()
         if deadline is None or deadline > now:
@@ -64,7 +65,7 @@ class OperationExpiry:
         async def unit(transaction: Transaction) -> list[Operation]:
             ended = []
             for old in await operations.overdue(transaction, now, _BATCH):
-                new = old.moved(old.overdue(), now, error=TOO_LATE)
+                new = old.moved(old.overdue(), now, error=DEADLINE_ERROR)
                 if new is not None and await operations.replace(transaction, old, new):
                     ended.append(new)
             return ended
@@ -73,14 +74,12 @@ class OperationExpiry:
             self._ended(operation)
 
     async def forget(self) -> None:
-        """Delete what had finished long enough ago, some at a time, so that others have their turn."""
+        """Delete old finished operations, in batches with pauses that let other writers in."""
         now = self._clock()
         await self._delete(now - timedelta(seconds=self._keep))
         await self._delete(now - timedelta(seconds=EMPTIED_KEEP), emptied=True)
 
     async def _delete(self, before: datetime, *, emptied: bool = False) -> None:
-        async def unit(transaction: Transaction) -> int:
-            return await operations.forget(transaction, before, _BATCH, emptied=emptied)
-
+        unit = functools.partial(operations.forget, before=before, limit=_BATCH, emptied=emptied)
         while await self._engine.write(unit) == _BATCH:  # noqa: ASYNC110 - nothing is waited for
             await asyncio.sleep(INTERVAL)

@@ -1,6 +1,6 @@
-"""What is wrong with the gateway now: asked for by `/readyz` and the metrics, and said in the log.
+"""What is wrong with the gateway now, for `/readyz`, the metrics and the log.
 
-One line when a fault begins and one when it ends, however many are refused meanwhile.
+The log gets one line when a fault begins and one when it ends, however many ICEs are refused meanwhile.
 """
 
 from __future__ import annotations
@@ -15,67 +15,69 @@ import structlog
 from gateway.store.engine import Engine
 
 INTERVAL: Final = 0.5
-"""Seconds between two looks; a store that has failed is tried again at each."""
-IDLE: Final = 20
-"""Looks after which a store that seems well is tried, too: nobody may have written meanwhile."""
+"""Seconds between two checks; each tries a failed store again."""
+PROBE_EVERY: Final = 20
+"""Every so many checks a store without a fault is tried too: it may have failed without any write."""
 
 _log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class HealthCheck:
-    """Something without which the gateway is not whole.
+    """Something that the gateway depends on.
 
-    `fault` says what is wrong with it and what to do, or None; `needed` tells whether ICEs can be
-    admitted without it, `meant` that somebody wants it so.
+    Args:
+        fault: says what is wrong and what to do; None while nothing is.
+        required: no ICE is admitted during a fault.
+        intended: an admin caused the fault on purpose.
     """
 
     fault: Callable[[], str | None]
-    needed: bool = True
-    meant: bool = False
+    required: bool = True
+    intended: bool = False
 
 
 class Health:
-    """Looks at `checks`, by name, of which one is the engine's."""
+    """Evaluates `checks`, by name, and retries the engine."""
 
     def __init__(self, engine: Engine, checks: Mapping[str, HealthCheck]) -> None:
         self._engine = engine
         self.checks = checks
-        self._said: dict[str, str] = {}
+        self._logged: dict[str, str] = {}
 
-    def faults(self, *, needed: bool | None = None) -> dict[str, str]:
-        """What is wrong now, by name; of what is `needed`, of what is not, or of all."""
+    def faults(self, *, required_only: bool = False) -> dict[str, str]:
+        """The present faults by the name of their check."""
         found = {
             name: check.fault()
             for name, check in self.checks.items()
-            if needed in (None, check.needed)
+            if check.required or not required_only
         }
         return {name: text for name, text in found.items() if text is not None}
 
     @property
     def reason(self) -> str | None:
         """Why ICEs are not admitted; None while they are."""
-        # Several may have one cause.
-        return ". ".join(dict.fromkeys(self.faults(needed=True).values())) or None
+        # One cause may fail several checks with the same text.
+        return ". ".join(dict.fromkeys(self.faults(required_only=True).values())) or None
 
     async def run(self) -> None:
-        """Look until cancelled."""
-        looks = 0
+        """Check until cancelled."""
+        checks = 0
         while True:
-            looks += 1
-            self.look()
-            if self._engine.fault is not None or looks % IDLE == 0:
+            checks += 1
+            self.log_changes()
+            if self._engine.fault is not None or checks % PROBE_EVERY == 0:
                 await self._engine.try_out()
-            self.look()
+            self.log_changes()
             await asyncio.sleep(INTERVAL)
 
-    def look(self) -> None:
-        """Say what has begun and what has ended since the last look."""
+    def log_changes(self) -> None:
+        """Log the faults that began or ended since the last call."""
         now = self.faults()
         for name, text in now.items():
-            if name not in self._said:
-                say = _log.warning if self.checks[name].meant else _log.error
-                say("fault", part=name, reason=text)
-        for name in self._said.keys() - now.keys():
-            _log.warning("fault over", part=name, reason=self._said[name])
-        self._said = now
+            if name not in self._logged:
+                log = _log.warning if self.checks[name].intended else _log.error
+                log("fault", part=name, reason=text)
+        for name in self._logged.keys() - now.keys():
+            _log.warning("fault over", part=name, reason=self._logged[name])
+        self._logged = now

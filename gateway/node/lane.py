@@ -1,4 +1,4 @@
-"""The work of one session, as the dispatcher keeps it: what was sent, what is to end, who wakes it."""
+"""The dispatcher's state for the session of one ICE."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from gateway.node.session import Session
 
 
 class Lane:
-    """The work of one session."""
+    """Which operation a session works on; operations are named by their id."""
 
     __slots__ = (
-        "ending",
-        "ending_until",
+        "cancel_until",
+        "cancelling",
         "sending",
         "sent",
         "session",
@@ -27,16 +27,17 @@ class Lane:
         self.session = session
         self.wake = asyncio.Event()
         self.sending: str | None = None
-        """Is being marked as sent: nothing of it has been written to the ICE yet."""
+        """The operation that is being marked as sent; the ICE has not received any of it."""
         self.sent: str | None = None
-        """What this session works on: it was sent it, or has named it in its hello."""
+        """The operation that the session works on: it was sent here or named in the ICE's hello."""
         self.unanswered: str | None = None
-        """What it has not yet accepted or refused on this connection: a second answer is ignored."""
-        self.ending: str | None = None
-        """What it was told to cancel and has not answered for yet."""
-        self.ending_until = 0.0
+        """The operation that the ICE has yet to accept or refuse; a second answer is ignored."""
+        self.cancelling: str | None = None
+        """The operation whose cancellation was sent and that the ICE has not finished."""
+        self.cancel_until = 0.0
+        """When the next operation is sent regardless of `cancelling`, in the loop's time."""
 
-    def take(self, operation_id: str) -> None:
-        """The session works on this from now on."""
+    def start(self, operation_id: str) -> None:
+        """Note that the session works on this operation."""
         if self.sent != operation_id:
             self.sent = self.unanswered = operation_id

@@ -1,4 +1,4 @@
-"""How long a node may act on what it knows: others count on it to stop when its lease has run out."""
+"""A node's own lease, and the leases of its peers as it sees them."""
 
 from __future__ import annotations
 
@@ -10,48 +10,52 @@ from gateway.store.nodes import Renewal
 
 
 class Lease:
-    """Valid for `seconds` from the moment at which this node last knew of every change."""
+    """How long this node may act on what it knows; other nodes rely on it to stop then.
 
-    __slots__ = ("_clock", "seconds", "until")
+    It is valid for `seconds` from the last moment at which this node knew every committed change.
+    """
 
-    def __init__(self, seconds: float, clock: Callable[[], float] = boottime) -> None:
-        self._clock = clock
+    __slots__ = ("_monotonic", "seconds", "until")
+
+    def __init__(self, seconds: float, monotonic: Callable[[], float] = boottime) -> None:
+        self._monotonic = monotonic
         self.seconds = seconds
         self.until = -math.inf
-        """When it runs out, by `boottime`."""
+        """When it expires, by `boottime`."""
 
     @property
     def valid(self) -> bool:
-        """Whether this node may admit, and act on what its ICEs send."""
-        return self._clock() < self.until
+        """Whether this node may admit ICEs and act on their messages."""
+        return self._monotonic() < self.until
 
-    def renewed(self, knew: float) -> None:
-        """It was renewed by a node that at `knew` knew of every change: before it asked to renew it."""
-        self.until = max(self.until, knew + self.seconds)
+    def renew(self, caught_up_at: float) -> None:
+        """Extend the lease, counted from a time at which this node knew every committed change."""
+        self.until = max(self.until, caught_up_at + self.seconds)
 
     @classmethod
     def forever(cls) -> Lease:
-        """Of a gateway that is alone on its database: nobody else ends what it knows."""
-        lease = cls(math.inf, lambda: 0.0)  # it is asked at each frame
+        """The lease of a gateway that is alone on its database."""
+        lease = cls(math.inf, lambda: 0.0)  # a cheap clock: every frame asks
         lease.until = math.inf
         return lease
 
 
 class Peers:
-    """Finds the nodes that have vanished: they do not renew their lease for as long as it lasts.
+    """Finds nodes that have vanished: those that did not renew a lease before it expired.
 
-    By this process's own clock, from when it first saw the last renewal. So it is late rather than early.
+    A lease is timed by this process's clock from the first sight of its last renewal, so a verdict
+    may come late but never early.
     """
 
-    def __init__(self, clock: Callable[[], float] = boottime) -> None:
-        self._clock = clock
+    def __init__(self, monotonic: Callable[[], float] = boottime) -> None:
+        self._monotonic = monotonic
         self._since: dict[Renewal, float] = {}
 
-    def look(self, seen: Iterable[Renewal]) -> list[Renewal]:
-        """Those of the nodes just `seen` that have vanished.
+    def vanished(self, renewals: Iterable[Renewal]) -> list[Renewal]:
+        """The nodes that have vanished, among the renewals just read.
 
-        One may be renewing its lease at this moment: whoever acts on this compares `renewals` and swaps.
+        A node may renew at this very moment: the caller must compare `renewals` when it writes.
         """
-        now, before = self._clock(), self._since
-        self._since = {one: before.get(one, now) for one in seen}
+        now, before = self._monotonic(), self._since
+        self._since = {one: before.get(one, now) for one in renewals}
         return [one for one, since in self._since.items() if now - since > one.lease]

@@ -1,7 +1,8 @@
-"""This node among the others that serve its database: its lease, its acknowledgements, what it hears of them.
+"""This node as one of several that serve a database: its lease, its acknowledgements, news of the others.
 
-A lease counts from a moment at which this node knew of every change, so that whoever waits until it has
-run out knows that nothing goes on here by what was true before. A gateway that is alone has none to renew.
+A lease counts from a moment at which this node knew every committed change. So a peer that has waited
+until the lease expired knows that this node no longer acts on older state. A gateway that is alone on its
+database has no membership.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import asyncio
 import contextlib
 import functools
 import secrets
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
@@ -24,48 +25,43 @@ from gateway.core.times import Clock
 from gateway.node.hub import ClosedSession, Hub
 from gateway.node.lease import Lease, Peers
 from gateway.node.log_follower import LogFollower
-from gateway.node.presence import Change, News
+from gateway.node.presence import ConnectionChange, News
 from gateway.node.session import Session
 from gateway.runtime.clocks import SharedClock, boottime
 from gateway.store import nodes
-from gateway.store.engine import Engine, Fetch, StoreRefused, StoreUnavailable, Transaction
+from gateway.store.engine import Engine, StoreRefused, StoreUnavailable, Transaction
 from gateway.store.key_file import KeyStore
 from gateway.store.nodes import Node, Nodes
 from gateway.store.sessions import newest, news
 
-AWAITED: Final = frozenset(
+CONFIRMED_ACTIONS: Final = frozenset(
     {*(action.value for action, rule in RULES.items() if rule.renews), AuditAction.DISCONNECT}
 )
-"""The actions whose answer waits until every node has acted on them."""
+"""The actions that are answered after every node has acted on them."""
 _RENEWALS: Final = 6
-"""In the time of a lease."""
+"""Renewals per lease time."""
 _RETRY: Final = 0.5
-_SWEEP: Final = 5.0
-"""Seconds between two looks for what nodes have left behind, and at the shared clock, at the most."""
+_SWEEP_INTERVAL: Final = 5.0
+"""Seconds at most between two checks of the peers and of the lease clock."""
 _PAUSE: Final = 0.1
-"""Seconds between two looks at what others have written: a storm is many commits."""
-_NEWS: Final = 1000
-"""Comings and goings that are read at a time."""
+"""Seconds between two reads of what other nodes wrote: a storm of ICEs is many commits."""
+_NEWS_BATCH: Final = 1000
+"""Connections that are read at a time."""
 
 _log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class NodeIdentity:
-    """What this node tells of itself; `instance` is another with each start."""
+    """How the other nodes know this one; `instance` is new with each start."""
 
     name: str
-    instance: str
     url: str
+    instance: str = field(default_factory=lambda: secrets.token_hex(8))
 
 
-def new_identity(name: str, url: str) -> NodeIdentity:
-    """This node, just started."""
-    return NodeIdentity(name, secrets.token_hex(8), url)
-
-
-class _Misfit(StoreRefused):
-    """This gateway does not fit to another, which may have gone, though."""
+class _Incompatible(StoreRefused):
+    """This gateway cannot serve beside `other`, if that node is still alive."""
 
     def __init__(self, reason: str, other: Node) -> None:
         super().__init__(reason)
@@ -73,79 +69,83 @@ class _Misfit(StoreRefused):
 
 
 class Membership:
-    """Joins, renews, acknowledges and leaves; its collaborators come in through the constructor.
+    """Joins the nodes, renews the lease, acknowledges events, and leaves.
 
-    `abandon` is called when the lease has run out, `drain` when an admin wants the node to admit
-    nobody, or to go on, `tell` with who is connected elsewhere, and who was refused.
+    Args:
+        close_sessions: is called while the lease is expired.
+        pause: is called with True when an admin drains the node, with False when it resumes.
+        publish: is called with connections on other nodes and with refusals.
     """
 
     def __init__(
         self,
         *,
         engine: Engine,
-        me: NodeIdentity,
+        identity: NodeIdentity,
         lease: Lease,
         follower: LogFollower,
         hub: Hub[Session],
         keys: KeyStore,
         clock: Clock,
         lease_time: SharedClock,
-        abandon: Callable[[], None],
-        drain: Callable[[bool], None],
-        tell: Callable[[News], None],
+        close_sessions: Callable[[], None],
+        pause: Callable[[bool], None],
+        publish: Callable[[News], None],
     ) -> None:
         self._engine = engine
-        self._me = me
+        self._identity = identity
         self._lease = lease
         self._follower = follower
         self._hub = hub
         self._keys = keys
         self._clock = clock
         self._lease_time = lease_time
-        self._abandon = abandon
-        self._drain = drain
-        self._tell = tell
+        self._close_sessions = close_sessions
+        self._pause = pause
+        self._publish = publish
         self._nodes = Nodes(engine.fetch)
         self._peers = Peers()
         self._dropped: list[nodes.Dropped] = []
-        self._due = asyncio.Event()
-        self._heard = asyncio.Event()
-        self._draining = False
+        self._renewal_due = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._paused = False
         self.fault: str | None = None
-        """Why this node may not act, for an operator."""
+        """Why this node must not act, for an operator; None while its lease is valid."""
 
     async def join(self) -> None:
-        """Become one of the nodes, which holds nothing yet, so that its lease begins at once.
+        """Become one of the nodes. The lease starts at once, since this node holds no session yet.
 
-        Raises `StoreRefused` where this one does not fit to the others. One of those that shows no
-        sign of life is waited for: it may have gone without saying so.
+        Raises:
+            StoreRefused: this gateway and a living node are incompatible. A node that does not
+                renew its lease meanwhile is waited for until it counts as gone.
+            StoreUnavailable: the database could not be used.
         """
-        self._lease.renewed(await self._enter())
+        self._lease.renew(await self._register())
 
-    async def _enter(self) -> float:
-        """Have a row among the nodes; a time by `boottime` before that."""
+    async def _register(self) -> float:
+        """Add a row for this node; returns a time by `boottime` before that."""
         seen: dict[str, int] = {}
         while True:
             began = boottime()
             try:
-                await self._join()
-            except _Misfit as misfit:
-                other = misfit.other
+                await self._insert()
+            except _Incompatible as error:
+                other = error.other
                 if seen.setdefault(other.instance, other.renewals) != other.renewals:
                     raise
-                await self._look_at_peers()
+                await self._sweep()
                 await asyncio.sleep(_RETRY)
             else:
                 return began
 
-    async def _join(self) -> None:
+    async def _insert(self) -> None:
         mine = self._keys.kids()
         newcomer = Node(
-            self._me.instance,
-            self._me.name,
+            self._identity.instance,
+            self._identity.name,
             __version__,
             " ".join(sorted(mine)),
-            self._me.url,
+            self._identity.url,
             self._clock(),
             self._follower.position,
             draining=False,
@@ -154,33 +154,34 @@ class Membership:
 
         async def unit(transaction: Transaction) -> None:
             for other in await nodes.alive(transaction):
-                reason = _misfit(other, mine)
+                reason = _incompatibility(other, mine)
                 if reason is not None:
-                    raise _Misfit(reason, other)
+                    raise _Incompatible(reason, other)
             await nodes.join(transaction, newcomer)
 
-        await self._tell_time()
+        await self._sync_lease_time()
         await self._engine.write(unit)
 
-    async def _tell_time(self) -> None:
+    async def _sync_lease_time(self) -> None:
         self._lease_time.told(await self._nodes.clock(self._lease_time()))
 
-    # --- what the rest of the node tells ---------------------------------------------------------------
+    # --- called by the rest of the node ----------------------------------------------------------------
 
-    def dropped(self, seq: int, ended: list[ClosedSession]) -> None:
-        """An event that others wait for was acted on: tell them what it ended here."""
+    def report_drops(self, seq: int, ended: list[ClosedSession]) -> None:
+        """Acknowledge an event that actions wait for, with the sessions that it ended here."""
         self._dropped += [
-            nodes.Dropped(one.session, seq, self._me.name, one.ice_name, one.code) for one in ended
+            nodes.Dropped(one.session, seq, self._identity.name, one.ice_name, one.code)
+            for one in ended
         ]
-        self._due.set()
+        self._renewal_due.set()
 
-    def ask(self) -> None:
-        """Look at once whether this node is to drain."""
-        self._due.set()
+    def renew_soon(self) -> None:
+        """Renew now, to learn at once whether an admin has drained this node."""
+        self._renewal_due.set()
 
-    def hear(self) -> None:
-        """Somebody has committed something."""
-        self._heard.set()
+    def wake(self) -> None:
+        """Read what other nodes wrote: one of them may have committed."""
+        self._changed.set()
 
     # --- running -----------------------------------------------------------------------------------------
 
@@ -193,125 +194,125 @@ class Membership:
                 pause = self._lease.seconds / _RENEWALS if await self._renew() else _RETRY
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(pause):
-                        await self._due.wait()
-                self._due.clear()
+                        await self._renewal_due.wait()
+                self._renewal_due.clear()
 
     async def _renew(self) -> bool:
-        """Renew the lease by what this node knows, and tell what it has dropped; whether that was done."""
-        told: list[nodes.Dropped] = []
+        """Renew the lease and report the drops; returns whether that was done."""
+        dropped: list[nodes.Dropped] = []
         try:
-            knew = await self._follower.know()
-            # Together with the position, or others would be told that all is done, and not what.
-            told, self._dropped = self._dropped, []
+            caught_up_at = await self._follower.catch_up()
+            # In one transaction with the position: who reads the position also finds the drops.
+            dropped, self._dropped = self._dropped, []
             renewal = functools.partial(
                 nodes.renew,
-                instance=self._me.instance,
+                instance=self._identity.instance,
                 seen_seq=self._follower.position,
                 keys=" ".join(sorted(self._keys.kids())),
-                dropped=told,
+                dropped=dropped,
             )
             draining = await self._engine.write(renewal)
             if draining is None:
-                # Others have taken it for dead: what it holds they no longer count with. Its lease begins
-                # when it knows of what has happened until it was back.
-                self._run_out()
-                await self._enter()
-                self._due.set()
+                # The others took this node for dead and no longer wait for it, so it drops its sessions.
+                # The next renewal starts the lease, after this node has caught up.
+                self._expire()
+                await self._register()
+                self._renewal_due.set()
                 return False
         except (StoreUnavailable, StoreRefused) as error:
-            self._dropped = told + self._dropped
+            self._dropped = dropped + self._dropped
             _log.debug("lease not renewed", reason=str(error))
             return False
-        self._lease.renewed(knew)
+        self._lease.renew(caught_up_at)
         self.fault = None
-        if draining is not self._draining:
-            self._draining = draining
-            self._drain(draining)
+        if draining is not self._paused:
+            self._paused = draining
+            self._pause(draining)
         return True
 
     async def _watch(self) -> None:
-        """End what goes on here when the lease has run out."""
+        """Close every session when the lease expires."""
         while True:
             left = self._lease.until - boottime()
             if left > 0:
                 await asyncio.sleep(left)
             else:
-                self._run_out()
+                self._expire()
                 await asyncio.sleep(_RETRY)
 
-    def _run_out(self) -> None:
+    def _expire(self) -> None:
         if self.fault is None:
             self.fault = (
-                "the lease of this node has run out: it could not renew it in the database for"
+                "the lease of this node has expired: the node could not renew it in the database for"
                 f" {self._lease.seconds:.0f} s"
             )
-            _log.error("lease run out", node=self._me.name)
-        self._abandon()
+            _log.error("lease expired", node=self._identity.name)
+        self._close_sessions()
 
     async def _listen(self) -> None:
-        """Hear what other nodes have written, and forget what dead ones left behind."""
-        swept, told = 0.0, await self._patiently(newest)
-        every = min(_SWEEP, self._lease.seconds / _RENEWALS)
+        """Read what other nodes wrote, and clean up after vanished ones."""
+        swept, last = 0.0, await self._newest()
+        every = min(_SWEEP_INTERVAL, self._lease.seconds / _RENEWALS)
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(every):
-                    await self._heard.wait()
-            self._heard.clear()
+                    await self._changed.wait()
+            self._changed.clear()
             with contextlib.suppress(StoreUnavailable):
                 await self._supersede()
-                told = await self._pass_on(told)
+                last = await self._publish_news(last)
                 if boottime() - swept > every:
                     swept = boottime()
-                    await self._tell_time()
-                    await self._look_at_peers()
+                    await self._sync_lease_time()
+                    await self._sweep()
             await asyncio.sleep(_PAUSE)
 
-    async def _look_at_peers(self) -> None:
-        """Forget what dead nodes left behind."""
-        vanished = self._peers.look(await self._nodes.renewals(but=self._me.instance))
+    async def _sweep(self) -> None:
+        """Clean up after nodes that have vanished."""
+        vanished = self._peers.vanished(await self._nodes.renewals(but=self._identity.instance))
         await self._engine.write(functools.partial(nodes.sweep, vanished=vanished))
 
-    async def _patiently(self, read: Callable[[Fetch], Awaitable[int]]) -> int:
+    async def _newest(self) -> int:
         while True:
             try:
-                return await read(self._engine.fetch)
+                return await newest(self._engine.fetch)
             except StoreUnavailable:
                 await asyncio.sleep(_RETRY)
 
     async def _supersede(self) -> None:
-        """End sessions whose ICE has come to another node since."""
-        for ice_name, session_id in await self._nodes.superseded(self._me.name):
+        """Close sessions whose ICE has connected to another node since."""
+        for ice_name, session_id in await self._nodes.superseded(self._identity.name):
             session = self._hub.get(ice_name)
             if session is not None and session.id == session_id:
                 session.close(CloseCode.SUPERSEDED)
 
-    async def _pass_on(self, told: int) -> int:
-        """Tell readers of what came and went elsewhere, and of refusals anywhere, behind number `told`."""
-        last, found, refused = await news(self._engine.fetch, told, _NEWS)
+    async def _publish_news(self, after: int) -> int:
+        """Publish connections on other nodes, and all refusals, after number `after`; returns the last."""
+        last, found, refused = await news(self._engine.fetch, after, _NEWS_BATCH)
         for ice_name, connection in found.items():
-            # What is here has been told when it was written.
+            # `Presence` has published the connections of this node.
             if ice_name not in self._hub and (
-                connection is None or connection.node != self._me.name
+                connection is None or connection.node != self._identity.name
             ):
-                self._tell(Change(ice_name, connection))
+                self._publish(ConnectionChange(ice_name, connection))
         for happening in refused:
-            self._tell(happening)
+            self._publish(happening)
         return last
 
     async def leave(self) -> None:
-        """Say that this node holds nothing any more."""
+        """Remove this node; it holds no session any more."""
         with contextlib.suppress(StoreUnavailable):
             await self._engine.write(
-                lambda transaction: nodes.leave(transaction, self._me.instance)
+                lambda transaction: nodes.leave(transaction, self._identity.instance)
             )
 
 
-def _misfit(other: Node, mine: frozenset[str]) -> str | None:
-    """Why this gateway cannot serve beside `other`."""
-    if other.version != __version__ and other.version.split(".")[:2] != __version__.split(".")[:2]:
+def _incompatibility(other: Node, mine: frozenset[str]) -> str | None:
+    """Why this gateway cannot serve beside `other`, for an operator."""
+    if other.version.split(".")[:2] != __version__.split(".")[:2]:
         return (
             f"the node {other.name} runs version {other.version}, this is {__version__}: nodes of one"
-            " database differ in the last number at the most"
+            " database may differ only in the last number"
         )
     missing = set(other.keys.split()) - mine
     if missing:

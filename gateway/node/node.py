@@ -1,6 +1,6 @@
-"""What one running gateway holds, what it does at each event of the log, and the work beside it.
+"""One running gateway without its HTTP: its parts, how it acts on events, and its background tasks.
 
-Built once at the start; `app` gives it a database, its keys, and somewhere to count what happens.
+`app` builds one at the start and gives it the database, the keys and the metrics.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from gateway.node.heartbeat import Heartbeat
 from gateway.node.hub import Hub
 from gateway.node.lease import Lease
 from gateway.node.log_follower import LogFollower
-from gateway.node.membership import AWAITED, Membership, NodeIdentity
+from gateway.node.membership import CONFIRMED_ACTIONS, Membership, NodeIdentity
 from gateway.node.presence import Presence
 from gateway.node.progress import ProgressWriter
 from gateway.node.restore_hold import RestoreHold
@@ -48,23 +48,23 @@ from gateway.store.ices import Ices
 from gateway.store.key_file import KeyStore
 from gateway.store.nodes import Nodes, forget_all
 
-SPREAD: Final = 200
-"""Sessions that come back within one second after a drain."""
+RETURNS_PER_SECOND: Final = 200
+"""ICEs that are told to reconnect within one second after their sessions were closed."""
 _KEY_ACTIONS: Final = frozenset(
     {AuditAction.ROTATE_KEYS, AuditAction.PROMOTE_KEY, AuditAction.RETIRE_KEY}
 )
-"""After each of these the key file is read again."""
+"""Actions after which the key file is read again."""
 _NODE_ACTIONS: Final = frozenset({AuditAction.DRAIN_NODE, AuditAction.RESUME_NODE})
-"""After each of these a node asks at once what it is to do."""
-_PAUSED: Final = "an admin has drained this node: `ice-gateway nodes resume {}` lets it go on"
+"""Actions after which a node reads at once whether it is drained."""
+_PAUSED: Final = "an admin has drained this node; to resume it, run `ice-gateway nodes resume {}`"
 
 
-class State(enum.Enum):
+class NodeState(enum.Enum):
     """What a node does with handshakes."""
 
     SERVING = "serving"
     PAUSED = "paused"
-    """An admin has drained it: it admits nobody until an admin resumes it."""
+    """An admin has drained it: it admits no ICE until an admin resumes it."""
     DRAINING = "draining"
     """The gateway is stopping."""
 
@@ -76,17 +76,17 @@ class Meters(Protocol):
         """A session was opened."""
 
     def ended(self, ice_type: IceType, code: int) -> None:
-        """A session has ended with this close code."""
+        """A session ended with this close code."""
 
     def dropped(self, seconds: float) -> None:
-        """A session was dropped so long after its action began."""
+        """A session was dropped this many seconds after the action."""
 
     def applied(self, lag: float) -> None:
-        """An event was applied so many seconds after it happened."""
+        """An event was applied this many seconds after it happened."""
 
 
 class Node:
-    """One running gateway without its HTTP; it observes the sessions that it holds."""
+    """Builds the parts of a running gateway and connects them; it observes its sessions."""
 
     def __init__(
         self,
@@ -100,11 +100,11 @@ class Node:
         monotonic: Callable[[], float],
     ) -> None:
         self.name = identity.name
-        self.state = State.SERVING
+        self.state = NodeState.SERVING
         self.hub: Hub[Session] = Hub()
         self.waiters = Waiters()
         self.presence = Presence(engine, self.name, clock)
-        self.log = LogFollower(engine, self._apply, self._compare, self._heard)
+        self.log = LogFollower(engine, self._apply, self._compare, self._on_change)
         self.restore_hold = RestoreHold(engine)
         self.heartbeat = Heartbeat(self.hub, settings.ice_heartbeat)
         self.revocations = Revocations(
@@ -113,7 +113,9 @@ class Node:
             node=self.name,
             clock=clock,
             observe=meters.dropped,
-            others=Acknowledgements(Nodes(engine.fetch), clock, identity.instance, self.name)
+            acknowledgements=Acknowledgements(
+                Nodes(engine.fetch), clock, identity.instance, self.name
+            )
             if engine.shared
             else None,
         )
@@ -127,7 +129,7 @@ class Node:
             kept_bytes=settings.operations_kept_bytes,
         )
         self._expiry = OperationExpiry(
-            engine, clock, settings.operations_keep, self.dispatcher.ended
+            engine, clock, settings.operations_keep, self.dispatcher.expired
         )
         self.lease = Lease(settings.node_lease) if engine.shared else Lease.forever()
         lease_time = SharedClock(monotonic)
@@ -148,16 +150,16 @@ class Node:
         self.membership = (
             Membership(
                 engine=engine,
-                me=identity,
+                identity=identity,
                 lease=self.lease,
                 follower=self.log,
                 hub=self.hub,
                 keys=keys,
                 clock=clock,
                 lease_time=lease_time,
-                abandon=self.abandon,
-                drain=self.pause,
-                tell=self.presence.tell,
+                close_sessions=self.close_sessions,
+                pause=self.pause,
+                publish=self.presence.publish,
             )
             if engine.shared
             else None
@@ -168,45 +170,46 @@ class Node:
         self._ices = Ices(engine)
         self._meters = meters
         self._clock = clock
-        self._listeners: list[Callable[[], None]] = []
+        self._subscribers: list[Callable[[], None]] = []
         self._closing: set[asyncio.Future[None]] = set()
 
     def _checks(self, engine: Engine, keys: KeyStore) -> dict[str, HealthCheck]:
         def paused() -> str | None:
-            return _PAUSED.format(self.name) if self.state is State.PAUSED else None
+            return _PAUSED.format(self.name) if self.state is NodeState.PAUSED else None
 
         checks = {
             "store": HealthCheck(lambda: engine.fault or self.log.fault),
             "restore": HealthCheck(lambda: self.restore_hold.reason),
-            "keys": HealthCheck(keys.fault, needed=False),
+            "keys": HealthCheck(keys.fault, required=False),
             "handles": HealthCheck(shortage),
-            "pause": HealthCheck(paused, meant=True),
+            "pause": HealthCheck(paused, intended=True),
         }
         membership = self.membership
         if membership is not None:
             checks["lease"] = HealthCheck(lambda: membership.fault)
         return checks
 
-    def listen(self, publish: Callable[[], None]) -> None:
-        """Call `publish` after each event."""
-        self._listeners.append(publish)
+    def subscribe(self, publish: Callable[[], None]) -> None:
+        """Call `publish` after each event of the log."""
+        self._subscribers.append(publish)
 
-    # --- its life ------------------------------------------------------------------------------------
+    # --- start and stop ------------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
     async def running(self, failed: asyncio.Future[None]) -> AsyncIterator[None]:
-        """Join the others and do the work beside; `failed` gets the error of a part that died.
+        """Join the other nodes and run the background tasks; `failed` gets the error of a task that died.
 
         Raises:
-            StoreRefused, StoreUnavailable: it cannot serve this database, or not now.
+            StoreRefused: this gateway cannot serve this database.
+            StoreUnavailable: the database could not be used now.
         """
         await self.log.start()
         async with contextlib.AsyncExitStack() as stack:
             if self.membership is not None:
-                # Whatever is cancelled may have joined.
+                # Before `join`: it may have joined even if it is cancelled.
                 stack.push_async_callback(self.membership.leave)
                 await self.membership.join()
-                # The others copy it from here.
+                # The first node makes the key file, so that an operator can copy it to the others.
                 self._keys.for_sealing(may_create=True)
             else:
                 await self._engine.write(forget_all)
@@ -214,45 +217,45 @@ class Node:
             await self.restore_hold.start()
             for name, work in self._work():
                 stack.push_async_callback(ended, supervise(work, name, failed))
-            # What the last sessions left to be written is written before the store closes.
+            # The last sessions are recorded before the store closes.
             stack.push_async_callback(self.presence.flush)
             yield
 
     def _work(self) -> list[tuple[str, Coroutine[Any, Any, None]]]:
         work = [
-            ("tail", self.log.run()),
+            ("log follower", self.log.run()),
             ("presence", self.presence.run()),
             ("heartbeat", self.heartbeat.run()),
-            ("vitals", self.health.run()),
+            ("health", self.health.run()),
             ("progress", self._progress.run()),
-            ("clerk", self._expiry.run()),
+            ("expiry", self._expiry.run()),
         ]
         if self.membership is not None:
             work.append(("membership", self.membership.run()))
         return work
 
     def pause(self, paused: bool) -> None:  # noqa: FBT001 - a callback's argument
-        """Admit nobody and close every session, or go on, as an admin wants it."""
-        if self.state is State.DRAINING:
+        """Admit no ICE and close every session, or resume."""
+        if self.state is NodeState.DRAINING:
             return
-        self.state = State.PAUSED if paused else State.SERVING
+        self.state = NodeState.PAUSED if paused else NodeState.SERVING
         if paused:
-            self.abandon()
+            self.close_sessions()
 
     async def drain(self, at_most: float) -> None:
-        """Admit nobody any more, close every session, and wait `at_most` seconds for their sockets."""
-        self.state = State.DRAINING
+        """Admit no more ICEs, close every session, and wait up to `at_most` seconds for their sockets."""
+        self.state = NodeState.DRAINING
         self.waiters.close()
-        self.abandon()
+        self.close_sessions()
         if self._closing:
             await asyncio.wait(set(self._closing), timeout=at_most)
         await self.dispatcher.close()
 
-    def abandon(self) -> None:
-        """Close every session with 1012 and a time of its own to return."""
+    def close_sessions(self) -> None:
+        """Close every session with 1012; each gets its own time to reconnect, to spread the load."""
         sessions = list(self.hub)
         random.shuffle(sessions)
-        spread = max(1.0, len(sessions) / SPREAD)
+        spread = max(1.0, len(sessions) / RETURNS_PER_SECOND)
         for number, session in enumerate(sessions):
             retry_after = round(1 + spread * number / len(sessions), 4)
             reason = msgspec.json.encode(RetryAfter(retry_after)).decode()
@@ -261,46 +264,46 @@ class Node:
     # --- the log -------------------------------------------------------------------------------------
 
     def _apply(self, entry: Entry) -> None:
-        """Do what an event demands, in the order in which others may rely on it."""
+        """Act on an event: drop sessions first, since the later steps rely on that."""
         dropped = self.revocations.apply(entry)
         action = entry.event.action
         if self.membership is not None:
-            if action in AWAITED:
-                self.membership.dropped(entry.seq, dropped)
+            if action in CONFIRMED_ACTIONS:
+                self.membership.report_drops(entry.seq, dropped)
             if action in _NODE_ACTIONS:
-                self.membership.ask()
+                self.membership.renew_soon()
         if action in _KEY_ACTIONS:
             self._keys.reload()
         self.restore_hold.apply(entry)
         self.dispatcher.apply(entry)
-        for publish in self._listeners:
+        for publish in self._subscribers:
             publish()
         lag = (self._clock() - entry.event.at).total_seconds()
         self._meters.applied(max(0.0, lag))
 
     async def _compare(self) -> None:
-        """Compare every session with the table, after the log was lost for a while."""
+        """Compare every session with the table, after the log was interrupted."""
         held = list(self.hub)
         self.hub.doubt(held, await self._ices.standing([session.ice_name for session in held]))
         await self.dispatcher.refresh()
 
-    def _heard(self) -> None:
-        """Another node has written something."""
+    def _on_change(self) -> None:
+        """Another process may have committed something."""
         if self.membership is not None:
-            self.membership.hear()
+            self.membership.wake()
             self.waiters.wake_all()
 
     # --- admission -----------------------------------------------------------------------------------
 
-    def turned_away(self) -> Problem | None:
-        """Why nobody is admitted now, whatever they bring."""
-        if self.state is State.SERVING:
+    def drain_refusal(self) -> Problem | None:
+        """The refusal for every handshake while this node is drained or stops; None while it serves."""
+        if self.state is NodeState.SERVING:
             return None
         wait = random.randint(1, 5)  # noqa: S311 - spreads load
         return refusal(RefusalCode.DRAINING, retry_after=wait)
 
     def session(self, admitted: Admitted, session_id: str, address: str) -> Session:
-        """A session for an ICE that is admitted; its transport is still to be set."""
+        """Make the session of an admitted ICE; the caller sets its transport."""
         return Session(
             admitted.ice,
             session_id=session_id,
@@ -314,24 +317,24 @@ class Node:
     async def admit(
         self, handshake: Handshake, open_session: OpenSession[Session]
     ) -> Session | Refused | None:
-        """See `Admission.admit`; the session counts as connected from here on."""
+        """See `Admission.admit`; also starts the session's heartbeat and reports the outcome."""
         outcome = await self.admission.admit(handshake, open_session)
         if isinstance(outcome, Session):
             self.heartbeat.schedule(outcome)
             self.presence.opened(outcome)
-            self.dispatcher.opened(outcome)
+            self.dispatcher.wake(outcome.ice_name)
             self._meters.admitted(outcome.ice.ice_type)
         elif outcome is not None and outcome.ice_name is not None:
             self.presence.refused(outcome.ice_name, outcome.problem.code, handshake.address)
         return outcome
 
-    # --- what sessions tell (`session.Observer`) -----------------------------------------------------
+    # --- called by sessions (`session.Observer`) -----------------------------------------------------
 
     def may_act(self) -> bool:
         """See `session.Observer`."""
         if self.lease.valid:
             return True
-        self.abandon()
+        self.close_sessions()
         return False
 
     def greeted(self, session: Session) -> None:
@@ -354,7 +357,7 @@ class Node:
     def ended(self, session: Session, code: int) -> None:
         """See `session.Observer`."""
         self.hub.remove(session)
-        self.dispatcher.closed(session)
+        self.dispatcher.wake(session.ice_name)
         self.presence.closed(session, code, superseded=session.ice_name in self.hub)
         self._meters.ended(session.ice.ice_type, code)
         lost = session.transport.lost
@@ -364,7 +367,7 @@ class Node:
 
 
 def _nonce_key(keys: KeyStore, engine: Engine) -> Callable[[], bytes]:
-    """The key of the nonces: nodes on a server share their token keys, others make one at each start."""
+    """The key of the nonces: nodes of one server derive it from the token keys, a lone gateway makes one."""
     own = secrets.token_bytes(32)
     if not engine.shared:
         return lambda: own

@@ -1,7 +1,7 @@
-"""Writes down who is connected, and what became of connections: in groups, soon, not durably first.
+"""Records which ICEs are connected and what became of their connections, in groups, soon after.
 
-Nothing waits for it. What could not be written is kept and tried again; refusals are counted together,
-so that nobody can flood the table.
+Nothing waits for these writes. A write that fails is tried again. Refusals of one ICE are counted
+together, so that no client can flood the table.
 """
 
 from __future__ import annotations
@@ -26,61 +26,61 @@ from gateway.store.sessions import Connection, Happening, Opened
 
 _RETRY: Final = 0.5
 _CONFIRM_EVERY: Final = 10.0
-"""Seconds between two confirmations: 15 are promised, and a write may have to be tried again."""
+"""Seconds between two confirmations: the contract promises 15, and a write may need a second try."""
 _PAUSE: Final = 0.1
-"""Seconds between two groups: everybody sees who is connected soon enough, and a storm is a few commits."""
+"""Seconds between two writes: admins see connections soon enough, and a storm is a few commits."""
 _LINES: Final = 128
-"""Lines of the log that are written before others have their turn."""
+"""Log lines that are written before other tasks have their turn."""
 _MAX_HAPPENINGS: Final = 20_000
-"""Kept at the most while the store is away; then the oldest go."""
+"""Kept at most while the store is away; beyond that the oldest are dropped."""
 
 _log = structlog.get_logger()
 
 
-class Change(msgspec.Struct, frozen=True, gc=False):
-    """News of one ICE: its connection now, or None."""
+class ConnectionChange(msgspec.Struct, frozen=True, gc=False):
+    """The connection that an ICE has now, or None."""
 
     ice_name: str
     connection: Connection | None
 
 
-News = Change | Happening
-"""What listeners hear; a `Happening` is a refusal, with all that were counted together with it."""
+News = ConnectionChange | Happening
+"""What subscribers get; a `Happening` is a refusal with its total count."""
 
 
-class _Turn(msgspec.Struct, frozen=True, gc=False):
-    """A session began (`admitted`) or ended (`closed`, with a code)."""
+class _SessionEvent(msgspec.Struct, frozen=True, gc=False):
+    """A session began, or ended with a close code."""
 
     session: Session
-    kind: str
-    code: str | None
+    code: int | None
     at: datetime
 
     def happening(self) -> Happening:
-        """As it is kept."""
-        session = self.session
-        return Happening(session.ice_name, self.kind, self.code, session.address, self.at, self.at)
+        """The row to write."""
+        session, at = self.session, self.at
+        kind, code = ("admitted", None) if self.code is None else ("closed", str(self.code))
+        return Happening(session.ice_name, kind, code, session.address, at, at)
 
 
 @dataclass(slots=True)
 class _Batch:
-    """What has happened, as it came; what is written of it is made when it is written."""
+    """What has happened since the last write; sessions become rows when they are written."""
 
     opened: dict[str, Session] = field(default_factory=dict)
     greeted: dict[str, Session] = field(default_factory=dict)
     closed: set[str] = field(default_factory=set)
-    turns: list[_Turn] = field(default_factory=list)
+    session_events: list[_SessionEvent] = field(default_factory=list)
     refused: dict[tuple[str, str, str], Happening] = field(default_factory=dict)
     news: dict[str, Session | None] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return bool(self.greeted or self.closed or self.turns or self.refused)
+        return bool(self.greeted or self.closed or self.session_events or self.refused)
 
 
 class Presence:
-    """Collects changes and writes whatever came while the last group was written; logs them likewise.
+    """Collects changes during one write for the next one, and logs them at the same time.
 
-    Between two handshakes nothing is done but to note them.
+    A handshake only adds to the collection, which keeps admissions quick.
     """
 
     def __init__(self, engine: Engine, node: str, clock: Clock) -> None:
@@ -88,30 +88,30 @@ class Presence:
         self._node = node
         self._clock = clock
         self._batch = _Batch()
-        self._unsaid: deque[_Turn] = deque()
+        self._unlogged: deque[_SessionEvent] = deque()
         self._confirmed = datetime.min.replace(tzinfo=UTC)
         self._wake = asyncio.Event()
-        self._listeners: set[Callable[[News], None]] = set()
+        self._subscribers: set[Callable[[News], None]] = set()
 
     async def start(self) -> None:
-        """Forget what an earlier life of this node has left."""
+        """Delete the sessions that an earlier run of this node left behind."""
         await self._engine.write(lambda transaction: sessions.clear(transaction, self._node))
 
-    def listen(self, listener: Callable[[News], None]) -> Callable[[], None]:
-        """Call `listener` with all news once they are written; returns what ends that."""
-        self._listeners.add(listener)
-        return lambda: self._listeners.discard(listener)
+    def subscribe(self, listener: Callable[[News], None]) -> Callable[[], None]:
+        """Call `listener` with news once they are written; returns a function that ends this."""
+        self._subscribers.add(listener)
+        return lambda: self._subscribers.discard(listener)
 
-    def tell(self, news: News) -> None:
-        """Pass on what has been written, here or by another node."""
-        for listener in tuple(self._listeners):
+    def publish(self, news: News) -> None:
+        """Pass on news that this node or another one has written."""
+        for listener in tuple(self._subscribers):
             listener(news)
 
     def opened(self, session: Session) -> None:
         """A session began."""
         self._batch.opened[session.id] = session
         self._batch.news[session.ice_name] = session
-        self._turned(session, "admitted", None)
+        self._note(session, None)
 
     def greeted(self, session: Session) -> None:
         """A session said hello."""
@@ -121,17 +121,17 @@ class Presence:
         self._wake.set()
 
     def closed(self, session: Session, code: int, *, superseded: bool) -> None:
-        """A session ended; when it was superseded the ICE is still connected."""
-        # One that was never written need not be deleted.
+        """A session ended; if it was superseded, the ICE is still connected."""
+        # A session that was never written need not be deleted.
         if self._batch.opened.pop(session.id, None) is None:
             self._batch.greeted.pop(session.id, None)
             self._batch.closed.add(session.id)
         if not superseded:
             self._batch.news[session.ice_name] = None
-        self._turned(session, "closed", str(code))
+        self._note(session, code)
 
     def refused(self, ice_name: str, code: str, address: str) -> None:
-        """A genuine token was refused."""
+        """An ICE with a genuine token was refused."""
         now = self._clock()
         key = (ice_name, code, address)
         known = self._batch.refused.get(key)
@@ -141,21 +141,21 @@ class Presence:
             self._batch.refused[key] = Happening(ice_name, "refused", code, address, now, now)
         self._wake.set()
 
-    def _turned(self, session: Session, kind: str, code: str | None) -> None:
-        turn = _Turn(session, kind, code, self._now())
-        turns = self._batch.turns
-        turns.append(turn)
-        if len(turns) > _MAX_HAPPENINGS:
-            del turns[0]
-        self._unsaid.append(turn)
+    def _note(self, session: Session, code: int | None) -> None:
+        event = _SessionEvent(session, code, self._now())
+        session_events = self._batch.session_events
+        session_events.append(event)
+        if len(session_events) > _MAX_HAPPENINGS:
+            del session_events[0]
+        self._unlogged.append(event)
         self._wake.set()
 
     def _now(self) -> datetime:
-        """The present, but not before what is shown of those who are connected, if the clock was set back."""
+        """The present; while the clock is set back, the last confirmation, which admins have seen."""
         return max(self._clock(), self._confirmed)
 
     async def run(self) -> None:
-        """Write changes, and now and then confirm that the sessions are there, until cancelled."""
+        """Write changes, and confirm the open sessions periodically, until cancelled."""
         loop = asyncio.get_running_loop()
         due = loop.time() + _CONFIRM_EVERY
         while True:
@@ -167,22 +167,23 @@ class Presence:
             if await self.flush(confirm=confirm):
                 if confirm:
                     due = loop.time() + _CONFIRM_EVERY
-                # Others who write to the same file need a gap, too, to get in: SQLite's lock is not fair.
+                # SQLite's lock is not fair: other processes that write to the file need this gap.
                 await asyncio.sleep(_PAUSE)
             else:
                 await asyncio.sleep(_RETRY)
                 self._wake.set()
 
     async def flush(self, *, confirm: bool = False) -> bool:
-        """Write what has been collected; False where that fails, and it is kept.
+        """Write what was collected; returns False, and keeps it, if the store is unavailable.
 
-        To `confirm` says as well that all other sessions are there at this moment. In the same
-        transaction: a session that has ended before must not be shown as seen later.
+        `confirm` also records that all other sessions are open at this moment. It does so in the same
+        transaction: a session that ended earlier must not be shown as seen later.
         """
-        await self._say()
+        await self._log_sessions()
         batch, self._batch = self._batch, _Batch()
         if confirm:
-            self._confirmed = self._now()  # now, as it may be shown before this node knows
+            # Set before the commit: admins may see it before this node knows that it is committed.
+            self._confirmed = self._now()
         elif not batch:
             return True
         confirmed = self._confirmed
@@ -191,11 +192,11 @@ class Presence:
             for session in batch.opened.values()
         ]
         greeted = [self._connection(session) for session in batch.greeted.values()]
-        happenings = [turn.happening() for turn in batch.turns]
+        happenings = [event.happening() for event in batch.session_events]
         if batch.refused:
             happenings = sorted([*happenings, *batch.refused.values()], key=lambda one: one.at)
         changes = [
-            Change(ice_name, None if session is None else self._connection(session))
+            ConnectionChange(ice_name, None if session is None else self._connection(session))
             for ice_name, session in batch.news.items()
         ]
 
@@ -209,28 +210,27 @@ class Presence:
         try:
             refused = await self._engine.write(unit)
         except StoreUnavailable:
-            self._batch = _joined(batch, self._batch)
+            self._batch = _merged(batch, self._batch)
             return False
-        except Exception:  # noqa: BLE001 - presence is no reason for the gateway to die
+        except Exception:  # noqa: BLE001 - the gateway lives without presence
             _log.exception("presence lost")
             return True
-        # Where several nodes serve, each reads the refusals of all from the table.
+        # One of several nodes publishes the refusals of all nodes from the table (`Membership`).
         for news in (*changes, *(() if self._engine.shared else refused)):
-            self.tell(news)
+            self.publish(news)
         return True
 
-    async def _say(self) -> None:
-        """Log who came and went since, each line with its own time."""
-        say = _log.info
-        for number in range(1, len(self._unsaid) + 1):
+    async def _log_sessions(self) -> None:
+        """Log the sessions that began and ended, each line with the time of that."""
+        for number in range(1, len(self._unlogged) + 1):
             if not number % _LINES:
-                await asyncio.sleep(0)  # whoever is cancelled here leaves the rest to the next
-            if not self._unsaid:
+                await asyncio.sleep(0)  # if cancelled here, the next call logs the rest
+            if not self._unlogged:
                 return
-            turn = self._unsaid.popleft()
-            session, at = turn.session, to_text(turn.at)
-            if turn.kind == "admitted":
-                say(
+            event = self._unlogged.popleft()
+            session, at = event.session, to_text(event.at)
+            if event.code is None:
+                _log.info(
                     "admitted",
                     ice=session.ice_name,
                     generation=session.generation,
@@ -239,8 +239,13 @@ class Presence:
                     timestamp=at,
                 )
             else:
-                code = int(turn.code or 0)
-                say("closed", ice=session.ice_name, code=code, connection=session.id, timestamp=at)
+                _log.info(
+                    "closed",
+                    ice=session.ice_name,
+                    code=event.code,
+                    connection=session.id,
+                    timestamp=at,
+                )
 
     def _connection(self, session: Session) -> Connection:
         hello = session.hello
@@ -255,8 +260,8 @@ class Presence:
         )
 
 
-def _joined(older: _Batch, newer: _Batch) -> _Batch:
-    """What is to be written when `older` could not be and `newer` has come since."""
+def _merged(older: _Batch, newer: _Batch) -> _Batch:
+    """The batch to write after the write of `older` has failed; `newer` was collected since."""
     opened = {**older.opened, **newer.opened}
     closed = older.closed | newer.closed
     greeted = {**older.greeted, **newer.greeted}
@@ -274,5 +279,5 @@ def _joined(older: _Batch, newer: _Batch) -> _Batch:
             refused[key] = replace(known, at=happening.at, count=count)
         elif len(refused) < _MAX_HAPPENINGS:
             refused[key] = happening
-    turns = [*older.turns, *newer.turns][-_MAX_HAPPENINGS:]
-    return _Batch(opened, greeted, closed, turns, refused, {**older.news, **newer.news})
+    session_events = [*older.session_events, *newer.session_events][-_MAX_HAPPENINGS:]
+    return _Batch(opened, greeted, closed, session_events, refused, {**older.news, **newer.news})

@@ -1,7 +1,7 @@
-"""How far operations are, written down in groups: of what came meanwhile the last counts.
+"""Writes the progress of operations in groups, keeping only the newest of each operation.
 
-A flood of progress so costs one row in a quarter of a second, and a reader who waits for news is woken as
-often.
+However often an ICE reports, the table gets at most one update of an operation per `INTERVAL`, and
+waiting readers wake no more often.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gateway.store import operations
 from gateway.store.engine import Engine, StoreUnavailable, Transaction
 
 INTERVAL: Final = 0.25
-"""Seconds between two writings."""
+"""Seconds between two writes."""
 MAX_MESSAGE: Final = 1000
 """Characters kept of a message."""
 MAX_DATA: Final = 64_000
@@ -26,40 +26,40 @@ MAX_DATA: Final = 64_000
 
 
 class ProgressWriter:
-    """Keeps the last word of each operation until it is written."""
+    """Keeps the newest progress of each operation until it is written."""
 
     def __init__(self, engine: Engine, waiters: Waiters, clock: Clock) -> None:
         self._engine = engine
         self._waiters = waiters
         self._clock = clock
         self._latest: dict[str, tuple[str, protocol.Progress]] = {}
-        self._waiting: dict[str, tuple[str, protocol.Progress]] = {}
-        """What waits for the writer: an end that comes before it has to write it, too."""
-        self._news = asyncio.Event()
+        self._writing: dict[str, tuple[str, protocol.Progress]] = {}
+        """What `run` is writing; if the operation ends before that is done, `write` repeats it."""
+        self._wake = asyncio.Event()
 
     def note(self, ice_name: str, progress: protocol.Progress) -> None:
-        """An ICE that works on this operation has told how far it is."""
+        """Keep the progress that an ICE reported of the operation that it works on."""
         self._latest[progress.id] = ice_name, progress
-        self._news.set()
+        self._wake.set()
 
     def forget(self, operation_id: str) -> None:
-        """The operation has ended."""
+        """Drop the progress of an operation that has ended."""
         self._latest.pop(operation_id, None)
 
     async def write(self, transaction: Transaction, operation_id: str) -> None:
-        """Write the last word on an operation in the transaction that ends it."""
-        found = self._latest.get(operation_id) or self._waiting.get(operation_id)
+        """Write the last progress of an operation in the transaction that ends it."""
+        found = self._latest.get(operation_id) or self._writing.get(operation_id)
         if found is not None:
             await operations.set_progress(transaction, [self._row(found[1])])
 
     async def run(self) -> None:
         """Write until cancelled."""
         while True:
-            await self._news.wait()
-            self._news.clear()
-            self._waiting, self._latest = self._latest, {}
-            await self._record(self._waiting)
-            self._waiting = {}
+            await self._wake.wait()
+            self._wake.clear()
+            self._writing, self._latest = self._latest, {}
+            await self._record(self._writing)
+            self._writing = {}
             await asyncio.sleep(INTERVAL)
 
     async def _record(self, latest: dict[str, tuple[str, protocol.Progress]]) -> None:
@@ -67,7 +67,7 @@ class ProgressWriter:
         try:
             await self._engine.write(lambda transaction: operations.set_progress(transaction, rows))
         except StoreUnavailable:
-            return  # it is news, and more will come
+            return  # the next report replaces it
         for operation_id, (ice_name, _) in latest.items():
             self._waiters.wake(ice_name, operation_id, finished=False)
 

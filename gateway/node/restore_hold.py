@@ -1,6 +1,6 @@
-"""Admits nobody while the table is a copy that no admin has confirmed.
+"""Keeps ICEs out while the database is a restored backup that no admin has confirmed.
 
-What was taken back after the copy was made is good again in it: an admin has to look at that first.
+The backup may revive tokens that were revoked after it was made, so an admin has to review it first.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from gateway.store.restore_mark import find_mark
 
 
 class RestoreHold:
-    """Read at the start, before anybody is admitted; ended by an event of the log."""
+    """Holds from before the first admission until the log has the confirmation."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self.reason: str | None = "it is not yet known whether the database is a copy"
-        """Why nobody is admitted, for an operator; None while this is no reason."""
+        self.reason: str | None = "it is not yet known whether the database is a restored backup"
+        """Why no ICE is admitted, for an operator; None when the hold is over."""
 
     async def start(self) -> None:
-        """Read the mark. The log is followed already, so that no confirmation is missed."""
+        """Read the mark; call this after the log is followed, so that no confirmation is missed."""
         found = await find_mark(self._engine.fetch)
         self.reason = None if found is None else found.sentence
 
     def apply(self, entry: Entry) -> None:
-        """End the hold if this event does; called by the tail."""
+        """End the hold if this event confirms the restore."""
         if entry.event.action == AuditAction.CONFIRM_RESTORE:
             self.reason = None

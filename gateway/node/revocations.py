@@ -1,6 +1,6 @@
-"""What an action ended: the sessions that this node dropped because of its events.
+"""Remembers which sessions this node dropped because of which event, and confirms it to actions.
 
-An action's answer waits for this, so that an admin who reads it knows that the ICE is gone.
+An action answers only after this confirmation, so that the admin knows that the ICE is gone.
 """
 
 from __future__ import annotations
@@ -8,82 +8,85 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Any, Final
 
 from gateway.core.audit_event import Entry
 from gateway.core.revocation import Confirmation, Drop, drop
 from gateway.core.times import Clock
-from gateway.node.hub import ClosedSession
+from gateway.node.hub import ClosedSession, Hub
+from gateway.node.log_follower import LogFollower
 from gateway.store.acknowledgements import CONFIRMATION, Acknowledgements
 from gateway.store.engine import Appended
 
-_KEPT: Final = 30.0
-"""Seconds for which the outcome of an event is kept for whoever asks."""
-
-
-class _Hub(Protocol):
-    def apply(self, entry: Entry) -> list[ClosedSession]: ...
-
-
-class _Log(Protocol):
-    async def reached(self, seq: int) -> None: ...
+_KEEP: Final = 30.0
+"""Seconds for which the drops of an event are kept."""
 
 
 class Revocations:
-    """Applies events to the hub and remembers for a while what each of them ended."""
+    """Applies events to the hub, and remembers for a while which sessions each of them ended.
+
+    Args:
+        hub: the sessions of this node.
+        log: the event log that this node follows.
+        node: the name of this node.
+        clock: the present.
+        observe: is called with the seconds from an action to each of its drops.
+        acknowledgements: of the other nodes, where several serve the database.
+        timeout: seconds within which all nodes have to confirm.
+    """
 
     def __init__(
         self,
-        hub: _Hub,
-        log: _Log,
+        hub: Hub[Any],
+        log: LogFollower,
         *,
         node: str,
         clock: Clock,
         observe: Callable[[float], None],
-        others: Acknowledgements | None = None,
-        patience: float = CONFIRMATION,
+        acknowledgements: Acknowledgements | None = None,
+        timeout: float = CONFIRMATION,
     ) -> None:
         self._hub = hub
         self._log = log
         self._node = node
         self._clock = clock
         self._observe = observe
-        self._others = others
-        self._patience = patience
-        self._of: dict[int, list[Drop]] = {}
-        self._order: deque[tuple[float, int]] = deque()
+        self._acknowledgements = acknowledgements
+        self._timeout = timeout
+        self._drops: dict[int, list[Drop]] = {}
+        self._expiries: deque[tuple[float, int]] = deque()
 
     def apply(self, entry: Entry) -> list[ClosedSession]:
-        """Let the hub act on an event; called by the tail."""
+        """Drop the sessions that an event of the log ended; returns them."""
         dropped = self._hub.apply(entry)
         if not dropped:
             return []
         elapsed = self._clock() - entry.event.at
-        self._of[entry.seq] = [
+        self._drops[entry.seq] = [
             drop(one.session, self._node, one.code, elapsed, one.ice_name) for one in dropped
         ]
-        for one in self._of[entry.seq]:
+        for one in self._drops[entry.seq]:
             self._observe(one.elapsed_ms / 1000)
         now = asyncio.get_running_loop().time()
-        self._order.append((now + _KEPT, entry.seq))
-        while self._order[0][0] < now:
-            del self._of[self._order.popleft()[1]]
+        self._expiries.append((now + _KEEP, entry.seq))
+        while self._expiries[0][0] < now:
+            del self._drops[self._expiries.popleft()[1]]
         return dropped
 
     async def confirm(self, logged: Sequence[Appended]) -> Confirmation:
-        """Wait until every node has acted on what an action has logged, at most `patience` seconds."""
+        """Wait until every node has acted on the events of an action, or the timeout has passed."""
         if not logged:
             return Confirmation([], [])
         seqs = [one.seq for one in logged]
-        deadline = asyncio.get_running_loop().time() + self._patience
+        deadline = asyncio.get_running_loop().time() + self._timeout
         late = []
         try:
             async with asyncio.timeout_at(deadline):
-                await self._log.reached(max(seqs))
+                await self._log.wait_for_event(max(seqs))
         except TimeoutError:
             late.append(self._node)
-        dropped = [one for seq in seqs for one in self._of.get(seq, ())]
-        if self._others is not None:
-            late += await self._others.late(max(seqs), deadline)
-            dropped += await self._others.dropped(logged)
+        dropped = [one for seq in seqs for one in self._drops.get(seq, ())]
+        if self._acknowledgements is not None:
+            late += await self._acknowledgements.late(max(seqs), deadline)
+            dropped += await self._acknowledgements.dropped(logged)
         return Confirmation(dropped, late)

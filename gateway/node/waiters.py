@@ -1,4 +1,4 @@
-"""Wake-ups for whoever waits for an operation: they carry nothing that counts, the row does."""
+"""Wakes requests that wait for an operation. A wake-up carries no news: the waiter reads the row."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ class Waiters:
     def __init__(self) -> None:
         self._waiting: dict[str, dict[asyncio.Event, tuple[str, bool]]] = {}
         self.closed = False
-        """Whether the gateway is stopping: nobody waits any more."""
+        """Whether the gateway is stopping, so that every waiter must end."""
 
     @contextlib.contextmanager
-    def on(
+    def watch(
         self, ice_name: str, operation_id: str, *, end_only: bool = False
     ) -> Iterator[asyncio.Event]:
-        """Wait for news of an operation of this ICE, or for its end alone."""
+        """Wait for any change of an operation, or only for its end."""
         changed = asyncio.Event()
         waiting = self._waiting.setdefault(ice_name, {})
         waiting[changed] = operation_id, end_only
@@ -28,23 +28,26 @@ class Waiters:
         finally:
             del waiting[changed]
             if not waiting:
-                # Each enters and leaves without an `await`: nobody else has a hold of the empty one.
+                # Safe: there is no `await` between `setdefault` and the insertion above.
                 del self._waiting[ice_name]
 
     def wake(
         self, ice_name: str, operation_id: str | None = None, *, finished: bool = True
     ) -> None:
-        """There is news of this operation (it has `finished`, say), or may be of each of this ICE."""
+        """Wake the waiters of one operation, or of all operations of an ICE.
+
+        Waiters with `end_only` wake only when the operation may have `finished`.
+        """
         for changed, (waited_for, end_only) in self._waiting.get(ice_name, {}).items():
             if operation_id in (None, waited_for) and (finished or not end_only):
                 changed.set()
 
     def wake_all(self) -> None:
-        """There may be news of any operation."""
+        """Wake every waiter."""
         for ice_name in self._waiting:
             self.wake(ice_name)
 
     def close(self) -> None:
-        """Let every waiter end."""
+        """Make every waiter end."""
         self.closed = True
         self.wake_all()

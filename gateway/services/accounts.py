@@ -1,9 +1,9 @@
-"""Users and API tokens: made, changed, disabled, and recognised."""
+"""Reads and changes users and API tokens."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -14,56 +14,53 @@ from gateway.core.problems import Problem, invalid, problem, quoted
 from gateway.core.roles import Caller, Role
 from gateway.core.secret import Secret
 from gateway.core.times import LONGEST, Clock, later, to_text_or_none
-from gateway.services.passwords import RULE, Passwords, fits
+from gateway.services.passwords import RULE, Passwords, is_acceptable
 from gateway.store import accounts, events, logins
-from gateway.store.accounts import ListedUser
+from gateway.store.accounts import Accounts
 from gateway.store.engine import Engine, Transaction
 from gateway.store.ices import Ices
 
-USER_NAME_RULE: Final = "1 to 128 printable characters"
 MAX_LABEL: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
 class NewToken:
-    """An API token, to be shown once."""
+    """An API token and its secret, which is shown once."""
 
     token: ApiToken
     secret: Secret
 
 
-class AccountService:
-    """The use case; its collaborators come in through the constructor."""
+class AccountService(Accounts):
+    """Reads and changes users and API tokens. Every method raises `StoreUnavailable`."""
 
     def __init__(self, *, engine: Engine, clock: Clock, passwords: Passwords) -> None:
-        self._engine = engine
+        super().__init__(engine)
         self._clock = clock
-        self._rows = accounts.Accounts(engine)
         self._ices = Ices(engine)
         self._passwords = passwords
 
     async def add_user(
         self, actor: Actor, name: str, role: Role, password: Secret | None
     ) -> User | Problem:
-        """Add a user; without a password they are only there to be tagged."""
+        """Add a user. Without a password they cannot log in, but can own ICEs."""
         if not 1 <= len(name) <= MAX_USER_NAME or not name.isprintable():
-            return invalid("name", f"a user name has {USER_NAME_RULE}")
-        hashed = None
-        if password is not None:
-            digest = await self._hash(password)
-            if isinstance(digest, Problem):
-                return digest
-            hashed = digest
+            return invalid(
+                "name", f"a user name must have 1 to {MAX_USER_NAME} printable characters"
+            )
+        hashed = None if password is None else await self._hash(password)
+        if isinstance(hashed, Problem):
+            return hashed
         user = User(name, role, hashed, self._clock())
         event = self._event(actor, AuditAction.ADD_USER, user=name, role=role)
         if not await self._engine.write(
             lambda transaction: accounts.add_user(transaction, user, event)
         ):
-            return problem("user-exists", f"there is a user {name} already")
+            return problem("user-exists", f"the user {name} already exists")
         return user
 
     async def set_role(self, actor: Actor, name: str, role: Role) -> User | Problem:
-        """Give a user another role; it counts from the next request on."""
+        """Give a user another role; it applies from their next request on."""
 
         async def unit(transaction: Transaction) -> User | Problem:
             user = await self._changed(transaction, name, lambda user: replace(user, role=role))
@@ -76,9 +73,9 @@ class AccountService:
     async def set_password(
         self, actor: Actor, name: str, password: Secret, *, keep: Secret | None = None
     ) -> tuple[User, int] | Problem:
-        """Give a user another password and end their logins; returns how many ended, too.
+        """Set a user's password and end their logins; returns the user and the number of logins ended.
 
-        The login of the cookie `keep` stays: that of a user who changes their own password.
+        The login of the cookie `keep` stays, so that users can change their own password.
         """
         digest = await self._hash(password)
         if isinstance(digest, Problem):
@@ -100,7 +97,7 @@ class AccountService:
         return await self._engine.write(unit)
 
     async def disable(self, actor: Actor, name: str) -> tuple[User, list[str]] | Problem:
-        """End a user's logins and API tokens at once; returns the ICEs tagged to them, too."""
+        """Disable a user, whose logins and API tokens end at once; also returns the ICEs tagged to them."""
         now = self._clock()
 
         async def unit(transaction: Transaction) -> tuple[User, list[str]] | Problem:
@@ -111,7 +108,7 @@ class AccountService:
                 return user
             await logins.end_all_of(transaction, user.name)
             self._log(transaction, actor, AuditAction.DISABLE_USER, user=user.name)
-            # Here, since what is done must not fail to be told afterwards.
+            # Read in this transaction: after the commit, a failed read would hide that it was done.
             return user, await accounts.ices_of(transaction, user.name)
 
         return await self._engine.write(unit)
@@ -119,7 +116,7 @@ class AccountService:
     async def _changed(
         self, transaction: Transaction, name: str, change: Callable[[User], User]
     ) -> User | Problem:
-        # Read in the transaction that writes: a concurrent change (the user disabled) must not be undone.
+        # Read in this transaction, so that no concurrent change (disabling, say) is undone.
         found = await accounts.find_user(transaction, name)
         if found is None:
             return problem("not-found", f"there is no user {quoted(name)}")
@@ -135,20 +132,20 @@ class AccountService:
         lifetime: float,
         ice_name: str | None = None,
     ) -> NewToken | Problem:
-        """Make an API token of a user; `lifetime` in seconds, 0 for ever.
+        """Create an API token of a user; `lifetime` is in seconds, 0 means that it does not expire.
 
-        With an `ice_name` it may operate that ICE and nothing else, whatever the user may. The name is
-        for ever, so the token goes on through every reregistration of the ICE.
+        With an `ice_name` the token may only operate that ICE, whatever the user may do. ICE names never
+        change, so the token survives reregistrations of the ICE.
         """
-        user = await self._rows.user(user_name)
+        user = await self.user(user_name)
         if user is None:
             return problem("not-found", f"there is no user {quoted(user_name)}")
         if user.disabledon is not None:
             return problem("forbidden", f"the user {user.name} is disabled")
         if not 1 <= len(label) <= MAX_LABEL or not label.isprintable():
-            return invalid("name", f"a label has 1 to {MAX_LABEL} printable characters")
+            return invalid("name", f"a label must have 1 to {MAX_LABEL} printable characters")
         if lifetime > LONGEST:
-            return invalid("expires_in", "at most 36500d; 0 is for ever")
+            return invalid("expires_in", "at most 36500d; 0 means that it never expires")
         if ice_name is not None:
             listed = await self._ices.find(ice_name)
             if listed is None:
@@ -180,8 +177,8 @@ class AccountService:
         return NewToken(token, secret)
 
     async def revoke_token(self, actor: Actor, token_id: str) -> ApiToken | Problem:
-        """Revoke an API token; once revoked it stays so."""
-        token = await self._rows.token(token_id)
+        """Revoke an API token for good."""
+        token = await self.token(token_id)
         if token is None:
             return problem("not-found", f"there is no API token {quoted(token_id)}")
         now = self._clock()
@@ -191,50 +188,14 @@ class AccountService:
         )
         return token
 
-    async def user(self, name: str) -> User | None:
-        """The user of this name, case folded."""
-        return await self._rows.user(name)
-
     async def is_last_admin(self, user: User) -> bool:
-        """Whether nobody else could log in as an admin."""
+        """Whether this user is the only one who can log in as an admin."""
         may = user.role is Role.ADMIN and user.password_hash and user.disabledon is None
-        return bool(may) and not await self._rows.other_admins(user.name)
-
-    async def page(self, text: str, limit: int, offset: int) -> tuple[list[ListedUser], int]:
-        """Users by name, found by a part of it, and how many there are in all."""
-        return await self._rows.page(text, limit, offset)
-
-    async def any(self) -> bool:
-        """Whether there is any user."""
-        return await self._rows.any()
-
-    async def enabled_names(self, text: str, limit: int) -> list[str]:
-        """Names of users who are not disabled, found by a part of them."""
-        return await self._rows.enabled_names(text, limit)
-
-    async def disabled_among(self, names: Sequence[str]) -> set[str]:
-        """Those of the users with these exact names that are disabled."""
-        return await self._rows.disabled_among(names)
-
-    async def users(self) -> list[User]:
-        """All users, by name."""
-        return await self._rows.users()
-
-    async def token(self, token_id: str) -> ApiToken | None:
-        """The API token of this id."""
-        return await self._rows.token(token_id)
-
-    async def tokens_page(self, limit: int, offset: int) -> tuple[list[ApiToken], int]:
-        """API tokens, newest first, and how many there are in all."""
-        return await self._rows.tokens_page(limit, offset)
-
-    async def tokens(self) -> list[ApiToken]:
-        """All API tokens, oldest first."""
-        return await self._rows.tokens()
+        return bool(may) and not await self.other_admins(user.name)
 
     async def recognise(self, secret: Secret) -> Caller | None:
-        """Who brings this API token, if it is good now."""
-        found = await self._rows.by_token(secret.digest())
+        """The caller of this API token, if it is valid now."""
+        found = await self.by_token(secret.digest())
         if found is None:
             return None
         token, user = found
@@ -244,8 +205,8 @@ class AccountService:
         return Caller(user.name, user.role, ice=token.ice_name)
 
     async def _hash(self, password: Secret) -> str | Problem:
-        if not fits(password):
-            return invalid("password", f"a password has {RULE}")
+        if not is_acceptable(password):
+            return invalid("password", f"a password must have {RULE}")
         return await self._passwords.hash(password)
 
     def _log(self, transaction: Transaction, actor: Actor, action: str, **detail: Any) -> None:

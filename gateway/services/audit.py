@@ -1,9 +1,10 @@
-"""The audit log as a whole: its head, the proof that nothing of it was altered, and its pruning."""
+"""The whole audit log: its head, the proof that it was not altered, and its pruning."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -19,15 +20,15 @@ from gateway.store.engine import Engine, Row, Transaction, Undecodable
 from gateway.store.events import Events
 
 _BATCH: Final = 500
-"""Events read or deleted at once: a few milliseconds, so that others have their turn."""
+"""Events read or deleted at once; that takes a few milliseconds, so other tasks get their turn."""
 _PAUSE: Final = 0.02
-"""Seconds between two deletions: a gateway that waits to write in another process looks only now and then."""
+"""Seconds between two deletions, in which a gateway in another process can get the write lock."""
 
-_GOOD_FOR: Final = timedelta(minutes=1)
+_VERDICT_LIFETIME: Final = timedelta(minutes=1)
 
 
 class _Checkpoint(msgspec.Struct):
-    """The detail of the event that a pruning leaves behind."""
+    """The detail of a `prune` event: the last event that was pruned."""
 
     pruned_to: int
     digest: str
@@ -35,29 +36,29 @@ class _Checkpoint(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """How many events were deleted, and up to which; 0 where none was old enough."""
+    """How many events were deleted, and the number of the last; 0 if none was old enough."""
 
     count: int
     seq: int
 
 
 class Audit:
-    """The use case. Every method raises `StoreUnavailable`."""
+    """Proves and prunes the audit log. Every method raises `StoreUnavailable`."""
 
     def __init__(self, *, engine: Engine, clock: Clock) -> None:
         self._engine = engine
         self._clock = clock
         self._events = Events(engine.fetch)
         self._checking = asyncio.Lock()
-        self._checked: tuple[Verdict, datetime] | None = None
+        self._cached: tuple[Verdict, datetime] | None = None
 
     async def head(self) -> Head | None:
-        """The newest event's number and digest; None while there is none."""
+        """The number and digest of the newest event; None if there is no event."""
         rows = await self._events.rows_after(await self._events.last() - 1, 1)
         return Head(rows[0][0], digest_of(rows[0])) if rows else None
 
     async def verify(self, kept: Head | None = None) -> Verdict:
-        """Read the whole log, a batch at a time, and prove what can be proved."""
+        """Read and verify the whole log, a batch at a time; `kept` is a head that was kept elsewhere."""
         while True:
             first = await self._events.first()
             verifier = Verifier(await self._pruned(), kept)
@@ -69,10 +70,10 @@ class Audit:
             await self._compare(verifier)
             if await self._events.first() == first:
                 return verifier.verdict()
-            # It was pruned meanwhile: what was read at the beginning is no beginning any more.
+            # It was pruned meanwhile, so the first events read are gone: start again.
 
     async def _compare(self, verifier: Verifier) -> None:
-        """Whether what is logged of users and ICEs is what they are."""
+        """Compare users and ICEs with what the log says of them."""
         if await self._events.lacks_all():
             verifier.lacks_all("users")
         after = ""
@@ -82,7 +83,7 @@ class Audit:
             await asyncio.sleep(0)
 
     async def _read(self, verifier: Verifier, seq: int) -> list[Row]:
-        """The rows behind `seq`; one that is no text ends them, and the verifier is told."""
+        """The rows after `seq`, up to one that cannot be decoded, which goes to the verifier."""
         try:
             return await self._events.rows_after(seq, _BATCH)
         except Undecodable:
@@ -97,16 +98,16 @@ class Audit:
             verifier.unreadable(await self._events.next_after(seq))
         return []
 
-    async def checked(self) -> tuple[Verdict, datetime]:
-        """A verdict without a kept head and its time, a minute old at the most: readers share it."""
+    async def cached_verdict(self) -> tuple[Verdict, datetime]:
+        """A verdict without a kept head, and its time; concurrent and later callers share it for a minute."""
         async with self._checking:
             now = self._clock()
-            if self._checked is None or abs(now - self._checked[1]) > _GOOD_FOR:
-                self._checked = await self.verify(), now
-            return self._checked
+            if self._cached is None or abs(now - self._cached[1]) > _VERDICT_LIFETIME:
+                self._cached = await self.verify(), now
+            return self._cached
 
     async def _pruned(self) -> list[Head]:
-        """What the log's own checkpoints say; one that cannot be read says nothing."""
+        """The pruned heads by the log's own checkpoints; unreadable ones are skipped."""
         heads = []
         try:
             details = await self._events.details(AuditAction.PRUNE)
@@ -119,14 +120,14 @@ class Audit:
         return heads
 
     async def prune(self, actor: Actor, before: datetime) -> Pruned | str:
-        """Delete what is older than `before`, behind a checkpoint; refused where the chain is broken.
+        """Delete the events before a time, after a checkpoint; returns why not if the chain is broken.
 
-        The checkpoint is committed first, then the events go in batches: a crash between them leaves a
-        log that is proven all the same, and the next pruning finishes the work.
+        The checkpoint is committed first, then the events are deleted in batches. A crash in between
+        leaves a log that can still be proven, and the next pruning finishes the work.
         """
         verdict = await self.verify()
         if verdict.fault is not None:
-            return f"{verdict.fault}: nothing was pruned, since that would hide it"
+            return f"{verdict.fault}: nothing was pruned, since pruning would hide this"
         first = await self._events.first()
         seq = await self._events.before_time(before)
         covered = max((head.seq for head in await self._pruned()), default=0)
@@ -137,17 +138,16 @@ class Audit:
         for end in range(first + _BATCH - 1, covered + _BATCH, _BATCH) if first else ():
             if count:
                 await asyncio.sleep(_PAUSE)
-            count += await self._delete(min(end, covered))
+            count += await self._engine.write(
+                functools.partial(events.prune, seq=min(end, covered))
+            )
         return Pruned(count, covered)
 
     async def _checkpoint(self, transaction: Transaction, actor: Actor, seq: int) -> None:
         [row] = await Events(transaction.fetch).rows_after(seq - 1, 1)
         if row[0] != seq:
-            return  # another pruning was quicker: its checkpoint covers this one
+            return  # a concurrent pruning has a checkpoint that covers this one
         detail = msgspec.structs.asdict(_Checkpoint(seq, digest_of(row)))
         events.append(
             transaction, [Event(self._clock(), actor, AuditAction.PRUNE, None, None, detail)]
         )
-
-    async def _delete(self, seq: int) -> int:
-        return await self._engine.write(lambda transaction: events.prune(transaction, seq))

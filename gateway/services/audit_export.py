@@ -1,4 +1,4 @@
-"""The audit log for other programs: as CSV, or as JSON Lines with all that its digests are made of."""
+"""The audit log as CSV, or as JSON Lines with every value that its digests cover."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _csv_rows(rows: Sequence[Sequence[str]]) -> bytes:
 
 def _cell(value: object) -> str:
     text = "" if value is None else str(value)
-    # A spreadsheet would take it for a formula: names are chosen by people.
+    # A spreadsheet would run the text as a formula, and users choose names.
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
@@ -52,7 +52,7 @@ def media_type(name: str) -> str:
 
 
 async def export(events: Events, where: EventFilter, name: str) -> AsyncIterator[bytes]:
-    """The events of the filter in format `name`, oldest first, a batch at a time."""
+    """The events of the filter in the format of this name, oldest first, a batch at a time."""
     _, heading, encode = _FORMATS[name]
     if heading:
         yield heading

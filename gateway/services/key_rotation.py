@@ -1,15 +1,15 @@
-"""The life of the token keys: a key is added, promoted to seal, and one day retired.
+"""Rotates the token keys: a key is added, promoted to seal new tokens, and later retired.
 
-Adding and promoting are two steps, so that every process can open with a key before any seals with it.
-The file is changed within a write transaction of the database, as tokens are sealed within one
-(`provisioning`): so nobody can seal with a key between the look at who needs it and its retirement.
-A crash between the file and the commit leaves a changed file without its event, and nothing worse: a
-running gateway looks at the file itself, too.
+Adding and promoting are two steps, so that every process can open tokens of a key before one seals with it.
+The key file changes inside a write transaction of the database, and tokens are sealed inside one too
+(`provisioning`). So no token can be sealed with a key between the check that no ICE needs it and its
+retirement. A crash between the file and the commit leaves a changed file without its event; that does no
+harm, since a running gateway also watches the file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -35,7 +35,7 @@ from gateway.store.key_file import KeyFileUnusable
 
 @dataclass(frozen=True, slots=True)
 class KeyState:
-    """A key: `made` is None for one from before that was kept, `ices` need it to be admitted."""
+    """A key; `made` is None if it was not recorded, and `ices` cannot be admitted without the key."""
 
     kid: str
     made: datetime | None
@@ -45,14 +45,14 @@ class KeyState:
 
 @dataclass(frozen=True, slots=True)
 class KeyRefused:
-    """Why a key cannot be promoted or retired, and the ICEs that stand in the way."""
+    """Why a key cannot be promoted or retired, and the ICEs that still need it."""
 
     sentence: str
     ices: Sequence[str] = ()
 
 
 class Keys:
-    """The use case. Every method raises `StoreUnavailable` and `KeyFileUnusable`."""
+    """Lists and changes the keys. Every method raises `StoreUnavailable` and `KeyFileUnusable`."""
 
     def __init__(self, *, engine: Engine, path: Path, clock: Clock) -> None:
         self._engine = engine
@@ -60,63 +60,56 @@ class Keys:
         self._clock = clock
 
     async def list(self) -> list[KeyState]:
-        """All keys, the oldest first."""
+        """All keys, oldest first."""
         ring = self._read()
         return [
             KeyState(
-                key.kid, key.made, key.kid == ring.seals, await _needing(key, self._engine.fetch)
+                key.kid,
+                key.made,
+                key.kid == ring.seals,
+                await _ices_needing(key, self._engine.fetch),
             )
             for key in ring.keys
         ]
 
     async def rotate(self, actor: Actor) -> str:
-        """Add a key that only opens; returns its id."""
+        """Add a key that only opens tokens; returns its id."""
         key = Key.generate(self._clock())
 
         async def unit(transaction: Transaction) -> str:
-            await self._change(
-                transaction,
-                actor,
-                AuditAction.ROTATE_KEYS,
-                key.kid,
-                lambda ring: ring.with_key(key),
-            )
+            ring = self._read().with_key(key)
+            self._replace(transaction, actor, AuditAction.ROTATE_KEYS, key.kid, ring)
             return key.kid
 
         return await self._write(unit)
 
     async def promote(self, actor: Actor, kid: str | None) -> str | KeyRefused:
-        """Seal with `kid` from now on, or with the newest key; returns its id."""
+        """Seal new tokens with `kid`, or with the newest key if None; returns its id."""
 
         async def unit(transaction: Transaction) -> str | KeyRefused:
             ring = self._read()
             chosen = kid or ring.keys[-1].kid
             if chosen not in {key.kid for key in ring.keys}:
-                return _unknown(chosen)
+                return _no_such_key(chosen)
             if chosen == ring.seals:
-                return KeyRefused(f"the key {chosen} seals already; `rotate` adds another")
-            await self._change(
-                transaction,
-                actor,
-                AuditAction.PROMOTE_KEY,
-                chosen,
-                lambda ring: ring.sealing_with(chosen),
-            )
+                return KeyRefused(f"the key {chosen} seals already; add another with `rotate`")
+            ring = ring.sealing_with(chosen)
+            self._replace(transaction, actor, AuditAction.PROMOTE_KEY, chosen, ring)
             return chosen
 
         return await self._write(unit)
 
     async def retire(self, actor: Actor, kid: str) -> KeyRefused | None:
-        """Take a key away that nobody needs: its tokens never open again."""
+        """Remove a key that no ICE needs: its tokens never open again."""
 
         async def unit(transaction: Transaction) -> KeyRefused | None:
             ring = self._read()
             key = next((key for key in ring.keys if key.kid == kid), None)
             if key is None:
-                return _unknown(kid)
+                return _no_such_key(kid)
             if kid == ring.seals:
                 return KeyRefused(f"the key {kid} seals: promote another first")
-            needing = await _needing(key, transaction.fetch)
+            needing = await _ices_needing(key, transaction.fetch)
             if needing:
                 return KeyRefused(
                     f"the key {kid} is needed by {len(needing)} ICE"
@@ -124,18 +117,16 @@ class Keys:
                     " reprovision, reregister or deregister them first",
                     needing,
                 )
-            await self._change(
-                transaction, actor, AuditAction.RETIRE_KEY, kid, lambda ring: ring.without(kid)
-            )
+            self._replace(transaction, actor, AuditAction.RETIRE_KEY, kid, ring.without(kid))
             return None
 
         return await self._write(unit)
 
     async def _write(self, unit: Unit[T]) -> T:
-        """`Engine.write`; if it fails in the end, the file is changed already, and stays so."""
+        """`Engine.write`, with an error that says that the file may be changed although the commit failed."""
         try:
             return await self._engine.write(unit)
-        except StoreLocked:  # it was not begun
+        except StoreLocked:  # the transaction did not begin
             raise
         except StoreUnavailable as error:
             raise OutcomeUnknown(
@@ -146,28 +137,23 @@ class Keys:
         ring = key_file.read(self._path)
         if ring is None:
             raise KeyFileUnusable(
-                f"there is no key file {self._path}: it is made when the first ICE is provisioned"
+                f"there is no key file {self._path}: provisioning the first ICE makes it"
             )
         return ring
 
-    async def _change(
-        self,
-        transaction: Transaction,
-        actor: Actor,
-        action: str,
-        kid: str,
-        change: Callable[[KeyRing], KeyRing],
+    def _replace(
+        self, transaction: Transaction, actor: Actor, action: str, kid: str, ring: KeyRing
     ) -> None:
         event = Event(self._clock(), actor, action, None, None, {"key": kid})
         events.append(transaction, [event])
-        key_file.replace(self._path, change(self._read()))
+        key_file.replace(self._path, ring)
 
 
-async def _needing(key: Key, fetch: Fetch) -> list[str]:
-    """The ICEs of this key; one whose key is not known may need any that was there at the time."""
+async def _ices_needing(key: Key, fetch: Fetch) -> list[str]:
+    """The ICEs that need a key; one whose key is unknown may need any that existed at its time."""
     known = (await sealed_with(fetch)).get(key.kid, [])
     return sorted({*known, *await of_unknown_key(fetch, key.made)}, key=str.lower)
 
 
-def _unknown(kid: str) -> KeyRefused:
+def _no_such_key(kid: str) -> KeyRefused:
     return KeyRefused(f"there is no key {kid}; see `ice-gateway keys list`")

@@ -1,8 +1,8 @@
-"""Refused credentials: counted, and said in the log without what was typed; failed logins are events, too.
+"""Refused credentials: counted, logged without the credentials, and failed logins written as events.
 
-Somebody who knows the names of users could fill the audit log. So the failed logins of a user are one
-event a minute, and those of all users are `MAX_A_MINUTE`; what has to wait is counted together, and lost where
-the gateway stops within that minute.
+An attacker who knows user names could fill the audit log. So it gets one event a minute for a user and
+`MAX_A_MINUTE` for all users. Further failures are counted together until their turn; a gateway that stops
+before loses them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gateway.store.engine import Engine, StoreUnavailable, Transaction
 from gateway.store.events import Events
 
 MAX_A_MINUTE: Final = 10
-"""Events of failed logins in a minute, of all users and on all nodes."""
+"""Events of failed logins in a minute, for all users and nodes together."""
 _MINUTE: Final = timedelta(seconds=60)
 _MAX_USERS: Final = 10_000
 """Users whose failed logins are remembered until they are written."""
@@ -34,19 +34,19 @@ _PAUSE: Final = 1.0
 _log = structlog.get_logger()
 
 
-class Why(enum.StrEnum):
+class FailureReason(enum.StrEnum):
     """Why credentials were refused."""
 
     WRONG_PASSWORD = "wrong-password"  # noqa: S105 - a reason
     UNKNOWN_USER = "unknown-user"
-    """There is no such user, or they are disabled."""
+    """The user does not exist or is disabled."""
     TOO_MANY_ATTEMPTS = "too-many-attempts"
     API_TOKEN = "api-token"  # noqa: S105 - a reason
 
 
 @dataclass(slots=True)
 class _Failures:
-    """The failed logins of a user that are not in the log yet, and where the newest came from."""
+    """The failed logins of a user that are not in the log yet; `address` is that of the newest."""
 
     count: int
     address: str
@@ -56,20 +56,22 @@ class LoginFailures:
     """Notes refused credentials; `run` writes the events.
 
     Args:
-        observe: is told of each refusal.
+        observe: is called with the reason of each refusal.
     """
 
-    def __init__(self, engine: Engine, clock: Clock, observe: Callable[[Why], None]) -> None:
+    def __init__(
+        self, engine: Engine, clock: Clock, observe: Callable[[FailureReason], None]
+    ) -> None:
         self._engine = engine
         self._clock = clock
         self._observe = observe
         self._waiting: dict[str, _Failures] = {}
         self._wake = asyncio.Event()
 
-    def note(self, why: Why, address: str, user: str | None = None) -> None:
-        """Note a refusal; `user` is an existing, enabled one whose password it was not.
+    def note(self, why: FailureReason, address: str, user: str | None = None) -> None:
+        """Note a refusal; `user` is given only if an enabled user gave a wrong password.
 
-        Nothing is written here: the answer must not take longer where there is such a user.
+        This writes nothing: the time of the answer must not reveal whether the user exists.
         """
         self._observe(why)
         _log.info("credentials refused", why=why.value, address=address)
@@ -84,7 +86,7 @@ class LoginFailures:
         self._wake.set()
 
     async def run(self) -> None:
-        """Write events until cancelled, and then once more."""
+        """Write events until cancelled, then once more."""
         try:
             while True:
                 await self._wake.wait()
@@ -100,19 +102,19 @@ class LoginFailures:
         try:
             await self.write()
         except StoreUnavailable:
-            pass  # what waits is written later
-        except Exception:  # noqa: BLE001 - a count of failed logins is no reason for the gateway to die
+            pass  # `run` tries again
+        except Exception:  # noqa: BLE001 - the gateway lives without these events
             _log.exception("failed logins not written")
 
     async def write(self) -> None:
-        """Write what may be written now. Raises `StoreUnavailable`; nothing is forgotten then."""
+        """Write the events that are due. Raises `StoreUnavailable`; nothing is lost then."""
         waiting = {user: _Failures(one.count, one.address) for user, one in self._waiting.items()}
         if not waiting:
             return
 
         async def unit(transaction: Transaction) -> list[str]:
             now = self._clock()
-            # From the log: other nodes write there, and this one may have been started again.
+            # Read from the log, since other nodes and earlier runs of this one write there too.
             recent = await Events(transaction.fetch).failed_logins(now - _MINUTE, now)
             room = max(0, MAX_A_MINUTE - len(recent))
             due = [user for user in waiting if user not in recent][:room]
@@ -126,7 +128,7 @@ class LoginFailures:
 
 
 def _event(now: datetime, user: str, failures: _Failures) -> Event:
-    # As with a login that succeeds, the actor is the account: nobody knows who typed.
+    # The actor is the account, as for a successful login.
     actor = Actor(user, Via.PAGE, failures.address)
     return Event(
         now, actor, AuditAction.LOGIN_FAILED, None, None, {"user": user, "count": failures.count}

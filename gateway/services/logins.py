@@ -1,4 +1,4 @@
-"""Logging in to the admin page: checked, throttled, recognised by cookie, ended."""
+"""Logins to the admin page: started with a password, rate-limited, recognised by a cookie, ended."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gateway.core.rate_limit import RateLimiter, source
 from gateway.core.roles import Caller
 from gateway.core.secret import Secret
 from gateway.core.times import Clock
-from gateway.services.login_failures import LoginFailures, Why
+from gateway.services.login_failures import FailureReason, LoginFailures
 from gateway.services.passwords import Passwords, TooBusy
 from gateway.store import events, logins
 from gateway.store.accounts import Accounts, find_user
@@ -27,39 +27,32 @@ from gateway.store.engine import Engine, StoreUnavailable, Transaction
 from gateway.store.logins import Login, Logins
 
 _FAILURES: Final = (5, 900.0)
-"""Failed logins of one user from one address, within these seconds."""
+"""Failed logins of one user name from one address, and the seconds in which they count."""
 _FAILURES_OF_ADDRESS: Final = (50, 900.0)
 _SEEN_EVERY: Final = timedelta(seconds=60)
-"""How exactly the last use is kept; each request would be a write."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoggedIn:
-    """A new login: the cookie's value."""
-
-    cookie: Secret
+"""How often the last use is written; otherwise each request would write."""
 
 
 @dataclass(frozen=True, slots=True)
 class NotLoggedIn:
-    """Name or password were wrong, or there were too many attempts: then try after `wait` seconds."""
+    """Name or password are wrong; or, if `wait` is not 0, try again after so many seconds."""
 
     wait: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Recognised:
-    """Who brings a cookie, and the token that their forms have to bring."""
+    """The caller that a cookie belongs to, and the CSRF token that its forms must send."""
 
     caller: Caller
     form_token: Secret
 
 
 class LoginService:
-    """The use case; its collaborators come in through the constructor.
+    """Starts, recognises and ends logins.
 
-    A login ends `idle` seconds after its last use, `lifetime` seconds after its begin, and with its
-    user.
+    A login ends `idle` seconds after its last use, `lifetime` seconds after its start, or when its user
+    is disabled.
     """
 
     def __init__(
@@ -82,26 +75,28 @@ class LoginService:
         self._logins = Logins(engine)
         self._passwords = passwords
         self.failures = failures
-        """Notes refused credentials."""
         self._attempts = RateLimiter(*_FAILURES)
         self._attempts_of_address = RateLimiter(*_FAILURES_OF_ADDRESS)
 
-    async def log_in(self, name: str, password: Secret, address: str) -> LoggedIn | NotLoggedIn:
-        """Check a password; throttled before the costly part. What is refused is noted."""
-        # Nobody's name is longer; what is remembered of an attempt has to stay small.
+    async def log_in(self, name: str, password: Secret, address: str) -> Secret | NotLoggedIn:
+        """Check a password and start a login; returns the value of its cookie.
+
+        Attempts are rate-limited before the costly hash. `failures` notes each refusal.
+        """
+        # No user has a longer name, and each attempt is kept in memory.
         name = name[: MAX_USER_NAME + 1]
         key = f"{fold_user(name)} {source(address)}"
         now = self._monotonic()
-        # Counted before it has failed, or else many at once would all be let through.
+        # Counted before the check, or many concurrent attempts would all pass.
         wait = self._attempts_of_address.count(address, now)
         if not wait:
-            # Second, so that an address which is held off cannot have names remembered without end,
-            # and other names' failures forgotten for them.
+            # Second, so that a blocked address cannot fill the limiter with names and push out
+            # the attempts on other names.
             wait = self._attempts.count(key, now)
             if wait:
                 self._attempts_of_address.take_back(address)
         if wait:
-            self.failures.note(Why.TOO_MANY_ATTEMPTS, address)
+            self.failures.note(FailureReason.TOO_MANY_ATTEMPTS, address)
             return NotLoggedIn(wait)
         user = await self._accounts.user(name)
         if user is not None and user.disabledon is not None:
@@ -109,23 +104,23 @@ class LoginService:
         hashed = None if user is None else user.password_hash
         try:
             right = await self._passwords.verify(hashed, password)
-        except TooBusy:  # it was not tried
+        except TooBusy:  # the password was not checked
             self._attempts.take_back(key)
             self._attempts_of_address.take_back(address)
             return NotLoggedIn(wait=1.0)
         cookie = await self._begin(user, address) if user is not None and right else None
         if cookie is None:
             if user is None:
-                self.failures.note(Why.UNKNOWN_USER, address)
+                self.failures.note(FailureReason.UNKNOWN_USER, address)
             else:
-                self.failures.note(Why.WRONG_PASSWORD, address, user.name)
+                self.failures.note(FailureReason.WRONG_PASSWORD, address, user.name)
             return NotLoggedIn()
         self._attempts.forget(key)
         self._attempts_of_address.take_back(address)
-        return LoggedIn(cookie)
+        return cookie
 
     async def _begin(self, user: User, address: str) -> Secret | None:
-        """A new login's cookie; None where the user has another password meanwhile, or is disabled."""
+        """Store a new login; returns its cookie, or None if the user has changed since the check."""
         cookie = Secret(secrets.token_urlsafe(32))
         moment = self._clock()
         login = Login(cookie.digest(), user.name, address, moment, moment)
@@ -134,7 +129,7 @@ class LoginService:
         )
 
         async def unit(transaction: Transaction) -> Secret | None:
-            # Both end all logins, and this one must not be added behind them.
+            # A new password and disabling end all logins: this one must not survive them.
             found = await find_user(transaction, user.name)
             if found is None or found.disabledon is not None:
                 return None
@@ -146,7 +141,7 @@ class LoginService:
         return await self._engine.write(unit)
 
     async def recognise(self, cookie: Secret, *, used: bool = True) -> Recognised | None:
-        """Who brings this cookie, if the login is good now; notes that it was `used`."""
+        """The caller of this cookie, if its login is valid now; `used` refreshes its last use."""
         found = await self._logins.find(cookie.digest())
         if found is None:
             return None
@@ -157,9 +152,9 @@ class LoginService:
         if now - login.createdon >= self._lifetime or now - login.seenon >= self._idle:
             return None
         if now - login.seenon <= -_SEEN_EVERY:
-            return None  # the clock was set back: it could last for any time
+            return None  # the clock was set back: the login could last arbitrarily long
         if used and now - login.seenon >= _SEEN_EVERY:
-            # Whoever only looks need not write: while nothing can be written the login ages.
+            # Reading must work while the store cannot write; the login ages meanwhile.
             with contextlib.suppress(StoreUnavailable):
                 await self._engine.write(
                     lambda transaction: logins.see(transaction, login.token_hash, now)
@@ -172,7 +167,7 @@ class LoginService:
         await self._engine.write(lambda transaction: logins.end(transaction, digest))
 
     async def end_all(self, actor: Actor, user: str) -> int:
-        """End every login of a user; returns how many there were."""
+        """End every login of a user; returns their number."""
         event = Event(self._clock(), actor, AuditAction.END_LOGINS, None, None, {"user": user})
 
         async def unit(transaction: Transaction) -> int:
@@ -182,12 +177,12 @@ class LoginService:
         return await self._engine.write(unit)
 
     async def counts(self) -> dict[str, int]:
-        """How many logins that are good now each user has that has any."""
+        """The number of valid logins by user, for users that have any."""
         now = self._clock()
         return await self._logins.counts(now - self._lifetime, now - self._idle)
 
 
 def _form_token(cookie: Secret) -> Secret:
-    """Made from the cookie, so that nothing has to be kept, and of no use without it."""
+    """The CSRF token: derived from the cookie, so that nothing is stored."""
     mac = hmac.digest(cookie.reveal().encode(), b"form token", hashlib.sha256)
     return Secret(mac.hex())

@@ -1,4 +1,4 @@
-"""The nodes as an operator sees them: who serves the database; to let one drain, or resume."""
+"""The nodes that serve a database: list them, drain one, resume it."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from gateway.store.nodes import Node, Nodes
 
 
 @dataclass(frozen=True, slots=True)
-class Drained:
-    """What became of it: whether anything was `changed`, and whether `others` serve meanwhile."""
+class DrainResult:
+    """Whether the action `changed` anything, and whether `others` serve meanwhile."""
 
     changed: bool
     others: bool
 
 
 class NodeService:
-    """The use case. Every method raises `StoreUnavailable`."""
+    """Lists, drains and resumes nodes. Every method raises `StoreUnavailable`."""
 
     def __init__(self, *, engine: Engine, clock: Clock) -> None:
         self._engine = engine
@@ -30,11 +30,13 @@ class NodeService:
         self._clock = clock
 
     async def all(self) -> list[Node]:
-        """Every node by name; none where a gateway is alone on an SQLite file."""
+        """Every node by name; empty for a gateway on an SQLite file, which is alone."""
         return await self._nodes.all()
 
-    async def set_draining(self, actor: Actor, name: str, *, draining: bool) -> Problem | Drained:
-        """Let a node admit nobody and send its ICEs to the others, until it resumes."""
+    async def set_draining(
+        self, actor: Actor, name: str, *, draining: bool
+    ) -> Problem | DrainResult:
+        """Drain a node, so that its ICEs move to the others, or resume it."""
         event = Event(
             self._clock(),
             actor,
@@ -55,4 +57,4 @@ class NodeService:
         if not any(node.name == name for node in found):
             return problem("not-found", f"There is no node {quoted(name)}.")
         others = any(node.state == "serves" and node.name != name for node in found)
-        return Drained(changed, others)
+        return DrainResult(changed, others)

@@ -1,7 +1,7 @@
-"""What a caller asks of an ICE: to request an operation and to cancel one, each in one transaction.
+"""Requests and cancels operations of an ICE, each in one transaction.
 
-Whether an ICE is there is not asked here: the request is a row, which `dispatch` sends when it can. A
-refusal is a `Problem` of the catalogue. Who may ask stands in `roles`.
+A request adds a row, whether or not the ICE is connected; `node.dispatcher` sends it when it can. A
+refusal is a `Problem` of the catalogue. `core.roles` says who may request what.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from gateway.store.engine import Engine, Transaction
 from gateway.store.operations import Operations
 
 MAX_UNFINISHED: Final = 1000
-"""Operations that may wait for one ICE."""
+"""Unfinished operations that an ICE may have."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is asked of an ICE; `params` is JSON, times are aware."""
+class OperationRequest:
+    """An operation as a caller asks for it; `params` is JSON, times are aware."""
 
     kind: OperationKind
     params: bytes
@@ -38,49 +38,52 @@ class Wanted:
 
 
 class OperationService:
-    """The use case; its collaborators come in through the constructor.
+    """Requests, cancels and finds operations.
 
-    `kept_bytes` of parameters and what they came to are kept for each ICE.
+    For each ICE the table keeps `kept_bytes` of the params, progress and results of its operations.
     """
 
     def __init__(self, *, engine: Engine, clock: Clock, kept_bytes: int) -> None:
         self._engine = engine
         self._clock = clock
         self._kept_bytes = kept_bytes
-        self._rows = Operations(engine.fetch)
+        self._operations = Operations(engine.fetch)
 
-    def check(self, actor: Actor, ice_name: str, wanted: Wanted) -> Operation | Problem:
-        """The operation that would be requested: what can be told without the table."""
+    async def prepare(
+        self, actor: Actor, ice_name: str, request: OperationRequest
+    ) -> Operation | Problem:
+        """Validate a request without its ICE; returns the operation to `queue`.
+
+        A request whose times have passed since returns the operation that has its idempotency key.
+        """
         try:
             return Operation.request(
                 secrets.token_hex(12),
                 ice_name,
-                wanted.kind,
-                wanted.params,
+                request.kind,
+                request.params,
                 requested_by=actor.name,
                 now=self._clock(),
-                run_at=wanted.run_at,
-                deadline=wanted.deadline,
-                idempotency_key=wanted.idempotency_key,
+                run_at=request.run_at,
+                deadline=request.deadline,
+                idempotency_key=request.idempotency_key,
             )
         except NotValid as fault:
-            return invalid(fault.field, str(fault))
+            refused = invalid(fault.field, str(fault))
+        key = request.idempotency_key
+        if key is None:
+            return refused
+        return await self._operations.find_by_key(ice_name, actor.name, key) or refused
 
-    async def prepare(self, actor: Actor, ice_name: str, wanted: Wanted) -> Operation | Problem:
-        """`check`; but a key that is known answers its operation, also once its own times have passed."""
-        new = self.check(actor, ice_name, wanted)
-        if isinstance(new, Problem) and wanted.idempotency_key is not None:
-            key = wanted.idempotency_key
-            return await self._rows.find_by_key(ice_name, actor.name, key) or new
-        return new
-
-    async def request(self, actor: Actor, ice: Ice, wanted: Wanted) -> Operation | Problem:
-        """Queue an operation; the same idempotency key of the same user is the same operation."""
-        new = await self.prepare(actor, ice.ice_name, wanted)
+    async def request(
+        self, actor: Actor, ice: Ice, request: OperationRequest
+    ) -> Operation | Problem:
+        """Queue an operation; a repeated idempotency key of the same user returns the first operation."""
+        new = await self.prepare(actor, ice.ice_name, request)
         return new if isinstance(new, Problem) else await self.queue(actor, ice, new)
 
     async def queue(self, actor: Actor, ice: Ice, checked: Operation) -> Operation | Problem:
-        """Queue what `prepare` has made, for this ICE."""
+        """Queue an operation that `prepare` has validated, for this ICE."""
         new = replace(checked, ice_name=ice.ice_name)
 
         async def unit(transaction: Transaction) -> Operation | Problem:
@@ -89,12 +92,14 @@ class OperationService:
                 known = await rows.find_by_key(new.ice_name, actor.name, new.idempotency_key)
                 if known is not None:
                     return known
-            # Read in the transaction that writes: a concurrent deregistration cancels this operation, too.
+            # Read in this transaction, so that a concurrent deregistration also cancels this operation.
             [now] = (await ices.find_many(transaction, [new.ice_name])).values()
             refused = _refusal(now, new.kind)
             if refused is not None:
                 return refused
-            full = _full(*await rows.unfinished(new.ice_name), len(new.params), self._kept_bytes)
+            full = _queue_full(
+                *await rows.unfinished(new.ice_name), len(new.params), self._kept_bytes
+            )
             if full is not None:
                 return full
             await operations.insert(transaction, new)
@@ -107,7 +112,7 @@ class OperationService:
         return await self._engine.write(unit)
 
     async def cancel(self, actor: Actor, operation_id: str) -> Operation | Problem:
-        """End an operation at once; the ICE that works on it is told to stop."""
+        """End an operation at once; an ICE that works on it is sent a cancellation."""
         now = self._clock()
         error = reason(OperationError.CANCELLED, f"cancelled by {actor.name}")
 
@@ -117,7 +122,7 @@ class OperationService:
                 return problem("not-found", "there is no such operation")
             new = old.moved(Move.CANCEL, now, error=error)
             if new is None or not await operations.replace(transaction, old, new):
-                return problem("already-finished", f"the operation has {_ENDED[old.state]}")
+                return problem("already-finished", f"the operation has {_OUTCOMES[old.state]}")
             await operations.trim(transaction, old, self._kept_bytes)
             [ice] = (await ices.find_many(transaction, [old.ice_name])).values()
             events.append(
@@ -129,10 +134,10 @@ class OperationService:
 
     async def find(self, operation_id: str) -> Operation | None:
         """The operation of this id."""
-        return await self._rows.find(operation_id)
+        return await self._operations.find(operation_id)
 
 
-_ENDED: Final = {
+_OUTCOMES: Final = {
     State.SUCCEEDED: "succeeded",
     State.FAILED: "failed",
     State.CANCELLED: "been cancelled",
@@ -142,33 +147,33 @@ _ENDED: Final = {
 
 
 def _refusal(ice: Ice, kind: OperationKind) -> Problem | None:
-    """Why an ICE may not be sent this now."""
+    """Why an ICE does not get operations of this kind now; None if it does."""
     if not allows(ice.ice_type, kind):
-        allowed = ", ".join(OPERATIONS[ice.ice_type])
-        return problem("kind-not-allowed", f"a {ice.ice_type} ICE is sent {allowed} alone")
+        allowed = " and ".join(OPERATIONS[ice.ice_type])
+        return problem("kind-not-allowed", f"a {ice.ice_type} ICE accepts only {allowed}")
     if ice.status is not Status.REGISTERED:
         return problem(
-            "wrong-status", f"{ice.ice_name} is {ice.status}: only a registered ICE is sent work"
+            "wrong-status", f"{ice.ice_name} is {ice.status}: only a registered ICE gets operations"
         )
     return None
 
 
-def _full(count: int, size: int, more: int, kept_bytes: int) -> Problem | None:
-    """Why one more of this size may not wait behind what is unfinished, of these numbers and bytes."""
+def _queue_full(count: int, size: int, more: int, kept_bytes: int) -> Problem | None:
+    """Why an operation of `more` bytes does not fit behind `count` unfinished ones of `size` bytes."""
     if count >= MAX_UNFINISHED:
         return problem(
-            "queue-full", f"{MAX_UNFINISHED:,} operations of this ICE are unfinished: {_ROOM}"
+            "queue-full", f"{MAX_UNFINISHED:,} operations of this ICE are unfinished: {_ADVICE}"
         )
     if size + more <= kept_bytes:
         return None
     return problem(
         "queue-full",
-        f"The unfinished operations of this ICE have {size:,} bytes of parameters and this one {more:,},"
-        f" of {kept_bytes:,} (operations.kept_bytes) in all: {_ROOM}, or send less",
+        f"The unfinished operations of this ICE have {size:,} bytes of parameters and this one has {more:,},"
+        f" of {kept_bytes:,} (operations.kept_bytes) in total: {_ADVICE}, or send less",
     )
 
 
-_ROOM: Final = "wait until some are done, or cancel some"
+_ADVICE: Final = "wait until some have finished, or cancel some"
 
 
 def _event(

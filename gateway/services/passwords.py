@@ -1,4 +1,4 @@
-"""Hashes and checks passwords: argon2id, in a thread, one after the other."""
+"""Hashes and verifies passwords with argon2id, in a thread, one at a time."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ import argon2
 from gateway.core.secret import Secret
 
 MIN_LENGTH: Final = 12
-"""Characters,"""
+"""Characters of a new password at least; an existing password may be shorter."""
 MAX_BYTES: Final = 1024
-"""and bytes in UTF-8, of a password that is set. One that was set before is checked as it is."""
+"""UTF-8 bytes of a new password at most; an existing password may be longer."""
 RULE: Final = f"{MIN_LENGTH} characters or more and at most {MAX_BYTES:,} bytes"
 _AT_ONCE: Final = 1
-"""A hash takes 64 MiB, and four threads for a tenth of a second: a flood of logins must not take all
-of either from admissions."""
-_WAITING: Final = 32
+"""A hash takes 64 MiB, and four threads for a tenth of a second: a flood of logins must leave memory and
+processor time to admissions."""
+_MAX_WAITING: Final = 32
 
 
-def fits(password: Secret) -> bool:
-    """Whether it may be set: `RULE` says what is needed."""
+def is_acceptable(password: Secret) -> bool:
+    """Whether it may be set as a new password, by `RULE`."""
     text = password.reveal()
     try:
         return len(text) >= MIN_LENGTH and len(text.encode()) <= MAX_BYTES
-    except UnicodeEncodeError:  # bytes of a terminal or file that are no UTF-8
+    except UnicodeEncodeError:  # surrogates: bytes of a terminal or file that are not UTF-8
         return False
 
 
 class TooBusy(Exception):
-    """So many passwords wait to be checked that another would not be checked soon."""
+    """Too many passwords are waiting to be verified."""
 
 
 class Passwords:
-    """Shared by whoever sets passwords and whoever checks them, so that the bound holds for both.
+    """One object for both hashing and verifying, so that the bound covers both.
 
     Args:
         hasher: what a hash costs; that of argon2-cffi (RFC 9106, low memory) unless given.
@@ -45,20 +45,20 @@ class Passwords:
         self._hasher = hasher or argon2.PasswordHasher()
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._waiting = 0
-        self._nobodys: str | None = None
+        self._decoy_hash: str | None = None
 
     async def hash(self, password: Secret) -> str:
-        """The hash to store."""
+        """The hash to store for a new password."""
         async with self._slots:
             return await asyncio.to_thread(self._hasher.hash, password.reveal())
 
     async def verify(self, hashed: str | None, password: Secret) -> bool:
-        """Whether `password` is the one that was hashed; takes as long when there is no hash.
+        """Whether `password` matches the hash; False, after the same time, if there is none.
 
         Raises:
-            TooBusy: too many wait already.
+            TooBusy: too many passwords are waiting.
         """
-        if self._waiting >= _WAITING:
+        if self._waiting >= _MAX_WAITING:
             raise TooBusy
         self._waiting += 1
         try:
@@ -69,10 +69,10 @@ class Passwords:
 
     def _verify(self, hashed: str | None, password: str) -> bool:
         if hashed is None:
-            # Names that do not exist must not be told from those that do by the time it takes.
-            self._nobodys = self._nobodys or self._hasher.hash(secrets.token_urlsafe())
+            # The time it takes must not reveal which user names exist.
+            self._decoy_hash = self._decoy_hash or self._hasher.hash(secrets.token_urlsafe())
         try:
-            self._hasher.verify(hashed or self._nobodys or "", password)
+            self._hasher.verify(hashed or self._decoy_hash or "", password)
         except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError):
             return False
         return hashed is not None

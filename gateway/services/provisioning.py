@@ -1,7 +1,7 @@
-"""What an admin does to an ICE: each action a rule of `ice` and one compare-and-set of the store.
+"""The admin's actions on ICEs; each applies a rule of `core.ice` with one compare-and-set of the store.
 
-A refusal is a `Problem` of the catalogue. The change travels through the event log; each action waits until
-the nodes have acted on it, for as long as its `Confirmer` does.
+A refusal is a `Problem` of the catalogue. Nodes learn of a change through the event log, and each action
+waits in its `Confirmer` until they have acted on it.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from gateway.store.engine import Appended, Engine, Transaction, Unit
 from gateway.store.key_file import KeyFileUnusable, KeyStore
 
 MAX_BULK: Final = 10_000
-"""ICEs in one bulk action at the most."""
+"""ICEs in one bulk action at most."""
 _TICK: Final = timedelta(milliseconds=1)
-_ENDS_WORK: Final = {
+_CANCELS_OPERATIONS: Final = {
     Action.DEREGISTER: reason(OperationError.DEREGISTERED),
     Action.REREGISTER: reason(OperationError.REREGISTERED),
 }
-"""The actions that cancel whatever the ICE was to do, and what its operations say of it."""
+"""The actions that cancel the unfinished operations of an ICE, and the error that these get."""
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What an action made of an entry, the sessions that it ended, the nodes that have not confirmed."""
+    """The entry after an action, the sessions that it ended, and the nodes that have not confirmed."""
 
     ice: Ice
     dropped: list[Drop]
@@ -46,14 +46,14 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Issued(Done):
-    """Likewise, with a new token, to be shown once."""
+    """Likewise, with a new token, which is shown once."""
 
     token: Secret
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a bulk action did to one ICE, or the refusal."""
+class BulkOutcome:
+    """The result of a bulk action for one ICE; `problem` is None if it was done."""
 
     ice_name: str
     problem: Problem | None = None
@@ -61,27 +61,27 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class BulkDone:
-    """What a bulk action did to each, and ended."""
+    """The results of a bulk action, the sessions that it ended, the nodes that have not confirmed."""
 
-    outcomes: list[Outcome]
+    outcomes: list[BulkOutcome]
     dropped: list[Drop]
     unconfirmed: list[str]
 
 
 class Confirmer(Protocol):
-    """Waits until the nodes have acted on events; in a gateway it is its own node first."""
+    """Waits until the nodes have acted on events."""
 
     async def confirm(self, logged: Sequence[Appended]) -> Confirmation:
-        """Wait for a while, and tell what was dropped and which nodes have not confirmed."""
+        """Wait for a bounded time; returns what was dropped and which nodes have not confirmed."""
 
 
 Expected = frozenset[int] | None
-"""Generations one of which the entry must have (If-Match); None for any."""
+"""The generations that the entry may have (If-Match); None allows any."""
 _Change = Callable[[Ice], Ice | WrongStatus | Problem]
 
 
 class Provisioning:
-    """The use case; its collaborators come in through the constructor."""
+    """Provisions, renews, deregisters and disconnects ICEs. Every method raises `StoreUnavailable`."""
 
     def __init__(
         self,
@@ -103,8 +103,8 @@ class Provisioning:
     async def provision(
         self, actor: Actor, ice_name: str, ice_type: IceType, provisionedto: str | None
     ) -> Issued | Problem:
-        """Make an entry of generation 1 and its token."""
-        fault = check_new(ice_name, ice_type, provisionedto)
+        """Add an ICE with generation 1 and seal its token."""
+        fault = validate_new(ice_name, ice_type, provisionedto)
         if fault is not None:
             return fault
         owner = None if provisionedto is None else await self._owner(provisionedto)
@@ -113,9 +113,9 @@ class Provisioning:
         now = self._clock()
 
         async def unit(transaction: Transaction) -> Issued | Problem:
-            # Sealed where it is written, so that no key is retired in between (see `keys`).
+            # Sealed in the transaction, so that no key is retired meanwhile (see `key_rotation`).
             try:
-                # Only while the table is empty can no token be lost with the file.
+                # A missing file is made only while no ICE exists: a new key opens no existing token.
                 ring = self._keys.for_sealing(may_create=not await ices.any_ice(transaction))
             except KeyFileUnusable as error:
                 return problem("keys-unavailable", str(error))
@@ -146,13 +146,13 @@ class Provisioning:
     async def reprovision(
         self, actor: Actor, ice: Ice, expected: Expected = None
     ) -> Issued | Problem:
-        """Replace a token that was lost before the ICE registered. `ice` is the entry as it was found."""
+        """Replace a token that was lost before the ICE registered; `ice` is the entry that the caller saw."""
         return await self._renew(actor, Action.REPROVISION, ice, expected)
 
     async def reregister(
         self, actor: Actor, ice: Ice, expected: Expected = None
     ) -> Issued | Problem:
-        """Let an ICE that crashed or moved register again."""
+        """Issue a new token to an ICE that lost its key or moved, so that it registers again."""
         return await self._renew(actor, Action.REREGISTER, ice, expected)
 
     async def _renew(
@@ -166,7 +166,8 @@ class Provisioning:
                 ring = self._keys.for_sealing(may_create=False)
             except KeyFileUnusable as error:
                 return problem("keys-unavailable", str(error))
-            # Clients take the later of two tokens for the newer, even if the clock was set back.
+            # Clients take the later of two tokens as the newer, so it must be later even after
+            # the clock was set back.
             at = max(now, ice.provisionedon + _TICK)
             tokens[:] = [ring.seal(ice.ice_name, ice.ice_type, ice.generation + 1, at)]
             expires = later(now, self._ttl)
@@ -186,7 +187,7 @@ class Provisioning:
             Action.DEREGISTER,
             ice,
             expected,
-            change=lambda old: old.deregister(_nobodys_token(), now=now),
+            change=lambda old: old.deregister(_discarded_token_hash(), now=now),
             now=now,
         )
 
@@ -200,7 +201,7 @@ class Provisioning:
         change: _Change,
         now: datetime,
     ) -> Done | Problem:
-        """Ask the rules, compare and swap; of two that race one is told `stale`."""
+        """Apply a rule and compare and swap; of two concurrent actions one gets `stale`."""
         old, raced = found, False
         while True:
             if expected is not None and old.generation not in expected:
@@ -209,9 +210,9 @@ class Provisioning:
             if refused is not None:
                 return problem("wrong-status", refused.sentence)
             if raced:
-                # The rules would still allow it, but not on the entry that the caller meant.
+                # The rules allow the action, but the entry is not the one that the caller saw.
                 return problem("stale")
-            swapped = await self._engine.write(_swapping(actor, action, now, old, change))
+            swapped = await self._engine.write(_swap(actor, action, now, old, change))
             if isinstance(swapped, Problem):
                 return swapped
             if swapped is not None:
@@ -227,7 +228,7 @@ class Provisioning:
         return Done(ice, confirmed.dropped, confirmed.unconfirmed)
 
     async def disconnect(self, actor: Actor, ice: Ice, expected: Expected = None) -> Done | Problem:
-        """Close the sessions admitted before this; the ICE stays as it is."""
+        """Close the sessions that were admitted before this; the entry stays as it is."""
         now = self._clock()
 
         async def unit(transaction: Transaction) -> tuple[Ice, Appended] | Problem:
@@ -242,10 +243,10 @@ class Provisioning:
         return done if isinstance(done, Problem) else await self._done(*done)
 
     async def bulk(self, actor: Actor, action: str, names: Sequence[str]) -> BulkDone:
-        """Deregister or disconnect many, all in one transaction; one refused undoes no other."""
+        """Deregister or disconnect many ICEs in one transaction; a refusal of one does not affect others."""
         now = self._clock()
 
-        async def unit(transaction: Transaction) -> tuple[list[Outcome], Sequence[Appended]]:
+        async def unit(transaction: Transaction) -> tuple[list[BulkOutcome], Sequence[Appended]]:
             found = await ices.find_many(transaction, names)
             verdicts: list[Problem | None] = []
             changes: list[tuple[Ice, Ice, Event]] = []
@@ -264,23 +265,23 @@ class Provisioning:
             else:
                 logged = await ices.replace(transaction, changes)
                 ended = [new.ice_name for _, new, _ in changes]
-                why = _ENDS_WORK[Action.DEREGISTER]
+                why = _CANCELS_OPERATIONS[Action.DEREGISTER]
                 await operations.cancel_all(transaction, ended, now, why)
-            return list(map(Outcome, names, verdicts)), logged
+            return list(map(BulkOutcome, names, verdicts)), logged
 
         outcomes, logged = await self._engine.write(unit)
         confirmed = await self._confirmer.confirm(logged)
         return BulkDone(outcomes, confirmed.dropped, confirmed.unconfirmed)
 
 
-def check_new(ice_name: str, ice_type: IceType, provisionedto: str | None) -> Problem | None:
-    """What is wrong with a new ICE as far as it can be told without the table."""
+def validate_new(ice_name: str, ice_type: IceType, provisionedto: str | None) -> Problem | None:
+    """What is wrong with a new ICE, apart from what only the table shows; None if nothing is."""
     if not valid_name(ice_name):
         return invalid("ice_name", f"needs {NAME_RULE}")
     if ice_type is IceType.CI_CD and provisionedto is not None:
-        return invalid("provisionedto", "a ci-cd ICE belongs to nobody")
+        return invalid("provisionedto", "a ci-cd ICE has no user")
     if ice_type is IceType.NORMAL and provisionedto is None:
-        return invalid("provisionedto", "a normal ICE needs the user it belongs to")
+        return invalid("provisionedto", "a normal ICE needs a user")
     return None
 
 
@@ -289,30 +290,32 @@ def _bulk_change(action: str, old: Ice | None, now: datetime) -> Ice | Problem:
         return problem("not-registered")
     if action == AuditAction.DISCONNECT:
         return old
-    new = old.deregister(_nobodys_token(), now=now)
+    new = old.deregister(_discarded_token_hash(), now=now)
     return problem("wrong-status", new.sentence) if isinstance(new, WrongStatus) else new
 
 
-def _nobodys_token() -> str:
-    """The hash of a token that is shown to nobody. It needs no key, so that it can always be done."""
+def _discarded_token_hash() -> str:
+    """The hash of a random token that is discarded; no key is needed, so deregistering always works."""
     return Secret(secrets.token_urlsafe(32)).digest()
 
 
-def _swapping(
+def _swap(
     actor: Actor, action: Action, now: datetime, old: Ice, change: _Change
 ) -> Unit[tuple[Ice, Appended] | Problem | None]:
-    """The change and its event; None where the entry has moved on. The rules allow it from `old`."""
+    """A unit that applies an allowed change with its event; it returns None if the entry has changed."""
 
     async def unit(transaction: Transaction) -> tuple[Ice, Appended] | Problem | None:
         new = change(old)
         if isinstance(new, Problem):
             return new
-        assert not isinstance(new, WrongStatus)  # noqa: S101 - asked before
+        assert not isinstance(new, WrongStatus)  # noqa: S101 - `refuses` was asked
         logged = await ices.swap(transaction, old, new, _event(actor, action, now, old, new))
         if logged is None:
             return None
-        if action in _ENDS_WORK:
-            await operations.cancel_all(transaction, [new.ice_name], now, _ENDS_WORK[action])
+        if action in _CANCELS_OPERATIONS:
+            await operations.cancel_all(
+                transaction, [new.ice_name], now, _CANCELS_OPERATIONS[action]
+            )
         return new, logged
 
     return unit

@@ -1,4 +1,4 @@
-"""The objects that API and commands show: each shape once, for answers and their description alike."""
+"""The JSON objects that API and commands show; the OpenAPI document describes the same classes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Time = Annotated[str, msgspec.Meta(extra_json_schema={"format": "date-time"})]
 
 
 class ConnectionDocument(msgspec.Struct, kw_only=True):
-    """An ICE's session; the last three are what the ICE said of itself."""
+    """An ICE's session; `version`, `platform` and `hostname` come from the ICE's hello."""
 
     session: str
     node: str
@@ -31,7 +31,7 @@ class ConnectionDocument(msgspec.Struct, kw_only=True):
 
 
 class IceDocument(msgspec.Struct, kw_only=True):
-    """An ICE. `expireson` is null once it is registered or deregistered."""
+    """An ICE; `expireson` is null once it is registered or deregistered."""
 
     ice_name: str
     ice_type: IceType
@@ -46,15 +46,15 @@ class IceDocument(msgspec.Struct, kw_only=True):
     connection: ConnectionDocument | None
 
 
-class Presence(msgspec.Struct):
-    """News of an ICE: its session, which has come or said hello, or null since it has gone."""
+class PresenceDocument(msgspec.Struct):
+    """News of an ICE: its session after it connected or said hello, or null after it disconnected."""
 
     ice_name: str
     connection: ConnectionDocument | None
 
 
-class Refused(msgspec.Struct):
-    """News of an ICE: a genuine token of it was refused; counted as in `Happenings`."""
+class RefusedDocument(msgspec.Struct):
+    """News of an ICE with a genuine token that was refused; counted as in `Happenings`."""
 
     ice_name: str
     code: str | None
@@ -64,8 +64,8 @@ class Refused(msgspec.Struct):
     address: str
 
 
-class Reset(msgspec.Struct):
-    """The log is another one than that of the id, or ends before it: it goes on behind event `seq`."""
+class ResetDocument(msgspec.Struct):
+    """The log does not have the event of the id that was sent: the stream goes on after event `seq`."""
 
     seq: int
 
@@ -78,14 +78,14 @@ class IcePage(msgspec.Struct):
 
 
 class Provisioned(msgspec.Struct):
-    """A new ICE with its token, which is shown this once."""
+    """A new ICE with its token, which is shown only this once."""
 
     ice: IceDocument
     token: str
 
 
 class Renewed(msgspec.Struct):
-    """An ICE with its new token, which is shown this once."""
+    """An ICE with its new token, which is shown only this once."""
 
     ice: IceDocument
     token: str
@@ -94,7 +94,7 @@ class Renewed(msgspec.Struct):
 
 
 class Ended(msgspec.Struct):
-    """An ICE whose sessions were ended; `unconfirmed` are nodes that have not answered in time."""
+    """An ICE whose sessions were ended; `unconfirmed` are nodes that did not confirm in time."""
 
     ice: IceDocument
     dropped: list[Drop]
@@ -102,7 +102,7 @@ class Ended(msgspec.Struct):
 
 
 class BulkItem(msgspec.Struct, omit_defaults=True):
-    """One of a bulk action: the HTTP status, and code, that the action alone would have had."""
+    """One ICE of a bulk action, with the HTTP status and code that the single action would have."""
 
     ice_name: str
     status: int
@@ -118,7 +118,7 @@ class BulkAnswer(msgspec.Struct):
 
 
 class ProgressDocument(msgspec.Struct):
-    """How far an operation is: `fraction` from 0 to 1; all but `at` as the ICE said it."""
+    """The progress of an operation as the ICE reported it; `fraction` is from 0 to 1."""
 
     fraction: float | None
     message: str | None
@@ -127,9 +127,9 @@ class ProgressDocument(msgspec.Struct):
 
 
 class OperationDocument(msgspec.Struct, kw_only=True):
-    """Work for an ICE. `error` is what the ICE said, or why the gateway has ended it.
+    """An operation. `error` comes from the ICE, or says why the gateway ended the operation.
 
-    `params`, `progress` and `result` of a finished one are null once they had to make room for newer ones.
+    `params`, `progress` and `result` of a finished operation are null once they made room for newer ones.
     """
 
     id: str
@@ -156,7 +156,7 @@ class OperationPage(msgspec.Struct):
 
 
 class OperationState(msgspec.Struct):
-    """News of an operation: the state that it has now, and when it came to it."""
+    """News of an operation: its state now, and the times of that."""
 
     id: str
     ice_name: str
@@ -167,7 +167,7 @@ class OperationState(msgspec.Struct):
 
 
 class HappeningDocument(msgspec.Struct):
-    """What became of a connection: admitted, refused or closed; repeated refusals are counted."""
+    """An event of a connection: admitted, refused or closed; repeated refusals are counted together."""
 
     event: str
     code: str | int | None
@@ -178,7 +178,7 @@ class HappeningDocument(msgspec.Struct):
 
 
 class Happenings(msgspec.Struct):
-    """The last 50, newest first."""
+    """The last 50 events of an ICE's connections, newest first."""
 
     items: list[HappeningDocument]
 
@@ -205,7 +205,7 @@ class EventPage(msgspec.Struct):
 
 
 class ProblemDocument(msgspec.Struct):
-    """A refusal (RFC 9457); `code` is stable, `detail` says what to do."""
+    """A refusal (RFC 9457); programs can rely on `code`, `detail` tells people what to do."""
 
     status: int
     title: str
@@ -214,20 +214,13 @@ class ProblemDocument(msgspec.Struct):
 
 
 def connection_document(connection: Connection) -> ConnectionDocument:
-    """An open session."""
-    return ConnectionDocument(
-        session=connection.session,
-        node=connection.node,
-        since=to_text(connection.since),
-        address=connection.address,
-        version=connection.version,
-        platform=connection.platform,
-        hostname=connection.hostname,
-    )
+    """Describe an open session."""
+    fields = msgspec.structs.asdict(connection) | {"since": to_text(connection.since)}
+    return ConnectionDocument(**fields)
 
 
 def ice_document(listed: Listed) -> IceDocument:
-    """An entry with its connection."""
+    """Describe an entry with its connection."""
     ice: Ice = listed.ice
     return IceDocument(
         ice_name=ice.ice_name,
@@ -244,14 +237,16 @@ def ice_document(listed: Listed) -> IceDocument:
     )
 
 
-def presence(ice_name: str, connection: Connection | None) -> Presence:
-    """News of an ICE that has come, said hello, or gone."""
-    return Presence(ice_name, None if connection is None else connection_document(connection))
+def presence_document(ice_name: str, connection: Connection | None) -> PresenceDocument:
+    """Describe an ICE that connected, said hello or disconnected."""
+    return PresenceDocument(
+        ice_name, None if connection is None else connection_document(connection)
+    )
 
 
-def refused(happening: Happening) -> Refused:
-    """News of a refused attempt."""
-    return Refused(
+def refused_document(happening: Happening) -> RefusedDocument:
+    """Describe refused handshakes of an ICE."""
+    return RefusedDocument(
         happening.ice_name,
         happening.code,
         to_text(happening.at),
@@ -262,7 +257,7 @@ def refused(happening: Happening) -> Refused:
 
 
 def operation_document(operation: Operation) -> OperationDocument:
-    """An operation; its JSON stands as it was sent, but for what `_readable` leaves out."""
+    """Describe an operation; JSON values are kept byte by byte, except where `_readable` gives null."""
     return OperationDocument(
         id=operation.id,
         ice_name=operation.ice_name,
@@ -289,12 +284,12 @@ class _StoredProgress(msgspec.Struct):
 
 
 def progress_document(operation: Operation) -> ProgressDocument | None:
-    """How far it is, if the ICE has said so in a way that can be read."""
+    """Describe the progress of an operation, if the ICE has reported any that is readable."""
     if operation.progress is None:
         return None
     try:
         stored = msgspec.json.decode(operation.progress, type=_StoredProgress)
-    except (msgspec.DecodeError, RecursionError):  # of an older version, which bounded nothing
+    except (msgspec.DecodeError, RecursionError):  # from an older version without bounds
         return None
     return ProgressDocument(
         stored.fraction, stored.message, _readable(bytes(stored.data)), stored.at
@@ -302,9 +297,9 @@ def progress_document(operation: Operation) -> ProgressDocument | None:
 
 
 def _readable(value: bytes | None) -> msgspec.Raw | None:
-    """Stored JSON; null for what an older version took and common parsers fail at.
+    """Stored JSON, or null for JSON from an older version that common parsers cannot read.
 
-    One value that is 1,000 levels deep, or a number of 5,000 digits, would make a whole listing unreadable.
+    One value with 1,000 levels, or a number of 5,000 digits, would make a whole listing unreadable.
     """
     if value is None:
         return None
@@ -316,7 +311,7 @@ def _readable(value: bytes | None) -> msgspec.Raw | None:
 
 
 def operation_state(operation: Operation) -> OperationState:
-    """An operation without what may be large."""
+    """Describe an operation without its params and result, which may be large."""
     return OperationState(
         operation.id,
         operation.ice_name,
@@ -328,7 +323,7 @@ def operation_state(operation: Operation) -> OperationState:
 
 
 def happening_document(happening: Happening) -> HappeningDocument:
-    """One of an ICE's recent connections; close codes are numbers."""
+    """Describe an event of a connection; close codes are numbers."""
     code = happening.code
     return HappeningDocument(
         happening.kind,
@@ -341,7 +336,7 @@ def happening_document(happening: Happening) -> HappeningDocument:
 
 
 def event_document(entry: Entry) -> EventDocument:
-    """An event with its number."""
+    """Describe an event of the audit log with its number."""
     event = entry.event
     return EventDocument(
         entry.seq,

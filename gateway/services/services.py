@@ -1,4 +1,4 @@
-"""The services together, as the admin's page, API and commands are given them."""
+"""All services in one value, for the admin's page, API and commands."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gateway.store.key_file import KeyStore
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What an admin can do."""
+    """Everything that an admin can do."""
 
     provisioning: Provisioning
     operations: OperationService
@@ -42,15 +42,15 @@ class Services:
         refused: Callable[[str], None] = lambda _: None,
         passwords: Passwords | None = None,
     ) -> Services:
-        """The services on a database.
+        """Make the services of a database.
 
         Args:
-            settings: of the gateway that serves it.
+            settings: the settings of the gateway that serves it.
             engine: the database.
-            keys: what seals tokens.
+            keys: seal tokens.
             clock: the present.
-            confirmer: waits until the nodes have acted on an action.
-            refused: counts a refused login or API token, by its reason.
+            confirmer: waits until the nodes have acted on an action's events.
+            refused: is called with the reason of each refused login or API token.
             passwords: hashes and checks them.
         """
         passwords = passwords or Passwords()

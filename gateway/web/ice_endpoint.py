@@ -66,7 +66,7 @@ class IceEndpoint:
         return None
 
     async def _admit(self, upgrade: Upgrade, address: str, connection: str) -> Refused | None:
-        fault = bad_handshake(upgrade) or self._node.turned_away()
+        fault = bad_handshake(upgrade) or self._node.drain_refusal()
         if fault is None and self.handshakes > self._max_handshakes:
             fault = _overloaded()
         if fault is not None:
@@ -80,7 +80,7 @@ class IceEndpoint:
 
         def open_session(admitted: Admitted) -> Session | Refused | None:
             name = admitted.ice.ice_name
-            refused = self._node.turned_away()
+            refused = self._node.drain_refusal()
             if refused is not None:
                 return Refused(refused, name)
             if upgrade.is_gone:

@@ -94,7 +94,9 @@ async def test_stream_that_was_lost_leaves_nothing_out(admin, running):
 async def test_log_that_was_replaced_renews_the_table(admin, running, monkeypatch):
     """Nothing else is news here: the reset alone tells that the table is another."""
     monkeypatch.setattr("gateway.admin.api.events._AUTHENTICATE_EVERY", 0.05)
-    monkeypatch.setattr(LogFollower, "_recognise", lambda *_: None)  # it would end the stream first
+    monkeypatch.setattr(
+        LogFollower, "_check_continuity", lambda *_: None
+    )  # it would end the stream first
     await running.provision("lab-1")
     page = await admin.open()
     await expect(row(page, "lab-1")).to_be_attached()

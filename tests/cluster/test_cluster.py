@@ -12,7 +12,7 @@ import pytest
 
 from gateway.core.times import utc_now
 from gateway.node import revocations
-from gateway.node.node import State
+from gateway.node.node import NodeState
 from gateway.store.engine import StoreRefused, StoreUnavailable
 from gateway.store.nodes import Nodes
 from tests.contract.domain import refusing, soon
@@ -189,7 +189,7 @@ async def test_nothing_is_acted_on_without_a_lease(cluster, monkeypatch):
     await take(connection)
     lease = cluster.b.gateway.node.lease
     monkeypatch.setattr(lease, "until", 0.0)
-    monkeypatch.setattr(type(lease), "renewed", lambda *_: None)
+    monkeypatch.setattr(type(lease), "renew", lambda *_: None)
     connection.send(
         {
             "jsonrpc": "2.0",
@@ -418,7 +418,7 @@ async def test_nodes_are_listed_drained_and_resumed(cluster):
 
     await cluster.a.command("nodes", "resume", "node-b")
     node = cluster.b.gateway.node
-    await until(lambda: node.state is State.SERVING, "a node that goes on")
+    await until(lambda: node.state is NodeState.SERVING, "a node that goes on")
     await ice.at(cluster.b).connect()
     said = await cluster.a.command("nodes", "drain", "node-x", status=1)
     assert "There is no node node-x" in said.stderr

@@ -6,7 +6,7 @@ import aiohttp
 import pytest
 
 from gateway.core.roles import Role
-from gateway.node.node import State
+from gateway.node.node import NodeState
 from tests.cluster.test_cluster import until
 from tests.support.pages import Browser, has_password, said
 
@@ -44,7 +44,7 @@ async def test_a_node_is_drained_and_resumed_on_the_page(cluster, browser):
     done = await browser.post("nodes/node-b/resume")
     assert "node-b serves again" in said(done)
     node = cluster.b.gateway.node
-    await until(lambda: node.state is State.SERVING, "a node that goes on")
+    await until(lambda: node.state is NodeState.SERVING, "a node that goes on")
     log = said(await browser.get("audit"))
     assert "drain-node" in log
     assert "resume-node" in log

@@ -52,16 +52,16 @@ def place(step, place):
 @pytest.fixture
 def swept(monkeypatch):
     """Waits until a node has looked at its peers twice from now on."""
-    look, looks = Membership._look_at_peers, asyncio.Condition()
+    look, looks = Membership._sweep, asyncio.Condition()
     counts: Counter[str] = Counter()
 
     async def looked(self):
         await look(self)
         async with looks:
-            counts[self._me.name] += 1
+            counts[self._identity.name] += 1
             looks.notify_all()
 
-    monkeypatch.setattr(Membership, "_look_at_peers", looked)
+    monkeypatch.setattr(Membership, "_sweep", looked)
 
     async def wait(name):
         async with looks:

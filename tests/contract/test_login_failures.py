@@ -8,7 +8,7 @@ import pytest
 
 from gateway.core.audit_event import Via
 from gateway.services import login_failures
-from gateway.services.login_failures import MAX_A_MINUTE, LoginFailures, Why
+from gateway.services.login_failures import MAX_A_MINUTE, FailureReason, LoginFailures
 from gateway.store.engine import StoreUnavailable
 from tests.contract.domain import NOW, Between, log, minutes, soon
 from tests.support.ice import until
@@ -25,7 +25,7 @@ class Node:
 
     def fails(self, user="alice", address="192.0.2.7", times=1) -> None:
         for _ in range(times):
-            self.failures.note(Why.WRONG_PASSWORD, address, user)
+            self.failures.note(FailureReason.WRONG_PASSWORD, address, user)
 
     async def events(self):
         """What was written since this was last asked."""

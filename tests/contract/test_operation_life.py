@@ -47,7 +47,7 @@ from gateway.node.log_follower import LogFollower
 from gateway.node.progress import ProgressWriter
 from gateway.node.session import Session
 from gateway.node.waiters import Waiters
-from gateway.services.operation_requests import OperationService, Wanted
+from gateway.services.operation_requests import OperationRequest, OperationService
 from gateway.services.provisioning import Provisioning
 from gateway.store import ices
 from gateway.store.engine import StoreUnavailable
@@ -164,7 +164,7 @@ class Gateway:
             clock=world.clock,
             kept_bytes=KEPT_BYTES,
         )
-        self.clerk = OperationExpiry(self.engine, world.clock, 0, self.dispatch.ended)
+        self.clerk = OperationExpiry(self.engine, world.clock, 0, self.dispatch.expired)
         self.desk = OperationService(engine=self.engine, clock=world.clock, kept_bytes=KEPT_BYTES)
         self.provisioning = Provisioning(
             engine=self.engine,
@@ -200,7 +200,7 @@ class Gateway:
         session.transport = line
         self.hub.promote(self.hub.expect(ice.ice_name, ice.generation), session)
         session.transport.send(session.welcome(25.0))
-        self.dispatch.opened(session)
+        self.dispatch.wake(session.ice_name)
 
     # What a session observes goes where the endpoint sends it.
     def greeted(self, session):
@@ -217,7 +217,7 @@ class Gateway:
 
     def ended(self, session, code):
         self.hub.remove(session)
-        self.dispatch.closed(session)
+        self.dispatch.wake(session.ice_name)
 
     def end(self):
         """Nothing of it moves any more."""
@@ -405,7 +405,7 @@ class World(RuleBasedStateMachine):
                 await asyncio.sleep(0)
             before = self.gateway.tail.position
             if self.alive:
-                await self.gateway.tail._look()
+                await self.gateway.tail._poll()
             if self.gateway.tail.position == before:
                 return
 
@@ -445,7 +445,7 @@ class World(RuleBasedStateMachine):
         self.requested += 1
         later = 60 if kind is OperationKind.SCHEDULE else 0
         at = self.clock()
-        wanted = Wanted(
+        wanted = OperationRequest(
             kind,
             b"{}",
             at + timedelta(seconds=later) if later else None,
@@ -478,7 +478,7 @@ class World(RuleBasedStateMachine):
             )
             ice = new
         self._hang_up()
-        await self.gateway.tail._look()
+        await self.gateway.tail._poll()
         self.client.line = Line(self)
         self.gateway.admit(ice, self.client.line)
         await self.settle()

@@ -99,7 +99,7 @@ async def test_no_event_is_skipped_however_commits_interleave(database_url, engi
             asyncio.gather(*(writes(node, f"n{n}") for n, node in enumerate(nodes))),
             "the end of all writing",
         )
-    await soon(tail.reached(181), "the end of the log")
+    await soon(tail.wait_for_event(181), "the end of the log")
     task.cancel()
     assert seen == list(range(2, 182))
     entries = await Events(engine.fetch).after(0, 1000)

@@ -8,7 +8,7 @@ import pytest
 
 from client.protocol import Hello
 from gateway.node import presence as presence_module
-from gateway.node.presence import Change, Presence
+from gateway.node.presence import ConnectionChange, Presence
 from gateway.node.session import Session
 from gateway.store import sessions
 from gateway.store.engine import OutcomeUnknown
@@ -35,13 +35,13 @@ class Node:
         self.between = Between(engine)
         self.now = NOW
         self.presence = Presence(self.between, "node-a", lambda: self.now)
-        self.news: list[Change] = []
+        self.news: list[ConnectionChange] = []
         self.refusals: list[Happening] = []
         self.told = asyncio.Event()
-        self.silence = self.presence.listen(self._hear)
+        self.silence = self.presence.subscribe(self._hear)
 
     def _hear(self, news) -> None:
-        (self.news if isinstance(news, Change) else self.refusals).append(news)
+        (self.news if isinstance(news, ConnectionChange) else self.refusals).append(news)
         self.told.set()
 
     def session(self, session_id="s1") -> Session:

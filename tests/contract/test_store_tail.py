@@ -46,7 +46,7 @@ class Follower:
             assert task.cancelled(), f"the tail was expected to go on, but {task}"
 
     async def reached(self, seq):
-        await soon(self.tail.reached(seq), f"event {seq} applied")
+        await soon(self.tail.wait_for_event(seq), f"event {seq} applied")
 
     async def loses_its_store(self):
         """Return once the tail has noticed."""
@@ -91,8 +91,8 @@ async def test_more_than_a_batch_is_applied_at_once(engine, follower, monkeypatc
 async def test_waiters_wake_when_their_event_has_been_applied(engine, follower):
     async with follower.running():
         await follower.reached(1)  # alice's: it was there before
-        next_ones = [asyncio.create_task(follower.tail.reached(seq)) for seq in (2, 2, 3)]
-        impatient = asyncio.create_task(follower.tail.reached(2))
+        next_ones = [asyncio.create_task(follower.tail.wait_for_event(seq)) for seq in (2, 2, 3)]
+        impatient = asyncio.create_task(follower.tail.wait_for_event(2))
         await asyncio.wait([impatient], timeout=0)
         impatient.cancel()
         await append(engine, an_event())
@@ -155,8 +155,8 @@ async def test_whoever_waits_in_vain_is_forgotten(follower):
         for _ in range(3):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(0):
-                    await follower.tail.reached(99)
-        assert follower.tail._waiters == [], "memory must not grow with what never happens"
+                    await follower.tail.wait_for_event(99)
+        assert not follower.tail._waiters, "memory must not grow with what never happens"
 
 
 # --- another log than the one that was followed --------------------------------------------------
@@ -191,7 +191,7 @@ async def test_a_log_that_is_not_the_one_that_was_followed_is_condemned(
         await follower.reached(3)
         await rewrite(engine, statement)
         await soon(follower._until(lambda: not follower.tail.current), "notice of another log")
-        assert "event 3 is missing or another" in follower.tail.fault
+        assert "event 3 is missing or different" in follower.tail.fault
         assert follower.tail.fault in follower.between.condemned
         assert "start it again" in follower.tail.fault
 
@@ -222,7 +222,7 @@ async def test_what_was_pruned_before_it_was_read_is_made_up_for(engine, followe
     await follower.tail.start()
     await append(engine, an_event("deregister"), an_event("prune"))
     await rewrite(engine, "DELETE FROM ice_events WHERE seq < 3")
-    await follower.tail._look()
+    await follower.tail._poll()
     assert follower.did == ["compare", 3, "compare"]
     assert follower.tail.current
 

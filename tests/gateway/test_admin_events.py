@@ -341,7 +341,9 @@ async def test_reader_of_a_log_that_was_restored_meanwhile_is_told(tmp_path):
 
 async def test_stream_that_is_open_while_the_log_is_replaced_is_reset(running, monkeypatch):
     monkeypatch.setattr("gateway.admin.api.events._AUTHENTICATE_EVERY", 0.02)
-    monkeypatch.setattr(LogFollower, "_recognise", lambda *_: None)  # it would end the stream first
+    monkeypatch.setattr(
+        LogFollower, "_check_continuity", lambda *_: None
+    )  # it would end the stream first
     await running.provision()
     *_, before, end = await heads(running)
     async with streaming(running.admin, before) as reader:

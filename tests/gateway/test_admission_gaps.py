@@ -196,7 +196,7 @@ async def test_an_event_that_the_tail_has_not_seen_yet_drops_what_was_admitted(
     await (await ice.connect()).close()
     held = hold(("look-up", True))
     handshake = await held_handshake(ice, held)
-    tail = Gap(monkeypatch, running.gateway.node.log, "_catch_up", after=False)
+    tail = Gap(monkeypatch, running.gateway.node.log, "_read_new", after=False)
     action = asyncio.ensure_future(running.act("lab-1", "deregister"))
     await tail.open()
     held.let_go()
@@ -216,7 +216,7 @@ async def test_a_row_read_long_ago_is_read_again(running, hold, monkeypatch):
     await (await ice.connect()).close()
     held = hold(("look-up", True))
     handshake = await held_handshake(ice, held)
-    monkeypatch.setattr(running.gateway.node.log, "_catch_up", asyncio.Event().wait)
+    monkeypatch.setattr(running.gateway.node.log, "_read_new", asyncio.Event().wait)
     async with open_sqlite(running.gateway.settings.database_path) as engine:
         elsewhere = Provisioning(
             engine=engine,
@@ -238,7 +238,7 @@ async def test_a_late_event_spares_the_reregistered_session(running, monkeypatch
     """A tail that lags behind closes what is older than its event, not what has come since."""
     ice = await running.provision()
     old = await ice.connect()
-    tail = Gap(monkeypatch, running.gateway.node.log, "_catch_up", after=False)
+    tail = Gap(monkeypatch, running.gateway.node.log, "_read_new", after=False)
     action = asyncio.ensure_future(running.admin.post("/ices/lab-1/reregister"))
     await tail.open()
     await running.eventually("/ices/lab-1", lambda answer: answer.json["status"] == "provisioned")
@@ -285,7 +285,7 @@ async def test_an_admission_while_the_log_is_lost_is_held_to_the_table(running, 
     held = hold(("look-up", True))
     handshake = await held_handshake(ice, held)
     tail = running.gateway.node.log
-    tail.fault, tail._cut_off = "the disk is gone", True
+    tail.fault, tail._interrupted = "the disk is gone", True
     comparing = Gap(monkeypatch, tail, "_compare", after=True)
     await comparing.open()
     held.let_go()

@@ -235,7 +235,7 @@ def test_password_is_read_from_stdin_and_kept_as_a_hash(cli):
     [[second]] = cli.sql("SELECT password_hash FROM users")
     assert argon2.PasswordHasher().verify(second, other)
 
-    expect_refused(cli.at(*add, input=PASSWORD), "there is a user bob already")
+    expect_refused(cli.at(*add, input=PASSWORD), "the user bob already exists")
 
 
 def test_new_password_ends_all_logins(cli):

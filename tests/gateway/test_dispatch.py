@@ -14,7 +14,7 @@ from client.protocol import OperationKind
 from gateway.cli.common import open_context
 from gateway.core.times import utc_now
 from gateway.node import dispatcher
-from gateway.services.operation_requests import OperationService, Wanted
+from gateway.services.operation_requests import OperationRequest, OperationService
 from gateway.store import operations
 from gateway.store.engine import OutcomeUnknown, StoreUnavailable
 from gateway.store.ices import Ices
@@ -243,7 +243,7 @@ async def test_a_flood_of_finishes_ends_the_session_and_nothing_is_lost(running,
         return await write(unit)
 
     monkeypatch.setattr(running.gateway.engine, "write", holding)
-    for number in range(dispatcher.MAX_IN_HAND + 1):
+    for number in range(dispatcher.MAX_PENDING_FINISHES + 1):
         connection.send({**message, "id": number})
     await connection.expect_dropped(1008)
     held.set()
@@ -441,7 +441,7 @@ async def test_what_ices_cause_keeps_no_read_of_a_person_waiting(running, reads)
     [go] = reads
     for number in range(6):
         await greeted(await running.provision(f"lab-{number}"), "invented")
-    assert len(reads) - 1 == dispatcher.READS
+    assert len(reads) - 1 == dispatcher.MAX_READS
     assert len((await running.admin.get("/ices")).json["items"]) == 6
     assert (await running.admin.get("/operations")).json["items"] == []
     go.set()
@@ -479,13 +479,13 @@ async def test_one_answer_to_an_operation_counts(running, monkeypatch):
     operation = await asked(running.admin)
     await expect_run(ice)
     begun = []
-    accept_soon = running.gateway.node.dispatcher._accept_soon
+    accept_soon = running.gateway.node.dispatcher._accept_later
 
     def counted(session, operation_id):
         begun.append(operation_id)
         return accept_soon(session, operation_id)
 
-    monkeypatch.setattr(running.gateway.node.dispatcher, "_accept_soon", counted)
+    monkeypatch.setattr(running.gateway.node.dispatcher, "_accept_later", counted)
     for _ in range(100):
         accept(ice, operation)
     await ice.round_trip()
@@ -708,7 +708,7 @@ async def test_a_finish_is_answered_once_the_store_is_back(running, monkeypatch)
 async def test_an_ice_that_does_not_answer_for_what_was_cancelled_gets_the_next_after_a_while(
     running, monkeypatch
 ):
-    monkeypatch.setattr(dispatcher, "GRACE", 0.05)
+    monkeypatch.setattr(dispatcher, "CANCEL_GRACE", 0.05)
     ice = await connected(running)
     operation, following = await asked(running.admin), await asked(running.admin)
     await take(ice)
@@ -740,7 +740,9 @@ async def test_a_command_requests_and_cancels_beside_the_gateway(running):
     async with open_context(running.gateway.settings) as beside:
         asking = OperationService(engine=beside.engine, clock=utc_now, kept_bytes=1_000_000)
         entry = (await Ices(beside.engine).find("lab-1")).ice
-        made = await asking.request(beside.actor, entry, Wanted(OperationKind.EXECUTE, b"{}"))
+        made = await asking.request(
+            beside.actor, entry, OperationRequest(OperationKind.EXECUTE, b"{}")
+        )
         assert await take(ice) == made.id
         await in_state(running, made.id, "running")
         await asking.cancel(beside.actor, made.id)

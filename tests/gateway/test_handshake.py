@@ -20,7 +20,7 @@ from gateway.core.replay import Nonces
 from gateway.core.times import utc_now
 from gateway.core.tokens import Key as SealingKey
 from gateway.core.tokens import KeyRing
-from gateway.node.node import State
+from gateway.node.node import NodeState
 from gateway.store.key_file import KeyStore
 from tests.support.clock import StandingClock
 from tests.support.harness import harness
@@ -242,7 +242,7 @@ async def bad_handshake(case):
 
 
 async def draining(case):
-    case.monkeypatch.setattr(case.running.gateway.node, "state", State.DRAINING)
+    case.monkeypatch.setattr(case.running.gateway.node, "state", NodeState.DRAINING)
 
 
 async def overloaded(case):

@@ -148,7 +148,7 @@ async def test_the_same_key_is_the_same_operation(running):
         (("lab-1", "--kind", "schedule", "--run-at", "2001-01-01T00:00:00Z"), 1, "is past"),
         (("lab-1", "--kind", "execute", "--deadline", "2001-01-01T00:00:00Z"), 1, "is past"),
         (("lab-1", "--kind", "execute", "--idempotency-key", ""), 1, "idempotency_key"),
-        (("build-7", "--kind", "scrape"), 1, "a ci-cd ICE is sent"),
+        (("build-7", "--kind", "scrape"), 1, "a ci-cd ICE accepts only"),
         (("new-1", "--kind", "execute"), 1, "only a registered ICE"),
     ],
 )

@@ -125,11 +125,11 @@ async def test_what_the_ice_may_not_be_sent_is_said_in_the_form(running, root):
     await connected(running, "lab-1", "ci-cd")
     answer = await run(root, kind="scrape")
     assert answer.status == 409
-    assert "A ci-cd ICE is sent remote-execute, schedule alone" in said(answer)
+    assert "A ci-cd ICE accepts only remote-execute and schedule" in said(answer)
     await running.act("lab-1", "deregister")
     answer = await run(root, kind="remote-execute")
     assert answer.status == 409
-    assert "only a registered ICE is sent work" in said(answer)
+    assert "only a registered ICE gets operations" in said(answer)
     assert "Run an operation" not in said(await root.get(HERE))
     assert await requested(running) == []
 

@@ -244,7 +244,7 @@ async def test_only_a_registered_ice_is_sent_work(running):
 async def test_a_kind_that_the_type_does_not_allow_is_refused_for_everyone(running):
     await connected(running, "build-7", "ci-cd")
     refusal = expect_refused(await ask(running.admin, "build-7", "scrape"), 409, "kind-not-allowed")
-    assert "remote-execute, schedule" in refusal["detail"]
+    assert "remote-execute and schedule" in refusal["detail"]
     assert (await running.admin.get("/operations")).json["items"] == []
 
 

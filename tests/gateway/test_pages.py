@@ -781,7 +781,7 @@ async def test_members_are_offered_nobody(running, browse):
 @pytest.mark.parametrize(
     ("fields", "status", "field", "sentence"),
     [
-        ({"name": "ALICE", "role": "member"}, 409, "user_name", "There is a user ALICE already"),
+        ({"name": "ALICE", "role": "member"}, 409, "user_name", "The user ALICE already exists"),
         ({"name": "", "role": "member"}, 422, "user_name", "1 to 128 printable"),
         ({"name": "x" * 129, "role": "member"}, 422, "user_name", "1 to 128 printable"),
         ({"name": "a\nb", "role": "member"}, 422, "user_name", "1 to 128 printable"),

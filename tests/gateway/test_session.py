@@ -430,7 +430,7 @@ async def test_a_peer_that_never_answers_the_close_frame_is_aborted(
 
 
 async def test_the_drain(running, monkeypatch):
-    monkeypatch.setattr("gateway.node.node.SPREAD", 4)
+    monkeypatch.setattr("gateway.node.node.RETURNS_PER_SECOND", 4)
     ices = [await running.provision(f"lab-{number}") for number in range(12)]
     connections = [await ice.connect() for ice in ices]
     silent = connections[0]

@@ -113,14 +113,14 @@ def _forget_what_was_accepted() -> None:
 
 
 def _answer_before_the_commit() -> None:
-    finish = dispatcher.Dispatcher._finish
+    finish = dispatcher.Dispatcher._record_finish
 
     async def early(self: Any, session: Any, request: Any, told: Any) -> None:
         session.answer(request, None)
         await asyncio.sleep(0.2)
         await finish(self, session, request, told)
 
-    dispatcher.Dispatcher._finish = early  # type: ignore[method-assign]
+    dispatcher.Dispatcher._record_finish = early  # type: ignore[method-assign]
 
 
 MUTATIONS: dict[str, Callable[[], None]] = {

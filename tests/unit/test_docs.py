@@ -18,7 +18,7 @@ from gateway.admin.pages.login import MAX_FORM
 from gateway.admin.pages.operations import MAX_FORM as MAX_OPERATION_FORM
 from gateway.core.operation import MAX_KEPT
 from gateway.node import progress
-from gateway.node.dispatcher import MAX_IN_HAND
+from gateway.node.dispatcher import MAX_PENDING_FINISHES
 from gateway.runtime import logs, standard_streams
 from gateway.runtime.setting_types import MAX_HOSTS
 from gateway.services.login_failures import MAX_A_MINUTE
@@ -165,7 +165,7 @@ def test_limits_are_those_that_hold():
             "params, results, errors and progress kept for an ICE": (
                 f"`operations.kept_bytes`, of {MAX_KEPT:,} operations"
             ),
-            "an ICE's finishes that are not yet written": f"{MAX_IN_HAND}",
+            "an ICE's finishes that are not yet written": f"{MAX_PENDING_FINISHES}",
             "events of failed logins": f"1 a minute of a user, {MAX_A_MINUTE} of all users",
             "a password": f"{MIN_LENGTH} characters or more, at most {MAX_BYTES:,} bytes",
             "an ICE's progress": (

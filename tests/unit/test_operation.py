@@ -215,5 +215,7 @@ def test_why_an_ice_is_to_stop(state, code, told):
 
 
 def test_the_codes_are_those_with_which_work_is_ended():
-    assert {code_of(error) for error in provisioning._ENDS_WORK.values()} == ENDED_REGISTRATION
-    assert code_of(expiry.TOO_LATE) == OperationError.DEADLINE
+    assert {
+        code_of(error) for error in provisioning._CANCELS_OPERATIONS.values()
+    } == ENDED_REGISTRATION
+    assert code_of(expiry.DEADLINE_ERROR) == OperationError.DEADLINE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.core.secret import Secret
-from gateway.services.passwords import fits
+from gateway.services.passwords import is_acceptable
 
 SNOWMAN = "\N{SNOWMAN}"  # three bytes
 
@@ -26,4 +26,4 @@ SNOWMAN = "\N{SNOWMAN}"  # three bytes
     ],
 )
 def test_a_password_has_enough_characters_and_not_too_many_bytes(password, does):
-    assert fits(Secret(password)) is does
+    assert is_acceptable(Secret(password)) is does

@@ -71,7 +71,7 @@ async def test_a_fault_is_said_when_it_begins_and_when_it_ends(looking, said):
 
 
 async def test_a_store_that_nobody_uses_is_tried_now_and_then(looking, monkeypatch):
-    monkeypatch.setattr(health, "IDLE", 5)
+    monkeypatch.setattr(health, "PROBE_EVERY", 5)
     store = Store()
     await looking(Health(store, {}), 20)
     assert store.tried == 4
@@ -88,12 +88,12 @@ def test_faults_are_told_by_what_is_needed():
         Store(),
         {
             "store": HealthCheck(lambda: None),
-            "keys": HealthCheck(lambda: "no file", needed=False),
+            "keys": HealthCheck(lambda: "no file", required=False),
             "handles": HealthCheck(lambda: "too few"),
         },
     )
     assert looked.faults() == {"keys": "no file", "handles": "too few"}
-    assert looked.faults(needed=True) == {"handles": "too few"}
+    assert looked.faults(required_only=True) == {"handles": "too few"}
 
 
 # --- file handles --------------------------------------------------------------------------------

@@ -107,7 +107,7 @@ async def _send_all(
                 return
         if not known:
             position = await context.events.end()
-            reset = schemas.Reset(position.seq)
+            reset = schemas.ResetDocument(position.seq)
             await send_document(response, reset, event="reset", id=str(position))
         for entry in entries:
             position = Position.behind(entry)
@@ -125,10 +125,10 @@ async def _send_all(
 
 async def _send_news(response: EventSourceResponse, news: News) -> None:
     if isinstance(news, Happening):
-        await send_document(response, schemas.refused(news), event="refused")
+        await send_document(response, schemas.refused_document(news), event="refused")
     else:
         await send_document(
-            response, schemas.presence(news.ice_name, news.connection), event="presence"
+            response, schemas.presence_document(news.ice_name, news.connection), event="presence"
         )
 
 

@@ -34,7 +34,7 @@ from gateway.core.ice import Ice, IceType, Status, fold
 from gateway.core.problems import NAME_IS_FINAL, Problem, problem
 from gateway.core.roles import Caller, Need
 from gateway.services import schemas
-from gateway.services.provisioning import MAX_BULK, Done, Expected, Issued, check_new
+from gateway.services.provisioning import MAX_BULK, Done, Expected, Issued, validate_new
 from gateway.store.ices import IceFilter, Listed
 from gateway.web.responses import json_response, problem_response
 
@@ -111,7 +111,7 @@ def routes() -> list[web.RouteDef]:
 async def _new_ice(request: web.Request) -> tuple[NewIce]:
     new = await body_as(request, NewIce)
     # The user is looked up only after the caller's right is checked: others must not learn who exists.
-    unwrap(check_new(new.ice_name, new.ice_type, new.provisionedto))
+    unwrap(validate_new(new.ice_name, new.ice_type, new.provisionedto))
     return (new,)
 
 

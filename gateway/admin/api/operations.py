@@ -33,7 +33,7 @@ from gateway.core.operation import Operation, State
 from gateway.core.problems import invalid, problem
 from gateway.core.roles import Need
 from gateway.services import schemas
-from gateway.services.operation_requests import Wanted
+from gateway.services.operation_requests import OperationRequest
 from gateway.store.engine import StoreUnavailable
 from gateway.store.ices import Listed
 from gateway.store.operations import OperationFilter
@@ -98,7 +98,9 @@ def routes() -> list[web.RouteDef]:
 async def _wanted(request: web.Request) -> tuple[float, Operation]:
     wait = RequestQuery.of(request).wait
     new = await body_as(request, NewOperation)
-    wanted = Wanted(new.kind, bytes(new.params), new.run_at, new.deadline, new.idempotency_key)
+    wanted = OperationRequest(
+        new.kind, bytes(new.params), new.run_at, new.deadline, new.idempotency_key
+    )
     name = request.match_info["ice_name"]
     return wait, unwrap(
         await admin_context(request).services.operations.prepare(actor(request), name, wanted)
@@ -126,7 +128,7 @@ async def create(
 async def _wait_for_end(context: AdminContext, operation: Operation, wait: float) -> Operation:
     """The operation once it has finished, or as it is after `wait` seconds."""
     with (
-        context.node.waiters.on(operation.ice_name, operation.id, end_only=True) as changed,
+        context.node.waiters.watch(operation.ice_name, operation.id, end_only=True) as changed,
         contextlib.suppress(TimeoutError, StoreUnavailable),
     ):
         async with asyncio.timeout(wait):
@@ -225,7 +227,7 @@ async def _send_all(
     context = admin_context(request)
     state: State | None = None
     progress: bytes | None = None
-    with context.node.waiters.on(operation.ice_name, operation.id) as changed:
+    with context.node.waiters.watch(operation.ice_name, operation.id) as changed:
         while not context.node.waiters.closed and request.transport is not None:
             changed.clear()
             caller = await authenticate(request, used=False)

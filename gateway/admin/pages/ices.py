@@ -28,7 +28,7 @@ from gateway.core.codes import AuditAction
 from gateway.core.ice import Action, Ice, IceType, Status, actions_from, valid_name
 from gateway.core.problems import Problem, invalid, problem
 from gateway.core.roles import Need
-from gateway.services.provisioning import MAX_BULK, BulkDone, Done, Issued, Outcome
+from gateway.services.provisioning import MAX_BULK, BulkDone, BulkOutcome, Done, Issued
 from gateway.store.ices import ORDERS, Listed, Order
 from gateway.web.responses import RequestRefused
 
@@ -256,7 +256,7 @@ async def bulk(request: web.Request) -> web.StreamResponse:
     return render(request, "bulk_done.html", context, trigger={CHANGED: {}})
 
 
-def _result(outcome: Outcome, done: BulkDone) -> dict[str, Any]:
+def _result(outcome: BulkOutcome, done: BulkDone) -> dict[str, Any]:
     drops = [drop for drop in done.dropped if drop.ice_name == outcome.ice_name]
     return {"name": outcome.ice_name, "problem": outcome.problem, "drops": drops}
 

@@ -53,19 +53,19 @@ async def log_in(request: web.Request) -> web.StreamResponse:
     name, password = fields.get("name", ""), Secret(fields.get("password", ""))
     context = admin_context(request)
     address = client_address(request, context.trusted_proxies)
-    verdict = await context.services.logins.log_in(name, password, address)
-    if isinstance(verdict, NotLoggedIn):
-        if not verdict.wait:
+    outcome = await context.services.logins.log_in(name, password, address)
+    if isinstance(outcome, NotLoggedIn):
+        if not outcome.wait:
             return await _page(request, "Name or password is wrong.", name, 401)
-        minutes = math.ceil(verdict.wait / 60)
+        minutes = math.ceil(outcome.wait / 60)
         fault = f"Too many failed attempts. Try again in {minutes} minute{'s' * (minutes != 1)}."
         response = await _page(request, fault, name, 429)
-        response.headers["Retry-After"] = str(math.ceil(verdict.wait))
+        response.headers["Retry-After"] = str(math.ceil(outcome.wait))
         return response
     response = web.HTTPSeeOther(root(request))
     response.set_cookie(
         cookie_name(request),
-        verdict.cookie.reveal(),
+        outcome.reveal(),
         httponly=True,
         samesite="Strict",
         secure=is_secure(request),

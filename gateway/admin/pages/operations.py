@@ -24,7 +24,7 @@ from gateway.core.operation import Operation, State
 from gateway.core.problems import Problem, invalid, problem
 from gateway.core.roles import Need
 from gateway.core.text import pretty
-from gateway.services.operation_requests import Wanted
+from gateway.services.operation_requests import OperationRequest
 from gateway.services.schemas import progress_document
 from gateway.store.ices import Listed
 from gateway.store.operations import OperationFilter
@@ -102,7 +102,7 @@ async def run(request: web.Request, listed: Listed) -> web.StreamResponse:
     return notice(request, "Operation requested", sentence, changed=CHANGED, status=202)
 
 
-def _wanted(fields: dict[str, str]) -> Wanted:
+def _wanted(fields: dict[str, str]) -> OperationRequest:
     """The operation that the form asks for. Raises `RequestRefused`."""
     params = fields.get("params", "").strip().encode() or b"{}"
     try:
@@ -116,7 +116,7 @@ def _wanted(fields: dict[str, str]) -> Wanted:
     # The same form sent again, after a lost answer, is the same operation; an edited form is another.
     content = msgspec.json.encode([fields.get("nonce", ""), *given.items()]) + params
     key = hashlib.sha256(content).hexdigest()
-    return Wanted(new.kind, params, new.run_at, new.deadline, key)
+    return OperationRequest(new.kind, params, new.run_at, new.deadline, key)
 
 
 async def show(request: web.Request, _: Listed, operation: Operation) -> web.StreamResponse:

@@ -28,7 +28,7 @@ class Log:
 
     position = 1
 
-    async def reached(self, seq):
+    async def wait_for_event(self, seq):
         if seq > self.position:
             await asyncio.Event().wait()
 
@@ -66,7 +66,7 @@ class Nodes:
 class Stage:
     """This node's part, and its collaborators."""
 
-    def __init__(self, others=None, now=LATER, patience=5.0):
+    def __init__(self, others=None, now=LATER, timeout=5.0):
         self.hub, self.log, self.observed = Hub(), Log(), []
         self.revocations = Revocations(
             self.hub,
@@ -74,8 +74,8 @@ class Stage:
             node="node-1",
             clock=lambda: now,
             observe=self.observed.append,
-            others=None if others is None else Acknowledgements(others, lambda: now),
-            patience=patience,
+            acknowledgements=None if others is None else Acknowledgements(others, lambda: now),
+            timeout=timeout,
         )
 
     def apply(self, *seqs):
@@ -105,7 +105,7 @@ async def test_an_action_is_told_what_its_events_ended_and_nothing_else():
 
 
 async def test_a_node_that_lags_behind_is_named():
-    stage = Stage(patience=0)
+    stage = Stage(timeout=0)
     stage.apply(1)
     assert await stage.confirm(1, 2) == Confirmation([drop(1)], ["node-1"])
 
@@ -138,7 +138,7 @@ async def test_other_nodes_are_waited_for_and_what_they_dropped_is_told():
 
 
 async def test_a_node_that_does_not_confirm_is_named():
-    stage = Stage(Nodes(late=["node-3"] * 1000), patience=0.05)
+    stage = Stage(Nodes(late=["node-3"] * 1000), timeout=0.05)
     assert await stage.confirm(1) == Confirmation([], ["node-3"])
 
 
@@ -149,7 +149,7 @@ async def test_without_its_store_nobody_is_said_to_have_confirmed():
 
 async def test_who_is_late_itself_does_not_speak_for_the_others():
     """The others are asked once at the least, although no time is left."""
-    stage = Stage(Nodes(late=["node-3"] * 1000), patience=0.01)
+    stage = Stage(Nodes(late=["node-3"] * 1000), timeout=0.01)
     stage.log.position = 0
     assert (await stage.confirm(1)).unconfirmed == ["node-1", "node-3"]
 
