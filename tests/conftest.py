@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import structlog
 
@@ -15,6 +16,10 @@ from tests.support.postgres import Postgres, postgres
 
 # Not `sys.stdout` of the moment, which may be the captured one of a command that a test runs meanwhile.
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.__stderr__))
+
+# How long an example takes is the machine's affair.
+hypothesis.settings.register_profile("ice-gateway", deadline=None)
+hypothesis.settings.load_profile("ice-gateway")
 
 MEMORY = Path("/dev/shm")  # noqa: S108 - each test makes a folder of its own there
 """A file system in memory: most tests make a database, and would mostly wait for the disk."""
