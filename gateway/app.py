@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import structlog
-from aiohttp import web
 
 from client.protocol import PATH
 from gateway.admin import AdminContext, api_app, pages_app
@@ -21,8 +20,8 @@ from gateway.core.times import Clock, utc_now
 from gateway.node.membership import new_identity
 from gateway.node.node import Node, State
 from gateway.runtime.eventloop import calm, cannot_listen, ended, supervise
-from gateway.runtime.settings import BadSetting, Settings
-from gateway.runtime.sockets import listening, place
+from gateway.runtime.settings import Settings
+from gateway.runtime.sockets import listening
 from gateway.runtime.tls import Tls
 from gateway.services.services import Services
 from gateway.store.engine import Engine
@@ -36,21 +35,21 @@ from gateway.web.ice_endpoint import IceEndpoint
 from gateway.web.load_shedding import LoadShedding
 from gateway.web.metrics import Metrics
 from gateway.web.probes import Probes
-from gateway.web.responses import MAX_BODY
+from gateway.web.routes import application
 from gateway.web.server import Runner
 from gateway.web.websocket import CLOSE_TIMEOUT
 
 LINGER: Final = 0.5
-"""Seconds for which a gateway that stops still answers handshakes, with `draining`; see `run_gateway`."""
+"""Seconds for which a stopping gateway still answers handshakes, with `draining`; see `run_gateway`."""
 _FINISH: Final = 3.0
-"""Seconds for the requests in hand to finish after a SIGTERM; aiohttp waits twice as long for some."""
+"""Seconds for open requests to finish after a SIGTERM; aiohttp waits twice as long for some."""
 
 _log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """A gateway that runs; `failed` is done with an error if a part of it died."""
+    """A running gateway; `failed` gets an error when one of its parts dies."""
 
     settings: Settings
     engine: Engine
@@ -61,18 +60,6 @@ class Gateway:
     tls: Tls | None
     failed: asyncio.Future[None]
 
-    def reload(self) -> None:
-        """Read certificate and key again; where they cannot be used the old ones stay."""
-        if self.tls is None:
-            _log.info("nothing to read again: this gateway speaks no TLS")
-            return
-        try:
-            self.tls.renew()
-        except BadSetting as error:
-            _log.error("the certificate is not renewed, the old one stays", reason=str(error))
-        else:
-            _log.info("the certificate is renewed")
-
 
 @contextlib.asynccontextmanager
 async def run_gateway(
@@ -82,13 +69,13 @@ async def run_gateway(
     monotonic: Callable[[], float] = time.monotonic,
     linger: float = 0.0,
 ) -> AsyncIterator[Gateway]:
-    """Start a gateway; on leaving it drains and stops.
+    """Start a gateway; drain and stop it on exit.
 
     Args:
-        settings: checked settings; port 0 takes any free one.
-        clock: the present; it may be set at any time.
-        monotonic: seconds that pass, whatever the clock says.
-        linger: seconds for which handshakes are answered `draining` at the least.
+        settings: checked settings; port 0 takes any free port.
+        clock: the present; an operator may set it at any time.
+        monotonic: seconds that pass, unaffected by `clock`.
+        linger: minimum seconds for which a stopping gateway answers handshakes with `draining`.
 
     Raises:
         BadSetting, StoreRefused, StoreUnavailable, KeyFileUnusable: it cannot start; the text says
@@ -108,7 +95,7 @@ async def run_gateway(
             settings,
             engine=engine,
             keys=keys,
-            identity=new_identity(name, _shown_url(settings)),
+            identity=new_identity(name, settings.shown_url),
             meters=metrics,
             clock=clock,
             monotonic=monotonic,
@@ -155,8 +142,12 @@ async def run_gateway(
             registration_ttl=settings.tokens_registration_ttl,
             cluster=engine.shared,
         )
-        probes = Probes(node.health, lambda: node.state is State.DRAINING)
-        app = _application(settings, endpoint, admin, probes)
+        app = application(
+            settings.prefixes,
+            endpoint.handle,
+            Probes(node.health, lambda: node.state is State.DRAINING),
+            lambda: {"/admin/api/v1": api_app(admin), "/admin": pages_app(admin)},
+        )
         runner = Runner(
             app,
             load_shedding,
@@ -185,34 +176,7 @@ async def _load_keys(settings: Settings, engine: Engine) -> KeyStore:
     keys = KeyStore(settings.key_file)
     if not keys.load() and await Ices(engine).any():
         raise KeyFileUnusable(
-            f"the key file {settings.key_file} is missing, and without it no token of the"
-            " provisioned ICEs opens: put it back from a backup"
+            f"the key file {settings.key_file} is missing; without it the gateway cannot open the"
+            " tokens of the provisioned ICEs: restore it from a backup"
         )
     return keys
-
-
-def _shown_url(settings: Settings) -> str:
-    """Where this node is, for people."""
-    urls = settings.server_public_url
-    scheme = "http" if settings.server_tls_certificate is None else "https"
-    return urls[0] if urls else f"{scheme}://{place(settings.server_host[0], settings.server_port)}"
-
-
-def _application(
-    settings: Settings, endpoint: IceEndpoint, admin: AdminContext, probes: Probes
-) -> web.Application:
-    """The paths that the gateway answers, under each prefix, and who answers each."""
-    app = web.Application(client_max_size=MAX_BODY)
-    for prefix in settings.prefixes:
-        app.router.add_get(prefix + PATH, endpoint.handle, allow_head=False)
-        app.router.add_get(f"{prefix}/", _to_the_page)
-        app.router.add_get(f"{prefix}/healthz", probes.alive)
-        app.router.add_get(f"{prefix}/readyz", probes.ready)
-        app.add_subapp(f"{prefix}/admin/api/v1", api_app(admin))
-        app.add_subapp(f"{prefix}/admin", pages_app(admin))
-    return app
-
-
-async def _to_the_page(_: web.Request) -> web.StreamResponse:
-    """A person who types the bare address wants the page; relative, behind whatever proxy."""
-    raise web.HTTPFound("admin/")

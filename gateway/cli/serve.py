@@ -93,6 +93,7 @@ async def _heard(work: Coroutine[Any, Any, None]) -> None:
 
 async def _serve(settings: Settings, *, anybody: bool) -> None:
     from gateway.app import LINGER, run_gateway
+    from gateway.runtime.tls import reload_certificate
 
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - a coroutine that runs has one
@@ -100,7 +101,7 @@ async def _serve(settings: Settings, *, anybody: bool) -> None:
     try:
         async with run_gateway(settings, linger=LINGER) as gateway:
             stop = _stopped()
-            _on_hang_up(gateway.reload)
+            _on_hang_up(functools.partial(reload_certificate, gateway.tls))
             _tell(settings, gateway.url, gateway.engine.name, anybody=anybody)
             if gateway.node.restore_hold.reason is not None:
                 click.echo(f"ice-gateway: {gateway.node.restore_hold.reason}", err=True)

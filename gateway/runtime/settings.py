@@ -33,6 +33,7 @@ from gateway.runtime.setting_types import (
     positive_duration,
     public_urls,
 )
+from gateway.runtime.sockets import place
 
 ENV_PREFIX: Final = "ICE_GATEWAY_"
 
@@ -181,6 +182,14 @@ class Settings:
     def database_shown(self) -> str:
         """`database_url` without its password."""
         return self.database_url if file_of(self.database_url) else shown(self.database_url)
+
+    @property
+    def shown_url(self) -> str:
+        """The URL of this gateway, for people: the first public one, else the address it listens on."""
+        if self.server_public_url:
+            return self.server_public_url[0]
+        scheme = "http" if self.server_tls_certificate is None else "https"
+        return f"{scheme}://{place(self.server_host[0], self.server_port)}"
 
     @property
     def key_file(self) -> Path:
