@@ -9,7 +9,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from gateway.core.addresses import Network, parse_network
-from gateway.core.times import LONGEST
+from gateway.core.times import MAX_DURATION
 from gateway.runtime.database_url import FILE, SERVERS, names_server
 
 MAX_HOSTS: Final = 16
@@ -30,7 +30,7 @@ def duration(value: object) -> float:
 def lifetime(value: object) -> float:
     """Seconds, a century at the most, so that they can be added to a date."""
     seconds = duration(value)
-    if seconds > LONGEST:
+    if seconds > MAX_DURATION:
         raise ValueError
     return seconds
 

@@ -22,7 +22,7 @@ import msgspec
 from gateway.core import base64url
 from gateway.core.secret import Secret
 from gateway.core.times import utc_now
-from gateway.core.tokens import Key, KeyRing, Opened, UnknownKey, open_with
+from gateway.core.tokens import Key, KeyRing, OpenedToken, UnknownKey, open_with
 from gateway.runtime.files import own, sync
 
 REREAD_INTERVAL: Final = 1.0
@@ -178,7 +178,7 @@ class KeyStore:
         self._ring = found
         return None
 
-    def open(self, token: Secret) -> Opened | None:
+    def open(self, token: Secret) -> OpenedToken | None:
         """What a genuine token says. An unknown `kid` has the file read again, at most once a second."""
         opened = self._open(token)
         if not isinstance(opened, UnknownKey):
@@ -193,7 +193,7 @@ class KeyStore:
         opened = self._open(token)
         return None if isinstance(opened, UnknownKey) else opened
 
-    def _open(self, token: Secret) -> Opened | UnknownKey | None:
+    def _open(self, token: Secret) -> OpenedToken | UnknownKey | None:
         # Without any key there is still a `kid` worth looking for in the file.
         return open_with({}, token) if self._ring is None else self._ring.open(token)
 

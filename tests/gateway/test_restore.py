@@ -99,7 +99,7 @@ async def test_nobody_is_admitted_until_the_admin_has_confirmed(tmp_path):
     assert found.compared == (str(done.database_aside),)
     assert since == {
         ("ice", "lab-2"): "deregistered",
-        ("ice", "lab-3"): "registered: its token could be registered again, by whoever has it",
+        ("ice", "lab-3"): "registered: its token could be registered again, by anyone who has it",
     }
     async with harness(tmp_path) as running:
         # The ports are others now.
