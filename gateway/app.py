@@ -19,9 +19,14 @@ from gateway.core.text import printable
 from gateway.core.times import Clock, utc_now
 from gateway.node.membership import new_identity
 from gateway.node.node import Node, State
-from gateway.runtime.eventloop import calm, cannot_listen, ended, supervise
+from gateway.runtime.eventloop import (
+    cancel_and_wait,
+    listen_error,
+    supervise,
+    suppress_handle_errors,
+)
 from gateway.runtime.settings import Settings
-from gateway.runtime.sockets import listening
+from gateway.runtime.sockets import open_listeners
 from gateway.runtime.tls import Tls
 from gateway.services.services import Services
 from gateway.store.engine import Engine
@@ -86,7 +91,7 @@ async def run_gateway(
     tls = Tls.of(settings)
     loop = asyncio.get_running_loop()
     async with contextlib.AsyncExitStack() as stack:
-        stack.enter_context(calm(loop))
+        stack.enter_context(suppress_handle_errors(loop))
         name = settings.node_name or printable(socket.gethostname())
         engine = await stack.enter_async_context(open_store(settings.database_url, node=name))
         keys = await _load_keys(settings, engine)
@@ -115,7 +120,7 @@ async def run_gateway(
         failed: asyncio.Future[None] = loop.create_future()
         await stack.enter_async_context(node.running(failed))
         counting = supervise(services.logins.failures.run(), "login failures", failed)
-        stack.push_async_callback(ended, counting)
+        stack.push_async_callback(cancel_and_wait, counting)
         metrics_runner = await metrics.expose(settings.metrics_listen)
         if metrics_runner is not None:
             stack.push_async_callback(metrics_runner.cleanup)
@@ -158,10 +163,10 @@ async def run_gateway(
         )
         stack.push_async_callback(runner.cleanup)
         try:
-            sockets = listening(settings.server_host, settings.server_port)
+            sockets = open_listeners(settings.server_host, settings.server_port)
             await runner.listen_on(sockets, tls.context if tls is not None else None)
         except OSError as error:
-            raise cannot_listen(settings, error) from error
+            raise listen_error(settings, error) from error
         try:
             url = runner.url(tls=tls is not None)
             yield Gateway(settings, engine, node, services, endpoint, url, tls, failed)

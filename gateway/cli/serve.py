@@ -19,8 +19,8 @@ from gateway.core.roles import Role
 from gateway.core.secret import Secret
 from gateway.runtime import eventloop
 from gateway.runtime.settings import Settings
-from gateway.runtime.signals import Act, signals
-from gateway.runtime.sockets import listening
+from gateway.runtime.signals import Callback, signals
+from gateway.runtime.sockets import open_listeners
 from gateway.runtime.standard_streams import coupled, decouple
 
 
@@ -46,7 +46,7 @@ def serve(
 ) -> None:
     """Run the gateway until SIGTERM or Ctrl-C; on SIGHUP it reads its certificate again."""
     # False where `gateway.__main__` has done so, in a process of its own.
-    called = signals.hear()
+    called = signals.install()
     try:
         settings = settings_from(
             config,
@@ -76,7 +76,7 @@ def _run(settings: Settings) -> None:
         settings.check_exposure()
         anybody = _first_admin(settings)
         if not signals.stopping:
-            signals.hear_interrupt()
+            signals.install_interrupt()
             eventloop.run(_heard(_serve(settings, anybody=anybody)))
     except FAULTS as error:
         fail(error)
@@ -105,7 +105,7 @@ async def _serve(settings: Settings, *, anybody: bool) -> None:
             _tell(settings, gateway.url, gateway.engine.name, anybody=anybody)
             if gateway.node.restore_hold.reason is not None:
                 click.echo(f"ice-gateway: {gateway.node.restore_hold.reason}", err=True)
-            eventloop.warm()
+            eventloop.freeze_heap()
             gateway.failed.add_done_callback(lambda _: stop.set())
             await stop.wait()
             if gateway.failed.done():
@@ -117,7 +117,7 @@ async def _serve(settings: Settings, *, anybody: bool) -> None:
     click.echo("ice-gateway stopped")
 
 
-def _soon(act: Callable[[], object]) -> Act:
+def _soon(act: Callable[[], object]) -> Callback:
     """For a signal handler, which runs in between whatever the loop does: have the loop do it."""
     loop = asyncio.get_running_loop()
 
@@ -150,7 +150,7 @@ def _tell(settings: Settings, url: str, database: str, *, anybody: bool) -> None
     """Say what runs, with what, and what is still to be done."""
     click.echo(f"ice-gateway {__version__} serves {url} on {database}")
     click.echo(
-        f"it runs with {eventloop.described()}, for {settings.ice_max_connections:,} ICEs at the most"
+        f"it runs with {eventloop.describe()}, for {settings.ice_max_connections:,} ICEs at the most"
     )
     few = eventloop.too_few_handles(settings.ice_max_connections)
     if few is not None:
@@ -195,10 +195,10 @@ async def _add_admin(settings: Settings, name: str, password: Secret) -> None:
 
 def _check_address(settings: Settings) -> None:
     try:
-        for one in listening(settings.server_host, settings.server_port):
+        for one in open_listeners(settings.server_host, settings.server_port):
             one.close()
     except OSError as error:
-        raise eventloop.cannot_listen(settings, error) from error
+        raise eventloop.listen_error(settings, error) from error
 
 
 @click.command()

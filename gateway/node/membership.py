@@ -163,7 +163,7 @@ class Membership:
         await self._engine.write(unit)
 
     async def _tell_time(self) -> None:
-        self._lease_time.told(await self._nodes.clock(self._lease_time()))
+        self._lease_time.set(await self._nodes.clock(self._lease_time()))
 
     # --- what the rest of the node tells ---------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from gateway.core import base64url
 from gateway.core.secret import Secret
 from gateway.core.times import utc_now
 from gateway.core.tokens import Key, KeyRing, OpenedToken, UnknownKey, open_with
-from gateway.runtime.files import own, sync
+from gateway.runtime.files import copy_owner, sync
 
 REREAD_INTERVAL: Final = 1.0
 """Seconds between readings of the file because of unknown `kid`s, so that garbage costs no I/O."""
@@ -94,7 +94,7 @@ def replace(path: Path, ring: KeyRing) -> None:
     # The file itself, where `path` is a link to it.
     path = path.resolve()
     with _written(path, ring) as name:
-        own(Path(name), path)
+        copy_owner(Path(name), path)
         os.rename(name, path)  # noqa: PTH104 - the name is mkstemp's text
 
 

@@ -16,7 +16,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from gateway import SERVER_NAME
 from gateway.core.problems import problem
-from gateway.runtime.sockets import BACKLOG, QUEUES, listening
+from gateway.runtime.sockets import BACKLOG, QUEUES, open_listeners
 from gateway.web import connection
 from gateway.web.connection import Connection, Gates, Shared
 from gateway.web.load_shedding import LoadShedding
@@ -113,7 +113,7 @@ class _Site(web.TCPSite):
             for bound in self._bound:
                 self._doors.append(await listen(sock=bound))
             self._server = cast("asyncio.Server", self._doors.pop(0))
-        # With more than two addresses they share what `handles.BESIDE` has for two.
+        # With more than two addresses they share what `fd_limits.OVERHEAD` has for two.
         doors = max(1, min(DOORS, 2 * QUEUES * DOORS // len(self._bound)))
         for bound in self._bound:
             for _ in range(doors - 1):
@@ -176,12 +176,12 @@ class Runner(web.AppRunner):
         if tls is None:
             await self._start(host, port, tls)
         else:
-            await self._start(None, None, tls, listening([host], port))
+            await self._start(None, None, tls, open_listeners([host], port))
 
     async def listen_on(
         self, sockets: Sequence[socket.socket], tls: ssl.SSLContext | None = None
     ) -> None:
-        """Begin to serve on sockets that are bound already; see `sockets.listening`."""
+        """Begin to serve on sockets that are bound already; see `sockets.open_listeners`."""
         await self._start(None, None, tls, sockets)
 
     def url(self, *, tls: bool) -> str:

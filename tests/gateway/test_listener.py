@@ -448,7 +448,7 @@ async def test_a_listener_that_cannot_be_made_whole_is_undone(monkeypatch):
     monkeypatch.setattr(server, "DOORS", 8)
     monkeypatch.setattr(os, "dup", dup)
     runner = Runner(web.Application(), shutdown_timeout=0.1)
-    bound = sockets.listening(["127.0.0.1"], 0)
+    bound = sockets.open_listeners(["127.0.0.1"], 0)
     address = bound[0].getsockname()
     with pytest.raises(OSError, match="open files"):
         await runner.listen_on(bound)

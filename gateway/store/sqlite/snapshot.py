@@ -18,7 +18,7 @@ from typing import Final
 from urllib.parse import quote
 
 from gateway.core.times import from_text, to_text
-from gateway.runtime.files import own, sync
+from gateway.runtime.files import copy_owner, sync
 from gateway.store.engine import Row
 from gateway.store.last_seen import cleared
 
@@ -42,7 +42,7 @@ def temporary(target: Path) -> Iterator[Path]:
 
 def put(unfinished: Path, target: Path) -> None:
     """Give a finished file its name, durably and at once; whatever had the name is replaced."""
-    own(unfinished, target)
+    copy_owner(unfinished, target)
     sync(unfinished)
     unfinished.replace(target)
     sync(target.parent)
