@@ -158,7 +158,7 @@ async def run_gateway(
             load_shedding,
             shutdown_timeout=_FINISH,
             keepalive=settings.server_keepalive,
-            gates={prefix + PATH: endpoint.admit for prefix in settings.prefixes}.get,
+            upgrades={prefix + PATH: endpoint.admit for prefix in settings.prefixes}.get,
             headers={} if settings.hsts is None else {"Strict-Transport-Security": settings.hsts},
         )
         stack.push_async_callback(runner.cleanup)
