@@ -44,7 +44,7 @@ def route(
         finds: what the path names, as this caller sees it: raises 404. The first is the ICE (`Listed`).
         options: those of aiohttp, such as `name` or `allow_head`.
     """
-    if need.is_of_an_ice and finds is None:
+    if need is Need.OPERATE and finds is None:
         raise TypeError(f"{method} {path} needs an ICE, and finds none")
 
     @functools.wraps(handler)

@@ -18,13 +18,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-from client.protocol import (
-    MAX_VALUE,
-    CancelReason,
-    JsonTooComplex,
-    OperationKind,
-    check_json,
-)
+from client.protocol import MAX_VALUE, CancelReason, JsonTooComplex, OperationKind, check_json
 from gateway.core.codes import OperationError
 from gateway.core.ice import OPERATIONS, IceType
 from gateway.core.times import later
@@ -156,8 +150,7 @@ class Operation:
         if end > now + MAX_AHEAD:
             too_late = "run_at" if deadline is None else "deadline"
             raise NotValid(too_late, f"at most {MAX_AHEAD.days} days ahead")
-        key = idempotency_key
-        if key is not None and not re.fullmatch(KEY_PATTERN, key):
+        if idempotency_key is not None and not re.fullmatch(KEY_PATTERN, idempotency_key):
             raise NotValid(
                 "idempotency_key",
                 "1 to 128 printable ASCII characters, and does not begin with schedule:",
@@ -172,16 +165,11 @@ class Operation:
             now,
             run_at,
             end,
-            idempotency_key=key,
+            idempotency_key=idempotency_key,
         )
 
     def moved(
-        self,
-        move: Move,
-        now: datetime,
-        *,
-        result: bytes | None = None,
-        error: bytes | None = None,
+        self, move: Move, now: datetime, *, result: bytes | None = None, error: bytes | None = None
     ) -> Operation | None:
         """The operation after `move`, or None if the table does not allow it."""
         sources, target = MOVES[move]
@@ -237,9 +225,7 @@ class _Code(msgspec.Struct):
 
 
 def reason(
-    code: str,
-    sentence: str | None = None,
-    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET,
+    code: str, sentence: str | None = None, data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 ) -> bytes:
     """The `error` of an operation: why it ended, with a sentence cut to `MAX_SENTENCE`.
 

@@ -59,11 +59,7 @@ _CATALOGUE: Final = {
     ),
     "method-not-allowed": (405, "Method not allowed", "Use a method that the Allow header names."),
     "timeout": (408, "Too slow", "The request did not arrive in time."),
-    "ice-exists": (
-        409,
-        "The ICE exists",
-        ALREADY_EXISTS,
-    ),
+    "ice-exists": (409, "The ICE exists", ALREADY_EXISTS),
     "wrong-status": (409, "Not possible in this status", "The ICE has another status."),
     "kind-not-allowed": (
         409,
@@ -84,24 +80,12 @@ _CATALOGUE: Final = {
     ),
     "too-large": (413, "Too large", "Send less than 1 MiB."),
     "uri-too-long": (414, "Too long", "Ask for a shorter address."),
-    "unsupported-media-type": (
-        415,
-        "Not JSON",
-        "Send the body as application/json.",
-    ),
-    "expectation-failed": (
-        417,
-        "Not expected",
-        "Omit Expect, or send `Expect: 100-continue`.",
-    ),
+    "unsupported-media-type": (415, "Not JSON", "Send the body as application/json."),
+    "expectation-failed": (417, "Not expected", "Omit Expect, or send `Expect: 100-continue`."),
     "invalid": (422, "Not valid", "A field is not valid."),
     "headers-too-large": (431, "Headers too large", "Send fewer, or shorter, headers."),
     "internal": (500, "Fault of the gateway", "The gateway's log says more."),
-    "keys-unavailable": (
-        503,
-        "No key to seal with",
-        "The file of the token keys cannot be used.",
-    ),
+    "keys-unavailable": (503, "No key to seal with", "The file of the token keys cannot be used."),
     "too-many-streams": (
         429,
         "Too many event streams",

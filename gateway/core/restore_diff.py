@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from gateway.core.ice import Status
+
+_UNKNOWN: Final = "not known"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ class UserEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class ApiTokenEntry:
+class TokenEntry:
     """The part of an API token that decides whether it is valid."""
 
     id: str
@@ -57,7 +60,7 @@ class Credentials:
 
     ices: dict[str, IceEntry]
     users: dict[str, UserEntry]
-    api_tokens: dict[str, ApiTokenEntry]
+    api_tokens: dict[str, TokenEntry]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,54 +76,34 @@ class Revived:
     since: str
 
 
-def all_valid(older: Credentials, now: datetime) -> list[Revived]:
-    """All valid credentials of `older`, for when its later life is unknown."""
-    unknown = "not known"
-    found = [
-        Revived("ice", entry.name, _describe_ice(entry), unknown)
-        for entry in older.ices.values()
-        if entry.admits(now)
-    ]
-    found += [
-        Revived("user", user.name, user.role, unknown)
-        for user in older.users.values()
-        if user.password is not None and not user.disabled
-    ]
-    found += [
-        Revived("api-token", token.id, _describe_token(token), unknown)
-        for token in older.api_tokens.values()
-        if _is_valid(token, older, now)
-    ]
-    return found
-
-
 def revived(
-    older: Credentials, newer: Credentials, now: datetime, *, reissued: Collection[str]
+    older: Credentials, newer: Credentials | None, now: datetime, *, reissued: Collection[str] = ()
 ) -> list[Revived]:
     """The credentials that are valid in `older`, the restored state, but not in `newer`.
 
-    `reissued` are the folded names of ICEs that got a new token after the restore: those are meant to be
-    valid.
+    Without `newer` every valid credential is listed. `reissued` are the folded names of ICEs that got a
+    new token after the restore: those are meant to be valid.
     """
-    found = [
-        Revived("ice", entry.name, _describe_ice(entry), reason)
-        for name, entry in older.ices.items()
-        if entry.admits(now)
-        and name not in reissued
-        and (reason := _ice_change(entry, newer.ices.get(name)))
-    ]
-    found += [
-        Revived("user", user.name, user.role, reason)
-        for name, user in older.users.items()
-        if not user.disabled and (reason := _user_change(user, newer.users.get(name)))
-    ]
-    found += [
-        Revived("api-token", token.id, _describe_token(token), "revoked")
-        for token in older.api_tokens.values()
-        if _is_valid(token, older, now)
-        and token.id in newer.api_tokens
-        and newer.api_tokens[token.id].revoked
-    ]
+    found: list[Revived] = []
+    for name, ice in older.ices.items():
+        if ice.admits(now) and name not in reissued:
+            since = _ice_change(ice, newer.ices.get(name)) if newer else _UNKNOWN
+            if since:
+                state = f"{ice.status}, generation {ice.generation}"
+                found.append(Revived("ice", ice.name, state, since))
+    for name, user in older.users.items():
+        since = _user_change(user, newer.users.get(name)) if newer else user.password and _UNKNOWN
+        if since and not user.disabled:
+            found.append(Revived("user", user.name, user.role, since))
+    for token in older.api_tokens.values():
+        owner = older.users.get(token.user)
+        expired = token.expires is not None and now >= token.expires
+        if token.revoked or expired or owner is None or owner.disabled:
+            continue
+        current = newer.api_tokens.get(token.id) if newer else None
+        if newer is None or (current and current.revoked):
+            since = "revoked" if newer else _UNKNOWN
+            found.append(Revived("api-token", token.id, f"of {token.user}: {token.label}", since))
     return found
 
 
@@ -149,17 +132,3 @@ def _user_change(older: UserEntry, newer: UserEntry | None) -> str | None:
     if older.password is not None and newer.password != older.password:
         reasons.append("given another password")
     return " and ".join(reasons) or None
-
-
-def _is_valid(token: ApiTokenEntry, credentials: Credentials, now: datetime) -> bool:
-    owner = credentials.users.get(token.user)
-    expired = token.expires is not None and now >= token.expires
-    return not (token.revoked or expired or owner is None or owner.disabled)
-
-
-def _describe_ice(entry: IceEntry) -> str:
-    return f"{entry.status}, generation {entry.generation}"
-
-
-def _describe_token(token: ApiTokenEntry) -> str:
-    return f"of {token.user}: {token.label}"

@@ -32,11 +32,6 @@ class Need(enum.Enum):
     OPERATE = enum.auto()
     """The caller may send operations to the ICE that the path names."""
 
-    @property
-    def is_of_an_ice(self) -> bool:
-        """Whether it depends on the ICE that the path names."""
-        return self is Need.OPERATE
-
 
 @dataclass(frozen=True, slots=True)
 class Grants:

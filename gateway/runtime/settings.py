@@ -94,20 +94,12 @@ SETTINGS: Final = (
         "tokens.key_file", "", optional_path, "a file, or empty for a file beside the database"
     ),
     Setting(
-        "tokens.registration_ttl",
-        "7d",
-        lifetime,
-        f"{_DURATION}, 36500d at most, or 0 for never",
+        "tokens.registration_ttl", "7d", lifetime, f"{_DURATION}, 36500d at most, or 0 for never"
     ),
     Setting("ice.heartbeat", "30s", positive_duration, _DURATION),
     Setting("ice.max_connections", 100_000, integer(1, 10_000_000), "a number from 1"),
     Setting("ice.max_handshakes", 16384, integer(1, 1_000_000), "a number from 1"),
-    Setting(
-        "operations.keep",
-        "30d",
-        lifetime,
-        f"{_DURATION}, 36500d at most, or 0 for ever",
-    ),
+    Setting("operations.keep", "30d", lifetime, f"{_DURATION}, 36500d at most, or 0 for ever"),
     Setting("operations.kept_bytes", 64 * 2**20, integer(1, 2**50), "a number of bytes from 1"),
     Setting("admin.login_idle", "30m", positive_duration, _DURATION),
     Setting("admin.login_lifetime", "12h", positive_duration, _DURATION),

@@ -17,7 +17,7 @@ from typing import Final
 from gateway.core.audit_event import Actor, Event
 from gateway.core.codes import AuditAction
 from gateway.core.hash_chain import Head
-from gateway.core.restore_diff import Revived, all_valid, revived
+from gateway.core.restore_diff import Revived, revived
 from gateway.core.times import Clock, from_text, to_text
 from gateway.core.tokens import KeyRing
 from gateway.runtime.files import sync
@@ -245,7 +245,7 @@ async def review(fetch: Fetch, now: datetime) -> Review | None:
         for item in revived(older, newer, now, reissued=anew):
             found.setdefault((item.what, item.name), item)
     if reasons:
-        return Review(waits, all_valid(older, now), (), reasons)
+        return Review(waits, revived(older, None, now), (), reasons)
     return Review(waits, list(found.values()), waits.aside, [])
 
 

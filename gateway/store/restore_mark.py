@@ -13,7 +13,7 @@ from gateway.core.accounts import fold_user
 from gateway.core.audit_event import Event, digest_of
 from gateway.core.hash_chain import Head
 from gateway.core.ice import Action, Status, fold
-from gateway.core.restore_diff import ApiTokenEntry, Credentials, IceEntry, UserEntry
+from gateway.core.restore_diff import Credentials, IceEntry, TokenEntry, UserEntry
 from gateway.core.times import from_text, from_text_or_none, to_text
 from gateway.store import events
 from gateway.store.engine import Fetch, Transaction
@@ -92,9 +92,7 @@ async def standing(fetch: Fetch) -> Credentials:
             for name, role, password, disabled in users
         },
         {
-            token: ApiTokenEntry(
-                token, user, label, from_text_or_none(expires), revoked is not None
-            )
+            token: TokenEntry(token, user, label, from_text_or_none(expires), revoked is not None)
             for token, user, label, expires, revoked in tokens
         },
     )

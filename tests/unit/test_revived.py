@@ -9,11 +9,10 @@ import pytest
 
 from gateway.core.ice import Status
 from gateway.core.restore_diff import (
-    ApiTokenEntry,
     Credentials,
     IceEntry,
+    TokenEntry,
     UserEntry,
-    all_valid,
     revived,
 )
 
@@ -23,7 +22,7 @@ REGISTERED = IceEntry("lab-1", Status.REGISTERED, 2, "hash", None)
 PROVISIONED = IceEntry("lab-1", Status.PROVISIONED, 2, "hash", NOW + HOUR)
 DEREGISTERED = IceEntry("lab-1", Status.DEREGISTERED, 3, "nobody's", None)
 ALICE = UserEntry("Alice", "admin", "hash", disabled=False)
-TOKEN = ApiTokenEntry("6b12", "alice", "tour", NOW + HOUR, revoked=False)
+TOKEN = TokenEntry("6b12", "alice", "tour", NOW + HOUR, revoked=False)
 
 
 def standing(entry=REGISTERED, account=ALICE, bearer=TOKEN):
@@ -77,7 +76,7 @@ def test_entry_that_would_be_admitted_again(older, newer, since):
 def test_entry_that_admits_nobody_is_not_listed(older):
     later = standing(replace(PROVISIONED, generation=9, token="next"))
     assert compare(standing(older), later) == []
-    assert [item.what for item in all_valid(standing(older), NOW)] == ["user", "api-token"]
+    assert [item.what for item in revived(standing(older), None, NOW)] == ["user", "api-token"]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +95,7 @@ def test_user_who_may_do_again_what_they_may_not(change, since):
 def test_user_who_is_still_disabled_is_not_listed():
     disabled = replace(ALICE, disabled=True)
     assert compare(standing(account=disabled), standing(account=disabled)) == []
-    assert [item.what for item in all_valid(standing(account=disabled), NOW)] == ["ice"]
+    assert [item.what for item in revived(standing(account=disabled), None, NOW)] == ["ice"]
 
 
 def test_first_password_of_a_user_is_no_older_one():
@@ -112,7 +111,9 @@ def test_revoked_api_token():
 
 
 def test_without_the_newer_table_all_that_is_good_is_listed():
-    listed = [(item.what, item.name, item.now, item.since) for item in all_valid(standing(), NOW)]
+    listed = [
+        (item.what, item.name, item.now, item.since) for item in revived(standing(), None, NOW)
+    ]
     assert listed == [
         ("ice", "lab-1", "registered, generation 2", "not known"),
         ("user", "Alice", "admin", "not known"),
