@@ -54,7 +54,7 @@ class OperationError(enum.StrEnum):
     DEADLINE = "deadline", "its deadline has passed"
     DEREGISTERED = "deregistered", "the ICE was deregistered"
     REREGISTERED = "reregistered", "the ICE was reregistered"
-    LOST = "lost", "the ICE came back without it and did not say what it came to"
+    LOST = "lost", "the ICE reconnected without it and did not report its outcome"
     REFUSED = "refused", "the ICE has not accepted it"
     KIND_NOT_ALLOWED = "kind-not-allowed", "an ICE of this type does not accept this kind"
     FAILED = "failed", "the ICE gave no reason"

@@ -87,16 +87,16 @@ class Verifier:
             elif logged is not None:
                 self._unlogged = (
                     f"{ice_name} has generation {generation}, and the log ends at its generation {logged}:"
-                    " events were taken off the end, or its entry was altered"
+                    " events were removed from the end, or its entry was altered"
                 )
             elif self._first == 1:
                 self._unlogged = (
-                    f"the log knows nothing of {ice_name}: events were taken off the end"
+                    f"the log has no event of {ice_name}: events were removed from the end"
                 )
 
     def lacks_all(self, those: str) -> None:
         """Report that the log is empty although there are `those`."""
-        self._unlogged = f"the log is empty although there are {those}: its events were taken out"
+        self._unlogged = f"the log is empty although there are {those}: its events were removed"
 
     def _feed(self, row: Sequence[object]) -> str | None:
         seq, previous, digest = int(str(row[0])), str(row[-1]), digest_of(row)
@@ -144,7 +144,7 @@ class Verifier:
                 return self._blame(*self._doubted, genuine)
             if genuine not in (None, digest):
                 return (
-                    f"{_altered(seq)}, or one before it with the chain written anew,"
+                    f"{_altered(seq)}, or one before it with the chain rewritten,"
                     f" since {witness} says otherwise"
                 )
         return None
@@ -162,12 +162,12 @@ class Verifier:
             proven += f"; {first - 1} before them were pruned behind a checkpoint"
         if kept is None:
             unproven = (
-                "that no event was taken off the end, and that the chain was not written anew as a"
+                "that no event was removed from the end, and that the chain was not rewritten as a"
                 " whole; a head kept elsewhere proves both up to it"
             )
         else:
             proven += f", and up to event {kept.seq} they are those of the kept head"
-            unproven = f"that no event was taken off the end after event {kept.seq}"
+            unproven = f"that no event was removed from the end after event {kept.seq}"
         return Verdict(None, proven, unproven, last)
 
     def _end(self) -> str | None:
@@ -182,7 +182,7 @@ class Verifier:
             return _taken_out(last.seq + 1, kept.seq)
         if kept.seq < self._first - 1:
             return (
-                f"event {kept.seq} was pruned, so nothing can be proved by its head any more: keep one"
+                f"event {kept.seq} was pruned, so its head proves nothing any more: keep a head"
                 f" from event {self._first - 1} on"
             )
         if kept.seq == self._first - 1 and self._before_first != kept.digest:
@@ -196,7 +196,5 @@ def _altered(seq: int) -> str:
 
 def _taken_out(first: int, last: int) -> str:
     return (
-        f"event {first} was taken out"
-        if first == last
-        else f"events {first} to {last} were taken out"
+        f"event {first} was removed" if first == last else f"events {first} to {last} were removed"
     )

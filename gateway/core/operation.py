@@ -140,7 +140,7 @@ class Operation:
         if kind is OperationKind.SCHEDULE and run_at is None:
             raise NotValid("run_at", "is required for schedule")
         if kind is not OperationKind.SCHEDULE and run_at is not None:
-            raise NotValid("run_at", f"is for schedule alone; {kind} is sent as soon as possible")
+            raise NotValid("run_at", f"is only for schedule; {kind} is sent as soon as possible")
         if run_at is not None and run_at < now:
             raise NotValid("run_at", "is past")
         begin = run_at or now

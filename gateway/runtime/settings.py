@@ -331,7 +331,7 @@ def _from_file(file: Path | None) -> list[tuple[str, object]]:
     found = []
     for section, entries in document.items():
         if not isinstance(entries, dict):
-            raise BadSetting(f"{section} in {file} stands outside a section; {_known()}")
+            raise BadSetting(f"{section} in {file} is outside any section; {_known()}")
         for name, value in entries.items():
             key = f"{section}.{name}"
             _refuse_removed(key)

@@ -71,8 +71,8 @@ class Tls:
     def _no_passphrase(self) -> str:
         # Without this OpenSSL would prompt on the terminal and wait; a service has none.
         raise BadSetting(
-            f"server.tls_key {self._key} has a passphrase, which nobody could type at each start:"
-            " write the key without one (openssl pkey -in OLD -out NEW), readable by the gateway alone"
+            f"server.tls_key {self._key} has a passphrase, which a service cannot enter at its start:"
+            " write the key without one (openssl pkey -in OLD -out NEW), readable only by the gateway"
         )
 
 

@@ -282,7 +282,7 @@ def test_durations_agree_with_the_calendar(text):
         ),
         (b"[server]\nprot = 1\n", "server.prot in {file} is no setting; known are server.host,"),
         (b"[sever]\nport = 1\n", "sever.port in {file} is no setting; known are server.host,"),
-        (b"port = 1\n", "port in {file} stands outside a section; known are server.host,"),
+        (b"port = 1\n", "port in {file} is outside any section; known are server.host,"),
         (b"[server\n", "{file} is not TOML: "),
         (b"[server]\nhost = '\xff'\n", "{file} is not TOML: "),
         (b"\xff\xfe[", "{file} is not TOML: "),
