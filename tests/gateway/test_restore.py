@@ -56,7 +56,7 @@ async def names(path):
     """The ICEs in a database, whole; read as it is."""
     with as_it_is(path) as found:
         assert found.damage(thorough=True) is None
-        return sorted((await standing(found.fetch)).entries)
+        return sorted((await standing(found.fetch)).ices)
 
 
 async def listed(settings):
@@ -462,7 +462,7 @@ async def test_killed_at_any_step_it_leaves_the_old_database_or_the_new_one(tmp_
         with as_it_is(settings.database_path) as found:
             assert found.damage(thorough=True) is None
             waits = await waiting(found.fetch)
-            entries = sorted((await standing(found.fetch)).entries)
+            entries = sorted((await standing(found.fetch)).ices)
         assert keys.open(since).ice_name == "lab-2", "a newer key was lost"
         if waits is None:
             assert entries == ["lab-1", "lab-2"], "an older table was expected to wait"
