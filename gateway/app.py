@@ -88,7 +88,7 @@ async def run_gateway(
     """
     for warning in settings.check_exposure():
         _log.warning(warning)
-    tls = Tls.of(settings)
+    tls = Tls.from_settings(settings)
     loop = asyncio.get_running_loop()
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(suppress_handle_errors(loop))

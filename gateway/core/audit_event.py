@@ -121,7 +121,7 @@ class Position:
         return cls(min(int(seq), _LAST), digest)
 
     @classmethod
-    def behind(cls, entry: Entry) -> Position:
+    def after(cls, entry: Entry) -> Position:
         """The position after an event."""
         return cls(entry.seq, entry.digest())
 

@@ -83,7 +83,7 @@ class Verifier:
             if self._unlogged is not None or logged == generation:
                 continue
             if self._last is None:
-                self.lacks_all("ICEs")
+                self.report_empty("ICEs")
             elif logged is not None:
                 self._unlogged = (
                     f"{ice_name} has generation {generation}, and the log ends at its generation {logged}:"
@@ -94,7 +94,7 @@ class Verifier:
                     f"the log has no event of {ice_name}: events were removed from the end"
                 )
 
-    def lacks_all(self, those: str) -> None:
+    def report_empty(self, those: str) -> None:
         """Report that the log is empty although there are `those`."""
         self._unlogged = f"the log is empty although there are {those}: its events were removed"
 

@@ -192,7 +192,7 @@ class Operation:
         """Whether it may be sent at `now`."""
         return self.run_at is None or self.run_at <= now
 
-    def overdue(self) -> Move:
+    def overdue_move(self) -> Move:
         """The move that its deadline makes while it is unfinished."""
         return Move.EXPIRE if self.state is State.QUEUED else Move.LOSE
 

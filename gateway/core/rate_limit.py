@@ -54,7 +54,7 @@ class RateLimiter:
         """Forget the attempts of this source."""
         self._sources.pop(source(address), None)
 
-    def take_back(self, address: str) -> None:
+    def undo(self, address: str) -> None:
         """Remove the latest attempt of this source, because it succeeded."""
         times = self._sources.get(source(address))
         if times:

@@ -120,7 +120,7 @@ class KeyRing:
         """This ring without `kid`. Raises KeyError for the key that seals."""
         return KeyRing((key for key in self.keys if key.kid != kid), self.seals)
 
-    def joined(self, other: KeyRing) -> KeyRing:
+    def merged(self, other: KeyRing) -> KeyRing:
         """The keys of both rings; this ring's key seals. Raises ValueError if two keys have the same id."""
         for kid in self._keys.keys() & other._keys.keys():
             if self._keys[kid].reveal() != other._keys[kid].reveal():

@@ -207,7 +207,7 @@ class Dispatcher:
             return None
         now = self._clock()
         if work.deadline <= now:
-            await self._move(work, work.overdue(), error=TOO_LATE)
+            await self._move(work, work.overdue_move(), error=TOO_LATE)
             return 0
         left = (work.deadline - now).total_seconds()
         if work.state is not State.QUEUED:

@@ -64,7 +64,7 @@ class OperationExpiry:
         async def unit(transaction: Transaction) -> list[Operation]:
             ended = []
             for old in await operations.overdue(transaction, now, _BATCH):
-                new = old.moved(old.overdue(), now, error=TOO_LATE)
+                new = old.moved(old.overdue_move(), now, error=TOO_LATE)
                 if new is not None and await operations.replace(transaction, old, new):
                     ended.append(new)
             return ended

@@ -35,7 +35,7 @@ class Tls:
         self.context.sni_callback = self._present
 
     @classmethod
-    def of(cls, settings: Settings) -> Tls | None:
+    def from_settings(cls, settings: Settings) -> Tls | None:
         """The certificate that the settings name; None if they name none. Raises `BadSetting`."""
         certificate, key = settings.server_tls_certificate, settings.server_tls_key
         if certificate is None and key is None:

@@ -74,7 +74,7 @@ class Audit:
     async def _compare(self, verifier: Verifier) -> None:
         """Whether what is logged of users and ICEs is what they are."""
         if await self._events.lacks_all():
-            verifier.lacks_all("users")
+            verifier.report_empty("users")
         after = ""
         while ices := await self._events.generations(after, _BATCH):
             verifier.compare(ices)

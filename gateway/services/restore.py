@@ -183,7 +183,7 @@ def _put_keys(keys: KeyRing | None, path: Path, now: datetime) -> Path | None:
         return None
     try:
         there = key_file.parse(path, path.read_bytes())
-        ring = there.joined(keys)
+        ring = there.merged(keys)
     except FileNotFoundError:
         key_file.replace(path, keys)
         return None

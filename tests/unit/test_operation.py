@@ -102,7 +102,7 @@ def test_whatever_comes_a_final_state_is_left_for_the_ices_own_word_alone(moves)
     ("state", "move"), [("queued", Move.EXPIRE), ("sent", Move.LOSE), ("running", Move.LOSE)]
 )
 def test_what_a_deadline_does(state, move):
-    assert in_state(State(state)).overdue() is move
+    assert in_state(State(state)).overdue_move() is move
 
 
 @pytest.mark.parametrize("kind", OperationKind)
