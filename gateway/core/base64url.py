@@ -10,9 +10,7 @@ from binascii import a2b_base64, b2a_base64
 from typing import Final
 
 _TO_URL: Final = bytes.maketrans(b"+/", b"-_")
-_FROM_URL: Final = bytes.maketrans(
-    b"-_+/=", b"+/***"
-)  # `*` is invalid, so strict decoding rejects it
+_FROM_URL: Final = bytes.maketrans(b"-_+/=", b"+/***")  # strict decoding rejects `*`
 _LAST: Final = ("", "", "AQgw", "AEIMQUYcgkosw048")
 """Allowed last characters by length modulo 4: their unused bits are 0."""
 

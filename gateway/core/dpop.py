@@ -203,9 +203,7 @@ def verify(text: str, *, token: str, urls: Container[Url], expected: str) -> Pro
     # RFC 7515 section 4.1.9: "application/" may be left out.
     if header.typ.lower().removeprefix("application/") != PROOF_TYPE:
         return Invalid(f"typ must be {PROOF_TYPE}")
-    if (
-        header.crit is not msgspec.UNSET
-    ):  # RFC 7515 section 4.1.11: reject what we do not understand
+    if header.crit is not msgspec.UNSET:  # RFC 7515 section 4.1.11: unknown, so reject it
         return Invalid("crit is not supported")
     if header.alg not in _ALGORITHMS:
         return Invalid("alg must be ES256 or Ed25519 (EdDSA)")

@@ -133,11 +133,8 @@ class LineLimit:
             if len(self._suppressed) >= MAX_KINDS:
                 kind = _OTHER
             self._suppressed[kind] += 0
-        written, written_of_ice = (
-            self._written[kind, ""],
-            self._written[kind, ice_name] if ice_name else 0,
-        )
-        if written >= most or written_of_ice >= ICE_LINES_A_MINUTE:
+        of_ice = self._written[kind, ice_name] if ice_name else 0
+        if self._written[kind, ""] >= most or of_ice >= ICE_LINES_A_MINUTE:
             self._suppressed[kind] += 1
             return None
         self._written[kind, ""] += 1

@@ -90,9 +90,7 @@ SETTINGS: Final = (
         database,
         f"sqlite:///PATH, a path, or postgresql://USER@HOST/NAME; {ENCODE}",
     ),
-    Setting(
-        "tokens.key_file", "", optional_path, "a file, or empty for a file beside the database"
-    ),
+    Setting("tokens.key_file", "", optional_path, "a file, or empty for one beside the database"),
     Setting(
         "tokens.registration_ttl", "7d", lifetime, f"{_DURATION}, 36500d at most, or 0 for never"
     ),

@@ -15,10 +15,8 @@ from typing import Any, Final
 
 BACKLOG: Final = 4096
 """Connections that may wait at a socket to be accepted; Linux limits it to net.core.somaxconn."""
-QUEUES: Final = (
-    4 if sys.platform == "linux" else 1
-)  # elsewhere one socket would get every connection
-"""Sockets for each address."""
+QUEUES: Final = 4 if sys.platform == "linux" else 1
+"""Sockets for each address. Elsewhere than on Linux one of them would get every connection."""
 
 
 class CannotBind(OSError):

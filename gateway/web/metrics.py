@@ -148,9 +148,7 @@ class _LostLines(Collector):
 
     def collect(self) -> Iterable[Metric]:
         name = "ice_gateway_log_lines_lost"
-        yield CounterMetricFamily(
-            name, "Lines that could not be written to stderr or stdout", lost_lines()
-        )
+        yield CounterMetricFamily(name, "Lines lost by stderr or stdout", lost_lines())
 
 
 def _gauge_of(fault: Callable[[], str | None]) -> Callable[[], float]:

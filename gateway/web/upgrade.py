@@ -79,7 +79,7 @@ class Upgrade:
 
 
 class HandedOver(web.StreamResponse):
-    """A response that writes nothing; aiohttp handlers return it after `hand_over`."""
+    """A response that writes nothing; a handler returns it to aiohttp after `hand_over`."""
 
     async def prepare(self, request: web.BaseRequest) -> None:
         """Write nothing."""
