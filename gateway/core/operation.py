@@ -3,7 +3,7 @@
 Pure: no I/O and no clock. A CHECK in `store/migrations` repeats the states. Source: contract section 9.
 
 An operation is sent at most once. An operation that was not sent by its deadline is `expired`: it certainly
-never ran. One that was sent and has no outcome is `lost`, until the ICE reports the outcome.
+never ran. One that was sent and whose outcome is unknown is `lost`, until the ICE reports it.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from gateway.core.codes import OperationError
 from gateway.core.ice import OPERATIONS, IceType
 from gateway.core.times import later
 
-PATIENCE: Final = timedelta(seconds=30)
-"""How long a finish may arrive after a hello that does not name the operation."""
+FINISH_GRACE: Final = timedelta(seconds=30)
+"""How long after a hello that does not name an operation its finish may still arrive."""
 LIFETIME: Final = 86_400.0
 """Seconds from `run_at` or the request to the default deadline."""
 MAX_AHEAD: Final = timedelta(days=366)

@@ -21,7 +21,7 @@ from gateway.core.codes import AuditAction, OperationError
 from gateway.core.ice import RULES
 from gateway.core.operation import (
     ACTIVE,
-    PATIENCE,
+    FINISH_GRACE,
     Move,
     Operation,
     State,
@@ -263,7 +263,7 @@ class Dispatcher:
         if lane.sent == work.id:
             return _LONGEST
         since = session.greeted or session.opened
-        left = since + PATIENCE.total_seconds() - _now()
+        left = since + FINISH_GRACE.total_seconds() - _now()
         if left <= 0:
             await self._move(work, Move.LOSE, error=reason(OperationError.LOST))
             return 0
