@@ -6,10 +6,10 @@ from gateway.runtime.signals import signals
 
 
 def main() -> None:
-    """Run the command that the arguments name. `serve` hears signals before the commands are even loaded."""
+    """Run the command that the arguments name. `serve` handles signals before the slow import of the commands."""
     if sys.argv[1:2] == ["serve"]:
-        signals.hear()
-    from gateway.cli import main as commands  # noqa: PLC0415 - it takes the most time
+        signals.install()
+    from gateway.cli import main as commands  # noqa: PLC0415 - a slow import
 
     commands()
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import structlog
-from aiohttp import web
 
 from client.protocol import PATH
 from gateway.admin import AdminContext, api_app, pages_app
@@ -20,9 +19,14 @@ from gateway.core.text import printable
 from gateway.core.times import Clock, utc_now
 from gateway.node.membership import NodeIdentity
 from gateway.node.node import Node, NodeState
-from gateway.runtime.eventloop import calm, cannot_listen, ended, supervise
-from gateway.runtime.settings import BadSetting, Settings
-from gateway.runtime.sockets import listening, place
+from gateway.runtime.eventloop import (
+    cancel_and_wait,
+    listen_error,
+    supervise,
+    suppress_handle_errors,
+)
+from gateway.runtime.settings import Settings
+from gateway.runtime.sockets import open_listeners
 from gateway.runtime.tls import Tls
 from gateway.services.passwords import Passwords
 from gateway.services.services import Services
@@ -37,21 +41,21 @@ from gateway.web.ice_endpoint import IceEndpoint
 from gateway.web.load_shedding import LoadShedding
 from gateway.web.metrics import Metrics
 from gateway.web.probes import Probes
-from gateway.web.responses import MAX_BODY
+from gateway.web.routes import application
 from gateway.web.server import DOORS, Runner
 from gateway.web.websocket import CLOSE_TIMEOUT
 
 LINGER: Final = 0.5
-"""Seconds for which a gateway that stops still answers handshakes, with `draining`; see `run_gateway`."""
+"""Seconds for which a stopping gateway still answers handshakes, with `draining`; see `run_gateway`."""
 _FINISH: Final = 3.0
-"""Seconds for the requests in hand to finish after a SIGTERM; aiohttp waits twice as long for some."""
+"""Seconds for open requests to finish after a SIGTERM; aiohttp waits twice as long for some."""
 
 _log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """A gateway that runs; `failed` is done with an error if a part of it died."""
+    """A running gateway; `failed` gets an error when one of its parts dies."""
 
     settings: Settings
     engine: Engine
@@ -61,18 +65,6 @@ class Gateway:
     url: str
     tls: Tls | None
     failed: asyncio.Future[None]
-
-    def reload(self) -> None:
-        """Read certificate and key again; where they cannot be used the old ones stay."""
-        if self.tls is None:
-            _log.info("nothing to read again: this gateway speaks no TLS")
-            return
-        try:
-            self.tls.renew()
-        except BadSetting as error:
-            _log.error("the certificate is not renewed, the old one stays", reason=str(error))
-        else:
-            _log.info("the certificate is renewed")
 
 
 @contextlib.asynccontextmanager
@@ -85,13 +77,13 @@ async def run_gateway(
     passwords: Passwords | None = None,
     doors: int = DOORS,
 ) -> AsyncIterator[Gateway]:
-    """Start a gateway; on leaving it drains and stops.
+    """Start a gateway; drain and stop it on exit.
 
     Args:
-        settings: checked settings; port 0 takes any free one.
-        clock: the present; it may be set at any time.
-        monotonic: seconds that pass, whatever the clock says.
-        linger: seconds for which handshakes are answered `draining` at the least.
+        settings: checked settings; port 0 takes any free port.
+        clock: the present; an operator may set it at any time.
+        monotonic: seconds that pass, unaffected by `clock`.
+        linger: minimum seconds for which a stopping gateway answers handshakes with `draining`.
         passwords: hashes and checks the admins' passwords.
         doors: handles that listen at each socket.
 
@@ -101,10 +93,10 @@ async def run_gateway(
     """
     for warning in settings.check_exposure():
         _log.warning(warning)
-    tls = Tls.of(settings)
+    tls = Tls.from_settings(settings)
     loop = asyncio.get_running_loop()
     async with contextlib.AsyncExitStack() as stack:
-        stack.enter_context(calm(loop))
+        stack.enter_context(suppress_handle_errors(loop))
         name = settings.node_name or printable(socket.gethostname())
         engine = await stack.enter_async_context(open_store(settings.database_url, node=name))
         keys = await _load_keys(settings, engine)
@@ -113,7 +105,7 @@ async def run_gateway(
             settings,
             engine=engine,
             keys=keys,
-            identity=NodeIdentity(name, _shown_url(settings)),
+            identity=NodeIdentity(name, settings.shown_url),
             meters=metrics,
             clock=clock,
             monotonic=monotonic,
@@ -134,7 +126,7 @@ async def run_gateway(
         failed: asyncio.Future[None] = loop.create_future()
         await stack.enter_async_context(node.running(failed))
         counting = supervise(services.logins.failures.run(), "login failures", failed)
-        stack.push_async_callback(ended, counting)
+        stack.push_async_callback(cancel_and_wait, counting)
         metrics_runner = await metrics.expose(settings.metrics_listen)
         if metrics_runner is not None:
             stack.push_async_callback(metrics_runner.cleanup)
@@ -160,23 +152,27 @@ async def run_gateway(
             public_urls=settings.server_public_url,
             cluster=engine.shared,
         )
-        probes = Probes(node.health, lambda: node.state is NodeState.DRAINING)
-        app = _application(settings, endpoint, admin, probes)
+        app = application(
+            settings.prefixes,
+            endpoint.handle,
+            Probes(node.health, lambda: node.state is NodeState.DRAINING),
+            lambda: {"/admin/api/v1": api_app(admin), "/admin": pages_app(admin)},
+        )
         runner = Runner(
             app,
             load_shedding,
             shutdown_timeout=_FINISH,
             keepalive=settings.server_keepalive,
             doors=doors,
-            gates={prefix + PATH: endpoint.admit for prefix in settings.prefixes}.get,
+            upgrades={prefix + PATH: endpoint.admit for prefix in settings.prefixes}.get,
             headers={} if settings.hsts is None else {"Strict-Transport-Security": settings.hsts},
         )
         stack.push_async_callback(runner.cleanup)
         try:
-            sockets = listening(settings.server_host, settings.server_port)
+            sockets = open_listeners(settings.server_host, settings.server_port)
             await runner.listen_on(sockets, tls.context if tls is not None else None)
         except OSError as error:
-            raise cannot_listen(settings, error) from error
+            raise listen_error(settings, error) from error
         try:
             url = runner.url(tls=tls is not None)
             yield Gateway(settings, engine, node, services, endpoint, url, tls, failed)
@@ -191,34 +187,7 @@ async def _load_keys(settings: Settings, engine: Engine) -> KeyStore:
     keys = KeyStore(settings.key_file)
     if not keys.load() and await Ices(engine).any():
         raise KeyFileUnusable(
-            f"the key file {settings.key_file} is missing, and without it no token of the"
-            " provisioned ICEs opens: put it back from a backup"
+            f"the key file {settings.key_file} is missing; without it the gateway cannot open the"
+            " tokens of the provisioned ICEs: restore it from a backup"
         )
     return keys
-
-
-def _shown_url(settings: Settings) -> str:
-    """Where this node is, for people."""
-    urls = settings.server_public_url
-    scheme = "http" if settings.server_tls_certificate is None else "https"
-    return urls[0] if urls else f"{scheme}://{place(settings.server_host[0], settings.server_port)}"
-
-
-def _application(
-    settings: Settings, endpoint: IceEndpoint, admin: AdminContext, probes: Probes
-) -> web.Application:
-    """The paths that the gateway answers, under each prefix, and who answers each."""
-    app = web.Application(client_max_size=MAX_BODY)
-    for prefix in settings.prefixes:
-        app.router.add_get(prefix + PATH, endpoint.handle, allow_head=False)
-        app.router.add_get(f"{prefix}/", _to_the_page)
-        app.router.add_get(f"{prefix}/healthz", probes.alive)
-        app.router.add_get(f"{prefix}/readyz", probes.ready)
-        app.add_subapp(f"{prefix}/admin/api/v1", api_app(admin))
-        app.add_subapp(f"{prefix}/admin", pages_app(admin))
-    return app
-
-
-async def _to_the_page(_: web.Request) -> web.StreamResponse:
-    """A person who types the bare address wants the page; relative, behind whatever proxy."""
-    raise web.HTTPFound("admin/")

@@ -47,7 +47,7 @@ def route(
 
     Raises `TypeError` if `need` concerns an ICE and `finds` is missing.
     """
-    if need.is_of_an_ice and finds is None:
+    if need is Need.OPERATE and finds is None:
         raise TypeError(f"{method} {path} needs an ICE, and finds none")
 
     @functools.wraps(handler)

@@ -24,20 +24,20 @@ from gateway.cli.nodes import nodes
 from gateway.cli.operations import operations
 from gateway.cli.serve import demo, serve
 from gateway.cli.users import users
-from gateway.runtime.standard_streams import fill, give_up
+from gateway.runtime.standard_streams import discard, open_missing
 
 
 class _Group(click.Group):
     """Runs a command with standard streams that are open."""
 
     def main(self, *args: Any, **options: Any) -> Any:
-        fill()
+        open_missing()
         try:
             return super().main(*args, **options)
         except OSError as error:
             # Such as click's own help on a full disk; the commands handle their own output.
             if sys.stdout is not None:
-                give_up(sys.stdout)
+                discard(sys.stdout)
             refuse(f"the output could not be written to stdout: {error.strerror or error}")
 
 

@@ -6,6 +6,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ from gateway.core.roles import Role
 from gateway.core.secret import Secret
 from gateway.runtime import eventloop
 from gateway.runtime.settings import Settings
-from gateway.runtime.signals import Act, signals
-from gateway.runtime.sockets import listening
+from gateway.runtime.signals import Callback, signals
+from gateway.runtime.sockets import open_listeners
 from gateway.runtime.standard_streams import coupled, decouple
 
 
@@ -54,7 +55,7 @@ def serve(
     workers: str | None,
 ) -> None:
     """Run the gateway until SIGTERM or Ctrl-C; reload its certificate on SIGHUP."""
-    installed = signals.hear()  # False if `gateway.__main__` has done it
+    installed = signals.install()  # False if `gateway.__main__` has done it
     try:
         settings = settings_from(
             config,
@@ -84,7 +85,7 @@ def _run(settings: Settings) -> None:
         settings.check_exposure()
         has_users = _ensure_user(settings)
         if not signals.stopping:
-            signals.hear_interrupt()
+            signals.install_interrupt()
             eventloop.run(_with_signals(_serve(settings, has_users=has_users)))
     except FATAL_ERRORS as error:
         exit_on_error(error)
@@ -101,6 +102,7 @@ async def _with_signals(work: Coroutine[Any, Any, None]) -> None:
 
 async def _serve(settings: Settings, *, has_users: bool) -> None:
     from gateway.app import LINGER, run_gateway
+    from gateway.runtime.tls import reload_certificate
 
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - a coroutine that runs has one
@@ -110,11 +112,13 @@ async def _serve(settings: Settings, *, has_users: bool) -> None:
             stop = asyncio.Event()
             signals.on_stop(_in_loop(stop.set))
             on_terminal = sys.stdin.isatty()
-            signals.on_hang_up(_in_loop(lambda: _hang_up(gateway.reload, on_terminal)))
+            signals.on_hang_up(
+                _in_loop(lambda: _hang_up(partial(reload_certificate, gateway.tls), on_terminal))
+            )
             _print_start(settings, gateway.url, gateway.engine.name, has_users=has_users)
             if gateway.node.restore_hold.reason is not None:
                 click.echo(f"ice-gateway: {gateway.node.restore_hold.reason}", err=True)
-            eventloop.warm()
+            eventloop.freeze_heap()
             gateway.failed.add_done_callback(lambda _: stop.set())
             await stop.wait()
             if gateway.failed.done():
@@ -126,7 +130,7 @@ async def _serve(settings: Settings, *, has_users: bool) -> None:
     click.echo("ice-gateway stopped")
 
 
-def _in_loop(act: Callable[[], object]) -> Act:
+def _in_loop(act: Callable[[], object]) -> Callback:
     """A signal callback that has the running loop call `act`."""
     loop = asyncio.get_running_loop()
 
@@ -148,7 +152,7 @@ def _print_start(settings: Settings, url: str, database: str, *, has_users: bool
     """Print what runs and what the operator still has to do."""
     click.echo(f"ice-gateway {__version__} serves {url} on {database}")
     click.echo(
-        f"it runs with {eventloop.described()}, for {settings.ice_max_connections:,} ICEs at the most"
+        f"it runs with {eventloop.describe()}, for {settings.ice_max_connections:,} ICEs at the most"
     )
     warning = eventloop.too_few_handles(settings.ice_max_connections)
     if warning is not None:
@@ -192,10 +196,10 @@ async def _add_admin(settings: Settings, name: str, password: Secret) -> None:
 
 def _check_address(settings: Settings) -> None:
     try:
-        for listener in listening(settings.server_host, settings.server_port):
+        for listener in open_listeners(settings.server_host, settings.server_port):
             listener.close()
     except OSError as error:
-        raise eventloop.cannot_listen(settings, error) from error
+        raise eventloop.listen_error(settings, error) from error
 
 
 @click.command()

@@ -18,8 +18,8 @@ _MAX_FOLDED: Final = 8 * MAX_USER_NAME
 def fold_user(name: str) -> str:
     """The form under which a user name is unique (Unicode, NFKC with case folded).
 
-    The time to normalise grows with the square of a run of combining characters: 0.7 s for 30,000. So the
-    rest of what is too long for any name is cut; no four characters compose to fewer than one.
+    Normalising takes time quadratic in a run of combining characters (0.7 s for 30,000), so a text that is
+    too long for any name is cut first. NFKC composes at most four characters into one.
     """
     name = name[:_MAX_FOLDED]
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
@@ -27,7 +27,7 @@ def fold_user(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A row of `users`. Without a password hash they are only there to be tagged."""
+    """A row of `users`. Without a password hash the user cannot log in, only be tagged."""
 
     name: str
     role: Role
@@ -40,7 +40,7 @@ class User:
 
 
 class TokenState(enum.StrEnum):
-    """How an API token stands."""
+    """Whether an API token is valid, and if not, why."""
 
     GOOD = "good"
     EXPIRED = "expired"
@@ -53,7 +53,7 @@ class TokenState(enum.StrEnum):
 class ApiToken:
     """A row of `api_tokens`: `token_hash` is a SHA-256, never the token.
 
-    `ice_name` is the one ICE that it may operate; without, it may do what its user may.
+    With `ice_name` it may only operate that ICE; without, it may do what its user may.
     """
 
     id: str
@@ -66,7 +66,7 @@ class ApiToken:
     ice_name: str | None = None
 
     def state(self, now: datetime, *, owner_disabled: bool) -> TokenState:
-        """How it stands; only what is good lets anybody in."""
+        """Its state at `now`; only a `GOOD` token authenticates."""
         if self.revokedon is not None:
             return TokenState.REVOKED
         if owner_disabled:

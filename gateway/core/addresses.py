@@ -3,14 +3,7 @@
 from __future__ import annotations
 
 import re
-from ipaddress import (
-    IPv4Address,
-    IPv4Network,
-    IPv6Address,
-    IPv6Network,
-    ip_address,
-    ip_network,
-)
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
 Address = IPv4Address | IPv6Address
@@ -20,9 +13,9 @@ _WITH_PORT: Final = re.compile(r"(?:\[(?P<six>[^\]]*)\]|(?P<four>[0-9.]+))(?::[0
 
 
 def parse_address(text: str) -> Address | None:
-    """An address, also in brackets, with a port, or IPv4-mapped (as IPv4); None where it is none.
+    """Parse an address; brackets and a port are dropped, IPv4-mapped becomes IPv4. None if it is no address.
 
-    One with a zone (`fe80::1%eth0`) is none: a zone could be any text, and means something on one machine.
+    An address with a zone (`fe80::1%eth0`) is rejected: a zone can be any text and has meaning on one machine only.
     """
     found = _WITH_PORT.fullmatch(text)
     if found:
@@ -39,7 +32,7 @@ def parse_address(text: str) -> Address | None:
 
 
 def parse_network(text: str) -> Network:
-    """A network in CIDR notation, or a single address as `parse_address` takes it. Raises `ValueError`."""
+    """Parse a network in CIDR notation, or a single address as in `parse_address`. Raises `ValueError`."""
     address = parse_address(text)
     if address is not None:
         return ip_network(address)

@@ -1,6 +1,6 @@
 """An event of the audit log, and the hash that chains it to the one before. Pure.
 
-The log is what people read and the only way in which the rest of the gateway learns of a change.
+People read the log, and the rest of the gateway learns of a change only from it.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ COLUMNS: Final = (
     "detail",
     "previous",
 )
-"""Of the log, in the order in which they are hashed."""
+"""The columns of the log, in the order in which they are hashed."""
 GENESIS: Final = "0" * 64
-"""What stands in for the digest of the event before the first."""
+"""The `previous` digest of the first event."""
 ID_PATTERN: Final = "[0-9]{1,20}(-[0-9a-f]{8})?"
-"""A `Position` where it stands as text."""
+"""The text form of a `Position`."""
 _ID_DIGITS: Final = 8
 _LAST: Final = 2**63 - 2
-"""No log reaches this number: what is beyond is beyond the end, and needs no larger integers in SQL."""
+"""No log reaches this number. Larger positions are clamped to it, so that they fit an SQL integer."""
 
 
 class Via(enum.StrEnum):
-    """The door through which an actor came; it keeps a user from posing as a command or an ICE."""
+    """The channel that an actor used; it keeps a user from posing as a command or an ICE."""
 
     API = "api"
     COMMAND = "command"
@@ -50,7 +50,7 @@ class Via(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who acts, through which door, and from where (an IP address, or the host of a command)."""
+    """Who acts, through which channel, and from where (an IP address, or the host of a command)."""
 
     name: str
     via: Via
@@ -59,10 +59,10 @@ class Actor:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One change: `action` is one of the five of `ice.Action` or a word of the project's own.
+    """One change: `action` is one of `ice.Action` or of `codes.AuditAction`.
 
-    `generation` is the ICE's after the change, `detail["generation_before"]` the one before. Both
-    are None where no ICE is concerned.
+    `generation` is the ICE's generation after the change, `detail["generation_before"]` the one before.
+    Both are None if the event concerns no ICE.
     """
 
     at: datetime
@@ -75,14 +75,14 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An event as it stands in the log: numbered without gaps, with the digest of the one before."""
+    """An event in the log: numbered without gaps, with the digest of the event before it."""
 
     seq: int
     event: Event
     previous: str
 
     def columns(self) -> tuple[object, ...]:
-        """The values of `COLUMNS`, as they are stored and hashed."""
+        """The values of `COLUMNS` as they are stored and hashed."""
         event = self.event
         return (
             self.seq,
@@ -104,9 +104,9 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """A reader's place in the log: behind event `seq`, whose digest begins with `digest`.
+    """A reader's place in the log: after event `seq`, whose digest begins with `digest`.
 
-    The digest tells a restored log, which gives the same numbers to other events.
+    The digest detects a restored log, which gives the same numbers to other events.
     """
 
     seq: int
@@ -114,25 +114,25 @@ class Position:
 
     @classmethod
     def parse(cls, text: str) -> Position | None:
-        """The position of an id, or of a plain number; None where it is neither."""
+        """Parse an event id or a plain number; None if `text` is neither."""
         if not re.fullmatch(ID_PATTERN, text):
             return None
         seq, _, digest = text.partition("-")
         return cls(min(int(seq), _LAST), digest)
 
     @classmethod
-    def behind(cls, entry: Entry) -> Position:
-        """The position behind an event."""
+    def after(cls, entry: Entry) -> Position:
+        """The position after an event."""
         return cls(entry.seq, entry.digest())
 
     def __str__(self) -> str:
         return f"{self.seq}-{self.digest[:_ID_DIGITS]}"
 
     def is_in(self, found: Sequence[Entry]) -> bool:
-        """Whether a log has this place; `found` are its events from number `seq` on.
+        """Whether a log contains this position; `found` are its events from number `seq` on.
 
-        Where the event has been pruned the next one names its digest. If that has been pruned, too,
-        nothing contradicts the position, and the log goes on with its oldest event.
+        If the event has been pruned, the next one holds its digest. If that one has been pruned too,
+        nothing contradicts the position, and reading continues at the oldest event.
         """
         if not found:
             return self.seq == 0 and GENESIS.startswith(self.digest)
@@ -143,7 +143,7 @@ class Position:
 
 
 def digest_of(columns: Sequence[object]) -> str:
-    """Lowercase hex SHA-256 of the columns as one JSON array, without blanks, in UTF-8."""
+    """Lowercase hex SHA-256 of the columns as one JSON array in UTF-8 without white space."""
     return hashlib.sha256(msgspec.json.encode(columns)).hexdigest()
 
 

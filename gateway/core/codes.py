@@ -1,6 +1,6 @@
-"""The words of the audit log and of failed operations. Pure.
+"""The action codes of the audit log and the error codes of failed operations. Pure.
 
-What an ICE may meet (refusals, close codes) stands in `client.protocol`, what an admin may meet in `problems`.
+Refusals and close codes, which ICEs receive, are in `client.protocol`; refusals of the admin API in `problems`.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ class AuditAction(enum.StrEnum):
 
 
 class OperationError(enum.StrEnum):
-    """Why an operation has ended without a result, as its `error` says; ICEs may say words of their own.
+    """The `code` of an operation's `error`: why it ended without a result. ICEs may send codes of their own.
 
-    `sentence` is what the gateway says where it knows no more.
+    `sentence` is the message that the gateway uses when it has no better one.
     """
 
     sentence: str
 
     def __new__(cls, code: str, sentence: str) -> Self:
-        """Make a member of its code, which is its value."""
+        """Make a member whose value is its code."""
         member = str.__new__(cls, code)
         member._value_ = code
         member.sentence = sentence
@@ -54,7 +54,7 @@ class OperationError(enum.StrEnum):
     DEADLINE = "deadline", "its deadline has passed"
     DEREGISTERED = "deregistered", "the ICE was deregistered"
     REREGISTERED = "reregistered", "the ICE was reregistered"
-    LOST = "lost", "the ICE came back without it and did not say what it came to"
+    LOST = "lost", "the ICE reconnected without it and did not report its outcome"
     REFUSED = "refused", "the ICE has not accepted it"
-    KIND_NOT_ALLOWED = "kind-not-allowed", "an ICE of this type is not sent this kind"
+    KIND_NOT_ALLOWED = "kind-not-allowed", "an ICE of this type does not accept this kind"
     FAILED = "failed", "the ICE gave no reason"

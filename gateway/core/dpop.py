@@ -1,6 +1,6 @@
-"""DPoP proofs (RFC 9449): what an ICE signs to show that it holds its own key. Pure.
+"""DPoP proofs (RFC 9449): an ICE signs one to prove that it holds its key. Pure.
 
-`verify` checks form, signature, URL and token. Whether a proof is fresh and unused stands in `replay`.
+`verify` checks form, signature, URL and token. `replay` checks that a proof is fresh and unused.
 Source: contract section 5.
 """
 
@@ -24,7 +24,7 @@ from client.protocol import PROOF_TYPE
 from gateway.core import base64url
 
 MAX_PROOF: Final = 4096
-"""The longest proof in characters; a proof with every claim has some 600."""
+"""Maximum characters of a proof; a proof with every claim has about 600."""
 MAX_JTI: Final = 256
 
 _P256_BYTES: Final = 32
@@ -33,8 +33,8 @@ _ECDSA: Final = ec.ECDSA(hashes.SHA256())
 _FIELD: Final = 2**255 - 19
 """The prime of Curve25519 (RFC 7748 section 4.1)."""
 _ORDER_8: Final = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
-# The y coordinates of the points whose order divides 8. A signature by such a key holds for many
-# messages and binds nobody.
+# The y coordinates of the points whose order divides 8. A signature by such a key is valid for many
+# messages, so it proves nothing.
 _SMALL_ORDER: Final = frozenset({0, 1, _FIELD - 1, _ORDER_8, _FIELD - _ORDER_8})
 _DEFAULT_PORTS: Final = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 
@@ -45,8 +45,8 @@ Url = tuple[str, int | None, str]
 class Jwk(msgspec.Struct, frozen=True):
     """A public key (RFC 7517) of kty EC or OKP, as it was sent.
 
-    The members of private and symmetric keys (RFC 7518 section 6) are only looked for. No other member
-    is decoded: the sender would choose what that costs.
+    Members of private and symmetric keys (RFC 7518 section 6) are only detected. Other members are not
+    decoded, since the sender would decide the cost.
     """
 
     kty: str = ""
@@ -64,7 +64,7 @@ class Jwk(msgspec.Struct, frozen=True):
 
     @property
     def is_private(self) -> bool:
-        """Whether it holds what nobody but its owner may know."""
+        """Whether it holds secret members."""
         secrets = (self.d, self.p, self.q, self.dp, self.dq, self.qi, self.oth, self.k)
         return any(member is not msgspec.UNSET for member in secrets)
 
@@ -86,7 +86,7 @@ class _Claims(msgspec.Struct, frozen=True):
 
 
 class Proof(msgspec.Struct, frozen=True, gc=False):
-    """A proof whose form, signature, URL and token hold."""
+    """A proof whose form, signature, URL and token are valid."""
 
     thumbprint: str
     jti: str
@@ -95,17 +95,17 @@ class Proof(msgspec.Struct, frozen=True, gc=False):
 
 
 class Invalid(msgspec.Struct, frozen=True, gc=False):
-    """A proof that does not hold; `detail` says why, for a person."""
+    """An invalid proof; `detail` tells a person why."""
 
     detail: str
 
 
 @lru_cache(256)
 def normalise(url: str) -> Url | None:
-    """Reduce a URL for comparison (RFC 9449 section 4.3, RFC 3986 section 6.2); None if it is none.
+    """Reduce a URL for comparison (RFC 9449 section 4.3, RFC 3986 section 6.2); None if it is not a URL.
 
-    The host goes to lower case, the scheme and the default port of its own scheme are dropped, the
-    path is percent-decoded, query and fragment are ignored.
+    The host is lowercased, the scheme and its default port are dropped, the path is percent-decoded,
+    query and fragment are ignored.
     """
     try:
         parts = urlsplit(url)
@@ -119,8 +119,8 @@ def normalise(url: str) -> Url | None:
 
 
 def thumbprint_of(jwk: Jwk) -> str:
-    """RFC 7638: base64url SHA-256 of the required members, sorted, without white space."""
-    # None of the values that get here needs an escape.
+    """The RFC 7638 thumbprint: base64url SHA-256 of the required members, sorted, without white space."""
+    # The values were validated; none of them needs escaping.
     canonical = f'{{"crv":"{jwk.crv}","kty":"{jwk.kty}","x":"{jwk.x}"'
     canonical += f',"y":"{jwk.y}"}}' if jwk.kty == "EC" else "}"
     return base64url.encode(hashlib.sha256(canonical.encode()).digest())
@@ -130,7 +130,7 @@ _Verify = Callable[[bytes, bytes], None]
 
 
 def _key(alg: str, jwk: Jwk) -> tuple[_Verify, str]:
-    """The verifier and thumbprint of a public key. Raises ValueError, whose text goes to the ICE."""
+    """The verifier and thumbprint of a public key. Raises ValueError with a text for the ICE."""
     if jwk.is_private:
         raise ValueError("jwk holds private members; send the public key alone")
     x = _coordinate("x", jwk.x)
@@ -138,7 +138,7 @@ def _key(alg: str, jwk: Jwk) -> tuple[_Verify, str]:
         if (jwk.kty, jwk.crv) != ("EC", "P-256"):
             raise ValueError("ES256 needs a key of kty EC on the curve P-256")
         y = _coordinate("y", jwk.y)
-        # from_encoded_point refuses points that are not on the curve.
+        # Rejects points that are not on the curve.
         public = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), b"\x04" + x + y)
 
         def verify_es256(signature: bytes, signed: bytes) -> None:
@@ -156,21 +156,21 @@ def _key(alg: str, jwk: Jwk) -> tuple[_Verify, str]:
 
 
 def _check_ed25519(point: bytes) -> None:
-    """Refuse what RFC 8032 section 5.1.3 does not decode, and points of small order; OpenSSL takes both."""
+    """Reject what RFC 8032 section 5.1.3 does not decode, and points of small order; OpenSSL accepts both."""
     y = int.from_bytes(point, "little") & (1 << 255) - 1
     if y >= _FIELD:
         raise ValueError("jwk's x is not the canonical encoding of its point")
-    # With them go the two encodings of x = 0 that set its sign (section 5.1.3, step 4).
+    # This also rejects the two encodings of x = 0 with a sign bit (section 5.1.3, step 4).
     if y in _SMALL_ORDER:
         raise ValueError("jwk's x is a point of small order")
 
 
 def _coordinate(name: str, value: str | msgspec.UnsetType) -> bytes:
-    """The bytes of `x` or `y`, which have only this one spelling."""
+    """The bytes of the member `x` or `y`."""
     if value is msgspec.UNSET:
         raise ValueError(f"jwk has no {name}")
     data = base64url.decode(value)
-    if len(data) != _P256_BYTES:  # Ed25519 keys have 32 bytes, too (RFC 8037)
+    if len(data) != _P256_BYTES:  # Ed25519 keys have 32 bytes too (RFC 8037)
         raise ValueError(f"jwk's {name} does not have 32 bytes")
     return data
 
@@ -179,13 +179,13 @@ _ALGORITHMS: Final = frozenset({"ES256", "Ed25519", "EdDSA"})
 
 
 def verify(text: str, *, token: str, urls: Container[Url], expected: str) -> Proof | Invalid:
-    """Check a proof's form, signature, method, URL and token; not its age, and not whether it was used.
+    """Check a proof's form, signature, method, URL and token, but not its age or whether it was used.
 
     Args:
         text: the value of the DPoP header.
-        token: the token of the same handshake.
+        token: the token that came in the same handshake.
         urls: the endpoint's URLs, normalised.
-        expected: the URL to name in the refusal when another was signed.
+        expected: the URL that a refusal names when the proof was signed for another.
     """
     if len(text) > MAX_PROOF or not text.isascii():
         return Invalid(f"the proof is longer than {MAX_PROOF} characters or not ASCII")
@@ -200,10 +200,10 @@ def verify(text: str, *, token: str, urls: Container[Url], expected: str) -> Pro
         return Invalid(
             "the proof's header needs typ, alg and jwk; its claims need jti, htm, htu, iat and ath"
         )
-    # RFC 7515 section 4.1.9: without a slash, "application/" is left out.
+    # RFC 7515 section 4.1.9: "application/" may be left out.
     if header.typ.lower().removeprefix("application/") != PROOF_TYPE:
         return Invalid(f"typ must be {PROOF_TYPE}")
-    if header.crit is not msgspec.UNSET:  # RFC 7515 section 4.1.11: not understood, so refused
+    if header.crit is not msgspec.UNSET:  # RFC 7515 section 4.1.11: unknown, so reject it
         return Invalid("crit is not supported")
     if header.alg not in _ALGORITHMS:
         return Invalid("alg must be ES256 or Ed25519 (EdDSA)")
@@ -221,7 +221,7 @@ def verify(text: str, *, token: str, urls: Container[Url], expected: str) -> Pro
 
 
 def _fault(claims: _Claims, token: str, urls: Container[Url], expected: str) -> str | None:
-    """What is wrong with signed claims, if anything."""
+    """Why signed claims are invalid; None if they are valid."""
     if claims.htm != "GET":
         return "htm must be GET"
     url = normalise(claims.htu)

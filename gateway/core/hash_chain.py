@@ -1,9 +1,9 @@
 """Proves that the audit log was neither altered nor shortened. Pure: rows in, a verdict out.
 
-Each event holds the digest of the one before (`event.Entry`), so whoever keeps the digest of the newest
-one elsewhere, the *head*, can prove all that came before. A pruned log begins behind a checkpoint: an
-event that names the last one pruned, and its digest. Without a head a shortened log shows only where what
-is logged is still there: each change of an ICE's generation is an event.
+Each event holds the digest of the one before (`audit_event.Entry`). An operator who keeps the digest of the
+newest event elsewhere, the *head*, can prove all events before it. A pruned log begins after a checkpoint: an
+event that names the last pruned event and its digest. Without a head, removed events can be noticed only by
+their effects: each change of an ICE's generation is an event.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was found: the first fault, if any; else what is proven, and what is not."""
+    """The result: the first fault, or else what is proven and what is not."""
 
     fault: str | None
     proven: str
     unproven: str
     head: Head | None
-    """The newest event, if nothing is wrong before it."""
+    """The newest event, if there is no fault."""
 
 
 class Verifier:
-    """Is fed the rows of the log in order, and gives a verdict.
+    """Takes the rows of the log in order and gives a verdict.
 
-    A row has the `event.COLUMNS` as they stand in the table.
+    A row has the `audit_event.COLUMNS` as stored.
     """
 
     def __init__(self, pruned: Iterable[Head] = (), kept: Head | None = None) -> None:
-        """`pruned` are the last pruned events by the log's own checkpoints, `kept` a head kept elsewhere."""
+        """`pruned` are the last pruned events according to the log's checkpoints, `kept` is a head kept elsewhere."""
         self._pruned = {head.seq: head.digest for head in pruned}
         self._kept = kept
         self._first: int | None = None
@@ -64,39 +64,39 @@ class Verifier:
         self.fault: str | None = None
 
     def feed(self, rows: Iterable[Sequence[object]]) -> None:
-        """Go on; nothing more is looked at once there is a fault."""
+        """Check more rows; they are ignored after the first fault."""
         for row in rows:
             if self.fault is None:
                 self.fault = self._feed(row)
 
     def unreadable(self, seq: int) -> None:
-        """Event `seq`, the next one, holds what cannot be read as text: nobody has logged that."""
+        """Report that event `seq`, the next one, cannot be decoded as text: the gateway never logs such an event."""
         if self.fault is None:
             self.fault = self._blame(*self._doubted) if self._doubted else _altered(seq)
 
     def compare(self, ices: Iterable[tuple[str, int, int | None]]) -> None:
-        """Look for ICEs (name, generation, the highest one logged) of whose changes the log lacks some.
+        """Look for ICEs (name, generation, highest logged generation) with changes that the log lacks.
 
-        To be called behind the last row. Events of an ICE may have been pruned, but never its newest alone.
+        Call it after the last row. Pruning removes the oldest events, never only the newest of an ICE.
         """
         for ice_name, generation, logged in ices:
             if self._unlogged is not None or logged == generation:
                 continue
             if self._last is None:
-                self.lacks_all("ICEs")
+                self.report_empty("ICEs")
             elif logged is not None:
                 self._unlogged = (
                     f"{ice_name} has generation {generation}, and the log ends at its generation {logged}:"
-                    " events were taken off the end, or its entry was altered"
+                    " events were removed from the end, or its entry was altered"
                 )
             elif self._first == 1:
                 self._unlogged = (
-                    f"the log knows nothing of {ice_name}: events were taken off the end"
+                    f"the log has no event of {ice_name}: events were removed from the end"
                 )
 
-    def lacks_all(self, those: str) -> None:
-        """The log is empty although there are `those`."""
-        self._unlogged = f"the log is empty although there are {those}: its events were taken out"
+    def report_empty(self, those: str) -> None:
+        """Report that the log is empty although there are `those`."""
+        self._unlogged = f"the log is empty although there are {those}: its events were removed"
 
     def _feed(self, row: Sequence[object]) -> str | None:
         seq, previous, digest = int(str(row[0])), str(row[-1]), digest_of(row)
@@ -116,18 +116,18 @@ class Verifier:
         return fault or self._compare(seq, digest)
 
     def _blame(self, first: Head, second: Head, genuine: str | None = None) -> str:
-        """Of two that do not fit, the one that was altered, by the genuine digest of the second."""
+        """Decide which of two inconsistent events was altered, from the genuine digest of the second."""
         if genuine == second.digest:
             return _altered(first.seq)
         if genuine == digest_of((*self._row[:-1], first.digest)):
-            return _altered(second.seq)  # all but its `previous` is as it was written
+            return _altered(second.seq)  # only its `previous` was altered
         return f"{_altered(first.seq)}, or event {second.seq} was"
 
     def _begin(self, seq: int, previous: str) -> str | None:
-        """The first row there is: number 1, or the one behind a checkpoint."""
+        """Check the first row: number 1, or the one after a checkpoint."""
         before = GENESIS if seq == 1 else self._pruned.get(seq - 1)
         if before is None:
-            # A pruning that was broken off has left some: they lead to its checkpoint.
+            # An interrupted pruning left some events; the chain through them leads to its checkpoint.
             return None if max(self._pruned, default=0) >= seq else _taken_out(1, seq - 1)
         if previous == before:
             return None
@@ -135,7 +135,7 @@ class Verifier:
         return _altered(seq) + checkpoint
 
     def _compare(self, seq: int, digest: str) -> str | None:
-        """What a checkpoint and the kept head say of event `seq`."""
+        """Compare event `seq` with a checkpoint and with the kept head."""
         witnesses = [("a checkpoint", self._pruned.get(seq))]
         if self._kept is not None and self._kept.seq == seq:
             witnesses.append(("the kept head", self._kept.digest))
@@ -144,13 +144,13 @@ class Verifier:
                 return self._blame(*self._doubted, genuine)
             if genuine not in (None, digest):
                 return (
-                    f"{_altered(seq)}, or one before it with the chain written anew,"
+                    f"{_altered(seq)}, or one before it with the chain rewritten,"
                     f" since {witness} says otherwise"
                 )
         return None
 
     def verdict(self) -> Verdict:
-        """The end of the log was reached."""
+        """Conclude, after the last row."""
         fault = self.fault or self._end() or self._unlogged
         if fault is not None:
             return Verdict(fault, "", "", None)
@@ -162,12 +162,12 @@ class Verifier:
             proven += f"; {first - 1} before them were pruned behind a checkpoint"
         if kept is None:
             unproven = (
-                "that no event was taken off the end, and that the chain was not written anew as a"
+                "that no event was removed from the end, and that the chain was not rewritten as a"
                 " whole; a head kept elsewhere proves both up to it"
             )
         else:
             proven += f", and up to event {kept.seq} they are those of the kept head"
-            unproven = f"that no event was taken off the end after event {kept.seq}"
+            unproven = f"that no event was removed from the end after event {kept.seq}"
         return Verdict(None, proven, unproven, last)
 
     def _end(self) -> str | None:
@@ -182,7 +182,7 @@ class Verifier:
             return _taken_out(last.seq + 1, kept.seq)
         if kept.seq < self._first - 1:
             return (
-                f"event {kept.seq} was pruned, so nothing can be proved by its head any more: keep one"
+                f"event {kept.seq} was pruned, so its head proves nothing any more: keep a head"
                 f" from event {self._first - 1} on"
             )
         if kept.seq == self._first - 1 and self._before_first != kept.digest:
@@ -196,7 +196,5 @@ def _altered(seq: int) -> str:
 
 def _taken_out(first: int, last: int) -> str:
     return (
-        f"event {first} was taken out"
-        if first == last
-        else f"events {first} to {last} were taken out"
+        f"event {first} was removed" if first == last else f"events {first} to {last} were removed"
     )

@@ -1,10 +1,9 @@
-"""The rules of an operation: its states, and what moves it from one to another, as one table.
+"""The rules of an operation: its states and the moves between them, as one table.
 
-Pure: no I/O and no clock. The states stand as a CHECK in `store/migrations`, too. Source: contract
-section 9.
+Pure: no I/O and no clock. A CHECK in `store/migrations` repeats the states. Source: contract section 9.
 
-An operation is sent at most once. What was never sent and is too late has `expired`: it certainly never
-ran. What was sent and is not heard of is `lost`: nobody knows, until the ICE itself says what it came to.
+An operation is sent at most once. An operation that was not sent by its deadline is `expired`: it certainly
+never ran. One that was sent and whose outcome is unknown is `lost`, until the ICE reports it.
 """
 
 from __future__ import annotations
@@ -19,31 +18,25 @@ from typing import Annotated, Final
 
 import msgspec
 
-from client.protocol import (
-    MAX_VALUE,
-    CancelReason,
-    JsonTooComplex,
-    OperationKind,
-    check_json,
-)
+from client.protocol import MAX_VALUE, CancelReason, JsonTooComplex, OperationKind, check_json
 from gateway.core.codes import OperationError
 from gateway.core.ice import OPERATIONS, IceType
 from gateway.core.times import later
 
-PATIENCE: Final = timedelta(seconds=30)
-"""How long a finish may take to come after a hello that does not name the operation."""
+FINISH_GRACE: Final = timedelta(seconds=30)
+"""How long after a hello that does not name an operation its finish may still arrive."""
 LIFETIME: Final = 86_400.0
-"""Seconds from `run_at` or the request to the deadline, where none is given."""
-FARTHEST: Final = timedelta(days=366)
-"""How far ahead `run_at` and `deadline` may lie: what is farther is a mistake."""
+"""Seconds from `run_at` or the request to the default deadline."""
+MAX_AHEAD: Final = timedelta(days=366)
+"""How far ahead `run_at` and `deadline` may be; a later time is taken for a mistake."""
 MAX_KEPT: Final = 10_000
-"""Operations of an ICE whose params and results are kept, however small they are."""
+"""Maximum operations of an ICE whose params and results are kept, whatever their size."""
 KEY_PATTERN: Final = "(?!schedule:)[ -~]{1,128}"
-"""An idempotency key that a caller may choose; those of schedules are the gateway's own."""
+"""An idempotency key that a caller may choose; the gateway makes those of schedules itself."""
 
 
 class State(enum.StrEnum):
-    """`sent` is not yet accepted by the ICE, `running` is."""
+    """`sent` means not yet accepted by the ICE, `running` means accepted."""
 
     QUEUED = "queued"
     SENT = "sent"
@@ -57,7 +50,7 @@ class State(enum.StrEnum):
 
 UNFINISHED: Final = (State.QUEUED, State.SENT, State.RUNNING)
 ACTIVE: Final = (State.SENT, State.RUNNING)
-"""The ICE may be working on it."""
+"""States in which the ICE may be working on it."""
 
 
 class Move(enum.StrEnum):
@@ -73,14 +66,14 @@ class Move(enum.StrEnum):
     LOSE = "lose"
 
 
-# A finish that comes after all is believed: the ICE knows what nobody else does.
+# A late finish is accepted: only the ICE knows the outcome.
 _FINISHABLE: Final = (State.SENT, State.RUNNING, State.LOST)
 
 # Every combination that is not in this table is refused and changes nothing.
 MOVES: Final[Mapping[Move, tuple[tuple[State, ...], State]]] = MappingProxyType(
     {
         Move.SEND: ((State.QUEUED,), State.SENT),
-        # Only by whoever knows that nothing of it was written to the ICE.
+        # Only if no byte of it was written to the ICE.
         Move.RECALL: ((State.SENT,), State.QUEUED),
         Move.ACCEPT: ((State.SENT,), State.RUNNING),
         Move.SUCCEED: (_FINISHABLE, State.SUCCEEDED),
@@ -93,7 +86,7 @@ MOVES: Final[Mapping[Move, tuple[tuple[State, ...], State]]] = MappingProxyType(
 
 
 class NotValid(ValueError):
-    """A request that cannot be an operation; `field` is the one to change."""
+    """An invalid request for an operation; `field` is the field to change."""
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(reason)
@@ -147,18 +140,17 @@ class Operation:
         if kind is OperationKind.SCHEDULE and run_at is None:
             raise NotValid("run_at", "is required for schedule")
         if kind is not OperationKind.SCHEDULE and run_at is not None:
-            raise NotValid("run_at", f"is for schedule alone; {kind} is sent as soon as can be")
+            raise NotValid("run_at", f"is only for schedule; {kind} is sent as soon as possible")
         if run_at is not None and run_at < now:
             raise NotValid("run_at", "is past")
         begin = run_at or now
         end = deadline or later(begin, LIFETIME) or begin
         if end <= begin:
-            raise NotValid("deadline", "has to be later than run_at" if run_at else "is past")
-        if end > now + FARTHEST:
-            farther = "run_at" if deadline is None else "deadline"
-            raise NotValid(farther, f"at most {FARTHEST.days} days ahead")
-        key = idempotency_key
-        if key is not None and not re.fullmatch(KEY_PATTERN, key):
+            raise NotValid("deadline", "must be later than run_at" if run_at else "is past")
+        if end > now + MAX_AHEAD:
+            too_late = "run_at" if deadline is None else "deadline"
+            raise NotValid(too_late, f"at most {MAX_AHEAD.days} days ahead")
+        if idempotency_key is not None and not re.fullmatch(KEY_PATTERN, idempotency_key):
             raise NotValid(
                 "idempotency_key",
                 "1 to 128 printable ASCII characters, and does not begin with schedule:",
@@ -173,18 +165,13 @@ class Operation:
             now,
             run_at,
             end,
-            idempotency_key=key,
+            idempotency_key=idempotency_key,
         )
 
     def moved(
-        self,
-        move: Move,
-        now: datetime,
-        *,
-        result: bytes | None = None,
-        error: bytes | None = None,
+        self, move: Move, now: datetime, *, result: bytes | None = None, error: bytes | None = None
     ) -> Operation | None:
-        """The operation after `move`, or None where the table refuses that."""
+        """The operation after `move`, or None if the table does not allow it."""
         sources, target = MOVES[move]
         if self.state not in sources:
             return None
@@ -198,37 +185,35 @@ class Operation:
 
     @property
     def is_finished(self) -> bool:
-        """Whether it has come to a final state."""
+        """Whether its state is final."""
         return self.state not in UNFINISHED
 
     def is_due(self, now: datetime) -> bool:
-        """Whether it may be sent by now."""
+        """Whether it may be sent at `now`."""
         return self.run_at is None or self.run_at <= now
 
-    def overdue(self) -> Move:
-        """What its deadline does to it, while it is unfinished."""
+    def overdue_move(self) -> Move:
+        """The move that its deadline makes while it is unfinished."""
         return Move.EXPIRE if self.state is State.QUEUED else Move.LOSE
 
 
 def allows(ice_type: IceType, kind: OperationKind) -> bool:
-    """Whether an ICE of this type may be sent this kind, whoever asks."""
+    """Whether an ICE of this type may be sent this kind, regardless of the caller."""
     return kind in OPERATIONS[ice_type]
 
 
-# --- why it has ended ------------------------------------------------------------------------------
+# --- why it ended ----------------------------------------------------------------------------------
 
 MAX_SENTENCE: Final = 2000
-"""Characters of the message of an error that is not as the ICE sent it."""
+"""Characters of the message of an error that the gateway writes."""
 ENDED_REGISTRATION: Final = frozenset({OperationError.DEREGISTERED, OperationError.REREGISTERED})
 """Error codes of operations that ended with their ICE's registration."""
-
-
-_OF_STOPPING: Final = frozenset({OperationError.DEADLINE, OperationError.CANCELLED})
-"""The codes with which ICEs end what they were told to cancel; older ones know no reason."""
+_CANCELLATION_CODES: Final = frozenset({OperationError.DEADLINE, OperationError.CANCELLED})
+"""The codes with which ICEs end an operation that the gateway cancelled; older ICEs send only `cancelled`."""
 
 
 class _Error(msgspec.Struct, forbid_unknown_fields=True):
-    """The `error` of an operation; `code` is a word for programs."""
+    """The `error` of an operation; `code` is for programs."""
 
     code: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
     message: str
@@ -240,24 +225,22 @@ class _Code(msgspec.Struct):
 
 
 def reason(
-    code: str,
-    sentence: str | None = None,
-    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET,
+    code: str, sentence: str | None = None, data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 ) -> bytes:
-    """The `error` of an operation: why it has ended, in a sentence that may be cut.
+    """The `error` of an operation: why it ended, with a sentence cut to `MAX_SENTENCE`.
 
-    Without one it is that of the `codes.OperationError`.
+    The default sentence is that of the `codes.OperationError`.
     """
     if sentence is None:
-        assert isinstance(code, OperationError)  # noqa: S101 - only these have one
+        assert isinstance(code, OperationError)  # noqa: S101 - only these have a sentence
         sentence = code.sentence
     return msgspec.json.encode(_Error(str(code), sentence[:MAX_SENTENCE], data))
 
 
 def failure(sent: bytes | None) -> bytes:
-    """The `error` of an operation that its ICE has finished as failed with `sent`, which is JSON.
+    """The `error` of an operation that its ICE reported as failed with `sent`, which is JSON.
 
-    Another shape than `{"code", "message", "data"?}` becomes its message.
+    JSON of another shape than `{"code", "message", "data"?}` becomes the message.
     """
     if sent is None or sent == b"null":
         return reason(OperationError.FAILED)
@@ -273,20 +256,20 @@ def code_of(error: bytes | None) -> str | None:
 
 
 def cancel_reason(state: State | None, code: str | None) -> CancelReason | None:
-    """Why an ICE is to stop an operation in this state, with an error of this code.
+    """Why an ICE must stop an operation with this state and error code; None if it need not.
 
-    Without a state it is no operation of this ICE. None where the ICE is to go on, or has said itself what
-    it came to.
+    `state` is None if this ICE has no such operation. An ICE need not stop what is active, or what it has
+    reported as finished.
     """
     if state in (*ACTIVE, State.SUCCEEDED, State.FAILED):
         return None
     if state is State.CANCELLED:
-        anew = code in ENDED_REGISTRATION
-        return CancelReason.REREGISTERED if anew else CancelReason.REQUESTED
+        reregistered = code in ENDED_REGISTRATION
+        return CancelReason.REREGISTERED if reregistered else CancelReason.REQUESTED
     return CancelReason.DEADLINE if code == OperationError.DEADLINE else CancelReason.UNKNOWN
 
 
 def was_stopped(operation: Operation, error: bytes | None) -> bool:
-    """Whether an ICE failed only because it was cancelled at the deadline; the operation stays lost then."""
+    """Whether the ICE failed only because it was cancelled at the deadline; the operation then stays lost."""
     late = operation.state is State.LOST and code_of(operation.error) == OperationError.DEADLINE
-    return late and code_of(error) in _OF_STOPPING
+    return late and code_of(error) in _CANCELLATION_CODES

@@ -1,7 +1,7 @@
-"""The catalogue of what the admin API and the commands refuse: code, HTTP status, title, sentence.
+"""The catalogue of refusals of the admin API and the commands: code, HTTP status, title, sentence.
 
-What an ICE may meet stands in `client.protocol`. Source: contract sections 5 and 7; problem
-documents follow RFC 9457.
+Refusals of an ICE are in `client.protocol`. Source: contract sections 5 and 7; problem documents follow
+RFC 9457.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Any, Final
 from client.protocol import RefusalCode
 
 MAX_QUOTED: Final = 200
-"""Characters of what was sent that a refusal repeats."""
+"""Maximum characters of the input that a refusal quotes."""
 _MAX_DETAIL: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A refusal: `detail` says what a person should do, `more` are further members."""
+    """A refusal: `detail` says what a person should do, `more` holds further members of the document."""
 
     code: str
     status: int
@@ -44,7 +44,7 @@ NAME_IS_FINAL: Final = "ICE Names cannot be changed or deleted"
 
 _CATALOGUE: Final = {
     "malformed-json": (400, "Not JSON", "Send a JSON object in UTF-8."),
-    "bad-request": (400, "Bad request", "The request is not proper HTTP."),
+    "bad-request": (400, "Bad request", "The request is not valid HTTP."),
     "unauthenticated": (
         401,
         "Not authenticated",
@@ -57,60 +57,44 @@ _CATALOGUE: Final = {
         "Not registered",
         "Not registered: no token has been provisioned for an ICE of this name.",
     ),
-    "method-not-allowed": (405, "Method not allowed", "Use a method that Allow names."),
+    "method-not-allowed": (405, "Method not allowed", "Use a method that the Allow header names."),
     "timeout": (408, "Too slow", "The request did not arrive in time."),
-    "ice-exists": (
-        409,
-        "The ICE exists",
-        ALREADY_EXISTS,
-    ),
+    "ice-exists": (409, "The ICE exists", ALREADY_EXISTS),
     "wrong-status": (409, "Not possible in this status", "The ICE has another status."),
     "kind-not-allowed": (
         409,
         "Not for this type of ICE",
-        "An ICE of this type is not sent operations of this kind.",
+        "An ICE of this type does not accept operations of this kind.",
     ),
-    "already-finished": (409, "Already finished", "The operation has ended before."),
+    "already-finished": (409, "Already finished", "The operation has already finished."),
     "user-exists": (409, "The user exists", "Choose another user name."),
     "reset": (
         409,
         "The log ends before",
-        "The audit log ends before this event, as after a restore: begin anew.",
+        "The audit log ends before this event, as after a restore: start again from the beginning.",
     ),
     "stale": (
         412,
         "Somebody else was first",
-        "The entry has changed since you read it: read it again and decide anew.",
+        "The entry has changed since you read it: read it again and decide again.",
     ),
     "too-large": (413, "Too large", "Send less than 1 MiB."),
     "uri-too-long": (414, "Too long", "Ask for a shorter address."),
-    "unsupported-media-type": (
-        415,
-        "Not JSON",
-        "Send the body as application/json.",
-    ),
-    "expectation-failed": (
-        417,
-        "Not expected",
-        "Leave Expect away, or send `Expect: 100-continue`.",
-    ),
+    "unsupported-media-type": (415, "Not JSON", "Send the body as application/json."),
+    "expectation-failed": (417, "Not expected", "Omit Expect, or send `Expect: 100-continue`."),
     "invalid": (422, "Not valid", "A field is not valid."),
     "headers-too-large": (431, "Headers too large", "Send fewer, or shorter, headers."),
     "internal": (500, "Fault of the gateway", "The gateway's log says more."),
-    "keys-unavailable": (
-        503,
-        "No key to seal with",
-        "The file of the token keys cannot be used.",
-    ),
+    "keys-unavailable": (503, "No key to seal with", "The file of the token keys cannot be used."),
     "too-many-streams": (
         429,
         "Too many event streams",
-        "This user reads 32 event streams already: close one.",
+        "This user already reads 32 event streams: close one.",
     ),
     "queue-full": (
         429,
         "Too much waits for this ICE",
-        "Its unfinished operations are too many, or too large: wait until some are done, or cancel some.",
+        "It has too many unfinished operations, or they are too large: wait until some finish, or cancel some.",
     ),
     "unavailable": (503, "Not available", "Try again later."),
     "store-unavailable": (
@@ -124,19 +108,19 @@ CODES: Final = frozenset(_CATALOGUE)
 
 
 def problem(code: str, detail: str | None = None, **more: Any) -> Problem:
-    """A refusal of the catalogue, with a sentence of its own where the catalogue's is too general."""
+    """A refusal from the catalogue; `detail` replaces its sentence if that is too general."""
     status, title, sentence = _CATALOGUE[code]
     return Problem(code, status, title, _cut(detail or sentence, _MAX_DETAIL), more)
 
 
 def invalid(field_name: str, reason: str) -> Problem:
-    """A field that is not valid; names it. Both texts may quote what was sent, and are cut."""
+    """The refusal of an invalid field. Both texts may quote the input and are cut."""
     name = quoted(field_name)
     return problem("invalid", f"{name}: {quoted(reason)}", field=name)
 
 
 def quoted(text: str) -> str:
-    """What was sent, cut so that a refusal can repeat it."""
+    """The input, cut to `MAX_QUOTED` characters."""
     return _cut(text, MAX_QUOTED)
 
 

@@ -1,7 +1,6 @@
-"""Counts attempts per address within a moving window, in bounded memory. Pure.
+"""Counts attempts per address within a sliding window, in bounded memory. Pure.
 
-Ours rather than a library's, since it stands in the way of every garbage handshake: no task, no
-timer, no thread.
+Not a library, since it runs for every garbage handshake: it needs no task, timer or thread.
 """
 
 from __future__ import annotations
@@ -12,13 +11,13 @@ from collections import OrderedDict
 from typing import Final
 
 _MAX_SOURCES: Final = 65_536
-"""Sources remembered; the one that was quiet for longest goes first."""
+"""Maximum sources remembered; the least recently active is forgotten first."""
 _IPV6_PREFIX: Final = 64
-"""One customer has a whole /64 (RFC 6177), so that is one source."""
+"""Prefix length of one source: a customer has at least a /64 (RFC 6177)."""
 
 
 class RateLimiter:
-    """At most `limit` attempts of one source within `window` seconds."""
+    """Allows each source at most `limit` attempts within `window` seconds."""
 
     def __init__(self, limit: int, window: float) -> None:
         self._limit = limit
@@ -29,7 +28,7 @@ class RateLimiter:
         return len(self._sources)
 
     def count(self, address: str, now: float) -> float:
-        """Count an attempt at `now`; returns 0, or the seconds until there is room for another."""
+        """Count an attempt at `now`; returns 0, or the seconds until another attempt is allowed."""
         name = source(address)
         times = self._sources.get(name)
         if times is None:
@@ -44,7 +43,7 @@ class RateLimiter:
         return 0.0
 
     def _make_room(self, now: float) -> None:
-        """Forget who was quiet for a whole window, and whoever is too many."""
+        """Forget sources that were quiet for a whole window, and those above the maximum."""
         while len(self._sources) > 1:
             name, times = next(iter(self._sources.items()))
             if times and now - times[-1] < self._window and len(self._sources) <= _MAX_SOURCES:
@@ -55,15 +54,15 @@ class RateLimiter:
         """Forget the attempts of this source."""
         self._sources.pop(source(address), None)
 
-    def take_back(self, address: str) -> None:
-        """Take the latest attempt of this source back: it was a good one."""
+    def undo(self, address: str) -> None:
+        """Remove the latest attempt of this source, because it succeeded."""
         times = self._sources.get(source(address))
         if times:
             times.pop()
 
 
 def source(address: str) -> str:
-    """What an address counts as: itself, or its /64."""
+    """The source of an address: itself, or its /64."""
     if ":" not in address:
         return address
     try:
@@ -71,7 +70,7 @@ def source(address: str) -> str:
         ip = ipaddress.IPv6Address(address.split("%", maxsplit=1)[0])
     except ValueError:
         return address
-    # RFC 4291 section 2.5.5.2: all of IPv4 is one /64 to a proxy that listens on both.
+    # RFC 4291 section 2.5.5.2: a dual-stack proxy reports all of IPv4 in one /64.
     if ip.ipv4_mapped is not None:
         return str(ip.ipv4_mapped)
     return str(ipaddress.IPv6Network((ip, _IPV6_PREFIX), strict=False))

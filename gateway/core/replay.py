@@ -1,4 +1,4 @@
-"""Whether a proof is fresh and was not used before: nonces, and the `jti` of used proofs. Pure.
+"""Decides whether a proof is fresh and unused: nonces, and the `jti` of used proofs. Pure.
 
 Source: contract section 5; RFC 9449 sections 8 and 11.1.
 """
@@ -20,31 +20,30 @@ from gateway.core import base64url
 from gateway.core.dpop import Proof
 
 _AGREEMENT: Final = 15.0
-"""Seconds by which the shared clocks of two nodes may differ: each reads the common one every 5 s, in 10 s at most."""
+"""Maximum seconds between the lease times of two nodes: each reads the common one every 5 s, within 10 s."""
 NONCE_LIFETIME: Final = 300.0
-"""Seconds for which a nonce is good."""
+"""Seconds until a nonce expires."""
 
 
 class Nonces:
-    """Stateless nonces: the gateway's time and an HMAC over it (RFC 9449 section 8).
+    """Stateless nonces: the lease time and an HMAC over it (RFC 9449 section 8).
 
-    The time is that of a clock which nobody sets, so that five minutes are five minutes. Nodes that have the
-    same key, and whose clocks agree to `_AGREEMENT` seconds, take each other's.
+    Nodes with the same key, and with lease times that agree to `_AGREEMENT` seconds, accept each other's.
     """
 
     _FORM: Final = re.compile(r"[A-Za-z0-9_-]{32}", re.ASCII)
 
     def __init__(self, key: Callable[[], bytes]) -> None:
-        """`key` is asked for at each use: where nodes share it, it may be another one day."""
+        """`key` is called at each use, since the key that nodes share may change."""
         self._key = key
 
     def issue(self, now: float) -> str:
-        """A nonce good for `NONCE_LIFETIME` seconds from `now`."""
+        """A nonce that expires `NONCE_LIFETIME` seconds after `now`."""
         stamp = struct.pack(">Q", int(now * 1000))
         return base64url.encode(stamp + self._mac(stamp))
 
-    def good_until(self, nonce: str, now: float) -> float | None:
-        """When the nonce expires; None when it is not good now."""
+    def expiry(self, nonce: str, now: float) -> float | None:
+        """When the nonce expires; None if it is not valid at `now`."""
         if not self._FORM.fullmatch(nonce):
             return None
         data = base64url.decode(nonce)
@@ -52,7 +51,7 @@ class Nonces:
         if not hmac.compare_digest(mac, self._mac(stamp)):
             return None
         issued = struct.unpack(">Q", stamp)[0]
-        if issued > int((now + _AGREEMENT) * 1000):  # it would be good for too long
+        if issued > int((now + _AGREEMENT) * 1000):  # it would be valid for too long
             return None
         until = float(issued) / 1000 + NONCE_LIFETIME
         return until if now < until else None
@@ -62,11 +61,11 @@ class Nonces:
 
 
 class ReplayGuard:
-    """Lets each proof through once, while it is fresh, however the clock is set meanwhile.
+    """Accepts each proof once, while it is fresh, even if the clock is set meanwhile.
 
-    A proof with a nonce is judged by it alone, never by `iat`: by `steady`, a clock that nobody sets.
-    A proof without is judged by `now`, Unix time; and where the clock was set back to a time at which
-    proofs have been forgotten already, the ICE has to bring a nonce until that time has passed again.
+    A proof with a nonce is fresh until the nonce expires, by `lease_time`; its `iat` is ignored. A proof without
+    a nonce is fresh by its `iat` and `now`, Unix time. If the clock was set back to a time for which used proofs
+    have been forgotten, the ICE must send a nonce until that time has passed again.
     """
 
     def __init__(self, nonces: Nonces) -> None:
@@ -74,63 +73,63 @@ class ReplayGuard:
         self._by_iat = JtiCache()
         self._by_nonce = JtiCache()
 
-    def used(self, proof: Proof, now: float, steady: float) -> bool:
-        """Whether a proof of this key with this `jti` was let through, and could be fresh still."""
-        return self._by_iat.used(proof, now) or self._by_nonce.used(proof, steady)
+    def used(self, proof: Proof, now: float, lease_time: float) -> bool:
+        """Whether a proof of this key with this `jti` was accepted and could still be fresh."""
+        return self._by_iat.used(proof, now) or self._by_nonce.used(proof, lease_time)
 
-    def take(self, proof: Proof, now: float, steady: float) -> bool:
-        """Let the proof through, this once; False when the ICE has to bring a new nonce."""
+    def accept(self, proof: Proof, now: float, lease_time: float) -> bool:
+        """Accept the proof and remember it; False if the ICE must send a new nonce."""
         if proof.nonce is None:
             until = proof.iat + PROOF_WINDOW
-            if abs(proof.iat - now) > PROOF_WINDOW or until < self._by_iat.forgot:
+            if abs(proof.iat - now) > PROOF_WINDOW or until < self._by_iat.forgotten_until:
                 return False
             self._by_iat.remember(proof, until, now)
             return True
-        good_until = self._nonces.good_until(proof.nonce, steady)
-        if good_until is None:
+        expiry = self._nonces.expiry(proof.nonce, lease_time)
+        if expiry is None:
             return False
-        self._by_nonce.remember(proof, good_until, steady)
+        self._by_nonce.remember(proof, expiry, lease_time)
         return True
 
 
 class JtiCache:
-    """The proofs that were used, each remembered until it could not be used again.
+    """Used proofs, each remembered until it is no longer fresh.
 
-    A `jti` counts per key (RFC 9449 section 11.1). What is kept is a hash of 16 bytes, so that the
-    sender does not choose how much memory a proof takes.
+    A `jti` is unique per key (RFC 9449 section 11.1). A hash of 16 bytes is kept, so that the sender
+    cannot choose how much memory a proof takes.
     """
 
     def __init__(self) -> None:
-        self.forgot = -math.inf
-        """What could not be used again at this time has been forgotten."""
+        self.forgotten_until = -math.inf
+        """Proofs that were fresh until before this time may have been forgotten."""
         self._until: dict[bytes, float] = {}
-        self._queue: list[tuple[float, bytes]] = []  # a heap, the first to forget on top
+        self._queue: list[tuple[float, bytes]] = []  # a heap by expiry
 
     def __len__(self) -> int:
         return len(self._until)
 
     def used(self, proof: Proof, now: float) -> bool:
         """Whether a proof of this key with this `jti` is remembered."""
-        until = self._until.get(mark(proof.thumbprint, proof.jti))
-        return until is not None and now <= until  # at that very moment it is still fresh
+        until = self._until.get(proof_id(proof.thumbprint, proof.jti))
+        return until is not None and now <= until  # `until` itself is still fresh
 
     def remember(self, proof: Proof, until: float, now: float) -> None:
         """Remember `proof` until `until`."""
         self._forget(now)
-        name = mark(proof.thumbprint, proof.jti)
+        name = proof_id(proof.thumbprint, proof.jti)
         self._until[name] = until
         heapq.heappush(self._queue, (until, name))
 
     def _forget(self, now: float) -> None:
-        self.forgot = max(self.forgot, now)
+        self.forgotten_until = max(self.forgotten_until, now)
         while self._queue and self._queue[0][0] < now:
             _, name = heapq.heappop(self._queue)
-            # Used once more after that, it is remembered for longer.
+            # A proof that was used again after it expired has a later expiry.
             if self._until.get(name, now) < now:
                 del self._until[name]
 
 
-@lru_cache(1)  # of each proof it is asked for several times in a row
-def mark(thumbprint: str, jti: str) -> bytes:
-    """What a proof is remembered by."""
+@lru_cache(1)  # called several times in a row for each proof
+def proof_id(thumbprint: str, jti: str) -> bytes:
+    """The 16 bytes by which a proof is remembered."""
     return hashlib.sha256(f"{thumbprint} {jti}".encode()).digest()[:16]

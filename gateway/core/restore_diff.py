@@ -1,7 +1,7 @@
-"""What a restored table would admit that was taken back after its copy was made. Pure.
+"""Finds credentials that were revoked after a backup and that restoring it makes valid again. Pure.
 
-A revocation made after the backup is not in it: what it ended would be good again. With the newer
-database at hand the two are compared; without it all that the older one would admit is suspect.
+A backup lacks the revocations made after it. If the newer database exists, the two are compared; without it,
+every valid credential of the older one is suspect.
 """
 
 from __future__ import annotations
@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from gateway.core.ice import Status
 
+_UNKNOWN: Final = "not known"
+
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """What of an ICE's entry decides whom it admits; `token` is the hash."""
+class IceEntry:
+    """The part of an ICE's entry that decides on its admission; `token` is the hash."""
 
     name: str
     status: Status
@@ -24,15 +27,15 @@ class Entry:
     expires: datetime | None
 
     def admits(self, now: datetime) -> bool:
-        """Whether its token is good for anything."""
+        """Whether its token is valid at `now`."""
         if self.status is Status.PROVISIONED:
             return self.expires is None or now < self.expires
         return self.status is Status.REGISTERED
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
-    """What of a user decides what they may do; `password` is the hash."""
+class UserEntry:
+    """The part of a user that decides what they may do; `password` is the hash."""
 
     name: str
     role: str
@@ -41,8 +44,8 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True)
-class Bearer:
-    """What of an API token decides whether it is good."""
+class TokenEntry:
+    """The part of an API token that decides whether it is valid."""
 
     id: str
     user: str
@@ -52,17 +55,20 @@ class Bearer:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """Who is good for what in a database; by folded name, or by id."""
+class Credentials:
+    """All credentials of a database: ICEs and users by folded name, API tokens by id."""
 
-    entries: dict[str, Entry]
-    accounts: dict[str, Account]
-    bearers: dict[str, Bearer]
+    ices: dict[str, IceEntry]
+    users: dict[str, UserEntry]
+    api_tokens: dict[str, TokenEntry]
 
 
 @dataclass(frozen=True, slots=True)
 class Revived:
-    """Something that is good again: `what` is ice, user or api-token; `now` says what as, `since` why not."""
+    """A credential that is valid again: `what` is ice, user or api-token.
+
+    `now` describes it as restored, `since` says what had ended it.
+    """
 
     what: str
     name: str
@@ -70,59 +76,39 @@ class Revived:
     since: str
 
 
-def all_good(older: Standing, now: datetime) -> list[Revived]:
-    """Everything that is good in `older`, since nothing is known of what came after it."""
-    unknown = "not known"
-    found = [
-        Revived("ice", entry.name, _entry(entry), unknown)
-        for entry in older.entries.values()
-        if entry.admits(now)
-    ]
-    found += [
-        Revived("user", account.name, account.role, unknown)
-        for account in older.accounts.values()
-        if account.password is not None and not account.disabled
-    ]
-    found += [
-        Revived("api-token", bearer.id, _bearer(bearer), unknown)
-        for bearer in older.bearers.values()
-        if _good(bearer, older, now)
-    ]
-    return found
-
-
 def revived(
-    older: Standing, newer: Standing, now: datetime, *, anew: Collection[str]
+    older: Credentials, newer: Credentials | None, now: datetime, *, reissued: Collection[str] = ()
 ) -> list[Revived]:
-    """What is good in `older` and is not in `newer`, its later life.
+    """The credentials that are valid in `older`, the restored state, but not in `newer`.
 
-    `anew` are the folded names of the ICEs to which an admin has given a token since the restore: they
-    are meant to be good.
+    Without `newer` every valid credential is listed. `reissued` are the folded names of ICEs that got a
+    new token after the restore: those are meant to be valid.
     """
-    found = [
-        Revived("ice", entry.name, _entry(entry), reason)
-        for name, entry in older.entries.items()
-        if entry.admits(now)
-        and name not in anew
-        and (reason := _ended(entry, newer.entries.get(name)))
-    ]
-    found += [
-        Revived("user", account.name, account.role, reason)
-        for name, account in older.accounts.items()
-        if not account.disabled and (reason := _changed(account, newer.accounts.get(name)))
-    ]
-    found += [
-        Revived("api-token", bearer.id, _bearer(bearer), "revoked")
-        for bearer in older.bearers.values()
-        if _good(bearer, older, now)
-        and bearer.id in newer.bearers
-        and newer.bearers[bearer.id].revoked
-    ]
+    found: list[Revived] = []
+    for name, ice in older.ices.items():
+        if ice.admits(now) and name not in reissued:
+            since = _ice_change(ice, newer.ices.get(name)) if newer else _UNKNOWN
+            if since:
+                state = f"{ice.status}, generation {ice.generation}"
+                found.append(Revived("ice", ice.name, state, since))
+    for name, user in older.users.items():
+        since = _user_change(user, newer.users.get(name)) if newer else user.password and _UNKNOWN
+        if since and not user.disabled:
+            found.append(Revived("user", user.name, user.role, since))
+    for token in older.api_tokens.values():
+        owner = older.users.get(token.user)
+        expired = token.expires is not None and now >= token.expires
+        if token.revoked or expired or owner is None or owner.disabled:
+            continue
+        current = newer.api_tokens.get(token.id) if newer else None
+        if newer is None or (current and current.revoked):
+            since = "revoked" if newer else _UNKNOWN
+            found.append(Revived("api-token", token.id, f"of {token.user}: {token.label}", since))
     return found
 
 
-def _ended(older: Entry, newer: Entry | None) -> str | None:
-    """What became of an entry, if that took something back."""
+def _ice_change(older: IceEntry, newer: IceEntry | None) -> str | None:
+    """The change that invalidated `older`; None if there is none."""
     if newer is None:
         return "gone"
     if newer.status is Status.DEREGISTERED:
@@ -130,12 +116,12 @@ def _ended(older: Entry, newer: Entry | None) -> str | None:
     if newer.token != older.token:
         return f"its token was replaced (generation {newer.generation})"
     if newer.status is not older.status:
-        # Bound to a key then; now whoever comes first with the token binds it to theirs.
-        return "registered: its token could be registered again, by whoever has it"
+        # The newer entry is bound to a key; the restored one binds to the first key that comes with the token.
+        return "registered: its token could be registered again, by anyone who has it"
     return None
 
 
-def _changed(older: Account, newer: Account | None) -> str | None:
+def _user_change(older: UserEntry, newer: UserEntry | None) -> str | None:
     if newer is None:
         return None
     if newer.disabled:
@@ -146,17 +132,3 @@ def _changed(older: Account, newer: Account | None) -> str | None:
     if older.password is not None and newer.password != older.password:
         reasons.append("given another password")
     return " and ".join(reasons) or None
-
-
-def _good(bearer: Bearer, among: Standing, now: datetime) -> bool:
-    account = among.accounts.get(bearer.user)
-    expired = bearer.expires is not None and now >= bearer.expires
-    return not (bearer.revoked or expired or account is None or account.disabled)
-
-
-def _entry(entry: Entry) -> str:
-    return f"{entry.status}, generation {entry.generation}"
-
-
-def _bearer(bearer: Bearer) -> str:
-    return f"of {bearer.user}: {bearer.label}"

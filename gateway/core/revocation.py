@@ -1,4 +1,4 @@
-"""What an action ended, as its answer tells it. Pure."""
+"""The sessions that an action dropped, as its response reports them. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import timedelta
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """A session that an action ended, on which node, and how long after the action began."""
+    """A session that an action ended, its node, and the milliseconds from the start of the action."""
 
     session: str
     node: str
@@ -19,13 +19,13 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class Confirmation:
-    """The sessions that were dropped, and the nodes that have not confirmed in time."""
+    """The sessions that were dropped, and the nodes that did not confirm in time."""
 
     dropped: list[Drop]
     unconfirmed: list[str]
 
 
 def drop(session: str, node: str, code: int, elapsed: timedelta, ice_name: str) -> Drop:
-    """A drop that took `elapsed`; a clock that was set back makes no negative time."""
+    """A drop that took `elapsed`; a negative duration, of a clock that was set back, counts as 0."""
     milliseconds = round(max(0.0, elapsed.total_seconds()) * 1000, 3)
     return Drop(session, node, code, milliseconds, ice_name)

@@ -18,29 +18,24 @@ class Role(enum.StrEnum):
 
 
 class Need(enum.Enum):
-    """What a route needs of its caller."""
+    """The permission that a route requires of its caller."""
 
     NOTHING = enum.auto()
-    """It is open to strangers."""
+    """The route is public."""
     CALLER = enum.auto()
-    """Any caller, who is shown what they may see."""
+    """Any caller; the response shows only what they may see."""
     USER = enum.auto()
-    """Likewise, but no API token that was made for one ICE."""
+    """Any caller except an API token that was made for one ICE."""
     SEE_ALL = enum.auto()
     READ_EVENTS = enum.auto()
     ACT = enum.auto()
     OPERATE = enum.auto()
-    """To send work to the ICE of the path."""
-
-    @property
-    def is_of_an_ice(self) -> bool:
-        """Whether it depends on the ICE that the path names."""
-        return self is Need.OPERATE
+    """The caller may send operations to the ICE that the path names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grants:
-    """What a role may do: see ICEs that are not one's own, read the audit log, take actions."""
+    """What a role may do: see the ICEs of other users, read the audit log, take actions."""
 
     sees_all: bool
     reads_events: bool
@@ -59,8 +54,8 @@ _NOTHING: Final = Grants(sees_all=False, reads_events=False, acts=False)
 class Caller:
     """An authenticated user of the admin API or page.
 
-    `ice` is set for an API token that was made for one ICE: it operates that one, whoever its user
-    is, and may do nothing else.
+    `ice` is set for an API token that was made for one ICE: it may operate that ICE, whatever the
+    role of its user, and nothing else.
     """
 
     user: str
@@ -73,7 +68,7 @@ class Caller:
         return GRANTS[self.role] if self.ice is None else _NOTHING
 
     def may(self, need: Need, ice: Ice | None) -> bool:
-        """Whether the caller has what a route needs; `ice` is the one that its path names."""
+        """Whether the caller has the permission; `ice` is the ICE that the path names."""
         match need:
             case Need.NOTHING | Need.CALLER:
                 return True
@@ -89,7 +84,7 @@ class Caller:
                 return ice is not None and self.operates(ice)
 
     def sees(self, ice: Ice) -> bool:
-        """Whether an ICE exists for this caller."""
+        """Whether the caller may see this ICE."""
         if self.ice is not None:
             return fold(ice.ice_name) == fold(self.ice)
         return self.grants.sees_all or ice.provisionedto == self.user

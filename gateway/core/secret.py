@@ -1,4 +1,4 @@
-"""A secret is a type of its own, so that it cannot slip into a log, an error or a listing."""
+"""A type for secrets, so that they do not leak into a log, an error or a listing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NoReturn
 class Secret:
     """A text that masks itself: `repr`, `str` and formatting show asterisks, comparison takes constant time.
 
-    Only `reveal()` gives the text; whoever reads the code can search for that word.
+    Only `reveal()` returns the text, so that a reviewer can search for that word.
     """
 
     __slots__ = ("_text",)
@@ -19,11 +19,11 @@ class Secret:
         self._text = text
 
     def reveal(self) -> str:
-        """The text itself, for the one place that has to show or send it."""
+        """The text itself, for code that shows or sends it."""
         return self._text
 
     def digest(self) -> str:
-        """Lowercase hex SHA-256 of the text: what a table may keep of it."""
+        """Lowercase hex SHA-256 of the text, for storage."""
         return hashlib.sha256(self._text.encode()).hexdigest()
 
     def __repr__(self) -> str:
@@ -37,7 +37,7 @@ class Secret:
         return hmac.compare_digest(self._bytes(), other._bytes())
 
     def _bytes(self) -> bytes:
-        # A header may bring bytes that are no UTF-8; they come as surrogates.
+        # A header may hold bytes that are not UTF-8; they arrive as surrogates.
         return self._text.encode(errors="surrogatepass")
 
     def __hash__(self) -> int:

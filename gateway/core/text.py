@@ -1,4 +1,4 @@
-"""Text of a person's files, and text and JSON of strangers, made fit for a terminal, a log, a page."""
+"""Decodes people's files, and makes untrusted text and JSON safe for a terminal, a log or a page."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from typing import Final
 
 _TOKEN: Final = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}:,]|[^\s\[\]{}:,"]+')
-"""A string, a sign of JSON, or a number or word."""
+"""A string, a punctuation character, or a number or literal of JSON."""
 
 UTF_16: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-"""How a text in UTF-16 begins."""
+"""The byte order marks of UTF-16."""
 
 
 def decoded(data: bytes) -> str:
-    """The text of a person's file: UTF-8, or what Windows' editors and shells write with a byte order mark.
+    """Decode a person's file: UTF-8, or UTF-16 with the byte order mark that Windows tools write.
 
     Raises `UnicodeDecodeError`.
     """
@@ -25,7 +25,7 @@ def decoded(data: bytes) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` with an escape for each character that could steer a terminal or begin a line of its own."""
+    """`text` with an escape for each character that could control a terminal or begin a new line."""
     if text.isprintable():
         return text
     return "".join(
@@ -34,10 +34,10 @@ def printable(text: str) -> str:
 
 
 def pretty(value: bytes, at_most: int) -> tuple[str, bool]:
-    """JSON indented for people, and whether that is all of it: it is cut at `at_most` characters.
+    """JSON indented for people, cut at `at_most` characters, and whether it is complete.
 
-    Until then it is still JSON: what could steer a terminal is written as an escape. Time and memory are
-    bounded by `at_most`, not by what the indentation of all of it would need.
+    Characters that could control a terminal are written as JSON escapes. `at_most` bounds time and memory,
+    however deep the JSON is.
     """
     text = io.StringIO()
     for piece in _indented(value.decode(), at_most):
@@ -49,7 +49,7 @@ def pretty(value: bytes, at_most: int) -> tuple[str, bool]:
 
 
 def compact(value: bytes) -> str:
-    """JSON as it is, but for what could steer a terminal, which is written as an escape."""
+    """JSON as it is, with characters that could control a terminal written as escapes."""
     return _escaped(value.decode())
 
 
@@ -59,7 +59,7 @@ def _indented(json_text: str, longest: int) -> Iterator[str]:
         part = found[0]
         closes = part in "]}"
         depth -= closes
-        # Before what is first within brackets, and before the end of brackets that hold something.
+        # A new line after an opening bracket and before a closing one, but not within an empty pair.
         if opened != closes:
             yield _new_line(depth, longest)
         opened = part in "[{"

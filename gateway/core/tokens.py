@@ -1,8 +1,8 @@
-"""Registration tokens: compact JWE (RFC 7516), `dir` with `A256GCM`, sealed by keys that only we have.
+"""Registration tokens: compact JWE (RFC 7516), `dir` with `A256GCM`, sealed with keys that only the gateway has.
 
-Pure: the key file is read and written by `keyfile`. Source: contract section 4. The protected header
-carries `iat` beside `kid` (RFC 7519 section 5.3 allows such a copy), so that a client can tell which of
-two tokens is the newer without being able to open either.
+Pure: `store.key_file` reads and writes the key file. Source: contract section 4. The protected header repeats
+`iat` (RFC 7519 section 5.3 allows this), so that a client can tell which of two tokens is newer without
+opening either.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from gateway.core.secret import Secret
 KEY_BYTES: Final = 32
 _IV_BYTES: Final = 12  # RFC 7518 section 5.3: a 96 bit IV
 _TAG_BYTES: Final = 16
-_JTI_BYTES: Final = 16  # 128 random bits: two tokens of one generation never look alike
+_JTI_BYTES: Final = 16  # 128 random bits: two tokens of one generation always differ
 
 
 class _Header(msgspec.Struct, frozen=True):
@@ -44,8 +44,8 @@ class _Claims(msgspec.Struct, frozen=True):
     iat: float
 
 
-class Opened(msgspec.Struct, frozen=True, gc=False):
-    """What a genuine token says, and the SHA-256 under which the table knows it."""
+class OpenedToken(msgspec.Struct, frozen=True, gc=False):
+    """The claims of a genuine token, and its SHA-256, which the table stores."""
 
     ice_name: str
     ice_type: IceType
@@ -55,13 +55,13 @@ class Opened(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class UnknownKey:
-    """The envelope names a key that is not in the ring: the key file may have grown."""
+    """The header names a key that is not in the ring: another node may have added one to the key file."""
 
     kid: str
 
 
 class Key:
-    """One 256 bit key, its `kid`, and when it was made if that is known; its bytes stay inside."""
+    """A 256 bit key, its `kid`, and when it was made if known; only `reveal` returns its bytes."""
 
     __slots__ = ("_secret", "cipher", "kid", "made")
 
@@ -75,7 +75,7 @@ class Key:
 
     @classmethod
     def generate(cls, now: datetime) -> Key:
-        """A new random key. Its id is typed as an argument: it does not look like an option."""
+        """A new random key. Its id never begins with `-`: people type it as a command argument."""
         kid = "-"
         while kid.startswith("-"):
             kid = base64url.encode(secrets.token_bytes(6))
@@ -90,7 +90,7 @@ class Key:
 
 
 class KeyRing:
-    """The keys that open tokens, and the one of them that seals."""
+    """The keys that open tokens; one of them also seals."""
 
     __slots__ = ("_keys", "_seals")
 
@@ -100,7 +100,7 @@ class KeyRing:
 
     @property
     def keys(self) -> tuple[Key, ...]:
-        """All keys, the oldest first."""
+        """All keys, oldest first."""
         return tuple(self._keys.values())
 
     @property
@@ -109,26 +109,26 @@ class KeyRing:
         return self._seals.kid
 
     def with_key(self, key: Key) -> KeyRing:
-        """One more key, which only opens."""
+        """This ring with one more key, which only opens."""
         return KeyRing((*self.keys, key), self.seals)
 
     def sealing_with(self, kid: str) -> KeyRing:
-        """The same keys, of which `kid` seals. Raises KeyError."""
+        """This ring with `kid` as the key that seals. Raises KeyError."""
         return KeyRing(self.keys, kid)
 
     def without(self, kid: str) -> KeyRing:
-        """One key less. Raises KeyError for the one that seals."""
+        """This ring without `kid`. Raises KeyError for the key that seals."""
         return KeyRing((key for key in self.keys if key.kid != kid), self.seals)
 
-    def joined(self, other: KeyRing) -> KeyRing:
-        """The keys of both; what seals here goes on sealing. Raises ValueError where they clash."""
+    def merged(self, other: KeyRing) -> KeyRing:
+        """The keys of both rings; this ring's key seals. Raises ValueError if two keys have the same id."""
         for kid in self._keys.keys() & other._keys.keys():
             if self._keys[kid].reveal() != other._keys[kid].reveal():
                 raise ValueError(f"there are two keys of the id {kid}")
         return KeyRing((other._keys | self._keys).values(), self.seals)
 
     def derived(self, purpose: bytes) -> bytes:
-        """A key of 32 bytes for another purpose, which all have who have these: of the oldest of them."""
+        """A key of 32 bytes for another purpose, derived from the oldest key: the same for all holders of the ring."""
         return hmac.digest(self.keys[0].reveal(), purpose, "sha256")
 
     def seal(self, ice_name: str, ice_type: IceType, generation: int, now: datetime) -> Secret:
@@ -151,7 +151,7 @@ class KeyRing:
         text = ".".join(
             (
                 header,
-                "",  # section 5.1, step 5: with `dir` the encrypted key is empty
+                "",  # section 5.1, step 5: `dir` has no encrypted key
                 base64url.encode(iv),
                 base64url.encode(sealed[:-_TAG_BYTES]),
                 base64url.encode(sealed[-_TAG_BYTES:]),
@@ -160,13 +160,13 @@ class KeyRing:
         assert len(text) <= MAX_TOKEN, "a token outgrew the contract"  # noqa: S101 - cannot happen: names have 64 characters
         return Secret(text)
 
-    def open(self, token: Secret) -> Opened | UnknownKey | None:
-        """What the token says, or None when it is not one of ours."""
+    def open(self, token: Secret) -> OpenedToken | UnknownKey | None:
+        """The claims of the token; None if this gateway did not issue it."""
         return open_with(self._keys, token)
 
 
-def open_with(keys: dict[str, Key], token: Secret) -> Opened | UnknownKey | None:
-    """Open `token` with the key that its header names. Costs no I/O and never raises."""
+def open_with(keys: dict[str, Key], token: Secret) -> OpenedToken | UnknownKey | None:
+    """Open `token` with the key that its header names; never raises."""
     text = token.reveal()
     if len(text) > MAX_TOKEN or not text.isascii():
         return None
@@ -187,4 +187,4 @@ def open_with(keys: dict[str, Key], token: Secret) -> Opened | UnknownKey | None
         claims = msgspec.json.decode(plain, type=_Claims)
     except (ValueError, InvalidTag, RecursionError):
         return None
-    return Opened(claims.ice_name, claims.ice_type, claims.generation, token.digest())
+    return OpenedToken(claims.ice_name, claims.ice_type, claims.generation, token.digest())

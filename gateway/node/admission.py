@@ -21,10 +21,10 @@ from gateway.core.dpop import Invalid, Proof, Url, normalise, verify
 from gateway.core.ice import Action, Ice, Status, WrongStatus
 from gateway.core.problems import Problem, refusal
 from gateway.core.rate_limit import RateLimiter
-from gateway.core.replay import Nonces, ReplayGuard, mark
+from gateway.core.replay import Nonces, ReplayGuard, proof_id
 from gateway.core.secret import Secret
 from gateway.core.times import Clock
-from gateway.core.tokens import Opened
+from gateway.core.tokens import OpenedToken
 from gateway.node.hub import Hub, Live
 from gateway.node.lease import Lease
 from gateway.node.log_follower import LogFollower
@@ -59,7 +59,7 @@ class Handshake(msgspec.Struct, frozen=True, gc=False):
 class Candidate(msgspec.Struct, frozen=True, gc=False):
     """A handshake with a genuine token and a good proof, whose entry is still to be read."""
 
-    token: Opened
+    token: OpenedToken
     thumbprint: str
     address: str
     proof: str
@@ -90,7 +90,7 @@ class _Arrival:
     __slots__ = ("handshake", "opened", "proof", "token", "verdict")
 
     token: Secret
-    opened: Opened
+    opened: OpenedToken
     proof: Proof
 
     def __init__(self, handshake: Handshake, verdict: asyncio.Future[Candidate | Refused]) -> None:
@@ -241,10 +241,10 @@ class Admission:
         now, lease_time = self._clock().timestamp(), self._lease_time()
         if self._replays.used(proof, now, lease_time):
             return _replayed(opened.ice_name)
-        if not self._replays.take(proof, now, lease_time):
+        if not self._replays.accept(proof, now, lease_time):
             wanted = refusal(RefusalCode.USE_DPOP_NONCE, nonce=self._nonces.issue(lease_time))
             return Refused(wanted, opened.ice_name)
-        name = mark(proof.thumbprint, proof.jti).hex() if self._engine.shared else ""
+        name = proof_id(proof.thumbprint, proof.jti).hex() if self._engine.shared else ""
         return Candidate(opened, proof.thumbprint, arrival.handshake.address, name)
 
     def _invalid_token(self, address: str, ice_name: str | None = None) -> Refused:

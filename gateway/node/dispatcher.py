@@ -22,7 +22,7 @@ from gateway.core.codes import AuditAction, OperationError
 from gateway.core.ice import RULES
 from gateway.core.operation import (
     ACTIVE,
-    PATIENCE,
+    FINISH_GRACE,
     Move,
     Operation,
     State,
@@ -204,7 +204,7 @@ class Dispatcher:
             return None
         now = self._clock()
         if work.deadline <= now:
-            await self._move(work, work.overdue(), error=DEADLINE_ERROR)
+            await self._move(work, work.overdue_move(), error=DEADLINE_ERROR)
             return 0
         left = (work.deadline - now).total_seconds()
         if work.state is not State.QUEUED:
@@ -260,7 +260,7 @@ class Dispatcher:
         if lane.sent == work.id:
             return _MAX_WAIT
         since = session.greeted or session.opened
-        left = since + PATIENCE.total_seconds() - _loop_time()
+        left = since + FINISH_GRACE.total_seconds() - _loop_time()
         if left <= 0:
             await self._move(work, Move.LOSE, error=reason(OperationError.LOST))
             return 0

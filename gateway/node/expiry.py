@@ -65,7 +65,7 @@ class OperationExpiry:
         async def unit(transaction: Transaction) -> list[Operation]:
             ended = []
             for old in await operations.overdue(transaction, now, _BATCH):
-                new = old.moved(old.overdue(), now, error=DEADLINE_ERROR)
+                new = old.moved(old.overdue_move(), now, error=DEADLINE_ERROR)
                 if new is not None and await operations.replace(transaction, old, new):
                     ended.append(new)
             return ended

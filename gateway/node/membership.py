@@ -163,7 +163,7 @@ class Membership:
         await self._engine.write(unit)
 
     async def _sync_lease_time(self) -> None:
-        self._lease_time.told(await self._nodes.clock(self._lease_time()))
+        self._lease_time.set(await self._nodes.clock(self._lease_time()))
 
     # --- called by the rest of the node ----------------------------------------------------------------
 

@@ -38,7 +38,7 @@ from gateway.node.revocations import Revocations
 from gateway.node.session import FinishReport, Session
 from gateway.node.waiters import Waiters
 from gateway.runtime.clocks import SharedClock
-from gateway.runtime.eventloop import ended, supervise
+from gateway.runtime.eventloop import cancel_and_wait, supervise
 from gateway.runtime.fd_limits import shortage
 from gateway.runtime.settings import Settings
 from gateway.store.acknowledgements import Acknowledgements
@@ -216,7 +216,7 @@ class Node:
             await self.presence.start()
             await self.restore_hold.start()
             for name, work in self._work():
-                stack.push_async_callback(ended, supervise(work, name, failed))
+                stack.push_async_callback(cancel_and_wait, supervise(work, name, failed))
             # The last sessions are recorded before the store closes.
             stack.push_async_callback(self.presence.flush)
             yield

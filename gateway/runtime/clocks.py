@@ -1,4 +1,4 @@
-"""Clocks that nobody sets: of this machine, and one that all nodes read alike."""
+"""Clocks that no one can set: this machine's, and one that all nodes share."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from collections.abc import Callable
 if sys.platform == "linux":
 
     def boottime() -> float:
-        """Seconds of a clock that nobody sets and that no suspend stops (clock_gettime(2), CLOCK_BOOTTIME)."""
+        """Seconds of a monotonic clock that also counts time in suspend (clock_gettime(2), CLOCK_BOOTTIME)."""
         return time.clock_gettime(time.CLOCK_BOOTTIME)
 else:
     boottime = time.monotonic
 
 
 class SharedClock:
-    """Seconds of a clock that nobody sets and that all nodes read alike, to some seconds: the lease clock.
+    """The lease time: seconds that pass and that all nodes agree on to within a few seconds.
 
-    The database keeps it and the nodes push it on. Between two times that the database tells it goes by
-    `monotonic`; a gateway that is alone has no other.
+    The database stores it and the nodes advance it. Between two readings from the database it follows
+    `monotonic`; a single gateway uses `monotonic` alone.
     """
 
     __slots__ = ("_monotonic", "_offset")
@@ -29,9 +29,9 @@ class SharedClock:
         self._offset = 0.0
 
     def __call__(self) -> float:
-        """The time now."""
+        """The lease time now."""
         return self._monotonic() + self._offset
 
-    def told(self, now: float) -> None:
-        """The database has just told the time."""
+    def set(self, now: float) -> None:
+        """Adopt a time just read from the database."""
         self._offset = now - self._monotonic()

@@ -1,4 +1,4 @@
-"""What a database URL names, and how it may be shown. Pure."""
+"""Parses database URLs, and shows them without secrets. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import unquote
 FILE: Final = "sqlite:///"
 SERVERS: Final = ("postgresql://", "postgres://")
 ENCODE: Final = "in user and password write / as %2F, # as %23, ? as %3F, @ as %40, : as %3A"
-"""What to change in a URL that cannot be taken apart."""
+"""How to fix a URL that cannot be parsed."""
 
 _HOST: Final = r"(?:\[[^\[\]@/?#,]*\]|[^\[\]@:/?#,]*)(?::[0-9]*)?"
 _SERVER: Final = re.compile(
@@ -20,18 +20,18 @@ _SERVER: Final = re.compile(
     r"(?P<path>/[^@?#]*)?"
     r"(?P<query>\?[^@#]*)?"
 )
-"""Only what has one reading: a second `@`, or one behind the host, may be in the middle of a password."""
+"""Accepts only unambiguous URLs: a second `@`, or one after the host, could be part of a password."""
 
 
 def file_of(url: str) -> Path | None:
-    """The SQLite file (`sqlite:///relative.db`, `sqlite:////absolute.db`); None for a server's."""
+    """The SQLite file (`sqlite:///relative.db`, `sqlite:////absolute.db`); None for a database server."""
     if not url.startswith(FILE):
         return None
     return Path(unquote(url.removeprefix(FILE))).expanduser()
 
 
 def names_server(url: str) -> bool:
-    """Whether this is a well-formed URL of a server's database."""
+    """Whether this is a well-formed URL of a database on a server."""
     parts = _SERVER.fullmatch(url)
     return parts is not None and bool((parts["path"] or "").strip("/"))
 
@@ -39,7 +39,7 @@ def names_server(url: str) -> bool:
 def shown(url: str) -> str:
     """The URL without password and parameters, for people and logs.
 
-    Of one that cannot be taken apart only the scheme is shown: any other part may be of the password.
+    Only the scheme of a URL that cannot be parsed is shown: any other part may belong to the password.
     """
     parts = _SERVER.fullmatch(url)
     if parts is None:
@@ -50,7 +50,7 @@ def shown(url: str) -> str:
 
 
 def each_host(url: str) -> list[str]:
-    """The URL of a server once for each of its hosts, with that host alone."""
+    """One URL for each host of a server's URL, with that host only."""
     parts = _SERVER.fullmatch(url)
     if parts is None:
         return [url]

@@ -1,4 +1,4 @@
-"""How the process of a gateway is set up: its event loop, its garbage collector, its file handles, its parts."""
+"""Sets up the gateway's process: event loop, garbage collector, file handles, and supervised tasks."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from typing import Any
 
 import structlog
 
-from gateway.runtime.fd_limits import BESIDE, raise_limit
+from gateway.runtime.fd_limits import OVERHEAD, raise_limit
 from gateway.runtime.settings import AddressUnavailable, BadSetting, Settings
-from gateway.runtime.sockets import CannotBind, place
+from gateway.runtime.sockets import CannotBind, host_port
 
 try:
     import uvloop
@@ -28,26 +28,25 @@ else:
     _run = uvloop.run
     _LOOP = f"uvloop {metadata.version('uvloop')}"
 
-
 _log = structlog.get_logger()
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
-    """Run `work` on the quickest loop there is, in a process set up for very many connections."""
-    # A connection is some dozen long-lived objects: with the defaults they are scanned again and
-    # again, which is the largest single cost of an admission.
+    """Run `work` on the fastest available loop, in a process tuned for very many connections."""
+    # A connection is about a dozen long-lived objects. With the default thresholds the collector scans
+    # them again and again, which is the largest single cost of an admission.
     gc.set_threshold(50_000, 50, 100)
-    # An admission changes threads several times: beside a thread that computes, each change would take 5 ms.
+    # An admission switches threads several times; beside a busy thread each switch would take 5 ms.
     sys.setswitchinterval(0.001)
     raise_limit()
     _run(work)
 
 
 @contextlib.contextmanager
-def calm(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    """Suppress the loop's line for each connection refused for lack of file handles.
+def suppress_handle_errors(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Suppress the loop's log line for each connection refused for lack of file handles.
 
-    asyncio says so thousands of times a second; `vitals` says it once.
+    asyncio writes it thousands of times a second; `node.health` reports it once.
     """
     before = loop.get_exception_handler()
 
@@ -66,23 +65,23 @@ def calm(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
         loop.set_exception_handler(before)
 
 
-def warm() -> None:
-    """Leave what was made at the start out of every collection: it stays for as long as the process."""
+def freeze_heap() -> None:
+    """Exclude the objects made at the start from garbage collection; they live as long as the process."""
     gc.collect()
     gc.freeze()
 
 
-def described() -> str:
-    """What the process runs with, for an operator."""
+def describe() -> str:
+    """The Python, event loop and file handle limit of this process, for the operator."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     handles = "any number of" if limit == resource.RLIM_INFINITY else f"{limit:,}"
     return f"Python {platform.python_version()}, {_LOOP}, {handles} file handles"
 
 
 def too_few_handles(connections: int) -> str | None:
-    """What to tell an operator whose system has not as many file handles as `connections` need."""
+    """A warning for the operator if the limit of file handles is too low for `connections`, else None."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if limit == resource.RLIM_INFINITY or limit >= connections + BESIDE:
+    if limit == resource.RLIM_INFINITY or limit >= connections + OVERHEAD:
         return None
     return (
         f"ice.max_connections is {connections:,}, but this process may have {limit:,} file handles:"
@@ -93,33 +92,33 @@ def too_few_handles(connections: int) -> str | None:
 def supervise(
     work: Coroutine[None, None, None], name: str, failed: asyncio.Future[None]
 ) -> asyncio.Task[None]:
-    """Run a part for as long as the gateway lives; its death is the gateway's."""
+    """Run a part of the gateway; if it ends by itself, `failed` gets its error and the gateway stops."""
 
     def died(task: asyncio.Task[None]) -> None:
         if not task.cancelled() and not failed.done():
             error = task.exception() or RuntimeError(f"{name} ended")
             _log.critical("a part of the gateway died", part=name, error=repr(error))
             failed.set_exception(error)
-            failed.exception()  # whether or not anybody waits for it
+            failed.exception()  # marks it as retrieved, in case no task awaits it
 
     task = asyncio.create_task(work, name=name)
     task.add_done_callback(died)
     return task
 
 
-async def ended(task: asyncio.Task[None]) -> None:
-    """End a part, and wait until it has."""
+async def cancel_and_wait(task: asyncio.Task[None]) -> None:
+    """Cancel a task and wait until it has ended."""
     task.cancel()
     await asyncio.wait([task])
 
 
-def cannot_listen(settings: Settings, error: OSError) -> BadSetting:
-    """The fault of an address that is taken, not this machine's, or forbidden (which does not pass)."""
+def listen_error(settings: Settings, error: OSError) -> BadSetting:
+    """The error for an address that is in use or not this machine's (both may pass), or forbidden."""
     kind = BadSetting if error.errno in (errno.EACCES, errno.EPERM) else AddressUnavailable
-    # Of asyncio's sentence, which names the address twice, the reason stands behind the last colon.
+    # asyncio's text names the address twice; the reason follows the last colon.
     reason = (error.strerror or str(error)).rsplit(": ", 1)[-1]
     hosts = (error.host,) if isinstance(error, CannotBind) else settings.server_host
-    places = " and ".join(place(host, settings.server_port) for host in hosts)
+    addresses = " and ".join(host_port(host, settings.server_port) for host in hosts)
     return kind(
-        f"cannot listen on {places}: {reason}; see server.host and server.port (--host, --port)"
+        f"cannot listen on {addresses}: {reason}; see server.host and server.port (--host, --port)"
     )

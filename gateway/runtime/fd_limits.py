@@ -1,6 +1,6 @@
-"""File handles: every connection is one, and the system gives a process only so many.
+"""File handles: every connection takes one, and the system limits them for each process.
 
-Some are kept free for what must go on: the key file, and connections that are answered and let go.
+Some are kept in reserve, so that the gateway can still open the key file and refuse connections properly.
 """
 
 from __future__ import annotations
@@ -11,30 +11,30 @@ import resource
 from typing import Final
 
 RESERVE: Final = 64
-"""Handles kept free; of a small limit a quarter."""
-BESIDE: Final = 1024
-"""Handles that a gateway needs beside those of connections: those that listen (`sockets.QUEUES` times
-`listener.DOORS` for each of two addresses, `DOORS` for the metrics), the database's, `RESERVE`."""
+"""Handles kept free; a quarter of a small limit."""
+OVERHEAD: Final = 1024
+"""Handles that a gateway needs besides its connections: listeners (`sockets.QUEUES` times `server.DOORS` for
+each of two addresses, `DOORS` for the metrics), the database, and `RESERVE`."""
 
 
 def raise_limit() -> None:
-    """Let this process have as many as the system allows: the soft limit is often 1,024."""
+    """Raise the soft limit, which is often 1,024, to the hard limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def is_among_the_last(handle: int, reserve: int = RESERVE) -> bool:
-    """Whether a connection has one of the `reserve` handles that are to be kept free.
+    """Whether `handle` is one of the last `reserve` handles, which should stay free.
 
-    The system gives the lowest number that is free: a low one says that there are enough.
+    The system assigns the lowest free number, so a low number means that enough are free.
     """
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return limit != resource.RLIM_INFINITY and handle >= limit - min(reserve, limit // 4)
 
 
 def shortage() -> str | None:
-    """Why no further connection is taken on, for an operator; None as long as there are handles enough."""
+    """Why the gateway accepts no more connections, for the operator; None while enough handles are free."""
     try:
         lowest = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:

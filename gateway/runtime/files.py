@@ -1,4 +1,4 @@
-"""Files that are there after a power cut, and belong to whom they should."""
+"""Files that survive a power cut and have the right owner."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _REMOTE: Final = frozenset(
 
 
 def sync(path: Path) -> None:
-    """Have a file, or the names in a folder, on the disk."""
+    """Flush a file, or the entries of a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -23,32 +23,32 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def own(made: Path, instead: Path) -> None:
-    """Give a file made by root to the owner of what it takes the place of, or else of its folder.
+def copy_owner(new: Path, replaced: Path) -> None:
+    """Give a file made by root the owner of the file it replaces, or else of that folder.
 
-    Root restores the database and rotates the keys of the user as whom the gateway runs.
+    Root may restore the database or rotate the keys of the user who runs the gateway.
     """
     if os.geteuid() == 0:
-        owner = (instead if instead.exists() else instead.parent).stat()
-        os.chown(made, owner.st_uid, owner.st_gid, follow_symlinks=False)
+        owner = (replaced if replaced.exists() else replaced.parent).stat()
+        os.chown(new, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def network_file_system(path: Path) -> str | None:
-    """The kind of network file system on which `path` lies; None where it is local, or nobody can tell.
+    """The type of network file system that holds `path`; None if it is local or unknown.
 
-    Source: proc_pid_mountinfo(5); of several mounts on one place the last counts.
+    Source: proc_pid_mountinfo(5); the last of several mounts on one point counts.
     """
     try:
         lines = _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:  # not Linux
         return None
-    place, kind, deepest = path.resolve(), "", -1
+    resolved, kind, deepest = path.resolve(), "", -1
     for line in lines:
         before, _, after = line.partition(" - ")
-        # Blanks and the like stand there in octal.
+        # The file escapes white space as octal.
         point = Path(
             re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), before.split()[4])
         )
-        if place.is_relative_to(point) and len(point.parts) >= deepest:
+        if resolved.is_relative_to(point) and len(point.parts) >= deepest:
             kind, deepest = after.split()[0], len(point.parts)
     return kind if kind in _REMOTE else None

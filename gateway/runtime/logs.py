@@ -19,29 +19,29 @@ from gateway.core.times import to_text, utc_now
 from gateway.runtime.standard_streams import DecoupledStream
 
 LINES_A_MINUTE: Final = 120
-"""Lines of one kind, each minute, that name no ICE: anybody who reaches the port may cause them."""
+"""Maximum lines of one kind, each minute, that name no ICE: anyone who reaches the port can cause them."""
 NAMED_A_MINUTE: Final = 3000
-"""Lines of one kind, each minute, that name ICEs,"""
+"""Maximum lines of one kind, each minute, that name ICEs."""
 ICE_LINES_A_MINUTE: Final = 10
-"""and of these so many that name the same."""
+"""Maximum lines of one kind, each minute, that name the same ICE."""
 TRACEBACKS_A_MINUTE: Final = 10
-"""Lines of one kind, each minute, with a traceback, which is a hundred times as long."""
+"""Maximum lines of one kind, each minute, with a traceback, which is a hundred times as long."""
 MAX_KINDS: Final = 200
-"""Kinds that are counted; what comes beyond is of one kind."""
+"""Maximum kinds that are counted; further kinds are counted together."""
 _OTHER: Final = "other"
 _JSON: Final = msgspec.json.Encoder(enc_hook=str)
 MAX_VALUE: Final = 1000
-"""Characters of one value in a line,"""
+"""Maximum characters of one value in a line."""
 MAX_TRACEBACK: Final = 20_000
-"""and of a traceback, from its end."""
+"""Maximum characters of a traceback; its end is kept."""
 
 
 def configure(form: str, level: str) -> None:
-    """Set up logging for this process; `form` is auto, json or text. stderr is to be decoupled already."""
+    """Set up logging for this process; `form` is auto, json or text. Decouple stderr first."""
     text = form == "text" or (form == "auto" and sys.stderr.isatty())
     number = logging.getLevelNamesMapping()[level.upper()]
     renderer: Any = (
-        # Its own tracebacks would show local variables, a caller's token among them.
+        # structlog's rich tracebacks would show local variables, such as a caller's token.
         structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
         if text
         else _encode
@@ -63,7 +63,8 @@ def configure(form: str, level: str) -> None:
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    # Libraries log through the standard library: the same lines. Their debug output could quote headers.
+    # Libraries log through the standard library; format their lines alike. Their debug output could quote
+    # headers, so it is never shown.
     others = logging.StreamHandler(sys.stderr)
     others.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -77,22 +78,22 @@ def configure(form: str, level: str) -> None:
 
 
 def _stamp(_: Any, level: str, line: EventDict) -> EventDict:
-    """Say how grave it is, and when it happened."""
+    """Add the level and the time."""
     line["level"] = level
-    if "timestamp" not in line:  # or it is told later
+    if "timestamp" not in line:  # else it happened earlier
         line["timestamp"] = to_text(utc_now())
     return line
 
 
 def _plain(logger: Any, level: str, line: EventDict) -> EventDict:
-    """Let no text steer a terminal, begin a line of its own, or fill the log: it may be a stranger's."""
+    """Escape and cut untrusted text, so that it cannot control a terminal, fake a line or fill the log."""
     if "exc_info" in line:
         line = structlog.processors.format_exc_info(logger, level, line)
     for name, value in line.items():
         if not isinstance(value, str):
             continue
         if name == "exception":
-            # What follows its first line stands further in, so that none of it looks like another's.
+            # Indent all but the first line, so that none of them looks like a log line.
             lines = value[-MAX_TRACEBACK:].split("\n")
             line[name] = "\n  ".join(map(printable, lines))
         else:
@@ -101,62 +102,63 @@ def _plain(logger: Any, level: str, line: EventDict) -> EventDict:
 
 
 class LineLimit:
-    """Keeps clients from filling the disk with log lines: so many a minute of each kind, and of each ICE.
+    """Keeps clients from filling the disk: limits log lines per minute, kind and ICE.
 
-    The limits hold for every line; the gateway's own stay far below them. The next line of a kind that is written says how many were `unsaid`.
+    The limits apply to every line; lines that no client causes stay far below them. The next written line of a
+    kind says how many were suppressed (`unsaid`).
     """
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
         self._minute = -1
-        self._said: Counter[tuple[str, str]] = Counter()
-        self._unsaid: Counter[str] = Counter()
+        self._written: Counter[tuple[str, str]] = Counter()
+        self._suppressed: Counter[str] = Counter()
 
     def admit(
         self, kind: str, ice_name: str | None = None, *, traceback: bool = False
     ) -> int | None:
-        """Whether a line is to be written: how many of its kind were not since the last; else None."""
+        """The number of lines of this kind suppressed since the last one; None to suppress this one too."""
         minute = int(self._monotonic() // 60)
         if minute != self._minute:
             self._minute = minute
-            self._said.clear()
-            self._unsaid = +self._unsaid  # keep kinds whose dropped lines are not reported yet
-        # Each has its own budget: strangers do not use up what ICEs may say, nor one ICE what all may.
+            self._written.clear()
+            self._suppressed = +self._suppressed  # keeps kinds with suppressed lines to report
+        # Separate budgets: strangers cannot use up that of the ICEs, nor one ICE that of all.
         most = LINES_A_MINUTE
         if traceback:
             kind, most = f"{kind}, with a traceback", TRACEBACKS_A_MINUTE
         elif ice_name is not None:
             kind, most = f"{kind}, of an ICE", NAMED_A_MINUTE
-        if kind not in self._unsaid:
-            if len(self._unsaid) >= MAX_KINDS:
+        if kind not in self._suppressed:
+            if len(self._suppressed) >= MAX_KINDS:
                 kind = _OTHER
-            self._unsaid[kind] += 0
-        said, said_of_ice = self._said[kind, ""], self._said[kind, ice_name] if ice_name else 0
-        if said >= most or said_of_ice >= ICE_LINES_A_MINUTE:
-            self._unsaid[kind] += 1
+            self._suppressed[kind] += 0
+        of_ice = self._written[kind, ice_name] if ice_name else 0
+        if self._written[kind, ""] >= most or of_ice >= ICE_LINES_A_MINUTE:
+            self._suppressed[kind] += 1
             return None
-        self._said[kind, ""] += 1
+        self._written[kind, ""] += 1
         if ice_name:
-            self._said[kind, ice_name] += 1
-        unsaid, self._unsaid[kind] = self._unsaid[kind], 0
-        return unsaid
+            self._written[kind, ice_name] += 1
+        suppressed, self._suppressed[kind] = self._suppressed[kind], 0
+        return suppressed
 
     def __call__(self, _: Any, __: str, line: EventDict) -> EventDict:
-        """A processor of structlog. Raises `DropEvent` for what is not to be said."""
+        """Run as a processor of structlog. Raises `DropEvent` to suppress a line."""
         unsaid = self.admit(line["event"], line.get("ice"), traceback=bool(line.get("exc_info")))
         if unsaid is None:
             raise structlog.DropEvent
         return {**line, "unsaid": unsaid} if unsaid else line
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """A filter of the standard library: there a kind is a logger."""
+        """Run as a filter of the standard library; the kind is the name of the logger."""
         unsaid = self.admit(record.name, traceback=bool(record.exc_info))
         record.unsaid = unsaid
         return unsaid is not None
 
 
 def _unsaid(_: Any, __: str, line: EventDict) -> EventDict:
-    """Of a line of the standard library what `LineLimit.filter` has found."""
+    """Add what `LineLimit.filter` found to a line of the standard library."""
     unsaid = line["_record"].unsaid
     return {**line, "unsaid": unsaid} if unsaid else line
 
@@ -166,5 +168,5 @@ def _encode(_: Any, __: str, line: EventDict) -> str:
         text = _JSON.encode(line).decode("ascii")
     except UnicodeError:
         text = json.dumps(line, default=str, separators=(",", ":"))
-    # ASCII alone; DEL is the one control character that JSON would let through.
+    # JSON escapes every control character but DEL.
     return text.replace("\x7f", "\\u007f")

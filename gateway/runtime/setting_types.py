@@ -1,4 +1,4 @@
-"""What the value of a setting may be: parsers from TOML or the environment's text. All raise `ValueError`."""
+"""Parsers for the values of settings, from TOML or an environment variable. All raise `ValueError`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from gateway.core.addresses import Network, parse_network
-from gateway.core.times import LONGEST
+from gateway.core.times import MAX_DURATION
 from gateway.runtime.database_url import FILE, SERVERS, names_server
 
 MAX_HOSTS: Final = 16
-"""Addresses that a gateway may be told to listen on."""
+"""Maximum addresses that a gateway listens on."""
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -28,15 +28,15 @@ def duration(value: object) -> float:
 
 
 def lifetime(value: object) -> float:
-    """Seconds, a century at the most, so that they can be added to a date."""
+    """Seconds, at most a hundred years, so that they can be added to a date."""
     seconds = duration(value)
-    if seconds > LONGEST:
+    if seconds > MAX_DURATION:
         raise ValueError
     return seconds
 
 
 def positive_duration(value: object) -> float:
-    """Seconds above 0, a century at the most."""
+    """Seconds above 0, at most a hundred years."""
     seconds = lifetime(value)
     if seconds <= 0:
         raise ValueError
@@ -44,14 +44,14 @@ def positive_duration(value: object) -> float:
 
 
 def text(value: object) -> str:
-    """A text that is not empty."""
+    """A text; rejects an empty one."""
     if not isinstance(value, str) or not value:
         raise ValueError
     return value
 
 
 def optional_path(value: object) -> Path | None:
-    """A path, `~` expanded; an empty text stands for none."""
+    """A path with `~` expanded; empty means none."""
     return None if value == "" else Path(text(value)).expanduser()
 
 
@@ -68,16 +68,16 @@ def integer(low: int, high: int) -> Callable[[object], int]:
 
 
 def boolean(value: object) -> bool:
-    """A TOML boolean, or its word in the environment."""
+    """A TOML boolean, or `true` or `false` in the environment."""
     words = {"true": True, "false": False}
     given = words.get(value.lower()) if isinstance(value, str) else value
     if not isinstance(given, bool):
-        raise ValueError  # noqa: TRY004 - one kind of error for one kind of fault
+        raise ValueError  # noqa: TRY004 - parsers raise ValueError only
     return given
 
 
 def listener(value: object) -> tuple[str, int] | None:
-    """`HOST:PORT`, an IPv6 host in brackets; empty turns the listener off."""
+    """`HOST:PORT`, with an IPv6 host in brackets; empty turns the listener off."""
     if value == "":
         return None
     parts = urlsplit(f"//{text(value)}")
@@ -87,7 +87,7 @@ def listener(value: object) -> tuple[str, int] | None:
 
 
 def texts(value: object) -> list[str]:
-    """A TOML list, or in the environment texts parted by commas."""
+    """A TOML list, or a comma-separated text in the environment."""
     items = [item.strip() for item in value.split(",")] if isinstance(value, str) else value
     if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
         raise ValueError
@@ -95,7 +95,7 @@ def texts(value: object) -> list[str]:
 
 
 def hosts(value: object) -> tuple[str, ...]:
-    """Addresses or host names, from 1 to `MAX_HOSTS`."""
+    """1 to `MAX_HOSTS` addresses or host names."""
     found = tuple(dict.fromkeys(texts(value)))
     if not 1 <= len(found) <= MAX_HOSTS:
         raise ValueError
@@ -126,7 +126,7 @@ def networks(value: object) -> tuple[Network, ...]:
 
 
 def node_name(value: object) -> str:
-    """A node's name; an empty text stands for the host's."""
+    """A node's name; empty means the host's name."""
     if value == "":
         return ""
     name = text(value)
@@ -136,7 +136,7 @@ def node_name(value: object) -> str:
 
 
 def duration_between(shortest: float, longest: float) -> Callable[[object], float]:
-    """A parser of durations within these seconds."""
+    """A parser of durations from `shortest` to `longest` seconds."""
 
     def parse(value: object) -> float:
         seconds = duration(value)
@@ -148,7 +148,7 @@ def duration_between(shortest: float, longest: float) -> Callable[[object], floa
 
 
 def database(value: object) -> str:
-    """A URL; a plain path is taken for the SQLite file that is meant."""
+    """A database URL; a plain path names an SQLite file."""
     url = text(value)
     if url.startswith(SERVERS):
         if not names_server(url):

@@ -1,7 +1,7 @@
 """The settings: one table, read from a TOML file, then the environment, then options.
 
-Pure but for reading the file. Every fault names the key, where it was set, and what would be
-accepted; all settings are documented in `config/gateway.toml`, which a test compares with this table.
+Pure except for reading the file. Every error names the key, where it was set, and the accepted values.
+`config/gateway.toml` documents all settings; a test compares it with this table.
 """
 
 from __future__ import annotations
@@ -33,21 +33,22 @@ from gateway.runtime.setting_types import (
     positive_duration,
     public_urls,
 )
+from gateway.runtime.sockets import host_port
 
 ENV_PREFIX: Final = "ICE_GATEWAY_"
 
 
 class BadSetting(Exception):
-    """A setting that cannot be used; the text is one line for a person."""
+    """An unusable setting; the text is one line for a person."""
 
 
 class AddressUnavailable(BadSetting):
-    """An address that cannot be listened on now: another program has it, or the network is not up yet."""
+    """An address that is not available now: another program uses it, or the network is not up yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting: its key in the TOML file, its default, how it is read, and what it accepts."""
+    """One setting: its key in the TOML file, default, parser, and a text that says what it accepts."""
 
     key: str
     default: Any
@@ -91,20 +92,12 @@ SETTINGS: Final = (
     ),
     Setting("tokens.key_file", "", optional_path, "a file, or empty for one beside the database"),
     Setting(
-        "tokens.registration_ttl",
-        "7d",
-        lifetime,
-        f"{_DURATION}, 36500d at most, or 0 for never",
+        "tokens.registration_ttl", "7d", lifetime, f"{_DURATION}, 36500d at most, or 0 for never"
     ),
     Setting("ice.heartbeat", "30s", positive_duration, _DURATION),
     Setting("ice.max_connections", 100_000, integer(1, 10_000_000), "a number from 1"),
     Setting("ice.max_handshakes", 16384, integer(1, 1_000_000), "a number from 1"),
-    Setting(
-        "operations.keep",
-        "30d",
-        lifetime,
-        f"{_DURATION}, 36500d at most, or 0 for ever",
-    ),
+    Setting("operations.keep", "30d", lifetime, f"{_DURATION}, 36500d at most, or 0 for ever"),
     Setting("operations.kept_bytes", 64 * 2**20, integer(1, 2**50), "a number of bytes from 1"),
     Setting("admin.login_idle", "30m", positive_duration, _DURATION),
     Setting("admin.login_lifetime", "12h", positive_duration, _DURATION),
@@ -130,11 +123,11 @@ SETTINGS: Final = (
     ),
 )
 _BY_KEY: Final = {setting.key: setting for setting in SETTINGS}
-_GONE: Final = {
+_REMOVED: Final = {
     "server.workers": "server.workers is gone: one gateway serves an SQLite file; for several use"
     " PostgreSQL and ice-gateway@.service"
 }
-"""What to do in place of a setting that an earlier version had."""
+"""For each setting of earlier versions, what to do instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,12 +161,12 @@ class Settings:
 
     @property
     def database_path(self) -> Path:
-        """The SQLite file of the database. Raises `BadSetting` where that is on a server."""
+        """The SQLite file of the database. Raises `BadSetting` if the database is on a server."""
         path = file_of(self.database_url)
         if path is None:
             raise BadSetting(
-                "database.url names a server, and this is done to an SQLite file alone: PostgreSQL has"
-                " tools of its own, such as pg_dump"
+                "database.url names a server, but this command works on SQLite files only: PostgreSQL has"
+                " its own tools, such as pg_dump"
             )
         return path
 
@@ -183,29 +176,36 @@ class Settings:
         return self.database_url if file_of(self.database_url) else shown(self.database_url)
 
     @property
+    def shown_url(self) -> str:
+        """The URL of this gateway, for people: the first public one, else the address it listens on."""
+        if self.server_public_url:
+            return self.server_public_url[0]
+        scheme = "http" if self.server_tls_certificate is None else "https"
+        return f"{scheme}://{host_port(self.server_host[0], self.server_port)}"
+
+    @property
     def key_file(self) -> Path:
-        """The file of the token keys; beside the database unless it was set. Raises `BadSetting`."""
+        """The file of the token keys; by default beside the SQLite file. Raises `BadSetting`."""
         if self.tokens_key_file is not None:
             return self.tokens_key_file
         path = file_of(self.database_url)
         if path is None:
             raise BadSetting(
-                "set tokens.key_file: beside a database on a server there is no place for the token keys"
+                "set tokens.key_file: a database on a server has no folder for the token keys"
             )
         return path.with_name(f"{path.stem}.keys.json")
 
     @property
     def prefixes(self) -> tuple[str, ...]:
-        """The paths under which everything is answered: none, and those of the public URLs."""
+        """The path prefixes of every route: the empty one, and those of the public URLs."""
         paths = (urlsplit(url).path for url in self.server_public_url)
         return tuple(dict.fromkeys(("", *paths)))
 
     def check_exposure(self) -> list[str]:
-        """Refuse to be reachable in a way that nobody meant; returns what to warn of at each start.
+        """Refuse accidental exposure; returns the warnings to log at each start. Raises `BadSetting`.
 
-        Beyond loopback `server.public_url` is needed: without it a proof could only be compared with
-        what the client says it connected to, and the Host header is never believed. Beyond loopback
-        and unencrypted it goes only if `server.insecure` says so. Raises `BadSetting`.
+        Beyond loopback `server.public_url` is required: without it a proof's URL could only be compared with
+        the Host header, which the client chooses. Plain http beyond loopback requires `server.insecure`.
         """
         exposed = self._exposed
         if not self.server_public_url and exposed is not None:
@@ -214,12 +214,12 @@ class Settings:
                 "(or --public-url) to the URL under which ICEs reach this gateway"
             )
         warnings = []
-        plain = self._plain()
+        plain = self._plain_http()
         if plain is not None:
-            # On loopback it is a proxy of this machine that others reach, and no refusal of ours ends it.
+            # A gateway on loopback is exposed by a proxy on this machine, which a refusal would not stop.
             if not (self.server_insecure or exposed is None):
                 raise BadSetting(
-                    f"{plain}, so that everybody on the way could read tokens and passwords: use https"
+                    f"{plain}, so that anyone on the network path could read tokens and passwords: use https"
                     " (server.tls_certificate and server.tls_key, or a proxy that ends TLS), or"
                     " --insecure (server.insecure) in a network where that does not matter"
                 )
@@ -228,14 +228,14 @@ class Settings:
             url.startswith("https:") for url in self.server_public_url
         ):
             warnings.append(
-                "TLS ends at a proxy, but server.trusted_proxies is empty: all clients will seem to"
-                " have the proxy's address"
+                "TLS ends at a proxy, but server.trusted_proxies is empty: all clients will appear"
+                " with the proxy's address"
             )
         return warnings
 
     @property
     def hsts(self) -> str | None:
-        """The Strict-Transport-Security header of answers (RFC 6797), where there is https at all."""
+        """The Strict-Transport-Security header of responses (RFC 6797); None without https."""
         https = any(url.startswith("https:") for url in self.server_public_url)
         if not (self.server_hsts and (https or self._speaks_tls)):
             return None
@@ -243,20 +243,20 @@ class Settings:
 
     @property
     def _exposed(self) -> str | None:
-        """The first host that other machines reach, if any."""
+        """The first host that other machines can reach, if any."""
         return next((host for host in self.server_host if not _is_loopback(host)), None)
 
     @property
     def _speaks_tls(self) -> bool:
         return self.server_tls_certificate is not None or self.server_tls_key is not None
 
-    def _plain(self) -> str | None:
-        """What is reachable from other machines by plain http, if anything."""
+    def _plain_http(self) -> str | None:
+        """Says what other machines can reach by plain http; None if nothing."""
         urls = [urlsplit(url) for url in self.server_public_url]
         for url in urls:
             if url.scheme == "http" and not _is_loopback(url.hostname or ""):
                 return f"server.public_url {url.geturl()} is plain http"
-        # Where all URLs are https, TLS ends at a proxy.
+        # If all URLs are https, TLS ends at a proxy.
         if self._exposed is None or self._speaks_tls:
             return None
         if all(url.scheme == "https" for url in urls):
@@ -279,7 +279,7 @@ def load(
     """Read the settings: defaults, then `file`, then `environ`, then `options` (by key).
 
     Raises:
-        BadSetting: an unknown key or a value that is not accepted; the file cannot be read.
+        BadSetting: a key is unknown, a value is not accepted, or the file cannot be read.
     """
     values: dict[str, tuple[object, str]] = {
         setting.key: (setting.default, "the default") for setting in SETTINGS
@@ -289,7 +289,7 @@ def load(
     for key, value, variable in _from_environment(environ):
         values[key] = (value, variable)
     for key, value in (options or {}).items():
-        _refuse_gone(key)
+        _refuse_removed(key)
         values[key] = (value, "the command line")
     return Settings(
         **{
@@ -299,9 +299,9 @@ def load(
     )
 
 
-def _refuse_gone(key: str) -> None:
-    if key in _GONE:
-        raise BadSetting(_GONE[key])
+def _refuse_removed(key: str) -> None:
+    if key in _REMOVED:
+        raise BadSetting(_REMOVED[key])
 
 
 def _parse(setting: Setting, value: object, origin: str) -> Any:
@@ -309,7 +309,7 @@ def _parse(setting: Setting, value: object, origin: str) -> Any:
         return setting.parse(value)
     except (ValueError, TypeError):
         if setting.key == "database.url" and {*"@?#"} & {*str(value)}:
-            value = shown(str(value))  # there may be a password in it
+            value = shown(str(value))  # it may contain a password
         raise BadSetting(
             f"{setting.key} = {value!r} (from {origin}) is not accepted: {setting.accepts}"
         ) from None
@@ -329,10 +329,10 @@ def _from_file(file: Path | None) -> list[tuple[str, object]]:
     found = []
     for section, entries in document.items():
         if not isinstance(entries, dict):
-            raise BadSetting(f"{section} in {file} stands outside a section; {_known()}")
+            raise BadSetting(f"{section} in {file} is outside any section; {_known()}")
         for name, value in entries.items():
             key = f"{section}.{name}"
-            _refuse_gone(key)
+            _refuse_removed(key)
             if key not in _BY_KEY:
                 raise BadSetting(f"{key} in {file} is no setting; {_known(section)}")
             found.append((key, value))
@@ -343,11 +343,11 @@ def _from_environment(environ: Mapping[str, str]) -> list[tuple[str, str, str]]:
     by_variable = {setting.variable: setting.key for setting in SETTINGS}
     found = []
     for variable, value in environ.items():
-        # ICE_GATEWAY_CONFIG and the like have no `__` and are not settings.
+        # Variables without `__`, such as ICE_GATEWAY_CONFIG, are not settings.
         if not variable.startswith(ENV_PREFIX) or "__" not in variable:
             continue
         section, _, name = variable.removeprefix(ENV_PREFIX).lower().partition("__")
-        _refuse_gone(f"{section}.{name}")
+        _refuse_removed(f"{section}.{name}")
         key = by_variable.get(variable.upper())
         if key is None:
             raise BadSetting(f"the environment variable {variable} is no setting; {_known()}")

@@ -1,8 +1,8 @@
-"""SIGTERM, SIGHUP and SIGINT of `serve`, from its first moment to its last.
+"""Handles SIGTERM, SIGHUP and SIGINT of `serve`, from start to exit.
 
-What comes while nobody can act on it yet is remembered. The defaults will not do: a SIGHUP would end a gateway
-whose certificate is renewed while it starts, and the kernel drops whatever the first process of a container
-(PID 1) has no handler for. Imports next to nothing: it is to be there before all that takes long to load.
+A signal that arrives before its callback is set is remembered. The default handlers will not do: a SIGHUP
+during the start, when a certificate is renewed, would end the gateway, and the kernel drops signals for which
+the first process of a container (PID 1) has no handler. Imports almost nothing, so that it loads first.
 """
 
 from __future__ import annotations
@@ -11,59 +11,59 @@ import signal
 from collections.abc import Callable
 from typing import Any, Final
 
-Act = Callable[[], None]
+Callback = Callable[[], None]
 _NUMBERS: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
 class Signals:
-    """Which signals have come, and what is done about them; for the main thread alone."""
+    """The signals received and their callbacks; for the main thread only."""
 
     def __init__(self) -> None:
         self.stopping = False
-        """Whether SIGTERM or SIGINT has come."""
+        """Whether SIGTERM or SIGINT was received."""
         self._hung_up = False
-        self._before: dict[signal.Signals, Any] = {}
-        self._on_stop: Act | None = None
-        self._on_hang_up: Act | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+        self._on_stop: Callback | None = None
+        self._on_hang_up: Callback | None = None
 
-    def hear(self) -> bool:
-        """Handle SIGTERM and SIGHUP from now on; False where that is so already."""
-        if self._before:
+    def install(self) -> bool:
+        """Handle SIGTERM and SIGHUP from now on; False if they are handled already."""
+        if self._previous:
             return False
-        self._before = {number: signal.getsignal(number) for number in _NUMBERS}
-        signal.signal(signal.SIGTERM, self._stopped)
+        self._previous = {number: signal.getsignal(number) for number in _NUMBERS}
+        signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGHUP, self._hang_up)
         return True
 
-    def hear_interrupt(self) -> None:
-        """Handle SIGINT as SIGTERM from now on; before, Ctrl-C breaks off a question."""
-        signal.signal(signal.SIGINT, self._stopped)
+    def install_interrupt(self) -> None:
+        """Handle SIGINT like SIGTERM from now on; until then Ctrl-C interrupts a prompt."""
+        signal.signal(signal.SIGINT, self._stop)
 
     def ignore(self) -> None:
-        """The process ends: no signal shall change with which status."""
+        """Ignore all three while the process ends, so that no signal changes its exit status."""
         for number in _NUMBERS:
             signal.signal(number, signal.SIG_IGN)
 
     def restore(self) -> None:
-        """The process goes on: handle signals as before `hear`."""
-        for number, handler in self._before.items():
+        """Restore the handlers from before `install`."""
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
-        self._before = {}
+        self._previous = {}
 
-    def on_stop(self, act: Act | None) -> None:
-        """Call `act` when the process is to stop; at once where it already is."""
-        self._on_stop = act
-        if self.stopping and act is not None:
-            act()
+    def on_stop(self, callback: Callback | None) -> None:
+        """Call `callback` when the process should stop; at once if a signal has already come."""
+        self._on_stop = callback
+        if self.stopping and callback is not None:
+            callback()
 
-    def on_hang_up(self, act: Act | None) -> None:
-        """Call `act` at each SIGHUP; at once where one has come before `act` was set."""
-        self._on_hang_up = act
-        if self._hung_up and act is not None:
+    def on_hang_up(self, callback: Callback | None) -> None:
+        """Call `callback` at each SIGHUP; at once if one came while no callback was set."""
+        self._on_hang_up = callback
+        if self._hung_up and callback is not None:
             self._hung_up = False
-            act()
+            callback()
 
-    def _stopped(self, *_: object) -> None:
+    def _stop(self, *_: object) -> None:
         self.stopping = True
         if self._on_stop is not None:
             self._on_stop()
@@ -76,4 +76,4 @@ class Signals:
 
 
 signals = Signals()
-"""Those of this process."""
+"""The signals of this process."""

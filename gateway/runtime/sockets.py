@@ -1,7 +1,7 @@
-"""Sockets that listen on one address or several; the system shares new connections among those of an address.
+"""Opens listening sockets; the system distributes new connections among the sockets of an address.
 
-Each has a queue of its own, so that a fleet that comes back at once finds room: a SYN that finds none is
-dropped, and sent again only after a second or more (RFC 6298).
+Each socket has its own queue, so that a whole fleet can reconnect at once: a SYN that finds the queue full is
+dropped, and resent only after a second or more (RFC 6298).
 """
 
 from __future__ import annotations
@@ -14,38 +14,38 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 BACKLOG: Final = 4096
-"""Connections that may wait at a socket to be accepted; Linux cuts it to net.core.somaxconn."""
-QUEUES: Final = 4 if sys.platform == "linux" else 1  # elsewhere one of them would get all
-"""Sockets of each address."""
+"""Connections that may wait at a socket to be accepted; Linux limits it to net.core.somaxconn."""
+QUEUES: Final = 4 if sys.platform == "linux" else 1
+"""Sockets for each address. Elsewhere than on Linux one of them would get every connection."""
 
 
 class CannotBind(OSError):
-    """A host of those to listen on that cannot be had."""
+    """A host that cannot be listened on."""
 
     def __init__(self, host: str, error: OSError) -> None:
         super().__init__(error.errno, error.strerror or str(error))
         self.host = host
 
 
-def place(host: str, port: int) -> str:
+def host_port(host: str, port: int) -> str:
     """Host and port as in a URL."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def listening(hosts: Sequence[str], port: int) -> list[socket.socket]:
-    """`QUEUES` sockets of each address that one of `hosts` has.
+def open_listeners(hosts: Sequence[str], port: int) -> list[socket.socket]:
+    """Open `QUEUES` listening sockets for each address of `hosts`, all on one port.
 
-    All hosts or none, on one port. Nobody else has an address already. Raises `CannotBind`.
+    Raises `CannotBind` and opens none if a host fails, for instance since another process has its address.
     """
     sockets: list[socket.socket] = []
     bound: set[Any] = set()
-    with contextlib.ExitStack() as made:
+    with contextlib.ExitStack() as opened:
         for host in hosts:
             try:
-                port = _bind_host(host, port, sockets, bound, made)
+                port = _bind_host(host, port, sockets, bound, opened)
             except OSError as error:
                 raise CannotBind(host, error) from error
-        made.pop_all()
+        opened.pop_all()
     return sockets
 
 
@@ -54,49 +54,49 @@ def _bind_host(
     port: int,
     sockets: list[socket.socket],
     bound: set[Any],
-    made: contextlib.ExitStack,
+    opened: contextlib.ExitStack,
 ) -> int:
-    """Add the sockets of one host's addresses, but those in `bound`; returns their port. Raises `OSError`."""
-    missing: OSError | None = None
-    there = False
+    """Add sockets for the addresses of one host that are not in `bound`; returns the port. Raises `OSError`."""
+    unavailable: OSError | None = None
+    any_bound = False
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     for family, _, _, _, (name, _, *rest) in dict.fromkeys(found):
         address: Any = (name, port, *rest)
         if (family, address) in bound:
-            there = True
+            any_bound = True
             continue
         try:
             for number in range(QUEUES):
-                one = made.enter_context(_listening(family, address, shared=number > 0))
+                one = opened.enter_context(_listener(family, address, shared=number > 0))
                 sockets.append(one)
                 address = one.getsockname()
         except OSError as error:
-            if error.errno not in _NOT_THERE:
+            if error.errno not in _UNAVAILABLE:
                 raise
-            missing = error  # as asyncio does: another address may be there
+            unavailable = error  # like asyncio: another address of the host may work
         else:
-            there = True
-            port = address[1]  # where any was asked for it is the same for all
+            any_bound = True
+            port = address[1]  # port 0 gave one; use it for all
             bound.add((family, address))
-    if missing is not None and not there:
-        raise missing
+    if unavailable is not None and not any_bound:
+        raise unavailable
     return port
 
 
-_NOT_THERE: Final = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+_UNAVAILABLE: Final = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
 
-def _listening(family: int, address: Any, *, shared: bool) -> socket.socket:
-    """A socket that listens; one that is not `shared` is the first that has the address."""
+def _listener(family: int, address: Any, *, shared: bool) -> socket.socket:
+    """Open a listening socket; unless `shared`, fail if another socket has the address."""
     one = socket.socket(family, socket.SOCK_STREAM)
     try:
-        # As asyncio does: the port of a process that has just ended can be had.
+        # Like asyncio: reuse the port of a process that has just ended.
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(shared))
         one.bind(address)
-        # Not before it is bound: who would share the address, too, has not been there before us.
+        # Only once bound: setting it earlier would let the bind share an address with another process.
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         one.listen(BACKLOG)
     except BaseException:
@@ -106,14 +106,14 @@ def _listening(family: int, address: Any, *, shared: bool) -> socket.socket:
 
 
 def give_up_silent_peer(sock: Any, *, idle: int, interval: int, within: int) -> None:
-    """Have a TCP connection break when its peer does not answer for `within` seconds.
+    """Make the system break a TCP connection whose peer does not answer for `within` seconds.
 
-    An idle one is probed after `idle` seconds, then every `interval` seconds (tcp(7)).
+    An idle connection is probed after `idle` seconds, then every `interval` seconds (tcp(7)).
     """
     if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (  # not every system has all of them
+    for name, value in (  # some systems lack some of them
         ("TCP_KEEPIDLE", idle),
         ("TCP_KEEPINTVL", interval),
         ("TCP_KEEPCNT", (within - idle) // interval),

@@ -1,9 +1,9 @@
-"""stdin, stdout and stderr of the process: never closed, given up where they cannot be written, or decoupled.
+"""stdin, stdout and stderr of the process: always open, discarded if they cannot be written, or decoupled.
 
-A descriptor that the parent has closed would be the number of the next socket or database file, into which
-a stray line would then be written. What Python still holds for a stream that cannot be written it tries again
-at its exit, and ends with status 120 whatever the command came to. A server must not wait for whoever reads
-what it says: a pipe that nobody reads takes 64 KiB and then stops the writer.
+If the parent closed a descriptor, the next socket or database file would get its number, and a stray line
+would be written into it. At exit Python retries what a stream could not write, and fails with status 120
+whatever the result of the command. A server must not wait for the reader of its output: a pipe takes 64 KiB
+and then blocks the writer.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ _FLAGS: Final = (os.O_RDONLY, os.O_WRONLY, os.O_WRONLY)
 """How descriptors 0, 1 and 2 are opened."""
 
 MAX_WAITING: Final = 4 * 1024 * 1024
-"""Bytes of lines that wait to be written; what comes beyond is lost, and counted."""
+"""Maximum bytes of lines that wait to be written; further lines are lost and counted."""
 _LINE: Final = 200
-"""Bytes that a line costs beside its text while it waits."""
+"""Bytes of memory that a waiting line takes besides its text."""
 _BATCH: Final = select.PIPE_BUF
-"""Bytes that are written at once: no more, or lines of others who write to the same pipe get between them."""
+"""Maximum bytes of one write: larger ones could interleave with those of other writers to the pipe."""
 _GAP: Final = b""
-"""Waits in the place of lines that were lost."""
-EXIT_PATIENCE: Final = 1.0
-"""Seconds to flush at the exit; without a limit a pipe that nobody reads would block it."""
+"""Marks in the queue where lines were lost."""
+EXIT_TIMEOUT: Final = 1.0
+"""Seconds to flush at exit; without a limit an unread pipe would block it."""
 
 
 class Unwritable(Exception):
-    """A stream did not take what was written; the text says why, in words."""
+    """A stream could not be written; the text says why."""
 
 
-def fill() -> None:
-    """Open /dev/null in place of each descriptor that the parent has closed.
+def open_missing() -> None:
+    """Open /dev/null for each descriptor that the parent has closed.
 
-    stdin and stderr are there then. stdout stays None: a command whose answer goes nowhere has failed.
+    stdin and stderr then exist. stdout stays None: a command that cannot write its output fails.
     """
     for number, flags in enumerate(_FLAGS):
         try:
@@ -53,7 +53,7 @@ def fill() -> None:
             if opened != number:
                 os.dup2(opened, number)
                 os.close(opened)
-            os.set_inheritable(number, True)  # noqa: FBT003 - as every program expects it
+            os.set_inheritable(number, True)  # noqa: FBT003 - as programs expect of 0, 1 and 2
     if sys.stdin is None:
         sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
     if sys.stderr is None:
@@ -62,22 +62,19 @@ def fill() -> None:
 
 @contextlib.contextmanager
 def writing(stream: TextIO | None) -> Iterator[None]:
-    """For what writes to a stream and flushes it. Raises `Unwritable`, and has then given up the stream."""
+    """Wrap code that writes to a stream and flushes it. If that fails, discard the stream and raise `Unwritable`."""
     if stream is None:
         raise Unwritable(os.strerror(errno.EBADF))
     try:
         yield
-    except (
-        OSError,
-        ValueError,
-    ) as error:  # ValueError: closed, or a character that its encoding lacks
-        give_up(stream)
+    except (OSError, ValueError) as error:  # ValueError: closed, or not encodable
+        discard(stream)
         reason = error.strerror if isinstance(error, OSError) else None
         raise Unwritable(reason or str(error)) from error
 
 
-def give_up(stream: TextIO) -> None:
-    """Let what is left in the stream's buffer, and all that follows, go to /dev/null."""
+def discard(stream: TextIO) -> None:
+    """Send the stream's buffer, and all later output, to /dev/null."""
     with contextlib.suppress(OSError, ValueError):
         number = stream.fileno()
         null = os.open(os.devnull, os.O_WRONLY)
@@ -86,10 +83,10 @@ def give_up(stream: TextIO) -> None:
 
 
 class DecoupledStream(io.TextIOBase):
-    """Takes text and returns at once; a thread writes it to the stream's descriptor.
+    """Queues text and returns at once; a thread writes it to the stream's descriptor.
 
-    What cannot be written (a full disk, a reader that has gone) or finds too much waiting (a reader that
-    hangs) is lost. Once something could be written again, a line says how many lines were lost.
+    Text is lost if it cannot be written (a full disk, a reader that exited) or if the queue is full (a reader
+    that hangs). After the next successful write, a line says how many lines were lost.
 
     Args:
         stream: its descriptor is written to; nobody else may.
@@ -109,15 +106,15 @@ class DecoupledStream(io.TextIOBase):
         self.describe = describe or "ice-gateway: {} lines could not be written here".format
         self._max_waiting = max_waiting
         self.lost = 0
-        """Lines, since the start."""
-        self._untold = 0
+        """Lines lost since the start."""
+        self._unreported = 0
         self._waiting: deque[bytes] = deque()
         self._size = 0
         self._gap = False
         self._writing = False
         self._broken = False
         self._changed = threading.Condition()
-        # A daemon: where it hangs in a write the process still ends.
+        # A daemon, so that the process can exit while the thread hangs in a write.
         self._thread = threading.Thread(
             target=self._run, name=f"stream {self._number}", daemon=True
         )
@@ -125,12 +122,12 @@ class DecoupledStream(io.TextIOBase):
 
     @property
     def encoding(self) -> str:  # type: ignore[override] # typeshed has it as an attribute
-        """That of the stream; click asks for it."""
+        """The stream's encoding; click reads it."""
         return self.stream.encoding
 
     @property
     def errors(self) -> str:  # type: ignore[override] # likewise
-        """A character that the encoding lacks is written as an escape."""
+        """Characters that cannot be encoded are escaped."""
         return "backslashreplace"
 
     def fileno(self) -> int:
@@ -142,11 +139,11 @@ class DecoupledStream(io.TextIOBase):
         return self.stream.isatty()
 
     def writable(self) -> bool:
-        """It takes everything."""
+        """Always true."""
         return True
 
     def write(self, text: str) -> int:
-        """Have `text` written soon, or never; what a line is its line feeds say."""
+        """Queue `text`; its line feeds count as lines."""
         data = text.encode(self.encoding, self.errors)
         with self._changed:
             if self._size + len(data) + _LINE > self._max_waiting:
@@ -160,15 +157,15 @@ class DecoupledStream(io.TextIOBase):
                 self._changed.notify_all()
         return len(text)
 
-    def drain(self, patience: float) -> bool:
-        """Wait until everything was tried, for `patience` seconds at the most; whether that did."""
+    def drain(self, timeout: float) -> bool:
+        """Wait at most `timeout` seconds until the queue is empty; returns whether it is."""
         with self._changed:
-            return self._changed.wait_for(lambda: not (self._waiting or self._writing), patience)
+            return self._changed.wait_for(lambda: not (self._waiting or self._writing), timeout)
 
     def _lose(self, data: bytes) -> None:
         lines = data.count(b"\n")
         self.lost += lines
-        self._untold += lines
+        self._unreported += lines
 
     def _run(self) -> None:
         while True:
@@ -178,20 +175,20 @@ class DecoupledStream(io.TextIOBase):
                 self._changed.wait_for(lambda: self._waiting)
                 self._writing = True
                 data = self._take()
-            rest = self._written(data)
+            rest = self._write(data)
             with self._changed:
                 if rest:
                     self._lose(rest)
                     continue
-                told = 0
+                reported = 0
                 if not self._gap:
-                    told, self._untold = self._untold, 0
-            if told and self._written(f"{self.describe(told)}\n".encode()):
+                    reported, self._unreported = self._unreported, 0
+            if reported and self._write(f"{self.describe(reported)}\n".encode()):
                 with self._changed:
-                    self._untold += told
+                    self._unreported += reported
 
     def _take(self) -> bytes:
-        """What is written next; it counts no longer as waiting."""
+        """Remove the next batch from the queue."""
         taken = [self._waiting.popleft()]
         if taken == [_GAP]:
             self._gap = False
@@ -205,8 +202,8 @@ class DecoupledStream(io.TextIOBase):
         self._size -= size + len(taken) * _LINE
         return b"".join(taken)
 
-    def _written(self, data: bytes) -> bytes:
-        """Write `data`; what of it could not be written."""
+    def _write(self, data: bytes) -> bytes:
+        """Write `data`; returns the rest that could not be written."""
         done = 0
         try:
             if self._broken:  # the last line was cut off
@@ -225,16 +222,14 @@ class DecoupledStream(io.TextIOBase):
 
 
 def decouple() -> None:
-    """Let nothing that is written to stdout and stderr from now on hold up its writer; twice is as once."""
+    """Make writes to stdout and stderr never block from now on; a second call does nothing."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None or isinstance(stream, DecoupledStream):
             continue
         with contextlib.suppress(Unwritable), writing(stream):
             stream.flush()
-        with contextlib.suppress(
-            OSError
-        ):  # without a descriptor it is a test's, and takes everything
+        with contextlib.suppress(OSError):  # a stream without a descriptor: a test's capture
             setattr(sys, name, cast("TextIO", DecoupledStream(stream)))
             if name == "stderr":
                 atexit.register(_drain)
@@ -242,7 +237,7 @@ def decouple() -> None:
 
 @contextlib.contextmanager
 def coupled() -> Iterator[None]:
-    """For a dialogue with a person: who is asked has to see the question first."""
+    """Write stdout and stderr directly for a while, so that a person sees a prompt before it waits."""
     decoupled = sys.stdout, sys.stderr
     _drain()
     sys.stdout, sys.stderr = (
@@ -255,13 +250,13 @@ def coupled() -> Iterator[None]:
 
 
 def _drain() -> None:
-    until = time.monotonic() + EXIT_PATIENCE
+    until = time.monotonic() + EXIT_TIMEOUT
     for stream in (sys.stderr, sys.stdout):
         if isinstance(stream, DecoupledStream):
             stream.drain(max(0.0, until - time.monotonic()))
 
 
 def lost_lines() -> int:
-    """How many lines for stdout and stderr could not be written since they were decoupled."""
+    """Lines that stdout and stderr could not write since they were decoupled."""
     streams = (sys.stdout, sys.stderr)
     return sum(stream.lost for stream in streams if isinstance(stream, DecoupledStream))

@@ -1,4 +1,4 @@
-"""The listener's certificate and key, which can be renewed while connections live on."""
+"""The listener's certificate and key, which can be renewed without closing connections."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import ssl
 from pathlib import Path
 from typing import Final
 
+import structlog
+
 from gateway.runtime.settings import BadSetting, Settings
+
+_log = structlog.get_logger()
 
 
 class Tls:
-    """What the listener shows to those who connect.
+    """The certificate that the listener presents to clients.
 
     Args:
         certificate: PEM file with the whole chain.
@@ -26,13 +30,13 @@ class Tls:
         self._current = self._read()
         self.context: Final = self._current
         """For the listener, for its whole life."""
-        # Asked at every handshake, with or without a name (SNI). The listener's own context is never
-        # written to: a pair that turns out bad half way would have been loaded by half.
-        self.context.sni_callback = self._show
+        # Called at every handshake, with or without SNI. A new pair is never loaded into this
+        # context: a pair that fails half way would leave it half replaced.
+        self.context.sni_callback = self._present
 
     @classmethod
-    def of(cls, settings: Settings) -> Tls | None:
-        """What the settings name, if anything. Raises `BadSetting`."""
+    def from_settings(cls, settings: Settings) -> Tls | None:
+        """The certificate that the settings name; None if they name none. Raises `BadSetting`."""
         certificate, key = settings.server_tls_certificate, settings.server_tls_key
         if certificate is None and key is None:
             return None
@@ -42,10 +46,12 @@ class Tls:
         return cls(certificate, key)
 
     def renew(self) -> None:
-        """Read both files again, for the handshakes to come. Raises `BadSetting`; the old pair stays then."""
+        """Read both files again, for later handshakes. Raises `BadSetting` and then keeps the old pair."""
         self._current = self._read()
 
-    def _show(self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+    def _present(
+        self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext
+    ) -> None:
         connection.context = self._current
 
     def _read(self) -> ssl.SSLContext:
@@ -57,14 +63,27 @@ class Tls:
                 f"server.tls_certificate {self._certificate} with server.tls_key {self._key} cannot be"
                 f" used: {error.strerror or error}"
             ) from error
-        # An ICE connects rarely and stays: two tickets for a resumption that never comes would be a
-        # quarter of a handshake's CPU (RFC 8446 section 4.6.1 leaves it to the server).
+        # An ICE connects rarely and stays connected, so it never resumes a TLS session: two tickets
+        # would cost a quarter of a handshake's CPU (RFC 8446 section 4.6.1 makes them optional).
         context.num_tickets = 0
         return context
 
     def _no_passphrase(self) -> str:
-        # OpenSSL would ask on the terminal, where a service has none, and wait.
+        # Without this OpenSSL would prompt on the terminal and wait; a service has none.
         raise BadSetting(
-            f"server.tls_key {self._key} has a passphrase, which nobody could type at each start:"
-            " write the key without one (openssl pkey -in OLD -out NEW), readable by the gateway alone"
+            f"server.tls_key {self._key} has a passphrase, which a service cannot enter at its start:"
+            " write the key without one (openssl pkey -in OLD -out NEW), readable only by the gateway"
         )
+
+
+def reload_certificate(tls: Tls | None) -> None:
+    """Renew the certificate and log the outcome; keep the old one if the new one cannot be used."""
+    if tls is None:
+        _log.info("nothing to read again: this gateway speaks no TLS")
+        return
+    try:
+        tls.renew()
+    except BadSetting as error:
+        _log.error("the certificate is not renewed, the old one stays", reason=str(error))
+    else:
+        _log.info("the certificate is renewed")

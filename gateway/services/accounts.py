@@ -13,7 +13,7 @@ from gateway.core.codes import AuditAction
 from gateway.core.problems import Problem, invalid, problem, quoted
 from gateway.core.roles import Caller, Role
 from gateway.core.secret import Secret
-from gateway.core.times import LONGEST, Clock, later, to_text_or_none
+from gateway.core.times import MAX_DURATION, Clock, later, to_text_or_none
 from gateway.services.passwords import RULE, Passwords, is_acceptable
 from gateway.store import accounts, events, logins
 from gateway.store.accounts import Accounts
@@ -144,7 +144,7 @@ class AccountService(Accounts):
             return problem("forbidden", f"the user {user.name} is disabled")
         if not 1 <= len(label) <= MAX_LABEL or not label.isprintable():
             return invalid("name", f"a label must have 1 to {MAX_LABEL} printable characters")
-        if lifetime > LONGEST:
+        if lifetime > MAX_DURATION:
             return invalid("expires_in", "at most 36500d; 0 means that it never expires")
         if ice_name is not None:
             listed = await self._ices.find(ice_name)

@@ -75,7 +75,7 @@ class Audit:
     async def _compare(self, verifier: Verifier) -> None:
         """Compare users and ICEs with what the log says of them."""
         if await self._events.lacks_all():
-            verifier.lacks_all("users")
+            verifier.report_empty("users")
         after = ""
         while ices := await self._events.generations(after, _BATCH):
             verifier.compare(ices)

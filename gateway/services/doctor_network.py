@@ -21,9 +21,9 @@ from typing import Final
 from cryptography import x509
 
 from gateway import SERVER_NAME
-from gateway.runtime.fd_limits import BESIDE
+from gateway.runtime.fd_limits import OVERHEAD
 from gateway.runtime.settings import BadSetting, Settings
-from gateway.runtime.sockets import place
+from gateway.runtime.sockets import host_port
 from gateway.runtime.tls import Tls
 from gateway.services.diagnostics import Finding, failed, ok, warning
 
@@ -50,7 +50,7 @@ def ports(settings: Settings, *, served: bool) -> Iterator[Finding]:
 
 def _port(settings: Settings, host: str, *, served: bool) -> Finding:
     port = settings.server_port
-    where = place(host, port)
+    where = host_port(host, port)
     reason = _bind_error(host, port)
     if reason is None and served:
         remedy = "it was started with other settings; give the same --config to this command"
@@ -80,11 +80,11 @@ def _metrics(settings: Settings, *, served: bool) -> Iterator[Finding]:
     host, port = settings.metrics_listen
     reason = _bind_error(host, port)
     if reason is None:
-        yield ok("metrics", f"{place(host, port)} is free")
+        yield ok("metrics", f"{host_port(host, port)} is free")
     elif served and _serves_metrics(host, port):
-        yield ok("metrics", f"a gateway serves them on {place(host, port)}")
+        yield ok("metrics", f"a gateway serves them on {host_port(host, port)}")
     else:
-        text = f"cannot be served on {place(host, port)}: {os.strerror(reason)}"
+        text = f"cannot be served on {host_port(host, port)}: {os.strerror(reason)}"
         yield warning("metrics", text, "set metrics.listen to a free port, or empty")
 
 
@@ -174,7 +174,7 @@ def handles(settings: Settings) -> Iterator[Finding]:
     """Check that `ice.max_connections` fit into the limit of file handles of this shell."""
     _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = settings.ice_max_connections
-    if limit == resource.RLIM_INFINITY or limit >= wanted + BESIDE:
+    if limit == resource.RLIM_INFINITY or limit >= wanted + OVERHEAD:
         yield ok("handles", f"enough for {wanted} connections")
         return
     text = f"{limit} file handles do not do for ice.max_connections = {wanted}"

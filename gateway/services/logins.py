@@ -94,7 +94,7 @@ class LoginService:
             # the attempts on other names.
             wait = self._attempts.count(key, now)
             if wait:
-                self._attempts_of_address.take_back(address)
+                self._attempts_of_address.undo(address)
         if wait:
             self.failures.note(FailureReason.TOO_MANY_ATTEMPTS, address)
             return NotLoggedIn(wait)
@@ -105,8 +105,8 @@ class LoginService:
         try:
             right = await self._passwords.verify(hashed, password)
         except TooBusy:  # the password was not checked
-            self._attempts.take_back(key)
-            self._attempts_of_address.take_back(address)
+            self._attempts.undo(key)
+            self._attempts_of_address.undo(address)
             return NotLoggedIn(wait=1.0)
         cookie = await self._begin(user, address) if user is not None and right else None
         if cookie is None:
@@ -116,7 +116,7 @@ class LoginService:
                 self.failures.note(FailureReason.WRONG_PASSWORD, address, user.name)
             return NotLoggedIn()
         self._attempts.forget(key)
-        self._attempts_of_address.take_back(address)
+        self._attempts_of_address.undo(address)
         return cookie
 
     async def _begin(self, user: User, address: str) -> Secret | None:

@@ -17,7 +17,7 @@ from typing import Final
 from gateway.core.audit_event import Actor, Event
 from gateway.core.codes import AuditAction
 from gateway.core.hash_chain import Head
-from gateway.core.restore_diff import Revived, all_good, revived
+from gateway.core.restore_diff import Revived, revived
 from gateway.core.times import Clock, from_text, to_text
 from gateway.core.tokens import KeyRing
 from gateway.runtime.files import sync
@@ -196,7 +196,7 @@ def _put_keys(keys: KeyRing | None, path: Path, now: datetime) -> Path | None:
         return None
     try:
         there = key_file.parse(path, path.read_bytes())
-        ring = there.joined(keys)
+        ring = there.merged(keys)
     except FileNotFoundError:
         key_file.replace(path, keys)
         return None
@@ -251,10 +251,10 @@ async def review(fetch: Fetch, now: datetime) -> Review | None:
         except (sqlite3.Error, ValueError) as error:
             reasons.append(f"{name} cannot be read ({error})")
             continue
-        for item in revived(older, newer, now, anew=anew):
+        for item in revived(older, newer, now, reissued=anew):
             found.setdefault((item.what, item.name), item)
     if reasons:
-        return Review(mark, all_good(older, now), (), reasons)
+        return Review(mark, revived(older, None, now), (), reasons)
     return Review(mark, list(found.values()), mark.aside, [])
 
 

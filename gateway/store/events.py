@@ -94,7 +94,7 @@ class Events:
     async def end(self) -> Position:
         """The position behind the newest event."""
         rows = await self._fetch(f"SELECT {_COLUMNS} FROM ice_events ORDER BY seq DESC LIMIT 1")
-        return Position.behind(_from_row(rows[0])) if rows else Position(0, GENESIS)
+        return Position.after(_from_row(rows[0])) if rows else Position(0, GENESIS)
 
     async def first(self) -> int:
         """The number of the oldest event that was not pruned, 0 where there is none."""

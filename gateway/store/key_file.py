@@ -22,8 +22,8 @@ import msgspec
 from gateway.core import base64url
 from gateway.core.secret import Secret
 from gateway.core.times import utc_now
-from gateway.core.tokens import Key, KeyRing, Opened, UnknownKey, open_with
-from gateway.runtime.files import own, sync
+from gateway.core.tokens import Key, KeyRing, OpenedToken, UnknownKey, open_with
+from gateway.runtime.files import copy_owner, sync
 
 REREAD_INTERVAL: Final = 1.0
 """Seconds between two reads of the file because of an unknown `kid`, so that forged tokens cost no I/O."""
@@ -94,7 +94,7 @@ def replace(path: Path, ring: KeyRing) -> None:
     # Replace the file itself, not a link to it.
     path = path.resolve()
     with _written(path, ring) as name:
-        own(Path(name), path)
+        copy_owner(Path(name), path)
         os.rename(name, path)  # noqa: PTH104 - the name is mkstemp's text
 
 
@@ -178,7 +178,7 @@ class KeyStore:
         self._ring = found
         return None
 
-    def open(self, token: Secret) -> Opened | None:
+    def open(self, token: Secret) -> OpenedToken | None:
         """The contents of a genuine token. An unknown `kid` reads the file again, at most once a second."""
         opened = self._open(token)
         if not isinstance(opened, UnknownKey):
@@ -193,7 +193,7 @@ class KeyStore:
         opened = self._open(token)
         return None if isinstance(opened, UnknownKey) else opened
 
-    def _open(self, token: Secret) -> Opened | UnknownKey | None:
+    def _open(self, token: Secret) -> OpenedToken | UnknownKey | None:
         # Without any key, the `kid` may still be found in the file.
         return open_with({}, token) if self._ring is None else self._ring.open(token)
 

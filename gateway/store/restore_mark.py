@@ -13,7 +13,7 @@ from gateway.core.accounts import fold_user
 from gateway.core.audit_event import Event, digest_of
 from gateway.core.hash_chain import Head
 from gateway.core.ice import Action, Status, fold
-from gateway.core.restore_diff import Account, Bearer, Entry, Standing
+from gateway.core.restore_diff import Credentials, IceEntry, TokenEntry, UserEntry
 from gateway.core.times import from_text, from_text_or_none, to_text
 from gateway.store import events
 from gateway.store.engine import Fetch, Transaction
@@ -68,7 +68,7 @@ async def confirm(transaction: Transaction, event: Event) -> bool:
     return True
 
 
-async def standing(fetch: Fetch) -> Standing:
+async def standing(fetch: Fetch) -> Credentials:
     """The state of every credential; only columns that each schema has."""
     entries = await fetch(
         "SELECT ice_name, status, generation, ice_token, expireson FROM ice_tokens"
@@ -80,17 +80,19 @@ async def standing(fetch: Fetch) -> Standing:
     tokens = await fetch(
         "SELECT id, user_name, label, expireson, revokedon FROM api_tokens ORDER BY createdon, id"
     )
-    return Standing(
+    return Credentials(
         {
-            fold(name): Entry(name, Status(status), generation, token, from_text_or_none(expires))
+            fold(name): IceEntry(
+                name, Status(status), generation, token, from_text_or_none(expires)
+            )
             for name, status, generation, token, expires in entries
         },
         {
-            fold_user(name): Account(name, role, password, disabled is not None)
+            fold_user(name): UserEntry(name, role, password, disabled is not None)
             for name, role, password, disabled in users
         },
         {
-            token: Bearer(token, user, label, from_text_or_none(expires), revoked is not None)
+            token: TokenEntry(token, user, label, from_text_or_none(expires), revoked is not None)
             for token, user, label, expires, revoked in tokens
         },
     )

@@ -1,4 +1,4 @@
-"""HTTP and WebSocket plumbing, and the ICE's endpoint. aiohttp is used from here upwards only.
+"""HTTP and WebSocket plumbing, and the ICE's endpoint. Packages below this one never import aiohttp.
 
-What people and scripts call lives in `admin`.
+The page and the API are in `admin`.
 """

@@ -1,12 +1,12 @@
-"""One HTTP connection: what is no proper HTTP, too slow, or too large, and upgrades that come first.
+"""One HTTP connection: refuses malformed, slow and oversized requests, and answers upgrades directly.
 
-aiohttp answers malformed requests in plain text, quotes what was sent (a token, perhaps) and logs it; it
-waits forever for a client that never reads. An upgrade that comes whole, and first on its connection, is
-answered by its gate without aiohttp's request, router and tasks: they were half of what the session
-layer costs. What comes otherwise goes the long way to the same gate.
+aiohttp answers malformed requests in plain text, quotes and logs what was sent (perhaps a token), and waits
+forever for a client that never reads. A complete upgrade that is the first request of its connection goes
+straight to its handler, without aiohttp's request, router and tasks, which were half the cost of the session
+layer. Any other upgrade reaches the same handler through the router.
 
-This file, `listener` and `handover` alone know aiohttp from the inside; it is pinned to its minor for
-them. What a body may be stands in `respond`.
+Only this file, `server` and `upgrade` use aiohttp's internals; its minor version is pinned for them. Limits of
+bodies are in `responses`.
 """
 
 from __future__ import annotations
@@ -29,53 +29,50 @@ from gateway.web.responses import problem_response
 from gateway.web.upgrade import Upgrade
 
 HEAD_TIMEOUT: Final = 10.0
-"""Seconds for a request's headers to arrive: the first from the connection's begin on, later ones from their
-first byte on; for a TLS handshake likewise."""
+"""Seconds for a request's headers to arrive: for the first request from the start of the connection, for later
+ones from their first byte. Also the seconds for a TLS handshake."""
 REQUEST_TIMEOUT: Final = 90.0
-"""Seconds from the headers to the first byte of the answer; nothing that is asked for takes so long."""
+"""Seconds from the headers to the first byte of the response; every valid request is faster."""
 READ_TIMEOUT: Final = 30.0
-"""Seconds for a client to take `READ_STEP` bytes of an answer that waits, or its rest."""
+"""Seconds for a client to read `READ_STEP` bytes, or the rest, of a buffered response."""
 READ_STEP: Final = 64 * 1024
 LINGER_TIMEOUT: Final = 5.0
-"""Seconds to drain an unread request: to close at once could lose the answer."""
+"""Seconds to drain an unread request: closing at once could lose the response."""
 MAX_LINE: Final = 8 * 1024
-"""Bytes of a request's first line, with path and query."""
+"""Maximum bytes of a request line, with path and query."""
 MAX_FIELD: Final = 32 * 1024
-"""Bytes of one header; a header that is too large for a proof is still refused by the gateway itself."""
+"""Maximum bytes of one header; large enough for `admission` to refuse an oversized proof itself."""
 MAX_FIELDS: Final = 128
 MAX_HEAD: Final = 64 * 1024
-"""Bytes of all headers together."""
-NO_ANSWER: Final = (
-    "There was no time to answer. It is not known whether this was done: look before you try again."
-)
+"""Maximum bytes of all headers."""
+NO_ANSWER: Final = "The gateway took too long to answer. It is not known whether this was done: look before you try again."
 _log = structlog.get_logger()
 
-
-Gate = Callable[[Upgrade], Awaitable[web.Response | None]]
+UpgradeHandler = Callable[[Upgrade], Awaitable[web.Response | None]]
 """Answers an upgrade: hands its connection over and returns None, or returns the refusal."""
-Gates = Callable[[str], Gate | None]
-"""The gate of a path, if it has one."""
+UpgradeRouter = Callable[[str], UpgradeHandler | None]
+"""Returns the handler of a path, if it has one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What all connections of a server have in common; `headers` stand in every answer."""
+    """What all connections of a server share; `headers` are added to every response."""
 
-    gates: Gates
+    upgrades: UpgradeRouter
     load_shedding: LoadShedding
     headers: Mapping[str, str]
 
 
 class Connection(RequestHandler):
-    """One connection; it ends when it is handed over to an ICE's session."""
+    """One connection, until it is closed or handed over to an ICE's session."""
 
     __slots__ = (
-        "_asking",
-        "_gone",
-        "_head",
+        "_closed",
+        "_head_size",
         "_malformed",
-        "_patience",
+        "_read_timer",
         "_refusal",
+        "_upgrading",
         "authenticated",
         "shared",
     )
@@ -84,26 +81,26 @@ class Connection(RequestHandler):
         super().__init__(manager, **options)
         self.shared = shared
         self.authenticated = False
-        self._asking = False
+        self._upgrading = False
         self._refusal: web.Response | None = None
-        self._patience: asyncio.TimerHandle | None = None
-        self._head = 0
+        self._read_timer: asyncio.TimerHandle | None = None
+        self._head_size = 0
         self._malformed = False
-        self._gone: asyncio.Future[None] | None = None
+        self._closed: asyncio.Future[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Wait for what comes first: aiohttp begins a task at once, which an upgrade has no use for.
+        """Wait for the first request; aiohttp would start a task at once, which an upgrade does not need.
 
-        asyncio and uvloop have set TCP_NODELAY, and no connection lives long enough for keep-alives.
+        asyncio and uvloop set TCP_NODELAY, and no connection lives long enough for keep-alive probes.
         """
-        assert self._manager is not None  # noqa: S101 - it is there until the connection is lost
-        self.transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass
+        assert self._manager is not None  # noqa: S101 - set until the connection is lost
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is not a subclass
         self._manager.connection_made(self, self.transport)
         self._await_head()
         self.shared.load_shedding.accepted(self, transport.get_extra_info("socket").fileno())
 
     def _await_head(self) -> None:
-        """Bound the time for a request's headers; between two requests aiohttp waits longer."""
+        """Limit the time for a request's headers; between requests aiohttp waits longer."""
         if self._keepalive_handle is not None:
             self._keepalive_handle.cancel()
         self._next_keepalive_close_time = self._loop.time() + HEAD_TIMEOUT
@@ -111,31 +108,32 @@ class Connection(RequestHandler):
             self._next_keepalive_close_time, self._process_keepalive
         )
 
-    def cut(self) -> None:
+    def abort(self) -> None:
         """See `load_shedding.Connection`."""
         if self.transport is not None:
             self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Bound a request's headers as a whole; aiohttp bounds the lines and how many there are."""
-        # While a request is waited for, all that comes is its head.
+        """Limit the total size of a request's headers; aiohttp limits the lines and their number."""
+        # While no request is in progress, all data belongs to the next request's head.
         waiting, count = self._waiter is not None or not self._request_count, self._request_count
         super().data_received(data)
-        begun = self._head > 0
-        self._head = self._head + len(data) if waiting and count == self._request_count else 0
-        if self._head and count and not begun:
+        begun = self._head_size > 0
+        in_head = waiting and count == self._request_count
+        self._head_size = self._head_size + len(data) if in_head else 0
+        if self._head_size and count and not begun:
             self._await_head()
-        if self._head > MAX_HEAD and not self._messages:
-            # As it does itself with what it cannot parse.
+        if self._head_size > MAX_HEAD and not self._messages:
+            # As aiohttp does with a request that it cannot parse.
             self._request_count += 1
             self._messages.append((_ErrInfo(400, _HeadTooLarge(""), ""), EMPTY_PAYLOAD))
             if self._waiter is not None and not self._waiter.done():
                 self._waiter.set_result(None)
         if self._task_handler is None and self.transport is not None:
-            self._task_handler = self._loop.create_task(self._ask() or self.start())
+            self._task_handler = self._loop.create_task(self._upgrade() or self.start())
 
-    def _ask(self) -> Coroutine[Any, Any, None] | None:
-        """What answers an upgrade that has come whole, without a body or anything else that is special."""
+    def _upgrade(self) -> Coroutine[Any, Any, None] | None:
+        """The coroutine that answers a complete upgrade without a body or Expect; None for other requests."""
         if len(self._messages) != 1:
             return None
         message, payload = self._messages[0]
@@ -147,20 +145,22 @@ class Connection(RequestHandler):
             or "Expect" in message.headers
         ):
             return None
-        gate = self.shared.gates(message.path)
-        return None if gate is None else self._be_asked(gate, Upgrade(message, self), message.path)
+        handler = self.shared.upgrades(message.path)
+        if handler is None:
+            return None
+        return self._handle_upgrade(handler, Upgrade(message, self), message.path)
 
-    async def _be_asked(self, gate: Gate, upgrade: Upgrade, path: str) -> None:
-        # From here on the gate owns the connection, and identifies the caller.
+    async def _handle_upgrade(self, handler: UpgradeHandler, upgrade: Upgrade, path: str) -> None:
+        # The handler now owns the connection, and it identifies the caller.
         self.shared.load_shedding.forget(self)
-        # The timer of the headers goes on for the answer: a new one costs time.
+        # Reuse the timer of the headers to limit the handler: a new one costs time.
         self._next_keepalive_close_time = self._loop.time() + REQUEST_TIMEOUT
-        self._asking = True
+        self._upgrading = True
         try:
-            refusal = await gate(upgrade)
+            refusal = await handler(upgrade)
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if self._asking or task is None:
+            if self._upgrading or task is None:
                 raise
             task.uncancel()
             _log.error("no answer", method="GET", path=path)
@@ -168,33 +168,33 @@ class Connection(RequestHandler):
         except Exception:  # noqa: BLE001 - the last line before the client
             _log.exception("unexpected error", method="GET", path=path)
             refusal = problem_response(problem("internal"))
-        self._asking = False
+        self._upgrading = False
         if refusal is not None:
             refusal.headers.update(self.shared.headers)
             self._refusal = refusal
             await self.start()
 
     def _process_keepalive(self) -> None:
-        """Close a connection that has sent nothing; cancel a gate that takes too long."""
+        """Close a connection that sent nothing; cancel an upgrade handler that takes too long."""
         super()._process_keepalive()
         if self._keepalive_handle is not None:
-            return  # it was too early
+            return  # not due yet
         if self._task_handler is None:
             self.force_close()
-        elif self._asking:
-            self._asking = False
+        elif self._upgrading:
+            self._upgrading = False
             self._task_handler.cancel()
 
     def pause_writing(self) -> None:
-        """More waits for the client than it should: give it some time."""
+        """Start the read timer: the client is not reading fast enough."""
         super().pause_writing()
-        self._wait()
+        self._start_read_timer()
 
     def resume_writing(self) -> None:
-        """The client has read on; once the connection is closing it has no more time for the rest."""
+        """Stop the read timer, unless the connection is closing: then it limits the rest."""
         super().resume_writing()
         if self.transport is not None and not self.transport.is_closing():
-            self._stop_waiting()
+            self._stop_read_timer()
 
     async def _handle_request(
         self,
@@ -203,93 +203,93 @@ class Connection(RequestHandler):
         request_handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
     ) -> tuple[web.StreamResponse, bool]:
         if self._messages:
-            # A client that pipelines requests takes turns with the others.
+            # Let other connections run between pipelined requests.
             await asyncio.sleep(0)
         if self._keepalive_handle is not None:
-            # It bounded the head; aiohttp makes one anew that bounds the wait for the next request.
+            # It limited the head; aiohttp makes a new one for the wait for the next request.
             self._keepalive_handle.cancel()
             self._keepalive_handle = None
         if self._refusal is not None:
-            request_handler, self._refusal = _giving(self._refusal), None
+            request_handler, self._refusal = _returning(self._refusal), None
         self.shared.load_shedding.served(self)
-        answered = await super()._handle_request(request, start_time, request_handler)
+        result = await super()._handle_request(request, start_time, request_handler)
         if self._malformed:
             await self._linger()
         if self._manager is not None:
             self.shared.load_shedding.idle(self)
-        return answered
+        return result
 
     async def _linger(self) -> None:
-        """Say that there is no more, but read on: to close with anything unread would reset the connection.
+        """Close our side but keep reading: closing with unread data would reset the connection.
 
-        The client might then never see the answer (RFC 9112 section 9.6).
+        The client might then never see the response (RFC 9112 section 9.6).
         """
         if self.transport is None:
             return
-        self._close = True  # what comes is dropped
+        self._close = True  # aiohttp drops further data
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self._gone = self._loop.create_future()
+        self._closed = self._loop.create_future()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LINGER_TIMEOUT):
-                await self._gone
+                await self._closed
 
     async def start(self) -> None:
-        """Serve requests; then the rest of the last answer is waited for, but not without end."""
+        """Serve requests; then wait a limited time for the client to read the rest."""
         try:
             await super().start()
         finally:
-            self._wait()
+            self._start_read_timer()
 
     def force_close(self) -> None:
-        """Close, idle for too long: the rest of the last answer is waited for likewise."""
-        self._wait()
+        """Close an idle connection; wait a limited time for the client to read the rest."""
+        self._start_read_timer()
         super().force_close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """There is nobody left to wait for."""
-        if self._asking and self._task_handler is not None and self.transport is not None:
-            self._task_handler.cancel()  # a gate whose client is gone; not one that has handed it over
+        """Cancel the upgrade handler and the timers."""
+        if self._upgrading and self._task_handler is not None and self.transport is not None:
+            self._task_handler.cancel()  # not after a hand-over, which clears `transport`
         self.shared.load_shedding.forget(self)
         super().connection_lost(exc)
-        self._stop_waiting()
-        if self._gone is not None and not self._gone.done():
-            self._gone.set_result(None)
+        self._stop_read_timer()
+        if self._closed is not None and not self._closed.done():
+            self._closed.set_result(None)
 
-    def _wait(self) -> None:
-        if self._patience is None and self.transport is not None:
-            self._look_again(self.transport)
+    def _start_read_timer(self) -> None:
+        if self._read_timer is None and self.transport is not None:
+            self._restart_read_timer(self.transport)
 
-    def _look_again(self, transport: asyncio.Transport) -> None:
+    def _restart_read_timer(self, transport: asyncio.Transport) -> None:
         left = transport.get_write_buffer_size()
-        self._patience = self._loop.call_later(READ_TIMEOUT, self._look, transport, left)
+        self._read_timer = self._loop.call_later(READ_TIMEOUT, self._check_read, transport, left)
 
-    def _look(self, transport: asyncio.Transport, left: int) -> None:
-        """A slow client may go on for as long as it reads."""
+    def _check_read(self, transport: asyncio.Transport, left: int) -> None:
+        """Abort unless the client has read `READ_STEP` bytes of the `left` ones."""
         if left - transport.get_write_buffer_size() >= READ_STEP:
-            self._look_again(transport)
+            self._restart_read_timer(transport)
         else:
             transport.abort()
 
-    def _stop_waiting(self) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
+    def _stop_read_timer(self) -> None:
+        if self._read_timer is not None:
+            self._read_timer.cancel()
+            self._read_timer = None
 
     def handle_error(
         self,
         request: web.BaseRequest,
         status: int = 500,
         exc: BaseException | None = None,
-        message: str | None = None,  # noqa: ARG002 - aiohttp's words, which quote the request
+        message: str | None = None,  # noqa: ARG002 - aiohttp's text quotes the request
     ) -> web.StreamResponse:
-        """Answer with a problem document and close."""
-        if status < 500:  # noqa: PLR2004 - whose fault it is
+        """Respond with a problem document and close."""
+        if status < 500:  # noqa: PLR2004 - the client's fault
             _log.info("malformed request", address=request.remote, fault=type(exc).__name__)
             self._malformed = True
             response = problem_response(_malformed(exc))
         else:
-            # A client may leave at any time, also in the middle of its body: that is no fault of ours.
+            # A client may disconnect at any time, even within its body: not our error.
             if not isinstance(exc, ConnectionError):
                 _log.error("unexpected error", address=request.remote, exc_info=exc)
             response = problem_response(problem("internal"))
@@ -299,25 +299,27 @@ class Connection(RequestHandler):
 
 
 def mark_authenticated(request: web.BaseRequest) -> None:
-    """The caller of this request is known: its connection is not cut while it is answered."""
+    """Exempt the connection of an authenticated request from load shedding while it is answered."""
     connection = request.protocol
     if isinstance(connection, Connection) and connection.transport is not None:
         connection.shared.load_shedding.mark_authenticated(connection)
 
 
-def _giving(response: web.Response) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
-    async def give(_: web.BaseRequest) -> web.StreamResponse:
+def _returning(
+    response: web.Response,
+) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
+    async def handler(_: web.BaseRequest) -> web.StreamResponse:
         return response
 
-    return give
+    return handler
 
 
 class _HeadTooLarge(BadHttpMessage):
-    """More than `MAX_HEAD` bytes have come, and no end of the headers."""
+    """More than `MAX_HEAD` bytes have arrived without the end of the headers."""
 
 
 def _malformed(fault: BaseException | None) -> Problem:
-    """What to say of a request that was not parsed to its end."""
+    """The problem for a request that could not be parsed."""
     if isinstance(fault, LineTooLong) and fault.args[1] == MAX_LINE:
         return problem("uri-too-long")
     if isinstance(fault, LineTooLong | _HeadTooLarge) or "Too many headers" in str(fault):

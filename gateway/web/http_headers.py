@@ -16,7 +16,7 @@ def media_type(content_type: str) -> str:
 
 
 def cookie(headers: Iterable[str], name: str) -> str | None:
-    """The value of the cookie `name`; of several the last. None if there is none (RFC 6265 section 4.2)."""
+    """The last value of the cookie `name`; None if there is none (RFC 6265 section 4.2)."""
     wanted = re.compile(rf"(?:^|;)[ \t]*{re.escape(name)}=([^;]*)")
     found = None
     for header in headers:
@@ -26,5 +26,5 @@ def cookie(headers: Iterable[str], name: str) -> str | None:
 
 
 def none_match(headers: Iterable[str], etag: str) -> bool:
-    """Whether If-None-Match names `etag`, a tag that occurs inside no other (RFC 9110 section 13.1.2)."""
+    """Whether If-None-Match names `etag`, which must not occur within another tag (RFC 9110 section 13.1.2)."""
     return any(header.strip() == "*" or f'"{etag}"' in header for header in headers)

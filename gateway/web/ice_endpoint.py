@@ -51,7 +51,7 @@ class IceEndpoint:
         return await self.admit(Upgrade.of(request)) or HandedOver()
 
     async def admit(self, upgrade: Upgrade) -> web.Response | None:
-        """Admit (None) or refuse; every refusal comes before the 101. See `connection.Gate`."""
+        """Admit (None) or refuse; every refusal comes before the 101. See `connection.UpgradeHandler`."""
         started = asyncio.get_running_loop().time()
         address = client_address(upgrade, self._trusted)
         connection = f"{random.getrandbits(64):016x}"

@@ -1,10 +1,9 @@
-"""Which connections are cut when file handles run short, so that an ICE or an admin still gets one.
+"""Closes connections when file handles run short, so that ICEs and admins can still connect.
 
-A connection holds a handle from the moment it is accepted, long before anybody knows whose it is. Strangers
-could hold all of them with one byte each. So every connection that is no session of an ICE is kept here
-by what it does. When handles run short connections are cut in this order, the oldest first: strangers that
-wait, strangers that are served (a body that trickles in, an answer that is not read), authenticated callers
-between two requests.
+A connection takes a handle when it is accepted, long before the gateway can identify the client. Strangers
+could take all handles with one byte each. So this module tracks every connection that is not an ICE's session.
+When handles run short it aborts connections in this order, oldest first: idle strangers, strangers in a request
+(a body that trickles in, a response that is not read), idle authenticated callers.
 """
 
 from __future__ import annotations
@@ -18,35 +17,35 @@ import structlog
 from gateway.runtime.fd_limits import is_among_the_last
 
 MARGIN: Final = 256
-"""Handles kept free of strangers, of a small limit a quarter: the loop may accept as many in one turn."""
+"""Handles kept free of strangers (a quarter of a small limit): the loop may accept as many in one turn."""
 _CROWD: Final = 32
-"""No connection is cut while there are fewer than this: something else holds the handles."""
+"""With no more connections than this none is aborted: something else holds the handles."""
 _AT_ONCE: Final = 2
-"""Connections cut for each new one, so that the reserve recovers."""
+"""Connections aborted for each new one, so that the reserve recovers."""
 _LOG_EVERY: Final = 60.0
-"""Seconds between two lines about it."""
+"""Seconds between two log lines."""
 _log = structlog.get_logger()
 
 
 class Connection(Protocol):
-    """A connection that can be cut."""
+    """A connection that can be aborted."""
 
     authenticated: bool
-    """Whether a request on it came from a known caller."""
+    """Whether an authenticated caller sent a request on it."""
 
-    def cut(self) -> None:
-        """Close it without a word, and give its handle back."""
+    def abort(self) -> None:
+        """Close it without a response and release its handle."""
 
 
 class LoadShedding:
-    """The connections of a gateway that are no sessions."""
+    """The connections of a gateway that are not sessions."""
 
     def __init__(
         self,
         count: Callable[[int], None] = lambda _: None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`count` is called with how many connections were cut; `monotonic` is seconds that pass."""
+        """`count` gets the number of aborted connections; `monotonic` returns passing seconds."""
         self._count = count
         self._monotonic = monotonic
         self._idle_strangers: dict[Connection, None] = {}
@@ -56,9 +55,9 @@ class LoadShedding:
         self._unlogged = 0
 
     def accepted(self, connection: Connection, handle: int) -> bool:
-        """A new connection waits for its first request; others are cut where handles run short.
+        """Add a new connection; abort others if handles run short.
 
-        Returns whether they do: their handles come back in a later turn of the loop.
+        Returns whether they run short: the handles are released in a later turn of the loop.
         """
         crowd = len(self._idle_strangers) + len(self._served_strangers) + len(self._idle_callers)
         short = crowd > _CROWD and is_among_the_last(handle, MARGIN)
@@ -68,40 +67,40 @@ class LoadShedding:
         return short
 
     def idle(self, connection: Connection) -> None:
-        """It waits for a request."""
+        """Note that it waits for a request."""
         self.forget(connection)
         idle = self._idle_callers if connection.authenticated else self._idle_strangers
         idle[connection] = None
 
     def served(self, connection: Connection) -> None:
-        """A request on it is being answered; who sent it is not known yet."""
+        """Note that it answers a request whose caller is not authenticated yet."""
         self.forget(connection)
         self._served_strangers[connection] = None
 
     def mark_authenticated(self, connection: Connection) -> None:
-        """The request comes from a known caller: it is not cut while it is answered."""
+        """Note that the caller is authenticated: it is not aborted during the request."""
         connection.authenticated = True
         self._served_strangers.pop(connection, None)
 
     def forget(self, connection: Connection) -> None:
-        """It is closed, an ICE's, or about to be."""
+        """Remove a connection that is closed or becomes an ICE's session."""
         self._idle_strangers.pop(connection, None)
         self._served_strangers.pop(connection, None)
         self._idle_callers.pop(connection, None)
 
     def shed(self, count: int = 1) -> int:
-        """Cut as many as `count`; returns how many there were to cut."""
+        """Abort up to `count` connections; returns how many."""
         done = 0
         for group in (self._idle_strangers, self._served_strangers, self._idle_callers):
             while group and done < count:
                 connection = next(iter(group))
                 del group[connection]
-                connection.cut()
+                connection.abort()
                 done += 1
-        self._note(done)
+        self._report(done)
         return done
 
-    def _note(self, done: int) -> None:
+    def _report(self, done: int) -> None:
         self._count(done)
         self._unlogged += done
         now = self._monotonic()

@@ -1,4 +1,4 @@
-"""What is counted and timed, for Prometheus, on a listener of its own."""
+"""The metrics for Prometheus, served on a separate listener."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 
 class Metrics:
-    """The gateway's metrics, in a registry of their own."""
+    """The gateway's metrics, in a registry of their own (not the global one)."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -54,7 +54,7 @@ class Metrics:
         )
         self.connections_shed = Counter(
             "ice_gateway_connections_shed",
-            "Connections that were no sessions, cut because file handles ran short",
+            "Connections without a session that were closed because file handles ran short",
             registry=self.registry,
         )
         self.admission_seconds = Histogram(
@@ -65,7 +65,7 @@ class Metrics:
         )
         self.drop_seconds = Histogram(
             "ice_gateway_drop_seconds",
-            "From the begin of an action to the close frame of the session it ended",
+            "From the start of an action to the close frame of the session it ended",
             buckets=_FAST,
             registry=self.registry,
         )
@@ -76,7 +76,7 @@ class Metrics:
         )
         self.tail_current = Gauge(
             "ice_gateway_tail_current",
-            "1 while this node knows of every change that was committed",
+            "1 while this node knows every committed change",
             registry=self.registry,
         )
         self.fault = Gauge(
@@ -88,7 +88,7 @@ class Metrics:
         self._sessions = {one: self.sessions.labels(one) for one in IceType}
         self._admissions = {one: self.admissions.labels(one) for one in IceType}
         self.registry.register(_LostLines())
-        # Memory, CPU and file handles, under the names that everybody's dashboards know.
+        # Memory, CPU and file handles, under the names that common dashboards use.
         ProcessCollector(registry=self.registry)
 
     def admitted(self, ice_type: IceType) -> None:
@@ -99,7 +99,7 @@ class Metrics:
     def ended(self, ice_type: IceType, code: int) -> None:
         """See `node.Meters`."""
         self._sessions[ice_type].dec()
-        # A peer may choose among two thousand codes of its own: they are one series.
+        # A peer may choose among two thousand private codes; count them in one series.
         private = code >= _PRIVATE and code not in CLOSINGS
         self.closures.labels("other" if private else str(code)).inc()
 
@@ -116,13 +116,13 @@ class Metrics:
         self.refused_credentials.labels(why).inc()
 
     def watch(self, node: Node) -> None:
-        """Ask the node at each scrape whether it knows of every change, and what is wrong with it."""
+        """Report at each scrape whether the node knows every change, and its faults."""
         self.tail_current.set_function(lambda: float(node.log.current))
         for part, check in node.health.checks.items():
-            self.fault.labels(part).set_function(_shown(check.fault))
+            self.fault.labels(part).set_function(_gauge_of(check.fault))
 
     async def expose(self, address: tuple[str, int] | None) -> web.AppRunner | None:
-        """Serve /metrics on `address`; a port already taken is a warning."""
+        """Serve /metrics on `address`; log a warning if it cannot be listened on."""
         if address is None:
             return None
 
@@ -144,12 +144,12 @@ class Metrics:
 
 
 class _LostLines(Collector):
-    """Counted by the streams, for the process."""
+    """Lines that the process could not log, as counted by its streams."""
 
     def collect(self) -> Iterable[Metric]:
         name = "ice_gateway_log_lines_lost"
-        yield CounterMetricFamily(name, "Lines that stderr or stdout did not take", lost_lines())
+        yield CounterMetricFamily(name, "Lines lost by stderr or stdout", lost_lines())
 
 
-def _shown(fault: Callable[[], str | None]) -> Callable[[], float]:
+def _gauge_of(fault: Callable[[], str | None]) -> Callable[[], float]:
     return lambda: float(fault() is not None)

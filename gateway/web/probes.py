@@ -1,4 +1,4 @@
-"""`/healthz`: the process lives. `/readyz`: it admits ICEs, and if not, why."""
+"""`/healthz`: the process is alive. `/readyz`: it admits ICEs, or why it does not."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from gateway.web.responses import json_response, problem_response
 
 
 class Probes:
-    """Answers both; `stopping` says whether the gateway drains."""
+    """Answers both; `stopping` returns whether the gateway drains."""
 
-    def __init__(self, vitals: Health, stopping: Callable[[], bool]) -> None:
-        self._vitals = vitals
+    def __init__(self, health: Health, stopping: Callable[[], bool]) -> None:
+        self._health = health
         self._stopping = stopping
 
     async def alive(self, _: web.Request) -> web.Response:
-        """200 as long as anything is answered."""
+        """200 as long as the process can answer."""
         return json_response({"status": "alive"})
 
     async def ready(self, _: web.Request) -> web.Response:
-        """200 while ICEs are admitted, else 503 with the reason; `faults` names all that is wrong."""
+        """200 while ICEs are admitted, else 503 with the reason; `faults` lists every fault."""
         if self._stopping():
             return problem_response(problem("unavailable", "the gateway is stopping"))
-        faults = self._vitals.faults()
-        reason = self._vitals.reason
+        faults = self._health.faults()
+        reason = self._health.reason
         if reason is not None:
             return problem_response(problem("unavailable", reason, faults=faults))
         return json_response({"status": "ready", **({"faults": faults} if faults else {})})

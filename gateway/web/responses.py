@@ -1,4 +1,4 @@
-"""Problem documents as responses, bodies, and where a request came from: what every handler shares."""
+"""Responses, request bodies and client addresses: what all handlers share."""
 
 from __future__ import annotations
 
@@ -18,23 +18,21 @@ from gateway.core.problems import Problem, problem
 from gateway.store.engine import OutcomeUnknown, StoreUnavailable
 
 MAX_BODY: Final = 1024 * 1024
-"""Bytes of a request's body at the most."""
+"""Maximum bytes of a request's body."""
 BODY_TIMEOUT: Final = 10.0
-"""Seconds for a body to arrive."""
+"""Seconds within which a body must arrive."""
 MAX_SEGMENTS: Final = 64
-"""Segments of a path. aiohttp's router takes 25 ms for the 8,000 that a request's first line has room for."""
+"""Maximum segments of a path. aiohttp's router takes 25 ms for the 8,000 that fit in a request line."""
 MAX_HOPS: Final = 32
-"""Addresses of X-Forwarded-For that are looked at."""
+"""Maximum addresses of X-Forwarded-For that are read."""
 Networks = Sequence[Network]
+DATA_HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+"""Headers of responses that are not pages: they forbid caching and rendering as a page."""
 _log = structlog.get_logger()
 
 
-DATA_HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-"""Of what is no page: nothing keeps it, and no browser takes it for a page."""
-
-
 def problem_response(refused: Problem) -> web.Response:
-    """An RFC 9457 document; nothing of it may be cached."""
+    """An RFC 9457 problem document, not cacheable."""
     return web.Response(
         status=refused.status,
         body=msgspec.json.encode(refused.document()),
@@ -46,7 +44,7 @@ def problem_response(refused: Problem) -> web.Response:
 def json_response(
     value: Any, *, status: int = 200, headers: dict[str, str] | None = None
 ) -> web.Response:
-    """A JSON answer; nothing of it may be cached."""
+    """A JSON response, not cacheable."""
     return web.Response(
         status=status,
         body=msgspec.json.encode(value),
@@ -65,7 +63,7 @@ _BY_STATUS = {
 
 
 class RequestRefused(Exception):
-    """Carries a problem out of a handler; `problems` makes it the answer."""
+    """Carries a problem out of a handler; `answer_errors` responds with it."""
 
     def __init__(self, refused: Problem) -> None:
         super().__init__(refused.code)
@@ -73,8 +71,8 @@ class RequestRefused(Exception):
 
 
 async def read_body(request: web.Request, at_most: int = MAX_BODY) -> bytes:
-    """The body, of so many bytes at the most. Raises `RequestRefused`."""
-    too_large = problem("too-large", f"Send {at_most // 1024} KiB at the most.")
+    """Read a body of at most `at_most` bytes. Raises `RequestRefused`."""
+    too_large = problem("too-large", f"Send at most {at_most // 1024} KiB.")
     if (request.content_length or 0) > at_most:
         raise RequestRefused(too_large)
     body = bytearray()
@@ -91,18 +89,18 @@ async def read_body(request: web.Request, at_most: int = MAX_BODY) -> bytes:
     return bytes(body)
 
 
-def screen(request: web.Request) -> Problem | None:
-    """The refusal of a request that would cost aiohttp too much, or that it fails at."""
+def precheck(request: web.Request) -> Problem | None:
+    """The refusal of a request that would cost aiohttp too much, or make it fail; else None."""
     if request.rel_url.raw_path.count("/") > MAX_SEGMENTS:
         return problem("not-found")
-    # aiohttp quotes any other expectation, and raises where that is not UTF-8.
+    # aiohttp quotes any other expectation in its response, and raises if it is not UTF-8.
     if request.headers.get("Expect", "100-continue").lower() != "100-continue":
         return problem("expectation-failed")
     return None
 
 
-async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn every error into a problem document; what was not expected is logged and named `internal`."""
+async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn every error into a problem document; log an unexpected one and respond with `internal`."""
     try:
         return await handler(request)
     except RequestRefused as refusal:
@@ -118,15 +116,15 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     except StoreUnavailable as error:
         return problem_response(store_problem(request, error))
     except ConnectionError:
-        raise  # the client has gone
+        raise  # the client has disconnected
     except Exception:  # noqa: BLE001 - the last line before the client
         _log.exception("unexpected error", method=request.method, path=request.rel_url.raw_path)
         return problem_response(problem("internal"))
 
 
 def store_problem(request: web.Request, error: StoreUnavailable) -> Problem:
-    """What to tell whoever asked for something that the store has failed to do."""
-    # What it is stands in the log once, as a fault; this is only who was concerned.
+    """The problem for a request that failed because of the store."""
+    # Health logs the fault itself, once; this line names an affected request.
     _log.info("store unavailable", reason=str(error), path=request.rel_url.raw_path)
     detail = None
     if isinstance(error, OutcomeUnknown):
@@ -137,8 +135,8 @@ def store_problem(request: web.Request, error: StoreUnavailable) -> Problem:
     return replace(problem("store-unavailable", detail), headers={"Retry-After": "2"})
 
 
-class Asked(Protocol):
-    """Whatever has come from a client, with headers."""
+class HasHeaders(Protocol):
+    """A request or an upgrade."""
 
     @property
     def remote(self) -> str | None:
@@ -146,20 +144,20 @@ class Asked(Protocol):
 
     @property
     def headers(self) -> CIMultiDictProxy[str]:
-        """Its headers."""
+        """The headers."""
 
 
-def client_address(request: Asked, trusted: Networks) -> str:
-    """The address of the client: the peer's, or what trusted proxies say of whom they stand for.
+def client_address(request: HasHeaders, trusted: Networks) -> str:
+    """The address of the client: the peer's, or the one that trusted proxies report.
 
-    X-Forwarded-For is read from the right, `MAX_HOPS` of it; the first address that is no trusted proxy is the
-    client. IPv4-mapped addresses are IPv4: a socket for both families has such peers.
+    At most `MAX_HOPS` addresses of X-Forwarded-For are read from the right; the first that is not a trusted proxy
+    is the client. IPv4-mapped addresses, which dual-stack sockets report, count as IPv4.
     """
     peer = request.remote or "unknown"
     client = parse_address(peer)
     if client is None:
         return peer
-    if _among(client, trusted):
+    if _is_in(client, trusted):
         header = ",".join(request.headers.getall("X-Forwarded-For", ()))
         for hop in reversed(header.rsplit(",", MAX_HOPS)[-MAX_HOPS:]):
             address = parse_address(hop.strip())
@@ -168,10 +166,10 @@ def client_address(request: Asked, trusted: Networks) -> str:
                     break
                 continue
             client = address
-            if not _among(client, trusted):
+            if not _is_in(client, trusted):
                 break
     return str(client)
 
 
-def _among(address: Address, networks: Networks) -> bool:
+def _is_in(address: Address, networks: Networks) -> bool:
     return any(address in network for network in networks)

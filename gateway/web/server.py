@@ -1,4 +1,4 @@
-"""The server: accepts connections, and answers every request within its time and by a document of ours."""
+"""The HTTP server: accepts connections, and answers every request in time and with our documents."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from aiohttp.web_protocol import RequestHandler
 
 from gateway import SERVER_NAME
 from gateway.core.problems import problem
-from gateway.runtime.sockets import BACKLOG, QUEUES, listening
+from gateway.runtime.sockets import BACKLOG, QUEUES, open_listeners
 from gateway.web import connection
-from gateway.web.connection import Connection, Gates, Shared
+from gateway.web.connection import Connection, Shared, UpgradeRouter
 from gateway.web.load_shedding import LoadShedding
-from gateway.web.responses import problem_response, problems, screen
+from gateway.web.responses import answer_errors, precheck, problem_response
 from gateway.web.tls_acceptor import TlsAcceptor
 
 DOORS: Final = 64
-"""Handles that listen at each socket: the loop accepts one connection from each in a turn. In a storm it is
-cheaper to accept many first and screen them then than to do both in turns."""
-_TLS_FAREWELL: Final = 5.0
-"""Seconds for a TLS client to say that it has heard the end."""
+"""Duplicate handles of each listening socket: the loop accepts one connection from each in a turn. In a
+reconnect storm it is cheaper to accept many connections first and check them afterwards."""
+_TLS_SHUTDOWN: Final = 5.0
+"""Seconds for a TLS client to answer our close_notify."""
 _TIMEOUT: web.RequestKey[asyncio.Timeout] = web.RequestKey("timeout", asyncio.Timeout)
 _log = structlog.get_logger()
 
@@ -42,10 +42,10 @@ class _Server(web.Server):
     def __call__(self) -> RequestHandler:
         return Connection(self, self.shared, loop=self._loop, **self._options)
 
-    async def _answer(self, asked: web.BaseRequest) -> web.StreamResponse:
-        """What the application answers, or a problem document that says why it does not."""
-        request = cast("web.Request", asked)  # the factory is an application's
-        fault = screen(request)
+    async def _answer(self, base: web.BaseRequest) -> web.StreamResponse:
+        """The application's response, or a problem document if there is none."""
+        request = cast("web.Request", base)  # the application's factory made it
+        fault = precheck(request)
         if fault is not None:
             response = problem_response(fault)
             response.headers.update(self.shared.headers)
@@ -54,7 +54,7 @@ class _Server(web.Server):
             async with asyncio.timeout(connection.REQUEST_TIMEOUT) as timeout:
                 request[_TIMEOUT] = timeout
                 try:
-                    return await problems(request, self._handler)
+                    return await answer_errors(request, self._handler)
                 finally:
                     del request[_TIMEOUT]
         except TimeoutError:
@@ -62,15 +62,15 @@ class _Server(web.Server):
             return problem_response(problem("unavailable", connection.NO_ANSWER))
 
 
-async def _begin(request: web.Request, _: web.StreamResponse) -> None:
-    """The answer begins: from here on it is the client's reading that takes time."""
+async def _stop_timeout(request: web.Request, _: web.StreamResponse) -> None:
+    """End the time limit when the response begins: from now on the client's reading takes the time."""
     timeout = request.get(_TIMEOUT)
     if timeout is not None:
         timeout.reschedule(None)
 
 
 class _Site(web.TCPSite):
-    """Listens as aiohttp's own, with more than one handle for each socket, and with our acceptor for TLS."""
+    """Listens like aiohttp's TCPSite, but with several handles for each socket and our acceptor for TLS."""
 
     __slots__ = ("_at_once", "_bound", "_doors")
 
@@ -101,7 +101,7 @@ class _Site(web.TCPSite):
                     server.shared.load_shedding,
                     at_once=self._at_once,
                     handshake_timeout=connection.HEAD_TIMEOUT,
-                    shutdown_timeout=_TLS_FAREWELL,
+                    shutdown_timeout=_TLS_SHUTDOWN,
                 )
                 self._doors.append(acceptor)
             self._server = cast("asyncio.AbstractServer", self._doors.pop(0))
@@ -116,7 +116,7 @@ class _Site(web.TCPSite):
             for bound in self._bound:
                 self._doors.append(await listen(sock=bound))
             self._server = cast("asyncio.Server", self._doors.pop(0))
-        # With more than two addresses they share what `handles.BESIDE` has for two.
+        # With more than two addresses they share what `fd_limits.OVERHEAD` counts for two.
         doors = max(1, min(self._at_once, 2 * QUEUES * self._at_once // len(self._bound)))
         for bound in self._bound:
             for _ in range(doors - 1):
@@ -124,22 +124,22 @@ class _Site(web.TCPSite):
                 self._doors.append(await listen(sock=again))
 
     async def stop(self) -> None:
-        """Accept nobody any more."""
+        """Stop accepting connections."""
         for door in self._doors:
             door.close()
         await super().stop()
 
 
 class Runner(web.AppRunner):
-    """Runs an application, every answer and error of which is bounded and a document of ours.
+    """Runs an application with time limits, and with our documents for every error.
 
     Args:
-        app: serves requests, and upgrades that do not come whole and first on their connections.
-        load_shedding: which connections give way when file handles run short; else one of its own.
-        shutdown_timeout: seconds for the requests in hand to finish.
+        app: serves requests, and upgrades that are incomplete or not first on their connection.
+        load_shedding: closes connections when file handles run short; a new one by default.
+        shutdown_timeout: seconds for open requests to finish.
         keepalive: seconds for which a connection may wait for its next request.
         doors: handles that listen at each socket.
-        gates: by path, what answers upgrades that do.
+        upgrades: returns the handler of a path for all other upgrades.
         headers: stand in every answer, beside Server.
         options: those of aiohttp's connections, in place of ours.
     """
@@ -152,18 +152,18 @@ class Runner(web.AppRunner):
         shutdown_timeout: float,
         keepalive: float = connection.HEAD_TIMEOUT,
         doors: int = DOORS,
-        gates: Gates = lambda _: None,
+        upgrades: UpgradeRouter = lambda _: None,
         headers: Mapping[str, str] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(app, handle_signals=False, shutdown_timeout=shutdown_timeout)
         self._doors = doors
-        app.on_response_prepare.append(_begin)
+        app.on_response_prepare.append(_stop_timeout)
         app.on_response_prepare.append(self._set_headers)
         self._shared = Shared(
-            gates,
+            upgrades,
             load_shedding or LoadShedding(),
-            # Not which libraries of which versions serve it.
+            # Replaces aiohttp's header, which names libraries and versions.
             {"Server": SERVER_NAME, **(headers or {})},
         )
         self._options = {
@@ -173,25 +173,25 @@ class Runner(web.AppRunner):
             "max_line_size": connection.MAX_LINE,
             "max_field_size": connection.MAX_FIELD,
             "max_headers": connection.MAX_FIELDS,
-            "auto_decompress": False,  # nobody sends us bombs
+            "auto_decompress": False,  # no compressed bodies, so no decompression bombs
             **options,
         }
 
     async def listen(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
-        """Begin to serve. Raises `OSError` where the address cannot be had."""
+        """Start serving. Raises `OSError` if the address is not available."""
         if tls is None:
             await self._start(host, port, tls)
         else:
-            await self._start(None, None, tls, listening([host], port))
+            await self._start(None, None, tls, open_listeners([host], port))
 
     async def listen_on(
         self, sockets: Sequence[socket.socket], tls: ssl.SSLContext | None = None
     ) -> None:
-        """Begin to serve on sockets that are bound already; see `sockets.listening`."""
+        """Start serving on bound sockets; see `sockets.open_listeners`."""
         await self._start(None, None, tls, sockets)
 
     def url(self, *, tls: bool) -> str:
-        """Where it listens, at the first of its addresses."""
+        """The URL of the first address that it listens on."""
         host, port = self.addresses[0][:2]
         return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 

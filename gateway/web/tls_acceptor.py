@@ -1,7 +1,7 @@
-"""Accepts connections for TLS, and knows those whose handshake is not done.
+"""Accepts TLS connections and tracks those in the TLS handshake.
 
-A loop's own server shows a connection to its protocol after the handshake alone. Until then a stranger's
-connection could not be counted, nor cut when file handles run short.
+asyncio's server passes a connection to its protocol only after the handshake. Until then load shedding could
+neither count nor abort it.
 """
 
 from __future__ import annotations
@@ -17,37 +17,37 @@ from typing import Final
 from gateway.web.load_shedding import LoadShedding
 
 _RETRY: Final = 1.0
-"""Seconds without accepting where the system had no handle left, as in asyncio."""
+"""Seconds without accepting after the system ran out of handles, as in asyncio."""
 _AFTER_SHEDDING: Final = 0.01
-"""Seconds for the handles of connections that were cut to come back."""
+"""Seconds until the handles of aborted connections are released."""
 _NO_HANDLE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class _Handshake:
-    """A connection that speaks no TLS yet."""
+    """A connection in its TLS handshake."""
 
     authenticated = False
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
 
-    def cut(self) -> None:
-        """See `load_shedding.Connection`: its end is the end of the handshake."""
+    def abort(self) -> None:
+        """See `load_shedding.Connection`; the handshake then fails and closes it."""
         with contextlib.suppress(OSError):
             self.connection.shutdown(socket.SHUT_RDWR)
 
 
 class TlsAcceptor:
-    """Accepts on one listening socket, which is its own from here on.
+    """Accepts on one listening socket and owns it.
 
     Args:
-        listening: bound, listening, and not blocking.
-        protocol_factory: makes the protocol of a connection whose handshake is done.
-        context: the server's certificate.
-        load_shedding: is told of each connection.
-        at_once: connections accepted in one turn of the loop.
+        listening: a bound socket that listens.
+        protocol_factory: makes the protocol of a connection after its handshake.
+        context: holds the server's certificate.
+        load_shedding: tracks each connection.
+        at_once: maximum connections accepted in one turn of the loop.
         handshake_timeout: seconds for a handshake.
-        shutdown_timeout: seconds for a client to answer the end of TLS.
+        shutdown_timeout: seconds for a client to answer our close_notify.
     """
 
     def __init__(
@@ -73,17 +73,17 @@ class TlsAcceptor:
         self._loop = asyncio.get_running_loop()
         self._handshakes: set[asyncio.Task[None]] = set()
         self._closed = False
-        self._begin()
+        self._start_accepting()
 
     def close(self) -> None:
-        """Accept no connection any more; handshakes that are not done end."""
+        """Stop accepting and cancel unfinished handshakes."""
         self._closed = True
         self._loop.remove_reader(self._listening)
         self._listening.close()
         for task in self._handshakes:
             task.cancel()
 
-    def _begin(self) -> None:
+    def _start_accepting(self) -> None:
         if not self._closed:
             self._loop.add_reader(self._listening, self._accept)
 
@@ -98,7 +98,7 @@ class TlsAcceptor:
                     raise
                 self._loop.remove_reader(self._listening)
                 pause = _AFTER_SHEDDING if self._load_shedding.shed(self._at_once) else _RETRY
-                self._loop.call_later(pause, self._begin)
+                self._loop.call_later(pause, self._start_accepting)
                 return
             handshake = _Handshake(connection)
             short = self._load_shedding.accepted(handshake, connection.fileno())
@@ -106,7 +106,7 @@ class TlsAcceptor:
             self._handshakes.add(task)
             task.add_done_callback(self._handshakes.discard)
             if short:
-                return  # to the next turn: a burst would take the handles that are kept free
+                return  # continue in the next turn: a burst would use up the reserve
 
     async def _shake_hands(self, handshake: _Handshake) -> None:
         connection = handshake.connection
@@ -119,7 +119,7 @@ class TlsAcceptor:
                 ssl_handshake_timeout=self._handshake_timeout,
                 ssl_shutdown_timeout=self._shutdown_timeout,
             )
-        except OSError:  # it was cut, went away, took too long, or speaks another protocol
+        except OSError:  # aborted, closed by the client, too slow, or not TLS
             connection.close()
         except asyncio.CancelledError:
             connection.close()

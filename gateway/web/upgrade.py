@@ -1,10 +1,9 @@
-"""The hand-over: how a connection leaves aiohttp after its handshake and becomes a `WebSocket`'s.
+"""Hands a connection over from aiohttp to a `WebSocket` after its handshake.
 
-After the handshake aiohttp's part is over. `hand_over` writes the 101 itself, so that nothing can
-happen between the last look at an ICE's entry and its admission, gives the transport to the wire, and
-lets request, parser and handler go.
+`hand_over` writes the 101 itself, so that nothing can happen between the last check of an ICE's entry and its
+admission. Then it gives the transport to the WebSocket and releases request, parser and handler.
 
-This file and `listener` alone know how aiohttp does it; `aiohttp` is pinned to its minor for them.
+Like `connection` it uses aiohttp's internals; aiohttp's minor version is pinned for them.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
 
 
 class Upgrade:
-    """A request to upgrade its connection, which is not answered yet."""
+    """An unanswered request to upgrade its connection."""
 
     __slots__ = ("headers", "protocol", "version")
 
@@ -38,49 +37,49 @@ class Upgrade:
 
     @classmethod
     def of(cls, request: web.Request) -> Upgrade:
-        """The same of a request that aiohttp has made."""
-        return cls(request._message, request.protocol)  # noqa: SLF001 - it has no other name
+        """The upgrade in a request that aiohttp has routed."""
+        return cls(request._message, request.protocol)  # noqa: SLF001 - there is no public one
 
     @property
     def transport(self) -> asyncio.Transport | None:
-        """The connection; None where it is lost."""
+        """The connection; None if it is lost."""
         return self.protocol.transport
 
     @property
     def remote(self) -> str | None:
         """The peer's address."""
-        name = self._told("peername")
+        name = self._info("peername")
         return name[0] if name else None
 
     @property
     def local(self) -> tuple[str, int] | None:
         """The socket's own address and port."""
-        name = self._told("sockname")
+        name = self._info("sockname")
         return (name[0], name[1]) if name else None
 
     @property
     def secure(self) -> bool:
-        """Whether TLS ends here."""
-        return self._told("sslcontext") is not None
+        """Whether the gateway itself terminates TLS."""
+        return self._info("sslcontext") is not None
 
     @property
     def is_gone(self) -> bool:
-        """Whether the client has left already."""
+        """Whether the client has disconnected."""
         transport = self.protocol.transport
         return transport is None or transport.is_closing()
 
     @property
     def handle(self) -> int:
-        """The number of the file handle of a connection that is not gone."""
-        return int(self._told("socket").fileno())
+        """The file handle; the connection must not be gone."""
+        return int(self._info("socket").fileno())
 
-    def _told(self, name: str) -> Any:
+    def _info(self, name: str) -> Any:
         transport = self.protocol.transport
         return None if transport is None else transport.get_extra_info(name)
 
 
 class HandedOver(web.StreamResponse):
-    """What a handler of aiohttp's returns after `hand_over`: there is nothing left to write."""
+    """A response that writes nothing; a handler returns it to aiohttp after `hand_over`."""
 
     async def prepare(self, request: web.BaseRequest) -> None:
         """Write nothing."""
@@ -89,8 +88,8 @@ class HandedOver(web.StreamResponse):
         """Write nothing."""
 
 
-class _Rest:
-    """Takes what aiohttp has read behind the handshake, by the interface of its parsers."""
+class _RestParser:
+    """A parser for aiohttp that keeps the data it had buffered after the handshake."""
 
     def __init__(self) -> None:
         self.data = b""
@@ -100,20 +99,22 @@ class _Rest:
         return False, b""
 
     def feed_eof(self) -> None:
-        """Nothing ends: the connection goes on."""
+        """Do nothing: the connection stays open."""
 
 
 def hand_over(
-    upgrade: Upgrade, wire: WebSocket, first: bytes | None, subprotocol: str | None = SUBPROTOCOL
+    upgrade: Upgrade,
+    websocket: WebSocket,
+    first: bytes | None,
+    subprotocol: str | None = SUBPROTOCOL,
 ) -> None:
-    """Answer the handshake with the 101 and give its connection to `wire`, in one step without await.
+    """Answer the handshake with the 101 and give its connection to `websocket`, without an await.
 
-    `first` is the first message, if there is to be one; it travels with the 101.
-
-    The caller has checked the handshake, and `is_gone` without an await since.
+    `first` is an optional first message, sent in one write with the 101. The caller must have checked the
+    handshake, and must not await between its check of `is_gone` and this call.
     """
     transport, protocol = upgrade.protocol.transport, upgrade.protocol
-    assert transport is not None  # noqa: S101 - the caller has asked is_gone
+    assert transport is not None  # noqa: S101 - the caller has checked is_gone
     key = upgrade.headers["Sec-WebSocket-Key"].strip().encode()
     agreed = f"Sec-WebSocket-Protocol: {subprotocol}\r\n" if subprotocol is not None else ""
     accept = base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest()).decode()
@@ -122,11 +123,11 @@ def hand_over(
         f"Sec-WebSocket-Accept: {accept}\r\n{agreed}\r\n"
     ).encode()
     transport.write(head if first is None else head + framed(Opcode.TEXT, first))
-    rest = _Rest()
-    protocol.set_parser(rest)  # type: ignore[arg-type] # hands over what it had buffered
-    transport.set_protocol(wire)
-    protocol.transport = None  # or else its farewell would close the transport
+    rest = _RestParser()
+    protocol.set_parser(rest)  # type: ignore[arg-type] # feeds it the buffered data
+    transport.set_protocol(websocket)
+    protocol.transport = None  # else connection_lost would close the transport
     protocol.connection_lost(None)
-    wire.connection_made(transport)
+    websocket.connection_made(transport)
     if rest.data:
-        wire.begin_with(rest.data)
+        websocket.begin_with(rest.data)

@@ -68,9 +68,9 @@ async def serve(host: str, port: int, *, welcome: bool) -> None:
 
     app = web.Application()
     app.router.add_get("/{path:.*}", handle)
-    runner = Runner(app, shutdown_timeout=1.0, gates=lambda _: connect)
+    runner = Runner(app, shutdown_timeout=1.0, upgrades=lambda _: connect)
     await runner.listen(host, port)
-    eventloop.warm()
+    eventloop.freeze_heap()
     print("ready", *runner.addresses[0][:2], flush=True)
     await asyncio.Event().wait()
 

@@ -102,7 +102,7 @@ class Steps:
             guard = replay.ReplayGuard(replay.Nonces(lambda: b"key"))
             for one in verified:
                 guard.used(one, one.iat, 0.0)
-                guard.take(one, one.iat, 0.0)
+                guard.accept(one, one.iat, 0.0)
 
         async def look_up() -> None:
             for first in range(0, self._count, TOGETHER):

@@ -123,7 +123,7 @@ async def test_a_checkpoint_that_says_nothing_covers_nothing(engine, audit):
     await audit.prune(ROOT, minutes(4))
     await unguarded(engine)
     await run(engine, "UPDATE ice_events SET detail = '[1]' WHERE action = 'prune'")
-    assert (await audit.verify()).fault == "events 1 to 4 were taken out"
+    assert (await audit.verify()).fault == "events 1 to 4 were removed"
 
 
 async def test_an_audit_is_right_though_the_log_is_pruned_meanwhile(engine, audit, monkeypatch):
@@ -178,7 +178,7 @@ async def test_a_checkpoint_that_is_no_text_covers_nothing(engine, audit):
     await audit.prune(ROOT, minutes(4))
     await unguarded(engine)
     await run(engine, "UPDATE ice_events SET detail = CAST(x'ff' AS TEXT) WHERE action = 'prune'")
-    assert (await audit.verify()).fault == "events 1 to 4 were taken out"
+    assert (await audit.verify()).fault == "events 1 to 4 were removed"
 
 
 async def test_readers_share_a_verdict_for_a_minute(engine, audit):

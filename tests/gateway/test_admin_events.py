@@ -53,7 +53,7 @@ async def events(running, query=""):
 async def heads(running):
     """The position behind each event."""
     return [
-        Position.behind(entry) for entry in await running.gateway.node.log._events.after(0, 1000)
+        Position.after(entry) for entry in await running.gateway.node.log._events.after(0, 1000)
     ]
 
 

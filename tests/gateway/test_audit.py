@@ -32,14 +32,14 @@ async def test_a_kept_head_proves_the_log(running, command):
     await running.act("lab-1", "reprovision")
     said = (await command("verify", "--head", head)).stdout
     assert f"up to event {head.split(':')[0]} they are those of the kept head" in said
-    assert "not proven: that no event was taken off the end" in said
+    assert "not proven: that no event was removed from the end" in said
     assert (
         json.loads((await command("head", "--json")).stdout)["seq"] == int(head.split(":")[0]) + 1
     )
     await tamper(running, "UPDATE ice_events SET actor = 'eve' WHERE action = 'provision'")
     wrong = await command("verify", "--head", head, status=1)
     seq = int(head.split(":")[0])
-    assert f"event {seq} was altered, or one before it with the chain written anew" in wrong.stderr
+    assert f"event {seq} was altered, or one before it with the chain rewritten" in wrong.stderr
     await running.act("lab-1", "reprovision")
     assert (await command("verify", status=1)).stderr == f"ice-gateway: event {seq} was altered\n"
     assert "nothing was pruned" in (await command("prune", "--keep", "0", status=1)).stderr
@@ -48,9 +48,9 @@ async def test_a_kept_head_proves_the_log(running, command):
 @pytest.mark.parametrize(
     ("taken", "says"),
     [
-        ("TRUE", "the log is empty although there are users: its events were taken out"),
+        ("TRUE", "the log is empty although there are users: its events were removed"),
         ("action = 'reprovision'", "lab-1 has generation 2, and the log ends at its generation 1"),
-        ("ice_name = 'lab-1'", "the log knows nothing of lab-1"),
+        ("ice_name = 'lab-1'", "the log has no event of lab-1"),
     ],
 )
 async def test_a_shortened_log_is_not_proven(running, command, taken, says):

@@ -53,7 +53,7 @@ async def timed(tmp_path, clock):
 @pytest.fixture
 def impatient(monkeypatch):
     """An ICE that came back without its work is given little time."""
-    monkeypatch.setattr(dispatcher, "PATIENCE", timedelta(seconds=0.2))
+    monkeypatch.setattr(dispatcher, "FINISH_GRACE", timedelta(seconds=0.2))
 
 
 def lane_of(running, name="lab-1"):

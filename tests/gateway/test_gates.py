@@ -72,7 +72,7 @@ async def listening(gate, by_router=None, **options):
     app = web.Application()
     app.router.add_get("/plain", plain)
     app.router.add_get("/gate", by_router or gate.by_router)
-    runner = Runner(app, shutdown_timeout=0.1, gates={"/gate": gate}.get, **options)
+    runner = Runner(app, shutdown_timeout=0.1, upgrades={"/gate": gate}.get, **options)
     await runner.listen("127.0.0.1", 0)
     try:
         yield runner

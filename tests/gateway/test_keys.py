@@ -14,7 +14,7 @@ import pytest
 from gateway.cli.common import open_context
 from gateway.core.ice import IceType
 from gateway.core.times import to_text, utc_now
-from gateway.core.tokens import Key, KeyRing, Opened
+from gateway.core.tokens import Key, KeyRing, OpenedToken
 from gateway.services import key_rotation as key_life
 from gateway.services.key_rotation import KeyRefused, Keys
 from gateway.store import key_file
@@ -279,7 +279,7 @@ async def test_no_key_is_retired_under_a_token_that_is_being_sealed(table, monke
         issued = await getattr(provisioning, action)(table.actor, await table.ice("ci-1"))
     assert intruder.visits == 1
     opened = key_file.read(table.settings.key_file).open(issued.token)
-    assert isinstance(opened, Opened), "the token that was given out was expected to open"
+    assert isinstance(opened, OpenedToken), "the token that was given out was expected to open"
 
 
 @pytest.mark.parametrize("moment", ["looked", "writes"])
@@ -321,7 +321,7 @@ async def test_no_token_is_sealed_with_a_key_that_is_being_retired(table, monkey
     assert intruder.visits == 1
     assert tokens or refused is None
     held = key_file.read(table.settings.key_file)
-    assert all(isinstance(held.open(token), Opened) for token in tokens)
+    assert all(isinstance(held.open(token), OpenedToken) for token in tokens)
 
 
 async def test_of_two_keys_that_are_added_at_once_none_is_lost(table, monkeypatch):

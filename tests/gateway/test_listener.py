@@ -126,7 +126,7 @@ async def test_client_that_reads_slowly_but_reads_is_served(monkeypatch):
     def wait(connection):
         waited.append(connection)
 
-    monkeypatch.setattr("gateway.web.connection.Connection._wait", wait)
+    monkeypatch.setattr("gateway.web.connection.Connection._start_read_timer", wait)
 
     async def answer(_):
         return web.Response(body=bytes(LARGE))
@@ -144,10 +144,10 @@ async def test_client_that_reads_has_time_for_as_long_as_it_reads_enough(read, g
     connection = Connection(Mock(), Mock(), loop=asyncio.get_running_loop())
     transport = Mock()
     transport.get_write_buffer_size.return_value = LARGE - read
-    connection._look(transport, LARGE)
+    connection._check_read(transport, LARGE)
     assert transport.abort.called is not goes_on
-    assert (connection._patience is not None) is goes_on
-    connection._stop_waiting()
+    assert (connection._read_timer is not None) is goes_on
+    connection._stop_read_timer()
 
 
 async def test_client_that_has_gone_is_waited_for_no_more():
@@ -155,7 +155,7 @@ async def test_client_that_has_gone_is_waited_for_no_more():
         [connection] = runner.server.connections
         ours.close()
         await until(lambda: not runner.server.connections)
-        assert connection._patience is None, "a timer of each connection would live on"
+        assert connection._read_timer is None, "a timer of each connection would live on"
 
 
 # --- requests that do not arrive -------------------------------------------------------------------
@@ -447,7 +447,7 @@ async def test_a_listener_that_cannot_be_made_whole_is_undone(monkeypatch):
 
     monkeypatch.setattr(os, "dup", dup)
     runner = Runner(web.Application(), shutdown_timeout=0.1, doors=8)
-    bound = sockets.listening(["127.0.0.1"], 0)
+    bound = sockets.open_listeners(["127.0.0.1"], 0)
     address = bound[0].getsockname()
     with pytest.raises(OSError, match="open files"):
         await runner.listen_on(bound)

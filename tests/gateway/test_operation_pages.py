@@ -102,7 +102,7 @@ async def test_the_same_form_twice_is_one_operation_and_an_edited_one_another(ru
         ({"params": "1e999"}, "params", "not finite"),
         ({"params": f'"{"x" * 999_999}"'}, "params", "at most 1,000,000 bytes"),
         ({"kind": "schedule"}, "run_at", "is required for schedule"),
-        ({"run_at": "2099-01-01T00:00:00Z"}, "run_at", "is for schedule alone"),
+        ({"run_at": "2099-01-01T00:00:00Z"}, "run_at", "is only for schedule"),
         ({"kind": "schedule", "run_at": "2001-01-01T00:00:00Z"}, "run_at", "is past"),
         ({"deadline": "2001-01-01T00:00:00"}, "deadline", "timezone"),
         ({"deadline": "2001-01-01T00:00:00Z"}, "deadline", "is past"),

@@ -358,7 +358,7 @@ async def test_a_large_error_is_given_up_with_the_rest(tight):
 
 async def test_what_was_given_up_may_still_come_to_something(tmp_path, monkeypatch):
     """The ICE says after all what became of an operation that was lost and has made room."""
-    monkeypatch.setattr(dispatcher, "PATIENCE", timedelta(0))
+    monkeypatch.setattr(dispatcher, "FINISH_GRACE", timedelta(0))
     async with harness(tmp_path, operations__kept_bytes=10_000) as running:
         ice = await running.provision()
         connection = await greeted(ice)

@@ -56,7 +56,7 @@ async def names(path):
     """The ICEs in a database, whole; read as it is."""
     with open_read_only(path) as found:
         assert found.find_damage(thorough=True) is None
-        return sorted((await standing(found.fetch)).entries)
+        return sorted((await standing(found.fetch)).ices)
 
 
 async def listed(settings):
@@ -99,7 +99,7 @@ async def test_nobody_is_admitted_until_the_admin_has_confirmed(tmp_path):
     assert found.compared == (str(done.database_aside),)
     assert since == {
         ("ice", "lab-2"): "deregistered",
-        ("ice", "lab-3"): "registered: its token could be registered again, by whoever has it",
+        ("ice", "lab-3"): "registered: its token could be registered again, by anyone who has it",
     }
     async with harness(tmp_path) as running:
         # The ports are others now.
@@ -462,7 +462,7 @@ async def test_killed_at_any_step_it_leaves_the_old_database_or_the_new_one(tmp_
         with open_read_only(settings.database_path) as found:
             assert found.find_damage(thorough=True) is None
             waits = await find_mark(found.fetch)
-            entries = sorted((await standing(found.fetch)).entries)
+            entries = sorted((await standing(found.fetch)).ices)
         assert keys.open(since).ice_name == "lab-2", "a newer key was lost"
         if waits is None:
             assert entries == ["lab-1", "lab-2"], "an older table was expected to wait"

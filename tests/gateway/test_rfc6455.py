@@ -314,7 +314,9 @@ class Stage:
 
         self._patch.setattr(echo, "Runner", Runner)
         self._patch.setattr(echo, "Echo", serve)
-        self._patch.setattr(echo.eventloop, "warm", lambda: None)  # this process does not end here
+        self._patch.setattr(
+            echo.eventloop, "freeze_heap", lambda: None
+        )  # this process does not end here
         self._patch.setattr(WebSocket, "data_received", counting)
         # Nothing ends because time has passed, unless that is what is tested.
         self._patch.setattr(gateway.web.websocket, "CLOSE_TIMEOUT", NEVER)

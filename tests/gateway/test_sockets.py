@@ -10,20 +10,20 @@ import sys
 import pytest
 
 from gateway.runtime import sockets
-from gateway.runtime.sockets import CannotBind, listening, place
+from gateway.runtime.sockets import CannotBind, host_port, open_listeners
 from tests.support.ice import PATIENCE
 
 
 def test_nobody_else_has_the_address():
     """Not even a second gateway, which has several sockets of it, too."""
     with contextlib.ExitStack() as stack:
-        found = [stack.enter_context(one) for one in listening(["127.0.0.1"], 0)]
+        found = [stack.enter_context(one) for one in open_listeners(["127.0.0.1"], 0)]
         [address] = {one.getsockname() for one in found}
         with pytest.raises(CannotBind, match="in use"):
-            listening(["127.0.0.1"], address[1])
+            open_listeners(["127.0.0.1"], address[1])
         with pytest.raises(OSError, match="in use"):
             socket.create_server(address)
-    for one in listening(["127.0.0.1"], address[1]):
+    for one in open_listeners(["127.0.0.1"], address[1]):
         one.close()  # it was let go again
 
 
@@ -32,7 +32,7 @@ def test_more_may_wait_than_one_queue_holds(monkeypatch):
     """Whoever finds no room is not heard for a second: a fleet that comes back at once has to fit."""
     monkeypatch.setattr(sockets, "BACKLOG", 1)
     with contextlib.ExitStack() as stack:
-        found = [stack.enter_context(one) for one in listening(["127.0.0.1"], 0)]
+        found = [stack.enter_context(one) for one in open_listeners(["127.0.0.1"], 0)]
         selector = stack.enter_context(selectors.DefaultSelector())
         for _ in range(40):
             one = stack.enter_context(socket.socket())
@@ -58,7 +58,7 @@ def addresses(found):
 
 
 def test_every_host_is_bound_on_one_port_and_an_address_that_two_have_once():
-    found = listening(["127.0.0.1", "::1", "localhost"], 0)
+    found = open_listeners(["127.0.0.1", "::1", "localhost"], 0)
     with contextlib.ExitStack() as stack:
         for one in found:
             stack.enter_context(one)
@@ -70,7 +70,7 @@ def test_every_host_is_bound_on_one_port_and_an_address_that_two_have_once():
 
 
 def test_every_address_of_both_families_at_once():
-    found = listening(["::", "0.0.0.0"], 0)  # noqa: S104 - that is the point
+    found = open_listeners(["::", "0.0.0.0"], 0)  # noqa: S104 - that is the point
     with contextlib.ExitStack() as stack:
         for one in found:
             stack.enter_context(one)
@@ -85,7 +85,7 @@ def test_all_hosts_are_bound_or_none_and_the_one_that_fails_is_named(other):
         host = "127.0.0.2" if other == "taken" else other
         port = held.getsockname()[1]
         with pytest.raises(CannotBind) as refused:
-            listening(["127.0.0.1", host], port)
+            open_listeners(["127.0.0.1", host], port)
         assert refused.value.host == host
         assert refused.value.strerror
         with socket.create_server(("127.0.0.1", port)):
@@ -93,5 +93,5 @@ def test_all_hosts_are_bound_or_none_and_the_one_that_fails_is_named(other):
 
 
 def test_a_place_is_written_as_in_a_url():
-    assert place("::1", 8440) == "[::1]:8440"
-    assert place("gateway.example", 8440) == "gateway.example:8440"
+    assert host_port("::1", 8440) == "[::1]:8440"
+    assert host_port("gateway.example", 8440) == "gateway.example:8440"

@@ -51,7 +51,7 @@ _HELLO = timedelta(seconds=2)
 def serve(folder: Path, port: int, mutation: str | None, notes: Any) -> None:
     """A gateway; notes that it listens."""
     configure("json", "error")
-    dispatcher.PATIENCE = _HELLO
+    dispatcher.FINISH_GRACE = _HELLO
     if mutation in MUTATIONS:
         MUTATIONS[mutation]()
 
@@ -105,7 +105,7 @@ def work(folder: Path, url: str, token: str, mutation: str | None, notes: Any) -
 
 def _send_what_is_lost_again() -> None:
     operation.MOVES = {**operation.MOVES, Move.LOSE: (operation.ACTIVE, State.QUEUED)}
-    dispatcher.PATIENCE = timedelta()
+    dispatcher.FINISH_GRACE = timedelta()
 
 
 def _forget_what_was_accepted() -> None:

@@ -41,8 +41,8 @@ def test_an_untouched_log_is_proven():
     assert found.fault is None
     assert found.head == HEAD
     assert "events 1 to 9" in found.proven
-    assert "taken off the end" in found.unproven
-    assert "written anew" in found.unproven
+    assert "removed from the end" in found.unproven
+    assert "rewritten" in found.unproven
 
 
 def compared(rows, *ices, first=1):
@@ -62,7 +62,7 @@ def test_ices_that_are_as_the_log_says_are_no_fault():
     ("rows", "ice", "says"),
     [
         ([], ("lab-1", 1, None), "the log is empty although there are ICEs"),
-        (LOG, ("lab-1", 1, None), "the log knows nothing of lab-1"),
+        (LOG, ("lab-1", 1, None), "the log has no event of lab-1"),
         (LOG, ("lab-1", 3, 2), "lab-1 has generation 3, and the log ends at its generation 2"),
         (LOG, ("lab-1", 2, 3), "lab-1 has generation 2, and the log ends at its generation 3"),
     ],
@@ -82,7 +82,7 @@ def test_a_kept_head_proves_all_before_it():
     found = verdict(LOG, kept=head_of(LOG[:6]))
     assert found.fault is None
     assert "up to event 6 they are those of the kept head" in found.proven
-    assert found.unproven == "that no event was taken off the end after event 6"
+    assert found.unproven == "that no event was removed from the end after event 6"
 
 
 @given(st.integers(0, 8), st.sampled_from([1, 2, 3, 5]))
@@ -105,8 +105,8 @@ def test_what_was_taken_out_is_named(place, count):
     rest = LOG[:place] + LOG[place + count :]
     last = min(place + count, 9)
     expected = {
-        True: f"event {last} was taken out",
-        False: f"events {place + 1} to {last} were taken out",
+        True: f"event {last} was removed",
+        False: f"events {place + 1} to {last} were removed",
     }[place + 1 == last]
     assert verdict(rest, kept=HEAD).fault == expected
     if last < 9:
@@ -175,8 +175,8 @@ def test_what_was_altered_before_a_pruning_that_was_broken_off_is_named():
 
 
 def test_more_than_the_checkpoint_says_is_taken_out():
-    assert verdict(LOG[5:], [head_of(LOG[:4])]).fault == "events 1 to 5 were taken out"
-    assert verdict(LOG[4:]).fault == "events 1 to 4 were taken out"
+    assert verdict(LOG[5:], [head_of(LOG[:4])]).fault == "events 1 to 5 were removed"
+    assert verdict(LOG[4:]).fault == "events 1 to 4 were removed"
 
 
 def test_the_first_behind_a_checkpoint_must_follow_from_it():
@@ -200,7 +200,7 @@ def test_a_head_from_before_the_checkpoint():
 
 def test_an_empty_log():
     assert verdict([]).proven == "there is no event yet"
-    assert verdict([], kept=HEAD).fault == "events 1 to 9 were taken out"
+    assert verdict([], kept=HEAD).fault == "events 1 to 9 were removed"
 
 
 def test_a_head_is_read_as_it_was_written():

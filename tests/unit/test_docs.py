@@ -184,7 +184,7 @@ def test_limits_are_those_that_hold():
                 f" {logs.ICE_LINES_A_MINUTE} name the same; {logs.TRACEBACKS_A_MINUTE} with a traceback"
             ),
             "lines of the log that wait for a reader; at the end of the process": (
-                f"{standard_streams.MAX_WAITING // kib**2} MiB; {standard_streams.EXIT_PATIENCE:g} s"
+                f"{standard_streams.MAX_WAITING // kib**2} MiB; {standard_streams.EXIT_TIMEOUT:g} s"
             ),
             "what is still sent after an answer": f"{connection.LINGER_TIMEOUT:g} s",
             "an answer to begin": f"{connection.REQUEST_TIMEOUT:g} s",

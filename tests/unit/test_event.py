@@ -99,7 +99,7 @@ LATER = Entry(9, EVENT, NEXT.digest())
 
 
 def test_a_position_is_the_number_and_the_begin_of_the_digest():
-    position = Position.behind(ENTRY)
+    position = Position.after(ENTRY)
     assert str(position) == f"7-{ENTRY.digest()[:8]}"
     assert Position.parse(str(position)) == Position(7, ENTRY.digest()[:8])
     assert Position.parse("7") == Position(7)
@@ -120,7 +120,7 @@ def test_anything_else_is_no_position(text):
     ("position", "found", "is_in"),
     [
         (Position(7), [ENTRY, NEXT], True),
-        (Position.behind(ENTRY), [ENTRY], True),
+        (Position.after(ENTRY), [ENTRY], True),
         (Position(7, ENTRY.digest()[:8]), [ENTRY], True),
         (Position(7, "01234567"), [ENTRY], False),
         # it was pruned, and the next event names its digest

@@ -17,9 +17,9 @@ def test_root_makes_files_for_the_gateways_user(tmp_path, monkeypatch, root):
     monkeypatch.setattr(files.os, "chown", lambda *args, **how: given.append((*args, how)))
     made, target = tmp_path / "made", tmp_path / "target"
     made.touch()
-    files.own(made, target)
+    files.copy_owner(made, target)
     target.touch()
-    files.own(made, target)
+    files.copy_owner(made, target)
     mine = tmp_path.stat()
     expected = (made, mine.st_uid, mine.st_gid, {"follow_symlinks": False})
     assert given == ([expected] * 2 if root else [])

@@ -16,7 +16,7 @@ import pytest
 
 from gateway.core.ice import IceType
 from gateway.core.secret import Secret
-from gateway.core.tokens import Key, KeyRing, Opened
+from gateway.core.tokens import Key, KeyRing, OpenedToken
 from gateway.store import key_file
 from gateway.store.key_file import KeyFileUnusable, KeyStore
 from tests.support.clock import StandingClock
@@ -76,7 +76,9 @@ def test_the_first_who_seals_makes_the_file_for_its_owner_alone(path):
     assert store.load()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert list(path.parent.iterdir()) == [path], "nothing else is left behind"
-    assert isinstance(KeyStore(path).open(seal(ring)), Opened), "the file holds the key that seals"
+    assert isinstance(KeyStore(path).open(seal(ring)), OpenedToken), (
+        "the file holds the key that seals"
+    )
 
 
 def test_of_several_who_make_it_at_once_all_get_the_keys_of_the_first(path):
@@ -188,7 +190,7 @@ def test_what_cannot_be_read_is_said(path):
 def test_a_file_that_another_process_made_is_found_at_once(path, clock):
     store = started(path, clock)
     token = seal(KeyStore(path).for_sealing(may_create=True))
-    assert isinstance(store.open(token), Opened)
+    assert isinstance(store.open(token), OpenedToken)
 
 
 def test_an_unknown_key_has_the_file_read_at_most_once_a_second(path, clock, readings):
@@ -216,7 +218,7 @@ def test_a_file_that_has_changed_is_read_at_once(path, clock, readings):
     assert store.open(seal(KeyRing([unknown], unknown.kid))) is None
     path.unlink()
     write(path, old, new)
-    assert isinstance(store.open(seal(key_file.KeyRing([new], new.kid))), Opened)
+    assert isinstance(store.open(seal(key_file.KeyRing([new], new.kid))), OpenedToken)
 
 
 def test_garbage_and_known_keys_never_have_the_file_read(path, clock, readings):
@@ -225,7 +227,7 @@ def test_garbage_and_known_keys_never_have_the_file_read(path, clock, readings):
     readings.clear()
     clock.passed += 10
     assert store.open(Secret("garbage")) is None
-    assert isinstance(store.open(seal(ring)), Opened)
+    assert isinstance(store.open(seal(ring)), OpenedToken)
     assert readings == []
 
 
@@ -243,7 +245,7 @@ def test_a_file_lost_or_gone_bad_takes_no_key_from_a_running_gateway(path, clock
     for _ in range(3):
         clock.passed += 10
         assert store.open(seal(KeyRing([unknown], unknown.kid))) is None
-        assert isinstance(store.open(seal(ring)), Opened)
+        assert isinstance(store.open(seal(ring)), OpenedToken)
     with pytest.raises(KeyFileUnusable):
         store.for_sealing(may_create=False)
 
@@ -255,8 +257,8 @@ def test_sealing_uses_the_key_that_the_file_names_now(path):
     before = seal(store.for_sealing(may_create=False))
     write(path, old, new)
     after = seal(store.for_sealing(may_create=False))
-    assert isinstance(store.open(before), Opened), "tokens of the older key go on"
-    assert isinstance(KeyRing([new], new.kid).open(after), Opened)
+    assert isinstance(store.open(before), OpenedToken), "tokens of the older key go on"
+    assert isinstance(KeyRing([new], new.kid).open(after), OpenedToken)
 
 
 # --- changed ---------------------------------------------------------------------------------------

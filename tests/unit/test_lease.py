@@ -34,7 +34,7 @@ def test_a_lease_counts_from_when_the_node_knew(now):
 
 def test_a_shared_clock_goes_on_from_what_it_was_told(now):
     clock = SharedClock(now)
-    clock.told(7.0)
+    clock.set(7.0)
     now.now += 5
     assert clock() == 12.0
 

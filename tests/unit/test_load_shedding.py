@@ -23,7 +23,7 @@ class Connection:
     def __repr__(self):
         return self.name
 
-    def cut(self):
+    def abort(self):
         self.is_cut = True
 
 

@@ -90,16 +90,16 @@ def test_what_is_counted_takes_bounded_memory():
     for number in range(20 * MAX_KINDS):
         limit.said(event=f"{number}", ice=f"lab-{number}")
         limit.said(event=f"{number}")
-    assert len(limit._unsaid) == MAX_KINDS + 1
+    assert len(limit._suppressed) == MAX_KINDS + 1
     limit.now = 60.0
     limit.said(event="new")
-    assert len(limit._unsaid) == 2, "what owes nothing is forgotten"
+    assert len(limit._suppressed) == 2, "what owes nothing is forgotten"
     for number in range(2 * NAMED_A_MINUTE):
         limit.said(event="refused", ice=f"lab-{number}")
-    before = len(limit._said)
+    before = len(limit._written)
     for number in range(2 * NAMED_A_MINUTE):
         limit.said(event="refused", ice=f"more-{number}")
-    assert len(limit._said) == before, "who may say no more is not counted"
+    assert len(limit._written) == before, "who may say no more is not counted"
 
 
 NASTY = [

@@ -15,7 +15,7 @@ from gateway.core.codes import OperationError
 from gateway.core.ice import IceType
 from gateway.core.operation import (
     ENDED_REGISTRATION,
-    FARTHEST,
+    MAX_AHEAD,
     MAX_SENTENCE,
     UNFINISHED,
     Move,
@@ -102,7 +102,7 @@ def test_whatever_comes_a_final_state_is_left_for_the_ices_own_word_alone(moves)
     ("state", "move"), [("queued", Move.EXPIRE), ("sent", Move.LOSE), ("running", Move.LOSE)]
 )
 def test_what_a_deadline_does(state, move):
-    assert in_state(State(state)).overdue() is move
+    assert in_state(State(state)).overdue_move() is move
 
 
 @pytest.mark.parametrize("kind", OperationKind)
@@ -126,7 +126,7 @@ def test_without_a_deadline_it_has_a_day():
         ({"run_at": NOW}, "run_at"),
         ({"kind": OperationKind.SCHEDULE}, "run_at"),
         ({"kind": OperationKind.SCHEDULE, "run_at": NOW - timedelta(microseconds=1)}, "run_at"),
-        ({"kind": OperationKind.SCHEDULE, "run_at": NOW + FARTHEST}, "run_at"),
+        ({"kind": OperationKind.SCHEDULE, "run_at": NOW + MAX_AHEAD}, "run_at"),
         (
             {
                 "kind": OperationKind.SCHEDULE,
@@ -136,7 +136,7 @@ def test_without_a_deadline_it_has_a_day():
             "deadline",
         ),
         ({"deadline": NOW}, "deadline"),
-        ({"deadline": NOW + FARTHEST + timedelta(microseconds=1)}, "deadline"),
+        ({"deadline": NOW + MAX_AHEAD + timedelta(microseconds=1)}, "deadline"),
         ({"idempotency_key": ""}, "idempotency_key"),
         ({"idempotency_key": "x" * 129}, "idempotency_key"),
         ({"idempotency_key": "\n"}, "idempotency_key"),
@@ -153,7 +153,7 @@ def test_what_cannot_be_requested_names_its_field(how, field):
 def test_what_is_just_within_bounds():
     request(params=b'"' + b"1" * (MAX_VALUE - 2) + b'"')
     request(params=b"[" * 100 + b"]" * 100)
-    request(deadline=NOW + FARTHEST)
+    request(deadline=NOW + MAX_AHEAD)
     request(OperationKind.SCHEDULE, run_at=NOW)
     request(idempotency_key="~" * 128)
 

@@ -9,7 +9,7 @@ import resource
 import pytest
 
 from gateway.runtime import eventloop
-from gateway.runtime.fd_limits import BESIDE, is_among_the_last
+from gateway.runtime.fd_limits import OVERHEAD, is_among_the_last
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def limit(monkeypatch):
 
 @pytest.mark.parametrize(
     ("handles", "enough"),
-    [(1000 + BESIDE, True), (1000 + BESIDE - 1, False), (resource.RLIM_INFINITY, True)],
+    [(1000 + OVERHEAD, True), (1000 + OVERHEAD - 1, False), (resource.RLIM_INFINITY, True)],
 )
 def test_fewer_handles_than_connections_are_told(limit, handles, enough):
     limit(handles)
@@ -35,10 +35,10 @@ def test_fewer_handles_than_connections_are_told(limit, handles, enough):
 
 def test_what_it_runs_with(limit):
     limit(20_000)
-    assert "20,000 file handles" in eventloop.described()
+    assert "20,000 file handles" in eventloop.describe()
     limit(resource.RLIM_INFINITY)
-    assert "any number of file handles" in eventloop.described()
-    assert "Python 3." in eventloop.described()
+    assert "any number of file handles" in eventloop.describe()
+    assert "Python 3." in eventloop.describe()
 
 
 @pytest.mark.parametrize(("handle", "last"), [(935, False), (936, True), (999, True)])

@@ -36,7 +36,7 @@ URLS = {normalise(URL)}
 TOKEN = "a-token"
 ATH = b64(hashlib.sha256(TOKEN.encode()).digest())
 NOW = 1_800_000_000.0
-STEADY = 5000.0
+LEASE_TIME = 5000.0
 EC, ED = Key(), Key.ed25519()
 CLAIMS = {"jti": "one", "htm": "GET", "htu": URL, "iat": NOW, "ath": ATH}
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
@@ -479,7 +479,7 @@ def test_iat_is_a_finite_number(iat):
 )
 def test_an_iat_far_away_only_makes_the_proof_stale(iat):
     proof = accepted(raw(claims_with("iat", iat)), "its age is judged later")
-    assert not ReplayGuard(Nonces(lambda: b"key")).take(proof, NOW, STEADY)
+    assert not ReplayGuard(Nonces(lambda: b"key")).accept(proof, NOW, LEASE_TIME)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from gateway.core.replay import JtiCache, Nonces, ReplayGuard
 from tests.support.ice import b64
 
 NOW = 1_800_000_000.0
-STEADY = 5000.0
+LEASE_TIME = 5000.0
 
 # --- nonces and age ----------------------------------------------------------------------------
 
@@ -23,18 +23,18 @@ NONCES = Nonces(lambda: b"one gateway process")
     ("age", "good"), [(0, True), (0.001, True), (299.9, True), (300, False), (9e9, False)]
 )
 def test_a_nonce_is_good_for_300_seconds(age, good):
-    until = NONCES.good_until(NONCES.issue(NOW), NOW + age)
+    until = NONCES.expiry(NONCES.issue(NOW), NOW + age)
     assert until == (NOW + 300 if good else None)
 
 
 @given(st.floats(1.7e9, 1.9e9))
 def test_a_nonce_is_good_at_the_very_moment_it_is_made(now):
-    assert NONCES.good_until(NONCES.issue(now), now) is not None
+    assert NONCES.expiry(NONCES.issue(now), now) is not None
 
 
 def test_a_nonce_of_the_future_is_not_good():
     """5 minutes would not be 5 minutes."""
-    assert NONCES.good_until(NONCES.issue(NOW + 16), NOW) is None
+    assert NONCES.expiry(NONCES.issue(NOW + 16), NOW) is None
 
 
 GENUINE = NONCES.issue(NOW)
@@ -60,7 +60,7 @@ GENUINE = NONCES.issue(NOW)
     ],
 )
 def test_a_wrong_or_forged_nonce_is_not_good(nonce):
-    assert NONCES.good_until(nonce, NOW) is None
+    assert NONCES.expiry(nonce, NOW) is None
 
 
 @pytest.mark.parametrize(
@@ -73,37 +73,37 @@ def test_a_wrong_or_forged_nonce_is_not_good(nonce):
         (NOW + 60.001, None, False),
         (NOW, "wrong", False),
         (NOW, "", False),
-        (NOW, NONCES.issue(STEADY - 300), False),
-        (0.0, NONCES.issue(STEADY - 100), True),
-        (NOW, NONCES.issue(STEADY - 100), True),
+        (NOW, NONCES.issue(LEASE_TIME - 300), False),
+        (0.0, NONCES.issue(LEASE_TIME - 100), True),
+        (NOW, NONCES.issue(LEASE_TIME - 100), True),
     ],
 )
 def test_a_proof_is_judged_by_its_iat_or_by_its_nonce_alone(iat, nonce, fresh):
-    assert ReplayGuard(NONCES).take(Proof("key", "one", iat, nonce), NOW, STEADY) is fresh
+    assert ReplayGuard(NONCES).accept(Proof("key", "one", iat, nonce), NOW, LEASE_TIME) is fresh
 
 
 # --- replays -----------------------------------------------------------------------------------
 
 PROOF = Proof("key", "one", NOW, None)
-WITH_NONCE = Proof("key", "one", 0.0, NONCES.issue(STEADY))
+WITH_NONCE = Proof("key", "one", 0.0, NONCES.issue(LEASE_TIME))
 
 
-def another(proof, now, steady):
+def another(proof, now, lease_time):
     """Another proof of the same moment; that it is let through has others be forgotten."""
-    made = replace(proof, jti=f"at {now} {steady}", iat=now)
-    return made if proof.nonce is None else replace(made, nonce=NONCES.issue(steady))
+    made = replace(proof, jti=f"at {now} {lease_time}", iat=now)
+    return made if proof.nonce is None else replace(made, nonce=NONCES.issue(lease_time))
 
 
 @pytest.mark.parametrize(("proof", "lasts"), [(PROOF, 60), (WITH_NONCE, 299.999)])
 def test_a_proof_is_used_once_for_as_long_as_it_is_fresh(proof, lasts):
     guard = ReplayGuard(NONCES)
-    assert not guard.used(proof, NOW, STEADY)
-    assert guard.take(proof, NOW, STEADY)
+    assert not guard.used(proof, NOW, LEASE_TIME)
+    assert guard.accept(proof, NOW, LEASE_TIME)
     for passed in (0, lasts / 2, lasts):
-        then = NOW + passed, STEADY + passed
-        assert guard.take(another(proof, *then), *then)
+        then = NOW + passed, LEASE_TIME + passed
+        assert guard.accept(another(proof, *then), *then)
         assert guard.used(proof, *then), "fresh and forgotten: it could be used again"
-    assert not guard.take(proof, NOW + lasts + 0.002, STEADY + lasts + 0.002)
+    assert not guard.accept(proof, NOW + lasts + 0.002, LEASE_TIME + lasts + 0.002)
 
 
 @pytest.mark.parametrize("jump", [-86400, -3600, -90, -61, -30, 30, 61, 90, 3600, 86400])
@@ -111,25 +111,25 @@ def test_a_proof_is_used_once_for_as_long_as_it_is_fresh(proof, lasts):
 def test_no_setting_of_the_clock_lets_a_proof_through_twice(proof, jump):
     """There and back, with others let through at each time, as an hour passes."""
     guard = ReplayGuard(NONCES)
-    assert guard.take(proof, NOW, STEADY)
+    assert guard.accept(proof, NOW, LEASE_TIME)
     offset = 0
     for passed in range(0, 3600, 20):
         if passed in (100, 400):
             offset = jump - offset  # there, and later back again
-        then = NOW + passed + offset, STEADY + passed
-        guard.take(another(proof, *then), *then)
-        again = not guard.used(proof, *then) and guard.take(proof, *then)
+        then = NOW + passed + offset, LEASE_TIME + passed
+        guard.accept(another(proof, *then), *then)
+        again = not guard.used(proof, *then) and guard.accept(proof, *then)
         assert not again, f"{passed} s later, by a clock set by {offset} s"
 
 
 def test_a_clock_set_back_asks_for_nonces_until_it_has_caught_up():
     guard = ReplayGuard(NONCES)
-    assert guard.take(PROOF, NOW, STEADY)
+    assert guard.accept(PROOF, NOW, LEASE_TIME)
     for ahead, fresh in ((-3600, False), (-61, False), (-60, True), (0, True)):
         now = NOW + ahead
-        assert guard.take(another(PROOF, now, STEADY), now, STEADY) is fresh, f"{ahead} s"
-        with_nonce = replace(another(WITH_NONCE, now, STEADY), jti=f"n {ahead}")
-        assert guard.take(with_nonce, now, STEADY), "with a nonce an ICE is always admitted"
+        assert guard.accept(another(PROOF, now, LEASE_TIME), now, LEASE_TIME) is fresh, f"{ahead} s"
+        with_nonce = replace(another(WITH_NONCE, now, LEASE_TIME), jti=f"n {ahead}")
+        assert guard.accept(with_nonce, now, LEASE_TIME), "with a nonce an ICE is always admitted"
 
 
 @pytest.mark.parametrize(

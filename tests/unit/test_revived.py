@@ -8,19 +8,25 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from gateway.core.ice import Status
-from gateway.core.restore_diff import Account, Bearer, Entry, Standing, all_good, revived
+from gateway.core.restore_diff import (
+    Credentials,
+    IceEntry,
+    TokenEntry,
+    UserEntry,
+    revived,
+)
 
 NOW = datetime(2026, 11, 22, 9, 30, tzinfo=UTC)
 HOUR = timedelta(hours=1)
-REGISTERED = Entry("lab-1", Status.REGISTERED, 2, "hash", None)
-PROVISIONED = Entry("lab-1", Status.PROVISIONED, 2, "hash", NOW + HOUR)
-DEREGISTERED = Entry("lab-1", Status.DEREGISTERED, 3, "nobody's", None)
-ALICE = Account("Alice", "admin", "hash", disabled=False)
-TOKEN = Bearer("6b12", "alice", "tour", NOW + HOUR, revoked=False)
+REGISTERED = IceEntry("lab-1", Status.REGISTERED, 2, "hash", None)
+PROVISIONED = IceEntry("lab-1", Status.PROVISIONED, 2, "hash", NOW + HOUR)
+DEREGISTERED = IceEntry("lab-1", Status.DEREGISTERED, 3, "nobody's", None)
+ALICE = UserEntry("Alice", "admin", "hash", disabled=False)
+TOKEN = TokenEntry("6b12", "alice", "tour", NOW + HOUR, revoked=False)
 
 
 def standing(entry=REGISTERED, account=ALICE, bearer=TOKEN):
-    return Standing(
+    return Credentials(
         {} if entry is None else {"lab-1": entry},
         {} if account is None else {"alice": account},
         {} if bearer is None else {bearer.id: bearer},
@@ -28,7 +34,7 @@ def standing(entry=REGISTERED, account=ALICE, bearer=TOKEN):
 
 
 def compare(older, newer, anew=()):
-    return [(item.what, item.since) for item in revived(older, newer, NOW, anew=anew)]
+    return [(item.what, item.since) for item in revived(older, newer, NOW, reissued=anew)]
 
 
 def test_what_has_not_changed_is_not_listed():
@@ -52,7 +58,7 @@ def test_what_has_not_changed_is_not_listed():
         (
             PROVISIONED,
             REGISTERED,
-            "registered: its token could be registered again, by whoever has it",
+            "registered: its token could be registered again, by anyone who has it",
         ),
         (REGISTERED, replace(REGISTERED, token="other"), "its token was replaced (generation 2)"),
         (REGISTERED, None, "gone"),
@@ -70,7 +76,7 @@ def test_entry_that_would_be_admitted_again(older, newer, since):
 def test_entry_that_admits_nobody_is_not_listed(older):
     later = standing(replace(PROVISIONED, generation=9, token="next"))
     assert compare(standing(older), later) == []
-    assert [item.what for item in all_good(standing(older), NOW)] == ["user", "api-token"]
+    assert [item.what for item in revived(standing(older), None, NOW)] == ["user", "api-token"]
 
 
 @pytest.mark.parametrize(
@@ -89,7 +95,7 @@ def test_user_who_may_do_again_what_they_may_not(change, since):
 def test_user_who_is_still_disabled_is_not_listed():
     disabled = replace(ALICE, disabled=True)
     assert compare(standing(account=disabled), standing(account=disabled)) == []
-    assert [item.what for item in all_good(standing(account=disabled), NOW)] == ["ice"]
+    assert [item.what for item in revived(standing(account=disabled), None, NOW)] == ["ice"]
 
 
 def test_first_password_of_a_user_is_no_older_one():
@@ -105,7 +111,9 @@ def test_revoked_api_token():
 
 
 def test_without_the_newer_table_all_that_is_good_is_listed():
-    listed = [(item.what, item.name, item.now, item.since) for item in all_good(standing(), NOW)]
+    listed = [
+        (item.what, item.name, item.now, item.since) for item in revived(standing(), None, NOW)
+    ]
     assert listed == [
         ("ice", "lab-1", "registered, generation 2", "not known"),
         ("user", "Alice", "admin", "not known"),

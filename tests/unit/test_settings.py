@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from gateway.core.times import later, utc_now
-from gateway.runtime.eventloop import cannot_listen
+from gateway.runtime.eventloop import listen_error
 from gateway.runtime.setting_types import duration
 from gateway.runtime.settings import SETTINGS, AddressUnavailable, BadSetting, load
 from gateway.runtime.sockets import CannotBind
@@ -282,7 +282,7 @@ def test_durations_agree_with_the_calendar(text):
         ),
         (b"[server]\nprot = 1\n", "server.prot in {file} is no setting; known are server.host,"),
         (b"[sever]\nport = 1\n", "sever.port in {file} is no setting; known are server.host,"),
-        (b"port = 1\n", "port in {file} stands outside a section; known are server.host,"),
+        (b"port = 1\n", "port in {file} is outside any section; known are server.host,"),
         (b"[server\n", "{file} is not TOML: "),
         (b"[server]\nhost = '\xff'\n", "{file} is not TOML: "),
         (b"\xff\xfe[", "{file} is not TOML: "),
@@ -475,7 +475,7 @@ def test_strict_transport_is_asked_for_where_there_is_https(hsts, more, header):
     ],
 )
 def test_an_address_that_may_be_free_later_is_told_from_one_that_is_forbidden(number, kind):
-    fault = cannot_listen(load(None, {}), OSError(number, os.strerror(number)))
+    fault = listen_error(load(None, {}), OSError(number, os.strerror(number)))
     assert type(fault) is kind
     assert str(fault).startswith(f"cannot listen on 127.0.0.1:8440: {os.strerror(number)};")
 
@@ -483,8 +483,6 @@ def test_an_address_that_may_be_free_later_is_told_from_one_that_is_forbidden(nu
 def test_of_several_addresses_the_one_that_failed_is_named():
     settings = load(None, {}, {"server.host": ["127.0.0.1", "::1"]})
     full = OSError(errno.EMFILE, "no handles")
-    assert "cannot listen on 127.0.0.1:8440 and [::1]:8440: no" in str(
-        cannot_listen(settings, full)
-    )
-    fault = cannot_listen(settings, CannotBind("::1", full))
+    assert "cannot listen on 127.0.0.1:8440 and [::1]:8440: no" in str(listen_error(settings, full))
+    fault = listen_error(settings, CannotBind("::1", full))
     assert str(fault).startswith("cannot listen on [::1]:8440: no handles; see server.host")

@@ -14,7 +14,7 @@ from gateway.runtime.signals import Signals
 @pytest.fixture
 def signals():
     heard = Signals()
-    assert heard.hear()
+    assert heard.install()
     yield heard
     heard.restore()
 
@@ -27,7 +27,7 @@ def test_a_stop_that_nobody_heard_is_acted_on_later(signals):
     assert done == []
     signals.on_stop(lambda: done.append("stop"))
     assert done == ["stop"]
-    signals.hear_interrupt()
+    signals.install_interrupt()
     signal.raise_signal(signal.SIGINT)
     assert done == ["stop", "stop"]
     signals.on_stop(None)
@@ -53,8 +53,8 @@ def test_at_the_end_no_signal_changes_anything_and_a_test_process_is_left_as_it_
     numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
     before = [signal.getsignal(number) for number in numbers]
     heard = Signals()
-    assert heard.hear()
-    assert not heard.hear(), "it does so already"
+    assert heard.install()
+    assert not heard.install(), "it does so already"
     try:
         heard.ignore()
         for number in numbers:

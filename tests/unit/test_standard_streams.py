@@ -51,9 +51,9 @@ def test_a_stream_that_cannot_be_written_says_why_and_is_given_up(tmp_path):
 
 STORY = """
 import os, sys
-from gateway.runtime.standard_streams import fill
-fill()
-fill()  # changes nothing
+from gateway.runtime.standard_streams import open_missing
+open_missing()
+open_missing()  # changes nothing
 taken = os.open(os.devnull, os.O_RDONLY)
 assert taken > 2, taken
 assert sys.stdin.read() == "" and not sys.stdin.isatty()

@@ -17,7 +17,7 @@ from joserfc.jwk import OctKey
 from gateway.core import base64url
 from gateway.core.ice import IceType
 from gateway.core.secret import Secret
-from gateway.core.tokens import Key, KeyRing, Opened, UnknownKey, open_with
+from gateway.core.tokens import Key, KeyRing, OpenedToken, UnknownKey, open_with
 from tests.support.ice import b64
 
 NOW = datetime(2026, 11, 22, 9, 30, 0, 123456, tzinfo=UTC)
@@ -63,7 +63,7 @@ GENUINE = forge()
 def test_what_is_sealed_opens_again(kind):
     token = RING.seal("lab-1", kind, 7, NOW)
     digest = hashlib.sha256(token.reveal().encode()).hexdigest()
-    assert RING.open(token) == Opened("lab-1", kind, 7, digest)
+    assert RING.open(token) == OpenedToken("lab-1", kind, 7, digest)
 
 
 def test_joserfc_opens_what_we_seal():
@@ -83,7 +83,7 @@ def test_joserfc_opens_what_we_seal():
 def test_we_open_what_joserfc_seals():
     text = jwe.encrypt_compact(HEADER, json.dumps(CLAIMS), ORACLE, registry=REGISTRY)
     digest = hashlib.sha256(text.encode()).hexdigest()
-    assert opened(text) == Opened("lab-1", IceType.NORMAL, 7, digest)
+    assert opened(text) == OpenedToken("lab-1", IceType.NORMAL, 7, digest)
 
 
 def test_two_tokens_of_one_generation_differ_in_every_random_part():
@@ -105,7 +105,7 @@ def test_a_ring_opens_with_every_key_and_seals_with_one():
     ring = KeyRing([old, new], "new")
     assert [key.kid for key in ring.keys] == ["old", "new"]
     before = KeyRing([old], "old").seal("lab-1", IceType.NORMAL, 1, NOW)
-    assert isinstance(ring.open(before), Opened)
+    assert isinstance(ring.open(before), OpenedToken)
     after = ring.seal("lab-1", IceType.NORMAL, 2, NOW)
     assert KeyRing([old], "old").open(after) == UnknownKey("new")
 
@@ -118,8 +118,8 @@ def test_an_unknown_key_is_named_so_that_the_file_can_be_read_again():
 
 
 def test_the_forger_of_these_tests_can_make_a_genuine_token():
-    assert isinstance(opened(GENUINE), Opened)
-    assert isinstance(opened(forge(header={"typ": "JWT"})), Opened)
+    assert isinstance(opened(GENUINE), OpenedToken)
+    assert isinstance(opened(forge(header={"typ": "JWT"})), OpenedToken)
 
 
 def test_no_character_can_be_changed():
@@ -128,7 +128,9 @@ def test_no_character_can_be_changed():
         # may stand for nothing.
         new = "A" if old == "." else ALPHABET[ALPHABET.index(old) ^ 1]
         changed = GENUINE[:position] + new + GENUINE[position + 1 :]
-        assert not isinstance(opened(changed), Opened), f"{old} -> {new} at {position} unnoticed"
+        assert not isinstance(opened(changed), OpenedToken), (
+            f"{old} -> {new} at {position} unnoticed"
+        )
 
 
 HEAD, _, IV, BODY, TAG = GENUINE.split(".")
@@ -195,7 +197,7 @@ JSON = st.recursive(
     | st.builds(forge, plain=st.binary(max_size=40))
 )
 def test_opening_never_raises(text):
-    assert isinstance(opened(text), Opened | UnknownKey | None)
+    assert isinstance(opened(text), OpenedToken | UnknownKey | None)
 
 
 # --- keys --------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from gateway.node import health
 from gateway.node.health import Health, HealthCheck
 from gateway.node.heartbeat import Heartbeat
 from gateway.runtime import fd_limits
-from gateway.runtime.eventloop import calm
+from gateway.runtime.eventloop import suppress_handle_errors
 from gateway.runtime.fd_limits import shortage
 
 
@@ -130,7 +130,7 @@ def test_no_handle_at_all_is_a_shortage(monkeypatch):
 async def test_asyncio_does_not_flood_the_log_for_want_of_handles():
     loop, said = asyncio.get_running_loop(), []
     loop.set_exception_handler(lambda _, context: said.append(context["message"]))
-    with calm(loop):
+    with suppress_handle_errors(loop):
         for message in ("socket.accept() out of system resource", "a mistake of ours"):
             loop.call_exception_handler({"message": message})
     loop.call_exception_handler({"message": "later"})

@@ -110,7 +110,7 @@ async def _send_all(
             reset = schemas.ResetDocument(position.seq)
             await send_document(response, reset, event="reset", id=str(position))
         for entry in entries:
-            position = Position.behind(entry)
+            position = Position.after(entry)
             document = schemas.event_document(entry)
             await send_document(response, document, id=str(position))
         for item in news:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from gateway.core.times import utc_now
-from gateway.runtime.files import network_file_system, own
+from gateway.runtime.files import copy_owner, network_file_system
 from gateway.store import migrations
 from gateway.store.engine import StoreRefused, StoreRefusedForNow, StoreUnavailable, Tell
 from gateway.store.sqlite.guard import describe
@@ -109,7 +109,7 @@ def _open_lock(path: Path, name: str) -> int:
         descriptor = os.open(name, flags | os.O_EXCL, 0o600)
     except FileExistsError:
         return os.open(name, flags, 0o600)
-    own(Path(name), path)
+    copy_owner(Path(name), path)
     return descriptor
 
 

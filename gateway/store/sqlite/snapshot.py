@@ -18,7 +18,7 @@ from typing import Final
 from urllib.parse import quote
 
 from gateway.core.times import to_text
-from gateway.runtime.files import own, sync
+from gateway.runtime.files import copy_owner, sync
 from gateway.store.engine import Row
 from gateway.store.last_seen import stored
 from gateway.store.tables import NOT_COPIED, Table
@@ -43,7 +43,7 @@ def temporary(target: Path) -> Iterator[Path]:
 
 def put_in_place(unfinished: Path, target: Path) -> None:
     """Rename a finished file to `target`, durably and atomically; it replaces a file of that name."""
-    own(unfinished, target)
+    copy_owner(unfinished, target)
     sync(unfinished)
     unfinished.replace(target)
     sync(target.parent)
