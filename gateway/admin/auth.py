@@ -19,9 +19,10 @@ from gateway.core.roles import Caller, Need
 from gateway.core.secret import Secret
 from gateway.services.login_failures import FailureReason
 from gateway.services.logins import Recognised
+from gateway.web.client_address import client_address
 from gateway.web.connection import mark_authenticated
 from gateway.web.http_headers import cookie
-from gateway.web.responses import RequestRefused, client_address, problem_response
+from gateway.web.responses import RequestRefused, problem_response
 
 COOKIE = "ice_login"
 SECURE_COOKIE = f"__Host-{COOKIE}"

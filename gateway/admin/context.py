@@ -16,7 +16,7 @@ from gateway.store.events import Events
 from gateway.store.ices import Ices
 from gateway.store.operations import Operations
 from gateway.store.sessions import Happenings
-from gateway.web.responses import Networks
+from gateway.web.client_address import Networks
 
 
 @dataclass(frozen=True, slots=True)

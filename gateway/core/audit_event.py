@@ -39,6 +39,32 @@ _LAST: Final = 2**63 - 2
 """No log reaches this number. Larger positions are clamped to it, so that they fit an SQL integer."""
 
 
+class AuditAction(enum.StrEnum):
+    """What the audit log records besides the five actions of `ice.Action`."""
+
+    DISCONNECT = "disconnect"
+    REQUEST_OPERATION = "request-operation"
+    CANCEL_OPERATION = "cancel-operation"
+    ADD_USER = "add-user"
+    SET_ROLE = "set-role"
+    SET_PASSWORD = "set-password"  # noqa: S105 - an action
+    DISABLE_USER = "disable-user"
+    LOG_IN = "log-in"
+    LOGIN_FAILED = "login-failed"
+    END_LOGINS = "end-logins"
+    CREATE_API_TOKEN = "create-api-token"  # noqa: S105 - an action
+    REVOKE_API_TOKEN = "revoke-api-token"  # noqa: S105 - an action
+    ROTATE_KEYS = "rotate-keys"
+    PROMOTE_KEY = "promote-key"
+    RETIRE_KEY = "retire-key"
+    DRAIN_NODE = "drain-node"
+    RESUME_NODE = "resume-node"
+    PRUNE = "prune"
+    BACKUP = "backup"
+    RESTORE = "restore"
+    CONFIRM_RESTORE = "confirm-restore"
+
+
 class Via(enum.StrEnum):
     """The channel that an actor used; it keeps a user from posing as a command or an ICE."""
 
@@ -59,7 +85,7 @@ class Actor:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One change: `action` is one of `ice.Action` or of `codes.AuditAction`.
+    """One change: `action` is one of `ice.Action` or of `audit_event.AuditAction`.
 
     `generation` is the ICE's generation after the change, `detail["generation_before"]` the one before.
     Both are None if the event concerns no ICE.

@@ -14,12 +14,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from types import MappingProxyType
-from typing import Annotated, Final
+from typing import Annotated, Final, Self
 
 import msgspec
 
 from client.protocol import MAX_VALUE, CancelReason, JsonTooComplex, OperationKind, check_json
-from gateway.core.codes import OperationError
 from gateway.core.ice import OPERATIONS, IceType
 from gateway.core.times import later
 
@@ -204,6 +203,32 @@ def allows(ice_type: IceType, kind: OperationKind) -> bool:
 
 # --- why it ended ----------------------------------------------------------------------------------
 
+
+class OperationError(enum.StrEnum):
+    """The `code` of an operation's `error`: why it ended without a result. ICEs may send codes of their own.
+
+    `sentence` is the message that the gateway uses when it has no better one.
+    """
+
+    sentence: str
+
+    def __new__(cls, code: str, sentence: str) -> Self:
+        """Make a member whose value is its code."""
+        member = str.__new__(cls, code)
+        member._value_ = code
+        member.sentence = sentence
+        return member
+
+    CANCELLED = "cancelled", "it was cancelled"
+    DEADLINE = "deadline", "its deadline has passed"
+    DEREGISTERED = "deregistered", "the ICE was deregistered"
+    REREGISTERED = "reregistered", "the ICE was reregistered"
+    LOST = "lost", "the ICE reconnected without it and did not report its outcome"
+    REFUSED = "refused", "the ICE has not accepted it"
+    KIND_NOT_ALLOWED = "kind-not-allowed", "an ICE of this type does not accept this kind"
+    FAILED = "failed", "the ICE gave no reason"
+
+
 MAX_SENTENCE: Final = 2000
 """Characters of the message of an error that the gateway writes."""
 ENDED_REGISTRATION: Final = frozenset({OperationError.DEREGISTERED, OperationError.REREGISTERED})
@@ -229,7 +254,7 @@ def reason(
 ) -> bytes:
     """The `error` of an operation: why it ended, with a sentence cut to `MAX_SENTENCE`.
 
-    The default sentence is that of the `codes.OperationError`.
+    The default sentence is that of the `OperationError`.
     """
     if sentence is None:
         assert isinstance(code, OperationError)  # noqa: S101 - only these have a sentence

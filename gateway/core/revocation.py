@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Final
+
+CONFIRMATION: Final = 2.0
+"""Seconds for the nodes to confirm an action."""
 
 
 @dataclass(frozen=True, slots=True)

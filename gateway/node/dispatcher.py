@@ -17,14 +17,14 @@ import structlog
 
 from client import protocol
 from client.protocol import CloseCode
-from gateway.core.audit_event import Entry
-from gateway.core.codes import AuditAction, OperationError
+from gateway.core.audit_event import AuditAction, Entry
 from gateway.core.ice import RULES
 from gateway.core.operation import (
     ACTIVE,
     FINISH_GRACE,
     Move,
     Operation,
+    OperationError,
     State,
     allows,
     cancel_reason,
@@ -35,9 +35,9 @@ from gateway.core.times import Clock, to_text
 from gateway.node.expiry import DEADLINE_ERROR
 from gateway.node.hub import Hub
 from gateway.node.lane import Lane
+from gateway.node.operation_waiters import OperationWaiters
 from gateway.node.progress import ProgressWriter
 from gateway.node.session import FinishReport, Session
-from gateway.node.waiters import Waiters
 from gateway.store import operations
 from gateway.store.engine import Engine, StoreUnavailable, T, Transaction, Unit
 from gateway.store.operations import Operations
@@ -69,7 +69,7 @@ class Dispatcher:
         *,
         engine: Engine,
         hub: Hub[Session],
-        waiters: Waiters,
+        waiters: OperationWaiters,
         progress: ProgressWriter,
         clock: Clock,
         kept_bytes: int,

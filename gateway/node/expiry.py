@@ -9,8 +9,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
 
-from gateway.core.codes import OperationError
-from gateway.core.operation import Operation, reason
+from gateway.core.operation import Operation, OperationError, reason
 from gateway.core.times import Clock
 from gateway.store import operations
 from gateway.store.engine import Engine, StoreUnavailable, Transaction

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
 
 from client.protocol import CloseCode
-from gateway.core.audit_event import Entry
-from gateway.core.codes import AuditAction
+from gateway.core.audit_event import AuditAction, Entry
 from gateway.core.ice import RULES, Status
 
 _RENEWING: Final = {action.value: rule for action, rule in RULES.items() if rule.renews}

@@ -19,7 +19,7 @@ import structlog
 
 from client.protocol import CloseCode
 from gateway import __version__
-from gateway.core.codes import AuditAction
+from gateway.core.audit_event import AuditAction
 from gateway.core.ice import RULES
 from gateway.core.times import Clock
 from gateway.node.hub import ClosedSession, Hub

@@ -16,8 +16,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from client.protocol import CloseCode, Progress, RefusalCode, RequestId, RetryAfter
-from gateway.core.audit_event import Entry
-from gateway.core.codes import AuditAction
+from gateway.core.audit_event import AuditAction, Entry
 from gateway.core.ice import IceType
 from gateway.core.problems import Problem, refusal
 from gateway.core.replay import Nonces
@@ -31,12 +30,12 @@ from gateway.node.hub import Hub
 from gateway.node.lease import Lease
 from gateway.node.log_follower import LogFollower
 from gateway.node.membership import CONFIRMED_ACTIONS, Membership, NodeIdentity
+from gateway.node.operation_waiters import OperationWaiters
 from gateway.node.presence import Presence
 from gateway.node.progress import ProgressWriter
 from gateway.node.restore_hold import RestoreHold
 from gateway.node.revocations import Revocations
 from gateway.node.session import FinishReport, Session
-from gateway.node.waiters import Waiters
 from gateway.runtime.clocks import SharedClock
 from gateway.runtime.eventloop import cancel_and_wait, supervise
 from gateway.runtime.fd_limits import shortage
@@ -102,7 +101,7 @@ class Node:
         self.name = identity.name
         self.state = NodeState.SERVING
         self.hub: Hub[Session] = Hub()
-        self.waiters = Waiters()
+        self.waiters = OperationWaiters()
         self.presence = Presence(engine, self.name, clock)
         self.log = LogFollower(engine, self._apply, self._compare, self._on_change)
         self.restore_hold = RestoreHold(engine)

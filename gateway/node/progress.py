@@ -13,7 +13,7 @@ import msgspec
 
 from client import protocol
 from gateway.core.times import Clock, to_text
-from gateway.node.waiters import Waiters
+from gateway.node.operation_waiters import OperationWaiters
 from gateway.store import operations
 from gateway.store.engine import Engine, StoreUnavailable, Transaction
 
@@ -28,7 +28,7 @@ MAX_DATA: Final = 64_000
 class ProgressWriter:
     """Keeps the newest progress of each operation until it is written."""
 
-    def __init__(self, engine: Engine, waiters: Waiters, clock: Clock) -> None:
+    def __init__(self, engine: Engine, waiters: OperationWaiters, clock: Clock) -> None:
         self._engine = engine
         self._waiters = waiters
         self._clock = clock

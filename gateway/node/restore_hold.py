@@ -5,8 +5,7 @@ The backup may revive tokens that were revoked after it was made, so an admin ha
 
 from __future__ import annotations
 
-from gateway.core.audit_event import Entry
-from gateway.core.codes import AuditAction
+from gateway.core.audit_event import AuditAction, Entry
 from gateway.store.engine import Engine
 from gateway.store.restore_mark import find_mark
 

@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from gateway.core.audit_event import Entry
-from gateway.core.revocation import Confirmation, Drop, drop
+from gateway.core.revocation import CONFIRMATION, Confirmation, Drop, drop
 from gateway.core.times import Clock
 from gateway.node.hub import ClosedSession, Hub
 from gateway.node.log_follower import LogFollower
-from gateway.store.acknowledgements import CONFIRMATION, Acknowledgements
+from gateway.store.acknowledgements import Acknowledgements
 from gateway.store.engine import Appended
 
 _KEEP: Final = 30.0
@@ -52,7 +52,7 @@ class Revocations:
         self._clock = clock
         self._observe = observe
         self._acknowledgements = acknowledgements
-        self._timeout = timeout
+        self.timeout = timeout
         self._drops: dict[int, list[Drop]] = {}
         self._expiries: deque[tuple[float, int]] = deque()
 
@@ -78,7 +78,7 @@ class Revocations:
         if not logged:
             return Confirmation([], [])
         seqs = [one.seq for one in logged]
-        deadline = asyncio.get_running_loop().time() + self._timeout
+        deadline = asyncio.get_running_loop().time() + self.timeout
         late = []
         try:
             async with asyncio.timeout_at(deadline):

@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from gateway.core.accounts import MAX_USER_NAME, ApiToken, TokenState, User
-from gateway.core.audit_event import Actor, Event
-from gateway.core.codes import AuditAction
+from gateway.core.audit_event import Actor, AuditAction, Event
 from gateway.core.problems import Problem, invalid, problem, quoted
 from gateway.core.roles import Caller, Role
 from gateway.core.secret import Secret

@@ -11,8 +11,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.core.audit_event import Actor, Event, digest_of
-from gateway.core.codes import AuditAction
+from gateway.core.audit_event import Actor, AuditAction, Event, digest_of
 from gateway.core.hash_chain import Head, Verdict, Verifier
 from gateway.core.times import Clock
 from gateway.store import events

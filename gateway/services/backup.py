@@ -22,8 +22,7 @@ from typing import Final
 import msgspec
 
 from gateway import __version__
-from gateway.core.audit_event import Actor, Event
-from gateway.core.codes import AuditAction
+from gateway.core.audit_event import Actor, AuditAction, Event
 from gateway.core.times import Clock, from_text, to_text
 from gateway.core.tokens import KeyRing
 from gateway.runtime.files import sync

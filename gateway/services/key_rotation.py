@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from gateway.core.audit_event import Actor, Event
-from gateway.core.codes import AuditAction
+from gateway.core.audit_event import Actor, AuditAction, Event
 from gateway.core.times import Clock
 from gateway.core.tokens import Key, KeyRing
 from gateway.store import events, key_file

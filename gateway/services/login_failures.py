@@ -16,8 +16,7 @@ from typing import Final
 
 import structlog
 
-from gateway.core.audit_event import Actor, Event, Via
-from gateway.core.codes import AuditAction
+from gateway.core.audit_event import Actor, AuditAction, Event, Via
 from gateway.core.times import Clock
 from gateway.store import events
 from gateway.store.engine import Engine, StoreUnavailable, Transaction

@@ -13,8 +13,7 @@ from datetime import timedelta
 from typing import Final
 
 from gateway.core.accounts import MAX_USER_NAME, User, fold_user
-from gateway.core.audit_event import Actor, Event, Via
-from gateway.core.codes import AuditAction
+from gateway.core.audit_event import Actor, AuditAction, Event, Via
 from gateway.core.rate_limit import RateLimiter, source
 from gateway.core.roles import Caller
 from gateway.core.secret import Secret

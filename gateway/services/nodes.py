@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gateway.core.audit_event import Actor, Event
-from gateway.core.codes import AuditAction
+from gateway.core.audit_event import Actor, AuditAction, Event
 from gateway.core.problems import Problem, problem, quoted
 from gateway.core.times import Clock
 from gateway.store import events, nodes

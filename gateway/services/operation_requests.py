@@ -12,10 +12,9 @@ from datetime import datetime
 from typing import Final
 
 from client.protocol import OperationKind
-from gateway.core.audit_event import Actor, Event
-from gateway.core.codes import AuditAction, OperationError
+from gateway.core.audit_event import Actor, AuditAction, Event
 from gateway.core.ice import OPERATIONS, Ice, Status
-from gateway.core.operation import Move, NotValid, Operation, State, allows, reason
+from gateway.core.operation import Move, NotValid, Operation, OperationError, State, allows, reason
 from gateway.core.problems import Problem, invalid, problem
 from gateway.core.times import Clock
 from gateway.store import events, ices, operations

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
-from gateway.core.audit_event import Actor, Event
-from gateway.core.codes import AuditAction, OperationError
+from gateway.core.audit_event import Actor, AuditAction, Event
 from gateway.core.ice import NAME_RULE, Action, Ice, IceType, WrongStatus, fold, valid_name
-from gateway.core.operation import reason
+from gateway.core.operation import OperationError, reason
 from gateway.core.problems import Problem, invalid, problem
 from gateway.core.revocation import Confirmation, Drop
 from gateway.core.secret import Secret

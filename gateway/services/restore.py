@@ -14,8 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from gateway.core.audit_event import Actor, Event
-from gateway.core.codes import AuditAction
+from gateway.core.audit_event import Actor, AuditAction, Event
 from gateway.core.hash_chain import Head
 from gateway.core.restore_diff import Revived, revived
 from gateway.core.times import Clock, from_text, to_text

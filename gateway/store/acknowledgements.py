@@ -11,13 +11,11 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
-from gateway.core.revocation import Confirmation, Drop, drop
+from gateway.core.revocation import CONFIRMATION, Confirmation, Drop, drop
 from gateway.core.times import Clock
 from gateway.store.engine import Appended, StoreUnavailable
 from gateway.store.nodes import Nodes
 
-CONFIRMATION: Final = 2.0
-"""Seconds for the nodes to confirm an action."""
 _LOOK_AFTER: Final = 0.002
 """Seconds until the table of nodes is read again; twice as long each time,"""
 _LOOK_EVERY: Final = 0.05

@@ -9,8 +9,16 @@ from typing import Final
 
 import msgspec
 
-from gateway.core.audit_event import COLUMNS, GENESIS, Actor, Entry, Event, Position, Via
-from gateway.core.codes import AuditAction
+from gateway.core.audit_event import (
+    COLUMNS,
+    GENESIS,
+    Actor,
+    AuditAction,
+    Entry,
+    Event,
+    Position,
+    Via,
+)
 from gateway.core.times import from_text, to_text, to_text_or_none
 from gateway.store.engine import (
     Appended,

@@ -14,10 +14,11 @@ from gateway.node.admission import Admitted, Handshake, Refused
 from gateway.node.node import Node
 from gateway.node.session import Session
 from gateway.runtime.fd_limits import is_among_the_last
+from gateway.web.client_address import Networks, client_address
 from gateway.web.handshake import bad_handshake, local_urls
 from gateway.web.load_shedding import LoadShedding
 from gateway.web.metrics import Metrics
-from gateway.web.responses import Networks, client_address, problem_response
+from gateway.web.responses import problem_response
 from gateway.web.upgrade import HandedOver, Upgrade, hand_over
 from gateway.web.websocket import WebSocket
 

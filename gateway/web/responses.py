@@ -1,19 +1,16 @@
-"""Responses, request bodies and client addresses: what all handlers share."""
+"""Responses and request bodies: what all handlers share."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
-from multidict import CIMultiDictProxy
 
-from gateway.core.addresses import Address, Network, parse_address
 from gateway.core.problems import Problem, problem
 from gateway.store.engine import OutcomeUnknown, StoreUnavailable
 
@@ -23,9 +20,6 @@ BODY_TIMEOUT: Final = 10.0
 """Seconds within which a body must arrive."""
 MAX_SEGMENTS: Final = 64
 """Maximum segments of a path. aiohttp's router takes 25 ms for the 8,000 that fit in a request line."""
-MAX_HOPS: Final = 32
-"""Maximum addresses of X-Forwarded-For that are read."""
-Networks = Sequence[Network]
 DATA_HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 """Headers of responses that are not pages: they forbid caching and rendering as a page."""
 _log = structlog.get_logger()
@@ -133,43 +127,3 @@ def store_problem(request: web.Request, error: StoreUnavailable) -> Problem:
             " /readyz and the gateway's log say why."
         )
     return replace(problem("store-unavailable", detail), headers={"Retry-After": "2"})
-
-
-class HasHeaders(Protocol):
-    """A request or an upgrade."""
-
-    @property
-    def remote(self) -> str | None:
-        """The peer's address."""
-
-    @property
-    def headers(self) -> CIMultiDictProxy[str]:
-        """The headers."""
-
-
-def client_address(request: HasHeaders, trusted: Networks) -> str:
-    """The address of the client: the peer's, or the one that trusted proxies report.
-
-    At most `MAX_HOPS` addresses of X-Forwarded-For are read from the right; the first that is not a trusted proxy
-    is the client. IPv4-mapped addresses, which dual-stack sockets report, count as IPv4.
-    """
-    peer = request.remote or "unknown"
-    client = parse_address(peer)
-    if client is None:
-        return peer
-    if _is_in(client, trusted):
-        header = ",".join(request.headers.getall("X-Forwarded-For", ()))
-        for hop in reversed(header.rsplit(",", MAX_HOPS)[-MAX_HOPS:]):
-            address = parse_address(hop.strip())
-            if address is None:
-                if hop.strip():
-                    break
-                continue
-            client = address
-            if not _is_in(client, trusted):
-                break
-    return str(client)
-
-
-def _is_in(address: Address, networks: Networks) -> bool:
-    return any(address in network for network in networks)

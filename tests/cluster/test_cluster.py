@@ -11,7 +11,6 @@ from datetime import timedelta
 import pytest
 
 from gateway.core.times import utc_now
-from gateway.node import revocations
 from gateway.node.node import NodeState
 from gateway.store.engine import StoreRefused, StoreUnavailable
 from gateway.store.nodes import Nodes
@@ -141,7 +140,7 @@ async def test_clocks_that_are_apart_change_nothing(place):
 
 
 async def test_a_node_that_does_not_answer_is_named_and_ends_by_its_lease(cluster, monkeypatch):
-    monkeypatch.setattr(revocations, "CONFIRMATION", 0.5)
+    monkeypatch.setattr(cluster.a.gateway.node.revocations, "timeout", 0.5)
     ice = await cluster.ice()
     connection = await ice.at(cluster.b).connect()
     with deaf(cluster.b):

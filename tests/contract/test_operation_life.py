@@ -44,9 +44,9 @@ from gateway.node.dispatcher import Dispatcher
 from gateway.node.expiry import OperationExpiry
 from gateway.node.hub import Hub
 from gateway.node.log_follower import LogFollower
+from gateway.node.operation_waiters import OperationWaiters
 from gateway.node.progress import ProgressWriter
 from gateway.node.session import Session
-from gateway.node.waiters import Waiters
 from gateway.services.operation_requests import OperationRequest, OperationService
 from gateway.services.provisioning import Provisioning
 from gateway.store import ices
@@ -155,7 +155,7 @@ class Gateway:
         self.world = world
         self.engine = Mortal(engine)
         self.hub = Hub()
-        waiters = Waiters()
+        waiters = OperationWaiters()
         self.dispatch = Dispatcher(
             engine=self.engine,
             hub=self.hub,

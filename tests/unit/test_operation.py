@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.protocol import MAX_VALUE, OperationKind
-from gateway.core.codes import OperationError
 from gateway.core.ice import IceType
 from gateway.core.operation import (
     ENDED_REGISTRATION,
@@ -21,6 +20,7 @@ from gateway.core.operation import (
     Move,
     NotValid,
     Operation,
+    OperationError,
     State,
     allows,
     cancel_reason,

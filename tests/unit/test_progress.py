@@ -10,8 +10,8 @@ import pytest
 
 from client import protocol
 from gateway.core.times import utc_now
+from gateway.node.operation_waiters import OperationWaiters
 from gateway.node.progress import MAX_DATA, ProgressWriter
-from gateway.node.waiters import Waiters
 
 
 class Transaction:
@@ -43,7 +43,7 @@ def told(message):
 @pytest.mark.parametrize("newer", [None, "newer"])
 async def test_an_end_takes_along_what_waits_for_the_writer(newer):
     engine, transaction = Writer(), Transaction()
-    book = ProgressWriter(engine, Waiters(), utc_now)
+    book = ProgressWriter(engine, OperationWaiters(), utc_now)
     running = asyncio.create_task(book.run())
     book.note("lab-1", told("older"))
     await engine.asked.wait()
@@ -65,7 +65,7 @@ async def test_an_end_takes_along_what_waits_for_the_writer(newer):
     ],
 )
 async def test_data_is_kept_as_it_was_sent_within_its_bound(data, kept):
-    book, transaction = ProgressWriter(Writer(), Waiters(), utc_now), Transaction()
+    book, transaction = ProgressWriter(Writer(), OperationWaiters(), utc_now), Transaction()
     book.note("lab-1", protocol.Progress(id="one", data=data))
     await book.write(transaction, "one")
     [[[_, written]]] = map(json.loads, transaction.written)

@@ -8,7 +8,7 @@ import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from gateway.core.addresses import parse_network
-from gateway.web.responses import client_address
+from gateway.web.client_address import client_address
 
 
 @dataclass

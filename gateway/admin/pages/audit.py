@@ -12,7 +12,7 @@ from gateway.admin.access import route
 from gateway.admin.api.requests import MAX_NUMBER, Number, Query, Text
 from gateway.admin.context import admin_context
 from gateway.admin.pages.base import PAGE, render, render_table
-from gateway.core.codes import AuditAction
+from gateway.core.audit_event import AuditAction
 from gateway.core.ice import Action
 from gateway.core.problems import invalid
 from gateway.core.roles import Need

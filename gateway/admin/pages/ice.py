@@ -15,8 +15,7 @@ from gateway.admin.context import CALLER, admin_context
 from gateway.admin.pages.base import is_fragment, render
 from gateway.admin.pages.ices import LABELS, Row, table_row
 from gateway.admin.pages.operations import operations_of
-from gateway.core.audit_event import Entry
-from gateway.core.codes import AuditAction
+from gateway.core.audit_event import AuditAction, Entry
 from gateway.core.ice import Action, Status
 from gateway.core.roles import Need
 from gateway.store.ices import Listed

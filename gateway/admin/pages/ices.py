@@ -23,8 +23,7 @@ from gateway.admin.pages.base import (
     render,
     render_table,
 )
-from gateway.core.audit_event import Via
-from gateway.core.codes import AuditAction
+from gateway.core.audit_event import AuditAction, Via
 from gateway.core.ice import Action, Ice, IceType, Status, actions_from, valid_name
 from gateway.core.problems import Problem, invalid, problem
 from gateway.core.roles import Need

@@ -15,7 +15,8 @@ from gateway.core.problems import problem
 from gateway.core.roles import Need
 from gateway.core.secret import Secret
 from gateway.services.logins import NotLoggedIn
-from gateway.web.responses import RequestRefused, client_address
+from gateway.web.client_address import client_address
+from gateway.web.responses import RequestRefused
 
 MAX_FORM: Final = 16 * 1024
 """Bytes of the form, which anyone can send."""

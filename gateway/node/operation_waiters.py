@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Iterator
 
 
-class Waiters:
+class OperationWaiters:
     """The waiters of this node, each with an `asyncio.Event` that is set when it should look again."""
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Waiters:
     ) -> None:
         """Wake the waiters of one operation, or of all operations of an ICE.
 
-        Waiters with `end_only` wake only when the operation may have `finished`.
+        OperationWaiters with `end_only` wake only when the operation may have `finished`.
         """
         for changed, (waited_for, end_only) in self._waiting.get(ice_name, {}).items():
             if operation_id in (None, waited_for) and (finished or not end_only):
