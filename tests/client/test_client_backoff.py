@@ -244,7 +244,7 @@ async def test_a_restart_names_the_time_to_come_back(reason, delay, run, time, e
     assert await run(admit(close=(1012, reason))) is None
     assert time.delays == [delay]
     closed = next(event for event in events if event.kind == "closed")
-    assert str(closed) == "closed 1012 restart: The gateway restarts or lost its store."
+    assert str(closed) == "closed 1012 restart: The gateway is restarting or has lost its database."
 
 
 async def test_restarts_one_after_the_other_make_no_tight_circle(run, time):

@@ -122,7 +122,7 @@ def test_started_and_not_heard_of_yet(told):
         ("http-404", "HTTP 404 was answered: look at the URL."),
         ("unreachable", "No address is known for gw.example: check the name."),
         ("token-invalid", "Check that the token was copied whole."),
-        ("too-many-attempts", "Check the token of the ICEs at this address."),
+        ("too-many-attempts", "Check the tokens of the ICEs at this address."),
     ],
 )
 def test_running_and_its_sentence_says_what_to_do(code, sentence, told):
