@@ -359,6 +359,6 @@ async def test_nobody_listening_is_tried_again(make_ice, unused_tcp_port, time, 
 
     assert time.delays[:3] == [1.0, 2.0, 4.0]
     assert str(events[1]) == (
-        f"unreachable: Nobody listens at 127.0.0.1:{unused_tcp_port}: it is not running, or the address"
-        " is another. (trying again in 1.0 s)"
+        f"unreachable: Connection refused by 127.0.0.1:{unused_tcp_port}: it is not running, or the address"
+        " is wrong. (trying again in 1.0 s)"
     )

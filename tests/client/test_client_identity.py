@@ -170,7 +170,7 @@ def test_a_folder_that_others_may_write_to_is_refused(bits, folder, token):
     (folder / "somebody-elses").touch()
     folder.chmod(bits)
 
-    with pytest.raises(FolderExposed, match=f"others may write to {folder}") as refused:
+    with pytest.raises(FolderExposed, match=f"other users may write to {folder}") as refused:
         Identity.open(folder, Token(token))
     assert "chmod go-w" in str(refused.value)
     assert mode(folder) == bits, "it is not ours to change"
@@ -212,7 +212,7 @@ def test_a_link_in_the_place_of_a_file_is_refused(name, folder, token, tmp_path)
     folder.mkdir(mode=0o700)
     (folder / name).symlink_to(tmp_path / "elsewhere")
 
-    with pytest.raises(FolderExposed, match=f"{folder / name} is a link"):
+    with pytest.raises(FolderExposed, match=f"{folder / name} is a symbolic link"):
         Identity.open(folder, Token(token))
     assert not (tmp_path / "elsewhere").exists()
 
@@ -221,7 +221,7 @@ def test_a_pipe_in_the_place_of_a_file_is_refused(folder, token):
     folder.mkdir(mode=0o700)
     os.mkfifo(folder / "token")
 
-    with pytest.raises(FolderExposed, match="token is no file"):
+    with pytest.raises(FolderExposed, match="token is not a regular file"):
         Identity.open(folder, Token(token))
 
 
@@ -277,7 +277,9 @@ def test_a_folder_without_permission_is_refused_in_one_line(folder, token):
     if mine == 0:  # root may read everything, so for a moment it is somebody else
         os.seteuid(65534)
     try:
-        with pytest.raises(FolderUnusable, match="Permission denied; it may be another user's"):
+        with pytest.raises(
+            FolderUnusable, match="Permission denied; it may belong to another user"
+        ):
             Identity.open(folder, Token(token))
     finally:
         os.seteuid(mine)

@@ -52,7 +52,7 @@ def test_no_folder(told):
     lines, code = told(token=False, key=False, folder="absent")
 
     assert lines == [
-        "state folder: /ice (there is none yet)",
+        "state folder: /ice (does not exist yet)",
         "this ICE is not registered: it has no token",
         "not connected: no client is running",
         ASK,
@@ -200,7 +200,7 @@ def test_ended_by_another_process_that_runs_as_this_ice(told):
 def test_the_key_is_gone(told):
     lines, code = told(key=False)
 
-    assert "put key.pem back" in lines[-1]
+    assert "restore key.pem" in lines[-1]
     assert "reregister" in lines[-1]
     assert code == 3
     lines, code = told(key=False, admitted=False)
@@ -337,8 +337,8 @@ def test_a_folder_of_another_user(closed, tmp_path):
 
     assert result.exit_code == 1, "how it stands cannot be told"
     assert result.stderr == (
-        f"ice-client: the state folder {folder} cannot be used: Permission denied; it may be another"
-        " user's\n"
+        f"ice-client: the state folder {folder} cannot be used: Permission denied; it may belong"
+        " to another user\n"
     )
 
 
