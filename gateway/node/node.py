@@ -281,7 +281,7 @@ class Node:
     async def _compare(self) -> None:
         """Compare every session with the table, after the log was lost for a while."""
         held = list(self.hub)
-        self.hub.doubt(held, await self._ices.standing([session.ice_name for session in held]))
+        self.hub.reconcile(held, await self._ices.standing([session.ice_name for session in held]))
         await self.dispatcher.refresh()
 
     def _heard(self) -> None:
