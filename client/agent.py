@@ -122,7 +122,7 @@ class IceClient:
         if self._ca_file and not self._endpoint.plain:
             handshake.check_ca_file(self._ca_file)
         self._folder = Path(state_dir) if state_dir else platform.default_state_dir()
-        self._given = Token(token) if isinstance(token, str) else token
+        self._given_token = Token(token) if isinstance(token, str) else token
         self._version = encodable(version or __version__)
         self._options = list(options)
         self._observe = observe
@@ -132,11 +132,11 @@ class IceClient:
         self._operations = OperationRunner(self._handlers, self._send, self._warn)
         self._socket: WebSocket | None = None
         self._nonce: str | None = None
-        self._final: Stopped | None = None
+        self._first_refusal: Stopped | None = None
         """Why the given token was refused, while the stored one is tried."""
         self._welcomed = asyncio.Event()
         self._task: asyncio.Task[Outcome] | None = None
-        self._told_to_stop = False
+        self._stop_requested = False
         self.welcome: protocol.Welcome | None = None
         """The welcome of the current session; None while not connected."""
 
@@ -144,14 +144,14 @@ class IceClient:
 
     async def __aenter__(self) -> Self:
         gateway = self._endpoint.url.removesuffix(protocol.PATH)
-        self._identity = Identity.open(self._folder, self._given, gateway)
+        self._identity = Identity.open(self._folder, self._given_token, gateway)
         try:
             self._operations.open(Journal(self._folder / _JOURNAL, self._environment.now))
         except JournalUnusable as problem:
             self._identity.close()
             kind = FolderDamaged if isinstance(problem, JournalDamaged) else FolderUnusable
             raise kind(str(problem)) from None
-        if self._identity.kept:
+        if self._identity.token_ignored:
             self._warn("the given token is not newer than the stored one; using the stored one")
         if self._identity.exposed:
             self._warn(
@@ -161,19 +161,19 @@ class IceClient:
         if self._endpoint.exposed:
             self._warn("plain http: anyone on the network path can read the token and all messages")
         was = self._identity.state
-        self._note(
+        self._save(
             gateway=gateway,
             options=self._options,
             connected=False,
             # A client that was killed could not write when its connection ended.
-            since=self._time() if was.connected else was.since,
+            since=self._timestamp() if was.connected else was.since,
             code=None,
             sentence=None,
-            next=self._time(),
+            next=self._timestamp(),
             must_act=False,
         )
-        self._task = asyncio.create_task(self._live())
-        if self._told_to_stop:
+        self._task = asyncio.create_task(self._run())
+        if self._stop_requested:
             self._task.cancel()
         return self
 
@@ -213,15 +213,15 @@ class IceClient:
     def stop(self) -> None:
         """Fail running operations as `interrupted` and close the connection; `wait` returns `ClosedByUs`."""
         # Once only: a second cancellation would interrupt the closing.
-        if self._task is not None and not self._told_to_stop:
-            self._leaving = asyncio.create_task(self._leave(self._task))
-        self._told_to_stop = True
+        if self._task is not None and not self._stop_requested:
+            self._leaving = asyncio.create_task(self._shut_down(self._task))
+        self._stop_requested = True
 
-    async def _leave(self, task: asyncio.Task[Outcome]) -> None:
+    async def _shut_down(self, task: asyncio.Task[Outcome]) -> None:
         try:
             await self._operations.interrupt()
             if self._socket is not None:
-                await self._operations.settle()
+                await self._operations.report_interrupted()
         finally:
             task.cancel()
 
@@ -233,7 +233,7 @@ class IceClient:
 
     # --- connecting --------------------------------------------------------------------------------
 
-    async def _live(self) -> Outcome:
+    async def _run(self) -> Outcome:
         now = self._environment.now
         try:
             async with Connector(
@@ -254,7 +254,7 @@ class IceClient:
 
     async def _attempt(self, connector: Connector) -> float | Stopped:
         """One handshake and the session that may follow; returns seconds to wait, or the final outcome."""
-        self._tell(Event("connecting", f"connecting to {self._endpoint.url}"))
+        self._emit(Event("connecting", f"connecting to {self._endpoint.url}"))
         answer = await connector.connect()
         # Only the next proof carries the nonce: the gateway judges such a proof by its nonce alone, and would
         # refuse it once the nonce is stale.
@@ -263,19 +263,19 @@ class IceClient:
             verdict = self._backoff.refused(answer, was_admitted=self._identity.was_admitted)
             if isinstance(verdict, Stopped):
                 if self._identity.try_next_token():
-                    self._final = verdict
+                    self._first_refusal = verdict
                     self._warn(f"{answer} (trying the stored token)")
                     return 0.0
-                verdict = self._final or verdict
+                verdict = self._first_refusal or verdict
             self._refused(answer, verdict)
             return verdict
         began = self._environment.monotonic()
         try:
-            closed = await self._converse(answer)
+            closed = await self._serve(answer)
         finally:
             self._socket, self.welcome = None, None
             self._welcomed.clear()
-            self._note(connected=False, since=self._time())
+            self._save(connected=False, since=self._timestamp())
         verdict = self._backoff.closed(closed, lasted=self._environment.monotonic() - began)
         self._closed(closed, verdict)
         return verdict
@@ -285,7 +285,7 @@ class IceClient:
         level, line = logging.ERROR, str(refused)
         if not isinstance(verdict, Stopped):
             level, line = logging.WARNING, f"{refused} (trying again in {verdict:.1f} s)"
-        self._tell(Event("refused", line, level, refused.code))
+        self._emit(Event("refused", line, level, refused.code))
 
     def _closed(self, closed: Closed, verdict: float | Stopped) -> None:
         self._ended(closed.code, closed.sentence, verdict)
@@ -293,23 +293,23 @@ class IceClient:
         rule = protocol.CLOSINGS.get(closed.code)
         broken = rule is not None and closed.code < 3000 and rule.then is protocol.Then.RECONNECT  # noqa: PLR2004
         level = logging.ERROR if isinstance(verdict, Stopped) or broken else logging.WARNING
-        self._tell(Event("closed", closing_line(closed), level, closed.code))
+        self._emit(Event("closed", closing_line(closed), level, closed.code))
         if not isinstance(verdict, Stopped):
-            self._tell(Event("reconnecting", f"reconnecting in {verdict:.1f} s"))
+            self._emit(Event("reconnecting", f"reconnecting in {verdict:.1f} s"))
 
     def _ended(self, code: str | int, sentence: str, verdict: float | Stopped) -> None:
         was = self._identity.state
-        self._note(
+        self._save(
             code=code,
             sentence=verdict.sentence if isinstance(verdict, Stopped) else sentence,
-            next=None if isinstance(verdict, Stopped) else self._time(verdict),
+            next=None if isinstance(verdict, Stopped) else self._timestamp(verdict),
             must_act=isinstance(verdict, Stopped),
             registered=was.registered and (was.moves or code not in _UNREGISTERED),
         )
 
     # --- one session -------------------------------------------------------------------------------
 
-    async def _converse(self, socket: WebSocket) -> Closed:
+    async def _serve(self, socket: WebSocket) -> Closed:
         """Receive from the welcome to the end of the session, then close the socket."""
         code, silence = WSCloseCode.OK, handshake.TIMEOUT
         try:
@@ -326,7 +326,7 @@ class IceClient:
                         await self._admitted(welcome)
                         silence = 2 * welcome.heartbeat if welcome.heartbeat > 0 else silence
                     elif frame.type is WSMsgType.TEXT:
-                        await self._take(frame.data)
+                        await self._handle(frame.data)
                     elif frame.type is WSMsgType.BINARY:
                         code = WSCloseCode.UNSUPPORTED_DATA
                         return Closed(
@@ -354,13 +354,13 @@ class IceClient:
 
     async def _admitted(self, welcome: protocol.Welcome) -> None:
         name, kind, session = map(one_line, (welcome.ice_name, welcome.ice_type, welcome.session))
-        self._note(
+        self._save(
             ice_name=name,
             ice_type=kind,
             admitted=self._identity.token.digest(),
             registered=True,
             connected=True,
-            since=self._time(),
+            since=self._timestamp(),
             code=None,
             sentence=None,
             next=None,
@@ -371,18 +371,18 @@ class IceClient:
             hostname=platform.hostname(),
             running=self._operations.running,
         )
-        self._final = None
+        self._first_refusal = None
         try:
-            self._identity.settle()
+            self._identity.store_admitted_token()
         except FolderUnusable as problem:
             self._warn(str(problem))
         await self._send(protocol.notification("ice.hello", hello))
         self.welcome = welcome
         self._welcomed.set()
-        self._tell(Event("admitted", f"admitted as {name} ({kind}), session {session}"))
+        self._emit(Event("admitted", f"admitted as {name} ({kind}), session {session}"))
         await self._operations.repeat()
 
-    async def _take(self, text: str) -> None:
+    async def _handle(self, text: str) -> None:
         """Act on one message from the gateway. Raises `NotJsonRpc`."""
         try:
             message = protocol.decode(text)
@@ -413,22 +413,22 @@ class IceClient:
     # --- events and state --------------------------------------------------------------------------
 
     def _warn(self, sentence: str) -> None:
-        self._tell(Event("warning", sentence, logging.WARNING))
+        self._emit(Event("warning", sentence, logging.WARNING))
 
-    def _tell(self, event: Event) -> None:
+    def _emit(self, event: Event) -> None:
         try:
             self._observe(event)
         except Exception:  # an error in the observer must not end the connection
             logger.exception("the observer failed")
 
-    def _note(self, **changes: Any) -> None:
+    def _save(self, **changes: Any) -> None:
         """Change the stored state; a full disk must not end the connection."""
         try:
-            self._identity.note(**changes)
+            self._identity.update_state(**changes)
         except FolderUnusable as problem:
             self._warn(str(problem))
 
-    def _time(self, later: float = 0.0) -> str:
+    def _timestamp(self, later: float = 0.0) -> str:
         when = datetime.fromtimestamp(self._environment.now() + later, UTC)
         return when.strftime("%Y-%m-%dT%H:%M:%SZ")
 

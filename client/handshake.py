@@ -25,7 +25,7 @@ from client import __version__, protocol
 from client.backoff import Refused
 from client.dialer import Dialer
 from client.errors import one_line, unreachable
-from client.proxies import BadProxy, Proxy, proxy_for
+from client.proxies import BadProxy, proxy_for
 
 TIMEOUT: Final = 30.0
 """Seconds for one handshake, and for the welcome after it."""
@@ -259,6 +259,8 @@ class Connector:
         except BadProxy as problem:
             return Refused("proxy-unusable", str(problem), answered=False)
         through = proxy.url if proxy else None
+        authorization = proxy.authorization if proxy else None
+        proxy_headers = {hdrs.PROXY_AUTHORIZATION: authorization} if authorization else None
         try:
             async with asyncio.timeout(TIMEOUT):
                 # In a thread, because reading the system's certificates takes 50 ms.
@@ -270,7 +272,7 @@ class Connector:
                     self._endpoint.url,
                     ssl=context,
                     proxy=through,
-                    proxy_headers=_proxy_headers(proxy),
+                    proxy_headers=proxy_headers,
                     protocols=(protocol.SUBPROTOCOL,),
                     compress=0,
                     # aiohttp refuses a message of exactly the limit.
@@ -313,12 +315,6 @@ class Connector:
             raise _HandshakeRefused(await _refusal(response, self._now()))
         finally:
             response.close()
-
-
-def _proxy_headers(proxy: Proxy | None) -> dict[str, str] | None:
-    if proxy is None or proxy.authorization is None:
-        return None
-    return {hdrs.PROXY_AUTHORIZATION: proxy.authorization}
 
 
 async def hang_up(socket: WebSocket, code: int) -> None:

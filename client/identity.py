@@ -239,14 +239,14 @@ class Identity:
         tokens: list[Token],
         state: State,
         *,
-        kept: bool,
+        token_ignored: bool,
         exposed: list[str],
     ) -> None:
         self._folder = folder
         self._lock = lock
         self.key = key
         self._tokens = tokens
-        self.kept = kept
+        self.token_ignored = token_ignored
         """Whether the given token was ignored because the stored one is not older."""
         self.exposed = exposed
         """The paths that other users could read or change until now."""
@@ -278,8 +278,8 @@ class Identity:
         except BaseException:
             lock.release()
             raise
-        kept = given is not None and given not in tokens
-        return cls(folder, lock, key, tokens, state, kept=kept, exposed=exposed)
+        token_ignored = given is not None and given not in tokens
+        return cls(folder, lock, key, tokens, state, token_ignored=token_ignored, exposed=exposed)
 
     @property
     def token(self) -> Token:
@@ -298,15 +298,15 @@ class Identity:
             return True
         return False
 
-    def settle(self) -> None:
+    def store_admitted_token(self) -> None:
         """Store the token that was just admitted. Raises `FolderUnusable`."""
         self._tokens = self._tokens[:1]
         if self.state.moves:
             self._folder.store_token(self.token)
-            self.note(home=self.state.gateway)
+            self.update_state(home=self.state.gateway)
         self._folder.forget_moving_token()
 
-    def note(self, **changes: Any) -> None:
+    def update_state(self, **changes: Any) -> None:
         """Change the report that `ice-client status` reads. Raises `FolderUnusable`."""
         self.state = msgspec.structs.replace(self.state, **changes)
         self._folder.store_state(self.state)

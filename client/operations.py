@@ -126,10 +126,10 @@ class OperationRunner:
             return
         if not known:
             # Before the answer, because sending may wait and the operation counts as running from now on.
-            self._begin(Operation(run.id, run.kind, run.params, run.deadline), handler)
+            self._start(Operation(run.id, run.kind, run.params, run.deadline), handler)
         await self._send(protocol.result(request, {"accepted": True}))
         if known:
-            await self._tell(run.id)
+            await self._send_finish(run.id)
 
     def cancel(self, operation: str, reason: str | None = None) -> None:
         """Cancel a running operation; ignore others.
@@ -179,9 +179,9 @@ class OperationRunner:
 
     async def _repeat_next(self) -> None:
         if self._to_repeat:
-            await self._tell(self._to_repeat.popleft())
+            await self._send_finish(self._to_repeat.popleft())
 
-    async def _tell(self, operation: str) -> None:
+    async def _send_finish(self, operation: str) -> None:
         """Send the unanswered finish of an operation, if it has one."""
         try:
             finish = self._unwritten.get(operation) or self._journal.finish_of(operation)
@@ -201,19 +201,19 @@ class OperationRunner:
         self._interrupted.update(tasks)
         for name, task in tasks.items():
             code, sentence = self._cancelled.get(name, _INTERRUPTED)
-            self._remember(_failed(name, code, sentence))
+            self._record(_failed(name, code, sentence))
             task.cancel(sentence)
         if tasks:
             await asyncio.wait(tasks.values(), timeout=GRACE)
         for name in (name for name, task in tasks.items() if not task.done()):
             self._warn_of_unended(name)
 
-    async def settle(self) -> None:
+    async def report_interrupted(self) -> None:
         """Report interrupted operations and wait up to `ANSWER_TIMEOUT` for the gateway's answers."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ANSWER_TIMEOUT):
                 for name in sorted(self._interrupted):
-                    await self._tell(name)
+                    await self._send_finish(name)
                 if self._interrupted:
                     await self._settled.wait()
 
@@ -226,9 +226,9 @@ class OperationRunner:
         self._interrupted.clear()
         self._journal.close()
 
-    def _begin(self, operation: Operation, handler: Handler) -> None:
+    def _start(self, operation: Operation, handler: Handler) -> None:
         # Two tasks, because one that is cancelled before its first step runs nothing, not even an `except`.
-        task = asyncio.create_task(_work(operation, handler, self._report(operation)))
+        task = asyncio.create_task(_run_handler(operation, handler, self._report(operation)))
         self._tasks[operation.id] = task
         self._spawn(self._watch(operation.id, task))
 
@@ -263,11 +263,11 @@ class OperationRunner:
         self._warn(f"the handler of operation {name} was cancelled but still runs")
 
     async def _finish(self, finish: protocol.Finish) -> None:
-        encoded = self._remember(finish)
+        encoded = self._record(finish)
         del self._tasks[finish.id]
         await self._send(encoded)
 
-    def _remember(self, finish: protocol.Finish) -> bytes:
+    def _record(self, finish: protocol.Finish) -> bytes:
         encoded = _encoded(finish)
         try:
             self._journal.finish(finish.id, encoded)
@@ -314,7 +314,7 @@ _INTERRUPTED: Final = ("interrupted", "the ICE was stopped while it worked on th
 _RESTARTED: Final = ("interrupted", "the ICE was restarted while it worked on this")
 
 
-async def _work(operation: Operation, handler: Handler, report: Report) -> protocol.Finish:
+async def _run_handler(operation: Operation, handler: Handler, report: Report) -> protocol.Finish:
     """Run a handler and return its finish; raises only CancelledError.
 
     asyncio would end the program for SystemExit and KeyboardInterrupt of a handler.

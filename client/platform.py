@@ -16,6 +16,7 @@ import signal
 import socket
 import stat
 import sys
+import tempfile
 import threading
 import time
 import weakref
@@ -343,20 +344,20 @@ def _kill_marked(pid: int, marks: set[bytes]) -> bool:
     """Kill a process that has one of the marks, but not another one that meanwhile got its id."""
     if sys.platform != "linux" or pid == os.getpid():
         return False
-    try:
+    with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
         descriptor = os.pidfd_open(pid)
-    except OSError:
-        return False
-    try:
-        found = not marks.isdisjoint(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
-        if found:
+        stack.callback(os.close, descriptor)
+        if not marks.isdisjoint(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")):
             signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-    except OSError:
-        return False
-    else:
-        return found
-    finally:
-        os.close(descriptor)
+            return True
+    return False
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A temporary folder that only this user can access. Raises OSError."""
+    with tempfile.TemporaryDirectory(prefix="ice-client-") as name:
+        yield Path(name)
 
 
 async def exit_status(process: asyncio.subprocess.Process) -> int:

@@ -16,7 +16,6 @@ import asyncio
 import importlib.util
 import re
 import sys
-import tempfile
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
@@ -84,8 +83,8 @@ def _folder_of(params: object, suites: Mapping[str, Path]) -> Path:
 
 
 async def _run(operation: str, folder: Path, report: Report) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="ice-client-") as scratch:
-        junit = Path(scratch, "junit.xml")
+    with platform.scratch_folder() as scratch:
+        junit = scratch / "junit.xml"
         output: deque[str] = deque(maxlen=_LAST_LINES)
         try:
             process = await asyncio.create_subprocess_exec(

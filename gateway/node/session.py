@@ -222,23 +222,23 @@ class Session:
             self.close(protocol.CloseCode.POLICY_VIOLATION)
             return
         if message.method is msgspec.UNSET:
-            self._take_answer(message)
+            self._handle_response(message)
         elif message.id is not msgspec.UNSET:
-            self._take_request(message, message.id)
+            self._handle_request(message, message.id)
         else:
             # A notification is never answered (JSON-RPC 2.0, section 4.1).
             with contextlib.suppress(msgspec.ValidationError):
-                self._take_notification(message)
+                self._handle_notification(message)
 
-    def _take_notification(self, message: protocol.Message) -> None:
+    def _handle_notification(self, message: protocol.Message) -> None:
         if message.method == "ice.hello":
             if self.greeted is None:
-                self._greet(protocol.params_of(message, protocol.Hello))
+                self._handle_hello(protocol.params_of(message, protocol.Hello))
         elif message.method == "operation.progress":
             progress = protocol.params_of(message, protocol.Progress)
             self._observer.progressed(self, progress)
 
-    def _take_answer(self, message: protocol.Message) -> None:
+    def _handle_response(self, message: protocol.Message) -> None:
         if not isinstance(message.id, str):
             return  # not the id of an operation
         if message.error is not msgspec.UNSET:
@@ -251,7 +251,7 @@ class Session:
             accepted = False
         self._observer.answered(self, message.id, None if accepted else _NOT_ACCEPTED)
 
-    def _take_request(self, message: protocol.Message, request: protocol.RequestId) -> None:
+    def _handle_request(self, message: protocol.Message, request: protocol.RequestId) -> None:
         if message.method != "operation.finish":
             self.transport.send(
                 protocol.error(request, protocol.METHOD_NOT_FOUND, "method not found")
@@ -280,18 +280,18 @@ class Session:
     ) -> None:
         """Refuse a finish; its operation fails, because the ICE will not send another one."""
         detail = detail[:_MAX_DETAIL]
-        operation_id = _operation_of(message)
+        operation_id = _operation_id(message)
         if operation_id is None:
             self.answer(request, code, detail)
             return
         failed = FinishReport(operation_id, "failed", None, reason(code, detail), (code, detail))
         self._observer.finished(self, request, failed)
 
-    def _greet(self, hello: protocol.Hello) -> None:
+    def _handle_hello(self, hello: protocol.Hello) -> None:
         self.hello = protocol.Hello(
-            version=_fact(hello.version),
-            platform=_fact(hello.platform),
-            hostname=_fact(hello.hostname),
+            version=_clean(hello.version),
+            platform=_clean(hello.platform),
+            hostname=_clean(hello.hostname),
         )
         self.greeted = asyncio.get_running_loop().time()
         named = hello.running[:MAX_RUNNING]
@@ -307,16 +307,16 @@ class Session:
         self._observer.ended(self, code)
 
 
-class _Named(msgspec.Struct):
+class _WithId(msgspec.Struct):
     id: str
 
 
-def _operation_of(message: protocol.Message) -> str | None:
+def _operation_id(message: protocol.Message) -> str | None:
     """The operation in a message whose parameters may otherwise be invalid; None without one."""
     params = bytes(message.params or b"")
     for readable in (params, protocol.outline(params, 1) or b""):
         try:
-            return msgspec.json.decode(readable, type=_Named).id
+            return msgspec.json.decode(readable, type=_WithId).id
         except msgspec.DecodeError:
             return None
         except RecursionError:
@@ -324,7 +324,7 @@ def _operation_of(message: protocol.Message) -> str | None:
     return None
 
 
-def _fact(text: str | None) -> str | None:
+def _clean(text: str | None) -> str | None:
     """A fact from an ICE, cut and made printable, because people will read it."""
     if text is None:
         return None

@@ -269,7 +269,9 @@ async def test_a_client_that_was_killed_while_connected_is_not_connected_at_its_
     gateway, make_ice, command, folder, token
 ):
     killed = Identity.open(folder, Token(token))
-    killed.note(admitted=killed.token.digest(), registered=True, connected=True, since=BEFORE)
+    killed.update_state(
+        admitted=killed.token.digest(), registered=True, connected=True, since=BEFORE
+    )
     killed.close()
     told = []
 
@@ -288,7 +290,7 @@ async def test_a_client_that_was_killed_while_connected_is_not_connected_at_its_
 
 def test_a_newer_token_has_not_been_admitted(command, folder, token):
     identity = Identity.open(folder, Token(token))
-    identity.note(admitted=identity.token.digest(), registered=True, gateway=GATEWAY)
+    identity.update_state(admitted=identity.token.digest(), registered=True, gateway=GATEWAY)
     identity.close()
     StateFolder(folder).store_token(Token(make_token(NOW + 1)))
 
