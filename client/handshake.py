@@ -318,7 +318,7 @@ class Connector:
 
 
 async def hang_up(socket: WebSocket, code: int) -> None:
-    """Send a close frame and wait briefly for the peer's, even if the peer no longer reads."""
+    """Send a close frame and wait briefly for the peer's; a peer that no longer reads cannot block it."""
     try:
         async with asyncio.timeout(2 * _CLOSE_TIMEOUT):
             await socket.close(code=code)

@@ -282,7 +282,7 @@ if sys.platform == "win32":
     import subprocess
 
     OWN_GROUP: Final[dict[str, Any]] = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-    """What starts a process so that `end_group` ends what it has started, too."""
+    """Arguments that start a process in its own group, for `end_group`."""
 
     def _terminate_group(process: asyncio.subprocess.Process) -> None:
         _kill_group(process)  # Windows has no request that every program heeds
@@ -296,7 +296,7 @@ if sys.platform == "win32":
 
 else:
     OWN_GROUP: Final[dict[str, Any]] = {"start_new_session": True}
-    """What starts a process so that `end_group` ends what it has started, too."""
+    """Arguments that start a process in its own group, for `end_group`."""
 
     def _terminate_group(process: asyncio.subprocess.Process) -> None:
         _signal_group(process, signal.SIGTERM)

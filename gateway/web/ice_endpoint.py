@@ -104,7 +104,7 @@ class IceEndpoint:
             return _overloaded()
         # Close a connection that is not a session to make room; refuse the ICE if there is none.
         if is_among_the_last(upgrade.handle) and not self._load_shedding.shed():
-            return _overloaded("Nearly all of its file handles are in use")
+            return _overloaded("The gateway has hardly any file handles left")
         return None
 
     def _refused(self, verdict: Refused, address: str, connection: str) -> web.Response:
