@@ -130,7 +130,7 @@ def _options(
     handlers: str | None,
     config: Path | None,
 ) -> list[str]:
-    """The options to start it with again, from whatever folder."""
+    """The options for starting the client again, from any folder."""
     if handlers is not None and handlers.endswith(".py"):
         handlers = str(Path(handlers).absolute())
     named = {

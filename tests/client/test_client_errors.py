@@ -33,7 +33,7 @@ def no_connection(number):
     return aiohttp.ClientConnectorError(KEY, OSError(number, words))
 
 
-NO_WAY = f"There is no route to {WHERE}: check this machine's network."
+NO_ROUTE = f"There is no route to {WHERE}: check this machine's network."
 NO_ANSWER = f"No answer from {WHERE}: is it running, or does a firewall block the connection?"
 CLOSED = f"The connection to {WHERE} was closed before there was an answer."
 
@@ -45,8 +45,8 @@ CLOSED = f"The connection to {WHERE} was closed before there was an answer."
             no_connection(errno.ECONNREFUSED),
             f"Connection refused by {WHERE}: it is not running, or",
         ),
-        (no_connection(errno.ENETUNREACH), NO_WAY),
-        (no_connection(errno.EHOSTUNREACH), NO_WAY),
+        (no_connection(errno.ENETUNREACH), NO_ROUTE),
+        (no_connection(errno.EHOSTUNREACH), NO_ROUTE),
         (no_connection(errno.ETIMEDOUT), NO_ANSWER),
         (TimeoutError(), NO_ANSWER),
         (aiohttp.ConnectionTimeoutError("Connection timeout to host"), NO_ANSWER),
