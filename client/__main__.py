@@ -1,21 +1,22 @@
-"""The `ice-client` command, also as `python -m client`: one clear line for Ctrl-C, whenever it comes.
+"""The `ice-client` command, also as `python -m client`.
 
-While the client runs Ctrl-C stops it in good order, with status 0; before and after that it ends here.
+Ctrl-C stops a running client in good order, with status 0. Before and after that it ends the command here,
+with one line.
 """
 
 import sys
 
-_INTERRUPTED = 130  # as shells give it: 128 and the number of SIGINT
+_INTERRUPTED = 130  # as in shells: 128 plus the number of SIGINT
 
 _UNWRITABLE = 1
 
-_LINGER = 2.0  # seconds that threads of handlers have to end
+_THREAD_TIMEOUT = 2.0  # seconds that threads of handlers have to end
 
 
 def main() -> None:
     """Run the command and exit with its status."""
     try:
-        # Half a second, in which Ctrl-C may come, too.
+        # Inside the try, because importing takes half a second, in which Ctrl-C may come.
         from client import platform  # noqa: PLC0415
 
         platform.open_standard_streams()
@@ -27,15 +28,15 @@ def main() -> None:
             sys.exit(cli.main(prog_name="ice-client", standalone_mode=False))
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else int(end.code is not None)
-            platform.exit_within(_LINGER, status)
+            platform.exit_within(_THREAD_TIMEOUT, status)
             raise
         except click.ClickException as error:
             error.show()
             sys.exit(error.exit_code)
-        except OSError as error:  # what else can fail is refused by its command
+        except OSError as error:  # commands handle every other failure themselves
             sys.stderr.write(f"ice-client: standard output cannot be written: {error.strerror}\n")
             sys.exit(_UNWRITABLE)
-        except click.Abort:  # Ctrl-C, and the end of the input at a prompt
+        except click.Abort:  # Ctrl-C, or the end of the input at a prompt
             raise KeyboardInterrupt from None
     except KeyboardInterrupt:
         sys.stderr.write("ice-client: interrupted\n")

@@ -1,4 +1,4 @@
-"""`IceClient`: one ICE that stays connected, or says why a person must act.
+"""`IceClient`: the connection of one ICE to its gateway.
 
     async with IceClient("https://gateway.example", token=token) as ice:
 
@@ -9,7 +9,7 @@
 
         outcome = await ice.wait()
 
-The rules of coming back are in `backoff`, the handshake in `handshake`, the work in `operations`.
+`backoff` has the rules for reconnecting, `handshake` one attempt, `operations` the work.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Self
 
 import msgspec
@@ -30,12 +29,13 @@ from aiohttp import WSCloseCode, WSMsgType
 from client import __version__, handshake, platform, protocol
 from client.backoff import Backoff, Closed, Refused, Stopped
 from client.environment import Environment
-from client.errors import LOST, closing_line, ending, one_line
+from client.errors import closing_line, ending, one_line
 from client.events import Event, log_event
 from client.handshake import Connector, Endpoint, WebSocket
 from client.identity import FolderDamaged, FolderUnusable, Identity, Token, proof
 from client.journal import Journal, JournalDamaged, JournalUnusable
 from client.operations import Handler, Operation, OperationFailed, OperationRunner, Report
+from client.protocol import CloseCode, RefusalCode
 from client.text import encodable
 
 __all__ = [
@@ -54,26 +54,26 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _JOURNAL: Final = "operations.db"
-# After these the token no longer stands for this ICE; after others the fault may lie elsewhere.
+# These mean that the token is no longer valid for this ICE; with others the fault may lie elsewhere.
 _UNREGISTERED: Final[frozenset[str | int]] = frozenset(
     {
-        *(protocol.RefusalCode.DEREGISTERED, protocol.RefusalCode.TOKEN_REPLACED),
-        *(protocol.RefusalCode.TOKEN_EXPIRED, protocol.RefusalCode.KEY_MISMATCH),
-        *(protocol.CloseCode.DEREGISTERED, protocol.CloseCode.TOKEN_REPLACED),
+        *(RefusalCode.DEREGISTERED, RefusalCode.TOKEN_REPLACED),
+        *(RefusalCode.TOKEN_EXPIRED, RefusalCode.KEY_MISMATCH),
+        *(CloseCode.DEREGISTERED, CloseCode.TOKEN_REPLACED),
     }
 )
 
 
 @dataclass(frozen=True, slots=True)
 class ClosedByUs:
-    """The client was told to stop."""
+    """The client stopped because `IceClient.stop` was called."""
 
 
 Outcome = Stopped | ClosedByUs
 
 
 class IceStopped(Exception):
-    """The client has stopped before it was connected; `outcome` says why."""
+    """The client stopped before it was connected; `outcome` says why."""
 
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(str(outcome))
@@ -81,25 +81,25 @@ class IceStopped(Exception):
 
 
 class IceClient:
-    """Connects, registers on the first run, comes back by itself, and answers what it is asked.
+    """Connects, registers on the first run, reconnects by itself, and runs the operations it is sent.
 
-    Entering takes the state folder and raises `identity.IdentityProblem` where that cannot be done;
-    leaving closes the connection with 1000.
+    Entering locks the state folder, or raises `identity.IdentityProblem`; leaving closes the connection
+    with 1000.
 
     Args:
         gateway_url: the gateway's base URL, `https://host[:port][/prefix]`.
-        state_dir: where key, token and state are kept; `platform.default_state_dir()` otherwise.
-        token: the registration token; needed once, and never takes the place of a newer stored one of the same gateway.
+        state_dir: the folder for key, token and state; `platform.default_state_dir()` by default.
+        token: the registration token; needed once. It never replaces a newer stored one of the same gateway.
         ca_file: PEM certificates to trust in addition to the system's.
-        insecure: allow plain http beyond loopback. Certificates are verified in any case.
+        insecure: allow plain http beyond loopback. Certificates are always verified.
         handlers: a handler by operation kind; `operation` adds more.
-        version: what this ICE calls its version in `ice.hello`.
-        options: more options for the command that `ice-client status` suggests.
+        version: the version in `ice.hello`.
+        options: further options in the command that `ice-client status` suggests.
         observe: called with every `Event`; by default they are logged.
         environment: clocks, sleep and randomness.
 
     Raises:
-        handshake.BadAddress: `gateway_url` is none, or plain http without `insecure`.
+        handshake.BadAddress: `gateway_url` is not a valid URL, or plain http without `insecure`.
         handshake.BadCertificateFile: `ca_file` cannot be used.
     """
 
@@ -122,7 +122,7 @@ class IceClient:
         if self._ca_file and not self._endpoint.plain:
             handshake.check_ca_file(self._ca_file)
         self._folder = Path(state_dir) if state_dir else platform.default_state_dir()
-        self._given = Token(token) if isinstance(token, str) else token
+        self._given_token = Token(token) if isinstance(token, str) else token
         self._version = encodable(version or __version__)
         self._options = list(options)
         self._observe = observe
@@ -132,57 +132,52 @@ class IceClient:
         self._operations = OperationRunner(self._handlers, self._send, self._warn)
         self._socket: WebSocket | None = None
         self._nonce: str | None = None
-        self._final: Stopped | None = None
-        """Why the token given was refused, while the stored one is tried."""
+        self._first_refusal: Stopped | None = None
+        """Why the given token was refused, while the stored one is tried."""
         self._welcomed = asyncio.Event()
         self._task: asyncio.Task[Outcome] | None = None
-        self._told_to_stop = False
+        self._stop_requested = False
         self.welcome: protocol.Welcome | None = None
-        """The welcome of the present session; None while there is none."""
+        """The welcome of the current session; None while not connected."""
 
-    # --- for its users -----------------------------------------------------------------------------
+    # --- public ------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
         gateway = self._endpoint.url.removesuffix(protocol.PATH)
-        self._identity = Identity.open(self._folder, self._given, gateway)
+        self._identity = Identity.open(self._folder, self._given_token, gateway)
         try:
             self._operations.open(Journal(self._folder / _JOURNAL, self._environment.now))
         except JournalUnusable as problem:
             self._identity.close()
             kind = FolderDamaged if isinstance(problem, JournalDamaged) else FolderUnusable
             raise kind(str(problem)) from None
-        if self._identity.kept:
-            self._warn("the token given is not newer than the stored one, which is kept")
+        if self._identity.token_ignored:
+            self._warn("the given token is not newer than the stored one; using the stored one")
         if self._identity.exposed:
             self._warn(
-                f"others could get at {' and '.join(self._identity.exposed)} until now: if somebody may have,"
-                " ask the admin to reregister this ICE"
+                f"other users could read or change {' and '.join(self._identity.exposed)} until now: if one may"
+                " have done so, ask the admin to reregister this ICE"
             )
         if self._endpoint.exposed:
-            self._warn("plain http: everybody on the way can read the token and all messages")
+            self._warn("plain http: anyone on the network path can read the token and all messages")
         was = self._identity.state
-        self._note(
+        self._save(
             gateway=gateway,
             options=self._options,
             connected=False,
-            # One that was killed could not write when its connection ended.
-            since=self._time() if was.connected else was.since,
+            # A client that was killed could not write when its connection ended.
+            since=self._timestamp() if was.connected else was.since,
             code=None,
             sentence=None,
-            next=self._time(),
+            next=self._timestamp(),
             must_act=False,
         )
-        self._task = asyncio.create_task(self._live())
-        if self._told_to_stop:
+        self._task = asyncio.create_task(self._run())
+        if self._stop_requested:
             self._task.cancel()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self.stop()
         try:
             await self.wait()
@@ -199,7 +194,7 @@ class IceClient:
         return register
 
     async def connected(self) -> protocol.Welcome:
-        """Wait for a session and return its welcome. Raises `IceStopped` when there will be none."""
+        """Wait for a session and return its welcome. Raises `IceStopped` if the client stops first."""
         while self.welcome is None:
             waiting = asyncio.ensure_future(self._welcomed.wait())
             try:
@@ -211,22 +206,22 @@ class IceClient:
         return self.welcome
 
     async def wait(self) -> Outcome:
-        """Wait until the client stops, by itself or because it was told to."""
+        """Wait until the client stops, by itself or by `stop`."""
         await asyncio.wait({self._running})
         return ClosedByUs() if self._running.cancelled() else self._running.result()
 
     def stop(self) -> None:
-        """Finish what runs as failed, `interrupted`, and close the connection; `wait` returns `ClosedByUs`."""
+        """Fail running operations as `interrupted` and close the connection; `wait` returns `ClosedByUs`."""
         # Once only: a second cancellation would interrupt the closing.
-        if self._task is not None and not self._told_to_stop:
-            self._leaving = asyncio.create_task(self._leave(self._task))
-        self._told_to_stop = True
+        if self._task is not None and not self._stop_requested:
+            self._leaving = asyncio.create_task(self._shut_down(self._task))
+        self._stop_requested = True
 
-    async def _leave(self, task: asyncio.Task[Outcome]) -> None:
+    async def _shut_down(self, task: asyncio.Task[Outcome]) -> None:
         try:
             await self._operations.interrupt()
             if self._socket is not None:
-                await self._operations.settle()
+                await self._operations.report_interrupted()
         finally:
             task.cancel()
 
@@ -236,18 +231,14 @@ class IceClient:
             raise RuntimeError("enter the client first: `async with IceClient(...) as ice`")
         return self._task
 
-    # --- coming and going --------------------------------------------------------------------------
+    # --- connecting --------------------------------------------------------------------------------
 
-    async def _live(self) -> Outcome:
-        connector = Connector(
-            self._endpoint,
-            self._ca_file,
-            self._credentials,
-            now=self._environment.now,
-            agent=f"ice-client/{__version__}",
-        )
+    async def _run(self) -> Outcome:
+        now = self._environment.now
         try:
-            async with connector:
+            async with Connector(
+                self._endpoint, self._ca_file, self._credentials, now=now
+            ) as connector:
                 while not isinstance(verdict := await self._attempt(connector), Stopped):
                     if verdict:
                         await self._environment.sleep(verdict)
@@ -257,39 +248,34 @@ class IceClient:
 
     def _credentials(self) -> tuple[str, str]:
         token = self._identity.token
-        made = proof(
-            self._identity.key,
-            self._endpoint.url,
-            token,
-            now=self._environment.now(),
-            nonce=self._nonce,
-        )
-        return f"DPoP {token.reveal()}", made
+        now = self._environment.now()
+        dpop = proof(self._identity.key, self._endpoint.url, token, now=now, nonce=self._nonce)
+        return f"DPoP {token.reveal()}", dpop
 
     async def _attempt(self, connector: Connector) -> float | Stopped:
-        """One handshake and the session that may follow; how long to wait, or that this is the end."""
-        self._tell(Event("connecting", f"connecting to {self._endpoint.url}"))
+        """One handshake and the session that may follow; returns seconds to wait, or the final outcome."""
+        self._emit(Event("connecting", f"connecting to {self._endpoint.url}"))
         answer = await connector.connect()
-        # A nonce goes into the next proof only: one with a nonce is judged by it, never by `iat`, and
-        # would be refused once the nonce is stale.
+        # Only the next proof carries the nonce: the gateway judges such a proof by its nonce alone, and would
+        # refuse it once the nonce is stale.
         self._nonce = answer.nonce if isinstance(answer, Refused) else None
         if isinstance(answer, Refused):
             verdict = self._backoff.refused(answer, was_admitted=self._identity.was_admitted)
             if isinstance(verdict, Stopped):
                 if self._identity.try_next_token():
-                    self._final = verdict
+                    self._first_refusal = verdict
                     self._warn(f"{answer} (trying the stored token)")
                     return 0.0
-                verdict = self._final or verdict
+                verdict = self._first_refusal or verdict
             self._refused(answer, verdict)
             return verdict
         began = self._environment.monotonic()
         try:
-            closed = await self._converse(answer)
+            closed = await self._serve(answer)
         finally:
             self._socket, self.welcome = None, None
             self._welcomed.clear()
-            self._note(connected=False, since=self._time())
+            self._save(connected=False, since=self._timestamp())
         verdict = self._backoff.closed(closed, lasted=self._environment.monotonic() - began)
         self._closed(closed, verdict)
         return verdict
@@ -299,36 +285,36 @@ class IceClient:
         level, line = logging.ERROR, str(refused)
         if not isinstance(verdict, Stopped):
             level, line = logging.WARNING, f"{refused} (trying again in {verdict:.1f} s)"
-        self._tell(Event("refused", line, level, refused.code))
+        self._emit(Event("refused", line, level, refused.code))
 
     def _closed(self, closed: Closed, verdict: float | Stopped) -> None:
         self._ended(closed.code, closed.sentence, verdict)
-        # Below 3000 (RFC 6455 section 7.4.2) a code of our catalogue means that somebody broke the rules.
+        # Of our close codes, those below 3000 (RFC 6455 section 7.4.2) mean a protocol violation.
         rule = protocol.CLOSINGS.get(closed.code)
         broken = rule is not None and closed.code < 3000 and rule.then is protocol.Then.RECONNECT  # noqa: PLR2004
         level = logging.ERROR if isinstance(verdict, Stopped) or broken else logging.WARNING
-        self._tell(Event("closed", closing_line(closed), level, closed.code))
+        self._emit(Event("closed", closing_line(closed), level, closed.code))
         if not isinstance(verdict, Stopped):
-            self._tell(Event("reconnecting", f"reconnecting in {verdict:.1f} s"))
+            self._emit(Event("reconnecting", f"reconnecting in {verdict:.1f} s"))
 
     def _ended(self, code: str | int, sentence: str, verdict: float | Stopped) -> None:
         was = self._identity.state
-        self._note(
+        self._save(
             code=code,
             sentence=verdict.sentence if isinstance(verdict, Stopped) else sentence,
-            next=None if isinstance(verdict, Stopped) else self._time(verdict),
+            next=None if isinstance(verdict, Stopped) else self._timestamp(verdict),
             must_act=isinstance(verdict, Stopped),
             registered=was.registered and (was.moves or code not in _UNREGISTERED),
         )
 
     # --- one session -------------------------------------------------------------------------------
 
-    async def _converse(self, socket: WebSocket) -> Closed:
-        """Everything from the welcome to the end. However it ends, the socket is closed after it."""
+    async def _serve(self, socket: WebSocket) -> Closed:
+        """Receive from the welcome to the end of the session, then close the socket."""
         code, silence = WSCloseCode.OK, handshake.TIMEOUT
         try:
             while True:
-                # Answering counts, too: a peer that reads no more must not hold us for ever.
+                # The timeout includes sending answers: a peer that stops reading must not block the client.
                 async with asyncio.timeout(silence):
                     frame = await socket.receive()
                     if frame.type is WSMsgType.PING:
@@ -340,35 +326,41 @@ class IceClient:
                         await self._admitted(welcome)
                         silence = 2 * welcome.heartbeat if welcome.heartbeat > 0 else silence
                     elif frame.type is WSMsgType.TEXT:
-                        await self._take(frame.data)
+                        await self._handle(frame.data)
                     elif frame.type is WSMsgType.BINARY:
                         code = WSCloseCode.UNSUPPORTED_DATA
-                        return Closed(code, "", "The gateway sent a binary frame; we have closed.")
+                        return Closed(
+                            code,
+                            "",
+                            "The gateway sent a binary frame; the client closed the connection.",
+                        )
                     elif frame.type is not WSMsgType.PONG:
                         return ending(frame)
         except TimeoutError:
-            return Closed(LOST, "", f"Nothing was heard from the gateway for {silence:g} s.")
+            sentence = f"Nothing was heard from the gateway for {silence:g} s."
+            return Closed(WSCloseCode.ABNORMAL_CLOSURE, "", sentence)
         except (protocol.NotJsonRpc, msgspec.ValidationError) as error:
             code = WSCloseCode.POLICY_VIOLATION
+            reason = one_line(str(error))
             return Closed(
                 code,
                 "",
-                f"The gateway broke the protocol; we have closed. ({one_line(str(error))})",
+                f"The gateway broke the protocol; the client closed the connection. ({reason})",
             )
         finally:
-            # What the gateway may still say on this connection (4103, say) is not listened to.
+            # A close code that the gateway sends from now on (4103, say) no longer counts.
             self._socket = None
             await handshake.hang_up(socket, code)
 
     async def _admitted(self, welcome: protocol.Welcome) -> None:
         name, kind, session = map(one_line, (welcome.ice_name, welcome.ice_type, welcome.session))
-        self._note(
+        self._save(
             ice_name=name,
             ice_type=kind,
             admitted=self._identity.token.digest(),
             registered=True,
             connected=True,
-            since=self._time(),
+            since=self._timestamp(),
             code=None,
             sentence=None,
             next=None,
@@ -379,19 +371,19 @@ class IceClient:
             hostname=platform.hostname(),
             running=self._operations.running,
         )
-        self._final = None
+        self._first_refusal = None
         try:
-            self._identity.settle()
+            self._identity.store_admitted_token()
         except FolderUnusable as problem:
             self._warn(str(problem))
         await self._send(protocol.notification("ice.hello", hello))
         self.welcome = welcome
         self._welcomed.set()
-        self._tell(Event("admitted", f"admitted as {name} ({kind}), session {session}"))
+        self._emit(Event("admitted", f"admitted as {name} ({kind}), session {session}"))
         await self._operations.repeat()
 
-    async def _take(self, text: str) -> None:
-        """Act on one message of the gateway. Raises `NotJsonRpc`."""
+    async def _handle(self, text: str) -> None:
+        """Act on one message from the gateway. Raises `NotJsonRpc`."""
         try:
             message = protocol.decode(text)
         except protocol.MessageTooComplex as excess:
@@ -404,45 +396,45 @@ class IceClient:
             await self._operations.answered(message)
         elif message.id is msgspec.UNSET:
             if message.method == "operation.cancel":
-                told = protocol.params_of(message, protocol.Cancel)
-                self._operations.cancel(told.id, told.reason)
+                cancel = protocol.params_of(message, protocol.Cancel)
+                self._operations.cancel(cancel.id, cancel.reason)
         elif message.method == "operation.run":
             await self._operations.run(message, message.id)
         else:
-            text = f"this ICE knows no {one_line(message.method)}"
+            text = f"this ICE has no method {one_line(message.method)}"
             await self._send(protocol.error(message.id, protocol.METHOD_NOT_FOUND, text))
 
     async def _send(self, data: bytes) -> None:
-        """Send a message; without a connection it is lost, which those that matter are made for."""
+        """Send a message, or drop it while not connected; finishes are repeated later."""
         if self._socket is not None:
             with contextlib.suppress(ConnectionError):
                 await self._socket.send_frame(data, WSMsgType.TEXT)
 
-    # --- telling -----------------------------------------------------------------------------------
+    # --- events and state --------------------------------------------------------------------------
 
     def _warn(self, sentence: str) -> None:
-        self._tell(Event("warning", sentence, logging.WARNING))
+        self._emit(Event("warning", sentence, logging.WARNING))
 
-    def _tell(self, event: Event) -> None:
+    def _emit(self, event: Event) -> None:
         try:
             self._observe(event)
-        except Exception:  # somebody else's code must not end the connection
+        except Exception:  # an error in the observer must not end the connection
             logger.exception("the observer failed")
 
-    def _note(self, **changes: Any) -> None:
-        """Write the report; a full disk must not end the connection."""
+    def _save(self, **changes: Any) -> None:
+        """Change the stored state; a full disk must not end the connection."""
         try:
-            self._identity.note(**changes)
+            self._identity.update_state(**changes)
         except FolderUnusable as problem:
             self._warn(str(problem))
 
-    def _time(self, later: float = 0.0) -> str:
+    def _timestamp(self, later: float = 0.0) -> str:
         when = datetime.fromtimestamp(self._environment.now() + later, UTC)
         return when.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _welcome(text: str) -> protocol.Welcome:
-    """The first frame. Raises `NotJsonRpc` or `ValidationError` for anything but a welcome."""
+    """The welcome in the first frame. Raises `NotJsonRpc` or `ValidationError`."""
     message = protocol.decode(text)
     if message.method != "ice.welcome" or message.id is not msgspec.UNSET:
         raise protocol.NotJsonRpc("the first frame is not ice.welcome")

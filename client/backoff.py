@@ -1,6 +1,6 @@
-"""When an ICE comes back after a refusal or a closing, and when it stops. Pure: no clock of its own.
+"""When an ICE reconnects after a refusal or a closing, and when it stops. Pure: no clock of its own.
 
-Every rule is of contract sections 5 and 6; the codes and their sentences are in `protocol`.
+Source: docs/protocol.md; `protocol` has the codes and their sentences.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import msgspec
 from client import protocol
 
 BASE: Final = 1.0
-"""Seconds below which the first reconnection falls."""
+"""Upper bound of the first backoff, in seconds."""
 CAP: Final = 60.0
-"""Seconds that no backoff exceeds."""
+"""Upper bound of every backoff, in seconds."""
 STEADY: Final = 60.0
-"""A session that has lasted for this many seconds sets the backoff to its beginning: one that was
-welcomed and dropped at once does not, or the two would go round in a tight circle."""
+"""A session that lasted so many seconds resets the backoff. A shorter one does not, or a client that is
+welcomed and dropped at once would reconnect in a tight loop."""
 SHORTEST: Final = 1.0
-"""Seconds: a gateway or proxy that asks for less, or unreadably, is obeyed as if it had asked for these."""
+"""The least wait in seconds where the gateway or a proxy asks for one, also where it is unreadable."""
 LONGEST: Final = 3600.0
-"""Seconds: a gateway or proxy that asks for more has made a mistake that would silence the ICE."""
+"""The longest wait in seconds that the client accepts: a mistaken longer one would silence the ICE."""
 
-_DOUBLINGS: Final = 16  # beyond which the cap holds anyway
+_DOUBLINGS: Final = 16  # CAP applies long before
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +37,10 @@ class Refused:
     sentence: str
     retry: bool = True
     retry_after: float | None = None
-    """Seconds that were asked for; None where none were."""
+    """Seconds from `Retry-After`; None without it."""
     nonce: str | None = None
     answered: bool = True
-    """Whether somebody answered the handshake, and did not only fail to."""
+    """Whether the gateway or a proxy answered the handshake."""
 
     def __str__(self) -> str:
         return f"{'refused ' if self.answered else ''}{self.code}: {self.sentence}"
@@ -48,7 +48,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """How a connection ended; 1006 (RFC 6455 section 7.4.1) stands for one without a close frame."""
+    """How a connection ended; code 1006 (RFC 6455 section 7.4.1) means without a close frame."""
 
     code: int
     reason: str
@@ -57,7 +57,7 @@ class Closed:
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """The client has stopped by itself: a person must do what `sentence` says."""
+    """The client stopped by itself: a person must do what `sentence` says."""
 
     code: str | int
     sentence: str
@@ -67,11 +67,11 @@ class Stopped:
 
 
 class Backoff:
-    """How long to wait before the next attempt, by what came before.
+    """How long to wait before the next attempt, by what ended the previous ones.
 
     Args:
-        uniform: a random number between two others.
-        monotonic: seconds of a clock that nobody sets.
+        uniform: returns a random number between two others.
+        monotonic: returns the seconds of a monotonic clock.
     """
 
     def __init__(
@@ -84,16 +84,16 @@ class Backoff:
         self._superseded: deque[float] = deque(maxlen=protocol.SUPERSEDED_LIMIT[0])
 
     def _exponential(self) -> float:
-        """Exponential with full jitter: from nothing to the limit, which doubles."""
+        """Exponential backoff with full jitter: from zero to a limit that doubles."""
         limit = min(CAP, BASE * 2.0 ** min(self._failures, _DOUBLINGS))
         self._failures += 1
         return self._uniform(0.0, limit)
 
     def refused(self, refused: Refused, *, was_admitted: bool) -> float | Stopped:
-        """Seconds to wait after a refusal, or that the client stops.
+        """Seconds to wait after a refusal, or the reason to stop.
 
         Args:
-            refused: the answer; its `retry` decides, also for codes that are not known here.
+            refused: the answer; its `retry` decides, also for unknown codes.
             was_admitted: whether this token has been admitted before.
         """
         wants_nonce = refused.code == protocol.RefusalCode.USE_DPOP_NONCE
@@ -107,7 +107,7 @@ class Backoff:
         return Stopped(refused.code, refused.sentence)
 
     def closed(self, closed: Closed, *, lasted: float) -> float | Stopped:
-        """Seconds to wait after a session of `lasted` seconds, or that the client stops."""
+        """Seconds to wait after a session of `lasted` seconds, or the reason to stop."""
         self._nonces = 0
         if lasted >= STEADY:
             self._failures = 0
@@ -130,7 +130,7 @@ class Backoff:
                 return self._exponential()
 
     def _contested(self) -> bool:
-        """Count a supersession; whether there have been too many in too short a time."""
+        """Count a supersession; whether there were too many in too short a time."""
         limit, within = protocol.SUPERSEDED_LIMIT
         now = self._monotonic()
         self._superseded.append(now)
@@ -138,7 +138,7 @@ class Backoff:
 
 
 def _restart_after(reason: str) -> float | None:
-    """Seconds in the reason of close code 1012; None where it cannot be understood."""
+    """Seconds in the reason of close code 1012; None if it cannot be parsed."""
     try:
         return msgspec.json.decode(reason, type=protocol.RetryAfter).retry_after
     except msgspec.DecodeError:
@@ -146,5 +146,5 @@ def _restart_after(reason: str) -> float | None:
 
 
 def _bounded(asked: float | None) -> float:
-    """What is waited at the least where somebody has `asked` for so many seconds."""
+    """The least wait where the gateway or a proxy `asked` for so many seconds."""
     return 0.0 if asked is None else min(max(asked, SHORTEST), LONGEST)

@@ -1,7 +1,7 @@
 """The `ice-client` command.
 
 Exit status: 0 done, 1 refused (and `status`: not connected), 2 usage, 3 a person must act. The reason
-is one line on standard error. Source: contract section 8. `client.__main__` starts it and hears Ctrl-C.
+is one line on standard error. Source: docs/client.md. `client.__main__` starts it and handles Ctrl-C.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _TOKEN_FILE_LIMIT: Final = 64 * 1024
 _folder_option = click.option(
     "--state-dir",
     type=click.Path(file_okay=False, readable=False, path_type=Path),
-    help="Where the key and the token are kept.  [default: the user's state folder]",
+    help="The folder for the key and the token.  [default: the user's state folder]",
 )
 
 
@@ -55,7 +55,7 @@ def main() -> None:
 @click.option(
     "--gateway",
     metavar="URL",
-    help="https://host[:port][/prefix]  [default: the one of the last run]",
+    help="https://host[:port][/prefix]  [default: that of the last run]",
 )
 @click.option(
     "--token-file",
@@ -72,7 +72,7 @@ def main() -> None:
 @click.option(
     "--handlers",
     metavar="MODULE",
-    help="What does the operations: a module, or a path ending in .py, with register(ice, settings).",
+    help="A module, or a path ending in .py, whose register(ice, settings) adds handlers for operations.",
 )
 @click.option(
     "--config",
@@ -91,7 +91,7 @@ def run(
     handlers: str | None,
     config: Path | None,
 ) -> None:
-    """Register on the first run, connect, and stay connected until told to stop."""
+    """Register on the first run, connect, and stay connected until stopped."""
     folder = StateFolder(state_dir or _default_folder())
     try:
         token = None if token_file is None else _given_token(token_file, folder)
@@ -116,7 +116,7 @@ def run(
         _fail(_MUST_ACT, problem)
     if not isinstance(outcome, ClosedByUs):
         _fail(_MUST_ACT, outcome)
-    _say("stopped, as asked")
+    _say("stopped on request")
 
 
 async def _run(client: IceClient) -> Outcome:
@@ -130,7 +130,7 @@ def _options(
     handlers: str | None,
     config: Path | None,
 ) -> list[str]:
-    """The options to start it with again, from whatever folder."""
+    """The options for starting the client again, from any folder."""
     if handlers is not None and handlers.endswith(".py"):
         handlers = str(Path(handlers).absolute())
     named = {
@@ -150,14 +150,14 @@ def _last_gateway(folder: StateFolder) -> str:
 
 
 def _given_token(name: str, folder: StateFolder) -> Token | None:
-    """The token in a file or on standard input; None where it is of no use and one is stored.
+    """The token in a file or on standard input; None if it is unusable and another one is stored.
 
     Raises `IdentityProblem`.
     """
     try:
         return _read_token(name)
     except NotAToken as problem:
-        # The file is needed once: it may well be deleted while a service unit still names it.
+        # The file is needed once: it may be deleted while a service unit still names it.
         if folder.token() is None:
             raise
         _warn(f"{problem} (using the stored token)")
@@ -205,7 +205,7 @@ def show_status(state_dir: Path | None, as_json: bool) -> None:  # noqa: FBT001 
         _fail(_MUST_ACT, problem)
     report = status.report(found)
     if as_json:
-        # In ASCII: what of the folder's name is no UTF-8 is written as an escape, and stays as it is.
+        # `json.dumps` writes ASCII, and so keeps a folder's name that is not UTF-8.
         click.echo(json.dumps(msgspec.to_builtins(report), indent=2))
     else:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -222,7 +222,7 @@ def _look(folder: StateFolder, *, named: bool) -> status.Found:
         exists=folder.exists(),
         has_key=folder.key() is not None,
         token=folder.token(),
-        # Before the report: a client that ends in between has written how.
+        # Read before the state: a client that ends in between has then written its state.
         running=folder.in_use(),
         state=folder.state(),
     )
@@ -235,11 +235,11 @@ def _default_folder() -> Path:
     try:
         return platform.default_state_dir()
     except RuntimeError:
-        _fail(_USAGE, "there is no home folder: name a folder with --state-dir")
+        _fail(_USAGE, "this user has no home folder: name a folder with --state-dir")
 
 
 def _say(line: str, *, err: bool = False) -> None:
-    """A line of the log of `run`, whose streams are decoupled."""
+    """Print a line with its time."""
     click.echo(timed(line), err=err)
 
 

@@ -1,7 +1,6 @@
-"""An ICE's token, its key, and the proofs that it makes with the two. Pure: the disk is `identity`'s.
+"""An ICE's token, its key, and the proofs made with both. Pure: `identity` stores them.
 
-`proof` is meant to be read by whoever writes an ICE in another language. Source: contract sections 4
-and 5.
+`proof` also serves as a reference for ICEs in other languages. Source: docs/protocol.md.
 """
 
 from __future__ import annotations
@@ -24,29 +23,29 @@ from client.text import decoded
 
 _COORDINATE: Final = 32  # bytes: RFC 7518 section 6.2.1.2 for P-256
 _PART: Final = r"[A-Za-z0-9_-]+"
-# RFC 7516 section 7.1. With `dir` the second part, the encrypted key, is empty; A256GCM has 12 bytes of IV and
-# 16 of tag, so a token of which the end is missing is seen.
+# RFC 7516 section 7.1. With `dir` the second part, the encrypted key, is empty. A256GCM has 12 bytes of IV and 16
+# of tag, so the pattern detects a truncated token.
 _JWE: Final = re.compile(rf"{_PART}\.\.[A-Za-z0-9_-]{{16}}\.{_PART}\.[A-Za-z0-9_-]{{22}}", re.ASCII)
 
 
 class IdentityProblem(Exception):
-    """Why this ICE cannot even try to connect: one line for a person, who must act."""
+    """This ICE cannot try to connect until a person acts; the text is one line."""
 
 
 class NotAToken(IdentityProblem):
-    """A text that cannot be a registration token."""
+    """The text is not a registration token."""
 
 
 # --- the token ---------------------------------------------------------------------------------
 
 
 class Token:
-    """A registration token that masks itself: only `reveal()` gives its text."""
+    """A registration token whose text only `reveal()` returns."""
 
     __slots__ = ("_text",)
 
     def __init__(self, text: str) -> None:
-        # Mail programs and editors wrap lines and add white space; a token holds none itself.
+        # Mail programs and editors wrap lines and add white space; a token contains none.
         text = "".join(text.replace("\ufeff", "").split())
         if len(text) > protocol.MAX_TOKEN or not _JWE.fullmatch(text):
             raise NotAToken(
@@ -56,11 +55,11 @@ class Token:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Token:
-        """The token in a file, whatever editor or shell wrote it. Raises `NotAToken`."""
+        """The token in a file, in any encoding that `text.decoded` knows. Raises `NotAToken`."""
         return cls(decoded(data, errors="replace"))
 
     def reveal(self) -> str:
-        """The text, for the handshake and for the token file."""
+        """The text, for the handshake and the token file."""
         return self._text
 
     def digest(self) -> str:
@@ -69,7 +68,7 @@ class Token:
 
     @property
     def issued(self) -> float | None:
-        """When it was made (Unix time), which the protected header tells without a key."""
+        """When the gateway issued it (Unix time, from the protected header); None if unknown."""
         try:
             header = msgspec.json.decode(_unbase64(self._text.partition(".")[0]), type=_JweHeader)
         except (ValueError, RecursionError):
@@ -77,7 +76,7 @@ class Token:
         return header.iat if header.iat is not None and math.isfinite(header.iat) else None
 
     def supersedes(self, stored: Token) -> bool:
-        """Whether this one was certainly made after `stored`."""
+        """Whether this token was certainly issued after `stored`."""
         mine, theirs = self.issued, stored.issued
         return mine is not None and (theirs is None or mine > theirs)
 
@@ -106,7 +105,7 @@ class _JweHeader(msgspec.Struct):
 
 
 class Key:
-    """The ICE's own key pair on P-256, which never leaves this machine."""
+    """The ICE's own P-256 key pair, which never leaves this machine."""
 
     __slots__ = ("_private",)
 
@@ -120,13 +119,13 @@ class Key:
 
     @classmethod
     def from_pem(cls, pem: bytes) -> Key:
-        """Raises ValueError when it is not a private P-256 key without a password."""
+        """Parse a private P-256 key without a password. Raises ValueError."""
         try:
             private = serialization.load_pem_private_key(pem, password=None)
         except TypeError as error:  # the key has a password
             raise ValueError(str(error)) from None
         if not isinstance(private, ec.EllipticCurvePrivateKey):
-            raise ValueError("not an EC key")  # noqa: TRY004 - one kind of error for one kind of fault
+            raise ValueError("not an EC key")  # noqa: TRY004 - one error for every invalid key
         if not isinstance(private.curve, ec.SECP256R1):
             raise ValueError("not on P-256")  # noqa: TRY004 - likewise
         return cls(private)
@@ -140,7 +139,7 @@ class Key:
         )
 
     def jwk(self) -> dict[str, str]:
-        """The public key as RFC 7517 writes it."""
+        """The public key as a JWK (RFC 7517)."""
         numbers = self._private.public_key().public_numbers()
         x, y = (_base64(number.to_bytes(_COORDINATE)) for number in (numbers.x, numbers.y))
         return {"kty": "EC", "crv": "P-256", "x": x, "y": y}
@@ -163,23 +162,23 @@ def proof(
     nonce: str | None = None,
     jti: str | None = None,
 ) -> str:
-    """A DPoP proof (RFC 9449 section 4.2) for one handshake: the value of the `DPoP` header.
+    """The value of the `DPoP` header of one handshake: a proof (RFC 9449 section 4.2).
 
-    It is a JWT in three base64url parts, `header.claims.signature`:
+    It is a JWT of three base64url parts, `header.claims.signature`:
 
         header     {"typ": "dpop+jwt", "alg": "ES256", "jwk": {"kty": "EC", "crv": "P-256", "x", "y"}}
-        claims     {"jti", "htm": "GET", "htu", "iat", "ath"} and "nonce" when one was asked for
+        claims     {"jti", "htm": "GET", "htu", "iat", "ath"}, and "nonce" if the gateway asked for one
         signature  ES256 over the ASCII bytes of `header.claims`
 
-    All but the signature, which ECDSA makes with a random number, follows from the arguments.
+    All parts follow from the arguments, but for the signature: ECDSA uses a random number.
 
     Args:
         key: the ICE's own key; the header carries its public half.
-        htu: the URL connected to, without query and fragment.
-        token: the token of the same handshake; `ath` is the base64url SHA-256 of its text.
+        htu: the URL of the handshake, without query and fragment.
+        token: the token of the handshake; `ath` is the base64url SHA-256 of its text.
         now: Unix time; `iat` is its whole seconds.
-        nonce: the last `DPoP-Nonce`, when the gateway has just asked for one (section 8).
-        jti: an id never used before with this key; random when absent. A proof is good once.
+        nonce: the `DPoP-Nonce` of the last answer, if the gateway asked for one (section 8).
+        jti: an id never used before with this key; random by default. A proof is valid once.
     """
     header = {"typ": protocol.PROOF_TYPE, "alg": "ES256", "jwk": key.jwk()}
     claims: dict[str, Any] = {

@@ -1,8 +1,8 @@
-"""Which of a name's addresses is connected to, where one of them is silent.
+"""Chooses among a name's addresses where one accepts connections but stays silent.
 
-aiohttp tries them a quarter of a second apart until one accepts (RFC 8305). But one that accepts and then says
-nothing (a process that stands still, a firewall that answers in its place) would take the whole time of every
-attempt: the others are tried after `SILENCE`.
+aiohttp tries them a quarter of a second apart until one accepts (RFC 8305). An address that accepts and then
+sends nothing (a stopped process, a firewall that answers in its place) would use up every attempt, so the
+dialer tries the others after `SILENCE`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from client import platform
 _T = TypeVar("_T")
 
 SILENCE: Final = 10.0
-"""Seconds for an address that has accepted to complete the handshake, where there are others."""
+"""Seconds for an address that accepted to complete the handshake, if there are others."""
 
 
 class Dialer(aiohttp.ThreadedResolver):
-    """Resolves names for its `connector`, and leaves out the addresses that were silent."""
+    """Resolves names for its `connector`, without the addresses that were silent."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Dialer(aiohttp.ThreadedResolver):
         self._sockets: list[tuple[socket.socket, str]] = []
 
     def connector(self) -> aiohttp.TCPConnector:
-        """The connector of a session in which `connect` is used, once at a time."""
+        """A connector for a session that uses `connect`, one call at a time."""
         return aiohttp.TCPConnector(
             resolver=self, use_dns_cache=False, socket_factory=self._make_socket
         )
@@ -55,29 +55,32 @@ class Dialer(aiohttp.ThreadedResolver):
         return made
 
     async def connect(self, connect: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
-        """Await `connect()`, again for the other addresses while one is silent. The caller bounds the time."""
+        """Await `connect()`; call it again for the other addresses while one is silent.
+
+        The caller limits the time.
+        """
         while True:
             self._left.clear()
             self._sockets.clear()
             connecting = asyncio.create_task(connect())
             try:
                 await asyncio.wait({connecting}, timeout=SILENCE)
-                if not (connecting.done() or self._may_pass_by()):
+                if not (connecting.done() or self._has_alternative()):
                     await asyncio.wait({connecting})
                 if connecting.done():
                     return connecting.result()
             except (aiohttp.ClientError, OSError):
-                self._silent.clear()  # none of those that are left serves: they may do by now
+                self._silent.clear()  # the remaining addresses failed, and the silent ones may have recovered
                 raise
             finally:
-                # Before its sockets are closed: those that are open have accepted.
+                # Before cancelling, which closes the sockets: a connected one has accepted.
                 if not connecting.done():
                     self._silent.update(host for one, host in self._sockets if _is_connected(one))
                 connecting.cancel()
                 await asyncio.gather(connecting, return_exceptions=True)
 
-    def _may_pass_by(self) -> bool:
-        """Whether an address has accepted, and others are left."""
+    def _has_alternative(self) -> bool:
+        """Whether an address has accepted and others are left."""
         accepted = {host for one, host in self._sockets if _is_connected(one)}
         return bool(accepted and self._left - accepted)
 

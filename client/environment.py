@@ -1,4 +1,4 @@
-"""What an `IceClient` has of the world besides its connection, so that tests can give another."""
+"""The clocks, sleep and randomness of an `IceClient`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """The clocks, the sleep and the randomness; tests give others."""
+    """Injected so that tests control time: `now` is Unix time, all times are seconds."""
 
     now: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic

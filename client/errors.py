@@ -1,7 +1,7 @@
-"""Why there is no connection, or no longer one: a sentence for a person for each fault.
+"""A sentence for a person for each failure to connect, and for each end of a connection.
 
-aiohttp's own texts are for programmers (`ssl:default [Connect call failed ...]`), and its reprs hold the
-request's headers, and so the token.
+aiohttp's own texts are for programmers (`ssl:default [Connect call failed ...]`), and its reprs contain the
+request's headers, including the token.
 """
 
 from __future__ import annotations
@@ -13,43 +13,42 @@ from http import HTTPStatus
 from typing import Final
 
 import aiohttp
-from aiohttp import WSMsgType
+from aiohttp import WSCloseCode, WSMsgType
 
 from client import protocol
 from client.backoff import Closed, Refused
 
-LOST: Final = 1006
 _NO_CODE: Final = 1005  # RFC 6455 section 7.1.5: a close frame without a code
 _LINE_LIMIT: Final = 500
-_NO_WAY: Final = frozenset(
+_NO_ROUTE: Final = frozenset(
     {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL}
 )
-# What OpenSSL makes of an answer that is not TLS.
+# OpenSSL's reasons for an answer that is not TLS.
 _NOT_TLS: Final = frozenset(
     {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"}
 )
-# Of OpenSSL's x509_vfy.h.
+# From OpenSSL's x509_vfy.h.
 _NOT_YET_VALID: Final = 9
 _EXPIRED: Final = 10
-_ANOTHER_HOST: Final = frozenset({62, 64})
+_HOST_MISMATCH: Final = frozenset({62, 64})
 
 
 def one_line(text: str) -> str:
-    """What a stranger sent, fit for a terminal's line."""
+    """Text from a peer, cut and made printable for one line of a terminal."""
     printable = "".join(char if char.isprintable() else " " for char in text)
     return " ".join(printable.split())[:_LINE_LIMIT]
 
 
 def text_of(value: object) -> str:
-    """What `str()` makes of an error of other people's code, whatever that raises."""
+    """`str(value)` of a handler's error; empty if that raises."""
     try:
         return str(value)
-    except BaseException:  # noqa: BLE001 - it must not end the client either
+    except BaseException:  # noqa: BLE001 - a handler must not end the client
         return ""
 
 
 def described(error: BaseException) -> str:
-    """The name and the text of an error of other people's code."""
+    """The name and the text of a handler's error."""
     name, text = type(error).__name__, text_of(error)
     return f"{name}: {text}" if text else name
 
@@ -58,23 +57,25 @@ def described(error: BaseException) -> str:
 
 
 def unreachable(error: Exception, where: str, *, plain: bool, proxy: str | None) -> Refused:
-    """Why a handshake came to no answer of the gateway.
+    """Why the gateway did not answer a handshake.
 
     Args:
         error: what aiohttp raised.
         where: the gateway's `host[:port]`.
-        plain: whether it was connected to without TLS.
-        proxy: the URL, without its password, of the proxy that was to be gone through.
+        plain: whether the connection was without TLS.
+        proxy: the URL of the proxy in between, without its password.
     """
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return _unanswered("certificate-untrusted", _distrust(error.certificate_error, where))
+        return _unanswered(
+            "certificate-untrusted", _certificate_fault(error.certificate_error, where)
+        )
     if isinstance(error, aiohttp.ClientHttpProxyError):
-        return _unanswered("proxy-refused", _refused_by_proxy(error, where, proxy))
-    # A proxy's name that cannot be resolved is an error that knows of no proxy.
+        return _unanswered("proxy-refused", _proxy_refusal(error, where, proxy))
+    # For a proxy's name that cannot be resolved aiohttp raises the same error as for the gateway's.
     at_proxy = (aiohttp.ClientProxyConnectionError, aiohttp.ClientConnectorDNSError)
     if proxy is not None and isinstance(error, at_proxy):
-        return _unanswered("proxy-unreachable", _absence(error, f"the proxy {proxy}"))
-    sentence = _absence(error, where)
+        return _unanswered("proxy-unreachable", _connection_fault(error, f"the proxy {proxy}"))
+    sentence = _connection_fault(error, where)
     if isinstance(error, aiohttp.ServerDisconnectedError) and plain:
         sentence += " Does it speak https?"
     if proxy is not None:
@@ -86,88 +87,83 @@ def _unanswered(code: str, sentence: str) -> Refused:
     return Refused(code, one_line(sentence), answered=False)
 
 
-def _absence(error: Exception, where: str) -> str:
-    """Why nobody answers at `where`, the gateway or a proxy."""
+def _connection_fault(error: Exception, where: str) -> str:
+    """Why there is no answer from `where`, the gateway or a proxy."""
     cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
     match cause:
         case socket.gaierror():
-            return f"No address is known for {where}: check the name, and this machine's network."
+            return f"Cannot resolve {where}: check the name and this machine's network."
         case ssl.SSLError(reason=str(reason)) if reason in _NOT_TLS:
-            return f"What answers at {where} does not speak TLS: check the port, and http or https."
+            return f"The server at {where} does not speak TLS: check the port, and http or https."
         case ssl.SSLError():
             reason = (cause.reason or "no reason given").lower().replace("_", " ")
-            return f"No TLS connection can be made to {where} ({reason})."
+            return f"The TLS handshake with {where} failed ({reason})."
         case ConnectionRefusedError():
-            return f"Nobody listens at {where}: it is not running, or the address is another."
-        case OSError(errno=number) if number in _NO_WAY:
-            return f"There is no way to {where}: check this machine's network."
+            return f"Connection refused by {where}: it is not running, or the address is wrong."
+        case OSError(errno=number) if number in _NO_ROUTE:
+            return f"There is no route to {where}: check this machine's network."
         case TimeoutError():
-            return f"No answer from {where}: is it running, or does a firewall keep us from it?"
+            return (
+                f"No answer from {where}: is it running, or does a firewall block the connection?"
+            )
         case aiohttp.ServerDisconnectedError() | ConnectionError():
             return f"The connection to {where} was closed before there was an answer."
         case aiohttp.ClientResponseError():
-            return f"What answers at {where} is no gateway: check the address."
+            return f"The server at {where} is not a gateway: check the address."
         case OSError(strerror=str(words)):
             return f"The connection to {where} failed: {words}."
         case _:
             return f"The connection to {where} failed ({type(cause).__name__})."
 
 
-def _distrust(error: Exception, where: str) -> str:
+def _certificate_fault(error: Exception, where: str) -> str:
     """What is wrong with the gateway's certificate, and what to do."""
     host = where.rsplit(":", 1)[0] if not where.endswith("]") else where
     match error:
-        case ssl.SSLCertVerificationError(verify_code=code) if code in _ANOTHER_HOST:
-            return (
-                f"The gateway's certificate is not made out to {host}: give --gateway the name that it is"
-                " made out to."
-            )
+        case ssl.SSLCertVerificationError(verify_code=code) if code in _HOST_MISMATCH:
+            return f"The gateway's certificate is not valid for {host}: give --gateway a name that it is valid for."
         case ssl.SSLCertVerificationError(verify_code=code) if code == _EXPIRED:
-            return (
-                "The gateway's certificate has expired: its operator must renew it, or this machine's"
-                " clock is wrong."
-            )
+            return "The gateway's certificate has expired: its operator must renew it, or this machine's clock is wrong."
         case ssl.SSLCertVerificationError(verify_code=code) if code == _NOT_YET_VALID:
             return "The gateway's certificate is not valid yet: is this machine's clock right?"
         case ssl.SSLCertVerificationError(verify_message=words):
             return (
-                "The gateway's certificate is not trusted: if an authority of your own has signed it, name"
-                f" that with --ca-file. ({words})"
+                "The gateway's certificate is not trusted: if your own authority signed it, name that authority"
+                f" with --ca-file. ({words})"
             )
     return "The gateway's certificate is not trusted."
 
 
-def _refused_by_proxy(error: aiohttp.ClientHttpProxyError, where: str, proxy: str | None) -> str:
+def _proxy_refusal(error: aiohttp.ClientHttpProxyError, where: str, proxy: str | None) -> str:
     if error.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
         return (
-            f"The proxy {proxy} asks for a user and a password (HTTP 407): set HTTPS_PROXY to"
+            f"The proxy {proxy} requires a user and a password (HTTP 407): set HTTPS_PROXY to"
             " http://user:password@host:port."
         )
     return (
-        f"The proxy {proxy} did not connect us to {where} (HTTP {error.status}): ask its operator, or"
-        " name the gateway in NO_PROXY if it is reached directly."
+        f"The proxy {proxy} did not connect to {where} (HTTP {error.status}): ask its operator, or name the"
+        " gateway in NO_PROXY if this machine can reach it directly."
     )
 
 
-# --- no longer a connection --------------------------------------------------------------------
+# --- the end of a connection -------------------------------------------------------------------
 
 
 def ending(frame: aiohttp.WSMessage) -> Closed:
-    """What the last frame that aiohttp gives says about the end of a session."""
+    """How a session ended, by the last frame from aiohttp."""
     if frame.type is WSMsgType.CLOSE:
         code = frame.data or _NO_CODE
         rule = protocol.CLOSINGS.get(code)
-        sentence = rule.sentence if rule else "The gateway has closed the connection."
+        sentence = rule.sentence if rule else "The gateway closed the connection."
         return Closed(code, one_line(frame.extra or ""), sentence)
     if frame.type is WSMsgType.ERROR and isinstance(frame.data, aiohttp.WebSocketError):
-        return Closed(
-            frame.data.code, "", f"The gateway broke RFC 6455; we have closed. ({frame.data})"
-        )
-    return Closed(LOST, "", "The connection was lost.")
+        sentence = f"The gateway broke RFC 6455; the client closed the connection. ({frame.data})"
+        return Closed(frame.data.code, "", sentence)
+    return Closed(WSCloseCode.ABNORMAL_CLOSURE, "", "The connection was lost.")
 
 
 def closing_line(closed: Closed) -> str:
-    """The line for a session's end. The reason of 1012 is for programs: how long to wait."""
+    """The line for the end of a session. It leaves out the reason of 1012, which is JSON."""
     rule = protocol.CLOSINGS.get(closed.code)
     reason = rule.reason if rule and rule.then is protocol.Then.AFTER else closed.reason
     return f"{' '.join(filter(None, (f'closed {closed.code}', reason)))}: {closed.sentence}"

@@ -1,7 +1,7 @@
-"""Runs the event loop of `ice-client`, so that what handlers start can neither end it nor keep it from ending.
+"""Runs the event loop of `ice-client`.
 
-A handler may start tasks and threads. asyncio ends the program when a task raises SystemExit or
-KeyboardInterrupt, and waits for tasks and threads without a limit before it returns.
+Handlers may start tasks and threads. `asyncio.run` would end the program when such a task raises SystemExit
+or KeyboardInterrupt, and would wait for tasks and threads without a limit.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any, Final, TypeVar
 
 from client import platform
 
-PATIENCE: Final = 3.0
-"""Seconds that tasks have to end once the client has stopped; threads are not waited for."""
+TASK_TIMEOUT: Final = 3.0
+"""Seconds that tasks have to end once the client has stopped; the client does not wait for threads."""
 
 logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -24,8 +24,8 @@ def run(main: Callable[[], Coroutine[Any, Any, _T]], stop: Callable[[], None]) -
     """Run `main` to its end and return what it returns, or raise what it raises.
 
     Args:
-        main: makes the coroutine, once Ctrl-C is heard.
-        stop: called in the loop on Ctrl-C, and on the service manager's request.
+        main: makes the coroutine; called once Ctrl-C is handled.
+        stop: called in the loop on Ctrl-C and on the service manager's request.
     """
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
@@ -36,7 +36,9 @@ def run(main: Callable[[], Coroutine[Any, Any, _T]], stop: Callable[[], None]) -
             finally:
                 _end_tasks(loop)
     finally:
-        loop.set_exception_handler(lambda *_: None)  # a task that does not end has been warned of
+        loop.set_exception_handler(
+            lambda *_: None
+        )  # the client has warned of tasks that do not end
         asyncio.set_event_loop(None)
         loop.close()
 
@@ -46,10 +48,10 @@ def _complete(loop: asyncio.AbstractEventLoop, task: asyncio.Task[_T]) -> _T:
         try:
             return loop.run_until_complete(task)
         except (KeyboardInterrupt, SystemExit):
-            # Ctrl-C calls `stop` and raises nothing, so this comes of a handler.
+            # Ctrl-C calls `stop` and raises nothing, so a handler raised this.
             if task.done():
                 raise
-            logger.exception("a task of a handler wanted to end the client")
+            logger.exception("a task of a handler tried to end the client")
 
 
 def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:
@@ -62,4 +64,4 @@ def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:
 
 
 async def _ended(tasks: set[asyncio.Task[Any]]) -> None:
-    await asyncio.wait(tasks, timeout=PATIENCE)
+    await asyncio.wait(tasks, timeout=TASK_TIMEOUT)

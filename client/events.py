@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A change that the observer is called with; `str()` is one line for a person."""
+    """A change in the life of the client; `str()` is one line for a person."""
 
     kind: Literal["warning", "connecting", "admitted", "refused", "closed", "reconnecting"]
     sentence: str

@@ -1,12 +1,12 @@
-"""What `ice-client run --handlers` names: a module whose `register` gives an ICE its handlers.
+"""Loads the module of `ice-client run --handlers`, whose `register` adds handlers to an ICE.
 
     def register(ice, settings):
         @ice.operation("execute")
         async def execute(operation, report):
             ...
 
-`settings` is the client's own configuration, a TOML file. Both are the choice of whoever runs the client:
-nothing that the gateway sends names code or files.
+`settings` comes from the TOML file of `--config`. Only the operator of the client chooses both: nothing that the
+gateway sends can name code or files.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from client.errors import described, one_line
 from client.text import decoded
@@ -34,7 +34,7 @@ class BadHandlers(Exception):
 
 
 def settings_of(file: Path | None) -> Settings:
-    """What stands in the settings file; nothing without one. Raises `BadHandlers`."""
+    """The content of the settings file; empty without one. Raises `BadHandlers`."""
     if file is None:
         return {}
     try:
@@ -51,7 +51,7 @@ def load(name: str) -> Register:
     """The `register` of a module: an importable name, or a path that ends in .py. Raises `BadHandlers`."""
     try:
         module = _from_file(Path(name)) if name.endswith(".py") else importlib.import_module(name)
-    except KeyboardInterrupt:  # Ctrl-C: importing takes time
+    except KeyboardInterrupt:  # Ctrl-C during the import
         raise
     except BaseException as error:
         reason = one_line(described(error))
@@ -59,8 +59,7 @@ def load(name: str) -> Register:
     register = getattr(module, "register", None)
     if not callable(register):
         raise BadHandlers(f"the handlers {name} have no function register(ice, settings)")
-    found: Register = register
-    return found
+    return cast("Register", register)
 
 
 def register(name: str, ice: IceClient, settings: Settings) -> None:

@@ -1,8 +1,6 @@
-"""Knocking at the gateway: one WebSocket handshake, whose outcome is a connection or a refusal.
+"""One WebSocket handshake with the gateway, which yields a connection or a refusal.
 
-aiohttp is used against its grain in three places, each for a reason that stands beside it: the
-credentials are put on by a middleware, answers other than 101 are read there, and the limit is one
-byte more. Source: contract section 5.
+A middleware of aiohttp adds the credentials and reads answers other than 101. Source: docs/protocol.md.
 """
 
 from __future__ import annotations
@@ -16,7 +14,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 from urllib.parse import urlsplit
 
@@ -24,11 +21,11 @@ import aiohttp
 import msgspec
 from aiohttp import ClientHandlerType, ClientRequest, ClientResponse, hdrs
 
-from client import protocol
+from client import __version__, protocol
 from client.backoff import Refused
 from client.dialer import Dialer
 from client.errors import one_line, unreachable
-from client.proxies import BadProxy, Proxy, proxy_for
+from client.proxies import BadProxy, proxy_for
 
 TIMEOUT: Final = 30.0
 """Seconds for one handshake, and for the welcome after it."""
@@ -42,20 +39,20 @@ WebSocket = aiohttp.ClientWebSocketResponse
 
 
 class BadAddress(ValueError):
-    """A gateway URL that is none; one line for a person."""
+    """The gateway URL is not valid; the text is one line for a person."""
 
 
 class PlainHttp(BadAddress):
-    """A gateway URL over which the token would travel unencrypted."""
+    """The gateway URL would send the token unencrypted."""
 
 
 class BadCertificateFile(ValueError):
-    """A CA file that cannot be read; one line for a person."""
+    """The CA file cannot be used; the text is one line for a person."""
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where the gateway takes ICEs; `url` is connected to and signed (`htu`)."""
+    """The gateway's URL for ICEs: the client connects to `url` and signs it (`htu`)."""
 
     url: str
     plain: bool
@@ -71,7 +68,7 @@ class Endpoint:
             parts = urlsplit(base)
             port = parts.port
         except ValueError as error:
-            raise BadAddress(f"the gateway's URL cannot be understood: {error}") from None
+            raise BadAddress(f"the gateway's URL is not valid: {error}") from None
         if not base.isascii() or not base.isprintable() or " " in base:
             raise BadAddress("the gateway's URL has characters that a URL cannot have")
         if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
@@ -88,7 +85,7 @@ class Endpoint:
         )
         if endpoint.exposed and not insecure:
             raise PlainHttp(
-                "over plain http everybody on the way could read the token: use https, or --insecure"
+                "over plain http anyone on the network path could read the token: use https, or --insecure"
                 " in a network where that does not matter"
             )
         return endpoint
@@ -109,7 +106,7 @@ def _is_loopback(host: str) -> bool:
         address = ipaddress.ip_address(host)
     except ValueError:
         return host.lower() == "localhost"
-    # Not `is_loopback`, which has come to take in more from one Python to the next.
+    # `is_loopback` covers more addresses in newer versions of Python.
     return address in _LOOPBACK if address.version == 4 else address == _LOOPBACK_6  # noqa: PLR2004
 
 
@@ -139,7 +136,7 @@ def _trust(ca_file: Path, context: ssl.SSLContext) -> None:
 
 
 class _Problem(msgspec.Struct):
-    """What the gateway's `application/problem+json` says (RFC 9457) beyond the status."""
+    """The members of the gateway's `application/problem+json` (RFC 9457)."""
 
     code: str
     retry: bool
@@ -147,7 +144,7 @@ class _Problem(msgspec.Struct):
     detail: str = ""
 
 
-class _Answered(Exception):
+class _HandshakeRefused(Exception):
     """Carries a refusal out of aiohttp."""
 
     def __init__(self, refused: Refused) -> None:
@@ -156,7 +153,7 @@ class _Answered(Exception):
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds that RFC 9110 section 10.2.3 asks us to wait; None where it does not, 0 where unreadably."""
+    """Seconds to wait by `Retry-After` (RFC 9110 section 10.2.3); None without it, 0 if it is unreadable."""
     text = headers.get(hdrs.RETRY_AFTER)
     if text is None:
         return None
@@ -165,7 +162,7 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     when, date = _http_date(text), _http_date(headers.get(hdrs.DATE, ""))
     if when is None:
         return 0.0
-    # Our own clock may be off; the answer's Date is the clock that the time was made with.
+    # The time comes from the server's clock, which `Date` gives; the local clock may be wrong.
     return max(when - (now if date is None else date), 0.0)
 
 
@@ -183,27 +180,26 @@ async def _refusal(response: ClientResponse, now: float) -> Refused:
             body = await _bounded_body(response)
         problem = msgspec.json.decode(body, type=_Problem)
     except (aiohttp.ClientError, OSError, ValueError, RecursionError):
-        return Refused(f"http-{response.status}", _foreign(response), retry_after=after)
+        return Refused(
+            f"http-{response.status}", _foreign_sentence(response.status), retry_after=after
+        )
     known = protocol.REFUSALS.get(problem.code)
-    sentence = problem.detail or (known.detail if known else problem.title)
+    sentence = one_line(problem.detail or (known.detail if known else problem.title))
+    wants_nonce = known is protocol.RefusalCode.USE_DPOP_NONCE
     return Refused(
         one_line(problem.code),
-        one_line(sentence) or f"HTTP {response.status}",
+        sentence or f"HTTP {response.status}",
         problem.retry,
         after,
-        response.headers.get("DPoP-Nonce")
-        if known is protocol.RefusalCode.USE_DPOP_NONCE
-        else None,
+        response.headers.get("DPoP-Nonce") if wants_nonce else None,
     )
 
 
-def _foreign(response: ClientResponse) -> str:
-    if HTTPStatus.MULTIPLE_CHOICES <= response.status < HTTPStatus.BAD_REQUEST:
-        return "A redirect was answered, which is not followed: correct the gateway's URL."
-    return (
-        f"HTTP {response.status} was answered, though not by the gateway: look at the URL and at"
-        " the proxies on the way."
-    )
+def _foreign_sentence(status: int) -> str:
+    """What to do about an answer without a problem of the gateway."""
+    if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
+        return "The server answered with a redirect, which the client does not follow: correct the gateway's URL."
+    return f"Something other than the gateway answered HTTP {status}: check the URL and any proxies in between."
 
 
 async def _bounded_body(response: ClientResponse) -> bytes:
@@ -219,14 +215,13 @@ async def _bounded_body(response: ClientResponse) -> bytes:
 
 
 class Connector:
-    """An endpoint with the HTTP session to reach it; an async context manager.
+    """The HTTP session for an endpoint; an async context manager.
 
     Args:
         endpoint: where to connect.
-        ca_file: certificates to trust besides the system's; read anew for each attempt, as the system's are.
-        credentials: gives the values of `Authorization` and `DPoP`, new ones for every request.
+        ca_file: certificates to trust besides the system's. Both are read again for each attempt.
+        credentials: returns new values of `Authorization` and `DPoP` for each request.
         now: Unix time, for Retry-After.
-        agent: the User-Agent.
     """
 
     def __init__(
@@ -236,7 +231,6 @@ class Connector:
         credentials: Callable[[], tuple[str, str]],
         *,
         now: Callable[[], float],
-        agent: str,
     ) -> None:
         self._endpoint = endpoint
         self._ca_file = ca_file
@@ -247,32 +241,29 @@ class Connector:
             connector=self._dialer.connector(),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=TIMEOUT),
-            headers={hdrs.USER_AGENT: agent},
+            headers={hdrs.USER_AGENT: f"ice-client/{__version__}"},
             middlewares=(self._authorize,),
         )
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
     async def connect(self) -> WebSocket | Refused:
-        """One handshake. Every failure to get a connection is a value."""
-        # A proxy has no business between us and our own machine: it would get a plain token.
+        """Make one handshake; every failure is a `Refused`."""
+        # A proxy would see the token of a plain connection within this machine.
         try:
             proxy = None if self._endpoint.loopback else proxy_for(self._endpoint.url)
         except BadProxy as problem:
             return Refused("proxy-unusable", str(problem), answered=False)
         through = proxy.url if proxy else None
+        authorization = proxy.authorization if proxy else None
+        proxy_headers = {hdrs.PROXY_AUTHORIZATION: authorization} if authorization else None
         try:
             async with asyncio.timeout(TIMEOUT):
-                # In a thread: to read the system's certificates takes 50 ms.
+                # In a thread, because reading the system's certificates takes 50 ms.
                 context = (
                     True if self._endpoint.plain else await asyncio.to_thread(tls, self._ca_file)
                 )
@@ -281,18 +272,18 @@ class Connector:
                     self._endpoint.url,
                     ssl=context,
                     proxy=through,
-                    proxy_headers=_proxy_headers(proxy),
+                    proxy_headers=proxy_headers,
                     protocols=(protocol.SUBPROTOCOL,),
                     compress=0,
-                    # aiohttp refuses a message that is as long as the limit.
+                    # aiohttp refuses a message of exactly the limit.
                     max_msg_size=protocol.MAX_MESSAGE + 1,
-                    # Pings have to be seen: they show that the gateway lives.
+                    # The client must see pings: they show that the gateway is alive.
                     autoping=False,
                     timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_TIMEOUT),
                 )
                 socket = await self._dialer.connect(connect)
-        except _Answered as answered:
-            return answered.refused
+        except _HandshakeRefused as answer:
+            return answer.refused
         except BadCertificateFile as problem:
             return Refused("ca-file-unusable", one_line(str(problem)), answered=False)
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -301,17 +292,18 @@ class Connector:
         if socket.protocol != protocol.SUBPROTOCOL:
             await hang_up(socket, aiohttp.WSCloseCode.PROTOCOL_ERROR)
             return Refused(
-                "not-a-gateway", "The WebSocket there does not speak ice.v1: correct the URL."
+                "not-a-gateway",
+                "The WebSocket server there does not speak ice.v1: correct the URL.",
             )
         return socket
 
     async def _authorize(
         self, request: ClientRequest, handler: ClientHandlerType
     ) -> ClientResponse:
-        """Put the credentials on; let nothing but a 101 through.
+        """Add the credentials, and raise for any answer but a 101.
 
-        As a middleware, and not as headers of `ws_connect`: aiohttp sends a request again by itself
-        when the peer hangs up, which must bring a new proof; and it would follow redirects.
+        A middleware, because aiohttp repeats a request by itself when the peer hangs up, and each needs a
+        new proof; and because `ws_connect` would follow redirects.
         """
         authorization, proof = self._credentials()
         request.headers[hdrs.AUTHORIZATION] = authorization
@@ -320,19 +312,13 @@ class Connector:
         if response.status == HTTPStatus.SWITCHING_PROTOCOLS:
             return response
         try:
-            raise _Answered(await _refusal(response, self._now()))
+            raise _HandshakeRefused(await _refusal(response, self._now()))
         finally:
             response.close()
 
 
-def _proxy_headers(proxy: Proxy | None) -> dict[str, str] | None:
-    if proxy is None or proxy.authorization is None:
-        return None
-    return {hdrs.PROXY_AUTHORIZATION: proxy.authorization}
-
-
 async def hang_up(socket: WebSocket, code: int) -> None:
-    """Send a close frame; wait a moment for the peer's, but not for a peer that reads no more."""
+    """Send a close frame and wait briefly for the peer's; a peer that no longer reads cannot block it."""
     try:
         async with asyncio.timeout(2 * _CLOSE_TIMEOUT):
             await socket.close(code=code)

@@ -1,12 +1,13 @@
-"""Who this ICE is: the folder in which its key and its registration token outlive the process.
+"""The identity of an ICE: the state folder that stores its key and registration token.
 
-The key and the token are on the disk before the first attempt to connect: an ICE that is killed
-after the gateway has bound its key must come back with the same one. Source: contract sections 5 and 8.
+Both are on disk before the first attempt to connect: an ICE that is killed after the gateway has bound its
+key must come back with the same one. Source: docs/protocol.md and docs/client.md.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -36,11 +37,11 @@ __all__ = [
 
 
 class NoToken(IdentityProblem):
-    """There is no token, neither given nor stored."""
+    """No token was given, and none is stored."""
 
 
 class KeyUnusable(IdentityProblem):
-    """The stored key cannot be read as one."""
+    """The stored key is not valid."""
 
 
 class FolderUnusable(IdentityProblem):
@@ -48,27 +49,27 @@ class FolderUnusable(IdentityProblem):
 
 
 class FolderDamaged(IdentityProblem):
-    """A file of the state folder is spoilt."""
+    """A file of the state folder is damaged."""
 
 
 class FolderExposed(IdentityProblem):
-    """Another user could change what is in the state folder."""
+    """Another user could change the files of the state folder."""
 
 
 class FolderLocked(IdentityProblem):
-    """Another process runs with this state folder."""
+    """Another process uses this state folder."""
 
 
 _FILES: Final = ("key.pem", "token", "token.moving", "state.json", "operations.db", "lock")
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What `ice-client status` reads. A report, not a truth: the gateway has that."""
+    """The client's last report, for `ice-client status`; only the gateway knows the current state."""
 
     gateway: str | None = None
-    """The base URL of the gateway that was named last."""
+    """The base URL of the gateway that the client was last started for."""
     home: str | None = None
-    """That of the gateway which the stored token is for: another one while the ICE moves."""
+    """The base URL of the stored token's gateway; it differs while the ICE moves."""
     options: list[str] = []
     """The other options of the last run, as `status` suggests them."""
     ice_name: str | None = None
@@ -76,7 +77,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     admitted: str | None = None
     """SHA-256 of the last token that was admitted."""
     registered: bool = False
-    """Whether that token still stood for this ICE when the gateway was last heard."""
+    """Whether that token was valid for this ICE when the gateway last answered."""
     connected: bool = False
     since: str | None = None
     """Since when it is connected, or is not; RFC 3339."""
@@ -84,18 +85,18 @@ class State(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The refusal or close code that ended the last attempt or session."""
     sentence: str | None = None
     next: str | None = None
-    """When it tries to connect, or has tried last; RFC 3339. None while connected, or once it has stopped."""
+    """When it tries to connect, or last tried; RFC 3339. None while connected or once stopped."""
     must_act: bool = False
     """Whether the client has stopped until a person acts."""
 
     @property
     def moves(self) -> bool:
-        """Whether the stored token is another gateway's than the one that was named last."""
+        """Whether the client was last started for another gateway than the stored token's."""
         return not same_gateway(self.home or self.gateway, self.gateway)
 
 
 class StateFolder:
-    """The files of one ICE, readable by its user alone."""
+    """The files of one ICE; only its user can read them."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -106,11 +107,9 @@ class StateFolder:
         self._lock = path / "lock"
 
     def exists(self) -> bool:
-        """Whether there is such a folder. Raises `FolderUnusable`."""
-        try:
+        """Whether the folder exists. Raises `FolderUnusable`."""
+        with self._errors():
             return self.path.exists()
-        except OSError as error:
-            raise self._unusable(error) from None
 
     def token(self) -> Token | None:
         """The stored token. Raises `FolderUnusable`, or `NotAToken` naming the file."""
@@ -121,7 +120,7 @@ class StateFolder:
         self._write_token(self._token, token)
 
     def moving_token(self) -> Token | None:
-        """The token given for another gateway than the stored token's. Raises as `token` does."""
+        """The token for the gateway that the ICE moves to. Raises as `token` does."""
         return self._read_token(self._moving)
 
     def store_moving_token(self, token: Token) -> None:
@@ -130,22 +129,18 @@ class StateFolder:
 
     def forget_moving_token(self) -> None:
         """Raises `FolderUnusable`."""
-        try:
+        with self._errors():
             self._moving.unlink(missing_ok=True)
-        except OSError as error:
-            raise self._unusable(error) from None
 
     def open_to_others(self) -> list[str]:
-        """What others could read or change until now, and `lock` and reading close. Raises `FolderUnusable`."""
-        try:
-            # Without a key there is nothing yet that somebody could have changed.
+        """The paths that other users can access until `lock` and reading restrict them. Raises `FolderUnusable`."""
+        with self._errors():
+            # Without a key there is nothing yet that another user could have changed.
             writable = self._key.exists() and platform.open_to_others(
                 self.path, platform.OTHERS_WRITE
             )
             secret = (self._key, self._token)
             found = [str(path) for path in secret if platform.open_to_others(path)]
-        except OSError as error:
-            raise self._unusable(error) from None
         return [str(self.path), *found] if writable else found
 
     def _read_token(self, path: Path) -> Token | None:
@@ -159,7 +154,7 @@ class StateFolder:
         self._write(path, token.reveal().encode() + b"\n")
 
     def key(self) -> Key | None:
-        """The stored key. Raises `KeyUnusable`: it is never replaced by a new one unasked."""
+        """The stored key. Raises `KeyUnusable`; the client never replaces a key by itself."""
         pem = self._read(self._key)
         try:
             return None if pem is None else Key.from_pem(pem)
@@ -174,7 +169,7 @@ class StateFolder:
         self._write(self._key, key.to_pem())
 
     def state(self) -> State:
-        """The last report; an empty one when there is none that can be understood."""
+        """The last report; an empty one if there is none or it cannot be parsed."""
         try:
             return msgspec.json.decode(self._read(self._state) or b"{}", type=State)
         except ValueError:
@@ -186,28 +181,24 @@ class StateFolder:
 
     def in_use(self) -> bool:
         """Whether a client runs with this folder. Raises `FolderUnusable`."""
-        try:
+        with self._errors():
             return platform.is_locked(self._lock)
-        except OSError as error:
-            raise self._unusable(error) from None
 
     def lock(self) -> platform.FileLock:
-        """Make the folder, if need be, and take it.
+        """Create the folder if necessary, and lock it.
 
         Raises `FolderUnusable`, `FolderExposed` and `FolderLocked`.
         """
         lock = platform.FileLock(self._lock)
-        try:
+        with self._errors():
             platform.make_private_folder(self.path, ours=self._key.name)
             exposed = platform.exposure(self.path, _FILES)
             if exposed is not None:
                 raise FolderExposed(
-                    f"the state folder cannot be trusted: {exposed}; give it and what is in it to the client's"
-                    " user alone (chown, chmod go-w), or name another folder with --state-dir"
+                    f"the state folder cannot be trusted: {exposed}; make the client's user the only one who can"
+                    " write to it (chown, chmod go-w), or name another folder with --state-dir"
                 )
             taken = lock.acquire()
-        except OSError as error:
-            raise self._unusable(error) from None
         if not taken:
             raise FolderLocked(
                 f"another ice-client runs with the state folder {self.path}: stop it, or name another"
@@ -216,28 +207,29 @@ class StateFolder:
         return lock
 
     def _read(self, path: Path) -> bytes | None:
-        try:
-            return platform.read_private(path)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise self._unusable(error) from None
+        with self._errors():
+            try:
+                return platform.read_private(path)
+            except FileNotFoundError:
+                return None
 
     def _write(self, path: Path, data: bytes) -> None:
-        try:
+        with self._errors():
             platform.write_private(path, data)
-        except OSError as error:
-            raise self._unusable(error) from None
 
-    def _unusable(self, error: OSError) -> FolderUnusable:
-        hint = "; it may be another user's" if isinstance(error, PermissionError) else ""
-        return FolderUnusable(
-            f"the state folder {self.path} cannot be used: {error.strerror or error}{hint}"
-        )
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            hint = "; it may belong to another user" if isinstance(error, PermissionError) else ""
+            raise FolderUnusable(
+                f"the state folder {self.path} cannot be used: {error.strerror or error}{hint}"
+            ) from None
 
 
 class Identity:
-    """A locked state folder with the key and the token to connect with; made by `open`."""
+    """A locked state folder with its key and tokens; `open` makes one."""
 
     def __init__(
         self,
@@ -247,17 +239,17 @@ class Identity:
         tokens: list[Token],
         state: State,
         *,
-        kept: bool,
+        token_ignored: bool,
         exposed: list[str],
     ) -> None:
         self._folder = folder
         self._lock = lock
         self.key = key
         self._tokens = tokens
-        self.kept = kept
-        """Whether a token was given and the stored one kept, since that is not older."""
+        self.token_ignored = token_ignored
+        """Whether the given token was ignored because the stored one is not older."""
         self.exposed = exposed
-        """What of the folder others could read or change until now."""
+        """The paths that other users could read or change until now."""
         self.state = state
 
     @classmethod
@@ -286,46 +278,46 @@ class Identity:
         except BaseException:
             lock.release()
             raise
-        kept = given is not None and given not in tokens
-        return cls(folder, lock, key, tokens, state, kept=kept, exposed=exposed)
+        token_ignored = given is not None and given not in tokens
+        return cls(folder, lock, key, tokens, state, token_ignored=token_ignored, exposed=exposed)
 
     @property
     def token(self) -> Token:
-        """The token to connect with now."""
+        """The token for the next attempt."""
         return self._tokens[0]
 
     @property
     def was_admitted(self) -> bool:
-        """Whether this gateway has admitted this very token before."""
+        """Whether this gateway has admitted this token before."""
         return not self.state.moves and self.state.admitted == self.token.digest()
 
     def try_next_token(self) -> bool:
-        """While the ICE moves, take the stored token where the one given is refused; whether there is one."""
+        """While the ICE moves, fall back to the stored token; returns whether there was one."""
         if len(self._tokens) > 1:
             del self._tokens[0]
             return True
         return False
 
-    def settle(self) -> None:
-        """The token was admitted: it is the stored one from now on. Raises `FolderUnusable`."""
+    def store_admitted_token(self) -> None:
+        """Store the token that was just admitted. Raises `FolderUnusable`."""
         self._tokens = self._tokens[:1]
         if self.state.moves:
             self._folder.store_token(self.token)
-            self.note(home=self.state.gateway)
+            self.update_state(home=self.state.gateway)
         self._folder.forget_moving_token()
 
-    def note(self, **changes: Any) -> None:
+    def update_state(self, **changes: Any) -> None:
         """Change the report that `ice-client status` reads. Raises `FolderUnusable`."""
         self.state = msgspec.structs.replace(self.state, **changes)
         self._folder.store_state(self.state)
 
     def close(self) -> None:
-        """Let another process have the folder."""
+        """Unlock the folder."""
         self._lock.release()
 
 
 def same_gateway(one: str | None, other: str | None) -> bool:
-    """Whether two base URLs name the same gateway, however they are written."""
+    """Whether two base URLs, perhaps written differently, name the same gateway."""
     return _authority(one) == _authority(other)
 
 
@@ -336,7 +328,7 @@ def _authority(url: str | None) -> tuple[str | None, int | None, str]:
 
 
 def _stored(folder: StateFolder, given: Token | None) -> Token | None:
-    """The stored token; one that has been spoilt does not stand in the way of a good one."""
+    """The stored token; None if it is damaged and another one is given."""
     try:
         return folder.token()
     except NotAToken:
@@ -346,7 +338,7 @@ def _stored(folder: StateFolder, given: Token | None) -> Token | None:
 
 
 def _tokens_of_a_move(folder: StateFolder, given: Token | None, stored: Token) -> list[Token]:
-    """The token given for the new gateway, now or at an earlier start, and the stored one after it."""
+    """The token for the new gateway, given now or at an earlier start, then the stored one."""
     if given is not None and given != stored:
         folder.store_moving_token(given)
     with contextlib.suppress(NotAToken):

@@ -1,7 +1,7 @@
-"""The bounds of JSON from outside: its depth and its numbers (contract section 6).
+"""The bounds of JSON from outside: its depth and its numbers (docs/protocol.md).
 
-Pure, and shared with the gateway through `protocol`. A byte limit alone does not bound what JSON costs who
-reads it: a parser may recurse, a number of 5,000 digits is refused by some and takes others long.
+Pure, and shared with the gateway through `protocol`. A byte limit alone does not bound what it costs to read
+JSON: a parser may recurse, and a number of 5,000 digits is refused by some parsers and slow in others.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ MAX_DIGITS: Final = 30
 
 
 class JsonTooComplex(ValueError):
-    """JSON that is too deep, or has a number that is not finite or has too many digits."""
+    """The JSON is too deep, or one of its numbers is not finite or has too many digits."""
 
 
 _STEPS: Final = bytes(
     1 if char in b"[{" else 0xFF for char in range(256)
 )  # +1 and -1, as signed bytes
 _NOT_BRACKETS: Final = bytes(char for char in range(256) if char not in b"[]{}")
-# A byte of a number becomes 0, the one before an exponent becomes e.
+# Each byte of a number becomes 0, the sign of an exponent e.
 _NUMBER_BYTES: Final = bytes(
     ord("0") if char in b"0123456789.+-" else ord("e") if char in b"eE" else ord(" ")
     for char in range(256)
 )
 _LONG: Final = b"0" * (MAX_DIGITS - 2)
 _SHORT: Final = 1024
-"""Bytes of a usual message, in which it costs nothing to begin a search anew at each of them."""
+"""Size in bytes below which a plain substring search is cheapest."""
 _DIGITS: Final = bytes(ord("0") if char in b"0123456789" else ord(" ") for char in range(256))
-# What may be infinite: a number of one digit is finite with an exponent below 308, one of MAX_DIGITS with one
+# What may be infinite: a number of one digit is finite if its exponent is below 308, one of MAX_DIGITS if it is
 # below 279.
 _HUGE_EXPONENT: Final = (
     rb"[eE](?:(?<=[0-9.][0-9].)\+?0*(?:279|2[89][0-9]|30[0-7])"
@@ -44,26 +44,25 @@ _HUGE_EXPONENT: Final = (
 _MAY_BE_HUGE: Final = re.compile(_HUGE_EXPONENT)
 _HUGE: Final = re.compile(rb"(?<![0-9.])[0-9.]+" + _HUGE_EXPONENT)
 _WINDOW: Final = 64 * 1024
-"""Bytes looked at in one go: another thread gets its turn between two, and none during one."""
+"""Bytes scanned in one call, during which no other thread runs."""
 _LONGEST_NUMBER: Final = MAX_DIGITS + len("-.e+")
 
 
 def check_json(data: bytes, levels: int = MAX_DEPTH) -> None:
-    """Refuse JSON that would cost its readers more than its size suggests (contract section 6).
+    """Check the depth and the numbers of JSON (docs/protocol.md).
 
-    At most `levels` levels: `MAX_DEPTH`, and those of an envelope around the value that is bounded. Numbers
-    are finite (as IEEE 754 doubles) and have at most `MAX_DIGITS` digits.
-    `data` is valid JSON: the caller has parsed it, or skipped through it as `msgspec.Raw`. The cost is
-    0.3 microseconds for a message, 5 ms for a usual MiB, and 30 to 90 ms for one of nothing but huge numbers.
+    `levels` is the limit: `MAX_DEPTH` plus the levels of an envelope. Numbers must be finite (as IEEE 754
+    doubles) and have at most `MAX_DIGITS` digits. `data` must be valid JSON: the caller has parsed it, perhaps
+    as `msgspec.Raw`. The cost is 0.3 microseconds for a message, 5 ms for a usual MiB, and 30 to 90 ms for a MiB of huge numbers.
 
     Raises:
-        JsonTooComplex: the text says what was exceeded.
+        JsonTooComplex: the text says which bound.
     """
     size = len(data)
-    # A level is two brackets.
+    # Each level takes two brackets.
     shallow = size <= 2 * levels or data.count(b"[") + data.count(b"{") <= levels
     numbers = data.translate(_NUMBER_BYTES)
-    # Without an exponent of three digits, 27 digits before it are neither too many nor infinite.
+    # Up to 27 digits without an exponent of three digits are neither too many nor infinite.
     long = _LONG in numbers if size <= _SHORT else _has_run(numbers, len(_LONG))
     plain = not long and b"e000" not in numbers
     if shallow and plain:
@@ -84,12 +83,12 @@ def check_json(data: bytes, levels: int = MAX_DEPTH) -> None:
 
 
 def _without_strings(data: bytes) -> bytes:
-    """What stands outside of strings, which may hold anything."""
+    """The JSON without the content of its strings."""
     return b" ".join(data.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
 
 
 def _has_run(zeros: bytes, length: int) -> bool:
-    """Whether `length` zeros stand together; a plain search would begin anew at each of them."""
+    """Whether there are `length` zeros in a row; a substring search would take quadratic time."""
     quarters, rest = divmod(length, 4)
     shorter = zeros.replace(b"0000", b"1")
     return b"1" * quarters + b"0" * rest in shorter or b"1" * (quarters + 1) in shorter
@@ -109,12 +108,12 @@ _MAX_TOKENS: Final = 1000
 
 
 def outline(data: bytes, levels: int) -> bytes | None:
-    """JSON that is too deep for a parser, with null for what is deeper than `levels`; None if that fails.
+    """Cut JSON that is too deep for a parser: null for what is deeper than `levels`; None if that fails.
 
-    Everything from the first to the last such value is left out, so that no more than the begin and the end
-    have to be looked at.
+    It replaces everything from the first to the last such value, so that only the beginning and the end have to
+    be read.
     """
-    # Of the same length, and without a quote within a string.
+    # The same length, without quotes inside strings.
     plain = data.replace(b"\\\\", b"__").replace(b'\\"', b"__")
     begin, end = _deeper(plain, b"[{", levels), _deeper(plain[::-1], b"]}", levels)
     if begin is None or end is None:

@@ -1,7 +1,6 @@
-"""The operations that the gateway sends: a handler by kind, progress, and the finish until answered.
+"""Runs the operations that the gateway sends: handlers, progress, and finishes until they are answered.
 
-They outlive a connection; what the journal holds of them outlives the process. Source: contract sections 6
-and 9.
+Operations outlive a connection; the journal outlives the process. Source: docs/protocol.md.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from client.journal import Journal, JournalUnusable
 GRACE: Final = 5.0
 """Seconds that a cancelled handler has to end. The gateway waits as long before it sends the next operation."""
 ANSWER_TIMEOUT: Final = 2.0
-"""Seconds that a client which stops waits for the gateway's answers."""
+"""Seconds that a stopping client waits for the gateway's answers."""
 _ERROR_LIMIT: Final = 2000
 _CODE_LIMIT: Final = 100
 
@@ -33,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What a handler is asked to do; `deadline` is RFC 3339."""
+    """One operation for a handler; `deadline` is RFC 3339."""
 
     id: str
     kind: str
@@ -42,7 +41,7 @@ class Operation:
 
 
 class OperationFailed(Exception):
-    """For a handler to raise: the operation fails with a code of its own and a sentence."""
+    """A handler raises it to fail its operation with its own code and sentence."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -50,12 +49,12 @@ class OperationFailed(Exception):
 
 
 class Report(Protocol):
-    """What a handler tells of its progress with; lost while there is no connection."""
+    """Reports a handler's progress; dropped while not connected."""
 
     async def __call__(
         self, fraction: float | None = None, message: str | None = None, *, data: Any = None
     ) -> None:
-        """`fraction` from 0 to 1, `data` any JSON. Raises TypeError or ValueError for what cannot be sent."""
+        """`fraction` from 0 to 1, `data` any JSON. Raises TypeError or ValueError for invalid values."""
 
 
 Handler = Callable[[Operation, Report], Awaitable[Any]]
@@ -67,9 +66,9 @@ class OperationRunner:
     """The operations of one client, across its connections and, by the journal, its processes.
 
     Args:
-        handlers: who does what; the kinds may grow later.
-        send: sends one message, and drops it where there is no connection.
-        warn: is told in a sentence what a person should know.
+        handlers: the handler for each kind; may grow later.
+        send: sends one message, or drops it while not connected.
+        warn: called with a sentence for a person.
     """
 
     def __init__(
@@ -81,17 +80,17 @@ class OperationRunner:
         self._tasks: dict[str, _Task] = {}
         self._watchers: set[asyncio.Task[None]] = set()
         self._unwritten: dict[str, bytes] = {}
-        """Finishes that the journal could not take; they are lost with the process."""
+        """Finishes that could not be written to the journal; they are lost with the process."""
         self._cancelled: dict[str, tuple[str, str]] = {}
-        """What the gateway has told us to stop, and why: it waits for nothing that comes of it."""
+        """Code and sentence of each operation that the gateway cancelled; it may refuse their finishes."""
         self._to_repeat: deque[str] = deque()
         self._stopping = False
         self._interrupted: set[str] = set()
-        """What the stopping client has finished and the gateway has not answered yet."""
+        """Operations that the stopping client failed and the gateway has not acknowledged."""
         self._settled = asyncio.Event()
 
     def open(self, journal: Journal) -> None:
-        """Go on from what the journal holds, and end what a killed client left. Raises `JournalUnusable`."""
+        """Resume from the journal and end what a killed client left. Raises `JournalUnusable`."""
         self._journal = journal
         platform.end_processes_of(journal.unsettled())
         for name in journal.interrupted():
@@ -99,13 +98,13 @@ class OperationRunner:
 
     @property
     def running(self) -> list[str]:
-        """The ids of those that are still worked on."""
+        """The ids of the operations whose handlers run."""
         return list(self._tasks)
 
     async def run(self, message: protocol.Message, request: protocol.RequestId) -> None:
-        """Answer `operation.run`, and begin unless the operation is known."""
+        """Answer `operation.run`, and start the handler unless the operation is known."""
         if self._stopping:
-            return  # unanswered, so the gateway sends it again to the next start of the client
+            return  # without an answer the gateway sends it again to the next client process
         try:
             run = protocol.params_of(message, protocol.Run)
         except msgspec.ValidationError as error:
@@ -121,55 +120,55 @@ class OperationRunner:
             if not known:
                 self._journal.accept(run.id)
         except JournalUnusable as problem:
-            # What cannot be remembered could be run twice.
+            # Without a record the operation could run twice.
             self._warn(str(problem))
             await self._send(protocol.error(request, protocol.INTERNAL_ERROR, str(problem)))
             return
         if not known:
-            # Before the answer, which may have to wait: from here on it is worked on.
-            self._begin(Operation(run.id, run.kind, run.params, run.deadline), handler)
+            # Before the answer, because sending may wait and the operation counts as running from now on.
+            self._start(Operation(run.id, run.kind, run.params, run.deadline), handler)
         await self._send(protocol.result(request, {"accepted": True}))
         if known:
-            await self._tell(run.id)
+            await self._send_finish(run.id)
 
     def cancel(self, operation: str, reason: str | None = None) -> None:
-        """Stop working on an operation; one that is not worked on stays as it is.
+        """Cancel a running operation; ignore others.
 
-        The handler's `CancelledError` says why; `reason` is one of `protocol.CancelReason`, or another.
+        The handler's `CancelledError` says why. `reason` is a `protocol.CancelReason`, or a newer gateway's.
         """
         task = self._tasks.get(operation)
         if task is None:
             return
-        told = reason or protocol.CancelReason.REQUESTED
-        code, sentence = _STOPPED.get(told, ("cancelled", one_line(told)))
-        if task.cancel(sentence):  # it had not come to anything by itself
+        reason = reason or protocol.CancelReason.REQUESTED
+        code, sentence = _CANCELLED.get(reason, ("cancelled", one_line(reason)))
+        if task.cancel(sentence):  # the handler had not finished
             self._cancelled[operation] = (code, sentence)
             logger.info("operation %s is cancelled: %s", one_line(operation), sentence)
             self._spawn(self._give_up(operation, task))
 
     async def answered(self, message: protocol.Message) -> None:
-        """The gateway has answered a request of ours: that finish need not be repeated."""
+        """The gateway has answered a finish, which need not be repeated."""
         operation = message.id
         if not isinstance(operation, str):
-            return  # none of ours
+            return  # not the id of an operation
         if message.error is not msgspec.UNSET and operation not in self._cancelled:
             reason = one_line(message.error.message)
             self._warn(
-                f"the gateway has refused what operation {one_line(operation)} came to: {reason}"
+                f"the gateway refused the finish of operation {one_line(operation)}: {reason}"
             )
         self._cancelled.pop(operation, None)
         self._unwritten.pop(operation, None)
         try:
             self._journal.answered(operation)
         except JournalUnusable as problem:
-            self._warn(str(problem))  # it is told again, and answered again
+            self._warn(str(problem))  # the finish is repeated and answered again
         self._interrupted.discard(operation)
         if not self._interrupted:
             self._settled.set()
         await self._repeat_next()
 
     async def repeat(self) -> None:
-        """On a new connection, send every unanswered finish again: the next when one is answered."""
+        """On a new connection, repeat every unanswered finish, each after the answer to the one before."""
         try:
             unanswered = self._journal.unanswered()
         except JournalUnusable as problem:
@@ -180,10 +179,10 @@ class OperationRunner:
 
     async def _repeat_next(self) -> None:
         if self._to_repeat:
-            await self._tell(self._to_repeat.popleft())
+            await self._send_finish(self._to_repeat.popleft())
 
-    async def _tell(self, operation: str) -> None:
-        """Send what an operation has come to, if that is known and unanswered."""
+    async def _send_finish(self, operation: str) -> None:
+        """Send the unanswered finish of an operation, if it has one."""
         try:
             finish = self._unwritten.get(operation) or self._journal.finish_of(operation)
         except JournalUnusable as problem:
@@ -193,33 +192,33 @@ class OperationRunner:
             await self._send(finish)
 
     async def interrupt(self) -> None:
-        """Finish what runs as failed, `interrupted`, and end its handlers; no operation begins after that.
+        """Fail running operations as `interrupted` and end their handlers; no operation starts after that.
 
-        The journal has it first: a client that is killed meanwhile tells it at its next start.
+        The journal is written first: a client that is killed meanwhile reports them at its next start.
         """
         self._stopping = True
         tasks, self._tasks = self._tasks, {}
         self._interrupted.update(tasks)
         for name, task in tasks.items():
             code, sentence = self._cancelled.get(name, _INTERRUPTED)
-            self._remember(_failed(name, code, sentence))
+            self._record(_failed(name, code, sentence))
             task.cancel(sentence)
         if tasks:
             await asyncio.wait(tasks.values(), timeout=GRACE)
         for name in (name for name, task in tasks.items() if not task.done()):
             self._warn_of_unended(name)
 
-    async def settle(self) -> None:
-        """Tell what was interrupted, and wait up to `ANSWER_TIMEOUT` for the gateway's answers."""
+    async def report_interrupted(self) -> None:
+        """Report interrupted operations and wait up to `ANSWER_TIMEOUT` for the gateway's answers."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ANSWER_TIMEOUT):
                 for name in sorted(self._interrupted):
-                    await self._tell(name)
+                    await self._send_finish(name)
                 if self._interrupted:
                     await self._settled.wait()
 
     async def close(self) -> None:
-        """End all operations, within `GRACE`. The next connection reports them to the gateway as interrupted."""
+        """End all operations within `GRACE`; the next connection reports them as interrupted."""
         await self.interrupt()
         for watcher in self._watchers:
             watcher.cancel()
@@ -227,9 +226,9 @@ class OperationRunner:
         self._interrupted.clear()
         self._journal.close()
 
-    def _begin(self, operation: Operation, handler: Handler) -> None:
-        # Two tasks: one that is cancelled before its first step runs nothing, not even an `except`.
-        task = asyncio.create_task(_work(operation, handler, self._report(operation)))
+    def _start(self, operation: Operation, handler: Handler) -> None:
+        # Two tasks, because one that is cancelled before its first step runs nothing, not even an `except`.
+        task = asyncio.create_task(_run_handler(operation, handler, self._report(operation)))
         self._tasks[operation.id] = task
         self._spawn(self._watch(operation.id, task))
 
@@ -239,7 +238,7 @@ class OperationRunner:
         watcher.add_done_callback(self._watchers.discard)
 
     async def _watch(self, operation: str, task: _Task) -> None:
-        """Tell what the handler comes to, unless its operation has been finished without it."""
+        """Report the handler's outcome, unless its operation was finished without it."""
         await asyncio.wait({task})
         if self._tasks.get(operation) is not task:
             return
@@ -248,7 +247,7 @@ class OperationRunner:
         else:
             finish = task.result()
         if operation in self._cancelled and finish.outcome == "failed":
-            # Whatever the handler made of its cancellation, this is why it failed.
+            # The cancellation is why it failed, whatever the handler raised then.
             finish = _failed(operation, *self._cancelled[operation])
         await self._finish(finish)
 
@@ -261,14 +260,14 @@ class OperationRunner:
 
     def _warn_of_unended(self, operation: str) -> None:
         name = one_line(operation)
-        self._warn(f"the handler of operation {name} was cancelled and goes on all the same")
+        self._warn(f"the handler of operation {name} was cancelled but still runs")
 
     async def _finish(self, finish: protocol.Finish) -> None:
-        encoded = self._remember(finish)
+        encoded = self._record(finish)
         del self._tasks[finish.id]
         await self._send(encoded)
 
-    def _remember(self, finish: protocol.Finish) -> bytes:
+    def _record(self, finish: protocol.Finish) -> bytes:
         encoded = _encoded(finish)
         try:
             self._journal.finish(finish.id, encoded)
@@ -293,32 +292,32 @@ class OperationRunner:
             )
             encoded = protocol.notification("operation.progress", progress)
             if len(encoded) > protocol.MAX_MESSAGE:
-                raise ValueError("this progress is larger than a message may be")
+                raise ValueError("this progress report exceeds the size of a message")
             await self._send(encoded)
 
         return report
 
 
 def _encoded(finish: protocol.Finish) -> bytes:
-    # The request's id is the operation's: a finish is the only request that an ICE makes.
+    # The operation's id serves as the request's: an ICE makes no other request.
     return protocol.request("operation.finish", finish, finish.id)
 
 
-_STOPPED: Final[Mapping[str, tuple[str, str]]] = {
+_CANCELLED: Final[Mapping[str, tuple[str, str]]] = {
     protocol.CancelReason.REQUESTED: ("cancelled", "cancelled on request"),
     protocol.CancelReason.DEADLINE: ("deadline", "its deadline has passed"),
-    protocol.CancelReason.REREGISTERED: ("reregistered", "the ICE was registered anew meanwhile"),
-    protocol.CancelReason.UNKNOWN: ("unknown", "the gateway does not wait for it any more"),
+    protocol.CancelReason.REREGISTERED: ("reregistered", "the ICE was reregistered meanwhile"),
+    protocol.CancelReason.UNKNOWN: ("unknown", "the gateway no longer waits for it"),
 }
-"""Code and sentence of what was stopped."""
+"""Code and sentence for each reason of a cancellation."""
 _INTERRUPTED: Final = ("interrupted", "the ICE was stopped while it worked on this")
 _RESTARTED: Final = ("interrupted", "the ICE was restarted while it worked on this")
 
 
-async def _work(operation: Operation, handler: Handler, report: Report) -> protocol.Finish:
-    """What a handler comes to; raises nothing but CancelledError.
+async def _run_handler(operation: Operation, handler: Handler, report: Report) -> protocol.Finish:
+    """Run a handler and return its finish; raises only CancelledError.
 
-    What else it raises must not reach asyncio, which ends the program for SystemExit and KeyboardInterrupt.
+    asyncio would end the program for SystemExit and KeyboardInterrupt of a handler.
     """
     try:
         return _succeeded(operation.id, await handler(operation, report))
@@ -326,11 +325,11 @@ async def _work(operation: Operation, handler: Handler, report: Report) -> proto
         raise
     except BaseException as error:
         if not isinstance(error, OperationFailed):
-            # GeneratorExit is raised in what still waits when the loop has been closed.
+            # Python raises GeneratorExit in handlers that still wait when the loop has been closed.
             if not isinstance(error, GeneratorExit):
                 logger.exception("the handler of operation %s failed", operation.id)
             return _failed(operation.id, "failed", described(error))
-        code = getattr(error, "code", "")  # a subclass may have forgotten it
+        code = getattr(error, "code", "")  # a subclass may not set it
         return _failed(operation.id, text_of(code), text_of(error))
 
 
@@ -350,21 +349,21 @@ def _succeeded(operation_id: str, result: object) -> protocol.Finish:
 
 
 def _json_of(value: object) -> bytes:
-    """A value of a handler as JSON. Raises ValueError, which says why it is none that may be sent."""
+    """A handler's value as JSON. Raises ValueError, which says why it cannot be sent."""
     try:
         encoded = msgspec.json.encode(value)
-        # msgspec encodes a number that is not finite as null, which would change the result.
+        # msgspec would encode a number that is not finite as null.
         json.dumps(msgspec.to_builtins(value), allow_nan=False)
     except RecursionError:
-        raise ValueError("it is too deep, or holds itself") from None
-    except Exception as error:  # whatever its attributes and keys raise
+        raise ValueError("it is too deep, or contains itself") from None
+    except Exception as error:  # attributes and keys may raise anything
         raise ValueError(f"{type(error).__name__}: {error}") from error
     protocol.check_json(encoded)
     return encoded
 
 
 def _failed(operation_id: str, code: str, message: str) -> protocol.Finish:
-    # Lone surrogates, as in the names of odd files, cannot be sent.
+    # Lone surrogates, as in file names that are not UTF-8, cannot be sent.
     text = message[:_ERROR_LIMIT].encode(errors="replace").decode()
     error = {"code": one_line(code)[:_CODE_LIMIT] or "failed", "message": text}
     return protocol.Finish(id=operation_id, outcome="failed", error=error)

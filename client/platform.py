@@ -1,8 +1,8 @@
 """Everything that differs between operating systems: folders, private files, locks, processes, signals.
 
-It imports on each of them, and no other module of the client knows that there are several. On
-Windows modes mean nothing: what keeps a file private there is the access list of the user's profile, in
-which the default state folder lies.
+It can be imported on all of them, and no other module of the client distinguishes them. On Windows file modes
+have no effect: the access list of the user's profile, which contains the default state folder, keeps files
+private there.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 _ATTEMPTS: Final = 5
 _PAUSE: Final = 0.02
-_BINARY: Final[int] = getattr(os, "O_BINARY", 0)  # Windows' own: newlines are left as they are
+_BINARY: Final[int] = getattr(os, "O_BINARY", 0)  # Windows only: do not translate newlines
 
 _T = TypeVar("_T")
 
 
-# --- where -------------------------------------------------------------------------------------
+# --- the machine -------------------------------------------------------------------------------
 
 
 def default_state_dir(
@@ -43,7 +43,7 @@ def default_state_dir(
     system: str = sys.platform,
     home: Callable[[], Path] = Path.home,
 ) -> Path:
-    """The folder for an ICE's key and token when none is named. Raises RuntimeError without a home."""
+    """The default state folder of an ICE. Raises RuntimeError if the user has no home folder."""
     if system == "win32":
         local = environ.get("LOCALAPPDATA")
         return (Path(local) if local else home() / "AppData" / "Local") / "ice-client"
@@ -55,26 +55,26 @@ def default_state_dir(
 
 
 def describe() -> str:
-    """The operating system in a few words, for `ice.hello`."""
+    """The operating system, its release and the machine type, for `ice.hello`."""
     return encodable(f"{_standard.system()} {_standard.release()} {_standard.machine()}")
 
 
 def hostname() -> str:
-    """The machine's name, for `ice.hello`."""
+    """The machine's host name, for `ice.hello`."""
     return encodable(socket.gethostname())
 
 
 def open_standard_streams() -> None:
-    """Open the null device in place of each of stdin, stdout and stderr that the parent has closed.
+    """Open the null device for each of stdin, stdout and stderr that the parent process closed.
 
-    The next file or socket would else have its number, and get what a library or a child writes there.
+    Otherwise the next file or socket would get its number, and what a library or a child writes there.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:
-            # Those below are open: it gets just this number.
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # noqa: FBT003 - as children expect it
+            # All lower numbers are open, so the null device gets this one.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # noqa: FBT003 - children need it
         if getattr(sys, name) is None:
             mode = "r" if number == 0 else "w"
             setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
@@ -84,24 +84,26 @@ def open_standard_streams() -> None:
 
 
 def make_private_folder(folder: Path, *, ours: str) -> None:
-    """Make `folder` with mode 0700. Raises OSError.
+    """Create `folder` with mode 0700. Raises OSError.
 
-    A folder that is there already is closed to others if it is empty or holds the file `ours`:
-    whoever names a folder with other things in it does not want its mode changed.
+    An existing folder gets this mode only if it is empty or contains the file `ours`; the mode of a folder with
+    other content is left alone.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     _sync_names(folder.parent)
     if folder.stat().st_mode & _OTHERS:
         names = [entry.name for entry in folder.iterdir()]
         if not names or ours in names:
-            with contextlib.suppress(PermissionError):  # another's folder: `exposure` says so
+            with contextlib.suppress(
+                PermissionError
+            ):  # another user's folder: `exposure` reports it
                 folder.chmod(0o700)
 
 
 def exposure(folder: Path, names: Iterable[str]) -> str | None:
-    """Why another user could change what is in `folder`, or may have laid it there; None if none could.
+    """Why another user could have changed `folder` or the files `names` in it; None if none could.
 
-    `names` are the files that matter. Raises OSError. On Windows nothing is found.
+    Always None on Windows. Raises OSError.
     """
     if not hasattr(os, "geteuid"):
         return None
@@ -109,42 +111,42 @@ def exposure(folder: Path, names: Iterable[str]) -> str | None:
     if not {folder.stat().st_uid, folder.lstat().st_uid} <= {*trusted}:
         return f"{folder} belongs to another user"
     if open_to_others(folder, OTHERS_WRITE):
-        return f"others may write to {folder}"
+        return f"other users may write to {folder}"
     for path in (folder / name for name in names):
         with contextlib.suppress(FileNotFoundError):
             found = path.lstat()
             if stat.S_ISLNK(found.st_mode):
-                return f"{path} is a link"
+                return f"{path} is a symbolic link"
             if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
-                return f"{path} is no file"
+                return f"{path} is not a regular file"
             if found.st_uid not in trusted:
                 return f"{path} belongs to another user"
     return None
 
 
 def open_to_others(path: Path, bits: int = _OTHERS) -> bool:
-    """Whether a file or folder is there with some of these mode bits; never on Windows. Raises OSError."""
+    """Whether a path exists and has any of these mode bits; false on Windows. Raises OSError."""
     with contextlib.suppress(FileNotFoundError):
         return hasattr(os, "geteuid") and bool(path.stat().st_mode & bits)
     return False
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Replace `path` by a file of mode 0600, wholly or not at all, and durably. Raises OSError.
+    """Replace `path` by a file of mode 0600, atomically and durably. Raises OSError.
 
-    Only who holds the folder's lock writes, so one name for the new file is enough: what a killed process
-    has left under it is taken away by the next.
+    The caller holds the folder's lock, so the new file has a fixed name, and replaces the leftover of a killed
+    process.
     """
     new = path.with_name(f"{path.name}.new")
     new.unlink(missing_ok=True)
-    # O_EXCL: a link that a stranger lays there meanwhile is not followed.
+    # O_EXCL: never follow a link that another user puts there meanwhile.
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        _patiently(lambda: new.replace(path))
+        _retried(lambda: new.replace(path))
     except BaseException:
         new.unlink(missing_ok=True)
         raise
@@ -152,27 +154,26 @@ def write_private(path: Path, data: bytes) -> None:
 
 
 def touch_private(path: Path) -> None:
-    """Make an empty file of mode 0600 if there is none; close one to others that is there. Raises OSError."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    os.close(descriptor)
-    _close_to_others(path)
+    """Create an empty file of mode 0600, or restrict an existing one to it. Raises OSError."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    _restrict(path)
 
 
 def read_private(path: Path) -> bytes:
-    """The content of one of our files, which is closed to others if it was open. Raises OSError."""
-    data = _patiently(path.read_bytes)
-    _close_to_others(path)
+    """The content of a private file, which gets mode 0600 if others had access. Raises OSError."""
+    data = _retried(path.read_bytes)
+    _restrict(path)
     return data
 
 
-def _close_to_others(path: Path) -> None:
+def _restrict(path: Path) -> None:
     if path.stat().st_mode & _OTHERS:
         with contextlib.suppress(PermissionError):
             path.chmod(0o600)
 
 
 def _sync_names(folder: Path) -> None:
-    """Make durable which names `folder` holds; Windows, which opens no folder, sees to it by itself."""
+    """Make the names in `folder` durable; Windows cannot open a folder, and does it by itself."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -181,8 +182,8 @@ def _sync_names(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _patiently(action: Callable[[], _T]) -> _T:
-    """Windows refuses while another process has the file open: `status` or a virus scanner, for a moment."""
+def _retried(action: Callable[[], _T]) -> _T:
+    """Retry briefly: Windows refuses while another process (`status`, a virus scanner) has the file open."""
     for _ in range(_ATTEMPTS - 1):
         with contextlib.suppress(PermissionError):
             return action()
@@ -221,22 +222,22 @@ else:
         fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
-_not_inherited: Final[weakref.WeakSet[FileLock | socket.socket]] = weakref.WeakSet()
-"""What a process forked off this one closes."""
+_closed_on_fork: Final[weakref.WeakSet[FileLock | socket.socket]] = weakref.WeakSet()
+"""Descriptors that a forked child closes."""
 
 
 class FileLock:
-    """A lock that the system takes away when its process ends, however it ends."""
+    """A lock on a file; the system releases it when the process ends in any way."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._descriptor: int | None = None
-        _not_inherited.add(self)
+        _closed_on_fork.add(self)
 
     def acquire(self) -> bool:
-        """Take the lock, or tell that another has it. Raises OSError."""
+        """Take the lock; false if another process holds it. Raises OSError."""
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
-        # `is_locked` of another process holds the lock for a moment: that is no reason to give up.
+        # Retry, because `is_locked` in another process holds the lock for a moment.
         for attempt in range(_ATTEMPTS):
             if attempt:
                 time.sleep(_PAUSE)
@@ -247,21 +248,21 @@ class FileLock:
         return False
 
     def release(self) -> None:
-        """Give the lock back, if it is held."""
+        """Release the lock, if this process holds it."""
         if self._descriptor is not None:
-            # By closing alone Windows gives it back only when it finds the time.
+            # Windows releases a lock some time after the file is closed.
             _unlock(self._descriptor)
             self.close()
 
     def close(self) -> None:
-        """Close the file; the lock is held for as long as another process has it open."""
+        """Close the file; the lock stays while another process has the same descriptor."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a living process holds the lock. Raises OSError."""
+    """Whether a process holds the lock. Raises OSError."""
     try:
         descriptor = os.open(path, os.O_RDWR)
     except FileNotFoundError:
@@ -275,29 +276,29 @@ def is_locked(path: Path) -> bool:
         os.close(descriptor)
 
 
-# --- processes of ours -------------------------------------------------------------------------
+# --- child processes ---------------------------------------------------------------------------
 
 if sys.platform == "win32":
     import subprocess
 
     OWN_GROUP: Final[dict[str, Any]] = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-    """What starts a process so that `end_group` ends what it has started, too."""
+    """Arguments that start a process in its own group, for `end_group`."""
 
-    def _ask_group(process: asyncio.subprocess.Process) -> None:
-        _kill_group(process)  # there is no way to ask that each would hear
+    def _terminate_group(process: asyncio.subprocess.Process) -> None:
+        _kill_group(process)  # Windows has no request that every program heeds
 
     def _kill_group(process: asyncio.subprocess.Process) -> None:
-        subprocess.run(  # noqa: S603 - the system's own program, and a number
-            ["taskkill", "/F", "/T", "/PID", str(process.pid)],  # noqa: S607 - on every Windows
+        subprocess.run(  # noqa: S603 - a program of Windows, and a number
+            ["taskkill", "/F", "/T", "/PID", str(process.pid)],  # noqa: S607 - in the path of every Windows
             capture_output=True,
             check=False,
         )
 
 else:
     OWN_GROUP: Final[dict[str, Any]] = {"start_new_session": True}
-    """What starts a process so that `end_group` ends what it has started, too."""
+    """Arguments that start a process in its own group, for `end_group`."""
 
-    def _ask_group(process: asyncio.subprocess.Process) -> None:
+    def _terminate_group(process: asyncio.subprocess.Process) -> None:
         _signal_group(process, signal.SIGTERM)
 
     def _kill_group(process: asyncio.subprocess.Process) -> None:
@@ -308,11 +309,12 @@ else:
             os.killpg(process.pid, number)
 
 
+_TERMINATE_TIMEOUT: Final = 3.0
 _MARK: Final = "ICE_CLIENT_OPERATION"
 
 
 def environment(operation: str, **more: str) -> dict[str, str]:
-    """This process' environment for one of ours that works on an operation, with `more`."""
+    """The environment for a child process that works on an operation: this process's, and `more`."""
     return {**os.environ, _MARK: _mark(operation), **more}
 
 
@@ -321,12 +323,12 @@ def _mark(operation: str) -> str:
 
 
 def end_processes_of(operations: Iterable[str]) -> None:
-    """Kill what has the `environment` of these operations, whichever process started it; on Linux alone.
+    """Kill all processes with the `environment` of these operations, on Linux only.
 
-    A process that begins a session of its own leaves its group, and keeps its environment.
+    A process that starts its own session leaves its group, but keeps its environment.
     """
     marks = {f"{_MARK}={_mark(operation)}".encode() for operation in operations}
-    for _ in range(_ATTEMPTS if marks else 0):  # they may start others meanwhile
+    for _ in range(_ATTEMPTS if marks else 0):  # they may start more meanwhile
         if not [pid for pid in _process_ids() if _kill_marked(pid, marks)]:
             return
         time.sleep(_PAUSE)  # until they are gone
@@ -339,62 +341,55 @@ def _process_ids() -> list[int]:
 
 
 def _kill_marked(pid: int, marks: set[bytes]) -> bool:
-    """Kill a process that has one of the marks; not one that has got its id meanwhile."""
+    """Kill a process that has one of the marks, but not another one that meanwhile got its id."""
     if sys.platform != "linux" or pid == os.getpid():
         return False
-    try:
+    with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
         descriptor = os.pidfd_open(pid)
-    except OSError:
-        return False
-    try:
-        found = not marks.isdisjoint(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
-        if found:
+        stack.callback(os.close, descriptor)
+        if not marks.isdisjoint(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")):
             signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-    except OSError:
-        return False
-    else:
-        return found
-    finally:
-        os.close(descriptor)
+            return True
+    return False
 
 
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A folder for this user alone, which is gone afterwards with all that is in it. Raises OSError."""
+    """A temporary folder that only this user can access. Raises OSError."""
     with tempfile.TemporaryDirectory(prefix="ice-client-") as name:
         yield Path(name)
 
 
-async def ended(process: asyncio.subprocess.Process) -> int:
-    """Wait for the end of a process; its exit status. `Process.wait` waits for its pipes, too."""
+async def exit_status(process: asyncio.subprocess.Process) -> int:
+    """Wait until a process exits. `Process.wait` would wait for its pipes, too."""
     while process.returncode is None:  # noqa: ASYNC110 - asyncio has no event for it
         await asyncio.sleep(_PAUSE)
     return process.returncode
 
 
-async def end_group(process: asyncio.subprocess.Process, patience: float = 3.0) -> None:
-    """End a process and its group: ask, and after `patience` seconds do not ask."""
+async def end_group(process: asyncio.subprocess.Process) -> None:
+    """Terminate a process and its group; kill them after `_TERMINATE_TIMEOUT` seconds."""
     try:
         if process.returncode is None:
-            _ask_group(process)
+            _terminate_group(process)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(patience):
-                    await ended(process)
+                async with asyncio.timeout(_TERMINATE_TIMEOUT):
+                    await exit_status(process)
     finally:
-        _kill_group(process)  # whatever is left of it, also if we are not let wait
-    await ended(process)
+        _kill_group(process)  # also if this task is cancelled meanwhile
+    await exit_status(process)
 
 
 # --- forks -------------------------------------------------------------------------------------
 
-_heard: Final[set[int]] = set()
+_stop_signals: Final[set[int]] = set()
 """The signals that stop the client."""
 
 
 def new_socket(address: tuple[Any, ...]) -> socket.socket:
-    """A socket for an item of `getaddrinfo` that a process forked off this one does not keep open."""
+    """A socket for an item of `getaddrinfo`, which a forked child closes."""
     made = socket.socket(*address[:3])
-    _not_inherited.add(made)
+    _closed_on_fork.add(made)
     return made
 
 
@@ -402,19 +397,19 @@ if sys.platform != "win32":
     _forking: Final = threading.local()
 
     def _before_fork() -> None:
-        _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _heard)
+        _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _stop_signals)
 
     def _after_fork() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, _forking.mask)
 
     def _in_forked() -> None:
-        # Otherwise the child would hold the lock and the connection of a client that was killed, and a signal
-        # to the child would stop the client: the two share the pipe by which asyncio hears of signals.
-        for own in list(_not_inherited):
+        # Otherwise the child would keep the lock and the connection of a killed client, and a signal to the
+        # child would stop the client: both share the pipe that wakes asyncio up for signals.
+        for own in list(_closed_on_fork):
             own.close()
-        if _heard:
+        if _stop_signals:
             signal.set_wakeup_fd(-1)
-        for number in _heard:
+        for number in _stop_signals:
             ctrl_c = number == signal.SIGINT
             signal.signal(number, signal.default_int_handler if ctrl_c else signal.SIG_DFL)
         _after_fork()
@@ -422,17 +417,17 @@ if sys.platform != "win32":
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_forked)
 
 
-# --- being asked to stop -----------------------------------------------------------------------
+# --- stopping ----------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def stop_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> Iterator[None]:
-    """Have `stop` called in the loop on Ctrl-C and on the service manager's request."""
+    """Call `stop` in the loop on Ctrl-C and on the service manager's request."""
     names = ("SIGINT", "SIGTERM", "SIGBREAK")
     with contextlib.ExitStack() as undo:
         for number in (getattr(signal, name) for name in names if hasattr(signal, name)):
-            _heard.add(number)
-            undo.callback(_heard.discard, number)
+            _stop_signals.add(number)
+            undo.callback(_stop_signals.discard, number)
             try:
                 loop.add_signal_handler(number, stop)
                 undo.callback(loop.remove_signal_handler, number)
@@ -443,7 +438,7 @@ def stop_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> I
 
 
 def exit_within(seconds: float, status: int) -> None:
-    """End this process with `status` even if a thread of a handler does not let Python end it."""
+    """Exit with `status` after `seconds` even if a thread of a handler keeps Python from exiting."""
     timer = threading.Timer(seconds, os._exit, (status,))
     timer.daemon = True
     timer.start()

@@ -1,7 +1,7 @@
-"""The words that an ICE and the gateway exchange: the handshake's names, the codes, the messages.
+"""The wire protocol of an ICE and the gateway: names in the handshake, codes, messages.
 
-Pure: no I/O, and nothing of the gateway, which imports this module. Refusals follow RFC 9457,
-messages JSON-RPC 2.0, close codes RFC 6455 section 7.4 (4000-4999 are private use).
+Pure: no I/O, and no import of `gateway`, which imports this module. Refusals follow RFC 9457, messages
+JSON-RPC 2.0, close codes RFC 6455 section 7.4 (4000-4999 are private use).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import msgspec
 
 from client.json_bounds import MAX_DEPTH, MAX_DIGITS, JsonTooComplex, check_json, outline
 
-# For the gateway, which imports this module alone.
+# The gateway imports no other module of the client.
 __all__ = ["MAX_DEPTH", "MAX_DIGITS", "JsonTooComplex", "check_json", "outline"]
 
 _T = TypeVar("_T")
@@ -28,11 +28,11 @@ MAX_TOKEN: Final = 1024
 PROOF_WINDOW: Final = 60.0
 """Seconds by which a proof's `iat` may differ from the gateway's clock."""
 MAX_VALUE: Final = 1_000_000
-"""The longest `params`, `result` or `error` of an operation, in bytes of JSON as it was sent."""
+"""The longest `params`, `result` or `error` of an operation, in bytes of JSON as sent."""
 
 
 class OperationKind(enum.StrEnum):
-    """What an ICE may be asked to do; which type may be sent which stands in `gateway.core.ice`."""
+    """The kinds of operations; `gateway.core.ice` says which type of ICE accepts which."""
 
     SCRAPE = "scrape"
     DEBUG = "debug"
@@ -45,10 +45,10 @@ class OperationKind(enum.StrEnum):
 
 
 class RefusalCode(enum.StrEnum):
-    """Why a handshake is refused before the 101: code, HTTP status, summary, sentence, whether to try again.
+    """Why the gateway refuses a handshake (docs/protocol.md).
 
-    `summary` is the problem's title. `detail` says what a person should do; `retry` whether the ICE may try
-    again by itself.
+    `status` is the HTTP status, `summary` the problem's title. `detail` says what a person should do,
+    `retry` whether the ICE may try again by itself.
     """
 
     status: int
@@ -56,11 +56,10 @@ class RefusalCode(enum.StrEnum):
     detail: str
     retry: bool
 
-    def __new__(cls, code: str, status: int, summary: str, detail: str, retry: bool) -> Self:  # noqa: FBT001
-        """Make a member of one row."""
+    def __new__(cls, code: str, status: int, title: str, detail: str, retry: bool = False) -> Self:  # noqa: FBT001, FBT002
         member = str.__new__(cls, code)
         member._value_ = code
-        member.status, member.summary, member.detail, member.retry = status, summary, detail, retry
+        member.status, member.summary, member.detail, member.retry = status, title, detail, retry
         return member
 
     BAD_HANDSHAKE = (
@@ -68,7 +67,6 @@ class RefusalCode(enum.StrEnum):
         400,
         "Not a WebSocket handshake of this protocol",
         "Connect with a WebSocket handshake (RFC 6455, version 13) that offers the subprotocol ice.v1.",
-        False,
     )
     DRAINING = (
         "draining",
@@ -80,90 +78,83 @@ class RefusalCode(enum.StrEnum):
     OVERLOADED = (
         "overloaded",
         503,
-        "The gateway has too much to do",
-        "Nothing needs to be done: the ICE tries again by itself. If it lasts, the gateway needs more room: ice.max_connections, or file handles.",
+        "The gateway is overloaded",
+        "Nothing needs to be done: the ICE tries again by itself. If this lasts, the gateway's operator should raise ice.max_connections or the limit of open files.",
         True,
     )
     TOKEN_MISSING = (
         "token-missing",
         401,
         "No registration token",
-        "Start the ICE with the registration token that the admin was shown for it.",
-        False,
+        "Start the ICE with the registration token that the admin received for it.",
     )
     TOKEN_INVALID = (
         "token-invalid",
         401,
-        "Not a token of this gateway",
-        "The token is none of this gateway: check that it was copied whole and that this gateway made it; otherwise ask the admin for a new one.",
-        False,
+        "Unknown token",
+        "This gateway did not issue this token: check that you copied it whole and that the gateway's address is right; otherwise ask the admin for a new token.",
     )
     TOO_MANY_ATTEMPTS = (
         "too-many-attempts",
         429,
         "Too many attempts without a genuine token",
-        "Check the token of the ICEs at this address.",
+        "Check the tokens of the ICEs at this address.",
         True,
     )
     PROOF_INVALID = (
         "proof-invalid",
         401,
-        "The proof of possession does not hold",
-        "The DPoP proof must be fresh, signed by the ICE's own key, and made for this URL and token.",
-        False,
+        "Invalid proof of possession",
+        "The DPoP proof must be fresh, signed with the ICE's own key, and made for this URL and token.",
     )
     USE_DPOP_NONCE = (
         "use-dpop-nonce",
         401,
-        "A nonce is needed",
-        "The clocks of the ICE and the gateway differ: the next proof must carry the nonce in DPoP-Nonce. Correct the one that is off.",
+        "The proof needs a nonce",
+        "The clocks of the ICE and the gateway differ: correct the one that is wrong. The next proof must carry the nonce from DPoP-Nonce.",
         True,
     )
     STORE_UNAVAILABLE = (
         "store-unavailable",
         503,
-        "The gateway cannot read or write its table",
-        "Nothing needs to be done at the ICE: it tries again by itself.",
+        "The gateway cannot use its database",
+        "Nothing needs to be done: the ICE tries again by itself.",
         True,
     )
     DEREGISTERED = (
         "deregistered",
         403,
         "This ICE is deregistered",
-        "The admin has deregistered this ICE: if it is needed again, ask for a reregistration and start it with the new token.",
-        False,
+        "The admin has deregistered this ICE: if you still need it, ask the admin to reregister it and start it with the new token.",
     )
     TOKEN_REPLACED = (
         "token-replaced",
         401,
         "This token has been replaced",
-        "The ICE has been reprovisioned or reregistered since: start it with the newest token.",
-        False,
+        "The admin has reprovisioned or reregistered this ICE: start it with the newest token.",
     )
     TOKEN_EXPIRED = (
         "token-expired",
         401,
-        "This token was not used in time",
-        "The token was not used in time: ask the admin to reprovision the ICE and start it with the new token.",
-        False,
+        "This token has expired",
+        "The token was not used in time: ask the admin to reprovision this ICE and start it with the new token.",
     )
     KEY_MISMATCH = (
         "key-mismatch",
         403,
         "This token is registered to another machine",
         "The token is registered to another key, so to another machine: if the ICE has moved or lost its key, ask the admin to reregister it.",
-        False,
     )
 
 
 REFUSALS: Final = {code.value: code for code in RefusalCode}
-"""The refusals by their codes as they are sent."""
+"""The refusals by their codes as sent."""
 RETRIED_ONCE_ADMITTED: Final = frozenset(
     {RefusalCode.TOKEN_INVALID, RefusalCode.PROOF_INVALID, RefusalCode.BAD_HANDSHAKE}
 )
-"""Refusals that an ICE retries slowly once its token has been admitted: the fault may be the gateway's."""
+"""Refusals that an ICE retries slowly if its token was admitted before: the fault may be the gateway's."""
 SLOW_RETRY: Final = (300.0, 600.0)
-"""Seconds between those retries, drawn at random from this range."""
+"""The range of seconds between those retries; each is random."""
 
 
 # --- close codes -------------------------------------------------------------------------------
@@ -179,14 +170,13 @@ class Then(enum.StrEnum):
 
 
 class CloseCode(enum.IntEnum):
-    """Why the gateway closes a connection: code and reason go over the wire, `then` is what the ICE does."""
+    """Why the gateway closes a connection: code and reason are sent, `then` is what the ICE does."""
 
     reason: str
     sentence: str
     then: Then
 
     def __new__(cls, code: int, reason: str, sentence: str, then: Then) -> Self:
-        """Make a member of one row."""
         member = int.__new__(cls, code)
         member._value_ = code
         member.reason, member.sentence, member.then = reason, sentence, then
@@ -209,23 +199,23 @@ class CloseCode(enum.IntEnum):
     SLOW_CONSUMER = 4202, "slow-consumer", "The ICE read too slowly.", Then.RECONNECT
     HEARTBEAT_TIMEOUT = 4203, "heartbeat-timeout", "The ICE did not answer pings.", Then.RECONNECT
     PROTOCOL_ERROR = 1002, "protocol-error", "A frame broke RFC 6455.", Then.RECONNECT
-    TEXT_ONLY = 1003, "text-only", "A binary frame was sent; messages are text.", Then.RECONNECT
+    TEXT_ONLY = 1003, "text-only", "The ICE sent a binary frame; messages are text.", Then.RECONNECT
     INVALID_UTF_8 = 1007, "invalid-utf-8", "A text frame was not UTF-8.", Then.RECONNECT
     POLICY_VIOLATION = 1008, "not-json-rpc", "A message was not JSON-RPC 2.0.", Then.RECONNECT
     TOO_BIG = 1009, "too-big", "A message was larger than 1 MiB.", Then.RECONNECT
-    RESTART = 1012, "restart", "The gateway restarts or lost its store.", Then.AFTER
+    RESTART = 1012, "restart", "The gateway is restarting or has lost its database.", Then.AFTER
 
 
 CLOSINGS: Final = {code.value: code for code in CloseCode}
-"""The close codes by their numbers; a peer may send others."""
+"""The close codes by number; a peer may send others."""
 SUPERSEDED_WAIT: Final = (60.0, 120.0)
-"""Seconds that a superseded ICE waits, drawn at random from this range."""
+"""The range of seconds that a superseded ICE waits; each wait is random."""
 SUPERSEDED_LIMIT: Final = (3, 900.0)
-"""This many supersessions within this many seconds: another process runs as this ICE; stop."""
+"""An ICE that is superseded so many times within so many seconds stops: another process runs as this ICE."""
 
 
 class RetryAfter(msgspec.Struct):
-    """The JSON reason of close code 1012: seconds, another value for each ICE."""
+    """The JSON reason of close code 1012: seconds, a different value for each ICE."""
 
     retry_after: float
 
@@ -248,7 +238,7 @@ class Welcome(msgspec.Struct, kw_only=True):
 
 
 class Hello(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """`ice.hello`, ICE to gateway, soon after the welcome; `running` are ids of unfinished operations."""
+    """`ice.hello`, ICE to gateway, soon after the welcome; `running` holds the ids of unfinished operations."""
 
     version: str | None = None
     platform: str | None = None
@@ -257,7 +247,7 @@ class Hello(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class Run(msgspec.Struct, kw_only=True):
-    """`operation.run`, a request of the gateway; `deadline` is RFC 3339."""
+    """`operation.run`, a request from the gateway; `deadline` is RFC 3339."""
 
     id: str
     kind: str
@@ -275,7 +265,7 @@ class Progress(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class Finish(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """`operation.finish`, a request of the ICE, repeated across reconnects until it is answered."""
+    """`operation.finish`, a request from the ICE, repeated across reconnects until the gateway answers."""
 
     id: str
     outcome: Literal["succeeded", "failed"]
@@ -284,17 +274,17 @@ class Finish(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class CancelReason(enum.StrEnum):
-    """Why an ICE is to stop an operation."""
+    """Why the gateway cancels an operation."""
 
     REQUESTED = "requested"
     DEADLINE = "deadline"
     REREGISTERED = "reregistered"
     UNKNOWN = "unknown"
-    """Named in `running`, and not the gateway's, or given up."""
+    """The ICE named it in `running`, but the gateway does not know it or has given it up."""
 
 
 class Cancel(msgspec.Struct, kw_only=True):
-    """`operation.cancel`, gateway to ICE; older gateways give no `reason`, newer ones may know others."""
+    """`operation.cancel`, gateway to ICE; older gateways send no `reason`, newer ones may send others."""
 
     id: str
     reason: str | None = None
@@ -308,25 +298,28 @@ INTERNAL_ERROR: Final = -32603
 
 
 class RpcRefusal(enum.StrEnum):
-    """Why the gateway refuses a request of an ICE: the code, in the error's `data`, its number, its message.
+    """Why the gateway refuses a request from an ICE; the ICE does not repeat it.
 
-    Each is final: the ICE does not repeat the request.
+    The code goes into the error's `data`; `number` and `message` are those of JSON-RPC.
     """
 
     number: int
     message: str
 
     def __new__(cls, code: str, number: int, message: str) -> Self:
-        """Make a member of one row."""
         member = str.__new__(cls, code)
         member._value_ = code
         member.number, member.message = number, message
         return member
 
-    INVALID = "invalid", INVALID_PARAMS, "The parameters have another shape."
-    TOO_LARGE = "too-large", INVALID_PARAMS, "A result or error has 1,000,000 bytes at most."
-    UNKNOWN_OPERATION = "unknown-operation", -32001, "This ICE was not sent such an operation."
-    ALREADY_FINISHED = "already-finished", -32002, "The operation has ended without this ICE."
+    INVALID = "invalid", INVALID_PARAMS, "The parameters have the wrong shape."
+    TOO_LARGE = "too-large", INVALID_PARAMS, "A result or error has at most 1,000,000 bytes."
+    UNKNOWN_OPERATION = (
+        "unknown-operation",
+        -32001,
+        "The gateway did not send this operation to this ICE.",
+    )
+    ALREADY_FINISHED = "already-finished", -32002, "The operation has already finished."
 
 
 RequestId = str | int | float | None
@@ -353,20 +346,18 @@ class Message(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 _decoder: Final = msgspec.json.Decoder(Message)
 _encoder: Final = msgspec.json.Encoder()
-
-
-_CARRIERS: Final = frozenset({"operation.run", "operation.progress", "operation.finish"})
-"""Methods whose params are an object of ours around the values of somebody else."""
+_ENVELOPES: Final = frozenset({"operation.run", "operation.progress", "operation.finish"})
+"""Methods whose params carry values of a caller or a handler, one level deeper."""
 
 
 class NotJsonRpc(ValueError):
-    """A text that is not one JSON-RPC 2.0 message; batches are not either."""
+    """The text is not one JSON-RPC 2.0 message; a batch is not one."""
 
 
 class MessageTooComplex(NotJsonRpc):
-    """A message with JSON beyond the bounds of `check_json`.
+    """The message's JSON exceeds the bounds of `check_json`.
 
-    `message` is what can be read of it: method and id, and params of which large parts may be missing.
+    `message` is the readable part: method, id, and params of which large parts may be missing.
     """
 
     def __init__(self, reason: str, message: Message) -> None:
@@ -377,19 +368,19 @@ class MessageTooComplex(NotJsonRpc):
 def decode(text: str | bytes) -> Message:
     """Parse one message.
 
-    Levels count within `params`, `result` and `error`; where an operation's message carries values of
-    others, within these, so that a value of `MAX_DEPTH` levels passes everywhere.
+    The depth counts from `params`, `result` and `error`; in an operation's messages from the values within
+    them, so that a value of `MAX_DEPTH` levels passes everywhere.
 
     Raises:
-        MessageTooComplex: its JSON is beyond its bounds.
-        NotJsonRpc: it is no message; the text names what is wrong.
+        MessageTooComplex: its JSON exceeds the bounds.
+        NotJsonRpc: it is not a message; the text says why.
     """
     try:
         data = text.encode() if isinstance(text, str) else text
         try:
             message = _decoder.decode(data)
         except RecursionError:
-            # Deeper than any bound of ours. Who sent it may have to be answered all the same.
+            # The sender of a request needs an answer even if its message is too deep.
             rest = outline(data, 2)
             if rest is None:
                 raise
@@ -407,7 +398,7 @@ def decode(text: str | bytes) -> Message:
     elif (message.result is msgspec.UNSET) == (message.error is msgspec.UNSET):
         raise NotJsonRpc("a response has either a result or an error")
     try:
-        check_json(data, MAX_DEPTH + (2 if message.method in _CARRIERS else 1))
+        check_json(data, MAX_DEPTH + (2 if message.method in _ENVELOPES else 1))
     except JsonTooComplex as excess:
         raise MessageTooComplex(str(excess), message) from None
     return message
@@ -420,27 +411,27 @@ def params_of(message: Message, shape: type[_T]) -> _T:
 
 
 def notification(method: str, params: Any) -> bytes:
-    """Encode a call that gets no answer."""
+    """Encode a notification."""
     return _encoder.encode({"jsonrpc": "2.0", "method": method, "params": params})
 
 
 def request(method: str, params: Any, request_id: str | int) -> bytes:
-    """Encode a call that is answered under `request_id`."""
+    """Encode a request; the response bears `request_id`."""
     return _encoder.encode({"jsonrpc": "2.0", "method": method, "params": params, "id": request_id})
 
 
 def result(request_id: RequestId, value: Any) -> bytes:
-    """Encode the answer to a request."""
+    """Encode the response to a request."""
     return _encoder.encode({"jsonrpc": "2.0", "result": value, "id": request_id})
 
 
 def error(request_id: RequestId, code: int, message: str, data: Any = None) -> bytes:
-    """Encode the failure of a request."""
+    """Encode the error response to a request."""
     more = msgspec.UNSET if data is None else msgspec.Raw(_encoder.encode(data))
     failure = RpcError(code, message, more)
     return _encoder.encode({"jsonrpc": "2.0", "error": failure, "id": request_id})
 
 
 def refuse(request_id: RequestId, code: RpcRefusal, detail: str | None = None) -> bytes:
-    """Encode a refusal; `detail` takes the place of its sentence."""
+    """Encode a refusal; `detail` replaces its message."""
     return error(request_id, code.number, detail or code.message, {"code": code})

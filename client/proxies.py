@@ -1,7 +1,7 @@
-"""Which proxy lies between this machine and the gateway: HTTPS_PROXY and NO_PROXY, or the system's settings.
+"""Finds the proxy for the gateway: HTTPS_PROXY and NO_PROXY, or the system's settings.
 
-Asked before every attempt, for a laptop changes its network. aiohttp would do it by itself, but
-passes by a proxy that it cannot use without a word, and reads ~/.netrc along with it.
+The client looks before each attempt, because a laptop changes its network. aiohttp could do it, but silently
+ignores a proxy that it cannot use, and reads ~/.netrc, too.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _PORTS: Final = {"https": 443, "http": 80}
 
 
 class BadProxy(ValueError):
-    """A proxy that cannot be used; one line for a person, without its password."""
+    """The proxy cannot be used; the text is one line for a person, without its password."""
 
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """An HTTP proxy; `url` is without user and password, and may be shown."""
+    """An HTTP proxy; `url` contains no user or password and may be shown."""
 
     url: str
     authorization: str | None = field(repr=False)
@@ -33,8 +33,8 @@ class Proxy:
 
     @classmethod
     def of(cls, text: str, name: str) -> Proxy:
-        """The proxy that the setting `name` holds, `[http://][user:password@]host[:port]`. Raises `BadProxy`."""
-        unclear = BadProxy(f"{name} cannot be understood: it must look like http://host:port")
+        """Parse the value of the setting `name`, `[http://][user:password@]host[:port]`. Raises `BadProxy`."""
+        unclear = BadProxy(f"{name} is not valid: it must look like http://host:port")
         try:
             parts = urlsplit(text if "://" in text else f"http://{text}")
             host, port = parts.hostname, parts.port
@@ -43,9 +43,7 @@ class Proxy:
         if not host or not text.isprintable() or " " in text:
             raise unclear
         if parts.scheme != "http":
-            raise BadProxy(
-                f"{name} names a proxy of the kind {parts.scheme}: only http can be used"
-            )
+            raise BadProxy(f"{name} names a {parts.scheme} proxy: only http proxies are supported")
         user, password = unquote(parts.username or ""), unquote(parts.password or "")
         if ":" in user:
             raise BadProxy(f"{name} names a user with a colon, which RFC 7617 does not allow")
@@ -56,7 +54,7 @@ class Proxy:
 
 
 def proxy_for(url: str) -> Proxy | None:
-    """The proxy to go through to `url`; None if it is reached directly. Raises `BadProxy`."""
+    """The proxy for `url`; None for a direct connection. Raises `BadProxy`."""
     parts = urlsplit(url)
     text = urllib.request.getproxies().get(parts.scheme)
     if not text:
@@ -64,19 +62,19 @@ def proxy_for(url: str) -> Proxy | None:
     environment = urllib.request.getproxies_environment()
     if environment:
         port = parts.port or _PORTS[parts.scheme]
-        bypassed = names(environment.get("no", ""), parts.hostname or "", port)
+        bypassed = matches_no_proxy(environment.get("no", ""), parts.hostname or "", port)
     else:
-        # macOS and Windows have settings of their own.
+        # macOS and Windows have proxy settings of their own.
         bypassed = bool(urllib.request.proxy_bypass(parts.netloc))
     return None if bypassed else Proxy.of(text, _ENVIRONMENT[parts.scheme])
 
 
-def names(no_proxy: str, host: str, port: int) -> bool:
-    """Whether one of the entries of `NO_PROXY`, between commas or blanks, names this host and port.
+def matches_no_proxy(no_proxy: str, host: str, port: int) -> bool:
+    """Whether an entry of `NO_PROXY`, between commas or blanks, matches this host and port.
 
-    An entry is `*`, a domain (`example`, `.example` and `*.example` mean it and all below), an address, or a
-    network (`10.0.0.0/8`), IPv6 with or without brackets; any of them may have a port. Names are not resolved.
-    What cannot be understood names nothing.
+    An entry is `*`, a domain (`example`, `.example` and `*.example` all include its subdomains), an address, or
+    a network (`10.0.0.0/8`), IPv6 with or without brackets; each may have a port. Names are not resolved. An
+    entry that cannot be parsed matches nothing.
     """
     address = _address(host)
     for entry in re.split(r"[\s,]+", no_proxy):
@@ -97,7 +95,7 @@ def _is_below(host: str, domain: str) -> bool:
 
 
 def _split(entry: str) -> tuple[str, str | None]:
-    """Name and port of an entry; IPv6 has its port behind brackets alone."""
+    """Name and port of an entry; an IPv6 address with a port is in brackets."""
     bracketed = re.fullmatch(r"\[([^]]*)\](/\d+)?(?::(\d+))?", entry)
     if bracketed:
         return bracketed[1] + (bracketed[2] or ""), bracketed[3]
@@ -116,7 +114,7 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
-    """The addresses that an entry names, an address alone being a network of one."""
+    """The network of an entry; a single address is a network of one."""
     try:
         return ipaddress.ip_network(_address(text) or text, strict=False)
     except ValueError:

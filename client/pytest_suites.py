@@ -1,4 +1,4 @@
-"""The former name of `client.examples.pytest_suites`, for those who have it in `--handlers`."""
+"""The former name of `client.examples.pytest_suites`, which existing `--handlers` options use."""
 
 from client.examples.pytest_suites import register
 

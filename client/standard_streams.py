@@ -1,7 +1,7 @@
-"""stdout and stderr of a client that runs: what it says there never keeps its connection waiting.
+"""Writes stdout and stderr of a running client in threads, so that output never blocks its event loop.
 
-A pipe without a reader takes 64 KiB and then blocks its writer. So a thread writes. Lines that cannot be written
-(a full disk, a reader that has gone) and lines beyond `MAX_WAITING` are lost, and counted.
+A pipe without a reader holds 64 KiB and then blocks its writer. Lines that cannot be written (a full disk, a
+reader that has gone) and lines beyond `MAX_WAITING` are dropped and counted.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from datetime import UTC, datetime
 from typing import Final, TextIO, cast
 
 MAX_WAITING: Final = 1024 * 1024
-"""Bytes that wait to be written."""
-EXIT_PATIENCE: Final = 1.0
-"""Seconds for what waits when the client ends."""
+"""Bytes that may wait to be written."""
+EXIT_TIMEOUT: Final = 1.0
+"""Seconds for writing the waiting lines when the client ends."""
 _PAUSE: Final = 0.05
-"""Seconds until a descriptor that never blocks, and is full, is tried again."""
+"""Seconds before a full non-blocking descriptor is tried again."""
 
 
 def timed(line: str) -> str:
-    """`line` behind the present, in RFC 3339."""
+    """`line` after the current time in RFC 3339."""
     return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {line}"
 
 
 class DecoupledStream(io.TextIOBase):
-    """Takes text and returns at once; a thread writes it to `raw`, which is beneath `stream`.
+    """Accepts text without blocking; a thread writes it to `raw`, the unbuffered layer of `stream`.
 
-    Once something could be written again, a line says how many lines were lost.
+    After the next successful write, a line says how many lines were lost.
     """
 
     def __init__(self, stream: TextIO, raw: io.RawIOBase) -> None:
@@ -43,33 +43,33 @@ class DecoupledStream(io.TextIOBase):
         self._lost = 0
         self._writing = self._cut = False
         self._changed = threading.Condition()
-        # A daemon: where it hangs in a write, the process ends all the same.
+        # A daemon thread, so that a blocked write does not keep the process alive.
         threading.Thread(target=self._run, daemon=True).start()
 
     @property
     def encoding(self) -> str:  # type: ignore[override] # typeshed has it as an attribute
-        """That of the stream; click asks for it."""
+        """The stream's encoding, which click needs."""
         return self._stream.encoding
 
     @property
     def errors(self) -> str:  # type: ignore[override] # likewise
-        """A character that the encoding lacks is written as an escape."""
+        """Characters outside the encoding are written as escapes."""
         return "backslashreplace"
 
     def fileno(self) -> int:
-        """The descriptor."""
+        """The stream's descriptor."""
         return self._stream.fileno()
 
     def isatty(self) -> bool:
-        """Whether it is a terminal."""
+        """Whether the stream is a terminal."""
         return self._stream.isatty()
 
     def writable(self) -> bool:
-        """It takes everything."""
+        """Always true."""
         return True
 
     def write(self, text: str) -> int:
-        """Have `text` written soon, or never."""
+        """Queue `text`, or drop it if too much waits."""
         data = text.encode(self.encoding, self.errors)
         with self._changed:
             if len(self._waiting) + len(data) > MAX_WAITING:
@@ -79,10 +79,10 @@ class DecoupledStream(io.TextIOBase):
                 self._changed.notify_all()
         return len(text)
 
-    def drain(self, patience: float) -> None:
-        """Wait until everything was tried, for `patience` seconds at the most."""
+    def drain(self, timeout: float) -> None:
+        """Wait at most `timeout` seconds until all lines are written or dropped."""
         with self._changed:
-            self._changed.wait_for(lambda: not (self._waiting or self._writing), patience)
+            self._changed.wait_for(lambda: not (self._waiting or self._writing), timeout)
 
     def _run(self) -> None:
         while True:
@@ -94,16 +94,16 @@ class DecoupledStream(io.TextIOBase):
                 data = bytes(self._waiting)
                 self._waiting.clear()
                 lost, self._lost = self._lost, 0
-            lost_now = self._written(data)
+            lost_now = self._write(data)
             if lost and not lost_now:
-                told = timed(f"ice-client: {lost} lines could not be written here\n")
-                lost = lost if self._written(told.encode()) else 0
+                notice = timed(f"ice-client: {lost} lines could not be written here\n")
+                lost = lost if self._write(notice.encode()) else 0
             with self._changed:
                 self._lost += lost + lost_now
 
-    def _written(self, data: bytes) -> int:
-        """Write `data`; how many lines of it could not be written."""
-        # Where the last line was cut off, this begins a new one.
+    def _write(self, data: bytes) -> int:
+        """Write `data` and return how many of its lines could not be written."""
+        # If the last line was cut off, begin a new one.
         whole = b"\n" + data if self._cut else data
         rest = memoryview(whole)
         try:
@@ -113,7 +113,7 @@ class DecoupledStream(io.TextIOBase):
                     time.sleep(_PAUSE)
                 else:
                     rest = rest[done:]
-        except (OSError, ValueError):  # ValueError: somebody has closed it
+        except (OSError, ValueError):  # ValueError: the stream is closed
             done = len(whole) - len(rest)
             if done:
                 self._cut = not whole[:done].endswith(b"\n")
@@ -123,7 +123,7 @@ class DecoupledStream(io.TextIOBase):
 
 
 def log_to_stderr() -> None:
-    """Give what libraries and handlers log a time, too, unless the handlers have set up logging already."""
+    """Log with a time to stderr what libraries and handlers log, unless a handler has configured logging."""
     formatter = logging.Formatter(
         "%(asctime)s ice-client: %(levelname)s: %(message)s", "%Y-%m-%dT%H:%M:%SZ"
     )
@@ -135,7 +135,7 @@ def log_to_stderr() -> None:
 
 @contextlib.contextmanager
 def decoupled() -> Iterator[None]:
-    """Let nothing that is written to stdout and stderr hold up its writer."""
+    """Make writing to stdout and stderr non-blocking."""
     before = sys.stdout, sys.stderr
     streams: list[DecoupledStream | TextIO] = []
     for stream in before:
@@ -144,13 +144,13 @@ def decoupled() -> Iterator[None]:
         if isinstance(raw, io.RawIOBase):
             streams.append(DecoupledStream(stream, raw))
         else:
-            streams.append(stream)  # a test's, which takes everything
+            streams.append(stream)  # a stream of a test, which does not block
     sys.stdout, sys.stderr = cast("list[TextIO]", streams)
     try:
         yield
     finally:
         sys.stdout, sys.stderr = before
-        until = time.monotonic() + EXIT_PATIENCE
+        until = time.monotonic() + EXIT_TIMEOUT
         for stream in streams:
             if isinstance(stream, DecoupledStream):
                 stream.drain(max(0.0, until - time.monotonic()))

@@ -1,6 +1,6 @@
-"""How this ICE stands, and what a person should do: what `ice-client status` answers. Pure.
+"""The report of `ice-client status`: how this ICE stands and what a person should do. Pure.
 
-It says what the state folder tells. The gateway alone knows what it would answer now.
+It is based on the state folder; the gateway may know better.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from client.protocol import CLOSINGS, REFUSALS
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What lies in a state folder.
+    """The content of a state folder.
 
-    `named`: whether `--state-dir` names it; `running`: whether a client has it locked.
+    `named`: whether `--state-dir` was given; `running`: whether a client has locked the folder.
     """
 
     folder: str
@@ -42,29 +42,29 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     since: str | None
     """Since when it is connected, or is not."""
     next: str | None
-    """When a client that runs tries to connect; a time gone by means that it is trying."""
+    """When a running client tries to connect; a time in the past means that it is trying now."""
     code: str | int | None
-    """The refusal, close code or fault that ended the last attempt or session."""
+    """The refusal, close code or error that ended the last attempt or session."""
     sentence: str | None
     must_act: bool
-    """Whether it takes a person before this ICE can connect: more than to start it."""
+    """Whether a person must do more than start the client before this ICE can connect."""
     todo: str | None
-    """What a person should do; null where nothing needs to be done."""
+    """What a person should do; null for nothing."""
     state_dir: str
 
 
 def report(found: Found) -> Report:
-    """Judge what was found in the folder."""
+    """The report on a state folder."""
     state, running = found.state, found.running
     admitted = found.token is not None and state.admitted == found.token.digest()
-    # A client that was killed could not write that it is connected no more, nor since when.
+    # A client that was killed could not write when its connection ended.
     connected = state.connected and running
     since = state.since if connected == state.connected else None
-    todo = _cure(found, admitted=admitted)
+    todo = _required_action(found, admitted=admitted)
     must_act = todo is not None
     if todo is None and not running:
         todo = f"start it: {_command(found)}"
-    if todo is None and not connected and _advises(state):
+    if todo is None and not connected and _has_advice(state):
         todo = state.sentence
     return Report(
         ice_name=state.ice_name,
@@ -83,26 +83,26 @@ def report(found: Found) -> Report:
     )
 
 
-def _cure(found: Found, *, admitted: bool) -> str | None:
-    """What a person must do before a client can connect; None if it can by itself."""
+def _required_action(found: Found, *, admitted: bool) -> str | None:
+    """What a person must do before the client can connect; None for nothing."""
     state = found.state
     if found.token is None:
         return f"ask the admin for a registration token, then: {_command(found)} --token-file FILE"
     if admitted and state.registered and not found.has_key:
         return (
-            "put key.pem back into the state folder from a backup, or ask the admin to reregister this"
-            " ICE: its key is gone, and the gateway admits no other"
+            "its key is missing, and the gateway admits no other: restore key.pem in the state folder from a"
+            " backup, or ask the admin to reregister this ICE"
         )
     if not state.must_act:
         return None
-    # A refusal's sentence says what to do; a close code's only what happened.
+    # The sentence of a refusal says what to do; that of a close code only what happened.
     rule = CLOSINGS.get(state.code) if isinstance(state.code, int) else None
     refusal = REFUSALS.get(rule.reason) if rule else None
     return refusal.detail if refusal else state.sentence
 
 
-def _advises(state: State) -> bool:
-    """Whether the sentence says what a person should do, although the client goes on trying."""
+def _has_advice(state: State) -> bool:
+    """Whether the sentence says what a person should do, although the client retries."""
     if not isinstance(state.code, str):
         return False
     if state.code == "unreachable":
@@ -118,27 +118,27 @@ def _command(found: Found) -> str:
 
 
 def lines(found: Found, report: Report, now: str) -> list[str]:
-    """The report for a person; `now` in the form of its times."""
-    told = [f"state folder: {report.state_dir}{'' if found.exists else ' (there is none yet)'}"]
-    told.append(_registered(found, report))
+    """The report as lines for a person; `now` has the format of its times."""
+    text = [f"state folder: {report.state_dir}{'' if found.exists else ' (does not exist yet)'}"]
+    text.append(_registered(found, report))
     if report.connected:
-        told.append(f"connected to {report.gateway} since {report.since}")
-        return told
+        text.append(f"connected to {report.gateway} since {report.since}")
+        return text
     since = f" since {report.since}" if report.since else ""
     why = f"{report.code}: {report.sentence}" if report.code is not None else None
     if report.running:
-        told.append(f"not connected{since}{f': {why}' if why else ''}")
+        text.append(f"not connected{since}{f': {why}' if why else ''}")
         later = report.next is not None and report.next > now
-        told.append(f"it tries again at {report.next}" if later else "it is trying to connect now")
+        text.append(f"it tries again at {report.next}" if later else "it is trying to connect now")
     else:
-        told.append(f"not connected{since}: no client is running")
+        text.append(f"not connected{since}: no client is running")
         if why:
-            told.append(f"it last said {why}")
+            text.append(f"it last said {why}")
     if report.running and report.todo and not report.must_act:
-        told.append("to do: what it says above; it tries again by itself")
+        text.append("to do: what it says above; it tries again by itself")
     else:
-        told.append(f"to do: {report.todo or 'nothing, it tries again by itself'}")
-    return told
+        text.append(f"to do: {report.todo or 'nothing, it tries again by itself'}")
+    return text
 
 
 def _registered(found: Found, report: Report) -> str:

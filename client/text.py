@@ -1,4 +1,4 @@
-"""The text of a person's files, whatever editor or shell wrote it, and of the system, whatever its octets are."""
+"""Decodes files that people write, and makes the system's names encodable."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import codecs
 
 
 def decoded(data: bytes, errors: str = "strict") -> str:
-    """The text: UTF-8, or what Windows' editors and shells write with a byte order mark.
+    """Decode UTF-8, or UTF-16 and UTF-8 with a byte order mark, as editors and shells on Windows write it.
 
     Raises `UnicodeDecodeError` unless `errors` says otherwise.
     """
@@ -15,5 +15,5 @@ def decoded(data: bytes, errors: str = "strict") -> str:
 
 
 def encodable(text: str) -> str:
-    """`text` fit for a message: U+FFFD for each lone surrogate, as in names of the system that are no UTF-8."""
+    """`text` with U+FFFD for each lone surrogate, as in names of the system that are not UTF-8."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

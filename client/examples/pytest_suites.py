@@ -1,13 +1,13 @@
-"""Handlers that run a pytest suite: one of those that the client's own settings name, never another.
+"""Handlers that run a pytest suite, which must be one of those in the client's own settings.
 
     ice-client run --gateway URL --handlers client.examples.pytest_suites --config ice-client.toml
 
     [suites]
     smoke = "/srv/suites/smoke"
 
-An operation's params are `{"suite": "smoke"}`. The tests run in a process of their own, in the suite's
-folder, by this Python, which needs pytest; they leave nothing there. The result is their exit status, how many there were, and
-the JUnit report. That tests fail is a result, too; an operation fails where they could not be run.
+An operation's params are `{"suite": "smoke"}`. The tests run in their own process, in the suite's folder, with
+this Python, which needs pytest; they leave nothing there. The result has their exit status, their counts, and
+the JUnit report. Failing tests are a result, too; the operation fails only if pytest could not run them.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ _NONE_FOUND: Final = 5
 _PROGRESS: Final = re.compile(
     r"^(?P<test>\S.*) (?:PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS).*\[ *(?P<percent>\d+)%\]$"
 )
-_SAID: Final = 20
-"""Lines of pytest's output that are told where it could not run."""
-_DRAIN: Final = 1.0
-"""Seconds for the rest of the output, once all that wrote it should have ended."""
+_LAST_LINES: Final = 20
+"""Lines of pytest's output in the error if it could not run."""
+_OUTPUT_TIMEOUT: Final = 1.0
+"""Seconds for reading the rest of the output once pytest has ended."""
 _COUNTS: Final = ("tests", "failures", "errors", "skipped")
 
 
 def register(ice: IceClient, settings: Settings) -> None:
-    """Have the suites of `settings` run. Raises `BadHandlers`."""
+    """Add handlers that run the suites in `settings`. Raises `BadHandlers`."""
     if importlib.util.find_spec("pytest") is None:
         raise BadHandlers(
             f"pytest is not installed (python -m pip install pytest, for {sys.executable})"
@@ -49,7 +49,7 @@ def register(ice: IceClient, settings: Settings) -> None:
     suites = _suites(settings)
 
     async def run(operation: Operation, report: Report) -> dict[str, Any]:
-        return await _run(operation.id, _named(operation.params, suites), report)
+        return await _run(operation.id, _folder_of(operation.params, suites), report)
 
     for kind in KINDS:
         ice.operation(kind)(run)
@@ -59,23 +59,23 @@ def _suites(settings: Settings) -> dict[str, Path]:
     table = settings.get("suites")
     if not isinstance(table, Mapping) or not table:
         raise BadHandlers(
-            "the settings name no suites: give --config FILE with a table [suites] of folders by name"
+            "the settings have no suites: give --config FILE with a table [suites] of folders by name"
         )
     suites = {}
     for name, folder in table.items():
         path = Path(folder) if isinstance(folder, str) else None
         if path is None or not path.is_absolute() or not path.is_dir():
             raise BadHandlers(
-                f"suites.{name} has to be the absolute path of a folder, not {folder!r}"
+                f"suites.{name} must be the absolute path of a folder, not {folder!r}"
             )
         suites[name] = path
     return suites
 
 
-def _named(params: object, suites: Mapping[str, Path]) -> Path:
-    """The folder of the suite that `params` name: a key of our table, and never a part of a path."""
+def _folder_of(params: object, suites: Mapping[str, Path]) -> Path:
+    """The folder of the suite in `params`, which is a key of the settings' table and never a path."""
     if not isinstance(params, Mapping) or set(params) != {"suite"}:
-        raise OperationFailed("bad-params", 'params have to be {"suite": NAME}')
+        raise OperationFailed("bad-params", 'params must be {"suite": NAME}')
     name = params["suite"]
     if not isinstance(name, str) or name not in suites:
         raise OperationFailed("no-such-suite", f"this ICE has the suites {', '.join(suites)}")
@@ -85,7 +85,7 @@ def _named(params: object, suites: Mapping[str, Path]) -> Path:
 async def _run(operation: str, folder: Path, report: Report) -> dict[str, Any]:
     with platform.scratch_folder() as scratch:
         junit = scratch / "junit.xml"
-        said: deque[str] = deque(maxlen=_SAID)
+        output: deque[str] = deque(maxlen=_LAST_LINES)
         try:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-B", "-m", "pytest", "-v", "--color=no"),
@@ -99,36 +99,34 @@ async def _run(operation: str, folder: Path, report: Report) -> dict[str, Any]:
             )
         except OSError as error:
             raise OperationFailed("not-run", f"pytest cannot be started: {error}") from error
-        following = asyncio.create_task(_follow(process, said, report))
+        following = asyncio.create_task(_follow(process, output, report))
         try:
-            # Its end, not that of its output: what it leaves behind may hold that open.
-            status = await platform.ended(process)
+            # Not the end of its output, which processes that it left behind may keep open.
+            status = await platform.exit_status(process)
         finally:
             await _end(operation, process, following)
-        if status not in (*_RAN, _NONE_FOUND) or not junit.exists():
-            raise OperationFailed("not-run", "\n".join([f"pytest ended with {status}:", *said]))
-        return _result(status, junit.read_text(encoding="utf-8", errors="replace"))
+        return _result(status, junit, output)
 
 
 async def _end(
     operation: str, process: asyncio.subprocess.Process, following: asyncio.Task[None]
 ) -> None:
-    """End a suite with all that it has started, and read what is left of its output."""
+    """End pytest and all processes that it started, and read the rest of its output."""
     try:
         await platform.end_group(process)
     finally:
         platform.end_processes_of([operation])
-    await asyncio.wait({following}, timeout=_DRAIN)
+    await asyncio.wait({following}, timeout=_OUTPUT_TIMEOUT)
     following.cancel()
-    process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001 - there is no other way
+    process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001 - asyncio has no public way
 
 
-async def _follow(process: asyncio.subprocess.Process, said: deque[str], report: Report) -> None:
-    """Tell how far it is, until the end of its output. `said` are its last lines."""
+async def _follow(process: asyncio.subprocess.Process, output: deque[str], report: Report) -> None:
+    """Report the progress until the end of the output; `output` keeps its last lines."""
     assert process.stdout is not None  # noqa: S101 - it was opened with a pipe
     while line := await _line(process.stdout):
         text = line.decode(errors="replace").rstrip()
-        said.append(text)
+        output.append(text)
         found = _PROGRESS.match(text)
         if found is not None:
             await report(int(found["percent"]) / 100, found["test"])
@@ -137,11 +135,14 @@ async def _follow(process: asyncio.subprocess.Process, said: deque[str], report:
 async def _line(stream: asyncio.StreamReader) -> bytes:
     try:
         return await stream.readline()
-    except ValueError:  # longer than any that we look for
+    except ValueError:  # longer than a line of progress
         return b"...\n"
 
 
-def _result(status: int, junit: str) -> dict[str, Any]:
-    [suite] = ET.fromstring(junit).iter("testsuite")  # noqa: S314 - pytest wrote it, for us
+def _result(status: int, report: Path, output: deque[str]) -> dict[str, Any]:
+    if status not in (*_RAN, _NONE_FOUND) or not report.exists():
+        raise OperationFailed("not-run", "\n".join([f"pytest ended with {status}:", *output]))
+    junit = report.read_text(encoding="utf-8", errors="replace")
+    [suite] = ET.fromstring(junit).iter("testsuite")  # noqa: S314 - pytest wrote it
     counts = {name: int(suite.get(name, 0)) for name in _COUNTS}
     return {"exit": status, **counts, "junit": junit}

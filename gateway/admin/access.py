@@ -33,7 +33,7 @@ def route(
     finds: Reader | None = None,
     **options: Any,
 ) -> web.RouteDef:
-    """A route that checks its caller before its handler runs, in the contract's order of refusals.
+    """A route that checks its caller before its handler runs, in the order of refusals of `admin.api`.
 
     Args:
         method: the HTTP method; GET answers HEAD, too.

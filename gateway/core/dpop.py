@@ -1,7 +1,7 @@
 """DPoP proofs (RFC 9449): an ICE signs one to prove that it holds its key. Pure.
 
 `verify` checks form, signature, URL and token. `replay` checks that a proof is fresh and unused.
-Source: contract section 5.
+Source: docs/protocol.md.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The rules of an ICE: its types, statuses, names, and the five actions as one table.
 
-Pure: no I/O and no clock. The same rules stand as CHECKs in `store/migrations`. Source: contract
-sections 1 to 3, which make the requirements' "ICE States and Actions" precise.
+Pure: no I/O and no clock. `store/migrations` repeats the rules as CHECKs. Source: docs/administration.md.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _NAME: Final = re.compile(NAME_PATTERN, re.ASCII)
 
 
 class IceType(enum.StrEnum):
-    """`normal` is worked by a person (ad hoc), `ci-cd` by machines."""
+    """A person uses a `normal` ICE (ad hoc), machines use a `ci-cd` one."""
 
     NORMAL = "normal"
     CI_CD = "ci-cd"
@@ -39,7 +38,7 @@ class Status(enum.StrEnum):
 
 
 class Action(enum.StrEnum):
-    """What changes an entry; each is one compare-and-set."""
+    """The actions that change an entry; each is one compare-and-set."""
 
     PROVISION = "provision"
     REPROVISION = "reprovision"
@@ -52,8 +51,8 @@ class Action(enum.StrEnum):
 class Rule:
     """One row of the table of actions.
 
-    `sources` are the statuses it starts from (None: no entry), `renews` says whether the token is
-    replaced (the generation grows by one), `closes` the code with which sessions are dropped.
+    `sources` are the statuses that allow it (None: no entry). `renews`: it replaces the token, and the generation
+    grows by one. `closes` is the close code for the ICE's session.
     """
 
     sources: tuple[Status | None, ...]
@@ -62,7 +61,7 @@ class Rule:
     closes: CloseCode | None = None
 
 
-# Every combination that is not in this table is refused and changes nothing.
+# The gateway refuses every combination that is not in this table.
 RULES: Final[Mapping[Action, Rule]] = MappingProxyType(
     {
         Action.PROVISION: Rule((None,), Status.PROVISIONED, renews=True),
@@ -90,7 +89,7 @@ OPERATIONS: Final[Mapping[IceType, tuple[OperationKind, ...]]] = MappingProxyTyp
         IceType.CI_CD: (OperationKind.REMOTE_EXECUTE, OperationKind.SCHEDULE),
     }
 )
-"""The operation kinds that each type may be sent, whoever asks."""
+"""The operation kinds that each type accepts from any requester."""
 
 
 def valid_name(name: str) -> bool:
@@ -99,12 +98,12 @@ def valid_name(name: str) -> bool:
 
 
 def fold(name: str) -> str:
-    """The form of an ICE name under which it is unique: ASCII letters in lower case, as SQL's lower()."""
+    """The case-folded name, which is unique: ASCII letters in lower case, as SQL's lower()."""
     return name.encode(errors="surrogatepass").lower().decode(errors="surrogatepass")
 
 
 def actions_from(status: Status | None) -> tuple[Action, ...]:
-    """The actions that the table allows from `status`, in its order."""
+    """The actions that the table allows from `status`, in the order of the table."""
     return tuple(action for action, rule in RULES.items() if status in rule.sources)
 
 
@@ -119,7 +118,7 @@ class WrongStatus:
     @property
     def sentence(self) -> str:
         """What the status is and what an admin may do from it."""
-        # `register` is the ICE's own; an admin is not told to do it.
+        # Only the ICE itself can register.
         may = [action for action in actions_from(self.status) if action is not Action.REGISTER]
         return (
             f"{self.ice_name} is {self.status}, so it cannot be {_PAST[self.action]}; "
@@ -152,7 +151,7 @@ class Ice:
     deregisteredon: datetime | None = None
     expireson: datetime | None = None
     key_id: str | None = None
-    """The key that sealed the token; None where it needs none (`deregistered`) or is not known."""
+    """The key that sealed the token; None if unknown or not needed (`deregistered`)."""
 
     @classmethod
     def provision(
@@ -185,7 +184,7 @@ class Ice:
         )
 
     def refuses(self, action: Action) -> WrongStatus | None:
-        """The refusal of `action` by the table, if it is one."""
+        """The refusal of `action`; None if the table allows it."""
         if self.status in RULES[action].sources:
             return None
         return WrongStatus(self.ice_name, action, self.status)
@@ -199,7 +198,7 @@ class Ice:
         now: datetime,
         expires: datetime | None,
     ) -> Ice | WrongStatus:
-        """Replace the token: `REPROVISION` where it was lost, `REREGISTER` to forget the key, too."""
+        """Replace the token, by `REPROVISION` or `REREGISTER`."""
         return self.refuses(action) or replace(
             self,
             status=RULES[action].target,
@@ -214,7 +213,7 @@ class Ice:
         )
 
     def register(self, key_thumbprint: str, *, now: datetime) -> Ice | WrongStatus:
-        """The ICE's first admitted connection binds its key."""
+        """Bind the key at the ICE's first admitted connection."""
         return self.refuses(Action.REGISTER) or replace(
             self,
             status=RULES[Action.REGISTER].target,
@@ -224,7 +223,7 @@ class Ice:
         )
 
     def deregister(self, ice_token: str, *, now: datetime) -> Ice | WrongStatus:
-        """The ICE is no longer wanted; `ice_token` is the hash of a token that nobody is shown."""
+        """End the ICE's registration; `ice_token` is the hash of a new token, which is never shown."""
         return self.refuses(Action.DEREGISTER) or replace(
             self,
             status=RULES[Action.DEREGISTER].target,
@@ -243,10 +242,9 @@ class Ice:
     def judge(
         self, ice_type: str, generation: int, ice_token: str, key_thumbprint: str, now: datetime
     ) -> RefusalCode | None:
-        """The refusal for a genuine token with a good proof, or None when it may be admitted.
+        """The refusal for a genuine token with a valid proof, in the order of docs/protocol.md.
 
-        The order is that of contract section 5. None from a `provisioned` entry means that the ICE
-        may register; from a `registered` one that it may connect.
+        None means that the ICE may register (`provisioned`) or connect (`registered`).
         """
         current = generation == self.generation
         if generation > self.generation or ice_type != self.ice_type:

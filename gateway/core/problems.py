@@ -1,6 +1,6 @@
 """The catalogue of refusals of the admin API and the commands: code, HTTP status, title, sentence.
 
-Refusals of an ICE are in `client.protocol`. Source: contract sections 5 and 7; problem documents follow
+Refusals of an ICE are in `client.protocol`. Source: docs/protocol.md and docs/api.md; problem documents follow
 RFC 9457.
 """
 
@@ -38,7 +38,7 @@ class Problem:
         }
 
 
-# The requirements' sentences, word for word.
+# Sentences that the product's owner has fixed word for word.
 ALREADY_EXISTS: Final = "ICE Provision Failed! ICE Name or User already exists"
 NAME_IS_FINAL: Final = "ICE Names cannot be changed or deleted"
 

@@ -1,6 +1,6 @@
 """Decides whether a proof is fresh and unused: nonces, and the `jti` of used proofs. Pure.
 
-Source: contract section 5; RFC 9449 sections 8 and 11.1.
+Source: docs/protocol.md; RFC 9449 sections 8 and 11.1.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who may do what (contract sections 7 and 9). Pure."""
+"""Who may do what (docs/api.md and docs/protocol.md). Pure."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Registration tokens: compact JWE (RFC 7516), `dir` with `A256GCM`, sealed with keys that only the gateway has.
 
-Pure: `store.key_file` reads and writes the key file. Source: contract section 4. The protected header repeats
+Pure: `store.key_file` reads and writes the key file. Source: docs/protocol.md. The protected header repeats
 `iat` (RFC 7519 section 5.3 allows this), so that a client can tell which of two tokens is newer without
 opening either.
 """
@@ -157,7 +157,7 @@ class KeyRing:
                 base64url.encode(sealed[-_TAG_BYTES:]),
             )
         )
-        assert len(text) <= MAX_TOKEN, "a token outgrew the contract"  # noqa: S101 - cannot happen: names have 64 characters
+        assert len(text) <= MAX_TOKEN, "a token outgrew its bound"  # noqa: S101 - cannot happen: names have 64 characters
         return Secret(text)
 
     def open(self, token: Secret) -> OpenedToken | UnknownKey | None:

@@ -1,6 +1,6 @@
-"""Decides whether an ICE is admitted: token, proof, entry, in the order of contract section 5.
+"""Decides whether to admit an ICE: token, proof, entry, in the order of docs/protocol.md.
 
-Garbage ends before the database is asked. An ICE that comes for the first time is registered.
+Invalid tokens and proofs are refused without a look-up in the database. The first admission registers the ICE.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ from gateway.store.entry_loader import EntryLoader
 from gateway.store.key_file import KeyStore
 
 MAX_AGE: Final = 1.0
-"""Seconds after which a row that was read is read again."""
+"""Seconds after which an entry is read again."""
 ATTEMPTS: Final = 100
 """Handshakes without a genuine token that an address may send within `ATTEMPTS_WINDOW` seconds."""
 ATTEMPTS_WINDOW: Final = 60.0
 MAX_BATCH: Final = 128
-"""Handshakes screened in one turn of the loop at the most, some 20 ms of work."""
+"""The most handshakes screened in one turn of the loop, some 20 ms of work."""
 _SCHEME: Final = "dpop "
 
 
 class Handshake(msgspec.Struct, frozen=True, gc=False):
-    """What an ICE brings: all values of the two headers, whence it comes, where it arrived.
+    """All values of the two headers, the client's address, and the URLs of the local socket.
 
-    `local` are the URLs that name the socket's own address; they count only without `public_url`.
+    `local` counts only without `public_url`.
     """
 
     authorizations: tuple[str, ...]
@@ -66,9 +66,9 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
 
 
 class Admitted(msgspec.Struct, frozen=True, gc=False):
-    """The entry that admits: `seq` is the newest event it reflects, `at` the monotonic time of reading.
+    """The entry that admits: `seq` is the newest event it reflects, `at` the monotonic time of the read.
 
-    `reading` is the number of the look-up that read it, where other nodes serve the database, too.
+    `reading` is the number of the look-up that read it, if several nodes share the database.
     """
 
     ice: Ice
@@ -78,14 +78,14 @@ class Admitted(msgspec.Struct, frozen=True, gc=False):
 
 
 class Refused(msgspec.Struct, frozen=True, gc=False):
-    """A refusal; `ice_name` where the token opened, so that it may be told to the admin."""
+    """A refusal; `ice_name` only if the token was genuine, for the admin to see."""
 
     problem: Problem
     ice_name: str | None = None
 
 
 class _Arrival:
-    """A handshake on its way through the steps of `screen`, each of which adds what it found."""
+    """A handshake in the steps of `_screen`; each adds its result."""
 
     __slots__ = ("handshake", "opened", "proof", "token", "verdict")
 
@@ -100,11 +100,11 @@ class _Arrival:
 
 S = TypeVar("S", bound=Live)
 OpenSession = Callable[[Admitted], S | Refused | None]
-"""Writes the 101 at once, without an await: the session, a refusal, or None where the client has gone."""
+"""Writes the 101 without an await; returns the session, a refusal, or None if the client has gone."""
 
 
 class Admission:
-    """Decides on handshakes; its collaborators come in through the constructor."""
+    """Decides on handshakes."""
 
     def __init__(
         self,
@@ -140,10 +140,10 @@ class Admission:
         self._urls = _normalised(self._public)
 
     async def admit(self, handshake: Handshake, open_session: OpenSession[S]) -> S | Refused | None:
-        """Admit an ICE, or say why not; None where its client has gone meanwhile.
+        """Admit an ICE or refuse it; None if the client has gone meanwhile.
 
-        Add, then check: the handshake is in the hub before the entry is read, and from the last look at
-        what was read to the bytes of the 101, which `open_session` writes, there is no await.
+        Add, then check: the handshake is in the hub before the entry is read. There is no await between the last
+        check and the 101, which `open_session` writes.
         """
         candidate = await self._screen(handshake)
         if isinstance(candidate, Refused):
@@ -156,7 +156,7 @@ class Admission:
                 verdict = await self._decide(candidate, again=again)
                 if isinstance(verdict, Refused):
                     return verdict
-                if self._holds(verdict) and not self._hub.overtaken(pending):
+                if self._is_current(verdict) and not self._hub.is_outdated(pending):
                     break
                 again = True
             opened = open_session(verdict)
@@ -169,9 +169,9 @@ class Admission:
     # --- before the database -----------------------------------------------------------------------
 
     async def _screen(self, handshake: Handshake) -> Candidate | Refused:
-        """Open the token and check the proof, in one batch with others that wait, `MAX_BATCH` at the most.
+        """Open the token and check the proof, in a batch of at most `MAX_BATCH` waiting handshakes.
 
-        Each step for all of them before the next: its code and tables stay in the processor's nearest
+        Each step handles the whole batch before the next step: its code and tables stay in the processor's
         caches, which makes an admission in a storm a tenth cheaper.
         """
         loop = asyncio.get_running_loop()
@@ -186,17 +186,17 @@ class Admission:
         try:
             for step in (self._open_token, self._verify_proof, self._use_proof):
                 for arrival in arrived:
-                    if arrival.verdict.done():  # refused, or whoever brought it has gone
+                    if arrival.verdict.done():  # refused, or its client has gone
                         continue
                     try:
                         verdict = step(arrival)
-                    except Exception as error:  # noqa: BLE001 - handed to whoever asked, and to nobody else
+                    except Exception as error:  # noqa: BLE001 - raised in the caller of this arrival alone
                         arrival.verdict.set_exception(error)
                     else:
                         if verdict is not None:
                             arrival.verdict.set_result(verdict)
         finally:
-            # The others have their turn, whatever became of these.
+            # Schedule the others even if this batch failed.
             if self._arrived:
                 asyncio.get_running_loop().call_soon(self._screen_some)
 
@@ -205,10 +205,10 @@ class Admission:
         tokens = [
             value[len(_SCHEME) :].strip()
             for value in handshake.authorizations
-            if value[: len(_SCHEME)].lower() == _SCHEME  # RFC 9110: a scheme's case is ignored
+            if value[: len(_SCHEME)].lower() == _SCHEME  # RFC 9110: schemes are case-insensitive
         ]
         if not tokens or not tokens[0]:
-            self._count(handshake.address)
+            self._count_attempt(handshake.address)
             return Refused(refusal(RefusalCode.TOKEN_MISSING))
         token = Secret(tokens[0])
         opened = self._keys.open(token) if len(tokens) == 1 else None
@@ -219,12 +219,12 @@ class Admission:
 
     def _verify_proof(self, arrival: _Arrival) -> Refused | None:
         handshake, name = arrival.handshake, arrival.opened.ice_name
-        # RFC 9449 section 4.3, check 1: not more than one DPoP header.
+        # RFC 9449 section 4.3, check 1: at most one DPoP header.
         if len(handshake.proofs) != 1:
             detail = "There must be exactly one DPoP header"
             return Refused(refusal(RefusalCode.PROOF_INVALID, detail=detail), name)
         names = self._public or handshake.local
-        urls = self._urls or _normalised(names)  # which remembers the few that there are
+        urls = self._urls or _normalised(names)  # cached, as there are few
         proof = verify(
             handshake.proofs[0],
             token=arrival.token.reveal(),
@@ -248,30 +248,30 @@ class Admission:
         return Candidate(opened, proof.thumbprint, arrival.handshake.address, name)
 
     def _invalid_token(self, address: str, ice_name: str | None = None) -> Refused:
-        """`ice_name` where the token opened and there is an entry to tell the admin of."""
-        wait = self._count(address)
+        """`ice_name` only if the token was genuine and its entry exists."""
+        wait = self._count_attempt(address)
         if not wait:
             return Refused(refusal(RefusalCode.TOKEN_INVALID), ice_name)
         return Refused(
             refusal(RefusalCode.TOO_MANY_ATTEMPTS, retry_after=math.ceil(wait)), ice_name
         )
 
-    def _count(self, address: str) -> float:
+    def _count_attempt(self, address: str) -> float:
         return self._attempts.count(address, self._monotonic())
 
     # --- with the database ---------------------------------------------------------------------------
 
     async def _decide(self, candidate: Candidate, *, again: bool) -> Admitted | Refused:
-        """Read the entry, after this was called, and judge; register an ICE that comes first.
+        """Read the entry now and judge it; register the ICE on its first admission.
 
-        It comes `again` where something has overtaken the last verdict.
+        `again`: the last verdict became outdated, and the proof has been used.
         """
         name = candidate.token.ice_name
         proof = (candidate.proof,) if candidate.proof and not again else ()
         while True:
-            closed = self._closed(name)
-            if closed is not None:
-                return closed
+            refused = self._refuse_all(name)
+            if refused is not None:
+                return refused
             try:
                 reading = await self._entries.find(name, *proof)
                 proof = ()
@@ -289,14 +289,14 @@ class Admission:
                 registered = await self._register(reading.ice, candidate, reading.number)
                 if registered is not None:
                     return registered
-                # It has lost its compare-and-set: read again and decide anew.
+                # Another change won the compare-and-set: read and judge again.
             except StoreUnavailable:
                 return _unavailable(name)
 
-    def _closed(self, name: str) -> Refused | None:
-        """Why nobody at all is admitted; that nothing can be written, the look-up tells."""
+    def _refuse_all(self, name: str) -> Refused | None:
+        """The refusal while this node admits no ICE; the look-up finds a store that is unavailable."""
         if self._follower.fault is not None or not self._lease.valid:
-            return _unavailable(name)  # whom nobody could take out again is not let in
+            return _unavailable(name)  # this node could not drop the ICE again
         return None if self._restore_hold.reason is None else _held(name)
 
     def _judge(self, ice: Ice, candidate: Candidate) -> RefusalCode | None:
@@ -308,7 +308,7 @@ class Admission:
     async def _register(self, ice: Ice, candidate: Candidate, reading: float) -> Admitted | None:
         now, at = self._clock(), self._monotonic()
         registered = ice.register(candidate.thumbprint, now=now)
-        assert not isinstance(registered, WrongStatus)  # noqa: S101 - judged a line above
+        assert not isinstance(registered, WrongStatus)  # noqa: S101 - the caller has judged it
         event = Event(
             now,
             Actor(ice.ice_name, Via.ICE, candidate.address),
@@ -326,8 +326,8 @@ class Admission:
         )
         return None if logged is None else Admitted(registered, logged.seq, at, reading)
 
-    def _holds(self, admitted: Admitted) -> bool:
-        """Whether what was read still admits: it is fresh, and this node knows of every change."""
+    def _is_current(self, admitted: Admitted) -> bool:
+        """Whether the entry is fresh, and this node knows of every change since."""
         fresh = self._monotonic() - admitted.at <= MAX_AGE
         return fresh and self._follower.current and self._lease.valid
 

@@ -2,7 +2,7 @@
 
 A connected ICE with unfinished operations has a *lane*: a task that reads the table, does the next step and
 waits. The state is in the table, so a new lane can go on wherever an earlier one died. The event log
-announces new operations. Source: contract sections 6 and 9.
+announces new operations. Source: docs/protocol.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One sweep pings every session and drops the silent: no timer per connection."""
+"""Pings all sessions and drops silent ones in one sweep, without a timer per connection."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from client.protocol import CloseCode
 from gateway.node.session import Session
 
 _STEPS: Final = 20
-"""Sweeps per heartbeat: pings are spread, and a silent session is dropped at most a step late."""
+"""Sweeps per heartbeat: they spread the pings, and a silent session is dropped at most one sweep late."""
 SILENT: Final = 2
 """Heartbeats of silence after which a session is dropped."""
 
@@ -23,11 +23,11 @@ class Heartbeat:
     def __init__(self, sessions: Iterable[Session], interval: float) -> None:
         self.interval = interval
         self._sessions = sessions
-        self._swept = math.inf
-        self._awake = -math.inf
+        self._last_sweep = math.inf
+        self._resumed = -math.inf
 
     def schedule(self, session: Session) -> None:
-        """Give a new session its place, so that a storm of them is not pinged all at once."""
+        """Set the first ping of a new session, at a random time so that many new ones are spread."""
         now = asyncio.get_running_loop().time()
         session.ping_due = now + self.interval * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load
 
@@ -38,13 +38,13 @@ class Heartbeat:
             self.sweep(asyncio.get_running_loop().time())
 
     def sweep(self, now: float) -> None:
-        """Ping who is due at `now` (the loop's time), drop who was silent for too long."""
-        if now - self._swept >= self.interval:
-            # It was the gateway that slept (a stopped machine, say): nobody was asked, or heard.
-            self._awake = now
-        self._swept = now
+        """Ping the sessions that are due at `now` (the loop's time), and drop silent ones."""
+        if now - self._last_sweep >= self.interval:
+            # The gateway itself slept (a suspended machine, say), and could neither ping nor receive.
+            self._resumed = now
+        self._last_sweep = now
         for session in self._sessions:
-            heard = max(session.transport.heard, self._awake - self.interval)
+            heard = max(session.transport.heard, self._resumed - self.interval)
             if now - heard >= SILENT * self.interval:
                 session.close(CloseCode.HEARTBEAT_TIMEOUT)
             elif now >= session.ping_due:

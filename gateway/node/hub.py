@@ -1,8 +1,8 @@
-"""This node's live sessions, and the handshakes that may become one.
+"""This node's sessions, and the handshakes that may become one.
 
-*Add, then check*: an arriving ICE is put here as pending before its entry is read. A deregistration
-that commits before the read is seen by the read; one that commits after it finds the pending entry
-here and marks it. With check-then-add there would be a gap through which a deregistered ICE gets in.
+*Add, then check*: admission adds a handshake here as pending before it reads the ICE's entry. The read sees a
+deregistration that commits before it; one that commits later finds the pending handshake here and marks it. With
+check-then-add a deregistered ICE could slip in between.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ class Live(Protocol):
 
     @property
     def ice_name(self) -> str:
-        """The ICE's name, exactly."""
+        """The ICE's name, with its case."""
 
     @property
     def generation(self) -> int:
         """The generation that was admitted."""
 
     def close(self, code: int, reason: str | None = None) -> None:
-        """End the session now; it takes itself out of the hub."""
+        """End the session now; it removes itself from the hub."""
 
 
 class Pending:
-    """A handshake whose token opened and whose entry is still to be read."""
+    """A handshake with a genuine token; its entry is still to be read."""
 
     __slots__ = ("generation", "ice_name", "outdated")
 
@@ -45,12 +45,12 @@ class Pending:
         self.ice_name = ice_name
         self.generation = generation
         self.outdated = False
-        """An event has overtaken what was read: read again."""
+        """An event has changed the entry since: read it again."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClosedSession:
-    """A session that an event ended."""
+    """A session that an event closed."""
 
     ice_name: str
     session: str
@@ -77,7 +77,7 @@ class Hub(Generic[L]):
         return ice_name in self._sessions
 
     def get(self, ice_name: str) -> L | None:
-        """The session of exactly this name."""
+        """The session of this ICE; the case of the name counts."""
         return self._sessions.get(ice_name)
 
     def expect(self, ice_name: str, generation: int) -> Pending:
@@ -87,20 +87,20 @@ class Hub(Generic[L]):
         return pending
 
     def forget(self, pending: Pending) -> None:
-        """Take a handshake out; its own entry only, others of the same name stay."""
+        """Remove this handshake; others of the same name stay."""
         others = self._pending.get(pending.ice_name)
         if others is not None:
             others.discard(pending)
             if not others:
                 del self._pending[pending.ice_name]
 
-    def overtaken(self, pending: Pending) -> bool:
-        """Whether what was read for `pending` may no longer hold."""
+    def is_outdated(self, pending: Pending) -> bool:
+        """Whether the entry that was read for `pending` may have changed since."""
         session = self._sessions.get(pending.ice_name)
         return pending.outdated or (session is not None and session.generation > pending.generation)
 
     def promote(self, pending: Pending, session: L) -> None:
-        """Make the handshake a session; the older session of this ICE is superseded."""
+        """Replace the handshake by its session, which supersedes the older session of this ICE."""
         self.forget(pending)
         older = self._sessions.get(session.ice_name)
         self._sessions[session.ice_name] = session
@@ -108,15 +108,15 @@ class Hub(Generic[L]):
             older.close(CloseCode.SUPERSEDED)
 
     def remove(self, session: L) -> None:
-        """Take a session out, unless a newer one has its place."""
+        """Remove a session, unless a newer one has replaced it."""
         if self._sessions.get(session.ice_name) is session:
             del self._sessions[session.ice_name]
 
     def apply(self, entry: Entry) -> list[ClosedSession]:
-        """Do what an event of the log demands: end what it has made invalid.
+        """Apply an event of the log: close the session and mark the handshakes that it makes invalid.
 
-        Only pending entries and sessions of a lower generation are concerned, so that a slow tail
-        never closes a freshly reregistered ICE.
+        This affects only lower generations, so that a slow follower of the log never closes an ICE that was just
+        reregistered.
         """
         event = entry.event
         name, generation = event.ice_name, event.generation
@@ -136,15 +136,15 @@ class Hub(Generic[L]):
             lambda session: session.generation < generation,
         )
 
-    def doubt(self, sessions: Sequence[L], standing: Mapping[str, tuple[int, Status]]) -> None:
-        """End those of `sessions` that the table does not bear out, after the log was lost for a while.
+    def reconcile(self, sessions: Sequence[L], entries: Mapping[str, tuple[int, Status]]) -> None:
+        """Close those of `sessions` that the table no longer allows, after the log was lost for a while.
 
         Args:
-            sessions: who was here before the table was asked; who has come since was judged by it.
-            standing: generation and status by name.
+            sessions: the sessions from before the table was read; newer ones were judged by it.
+            entries: generation and status by name.
         """
         for session in sessions:
-            generation, status = standing.get(session.ice_name, (0, Status.PROVISIONED))
+            generation, status = entries.get(session.ice_name, (0, Status.PROVISIONED))
             if generation != session.generation or status is not Status.REGISTERED:
                 deregistered = status is Status.DEREGISTERED
                 session.close(CloseCode.DEREGISTERED if deregistered else CloseCode.TOKEN_REPLACED)

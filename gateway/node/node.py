@@ -283,7 +283,7 @@ class Node:
     async def _compare(self) -> None:
         """Compare every session with the table, after the log was interrupted."""
         held = list(self.hub)
-        self.hub.doubt(held, await self._ices.standing([session.ice_name for session in held]))
+        self.hub.reconcile(held, await self._ices.standing([session.ice_name for session in held]))
         await self.dispatcher.refresh()
 
     def _on_change(self) -> None:

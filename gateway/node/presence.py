@@ -26,7 +26,7 @@ from gateway.store.sessions import Connection, Happening, Opened
 
 _RETRY: Final = 0.5
 _CONFIRM_EVERY: Final = 10.0
-"""Seconds between two confirmations: the contract promises 15, and a write may need a second try."""
+"""Seconds between two confirmations: 15 are promised, and a write may need a second try."""
 _PAUSE: Final = 0.1
 """Seconds between two writes: admins see connections soon enough, and a storm is a few commits."""
 _LINES: Final = 128

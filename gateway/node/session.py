@@ -1,4 +1,4 @@
-"""An admitted connection of an ICE: its messages, its one end. Speaks JSON-RPC, knows no socket."""
+"""An admitted connection of an ICE: its JSON-RPC messages and its end, independent of the socket."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from gateway.core.ice import OPERATIONS, Ice
 from gateway.core.operation import failure, reason
 
 _MAX_FACT: Final = 255
-"""Characters kept of what an ICE says of itself."""
+"""Characters kept of each fact that an ICE reports about itself."""
 MAX_RUNNING: Final = 256
-"""Operations that an ICE may say it works on."""
+"""Operations that the `running` of a hello may name."""
 _MAX_ID: Final = 128
-"""Characters of an operation's id; ours are shorter."""
+"""Characters of an operation's id; real ones are shorter."""
 
 _OPERATIONS: Final = {
     ice_type: [kind.value for kind in kinds] for ice_type, kinds in OPERATIONS.items()
 }
 _NO_HELLO: Final = protocol.Hello()
-_NOTHING: Final[frozenset[str]] = frozenset()  # an empty one is 216 bytes each time
+_NOTHING: Final[frozenset[str]] = frozenset()  # shared, because each empty one takes 216 bytes
 _MISSING: Final = msgspec.Raw(b"")
 _NOT_ACCEPTED: Final = reason("refused", "the ICE has not accepted it")
 _MAX_DETAIL: Final = 200
-"""Characters of what is wrong with a finish: a part of them is the ICE's own."""
+"""Characters of the reason for refusing a finish, which may quote the ICE."""
 
 
 class _Answer(msgspec.Struct):
@@ -39,7 +39,7 @@ class _Answer(msgspec.Struct):
 
 
 class _Finish(msgspec.Struct):
-    """`protocol.Finish` with its values as they were sent."""
+    """`protocol.Finish` with its values as sent."""
 
     id: str
     outcome: Literal["succeeded", "failed"]
@@ -48,10 +48,9 @@ class _Finish(msgspec.Struct):
 
 
 class FinishReport(msgspec.Struct, frozen=True):
-    """What an operation came to; `result` and `error` are JSON.
+    """The outcome of an operation; `result` and `error` are JSON.
 
-    `refusal` is the code and the sentence with which the finish itself is refused: its operation has failed
-    with these.
+    `refusal` has the code and the sentence if the finish itself is refused; its operation fails with them.
     """
 
     id: str
@@ -62,53 +61,53 @@ class FinishReport(msgspec.Struct, frozen=True):
 
 
 class Observer(Protocol):
-    """Whoever wants to know of a session's hello, its work, and its end."""
+    """Gets the events of a session."""
 
     def may_act(self) -> bool:
-        """Whether anything that an ICE sends may be acted on; ends all sessions where it may not."""
+        """Whether the node may act on messages of ICEs; if not, it ends all sessions."""
 
     def greeted(self, session: Session) -> None:
-        """The ICE has told its version, platform and host name. Comes once at the most."""
+        """The ICE sent its hello. Called at most once."""
 
     def answered(self, session: Session, operation_id: str, refused: bytes | None) -> None:
-        """The ICE has accepted an operation, or `refused` it, which is JSON."""
+        """The ICE accepted an operation, or refused it with the error `refused` (JSON)."""
 
     def progressed(self, session: Session, progress: protocol.Progress) -> None:
-        """The ICE tells how far it is."""
+        """The ICE reported progress."""
 
     def finished(self, session: Session, request: protocol.RequestId, finish: FinishReport) -> None:
-        """The ICE tells what an operation came to, and waits for `Session.answer`."""
+        """The ICE reported the outcome of an operation, and waits for `Session.answer`."""
 
     def ended(self, session: Session, code: int) -> None:
-        """The session is over: nothing that the ICE sends is acted on any more. Comes once."""
+        """The session ended; it acts on no more messages. Called once."""
 
 
 class Transport(Protocol):
     """The socket of a session."""
 
     heard: float
-    """When anything was last received, in the loop's time."""
+    """When data was last received, in the loop's time."""
 
     @property
     def lost(self) -> asyncio.Future[None]:
-        """Done when the connection is gone."""
+        """Done when the connection is closed."""
 
     def send(self, text: bytes) -> None:
         """Send a text message, without waiting."""
 
     def ping(self) -> None:
-        """Ask for a sign of life."""
+        """Send a ping."""
 
     def close(self, code: int, reason: str | None = None) -> None:
-        """Close with `code` and its sentence, or `reason`."""
+        """Close with `code` and `reason`, by default that of `code`."""
 
 
 class Session:
     """One admitted connection.
 
-    `seq` is the newest event that the look-up behind its admission saw: what is numbered above came
-    after it. `transport` is set by whoever hands the socket over. `opened` and `greeted` are the loop's time;
-    `running` is what the ICE said in its hello that it works on.
+    `seq` is the newest event that the look-up of its admission saw; events with higher numbers came later.
+    The endpoint sets `transport`. `opened` and `greeted` are in the loop's time; `running` holds the
+    operations that the ICE named in its hello.
     """
 
     __slots__ = (
@@ -152,7 +151,7 @@ class Session:
         self.address = address
         self.since = since
         self.reading = reading
-        """The number of the look-up that read its entry, where other nodes serve the database, too."""
+        """The number of the look-up that read its entry, if several nodes share the database."""
         self.hello = _NO_HELLO
         self.opened = asyncio.get_running_loop().time()
         self.greeted: float | None = None
@@ -161,7 +160,7 @@ class Session:
         self._observer = observer
 
     def welcome(self, heartbeat: float) -> bytes:
-        """The first message."""
+        """The encoded `ice.welcome`. `heartbeat` in seconds."""
         ice = self.ice
         welcome = protocol.Welcome(
             ice_name=ice.ice_name,
@@ -184,7 +183,7 @@ class Session:
         self.transport.send(protocol.request("operation.run", run, operation_id))
 
     def cancel(self, operation_id: str, reason: protocol.CancelReason) -> None:
-        """Let the ICE stop working on an operation."""
+        """Tell the ICE to stop an operation."""
         cancel = protocol.Cancel(id=operation_id, reason=reason)
         self.transport.send(protocol.notification("operation.cancel", cancel))
 
@@ -194,17 +193,17 @@ class Session:
         refusal: protocol.RpcRefusal | None,
         detail: str | None = None,
     ) -> None:
-        """Answer a request of the ICE: it is done, or refused."""
+        """Answer a request of the ICE, with `{}` or a refusal."""
         if refusal is None:
             self.transport.send(protocol.result(request, {}))
         else:
             self.transport.send(protocol.refuse(request, refusal, detail))
 
     def close(self, code: int, reason: str | None = None) -> None:
-        """End the session; `reason` is the catalogue's where none is given."""
+        """End the session; the default reason is that of `code`."""
         self.transport.close(code, reason)
 
-    # --- what the wire tells -----------------------------------------------------------------------
+    # --- for the transport -------------------------------------------------------------------------
 
     def received(self, text: str) -> None:
         """Act on one message, if this node still may."""
@@ -223,25 +222,25 @@ class Session:
             self.close(protocol.CloseCode.POLICY_VIOLATION)
             return
         if message.method is msgspec.UNSET:
-            self._take_answer(message)
+            self._handle_response(message)
         elif message.id is not msgspec.UNSET:
-            self._take_request(message, message.id)
+            self._handle_request(message, message.id)
         else:
             # A notification is never answered (JSON-RPC 2.0, section 4.1).
             with contextlib.suppress(msgspec.ValidationError):
-                self._take_notification(message)
+                self._handle_notification(message)
 
-    def _take_notification(self, message: protocol.Message) -> None:
+    def _handle_notification(self, message: protocol.Message) -> None:
         if message.method == "ice.hello":
             if self.greeted is None:
-                self._greet(protocol.params_of(message, protocol.Hello))
+                self._handle_hello(protocol.params_of(message, protocol.Hello))
         elif message.method == "operation.progress":
             progress = protocol.params_of(message, protocol.Progress)
             self._observer.progressed(self, progress)
 
-    def _take_answer(self, message: protocol.Message) -> None:
+    def _handle_response(self, message: protocol.Message) -> None:
         if not isinstance(message.id, str):
-            return  # none of ours
+            return  # not the id of an operation
         if message.error is not msgspec.UNSET:
             refused = reason("refused", message.error.message, message.error.data)
             self._observer.answered(self, message.id, refused)
@@ -252,7 +251,7 @@ class Session:
             accepted = False
         self._observer.answered(self, message.id, None if accepted else _NOT_ACCEPTED)
 
-    def _take_request(self, message: protocol.Message, request: protocol.RequestId) -> None:
+    def _handle_request(self, message: protocol.Message, request: protocol.RequestId) -> None:
         if message.method != "operation.finish":
             self.transport.send(
                 protocol.error(request, protocol.METHOD_NOT_FOUND, "method not found")
@@ -269,8 +268,8 @@ class Session:
             self._refuse_finish(message, request, too_large, too_large.message)
             return
         why = failure(failed or None) if finish.outcome == "failed" else None
-        told = FinishReport(finish.id, finish.outcome, result or None, why)
-        self._observer.finished(self, request, told)
+        report = FinishReport(finish.id, finish.outcome, result or None, why)
+        self._observer.finished(self, request, report)
 
     def _refuse_finish(
         self,
@@ -279,20 +278,20 @@ class Session:
         code: protocol.RpcRefusal,
         detail: str,
     ) -> None:
-        """Refuse a finish; the operation that it names has ended, since the ICE has nothing else to say."""
+        """Refuse a finish; its operation fails, because the ICE will not send another one."""
         detail = detail[:_MAX_DETAIL]
-        operation_id = _operation_of(message)
+        operation_id = _operation_id(message)
         if operation_id is None:
             self.answer(request, code, detail)
             return
         failed = FinishReport(operation_id, "failed", None, reason(code, detail), (code, detail))
         self._observer.finished(self, request, failed)
 
-    def _greet(self, hello: protocol.Hello) -> None:
+    def _handle_hello(self, hello: protocol.Hello) -> None:
         self.hello = protocol.Hello(
-            version=_fact(hello.version),
-            platform=_fact(hello.platform),
-            hostname=_fact(hello.hostname),
+            version=_clean(hello.version),
+            platform=_clean(hello.platform),
+            hostname=_clean(hello.hostname),
         )
         self.greeted = asyncio.get_running_loop().time()
         named = hello.running[:MAX_RUNNING]
@@ -300,24 +299,24 @@ class Session:
         self._observer.greeted(self)
 
     def overflowed(self) -> None:
-        """Drop an ICE that does not read."""
+        """Drop an ICE that reads too slowly."""
         self.close(protocol.CloseCode.SLOW_CONSUMER)
 
     def closed(self, code: int) -> None:
-        """Tell that it is over."""
+        """Report the end of the session."""
         self._observer.ended(self, code)
 
 
-class _Named(msgspec.Struct):
+class _WithId(msgspec.Struct):
     id: str
 
 
-def _operation_of(message: protocol.Message) -> str | None:
-    """The operation that a message names, whatever else is wrong with its parameters."""
+def _operation_id(message: protocol.Message) -> str | None:
+    """The operation in a message whose parameters may otherwise be invalid; None without one."""
     params = bytes(message.params or b"")
     for readable in (params, protocol.outline(params, 1) or b""):
         try:
-            return msgspec.json.decode(readable, type=_Named).id
+            return msgspec.json.decode(readable, type=_WithId).id
         except msgspec.DecodeError:
             return None
         except RecursionError:
@@ -325,8 +324,8 @@ def _operation_of(message: protocol.Message) -> str | None:
     return None
 
 
-def _fact(text: str | None) -> str | None:
-    """What an ICE says of itself, short and without control characters: people will read it."""
+def _clean(text: str | None) -> str | None:
+    """A fact from an ICE, cut and made printable, because people will read it."""
     if text is None:
         return None
     return "".join(char if char.isprintable() else "?" for char in text[:_MAX_FACT])

@@ -125,7 +125,7 @@ async def replace(
 ) -> list[Appended]:
     """Compare and swap: put each new entry in place of the old one, with its event.
 
-    The requirements' "find the entry with given ice_token, ice_type and ice_name", guarded by status
+    The product's rule "find the entry with given ice_token, ice_type and ice_name", guarded by status
     and generation, too.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What is wrong with a WebSocket handshake, and the URLs that name the socket at which it arrived."""
+"""Checks a WebSocket handshake, and gives the URLs of the local socket."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _KEY_BYTES: Final = 16  # RFC 6455 section 4.1
 
 
 def bad_handshake(upgrade: Upgrade) -> Problem | None:
-    """What is wrong with an ICE's handshake, if anything."""
+    """What is wrong with the handshake of an ICE; None if nothing."""
     fault = bad_upgrade(upgrade)
     if fault is None and not offers(upgrade, SUBPROTOCOL):
         return _bad(f"Sec-WebSocket-Protocol must offer {SUBPROTOCOL}")
@@ -24,31 +24,31 @@ def bad_handshake(upgrade: Upgrade) -> Problem | None:
 
 
 def offers(upgrade: Upgrade, subprotocol: str) -> bool:
-    """Whether the client speaks this subprotocol."""
+    """Whether the client offers this subprotocol."""
     offered = ",".join(upgrade.headers.getall("Sec-WebSocket-Protocol", ())).split(",")
     return subprotocol in (name.strip() for name in offered)
 
 
 def bad_upgrade(upgrade: Upgrade) -> Problem | None:
-    """What is wrong with a handshake by RFC 6455 section 4.2.1, if anything."""
+    """What is wrong with a handshake by RFC 6455 section 4.2.1; None if nothing."""
     upgrades = _tokens(upgrade, "Upgrade")
     if not upgrades:
         # RFC 9110 section 15.5.22: a 426 names the protocol.
         return replace(
-            _bad("There was no upgrade at all"),
+            _bad("The request has no Upgrade header"),
             status=426,
             headers={"Upgrade": "websocket", "Connection": "Upgrade"},
         )
     if "websocket" not in upgrades or "upgrade" not in _tokens(upgrade, "Connection"):
         return _bad("Upgrade must be websocket, and Connection must name Upgrade")
     if upgrade.version < (1, 1):
-        return _bad("HTTP/1.1 is needed")
-    if _only(upgrade, "Sec-WebSocket-Version") != "13":
-        # Section 4.4: the answer names the version that is spoken.
+        return _bad("The request must be HTTP/1.1")
+    if _single(upgrade, "Sec-WebSocket-Version") != "13":
+        # Section 4.4: the answer names the supported version.
         return replace(
             _bad("Sec-WebSocket-Version must be 13"), headers={"Sec-WebSocket-Version": "13"}
         )
-    if not _is_key(_only(upgrade, "Sec-WebSocket-Key")):
+    if not _is_key(_single(upgrade, "Sec-WebSocket-Key")):
         return _bad("Sec-WebSocket-Key must be 16 bytes in base64")
     return None
 
@@ -58,13 +58,13 @@ def _bad(detail: str) -> Problem:
 
 
 def _tokens(upgrade: Upgrade, name: str) -> set[str]:
-    """The parts of a list header, in lower case."""
+    """The items of a list header, in lower case."""
     values = ",".join(upgrade.headers.getall(name, ())).split(",")
     return {value.strip().lower() for value in values if value.strip()}
 
 
-def _only(upgrade: Upgrade, name: str) -> str:
-    """The value of a header that must not appear twice (RFC 6455 section 11.3); empty if it does."""
+def _single(upgrade: Upgrade, name: str) -> str:
+    """The value of a header that may appear only once (RFC 6455 section 11.3); empty otherwise."""
     values = upgrade.headers.getall(name, ())
     return values[0].strip() if len(values) == 1 else ""
 
@@ -77,7 +77,7 @@ def _is_key(text: str) -> bool:
 
 
 def local_urls(upgrade: Upgrade) -> tuple[str, ...]:
-    """The URLs that name the socket's own address; the Host header is never believed."""
+    """The URLs of the socket's own address; a client could forge the Host header."""
     local = upgrade.local
     return () if local is None else _urls(*local, "https" if upgrade.secure else "http")
 

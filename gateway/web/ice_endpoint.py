@@ -1,4 +1,4 @@
-"""`GET /ice/v1`: the handshake of an ICE, from the headers to the 101."""
+"""`GET /ice/v1`: the handshake of an ICE, from the headers to the 101 or the refusal."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _log = structlog.get_logger()
 
 
 class IceEndpoint:
-    """Takes an ICE's handshake from its headers to the 101."""
+    """Admits or refuses the handshake of an ICE."""
 
     def __init__(
         self,
@@ -45,14 +45,14 @@ class IceEndpoint:
         self._max_connections = max_connections
         self._max_handshakes = max_handshakes
         self.handshakes = 0
-        """Those that are being decided on."""
+        """The number of handshakes in progress."""
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """`admit`, for a handshake that aiohttp has made a request of."""
+        """`admit` for a handshake that aiohttp parsed."""
         return await self.admit(Upgrade.of(request)) or HandedOver()
 
     async def admit(self, upgrade: Upgrade) -> web.Response | None:
-        """Admit (None) or refuse; every refusal comes before the 101. See `connection.UpgradeHandler`."""
+        """Admit (None) or refuse, always before the 101. See `connection.UpgradeHandler`."""
         started = asyncio.get_running_loop().time()
         address = client_address(upgrade, self._trusted)
         connection = f"{random.getrandbits(64):016x}"
@@ -99,19 +99,19 @@ class IceEndpoint:
         return outcome if isinstance(outcome, Refused) else None
 
     def _too_many(self, upgrade: Upgrade, name: str) -> Problem | None:
-        if name in self._node.hub:  # it takes the place of its older session
+        if name in self._node.hub:  # it replaces the ICE's older session
             return None
         if len(self._node.hub) >= self._max_connections:
             return _overloaded()
-        # A connection that is no session makes room; without one the ICE is refused.
+        # Close a connection that is not a session to make room; refuse the ICE if there is none.
         if is_among_the_last(upgrade.handle) and not self._load_shedding.shed():
-            return _overloaded("Nearly all of its file handles are in use")
+            return _overloaded("The gateway has hardly any file handles left")
         return None
 
     def _refused(self, verdict: Refused, address: str, connection: str) -> web.Response:
         problem = verdict.problem
         self._metrics.refusals.labels(problem.code).inc()
-        # While the store is away each ICE comes again every few seconds; the fault is said once.
+        # While the store is unavailable each ICE retries every few seconds; the fault itself is logged once.
         log = _log.debug if problem.code == RefusalCode.STORE_UNAVAILABLE else _log.info
         log(
             "refused",

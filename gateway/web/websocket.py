@@ -1,8 +1,8 @@
-"""The socket side of a session: speaks RFC 6455 on a connection whose handshake is done.
+"""The socket side of a session: RFC 6455 on a connection after its handshake.
 
-No task, no queue and no timer per connection. Frames are parsed by the sans-I/O core of `websockets`,
-and a connection of which nothing is half-read needs none: it is lent one when something comes. Even
-that is spared where what comes is one whole text frame, as nearly all is that an ICE sends.
+A connection has no task, no queue and no timer. The sans-I/O core of `websockets` parses frames. An idle
+connection holds no core; it borrows one from a pool. It needs none for data that is exactly one text frame,
+as is nearly everything that an ICE sends.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final, Protocol, cast
 
 from websockets.exceptions import PayloadTooBig
 from websockets.frames import CloseCode as StandardCode
-from websockets.frames import (  # type: ignore[attr-defined] # apply_mask: compiled where it can be
+from websockets.frames import (  # type: ignore[attr-defined] # apply_mask: compiled if possible
     Frame,
     Opcode,
     apply_mask,
@@ -28,67 +28,68 @@ from client.protocol import CLOSINGS, MAX_MESSAGE, CloseCode
 CLOSE_TIMEOUT: Final = 1.0
 """Seconds for a peer to answer a close frame before the transport is aborted."""
 MAX_BUFFER: Final = 4 * MAX_MESSAGE
-"""Bytes that may wait for a slow reader; one more and it is dropped as a slow consumer."""
+"""Bytes that may wait for a slow reader; beyond that it is dropped as a slow consumer."""
 SLICE: Final = 1024
-"""Bytes that are parsed before others have their turn: a millisecond or two of the smallest frames."""
+"""Bytes parsed before other connections have their turn: one or two milliseconds of the smallest frames."""
 RATE: Final = 1000
-"""Frames a second that a peer may send for long,"""
+"""Frames a second that a peer may send in the long run."""
 BURST: Final = 5000
-"""and at once."""
+"""Frames that a peer may send at once."""
 TEXT: Final = Opcode.TEXT
 BINARY: Final = Opcode.BINARY
 CONT: Final = Opcode.CONT
 _MAX_CONTROL: Final = 125  # RFC 6455 section 5.5
 _FIN: Final = 0x80  # RFC 6455 section 5.2
 _MASK: Final = 0x80
-_NO_CLOSE_FRAME: Final = 1006  # RFC 6455 section 7.1.5
-_LEFT: Final = 1000
-_OURS: Final = frozenset(code for code in CloseCode if code >= CloseCode.RESTART)
-"""Codes that only a gateway has a reason for."""
+_NO_CLOSE_FRAME: Final = int(StandardCode.ABNORMAL_CLOSURE)
+_NORMAL_CLOSURE: Final = int(StandardCode.NORMAL_CLOSURE)
+_GATEWAY_CODES: Final = frozenset(code for code in CloseCode if code >= CloseCode.RESTART)
+"""Codes that only a gateway may send."""
 
 
 class Receiver(Protocol):
-    """What a wire tells of. `closed` comes once: from then on nothing is delivered."""
+    """Gets the messages and the end of a connection. `closed` is called once, and nothing after it."""
 
     def received(self, text: str) -> None:
-        """A whole text message has come."""
+        """A complete text message arrived."""
 
     def overflowed(self) -> None:
         """More than `MAX_BUFFER` bytes wait for the peer to read."""
 
     def closed(self, code: int) -> None:
-        """The connection is closing, with the code that was sent or received first."""
+        """The connection is closing; `code` was sent or received first."""
 
 
 class _Core(Core):
-    """The parser; hands over each frame before it reads the next, which may be the peer's farewell."""
+    """The parser; delivers each frame before it reads the next, which may be a close frame."""
 
     deliver: Callable[[Frame], None]
 
     def __init__(self) -> None:
         super().__init__(SERVER, state=OPEN, max_size=MAX_MESSAGE)
         self.unread = 0
-        """Bytes that were fed, which the wire counts, less those of the frames that came of them."""
+        """Bytes that were fed in (counted by `WebSocket`), less those of the parsed frames."""
 
     def recv_frame(self, frame: Frame) -> None:
         size = self.current_size
         if frame.opcode is Opcode.CLOSE:
-            # It may come within a message in fragments (RFC 6455 section 5.4), which is then never
-            # complete. The library would fail the connection with 1002 in place of the peer's code.
+            # A close frame may interrupt a fragmented message (RFC 6455 section 5.4), for which the library
+            # would fail the connection with 1002 in place of the peer's code.
             self.current_size = None
         super().recv_frame(frame)
         if size is not None or self.current_size is not None:
             self._bound(frame, size)
         self.events.clear()
         length = len(frame.data)
-        # RFC 6455 section 5.2, at the least: who writes a length longer than it needs to be keeps a parser.
+        # The shortest header (RFC 6455 section 5.2): a peer that encodes lengths in more bytes keeps its parser.
         self.unread -= length + (6 if length < 126 else 8 if length < 65536 else 14)  # noqa: PLR2004
         self.deliver(frame)
 
     def _bound(self, frame: Frame, size: int | None) -> None:
-        """Bound a message in fragments, of which there were `size` bytes before this frame.
+        """Limit a fragmented message that had `size` bytes before this frame.
 
-        A control frame within it is no part of it (RFC 6455 section 5.4), but takes of the core's limit.
+        The core counts control frames between fragments against its limit, but they are not part of the
+        message (RFC 6455 section 5.4).
         """
         if frame.opcode is CONT and size is not None and size + len(frame.data) > MAX_MESSAGE:
             raise PayloadTooBig(len(frame.data), MAX_MESSAGE - size)
@@ -96,7 +97,7 @@ class _Core(Core):
 
 
 def framed(opcode: Opcode, data: bytes) -> bytes:
-    """`data` as one frame of a server: final, unmasked (RFC 6455 section 5.2)."""
+    """`data` as one frame from a server: final, unmasked (RFC 6455 section 5.2)."""
     size = len(data)
     if size < 126:  # noqa: PLR2004 - the RFC's own numbers
         return bytes((_FIN | opcode, size)) + data
@@ -106,17 +107,17 @@ def framed(opcode: Opcode, data: bytes) -> bytes:
 
 
 def whole_text(data: bytes) -> bytes | None:
-    """The payload of `data` where that is exactly one unfragmented, masked text frame of a client.
+    """The payload if `data` is exactly one unfragmented, masked text frame from a client.
 
-    None for all else, which is the core's to read: fragments, reserved bits, no mask, 64 KiB or more
-    (RFC 6455 section 5.2). `MAX_MESSAGE` is not looked at: the wire gives `SLICE` bytes at the most.
+    None for anything else, which the core must read: fragments, reserved bits, no mask, 64 KiB or more
+    (RFC 6455 section 5.2). It need not check `MAX_MESSAGE`, because `data` has at most `SLICE` bytes.
     """
     size = len(data) - 6  # two bytes and the masking key
     if size < 0 or data[0] != _FIN | TEXT:
         return None
     if size < 126:  # noqa: PLR2004 - the RFC's own numbers
         return apply_mask(data[6:], data[2:6]) if data[1] == _MASK | size else None
-    size -= 2  # the length, in two bytes more
+    size -= 2  # two more bytes hold the length
     if data[1] != _MASK | 126 or size != data[2] << 8 | data[3]:
         return None
     return apply_mask(data[8:], data[4:8])
@@ -162,7 +163,7 @@ class WebSocket(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self.heard = self._loop.time()
-        """When anything was last received, in the loop's time."""
+        """When data was last received, in the loop's time."""
         self._lost: asyncio.Future[None] | None = None
 
     @property
@@ -174,10 +175,10 @@ class WebSocket(asyncio.Protocol):
                 self._lost.set_result(None)
         return self._lost
 
-    # --- what the session asks for ---------------------------------------------------------------
+    # --- for the session ---------------------------------------------------------------------------
 
     def send(self, text: bytes) -> None:
-        """Send one text message; nothing once the connection is closing."""
+        """Send one text message, unless the connection is closing."""
         self._send(TEXT, text)
 
     def ping(self) -> None:
@@ -185,9 +186,9 @@ class WebSocket(asyncio.Protocol):
         self._send(Opcode.PING, b"")
 
     def close(self, code: int, reason: str | None = None) -> None:
-        """Write the close frame now; abort the transport if the peer does not answer in time.
+        """Write the close frame now, and abort the transport if the peer does not answer in time.
 
-        The reason is the catalogue's where none is given.
+        The default reason is that of `code` in `CLOSINGS`.
         """
         if not self._closing:
             self._parser().send_close(code, CLOSINGS[code].reason if reason is None else reason)
@@ -196,20 +197,20 @@ class WebSocket(asyncio.Protocol):
     # --- asyncio.Protocol ------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin, on a transport whose handshake is done."""
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass
+        """Start on a transport after its handshake."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's are not a subclass
         self._credited = self._loop.time()
 
     def begin_with(self, data: bytes) -> None:
-        """Receive what came behind the handshake: soon, so that the welcome goes out first."""
+        """Process data that arrived with the handshake, after the welcome is sent."""
         self._backlog = memoryview(data)
         self._loop.call_soon(self._go_on)
 
     def data_received(self, data: bytes) -> None:
-        """Parse and deliver; what is longer than a slice, slice by slice."""
+        """Parse and deliver, one slice at a time."""
         self.heard = self._loop.time()
         if self._backlog:
-            # The loop may bring what came later sooner than what it was asked to call soon.
+            # The loop may deliver new data before it calls `_go_on`.
             self._backlog = memoryview(bytes(self._backlog) + data)
         elif len(data) <= SLICE:
             self._feed(data)
@@ -222,7 +223,7 @@ class WebSocket(asyncio.Protocol):
             self._feed_slice(data)
 
     def _feed_slice(self, data: memoryview) -> None:
-        """Parse a slice and leave the rest for later: one ICE's flood holds up nobody else."""
+        """Parse one slice and leave the rest for later, so that one ICE cannot delay the others."""
         self._feed(bytes(data[:SLICE]))
         if self._flooded:
             return
@@ -232,15 +233,15 @@ class WebSocket(asyncio.Protocol):
             self._loop.call_soon(self._go_on)
 
     def _feed(self, data: bytes) -> None:
-        """Parse `SLICE` bytes at the most; without a parser where they are one whole text."""
+        """Parse at most `SLICE` bytes; without a parser if they are one text frame."""
         core = self._core
         if core is None:
-            # Nothing is half-read, no message in fragments begun, nothing closed.
+            # No frame is half-read, no fragmented message begun, nothing closed.
             text = whole_text(data)
             if text is not None:
                 try:
                     self._take(TEXT, text, fin=True)
-                except Exception as error:  # noqa: BLE001 - logged, as by the core where it delivers
+                except Exception as error:  # noqa: BLE001 - logged, as the core does
                     self._fail(error)
                 return
             core = self._parser()
@@ -250,7 +251,7 @@ class WebSocket(asyncio.Protocol):
             if self._closing:
                 self._flush()
             else:
-                # The peer closed, or broke the protocol and the core has failed the connection.
+                # The peer closed, or broke the protocol so that the core failed the connection.
                 self._begin_closing()
             return
         if core.writes:
@@ -258,9 +259,9 @@ class WebSocket(asyncio.Protocol):
             if self._closing:
                 return  # the peer does not read
         if core.unread == 0 and core.current_size is None:
-            # It is as new: no frame and no message is half-read, nothing closed, nothing to send.
+            # The core is as good as new: nothing is half-read, closed or to be sent.
             self._core = None
-            del core.deliver  # which refers to this wire
+            del core.deliver  # it refers to this connection
             if len(_SPARE) < _MAX_SPARE:
                 _SPARE.append(core)
 
@@ -273,7 +274,7 @@ class WebSocket(asyncio.Protocol):
                 self._transport.resume_reading()
 
     def eof_received(self) -> None:
-        """Let the transport close: there is nothing more to come."""
+        """Process the backlog and let the transport close."""
         while self._backlog and not self._flooded:
             self._go_on()
         self._parser().receive_eof()
@@ -283,7 +284,7 @@ class WebSocket(asyncio.Protocol):
             self._begin_closing()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
-        """Tell the session, unless it knows."""
+        """Tell the session, unless it already knows."""
         self._gone = True
         self._backlog = _NOTHING
         self._core = None
@@ -295,7 +296,7 @@ class WebSocket(asyncio.Protocol):
         if self._lost is not None and not self._lost.done():
             self._lost.set_result(None)
 
-    # --- inside ----------------------------------------------------------------------------------
+    # --- private -----------------------------------------------------------------------------------
 
     def _parser(self) -> _Core:
         if self._core is None:
@@ -307,7 +308,7 @@ class WebSocket(asyncio.Protocol):
         if self._closing or self._transport.is_closing():
             return
         if self._core is not None and self._core.writes:
-            self._flush()  # a pong, perhaps, that comes first
+            self._flush()  # a pong, say, that must go first
         self._transport.write(framed(opcode, data))
         if self._transport.get_write_buffer_size() > MAX_BUFFER:
             self._receiver.overflowed()
@@ -321,7 +322,7 @@ class WebSocket(asyncio.Protocol):
         self._credit -= 1
         if self._credit < 0:
             self.close(CloseCode.POLICY_VIOLATION, "too-many-frames")
-            # Not even its farewell is waited for.
+            # Read nothing more, not even the peer's close frame.
             self._flooded = True
             self._pause(paused=True)
         if self._closing:
@@ -330,7 +331,7 @@ class WebSocket(asyncio.Protocol):
             if opcode is BINARY:
                 self.close(CloseCode.TEXT_ONLY)
             return
-        # The core has checked their order and the size of all fragments together.
+        # The core has checked the order and the total size of fragments.
         if self._message is not None:
             self._message += data
             data = self._message
@@ -344,7 +345,7 @@ class WebSocket(asyncio.Protocol):
         try:
             text = str(message, "utf-8")
         except UnicodeDecodeError:
-            # Section 8.1: the connection is failed, which is more than closed: nothing is heard any more.
+            # RFC 6455 section 8.1: fail the connection, which also stops reading.
             code = CloseCode.INVALID_UTF_8
             self._parser().fail(code, code.reason)
             self._begin_closing()
@@ -352,7 +353,7 @@ class WebSocket(asyncio.Protocol):
             self._receiver.received(text)
 
     def _fail(self, error: Exception) -> None:
-        """Fail the connection, as the core does where what it delivers is not taken (RFC 6455 section 7.1.7)."""
+        """Fail the connection after an error in the receiver, as the core does (RFC 6455 section 7.1.7)."""
         core = self._parser()
         core.logger.error("message not taken", exc_info=error)
         if not self._closing:
@@ -360,7 +361,7 @@ class WebSocket(asyncio.Protocol):
             self._begin_closing()
 
     def _refill(self) -> None:
-        """What the peer may send by now: `RATE` frames a second, `BURST` at once."""
+        """Add the credit since the last time: `RATE` frames a second, at most `BURST`."""
         now = self._loop.time()
         self._credit = min(float(BURST), self._credit + (now - self._credited) * RATE)
         self._credited = now
@@ -373,18 +374,17 @@ class WebSocket(asyncio.Protocol):
             if data:
                 self._transport.write(data)
             elif self._transport.can_write_eof():
-                # Half-close and read on: to close with unread bytes would reset the connection, and
-                # the peer might never see the close frame.
+                # Half-close and read on: closing with unread bytes would reset the connection, and the peer
+                # might never see the close frame.
                 self._transport.write_eof()
             elif core.close_rcvd is not None:
                 self._transport.close()
-            # Otherwise (TLS knows no half-close) the peer may still be sending: it closes, or the
-            # timer aborts.
+            # Otherwise (TLS has no half-close) the peer may still send: it closes, or the timer aborts.
         if not self._closing and self._transport.get_write_buffer_size() > MAX_BUFFER:
             self._receiver.overflowed()
 
     def _begin_closing(self) -> None:
-        # First of all, since whatever is written from here on can neither overflow nor close again.
+        # First, so that nothing written from here on can overflow or close again.
         self._closing = True
         self._message = None
         self._flush()
@@ -392,9 +392,10 @@ class WebSocket(asyncio.Protocol):
         self._receiver.closed(self._code())
 
     def _code(self) -> int:
-        """Why the connection ends; a peer that leaves does not say in our name that it was dropped."""
+        """The code for the session: a peer that sends one of the gateway's own codes has just closed normally."""
         core = self._parser()
         close = core.close_sent or core.close_rcvd
         if close is None:
             return _NO_CLOSE_FRAME
-        return _LEFT if core.close_rcvd_then_sent and close.code in _OURS else int(close.code)
+        by_peer = core.close_rcvd_then_sent
+        return _NORMAL_CLOSURE if by_peer and close.code in _GATEWAY_CODES else int(close.code)

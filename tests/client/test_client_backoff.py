@@ -244,7 +244,7 @@ async def test_a_restart_names_the_time_to_come_back(reason, delay, run, time, e
     assert await run(admit(close=(1012, reason))) is None
     assert time.delays == [delay]
     closed = next(event for event in events if event.kind == "closed")
-    assert str(closed) == "closed 1012 restart: The gateway restarts or lost its store."
+    assert str(closed) == "closed 1012 restart: The gateway is restarting or has lost its database."
 
 
 async def test_restarts_one_after_the_other_make_no_tight_circle(run, time):
@@ -359,6 +359,6 @@ async def test_nobody_listening_is_tried_again(make_ice, unused_tcp_port, time, 
 
     assert time.delays[:3] == [1.0, 2.0, 4.0]
     assert str(events[1]) == (
-        f"unreachable: Nobody listens at 127.0.0.1:{unused_tcp_port}: it is not running, or the address"
-        " is another. (trying again in 1.0 s)"
+        f"unreachable: Connection refused by 127.0.0.1:{unused_tcp_port}: it is not running, or the address"
+        " is wrong. (trying again in 1.0 s)"
     )

@@ -59,7 +59,7 @@ async def test_run_registers_tells_and_ends_with_0_when_asked(
     assert [line.partition(" ")[2] for line in ended.out.splitlines()] == [
         f"connecting to {gateway.url}/ice/v1",
         "admitted as lab-1 (normal), session s-1",
-        "stopped, as asked",
+        "stopped on request",
     ]
     assert await session.closed() == 1000
     status = await fork.run("status", "--state-dir", folder)
@@ -159,7 +159,7 @@ async def test_plain_http_beyond_loopback_is_warned_about_at_each_start(
             *run_arguments("--insecure", *given), stdin=token, until_admitted=True
         )
         assert ended.err.partition(" ")[2] == (
-            "ice-client: warning: plain http: everybody on the way can read the token and all messages\n"
+            "ice-client: warning: plain http: anyone on the network path can read the token and all messages\n"
         ), "the warning belongs to standard error, at every start"
         assert ended.status == 0
 
@@ -251,7 +251,7 @@ def test_a_folder_that_others_may_write_to_ends_with_3(invoke, tmp_path, token):
     result = invoke(*run_nowhere(tmp_path, "--token-file", tmp_path / "t"))
 
     assert result.exit_code == 3
-    assert f"others may write to {tmp_path}" in result.stderr
+    assert f"other users may write to {tmp_path}" in result.stderr
     assert result.stderr.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["t"]
 
@@ -263,8 +263,8 @@ async def test_what_others_could_read_is_warned_of(fork, run_arguments, folder, 
 
     assert ended.status == 0
     assert ended.err.partition(" ")[2] == (
-        f"ice-client: warning: others could get at {folder / 'key.pem'} until now: if somebody may have,"
-        " ask the admin to reregister this ICE\n"
+        f"ice-client: warning: other users could read or change {folder / 'key.pem'} until now: if one may"
+        " have done so, ask the admin to reregister this ICE\n"
     )
 
 

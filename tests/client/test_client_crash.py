@@ -77,7 +77,7 @@ async def test_interrupted_at_any_step_it_says_one_line_and_ends_with_0(fork, pl
         )
         when = f"Ctrl-C before step {at}, {step}: {ended}"
         assert (ended.status, ended.err) == (0, ""), when
-        assert ended.out.endswith("Z stopped, as asked\n"), when
+        assert ended.out.endswith("Z stopped on request\n"), when
         assert ended.out.count("stopped") == 1, when
         assert not list(folder.glob("*.new")), f"{when}: a file was left behind"
 

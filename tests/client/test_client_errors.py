@@ -33,27 +33,30 @@ def no_connection(number):
     return aiohttp.ClientConnectorError(KEY, OSError(number, words))
 
 
-NO_WAY = f"There is no way to {WHERE}: check this machine's network."
-NO_ANSWER = f"No answer from {WHERE}: is it running, or does a firewall keep us from it?"
+NO_ROUTE = f"There is no route to {WHERE}: check this machine's network."
+NO_ANSWER = f"No answer from {WHERE}: is it running, or does a firewall block the connection?"
 CLOSED = f"The connection to {WHERE} was closed before there was an answer."
 
 
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        (no_connection(errno.ECONNREFUSED), f"Nobody listens at {WHERE}: it is not running, or"),
-        (no_connection(errno.ENETUNREACH), NO_WAY),
-        (no_connection(errno.EHOSTUNREACH), NO_WAY),
+        (
+            no_connection(errno.ECONNREFUSED),
+            f"Connection refused by {WHERE}: it is not running, or",
+        ),
+        (no_connection(errno.ENETUNREACH), NO_ROUTE),
+        (no_connection(errno.EHOSTUNREACH), NO_ROUTE),
         (no_connection(errno.ETIMEDOUT), NO_ANSWER),
         (TimeoutError(), NO_ANSWER),
         (aiohttp.ConnectionTimeoutError("Connection timeout to host"), NO_ANSWER),
         (no_connection(errno.ECONNRESET), CLOSED),
         (aiohttp.ServerDisconnectedError(), CLOSED),
         (aiohttp.ClientConnectionResetError("Cannot write to closing transport"), CLOSED),
-        (tls_error("WRONG_VERSION_NUMBER"), f"What answers at {WHERE} does not speak TLS: check"),
+        (tls_error("WRONG_VERSION_NUMBER"), f"The server at {WHERE} does not speak TLS: check"),
         (
             tls_error("TLSV1_ALERT_PROTOCOL_VERSION"),
-            f"No TLS connection can be made to {WHERE} (tlsv1 alert protocol version).",
+            f"The TLS handshake with {WHERE} failed (tlsv1 alert protocol version).",
         ),
         (
             OSError(errno.EMFILE, "Too many open files"),
@@ -98,4 +101,4 @@ def test_the_line_of_a_sessions_end(closed, line):
 def test_a_close_frame_without_a_code():
     frame = aiohttp.WSMessage(aiohttp.WSMsgType.CLOSE, 0, "")
 
-    assert ending(frame) == Closed(1005, "", "The gateway has closed the connection.")
+    assert ending(frame) == Closed(1005, "", "The gateway closed the connection.")

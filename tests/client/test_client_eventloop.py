@@ -123,7 +123,7 @@ async def test_what_handlers_raise_does_not_end_the_client_and_ctrl_c_does(clien
         await session.send(id=run["id"], result={})
     process.send_signal(number)
     status, last = await ended(process)
-    assert (status, last.partition(" ")[2]) == (0, "stopped, as asked")
+    assert (status, last.partition(" ")[2]) == (0, "stopped on request")
     assert await session.closed() == 1000
 
 
@@ -138,7 +138,7 @@ async def test_what_does_not_end_does_not_keep_the_client(client, tmp_path, kind
     assert finish["params"]["error"]["code"] == "interrupted"
     await session.send(id=finish["id"], result={})
     status, last = await ended(process)
-    assert (status, last.partition(" ")[2]) == (0, "stopped, as asked")
+    assert (status, last.partition(" ")[2]) == (0, "stopped on request")
 
 
 async def finished(session, params):
@@ -156,7 +156,7 @@ async def test_a_signal_to_a_process_that_a_handler_forked_is_not_the_clients(cl
     assert "error" in await session.request("x.y", {}), "and not the client"
     process.terminate()
     status, last = await ended(process)
-    assert (status, last.partition(" ")[2]) == (0, "stopped, as asked")
+    assert (status, last.partition(" ")[2]) == (0, "stopped on request")
 
 
 async def test_a_process_that_a_handler_forked_holds_neither_lock_nor_connection(client, start):

@@ -79,13 +79,13 @@ def test_only_a_newer_token_replaces_the_stored_one(stored, given, replaced, ope
 
     assert identity.token.reveal() == (given if replaced else stored)
     assert (folder / "token").read_text().strip() == (given if replaced else stored)
-    assert identity.kept is not replaced
+    assert identity.token_ignored is not replaced
 
 
 def test_the_stored_token_given_again_is_nothing_to_speak_of(open_identity, token):
     open_identity(token)
 
-    assert not open_identity(token).kept
+    assert not open_identity(token).token_ignored
 
 
 def test_the_first_run_needs_a_token(open_identity, folder):
@@ -170,7 +170,7 @@ def test_a_folder_that_others_may_write_to_is_refused(bits, folder, token):
     (folder / "somebody-elses").touch()
     folder.chmod(bits)
 
-    with pytest.raises(FolderExposed, match=f"others may write to {folder}") as refused:
+    with pytest.raises(FolderExposed, match=f"other users may write to {folder}") as refused:
         Identity.open(folder, Token(token))
     assert "chmod go-w" in str(refused.value)
     assert mode(folder) == bits, "it is not ours to change"
@@ -200,7 +200,7 @@ def give_away(monkeypatch):
 
 @pytest.mark.parametrize("name", ["", "key.pem", "token", "state.json", "lock"])
 def test_what_belongs_to_another_user_is_refused(name, open_identity, folder, token, give_away):
-    open_identity(token).note(connected=False)
+    open_identity(token).update_state(connected=False)
     give_away(folder / name)
 
     with pytest.raises(FolderExposed, match="belongs to another user"):
@@ -212,7 +212,7 @@ def test_a_link_in_the_place_of_a_file_is_refused(name, folder, token, tmp_path)
     folder.mkdir(mode=0o700)
     (folder / name).symlink_to(tmp_path / "elsewhere")
 
-    with pytest.raises(FolderExposed, match=f"{folder / name} is a link"):
+    with pytest.raises(FolderExposed, match=f"{folder / name} is a symbolic link"):
         Identity.open(folder, Token(token))
     assert not (tmp_path / "elsewhere").exists()
 
@@ -221,7 +221,7 @@ def test_a_pipe_in_the_place_of_a_file_is_refused(folder, token):
     folder.mkdir(mode=0o700)
     os.mkfifo(folder / "token")
 
-    with pytest.raises(FolderExposed, match="token is no file"):
+    with pytest.raises(FolderExposed, match="token is not a regular file"):
         Identity.open(folder, Token(token))
 
 
@@ -277,7 +277,9 @@ def test_a_folder_without_permission_is_refused_in_one_line(folder, token):
     if mine == 0:  # root may read everything, so for a moment it is somebody else
         os.seteuid(65534)
     try:
-        with pytest.raises(FolderUnusable, match="Permission denied; it may be another user's"):
+        with pytest.raises(
+            FolderUnusable, match="Permission denied; it may belong to another user"
+        ):
             Identity.open(folder, Token(token))
     finally:
         os.seteuid(mine)
@@ -285,7 +287,7 @@ def test_a_folder_without_permission_is_refused_in_one_line(folder, token):
 
 def test_the_report_is_read_back(open_identity, folder, token):
     identity = open_identity(token)
-    identity.note(ice_name="lab-1", code=4101, must_act=True)
+    identity.update_state(ice_name="lab-1", code=4101, must_act=True)
 
     assert StateFolder(folder).state() == State(ice_name="lab-1", code=4101, must_act=True)
     assert mode(folder / "state.json") == 0o600

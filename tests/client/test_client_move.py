@@ -121,7 +121,7 @@ def test_a_gateway_is_the_same_however_it_is_written(one, other_url, same):
 def test_a_first_run_at_a_wrong_address_does_not_hold_the_ice(folder):
     for gateway, token in (("https://typo.example", NEWER), ("https://gw.example", OLD)):
         identity = Identity.open(folder, Token(token), gateway)
-        identity.note(gateway=gateway)
+        identity.update_state(gateway=gateway)
         identity.close()
     assert identity.token == Token(OLD)
     assert identity.try_next_token()

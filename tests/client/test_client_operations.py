@@ -158,8 +158,8 @@ async def test_a_cancelled_operation_fails(at_once, talk):
         ("requested", "cancelled", "on request"),
         (None, "cancelled", "on request"),  # an older gateway
         ("deadline", "deadline", "deadline"),
-        ("reregistered", "reregistered", "registered anew"),
-        ("unknown", "unknown", "does not wait"),
+        ("reregistered", "reregistered", "was reregistered"),
+        ("unknown", "unknown", "no longer waits"),
         ("new-reason", "cancelled", "new-reason"),
     ],
 )
@@ -372,7 +372,7 @@ def nested(levels):
         (_unencodable, "invalid", "TypeError"),
         (_too_large, "too-large", "1,000,000 bytes"),
         (_bad_fraction, "failed", "fraction"),
-        (_huge_progress, "failed", "larger"),
+        (_huge_progress, "failed", "exceeds the size"),
         (_lone_surrogate, "invalid", "Unicode"),
         (returning(float("nan")), "invalid", "not JSON compliant"),
         (returning({"a": [float("-inf")]}), "invalid", "not JSON compliant"),
@@ -437,7 +437,7 @@ async def test_a_handler_that_ignores_its_cancellation_is_given_up(talk, events,
     assert ice._operations.running == []
     [warning] = [str(event) for event in events if event.kind == "warning"]
     assert "op-1" in warning
-    assert "goes on" in warning
+    assert "still runs" in warning
     await session.send(id=finish["id"], result={})
     go.set()
     assert (await session.request("operation.run", RUN | {"id": "op-2"}))["result"]
@@ -862,7 +862,7 @@ async def test_a_refused_finish_is_told_to_the_person_and_forgotten(talk, events
     await session.send(id=finish["id"], error={"code": -32002, "message": "It was \x1b cancelled"})
     assert "error" in await session.request("x.y", {})
     [warning] = [str(event) for event in events if event.kind == "warning" and "op-1" in str(event)]
-    assert warning.startswith("the gateway has refused what operation op-1 came to: It was ")
+    assert warning.startswith("the gateway refused the finish of operation op-1: It was ")
     assert "\x1b" not in warning
 
 

@@ -130,7 +130,7 @@ async def test_a_proxy_that_asks_for_a_password_is_told_about_and_tried_again(
 
     line, _, wait = client.told[1].partition(" (trying again in ")
     assert line == (
-        f"proxy-refused: The proxy http://{proxy.address} asks for a user and a password (HTTP"
+        f"proxy-refused: The proxy http://{proxy.address} requires a user and a password (HTTP"
         " 407): set HTTPS_PROXY to http://user:password@host:port."
     )
     assert wait.endswith(" s)"), "it should be tried again"
@@ -138,14 +138,14 @@ async def test_a_proxy_that_asks_for_a_password_is_told_about_and_tried_again(
 
 
 FORBIDDEN = (
-    "proxy-refused: The proxy {} did not connect us to gateway.test (HTTP 403): ask its operator,"
-    " or name the gateway in NO_PROXY if it is reached directly."
+    "proxy-refused: The proxy {} did not connect to gateway.test (HTTP 403): ask its operator, or"
+    " name the gateway in NO_PROXY if this machine can reach it directly."
 )
 CLOSED = (
     "unreachable: The connection to gateway.test was closed before there was an answer. (through the"
     " proxy {})"
 )
-NO_GATEWAY = "unreachable: What answers at gateway.test is no gateway: check the address. (through the proxy {})"
+NO_GATEWAY = "unreachable: The server at gateway.test is not a gateway: check the address. (through the proxy {})"
 
 
 @pytest.mark.parametrize(
@@ -178,8 +178,8 @@ async def test_a_proxy_that_is_not_there_is_named(ice, monkeypatch, unused_tcp_p
         await client.connected()
 
     assert client.told[1].startswith(
-        f"proxy-unreachable: Nobody listens at the proxy http://127.0.0.1:{unused_tcp_port}: it is not"
-        " running, or the address is another. (trying again in "
+        f"proxy-unreachable: Connection refused by the proxy http://127.0.0.1:{unused_tcp_port}: it is not"
+        " running, or the address is wrong. (trying again in "
     )
     assert "secret" not in "".join(client.told)
 
@@ -203,10 +203,10 @@ async def test_names_that_cannot_be_resolved_are_told_apart(ice, monkeypatch):
 
     first, second = (line.partition(" (trying")[0] for line in (client.told[1], client.told[3]))
     assert first == (
-        "unreachable: No address is known for gateway.test: check the name, and this machine's network."
+        "unreachable: Cannot resolve gateway.test: check the name and this machine's network."
     )
     assert second == (
-        "proxy-unreachable: No address is known for the proxy http://px.test:3128: check the name, and"
+        "proxy-unreachable: Cannot resolve the proxy http://px.test:3128: check the name and"
         " this machine's network."
     )
 
@@ -221,7 +221,7 @@ async def test_a_proxy_that_cannot_be_used_is_not_passed_by(ice, proxy, monkeypa
         await client.connected()
 
     assert client.told[1].startswith(
-        "proxy-unusable: HTTPS_PROXY names a proxy of the kind socks5: only http can be used (trying"
+        "proxy-unusable: HTTPS_PROXY names a socks5 proxy: only http proxies are supported (trying"
     )
 
 

@@ -58,7 +58,7 @@ def test_the_unit_starts_again_all_but_what_a_person_must_mend(unit):
 
 
 def test_systemd_waits_for_what_the_client_does_when_it_is_stopped(unit):
-    needed = operations.GRACE + operations.ANSWER_TIMEOUT + eventloop.PATIENCE + 5
+    needed = operations.GRACE + operations.ANSWER_TIMEOUT + eventloop.TASK_TIMEOUT + 5
     assert int(unit["Service"]["TimeoutStopSec"]) >= needed
 
 

@@ -52,7 +52,7 @@ def test_no_folder(told):
     lines, code = told(token=False, key=False, folder="absent")
 
     assert lines == [
-        "state folder: /ice (there is none yet)",
+        "state folder: /ice (does not exist yet)",
         "this ICE is not registered: it has no token",
         "not connected: no client is running",
         ASK,
@@ -122,7 +122,7 @@ def test_started_and_not_heard_of_yet(told):
         ("http-404", "HTTP 404 was answered: look at the URL."),
         ("unreachable", "No address is known for gw.example: check the name."),
         ("token-invalid", "Check that the token was copied whole."),
-        ("too-many-attempts", "Check the token of the ICEs at this address."),
+        ("too-many-attempts", "Check the tokens of the ICEs at this address."),
     ],
 )
 def test_running_and_its_sentence_says_what_to_do(code, sentence, told):
@@ -200,7 +200,7 @@ def test_ended_by_another_process_that_runs_as_this_ice(told):
 def test_the_key_is_gone(told):
     lines, code = told(key=False)
 
-    assert "put key.pem back" in lines[-1]
+    assert "restore key.pem" in lines[-1]
     assert "reregister" in lines[-1]
     assert code == 3
     lines, code = told(key=False, admitted=False)
@@ -269,7 +269,9 @@ async def test_a_client_that_was_killed_while_connected_is_not_connected_at_its_
     gateway, make_ice, command, folder, token
 ):
     killed = Identity.open(folder, Token(token))
-    killed.note(admitted=killed.token.digest(), registered=True, connected=True, since=BEFORE)
+    killed.update_state(
+        admitted=killed.token.digest(), registered=True, connected=True, since=BEFORE
+    )
     killed.close()
     told = []
 
@@ -288,7 +290,7 @@ async def test_a_client_that_was_killed_while_connected_is_not_connected_at_its_
 
 def test_a_newer_token_has_not_been_admitted(command, folder, token):
     identity = Identity.open(folder, Token(token))
-    identity.note(admitted=identity.token.digest(), registered=True, gateway=GATEWAY)
+    identity.update_state(admitted=identity.token.digest(), registered=True, gateway=GATEWAY)
     identity.close()
     StateFolder(folder).store_token(Token(make_token(NOW + 1)))
 
@@ -337,8 +339,8 @@ def test_a_folder_of_another_user(closed, tmp_path):
 
     assert result.exit_code == 1, "how it stands cannot be told"
     assert result.stderr == (
-        f"ice-client: the state folder {folder} cannot be used: Permission denied; it may be another"
-        " user's\n"
+        f"ice-client: the state folder {folder} cannot be used: Permission denied; it may belong"
+        " to another user\n"
     )
 
 

@@ -57,12 +57,12 @@ async def test_an_unknown_authority_is_not_trusted(insecure, serve, make_ice, ti
 
     assert gateway.handshakes == [], "the token must not be sent to a stranger"
     assert str(events[1]).startswith(
-        "certificate-untrusted: The gateway's certificate is not trusted: if an authority of your own has"
-        " signed it, name that with --ca-file. ("
+        "certificate-untrusted: The gateway's certificate is not trusted: if your own authority signed"
+        " it, name that authority with --ca-file. ("
     )
 
 
-ANOTHER = "is not made out to 127.0.0.1: give --gateway the name that it is made out to."
+ANOTHER = "is not valid for 127.0.0.1: give --gateway a name that it is valid for."
 EXPIRED = "has expired: its operator must renew it, or this machine's clock is wrong."
 NOT_YET = "is not valid yet: is this machine's clock right?"
 
@@ -145,7 +145,7 @@ async def test_http_and_https_confused_is_said(serve, gateway, connect_once):
     plain, tls = gateway.url.removeprefix("http://"), (await serve()).url.removeprefix("https://")
 
     assert await connect_once(f"https://{plain}") == (
-        f"unreachable: What answers at {plain} does not speak TLS: check the port, and http or https."
+        f"unreachable: The server at {plain} does not speak TLS: check the port, and http or https."
         " (trying again in 1.0 s)"
     )
     assert await connect_once(f"http://{tls}") == (

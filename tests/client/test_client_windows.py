@@ -56,7 +56,7 @@ async def test_a_registration_lock_status_and_stop(stop, client, windows, runnin
     assert status.status == 0, f"the client is connected: {status}"
     assert f"connected to {running.url} since " in status.out
     assert (ended.status, ended.err) == (0, ""), ended
-    assert ended.out.endswith("Z stopped, as asked\n")
+    assert ended.out.endswith("Z stopped on request\n")
     assert sorted(path.name for path in folder.iterdir()) == [
         *("key.pem", "lock", "operations.db", "state.json", "token")
     ]

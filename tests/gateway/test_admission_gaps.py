@@ -267,7 +267,7 @@ def test_nothing_is_awaited_before_the_101():
     [loop] = [node for node in body if isinstance(node, ast.While)]
     [*_, last_look] = loop.body
     after = [last_look, *body[body.index(loop) + 1 :]]
-    assert "overtaken" in ast.unparse(last_look) or "overtaken" in ast.unparse(loop.body[-2])
+    assert "is_outdated" in ast.unparse(last_look) or "is_outdated" in ast.unparse(loop.body[-2])
     awaits = [node for part in after for node in ast.walk(part) if isinstance(node, ast.Await)]
     assert awaits == [], "an await after the last look at the entry is a gap"
     [write] = [

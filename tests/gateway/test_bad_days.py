@@ -384,7 +384,7 @@ async def connect(ice, clock, true):
     if refused is None:
         return await ice.connect(iat=true), 1
     assert (refused.status, refused.code) == (401, "use-dpop-nonce")
-    assert "Correct the one that is off" in refused.problem["detail"]
+    assert "correct the one that is wrong" in refused.problem["detail"]
     return await ice.connect(iat=true, nonce=refused.headers["DPoP-Nonce"]), 2
 
 

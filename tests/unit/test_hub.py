@@ -113,7 +113,7 @@ def test_a_slow_tail_never_closes_an_ice_that_is_freshly_reregistered(hub, late)
     session, pending = admit(hub, generation=3), hub.expect("lab-1", 3)
     assert hub.apply(late) == []
     assert session.closed == []
-    assert not hub.overtaken(pending)
+    assert not hub.is_outdated(pending)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_disconnect_closes_only_sessions_admitted_before_it(hub, admitted_at, dr
     session, pending = admit(hub, seq=admitted_at), hub.expect("lab-1", 1)
     assert hub.apply(entry("disconnect", 1, seq=20)) == dropped
     assert bool(session.closed) is bool(dropped)
-    assert not hub.overtaken(pending), "a handshake that is still coming is let in"
+    assert not hub.is_outdated(pending), "a handshake that is still coming is let in"
 
 
 # --- handshakes --------------------------------------------------------------------------------
@@ -134,7 +134,7 @@ def test_handshakes_of_one_name_are_a_set(hub):
     hub.forget(first)
     hub.forget(first)
     hub.apply(entry("deregister", 2))
-    assert hub.overtaken(second), "forgetting one has lost the other"
+    assert hub.is_outdated(second), "forgetting one has lost the other"
     hub.forget(second)
     assert hub._pending == {}, "nothing is kept of handshakes that are over"
 
@@ -142,14 +142,14 @@ def test_handshakes_of_one_name_are_a_set(hub):
 def test_only_handshakes_of_lower_generations_are_overtaken(hub):
     old, new, other = hub.expect("lab-1", 1), hub.expect("lab-1", 2), hub.expect("lab-2", 1)
     assert hub.apply(entry("deregister", 2)) == []
-    assert [hub.overtaken(pending) for pending in (old, new, other)] == [True, False, False]
+    assert [hub.is_outdated(pending) for pending in (old, new, other)] == [True, False, False]
 
 
 def test_a_handshake_alone_supersedes_nobody(hub):
     session = admit(hub)
     pending = hub.expect("lab-1", 1)
     assert session.closed == []
-    assert not hub.overtaken(pending), "an equal generation may take over"
+    assert not hub.is_outdated(pending), "an equal generation may take over"
     hub.promote(pending, Session(hub, "s2"))
     assert session.closed == [4103]
     assert hub._pending == {}
@@ -158,7 +158,7 @@ def test_a_handshake_alone_supersedes_nobody(hub):
 def test_a_handshake_is_overtaken_by_a_session_of_a_higher_generation(hub):
     pending = hub.expect("lab-1", 1)
     admit(hub, generation=2)
-    assert hub.overtaken(pending)
+    assert hub.is_outdated(pending)
 
 
 # --- after the log could not be followed -------------------------------------------------------
@@ -179,6 +179,8 @@ def test_a_handshake_is_overtaken_by_a_session_of_a_higher_generation(hub):
 )
 def test_what_the_table_does_not_bear_out_is_dropped(hub, standing, code):
     session, pending = admit(hub, generation=3), hub.expect("lab-2", 1)
-    hub.doubt([session], standing)
+    hub.reconcile([session], standing)
     assert session.closed == ([] if code is None else [code])
-    assert hub.overtaken(pending), "what was read while events may have been missed counts no more"
+    assert hub.is_outdated(pending), (
+        "what was read while events may have been missed counts no more"
+    )
