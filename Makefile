@@ -58,7 +58,7 @@ torture: $(STAMP) ## Half an hour: kill -9 in 300 rounds and during 300 operatio
 	@ICE_TEST_LONG=1 $(BIN)/python -m pytest -q tests/torture/test_node_torture.py
 	@$(BIN)/python -m tests.torture.nodes --rounds 100
 	@$(BIN)/python -m tests.torture.rolling --ices 1000
-	@ICE_TEST_ENGINE=postgresql $(BIN)/python -m pytest -q -n 2 --dist worksteal --ignore tests/gateway/test_rfc6455.py tests/gateway tests/api
+	@ICE_TEST_ENGINE=postgresql $(BIN)/python -m pytest -q -n 2 --dist worksteal --ignore tests/gateway/web/test_rfc6455.py tests/gateway tests/api
 	@$(BIN)/python -m tests.torture.abuse
 	@$(BIN)/python -m tests.torture.stall
 

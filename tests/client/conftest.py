@@ -1,9 +1,9 @@
 import asyncio
 
 import pytest
-from scripted_gateway import FakeTime, ScriptedGateway, make_token
 
 from client.agent import Environment, IceClient
+from tests.client.scripted_gateway import FakeTime, ScriptedGateway, make_token
 from tests.support.forks import forks
 
 

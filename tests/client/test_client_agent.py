@@ -7,12 +7,12 @@ import logging
 import stat
 
 import pytest
-from scripted_gateway import NOW, admit, make_token, refuse, welcome
 
 from client import __version__, protocol
 from client.agent import ClosedByUs, Environment, IceStopped, Stopped
 from client.handshake import BadAddress, PlainHttp
 from client.identity import FolderLocked, NotAToken, NoToken, StateFolder
+from tests.client.scripted_gateway import NOW, admit, make_token, refuse, welcome
 
 # --- connecting --------------------------------------------------------------------------------
 

@@ -5,12 +5,12 @@ import json
 from email.utils import formatdate
 
 import pytest
-from scripted_gateway import NOW, admit, answer, hang_up, make_token, refuse
 
 from client import backoff, protocol
 from client.agent import ClosedByUs, Stopped
 from client.identity import StateFolder
 from client.protocol import CloseCode, RefusalCode
+from tests.client.scripted_gateway import NOW, admit, answer, hang_up, make_token, refuse
 
 FINAL = [code.value for code in RefusalCode if not code.retry]
 RETRIED = [

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from scripted_gateway import admit, refuse
 
 from client import __version__
 from client.cli import main
 from client.identity import Identity, Token
+from tests.client.scripted_gateway import admit, refuse
 
 ROOT = Path(__file__).parents[2]
 

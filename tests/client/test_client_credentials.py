@@ -7,10 +7,10 @@ import joserfc.jwt
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from scripted_gateway import NOW, b64, make_token, unb64
 
 from client import protocol
 from client.credentials import Key, NotAToken, Token, proof
+from tests.client.scripted_gateway import NOW, b64, make_token, unb64
 
 HTU = "https://gateway.example/ice/v1"
 # RFC 7515 appendix A.3: a P-256 key and its JWK.

@@ -5,9 +5,9 @@ import contextlib
 import socket
 
 import pytest
-from scripted_gateway import ScriptedGateway
 
 from client import dialer, handshake
+from tests.client.scripted_gateway import ScriptedGateway
 from tests.support.authority import Authority
 from tests.support.connect_proxy import connect_proxy
 

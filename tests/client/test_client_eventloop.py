@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from scripted_gateway import admit
 
+from tests.client.scripted_gateway import admit
 from tests.support.ice import until
 
 HANDLERS = """

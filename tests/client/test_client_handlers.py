@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from scripted_gateway import admit
 
 from client.cli import main
 from client.examples import pytest_suites
 from client.handlers import BadHandlers, load, register, settings_of
 from client.operations import Operation, OperationFailed
+from tests.client.scripted_gateway import admit
 from tests.support.ice import until
 
 SUITE = """

@@ -1,9 +1,9 @@
 import ssl
 
 import pytest
-from scripted_gateway import NOW, ScriptedGateway
 
 from client.handshake import BadAddress, BadCertificateFile, Connector, Endpoint, PlainHttp, tls
+from tests.client.scripted_gateway import NOW, ScriptedGateway
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-from scripted_gateway import NOW, make_token
 
 from client.identity import (
     FolderExposed,
@@ -20,6 +19,7 @@ from client.identity import (
     StateFolder,
     Token,
 )
+from tests.client.scripted_gateway import NOW, make_token
 
 
 def mode(path):

@@ -1,10 +1,10 @@
 """An ICE that moves to another gateway: contract section 8, on the token file and the stored token."""
 
 import pytest
-from scripted_gateway import NOW, ScriptedGateway, make_token, refuse
 
 from client.agent import Stopped
 from client.identity import Identity, StateFolder, Token, same_gateway
+from tests.client.scripted_gateway import NOW, ScriptedGateway, make_token, refuse
 
 OLD, NEWER = make_token(NOW - 100), make_token(NOW)
 

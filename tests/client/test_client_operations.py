@@ -6,13 +6,13 @@ import shutil
 import sqlite3
 
 import pytest
-from scripted_gateway import NOW, admit
 
 from client import protocol
 from client.agent import ClosedByUs
 from client.identity import FolderDamaged, FolderUnusable
 from client.journal import KEPT, Journal
 from client.operations import OperationFailed
+from tests.client.scripted_gateway import NOW, admit
 
 RUN = {"id": "op-1", "kind": "execute", "params": {"n": 2}, "deadline": "2026-11-23T00:00:00Z"}
 

@@ -14,10 +14,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from scripted_gateway import admit
 
 from client import standard_streams
 from client.standard_streams import DecoupledStream, decoupled
+from tests.client.scripted_gateway import admit
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 30

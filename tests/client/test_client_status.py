@@ -5,12 +5,12 @@ import os
 
 import pytest
 from click.testing import CliRunner
-from scripted_gateway import NOW, admit, make_token, refuse
 
 from client import protocol, status
 from client.agent import Environment
 from client.cli import main
 from client.identity import FolderUnusable, Identity, State, StateFolder, Token
+from tests.client.scripted_gateway import NOW, admit, make_token, refuse
 
 GATEWAY = "https://gw.example"
 BEFORE, NOON, AFTER = (f"2026-11-22T{hour}:00:00Z" for hour in (11, 12, 13))

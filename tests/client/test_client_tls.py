@@ -4,8 +4,8 @@ import asyncio
 from datetime import timedelta
 
 import pytest
-from scripted_gateway import ScriptedGateway
 
+from tests.client.scripted_gateway import ScriptedGateway
 from tests.support.authority import Authority
 
 

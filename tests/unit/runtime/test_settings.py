@@ -18,7 +18,7 @@ from gateway.runtime.setting_types import duration
 from gateway.runtime.settings import SETTINGS, AddressUnavailable, BadSetting, load
 from gateway.runtime.sockets import CannotBind
 
-DOCUMENTED = Path(__file__).parents[2] / "config" / "gateway.toml"
+DOCUMENTED = Path(__file__).parents[3] / "config" / "gateway.toml"
 
 
 def given(key, value):
