@@ -100,7 +100,7 @@ async def test_a_backup_beside_a_busy_gateway_is_of_one_moment(tmp_path, monkeyp
     await restore(Backup.find(tmp_path / "backup"), GatewayFiles.of(other), ADMIN, utc_now)
     keys = key_file.read(other.key_file)
     with open_read_only(other.database_path) as restored:
-        entries = (await standing(restored.fetch)).entries
+        entries = (await standing(restored.fetch)).ices
         kept = await Events(restored.fetch).after(0, 100_000)
     told = {entry.event.ice_name for entry in history[:seq]} - {None}
     assert kept[:-1] == history[:seq]
@@ -148,7 +148,7 @@ async def test_a_key_that_comes_or_goes_meanwhile_is_not_missed(
     assert len(copies) == 2, "a copy beside other keys was expected to be made again"
     keys = key_file.read(tmp_path / "backup" / backups.KEYS)
     with open_read_only(tmp_path / "backup" / backups.DATABASE) as made:
-        entries = (await standing(made.fetch)).entries
+        entries = (await standing(made.fetch)).ices
     assert [keys.open(token).digest for token in tokens] == [
         entries[name].token for name in ("lab-1", "lab-2")
     ]
