@@ -1,4 +1,4 @@
-"""Whence a request comes. The rest is tested over HTTP, in tests/gateway."""
+"""Where a request comes from."""
 
 from __future__ import annotations
 
