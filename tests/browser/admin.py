@@ -12,8 +12,9 @@ from typing import Any
 
 from playwright.async_api import Browser, BrowserContext, Locator, Page, async_playwright, expect
 
+from gateway.admin.auth import COOKIE, SECURE_COOKIE
 from gateway.core.secret import Secret
-from gateway.core.times import to_text, utc_now
+from gateway.core.times import to_text
 from tests.support.harness import ADMIN, Harness
 
 CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
@@ -79,7 +80,7 @@ class Admin:
     async def log_in(self, user: str = "root") -> None:
         """A login without the page; how the page does it is one test's matter."""
         cookie = Secret(secrets.token_urlsafe(32))
-        now = to_text(utc_now())
+        now = to_text(self.running.clock())
         await self._sql(
             "INSERT INTO logins (token_hash, user_name, address, createdon, seenon)"
             " VALUES ($1, $2, '127.0.0.1', $3, $3)",
@@ -87,9 +88,12 @@ class Admin:
             user,
             now,
         )
-        await self.context.add_cookies(
-            [{"name": "ice_login", "value": cookie.reveal(), "url": self.running.url}]
-        )
+        # As the browser has it of an https page; it sends such a cookie to 127.0.0.1 by http, too.
+        urls = self.running.gateway.settings.server_public_url
+        secure = any(url.startswith("https:") for url in urls)
+        name = SECURE_COOKIE if secure else COOKIE
+        url = self.running.url.replace("http:", "https:") if secure else self.running.url
+        await self.context.add_cookies([{"name": name, "value": cookie.reveal(), "url": url}])
 
     async def end_logins(self, user: str = "root") -> None:
         """As when their time is over: nothing says so."""

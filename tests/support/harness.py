@@ -99,8 +99,12 @@ async def command(*args: str, status: int = 0) -> Any:
 class Harness:
     """A running gateway and what tests do with it."""
 
-    def __init__(self, gateway: Gateway, session: aiohttp.ClientSession) -> None:
+    def __init__(
+        self, gateway: Gateway, session: aiohttp.ClientSession, clock: Clock = utc_now
+    ) -> None:
         self.gateway = gateway
+        self.clock = clock
+        """The gateway's."""
         self.session = session
         self.url = gateway.url
         self.admin: Api
@@ -189,7 +193,7 @@ async def harness(
         # Shorter than the gateway keeps a connection, or else both might let go of it at once.
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(keepalive_timeout=2)) as session,
     ):
-        running = Harness(gateway, session)
+        running = Harness(gateway, session, clock)
         known = {user.name for user in await gateway.services.accounts.users()}
         running.admin = await running.api("root", None if "root" in known else Role.ADMIN)
         if "alice" not in known:
