@@ -48,7 +48,7 @@ from gateway.store.key_file import KeyStore
 from gateway.store.nodes import Nodes, forget_all
 
 RETURNS_PER_SECOND: Final = 200
-"""ICEs that are told to reconnect within one second after their sessions were closed."""
+"""ICEs per second that reconnect after the node has closed its sessions."""
 _KEY_ACTIONS: Final = frozenset(
     {AuditAction.ROTATE_KEYS, AuditAction.PROMOTE_KEY, AuditAction.RETIRE_KEY}
 )

@@ -12,7 +12,7 @@ import msgspec
 from client import protocol
 from gateway import __version__
 from gateway.core.ice import OPERATIONS, Ice
-from gateway.core.operation import failure, reason
+from gateway.core.operation import OperationError, failure, reason
 
 _MAX_FACT: Final = 255
 """Characters kept of each fact that an ICE reports about itself."""
@@ -27,7 +27,7 @@ _OPERATIONS: Final = {
 _NO_HELLO: Final = protocol.Hello()
 _NOTHING: Final[frozenset[str]] = frozenset()  # shared, because each empty one takes 216 bytes
 _MISSING: Final = msgspec.Raw(b"")
-_NOT_ACCEPTED: Final = reason("refused", "the ICE has not accepted it")
+_NOT_ACCEPTED: Final = reason(OperationError.REFUSED)
 _MAX_DETAIL: Final = 200
 """Characters of the reason for refusing a finish, which may quote the ICE."""
 
@@ -242,7 +242,7 @@ class Session:
         if not isinstance(message.id, str):
             return  # not the id of an operation
         if message.error is not msgspec.UNSET:
-            refused = reason("refused", message.error.message, message.error.data)
+            refused = reason(OperationError.REFUSED, message.error.message, message.error.data)
             self._observer.answered(self, message.id, refused)
             return
         try:

@@ -180,7 +180,7 @@ class Gateway:
         return True
 
     async def confirm(self, logged):
-        """Nobody is waited for."""
+        """This gateway has no other nodes."""
         return Confirmation([], [])
 
     def apply(self, entry):

@@ -1,4 +1,4 @@
-"""What an action ended, for whoever waits for its answer."""
+"""An action's answer: which sessions it ended, and which nodes have not confirmed."""
 
 from __future__ import annotations
 
