@@ -36,7 +36,7 @@ from gateway.store.ices import Ices
 from gateway.store.key_file import KeyFileUnusable, KeyStore
 from gateway.store.open import open_store
 from gateway.store.operations import Operations
-from gateway.store.sessions import Happenings
+from gateway.store.sessions import ConnectionEvents
 from gateway.web.ice_endpoint import IceEndpoint
 from gateway.web.load_shedding import LoadShedding
 from gateway.web.metrics import Metrics
@@ -145,7 +145,7 @@ async def run_gateway(
             streams=streams,
             ices=Ices(engine),
             events=Events(engine.fetch),
-            happenings=Happenings(engine),
+            connection_events=ConnectionEvents(engine),
             operations=Operations(engine.fetch),
             clock=clock,
             trusted_proxies=settings.server_trusted_proxies,

@@ -18,7 +18,7 @@ from gateway.core.problems import problem
 from gateway.core.roles import Caller, Need
 from gateway.core.secret import Secret
 from gateway.services.login_failures import FailureReason
-from gateway.services.logins import Recognised
+from gateway.services.logins import CurrentLogin
 from gateway.web.client_address import client_address
 from gateway.web.connection import mark_authenticated
 from gateway.web.http_headers import cookie
@@ -75,7 +75,7 @@ async def authenticate(request: web.Request, *, used: bool = True) -> Caller | N
     token = values[0][len(_SCHEME) :].strip()
     if not token.isascii():  # RFC 6750 section 2.1; surrogates of invalid UTF-8 cannot be hashed
         return None
-    caller = await admin_context(request).services.accounts.recognise(Secret(token))
+    caller = await admin_context(request).services.accounts.authenticate(Secret(token))
     if caller is not None:
         mark_authenticated(request)
     return caller
@@ -98,7 +98,7 @@ def login_cookie(request: web.Request) -> Secret | None:
     return Secret(value) if value and value.isascii() else None
 
 
-async def current_login(request: web.Request, *, used: bool = True) -> Recognised | None:
+async def current_login(request: web.Request, *, used: bool = True) -> CurrentLogin | None:
     """The login of the request's cookie, if it is valid now.
 
     A request that a page makes by itself (`LIVE`) does not extend the login's idle time.
@@ -106,7 +106,7 @@ async def current_login(request: web.Request, *, used: bool = True) -> Recognise
     value = login_cookie(request)
     if value is None:
         return None
-    login = await admin_context(request).services.logins.recognise(
+    login = await admin_context(request).services.logins.authenticate(
         value, used=used and LIVE not in request.headers
     )
     if login is not None:
@@ -114,7 +114,7 @@ async def current_login(request: web.Request, *, used: bool = True) -> Recognise
     return login
 
 
-def passes_csrf_check(request: web.Request, login: Recognised) -> bool:
+def passes_csrf_check(request: web.Request, login: CurrentLogin) -> bool:
     """Whether a page of this gateway, opened in this login, made a request by cookie."""
     form_token = Secret(request.headers.get(FORM_TOKEN, ""))
     return request.method in _SAFE or (is_same_origin(request) and form_token == login.form_token)

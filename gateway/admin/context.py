@@ -10,12 +10,12 @@ from gateway.admin.event_streams import EventStreams
 from gateway.core.roles import Caller
 from gateway.core.times import Clock
 from gateway.node.node import Node
-from gateway.services.logins import Recognised
+from gateway.services.logins import CurrentLogin
 from gateway.services.services import Services
 from gateway.store.events import Events
 from gateway.store.ices import Ices
 from gateway.store.operations import Operations
-from gateway.store.sessions import Happenings
+from gateway.store.sessions import ConnectionEvents
 from gateway.web.client_address import Networks
 
 
@@ -28,7 +28,7 @@ class AdminContext:
     streams: EventStreams
     ices: Ices
     events: Events
-    happenings: Happenings
+    connection_events: ConnectionEvents
     operations: Operations
     clock: Clock
     trusted_proxies: Networks
@@ -39,7 +39,7 @@ class AdminContext:
 
 
 CONTEXT: web.AppKey[AdminContext] = web.AppKey("context", AdminContext)
-LOGIN: web.RequestKey[Recognised] = web.RequestKey("login", Recognised)
+LOGIN: web.RequestKey[CurrentLogin] = web.RequestKey("login", CurrentLogin)
 CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
 
 

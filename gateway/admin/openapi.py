@@ -49,7 +49,7 @@ _SHAPES: Final = (
     schemas.Renewed,
     schemas.Ended,
     schemas.BulkAnswer,
-    schemas.Happenings,
+    schemas.ConnectionEvents,
     schemas.EventPage,
     schemas.PresenceDocument,
     schemas.RefusedDocument,
@@ -328,7 +328,7 @@ def document() -> dict[str, Any]:
             "get": call(
                 "listConnections",
                 "List an ICE's recent connections and refusals",
-                {"200": answer(schemas.Happenings, "The last 50")},
+                {"200": answer(schemas.ConnectionEvents, "The last 50")},
                 403,
                 404,
             ),

@@ -15,7 +15,7 @@ from gateway.cli.common import (
     unwrap,
 )
 from gateway.core.times import to_text
-from gateway.store.nodes import Node
+from gateway.store.nodes import NodeRecord
 
 
 @click.group()
@@ -81,7 +81,7 @@ async def _set_draining(context: CommandContext, name: str, *, draining: bool) -
     print_output(summary, done=summary)
 
 
-def _document(node: Node) -> dict[str, object]:
+def _document(node: NodeRecord) -> dict[str, object]:
     return {
         "name": node.name,
         "state": node.state,

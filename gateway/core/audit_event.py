@@ -100,7 +100,7 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class LogEntry:
     """An event in the log: numbered without gaps, with the digest of the event before it."""
 
     seq: int
@@ -147,14 +147,14 @@ class Position:
         return cls(min(int(seq), _LAST), digest)
 
     @classmethod
-    def after(cls, entry: Entry) -> Position:
+    def after(cls, entry: LogEntry) -> Position:
         """The position after an event."""
         return cls(entry.seq, entry.digest())
 
     def __str__(self) -> str:
         return f"{self.seq}-{self.digest[:_ID_DIGITS]}"
 
-    def is_in(self, found: Sequence[Entry]) -> bool:
+    def is_in(self, found: Sequence[LogEntry]) -> bool:
         """Whether a log contains this position; `found` are its events from number `seq` on.
 
         If the event has been pruned, the next one holds its digest. If that one has been pruned too,

@@ -1,6 +1,6 @@
 """Proves that the audit log was neither altered nor shortened. Pure: rows in, a verdict out.
 
-Each event holds the digest of the one before (`audit_event.Entry`). An operator who keeps the digest of the
+Each event holds the digest of the one before (`audit_event.LogEntry`). An operator who keeps the digest of the
 newest event elsewhere, the *head*, can prove all events before it. A pruned log begins after a checkpoint: an
 event that names the last pruned event and its digest. Without a head, removed events can be noticed only by
 their effects: each change of an ICE's generation is an event.

@@ -17,7 +17,7 @@ import structlog
 
 from client import protocol
 from client.protocol import CloseCode
-from gateway.core.audit_event import AuditAction, Entry
+from gateway.core.audit_event import AuditAction, LogEntry
 from gateway.core.ice import RULES
 from gateway.core.operation import (
     ACTIVE,
@@ -97,7 +97,7 @@ class Dispatcher:
             self._mark_busy(ice_name)
             self._waiters.wake(ice_name)
 
-    def apply(self, entry: Entry) -> None:
+    def apply(self, entry: LogEntry) -> None:
         """Wake the lane and the waiters of an ICE if the event concerns its operations."""
         ice_name, action = entry.event.ice_name, entry.event.action
         if ice_name is None or action not in _WORK_ACTIONS:

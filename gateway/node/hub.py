@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
 
 from client.protocol import CloseCode
-from gateway.core.audit_event import AuditAction, Entry
+from gateway.core.audit_event import AuditAction, LogEntry
 from gateway.core.ice import RULES, Status
 
 _RENEWING: Final = {action.value: rule for action, rule in RULES.items() if rule.renews}
@@ -112,7 +112,7 @@ class Hub(Generic[L]):
         if self._sessions.get(session.ice_name) is session:
             del self._sessions[session.ice_name]
 
-    def apply(self, entry: Entry) -> list[ClosedSession]:
+    def apply(self, entry: LogEntry) -> list[ClosedSession]:
         """Apply an event of the log: close the session and mark the handshakes that it makes invalid.
 
         This affects only lower generations, so that a slow follower of the log never closes an ICE that was just

@@ -13,7 +13,7 @@ import math
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from gateway.core.audit_event import Entry
+from gateway.core.audit_event import LogEntry
 from gateway.runtime.clocks import boottime
 from gateway.store.engine import Engine, StoreUnavailable
 from gateway.store.events import Events
@@ -36,7 +36,7 @@ class LogFollower:
     def __init__(
         self,
         engine: Engine,
-        apply: Callable[[Entry], None],
+        apply: Callable[[LogEntry], None],
         compare: Callable[[], Awaitable[None]],
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
@@ -108,10 +108,10 @@ class LogFollower:
                 return
             await asyncio.sleep(0)
 
-    def _advance(self, entry: Entry) -> None:
+    def _advance(self, entry: LogEntry) -> None:
         self.position, self._last_digest = entry.seq, entry.digest()
 
-    def _check_continuity(self, first: Entry | None) -> None:
+    def _check_continuity(self, first: LogEntry | None) -> None:
         """Check that this is still the log that was followed; `first` is the last applied event or a later one.
 
         If an older copy of the database took its place, deregistrations would be missing from it.

@@ -31,7 +31,7 @@ from gateway.runtime.clocks import SharedClock, boottime
 from gateway.store import nodes
 from gateway.store.engine import Engine, StoreRefused, StoreUnavailable, Transaction
 from gateway.store.key_file import KeyStore
-from gateway.store.nodes import Node, Nodes
+from gateway.store.nodes import NodeRecord, Nodes
 from gateway.store.sessions import newest, news
 
 CONFIRMED_ACTIONS: Final = frozenset(
@@ -63,7 +63,7 @@ class NodeIdentity:
 class _Incompatible(StoreRefused):
     """This gateway cannot serve beside `other`, if that node is still alive."""
 
-    def __init__(self, reason: str, other: Node) -> None:
+    def __init__(self, reason: str, other: NodeRecord) -> None:
         super().__init__(reason)
         self.other = other
 
@@ -140,7 +140,7 @@ class Membership:
 
     async def _insert(self) -> None:
         mine = self._keys.kids()
-        newcomer = Node(
+        newcomer = NodeRecord(
             self._identity.instance,
             self._identity.name,
             __version__,
@@ -295,8 +295,8 @@ class Membership:
                 connection is None or connection.node != self._identity.name
             ):
                 self._publish(ConnectionChange(ice_name, connection))
-        for happening in refused:
-            self._publish(happening)
+        for connection_event in refused:
+            self._publish(connection_event)
         return last
 
     async def leave(self) -> None:
@@ -307,7 +307,7 @@ class Membership:
             )
 
 
-def _incompatibility(other: Node, mine: frozenset[str]) -> str | None:
+def _incompatibility(other: NodeRecord, mine: frozenset[str]) -> str | None:
     """Why this gateway cannot serve beside `other`, for an operator."""
     if other.version.split(".")[:2] != __version__.split(".")[:2]:
         return (

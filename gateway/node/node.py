@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from client.protocol import CloseCode, Progress, RefusalCode, RequestId, RetryAfter
-from gateway.core.audit_event import AuditAction, Entry
+from gateway.core.audit_event import AuditAction, LogEntry
 from gateway.core.ice import IceType
 from gateway.core.problems import Problem, refusal
 from gateway.core.replay import Nonces
@@ -262,7 +262,7 @@ class Node:
 
     # --- the log -------------------------------------------------------------------------------------
 
-    def _apply(self, entry: Entry) -> None:
+    def _apply(self, entry: LogEntry) -> None:
         """Act on an event: drop sessions first, since the later steps rely on that."""
         dropped = self.revocations.apply(entry)
         action = entry.event.action

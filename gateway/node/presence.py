@@ -22,7 +22,7 @@ from gateway.core.times import Clock, to_text
 from gateway.node.session import Session
 from gateway.store import sessions
 from gateway.store.engine import Engine, StoreUnavailable, Transaction
-from gateway.store.sessions import Connection, Happening, Opened
+from gateway.store.sessions import Connection, ConnectionEvent, Opened
 
 _RETRY: Final = 0.5
 _CONFIRM_EVERY: Final = 10.0
@@ -31,7 +31,7 @@ _PAUSE: Final = 0.1
 """Seconds between two writes: admins see connections soon enough, and a storm is a few commits."""
 _LINES: Final = 128
 """Log lines that are written before other tasks have their turn."""
-_MAX_HAPPENINGS: Final = 20_000
+_MAX_EVENTS: Final = 20_000
 """Kept at most while the store is away; beyond that the oldest are dropped."""
 
 _log = structlog.get_logger()
@@ -44,8 +44,8 @@ class ConnectionChange(msgspec.Struct, frozen=True, gc=False):
     connection: Connection | None
 
 
-News = ConnectionChange | Happening
-"""What subscribers get; a `Happening` is a refusal with its total count."""
+News = ConnectionChange | ConnectionEvent
+"""What subscribers get; a `ConnectionEvent` is a refusal with its total count."""
 
 
 class _SessionEvent(msgspec.Struct, frozen=True, gc=False):
@@ -55,11 +55,11 @@ class _SessionEvent(msgspec.Struct, frozen=True, gc=False):
     code: int | None
     at: datetime
 
-    def happening(self) -> Happening:
+    def connection_event(self) -> ConnectionEvent:
         """The row to write."""
         session, at = self.session, self.at
         kind, code = ("admitted", None) if self.code is None else ("closed", str(self.code))
-        return Happening(session.ice_name, kind, code, session.address, at, at)
+        return ConnectionEvent(session.ice_name, kind, code, session.address, at, at)
 
 
 @dataclass(slots=True)
@@ -70,7 +70,7 @@ class _Batch:
     greeted: dict[str, Session] = field(default_factory=dict)
     closed: set[str] = field(default_factory=set)
     session_events: list[_SessionEvent] = field(default_factory=list)
-    refused: dict[tuple[str, str, str], Happening] = field(default_factory=dict)
+    refused: dict[tuple[str, str, str], ConnectionEvent] = field(default_factory=dict)
     news: dict[str, Session | None] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
@@ -137,15 +137,15 @@ class Presence:
         known = self._batch.refused.get(key)
         if known is not None:
             self._batch.refused[key] = replace(known, at=now, count=known.count + 1)
-        elif len(self._batch.refused) < _MAX_HAPPENINGS:
-            self._batch.refused[key] = Happening(ice_name, "refused", code, address, now, now)
+        elif len(self._batch.refused) < _MAX_EVENTS:
+            self._batch.refused[key] = ConnectionEvent(ice_name, "refused", code, address, now, now)
         self._wake.set()
 
     def _note(self, session: Session, code: int | None) -> None:
         event = _SessionEvent(session, code, self._now())
         session_events = self._batch.session_events
         session_events.append(event)
-        if len(session_events) > _MAX_HAPPENINGS:
+        if len(session_events) > _MAX_EVENTS:
             del session_events[0]
         self._unlogged.append(event)
         self._wake.set()
@@ -192,19 +192,21 @@ class Presence:
             for session in batch.opened.values()
         ]
         greeted = [self._connection(session) for session in batch.greeted.values()]
-        happenings = [event.happening() for event in batch.session_events]
+        connection_events = [event.connection_event() for event in batch.session_events]
         if batch.refused:
-            happenings = sorted([*happenings, *batch.refused.values()], key=lambda one: one.at)
+            connection_events = sorted(
+                [*connection_events, *batch.refused.values()], key=lambda one: one.at
+            )
         changes = [
             ConnectionChange(ice_name, None if session is None else self._connection(session))
             for ice_name, session in batch.news.items()
         ]
 
-        async def unit(transaction: Transaction) -> list[Happening]:
+        async def unit(transaction: Transaction) -> list[ConnectionEvent]:
             if confirm:
                 await sessions.confirm(transaction, self._node, confirmed)
             return await sessions.record(
-                transaction, opened, greeted, list(batch.closed), happenings
+                transaction, opened, greeted, list(batch.closed), connection_events
             )
 
         try:
@@ -272,12 +274,12 @@ def _merged(older: _Batch, newer: _Batch) -> _Batch:
     for session in opened:
         greeted.pop(session, None)
     refused = dict(older.refused)
-    for key, happening in newer.refused.items():
+    for key, connection_event in newer.refused.items():
         known = refused.get(key)
         if known is not None:
-            count = known.count + happening.count
-            refused[key] = replace(known, at=happening.at, count=count)
-        elif len(refused) < _MAX_HAPPENINGS:
-            refused[key] = happening
-    session_events = [*older.session_events, *newer.session_events][-_MAX_HAPPENINGS:]
+            count = known.count + connection_event.count
+            refused[key] = replace(known, at=connection_event.at, count=count)
+        elif len(refused) < _MAX_EVENTS:
+            refused[key] = connection_event
+    session_events = [*older.session_events, *newer.session_events][-_MAX_EVENTS:]
     return _Batch(opened, greeted, closed, session_events, refused, {**older.news, **newer.news})

@@ -5,7 +5,7 @@ The backup may revive tokens that were revoked after it was made, so an admin ha
 
 from __future__ import annotations
 
-from gateway.core.audit_event import AuditAction, Entry
+from gateway.core.audit_event import AuditAction, LogEntry
 from gateway.store.engine import Engine
 from gateway.store.restore_mark import find_mark
 
@@ -23,7 +23,7 @@ class RestoreHold:
         found = await find_mark(self._engine.fetch)
         self.reason = None if found is None else found.sentence
 
-    def apply(self, entry: Entry) -> None:
+    def apply(self, entry: LogEntry) -> None:
         """End the hold if this event confirms the restore."""
         if entry.event.action == AuditAction.CONFIRM_RESTORE:
             self.reason = None

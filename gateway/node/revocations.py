@@ -10,13 +10,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from gateway.core.audit_event import Entry
+from gateway.core.audit_event import LogEntry
 from gateway.core.revocation import CONFIRMATION, Confirmation, Drop, drop
 from gateway.core.times import Clock
 from gateway.node.hub import ClosedSession, Hub
 from gateway.node.log_follower import LogFollower
 from gateway.store.acknowledgements import Acknowledgements
-from gateway.store.engine import Appended
+from gateway.store.engine import AppendedEvent
 
 _KEEP: Final = 30.0
 """Seconds for which the drops of an event are kept."""
@@ -56,7 +56,7 @@ class Revocations:
         self._drops: dict[int, list[Drop]] = {}
         self._expiries: deque[tuple[float, int]] = deque()
 
-    def apply(self, entry: Entry) -> list[ClosedSession]:
+    def apply(self, entry: LogEntry) -> list[ClosedSession]:
         """Drop the sessions that an event of the log ended; returns them."""
         dropped = self._hub.apply(entry)
         if not dropped:
@@ -73,7 +73,7 @@ class Revocations:
             del self._drops[self._expiries.popleft()[1]]
         return dropped
 
-    async def confirm(self, logged: Sequence[Appended]) -> Confirmation:
+    async def confirm(self, logged: Sequence[AppendedEvent]) -> Confirmation:
         """Wait until every node has acted on the events of an action, or the timeout has passed."""
         if not logged:
             return Confirmation([], [])

@@ -192,7 +192,7 @@ class AccountService(Accounts):
         may = user.role is Role.ADMIN and user.password_hash and user.disabledon is None
         return bool(may) and not await self.other_admins(user.name)
 
-    async def recognise(self, secret: Secret) -> Caller | None:
+    async def authenticate(self, secret: Secret) -> Caller | None:
         """The caller of this API token, if it is valid now."""
         found = await self.by_token(secret.digest())
         if found is None:

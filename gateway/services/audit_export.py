@@ -9,13 +9,13 @@ from typing import Final
 
 import msgspec
 
-from gateway.core.audit_event import COLUMNS, Entry
+from gateway.core.audit_event import COLUMNS, LogEntry
 from gateway.store.events import EventFilter, Events
 
 _BATCH: Final = 500
 
 
-def _json_lines(entries: Sequence[Entry]) -> bytes:
+def _json_lines(entries: Sequence[LogEntry]) -> bytes:
     documents = (
         dict(zip(COLUMNS, entry.columns(), strict=True)) | {"detail": entry.event.detail}
         for entry in entries
@@ -23,7 +23,7 @@ def _json_lines(entries: Sequence[Entry]) -> bytes:
     return b"".join(msgspec.json.encode(document) + b"\n" for document in documents)
 
 
-def _csv(entries: Sequence[Entry]) -> bytes:
+def _csv(entries: Sequence[LogEntry]) -> bytes:
     return _csv_rows([[_cell(value) for value in entry.columns()] for entry in entries])
 
 
@@ -39,7 +39,7 @@ def _cell(value: object) -> str:
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
-_FORMATS: Final[dict[str, tuple[str, bytes, Callable[[Sequence[Entry]], bytes]]]] = {
+_FORMATS: Final[dict[str, tuple[str, bytes, Callable[[Sequence[LogEntry]], bytes]]]] = {
     "csv": ("text/csv; charset=utf-8", _csv_rows([COLUMNS]), _csv),
     "jsonl": ("application/jsonl", b"", _json_lines),
 }

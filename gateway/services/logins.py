@@ -40,7 +40,7 @@ class NotLoggedIn:
 
 
 @dataclass(frozen=True, slots=True)
-class Recognised:
+class CurrentLogin:
     """The caller that a cookie belongs to, and the CSRF token that its forms must send."""
 
     caller: Caller
@@ -48,7 +48,7 @@ class Recognised:
 
 
 class LoginService:
-    """Starts, recognises and ends logins.
+    """Starts, checks and ends logins.
 
     A login ends `idle` seconds after its last use, `lifetime` seconds after its start, or when its user
     is disabled.
@@ -139,7 +139,7 @@ class LoginService:
 
         return await self._engine.write(unit)
 
-    async def recognise(self, cookie: Secret, *, used: bool = True) -> Recognised | None:
+    async def authenticate(self, cookie: Secret, *, used: bool = True) -> CurrentLogin | None:
         """The caller of this cookie, if its login is valid now; `used` refreshes its last use."""
         found = await self._logins.find(cookie.digest())
         if found is None:
@@ -158,7 +158,7 @@ class LoginService:
                 await self._engine.write(
                     lambda transaction: logins.see(transaction, login.token_hash, now)
                 )
-        return Recognised(Caller(user.name, user.role), _form_token(cookie))
+        return CurrentLogin(Caller(user.name, user.role), _form_token(cookie))
 
     async def log_out(self, cookie: Secret) -> None:
         """End the login of this cookie."""

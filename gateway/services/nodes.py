@@ -9,7 +9,7 @@ from gateway.core.problems import Problem, problem, quoted
 from gateway.core.times import Clock
 from gateway.store import events, nodes
 from gateway.store.engine import Engine, Transaction
-from gateway.store.nodes import Node, Nodes
+from gateway.store.nodes import NodeRecord, Nodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class NodeService:
         self._nodes = Nodes(engine.fetch)
         self._clock = clock
 
-    async def all(self) -> list[Node]:
+    async def all(self) -> list[NodeRecord]:
         """Every node by name; empty for a gateway on an SQLite file, which is alone."""
         return await self._nodes.all()
 

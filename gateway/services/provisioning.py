@@ -21,7 +21,7 @@ from gateway.core.secret import Secret
 from gateway.core.times import Clock, later
 from gateway.store import events, ices, operations
 from gateway.store.accounts import Accounts
-from gateway.store.engine import Appended, Engine, Transaction, Unit
+from gateway.store.engine import AppendedEvent, Engine, Transaction, Unit
 from gateway.store.key_file import KeyFileUnusable, KeyStore
 
 MAX_BULK: Final = 10_000
@@ -70,7 +70,7 @@ class BulkDone:
 class Confirmer(Protocol):
     """Waits until the nodes have acted on events."""
 
-    async def confirm(self, logged: Sequence[Appended]) -> Confirmation:
+    async def confirm(self, logged: Sequence[AppendedEvent]) -> Confirmation:
         """Wait for a bounded time; returns what was dropped and which nodes have not confirmed."""
 
 
@@ -222,7 +222,7 @@ class Provisioning:
                 return problem("not-registered")
             old = listed.ice
 
-    async def _done(self, ice: Ice, logged: Appended) -> Done:
+    async def _done(self, ice: Ice, logged: AppendedEvent) -> Done:
         confirmed = await self._confirmer.confirm([logged])
         return Done(ice, confirmed.dropped, confirmed.unconfirmed)
 
@@ -230,7 +230,7 @@ class Provisioning:
         """Close the sessions that were admitted before this; the entry stays as it is."""
         now = self._clock()
 
-        async def unit(transaction: Transaction) -> tuple[Ice, Appended] | Problem:
+        async def unit(transaction: Transaction) -> tuple[Ice, AppendedEvent] | Problem:
             [old] = (await ices.find_many(transaction, [ice.ice_name])).values()
             if expected is not None and old.generation not in expected:
                 return problem("stale")
@@ -245,7 +245,9 @@ class Provisioning:
         """Deregister or disconnect many ICEs in one transaction; a refusal of one does not affect others."""
         now = self._clock()
 
-        async def unit(transaction: Transaction) -> tuple[list[BulkOutcome], Sequence[Appended]]:
+        async def unit(
+            transaction: Transaction,
+        ) -> tuple[list[BulkOutcome], Sequence[AppendedEvent]]:
             found = await ices.find_many(transaction, names)
             verdicts: list[Problem | None] = []
             changes: list[tuple[Ice, Ice, Event]] = []
@@ -300,10 +302,10 @@ def _discarded_token_hash() -> str:
 
 def _swap(
     actor: Actor, action: Action, now: datetime, old: Ice, change: _Change
-) -> Unit[tuple[Ice, Appended] | Problem | None]:
+) -> Unit[tuple[Ice, AppendedEvent] | Problem | None]:
     """A unit that applies an allowed change with its event; it returns None if the entry has changed."""
 
-    async def unit(transaction: Transaction) -> tuple[Ice, Appended] | Problem | None:
+    async def unit(transaction: Transaction) -> tuple[Ice, AppendedEvent] | Problem | None:
         new = change(old)
         if isinstance(new, Problem):
             return new

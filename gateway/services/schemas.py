@@ -7,13 +7,13 @@ from typing import Annotated, Any
 import msgspec
 
 from client.protocol import JsonTooComplex, OperationKind, check_json
-from gateway.core.audit_event import Entry
+from gateway.core.audit_event import LogEntry
 from gateway.core.ice import Ice, IceType, Status
 from gateway.core.operation import Operation, State
 from gateway.core.revocation import Drop
 from gateway.core.times import to_text, to_text_or_none
 from gateway.store.ices import Listed
-from gateway.store.sessions import Connection, Happening
+from gateway.store.sessions import Connection, ConnectionEvent
 
 Time = Annotated[str, msgspec.Meta(extra_json_schema={"format": "date-time"})]
 
@@ -54,7 +54,7 @@ class PresenceDocument(msgspec.Struct):
 
 
 class RefusedDocument(msgspec.Struct):
-    """News of an ICE with a genuine token that was refused; counted as in `Happenings`."""
+    """News of an ICE with a genuine token that was refused; counted as in `ConnectionEvents`."""
 
     ice_name: str
     code: str | None
@@ -166,7 +166,7 @@ class OperationState(msgspec.Struct):
     finished: Time | None
 
 
-class HappeningDocument(msgspec.Struct):
+class ConnectionEventDocument(msgspec.Struct):
     """An event of a connection: admitted, refused or closed; repeated refusals are counted together."""
 
     event: str
@@ -177,10 +177,10 @@ class HappeningDocument(msgspec.Struct):
     address: str
 
 
-class Happenings(msgspec.Struct):
+class ConnectionEvents(msgspec.Struct):
     """The last 50 events of an ICE's connections, newest first."""
 
-    items: list[HappeningDocument]
+    items: list[ConnectionEventDocument]
 
 
 class EventDocument(msgspec.Struct):
@@ -244,15 +244,15 @@ def presence_document(ice_name: str, connection: Connection | None) -> PresenceD
     )
 
 
-def refused_document(happening: Happening) -> RefusedDocument:
+def refused_document(connection_event: ConnectionEvent) -> RefusedDocument:
     """Describe refused handshakes of an ICE."""
     return RefusedDocument(
-        happening.ice_name,
-        happening.code,
-        to_text(happening.at),
-        to_text(happening.first),
-        happening.count,
-        happening.address,
+        connection_event.ice_name,
+        connection_event.code,
+        to_text(connection_event.at),
+        to_text(connection_event.first),
+        connection_event.count,
+        connection_event.address,
     )
 
 
@@ -322,20 +322,20 @@ def operation_state(operation: Operation) -> OperationState:
     )
 
 
-def happening_document(happening: Happening) -> HappeningDocument:
+def connection_event_document(connection_event: ConnectionEvent) -> ConnectionEventDocument:
     """Describe an event of a connection; close codes are numbers."""
-    code = happening.code
-    return HappeningDocument(
-        happening.kind,
-        int(code) if code is not None and happening.kind == "closed" else code,
-        to_text(happening.at),
-        to_text(happening.first),
-        happening.count,
-        happening.address,
+    code = connection_event.code
+    return ConnectionEventDocument(
+        connection_event.kind,
+        int(code) if code is not None and connection_event.kind == "closed" else code,
+        to_text(connection_event.at),
+        to_text(connection_event.first),
+        connection_event.count,
+        connection_event.address,
     )
 
 
-def event_document(entry: Entry) -> EventDocument:
+def event_document(entry: LogEntry) -> EventDocument:
     """Describe an event of the audit log with its number."""
     event = entry.event
     return EventDocument(

@@ -13,7 +13,7 @@ from typing import Final
 
 from gateway.core.revocation import CONFIRMATION, Confirmation, Drop, drop
 from gateway.core.times import Clock
-from gateway.store.engine import Appended, StoreUnavailable
+from gateway.store.engine import AppendedEvent, StoreUnavailable
 from gateway.store.nodes import Nodes
 
 _LOOK_AFTER: Final = 0.002
@@ -35,7 +35,7 @@ class Acknowledgements:
         self._instance = instance
         self._name = name
 
-    async def confirm(self, logged: Sequence[Appended]) -> Confirmation:
+    async def confirm(self, logged: Sequence[AppendedEvent]) -> Confirmation:
         """Wait until every node has acted on these events, at most `CONFIRMATION` seconds."""
         if not logged:
             return Confirmation([], [])
@@ -55,7 +55,7 @@ class Acknowledgements:
                     pause = min(2 * pause, _LOOK_EVERY)
         return late
 
-    async def dropped(self, logged: Sequence[Appended]) -> list[Drop]:
+    async def dropped(self, logged: Sequence[AppendedEvent]) -> list[Drop]:
         """The sessions that other nodes have dropped because of these events, each with the time it took at most."""
         now = self._clock()
         began: dict[int, datetime] = {one.seq: one.event.at for one in logged}

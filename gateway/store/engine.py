@@ -53,7 +53,7 @@ class StoreRefusedForNow(StoreRefused):
     """Another process holds it, or its server is no primary yet: this may pass without help."""
 
 
-class Appended:
+class AppendedEvent:
     """An event that is logged with a transaction; `seq` is set once that is committed."""
 
     __slots__ = ("event", "seq")
@@ -67,7 +67,7 @@ class Appended:
 class Transaction(Protocol):
     """A running transaction. Parameters are numbered `$1`, `$2` in the text."""
 
-    appended: list[Appended]
+    appended: list[AppendedEvent]
     """The events to log. The engine numbers them last, so that it holds the log's lock for a short time."""
 
     async def fetch(self, sql: str, *params: object) -> list[Row]:

@@ -14,14 +14,14 @@ from gateway.core.audit_event import (
     GENESIS,
     Actor,
     AuditAction,
-    Entry,
     Event,
+    LogEntry,
     Position,
     Via,
 )
 from gateway.core.times import from_text, to_text, to_text_or_none
 from gateway.store.engine import (
-    Appended,
+    AppendedEvent,
     Fetch,
     Row,
     Transaction,
@@ -46,9 +46,9 @@ class EventFilter:
     until: datetime | None = None
 
 
-def append(transaction: Transaction, events: Sequence[Event]) -> list[Appended]:
+def append(transaction: Transaction, events: Sequence[Event]) -> list[AppendedEvent]:
     """Log `events` with this transaction; their numbers are known once it is committed."""
-    appended = [Appended(event) for event in events]
+    appended = [AppendedEvent(event) for event in events]
     transaction.appended += appended
     return appended
 
@@ -65,7 +65,7 @@ async def number(transaction: Transaction) -> None:
     entries = []
     for appended in transaction.appended:
         seq += 1
-        entry = Entry(seq, appended.event, digest)
+        entry = LogEntry(seq, appended.event, digest)
         digest = entry.digest()
         entries.append(entry)
         appended.seq = seq
@@ -78,8 +78,8 @@ async def number(transaction: Transaction) -> None:
 
 
 def hashed_part(event: Event) -> str:
-    """The text that `Entry.digest` hashes between the number of an event and the digest before it."""
-    columns = Entry(0, event, "").columns()[1:-1]
+    """The text that `LogEntry.digest` hashes between the number of an event and the digest before it."""
+    columns = LogEntry(0, event, "").columns()[1:-1]
     return msgspec.json.encode(columns)[1:-1].decode()
 
 
@@ -172,7 +172,7 @@ class Events:
         except (ValueError, TypeError, KeyError) as error:
             raise damaged("a failed login in the audit log", error) from error
 
-    async def last_of(self, ice_name: str, limit: int) -> list[Entry]:
+    async def last_of(self, ice_name: str, limit: int) -> list[LogEntry]:
         """The newest events of an ICE (case folded), newest first."""
         rows = await self._fetch(
             f"SELECT {_COLUMNS} FROM ice_events WHERE lower(ice_name) = $1"
@@ -182,7 +182,7 @@ class Events:
         )
         return [_from_row(row) for row in rows]
 
-    async def after(self, seq: int, limit: int, where: EventFilter | None = None) -> list[Entry]:
+    async def after(self, seq: int, limit: int, where: EventFilter | None = None) -> list[LogEntry]:
         """The events numbered above `seq`, oldest first."""
         params: list[object] = [seq, limit]
         rows = await self._fetch(
@@ -192,7 +192,7 @@ class Events:
         )
         return [_from_row(row) for row in rows]
 
-    async def before(self, seq: int, limit: int, where: EventFilter) -> list[Entry]:
+    async def before(self, seq: int, limit: int, where: EventFilter) -> list[LogEntry]:
         """The events numbered below `seq`, newest first."""
         params: list[object] = [seq, limit]
         rows = await self._fetch(
@@ -215,10 +215,10 @@ def _conditions(where: EventFilter, params: list[object]) -> str:
     )
 
 
-def _from_row(row: Row) -> Entry:
+def _from_row(row: Row) -> LogEntry:
     seq, at, actor, via, address, action, ice_name, generation, detail, previous = row
     try:
-        return Entry(
+        return LogEntry(
             seq,
             Event(
                 from_text(at),

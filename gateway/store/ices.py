@@ -14,7 +14,7 @@ from gateway.core.ice import Ice, IceType, Status, fold, valid_name
 from gateway.core.times import from_text_or_none, to_text_or_none
 from gateway.store import events
 from gateway.store.engine import (
-    Appended,
+    AppendedEvent,
     Engine,
     Fetch,
     Row,
@@ -111,7 +111,7 @@ class Stale(Exception):
     """The entry has changed since it was read. The caller must let the transaction roll back."""
 
 
-async def insert(transaction: Transaction, ice: Ice, event: Event) -> Appended | None:
+async def insert(transaction: Transaction, ice: Ice, event: Event) -> AppendedEvent | None:
     """Add an entry and its event; None where the name is taken."""
     changed = await transaction.run(
         f"INSERT INTO ice_tokens ({_COLUMNS}) VALUES ({places(len(_NAMES))}) ON CONFLICT DO NOTHING",
@@ -122,7 +122,7 @@ async def insert(transaction: Transaction, ice: Ice, event: Event) -> Appended |
 
 async def replace(
     transaction: Transaction, changes: Sequence[tuple[Ice, Ice, Event]]
-) -> list[Appended]:
+) -> list[AppendedEvent]:
     """Compare and swap: put each new entry in place of the old one, with its event.
 
     The product's rule "find the entry with given ice_token, ice_type and ice_name", guarded by status
@@ -140,7 +140,7 @@ async def replace(
     return events.append(transaction, [event for _, _, event in changes])
 
 
-async def swap(transaction: Transaction, old: Ice, new: Ice, event: Event) -> Appended | None:
+async def swap(transaction: Transaction, old: Ice, new: Ice, event: Event) -> AppendedEvent | None:
     """`replace` for one; None where it is stale.
 
     It returns rather than raises, so that the other units of the group still commit.

@@ -23,7 +23,7 @@ _COLUMNS: Final = "instance, name, version, keys, url, since, seen_seq, draining
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class NodeRecord:
     """A row of `ice_nodes`.
 
     `lease` is for how many seconds after a renewal the node may act. `gone` is set by a peer that has seen no
@@ -72,13 +72,13 @@ class Dropped(msgspec.Struct, frozen=True, gc=False, array_like=True):
 # --- in a transaction ----------------------------------------------------------------------------
 
 
-async def alive(transaction: Transaction) -> list[Node]:
+async def alive(transaction: Transaction) -> list[NodeRecord]:
     """Delete the nodes that are gone, and return the others, locked until the transaction ends."""
     await transaction.run("DELETE FROM ice_nodes WHERE gone = 1")
     return [_node(row) for row in await transaction.hold(_LISTING)]
 
 
-async def join(transaction: Transaction, node: Node) -> None:
+async def join(transaction: Transaction, node: NodeRecord) -> None:
     """Add a node; its lease begins now."""
     await transaction.run(
         f"INSERT INTO ice_nodes ({_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, 0, $8)",
@@ -176,7 +176,7 @@ class Nodes:
     def __init__(self, fetch: Fetch) -> None:
         self._fetch = fetch
 
-    async def all(self) -> list[Node]:
+    async def all(self) -> list[NodeRecord]:
         """Every node that has not left, by name; those that are gone, too."""
         return [_node(row) for row in await self._fetch(_LISTING)]
 
@@ -223,10 +223,10 @@ class Nodes:
         return [(ice_name, session) for ice_name, session in rows]
 
 
-def _node(row: Row) -> Node:
+def _node(row: Row) -> NodeRecord:
     instance, name, version, keys, url, since, seen_seq, draining, lease, *more = row
     renewals, gone, connected = more
-    return Node(
+    return NodeRecord(
         *(instance, name, version, keys, url),
         since=from_text(since),
         seen_seq=seen_seq,

@@ -27,7 +27,7 @@ from gateway.store.last_seen import cleared
 KEPT: Final = 50
 """Outcomes stored of each ICE."""
 _CONNECTION: Final = ("session", "node", "since", "address", "version", "platform", "hostname")
-_HAPPENING: Final = "ice_name, kind, code, address, first, at, count"
+_EVENT_COLUMNS: Final = "ice_name, kind, code, address, first, at, count"
 CONNECTION_COLUMNS: Final = ", ".join(f"s.{name}" for name in _CONNECTION)
 
 
@@ -49,7 +49,7 @@ def connection_from_row(row: Row) -> Connection | None:
     return None if session is None else Connection(session, node, from_text(since), *others)
 
 
-class Happening(msgspec.Struct, frozen=True, gc=False):
+class ConnectionEvent(msgspec.Struct, frozen=True, gc=False):
     """The outcome of a connection: `kind` is admitted, refused or closed; `code` says why.
 
     Equal refusals are one row with a `count`, from `first` to `at`.
@@ -100,8 +100,8 @@ async def record(
     opened: Sequence[Opened],
     greeted: Sequence[Connection],
     closed: Sequence[str],
-    happenings: Sequence[Happening],
-) -> list[Happening]:
+    connection_events: Sequence[ConnectionEvent],
+) -> list[ConnectionEvent]:
     """Write the changes: sessions opened, hellos received, ids of sessions closed, outcomes.
 
     Returns the refusals among the outcomes, with the counts of earlier equal ones added.
@@ -137,7 +137,9 @@ async def record(
         await transaction.run(
             f"DELETE FROM ice_sessions WHERE {is_in('session', 1)}", as_json(closed)
         )
-    return await _record_happenings(transaction, happenings) if happenings else []
+    return (
+        await _record_connection_events(transaction, connection_events) if connection_events else []
+    )
 
 
 def _row(connection: Connection) -> tuple[str | None, ...]:
@@ -153,46 +155,48 @@ def _row(connection: Connection) -> tuple[str | None, ...]:
     )
 
 
-async def _record_happenings(
-    transaction: Transaction, happenings: Sequence[Happening]
-) -> list[Happening]:
+async def _record_connection_events(
+    transaction: Transaction, connection_events: Sequence[ConnectionEvent]
+) -> list[ConnectionEvent]:
     new: list[tuple[str | int | None, ...]] = []
-    refused: list[Happening] = []
+    refused: list[ConnectionEvent] = []
     seen: dict[str, str] = {}
-    for happened in happenings:
-        happening = happened
-        if happening.kind == "refused":
+    for happened in connection_events:
+        connection_event = happened
+        if connection_event.kind == "refused":
             # An equal refusal is counted in one row, which becomes the newest. Otherwise an ICE that tries
             # for days would push out all other outcomes.
             known = await transaction.fetch(
                 "DELETE FROM ice_connections WHERE ice_name = $1 AND kind = $2 AND code = $3"
                 " AND address = $4 RETURNING first, count",
-                happening.ice_name,
-                happening.kind,
-                happening.code,
-                happening.address,
+                connection_event.ice_name,
+                connection_event.kind,
+                connection_event.code,
+                connection_event.address,
             )
-            happening = replace(
-                happening,
-                first=min([happening.first, *(from_text(text) for text, _ in known)]),
-                count=happening.count + sum(number for _, number in known),
+            connection_event = replace(
+                connection_event,
+                first=min([connection_event.first, *(from_text(text) for text, _ in known)]),
+                count=connection_event.count + sum(number for _, number in known),
             )
-            refused.append(happening)
-        at = to_text(happening.at)
-        first = at if happening.first is happening.at else to_text(happening.first)
+            refused.append(connection_event)
+        at = to_text(connection_event.at)
+        first = (
+            at if connection_event.first is connection_event.at else to_text(connection_event.first)
+        )
         new.append(
             (
-                happening.ice_name,
-                happening.kind,
-                happening.code,
-                happening.address,
+                connection_event.ice_name,
+                connection_event.kind,
+                connection_event.code,
+                connection_event.address,
                 at,
-                happening.count,
+                connection_event.count,
                 first,
             )
         )
-        if happening.kind != "refused":
-            seen[happening.ice_name] = max(at, seen.get(happening.ice_name, at))
+        if connection_event.kind != "refused":
+            seen[connection_event.ice_name] = max(at, seen.get(connection_event.ice_name, at))
     columns = "ice_name, kind, code, address, at, count, first"
     given = rows_of(1, "ice_name", "kind", "code", "address", "at", "#count", "first")
     await transaction.run(
@@ -206,7 +210,12 @@ async def _record_happenings(
         "   ORDER BY id DESC LIMIT 1 OFFSET $2) AS last"
         f" FROM {rows_of(1, 'name')}) AS bound"
         " JOIN ice_connections AS old ON old.ice_name = bound.name AND old.id <= bound.last)",
-        as_json([(name,) for name in {happening.ice_name for happening in happenings}]),
+        as_json(
+            [
+                (name,)
+                for name in {connection_event.ice_name for connection_event in connection_events}
+            ]
+        ),
         KEPT,
     )
     if seen:
@@ -227,19 +236,19 @@ async def newest(fetch: Fetch) -> int:
 
 async def news(
     fetch: Fetch, after: int, limit: int
-) -> tuple[int, dict[str, Connection | None], list[Happening]]:
+) -> tuple[int, dict[str, Connection | None], list[ConnectionEvent]]:
     """The last number written after `after`; the connections that changed; the refusals.
 
     A connection is as it is now, which may be later than its number, or None where the ICE is not connected.
     """
     rows = await fetch(
-        f"SELECT id, {_HAPPENING} FROM ice_connections WHERE id > $1 ORDER BY id LIMIT $2",
+        f"SELECT id, {_EVENT_COLUMNS} FROM ice_connections WHERE id > $1 ORDER BY id LIMIT $2",
         after,
         limit,
     )
     if not rows:
         return after, {}, []
-    happened = [_happening(row[1:]) for row in rows]
+    happened = [_connection_event(row[1:]) for row in rows]
     refused = [one for one in happened if one.kind == "refused"]
     found: dict[str, Connection | None] = {
         one.ice_name: None for one in happened if one.kind != "refused"
@@ -253,22 +262,22 @@ async def news(
     return rows[-1][0], found, refused
 
 
-class Happenings:
+class ConnectionEvents:
     """Reads the outcomes of connections."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    async def of(self, ice_name: str) -> list[Happening]:
+    async def of(self, ice_name: str) -> list[ConnectionEvent]:
         """The last `KEPT` of exactly this ICE, newest first."""
         rows = await self._engine.fetch(
-            f"SELECT {_HAPPENING} FROM ice_connections WHERE ice_name = $1 ORDER BY id DESC LIMIT $2",
+            f"SELECT {_EVENT_COLUMNS} FROM ice_connections WHERE ice_name = $1 ORDER BY id DESC LIMIT $2",
             ice_name,
             KEPT,
         )
-        return [_happening(row) for row in rows]
+        return [_connection_event(row) for row in rows]
 
 
-def _happening(row: Row) -> Happening:
+def _connection_event(row: Row) -> ConnectionEvent:
     name, kind, code, address, first, at, count = row
-    return Happening(name, kind, code, address, from_text(first), from_text(at), count)
+    return ConnectionEvent(name, kind, code, address, from_text(first), from_text(at), count)

@@ -10,13 +10,13 @@ import json
 import pytest
 
 from gateway.store import nodes
-from gateway.store.nodes import Node, Nodes
+from gateway.store.nodes import NodeRecord, Nodes
 from gateway.store.open import open_store
 from tests.contract.domain import NOW, soon
 from tests.support.harness import command
 from tests.support.ice import Refused
 
-VANISHED = Node("old", "old", "9.9.9", "another-key", "", NOW, 0, draining=False, lease=0.5)
+VANISHED = NodeRecord("old", "old", "9.9.9", "another-key", "", NOW, 0, draining=False, lease=0.5)
 
 
 async def left_behind(place, node=VANISHED):

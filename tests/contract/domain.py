@@ -21,7 +21,7 @@ from gateway.core.roles import Role
 from gateway.store import accounts, events, ices, sessions
 from gateway.store.engine import StoreUnavailable
 from gateway.store.events import Events
-from gateway.store.sessions import Connection, Happening, Opened
+from gateway.store.sessions import Connection, ConnectionEvent, Opened
 from gateway.store.sqlite.engine import SqliteEngine
 
 NOW = datetime(2026, 11, 22, 9, 30, tzinfo=UTC)
@@ -148,17 +148,19 @@ def opened(ice: Ice, connection: Connection) -> Opened:
     return Opened(ice.ice_name, ice.generation, connection)
 
 
-def a_happening(kind: str, code: str | None = None, at: datetime = NOW, **others) -> Happening:
-    return Happening(
+def a_connection_event(
+    kind: str, code: str | None = None, at: datetime = NOW, **others
+) -> ConnectionEvent:
+    return ConnectionEvent(
         **{"ice_name": "lab-1", "address": "192.0.2.7", "first": at, "at": at}
         | {"kind": kind, "code": code}
         | others
     )
 
 
-async def record(engine, opened=(), greeted=(), closed=(), happenings=()):
+async def record(engine, opened=(), greeted=(), closed=(), connection_events=()):
     await engine.write(
-        lambda transaction: sessions.record(transaction, opened, greeted, closed, happenings)
+        lambda transaction: sessions.record(transaction, opened, greeted, closed, connection_events)
     )
 
 

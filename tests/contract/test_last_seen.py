@@ -6,11 +6,11 @@ import pytest
 
 from gateway.store import nodes, sessions
 from gateway.store.ices import IceFilter, Ices, Order
-from gateway.store.nodes import Node
+from gateway.store.nodes import NodeRecord
 from tests.contract.domain import (
     NOW,
     a_connection,
-    a_happening,
+    a_connection_event,
     add_registered,
     minutes,
     opened,
@@ -27,8 +27,8 @@ class Table:
     async def comes(self, name, node="node-a", at=NOW) -> None:
         ice = await add_registered(self.engine, name)
         session = opened(ice, a_connection(f"session of {name}", node))
-        admitted = a_happening("admitted", ice_name=name, at=at)
-        await record(self.engine, opened=[session], happenings=[admitted])
+        admitted = a_connection_event("admitted", ice_name=name, at=at)
+        await record(self.engine, opened=[session], connection_events=[admitted])
 
     async def confirms(self, node, at) -> None:
         await self.engine.write(lambda transaction: sessions.confirm(transaction, node, at))
@@ -61,8 +61,8 @@ async def test_connected_ices_are_seen_when_their_node_last_confirmed(table):
 async def test_a_time_that_is_earlier_changes_nothing(table):
     """Of two nodes that an ICE is at in turn one may have a clock that is behind."""
     await table.comes("lab-1", at=minutes(3))
-    closed = a_happening("closed", "1000", at=minutes(2))
-    await record(table.engine, closed=["session of lab-1"], happenings=[closed])
+    closed = a_connection_event("closed", "1000", at=minutes(2))
+    await record(table.engine, closed=["session of lab-1"], connection_events=[closed])
     assert await table.seen() == {"lab-1": minutes(3)}
 
 
@@ -72,7 +72,7 @@ async def starts(transaction):
 
 async def is_swept(transaction):
     """`node-b` alone has a lease."""
-    other = Node("i", "node-b", "1", "", "", NOW, 0, draining=False, lease=60.0)
+    other = NodeRecord("i", "node-b", "1", "", "", NOW, 0, draining=False, lease=60.0)
     await nodes.join(transaction, other)
     await nodes.sweep(transaction)
 

@@ -7,7 +7,7 @@ import functools
 import pytest
 
 from gateway.store import nodes
-from gateway.store.nodes import Node, Nodes, Renewal
+from gateway.store.nodes import NodeRecord, Nodes, Renewal
 from tests.contract.domain import (
     NOW,
     a_connection,
@@ -17,8 +17,8 @@ from tests.contract.domain import (
 )
 
 
-def a_node(name: str, **others) -> Node:
-    return Node(
+def a_node(name: str, **others) -> NodeRecord:
+    return NodeRecord(
         name, f"node-{name}", "1", "", "", NOW, 0, **{"draining": False, "lease": 30.0} | others
     )
 
@@ -85,7 +85,7 @@ async def test_a_node_that_is_behind_is_waited_for_until_it_is_gone(table):
 
 async def test_a_gone_node_is_forgotten_when_one_of_its_name_has_joined(table):
     await sweep(table, *await Nodes(table.fetch).renewals(but="b"))
-    again = Node("a2", "node-a", "1", "", "", NOW, 0, draining=False, lease=30.0)
+    again = NodeRecord("a2", "node-a", "1", "", "", NOW, 0, draining=False, lease=30.0)
     await table.write(lambda transaction: nodes.join(transaction, again))
     await sweep(table)
     assert [(node.instance, node.state) for node in await Nodes(table.fetch).all()] == [

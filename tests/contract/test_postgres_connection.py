@@ -180,7 +180,9 @@ async def test_a_gateway_whose_connections_were_forgotten_takes_its_own_name_aga
 
 
 async def joined(engine, lease):
-    node = nodes.Node("first", "node-a", "0", "", "", NOW, seen_seq=0, draining=False, lease=lease)
+    node = nodes.NodeRecord(
+        "first", "node-a", "0", "", "", NOW, seen_seq=0, draining=False, lease=lease
+    )
     await engine.write(lambda transaction: nodes.join(transaction, node))
 
 

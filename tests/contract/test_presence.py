@@ -13,7 +13,7 @@ from gateway.node.session import Session
 from gateway.store import sessions
 from gateway.store.engine import OutcomeUnknown
 from gateway.store.ices import Ices
-from gateway.store.sessions import Happening, Happenings
+from gateway.store.sessions import ConnectionEvent, ConnectionEvents
 from tests.contract.domain import (
     NOW,
     Between,
@@ -36,7 +36,7 @@ class Node:
         self.now = NOW
         self.presence = Presence(self.between, "node-a", lambda: self.now)
         self.news: list[ConnectionChange] = []
-        self.refusals: list[Happening] = []
+        self.refusals: list[ConnectionEvent] = []
         self.told = asyncio.Event()
         self.silence = self.presence.subscribe(self._hear)
 
@@ -80,8 +80,8 @@ class Node:
         rows = await self.engine.fetch("SELECT session FROM ice_sessions ORDER BY number")
         return [session for (session,) in rows]
 
-    async def happenings(self):
-        found = await Happenings(self.engine).of("lab-1")
+    async def connection_events(self):
+        found = await ConnectionEvents(self.engine).of("lab-1")
         return [(item.kind, item.code, item.count) for item in reversed(found)]
 
 
@@ -104,7 +104,7 @@ async def test_a_session_is_written_and_then_told(node):
     node.closes(session)
     await node.presence.flush()
     assert await node.connection() is None
-    assert await node.happenings() == [("admitted", None, 1), ("closed", "1000", 1)]
+    assert await node.connection_events() == [("admitted", None, 1), ("closed", "1000", 1)]
     assert [change.connection for change in node.news] == [
         a_connection("s1"),
         a_connection("s1", **HELLO),
@@ -124,7 +124,7 @@ async def test_what_is_over_within_a_batch_is_not_shown(node):
     await node.presence.flush()
     assert await node.open_sessions() == ["s2"]
     assert await node.connection() == a_connection("s2", **HELLO)
-    assert len(await node.happenings()) == 3
+    assert len(await node.connection_events()) == 3
     assert None not in [change.connection for change in node.news], "superseded is not gone"
 
 
@@ -145,7 +145,7 @@ async def test_refusals_within_a_batch_are_counted_together(node):
         node.now = minutes(minute)
         node.presence.refused("lab-1", "key-mismatch", "192.0.2.7")
     await node.presence.flush()
-    [found] = await Happenings(node.engine).of("lab-1")
+    [found] = await ConnectionEvents(node.engine).of("lab-1")
     assert (found.count, found.first, found.at) == (5, NOW, minutes(4))
 
 
@@ -155,7 +155,7 @@ async def test_refusals_are_news_counted_with_those_before(node):
         node.now = minutes(minute)
         node.presence.refused("lab-1", "key-mismatch", "192.0.2.7")
         await node.presence.flush()
-        [kept] = await Happenings(node.engine).of("lab-1")
+        [kept] = await ConnectionEvents(node.engine).of("lab-1")
         assert (kept.count, kept.first, kept.at) == (minute + 1, NOW, node.now)
         read = await sessions.news(node.engine.fetch, 0, 10)
         assert read[1:] == ({}, [kept])
@@ -272,7 +272,7 @@ async def test_what_could_not_be_written_is_written_later(node, during):
     await node.fail_to_write()
     await node.presence.flush()
     assert await node.connection() == a_connection("s1", **HELLO)
-    found = {item.code: item for item in await Happenings(node.engine).of("lab-1")}
+    found = {item.code: item for item in await ConnectionEvents(node.engine).of("lab-1")}
     refused = found["key-mismatch"]
     assert (refused.count, refused.first, refused.at) == (3, NOW, minutes(1))
     assert found["token-expired"].count == 1
@@ -311,7 +311,7 @@ async def test_opened_and_closed_while_away_leaves_nothing_open(node, during):
     node.closes(newer)
     await node.presence.flush()
     assert await node.open_sessions() == []
-    kinds = [kind for kind, _, _ in await node.happenings()]
+    kinds = [kind for kind, _, _ in await node.connection_events()]
     assert kinds == ["admitted", "closed"] * 2, "what happened while away was expected to be kept"
 
 
@@ -348,7 +348,7 @@ async def test_a_session_that_ends_while_it_is_written_ends(node):
 
 @DURING
 async def test_what_waits_is_bounded(node, monkeypatch, during):
-    monkeypatch.setattr(presence_module, "_MAX_HAPPENINGS", 10)
+    monkeypatch.setattr(presence_module, "_MAX_EVENTS", 10)
 
     def meanwhile():
         for number in range(8):
@@ -361,8 +361,8 @@ async def test_what_waits_is_bounded(node, monkeypatch, during):
         await node.fail_to_write(meanwhile, during=during)
     await node.fail_to_write()
     await node.presence.flush()
-    kinds = [kind for kind, _, _ in await node.happenings()]
+    kinds = [kind for kind, _, _ in await node.connection_events()]
     assert kinds.count("refused") == 10, "refusals were expected to be bounded while away"
-    assert len(kinds) == 20, "the newest happenings were expected to be kept"
+    assert len(kinds) == 20, "the newest event were expected to be kept"
     assert len(node.news) == 1, "of each ICE the latest was expected to be news"
-    assert (await Happenings(node.engine).of("lab-1"))[0].at == node.now
+    assert (await ConnectionEvents(node.engine).of("lab-1"))[0].at == node.now

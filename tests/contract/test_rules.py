@@ -105,7 +105,7 @@ SESSION = {
     "since": TIME,
     "address": "",
 }
-HAPPENING = {
+CONNECTION_EVENT = {
     "ice_name": "lab-1",
     "kind": "closed",
     "address": "",
@@ -127,7 +127,7 @@ HAPPENING = {
         ("api_tokens", TOKEN, {"ice_name": "LAB-1"}),
         ("ice_sessions", SESSION, {"session": "s0"}),
         ("ice_sessions", SESSION, {"ice_name": "lab-2"}),
-        ("ice_connections", HAPPENING, {"kind": "strange"}),
+        ("ice_connections", CONNECTION_EVENT, {"kind": "strange"}),
     ],
 )
 async def test_rows_beside_the_entries_keep_their_rules(engine, table, row, broken):

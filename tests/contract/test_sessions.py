@@ -7,12 +7,12 @@ from msgspec.structs import replace
 
 from gateway.store import sessions
 from gateway.store.ices import IceFilter, Ices
-from gateway.store.sessions import KEPT, Happenings
+from gateway.store.sessions import KEPT, ConnectionEvents
 from tests.contract.domain import (
     NOW,
     RULE_BROKEN,
     a_connection,
-    a_happening,
+    a_connection_event,
     add_registered,
     change,
     deregistered,
@@ -104,17 +104,19 @@ async def test_a_batch_with_a_session_of_nobody_is_not_written(engine, ice, show
 @pytest.fixture
 def happened(engine, ice):
     async def of(name="lab-1"):
-        return await Happenings(engine).of(name)
+        return await ConnectionEvents(engine).of(name)
 
     return of
 
 
-async def test_happenings_are_bounded_to_the_last(engine, happened):
+async def test_connection_events_are_bounded_to_the_last(engine, happened):
     await add_registered(engine, "lab-2")
-    other = a_happening("admitted", ice_name="lab-2")
-    given = [a_happening("closed", str(number), minutes(number)) for number in range(KEPT + 30)]
-    await record(engine, happenings=[other, *given[:KEPT]])
-    await record(engine, happenings=given[KEPT:])
+    other = a_connection_event("admitted", ice_name="lab-2")
+    given = [
+        a_connection_event("closed", str(number), minutes(number)) for number in range(KEPT + 30)
+    ]
+    await record(engine, connection_events=[other, *given[:KEPT]])
+    await record(engine, connection_events=given[KEPT:])
     assert await happened() == given[: -KEPT - 1 : -1], f"the last {KEPT}, newest first, expected"
     assert await happened("lab-2") == [other], "one ICE was expected not to push out another's"
     [(rows,)] = await engine.fetch("SELECT count(*) FROM ice_connections")
@@ -122,20 +124,20 @@ async def test_happenings_are_bounded_to_the_last(engine, happened):
 
 
 async def test_what_is_new_is_kept_even_if_the_clock_was_set_back(engine, happened):
-    given = [a_happening("closed", str(number), minutes(number)) for number in range(KEPT)]
-    await record(engine, happenings=given)
-    late = a_happening("admitted", at=minutes(-60))
-    await record(engine, happenings=[late])
+    given = [a_connection_event("closed", str(number), minutes(number)) for number in range(KEPT)]
+    await record(engine, connection_events=given)
+    late = a_connection_event("admitted", at=minutes(-60))
+    await record(engine, connection_events=[late])
     assert await happened() == [late, *given[:0:-1]], "the oldest was expected to go"
 
 
 async def test_repeated_refusals_are_counted_together(engine, happened):
-    refusal = a_happening("refused", "key-mismatch", NOW)
+    refusal = a_connection_event("refused", "key-mismatch", NOW)
     elsewhere = replace(refusal, address="192.0.2.8")
     otherwise = replace(refusal, code="token-expired")
     again = replace(refusal, first=minutes(1), at=minutes(5), count=3)
-    await record(engine, happenings=[refusal, elsewhere, otherwise])
-    await record(engine, happenings=[a_happening("admitted", at=minutes(4)), again])
+    await record(engine, connection_events=[refusal, elsewhere, otherwise])
+    await record(engine, connection_events=[a_connection_event("admitted", at=minutes(4)), again])
     newest, *_ = found = await happened()
     assert newest == replace(refusal, at=minutes(5), count=4), "one row from first to last expected"
     assert {elsewhere, otherwise} < set(found), "another address or code was expected apart"
@@ -143,14 +145,14 @@ async def test_repeated_refusals_are_counted_together(engine, happened):
 
 
 async def test_a_refusal_that_goes_on_is_not_pushed_out(engine, happened):
-    refusal = a_happening("refused", "key-mismatch", NOW)
-    await record(engine, happenings=[refusal])
-    given = [a_happening("admitted", at=minutes(number)) for number in range(1, KEPT + 1)]
-    await record(engine, happenings=given[:-1])
+    refusal = a_connection_event("refused", "key-mismatch", NOW)
+    await record(engine, connection_events=[refusal])
+    given = [a_connection_event("admitted", at=minutes(number)) for number in range(1, KEPT + 1)]
+    await record(engine, connection_events=given[:-1])
     again = replace(refusal, first=minutes(KEPT + 1), at=minutes(KEPT + 1))
-    await record(engine, happenings=[given[-1], again])
+    await record(engine, connection_events=[given[-1], again])
     newest = (await happened())[0]
-    assert newest == replace(refusal, at=again.at, count=2), "the newest happening was expected"
+    assert newest == replace(refusal, at=again.at, count=2), "the newest event was expected"
     assert len(await happened()) == KEPT
 
 
@@ -159,7 +161,9 @@ async def test_last_seen_is_when_a_session_last_began_or_ended(engine, happened)
         return (await Ices(engine).find("lab-1")).lastseen
 
     assert await last_seen() is None
-    await record(engine, happenings=[a_happening("admitted", at=minutes(1))])
-    await record(engine, happenings=[a_happening("closed", "1000", minutes(2))])
-    await record(engine, happenings=[a_happening("refused", "key-mismatch", minutes(3))])
+    await record(engine, connection_events=[a_connection_event("admitted", at=minutes(1))])
+    await record(engine, connection_events=[a_connection_event("closed", "1000", minutes(2))])
+    await record(
+        engine, connection_events=[a_connection_event("refused", "key-mismatch", minutes(3))]
+    )
     assert await last_seen() == minutes(2), "a refusal was expected not to count as seen"

@@ -471,7 +471,7 @@ async def test_a_clock_that_was_set_back_makes_no_login_last_longer(logins, cloc
     now = clock.now
     for seconds, good in ((0, True), (-59, True), (-60, False), (-86400, False), (0, True)):
         clock.now = now + timedelta(seconds=seconds)
-        found = await logins.recognise(COOKIE, used=False)
+        found = await logins.authenticate(COOKIE, used=False)
         assert (found is not None) is good, f"a login used {-seconds} s in the future"
 
 
@@ -480,7 +480,7 @@ async def test_whoever_only_looks_can_do_so_while_nothing_can_be_written(timed, 
     await engine._writer.execute("PRAGMA query_only=ON")
     for minutes, good in ((2, True), (29, True), (30, False)):
         clock.now = now + timedelta(minutes=minutes)
-        assert (await logins.recognise(COOKIE) is not None) is good, f"after {minutes} minutes"
+        assert (await logins.authenticate(COOKIE) is not None) is good, f"after {minutes} minutes"
     await engine._writer.execute("PRAGMA query_only=OFF")
 
 

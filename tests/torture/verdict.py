@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
-from gateway.core.audit_event import GENESIS, Actor, Entry, Event, Via
+from gateway.core.audit_event import GENESIS, Actor, Event, LogEntry, Via
 from gateway.core.dpop import Jwk, thumbprint_of
 from gateway.core.ice import Action, Ice, IceType, Status, WrongStatus
 from gateway.core.secret import Secret
@@ -29,7 +29,7 @@ class Found:
     """What the file holds."""
 
     rows: dict[str, Ice]
-    entries: list[Entry]
+    entries: list[LogEntry]
     intact: list[str]
 
 
@@ -64,7 +64,7 @@ def read(path: Path) -> Found:
             for row in rows
         },
         [
-            Entry(
+            LogEntry(
                 seq,
                 Event(
                     from_text(at),
@@ -98,7 +98,7 @@ def disagreements(
     return faults
 
 
-def _chain(entries: list[Entry]) -> list[str]:
+def _chain(entries: list[LogEntry]) -> list[str]:
     """Numbered without gaps, each with the digest of the one before."""
     faults, previous = [], GENESIS
     for seq, entry in enumerate(entries, 1):
@@ -163,7 +163,7 @@ def _after(old: Ice | None, event: Event) -> Ice | WrongStatus | None:
     return old if event.action == "disconnect" else None
 
 
-def _deeds(entries: list[Entry], told: list[Told]) -> list[str]:
+def _deeds(entries: list[LogEntry], told: list[Told]) -> list[str]:
     """As many events as were acknowledged, and at most those besides whose answer was lost."""
     done = Counter(
         (entry.event.actor.name, str(entry.event.action), entry.event.ice_name)
@@ -221,7 +221,7 @@ def _tokens(folder: Path, found: Found, told: list[Told]) -> list[str]:
     return faults
 
 
-def _whole_bulks(entries: list[Entry], told: list[Told]) -> list[str]:
+def _whole_bulks(entries: list[LogEntry], told: list[Told]) -> list[str]:
     """All ICEs of a bulk action that nobody else touches, or none of them."""
     faults = []
     for one in told:
@@ -232,7 +232,9 @@ def _whole_bulks(entries: list[Entry], told: list[Told]) -> list[str]:
     return faults
 
 
-def _ices(found: Found, new: list[Entry], account: Account, known: dict[str, Known]) -> list[str]:
+def _ices(
+    found: Found, new: list[LogEntry], account: Account, known: dict[str, Known]
+) -> list[str]:
     """Who was welcomed is registered with its own key; who was dropped was dropped for an event."""
     faults = []
     for heard in account.heard:

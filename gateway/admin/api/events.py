@@ -19,7 +19,7 @@ from gateway.core.roles import Need
 from gateway.node.presence import News
 from gateway.services import schemas
 from gateway.store.events import EventFilter
-from gateway.store.sessions import Happening
+from gateway.store.sessions import ConnectionEvent
 from gateway.web.responses import RequestRefused, json_response
 
 _BATCH: Final = 200
@@ -124,7 +124,7 @@ async def _send_all(
 
 
 async def _send_news(response: EventSourceResponse, news: News) -> None:
-    if isinstance(news, Happening):
+    if isinstance(news, ConnectionEvent):
         await send_document(response, schemas.refused_document(news), event="refused")
     else:
         await send_document(

@@ -171,9 +171,11 @@ async def final(request: web.Request) -> web.Response:  # noqa: ARG001 - the sam
 
 async def connections(request: web.Request, listed: Listed) -> web.Response:
     """List an ICE's recent connections and refusals."""
-    found = await admin_context(request).happenings.of(listed.ice.ice_name)
+    found = await admin_context(request).connection_events.of(listed.ice.ice_name)
     return json_response(
-        schemas.Happenings([schemas.happening_document(happening) for happening in found])
+        schemas.ConnectionEvents(
+            [schemas.connection_event_document(connection_event) for connection_event in found]
+        )
     )
 
 

@@ -15,11 +15,11 @@ from gateway.admin.context import CALLER, admin_context
 from gateway.admin.pages.base import is_fragment, render
 from gateway.admin.pages.ices import LABELS, Row, table_row
 from gateway.admin.pages.operations import operations_of
-from gateway.core.audit_event import AuditAction, Entry
+from gateway.core.audit_event import AuditAction, LogEntry
 from gateway.core.ice import Action, Status
 from gateway.core.roles import Need
 from gateway.store.ices import Listed
-from gateway.store.sessions import Happening
+from gateway.store.sessions import ConnectionEvent
 
 _EVENTS: Final = 200
 _REMEDIES: Final[dict[str, tuple[str, Action | None]]] = {
@@ -70,11 +70,11 @@ async def page(request: web.Request, listed: Listed) -> web.StreamResponse:
     """The page of an ICE, or only its live part if htmx asks for that."""
     caller, admin = request[CALLER], admin_context(request)
     row = table_row(listed, acts=caller.grants.acts)
-    happenings = await admin.happenings.of(listed.ice.ice_name)
-    timeline = [_happening(item) for item in happenings]
+    connection_events = await admin.connection_events.of(listed.ice.ice_name)
+    timeline = [_connection_event(item) for item in connection_events]
     if caller.grants.reads_events:
         timeline += map(_event, await admin.events.last_of(listed.ice.ice_name, _EVENTS))
-    reason, remedy = why_offline(row, happenings, admin.clock())
+    reason, remedy = why_offline(row, connection_events, admin.clock())
     context = {
         "title": listed.ice.ice_name,
         "row": row,
@@ -88,14 +88,14 @@ async def page(request: web.Request, listed: Listed) -> web.StreamResponse:
 
 
 def why_offline(
-    row: Row, happenings: list[Happening], now: datetime
+    row: Row, connection_events: list[ConnectionEvent], now: datetime
 ) -> tuple[str | None, str | None]:
     """Why the ICE is not connected, and the action that helps, if there is one."""
     ice = row.ice
     if row.listed.connection is not None:
         return None, None
-    latest = next((item for item in happenings if item.kind != "admitted"), None)
-    closed = next((item for item in happenings if item.kind == "closed"), None)
+    latest = next((item for item in connection_events if item.kind != "admitted"), None)
+    closed = next((item for item in connection_events if item.kind == "closed"), None)
     if ice.status is Status.DEREGISTERED:
         return "It was deregistered: it is no longer admitted.", Action.REREGISTER
     if ice.expired(now):
@@ -115,7 +115,7 @@ def why_offline(
     return "It has not tried to connect: is it running?", None
 
 
-def _event(entry: Entry) -> TimelineItem:
+def _event(entry: LogEntry) -> TimelineItem:
     event = entry.event
     about = f"generation {event.generation}"
     if event.action in (AuditAction.REQUEST_OPERATION, AuditAction.CANCEL_OPERATION):
@@ -123,7 +123,7 @@ def _event(entry: Entry) -> TimelineItem:
     return TimelineItem(event.at, "event", f"{event.action} ({about})", event.actor.name)
 
 
-def _happening(item: Happening) -> TimelineItem:
+def _connection_event(item: ConnectionEvent) -> TimelineItem:
     if item.kind == "admitted":
         text = "connected"
     elif item.kind == "refused":

@@ -16,7 +16,7 @@ import asyncpg
 
 from gateway.runtime.database_url import shown
 from gateway.store.engine import (
-    Appended,
+    AppendedEvent,
     OutcomeUnknown,
     Row,
     StoreLocked,
@@ -349,7 +349,7 @@ async def _roll_back(link: DatabaseLink, connection: asyncpg.Connection) -> None
             await link.run(connection.execute("ROLLBACK"))
 
 
-async def _commit(connection: asyncpg.Connection, appended: Sequence[Appended]) -> None:
+async def _commit(connection: asyncpg.Connection, appended: Sequence[AppendedEvent]) -> None:
     if not appended:
         done = await connection.execute("COMMIT")
     else:
@@ -367,7 +367,7 @@ def _rolled_back(error: StoreUnavailable) -> bool:
     return isinstance(cause, asyncpg.PostgresError) and cause.severity_en == "ERROR"
 
 
-async def _number(connection: asyncpg.Connection, appended: Sequence[Appended]) -> None:
+async def _number(connection: asyncpg.Connection, appended: Sequence[AppendedEvent]) -> None:
     """Set the numbers of the logged events after their commit."""
     if appended:
         last = await connection.fetchval("SELECT current_setting('ice.seq')::bigint")
@@ -384,7 +384,7 @@ class _PostgresTransaction:
     def __init__(self, link: DatabaseLink, connection: asyncpg.Connection) -> None:
         self._link = link
         self._connection = connection
-        self.appended: list[Appended] = []
+        self.appended: list[AppendedEvent] = []
 
     async def fetch(self, sql: str, *params: object) -> list[Row]:
         return rows(await self._link.run(self._connection.fetch(sql, *map(without_nul, params))))

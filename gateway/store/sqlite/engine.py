@@ -17,7 +17,7 @@ import aiosqlite
 from gateway.runtime.clocks import boottime
 from gateway.store import events
 from gateway.store.engine import (
-    Appended,
+    AppendedEvent,
     Row,
     StoreUnavailable,
     T,
@@ -269,7 +269,7 @@ async def _change_nothing(transaction: Transaction) -> None:
 class _SqliteTransaction:
     def __init__(self, connection: aiosqlite.Connection) -> None:
         self._connection = connection
-        self.appended: list[Appended] = []
+        self.appended: list[AppendedEvent] = []
 
     async def fetch(self, sql: str, *params: object) -> list[Row]:
         return list(await self._connection.execute_fetchall(sql, _numbered(params)))  # type: ignore[arg-type] # tuples

@@ -25,7 +25,7 @@ async def last_seq(running):
 
 
 async def recognised(running, token):
-    return await running.gateway.services.accounts.recognise(Secret(token))
+    return await running.gateway.services.accounts.authenticate(Secret(token))
 
 
 # --- made by command ---------------------------------------------------------------------------

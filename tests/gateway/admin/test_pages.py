@@ -1072,7 +1072,7 @@ async def test_token_for_one_ice_is_shown_as_such(running, root):
     assert answer.status == 201
     assert "It may operate Lab-1 and nothing else." in said(answer)
     token = Secret(re.search(r"icegw_[\w-]+", answer.text)[0])
-    assert (await running.gateway.services.accounts.recognise(token)).ice == "Lab-1"
+    assert (await running.gateway.services.accounts.authenticate(token)).ice == "Lab-1"
     assert "ci root Lab-1 Good" in said(await root.get("api-tokens"))
     assert (await root.post("api-tokens", fields | {"ice_name": " "})).status == 201
     assert "ci root Good" in said(await root.get("api-tokens"))

@@ -93,7 +93,9 @@ class Cli:
 
     def recognised(self, token):
         """The caller whose API token this is."""
-        return self.work(lambda opened: opened.services.accounts.recognise(Secret(token.strip())))
+        return self.work(
+            lambda opened: opened.services.accounts.authenticate(Secret(token.strip()))
+        )
 
     def bring(self, status, name="lab-1"):
         """Provision an ICE and let it have this status; `None` leaves it out."""

@@ -21,7 +21,7 @@ from gateway.store.tables import MOVED
 from tests.contract.domain import (
     ROOT,
     a_connection,
-    a_happening,
+    a_connection_event,
     add,
     add_registered,
     add_user,
@@ -58,7 +58,9 @@ async def fill(path, *, prune=False):
         for number in range(3):
             await add(engine, an_ice(f"lab-{number}"))
         await add_registered(engine, "build-1", None)
-        await record(engine, happenings=[a_happening("closed", "1006", ice_name="build-1")])
+        await record(
+            engine, connection_events=[a_connection_event("closed", "1006", ice_name="build-1")]
+        )
         for number in range(10):
             at = minutes(number)
             await append(engine, dataclasses.replace(an_event("note", text="\0\"'\\€"), at=at))
@@ -97,7 +99,9 @@ async def test_everything_arrives_and_goes_on(path, database_url, prune):
             [logged] = await append(engine, an_event("after"))
             assert logged.seq == entries[-1].seq + 1
             assert (await audit.verify(moved.head)).fault is None
-            await record(engine, happenings=[a_happening("closed", ice_name="build-1")])
+            await record(
+                engine, connection_events=[a_connection_event("closed", ice_name="build-1")]
+            )
             assert (await Ices(engine).find("LAB-1")).ice == an_ice("lab-1")
 
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from gateway.core.audit_event import GENESIS, Actor, Entry, Event, Position, Via, detail_text
+from gateway.core.audit_event import GENESIS, Actor, Event, LogEntry, Position, Via, detail_text
 
 NOW = datetime(2026, 11, 22, 9, 30, tzinfo=UTC)
 EVENT = Event(
@@ -20,7 +20,7 @@ EVENT = Event(
     2,
     {"generation_before": 1, "a": "\u00e9"},
 )
-ENTRY = Entry(7, EVENT, GENESIS)
+ENTRY = LogEntry(7, EVENT, GENESIS)
 
 
 def changed(**event):
@@ -84,7 +84,7 @@ def test_what_was_changed_long_ago_breaks_the_chain_up_to_the_end():
     def last(actions):
         previous = GENESIS
         for seq, action in enumerate(actions, 1):
-            previous = Entry(seq, replace(EVENT, action=action), previous).digest()
+            previous = LogEntry(seq, replace(EVENT, action=action), previous).digest()
         return previous
 
     assert last(["provision", "register", "deregister"]) != last(
@@ -94,8 +94,8 @@ def test_what_was_changed_long_ago_breaks_the_chain_up_to_the_end():
 
 # --- a reader's place in the log -----------------------------------------------------------------
 
-NEXT = Entry(8, EVENT, ENTRY.digest())
-LATER = Entry(9, EVENT, NEXT.digest())
+NEXT = LogEntry(8, EVENT, ENTRY.digest())
+LATER = LogEntry(9, EVENT, NEXT.digest())
 
 
 def test_a_position_is_the_number_and_the_begin_of_the_digest():
@@ -135,8 +135,8 @@ def test_anything_else_is_no_position(text):
         (Position(0), [], True),
         (Position(0, "00000000"), [], True),
         (Position(0, "01234567"), [], False),
-        (Position(0, "01234567"), [Entry(1, EVENT, GENESIS)], False),
-        (Position(0, "00000000"), [Entry(1, EVENT, GENESIS)], True),
+        (Position(0, "01234567"), [LogEntry(1, EVENT, GENESIS)], False),
+        (Position(0, "00000000"), [LogEntry(1, EVENT, GENESIS)], True),
     ],
 )
 def test_a_log_has_a_position_or_is_another(position, found, is_in):

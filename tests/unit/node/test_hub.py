@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from gateway.core.audit_event import GENESIS, Actor, Entry, Event, Via
+from gateway.core.audit_event import GENESIS, Actor, Event, LogEntry, Via
 from gateway.core.ice import Status
 from gateway.node.hub import ClosedSession, Hub
 
@@ -42,7 +42,9 @@ def admit(hub, session_id="s1", **facts):
 
 
 def entry(action, generation, *, seq=20, name="lab-1"):
-    return Entry(seq, Event(NOW, Actor("root", Via.API, "test"), action, name, generation), GENESIS)
+    return LogEntry(
+        seq, Event(NOW, Actor("root", Via.API, "test"), action, name, generation), GENESIS
+    )
 
 
 # --- sessions ----------------------------------------------------------------------------------

@@ -7,12 +7,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from gateway.core.audit_event import GENESIS, Actor, Entry, Event, Via
+from gateway.core.audit_event import GENESIS, Actor, Event, LogEntry, Via
 from gateway.core.revocation import Confirmation, Drop
 from gateway.node.hub import ClosedSession
 from gateway.node.revocations import Revocations
 from gateway.store.acknowledgements import Acknowledgements
-from gateway.store.engine import Appended, StoreUnavailable
+from gateway.store.engine import AppendedEvent, StoreUnavailable
 from gateway.store.nodes import Dropped
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
@@ -20,7 +20,9 @@ LATER = NOW + timedelta(milliseconds=12, microseconds=345)
 
 
 def entry(seq):
-    return Entry(seq, Event(NOW, Actor("root", Via.API, "test"), "deregister", "lab-1", 2), GENESIS)
+    return LogEntry(
+        seq, Event(NOW, Actor("root", Via.API, "test"), "deregister", "lab-1", 2), GENESIS
+    )
 
 
 class Log:
@@ -84,7 +86,7 @@ class Stage:
 
     async def confirm(self, *seqs):
         """The answer to an action that has logged these."""
-        appended = [Appended(entry(seq).event) for seq in seqs]
+        appended = [AppendedEvent(entry(seq).event) for seq in seqs]
         for one, seq in zip(appended, seqs, strict=True):
             one.seq = seq
         return await self.revocations.confirm(appended)
@@ -158,7 +160,7 @@ async def test_who_is_late_itself_does_not_speak_for_the_others():
 async def test_a_command_waits_for_the_nodes_of_its_database(late):
     far = Dropped("s9", 1, "node-2", "lab-1", 4101)
     asking = Acknowledgements(Nodes(late=["node-2"] * late, dropped=[far]), lambda: LATER)
-    one = Appended(entry(1).event)
+    one = AppendedEvent(entry(1).event)
     one.seq = 1
     elsewhere = Drop("s9", "node-2", 4101, 12.345, "lab-1")
     assert await asking.confirm([one]) == Confirmation([elsewhere], [])
