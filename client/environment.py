@@ -1,4 +1,7 @@
-"""The clocks, sleep and randomness of an `IceClient`."""
+"""The clocks, sleep and randomness of an `IceClient`.
+
+Tested in tests/client/test_client_agent.py and tests/client/test_client_backoff.py.
+"""
 
 from __future__ import annotations
 

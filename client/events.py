@@ -1,4 +1,7 @@
-"""The events that a client reports to its observer."""
+"""The events that a client reports to its observer.
+
+Tested in tests/client/test_client_agent.py.
+"""
 
 from __future__ import annotations
 

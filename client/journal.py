@@ -2,6 +2,8 @@
 
 The client writes it in the state folder before it answers or sends anything, so that after a crash no
 operation runs twice and no result is lost. Source: docs/protocol.md.
+
+Tested in tests/client/test_client_operations.py.
 """
 
 from __future__ import annotations

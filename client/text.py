@@ -1,4 +1,7 @@
-"""Decodes files that people write, and makes the system's names encodable."""
+"""Decodes files that people write, and makes the system's names encodable.
+
+Tested in tests/client/test_client_credentials.py and tests/client/test_client_agent.py.
+"""
 
 from __future__ import annotations
 

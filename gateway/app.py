@@ -1,4 +1,7 @@
-"""The composition root: opens the store and the keys, makes the node and the services, and listens."""
+"""The composition root: opens the store and the keys, makes the node and the services, and listens.
+
+Tested in tests/gateway/cli/test_serve.py.
+"""
 
 from __future__ import annotations
 

@@ -8,6 +8,8 @@
 An operation's params are `{"suite": "smoke"}`. The tests run in their own process, in the suite's folder, with
 this Python, which needs pytest; they leave nothing there. The result has their exit status, their counts, and
 the JUnit report. Failing tests are a result, too; the operation fails only if pytest could not run them.
+
+Tested in tests/client/test_client_handlers.py.
 """
 
 from __future__ import annotations

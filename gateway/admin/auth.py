@@ -3,6 +3,8 @@
 A browser sends the cookie even with a request that a page of another site caused (CSRF). A request
 that changes something by cookie must therefore have an Origin of this gateway and the form token that
 only its pages know. The cookie is SameSite=Strict, too.
+
+Tested in tests/gateway/admin/test_api.py and tests/gateway/admin/test_pages.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What the admin handlers work with, and the keys under which a handler finds it."""
+"""What the admin handlers work with, and the keys under which a handler finds it.
+
+Tested in tests/gateway/admin/test_api.py.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 A subscriber holds no queue of audit events: it is woken and reads the log from its own position, so a
 slow reader costs no memory and misses nothing. Presence and refusals are queued; an overflow drops the
 oldest.
+
+Tested in tests/gateway/admin/api/test_events.py.
 """
 
 from __future__ import annotations

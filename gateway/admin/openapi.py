@@ -1,4 +1,7 @@
-"""The OpenAPI 3.1 document of the admin API, generated from the shapes that its routes decode."""
+"""The OpenAPI 3.1 document of the admin API, generated from the shapes that its routes decode.
+
+Tested in tests/gateway/admin/test_api.py and tests/api/test_api_document.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Builders for parts of the OpenAPI document: calls, answers, refusals, headers, streams."""
+"""Builders for parts of the OpenAPI document: calls, answers, refusals, headers, streams.
+
+Tested in tests/gateway/admin/test_api.py and tests/api/test_api_document.py.
+"""
 
 from __future__ import annotations
 

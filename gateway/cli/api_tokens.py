@@ -1,4 +1,7 @@
-"""`ice-gateway api-tokens`: the credentials of scripts that use the admin API."""
+"""`ice-gateway api-tokens`: the credentials of scripts that use the admin API.
+
+Tested in tests/gateway/cli/test_cli.py and tests/gateway/admin/test_ice_api_tokens.py.
+"""
 
 from __future__ import annotations
 

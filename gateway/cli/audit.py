@@ -1,4 +1,7 @@
-"""`ice-gateway audit`: verifies, exports and prunes the audit log."""
+"""`ice-gateway audit`: verifies, exports and prunes the audit log.
+
+Tested in tests/gateway/services/test_audit.py.
+"""
 
 from __future__ import annotations
 

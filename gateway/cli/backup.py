@@ -1,4 +1,7 @@
-"""`ice-gateway backup` and `ice-gateway restore`."""
+"""`ice-gateway backup` and `ice-gateway restore`.
+
+Tested in tests/gateway/services/test_restore.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What the commands share: settings, the database, one-line errors, tables and JSON."""
+"""What the commands share: settings, the database, one-line errors, tables and JSON.
+
+Tested in tests/gateway/cli/test_cli.py.
+"""
 
 from __future__ import annotations
 

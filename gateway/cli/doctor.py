@@ -1,4 +1,7 @@
-"""`ice-gateway doctor`."""
+"""`ice-gateway doctor`.
+
+Tested in tests/gateway/services/test_doctor.py.
+"""
 
 from __future__ import annotations
 

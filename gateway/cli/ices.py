@@ -1,4 +1,7 @@
-"""`ice-gateway ices`: acts on ICEs in the database; a running gateway follows within a second."""
+"""`ice-gateway ices`: acts on ICEs in the database; a running gateway follows within a second.
+
+Tested in tests/gateway/cli/test_cli.py.
+"""
 
 from __future__ import annotations
 

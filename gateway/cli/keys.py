@@ -1,4 +1,7 @@
-"""`ice-gateway keys`: rotates the token keys; a running gateway follows within a second."""
+"""`ice-gateway keys`: rotates the token keys; a running gateway follows within a second.
+
+Tested in tests/gateway/services/test_key_rotation.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`ice-gateway migrate-store`."""
+"""`ice-gateway migrate-store`.
+
+Tested in tests/gateway/services/test_store_migration.py.
+"""
 
 from __future__ import annotations
 

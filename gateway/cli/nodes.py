@@ -1,4 +1,7 @@
-"""`ice-gateway nodes`: lists, drains and resumes the gateways of one database."""
+"""`ice-gateway nodes`: lists, drains and resumes the gateways of one database.
+
+Tested in tests/cluster/test_cluster.py.
+"""
 
 from __future__ import annotations
 

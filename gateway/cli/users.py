@@ -1,4 +1,7 @@
-"""`ice-gateway users`: the users of the admin API and page, to whom ICEs are tagged."""
+"""`ice-gateway users`: the users of the admin API and page, to whom ICEs are tagged.
+
+Tested in tests/gateway/cli/test_cli.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Users and their API tokens. Pure."""
+"""Users and their API tokens. Pure.
+
+Tested in tests/contract/test_accounts.py.
+"""
 
 from __future__ import annotations
 

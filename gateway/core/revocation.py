@@ -1,4 +1,7 @@
-"""The sessions that an action dropped, as its response reports them. Pure."""
+"""The sessions that an action dropped, as its response reports them. Pure.
+
+Tested in tests/unit/node/test_revocations.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Ends operations whose deadline has passed and deletes finished ones after their retention."""
+"""Ends operations whose deadline has passed and deletes finished ones after their retention.
+
+Tested in tests/gateway/node/test_dispatcher.py and tests/contract/test_operation_life.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Pings all sessions and drops silent ones in one sweep, without a timer per connection."""
+"""Pings all sessions and drops silent ones in one sweep, without a timer per connection.
+
+Tested in tests/unit/node/test_health.py and tests/gateway/node/test_session.py.
+"""
 
 from __future__ import annotations
 

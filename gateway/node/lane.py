@@ -1,4 +1,7 @@
-"""The dispatcher's state for the session of one ICE."""
+"""The dispatcher's state for the session of one ICE.
+
+Tested in tests/gateway/node/test_dispatcher.py.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 A wake-up only shortens the wait and carries no data, so a lost wake-up loses no drop. After an
 interruption the follower first reads on from its last event and then has every session compared with the
 table. Until that is done it is not `current`, and the node admits no ICE.
+
+Tested in tests/contract/test_log_follower.py.
 """
 
 from __future__ import annotations

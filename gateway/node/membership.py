@@ -3,6 +3,8 @@
 A lease counts from a moment at which this node knew every committed change. So a peer that has waited
 until the lease expired knows that this node no longer acts on older state. A gateway that is alone on its
 database has no membership.
+
+Tested in tests/cluster/test_cluster.py and tests/cluster/test_vanished_nodes.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """One running gateway without its HTTP: its parts, how it acts on events, and its background tasks.
 
 `app` builds one at the start and gives it the database, the keys and the metrics.
+
+Tested in tests/gateway/node/test_session.py and tests/cluster/test_cluster.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Wakes requests that wait for an operation. A wake-up carries no news: the waiter reads the row."""
+"""Wakes requests that wait for an operation. A wake-up carries no news: the waiter reads the row.
+
+Tested in tests/gateway/admin/api/test_operations.py.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 Nothing waits for these writes. A write that fails is tried again. Refusals of one ICE are counted
 together, so that no client can flood the table.
+
+Tested in tests/contract/test_presence.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Keeps ICEs out while the database is a restored backup that no admin has confirmed.
 
 The backup may revive tokens that were revoked after it was made, so an admin has to review it first.
+
+Tested in tests/gateway/services/test_restore.py.
 """
 
 from __future__ import annotations

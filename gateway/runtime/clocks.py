@@ -1,4 +1,7 @@
-"""Clocks that no one can set: this machine's, and one that all nodes share."""
+"""Clocks that no one can set: this machine's, and one that all nodes share.
+
+Tested in tests/unit/node/test_lease.py.
+"""
 
 from __future__ import annotations
 

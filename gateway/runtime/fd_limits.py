@@ -1,6 +1,8 @@
 """File handles: every connection takes one, and the system limits them for each process.
 
 Some are kept in reserve, so that the gateway can still open the key file and refuse connections properly.
+
+Tested in tests/unit/node/test_health.py and tests/unit/runtime/test_eventloop.py.
 """
 
 from __future__ import annotations

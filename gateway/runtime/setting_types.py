@@ -1,4 +1,7 @@
-"""Parsers for the values of settings, from TOML or an environment variable. All raise `ValueError`."""
+"""Parsers for the values of settings, from TOML or an environment variable. All raise `ValueError`.
+
+Tested in tests/unit/runtime/test_settings.py.
+"""
 
 from __future__ import annotations
 

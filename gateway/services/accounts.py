@@ -1,4 +1,7 @@
-"""Reads and changes users and API tokens."""
+"""Reads and changes users and API tokens.
+
+Tested in tests/gateway/admin/test_pages.py and tests/gateway/cli/test_cli.py.
+"""
 
 from __future__ import annotations
 

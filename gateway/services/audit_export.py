@@ -1,4 +1,7 @@
-"""The audit log as CSV, or as JSON Lines with every value that its digests cover."""
+"""The audit log as CSV, or as JSON Lines with every value that its digests cover.
+
+Tested in tests/gateway/services/test_audit.py and tests/gateway/admin/test_pages.py.
+"""
 
 from __future__ import annotations
 

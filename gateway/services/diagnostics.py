@@ -1,4 +1,7 @@
-"""The findings of `ice-gateway doctor`. Pure."""
+"""The findings of `ice-gateway doctor`. Pure.
+
+Tested in tests/gateway/services/test_doctor.py.
+"""
 
 from __future__ import annotations
 

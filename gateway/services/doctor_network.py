@@ -1,6 +1,8 @@
 """Checks whether clients can reach a gateway: its ports, its certificate, its limit of file handles.
 
 For `ice-gateway doctor`. It binds a free port for a moment, and sends a request to a running gateway.
+
+Tested in tests/gateway/services/test_doctor.py.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 An attacker who knows user names could fill the audit log. So it gets one event a minute for a user and
 `MAX_A_MINUTE` for all users. Further failures are counted together until their turn; a gateway that stops
 before loses them.
+
+Tested in tests/contract/test_login_failures.py.
 """
 
 from __future__ import annotations

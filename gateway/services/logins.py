@@ -1,4 +1,7 @@
-"""Logins to the admin page: started with a password, rate-limited, recognised by a cookie, ended."""
+"""Logins to the admin page: started with a password, rate-limited, recognised by a cookie, ended.
+
+Tested in tests/gateway/admin/test_pages.py.
+"""
 
 from __future__ import annotations
 

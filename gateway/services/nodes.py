@@ -1,4 +1,7 @@
-"""The nodes that serve a database: list them, drain one, resume it."""
+"""The nodes that serve a database: list them, drain one, resume it.
+
+Tested in tests/cluster/test_cluster.py and tests/cluster/test_node_pages.py.
+"""
 
 from __future__ import annotations
 

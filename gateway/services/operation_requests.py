@@ -2,6 +2,8 @@
 
 A request adds a row, whether or not the ICE is connected; `node.dispatcher` sends it when it can. A
 refusal is a `Problem` of the catalogue. `core.roles` says who may request what.
+
+Tested in tests/gateway/admin/api/test_operations.py.
 """
 
 from __future__ import annotations

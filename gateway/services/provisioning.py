@@ -2,6 +2,8 @@
 
 A refusal is a `Problem` of the catalogue. Nodes learn of a change through the event log, and each action
 waits in its `Confirmer` until they have acted on it.
+
+Tested in tests/gateway/admin/api/test_ices.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The JSON objects that API and commands show; the OpenAPI document describes the same classes."""
+"""The JSON objects that API and commands show; the OpenAPI document describes the same classes.
+
+Tested in tests/gateway/admin/api/test_ices.py and tests/api/test_api_document.py.
+"""
 
 from __future__ import annotations
 

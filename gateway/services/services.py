@@ -1,4 +1,7 @@
-"""All services in one value, for the admin's page, API and commands."""
+"""All services in one value, for the admin's page, API and commands.
+
+Tested in tests/gateway/admin/test_api.py and tests/gateway/cli/test_cli.py.
+"""
 
 from __future__ import annotations
 

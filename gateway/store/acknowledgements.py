@@ -1,6 +1,8 @@
 """Waits until the nodes of a database have acted on the events of an action.
 
 Only where several gateways serve the database: the only gateway of a file waits for no other node.
+
+Tested in tests/unit/node/test_revocations.py and tests/cluster/test_cluster.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The interface of a database engine: consistent reads, grouped transactions, notice of commits."""
+"""The interface of a database engine: consistent reads, grouped transactions, notice of commits.
+
+Tested in tests/contract/test_group_commit.py.
+"""
 
 from __future__ import annotations
 

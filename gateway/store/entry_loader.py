@@ -1,4 +1,7 @@
-"""Loads entries for admissions, many in one query, and spends their proofs where nodes share a database."""
+"""Loads entries for admissions, many in one query, and spends their proofs where nodes share a database.
+
+Tested in tests/contract/test_ices.py.
+"""
 
 from __future__ import annotations
 

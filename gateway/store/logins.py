@@ -1,4 +1,7 @@
-"""SQL of `logins`: the users who are logged in to the admin page."""
+"""SQL of `logins`: the users who are logged in to the admin page.
+
+Tested in tests/gateway/admin/test_pages.py.
+"""
 
 from __future__ import annotations
 

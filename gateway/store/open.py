@@ -1,4 +1,7 @@
-"""Opens the database that a URL names with the engine for it."""
+"""Opens the database that a URL names with the engine for it.
+
+Tested in tests/gateway/cli/test_cli.py and tests/gateway/services/test_store_migration.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""SQL of `restored`, the mark of a copy that waits for its confirmation, and of the review before it."""
+"""SQL of `restored`, the mark of a copy that waits for its confirmation, and of the review before it.
+
+Tested in tests/gateway/services/test_restore.py.
+"""
 
 from __future__ import annotations
 

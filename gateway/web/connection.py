@@ -7,6 +7,8 @@ layer. Any other upgrade reaches the same handler through the router.
 
 Only this file, `server` and `upgrade` use aiohttp's internals; its minor version is pinned for them. Limits of
 bodies are in `responses`.
+
+Tested in tests/gateway/web/test_server.py and tests/gateway/web/test_upgrade.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Checks a WebSocket handshake, and gives the URLs of the local socket."""
+"""Checks a WebSocket handshake, and gives the URLs of the local socket.
+
+Tested in tests/gateway/web/test_ice_endpoint.py.
+"""
 
 from __future__ import annotations
 

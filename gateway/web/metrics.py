@@ -1,4 +1,7 @@
-"""The metrics for Prometheus, served on a separate listener."""
+"""The metrics for Prometheus, served on a separate listener.
+
+Tested in tests/gateway/node/test_session.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`/healthz`: the process is alive. `/readyz`: it admits ICEs, or why it does not."""
+"""`/healthz`: the process is alive. `/readyz`: it admits ICEs, or why it does not.
+
+Tested in tests/gateway/web/test_ice_endpoint.py and tests/gateway/node/test_session.py.
+"""
 
 from __future__ import annotations
 

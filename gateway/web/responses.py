@@ -1,4 +1,7 @@
-"""Responses and request bodies: what all handlers share."""
+"""Responses and request bodies: what all handlers share.
+
+Tested in tests/gateway/admin/test_api.py.
+"""
 
 from __future__ import annotations
 

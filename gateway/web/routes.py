@@ -1,4 +1,7 @@
-"""The paths that the gateway answers, and what answers each."""
+"""The paths that the gateway answers, and what answers each.
+
+Tested in tests/gateway/admin/test_api.py and tests/gateway/admin/test_pages.py.
+"""
 
 from __future__ import annotations
 

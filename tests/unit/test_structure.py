@@ -209,6 +209,53 @@ def test_a_file_is_one_noun():
         assert lines <= 450, f"{path.relative_to(ROOT)} has {lines} lines: it may hold two nouns"
 
 
+TESTED_IN = re.compile(r"Tested in (tests/\S+\.py(?:(?:, | and )tests/\S+\.py)*)\.")
+
+
+def places_of_its_test(path: Path) -> list[Path]:
+    """Where a test of the name of this module may stand."""
+    top, *package = path.relative_to(ROOT).parent.parts
+    tests = ROOT / "tests"
+    if top == "client":
+        return [
+            tests.joinpath("unit", "client", *package, f"test_{path.stem}.py"),
+            tests.joinpath("client", *package, f"test_client_{path.stem}.py"),
+        ]
+    folders = [tests.joinpath(kind, *package) for kind in ("unit", "gateway")]
+    if package[:1] == ["store"]:
+        folders.append(tests / "contract")
+    return [folder / f"test_{path.stem}.py" for folder in folders]
+
+
+def named_by(path: Path) -> list[Path]:
+    """The tests in the last line of a module's docstring: `Tested in tests/… and tests/….`"""
+    prose = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+    line = TESTED_IN.fullmatch(prose.rpartition("\n")[2])
+    return [ROOT / name for name in re.split(", | and ", line[1])] if line else []
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        name
+        for name, path in (GATEWAY | modules("client")).items()
+        if not path.stem.startswith("__") and not path.parent.name.startswith("migrations")
+    ],
+)
+def test_a_module_has_a_test_of_its_name_or_says_where_it_is_tested(module):
+    path = (GATEWAY | modules("client"))[module]
+    named = named_by(path)
+    for test in named:
+        shown = test.relative_to(ROOT)
+        assert test.is_file(), f"{module} says that it is tested in {shown}, which is not there"
+        assert test.name.startswith("test_"), f"{module} names {shown}, which pytest does not run"
+    places = places_of_its_test(path)
+    assert named or any(test.is_file() for test in places), (
+        f"{module} has no test: make {places[0].relative_to(ROOT)},"
+        " or end its docstring with `Tested in tests/….`"
+    )
+
+
 def test_the_commands_of_the_project_can_be_imported():
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["scripts"]
     for name, target in scripts.items():

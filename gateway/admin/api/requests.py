@@ -1,4 +1,7 @@
-"""Validation of requests: bodies, query parameters, If-Match. A refusal names the invalid field."""
+"""Validation of requests: bodies, query parameters, If-Match. A refusal names the invalid field.
+
+Tested in tests/gateway/admin/test_api.py and tests/gateway/admin/api/test_ices.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The page of API tokens: create, list and revoke the credentials of scripts."""
+"""The page of API tokens: create, list and revoke the credentials of scripts.
+
+Tested in tests/gateway/admin/test_pages.py.
+"""
 
 from __future__ import annotations
 

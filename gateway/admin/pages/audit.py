@@ -1,4 +1,7 @@
-"""The page of the audit log, newest first, filtered by ICE, actor, action and time."""
+"""The page of the audit log, newest first, filtered by ICE, actor, action and time.
+
+Tested in tests/gateway/admin/test_pages.py.
+"""
 
 from __future__ import annotations
 

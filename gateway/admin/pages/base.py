@@ -1,4 +1,7 @@
-"""What all pages share: rendering, headers, the login check, forms and error pages."""
+"""What all pages share: rendering, headers, the login check, forms and error pages.
+
+Tested in tests/gateway/admin/test_pages.py.
+"""
 
 from __future__ import annotations
 

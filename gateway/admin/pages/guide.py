@@ -1,4 +1,7 @@
-"""The registration guide, to which the dialog with a new token links."""
+"""The registration guide, to which the dialog with a new token links.
+
+Tested in tests/gateway/admin/test_pages.py.
+"""
 
 from __future__ import annotations
 

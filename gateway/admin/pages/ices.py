@@ -1,4 +1,7 @@
-"""The page ICE Provisioning: the form, the table of ICEs, and the actions on them."""
+"""The page ICE Provisioning: the form, the table of ICEs, and the actions on them.
+
+Tested in tests/gateway/admin/test_pages.py and tests/browser/test_actions.py.
+"""
 
 from __future__ import annotations
 

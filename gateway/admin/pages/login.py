@@ -1,4 +1,7 @@
-"""Logging in and out."""
+"""Logging in and out.
+
+Tested in tests/gateway/admin/test_pages.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The page of nodes, the gateways of one database: list, drain and resume them."""
+"""The page of nodes, the gateways of one database: list, drain and resume them.
+
+Tested in tests/cluster/test_node_pages.py.
+"""
 
 from __future__ import annotations
 

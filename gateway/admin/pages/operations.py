@@ -1,4 +1,7 @@
-"""The operations on an ICE's page: request, list, show and cancel them."""
+"""The operations on an ICE's page: request, list, show and cancel them.
+
+Tested in tests/gateway/admin/test_operation_pages.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The pages' static files, held in memory so that they are served even without free file handles."""
+"""The pages' static files, held in memory so that they are served even without free file handles.
+
+Tested in tests/gateway/admin/test_pages.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The page of users: add and disable them, change their roles and passwords, end their logins."""
+"""The page of users: add and disable them, change their roles and passwords, end their logins.
+
+Tested in tests/gateway/admin/test_pages.py.
+"""
 
 from __future__ import annotations
 

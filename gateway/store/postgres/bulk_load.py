@@ -1,4 +1,7 @@
-"""Fills an empty PostgreSQL database with rows that another gateway's database holds, in one transaction."""
+"""Fills an empty PostgreSQL database with rows that another gateway's database holds, in one transaction.
+
+Tested in tests/gateway/services/test_store_migration.py.
+"""
 
 from __future__ import annotations
 

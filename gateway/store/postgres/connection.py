@@ -1,4 +1,7 @@
-"""Connections to the primary of PostgreSQL, with timeouts, made again after they broke."""
+"""Connections to the primary of PostgreSQL, with timeouts, made again after they broke.
+
+Tested in tests/contract/test_postgres_connection.py.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 The next query makes a broken connection again. Between two round trips a transaction locks only the rows that it
 changes. The lock of the log, which every transaction needs, is taken by the function `ice_log` in the round trip that
 commits (see `migrations_postgres`).
+
+Tested in tests/contract/test_postgres.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """The checks, the tables and the migrations of a PostgreSQL database, before an engine opens it.
 
 An error names what to change, and never the password.
+
+Tested in tests/contract/test_postgres.py and tests/contract/test_schemas.py.
 """
 
 from __future__ import annotations

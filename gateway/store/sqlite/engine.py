@@ -1,6 +1,8 @@
 """The embedded engine: SQLite by aiosqlite, one connection (and thread) for each use.
 
 Reads never wait for the writer (WAL). Source for the pragmas: https://www.sqlite.org/pragma.html.
+
+Tested in tests/contract/test_sqlite.py and tests/contract/test_sqlite_faults.py.
 """
 
 from __future__ import annotations

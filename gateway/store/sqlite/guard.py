@@ -1,6 +1,8 @@
 """Checks an SQLite file before each use, and translates SQLite's errors.
 
 Source of the codes: https://www.sqlite.org/rescode.html.
+
+Tested in tests/contract/test_sqlite_faults.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """The locks, the creation and the migrations of an SQLite file, before an engine opens it.
 
 A migration first makes a copy of the database; where that fails, it does not start.
+
+Tested in tests/contract/test_sqlite.py and tests/contract/test_schemas.py.
 """
 
 from __future__ import annotations

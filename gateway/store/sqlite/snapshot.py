@@ -1,6 +1,8 @@
 """A database file without an engine: copied while others write, read without changing it, checked, replaced.
 
 Nothing here migrates or makes a database. The names of unfinished files begin with a dot.
+
+Tested in tests/contract/test_sqlite.py and tests/gateway/services/test_backup.py.
 """
 
 from __future__ import annotations
