@@ -6,6 +6,7 @@ Tested in tests/gateway/admin/test_api.py and tests/api/test_api_document.py.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
@@ -19,13 +20,14 @@ from gateway.admin.api.operations import NewOperation, OperationQuery, RequestQu
 from gateway.admin.api.requests import NoMembers
 from gateway.admin.auth import COOKIE, FORM_TOKEN, SECURE_COOKIE
 from gateway.admin.openapi_builder import (
-    BODY,
     REF,
     answer,
     call,
     event,
     header,
-    next_page,
+    in_header,
+    links,
+    listing,
     query,
     stream,
 )
@@ -41,11 +43,7 @@ _SHAPES: Final = (
     NewIce,
     NoMembers,
     Bulk,
-    IceQuery,
-    EventQuery,
     NewOperation,
-    RequestQuery,
-    OperationQuery,
     schemas.IceDocument,
     schemas.IcePage,
     schemas.Provisioned,
@@ -62,33 +60,26 @@ _SHAPES: Final = (
     schemas.OperationState,
     schemas.ProblemDocument,
 )
-_NAME: Final = {
-    "name": "ice_name",
-    "in": "path",
-    "required": True,
-    "description": f"The ICE's name, case ignored: {NAME_RULE}",
-    "schema": {"type": "string", "pattern": f"^{NAME_PATTERN}$"},
+_IN_PATH: Final[dict[str, dict[str, Any]]] = {
+    "ice_name": {
+        "description": f"The ICE's name, case ignored: {NAME_RULE}",
+        "schema": {"type": "string", "pattern": f"^{NAME_PATTERN}$"},
+    },
+    "id": {"schema": {"type": "string", "minLength": 1}},
 }
-_IF_MATCH: Final = {
-    "name": "If-Match",
-    "in": "header",
-    "description": "Act only if the entry still has this entity tag",
-    "schema": {"type": "string"},
+"""The variable parts of paths."""
+_ACTIONS: Final[dict[str, tuple[str, type]]] = {
+    "reprovision": ("Replace a token lost before registration", schemas.Renewed),
+    "reregister": ("Let an ICE register again; drops its session", schemas.Renewed),
+    "deregister": ("Deactivate an ICE; drops its session", schemas.Ended),
+    "disconnect": ("Close an ICE's session; it may reconnect", schemas.Ended),
 }
-_LINKS: Final = {
-    operation_id: {
-        "operationId": operation_id,
-        "parameters": {"ice_name": "$response.body#/ice/ice_name"},
-    }
-    for operation_id in (
-        "showIce",
-        "reprovisionIce",
-        "reregisterIce",
-        "deregisterIce",
-        "disconnectIce",
-        "listConnections",
-    )
-}
+_LINKS: Final = links(
+    "ice_name",
+    "$response.body#/ice/ice_name",
+    ("showIce", *(f"{action}Ice" for action in _ACTIONS), "listConnections"),
+)
+_OPERATION_LINKS: Final = links("id", "$response.body#/id", ("showOperation", "cancelOperation"))
 _ABOUT: Final = (
     "Every error is a problem document (RFC 9457) with a stable `code`. In addition to the statuses of each"
     " call, any request may be answered 400 (invalid HTTP), 404 (no such address), 405 (`Allow` names the"
@@ -97,36 +88,6 @@ _ABOUT: Final = (
 _ETAG: Final = {"ETag": header("The generation", {"type": "string", "pattern": '^"[1-9][0-9]*"$'})}
 _EVENT_ID: Final = {"type": "string", "pattern": f"^{ID_PATTERN}$"}
 _REFERENCE: Final = {"type": "string", "format": "uri-reference"}
-_OPERATION_ID: Final = {
-    "name": "id",
-    "in": "path",
-    "required": True,
-    "schema": {"type": "string", "minLength": 1},
-}
-_OPERATION_LINKS: Final = {
-    operation_id: {"operationId": operation_id, "parameters": {"id": "$response.body#/id"}}
-    for operation_id in ("showOperation", "cancelOperation")
-}
-
-
-def _action(name: str, summary: str, shape: type) -> dict[str, Any]:
-    answers = {"200": answer(shape, "Done", _ETAG, _LINKS)}
-    return {
-        "parameters": [_NAME],
-        "post": call(
-            name,
-            summary,
-            answers,
-            403,
-            404,
-            409,
-            412,
-            *BODY,
-            parameters=[_IF_MATCH],
-            body=NoMembers,
-            body_required=False,
-        ),
-    }
 
 
 def _located(what: str) -> dict[str, Any]:
@@ -175,209 +136,109 @@ def _new_operation(schema: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _operations(queries: dict[str, Any]) -> dict[str, Any]:
-    """The paths of operations."""
+def _calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Every call with its path and method."""
+    one = "/ices/{ice_name}"
+    yield "/ices", "get", listing("listIces", "List ICEs by name", schemas.IcePage, IceQuery, 403)
+    provisioned = answer(schemas.Provisioned, "Provisioned", _ETAG | _located("ICE"), _LINKS)
+    summary = "Provision an ICE; its token is shown only once"
+    described = call("provisionIce", summary, {"201": provisioned}, 403, 409, body=NewIce)
+    yield "/ices", "post", described
+    outcomes = answer(schemas.BulkAnswer, "The outcome for each ICE")
+    summary = "Deregister or disconnect many ICEs in one transaction"
+    yield "/ices/bulk", "post", call("bulk", summary, {"200": outcomes}, 403, body=Bulk)
+    shown = answer(schemas.IceDocument, "The ICE", _ETAG)
+    yield one, "get", call("showIce", "Show an ICE", {"200": shown}, 403, 404)
+    for method in ("put", "patch", "delete"):
+        yield one, method, call(f"{method}Ice", "Names are final", {}, 405)
+    if_match = in_header(
+        "If-Match", "Act only if the entry still has this entity tag", {"type": "string"}
+    )
+    for action, (summary, shape) in _ACTIONS.items():
+        done = {"200": answer(shape, "Done", _ETAG, _LINKS)}
+        refusals = (403, 404, 409, 412)
+        described = call(
+            f"{action}Ice", summary, done, *refusals, parameters=[if_match], body=NoMembers
+        )
+        yield f"{one}/{action}", "post", described
+    last = answer(schemas.ConnectionEvents, "The last 50")
+    summary = "List an ICE's recent connections and refusals"
+    yield f"{one}/connections", "get", call("listConnections", summary, {"200": last}, 403, 404)
+    yield from _event_calls()
+    yield from _operation_calls()
 
-    def one(description: str, links: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
-        return answer(schemas.OperationDocument, description, more, links)
 
+def _event_calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    summary, page = "List audit events, oldest first", schemas.EventPage
+    described = listing("listEvents", summary, page, EventQuery, 403, 409, cursor="after")
+    yield "/events", "get", described
+    events = stream(
+        event("message", schemas.EventDocument, id=_EVENT_ID),
+        event("reset", schemas.ResetDocument, id=_EVENT_ID),
+        event("presence", schemas.PresenceDocument),
+        event("refused", schemas.RefusedDocument),
+    )
+    resume = in_header("Last-Event-ID", "Resume after the event with this id or number", _EVENT_ID)
+    summary = (
+        "Audit events (`id` is seq and digest) and news of presence and refusals as they happen"
+    )
+    described = call("streamEvents", summary, {"200": events}, 403, 422, 429, parameters=[resume])
+    yield "/events/stream", "get", described
+
+
+def _operation_calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    one, shape = "/operations/{id}", schemas.OperationDocument
+    summary = "Request an operation; the same idempotency key returns the same operation"
     located = _located("operation")
-    return {
-        "/ices/{ice_name}/operations": {
-            "parameters": [_NAME],
-            "post": call(
-                "requestOperation",
-                "Request an operation; the same idempotency key returns the same operation",
-                {
-                    "202": one("Accepted and stored", _OPERATION_LINKS, **located),
-                    "200": one("It has finished", _OPERATION_LINKS, **located),
-                },
-                403,
-                404,
-                409,
-                429,
-                *BODY,
-                parameters=query(queries["RequestQuery"]),
-                body=NewOperation,
-            ),
-        },
-        "/operations": {
-            "get": call(
-                "listOperations",
-                "List operations, newest first; a page of large ones may be shorter than its limit",
-                {
-                    "200": answer(
-                        schemas.OperationPage,
-                        "A page",
-                        links=next_page("listOperations", "cursor"),
-                    )
-                },
-                422,
-                parameters=query(queries["OperationQuery"]),
-            ),
-        },
-        "/operations/{id}": {
-            "parameters": [_OPERATION_ID],
-            "get": call("showOperation", "Show an operation", {"200": one("The operation")}, 404),
-        },
-        "/operations/{id}/stream": {
-            "parameters": [_OPERATION_ID],
-            "get": call(
-                "streamOperation",
-                "States and progress as they come; ends with the result",
-                {
-                    "200": stream(
-                        event("state", schemas.OperationState),
-                        event("progress", schemas.ProgressDocument),
-                        event("result", schemas.OperationDocument),
-                    )
-                },
-                404,
-                429,
-            ),
-        },
-        "/operations/{id}/cancel": {
-            "parameters": [_OPERATION_ID],
-            "post": call(
-                "cancelOperation",
-                "Cancel an operation at once; the gateway asks the ICE to stop",
-                {"200": one("Cancelled")},
-                403,
-                404,
-                409,
-                *BODY,
-                body=NoMembers,
-                body_required=False,
-            ),
-        },
+    answers = {
+        "202": answer(shape, "Accepted and stored", located, _OPERATION_LINKS),
+        "200": answer(shape, "It has finished", located, _OPERATION_LINKS),
     }
+    refusals, waits = (403, 404, 409, 429), query(RequestQuery)
+    described = call(
+        "requestOperation", summary, answers, *refusals, parameters=waits, body=NewOperation
+    )
+    yield "/ices/{ice_name}/operations", "post", described
+    summary = "List operations, newest first; a page of large ones may be shorter than its limit"
+    described = listing("listOperations", summary, schemas.OperationPage, OperationQuery)
+    yield "/operations", "get", described
+    shown = answer(shape, "The operation")
+    yield one, "get", call("showOperation", "Show an operation", {"200": shown}, 404)
+    events = stream(
+        event("state", schemas.OperationState),
+        event("progress", schemas.ProgressDocument),
+        event("result", shape),
+    )
+    summary = "States and progress as they come; ends with the result"
+    yield f"{one}/stream", "get", call("streamOperation", summary, {"200": events}, 404, 429)
+    cancelled = answer(shape, "Cancelled")
+    summary = "Cancel an operation at once; the gateway asks the ICE to stop"
+    described = call("cancelOperation", summary, {"200": cancelled}, 403, 404, 409, body=NoMembers)
+    yield f"{one}/cancel", "post", described
+
+
+def _paths() -> dict[str, dict[str, Any]]:
+    paths: dict[str, dict[str, Any]] = {}
+    for path, method, described in _calls():
+        variables = [
+            {"name": name, "in": "path", "required": True, **variable}
+            for name, variable in _IN_PATH.items()
+            if f"{{{name}}}" in path
+        ]
+        paths.setdefault(path, {"parameters": variables} if variables else {})[method] = described
+    return paths
 
 
 @functools.cache
 def document() -> dict[str, Any]:
     """The whole document."""
     _, components = msgspec.json.schema_components(_SHAPES, ref_template=REF)
-    shapes = (IceQuery, EventQuery, OperationQuery, RequestQuery)
-    queries = {shape.__name__: components.pop(shape.__name__) for shape in shapes}
     components["NewIce"] = _new_ice(components["NewIce"])
     components["NewOperation"] = _new_operation(components["NewOperation"])
     components["Bulk"]["examples"] = [
         {"action": "disconnect", "ice_names": ["lab-pc-7", "build-1"]}
     ]
     components["ProblemDocument"]["properties"]["code"]["examples"] = sorted(CODES)
-    final = {
-        method: call(f"{method}Ice", "Names are final", {}, 405)
-        for method in ("put", "patch", "delete")
-    }
-    paths = {
-        "/ices": {
-            "get": call(
-                "listIces",
-                "List ICEs by name",
-                {"200": answer(schemas.IcePage, "A page", links=next_page("listIces", "cursor"))},
-                403,
-                422,
-                parameters=query(queries["IceQuery"]),
-            ),
-            "post": call(
-                "provisionIce",
-                "Provision an ICE; its token is shown only once",
-                {
-                    "201": answer(
-                        schemas.Provisioned, "Provisioned", _ETAG | _located("ICE"), _LINKS
-                    )
-                },
-                403,
-                409,
-                *BODY,
-                body=NewIce,
-            ),
-        },
-        "/ices/bulk": {
-            "post": call(
-                "bulk",
-                "Deregister or disconnect many ICEs in one transaction",
-                {"200": answer(schemas.BulkAnswer, "The outcome for each ICE")},
-                403,
-                *BODY,
-                body=Bulk,
-            )
-        },
-        "/ices/{ice_name}": {
-            "parameters": [_NAME],
-            "get": call(
-                "showIce",
-                "Show an ICE",
-                {"200": answer(schemas.IceDocument, "The ICE", _ETAG)},
-                403,
-                404,
-            ),
-            **final,
-        },
-        "/ices/{ice_name}/reprovision": _action(
-            "reprovisionIce", "Replace a token lost before registration", schemas.Renewed
-        ),
-        "/ices/{ice_name}/reregister": _action(
-            "reregisterIce", "Let an ICE register again; drops its session", schemas.Renewed
-        ),
-        "/ices/{ice_name}/deregister": _action(
-            "deregisterIce", "Deactivate an ICE; drops its session", schemas.Ended
-        ),
-        "/ices/{ice_name}/disconnect": _action(
-            "disconnectIce", "Close an ICE's session; it may reconnect", schemas.Ended
-        ),
-        "/ices/{ice_name}/connections": {
-            "parameters": [_NAME],
-            "get": call(
-                "listConnections",
-                "List an ICE's recent connections and refusals",
-                {"200": answer(schemas.ConnectionEvents, "The last 50")},
-                403,
-                404,
-            ),
-        },
-        "/events": {
-            "get": call(
-                "listEvents",
-                "List audit events, oldest first",
-                {
-                    "200": answer(
-                        schemas.EventPage, "A page", links=next_page("listEvents", "after")
-                    )
-                },
-                403,
-                409,
-                422,
-                parameters=query(queries["EventQuery"]),
-            )
-        },
-        "/events/stream": {
-            "get": call(
-                "streamEvents",
-                "Audit events (`id` is seq and digest) and news of presence and refusals as they happen",
-                {
-                    "200": stream(
-                        event("message", schemas.EventDocument, id=_EVENT_ID),
-                        event("reset", schemas.ResetDocument, id=_EVENT_ID),
-                        event("presence", schemas.PresenceDocument),
-                        event("refused", schemas.RefusedDocument),
-                    )
-                },
-                403,
-                422,
-                429,
-                parameters=[
-                    {
-                        "name": "Last-Event-ID",
-                        "in": "header",
-                        "description": "Resume after the event with this id or number",
-                        "schema": _EVENT_ID,
-                    }
-                ],
-            )
-        },
-        **_operations(queries),
-    }
     return {
         "openapi": "3.1.0",
         "info": {
@@ -387,7 +248,7 @@ def document() -> dict[str, Any]:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "security": [{"apiToken": []}, {"login": []}],
-        "paths": paths,
+        "paths": _paths(),
         "components": {
             "schemas": components,
             "securitySchemes": {

@@ -5,8 +5,12 @@ Tested in tests/gateway/admin/test_api.py and tests/api/test_api_document.py.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
+import msgspec
+
+from gateway.admin.api.requests import NoMembers
 from gateway.services import schemas
 
 REF: Final = "#/components/schemas/{name}"
@@ -25,7 +29,7 @@ _TITLES: Final = {
     429: "Too many streams of this user, or too many operations of this ICE",
     503: "The store or the keys are not available",
 }
-BODY: Final = (400, 408, 413, 415, 422)
+_BODY: Final = (400, 408, 413, 415, 422)
 
 
 def header(description: str, schema: dict[str, Any]) -> dict[str, Any]:
@@ -55,10 +59,12 @@ def answer(
     return described | ({"links": links} if links else {})
 
 
-def next_page(operation_id: str, parameter: str) -> dict[str, Any]:
-    """The link to the next page of a listing."""
-    parameters = {parameter: "$response.body#/next"}
-    return {"next": {"operationId": operation_id, "parameters": parameters}}
+def links(parameter: str, value: str, operation_ids: Iterable[str]) -> dict[str, Any]:
+    """Links from an answer to calls whose `parameter` is the `value` in it."""
+    return {
+        operation_id: {"operationId": operation_id, "parameters": {parameter: value}}
+        for operation_id in operation_ids
+    }
 
 
 def ref(shape: type) -> dict[str, str]:
@@ -105,27 +111,46 @@ def call(
     *statuses: int,
     parameters: list[dict[str, Any]] | None = None,
     body: type | None = None,
-    body_required: bool = True,
 ) -> dict[str, Any]:
-    """One call: its answers, and the statuses of its refusals."""
+    """One call: its answers, and the statuses of its refusals besides those of any body."""
     described: dict[str, Any] = {
         "operationId": operation_id,
         "summary": summary,
-        "responses": answers | problems(*statuses),
+        "responses": answers | problems(*statuses, *(() if body is None else _BODY)),
     }
     if parameters:
         described["parameters"] = parameters
     if body is not None:
         described["requestBody"] = {
-            "required": body_required,
+            "required": body is not NoMembers,
             "content": {"application/json": {"schema": ref(body)}},
         }
     return described
 
 
-def query(schema: dict[str, Any]) -> list[dict[str, Any]]:
+def listing(
+    operation_id: str,
+    summary: str,
+    page: type,
+    filters: type,
+    *statuses: int,
+    cursor: str = "cursor",
+) -> dict[str, Any]:
+    """A call that answers with a page; the parameter `cursor` takes the `next` of the page before."""
+    next_page = {"operationId": operation_id, "parameters": {cursor: "$response.body#/next"}}
+    answers = {"200": answer(page, "A page", links={"next": next_page})}
+    return call(operation_id, summary, answers, 422, *statuses, parameters=query(filters))
+
+
+def in_header(name: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """A header that a request may have."""
+    return {"name": name, "in": "header", "description": description, "schema": schema}
+
+
+def query(shape: type) -> list[dict[str, Any]]:
     """The parameters of a query shape; an empty one counts as not given."""
+    _, components = msgspec.json.schema_components((shape,), ref_template=REF)
     return [
         {"name": name, "in": "query", "allowEmptyValue": True, "schema": property_schema}
-        for name, property_schema in schema["properties"].items()
+        for name, property_schema in components[shape.__name__]["properties"].items()
     ]
