@@ -98,6 +98,11 @@ class Event:
     generation: int | None
     detail: dict[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, at: datetime, actor: Actor, action: str, **detail: Any) -> Event:
+        """An event that concerns no ICE."""
+        return cls(at, actor, action, None, None, detail)
+
 
 @dataclass(frozen=True, slots=True)
 class LogEntry:

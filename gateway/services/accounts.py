@@ -215,4 +215,4 @@ class AccountService(Accounts):
         events.append(transaction, [self._event(actor, action, **detail)])
 
     def _event(self, actor: Actor, action: str, **detail: Any) -> Event:
-        return Event(self._clock(), actor, action, None, None, detail)
+        return Event.of(self._clock(), actor, action, **detail)

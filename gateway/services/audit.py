@@ -147,6 +147,5 @@ class Audit:
         if row[0] != seq:
             return  # a concurrent pruning has a checkpoint that covers this one
         detail = msgspec.structs.asdict(_Checkpoint(seq, digest_of(row)))
-        events.append(
-            transaction, [Event(self._clock(), actor, AuditAction.PRUNE, None, None, detail)]
-        )
+        event = Event.of(self._clock(), actor, AuditAction.PRUNE, **detail)
+        events.append(transaction, [event])

@@ -103,7 +103,7 @@ async def back_up(
             f"the key file {place.key_file} is missing, and without it a backup is worth nothing"
         )
     now = clock()
-    event = Event(now, actor, AuditAction.BACKUP, None, None, {"folder": str(folder)})
+    event = Event.of(now, actor, AuditAction.BACKUP, folder=str(folder))
 
     async def unit(transaction: Transaction) -> None:
         events.append(transaction, [event])

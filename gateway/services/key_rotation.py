@@ -143,7 +143,7 @@ class Keys:
     def _replace(
         self, transaction: Transaction, actor: Actor, action: str, kid: str, ring: KeyRing
     ) -> None:
-        event = Event(self._clock(), actor, action, None, None, {"key": kid})
+        event = Event.of(self._clock(), actor, action, key=kid)
         events.append(transaction, [event])
         key_file.replace(self._path, ring)
 

@@ -131,6 +131,4 @@ class LoginFailures:
 def _event(now: datetime, user: str, failures: _Failures) -> Event:
     # The actor is the account, as for a successful login.
     actor = Actor(user, Via.PAGE, failures.address)
-    return Event(
-        now, actor, AuditAction.LOGIN_FAILED, None, None, {"user": user, "count": failures.count}
-    )
+    return Event.of(now, actor, AuditAction.LOGIN_FAILED, user=user, count=failures.count)

@@ -126,9 +126,7 @@ class LoginService:
         cookie = Secret(secrets.token_urlsafe(32))
         moment = self._clock()
         login = Login(cookie.digest(), user.name, address, moment, moment)
-        event = Event(
-            moment, Actor(user.name, Via.PAGE, address), AuditAction.LOG_IN, None, None, {}
-        )
+        event = Event.of(moment, Actor(user.name, Via.PAGE, address), AuditAction.LOG_IN)
 
         async def unit(transaction: Transaction) -> Secret | None:
             # A new password and disabling end all logins: this one must not survive them.
@@ -170,7 +168,7 @@ class LoginService:
 
     async def end_all(self, actor: Actor, user: str) -> int:
         """End every login of a user; returns their number."""
-        event = Event(self._clock(), actor, AuditAction.END_LOGINS, None, None, {"user": user})
+        event = Event.of(self._clock(), actor, AuditAction.END_LOGINS, user=user)
 
         async def unit(transaction: Transaction) -> int:
             events.append(transaction, [event])

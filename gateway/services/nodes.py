@@ -39,14 +39,8 @@ class NodeService:
         self, actor: Actor, name: str, *, draining: bool
     ) -> Problem | DrainResult:
         """Drain a node, so that its ICEs move to the others, or resume it."""
-        event = Event(
-            self._clock(),
-            actor,
-            AuditAction.DRAIN_NODE if draining else AuditAction.RESUME_NODE,
-            None,
-            None,
-            {"node": name},
-        )
+        action = AuditAction.DRAIN_NODE if draining else AuditAction.RESUME_NODE
+        event = Event.of(self._clock(), actor, action, node=name)
 
         async def unit(transaction: Transaction) -> bool:
             if not await nodes.set_draining(transaction, name, draining=draining):

@@ -90,18 +90,14 @@ async def _restore(
     keys = backup.extract_keys(unfinished.with_name("keys"))
     old = await _inspect(place.database)
     aside = None if old is None else _unused_name(place.database, now)
-    event = Event(
+    event = Event.of(
         now,
         actor,
         AuditAction.RESTORE,
-        None,
-        None,
-        {
-            "copied": manifest.at,
-            "head": manifest.head,
-            "aside": None if aside is None else str(aside),
-            "head_aside": str(old.head) if old and old.head else None,
-        },
+        copied=manifest.at,
+        head=manifest.head,
+        aside=None if aside is None else str(aside),
+        head_aside=str(old.head) if old and old.head else None,
     )
     # An unconfirmed restore is replaced now: the review compares with what that one replaced, too.
     known = [*(old.aside if old else ()), *([str(aside)] if aside else [])]
@@ -265,16 +261,12 @@ async def _is_later(newer: Fetch, older: Fetch, seq: int) -> bool:
 
 async def confirm(engine: Engine, found: Review, actor: Actor, clock: Clock) -> bool:
     """Let ICEs be admitted again; False where another admin has confirmed already."""
-    event = Event(
+    event = Event.of(
         clock(),
         actor,
         AuditAction.CONFIRM_RESTORE,
-        None,
-        None,
-        {
-            "copied": to_text(found.mark.copied),
-            "compared": list(found.compared),
-            "listed": len(found.found),
-        },
+        copied=to_text(found.mark.copied),
+        compared=list(found.compared),
+        listed=len(found.found),
     )
     return await engine.write(lambda transaction: restore_mark.confirm(transaction, event))
