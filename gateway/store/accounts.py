@@ -9,15 +9,28 @@ from typing import Final
 
 from gateway.core.accounts import ApiToken, User, fold_user
 from gateway.core.audit_event import Event
-from gateway.core.roles import Role
-from gateway.core.times import from_text, from_text_or_none, to_text, to_text_or_none
+from gateway.core.times import to_text, to_text_or_none
 from gateway.store import events
-from gateway.store.engine import Engine, Row, Transaction, as_json, columns_of, containing, is_in
+from gateway.store.engine import (
+    Engine,
+    Row,
+    Transaction,
+    as_json,
+    columns_of,
+    containing,
+    from_columns,
+    is_in,
+    places,
+)
 
-USER_COLUMNS: Final = "name, role, password_hash, createdon, disabledon"
-_TOKEN: Final = "id, user_name, label, token_hash, createdon, expireson, revokedon, ice_name"  # noqa: S105 - column names
+USER_COLUMNS: Final = tuple(User.__dataclass_fields__)
+_USER: Final = ", ".join(USER_COLUMNS)
+_TOKEN_COLUMNS: Final = tuple(
+    "user_name" if name == "user" else name for name in ApiToken.__dataclass_fields__
+)
+_TOKEN: Final = ", ".join(_TOKEN_COLUMNS)
 
-_BY_NAME: Final = f"SELECT {USER_COLUMNS} FROM users WHERE name_folded = $1"
+_BY_NAME: Final = f"SELECT {_USER} FROM users WHERE name_folded = $1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +44,9 @@ class ListedUser:
 async def add_user(transaction: Transaction, user: User, event: Event) -> bool:
     """Add a user with its event; False where the name is taken."""
     changed = await transaction.run(
-        f"INSERT INTO users ({USER_COLUMNS}, name_folded) VALUES ($1, $2, $3, $4, $5, $6)"
+        f"INSERT INTO users ({_USER}, name_folded) VALUES ({places(len(USER_COLUMNS) + 1)})"
         " ON CONFLICT DO NOTHING",
-        *columns_of(user, User.__dataclass_fields__),
+        *columns_of(user, USER_COLUMNS),
         fold_user(user.name),
     )
     if changed:
@@ -70,7 +83,7 @@ async def ices_of(transaction: Transaction, name: str) -> list[str]:
 async def add_token(transaction: Transaction, token: ApiToken, event: Event) -> None:
     """Store a new API token's hash, with the event."""
     await transaction.run(
-        f"INSERT INTO api_tokens ({_TOKEN}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        f"INSERT INTO api_tokens ({_TOKEN}) VALUES ({places(len(_TOKEN_COLUMNS))})",
         *columns_of(token, ApiToken.__dataclass_fields__),
     )
     events.append(transaction, [event])
@@ -125,14 +138,14 @@ class Accounts:
 
     async def users(self) -> list[User]:
         """All users, by name."""
-        rows = await self._engine.fetch(f"SELECT {USER_COLUMNS} FROM users ORDER BY name_folded")
+        rows = await self._engine.fetch(f"SELECT {_USER} FROM users ORDER BY name_folded")
         return [user_from_row(row) for row in rows]
 
     async def page(self, text: str, limit: int, offset: int) -> tuple[list[ListedUser], int]:
         """A page of the users whose folded name contains `text`, by name, and the number of all."""
         pattern = containing(fold_user(text))
         rows = await self._engine.fetch(
-            f"SELECT {USER_COLUMNS},"
+            f"SELECT {_USER},"
             " (SELECT count(*) FROM ice_tokens WHERE provisionedto = users.name)"
             " FROM users WHERE name_folded LIKE $1 ESCAPE '\\'"
             " ORDER BY name_folded LIMIT $2 OFFSET $3",
@@ -176,32 +189,21 @@ class Accounts:
 
     async def by_token(self, token_hash: str) -> tuple[ApiToken, User] | None:
         """The API token of this hash, with its user."""
-        columns = [f"a.{name.strip()}" for name in _TOKEN.split(",")]
-        columns += [f"u.{name.strip()}" for name in USER_COLUMNS.split(",")]
+        columns = [f"a.{name}" for name in _TOKEN_COLUMNS]
+        columns += [f"u.{name}" for name in USER_COLUMNS]
         rows = await self._engine.fetch(
             f"SELECT {', '.join(columns)} FROM api_tokens a JOIN users u ON u.name = a.user_name"
             " WHERE a.token_hash = $1",
             token_hash,
         )
-        width = len(_TOKEN.split(","))
+        width = len(_TOKEN_COLUMNS)
         return (_token(rows[0][:width]), user_from_row(rows[0][width:])) if rows else None
 
 
 def user_from_row(row: Row) -> User:
     """A row of `USER_COLUMNS`."""
-    name, role, password_hash, created, disabled = row
-    return User(name, Role(role), password_hash, from_text(created), from_text_or_none(disabled))
+    return from_columns(User, row, "the user")
 
 
 def _token(row: Row) -> ApiToken:
-    token_id, user, label, token_hash, created, expires, revoked, ice_name = row
-    return ApiToken(
-        token_id,
-        user,
-        label,
-        token_hash,
-        from_text(created),
-        from_text_or_none(expires),
-        from_text_or_none(revoked),
-        ice_name,
-    )
+    return from_columns(ApiToken, row, "the API token")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -16,9 +16,13 @@ import structlog
 from gateway.core.audit_event import Event
 from gateway.core.times import to_text
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 _log = structlog.get_logger()
 
 T = TypeVar("T")
+D = TypeVar("D", bound="DataclassInstance")
 Row = tuple[Any, ...]
 
 
@@ -189,6 +193,17 @@ def _stored(value: object) -> object:
     if isinstance(value, datetime):
         return to_text(value)
     return value.decode() if isinstance(value, bytes) else value
+
+
+def from_columns(kind: type[D], row: Sequence[object], what: str) -> D:
+    """The dataclass whose fields a row stores, in their order; `what` and the first column name it in an error.
+
+    Raises `StoreUnavailable` for a damaged row.
+    """
+    try:
+        return msgspec.convert(dict(zip(kind.__dataclass_fields__, row, strict=True)), kind)
+    except msgspec.ValidationError as error:
+        raise damaged(f"{what} {row[0]}", error) from error
 
 
 def places(number: int) -> str:

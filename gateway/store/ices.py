@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-import msgspec
-
 from gateway.core.audit_event import Event
 from gateway.core.ice import Ice, IceType, Status, fold, valid_name
 from gateway.core.times import from_text_or_none, to_text_or_none
@@ -23,7 +21,7 @@ from gateway.store.engine import (
     columns_of,
     conditions,
     containing,
-    damaged,
+    from_columns,
     is_in,
     places,
     rows_of,
@@ -261,10 +259,7 @@ def _conditions(where: IceFilter, params: list[object]) -> str:
 
 
 def _from_row(row: Row) -> Ice:
-    try:
-        return msgspec.convert(dict(zip(_NAMES, row, strict=True)), Ice)
-    except msgspec.ValidationError as error:
-        raise damaged(f"the entry of {row[0]}", error) from error
+    return from_columns(Ice, row, "the entry of")
 
 
 def _listed(row: Row) -> Listed:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from gateway.core.accounts import User
 from gateway.core.audit_event import Event
-from gateway.core.times import from_text, to_text
+from gateway.core.times import to_text
 from gateway.store import events
 from gateway.store.accounts import USER_COLUMNS, user_from_row
-from gateway.store.engine import Engine, Transaction, columns_of
+from gateway.store.engine import Engine, Transaction, columns_of, from_columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +28,16 @@ class Login:
     seenon: datetime
 
 
+_FIELDS: Final = tuple(Login.__dataclass_fields__)
+
+
 async def add(transaction: Transaction, login: Login, event: Event, oldest: datetime) -> None:
     """Store a login with its event, and delete the logins that began before `oldest`."""
     await transaction.run("DELETE FROM logins WHERE createdon < $1", to_text(oldest))
     await transaction.run(
         "INSERT INTO logins (token_hash, user_name, address, createdon, seenon)"
         " VALUES ($1, $2, $3, $4, $5)",
-        *columns_of(login, Login.__dataclass_fields__),
+        *columns_of(login, _FIELDS),
     )
     events.append(transaction, [event])
 
@@ -65,7 +69,7 @@ class Logins:
 
     async def find(self, token_hash: str) -> tuple[Login, User] | None:
         """The login of this hash, with its user."""
-        columns = ", ".join(f"u.{name.strip()}" for name in USER_COLUMNS.split(","))
+        columns = ", ".join(f"u.{name}" for name in USER_COLUMNS)
         rows = await self._engine.fetch(
             f"SELECT l.token_hash, l.user_name, l.address, l.createdon, l.seenon, {columns}"
             " FROM logins l JOIN users u ON u.name = l.user_name WHERE l.token_hash = $1",
@@ -73,9 +77,8 @@ class Logins:
         )
         if not rows:
             return None
-        token, user, address, created, seen, *rest = rows[0]
-        login = Login(token, user, address, from_text(created), from_text(seen))
-        return login, user_from_row(tuple(rest))
+        width = len(_FIELDS)
+        return from_columns(Login, rows[0][:width], "the login"), user_from_row(rows[0][width:])
 
     async def counts(self, began: datetime, seen: datetime) -> dict[str, int]:
         """The number of logins by user, of enabled users, that began after `began` and were used after `seen`."""

@@ -13,13 +13,23 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from gateway.core.times import from_text, to_text
 from gateway.store import sessions
-from gateway.store.engine import Fetch, Row, Transaction, as_json, is_in, rows_of
+from gateway.store.engine import (
+    Fetch,
+    Row,
+    Transaction,
+    as_json,
+    columns_of,
+    is_in,
+    places,
+    rows_of,
+)
 
 DROPS_KEPT: Final = 60.0
 """Seconds for which the drops of a node are stored."""
 _COLUMNS: Final = "instance, name, version, keys, url, since, seen_seq, draining, lease"
+_GIVEN: Final = tuple(name for name in _COLUMNS.split(", ") if name != "draining")
+"""The columns that a node gives when it joins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +59,9 @@ class NodeRecord:
         if self.gone:
             return "gone"
         return "drained" if self.draining else "serves"
+
+
+_FIELDS: Final = tuple(NodeRecord.__dataclass_fields__)
 
 
 class Renewal(NamedTuple):
@@ -81,15 +94,8 @@ async def alive(transaction: Transaction) -> list[NodeRecord]:
 async def join(transaction: Transaction, node: NodeRecord) -> None:
     """Add a node; its lease begins now."""
     await transaction.run(
-        f"INSERT INTO ice_nodes ({_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, 0, $8)",
-        node.instance,
-        node.name,
-        node.version,
-        node.keys,
-        node.url,
-        to_text(node.since),
-        node.seen_seq,
-        node.lease,
+        f"INSERT INTO ice_nodes ({', '.join(_GIVEN)}, draining) VALUES ({places(len(_GIVEN))}, 0)",
+        *columns_of(node, _GIVEN),
     )
 
 
@@ -224,15 +230,5 @@ class Nodes:
 
 
 def _node(row: Row) -> NodeRecord:
-    instance, name, version, keys, url, since, seen_seq, draining, lease, *more = row
-    renewals, gone, connected = more
-    return NodeRecord(
-        *(instance, name, version, keys, url),
-        since=from_text(since),
-        seen_seq=seen_seq,
-        draining=bool(draining),
-        lease=lease,
-        renewals=renewals,
-        gone=bool(gone),
-        connected=connected,
-    )
+    # Not strictly, since the columns of the two booleans are integers.
+    return msgspec.convert(dict(zip(_FIELDS, row, strict=True)), NodeRecord, strict=False)

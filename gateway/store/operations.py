@@ -10,7 +10,7 @@ from typing import Final
 from client.protocol import OperationKind
 from gateway.core.ice import Status, fold
 from gateway.core.operation import ACTIVE, MAX_KEPT, UNFINISHED, Operation, State, code_of, reason
-from gateway.core.times import from_text, from_text_or_none, to_text, to_text_or_none
+from gateway.core.times import from_text_or_none, to_text, to_text_or_none
 from gateway.store.engine import (
     Fetch,
     Row,
@@ -18,7 +18,7 @@ from gateway.store.engine import (
     as_json,
     columns_of,
     conditions,
-    damaged,
+    from_columns,
     is_in,
     places,
     rows_of,
@@ -26,6 +26,7 @@ from gateway.store.engine import (
 
 _NAMES: Final = tuple(Operation.__dataclass_fields__)
 _COLUMNS: Final = ", ".join(_NAMES)
+_JSON: Final = frozenset({"params", "progress", "result", "error"})
 _BRIEF: Final = (
     _COLUMNS.replace("params", "'null'").replace("result", "NULL").replace("error", "NULL")
 )
@@ -334,39 +335,8 @@ def _fitting(sizes: Sequence[int]) -> int:
 
 
 def _from_row(row: Row) -> Operation:
-    (
-        operation_id,
-        ice_name,
-        kind,
-        params,
-        state,
-        requested_by,
-        created,
-        run_at,
-        deadline,
-        sent,
-        finished,
-        *values,
-        key,
-    ) = row
-    try:
-        progress, result, error = (None if text is None else text.encode() for text in values)
-        return Operation(
-            operation_id,
-            ice_name,
-            OperationKind(kind),
-            params.encode(),
-            State(state),
-            requested_by,
-            from_text(created),
-            from_text_or_none(run_at),
-            from_text(deadline),
-            from_text_or_none(sent),
-            from_text_or_none(finished),
-            progress,
-            result,
-            error,
-            key,
-        )
-    except (ValueError, TypeError, AttributeError) as error:
-        raise damaged(f"the operation {operation_id}", error) from error
+    values = [
+        value.encode() if name in _JSON and isinstance(value, str) else value
+        for name, value in zip(_NAMES, row, strict=True)
+    ]
+    return from_columns(Operation, values, "the operation")
