@@ -5,6 +5,7 @@ Tested in tests/gateway/node/test_session.py.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 
 import structlog
@@ -37,56 +38,37 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.sessions = Gauge(
-            "ice_gateway_sessions", "Open sessions", ["ice_type"], registry=self.registry
+        gauge = functools.partial(Gauge, registry=self.registry)
+        counter = functools.partial(Counter, registry=self.registry)
+        histogram = functools.partial(Histogram, buckets=_FAST, registry=self.registry)
+        self.sessions = gauge("ice_gateway_sessions", "Open sessions", ["ice_type"])
+        self.admissions = counter("ice_gateway_admissions", "Admitted handshakes", ["ice_type"])
+        self.refusals = counter("ice_gateway_refusals", "Refused handshakes", ["code"])
+        self.refused_credentials = counter(
+            "ice_gateway_refused_credentials", "Refused logins and API tokens", ["why"]
         )
-        self.admissions = Counter(
-            "ice_gateway_admissions", "Admitted handshakes", ["ice_type"], registry=self.registry
-        )
-        self.refusals = Counter(
-            "ice_gateway_refusals", "Refused handshakes", ["code"], registry=self.registry
-        )
-        self.refused_credentials = Counter(
-            "ice_gateway_refused_credentials",
-            "Refused logins and API tokens",
-            ["why"],
-            registry=self.registry,
-        )
-        self.closures = Counter(
-            "ice_gateway_closures", "Sessions ended", ["code"], registry=self.registry
-        )
-        self.connections_shed = Counter(
+        self.closures = counter("ice_gateway_closures", "Sessions ended", ["code"])
+        self.connections_shed = counter(
             "ice_gateway_connections_shed",
             "Connections without a session that were closed because file handles ran short",
-            registry=self.registry,
         )
-        self.admission_seconds = Histogram(
-            "ice_gateway_admission_seconds",
-            "From the handshake's headers to the welcome",
-            buckets=_FAST,
-            registry=self.registry,
+        self.admission_seconds = histogram(
+            "ice_gateway_admission_seconds", "From the handshake's headers to the welcome"
         )
-        self.drop_seconds = Histogram(
+        self.drop_seconds = histogram(
             "ice_gateway_drop_seconds",
             "From the start of an action to the close frame of the session it ended",
-            buckets=_FAST,
-            registry=self.registry,
         )
-        self.tail_lag_seconds = Gauge(
-            "ice_gateway_tail_lag_seconds",
-            "Age of the newest event when it was applied here",
-            registry=self.registry,
+        self.tail_lag_seconds = gauge(
+            "ice_gateway_tail_lag_seconds", "Age of the newest event when it was applied here"
         )
-        self.tail_current = Gauge(
-            "ice_gateway_tail_current",
-            "1 while this node knows every committed change",
-            registry=self.registry,
+        self.tail_current = gauge(
+            "ice_gateway_tail_current", "1 while this node knows every committed change"
         )
-        self.fault = Gauge(
+        self.fault = gauge(
             "ice_gateway_fault",
             "1 while something is wrong with this part; /readyz and the log say what",
             ["part"],
-            registry=self.registry,
         )
         self._sessions = {one: self.sessions.labels(one) for one in IceType}
         self._admissions = {one: self.admissions.labels(one) for one in IceType}
