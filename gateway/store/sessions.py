@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Final
 
 import msgspec
-from msgspec.structs import replace
+from msgspec.structs import astuple, replace
 
 from gateway.core.times import from_text, to_text
 from gateway.store.engine import (
@@ -116,13 +116,8 @@ async def record(
             " platform = excluded.platform, hostname = excluded.hostname",
             as_json(
                 [
-                    (
-                        *_row(session.connection),
-                        session.ice_name,
-                        session.generation,
-                        session.reading,
-                    )
-                    for session in opened
+                    (*_row(one.connection), one.ice_name, one.generation, one.reading)
+                    for one in opened
                 ]
             ),
         )
@@ -144,15 +139,8 @@ async def record(
 
 def _row(connection: Connection) -> tuple[str | None, ...]:
     # Not `columns_of`, which makes some 15 calls more for each admission.
-    return (
-        connection.session,
-        connection.node,
-        to_text(connection.since),
-        connection.address,
-        connection.version,
-        connection.platform,
-        connection.hostname,
-    )
+    session, node, since, *others = astuple(connection)
+    return (session, node, to_text(since), *others)
 
 
 async def _record_connection_events(
@@ -162,41 +150,26 @@ async def _record_connection_events(
     refused: list[ConnectionEvent] = []
     seen: dict[str, str] = {}
     for happened in connection_events:
-        connection_event = happened
-        if connection_event.kind == "refused":
+        ice_name, kind, code, address, first, at, count = astuple(happened)
+        if kind == "refused":
             # An equal refusal is counted in one row, which becomes the newest. Otherwise an ICE that tries
             # for days would push out all other outcomes.
             known = await transaction.fetch(
                 "DELETE FROM ice_connections WHERE ice_name = $1 AND kind = $2 AND code = $3"
                 " AND address = $4 RETURNING first, count",
-                connection_event.ice_name,
-                connection_event.kind,
-                connection_event.code,
-                connection_event.address,
+                ice_name,
+                kind,
+                code,
+                address,
             )
-            connection_event = replace(
-                connection_event,
-                first=min([connection_event.first, *(from_text(text) for text, _ in known)]),
-                count=connection_event.count + sum(number for _, number in known),
-            )
-            refused.append(connection_event)
-        at = to_text(connection_event.at)
-        first = (
-            at if connection_event.first is connection_event.at else to_text(connection_event.first)
-        )
-        new.append(
-            (
-                connection_event.ice_name,
-                connection_event.kind,
-                connection_event.code,
-                connection_event.address,
-                at,
-                connection_event.count,
-                first,
-            )
-        )
-        if connection_event.kind != "refused":
-            seen[connection_event.ice_name] = max(at, seen.get(connection_event.ice_name, at))
+            first = min([first, *(from_text(text) for text, _ in known)])
+            count += sum(number for _, number in known)
+            refused.append(replace(happened, first=first, count=count))
+        at_text = to_text(at)
+        first_text = at_text if first is at else to_text(first)
+        new.append((ice_name, kind, code, address, at_text, count, first_text))
+        if kind != "refused":
+            seen[ice_name] = max(at_text, seen.get(ice_name, at_text))
     columns = "ice_name, kind, code, address, at, count, first"
     given = rows_of(1, "ice_name", "kind", "code", "address", "at", "#count", "first")
     await transaction.run(
@@ -210,12 +183,7 @@ async def _record_connection_events(
         "   ORDER BY id DESC LIMIT 1 OFFSET $2) AS last"
         f" FROM {rows_of(1, 'name')}) AS bound"
         " JOIN ice_connections AS old ON old.ice_name = bound.name AND old.id <= bound.last)",
-        as_json(
-            [
-                (name,)
-                for name in {connection_event.ice_name for connection_event in connection_events}
-            ]
-        ),
+        as_json([(name,) for name in {one.ice_name for one in connection_events}]),
         KEPT,
     )
     if seen:
