@@ -10,13 +10,13 @@ Tested in tests/contract/test_log_follower.py.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 from gateway.core.audit_event import LogEntry
 from gateway.runtime.clocks import boottime
+from gateway.runtime.eventloop import wait_at_most
 from gateway.store.engine import Engine, StoreUnavailable
 from gateway.store.events import Events
 
@@ -72,9 +72,7 @@ class LogFollower:
     async def run(self) -> None:
         """Follow the log until cancelled."""
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(POLL_INTERVAL):
-                    await self._engine.changed.wait()
+            await wait_at_most(self._engine.changed, POLL_INTERVAL)
             await self._poll()
 
     async def _poll(self) -> None:

@@ -30,6 +30,7 @@ from gateway.node.log_follower import LogFollower
 from gateway.node.presence import ConnectionChange, News
 from gateway.node.session import Session
 from gateway.runtime.clocks import SharedClock, boottime
+from gateway.runtime.eventloop import wait_at_most
 from gateway.store import nodes
 from gateway.store.engine import Engine, StoreRefused, StoreUnavailable, Transaction
 from gateway.store.key_file import KeyStore
@@ -194,9 +195,7 @@ class Membership:
             group.create_task(self._listen())
             while True:
                 pause = self._lease.seconds / _RENEWALS if await self._renew() else _RETRY
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(pause):
-                        await self._renewal_due.wait()
+                await wait_at_most(self._renewal_due, pause)
                 self._renewal_due.clear()
 
     async def _renew(self) -> bool:
@@ -256,9 +255,7 @@ class Membership:
         swept, last = 0.0, await self._newest()
         every = min(_SWEEP_INTERVAL, self._lease.seconds / _RENEWALS)
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(every):
-                    await self._changed.wait()
+            await wait_at_most(self._changed, every)
             self._changed.clear()
             with contextlib.suppress(StoreUnavailable):
                 await self._supersede()

@@ -9,7 +9,6 @@ Tested in tests/contract/test_presence.py.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from msgspec.structs import replace
 
 from gateway.core.times import Clock, to_text
 from gateway.node.session import Session
+from gateway.runtime.eventloop import wait_at_most
 from gateway.store import sessions
 from gateway.store.engine import Engine, StoreUnavailable, Transaction
 from gateway.store.sessions import Connection, ConnectionEvent, Opened
@@ -161,9 +161,7 @@ class Presence:
         loop = asyncio.get_running_loop()
         due = loop.time() + _CONFIRM_EVERY
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(due):
-                    await self._wake.wait()
+            await wait_at_most(self._wake, due - loop.time())
             self._wake.clear()
             confirm = loop.time() >= due
             if await self.flush(confirm=confirm):

@@ -17,6 +17,7 @@ from gateway.core.audit_event import Position
 from gateway.core.problems import invalid, problem
 from gateway.core.roles import Need
 from gateway.node.presence import News
+from gateway.runtime.eventloop import wait_at_most
 from gateway.services import schemas
 from gateway.store.events import EventFilter
 from gateway.store.sessions import ConnectionEvent
@@ -116,11 +117,7 @@ async def _send_all(
         for item in news:
             await _send_news(response, item)
         if len(entries) < _BATCH:
-            try:
-                async with asyncio.timeout(_AUTHENTICATE_EVERY):
-                    await reader.wake.wait()
-            except TimeoutError:
-                continue
+            await wait_at_most(reader.wake, _AUTHENTICATE_EVERY)
 
 
 async def _send_news(response: EventSourceResponse, news: News) -> None:

@@ -32,6 +32,7 @@ from gateway.admin.event_streams import send_document
 from gateway.core.operation import Operation, State
 from gateway.core.problems import invalid, problem
 from gateway.core.roles import Need
+from gateway.runtime.eventloop import wait_at_most
 from gateway.services import schemas
 from gateway.services.operation_requests import OperationRequest
 from gateway.store.engine import StoreUnavailable
@@ -137,7 +138,7 @@ async def _wait_for_end(context: AdminContext, operation: Operation, wait: float
                 # If it has been deleted meanwhile, keep what was requested.
                 operation = await context.services.operations.find(operation.id) or operation
                 if not operation.is_finished:
-                    await _wait_for_change(changed)
+                    await wait_at_most(changed, _POLL_INTERVAL)
     if wait and not operation.is_finished:
         with contextlib.suppress(StoreUnavailable):
             operation = await context.services.operations.find(operation.id) or operation
@@ -155,12 +156,6 @@ async def _documents(found: Sequence[Operation]) -> list[schemas.OperationDocume
     if sum(map(len, values)) <= _MAX_INLINE:
         return list(map(schemas.operation_document, found))
     return await asyncio.to_thread(list, map(schemas.operation_document, found))
-
-
-async def _wait_for_change(changed: asyncio.Event) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_POLL_INTERVAL):
-            await changed.wait()
 
 
 async def _query(request: web.Request) -> tuple[OperationQuery, int | None]:
@@ -245,4 +240,4 @@ async def _send_all(
             if found.is_finished:
                 await send_document(response, *await _documents([found]), event="result")
                 return
-            await _wait_for_change(changed)
+            await wait_at_most(changed, _POLL_INTERVAL)
