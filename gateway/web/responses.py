@@ -100,23 +100,28 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
     """Turn every error into a problem document; log an unexpected one and respond with `internal`."""
     try:
         return await handler(request)
-    except RequestRefused as refusal:
-        return problem_response(refusal.problem)
-    except web.HTTPException as error:
-        if error.status < 400:  # noqa: PLR2004 - a redirect
-            raise
-        code = _BY_STATUS.get(error.status, "bad-request")
-        response = problem_response(replace(problem(code), status=error.status))
-        if "Allow" in error.headers:
-            response.headers["Allow"] = error.headers["Allow"]
-        return response
-    except StoreUnavailable as error:
-        return problem_response(store_problem(request, error))
-    except ConnectionError:
-        raise  # the client has disconnected
-    except Exception:  # noqa: BLE001 - the last line before the client
-        _log.exception("unexpected error", method=request.method, path=request.rel_url.raw_path)
-        return problem_response(problem("internal"))
+    except Exception as error:  # noqa: BLE001 - the last line before the client
+        return problem_response(problem_of(request, error))
+
+
+def problem_of(request: web.Request, error: Exception) -> Problem:
+    """The problem of a request that failed with `error`; logs an unexpected error.
+
+    Raises `error` again if it is a redirect or means that the client has disconnected.
+    """
+    match error:
+        case RequestRefused():
+            return error.problem
+        case web.HTTPException() if error.status >= 400:  # noqa: PLR2004 - no redirect
+            allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+            refused = problem(_BY_STATUS.get(error.status, "bad-request"))
+            return replace(refused, status=error.status, headers=allow)
+        case StoreUnavailable():
+            return store_problem(request, error)
+        case web.HTTPException() | ConnectionError():
+            raise error
+    _log.exception("unexpected error", method=request.method, path=request.rel_url.raw_path)
+    return problem("internal")
 
 
 def store_problem(request: web.Request, error: StoreUnavailable) -> Problem:

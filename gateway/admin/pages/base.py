@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 import aiohttp_jinja2
 import jinja2
 import msgspec
-import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
@@ -22,10 +21,9 @@ from gateway.admin.auth import current_login, is_public, passes_csrf_check
 from gateway.admin.context import CALLER, LOGIN, admin_context
 from gateway.core.problems import problem
 from gateway.core.times import to_text
-from gateway.store.engine import StoreUnavailable
 from gateway.web.forms import TooManyFields, parse_form
 from gateway.web.http_headers import media_type
-from gateway.web.responses import MAX_BODY, RequestRefused, read_body, store_problem
+from gateway.web.responses import MAX_BODY, RequestRefused, problem_of, read_body
 
 _HEADERS: Final = {
     # No inline script or style, nothing from another site, and no other site may frame the page.
@@ -46,12 +44,6 @@ MAX_FIELDS: Final = 32
 _MAX_INLINE: Final = 32 * 1024
 """Bytes of a form that are decoded in the loop, within 10 ms; a larger one takes a thread up to 0.5 s."""
 _DECODER: web.AppKey[asyncio.Semaphore] = web.AppKey("decoder", asyncio.Semaphore)
-_BY_STATUS: Final = {
-    404: "not-found",
-    405: "method-not-allowed",
-    413: "too-large",
-}
-_log = structlog.get_logger()
 
 
 def configure(app: web.Application) -> None:
@@ -118,19 +110,8 @@ async def handle_errors(request: web.Request, handler: Handler) -> web.StreamRes
     """Middleware: answer an error with a page, or with a dialog if htmx asked for a fragment."""
     try:
         return await handler(request)
-    except RequestRefused as refusal:
-        refused = refusal.problem
-    except web.HTTPException as error:
-        if error.status < 400:  # noqa: PLR2004 - a redirect
-            raise
-        refused = problem(_BY_STATUS.get(error.status, "bad-request"))
-    except StoreUnavailable as error:
-        refused = store_problem(request, error)
-    except ConnectionError:
-        raise  # the client has disconnected
-    except Exception:  # noqa: BLE001 - the client gets an answer whatever failed
-        _log.exception("unexpected error", method=request.method, path=request.rel_url.raw_path)
-        refused = problem("internal")
+    except Exception as error:  # noqa: BLE001 - the client gets an answer whatever failed
+        refused = problem_of(request, error)
     template = "problem.html" if is_fragment(request) else "problem_page.html"
     return render(request, template, {"problem": refused}, status=refused.status)
 
