@@ -134,14 +134,7 @@ async def run_gateway(
         if metrics_runner is not None:
             stack.push_async_callback(metrics_runner.cleanup)
         load_shedding = LoadShedding(metrics.connections_shed.inc, monotonic)
-        endpoint = IceEndpoint(
-            node,
-            metrics,
-            load_shedding,
-            trusted_proxies=settings.server_trusted_proxies,
-            max_connections=settings.ice_max_connections,
-            max_handshakes=settings.ice_max_handshakes,
-        )
+        endpoint = IceEndpoint(settings, node, metrics, load_shedding)
         admin = AdminContext(
             services=services,
             node=node,

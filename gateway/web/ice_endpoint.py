@@ -14,7 +14,8 @@ from gateway.node.admission import Admitted, Handshake, Refused
 from gateway.node.node import Node
 from gateway.node.session import Session
 from gateway.runtime.fd_limits import is_among_the_last
-from gateway.web.client_address import Networks, client_address
+from gateway.runtime.settings import Settings
+from gateway.web.client_address import client_address
 from gateway.web.handshake import bad_handshake, local_urls
 from gateway.web.load_shedding import LoadShedding
 from gateway.web.metrics import Metrics
@@ -29,21 +30,14 @@ class IceEndpoint:
     """Admits or refuses the handshake of an ICE."""
 
     def __init__(
-        self,
-        node: Node,
-        metrics: Metrics,
-        load_shedding: LoadShedding,
-        *,
-        trusted_proxies: Networks,
-        max_connections: int,
-        max_handshakes: int,
+        self, settings: Settings, node: Node, metrics: Metrics, load_shedding: LoadShedding
     ) -> None:
         self._node = node
         self._metrics = metrics
         self._load_shedding = load_shedding
-        self._trusted = trusted_proxies
-        self._max_connections = max_connections
-        self._max_handshakes = max_handshakes
+        self._trusted = settings.server_trusted_proxies
+        self._max_connections = settings.ice_max_connections
+        self._max_handshakes = settings.ice_max_handshakes
         self.handshakes = 0
         """The number of handshakes in progress."""
 
