@@ -8,8 +8,8 @@ from __future__ import annotations
 import click
 
 from gateway.cli.common import (
+    DURATION,
     CommandContext,
-    Duration,
     json_option,
     on_database,
     print_output,
@@ -32,7 +32,7 @@ def api_tokens() -> None:
 @click.option("--ice", "ice_name", help="Let the token operate this ICE and do nothing else.")
 @click.option(
     "--expires-in",
-    type=Duration(),
+    type=DURATION,
     default="90d",
     show_default=True,
     help="Lifetime; 0 for no expiry.",

@@ -11,13 +11,14 @@ import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 import click
 
 from gateway.cli.common import (
+    DURATION,
     CommandContext,
-    Duration,
+    Parsed,
     json_option,
     on_database,
     print_output,
@@ -30,19 +31,9 @@ from gateway.runtime.standard_streams import Unwritable, writing
 from gateway.services.audit_export import FORMATS, export
 from gateway.store.events import EventFilter, Events
 
-
-class _HeadType(click.ParamType[Head]):
-    name = "seq:digest"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Head:
-        if isinstance(value, Head):
-            return value
-        try:
-            return Head.parse(str(value))
-        except ValueError:
-            self.fail("a head is what `ice-gateway audit head` printed: SEQ:DIGEST", param, ctx)
+_HEAD: Final = Parsed(
+    "seq:digest", Head.parse, "a head is what `ice-gateway audit head` printed: SEQ:DIGEST"
+)
 
 
 @click.group()
@@ -65,7 +56,7 @@ async def head(context: CommandContext, *, as_json: bool) -> None:
 
 
 @audit.command()
-@click.option("--head", "kept", type=_HeadType(), help="An earlier output of `audit head`.")
+@click.option("--head", "kept", type=_HEAD, help="An earlier output of `audit head`.")
 @on_database
 async def verify(context: CommandContext, kept: Head | None) -> None:
     """Verify that no event up to the given head was changed or removed."""
@@ -116,7 +107,7 @@ def _opened(output: Path) -> Iterator[BinaryIO]:
 @audit.command()
 @click.option(
     "--keep",
-    type=Duration(),
+    type=DURATION,
     required=True,
     metavar="DURATION",
     help="Keep events younger than this, such as 365d.",

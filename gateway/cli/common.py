@@ -206,23 +206,26 @@ def run(work: Coroutine[Any, Any, R]) -> R:
         refuse("an argument is not UTF-8")
 
 
-class Duration(click.ParamType[float]):
-    """An option's duration such as 90d, in seconds."""
+class Parsed(click.ParamType[R]):
+    """An option's value that a function parses; `refusal` tells what is accepted where it raises ValueError."""
 
-    name = "duration"
+    def __init__(self, name: str, parse: Callable[[str], R], refusal: str) -> None:
+        self.name = name
+        self._parse = parse
+        self._refusal = refusal
 
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """The seconds of an argument, or of a default that was converted before."""
-        if isinstance(value, float):
-            return value
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> R:
+        """The parsed value of an argument, or of a default that was parsed before."""
         try:
-            return duration(value)
+            return self._parse(value) if isinstance(value, str) else value
         except ValueError:
-            self.fail(f"{value!r} is not a number with s, m, h or d, such as 90d", param, ctx)
+            self.fail(self._refusal.format(value), param, ctx)
 
 
+DURATION: Final = Parsed(
+    "duration", duration, "{!r} is not a number with s, m, h or d, such as 90d"
+)
+"""A duration such as 90d, in seconds."""
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the API's objects.")
 
 

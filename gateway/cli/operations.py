@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -16,6 +17,7 @@ import msgspec
 from client.protocol import JsonTooComplex, OperationKind, check_json
 from gateway.cli.common import (
     CommandContext,
+    Parsed,
     json_option,
     on_database,
     print_notice,
@@ -41,6 +43,11 @@ _MAX_REASON: Final = 1000
 """Characters of an operation's error that are printed."""
 _INTERRUPTED: Final = 130
 _AWARE: Final[Any] = Annotated[datetime, msgspec.Meta(tz=True)]
+_MOMENT: Final = Parsed[datetime](
+    "time",
+    functools.partial(msgspec.convert, type=_AWARE),
+    "RFC 3339 with a zone, such as 2026-11-22T18:00:00Z",
+)
 _KINDS: Final = click.Choice([kind.value for kind in OperationKind])
 _STATES: Final = click.Choice([state.value for state in State])
 
@@ -50,19 +57,6 @@ class _Error(msgspec.Struct):
 
     code: str
     message: str
-
-
-class _Moment(click.ParamType[datetime]):
-    name = "time"
-
-    def convert(
-        self, value: str, param: click.Parameter | None, ctx: click.Context | None
-    ) -> datetime:
-        try:
-            moment: datetime = msgspec.convert(value, _AWARE)
-        except msgspec.ValidationError:
-            self.fail("RFC 3339 with a zone, such as 2026-11-22T18:00:00Z", param, ctx)
-        return moment
 
 
 class _Json(click.ParamType[bytes]):
@@ -99,8 +93,8 @@ def operations() -> None:
 @click.argument("name")
 @click.option("--kind", type=_KINDS, required=True, help="A kind that the ICE's type allows.")
 @click.option("--params", type=_Json(), default="{}", help="JSON for the ICE; @- is stdin.")
-@click.option("--run-at", type=_Moment(), help="When, for schedule: RFC 3339 with a zone.")
-@click.option("--deadline", type=_Moment(), help="Until when; by default 24 hours.")
+@click.option("--run-at", type=_MOMENT, help="When, for schedule: RFC 3339 with a zone.")
+@click.option("--deadline", type=_MOMENT, help="Until when; by default 24 hours.")
 @click.option(
     "--idempotency-key",
     metavar="KEY",
