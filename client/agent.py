@@ -281,14 +281,14 @@ class IceClient:
         return verdict
 
     def _refused(self, refused: Refused, verdict: float | Stopped) -> None:
-        self._ended(refused.code, refused.sentence, verdict)
+        self._ended(refused, verdict)
         level, line = logging.ERROR, str(refused)
         if not isinstance(verdict, Stopped):
             level, line = logging.WARNING, f"{refused} (trying again in {verdict:.1f} s)"
         self._emit(Event("refused", line, level, refused.code))
 
     def _closed(self, closed: Closed, verdict: float | Stopped) -> None:
-        self._ended(closed.code, closed.sentence, verdict)
+        self._ended(closed, verdict)
         # Of our close codes, those below 3000 (RFC 6455 section 7.4.2) mean a protocol violation.
         rule = protocol.CLOSINGS.get(closed.code)
         broken = rule is not None and closed.code < 3000 and rule.then is protocol.Then.RECONNECT  # noqa: PLR2004
@@ -297,14 +297,15 @@ class IceClient:
         if not isinstance(verdict, Stopped):
             self._emit(Event("reconnecting", f"reconnecting in {verdict:.1f} s"))
 
-    def _ended(self, code: str | int, sentence: str, verdict: float | Stopped) -> None:
+    def _ended(self, end: Refused | Closed, verdict: float | Stopped) -> None:
         was = self._identity.state
         self._save(
-            code=code,
-            sentence=verdict.sentence if isinstance(verdict, Stopped) else sentence,
+            code=end.code,
+            sentence=verdict.sentence if isinstance(verdict, Stopped) else end.sentence,
+            actionable=isinstance(end, Refused) and end.actionable,
             next=None if isinstance(verdict, Stopped) else self._timestamp(verdict),
             must_act=isinstance(verdict, Stopped),
-            registered=was.registered and (was.moves or code not in _UNREGISTERED),
+            registered=was.registered and (was.moves or end.code not in _UNREGISTERED),
         )
 
     # --- one session -------------------------------------------------------------------------------

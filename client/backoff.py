@@ -41,6 +41,8 @@ class Refused:
     nonce: str | None = None
     answered: bool = True
     """Whether the gateway or a proxy answered the handshake."""
+    actionable: bool = True
+    """Whether the sentence of a failure to connect says what a person should do."""
 
     def __str__(self) -> str:
         return f"{'refused ' if self.answered else ''}{self.code}: {self.sentence}"

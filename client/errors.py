@@ -65,55 +65,56 @@ def unreachable(error: Exception, where: str, *, plain: bool, proxy: str | None)
         plain: whether the connection was without TLS.
         proxy: the URL of the proxy in between, without its password.
     """
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return _unanswered(
-            "certificate-untrusted", _certificate_fault(error.certificate_error, where)
-        )
-    if isinstance(error, aiohttp.ClientHttpProxyError):
-        return _unanswered("proxy-refused", _proxy_refusal(error, where, proxy))
     # For a proxy's name that cannot be resolved aiohttp raises the same error as for the gateway's.
     at_proxy = (aiohttp.ClientProxyConnectionError, aiohttp.ClientConnectorDNSError)
-    if proxy is not None and isinstance(error, at_proxy):
-        return _unanswered("proxy-unreachable", _connection_fault(error, f"the proxy {proxy}"))
-    sentence = _connection_fault(error, where)
-    if isinstance(error, aiohttp.ServerDisconnectedError) and plain:
-        sentence += " Does it speak https?"
-    if proxy is not None:
-        sentence += f" (through the proxy {proxy})"
-    return _unanswered("unreachable", sentence)
+    actionable = True
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        code, sentence = "certificate-untrusted", _certificate_fault(error.certificate_error, where)
+    elif isinstance(error, aiohttp.ClientHttpProxyError):
+        code, sentence = "proxy-refused", _proxy_refusal(error, where, proxy)
+    elif proxy is not None and isinstance(error, at_proxy):
+        code, (sentence, _) = "proxy-unreachable", _connection_fault(error, f"the proxy {proxy}")
+    else:
+        code, (sentence, actionable) = "unreachable", _connection_fault(error, where)
+        if isinstance(error, aiohttp.ServerDisconnectedError) and plain:
+            sentence += " Does it speak https?"
+        if proxy is not None:
+            sentence += f" (through the proxy {proxy})"
+    return Refused(code, one_line(sentence), answered=False, actionable=actionable)
 
 
-def _unanswered(code: str, sentence: str) -> Refused:
-    return Refused(code, one_line(sentence), answered=False)
-
-
-def _connection_fault(error: Exception, where: str) -> str:
-    """Why there is no answer from `where`, the gateway or a proxy."""
+def _connection_fault(error: Exception, where: str) -> tuple[str, bool]:
+    """Why there is no answer from `where`, the gateway or a proxy; and whether it says what to check."""
     cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
     match cause:
         case socket.gaierror():
-            return f"Cannot resolve {where}: check the name and this machine's network."
+            return f"Cannot resolve {where}: check the name and this machine's network.", True
         case ssl.SSLError(reason=str(reason)) if reason in _NOT_TLS:
-            return f"The server at {where} does not speak TLS: check the port, and http or https."
+            return (
+                f"The server at {where} does not speak TLS: check the port, and http or https.",
+                True,
+            )
         case ssl.SSLError():
             reason = (cause.reason or "no reason given").lower().replace("_", " ")
-            return f"The TLS handshake with {where} failed ({reason})."
+            return f"The TLS handshake with {where} failed ({reason}).", False
         case ConnectionRefusedError():
-            return f"Connection refused by {where}: it is not running, or the address is wrong."
-        case OSError(errno=number) if number in _NO_ROUTE:
-            return f"There is no route to {where}: check this machine's network."
-        case TimeoutError():
             return (
-                f"No answer from {where}: is it running, or does a firewall block the connection?"
+                f"Connection refused by {where}: it is not running, or the address is wrong.",
+                False,
             )
+        case OSError(errno=number) if number in _NO_ROUTE:
+            return f"There is no route to {where}: check this machine's network.", True
+        case TimeoutError():
+            sentence = "is it running, or does a firewall block the connection?"
+            return f"No answer from {where}: {sentence}", False
         case aiohttp.ServerDisconnectedError() | ConnectionError():
-            return f"The connection to {where} was closed before there was an answer."
+            return f"The connection to {where} was closed before there was an answer.", False
         case aiohttp.ClientResponseError():
-            return f"The server at {where} is not a gateway: check the address."
+            return f"The server at {where} is not a gateway: check the address.", True
         case OSError(strerror=str(words)):
-            return f"The connection to {where} failed: {words}."
+            return f"The connection to {where} failed: {words}.", False
         case _:
-            return f"The connection to {where} failed ({type(cause).__name__})."
+            return f"The connection to {where} failed ({type(cause).__name__}).", False
 
 
 def _certificate_fault(error: Exception, where: str) -> str:

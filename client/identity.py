@@ -84,6 +84,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     code: str | int | None = None
     """The refusal or close code that ended the last attempt or session."""
     sentence: str | None = None
+    actionable: bool = False
+    """Whether that sentence says what a person should do; see `backoff.Refused`."""
     next: str | None = None
     """When it tries to connect, or last tried; RFC 3339. None while connected or once stopped."""
     must_act: bool = False

@@ -7,11 +7,17 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
+from typing import Final
 
 import msgspec
 
 from client.identity import State, Token
-from client.protocol import CLOSINGS, REFUSALS
+from client.protocol import CLOSINGS, REFUSALS, RefusalCode
+
+_PASSING: Final = frozenset(
+    {RefusalCode.DRAINING, RefusalCode.OVERLOADED, RefusalCode.STORE_UNAVAILABLE}
+)
+"""Refusals about which a person need not do anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +109,9 @@ def _required_action(found: Found, *, admitted: bool) -> str | None:
 
 def _has_advice(state: State) -> bool:
     """Whether the sentence says what a person should do, although the client retries."""
-    if not isinstance(state.code, str):
-        return False
     if state.code == "unreachable":
-        return "check" in (state.sentence or "")
-    known = REFUSALS.get(state.code)
-    return known is None or not known.detail.startswith("Nothing needs to be done")
+        return state.actionable
+    return isinstance(state.code, str) and state.code not in _PASSING
 
 
 def _command(found: Found) -> str:

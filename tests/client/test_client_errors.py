@@ -70,6 +70,7 @@ def test_each_fault_has_its_sentence(error, sentence):
 
     assert refused.code == "unreachable"
     assert refused.sentence.startswith(sentence)
+    assert refused.actionable == (": check" in refused.sentence), "`status` repeats it then"
     assert refused.retry, "whatever it is, it may pass"
     assert str(refused) == f"unreachable: {refused.sentence}", "nobody has refused anything"
 

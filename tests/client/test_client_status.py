@@ -126,16 +126,19 @@ def test_started_and_not_heard_of_yet(told):
     ],
 )
 def test_running_and_its_sentence_says_what_to_do(code, sentence, told):
-    lines, status_ = told(running=True, since=BEFORE, next=AFTER, code=code, sentence=sentence)
+    state = {"code": code, "sentence": sentence, "actionable": True}
+    lines, status_ = told(running=True, since=BEFORE, next=AFTER, **state)
 
     assert lines[-1] == "to do: what it says above; it tries again by itself"
     assert sentence in lines[2]
     assert status_ == 1, "it need not be started again"
 
 
-@pytest.mark.parametrize("code", ["draining", "overloaded", "store-unavailable", 1012, 4201])
+@pytest.mark.parametrize(
+    "code", ["unreachable", "draining", "overloaded", "store-unavailable", 1012, 4201]
+)
 def test_running_and_nothing_needs_to_be_done(code, told):
-    lines, _ = told(running=True, next=AFTER, code=code, sentence="It comes back.")
+    lines, _ = told(running=True, next=AFTER, code=code, sentence="check.example is back soon.")
 
     assert lines[-1] == BY_ITSELF
 
