@@ -28,28 +28,16 @@ from aiohttp import WSCloseCode, WSMsgType
 
 from client import __version__, handshake, platform, protocol
 from client.backoff import Backoff, Closed, Refused, Stopped
+from client.credentials import IdentityProblem, Token, proof
 from client.environment import Environment
 from client.errors import closing_line, ending, one_line
 from client.events import Event, log_event
 from client.handshake import Connector, Endpoint, WebSocket
-from client.identity import FolderDamaged, FolderUnusable, Identity, Token, proof
-from client.journal import Journal, JournalDamaged, JournalUnusable
-from client.operations import Handler, Operation, OperationFailed, OperationRunner, Report
+from client.identity import FolderUnusable, Identity
+from client.journal import Journal
+from client.operations import Handler, OperationRunner
 from client.protocol import CloseCode, RefusalCode
 from client.text import encodable
-
-__all__ = [
-    "ClosedByUs",
-    "Environment",
-    "Event",
-    "Handler",
-    "IceClient",
-    "IceStopped",
-    "Operation",
-    "OperationFailed",
-    "Report",
-    "Stopped",
-]
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +71,7 @@ class IceStopped(Exception):
 class IceClient:
     """Connects, registers on the first run, reconnects by itself, and runs the operations it is sent.
 
-    Entering locks the state folder, or raises `identity.IdentityProblem`; leaving closes the connection
+    Entering locks the state folder, or raises `credentials.IdentityProblem`; leaving closes the connection
     with 1000.
 
     Args:
@@ -144,13 +132,12 @@ class IceClient:
 
     async def __aenter__(self) -> Self:
         gateway = self._endpoint.url.removesuffix(protocol.PATH)
-        self._identity = Identity.open(self._folder, self._given_token, gateway)
+        self._identity = Identity(self._folder, self._given_token, gateway)
         try:
             self._operations.open(Journal(self._folder / _JOURNAL, self._environment.now))
-        except JournalUnusable as problem:
+        except IdentityProblem:
             self._identity.close()
-            kind = FolderDamaged if isinstance(problem, JournalDamaged) else FolderUnusable
-            raise kind(str(problem)) from None
+            raise
         if self._identity.token_ignored:
             self._warn("the given token is not newer than the stored one; using the stored one")
         if self._identity.exposed:

@@ -17,17 +17,12 @@ import click
 import msgspec
 
 from client import __version__, eventloop, platform, status
-from client.agent import ClosedByUs, Event, IceClient, Outcome
+from client.agent import ClosedByUs, IceClient, Outcome
+from client.credentials import IdentityProblem, NotAToken, Token
+from client.events import Event
 from client.handlers import BadHandlers, register, settings_of
 from client.handshake import BadAddress, BadCertificateFile, PlainHttp
-from client.identity import (
-    FolderLocked,
-    FolderUnusable,
-    IdentityProblem,
-    NotAToken,
-    StateFolder,
-    Token,
-)
+from client.identity import FolderLocked, FolderUnusable, StateFolder
 from client.standard_streams import decoupled, log_to_stderr, timed
 
 _REFUSED: Final = 1

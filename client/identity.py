@@ -15,45 +15,11 @@ from urllib.parse import urlsplit
 import msgspec
 
 from client import platform
-from client.credentials import IdentityProblem, Key, NotAToken, Token, proof
-
-__all__ = [
-    "FolderDamaged",
-    "FolderExposed",
-    "FolderLocked",
-    "FolderUnusable",
-    "Identity",
-    "IdentityProblem",
-    "Key",
-    "KeyUnusable",
-    "NoToken",
-    "NotAToken",
-    "State",
-    "StateFolder",
-    "Token",
-    "proof",
-    "same_gateway",
-]
-
-
-class NoToken(IdentityProblem):
-    """No token was given, and none is stored."""
-
-
-class KeyUnusable(IdentityProblem):
-    """The stored key is not valid."""
+from client.credentials import IdentityProblem, Key, NotAToken, Token
 
 
 class FolderUnusable(IdentityProblem):
     """The state folder cannot be read or written."""
-
-
-class FolderDamaged(IdentityProblem):
-    """A file of the state folder is damaged."""
-
-
-class FolderExposed(IdentityProblem):
-    """Another user could change the files of the state folder."""
 
 
 class FolderLocked(IdentityProblem):
@@ -113,21 +79,21 @@ class StateFolder:
         with self._errors():
             return self.path.exists()
 
-    def token(self) -> Token | None:
-        """The stored token. Raises `FolderUnusable`, or `NotAToken` naming the file."""
-        return self._read_token(self._token)
+    def token(self, *, moving: bool = False) -> Token | None:
+        """The stored token, or the one for the gateway that the ICE moves to.
 
-    def store_token(self, token: Token) -> None:
+        Raises `FolderUnusable`, or `NotAToken` naming the file.
+        """
+        path = self._moving if moving else self._token
+        data = self._read(path)
+        try:
+            return None if data is None else Token.from_bytes(data)
+        except NotAToken as problem:
+            raise NotAToken(f"{path}: {problem}") from None
+
+    def store_token(self, token: Token, *, moving: bool = False) -> None:
         """Raises `FolderUnusable`."""
-        self._write_token(self._token, token)
-
-    def moving_token(self) -> Token | None:
-        """The token for the gateway that the ICE moves to. Raises as `token` does."""
-        return self._read_token(self._moving)
-
-    def store_moving_token(self, token: Token) -> None:
-        """Raises `FolderUnusable`."""
-        self._write_token(self._moving, token)
+        self._write(self._moving if moving else self._token, token.reveal().encode() + b"\n")
 
     def forget_moving_token(self) -> None:
         """Raises `FolderUnusable`."""
@@ -145,23 +111,13 @@ class StateFolder:
             found = [str(path) for path in secret if platform.open_to_others(path)]
         return [str(self.path), *found] if writable else found
 
-    def _read_token(self, path: Path) -> Token | None:
-        data = self._read(path)
-        try:
-            return None if data is None else Token.from_bytes(data)
-        except NotAToken as problem:
-            raise NotAToken(f"{path}: {problem}") from None
-
-    def _write_token(self, path: Path, token: Token) -> None:
-        self._write(path, token.reveal().encode() + b"\n")
-
     def key(self) -> Key | None:
-        """The stored key. Raises `KeyUnusable`; the client never replaces a key by itself."""
+        """The stored key. Raises `IdentityProblem`; the client never replaces a key by itself."""
         pem = self._read(self._key)
         try:
             return None if pem is None else Key.from_pem(pem)
         except ValueError:
-            raise KeyUnusable(
+            raise IdentityProblem(
                 f"{self._key} is not a private P-256 key: put it back from a backup, or delete it and"
                 " ask the admin to reregister this ICE"
             ) from None
@@ -189,14 +145,14 @@ class StateFolder:
     def lock(self) -> platform.FileLock:
         """Create the folder if necessary, and lock it.
 
-        Raises `FolderUnusable`, `FolderExposed` and `FolderLocked`.
+        Raises `FolderLocked`, `FolderUnusable`, or another `IdentityProblem` if others could write there.
         """
         lock = platform.FileLock(self._lock)
         with self._errors():
             platform.make_private_folder(self.path, ours=self._key.name)
             exposed = platform.exposure(self.path, _FILES)
             if exposed is not None:
-                raise FolderExposed(
+                raise IdentityProblem(
                     f"the state folder cannot be trusted: {exposed}; make the client's user the only one who can"
                     " write to it (chown, chmod go-w), or name another folder with --state-dir"
                 )
@@ -231,57 +187,43 @@ class StateFolder:
 
 
 class Identity:
-    """A locked state folder with its key and tokens; `open` makes one."""
+    """A locked state folder with its key and tokens.
 
-    def __init__(
-        self,
-        folder: StateFolder,
-        lock: platform.FileLock,
-        key: Key,
-        tokens: list[Token],
-        state: State,
-        *,
-        token_ignored: bool,
-        exposed: list[str],
-    ) -> None:
-        self._folder = folder
-        self._lock = lock
-        self.key = key
-        self._tokens = tokens
-        self.token_ignored = token_ignored
-        """Whether the given token was ignored because the stored one is not older."""
-        self.exposed = exposed
+    The constructor locks the folder, stores the token given, and makes the key if there is none.
+
+    Args:
+        path: the state folder.
+        given: the token that the user gave, if any.
+        gateway: the base URL to connect to; by default that of the last run.
+
+    Raises:
+        IdentityProblem: the text says what to do.
+    """
+
+    def __init__(self, path: Path, given: Token | None, gateway: str | None = None) -> None:
+        folder = self._folder = StateFolder(path)
+        self.exposed = folder.open_to_others()
         """The paths that other users could read or change until now."""
-        self.state = state
-
-    @classmethod
-    def open(cls, path: Path, given: Token | None, gateway: str | None = None) -> Identity:
-        """Take the folder; store the token given and make the key where needed.
-
-        `gateway` is the base URL to connect to. Raises `IdentityProblem`, whose text says what to do.
-        """
-        folder = StateFolder(path)
-        exposed = folder.open_to_others()
-        lock = folder.lock()
+        self._lock = folder.lock()
         try:
             state = folder.state()
-            state = msgspec.structs.replace(state, home=state.home or state.gateway or gateway)
+            self.state = msgspec.structs.replace(state, home=state.home or state.gateway or gateway)
             key, stored = folder.key(), _stored(folder, given)
-            moves = stored is not None and not same_gateway(state.home, gateway or state.home)
-            if moves and stored is not None:
-                tokens = _tokens_of_a_move(folder, given, stored)
+            if stored is not None and not same_gateway(self.state.home, gateway or self.state.home):
+                self._tokens = _tokens_of_a_move(folder, given, stored)
             else:
-                tokens = [_newest(given, stored)]
-                if tokens != [stored]:
-                    folder.store_token(tokens[0])
+                self._tokens = [_newest(given, stored)]
+                if self._tokens != [stored]:
+                    folder.store_token(self.token)
             if key is None:
                 key = Key.generate()
                 folder.store_key(key)
+            self.key = key
         except BaseException:
-            lock.release()
+            self._lock.release()
             raise
-        token_ignored = given is not None and given not in tokens
-        return cls(folder, lock, key, tokens, state, token_ignored=token_ignored, exposed=exposed)
+        self.token_ignored = given is not None and given not in self._tokens
+        """Whether the given token was ignored because the stored one is not older."""
 
     @property
     def token(self) -> Token:
@@ -342,19 +284,19 @@ def _stored(folder: StateFolder, given: Token | None) -> Token | None:
 def _tokens_of_a_move(folder: StateFolder, given: Token | None, stored: Token) -> list[Token]:
     """The token for the new gateway, given now or at an earlier start, then the stored one."""
     if given is not None and given != stored:
-        folder.store_moving_token(given)
+        folder.store_token(given, moving=True)
     with contextlib.suppress(NotAToken):
-        given = given or folder.moving_token()
+        given = given or folder.token(moving=True)
     return [stored] if given is None or given == stored else [given, stored]
 
 
 def _newest(given: Token | None, stored: Token | None) -> Token:
-    """The token to connect with. Raises `NoToken`."""
+    """The token to connect with. Raises `IdentityProblem` if there is none."""
     if stored is not None:
         return given if given is not None and given.supersedes(stored) else stored
     if given is not None:
         return given
-    raise NoToken(
+    raise IdentityProblem(
         "this ICE has no registration token yet: ask the admin for one, then start with"
         " --token-file FILE (`--token-file -` reads it from standard input)"
     )

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from client import platform
+from client.credentials import IdentityProblem
 from client.errors import one_line
+from client.identity import FolderUnusable
 
 KEPT: Final = 30 * 86_400.0
 """Seconds that the id of an operation is kept after the gateway acknowledged its finish."""
@@ -34,39 +36,45 @@ CREATE TABLE IF NOT EXISTS operations (
 """
 
 
-class JournalUnusable(Exception):
+class JournalUnusable(FolderUnusable):
     """The journal cannot be read or written; the text says why."""
-
-
-class JournalDamaged(JournalUnusable):
-    """The file is not a journal, or is damaged; the text says what a person should do."""
 
 
 class Journal:
     """The operations of one ICE. Each method is durable when it returns; all raise `JournalUnusable`.
 
-    The constructor checks the file and raises `JournalDamaged`.
+    The constructor checks the file, and raises `IdentityProblem` if it is damaged or not a journal.
     """
 
     def __init__(self, path: Path, now: Callable[[], float]) -> None:
         self._path = path
         self._now = now
-        with self._errors(), self._damage():
+        with self._errors():
             platform.touch_private(path)
-            # SQLite reports a busy file after so many seconds; the folder's lock excludes other clients.
-            self._connection = sqlite3.connect(path, isolation_level=None, timeout=1.0)
-            # EXTRA: a commit survives a power cut even if the file system writes the folder's names late.
-            self._connection.execute("PRAGMA synchronous=EXTRA")
-            [[found]] = self._connection.execute("PRAGMA quick_check(1)")
-            if found != "ok":
-                raise sqlite3.DatabaseError(found)
-            self._connection.execute(_TABLE)
-            self._connection.execute(
-                "SELECT id, accepted, finish, answered FROM operations LIMIT 1"
-            )
-            self._connection.execute(
-                "DELETE FROM operations WHERE answered AND accepted < ?", (now() - KEPT,)
-            )
+            try:
+                self._connection = self._connect()
+            except sqlite3.Error as error:
+                name = getattr(error, "sqlite_errorname", "SQLITE_ERROR")
+                if name.startswith(_TRANSIENT):  # extended ones are SQLITE_IOERR_READ and the like
+                    raise
+                raise IdentityProblem(
+                    f"the journal of operations {path} is damaged ({one_line(str(error))}): move it away and"
+                    " start again; unsent results and the record of past operations are lost with it"
+                ) from error
+
+    def _connect(self) -> sqlite3.Connection:
+        # SQLite reports a busy file after so many seconds; the folder's lock excludes other clients.
+        connection = sqlite3.connect(self._path, isolation_level=None, timeout=1.0)
+        # EXTRA: a commit survives a power cut even if the file system writes the folder's names late.
+        connection.execute("PRAGMA synchronous=EXTRA")
+        [[found]] = connection.execute("PRAGMA quick_check(1)")
+        if found != "ok":
+            raise sqlite3.DatabaseError(found)
+        connection.execute(_TABLE)
+        connection.execute("SELECT id, accepted, finish, answered FROM operations LIMIT 1")
+        expired = self._now() - KEPT
+        connection.execute("DELETE FROM operations WHERE answered AND accepted < ?", (expired,))
+        return connection
 
     def knows(self, operation: str) -> bool:
         """Whether this operation was accepted before."""
@@ -101,10 +109,6 @@ class Journal:
         """The accepted operations without a finish."""
         return self._ids("SELECT id FROM operations WHERE finish IS NULL AND NOT answered")
 
-    def unsettled(self) -> list[str]:
-        """The operations whose finish the gateway has not acknowledged, with or without one."""
-        return self._ids("SELECT id FROM operations WHERE NOT answered")
-
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
@@ -115,20 +119,6 @@ class Journal:
     def _rows(self, sql: str, *params: object) -> list[Any]:
         with self._errors():
             return self._connection.execute(sql, params).fetchall()
-
-    @contextlib.contextmanager
-    def _damage(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            name = getattr(error, "sqlite_errorname", "SQLITE_ERROR")
-            if not name.startswith(_TRANSIENT):  # extended ones are SQLITE_IOERR_READ and the like
-                reason = one_line(str(error))
-                raise JournalDamaged(
-                    f"the journal of operations {self._path} is damaged ({reason}): move it away and start"
-                    " again; unsent results and the record of past operations are lost with it"
-                ) from error
-            raise
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:

@@ -92,8 +92,9 @@ class OperationRunner:
     def open(self, journal: Journal) -> None:
         """Resume from the journal and end what a killed client left. Raises `JournalUnusable`."""
         self._journal = journal
-        platform.end_processes_of(journal.unsettled())
-        for name in journal.interrupted():
+        interrupted = journal.interrupted()
+        platform.end_processes_of([*interrupted, *journal.unanswered()])
+        for name in interrupted:
             journal.finish(name, _encoded(_failed(name, *_RESTARTED)))
 
     @property

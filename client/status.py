@@ -11,7 +11,8 @@ from typing import Final
 
 import msgspec
 
-from client.identity import State, Token
+from client.credentials import Token
+from client.identity import State
 from client.protocol import CLOSINGS, REFUSALS, RefusalCode
 
 _PASSING: Final = frozenset(

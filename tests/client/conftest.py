@@ -2,7 +2,8 @@ import asyncio
 
 import pytest
 
-from client.agent import Environment, IceClient
+from client.agent import IceClient
+from client.environment import Environment
 from tests.client.scripted_gateway import FakeTime, ScriptedGateway, make_token
 from tests.support.forks import forks
 

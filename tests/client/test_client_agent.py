@@ -9,9 +9,12 @@ import stat
 import pytest
 
 from client import __version__, protocol
-from client.agent import ClosedByUs, Environment, IceStopped, Stopped
+from client.agent import ClosedByUs, IceStopped
+from client.backoff import Stopped
+from client.credentials import IdentityProblem, NotAToken
+from client.environment import Environment
 from client.handshake import BadAddress, PlainHttp
-from client.identity import FolderLocked, NotAToken, NoToken, StateFolder
+from client.identity import FolderLocked, StateFolder
 from tests.client.scripted_gateway import NOW, admit, make_token, refuse, welcome
 
 # --- connecting --------------------------------------------------------------------------------
@@ -174,7 +177,7 @@ async def test_bad_arguments_are_told_before_anything_is_tried(make_ice, folder)
     with pytest.raises(NotAToken):
         make_ice(token="hunter2")
     assert not folder.exists(), "nothing should be stored for a client that cannot be"
-    with pytest.raises(NoToken):
+    with pytest.raises(IdentityProblem, match="no registration token yet"):
         await make_ice(token=None).__aenter__()
 
 
@@ -234,7 +237,7 @@ async def test_the_token_is_shown_nowhere(run, events, token, folder, caplog):
 
 
 async def test_without_an_observer_events_are_logged(gateway, make_ice, caplog):
-    from client.agent import log_event  # noqa: PLC0415 - the default, which the fixture replaces
+    from client.events import log_event  # noqa: PLC0415 - the default, which the fixture replaces
 
     caplog.set_level(logging.INFO, "client.agent")
     gateway.script.append(admit(close=(1008, "not-json-rpc")))

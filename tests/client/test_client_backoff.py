@@ -7,7 +7,8 @@ from email.utils import formatdate
 import pytest
 
 from client import backoff, protocol
-from client.agent import ClosedByUs, Stopped
+from client.agent import ClosedByUs
+from client.backoff import Stopped
 from client.identity import StateFolder
 from client.protocol import CloseCode, RefusalCode
 from tests.client.scripted_gateway import NOW, admit, answer, hang_up, make_token, refuse

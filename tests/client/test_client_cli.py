@@ -12,7 +12,8 @@ from click.testing import CliRunner
 
 from client import __version__
 from client.cli import main
-from client.identity import Identity, Token
+from client.credentials import Token
+from client.identity import Identity
 from tests.client.scripted_gateway import admit, refuse
 
 ROOT = Path(__file__).parents[2]
@@ -81,7 +82,7 @@ async def test_run_ends_with_3_and_one_line_when_a_person_must_act(
 
 
 async def test_run_in_a_folder_in_use_ends_with_1(fork, run_arguments, folder, token):
-    identity = Identity.open(folder, Token(token))
+    identity = Identity(folder, Token(token))
     ended = await fork.run(*run_arguments())
     identity.close()
 
@@ -112,7 +113,7 @@ async def test_a_token_file_of_no_use_is_a_warning_beside_a_stored_token(
 ):
     content, says = of_no_use
     folder = run_arguments()[-1]
-    Identity.open(folder, Token(token)).close()
+    Identity(folder, Token(token)).close()
     gateway.script.append(refuse("deregistered"))
     file = folder.with_name("lab.token")
     if content == "folder":

@@ -6,19 +6,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from client.identity import (
-    FolderExposed,
-    FolderLocked,
-    FolderUnusable,
-    Identity,
-    Key,
-    KeyUnusable,
-    NotAToken,
-    NoToken,
-    State,
-    StateFolder,
-    Token,
-)
+from client.credentials import IdentityProblem, Key, NotAToken, Token
+from client.identity import FolderLocked, FolderUnusable, Identity, State, StateFolder
 from tests.client.scripted_gateway import NOW, make_token
 
 
@@ -31,7 +20,7 @@ def open_identity(folder):
     """Open the folder with a token, or none, and close it again."""
 
     def opened(text=None):
-        identity = Identity.open(folder, None if text is None else Token(text))
+        identity = Identity(folder, None if text is None else Token(text))
         identity.close()
         return identity
 
@@ -89,7 +78,7 @@ def test_the_stored_token_given_again_is_nothing_to_speak_of(open_identity, toke
 
 
 def test_the_first_run_needs_a_token(open_identity, folder):
-    with pytest.raises(NoToken, match="--token-file"):
+    with pytest.raises(IdentityProblem, match=r"no registration token yet.* --token-file"):
         open_identity()
 
     assert not (folder / "key.pem").exists(), "there is nothing yet to make a key for"
@@ -121,7 +110,7 @@ def test_a_key_that_cannot_be_used_is_never_replaced(private, open_identity, fol
     open_identity(token)
     (folder / "key.pem").write_bytes(pem)
 
-    with pytest.raises(KeyUnusable, match=r"key\.pem"):
+    with pytest.raises(IdentityProblem, match=r"key\.pem is not a private P-256 key"):
         open_identity(token)
     assert (folder / "key.pem").read_bytes() == pem
 
@@ -137,7 +126,7 @@ def test_a_key_with_a_password_cannot_be_used(open_identity, folder, token):
         )
     )
 
-    with pytest.raises(KeyUnusable):
+    with pytest.raises(IdentityProblem, match=r"key\.pem is not a private P-256 key"):
         open_identity()
 
 
@@ -170,8 +159,8 @@ def test_a_folder_that_others_may_write_to_is_refused(bits, folder, token):
     (folder / "somebody-elses").touch()
     folder.chmod(bits)
 
-    with pytest.raises(FolderExposed, match=f"other users may write to {folder}") as refused:
-        Identity.open(folder, Token(token))
+    with pytest.raises(IdentityProblem, match=f"other users may write to {folder}") as refused:
+        Identity(folder, Token(token))
     assert "chmod go-w" in str(refused.value)
     assert mode(folder) == bits, "it is not ours to change"
     assert [path.name for path in folder.iterdir()] == ["somebody-elses"]
@@ -180,7 +169,7 @@ def test_a_folder_that_others_may_write_to_is_refused(bits, folder, token):
 def test_a_folder_with_other_things_that_others_may_read_serves(folder, token):
     folder.mkdir(mode=0o755)
     (folder / "mine").touch()
-    Identity.open(folder, Token(token)).close()
+    Identity(folder, Token(token)).close()
 
     assert mode(folder) == 0o755
 
@@ -203,7 +192,7 @@ def test_what_belongs_to_another_user_is_refused(name, open_identity, folder, to
     open_identity(token).update_state(connected=False)
     give_away(folder / name)
 
-    with pytest.raises(FolderExposed, match="belongs to another user"):
+    with pytest.raises(IdentityProblem, match="belongs to another user"):
         open_identity(token)
 
 
@@ -212,8 +201,8 @@ def test_a_link_in_the_place_of_a_file_is_refused(name, folder, token, tmp_path)
     folder.mkdir(mode=0o700)
     (folder / name).symlink_to(tmp_path / "elsewhere")
 
-    with pytest.raises(FolderExposed, match=f"{folder / name} is a symbolic link"):
-        Identity.open(folder, Token(token))
+    with pytest.raises(IdentityProblem, match=f"{folder / name} is a symbolic link"):
+        Identity(folder, Token(token))
     assert not (tmp_path / "elsewhere").exists()
 
 
@@ -221,14 +210,14 @@ def test_a_pipe_in_the_place_of_a_file_is_refused(folder, token):
     folder.mkdir(mode=0o700)
     os.mkfifo(folder / "token")
 
-    with pytest.raises(FolderExposed, match="token is not a regular file"):
-        Identity.open(folder, Token(token))
+    with pytest.raises(IdentityProblem, match="token is not a regular file"):
+        Identity(folder, Token(token))
 
 
 def test_a_folder_behind_a_link_of_its_user_serves(folder, token, tmp_path):
     (tmp_path / "real").mkdir(mode=0o700)
     folder.symlink_to(tmp_path / "real")
-    Identity.open(folder, Token(token)).close()
+    Identity(folder, Token(token)).close()
 
     assert mode(tmp_path / "real" / "key.pem") == 0o600
 
@@ -238,26 +227,26 @@ def test_a_folder_behind_a_link_of_another_user_is_refused(folder, token, tmp_pa
     folder.symlink_to(tmp_path / "real")
     give_away(folder)
 
-    with pytest.raises(FolderExposed, match="belongs to another user"):
-        Identity.open(folder, Token(token))
+    with pytest.raises(IdentityProblem, match="belongs to another user"):
+        Identity(folder, Token(token))
 
 
 def test_a_second_process_is_refused(folder, token):
-    identity = Identity.open(folder, Token(token))
+    identity = Identity(folder, Token(token))
 
     with pytest.raises(FolderLocked, match=str(folder)):
-        Identity.open(folder, None)
+        Identity(folder, None)
     assert StateFolder(folder).in_use()
     identity.close()
     assert not StateFolder(folder).in_use()
-    Identity.open(folder, None).close()
+    Identity(folder, None).close()
 
 
 def test_a_folder_that_is_a_file_is_refused_in_one_line(folder, token):
     folder.write_text("")
 
     with pytest.raises(FolderUnusable, match=f"{folder} cannot be used: "):
-        Identity.open(folder, Token(token))
+        Identity(folder, Token(token))
     with pytest.raises(FolderUnusable):
         StateFolder(folder).token()
 
@@ -268,7 +257,7 @@ def test_a_file_that_cannot_be_read_is_refused_in_one_line(name, folder, token):
     (folder / name).mkdir()
 
     with pytest.raises(FolderUnusable, match="Is a directory"):
-        Identity.open(folder, Token(token))
+        Identity(folder, Token(token))
 
 
 def test_a_folder_without_permission_is_refused_in_one_line(folder, token):
@@ -280,7 +269,7 @@ def test_a_folder_without_permission_is_refused_in_one_line(folder, token):
         with pytest.raises(
             FolderUnusable, match="Permission denied; it may belong to another user"
         ):
-            Identity.open(folder, Token(token))
+            Identity(folder, Token(token))
     finally:
         os.seteuid(mine)
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from client.agent import Stopped
-from client.identity import Identity, StateFolder, Token, same_gateway
+from client.backoff import Stopped
+from client.credentials import Token
+from client.identity import Identity, StateFolder, same_gateway
 from tests.client.scripted_gateway import NOW, ScriptedGateway, make_token, refuse
 
 OLD, NEWER = make_token(NOW - 100), make_token(NOW)
@@ -120,7 +121,7 @@ def test_a_gateway_is_the_same_however_it_is_written(one, other_url, same):
 
 def test_a_first_run_at_a_wrong_address_does_not_hold_the_ice(folder):
     for gateway, token in (("https://typo.example", NEWER), ("https://gw.example", OLD)):
-        identity = Identity.open(folder, Token(token), gateway)
+        identity = Identity(folder, Token(token), gateway)
         identity.update_state(gateway=gateway)
         identity.close()
     assert identity.token == Token(OLD)

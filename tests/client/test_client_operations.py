@@ -9,7 +9,8 @@ import pytest
 
 from client import protocol
 from client.agent import ClosedByUs
-from client.identity import FolderDamaged, FolderUnusable
+from client.credentials import IdentityProblem
+from client.identity import FolderUnusable
 from client.journal import KEPT, Journal
 from client.operations import OperationFailed
 from tests.client.scripted_gateway import NOW, admit
@@ -820,8 +821,9 @@ async def test_a_damaged_journal_is_for_a_person_to_move_away(damage, folder, ma
     path = folder / "operations.db"
     damage(path)
     before = path.read_bytes()
-    with pytest.raises(FolderDamaged) as refused:
+    with pytest.raises(IdentityProblem) as refused:
         await make_ice().__aenter__()
+    assert not isinstance(refused.value, FolderUnusable), "starting again would not help"
     said = str(refused.value)
     assert f"{path} is damaged (" in said
     assert "move it away" in said

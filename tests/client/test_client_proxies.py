@@ -5,7 +5,8 @@ from base64 import b64encode
 
 import pytest
 
-from client.agent import Environment, IceClient
+from client.agent import IceClient
+from client.environment import Environment
 from client.proxies import BadProxy, Proxy, proxy_for
 from gateway.core.ice import IceType
 from tests.support.authority import Authority

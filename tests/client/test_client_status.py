@@ -7,9 +7,10 @@ import pytest
 from click.testing import CliRunner
 
 from client import protocol, status
-from client.agent import Environment
 from client.cli import main
-from client.identity import FolderUnusable, Identity, State, StateFolder, Token
+from client.credentials import Token
+from client.environment import Environment
+from client.identity import FolderUnusable, Identity, State, StateFolder
 from tests.client.scripted_gateway import NOW, admit, make_token, refuse
 
 GATEWAY = "https://gw.example"
@@ -271,7 +272,7 @@ async def test_the_report_while_it_waits(gateway, make_ice, command, time):
 async def test_a_client_that_was_killed_while_connected_is_not_connected_at_its_next_start(
     gateway, make_ice, command, folder, token
 ):
-    killed = Identity.open(folder, Token(token))
+    killed = Identity(folder, Token(token))
     killed.update_state(
         admitted=killed.token.digest(), registered=True, connected=True, since=BEFORE
     )
@@ -292,7 +293,7 @@ async def test_a_client_that_was_killed_while_connected_is_not_connected_at_its_
 
 
 def test_a_newer_token_has_not_been_admitted(command, folder, token):
-    identity = Identity.open(folder, Token(token))
+    identity = Identity(folder, Token(token))
     identity.update_state(admitted=identity.token.digest(), registered=True, gateway=GATEWAY)
     identity.close()
     StateFolder(folder).store_token(Token(make_token(NOW + 1)))
@@ -303,7 +304,7 @@ def test_a_newer_token_has_not_been_admitted(command, folder, token):
 
 
 def test_a_key_or_token_that_is_spoilt_is_named(command, folder, token):
-    Identity.open(folder, Token(token)).close()
+    Identity(folder, Token(token)).close()
     for name in ("key.pem", "token"):
         whole = (folder / name).read_bytes()
         (folder / name).write_bytes(b"spoilt")

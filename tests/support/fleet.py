@@ -9,7 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-from client.agent import Event, IceClient, Operation, Report
+from client.agent import IceClient
+from client.events import Event
+from client.operations import Operation, Report
 
 AT_ONCE = 50
 """ICEs that start at the same time: making their keys is this process's work."""

@@ -27,7 +27,8 @@ from typing import Any
 
 import aiohttp
 
-from client.agent import Environment, IceClient
+from client.agent import IceClient
+from client.environment import Environment
 from client.journal import Journal
 from client.operations import OperationFailed
 from gateway.app import run_gateway

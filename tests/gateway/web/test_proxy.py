@@ -17,7 +17,8 @@ import re
 import aiohttp
 import pytest
 
-from client.agent import Environment, IceClient
+from client.agent import IceClient
+from client.environment import Environment
 from gateway.core.secret import Secret
 from tests.support.authority import Authority
 from tests.support.harness import ADMIN, API, Api, expect_refused, harness
