@@ -108,7 +108,7 @@ class IceClient:
         self._endpoint = Endpoint.of(gateway_url, insecure=insecure)
         self._ca_file = Path(ca_file) if ca_file else None
         if self._ca_file and not self._endpoint.plain:
-            handshake.check_ca_file(self._ca_file)
+            handshake.tls(self._ca_file)  # refuse a file that cannot be used
         self._folder = Path(state_dir) if state_dir else platform.default_state_dir()
         self._given_token = Token(token) if isinstance(token, str) else token
         self._version = encodable(version or __version__)
@@ -317,24 +317,19 @@ class IceClient:
                         await self._handle(frame.data)
                     elif frame.type is WSMsgType.BINARY:
                         code = WSCloseCode.UNSUPPORTED_DATA
-                        return Closed(
-                            code,
-                            "",
-                            "The gateway sent a binary frame; the client closed the connection.",
+                        sentence = (
+                            "The gateway sent a binary frame; the client closed the connection."
                         )
+                        return Closed(code, sentence)
                     elif frame.type is not WSMsgType.PONG:
                         return ending(frame)
         except TimeoutError:
             sentence = f"Nothing was heard from the gateway for {silence:g} s."
-            return Closed(WSCloseCode.ABNORMAL_CLOSURE, "", sentence)
+            return Closed(WSCloseCode.ABNORMAL_CLOSURE, sentence)
         except (protocol.NotJsonRpc, msgspec.ValidationError) as error:
             code = WSCloseCode.POLICY_VIOLATION
-            reason = one_line(str(error))
-            return Closed(
-                code,
-                "",
-                f"The gateway broke the protocol; the client closed the connection. ({reason})",
-            )
+            sentence = "The gateway broke the protocol; the client closed the connection."
+            return Closed(code, f"{sentence} ({one_line(str(error))})")
         finally:
             # A close code that the gateway sends from now on (4103, say) no longer counts.
             self._socket = None

@@ -26,8 +26,6 @@ SHORTEST: Final = 1.0
 LONGEST: Final = 3600.0
 """The longest wait in seconds that the client accepts: a mistaken longer one would silence the ICE."""
 
-_DOUBLINGS: Final = 16  # CAP applies long before
-
 
 @dataclass(frozen=True, slots=True)
 class Refused:
@@ -53,8 +51,8 @@ class Closed:
     """How a connection ended; code 1006 (RFC 6455 section 7.4.1) means without a close frame."""
 
     code: int
-    reason: str
     sentence: str
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +79,13 @@ class Backoff:
     ) -> None:
         self._uniform = uniform
         self._monotonic = monotonic
-        self._failures = 0
+        self._limit = BASE
         self._nonces = 0
         self._superseded: deque[float] = deque(maxlen=protocol.SUPERSEDED_LIMIT[0])
 
     def _exponential(self) -> float:
         """Exponential backoff with full jitter: from zero to a limit that doubles."""
-        limit = min(CAP, BASE * 2.0 ** min(self._failures, _DOUBLINGS))
-        self._failures += 1
+        limit, self._limit = self._limit, min(CAP, 2 * self._limit)
         return self._uniform(0.0, limit)
 
     def refused(self, refused: Refused, *, was_admitted: bool) -> float | Stopped:
@@ -112,7 +109,7 @@ class Backoff:
         """Seconds to wait after a session of `lasted` seconds, or the reason to stop."""
         self._nonces = 0
         if lasted >= STEADY:
-            self._failures = 0
+            self._limit = BASE
         rule = protocol.CLOSINGS.get(closed.code)
         match rule.then if rule else protocol.Then.RECONNECT:
             case protocol.Then.STOP:

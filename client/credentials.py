@@ -69,8 +69,9 @@ class Token:
     @property
     def issued(self) -> float | None:
         """When the gateway issued it (Unix time, from the protected header); None if unknown."""
+        part = self._text.partition(".")[0]
         try:
-            header = msgspec.json.decode(_unbase64(self._text.partition(".")[0]), type=_JweHeader)
+            header = msgspec.json.decode(base64.urlsafe_b64decode(f"{part}=="), type=_JweHeader)
         except (ValueError, RecursionError):
             return None
         return header.iat if header.iat is not None and math.isfinite(header.iat) else None
@@ -197,7 +198,3 @@ def proof(
 def _base64(data: bytes) -> str:
     """base64url without padding (RFC 7515 section 2)."""
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
-
-def _unbase64(text: str) -> bytes:
-    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))

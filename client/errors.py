@@ -156,11 +156,11 @@ def ending(frame: aiohttp.WSMessage) -> Closed:
         code = frame.data or _NO_CODE
         rule = protocol.CLOSINGS.get(code)
         sentence = rule.sentence if rule else "The gateway closed the connection."
-        return Closed(code, one_line(frame.extra or ""), sentence)
+        return Closed(code, sentence, one_line(frame.extra or ""))
     if frame.type is WSMsgType.ERROR and isinstance(frame.data, aiohttp.WebSocketError):
         sentence = f"The gateway broke RFC 6455; the client closed the connection. ({frame.data})"
-        return Closed(frame.data.code, "", sentence)
-    return Closed(WSCloseCode.ABNORMAL_CLOSURE, "", "The connection was lost.")
+        return Closed(frame.data.code, sentence)
+    return Closed(WSCloseCode.ABNORMAL_CLOSURE, "The connection was lost.")
 
 
 def closing_line(closed: Closed) -> str:

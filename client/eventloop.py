@@ -36,9 +36,8 @@ def run(main: Callable[[], Coroutine[Any, Any, _T]], stop: Callable[[], None]) -
             finally:
                 _end_tasks(loop)
     finally:
-        loop.set_exception_handler(
-            lambda *_: None
-        )  # the client has warned of tasks that do not end
+        # The client has warned of tasks that do not end.
+        loop.set_exception_handler(lambda *_: None)
         asyncio.set_event_loop(None)
         loop.close()
 
@@ -59,9 +58,5 @@ def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:
     for task in left:
         task.cancel()
     if left:
-        _complete(loop, loop.create_task(_ended(left)))
+        _complete(loop, loop.create_task(asyncio.wait(left, timeout=TASK_TIMEOUT)))
     _complete(loop, loop.create_task(loop.shutdown_asyncgens()))
-
-
-async def _ended(tasks: set[asyncio.Task[Any]]) -> None:
-    await asyncio.wait(tasks, timeout=TASK_TIMEOUT)

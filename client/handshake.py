@@ -6,6 +6,7 @@ A middleware of aiohttp adds the credentials and reads answers other than 101. S
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import email.utils
 import functools
 import ipaddress
@@ -113,23 +114,14 @@ def _is_loopback(host: str) -> bool:
 def tls(ca_file: Path | None) -> ssl.SSLContext:
     """Trust the system's certificates, and those in `ca_file` as well. Raises `BadCertificateFile`."""
     context = ssl.create_default_context()
-    if ca_file is not None:
-        _trust(ca_file, context)
-    return context
-
-
-def check_ca_file(ca_file: Path) -> None:
-    """Refuse a file that `tls` could not use. Raises `BadCertificateFile`."""
-    _trust(ca_file, ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
-
-
-def _trust(ca_file: Path, context: ssl.SSLContext) -> None:
     try:
-        context.load_verify_locations(cafile=ca_file)
+        if ca_file is not None:
+            context.load_verify_locations(cafile=ca_file)
     except ssl.SSLError:
         raise BadCertificateFile(f"{ca_file} holds no PEM certificate") from None
     except OSError as error:
         raise BadCertificateFile(f"{ca_file} cannot be read: {error.strerror}") from None
+    return context
 
 
 # --- refusals ----------------------------------------------------------------------------------
@@ -319,8 +311,6 @@ class Connector:
 
 async def hang_up(socket: WebSocket, code: int) -> None:
     """Send a close frame and wait briefly for the peer's; a peer that no longer reads cannot block it."""
-    try:
+    with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(2 * _CLOSE_TIMEOUT):
             await socket.close(code=code)
-    except TimeoutError:
-        return

@@ -94,9 +94,8 @@ def make_private_folder(folder: Path, *, ours: str) -> None:
     if folder.stat().st_mode & _OTHERS:
         names = [entry.name for entry in folder.iterdir()]
         if not names or ours in names:
-            with contextlib.suppress(
-                PermissionError
-            ):  # another user's folder: `exposure` reports it
+            # `exposure` reports another user's folder.
+            with contextlib.suppress(PermissionError):
                 folder.chmod(0o700)
 
 
@@ -284,10 +283,8 @@ if sys.platform == "win32":
     OWN_GROUP: Final[dict[str, Any]] = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
     """Arguments that start a process in its own group, for `end_group`."""
 
-    def _terminate_group(process: asyncio.subprocess.Process) -> None:
-        _kill_group(process)  # Windows has no request that every program heeds
-
-    def _kill_group(process: asyncio.subprocess.Process) -> None:
+    def _signal_group(process: asyncio.subprocess.Process, _name: str) -> None:
+        # Windows has no request that every program heeds, so each signal ends them.
         subprocess.run(  # noqa: S603 - a program of Windows, and a number
             ["taskkill", "/F", "/T", "/PID", str(process.pid)],  # noqa: S607 - in the path of every Windows
             capture_output=True,
@@ -298,15 +295,9 @@ else:
     OWN_GROUP: Final[dict[str, Any]] = {"start_new_session": True}
     """Arguments that start a process in its own group, for `end_group`."""
 
-    def _terminate_group(process: asyncio.subprocess.Process) -> None:
-        _signal_group(process, signal.SIGTERM)
-
-    def _kill_group(process: asyncio.subprocess.Process) -> None:
-        _signal_group(process, signal.SIGKILL)
-
-    def _signal_group(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    def _signal_group(process: asyncio.subprocess.Process, name: str) -> None:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
+            os.killpg(process.pid, signal.Signals[name])
 
 
 _TERMINATE_TIMEOUT: Final = 3.0
@@ -329,35 +320,27 @@ def end_processes_of(operations: Iterable[str]) -> None:
     """
     marks = {f"{_MARK}={_mark(operation)}".encode() for operation in operations}
     for _ in range(_ATTEMPTS if marks else 0):  # they may start more meanwhile
-        if not [pid for pid in _process_ids() if _kill_marked(pid, marks)]:
+        if not [folder for folder in Path("/proc").glob("[0-9]*") if _kill_marked(folder, marks)]:
             return
         time.sleep(_PAUSE)  # until they are gone
 
 
-def _process_ids() -> list[int]:
-    with contextlib.suppress(OSError):
-        return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
-    return []
-
-
-def _kill_marked(pid: int, marks: set[bytes]) -> bool:
+def _kill_marked(process: Path, marks: set[bytes]) -> bool:
     """Kill a process that has one of the marks, but not another one that meanwhile got its id."""
-    if sys.platform != "linux" or pid == os.getpid():
+    if sys.platform != "linux" or process.name == str(os.getpid()):
         return False
     with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
-        descriptor = os.pidfd_open(pid)
+        descriptor = os.pidfd_open(int(process.name))
         stack.callback(os.close, descriptor)
-        if not marks.isdisjoint(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")):
+        if not marks.isdisjoint((process / "environ").read_bytes().split(b"\0")):
             signal.pidfd_send_signal(descriptor, signal.SIGKILL)
             return True
     return False
 
 
-@contextlib.contextmanager
-def scratch_folder() -> Iterator[Path]:
+def scratch_folder() -> tempfile.TemporaryDirectory[str]:
     """A temporary folder that only this user can access. Raises OSError."""
-    with tempfile.TemporaryDirectory(prefix="ice-client-") as name:
-        yield Path(name)
+    return tempfile.TemporaryDirectory(prefix="ice-client-")
 
 
 async def exit_status(process: asyncio.subprocess.Process) -> int:
@@ -371,12 +354,12 @@ async def end_group(process: asyncio.subprocess.Process) -> None:
     """Terminate a process and its group; kill them after `_TERMINATE_TIMEOUT` seconds."""
     try:
         if process.returncode is None:
-            _terminate_group(process)
+            _signal_group(process, "SIGTERM")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_TERMINATE_TIMEOUT):
                     await exit_status(process)
     finally:
-        _kill_group(process)  # also if this task is cancelled meanwhile
+        _signal_group(process, "SIGKILL")  # also if this task is cancelled meanwhile
     await exit_status(process)
 
 

@@ -30,8 +30,7 @@ from client.handlers import BadHandlers, Settings
 from client.operations import Operation, OperationFailed, Report
 
 KINDS: Final = ("execute", "remote-execute", "schedule")
-_RAN: Final = (0, 1)  # pytest's exit codes: all passed, some failed
-_NONE_FOUND: Final = 5
+_RAN: Final = (0, 1, 5)  # pytest's exit codes: all passed, some failed, no tests found
 _PROGRESS: Final = re.compile(
     r"^(?P<test>\S.*) (?:PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS).*\[ *(?P<percent>\d+)%\]$"
 )
@@ -86,7 +85,7 @@ def _folder_of(params: object, suites: Mapping[str, Path]) -> Path:
 
 async def _run(operation: str, folder: Path, report: Report) -> dict[str, Any]:
     with platform.scratch_folder() as scratch:
-        junit = scratch / "junit.xml"
+        junit = Path(scratch, "junit.xml")
         output: deque[str] = deque(maxlen=_LAST_LINES)
         try:
             process = await asyncio.create_subprocess_exec(
@@ -142,7 +141,7 @@ async def _line(stream: asyncio.StreamReader) -> bytes:
 
 
 def _result(status: int, report: Path, output: deque[str]) -> dict[str, Any]:
-    if status not in (*_RAN, _NONE_FOUND) or not report.exists():
+    if status not in _RAN or not report.exists():
         raise OperationFailed("not-run", "\n".join([f"pytest ended with {status}:", *output]))
     junit = report.read_text(encoding="utf-8", errors="replace")
     [suite] = ET.fromstring(junit).iter("testsuite")  # noqa: S314 - pytest wrote it

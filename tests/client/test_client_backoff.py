@@ -338,7 +338,7 @@ async def test_an_ice_that_is_dropped_at_once_backs_off(run, time):
 
 def test_a_session_that_has_lasted_resets_the_backoff():
     rules = backoff.Backoff(uniform=lambda low, high: high, monotonic=lambda: 0.0)
-    closed = backoff.Closed(4201, "disconnected", "")
+    closed = backoff.Closed(4201, "", "disconnected")
     waits = [rules.closed(closed, lasted=lasted) for lasted in (0, 0, 59.9, 60.0, 0)]
 
     assert waits == [1.0, 2.0, 4.0, 1.0, 2.0]

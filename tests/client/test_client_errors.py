@@ -89,10 +89,10 @@ def test_a_strangers_words_are_one_line():
 @pytest.mark.parametrize(
     ("closed", "line"),
     [
-        (Closed(1012, '{"retry_after": 2.5}', "It restarts."), "closed 1012 restart: It restarts."),
-        (Closed(4201, "disconnected", "By an admin."), "closed 4201 disconnected: By an admin."),
-        (Closed(4999, "why not", "So."), "closed 4999 why not: So."),
-        (Closed(1006, "", "It was lost."), "closed 1006: It was lost."),
+        (Closed(1012, "It restarts.", '{"retry_after": 2.5}'), "closed 1012 restart: It restarts."),
+        (Closed(4201, "By an admin.", "disconnected"), "closed 4201 disconnected: By an admin."),
+        (Closed(4999, "So.", "why not"), "closed 4999 why not: So."),
+        (Closed(1006, "It was lost."), "closed 1006: It was lost."),
     ],
 )
 def test_the_line_of_a_sessions_end(closed, line):
@@ -102,4 +102,4 @@ def test_the_line_of_a_sessions_end(closed, line):
 def test_a_close_frame_without_a_code():
     frame = aiohttp.WSMessage(aiohttp.WSMsgType.CLOSE, 0, "")
 
-    assert ending(frame) == Closed(1005, "", "The gateway closed the connection.")
+    assert ending(frame) == Closed(1005, "The gateway closed the connection.")
