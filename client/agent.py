@@ -41,7 +41,6 @@ from client.text import encodable
 
 logger = logging.getLogger(__name__)
 
-_JOURNAL: Final = "operations.db"
 # These mean that the token is no longer valid for this ICE; with others the fault may lie elsewhere.
 _UNREGISTERED: Final[frozenset[str | int]] = frozenset(
     {
@@ -134,7 +133,7 @@ class IceClient:
         gateway = self._endpoint.url.removesuffix(protocol.PATH)
         self._identity = Identity(self._folder, self._given_token, gateway)
         try:
-            self._operations.open(Journal(self._folder / _JOURNAL, self._environment.now))
+            self._operations.open(Journal(self._folder / "operations.db", self._environment.now))
         except IdentityProblem:
             self._identity.close()
             raise

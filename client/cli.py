@@ -90,8 +90,11 @@ def run(
     folder = StateFolder(state_dir or _default_folder())
     try:
         token = None if token_file is None else _given_token(token_file, folder)
+        gateway = gateway or folder.state().gateway
+        if gateway is None:
+            raise click.UsageError("Missing option '--gateway': this ICE has not been run before.")
         client = IceClient(
-            gateway or _last_gateway(folder),
+            gateway,
             state_dir=folder.path,
             token=token,
             ca_file=ca_file,
@@ -135,13 +138,6 @@ def _options(
     }
     given = [word for name, value in named.items() if value for word in (name, value)]
     return [*given, *(["--insecure"] if insecure else [])]
-
-
-def _last_gateway(folder: StateFolder) -> str:
-    gateway = folder.state().gateway
-    if gateway is None:
-        raise click.UsageError("Missing option '--gateway': this ICE has not been run before.")
-    return gateway
 
 
 def _given_token(name: str, folder: StateFolder) -> Token | None:
@@ -193,7 +189,17 @@ def show_status(state_dir: Path | None, as_json: bool) -> None:  # noqa: FBT001 
     Exit status: 0 connected, 1 not connected, 3 a person must act first.
     """
     try:
-        found = _look(StateFolder(state_dir or _default_folder()), named=state_dir is not None)
+        folder = StateFolder(state_dir or _default_folder())
+        found = status.Found(
+            folder=str(folder.path.absolute()),
+            named=state_dir is not None,
+            exists=folder.exists(),
+            has_key=folder.key() is not None,
+            token=folder.token(),
+            # Read before the state: a client that ends in between has then written its state.
+            running=folder.in_use(),
+            state=folder.state(),
+        )
     except FolderUnusable as problem:
         _fail(_REFUSED, problem)
     except IdentityProblem as problem:
@@ -207,20 +213,6 @@ def show_status(state_dir: Path | None, as_json: bool) -> None:  # noqa: FBT001 
         click.echo("\n".join(status.lines(found, report, now)))
     if not report.connected:
         sys.exit(_MUST_ACT if report.must_act else _REFUSED)
-
-
-def _look(folder: StateFolder, *, named: bool) -> status.Found:
-    """Raises `IdentityProblem`."""
-    return status.Found(
-        folder=str(folder.path.absolute()),
-        named=named,
-        exists=folder.exists(),
-        has_key=folder.key() is not None,
-        token=folder.token(),
-        # Read before the state: a client that ends in between has then written its state.
-        running=folder.in_use(),
-        state=folder.state(),
-    )
 
 
 # --- both --------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import hmac
 import math
 import re
 import secrets
@@ -84,12 +83,8 @@ class Token:
     def __repr__(self) -> str:
         return "Token(***)"
 
-    __str__ = __repr__
-
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Token):
-            return NotImplemented
-        return hmac.compare_digest(self._text.encode(), other._text.encode())
+        return isinstance(other, Token) and self._text == other._text
 
     def __hash__(self) -> int:
         return hash(self._text)
@@ -125,11 +120,10 @@ class Key:
             private = serialization.load_pem_private_key(pem, password=None)
         except TypeError as error:  # the key has a password
             raise ValueError(str(error)) from None
-        if not isinstance(private, ec.EllipticCurvePrivateKey):
-            raise ValueError("not an EC key")  # noqa: TRY004 - one error for every invalid key
-        if not isinstance(private.curve, ec.SECP256R1):
-            raise ValueError("not on P-256")  # noqa: TRY004 - likewise
-        return cls(private)
+        match private:
+            case ec.EllipticCurvePrivateKey(curve=ec.SECP256R1()):
+                return cls(private)
+        raise ValueError("not a P-256 key")
 
     def to_pem(self) -> bytes:
         """PKCS #8, for the key file."""

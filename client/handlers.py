@@ -14,19 +14,16 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
+from client.agent import IceClient
 from client.errors import described, one_line
 from client.text import decoded
 
-if TYPE_CHECKING:
-    from client.agent import IceClient
-
 Settings = Mapping[str, Any]
-Register = Callable[["IceClient", Settings], None]
 
 
 class BadHandlers(Exception):
@@ -47,8 +44,11 @@ def settings_of(file: Path | None) -> Settings:
         raise BadHandlers(f"{file} is not TOML: {error}") from None
 
 
-def load(name: str) -> Register:
-    """The `register` of a module: an importable name, or a path that ends in .py. Raises `BadHandlers`."""
+def register(name: str, ice: IceClient, settings: Settings) -> None:
+    """Give `ice` the handlers of a module: an importable name, or a path that ends in .py.
+
+    Raises `BadHandlers`.
+    """
     try:
         module = _from_file(Path(name)) if name.endswith(".py") else importlib.import_module(name)
     except KeyboardInterrupt:  # Ctrl-C during the import
@@ -56,17 +56,10 @@ def load(name: str) -> Register:
     except BaseException as error:
         reason = one_line(described(error))
         raise BadHandlers(f"the handlers {name} cannot be imported: {reason}") from error
-    register = getattr(module, "register", None)
-    if not callable(register):
+    if not callable(getattr(module, "register", None)):
         raise BadHandlers(f"the handlers {name} have no function register(ice, settings)")
-    return cast("Register", register)
-
-
-def register(name: str, ice: IceClient, settings: Settings) -> None:
-    """Give `ice` the handlers of a module. Raises `BadHandlers`."""
-    registering = load(name)
     try:
-        registering(ice, settings)
+        module.register(ice, settings)
     except KeyboardInterrupt:
         raise
     except BaseException as error:

@@ -251,8 +251,7 @@ class Connector:
         except BadProxy as problem:
             return Refused("proxy-unusable", str(problem), answered=False)
         through = proxy.url if proxy else None
-        authorization = proxy.authorization if proxy else None
-        proxy_headers = {hdrs.PROXY_AUTHORIZATION: authorization} if authorization else None
+        authorization = proxy and proxy.authorization
         try:
             async with asyncio.timeout(TIMEOUT):
                 # In a thread, because reading the system's certificates takes 50 ms.
@@ -264,7 +263,9 @@ class Connector:
                     self._endpoint.url,
                     ssl=context,
                     proxy=through,
-                    proxy_headers=proxy_headers,
+                    proxy_headers={hdrs.PROXY_AUTHORIZATION: authorization}
+                    if authorization
+                    else None,
                     protocols=(protocol.SUBPROTOCOL,),
                     compress=0,
                     # aiohttp refuses a message of exactly the limit.

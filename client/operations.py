@@ -11,7 +11,6 @@ import json
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -30,14 +29,8 @@ _CODE_LIMIT: Final = 100
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """One operation for a handler; `deadline` is RFC 3339."""
-
-    id: str
-    kind: str
-    params: Any
-    deadline: str | None
+Operation = protocol.Run
+"""One operation for a handler, as the gateway sent it."""
 
 
 class OperationFailed(Exception):
@@ -107,19 +100,19 @@ class OperationRunner:
         if self._stopping:
             return  # without an answer the gateway sends it again to the next client process
         try:
-            run = protocol.params_of(message, protocol.Run)
+            operation = protocol.params_of(message, Operation)
         except msgspec.ValidationError as error:
             await self._send(protocol.error(request, protocol.INVALID_PARAMS, str(error)))
             return
-        handler = self._handlers.get(run.kind)
+        handler = self._handlers.get(operation.kind)
         if handler is None:
-            text = f"this ICE has no handler for {one_line(run.kind)}"
+            text = f"this ICE has no handler for {one_line(operation.kind)}"
             await self._send(protocol.error(request, protocol.METHOD_NOT_FOUND, text))
             return
         try:
-            known = self._journal.knows(run.id)
+            known = self._journal.knows(operation.id)
             if not known:
-                self._journal.accept(run.id)
+                self._journal.accept(operation.id)
         except JournalUnusable as problem:
             # Without a record the operation could run twice.
             self._warn(str(problem))
@@ -127,10 +120,10 @@ class OperationRunner:
             return
         if not known:
             # Before the answer, because sending may wait and the operation counts as running from now on.
-            self._start(Operation(run.id, run.kind, run.params, run.deadline), handler)
+            self._start(operation, handler)
         await self._send(protocol.result(request, {"accepted": True}))
         if known:
-            await self._send_finish(run.id)
+            await self._send_finish(operation.id)
 
     def cancel(self, operation: str, reason: str | None = None) -> None:
         """Cancel a running operation; ignore others.
@@ -206,8 +199,9 @@ class OperationRunner:
             task.cancel(sentence)
         if tasks:
             await asyncio.wait(tasks.values(), timeout=GRACE)
-        for name in (name for name, task in tasks.items() if not task.done()):
-            self._warn_of_unended(name)
+        for name, task in tasks.items():
+            if not task.done():
+                self._warn_of_unended(name)
 
     async def report_interrupted(self) -> None:
         """Report interrupted operations and wait up to `ANSWER_TIMEOUT` for the gateway's answers."""

@@ -246,7 +246,7 @@ class Hello(msgspec.Struct, kw_only=True, omit_defaults=True):
     running: list[str] = []
 
 
-class Run(msgspec.Struct, kw_only=True):
+class Run(msgspec.Struct, frozen=True, kw_only=True):
     """`operation.run`, a request from the gateway; `deadline` is RFC 3339."""
 
     id: str

@@ -15,7 +15,6 @@ from urllib.parse import unquote, urlsplit
 
 from aiohttp import encode_basic_auth
 
-_ENVIRONMENT: Final = {"https": "HTTPS_PROXY", "http": "HTTP_PROXY"}
 _PORTS: Final = {"https": 443, "http": 80}
 
 
@@ -66,7 +65,7 @@ def proxy_for(url: str) -> Proxy | None:
     else:
         # macOS and Windows have proxy settings of their own.
         bypassed = bool(urllib.request.proxy_bypass(parts.netloc))
-    return None if bypassed else Proxy.of(text, _ENVIRONMENT[parts.scheme])
+    return None if bypassed else Proxy.of(text, f"{parts.scheme.upper()}_PROXY")
 
 
 def matches_no_proxy(no_proxy: str, host: str, port: int) -> bool:

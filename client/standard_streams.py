@@ -35,6 +35,8 @@ class DecoupledStream(io.TextIOBase):
     After the next successful write, a line says how many lines were lost.
     """
 
+    errors = "backslashreplace"  # for characters outside the encoding
+
     def __init__(self, stream: TextIO, raw: io.RawIOBase) -> None:
         super().__init__()
         self._stream = stream
@@ -50,11 +52,6 @@ class DecoupledStream(io.TextIOBase):
     def encoding(self) -> str:  # type: ignore[override] # typeshed has it as an attribute
         """The stream's encoding, which click needs."""
         return self._stream.encoding
-
-    @property
-    def errors(self) -> str:  # type: ignore[override] # likewise
-        """Characters outside the encoding are written as escapes."""
-        return "backslashreplace"
 
     def fileno(self) -> int:
         """The stream's descriptor."""

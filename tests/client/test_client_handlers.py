@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from client.cli import main
 from client.examples import pytest_suites
-from client.handlers import BadHandlers, load, register, settings_of
+from client.handlers import BadHandlers, register, settings_of
 from client.operations import Operation, OperationFailed
 from tests.client.scripted_gateway import admit
 from tests.support.ice import until
@@ -85,7 +85,7 @@ def execute(suite, monkeypatch):
         reports.append((fraction, message))
 
     async def execute(params, kind="execute"):
-        return await ice.handlers[kind](Operation("op-1", kind, params, None), report)
+        return await ice.handlers[kind](Operation(id="op-1", kind=kind, params=params), report)
 
     execute.kinds = set(ice.handlers)
     execute.reports = reports
@@ -113,7 +113,9 @@ def test_a_module_is_named_by_its_path_or_its_name(tmp_path):
     register(str(path), ice, {"x": 7})
     assert ice.handlers == {"debug": 7}
     for name in ("client.examples.pytest_suites", "client.pytest_suites"):
-        assert load(name) is pytest_suites.register
+        ice = Registry()
+        register(name, ice, {"suites": {"mine": str(tmp_path)}})
+        assert set(ice.handlers) == set(pytest_suites.KINDS)
 
 
 @pytest.mark.parametrize(
