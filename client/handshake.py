@@ -92,11 +92,6 @@ class Endpoint:
         return endpoint
 
     @property
-    def where(self) -> str:
-        """The gateway's `host[:port]`, for a sentence."""
-        return urlsplit(self.url).netloc
-
-    @property
     def exposed(self) -> bool:
         """Whether the token would leave this machine unencrypted."""
         return self.plain and not self.loopback
@@ -280,8 +275,8 @@ class Connector:
         except BadCertificateFile as problem:
             return Refused("ca-file-unusable", one_line(str(problem)), answered=False)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            where, plain = self._endpoint.where, self._endpoint.plain
-            return unreachable(error, where, plain=plain, proxy=through)
+            where = urlsplit(self._endpoint.url).netloc
+            return unreachable(error, where, plain=self._endpoint.plain, proxy=through)
         if socket.protocol != protocol.SUBPROTOCOL:
             await hang_up(socket, aiohttp.WSCloseCode.PROTOCOL_ERROR)
             return Refused(

@@ -262,17 +262,11 @@ class FileLock:
 
 def is_locked(path: Path) -> bool:
     """Whether a process holds the lock. Raises OSError."""
-    try:
-        descriptor = os.open(path, os.O_RDWR)
-    except FileNotFoundError:
-        return False
-    try:
-        if not _try_lock(descriptor):
+    with contextlib.suppress(FileNotFoundError), path.open("r+b") as file:
+        if not _try_lock(file.fileno()):
             return True
-        _unlock(descriptor)
-        return False
-    finally:
-        os.close(descriptor)
+        _unlock(file.fileno())
+    return False
 
 
 # --- child processes ---------------------------------------------------------------------------

@@ -425,13 +425,12 @@ def result(request_id: RequestId, value: Any) -> bytes:
     return _encoder.encode({"jsonrpc": "2.0", "result": value, "id": request_id})
 
 
-def error(request_id: RequestId, code: int, message: str, data: Any = None) -> bytes:
+def error(request_id: RequestId, code: int, message: str, **more: Any) -> bytes:
     """Encode the error response to a request."""
-    more = msgspec.UNSET if data is None else msgspec.Raw(_encoder.encode(data))
-    failure = RpcError(code, message, more)
+    failure = {"code": code, "message": message, **more}
     return _encoder.encode({"jsonrpc": "2.0", "error": failure, "id": request_id})
 
 
 def refuse(request_id: RequestId, code: RpcRefusal, detail: str | None = None) -> bytes:
     """Encode a refusal; `detail` replaces its message."""
-    return error(request_id, code.number, detail or code.message, {"code": code})
+    return error(request_id, code.number, detail or code.message, data={"code": code})
