@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 _MOUNTS: Final = Path("/proc/self/mountinfo")
+"""What is mounted where; see proc_pid_mountinfo(5)."""
 _REMOTE: Final = frozenset(
     {"afs", "ceph", "cifs", "lustre", "ncpfs", "nfs", "nfs4", "smb3", "smbfs"}
     | {"fuse.ceph", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs"}
@@ -33,13 +34,13 @@ def copy_owner(new: Path, replaced: Path) -> None:
         os.chown(new, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
-def network_file_system(path: Path) -> str | None:
+def network_file_system(path: Path, mounts: Path = _MOUNTS) -> str | None:
     """The type of network file system that holds `path`; None if it is local or unknown.
 
-    Source: proc_pid_mountinfo(5); the last of several mounts on one point counts.
+    The last of several mounts on one point counts.
     """
     try:
-        lines = _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        lines = mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:  # not Linux
         return None
     resolved, kind, deepest = path.resolve(), "", -1

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import functools
 
+import aiosqlite
 import pytest
 
 from gateway.store.postgres.engine import open_postgres
@@ -25,6 +26,20 @@ def open_store(request, tmp_path):
         return open_postgres(url, node=node, tell=lambda _: None, **options)
 
     yield opening
+
+
+@pytest.fixture
+def connections(monkeypatch):
+    """The connections of SQLite as they are made; of an engine's the first one writes."""
+    made = []
+    connect = aiosqlite.connect
+
+    def recorded(*args, **options):
+        made.append(connect(*args, **options))
+        return made[-1]
+
+    monkeypatch.setattr(aiosqlite, "connect", recorded)
+    return made
 
 
 @pytest.fixture

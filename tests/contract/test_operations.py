@@ -10,8 +10,8 @@ from client.protocol import OperationKind
 from gateway.core.operation import Move, Operation, reason
 from gateway.store import operations
 from gateway.store.engine import Transaction
-from gateway.store.sqlite import migrate
 from gateway.store.sqlite.engine import open_sqlite
+from gateway.store.sqlite.migrate import released
 from tests.contract.domain import NOW, add_registered
 
 PARAMS = '"né"'.encode()
@@ -80,11 +80,9 @@ async def test_progress_counts_where_all_are_cancelled(engine, ice):
     assert await kept(engine) == {"sent": len(PARAMS) + len(PROGRESS) + len(ERROR)}
 
 
-async def test_what_was_there_before_is_counted_by_the_migration(tmp_path, monkeypatch):
+async def test_what_was_there_before_is_counted_by_the_migration(tmp_path):
     path = tmp_path / "ice.db"
-    steps = migrate.released()
-    monkeypatch.setattr(migrate, "released", lambda: steps[:8])
-    async with open_sqlite(path):
+    async with open_sqlite(path, steps=released()[:8]):
         pass
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA foreign_keys=OFF")
@@ -98,7 +96,7 @@ async def test_what_was_there_before_is_counted_by_the_migration(tmp_path, monke
             ],
         )
     connection.close()
-    monkeypatch.setattr(migrate, "released", lambda: steps)
+
     async with open_sqlite(path, tell=lambda _: None) as engine:
         assert await kept(engine) == {
             "runs": len(PARAMS),

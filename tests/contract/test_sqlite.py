@@ -10,6 +10,7 @@ import os
 import sqlite3
 import stat
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -20,9 +21,7 @@ from gateway.store.engine import StoreRefused, StoreUnavailable
 from gateway.store.events import Events
 from gateway.store.ices import Ices
 from gateway.store.restore_mark import find_mark
-from gateway.store.sqlite import engine as sqlite
-from gateway.store.sqlite import migrate, snapshot
-from gateway.store.sqlite.engine import open_sqlite
+from gateway.store.sqlite.engine import READS, open_sqlite
 from gateway.store.sqlite.migrate import is_served, released
 from gateway.store.sqlite.snapshot import APPLICATION_ID, into_one_file, open_read_only
 from tests.contract.domain import (
@@ -44,11 +43,16 @@ def path(tmp_path):
 
 
 @pytest.fixture
-async def engine(path, monkeypatch):
-    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 0.05)
-    async with open_sqlite(path, serving=True) as opened:
+async def engine(path, connections):
+    async with open_sqlite(path, serving=True, busy_timeout=0.05) as opened:
         await add_user(opened, "alice")
         yield opened
+
+
+@pytest.fixture
+def writer(engine, connections):
+    """The connection on which the engine writes."""
+    return connections[0]
 
 
 @contextlib.contextmanager
@@ -86,11 +90,10 @@ async def assert_reads_go_on(engine):
 
 
 @pytest.mark.parametrize("serving", [True, False])
-async def test_every_connection_is_durable(path, serving):
-    async with open_sqlite(path, serving=serving) as engine:
-        names = ["_writer", "_reader", "_lookups", "_watcher"][: 4 if serving else 2]
-        for name in names:
-            connection = getattr(engine, name)
+async def test_every_connection_is_durable(path, serving, connections):
+    async with open_sqlite(path, serving=serving):
+        assert len(connections) == (5 if serving else 2)
+        for number, connection in enumerate(connections):
             for pragma, expected in (
                 ("journal_mode", "wal"),
                 ("synchronous", 2),  # FULL
@@ -98,15 +101,15 @@ async def test_every_connection_is_durable(path, serving):
                 ("busy_timeout", 2000 if serving else 10_000),
             ):
                 [(value,)] = await connection.execute_fetchall(f"PRAGMA {pragma}")
-                assert value == expected, f"{pragma} of {name} was expected to be {expected}"
+                assert value == expected, f"{pragma} of {number} was expected to be {expected}"
 
 
-async def test_who_lost_a_race_leaves_the_group_it_was_in_alone(engine):
+async def test_who_lost_a_race_leaves_the_group_it_was_in_alone(engine, writer):
     """A stale swap is a value: nothing has to be undone, and nobody runs again for it."""
     ice = await add_registered(engine)
     stale = dataclasses.replace(ice, generation=9)
     statements: list[str] = []
-    await engine._writer.set_trace_callback(statements.append)
+    await writer.set_trace_callback(statements.append)
     event = an_event("change", ice)
     done = await asyncio.gather(
         *(append(engine, an_event()) for _ in range(10)),
@@ -118,9 +121,9 @@ async def test_who_lost_a_race_leaves_the_group_it_was_in_alone(engine):
     assert ends == ["BEGIN IMMEDIATE", "COMMIT"], "one transaction was expected for all"
 
 
-async def test_a_storm_shares_its_commits(engine):
+async def test_a_storm_shares_its_commits(engine, writer):
     statements: list[str] = []
-    await engine._writer.set_trace_callback(statements.append)
+    await writer.set_trace_callback(statements.append)
     await asyncio.gather(*(append(engine, an_event()) for _ in range(200)))
     ends = [text for text in statements if text.startswith(("BEGIN", "COMMIT", "ROLLBACK"))]
     assert ends == ["BEGIN IMMEDIATE", "COMMIT"], "one transaction was expected for all"
@@ -265,11 +268,11 @@ async def test_a_file_that_is_no_database_is_refused(path, content):
     await assert_refused(path, "is not an SQLite database")
 
 
-async def assert_refused(path, sentence):
+async def assert_refused(path, sentence, **options):
     before = path.read_bytes()
     for serving in (False, True):
         with refusing(StoreRefused, f"opening it, serving={serving},") as why:
-            async with open_sqlite(path, serving=serving):
+            async with open_sqlite(path, serving=serving, **options):
                 pass
         assert str(path) in why.text
         assert sentence in why.text
@@ -322,14 +325,14 @@ async def test_a_write_waits_for_another_process_to_finish(path):
             assert await soon(writing, "the write once the lock was gone")
 
 
-async def test_a_file_that_cannot_be_written_is_still_read(engine, path):
-    await engine._writer.execute("PRAGMA query_only=ON")
+async def test_a_file_that_cannot_be_written_is_still_read(engine, path, writer):
+    await writer.execute("PRAGMA query_only=ON")
     writes = (add_user(engine, "bob"), append(engine, an_event()))
     ends = await asyncio.gather(*writes, return_exceptions=True)
     assert [type(end) for end in ends] == [StoreUnavailable] * 2
     assert str(path) in str(ends[0])
     await assert_reads_go_on(engine)
-    await engine._writer.execute("PRAGMA query_only=OFF")
+    await writer.execute("PRAGMA query_only=OFF")
     assert await add_user(engine, "bob"), "writes were expected to go on"
 
 
@@ -367,52 +370,42 @@ SECOND = (
 )
 
 
-def release(monkeypatch, *steps):
-    monkeypatch.setattr(migrate, "released", lambda: list(steps))
-
-
 def test_migrations_are_numbered_without_gaps():
     numbers = [number for number, _ in released()]
     assert numbers == list(range(1, len(numbers) + 1))
 
 
-async def test_a_migration_goes_forward_once(path, monkeypatch):
-    release(monkeypatch, FIRST)
-    async with open_sqlite(path) as engine:
+async def test_a_migration_goes_forward_once(path):
+    async with open_sqlite(path, steps=[FIRST]) as engine:
         await add_user(engine, "alice")
-    release(monkeypatch, FIRST, SECOND)
     for _ in range(2):
-        async with open_sqlite(path) as engine:
+        async with open_sqlite(path, steps=[FIRST, SECOND]) as engine:
             assert [user.name for user in await Accounts(engine).users()] == ["alice"]
             assert await engine.fetch("SELECT a FROM more") == [("once",)]
     migrated = shape(path)
     assert migrated[0] == 2
     path.rename(path.with_name("migrated.db"))
-    async with open_sqlite(path):
+    async with open_sqlite(path, steps=[FIRST, SECOND]):
         pass
     assert shape(path) == migrated, "a new file was expected to be as a migrated one"
-    release(monkeypatch, FIRST)
-    await assert_refused(path, "upgrade the gateway")
+    await assert_refused(path, "upgrade the gateway", steps=[FIRST])
 
 
 @pytest.mark.parametrize("known", [(), (FIRST,)], ids=["new file", "older file"])
 @pytest.mark.parametrize(
     "fault", ["CREATE TABL oops (a);", "INSERT INTO nothing VALUES (1);", "CREATE TABLE oops ("]
 )
-async def test_a_migration_that_fails_leaves_the_file_as_it_was(path, monkeypatch, known, fault):
+async def test_a_migration_that_fails_leaves_the_file_as_it_was(path, known, fault):
     if known:
-        release(monkeypatch, *known)
-        async with open_sqlite(path) as engine:
+        async with open_sqlite(path, steps=known) as engine:
             await add_user(engine, "alice")
     before = shape(path)
-    release(monkeypatch, FIRST, (2, f"{SECOND[1]}\n;{fault}"))
     with refusing(StoreUnavailable, "a migration with a fault") as why:
-        async with open_sqlite(path):
+        async with open_sqlite(path, steps=[FIRST, (2, f"{SECOND[1]}\n;{fault}")]):
             pass
     assert f"the database {path} cannot be opened" in why.text
     assert shape(path) == before, "nothing of the migration was expected to be done"
-    release(monkeypatch, FIRST, SECOND)
-    async with open_sqlite(path) as engine:
+    async with open_sqlite(path, steps=[FIRST, SECOND]) as engine:
         assert await engine.fetch("SELECT a FROM more") == [("once",)]
         assert len(await Accounts(engine).users()) == len(known)
 
@@ -466,15 +459,14 @@ async def test_an_upgrade_keeps_the_database_as_it_was(path):
     assert names == {"ice.db.setup.lock"}, "nothing else was expected to be left"
 
 
-async def test_a_copy_that_an_upgrade_keeps_says_that_it_is_one(path, monkeypatch):
+async def test_a_copy_that_an_upgrade_keeps_says_that_it_is_one(path):
     """Put back by hand it admits nobody, like a backup."""
     async with open_sqlite(path) as engine:
         await append(engine, an_event())
-    steps = released()
-    release(monkeypatch, *steps, (steps[-1][0] + 1, "CREATE TABLE more (a TEXT);"))
-    async with open_sqlite(path) as engine:
+    next_step = (released()[-1][0] + 1, "CREATE TABLE more (a TEXT);")
+    async with open_sqlite(path, steps=[*released(), next_step]) as engine:
         assert await find_mark(engine.fetch) is None
-    kept = path.with_name(f"ice.db.before-schema-{steps[-1][0] + 1}")
+    kept = path.with_name(f"ice.db.before-schema-{next_step[0]}")
     with open_read_only(kept) as found:
         assert (await find_mark(found.fetch)).seq == 1
 
@@ -492,7 +484,7 @@ async def test_without_a_copy_nothing_is_migrated(path, monkeypatch):
     def full(_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(snapshot, "sync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with refusing(StoreUnavailable, "a migration without a copy") as why:
         async with open_sqlite(path):
             pass
@@ -505,11 +497,9 @@ async def test_without_a_copy_nothing_is_migrated(path, monkeypatch):
         assert [user.name for user in await Accounts(engine).users()] == ["alice"]
 
 
-async def test_no_command_migrates_beneath_a_gateway_of_an_older_version(path, monkeypatch):
+async def test_no_command_migrates_beneath_a_gateway_of_an_older_version(path):
     old = database_of_the_first_release(path)
-    release(monkeypatch, *RELEASED_FIRST)
-    async with open_sqlite(path, serving=True) as older:
-        monkeypatch.undo()
+    async with open_sqlite(path, serving=True, steps=RELEASED_FIRST) as older:
         with refusing(StoreRefused, "a newer command beside an older gateway") as why:
             async with open_sqlite(path):
                 pass
@@ -530,35 +520,49 @@ async def test_a_copy_put_back_by_hand_gets_its_log_again(path):
         assert await engine.fetch("PRAGMA journal_mode") == [("wal",)]
 
 
-async def test_reads_come_back_a_few_at_a_time(engine, monkeypatch):
+async def test_reads_come_back_a_few_at_a_time(engine, connections, monkeypatch):
     """Each gives the loop something to do: all at once, they would hold up who is admitted."""
     under_way, most = 0, 0
-    fetch = engine._fetch
 
-    async def counting(*args):
-        nonlocal under_way, most
-        under_way += 1
-        most = max(most, under_way)
-        try:
-            return await fetch(*args)
-        finally:
-            under_way -= 1
+    def counted(fetch):
+        async def counting(*args):
+            nonlocal under_way, most
+            under_way += 1
+            most = max(most, under_way)
+            try:
+                return await fetch(*args)
+            finally:
+                under_way -= 1
 
-    monkeypatch.setattr(engine, "_fetch", counting)
+        return counting
+
+    for connection in connections:
+        counting = counted(connection.execute_fetchall)
+        monkeypatch.setattr(connection, "execute_fetchall", counting)
     rows = await asyncio.gather(*(engine.fetch("SELECT $1", number) for number in range(50)))
     assert rows == [[(number,)] for number in range(50)]
-    assert most == sqlite.READS
+    assert most == READS
     # Admissions and the log's follower do not wait for them.
     most = 0
     await asyncio.gather(*(engine.look_up("SELECT 1") for _ in range(50)))
     assert most == 50
 
 
-async def test_the_log_goes_into_the_file_beside_the_writer(path, monkeypatch):
-    monkeypatch.setattr("gateway.store.sqlite.engine._SWEEP_AFTER", 0.0)
+async def test_the_log_goes_into_the_file_beside_the_writer(path, connections, monkeypatch):
     async with open_sqlite(path, serving=True) as engine:
+        swept = asyncio.Event()
+        sweeper = connections[-1]
+        fetch = sweeper.execute_fetchall
+
+        async def sweep(sql, *params):
+            rows = await fetch(sql, *params)
+            if "wal_checkpoint" in sql:
+                swept.set()
+            return rows
+
+        monkeypatch.setattr(sweeper, "execute_fetchall", sweep)
         await add_user(engine, "bob")
-        await soon(asyncio.wait([engine._sweeping]), "a checkpoint")
+        await soon(swept.wait(), "a checkpoint")
         alone = path.with_name("alone.db")
         alone.write_bytes(path.read_bytes())  # without the log beside it
     with contextlib.closing(sqlite3.connect(alone)) as connection:
@@ -566,7 +570,14 @@ async def test_the_log_goes_into_the_file_beside_the_writer(path, monkeypatch):
 
 
 async def test_a_network_file_system_is_refused(path, monkeypatch):
-    monkeypatch.setattr("gateway.store.sqlite.migrate.network_file_system", lambda _: "nfs4")
+    read = Path.read_text
+
+    def read_text(file, *args, **options):
+        if file == Path("/proc/self/mountinfo"):
+            return "1 0 0:1 / / rw - nfs4 server:/ rw\n"
+        return read(file, *args, **options)
+
+    monkeypatch.setattr(Path, "read_text", read_text)
     with refusing(StoreRefused, "a file on NFS") as caught:
         async with open_sqlite(path, serving=True):
             pass

@@ -12,11 +12,19 @@ from gateway.store.accounts import Accounts
 from gateway.store.engine import OutcomeUnknown, StoreUnavailable
 from gateway.store.entry_loader import EntryLoader
 from gateway.store.events import Events
-from gateway.store.sqlite import engine as sqlite
-from gateway.store.sqlite.engine import open_sqlite
+from gateway.store.sqlite.engine import longer_pause, open_sqlite
 from gateway.store.sqlite.guard import may_be_done
 from gateway.store.sqlite.migrate import released
-from tests.contract.domain import add, add_registered, add_user, an_event, an_ice, append, refusing
+from tests.contract.domain import (
+    add,
+    add_registered,
+    add_user,
+    an_event,
+    an_ice,
+    append,
+    refusing,
+    soon,
+)
 
 LOTS = "x" * 200_000
 """More than fits into the free space of a page that is there already."""
@@ -28,11 +36,16 @@ def path(tmp_path):
 
 
 @pytest.fixture
-async def engine(path, monkeypatch):
-    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 0.05)
-    async with open_sqlite(path, serving=True) as opened:
+async def engine(path, connections):
+    async with open_sqlite(path, serving=True, busy_timeout=0.05) as opened:
         await add_user(opened, "alice")
         yield opened
+
+
+@pytest.fixture
+def writer(engine, connections):
+    """The connection on which the engine writes."""
+    return connections[0]
 
 
 def raw(path):
@@ -51,25 +64,23 @@ async def users(engine):
     return [user.name for user in await Accounts(engine).users()]
 
 
-class Failing:
-    """Stands in for the writer's connection: its next COMMITs end in these errors, and are undone."""
+@pytest.fixture
+def fail_commits(writer, monkeypatch):
+    """Has the next COMMITs end in errors of these names, and undoes them."""
 
-    def __init__(self, connection, *errors):
-        self._connection = connection
-        self._errors = list(errors)
+    def fail(*names):
+        errors = list(map(failure, names))
+        really_execute = writer.execute
 
-    def __getattr__(self, name):
-        return getattr(self._connection, name)
+        async def execute(sql, *args):
+            if sql == "COMMIT" and errors:
+                await really_execute("ROLLBACK")
+                raise errors.pop(0)
+            return await really_execute(sql, *args)
 
-    async def execute(self, sql, *args):
-        if sql == "COMMIT" and self._errors:
-            await self._connection.execute("ROLLBACK")
-            raise self._errors.pop(0)
-        return await self._connection.execute(sql, *args)
+        monkeypatch.setattr(writer, "execute", execute)
 
-
-def failing(engine, *names):
-    engine._writes._connection = Failing(engine._writer, *map(failure, names))
+    return fail
 
 
 # --- what is certain of a commit that failed -----------------------------------------------------
@@ -93,8 +104,8 @@ def test_only_what_never_reached_the_log_is_surely_not_done(name, maybe):
     assert may_be_done(failure(name)) is maybe
 
 
-async def test_a_commit_that_could_not_be_written_was_not_made(engine):
-    failing(engine, "SQLITE_IOERR_WRITE", "SQLITE_IOERR_WRITE")
+async def test_a_commit_that_could_not_be_written_was_not_made(engine, fail_commits):
+    fail_commits("SQLITE_IOERR_WRITE", "SQLITE_IOERR_WRITE")
     with refusing(StoreUnavailable, "a write to a failing disk") as why:
         await add_user(engine, "bob")
     assert "not known" not in why.text
@@ -102,8 +113,10 @@ async def test_a_commit_that_could_not_be_written_was_not_made(engine):
     assert await users(engine) == ["alice"]
 
 
-async def test_a_commit_that_could_not_be_synced_is_overwritten_where_that_is_possible(engine):
-    failing(engine, "SQLITE_IOERR_FSYNC")
+async def test_a_commit_that_could_not_be_synced_is_overwritten_where_that_is_possible(
+    engine, fail_commits
+):
+    fail_commits("SQLITE_IOERR_FSYNC")
     try:
         await add_user(engine, "bob")
     except OutcomeUnknown:
@@ -114,8 +127,8 @@ async def test_a_commit_that_could_not_be_synced_is_overwritten_where_that_is_po
     assert await add_user(engine, "bob")
 
 
-async def test_a_commit_that_could_not_be_synced_nor_overwritten_is_unknown(engine):
-    failing(engine, *["SQLITE_IOERR_FSYNC"] * 3)
+async def test_a_commit_that_could_not_be_synced_nor_overwritten_is_unknown(engine, fail_commits):
+    fail_commits(*["SQLITE_IOERR_FSYNC"] * 3)
     with refusing(OutcomeUnknown, "a write that may be there after a crash") as why:
         await add_user(engine, "bob")
     assert "it is not known whether the last change was made" in why.text
@@ -143,26 +156,26 @@ async def test_what_went_into_a_file_that_was_taken_away_is_unknown(engine, path
 # --- full ----------------------------------------------------------------------------------------
 
 
-async def test_a_full_database_takes_what_still_fits_and_all_once_there_is_room(engine):
-    [(pages,)] = await engine._writer.execute_fetchall("PRAGMA page_count")
-    await engine._writer.execute(f"PRAGMA max_page_count={pages}")
+async def test_a_full_database_takes_what_still_fits_and_all_once_there_is_room(engine, writer):
+    [(pages,)] = await writer.execute_fetchall("PRAGMA page_count")
+    await writer.execute(f"PRAGMA max_page_count={pages}")
     with refusing(StoreUnavailable, "a write that does not fit") as why:
         await append(engine, an_event(text=LOTS))
     assert "make room on its disk" in why.text
     assert engine.fault is None, "one large write is no reason to refuse the small ones"
     assert await add_user(engine, "bob")
-    await engine._writer.execute(f"PRAGMA max_page_count={pages + 1000}")
+    await writer.execute(f"PRAGMA max_page_count={pages + 1000}")
     assert await append(engine, an_event(text=LOTS))
 
 
-async def test_a_file_that_cannot_be_written_is_a_fault_until_it_can(engine):
-    await engine._writer.execute("PRAGMA query_only=ON")
+async def test_a_file_that_cannot_be_written_is_a_fault_until_it_can(engine, writer):
+    await writer.execute("PRAGMA query_only=ON")
     with refusing(StoreUnavailable, "a write to a read-only file"):
         await add_user(engine, "bob")
     await engine.try_out()
     assert "make its file, its folder and their file system writable" in engine.fault
     assert await users(engine) == ["alice"], "reads were expected to go on"
-    await engine._writer.execute("PRAGMA query_only=OFF")
+    await writer.execute("PRAGMA query_only=OFF")
     await engine.try_out()
     assert engine.fault is None
 
@@ -202,14 +215,29 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("notices", WAYS)
-async def test_a_damaged_file_is_not_written_again_before_it_is_whole(engine, path, notices):
+async def damage(path, writer) -> bytes:
+    """Overwrite all but the first page of the file; returns what was in it."""
     checkpoint(path)
     good = path.read_bytes()
     with path.open("r+b") as file:
         file.seek(4096)
         file.write(b"\xff" * (len(good) - 4096))
-    await engine._writer.execute_fetchall("PRAGMA shrink_memory")  # what it wrote it remembers
+    await writer.execute_fetchall("PRAGMA shrink_memory")  # what it wrote it remembers
+    return good
+
+
+async def until_whole(engine):
+    """Try it out until a check has found the file whole."""
+    while engine.fault is not None:
+        await asyncio.sleep(0.01)
+        await engine.try_out()
+
+
+@pytest.mark.parametrize("notices", WAYS)
+async def test_a_damaged_file_is_not_written_again_before_it_is_whole(
+    engine, path, writer, monkeypatch, notices
+):
+    good = await damage(path, writer)
     with refusing(StoreUnavailable, f"{notices} in a damaged file") as why:
         await WAYS[notices](engine)
     assert "it is damaged, or its disk fails" in why.text
@@ -220,30 +248,27 @@ async def test_a_damaged_file_is_not_written_again_before_it_is_whole(engine, pa
         with refusing(StoreUnavailable, name) as other:
             await work()
         assert other.text == why.text == engine.fault
-    await engine.try_out()
-    assert engine.fault == why.text, "it is as damaged as before"
-    path.write_bytes(good)
-    engine._check_due = 0.0  # it would be looked at again a moment later
-    await engine.try_out()
-    assert engine.fault is None
+    with monkeypatch.context() as standing_still:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        standing_still.setattr(loop, "time", lambda: now)
+        await engine.try_out()
+        assert engine.fault == why.text, "it is as damaged as before"
+        path.write_bytes(good)
+        await engine.try_out()
+        assert engine.fault == why.text, "the next check was not yet due"
+    await soon(until_whole(engine), "a check that finds it whole")
     for name, work in WAYS.items():
         assert await work(engine), f"{name} was expected to go on"
     assert await users(engine) == ["alice"]
     assert await add_user(engine, "bob")
 
 
-async def test_a_damaged_file_is_checked_more_and_more_rarely(engine, path, monkeypatch):
-    engine._guard.damage = "it is damaged"
-    monkeypatch.setattr(sqlite, "_is_whole", lambda _: False)
-    pauses = []
+def test_a_damaged_file_is_checked_more_and_more_rarely():
+    pauses = [0.0]
     for _ in range(10):
-        engine._check_due = 0.0
-        await engine.try_out()
-        pauses.append(engine._check_pause)
-    assert pauses == [0.5, 1, 2, 4, 8, 16, 32, 60, 60, 60]
-    monkeypatch.setattr(sqlite, "_is_whole", lambda _: True)
-    await engine.try_out()
-    assert engine.fault == "it is damaged", "it was not yet due"
+        pauses.append(longer_pause(pauses[-1]))
+    assert pauses[1:] == [0.5, 1, 2, 4, 8, 16, 32, 60, 60, 60]
 
 
 async def test_a_damaged_entry_is_refused_alone(engine, path):

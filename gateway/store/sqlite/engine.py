@@ -29,8 +29,16 @@ from gateway.store.engine import (
     log,
 )
 from gateway.store.group_commit import Writer
+from gateway.store.migrations import Step
 from gateway.store.sqlite.guard import Guard, may_be_done
-from gateway.store.sqlite.migrate import BUSY_TIMEOUT, is_served, resolve, serving_lock, set_up
+from gateway.store.sqlite.migrate import (
+    BUSY_TIMEOUT,
+    is_served,
+    released,
+    resolve,
+    serving_lock,
+    set_up,
+)
 
 _COMMANDS_WAIT: Final = 5
 """Factor of the timeout for a command, which may wait longer beside a busy gateway."""
@@ -50,11 +58,12 @@ class SqliteEngine:
 
     shared = False
 
-    def __init__(self, path: Path, *, serving: bool) -> None:
+    def __init__(self, path: Path, *, serving: bool, busy_timeout: float) -> None:
         self.path = path
         self.name = str(path)
         self.changed = asyncio.Event()
         self._serving = serving
+        self._busy_timeout = busy_timeout
         self._guard = Guard(path)
         self._stack = contextlib.AsyncExitStack()
         self._turns = asyncio.Semaphore(READS)
@@ -83,7 +92,8 @@ class SqliteEngine:
         with self._guard():
             connection = await aiosqlite.connect(self.path, isolation_level=None)
             self._stack.push_async_callback(connection.close)
-            await _prepare(connection, BUSY_TIMEOUT * (1 if self._serving else _COMMANDS_WAIT))
+            patience = self._busy_timeout * (1 if self._serving else _COMMANDS_WAIT)
+            await _prepare(connection, patience)
             return connection
 
     def _committed(self) -> None:
@@ -168,7 +178,7 @@ class SqliteEngine:
         now = asyncio.get_running_loop().time()
         if now < self._check_due:
             return
-        if await asyncio.to_thread(_is_whole, self.path):
+        if await asyncio.to_thread(_is_whole, self.path, self._busy_timeout):
             readers = (self._reader, self._lookups, self._watcher, self._sweeper)
             for connection in (self._writer, *readers):
                 # Their caches may hold damaged pages.
@@ -176,7 +186,7 @@ class SqliteEngine:
             self._guard.damage = None
             self._check_pause = 0.0
         else:
-            self._check_pause = min(_MAX_PAUSE, max(0.5, 2 * self._check_pause))
+            self._check_pause = longer_pause(self._check_pause)
         self._check_due = asyncio.get_running_loop().time() + self._check_pause
 
     async def is_served(self) -> bool:
@@ -313,10 +323,15 @@ def _octets(text: str | None) -> int | None:
     return None if text is None else len(text.encode())
 
 
-def _is_whole(path: Path) -> bool:
+def longer_pause(pause: float) -> float:
+    """Seconds until the next check of a damaged file, after a pause of so many."""
+    return min(_MAX_PAUSE, max(0.5, 2 * pause))
+
+
+def _is_whole(path: Path, busy_timeout: float) -> bool:
     """Whether SQLite finds no damage in the file on the disk."""
     try:
-        with contextlib.closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT)) as connection:
+        with contextlib.closing(sqlite3.connect(path, timeout=busy_timeout)) as connection:
             return connection.execute("PRAGMA quick_check(1)").fetchall() == [("ok",)]
     except sqlite3.Error:
         return False
@@ -329,6 +344,8 @@ async def open_sqlite(
     serving: bool = False,
     create: bool = True,
     tell: Tell = log,
+    steps: Sequence[Step] | None = None,
+    busy_timeout: float = BUSY_TIMEOUT,
 ) -> AsyncIterator[SqliteEngine]:
     """Open `path`, making and migrating it where needed.
 
@@ -337,6 +354,8 @@ async def open_sqlite(
         serving: for a gateway, of which there is one per file; a command leaves it False.
         create: whether a missing file is made.
         tell: called with a sentence about a migration.
+        steps: the migrations; without them, those of this version.
+        busy_timeout: seconds to wait for another process that is writing; a command waits longer.
 
     Raises:
         StoreRefused: the file is newer than this program, of another program, served already, or
@@ -348,8 +367,16 @@ async def open_sqlite(
         if serving:
             await asyncio.to_thread(lambda: locks.enter_context(serving_lock(path)))
         # In a thread: it may wait for another process that is migrating.
-        await asyncio.to_thread(set_up, path, serving=serving, create=create, tell=tell)
-        engine = SqliteEngine(path, serving=serving)
+        await asyncio.to_thread(
+            set_up,
+            path,
+            serving=serving,
+            create=create,
+            tell=tell,
+            steps=released() if steps is None else steps,
+            busy_timeout=busy_timeout,
+        )
+        engine = SqliteEngine(path, serving=serving, busy_timeout=busy_timeout)
         await engine.start()
         try:
             yield engine

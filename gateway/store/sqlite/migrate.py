@@ -13,7 +13,7 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +21,7 @@ from gateway.core.times import utc_now
 from gateway.runtime.files import copy_owner, network_file_system
 from gateway.store import migrations
 from gateway.store.engine import StoreRefused, StoreRefusedForNow, StoreUnavailable, Tell
+from gateway.store.migrations import Step
 from gateway.store.sqlite.guard import describe
 from gateway.store.sqlite.snapshot import (
     APPLICATION_ID,
@@ -140,13 +141,21 @@ def _acquire(descriptor: int, patience: float) -> bool:
 # --- migrations ----------------------------------------------------------------------------------
 
 
-def released() -> list[tuple[int, str]]:
-    """The migrations as (number, SQL), in order."""
+def released() -> list[Step]:
+    """The migrations of this version."""
     return migrations.in_order(migrations)
 
 
-def set_up(path: Path, *, serving: bool, create: bool, tell: Tell) -> None:
-    """Make or migrate the file, forward only, while no other process does.
+def set_up(
+    path: Path,
+    *,
+    serving: bool,
+    create: bool,
+    tell: Tell,
+    steps: Sequence[Step],
+    busy_timeout: float,
+) -> None:
+    """Make or migrate the file, forward only, while no other process does; see `open_sqlite`.
 
     Raises:
         StoreRefused: it is missing and not to be made, or not for us.
@@ -172,17 +181,18 @@ def set_up(path: Path, *, serving: bool, create: bool, tell: Tell) -> None:
                 # Only the owner may read hashes, names and addresses.
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
             with contextlib.closing(
-                sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT)
+                sqlite3.connect(path, isolation_level=None, timeout=busy_timeout)
             ) as connection:
-                _bring_up(connection, path, serving=serving, tell=tell)
+                _bring_up(connection, path, steps, serving=serving, tell=tell)
         except (OSError, sqlite3.Error) as error:
             if getattr(error, "sqlite_errorname", None) == "SQLITE_NOTADB":
                 raise StoreRefused(f"{path} is not an SQLite database") from error
             raise StoreUnavailable(describe(path, error, "opened")) from error
 
 
-def _bring_up(connection: sqlite3.Connection, path: Path, *, serving: bool, tell: Tell) -> None:
-    steps = released()
+def _bring_up(
+    connection: sqlite3.Connection, path: Path, steps: Sequence[Step], *, serving: bool, tell: Tell
+) -> None:
     newest = steps[-1][0]
     version = _version(connection, path, newest)
     if version == newest:

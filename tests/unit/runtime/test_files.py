@@ -44,13 +44,11 @@ MOUNTS = r"""
         ("/mnt/ice.db", "cifs"),
     ],
 )
-def test_a_network_file_system_is_known_by_its_mount(monkeypatch, tmp_path, path, kind):
+def test_a_network_file_system_is_known_by_its_mount(tmp_path, path, kind):
     mounts = tmp_path / "mountinfo"
     mounts.write_text(MOUNTS.lstrip())
-    monkeypatch.setattr(files, "_MOUNTS", mounts)
-    assert files.network_file_system(Path(path)) == kind
+    assert files.network_file_system(Path(path), mounts) == kind
 
 
-def test_where_mounts_are_not_told_every_place_is_local(monkeypatch, tmp_path):
-    monkeypatch.setattr(files, "_MOUNTS", tmp_path / "none")
-    assert files.network_file_system(Path("/srv")) is None
+def test_where_mounts_are_not_told_every_place_is_local(tmp_path):
+    assert files.network_file_system(Path("/srv"), tmp_path / "none") is None
