@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import math
 
 import asyncpg
 import pytest
@@ -14,7 +13,8 @@ from gateway.node.log_follower import LogFollower
 from gateway.store import events, ices
 from gateway.store.engine import OutcomeUnknown, StoreRefused, StoreUnavailable
 from gateway.store.events import Events
-from gateway.store.postgres.engine import _SAME, open_postgres
+from gateway.store.postgres.connection import Timing
+from gateway.store.postgres.engine import open_postgres
 from tests.contract.domain import (
     add,
     add_registered,
@@ -28,6 +28,7 @@ from tests.contract.domain import (
     soon,
 )
 from tests.support.postgres import postgres
+from tests.support.relay import relaying
 
 BACKENDS = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'ice-gateway'"
@@ -171,12 +172,15 @@ async def test_a_commit_elsewhere_is_heard_of(engine, elsewhere):
     assert not await engine.has_changed()
 
 
-async def test_a_commit_whose_notification_is_lost_is_found(engine, elsewhere, monkeypatch):
-    await engine.has_changed()
-    monkeypatch.setattr(engine, "_hear", lambda *_: None)
-    monkeypatch.setattr("gateway.store.postgres.engine._LOOK_EVERY", 0.0)
-    await append(elsewhere, an_event())
-    assert await engine.has_changed()
+async def test_a_commit_whose_notification_is_lost_is_found(database_url):
+    async with (
+        opening(database_url, node="node-a", timing=Timing(look_every=0.0)) as engine,
+        opening(database_url) as elsewhere,
+    ):
+        await engine.follow("UNLISTEN ice_events")
+        await engine.has_changed()
+        await append(elsewhere, an_event())
+        assert await engine.has_changed()
 
 
 @contextlib.asynccontextmanager
@@ -198,30 +202,39 @@ async def full_of_notifications(url):
 async def test_a_full_queue_of_notifications_costs_only_the_wake_up():
     with postgres("max_notify_queue_pages=64") as server:
         url = server.database()
-        async with opening(url, node="node-a") as engine, opening(url) as elsewhere:
+        async with (
+            opening(url, node="node-a", timing=Timing(look_every=0.0)) as engine,
+            opening(url) as elsewhere,
+        ):
             await engine.has_changed()
             async with full_of_notifications(url):
                 [logged] = await append(elsewhere, an_event())
                 await add_user(elsewhere, "alice")
-                await elsewhere.write(lambda transaction: transaction.run(_SAME))
+                await elsewhere.try_out()
                 assert logged.seq == 1
                 assert elsewhere.fault is None
-                engine._looked = -math.inf  # as after the time between two looks
                 assert await engine.has_changed(), "the slow look was to find it"
             await soon(append(elsewhere, an_event()), "a write once there is room again")
 
 
-async def test_a_commit_that_the_server_refuses_is_undone_and_said_to_be(engine, monkeypatch):
+REFUSE_COMMITS = """
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql
+AS $$ BEGIN RAISE 'no' USING ERRCODE = '54000'; END $$;
+CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON ice_events INITIALLY DEFERRED
+FOR EACH ROW EXECUTE FUNCTION refuse();
+"""
+
+
+async def test_a_commit_that_the_server_refuses_is_undone_and_said_to_be(
+    database_url, engine, postgres_server
+):
     """No 'it is not known whether' where it is known."""
-
-    async def commit(connection, _):
-        await connection.execute("DO $$ BEGIN RAISE 'no' USING ERRCODE = '54000'; END $$; COMMIT")
-
-    with monkeypatch.context() as patched:
-        patched.setattr("gateway.store.postgres.engine._commit", commit)
-        with refusing(StoreUnavailable, "a commit that is refused") as caught:
-            await append(engine, an_event())
+    name = database_url.rpartition("/")[2]
+    postgres_server.sql(REFUSE_COMMITS, database=name)
+    with refusing(StoreUnavailable, "a commit that is refused") as caught:
+        await append(engine, an_event())
     assert "look before you try again" not in caught.text
+    postgres_server.sql("DROP TRIGGER refuse ON ice_events", database=name)
     assert await append(engine, an_event()), "the transaction was to be rolled back"
 
 
@@ -251,17 +264,20 @@ async def test_a_unit_whose_connection_breaks_is_undone(engine, elsewhere, postg
     assert await engine.fetch("SELECT role FROM users") == [("member",)]
 
 
-async def test_a_commit_without_an_answer_is_not_called_undone(engine, monkeypatch):
-    async def commit(connection, _):
-        await connection.execute("COMMIT")
-        raise ConnectionResetError("the line went dead")
+async def test_a_commit_without_an_answer_is_not_called_undone(database_url, postgres_server):
+    with relaying(("127.0.0.1", postgres_server.port)) as relay:
+        url = database_url.replace(f":{postgres_server.port}/", f":{relay.address[1]}/")
+        async with opening(url, node="node-a", timing=Timing(patience=0.5)) as engine:
 
-    with monkeypatch.context() as patched:
-        patched.setattr("gateway.store.postgres.engine._commit", commit)
-        with refusing(OutcomeUnknown, "a commit without an answer") as caught:
+            async def cut_off(transaction):
+                events.append(transaction, [an_event()])
+                relay.cut()
+
+            with refusing(OutcomeUnknown, "a commit without an answer") as caught:
+                await engine.write(cut_off)
+            assert "look before you try again" in caught.text
+            relay.mend()
             await append(engine, an_event())
-    assert "look before you try again" in caught.text
-    await append(engine, an_event())
 
 
 async def test_a_server_that_restarts_is_found_again():
@@ -281,11 +297,10 @@ async def test_a_server_that_restarts_is_found_again():
             assert await engine.has_changed()
 
 
-async def test_a_server_that_stands_still_is_given_up(monkeypatch):
-    monkeypatch.setattr("gateway.store.postgres.engine.PATIENCE", 0.3)
-    monkeypatch.setattr("gateway.store.postgres.engine.NEWS_PATIENCE", 0.3)
+async def test_a_server_that_stands_still_is_given_up():
     with postgres() as server:
-        async with opening(server.database(), node="node-a") as engine:
+        timing = Timing(news_patience=0.3)
+        async with opening(server.database(), node="node-a", timing=timing) as engine:
             await append(engine, an_event())
             with server.standing_still():
                 with refusing(StoreUnavailable, "a query without an answer") as caught:
@@ -312,17 +327,17 @@ async def test_the_next_gateway_has_it_when_the_first_has_ended(database_url):
 
 
 async def test_a_gateway_that_was_cut_off_while_another_took_its_name_knows_nothing_any_more(
-    database_url, engine, postgres_server, monkeypatch
+    database_url, postgres_server
 ):
-    monkeypatch.setattr("gateway.store.postgres.engine._TAKE_OVER", 0.1)
-    await engine.has_changed()
-    holder = engine._watcher._connection.get_server_pid()
-    postgres_server.sql(f"SELECT pg_terminate_backend({holder})")
-    async with opening(database_url, node="node-a"):
-        with refusing(StoreUnavailable, "the gateway that was cut off") as caught:
-            await engine.follow("SELECT 1")
-    assert "as the node node-a already" in caught.text
-    assert await engine.follow("SELECT 1") == [(1,)], "it was to go on when the other has ended"
+    async with opening(database_url, node="node-a", timing=Timing(take_over=0.1)) as engine:
+        await engine.has_changed()
+        [(holder,)] = await engine.follow("SELECT pg_backend_pid()")
+        postgres_server.sql(f"SELECT pg_terminate_backend({holder})")
+        async with opening(database_url, node="node-a"):
+            with refusing(StoreUnavailable, "the gateway that was cut off") as caught:
+                await engine.follow("SELECT 1")
+        assert "as the node node-a already" in caught.text
+        assert await engine.follow("SELECT 1") == [(1,)], "it was to go on when the other has ended"
 
 
 # --- what is not for us ----------------------------------------------------------------------------
@@ -405,17 +420,15 @@ async def test_a_command_makes_no_tables_where_there_are_none(database_url):
 
 async def test_a_proxy_that_pools_transactions_is_refused(database_url, monkeypatch):
     """Two of our connections that are one session there."""
-    from gateway.store.postgres import migrate  # noqa: PLC0415 - patched here
-
-    connect = migrate.connect
+    connect = asyncpg.connect
     made = []
 
-    async def lent(url, *_):
+    async def lent(url, **options):
         if not made:
-            made.append(await connect(url))
+            made.append(await connect(url, **options))
         return made[0]
 
-    monkeypatch.setattr(migrate, "connect", lent)
+    monkeypatch.setattr(asyncpg, "connect", lent)
     assert "pools transactions" in await refused(database_url)
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from gateway.store import nodes
 from gateway.store.engine import StoreRefusedForNow, StoreUnavailable
-from gateway.store.postgres.engine import PostgresEngine
+from gateway.store.postgres.connection import Timing
+from gateway.store.postgres.engine import open_postgres
 from tests.contract.domain import NOW, an_event, append, log, refusing, soon
 from tests.contract.test_postgres import opening
 from tests.support.postgres import postgres
@@ -28,7 +29,7 @@ async def engine(database_url):
 async def used(engine) -> list[int]:
     """Use each of its connections; the servers' processes."""
     pids = []
-    for link in engine._links:
+    for link in engine.links:
         [(pid,)] = await link.fetch("SELECT pg_backend_pid()", ())
         pids.append(pid)
     return pids
@@ -46,7 +47,7 @@ async def test_a_server_that_fails_over_is_left_on_every_connection(engine, numb
     before = await used(engine)
     assert len(before) == 8, "the number of an engine's connections has changed: change the range"
     with refusing(StoreUnavailable, f"a connection that is told {state}"):
-        await engine._links[number].fetch(
+        await engine.links[number].fetch(
             f"DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{state}'; END $$", ()
         )
     assert not {*before} & {*await used(engine)}
@@ -54,8 +55,8 @@ async def test_a_server_that_fails_over_is_left_on_every_connection(engine, numb
 
 
 async def test_a_writer_whose_server_became_read_only_dials_anew(engine):
-    link = engine._writes._link
-    await link.fetch("SET default_transaction_read_only = on", ())
+    writer = engine.links[-2]
+    await writer.fetch("SET default_transaction_read_only = on", ())
     with refusing(StoreUnavailable, "a write on a server that is read-only"):
         await append(engine, an_event())
     await append(engine, an_event("after"))
@@ -87,9 +88,9 @@ async def test_a_failover_is_followed_and_the_old_primary_is_not_spoken_to_again
             await soon(written(engine), "a write on the new primary")
             first.start_as_standby()
             await used(engine)
-            for link in engine._links:
+            for link in engine.links:
                 link.drop()
-            for link in engine._links:
+            for link in engine.links:
                 assert await link.fetch("SELECT pg_is_in_recovery()", ()) == [(False,)]
             assert [entry.event.action for entry in await log(engine)] == ["before", "after"]
 
@@ -101,7 +102,7 @@ async def test_an_address_at_which_there_is_a_replica_now_is_not_read_from():
             await append(engine, an_event("before"))
             server.stop()
             server.start_as_standby()
-            for link in engine._links:
+            for link in engine.links:
                 link.drop()
             for read in (engine.fetch, engine.look_up, engine.follow):
                 with refusing(StoreUnavailable, f"{read} at a replica") as caught:
@@ -129,7 +130,7 @@ async def test_a_host_that_is_silent_keeps_nobody_waiting(database_url):
 async def test_both_ends_of_every_connection_give_up_a_peer_that_vanished(engine):
     """Within the 20 s that are less than the lease of 30 s, instead of the two hours of TCP."""
     await used(engine)
-    for link in engine._links:
+    for link in engine.links:
         there = {
             "tcp_keepalives_idle": "10",
             "tcp_keepalives_interval": "5",
@@ -140,7 +141,7 @@ async def test_both_ends_of_every_connection_give_up_a_peer_that_vanished(engine
         }
         for name, value in there.items():
             assert await link.fetch(f"SHOW {name}", ()) == [(value,)], name
-        here = link._connection._transport.get_extra_info("socket")
+        here = (await link.connected())._transport.get_extra_info("socket")
         assert here.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
         for name, number in (
             ("TCP_KEEPIDLE", 10),
@@ -163,11 +164,11 @@ def through(relay, url) -> str:
 
 
 async def test_a_gateway_whose_connections_were_forgotten_takes_its_own_name_again(
-    database_url, relay, monkeypatch
+    database_url, relay
 ):
     """The server still holds the name for the connection that is gone."""
-    monkeypatch.setattr("gateway.store.postgres.engine.NEWS_PATIENCE", 0.5)
-    async with opening(through(relay, database_url), node="node-a") as engine:
+    timing = Timing(news_patience=0.5)
+    async with opening(through(relay, database_url), node="node-a", timing=timing) as engine:
         await engine.follow("SELECT 1")
         [(ghost,)] = await engine.follow("SELECT pg_backend_pid()")
         relay.forget()
@@ -192,15 +193,15 @@ async def renew(engine):
     )
 
 
-async def test_a_gateway_takes_over_from_one_that_vanished_within_its_lease(
-    database_url, relay, monkeypatch
-):
-    monkeypatch.setattr("gateway.store.postgres.engine._TAKE_OVER", 0.1)
-    monkeypatch.setattr("gateway.store.postgres.engine._LOOK_AGAIN", 0.05)
-    async with opening(through(relay, database_url), node="node-a") as vanished:
+SOON = Timing(take_over=0.1, look_again=0.05)
+
+
+async def test_a_gateway_takes_over_from_one_that_vanished_within_its_lease(database_url, relay):
+    url = through(relay, database_url)
+    async with opening(url, node="node-a", timing=SOON) as vanished:
         await joined(vanished, 0.5)
         relay.cut()
-        async with opening(database_url, node="node-a") as successor:
+        async with opening(database_url, node="node-a", timing=SOON) as successor:
             assert await successor.is_served()
             assert await successor.follow("SELECT 1") == [(1,)]
             relay.mend()
@@ -209,26 +210,20 @@ async def test_a_gateway_takes_over_from_one_that_vanished_within_its_lease(
                     await vanished.follow("SELECT 1")
 
 
-async def test_a_gateway_that_renews_its_lease_is_not_displaced(database_url, engine, monkeypatch):
-    monkeypatch.setattr("gateway.store.postgres.engine._TAKE_OVER", 0.1)
-    monkeypatch.setattr("gateway.store.postgres.engine._LOOK_AGAIN", 0.05)
+async def test_a_gateway_that_renews_its_lease_is_not_displaced(database_url, engine):
     await joined(engine, 3600.0)
-    looked = asyncio.Event()
-    look = PostgresEngine._renewals_of_name
+    waits = asyncio.Event()
 
-    async def looking(self):
-        found = await look(self)
-        looked.set()
-        return found
-
-    monkeypatch.setattr(PostgresEngine, "_renewals_of_name", looking)
+    def tell(sentence):
+        assert "the node node-a may have vanished" in sentence
+        waits.set()
 
     async def start():
-        async with opening(database_url, node="node-a"):
+        async with open_postgres(database_url, node="node-a", timing=SOON, tell=tell):
             pass
 
     starting = asyncio.create_task(start())
-    await soon(looked.wait(), "the first look at the node")
+    await soon(waits.wait(), "a gateway that has looked at the node, and waits")
     await renew(engine)
     with refusing(StoreRefusedForNow, "a second gateway") as caught:
         await soon(starting, "its refusal")

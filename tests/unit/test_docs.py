@@ -24,8 +24,7 @@ from gateway.runtime.setting_types import MAX_HOSTS
 from gateway.services.login_failures import MAX_A_MINUTE
 from gateway.services.operation_requests import MAX_UNFINISHED
 from gateway.services.passwords import MAX_BYTES, MIN_LENGTH
-from gateway.store.postgres import connection as postgres_connection
-from gateway.store.postgres import engine as postgres
+from gateway.store.postgres import connection as postgres
 from gateway.web import connection, responses
 from gateway.web.metrics import Metrics
 
@@ -173,11 +172,9 @@ def test_limits_are_those_that_hold():
                 f" {progress.MAX_DATA:,} bytes of data"
             ),
             "an answer of PostgreSQL; of the log's follower": (
-                f"{postgres_connection.PATIENCE:g} s; {postgres.NEWS_PATIENCE:g} s"
+                f"{postgres.PATIENCE:g} s; {postgres.NEWS_PATIENCE:g} s"
             ),
-            "a gateway, or a PostgreSQL, that vanished without a word": (
-                f"{postgres_connection.VANISHED} s"
-            ),
+            "a gateway, or a PostgreSQL, that vanished without a word": (f"{postgres.VANISHED} s"),
             "addresses to listen on": f"{MAX_HOSTS}",
             "lines of the log, each minute and of each kind": (
                 f"{logs.LINES_A_MINUTE}; {logs.NAMED_A_MINUTE:,} that name an ICE, of which"

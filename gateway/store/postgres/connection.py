@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import asyncpg
@@ -20,6 +21,25 @@ from gateway.store.engine import Fetch, Row, StoreLocked, StoreUnavailable, T
 
 PATIENCE: Final = 10.0
 """Seconds to connect, and for a query; then the connection is dropped."""
+NEWS_PATIENCE: Final = 3.0
+"""Seconds for a query of the log follower: while it waits, this node does not see changes of others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How many seconds an engine waits."""
+
+    patience: float = PATIENCE
+    news_patience: float = NEWS_PATIENCE
+    look_every: float = 1.0
+    """Between two reads of the end of the log, in case a notification is lost."""
+    take_over: float = 2.0
+    """For the server to notice that a gateway was killed."""
+    look_again: float = 0.5
+    """Between two checks of a node of our name that may have vanished."""
+
+
+USUAL_TIMING: Final = Timing()
 
 VANISHED: Final = 20
 """Seconds after which either end drops a silent peer: less than the lease of a node."""
@@ -146,7 +166,7 @@ class DatabaseLink:
         make: Connect,
         name: str,
         reconnect_all: Callable[[], None],
-        patience: float = PATIENCE,
+        patience: float,
     ) -> None:
         self._make = make
         self._name = name

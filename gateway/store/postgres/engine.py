@@ -34,9 +34,10 @@ from gateway.store.events import hashed_part
 from gateway.store.group_commit import Writer
 from gateway.store.postgres.connection import (
     IN_THE_WAY,
-    PATIENCE,
+    USUAL_TIMING,
     Connect,
     DatabaseLink,
+    Timing,
     connect,
     rows,
     without_nul,
@@ -45,20 +46,13 @@ from gateway.store.postgres.migrate import SERVE, is_served, set_up
 
 READS: Final = 4
 """Reads at once; see `sqlite.READS`."""
-NEWS_PATIENCE: Final = 3.0
-"""Seconds for a query of the log follower: while it waits, this node does not see changes of others."""
-_LOOK_EVERY: Final = 1.0
-"""Seconds between two reads of the end of the log, in case a notification is lost."""
+
 _ATTEMPTS: Final = 5
 """Attempts for a transaction that conflicts with another."""
 _NAMES: Final = 1_003
 """The class of the advisory locks of nodes; a lock is for one name."""
-_TAKE_OVER: Final = 2.0
-"""Seconds for the server to notice that a gateway was killed."""
 _ENDING: Final = 2000
 """Milliseconds to wait for a terminated backend to end."""
-_LOOK_AGAIN: Final = 0.5
-"""Seconds between two checks of a node of our name that may have vanished."""
 _NOT_JOINED: Final = 30.0
 """Seconds for which a gateway may hold its name before it has joined the nodes."""
 _HOLDERS: Final = (
@@ -77,9 +71,11 @@ class PostgresEngine:
 
     shared = True
 
-    def __init__(self, url: str, *, node: str | None) -> None:
+    def __init__(self, url: str, *, node: str | None, timing: Timing) -> None:
         self.name = shown(url)
         self._node = node
+
+        self._timing = timing
         self.changed = asyncio.Event()
         self._news = True
         self._looked = 0.0
@@ -87,7 +83,8 @@ class PostgresEngine:
         self._held: asyncpg.Record | None = None
         """The backend that holds our name, or held it."""
         self._readers = asyncio.LifoQueue[DatabaseLink]()
-        self._links: list[DatabaseLink] = []
+        self.links: list[DatabaseLink] = []
+        """All its connections; of a gateway, the last two write and notify."""
 
         def make() -> Awaitable[asyncpg.Connection]:
             return connect(url)
@@ -98,24 +95,24 @@ class PostgresEngine:
         for _ in range(READS if node is not None else 1):
             self._readers.put_nowait(self._link(make))
         self._lookups = self._link(make)
-        self._watcher = self._link(make_watcher, NEWS_PATIENCE)
+        self._watcher = self._link(make_watcher, timing.news_patience)
         self._writes = PostgresWriter(self._link(make), self._committed)
         self._notifier = self._link(make)
         self._notifying: asyncio.Task[None] | None = None
         self._unannounced = False
         self._mute = False
 
-    def _link(self, make: Connect, patience: float = PATIENCE) -> DatabaseLink:
-        link = DatabaseLink(make, self.name, self._reconnect_all, patience)
-        self._links.append(link)
+    def _link(self, make: Connect, patience: float | None = None) -> DatabaseLink:
+        link = DatabaseLink(make, self.name, self._reconnect_all, patience or self._timing.patience)
+        self.links.append(link)
         return link
 
     def _reconnect_all(self) -> None:
         """Have all links connect again: their server fails over, or has done so."""
-        for link in self._links:
+        for link in self.links:
             link.stale = True
 
-    async def start(self) -> None:
+    async def start(self, tell: Tell) -> None:
         """Take the name of the node, for a gateway. Raises `StoreRefused`, `StoreUnavailable`."""
         if self._node is not None:
             before, lease = await self._renewals_of_name()
@@ -124,7 +121,7 @@ class PostgresEngine:
                 async with self._watcher.lock:
                     await self._watcher.connected()
             except StoreRefusedForNow:
-                log(f"the node {self._node} may have vanished: waiting for at most {lease:.0f} s")
+                tell(f"the node {self._node} may have vanished: waiting for at most {lease:.0f} s")
                 await self._displace(before, until)
                 async with self._watcher.lock:
                     await self._watcher.connected()
@@ -136,7 +133,7 @@ class PostgresEngine:
         """
         watched = False
         while not watched:
-            await asyncio.sleep(_LOOK_AGAIN)
+            await asyncio.sleep(self._timing.look_again)
             watched = asyncio.get_running_loop().time() >= until
             if not await self.fetch(f"SELECT 1 {_HOLDERS}", self._node):
                 return
@@ -173,7 +170,7 @@ class PostgresEngine:
                 " WHERE pid = $1 AND backend_start = $2",
                 *self._held,
             )
-        until = asyncio.get_running_loop().time() + _TAKE_OVER
+        until = asyncio.get_running_loop().time() + self._timing.take_over
         while not await connection.fetchval(
             "SELECT pg_try_advisory_lock_shared($1) AND pg_try_advisory_lock($2, hashtext($3))",
             SERVE,
@@ -244,7 +241,7 @@ class PostgresEngine:
     async def has_changed(self) -> bool:
         """See `Engine.has_changed`. It relies on notifications, and reads the end of the log now and then."""
         now = asyncio.get_running_loop().time()
-        if not self._news and now - self._looked < _LOOK_EVERY:
+        if not self._news and now - self._looked < self._timing.look_every:
             return False
         self._news = False
         [(seq,)] = await self._watcher.fetch("SELECT seq FROM ice_head", ())
@@ -272,7 +269,7 @@ class PostgresEngine:
 
     def condemn(self, reason: str) -> None:
         """See `Engine.condemn`."""
-        for link in self._links:
+        for link in self.links:
             link.condemned = link.condemned or reason
 
     async def close(self) -> None:
@@ -283,7 +280,7 @@ class PostgresEngine:
             if self._notifying is not None:
                 self._notifying.cancel()
         self.condemn(f"the database {self.name} is being closed")
-        await asyncio.gather(*(link.close() for link in self._links))
+        await asyncio.gather(*(link.close() for link in self.links))
 
 
 # --- writing -----------------------------------------------------------------------------------
@@ -405,7 +402,12 @@ class _PostgresTransaction:
 
 @contextlib.asynccontextmanager
 async def open_postgres(
-    url: str, *, node: str | None = None, create: bool = True, tell: Tell = log
+    url: str,
+    *,
+    node: str | None = None,
+    create: bool = True,
+    tell: Tell = log,
+    timing: Timing = USUAL_TIMING,
 ) -> AsyncIterator[PostgresEngine]:
     """Open the database of `url`, making or migrating its tables where needed.
 
@@ -413,16 +415,17 @@ async def open_postgres(
         url: `postgresql://user@host:port/name`.
         node: the unique name of the gateway that opens it; a command gives none.
         create: whether missing tables are made.
-        tell: called with a sentence about a migration.
+        tell: called with a sentence for the operator.
+        timing: how long it waits.
 
     Raises:
         StoreRefused: it cannot be used as it is; the text says what to change.
         StoreUnavailable: it cannot be reached or used now.
     """
     await set_up(url, create=create, tell=tell)
-    engine = PostgresEngine(url, node=node)
+    engine = PostgresEngine(url, node=node, timing=timing)
     try:
-        await engine.start()
+        await engine.start(tell)
         if node is not None and await engine.fetch("SELECT current_setting('fsync')") != [("on",)]:
             tell(f"{engine.name} runs with fsync=off: a power cut may undo what it said was done")
         yield engine
