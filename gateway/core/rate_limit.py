@@ -19,9 +19,10 @@ _IPV6_PREFIX: Final = 64
 class RateLimiter:
     """Allows each source at most `limit` attempts within `window` seconds."""
 
-    def __init__(self, limit: int, window: float) -> None:
+    def __init__(self, limit: int, window: float, *, max_sources: int = _MAX_SOURCES) -> None:
         self._limit = limit
         self._window = window
+        self._max_sources = max_sources
         self._sources: OrderedDict[str, array[float]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -46,7 +47,8 @@ class RateLimiter:
         """Forget sources that were quiet for a whole window, and those above the maximum."""
         while len(self._sources) > 1:
             name, times = next(iter(self._sources.items()))
-            if times and now - times[-1] < self._window and len(self._sources) <= _MAX_SOURCES:
+            recent = times and now - times[-1] < self._window
+            if recent and len(self._sources) <= self._max_sources:
                 return
             del self._sources[name]
 

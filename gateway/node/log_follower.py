@@ -22,7 +22,6 @@ from gateway.store.events import Events
 
 POLL_INTERVAL: Final = 0.05
 """Seconds between two checks for commits of other processes."""
-_BATCH: Final = 1000
 
 
 class LogFollower:
@@ -33,6 +32,7 @@ class LogFollower:
         apply: acts on one event.
         compare: compares every session with the table.
         on_change: is called after any process may have committed anything.
+        batch: events that are read at once.
     """
 
     def __init__(
@@ -41,8 +41,11 @@ class LogFollower:
         apply: Callable[[LogEntry], None],
         compare: Callable[[], Awaitable[None]],
         on_change: Callable[[], None] = lambda: None,
+        *,
+        batch: int = 1000,
     ) -> None:
         self._engine = engine
+        self._batch = batch
         self._events = Events(engine.follow)
         self._apply = apply
         self._compare = compare
@@ -97,14 +100,14 @@ class LogFollower:
     async def _read_new(self) -> None:
         while True:
             # The last applied event is read again, to check that it is still there unchanged.
-            found = await self._events.after(self.position - 1, _BATCH + 1)
+            found = await self._events.after(self.position - 1, self._batch + 1)
             self._check_continuity(found[0] if found else None)
             entries = [entry for entry in found if entry.seq > self.position]
             for entry in entries:
                 self._apply(entry)
                 self._advance(entry)
             self._wake()
-            if len(entries) < _BATCH:
+            if len(entries) < self._batch:
                 return
             await asyncio.sleep(0)
 

@@ -26,15 +26,8 @@ from gateway.store import sessions
 from gateway.store.engine import Engine, StoreUnavailable, Transaction
 from gateway.store.sessions import Connection, ConnectionEvent, Opened
 
-_RETRY: Final = 0.5
-_CONFIRM_EVERY: Final = 10.0
-"""Seconds between two confirmations: 15 are promised, and a write may need a second try."""
-_PAUSE: Final = 0.1
-"""Seconds between two writes: admins see connections soon enough, and a storm is a few commits."""
 _LINES: Final = 128
 """Log lines that are written before other tasks have their turn."""
-_MAX_EVENTS: Final = 20_000
-"""Kept at most while the store is away; beyond that the oldest are dropped."""
 
 _log = structlog.get_logger()
 
@@ -79,16 +72,33 @@ class _Batch:
         return bool(self.greeted or self.closed or self.session_events or self.refused)
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often presence is written, in seconds, and how much may wait for that."""
+
+    retry: float = 0.5
+    confirm_every: float = 10.0
+    """15 are promised, and a write may need a second try."""
+    pause: float = 0.1
+    """Between two writes: admins see connections soon enough, and a storm is a few commits."""
+    max_events: int = 20_000
+    """Kept at most while the store is away; beyond that the oldest are dropped."""
+
+
+_USUAL: Final = Pace()
+
+
 class Presence:
     """Collects changes during one write for the next one, and logs them at the same time.
 
     A handshake only adds to the collection, which keeps admissions quick.
     """
 
-    def __init__(self, engine: Engine, node: str, clock: Clock) -> None:
+    def __init__(self, engine: Engine, node: str, clock: Clock, pace: Pace = _USUAL) -> None:
         self._engine = engine
         self._node = node
         self._clock = clock
+        self._pace = pace
         self._batch = _Batch()
         self._unlogged: deque[_SessionEvent] = deque()
         self._confirmed = datetime.min.replace(tzinfo=UTC)
@@ -139,7 +149,7 @@ class Presence:
         known = self._batch.refused.get(key)
         if known is not None:
             self._batch.refused[key] = replace(known, at=now, count=known.count + 1)
-        elif len(self._batch.refused) < _MAX_EVENTS:
+        elif len(self._batch.refused) < self._pace.max_events:
             self._batch.refused[key] = ConnectionEvent(ice_name, "refused", code, address, now, now)
         self._wake.set()
 
@@ -147,7 +157,7 @@ class Presence:
         event = _SessionEvent(session, code, self._now())
         session_events = self._batch.session_events
         session_events.append(event)
-        if len(session_events) > _MAX_EVENTS:
+        if len(session_events) > self._pace.max_events:
             del session_events[0]
         self._unlogged.append(event)
         self._wake.set()
@@ -159,18 +169,18 @@ class Presence:
     async def run(self) -> None:
         """Write changes, and confirm the open sessions periodically, until cancelled."""
         loop = asyncio.get_running_loop()
-        due = loop.time() + _CONFIRM_EVERY
+        due = loop.time() + self._pace.confirm_every
         while True:
             await wait_at_most(self._wake, due - loop.time())
             self._wake.clear()
             confirm = loop.time() >= due
             if await self.flush(confirm=confirm):
                 if confirm:
-                    due = loop.time() + _CONFIRM_EVERY
+                    due = loop.time() + self._pace.confirm_every
                 # SQLite's lock is not fair: other processes that write to the file need this gap.
-                await asyncio.sleep(_PAUSE)
+                await asyncio.sleep(self._pace.pause)
             else:
-                await asyncio.sleep(_RETRY)
+                await asyncio.sleep(self._pace.retry)
                 self._wake.set()
 
     async def flush(self, *, confirm: bool = False) -> bool:
@@ -212,7 +222,7 @@ class Presence:
         try:
             refused = await self._engine.write(unit)
         except StoreUnavailable:
-            self._batch = _merged(batch, self._batch)
+            self._batch = _merged(batch, self._batch, self._pace.max_events)
             return False
         except Exception:  # noqa: BLE001 - the gateway lives without presence
             _log.exception("presence lost")
@@ -262,7 +272,7 @@ class Presence:
         )
 
 
-def _merged(older: _Batch, newer: _Batch) -> _Batch:
+def _merged(older: _Batch, newer: _Batch, max_events: int) -> _Batch:
     """The batch to write after the write of `older` has failed; `newer` was collected since."""
     opened = {**older.opened, **newer.opened}
     closed = older.closed | newer.closed
@@ -279,7 +289,7 @@ def _merged(older: _Batch, newer: _Batch) -> _Batch:
         if known is not None:
             count = known.count + connection_event.count
             refused[key] = replace(known, at=connection_event.at, count=count)
-        elif len(refused) < _MAX_EVENTS:
+        elif len(refused) < max_events:
             refused[key] = connection_event
-    session_events = [*older.session_events, *newer.session_events][-_MAX_EVENTS:]
+    session_events = [*older.session_events, *newer.session_events][-max_events:]
     return _Batch(opened, greeted, closed, session_events, refused, {**older.news, **newer.news})

@@ -44,9 +44,10 @@ class Pruned:
 class Audit:
     """Proves and prunes the audit log. Every method raises `StoreUnavailable`."""
 
-    def __init__(self, *, engine: Engine, clock: Clock) -> None:
+    def __init__(self, *, engine: Engine, clock: Clock, batch: int = _BATCH) -> None:
         self._engine = engine
         self._clock = clock
+        self._batch = batch
         self._events = Events(engine.fetch)
         self._checking = asyncio.Lock()
         self._cached: tuple[Verdict, datetime] | None = None
@@ -76,7 +77,7 @@ class Audit:
         if await self._events.lacks_all():
             verifier.report_empty("users")
         after = ""
-        while ices := await self._events.generations(after, _BATCH):
+        while ices := await self._events.generations(after, self._batch):
             verifier.compare(ices)
             after = ices[-1][0].lower()
             await asyncio.sleep(0)
@@ -84,7 +85,7 @@ class Audit:
     async def _read(self, verifier: Verifier, seq: int) -> list[Row]:
         """The rows after `seq`, up to one that cannot be decoded, which goes to the verifier."""
         try:
-            return await self._events.rows_after(seq, _BATCH)
+            return await self._events.rows_after(seq, self._batch)
         except Undecodable:
             pass
         rows: list[Row] = []
@@ -133,8 +134,8 @@ class Audit:
         if seq > max(covered, first - 1):
             await self._engine.write(lambda transaction: self._checkpoint(transaction, actor, seq))
             covered = max((head.seq for head in await self._pruned()), default=0)
-        count = 0
-        for end in range(first + _BATCH - 1, covered + _BATCH, _BATCH) if first else ():
+        count, batch = 0, self._batch
+        for end in range(first + batch - 1, covered + batch, batch) if first else ():
             if count:
                 await asyncio.sleep(_PAUSE)
             count += await self._engine.write(

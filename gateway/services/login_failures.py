@@ -27,10 +27,6 @@ from gateway.store.events import Events
 MAX_A_MINUTE: Final = 10
 """Events of failed logins in a minute, for all users and nodes together."""
 _MINUTE: Final = timedelta(seconds=60)
-_MAX_USERS: Final = 10_000
-"""Users whose failed logins are remembered until they are written."""
-_PAUSE: Final = 1.0
-"""Seconds between two transactions."""
 
 _log = structlog.get_logger()
 
@@ -58,14 +54,24 @@ class LoginFailures:
 
     Args:
         observe: is called with the reason of each refusal.
+        max_users: of so many failed logins are remembered until they are written.
+        pause: seconds between two transactions.
     """
 
     def __init__(
-        self, engine: Engine, clock: Clock, observe: Callable[[FailureReason], None]
+        self,
+        engine: Engine,
+        clock: Clock,
+        observe: Callable[[FailureReason], None],
+        *,
+        max_users: int = 10_000,
+        pause: float = 1.0,
     ) -> None:
         self._engine = engine
         self._clock = clock
         self._observe = observe
+        self._max_users = max_users
+        self._pause = pause
         self._waiting: dict[str, _Failures] = {}
         self._wake = asyncio.Event()
 
@@ -82,7 +88,7 @@ class LoginFailures:
         if known is not None:
             known.count += 1
             known.address = address
-        elif len(self._waiting) < _MAX_USERS:
+        elif len(self._waiting) < self._max_users:
             self._waiting[user] = _Failures(1, address)
         self._wake.set()
 
@@ -93,7 +99,7 @@ class LoginFailures:
                 await self._wake.wait()
                 self._wake.clear()
                 await self._try_to_write()
-                await asyncio.sleep(_PAUSE)
+                await asyncio.sleep(self._pause)
                 if self._waiting:
                     self._wake.set()
         finally:

@@ -18,7 +18,7 @@ from gateway.core.ice import Ice
 from gateway.core.replay import NONCE_LIFETIME
 from gateway.store.engine import Engine, StoreUnavailable, as_json, damaged, is_in
 
-MAX_BATCH: Final = 512
+_MAX_BATCH: Final = 512
 """ICEs in one query at most: one turn of the loop handles the answers, within `admission.MAX_AGE`."""
 
 
@@ -67,9 +67,16 @@ class EntryLoader:
     read the table before the caller entered the hub.
     """
 
-    def __init__(self, engine: Engine, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        monotonic: Callable[[], float] = time.monotonic,
+        *,
+        max_batch: int = _MAX_BATCH,
+    ) -> None:
         self._engine = engine
         self._monotonic = monotonic
+        self._max_batch = max_batch
         self._waiting: dict[str, list[_Request]] = {}
         self._running: asyncio.Task[None] | None = None
         # One statement is one snapshot: the entries and the number of the newest event agree.
@@ -97,7 +104,7 @@ class EntryLoader:
     async def _run(self) -> None:
         try:
             while self._waiting:
-                names = tuple(itertools.islice(self._waiting, MAX_BATCH))
+                names = tuple(itertools.islice(self._waiting, self._max_batch))
                 batch = {name: self._waiting.pop(name) for name in names}
                 try:
                     answer = await self._ask(batch)

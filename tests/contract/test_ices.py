@@ -10,7 +10,6 @@ import pytest
 from gateway.core.accounts import fold_user
 from gateway.core.audit_event import Actor, Via
 from gateway.core.ice import IceType, Status
-from gateway.store import entry_loader as look_ups_module
 from gateway.store import ices
 from gateway.store.engine import StoreUnavailable
 from gateway.store.entry_loader import EntryLoader
@@ -264,10 +263,9 @@ async def test_look_ups_that_wait_are_answered_together(engine, between):
     assert between.calls["look_up"] == 2, "one query was expected for all that waited"
 
 
-async def test_a_query_asks_for_so_many_at_the_most(engine, between, monkeypatch):
+async def test_a_query_asks_for_so_many_at_the_most(engine, between):
     """What a storm asked for while a query ran is not worked on in one turn of the loop."""
-    monkeypatch.setattr(look_ups_module, "MAX_BATCH", 3)
-    look_ups = EntryLoader(between)
+    look_ups = EntryLoader(between, max_batch=3)
     all_ices = [an_ice(f"lab-{number}") for number in range(7)]
     for ice in all_ices:
         await add(engine, ice)

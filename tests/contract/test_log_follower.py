@@ -7,7 +7,6 @@ import contextlib
 
 import pytest
 
-from gateway.node import log_follower as tail_module
 from gateway.node.log_follower import LogFollower
 from gateway.store.engine import StoreUnavailable
 from tests.contract.domain import Between, an_event, append, log, refusing, soon, unguarded
@@ -16,12 +15,12 @@ from tests.contract.domain import Between, an_event, append, log, refusing, soon
 class Follower:
     """A tail that notes what it does: the numbers it applies, and `compare`."""
 
-    def __init__(self, engine) -> None:
+    def __init__(self, engine, **options) -> None:
         self.between = Between(engine)
         self.did: list[int | str] = []
         self.compared = asyncio.Event()
         self.compare_fails = False
-        self.tail = LogFollower(self.between, self._apply, self._compare)
+        self.tail = LogFollower(self.between, self._apply, self._compare, **options)
 
     def _apply(self, entry) -> None:
         assert self.tail.position < entry.seq, "a position was expected to be of what is applied"
@@ -79,8 +78,8 @@ async def test_events_are_applied_once_and_in_order(engine, follower):
     assert follower.tail.position == 54
 
 
-async def test_more_than_a_batch_is_applied_at_once(engine, follower, monkeypatch):
-    monkeypatch.setattr(tail_module, "_BATCH", 3)
+async def test_more_than_a_batch_is_applied_at_once(engine):
+    follower = Follower(engine, batch=3)
     async with follower.running():
         for count in (10, 3):
             await append(engine, *[an_event()] * count)

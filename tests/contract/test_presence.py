@@ -7,8 +7,7 @@ import asyncio
 import pytest
 
 from client.protocol import Hello
-from gateway.node import presence as presence_module
-from gateway.node.presence import ConnectionChange, Presence
+from gateway.node.presence import ConnectionChange, Pace, Presence
 from gateway.node.session import Session
 from gateway.store import sessions
 from gateway.store.engine import OutcomeUnknown
@@ -29,12 +28,12 @@ from tests.contract.domain import (
 class Node:
     """A node with one ICE, whose presence can lose its store."""
 
-    def __init__(self, engine, ice) -> None:
+    def __init__(self, engine, ice, **pace) -> None:
         self.engine = engine
         self.ice = ice
         self.between = Between(engine)
         self.now = NOW
-        self.presence = Presence(self.between, "node-a", lambda: self.now)
+        self.presence = Presence(self.between, "node-a", lambda: self.now, Pace(**pace))
         self.news: list[ConnectionChange] = []
         self.refusals: list[ConnectionEvent] = []
         self.told = asyncio.Event()
@@ -170,16 +169,14 @@ async def last_seen(node):
     return (await Ices(node.engine).find("lab-1")).lastseen
 
 
-async def test_a_session_is_confirmed_from_time_to_time_and_stored_at_its_end(node, monkeypatch):
-    monkeypatch.setattr(presence_module, "_CONFIRM_EVERY", 0)
-    monkeypatch.setattr(presence_module, "_PAUSE", 0)
+async def test_a_session_is_confirmed_from_time_to_time_and_stored_at_its_end(engine):
+    node = Node(engine, await add_registered(engine), confirm_every=0, pause=0, retry=0)
     session = node.opens()
     await node.presence.flush()
     node.now = minutes(1)
     gate = node.between.hold("write", fails=True)
     running = asyncio.create_task(node.presence.run())
     await soon(gate.reached.wait(), "an attempt to confirm")
-    monkeypatch.setattr(presence_module, "_RETRY", 0)
     second = node.between.hold("write")
     gate.open.set()
     await soon(second.reached.wait(), "another attempt after one that failed")
@@ -238,8 +235,8 @@ async def test_a_session_that_ends_while_the_others_are_confirmed_is_seen_no_ear
 # --- while the store is away ---------------------------------------------------------------------
 
 
-async def test_run_writes_by_itself_once_the_store_is_back(node, monkeypatch):
-    monkeypatch.setattr(presence_module, "_RETRY", 0)
+async def test_run_writes_by_itself_once_the_store_is_back(engine):
+    node = Node(engine, await add_registered(engine), retry=0)
     gate = node.between.hold("write", fails=True)
     running = asyncio.create_task(node.presence.run())
     node.opens()
@@ -347,8 +344,8 @@ async def test_a_session_that_ends_while_it_is_written_ends(node):
 
 
 @DURING
-async def test_what_waits_is_bounded(node, monkeypatch, during):
-    monkeypatch.setattr(presence_module, "_MAX_EVENTS", 10)
+async def test_what_waits_is_bounded(engine, during):
+    node = Node(engine, await add_registered(engine), max_events=10)
 
     def meanwhile():
         for number in range(8):

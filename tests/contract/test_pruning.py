@@ -7,10 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-import gateway.services.audit
 from gateway.core.hash_chain import Head
 from gateway.services.audit import Audit, Pruned
-from gateway.store import events
 from gateway.store.engine import StoreUnavailable
 from tests.contract.domain import (
     NOW,
@@ -68,27 +66,31 @@ async def test_all_may_go_but_the_checkpoint_and_numbers_go_on(engine, audit):
     assert (await audit.verify(await audit.head())).fault is None
 
 
-@pytest.mark.parametrize("batches", range(3))
-async def test_a_pruning_that_is_broken_off_leaves_a_proven_log(
-    engine, audit, monkeypatch, batches
-):
-    monkeypatch.setattr(gateway.services.audit, "_BATCH", 2)
-    head = await audit.head()
-    left = [batches]
-    genuine = events.prune
+class Dying:
+    """An engine that fails after so many writes."""
 
-    async def dies(transaction, seq):
-        if not left[0]:
+    def __init__(self, engine, writes):
+        self._engine = engine
+        self._left = writes
+
+    def __getattr__(self, name):
+        return getattr(self._engine, name)
+
+    async def write(self, unit):
+        if not self._left:
             raise StoreUnavailable("as if killed")
-        left[0] -= 1
-        return await genuine(transaction, seq)
+        self._left -= 1
+        return await self._engine.write(unit)
 
-    monkeypatch.setattr(events, "prune", dies)
+
+@pytest.mark.parametrize("batches", range(3))
+async def test_a_pruning_that_is_broken_off_leaves_a_proven_log(engine, audit, batches):
+    head = await audit.head()
+    dying = Dying(engine, writes=1 + batches)  # the checkpoint comes first
     with refusing(StoreUnavailable, "the pruning"):
-        await audit.prune(ROOT, minutes(6))
+        await Audit(engine=dying, clock=lambda: minutes(10), batch=2).prune(ROOT, minutes(6))
     assert (await numbers(engine))[0] == 1 + 2 * batches
     assert (await audit.verify(head)).fault is None
-    monkeypatch.undo()
     assert await audit.prune(ROOT, minutes(6)) == Pruned(6 - 2 * batches, 6)
     assert await numbers(engine) == list(range(7, 12)), "one checkpoint was to be enough"
     assert (await audit.verify(head)).fault is None
@@ -126,8 +128,8 @@ async def test_a_checkpoint_that_says_nothing_covers_nothing(engine, audit):
     assert (await audit.verify()).fault == "events 1 to 4 were removed"
 
 
-async def test_an_audit_is_right_though_the_log_is_pruned_meanwhile(engine, audit, monkeypatch):
-    monkeypatch.setattr(gateway.services.audit, "_BATCH", 1)
+async def test_an_audit_is_right_though_the_log_is_pruned_meanwhile(engine, audit):
+    audit = Audit(engine=engine, clock=lambda: minutes(10), batch=1)
     head = await audit.head()
     found, _ = await asyncio.gather(audit.verify(head), audit.prune(ROOT, minutes(8)))
     assert found.fault is None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core import rate_limit
 from gateway.core.rate_limit import RateLimiter
 
 
@@ -39,9 +38,8 @@ def test_what_counts_as_one_source(one, other, same):
     assert (counted.count(other, 1) > 0) is same
 
 
-def test_memory_is_bounded_and_the_quietest_source_goes_first(monkeypatch):
-    monkeypatch.setattr(rate_limit, "_MAX_SOURCES", 3)
-    counted = RateLimiter(1, 60.0)
+def test_memory_is_bounded_and_the_quietest_source_goes_first():
+    counted = RateLimiter(1, 60.0, max_sources=3)
     for source in ("a", "b", "c"):
         counted.count(source, 0)
     assert counted.count("a", 1) > 0
