@@ -113,7 +113,7 @@ async def _serve(settings: Settings, *, has_users: bool) -> None:
             signals.on_stop(_in_loop(stop.set))
             on_terminal = sys.stdin.isatty()
             signals.on_hang_up(
-                _in_loop(lambda: _hang_up(partial(reload_certificate, gateway.tls), on_terminal))
+                _in_loop(lambda: hang_up(partial(reload_certificate, gateway.tls), on_terminal))
             )
             _print_start(settings, gateway.url, gateway.engine.name, has_users=has_users)
             if gateway.node.restore_hold.reason is not None:
@@ -140,7 +140,7 @@ def _in_loop(act: Callable[[], object]) -> Callback:
     return schedule
 
 
-def _hang_up(reload: Callable[[], None], on_terminal: bool) -> None:  # noqa: FBT001 - a callback's argument
+def hang_up(reload: Callable[[], None], on_terminal: bool) -> None:  # noqa: FBT001 - a callback's argument
     """Handle SIGHUP: reload the certificate, or end if the terminal was closed."""
     if on_terminal and not sys.stdin.isatty():
         signal.signal(signal.SIGHUP, signal.SIG_DFL)

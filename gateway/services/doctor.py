@@ -21,7 +21,7 @@ from gateway.core.times import Clock, to_text
 from gateway.runtime.database_url import file_of
 from gateway.runtime.settings import BadSetting, Settings
 from gateway.services.diagnostics import Finding, failed, ok, warning
-from gateway.services.doctor_network import handles, ports, tls
+from gateway.services.doctor_network import TIMEOUT, handles, ports, tls
 from gateway.store import key_file, restore_mark
 from gateway.store.engine import StoreRefused, StoreUnavailable
 from gateway.store.ices import sealed_with
@@ -98,7 +98,10 @@ async def inspect_check_server(url: str) -> DatabaseState:
 
 
 class Doctor:
-    """The checks of what the settings name; `config` is the settings file."""
+    """The checks of what the settings name; `config` is the settings file.
+
+    A program at a port has `timeout` seconds to answer.
+    """
 
     def __init__(
         self,
@@ -107,11 +110,13 @@ class Doctor:
         *,
         clock: Clock,
         monotonic: Callable[[], float] = time.monotonic,
+        timeout: float = TIMEOUT,
     ) -> None:
         self._settings = settings
         self._config = config
         self._clock = clock
         self._monotonic = monotonic
+        self._timeout = timeout
         self._began = clock(), monotonic()
         self._state = DatabaseState()
 
@@ -129,7 +134,7 @@ class Doctor:
             ("keys", self._check_keys),
             ("files", self._check_files if on_disk else self._check_key_file),
             *((("disk", self._check_disk),) if on_disk else ()),
-            ("port", lambda: ports(self._settings, served=self._state.served)),
+            ("port", self._check_ports),
             ("tls", lambda: tls(self._settings, self._clock())),
             ("handles", lambda: handles(self._settings)),
             ("clock", self._check_clock),
@@ -151,6 +156,9 @@ class Doctor:
             yield warning("settings", text, "change what it names, unless it is meant so")
         if not warnings:
             yield ok("settings", f"from {self._config}" if self._config else "no file is named")
+
+    def _check_ports(self) -> Iterator[Finding]:
+        return ports(self._settings, served=self._state.served, timeout=self._timeout)
 
     # --- the database and the keys -------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ from gateway.runtime.sockets import host_port
 from gateway.runtime.tls import Tls
 from gateway.services.diagnostics import Finding, failed, ok, warning
 
-_TIMEOUT: Final = 3.0
+TIMEOUT: Final = 3.0
 """Seconds for a running gateway to answer."""
 _SOON: Final = timedelta(days=30)
 _LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where to connect, not to listen
@@ -43,14 +43,14 @@ class _Answer:
     fault: str | None = None
 
 
-def ports(settings: Settings, *, served: bool) -> Iterator[Finding]:
+def ports(settings: Settings, *, served: bool, timeout: float) -> Iterator[Finding]:
     """Check that each port is free, or that the gateway that serves the database has it."""
     for host in settings.server_host:
-        yield _port(settings, host, served=served)
-    yield from _metrics(settings, served=served)
+        yield _port(settings, host, served=served, timeout=timeout)
+    yield from _metrics(settings, served=served, timeout=timeout)
 
 
-def _port(settings: Settings, host: str, *, served: bool) -> Finding:
+def _port(settings: Settings, host: str, *, served: bool, timeout: float) -> Finding:
     port = settings.server_port
     where = host_port(host, port)
     reason = _bind_error(host, port)
@@ -62,7 +62,7 @@ def _port(settings: Settings, host: str, *, served: bool) -> Finding:
     if reason != errno.EADDRINUSE:
         text = f"cannot listen on {where}: {os.strerror(reason)}"
         return failed("port", text, "see server.host and server.port")
-    answer = _probe(settings, host)
+    answer = _probe(settings, host, timeout)
     if not answer.ours:
         remedy = "stop that program, or set server.port"
         return failed("port", f"another program has {where}", remedy)
@@ -75,7 +75,7 @@ def _port(settings: Settings, host: str, *, served: bool) -> Finding:
     return ok("port", f"a gateway serves the database on {where}, and admits ICEs")
 
 
-def _metrics(settings: Settings, *, served: bool) -> Iterator[Finding]:
+def _metrics(settings: Settings, *, served: bool, timeout: float) -> Iterator[Finding]:
     if settings.metrics_listen is None:
         yield ok("metrics", "turned off")
         return
@@ -83,7 +83,7 @@ def _metrics(settings: Settings, *, served: bool) -> Iterator[Finding]:
     reason = _bind_error(host, port)
     if reason is None:
         yield ok("metrics", f"{host_port(host, port)} is free")
-    elif served and _serves_metrics(host, port):
+    elif served and _serves_metrics(host, port, timeout):
         yield ok("metrics", f"a gateway serves them on {host_port(host, port)}")
     else:
         text = f"cannot be served on {host_port(host, port)}: {os.strerror(reason)}"
@@ -102,14 +102,14 @@ def _bind_error(host: str, port: int) -> int | None:
     return None
 
 
-def _probe(settings: Settings, host: str) -> _Answer:
+def _probe(settings: Settings, host: str, timeout: float) -> _Answer:
     """Ask the program that listens there whether it is ready."""
     host, port = _LOOPBACK.get(host, host), settings.server_port
-    connection = http.client.HTTPConnection(host, port, timeout=_TIMEOUT)
+    connection = http.client.HTTPConnection(host, port, timeout=timeout)
     if settings.server_tls_certificate is not None:
         # This only asks whether it is there, and trusts nothing of the answer.
         unchecked = ssl._create_unverified_context()  # noqa: S323, SLF001 - it gets no secret
-        connection = http.client.HTTPSConnection(host, port, timeout=_TIMEOUT, context=unchecked)
+        connection = http.client.HTTPSConnection(host, port, timeout=timeout, context=unchecked)
     try:
         connection.request("GET", "/readyz")
         answer = connection.getresponse()
@@ -124,8 +124,8 @@ def _probe(settings: Settings, host: str) -> _Answer:
         connection.close()
 
 
-def _serves_metrics(host: str, port: int) -> bool:
-    connection = http.client.HTTPConnection(_LOOPBACK.get(host, host), port, timeout=_TIMEOUT)
+def _serves_metrics(host: str, port: int, timeout: float) -> bool:
+    connection = http.client.HTTPConnection(_LOOPBACK.get(host, host), port, timeout=timeout)
     try:
         connection.request("GET", "/metrics")
         return b"ice_gateway_" in connection.getresponse().read()

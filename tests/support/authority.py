@@ -31,9 +31,13 @@ class Authority:
         return ssl.create_default_context(cafile=self.file)
 
     def certificate(
-        self, host: str, begins: timedelta = timedelta(), name: str = "server"
+        self,
+        host: str,
+        begins: timedelta = timedelta(),
+        name: str = "server",
+        good_for: timedelta = HOUR,
     ) -> tuple[Path, Path]:
-        """The files of a certificate for a name or IP address, good for an hour from now + `begins`, and its key.
+        """The files of a certificate for a name or IP address, good from now + `begins` on, and its key.
 
         The files begin with `name`; those that are there are written over.
         """
@@ -48,7 +52,7 @@ class Authority:
             serialization.PrivateFormat.PKCS8,
             serialization.NoEncryption(),
         )
-        signed = self._sign(_named("server"), key, extension, begins)
+        signed = self._sign(_named("server"), key, extension, begins, good_for)
         return self._write(f"{name}.pem", signed), self._write(f"{name}.key", pem)
 
     def server_context(self, host: str, begins: timedelta = timedelta()) -> ssl.SSLContext:
@@ -57,7 +61,7 @@ class Authority:
         context.load_cert_chain(*self.certificate(host, begins))
         return context
 
-    def _sign(self, name, key, extension, begins) -> bytes:
+    def _sign(self, name, key, extension, begins, good_for=HOUR) -> bytes:
         start = datetime.now(UTC) - timedelta(minutes=1) + begins
         issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         certificate = (
@@ -67,7 +71,7 @@ class Authority:
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(start)
-            .not_valid_after(start + HOUR)
+            .not_valid_after(start + good_for)
             .add_extension(extension[0], critical=extension[1])
             .add_extension(issuer, critical=False)
             .sign(self._key, hashes.SHA256())

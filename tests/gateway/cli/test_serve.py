@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import json
 import os
 import pty
@@ -13,6 +12,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 import time
 import types
 import urllib.error
@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives import serialization
 from gateway.app import run_gateway
 from gateway.cli import main
 from gateway.cli.common import open_context
+from gateway.cli.serve import hang_up
 from gateway.core.ice import IceType
 from gateway.core.roles import Role
 from gateway.core.times import utc_now
@@ -111,10 +112,15 @@ def test_second_gateway_on_one_file_is_refused(served):
 @pytest.fixture
 def refused(tmp_path, monkeypatch):
     """Run `serve` in this process; it must be refused, and nothing of it must stay here."""
-    for name in ("gateway.runtime.logs.configure", "gc.set_threshold"):
-        monkeypatch.setattr(name, lambda *_: None)
-    monkeypatch.setattr("gateway.runtime.eventloop.raise_limit", lambda: None)
-    monkeypatch.setattr("gateway.runtime.eventloop._run", asyncio.run)
+    for name in (
+        "structlog.configure",
+        "logging.basicConfig",
+        "logging.captureWarnings",
+        "gc.set_threshold",
+        "sys.setswitchinterval",
+        "resource.setrlimit",
+    ):
+        monkeypatch.setattr(name, lambda *_, **__: None)
     for name in os.environ:
         if name.startswith("ICE_GATEWAY_"):
             monkeypatch.delenv(name)
@@ -625,17 +631,16 @@ def test_a_stop_while_it_asks_for_the_first_admin_ends_it(tmp_path):
 )
 async def test_only_a_closed_terminal_ends_it(monkeypatch, on_terminal, still_there, happens):
     done = []
-    module = importlib.import_module("gateway.cli.serve")
-    monkeypatch.setattr(module.sys, "stdin", types.SimpleNamespace(isatty=lambda: still_there))
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(isatty=lambda: still_there))
 
     def killed(number):
         assert signal.getsignal(number) is signal.SIG_DFL
         done.append(signal.Signals(number).name)
         raise SystemExit
 
-    monkeypatch.setattr(module.signal, "raise_signal", killed)
+    monkeypatch.setattr(signal, "raise_signal", killed)
     with contextlib.suppress(SystemExit):
-        module._hang_up(lambda: done.append("reload"), on_terminal)
+        hang_up(lambda: done.append("reload"), on_terminal)
     assert done == [happens]
 
 

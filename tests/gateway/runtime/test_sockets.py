@@ -9,8 +9,7 @@ import sys
 
 import pytest
 
-from gateway.runtime import sockets
-from gateway.runtime.sockets import CannotBind, host_port, open_listeners
+from gateway.runtime.sockets import QUEUES, CannotBind, host_port, open_listeners
 from tests.support.ice import PATIENCE
 
 
@@ -30,7 +29,9 @@ def test_nobody_else_has_the_address():
 @pytest.mark.skipif(sys.platform != "linux", reason="one socket would get all")
 def test_more_may_wait_than_one_queue_holds(monkeypatch):
     """Whoever finds no room is not heard for a second: a fleet that comes back at once has to fit."""
-    monkeypatch.setattr(sockets, "BACKLOG", 1)
+    listen = socket.socket.listen
+    # As where net.core.somaxconn is 1.
+    monkeypatch.setattr(socket.socket, "listen", lambda one, _: listen(one, 1))
     with contextlib.ExitStack() as stack:
         found = [stack.enter_context(one) for one in open_listeners(["127.0.0.1"], 0)]
         selector = stack.enter_context(selectors.DefaultSelector())
@@ -64,7 +65,7 @@ def test_every_host_is_bound_on_one_port_and_an_address_that_two_have_once():
             stack.enter_context(one)
         [port] = {one.getsockname()[1] for one in found}
         assert addresses(found) == {("127.0.0.1", port), ("::1", port)}
-        assert len(found) == 2 * sockets.QUEUES
+        assert len(found) == 2 * QUEUES
         for address in addresses(found):
             stack.enter_context(socket.create_connection(address))
 

@@ -8,6 +8,7 @@ import dataclasses
 import datetime as dt
 import json
 import os
+import resource
 import shutil
 import socket
 import sqlite3
@@ -21,7 +22,6 @@ from gateway.cli.common import open_context
 from gateway.core.ice import IceType
 from gateway.core.times import to_text, utc_now
 from gateway.core.tokens import Key, KeyRing
-from gateway.services import doctor, doctor_network
 from gateway.services.backup import DATABASE, GatewayFiles, back_up
 from gateway.services.doctor import Doctor
 from gateway.store import key_file
@@ -61,7 +61,7 @@ def settings(template, tmp_path, monkeypatch):
     """Of such a gateway; every check is well."""
     for path in template.iterdir():
         shutil.copy(path, tmp_path)
-    monkeypatch.setattr(doctor_network.resource, "getrlimit", lambda _: (1024, 6000))
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 6000))
     return settings_for(tmp_path, ice__max_connections=4000)
 
 
@@ -255,12 +255,20 @@ def test_files_that_others_may_use(settings, tmp_path):
 
 
 def test_files_of_two_users(settings, monkeypatch):
-    monkeypatch.setattr(doctor, "_owner", lambda path: len(path.name))
+    stat = Path.stat
+
+    def of_another(path, **options):
+        found = stat(path, **options)
+        if path != settings.key_file:
+            return found
+        return os.stat_result([*found[:4], found.st_uid + 1, *found[5:]])
+
+    monkeypatch.setattr(Path, "stat", of_another)
     expect(examine(settings), "files", "FAILED", "belongs to another user", "the gateway's user")
 
 
 def test_a_folder_that_is_not_ours(settings, monkeypatch):
-    monkeypatch.setattr(doctor.os, "access", lambda _, mode: mode != os.W_OK)
+    monkeypatch.setattr(os, "access", lambda _, mode: mode != os.W_OK)
     expect(examine(settings), "files", "FAILED", "no file can be made in")
 
 
@@ -269,15 +277,15 @@ def test_a_folder_that_is_not_ours(settings, monkeypatch):
 )
 def test_a_disk_that_is_nearly_full(settings, monkeypatch, free, level):
     usage = shutil.disk_usage(settings.database_path)._replace(free=free)
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     expect(examine(settings), "disk", level, "make room")
 
 
-def test_a_log_that_has_grown(settings, monkeypatch):
-    monkeypatch.setattr(doctor, "_LONG_LOG", 0)
+def test_a_log_that_has_grown(settings):
     with contextlib.closing(sqlite3.connect(settings.database_path)) as other:
         other.execute("UPDATE ice_tokens SET lastseen = ''")
         other.commit()
+        os.truncate(f"{settings.database_path}-wal", 65 * 1024 * 1024)  # takes no room
         expect(examine(settings), "disk", "warning", "-wal has grown")
 
 
@@ -285,7 +293,7 @@ def test_what_a_check_does_not_expect_is_a_finding(settings, monkeypatch):
     def away(_):
         raise OSError("the disk is away")
 
-    monkeypatch.setattr(doctor.shutil, "disk_usage", away)
+    monkeypatch.setattr(shutil, "disk_usage", away)
     expect(examine(settings), "disk", "FAILED", "cannot be checked: the disk is away")
 
 
@@ -316,9 +324,7 @@ def test_a_port_that_another_program_has(settings, at):
 
 def expect_quickly(settings, *expected):
     """A port that accepts and says nothing is not waited for."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(doctor_network, "_TIMEOUT", 0.05)
-        expect(examine(settings), *expected)
+    expect(examine(settings, timeout=0.05), *expected)
 
 
 def test_an_address_that_is_not_ours(settings):
@@ -337,9 +343,7 @@ def test_each_of_several_hosts_is_looked_at(settings):
         other.settimeout(0)
         port = other.getsockname()[1]
         both = dataclasses.replace(settings, server_host=("127.0.0.1", "::1"), server_port=port)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(doctor_network, "_TIMEOUT", 0.05)
-            findings = [item for item in examine(both) if item.check == "port"]
+        findings = [item for item in examine(both, timeout=0.05) if item.check == "port"]
     assert [(item.level, item.text) for item in findings] == [
         ("ok", f"127.0.0.1:{port} is free"),
         ("FAILED", f"another program has [::1]:{port}"),
@@ -375,7 +379,7 @@ async def test_beside_a_gateway(tmp_path):
         assert (level, "a gateway on another database" in text) == ("FAILED", True), text
 
 
-def test_certificates(settings, tmp_path, monkeypatch):
+def test_certificates(settings, tmp_path):
     (tmp_path / "tls").mkdir()
     authority = Authority(tmp_path / "tls")
 
@@ -385,11 +389,11 @@ def test_certificates(settings, tmp_path, monkeypatch):
         return dataclasses.replace(settings, server_tls_certificate=certificate, server_tls_key=key)
 
     hours = dt.timedelta(hours=1)
-    good = authority.certificate("127.0.0.1", name="good")
+    brief = authority.certificate("127.0.0.1", name="brief")
+    good = authority.certificate("127.0.0.1", name="good", good_for=31 * 24 * hours)
     late = authority.certificate("127.0.0.1", -2 * hours, name="late")
     early = authority.certificate("127.0.0.1", 2 * hours, name="early")
-    expect(examine(certified(*good)), "tls", "warning", "for 0 days", "renew it")
-    monkeypatch.setattr(doctor_network, "_SOON", hours / 2)
+    expect(examine(certified(*brief)), "tls", "warning", "for 0 days", "renew it")
     assert [item for item in examine(certified(*good)) if item.level != "ok"] == []
     expect(examine(certified(*late)), "tls", "FAILED", "has expired", "renew it")
     expect(examine(certified(*early)), "tls", "FAILED", "is good from", "set the clock")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import resource
+import sys
 
 import pytest
 
@@ -52,8 +52,8 @@ def test_the_last_handles_are_kept_free(limit, handle, last):
 def test_it_runs_with_a_collector_for_many_long_lived_objects(monkeypatch):
     set_to = []
     monkeypatch.setattr(gc, "set_threshold", lambda *numbers: set_to.append(numbers))
-    monkeypatch.setattr(eventloop, "raise_limit", lambda: None)
-    monkeypatch.setattr(eventloop, "_run", asyncio.run)
+    monkeypatch.setattr(sys, "setswitchinterval", lambda _: None)
+    monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
     ran = []
 
     async def work():
