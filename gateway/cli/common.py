@@ -74,6 +74,18 @@ class CommandContext:
     services: Services
     actor: Actor
 
+    @classmethod
+    def of(cls, settings: Settings, engine: Engine) -> CommandContext:
+        """The context of a command on an open database."""
+        services = Services.of(
+            settings,
+            engine=engine,
+            keys=KeyStore(settings.key_file),
+            clock=utc_now,
+            confirmer=Acknowledgements(Nodes(engine.fetch), utc_now),
+        )
+        return cls(settings, engine, services, current_actor())
+
     async def ice(self, name: str) -> Ice:
         """The entry of this name; if there is none, the command ends with the refusal."""
         return (await self.listed(name)).ice
@@ -87,14 +99,7 @@ class CommandContext:
 async def open_context(settings: Settings, *, create: bool = True) -> AsyncIterator[CommandContext]:
     """Open the database of the settings; `create` makes it if it does not exist."""
     async with open_store(settings.database_url, create=create, tell=print_notice) as engine:
-        services = Services.of(
-            settings,
-            engine=engine,
-            keys=KeyStore(settings.key_file),
-            clock=utc_now,
-            confirmer=Acknowledgements(Nodes(engine.fetch), utc_now),
-        )
-        yield CommandContext(settings, engine, services, current_actor())
+        yield CommandContext.of(settings, engine)
 
 
 def current_actor() -> Actor:

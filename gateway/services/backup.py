@@ -13,7 +13,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -85,8 +85,18 @@ class Manifest(msgspec.Struct):
 # --- making one ----------------------------------------------------------------------------------
 
 
+Copy = Callable[[Path, Path], None]
+"""Copies a database from a path to another; see `copy_database`."""
+
+
 async def back_up(
-    engine: Engine, place: GatewayFiles, folder: Path, actor: Actor, clock: Clock
+    engine: Engine,
+    place: GatewayFiles,
+    folder: Path,
+    actor: Actor,
+    clock: Clock,
+    *,
+    copy: Copy = copy_database,
 ) -> Manifest:
     """Make a backup in `folder`, an absolute path, which must be new or empty.
 
@@ -111,7 +121,7 @@ async def back_up(
     await engine.write(unit)
     try:
         with _unfinished(folder) as unfinished:
-            await asyncio.to_thread(_copy_together, place, unfinished, now)
+            await asyncio.to_thread(_copy_together, place, unfinished, now, copy)
             manifest = await _describe(unfinished, now)
             sync(unfinished)
             unfinished.rename(folder)
@@ -143,7 +153,7 @@ def _unfinished(folder: Path) -> Iterator[Path]:
         shutil.rmtree(name, ignore_errors=True)
 
 
-def _copy_together(place: GatewayFiles, target: Path, now: datetime) -> None:
+def _copy_together(place: GatewayFiles, target: Path, now: datetime, copy: Copy) -> None:
     """Copy both so that each entry of the database has its key in the key file.
 
     The database is copied again if the key file has changed meanwhile. Otherwise the copy could lack a key
@@ -151,7 +161,7 @@ def _copy_together(place: GatewayFiles, target: Path, now: datetime) -> None:
     """
     for _ in range(_ATTEMPTS):
         before = key_file.signature(place.key_file)
-        copy_database(place.database, target / DATABASE)
+        copy(place.database, target / DATABASE)
         content = None if before is None else place.key_file.read_bytes()
         if key_file.signature(place.key_file) == before:
             break

@@ -95,7 +95,8 @@ class Provisioning:
     ) -> None:
         self._engine = engine
         self._confirmer = confirmer
-        self._keys = keys
+        self.keys = keys
+        """The keys that this process knows."""
         self._clock = clock
         self._ttl = registration_ttl
         self._ices = ices.Ices(engine)
@@ -117,7 +118,7 @@ class Provisioning:
             # Sealed in the transaction, so that no key is retired meanwhile (see `key_rotation`).
             try:
                 # A missing file is made only while no ICE exists: a new key opens no existing token.
-                ring = self._keys.for_sealing(may_create=not await ices.any_ice(transaction))
+                ring = self.keys.for_sealing(may_create=not await ices.any_ice(transaction))
             except KeyFileUnusable as error:
                 return problem("keys-unavailable", str(error))
             token = ring.seal(ice_name, ice_type, 1, now)
@@ -164,7 +165,7 @@ class Provisioning:
 
         def change(ice: Ice) -> Ice | WrongStatus | Problem:
             try:
-                ring = self._keys.for_sealing(may_create=False)
+                ring = self.keys.for_sealing(may_create=False)
             except KeyFileUnusable as error:
                 return problem("keys-unavailable", str(error))
             # Clients take the later of two tokens as the newer, so it must be later even after

@@ -24,7 +24,7 @@ from gateway.store import key_file
 from gateway.store.events import Events
 from gateway.store.key_file import KeyFileUnusable
 from gateway.store.restore_mark import find_mark, head, standing
-from gateway.store.sqlite.snapshot import open_read_only
+from gateway.store.sqlite.snapshot import copy_database, open_read_only
 from tests.support.harness import ADMIN, harness, settings_for
 from tests.support.ice import PATIENCE
 
@@ -39,9 +39,10 @@ async def provision(opened, name):
     return issued.token
 
 
-async def make(settings, folder):
+async def make(settings, folder, **options):
     async with open_context(settings) as opened:
-        return await back_up(opened.engine, GatewayFiles.of(settings), folder, ADMIN, utc_now)
+        place = GatewayFiles.of(settings)
+        return await back_up(opened.engine, place, folder, ADMIN, utc_now, **options)
 
 
 @contextlib.contextmanager
@@ -51,7 +52,7 @@ def refused(word, error=BackupRefused):
     assert word in str(caught.value), f"expected {word!r} in {caught.value}"
 
 
-async def test_a_backup_beside_a_busy_gateway_is_of_one_moment(tmp_path, monkeypatch):
+async def test_a_backup_beside_a_busy_gateway_is_of_one_moment(tmp_path):
     """Everything that was acknowledged before is in it, and of what comes later a beginning."""
     tokens = {}
     progress = asyncio.Event()
@@ -65,14 +66,11 @@ async def test_a_backup_beside_a_busy_gateway_is_of_one_moment(tmp_path, monkeyp
                 progress.clear()
                 await progress.wait()
 
-    real = backups.copy_database
-
-    def copy_amid_writes(*args):
+    def copy_amid_writes(*paths):
         asyncio.run_coroutine_threadsafe(more(), loop).result()
-        real(*args)
+        copy_database(*paths)
         asyncio.run_coroutine_threadsafe(more(), loop).result()
 
-    monkeypatch.setattr(backups, "copy_database", copy_amid_writes)
     async with harness(tmp_path) as running:
         gateway = running.gateway
 
@@ -85,7 +83,7 @@ async def test_a_backup_beside_a_busy_gateway_is_of_one_moment(tmp_path, monkeyp
         writers = [asyncio.create_task(hammer(number)) for number in range(4)]
         await more()
         before = set(tokens)
-        manifest = await make(gateway.settings, tmp_path / "backup")
+        manifest = await make(gateway.settings, tmp_path / "backup", copy=copy_amid_writes)
         acknowledged = set(tokens)
         for writer in writers:
             writer.cancel()
@@ -114,13 +112,11 @@ async def test_a_backup_beside_a_busy_gateway_is_of_one_moment(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("retired", [False, True])
-async def test_a_key_that_comes_or_goes_meanwhile_is_not_missed(
-    tmp_path, settings, monkeypatch, retired
-):
+async def test_a_key_that_comes_or_goes_meanwhile_is_not_missed(tmp_path, settings, retired):
     """Each entry of the copy has its key in the copy, at whichever moment the keys change."""
     async with open_context(settings) as opened:
         tokens = [await provision(opened, "lab-1")]
-        real, copies = backups.copy_database, []
+        copies = []
 
         def copy_while_keys_change(source, target):
             if not copies:  # the first time the keys change beneath it
@@ -131,7 +127,7 @@ async def test_a_key_that_comes_or_goes_meanwhile_is_not_missed(
                     change(KeyRing([*kept, new], new.kid)), loop
                 ).result()
             copies.append(target)
-            real(source, target)
+            copy_database(source, target)
 
         async def change(ring):
             key_file.replace(settings.key_file, ring)
@@ -143,8 +139,7 @@ async def test_a_key_that_comes_or_goes_meanwhile_is_not_missed(
             tokens.append(await provision(opened, "lab-2"))
 
         loop = asyncio.get_running_loop()
-        monkeypatch.setattr(backups, "copy_database", copy_while_keys_change)
-        await make(settings, tmp_path / "backup")
+        await make(settings, tmp_path / "backup", copy=copy_while_keys_change)
     assert len(copies) == 2, "a copy beside other keys was expected to be made again"
     keys = key_file.read(tmp_path / "backup" / backups.KEYS)
     with open_read_only(tmp_path / "backup" / backups.DATABASE) as made:
@@ -154,17 +149,16 @@ async def test_a_key_that_comes_or_goes_meanwhile_is_not_missed(
     ]
 
 
-async def test_keys_that_never_rest_are_told(tmp_path, settings, monkeypatch):
+async def test_keys_that_never_rest_are_told(tmp_path, settings):
     async with open_context(settings) as opened:
         await provision(opened, "lab-1")
 
-    def change(*_):
+    def copy_and_change(*paths):
+        copy_database(*paths)
         key_file.replace(settings.key_file, key_file.read(settings.key_file))
 
-    real = backups.copy_database
-    monkeypatch.setattr(backups, "copy_database", lambda *args: (real(*args), change()))
     with refused("changes all the time"):
-        await make(settings, tmp_path / "backup")
+        await make(settings, tmp_path / "backup", copy=copy_and_change)
     assert not (tmp_path / "backup").exists()
 
 
@@ -246,17 +240,14 @@ async def test_nothing_is_overwritten(tmp_path, settings):
     assert [entry.event.detail["folder"] for entry in log] == [str(folder), str(tmp_path / "empty")]
 
 
-async def test_of_two_at_once_the_second_is_refused(tmp_path, settings, monkeypatch):
-    real = backups.copy_database
-
-    def somebody_was_faster(*args):
-        real(*args)
+async def test_of_two_at_once_the_second_is_refused(tmp_path, settings):
+    def somebody_was_faster(*paths):
+        copy_database(*paths)
         (tmp_path / "backup").mkdir()
         (tmp_path / "backup" / "manifest.json").write_text("theirs")
 
-    monkeypatch.setattr(backups, "copy_database", somebody_was_faster)
     with refused("cannot be made"):
-        await make(settings, tmp_path / "backup")
+        await make(settings, tmp_path / "backup", copy=somebody_was_faster)
     assert [path.name for path in (tmp_path / "backup").iterdir()] == ["manifest.json"]
 
 
@@ -265,10 +256,12 @@ async def test_one_that_fails_leaves_nothing(tmp_path, settings, monkeypatch):
         await provision(opened, "lab-1")
     with refused("No such file"):
         await make(settings, tmp_path / "no" / "backup")
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            backups, "sync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left"))
-        )
+
+    def full(_):
+        raise OSError(28, "No space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
         with refused("No space left"):
             await make(settings, tmp_path / "backup")
     settings.key_file.rename(tmp_path / "lost")

@@ -6,21 +6,21 @@ import asyncio
 import contextlib
 import functools
 import hashlib
+import os
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 
+import aiosqlite
 import pytest
 
-from gateway.cli.common import open_context
+from gateway.cli.common import CommandContext, open_context
 from gateway.core.ice import IceType
 from gateway.core.times import to_text, utc_now
 from gateway.core.tokens import Key, KeyRing, OpenedToken
-from gateway.services import key_rotation as key_life
 from gateway.services.key_rotation import KeyRefused, Keys
 from gateway.store import key_file
 from gateway.store.engine import StoreLocked
-from gateway.store.key_file import KeyStore
-from gateway.store.sqlite.engine import SqliteWriter
+from gateway.store.sqlite.engine import open_sqlite
 from gateway.store.sqlite.migrate import APPLICATION_ID, released
 from tests.support.harness import settings_for
 from tests.support.ice import until
@@ -37,9 +37,9 @@ def ring(running):
 
 
 @pytest.fixture
-def by_the_log_alone(monkeypatch):
+def by_the_log_alone(running, monkeypatch):
     """The gateway does not look at the file from time to time, so that only the event can tell it."""
-    monkeypatch.setattr(KeyStore, "fault", lambda _: None)
+    monkeypatch.delitem(running.gateway.node.health.checks, "keys")
 
 
 async def test_a_key_is_added_promoted_and_retired_beside_a_running_gateway(
@@ -64,8 +64,8 @@ async def test_a_key_is_added_promoted_and_retired_beside_a_running_gateway(
     again = (await running.act("lab-1", "reregister"))["token"]
     await command("retire", old)
     assert [key.kid for key in ring(running).keys] == [new]
-    held = running.gateway.node.admission._keys
-    await until(lambda: [key.kid for key in held._ring.keys] == [new])
+    held = running.gateway.services.provisioning.keys
+    await until(lambda: held.kids() == {new})
     assert (await ice.refused()).code == "token-invalid"
     ice.token = again
     await ice.connect()
@@ -86,8 +86,8 @@ async def states(running):
         return await keys(opened).list()
 
 
-def keys(opened):
-    return Keys(engine=opened.engine, path=opened.settings.key_file, clock=utc_now)
+def keys(opened, clock=utc_now):
+    return Keys(engine=opened.engine, path=opened.settings.key_file, clock=clock)
 
 
 @pytest.mark.parametrize("action", ["deregister", "reregister"])
@@ -182,23 +182,32 @@ async def test_a_commit_that_fails_says_that_the_file_may_be_changed(running, co
     await command("promote")
     again = (await running.act("lab-1", "reprovision"))["token"]
 
-    async def fail(writer):
-        await writer._roll_back()
-        raise sqlite3.OperationalError("disk I/O error")
+    failure = sqlite3.OperationalError("disk I/O error")
+    failure.sqlite_errorcode = sqlite3.SQLITE_IOERR_WRITE
+    connect = aiosqlite.connect
 
-    # The gateway's own writer is another class from here on: only the command's commits fail.
-    class Failing(SqliteWriter):
-        _commit = fail
+    def failing(*args, **options):
+        connection = connect(*args, **options)
+        execute = connection.execute
 
+        def fail_to_commit(sql, *params):
+            if sql == "COMMIT":
+                raise failure
+            return execute(sql, *params)
+
+        connection.execute = fail_to_commit
+        return connection
+
+    # The gateway has its connections already: only the command's commits fail.
     with monkeypatch.context() as patched:
-        patched.setattr("gateway.store.sqlite.engine.SqliteWriter", Failing)
+        patched.setattr(aiosqlite, "connect", failing)
         said = await command("retire", old, status=1)
     assert "the key file may be changed already: see `ice-gateway keys list`" in said.stderr
     assert len(said.stderr.splitlines()) == 1
     assert [key.kid for key in ring(running).keys] == [new]
     # No event tells of it, so that the gateway has to see it for itself.
-    held = running.gateway.node.admission._keys
-    await until(lambda: [key.kid for key in held._ring.keys] == [new])
+    held = running.gateway.services.provisioning.keys
+    await until(lambda: held.kids() == {new})
     assert (await ice.refused()).code == "token-invalid"
     ice.token = again
     await ice.connect()
@@ -228,10 +237,9 @@ class Intruder:
             self.inside = False
 
     async def _try(self):
-        with pytest.MonkeyPatch.context() as patched, contextlib.suppress(StoreLocked):
-            patched.setattr("gateway.store.sqlite.engine.BUSY_TIMEOUT", 0)
-            async with open_context(self.settings) as opened:
-                await self.work(opened)
+        with contextlib.suppress(StoreLocked):
+            async with open_sqlite(self.settings.database_path, busy_timeout=0) as engine:
+                await self.work(CommandContext.of(self.settings, engine))
 
 
 @pytest.fixture
@@ -265,14 +273,14 @@ async def test_no_key_is_retired_under_a_token_that_is_being_sealed(table, monke
         await keys(opened).retire(opened.actor, sealing)
 
     intruder = Intruder(table.settings, retire_it)
-    sealed = KeyStore.for_sealing
+    for_sealing = provisioning.keys.for_sealing
 
-    def stopped(store, **options):
-        held = sealed(store, **options)
+    def stopped(**options):
+        held = for_sealing(**options)
         intruder()
         return held
 
-    monkeypatch.setattr(KeyStore, "for_sealing", stopped)
+    monkeypatch.setattr(provisioning.keys, "for_sealing", stopped)
     if action == "provision":
         issued = await provisioning.provision(table.actor, "ci-2", IceType.CI_CD, None)
     else:
@@ -280,6 +288,17 @@ async def test_no_key_is_retired_under_a_token_that_is_being_sealed(table, monke
     assert intruder.visits == 1
     opened = key_file.read(table.settings.key_file).open(issued.token)
     assert isinstance(opened, OpenedToken), "the token that was given out was expected to open"
+
+
+def intrude_on_the_file(monkeypatch, intruder):
+    """Let the intruder in whenever the key file is about to be replaced."""
+    rename = os.rename
+
+    def stopped(*names):
+        intruder()
+        rename(*names)
+
+    monkeypatch.setattr(os, "rename", stopped)
 
 
 @pytest.mark.parametrize("moment", ["looked", "writes"])
@@ -300,24 +319,16 @@ async def test_no_token_is_sealed_with_a_key_that_is_being_retired(table, monkey
         await master.promote(opened.actor, second)
 
     intruder = Intruder(table.settings, seal_with_it)
-    if moment == "looked":
-        look = key_life.of_unknown_key
+    if moment == "writes":
+        intrude_on_the_file(monkeypatch, intruder)
 
-        async def looked(*args):
-            found = await look(*args)
+    def looked():
+        """The time of the event is asked for once it is known that nobody needs the key."""
+        if moment == "looked":
             intruder()
-            return found
+        return utc_now()
 
-        monkeypatch.setattr(key_life, "of_unknown_key", looked)
-    else:
-        change = key_file.replace
-
-        def writes(*args):
-            intruder()
-            change(*args)
-
-        monkeypatch.setattr(key_file, "replace", writes)
-    refused = await keys(table).retire(table.actor, first)
+    refused = await keys(table, looked).retire(table.actor, first)
     assert intruder.visits == 1
     assert tokens or refused is None
     held = key_file.read(table.settings.key_file)
@@ -331,13 +342,7 @@ async def test_of_two_keys_that_are_added_at_once_none_is_lost(table, monkeypatc
         told.append(await keys(opened).rotate(opened.actor))
 
     intruder = Intruder(table.settings, add)
-    change = key_file.replace
-
-    def stopped(*args):
-        intruder()
-        change(*args)
-
-    monkeypatch.setattr(key_file, "replace", stopped)
+    intrude_on_the_file(monkeypatch, intruder)
     await add(table)
     assert intruder.visits == 1
     assert set(told) <= set(kids(table))
