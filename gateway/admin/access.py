@@ -1,4 +1,4 @@
-"""Access control: what a route requires of its caller, and which entries a caller may see.
+"""Access control: what a route requires of its caller, and which ICEs a caller may see.
 
 An application with a route that does not declare its `Need` fails to start.
 """

@@ -87,11 +87,11 @@ class CommandContext:
         return cls(settings, engine, services, current_actor())
 
     async def ice(self, name: str) -> Ice:
-        """The entry of this name; if there is none, the command ends with the refusal."""
+        """The ICE of this name; if there is none, the command ends with the refusal."""
         return (await self.listed(name)).ice
 
     async def listed(self, name: str) -> Listed:
-        """The entry with its connection; if there is none, the command ends with the refusal."""
+        """The ICE of this name with its connection; if there is none, the command ends with the refusal."""
         return unwrap(await Ices(self.engine).find(name) or problem("not-registered"))
 
 

@@ -30,7 +30,7 @@ class IceType(enum.StrEnum):
 
 
 class Status(enum.StrEnum):
-    """The status of an entry. A name without an entry is *not registered*."""
+    """The status of a row of `ice_tokens`. A name without a row is *not registered*."""
 
     PROVISIONED = "provisioned"
     REGISTERED = "registered"
@@ -38,7 +38,7 @@ class Status(enum.StrEnum):
 
 
 class Action(enum.StrEnum):
-    """The actions that change an entry; each is one compare-and-set."""
+    """The actions that change a row of `ice_tokens`; each is one compare-and-set."""
 
     PROVISION = "provision"
     REPROVISION = "reprovision"
@@ -51,7 +51,7 @@ class Action(enum.StrEnum):
 class Rule:
     """One row of the table of actions.
 
-    `sources` are the statuses that allow it (None: no entry). `renews`: it replaces the token, and the generation
+    `sources` are the statuses that allow it (None: no row). `renews`: it replaces the token, and the generation
     grows by one. `closes` is the close code for the ICE's session.
     """
 
@@ -137,7 +137,7 @@ _PAST: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Ice:
-    """An entry of `ice_tokens`. Times are aware, in UTC; `ice_token` is a SHA-256, never the token."""
+    """A row of `ice_tokens`. Times are aware, in UTC; `ice_token` is a SHA-256, never the token."""
 
     ice_name: str
     ice_type: IceType
@@ -165,7 +165,7 @@ class Ice:
         now: datetime,
         expires: datetime | None,
     ) -> Ice:
-        """A new entry of generation 1. Raises ValueError for a bad name or user."""
+        """A new ICE of generation 1. Raises ValueError for a bad name or user."""
         if not valid_name(ice_name):
             raise ValueError(f"an ICE name has {NAME_RULE}")
         if (provisionedto is None) is not (ice_type is IceType.CI_CD):

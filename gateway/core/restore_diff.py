@@ -17,8 +17,8 @@ _UNKNOWN: Final = "not known"
 
 
 @dataclass(frozen=True, slots=True)
-class IceEntry:
-    """The part of an ICE's entry that decides on its admission; `token` is the hash."""
+class IceCredential:
+    """The columns of an ICE that decide on its admission; `token` is the hash."""
 
     name: str
     status: Status
@@ -34,7 +34,7 @@ class IceEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class UserEntry:
+class UserCredential:
     """The part of a user that decides what they may do; `password` is the hash."""
 
     name: str
@@ -44,7 +44,7 @@ class UserEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class TokenEntry:
+class TokenCredential:
     """The part of an API token that decides whether it is valid."""
 
     id: str
@@ -58,9 +58,9 @@ class TokenEntry:
 class Credentials:
     """All credentials of a database: ICEs and users by folded name, API tokens by id."""
 
-    ices: dict[str, IceEntry]
-    users: dict[str, UserEntry]
-    api_tokens: dict[str, TokenEntry]
+    ices: dict[str, IceCredential]
+    users: dict[str, UserCredential]
+    api_tokens: dict[str, TokenCredential]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ def revived(
     return found
 
 
-def _ice_change(older: IceEntry, newer: IceEntry | None) -> str | None:
+def _ice_change(older: IceCredential, newer: IceCredential | None) -> str | None:
     """The change that invalidated `older`; None if there is none."""
     if newer is None:
         return "gone"
@@ -116,12 +116,12 @@ def _ice_change(older: IceEntry, newer: IceEntry | None) -> str | None:
     if newer.token != older.token:
         return f"its token was replaced (generation {newer.generation})"
     if newer.status is not older.status:
-        # The newer entry is bound to a key; the restored one binds to the first key that comes with the token.
+        # The newer row is bound to a key; the restored one binds to the first key that comes with the token.
         return "registered: its token could be registered again, by anyone who has it"
     return None
 
 
-def _user_change(older: UserEntry, newer: UserEntry | None) -> str | None:
+def _user_change(older: UserCredential, newer: UserCredential | None) -> str | None:
     if newer is None:
         return None
     if newer.disabled:

@@ -1,4 +1,4 @@
-"""Decides whether to admit an ICE: token, proof, entry, in the order of docs/protocol.md.
+"""Decides whether to admit an ICE: token, proof, ICE, in the order of docs/protocol.md.
 
 Invalid tokens and proofs are refused without a look-up in the database. The first admission registers the ICE.
 """
@@ -31,11 +31,11 @@ from gateway.node.log_follower import LogFollower
 from gateway.node.restore_hold import RestoreHold
 from gateway.store import ices
 from gateway.store.engine import Engine, StoreUnavailable
-from gateway.store.entry_loader import EntryLoader
+from gateway.store.ice_loader import IceLoader
 from gateway.store.key_file import KeyStore
 
 MAX_AGE: Final = 1.0
-"""Seconds after which an entry is read again."""
+"""Seconds after which an ICE is read again."""
 ATTEMPTS: Final = 100
 """Handshakes without a genuine token that an address may send within `ATTEMPTS_WINDOW` seconds."""
 ATTEMPTS_WINDOW: Final = 60.0
@@ -57,7 +57,7 @@ class Handshake(msgspec.Struct, frozen=True, gc=False):
 
 
 class Candidate(msgspec.Struct, frozen=True, gc=False):
-    """A handshake with a genuine token and a good proof, whose entry is still to be read."""
+    """A handshake with a genuine token and a good proof, whose ICE is still to be read."""
 
     token: OpenedToken
     thumbprint: str
@@ -66,7 +66,7 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
 
 
 class Admitted(msgspec.Struct, frozen=True, gc=False):
-    """The entry that admits: `seq` is the newest event it reflects, `at` the monotonic time of the read.
+    """The ICE that is admitted: `seq` is the newest event it reflects, `at` the monotonic time of the read.
 
     `reading` is the number of the look-up that read it, if several nodes share the database.
     """
@@ -112,7 +112,7 @@ class Admission:
         keys: KeyStore,
         engine: Engine,
         hub: Hub[Any],
-        entries: EntryLoader,
+        loader: IceLoader,
         follower: LogFollower,
         restore_hold: RestoreHold,
         lease: Lease,
@@ -125,7 +125,7 @@ class Admission:
         self._keys = keys
         self._engine = engine
         self._hub = hub
-        self._entries = entries
+        self._loader = loader
         self._follower = follower
         self._restore_hold = restore_hold
         self._lease = lease
@@ -142,7 +142,7 @@ class Admission:
     async def admit(self, handshake: Handshake, open_session: OpenSession[S]) -> S | Refused | None:
         """Admit an ICE or refuse it; None if the client has gone meanwhile.
 
-        Add, then check: the handshake is in the hub before the entry is read. There is no await between the last
+        Add, then check: the handshake is in the hub before the ICE is read. There is no await between the last
         check and the 101, which `open_session` writes.
         """
         candidate = await self._screen(handshake)
@@ -248,7 +248,7 @@ class Admission:
         return Candidate(opened, proof.thumbprint, arrival.handshake.address, name)
 
     def _invalid_token(self, address: str, ice_name: str | None = None) -> Refused:
-        """`ice_name` only if the token was genuine and its entry exists."""
+        """`ice_name` only if the token was genuine and its ICE exists."""
         wait = self._count_attempt(address)
         if not wait:
             return Refused(refusal(RefusalCode.TOKEN_INVALID), ice_name)
@@ -262,7 +262,7 @@ class Admission:
     # --- with the database ---------------------------------------------------------------------------
 
     async def _decide(self, candidate: Candidate, *, again: bool) -> Admitted | Refused:
-        """Read the entry now and judge it; register the ICE on its first admission.
+        """Read the ICE now and judge it; register the ICE on its first admission.
 
         `again`: the last verdict became outdated, and the proof has been used.
         """
@@ -273,7 +273,7 @@ class Admission:
             if refused is not None:
                 return refused
             try:
-                reading = await self._entries.find(name, *proof)
+                reading = await self._loader.find(name, *proof)
                 proof = ()
                 if reading.replayed:
                     return _replayed(name)
@@ -327,7 +327,7 @@ class Admission:
         return None if logged is None else Admitted(registered, logged.seq, at, reading)
 
     def _is_current(self, admitted: Admitted) -> bool:
-        """Whether the entry is fresh, and this node knows of every change since."""
+        """Whether the ICE was read just now, and this node knows of every change since."""
         fresh = self._monotonic() - admitted.at <= MAX_AGE
         return fresh and self._follower.current and self._lease.valid
 

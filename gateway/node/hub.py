@@ -1,6 +1,6 @@
 """This node's sessions, and the handshakes that may become one.
 
-*Add, then check*: admission adds a handshake here as pending before it reads the ICE's entry. The read sees a
+*Add, then check*: admission adds a handshake here as pending before it reads the ICE. The read sees a
 deregistration that commits before it; one that commits later finds the pending handshake here and marks it. With
 check-then-add a deregistered ICE could slip in between.
 """
@@ -37,7 +37,7 @@ class Live(Protocol):
 
 
 class Pending:
-    """A handshake with a genuine token; its entry is still to be read."""
+    """A handshake with a genuine token; its ICE is still to be read."""
 
     __slots__ = ("generation", "ice_name", "outdated")
 
@@ -45,7 +45,7 @@ class Pending:
         self.ice_name = ice_name
         self.generation = generation
         self.outdated = False
-        """An event has changed the entry since: read it again."""
+        """An event has changed the ICE since: read it again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Hub(Generic[L]):
         return self._sessions.get(ice_name)
 
     def expect(self, ice_name: str, generation: int) -> Pending:
-        """Add a handshake, before its entry is read."""
+        """Add a handshake, before its ICE is read."""
         pending = Pending(ice_name, generation)
         self._pending.setdefault(ice_name, set()).add(pending)
         return pending
@@ -95,7 +95,7 @@ class Hub(Generic[L]):
                 del self._pending[pending.ice_name]
 
     def is_outdated(self, pending: Pending) -> bool:
-        """Whether the entry that was read for `pending` may have changed since."""
+        """Whether the ICE that was read for `pending` may have changed since."""
         session = self._sessions.get(pending.ice_name)
         return pending.outdated or (session is not None and session.generation > pending.generation)
 
@@ -136,15 +136,15 @@ class Hub(Generic[L]):
             lambda session: session.generation < generation,
         )
 
-    def reconcile(self, sessions: Sequence[L], entries: Mapping[str, tuple[int, Status]]) -> None:
+    def reconcile(self, sessions: Sequence[L], ices: Mapping[str, tuple[int, Status]]) -> None:
         """Close those of `sessions` that the table no longer allows, after the log was lost for a while.
 
         Args:
             sessions: the sessions from before the table was read; newer ones were judged by it.
-            entries: generation and status by name.
+            ices: generation and status by name.
         """
         for session in sessions:
-            generation, status = entries.get(session.ice_name, (0, Status.PROVISIONED))
+            generation, status = ices.get(session.ice_name, (0, Status.PROVISIONED))
             if generation != session.generation or status is not Status.REGISTERED:
                 deregistered = status is Status.DEREGISTERED
                 session.close(CloseCode.DEREGISTERED if deregistered else CloseCode.TOKEN_REPLACED)

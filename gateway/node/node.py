@@ -44,7 +44,7 @@ from gateway.runtime.fd_limits import shortage
 from gateway.runtime.settings import Settings
 from gateway.store.acknowledgements import Acknowledgements
 from gateway.store.engine import Engine
-from gateway.store.entry_loader import EntryLoader
+from gateway.store.ice_loader import IceLoader
 from gateway.store.ices import Ices
 from gateway.store.key_file import KeyStore
 from gateway.store.nodes import Nodes, forget_all
@@ -138,7 +138,7 @@ class Node:
             keys=keys,
             engine=engine,
             hub=self.hub,
-            entries=EntryLoader(engine, monotonic),
+            loader=IceLoader(engine, monotonic),
             follower=self.log,
             restore_hold=self.restore_hold,
             lease=self.lease,

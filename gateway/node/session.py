@@ -151,7 +151,7 @@ class Session:
         self.address = address
         self.since = since
         self.reading = reading
-        """The number of the look-up that read its entry, if several nodes share the database."""
+        """The number of the look-up that read its ICE, if several nodes share the database."""
         self.hello = _NO_HELLO
         self.opened = asyncio.get_running_loop().time()
         self.greeted: float | None = None

@@ -154,7 +154,7 @@ def _unfinished(folder: Path) -> Iterator[Path]:
 
 
 def _copy_together(place: GatewayFiles, target: Path, now: datetime, copy: Copy) -> None:
-    """Copy both so that each entry of the database has its key in the key file.
+    """Copy both so that each ICE of the database has its key in the key file.
 
     The database is copied again if the key file has changed meanwhile. Otherwise the copy could lack a key
     that was made or retired between the two copies, whichever comes first.

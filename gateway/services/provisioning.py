@@ -38,7 +38,7 @@ _CANCELS_OPERATIONS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The entry after an action, the sessions that it ended, and the nodes that have not confirmed."""
+    """The ICE after an action, the sessions that it ended, and the nodes that have not confirmed."""
 
     ice: Ice
     dropped: list[Drop]
@@ -77,7 +77,7 @@ class Confirmer(Protocol):
 
 
 Expected = frozenset[int] | None
-"""The generations that the entry may have (If-Match); None allows any."""
+"""The generations that the ICE may have (If-Match); None allows any."""
 _Change = Callable[[Ice], Ice | WrongStatus | Problem]
 
 
@@ -148,7 +148,7 @@ class Provisioning:
     async def reprovision(
         self, actor: Actor, ice: Ice, expected: Expected = None
     ) -> Issued | Problem:
-        """Replace a token that was lost before the ICE registered; `ice` is the entry that the caller saw."""
+        """Replace a token that was lost before the ICE registered; `ice` is what the caller saw."""
         return await self._renew(actor, Action.REPROVISION, ice, expected)
 
     async def reregister(
@@ -212,7 +212,7 @@ class Provisioning:
             if refused is not None:
                 return problem("wrong-status", refused.sentence)
             if raced:
-                # The rules allow the action, but the entry is not the one that the caller saw.
+                # The rules allow the action, but the ICE is not as the caller saw it.
                 return problem("stale")
             swapped = await self._engine.write(_swap(actor, action, now, old, change))
             if isinstance(swapped, Problem):
@@ -230,7 +230,7 @@ class Provisioning:
         return Done(ice, confirmed.dropped, confirmed.unconfirmed)
 
     async def disconnect(self, actor: Actor, ice: Ice, expected: Expected = None) -> Done | Problem:
-        """Close the sessions that were admitted before this; the entry stays as it is."""
+        """Close the sessions that were admitted before this; the ICE keeps its status and token."""
         now = self._clock()
 
         async def unit(transaction: Transaction) -> tuple[Ice, AppendedEvent] | Problem:
@@ -260,7 +260,7 @@ class Provisioning:
                 if isinstance(new, Problem):
                     verdicts.append(new)
                     continue
-                assert old is not None  # noqa: S101 - a missing entry is a Problem
+                assert old is not None  # noqa: S101 - a missing ICE is a Problem
                 found[fold(name)] = new
                 changes.append((old, new, _event(actor, action, now, old, new)))
                 verdicts.append(None)
@@ -306,7 +306,7 @@ def _discarded_token_hash() -> str:
 def _swap(
     actor: Actor, action: Action, now: datetime, old: Ice, change: _Change
 ) -> Unit[tuple[Ice, AppendedEvent] | Problem | None]:
-    """A unit that applies an allowed change with its event; it returns None if the entry has changed."""
+    """A unit that applies an allowed change with its event; it returns None if the ICE has changed."""
 
     async def unit(transaction: Transaction) -> tuple[Ice, AppendedEvent] | Problem | None:
         new = change(old)

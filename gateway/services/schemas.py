@@ -234,7 +234,7 @@ def connection_document(connection: Connection) -> ConnectionDocument:
 
 
 def ice_document(listed: Listed) -> IceDocument:
-    """Describe an entry with its connection."""
+    """Describe an ICE with its connection."""
     # Not by `_described`, which takes twice as long: a listing has thousands.
     ice: Ice = listed.ice
     return IceDocument(

@@ -134,7 +134,7 @@ class Events:
     async def generations(self, after: str, limit: int) -> list[tuple[str, int, int | None]]:
         """ICEs after the folded name `after`: name, generation, and the highest generation in the log, if any.
 
-        Entries and log are of one snapshot.
+        One snapshot has both.
         """
         rows = await self._fetch(
             "SELECT ice_name, generation, (SELECT max(generation) FROM ice_events"

@@ -72,7 +72,7 @@ ORDERS: Final = tuple(_ORDERS)
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """An entry with what is known of its connection."""
+    """An ICE with what is known of its connection."""
 
     ice: Ice
     lastseen: datetime | None
@@ -91,11 +91,11 @@ class IceFilter:
 
 
 _GUARDS: Final = ("ice_name", "ice_type", "ice_token", "status", "generation")
-"""What must be as it was read for an entry to be replaced."""
+"""The columns that must still be as they were read when a row is replaced."""
 _CHANGED: Final = tuple(
     name for name in _NAMES if name not in ("ice_name", "ice_type", "provisionedto")
 )
-"""What an action may change of an entry."""
+"""The columns that an action may change."""
 _REPLACED: Final = ", ".join(f"{name} = new_{name}" for name in _CHANGED)
 _UNCHANGED: Final = " AND ".join(f"ice_tokens.{name} = old_{name}" for name in _GUARDS)
 _REPLACEMENTS: Final = rows_of(
@@ -106,11 +106,11 @@ _REPLACEMENTS: Final = rows_of(
 
 
 class Stale(Exception):
-    """The entry has changed since it was read. The caller must let the transaction roll back."""
+    """The ICE has changed since it was read. The caller must let the transaction roll back."""
 
 
 async def insert(transaction: Transaction, ice: Ice, event: Event) -> AppendedEvent | None:
-    """Add an entry and its event; None where the name is taken."""
+    """Add an ICE and its event; None if the name is taken."""
     changed = await transaction.run(
         f"INSERT INTO ice_tokens ({_COLUMNS}) VALUES ({places(len(_NAMES))}) ON CONFLICT DO NOTHING",
         *columns_of(ice, _NAMES),
@@ -121,13 +121,13 @@ async def insert(transaction: Transaction, ice: Ice, event: Event) -> AppendedEv
 async def replace(
     transaction: Transaction, changes: Sequence[tuple[Ice, Ice, Event]]
 ) -> list[AppendedEvent]:
-    """Compare and swap: put each new entry in place of the old one, with its event.
+    """Compare and swap: put each new ICE in place of the old one, with its event.
 
     The product's rule "find the entry with given ice_token, ice_type and ice_name", guarded by status
     and generation, too.
 
     Raises:
-        Stale: one of the old entries is no longer what the table holds.
+        Stale: one of the old ICEs is no longer what the table holds.
     """
     changed = await transaction.run(
         f"UPDATE ice_tokens SET {_REPLACED} FROM {_REPLACEMENTS} WHERE {_UNCHANGED}",
@@ -151,7 +151,7 @@ async def swap(transaction: Transaction, old: Ice, new: Ice, event: Event) -> Ap
 
 
 async def find_many(transaction: Transaction, names: Sequence[str]) -> dict[str, Ice]:
-    """The entries of these names, by folded name, locked until the transaction ends."""
+    """The ICEs of these names, by folded name, locked until the transaction ends."""
     rows = await transaction.hold(
         f"SELECT {_COLUMNS} FROM ice_tokens WHERE {is_in('lower(ice_name)', 1)}"
         " ORDER BY lower(ice_name)",

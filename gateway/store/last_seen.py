@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 SHOWN: Final = "CASE WHEN c.at > coalesce(t.lastseen, '') THEN c.at ELSE t.lastseen END"
-"""SQL for `lastseen` of the entry `t`; `c` is the row of `ice_confirmed` of its session's node."""
+"""SQL for `lastseen` of the row `t` of `ice_tokens`; `c` is the row of `ice_confirmed` of its session's node."""
 
 
 def confirmed(which: str) -> str:

@@ -16,7 +16,7 @@ from gateway.core.accounts import fold_user
 from gateway.core.audit_event import Event, digest_of
 from gateway.core.hash_chain import Head
 from gateway.core.ice import Action, Status, fold
-from gateway.core.restore_diff import Credentials, IceEntry, TokenEntry, UserEntry
+from gateway.core.restore_diff import Credentials, IceCredential, TokenCredential, UserCredential
 from gateway.core.times import from_text, from_text_or_none, to_text
 from gateway.store import events
 from gateway.store.engine import Fetch, Transaction
@@ -73,7 +73,7 @@ async def confirm(transaction: Transaction, event: Event) -> bool:
 
 async def standing(fetch: Fetch) -> Credentials:
     """The state of every credential; only columns that each schema has."""
-    entries = await fetch(
+    ices = await fetch(
         "SELECT ice_name, status, generation, ice_token, expireson FROM ice_tokens"
         " ORDER BY lower(ice_name)"
     )
@@ -85,17 +85,19 @@ async def standing(fetch: Fetch) -> Credentials:
     )
     return Credentials(
         {
-            fold(name): IceEntry(
+            fold(name): IceCredential(
                 name, Status(status), generation, token, from_text_or_none(expires)
             )
-            for name, status, generation, token, expires in entries
+            for name, status, generation, token, expires in ices
         },
         {
-            fold_user(name): UserEntry(name, role, password, disabled is not None)
+            fold_user(name): UserCredential(name, role, password, disabled is not None)
             for name, role, password, disabled in users
         },
         {
-            token: TokenEntry(token, user, label, from_text_or_none(expires), revoked is not None)
+            token: TokenCredential(
+                token, user, label, from_text_or_none(expires), revoked is not None
+            )
             for token, user, label, expires, revoked in tokens
         },
     )

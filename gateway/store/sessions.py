@@ -65,7 +65,7 @@ class ConnectionEvent(msgspec.Struct, frozen=True, gc=False):
 
 
 class Opened(msgspec.Struct, frozen=True, gc=False):
-    """A session that began; `reading` is the number of the query that read its entry."""
+    """A session that began; `reading` is the number of the query that read its ICE."""
 
     ice_name: str
     generation: int

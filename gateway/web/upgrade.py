@@ -1,6 +1,6 @@
 """Hands a connection over from aiohttp to a `WebSocket` after its handshake.
 
-`hand_over` writes the 101 itself, so that nothing can happen between the last check of an ICE's entry and its
+`hand_over` writes the 101 itself, so that nothing can happen between the last check of an ICE and its
 admission. Then it gives the transport to the WebSocket and releases request, parser and handler.
 
 Like `connection` it uses aiohttp's internals; aiohttp's minor version is pinned for them.

@@ -30,7 +30,7 @@ from gateway.node.presence import Presence
 from gateway.node.session import Session
 from gateway.runtime import eventloop, logs
 from gateway.runtime.settings import load
-from gateway.store.entry_loader import EntryLoader
+from gateway.store.ice_loader import IceLoader
 from gateway.store.key_file import KeyStore
 from gateway.store.sqlite.engine import SqliteEngine, open_sqlite
 from gateway.web.metrics import Metrics
@@ -73,8 +73,8 @@ class Steps:
         signed = [_signed(text) for text in self._proofs]
         checks = [dpop._key("ES256", dpop.Jwk(**jwk))[0] for jwk, _, _ in signed]
         verified = [self._verify(number) for number in range(self._count)]
-        look_ups = EntryLoader(self._engine)
-        readings = [await look_ups.find(opened.ice_name) for opened in self._opened]
+        loader = IceLoader(self._engine)
+        readings = [await loader.find(opened.ice_name) for opened in self._opened]
         ices = [reading.ice for reading in readings]
         metrics = Metrics()
         gauge, counter = (
@@ -107,7 +107,7 @@ class Steps:
         async def look_up() -> None:
             for first in range(0, self._count, TOGETHER):
                 some = self._opened[first : first + TOGETHER]
-                await asyncio.gather(*(look_ups.find(opened.ice_name) for opened in some))
+                await asyncio.gather(*(loader.find(opened.ice_name) for opened in some))
 
         def decide() -> None:
             hub: Hub[Session] = Hub()

@@ -12,7 +12,7 @@ from gateway.core.audit_event import Actor, Via
 from gateway.core.ice import IceType, Status
 from gateway.store import ices
 from gateway.store.engine import StoreUnavailable
-from gateway.store.entry_loader import EntryLoader
+from gateway.store.ice_loader import IceLoader
 from gateway.store.ices import IceFilter, Ices, Stale
 from tests.contract.domain import (
     ROOT,
@@ -227,13 +227,13 @@ def between(engine):
 
 
 async def test_a_look_up_never_joins_a_query_that_already_runs(engine, between):
-    look_ups = EntryLoader(between)
+    loader = IceLoader(between)
     ice = await add_registered(engine)
     gate = between.hold("look_up")
-    early = asyncio.create_task(look_ups.find("lab-1"))
+    early = asyncio.create_task(loader.find("lab-1"))
     await soon(gate.reached.wait(), "the first query")
     [logged] = await change(engine, (ice, deregistered(ice)))
-    late = asyncio.create_task(look_ups.find("lab-1"))
+    late = asyncio.create_task(loader.find("lab-1"))
     await asyncio.wait([late], timeout=0)  # it has asked by now
     gate.open.set()
     old, new = await soon(asyncio.gather(early, late), "an answer to both look-ups")
@@ -244,16 +244,16 @@ async def test_a_look_up_never_joins_a_query_that_already_runs(engine, between):
 
 
 async def test_look_ups_that_wait_are_answered_together(engine, between):
-    look_ups = EntryLoader(between)
+    loader = IceLoader(between)
     all_ices = [an_ice(f"lab-{number}") for number in range(20)]
     for ice in all_ices:
         await add(engine, ice)
     gate = between.hold("look_up")
-    first = asyncio.create_task(look_ups.find("lab-0"))
+    first = asyncio.create_task(loader.find("lab-0"))
     await soon(gate.reached.wait(), "the first query")
     names = [*(ice.ice_name for ice in all_ices), "lab-3", "LAB-3", "nobody"]
-    waiting = [asyncio.create_task(look_ups.find(name)) for name in names]
-    impatient = asyncio.create_task(look_ups.find("lab-4"))
+    waiting = [asyncio.create_task(loader.find(name)) for name in names]
+    impatient = asyncio.create_task(loader.find("lab-4"))
     await asyncio.wait([impatient], timeout=0)
     impatient.cancel()
     gate.open.set()
@@ -265,17 +265,17 @@ async def test_look_ups_that_wait_are_answered_together(engine, between):
 
 async def test_a_query_asks_for_so_many_at_the_most(engine, between):
     """What a storm asked for while a query ran is not worked on in one turn of the loop."""
-    look_ups = EntryLoader(between, max_batch=3)
+    loader = IceLoader(between, max_batch=3)
     all_ices = [an_ice(f"lab-{number}") for number in range(7)]
     for ice in all_ices:
         await add(engine, ice)
     gate = between.hold("look_up")
-    first = asyncio.create_task(look_ups.find("lab-0"))
+    first = asyncio.create_task(loader.find("lab-0"))
     await soon(gate.reached.wait(), "the first query")
     order = []
 
     async def find(name):
-        reading = await look_ups.find(name)
+        reading = await loader.find(name)
         order.append(name)
         return reading.ice
 
@@ -289,18 +289,18 @@ async def test_a_query_asks_for_so_many_at_the_most(engine, between):
 
 
 async def test_a_look_up_that_fails_fails_its_askers_only(engine, between):
-    look_ups = EntryLoader(between)
+    loader = IceLoader(between)
     await add(engine, an_ice())
     gate = between.hold("look_up", fails=True)
-    failing = [asyncio.create_task(look_ups.find(name)) for name in ("lab-1", "lab-1", "lab-2")]
+    failing = [asyncio.create_task(loader.find(name)) for name in ("lab-1", "lab-1", "lab-2")]
     await soon(gate.reached.wait(), "the first query")
-    waiting = asyncio.create_task(look_ups.find("lab-1"))
+    waiting = asyncio.create_task(loader.find("lab-1"))
     await asyncio.wait([waiting], timeout=0)
     gate.open.set()
     failures = await soon(asyncio.gather(*failing, return_exceptions=True), "three failures")
     assert [type(failure) for failure in failures] == [StoreUnavailable] * 3
     assert (await soon(waiting, "the next query's answer")).ice == an_ice()
-    assert (await soon(look_ups.find("lab-1"), "an answer after all")).ice == an_ice()
+    assert (await soon(loader.find("lab-1"), "an answer after all")).ice == an_ice()
 
 
 async def test_times_and_nulls_come_back_as_they_went(engine):

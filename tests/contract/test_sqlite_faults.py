@@ -10,8 +10,8 @@ import pytest
 
 from gateway.store.accounts import Accounts
 from gateway.store.engine import OutcomeUnknown, StoreUnavailable
-from gateway.store.entry_loader import EntryLoader
 from gateway.store.events import Events
+from gateway.store.ice_loader import IceLoader
 from gateway.store.sqlite.engine import longer_pause, open_sqlite
 from gateway.store.sqlite.guard import may_be_done
 from gateway.store.sqlite.migrate import released
@@ -276,9 +276,9 @@ async def test_a_damaged_entry_is_refused_alone(engine, path):
     with raw(path) as connection:
         connection.execute("PRAGMA ignore_check_constraints=ON")
         connection.execute("UPDATE ice_tokens SET status = 'x?' WHERE ice_name = 'lab-1'")
-    look_ups = EntryLoader(engine)
+    loader = IceLoader(engine)
     damaged, whole = await asyncio.gather(
-        look_ups.find(lab.ice_name), look_ups.find(other.ice_name), return_exceptions=True
+        loader.find(lab.ice_name), loader.find(other.ice_name), return_exceptions=True
     )
     assert isinstance(damaged, StoreUnavailable)
     assert "the entry of lab-1 is damaged" in str(damaged)

@@ -74,7 +74,7 @@ class Row:
 
     @property
     def ice(self) -> Ice:
-        """The entry itself."""
+        """The ICE itself."""
         return self.listed.ice
 
 

@@ -60,7 +60,7 @@ def parts(running):
     admission = running.gateway.node.admission
     return {
         "screening": (admission, "_screen"),
-        "look-up": (admission._entries, "find"),
+        "look-up": (admission._loader, "find"),
         "registration": (admission, "_register"),
         "decision": (admission, "_decide"),
     }

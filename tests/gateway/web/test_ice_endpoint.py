@@ -115,15 +115,15 @@ async def until_ready(running, *, ready=True):
 @pytest.fixture
 def hold_look_ups(running, monkeypatch):
     """Hold the look-ups of all handshakes; returns how many are held, and what lets them go."""
-    look_ups = running.gateway.node.admission._entries
-    find, held, go = look_ups.find, [], asyncio.Event()
+    loader = running.gateway.node.admission._loader
+    find, held, go = loader.find, [], asyncio.Event()
 
     async def holding(name, *proof):
         held.append(name)
         await go.wait()
         return await find(name, *proof)
 
-    monkeypatch.setattr(look_ups, "find", holding)
+    monkeypatch.setattr(loader, "find", holding)
     return held, go
 
 

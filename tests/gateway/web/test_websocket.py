@@ -198,15 +198,15 @@ def test_early_frames_that_wait_for_the_entry(stage, monkeypatch):
     """More of them than aiohttp keeps before it stops reading."""
 
     async def story(running, ice):
-        look_ups = running.node.admission._entries
-        find, asked, go = look_ups.find, asyncio.Event(), asyncio.Event()
+        loader = running.node.admission._loader
+        find, asked, go = loader.find, asyncio.Event(), asyncio.Event()
 
         async def held(name):
             asked.set()
             await go.wait()
             return await find(name)
 
-        monkeypatch.setattr(look_ups, "find", held)
+        monkeypatch.setattr(loader, "find", held)
         reader, writer = await ice.begin()
         await asked.wait()
         for number in range(10):

@@ -10,19 +10,19 @@ import pytest
 from gateway.core.ice import Status
 from gateway.core.restore_diff import (
     Credentials,
-    IceEntry,
-    TokenEntry,
-    UserEntry,
+    IceCredential,
+    TokenCredential,
+    UserCredential,
     revived,
 )
 
 NOW = datetime(2026, 11, 22, 9, 30, tzinfo=UTC)
 HOUR = timedelta(hours=1)
-REGISTERED = IceEntry("lab-1", Status.REGISTERED, 2, "hash", None)
-PROVISIONED = IceEntry("lab-1", Status.PROVISIONED, 2, "hash", NOW + HOUR)
-DEREGISTERED = IceEntry("lab-1", Status.DEREGISTERED, 3, "nobody's", None)
-ALICE = UserEntry("Alice", "admin", "hash", disabled=False)
-TOKEN = TokenEntry("6b12", "alice", "tour", NOW + HOUR, revoked=False)
+REGISTERED = IceCredential("lab-1", Status.REGISTERED, 2, "hash", None)
+PROVISIONED = IceCredential("lab-1", Status.PROVISIONED, 2, "hash", NOW + HOUR)
+DEREGISTERED = IceCredential("lab-1", Status.DEREGISTERED, 3, "nobody's", None)
+ALICE = UserCredential("Alice", "admin", "hash", disabled=False)
+TOKEN = TokenCredential("6b12", "alice", "tour", NOW + HOUR, revoked=False)
 
 
 def standing(entry=REGISTERED, account=ALICE, bearer=TOKEN):

@@ -1,4 +1,4 @@
-"""Loads entries for admissions, many in one query, and spends their proofs where nodes share a database.
+"""Loads ICEs for admissions, many in one query, and stores used proofs if nodes share a database.
 
 Tested in tests/contract/test_ices.py.
 """
@@ -23,10 +23,10 @@ _MAX_BATCH: Final = 512
 
 
 class Reading(msgspec.Struct, frozen=True, gc=False):
-    """An entry as one query read it.
+    """An ICE as one query read it.
 
     `seq` is the newest event at that moment, and `ice` reflects it. `at` is the monotonic time when the query
-    was sent. Where several nodes serve the database, `number` grows with each query of any node, and `replayed`
+    was sent. If several nodes serve the database, `number` grows with each query of any node, and `replayed`
     says that the proof was used before on any node.
     """
 
@@ -38,7 +38,7 @@ class Reading(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Request(msgspec.Struct, gc=False):
-    """A caller waits for an entry; `proof` may be used once only."""
+    """A caller waits for an ICE; `proof` may be used only once."""
 
     proof: str | None
     future: asyncio.Future[Reading]
@@ -51,7 +51,7 @@ _TAKEN: Final = (
     "WITH taken AS (INSERT INTO ice_proofs (digest, until)"
     " SELECT atom, lease_clock() + $3 FROM json_each($2) ON CONFLICT DO NOTHING RETURNING digest) "
 )
-"""Stores proofs in the statement that reads the entries: one round trip for both."""
+"""Stores proofs in the statement that reads the ICEs: one round trip for both."""
 _ON_ITS_WAY: Final = 120.0
 """Seconds at most from the check of a proof's age to its storing: the timeout of a handshake."""
 _LAG: Final = 30.0
@@ -60,8 +60,8 @@ _PROOF_KEPT: Final = NONCE_LIFETIME + PROOF_WINDOW + _ON_ITS_WAY + _LAG
 """Seconds for which a used proof is stored: longer than any node accepts it."""
 
 
-class EntryLoader:
-    """Loads entries for admissions. Requests that arrive while a query runs share the next one.
+class IceLoader:
+    """Loads ICEs for admissions. Requests that arrive while a query runs share the next one.
 
     There is no timer, so a single request does not wait. A request never joins a running query, which may have
     read the table before the caller entered the hub.
@@ -79,8 +79,8 @@ class EntryLoader:
         self._max_batch = max_batch
         self._waiting: dict[str, list[_Request]] = {}
         self._running: asyncio.Task[None] | None = None
-        # One statement is one snapshot: the entries and the number of the newest event agree.
-        # And one row: for each row SQLite's thread would wait for Python's lock.
+        # One statement is one snapshot: the ICEs and the number of the newest event agree.
+        # One row: SQLite's thread would wait for Python's lock at each row.
         number, taken = "0.0", "NULL"
         if engine.shared:
             number, taken = "reading_number()", "(SELECT json_agg(digest) FROM taken)::text"
@@ -91,7 +91,7 @@ class EntryLoader:
         )
 
     async def find(self, ice_name: str, proof: str | None = None) -> Reading:
-        """The entry of exactly this name, read after this call. Raises `StoreUnavailable`.
+        """The ICE of exactly this name, read after this call. Raises `StoreUnavailable`.
 
         `proof` names a proof; this call stores it, and `replayed` says whether it was stored before.
         """
@@ -141,7 +141,7 @@ class _Answer(msgspec.Struct, gc=False):
     taken: frozenset[str]
 
     def give(self, ice_name: str, requests: list[_Request]) -> None:
-        """Answer the requests for one entry; a damaged one fails these alone."""
+        """Answer the requests for one ICE; a damaged row fails only these."""
         found = self.found.get(ice_name)
         try:
             ice = None if found is None else _ICE.decode(found)
