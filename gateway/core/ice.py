@@ -1,6 +1,6 @@
 """The rules of an ICE: its types, statuses, names, and the five actions as one table.
 
-Pure: no I/O and no clock. `store/migrations` repeats the rules as CHECKs. Source: docs/administration.md.
+Pure: no I/O and no clock. The migrations of `store` repeat the rules as CHECKs. Source: docs/administration.md.
 """
 
 from __future__ import annotations

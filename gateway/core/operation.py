@@ -1,6 +1,6 @@
 """The rules of an operation: its states and the moves between them, as one table.
 
-Pure: no I/O and no clock. A CHECK in `store/migrations` repeats the states. Source: docs/protocol.md.
+Pure: no I/O and no clock. A CHECK in the migrations of `store` repeats the states. Source: docs/protocol.md.
 
 An operation is sent at most once. An operation that was not sent by its deadline is `expired`: it certainly
 never ran. One that was sent and whose outcome is unknown is `lost`, until the ICE reports it.

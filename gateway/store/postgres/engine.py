@@ -2,7 +2,7 @@
 
 The next query makes a broken connection again. Between two round trips a transaction locks only the rows that it
 changes. The lock of the log, which every transaction needs, is taken by the function `ice_log` in the round trip that
-commits (see `migrations_postgres`).
+commits (see `migrations`).
 
 Tested in tests/contract/test_postgres.py.
 """

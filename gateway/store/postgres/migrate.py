@@ -15,7 +15,6 @@ from typing import Final
 import asyncpg
 
 from gateway.runtime.database_url import ENCODE, shown
-from gateway.store import migrations_postgres
 from gateway.store.engine import (
     Fetch,
     StoreRefused,
@@ -23,7 +22,8 @@ from gateway.store.engine import (
     StoreUnavailable,
     Tell,
 )
-from gateway.store.migrations import in_order
+from gateway.store.migration_files import in_order
+from gateway.store.postgres import migrations
 from gateway.store.postgres.connection import PATIENCE, connect, fetch_on
 
 _LONG: Final = 600.0
@@ -160,7 +160,7 @@ _OTHER_LEASES: Final = 11
 
 def released() -> list[tuple[int, str]]:
     """The migrations as (number, SQL), in order."""
-    return in_order(migrations_postgres)
+    return in_order(migrations)
 
 
 async def _bring_up(connection: asyncpg.Connection, name: str, *, create: bool, tell: Tell) -> None:

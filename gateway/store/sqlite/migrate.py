@@ -19,9 +19,9 @@ from typing import Final
 
 from gateway.core.times import utc_now
 from gateway.runtime.files import copy_owner, network_file_system
-from gateway.store import migrations
 from gateway.store.engine import StoreRefused, StoreRefusedForNow, StoreUnavailable, Tell
-from gateway.store.migrations import Step
+from gateway.store.migration_files import Step, in_order
+from gateway.store.sqlite import migrations
 from gateway.store.sqlite.guard import describe
 from gateway.store.sqlite.snapshot import (
     APPLICATION_ID,
@@ -143,7 +143,7 @@ def _acquire(descriptor: int, patience: float) -> bool:
 
 def released() -> list[Step]:
     """The migrations of this version."""
-    return migrations.in_order(migrations)
+    return in_order(migrations)
 
 
 def set_up(

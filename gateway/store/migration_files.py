@@ -1,4 +1,7 @@
-"""Numbered SQL files, applied in order and never changed once released."""
+"""Reads the migrations of an engine: numbered SQL files, applied in order and never changed once released.
+
+Tested in tests/contract/test_sqlite.py and tests/contract/test_schemas.py.
+"""
 
 from importlib import resources
 from types import ModuleType
@@ -9,5 +12,5 @@ Step = tuple[int, str]
 
 def in_order(package: ModuleType) -> list[Step]:
     """The migrations in a package, in order."""
-    files = [entry for entry in resources.files(package).iterdir() if entry.name.endswith(".sql")]
+    files = [file for file in resources.files(package).iterdir() if file.name.endswith(".sql")]
     return sorted((int(file.name.split("_")[0]), file.read_text("utf-8")) for file in files)

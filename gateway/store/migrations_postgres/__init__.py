@@ -1,1 +1,0 @@
-"""The schema on PostgreSQL. A number stands for the same schema as in `migrations`."""
