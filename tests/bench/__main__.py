@@ -245,7 +245,7 @@ def main() -> None:
     except toolchain.Missing as missing:
         sys.exit(f"missing: {missing}")
     if options.quick:
-        print(f"\n{scale.ices:,} ICEs only: the goals are for {FULL.ices:,}\n")
+        print(f"\n{scale.ices:,} ICEs only: the targets are for {FULL.ices:,}\n")
         print("\n".join([*report.goals(results), "", *report.side_by_side(results)]))
         return
     results.save(report.BENCH)

@@ -1,4 +1,4 @@
-"""What the gateway is to reach, as a table; the names of systems and figures are those of `bench.json`."""
+"""The performance targets of the gateway, as a table; `bench.json` has the same names of systems and figures."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Goal:
-    """A row: what is measured, what it has to reach at least, and what it aims at.
+    """A row: what is measured, the value that it must reach, and the target.
 
-    `text` may name `{ices}`, how many ICEs there were, and `{table}`, how many rows. `worst` takes the
-    worst round in place of the median.
+    `text` may contain `{ices}`, the number of ICEs, and `{table}`, the number of rows. `worst` compares the
+    worst round instead of the median.
     """
 
     text: str
     measured: Figure | Ratio
-    at_least: float
-    aim: float
+    required: float
+    target: float
     unit: str = ""
     more_is_better: bool = False
     worst: bool = False
 
     def verdict(self, value: float) -> str:
         """Which of the two `value` reaches, in a word."""
-        if self._reaches(value, self.aim):
-            return "aim"
-        return "goal" if self._reaches(value, self.at_least) else "no"
+        if self._reaches(value, self.target):
+            return "target"
+        return "required" if self._reaches(value, self.required) else "no"
 
     def _reaches(self, value: float, wanted: float) -> bool:
         return value >= wanted if self.more_is_better else value <= wanted
@@ -63,8 +63,8 @@ def _than(system: str, name: str) -> Ratio:
     return Ratio(_ours(name), Figure(system, name))
 
 
-def _ratio(text: str, measured: Ratio, at_least: float, aim: float) -> Goal:
-    return Goal(text, measured, at_least, aim, more_is_better=True)
+def _ratio(text: str, measured: Ratio, required: float, target: float) -> Goal:
+    return Goal(text, measured, required, target, more_is_better=True)
 
 
 GOALS = (

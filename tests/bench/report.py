@@ -28,9 +28,7 @@ from tests.bench.toolchain import ROOT, Missing, peers_python
 BENCH = ROOT / "bench.json"
 DOCUMENT = ROOT / "docs/performance.md"
 IMAGES = ROOT / "docs/images"
-BEGIN = (
-    "<!-- made from bench.json by `python -m tests.bench.report`; what is changed here is lost -->"
-)
+BEGIN = "<!-- generated from bench.json by `python -m tests.bench.report`; edits here are lost -->"
 END = "<!-- up to here -->"
 NOT_MEASURED = "not measured"
 
@@ -58,26 +56,24 @@ ALONE = (
     Column("registrations_per_s", "first registrations, durable", "/s", more_is_better=True),
     Column("tls_admissions_per_s", "admissions over TLS", "/s", more_is_better=True),
     Column("listing_p50_ms", "a page of the list, p50", "ms"),
-    Column(
-        "listing_admissions_per_s", "admissions that went on meanwhile", "/s", more_is_better=True
-    ),
+    Column("listing_admissions_per_s", "admissions at the same time", "/s", more_is_better=True),
 )
 PARTS = (
     ("open_token_us", "open the token (JWE, AES-256-GCM) and hash it"),
     ("key_us", "make a key of the proof's `jwk`, and its thumbprint"),
     ("signature_us", "verify its ES256 signature"),
-    ("proof_us", "all else of the proof: base64url, JSON, URL, token's hash"),
-    ("replay_us", "see that it was not used before, and remember it"),
-    ("look_up_us", "read the entry, 256 in one statement"),
-    ("decide_us", "pending in the hub, judged, and out again"),
+    ("proof_us", "the rest of the proof: base64url, JSON, URL, token's hash"),
+    ("replay_us", "check that it was not used before, and remember it"),
+    ("look_up_us", "read the ICE, 256 in one statement"),
+    ("decide_us", "add it to the hub as pending, judge it, and remove it"),
     ("session_us", "the session and its welcome"),
     ("metrics_us", "count and time it"),
     ("log_us", "one line in the log"),
     ("presence_us", "write who is connected, 256 in one transaction"),
 )
 _STEPS_SAID = (
-    "CPU time on the server's core. A step alone is done for thousands of ICEs in a row, so that its code and tables"
-    " are in the processor's nearest caches; in the gateway the steps take turns and push each other out."
+    "CPU time on the server's core. Each step alone runs for thousands of ICEs in a row, so its code and tables stay"
+    " in the processor's nearest caches. In the gateway the steps alternate and push each other out of the caches."
 )
 CAPTIONS = {
     "bench-admissions.svg": "Admissions per second of each system",
@@ -88,7 +84,7 @@ CAPTIONS = {
 
 
 def number(value: float, unit: str = "") -> str:
-    """A value as it is read: whole where it is large, three digits where it is small."""
+    """A value for readers: whole if it is large, three digits if it is small."""
     if unit == "/s" or abs(value) >= 100 or value == 0:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
@@ -106,13 +102,13 @@ def table(header: list[str], rows: list[list[str]], *, left: int) -> list[str]:
 
 
 def goals(results: Results) -> list[str]:
-    header = ["what", "at least", "aim", "measured", "lowest to highest", "rounds", "reached"]
+    header = ["what", "required", "target", "measured", "lowest to highest", "rounds", "reached"]
     return table(header, [_goal(results, goal) for goal in GOALS], left=1)
 
 
 def _goal(results: Results, goal: Goal) -> list[str]:
     text = goal.text.format(ices=f"{results.ices:,}", table=f"{results.table:,}")
-    wanted = [_limit(goal.at_least, goal.unit), _limit(goal.aim, goal.unit)]
+    wanted = [_limit(goal.required, goal.unit), _limit(goal.target, goal.unit)]
     spread = results.spread(goal.measured)
     if spread is None:
         return [text, *wanted, NOT_MEASURED, "", "0", ""]
@@ -133,7 +129,7 @@ def _range(spread: Spread, unit: str = "") -> str:
 
 
 def side_by_side(results: Results) -> list[str]:
-    """Every figure that others have, too, a row each."""
+    """Every figure that the other systems have, too, a row each."""
     rows = []
     for column in COLUMNS:
         spreads = [results.spread(Figure(system, column.name)) for system in SYSTEMS]
@@ -150,7 +146,7 @@ def _cell(spread: Spread | None) -> str:
 
 
 def behind(results: Results) -> list[str]:
-    """Where another one is ahead of the gateway, in the median of the rounds."""
+    """The figures in which another system is ahead of the gateway, in the median of the rounds."""
     found = []
     for column in COLUMNS:
         for system in SYSTEMS:
@@ -177,7 +173,7 @@ def alone(results: Results) -> list[str]:
 
 
 def microseconds(results: Results) -> list[str]:
-    """The steps of an admission, each alone, and what they come to in the gateway."""
+    """The steps of an admission, each alone, and their sum in the gateway."""
     layer = results.spread(Figure(SESSION_LAYER, "admission_cpu_us"))
     whole = results.spread(Figure(GATEWAY, "admission_cpu_us"))
     found = [(title, results.spread(Figure(STEPS, name))) for name, title in PARTS]
@@ -189,7 +185,7 @@ def microseconds(results: Results) -> list[str]:
     rows = [[title, number(spread.median), _range(spread)] for title, spread in steps]
     rows += [
         ["**all steps, each alone**", number(alone), ""],
-        ["what they cost more while they take turns", number(whole.median - alone), ""],
+        ["the extra cost when they alternate", number(whole.median - alone), ""],
         ["**an admission in the gateway**", number(whole.median), _range(whole)],
     ]
     return [
@@ -203,14 +199,14 @@ def microseconds(results: Results) -> list[str]:
 
 
 def figures(results: Results) -> str:
-    """The part of docs/performance.md that is made: figures, charts, machine and versions."""
+    """The generated part of docs/performance.md: figures, charts, machine and versions."""
     remarks = [f"- {text}." for text in results.notes]
     remarks += [f"- Failed, so without a figure: {text}." for text in results.failures]
     pictures = [f"![{caption}](images/{file})\n" for file, caption in CAPTIONS.items()]
     facts = {**results.machine, "measured on": results.date}
     how = (
-        f"{results.ices:,} ICEs, {len(results.rounds)} rounds at the most. A ratio is made within each round;"
-        " what is *measured* is the median of the rounds."
+        f"{results.ices:,} ICEs, {len(results.rounds)} rounds at most. A ratio compares figures of one round;"
+        " *measured* is the median of the rounds."
     )
     lines = [
         how,
@@ -241,7 +237,7 @@ def figures(results: Results) -> str:
 
 
 def rendered(document: str, results: Results) -> str:
-    """`document` with the part between the two marks made anew; the prose around stays."""
+    """`document` with the part between the two marks generated again; the prose around it stays."""
     before, begin, rest = document.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:

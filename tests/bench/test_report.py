@@ -47,12 +47,14 @@ def test_a_ratio_needs_both_sides_of_the_same_round():
     assert measured.spread(OURS).values == (10,)
 
 
-@pytest.mark.parametrize(("value", "verdict"), [(3, "aim"), (3.01, "goal"), (5, "goal"), (6, "no")])
+@pytest.mark.parametrize(
+    ("value", "verdict"), [(3, "target"), (3.01, "required"), (5, "required"), (6, "no")]
+)
 def test_less_is_better(value, verdict):
     assert Goal("memory", OURS, 5, 3).verdict(value) == verdict
 
 
-@pytest.mark.parametrize(("value", "verdict"), [(1.2, "aim"), (1.0, "goal"), (0.99, "no")])
+@pytest.mark.parametrize(("value", "verdict"), [(1.2, "target"), (1.0, "required"), (0.99, "no")])
 def test_more_is_better(value, verdict):
     assert Goal("ratio", OURS, 1.0, 1.2, more_is_better=True).verdict(value) == verdict
 
