@@ -145,7 +145,7 @@ def test_limits_are_those_that_hold():
                 f"{connection.MAX_FIELD // kib} KiB; {connection.MAX_HEAD // kib} KiB and"
                 f" {connection.MAX_FIELDS} lines"
             ),
-            "headers to arrive, from the connection's begin on, or from their first byte on; a TLS handshake": (
+            "arrival of the headers, from the start of the connection or from their first byte; a TLS handshake": (
                 f"{connection.HEAD_TIMEOUT:g} s"
             ),
             "a body; its arrival": (
@@ -172,7 +172,7 @@ def test_limits_are_those_that_hold():
             "an answer of PostgreSQL; of the log's follower": (
                 f"{postgres.PATIENCE:g} s; {postgres.NEWS_PATIENCE:g} s"
             ),
-            "a gateway, or a PostgreSQL, that vanished without a word": (f"{postgres.VANISHED} s"),
+            "a gateway, or a PostgreSQL, that vanished silently": (f"{postgres.VANISHED} s"),
             "addresses to listen on": f"{MAX_HOSTS}",
             "lines of the log, each minute and of each kind": (
                 f"{logs.LINES_A_MINUTE}; {logs.NAMED_A_MINUTE:,} that name an ICE, of which"
@@ -181,8 +181,8 @@ def test_limits_are_those_that_hold():
             "lines of the log that wait for a reader; at the end of the process": (
                 f"{standard_streams.MAX_WAITING // kib**2} MiB; {standard_streams.EXIT_TIMEOUT:g} s"
             ),
-            "what is still sent after an answer": f"{connection.LINGER_TIMEOUT:g} s",
-            "an answer to begin": f"{connection.REQUEST_TIMEOUT:g} s",
+            "data that still arrives after an answer": f"{connection.LINGER_TIMEOUT:g} s",
+            "start of an answer": f"{connection.REQUEST_TIMEOUT:g} s",
             "an answer that is not read": (
                 f"{connection.READ_TIMEOUT:g} s for each {connection.READ_STEP // kib} KiB and for its rest"
             ),

@@ -29,7 +29,7 @@ from gateway.store.engine import (
     log,
 )
 from gateway.store.group_commit import Writer
-from gateway.store.migrations import Step
+from gateway.store.migration_files import Step
 from gateway.store.sqlite.guard import Guard, may_be_done
 from gateway.store.sqlite.migrate import (
     BUSY_TIMEOUT,
