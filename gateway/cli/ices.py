@@ -120,40 +120,26 @@ async def show(context: CommandContext, name: str, *, as_json: bool) -> None:
     print_output("\n".join([*lines, f"{'connection':<15}{connected}"]))
 
 
-@ices.command()
-@click.argument("name")
-@on_database
-async def reprovision(context: CommandContext, name: str) -> None:
-    """Replace a token that was lost before registration; print the new one."""
-    ice = await context.ice(name)
-    _show_token(unwrap(await context.services.provisioning.reprovision(context.actor, ice)))
+def _add_action(action: str, summary: str) -> None:
+    @ices.command(action, help=summary)
+    @click.argument("name")
+    @on_database
+    async def act(context: CommandContext, name: str) -> None:
+        ice = await context.ice(name)
+        done = unwrap(await context.services.provisioning.actions[action](context.actor, ice))
+        if isinstance(done, Issued):
+            _show_token(done)
+        else:
+            _warn_unconfirmed(done)
 
 
-@ices.command()
-@click.argument("name")
-@on_database
-async def reregister(context: CommandContext, name: str) -> None:
-    """Let an ICE that crashed or moved register again; print its new token."""
-    ice = await context.ice(name)
-    _show_token(unwrap(await context.services.provisioning.reregister(context.actor, ice)))
-
-
-@ices.command()
-@click.argument("name")
-@on_database
-async def deregister(context: CommandContext, name: str) -> None:
-    """Deactivate an ICE that is no longer wanted; drop its connection."""
-    ice = await context.ice(name)
-    _warn_unconfirmed(unwrap(await context.services.provisioning.deregister(context.actor, ice)))
-
-
-@ices.command()
-@click.argument("name")
-@on_database
-async def disconnect(context: CommandContext, name: str) -> None:
-    """Close an ICE's connection; the ICE may reconnect."""
-    ice = await context.ice(name)
-    _warn_unconfirmed(unwrap(await context.services.provisioning.disconnect(context.actor, ice)))
+for _action, _summary in {
+    "reprovision": "Replace a token that was lost before registration; print the new one.",
+    "reregister": "Let an ICE that crashed or moved register again; print its new token.",
+    "deregister": "Deactivate an ICE that is no longer wanted; drop its connection.",
+    "disconnect": "Close an ICE's connection; the ICE may reconnect.",
+}.items():
+    _add_action(_action, _summary)
 
 
 def _warn_unconfirmed(done: Done) -> None:

@@ -9,7 +9,7 @@ Tested in tests/gateway/admin/api/test_ices.py.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Protocol
@@ -79,6 +79,7 @@ class Confirmer(Protocol):
 Expected = frozenset[int] | None
 """The generations that the ICE may have (If-Match); None allows any."""
 _Change = Callable[[Ice], Ice | WrongStatus | Problem]
+_Action = Callable[..., Awaitable[Issued | Done | Problem]]
 
 
 class Provisioning:
@@ -101,6 +102,13 @@ class Provisioning:
         self._ttl = registration_ttl
         self._ices = ices.Ices(engine)
         self._accounts = Accounts(engine)
+        self.actions: Mapping[str, _Action] = {
+            "reprovision": self.reprovision,
+            "reregister": self.reregister,
+            "deregister": self.deregister,
+            "disconnect": self.disconnect,
+        }
+        """What an admin can do to one ICE, by the name that page, API and commands give it."""
 
     async def provision(
         self, actor: Actor, ice_name: str, ice_type: IceType, provisionedto: str | None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -29,16 +28,13 @@ from gateway.admin.api.requests import (
 from gateway.admin.auth import actor
 from gateway.admin.context import CALLER, admin_context
 from gateway.core.accounts import fold_user
-from gateway.core.audit_event import Actor
-from gateway.core.ice import Ice, IceType, Status, fold
-from gateway.core.problems import NAME_IS_FINAL, Problem, problem
+from gateway.core.ice import IceType, Status, fold
+from gateway.core.problems import NAME_IS_FINAL, problem
 from gateway.core.roles import Caller, Need
 from gateway.services import schemas
-from gateway.services.provisioning import MAX_BULK, Done, Expected, Issued, validate_new
+from gateway.services.provisioning import MAX_BULK, Done, Issued, validate_new
 from gateway.store.ices import IceFilter, Listed
 from gateway.web.responses import json_response, problem_response
-
-Action = Callable[[Actor, Ice, Expected], Awaitable[Issued | Done | Problem]]
 
 
 class NewIce(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -181,9 +177,8 @@ async def connections(request: web.Request, listed: Listed) -> web.Response:
 
 async def act(action: str, request: web.Request, listed: Listed) -> web.Response:
     """Reprovision, reregister, deregister or disconnect an ICE."""
-    done: Done = unwrap(
-        await actions(request)[action](actor(request), listed.ice, if_match(request))
-    )
+    actions = admin_context(request).services.provisioning.actions
+    done: Done = unwrap(await actions[action](actor(request), listed.ice, if_match(request)))
     ice, drops = _after(listed, done), (done.dropped, done.unconfirmed)
     return json_response(
         schemas.Renewed(ice, done.token.reveal(), *drops)
@@ -191,17 +186,6 @@ async def act(action: str, request: web.Request, listed: Listed) -> web.Response
         else schemas.Ended(ice, *drops),
         headers=etag(done.ice.generation),
     )
-
-
-def actions(request: web.Request) -> dict[str, Action]:
-    """What an admin can do to one ICE, by the name in the path."""
-    provisioning = admin_context(request).services.provisioning
-    return {
-        "reprovision": provisioning.reprovision,
-        "reregister": provisioning.reregister,
-        "deregister": provisioning.deregister,
-        "disconnect": provisioning.disconnect,
-    }
 
 
 def _after(before: Listed, done: Done) -> schemas.IceDocument:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from gateway.admin.access import route
-from gateway.admin.api.ices import IceFilters, actions
+from gateway.admin.api.ices import IceFilters
 from gateway.admin.api.requests import Text, find_ice
 from gateway.admin.auth import actor
 from gateway.admin.context import CALLER, admin_context
@@ -215,7 +215,8 @@ async def act(request: web.Request, listed: Listed) -> web.StreamResponse:
     if not re.fullmatch("[0-9]{1,18}", generation):
         raise RequestRefused(invalid("generation", "must be the number that the page showed"))
     expected = frozenset({int(generation)})
-    done = await actions(request)[action](actor(request, Via.PAGE), listed.ice, expected)
+    actions = admin_context(request).services.provisioning.actions
+    done = await actions[action](actor(request, Via.PAGE), listed.ice, expected)
     if isinstance(done, Problem):
         if done.code in ("stale", "wrong-status"):
             return await _stale(request, action)
