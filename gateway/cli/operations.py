@@ -188,7 +188,7 @@ async def list_operations(
 @on_database
 async def show(context: CommandContext, operation_id: str, *, as_json: bool) -> None:
     """Show one operation with its progress and result."""
-    operation = await context.services.operations.find(operation_id)
+    operation = await Operations(context.engine.fetch).find(operation_id)
     if operation is None:
         refuse("there is no such operation")
     document = operation_document(operation)

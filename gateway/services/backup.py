@@ -7,13 +7,10 @@ that name is complete.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import os
-import shutil
 import sqlite3
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -37,6 +34,7 @@ from gateway.store.sqlite.snapshot import (
     copy_file,
     mark_as_copy,
     open_read_only,
+    temporary,
 )
 
 DATABASE: Final = "ice-gateway.db"
@@ -120,7 +118,8 @@ async def back_up(
 
     await engine.write(unit)
     try:
-        with _unfinished(folder) as unfinished:
+        with temporary(folder) as unfinished:
+            unfinished.mkdir(0o700)
             await asyncio.to_thread(_copy_together, place, unfinished, now, copy)
             manifest = await _describe(unfinished, now)
             sync(unfinished)
@@ -141,16 +140,6 @@ def check_free(folder: Path) -> None:
         raise BackupRefused(f"{folder} holds a backup already: name a new folder")
     if taken:
         raise BackupRefused(f"{folder} is not empty: name a new folder")
-
-
-@contextlib.contextmanager
-def _unfinished(folder: Path) -> Iterator[Path]:
-    """A temporary folder (0700) beside `folder`. The caller renames it, or it is removed."""
-    name = tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".unfinished", dir=folder.parent)
-    try:
-        yield Path(name)
-    finally:
-        shutil.rmtree(name, ignore_errors=True)
 
 
 def _copy_together(place: GatewayFiles, target: Path, now: datetime, copy: Copy) -> None:

@@ -133,10 +133,6 @@ class OperationService:
 
         return await self._engine.write(unit)
 
-    async def find(self, operation_id: str) -> Operation | None:
-        """The operation of this id."""
-        return await self._operations.find(operation_id)
-
 
 _OUTCOMES: Final = {
     State.SUCCEEDED: "succeeded",

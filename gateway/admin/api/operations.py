@@ -136,12 +136,12 @@ async def _wait_for_end(context: AdminContext, operation: Operation, wait: float
             while not (operation.is_finished or context.node.waiters.closed):
                 changed.clear()
                 # If it has been deleted meanwhile, keep what was requested.
-                operation = await context.services.operations.find(operation.id) or operation
+                operation = await context.operations.find(operation.id) or operation
                 if not operation.is_finished:
                     await wait_at_most(changed, _POLL_INTERVAL)
     if wait and not operation.is_finished:
         with contextlib.suppress(StoreUnavailable):
-            operation = await context.services.operations.find(operation.id) or operation
+            operation = await context.operations.find(operation.id) or operation
     return operation
 
 
@@ -202,7 +202,7 @@ async def cancel(request: web.Request, _: Listed, operation: Operation) -> web.R
 async def _find(request: web.Request) -> tuple[Listed, Operation]:
     """The operation of the path, if the caller may see its ICE. Raises `RequestRefused`."""
     context = admin_context(request)
-    operation = await context.services.operations.find(request.match_info["id"])
+    operation = await context.operations.find(request.match_info["id"])
     listed = None if operation is None else await context.ices.find(operation.ice_name)
     if operation is None or listed is None or not request[CALLER].sees(listed.ice):
         raise RequestRefused(problem("not-found", "There is no such operation."))
@@ -226,7 +226,7 @@ async def _send_all(
         while not context.node.waiters.closed and request.transport is not None:
             changed.clear()
             caller = await authenticate(request, used=False)
-            found = await context.services.operations.find(operation.id)
+            found = await context.operations.find(operation.id)
             if caller is None or found is None:
                 return  # the caller lost their right, or the operation was deleted
             if found.state is not state:

@@ -162,7 +162,7 @@ async def cancel(request: web.Request, _: Listed, operation: Operation) -> web.S
 
 async def _find(request: web.Request) -> tuple[Listed, Operation]:
     [listed] = await find_ice(request)
-    operation = await admin_context(request).services.operations.find(request.match_info["id"])
+    operation = await admin_context(request).operations.find(request.match_info["id"])
     if operation is None or operation.ice_name != listed.ice.ice_name:
         raise RequestRefused(problem("not-found", "There is no such operation."))
     return listed, operation
