@@ -1,10 +1,10 @@
 """The reference ICE client, and the wire protocol that it shares with the gateway.
 
-`agent` is the connection (`IceClient`), `cli` the `ice-client` command, `eventloop` its event loop. Beneath them:
+`agent` is the connection (`IceClient`), `cli` the `ice-client` command, `eventloop` its event loop. Below them:
 `handshake` (one attempt), `backoff` (the rules for refusals and close codes), `operations` (the work), `identity`
 (the state folder), `credentials` (token, key, proof), `platform` (what differs between operating systems), and
 `protocol`, which the gateway imports too. `examples` has handlers for `--handlers`. Nothing here imports
-`gateway`: the machine of an ICE needs this package alone.
+`gateway`: the machine of an ICE needs only this package.
 """
 
 __version__ = "0.1.0"

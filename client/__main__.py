@@ -1,7 +1,6 @@
 """The `ice-client` command, also as `python -m client`.
 
-Ctrl-C stops a running client in good order, with status 0. Before and after that it ends the command here,
-with one line.
+Ctrl-C stops a running client cleanly, with status 0. Before and after that it ends the command here, with one line.
 """
 
 import sys
@@ -16,7 +15,7 @@ _THREAD_TIMEOUT = 2.0  # seconds that threads of handlers have to end
 def main() -> None:
     """Run the command and exit with its status."""
     try:
-        # Inside the try, because importing takes half a second, in which Ctrl-C may come.
+        # Inside the try: Ctrl-C may come during the import, which takes half a second.
         from client import platform  # noqa: PLC0415
 
         platform.open_standard_streams()

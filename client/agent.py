@@ -68,7 +68,7 @@ class IceStopped(Exception):
 
 
 class IceClient:
-    """Connects, registers on the first run, reconnects by itself, and runs the operations it is sent.
+    """Connects, registers on the first run, reconnects by itself, and runs the operations that the gateway sends.
 
     Entering locks the state folder, or raises `credentials.IdentityProblem`; leaving closes the connection
     with 1000.
@@ -76,7 +76,7 @@ class IceClient:
     Args:
         gateway_url: the gateway's base URL, `https://host[:port][/prefix]`.
         state_dir: the folder for key, token and state; `platform.default_state_dir()` by default.
-        token: the registration token; needed once. It never replaces a newer stored one of the same gateway.
+        token: the registration token; needed once. It never replaces a newer stored token of the same gateway.
         ca_file: PEM certificates to trust in addition to the system's.
         insecure: allow plain http beyond loopback. Certificates are always verified.
         handlers: a handler by operation kind; `operation` adds more.
@@ -242,7 +242,7 @@ class IceClient:
         """One handshake and the session that may follow; returns seconds to wait, or the final outcome."""
         self._emit(Event("connecting", f"connecting to {self._endpoint.url}"))
         answer = await connector.connect()
-        # Only the next proof carries the nonce: the gateway judges such a proof by its nonce alone, and would
+        # Only the next proof carries the nonce: the gateway judges such a proof only by its nonce, and would
         # refuse it once the nonce is stale.
         self._nonce = answer.nonce if isinstance(answer, Refused) else None
         if isinstance(answer, Refused):
@@ -330,7 +330,7 @@ class IceClient:
             sentence = "The gateway broke the protocol; the client closed the connection."
             return Closed(code, f"{sentence} ({one_line(str(error))})")
         finally:
-            # A close code that the gateway sends from now on (4103, say) no longer counts.
+            # A close code that the gateway sends from now on, such as 4103, no longer counts.
             self._socket = None
             await handshake.hang_up(socket, code)
 

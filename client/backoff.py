@@ -19,12 +19,12 @@ BASE: Final = 1.0
 CAP: Final = 60.0
 """Upper bound of every backoff, in seconds."""
 STEADY: Final = 60.0
-"""A session that lasted so many seconds resets the backoff. A shorter one does not, or a client that is
-welcomed and dropped at once would reconnect in a tight loop."""
+"""A session of at least so many seconds resets the backoff. A shorter one does not: a client that is welcomed and
+dropped at once would reconnect in a tight loop."""
 SHORTEST: Final = 1.0
-"""The least wait in seconds where the gateway or a proxy asks for one, also where it is unreadable."""
+"""The shortest wait in seconds if the gateway or a proxy asks for one, even if its value is unreadable."""
 LONGEST: Final = 3600.0
-"""The longest wait in seconds that the client accepts: a mistaken longer one would silence the ICE."""
+"""The longest wait in seconds that the client accepts: a longer one, sent by mistake, would silence the ICE."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,5 +145,5 @@ def _restart_after(reason: str) -> float | None:
 
 
 def _bounded(asked: float | None) -> float:
-    """The least wait where the gateway or a proxy `asked` for so many seconds."""
+    """The wait if the gateway or a proxy `asked` for so many seconds."""
     return 0.0 if asked is None else min(max(asked, SHORTEST), LONGEST)

@@ -206,7 +206,7 @@ def show_status(state_dir: Path | None, as_json: bool) -> None:  # noqa: FBT001 
         _fail(_MUST_ACT, problem)
     report = status.report(found)
     if as_json:
-        # `json.dumps` writes ASCII, and so keeps a folder's name that is not UTF-8.
+        # `json.dumps` writes ASCII, which keeps a folder name that is not UTF-8.
         click.echo(json.dumps(msgspec.to_builtins(report), indent=2))
     else:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,4 +1,4 @@
-"""Chooses among a name's addresses where one accepts connections but stays silent.
+"""Tries the other addresses of a name if one accepts connections but stays silent.
 
 aiohttp tries them a quarter of a second apart until one accepts (RFC 8305). An address that accepts and then
 sends nothing (a stopped process, a firewall that answers in its place) would use up every attempt, so the

@@ -25,7 +25,7 @@ def run(main: Callable[[], Coroutine[Any, Any, _T]], stop: Callable[[], None]) -
 
     Args:
         main: makes the coroutine; called once Ctrl-C is handled.
-        stop: called in the loop on Ctrl-C and on the service manager's request.
+        stop: called in the loop on Ctrl-C and when the service manager stops the client.
     """
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)

@@ -183,7 +183,7 @@ async def _refusal(response: ClientResponse, now: float) -> Refused:
 
 
 def _foreign_sentence(status: int) -> str:
-    """What to do about an answer without a problem of the gateway."""
+    """What to do about an answer that is no problem document of the gateway."""
     if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
         return "The server answered with a redirect, which the client does not follow: correct the gateway's URL."
     return f"Something other than the gateway answered HTTP {status}: check the URL and any proxies in between."

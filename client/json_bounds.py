@@ -1,7 +1,7 @@
 """The bounds of JSON from outside: its depth and its numbers (docs/protocol.md).
 
-Pure, and shared with the gateway through `protocol`. A byte limit alone does not bound what it costs to read
-JSON: a parser may recurse, and a number of 5,000 digits is refused by some parsers and slow in others.
+Pure, and shared with the gateway through `protocol`. A byte limit alone does not limit the cost of reading JSON: a
+parser may recurse, and a number of 5,000 digits is refused by some parsers and slow in others.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from itertools import accumulate, islice
 from typing import Final
 
 MAX_DEPTH: Final = 100
-"""Levels of arrays and objects in JSON from outside."""
+"""Maximum levels of arrays and objects in JSON from outside."""
 MAX_DIGITS: Final = 30
-"""Digits of a number in JSON from outside, its exponent's included."""
+"""Maximum digits of a number in JSON from outside, with those of its exponent."""
 
 
 class JsonTooComplex(ValueError):

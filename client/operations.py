@@ -20,7 +20,7 @@ from client.errors import described, one_line, text_of
 from client.journal import Journal, JournalUnusable
 
 GRACE: Final = 5.0
-"""Seconds that a cancelled handler has to end. The gateway waits as long before it sends the next operation."""
+"""Seconds that a cancelled handler has to end. The gateway waits as long before the next operation."""
 ANSWER_TIMEOUT: Final = 2.0
 """Seconds that a stopping client waits for the gateway's answers."""
 _ERROR_LIMIT: Final = 2000
@@ -312,7 +312,7 @@ _RESTARTED: Final = ("interrupted", "the ICE was restarted while it worked on th
 async def _run_handler(operation: Operation, handler: Handler, report: Report) -> protocol.Finish:
     """Run a handler and return its finish; raises only CancelledError.
 
-    asyncio would end the program for SystemExit and KeyboardInterrupt of a handler.
+    asyncio would end the program if a handler raised SystemExit or KeyboardInterrupt.
     """
     try:
         return _succeeded(operation.id, await handler(operation, report))

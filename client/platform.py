@@ -172,7 +172,7 @@ def _restrict(path: Path) -> None:
 
 
 def _sync_names(folder: Path) -> None:
-    """Make the names in `folder` durable; Windows cannot open a folder, and does it by itself."""
+    """Make the names in `folder` durable. Windows does this by itself, and cannot open a folder."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -280,7 +280,7 @@ if sys.platform == "win32":
     def _signal_group(process: asyncio.subprocess.Process, _name: str) -> None:
         # Windows has no request that every program heeds, so each signal ends them.
         subprocess.run(  # noqa: S603 - a program of Windows, and a number
-            ["taskkill", "/F", "/T", "/PID", str(process.pid)],  # noqa: S607 - in the path of every Windows
+            ["taskkill", "/F", "/T", "/PID", str(process.pid)],  # noqa: S607 - in the PATH of every Windows
             capture_output=True,
             check=False,
         )
@@ -399,7 +399,7 @@ if sys.platform != "win32":
 
 @contextlib.contextmanager
 def stop_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> Iterator[None]:
-    """Call `stop` in the loop on Ctrl-C and on the service manager's request."""
+    """Call `stop` in the loop on Ctrl-C and when the service manager stops the client."""
     names = ("SIGINT", "SIGTERM", "SIGBREAK")
     with contextlib.ExitStack() as undo:
         for number in (getattr(signal, name) for name in names if hasattr(signal, name)):

@@ -357,7 +357,7 @@ class NotJsonRpc(ValueError):
 class MessageTooComplex(NotJsonRpc):
     """The message's JSON exceeds the bounds of `check_json`.
 
-    `message` is the readable part: method, id, and params of which large parts may be missing.
+    `message` is the readable part: method, id, and params, from which large parts may be missing.
     """
 
     def __init__(self, reason: str, message: Message) -> None:

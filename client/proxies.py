@@ -63,13 +63,13 @@ def proxy_for(url: str) -> Proxy | None:
         port = parts.port or _PORTS[parts.scheme]
         bypassed = matches_no_proxy(environment.get("no", ""), parts.hostname or "", port)
     else:
-        # macOS and Windows have proxy settings of their own.
+        # macOS and Windows have their own proxy settings.
         bypassed = bool(urllib.request.proxy_bypass(parts.netloc))
     return None if bypassed else Proxy.of(text, f"{parts.scheme.upper()}_PROXY")
 
 
 def matches_no_proxy(no_proxy: str, host: str, port: int) -> bool:
-    """Whether an entry of `NO_PROXY`, between commas or blanks, matches this host and port.
+    """Whether an entry of `NO_PROXY`, between commas or spaces, matches this host and port.
 
     An entry is `*`, a domain (`example`, `.example` and `*.example` all include its subdomains), an address, or
     a network (`10.0.0.0/8`), IPv6 with or without brackets; each may have a port. Names are not resolved. An

@@ -120,7 +120,7 @@ class DecoupledStream(io.TextIOBase):
 
 
 def log_to_stderr() -> None:
-    """Log with a time to stderr what libraries and handlers log, unless a handler has configured logging."""
+    """Log to stderr, with a time, what libraries and handlers log, unless a handler has configured logging."""
     formatter = logging.Formatter(
         "%(asctime)s ice-client: %(levelname)s: %(message)s", "%Y-%m-%dT%H:%M:%SZ"
     )

@@ -1,4 +1,4 @@
-"""The report of `ice-client status`: how this ICE stands and what a person should do. Pure.
+"""The report of `ice-client status`: the state of this ICE and what a person should do. Pure.
 
 It is based on the state folder; the gateway may know better.
 """

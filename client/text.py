@@ -18,5 +18,5 @@ def decoded(data: bytes, errors: str = "strict") -> str:
 
 
 def encodable(text: str) -> str:
-    """`text` with U+FFFD for each lone surrogate, as in names of the system that are not UTF-8."""
+    """`text` with U+FFFD for each lone surrogate, as in system names that are not UTF-8."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -41,7 +41,7 @@ def route(
         handler: takes the request, then the values that `reads` and `finds` return.
         need: the right that a caller needs.
         reads: validates the request's input; raises 400, 413, 415 and 422.
-        finds: looks up what the path names and the caller may see; raises 404. Its first value is the
+        finds: looks up what the path names, if the caller may see it; raises 404. Its first value is the
             ICE (`Listed`).
         options: options of aiohttp, such as `name` or `allow_head`.
 

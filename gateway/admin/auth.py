@@ -123,7 +123,7 @@ def passes_csrf_check(request: web.Request, login: CurrentLogin) -> bool:
 
 
 def is_same_origin(request: web.Request) -> bool:
-    """Whether the request's Origin (RFC 6454 section 7.3), which no page can forge, is this gateway.
+    """Whether the request's Origin (RFC 6454 section 7.3) is this gateway; no page can forge it.
 
     The Origin must name the host of the request or of a public URL, since a proxy may change the host.
     """

@@ -38,7 +38,7 @@ from gateway.store.open import open_store
 
 R = TypeVar("R")
 _MAX_GROWTH: Final = 4
-"""How many times longer than compact JSON the indented form may be."""
+"""How many times as long as compact JSON the indented form may be."""
 FATAL_ERRORS: Final = (BadSetting, KeyFileUnusable, StoreRefused, StoreUnavailable)
 """Errors of settings, key file or database that end any command."""
 
@@ -50,7 +50,7 @@ def refuse(reason: str, status: int = 1) -> NoReturn:
 
 
 def exit_on_error(error: Exception) -> NoReturn:
-    """Exit because of one of `FATAL_ERRORS`: status 1 if a retry may succeed, else 78 (`EX_CONFIG`)."""
+    """Exit because of one of `FATAL_ERRORS`: status 1 if a retry may succeed, otherwise 78 (`EX_CONFIG`)."""
     temporary = isinstance(error, AddressUnavailable | StoreRefusedForNow | StoreUnavailable)
     refuse(str(error), 1 if temporary else os.EX_CONFIG)
 
@@ -258,7 +258,7 @@ def show_list(
 def show_table(
     headings: Sequence[str], rows: Sequence[Sequence[str | None]], *, done: str = ""
 ) -> None:
-    """Print a table on a terminal, else plain columns; `done` as for `print_output`."""
+    """Print a table on a terminal, otherwise plain columns; `done` as for `print_output`."""
     cells = [[value or "-" for value in row] for row in rows]
     if sys.stdout is not None and sys.stdout.isatty():
         from rich.box import SIMPLE_HEAD

@@ -47,7 +47,7 @@ class Story:
         self._started = time.monotonic()
 
     def say(self, who: str, what: str) -> None:
-        """Print a line: seconds since the start, who, what."""
+        """Print a line: seconds since the start, who did what."""
         line = Text(f"{time.monotonic() - self._started:6.2f}s  ", style="dim")
         line.append(f"{who:<9}", style=_COLOURS.get(who, "yellow"))
         line.append(what)
@@ -235,7 +235,7 @@ async def _life(story: Story, admin: Admin, url: str, folder: Path) -> None:
 
 
 def _suite(folder: Path) -> tuple[str, ...]:
-    """Write a small pytest suite; return the client's options that allow it and no other."""
+    """Write a small pytest suite; return the client's options that allow only this suite."""
     if not _HAS_PYTEST:
         return ()
     suite = folder / "smoke"

@@ -37,7 +37,7 @@ def migrate_store(settings: Settings, source: str | None, target: str) -> None:
 
 async def _move(path: Path, target: str) -> None:
     try:
-        from gateway.services.store_migration import count, move  # only a fleet has asyncpg
+        from gateway.services.store_migration import count, move  # asyncpg is optional
     except ModuleNotFoundError as error:
         refuse(f"PostgreSQL needs {error.name}: pip install 'ice-gateway[postgres]'")
     total = sum(count(path).values())

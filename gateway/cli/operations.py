@@ -235,7 +235,7 @@ async def _follow(context: CommandContext, operation: Operation) -> Operation:
             while not operation.is_finished:
                 await asyncio.sleep(_POLL_INTERVAL)
                 if operation.deadline <= utc_now() and not await context.engine.is_served():
-                    await expiry.end_overdue()  # no gateway does it
+                    await expiry.end_overdue()  # no gateway runs to expire it
                 found = await rows.find(operation.id)
                 if found is None:
                     refuse("there is no such operation any more")
@@ -250,7 +250,7 @@ async def _follow(context: CommandContext, operation: Operation) -> Operation:
 
 @contextlib.contextmanager
 def _progress_display() -> Iterator[Callable[[Operation], None]]:
-    """A function that shows progress: a bar on a terminal, else a line for each change."""
+    """A function that shows progress: a bar on a terminal, otherwise a line for each change."""
     if not sys.stderr.isatty():
         yield _line_by_line()
         return

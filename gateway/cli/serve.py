@@ -55,7 +55,7 @@ def serve(
     workers: str | None,
 ) -> None:
     """Run the gateway until SIGTERM or Ctrl-C; reload its certificate on SIGHUP."""
-    installed = signals.install()  # False if `gateway.__main__` has done it
+    installed = signals.install()  # False if `gateway.__main__` has done this
     try:
         settings = settings_from(
             config,

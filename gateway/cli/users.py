@@ -69,7 +69,7 @@ def ask_password(*, from_stdin: bool) -> Secret:
 def _first_line(file: BinaryIO) -> str:
     data = file.readline(_MAX_INPUT)
     if data.startswith(UTF_16):
-        data += file.read(_MAX_INPUT)  # a line's end can only be found after decoding
+        data += file.read(_MAX_INPUT)  # the end of a line can only be found after decoding
     try:
         return decoded(data).partition("\n")[0].rstrip("\r")
     except UnicodeDecodeError:

@@ -56,7 +56,7 @@ class TokenState(enum.StrEnum):
 class ApiToken:
     """A row of `api_tokens`: `token_hash` is a SHA-256, never the token.
 
-    With `ice_name` it may only operate that ICE; without, it may do what its user may.
+    With `ice_name` it may only operate that ICE; otherwise it has the rights of its user.
     """
 
     id: str

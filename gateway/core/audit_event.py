@@ -1,6 +1,6 @@
 """An event of the audit log, and the hash that chains it to the one before. Pure.
 
-People read the log, and the rest of the gateway learns of a change only from it.
+People read the log, and the rest of the gateway learns of changes only from it.
 """
 
 from __future__ import annotations

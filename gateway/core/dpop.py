@@ -39,7 +39,7 @@ _SMALL_ORDER: Final = frozenset({0, 1, _FIELD - 1, _ORDER_8, _FIELD - _ORDER_8})
 _DEFAULT_PORTS: Final = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 
 Url = tuple[str, int | None, str]
-"""A URL reduced to what is compared: host, port (None for its scheme's default), path."""
+"""The compared parts of a URL: host, port (None for its scheme's default), path."""
 
 
 class Jwk(msgspec.Struct, frozen=True):

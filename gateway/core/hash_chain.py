@@ -2,8 +2,8 @@
 
 Each event holds the digest of the one before (`audit_event.LogEntry`). An operator who keeps the digest of the
 newest event elsewhere, the *head*, can prove all events before it. A pruned log begins after a checkpoint: an
-event that names the last pruned event and its digest. Without a head, removed events can be noticed only by
-their effects: each change of an ICE's generation is an event.
+event that names the last pruned event and its digest. Without a head, removed events can only be detected by their
+effects: each change of an ICE's generation is an event.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The result: the first fault, or else what is proven and what is not."""
+    """The result: the first fault, or what is proven and what is not."""
 
     fault: str | None
     proven: str

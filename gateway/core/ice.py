@@ -67,7 +67,7 @@ RULES: Final[Mapping[Action, Rule]] = MappingProxyType(
         Action.PROVISION: Rule((None,), Status.PROVISIONED, renews=True),
         Action.REPROVISION: Rule((Status.PROVISIONED,), Status.PROVISIONED, renews=True),
         Action.REGISTER: Rule((Status.PROVISIONED,), Status.REGISTERED, renews=False),
-        # From `deregistered` too: a name can never be deleted, so a mistake must not burn it.
+        # From `deregistered` too: a name can never be deleted, so a mistake must not make it unusable.
         Action.REREGISTER: Rule(
             (Status.REGISTERED, Status.DEREGISTERED),
             Status.PROVISIONED,
@@ -98,7 +98,7 @@ def valid_name(name: str) -> bool:
 
 
 def fold(name: str) -> str:
-    """The case-folded name, which is unique: ASCII letters in lower case, as SQL's lower()."""
+    """The case-folded name, which is unique: ASCII letters in lower case, like SQL's lower()."""
     return name.encode(errors="surrogatepass").lower().decode(errors="surrogatepass")
 
 
@@ -117,7 +117,7 @@ class WrongStatus:
 
     @property
     def sentence(self) -> str:
-        """What the status is and what an admin may do from it."""
+        """The status, and what an admin may do from it."""
         # Only the ICE itself can register.
         may = [action for action in actions_from(self.status) if action is not Action.REGISTER]
         return (

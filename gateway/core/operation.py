@@ -72,7 +72,7 @@ _FINISHABLE: Final = (State.SENT, State.RUNNING, State.LOST)
 MOVES: Final[Mapping[Move, tuple[tuple[State, ...], State]]] = MappingProxyType(
     {
         Move.SEND: ((State.QUEUED,), State.SENT),
-        # Only if no byte of it was written to the ICE.
+        # Only if no byte of it was written to the connection.
         Move.RECALL: ((State.SENT,), State.QUEUED),
         Move.ACCEPT: ((State.SENT,), State.RUNNING),
         Move.SUCCEED: (_FINISHABLE, State.SUCCEEDED),
@@ -281,9 +281,9 @@ def code_of(error: bytes | None) -> str | None:
 
 
 def cancel_reason(state: State | None, code: str | None) -> CancelReason | None:
-    """Why an ICE must stop an operation with this state and error code; None if it need not.
+    """The reason for an ICE to stop an operation with this state and error code; None if it need not.
 
-    `state` is None if this ICE has no such operation. An ICE need not stop what is active, or what it has
+    `state` is None if this ICE has no such operation. An ICE need not stop an active operation, or one that it has
     reported as finished.
     """
     if state in (*ACTIVE, State.SUCCEEDED, State.FAILED):

@@ -65,7 +65,7 @@ class ReplayGuard:
 
     A proof with a nonce is fresh until the nonce expires, by `lease_time`; its `iat` is ignored. A proof without
     a nonce is fresh by its `iat` and `now`, Unix time. If the clock was set back to a time for which used proofs
-    have been forgotten, the ICE must send a nonce until that time has passed again.
+    have been forgotten, ICEs must send a nonce until that time has passed again.
     """
 
     def __init__(self, nonces: Nonces) -> None:

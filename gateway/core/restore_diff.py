@@ -67,7 +67,7 @@ class Credentials:
 class Revived:
     """A credential that is valid again: `what` is ice, user or api-token.
 
-    `now` describes it as restored, `since` says what had ended it.
+    `now` describes the restored state, `since` says what had ended it.
     """
 
     what: str

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 
 class Secret:
-    """A text that masks itself: `repr`, `str` and formatting show asterisks, comparison takes constant time.
+    """A text that masks itself: `repr`, `str` and formatting show asterisks. A comparison takes constant time.
 
     Only `reveal()` returns the text, so that a reviewer can search for that word.
     """

@@ -14,7 +14,7 @@ _LENGTH: Final = 27
 _TO_SECONDS: Final = 19
 _encode: Final = msgspec.json.Encoder().encode
 MAX_DURATION: Final = 36_500 * 86_400.0
-"""Seconds, a hundred years: a longer one might not fit `datetime` when added to a date."""
+"""Seconds of the longest duration, a hundred years: a longer one, added to a date, might exceed `datetime`."""
 
 
 def utc_now() -> datetime:

@@ -1,6 +1,6 @@
 """Decides whether to admit an ICE: token, proof, ICE, in the order of docs/protocol.md.
 
-Invalid tokens and proofs are refused without a look-up in the database. The first admission registers the ICE.
+It refuses invalid tokens and proofs without a database query. The first admission registers the ICE.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ ATTEMPTS: Final = 100
 """Handshakes without a genuine token that an address may send within `ATTEMPTS_WINDOW` seconds."""
 ATTEMPTS_WINDOW: Final = 60.0
 MAX_BATCH: Final = 128
-"""The most handshakes screened in one turn of the loop, some 20 ms of work."""
+"""The maximum number of handshakes screened in one turn of the loop, some 20 ms of work."""
 _SCHEME: Final = "dpop "
 
 
 class Handshake(msgspec.Struct, frozen=True, gc=False):
     """All values of the two headers, the client's address, and the URLs of the local socket.
 
-    `local` counts only without `public_url`.
+    `local` is used only without `public_url`.
     """
 
     authorizations: tuple[str, ...]
@@ -78,7 +78,7 @@ class Admitted(msgspec.Struct, frozen=True, gc=False):
 
 
 class Refused(msgspec.Struct, frozen=True, gc=False):
-    """A refusal; `ice_name` only if the token was genuine, for the admin to see."""
+    """A refusal; admins see `ice_name`, which is set only if the token was genuine."""
 
     problem: Problem
     ice_name: str | None = None
@@ -190,7 +190,7 @@ class Admission:
                         continue
                     try:
                         verdict = step(arrival)
-                    except Exception as error:  # noqa: BLE001 - raised in the caller of this arrival alone
+                    except Exception as error:  # noqa: BLE001 - raised only in the caller of this arrival
                         arrival.verdict.set_exception(error)
                     else:
                         if verdict is not None:
@@ -296,7 +296,7 @@ class Admission:
     def _refuse_all(self, name: str) -> Refused | None:
         """The refusal while this node admits no ICE; the look-up finds a store that is unavailable."""
         if self._follower.fault is not None or not self._lease.valid:
-            return _unavailable(name)  # this node could not drop the ICE again
+            return _unavailable(name)  # this node could not drop the ICE later
         return None if self._restore_hold.reason is None else _held(name)
 
     def _judge(self, ice: Ice, candidate: Candidate) -> RefusalCode | None:
@@ -327,7 +327,7 @@ class Admission:
         return None if logged is None else Admitted(registered, logged.seq, at, reading)
 
     def _is_current(self, admitted: Admitted) -> bool:
-        """Whether the ICE was read just now, and this node knows of every change since."""
+        """Whether the ICE was read just now, and this node knows every change since."""
         fresh = self._monotonic() - admitted.at <= MAX_AGE
         return fresh and self._follower.current and self._lease.valid
 

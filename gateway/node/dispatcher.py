@@ -1,7 +1,7 @@
 """Sends operations to connected ICEs: to each ICE one at a time, in order, and each at most once.
 
 A connected ICE with unfinished operations has a *lane*: a task that reads the table, does the next step and
-waits. The state is in the table, so a new lane can go on wherever an earlier one died. The event log
+waits. The state is in the table, so a new lane can continue where an earlier one died. The event log
 announces new operations. Source: docs/protocol.md.
 """
 
@@ -49,7 +49,7 @@ MAX_PENDING_FINISHES: Final = 8
 MAX_READS: Final = 2
 """Concurrent reads for all ICEs: one runs while the loop handles the result of the other.
 
-The engine serves reads in turn, so an admin's read waits for at most this many."""
+The engine serves reads in order, so an admin's read waits for at most this many."""
 _RETRY: Final = 0.5
 _ACCEPT_DELAY: Final = 0.02
 _MAX_WAIT: Final = 30.0
@@ -113,7 +113,7 @@ class Dispatcher:
         self.wake(ice_name)
 
     def wake(self, ice_name: str) -> None:
-        """Have the lane of an ICE take its next step, after a session began or ended, say."""
+        """Let the lane of an ICE take its next step, for example after a session began or ended."""
         lane = self._lanes.get(ice_name)
         if lane is not None:
             lane.wake.set()
@@ -140,7 +140,7 @@ class Dispatcher:
         """The ICE accepted an operation, or refused it with the JSON in `refused`."""
         lane = self._lane_of(session)
         if lane is None or lane.unanswered != operation_id:
-            return  # an answer to no request, or a second one
+            return  # no request waits for this answer
         lane.unanswered = None
         if refused is None:
             self._spawn(self._accept_later(session, operation_id))
@@ -148,7 +148,7 @@ class Dispatcher:
             self._spawn(self._record_answer(session, operation_id, Move.FAIL, refused))
 
     def progressed(self, session: Session, progress: protocol.Progress) -> None:
-        """The ICE reported progress; it counts only for the operation that the ICE works on."""
+        """The ICE reported progress; it is ignored unless the ICE works on this operation."""
         lane = self._lane_of(session)
         if lane is not None and lane.sent == progress.id:
             self._progress.note(session.ice_name, progress)
@@ -198,7 +198,7 @@ class Dispatcher:
         async with self._reads:
             work = await self._operations.first(session.ice_name)
         if lane.sent is not None and not (work and work.id == lane.sent and work.state in ACTIVE):
-            # It ended without a finish from this session: it expired, say, or was cancelled.
+            # It ended without a finish from this session: for example, it expired or was cancelled.
             await self._cancel_sent(lane, lane.sent)
         if work is None:
             return None
@@ -294,7 +294,7 @@ class Dispatcher:
     # --- messages of an ICE ------------------------------------------------------------------------------
 
     async def _accept_later(self, session: Session, operation_id: str) -> None:
-        """Record that it runs; a quick operation finishes first, and its finish saves this commit."""
+        """Record that it runs; a quick operation finishes before, and needs no such commit."""
         await asyncio.sleep(_ACCEPT_DELAY)
         lane = self._lane_of(session)
         if lane is not None and lane.sent == operation_id:

@@ -83,5 +83,5 @@ class OperationExpiry:
 
     async def _delete(self, before: datetime, *, emptied: bool = False) -> None:
         unit = functools.partial(operations.forget, before=before, limit=_BATCH, emptied=emptied)
-        while await self._engine.write(unit) == _BATCH:  # noqa: ASYNC110 - nothing is waited for
+        while await self._engine.write(unit) == _BATCH:  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(INTERVAL)

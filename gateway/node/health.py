@@ -1,6 +1,6 @@
-"""What is wrong with the gateway now, for `/readyz`, the metrics and the log.
+"""The present faults of the gateway, for `/readyz`, the metrics and the log.
 
-The log gets one line when a fault begins and one when it ends, however many ICEs are refused meanwhile.
+The log gets one line when a fault begins and one when it ends, no matter how many ICEs are refused meanwhile.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gateway.store.engine import Engine
 INTERVAL: Final = 0.5
 """Seconds between two checks; each tries a failed store again."""
 PROBE_EVERY: Final = 20
-"""Every so many checks a store without a fault is tried too: it may have failed without any write."""
+"""After so many checks a store without a fault is tried, too: it may have failed without any write."""
 
 _log = structlog.get_logger()
 

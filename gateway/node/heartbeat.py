@@ -43,7 +43,7 @@ class Heartbeat:
     def sweep(self, now: float) -> None:
         """Ping the sessions that are due at `now` (the loop's time), and drop silent ones."""
         if now - self._last_sweep >= self.interval:
-            # The gateway itself slept (a suspended machine, say), and could neither ping nor receive.
+            # The gateway itself slept, for example on a suspended machine, and could neither ping nor receive.
             self._resumed = now
         self._last_sweep = now
         for session in self._sessions:

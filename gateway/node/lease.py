@@ -10,7 +10,7 @@ from gateway.store.nodes import Renewal
 
 
 class Lease:
-    """How long this node may act on what it knows; other nodes rely on it to stop then.
+    """How long this node may act on what it knows; other nodes rely on it to stop after that.
 
     It is valid for `seconds` from the last moment at which this node knew every committed change.
     """
@@ -34,8 +34,8 @@ class Lease:
 
     @classmethod
     def forever(cls) -> Lease:
-        """The lease of a gateway that is alone on its database."""
-        lease = cls(math.inf, lambda: 0.0)  # a cheap clock: every frame asks
+        """The lease of a gateway that is the only one on its database."""
+        lease = cls(math.inf, lambda: 0.0)  # a cheap clock: every frame reads it
         lease.until = math.inf
         return lease
 
@@ -43,8 +43,8 @@ class Lease:
 class Peers:
     """Finds nodes that have vanished: those that did not renew a lease before it expired.
 
-    A lease is timed by this process's clock from the first sight of its last renewal, so a verdict
-    may come late but never early.
+    A lease is timed by this process's clock from the first sight of its last renewal, so a node may be found late
+    but never early.
     """
 
     def __init__(self, monotonic: Callable[[], float] = boottime) -> None:

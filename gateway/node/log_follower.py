@@ -1,4 +1,4 @@
-"""Follows the event log: the only way in which this node learns of a change.
+"""Follows the event log: this node learns of changes in no other way.
 
 A wake-up only shortens the wait and carries no data, so a lost wake-up loses no drop. After an
 interruption the follower first reads on from its last event and then has every session compared with the
@@ -79,7 +79,7 @@ class LogFollower:
             await self._poll()
 
     async def _poll(self) -> None:
-        # After a commit of this process `has_changed` is not asked: that makes the drop quicker.
+        # After a commit of this process `has_changed` is not called: the drop is faster without it.
         began, woken = boottime(), self._engine.changed.is_set()
         self._engine.changed.clear()
         try:
@@ -120,7 +120,7 @@ class LogFollower:
         If an older copy of the database took its place, deregistrations would be missing from it.
         """
         if first is not None and first.seq > self.position + 1:
-            # Pruned before they were read here: their effect can only be found in the table.
+            # Pruned before they were read here: only the table shows their effect.
             self._interrupted, self.fault = True, "events were pruned before they were read"
         if self._last_digest is None or (first is not None and first.seq > self.position):
             return  # no event was applied yet, or the last applied one was pruned

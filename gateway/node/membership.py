@@ -1,7 +1,7 @@
-"""This node as one of several that serve a database: its lease, its acknowledgements, news of the others.
+"""This node as one of several on a database: its lease, its acknowledgements, news of the others.
 
 A lease counts from a moment at which this node knew every committed change. So a peer that has waited
-until the lease expired knows that this node no longer acts on older state. A gateway that is alone on its
+until the lease expired knows that this node no longer acts on older state. A gateway that is the only one on its
 database has no membership.
 
 Tested in tests/cluster/test_cluster.py and tests/cluster/test_vanished_nodes.py.
@@ -40,7 +40,7 @@ from gateway.store.sessions import newest, news
 CONFIRMED_ACTIONS: Final = frozenset(
     {*(action.value for action, rule in RULES.items() if rule.renews), AuditAction.DISCONNECT}
 )
-"""The actions that are answered after every node has acted on them."""
+"""The actions whose answer waits until every node has acted on them."""
 _RENEWALS: Final = 6
 """Renewals per lease time."""
 _RETRY: Final = 0.5
@@ -49,7 +49,7 @@ _SWEEP_INTERVAL: Final = 5.0
 _PAUSE: Final = 0.1
 """Seconds between two reads of what other nodes wrote: a storm of ICEs is many commits."""
 _NEWS_BATCH: Final = 1000
-"""Connections that are read at a time."""
+"""Connections that are read in one query."""
 
 _log = structlog.get_logger()
 
@@ -119,8 +119,8 @@ class Membership:
         """Become one of the nodes. The lease starts at once, since this node holds no session yet.
 
         Raises:
-            StoreRefused: this gateway and a living node are incompatible. A node that does not
-                renew its lease meanwhile is waited for until it counts as gone.
+            StoreRefused: this gateway and a living node are incompatible. If that node does not renew its lease,
+                this waits until it counts as gone.
             StoreUnavailable: the database could not be used.
         """
         self._lease.renew(await self._register())
@@ -171,7 +171,7 @@ class Membership:
     # --- called by the rest of the node ----------------------------------------------------------------
 
     def report_drops(self, seq: int, ended: list[ClosedSession]) -> None:
-        """Acknowledge an event that actions wait for, with the sessions that it ended here."""
+        """Acknowledge an event for which actions wait, with the sessions that it ended here."""
         self._dropped += [
             nodes.Dropped(one.session, seq, self._identity.name, one.ice_name, one.code)
             for one in ended
@@ -203,7 +203,7 @@ class Membership:
         dropped: list[nodes.Dropped] = []
         try:
             caught_up_at = await self._follower.catch_up()
-            # In one transaction with the position: who reads the position also finds the drops.
+            # In one transaction with the position: a reader of the position also finds the drops.
             dropped, self._dropped = self._dropped, []
             renewal = functools.partial(
                 nodes.renew,

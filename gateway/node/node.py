@@ -210,7 +210,7 @@ class Node:
                 # Before `join`: it may have joined even if it is cancelled.
                 stack.push_async_callback(self.membership.leave)
                 await self.membership.join()
-                # The first node makes the key file, so that an operator can copy it to the others.
+                # The first node makes the key file, so that an operator can copy it to the other nodes.
                 self._keys.for_sealing(may_create=True)
             else:
                 await self._engine.write(forget_all)
@@ -368,7 +368,7 @@ class Node:
 
 
 def _nonce_key(keys: KeyStore, engine: Engine) -> Callable[[], bytes]:
-    """The key of the nonces: nodes of one server derive it from the token keys, a lone gateway makes one."""
+    """The key of the nonces: nodes of one database derive it from the token keys, a single gateway makes one."""
     own = secrets.token_bytes(32)
     if not engine.shared:
         return lambda: own

@@ -1,4 +1,4 @@
-"""Records which ICEs are connected and what became of their connections, in groups, soon after.
+"""Records which ICEs are connected and how their connections ended, in groups, with a short delay.
 
 Nothing waits for these writes. A write that fails is tried again. Refusals of one ICE are counted
 together, so that no client can flood the table.
@@ -40,7 +40,7 @@ class ConnectionChange(msgspec.Struct, frozen=True, gc=False):
 
 
 News = ConnectionChange | ConnectionEvent
-"""What subscribers get; a `ConnectionEvent` is a refusal with its total count."""
+"""What subscribers receive; a `ConnectionEvent` is a refusal with its total count."""
 
 
 class _SessionEvent(msgspec.Struct, frozen=True, gc=False):
@@ -110,7 +110,7 @@ class Presence:
         await self._engine.write(lambda transaction: sessions.clear(transaction, self._node))
 
     def subscribe(self, listener: Callable[[News], None]) -> Callable[[], None]:
-        """Call `listener` with news once they are written; returns a function that ends this."""
+        """Call `listener` with news once they are written; returns a function that removes it."""
         self._subscribers.add(listener)
         return lambda: self._subscribers.discard(listener)
 
@@ -224,7 +224,7 @@ class Presence:
         except StoreUnavailable:
             self._batch = _merged(batch, self._batch, self._pace.max_events)
             return False
-        except Exception:  # noqa: BLE001 - the gateway lives without presence
+        except Exception:  # noqa: BLE001 - the gateway works without presence
             _log.exception("presence lost")
             return True
         # One of several nodes publishes the refusals of all nodes from the table (`Membership`).
@@ -233,7 +233,7 @@ class Presence:
         return True
 
     async def _log_sessions(self) -> None:
-        """Log the sessions that began and ended, each line with the time of that."""
+        """Log the sessions that began and ended, each line with its time."""
         for number in range(1, len(self._unlogged) + 1):
             if not number % _LINES:
                 await asyncio.sleep(0)  # if cancelled here, the next call logs the rest

@@ -1,4 +1,4 @@
-"""Remembers which sessions this node dropped because of which event, and confirms it to actions.
+"""Remembers which sessions this node dropped because of which event, and confirms the drops to actions.
 
 An action answers only after this confirmation, so that the admin knows that the ICE is gone.
 """
@@ -31,7 +31,7 @@ class Revocations:
         node: the name of this node.
         clock: the present.
         observe: is called with the seconds from an action to each of its drops.
-        acknowledgements: of the other nodes, where several serve the database.
+        acknowledgements: of the other nodes, if several serve the database.
         timeout: seconds within which all nodes have to confirm.
     """
 

@@ -25,7 +25,7 @@ _OPERATIONS: Final = {
     ice_type: [kind.value for kind in kinds] for ice_type, kinds in OPERATIONS.items()
 }
 _NO_HELLO: Final = protocol.Hello()
-_NOTHING: Final[frozenset[str]] = frozenset()  # shared, because each empty one takes 216 bytes
+_NOTHING: Final[frozenset[str]] = frozenset()  # shared, because each empty set takes 216 bytes
 _MISSING: Final = msgspec.Raw(b"")
 _NOT_ACCEPTED: Final = reason(OperationError.REFUSED)
 _MAX_DETAIL: Final = 200

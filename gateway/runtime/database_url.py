@@ -20,7 +20,7 @@ _SERVER: Final = re.compile(
     r"(?P<path>/[^@?#]*)?"
     r"(?P<query>\?[^@#]*)?"
 )
-"""Accepts only unambiguous URLs: a second `@`, or one after the host, could be part of a password."""
+"""Matches only unambiguous URLs: a second `@`, or one after the host, could be part of a password."""
 
 
 def file_of(url: str) -> Path | None:

@@ -25,7 +25,7 @@ def sync(path: Path) -> None:
 
 
 def copy_owner(new: Path, replaced: Path) -> None:
-    """Give a file made by root the owner of the file it replaces, or else of that folder.
+    """Give a file made by root the owner of the file it replaces, or of the folder if there was none.
 
     Root may restore the database or rotate the keys of the user who runs the gateway.
     """

@@ -80,7 +80,7 @@ def configure(form: str, level: str) -> None:
 def _stamp(_: Any, level: str, line: EventDict) -> EventDict:
     """Add the level and the time."""
     line["level"] = level
-    if "timestamp" not in line:  # else it happened earlier
+    if "timestamp" not in line:  # otherwise it happened earlier
         line["timestamp"] = to_text(utc_now())
     return line
 
@@ -123,7 +123,7 @@ class LineLimit:
             self._minute = minute
             self._written.clear()
             self._suppressed = +self._suppressed  # keeps kinds with suppressed lines to report
-        # Separate budgets: strangers cannot use up that of the ICEs, nor one ICE that of all.
+        # Separate budgets: strangers cannot use up that of the ICEs, and no ICE that of all ICEs.
         most = LINES_A_MINUTE
         if traceback:
             kind, most = f"{kind}, with a traceback", TRACEBACKS_A_MINUTE

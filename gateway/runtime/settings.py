@@ -177,7 +177,7 @@ class Settings:
 
     @property
     def shown_url(self) -> str:
-        """The URL of this gateway, for people: the first public one, else the address it listens on."""
+        """The URL of this gateway, for people: the first public one, otherwise the address it listens on."""
         if self.server_public_url:
             return self.server_public_url[0]
         scheme = "http" if self.server_tls_certificate is None else "https"
@@ -216,7 +216,7 @@ class Settings:
         warnings = []
         plain = self._plain_http()
         if plain is not None:
-            # A gateway on loopback is exposed by a proxy on this machine, which a refusal would not stop.
+            # Only a proxy on this machine can expose a gateway on loopback; a refusal would not stop the proxy.
             if not (self.server_insecure or exposed is None):
                 raise BadSetting(
                     f"{plain}, so that anyone on the network path could read tokens and passwords: use https"
@@ -251,7 +251,7 @@ class Settings:
         return self.server_tls_certificate is not None or self.server_tls_key is not None
 
     def _plain_http(self) -> str | None:
-        """Says what other machines can reach by plain http; None if nothing."""
+        """What other machines can reach by plain http, as a sentence; None if nothing."""
         urls = [urlsplit(url) for url in self.server_public_url]
         for url in urls:
             if url.scheme == "http" and not _is_loopback(url.hostname or ""):

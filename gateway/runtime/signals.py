@@ -1,6 +1,6 @@
 """Handles SIGTERM, SIGHUP and SIGINT of `serve`, from start to exit.
 
-A signal that arrives before its callback is set is remembered. The default handlers will not do: a SIGHUP
+A signal that arrives before its callback is set is remembered. The default handlers are not enough: a SIGHUP
 during the start, when a certificate is renewed, would end the gateway, and the kernel drops signals for which
 the first process of a container (PID 1) has no handler. Imports almost nothing, so that it loads first.
 """

@@ -16,7 +16,7 @@ from typing import Any, Final
 BACKLOG: Final = 4096
 """Connections that may wait at a socket to be accepted; Linux limits it to net.core.somaxconn."""
 QUEUES: Final = 4 if sys.platform == "linux" else 1
-"""Sockets for each address. Elsewhere than on Linux one of them would get every connection."""
+"""Sockets for each address. Outside Linux one of them would get every connection."""
 
 
 class CannotBind(OSError):

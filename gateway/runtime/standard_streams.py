@@ -27,7 +27,7 @@ _FLAGS: Final = (os.O_RDONLY, os.O_WRONLY, os.O_WRONLY)
 MAX_WAITING: Final = 4 * 1024 * 1024
 """Maximum bytes of lines that wait to be written; further lines are lost and counted."""
 _LINE: Final = 200
-"""Bytes of memory that a waiting line takes besides its text."""
+"""Bytes of memory that a waiting line takes in addition to its text."""
 _BATCH: Final = select.PIPE_BUF
 """Maximum bytes of one write: larger ones could interleave with those of other writers to the pipe."""
 _GAP: Final = b""
@@ -89,7 +89,7 @@ class DecoupledStream(io.TextIOBase):
     that hangs). After the next successful write, a line says how many lines were lost.
 
     Args:
-        stream: its descriptor is written to; nobody else may.
+        stream: only this object may write to its descriptor.
         describe: the line that says how many were lost.
         max_waiting: bytes that may wait.
     """

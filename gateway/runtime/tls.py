@@ -69,7 +69,7 @@ class Tls:
         return context
 
     def _no_passphrase(self) -> str:
-        # Without this OpenSSL would prompt on the terminal and wait; a service has none.
+        # Without this OpenSSL would prompt on the terminal and wait; a service has no terminal.
         raise BadSetting(
             f"server.tls_key {self._key} has a passphrase, which a service cannot enter at its start:"
             " write the key without one (openssl pkey -in OLD -out NEW), readable only by the gateway"

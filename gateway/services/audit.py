@@ -73,7 +73,7 @@ class Audit:
             # It was pruned meanwhile, so the first events read are gone: start again.
 
     async def _compare(self, verifier: Verifier) -> None:
-        """Compare users and ICEs with what the log says of them."""
+        """Compare users and ICEs with the log."""
         if await self._events.lacks_all():
             verifier.report_empty("users")
         after = ""

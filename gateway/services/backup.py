@@ -1,4 +1,4 @@
-"""A backup: a folder with the database and the keys of one moment, and a manifest to check them by.
+"""A backup: a folder with the database and the keys of one moment, and a manifest to check them.
 
 A gateway may write meanwhile. The folder gets its name last, when everything is on the disk: a folder with
 that name is complete.
@@ -98,8 +98,8 @@ async def back_up(
 ) -> Manifest:
     """Make a backup in `folder`, an absolute path, which must be new or empty.
 
-    The event is logged first. An event of a backup that then fails does no harm; a copy of the secrets that
-    is not in the log would.
+    The event is logged first. The event of a backup that fails later does no harm; a copy of the secrets without
+    an event would.
 
     Raises:
         BackupRefused: `folder` is in use, cannot be written, or the database is damaged.
@@ -131,7 +131,7 @@ async def back_up(
 
 
 def check_free(folder: Path) -> None:
-    """Raise `BackupRefused` for a folder that holds something: a backup overwrites nothing."""
+    """Raise `BackupRefused` for a folder that is not empty: a backup overwrites nothing."""
     try:
         taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
     except OSError as error:
@@ -240,7 +240,7 @@ class Backup:
             )
 
     def extract_keys(self, target: Path) -> KeyRing | None:
-        """Its keys, copied to `target`; None where it has no key file. Raises `KeyFileUnusable`."""
+        """Its keys, copied to `target`; None if it has no key file. Raises `KeyFileUnusable`."""
         if KEYS not in self.manifest.files:
             return None
         self.extract(KEYS, target)

@@ -19,7 +19,7 @@ class Level(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The result of a check; `remedy` says what to do where it is not ok."""
+    """The result of a check; `remedy` says what to do if it is not ok."""
 
     check: str
     level: Level

@@ -33,13 +33,13 @@ from gateway.store.tables import COUNTED, Contents, contents
 
 _MIB: Final = 1024 * 1024
 _ROOM: Final = 64 * _MIB
-"""Bytes that must be free on the database's disk besides room for a copy."""
+"""Bytes that must be free on the database's disk in addition to room for a copy."""
 _LONG_LOG: Final = 64 * _MIB
 """Bytes: SQLite's log grows beyond them only while a reader keeps a transaction open."""
 _SKEW: Final = 2.0
 """Seconds by which a clock may be off without a finding."""
 _NAMED: Final = 3
-"""How many ICEs a finding names: there may be thousands."""
+"""Maximum ICEs that a finding names: there may be thousands."""
 _BEGINNING: Final = 2026
 """A clock that shows an earlier year is wrong."""
 _OTHERS: Final = 0o077
@@ -84,7 +84,7 @@ async def inspect_file(path: Path) -> DatabaseState:
 async def inspect_check_server(url: str) -> DatabaseState:
     """Read what the checks need from a PostgreSQL database, without changing it."""
     try:
-        from gateway.store.postgres import migrate as server  # noqa: PLC0415 - only a fleet has asyncpg
+        from gateway.store.postgres import migrate as server  # noqa: PLC0415 - asyncpg is optional
 
         async with server.open_read_only(url) as (fetch, schema):
             info = SchemaInfo(ours=bool(schema), empty=not schema, schema=schema)
@@ -198,7 +198,7 @@ class Doctor:
             )
 
     def _check_contents(self, name: str, older: str) -> Iterator[Finding]:
-        """Check a database of the gateway; `older` is what to do where its schema is old."""
+        """Check a database of the gateway; `older` is what to do if its schema is old."""
         state, newest = self._state, released()[-1][0]
         schema = 0 if state.info is None else state.info.schema
         if schema > newest:
@@ -249,7 +249,7 @@ class Doctor:
         yield from faults or [ok("files", "no other user can read or change them")]
 
     def _check_key_file(self) -> Iterator[Finding]:
-        """Likewise, where the database is on a server."""
+        """Likewise, if the database is on a server."""
         path = self._settings.key_file
         if _mode(path) & _OTHERS:
             yield failed("files", f"{path} is open to others", f"run `chmod 600 {path}`")
@@ -298,7 +298,7 @@ class Doctor:
     # --- the clock -----------------------------------------------------------------------------------
 
     def _check_clock(self) -> Iterator[Finding]:
-        """Check that the clock does not contradict the log, the files or itself: no other one is at hand."""
+        """Check that the clock does not contradict the log, the files or itself: there is no other clock."""
         now = self._clock()
         remedy = "set the clock, and have it kept right (NTP): tokens and proofs expire by it"
         found = list(self._contradictions(now, remedy))
@@ -330,7 +330,7 @@ def _first_names(names: list[str]) -> str:
 
 
 def _mode(path: Path) -> int:
-    """The permissions of a file; 0 where there is none."""
+    """The permissions of a file; 0 if there is none."""
     return stat.S_IMODE(path.stat().st_mode) if path.exists() else 0
 
 

@@ -91,7 +91,7 @@ def _metrics(settings: Settings, *, served: bool, timeout: float) -> Iterator[Fi
 
 
 def _bind_error(host: str, port: int) -> int | None:
-    """The error number of a try to listen there; None where it succeeds."""
+    """The error number of an attempt to listen there; None if it succeeds."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         socket.create_server(address, family=family).close()
@@ -107,7 +107,7 @@ def _probe(settings: Settings, host: str, timeout: float) -> _Answer:
     host, port = _LOOPBACK.get(host, host), settings.server_port
     connection = http.client.HTTPConnection(host, port, timeout=timeout)
     if settings.server_tls_certificate is not None:
-        # This only asks whether it is there, and trusts nothing of the answer.
+        # This only asks whether the gateway is there, and does not trust the answer.
         unchecked = ssl._create_unverified_context()  # noqa: S323, SLF001 - it gets no secret
         connection = http.client.HTTPSConnection(host, port, timeout=timeout, context=unchecked)
     try:

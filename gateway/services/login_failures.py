@@ -110,7 +110,7 @@ class LoginFailures:
             await self.write()
         except StoreUnavailable:
             pass  # `run` tries again
-        except Exception:  # noqa: BLE001 - the gateway lives without these events
+        except Exception:  # noqa: BLE001 - the gateway works without these events
             _log.exception("failed logins not written")
 
     async def write(self) -> None:

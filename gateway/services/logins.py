@@ -37,7 +37,7 @@ _SEEN_EVERY: Final = timedelta(seconds=60)
 
 @dataclass(frozen=True, slots=True)
 class NotLoggedIn:
-    """Name or password are wrong; or, if `wait` is not 0, try again after so many seconds."""
+    """Wrong name or password; if `wait` is not 0, too many attempts: the next may follow after `wait` seconds."""
 
     wait: float = 0.0
 
@@ -154,7 +154,7 @@ class LoginService:
         if now - login.seenon <= -_SEEN_EVERY:
             return None  # the clock was set back: the login could last arbitrarily long
         if used and now - login.seenon >= _SEEN_EVERY:
-            # Reading must work while the store cannot write; the login ages meanwhile.
+            # Reading must work while the store cannot write; until then the last use stays as it was.
             with contextlib.suppress(StoreUnavailable):
                 await self._engine.write(
                     lambda transaction: logins.see(transaction, login.token_hash, now)

@@ -113,7 +113,7 @@ class OperationService:
         return await self._engine.write(unit)
 
     async def cancel(self, actor: Actor, operation_id: str) -> Operation | Problem:
-        """End an operation at once; an ICE that works on it is sent a cancellation."""
+        """End an operation at once; the gateway sends a cancellation to an ICE that works on it."""
         now = self._clock()
         error = reason(OperationError.CANCELLED, f"cancelled by {actor.name}")
 

@@ -11,13 +11,13 @@ import argon2
 from gateway.core.secret import Secret
 
 MIN_LENGTH: Final = 12
-"""Characters of a new password at least; an existing password may be shorter."""
+"""Minimum characters of a new password; an existing password may be shorter."""
 MAX_BYTES: Final = 1024
-"""UTF-8 bytes of a new password at most; an existing password may be longer."""
+"""Maximum UTF-8 bytes of a new password; an existing password may be longer."""
 RULE: Final = f"{MIN_LENGTH} characters or more and at most {MAX_BYTES:,} bytes"
 _AT_ONCE: Final = 1
-"""A hash takes 64 MiB, and four threads for a tenth of a second: a flood of logins must leave memory and
-processor time to admissions."""
+"""A hash takes 64 MiB, and four threads for a tenth of a second: a flood of logins must leave memory and processor
+time for admissions."""
 _MAX_WAITING: Final = 32
 
 
@@ -35,10 +35,10 @@ class TooBusy(Exception):
 
 
 class Passwords:
-    """One object for both hashing and verifying, so that the bound covers both.
+    """One object for both hashing and verifying, so that the limit covers both.
 
     Args:
-        hasher: what a hash costs; that of argon2-cffi (RFC 9106, low memory) unless given.
+        hasher: sets the cost of a hash; by default that of argon2-cffi (RFC 9106, low memory).
     """
 
     def __init__(self, hasher: argon2.PasswordHasher | None = None) -> None:

@@ -27,7 +27,7 @@ from gateway.store.engine import AppendedEvent, Engine, Transaction, Unit
 from gateway.store.key_file import KeyFileUnusable, KeyStore
 
 MAX_BULK: Final = 10_000
-"""ICEs in one bulk action at most."""
+"""Maximum ICEs in one bulk action."""
 _TICK: Final = timedelta(milliseconds=1)
 _CANCELS_OPERATIONS: Final = {
     Action.DEREGISTER: reason(OperationError.DEREGISTERED),
@@ -287,7 +287,7 @@ class Provisioning:
 
 
 def validate_new(ice_name: str, ice_type: IceType, provisionedto: str | None) -> Problem | None:
-    """What is wrong with a new ICE, apart from what only the table shows; None if nothing is."""
+    """What is wrong with a new ICE, without a look at the table; None if nothing is."""
     if not valid_name(ice_name):
         return invalid("ice_name", f"needs {NAME_RULE}")
     if ice_type is IceType.CI_CD and provisionedto is not None:

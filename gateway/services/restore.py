@@ -1,6 +1,6 @@
 """Replaces the database by a backup and keeps the old one under another name; then an admin confirms.
 
-If it stops half-way, the database is the old one or the new one. The new one carries the mark that it waits for
+If it is interrupted, the database is the old one or the new one. The new one carries the mark that it waits for
 the confirmation (`restore_mark`) already in the backup.
 """
 
@@ -37,7 +37,7 @@ from gateway.store.sqlite.snapshot import (
 )
 
 _LOGS: Final = ("-wal", "-journal")
-"""Files of SQLite beside a database that hold a part of it."""
+"""The files of SQLite beside a database that hold a part of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ def _remove_unfinished(database: Path) -> None:
 
 
 async def _inspect(database: Path) -> _Replaced | None:
-    """The database that is there, brought into one file; None where there is none.
+    """The present database, brought into one file; None if there is none.
 
     Raises `StoreRefused` for a database that must not be replaced.
     """
@@ -165,7 +165,7 @@ def _unused_name(path: Path, now: datetime) -> Path:
 def _put_aside(database: Path, aside: Path, *, sound: bool) -> None:
     """Keep the database under another name.
 
-    A sound one is a single file by now, and stays in place until one rename replaces it. A damaged one
+    A sound one is now a single file, and stays in place until one rename replaces it. A damaged one
     still has its log beside it. SQLite would apply that log to the new database, so both move first.
     """
     if sound:
@@ -217,8 +217,8 @@ def _put_keys(keys: KeyRing | None, path: Path, now: datetime) -> Path | None:
 class Review:
     """What a restore may have revived.
 
-    `compared` names the databases that it was compared with. Where there are none, `found` is everything that
-    is valid in the restored table, and `reasons` say why nothing could be compared.
+    `compared` names the databases that it was compared with. If there are none, `found` is everything that is
+    valid in the restored table, and `reasons` say why nothing could be compared.
     """
 
     mark: RestoreMark
@@ -228,7 +228,7 @@ class Review:
 
 
 async def review(fetch: Fetch, now: datetime) -> Review | None:
-    """Compare the table with the databases it replaced; None where it waits for no confirmation."""
+    """Compare the table with the databases it replaced; None if it waits for no confirmation."""
     mark = await find_mark(fetch)
     if mark is None:
         return None

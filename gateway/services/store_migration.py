@@ -33,7 +33,7 @@ Progress = Callable[[str, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """How many rows of each table were moved, and the head of the log (None where it is empty)."""
+    """How many rows of each table were moved, and the head of the log (None if it is empty)."""
 
     counts: dict[str, int]
     head: Head | None
@@ -43,7 +43,7 @@ async def move(path: Path, url: str, clock: Clock, tell: Tell, progress: Progres
     """Move the database in the file `path` to that of `url`, whose tables must be empty.
 
     Raises:
-        StoreRefused: one of them is in use or unfit, or other rows arrived than were sent.
+        StoreRefused: one of them is in use or unfit, or the rows that arrived differ from those sent.
         StoreUnavailable: one of them cannot be used now. In both cases nothing was moved.
     """
     path = resolve(path)
@@ -98,7 +98,7 @@ async def _move(source: ReadOnlyDatabase, url: str, clock: Clock, progress: Prog
 
 
 async def _verify(source: ReadOnlyDatabase, target: BulkLoad, clock: Clock) -> Moved:
-    """Check that everything has arrived, then let numbers and the audit log continue behind it."""
+    """Check that everything has arrived, then let new numbers and the audit log continue after it."""
     counts = {}
     for table in MOVED:
         counts[table.name] = await target.count(table)

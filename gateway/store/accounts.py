@@ -42,7 +42,7 @@ class ListedUser:
 
 
 async def add_user(transaction: Transaction, user: User, event: Event) -> bool:
-    """Add a user with its event; False where the name is taken."""
+    """Add a user with its event; False if the name is taken."""
     changed = await transaction.run(
         f"INSERT INTO users ({_USER}, name_folded) VALUES ({places(len(USER_COLUMNS) + 1)})"
         " ON CONFLICT DO NOTHING",
@@ -92,7 +92,7 @@ async def add_token(transaction: Transaction, token: ApiToken, event: Event) -> 
 async def revoke_token(
     transaction: Transaction, token_id: str, now: datetime, event: Event
 ) -> bool:
-    """Revoke an API token; False where it was revoked before."""
+    """Revoke an API token; False if it was revoked before."""
     if not await transaction.run(
         "UPDATE api_tokens SET revokedon = $2 WHERE id = $1 AND revokedon IS NULL",
         token_id,

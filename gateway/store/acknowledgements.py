@@ -23,9 +23,9 @@ _LOOK_AFTER: Final = 0.002
 _LOOK_EVERY: Final = 0.05
 """but at most this."""
 _ONE_LOOK: Final = 0.2
-"""Seconds for one read of the table of nodes where no time is left."""
+"""Seconds for one read of the table of nodes if no time is left."""
 _UNKNOWN: Final = "other nodes"
-"""The name to give where the store could not be read."""
+"""The name to report if the store could not be read."""
 
 
 class Acknowledgements:
@@ -58,7 +58,7 @@ class Acknowledgements:
         return late
 
     async def dropped(self, logged: Sequence[AppendedEvent]) -> list[Drop]:
-        """The sessions that other nodes have dropped because of these events, each with the time it took at most."""
+        """The sessions that other nodes have dropped because of these events, each with an upper bound of its time."""
         now = self._clock()
         began: dict[int, datetime] = {one.seq: one.event.at for one in logged}
         try:

@@ -57,7 +57,7 @@ class StoreRefused(Exception):
 
 
 class StoreRefusedForNow(StoreRefused):
-    """Another process holds it, or its server is no primary yet: this may pass without help."""
+    """Another process holds it, or its server is not the primary yet: this may pass by itself."""
 
 
 class AppendedEvent:
@@ -75,7 +75,7 @@ class Transaction(Protocol):
     """A running transaction. Parameters are numbered `$1`, `$2` in the text."""
 
     appended: list[AppendedEvent]
-    """The events to log. The engine numbers them last, so that it holds the log's lock for a short time."""
+    """The events to log. The engine numbers them last, so that it holds the lock of the log only briefly."""
 
     async def fetch(self, sql: str, *params: object) -> list[Row]:
         """The rows of a query."""
@@ -129,7 +129,7 @@ class Engine(Protocol):
         """Like `fetch`, on a connection for the log follower only, so that no listing delays a drop."""
 
     def gather(self, key: str, columns: Iterable[str]) -> str:
-        """SQL that makes one JSON object of all rows: by `key`, an object of their `columns`."""
+        """SQL that makes one JSON object of all rows: for each `key` an object of the `columns`."""
 
     async def write(self, unit: Unit[T]) -> T:
         """Run `unit` in a transaction, durable when this returns; units that wait are grouped."""

@@ -95,29 +95,29 @@ class Events:
         self._fetch = fetch
 
     async def last(self) -> int:
-        """The number of the newest event, 0 where there is none."""
+        """The number of the newest event, 0 if there is none."""
         [(seq,)] = await self._fetch("SELECT coalesce(max(seq), 0) FROM ice_events")
         return int(seq)
 
     async def end(self) -> Position:
-        """The position behind the newest event."""
+        """The position after the newest event."""
         rows = await self._fetch(f"SELECT {_COLUMNS} FROM ice_events ORDER BY seq DESC LIMIT 1")
         return Position.after(_from_row(rows[0])) if rows else Position(0, GENESIS)
 
     async def first(self) -> int:
-        """The number of the oldest event that was not pruned, 0 where there is none."""
+        """The number of the oldest event that was not pruned, 0 if there is none."""
         [(seq,)] = await self._fetch("SELECT coalesce(min(seq), 0) FROM ice_events")
         return int(seq)
 
     async def next_after(self, seq: int) -> int:
-        """The number of the first event after `seq`, 0 where there is none."""
+        """The number of the first event after `seq`, 0 if there is none."""
         [(found,)] = await self._fetch(
             "SELECT coalesce(min(seq), 0) FROM ice_events WHERE seq > $1", seq
         )
         return int(found)
 
     async def before_time(self, moment: datetime) -> int:
-        """The number up to which all events are older than `moment`, 0 where there is none."""
+        """The number up to which all events are older than `moment`, 0 if there is none."""
         [(seq,)] = await self._fetch(
             "SELECT coalesce((SELECT min(seq) - 1 FROM ice_events WHERE at >= $1),"
             " (SELECT max(seq) FROM ice_events), 0)",

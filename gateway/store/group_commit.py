@@ -1,4 +1,4 @@
-"""One writer for a database. It groups the waiting units into one transaction and one fsync.
+"""The one writer of a database. It groups the waiting units into one transaction and one fsync.
 
 Each caller learns whether its unit is done and durable, not done, or that the outcome is unknown.
 """
@@ -13,11 +13,11 @@ from typing import Any, Final
 from gateway.store.engine import StoreLocked, StoreUnavailable, T, Unit
 
 _MAX_GROUP: Final = 512
-"""Units in one transaction at most, so that the first of many does not wait long."""
+"""Maximum units in one transaction, so that the first of many does not wait long."""
 
 
 class Writer(abc.ABC):
-    """Writes on a connection of its own; it calls `committed` after each commit.
+    """Writes on its own connection; it calls `committed` after each commit.
 
     An engine implements `transact` and `commit_fault`.
     """
@@ -38,7 +38,7 @@ class Writer(abc.ABC):
 
     @abc.abstractmethod
     async def commit_fault(self) -> str | None:
-        """Why a commit that changes nothing fails now; None where it succeeds."""
+        """Why a commit that changes nothing fails now; None if it succeeds."""
 
     async def write(self, unit: Unit[T]) -> T:
         """See `Engine.write`."""
@@ -72,7 +72,7 @@ class Writer(abc.ABC):
             if isinstance(error, StoreLocked):
                 self.fault = str(error)
             elif isinstance(error, StoreUnavailable):
-                # A fault that has passed, or of this group alone, is no fault of the store.
+                # A fault that has passed, or that only this group has, is no fault of the store.
                 self.fault = await self.commit_fault()
             elif len(group) > 1:
                 return False

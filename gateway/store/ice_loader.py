@@ -53,9 +53,9 @@ _TAKEN: Final = (
 )
 """Stores proofs in the statement that reads the ICEs: one round trip for both."""
 _ON_ITS_WAY: Final = 120.0
-"""Seconds at most from the check of a proof's age to its storing: the timeout of a handshake."""
+"""Maximum seconds from the check of a proof's age until it is stored: the timeout of a handshake."""
 _LAG: Final = 30.0
-"""Seconds by which the lease clock may jump when a node pushes it on: proofs expire that much earlier."""
+"""Seconds by which the lease clock may jump when a node advances it: proofs expire that much earlier."""
 _PROOF_KEPT: Final = NONCE_LIFETIME + PROOF_WINDOW + _ON_ITS_WAY + _LAG
 """Seconds for which a used proof is stored: longer than any node accepts it."""
 

@@ -1,4 +1,4 @@
-"""SQL of `ice_tokens`: found, listed, and changed by compare-and-set with the event beside it."""
+"""SQL of `ice_tokens`: rows are found, listed, and changed by compare-and-set together with their event."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ async def replace(
 
 
 async def swap(transaction: Transaction, old: Ice, new: Ice, event: Event) -> AppendedEvent | None:
-    """`replace` for one; None where it is stale.
+    """`replace` for one ICE; None if it is stale.
 
     It returns rather than raises, so that the other units of the group still commit.
     """
@@ -224,7 +224,7 @@ class Ices:
     async def sorted(
         self, where: IceFilter, order: Order, limit: int, offset: int
     ) -> tuple[list[Listed], int]:
-        """A page in another order, and the number of all; it reads every match, which people do rarely."""
+        """A page in another order, and the number of all; it reads every match, but people sort rarely."""
         params: list[object] = [limit, offset]
         column, direction = _ORDERS[order.by], "DESC" if order.descending else "ASC"
         rows = await self._engine.fetch(

@@ -46,7 +46,7 @@ class _Document(msgspec.Struct):
 
 
 def read(path: Path) -> KeyRing | None:
-    """The keys in the file; None when there is no file. Raises `KeyFileUnusable`."""
+    """The keys in the file; None if there is no file. Raises `KeyFileUnusable`."""
     try:
         # Without O_NOFOLLOW: a secret manager may mount the file as a link.
         with path.open("rb") as file:
@@ -78,10 +78,10 @@ def parse(path: Path, content: bytes) -> KeyRing:
 
 
 def create(path: Path) -> KeyRing:
-    """Make the file with one new key. Where another process was faster, the keys are those of its file."""
+    """Make the file with one new key. If another process was faster, return the keys of its file."""
     key = Key.generate(utc_now())
     with _written(path, KeyRing([key], key.kid)) as name, contextlib.suppress(FileExistsError):
-        # A hard link appears whole or not at all, and never replaces another's file.
+        # A hard link appears complete or not at all, and never replaces the file of another process.
         os.link(name, path)
     ring = read(path)
     if ring is None:
@@ -124,7 +124,7 @@ def _written(path: Path, ring: KeyRing) -> Iterator[str]:
 
 
 def signature(path: Path) -> tuple[int, int] | None:
-    """Inode and modification time of the file; None where it cannot be read."""
+    """Inode and modification time of the file; None if it cannot be read."""
     try:
         status = path.stat()
     except OSError:
@@ -144,12 +144,12 @@ class KeyStore:
         self._signature: tuple[int, int] | None = None
 
     def load(self) -> bool:
-        """Read the file now; False where there is none yet. Raises `KeyFileUnusable`."""
+        """Read the file now; False if there is none yet. Raises `KeyFileUnusable`."""
         self._ring = read(self.path)
         return self._ring is not None
 
     def reload(self) -> None:
-        """Read the file again. Where it cannot be used, the known keys stay."""
+        """Read the file again. If it cannot be used, the known keys stay."""
         with contextlib.suppress(KeyFileUnusable):
             self._ring = read(self.path) or self._ring
 
@@ -158,13 +158,13 @@ class KeyStore:
         return frozenset() if self._ring is None else frozenset(key.kid for key in self._ring.keys)
 
     def derived(self, purpose: bytes) -> bytes | None:
-        """See `KeyRing.derived`; None where there are no keys yet."""
+        """See `KeyRing.derived`; None if there are no keys yet."""
         return None if self._ring is None else self._ring.derived(purpose)
 
     def fault(self) -> str | None:
-        """What is wrong with the file; the keys of a usable one replace the known ones.
+        """What is wrong with the file; the keys of a usable file replace the known keys.
 
-        In any case the known keys still open tokens.
+        If the file is unusable, the known keys still open tokens.
         """
         try:
             found = read(self.path)
@@ -184,7 +184,7 @@ class KeyStore:
         if not isinstance(opened, UnknownKey):
             return opened
         now = self._monotonic()
-        # A changed file is read at once: a forged token a moment ago must not refuse a new ICE.
+        # A changed file is read at once: otherwise a forged token could make the next new ICE fail.
         found = signature(self.path)
         if now - self._read_at < REREAD_INTERVAL and found == self._signature:
             return None

@@ -1,6 +1,6 @@
 """SQL of `ice_nodes`: the gateways that serve the database, their leases, and the last event each has acted on.
 
-Only where several gateways serve it. Each judges the leases of the others by its own clock
+Used only if several gateways serve it. Each times the leases of the others by its own clock
 (`gateway.node.lease.Peers`).
 """
 
@@ -36,8 +36,8 @@ _GIVEN: Final = tuple(name for name in _COLUMNS.split(", ") if name != "draining
 class NodeRecord:
     """A row of `ice_nodes`.
 
-    `lease` is for how many seconds after a renewal the node may act. `gone` is set by a peer that has seen no
-    renewal for as long. `connected` is how many sessions of the node the table holds.
+    `lease` is the number of seconds after a renewal for which the node may act. A peer that has seen no renewal
+    for so long sets `gone`. `connected` is the number of sessions of the node in the table.
     """
 
     instance: str
@@ -55,7 +55,7 @@ class NodeRecord:
 
     @property
     def state(self) -> str:
-        """`serves`, `drained`, or `gone` where it ended without signing off."""
+        """`serves`, `drained`, or `gone` if it ended without a clean stop."""
         if self.gone:
             return "gone"
         return "drained" if self.draining else "serves"
@@ -104,7 +104,7 @@ async def renew(
 ) -> bool | None:
     """Renew a lease, and store the last event acted on and the sessions dropped.
 
-    Returns whether the node is to drain; None where a peer has marked it as gone.
+    Returns whether the node must drain; None if a peer has marked it as gone.
     """
     rows = await transaction.fetch(
         "UPDATE ice_nodes SET renewals = renewals + 1, seen_seq = $1, keys = $2"
@@ -183,7 +183,7 @@ class Nodes:
         self._fetch = fetch
 
     async def all(self) -> list[NodeRecord]:
-        """Every node that has not left, by name; those that are gone, too."""
+        """Every node that has not left, by name, including those that are gone."""
         return [_node(row) for row in await self._fetch(_LISTING)]
 
     async def renewals(self, but: str) -> list[Renewal]:
@@ -194,7 +194,7 @@ class Nodes:
         return [Renewal(*row) for row in rows]
 
     async def clock(self, at_least: float) -> float:
-        """The lease clock, after pushing it on to `at_least`."""
+        """The lease clock, after advancing it to `at_least`."""
         [(now,)] = await self._fetch("SELECT lease_clock($1)", at_least)
         return float(now)
 

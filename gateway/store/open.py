@@ -21,9 +21,9 @@ async def open_store(
     create: bool = True,
     tell: Tell = log,
 ) -> AsyncIterator[Engine]:
-    """Open a database, making and migrating it where needed; see `open_sqlite`, `open_postgres`.
+    """Open a database, making and migrating it if necessary; see `open_sqlite`, `open_postgres`.
 
-    `node` is the name of the gateway that serves it; a command gives none.
+    `node` is the name of the gateway that serves it; a command passes none.
 
     Raises:
         StoreRefused: it cannot be used as it is; the text says what to change.
@@ -36,7 +36,7 @@ async def open_store(
             yield file
         return
     try:
-        from gateway.store.postgres.engine import open_postgres  # noqa: PLC0415 - only a fleet has asyncpg
+        from gateway.store.postgres.engine import open_postgres  # noqa: PLC0415 - asyncpg is optional
     except ModuleNotFoundError as error:
         raise StoreRefused(
             f"a database on PostgreSQL needs {error.name}: pip install 'ice-gateway[postgres]'"

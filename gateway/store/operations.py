@@ -31,7 +31,7 @@ _BRIEF: Final = (
     _COLUMNS.replace("params", "'null'").replace("result", "NULL").replace("error", "NULL")
 )
 _PAGE_SIZE: Final = 4_000_000
-"""Bytes of JSON in one page at most; it then holds fewer operations than its limit."""
+"""Maximum bytes of JSON in one page; a page of large operations holds fewer of them."""
 _TRIM_BATCH: Final = 100
 _PROGRESS_SIZE: Final = "coalesce(octet_length(progress), 0)"
 _LARGE_ERROR: Final = 4_000
@@ -49,7 +49,7 @@ _ACTIVE: Final = f"state IN {_states(ACTIVE)}"
 
 
 def _first(number: int) -> str:
-    """SQL for the number of the operation that the ICE in parameter `number` works on, or else of its next one."""
+    """SQL for the number of the operation that the ICE in parameter `number` works on, or of its next one."""
     return (
         f"(SELECT number FROM ice_operations WHERE ice_name = ${number} AND {_UNFINISHED}"
         " ORDER BY state = 'queued', coalesce(run_at, created), number LIMIT 1)"
@@ -87,7 +87,7 @@ async def insert(transaction: Transaction, operation: Operation) -> None:
 
 
 async def replace(transaction: Transaction, old: Operation, new: Operation) -> bool:
-    """Compare and swap; False where the operation no longer has the state of `old`."""
+    """Compare and swap; False if the operation no longer has the state of `old`."""
     # Progress changes until the operation ends: only then is its size added.
     ends = new.is_finished and not old.is_finished
     progress = f" + {_PROGRESS_SIZE}" if ends else ""
@@ -162,7 +162,7 @@ async def overdue(transaction: Transaction, now: datetime, limit: int) -> list[O
 
 
 async def set_progress(transaction: Transaction, progress: Sequence[tuple[str, bytes]]) -> None:
-    """Store the progress of operations, by id, where the ICE still works on them."""
+    """Store the progress of operations, by id, if the ICE still works on them."""
     await transaction.run(
         f"UPDATE ice_operations SET progress = given.progress FROM {rows_of(1, 'id', 'progress')}"
         f" WHERE ice_operations.id = given.id AND {_ACTIVE}",
@@ -171,7 +171,7 @@ async def set_progress(transaction: Transaction, progress: Sequence[tuple[str, b
 
 
 async def trim(transaction: Transaction, operation: Operation, kept_bytes: int) -> None:
-    """Delete the contents of the oldest finished operations of an ICE until the rest is within its bounds.
+    """Delete the contents of the oldest finished operations of an ICE until the rest is within its limits.
 
     `operation` is spared: its requester has not read its result yet. Of the others params become null, and result
     and progress are deleted; id, state, key and a short error stay. The next call counts what the gateway itself
@@ -208,7 +208,7 @@ async def trim(transaction: Transaction, operation: Operation, kept_bytes: int) 
 async def forget(
     transaction: Transaction, before: datetime, limit: int, *, emptied: bool = False
 ) -> int:
-    """Delete operations that finished before `before`, or only the `emptied` of these; returns how many."""
+    """Delete operations that finished before `before`, or only the `emptied` ones; returns their number."""
     which = "finished < $1 AND kept = 0" if emptied else "finished < $1"
     return await transaction.run(
         "DELETE FROM ice_operations WHERE number IN (SELECT number FROM ice_operations"
@@ -242,7 +242,7 @@ class Operations:
         )
 
     async def first(self, ice_name: str) -> Operation | None:
-        """The operation that this ICE works on, or else the next one, which may not be due yet."""
+        """The operation that this ICE works on, or the next one, which may not be due yet."""
         return await self._one(f"number = {_first(1)}", ice_name)
 
     async def _one(self, condition: str, *params: object) -> Operation | None:
@@ -254,7 +254,7 @@ class Operations:
     async def standing(
         self, ice_name: str, ids: Collection[str]
     ) -> dict[str, tuple[State, str | None]]:
-        """State, and error code where the gateway ended it, of the operations `ids` that belong to this ICE."""
+        """The state of the operations `ids` of this ICE, with the error code if the gateway ended one."""
         rows = await self._fetch(
             f"SELECT id, state, CASE WHEN state IN {_states(_ENDED_BY_US)} THEN error END"
             f" FROM ice_operations WHERE ice_name = $1 AND {is_in('id', 2)}",

@@ -47,7 +47,7 @@ class RestoreMark:
 
 
 async def find_mark(fetch: Fetch) -> RestoreMark | None:
-    """The mark; None where there is none, and ICEs are admitted."""
+    """The mark; None if there is none, and ICEs are admitted."""
     rows = await fetch("SELECT copied, seq, aside FROM restored")
     if not rows:
         return None
@@ -56,7 +56,7 @@ async def find_mark(fetch: Fetch) -> RestoreMark | None:
 
 
 async def note(transaction: Transaction, aside: Sequence[str], event: Event) -> None:
-    """Store in a copy where the databases are that it replaces, with the event of the restore."""
+    """Store in a copy the paths of the databases that it replaces, with the event of the restore."""
     await transaction.run(
         "UPDATE restored SET aside = $1", msgspec.json.encode(list(aside)).decode()
     )
@@ -64,7 +64,7 @@ async def note(transaction: Transaction, aside: Sequence[str], event: Event) -> 
 
 
 async def confirm(transaction: Transaction, event: Event) -> bool:
-    """Delete the mark and log the event; False where there is no mark."""
+    """Delete the mark and log the event; False if there is no mark."""
     if not await transaction.run("DELETE FROM restored"):
         return False
     events.append(transaction, [event])
@@ -114,7 +114,7 @@ async def with_new_token(fetch: Fetch, seq: int) -> set[str]:
 
 
 async def head(fetch: Fetch, seq: int | None = None) -> Head | None:
-    """Event `seq`, or the newest; None where the log does not hold it."""
+    """Event `seq`, or the newest; None if the log does not hold it."""
     log = Events(fetch)
     wanted = await log.last() if seq is None else seq
     rows = await log.rows_after(wanted - 1, 1)

@@ -1,6 +1,6 @@
 """SQL of presence: the open sessions, and the outcome of each ICE's recent connections.
 
-This is no audit log: it is not chained, it is bounded, and a crash may lose its last moments.
+This is no audit log: it is not chained, it has a limit, and a crash may lose its last moments.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from gateway.store.engine import (
 from gateway.store.last_seen import cleared
 
 KEPT: Final = 50
-"""Outcomes stored of each ICE."""
+"""Maximum outcomes stored for each ICE."""
 _CONNECTION: Final = ("session", "node", "since", "address", "version", "platform", "hostname")
 _EVENT_COLUMNS: Final = "ice_name, kind, code, address, first, at, count"
 CONNECTION_COLUMNS: Final = ", ".join(f"s.{name}" for name in _CONNECTION)
@@ -44,7 +44,7 @@ class Connection(msgspec.Struct, frozen=True, gc=False):
 
 
 def connection_from_row(row: Row) -> Connection | None:
-    """A row of `CONNECTION_COLUMNS`; None where there is no session."""
+    """A row of `CONNECTION_COLUMNS`; None if there is no session."""
     session, node, since, *others = row
     return None if session is None else Connection(session, node, from_text(since), *others)
 
@@ -111,7 +111,7 @@ async def record(
         given = rows_of(1, *_CONNECTION, "ice_name", "#generation", "~opened")
         await transaction.run(
             f"INSERT INTO ice_sessions ({columns}) SELECT {columns} FROM {given} WHERE true"
-            # It is there already if the last attempt was committed without our knowledge.
+            # The row is there already if the last attempt was committed without our knowledge.
             " ON CONFLICT (session) DO UPDATE SET version = excluded.version,"
             " platform = excluded.platform, hostname = excluded.hostname",
             as_json(
@@ -197,7 +197,7 @@ async def _record_connection_events(
 
 
 async def newest(fetch: Fetch) -> int:
-    """The number of the newest outcome, 0 where there is none."""
+    """The number of the newest outcome, 0 if there is none."""
     [(number,)] = await fetch("SELECT coalesce(max(id), 0) FROM ice_connections")
     return int(number)
 
@@ -207,7 +207,7 @@ async def news(
 ) -> tuple[int, dict[str, Connection | None], list[ConnectionEvent]]:
     """The last number written after `after`; the connections that changed; the refusals.
 
-    A connection is as it is now, which may be later than its number, or None where the ICE is not connected.
+    A connection is shown as it is now, which may be newer than its number; it is None if the ICE is not connected.
     """
     rows = await fetch(
         f"SELECT id, {_EVENT_COLUMNS} FROM ice_connections WHERE id > $1 ORDER BY id LIMIT $2",

@@ -23,9 +23,9 @@ class Forgotten(enum.Enum):
     RETENTION = enum.auto()
     """A setting or a constant bounds their number or their age."""
     EXPIRY = enum.auto()
-    """They are useless after a while: a later write deletes them."""
+    """They expire after a while: a later write deletes them."""
     END = enum.auto()
-    """What they stand for ends: a login, a session, a node, a wait for a confirmation."""
+    """Their subject ends: a login, a session, a node, a wait for a confirmation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Table:
         copied: whether a copy of the file (`backup`, or the one before a migration) keeps its rows.
         reviewed: whether `restore --confirm` compares its rows with those of the database it replaced.
         forgotten: what deletes its rows.
-        counted: what `doctor` calls its rows; empty where it does not count them.
+        counted: what `doctor` calls its rows; empty if it does not count them.
     """
 
     name: str
@@ -75,7 +75,7 @@ TABLES: Final = (
     Table("ice_drops", "session", moved=False, copied=False, forgotten=Forgotten.EXPIRY),
     Table("ice_proofs", "digest", moved=False, copied=False, forgotten=Forgotten.EXPIRY),
 )
-"""None refers to a later one."""
+"""The tables; none refers to a later one."""
 
 MOVED: Final = tuple(table for table in TABLES if table.moved)
 """In the order in which `migrate-store` moves them."""

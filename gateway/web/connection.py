@@ -58,7 +58,7 @@ UpgradeRouter = Callable[[str], UpgradeHandler | None]
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What all connections of a server share; `headers` are added to every response."""
+    """The state that all connections of a server share; `headers` are added to every response."""
 
     upgrades: UpgradeRouter
     load_shedding: LoadShedding

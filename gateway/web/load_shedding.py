@@ -19,7 +19,7 @@ from gateway.runtime.fd_limits import is_among_the_last
 MARGIN: Final = 256
 """Handles kept free of strangers (a quarter of a small limit): the loop may accept as many in one turn."""
 _CROWD: Final = 32
-"""With no more connections than this none is aborted: something else holds the handles."""
+"""Up to so many connections none is aborted: something else holds the handles."""
 _AT_ONCE: Final = 2
 """Connections aborted for each new one, so that the reserve recovers."""
 _LOG_EVERY: Final = 60.0
@@ -45,7 +45,7 @@ class LoadShedding:
         count: Callable[[int], None] = lambda _: None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`count` gets the number of aborted connections; `monotonic` returns passing seconds."""
+        """`count` gets the number of aborted connections; `monotonic` is a clock in seconds."""
         self._count = count
         self._monotonic = monotonic
         self._idle_strangers: dict[Connection, None] = {}

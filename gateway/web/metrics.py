@@ -34,7 +34,7 @@ _FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 
 class Metrics:
-    """The gateway's metrics, in a registry of their own (not the global one)."""
+    """The gateway's metrics, in their own registry (not the global one)."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()

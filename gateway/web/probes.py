@@ -26,7 +26,7 @@ class Probes:
         return json_response({"status": "alive"})
 
     async def ready(self, _: web.Request) -> web.Response:
-        """200 while ICEs are admitted, else 503 with the reason; `faults` lists every fault."""
+        """200 while ICEs are admitted, otherwise 503 with the reason; `faults` lists every fault."""
         if self._stopping():
             return problem_response(problem("unavailable", "the gateway is stopping"))
         faults = self._health.faults()

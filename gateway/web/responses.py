@@ -87,7 +87,7 @@ async def read_body(request: web.Request, at_most: int = MAX_BODY) -> bytes:
 
 
 def precheck(request: web.Request) -> Problem | None:
-    """The refusal of a request that would cost aiohttp too much, or make it fail; else None."""
+    """The refusal of a request that would cost aiohttp too much or make it fail; otherwise None."""
     if request.rel_url.raw_path.count("/") > MAX_SEGMENTS:
         return problem("not-found")
     # aiohttp quotes any other expectation in its response, and raises if it is not UTF-8.

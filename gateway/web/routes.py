@@ -41,5 +41,5 @@ def application(
 
 
 async def _redirect_to_page(_: web.Request) -> web.StreamResponse:
-    """Send a person who types the bare address to the page; a relative URL works behind any proxy."""
+    """Redirect a person who types the bare address to the page; a relative URL works behind any proxy."""
     raise web.HTTPFound("admin/")

@@ -63,7 +63,7 @@ class _Server(web.Server):
 
 
 async def _stop_timeout(request: web.Request, _: web.StreamResponse) -> None:
-    """End the time limit when the response begins: from now on the client's reading takes the time."""
+    """End the time limit when the response begins: from now on only the client's reading takes time."""
     timeout = request.get(_TIMEOUT)
     if timeout is not None:
         timeout.reschedule(None)
@@ -140,8 +140,8 @@ class Runner(web.AppRunner):
         keepalive: seconds for which a connection may wait for its next request.
         doors: handles that listen at each socket.
         upgrades: returns the handler of a path for all other upgrades.
-        headers: stand in every answer, beside Server.
-        options: those of aiohttp's connections, in place of ours.
+        headers: are added to every answer, beside Server.
+        options: options of aiohttp's connections, in place of ours.
     """
 
     def __init__(

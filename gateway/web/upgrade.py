@@ -126,7 +126,7 @@ def hand_over(
     rest = _RestParser()
     protocol.set_parser(rest)  # type: ignore[arg-type] # feeds it the buffered data
     transport.set_protocol(websocket)
-    protocol.transport = None  # else connection_lost would close the transport
+    protocol.transport = None  # otherwise connection_lost would close the transport
     protocol.connection_lost(None)
     websocket.connection_made(transport)
     if rest.data:

@@ -1,8 +1,8 @@
 """The socket side of a session: RFC 6455 on a connection after its handshake.
 
 A connection has no task, no queue and no timer. The sans-I/O core of `websockets` parses frames. An idle
-connection holds no core; it borrows one from a pool. It needs none for data that is exactly one text frame,
-as is nearly everything that an ICE sends.
+connection holds no core; it borrows one from a pool. It needs none for data that is exactly one text frame, which
+is nearly everything that an ICE sends.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MAX_BUFFER: Final = 4 * MAX_MESSAGE
 SLICE: Final = 1024
 """Bytes parsed before other connections have their turn: one or two milliseconds of the smallest frames."""
 RATE: Final = 1000
-"""Frames a second that a peer may send in the long run."""
+"""Frames a second that a peer may send on average."""
 BURST: Final = 5000
 """Frames that a peer may send at once."""
 TEXT: Final = Opcode.TEXT
@@ -308,7 +308,7 @@ class WebSocket(asyncio.Protocol):
         if self._closing or self._transport.is_closing():
             return
         if self._core is not None and self._core.writes:
-            self._flush()  # a pong, say, that must go first
+            self._flush()  # for example a pong, which must go first
         self._transport.write(framed(opcode, data))
         if self._transport.get_write_buffer_size() > MAX_BUFFER:
             self._receiver.overflowed()

@@ -90,12 +90,12 @@ async def _send_all(
     context = admin_context(request)
     loop = asyncio.get_running_loop()
     authenticated = loop.time()
-    # `transport` is checked, since a stream without news writes nothing and notices no disconnect.
+    # Check `transport`: a stream without news writes nothing, so it would not notice a disconnect.
     while not context.streams.closed and request.transport is not None:
         reader.wake.clear()
         # Before the log is read: an event that takes the caller's right away is then among the entries.
         news = [reader.news.popleft() for _ in range(len(reader.news))]
-        # Read the last sent event again: if it is another one, the log was restored from a backup.
+        # Read the last sent event again: if it differs, the log was restored from a backup.
         found = await context.events.after(position.seq - 1, _BATCH + 1)
         known = position.is_in(found)
         entries = [entry for entry in found if known and entry.seq > position.seq]

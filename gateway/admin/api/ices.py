@@ -106,7 +106,7 @@ def routes() -> list[web.RouteDef]:
 
 async def _new_ice(request: web.Request) -> tuple[NewIce]:
     new = await body_as(request, NewIce)
-    # The user is looked up only after the caller's right is checked: others must not learn who exists.
+    # The user is looked up only after the caller's right is checked: others must not learn which users exist.
     unwrap(validate_new(new.ice_name, new.ice_type, new.provisionedto))
     return (new,)
 

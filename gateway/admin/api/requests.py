@@ -30,7 +30,7 @@ MAX_TEXT: Final = 256
 MAX_NUMBER: Final = 2**63 - 1
 Limit = Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)]
 Number = Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMBER)]
-"""The number of an event or an operation, as the store counts them."""
+"""The number of an event or an operation in the store."""
 Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
 _TAG: Final = re.compile(r'"([1-9][0-9]{0,17})"')
 """An entity tag as `etag` writes it."""
@@ -94,7 +94,7 @@ def decode_as(data: bytes, shape: type[B]) -> B:
 
 def _shape_problem(error: msgspec.ValidationError) -> Problem:
     """The problem for an error of msgspec, such as: Expected `str`, got `int` - at `$.ice_name`."""
-    # From the right, since the sentence may quote the input; without a path all of it is the reason.
+    # Split from the right, since the sentence may quote the input; without a path the whole text is the reason.
     reason, found, place = str(error).rpartition(" - at `$")
     if not found:
         reason, place = place, ""
@@ -146,7 +146,7 @@ async def find_ice(request: web.Request) -> tuple[Listed]:
         and connection.node == context.node.name
         and context.node.hub.get(listed.ice.ice_name) is None
     ):
-        # It has just disconnected, and the store does not know yet.
+        # It has just disconnected, and the store does not have that yet.
         listed = replace(listed, connection=None)
     return (listed,)
 

@@ -74,7 +74,7 @@ async def page(request: web.Request) -> web.StreamResponse:
 
 
 async def verdict(request: web.Request) -> web.StreamResponse:
-    """Whether the chain verifies; a fragment of its own, so that the page does not wait for it."""
+    """Whether the chain verifies; a separate fragment, so that the page does not wait for it."""
     found, at = await admin_context(request).services.audit.cached_verdict()
     return render(request, "audit_verdict.html", {"verdict": found, "at": at})
 

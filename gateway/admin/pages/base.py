@@ -40,9 +40,9 @@ PAGE: Final = 50
 """Rows of a table on one page."""
 _MAX_PAGE: Final = 100_000
 MAX_FIELDS: Final = 32
-"""Fields of a form, unless it lists ICEs."""
+"""Maximum fields of a form that does not list ICEs."""
 _MAX_INLINE: Final = 32 * 1024
-"""Bytes of a form that are decoded in the loop, within 10 ms; a larger one takes a thread up to 0.5 s."""
+"""Bytes of a form that are decoded in the loop, within 10 ms; a thread decodes larger ones, in up to 0.5 s."""
 _DECODER: web.AppKey[asyncio.Semaphore] = web.AppKey("decoder", asyncio.Semaphore)
 
 
@@ -200,7 +200,7 @@ def notice(
 
 
 async def form(request: web.Request, max_size: int = MAX_BODY) -> dict[str, str]:
-    """The fields of a posted form; of several with one name, the last. Raises `RequestRefused`."""
+    """The fields of a posted form; of several with the same name, the last. Raises `RequestRefused`."""
     return dict(await form_fields(request, max_size))
 
 

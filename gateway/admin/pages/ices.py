@@ -36,7 +36,7 @@ from gateway.web.responses import RequestRefused
 
 ADMIN_ACTIONS: Final = (Action.REPROVISION, Action.REREGISTER, Action.DEREGISTER)
 MAX_BULK_FIELDS: Final = MAX_BULK + MAX_FIELDS
-"""Fields of a form that lists ICEs."""
+"""Maximum fields of a form that lists ICEs."""
 CHANGED: Final = "ices-changed"
 """The event on which the page reloads the table."""
 LABELS: Final = {

@@ -116,7 +116,7 @@ def _wanted(fields: dict[str, str]) -> OperationRequest:
         raise RequestRefused(invalid("params", str(error))) from None
     given: dict[str, object] = {name: fields[name] for name in _TEXTS if fields.get(name)}
     new = decode_as(msgspec.json.encode({**given, "params": msgspec.Raw(params)}), NewOperation)
-    # The same form sent again, after a lost answer, is the same operation; an edited form is another.
+    # The same form sent again, after a lost answer, is the same operation; an edited form is a new one.
     content = msgspec.json.encode([fields.get("nonce", ""), *given.items()]) + params
     key = hashlib.sha256(content).hexdigest()
     return OperationRequest(new.kind, params, new.run_at, new.deadline, key)

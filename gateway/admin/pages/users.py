@@ -193,7 +193,7 @@ async def end_logins(request: web.Request) -> web.StreamResponse:
 async def disable(request: web.Request) -> web.StreamResponse:
     """Disable a user, list their ICEs, and offer to deregister the registered ones."""
     user = await _user(request, (await form(request)).get("name", ""))
-    if user.disabledon is None:  # else another admin did it meanwhile
+    if user.disabledon is None:  # otherwise another admin did it meanwhile
         accounts = admin_context(request).services.accounts
         user, _ = unwrap(await accounts.disable(actor(request, Via.PAGE), user.name))
     try:

@@ -31,7 +31,7 @@ class BulkLoad:
         self.fetch = fetch_on(connection)
 
     async def check_empty(self) -> None:
-        """Raise `StoreRefused` where a table that is to be filled has rows."""
+        """Raise `StoreRefused` if a table that is to be filled has rows."""
         for table in MOVED:
             if await self._connection.fetchval(f"SELECT EXISTS (SELECT 1 FROM {table.name})"):
                 raise StoreRefused(f"{self.name} is not empty: there are rows in {table.name}")
@@ -59,7 +59,7 @@ class BulkLoad:
         return int(await self._connection.fetchval(f"SELECT count(*) FROM {table.name}"))
 
     async def continue_numbers(self) -> None:
-        """Let the server number new rows behind those that were added."""
+        """Let the server number new rows after those that were added."""
         for table in MOVED:
             if table.numbered:
                 await self._connection.execute(
@@ -68,7 +68,7 @@ class BulkLoad:
                 )
 
     async def continue_log(self, head: Head | None) -> None:
-        """Let the audit log go on behind `head`; None where it is empty."""
+        """Let the audit log continue after `head`; None if it is empty."""
         await self._connection.execute(
             "UPDATE ice_head SET seq = $1, digest = $2",
             *((0, GENESIS) if head is None else (head.seq, head.digest)),
@@ -77,7 +77,7 @@ class BulkLoad:
 
 @contextlib.asynccontextmanager
 async def bulk_load(url: str) -> AsyncIterator[BulkLoad]:
-    """Commit what is loaded when the block ends, or nothing where it raises.
+    """Commit what was loaded when the block ends, or nothing if it raises.
 
     Raises:
         StoreRefused: a gateway serves the database, or it cannot be used as it is.

@@ -106,7 +106,7 @@ async def connect(url: str, patience: float = PATIENCE) -> asyncpg.Connection:
         # Not when connecting: a proxy would refuse or ignore them there.
         settings = _SETTINGS | {"statement_timeout": f"{patience * 1000:.0f}ms"}
         await connection.execute(_SET, msgspec.json.encode(settings).decode())
-        # A change is durable before it is acknowledged; a stricter setting of the server stays.
+        # A change is durable before it is acknowledged; a stricter setting of the server has priority.
         await connection.execute(
             "SELECT set_config('synchronous_commit', 'on', false)"
             " WHERE current_setting('synchronous_commit') IN ('off', 'local')"
@@ -157,8 +157,8 @@ def _terminate(dialled: asyncio.Task[asyncpg.Connection]) -> None:
 class DatabaseLink:
     """A connection that is made again after it broke; it runs one query at a time.
 
-    It calls `reconnect_all` when the server says that it is no primary any more, or shuts down: other connections may
-    lead to the same server.
+    It calls `reconnect_all` when the server reports that it is no longer the primary, or shuts down: other
+    connections may lead to the same server.
     """
 
     def __init__(
@@ -258,7 +258,7 @@ def _is_no_primary(error: asyncpg.PostgresError) -> bool:
 
 
 def without_nul(param: object) -> object:
-    """A parameter that PostgreSQL takes: no stored text holds a NUL, so a query for one must find nothing."""
+    """A parameter that PostgreSQL accepts: no stored text holds a NUL, so a query for one must find nothing."""
     return param.replace("\0", "\ufffd") if isinstance(param, str) and "\0" in param else param
 
 

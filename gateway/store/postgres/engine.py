@@ -81,7 +81,7 @@ class PostgresEngine:
         self._looked = 0.0
         self._seq: int | None = None
         self._held: asyncpg.Record | None = None
-        """The backend that holds our name, or held it."""
+        """The backend that holds or held our name."""
         self._readers = asyncio.LifoQueue[DatabaseLink]()
         self.links: list[DatabaseLink] = []
         """All its connections; of a gateway, the last two write and notify."""
@@ -287,7 +287,7 @@ class PostgresEngine:
 
 
 class PostgresWriter(Writer):
-    """The only writer of this node; other nodes write at the same time."""
+    """The one writer of this node; other nodes write at the same time."""
 
     def __init__(self, link: DatabaseLink, committed: Callable[[], None]) -> None:
         super().__init__(committed)
@@ -409,11 +409,11 @@ async def open_postgres(
     tell: Tell = log,
     timing: Timing = USUAL_TIMING,
 ) -> AsyncIterator[PostgresEngine]:
-    """Open the database of `url`, making or migrating its tables where needed.
+    """Open the database of `url`, making or migrating its tables if necessary.
 
     Args:
         url: `postgresql://user@host:port/name`.
-        node: the unique name of the gateway that opens it; a command gives none.
+        node: the unique name of the gateway that opens it; a command passes none.
         create: whether missing tables are made.
         tell: called with a sentence for the operator.
         timing: how long it waits.

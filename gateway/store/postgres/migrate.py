@@ -48,7 +48,7 @@ async def is_served(fetch: Fetch) -> bool:
 
 @contextlib.asynccontextmanager
 async def open_read_only(url: str) -> AsyncIterator[tuple[Fetch, int]]:
-    """Its `fetch` and its schema (0 where it has no tables of a gateway), without changing it.
+    """Its `fetch` and its schema (0 if it has no tables of a gateway), without changing it.
 
     Raises `StoreRefused` and `StoreUnavailable`.
     """
@@ -130,7 +130,7 @@ _REFUSALS: Final[tuple[tuple[tuple[type[Exception], ...], str], ...]] = (
 
 
 async def _check(connection: asyncpg.Connection, url: str) -> None:
-    """Refuse a server or a database that cannot keep what the engine promises."""
+    """Refuse a server or a database with which the engine cannot keep its promises."""
     name = shown(url)
     major = connection.get_server_version().major
     if major < OLDEST:
@@ -155,7 +155,7 @@ _PID: Final = "SELECT pg_backend_pid()"
 _NODES: Final = 8
 """The schema that has `ice_nodes`,"""
 _OTHER_LEASES: Final = 11
-"""and the one from which on a node's lease is judged by the clocks of its peers."""
+"""and the first in which peers time a node's lease by their own clocks."""
 
 
 def released() -> list[tuple[int, str]]:
@@ -189,7 +189,7 @@ async def _bring_up(connection: asyncpg.Connection, name: str, *, create: bool, 
 
 
 async def _refuse_older_nodes(connection: asyncpg.Connection, name: str) -> None:
-    """Refuse to migrate while nodes serve that judge leases by the server's clock."""
+    """Refuse to migrate while nodes run that time leases by the server's clock."""
     serving = await connection.fetch(
         "SELECT name FROM ice_nodes WHERE lease_until > lease_clock() ORDER BY name"
     )
@@ -202,7 +202,7 @@ async def _refuse_older_nodes(connection: asyncpg.Connection, name: str) -> None
 
 
 async def _version(connection: asyncpg.Connection, name: str) -> int:
-    """The number of its schema, 0 where there is none yet."""
+    """The number of its schema, 0 if there is none yet."""
     if await connection.fetchval("SELECT to_regclass('ice_schema')") is not None:
         return int(await connection.fetchval("SELECT version FROM ice_schema"))
     if await connection.fetchval("SELECT to_regclass('users')") is not None:

@@ -45,11 +45,11 @@ _COMMANDS_WAIT: Final = 5
 _SWEEP_AFTER: Final = 1.0
 """Seconds from a commit to the checkpoint that copies it from the log into the file."""
 _LOG_PAGES: Final = 8_000
-"""Pages of the log (32 MiB) from which on a commit makes a checkpoint itself, so that the log restarts."""
+"""At so many pages of the log (32 MiB) a commit makes a checkpoint itself, so that the log restarts."""
 _MAX_PAUSE: Final = 60.0
-"""Seconds between two checks of a damaged file at most."""
+"""Maximum seconds between two checks of a damaged file."""
 READS: Final = 4
-"""Reads at once, of which one runs. The loop that admits ICEs handles their results: if a thousand listings
+"""Reads at once; one of them runs. The loop that admits ICEs handles their results: if a thousand listings
 came back together, no ICE would be admitted until the last one is sent."""
 
 
@@ -223,7 +223,7 @@ class SqliteWriter(Writer):
     async def detach(self) -> None:
         """Copy the write-ahead log into its database file, which was moved away.
 
-        The log stays at the path: SQLite would apply it to another database that is put there, and damage it.
+        The log stays at the path, and SQLite would apply it to another database that is put there and damage it.
         """
         with contextlib.suppress(sqlite3.Error, ValueError):  # or it is closed already
             await self._connection.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -295,7 +295,7 @@ class _SqliteTransaction:
 
 
 def _numbered(params: Sequence[object]) -> dict[str, object]:
-    """Parameters by number, so that `$1` names the first."""
+    """Parameters by number, so that `$1` is the first."""
     return dict(zip(_NUMBERS, params, strict=False))
 
 
@@ -347,19 +347,19 @@ async def open_sqlite(
     steps: Sequence[Step] | None = None,
     busy_timeout: float = BUSY_TIMEOUT,
 ) -> AsyncIterator[SqliteEngine]:
-    """Open `path`, making and migrating it where needed.
+    """Open `path`, making and migrating it if necessary.
 
     Args:
         path: the database file.
-        serving: for a gateway, of which there is one per file; a command leaves it False.
+        serving: True for a gateway, which must be the only one on the file; False for a command.
         create: whether a missing file is made.
         tell: called with a sentence about a migration.
         steps: the migrations; without them, those of this version.
         busy_timeout: seconds to wait for another process that is writing; a command waits longer.
 
     Raises:
-        StoreRefused: the file is newer than this program, of another program, served already, or
-            missing and not to be made.
+        StoreRefused: the file is newer than this program, of another program, already served, or missing while
+            `create` is False.
         StoreUnavailable: it cannot be opened or written.
     """
     path = resolve(path)

@@ -89,7 +89,7 @@ class Guard:
 
     @property
     def moved(self) -> bool:
-        """Whether the file at the path is missing or another one."""
+        """Whether the file at the path is missing or a different one."""
         return self._look() != self._files
 
     def condemn(self, reason: str) -> None:
@@ -98,7 +98,7 @@ class Guard:
 
     @contextlib.contextmanager
     def __call__(self) -> Iterator[None]:
-        """Refuse a use where there is a `fault`, and translate SQLite's errors into `StoreUnavailable`."""
+        """Refuse a use if there is a `fault`, and translate SQLite's errors into `StoreUnavailable`."""
         if self.fault is not None:
             raise StoreUnavailable(self.fault)
         try:
@@ -120,7 +120,7 @@ class Guard:
             raise (StoreLocked if locked else StoreUnavailable)(reason) from error
 
     def check_committed(self) -> None:
-        """Raise `OutcomeUnknown` where the file was moved: the commit went into the moved file."""
+        """Raise `OutcomeUnknown` if the file was moved: the commit went into the moved file."""
         if self.moved:
             raise OutcomeUnknown(f"{self.fault}; {_UNKNOWN}")
 

@@ -64,7 +64,7 @@ def is_served(path: Path) -> bool:
 
 @contextlib.contextmanager
 def serving_lock(path: Path) -> Iterator[None]:
-    """Hold the database for the gateway that serves it. Raises `StoreRefused` where another does."""
+    """Hold the database for the gateway that serves it. Raises `StoreRefused` if another gateway does."""
     with lock(path, "serve", patience=_TAKE_OVER) as mine:
         if not mine:
             raise StoreRefusedForNow(
@@ -75,9 +75,9 @@ def serving_lock(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def lock(path: Path, purpose: str, *, patience: float) -> Iterator[bool]:
-    """Hold a lock beside the database; False where another holds it for `patience` seconds.
+    """Hold a lock beside the database; False if another process holds it for `patience` seconds.
 
-    It is a lock on a file of its own: closing any handle of the database file would drop SQLite's own locks
+    The lock is on a separate file: closing any handle of the database file would drop SQLite's own locks
     (https://www.sqlite.org/howtocorrupt.html, section 2.2).
     """
     try:
@@ -117,7 +117,7 @@ def _open_lock(path: Path, name: str) -> int:
 
 
 _NEEDS_A_PERSON: Final = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP)
-"""Errors of a folder that do not pass without a person."""
+"""Errors of a folder that a person must fix."""
 
 
 def _no_folder(path: Path, error: OSError) -> StoreRefused | StoreUnavailable:
@@ -158,7 +158,7 @@ def set_up(
     """Make or migrate the file, forward only, while no other process does; see `open_sqlite`.
 
     Raises:
-        StoreRefused: it is missing and not to be made, or not for us.
+        StoreRefused: it is missing while `create` is False, or not a database of ours.
         StoreUnavailable: it cannot be read or written, or not be copied before its migration.
     """
     if not create and not path.exists():  # before a lock file is made

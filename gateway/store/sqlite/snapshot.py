@@ -80,9 +80,9 @@ def copy_database(source: Path, target: Path) -> None:
 
 
 def mark_as_copy(path: Path, at: datetime) -> None:
-    """Mark a database as a copy (`0005_restore.sql`), and delete the rows that belong into no copy.
+    """Mark a database as a copy (`0005_restore.sql`), and delete the rows that no copy keeps.
 
-    It does not change a database of a schema without the mark.
+    A database whose schema has no mark stays unchanged.
     """
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as made:
         there = {name for (name,) in made.execute("SELECT name FROM sqlite_schema")}
@@ -106,9 +106,9 @@ def mark_as_copy(path: Path, at: datetime) -> None:
 
 
 def into_one_file(path: Path) -> bool:
-    """Bring a database into one file; False where another process has it open.
+    """Bring a database into one file; False if another process has it open.
 
-    Raises `sqlite3.Error` where it is damaged.
+    Raises `sqlite3.Error` if it is damaged.
     """
     with contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=1)) as connection:
         try:
@@ -178,7 +178,7 @@ class SchemaInfo:
 @contextlib.contextmanager
 def open_read_only(path: Path) -> Iterator[ReadOnlyDatabase]:
     """Open a database for reading only: no migration, no new file. Raises `sqlite3.Error`."""
-    # A reader would leave files of a log behind. Where there are none, no process writes either.
+    # A reader would leave the files of a log behind. If there are none, no process writes either.
     quiet = not any(Path(f"{path}{suffix}").exists() for suffix in ("-wal", "-journal"))
     uri = _uri(path, "ro") + ("&immutable=1" if quiet else "")
     with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
