@@ -30,7 +30,7 @@ class IceType(enum.StrEnum):
 
 
 class Status(enum.StrEnum):
-    """The status of a row of `ice_tokens`. A name without a row is *not registered*."""
+    """The status of an entry. A name without an entry is *not registered*."""
 
     PROVISIONED = "provisioned"
     REGISTERED = "registered"
