@@ -1,4 +1,4 @@
-"""When an ICE reconnects after a refusal or a closing, and when it stops. Pure: no clock of its own.
+"""When an ICE reconnects after a refusal or a closing, and when it stops. Pure: the clock is passed in.
 
 Source: docs/protocol.md; `protocol` has the codes and their sentences.
 """

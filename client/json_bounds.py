@@ -33,7 +33,7 @@ _LONG: Final = b"0" * (MAX_DIGITS - 2)
 _SHORT: Final = 1024
 """Size in bytes below which a plain substring search is cheapest."""
 _DIGITS: Final = bytes(ord("0") if char in b"0123456789" else ord(" ") for char in range(256))
-# What may be infinite: a number of one digit is finite if its exponent is below 308, one of MAX_DIGITS if it is
+# May be infinite: a number of one digit is finite if its exponent is below 308, one of MAX_DIGITS if it is
 # below 279.
 _HUGE_EXPONENT: Final = (
     rb"[eE](?:(?<=[0-9.][0-9].)\+?0*(?:279|2[89][0-9]|30[0-7])"

@@ -1,17 +1,17 @@
 """The ICE gateway: provisions ICE agents, admits those with a genuine token, drops them live.
 
 The map. A module imports from packages below its own and from its own package; `services` and `node` stand
-side by side and do not know each other. `tests/unit/test_structure.py` holds this.
+side by side and do not know each other. `tests/unit/test_structure.py` checks this.
 
     cli        the commands, a file each
     app        the composition root: opens the store and the keys, makes node and services, listens
-    admin      the admin's page and API: who may ask, what is asked, what is shown
+    admin      the admin's page and API: callers and their rights, requests, responses
     web        HTTP and WebSocket plumbing, client addresses, and the ICE's endpoint
     services   what an admin can do, once for page, API and commands; the JSON documents that they show
     node       what one running gateway holds and does: admission, sessions, drops, operations in progress
     store      everything durable: SQL, one noun a file; one text of each query for both engines, a schema for each
     runtime    the process and its machine: settings, logs, clocks, files, sockets, TLS
-    core       rules, values and catalogues; pure: no I/O, no clock of its own
+    core       rules, values and catalogues; pure: no I/O and no clock
 
 `client.protocol` is below all of them: what an ICE and the gateway exchange, with every refusal and close code
 that an ICE may meet. `core.problems` has the refusals of an admin, `core.audit_event` the actions of the audit log,

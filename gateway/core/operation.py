@@ -205,7 +205,7 @@ def allows(ice_type: IceType, kind: OperationKind) -> bool:
 
 
 class OperationError(enum.StrEnum):
-    """The `code` of an operation's `error`: why it ended without a result. ICEs may send codes of their own.
+    """The `code` of an operation's `error`: why it ended without a result. ICEs may send other codes.
 
     `sentence` is the message that the gateway uses when it has no better one.
     """

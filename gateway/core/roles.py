@@ -54,8 +54,8 @@ _NOTHING: Final = Grants(sees_all=False, reads_events=False, acts=False)
 class Caller:
     """An authenticated user of the admin API or page.
 
-    `ice` is set for an API token that was made for one ICE: it may operate that ICE, whatever the
-    role of its user, and nothing else.
+    `ice` is set for an API token that was made for one ICE: it may only operate that ICE, whatever the role of its
+    user.
     """
 
     user: str

@@ -19,10 +19,10 @@ else:
 
 
 class SharedClock:
-    """The lease time: seconds that pass and that all nodes agree on to within a few seconds.
+    """The lease time: a count of seconds on which all nodes agree to within a few seconds.
 
     The database stores it and the nodes advance it. Between two readings from the database it follows
-    `monotonic`; a single gateway uses `monotonic` alone.
+    `monotonic`; a single gateway uses only `monotonic`.
     """
 
     __slots__ = ("_monotonic", "_offset")

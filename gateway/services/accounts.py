@@ -118,7 +118,7 @@ class AccountService(Accounts):
     async def _changed(
         self, transaction: Transaction, name: str, change: Callable[[User], User]
     ) -> User | Problem:
-        # Read in this transaction, so that no concurrent change (disabling, say) is undone.
+        # Read in this transaction, so that no concurrent change, such as disabling, is undone.
         found = await accounts.find_user(transaction, name)
         if found is None:
             return problem("not-found", f"there is no user {quoted(name)}")

@@ -50,7 +50,7 @@ _RESTORE: Final = "stop the gateway and restore a backup: `ice-gateway restore D
 
 @dataclass(frozen=True, slots=True)
 class DatabaseState:
-    """What could be read of the database; `fault` says why not more.
+    """What could be read of the database; `fault` says why the rest could not.
 
     `needs` are the names of the ICEs by the id of the key that their tokens need.
     """

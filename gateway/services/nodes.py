@@ -32,7 +32,7 @@ class NodeService:
         self._clock = clock
 
     async def all(self) -> list[NodeRecord]:
-        """Every node by name; empty for a gateway on an SQLite file, which is alone."""
+        """Every node by name; empty for a gateway on an SQLite file, which has no other nodes."""
         return await self._nodes.all()
 
     async def set_draining(

@@ -86,7 +86,7 @@ COUNTED: Final = {table.name: table.counted for table in TABLES if table.counted
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What `doctor` says of a database: rows of each counted table, and the time of the newest event."""
+    """What `doctor` says about a database: rows of each counted table, and the time of the newest event."""
 
     rows: dict[str, int]
     last: datetime | None
