@@ -1,4 +1,4 @@
-# Every target works in a fresh clone: what it needs is installed into .venv first. `make demo` and
+# Every target works in a fresh clone: it first installs what it needs into .venv. `make demo` and
 # `make serve` install what the gateway needs (GATEWAY); the other targets add the tools (STAMP).
 
 # pipefail is bash's
@@ -9,9 +9,9 @@ BIN := $(VENV)/bin
 GATEWAY := $(VENV)/.gateway
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-# The lock names everything: pip 23 would else look for coverage[toml] beyond it, and find a newer one.
+# The lock names everything: otherwise pip 23 would look for coverage[toml] beyond it, and find a newer one.
 LOCKED := $(PIP) install --progress-bar off --require-hashes --no-deps --requirement
-# Says what pip is doing in a line a package.
+# Prints a line for each package that pip handles.
 TELL := while read -r word what _; do case "$$word" in Collecting|Processing) echo "  $${what\#\#*/}";; Installing) echo "  unpacking";; esac; done
 
 .DEFAULT_GOAL := help
@@ -20,7 +20,7 @@ TELL := while read -r word what _; do case "$$word" in Collecting|Processing) ec
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
-# One line says what is missing on a bare machine.
+# On a bare machine one line says what is missing.
 $(GATEWAY): pyproject.toml requirements-demo.lock
 	@command -v $(PYTHON) >/dev/null || { echo "missing: $(PYTHON) 3.11 or newer (or set PYTHON=...)"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "missing: Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1) (set PYTHON=...)"; exit 1; }
@@ -48,10 +48,10 @@ serve: $(GATEWAY) ## Start a gateway to keep (http://127.0.0.1:8440, ./ice-gatew
 test: $(STAMP) ## Run the tests
 	@$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
-coverage: $(STAMP) ## Run the tests and say which lines none of them takes
+coverage: $(STAMP) ## Run the tests and list the lines that none of them runs
 	@$(BIN)/python -m pytest -q -n 2 --dist worksteal --cov --cov-report=term
 
-torture: $(STAMP) ## Half an hour: kill -9 in 300 rounds and during 300 operations, failing nodes, a rolling restart, the API by each role, PostgreSQL, abuse, the worst input of each door
+torture: $(STAMP) ## Half an hour: kill -9 in 300 rounds and during 300 operations, failing nodes, a rolling restart, the API by each role, PostgreSQL, abuse, the worst input of each entrance
 	@$(BIN)/python -m tests.torture.crash --rounds 300
 	@$(BIN)/python -m tests.torture.operations --count 300
 	@$(BIN)/python -m tests.torture.api
@@ -62,10 +62,10 @@ torture: $(STAMP) ## Half an hour: kill -9 in 300 rounds and during 300 operatio
 	@$(BIN)/python -m tests.torture.abuse
 	@$(BIN)/python -m tests.torture.stall
 
-bench: $(STAMP) ## Measure beside what others offer, 25 minutes at most; writes docs/performance.md
+bench: $(STAMP) ## Compare with other servers, at most 25 minutes; writes docs/performance.md
 	@$(BIN)/python -m tests.bench
 
-bench-quick: $(STAMP) ## The same with fewer ICEs in 3 minutes; prints its table alone
+bench-quick: $(STAMP) ## The same with fewer ICEs in 3 minutes; only prints its table
 	@$(BIN)/python -m tests.bench --quick
 
 screenshots: $(STAMP) ## Make the pictures of docs/images from a real run (needs Chromium)
@@ -75,7 +75,7 @@ lint: $(STAMP) ## Check style
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
-types: $(STAMP) ## Check types; the client's as on each system that it runs on
+types: $(STAMP) ## Check types, those of the client for each operating system
 	@$(BIN)/mypy
 	@$(BIN)/mypy --package client --platform win32 --cache-dir .mypy_cache/win32
 	@$(BIN)/mypy --package client --platform darwin --cache-dir .mypy_cache/darwin
