@@ -22,7 +22,7 @@ from client.credentials import IdentityProblem, NotAToken, Token
 from client.events import Event
 from client.handlers import BadHandlers, register, settings_of
 from client.handshake import BadAddress, BadCertificateFile, PlainHttp
-from client.identity import FolderLocked, FolderUnusable, StateFolder
+from client.identity import FolderUnusable, StateFolder
 from client.standard_streams import decoupled, log_to_stderr, timed
 
 _REFUSED: Final = 1
@@ -106,7 +106,7 @@ def run(
             register(handlers, client, settings_of(config))
         log_to_stderr()
         outcome = eventloop.run(lambda: _run(client), client.stop)
-    except (FolderLocked, FolderUnusable, PlainHttp, BadCertificateFile, BadHandlers) as refusal:
+    except (FolderUnusable, PlainHttp, BadCertificateFile, BadHandlers) as refusal:
         _fail(_REFUSED, refusal)
     except BadAddress as error:
         raise click.BadParameter(str(error), param_hint="--gateway") from None

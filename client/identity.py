@@ -19,11 +19,7 @@ from client.credentials import IdentityProblem, Key, NotAToken, Token
 
 
 class FolderUnusable(IdentityProblem):
-    """The state folder cannot be read or written."""
-
-
-class FolderLocked(IdentityProblem):
-    """Another process uses this state folder."""
+    """The state folder cannot be read or written, or another process uses it."""
 
 
 _FILES: Final = ("key.pem", "token", "token.moving", "state.json", "operations.db", "lock")
@@ -145,7 +141,7 @@ class StateFolder:
     def lock(self) -> platform.FileLock:
         """Create the folder if necessary, and lock it.
 
-        Raises `FolderLocked`, `FolderUnusable`, or another `IdentityProblem` if others could write there.
+        Raises `FolderUnusable`, or another `IdentityProblem` if others could write there.
         """
         lock = platform.FileLock(self._lock)
         with self._errors():
@@ -156,20 +152,17 @@ class StateFolder:
                     f"the state folder cannot be trusted: {exposed}; make the client's user the only one who can"
                     " write to it (chown, chmod go-w), or name another folder with --state-dir"
                 )
-            taken = lock.acquire()
-        if not taken:
-            raise FolderLocked(
-                f"another ice-client runs with the state folder {self.path}: stop it, or name another"
-                " folder for another ICE"
-            )
+            if not lock.acquire():
+                raise FolderUnusable(
+                    f"another ice-client runs with the state folder {self.path}: stop it, or name another"
+                    " folder for another ICE"
+                )
         return lock
 
     def _read(self, path: Path) -> bytes | None:
-        with self._errors():
-            try:
-                return platform.read_private(path)
-            except FileNotFoundError:
-                return None
+        with self._errors(), contextlib.suppress(FileNotFoundError):
+            return platform.read_private(path)
+        return None
 
     def _write(self, path: Path, data: bytes) -> None:
         with self._errors():

@@ -168,7 +168,7 @@ class OperationRunner:
         except JournalUnusable as problem:
             self._warn(str(problem))
             unanswered = []
-        self._to_repeat = deque([*unanswered, *(set(self._unwritten) - set(unanswered))])
+        self._to_repeat = deque(dict.fromkeys([*unanswered, *self._unwritten]))
         await self._repeat_next()
 
     async def _repeat_next(self) -> None:

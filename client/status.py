@@ -36,6 +36,11 @@ class Found:
     state: State
     running: bool
 
+    @property
+    def admitted(self) -> bool:
+        """Whether the stored token was the last one to be admitted."""
+        return self.token is not None and self.state.admitted == self.token.digest()
+
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """The object that `status --json` prints. Times are RFC 3339."""
@@ -63,11 +68,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 def report(found: Found) -> Report:
     """The report on a state folder."""
     state, running = found.state, found.running
-    admitted = found.token is not None and state.admitted == found.token.digest()
     # A client that was killed could not write when its connection ended.
     connected = state.connected and running
     since = state.since if connected == state.connected else None
-    todo = _required_action(found, admitted=admitted)
+    todo = _required_action(found)
     must_act = todo is not None
     if todo is None and not running:
         todo = f"start it: {_command(found)}"
@@ -77,7 +81,7 @@ def report(found: Found) -> Report:
         ice_name=state.ice_name,
         ice_type=state.ice_type,
         gateway=state.gateway,
-        registered=admitted and state.registered and not state.moves,
+        registered=found.admitted and state.registered and not state.moves,
         connected=connected,
         running=running,
         since=since,
@@ -90,12 +94,12 @@ def report(found: Found) -> Report:
     )
 
 
-def _required_action(found: Found, *, admitted: bool) -> str | None:
+def _required_action(found: Found) -> str | None:
     """What a person must do before the client can connect; None for nothing."""
     state = found.state
     if found.token is None:
         return f"ask the admin for a registration token, then: {_command(found)} --token-file FILE"
-    if admitted and state.registered and not found.has_key:
+    if found.admitted and state.registered and not found.has_key:
         return (
             "its key is missing, and the gateway admits no other: restore key.pem in the state folder from a"
             " backup, or ask the admin to reregister this ICE"
@@ -154,6 +158,6 @@ def _registered(found: Found, report: Report) -> str:
         return f"{name} is not registered: it has no token{key}"
     if found.state.moves:
         return f"{name} moves from {found.state.home} to {report.gateway}, which has not admitted it yet"
-    if found.state.admitted == found.token.digest():
+    if found.admitted:
         return f"{name} is not registered any more"
     return f"{name} is not registered yet: its token has not been admitted"

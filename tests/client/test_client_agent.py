@@ -14,7 +14,7 @@ from client.backoff import Stopped
 from client.credentials import IdentityProblem, NotAToken
 from client.environment import Environment
 from client.handshake import BadAddress, PlainHttp
-from client.identity import FolderLocked, StateFolder
+from client.identity import FolderUnusable, StateFolder
 from tests.client.scripted_gateway import NOW, admit, make_token, refuse, welcome
 
 # --- connecting --------------------------------------------------------------------------------
@@ -163,7 +163,7 @@ async def test_an_ice_must_be_entered(make_ice):
 async def test_a_second_ice_in_the_same_folder_is_refused(gateway, make_ice):
     async with make_ice() as first:
         await first.connected()
-        with pytest.raises(FolderLocked):
+        with pytest.raises(FolderUnusable, match="another ice-client runs"):
             await make_ice().__aenter__()
 
     assert len(gateway.handshakes) == 1

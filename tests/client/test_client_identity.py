@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from client.credentials import IdentityProblem, Key, NotAToken, Token
-from client.identity import FolderLocked, FolderUnusable, Identity, State, StateFolder
+from client.identity import FolderUnusable, Identity, State, StateFolder
 from tests.client.scripted_gateway import NOW, make_token
 
 
@@ -234,7 +234,9 @@ def test_a_folder_behind_a_link_of_another_user_is_refused(folder, token, tmp_pa
 def test_a_second_process_is_refused(folder, token):
     identity = Identity(folder, Token(token))
 
-    with pytest.raises(FolderLocked, match=str(folder)):
+    with pytest.raises(
+        FolderUnusable, match=f"another ice-client runs with the state folder {folder}"
+    ):
         Identity(folder, None)
     assert StateFolder(folder).in_use()
     identity.close()
