@@ -159,6 +159,7 @@ class IceClient:
             must_act=False,
         )
         self._task = asyncio.create_task(self._run())
+        self._task.add_done_callback(lambda _: self._welcomed.set())  # `connected` waits for either
         if self._stop_requested:
             self._task.cancel()
         return self
@@ -182,13 +183,9 @@ class IceClient:
     async def connected(self) -> protocol.Welcome:
         """Wait for a session and return its welcome. Raises `IceStopped` if the client stops first."""
         while self.welcome is None:
-            waiting = asyncio.ensure_future(self._welcomed.wait())
-            try:
-                await asyncio.wait({waiting, self._running}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                waiting.cancel()
             if self._running.done():
                 raise IceStopped(await self.wait())
+            await self._welcomed.wait()
         return self.welcome
 
     async def wait(self) -> Outcome:
