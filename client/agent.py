@@ -256,7 +256,7 @@ class IceClient:
         try:
             closed = await self._serve(answer)
         finally:
-            self._socket, self.welcome = None, None
+            self.welcome = None
             self._welcomed.clear()
             self._save(connected=False, since=self._timestamp())
         verdict = self._backoff.closed(closed, lasted=self._environment.monotonic() - began)

@@ -36,12 +36,8 @@ CREATE TABLE IF NOT EXISTS operations (
 """
 
 
-class JournalUnusable(FolderUnusable):
-    """The journal cannot be read or written; the text says why."""
-
-
 class Journal:
-    """The operations of one ICE. Each method is durable when it returns; all raise `JournalUnusable`.
+    """The operations of one ICE. Each method is durable when it returns; all raise `FolderUnusable`.
 
     The constructor checks the file, and raises `IdentityProblem` if it is damaged or not a journal.
     """
@@ -76,17 +72,11 @@ class Journal:
         connection.execute("DELETE FROM operations WHERE answered AND accepted < ?", (expired,))
         return connection
 
-    def knows(self, operation: str) -> bool:
-        """Whether this operation was accepted before."""
-        return bool(self._rows("SELECT 1 FROM operations WHERE id = ?", operation))
-
-    def accept(self, operation: str) -> None:
-        """Record an operation, before it starts."""
-        self._rows(
-            "INSERT INTO operations (id, accepted) VALUES (?, ?) ON CONFLICT DO NOTHING",
-            operation,
-            self._now(),
-        )
+    def accept(self, operation: str) -> bool:
+        """Record an operation, before it starts; false if it was accepted before."""
+        sql = "INSERT INTO operations (id, accepted) VALUES (?, ?) ON CONFLICT DO NOTHING"
+        with self._errors():
+            return self._connection.execute(sql, (operation, self._now())).rowcount == 1
 
     def finish(self, operation: str, message: bytes) -> None:
         """Record a finish, before it is sent."""
@@ -125,6 +115,6 @@ class Journal:
         try:
             yield
         except (OSError, sqlite3.Error) as error:
-            raise JournalUnusable(
+            raise FolderUnusable(
                 f"the journal of operations {self._path} cannot be used: {error}"
             ) from error

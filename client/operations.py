@@ -17,7 +17,8 @@ import msgspec
 
 from client import platform, protocol
 from client.errors import described, one_line, text_of
-from client.journal import Journal, JournalUnusable
+from client.identity import FolderUnusable
+from client.journal import Journal
 
 GRACE: Final = 5.0
 """Seconds that a cancelled handler has to end. The gateway waits as long before the next operation."""
@@ -83,7 +84,7 @@ class OperationRunner:
         self._settled = asyncio.Event()
 
     def open(self, journal: Journal) -> None:
-        """Resume from the journal and end what a killed client left. Raises `JournalUnusable`."""
+        """Resume from the journal and end what a killed client left. Raises `FolderUnusable`."""
         self._journal = journal
         interrupted = journal.interrupted()
         platform.end_processes_of([*interrupted, *journal.unanswered()])
@@ -110,19 +111,17 @@ class OperationRunner:
             await self._send(protocol.error(request, protocol.METHOD_NOT_FOUND, text))
             return
         try:
-            known = self._journal.knows(operation.id)
-            if not known:
-                self._journal.accept(operation.id)
-        except JournalUnusable as problem:
+            is_new = self._journal.accept(operation.id)
+        except FolderUnusable as problem:
             # Without a record the operation could run twice.
             self._warn(str(problem))
             await self._send(protocol.error(request, protocol.INTERNAL_ERROR, str(problem)))
             return
-        if not known:
+        if is_new:
             # Before the answer, because sending may wait and the operation counts as running from now on.
             self._start(operation, handler)
         await self._send(protocol.result(request, {"accepted": True}))
-        if known:
+        if not is_new:
             await self._send_finish(operation.id)
 
     def cancel(self, operation: str, reason: str | None = None) -> None:
@@ -154,7 +153,7 @@ class OperationRunner:
         self._unwritten.pop(operation, None)
         try:
             self._journal.answered(operation)
-        except JournalUnusable as problem:
+        except FolderUnusable as problem:
             self._warn(str(problem))  # the finish is repeated and answered again
         self._interrupted.discard(operation)
         if not self._interrupted:
@@ -165,7 +164,7 @@ class OperationRunner:
         """On a new connection, repeat every unanswered finish, each after the answer to the one before."""
         try:
             unanswered = self._journal.unanswered()
-        except JournalUnusable as problem:
+        except FolderUnusable as problem:
             self._warn(str(problem))
             unanswered = []
         self._to_repeat = deque(dict.fromkeys([*unanswered, *self._unwritten]))
@@ -179,7 +178,7 @@ class OperationRunner:
         """Send the unanswered finish of an operation, if it has one."""
         try:
             finish = self._unwritten.get(operation) or self._journal.finish_of(operation)
-        except JournalUnusable as problem:
+        except FolderUnusable as problem:
             self._warn(str(problem))
             return
         if finish is not None:
@@ -266,7 +265,7 @@ class OperationRunner:
         encoded = _encoded(finish)
         try:
             self._journal.finish(finish.id, encoded)
-        except JournalUnusable as problem:
+        except FolderUnusable as problem:
             self._warn(str(problem))
             self._unwritten[finish.id] = encoded
         return encoded

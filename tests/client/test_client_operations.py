@@ -602,7 +602,7 @@ async def test_a_client_that_is_stopped_first_finishes_what_runs_as_interrupted(
     assert session.inbox.empty(), "an operation that came too late is neither run nor answered"
     journal = Journal(folder / "operations.db", lambda: NOW)
     assert (journal.unanswered(), journal.interrupted()) == ([], []), "all is answered"
-    assert not journal.knows("op-3")
+    assert journal.accept("op-3"), "it is new"
     journal.close()
 
 
@@ -739,15 +739,16 @@ def test_a_journal_forgets_after_a_while_what_was_answered(tmp_path):
     now = [1000.0]
     journal = Journal(tmp_path / "j.db", lambda: now[0])
     for name in ("answered", "finished", "accepted"):
-        journal.accept(name)
+        assert journal.accept(name)
+        assert not journal.accept(name), "only once"
     journal.finish("finished", b"1")
     journal.finish("answered", b"2")
     journal.answered("answered")
     journal.close()
     now[0] += KEPT + 1
     journal = Journal(tmp_path / "j.db", lambda: now[0])
-    assert not journal.knows("answered")
     assert (journal.unanswered(), journal.interrupted()) == (["finished"], ["accepted"])
+    assert journal.accept("answered"), "it is forgotten"
     journal.close()
     assert (tmp_path / "j.db").stat().st_mode & 0o777 == 0o600
 
