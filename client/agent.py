@@ -313,10 +313,10 @@ class IceClient:
                         await self._handle(frame.data)
                     elif frame.type is WSMsgType.BINARY:
                         code = WSCloseCode.UNSUPPORTED_DATA
-                        sentence = (
-                            "The gateway sent a binary frame; the client closed the connection."
+                        return Closed(
+                            code,
+                            "The gateway sent a binary frame; the client closed the connection.",
                         )
-                        return Closed(code, sentence)
                     elif frame.type is not WSMsgType.PONG:
                         return ending(frame)
         except TimeoutError:

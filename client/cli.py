@@ -158,12 +158,10 @@ def _given_token(name: str, folder: StateFolder) -> Token | None:
 def _read_token(name: str) -> Token:
     """Raises `NotAToken`."""
     try:
-        if name != "-":
-            with Path(name).open("rb") as file:
-                return Token.from_bytes(file.read(_TOKEN_FILE_LIMIT))
-        if sys.stdin.isatty():
+        if name == "-" and sys.stdin.isatty():
             return Token(getpass.getpass("Registration token: "))
-        return Token.from_bytes(sys.stdin.buffer.read(_TOKEN_FILE_LIMIT))
+        with click.open_file(name, "rb") as file:
+            return Token.from_bytes(file.read(_TOKEN_FILE_LIMIT))
     except NotAToken as problem:
         raise NotAToken(f"{'standard input' if name == '-' else name}: {problem}") from None
     except OSError as error:

@@ -103,8 +103,6 @@ class _JweHeader(msgspec.Struct):
 class Key:
     """The ICE's own P-256 key pair, which never leaves this machine."""
 
-    __slots__ = ("_private",)
-
     def __init__(self, private: ec.EllipticCurvePrivateKey) -> None:
         self._private = private
 

@@ -85,15 +85,13 @@ def unreachable(error: Exception, where: str, *, plain: bool, proxy: str | None)
 
 def _connection_fault(error: Exception, where: str) -> tuple[str, bool]:
     """Why there is no answer from `where`, the gateway or a proxy; and whether it says what to check."""
+    server = f"The server at {where}"
     cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
     match cause:
         case socket.gaierror():
             return f"Cannot resolve {where}: check the name and this machine's network.", True
         case ssl.SSLError(reason=str(reason)) if reason in _NOT_TLS:
-            return (
-                f"The server at {where} does not speak TLS: check the port, and http or https.",
-                True,
-            )
+            return f"{server} does not speak TLS: check the port, and http or https.", True
         case ssl.SSLError():
             reason = (cause.reason or "no reason given").lower().replace("_", " ")
             return f"The TLS handshake with {where} failed ({reason}).", False
@@ -110,7 +108,7 @@ def _connection_fault(error: Exception, where: str) -> tuple[str, bool]:
         case aiohttp.ServerDisconnectedError() | ConnectionError():
             return f"The connection to {where} was closed before there was an answer.", False
         case aiohttp.ClientResponseError():
-            return f"The server at {where} is not a gateway: check the address.", True
+            return f"{server} is not a gateway: check the address.", True
         case OSError(strerror=str(words)):
             return f"The connection to {where} failed: {words}.", False
         case _:

@@ -317,14 +317,14 @@ async def _run_handler(operation: Operation, handler: Handler, report: Report) -
         return _succeeded(operation.id, await handler(operation, report))
     except asyncio.CancelledError:
         raise
-    except BaseException as error:
-        if not isinstance(error, OperationFailed):
-            # Python raises GeneratorExit in handlers that still wait when the loop has been closed.
-            if not isinstance(error, GeneratorExit):
-                logger.exception("the handler of operation %s failed", operation.id)
-            return _failed(operation.id, "failed", described(error))
+    except OperationFailed as error:
         code = getattr(error, "code", "")  # a subclass may not set it
         return _failed(operation.id, text_of(code), text_of(error))
+    except BaseException as error:
+        # Python raises GeneratorExit in handlers that still wait when the loop has been closed.
+        if not isinstance(error, GeneratorExit):
+            logger.exception("the handler of operation %s failed", operation.id)
+        return _failed(operation.id, "failed", described(error))
 
 
 def _succeeded(operation_id: str, result: object) -> protocol.Finish:
