@@ -113,8 +113,8 @@ class IceClient:
         self._version = encodable(version or __version__)
         self._options = list(options)
         self._observe = observe
-        self._environment = env = environment or Environment()
-        self._backoff = Backoff(uniform=env.uniform, monotonic=env.monotonic)
+        self._environment = environment or Environment()
+        self._backoff = Backoff(self._environment)
         self._handlers: dict[str, Handler] = dict(handlers or {})
         self._operations = OperationRunner(self._handlers, self._send, self._warn)
         self._socket: WebSocket | None = None

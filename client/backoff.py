@@ -6,13 +6,13 @@ Source: docs/protocol.md; `protocol` has the codes and their sentences.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
 from client import protocol
+from client.environment import Environment
 
 BASE: Final = 1.0
 """Upper bound of the first backoff, in seconds."""
@@ -67,18 +67,10 @@ class Stopped:
 
 
 class Backoff:
-    """How long to wait before the next attempt, by what ended the previous ones.
+    """How long to wait before the next attempt, by what ended the previous ones."""
 
-    Args:
-        uniform: returns a random number between two others.
-        monotonic: returns the seconds of a monotonic clock.
-    """
-
-    def __init__(
-        self, *, uniform: Callable[[float, float], float], monotonic: Callable[[], float]
-    ) -> None:
-        self._uniform = uniform
-        self._monotonic = monotonic
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
         self._limit = BASE
         self._nonces = 0
         self._superseded: deque[float] = deque(maxlen=protocol.SUPERSEDED_LIMIT[0])
@@ -86,7 +78,7 @@ class Backoff:
     def _exponential(self) -> float:
         """Exponential backoff with full jitter: from zero to a limit that doubles."""
         limit, self._limit = self._limit, min(CAP, 2 * self._limit)
-        return self._uniform(0.0, limit)
+        return self._environment.uniform(0.0, limit)
 
     def refused(self, refused: Refused, *, was_admitted: bool) -> float | Stopped:
         """Seconds to wait after a refusal, or the reason to stop.
@@ -102,7 +94,9 @@ class Backoff:
                 return 0.0
             return max(self._exponential(), _bounded(refused.retry_after))
         if was_admitted and refused.code in protocol.RETRIED_ONCE_ADMITTED:
-            return max(self._uniform(*protocol.SLOW_RETRY), _bounded(refused.retry_after))
+            return max(
+                self._environment.uniform(*protocol.SLOW_RETRY), _bounded(refused.retry_after)
+            )
         return Stopped(refused.code, refused.sentence)
 
     def closed(self, closed: Closed, *, lasted: float) -> float | Stopped:
@@ -121,7 +115,7 @@ class Backoff:
                     " of the two, or ask the admin to reregister this ICE.",
                 )
             case protocol.Then.WAIT:
-                return self._uniform(*protocol.SUPERSEDED_WAIT)
+                return self._environment.uniform(*protocol.SUPERSEDED_WAIT)
             case protocol.Then.AFTER:
                 after = _restart_after(closed.reason)
                 return max(self._exponential(), SHORTEST) if after is None else _bounded(after)
@@ -131,7 +125,7 @@ class Backoff:
     def _contested(self) -> bool:
         """Count a supersession; whether there were too many in too short a time."""
         limit, within = protocol.SUPERSEDED_LIMIT
-        now = self._monotonic()
+        now = self._environment.monotonic()
         self._superseded.append(now)
         return len(self._superseded) == limit and now - self._superseded[0] <= within
 

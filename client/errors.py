@@ -69,13 +69,16 @@ def unreachable(error: Exception, where: str, *, plain: bool, proxy: str | None)
     at_proxy = (aiohttp.ClientProxyConnectionError, aiohttp.ClientConnectorDNSError)
     actionable = True
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        code, sentence = "certificate-untrusted", _certificate_fault(error.certificate_error, where)
+        code, sentence = (
+            "certificate-untrusted",
+            _certificate_problem(error.certificate_error, where),
+        )
     elif isinstance(error, aiohttp.ClientHttpProxyError):
-        code, sentence = "proxy-refused", _proxy_refusal(error, where, proxy)
+        code, sentence = "proxy-refused", _proxy_problem(error, where, proxy)
     elif proxy is not None and isinstance(error, at_proxy):
-        code, (sentence, _) = "proxy-unreachable", _connection_fault(error, f"the proxy {proxy}")
+        code, (sentence, _) = "proxy-unreachable", _connection_problem(error, f"the proxy {proxy}")
     else:
-        code, (sentence, actionable) = "unreachable", _connection_fault(error, where)
+        code, (sentence, actionable) = "unreachable", _connection_problem(error, where)
         if isinstance(error, aiohttp.ServerDisconnectedError) and plain:
             sentence += " Does it speak https?"
         if proxy is not None:
@@ -83,7 +86,7 @@ def unreachable(error: Exception, where: str, *, plain: bool, proxy: str | None)
     return Refused(code, one_line(sentence), answered=False, actionable=actionable)
 
 
-def _connection_fault(error: Exception, where: str) -> tuple[str, bool]:
+def _connection_problem(error: Exception, where: str) -> tuple[str, bool]:
     """Why there is no answer from `where`, the gateway or a proxy; and whether it says what to check."""
     server = f"The server at {where}"
     cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
@@ -115,7 +118,7 @@ def _connection_fault(error: Exception, where: str) -> tuple[str, bool]:
             return f"The connection to {where} failed ({type(cause).__name__}).", False
 
 
-def _certificate_fault(error: Exception, where: str) -> str:
+def _certificate_problem(error: Exception, where: str) -> str:
     """What is wrong with the gateway's certificate, and what to do."""
     host = where.rsplit(":", 1)[0] if not where.endswith("]") else where
     match error:
@@ -133,7 +136,7 @@ def _certificate_fault(error: Exception, where: str) -> str:
     return "The gateway's certificate is not trusted."
 
 
-def _proxy_refusal(error: aiohttp.ClientHttpProxyError, where: str, proxy: str | None) -> str:
+def _proxy_problem(error: aiohttp.ClientHttpProxyError, where: str, proxy: str | None) -> str:
     if error.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
         return (
             f"The proxy {proxy} requires a user and a password (HTTP 407): set HTTPS_PROXY to"

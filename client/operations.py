@@ -330,8 +330,8 @@ async def _run_handler(operation: Operation, handler: Handler, report: Report) -
 def _succeeded(operation_id: str, result: object) -> protocol.Finish:
     try:
         encoded = _json_of(result)
-    except ValueError as fault:
-        return _failed(operation_id, "invalid", f"the result cannot be sent: {fault}")
+    except ValueError as error:
+        return _failed(operation_id, "invalid", f"the result cannot be sent: {error}")
     if len(encoded) > protocol.MAX_VALUE:
         reason = f"the result exceeds {protocol.MAX_VALUE:,} bytes"
         return _failed(operation_id, "too-large", reason)

@@ -287,7 +287,6 @@ if sys.platform == "win32":
 
 else:
     OWN_GROUP: Final[dict[str, Any]] = {"start_new_session": True}
-    """Arguments that start a process in its own group, for `end_group`."""
 
     def _signal_group(process: asyncio.subprocess.Process, name: str) -> None:
         with contextlib.suppress(ProcessLookupError):

@@ -9,6 +9,7 @@ import pytest
 from client import backoff, protocol
 from client.agent import ClosedByUs
 from client.backoff import Stopped
+from client.environment import Environment
 from client.identity import StateFolder
 from client.protocol import CloseCode, RefusalCode
 from tests.client.scripted_gateway import NOW, admit, answer, hang_up, make_token, refuse
@@ -337,7 +338,7 @@ async def test_an_ice_that_is_dropped_at_once_backs_off(run, time):
 
 
 def test_a_session_that_has_lasted_resets_the_backoff():
-    rules = backoff.Backoff(uniform=lambda low, high: high, monotonic=lambda: 0.0)
+    rules = backoff.Backoff(Environment(uniform=lambda low, high: high, monotonic=lambda: 0.0))
     closed = backoff.Closed(4201, "", "disconnected")
     waits = [rules.closed(closed, lasted=lasted) for lasted in (0, 0, 59.9, 60.0, 0)]
 
@@ -345,7 +346,7 @@ def test_a_session_that_has_lasted_resets_the_backoff():
 
 
 def test_backoff_stays_at_its_cap_for_ever():
-    rules = backoff.Backoff(uniform=lambda low, high: high, monotonic=lambda: 0.0)
+    rules = backoff.Backoff(Environment(uniform=lambda low, high: high, monotonic=lambda: 0.0))
     refused = backoff.Refused("unreachable", "")
     waits = [rules.refused(refused, was_admitted=True) for _ in range(5000)]
 
