@@ -94,9 +94,8 @@ class Backoff:
                 return 0.0
             return max(self._exponential(), _bounded(refused.retry_after))
         if was_admitted and refused.code in protocol.RETRIED_ONCE_ADMITTED:
-            return max(
-                self._environment.uniform(*protocol.SLOW_RETRY), _bounded(refused.retry_after)
-            )
+            slow = self._environment.uniform(*protocol.SLOW_RETRY)
+            return max(slow, _bounded(refused.retry_after))
         return Stopped(refused.code, refused.sentence)
 
     def closed(self, closed: Closed, *, lasted: float) -> float | Stopped:

@@ -167,9 +167,11 @@ async def _refusal(response: ClientResponse, now: float) -> Refused:
             body = await _bounded_body(response)
         problem = msgspec.json.decode(body, type=_Problem)
     except (aiohttp.ClientError, OSError, ValueError, RecursionError):
-        return Refused(
-            f"http-{response.status}", _foreign_sentence(response.status), retry_after=after
-        )
+        if HTTPStatus.MULTIPLE_CHOICES <= response.status < HTTPStatus.BAD_REQUEST:
+            sentence = "The server answered with a redirect, which the client does not follow: correct the gateway's URL."
+        else:
+            sentence = f"Something other than the gateway answered HTTP {response.status}: check the URL and any proxies in between."
+        return Refused(f"http-{response.status}", sentence, retry_after=after)
     known = protocol.REFUSALS.get(problem.code)
     sentence = one_line(problem.detail or (known.detail if known else problem.title))
     wants_nonce = known is protocol.RefusalCode.USE_DPOP_NONCE
@@ -180,13 +182,6 @@ async def _refusal(response: ClientResponse, now: float) -> Refused:
         after,
         response.headers.get("DPoP-Nonce") if wants_nonce else None,
     )
-
-
-def _foreign_sentence(status: int) -> str:
-    """What to do about an answer that is no problem document of the gateway."""
-    if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
-        return "The server answered with a redirect, which the client does not follow: correct the gateway's URL."
-    return f"Something other than the gateway answered HTTP {status}: check the URL and any proxies in between."
 
 
 async def _bounded_body(response: ClientResponse) -> bytes:

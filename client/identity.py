@@ -99,13 +99,11 @@ class StateFolder:
     def open_to_others(self) -> list[str]:
         """The paths that other users can access until `lock` and reading restrict them. Raises `FolderUnusable`."""
         with self._errors():
+            found = [path for path in (self._key, self._token) if platform.open_to_others(path)]
             # Without a key there is nothing yet that another user could have changed.
-            writable = self._key.exists() and platform.open_to_others(
-                self.path, platform.OTHERS_WRITE
-            )
-            secret = (self._key, self._token)
-            found = [str(path) for path in secret if platform.open_to_others(path)]
-        return [str(self.path), *found] if writable else found
+            if self._key.exists() and platform.open_to_others(self.path, platform.OTHERS_WRITE):
+                found.insert(0, self.path)
+        return [str(path) for path in found]
 
     def key(self) -> Key | None:
         """The stored key. Raises `IdentityProblem`; the client never replaces a key by itself."""

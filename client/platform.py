@@ -237,12 +237,11 @@ class FileLock:
         """Take the lock; false if another process holds it. Raises OSError."""
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
         # Retry, because `is_locked` in another process holds the lock for a moment.
-        for attempt in range(_ATTEMPTS):
-            if attempt:
-                time.sleep(_PAUSE)
+        for _ in range(_ATTEMPTS):
             if _try_lock(descriptor):
                 self._descriptor = descriptor
                 return True
+            time.sleep(_PAUSE)
         os.close(descriptor)
         return False
 
