@@ -17,7 +17,6 @@ from gateway.cli.common import (
     show_list,
     unwrap,
 )
-from gateway.core.accounts import ApiToken
 from gateway.core.times import to_text, to_text_or_none
 
 
@@ -63,33 +62,20 @@ async def create(
 @on_database
 async def list_tokens(context: CommandContext, *, as_json: bool) -> None:
     """List all tokens by id; the database holds only their hashes."""
-    found = await context.services.accounts.tokens()
-    show_list(
-        found,
+    documents = [
         {
-            "ID": lambda token: token.id,
-            "USER": lambda token: token.user,
-            "NAME": lambda token: token.label,
-            "ICE": lambda token: token.ice_name,
-            "CREATED": lambda token: to_text(token.createdon),
-            "EXPIRES": lambda token: to_text_or_none(token.expireson),
-            "REVOKED": lambda token: to_text_or_none(token.revokedon),
-        },
-        as_json=as_json,
-        document=_document,
-    )
-
-
-def _document(token: ApiToken) -> dict[str, object]:
-    return {
-        "id": token.id,
-        "user": token.user,
-        "name": token.label,
-        "ice_name": token.ice_name,
-        "createdon": to_text(token.createdon),
-        "expireson": to_text_or_none(token.expireson),
-        "revokedon": to_text_or_none(token.revokedon),
-    }
+            "id": token.id,
+            "user": token.user,
+            "name": token.label,
+            "ice_name": token.ice_name,
+            "createdon": to_text(token.createdon),
+            "expireson": to_text_or_none(token.expireson),
+            "revokedon": to_text_or_none(token.revokedon),
+        }
+        for token in await context.services.accounts.tokens()
+    ]
+    headings = ("ID", "USER", "NAME", "ICE", "CREATED", "EXPIRES", "REVOKED")
+    show_list(documents, headings, as_json=as_json)
 
 
 @api_tokens.command()

@@ -242,17 +242,27 @@ def show_json(value: object, *, done: str = "") -> None:
 
 
 def show_list(
-    items: Sequence[R],
-    columns: Mapping[str, Callable[[R], str | None]],
+    documents: Sequence[Mapping[str, object]],
+    headings: Sequence[str],
     *,
     as_json: bool,
-    document: Callable[[R], object] = lambda item: item,
+    **cells: Callable[[Any], object],
 ) -> None:
-    """Print items as a table with these columns, or as JSON documents."""
+    """Print documents as JSON, or as a table with a column for each member, which `cells` may show otherwise."""
     if as_json:
-        show_json(list(map(document, items)))
-    else:
-        show_table(tuple(columns), [[cell(item) for cell in columns.values()] for item in items])
+        show_json(documents)
+        return
+    rows = [
+        [_cell(cells[name](value) if name in cells else value) for name, value in one.items()]
+        for one in documents
+    ]
+    show_table(headings, rows)
+
+
+def _cell(value: object) -> str | None:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return None if value is None else str(value)
 
 
 def show_table(

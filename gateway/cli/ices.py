@@ -17,7 +17,7 @@ from gateway.cli.common import (
     print_notice,
     print_output,
     show_json,
-    show_list,
+    show_table,
     unwrap,
 )
 from gateway.core.accounts import fold_user
@@ -86,17 +86,22 @@ async def list_ices(
     found = await _documents(context, listings)
     if connected is not None:
         found = [ice for ice in found if (ice.connection is not None) is connected]
-    show_list(
-        found,
-        {
-            "NAME": lambda ice: ice.ice_name,
-            "TYPE": lambda ice: ice.ice_type,
-            "USER": lambda ice: ice.provisionedto,
-            "STATUS": lambda ice: ice.status,
-            "CONNECTED": lambda ice: ice.connection.since if ice.connection else None,
-            "PROVISIONED": lambda ice: ice.provisionedon,
-        },
-        as_json=as_json,
+    if as_json:
+        show_json(found)
+        return
+    show_table(
+        ("NAME", "TYPE", "USER", "STATUS", "CONNECTED", "PROVISIONED"),
+        [
+            (
+                ice.ice_name,
+                ice.ice_type,
+                ice.provisionedto,
+                ice.status,
+                ice.connection.since if ice.connection else None,
+                ice.provisionedon,
+            )
+            for ice in found
+        ],
     )
 
 

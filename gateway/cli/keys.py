@@ -33,22 +33,21 @@ def _keys(context: CommandContext) -> Keys:
 @on_database
 async def list_keys(context: CommandContext, *, as_json: bool) -> None:
     """List the keys, oldest first, with the number of ICEs that need each."""
-    states = await _keys(context).list()
-    show_list(
-        states,
+    documents = [
         {
-            "KEY": lambda state: state.kid,
-            "MADE": lambda state: to_text_or_none(state.made),
-            "DOES": lambda state: "opens and seals" if state.seals else "opens",
-            "ICES": lambda state: str(len(state.ices)),
-        },
-        as_json=as_json,
-        document=lambda state: {
             "key": state.kid,
             "made": to_text_or_none(state.made),
             "seals": state.seals,
             "ices": state.ices,
-        },
+        }
+        for state in await _keys(context).list()
+    ]
+    show_list(
+        documents,
+        ("KEY", "MADE", "DOES", "ICES"),
+        as_json=as_json,
+        seals=lambda seals: "opens and seals" if seals else "opens",
+        ices=len,
     )
 
 

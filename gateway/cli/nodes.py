@@ -18,7 +18,6 @@ from gateway.cli.common import (
     unwrap,
 )
 from gateway.core.times import to_text
-from gateway.store.nodes import NodeRecord
 
 
 @click.group()
@@ -39,20 +38,24 @@ async def list_nodes(context: CommandContext, *, as_json: bool) -> None:
             "no node serves this database; a single gateway on an SQLite file is not a node"
         )
         return
-    show_list(
-        found,
+    documents = [
         {
-            "NAME": lambda node: node.name,
-            "STATE": lambda node: node.state,
-            "ICES": lambda node: str(node.connected),
-            "LEASE": lambda node: None if node.gone else f"{node.lease:.0f} s",
-            "SEEN": lambda node: str(node.seen_seq),
-            "VERSION": lambda node: node.version,
-            "SINCE": lambda node: to_text(node.since),
-            "URL": lambda node: node.url,
-        },
+            "name": node.name,
+            "state": node.state,
+            "connected": node.connected,
+            "lease_left": 0.0 if node.gone else node.lease,
+            "seen_seq": node.seen_seq,
+            "version": node.version,
+            "since": to_text(node.since),
+            "url": node.url,
+        }
+        for node in found
+    ]
+    show_list(
+        documents,
+        ("NAME", "STATE", "ICES", "LEASE", "SEEN", "VERSION", "SINCE", "URL"),
         as_json=as_json,
-        document=_document,
+        lease_left=lambda seconds: f"{seconds:.0f} s" if seconds else None,
     )
 
 
@@ -82,16 +85,3 @@ async def _set_draining(context: CommandContext, name: str, *, draining: bool) -
     else:
         summary = f"{name} is drained{again}; no other node serves, so its ICEs wait"
     print_output(summary, done=summary)
-
-
-def _document(node: NodeRecord) -> dict[str, object]:
-    return {
-        "name": node.name,
-        "state": node.state,
-        "connected": node.connected,
-        "lease_left": 0.0 if node.gone else node.lease,
-        "seen_seq": node.seen_seq,
-        "version": node.version,
-        "since": to_text(node.since),
-        "url": node.url,
-    }

@@ -24,7 +24,7 @@ from gateway.cli.common import (
     print_output,
     refuse,
     show_json,
-    show_list,
+    show_table,
     unwrap,
 )
 from gateway.core.json_input import NotJson, check_syntax
@@ -167,18 +167,13 @@ async def list_operations(
         page, more = await rows.page(where, size, before, brief=not as_json)
         found += [operation_document(item.operation) for item in page]
         before = page[-1].number if page else None
-    show_list(
-        found,
-        {
-            "ID": lambda operation: operation.id,
-            "ICE": lambda operation: operation.ice_name,
-            "KIND": lambda operation: operation.kind,
-            "STATE": lambda operation: operation.state,
-            "BY": lambda operation: operation.requested_by,
-            "CREATED": lambda operation: operation.created,
-            "FINISHED": lambda operation: operation.finished,
-        },
-        as_json=as_json,
+    if as_json:
+        show_json(found)
+        return
+    shown = ("id", "ice_name", "kind", "state", "requested_by", "created", "finished")
+    show_table(
+        ("ID", "ICE", "KIND", "STATE", "BY", "CREATED", "FINISHED"),
+        [[getattr(operation, name) for name in shown] for operation in found],
     )
 
 

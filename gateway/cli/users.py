@@ -20,7 +20,6 @@ from gateway.cli.common import (
     show_list,
     unwrap,
 )
-from gateway.core.accounts import User
 from gateway.core.roles import Role
 from gateway.core.secret import Secret
 from gateway.core.text import UTF_16, decoded
@@ -81,29 +80,17 @@ def _first_line(file: BinaryIO) -> str:
 @on_database
 async def list_users(context: CommandContext, *, as_json: bool) -> None:
     """List all users."""
-    found = await context.services.accounts.users()
-    show_list(
-        found,
+    documents = [
         {
-            "NAME": lambda user: user.name,
-            "ROLE": lambda user: user.role,
-            "PASSWORD": lambda user: "yes" if user.password_hash else "no",
-            "CREATED": lambda user: to_text(user.createdon),
-            "DISABLED": lambda user: to_text_or_none(user.disabledon),
-        },
-        as_json=as_json,
-        document=_document,
-    )
-
-
-def _document(user: User) -> dict[str, object]:
-    return {
-        "name": user.name,
-        "role": user.role,
-        "has_password": user.password_hash is not None,
-        "createdon": to_text(user.createdon),
-        "disabledon": to_text_or_none(user.disabledon),
-    }
+            "name": user.name,
+            "role": user.role,
+            "has_password": user.password_hash is not None,
+            "createdon": to_text(user.createdon),
+            "disabledon": to_text_or_none(user.disabledon),
+        }
+        for user in await context.services.accounts.users()
+    ]
+    show_list(documents, ("NAME", "ROLE", "PASSWORD", "CREATED", "DISABLED"), as_json=as_json)
 
 
 @users.command()
