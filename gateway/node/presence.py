@@ -240,24 +240,17 @@ class Presence:
             if not self._unlogged:
                 return
             event = self._unlogged.popleft()
-            session, at = event.session, to_text(event.at)
-            if event.code is None:
-                _log.info(
-                    "admitted",
-                    ice=session.ice_name,
-                    generation=session.generation,
-                    address=session.address,
-                    connection=session.id,
-                    timestamp=at,
-                )
-            else:
-                _log.info(
-                    "closed",
-                    ice=session.ice_name,
-                    code=event.code,
-                    connection=session.id,
-                    timestamp=at,
-                )
+            session, code = event.session, event.code
+            facts: dict[str, object] = {"code": code}
+            if code is None:
+                facts = {"generation": session.generation, "address": session.address}
+            _log.info(
+                "admitted" if code is None else "closed",
+                ice=session.ice_name,
+                **facts,
+                connection=session.id,
+                timestamp=to_text(event.at),
+            )
 
     def _connection(self, session: Session) -> Connection:
         hello = session.hello
