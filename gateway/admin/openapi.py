@@ -20,9 +20,9 @@ from gateway.admin.api.operations import NewOperation, OperationQuery, RequestQu
 from gateway.admin.api.requests import NoMembers
 from gateway.admin.auth import COOKIE, FORM_TOKEN, SECURE_COOKIE
 from gateway.admin.openapi_builder import (
-    REF,
     answer,
     call,
+    components,
     event,
     header,
     in_header,
@@ -39,27 +39,6 @@ from gateway.core.problems import CODES
 from gateway.services import schemas
 from gateway.web.responses import DATA_HEADERS
 
-_SHAPES: Final = (
-    NewIce,
-    NoMembers,
-    Bulk,
-    NewOperation,
-    schemas.IceDocument,
-    schemas.IcePage,
-    schemas.Provisioned,
-    schemas.Renewed,
-    schemas.Ended,
-    schemas.BulkAnswer,
-    schemas.ConnectionEvents,
-    schemas.EventPage,
-    schemas.PresenceDocument,
-    schemas.RefusedDocument,
-    schemas.ResetDocument,
-    schemas.OperationDocument,
-    schemas.OperationPage,
-    schemas.OperationState,
-    schemas.ProblemDocument,
-)
 _IN_PATH: Final[dict[str, dict[str, Any]]] = {
     "ice_name": {
         "description": f"The ICE's name, case ignored: {NAME_RULE}",
@@ -232,13 +211,12 @@ def _paths() -> dict[str, dict[str, Any]]:
 @functools.cache
 def document() -> dict[str, Any]:
     """The whole document."""
-    _, components = msgspec.json.schema_components(_SHAPES, ref_template=REF)
-    components["NewIce"] = _new_ice(components["NewIce"])
-    components["NewOperation"] = _new_operation(components["NewOperation"])
-    components["Bulk"]["examples"] = [
-        {"action": "disconnect", "ice_names": ["lab-pc-7", "build-1"]}
-    ]
-    components["ProblemDocument"]["properties"]["code"]["examples"] = sorted(CODES)
+    paths = _paths()
+    shapes = components()
+    shapes["NewIce"] = _new_ice(shapes["NewIce"])
+    shapes["NewOperation"] = _new_operation(shapes["NewOperation"])
+    shapes["Bulk"]["examples"] = [{"action": "disconnect", "ice_names": ["lab-pc-7", "build-1"]}]
+    shapes["ProblemDocument"]["properties"]["code"]["examples"] = sorted(CODES)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -248,9 +226,9 @@ def document() -> dict[str, Any]:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "security": [{"apiToken": []}, {"login": []}],
-        "paths": _paths(),
+        "paths": paths,
         "components": {
-            "schemas": components,
+            "schemas": shapes,
             "securitySchemes": {
                 "apiToken": {
                     "type": "http",

@@ -13,7 +13,9 @@ import msgspec
 from gateway.admin.api.requests import NoMembers
 from gateway.services import schemas
 
-REF: Final = "#/components/schemas/{name}"
+_REF: Final = "#/components/schemas/{name}"
+_SHAPES: Final[dict[type, None]] = {}
+"""The shapes that `ref` has named, in that order."""
 _TITLES: Final = {
     400: "Not JSON",
     401: "Not authenticated",
@@ -68,8 +70,14 @@ def links(parameter: str, value: str, operation_ids: Iterable[str]) -> dict[str,
 
 
 def ref(shape: type) -> dict[str, str]:
-    """A reference to the schema of a shape."""
-    return {"$ref": REF.format(name=shape.__name__)}
+    """A reference to the schema of a shape, which is then among `components`."""
+    _SHAPES[shape] = None
+    return {"$ref": _REF.format(name=shape.__name__)}
+
+
+def components() -> dict[str, Any]:
+    """The schemas of all shapes that were referred to."""
+    return msgspec.json.schema_components(_SHAPES, ref_template=_REF)[1]
 
 
 def event(name: str, shape: type, **more: dict[str, Any]) -> dict[str, Any]:
@@ -149,8 +157,8 @@ def in_header(name: str, description: str, schema: dict[str, Any]) -> dict[str, 
 
 def query(shape: type) -> list[dict[str, Any]]:
     """The parameters of a query shape; an empty one counts as not given."""
-    _, components = msgspec.json.schema_components((shape,), ref_template=REF)
+    _, schemas_by_name = msgspec.json.schema_components((shape,), ref_template=_REF)
     return [
         {"name": name, "in": "query", "allowEmptyValue": True, "schema": property_schema}
-        for name, property_schema in components[shape.__name__]["properties"].items()
+        for name, property_schema in schemas_by_name[shape.__name__]["properties"].items()
     ]
