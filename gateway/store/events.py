@@ -174,32 +174,24 @@ class Events:
 
     async def last_of(self, ice_name: str, limit: int) -> list[LogEntry]:
         """The newest events of an ICE (case folded), newest first."""
-        rows = await self._fetch(
-            f"SELECT {_COLUMNS} FROM ice_events WHERE lower(ice_name) = $1"
-            " ORDER BY seq DESC LIMIT $2",
-            ice_name.lower(),
-            limit,
+        return await self._entries(
+            "lower(ice_name) = $1 ORDER BY seq DESC LIMIT $2", ice_name.lower(), limit
         )
-        return [_from_row(row) for row in rows]
 
     async def after(self, seq: int, limit: int, where: EventFilter | None = None) -> list[LogEntry]:
         """The events numbered above `seq`, oldest first."""
         params: list[object] = [seq, limit]
-        rows = await self._fetch(
-            f"SELECT {_COLUMNS} FROM ice_events WHERE seq > $1"
-            f" AND {_conditions(where or EventFilter(), params)} ORDER BY seq LIMIT $2",
-            *params,
-        )
-        return [_from_row(row) for row in rows]
+        matching = _conditions(where or EventFilter(), params)
+        return await self._entries(f"seq > $1 AND {matching} ORDER BY seq LIMIT $2", *params)
 
     async def before(self, seq: int, limit: int, where: EventFilter) -> list[LogEntry]:
         """The events numbered below `seq`, newest first."""
         params: list[object] = [seq, limit]
-        rows = await self._fetch(
-            f"SELECT {_COLUMNS} FROM ice_events WHERE seq < $1"
-            f" AND {_conditions(where, params)} ORDER BY seq DESC LIMIT $2",
-            *params,
-        )
+        matching = _conditions(where, params)
+        return await self._entries(f"seq < $1 AND {matching} ORDER BY seq DESC LIMIT $2", *params)
+
+    async def _entries(self, which: str, *params: object) -> list[LogEntry]:
+        rows = await self._fetch(f"SELECT {_COLUMNS} FROM ice_events WHERE {which}", *params)
         return [_from_row(row) for row in rows]
 
 
