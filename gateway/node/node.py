@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from client.protocol import CloseCode, Progress, RefusalCode, RequestId, RetryAfter
+from client.protocol import CloseCode, RefusalCode, RetryAfter
 from gateway.core.audit_event import AuditAction, LogEntry
 from gateway.core.ice import IceType
 from gateway.core.problems import Problem, refusal
@@ -37,7 +37,7 @@ from gateway.node.presence import Presence
 from gateway.node.progress import ProgressWriter
 from gateway.node.restore_hold import RestoreHold
 from gateway.node.revocations import Revocations
-from gateway.node.session import FinishReport, Session
+from gateway.node.session import Session
 from gateway.runtime.clocks import SharedClock
 from gateway.runtime.eventloop import cancel_and_wait, supervise
 from gateway.runtime.fd_limits import shortage
@@ -129,6 +129,10 @@ class Node:
             clock=clock,
             kept_bytes=settings.operations_kept_bytes,
         )
+        # What sessions report of operations (`session.Observer`) goes straight to the dispatcher.
+        self.answered = self.dispatcher.answered
+        self.progressed = self.dispatcher.progressed
+        self.finished = self.dispatcher.finished
         self._expiry = OperationExpiry(
             engine, clock, settings.operations_keep, self.dispatcher.expired
         )
@@ -342,18 +346,6 @@ class Node:
         """See `session.Observer`."""
         self.presence.greeted(session)
         self.dispatcher.greeted(session)
-
-    def answered(self, session: Session, operation_id: str, refused: bytes | None) -> None:
-        """See `session.Observer`."""
-        self.dispatcher.answered(session, operation_id, refused)
-
-    def progressed(self, session: Session, progress: Progress) -> None:
-        """See `session.Observer`."""
-        self.dispatcher.progressed(session, progress)
-
-    def finished(self, session: Session, request: RequestId, finish: FinishReport) -> None:
-        """See `session.Observer`."""
-        self.dispatcher.finished(session, request, finish)
 
     def ended(self, session: Session, code: int) -> None:
         """See `session.Observer`."""
