@@ -30,18 +30,26 @@ def duration(value: object) -> float:
     return float(match[1]) * _UNITS[match[2]]
 
 
-def lifetime(value: object) -> float:
-    """Seconds, at most a hundred years, so that they can be added to a date."""
-    seconds = duration(value)
-    if seconds > MAX_DURATION:
-        raise ValueError
-    return seconds
+def duration_between(shortest: float, longest: float) -> Callable[[object], float]:
+    """A parser of durations from `shortest` to `longest` seconds."""
+
+    def parse(value: object) -> float:
+        seconds = duration(value)
+        if not shortest <= seconds <= longest:
+            raise ValueError
+        return seconds
+
+    return parse
+
+
+lifetime: Final = duration_between(0, MAX_DURATION)
+"""Seconds, at most a hundred years, so that they can be added to a date."""
 
 
 def positive_duration(value: object) -> float:
     """Seconds above 0, at most a hundred years."""
     seconds = lifetime(value)
-    if seconds <= 0:
+    if not seconds:
         raise ValueError
     return seconds
 
@@ -136,18 +144,6 @@ def node_name(value: object) -> str:
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name, re.ASCII):
         raise ValueError
     return name
-
-
-def duration_between(shortest: float, longest: float) -> Callable[[object], float]:
-    """A parser of durations from `shortest` to `longest` seconds."""
-
-    def parse(value: object) -> float:
-        seconds = duration(value)
-        if not shortest <= seconds <= longest:
-            raise ValueError
-        return seconds
-
-    return parse
 
 
 def database(value: object) -> str:
