@@ -13,6 +13,7 @@ from typing import Final
 
 from client.protocol import PATH, SUBPROTOCOL, RefusalCode
 from gateway.core.problems import Problem, refusal
+from gateway.runtime.sockets import host_port
 from gateway.web.upgrade import Upgrade
 
 _KEY_BYTES: Final = 16  # RFC 6455 section 4.1
@@ -87,5 +88,4 @@ def local_urls(upgrade: Upgrade) -> tuple[str, ...]:
 
 @lru_cache(64)
 def _urls(host: str, port: int, scheme: str) -> tuple[str, ...]:
-    address = f"[{host}]" if ":" in host else host
-    return tuple(f"{scheme}://{name}:{port}{PATH}" for name in (address, "localhost"))
+    return tuple(f"{scheme}://{host_port(name, port)}{PATH}" for name in (host, "localhost"))

@@ -16,7 +16,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from gateway import SERVER_NAME
 from gateway.core.problems import problem
-from gateway.runtime.sockets import BACKLOG, QUEUES, open_listeners
+from gateway.runtime.sockets import BACKLOG, QUEUES, host_port, open_listeners
 from gateway.web import connection
 from gateway.web.connection import Connection, Shared, UpgradeRouter
 from gateway.web.load_shedding import LoadShedding
@@ -193,7 +193,7 @@ class Runner(web.AppRunner):
     def url(self, *, tls: bool) -> str:
         """The URL of the first address that it listens on."""
         host, port = self.addresses[0][:2]
-        return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+        return f"{'https' if tls else 'http'}://{host_port(host, port)}"
 
     async def _start(
         self,
