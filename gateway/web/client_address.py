@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final
 
-from multidict import CIMultiDictProxy
+from aiohttp import web
 
 from gateway.core.addresses import Address, Network, parse_address
+from gateway.web.upgrade import Upgrade
 
 Networks = Sequence[Network]
 MAX_HOPS: Final = 32
 """Maximum addresses of X-Forwarded-For that are read."""
 
 
-class HasHeaders(Protocol):
-    """A request or an upgrade."""
-
-    @property
-    def remote(self) -> str | None:
-        """The peer's address."""
-
-    @property
-    def headers(self) -> CIMultiDictProxy[str]:
-        """The headers."""
-
-
-def client_address(request: HasHeaders, trusted: Networks) -> str:
+def client_address(request: web.BaseRequest | Upgrade, trusted: Networks) -> str:
     """The address of the client: the peer's, or the one that trusted proxies report.
 
     At most `MAX_HOPS` addresses of X-Forwarded-For are read from the right; the first that is not a trusted proxy
