@@ -70,6 +70,9 @@ class Metrics:
             "1 while something is wrong with this part; /readyz and the log say what",
             ["part"],
         )
+        # See `node.Meters`.
+        self.dropped = self.drop_seconds.observe
+        self.applied = self.tail_lag_seconds.set
         self._sessions = {one: self.sessions.labels(one) for one in IceType}
         self._admissions = {one: self.admissions.labels(one) for one in IceType}
         self.registry.register(_LostLines())
@@ -87,14 +90,6 @@ class Metrics:
         # A peer may choose among two thousand private codes; count them in one series.
         private = code >= _PRIVATE and code not in CLOSINGS
         self.closures.labels("other" if private else str(code)).inc()
-
-    def dropped(self, seconds: float) -> None:
-        """See `node.Meters`."""
-        self.drop_seconds.observe(seconds)
-
-    def applied(self, lag: float) -> None:
-        """See `node.Meters`."""
-        self.tail_lag_seconds.set(lag)
 
     def credentials_refused(self, why: str) -> None:
         """Count a refused login or API token."""
