@@ -26,7 +26,7 @@ from gateway.services.passwords import Passwords, TooBusy
 from gateway.store import events, logins
 from gateway.store.accounts import Accounts, find_user
 from gateway.store.engine import Engine, StoreUnavailable, Transaction
-from gateway.store.logins import Login, Logins
+from gateway.store.logins import Login
 
 _FAILURES: Final = (5, 900.0)
 """Failed logins of one user name from one address, and the seconds in which they count."""
@@ -74,7 +74,6 @@ class LoginService:
         self._lifetime = timedelta(seconds=lifetime)
         self._monotonic = monotonic
         self._accounts = Accounts(engine)
-        self._logins = Logins(engine)
         self._passwords = passwords
         self.failures = failures
         self._attempts = RateLimiter(*_FAILURES)
@@ -142,7 +141,7 @@ class LoginService:
 
     async def authenticate(self, cookie: Secret, *, used: bool = True) -> CurrentLogin | None:
         """The caller of this cookie, if its login is valid now; `used` refreshes its last use."""
-        found = await self._logins.find(cookie.digest())
+        found = await logins.find(self._engine.fetch, cookie.digest())
         if found is None:
             return None
         login, user = found
@@ -179,7 +178,7 @@ class LoginService:
     async def counts(self) -> dict[str, int]:
         """The number of valid logins by user, for users that have any."""
         now = self._clock()
-        return await self._logins.counts(now - self._lifetime, now - self._idle)
+        return await logins.counts(self._engine.fetch, now - self._lifetime, now - self._idle)
 
 
 def _form_token(cookie: Secret) -> Secret:

@@ -14,7 +14,7 @@ from gateway.core.audit_event import Event
 from gateway.core.times import to_text
 from gateway.store import events
 from gateway.store.accounts import USER_COLUMNS, user_from_row
-from gateway.store.engine import Engine, Transaction, columns_of, from_columns
+from gateway.store.engine import Fetch, Transaction, columns_of, from_columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,32 +61,28 @@ async def end_all_of(transaction: Transaction, user: str, keep: str = "") -> int
     )
 
 
-class Logins:
-    """Reads the table."""
+async def find(fetch: Fetch, token_hash: str) -> tuple[Login, User] | None:
+    """The login of this hash, with its user."""
+    columns = ", ".join(f"u.{name}" for name in USER_COLUMNS)
+    rows = await fetch(
+        f"SELECT l.token_hash, l.user_name, l.address, l.createdon, l.seenon, {columns}"
+        " FROM logins l JOIN users u ON u.name = l.user_name WHERE l.token_hash = $1",
+        token_hash,
+    )
+    if not rows:
+        return None
+    [row], width = rows, len(_FIELDS)
+    login = from_columns(Login, row[:width], f"a login of {row[1]}")
+    return login, user_from_row(row[width:])
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
 
-    async def find(self, token_hash: str) -> tuple[Login, User] | None:
-        """The login of this hash, with its user."""
-        columns = ", ".join(f"u.{name}" for name in USER_COLUMNS)
-        rows = await self._engine.fetch(
-            f"SELECT l.token_hash, l.user_name, l.address, l.createdon, l.seenon, {columns}"
-            " FROM logins l JOIN users u ON u.name = l.user_name WHERE l.token_hash = $1",
-            token_hash,
-        )
-        if not rows:
-            return None
-        width = len(_FIELDS)
-        return from_columns(Login, rows[0][:width], "the login"), user_from_row(rows[0][width:])
-
-    async def counts(self, began: datetime, seen: datetime) -> dict[str, int]:
-        """The number of logins by user, of enabled users, that began after `began` and were used after `seen`."""
-        rows = await self._engine.fetch(
-            "SELECT user_name, count(*) FROM logins JOIN users ON name = user_name"
-            " WHERE logins.createdon > $1 AND seenon > $2 AND disabledon IS NULL"
-            " GROUP BY user_name",
-            to_text(began),
-            to_text(seen),
-        )
-        return {str(user): int(count) for user, count in rows}
+async def counts(fetch: Fetch, began: datetime, seen: datetime) -> dict[str, int]:
+    """The number of logins by user, of enabled users, that began after `began` and were used after `seen`."""
+    rows = await fetch(
+        "SELECT user_name, count(*) FROM logins JOIN users ON name = user_name"
+        " WHERE logins.createdon > $1 AND seenon > $2 AND disabledon IS NULL"
+        " GROUP BY user_name",
+        to_text(began),
+        to_text(seen),
+    )
+    return {str(user): int(count) for user, count in rows}
