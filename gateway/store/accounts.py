@@ -202,8 +202,8 @@ class Accounts:
 
 def user_from_row(row: Row) -> User:
     """A row of `USER_COLUMNS`."""
-    return from_columns(User, row, "the user")
+    return from_columns(User, row, f"the user {row[0]}")
 
 
 def _token(row: Row) -> ApiToken:
-    return from_columns(ApiToken, row, "the API token")
+    return from_columns(ApiToken, row, f"the API token {row[0]}")

@@ -196,14 +196,14 @@ def _stored(value: object) -> object:
 
 
 def from_columns(kind: type[D], row: Sequence[object], what: str) -> D:
-    """The dataclass whose fields a row stores, in their order; `what` and the first column name it in an error.
+    """The dataclass whose fields a row stores, in their order.
 
-    Raises `StoreUnavailable` for a damaged row.
+    Raises `StoreUnavailable` for a damaged row, which the error calls `what`.
     """
     try:
         return msgspec.convert(dict(zip(kind.__dataclass_fields__, row, strict=True)), kind)
     except msgspec.ValidationError as error:
-        raise damaged(f"{what} {row[0]}", error) from error
+        raise damaged(what, error) from error
 
 
 def places(number: int) -> str:

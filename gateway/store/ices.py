@@ -259,7 +259,7 @@ def _conditions(where: IceFilter, params: list[object]) -> str:
 
 
 def _from_row(row: Row) -> Ice:
-    return from_columns(Ice, row, "the entry of")
+    return from_columns(Ice, row, f"the entry of {row[0]}")
 
 
 def _listed(row: Row) -> Listed:

@@ -339,4 +339,4 @@ def _from_row(row: Row) -> Operation:
         value.encode() if name in _JSON and isinstance(value, str) else value
         for name, value in zip(_NAMES, row, strict=True)
     ]
-    return from_columns(Operation, values, "the operation")
+    return from_columns(Operation, values, f"the operation {row[0]}")
