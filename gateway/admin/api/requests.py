@@ -60,10 +60,7 @@ async def no_members(request: web.Request) -> tuple[()]:
 async def _body(request: web.Request) -> bytes:
     data = await read_body(request)
     # The body may have arrived slowly, and the caller may have lost their right meanwhile.
-    caller = await authenticate(request)
-    if caller is None:
-        raise RequestRefused(problem("unauthenticated"))
-    request[CALLER] = caller
+    request[CALLER] = unwrap(await authenticate(request) or problem("unauthenticated"))
     return data
 
 
@@ -191,7 +188,7 @@ def etag(generation: int) -> dict[str, str]:
     return {"ETag": f'"{generation}"'}
 
 
-def unwrap(value: Any) -> Any:
+def unwrap(value: R | Problem) -> R:
     """The result of a service call. Raises `RequestRefused` if it is a problem."""
     if isinstance(value, Problem):
         raise RequestRefused(value)

@@ -20,7 +20,6 @@ from gateway.core.accounts import ApiToken, TokenState
 from gateway.core.audit_event import Via
 from gateway.core.problems import Problem, invalid, problem
 from gateway.core.roles import Need
-from gateway.web.responses import RequestRefused
 
 CHANGED: Final = "tokens-changed"
 """The event on which the page reloads the table."""
@@ -129,6 +128,4 @@ async def revoke(request: web.Request) -> web.StreamResponse:
 
 async def _token(request: web.Request) -> ApiToken:
     token = await admin_context(request).services.accounts.token(request.match_info["token_id"])
-    if token is None:
-        raise RequestRefused(problem("not-found", "There is no such API token."))
-    return token
+    return unwrap(token or problem("not-found", "There is no such API token."))

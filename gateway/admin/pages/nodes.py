@@ -17,7 +17,6 @@ from gateway.admin.pages.base import form, notice, render, render_table
 from gateway.core.audit_event import Via
 from gateway.core.problems import problem
 from gateway.core.roles import Need
-from gateway.web.responses import RequestRefused
 
 CHANGED: Final = "nodes-changed"
 """The event on which the page reloads the table."""
@@ -41,9 +40,8 @@ async def page(request: web.Request) -> web.StreamResponse:
 async def confirm(request: web.Request) -> web.StreamResponse:
     """Ask before draining or resuming a node."""
     found = await admin_context(request).services.nodes.all()
-    node = next((one for one in found if one.name == request.match_info["name"]), None)
-    if node is None:
-        raise RequestRefused(problem("not-found", "There is no such node any longer."))
+    named = next((one for one in found if one.name == request.match_info["name"]), None)
+    node = unwrap(named or problem("not-found", "There is no such node any longer."))
     context = {
         "node": node,
         "action": request.match_info["action"],

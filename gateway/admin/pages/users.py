@@ -224,9 +224,7 @@ _ACTS: Final[dict[str, Callable[[web.Request], Awaitable[web.StreamResponse]]]] 
 
 async def _user(request: web.Request, name: str) -> User:
     user = await admin_context(request).services.accounts.user(name)
-    if user is None:
-        raise RequestRefused(problem("not-found", f"There is no user {quoted(name)}."))
-    return user
+    return unwrap(user or problem("not-found", f"There is no user {quoted(name)}."))
 
 
 async def _tagged(request: web.Request, user: User) -> list[Listed]:
