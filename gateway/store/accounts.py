@@ -9,7 +9,7 @@ from typing import Final
 
 from gateway.core.accounts import ApiToken, User, fold_user
 from gateway.core.audit_event import Event
-from gateway.core.times import to_text, to_text_or_none
+from gateway.core.times import to_text
 from gateway.store import events
 from gateway.store.engine import (
     Engine,
@@ -64,10 +64,7 @@ async def update_user(transaction: Transaction, user: User) -> None:
     """Store a user's role, password hash and time of disabling."""
     await transaction.run(
         "UPDATE users SET role = $2, password_hash = $3, disabledon = $4 WHERE name = $1",
-        user.name,
-        user.role.value,
-        user.password_hash,
-        to_text_or_none(user.disabledon),
+        *columns_of(user, ("name", "role", "password_hash", "disabledon")),
     )
 
 

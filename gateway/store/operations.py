@@ -97,11 +97,7 @@ async def replace(transaction: Transaction, old: Operation, new: Operation) -> b
             "UPDATE ice_operations SET state = $1, sent = $2, finished = $3, result = $4, error = $5,"
             f" kept = CASE WHEN kept = 0 THEN $8 ELSE kept + $9{progress} END"
             " WHERE id = $6 AND state = $7",
-            new.state.value,
-            to_text_or_none(new.sent),
-            to_text_or_none(new.finished),
-            None if new.result is None else new.result.decode(),
-            None if new.error is None else new.error.decode(),
+            *columns_of(new, ("state", "sent", "finished", "result", "error")),
             old.id,
             old.state.value,
             size,
