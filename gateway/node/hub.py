@@ -24,13 +24,11 @@ class Live(Protocol):
     id: str
     seq: int
 
-    @property
-    def ice_name(self) -> str:
-        """The ICE's name, with its case."""
+    ice_name: str
+    """The ICE's name, with its case."""
 
-    @property
-    def generation(self) -> int:
-        """The generation that was admitted."""
+    generation: int
+    """The generation that was admitted."""
 
     def close(self, code: int, reason: str | None = None) -> None:
         """End the session now; it removes itself from the hub."""
