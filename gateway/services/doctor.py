@@ -167,24 +167,20 @@ class Doctor:
         if not path.exists():
             remedy = "name it by --database or database.url; `ice-gateway serve` makes a new one"
             yield failed("database", f"there is no {path}", remedy)
-            return
-        if state.info is None:
+        elif state.info is None:
             mine = os.access(path, os.R_OK)
             remedy = _RESTORE if mine else "run this as the gateway's user"
             yield failed("database", f"{path} cannot be read: {state.fault}", remedy)
-            return
-        if state.info.empty:
+        elif state.info.empty:
             yield warning("database", f"{path} is empty", "the next start sets it up")
-            return
-        if not state.info.ours:
+        elif not state.info.ours:
             remedy = "name another by --database or database.url"
             yield failed("database", f"{path} is no database of a gateway", remedy)
-            return
-        if state.damage is not None:
-            yield failed("database", f"{path} is damaged: {state.damage}", _RESTORE)
-        yield from self._check_contents(
-            str(path), "nothing need be done: the next start migrates it, and keeps a copy"
-        )
+        else:
+            if state.damage is not None:
+                yield failed("database", f"{path} is damaged: {state.damage}", _RESTORE)
+            older = "nothing need be done: the next start migrates it, and keeps a copy"
+            yield from self._check_contents(str(path), older)
 
     def _check_server(self) -> Iterator[Finding]:
         name, state = self._settings.database_shown, self._state

@@ -133,17 +133,13 @@ async def _inspect(database: Path) -> _Replaced | None:
                 raise StoreRefused(f"{database} is a database of another program")
             if found.find_damage(thorough=False) is not None:
                 return _Replaced(sound=False)
-            if info.empty:
-                old = _Replaced(sound=True)
-            else:
-                mark = None
-                if info.schema >= restore_mark.SCHEMA:
-                    mark = await find_mark(found.fetch)
-                old = _Replaced(
-                    sound=True,
-                    head=await restore_mark.head(found.fetch),
-                    aside=() if mark is None else mark.aside,
-                )
+            old = _Replaced(sound=True)
+            if not info.empty:
+                has_mark = info.schema >= restore_mark.SCHEMA
+                mark = await find_mark(found.fetch) if has_mark else None
+                aside = () if mark is None else mark.aside
+                head = await restore_mark.head(found.fetch)
+                old = _Replaced(sound=True, head=head, aside=aside)
         if not into_one_file(database):
             raise StoreRefusedForNow(f"a command has {database} open: try again when it has ended")
     except sqlite3.Error:
