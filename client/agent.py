@@ -83,7 +83,7 @@ class IceClient:
         version: the version in `ice.hello`.
         options: further options in the command that `ice-client status` suggests.
         observe: called with every `Event`; by default they are logged.
-        environment: clocks, sleep and randomness.
+        environment: clocks, sleep, randomness and patience.
 
     Raises:
         handshake.BadAddress: `gateway_url` is not a valid URL, or plain http without `insecure`.
@@ -116,7 +116,7 @@ class IceClient:
         self._environment = environment or Environment()
         self._backoff = Backoff(self._environment)
         self._handlers: dict[str, Handler] = dict(handlers or {})
-        self._operations = OperationRunner(self._handlers, self._send, self._warn)
+        self._operations = OperationRunner(self._handlers, self._send, self._warn, env.waits)
         self._socket: WebSocket | None = None
         self._nonce: str | None = None
         self._first_refusal: Stopped | None = None
@@ -217,10 +217,10 @@ class IceClient:
     # --- connecting --------------------------------------------------------------------------------
 
     async def _run(self) -> Outcome:
-        now = self._environment.now
+        env = self._environment
         try:
             async with Connector(
-                self._endpoint, self._ca_file, self._credentials, now=now
+                self._endpoint, self._ca_file, self._credentials, now=env.now, waits=env.waits
             ) as connector:
                 while not isinstance(verdict := await self._attempt(connector), Stopped):
                     if verdict:
@@ -295,7 +295,7 @@ class IceClient:
 
     async def _serve(self, socket: WebSocket) -> Closed:
         """Receive from the welcome to the end of the session, then close the socket."""
-        code, silence = WSCloseCode.OK, handshake.TIMEOUT
+        code, silence = WSCloseCode.OK, self._environment.waits.handshake
         try:
             while True:
                 # The timeout includes sending answers: a peer that stops reading must not block the client.

@@ -2,7 +2,7 @@
 
 aiohttp tries them a quarter of a second apart until one accepts (RFC 8305). An address that accepts and then
 sends nothing (a stopped process, a firewall that answers in its place) would use up every attempt, so the
-dialer tries the others after `SILENCE`.
+dialer tries the others after `silence` seconds.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import aiohttp
 from aiohttp.abc import ResolveResult
@@ -19,15 +19,13 @@ from client import platform
 
 _T = TypeVar("_T")
 
-SILENCE: Final = 10.0
-"""Seconds for an address that accepted to complete the handshake, if there are others."""
-
 
 class Dialer(aiohttp.ThreadedResolver):
     """Resolves names for its `connector`, without the addresses that were silent."""
 
-    def __init__(self) -> None:
+    def __init__(self, silence: float) -> None:
         super().__init__()
+        self._silence = silence
         self._silent: set[str] = set()
         self._left: set[str] = set()
         self._sockets: list[tuple[socket.socket, str]] = []
@@ -64,7 +62,7 @@ class Dialer(aiohttp.ThreadedResolver):
             self._sockets.clear()
             connecting = asyncio.create_task(connect())
             try:
-                await asyncio.wait({connecting}, timeout=SILENCE)
+                await asyncio.wait({connecting}, timeout=self._silence)
                 if not (connecting.done() or self._has_alternative()):
                     await asyncio.wait({connecting})
                 if connecting.done():

@@ -25,11 +25,10 @@ from aiohttp import ClientHandlerType, ClientRequest, ClientResponse, hdrs
 from client import __version__, protocol
 from client.backoff import Refused
 from client.dialer import Dialer
+from client.environment import Waits
 from client.errors import one_line, unreachable
 from client.proxies import BadProxy, proxy_for
 
-TIMEOUT: Final = 30.0
-"""Seconds for one handshake, and for the welcome after it."""
 _BODY_LIMIT: Final = 64 * 1024
 _BODY_TIMEOUT: Final = 5.0
 _CLOSE_TIMEOUT: Final = 1.0
@@ -204,6 +203,7 @@ class Connector:
         ca_file: certificates to trust besides the system's. Both are read again for each attempt.
         credentials: returns new values of `Authorization` and `DPoP` for each request.
         now: Unix time, for Retry-After.
+        waits: how long a handshake, and a silent address, may take.
     """
 
     def __init__(
@@ -213,16 +213,18 @@ class Connector:
         credentials: Callable[[], tuple[str, str]],
         *,
         now: Callable[[], float],
+        waits: Waits,
     ) -> None:
         self._endpoint = endpoint
         self._ca_file = ca_file
         self._credentials = credentials
         self._now = now
-        self._dialer = Dialer()
+        self._timeout = waits.handshake
+        self._dialer = Dialer(waits.silence)
         self._session = aiohttp.ClientSession(
             connector=self._dialer.connector(),
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=TIMEOUT),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=waits.handshake),
             headers={hdrs.USER_AGENT: f"ice-client/{__version__}"},
             middlewares=(self._authorize,),
         )
@@ -243,7 +245,7 @@ class Connector:
         through = proxy.url if proxy else None
         authorization = proxy and proxy.authorization
         try:
-            async with asyncio.timeout(TIMEOUT):
+            async with asyncio.timeout(self._timeout):
                 # In a thread, because reading the system's certificates takes 50 ms.
                 context = (
                     True if self._endpoint.plain else await asyncio.to_thread(tls, self._ca_file)

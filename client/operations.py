@@ -16,14 +16,11 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from client import platform, protocol
+from client.environment import Waits
 from client.errors import described, one_line, text_of
 from client.identity import FolderUnusable
 from client.journal import Journal
 
-GRACE: Final = 5.0
-"""Seconds that a cancelled handler has to end. The gateway waits as long before the next operation."""
-ANSWER_TIMEOUT: Final = 2.0
-"""Seconds that a stopping client waits for the gateway's answers."""
 _ERROR_LIMIT: Final = 2000
 _CODE_LIMIT: Final = 100
 
@@ -63,14 +60,20 @@ class OperationRunner:
         handlers: the handler for each kind; may grow later.
         send: sends one message, or drops it while not connected.
         warn: called with a sentence for a person.
+        waits: how long handlers have to end, and the gateway to answer.
     """
 
     def __init__(
-        self, handlers: Mapping[str, Handler], send: Send, warn: Callable[[str], None]
+        self,
+        handlers: Mapping[str, Handler],
+        send: Send,
+        warn: Callable[[str], None],
+        waits: Waits,
     ) -> None:
         self._handlers = handlers
         self._send = send
         self._warn = warn
+        self._waits = waits
         self._tasks: dict[str, _Task] = {}
         self._watchers: set[asyncio.Task[None]] = set()
         self._unwritten: dict[str, bytes] = {}
@@ -197,22 +200,22 @@ class OperationRunner:
             self._record(_failed(name, code, sentence))
             task.cancel(sentence)
         if tasks:
-            await asyncio.wait(tasks.values(), timeout=GRACE)
+            await asyncio.wait(tasks.values(), timeout=self._waits.grace)
         for name, task in tasks.items():
             if not task.done():
                 self._warn_of_unended(name)
 
     async def report_interrupted(self) -> None:
-        """Report interrupted operations and wait up to `ANSWER_TIMEOUT` for the gateway's answers."""
+        """Report interrupted operations and wait up to `Waits.answers` for the gateway's answers."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(ANSWER_TIMEOUT):
+            async with asyncio.timeout(self._waits.answers):
                 for name in sorted(self._interrupted):
                     await self._send_finish(name)
                 if self._interrupted:
                     await self._settled.wait()
 
     async def close(self) -> None:
-        """End all operations within `GRACE`; the next connection reports them as interrupted."""
+        """End all operations within `Waits.grace`; the next connection reports them as interrupted."""
         await self.interrupt()
         for watcher in self._watchers:
             watcher.cancel()
@@ -247,7 +250,7 @@ class OperationRunner:
 
     async def _give_up(self, operation: str, task: _Task) -> None:
         """Finish a cancelled operation whose handler does not end."""
-        await asyncio.wait({task}, timeout=GRACE)
+        await asyncio.wait({task}, timeout=self._waits.grace)
         if not task.done() and self._tasks.get(operation) is task:
             self._warn_of_unended(operation)
             await self._finish(_failed(operation, *self._cancelled[operation]))

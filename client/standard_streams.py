@@ -32,15 +32,18 @@ def timed(line: str) -> str:
 class DecoupledStream(io.TextIOBase):
     """Accepts text without blocking; a thread writes it to `raw`, the unbuffered layer of `stream`.
 
-    After the next successful write, a line says how many lines were lost.
+    After the next successful write, a line says how many lines were lost. At most `max_waiting` bytes wait.
     """
 
     errors = "backslashreplace"  # for characters outside the encoding
 
-    def __init__(self, stream: TextIO, raw: io.RawIOBase) -> None:
+    def __init__(
+        self, stream: TextIO, raw: io.RawIOBase, *, max_waiting: int = MAX_WAITING
+    ) -> None:
         super().__init__()
         self._stream = stream
         self._raw = raw
+        self._max_waiting = max_waiting
         self._waiting = bytearray()
         self._lost = 0
         self._writing = self._cut = False
@@ -69,7 +72,7 @@ class DecoupledStream(io.TextIOBase):
         """Queue `text`, or drop it if too much waits."""
         data = text.encode(self.encoding, self.errors)
         with self._changed:
-            if len(self._waiting) + len(data) > MAX_WAITING:
+            if len(self._waiting) + len(data) > self._max_waiting:
                 self._lost += data.count(b"\n")
             else:
                 self._waiting += data

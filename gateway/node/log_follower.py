@@ -70,15 +70,16 @@ class LogFollower:
         seq = await self._events.last()
         for entry in await self._events.after(seq - 1, 1):
             self._advance(entry)
-        await self._poll()
+        await self.poll()
 
     async def run(self) -> None:
         """Follow the log until cancelled."""
         while True:
             await wait_at_most(self._engine.changed, POLL_INTERVAL)
-            await self._poll()
+            await self.poll()
 
-    async def _poll(self) -> None:
+    async def poll(self) -> None:
+        """Read what is new, once; compare the sessions after an interruption."""
         # After a commit of this process `has_changed` is not called: the drop is faster without it.
         began, woken = boottime(), self._engine.changed.is_set()
         self._engine.changed.clear()

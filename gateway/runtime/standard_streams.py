@@ -26,7 +26,7 @@ _FLAGS: Final = (os.O_RDONLY, os.O_WRONLY, os.O_WRONLY)
 
 MAX_WAITING: Final = 4 * 1024 * 1024
 """Maximum bytes of lines that wait to be written; further lines are lost and counted."""
-_LINE: Final = 200
+LINE: Final = 200
 """Bytes of memory that a waiting line takes in addition to its text."""
 _BATCH: Final = select.PIPE_BUF
 """Maximum bytes of one write: larger ones could interleave with those of other writers to the pipe."""
@@ -146,14 +146,14 @@ class DecoupledStream(io.TextIOBase):
         """Queue `text`; its line feeds count as lines."""
         data = text.encode(self.encoding, self.errors)
         with self._changed:
-            if self._size + len(data) + _LINE > self._max_waiting:
+            if self._size + len(data) + LINE > self._max_waiting:
                 self._lose(data)
                 if not self._gap:
                     self._gap = True
                     self._waiting.append(_GAP)
             elif data:
                 self._waiting.append(data)
-                self._size += len(data) + _LINE
+                self._size += len(data) + LINE
                 self._changed.notify_all()
         return len(text)
 
@@ -199,7 +199,7 @@ class DecoupledStream(io.TextIOBase):
                 break
             taken.append(self._waiting.popleft())
             size += len(taken[-1])
-        self._size -= size + len(taken) * _LINE
+        self._size -= size + len(taken) * LINE
         return b"".join(taken)
 
     def _write(self, data: bytes) -> bytes:

@@ -3,9 +3,11 @@ import asyncio
 import pytest
 
 from client.agent import IceClient
-from client.environment import Environment
+from client.environment import Environment, Waits
 from tests.client.scripted_gateway import FakeTime, ScriptedGateway, make_token
 from tests.support.forks import forks
+
+USUAL = Waits()
 
 
 @pytest.fixture
@@ -40,9 +42,13 @@ def events():
 def make_ice(gateway, folder, token, time, events):
     """Make a client of the scripted gateway; nothing is waited for."""
 
-    def make(**options):
+    def make(waits=USUAL, **options):
         around = Environment(
-            now=time.now, monotonic=time.monotonic, sleep=time.sleep, uniform=time.uniform
+            now=time.now,
+            monotonic=time.monotonic,
+            sleep=time.sleep,
+            uniform=time.uniform,
+            waits=waits,
         )
         options = {
             "state_dir": folder,

@@ -131,7 +131,7 @@ class ScriptedGateway:
         self.script = deque()
         self.handshakes = []
         self.sessions = asyncio.Queue()
-        self._held = asyncio.Queue()
+        self.held = asyncio.Queue()
 
     def app(self):
         app = web.Application()
@@ -140,12 +140,12 @@ class ScriptedGateway:
 
     async def _handle(self, request):
         self.handshakes.append(Handshake.of(request))
-        turn = self.script.popleft() if self.script else admit(queue=self._held)
+        turn = self.script.popleft() if self.script else admit(queue=self.held)
         return await turn(self, request)
 
     async def after_script(self):
         """Wait until the ICE has been admitted once the script was at its end."""
-        session = await self._held.get()
+        session = await self.held.get()
         await session.expect("ice.hello")
 
     async def session(self):

@@ -284,7 +284,7 @@ async def test_supersessions_further_apart_do_not_stop_the_ice(run, time):
 async def test_a_connection_lost_without_a_close_frame_is_replaced(gateway, make_ice, time, events):
     async with make_ice() as ice:
         await ice.connected()
-        session = await gateway._held.get()
+        session = await gateway.held.get()
         session.socket._req.transport.abort()
         await gateway.after_script()
 

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from client import dialer, handshake
+from client.environment import Waits
 from tests.client.scripted_gateway import ScriptedGateway
 from tests.support.authority import Authority
 from tests.support.connect_proxy import connect_proxy
@@ -29,10 +29,8 @@ def names(monkeypatch):
     return names
 
 
-@pytest.fixture
-def short(monkeypatch):
-    """An address that has accepted has half a second in place of 10."""
-    monkeypatch.setattr(dialer, "SILENCE", 0.5)
+SHORT = Waits(silence=0.5)
+"""An address that has accepted has half a second in place of 10."""
 
 
 @contextlib.contextmanager
@@ -69,33 +67,35 @@ async def tls_gateway(aiohttp_server, tmp_path):
     return gateway
 
 
-async def admitted(ice, within=handshake.TIMEOUT):
+async def admitted(ice, within=SHORT.handshake):
     async with ice, asyncio.timeout(within):
         await ice.connected()
 
 
 @pytest.mark.parametrize("accepts", [False, True])
 async def test_the_other_address_is_tried_within_the_attempt(
-    accepts, *, gateway, make_ice, names, short, time
+    accepts, *, gateway, make_ice, names, time
 ):
     port = int(gateway.url.rpartition(":")[2])
     names["gateway.test"] = [SILENT, LIVE]
     with silent(port, accepts=accepts):
-        await admitted(make_ice(gateway_url=f"http://gateway.test:{port}", insecure=True))
+        await admitted(
+            make_ice(gateway_url=f"http://gateway.test:{port}", insecure=True, waits=SHORT)
+        )
     assert time.delays == [], "one attempt was to do"
 
 
-async def test_so_it_is_where_tls_is_silent(tls_gateway, make_ice, names, short, time):
+async def test_so_it_is_where_tls_is_silent(tls_gateway, make_ice, names, time):
     names["gateway.test"] = [SILENT, LIVE]
     url = f"https://gateway.test:{tls_gateway.port}"
     with silent(tls_gateway.port):
-        await admitted(make_ice(gateway_url=url, ca_file=tls_gateway.ca_file))
+        await admitted(make_ice(gateway_url=url, ca_file=tls_gateway.ca_file, waits=SHORT))
     assert time.delays == []
 
 
 @pytest.mark.parametrize("accepts", [False, True])
 async def test_so_it_is_with_a_proxys_addresses(
-    accepts, *, tls_gateway, make_ice, names, short, time, monkeypatch
+    accepts, *, tls_gateway, make_ice, names, time, monkeypatch
 ):
     async with connect_proxy() as proxy:
         proxy.routes["gateway.test:443"] = tls_gateway.port
@@ -103,21 +103,21 @@ async def test_so_it_is_with_a_proxys_addresses(
         monkeypatch.setenv("HTTPS_PROXY", f"http://proxy.test:{proxy.port}")
         with silent(proxy.port, accepts=accepts):
             options = {"gateway_url": "https://gateway.test", "ca_file": tls_gateway.ca_file}
-            await admitted(make_ice(**options))
+            await admitted(make_ice(**options, waits=SHORT))
     assert time.delays == []
 
 
-async def test_all_but_one_may_be_silent(gateway, make_ice, names, short, time):
+async def test_all_but_one_may_be_silent(gateway, make_ice, names, time):
     port = int(gateway.url.rpartition(":")[2])
     names["gateway.test"] = [SILENT, "127.0.0.3", LIVE]
     with silent(port), silent(port, address="127.0.0.3"):
-        await admitted(make_ice(gateway_url=f"http://gateway.test:{port}", insecure=True))
+        await admitted(
+            make_ice(gateway_url=f"http://gateway.test:{port}", insecure=True, waits=SHORT)
+        )
     assert time.delays == []
 
 
-async def test_one_that_was_silent_is_left_out_until_the_others_fail(
-    gateway, make_ice, names, short
-):
+async def test_one_that_was_silent_is_left_out_until_the_others_fail(gateway, make_ice, names):
     port = int(gateway.url.rpartition(":")[2])
     names["gateway.test"] = [SILENT, LIVE]
     came = []
@@ -131,21 +131,21 @@ async def test_one_that_was_silent_is_left_out_until_the_others_fail(
 
         url = f"http://gateway.test:{port}"
         async with (
-            make_ice(gateway_url=url, insecure=True, observe=observe),
-            asyncio.timeout(handshake.TIMEOUT),
+            make_ice(gateway_url=url, insecure=True, observe=observe, waits=SHORT),
+            asyncio.timeout(SHORT.handshake),
         ):
-            first = await gateway._held.get()
+            first = await gateway.held.get()
             await first.socket.close(code=4201)
-            second = await gateway._held.get()
+            second = await gateway.held.get()
             names["gateway.test"] = [SILENT, "127.0.0.4"]  # where nobody listens
             await second.socket.close(code=4201)
-            third = await gateway._held.get()
+            third = await gateway.held.get()
             await third.expect("ice.hello")
     assert came == [("admitted", 1), ("admitted", 0), ("refused", 0), ("admitted", 1)]
 
 
-async def test_an_address_alone_has_all_the_time(monkeypatch, gateway, make_ice, short):
-    monkeypatch.setattr(handshake, "TIMEOUT", 1.5)
+async def test_an_address_alone_has_all_the_time(gateway, make_ice):
+    waits = Waits(silence=0.5, handshake=1.5)
     port = int(gateway.url.rpartition(":")[2])
     told = []
     with silent(port) as listener:
@@ -155,7 +155,8 @@ async def test_an_address_alone_has_all_the_time(monkeypatch, gateway, make_ice,
                 told.append((str(event), accepted(listener)))
                 ice.stop()
 
-        async with make_ice(gateway_url=f"http://{SILENT}:{port}", observe=observe) as ice:
+        url = f"http://{SILENT}:{port}"
+        async with make_ice(gateway_url=url, observe=observe, waits=waits) as ice:
             await ice.wait()
     [(line, connections)] = told
     assert connections == 1

@@ -2,6 +2,7 @@ import ssl
 
 import pytest
 
+from client.environment import Waits
 from client.handshake import BadAddress, BadCertificateFile, Connector, Endpoint, PlainHttp, tls
 from tests.client.scripted_gateway import NOW, ScriptedGateway
 
@@ -94,7 +95,8 @@ async def test_netrc_does_not_get_between(aiohttp_server, tmp_path, monkeypatch)
     # aiohttp reads netrc where it is to look for proxies itself, which is not done for loopback.
     endpoint = Endpoint(f"http://127.0.0.1:{server.port}/ice/v1", plain=True, loopback=False)
     credentials = ("DPoP a..c.d.e", "e30.e30.x")
-    async with Connector(endpoint, None, lambda: credentials, now=lambda: NOW) as connector:
+    connecting = Connector(endpoint, None, lambda: credentials, now=lambda: NOW, waits=Waits())
+    async with connecting as connector:
         socket = await connector.connect()
         await socket.close()
 

@@ -10,6 +10,7 @@ import pytest
 from client import protocol
 from client.agent import ClosedByUs
 from client.credentials import IdentityProblem
+from client.environment import Waits
 from client.identity import FolderUnusable
 from client.journal import KEPT, Journal
 from client.operations import OperationFailed
@@ -18,21 +19,37 @@ from tests.client.scripted_gateway import NOW, admit
 RUN = {"id": "op-1", "kind": "execute", "params": {"n": 2}, "deadline": "2026-11-23T00:00:00Z"}
 
 
+UNANSWERED = Waits(answers=0.0)
+"""A client that stops does not wait: nobody answers at the end of a test."""
+
+
 @pytest.fixture
-async def talk(gateway, make_ice, monkeypatch):
+def databases(monkeypatch):
+    """The databases that are opened; the last is the journal of the ICE that was made last."""
+    opened, connect = [], sqlite3.connect
+
+    def recorded(*args, **options):
+        opened.append(connect(*args, **options))
+        return opened[-1]
+
+    monkeypatch.setattr(sqlite3, "connect", recorded)
+    return opened
+
+
+@pytest.fixture
+async def talk(gateway, make_ice):
     """Connect an ICE with these handlers; the ICE and the gateway's end of its session."""
     ices = []
 
-    async def connect(**handlers):
+    async def connect(waits=UNANSWERED, **handlers):
         gateway.script.extend([admit(), admit(), admit()])
-        ice = make_ice(handlers=handlers)
+        ice = make_ice(handlers=handlers, waits=waits)
         ices.append(await ice.__aenter__())
         session = await gateway.session()
         await session.expect("ice.hello")
         return ice, session
 
     yield connect
-    monkeypatch.setattr("client.operations.ANSWER_TIMEOUT", 0.0)  # nobody answers any more
     for ice in ices:
         await ice.__aexit__(None, None, None)
 
@@ -417,8 +434,7 @@ async def test_what_goes_wrong_in_a_handler_fails_its_operation(handler, code, s
     assert "error" in await session.request("x.y", {}), "the connection should have survived"
 
 
-async def test_a_handler_that_ignores_its_cancellation_is_given_up(talk, events, monkeypatch):
-    monkeypatch.setattr("client.operations.GRACE", 0.0)
+async def test_a_handler_that_ignores_its_cancellation_is_given_up(talk, events, gateway):
     began, go, calls = asyncio.Event(), asyncio.Event(), []
 
     async def execute(operation, report):
@@ -429,13 +445,15 @@ async def test_a_handler_that_ignores_its_cancellation_is_given_up(talk, events,
                 await go.wait()
         return "too late"
 
-    ice, session = await talk(execute=execute)
+    _, session = await talk(Waits(grace=0.0, answers=0.0), execute=execute)
     await session.request("operation.run", RUN)
     await began.wait()
     await session.send(method="operation.cancel", params={"id": "op-1", "reason": "deadline"})
     finish = await session.expect("operation.finish")
     assert finish["params"]["error"]["code"] == "deadline"
-    assert ice._operations.running == []
+    session, running = await reconnected(gateway, session)
+    assert running == []
+    finish = await session.expect("operation.finish")
     [warning] = [str(event) for event in events if event.kind == "warning"]
     assert "op-1" in warning
     assert "still runs" in warning
@@ -562,7 +580,7 @@ async def test_leaving_cancels_what_is_worked_on(talk):
             cancelled.set()
             raise
 
-    ice, session = await talk(execute=execute)
+    ice, session = await talk(Waits(), execute=execute)
     await session.request("operation.run", RUN)
     ice.stop()
     await session.expect("operation.finish")
@@ -583,7 +601,7 @@ async def test_a_client_that_is_stopped_first_finishes_what_runs_as_interrupted(
             told.append(str(error))
             return "a result that is only half of it"
 
-    ice, session = await talk(execute=execute)
+    ice, session = await talk(Waits(), execute=execute)
     for name in ("op-1", "op-2"):
         await session.request("operation.run", RUN | {"id": name})
     ice.stop()
@@ -606,11 +624,7 @@ async def test_a_client_that_is_stopped_first_finishes_what_runs_as_interrupted(
     journal.close()
 
 
-async def test_a_stop_that_is_not_answered_is_told_at_the_next_start(
-    talk, gateway, make_ice, monkeypatch
-):
-    monkeypatch.setattr("client.operations.ANSWER_TIMEOUT", 0.0)
-
+async def test_a_stop_that_is_not_answered_is_told_at_the_next_start(talk, gateway, make_ice):
     async def execute(operation, report):
         await asyncio.Event().wait()
 
@@ -637,7 +651,7 @@ async def test_it_is_journaled_before_the_handlers_end(talk, crash):
             stopping.set()
             await go.wait()
 
-    ice, session = await talk(execute=execute)
+    ice, session = await talk(Waits(), execute=execute)
     await session.request("operation.run", RUN)
     ice.stop()
     await stopping.wait()
@@ -725,8 +739,7 @@ async def test_an_answered_operation_is_remembered_after_a_restart(talk, folder,
     await session.send(id=finish["id"], result={})
     assert "error" in await session.request("x.y", {})
     ice.stop()
-    await ice.wait()
-    ice._identity.close()
+    await ice.__aexit__(None, None, None)
     async with make_ice(handlers={"execute": execute}):
         session = await gateway.session()
         await session.expect("ice.hello")
@@ -753,14 +766,14 @@ def test_a_journal_forgets_after_a_while_what_was_answered(tmp_path):
     assert (tmp_path / "j.db").stat().st_mode & 0o777 == 0o600
 
 
-async def test_what_cannot_be_remembered_is_not_run(talk, events):
+async def test_what_cannot_be_remembered_is_not_run(databases, talk, events):
     runs = []
 
     async def execute(operation, report):
         runs.append(operation.id)
 
-    ice, session = await talk(execute=execute)
-    ice._operations._journal._connection.execute("PRAGMA query_only=ON")  # as on a full disk
+    _, session = await talk(execute=execute)
+    databases[-1].execute("PRAGMA query_only=ON")  # as on a full disk
     answer = await session.request("operation.run", RUN)
     assert answer["error"]["code"] == -32603
     assert "cannot be used" in answer["error"]["message"]
@@ -768,16 +781,16 @@ async def test_what_cannot_be_remembered_is_not_run(talk, events):
     assert any(event.kind == "warning" and "journal" in str(event) for event in events)
 
 
-async def test_a_result_that_cannot_be_written_is_told_all_the_same(talk, gateway):
+async def test_a_result_that_cannot_be_written_is_told_all_the_same(databases, talk, gateway):
     go = asyncio.Event()
 
     async def execute(operation, report):
         await go.wait()
         return 1
 
-    ice, session = await talk(execute=execute)
+    _, session = await talk(execute=execute)
     await session.request("operation.run", RUN)
-    ice._operations._journal._connection.execute("PRAGMA query_only=ON")
+    databases[-1].execute("PRAGMA query_only=ON")
     go.set()
     finish = await session.expect("operation.finish")
     session, _ = await reconnected(gateway, session)
@@ -850,7 +863,7 @@ async def test_a_disk_that_fails_is_no_damage(name, folder, make_ice, monkeypatc
         error.sqlite_errorname = name
         raise error
 
-    monkeypatch.setattr("client.journal.sqlite3.connect", connect)
+    monkeypatch.setattr(sqlite3, "connect", connect)
     with pytest.raises(FolderUnusable, match="cannot be used: the disk"):
         await make_ice().__aenter__()
 

@@ -13,7 +13,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from client import cli, eventloop, operations
+from client import cli, eventloop
+from client.environment import Waits
 
 CONFIG = Path(__file__).parents[2] / "config"
 UNIT = CONFIG / "ice-client.service"
@@ -58,7 +59,7 @@ def test_the_unit_starts_again_all_but_what_a_person_must_mend(unit):
 
 
 def test_systemd_waits_for_what_the_client_does_when_it_is_stopped(unit):
-    needed = operations.GRACE + operations.ANSWER_TIMEOUT + eventloop.TASK_TIMEOUT + 5
+    needed = Waits().grace + Waits().answers + eventloop.TASK_TIMEOUT + 5
     assert int(unit["Service"]["TimeoutStopSec"]) >= needed
 
 

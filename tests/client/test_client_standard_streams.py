@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from client import standard_streams
 from client.standard_streams import DecoupledStream, decoupled
 from tests.client.scripted_gateway import admit
 
@@ -25,7 +24,7 @@ NULL = Path(os.devnull).stat()
 
 
 @contextlib.contextmanager
-def pipe():
+def pipe(**options):
     """A decoupled stream into a pipe of 4 KiB, and the end to read it from."""
     reading, writing = os.pipe()
     fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
@@ -33,7 +32,7 @@ def pipe():
         os.fdopen(reading, "rb", buffering=0) as reader,
         os.fdopen(writing, "w", encoding="utf-8") as stream,
     ):
-        yield DecoupledStream(stream, stream.buffer.raw), reader
+        yield DecoupledStream(stream, stream.buffer.raw, **options), reader
 
 
 class Disk:
@@ -67,10 +66,9 @@ LOST = re.compile(
 )
 
 
-def test_what_nobody_reads_holds_nobody_up_and_what_is_lost_is_counted(monkeypatch):
+def test_what_nobody_reads_holds_nobody_up_and_what_is_lost_is_counted():
     """The thread that writes may begin late: what is lost is then told between the lines."""
-    monkeypatch.setattr(standard_streams, "MAX_WAITING", 10_000)
-    with pipe() as (stream, reader):
+    with pipe(max_waiting=10_000) as (stream, reader):
         for number in range(2000):
             stream.write(f"{number:099}\n")
         lines, lost = [], 0

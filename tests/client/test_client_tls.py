@@ -104,7 +104,7 @@ async def test_certificates_are_read_again_for_each_attempt(
     gateway = await serve()
     async with make_ice(gateway_url=gateway.url, **options) as ice:
         await ice.connected()
-        session = await gateway._held.get()
+        session = await gateway.held.get()
         gateway.tls.load_cert_chain(*another.certificate("127.0.0.1"))
         await session.socket.close(code=4201)
         await time.after_sleeps(3)
@@ -127,7 +127,7 @@ async def test_a_ca_file_that_cannot_be_read_any_more_is_told_and_tried_again(
     gateway = await serve()
     async with make_ice(gateway_url=gateway.url, ca_file=trusted) as ice:
         await ice.connected()
-        session = await gateway._held.get()
+        session = await gateway.held.get()
         if content is None:
             trusted.unlink()
         else:

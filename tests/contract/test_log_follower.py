@@ -221,7 +221,7 @@ async def test_what_was_pruned_before_it_was_read_is_made_up_for(engine, followe
     await follower.tail.start()
     await append(engine, an_event("deregister"), an_event("prune"))
     await rewrite(engine, "DELETE FROM ice_events WHERE seq < 3")
-    await follower.tail._poll()
+    await follower.tail.poll()
     assert follower.did == ["compare", 3, "compare"]
     assert follower.tail.current
 

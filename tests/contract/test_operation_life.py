@@ -33,6 +33,7 @@ from hypothesis.stateful import (
 )
 
 from client import protocol
+from client.environment import Waits
 from client.journal import Journal
 from client.operations import OperationFailed, OperationRunner
 from client.protocol import OperationKind
@@ -239,7 +240,7 @@ class Client:
         self.line = Line(world, up=False)
         self.work = {}
         handlers = dict.fromkeys(("execute", "schedule"), self.execute)  # none for others
-        self.operations = OperationRunner(handlers, self.send, lambda _: None)
+        self.operations = OperationRunner(handlers, self.send, lambda _: None, Waits())
         self.journal = Journal(world.folder / "operations.db", world.clock().timestamp)
         self.operations.open(self.journal)
 
@@ -295,9 +296,7 @@ class World(RuleBasedStateMachine):
         self.loop.time = lambda: self.passed.total_seconds()  # noqa: PLW0108 - `passed` is replaced
         # What is random would make another story of the same steps.
         self.numbers = itertools.count(1)
-        self.named = mock.patch(
-            "gateway.services.operation_requests.secrets.token_hex", self.next_name
-        )
+        self.named = mock.patch("secrets.token_hex", self.next_name)
         self.named.start()
         self.folder = Path(tempfile.mkdtemp(prefix="operations-"))
         self.keys = KeyStore(self.folder / "keys.json")
@@ -405,7 +404,7 @@ class World(RuleBasedStateMachine):
                 await asyncio.sleep(0)
             before = self.gateway.tail.position
             if self.alive:
-                await self.gateway.tail._poll()
+                await self.gateway.tail.poll()
             if self.gateway.tail.position == before:
                 return
 
@@ -478,7 +477,7 @@ class World(RuleBasedStateMachine):
             )
             ice = new
         self._hang_up()
-        await self.gateway.tail._poll()
+        await self.gateway.tail.poll()
         self.client.line = Line(self)
         self.gateway.admit(ice, self.client.line)
         await self.settle()

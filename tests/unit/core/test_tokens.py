@@ -222,5 +222,5 @@ def test_a_ring_must_hold_the_key_that_seals():
 
 def test_no_key_id_looks_like_an_option(monkeypatch):
     drawn = iter([b"\xf8" * 6, b"\0" * 6, b"\1" * 32])
-    monkeypatch.setattr("gateway.core.tokens.secrets.token_bytes", lambda _: next(drawn))
+    monkeypatch.setattr("secrets.token_bytes", lambda _: next(drawn))
     assert Key.generate(NOW).kid == "AAAAAAAA"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,8 @@ from gateway.runtime import files
 def test_root_makes_files_for_the_gateways_user(tmp_path, monkeypatch, root):
     """Root restores, and the gateway, which is another user, can read what it made."""
     given = []
-    monkeypatch.setattr(files.os, "geteuid", lambda: 0 if root else 1000)
-    monkeypatch.setattr(files.os, "chown", lambda *args, **how: given.append((*args, how)))
+    monkeypatch.setattr(os, "geteuid", lambda: 0 if root else 1000)
+    monkeypatch.setattr(os, "chown", lambda *args, **how: given.append((*args, how)))
     made, target = tmp_path / "made", tmp_path / "target"
     made.touch()
     files.copy_owner(made, target)

@@ -13,8 +13,8 @@ import time
 
 import pytest
 
-from gateway.runtime import standard_streams
 from gateway.runtime.standard_streams import (
+    LINE,
     DecoupledStream,
     Unwritable,
     coupled,
@@ -116,7 +116,7 @@ def test_a_reader_that_hangs_holds_up_nobody_and_is_told_what_it_missed():
         until_full(reader)
         for _ in range(500):
             stream.write(line)
-        lost, kept = stream.lost, 100_000 // (800 + standard_streams._LINE)
+        lost, kept = stream.lost, 100_000 // (800 + LINE)
         assert lost == 500 - kept, "100,000 bytes wait"
         assert not stream.drain(0), "nobody has read"
         assert reader.readline() == first
@@ -139,7 +139,7 @@ def test_a_full_disk_loses_lines_and_the_next_begins_on_a_line_of_its_own(monkey
         written.append(bytes(data[:count]))
         return count
 
-    monkeypatch.setattr(standard_streams.os, "write", write)
+    monkeypatch.setattr(os, "write", write)
     with pipe() as (stream, _):
         stream.describe = "lost {}".format
         for text in ("first\n", "second\n"):

@@ -9,8 +9,8 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from pathlib import Path
 from threading import Barrier
-from types import SimpleNamespace
 
 import pytest
 
@@ -57,8 +57,14 @@ def started(path, clock):
 def readings(monkeypatch):
     """Counts how often the file is read."""
     seen = []
-    read = key_file.read
-    monkeypatch.setattr(key_file, "read", lambda path: seen.append(path) or read(path))
+    really_open = Path.open
+
+    def seen_open(path, mode="r", *args, **options):
+        if mode == "rb":
+            seen.append(path)
+        return really_open(path, mode, *args, **options)
+
+    monkeypatch.setattr(Path, "open", seen_open)
     return seen
 
 
@@ -112,7 +118,7 @@ def test_a_file_that_cannot_be_made_leaves_nothing_behind(path, monkeypatch):
     def refuse(*_):
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(key_file.os, "link", refuse)
+    monkeypatch.setattr(os, "link", refuse)
     with pytest.raises(KeyFileUnusable, match="cannot be written: Operation not permitted"):
         key_file.create(path)
     assert list(path.parent.iterdir()) == []
@@ -140,8 +146,13 @@ def test_a_file_open_to_others_is_refused(path, mode):
 @pytest.mark.parametrize(("stranger", "refused"), [(0, False), (os.geteuid() + 1, True)])
 def test_a_file_of_another_user_is_refused_but_for_roots(path, monkeypatch, stranger, refused):
     write(path, Key.generate(NOW))
-    info = SimpleNamespace(st_uid=stranger, st_mode=0o100600)
-    monkeypatch.setattr(key_file, "os", SimpleNamespace(**{**vars(os), "fstat": lambda _: info}))
+    fstat = os.fstat
+
+    def of_a_stranger(descriptor):
+        found = fstat(descriptor)
+        return os.stat_result([*found[:4], stranger, *found[5:]])
+
+    monkeypatch.setattr(os, "fstat", of_a_stranger)
     try:
         assert key_file.read(path) is not None
     except KeyFileUnusable:
