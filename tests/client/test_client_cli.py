@@ -2,6 +2,7 @@
 
 import json
 import os
+import pwd
 import signal
 import subprocess
 import sys
@@ -324,10 +325,12 @@ def test_the_version_is_told(invoke):
 
 
 def test_without_a_home_a_folder_must_be_named(invoke, monkeypatch):
-    def homeless():
-        raise RuntimeError("Could not determine home directory.")
+    def unknown(_):
+        raise KeyError
 
-    monkeypatch.setattr("client.platform.default_state_dir", homeless)
+    for name in ("HOME", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
     result = invoke("status")
 
     assert result.exit_code == 2

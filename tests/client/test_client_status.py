@@ -10,8 +10,9 @@ from client import protocol, status
 from client.cli import main
 from client.credentials import Token
 from client.environment import Environment
-from client.identity import FolderUnusable, Identity, State, StateFolder
+from client.identity import Identity, State, StateFolder
 from tests.client.scripted_gateway import NOW, admit, make_token, refuse
+from tests.support.forks import ROOT
 
 GATEWAY = "https://gw.example"
 BEFORE, NOON, AFTER = (f"2026-11-22T{hour}:00:00Z" for hour in (11, 12, 13))
@@ -348,22 +349,26 @@ def test_a_folder_of_another_user(closed, tmp_path):
     )
 
 
-def test_the_options_of_a_run_are_kept_with_absolute_paths(folder, monkeypatch, tmp_path, token):
-    monkeypatch.chdir(tmp_path)
-    seen = {}
+def from_root(path):
+    """The path as a client that is started there names it."""
+    return os.path.relpath(path, ROOT)
 
-    def stand_in(gateway, **options):
-        seen.update(options)
-        raise FolderUnusable("far enough")
 
-    monkeypatch.setattr("client.cli.IceClient", stand_in)
-    options = ["--ca-file", "ca.pem", "--handlers", "mine.py", "--config", "c.toml", "--insecure"]
-    run = ["run", "--gateway", GATEWAY, "--state-dir", str(folder), *options]
-    assert CliRunner().invoke(main, run).exit_code == 1
-    assert seen["options"] == [
-        *("--ca-file", f"{tmp_path}/ca.pem", "--handlers", f"{tmp_path}/mine.py"),
-        *("--config", f"{tmp_path}/c.toml", "--insecure"),
-    ]
+async def test_the_options_of_a_run_are_kept_with_absolute_paths(folder, fork, tmp_path, token):
+    (tmp_path / "mine.py").write_text("def register(ice, settings):\n    ice.stop()\n")
+    (tmp_path / "c.toml").touch()
+    here = from_root(tmp_path)
+    options = {
+        "--ca-file": f"{here}/ca.pem",
+        "--handlers": f"{here}/mine.py",
+        "--config": f"{here}/c.toml",
+    }
+    given = [word for option in options.items() for word in option]
+    run = ("run", "--gateway", "http://gw.example", "--state-dir", folder, "--token-file", "-")
+    ended = await fork.run(*run, *given, "--insecure", stdin=token)
+    assert ended.status == 0, ended.err
+    kept = [word for name, path in options.items() for word in (name, f"{ROOT}/{path}")]
+    assert StateFolder(folder).state().options == [*kept, "--insecure"]
 
 
 async def test_status_suggests_the_options(make_ice, command):

@@ -11,6 +11,7 @@ import socket
 import sqlite3
 import subprocess
 
+import aiosqlite
 import argon2
 import click
 import pytest
@@ -682,8 +683,25 @@ def test_unusable_database_is_refused(cli, url, word):
     expect_refused(result, word, status=os.EX_CONFIG)
 
 
-def test_locked_database_is_refused(cli, monkeypatch):
-    monkeypatch.setattr("gateway.store.sqlite.engine.BUSY_TIMEOUT", 0.02)
+@pytest.fixture
+def impatient(monkeypatch):
+    """SQLite waits for a lock no longer than for 20 ms, whatever it is told."""
+    connect = aiosqlite.connect
+
+    def connected(*args, **options):
+        connection = connect(*args, **options)
+        execute = connection.execute
+
+        def told(sql, *params):
+            return execute("PRAGMA busy_timeout=20" if "busy_timeout" in sql else sql, *params)
+
+        monkeypatch.setattr(connection, "execute", told)
+        return connection
+
+    monkeypatch.setattr(aiosqlite, "connect", connected)
+
+
+def test_locked_database_is_refused(cli, impatient):
     cli.bring("registered")
     other = sqlite3.connect(cli.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
