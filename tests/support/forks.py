@@ -135,7 +135,9 @@ def _child(job: dict[str, Any]) -> NoReturn:
     `environ`: set besides. `until_admitted`: end then, as on SIGTERM. `steps`: note the calls into the
     system until the admission, and send itself `signal` before the one with the number `at`.
     """
-    from client import __main__, cli  # noqa: PLC0415 - after what `prepare` has done
+    import click  # noqa: PLC0415 - after what `prepare` has done
+
+    from client import __main__  # noqa: PLC0415 - likewise
 
     _alarm(PATIENCE)
     for descriptor, name in enumerate(("in", "out", "err")):
@@ -143,15 +145,15 @@ def _child(job: dict[str, Any]) -> NoReturn:
     os.environ.update(job.get("environ", {}))
     sys.argv = ["ice-client", *job["arguments"]]
     steps = _Steps(job.get("at"), job.get("signal", signal.SIGTERM))
-    print_event = cli._print_event
+    echo = click.echo
 
-    def observe(event: Any) -> None:
-        print_event(event)
-        if event.kind == "admitted" and job.get("until_admitted"):
+    def observe(message: Any, **how: Any) -> None:
+        echo(message, **how)
+        if " admitted as " in str(message) and job.get("until_admitted"):
             steps.end()
             _kill(os.getpid(), signal.SIGTERM)
 
-    cli._print_event = observe
+    click.echo = observe
     status = 70
     try:
         if job.get("steps"):
