@@ -116,7 +116,9 @@ class IceClient:
         self._environment = environment or Environment()
         self._backoff = Backoff(self._environment)
         self._handlers: dict[str, Handler] = dict(handlers or {})
-        self._operations = OperationRunner(self._handlers, self._send, self._warn, environment.waits)
+        self._operations = OperationRunner(
+            self._handlers, self._send, self._warn, self._environment.waits
+        )
         self._socket: WebSocket | None = None
         self._nonce: str | None = None
         self._first_refusal: Stopped | None = None
@@ -220,7 +222,7 @@ class IceClient:
         env = self._environment
         try:
             async with Connector(
-                self._endpoint, self._ca_file, self._credentials, now=env.now, waits=environment.waits
+                self._endpoint, self._ca_file, self._credentials, now=env.now, waits=env.waits
             ) as connector:
                 while not isinstance(verdict := await self._attempt(connector), Stopped):
                     if verdict:
