@@ -184,11 +184,11 @@ async def test_login_that_ends_in_the_middle_of_an_action(new_admin, running):
     await set_password(running)
     admin = await new_admin()
     admin.expected, admin.stream_may_end = {401, 503}, True
-    # Without a stream the page learns of the end by the action, and not before it.
+    # The page must learn of the end by the action: it has no stream, and looks for no user's name.
     await admin.context.route("**/events/stream", lambda route: route.fulfill(status=503))
     page = await admin.context.new_page()
     await page.goto(f"{running.url}/admin/")
-    await fill(page, "lab-1")
+    await fill(page, "lab-1", None)
     await admin.end_logins()
     await submit(page)
     await expect(dialog(page).get_by_role("alert")).to_have_text(
