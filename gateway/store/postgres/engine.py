@@ -46,7 +46,6 @@ from gateway.store.postgres.migrate import SERVE, is_served, set_up
 
 READS: Final = 4
 """Reads at once; see `sqlite.READS`."""
-
 _ATTEMPTS: Final = 5
 """Attempts for a transaction that conflicts with another."""
 _NAMES: Final = 1_003
@@ -74,7 +73,6 @@ class PostgresEngine:
     def __init__(self, url: str, *, node: str | None, timing: Timing) -> None:
         self.name = shown(url)
         self._node = node
-
         self._timing = timing
         self.changed = asyncio.Event()
         self._news = True
