@@ -220,13 +220,13 @@ class Gateway:
         self.hub.remove(session)
         self.dispatch.wake(session.ice_name)
 
-    def end(self):
+    async def end(self):
         """Nothing of it moves any more."""
         self.engine.dead = True
-        self.dispatch._closed = True
         tasks = [*self.dispatch._tasks, *(lane.task for lane in self.dispatch._lanes.values())]
         for task in tasks:
             task.cancel()
+        await self.dispatch.close()
         return tasks
 
 
@@ -367,7 +367,7 @@ class World(RuleBasedStateMachine):
 
     async def _restart(self):
         self._hang_up()
-        await self._bury(self.gateway.end())
+        await self._bury(await self.gateway.end())
         await self.stack.aclose()
         await self._open()
         await self.gateway.tail.start()
@@ -669,7 +669,7 @@ class World(RuleBasedStateMachine):
 
     async def close(self):
         if hasattr(self, "client"):
-            await self._bury([*self.gateway.end(), *self.client.end()])
+            await self._bury([*(await self.gateway.end()), *self.client.end()])
             self.client.journal.close()
         await self.stack.aclose()
         await asyncio.to_thread(shutil.rmtree, self.folder)

@@ -267,7 +267,7 @@ async def test_a_unit_whose_connection_breaks_is_undone(engine, elsewhere, postg
 async def test_a_commit_without_an_answer_is_not_called_undone(database_url, postgres_server):
     with relaying(("127.0.0.1", postgres_server.port)) as relay:
         url = database_url.replace(f":{postgres_server.port}/", f":{relay.address[1]}/")
-        async with opening(url, node="node-a", timing=Timing(patience=0.5)) as engine:
+        async with opening(url, node="node-a", timing=Timing(patience=1.0)) as engine:
 
             async def cut_off(transaction):
                 events.append(transaction, [an_event()])
