@@ -10,18 +10,18 @@ import contextlib
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
 
 from client.protocol import PATH
 from gateway.admin import AdminContext, api_app, pages_app
-from gateway.admin.event_streams import EventStreams
+from gateway.admin.event_streams import EventStreams, StreamLimits
 from gateway.core.text import printable
 from gateway.core.times import Clock, utc_now
 from gateway.node.membership import NodeIdentity
-from gateway.node.node import Node, NodeState
+from gateway.node.node import Node, NodeLimits, NodeState
 from gateway.runtime.eventloop import (
     cancel_and_wait,
     listen_error,
@@ -40,13 +40,14 @@ from gateway.store.key_file import KeyFileUnusable, KeyStore
 from gateway.store.open import open_store
 from gateway.store.operations import Operations
 from gateway.store.sessions import ConnectionEvents
+from gateway.web.connection import Timeouts
 from gateway.web.ice_endpoint import IceEndpoint
 from gateway.web.load_shedding import LoadShedding
 from gateway.web.metrics import Metrics
 from gateway.web.probes import Probes
 from gateway.web.routes import application
 from gateway.web.server import DOORS, Runner
-from gateway.web.websocket import CLOSE_TIMEOUT
+from gateway.web.websocket import Limits
 
 LINGER: Final = 0.5
 """Seconds for which a stopping gateway still answers handshakes, with `draining`; see `run_gateway`."""
@@ -54,6 +55,19 @@ _FINISH: Final = 3.0
 """Seconds for open requests to finish after a SIGTERM; aiohttp waits twice as long for some."""
 
 _log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """Limits that are no settings, because no operator needs others; tests do."""
+
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    websocket: Limits = field(default_factory=Limits)
+    node: NodeLimits = field(default_factory=NodeLimits)
+    streams: StreamLimits = field(default_factory=StreamLimits)
+
+
+DEFAULT_TUNING: Final = Tuning()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +79,8 @@ class Gateway:
     node: Node
     services: Services
     endpoint: IceEndpoint
+    admin: AdminContext
+    runner: Runner
     url: str
     tls: Tls | None
     failed: asyncio.Future[None]
@@ -79,6 +95,7 @@ async def run_gateway(
     linger: float = 0.0,
     passwords: Passwords | None = None,
     doors: int = DOORS,
+    tuning: Tuning = DEFAULT_TUNING,
 ) -> AsyncIterator[Gateway]:
     """Start a gateway; drain and stop it on exit.
 
@@ -89,6 +106,7 @@ async def run_gateway(
         linger: minimum seconds for which a stopping gateway answers handshakes with `draining`.
         passwords: hashes and checks the admins' passwords.
         doors: handles that listen at each socket.
+        tuning: the limits that are no settings.
 
     Raises:
         BadSetting, StoreRefused, StoreUnavailable, KeyFileUnusable: it cannot start; the text says
@@ -112,6 +130,7 @@ async def run_gateway(
             meters=metrics,
             clock=clock,
             monotonic=monotonic,
+            limits=tuning.node,
         )
         services = Services.of(
             settings,
@@ -122,7 +141,7 @@ async def run_gateway(
             refused=metrics.credentials_refused,
             passwords=passwords,
         )
-        streams = EventStreams()
+        streams = EventStreams(tuning.streams)
         node.subscribe(streams.publish)
         node.presence.subscribe(streams.publish_news)
         metrics.watch(node)
@@ -130,11 +149,11 @@ async def run_gateway(
         await stack.enter_async_context(node.running(failed))
         counting = supervise(services.logins.failures.run(), "login failures", failed)
         stack.push_async_callback(cancel_and_wait, counting)
-        metrics_runner = await metrics.expose(settings.metrics_listen)
+        metrics_runner = await metrics.expose(settings.metrics_listen, tuning.timeouts)
         if metrics_runner is not None:
             stack.push_async_callback(metrics_runner.cleanup)
         load_shedding = LoadShedding(metrics.connections_shed.inc, monotonic)
-        endpoint = IceEndpoint(settings, node, metrics, load_shedding)
+        endpoint = IceEndpoint(settings, node, metrics, load_shedding, tuning.websocket)
         admin = AdminContext(
             services=services,
             node=node,
@@ -158,6 +177,7 @@ async def run_gateway(
             app,
             load_shedding,
             shutdown_timeout=_FINISH,
+            timeouts=tuning.timeouts,
             keepalive=settings.server_keepalive,
             doors=doors,
             upgrades={prefix + PATH: endpoint.admit for prefix in settings.prefixes}.get,
@@ -171,11 +191,13 @@ async def run_gateway(
             raise listen_error(settings, error) from error
         try:
             url = runner.url(tls=tls is not None)
-            yield Gateway(settings, engine, node, services, endpoint, url, tls, failed)
+            yield Gateway(
+                settings, engine, node, services, endpoint, admin, runner, url, tls, failed
+            )
         finally:
             streams.close()
             until = loop.time() + linger
-            await node.drain(CLOSE_TIMEOUT + 1)
+            await node.drain(tuning.websocket.close_timeout + 1)
             await asyncio.sleep(max(0.0, until - loop.time()))
 
 

@@ -11,7 +11,7 @@ import hypothesis
 import pytest
 import structlog
 
-from tests.support.harness import Harness, harness
+from tests.support.harness import Harness, harness, marked
 from tests.support.postgres import Postgres, postgres
 
 # Not `sys.stdout` of the moment, which may be the captured one of a command that a test runs meanwhile.
@@ -53,6 +53,7 @@ LONG = os.environ.get("ICE_TEST_LONG") == "1"
 
 def pytest_configure(config) -> None:
     config.addinivalue_line("markers", "long: takes long; made by `make torture` alone")
+    config.addinivalue_line("markers", "gateway: what `harness` gets for the fixture `running`")
 
 
 def pytest_collection_modifyitems(config, items) -> None:
@@ -70,15 +71,22 @@ def pytest_collection_modifyitems(config, items) -> None:
 
 @pytest.fixture
 async def running(tmp_path, request, monkeypatch) -> Harness:
-    """A gateway with an admin `root` and a member `alice`."""
+    """A gateway with an admin `root` and a member `alice`; a test marked `gateway` has it made otherwise."""
     options = {}
     if ON_POSTGRESQL:
         key_file = str(tmp_path / "ice.keys.json")
         monkeypatch.setenv("ICE_GATEWAY_TOKENS__KEY_FILE", key_file)  # for commands
         url = request.getfixturevalue("database_url")
         options = {"database__url": url, "tokens__key_file": key_file}
-    async with harness(tmp_path, **options) as started:
+    async with harness(tmp_path, **options, **marked(request)) as started:
         yield started
+
+
+@pytest.fixture
+def said():
+    """The lines that the gateway logs in this process, from now on."""
+    with structlog.testing.capture_logs() as lines:
+        yield lines
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -25,10 +26,21 @@ from gateway.store.engine import StoreUnavailable
 from gateway.web.responses import DATA_HEADERS, RequestRefused
 
 _MAX_NEWS: Final = 10_000
-MAX_READERS: Final = 32
-"""Streams of one user at a time; each open tab of the page needs one."""
 _SEND_TIMEOUT: Final = 30.0
 """Seconds after which a stream whose client does not read is closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLimits:
+    """What a user's streams may cost, and how long they are trusted."""
+
+    max_readers: int = 32
+    """Streams of one user at a time; each open tab of the page needs one."""
+    authenticate_every: float = 10.0
+    """Seconds after which a stream's credentials are checked again; they may have expired."""
+
+
+DEFAULT_LIMITS: Final = StreamLimits()
 
 
 class EventStream:
@@ -42,11 +54,17 @@ class EventStream:
 class EventStreams:
     """All subscribers of this node."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: StreamLimits = DEFAULT_LIMITS) -> None:
+        self.limits = limits
         self._open: set[EventStream] = set()
         self._readers: Counter[str] = Counter()
         self.closed = False
         """Whether the gateway is stopping; then streams end."""
+
+    @property
+    def subscribers(self) -> int:
+        """How many there are."""
+        return len(self._open)
 
     @contextlib.contextmanager
     def subscribe(self) -> Iterator[EventStream]:
@@ -67,13 +85,13 @@ class EventStreams:
         """Answer with server-sent events (WHATWG HTML standard, section 9.2) that `send` writes.
 
         If the store or the connection fails, the stream ends and the client reconnects.
-        Raises `RequestRefused` if the user has `MAX_READERS` streams.
+        Raises `RequestRefused` if the user has `max_readers` streams.
         """
         response = EventSourceResponse(send_timeout=_SEND_TIMEOUT)
         response.headers.update(DATA_HEADERS)
         if request.transport is None:
             return web.Response()  # the client has disconnected
-        if self._readers[user] >= MAX_READERS:
+        if self._readers[user] >= self.limits.max_readers:
             raise RequestRefused(problem("too-many-streams"))
         self._readers[user] += 1
         try:

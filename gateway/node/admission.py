@@ -121,11 +121,14 @@ class Admission:
         lease_time: Callable[[], float],
         public_urls: tuple[str, ...],
         monotonic: Callable[[], float] = time.monotonic,
+        attempts: int = ATTEMPTS,
+        max_batch: int = MAX_BATCH,
     ) -> None:
         self._keys = keys
         self._engine = engine
         self._hub = hub
-        self._loader = loader
+        self.loader = loader
+        """Loads the ICEs of the handshakes."""
         self._follower = follower
         self._restore_hold = restore_hold
         self._lease = lease
@@ -134,7 +137,8 @@ class Admission:
         self._lease_time = lease_time
         self._nonces = nonces
         self._replays = ReplayGuard(nonces)
-        self._attempts = RateLimiter(ATTEMPTS, ATTEMPTS_WINDOW)
+        self._attempts = RateLimiter(attempts, ATTEMPTS_WINDOW)
+        self._max_batch = max_batch
         self._arrived: list[_Arrival] = []
         self._public = tuple(url + PATH for url in public_urls)
         self._urls = _normalised(self._public)
@@ -169,7 +173,7 @@ class Admission:
     # --- before the database -----------------------------------------------------------------------
 
     async def _screen(self, handshake: Handshake) -> Candidate | Refused:
-        """Open the token and check the proof, in a batch of at most `MAX_BATCH` waiting handshakes.
+        """Open the token and check the proof, in a batch of at most `max_batch` waiting handshakes.
 
         Each step handles the whole batch before the next step: its code and tables stay in the processor's
         caches, which makes an admission in a storm a tenth cheaper.
@@ -182,7 +186,7 @@ class Admission:
         return await arrival.verdict
 
     def _screen_some(self) -> None:
-        arrived, self._arrived = self._arrived[:MAX_BATCH], self._arrived[MAX_BATCH:]
+        arrived, self._arrived = self._arrived[: self._max_batch], self._arrived[self._max_batch :]
         try:
             for step in (self._open_token, self._verify_proof, self._use_proof):
                 for arrival in arrived:
@@ -273,7 +277,7 @@ class Admission:
             if refused is not None:
                 return refused
             try:
-                reading = await self._loader.find(name, *proof)
+                reading = await self.loader.find(name, *proof)
                 proof = ()
                 if reading.replayed:
                     return _replayed(name)

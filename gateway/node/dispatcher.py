@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Coroutine
+from datetime import timedelta
 from typing import Any, Final
 
 import structlog
@@ -73,6 +74,8 @@ class Dispatcher:
         progress: ProgressWriter,
         clock: Clock,
         kept_bytes: int,
+        finish_grace: timedelta = FINISH_GRACE,
+        cancel_grace: float = CANCEL_GRACE,
     ) -> None:
         self._engine = engine
         self._operations = Operations(engine.fetch)
@@ -81,6 +84,8 @@ class Dispatcher:
         self._waiters = waiters
         self._clock = clock
         self._kept_bytes = kept_bytes
+        self._finish_grace = finish_grace.total_seconds()
+        self._cancel_grace = cancel_grace
         self._progress = progress
         self._busy: set[str] = set()
         """The ICEs that may have unfinished operations; the table is not read for others."""
@@ -260,7 +265,7 @@ class Dispatcher:
         if lane.sent == work.id:
             return _MAX_WAIT
         since = session.greeted or session.opened
-        left = since + FINISH_GRACE.total_seconds() - _loop_time()
+        left = since + self._finish_grace - _loop_time()
         if left <= 0:
             await self._move(work, Move.LOSE, error=reason(OperationError.LOST))
             return 0
@@ -275,7 +280,7 @@ class Dispatcher:
         why = cancel_reason(*standing.get(operation_id, (None, None)))
         if why is not None:
             lane.session.cancel(operation_id, why)
-            lane.cancelling, lane.cancel_until = operation_id, _loop_time() + CANCEL_GRACE
+            lane.cancelling, lane.cancel_until = operation_id, _loop_time() + self._cancel_grace
 
     async def _move(self, work: Operation, move: Move, error: bytes | None = None) -> None:
         """Make one move, unless the operation has changed since it was read."""

@@ -40,8 +40,11 @@ class HealthCheck:
 class Health:
     """Evaluates `checks`, by name, and retries the engine."""
 
-    def __init__(self, engine: Engine, checks: Mapping[str, HealthCheck]) -> None:
+    def __init__(
+        self, engine: Engine, checks: Mapping[str, HealthCheck], probe_every: int = PROBE_EVERY
+    ) -> None:
         self._engine = engine
+        self._probe_every = probe_every
         self.checks = checks
         self._logged: dict[str, str] = {}
 
@@ -66,7 +69,7 @@ class Health:
         while True:
             checks += 1
             self.log_changes()
-            if self._engine.fault is not None or checks % PROBE_EVERY == 0:
+            if self._engine.fault is not None or checks % self._probe_every == 0:
                 await self._engine.try_out()
             self.log_changes()
             await asyncio.sleep(INTERVAL)

@@ -13,6 +13,8 @@ import enum
 import random
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -20,11 +22,12 @@ import msgspec
 from client.protocol import CloseCode, RefusalCode, RetryAfter
 from gateway.core.audit_event import AuditAction, LogEntry
 from gateway.core.ice import IceType
+from gateway.core.operation import FINISH_GRACE
 from gateway.core.problems import Problem, refusal
 from gateway.core.replay import Nonces
 from gateway.core.times import Clock
-from gateway.node.admission import Admission, Admitted, Handshake, OpenSession, Refused
-from gateway.node.dispatcher import Dispatcher
+from gateway.node.admission import ATTEMPTS, Admission, Admitted, Handshake, OpenSession, Refused
+from gateway.node.dispatcher import CANCEL_GRACE, Dispatcher
 from gateway.node.expiry import OperationExpiry
 from gateway.node.health import Health, HealthCheck
 from gateway.node.heartbeat import Heartbeat
@@ -49,8 +52,6 @@ from gateway.store.ices import Ices
 from gateway.store.key_file import KeyStore
 from gateway.store.nodes import Nodes, forget_all
 
-RETURNS_PER_SECOND: Final = 200
-"""ICEs per second that reconnect after the node has closed its sessions."""
 _KEY_ACTIONS: Final = frozenset(
     {AuditAction.ROTATE_KEYS, AuditAction.PROMOTE_KEY, AuditAction.RETIRE_KEY}
 )
@@ -68,6 +69,20 @@ class NodeState(enum.Enum):
     """An admin has drained it: it admits no ICE until an admin resumes it."""
     DRAINING = "draining"
     """The gateway is stopping."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLimits:
+    """Limits of a node that no setting has."""
+
+    returns_per_second: float = 200.0
+    """ICEs that reconnect per second after the node has closed its sessions."""
+    attempts: int = ATTEMPTS
+    finish_grace: timedelta = FINISH_GRACE
+    cancel_grace: float = CANCEL_GRACE
+
+
+DEFAULT_LIMITS: Final = NodeLimits()
 
 
 class Meters(Protocol):
@@ -99,6 +114,7 @@ class Node:
         meters: Meters,
         clock: Clock,
         monotonic: Callable[[], float],
+        limits: NodeLimits = DEFAULT_LIMITS,
     ) -> None:
         self.name = identity.name
         self.state = NodeState.SERVING
@@ -128,6 +144,8 @@ class Node:
             progress=self._progress,
             clock=clock,
             kept_bytes=settings.operations_kept_bytes,
+            finish_grace=limits.finish_grace,
+            cancel_grace=limits.cancel_grace,
         )
         # What sessions report of operations (`session.Observer`) goes straight to the dispatcher.
         self.answered = self.dispatcher.answered
@@ -151,6 +169,7 @@ class Node:
             lease_time=lease_time,
             public_urls=settings.server_public_url,
             monotonic=monotonic,
+            attempts=limits.attempts,
         )
         self.membership = (
             Membership(
@@ -175,6 +194,7 @@ class Node:
         self._ices = Ices(engine)
         self._meters = meters
         self._clock = clock
+        self._returns_per_second = limits.returns_per_second
         self._subscribers: list[Callable[[], None]] = []
         self._closing: set[asyncio.Future[None]] = set()
 
@@ -260,7 +280,7 @@ class Node:
         """Close every session with 1012; each gets its own time to reconnect, to spread the load."""
         sessions = list(self.hub)
         random.shuffle(sessions)
-        spread = max(1.0, len(sessions) / RETURNS_PER_SECOND)
+        spread = max(1.0, len(sessions) / self._returns_per_second)
         for number, session in enumerate(sessions):
             retry_after = round(1 + spread * number / len(sessions), 4)
             reason = msgspec.json.encode(RetryAfter(retry_after)).decode()

@@ -30,16 +30,8 @@ from gateway.web.load_shedding import LoadShedding
 from gateway.web.responses import problem_response
 from gateway.web.upgrade import Upgrade
 
-HEAD_TIMEOUT: Final = 10.0
-"""Seconds for a request's headers to arrive: for the first request from the start of the connection, for later
-ones from their first byte. Also the seconds for a TLS handshake."""
-REQUEST_TIMEOUT: Final = 90.0
-"""Seconds from the headers to the first byte of the response; every valid request is faster."""
-READ_TIMEOUT: Final = 30.0
-"""Seconds for a client to read `READ_STEP` bytes, or the rest, of a buffered response."""
 READ_STEP: Final = 64 * 1024
-LINGER_TIMEOUT: Final = 5.0
-"""Seconds to drain an unread request: closing at once could lose the response."""
+"""Bytes of a buffered response that a client must read within `Timeouts.read`."""
 MAX_LINE: Final = 8 * 1024
 """Maximum bytes of a request line, with path and query."""
 MAX_FIELD: Final = 32 * 1024
@@ -57,12 +49,35 @@ UpgradeRouter = Callable[[str], UpgradeHandler | None]
 
 
 @dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long clients and handlers may take, in seconds."""
+
+    head: float = 10.0
+    """For a request's headers to arrive: for the first request from the start of the connection, for later ones
+    from their first byte. Also for a TLS handshake."""
+    body: float = 10.0
+    """For a request's body to arrive."""
+    request: float = 90.0
+    """From the headers to the first byte of the response; every valid request is faster."""
+    read: float = 30.0
+    """For a client to read `READ_STEP` bytes, or the rest, of a buffered response."""
+    linger: float = 5.0
+    """To drain an unread request: closing at once could lose the response."""
+    accept_again: float = 1.0
+    """Without accepting TLS connections after the system ran out of handles, as in asyncio."""
+
+
+DEFAULT_TIMEOUTS: Final = Timeouts()
+
+
+@dataclass(frozen=True, slots=True)
 class Shared:
     """The state that all connections of a server share; `headers` are added to every response."""
 
     upgrades: UpgradeRouter
     load_shedding: LoadShedding
     headers: Mapping[str, str]
+    timeouts: Timeouts
 
 
 class Connection(RequestHandler):
@@ -105,7 +120,7 @@ class Connection(RequestHandler):
         """Limit the time for a request's headers; between requests aiohttp waits longer."""
         if self._keepalive_handle is not None:
             self._keepalive_handle.cancel()
-        self._next_keepalive_close_time = self._loop.time() + HEAD_TIMEOUT
+        self._next_keepalive_close_time = self._loop.time() + self.shared.timeouts.head
         self._keepalive_handle = self._loop.call_at(
             self._next_keepalive_close_time, self._process_keepalive
         )
@@ -156,7 +171,7 @@ class Connection(RequestHandler):
         # The handler now owns the connection, and it identifies the caller.
         self.shared.load_shedding.forget(self)
         # Reuse the timer of the headers to limit the handler: a new one costs time.
-        self._next_keepalive_close_time = self._loop.time() + REQUEST_TIMEOUT
+        self._next_keepalive_close_time = self._loop.time() + self.shared.timeouts.request
         self._upgrading = True
         try:
             refusal = await handler(upgrade)
@@ -233,7 +248,7 @@ class Connection(RequestHandler):
             self.transport.write_eof()
         self._closed = self._loop.create_future()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LINGER_TIMEOUT):
+            async with asyncio.timeout(self.shared.timeouts.linger):
                 await self._closed
 
     async def start(self) -> None:
@@ -263,8 +278,8 @@ class Connection(RequestHandler):
             self._restart_read_timer(self.transport)
 
     def _restart_read_timer(self, transport: asyncio.Transport) -> None:
-        left = transport.get_write_buffer_size()
-        self._read_timer = self._loop.call_later(READ_TIMEOUT, self._check_read, transport, left)
+        left, within = transport.get_write_buffer_size(), self.shared.timeouts.read
+        self._read_timer = self._loop.call_later(within, self._check_read, transport, left)
 
     def _check_read(self, transport: asyncio.Transport, left: int) -> None:
         """Abort unless the client has read `READ_STEP` bytes of the `left` ones."""

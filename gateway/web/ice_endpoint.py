@@ -21,7 +21,7 @@ from gateway.web.load_shedding import LoadShedding
 from gateway.web.metrics import Metrics
 from gateway.web.responses import problem_response
 from gateway.web.upgrade import HandedOver, Upgrade, hand_over
-from gateway.web.websocket import WebSocket
+from gateway.web.websocket import Limits, WebSocket
 
 _log = structlog.get_logger()
 
@@ -30,7 +30,12 @@ class IceEndpoint:
     """Admits or refuses the handshake of an ICE."""
 
     def __init__(
-        self, settings: Settings, node: Node, metrics: Metrics, load_shedding: LoadShedding
+        self,
+        settings: Settings,
+        node: Node,
+        metrics: Metrics,
+        load_shedding: LoadShedding,
+        limits: Limits,
     ) -> None:
         self._node = node
         self._metrics = metrics
@@ -38,6 +43,7 @@ class IceEndpoint:
         self._trusted = settings.server_trusted_proxies
         self._max_connections = settings.ice_max_connections
         self._max_handshakes = settings.ice_max_handshakes
+        self._limits = limits
         self.handshakes = 0
         """The number of handshakes in progress."""
 
@@ -85,7 +91,7 @@ class IceEndpoint:
             if refused is not None:
                 return Refused(refused, name)
             session = self._node.session(admitted, connection, address)
-            session.transport = transport = WebSocket(session)
+            session.transport = transport = WebSocket(session, self._limits)
             hand_over(upgrade, transport, session.welcome(self._node.heartbeat.interval))
             return session
 

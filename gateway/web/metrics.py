@@ -26,6 +26,7 @@ from client.protocol import CLOSINGS
 from gateway.core.ice import IceType
 from gateway.node.node import Node
 from gateway.runtime.standard_streams import lost_lines
+from gateway.web.connection import DEFAULT_TIMEOUTS, Timeouts
 from gateway.web.server import Runner
 
 _log = structlog.get_logger()
@@ -101,7 +102,9 @@ class Metrics:
         for part, check in node.health.checks.items():
             self.fault.labels(part).set_function(_gauge_of(check.fault))
 
-    async def expose(self, address: tuple[str, int] | None) -> web.AppRunner | None:
+    async def expose(
+        self, address: tuple[str, int] | None, timeouts: Timeouts = DEFAULT_TIMEOUTS
+    ) -> web.AppRunner | None:
         """Serve /metrics on `address`; log a warning if it cannot be listened on."""
         if address is None:
             return None
@@ -113,7 +116,7 @@ class Metrics:
 
         app = web.Application()
         app.router.add_get("/metrics", page)
-        runner = Runner(app, shutdown_timeout=1.0)
+        runner = Runner(app, shutdown_timeout=1.0, timeouts=timeouts)
         try:
             await runner.listen(*address)
         except OSError as error:

@@ -18,9 +18,9 @@ from gateway import SERVER_NAME
 from gateway.core.problems import problem
 from gateway.runtime.sockets import BACKLOG, QUEUES, host_port, open_listeners
 from gateway.web import connection
-from gateway.web.connection import Connection, Shared, UpgradeRouter
+from gateway.web.connection import DEFAULT_TIMEOUTS, Connection, Shared, Timeouts, UpgradeRouter
 from gateway.web.load_shedding import LoadShedding
-from gateway.web.responses import answer_errors, precheck, problem_response
+from gateway.web.responses import BODY_TIMEOUT, answer_errors, precheck, problem_response
 from gateway.web.tls_acceptor import TlsAcceptor
 
 DOORS: Final = 64
@@ -51,8 +51,9 @@ class _Server(web.Server):
             response.headers.update(self.shared.headers)
             return response
         try:
-            async with asyncio.timeout(connection.REQUEST_TIMEOUT) as timeout:
+            async with asyncio.timeout(self.shared.timeouts.request) as timeout:
                 request[_TIMEOUT] = timeout
+                request[BODY_TIMEOUT] = self.shared.timeouts.body
                 try:
                     return await answer_errors(request, self._handler)
                 finally:
@@ -92,6 +93,7 @@ class _Site(web.TCPSite):
 
     async def _listen(self) -> None:
         server = cast("_Server", self._runner.server)
+        timeouts = server.shared.timeouts
         if self._ssl_context is not None:
             for bound in self._bound:
                 acceptor = TlsAcceptor(
@@ -100,8 +102,9 @@ class _Site(web.TCPSite):
                     self._ssl_context,
                     server.shared.load_shedding,
                     at_once=self._at_once,
-                    handshake_timeout=connection.HEAD_TIMEOUT,
+                    handshake_timeout=timeouts.head,
                     shutdown_timeout=_TLS_SHUTDOWN,
+                    retry=timeouts.accept_again,
                 )
                 self._doors.append(acceptor)
             self._server = cast("asyncio.AbstractServer", self._doors.pop(0))
@@ -137,7 +140,8 @@ class Runner(web.AppRunner):
         app: serves requests, and upgrades that are incomplete or not first on their connection.
         load_shedding: closes connections when file handles run short; a new one by default.
         shutdown_timeout: seconds for open requests to finish.
-        keepalive: seconds for which a connection may wait for its next request.
+        timeouts: limit what clients and handlers take.
+        keepalive: seconds for which a connection may wait for its next request; by default as for headers.
         doors: handles that listen at each socket.
         upgrades: returns the handler of a path for all other upgrades.
         headers: are added to every answer, beside Server.
@@ -150,7 +154,8 @@ class Runner(web.AppRunner):
         load_shedding: LoadShedding | None = None,
         *,
         shutdown_timeout: float,
-        keepalive: float = connection.HEAD_TIMEOUT,
+        timeouts: Timeouts = DEFAULT_TIMEOUTS,
+        keepalive: float | None = None,
         doors: int = DOORS,
         upgrades: UpgradeRouter = lambda _: None,
         headers: Mapping[str, str] | None = None,
@@ -165,11 +170,12 @@ class Runner(web.AppRunner):
             load_shedding or LoadShedding(),
             # Replaces aiohttp's header, which names libraries and versions.
             {"Server": SERVER_NAME, **(headers or {})},
+            timeouts,
         )
         self._options = {
             "access_log": None,
-            "keepalive_timeout": keepalive,
-            "lingering_time": connection.LINGER_TIMEOUT,
+            "keepalive_timeout": timeouts.head if keepalive is None else keepalive,
+            "lingering_time": timeouts.linger,
             "max_line_size": connection.MAX_LINE,
             "max_field_size": connection.MAX_FIELD,
             "max_headers": connection.MAX_FIELDS,

@@ -16,8 +16,6 @@ from typing import Final
 
 from gateway.web.load_shedding import LoadShedding
 
-_RETRY: Final = 1.0
-"""Seconds without accepting after the system ran out of handles, as in asyncio."""
 _AFTER_SHEDDING: Final = 0.01
 """Seconds until the handles of aborted connections are released."""
 _NO_HANDLE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -48,6 +46,7 @@ class TlsAcceptor:
         at_once: maximum connections accepted in one turn of the loop.
         handshake_timeout: seconds for a handshake.
         shutdown_timeout: seconds for a client to answer our close_notify.
+        retry: seconds without accepting after the system ran out of handles.
     """
 
     def __init__(
@@ -60,6 +59,7 @@ class TlsAcceptor:
         at_once: int,
         handshake_timeout: float,
         shutdown_timeout: float,
+        retry: float,
     ) -> None:
         listening.setblocking(False)  # noqa: FBT003 - its only argument
         self.sockets = (listening,)
@@ -70,6 +70,7 @@ class TlsAcceptor:
         self._at_once = at_once
         self._handshake_timeout = handshake_timeout
         self._shutdown_timeout = shutdown_timeout
+        self._retry = retry
         self._loop = asyncio.get_running_loop()
         self._handshakes: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -97,7 +98,7 @@ class TlsAcceptor:
                 if error.errno not in _NO_HANDLE:
                     raise
                 self._loop.remove_reader(self._listening)
-                pause = _AFTER_SHEDDING if self._load_shedding.shed(self._at_once) else _RETRY
+                pause = _AFTER_SHEDDING if self._load_shedding.shed(self._at_once) else self._retry
                 self._loop.call_later(pause, self._start_accepting)
                 return
             handshake = _Handshake(connection)

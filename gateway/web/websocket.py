@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final, Protocol, cast
 
 from websockets.exceptions import PayloadTooBig
@@ -25,16 +26,8 @@ from websockets.typing import BytesLike
 
 from client.protocol import CLOSINGS, MAX_MESSAGE, CloseCode
 
-CLOSE_TIMEOUT: Final = 1.0
-"""Seconds for a peer to answer a close frame before the transport is aborted."""
-MAX_BUFFER: Final = 4 * MAX_MESSAGE
-"""Bytes that may wait for a slow reader; beyond that it is dropped as a slow consumer."""
 SLICE: Final = 1024
 """Bytes parsed before other connections have their turn: one or two milliseconds of the smallest frames."""
-RATE: Final = 1000
-"""Frames a second that a peer may send on average."""
-BURST: Final = 5000
-"""Frames that a peer may send at once."""
 TEXT: Final = Opcode.TEXT
 BINARY: Final = Opcode.BINARY
 CONT: Final = Opcode.CONT
@@ -47,6 +40,25 @@ _GATEWAY_CODES: Final = frozenset(code for code in CloseCode if code >= CloseCod
 """Codes that only a gateway may send."""
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one peer may cost."""
+
+    max_message: int = MAX_MESSAGE
+    """Bytes of a message."""
+    max_buffer: int = 4 * MAX_MESSAGE
+    """Bytes that may wait for a slow reader; beyond that it is dropped as a slow consumer."""
+    rate: float = 1000.0
+    """Frames a second that a peer may send in the long run."""
+    burst: float = 5000.0
+    """Frames that a peer may send at once."""
+    close_timeout: float = 1.0
+    """Seconds for a peer to answer a close frame before the transport is aborted."""
+
+
+DEFAULT_LIMITS: Final = Limits()
+
+
 class Receiver(Protocol):
     """Gets the messages and the end of a connection. `closed` is called once, and nothing after it."""
 
@@ -54,7 +66,7 @@ class Receiver(Protocol):
         """A complete text message arrived."""
 
     def overflowed(self) -> None:
-        """More than `MAX_BUFFER` bytes wait for the peer to read."""
+        """More than `Limits.max_buffer` bytes wait for the peer to read."""
 
     def closed(self, code: int) -> None:
         """The connection is closing; `code` was sent or received first."""
@@ -64,11 +76,17 @@ class _Core(Core):
     """The parser; delivers each frame before it reads the next, which may be a close frame."""
 
     deliver: Callable[[Frame], None]
+    max_message: int
 
     def __init__(self) -> None:
-        super().__init__(SERVER, state=OPEN, max_size=MAX_MESSAGE)
+        super().__init__(SERVER, state=OPEN)
         self.unread = 0
         """Bytes that were fed in (counted by `WebSocket`), less those of the parsed frames."""
+
+    def lend(self, deliver: Callable[[Frame], None], max_message: int) -> None:
+        """Serve one connection from now on."""
+        self.deliver = deliver
+        self.max_message = self.max_message_size = max_message
 
     def recv_frame(self, frame: Frame) -> None:
         size = self.current_size
@@ -91,9 +109,11 @@ class _Core(Core):
         The core counts control frames between fragments against its limit, but they are not part of the
         message (RFC 6455 section 5.4).
         """
-        if frame.opcode is CONT and size is not None and size + len(frame.data) > MAX_MESSAGE:
-            raise PayloadTooBig(len(frame.data), MAX_MESSAGE - size)
-        self.max_message_size = MAX_MESSAGE + (0 if self.current_size is None else _MAX_CONTROL)
+        if frame.opcode is CONT and size is not None and size + len(frame.data) > self.max_message:
+            raise PayloadTooBig(len(frame.data), self.max_message - size)
+        self.max_message_size = self.max_message + (
+            0 if self.current_size is None else _MAX_CONTROL
+        )
 
 
 def framed(opcode: Opcode, data: bytes) -> bytes:
@@ -110,7 +130,7 @@ def whole_text(data: bytes) -> bytes | None:
     """The payload if `data` is exactly one unfragmented, masked text frame from a client.
 
     None for anything else, which the core must read: fragments, reserved bits, no mask, 64 KiB or more
-    (RFC 6455 section 5.2). It need not check `MAX_MESSAGE`, because `data` has at most `SLICE` bytes.
+    (RFC 6455 section 5.2). It need not check `Limits.max_message`, because `data` has at most `SLICE` bytes.
     """
     size = len(data) - 6  # two bytes and the masking key
     if size < 0 or data[0] != _FIN | TEXT:
@@ -139,6 +159,7 @@ class WebSocket(asyncio.Protocol):
         "_credited",
         "_flooded",
         "_gone",
+        "_limits",
         "_loop",
         "_lost",
         "_message",
@@ -149,13 +170,14 @@ class WebSocket(asyncio.Protocol):
         "heard",
     )
 
-    def __init__(self, receiver: Receiver) -> None:
+    def __init__(self, receiver: Receiver, limits: Limits = DEFAULT_LIMITS) -> None:
         self._receiver = receiver
+        self._limits = limits
         self._core: _Core | None = None
         self._backlog = _NOTHING
         self._paused = False
         self._flooded = False
-        self._credit = float(BURST)
+        self._credit = limits.burst
         self._credited = 0.0
         self._message: bytearray | None = None
         self._closing = False
@@ -301,7 +323,7 @@ class WebSocket(asyncio.Protocol):
     def _parser(self) -> _Core:
         if self._core is None:
             self._core = _SPARE.pop() if _SPARE else _Core()
-            self._core.deliver = self._deliver
+            self._core.lend(self._deliver, self._limits.max_message)
         return self._core
 
     def _send(self, opcode: Opcode, data: bytes) -> None:
@@ -310,7 +332,7 @@ class WebSocket(asyncio.Protocol):
         if self._core is not None and self._core.writes:
             self._flush()  # for example a pong, which must go first
         self._transport.write(framed(opcode, data))
-        if self._transport.get_write_buffer_size() > MAX_BUFFER:
+        if self._transport.get_write_buffer_size() > self._limits.max_buffer:
             self._receiver.overflowed()
 
     def _deliver(self, frame: Frame) -> None:
@@ -361,9 +383,9 @@ class WebSocket(asyncio.Protocol):
             self._begin_closing()
 
     def _refill(self) -> None:
-        """Add the credit since the last time: `RATE` frames a second, at most `BURST`."""
-        now = self._loop.time()
-        self._credit = min(float(BURST), self._credit + (now - self._credited) * RATE)
+        """Add the credit since the last time."""
+        now, limits = self._loop.time(), self._limits
+        self._credit = min(limits.burst, self._credit + (now - self._credited) * limits.rate)
         self._credited = now
 
     def _flush(self) -> None:
@@ -380,7 +402,7 @@ class WebSocket(asyncio.Protocol):
             elif core.close_rcvd is not None:
                 self._transport.close()
             # Otherwise (TLS has no half-close) the peer may still send: it closes, or the timer aborts.
-        if not self._closing and self._transport.get_write_buffer_size() > MAX_BUFFER:
+        if not self._closing and self._transport.get_write_buffer_size() > self._limits.max_buffer:
             self._receiver.overflowed()
 
     def _begin_closing(self) -> None:
@@ -388,7 +410,7 @@ class WebSocket(asyncio.Protocol):
         self._closing = True
         self._message = None
         self._flush()
-        self._timer = self._loop.call_later(CLOSE_TIMEOUT, self._transport.abort)
+        self._timer = self._loop.call_later(self._limits.close_timeout, self._transport.abort)
         self._receiver.closed(self._code())
 
     def _code(self) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from collections.abc import Callable
 
 from aiohttp import web
 
@@ -38,8 +39,8 @@ _WELCOME = Welcome(
 class Echo:
     """A receiver that sends back what it gets."""
 
-    def __init__(self) -> None:
-        self.wire = WebSocket(self)
+    def __init__(self, wire: Callable[[Echo], WebSocket] = WebSocket) -> None:
+        self.wire = wire(self)
 
     def received(self, text: str) -> None:
         self.wire.send(text.encode())
@@ -51,7 +52,8 @@ class Echo:
         """Nobody holds it."""
 
 
-async def serve(host: str, port: int, *, welcome: bool) -> None:
+async def start(host: str, port: int, *, welcome: bool, echo: Callable[[], Echo] = Echo) -> Runner:
+    """Listen, with a new `echo` for each connection."""
     first = notification("ice.welcome", _WELCOME) if welcome else None
 
     async def connect(upgrade: Upgrade) -> web.Response | None:
@@ -60,7 +62,7 @@ async def serve(host: str, port: int, *, welcome: bool) -> None:
             return problem_response(fault)
         if not upgrade.is_gone:
             subprotocol = SUBPROTOCOL if offers(upgrade, SUBPROTOCOL) else None
-            hand_over(upgrade, Echo().wire, first, subprotocol)
+            hand_over(upgrade, echo().wire, first, subprotocol)
         return None
 
     async def handle(request: web.Request) -> web.StreamResponse:
@@ -70,6 +72,11 @@ async def serve(host: str, port: int, *, welcome: bool) -> None:
     app.router.add_get("/{path:.*}", handle)
     runner = Runner(app, shutdown_timeout=1.0, upgrades=lambda _: connect)
     await runner.listen(host, port)
+    return runner
+
+
+async def serve(host: str, port: int, *, welcome: bool) -> None:
+    runner = await start(host, port, welcome=welcome)
     eventloop.freeze_heap()
     print("ready", *runner.addresses[0][:2], flush=True)
     await asyncio.Event().wait()

@@ -13,7 +13,7 @@ import pytest_asyncio
 from playwright.async_api import expect
 
 from tests.browser.admin import CHROMIUM, Admin, chromium
-from tests.support.harness import harness
+from tests.support.harness import harness, marked
 
 REQUIRED = bool(os.environ.get("CI")) or os.environ.get("ICE_REQUIRE_BROWSER") == "1"
 ZONE = "Asia/Tokyo"
@@ -41,9 +41,9 @@ async def browser():
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def running(tmp_path):
+async def running(tmp_path, request):
     """A gateway with an admin `root` and a member `alice`."""
-    async with harness(tmp_path) as started:
+    async with harness(tmp_path, **marked(request)) as started:
         yield started
 
 

@@ -9,10 +9,11 @@ import time
 import pytest
 from playwright.async_api import expect
 
+from gateway.admin.event_streams import StreamLimits
+from gateway.app import Tuning
 from gateway.cli.common import open_context
 from gateway.core.roles import Role
 from gateway.core.times import to_text, utc_now
-from gateway.node.log_follower import LogFollower
 from gateway.store.engine import as_json, rows_of
 from tests.browser.admin import choose, close_token, dialog, fill, press, row, submit
 from tests.contract.domain import unguarded
@@ -91,12 +92,11 @@ async def test_stream_that_was_lost_leaves_nothing_out(admin, running):
     await expect(row(page, "lab-2")).to_be_visible()
 
 
+@pytest.mark.gateway(tuning=Tuning(streams=StreamLimits(authenticate_every=0.05)))
 async def test_log_that_was_replaced_renews_the_table(admin, running, monkeypatch):
     """Nothing else is news here: the reset alone tells that the table is another."""
-    monkeypatch.setattr("gateway.admin.api.events._AUTHENTICATE_EVERY", 0.05)
-    monkeypatch.setattr(
-        LogFollower, "_check_continuity", lambda *_: None
-    )  # it would end the stream first
+    # The node would condemn the engine, which ends the stream first.
+    monkeypatch.setattr(running.gateway.engine, "condemn", lambda _: None)
     await running.provision("lab-1")
     page = await admin.open()
     await expect(row(page, "lab-1")).to_be_attached()

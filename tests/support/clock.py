@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 
 from gateway.core.times import utc_now
@@ -40,6 +41,10 @@ class RunningClock:
 
     def __call__(self) -> datetime:
         return utc_now() + self.ahead
+
+    def monotonic(self) -> float:
+        """Seconds that pass, with those that were skipped."""
+        return time.monotonic() + self.ahead.total_seconds()
 
     def skip(self, **time: float) -> None:
         """Let time pass; arguments as those of `timedelta`."""

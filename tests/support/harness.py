@@ -16,7 +16,7 @@ import argon2
 from click.testing import CliRunner
 
 from gateway.admin import openapi
-from gateway.app import Gateway, run_gateway
+from gateway.app import DEFAULT_TUNING, Gateway, Tuning, run_gateway
 from gateway.cli import main
 from gateway.core.audit_event import Actor, Via
 from gateway.core.roles import Role
@@ -100,9 +100,15 @@ class Harness:
     """A running gateway and what tests do with it."""
 
     def __init__(
-        self, gateway: Gateway, session: aiohttp.ClientSession, clock: Clock = utc_now
+        self,
+        gateway: Gateway,
+        session: aiohttp.ClientSession,
+        clock: Clock,
+        passwords: Passwords,
     ) -> None:
         self.gateway = gateway
+        self.passwords = passwords
+        """What the gateway hashes and checks passwords with."""
         self.clock = clock
         """The gateway's."""
         self.session = session
@@ -175,25 +181,28 @@ async def harness(
     *,
     clock: Clock = utc_now,
     monotonic: Callable[[], float] = time.monotonic,
+    tuning: Tuning = DEFAULT_TUNING,
     **options: Any,
 ) -> AsyncIterator[Harness]:
     """Run a gateway with an admin `root` and a member `alice`; see `run_gateway`.
 
-    It hashes passwords quickly and listens by two handles: to open and close 64 takes as long as most tests.
+    `options` are settings, `tuning` the limits that are none. It hashes passwords quickly and listens by two handles: to open and close 64 takes as long as most tests.
     """
     settings = settings_for(folder, **options)
+    passwords = Passwords(QUICK_HASHER)
     async with (
         run_gateway(
             settings,
             clock=clock,
             monotonic=monotonic,
-            passwords=Passwords(QUICK_HASHER),
+            passwords=passwords,
             doors=2,
+            tuning=tuning,
         ) as gateway,
         # Shorter than the gateway keeps a connection, or else both might let go of it at once.
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(keepalive_timeout=2)) as session,
     ):
-        running = Harness(gateway, session, clock)
+        running = Harness(gateway, session, clock, passwords)
         known = {user.name for user in await gateway.services.accounts.users()}
         running.admin = await running.api("root", None if "root" in known else Role.ADMIN)
         if "alice" not in known:
@@ -202,6 +211,12 @@ async def harness(
             yield running
         finally:
             await running.close()
+
+
+def marked(request: Any) -> dict[str, Any]:
+    """The arguments that a test's mark `gateway` has for `harness`."""
+    mark = request.node.get_closest_marker("gateway")
+    return {} if mark is None else mark.kwargs
 
 
 class Description:

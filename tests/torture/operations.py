@@ -31,10 +31,11 @@ from client.agent import IceClient
 from client.environment import Environment
 from client.journal import Journal
 from client.operations import OperationFailed
-from gateway.app import run_gateway
+from gateway.app import Tuning, run_gateway
 from gateway.core import operation
 from gateway.core.operation import Move, State
-from gateway.node import dispatcher
+from gateway.node.dispatcher import Dispatcher
+from gateway.node.node import NodeLimits
 from gateway.runtime.logs import configure
 from tests.support.harness import API, harness, settings_for
 
@@ -52,12 +53,13 @@ _HELLO = timedelta(seconds=2)
 def serve(folder: Path, port: int, mutation: str | None, notes: Any) -> None:
     """A gateway; notes that it listens."""
     configure("json", "error")
-    dispatcher.FINISH_GRACE = _HELLO
+    grace = timedelta() if mutation == _AGAIN else _HELLO
+    tuning = Tuning(node=NodeLimits(finish_grace=grace))
     if mutation in MUTATIONS:
         MUTATIONS[mutation]()
 
     async def run() -> None:
-        async with run_gateway(settings_for(folder, server__port=port)):
+        async with run_gateway(settings_for(folder, server__port=port), tuning=tuning):
             notes.send("listens")
             await asyncio.Event().wait()
 
@@ -106,7 +108,6 @@ def work(folder: Path, url: str, token: str, mutation: str | None, notes: Any) -
 
 def _send_what_is_lost_again() -> None:
     operation.MOVES = {**operation.MOVES, Move.LOSE: (operation.ACTIVE, State.QUEUED)}
-    dispatcher.FINISH_GRACE = timedelta()
 
 
 def _forget_what_was_accepted() -> None:
@@ -114,18 +115,19 @@ def _forget_what_was_accepted() -> None:
 
 
 def _answer_before_the_commit() -> None:
-    finish = dispatcher.Dispatcher._record_finish
+    finish = Dispatcher._record_finish
 
     async def early(self: Any, session: Any, request: Any, told: Any) -> None:
         session.answer(request, None)
         await asyncio.sleep(0.2)
         await finish(self, session, request, told)
 
-    dispatcher.Dispatcher._record_finish = early  # type: ignore[method-assign]
+    Dispatcher._record_finish = early  # type: ignore[method-assign]
 
 
+_AGAIN = "send-what-is-lost-again"
 MUTATIONS: dict[str, Callable[[], None]] = {
-    "send-what-is-lost-again": _send_what_is_lost_again,
+    _AGAIN: _send_what_is_lost_again,
     "forget-what-was-accepted": _forget_what_was_accepted,
     "answer-before-the-commit": _answer_before_the_commit,
 }

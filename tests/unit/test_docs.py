@@ -26,6 +26,7 @@ from gateway.services.operation_requests import MAX_UNFINISHED
 from gateway.services.passwords import MAX_BYTES, MIN_LENGTH
 from gateway.store.postgres import connection as postgres
 from gateway.web import connection, responses
+from gateway.web.connection import DEFAULT_TIMEOUTS
 from gateway.web.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
@@ -146,10 +147,10 @@ def test_limits_are_those_that_hold():
                 f" {connection.MAX_FIELDS} lines"
             ),
             "arrival of the headers, from the start of the connection or from their first byte; a TLS handshake": (
-                f"{connection.HEAD_TIMEOUT:g} s"
+                f"{DEFAULT_TIMEOUTS.head:g} s"
             ),
             "a body; its arrival": (
-                f"{responses.MAX_BODY // kib**2} MiB, uncompressed; {responses.BODY_TIMEOUT:g} s"
+                f"{responses.MAX_BODY // kib**2} MiB, uncompressed; {DEFAULT_TIMEOUTS.body:g} s"
             ),
             "the form of the login page": f"{MAX_FORM // kib} KiB",
             "fields of a form; of one that names ICEs": f"{MAX_FIELDS}; {MAX_BULK_FIELDS:,}",
@@ -181,10 +182,10 @@ def test_limits_are_those_that_hold():
             "lines of the log that wait for a reader; at the end of the process": (
                 f"{standard_streams.MAX_WAITING // kib**2} MiB; {standard_streams.EXIT_TIMEOUT:g} s"
             ),
-            "data that still arrives after an answer": f"{connection.LINGER_TIMEOUT:g} s",
-            "start of an answer": f"{connection.REQUEST_TIMEOUT:g} s",
+            "data that still arrives after an answer": f"{DEFAULT_TIMEOUTS.linger:g} s",
+            "start of an answer": f"{DEFAULT_TIMEOUTS.request:g} s",
             "an answer that is not read": (
-                f"{connection.READ_TIMEOUT:g} s for each {connection.READ_STEP // kib} KiB and for its rest"
+                f"{DEFAULT_TIMEOUTS.read:g} s for each {connection.READ_STEP // kib} KiB and for its rest"
             ),
         }.items()
     )

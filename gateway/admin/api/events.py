@@ -24,8 +24,6 @@ from gateway.store.sessions import ConnectionEvent
 from gateway.web.responses import RequestRefused, json_response
 
 _BATCH: Final = 200
-_AUTHENTICATE_EVERY: Final = 10.0
-"""Seconds after which a stream's credentials are checked again; they may have expired."""
 
 
 class EventQuery(Query):
@@ -88,6 +86,7 @@ async def _send_all(
     request: web.Request, response: EventSourceResponse, reader: EventStream, position: Position
 ) -> None:
     context = admin_context(request)
+    every = context.streams.limits.authenticate_every
     loop = asyncio.get_running_loop()
     authenticated = loop.time()
     # Check `transport`: a stream without news writes nothing, so it would not notice a disconnect.
@@ -101,7 +100,7 @@ async def _send_all(
         entries = [entry for entry in found if known and entry.seq > position.seq]
         # An event without an ICE may have changed the caller's user or API token.
         may_have_changed = not known or any(entry.event.ice_name is None for entry in entries)
-        if may_have_changed or loop.time() - authenticated >= _AUTHENTICATE_EVERY:
+        if may_have_changed or loop.time() - authenticated >= every:
             authenticated = loop.time()
             caller = await authenticate(request, used=False)
             if caller is None or not caller.grants.reads_events:
@@ -117,7 +116,7 @@ async def _send_all(
         for item in news:
             await _send_news(response, item)
         if len(entries) < _BATCH:
-            await wait_at_most(reader.wake, _AUTHENTICATE_EVERY)
+            await wait_at_most(reader.wake, every)
 
 
 async def _send_news(response: EventSourceResponse, news: News) -> None:

@@ -14,10 +14,11 @@ import pytest
 import pytest_asyncio
 
 from gateway.admin import api_app
+from gateway.app import Tuning
 from gateway.core.roles import Role
 from gateway.core.times import utc_now
 from gateway.store.engine import OutcomeUnknown
-from gateway.store.ices import Ices
+from gateway.web.connection import Timeouts
 from gateway.web.responses import MAX_BODY
 from tests.support.harness import (
     ADMIN,
@@ -473,8 +474,8 @@ async def test_answers_name_no_libraries(shared):
     assert (await shared.admin.get("/ices")).headers["Server"] == "ice-gateway"
 
 
-async def test_body_that_stops_half_way_is_408(running, monkeypatch):
-    monkeypatch.setattr("gateway.web.responses.BODY_TIMEOUT", 0.05)
+@pytest.mark.gateway(tuning=Tuning(timeouts=Timeouts(body=0.05)))
+async def test_body_that_stops_half_way_is_408(running):
     reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(running.url).port)
     writer.write(
         f"POST {API}/ices HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -572,7 +573,7 @@ async def test_fault_of_ours_tells_nothing(running, monkeypatch):
     async def fault(*_):
         raise RuntimeError("the innermost secret")
 
-    monkeypatch.setattr(Ices, "page", fault)
+    monkeypatch.setattr(running.gateway.admin.ices, "page", fault)
     headers = {"Authorization": f"Bearer {running.admin.token}"}
     status, answered, text = await raw(running, "GET", f"{API}/ices", headers)
     assert (status, json.loads(text)["code"]) == (500, "internal")

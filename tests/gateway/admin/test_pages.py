@@ -8,7 +8,6 @@ import html
 import json
 import re
 from datetime import timedelta
-from unittest.mock import Mock
 from urllib.parse import urlencode, urljoin
 
 import aiohttp
@@ -24,10 +23,8 @@ from gateway.core.secret import Secret
 from gateway.core.times import utc_now
 from gateway.services.login_failures import LoginFailures
 from gateway.services.logins import LoginService
-from gateway.services.passwords import Passwords, TooBusy
-from gateway.store.accounts import Accounts
+from gateway.services.passwords import TooBusy
 from gateway.store.engine import StoreUnavailable
-from gateway.store.ices import Ices
 from gateway.web.responses import MAX_BODY
 from tests.contract.domain import unguarded
 from tests.support.harness import ADMIN, API, Api, expect_refused, harness, settings_for
@@ -204,11 +201,11 @@ async def test_address_that_is_held_off_has_no_more_names_remembered(running, br
     async def wrong(*_):
         return False
 
-    monkeypatch.setattr(Passwords, "verify", wrong)
+    monkeypatch.setattr(running.passwords, "verify", wrong)
     desk = LoginService(
         engine=running.gateway.engine,
         clock=utc_now,
-        passwords=running.gateway.services.accounts._passwords,
+        passwords=running.passwords,
         failures=LoginFailures(running.gateway.engine, utc_now, lambda _: None),
         idle=60,
         lifetime=60,
@@ -225,13 +222,12 @@ async def test_address_that_is_held_off_has_no_more_names_remembered(running, br
 async def test_who_could_not_be_checked_has_not_failed(running, browse, monkeypatch):
     await has_password(running, "root")
     browser = await browse(running)
-    passwords = running.gateway.services.accounts._passwords
 
     async def busy(*_):
         raise TooBusy
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(passwords), "verify", busy)
+        patch.setattr(running.passwords, "verify", busy)
         for _ in range(60):
             assert (await browser.log_in()).status == 429
     assert (await browser.log_in()).status == 303
@@ -759,11 +755,11 @@ async def test_users_are_offered_by_a_part_of_their_name(running, root, field):
 
 
 async def test_no_page_loads_all_users(running, browse, root, monkeypatch):
-    async def everybody(_):
+    async def everybody():
         pytest.fail("all users were loaded")
 
     stranger = await browse(running)
-    monkeypatch.setattr(Accounts, "users", everybody)
+    monkeypatch.setattr(running.gateway.services.accounts, "users", everybody)
     for path in ("", "users", "api-tokens", "audit?action=none", "users/known"):
         answer = await root.get(path)
         assert answer.status == 200
@@ -848,7 +844,7 @@ async def test_login_that_is_checked_while_all_are_ended_does_not_begin(
 ):
     await has_password(running, "eve")
     browser = await browse(running)
-    verify = Passwords.verify
+    verify = running.passwords.verify
 
     async def meanwhile(*args):
         right = await verify(*args)
@@ -856,7 +852,7 @@ async def test_login_that_is_checked_while_all_are_ended_does_not_begin(
         await getattr(running.gateway.services.accounts, ends)(ADMIN, "eve", *more)
         return right
 
-    monkeypatch.setattr(Passwords, "verify", meanwhile)
+    monkeypatch.setattr(running.passwords, "verify", meanwhile)
     expect_login_page(await browser.log_in("eve"), 401, WRONG)
     assert await running.gateway.engine.fetch("SELECT * FROM logins") == []
 
@@ -869,7 +865,7 @@ async def test_disabling_ends_the_logins_for_good(running, browse):
 
 async def test_password_that_was_set_under_older_rules_is_good(running, browse):
     for password in ("short", "\N{SNOWMAN}" * 1024):
-        digest = await running.gateway.services.accounts._passwords.hash(Secret(password))
+        digest = await running.passwords.hash(Secret(password))
         await running.gateway.engine.write(
             lambda transaction, digest=digest: transaction.run(
                 "UPDATE users SET password_hash = $1 WHERE name = 'root'", digest
@@ -904,17 +900,19 @@ async def test_failed_login_of_a_user_is_an_event(running, browse):
 
 
 @pytest.mark.parametrize("user", ["nobody", "gone"])
-async def test_failed_login_of_nobody_is_counted_and_named_nowhere(
-    running, browse, monkeypatch, user
-):
+async def test_failed_login_of_nobody_is_counted_and_named_nowhere(running, browse, said, user):
     why = "unknown-user"
-    log = Mock()
-    monkeypatch.setattr("gateway.services.login_failures._log", log)
     await has_password(running, "gone")
     await running.gateway.services.accounts.disable(ADMIN, "gone")
     await (await browse(running)).log_in(user, "wrong")
     assert counted(running, why) == 1
-    log.info.assert_called_once_with("credentials refused", why=why, address="127.0.0.1")
+    [line] = [line for line in said if line["event"] == "credentials refused"]
+    assert line == {
+        "event": "credentials refused",
+        "log_level": "info",
+        "why": why,
+        "address": "127.0.0.1",
+    }
     await running.gateway.services.accounts.add_user(ADMIN, "eve", Role.ADMIN, Secret(PASSWORD))
     await (await browse(running)).log_in("eve", "wrong")
     await running.eventually("/events?action=login-failed", lambda answer: answer.json["items"])
@@ -942,7 +940,7 @@ async def test_what_is_half_done_is_told_so(running, root, monkeypatch):
         raise StoreUnavailable("the disk is full")
 
     await running.add_user("eve")
-    monkeypatch.setattr(Ices, "sorted", fails)
+    monkeypatch.setattr(running.gateway.admin.ices, "sorted", fails)
     answer = await root.post("users/disable", {"name": "eve"})
     assert answer.status == 503
     done = "eve is disabled, but their ICEs cannot be shown"
@@ -1451,12 +1449,12 @@ async def test_store_that_fails_is_told_on_the_page(running, root, monkeypatch):
         raise StoreUnavailable("disk I/O error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(engine), "write", broken)
+        patch.setattr(engine, "write", broken)
         answer = await root.post("users", {"name": "bob", "role": "member"})
     assert answer.status == 503
     assert "Nothing was changed." in said(answer)
     with monkeypatch.context() as patch:
-        patch.setattr(type(engine), "fetch", broken)
+        patch.setattr(engine, "fetch", broken)
         answer = await root.get("users")
         assert answer.status == 503
         assert "disk I/O error" not in answer.text
@@ -1467,7 +1465,7 @@ async def test_fault_of_ours_is_told_on_the_page(running, root, monkeypatch):
         raise RuntimeError("secret thing")
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(running.gateway.services.accounts), "page", broken)
+        patch.setattr(running.gateway.services.accounts, "page", broken)
         page, part = await root.get("users"), await root.part("users")
     for answer in (page, part):
         assert answer.status == 500

@@ -22,7 +22,8 @@ from gateway.store.key_file import KeyStore
 from gateway.store.nodes import Nodes
 from gateway.store.sqlite.engine import open_sqlite
 from gateway.web.ice_endpoint import IceEndpoint
-from tests.support.harness import ADMIN
+from tests.support.clock import RunningClock
+from tests.support.harness import ADMIN, harness
 from tests.support.ice import Key, Refused
 
 
@@ -60,7 +61,7 @@ def parts(running):
     admission = running.gateway.node.admission
     return {
         "screening": (admission, "_screen"),
-        "look-up": (admission._loader, "find"),
+        "look-up": (admission.loader, "find"),
         "registration": (admission, "_register"),
         "decision": (admission, "_decide"),
     }
@@ -210,27 +211,27 @@ async def test_an_event_that_the_tail_has_not_seen_yet_drops_what_was_admitted(
 
 
 @pytest.mark.sqlite
-async def test_a_row_read_long_ago_is_read_again(running, hold, monkeypatch):
+async def test_a_row_read_long_ago_is_read_again(tmp_path, monkeypatch):
     """Even if the tail stood still: what was read more than a second ago admits nobody."""
-    ice = await running.provision()
-    await (await ice.connect()).close()
-    held = hold(("look-up", True))
-    handshake = await held_handshake(ice, held)
-    monkeypatch.setattr(running.gateway.node.log, "_read_new", asyncio.Event().wait)
-    async with open_sqlite(running.gateway.settings.database_path) as engine:
-        elsewhere = Provisioning(
-            engine=engine,
-            keys=KeyStore(running.gateway.settings.key_file),
-            clock=utc_now,
-            registration_ttl=0,
-            confirmer=Acknowledgements(Nodes(engine.fetch), utc_now),
-        )
-        await elsewhere.deregister(ADMIN, (await Ices(engine).find("lab-1")).ice)
-    admission = running.gateway.node.admission
-    before = admission._monotonic
-    monkeypatch.setattr(admission, "_monotonic", lambda: before() + 1.01)
-    held.let_go()
-    assert await refusal_of(handshake) == "deregistered"
+    clock = RunningClock()
+    async with harness(tmp_path, monotonic=clock.monotonic) as running:
+        ice = await running.provision()
+        await (await ice.connect()).close()
+        held = Gap(monkeypatch, running.gateway.node.admission.loader, "find", after=True)
+        handshake = await held_handshake(ice, held)
+        monkeypatch.setattr(running.gateway.node.log, "_read_new", asyncio.Event().wait)
+        async with open_sqlite(running.gateway.settings.database_path) as engine:
+            elsewhere = Provisioning(
+                engine=engine,
+                keys=KeyStore(running.gateway.settings.key_file),
+                clock=utc_now,
+                registration_ttl=0,
+                confirmer=Acknowledgements(Nodes(engine.fetch), utc_now),
+            )
+            await elsewhere.deregister(ADMIN, (await Ices(engine).find("lab-1")).ice)
+        clock.skip(seconds=1.01)
+        held.let_go()
+        assert await refusal_of(handshake) == "deregistered"
 
 
 @pytest.mark.sqlite

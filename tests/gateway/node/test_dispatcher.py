@@ -11,15 +11,16 @@ import pytest
 from websockets.frames import Opcode
 
 from client.protocol import OperationKind
+from gateway.app import Tuning
 from gateway.cli.common import open_context
 from gateway.core.times import utc_now
-from gateway.node import dispatcher
+from gateway.node.dispatcher import MAX_PENDING_FINISHES, MAX_READS
+from gateway.node.node import NodeLimits
 from gateway.services.operation_requests import OperationRequest, OperationService
-from gateway.store import operations
 from gateway.store.engine import OutcomeUnknown, StoreUnavailable
 from gateway.store.ices import Ices
 from tests.support.clock import RunningClock
-from tests.support.harness import harness
+from tests.support.harness import harness, marked
 from tests.support.ice import until
 from tests.support.work import (
     accept,
@@ -44,16 +45,14 @@ def clock():
 
 
 @pytest.fixture
-async def timed(tmp_path, clock):
+async def timed(tmp_path, clock, request):
     """A gateway whose clock tests move."""
-    async with harness(tmp_path, clock=clock) as started:
+    async with harness(tmp_path, clock=clock, **marked(request)) as started:
         yield started
 
 
-@pytest.fixture
-def impatient(monkeypatch):
-    """An ICE that came back without its work is given little time."""
-    monkeypatch.setattr(dispatcher, "FINISH_GRACE", timedelta(seconds=0.2))
+IMPATIENT = pytest.mark.gateway(tuning=Tuning(node=NodeLimits(finish_grace=timedelta(seconds=0.2))))
+"""An ICE that came back without its work is given little time."""
 
 
 def lane_of(running, name="lab-1"):
@@ -243,7 +242,7 @@ async def test_a_flood_of_finishes_ends_the_session_and_nothing_is_lost(running,
         return await write(unit)
 
     monkeypatch.setattr(running.gateway.engine, "write", holding)
-    for number in range(dispatcher.MAX_PENDING_FINISHES + 1):
+    for number in range(MAX_PENDING_FINISHES + 1):
         connection.send({**message, "id": number})
     await connection.expect_dropped(1008)
     held.set()
@@ -347,7 +346,8 @@ async def test_what_the_ice_names_goes_on(running):
     await finished(again, operation)
 
 
-async def test_what_the_ice_does_not_name_is_lost_unless_it_finishes(running, impatient):
+@IMPATIENT
+async def test_what_the_ice_does_not_name_is_lost_unless_it_finishes(running):
     ice = await running.provision()
     connection = await greeted(ice)
     operation, following = await asked(running.admin), await asked(running.admin)
@@ -366,7 +366,8 @@ async def test_what_the_ice_does_not_name_is_lost_unless_it_finishes(running, im
     assert (await show(running.admin, following))["state"] == "sent"
 
 
-async def test_an_ice_without_a_hello_loses_what_it_worked_on(running, impatient):
+@IMPATIENT
+async def test_an_ice_without_a_hello_loses_what_it_worked_on(running):
     ice = await running.provision()
     connection = await ice.connect()
     operation = await asked(running.admin)
@@ -441,7 +442,7 @@ async def test_what_ices_cause_keeps_no_read_of_a_person_waiting(running, reads)
     [go] = reads
     for number in range(6):
         await greeted(await running.provision(f"lab-{number}"), "invented")
-    assert len(reads) - 1 == dispatcher.MAX_READS
+    assert len(reads) - 1 == MAX_READS
     assert len((await running.admin.get("/ices")).json["items"]) == 6
     assert (await running.admin.get("/operations")).json["items"] == []
     go.set()
@@ -478,19 +479,21 @@ async def test_one_answer_to_an_operation_counts(running, monkeypatch):
     ice = await connected(running)
     operation = await asked(running.admin)
     await expect_run(ice)
-    begun = []
-    accept_soon = running.gateway.node.dispatcher._accept_later
+    recorded = []
+    write = running.gateway.engine.write
 
-    def counted(session, operation_id):
-        begun.append(operation_id)
-        return accept_soon(session, operation_id)
+    async def counted(unit):
+        if "_record_answer" in repr(unit):
+            recorded.append(unit)
+        return await write(unit)
 
-    monkeypatch.setattr(running.gateway.node.dispatcher, "_accept_later", counted)
+    monkeypatch.setattr(running.gateway.engine, "write", counted)
     for _ in range(100):
         accept(ice, operation)
     await ice.round_trip()
-    assert begun == [operation], "each acceptance was worked on"
     await in_state(running, operation, "running")
+    await finished(ice, operation)  # what the acceptances cause begins before it
+    assert len(recorded) == 1, "each acceptance was worked on"
 
 
 # --- deadlines and times -----------------------------------------------------------------------
@@ -576,7 +579,8 @@ async def test_what_a_registration_has_taken_along_is_told_after_the_next(runnin
     await expect_cancel(again, operation, "reregistered")
 
 
-async def test_what_was_given_up_is_to_be_stopped(running, impatient):
+@IMPATIENT
+async def test_what_was_given_up_is_to_be_stopped(running):
     ice = await running.provision()
     connection = await greeted(ice)
     operation = await asked(running.admin)
@@ -602,7 +606,9 @@ async def test_scheduled_work_waits_for_its_time_and_holds_up_nothing(timed, clo
     assert await take(ice) == now
     await finished(ice, now)
     clock.skip(seconds=1801)
-    lane_of(timed).wake.set()  # a lane looks again now and then: the clock may be set
+    timed.gateway.node.dispatcher.wake(
+        "lab-1"
+    )  # a lane looks again now and then: the clock may be set
     assert await take(ice) == sooner
     await finished(ice, sooner)
     shown = await show(timed.admin, later)
@@ -620,15 +626,16 @@ async def test_what_was_marked_as_sent_and_not_written_is_sent_to_the_next_sessi
     """The session ends between the commit and the write: nobody has received anything."""
     ice = await running.provision()
     connection = await greeted(ice)
-    send = operations.send
+    write = running.gateway.engine.write
 
-    async def and_then_it_goes(transaction, new, generation):
-        done = await send(transaction, new, generation)
-        monkeypatch.setattr(operations, "send", send)
-        running.gateway.node.hub.get("lab-1").close(4201)
+    async def and_then_it_goes(unit):
+        done = await write(unit)
+        if getattr(done, "state", None) == "sent":
+            monkeypatch.setattr(running.gateway.engine, "write", write)
+            running.gateway.node.hub.get("lab-1").close(4201)
         return done
 
-    monkeypatch.setattr(operations, "send", and_then_it_goes)
+    monkeypatch.setattr(running.gateway.engine, "write", and_then_it_goes)
     operation = await asked(running.admin)
     await connection.expect_dropped(4201)
     again = await greeted(ice)
@@ -656,15 +663,17 @@ async def test_a_commit_of_which_nobody_knows_is_not_taken_for_sent(running, mon
 async def test_a_deregistration_between_the_look_and_the_sending_wins(running, monkeypatch):
     ice = await running.provision()
     connection = await greeted(ice)
-    send = running.gateway.node.dispatcher._send
+    write = running.gateway.engine.write
     sent = asyncio.Event()
 
-    async def slow(lane, work):
+    async def slow(unit):
+        if "._send." not in repr(unit):
+            return await write(unit)
         await running.act("lab-1", "deregister")
         sent.set()
-        return await send(lane, work)
+        return await write(unit)
 
-    monkeypatch.setattr(running.gateway.node.dispatcher, "_send", slow)
+    monkeypatch.setattr(running.gateway.engine, "write", slow)
     operation = await asked(running.admin)
     await connection.expect_dropped(4101)
     await sent.wait()
@@ -705,10 +714,10 @@ async def test_a_finish_is_answered_once_the_store_is_back(running, monkeypatch)
     assert (await show(running.admin, operation))["result"] == "kept"
 
 
+@pytest.mark.gateway(tuning=Tuning(node=NodeLimits(cancel_grace=0.05)))
 async def test_an_ice_that_does_not_answer_for_what_was_cancelled_gets_the_next_after_a_while(
-    running, monkeypatch
+    running,
 ):
-    monkeypatch.setattr(dispatcher, "CANCEL_GRACE", 0.05)
     ice = await connected(running)
     operation, following = await asked(running.admin), await asked(running.admin)
     await take(ice)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from unittest.mock import Mock
 
 import pytest
 from prometheus_client import generate_latest
+from structlog.testing import capture_logs
 from websockets.frames import Opcode
 
-import gateway.web.websocket
 from gateway import __version__
-from gateway.app import run_gateway
+from gateway.app import Tuning, run_gateway
 from gateway.core.ice import IceType
+from gateway.node.node import NodeLimits
 from gateway.web.metrics import Metrics
+from gateway.web.websocket import Limits
 from tests.support.harness import ADMIN, harness, settings_for
 from tests.support.ice import Ice, until
 
@@ -332,8 +333,11 @@ async def test_any_frame_counts_as_life(running, connection):
 # --- slow consumers ----------------------------------------------------------------------------------
 
 
-async def test_a_slow_consumer_is_dropped(running, connection, monkeypatch):
-    monkeypatch.setattr(gateway.web.websocket, "MAX_BUFFER", 100_000)
+SMALL_BUFFER = pytest.mark.gateway(tuning=Tuning(websocket=Limits(max_buffer=100_000)))
+
+
+@SMALL_BUFFER
+async def test_a_slow_consumer_is_dropped(running, connection):
     session = session_of(running)
     request = frame(TEXT, encoded({**REQUEST, "id": "x" * 50_000}))
     # It asks on and on, and reads nothing.
@@ -343,8 +347,8 @@ async def test_a_slow_consumer_is_dropped(running, connection, monkeypatch):
     assert await closures(running) == [4202]
 
 
-async def test_a_slow_consumer_that_reads_again_learns_why(running, connection, monkeypatch):
-    monkeypatch.setattr(gateway.web.websocket, "MAX_BUFFER", 100_000)
+@SMALL_BUFFER
+async def test_a_slow_consumer_that_reads_again_learns_why(running, connection):
     session = session_of(running)
     request = frame(TEXT, encoded({**REQUEST, "id": "x" * 50_000}))
     while session_of(running) is session:
@@ -412,10 +416,8 @@ async def test_an_ice_that_leaves(running):
     assert closed == [1005, 4999, 1001, 1000]
 
 
-async def test_a_peer_that_never_answers_the_close_frame_is_aborted(
-    running, connection, monkeypatch
-):
-    monkeypatch.setattr(gateway.web.websocket, "CLOSE_TIMEOUT", 0.05)
+@pytest.mark.gateway(tuning=Tuning(websocket=Limits(close_timeout=0.05)))
+async def test_a_peer_that_never_answers_the_close_frame_is_aborted(running, connection):
     connection.answers_close = False
     session = session_of(running)
     await running.act("lab-1", "disconnect")
@@ -429,8 +431,8 @@ async def test_a_peer_that_never_answers_the_close_frame_is_aborted(
 # --- the drain ---------------------------------------------------------------------------------------
 
 
-async def test_the_drain(running, monkeypatch):
-    monkeypatch.setattr("gateway.node.node.RETURNS_PER_SECOND", 4)
+@pytest.mark.gateway(tuning=Tuning(node=NodeLimits(returns_per_second=4)))
+async def test_the_drain(running):
     ices = [await running.provision(f"lab-{number}") for number in range(12)]
     connections = [await ice.connect() for ice in ices]
     silent = connections[0]
@@ -526,14 +528,13 @@ async def test_the_metrics(running):
         assert line in text.splitlines()
 
 
-async def test_the_metrics_have_a_listener_of_their_own(tmp_path, monkeypatch):
+async def test_the_metrics_have_a_listener_of_their_own(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         # A port already taken is a warning, no more.
-        log = Mock()
-        monkeypatch.setattr("gateway.web.metrics._log", log)
-        assert await Metrics().expose(("127.0.0.1", port)) is None
-        log.warning.assert_called_once()
+        with capture_logs() as said:
+            assert await Metrics().expose(("127.0.0.1", port)) is None
+        assert [line["log_level"] for line in said] == ["warning"]
     async with harness(tmp_path, metrics__listen=f"127.0.0.1:{port}") as running:
         await (await running.provision()).connect()
         async with running.session.get(f"http://127.0.0.1:{port}/metrics") as response:

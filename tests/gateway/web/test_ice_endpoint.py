@@ -13,15 +13,15 @@ import time
 
 import pytest
 
-import gateway.node.admission
-import gateway.web.connection
+from gateway.app import Tuning
 from gateway.core.ice import IceType
 from gateway.core.replay import Nonces
 from gateway.core.times import utc_now
 from gateway.core.tokens import Key as SealingKey
 from gateway.core.tokens import KeyRing
-from gateway.node.node import NodeState
+from gateway.node.node import NodeLimits, NodeState
 from gateway.store.key_file import KeyStore
+from gateway.web.connection import Timeouts
 from tests.support.clock import StandingClock
 from tests.support.harness import harness
 from tests.support.ice import Key, b64, b64_json, until
@@ -115,7 +115,7 @@ async def until_ready(running, *, ready=True):
 @pytest.fixture
 def hold_look_ups(running, monkeypatch):
     """Hold the look-ups of all handshakes; returns how many are held, and what lets them go."""
-    loader = running.gateway.node.admission._loader
+    loader = running.gateway.node.admission.loader
     find, held, go = loader.find, [], asyncio.Event()
 
     async def holding(name, *proof):
@@ -224,7 +224,7 @@ class Case:
         self.running = running
         self.endpoint = running.gateway.endpoint
         self.monkeypatch = monkeypatch
-        self.stack = contextlib.ExitStack()
+        self.stack = contextlib.AsyncExitStack()
         self.ice = ice
         self.name = name
         self.headers = {}
@@ -246,7 +246,7 @@ async def draining(case):
 
 
 async def overloaded(case):
-    case.monkeypatch.setattr(case.endpoint, "_max_handshakes", 0)
+    case.monkeypatch.setattr(case.endpoint, "handshakes", 1_000_000)
 
 
 async def token_missing(case):
@@ -303,9 +303,14 @@ async def another_key(case):
 
 
 async def full(case):
-    case.monkeypatch.setattr(case.endpoint, "_max_connections", 0)
+    hub, names = case.running.gateway.node.hub, (f"{case.name}-{number}" for number in range(SEATS))
+    while len(hub) < SEATS:
+        connection = await (await case.running.provision(next(names))).connect()
+        case.stack.push_async_callback(connection.leave)
 
 
+SEATS = 3
+"""Sessions that the gateway of these cases takes."""
 ORDER = [
     # Two faults at once, neighbours in the contract's table, and the one that answers.
     ([draining, bad_handshake], 400, "bad-handshake"),
@@ -334,6 +339,7 @@ ORDER = [
 
 
 @pytest.mark.sqlite
+@pytest.mark.gateway(ice__max_connections=SEATS)
 async def test_the_first_of_the_table_answers(running, monkeypatch, subtests):
     for number, (faults, status, code) in enumerate(ORDER):
         name = f"lab-{number}"
@@ -343,7 +349,7 @@ async def test_the_first_of_the_table_answers(running, monkeypatch, subtests):
             monkeypatch.context() as patch,
         ):
             case = Case(running, patch, ice, name)
-            with case.stack:
+            async with case.stack:
                 for fault in faults:
                     await fault(case)
                 expect(await ice.refused(case.headers, **case.claims), status, code)
@@ -457,29 +463,27 @@ async def test_without_a_ttl_no_token_expires(tmp_path, clock):
 # --- too many attempts -----------------------------------------------------------------------------
 
 
-async def test_too_many_attempts_without_a_genuine_token(running, monkeypatch):
-    ice = await running.provision()
+async def test_too_many_attempts_without_a_genuine_token(timed, clock):
+    ice = await timed.provision()
     garbage = {"Authorization": "DPoP garbage"}
-    unknown = running.ice(seal(running, "lab-2"))
+    unknown = timed.ice(seal(timed, "lab-2"))
     async with asyncio.TaskGroup() as attempts:
         fifty = [attempts.create_task(ice.refused(garbage)) for _ in range(50)]
         without = [attempts.create_task(ice.refused({"Authorization": None})) for _ in range(49)]
     assert {task.result().code for task in fifty} == {"token-invalid"}
     assert {task.result().code for task in without} == {"token-missing"}
-    expect(await unknown.refused(), 401, "token-invalid")  # the hundredth
+    expect(await unknown.refused(iat=clock.unix()), 401, "token-invalid")  # the hundredth
 
     refused = await ice.refused(garbage)
     expect(refused, 429, "too-many-attempts")
     assert int(refused.headers["Retry-After"]) <= 60
-    expect(await unknown.refused(), 429, "too-many-attempts")
+    expect(await unknown.refused(iat=clock.unix()), 429, "too-many-attempts")
     expect(await ice.refused({"Authorization": None}), 401, "token-missing")
     # Genuine tokens are never refused for their address.
-    expect(await ice.refused(ath="wrong"), 401, "proof-invalid")
-    await ice.connect()
+    expect(await ice.refused(ath="wrong", iat=clock.unix()), 401, "proof-invalid")
+    await ice.connect(iat=clock.unix())
 
-    admission = running.gateway.node.admission
-    before = admission._monotonic
-    monkeypatch.setattr(admission, "_monotonic", lambda: before() + 60)
+    clock.skip(seconds=60)
     expect(await ice.refused(garbage), 401, "token-invalid")
 
 
@@ -718,9 +722,9 @@ async def test_a_gateway_that_drains_admits_nobody(running, hold_look_ups):
     assert not list(running.gateway.node.hub)
 
 
-async def test_too_many_handshakes_at_once(running, hold_look_ups, monkeypatch):
+@pytest.mark.gateway(ice__max_handshakes=2)
+async def test_too_many_handshakes_at_once(running, hold_look_ups):
     held, go = hold_look_ups
-    monkeypatch.setattr(running.gateway.endpoint, "_max_handshakes", 2)
     ices = [await running.provision(f"lab-{number}") for number in range(3)]
     waiting = [asyncio.ensure_future(ice.connect()) for ice in ices[:2]]
     await until(lambda: len(held) == 2)
@@ -730,81 +734,6 @@ async def test_too_many_handshakes_at_once(running, hold_look_ups, monkeypatch):
         await (await handshake).round_trip()
     await ices[2].connect()
     assert running.gateway.endpoint.handshakes == 0
-
-
-async def test_others_have_their_turn_while_a_storm_is_screened(running, monkeypatch):
-    monkeypatch.setattr(gateway.node.admission, "MAX_BATCH", 2)
-    ices = [await running.provision(f"lab-{number}") for number in range(5)]
-    admission = running.gateway.node.admission
-    loop, turns = asyncio.get_running_loop(), []
-    verify = admission._verify_proof
-
-    def noting(arrival):
-        if not turns or turns[-1] == "somebody else":
-            turns.append(0)
-            loop.call_soon(turns.append, "somebody else")
-        turns[-1] += 1
-        return verify(arrival)
-
-    monkeypatch.setattr(admission, "_verify_proof", noting)
-    # All are screened from here on, as if they had come in one turn of the loop.
-    arrived, screen = [], admission._screen_some
-    monkeypatch.setattr(admission, "_screen_some", lambda: arrived.append("a turn"))
-    waiting = [asyncio.ensure_future(ice.connect()) for ice in ices]
-    await until(lambda: len(admission._arrived) == 5)
-    monkeypatch.setattr(admission, "_screen_some", screen)
-    screen()
-    for handshake in waiting:
-        await (await handshake).round_trip()
-    assert turns == [2, "somebody else", 2, "somebody else", 1, "somebody else"], (
-        f"expected two at a time to be screened, got {turns}"
-    )
-    assert arrived == ["a turn"], "expected one turn to be asked for by the first that came"
-
-
-async def test_a_step_that_breaks_holds_up_nobody_else(running, monkeypatch):
-    monkeypatch.setattr(gateway.node.admission, "MAX_BATCH", 1)
-    first, second = await running.provision("lab-1"), await running.provision("lab-2")
-    admission = running.gateway.node.admission
-    verify, screen = admission._verify_proof, admission._screen_some
-
-    def broken(arrival):
-        if arrival.opened.ice_name == "lab-1":
-            raise StopIteration  # which a future does not take
-        return verify(arrival)
-
-    monkeypatch.setattr(admission, "_verify_proof", broken)
-    monkeypatch.setattr(admission, "_screen_some", lambda: None)
-    _, writer = await first.dial()
-    writer.write(first.request())
-    await until(lambda: len(admission._arrived) == 1)
-    waiting = asyncio.ensure_future(second.connect())
-    await until(lambda: len(admission._arrived) == 2)
-    monkeypatch.setattr(admission, "_screen_some", screen)
-    with pytest.raises(TypeError):
-        screen()
-    await (await waiting).round_trip()
-    writer.close()
-
-
-async def test_whoever_has_gone_is_not_verified(running, monkeypatch):
-    """In a storm those who gave up do not hold up those who came again."""
-    admission = running.gateway.node.admission
-    ice = await running.provision()
-    screen = admission._screen_some
-    monkeypatch.setattr(admission, "_screen_some", lambda: None)
-    _, writer = await ice.dial()
-    writer.write(ice.request())
-    await until(lambda: admission._arrived)
-    [arrival] = admission._arrived
-    writer.transport.abort()
-    await until(arrival.verdict.done)
-    monkeypatch.setattr(admission, "_screen_some", screen)
-    screen()
-    assert running.gateway.endpoint.handshakes == 0, "its handshake was expected to be over"
-    assert not hasattr(arrival, "opened"), "its token was expected not to be opened"
-    assert await running.status("lab-1") == "provisioned"
-    await (await ice.connect()).round_trip()
 
 
 async def test_the_limit_of_connections_is_checked_last(tmp_path):
@@ -823,21 +752,19 @@ async def test_the_limit_of_connections_is_checked_last(tmp_path):
 # --- clients that stop or vanish -------------------------------------------------------------------
 
 
-async def test_a_request_that_stops_half_way_is_cut_off(tmp_path, monkeypatch):
-    async with harness(tmp_path) as running:
-        ice = await running.provision()
-        whole = ice.request()
-        with monkeypatch.context() as patched:
-            patched.setattr(gateway.web.connection, "HEAD_TIMEOUT", 0.2)
-            connections = [await ice.dial() for _ in range(3)]
-            for (_, writer), part in zip(connections, (b"", whole[:10], whole[:-2]), strict=True):
-                writer.write(part)
-            for reader, writer in connections:
-                # Where the part comes after the cut, the system answers it with a reset.
-                with contextlib.suppress(ConnectionResetError):
-                    assert await reader.read() == b""
-                writer.close()
-        await ice.connect()
+@pytest.mark.gateway(tuning=Tuning(timeouts=Timeouts(head=0.5)))
+async def test_a_request_that_stops_half_way_is_cut_off(running):
+    ice = await running.provision()
+    whole = ice.request()
+    connections = [await ice.dial() for _ in range(3)]
+    for (_, writer), part in zip(connections, (b"", whole[:10], whole[:-2]), strict=True):
+        writer.write(part)
+    for reader, writer in connections:
+        # Where the part comes after the cut, the system answers it with a reset.
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+        writer.close()
+    await ice.connect()
 
 
 async def test_clients_that_vanish_leave_nothing(running, hold_look_ups):
@@ -898,15 +825,16 @@ async def test_proxies_are_believed_only_if_trusted(tmp_path, subtests, trusted)
                 assert events.json["items"][0]["address"] == address
 
 
-async def test_attempts_are_counted_for_the_client_behind_the_proxy(tmp_path, monkeypatch):
-    async with harness(tmp_path, server__trusted_proxies=["127.0.0.1"]) as running:
-        ice = await running.provision()
-        monkeypatch.setattr(running.gateway.node.admission._attempts, "_limit", 1)
-        codes = [
-            (await ice.refused({"Authorization": "DPoP x", "X-Forwarded-For": address})).code
-            for address in ("203.0.113.7", "203.0.113.7", "203.0.113.8")
-        ]
-        assert codes == ["token-invalid", "too-many-attempts", "token-invalid"]
+@pytest.mark.gateway(
+    server__trusted_proxies=["127.0.0.1"], tuning=Tuning(node=NodeLimits(attempts=1))
+)
+async def test_attempts_are_counted_for_the_client_behind_the_proxy(running):
+    ice = await running.provision()
+    codes = [
+        (await ice.refused({"Authorization": "DPoP x", "X-Forwarded-For": address})).code
+        for address in ("203.0.113.7", "203.0.113.7", "203.0.113.8")
+    ]
+    assert codes == ["token-invalid", "too-many-attempts", "token-invalid"]
 
 
 # --- refusals tell no more than they should ----------------------------------------------------------

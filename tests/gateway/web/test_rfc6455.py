@@ -19,9 +19,8 @@ from websockets.exceptions import PayloadTooBig
 from websockets.frames import Opcode
 from websockets.protocol import OPEN, SERVER, Protocol
 
-import gateway.web.websocket
 from client.protocol import MAX_MESSAGE
-from gateway.web.websocket import WebSocket, whole_text
+from gateway.web.websocket import _SPARE, Limits, WebSocket, whole_text
 from tests.bench import echo
 from tests.support.ice import PATIENCE, Ice
 
@@ -255,11 +254,23 @@ class Peer:
             await self.send(text(bytes(2**16)).octets)
 
 
+class Counting(WebSocket):
+    """Tells its server of what it has received."""
+
+    def data_received(self, data):
+        super().data_received(data)
+        server = self._receiver
+        server.octets += len(data)
+        server.most_unparsed = max(server.most_unparsed, len(self._backlog))
+        server.moved.set()
+
+
 class Server(echo.Echo):
     """The echo's end of a connection; it remembers what it was told."""
 
-    def __init__(self):
-        super().__init__()
+    def __init__(self, limits):
+        super().__init__(lambda receiver: Counting(receiver, limits))
+        self.limits = limits
         self.told = []
         self.echoed = 0
         self.octets = 0
@@ -284,44 +295,23 @@ class Server(echo.Echo):
 class Stage:
     """The echo app as it is started."""
 
-    def __init__(self, runner, patch):
+    def __init__(self, runner):
         self.play = runner.run
         self.servers = []
+        # Nothing ends because time has passed, unless that is what is tested.
+        self.limits = Limits(close_timeout=NEVER)
+        """Of the connections to come."""
         self._peers = []
         self._faults = []
-        self._patch = patch
 
     async def open(self):
         asyncio.get_running_loop().set_exception_handler(lambda _, what: self._faults.append(what))
-        listening = asyncio.get_running_loop().create_future()
-        data_received = WebSocket.data_received
-
-        class Runner(echo.Runner):
-            async def listen(self, *where):
-                await super().listen(*where)
-                listening.set_result(self)
 
         def serve():
-            self.servers.append(Server())
+            self.servers.append(Server(self.limits))
             return self.servers[-1]
 
-        def counting(wire, data):
-            data_received(wire, data)
-            server = wire._receiver
-            server.octets += len(data)
-            server.most_unparsed = max(server.most_unparsed, len(wire._backlog))
-            server.moved.set()
-
-        self._patch.setattr(echo, "Runner", Runner)
-        self._patch.setattr(echo, "Echo", serve)
-        self._patch.setattr(
-            echo.eventloop, "freeze_heap", lambda: None
-        )  # this process does not end here
-        self._patch.setattr(WebSocket, "data_received", counting)
-        # Nothing ends because time has passed, unless that is what is tested.
-        self._patch.setattr(gateway.web.websocket, "CLOSE_TIMEOUT", NEVER)
-        self._app = asyncio.ensure_future(echo.serve("127.0.0.1", 0, welcome=False))
-        self._runner = await listening
+        self._runner = await echo.start("127.0.0.1", 0, welcome=False, echo=serve)
         host, port = self._runner.addresses[0]
         self.client = Client(f"http://{host}:{port}", "")
 
@@ -329,7 +319,6 @@ class Stage:
         for peer in self._peers:
             peer.writer.transport.abort()
             await peer.gone()
-        self._app.cancel()
         await self._runner.cleanup()
         assert not self._faults, f"expected no exception in the loop, got {self._faults}"
 
@@ -351,14 +340,14 @@ def octets(item):
 
 
 @pytest.fixture
-def stage(monkeypatch):
+def stage():
     """On the loop that serves; what differs between loops is in `test_wire`."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        stage = Stage(runner, monkeypatch)
+        stage = Stage(runner)
         runner.run(stage.open())
         yield stage
         runner.run(stage.close())
-    for core in gateway.web.websocket._SPARE:
+    for core in _SPARE:
         as_new = core.state is OPEN and not core.writes and not core.reader.buffer
         assert as_new, "a parser that is lent again was expected to be as new"
 
@@ -822,9 +811,8 @@ FRAMES = st.lists(
 ANY_SIZES = st.lists(st.sampled_from([1, 2, 3, 5, 7, 64, 1024, 4096]), min_size=1, max_size=6)
 
 
-def test_any_frames_in_any_pieces_are_answered_as_by_the_library(stage, monkeypatch):
-    monkeypatch.setattr(gateway.web.websocket, "MAX_MESSAGE", LIMIT)
-    monkeypatch.setattr(gateway.web.websocket, "_SPARE", [])
+def test_any_frames_in_any_pieces_are_answered_as_by_the_library(stage):
+    stage.limits = Limits(max_message=LIMIT, close_timeout=NEVER)
 
     @settings(max_examples=100, deadline=None)
     @given(FRAMES, ANY_SIZES)
@@ -1061,8 +1049,8 @@ async def reads_nothing(peer):
         reads_nothing,
     ],
 )
-def test_a_peer_that_does_not_close_is_cut_off_in_time(stage, monkeypatch, behave):
-    monkeypatch.setattr(gateway.web.websocket, "CLOSE_TIMEOUT", AT_ONCE)
+def test_a_peer_that_does_not_close_is_cut_off_in_time(stage, behave):
+    stage.limits = Limits(close_timeout=AT_ONCE)
 
     async def story():
         peer = await stage.connect()
@@ -1150,8 +1138,8 @@ async def overflow(peer, frame, most):
     assert server.told == [4202], (
         f"expected the session to be told 4202 after {most} times {frame}, got {server.told}"
     )
-    most = gateway.web.websocket.MAX_BUFFER + len(frame.octets)
-    assert gateway.web.websocket.MAX_BUFFER < server.most_unsent <= most, (
+    most = peer.server.limits.max_buffer + len(frame.octets)
+    assert peer.server.limits.max_buffer < server.most_unsent <= most, (
         f"expected the server to buffer {most} octets at the most, it had {server.most_unsent}"
     )
 
@@ -1169,8 +1157,8 @@ def test_a_peer_that_does_not_read_is_dropped(stage):
     stage.play(story())
 
 
-def test_pongs_are_buffered_no_further_either(stage, monkeypatch):
-    monkeypatch.setattr(gateway.web.websocket, "MAX_BUFFER", 2**18)
+def test_pongs_are_buffered_no_further_either(stage):
+    stage.limits = Limits(max_buffer=2**18, close_timeout=NEVER)
 
     async def story():
         peer = await stage.connect()

@@ -18,12 +18,14 @@ from gateway.app import run_gateway
 from gateway.runtime import sockets
 from gateway.web import server
 from gateway.web.connection import (
+    DEFAULT_TIMEOUTS,
     MAX_FIELD,
     MAX_FIELDS,
     MAX_HEAD,
     MAX_LINE,
     READ_STEP,
     Connection,
+    Timeouts,
     mark_authenticated,
 )
 from gateway.web.load_shedding import LoadShedding
@@ -99,9 +101,7 @@ def request(connection="keep-alive", path="/"):
 
 @pytest.mark.parametrize("connection", ["keep-alive", "close"])
 @pytest.mark.parametrize("waits", ["for more", "for the rest", "for a stream"])
-async def test_client_that_does_not_read_is_cut_off(monkeypatch, connection, waits):
-    monkeypatch.setattr("gateway.web.connection.READ_TIMEOUT", 0.05)
-
+async def test_client_that_does_not_read_is_cut_off(connection, waits):
     async def answer(asked):
         if waits == "for a stream":
             stream = web.StreamResponse()
@@ -113,35 +113,31 @@ async def test_client_that_does_not_read_is_cut_off(monkeypatch, connection, wai
         return web.Response(body=bytes(LARGE))
 
     async with (
-        listening(answer, keepalive=0.05) as runner,
+        listening(answer, keepalive=0.05, timeouts=Timeouts(read=0.05)) as runner,
         client(runner, request(connection)) as ours,
     ):
         await until(lambda: not runner.server.connections)
         assert await rest(ours) < LARGE, "what was never read was to be given up"
 
 
-async def test_client_that_reads_slowly_but_reads_is_served(monkeypatch):
-    waited = []
-
-    def wait(connection):
-        waited.append(connection)
-
-    monkeypatch.setattr("gateway.web.connection.Connection._start_read_timer", wait)
-
+async def test_client_that_reads_slowly_but_reads_is_served():
     async def answer(_):
         return web.Response(body=bytes(LARGE))
 
     async with (
-        listening(answer, keepalive=5) as runner,
+        listening(answer, keepalive=5, timeouts=Timeouts(read=3600)) as runner,
         client(runner, request("close")) as ours,
     ):
+        [connection] = runner.server.connections
+        # A large answer makes the transport wait.
+        await until(lambda: connection._read_timer is not None)
         assert await rest(ours) > LARGE
-        assert waited, "a large answer makes the transport wait"
 
 
 @pytest.mark.parametrize(("read", "goes_on"), [(READ_STEP, True), (READ_STEP - 1, False)])
 async def test_client_that_reads_has_time_for_as_long_as_it_reads_enough(read, goes_on):
-    connection = Connection(Mock(), Mock(), loop=asyncio.get_running_loop())
+    shared = Mock(timeouts=DEFAULT_TIMEOUTS)
+    connection = Connection(Mock(), shared, loop=asyncio.get_running_loop())
     transport = Mock()
     transport.get_write_buffer_size.return_value = LARGE - read
     connection._check_read(transport, LARGE)
@@ -162,10 +158,12 @@ async def test_client_that_has_gone_is_waited_for_no_more():
 
 
 @pytest.mark.parametrize("part", [b"", b"GE", b"GET / HTTP/1.1\r\nHost: x\r\nA: "])
-async def test_request_that_never_ends_is_cut_off(monkeypatch, part):
-    monkeypatch.setattr("gateway.web.connection.LINGER_TIMEOUT", 0.05)
-    monkeypatch.setattr("gateway.web.connection.HEAD_TIMEOUT", 0.05)
-    async with listening(nothing, keepalive=3600) as runner, client(runner, part) as ours:
+async def test_request_that_never_ends_is_cut_off(part):
+    timeouts = Timeouts(linger=0.05, head=0.05)
+    async with (
+        listening(nothing, keepalive=3600, timeouts=timeouts) as runner,
+        client(runner, part) as ours,
+    ):
         for _ in range(3):  # whatever trickles in does not prolong it
             with contextlib.suppress(OSError):
                 await asyncio.get_running_loop().sock_sendall(ours, part[-1:])
@@ -191,10 +189,9 @@ async def used_once(address, path="/"):
     await writer.wait_closed()
 
 
-async def test_connection_may_wait_longer_for_its_next_request_than_for_the_first(monkeypatch):
-    monkeypatch.setattr("gateway.web.connection.HEAD_TIMEOUT", 0.2)
+async def test_connection_may_wait_longer_for_its_next_request_than_for_the_first():
     async with (
-        listening(nothing, keepalive=3600) as runner,
+        listening(nothing, keepalive=3600, timeouts=Timeouts(head=0.2)) as runner,
         used_once(runner.addresses[0]) as (reader, writer),
     ):
         assert not await told(runner.addresses[0], b""), "a younger connection, never used"
@@ -203,10 +200,9 @@ async def test_connection_may_wait_longer_for_its_next_request_than_for_the_firs
 
 
 @pytest.mark.parametrize("part", [b"G", b"GET / HTTP/1.1\r\nHost: x\r\nA: "])
-async def test_later_request_that_never_ends_is_cut_off(monkeypatch, part):
-    monkeypatch.setattr("gateway.web.connection.HEAD_TIMEOUT", 0.2)
-    monkeypatch.setattr("gateway.web.connection.LINGER_TIMEOUT", 0.05)
-    async with listening(nothing, keepalive=3600) as runner:
+async def test_later_request_that_never_ends_is_cut_off(part):
+    timeouts = Timeouts(head=0.2, linger=0.05)
+    async with listening(nothing, keepalive=3600, timeouts=timeouts) as runner:
         async with used_once(runner.addresses[0]) as (reader, writer):
             for _ in range(3):  # whatever trickles in does not prolong it
                 writer.write(part)
@@ -229,8 +225,7 @@ async def test_body_that_nobody_wanted_is_not_waited_for_without_end():
         assert answer.startswith("HTTP/1.1 200 "), "an answer, then the end"
 
 
-async def test_client_that_leaves_within_its_body_is_no_fault(monkeypatch):
-    monkeypatch.setattr("gateway.web.connection._log", log := Mock())
+async def test_client_that_leaves_within_its_body_is_no_fault(said):
     left = asyncio.Event()
 
     async def answer(asked):
@@ -247,7 +242,7 @@ async def test_client_that_leaves_within_its_body_is_no_fault(monkeypatch):
             await left.wait()
         assert ours.fileno() == -1
         await until(lambda: not runner.server.connections)
-    assert not log.error.called, f"expected no line, got {log.error.call_args}"
+    assert said == [], "expected no line"
 
 
 async def test_whoever_is_known_is_not_cut_while_served():
@@ -275,16 +270,14 @@ async def test_whoever_is_known_is_not_cut_while_served():
         assert left is asked[0].protocol
 
 
-async def test_tls_that_never_begins_is_cut_off(monkeypatch, tmp_path):
-    monkeypatch.setattr("gateway.web.connection.HEAD_TIMEOUT", 0.05)
+async def test_tls_that_never_begins_is_cut_off(tmp_path):
     tls = Authority(tmp_path).server_context("127.0.0.1")
-    async with listening(nothing, tls) as runner:
+    async with listening(nothing, tls, timeouts=Timeouts(head=0.05)) as runner:
         assert not await told(runner.addresses[0], b"")
 
 
-async def test_metrics_have_the_same_limits(monkeypatch):
-    monkeypatch.setattr("gateway.web.connection.HEAD_TIMEOUT", 0.05)
-    runner = await Metrics().expose(("127.0.0.1", 0))
+async def test_metrics_have_the_same_limits():
+    runner = await Metrics().expose(("127.0.0.1", 0), Timeouts(head=0.05))
     try:
         assert not await told(runner.addresses[0], b"GET /metrics HTTP/1.1\r\nHost:")
         sent = b"GET /none HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -334,12 +327,10 @@ async def test_what_is_refused_unread_is_a_problem_document(sent, status, code):
 
 
 @pytest.mark.parametrize("ends", ["the client", "the listener"])
-async def test_answer_is_not_lost_to_who_is_still_sending(monkeypatch, ends):
+async def test_answer_is_not_lost_to_who_is_still_sending(ends):
     """To close with anything unread would reset the connection."""
-    monkeypatch.setattr(
-        "gateway.web.connection.LINGER_TIMEOUT", PATIENCE if ends == "the client" else 0
-    )
-    async with listening(nothing) as runner:
+    timeouts = Timeouts(linger=PATIENCE if ends == "the client" else 0)
+    async with listening(nothing, timeouts=timeouts) as runner:
         sent = b"GET /?" + b"q" * MAX_LINE
         reader, writer = await asyncio.open_connection(*runner.addresses[0])
         writer.write(sent)
@@ -398,9 +389,7 @@ async def test_what_is_expected_of_us_is_a_problem_document_unless_it_is_to_cont
 # --- answers that do not come ----------------------------------------------------------------------
 
 
-async def test_request_that_takes_too_long_is_503_and_is_ended(monkeypatch):
-    monkeypatch.setattr("gateway.web.connection.REQUEST_TIMEOUT", 0.05)
-    monkeypatch.setattr("gateway.web.server._log", log := Mock())
+async def test_request_that_takes_too_long_is_503_and_is_ended(said):
     ended = asyncio.Event()
 
     async def never(_):
@@ -409,13 +398,13 @@ async def test_request_that_takes_too_long_is_503_and_is_ended(monkeypatch):
         finally:
             ended.set()
 
-    async with listening(never) as runner:
+    async with listening(never, timeouts=Timeouts(request=0.05)) as runner:
         head, document = await refused(runner.addresses[0], request("close"))
     assert head.startswith("HTTP/1.1 503 ")
     assert document["code"] == "unavailable"
     assert "not known whether this was done" in document["detail"]
     assert ended.is_set()
-    log.error.assert_called_once_with("no answer", method="GET", path="/")
+    assert said == [{"event": "no answer", "log_level": "error", "method": "GET", "path": "/"}]
 
 
 async def test_answer_that_has_begun_may_take_its_time():

@@ -13,6 +13,7 @@ import pytest
 import uvloop
 from aiohttp import web
 
+from gateway.web.connection import DEFAULT_TIMEOUTS, Timeouts
 from gateway.web.load_shedding import LoadShedding
 from gateway.web.server import Runner
 from tests.support.authority import Authority
@@ -49,13 +50,13 @@ class Watching(LoadShedding):
 
 
 @contextlib.asynccontextmanager
-async def listening(authority, shedding):
+async def listening(authority, shedding, timeouts=DEFAULT_TIMEOUTS):
     async def answer(_):
         return web.Response(text="served")
 
     app = web.Application()
     app.router.add_get("/", answer)
-    runner = Runner(app, shutdown_timeout=0.1, load_shedding=shedding)
+    runner = Runner(app, shutdown_timeout=0.1, load_shedding=shedding, timeouts=timeouts)
     await runner.listen("127.0.0.1", 0, authority.server_context("127.0.0.1"))
     try:
         yield runner.addresses[0][:2]
@@ -132,8 +133,7 @@ def test_no_handle_left_is_a_pause(run, authority, monkeypatch):
 
     async def story():
         shedding = Watching()
-        async with listening(authority, shedding) as address:
-            monkeypatch.setattr("gateway.web.tls_acceptor._RETRY", 0.01)
+        async with listening(authority, shedding, Timeouts(accept_again=0.01)) as address:
             accept, left = socket.socket.accept, iter(range(3))
 
             def accepting(listening):

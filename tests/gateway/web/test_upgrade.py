@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from unittest.mock import Mock
 
 import pytest
 from aiohttp import web
 
 from gateway.core.problems import problem
+from gateway.web.connection import Timeouts
 from gateway.web.responses import problem_response
 from gateway.web.server import Runner
 from gateway.web.upgrade import HandedOver, Upgrade, hand_over
@@ -167,9 +167,7 @@ async def test_a_refusal_is_the_same_either_way(send):
         assert gate.short + gate.long == 1
 
 
-async def test_a_gate_that_fails_is_an_internal_error(monkeypatch):
-    monkeypatch.setattr("gateway.web.connection._log", log := Mock())
-
+async def test_a_gate_that_fails_is_an_internal_error(said):
     async def fails(_):
         raise ZeroDivisionError
 
@@ -177,13 +175,10 @@ async def test_a_gate_that_fails_is_an_internal_error(monkeypatch):
         writer.write(UPGRADE)
         assert (await head(reader)).startswith(b"HTTP/1.1 500 ")
         assert json.loads(await reader.read(10_000))["code"] == "internal"
-    log.exception.assert_called_once()
+    assert [(line["event"], line["log_level"]) for line in said] == [("unexpected error", "error")]
 
 
-async def test_a_gate_that_takes_too_long_is_503_and_is_ended(monkeypatch):
-    monkeypatch.setattr("gateway.web.connection.REQUEST_TIMEOUT", 0.05)
-    monkeypatch.setattr("gateway.web.connection.HEAD_TIMEOUT", 0.05)
-    monkeypatch.setattr("gateway.web.connection._log", log := Mock())
+async def test_a_gate_that_takes_too_long_is_503_and_is_ended(said):
     ended = asyncio.Event()
 
     async def never(_):
@@ -193,13 +188,15 @@ async def test_a_gate_that_takes_too_long_is_503_and_is_ended(monkeypatch):
             ended.set()
 
     async with (
-        listening(never, Gate().by_router) as runner,
+        listening(never, Gate().by_router, timeouts=Timeouts(request=0.05, head=0.05)) as runner,
         connected(runner) as (reader, writer),
     ):
         writer.write(UPGRADE)
         assert (await head(reader)).startswith(b"HTTP/1.1 503 ")
         assert ended.is_set(), "what nobody waits for any more was to be ended"
-        log.error.assert_called_once_with("no answer", method="GET", path="/gate")
+        assert said == [
+            {"event": "no answer", "log_level": "error", "method": "GET", "path": "/gate"}
+        ]
 
 
 async def test_a_gate_thinks_no_longer_about_who_has_gone(caplog):

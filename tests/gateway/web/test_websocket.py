@@ -10,7 +10,6 @@ import socket
 import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import uvloop
@@ -19,13 +18,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from websockets.frames import Frame, Opcode
 
-import gateway.web.ice_endpoint
-import gateway.web.websocket
 from client.protocol import MAX_MESSAGE
-from gateway.app import run_gateway
+from gateway.app import DEFAULT_TUNING, Tuning, run_gateway
 from gateway.core.ice import IceType
 from gateway.node.session import Session
-from gateway.web.websocket import WebSocket
+from gateway.web.websocket import DEFAULT_LIMITS, SLICE, Limits, WebSocket
 from tests.support.harness import ADMIN, settings_for
 from tests.support.ice import Ice, until
 
@@ -68,6 +65,7 @@ class Stage:
         self._loop_factory = loop_factory
         self._certificate = certificate
         self.tls = None
+        self.tuning = DEFAULT_TUNING
 
     def play(self, story):
         with asyncio.Runner(loop_factory=self._loop_factory) as runner:
@@ -79,7 +77,8 @@ class Stage:
             certificate, key = map(str, self._certificate)
             options = {"server__tls_certificate": certificate, "server__tls_key": key}
             self.tls = ssl.create_default_context(cafile=certificate)
-        async with run_gateway(settings_for(self._folder, **options)) as running:
+        settings = settings_for(self._folder, **options)
+        async with run_gateway(settings, tuning=self.tuning) as running:
             made = await running.services.provisioning.provision(ADMIN, "ci-1", IceType.CI_CD, None)
             ice = Ice(running.url, made.token.reveal(), tls=self.tls)
             try:
@@ -130,25 +129,22 @@ class Ends:
 
 
 def test_aiohttp_has_let_go(stage, monkeypatch):
-    handed_over = []
-
-    def recording(request, wire, first):
-        protocol = request.protocol
-        handed_over.append((protocol, protocol._manager, request.transport, wire))
-        return hand_over(request, wire, first)
-
-    hand_over = gateway.web.ice_endpoint.hand_over
-    monkeypatch.setattr(gateway.web.ice_endpoint, "hand_over", recording)
-
     async def story(running, ice):
+        server, admit, before_it = running.runner.server, running.node.admit, []
+
+        async def recording(*handshake):
+            [protocol] = server.connections
+            before_it.append((protocol, protocol.transport))
+            return await admit(*handshake)
+
+        monkeypatch.setattr(running.node, "admit", recording)
         before = asyncio.all_tasks()
         connection = await ice.connect()
         await connection.round_trip()
-        [(protocol, server, transport, wire)] = handed_over
+        [(protocol, transport)] = before_it
         assert protocol not in server.connections
         assert protocol.transport is None
-        assert transport.get_protocol() is wire
-        assert running.node.hub.get("ci-1").transport is wire
+        assert transport.get_protocol() is running.node.hub.get("ci-1").transport
         await until(lambda: asyncio.all_tasks() <= before)
         # Nor does aiohttp close it for being idle.
         assert protocol._keepalive_handle.cancelled()
@@ -198,7 +194,7 @@ def test_early_frames_that_wait_for_the_entry(stage, monkeypatch):
     """More of them than aiohttp keeps before it stops reading."""
 
     async def story(running, ice):
-        loader = running.node.admission._loader
+        loader = running.node.admission.loader
         find, asked, go = loader.find, asyncio.Event(), asyncio.Event()
 
         async def held(name):
@@ -393,7 +389,7 @@ async def test_a_flood_takes_turns_with_everybody_else(bare):
     wire, told, _ = bare
     one = text_frame("x")
     wire.data_received(one * 1000)
-    assert 0 < len(told) <= gateway.web.websocket.SLICE // len(one)
+    assert 0 < len(told) <= SLICE // len(one)
     await until(lambda: len(told) == 1000)
 
 
@@ -420,21 +416,22 @@ def test_a_connection_that_breaks_ends_its_session_once(stage, monkeypatch):
 
 def test_a_connection_lost_within_the_hand_over(stage, monkeypatch):
     """It was there at the last look, and is gone when the 101 is written."""
-    hand_over = gateway.web.ice_endpoint.hand_over
-    wires = []
-
-    def losing(request, wire, first):
-        wires.append(wire)
-        request.transport.abort()
-        return hand_over(request, wire, first)
 
     async def story(running, ice):
         ends = Ends(running, monkeypatch)
+        make, sessions = running.node.session, []
+
+        def losing(*args):
+            [protocol] = running.runner.server.connections
+            protocol.transport.abort()
+            sessions.append(make(*args))
+            return sessions[-1]
+
         with monkeypatch.context() as patch:
-            patch.setattr(gateway.web.ice_endpoint, "hand_over", losing)
+            patch.setattr(running.node, "session", losing)
             with pytest.raises(ConnectionError):
                 await ice.connect()
-        await wires[0].lost
+        await sessions[0].transport.lost
         assert ends.codes == [1006]
         assert list(running.node.hub) == []
         await (await ice.connect()).round_trip()
@@ -459,7 +456,7 @@ def test_half_a_connection_is_none(plain_stage, monkeypatch):
 
 def test_half_a_connection_that_does_not_read_either(plain_stage, monkeypatch):
     """Its answers cannot be sent; it is over all the same, and nothing trips over it."""
-    monkeypatch.setattr(gateway.web.websocket, "CLOSE_TIMEOUT", 0.05)
+    plain_stage.tuning = Tuning(websocket=Limits(close_timeout=0.05))
 
     async def story(running, ice):
         ends = Ends(running, monkeypatch)
@@ -563,11 +560,11 @@ def test_two_hundred_connections_leave_nothing_behind(plain_stage):
     plain_stage.play(story)
 
 
+# No credit comes while they are parsed, or a busy machine would find them slow enough.
+@pytest.mark.gateway(tuning=Tuning(websocket=Limits(rate=0)))
 @pytest.mark.parametrize("frame", [(Opcode.PING, b""), (Opcode.TEXT, b"{}"), (Opcode.CONT, b"")])
-async def test_a_flood_of_frames_is_a_violation(running, frame, monkeypatch):
+async def test_a_flood_of_frames_is_a_violation(running, frame):
     """However small they are: parsing them would hold up everybody else."""
-    # No credit comes while they are parsed, or a busy machine would find them slow enough.
-    monkeypatch.setattr(gateway.web.websocket, "RATE", 0)
     ice = await running.provision("ci-1", "ci-cd")
     connection = await ice.connect()
     opcode, data = frame
@@ -575,18 +572,20 @@ async def test_a_flood_of_frames_is_a_violation(running, frame, monkeypatch):
         connection.send_frame(Opcode.TEXT, b"[", fin=False)
         opcode = Opcode.CONT
     one = Frame(opcode, data, opcode is Opcode.PING).serialize(mask=True)
-    connection.writer.write(one * (gateway.web.websocket.BURST + 1))
+    connection.writer.write(one * (int(DEFAULT_LIMITS.burst) + 1))
     assert await connection.expect_dropped(1008) == "too-many-frames"
     assert "ci-1" not in running.gateway.node.hub
 
 
 async def test_many_frames_over_time_are_no_flood(bare, monkeypatch):
     wire, told, _ = bare
+    loop, rate = asyncio.get_running_loop(), int(DEFAULT_LIMITS.rate)
     for second in range(10):
-        monkeypatch.setattr(wire, "_loop", SimpleNamespace(time=lambda second=second: 1e6 + second))
-        for _ in range(gateway.web.websocket.RATE):
-            wire.data_received(text_frame("x"))
-    assert told == ["x"] * 10 * gateway.web.websocket.RATE
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "time", lambda second=second: 1e6 + second)
+            for _ in range(rate):
+                wire.data_received(text_frame("x"))
+    assert told == ["x"] * 10 * rate
 
 
 @pytest.mark.parametrize("pieces", [1, 2], ids=["whole", "in two pieces"])

@@ -8,9 +8,7 @@ import os
 import resource
 
 import pytest
-import structlog
 
-from gateway.node import health
 from gateway.node.health import Health, HealthCheck
 from gateway.node.heartbeat import Heartbeat
 from gateway.runtime import fd_limits
@@ -34,12 +32,6 @@ class Store:
 
 
 @pytest.fixture
-def said():
-    with structlog.testing.capture_logs() as lines:
-        yield lines
-
-
-@pytest.fixture
 def looking(monkeypatch):
     """Run vitals for a number of looks, without the time between them."""
 
@@ -52,7 +44,7 @@ def looking(monkeypatch):
             if slept == count:
                 raise asyncio.CancelledError
 
-        monkeypatch.setattr(health.asyncio, "sleep", sleep)
+        monkeypatch.setattr(asyncio, "sleep", sleep)
         with pytest.raises(asyncio.CancelledError):
             await looked.run()
 
@@ -70,10 +62,9 @@ async def test_a_fault_is_said_when_it_begins_and_when_it_ends(looking, said):
     assert store.tried == 5, "a store that is well again need not be tried"
 
 
-async def test_a_store_that_nobody_uses_is_tried_now_and_then(looking, monkeypatch):
-    monkeypatch.setattr(health, "PROBE_EVERY", 5)
+async def test_a_store_that_nobody_uses_is_tried_now_and_then(looking):
     store = Store()
-    await looking(Health(store, {}), 20)
+    await looking(Health(store, {}, probe_every=5), 20)
     assert store.tried == 4
 
 

@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from unittest.mock import Mock
 
 import aiohttp
 import pytest
 import pytest_asyncio
 
-from gateway.admin.auth import authenticate
-from gateway.admin.event_streams import EventStreams
+from gateway.admin.event_streams import StreamLimits
+from gateway.app import Tuning
 from gateway.cli.common import open_context
 from gateway.core.audit_event import Position
 from gateway.core.roles import Role
-from gateway.node.log_follower import LogFollower
 from tests.contract.domain import unguarded
 from tests.support.harness import (
     ADMIN,
@@ -339,11 +337,13 @@ async def test_reader_of_a_log_that_was_restored_meanwhile_is_told(tmp_path):
             assert await reader.seq() == end.seq + 1
 
 
+READ_OFTEN = pytest.mark.gateway(tuning=Tuning(streams=StreamLimits(authenticate_every=0.02)))
+
+
+@READ_OFTEN
 async def test_stream_that_is_open_while_the_log_is_replaced_is_reset(running, monkeypatch):
-    monkeypatch.setattr("gateway.admin.api.events._AUTHENTICATE_EVERY", 0.02)
-    monkeypatch.setattr(
-        LogFollower, "_check_continuity", lambda *_: None
-    )  # it would end the stream first
+    # The node would condemn the engine, which ends the stream first.
+    monkeypatch.setattr(running.gateway.engine, "condemn", lambda _: None)
     await running.provision()
     *_, before, end = await heads(running)
     async with streaming(running.admin, before) as reader:
@@ -466,46 +466,38 @@ async def test_stream_ends_when_the_gateway_stops(tmp_path):
         await request.__aexit__(None, None, None)
 
 
-async def test_reader_who_has_gone_is_forgotten(running, monkeypatch):
-    forgotten = asyncio.Event()
-    subscribe = EventStreams.subscribe
-
-    @contextlib.contextmanager
-    def noticed(self):
-        try:
-            with subscribe(self) as reader:
-                yield reader
-        finally:
-            forgotten.set()
-
-    monkeypatch.setattr("gateway.admin.api.events._AUTHENTICATE_EVERY", 0.02)
-    monkeypatch.setattr(EventStreams, "subscribe", noticed)
+@READ_OFTEN
+async def test_reader_who_has_gone_is_forgotten(running):
+    streams = running.gateway.admin.streams
     async with aiohttp.ClientSession() as session:
         running.admin.session = session
         async with streaming(running.admin):
-            pass
-    async with asyncio.timeout(PATIENCE):
-        await forgotten.wait()
+            assert streams.subscribers == 1
+    await until(lambda: streams.subscribers == 0)
 
 
-async def test_reader_who_goes_before_the_stream_begins_is_no_fault(running, monkeypatch):
-    async def goes(request, **how):
-        caller = await authenticate(request, **how)
-        request.transport.abort()
-        return caller
-
-    log = Mock()
-    monkeypatch.setattr("gateway.web.responses._log", log)
-    monkeypatch.setattr("gateway.admin.auth.authenticate", goes)
+async def test_reader_who_goes_before_the_stream_begins_is_no_fault(running, monkeypatch, said):
+    accounts = running.gateway.services.accounts
+    authenticate = accounts.authenticate
     before = asyncio.all_tasks()
     address = running.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(*address)
+
+    async def goes(token):
+        caller = await authenticate(token)
+        mine = writer.get_extra_info("sockname")
+        for connection in running.gateway.runner.server.connections:
+            if connection.transport.get_extra_info("peername") == mine:
+                connection.transport.abort()
+        return caller
+
+    monkeypatch.setattr(accounts, "authenticate", goes)
     bearer = f"Authorization: Bearer {running.admin.token}"
     writer.write(f"GET {STREAM} HTTP/1.1\r\nHost: x\r\n{bearer}\r\n\r\n".encode())
     with contextlib.suppress(ConnectionError):
         assert await reader.read() == b""
     await until(lambda: asyncio.all_tasks() <= before)
-    log.exception.assert_not_called()
+    assert said == []
     writer.close()
 
 
@@ -528,8 +520,8 @@ async def test_change_by_another_process_counts_within_a_second(running, action,
         assert await reader.presence() == {"ice_name": "lab-1", "connection": None}
 
 
-async def test_one_user_cannot_take_all_streams(running, monkeypatch):
-    monkeypatch.setattr("gateway.admin.event_streams.MAX_READERS", 1)
+@pytest.mark.gateway(tuning=Tuning(streams=StreamLimits(max_readers=1)))
+async def test_one_user_cannot_take_all_streams(running):
     other = await running.api("other", Role.AUDITOR)
     url = f"{running.url}{API}/events/stream"
     headers = {"Authorization": f"Bearer {running.admin.token}"}

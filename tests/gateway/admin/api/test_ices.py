@@ -13,9 +13,7 @@ import pytest_asyncio
 
 from gateway.core.ice import Status
 from gateway.core.times import to_text, utc_now
-from gateway.node.presence import Presence
 from gateway.store.engine import StoreUnavailable, as_json, rows_of
-from gateway.store.ices import Ices
 from gateway.store.sqlite.snapshot import copy_database
 from tests.support.harness import ADMIN, expect_refused, harness, hold_to_description, settings_for
 from tests.support.ice import Key
@@ -481,18 +479,19 @@ async def test_every_action_honours_if_match(running, action):
 
 
 @pytest.fixture
-def both_read(monkeypatch):
+def both_read(running, monkeypatch):
     """Has two actions read the entry before either of them writes."""
-    find, barrier, readers = Ices.find, asyncio.Barrier(2), [1, 2]
+    ices = running.gateway.admin.ices
+    find, barrier, readers = ices.find, asyncio.Barrier(2), [1, 2]
 
-    async def read(self, name):
-        listed = await find(self, name)
+    async def read(name):
+        listed = await find(name)
         if readers:
             readers.pop()
             await barrier.wait()
         return listed
 
-    return lambda: monkeypatch.setattr(Ices, "find", read)
+    return lambda: monkeypatch.setattr(ices, "find", read)
 
 
 @pytest.mark.parametrize(
@@ -537,16 +536,17 @@ async def test_answer_shows_the_token_even_if_the_store_is_lost_after_the_change
     running, monkeypatch
 ):
     await running.provision()
-    find, found = Ices.find, []
+    ices = running.gateway.admin.ices
+    find, found = ices.find, []
 
-    async def find_once(self, name):
+    async def find_once(name):
         if found:
             raise StoreUnavailable("gone")
         found.append(name)
-        return await find(self, name)
+        return await find(name)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Ices, "find", find_once)
+        patch.setattr(ices, "find", find_once)
         answer = await running.admin.post("/ices/lab-1/reprovision")
     assert answer.status == 200, f"the action was done, so its token must be shown: {answer}"
     await running.ice(answer.json["token"]).connect()
@@ -725,10 +725,10 @@ async def test_what_was_dropped_is_never_shown_as_connected(running, monkeypatch
     await ice.connect()
     await running.eventually("/ices/lab-1", lambda answer: answer.json["connection"])
 
-    async def later(_):
+    async def later():
         """Presence is written a moment after it happened; here: not at all."""
 
-    monkeypatch.setattr(Presence, "flush", later)
+    monkeypatch.setattr(running.gateway.node.presence, "flush", later)
     assert (await running.act("lab-1", action))["ice"]["connection"] is None
     assert (await running.admin.get("/ices/lab-1")).json["connection"] is None
     assert (await running.admin.get("/ices?connected=true")).json["items"] == []

@@ -11,9 +11,11 @@ import aiohttp
 import msgspec
 import pytest
 
+from gateway.admin.event_streams import StreamLimits
+from gateway.app import Tuning
 from gateway.core.roles import Role
-from gateway.node import dispatcher
 from gateway.node.expiry import OperationExpiry
+from gateway.node.node import NodeLimits
 from gateway.services import operation_requests
 from gateway.store import operations as store
 from gateway.store.operations import Operations
@@ -356,10 +358,10 @@ async def test_a_large_error_is_given_up_with_the_rest(tight):
     assert second["message"] == text(6000)
 
 
-async def test_what_was_given_up_may_still_come_to_something(tmp_path, monkeypatch):
+async def test_what_was_given_up_may_still_come_to_something(tmp_path):
     """The ICE says after all what became of an operation that was lost and has made room."""
-    monkeypatch.setattr(dispatcher, "FINISH_GRACE", timedelta(0))
-    async with harness(tmp_path, operations__kept_bytes=10_000) as running:
+    tuning = Tuning(node=NodeLimits(finish_grace=timedelta(0)))
+    async with harness(tmp_path, tuning=tuning, operations__kept_bytes=10_000) as running:
         ice = await running.provision()
         connection = await greeted(ice)
         lost = await asked(running.admin, params=text(3000))
@@ -693,8 +695,8 @@ async def test_who_loses_their_right_is_told_nothing_more(running):
         assert await reader.event() is None, "a disabled user was told of the result"
 
 
-async def test_the_streams_of_one_user_are_bounded(running, monkeypatch):
-    monkeypatch.setattr("gateway.admin.event_streams.MAX_READERS", 1)
+@pytest.mark.gateway(tuning=Tuning(streams=StreamLimits(max_readers=1)))
+async def test_the_streams_of_one_user_are_bounded(running):
     await (await (await running.provision()).connect()).leave()
     operation = await asked(running.admin)
     async with follow(running.admin, operation) as reader:
