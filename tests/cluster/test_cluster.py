@@ -186,9 +186,16 @@ async def test_nothing_is_acted_on_without_a_lease(cluster, monkeypatch):
     connection = await greeted(ice.at(cluster.b))
     operation = await asked(cluster.a.admin)
     await take(connection)
-    lease = cluster.b.gateway.node.lease
-    monkeypatch.setattr(lease, "until", 0.0)
-    monkeypatch.setattr(type(lease), "renew", lambda *_: None)
+    engine = cluster.b.gateway.engine
+    write = engine.write
+
+    async def renewing_nothing(unit):
+        if "renew" in repr(unit):
+            raise StoreUnavailable("no answer")
+        return await write(unit)
+
+    monkeypatch.setattr(engine, "write", renewing_nothing)
+    cluster.b.gateway.node.lease.until = 0.0
     connection.send(
         {
             "jsonrpc": "2.0",
@@ -228,12 +235,13 @@ async def test_a_node_with_other_keys_is_refused(place, cluster):
     assert not others.exists(), "no keys were to be made"
 
 
-async def test_a_node_of_another_version_is_refused(place, cluster, monkeypatch):
-    monkeypatch.setattr("gateway.node.membership.__version__", "9.9.9")
+async def test_a_node_of_another_version_is_refused(place, cluster):
+    other = "UPDATE ice_nodes SET version = '9.9.9' WHERE name = 'node-b'"
+    await cluster.a.gateway.engine.write(lambda transaction: transaction.run(other))
     with refusing(StoreRefused, "a node of another version") as caught:
         async with place.join("node-d"):
             pass
-    assert "runs version" in caught.text
+    assert "the node node-b runs version 9.9.9" in caught.text
 
 
 # --- one ICE, one session --------------------------------------------------------------------------

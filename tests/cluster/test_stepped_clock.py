@@ -12,7 +12,6 @@ from collections import Counter
 
 import pytest
 
-from gateway.node.membership import Membership
 from tests.contract.domain import soon
 
 _SHADOWS = ("clock_timestamp", "now", "statement_timestamp", "transaction_timestamp")
@@ -50,18 +49,27 @@ def place(step, place):
 
 
 @pytest.fixture
-def swept(monkeypatch):
+def swept(cluster, monkeypatch):
     """Waits until a node has looked at its peers twice from now on."""
-    look, looks = Membership._sweep, asyncio.Condition()
+    looks = asyncio.Condition()
     counts: Counter[str] = Counter()
 
-    async def looked(self):
-        await look(self)
-        async with looks:
-            counts[self._identity.name] += 1
-            looks.notify_all()
+    def watch(node):
+        name, engine = node.gateway.node.name, node.gateway.engine
+        write = engine.write
 
-    monkeypatch.setattr(Membership, "_sweep", looked)
+        async def looked(unit):
+            done = await write(unit)
+            if "sweep" in repr(unit):
+                async with looks:
+                    counts[name] += 1
+                    looks.notify_all()
+            return done
+
+        monkeypatch.setattr(engine, "write", looked)
+
+    for node in (cluster.a, cluster.b, cluster.c):
+        watch(node)
 
     async def wait(name):
         async with looks:

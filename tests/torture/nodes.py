@@ -33,13 +33,10 @@ from tests.support.node import Node, api_token, running
 from tests.support.postgres import Postgres, faketime, postgres
 from tests.support.relay import relaying
 
-LEASE = 3.0
 NAMES = ("gw-1", "gw-2", "gw-3")
 _PATIENCE = 30.0
 _EVERY = 0.1
 """Seconds between two attempts with the old token."""
-_LONG = 10.0
-"""Seconds for which a node stands still in one of eight rounds of that kind."""
 
 
 # --- the processes -------------------------------------------------------------------------------
@@ -75,10 +72,25 @@ def _be_a_node(mutation: str) -> None:
 # --- the cluster ---------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What happens in the rounds."""
+
+    lease: float = 3.0
+    """Seconds of a node's lease."""
+    long: float = 10.0
+    """Seconds for which a node stands still in one of eight rounds of that kind."""
+    faults: tuple[str, ...] = ("nothing", "broken", "restarted", "stopped", "cut", "killed")
+    """Names of `FAULTS`."""
+    mutation: str = "none"
+    """What is broken on purpose: a name of `MUTATIONS`."""
+
+
 @dataclass
 class Cluster:
     """The nodes, their database, and an admin."""
 
+    plan: Plan
     server: Postgres
     standby: Postgres
     servers: contextlib.ExitStack
@@ -112,7 +124,7 @@ class Cluster:
 
 
 @contextlib.asynccontextmanager
-async def cluster(mutation: str | None = None) -> AsyncIterator[Cluster]:
+async def cluster(plan: Plan) -> AsyncIterator[Cluster]:
     """Three nodes that serve."""
     async with contextlib.AsyncExitStack() as stack:
         servers = stack.enter_context(contextlib.ExitStack())
@@ -124,8 +136,8 @@ async def cluster(mutation: str | None = None) -> AsyncIterator[Cluster]:
             host, port = relay.address
             node = Node(
                 *(folder, name, f"postgresql://ice@{host}:{port}/ice", Nomad.PUBLIC),
-                program=("tests.torture.nodes", "--node", mutation or "none"),
-                NODE__LEASE=f"{LEASE:.0f}s",
+                program=("tests.torture.nodes", "--node", plan.mutation),
+                NODE__LEASE=f"{plan.lease:.0f}s",
                 SERVER__INSECURE="true",
             )
             node.relay = relay
@@ -133,7 +145,7 @@ async def cluster(mutation: str | None = None) -> AsyncIterator[Cluster]:
         await stack.enter_async_context(running(nodes))
         token = await api_token(folder, server.url("ice"))
         session = await stack.enter_async_context(aiohttp.ClientSession())
-        yield Cluster(server, standby, servers, nodes, session, token)
+        yield Cluster(plan, server, standby, servers, nodes, session, token)
 
 
 def _replicated(servers: contextlib.ExitStack) -> tuple[Postgres, Postgres]:
@@ -235,14 +247,12 @@ FAULTS: dict[str, Callable[[Cluster, Node, float], Awaitable[None]]] = {
     "stopped": _stopped,
     "cut": _cut,
     "killed": _killed,
-}
-AT_LENGTH: dict[str, Callable[[Cluster, Node, float], Awaitable[None]]] = {
+    # Only by `make torture`: they take up to 20 s each, and the last needs libfaketime.
     "forgotten": _forgotten,
     "vanished": _vanished,
     "failed over": _failed_over,
     "stepped": _stepped,
 }
-"""Only by `make torture`: they take up to 20 s each, and one needs libfaketime."""
 
 
 # --- a round -------------------------------------------------------------------------------------
@@ -255,11 +265,12 @@ class Taken:
     at: float
     unconfirmed: list[str]
     token: str | None
+    lease: float
     elapsed: list[float] = field(default_factory=list)
 
     def out_at(self, node: Node) -> float:
         """From when on nothing may go on at a node by what was before."""
-        return self.at + (LEASE if node.name in self.unconfirmed else 0.0)
+        return self.at + (self.lease if node.name in self.unconfirmed else 0.0)
 
 
 @dataclass
@@ -275,14 +286,15 @@ class Outcome:
 
 async def play(cluster: Cluster, number: int, chance: random.Random, outcome: Outcome) -> None:
     """One round."""
-    kind = chance.choice(list(FAULTS))
+    plan = cluster.plan
+    kind = chance.choice(plan.faults)
     holder, failing, acting = (chance.choice(cluster.nodes) for _ in range(3))
     if chance.random() < 0.7:
         failing = holder
     if acting is failing:
         acting = next(node for node in cluster.nodes if node is not failing)
     action = chance.choice(("deregister", "reregister"))
-    seconds = chance.uniform(0.2, 2 * LEASE) if chance.random() < 7 / 8 else _LONG
+    seconds = chance.uniform(0.2, 2 * plan.lease) if chance.random() < 7 / 8 else plan.long
     name = f"ice-{number}"
     what = f"round {number}: {kind} at {failing.name}, {action} at {acting.name}, {name} at {holder.name}"
     outcome.kinds[kind] += 1
@@ -305,7 +317,7 @@ async def play(cluster: Cluster, number: int, chance: random.Random, outcome: Ou
     await failure
     await _all_known(cluster)
     if taken.unconfirmed:
-        await asyncio.sleep(max(0.0, taken.at + LEASE + 2 * _EVERY - time.monotonic()))
+        await asyncio.sleep(max(0.0, taken.at + plan.lease + 2 * _EVERY - time.monotonic()))
     over.set()
     for watch in watching:
         attempts, violation = await watch
@@ -327,9 +339,10 @@ async def _take_out(cluster: Cluster, acting: Node, name: str, action: str) -> T
             now = time.monotonic()
             if status == 200:
                 elapsed = [drop["elapsed_ms"] for drop in answer["dropped"]]
-                return Taken(now, answer["unconfirmed"], answer.get("token"), elapsed)
+                unconfirmed, token = answer["unconfirmed"], answer.get("token")
+                return Taken(now, unconfirmed, token, cluster.plan.lease, elapsed)
             if status == 409:
-                return Taken(now, list(NAMES), None)
+                return Taken(now, list(NAMES), None, cluster.plan.lease)
             await asyncio.sleep(_EVERY)
 
 
@@ -419,10 +432,10 @@ async def _ready(cluster: Cluster) -> bool:
 # --- all rounds ----------------------------------------------------------------------------------
 
 
-async def torture(rounds: int, seed: int, mutation: str | None = None) -> Outcome:
+async def torture(rounds: int, seed: int, plan: Plan) -> Outcome:
     """So many rounds, one after the other, on one cluster."""
     outcome = Outcome()
-    async with cluster(mutation) as made:
+    async with cluster(plan) as made:
         for number in range(rounds):
             chance = random.Random(f"{seed}/{number}")
             try:
@@ -459,16 +472,15 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
-    parser.add_argument("--mutate", choices=MUTATIONS)
+    parser.add_argument("--mutate", choices=MUTATIONS, default="none")
     parser.add_argument("--node", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.node is not None:
         _be_a_node(options.node)
         return
-    FAULTS.update(AT_LENGTH)
-    if faketime() is None:
-        del FAULTS["stepped"]
-    outcome = asyncio.run(torture(options.rounds, options.seed, options.mutate))
+    faults = tuple(name for name in FAULTS if name != "stepped" or faketime() is not None)
+    plan = Plan(faults=faults, mutation=options.mutate)
+    outcome = asyncio.run(torture(options.rounds, options.seed, plan))
     sys.stdout.write(report(outcome, options.seed) + "\n")
     sys.exit(bool(outcome.violations))
 

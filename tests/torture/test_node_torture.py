@@ -7,23 +7,19 @@ from __future__ import annotations
 
 import random
 import secrets
+from dataclasses import replace
 
 import pytest
 
-from tests.torture import nodes
-from tests.torture.nodes import Outcome, cluster, play, report, torture
+from tests.torture.nodes import Outcome, Plan, cluster, play, report, torture
 
-
-@pytest.fixture(autouse=True)
-def short(monkeypatch):
-    """Short leases, and nobody stands still for long."""
-    monkeypatch.setattr(nodes, "LEASE", 2.0)
-    monkeypatch.setattr(nodes, "_LONG", 3.0)
+SHORT = Plan(lease=2.0, long=3.0)
+"""Short leases, and nobody stands still for long."""
 
 
 async def test_nothing_that_was_taken_back_goes_on():
     seed = secrets.randbelow(10**6)
-    outcome = await torture(2, seed)
+    outcome = await torture(2, seed, SHORT)
     assert not outcome.violations, report(outcome, seed)
     assert outcome.attempts >= 8, f"each node was to answer in each round: {report(outcome, seed)}"
 
@@ -36,11 +32,10 @@ async def test_nothing_that_was_taken_back_goes_on():
 async def test_what_goes_on_is_found_out(mutation, kind, monkeypatch):
     """Or else the torture would prove nothing."""
     outcome = Outcome()
-    monkeypatch.setattr(nodes, "FAULTS", {kind: nodes.FAULTS[kind]})
     chance = random.Random(1)
     monkeypatch.setattr(chance, "random", lambda: 0.0)  # who fails holds the session
     monkeypatch.setattr(chance, "uniform", lambda _, high: 2 * high)
-    async with cluster(mutation) as made:
+    async with cluster(replace(SHORT, faults=(kind,), mutation=mutation)) as made:
         for number in range(4):
             # On a busy machine a round may look too late, when the node knows again.
             if not outcome.violations:
