@@ -448,7 +448,7 @@ def messages(scene: Scene) -> Iterator[Input]:
     }
     for door, message in many.items():
         text = msgspec.json.encode({"jsonrpc": "2.0", **message})
-        # Ten times so many are nearly all that a session may send at once (wire.BURST).
+        # Ten times so many are nearly all that a session may send at once (`websocket.Limits.burst`).
         yield Input(door, "450 at once", partial(bytes, text), partial(scene.tell, times=450))
 
 

@@ -284,3 +284,138 @@ def test_the_lock_file_names_all_that_is_needed(lock, groups):
 
 def test_the_demo_runs_on_the_versions_that_are_tested():
     assert locked("requirements-demo.lock").items() <= locked("requirements.lock").items()
+
+
+OURS = modules("gateway") | modules("client") | modules("tests")
+TESTS = {
+    path.relative_to(ROOT / "tests").as_posix(): path
+    for name, path in modules("tests").items()
+    # Not the programs of `make torture` and `make bench`, which break what they run on purpose.
+    if path.name.startswith(("test_", "conftest")) or name.startswith("tests.support.")
+}
+CHANGE_MODULES: set[str] = {
+    "client/test_client_cli.py",
+    "client/test_client_dialer.py",
+    "client/test_client_operations.py",
+    "client/test_client_standard_streams.py",
+    "client/test_client_status.py",
+    "contract/test_ices.py",
+    "contract/test_log_follower.py",
+    "contract/test_login_failures.py",
+    "contract/test_operation_life.py",
+    "contract/test_operations.py",
+    "contract/test_postgres.py",
+    "contract/test_postgres_connection.py",
+    "contract/test_presence.py",
+    "contract/test_pruning.py",
+    "contract/test_sqlite.py",
+    "contract/test_sqlite_faults.py",
+    "gateway/cli/test_cli.py",
+    "gateway/cli/test_serve.py",
+    "gateway/runtime/test_sockets.py",
+    "gateway/services/test_backup.py",
+    "gateway/services/test_doctor.py",
+    "gateway/services/test_key_rotation.py",
+    "support/forks.py",
+    "unit/core/test_rate_limit.py",
+    "unit/core/test_tokens.py",
+    "unit/runtime/test_eventloop.py",
+    "unit/runtime/test_files.py",
+    "unit/store/test_key_file.py",
+}
+"""Files that still change a module; a file that no longer does is to be taken out."""
+CHANGE_PRIVATE_PARTS: set[str] = {
+    "client/test_client_credentials.py",
+    "cluster/test_cluster.py",
+    "contract/test_log_follower.py",
+    "contract/test_login_failures.py",
+    "contract/test_operation_life.py",
+    "contract/test_postgres.py",
+    "contract/test_postgres_connection.py",
+    "contract/test_presence.py",
+    "contract/test_pruning.py",
+    "contract/test_sqlite.py",
+    "contract/test_sqlite_faults.py",
+    "gateway/cli/test_serve.py",
+    "gateway/node/test_admission.py",
+    "gateway/node/test_dispatcher.py",
+    "gateway/services/test_doctor.py",
+    "support/forks.py",
+    "unit/core/test_rate_limit.py",
+    "unit/runtime/test_eventloop.py",
+    "unit/runtime/test_files.py",
+}
+"""Files that still change private parts of an object."""
+
+
+def names_of_modules(tree: ast.AST) -> dict[str, str]:
+    """The names under which a file has imported modules of ours, and the modules."""
+    names = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                name = alias.name if alias.asname else alias.name.partition(".")[0]
+                names[alias.asname or name] = name
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                names[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+    return {name: module for name, module in names.items() if module in OURS}
+
+
+def changed(tree: ast.AST) -> list[tuple[ast.expr | None, str]]:
+    """What a file changes, and the name of the part, which is "" where it is not written out.
+
+    By `setattr` or `delattr` of anything, `mock.patch`, `mock.patch.object`, or an assignment. None and the
+    whole dotted name if it is written as a string.
+    """
+    found: list[tuple[ast.expr | None, str]] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and node.args:
+            function = ast.unparse(node.func).rpartition(".")[2]
+            if function in ("setattr", "delattr", "patch", "object"):
+                texts = [one.value if isinstance(one, ast.Constant) else "" for one in node.args]
+                if texts[0]:
+                    found.append((None, str(texts[0])))
+                elif function != "patch":
+                    found.append((node.args[0], "".join(map(str, texts[1:2]))))
+        elif isinstance(node, ast.Assign):
+            targets = [one for target in node.targets for one in getattr(target, "elts", [target])]
+            attributes = [one for one in targets if isinstance(one, ast.Attribute)]
+            found += [(one.value, one.attr) for one in attributes]
+    return found
+
+
+def is_of_module(owner: ast.expr | None, part: str, names: dict[str, str]) -> bool:
+    """Whether this is a part of a module of ours; `names` are those of the imported ones."""
+    if owner is None:
+        return part.startswith(("gateway.", "client.", "tests."))
+    root, *parts = ast.unparse(owner).split(".")
+    return ".".join([names.get(root, "?"), *parts]) in OURS
+
+
+def is_private(owner: ast.expr | None, part: str) -> bool:
+    """Whether this is a private part of something else than the object whose code changes it."""
+    name = part.rpartition(".")[2]
+    mine = isinstance(owner, ast.Name) and owner.id in ("self", "cls")
+    return name.startswith("_") and not name.startswith("__") and not mine
+
+
+def test_no_test_changes_a_module():
+    """A test hands in what differs: a `Tuning`, an argument that has a default, a clock."""
+    guilty = set()
+    for name, path in TESTS.items():
+        tree = ast.parse(path.read_text("utf-8"))
+        names = names_of_modules(tree)
+        if any(is_of_module(owner, part, names) for owner, part in changed(tree)):
+            guilty.add(name)
+    assert guilty <= CHANGE_MODULES
+
+
+def test_no_test_changes_private_parts_of_an_object():
+    """A test makes faults by a public method of one object, such as `write` of a gateway's engine."""
+    guilty = {
+        name
+        for name, path in TESTS.items()
+        if any(is_private(*one) for one in changed(ast.parse(path.read_text("utf-8"))))
+    }
+    assert guilty <= CHANGE_PRIVATE_PARTS

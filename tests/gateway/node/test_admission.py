@@ -17,6 +17,7 @@ from gateway.core.times import utc_now
 from gateway.node.admission import Admission
 from gateway.services.provisioning import Provisioning
 from gateway.store.acknowledgements import Acknowledgements
+from gateway.store.engine import StoreUnavailable
 from gateway.store.ices import Ices
 from gateway.store.key_file import KeyStore
 from gateway.store.nodes import Nodes
@@ -24,7 +25,7 @@ from gateway.store.sqlite.engine import open_sqlite
 from gateway.web.ice_endpoint import IceEndpoint
 from tests.support.clock import RunningClock
 from tests.support.harness import ADMIN, harness
-from tests.support.ice import Key, Refused
+from tests.support.ice import Key, Refused, until
 
 
 class Gap:
@@ -285,9 +286,15 @@ async def test_an_admission_while_the_log_is_lost_is_held_to_the_table(running, 
     await (await ice.connect()).close()
     held = hold(("look-up", True))
     handshake = await held_handshake(ice, held)
-    tail = running.gateway.node.log
-    tail.fault, tail._interrupted = "the disk is gone", True
-    comparing = Gap(monkeypatch, tail, "_compare", after=True)
+    # The last step of the comparison.
+    comparing = Gap(monkeypatch, running.gateway.node.dispatcher, "refresh", after=True)
+
+    async def lost():
+        raise StoreUnavailable("the disk is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running.gateway.engine, "has_changed", lost)
+        await until(lambda: not running.gateway.node.log.current)
     await comparing.open()
     held.let_go()
     assert await refusal_of(handshake) == "store-unavailable"

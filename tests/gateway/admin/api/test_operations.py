@@ -13,11 +13,12 @@ import pytest
 
 from gateway.admin.event_streams import StreamLimits
 from gateway.app import Tuning
+from gateway.core.operation import MAX_KEPT
 from gateway.core.roles import Role
 from gateway.node.expiry import OperationExpiry
 from gateway.node.node import NodeLimits
-from gateway.services import operation_requests
-from gateway.store import operations as store
+from gateway.services.operation_requests import MAX_UNFINISHED
+from gateway.store.engine import as_json, rows_of
 from gateway.store.operations import Operations
 from tests.support.harness import ADMIN, API, expect_refused, harness, hold_to_description
 from tests.support.ice import PATIENCE
@@ -250,13 +251,11 @@ async def test_a_kind_that_the_type_does_not_allow_is_refused_for_everyone(runni
     assert (await running.admin.get("/operations")).json["items"] == []
 
 
-async def test_the_queue_of_an_ice_is_bounded(running, monkeypatch):
-    monkeypatch.setattr(operation_requests, "MAX_UNFINISHED", 2)
+async def test_the_queue_of_an_ice_is_bounded(running):
     await (await (await running.provision()).connect()).leave()
-    first = await asked(running.admin)
-    await asked(running.admin)
+    first, *_ = await asyncio.gather(*(asked(running.admin) for _ in range(MAX_UNFINISHED)))
     refusal = expect_refused(await ask(running.admin), 429, "queue-full")
-    assert refusal["detail"].startswith("2 operations of this ICE are unfinished: wait until")
+    assert refusal["detail"].startswith("1,000 operations of this ICE are unfinished: wait until")
     await running.admin.post(f"/operations/{first}/cancel")
     await asked(running.admin)
 
@@ -378,14 +377,33 @@ async def test_what_was_given_up_may_still_come_to_something(tmp_path):
         assert await kept(running) == 9500
 
 
-async def test_only_so_many_finished_ones_keep_what_they_hold(running, monkeypatch):
-    monkeypatch.setattr(store, "MAX_KEPT", 3)
+async def test_only_so_many_finished_ones_keep_what_they_hold(running):
     await (await (await running.provision()).connect()).leave()
-    made = []
-    for number in range(5):
-        made.append(await asked(running.admin, params=number))
-        await running.admin.post(f"/operations/{made[-1]}/cancel")
-    assert [(await show(running.admin, item))["params"] for item in made] == [None, None, 2, 3, 4]
+
+    async def cancelled(number):
+        operation = await asked(running.admin, params=number)
+        await running.admin.post(f"/operations/{operation}/cancel")
+        return operation
+
+    oldest = [await cancelled(number) for number in range(3)]
+    await copied(running, oldest[-1], MAX_KEPT - 3)
+    newest = [await cancelled(number) for number in range(2)]
+    shown = [(await show(running.admin, item))["params"] for item in (*oldest, *newest)]
+    assert shown == [None, None, 2, 0, 1]
+
+
+async def copied(running, operation, times):
+    """Write an operation once more and more, straight into the table."""
+    columns = "ice_name, kind, params, state, requested_by, created, deadline, finished, kept"
+    ids = as_json([[f"{number:024x}"] for number in range(times)])
+    await running.gateway.engine.write(
+        lambda transaction: transaction.run(
+            f"INSERT INTO ice_operations (id, {columns}) SELECT copy, {columns}"  # noqa: S608 - our own
+            f" FROM ice_operations CROSS JOIN {rows_of(1, 'copy')} WHERE id = $2",
+            ids,
+            operation,
+        )
+    )
 
 
 async def kept(running):
