@@ -12,7 +12,7 @@ _PHASES = ("Examples", "Coverage", "Fuzzing", "Stateful")
 
 async def test_api_does_what_its_document_says(running, tmp_path):
     await seed(running)
-    before = await running.gateway.node.log._events.last()
+    before = await running.gateway.admin.events.last()
     status, said = await hold(
         running.url,
         running.admin.token,
@@ -23,7 +23,7 @@ async def test_api_does_what_its_document_says(running, tmp_path):
     assert "Selected: 19/19" in said, f"all calls were to be tested: {said}"
     skipped = [phase for phase in _PHASES if not re.search(rf"✅ +{phase} \(in", said)]
     assert not skipped, said
-    events = await running.gateway.node.log._events.after(before, 10_000)
+    events = await running.gateway.admin.events.after(before, 10_000)
     done = {entry.event.action for entry in events}
     missing = {*Action, "disconnect"} - {Action.REGISTER} - done
     assert not missing, f"each action was to be done, not only refused: {said}"

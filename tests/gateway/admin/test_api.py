@@ -61,7 +61,7 @@ async def shared(tmp_path_factory):
 
 
 async def last_seq(running):
-    return await running.gateway.node.log._events.last()
+    return await running.gateway.admin.events.last()
 
 
 async def raw(running, method, path, headers=(), data=None):

@@ -21,7 +21,7 @@ def described(monkeypatch):
 
 
 async def last_seq(running):
-    return await running.gateway.node.log._events.last()
+    return await running.gateway.admin.events.last()
 
 
 async def recognised(running, token):

@@ -36,11 +36,11 @@ PAGES = ["", "users", "api-tokens", "audit", "guide", "ices/lab-1"]
 
 
 async def last_seq(running):
-    return await running.gateway.node.log._events.last()
+    return await running.gateway.admin.events.last()
 
 
 async def actions(running):
-    return [entry.event.action for entry in await running.gateway.node.log._events.after(0, 1000)]
+    return [entry.event.action for entry in await running.gateway.admin.events.after(0, 1000)]
 
 
 def expect_login_page(answer, status, sentence=None):
@@ -726,7 +726,7 @@ async def test_user_is_added(running, browse, root):
     assert (await browser.log_in("carol", fields["password"])).status == 303
     bob = await running.gateway.services.accounts.user("bob")
     assert (bob.role, bob.password_hash) == (Role.MEMBER, None)
-    entry = (await running.gateway.node.log._events.after(0, 1000))[-3]
+    entry = (await running.gateway.admin.events.after(0, 1000))[-3]
     assert (entry.event.action, entry.event.actor.name, entry.event.actor.via) == (
         "add-user",
         "root",
@@ -820,7 +820,7 @@ async def test_password_is_set_and_the_old_logins_end(running, browse, root):
     fields = {"name": "eve", "password": "another one of it"}
     assert "1 login ended." in said(await root.post("users/password", fields))
     assert (await eve.get()).status == 302
-    entry = (await running.gateway.node.log._events.after(0, 1000))[-1]
+    entry = (await running.gateway.admin.events.after(0, 1000))[-1]
     assert (entry.event.action, entry.event.detail) == (
         "set-password",
         {"user": "eve", "logins_ended": 1},

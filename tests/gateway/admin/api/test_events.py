@@ -50,13 +50,11 @@ async def events(running, query=""):
 
 async def heads(running):
     """The position behind each event."""
-    return [
-        Position.after(entry) for entry in await running.gateway.node.log._events.after(0, 1000)
-    ]
+    return [Position.after(entry) for entry in await running.gateway.admin.events.after(0, 1000)]
 
 
 async def last_seq(running):
-    return await running.gateway.node.log._events.last()
+    return await running.gateway.admin.events.last()
 
 
 # --- page by page ------------------------------------------------------------------------------

@@ -101,7 +101,7 @@ async def entry(running, name="lab-1"):
 
 
 async def last_seq(running):
-    return await running.gateway.node.log._events.last()
+    return await running.gateway.admin.events.last()
 
 
 async def fill(running, names, status=Status.REGISTERED):

@@ -779,7 +779,7 @@ async def test_a_waiter_is_answered_when_the_gateway_stops(running):
         await reader.event()
         waiting = asyncio.create_task(ask(running.admin, query="?wait=60"))
         await running.eventually("/operations", lambda answer: len(answer.json["items"]) == 2)
-        running.gateway.node.dispatcher._waiters.close()
+        running.gateway.node.waiters.close()
         assert (await waiting).status == 202
         with contextlib.suppress(aiohttp.ClientError):
             while await reader.event() is not None:
