@@ -13,7 +13,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final
 
@@ -137,28 +137,7 @@ class Admin:
                     yield event, msgspec.json.decode(value)
 
 
-def run_demo(config: Path | None = None, database: str | None = None) -> int:
-    """Run the demo; return 0 only if every step happened, else 1.
-
-    Args:
-        config: a settings file for the gateway.
-        database: a new database to keep; by default a temporary one.
-    """
-    story = Story()
-    try:
-        with tempfile.TemporaryDirectory(prefix="ice-demo-") as folder:
-            options = ["--database", database or f"sqlite:///{folder}/demo.db"]
-            if config is not None:
-                options += ["--config", str(config)]
-            asyncio.run(_story(story, Path(folder), options))
-    except (NotObserved, TimeoutError, aiohttp.ClientError) as error:
-        story.say("demo", f"FAILED: {str(error) or 'it took too long'}")
-        return 1
-    except KeyboardInterrupt:
-        story.say("demo", "interrupted")
-        return 1
-    story.say("demo", "all of it happened")
-    return 0
+Scenes = Callable[[Story, Path, list[str]], Coroutine[Any, Any, None]]
 
 
 async def _story(story: Story, folder: Path, options: list[str]) -> None:
@@ -184,6 +163,33 @@ async def _story(story: Story, folder: Path, options: list[str]) -> None:
         status, _ = await gateway.end()
         story.require("the gateway's exit status after SIGTERM", 0, status)
         story.say("gateway", "stopped on SIGTERM, exit status 0")
+
+
+def run_demo(
+    config: Path | None = None, database: str | None = None, scenes: Scenes = _story
+) -> int:
+    """Run the demo; return 0 only if every step happened, else 1.
+
+    Args:
+        config: a settings file for the gateway.
+        database: a new database to keep; by default a temporary one.
+        scenes: what happens, in a folder and with the options of the gateway.
+    """
+    story = Story()
+    try:
+        with tempfile.TemporaryDirectory(prefix="ice-demo-") as folder:
+            options = ["--database", database or f"sqlite:///{folder}/demo.db"]
+            if config is not None:
+                options += ["--config", str(config)]
+            asyncio.run(scenes(story, Path(folder), options))
+    except (NotObserved, TimeoutError, aiohttp.ClientError) as error:
+        story.say("demo", f"FAILED: {str(error) or 'it took too long'}")
+        return 1
+    except KeyboardInterrupt:
+        story.say("demo", "interrupted")
+        return 1
+    story.say("demo", "all of it happened")
+    return 0
 
 
 async def _life(story: Story, admin: Admin, url: str, folder: Path) -> None:
