@@ -39,6 +39,10 @@ def _fast_folders() -> None:
 
 _fast_folders()
 
+# Children compile what they import once, not each of them.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell ignores it for what runs in the background, and our children would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)

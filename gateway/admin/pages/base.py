@@ -6,6 +6,7 @@ Tested in tests/gateway/admin/test_pages.py.
 from __future__ import annotations
 
 import asyncio
+import functools
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -48,18 +49,23 @@ _DECODER: web.AppKey[asyncio.Semaphore] = web.AppKey("decoder", asyncio.Semaphor
 
 def configure(app: web.Application) -> None:
     """Set up the application's templates and response headers."""
-    environment = aiohttp_jinja2.setup(
-        app,
+    app[aiohttp_jinja2.APP_KEY] = _environment()
+    app.on_response_prepare.append(_set_headers)
+    app[_DECODER] = asyncio.Semaphore(1)
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    """The templates, which are compiled once for all applications of this process."""
+    environment = jinja2.Environment(
         loader=jinja2.PackageLoader("gateway.admin", "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["rfc3339"] = to_text
-    environment.filters["utc"] = _utc
-    app.on_response_prepare.append(_set_headers)
-    app[_DECODER] = asyncio.Semaphore(1)
+    environment.filters |= {"rfc3339": to_text, "utc": _utc}
+    return environment
 
 
 def _utc(moment: datetime) -> str:

@@ -32,7 +32,7 @@ class Stage:
     def __init__(self, max_batch):
         self.keys = Keys()
         self._admission = Admission(
-            **dict.fromkeys(("engine", "hub", "entries", "follower", "restore_hold", "lease")),
+            **dict.fromkeys(("engine", "hub", "loader", "follower", "restore_hold", "lease")),
             keys=self.keys,
             clock=utc_now,
             nonces=Nonces(lambda: bytes(32)),
