@@ -39,7 +39,6 @@ from gateway.store.ices import Ices
 from gateway.store.key_file import KeyFileUnusable, KeyStore
 from gateway.store.open import open_store
 from gateway.store.operations import Operations
-from gateway.store.sessions import ConnectionEvents
 from gateway.web.connection import Timeouts
 from gateway.web.ice_endpoint import IceEndpoint
 from gateway.web.load_shedding import LoadShedding
@@ -155,17 +154,16 @@ async def run_gateway(
         load_shedding = LoadShedding(metrics.connections_shed.inc, monotonic)
         endpoint = IceEndpoint(settings, node, metrics, load_shedding, tuning.websocket)
         admin = AdminContext(
+            engine=engine,
             services=services,
             node=node,
             streams=streams,
             ices=Ices(engine),
             events=Events(engine.fetch),
-            connection_events=ConnectionEvents(engine),
             operations=Operations(engine.fetch),
             clock=clock,
             trusted_proxies=settings.server_trusted_proxies,
             public_urls=settings.server_public_url,
-            cluster=engine.shared,
         )
         app = application(
             settings.prefixes,

@@ -15,30 +15,27 @@ from gateway.core.times import Clock
 from gateway.node.node import Node
 from gateway.services.logins import CurrentLogin
 from gateway.services.services import Services
+from gateway.store.engine import Engine
 from gateway.store.events import Events
 from gateway.store.ices import Ices
 from gateway.store.operations import Operations
-from gateway.store.sessions import ConnectionEvents
 from gateway.web.client_address import Networks
 
 
 @dataclass(frozen=True, slots=True)
 class AdminContext:
-    """The collaborators of the handlers: the services, this node, the stored tables, the settings."""
+    """The collaborators of the handlers: the database, the services, this node, the settings."""
 
+    engine: Engine
     services: Services
     node: Node
     streams: EventStreams
     ices: Ices
     events: Events
-    connection_events: ConnectionEvents
     operations: Operations
     clock: Clock
     trusted_proxies: Networks
     public_urls: tuple[str, ...]
-
-    cluster: bool
-    """Whether several nodes may serve the database."""
 
 
 CONTEXT: web.AppKey[AdminContext] = web.AppKey("context", AdminContext)

@@ -14,7 +14,6 @@ from msgspec.structs import astuple, replace
 
 from gateway.core.times import from_text, to_text
 from gateway.store.engine import (
-    Engine,
     Fetch,
     Row,
     Transaction,
@@ -230,20 +229,14 @@ async def news(
     return rows[-1][0], found, refused
 
 
-class ConnectionEvents:
-    """Reads the outcomes of connections."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    async def of(self, ice_name: str) -> list[ConnectionEvent]:
-        """The last `KEPT` of exactly this ICE, newest first."""
-        rows = await self._engine.fetch(
-            f"SELECT {_EVENT_COLUMNS} FROM ice_connections WHERE ice_name = $1 ORDER BY id DESC LIMIT $2",
-            ice_name,
-            KEPT,
-        )
-        return [_connection_event(row) for row in rows]
+async def events_of(fetch: Fetch, ice_name: str) -> list[ConnectionEvent]:
+    """The last `KEPT` outcomes of exactly this ICE, newest first."""
+    rows = await fetch(
+        f"SELECT {_EVENT_COLUMNS} FROM ice_connections WHERE ice_name = $1 ORDER BY id DESC LIMIT $2",
+        ice_name,
+        KEPT,
+    )
+    return [_connection_event(row) for row in rows]
 
 
 def _connection_event(row: Row) -> ConnectionEvent:

@@ -12,7 +12,7 @@ from gateway.node.session import Session
 from gateway.store import sessions
 from gateway.store.engine import OutcomeUnknown
 from gateway.store.ices import Ices
-from gateway.store.sessions import ConnectionEvent, ConnectionEvents
+from gateway.store.sessions import ConnectionEvent, events_of
 from tests.contract.domain import (
     NOW,
     Between,
@@ -80,7 +80,7 @@ class Node:
         return [session for (session,) in rows]
 
     async def connection_events(self):
-        found = await ConnectionEvents(self.engine).of("lab-1")
+        found = await events_of(self.engine.fetch, "lab-1")
         return [(item.kind, item.code, item.count) for item in reversed(found)]
 
 
@@ -144,7 +144,7 @@ async def test_refusals_within_a_batch_are_counted_together(node):
         node.now = minutes(minute)
         node.presence.refused("lab-1", "key-mismatch", "192.0.2.7")
     await node.presence.flush()
-    [found] = await ConnectionEvents(node.engine).of("lab-1")
+    [found] = await events_of(node.engine.fetch, "lab-1")
     assert (found.count, found.first, found.at) == (5, NOW, minutes(4))
 
 
@@ -154,7 +154,7 @@ async def test_refusals_are_news_counted_with_those_before(node):
         node.now = minutes(minute)
         node.presence.refused("lab-1", "key-mismatch", "192.0.2.7")
         await node.presence.flush()
-        [kept] = await ConnectionEvents(node.engine).of("lab-1")
+        [kept] = await events_of(node.engine.fetch, "lab-1")
         assert (kept.count, kept.first, kept.at) == (minute + 1, NOW, node.now)
         read = await sessions.news(node.engine.fetch, 0, 10)
         assert read[1:] == ({}, [kept])
@@ -269,7 +269,7 @@ async def test_what_could_not_be_written_is_written_later(node, during):
     await node.fail_to_write()
     await node.presence.flush()
     assert await node.connection() == a_connection("s1", **HELLO)
-    found = {item.code: item for item in await ConnectionEvents(node.engine).of("lab-1")}
+    found = {item.code: item for item in await events_of(node.engine.fetch, "lab-1")}
     refused = found["key-mismatch"]
     assert (refused.count, refused.first, refused.at) == (3, NOW, minutes(1))
     assert found["token-expired"].count == 1
@@ -362,4 +362,4 @@ async def test_what_waits_is_bounded(engine, during):
     assert kinds.count("refused") == 10, "refusals were expected to be bounded while away"
     assert len(kinds) == 20, "the newest event were expected to be kept"
     assert len(node.news) == 1, "of each ICE the latest was expected to be news"
-    assert (await ConnectionEvents(node.engine).of("lab-1"))[0].at == node.now
+    assert (await events_of(node.engine.fetch, "lab-1"))[0].at == node.now

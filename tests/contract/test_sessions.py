@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from gateway.store import sessions
 from gateway.store.ices import IceFilter, Ices
-from gateway.store.sessions import KEPT, ConnectionEvents
+from gateway.store.sessions import KEPT, events_of
 from tests.contract.domain import (
     NOW,
     RULE_BROKEN,
@@ -104,7 +104,7 @@ async def test_a_batch_with_a_session_of_nobody_is_not_written(engine, ice, show
 @pytest.fixture
 def happened(engine, ice):
     async def of(name="lab-1"):
-        return await ConnectionEvents(engine).of(name)
+        return await events_of(engine.fetch, name)
 
     return of
 

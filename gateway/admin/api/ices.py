@@ -34,6 +34,7 @@ from gateway.core.roles import Caller, Need
 from gateway.services import schemas
 from gateway.services.provisioning import MAX_BULK, Done, Issued, validate_new
 from gateway.store.ices import IceFilter, Listed
+from gateway.store.sessions import events_of
 from gateway.web.responses import json_response, problem_response
 
 
@@ -167,7 +168,7 @@ async def final(request: web.Request) -> web.Response:  # noqa: ARG001 - the sam
 
 async def connections(request: web.Request, listed: Listed) -> web.Response:
     """List an ICE's recent connections and refusals."""
-    found = await admin_context(request).connection_events.of(listed.ice.ice_name)
+    found = await events_of(admin_context(request).engine.fetch, listed.ice.ice_name)
     return json_response(
         schemas.ConnectionEvents(
             [schemas.connection_event_document(connection_event) for connection_event in found]

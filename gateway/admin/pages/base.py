@@ -183,7 +183,7 @@ def render(
             "held": admin_context(request).node.restore_hold.reason,
             "caller": None if login is None else login.caller,
             "form_token": "" if login is None else login.form_token.reveal(),
-            "cluster": admin_context(request).cluster,
+            "cluster": admin_context(request).engine.shared,
             "live": login is not None and login.caller.grants.reads_events,
         },
         status=status,

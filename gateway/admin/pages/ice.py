@@ -22,7 +22,7 @@ from gateway.core.audit_event import AuditAction, LogEntry
 from gateway.core.ice import Action, Status
 from gateway.core.roles import Need
 from gateway.store.ices import Listed
-from gateway.store.sessions import ConnectionEvent
+from gateway.store.sessions import ConnectionEvent, events_of
 
 _EVENTS: Final = 200
 _REMEDIES: Final[dict[str, tuple[str, Action | None]]] = {
@@ -73,7 +73,7 @@ async def page(request: web.Request, listed: Listed) -> web.StreamResponse:
     """The page of an ICE, or only its live part if htmx asks for that."""
     caller, admin = request[CALLER], admin_context(request)
     row = table_row(listed, acts=caller.grants.acts)
-    connection_events = await admin.connection_events.of(listed.ice.ice_name)
+    connection_events = await events_of(admin.engine.fetch, listed.ice.ice_name)
     timeline = [_connection_event(item) for item in connection_events]
     if caller.grants.reads_events:
         timeline += map(_event, await admin.events.last_of(listed.ice.ice_name, _EVENTS))
