@@ -35,7 +35,7 @@ from gateway.services.passwords import Passwords
 from gateway.services.services import Services
 from gateway.store.engine import Engine
 from gateway.store.events import Events
-from gateway.store.ices import Ices
+from gateway.store.ices import Ices, any_ice
 from gateway.store.key_file import KeyFileUnusable, KeyStore
 from gateway.store.open import open_store
 from gateway.store.operations import Operations
@@ -201,7 +201,7 @@ async def run_gateway(
 
 async def _load_keys(settings: Settings, engine: Engine) -> KeyStore:
     keys = KeyStore(settings.key_file)
-    if not keys.load() and await Ices(engine).any():
+    if not keys.load() and await any_ice(engine.fetch):
         raise KeyFileUnusable(
             f"the key file {settings.key_file} is missing; without it the gateway cannot open the"
             " tokens of the provisioned ICEs: restore it from a backup"

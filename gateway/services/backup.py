@@ -26,7 +26,7 @@ from gateway.runtime.files import sync
 from gateway.runtime.settings import Settings
 from gateway.store import events, key_file
 from gateway.store.engine import Engine, Transaction
-from gateway.store.ices import Ices
+from gateway.store.ices import any_ice
 from gateway.store.restore_mark import head
 from gateway.store.sqlite.snapshot import (
     ReadOnlyDatabase,
@@ -106,7 +106,7 @@ async def back_up(
         KeyFileUnusable: there is no key file, but there are ICEs.
     """
     check_free(folder)
-    if key_file.read(place.key_file) is None and await Ices(engine).any():
+    if key_file.read(place.key_file) is None and await any_ice(engine.fetch):
         raise key_file.KeyFileUnusable(
             f"the key file {place.key_file} is missing, and without it a backup is worth nothing"
         )

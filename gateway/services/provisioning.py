@@ -126,7 +126,7 @@ class Provisioning:
             # Sealed in the transaction, so that no key is retired meanwhile (see `key_rotation`).
             try:
                 # A missing file is made only while no ICE exists: a new key opens no existing token.
-                ring = self.keys.for_sealing(may_create=not await ices.any_ice(transaction))
+                ring = self.keys.for_sealing(may_create=not await ices.any_ice(transaction.fetch))
             except KeyFileUnusable as error:
                 return problem("keys-unavailable", str(error))
             token = ring.seal(ice_name, ice_type, 1, now)

@@ -160,9 +160,9 @@ async def find_many(transaction: Transaction, names: Sequence[str]) -> dict[str,
     return {fold(row[0]): _from_row(row) for row in rows}
 
 
-async def any_ice(transaction: Transaction) -> bool:
+async def any_ice(fetch: Fetch) -> bool:
     """Whether any ICE was ever provisioned."""
-    return bool(await transaction.fetch("SELECT 1 FROM ice_tokens LIMIT 1"))
+    return bool(await fetch("SELECT 1 FROM ice_tokens LIMIT 1"))
 
 
 async def sealed_with(fetch: Fetch) -> dict[str | None, list[str]]:
@@ -193,10 +193,6 @@ class Ices:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-
-    async def any(self) -> bool:
-        """Whether any ICE was ever provisioned."""
-        return bool(await self._engine.fetch("SELECT 1 FROM ice_tokens LIMIT 1"))
 
     async def find(self, ice_name: str) -> Listed | None:
         """The ICE of this name, case folded."""
