@@ -218,7 +218,7 @@ class ProblemDocument(msgspec.Struct):
     code: str
 
 
-def _described(shape: type[S], item: object, **given: Any) -> S:
+def described(shape: type[S], item: object, **given: Any) -> S:
     """A document of the values `given` and of the attributes of `item`, its times as text."""
     for name in shape.__struct_fields__:
         if name not in given:
@@ -227,15 +227,17 @@ def _described(shape: type[S], item: object, **given: Any) -> S:
     return shape(**given)
 
 
-def connection_document(connection: Connection) -> ConnectionDocument:
-    """Describe an open session."""
+def connection_document(connection: Connection | None) -> ConnectionDocument | None:
+    """Describe the open session of an ICE, if it has one."""
+    if connection is None:
+        return None
     fields = msgspec.structs.asdict(connection) | {"since": to_text(connection.since)}
     return ConnectionDocument(**fields)
 
 
 def ice_document(listed: Listed) -> IceDocument:
     """Describe an ICE with its connection."""
-    # Not by `_described`, which takes twice as long: a listing has thousands.
+    # Not by `described`, which takes twice as long: a listing has thousands.
     ice: Ice = listed.ice
     return IceDocument(
         ice_name=ice.ice_name,
@@ -248,25 +250,13 @@ def ice_document(listed: Listed) -> IceDocument:
         deregisteredon=to_text_or_none(ice.deregisteredon),
         expireson=to_text_or_none(ice.expireson),
         lastseen=to_text_or_none(listed.lastseen),
-        connection=None if listed.connection is None else connection_document(listed.connection),
+        connection=connection_document(listed.connection),
     )
-
-
-def presence_document(ice_name: str, connection: Connection | None) -> PresenceDocument:
-    """Describe an ICE that connected, said hello or disconnected."""
-    return PresenceDocument(
-        ice_name, None if connection is None else connection_document(connection)
-    )
-
-
-def refused_document(connection_event: ConnectionEvent) -> RefusedDocument:
-    """Describe refused handshakes of an ICE."""
-    return _described(RefusedDocument, connection_event)
 
 
 def operation_document(operation: Operation) -> OperationDocument:
     """Describe an operation; JSON values are kept byte by byte, except where `_readable` gives null."""
-    return _described(
+    return described(
         OperationDocument,
         operation,
         params=_readable(operation.params),
@@ -310,16 +300,11 @@ def _readable(value: bytes | None) -> msgspec.Raw | None:
     return msgspec.Raw(value)
 
 
-def operation_state(operation: Operation) -> OperationState:
-    """Describe an operation without its params and result, which may be large."""
-    return _described(OperationState, operation)
-
-
 def connection_event_document(connection_event: ConnectionEvent) -> ConnectionEventDocument:
     """Describe an event of a connection; close codes are numbers."""
     kind, code = connection_event.kind, connection_event.code
     number = int(code) if code is not None and kind == "closed" else code
-    return _described(ConnectionEventDocument, connection_event, event=kind, code=number)
+    return described(ConnectionEventDocument, connection_event, event=kind, code=number)
 
 
 def event_document(entry: LogEntry) -> EventDocument:

@@ -121,11 +121,12 @@ async def _send_all(
 
 async def _send_news(response: EventSourceResponse, news: News) -> None:
     if isinstance(news, ConnectionEvent):
-        await send_document(response, schemas.refused_document(news), event="refused")
+        refused = schemas.described(schemas.RefusedDocument, news)
+        await send_document(response, refused, event="refused")
     else:
-        await send_document(
-            response, schemas.presence_document(news.ice_name, news.connection), event="presence"
-        )
+        connection = schemas.connection_document(news.connection)
+        presence = schemas.PresenceDocument(news.ice_name, connection)
+        await send_document(response, presence, event="presence")
 
 
 async def _last_event_id(request: web.Request) -> tuple[Position | None]:

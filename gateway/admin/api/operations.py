@@ -231,7 +231,9 @@ async def _send_all(
                 return  # the caller lost their right, or the operation was deleted
             if found.state is not state:
                 state = found.state
-                await send_document(response, schemas.operation_state(found), event="state")
+                # Without its params and result, which may be large.
+                document = schemas.described(schemas.OperationState, found)
+                await send_document(response, document, event="state")
             if found.progress != progress:
                 progress = found.progress
                 news = schemas.progress_document(found)
