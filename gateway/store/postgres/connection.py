@@ -72,8 +72,9 @@ _OURS: Final = (
     asyncpg.exceptions.DataError,
 )
 """A violated constraint or a bug of ours is no fault of the database."""
-_LOST: Final = (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
-_BROKEN: Final = (*_LOST, TimeoutError, asyncio.CancelledError)
+LOST: Final = (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+"""The connection has ended, or cannot be made."""
+_BROKEN: Final = (*LOST, TimeoutError, asyncio.CancelledError)
 """After these errors a connection is not used again."""
 IN_THE_WAY: Final = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 _BUSY: Final = (*IN_THE_WAY, asyncpg.LockNotAvailableError)
@@ -227,7 +228,7 @@ class DatabaseLink:
             raise self._unavailable(f"no answer for {self._patience:.0f} s") from error
         except asyncpg.TargetServerAttributeNotMatched as error:
             raise self._unavailable("it is a read-only replica now") from error
-        except (asyncpg.PostgresError, *_LOST) as error:
+        except (asyncpg.PostgresError, *LOST) as error:
             raise self._unavailable(str(error) or type(error).__name__) from error
 
     def _sentence(self, reason: str) -> str:

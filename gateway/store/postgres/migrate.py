@@ -24,7 +24,7 @@ from gateway.store.engine import (
 )
 from gateway.store.migration_files import in_order
 from gateway.store.postgres import migrations
-from gateway.store.postgres.connection import PATIENCE, connect, fetch_on
+from gateway.store.postgres.connection import LOST, PATIENCE, connect, fetch_on
 
 _LONG: Final = 600.0
 """Seconds for a statement of a migration, or for a count of all rows."""
@@ -83,14 +83,7 @@ async def connected(url: str, patience: float) -> AsyncIterator[tuple[asyncpg.Co
             yield connection, name
         finally:
             await connection.close(timeout=1.0)
-    except (
-        TimeoutError,
-        OSError,
-        ValueError,
-        asyncpg.PostgresError,
-        asyncpg.InterfaceError,
-        asyncpg.InternalClientError,
-    ) as error:
+    except (ValueError, asyncpg.PostgresError, *LOST) as error:
         raise _unusable(name, error) from error
 
 
