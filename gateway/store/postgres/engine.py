@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+import functools
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, Final
 
 import asyncpg
@@ -84,11 +85,10 @@ class PostgresEngine:
         self.links: list[DatabaseLink] = []
         """All its connections; of a gateway, the last two write and notify."""
 
-        def make() -> Awaitable[asyncpg.Connection]:
-            return connect(url)
+        make = functools.partial(connect, url)
 
         async def make_watcher() -> asyncpg.Connection:
-            return await self._make_listening(await connect(url))
+            return await self._make_listening(await make())
 
         for _ in range(READS if node is not None else 1):
             self._readers.put_nowait(self._link(make))
