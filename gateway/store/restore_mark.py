@@ -19,7 +19,7 @@ from gateway.core.ice import Action, Status, fold
 from gateway.core.restore_diff import Credentials, IceCredential, TokenCredential, UserCredential
 from gateway.core.times import from_text, from_text_or_none, to_text
 from gateway.store import events
-from gateway.store.engine import Fetch, Transaction
+from gateway.store.engine import Fetch, Transaction, as_json
 from gateway.store.events import Events
 
 SCHEMA: Final = 5
@@ -57,9 +57,7 @@ async def find_mark(fetch: Fetch) -> RestoreMark | None:
 
 async def note(transaction: Transaction, aside: Sequence[str], event: Event) -> None:
     """Store in a copy the paths of the databases that it replaces, with the event of the restore."""
-    await transaction.run(
-        "UPDATE restored SET aside = $1", msgspec.json.encode(list(aside)).decode()
-    )
+    await transaction.run("UPDATE restored SET aside = $1", as_json(aside))
     events.append(transaction, [event])
 
 
