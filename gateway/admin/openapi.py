@@ -37,7 +37,7 @@ from gateway.core.ice import NAME_PATTERN, NAME_RULE, IceType
 from gateway.core.operation import KEY_PATTERN
 from gateway.core.problems import CODES
 from gateway.services import schemas
-from gateway.web.responses import DATA_HEADERS
+from gateway.web.responses import json_response
 
 _IN_PATH: Final[dict[str, dict[str, Any]]] = {
     "ice_name": {
@@ -256,8 +256,4 @@ def _encoded(server: str) -> bytes:
 
 async def handle(request: web.Request) -> web.Response:
     """Serve the document with the API's address as the request named it."""
-    return web.Response(
-        body=_encoded(request.path.removesuffix("/openapi.json")),
-        content_type="application/json",
-        headers=DATA_HEADERS,
-    )
+    return json_response(msgspec.Raw(_encoded(request.path.removesuffix("/openapi.json"))))
