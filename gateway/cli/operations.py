@@ -27,7 +27,7 @@ from gateway.cli.common import (
     show_table,
     unwrap,
 )
-from gateway.core.json_input import NotJson, check_syntax
+from gateway.core.json_input import check_syntax
 from gateway.core.operation import Operation, State
 from gateway.core.text import decoded, printable
 from gateway.core.times import utc_now
@@ -59,29 +59,21 @@ class _Error(msgspec.Struct):
     message: str
 
 
-class _Json(click.ParamType[bytes]):
+def _json(value: str) -> bytes:
     """JSON as bytes, from the argument itself, from @FILE, or from standard input with @-."""
-
-    name = "JSON|@FILE"
-
-    def convert(
-        self, value: str, param: click.Parameter | None, ctx: click.Context | None
-    ) -> bytes:
-        try:
-            if value == "@-":
-                text = sys.stdin.buffer.read()
-            else:
-                text = Path(value[1:]).read_bytes() if value.startswith("@") else value.encode()
-            text = decoded(text).strip().encode()
-            check_syntax(text)
-            check_json(text)
-        except OSError as error:
-            self.fail(f"{value[1:]} cannot be read: {error.strerror}", param, ctx)
-        except JsonTooComplex as error:
-            self.fail(str(error), param, ctx)
-        except (UnicodeError, NotJson):
-            self.fail("has to be JSON", param, ctx)
-        return text
+    try:
+        if value == "@-":
+            text = sys.stdin.buffer.read()
+        else:
+            text = Path(value[1:]).read_bytes() if value.startswith("@") else value.encode()
+        text = decoded(text).strip().encode()
+        check_syntax(text)
+        check_json(text)
+    except OSError as error:
+        raise click.BadParameter(f"{value[1:]} cannot be read: {error.strerror}") from None
+    except JsonTooComplex as error:
+        raise click.BadParameter(str(error)) from None
+    return text
 
 
 @click.group()
@@ -92,7 +84,12 @@ def operations() -> None:
 @operations.command()
 @click.argument("name")
 @click.option("--kind", type=_KINDS, required=True, help="A kind that the ICE's type allows.")
-@click.option("--params", type=_Json(), default="{}", help="JSON for the ICE; @- is stdin.")
+@click.option(
+    "--params",
+    type=Parsed("JSON|@FILE", _json, "has to be JSON"),
+    default="{}",
+    help="JSON for the ICE; @- is stdin.",
+)
 @click.option("--run-at", type=_MOMENT, help="When, for schedule: RFC 3339 with a zone.")
 @click.option("--deadline", type=_MOMENT, help="Until when; by default 24 hours.")
 @click.option(
@@ -155,7 +152,7 @@ async def list_operations(
 ) -> None:
     """List the operations of all ICEs or of one, newest first."""
     if name is not None:
-        await context.ice(name)  # refuse an unknown name
+        await context.listed(name)  # refuse an unknown name
     where = OperationFilter(
         name, State(state) if state else None, OperationKind(kind) if kind else None
     )
