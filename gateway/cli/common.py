@@ -21,6 +21,7 @@ import click
 import msgspec
 
 from gateway.core.audit_event import Actor, Via
+from gateway.core.ice import Ice
 from gateway.core.problems import Problem, problem
 from gateway.core.text import compact, pretty, printable
 from gateway.core.times import utc_now

@@ -12,7 +12,7 @@ from gateway.core.problems import Problem, problem, quoted
 from gateway.core.times import Clock
 from gateway.store import events, nodes
 from gateway.store.engine import Engine, Transaction
-from gateway.store.nodes import NodeRecord, Nodes
+from gateway.store.nodes import Nodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,17 +23,13 @@ class DrainResult:
     others: bool
 
 
-class NodeService:
+class NodeService(Nodes):
     """Lists, drains and resumes nodes. Every method raises `StoreUnavailable`."""
 
     def __init__(self, *, engine: Engine, clock: Clock) -> None:
+        super().__init__(engine.fetch)
         self._engine = engine
-        self._nodes = Nodes(engine.fetch)
         self._clock = clock
-
-    async def all(self) -> list[NodeRecord]:
-        """Every node by name; empty for a gateway on an SQLite file, which has no other nodes."""
-        return await self._nodes.all()
 
     async def set_draining(
         self, actor: Actor, name: str, *, draining: bool
@@ -49,7 +45,7 @@ class NodeService:
             return True
 
         changed = await self._engine.write(unit)
-        found = [node for node in await self._nodes.all() if node.state != "gone"]
+        found = [node for node in await self.all() if node.state != "gone"]
         if not any(node.name == name for node in found):
             return problem("not-found", f"There is no node {quoted(name)}.")
         others = any(node.state == "serves" and node.name != name for node in found)

@@ -183,7 +183,7 @@ class Nodes:
         self._fetch = fetch
 
     async def all(self) -> list[NodeRecord]:
-        """Every node that has not left, by name, including those that are gone."""
+        """Every node that has not left, by name, including those that are gone; none for an SQLite file."""
         return [_node(row) for row in await self._fetch(_LISTING)]
 
     async def renewals(self, but: str) -> list[Renewal]:
