@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -64,100 +64,72 @@ class Setting:
 
 _DURATION: Final = "a number with s, m, h or d, such as 30s"
 
-SETTINGS: Final = (
-    Setting(
-        "server.host",
-        "127.0.0.1",
-        hosts,
-        f"an address or host name to listen on, or a list of {MAX_HOSTS} at the most",
-    ),
-    Setting("server.port", 8440, integer(0, 65535), "a port from 0 (any free one) to 65535"),
-    Setting(
-        "server.public_url",
-        [],
-        public_urls,
-        "http(s)://host[:port][/prefix] in plain ASCII, or a list of such URLs",
-    ),
-    Setting("server.trusted_proxies", [], networks, "a list of addresses or networks (CIDR)"),
-    Setting("server.tls_certificate", "", optional_path, "a PEM file, or empty"),
-    Setting("server.tls_key", "", optional_path, "a PEM file, or empty"),
-    Setting("server.keepalive", "75s", duration_between(1, 3600), f"{_DURATION}, from 1s to 1h"),
-    Setting("server.hsts", "0", lifetime, f"{_DURATION}, 36500d at most, or 0 for none"),
-    Setting("server.insecure", default=False, parse=boolean, accepts="true or false"),
-    Setting(
-        "database.url",
-        "sqlite:///ice-gateway.db",
-        database,
-        f"sqlite:///PATH, a path, or postgresql://USER@HOST/NAME; {ENCODE}",
-    ),
-    Setting("tokens.key_file", "", optional_path, "a file, or empty for one beside the database"),
-    Setting(
-        "tokens.registration_ttl", "7d", lifetime, f"{_DURATION}, 36500d at most, or 0 for never"
-    ),
-    Setting("ice.heartbeat", "30s", positive_duration, _DURATION),
-    Setting("ice.max_connections", 100_000, integer(1, 10_000_000), "a number from 1"),
-    Setting("ice.max_handshakes", 16384, integer(1, 1_000_000), "a number from 1"),
-    Setting("operations.keep", "30d", lifetime, f"{_DURATION}, 36500d at most, or 0 for ever"),
-    Setting("operations.kept_bytes", 64 * 2**20, integer(1, 2**50), "a number of bytes from 1"),
-    Setting("admin.login_idle", "30m", positive_duration, _DURATION),
-    Setting("admin.login_lifetime", "12h", positive_duration, _DURATION),
-    Setting(
-        "node.name",
-        "",
-        node_name,
-        "1 to 64 letters, digits, and . _ -, or empty for the host's name",
-    ),
-    Setting("node.lease", "30s", duration_between(2, 3600), f"{_DURATION}, from 2s to 1h"),
-    Setting("metrics.listen", "127.0.0.1:9464", listener, "HOST:PORT, or empty to turn it off"),
-    Setting(
-        "log.format",
-        "auto",
-        one_of("auto", "json", "text"),
-        "auto (JSON unless on a terminal), json or text",
-    ),
-    Setting(
-        "log.level",
-        "info",
-        one_of("debug", "info", "warning", "error"),
-        "debug, info, warning or error",
-    ),
-)
-_BY_KEY: Final = {setting.key: setting for setting in SETTINGS}
-_REMOVED: Final = {
-    "server.workers": "server.workers is gone: one gateway serves an SQLite file; for several use"
-    " PostgreSQL and ice-gateway@.service"
-}
-"""For each setting of earlier versions, what to do instead."""
+
+def _setting(
+    default: Any, parse: Callable[[object], Any], accepts: str, *, secret: bool = False
+) -> Any:
+    """A field of `Settings`; its name is the key with `_` in place of the dot."""
+    metadata = {"default": default, "parse": parse, "accepts": accepts}
+    return field(metadata=metadata, repr=not secret)
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Every setting, checked. Durations are seconds."""
 
-    server_host: tuple[str, ...]
-    server_port: int
-    server_public_url: tuple[str, ...]
-    server_trusted_proxies: tuple[Network, ...]
-    server_tls_certificate: Path | None
-    server_tls_key: Path | None
-    server_keepalive: float
-    server_hsts: float
-    server_insecure: bool
-    database_url: str = field(repr=False)  # it may hold a password
-    tokens_key_file: Path | None
-    tokens_registration_ttl: float
-    ice_heartbeat: float
-    ice_max_connections: int
-    ice_max_handshakes: int
-    operations_keep: float
-    operations_kept_bytes: int
-    admin_login_idle: float
-    admin_login_lifetime: float
-    node_name: str
-    node_lease: float
-    metrics_listen: tuple[str, int] | None
-    log_format: str
-    log_level: str
+    server_host: tuple[str, ...] = _setting(
+        "127.0.0.1",
+        hosts,
+        f"an address or host name to listen on, or a list of {MAX_HOSTS} at the most",
+    )
+    server_port: int = _setting(8440, integer(0, 65535), "a port from 0 (any free one) to 65535")
+    server_public_url: tuple[str, ...] = _setting(
+        [], public_urls, "http(s)://host[:port][/prefix] in plain ASCII, or a list of such URLs"
+    )
+    server_trusted_proxies: tuple[Network, ...] = _setting(
+        [], networks, "a list of addresses or networks (CIDR)"
+    )
+    server_tls_certificate: Path | None = _setting("", optional_path, "a PEM file, or empty")
+    server_tls_key: Path | None = _setting("", optional_path, "a PEM file, or empty")
+    server_keepalive: float = _setting(
+        "75s", duration_between(1, 3600), f"{_DURATION}, from 1s to 1h"
+    )
+    server_hsts: float = _setting("0", lifetime, f"{_DURATION}, 36500d at most, or 0 for none")
+    server_insecure: bool = _setting(default=False, parse=boolean, accepts="true or false")
+    database_url: str = _setting(
+        "sqlite:///ice-gateway.db",
+        database,
+        f"sqlite:///PATH, a path, or postgresql://USER@HOST/NAME; {ENCODE}",
+        secret=True,  # it may hold a password
+    )
+    tokens_key_file: Path | None = _setting(
+        "", optional_path, "a file, or empty for one beside the database"
+    )
+    tokens_registration_ttl: float = _setting(
+        "7d", lifetime, f"{_DURATION}, 36500d at most, or 0 for never"
+    )
+    ice_heartbeat: float = _setting("30s", positive_duration, _DURATION)
+    ice_max_connections: int = _setting(100_000, integer(1, 10_000_000), "a number from 1")
+    ice_max_handshakes: int = _setting(16384, integer(1, 1_000_000), "a number from 1")
+    operations_keep: float = _setting(
+        "30d", lifetime, f"{_DURATION}, 36500d at most, or 0 for ever"
+    )
+    operations_kept_bytes: int = _setting(64 * 2**20, integer(1, 2**50), "a number of bytes from 1")
+    admin_login_idle: float = _setting("30m", positive_duration, _DURATION)
+    admin_login_lifetime: float = _setting("12h", positive_duration, _DURATION)
+    node_name: str = _setting(
+        "", node_name, "1 to 64 letters, digits, and . _ -, or empty for the host's name"
+    )
+    node_lease: float = _setting("30s", duration_between(2, 3600), f"{_DURATION}, from 2s to 1h")
+    metrics_listen: tuple[str, int] | None = _setting(
+        "127.0.0.1:9464", listener, "HOST:PORT, or empty to turn it off"
+    )
+    log_format: str = _setting(
+        "auto", one_of("auto", "json", "text"), "auto (JSON unless on a terminal), json or text"
+    )
+    log_level: str = _setting(
+        "info", one_of("debug", "info", "warning", "error"), "debug, info, warning or error"
+    )
 
     @property
     def database_path(self) -> Path:
@@ -262,6 +234,17 @@ class Settings:
         if all(url.scheme == "https" for url in urls):
             return None
         return f"server.host {self._exposed} is reachable from other machines by plain http"
+
+
+SETTINGS: Final = tuple(
+    Setting(one.name.replace("_", ".", 1), **one.metadata) for one in fields(Settings)
+)
+_BY_KEY: Final = {setting.key: setting for setting in SETTINGS}
+_REMOVED: Final = {
+    "server.workers": "server.workers is gone: one gateway serves an SQLite file; for several use"
+    " PostgreSQL and ice-gateway@.service"
+}
+"""For each setting of earlier versions, what to do instead."""
 
 
 def _is_loopback(host: str) -> bool:
