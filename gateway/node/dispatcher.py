@@ -8,7 +8,6 @@ announces new operations. Source: docs/protocol.md.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import Counter
 from collections.abc import Coroutine
 from datetime import timedelta
@@ -39,6 +38,7 @@ from gateway.node.lane import Lane
 from gateway.node.operation_waiters import OperationWaiters
 from gateway.node.progress import ProgressWriter
 from gateway.node.session import FinishReport, Session
+from gateway.runtime.eventloop import wait_at_most
 from gateway.store import operations
 from gateway.store.engine import Engine, StoreUnavailable, T, Transaction, Unit
 from gateway.store.operations import Operations
@@ -188,10 +188,8 @@ class Dispatcher:
                 if pause is None and not lane.wake.is_set():
                     self._busy.discard(name)
                     return
-                with contextlib.suppress(TimeoutError):
-                    # Bounded, since the clock may be set meanwhile.
-                    async with asyncio.timeout(min(pause or 0, _MAX_WAIT)):
-                        await lane.wake.wait()
+                # Bounded, since the clock may be set meanwhile.
+                await wait_at_most(lane.wake, min(pause or 0, _MAX_WAIT))
         finally:
             del self._lanes[name]
             if not self._closed and self._hub.get(name) is not lane.session:
