@@ -7,6 +7,7 @@ Tested in tests/gateway/services/test_doctor.py.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import http.client
 import json
@@ -110,7 +111,8 @@ def _probe(settings: Settings, host: str, timeout: float) -> _Answer:
         # This only asks whether the gateway is there, and does not trust the answer.
         unchecked = ssl._create_unverified_context()  # noqa: S323, SLF001 - it gets no secret
         connection = http.client.HTTPSConnection(host, port, timeout=timeout, context=unchecked)
-    try:
+    failures = (OSError, http.client.HTTPException, ValueError, AttributeError)
+    with contextlib.closing(connection), contextlib.suppress(*failures):
         connection.request("GET", "/readyz")
         answer = connection.getresponse()
         if answer.headers.get("Server") != SERVER_NAME:
@@ -118,21 +120,16 @@ def _probe(settings: Settings, host: str, timeout: float) -> _Answer:
         if answer.status == http.client.OK:
             return _Answer(ours=True)
         return _Answer(ours=True, fault=str(json.loads(answer.read()).get("detail")))
-    except (OSError, http.client.HTTPException, ValueError, AttributeError):
-        return _Answer(ours=False)
-    finally:
-        connection.close()
+    return _Answer(ours=False)
 
 
 def _serves_metrics(host: str, port: int, timeout: float) -> bool:
     connection = http.client.HTTPConnection(_LOOPBACK.get(host, host), port, timeout=timeout)
-    try:
+    failures = (OSError, http.client.HTTPException)
+    with contextlib.closing(connection), contextlib.suppress(*failures):
         connection.request("GET", "/metrics")
         return b"ice_gateway_" in connection.getresponse().read()
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
+    return False
 
 
 def tls(settings: Settings, now: datetime) -> Iterator[Finding]:
