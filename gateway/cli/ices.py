@@ -132,10 +132,9 @@ def _add_action(action: str, summary: str) -> None:
     async def act(context: CommandContext, name: str) -> None:
         listed, actions = await context.listed(name), context.services.provisioning.actions
         done = unwrap(await actions[action](context.actor, listed.ice))
+        _warn_unconfirmed(done)
         if isinstance(done, Issued):
             _show_token(done)
-        else:
-            _warn_unconfirmed(done)
 
 
 for _action, _summary in {
@@ -153,7 +152,6 @@ def _warn_unconfirmed(done: Done) -> None:
 
 
 def _show_token(issued: Issued) -> None:
-    _warn_unconfirmed(issued)
     name = issued.ice.ice_name
     print_output(
         issued.token.reveal(),
