@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -59,12 +60,12 @@ class Story:
             raise NotObserved(f"{what}: expected {expected!r}, observed {observed!r}")
 
 
+@dataclass(frozen=True, slots=True)
 class Program:
     """A running gateway, command or client."""
 
-    def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
-        self.name = name
-        self.process = process
+    name: str
+    process: asyncio.subprocess.Process
 
     async def line(self, beginning: str) -> str:
         """The next output line that, after its time, starts with `beginning`. Raises `NotObserved`."""
