@@ -21,7 +21,7 @@ from gateway.admin.event_streams import EventStreams, StreamLimits
 from gateway.core.text import printable
 from gateway.core.times import Clock, utc_now
 from gateway.node.membership import NodeIdentity
-from gateway.node.node import Node, NodeLimits, NodeState
+from gateway.node.node import Node, NodeLimits
 from gateway.runtime.eventloop import (
     cancel_and_wait,
     listen_error,
@@ -168,7 +168,7 @@ async def run_gateway(
         app = application(
             settings.prefixes,
             endpoint.handle,
-            Probes(node.health, lambda: node.state is NodeState.DRAINING),
+            Probes(node),
             lambda: {"/admin/api/v1": api_app(admin), "/admin": pages_app(admin)},
         )
         runner = Runner(
