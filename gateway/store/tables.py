@@ -64,11 +64,7 @@ TABLES: Final = (
     Table("restored", "id", forgotten=Forgotten.END),
     # No gateway runs during a move or a restore, so no session, node or used proof outlives it.
     Table(
-        *("ice_sessions", "number"),
-        moved=False,
-        numbered=True,
-        copied=False,
-        forgotten=Forgotten.END,
+        "ice_sessions", "number", moved=False, numbered=True, copied=False, forgotten=Forgotten.END
     ),
     Table("ice_confirmed", "node", moved=False, copied=False, forgotten=Forgotten.END),
     Table("ice_nodes", "instance", moved=False, copied=False, forgotten=Forgotten.END),
