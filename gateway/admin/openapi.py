@@ -66,11 +66,10 @@ _ABOUT: Final = (
 )
 _ETAG: Final = {"ETag": header("The generation", {"type": "string", "pattern": '^"[1-9][0-9]*"$'})}
 _EVENT_ID: Final = {"type": "string", "pattern": f"^{ID_PATTERN}$"}
-_REFERENCE: Final = {"type": "string", "format": "uri-reference"}
 
 
 def _located(what: str) -> dict[str, Any]:
-    return {"Location": header(f"The {what}", _REFERENCE)}
+    return {"Location": header(f"The {what}", {"type": "string", "format": "uri-reference"})}
 
 
 def _new_ice(schema: dict[str, Any]) -> dict[str, Any]:
