@@ -130,8 +130,8 @@ def _add_action(action: str, summary: str) -> None:
     @click.argument("name")
     @on_database
     async def act(context: CommandContext, name: str) -> None:
-        listed, actions = await context.listed(name), context.services.provisioning.actions
-        done = unwrap(await actions[action](context.actor, listed.ice))
+        ice = await context.ice(name)
+        done = unwrap(await context.services.provisioning.actions[action](context.actor, ice))
         _warn_unconfirmed(done)
         if isinstance(done, Issued):
             _show_token(done)

@@ -152,7 +152,7 @@ async def list_operations(
 ) -> None:
     """List the operations of all ICEs or of one, newest first."""
     if name is not None:
-        await context.listed(name)  # refuse an unknown name
+        await context.ice(name)  # refuse an unknown name
     where = OperationFilter(
         name, State(state) if state else None, OperationKind(kind) if kind else None
     )
