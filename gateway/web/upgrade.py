@@ -59,7 +59,7 @@ class Upgrade:
     @property
     def is_gone(self) -> bool:
         """Whether the client has disconnected."""
-        transport = self.protocol.transport
+        transport = self.transport
         return transport is None or transport.is_closing()
 
     @property
@@ -68,7 +68,7 @@ class Upgrade:
         return int(self._info("socket").fileno())
 
     def _info(self, name: str) -> Any:
-        transport = self.protocol.transport
+        transport = self.transport
         return None if transport is None else transport.get_extra_info(name)
 
 
