@@ -8,6 +8,7 @@ Like `connection` it uses aiohttp's internals; aiohttp's minor version is pinned
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 from typing import Any, Final
@@ -38,6 +39,11 @@ class Upgrade:
     def of(cls, request: web.Request) -> Upgrade:
         """The upgrade in a request that aiohttp has routed."""
         return cls(request._message, request.protocol)  # noqa: SLF001 - there is no public one
+
+    @property
+    def transport(self) -> asyncio.Transport | None:
+        """The connection; None if it is lost."""
+        return self.protocol.transport
 
     @property
     def remote(self) -> str | None:
