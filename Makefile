@@ -46,7 +46,7 @@ serve: $(GATEWAY) ## Start a gateway to keep (http://127.0.0.1:8440, ./ice-gatew
 	@$(BIN)/ice-gateway serve
 
 test: $(STAMP) ## Run the tests
-	@$(BIN)/python -m pytest -q -n 2 --dist worksteal
+	@$(BIN)/python -m pytest -q -n 3 --dist worksteal
 
 coverage: $(STAMP) ## Run the tests and list the lines that none of them runs
 	@$(BIN)/python -m pytest -q -n 2 --dist worksteal --cov --cov-report=term
@@ -55,7 +55,7 @@ torture: $(STAMP) ## Half an hour: kill -9 in 300 rounds and during 300 operatio
 	@$(BIN)/python -m tests.torture.crash --rounds 300
 	@$(BIN)/python -m tests.torture.operations --count 300
 	@$(BIN)/python -m tests.torture.api
-	@ICE_TEST_LONG=1 $(BIN)/python -m pytest -q tests/torture/test_node_torture.py
+	@ICE_TEST_LONG=1 $(BIN)/python -m pytest -q -m long
 	@$(BIN)/python -m tests.torture.nodes --rounds 100
 	@$(BIN)/python -m tests.torture.rolling --ices 1000
 	@ICE_TEST_ENGINE=postgresql $(BIN)/python -m pytest -q -n 2 --dist worksteal --ignore tests/gateway/web/test_rfc6455.py tests/gateway tests/api

@@ -32,7 +32,9 @@ def pytest_collection_modifyitems(items):
 @pytest_asyncio.fixture(loop_scope="session", scope="session")
 async def browser():
     if not CHROMIUM.exists():
-        missing = f"there is no {CHROMIUM} (Debian: apt install chromium; or set CHROMIUM)"
+        missing = (
+            f"there is no {CHROMIUM} (Debian: apt install chromium-headless-shell; or set CHROMIUM)"
+        )
         if REQUIRED:
             pytest.fail(missing)
         pytest.skip(missing)

@@ -83,7 +83,9 @@ async def every_dialog(page, running):
     yield "problem"
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1920), ("dark", 320)])
+@pytest.mark.parametrize(
+    ("scheme", "width"), [("dark", 320), pytest.param("light", 1920, marks=pytest.mark.long)]
+)
 async def test_pages_hold_to_axe_and_to_the_width(new_admin, running, scheme, width):
     await inhabited(running)
     look = {"color_scheme": scheme, "viewport": {"width": width, "height": 900}}
@@ -118,7 +120,7 @@ async def every_dialog_of_work(page, running):
         await dialog(page).locator("[data-close]").click()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.long)])
 async def test_dialogs_hold_to_axe_and_to_the_width(new_admin, running, scheme):
     await inhabited(running)
     admin = await new_admin(color_scheme=scheme, viewport={"width": 320, "height": 700})

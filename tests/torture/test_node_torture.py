@@ -17,6 +17,7 @@ SHORT = Plan(lease=2.0, long=3.0)
 """Short leases, and nobody stands still for long."""
 
 
+@pytest.mark.long
 async def test_nothing_that_was_taken_back_goes_on():
     seed = secrets.randbelow(10**6)
     outcome = await torture(2, seed, SHORT)

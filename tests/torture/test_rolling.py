@@ -16,6 +16,7 @@ ICES = 40
 REQUIRED = bool(os.environ.get("CI")) or os.environ.get("ICE_REQUIRE_HAPROXY") == "1"
 
 
+@pytest.mark.long
 async def test_nothing_is_lost_while_all_nodes_are_restarted():
     if HAPROXY is None:
         missing = "there is no haproxy (Debian: apt install haproxy)"
