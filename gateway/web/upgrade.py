@@ -8,7 +8,6 @@ Like `connection` it uses aiohttp's internals; aiohttp's minor version is pinned
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
 from typing import Any, Final
@@ -41,11 +40,6 @@ class Upgrade:
         return cls(request._message, request.protocol)  # noqa: SLF001 - there is no public one
 
     @property
-    def transport(self) -> asyncio.Transport | None:
-        """The connection; None if it is lost."""
-        return self.protocol.transport
-
-    @property
     def remote(self) -> str | None:
         """The peer's address."""
         name = self._info("peername")
@@ -65,7 +59,7 @@ class Upgrade:
     @property
     def is_gone(self) -> bool:
         """Whether the client has disconnected."""
-        transport = self.transport
+        transport = self.protocol.transport
         return transport is None or transport.is_closing()
 
     @property
@@ -74,7 +68,7 @@ class Upgrade:
         return int(self._info("socket").fileno())
 
     def _info(self, name: str) -> Any:
-        transport = self.transport
+        transport = self.protocol.transport
         return None if transport is None else transport.get_extra_info(name)
 
 

@@ -10,6 +10,7 @@ from tests.torture.crash import report, torture
 from tests.torture.victim import COMMITTED, Aim
 
 
+@pytest.mark.long
 async def test_table_log_and_what_everybody_was_told_agree_after_a_crash():
     seed = secrets.randbelow(10**6)
     done = await torture(30, seed)

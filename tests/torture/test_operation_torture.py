@@ -9,6 +9,7 @@ import pytest
 from tests.torture.operations import faults_of, report, torture
 
 
+@pytest.mark.long
 async def test_every_operation_comes_to_a_true_end():
     seed = secrets.randbelow(10**6)
     done = await torture(30, seed)

@@ -6,9 +6,12 @@ import asyncio
 import re
 import sys
 
+import pytest
+
 from tests.torture.stall import GROUPS
 
 
+@pytest.mark.long
 async def test_each_group_is_measured():
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.torture.stall", "--at-most", "1", "--users", "10"),
