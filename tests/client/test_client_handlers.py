@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 import sys
+import uuid
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -64,6 +65,11 @@ class Registry:
         return lambda handler: self.handlers.setdefault(kind, handler)
 
 
+def a_name():
+    """A client ends whatever works for an operation of this name, in whichever test that runs."""
+    return uuid.uuid4().hex
+
+
 @pytest.fixture
 def suite(tmp_path):
     """A folder with a small suite."""
@@ -85,7 +91,7 @@ def execute(suite, monkeypatch):
         reports.append((fraction, message))
 
     async def execute(params, kind="execute"):
-        return await ice.handlers[kind](Operation(id="op-1", kind=kind, params=params), report)
+        return await ice.handlers[kind](Operation(id=a_name(), kind=kind, params=params), report)
 
     execute.kinds = set(ice.handlers)
     execute.reports = reports
@@ -339,7 +345,7 @@ async def test_a_client_ends_what_a_killed_one_left(client, gateway, pids, start
     first = await start(*client)
     session = await gateway.session()
     await session.expect("ice.hello")
-    operation = {"id": "op-1", "kind": "execute", "params": {"suite": "smoke"}}
+    operation = {"id": a_name(), "kind": "execute", "params": {"suite": "smoke"}}
     await session.request("operation.run", operation)
     await until(lambda: len(pids()) == 3)
     bystander = await start("sleep", "600")
