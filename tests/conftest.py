@@ -17,8 +17,11 @@ from tests.support.postgres import Postgres, postgres
 # Not `sys.stdout` of the moment, which may be the captured one of a command that a test runs meanwhile.
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.__stderr__))
 
+LONG = os.environ.get("ICE_TEST_LONG") == "1"
+"""Whether the tests that take long are made, too (`make torture`)."""
+
 # How long an example takes is the machine's affair.
-hypothesis.settings.register_profile("ice-gateway", deadline=None)
+hypothesis.settings.register_profile("ice-gateway", deadline=None, max_examples=200 if LONG else 50)
 hypothesis.settings.load_profile("ice-gateway")
 
 MEMORY = Path("/dev/shm")  # noqa: S108 - each test makes a folder of its own there
@@ -49,10 +52,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 ON_POSTGRESQL = os.environ.get("ICE_TEST_ENGINE") == "postgresql"
 """Whether the tests of a running gateway are made on the other engine (`make torture`)."""
-
-
-LONG = os.environ.get("ICE_TEST_LONG") == "1"
-"""Whether the tests that take long are made, too (`make torture`)."""
 
 
 def pytest_configure(config) -> None:

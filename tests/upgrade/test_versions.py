@@ -13,6 +13,7 @@ import pytest
 from tests.support.ice import PATIENCE, Ice
 from tests.upgrade.conftest import Release
 
+pytestmark = pytest.mark.long
 BODY = {"kind": "remote-execute", "params": {"suite": "smoke"}}
 
 
@@ -36,7 +37,7 @@ async def upgrade(old, new, tmp_path):
         yield Upgrade(old, new, session, tmp_path)
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.long)])
+@pytest.fixture(params=["sqlite", "postgresql"])
 def database(request, tmp_path):
     """The URL of a new database."""
     if request.param == "sqlite":
@@ -152,7 +153,6 @@ async def test_a_database_is_migrated(upgrade, database):
     assert alice["role"] == "member"
 
 
-@pytest.mark.long
 async def test_a_node_of_a_newer_release_says_which_node_to_stop(upgrade, database_url):
     old, new, settings = upgrade.old, upgrade.new, upgrade.settings
     token = admin(old, database_url, settings)

@@ -78,7 +78,7 @@ class Stage:
             options = {"server__tls_certificate": certificate, "server__tls_key": key}
             self.tls = ssl.create_default_context(cafile=certificate)
         settings = settings_for(self._folder, **options)
-        async with run_gateway(settings, tuning=self.tuning) as running:
+        async with run_gateway(settings, tuning=self.tuning, doors=2) as running:
             made = await running.services.provisioning.provision(ADMIN, "ci-1", IceType.CI_CD, None)
             ice = Ice(running.url, made.token.reveal(), tls=self.tls)
             try:
