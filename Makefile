@@ -46,7 +46,7 @@ serve: $(GATEWAY) ## Start a gateway to keep (http://127.0.0.1:8440, ./ice-gatew
 	@$(BIN)/ice-gateway serve
 
 test: $(STAMP) ## Run the tests
-	@$(BIN)/python -m pytest -q -n 3 --dist worksteal
+	@$(BIN)/python -m pytest -q -n 4 --dist worksteal
 
 coverage: $(STAMP) ## Run the tests and list the lines that none of them runs
 	@$(BIN)/python -m pytest -q -n 2 --dist worksteal --cov --cov-report=term
