@@ -3,19 +3,24 @@
 The map. A module imports from packages below its own and from its own package; `services` and `node` stand
 side by side and do not know each other. `tests/unit/test_structure.py` checks this.
 
-    cli        the commands, a file each
-    app        the composition root: opens the store and the keys, makes node and services, listens
-    admin      the admin's page and API: callers and their rights, requests, responses
+    cli        the commands, a file per noun or verb, listed in `cli.COMMANDS`
+    app        the composition root: opens the store and the keys, makes node and services, listens; the order of a stop
+    admin      the admin's page (Jinja templates) and API: callers and their rights, requests, responses
     web        HTTP and WebSocket plumbing, client addresses, and the ICE's endpoint
-    services   what an admin can do, once for page, API and commands; the JSON documents that they show
+    services   what an admin can change, once for page, API and commands; the JSON documents of API and commands
     node       what one running gateway holds and does: admission, sessions, drops, operations in progress
-    store      everything durable: SQL, one noun a file; one text of each query for both engines, a schema for each
+    store      everything durable: SQL, one noun a file; one text of each query for both engines, a schema for each.
+               Page, API and commands read lists from here. `store.tables` says of each table what is moved and copied
     runtime    the process and its machine: settings, logs, clocks, files, sockets, TLS
     core       rules, values and catalogues; pure: no I/O and no clock
 
 `client.protocol` is below all of them: what an ICE and the gateway exchange, with every refusal and close code
-that an ICE may meet. `core.problems` has the refusals of an admin, `core.audit_event` the actions of the audit log,
-and `core.operation` the errors of operations.
+that an ICE may meet. `web.handshake` and `web.ice_endpoint` refuse a handshake by its form and for overload,
+`node.admission` by token and proof, `core.ice` by status and key; `core.problems` makes each an HTTP answer, and has
+the refusals of an admin. `core.audit_event` has the actions of the audit log, `core.operation` the errors of operations.
+
+What an operator may set is in `runtime.settings` and `config/gateway.toml`. Other limits are constants beside the code
+that keeps them; `app.Tuning` hands other values in for tests.
 
 Read `core.ice` (the whole state table), then `node.admission`, `node.node` and `app`. Two rules make it safe:
 
@@ -25,7 +30,8 @@ Read `core.ice` (the whole state table), then `node.admission`, `node.node` and 
   one wins, and the event is written in the transaction of the change.
 
 Every change takes the same path: action, commit (row and event), `node.log_follower` reads the event, `node.hub`
-drops, and `node.revocations` confirms that to the waiting action (`store.acknowledgements`: for other nodes).
+drops. The action waits for its own node in `node.revocations` and for the others in `store.acknowledgements`, to which
+each reports by `node.membership`.
 """
 
 import client

@@ -1,6 +1,6 @@
 """The catalogue of refusals of the admin API and the commands: code, HTTP status, title, sentence.
 
-Refusals of an ICE are in `client.protocol`. Source: docs/protocol.md and docs/api.md; problem documents follow
+The codes that an ICE may meet are in `client.protocol`; `refusal` makes them HTTP answers. Source: docs/protocol.md and docs/api.md; problem documents follow
 RFC 9457.
 """
 
