@@ -204,7 +204,7 @@ async def _life(story: Story, admin: Admin, url: str, folder: Path) -> None:
         wanted = {"ice_name": name, "ice_type": ice_type, "provisionedto": user}
         answer = await admin.call(201, "POST", "/ices", wanted)
         story.require(f"status of {name}", "provisioned", answer["ice"]["status"])
-        owner = f"for {user}" if user else "for machines"
+        owner = f"for {user}" if user else "of no user"
         story.say(
             "admin",
             f"provisioned {name} ({ice_type}, {owner}): {answer['ice']['status']},"
