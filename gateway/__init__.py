@@ -37,7 +37,7 @@ each reports by `node.membership`.
 import client
 
 __version__ = client.__version__
-"""Client and gateway have one version. It is in `client/`, because an ICE's machine has no `gateway/`."""
+"""Client and gateway have one version. It is in `client/`, because the client must not import `gateway`."""
 
 SERVER_NAME = "ice-gateway"
 """The name of the gateway in its HTTP answers (RFC 9110 section 10.2.4)."""
