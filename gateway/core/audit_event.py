@@ -43,12 +43,14 @@ class AuditAction(enum.StrEnum):
     """What the audit log records besides the five actions of `ice.Action`."""
 
     DISCONNECT = "disconnect"
+    LABEL = "label"
     REQUEST_OPERATION = "request-operation"
     CANCEL_OPERATION = "cancel-operation"
     ADD_USER = "add-user"
     SET_ROLE = "set-role"
     SET_PASSWORD = "set-password"  # noqa: S105 - an action
     DISABLE_USER = "disable-user"
+    ENABLE_USER = "enable-user"
     LOG_IN = "log-in"
     LOGIN_FAILED = "login-failed"
     END_LOGINS = "end-logins"

@@ -197,10 +197,12 @@ class Ice:
         key_id: str | None,
         now: datetime,
         expires: datetime | None,
+        owner: str | None = None,
     ) -> Ice | WrongStatus:
-        """Replace the token, by `REPROVISION` or `REREGISTER`."""
+        """Replace the token, by `REPROVISION` or `REREGISTER`; `owner` is the user from now on, if another."""
         return self.refuses(action) or replace(
             self,
+            provisionedto=owner or self.provisionedto,
             status=RULES[action].target,
             ice_token=ice_token,
             generation=self.generation + 1,

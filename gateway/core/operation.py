@@ -114,6 +114,8 @@ class Operation:
     result: bytes | None = None
     error: bytes | None = None
     idempotency_key: str | None = None
+    former_user: str | None = None
+    """The user that the ICE was tagged to when it was requested, once it is tagged to another."""
 
     @classmethod
     def request(
@@ -223,6 +225,7 @@ class OperationError(enum.StrEnum):
     DEADLINE = "deadline", "its deadline has passed"
     DEREGISTERED = "deregistered", "the ICE was deregistered"
     REREGISTERED = "reregistered", "the ICE was reregistered"
+    USER_CHANGED = "user-changed", "the ICE belongs to another user now"
     LOST = "lost", "the ICE reconnected without it and did not report its outcome"
     REFUSED = "refused", "the ICE has not accepted it"
     KIND_NOT_ALLOWED = "kind-not-allowed", "an ICE of this type does not accept this kind"

@@ -61,6 +61,21 @@ _CATALOGUE: Final = {
     "timeout": (408, "Too slow", "The request did not arrive in time."),
     "ice-exists": (409, "The ICE exists", ALREADY_EXISTS),
     "wrong-status": (409, "Not possible in this status", "The ICE has another status."),
+    "owner-disabled": (
+        409,
+        "The user is disabled",
+        "The user of this ICE is disabled: name another user, or enable this one.",
+    ),
+    "last-admin": (
+        409,
+        "The last admin",
+        "Nobody could administer any more: give another user the role and a password first.",
+    ),
+    "last-node": (
+        409,
+        "The last node that serves",
+        "No node would admit ICEs any more: start or resume another one, or force it.",
+    ),
     "kind-not-allowed": (
         409,
         "Not for this type of ICE",

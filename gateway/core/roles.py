@@ -89,6 +89,10 @@ class Caller:
             return fold(ice.ice_name) == fold(self.ice)
         return self.grants.sees_all or ice.provisionedto == self.user
 
+    def sees_operation(self, ice: Ice, former_user: str | None) -> bool:
+        """Whether the caller may see an operation of this ICE; see `Operation.former_user`."""
+        return self.sees(ice) and (former_user is None or self.grants.sees_all)
+
     def operates(self, ice: Ice) -> bool:
         """Whether the caller may send operations to this ICE, and cancel them."""
         if self.ice is not None or self.role is Role.ADMIN:

@@ -28,7 +28,7 @@ from gateway.core.operation import (
     failure,
 )
 from gateway.node import expiry
-from gateway.services import provisioning
+from gateway.services import ice_changes
 
 NOW = datetime(2026, 11, 22, 9, 30, tzinfo=UTC)
 TABLE = {
@@ -216,6 +216,6 @@ def test_why_an_ice_is_to_stop(state, code, told):
 
 def test_the_codes_are_those_with_which_work_is_ended():
     assert {
-        code_of(error) for error in provisioning._CANCELS_OPERATIONS.values()
+        code_of(error) for error in ice_changes._CANCELS_OPERATIONS.values()
     } == ENDED_REGISTRATION
     assert code_of(expiry.DEADLINE_ERROR) == OperationError.DEADLINE

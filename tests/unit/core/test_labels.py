@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import pytest
+
+from gateway.core.labels import MAX_LABELS, label_fault, merged, note_fault
+
+
+@pytest.mark.parametrize("key", ["os", "0", "a.b_c-d", "x" * 63])
+@pytest.mark.parametrize("value", ["", "windows", "Büro 3", "x" * 63, None])
+def test_good_labels(key, value):
+    assert label_fault(key, value) is None
+
+
+@pytest.mark.parametrize("key", ["", "OS", ".a", "-a", "a b", "a=b", "ä", "x" * 64, "os\n"])
+def test_bad_keys(key):
+    assert "key" in label_fault(key, "x")
+    assert "key" in label_fault(key, None)
+
+
+@pytest.mark.parametrize("value", ["x" * 64, "a\nb", "\x00", "a\u202eb"])
+def test_bad_values(value):
+    assert "value" in label_fault("os", value)
+
+
+def test_merging_replaces_adds_and_removes():
+    before = {"os": "linux", "site": "paris"}
+    assert merged(before, {"os": "windows", "site": None, "a": "1", "none": None}) == {
+        "a": "1",
+        "os": "windows",
+    }
+    assert before == {"os": "linux", "site": "paris"}
+
+
+def test_labels_are_bounded():
+    full = {f"k{number}": "" for number in range(MAX_LABELS)}
+    assert merged({}, full) is not None
+    assert merged(full, {"one-more": ""}) is None
+    assert merged(full, {"one-more": "", "k0": None}) is not None
+
+
+def test_notes():
+    assert note_fault("the loan machine\n\tof Büro 3") is None
+    assert note_fault("") is None
+    assert note_fault("x" * 1000) is None
+    assert "at most 1,000" in note_fault("x" * 1001)
+    assert "printable" in note_fault("a\x00b")
