@@ -35,7 +35,8 @@ from gateway.services.passwords import Passwords
 from gateway.services.services import Services
 from gateway.store.engine import Engine
 from gateway.store.events import Events
-from gateway.store.ices import Ices, any_ice
+from gateway.store.ice_listing import Ices
+from gateway.store.ices import any_ice
 from gateway.store.key_file import KeyFileUnusable, KeyStore
 from gateway.store.open import open_store
 from gateway.store.operations import Operations

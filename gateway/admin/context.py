@@ -17,7 +17,7 @@ from gateway.services.logins import CurrentLogin
 from gateway.services.services import Services
 from gateway.store.engine import Engine
 from gateway.store.events import Events
-from gateway.store.ices import Ices
+from gateway.store.ice_listing import Ices
 from gateway.store.operations import Operations
 from gateway.web.client_address import Networks
 

@@ -14,8 +14,9 @@ from aiohttp import web
 
 from client.protocol import MAX_VALUE, OperationKind
 from gateway import __version__
+from gateway.admin.api.bulk import BULK
 from gateway.admin.api.events import EventQuery
-from gateway.admin.api.ices import Bulk, IceQuery, NewIce
+from gateway.admin.api.ices import IceChanges, IceFilters, IceQuery, NewIce, NewOwner
 from gateway.admin.api.operations import NewOperation, OperationQuery, RequestQuery
 from gateway.admin.api.requests import NoMembers
 from gateway.admin.auth import COOKIE, FORM_TOKEN, SECURE_COOKIE
@@ -28,6 +29,7 @@ from gateway.admin.openapi_builder import (
     in_header,
     links,
     listing,
+    one_of,
     query,
     stream,
 )
@@ -47,11 +49,11 @@ _IN_PATH: Final[dict[str, dict[str, Any]]] = {
     "id": {"schema": {"type": "string", "minLength": 1}},
 }
 """The variable parts of paths."""
-_ACTIONS: Final[dict[str, tuple[str, type]]] = {
-    "reprovision": ("Replace a token lost before registration", schemas.Renewed),
-    "reregister": ("Let an ICE register again; drops its session", schemas.Renewed),
-    "deregister": ("Deactivate an ICE; drops its session", schemas.Ended),
-    "disconnect": ("Close an ICE's session; it may reconnect", schemas.Ended),
+_ACTIONS: Final[dict[str, tuple[str, type, type]]] = {
+    "reprovision": ("Replace a token lost before registration", NewOwner, schemas.Renewed),
+    "reregister": ("Let an ICE register again; drops its session", NewOwner, schemas.Renewed),
+    "deregister": ("Deactivate an ICE; drops its session", NoMembers, schemas.Ended),
+    "disconnect": ("Close an ICE's session; it may reconnect", NoMembers, schemas.Ended),
 }
 _LINKS: Final = links(
     "ice_name",
@@ -117,26 +119,43 @@ def _new_operation(schema: dict[str, Any]) -> dict[str, Any]:
 def _calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Every call with its path and method."""
     one = "/ices/{ice_name}"
-    yield "/ices", "get", listing("listIces", "List ICEs by name", schemas.IcePage, IceQuery, 403)
+    yield "/ices", "get", listing("listIces", "List ICEs", schemas.IcePage, IceQuery, 403)
+    counted = {"200": answer(schemas.IceCounts, "How many there are")}
+    filters = query(IceFilters)
+    yield (
+        "/ice-counts",
+        "get",
+        call("countIces", "Count ICEs", counted, 403, 422, parameters=filters),
+    )
     provisioned = answer(schemas.Provisioned, "Provisioned", _ETAG | _located("ICE"), _LINKS)
     summary = "Provision an ICE; its token is shown only once"
     described = call("provisionIce", summary, {"201": provisioned}, 403, 409, body=NewIce)
     yield "/ices", "post", described
     outcomes = answer(schemas.BulkAnswer, "The outcome for each ICE")
-    summary = "Deregister or disconnect many ICEs in one transaction"
-    yield "/ices/bulk", "post", call("bulk", summary, {"200": outcomes}, 403, body=Bulk)
+    summary = "Act on many ICEs in one transaction"
+    yield (
+        "/ices/bulk",
+        "post",
+        call("bulk", summary, {"200": outcomes}, 403, body=one_of("action", *BULK)),
+    )
     shown = answer(schemas.IceDocument, "The ICE", _ETAG)
     yield one, "get", call("showIce", "Show an ICE", {"200": shown}, 403, 404)
-    for method in ("put", "patch", "delete"):
+    summary = "Merge labels into an ICE's, where null removes one, and set its note"
+    refusals = (403, 404, 405)
+    described = call("describeIce", summary, {"200": shown}, *refusals, body=IceChanges)
+    yield one, "patch", described
+    for method in ("put", "delete"):
         yield one, method, call(f"{method}Ice", "Names are final", {}, 405)
     if_match = in_header(
         "If-Match", "Act only if the entry still has this entity tag", {"type": "string"}
     )
-    for action, (summary, shape) in _ACTIONS.items():
+    for action, (summary, body, shape) in _ACTIONS.items():
         done = {"200": answer(shape, "Done", _ETAG, _LINKS)}
-        refusals = (403, 404, 409, 412)
         described = call(
-            f"{action}Ice", summary, done, *refusals, parameters=[if_match], body=NoMembers
+            *(f"{action}Ice", summary, done, 403, 404, 409, 412),
+            parameters=[if_match],
+            body=body,
+            body_required=False,
         )
         yield f"{one}/{action}", "post", described
     last = answer(schemas.ConnectionEvents, "The last 50")
@@ -214,7 +233,11 @@ def document() -> dict[str, Any]:
     shapes = components()
     shapes["NewIce"] = _new_ice(shapes["NewIce"])
     shapes["NewOperation"] = _new_operation(shapes["NewOperation"])
-    shapes["Bulk"]["examples"] = [{"action": "disconnect", "ice_names": ["lab-pc-7", "build-1"]}]
+    examples = [{"action": "disconnect", "ice_names": ["lab-pc-7", "build-1"]}]
+    shapes["BulkDisconnect"]["examples"] = examples
+    shapes["IceChanges"]["examples"] = [
+        {"labels": {"os": "windows", "site": None}, "note": "in loan"}
+    ]
     shapes["ProblemDocument"]["properties"]["code"]["examples"] = sorted(CODES)
     return {
         "openapi": "3.1.0",

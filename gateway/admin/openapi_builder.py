@@ -75,6 +75,15 @@ def ref(shape: type) -> dict[str, str]:
     return {"$ref": _REF.format(name=shape.__name__)}
 
 
+def one_of(tag: str, *shapes: type[msgspec.Struct]) -> dict[str, Any]:
+    """The schema of a body in one of these shapes, which its member `tag` tells apart."""
+    mapping = {str(shape.__struct_config__.tag): ref(shape)["$ref"] for shape in shapes}
+    return {
+        "oneOf": [ref(shape) for shape in shapes],
+        "discriminator": {"propertyName": tag, "mapping": mapping},
+    }
+
+
 def components() -> dict[str, Any]:
     """The schemas of all shapes that were referred to."""
     return msgspec.json.schema_components(_SHAPES, ref_template=_REF)[1]
@@ -118,9 +127,13 @@ def call(
     answers: dict[str, Any],
     *statuses: int,
     parameters: list[dict[str, Any]] | None = None,
-    body: type | None = None,
+    body: type | dict[str, Any] | None = None,
+    body_required: bool = True,
 ) -> dict[str, Any]:
-    """One call: its answers, and the statuses of its refusals besides those of any body."""
+    """One call: its answers, and the statuses of its refusals besides those of any body.
+
+    The body is a shape, or a schema that refers to several.
+    """
     described: dict[str, Any] = {
         "operationId": operation_id,
         "summary": summary,
@@ -130,8 +143,10 @@ def call(
         described["parameters"] = parameters
     if body is not None:
         described["requestBody"] = {
-            "required": body is not NoMembers,
-            "content": {"application/json": {"schema": ref(body)}},
+            "required": body_required and body is not NoMembers,
+            "content": {
+                "application/json": {"schema": body if isinstance(body, dict) else ref(body)}
+            },
         }
     return described
 

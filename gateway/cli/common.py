@@ -31,7 +31,7 @@ from gateway.runtime.standard_streams import Unwritable, writing
 from gateway.services.services import Services
 from gateway.store.acknowledgements import Acknowledgements
 from gateway.store.engine import Engine, StoreRefused, StoreRefusedForNow, StoreUnavailable
-from gateway.store.ices import Ices, Listed
+from gateway.store.ice_listing import Ices, Listed
 from gateway.store.key_file import KeyFileUnusable, KeyStore
 from gateway.store.nodes import Nodes
 from gateway.store.open import open_store

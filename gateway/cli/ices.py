@@ -21,10 +21,11 @@ from gateway.cli.common import (
     unwrap,
 )
 from gateway.core.accounts import fold_user
-from gateway.core.ice import IceType, Status, fold
+from gateway.core.ice import IceType, Status
+from gateway.core.times import utc_now
 from gateway.services.provisioning import Done, Issued
 from gateway.services.schemas import IceDocument, ice_document
-from gateway.store.ices import IceFilter, Ices, Listed
+from gateway.store.ice_listing import BY_NAME, IceFilter, Ices, Listed, Mark
 
 _PAGE = 1000
 
@@ -79,10 +80,10 @@ async def list_ices(
         provisionedto=None if user is None else fold_user(user),
     )
     listings: list[Listed] = []
-    after: str | None = None
-    while page := await table.page(where, _PAGE, after):
+    after: Mark | None = None
+    while page := await table.page(where, _PAGE, after=after):
         listings += page
-        after = fold(page[-1].ice.ice_name)
+        after = Mark.of(page[-1], BY_NAME)
     found = await _documents(context, listings)
     if connected is not None:
         found = [ice for ice in found if (ice.connection is not None) is connected]
@@ -164,4 +165,5 @@ async def _documents(context: CommandContext, found: list[Listed]) -> list[IceDo
     # A gateway that crashed leaves its connections in the table.
     if any(listed.connection for listed in found) and not await context.engine.is_served():
         found = [replace(listed, connection=None) for listed in found]
-    return [ice_document(listed) for listed in found]
+    now = utc_now()
+    return [ice_document(listed, now) for listed in found]

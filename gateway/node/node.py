@@ -47,8 +47,8 @@ from gateway.runtime.fd_limits import shortage
 from gateway.runtime.settings import Settings
 from gateway.store.acknowledgements import Acknowledgements
 from gateway.store.engine import Engine
+from gateway.store.ice_listing import Ices
 from gateway.store.ice_loader import IceLoader
-from gateway.store.ices import Ices
 from gateway.store.key_file import KeyStore
 from gateway.store.nodes import Nodes, forget_all
 

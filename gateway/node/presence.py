@@ -68,6 +68,16 @@ class _Batch:
     refused: dict[tuple[str, str, str], ConnectionEvent] = field(default_factory=dict)
     news: dict[str, Session | None] = field(default_factory=dict)
 
+    def newest(self) -> dict[str, Session]:
+        """The newest session of each ICE that was admitted or said hello, whether or not it has ended."""
+        admitted = [event.session for event in self.session_events if event.code is None]
+        found: dict[str, Session] = {}
+        for session in (*admitted, *self.greeted.values()):
+            known = found.get(session.ice_name)
+            if known is None or session.reading >= known.reading:
+                found[session.ice_name] = session
+        return found
+
     def __bool__(self) -> bool:
         return bool(self.greeted or self.closed or self.session_events or self.refused)
 
@@ -197,9 +207,9 @@ class Presence:
         elif not batch:
             return True
         confirmed = self._confirmed
-        opened = [
-            Opened(session.ice_name, session.generation, self._connection(session), session.reading)
-            for session in batch.opened.values()
+        opened = {name: self._row(session) for name, session in batch.opened.items()}
+        newest = [
+            opened.get(session.id) or self._row(session) for session in batch.newest().values()
         ]
         greeted = [self._connection(session) for session in batch.greeted.values()]
         connection_events = [event.connection_event() for event in batch.session_events]
@@ -216,7 +226,12 @@ class Presence:
             if confirm:
                 await sessions.confirm(transaction, self._node, confirmed)
             return await sessions.record(
-                transaction, opened, greeted, list(batch.closed), connection_events
+                transaction,
+                list(opened.values()),
+                greeted,
+                list(batch.closed),
+                connection_events,
+                newest=newest,
             )
 
         try:
@@ -251,6 +266,10 @@ class Presence:
                 connection=session.id,
                 timestamp=to_text(event.at),
             )
+
+    def _row(self, session: Session) -> Opened:
+        connection = self._connection(session)
+        return Opened(session.ice_name, session.generation, connection, session.reading)
 
     def _connection(self, session: Session) -> Connection:
         hello = session.hello

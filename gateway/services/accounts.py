@@ -17,10 +17,10 @@ from gateway.core.roles import Caller, Role
 from gateway.core.secret import Secret
 from gateway.core.times import MAX_DURATION, Clock, later, to_text_or_none
 from gateway.services.passwords import RULE, Passwords, is_acceptable
-from gateway.store import accounts, events, logins
+from gateway.store import accounts, events, ices, logins
 from gateway.store.accounts import Accounts
 from gateway.store.engine import Engine, Transaction
-from gateway.store.ices import Ices
+from gateway.store.ice_listing import Ices
 
 MAX_LABEL: Final = 128
 
@@ -99,7 +99,10 @@ class AccountService(Accounts):
         return await self._engine.write(unit)
 
     async def disable(self, actor: Actor, name: str) -> tuple[User, list[str]] | Problem:
-        """Disable a user, whose logins and API tokens end at once; also returns the ICEs tagged to them."""
+        """Disable a user; also returns the ICEs tagged to them.
+
+        Their logins and API tokens end at once, and the unused tokens of their ICEs expire.
+        """
         now = self._clock()
 
         async def unit(transaction: Transaction) -> tuple[User, list[str]] | Problem:
@@ -109,6 +112,7 @@ class AccountService(Accounts):
             if isinstance(user, Problem):
                 return user
             await logins.end_all_of(transaction, user.name)
+            await ices.expire_unused(transaction, user.name, now)
             self._log(transaction, actor, AuditAction.DISABLE_USER, user=user.name)
             # Read in this transaction: after the commit, a failed read would hide that it was done.
             return user, await accounts.ices_of(transaction, user.name)

@@ -1,4 +1,4 @@
-"""The admin's actions on ICEs; each applies a rule of `core.ice` with one compare-and-set of the store.
+"""The admin's actions on one ICE; each applies a rule of `core.ice` with one compare-and-set of the store.
 
 A refusal is a `Problem` of the catalogue. Nodes learn of a change through the event log, and each action
 waits in its `Confirmer` until they have acted on it.
@@ -8,32 +8,24 @@ Tested in tests/gateway/admin/api/test_ices.py.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Final, Protocol
+from datetime import datetime
+from typing import Protocol
 
-from gateway.core.audit_event import Actor, AuditAction, Event
-from gateway.core.ice import NAME_RULE, Action, Ice, IceType, WrongStatus, fold, valid_name
-from gateway.core.operation import OperationError, reason
+from gateway.core.audit_event import Actor, AuditAction
+from gateway.core.ice import Action, Ice, IceType
+from gateway.core.labels import Labels
 from gateway.core.problems import Problem, invalid, problem
 from gateway.core.revocation import Confirmation, Drop
 from gateway.core.secret import Secret
-from gateway.core.times import Clock, later
-from gateway.store import events, ices, operations
-from gateway.store.accounts import Accounts
-from gateway.store.engine import AppendedEvent, Engine, Transaction, Unit
-from gateway.store.key_file import KeyFileUnusable, KeyStore
-
-MAX_BULK: Final = 10_000
-"""Maximum ICEs in one bulk action."""
-_TICK: Final = timedelta(milliseconds=1)
-_CANCELS_OPERATIONS: Final = {
-    Action.DEREGISTER: reason(OperationError.DEREGISTERED),
-    Action.REREGISTER: reason(OperationError.REREGISTERED),
-}
-"""The actions that cancel the unfinished operations of an ICE, and the error that these get."""
+from gateway.core.times import Clock
+from gateway.services import ice_changes
+from gateway.services.ice_changes import Change, event_of, issuer, new_owner, validate_new
+from gateway.store import accounts, events, ices
+from gateway.store.engine import AppendedEvent, Engine, Transaction
+from gateway.store.ice_listing import Ices
+from gateway.store.key_file import KeyStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,23 +44,6 @@ class Issued(Done):
     token: Secret
 
 
-@dataclass(frozen=True, slots=True)
-class BulkOutcome:
-    """The result of a bulk action for one ICE; `problem` is None if it was done."""
-
-    ice_name: str
-    problem: Problem | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class BulkDone:
-    """The results of a bulk action, the sessions that it ended, the nodes that have not confirmed."""
-
-    outcomes: list[BulkOutcome]
-    dropped: list[Drop]
-    unconfirmed: list[str]
-
-
 class Confirmer(Protocol):
     """Waits until the nodes have acted on events."""
 
@@ -78,8 +53,8 @@ class Confirmer(Protocol):
 
 Expected = frozenset[int] | None
 """The generations that the ICE may have (If-Match); None allows any."""
-_Change = Callable[[Ice], Ice | WrongStatus | Problem]
 _Action = Callable[..., Awaitable[Issued | Done | Problem]]
+_Make = Callable[[Transaction, Ice], Awaitable[Change | Problem]]
 
 
 class Provisioning:
@@ -100,8 +75,7 @@ class Provisioning:
         """The keys that this process knows."""
         self._clock = clock
         self._ttl = registration_ttl
-        self._ices = ices.Ices(engine)
-        self._accounts = Accounts(engine)
+        self._ices = Ices(engine)
         self.actions: Mapping[str, _Action] = {
             "reprovision": self.reprovision,
             "reregister": self.reregister,
@@ -111,95 +85,101 @@ class Provisioning:
         """What an admin can do to one ICE, by the name that page, API and commands give it."""
 
     async def provision(
-        self, actor: Actor, ice_name: str, ice_type: IceType, provisionedto: str | None
+        self,
+        actor: Actor,
+        ice_name: str,
+        ice_type: IceType,
+        provisionedto: str | None,
+        labels: Labels | None = None,
     ) -> Issued | Problem:
         """Add an ICE with generation 1 and seal its token."""
         fault = validate_new(ice_name, ice_type, provisionedto)
         if fault is not None:
             return fault
-        owner = None if provisionedto is None else await self._owner(provisionedto)
-        if isinstance(owner, Problem):
-            return owner
         now = self._clock()
 
         async def unit(transaction: Transaction) -> Issued | Problem:
-            # Sealed in the transaction, so that no key is retired meanwhile (see `key_rotation`).
-            try:
-                # A missing file is made only while no ICE exists: a new key opens no existing token.
-                ring = self.keys.for_sealing(may_create=not await ices.any_ice(transaction.fetch))
-            except KeyFileUnusable as error:
-                return problem("keys-unavailable", str(error))
-            token = ring.seal(ice_name, ice_type, 1, now)
-            ice = Ice.provision(
-                ice_name,
-                ice_type,
-                owner,
-                token.digest(),
-                key_id=ring.seals,
-                now=now,
-                expires=later(now, self._ttl),
-            )
-            event = _event(actor, Action.PROVISION, now, None, ice)
-            logged = await ices.insert(transaction, ice, event)
+            owner = None
+            if provisionedto is not None:
+                found = new_owner(await accounts.find_user(transaction, provisionedto))
+                if isinstance(found, Problem):
+                    return found
+                owner = found
+            issues = await issuer(transaction, self.keys, now, self._ttl)
+            if isinstance(issues, Problem):
+                return issues
+            ice, token = issues.provision(ice_name, ice_type, owner)
+            event = event_of(actor, Action.PROVISION, now, None, ice)
+            logged = await ices.insert(transaction, ice, event, labels)
             return problem("ice-exists") if logged is None else Issued(ice, [], [], token)
 
         return await self._engine.write(unit)
 
-    async def _owner(self, name: str) -> str | Problem:
-        user = await self._accounts.user(name)
-        if user is None:
-            return invalid("provisionedto", "there is no user of this name; add the user first")
-        if user.disabledon is not None:
-            return invalid("provisionedto", "this user is disabled")
-        return user.name
-
     async def reprovision(
-        self, actor: Actor, ice: Ice, expected: Expected = None
+        self, actor: Actor, ice: Ice, expected: Expected = None, user: str | None = None
     ) -> Issued | Problem:
-        """Replace a token that was lost before the ICE registered; `ice` is what the caller saw."""
-        return await self._renew(actor, Action.REPROVISION, ice, expected)
+        """Replace a token that was lost before the ICE registered; `ice` is what the caller saw.
+
+        With a `user` the ICE belongs to them from now on.
+        """
+        return await self._renew(actor, Action.REPROVISION, ice, expected, user)
 
     async def reregister(
-        self, actor: Actor, ice: Ice, expected: Expected = None
+        self, actor: Actor, ice: Ice, expected: Expected = None, user: str | None = None
     ) -> Issued | Problem:
         """Issue a new token to an ICE that lost its key or moved, so that it registers again."""
-        return await self._renew(actor, Action.REREGISTER, ice, expected)
+        return await self._renew(actor, Action.REREGISTER, ice, expected, user)
 
     async def _renew(
-        self, actor: Actor, action: Action, found: Ice, expected: Expected
+        self, actor: Actor, action: Action, found: Ice, expected: Expected, user: str | None
     ) -> Issued | Problem:
+        if user is not None and found.ice_type is IceType.CI_CD:
+            return invalid("provisionedto", "a ci-cd ICE has no user")
         now = self._clock()
-        tokens: list[Secret] = []
 
-        def change(ice: Ice) -> Ice | WrongStatus | Problem:
-            try:
-                ring = self.keys.for_sealing(may_create=False)
-            except KeyFileUnusable as error:
-                return problem("keys-unavailable", str(error))
-            # Clients take the later of two tokens as the newer, so it must be later even after
-            # the clock was set back.
-            at = max(now, ice.provisionedon + _TICK)
-            tokens[:] = [ring.seal(ice.ice_name, ice.ice_type, ice.generation + 1, at)]
-            expires = later(now, self._ttl)
-            digest = tokens[0].digest()
-            return ice.renew(action, digest, key_id=ring.seals, now=at, expires=expires)
+        async def make(transaction: Transaction, ice: Ice) -> Change | Problem:
+            owner = await self._next_owner(transaction, ice, user)
+            if isinstance(owner, Problem):
+                return owner
+            issues = await issuer(transaction, self.keys, now, self._ttl)
+            return issues if isinstance(issues, Problem) else issues.renew(action, ice, owner)
 
-        done = await self._change(actor, action, found, expected, change=change, now=now)
-        if isinstance(done, Problem):
-            return done
-        return Issued(done.ice, done.dropped, done.unconfirmed, tokens[0])
+        if user is not None:
+            # Before the rules of the status: a bad field is refused first.
+            owner = new_owner(await accounts.Accounts(self._engine).user(user))
+            if isinstance(owner, Problem):
+                return owner
+        changed = await self._change(actor, action, found, expected, make=make, now=now)
+        if isinstance(changed, Problem):
+            return changed
+        change, confirmed = changed
+        assert change.token is not None  # noqa: S101 - these actions issue one
+        return Issued(change.new, confirmed.dropped, confirmed.unconfirmed, change.token)
+
+    async def _next_owner(
+        self, transaction: Transaction, ice: Ice, user: str | None
+    ) -> str | Problem | None:
+        """The user from now on, whose row is locked: nobody disables them meanwhile."""
+        if user is not None:
+            return new_owner(await accounts.find_user(transaction, user))
+        if ice.provisionedto is not None:
+            owner = await accounts.find_user(transaction, ice.provisionedto)
+            if owner is not None and owner.disabledon is not None:
+                return problem("owner-disabled")
+        return None
 
     async def deregister(self, actor: Actor, ice: Ice, expected: Expected = None) -> Done | Problem:
         """Deactivate an ICE that is no longer wanted."""
         now = self._clock()
-        return await self._change(
-            actor,
-            Action.DEREGISTER,
-            ice,
-            expected,
-            change=lambda old: old.deregister(_discarded_token_hash(), now=now),
-            now=now,
-        )
+
+        async def make(_: Transaction, old: Ice) -> Change | Problem:
+            return ice_changes.deregister(old, now)
+
+        changed = await self._change(actor, Action.DEREGISTER, ice, expected, make=make, now=now)
+        if isinstance(changed, Problem):
+            return changed
+        change, confirmed = changed
+        return Done(change.new, confirmed.dropped, confirmed.unconfirmed)
 
     async def _change(
         self,
@@ -208,136 +188,59 @@ class Provisioning:
         found: Ice,
         expected: Expected,
         *,
-        change: _Change,
+        make: _Make,
         now: datetime,
-    ) -> Done | Problem:
+    ) -> tuple[Change, Confirmation] | Problem:
         """Apply a rule and compare and swap; of two concurrent actions one gets `stale`."""
-        old, raced = found, False
-        while True:
-            if expected is not None and old.generation not in expected:
-                return problem("stale")
-            refused = old.refuses(action)
-            if refused is not None:
-                return problem("wrong-status", refused.sentence)
-            if raced:
-                # The rules allow the action, but the ICE is not as the caller saw it.
-                return problem("stale")
-            swapped = await self._engine.write(_swap(actor, action, now, old, change))
-            if isinstance(swapped, Problem):
-                return swapped
-            if swapped is not None:
-                return await self._done(*swapped)
-            raced = True
-            listed = await self._ices.find(found.ice_name)
-            if listed is None:
-                return problem("not-registered")
-            old = listed.ice
 
-    async def _done(self, ice: Ice, logged: AppendedEvent) -> Done:
-        confirmed = await self._confirmer.confirm([logged])
-        return Done(ice, confirmed.dropped, confirmed.unconfirmed)
+        async def swap(
+            transaction: Transaction, old: Ice
+        ) -> tuple[Change, list[AppendedEvent]] | Problem | None:
+            change = await make(transaction, old)
+            if isinstance(change, Problem):
+                return change
+            try:
+                return change, await ice_changes.store(transaction, actor, action, [change], now)
+            except ices.Stale:
+                # Nothing is written yet, so the other units of the group still commit.
+                return None
+
+        refused = _refused(found, action, expected)
+        if refused is not None:
+            return refused
+        done = await self._engine.write(lambda transaction: swap(transaction, found))
+        if isinstance(done, Problem):
+            return done
+        if done is not None:
+            change, logged = done
+            return change, await self._confirmer.confirm(logged)
+        listed = await self._ices.find(found.ice_name)
+        if listed is None:
+            return problem("not-registered")
+        # If the rules allow the action now, the ICE is still not as the caller saw it.
+        return _refused(listed.ice, action, expected) or problem("stale")
 
     async def disconnect(self, actor: Actor, ice: Ice, expected: Expected = None) -> Done | Problem:
         """Close the sessions that were admitted before this; the ICE keeps its status and token."""
         now = self._clock()
 
-        async def unit(transaction: Transaction) -> tuple[Ice, AppendedEvent] | Problem:
+        async def unit(transaction: Transaction) -> tuple[Ice, list[AppendedEvent]] | Problem:
             [old] = (await ices.find_many(transaction, [ice.ice_name])).values()
             if expected is not None and old.generation not in expected:
                 return problem("stale")
-            event = _event(actor, AuditAction.DISCONNECT, now, old, old)
-            [logged] = events.append(transaction, [event])
-            return old, logged
+            event = event_of(actor, AuditAction.DISCONNECT, now, old, old)
+            return old, events.append(transaction, [event])
 
         done = await self._engine.write(unit)
-        return done if isinstance(done, Problem) else await self._done(*done)
-
-    async def bulk(self, actor: Actor, action: str, names: Sequence[str]) -> BulkDone:
-        """Deregister or disconnect many ICEs in one transaction; a refusal of one does not affect others."""
-        now = self._clock()
-
-        async def unit(
-            transaction: Transaction,
-        ) -> tuple[list[BulkOutcome], Sequence[AppendedEvent]]:
-            found = await ices.find_many(transaction, names)
-            verdicts: list[Problem | None] = []
-            changes: list[tuple[Ice, Ice, Event]] = []
-            for name in names:
-                old = found.get(fold(name))
-                new = _bulk_change(action, old, now)
-                if isinstance(new, Problem):
-                    verdicts.append(new)
-                    continue
-                assert old is not None  # noqa: S101 - a missing ICE is a Problem
-                found[fold(name)] = new
-                changes.append((old, new, _event(actor, action, now, old, new)))
-                verdicts.append(None)
-            if action == AuditAction.DISCONNECT:
-                logged = events.append(transaction, [event for _, _, event in changes])
-            else:
-                logged = await ices.replace(transaction, changes)
-                ended = [new.ice_name for _, new, _ in changes]
-                why = _CANCELS_OPERATIONS[Action.DEREGISTER]
-                await operations.cancel_all(transaction, ended, now, why)
-            return list(map(BulkOutcome, names, verdicts)), logged
-
-        outcomes, logged = await self._engine.write(unit)
+        if isinstance(done, Problem):
+            return done
+        old, logged = done
         confirmed = await self._confirmer.confirm(logged)
-        return BulkDone(outcomes, confirmed.dropped, confirmed.unconfirmed)
+        return Done(old, confirmed.dropped, confirmed.unconfirmed)
 
 
-def validate_new(ice_name: str, ice_type: IceType, provisionedto: str | None) -> Problem | None:
-    """What is wrong with a new ICE, without a look at the table; None if nothing is."""
-    if not valid_name(ice_name):
-        return invalid("ice_name", f"needs {NAME_RULE}")
-    if ice_type is IceType.CI_CD and provisionedto is not None:
-        return invalid("provisionedto", "a ci-cd ICE has no user")
-    if ice_type is IceType.NORMAL and provisionedto is None:
-        return invalid("provisionedto", "a normal ICE needs a user")
-    return None
-
-
-def _bulk_change(action: str, old: Ice | None, now: datetime) -> Ice | Problem:
-    if old is None:
-        return problem("not-registered")
-    if action == AuditAction.DISCONNECT:
-        return old
-    new = old.deregister(_discarded_token_hash(), now=now)
-    return problem("wrong-status", new.sentence) if isinstance(new, WrongStatus) else new
-
-
-def _discarded_token_hash() -> str:
-    """The hash of a random token that is discarded; no key is needed, so deregistering always works."""
-    return Secret(secrets.token_urlsafe(32)).digest()
-
-
-def _swap(
-    actor: Actor, action: Action, now: datetime, old: Ice, change: _Change
-) -> Unit[tuple[Ice, AppendedEvent] | Problem | None]:
-    """A unit that applies an allowed change with its event; it returns None if the ICE has changed."""
-
-    async def unit(transaction: Transaction) -> tuple[Ice, AppendedEvent] | Problem | None:
-        new = change(old)
-        if isinstance(new, Problem):
-            return new
-        assert not isinstance(new, WrongStatus)  # noqa: S101 - `refuses` was asked
-        logged = await ices.swap(transaction, old, new, _event(actor, action, now, old, new))
-        if logged is None:
-            return None
-        if action in _CANCELS_OPERATIONS:
-            await operations.cancel_all(
-                transaction, [new.ice_name], now, _CANCELS_OPERATIONS[action]
-            )
-        return new, logged
-
-    return unit
-
-
-def _event(actor: Actor, action: str, now: datetime, old: Ice | None, new: Ice) -> Event:
-    detail: dict[str, object] = {
-        "generation_before": None if old is None else old.generation,
-        "status_before": None if old is None else old.status,
-    }
-    if old is None:
-        detail |= {"ice_type": new.ice_type, "provisionedto": new.provisionedto}
-    return Event(now, actor, action, new.ice_name, new.generation, detail)
+def _refused(ice: Ice, action: Action, expected: Expected) -> Problem | None:
+    if expected is not None and ice.generation not in expected:
+        return problem("stale")
+    refused = ice.refuses(action)
+    return None if refused is None else ice_changes.wrong_status(refused)

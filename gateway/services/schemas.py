@@ -11,12 +11,13 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from client.protocol import JsonTooComplex, OperationKind, check_json
+from gateway.core.attention import Attention
 from gateway.core.audit_event import LogEntry
 from gateway.core.ice import Ice, IceType, Status
 from gateway.core.operation import Operation, State
 from gateway.core.revocation import Drop
 from gateway.core.times import to_text, to_text_or_none
-from gateway.store.ices import Listed
+from gateway.store.ice_listing import Counts, Listed
 from gateway.store.sessions import Connection, ConnectionEvent
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -35,8 +36,20 @@ class ConnectionDocument(msgspec.Struct, kw_only=True):
     hostname: str | None
 
 
+class LastDocument(msgspec.Struct):
+    """What was known of an ICE's newest session; the ICE itself reported all but the address."""
+
+    address: str
+    version: str | None
+    platform: str | None
+    hostname: str | None
+
+
 class IceDocument(msgspec.Struct, kw_only=True):
-    """An ICE; `expireson` is null once it is registered or deregistered."""
+    """An ICE; `expireson` is null once it is registered or deregistered.
+
+    `attention` says why a person should look at it; `last` stays when the newest session ends.
+    """
 
     ice_name: str
     ice_type: IceType
@@ -48,7 +61,21 @@ class IceDocument(msgspec.Struct, kw_only=True):
     deregisteredon: Time | None
     expireson: Time | None
     lastseen: Time | None
+    labels: dict[str, str]
+    note: str
+    attention: list[Attention]
+    last: LastDocument | None
     connection: ConnectionDocument | None
+
+
+class IceCounts(msgspec.Struct):
+    """How many ICEs match; `offline` are registered and not connected."""
+
+    total: int
+    status: dict[Status, int]
+    connected: int
+    offline: int
+    attention: dict[Attention, int]
 
 
 class PresenceDocument(msgspec.Struct):
@@ -107,11 +134,16 @@ class Ended(msgspec.Struct):
 
 
 class BulkItem(msgspec.Struct, omit_defaults=True):
-    """One ICE of a bulk action, with the HTTP status and code that the single action would have."""
+    """One ICE of a bulk action, with the HTTP status and code that the single action would have.
+
+    `token` is shown only this once; `generation` is what a dry run found.
+    """
 
     ice_name: str
     status: int
     code: str | None = None
+    token: str | None = None
+    generation: int | None = None
 
 
 class BulkAnswer(msgspec.Struct):
@@ -235,7 +267,7 @@ def connection_document(connection: Connection | None) -> ConnectionDocument | N
     return ConnectionDocument(**fields)
 
 
-def ice_document(listed: Listed) -> IceDocument:
+def ice_document(listed: Listed, now: datetime) -> IceDocument:
     """Describe an ICE with its connection."""
     # Not by `described`, which takes twice as long: a listing has thousands.
     ice: Ice = listed.ice
@@ -250,8 +282,17 @@ def ice_document(listed: Listed) -> IceDocument:
         deregisteredon=to_text_or_none(ice.deregisteredon),
         expireson=to_text_or_none(ice.expireson),
         lastseen=to_text_or_none(listed.lastseen),
+        labels=listed.labels,
+        note=listed.note,
+        attention=listed.attention(now),
+        last=None if listed.last is None else described(LastDocument, listed.last),
         connection=connection_document(listed.connection),
     )
+
+
+def counts_document(counts: Counts) -> IceCounts:
+    """Describe how many ICEs there are."""
+    return described(IceCounts, counts)
 
 
 def operation_document(operation: Operation) -> OperationDocument:

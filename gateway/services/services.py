@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from gateway.core.times import Clock
 from gateway.runtime.settings import Settings
 from gateway.services.accounts import AccountService
 from gateway.services.audit import Audit
+from gateway.services.bulk_actions import BulkActions
 from gateway.services.login_failures import LoginFailures
 from gateway.services.logins import LoginService
 from gateway.services.nodes import NodeService
@@ -27,6 +29,7 @@ class Services:
     """Everything that an admin can do."""
 
     provisioning: Provisioning
+    bulk: BulkActions
     operations: OperationService
     accounts: AccountService
     logins: LoginService
@@ -57,14 +60,16 @@ class Services:
             passwords: hashes and checks them.
         """
         passwords = passwords or Passwords()
+        acts: dict[str, Any] = {
+            "engine": engine,
+            "keys": keys,
+            "clock": clock,
+            "registration_ttl": settings.tokens_registration_ttl,
+            "confirmer": confirmer,
+        }
         return cls(
-            Provisioning(
-                engine=engine,
-                keys=keys,
-                clock=clock,
-                registration_ttl=settings.tokens_registration_ttl,
-                confirmer=confirmer,
-            ),
+            Provisioning(**acts),
+            BulkActions(**acts),
             OperationService(engine=engine, clock=clock, kept_bytes=settings.operations_kept_bytes),
             AccountService(engine=engine, clock=clock, passwords=passwords),
             LoginService(

@@ -21,6 +21,7 @@ from gateway.store.engine import (
     from_columns,
     is_in,
     places,
+    rows_of,
 )
 
 USER_COLUMNS: Final = tuple(User.__dataclass_fields__)
@@ -60,6 +61,15 @@ async def find_user(transaction: Transaction, name: str) -> User | None:
     return user_from_row(rows[0]) if rows else None
 
 
+async def find_users(transaction: Transaction, names: Sequence[str]) -> dict[str, User]:
+    """The users of these names by folded name, locked until the transaction ends."""
+    rows = await transaction.hold(
+        f"SELECT {_USER} FROM users WHERE {is_in('name_folded', 1)} ORDER BY name_folded",
+        as_json([fold_user(name) for name in names]),
+    )
+    return {fold_user(row[0]): from_columns(User, row, "the user") for row in rows}
+
+
 async def update_user(transaction: Transaction, user: User) -> None:
     """Store a user's role, password hash and time of disabling."""
     await transaction.run(
@@ -84,6 +94,19 @@ async def add_token(transaction: Transaction, token: ApiToken, event: Event) -> 
         *columns_of(token, ApiToken.__dataclass_fields__),
     )
     events.append(transaction, [event])
+
+
+async def revoke_tokens_for(
+    transaction: Transaction, ices: Sequence[tuple[str, str]], now: datetime
+) -> int:
+    """Revoke the API tokens that these users have for these ICEs, given as pairs of ICE and user."""
+    return await transaction.run(
+        f"UPDATE api_tokens SET revokedon = $2 FROM {rows_of(1, 'name', 'owner')}"
+        " WHERE api_tokens.ice_name = given.name AND api_tokens.user_name = given.owner"
+        " AND revokedon IS NULL",
+        as_json(list(ices)),
+        to_text(now),
+    )
 
 
 async def revoke_token(

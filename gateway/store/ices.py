@@ -1,101 +1,43 @@
-"""SQL of `ice_tokens`: rows are found, listed, and changed by compare-and-set together with their event."""
+"""SQL that changes `ice_tokens`: by compare-and-set, with the event beside it.
+
+Tested in tests/contract/test_ices.py and tests/gateway/admin/api/test_bulk.py.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+import msgspec
+
 from gateway.core.audit_event import Event
-from gateway.core.ice import Ice, IceType, Status, fold, valid_name
-from gateway.core.times import from_text_or_none, to_text_or_none
+from gateway.core.ice import Ice, Status, fold, valid_name
+from gateway.core.labels import Labels
+from gateway.core.search import own_text
+from gateway.core.times import to_text, to_text_or_none
 from gateway.store import events
 from gateway.store.engine import (
     AppendedEvent,
-    Engine,
     Fetch,
     Row,
     Transaction,
     as_json,
     columns_of,
-    conditions,
-    containing,
     from_columns,
     is_in,
-    places,
     rows_of,
 )
-from gateway.store.last_seen import SHOWN
-from gateway.store.sessions import CONNECTION_COLUMNS, Connection, connection_from_row
 
-_NAMES: Final = tuple(Ice.__dataclass_fields__)
-"""The columns that an `Ice` holds; `lastseen` is presence."""
-_COLUMNS: Final = ", ".join(_NAMES)
-_JOINED: Final = """
-    ice_tokens t
-    LEFT JOIN users u ON u.name = t.provisionedto
-    LEFT JOIN ice_sessions s
-        -- one of an older generation is dropped already, or about to be
-        ON s.number = (
-            SELECT max(number) FROM ice_sessions
-            WHERE ice_name = t.ice_name AND generation = t.generation
-        )
-    LEFT JOIN ice_confirmed c ON c.node = s.node
-"""
-_LISTING: Final = f"""
-    SELECT {", ".join(f"t.{name}" for name in _NAMES)}, {SHOWN},
-        {CONNECTION_COLUMNS}
-    FROM {_JOINED}
-"""
-_ORDERS: Final = {
-    "name": "lower(t.ice_name)",
-    "type": "t.ice_type",
-    "user": "u.name_folded",
-    "status": "t.status",
-    "seen": SHOWN,
-    "version": "s.version",
-    "provisioned": "t.provisionedon",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """Sort by one of `ORDERS`; missing values come last."""
-
-    by: str = "name"
-    descending: bool = False
-
-
-ORDERS: Final = tuple(_ORDERS)
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """An ICE with what is known of its connection."""
-
-    ice: Ice
-    lastseen: datetime | None
-    connection: Connection | None
-
-
-@dataclass(frozen=True, slots=True)
-class IceFilter:
-    """Which ICEs to list; None stands for all. `text` matches part of the name of the ICE or its user."""
-
-    status: Status | None = None
-    ice_type: IceType | None = None
-    provisionedto: str | None = None
-    connected: bool | None = None
-    text: str | None = None
-
-
+NAMES: Final = tuple(Ice.__dataclass_fields__)
+"""The columns that an `Ice` holds."""
+_COLUMNS: Final = ", ".join(NAMES)
 _GUARDS: Final = ("ice_name", "ice_type", "ice_token", "status", "generation")
 """The columns that must still be as they were read when a row is replaced."""
 _CHANGED: Final = tuple(
-    name for name in _NAMES if name not in ("ice_name", "ice_type", "provisionedto")
+    name for name in NAMES if name not in ("ice_name", "ice_type", "provisionedto")
 )
-"""The columns that an action may change."""
+"""What most actions change of an entry. `provisionedto` is indexed, and changes rarely."""
 _REPLACED: Final = ", ".join(f"{name} = new_{name}" for name in _CHANGED)
 _UNCHANGED: Final = " AND ".join(f"ice_tokens.{name} = old_{name}" for name in _GUARDS)
 _REPLACEMENTS: Final = rows_of(
@@ -104,18 +46,46 @@ _REPLACEMENTS: Final = rows_of(
     *(f"{'#' * (name == 'generation')}old_{name}" for name in _GUARDS),
 )
 
+_NEW: Final = rows_of(
+    1, *(f"{'#' * (name == 'generation')}{name}" for name in (*NAMES, "labels", "own_text"))
+)
+
 
 class Stale(Exception):
     """The ICE has changed since it was read. The caller must let the transaction roll back."""
 
 
-async def insert(transaction: Transaction, ice: Ice, event: Event) -> AppendedEvent | None:
-    """Add an ICE and its event; None if the name is taken."""
-    changed = await transaction.run(
-        f"INSERT INTO ice_tokens ({_COLUMNS}) VALUES ({places(len(_NAMES))}) ON CONFLICT DO NOTHING",
-        *columns_of(ice, _NAMES),
+async def insert(
+    transaction: Transaction, ice: Ice, event: Event, labels: Labels | None = None
+) -> AppendedEvent | None:
+    """Add an ICE and its event; None where the name is taken."""
+    [logged] = await insert_many(transaction, [(ice, event, labels or {})])
+    return logged
+
+
+async def insert_many(
+    transaction: Transaction, new: Sequence[tuple[Ice, Event, Labels]]
+) -> list[AppendedEvent | None]:
+    """Add ICEs and their events; None for each name that is taken."""
+    rows = [
+        (
+            *columns_of(ice, NAMES),
+            _labels_text(labels),
+            own_text(ice.ice_name, ice.provisionedto, labels, ""),
+        )
+        for ice, _, labels in new
+    ]
+    inserted = await transaction.fetch(
+        f"INSERT INTO ice_tokens ({_COLUMNS}, labels, own_text)"
+        f" SELECT {_COLUMNS}, labels, own_text FROM {_NEW} WHERE TRUE"
+        " ON CONFLICT DO NOTHING RETURNING ice_name",
+        as_json(rows),
     )
-    return events.append(transaction, [event])[0] if changed else None
+    names = {name for (name,) in inserted}
+    logged = iter(
+        events.append(transaction, [event for ice, event, _ in new if ice.ice_name in names])
+    )
+    return [next(logged) if ice.ice_name in names else None for ice, _, _ in new]
 
 
 async def replace(
@@ -135,11 +105,66 @@ async def replace(
     )
     if changed != len(changes):
         raise Stale
+    moved = [new for old, new, _ in changes if new.provisionedto != old.provisionedto]
+    if moved:
+        await _set_owners(transaction, moved)
     return events.append(transaction, [event for _, _, event in changes])
 
 
+async def _set_owners(transaction: Transaction, moved: Sequence[Ice]) -> None:
+    said = await descriptions(transaction, [ice.ice_name for ice in moved])
+    await transaction.run(
+        "UPDATE ice_tokens SET provisionedto = given.owner, own_text = given.own"
+        f" FROM {rows_of(1, 'name', 'owner', 'own')} WHERE ice_tokens.ice_name = given.name",
+        as_json(
+            [
+                (
+                    ice.ice_name,
+                    ice.provisionedto,
+                    own_text(ice.ice_name, ice.provisionedto, *said[ice.ice_name]),
+                )
+                for ice in moved
+            ]
+        ),
+    )
+
+
+async def descriptions(
+    transaction: Transaction, names: Sequence[str]
+) -> dict[str, tuple[Labels, str]]:
+    """Labels and note of the ICEs of these exact names, locked until the transaction ends."""
+    rows = await transaction.hold(
+        f"SELECT ice_name, labels, note FROM ice_tokens WHERE {is_in('ice_name', 1)}"
+        " ORDER BY lower(ice_name)",
+        as_json(list(names)),
+    )
+    return {name: (labels_from_text(labels), note) for name, labels, note in rows}
+
+
+async def describe(
+    transaction: Transaction, changes: Sequence[tuple[Ice, Labels, str, Event]]
+) -> list[AppendedEvent]:
+    """Store labels and note of each ICE, with its event."""
+    await transaction.run(
+        "UPDATE ice_tokens SET labels = given.labels, note = given.note, own_text = given.own"
+        f" FROM {rows_of(1, 'name', 'labels', 'note', 'own')} WHERE ice_tokens.ice_name = given.name",
+        as_json(
+            [
+                (
+                    ice.ice_name,
+                    _labels_text(labels),
+                    note,
+                    own_text(ice.ice_name, ice.provisionedto, labels, note),
+                )
+                for ice, labels, note, _ in changes
+            ]
+        ),
+    )
+    return events.append(transaction, [event for *_, event in changes])
+
+
 async def swap(transaction: Transaction, old: Ice, new: Ice, event: Event) -> AppendedEvent | None:
-    """`replace` for one ICE; None if it is stale.
+    """`replace` for one; None where it is stale.
 
     It returns rather than raises, so that the other units of the group still commit.
     """
@@ -150,6 +175,17 @@ async def swap(transaction: Transaction, old: Ice, new: Ice, event: Event) -> Ap
     return appended
 
 
+async def expire_unused(transaction: Transaction, user: str, now: datetime) -> None:
+    """Let the tokens of this user's ICEs expire that were not used for a registration yet."""
+    await transaction.run(
+        "UPDATE ice_tokens SET expireson = $3 WHERE provisionedto = $1 AND status = $2"
+        " AND (expireson IS NULL OR expireson > $3)",
+        user,
+        Status.PROVISIONED.value,
+        to_text(now),
+    )
+
+
 async def find_many(transaction: Transaction, names: Sequence[str]) -> dict[str, Ice]:
     """The ICEs of these names, by folded name, locked until the transaction ends."""
     rows = await transaction.hold(
@@ -157,7 +193,7 @@ async def find_many(transaction: Transaction, names: Sequence[str]) -> dict[str,
         " ORDER BY lower(ice_name)",
         as_json([fold(name) for name in names if valid_name(name)]),
     )
-    return {fold(row[0]): _from_row(row) for row in rows}
+    return {fold(row[0]): ice_from_row(row) for row in rows}
 
 
 async def any_ice(fetch: Fetch) -> bool:
@@ -188,79 +224,15 @@ async def of_unknown_key(fetch: Fetch, since: datetime | None) -> list[str]:
     return [ice_name for (ice_name,) in rows]
 
 
-class Ices:
-    """Reads the table."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    async def find(self, ice_name: str) -> Listed | None:
-        """The ICE of this name, case folded."""
-        rows = await self._engine.fetch(f"{_LISTING} WHERE lower(t.ice_name) = $1", fold(ice_name))
-        return _listed(rows[0]) if rows else None
-
-    async def standing(self, names: Sequence[str]) -> dict[str, tuple[int, Status]]:
-        """Generation and status of these ICEs, to compare a node's sessions with the table."""
-        rows = await self._engine.fetch(
-            f"SELECT ice_name, generation, status FROM ice_tokens WHERE {is_in('ice_name', 1)}",
-            as_json(list(names)),
-        )
-        return {name: (generation, Status(status)) for name, generation, status in rows}
-
-    async def page(self, where: IceFilter, limit: int, after: str | None) -> list[Listed]:
-        """At most `limit` ICEs in order of their folded names, after the folded name `after`."""
-        params: list[object] = [limit, after or ""]
-        rows = await self._engine.fetch(
-            f"{_LISTING} WHERE {_conditions(where, params)} AND lower(t.ice_name) > $2"
-            " ORDER BY lower(t.ice_name) LIMIT $1",
-            *params,
-        )
-        return [_listed(row) for row in rows]
-
-    async def sorted(
-        self, where: IceFilter, order: Order, limit: int, offset: int
-    ) -> tuple[list[Listed], int]:
-        """A page in another order, and the number of all; it reads every match, but people sort rarely."""
-        params: list[object] = [limit, offset]
-        column, direction = _ORDERS[order.by], "DESC" if order.descending else "ASC"
-        rows = await self._engine.fetch(
-            f"{_LISTING} WHERE {_conditions(where, params)}"
-            f" ORDER BY {column} IS NULL, {column} {direction}, lower(t.ice_name)"
-            " LIMIT $1 OFFSET $2",
-            *params,
-        )
-        params = []
-        [(total,)] = await self._engine.fetch(
-            f"SELECT count(*) FROM {_JOINED} WHERE {_conditions(where, params)}", *params
-        )
-        return [_listed(row) for row in rows], int(total)
+def _labels_text(labels: Labels) -> str:
+    return msgspec.json.encode(labels, order="sorted").decode()
 
 
-def _conditions(where: IceFilter, params: list[object]) -> str:
-    """SQL for the filter; its parameters are added to `params`."""
-    connected = {None: "", True: " AND s.number IS NOT NULL", False: " AND s.number IS NULL"}
-    return (
-        conditions(
-            params,
-            ("t.status = {0}", where.status),
-            ("t.ice_type = {0}", where.ice_type),
-            ("u.name_folded = {0}", where.provisionedto),
-            (
-                "(lower(t.ice_name) LIKE {0} ESCAPE '\\' OR u.name_folded LIKE {0} ESCAPE '\\')",
-                None if where.text is None else containing(where.text),
-            ),
-        )
-        + connected[where.connected]
-    )
+def labels_from_text(text: str) -> Labels:
+    """The labels as a row stores them. Raises `msgspec.DecodeError`."""
+    return msgspec.json.decode(text, type=Labels)
 
 
-def _from_row(row: Row) -> Ice:
-    return from_columns(Ice, row, f"the entry of {row[0]}")
-
-
-def _listed(row: Row) -> Listed:
-    return Listed(
-        _from_row(row[: len(_NAMES)]),
-        from_text_or_none(row[len(_NAMES)]),
-        connection_from_row(row[len(_NAMES) + 1 :]),
-    )
+def ice_from_row(row: Row) -> Ice:
+    """A row of `NAMES`. Raises `StoreUnavailable` for a damaged one."""
+    return from_columns(Ice, row, "the entry of")

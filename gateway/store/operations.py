@@ -48,6 +48,12 @@ _UNFINISHED: Final = f"state IN {_states(UNFINISHED)}"
 _ACTIVE: Final = f"state IN {_states(ACTIVE)}"
 
 
+_SEEN_BY: Final = (
+    "former_user IS NULL"
+    " AND ice_name IN (SELECT ice_name FROM ice_tokens WHERE provisionedto = {0})"
+)
+
+
 def _first(number: int) -> str:
     """SQL for the number of the operation that the ICE in parameter `number` works on, or of its next one."""
     return (
@@ -143,6 +149,15 @@ async def cancel_all(
         to_text(now),
         error.decode(),
         as_json(ice_names),
+    )
+
+
+async def leave_to_former_users(transaction: Transaction, ices: Sequence[tuple[str, str]]) -> None:
+    """Note the former user in all operations of each of these ICEs, given as pairs of both."""
+    await transaction.run(
+        f"UPDATE ice_operations SET former_user = given.user_name FROM {rows_of(1, 'name', 'user_name')}"
+        " WHERE ice_operations.ice_name = given.name AND former_user IS NULL",
+        as_json(list(ices)),
     )
 
 
@@ -299,10 +314,7 @@ class Operations:
             ("lower(ice_name) = {0}", None if where.ice_name is None else fold(where.ice_name)),
             ("state = {0}", where.state),
             ("kind = {0}", where.kind),
-            (
-                "ice_name IN (SELECT ice_name FROM ice_tokens WHERE provisionedto = {0})",
-                where.owner,
-            ),
+            (_SEEN_BY, where.owner),
         )
         rows = await self._fetch(
             f"SELECT number, kept FROM ice_operations WHERE {matching} ORDER BY number DESC LIMIT $1",

@@ -12,7 +12,9 @@ from typing import Final
 import msgspec
 from msgspec.structs import astuple, replace
 
+from gateway.core.search import session_text
 from gateway.core.times import from_text, to_text
+from gateway.core.version_key import version_key
 from gateway.store.engine import (
     Fetch,
     Row,
@@ -100,8 +102,12 @@ async def record(
     greeted: Sequence[Connection],
     closed: Sequence[str],
     connection_events: Sequence[ConnectionEvent],
+    *,
+    newest: Sequence[Opened] = (),
 ) -> list[ConnectionEvent]:
     """Write the changes: sessions opened, hellos received, ids of sessions closed, outcomes.
+
+    `newest` are the newest sessions of the ICEs concerned, which may have ended.
 
     Returns the refusals among the outcomes, with the counts of earlier equal ones added.
     """
@@ -127,6 +133,8 @@ async def record(
             " WHERE ice_sessions.session = given.session",
             as_json([_row(connection) for connection in greeted]),
         )
+    if newest:
+        await _remember(transaction, newest)
     if closed:
         await transaction.run(
             f"DELETE FROM ice_sessions WHERE {is_in('session', 1)}", as_json(closed)
@@ -140,6 +148,36 @@ def _row(connection: Connection) -> tuple[str | None, ...]:
     # Not `columns_of`, which makes some 15 calls more for each admission.
     session, node, since, *others = astuple(connection)
     return (session, node, to_text(since), *others)
+
+
+async def _remember(transaction: Transaction, newest: Sequence[Opened]) -> None:
+    """Keep what is known of each ICE's newest session beyond its end."""
+    names = ("address", "version", "platform", "hostname", "version_key", "session_text")
+    await transaction.run(
+        "UPDATE ice_tokens SET last_opened = given.opened, last_address = given.address,"
+        " last_version = given.version, last_platform = given.platform,"
+        " last_hostname = given.hostname, version_key = given.version_key,"
+        " session_text = given.session_text"
+        f" FROM {rows_of(1, 'name', '~opened', *names)} WHERE ice_tokens.ice_name = given.name"
+        # Another node may have written a newer session before.
+        " AND ice_tokens.last_opened <= given.opened",
+        as_json(
+            [
+                (
+                    session.ice_name,
+                    session.reading,
+                    one.address,
+                    one.version,
+                    one.platform,
+                    one.hostname,
+                    version_key(one.version),
+                    session_text(one.address, one.hostname),
+                )
+                for session in newest
+                for one in [session.connection]
+            ]
+        ),
+    )
 
 
 async def _record_connection_events(
@@ -185,6 +223,12 @@ async def _record_connection_events(
         as_json([(name,) for name in {one.ice_name for one in connection_events}]),
         KEPT,
     )
+    if refused:
+        await transaction.run(
+            f"UPDATE ice_tokens SET refusedon = given.at FROM {rows_of(1, 'name', 'at')}"
+            " WHERE ice_tokens.ice_name = given.name AND coalesce(refusedon, '') < given.at",
+            as_json([(one.ice_name, to_text(one.at)) for one in refused]),
+        )
     if seen:
         await transaction.run(
             f"UPDATE ice_tokens SET lastseen = given.at FROM {rows_of(1, 'name', 'at')}"

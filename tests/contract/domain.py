@@ -158,10 +158,9 @@ def a_connection_event(
     )
 
 
-async def record(engine, opened=(), greeted=(), closed=(), connection_events=()):
-    await engine.write(
-        lambda transaction: sessions.record(transaction, opened, greeted, closed, connection_events)
-    )
+async def record(engine, opened=(), greeted=(), closed=(), connection_events=(), **more):
+    changes = (opened, greeted, closed, connection_events)
+    await engine.write(lambda transaction: sessions.record(transaction, *changes, **more))
 
 
 async def unguarded(engine):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.store import nodes, sessions
-from gateway.store.ices import IceFilter, Ices, Order
+from gateway.store.ice_listing import IceFilter, Ices, Order, SortKey
 from gateway.store.nodes import NodeRecord
 from tests.contract.domain import (
     NOW,
@@ -34,7 +34,7 @@ class Table:
         await self.engine.write(lambda transaction: sessions.confirm(transaction, node, at))
 
     async def seen(self):
-        page = await Ices(self.engine).page(IceFilter(), 100, None)
+        page = await Ices(self.engine).page(IceFilter(), 100)
         return {listed.ice.ice_name: listed.lastseen for listed in page}
 
 
@@ -52,7 +52,9 @@ async def test_connected_ices_are_seen_when_their_node_last_confirmed(table):
     await table.confirms("node-b", minutes(2))
     seen = {"lab-1": minutes(4), "lab-2": minutes(3), "lab-3": None}
     assert await table.seen() == seen, "a session that began later is seen at its begin"
-    found, _ = await Ices(table.engine).sorted(IceFilter(), Order("seen", descending=True), 9, 0)
+    found = await Ices(table.engine).page(
+        IceFilter(), 9, order=Order(SortKey.LAST_SEEN, descending=True)
+    )
     assert [listed.ice.ice_name for listed in found] == ["lab-1", "lab-2", "lab-3"]
     await table.confirms("node-b", minutes(5))
     assert (await Ices(table.engine).find("lab-2")).lastseen == minutes(5)
@@ -88,7 +90,7 @@ async def test_what_was_shown_is_stored_when_the_sessions_of_a_dead_node_are_cle
     shown = await table.seen()
     await table.engine.write(clear)
     assert await table.seen() == shown
-    listed = await Ices(table.engine).page(IceFilter(connected=True), 100, None)
+    listed = await Ices(table.engine).page(IceFilter(connected=True), 100)
     assert [one.ice.ice_name for one in listed] == ["lab-3"]
     rows = await table.engine.fetch("SELECT node FROM ice_confirmed")
     assert rows == [("node-b",)], "a dead node's confirmation goes with its sessions"
@@ -100,5 +102,5 @@ async def test_what_was_shown_is_stored_when_a_gateway_that_is_alone_starts_agai
     await table.confirms("node-a", minutes(1))
     await table.engine.write(nodes.forget_all)
     assert await table.seen() == {"lab-1": minutes(1), "lab-2": NOW}
-    assert not await Ices(table.engine).page(IceFilter(connected=True), 100, None)
+    assert not await Ices(table.engine).page(IceFilter(connected=True), 100)
     assert await table.engine.fetch("SELECT * FROM ice_confirmed") == []

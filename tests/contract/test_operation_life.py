@@ -52,7 +52,7 @@ from gateway.services.operation_requests import OperationRequest, OperationServi
 from gateway.services.provisioning import Provisioning
 from gateway.store import ices
 from gateway.store.engine import StoreUnavailable
-from gateway.store.ices import Ices
+from gateway.store.ice_listing import Ices
 from gateway.store.key_file import KeyStore
 from gateway.store.operations import OperationFilter
 from gateway.store.operations import Operations as Rows

@@ -11,7 +11,7 @@ from gateway.node.presence import ConnectionChange, Pace, Presence
 from gateway.node.session import Session
 from gateway.store import sessions
 from gateway.store.engine import OutcomeUnknown
-from gateway.store.ices import Ices
+from gateway.store.ice_listing import Ices
 from gateway.store.sessions import ConnectionEvent, events_of
 from tests.contract.domain import (
     NOW,

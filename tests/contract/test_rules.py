@@ -13,7 +13,7 @@ from gateway.services.accounts import AccountService
 from gateway.services.passwords import Passwords
 from gateway.services.provisioning import Provisioning
 from gateway.store.acknowledgements import Acknowledgements
-from gateway.store.ices import Ices
+from gateway.store.ice_listing import Ices
 from gateway.store.key_file import KeyStore
 from gateway.store.nodes import Nodes
 from gateway.store.sqlite.migrate import released

@@ -17,6 +17,12 @@ ONLY_ON_POSTGRESQL = {
     "ice_head",  # the one writer's own count,
     "ice_clock",  # and the machine's clock that nobody sets
 }
+SEARCH_ON_SQLITE = (
+    *("lower", "ice_name", "status", "ice_type", "provisionedto", "generation", "expireson"),
+    *("refusedon", "version_key", "provisionedon", "labels", "own_text", "session_text"),
+)
+"""A row of this index could be too long for PostgreSQL, which has trigrams instead."""
+SEARCH_ON_POSTGRESQL = {("own_text",), ("session_text",)}
 TYPES = {"text": "TEXT", "bigint": "INTEGER", "double precision": "REAL"}
 
 
@@ -101,7 +107,9 @@ async def test_indexes_and_rules_are_the_same(file, server):
         " WHERE contype = 'f' AND connamespace = current_schema()::regnamespace"
     )
     here.update(rows)
-    assert here == there
+    trigrams = {("ice_tokens", keys, False, False) for keys in SEARCH_ON_POSTGRESQL}
+    assert here - there == trigrams
+    assert there - here == {("ice_tokens", SEARCH_ON_SQLITE, False, False)}
     rows = await server.fetch(
         "SELECT conrelid::regclass::text, count(*) FROM pg_constraint WHERE contype = 'c'"
         " AND connamespace = current_schema()::regnamespace GROUP BY 1"

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.store import sessions
-from gateway.store.ices import IceFilter, Ices
+from gateway.store.ice_listing import IceFilter, Ices
 from gateway.store.sessions import KEPT, events_of
 from tests.contract.domain import (
     NOW,
@@ -36,8 +36,7 @@ def shown(engine):
     async def connection(name="lab-1"):
         found = (await Ices(engine).find(name)).connection
         listed = [
-            item.ice.ice_name
-            for item in await Ices(engine).page(IceFilter(connected=True), 9, None)
+            item.ice.ice_name for item in await Ices(engine).page(IceFilter(connected=True), 9)
         ]
         assert (name in listed) is (found is not None), "page and find were expected to agree"
         return found

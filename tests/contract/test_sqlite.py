@@ -19,7 +19,7 @@ from gateway.store import ices
 from gateway.store.accounts import Accounts
 from gateway.store.engine import StoreRefused, StoreUnavailable
 from gateway.store.events import Events
-from gateway.store.ices import Ices
+from gateway.store.ice_listing import Ices
 from gateway.store.restore_mark import find_mark
 from gateway.store.sqlite.engine import READS, open_sqlite
 from gateway.store.sqlite.migrate import is_served, released

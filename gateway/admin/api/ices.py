@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
-from typing import Annotated, Literal
+from datetime import datetime
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 import msgspec
 from aiohttp import web
@@ -13,29 +14,52 @@ from gateway.admin.access import route, visible_ices
 from gateway.admin.api.requests import (
     DEFAULT_LIMIT,
     Limit,
+    LongText,
+    Moment,
     Query,
     Text,
     body_as,
+    decode_as,
     decode_cursor,
     encode_cursor,
     etag,
     find_ice,
     if_match,
+    json_body,
     no_members,
+    optional_body_as,
     split_page,
     unwrap,
 )
 from gateway.admin.auth import actor
 from gateway.admin.context import CALLER, admin_context
 from gateway.core.accounts import fold_user
-from gateway.core.ice import IceType, Status, fold
-from gateway.core.problems import NAME_IS_FINAL, problem
-from gateway.core.roles import Caller, Need
+from gateway.core.attention import Attention
+from gateway.core.ice import IceType, Status
+from gateway.core.labels import KEY_PATTERN, MAX_LABELS
+from gateway.core.problems import NAME_IS_FINAL, invalid, problem
+from gateway.core.roles import Need
+from gateway.core.search import words_of
+from gateway.core.version_key import version_key
 from gateway.services import schemas
-from gateway.services.provisioning import MAX_BULK, Done, Issued, validate_new
-from gateway.store.ices import IceFilter, Listed
+from gateway.services.bulk_actions import BulkDone, Target
+from gateway.services.ice_changes import validate_new
+from gateway.services.labelling import description_fault
+from gateway.services.provisioning import Done, Issued
+from gateway.store.ice_listing import NO_ICES, IceFilter, Listed, Mark, Order, SortKey
 from gateway.store.sessions import events_of
-from gateway.web.responses import json_response, problem_response
+from gateway.web.responses import RequestRefused, json_response, problem_response
+
+_NAME_IS_FINAL: Final = replace(
+    problem("method-not-allowed", NAME_IS_FINAL), headers={"Allow": "GET, HEAD, PATCH"}
+)
+LabelChanges = dict[str, str | None]
+"""Labels to set, by key; null removes one."""
+Label = Annotated[str, msgspec.Meta(pattern=f"^{KEY_PATTERN}=")]
+"""`KEY=VALUE`"""
+
+
+Labels = Annotated[list[Label], msgspec.Meta(max_length=MAX_LABELS)]
 
 
 class NewIce(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -46,39 +70,95 @@ class NewIce(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     provisionedto: str | None = None
 
 
-class Bulk(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Body of POST /ices/bulk."""
+class NewOwner(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """Body of reprovision and reregister: the user that a normal ICE belongs to from now on, if another."""
 
-    action: Literal["deregister", "disconnect"]
-    ice_names: Annotated[list[str], msgspec.Meta(max_length=MAX_BULK)]
+    provisionedto: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class IceChanges(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """Body of PATCH /ices/{ice_name}."""
+
+    labels: LabelChanges | msgspec.UnsetType = msgspec.UNSET
+    note: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class IceFilters(Query):
-    """The filters that the API and the page have in common."""
+    """The filters of ICEs."""
+
+    repeated: ClassVar = frozenset({"label"})
 
     status: Status | None = None
     ice_type: IceType | None = None
+    provisionedto: Text | None = None
     connected: bool | None = None
     q: Text | None = None
+    label: Labels = msgspec.field(default_factory=list)
+    attention: Attention | None = None
+    version_below: Text | None = None
+    lastseen_before: Moment | None = None
+    lastseen_after: Moment | None = None
 
-    def visible_to(self, caller: Caller, owner: str | None) -> IceFilter | None:
-        """The filter for ICEs of this owner that the caller may see; None if none can match."""
-        where = IceFilter(
+    def filter(self, now: datetime) -> IceFilter:
+        """The filter at `now`. Raises `RequestRefused` for a version that cannot be compared."""
+        below = version_key(self.version_below)
+        if self.version_below is not None and below is None:
+            raise RequestRefused(invalid("version_below", "needs a version as PEP 440 writes it"))
+        return IceFilter(
             status=self.status,
             ice_type=self.ice_type,
-            provisionedto=None if owner is None else fold_user(owner),
+            provisionedto=None if self.provisionedto is None else fold_user(self.provisionedto),
             connected=self.connected,
-            text=None if self.q is None else fold_user(self.q),
+            words=() if self.q is None else words_of(self.q),
+            labels=tuple(
+                (key, value) for key, _, value in (one.partition("=") for one in self.label)
+            ),
+            attention=self.attention,
+            version_below=below,
+            lastseen_before=self.lastseen_before,
+            lastseen_after=self.lastseen_after,
+            now=now,
         )
-        return visible_ices(caller, where)
 
 
 class IceQuery(IceFilters):
-    """Filters of GET /ices."""
+    """Filters, order and page of GET /ices."""
 
-    provisionedto: Text | None = None
+    sort: Literal[
+        "name",
+        "-name",
+        "lastseen",
+        "-lastseen",
+        "version",
+        "-version",
+        "provisionedon",
+        "-provisionedon",
+    ] = "name"
     limit: Limit = DEFAULT_LIMIT
-    cursor: Text | None = None
+    cursor: LongText | None = None
+
+    @property
+    def order(self) -> Order:
+        """The order of the items."""
+        return Order(SortKey(self.sort.lstrip("-")), self.sort.startswith("-"))
+
+    def after(self) -> Mark | None:
+        """The place of the cursor, None for the first page. Raises `RequestRefused`."""
+        text = decode_cursor(self.cursor)
+        if text is None:
+            return None
+        try:
+            sort, value, name = msgspec.json.decode(text, type=tuple[str, str | None, str])
+        except msgspec.DecodeError:
+            sort, value, name = "", None, ""
+        if sort != self.sort:
+            raise RequestRefused(invalid("cursor", "take it from `next` of the page before"))
+        return Mark(value, name)
+
+    def next(self, last: Listed) -> str:
+        """The cursor of the page after this ICE."""
+        mark = Mark.of(last, self.order)
+        return encode_cursor(msgspec.json.encode((self.sort, mark.value, mark.name)).decode())
 
 
 def routes() -> list[web.RouteDef]:
@@ -87,19 +167,25 @@ def routes() -> list[web.RouteDef]:
     return [
         route("POST", "/ices", provision, need=Need.ACT, reads=_new_ice),
         route("GET", "/ices", listing, need=Need.USER, reads=_query),
-        route("POST", "/ices/bulk", bulk, need=Need.ACT, reads=_bulk),
+        route("GET", "/ice-counts", counts, need=Need.USER, reads=_filters),
         route("GET", one, show, need=Need.USER, finds=find_ice),
-        *(route(method, one, final, need=Need.CALLER) for method in ("DELETE", "PUT", "PATCH")),
+        route("PATCH", one, describe, need=Need.ACT, reads=_changes, finds=find_ice),
+        *(route(method, one, final, need=Need.CALLER) for method in ("DELETE", "PUT")),
         *(
             route(
                 "POST",
                 f"{one}/{action}",
                 functools.partial(act, action),
                 need=Need.ACT,
-                reads=no_members,
+                reads=reads,
                 finds=find_ice,
             )
-            for action in ("reprovision", "reregister", "deregister", "disconnect")
+            for action, reads in (
+                ("reprovision", _new_owner),
+                ("reregister", _new_owner),
+                ("deregister", no_members),
+                ("disconnect", no_members),
+            )
         ),
         route("GET", f"{one}/connections", connections, need=Need.USER, finds=find_ice),
     ]
@@ -107,18 +193,38 @@ def routes() -> list[web.RouteDef]:
 
 async def _new_ice(request: web.Request) -> tuple[NewIce]:
     new = await body_as(request, NewIce)
-    # The user is looked up only after the caller's right is checked: others must not learn which users exist.
+    # The user is looked up only after the caller's right is checked: others must not learn who exists.
     unwrap(validate_new(new.ice_name, new.ice_type, new.provisionedto))
     return (new,)
 
 
-async def _query(request: web.Request) -> tuple[IceQuery, str | None]:
+async def _query(request: web.Request) -> tuple[IceQuery, IceFilter, Mark | None]:
     query = IceQuery.of(request)
-    return query, decode_cursor(query.cursor)
+    return query, query.filter(admin_context(request).clock()), query.after()
 
 
-async def _bulk(request: web.Request) -> tuple[Bulk]:
-    return (await body_as(request, Bulk),)
+async def _filters(request: web.Request) -> tuple[IceFilter]:
+    return (IceFilters.of(request).filter(admin_context(request).clock()),)
+
+
+async def _new_owner(request: web.Request) -> tuple[str | None]:
+    owner = (await optional_body_as(request, NewOwner)).provisionedto
+    return (None if isinstance(owner, msgspec.UnsetType) else owner,)
+
+
+async def _changes(request: web.Request) -> tuple[LabelChanges, str | None]:
+    data = await json_body(request)
+    if set(decode_as(data, dict[str, msgspec.Raw])) - {"labels", "note"}:
+        raise RequestRefused(_NAME_IS_FINAL)
+    changes = decode_as(data, IceChanges)
+    labels = {} if isinstance(changes.labels, msgspec.UnsetType) else changes.labels
+    note = None if isinstance(changes.note, msgspec.UnsetType) else changes.note
+    if not labels and note is None:
+        raise RequestRefused(invalid("body", "names neither labels nor a note"))
+    fault = description_fault(labels, note)
+    if fault is not None:
+        raise RequestRefused(fault)
+    return labels, note
 
 
 async def provision(request: web.Request, new: NewIce) -> web.Response:
@@ -128,7 +234,7 @@ async def provision(request: web.Request, new: NewIce) -> web.Response:
             actor(request), new.ice_name, new.ice_type, new.provisionedto
         )
     )
-    document = schemas.ice_document(Listed(issued.ice, None, None))
+    document = schemas.ice_document(Listed(issued.ice), admin_context(request).clock())
     return json_response(
         schemas.Provisioned(document, issued.token.reveal()),
         status=201,
@@ -139,31 +245,59 @@ async def provision(request: web.Request, new: NewIce) -> web.Response:
     )
 
 
-async def listing(request: web.Request, query: IceQuery, after: str | None) -> web.Response:
-    """List ICEs, filtered and paged."""
-    where = query.visible_to(request[CALLER], query.provisionedto)
-    if where is None:
+async def listing(
+    request: web.Request, query: IceQuery, where: IceFilter, after: Mark | None
+) -> web.Response:
+    """List ICEs, filtered, sorted and paged."""
+    visible = visible_ices(request[CALLER], where)
+    if visible is None:
         return json_response(schemas.IcePage([], None))
-    found = await admin_context(request).ices.page(where, query.limit + 1, after)
+    context = admin_context(request)
+    found = await context.ices.page(visible, query.limit + 1, order=query.order, after=after)
     page, last = split_page(found, query.limit)
     return json_response(
         schemas.IcePage(
-            [schemas.ice_document(listed) for listed in page],
-            None if last is None else encode_cursor(fold(last.ice.ice_name)),
+            [schemas.ice_document(listed, context.clock()) for listed in page],
+            None if last is None else query.next(last),
         )
     )
 
 
-async def show(_: web.Request, listed: Listed) -> web.Response:
+async def counts(request: web.Request, where: IceFilter) -> web.Response:
+    """Count ICEs by what a person wants to know of them."""
+    visible = visible_ices(request[CALLER], where)
+    context = admin_context(request)
+    found = NO_ICES if visible is None else await context.ices.counts(visible, context.clock())
+    return json_response(schemas.counts_document(found))
+
+
+async def show(request: web.Request, listed: Listed) -> web.Response:
     """Show one ICE."""
-    return json_response(schemas.ice_document(listed), headers=etag(listed.ice.generation))
+    return _answer(request, listed)
+
+
+def _answer(request: web.Request, listed: Listed) -> web.Response:
+    return json_response(
+        schemas.ice_document(listed, admin_context(request).clock()),
+        headers=etag(listed.ice.generation),
+    )
+
+
+async def describe(
+    request: web.Request, labels: LabelChanges, note: str | None, listed: Listed
+) -> web.Response:
+    """Merge labels into an ICE's, and set its note."""
+    context, name = admin_context(request), listed.ice.ice_name
+    done: BulkDone = unwrap(
+        await context.services.bulk.label(actor(request), [Target(name)], labels, note)
+    )
+    unwrap(done.outcomes[0].problem)
+    return _answer(request, await context.ices.find(name) or listed)
 
 
 async def final(request: web.Request) -> web.Response:  # noqa: ARG001 - the same for every ICE
     """Refuse to change or delete an ICE."""
-    response = problem_response(problem("method-not-allowed", NAME_IS_FINAL))
-    response.headers["Allow"] = "GET, HEAD"
-    return response
+    return problem_response(_NAME_IS_FINAL)
 
 
 async def connections(request: web.Request, listed: Listed) -> web.Response:
@@ -176,11 +310,14 @@ async def connections(request: web.Request, listed: Listed) -> web.Response:
     )
 
 
-async def act(action: str, request: web.Request, listed: Listed) -> web.Response:
-    """Reprovision, reregister, deregister or disconnect an ICE."""
+async def act(action: str, request: web.Request, *given: Any) -> web.Response:
+    """Reprovision, reregister, deregister or disconnect an ICE; `given` ends with the ICE."""
+    *owner, listed = given
     actions = admin_context(request).services.provisioning.actions
-    done: Done = unwrap(await actions[action](actor(request), listed.ice, if_match(request)))
-    ice, drops = _after(listed, done), (done.dropped, done.unconfirmed)
+    done: Done = unwrap(
+        await actions[action](actor(request), listed.ice, if_match(request), *owner)
+    )
+    ice, drops = _after(request, listed, done), (done.dropped, done.unconfirmed)
     return json_response(
         schemas.Renewed(ice, done.token.reveal(), *drops)
         if isinstance(done, Issued)
@@ -189,22 +326,12 @@ async def act(action: str, request: web.Request, listed: Listed) -> web.Response
     )
 
 
-def _after(before: Listed, done: Done) -> schemas.IceDocument:
+def _after(request: web.Request, before: Listed, done: Done) -> schemas.IceDocument:
     """The ICE after an action, without a connection that the action dropped."""
     connection = before.connection
     if connection is not None and connection.session in {drop.session for drop in done.dropped}:
         connection = None
-    return schemas.ice_document(replace(before, ice=done.ice, connection=connection))
-
-
-async def bulk(request: web.Request, wanted: Bulk) -> web.Response:
-    """Deregister or disconnect many ICEs in one transaction."""
-    provisioning = admin_context(request).services.provisioning
-    done = await provisioning.bulk(actor(request), wanted.action, wanted.ice_names)
-    items = [
-        schemas.BulkItem(outcome.ice_name, 200)
-        if outcome.problem is None
-        else schemas.BulkItem(outcome.ice_name, outcome.problem.status, outcome.problem.code)
-        for outcome in done.outcomes
-    ]
-    return json_response(schemas.BulkAnswer(items, done.dropped, done.unconfirmed))
+    # A new user is not disabled; for the others it was read with the ICE.
+    disabled = before.owner_disabled and done.ice.provisionedto == before.ice.provisionedto
+    after = replace(before, ice=done.ice, connection=connection, owner_disabled=disabled)
+    return schemas.ice_document(after, admin_context(request).clock())

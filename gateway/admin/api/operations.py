@@ -36,7 +36,7 @@ from gateway.runtime.eventloop import wait_at_most
 from gateway.services import schemas
 from gateway.services.operation_requests import OperationRequest
 from gateway.store.engine import StoreUnavailable
-from gateway.store.ices import Listed
+from gateway.store.ice_listing import Listed
 from gateway.store.operations import OperationFilter
 from gateway.web.responses import RequestRefused, json_response
 
@@ -204,7 +204,11 @@ async def _find(request: web.Request) -> tuple[Listed, Operation]:
     context = admin_context(request)
     operation = await context.operations.find(request.match_info["id"])
     listed = None if operation is None else await context.ices.find(operation.ice_name)
-    if operation is None or listed is None or not request[CALLER].sees(listed.ice):
+    if (
+        operation is None
+        or listed is None
+        or not request[CALLER].sees_operation(listed.ice, operation.former_user)
+    ):
         raise RequestRefused(problem("not-found", "There is no such operation."))
     return listed, operation
 

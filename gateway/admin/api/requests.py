@@ -6,9 +6,10 @@ Tested in tests/gateway/admin/test_api.py and tests/gateway/admin/api/test_ices.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Final, Self, TypeVar
+from datetime import datetime
+from typing import Annotated, Any, ClassVar, Final, Self, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
@@ -20,7 +21,8 @@ from gateway.admin.context import CALLER, admin_context
 from gateway.core import base64url
 from gateway.core.json_input import NotJson, check_syntax
 from gateway.core.problems import Problem, invalid, problem
-from gateway.store.ices import Listed
+from gateway.core.times import to_text
+from gateway.store.ice_listing import Listed
 from gateway.web.http_headers import media_type
 from gateway.web.responses import RequestRefused, read_body
 
@@ -32,6 +34,10 @@ Limit = Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)]
 Number = Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMBER)]
 """The number of an event or an operation in the store."""
 Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
+LongText = Annotated[str, msgspec.Meta(max_length=4 * MAX_TEXT)]
+"""A cursor, which may hold a text that ICEs are sorted by."""
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+"""RFC 3339, in any time zone."""
 _TAG: Final = re.compile(r'"([1-9][0-9]{0,17})"')
 """An entity tag as `etag` writes it."""
 
@@ -45,16 +51,24 @@ class NoMembers(msgspec.Struct, forbid_unknown_fields=True):
 
 async def body_as(request: web.Request, shape: type[B]) -> B:
     """The JSON body as `shape`. Raises `RequestRefused`."""
-    return _parsed(request, await _body(request), shape)
+    return decode_as(await json_body(request), shape)
+
+
+async def optional_body_as(request: web.Request, shape: type[B]) -> B:
+    """Likewise; no body is an empty object. Raises `RequestRefused`."""
+    data = await _body(request) if request.body_exists else b""
+    return decode_as(_checked(request, data) if data else b"{}", shape)
 
 
 async def no_members(request: web.Request) -> tuple[()]:
     """Accept no body or an empty object. Raises `RequestRefused`."""
-    if request.body_exists:
-        data = await _body(request)
-        if data:
-            _parsed(request, data, NoMembers)
+    await optional_body_as(request, NoMembers)
     return ()
+
+
+async def json_body(request: web.Request) -> bytes:
+    """The body, which is JSON within the bounds. Raises `RequestRefused`."""
+    return _checked(request, await _body(request))
 
 
 async def _body(request: web.Request) -> bytes:
@@ -64,7 +78,7 @@ async def _body(request: web.Request) -> bytes:
     return data
 
 
-def _parsed(request: web.Request, data: bytes, shape: type[B]) -> B:
+def _checked(request: web.Request, data: bytes) -> bytes:
     too_complex = None
     try:
         check_syntax(data)
@@ -78,7 +92,7 @@ def _parsed(request: web.Request, data: bytes, shape: type[B]) -> B:
         raise RequestRefused(problem("unsupported-media-type"))
     if too_complex is not None:
         raise RequestRefused(invalid("body", too_complex))
-    return decode_as(data, shape)
+    return data
 
 
 def decode_as(data: bytes, shape: type[B]) -> B:
@@ -104,18 +118,28 @@ def _shape_problem(error: msgspec.ValidationError) -> Problem:
 class Query(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Query parameters; an unknown name is refused, since a misspelt filter would list everything."""
 
+    repeated: ClassVar[frozenset[str]] = frozenset()
+    """The parameters that may be given several times; their fields are lists."""
+
     @classmethod
     def of(cls, request: web.Request) -> Self:
         """The parameters of a request. Raises `RequestRefused`."""
-        given: dict[str, str] = {}
+        given: dict[str, str | list[str]] = {}
         for name, value in request.query.items():
+            if name in cls.repeated:
+                given[name] = [*given.get(name, []), value]
+                continue
             if name in given:
                 raise RequestRefused(invalid(name, "is given twice"))
             given[name] = value
         # A form sends an unused filter as an empty parameter.
-        used = {name: value for name, value in given.items() if value}
+        return cls.given({name: value for name, value in given.items() if value})
+
+    @classmethod
+    def given(cls, values: Mapping[str, Any]) -> Self:
+        """The query of these values, some of them still text. Raises `RequestRefused`."""
         try:
-            return msgspec.convert(used, type=cls, strict=False)
+            return msgspec.convert(values, type=cls, strict=False)
         except msgspec.ValidationError as error:
             raise RequestRefused(_shape_problem(error)) from None
 
@@ -124,11 +148,17 @@ class Query(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         wanted = {name: getattr(self, name) for name in self.__struct_fields__} | changes
         defaults = type(self)()
         given = {
-            name: str(value).lower() if isinstance(value, bool) else str(value)
+            name: value if isinstance(value, list) else _in_address(value)
             for name, value in wanted.items()
             if value != getattr(defaults, name)
         }
-        return urlencode(given)
+        return urlencode(given, doseq=True)
+
+
+def _in_address(value: Any) -> str:
+    if isinstance(value, datetime):
+        return to_text(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 async def find_ice(request: web.Request) -> tuple[Listed]:

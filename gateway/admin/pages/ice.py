@@ -21,7 +21,7 @@ from gateway.admin.pages.operations import operations_of
 from gateway.core.audit_event import AuditAction, LogEntry
 from gateway.core.ice import Action, Status
 from gateway.core.roles import Need
-from gateway.store.ices import Listed
+from gateway.store.ice_listing import Listed
 from gateway.store.sessions import ConnectionEvent, events_of
 
 _EVENTS: Final = 200

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, Final
 
 from aiohttp import web
 
-from gateway.admin.access import route
+from gateway.admin.access import route, visible_ices
 from gateway.admin.api.ices import IceFilters
-from gateway.admin.api.requests import Text, find_ice
+from gateway.admin.api.requests import Text, find_ice, unwrap
 from gateway.admin.auth import actor
 from gateway.admin.context import CALLER, admin_context
 from gateway.admin.pages.base import (
@@ -26,12 +27,14 @@ from gateway.admin.pages.base import (
     render,
     render_table,
 )
+from gateway.core.accounts import fold_user
 from gateway.core.audit_event import AuditAction, Via
 from gateway.core.ice import Action, Ice, IceType, Status, actions_from, valid_name
 from gateway.core.problems import Problem, invalid, problem
 from gateway.core.roles import Need
-from gateway.services.provisioning import MAX_BULK, BulkDone, BulkOutcome, Done, Issued
-from gateway.store.ices import ORDERS, Listed, Order
+from gateway.services.bulk_actions import MAX_BULK, BulkDone, BulkOutcome, Target
+from gateway.services.provisioning import Done, Issued
+from gateway.store.ice_listing import IceFilter, Listed, Order, SortKey
 from gateway.web.responses import RequestRefused
 
 ADMIN_ACTIONS: Final = (Action.REPROVISION, Action.REREGISTER, Action.DEREGISTER)
@@ -60,9 +63,15 @@ class TableQuery(IceFilters):
     desc: bool = False
     page: int = 1
 
+    def filter(self, now: datetime) -> IceFilter:
+        """The filter at `now`; the page's field names the owner `user`."""
+        owner = None if self.user is None else fold_user(self.user)
+        return replace(super().filter(now), provisionedto=owner)
+
     def order(self) -> Order:
         """The order; by name if the address names an unknown one."""
-        return Order(self.sort if self.sort in ORDERS else "name", self.desc)
+        by = SortKey(self.sort) if self.sort in set(SortKey) else SortKey.NAME
+        return Order(by, self.desc)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +122,13 @@ async def page(request: web.Request) -> web.StreamResponse:
 
 async def _table(request: web.Request, query: TableQuery) -> dict[str, Any]:
     caller = request[CALLER]
-    where = query.visible_to(caller, query.user)
+    where = visible_ices(caller, query.filter(admin_context(request).clock()))
     shown, table = Page.of(query.page), admin_context(request).ices
-    found, total = (
-        ([], 0) if where is None else await table.sorted(where, query.order(), PAGE, shown.offset)
-    )
+    found: list[Listed] = []
+    total = 0
+    if where is not None:
+        found = await table.page(where, PAGE, order=query.order(), offset=shown.offset)
+        total = await table.count(where)
     return {
         "query": query,
         "rows": [table_row(listed, acts=caller.grants.acts) for listed in found],
@@ -247,8 +258,9 @@ async def confirm_bulk(request: web.Request) -> web.StreamResponse:
 async def bulk(request: web.Request) -> web.StreamResponse:
     """Deregister or disconnect the chosen ICEs; show a result for each."""
     action, names = await _bulk(request)
-    done = await admin_context(request).services.provisioning.bulk(
-        actor(request, Via.PAGE), action, names
+    targets = [Target(name) for name in names]
+    done = unwrap(
+        await admin_context(request).services.bulk.act(actor(request, Via.PAGE), action, targets)
     )
     context = {
         "results": [_result(outcome, done) for outcome in done.outcomes],

@@ -29,7 +29,7 @@ from gateway.core.roles import Need
 from gateway.core.text import pretty
 from gateway.services.operation_requests import OperationRequest
 from gateway.services.schemas import progress_document
-from gateway.store.ices import Listed
+from gateway.store.ice_listing import Listed
 from gateway.store.operations import OperationFilter
 from gateway.web.responses import RequestRefused
 

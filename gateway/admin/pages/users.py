@@ -23,10 +23,10 @@ from gateway.core.ice import Status
 from gateway.core.problems import Problem, invalid, problem, quoted
 from gateway.core.roles import Need, Role
 from gateway.core.secret import Secret
+from gateway.services.bulk_actions import MAX_BULK
 from gateway.services.passwords import MIN_LENGTH, RULE
-from gateway.services.provisioning import MAX_BULK
 from gateway.store.engine import StoreUnavailable
-from gateway.store.ices import IceFilter, Listed, Order
+from gateway.store.ice_listing import IceFilter, Listed
 from gateway.web.responses import RequestRefused, store_problem
 
 CHANGED: Final = "users-changed"
@@ -229,8 +229,7 @@ async def _user(request: web.Request, name: str) -> User:
 
 async def _tagged(request: web.Request, user: User) -> list[Listed]:
     where = IceFilter(provisionedto=fold_user(user.name))
-    found, _ = await admin_context(request).ices.sorted(where, Order(), MAX_BULK, 0)
-    return found
+    return await admin_context(request).ices.page(where, MAX_BULK)
 
 
 def _role(fields: dict[str, str]) -> Role | Problem:

@@ -26,8 +26,10 @@ CALLS = {
     "GET /ices/{ice_name}": ("/ices/mine", None, (401, 200, 200, 200, 403)),
     **{
         f"{method} /ices/{{ice_name}}": ("/ices/mine", None, (401, 405, 405, 405, 405))
-        for method in ("DELETE", "PUT", "PATCH")
+        for method in ("DELETE", "PUT")
     },
+    "PATCH /ices/{ice_name}": ("/ices/mine", {"labels": {"no": None}}, (401, 403, 403, 200, 403)),
+    "GET /ice-counts": ("/ice-counts", None, (401, 200, 200, 200, 403)),
     **{
         f"POST /ices/{{ice_name}}/{action}": (
             f"/ices/mine/{action}",

@@ -940,7 +940,7 @@ async def test_what_is_half_done_is_told_so(running, root, monkeypatch):
         raise StoreUnavailable("the disk is full")
 
     await running.add_user("eve")
-    monkeypatch.setattr(running.gateway.admin.ices, "sorted", fails)
+    monkeypatch.setattr(running.gateway.admin.ices, "page", fails)
     answer = await root.post("users/disable", {"name": "eve"})
     assert answer.status == 503
     done = "eve is disabled, but their ICEs cannot be shown"

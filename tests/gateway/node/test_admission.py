@@ -18,7 +18,7 @@ from gateway.node.admission import Admission
 from gateway.services.provisioning import Provisioning
 from gateway.store.acknowledgements import Acknowledgements
 from gateway.store.engine import StoreUnavailable
-from gateway.store.ices import Ices
+from gateway.store.ice_listing import Ices
 from gateway.store.key_file import KeyStore
 from gateway.store.nodes import Nodes
 from gateway.store.sqlite.engine import open_sqlite

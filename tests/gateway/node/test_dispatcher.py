@@ -18,7 +18,7 @@ from gateway.node.dispatcher import MAX_PENDING_FINISHES, MAX_READS
 from gateway.node.node import NodeLimits
 from gateway.services.operation_requests import OperationRequest, OperationService
 from gateway.store.engine import OutcomeUnknown, StoreUnavailable
-from gateway.store.ices import Ices
+from gateway.store.ice_listing import Ices
 from tests.support.clock import RunningClock
 from tests.support.harness import harness, marked
 from tests.support.ice import until

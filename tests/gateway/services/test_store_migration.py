@@ -14,7 +14,7 @@ from gateway.services import store_migration
 from gateway.services.audit import Audit
 from gateway.store import sessions
 from gateway.store.engine import StoreRefused
-from gateway.store.ices import Ices
+from gateway.store.ice_listing import Ices
 from gateway.store.postgres.engine import open_postgres
 from gateway.store.sqlite.engine import open_sqlite
 from gateway.store.tables import MOVED

@@ -1,0 +1,225 @@
+"""`/ices/bulk`: actions on many ICEs in one transaction.
+
+Tested in tests/gateway/admin/api/test_bulk.py.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+import msgspec
+from aiohttp import web
+
+from gateway.admin.access import route
+from gateway.admin.api.ices import IceFilters, LabelChanges
+from gateway.admin.api.requests import body_as, unwrap
+from gateway.admin.auth import actor
+from gateway.admin.context import admin_context
+from gateway.core.ice import IceType
+from gateway.core.problems import Problem, invalid
+from gateway.core.roles import Need
+from gateway.services import schemas
+from gateway.services.bulk_actions import (
+    MAX_BULK,
+    MAX_ISSUED,
+    BulkDone,
+    BulkOutcome,
+    NewIce,
+    Target,
+)
+from gateway.services.labelling import description_fault
+from gateway.store.ice_listing import IceFilter
+from gateway.web.responses import RequestRefused, json_response
+
+Names = Annotated[list[str], msgspec.Meta(max_length=MAX_BULK)]
+Generations = Annotated[list[int], msgspec.Meta(max_length=MAX_BULK)]
+
+
+class BulkNewIce(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """An ICE to provision, with its first labels."""
+
+    ice_name: str
+    ice_type: IceType
+    provisionedto: str | None = None
+    labels: dict[str, str] = {}
+
+
+class _Many(
+    msgspec.Struct,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    tag_field="action",
+):
+    """An action on ICEs that exist.
+
+    `generations` are those that the ICEs must have, in the order of `ice_names`. A dry run may name the ICEs
+    by the filters of GET /ices instead.
+    """
+
+    ice_names: Names | msgspec.UnsetType = msgspec.UNSET
+    generations: Generations | msgspec.UnsetType = msgspec.UNSET
+    filter: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    dry_run: bool = False
+
+
+class BulkDeregister(_Many, tag="deregister"):
+    """Deregister ICEs."""
+
+
+class BulkDisconnect(_Many, tag="disconnect"):
+    """Close the sessions of ICEs."""
+
+
+class BulkReprovision(_Many, tag="reprovision"):
+    """Replace tokens that were lost before registration; at most 1,000."""
+
+
+class BulkReregister(_Many, tag="reregister"):
+    """Let ICEs register again; at most 1,000."""
+
+
+class BulkLabel(_Many, tag="label"):
+    """Merge labels into those of ICEs (null removes one), and set their note."""
+
+    labels: LabelChanges | msgspec.UnsetType = msgspec.UNSET
+    note: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class BulkProvision(
+    msgspec.Struct,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    tag_field="action",
+    tag="provision",
+):
+    """Provision ICEs."""
+
+    ices: Annotated[list[BulkNewIce], msgspec.Meta(max_length=MAX_ISSUED)]
+    dry_run: bool = False
+
+
+BulkAct = BulkDeregister | BulkDisconnect | BulkReprovision | BulkReregister | BulkLabel
+Bulk = BulkAct | BulkProvision
+BULK: Final = (
+    BulkProvision,
+    BulkReprovision,
+    BulkReregister,
+    BulkDeregister,
+    BulkDisconnect,
+    BulkLabel,
+)
+"""The shapes of the body, which its `action` tells apart."""
+
+
+def routes() -> list[web.RouteDef]:
+    """The route of `/ices/bulk`."""
+    return [route("POST", "/ices/bulk", bulk, need=Need.ACT, reads=_bulk)]
+
+
+async def _bulk(request: web.Request) -> tuple[Bulk, IceFilter | None]:
+    wanted: Bulk = await body_as(request, Bulk)  # type: ignore[arg-type]
+    if isinstance(wanted, BulkProvision):
+        for place, new in enumerate(wanted.ices):
+            _refuse(description_fault(new.labels, None, f"ices[{place}].labels"))
+        return wanted, None
+    if isinstance(wanted, BulkLabel):
+        if _description(wanted) == ({}, None):
+            _refuse(invalid("body", "names neither labels nor a note"))
+        _refuse(description_fault(*_description(wanted)))
+    if isinstance(wanted.filter, msgspec.UnsetType):
+        _refuse(_names_fault(wanted))
+        return wanted, None
+    if wanted.ice_names is not msgspec.UNSET or wanted.generations is not msgspec.UNSET:
+        _refuse(invalid("ice_names", "either the names or a filter, not both"))
+    if not wanted.dry_run:
+        _refuse(invalid("filter", "only for a dry run; then send the names that it found"))
+    return wanted, IceFilters.given(wanted.filter).filter(admin_context(request).clock())
+
+
+def _refuse(fault: Problem | None) -> None:
+    if fault is not None:
+        raise RequestRefused(fault)
+
+
+def _names_fault(wanted: BulkAct) -> Problem | None:
+    """What is wrong with the names of an action; None if nothing is."""
+    if isinstance(wanted.ice_names, msgspec.UnsetType):
+        return invalid("ice_names", "is required, or a filter at a dry run")
+    count, most = len(wanted.ice_names), _most(wanted)
+    if count > most:
+        return invalid("ice_names", f"at most {most:,} at once")
+    if not isinstance(wanted.generations, msgspec.UnsetType) and len(wanted.generations) != count:
+        return invalid("generations", "needs one for each of `ice_names`")
+    return None
+
+
+def _most(wanted: BulkAct) -> int:
+    """How many ICEs the action takes at once."""
+    return MAX_ISSUED if isinstance(wanted, BulkReprovision | BulkReregister) else MAX_BULK
+
+
+def _description(wanted: BulkLabel) -> tuple[LabelChanges, str | None]:
+    return (
+        {} if isinstance(wanted.labels, msgspec.UnsetType) else wanted.labels,
+        None if isinstance(wanted.note, msgspec.UnsetType) else wanted.note,
+    )
+
+
+async def bulk(request: web.Request, wanted: Bulk, where: IceFilter | None) -> web.Response:
+    """Act on many ICEs in one transaction."""
+    context, caller = admin_context(request), actor(request)
+    service = context.services.bulk
+    if isinstance(wanted, BulkProvision):
+        new = [
+            NewIce(each.ice_name, each.ice_type, each.provisionedto, each.labels)
+            for each in wanted.ices
+        ]
+        done = await service.provision(caller, new, dry_run=wanted.dry_run)
+        return _answer(done)
+    targets = _named(wanted) if where is None else await _matching(request, where, _most(wanted))
+    if isinstance(wanted, BulkLabel):
+        done = await service.label(caller, targets, *_description(wanted), dry_run=wanted.dry_run)
+    else:
+        action = wanted.__struct_config__.tag
+        done = await service.act(caller, str(action), targets, dry_run=wanted.dry_run)
+    return _answer(done)
+
+
+def _named(wanted: BulkAct) -> list[Target]:
+    names = [] if isinstance(wanted.ice_names, msgspec.UnsetType) else wanted.ice_names
+    if isinstance(wanted.generations, msgspec.UnsetType):
+        return [Target(name) for name in names]
+    return [Target(*pair) for pair in zip(names, wanted.generations, strict=True)]
+
+
+async def _matching(request: web.Request, where: IceFilter, most: int) -> list[Target]:
+    """The ICEs that a filter finds. Raises `RequestRefused` if there are too many."""
+    table = admin_context(request).ices
+    found = await table.page(where, most + 1)
+    if len(found) > most:
+        raise RequestRefused(invalid("filter", f"matches more than {most:,} ICEs"))
+    return [Target(each.ice.ice_name, each.ice.generation) for each in found]
+
+
+def _answer(done: BulkDone | Problem) -> web.Response:
+    answered: BulkDone = unwrap(done)
+    return json_response(
+        schemas.BulkAnswer(
+            [_item(outcome) for outcome in answered.outcomes],
+            answered.dropped,
+            answered.unconfirmed,
+        )
+    )
+
+
+def _item(outcome: BulkOutcome) -> schemas.BulkItem:
+    refused = outcome.problem
+    return schemas.BulkItem(
+        outcome.ice_name,
+        200 if refused is None else refused.status,
+        None if refused is None else refused.code,
+        None if outcome.token is None else outcome.token.reveal(),
+        outcome.generation,
+    )

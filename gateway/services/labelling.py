@@ -1,0 +1,42 @@
+"""Sets labels and notes of an ICE.
+
+Tested in tests/gateway/admin/api/test_labels.py.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+
+from gateway.core.audit_event import Actor, AuditAction, Event
+from gateway.core.ice import Ice
+from gateway.core.labels import MAX_LABELS, LabelChanges, label_fault, note_fault
+from gateway.core.problems import Problem, invalid
+
+TOO_MANY: Final = f"an ICE has at most {MAX_LABELS} labels"
+
+
+def description_fault(
+    changes: LabelChanges, note: str | None, field: str = "labels"
+) -> Problem | None:
+    """What is wrong with labels or a note, apart from what only the table shows; None if nothing is."""
+    for key, value in changes.items():
+        fault = label_fault(key, value)
+        if fault is not None:
+            return invalid(f"{field}.{key}", fault)
+    if len([value for value in changes.values() if value is not None]) > MAX_LABELS:
+        return invalid(field, TOO_MANY)
+    fault = None if note is None else note_fault(note)
+    return None if fault is None else invalid("note", fault)
+
+
+def described(
+    actor: Actor, now: datetime, ice: Ice, changes: LabelChanges, note: str | None
+) -> Event:
+    """The event of new labels or a new note."""
+    detail: dict[str, object] = {"generation_before": ice.generation}
+    if changes:
+        detail["labels"] = dict(changes)
+    if note is not None:
+        detail["note"] = note
+    return Event(now, actor, AuditAction.LABEL, ice.ice_name, ice.generation, detail)
