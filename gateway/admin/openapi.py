@@ -36,6 +36,7 @@ from gateway.admin.openapi_builder import (
 from gateway.core.accounts import MAX_USER_NAME
 from gateway.core.audit_event import ID_PATTERN
 from gateway.core.ice import NAME_PATTERN, NAME_RULE, IceType
+from gateway.core.labels import KEY_PATTERN as LABEL_KEY
 from gateway.core.operation import KEY_PATTERN
 from gateway.core.problems import CODES
 from gateway.services import schemas
@@ -235,6 +236,10 @@ def document() -> dict[str, Any]:
     shapes["NewOperation"] = _new_operation(shapes["NewOperation"])
     examples = [{"action": "disconnect", "ice_names": ["lab-pc-7", "build-1"]}]
     shapes["BulkDisconnect"]["examples"] = examples
+    shapes["IceChanges"]["minProperties"] = 1
+    for shape in ("IceChanges", "BulkLabel", "BulkNewIce"):
+        # Checked after the shape, so that a refusal names the key.
+        shapes[shape]["properties"]["labels"]["propertyNames"] = {"pattern": f"^{LABEL_KEY}$"}
     shapes["IceChanges"]["examples"] = [
         {"labels": {"os": "windows", "site": None}, "note": "in loan"}
     ]

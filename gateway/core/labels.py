@@ -11,7 +11,7 @@ MAX_NOTE: Final = 1000
 """Characters of a note."""
 KEY_PATTERN: Final = "[a-z0-9][a-z0-9._-]{0,62}"
 _KEY: Final = re.compile(KEY_PATTERN, re.ASCII)
-_MAX_VALUE: Final = 63
+MAX_VALUE: Final = 63
 
 Labels = dict[str, str]
 LabelChanges = Mapping[str, str | None]
@@ -25,8 +25,8 @@ def label_fault(key: str, value: str | None) -> str | None:
             "a label's key has 1 to 63 characters: lowercase letters, digits, '.', '_' and '-',"
             " the first a letter or digit"
         )
-    if value is not None and not (len(value) <= _MAX_VALUE and value.isprintable()):
-        return f"a label's value has at most {_MAX_VALUE} printable characters"
+    if value is not None and not (len(value) <= MAX_VALUE and value.isprintable()):
+        return f"a label's value has at most {MAX_VALUE} printable characters"
     return None
 
 

@@ -40,7 +40,7 @@ def _exempt(failure: str, calls: str, answer: dict[str, Any], why: str) -> Exemp
 EXEMPT = (
     _exempt(
         "RejectedPositiveData",
-        "provisionIce",
+        "provisionIce reprovisionIce reregisterIce",
         {"status": 422, "field": "provisionedto"},
         "A schema cannot say which users there are.",
     ),
@@ -49,6 +49,24 @@ EXEMPT = (
         "listIces listOperations",
         {"status": 422, "field": "cursor"},
         "Nor which cursors: they are opaque, and come from the page before.",
+    ),
+    _exempt(
+        "RejectedPositiveData",
+        "listIces countIces",
+        {"status": 422, "field": "version_below"},
+        "Nor which texts PEP 440 reads as a version.",
+    ),
+    _exempt(
+        "RejectedPositiveData",
+        "bulk",
+        {"status": 422},
+        "Nor which members go together: names or a filter, as many generations as names.",
+    ),
+    _exempt(
+        "RejectedPositiveData",
+        "describeIce",
+        {"status": 422},
+        "Nor which characters are printable, or how many labels there are together.",
     ),
     *(
         _exempt(
@@ -67,7 +85,7 @@ EXEMPT = (
     ),
     _exempt(
         "RejectedPositiveData",
-        "putIce patchIce deleteIce",
+        "putIce describeIce deleteIce",
         {"status": 405, "detail": "ICE Names cannot be changed or deleted"},
         "Described so that who looks for them finds the sentence; they refuse whatever is sent.",
     ),

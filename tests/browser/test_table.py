@@ -13,6 +13,7 @@ from gateway.admin.event_streams import StreamLimits
 from gateway.app import Tuning
 from gateway.cli.common import open_context
 from gateway.core.roles import Role
+from gateway.core.search import own_text
 from gateway.core.times import to_text, utc_now
 from gateway.store.engine import as_json, rows_of
 from tests.browser.admin import choose, close_token, dialog, fill, press, row, submit
@@ -151,7 +152,7 @@ async def many(running, count):
     async def unit(transaction):
         columns = (
             "ice_name, ice_type, ice_token, status, provisionedto, key_thumbprint, provisionedon,"
-            " registeredon"
+            " registeredon, own_text"
         )
         await transaction.run(
             f"INSERT INTO ice_tokens ({columns}, generation)"  # noqa: S608 - our own columns
@@ -167,6 +168,7 @@ async def many(running, count):
                         f"{number:043}" if number % 3 else None,
                         now,
                         now if number % 3 else None,
+                        own_text(name, None if number % 2 else "alice", {}, ""),
                     )
                     for number, name in enumerate(names)
                 ]

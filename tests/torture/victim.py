@@ -21,6 +21,7 @@ from typing import Any
 from gateway.app import Gateway, run_gateway
 from gateway.node.admission import Admission
 from gateway.runtime.logs import configure
+from gateway.services.bulk_actions import BulkActions
 from gateway.services.provisioning import Provisioning
 from gateway.store import events
 from gateway.store.sqlite.engine import SqliteWriter, _SqliteTransaction
@@ -147,6 +148,8 @@ async def _doom(gateway: Gateway, aim: Aim, notes: Any) -> None:
     for action in ACTIONS:
         if action == "register":
             _label(Admission, "_register", action)
+        elif action == "bulk":
+            _label(BulkActions, "act", action)
         else:
             _label(Provisioning, action, action)
     doom = _Doom(aim, notes)

@@ -11,7 +11,7 @@ import msgspec
 from aiohttp import web
 
 from gateway.admin.access import route
-from gateway.admin.api.ices import IceFilters, LabelChanges
+from gateway.admin.api.ices import IceFilters, LabelChanges, LabelValue, Note
 from gateway.admin.api.requests import body_as, unwrap
 from gateway.admin.auth import actor
 from gateway.admin.context import admin_context
@@ -41,7 +41,7 @@ class BulkNewIce(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     ice_name: str
     ice_type: IceType
     provisionedto: str | None = None
-    labels: dict[str, str] = {}
+    labels: dict[str, LabelValue] = {}
 
 
 class _Many(
@@ -83,7 +83,7 @@ class BulkLabel(_Many, tag="label"):
     """Merge labels into those of ICEs (null removes one), and set their note."""
 
     labels: LabelChanges | msgspec.UnsetType = msgspec.UNSET
-    note: str | msgspec.UnsetType = msgspec.UNSET
+    note: Note | msgspec.UnsetType = msgspec.UNSET
 
 
 class BulkProvision(

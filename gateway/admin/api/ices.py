@@ -26,6 +26,7 @@ from gateway.admin.api.requests import (
     find_ice,
     if_match,
     json_body,
+    moment,
     no_members,
     optional_body_as,
     split_page,
@@ -36,7 +37,7 @@ from gateway.admin.context import CALLER, admin_context
 from gateway.core.accounts import fold_user
 from gateway.core.attention import Attention
 from gateway.core.ice import IceType, Status
-from gateway.core.labels import KEY_PATTERN, MAX_LABELS
+from gateway.core.labels import KEY_PATTERN, MAX_LABELS, MAX_NOTE, MAX_VALUE
 from gateway.core.problems import NAME_IS_FINAL, invalid, problem
 from gateway.core.roles import Need
 from gateway.core.search import words_of
@@ -53,8 +54,10 @@ from gateway.web.responses import RequestRefused, json_response, problem_respons
 _NAME_IS_FINAL: Final = replace(
     problem("method-not-allowed", NAME_IS_FINAL), headers={"Allow": "GET, HEAD, PATCH"}
 )
-LabelChanges = dict[str, str | None]
+LabelValue = Annotated[str, msgspec.Meta(max_length=MAX_VALUE)]
+LabelChanges = dict[str, LabelValue | None]
 """Labels to set, by key; null removes one."""
+Note = Annotated[str, msgspec.Meta(max_length=MAX_NOTE)]
 Label = Annotated[str, msgspec.Meta(pattern=f"^{KEY_PATTERN}=")]
 """`KEY=VALUE`"""
 
@@ -80,7 +83,7 @@ class IceChanges(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True)
     """Body of PATCH /ices/{ice_name}."""
 
     labels: LabelChanges | msgspec.UnsetType = msgspec.UNSET
-    note: str | msgspec.UnsetType = msgspec.UNSET
+    note: Note | msgspec.UnsetType = msgspec.UNSET
 
 
 class IceFilters(Query):
@@ -115,8 +118,8 @@ class IceFilters(Query):
             ),
             attention=self.attention,
             version_below=below,
-            lastseen_before=self.lastseen_before,
-            lastseen_after=self.lastseen_after,
+            lastseen_before=moment("lastseen_before", self.lastseen_before),
+            lastseen_after=moment("lastseen_after", self.lastseen_after),
             now=now,
         )
 
@@ -219,7 +222,7 @@ async def _changes(request: web.Request) -> tuple[LabelChanges, str | None]:
     changes = decode_as(data, IceChanges)
     labels = {} if isinstance(changes.labels, msgspec.UnsetType) else changes.labels
     note = None if isinstance(changes.note, msgspec.UnsetType) else changes.note
-    if not labels and note is None:
+    if changes == IceChanges():
         raise RequestRefused(invalid("body", "names neither labels nor a note"))
     fault = description_fault(labels, note)
     if fault is not None:

@@ -21,7 +21,6 @@ from gateway.admin.context import CALLER, admin_context
 from gateway.core import base64url
 from gateway.core.json_input import NotJson, check_syntax
 from gateway.core.problems import Problem, invalid, problem
-from gateway.core.times import to_text
 from gateway.store.ice_listing import Listed
 from gateway.web.http_headers import media_type
 from gateway.web.responses import RequestRefused, read_body
@@ -36,8 +35,9 @@ Number = Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMBER)]
 Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
 LongText = Annotated[str, msgspec.Meta(max_length=4 * MAX_TEXT)]
 """A cursor, which may hold a text that ICEs are sorted by."""
-Moment = Annotated[datetime, msgspec.Meta(tz=True)]
-"""RFC 3339, in any time zone."""
+Moment = Annotated[str, msgspec.Meta(max_length=40, extra_json_schema={"format": "date-time"})]
+"""RFC 3339, in any time zone; see `moment`."""
+_ZONED = Annotated[datetime, msgspec.Meta(tz=True)]
 _TAG: Final = re.compile(r'"([1-9][0-9]{0,17})"')
 """An entity tag as `etag` writes it."""
 
@@ -127,7 +127,7 @@ class Query(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         given: dict[str, str | list[str]] = {}
         for name, value in request.query.items():
             if name in cls.repeated:
-                given[name] = [*given.get(name, []), value]
+                given[name] = [*given.get(name, []), *([value] if value else [])]
                 continue
             if name in given:
                 raise RequestRefused(invalid(name, "is given twice"))
@@ -156,9 +156,16 @@ class Query(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 def _in_address(value: Any) -> str:
-    if isinstance(value, datetime):
-        return to_text(value)
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def moment(field: str, text: str | None) -> datetime | None:
+    """The time of a query parameter. Raises `RequestRefused`."""
+    try:
+        # Strict: like the other values of a query, a number would be taken for seconds since 1970.
+        return msgspec.convert(text, type=_ZONED | None)
+    except msgspec.ValidationError:
+        raise RequestRefused(invalid(field, "needs a time as RFC 3339 writes it")) from None
 
 
 async def find_ice(request: web.Request) -> tuple[Listed]:

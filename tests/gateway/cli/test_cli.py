@@ -524,6 +524,10 @@ def test_show_is_the_apis_object(cli):
         "deregisteredon",
         "expireson",
         "lastseen",
+        "labels",
+        "note",
+        "attention",
+        "last",
         "connection",
     ]
     assert shown == cli.json("ices", "list")[0]

@@ -45,3 +45,7 @@ CREATE FUNCTION instr(given text, part text) RETURNS integer
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT strpos(given, part)
 $$;
+
+-- Whether an ICE is connected is read from this alone.
+DROP INDEX ice_sessions_ice_name;
+CREATE INDEX ice_sessions_ice_name ON ice_sessions (ice_name, generation, number);

@@ -33,3 +33,7 @@ CREATE INDEX ice_tokens_listing ON ice_tokens (
     lower(ice_name), ice_name, status, ice_type, provisionedto, generation, expireson, refusedon,
     version_key, provisionedon, labels, own_text, session_text
 );
+
+-- Whether an ICE is connected is read from this alone.
+DROP INDEX ice_sessions_ice_name;
+CREATE INDEX ice_sessions_ice_name ON ice_sessions (ice_name, generation, number);

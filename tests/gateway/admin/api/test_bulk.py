@@ -76,8 +76,8 @@ async def test_a_dry_run_changes_nothing(running):
 
 
 async def test_a_bad_label_refuses_the_whole(running):
-    ices = [{"ice_name": "lab-1", "ice_type": "ci-cd", "labels": {"OS": "x"}}]
-    assert (await bulk(running, 422, action="provision", ices=ices))["field"] == "ices[0].labels.OS"
+    ices = [{"ice_name": "lab-1", "ice_type": "ci-cd", "labels": {"os": "\x00"}}]
+    assert (await bulk(running, 422, action="provision", ices=ices))["field"] == "ices[0].labels.os"
 
 
 # --- reprovision, reregister, generations, filters -----------------------------------------------

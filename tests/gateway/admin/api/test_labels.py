@@ -76,8 +76,9 @@ async def test_they_outlive_a_reregistration_and_another_user(running):
     ("body", "field"),
     [
         ({"labels": {"OS": "x"}}, "labels.OS"),
-        ({"labels": {"os": "x" * 64}}, "labels.os"),
+        ({"labels": {"os": "x" * 64}}, "labels[...]"),
         ({"labels": {"os": 1}}, "labels[...]"),
+        ({"labels": {"os": "\x00"}}, "labels.os"),
         ({"labels": {f"k{number}": "" for number in range(33)}}, "labels"),
         ({"labels": None}, "labels"),
         ({"note": "x" * 1001}, "note"),
