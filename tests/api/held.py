@@ -25,6 +25,7 @@ async def seed(running: Harness) -> None:
         await (await running.provision(name, ice_type)).connect()
     await running.act("gone", "deregister")
     await running.provision("new")
+    await running.provision("newer")
 
 
 async def hold(url: str, token: str, folder: Path, *options: str) -> tuple[int | None, str]:
