@@ -21,7 +21,7 @@ from gateway.core.secret import Secret
 from gateway.core.times import Clock
 from gateway.services import ice_changes
 from gateway.services.ice_changes import Change, event_of, issuer, new_owner, validate_new
-from gateway.services.labelling import TOO_MANY, described
+from gateway.services.labelling import TOO_MANY, label_event
 from gateway.services.provisioning import Confirmer
 from gateway.store import accounts, events, ices
 from gateway.store.engine import AppendedEvent, Engine, Transaction, Unit
@@ -191,7 +191,7 @@ class BulkActions:
                     continue
                 new_note = old_note if note is None else note
                 if (new, new_note) != (labels, old_note):
-                    event = described(actor, now, ice, changes, note)
+                    event = label_event(actor, now, ice, changes, note)
                     written[ice.ice_name] = (ice, new, new_note, event)
                 outcomes.append(BulkOutcome(target.ice_name))
             if dry_run:

@@ -1,4 +1,4 @@
-"""Sets labels and notes of an ICE.
+"""Checks labels and notes before they are stored, and makes their event.
 
 Tested in tests/gateway/admin/api/test_labels.py.
 """
@@ -30,7 +30,7 @@ def description_fault(
     return None if fault is None else invalid("note", fault)
 
 
-def described(
+def label_event(
     actor: Actor, now: datetime, ice: Ice, changes: LabelChanges, note: str | None
 ) -> Event:
     """The event of new labels or a new note."""

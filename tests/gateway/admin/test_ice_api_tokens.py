@@ -114,7 +114,7 @@ async def test_every_other_call_is_refused(shared, call, body):
     method, path = call.split()
     seq = await last_seq(shared)
     for api in shared.tokens:
-        if method in ("PUT", "DELETE"):  # names are final, whoever asks
+        if method in ("PUT", "DELETE"):  # names are final for every caller
             answer = await api.call(method, path.format(ice_name="mine"))
             expect_refused(answer, 405, "method-not-allowed")
             continue

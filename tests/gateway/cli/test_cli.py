@@ -689,7 +689,7 @@ def test_unusable_database_is_refused(cli, url, word):
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """SQLite waits for a lock no longer than for 20 ms, whatever it is told."""
+    """SQLite waits for a lock for 20 ms at most, whatever its time-out."""
     connect = aiosqlite.connect
 
     def connected(*args, **options):

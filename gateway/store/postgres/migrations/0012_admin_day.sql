@@ -23,11 +23,6 @@ UPDATE ice_tokens SET own_text = lower(ice_name) || coalesce(
 -- The user that the ICE was tagged to when an operation was requested, once it is tagged to another.
 ALTER TABLE ice_operations ADD COLUMN former_user TEXT COLLATE "C";
 
-ALTER TABLE users ADD COLUMN lastlogin TEXT COLLATE "C";
-ALTER TABLE api_tokens ADD COLUMN lastused TEXT COLLATE "C"; -- to a minute
-ALTER TABLE api_tokens ADD COLUMN madeby TEXT COLLATE "C" NOT NULL DEFAULT ''; -- the user, and the token or login that was used
-ALTER TABLE api_tokens ADD COLUMN accounts BIGINT NOT NULL DEFAULT 0 CHECK (accounts IN (0, 1)); -- may change accounts
-
 -- SQLite reads an index that covers every filter; here a row of it could be too long. Where the server has
 -- the extension, a search reads this one instead of all rows.
 DO $$

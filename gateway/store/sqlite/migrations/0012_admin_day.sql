@@ -23,11 +23,6 @@ UPDATE ice_tokens SET own_text = lower(ice_name) || coalesce(
 -- The user that the ICE was tagged to when an operation was requested, once it is tagged to another.
 ALTER TABLE ice_operations ADD COLUMN former_user TEXT;
 
-ALTER TABLE users ADD COLUMN lastlogin TEXT;
-ALTER TABLE api_tokens ADD COLUMN lastused TEXT; -- to a minute
-ALTER TABLE api_tokens ADD COLUMN madeby TEXT NOT NULL DEFAULT ''; -- the user, and the token or login that was used
-ALTER TABLE api_tokens ADD COLUMN accounts INTEGER NOT NULL DEFAULT 0 CHECK (accounts IN (0, 1)); -- may change accounts
-
 -- A filter reads this in the order of names, and the table for the matches alone.
 CREATE INDEX ice_tokens_listing ON ice_tokens (
     lower(ice_name), ice_name, status, ice_type, provisionedto, generation, expireson, refusedon,
