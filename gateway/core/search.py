@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from gateway.core.accounts import fold_user
+
+MAX_WORDS: Final = 16
+"""Words of one search: each is looked for in the text of every ICE."""
 
 
 def words_of(text: str) -> tuple[str, ...]:

@@ -18,14 +18,18 @@ from gateway.core.labels import LabelChanges, Labels, merged
 from gateway.core.problems import Problem, invalid, problem
 from gateway.core.revocation import Drop
 from gateway.core.secret import Secret
-from gateway.core.times import Clock
 from gateway.services import ice_changes
-from gateway.services.ice_changes import Change, event_of, issuer, new_owner, validate_new
+from gateway.services.ice_changes import (
+    Change,
+    IceActions,
+    event_of,
+    issuer,
+    new_owner,
+    validate_new,
+)
 from gateway.services.labelling import TOO_MANY, label_event
-from gateway.services.provisioning import Confirmer
 from gateway.store import accounts, events, ices
-from gateway.store.engine import AppendedEvent, Engine, Transaction, Unit
-from gateway.store.key_file import KeyStore
+from gateway.store.engine import AppendedEvent, Transaction, Unit
 
 MAX_BULK: Final = 10_000
 """ICEs in one bulk action at most."""
@@ -75,23 +79,8 @@ _Outcomes = tuple[list[BulkOutcome], Sequence[AppendedEvent]]
 _Make = Callable[[Ice], Change | Problem]
 
 
-class BulkActions:
+class BulkActions(IceActions):
     """Changes many ICEs at once. Every method raises `StoreUnavailable`."""
-
-    def __init__(
-        self,
-        *,
-        engine: Engine,
-        keys: KeyStore,
-        clock: Clock,
-        registration_ttl: float,
-        confirmer: Confirmer,
-    ) -> None:
-        self._engine = engine
-        self._keys = keys
-        self._clock = clock
-        self._ttl = registration_ttl
-        self._confirmer = confirmer
 
     async def act(
         self, actor: Actor, action: str, targets: Sequence[Target], *, dry_run: bool = False
@@ -146,7 +135,7 @@ class BulkActions:
                 return lambda ice: Change(ice, ice)
             case Action.DEREGISTER:
                 return lambda ice: ice_changes.deregister(ice, now)
-        issues = await issuer(transaction, self._keys, now, self._ttl)
+        issues = await issuer(transaction, self.keys, now, self._ttl)
         if isinstance(issues, Problem):
             return issues
         renewal = Action(action)
@@ -209,7 +198,7 @@ class BulkActions:
         async def unit(transaction: Transaction) -> _Outcomes | Problem:
             wanted = sorted({each.provisionedto for each in new if each.provisionedto is not None})
             users = await accounts.find_users(transaction, wanted)
-            issues = await issuer(transaction, self._keys, now, self._ttl)
+            issues = await issuer(transaction, self.keys, now, self._ttl)
             if isinstance(issues, Problem):
                 return issues
             taken = set(await ices.find_many(transaction, [each.ice_name for each in new]))

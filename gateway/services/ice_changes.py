@@ -9,18 +9,19 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, Protocol
 
 from gateway.core.accounts import User
 from gateway.core.audit_event import Actor, Event
 from gateway.core.ice import NAME_RULE, Action, Ice, IceType, WrongStatus, valid_name
 from gateway.core.operation import OperationError, reason
 from gateway.core.problems import Problem, invalid, problem
+from gateway.core.revocation import Confirmation
 from gateway.core.secret import Secret
-from gateway.core.times import later
+from gateway.core.times import Clock, later
 from gateway.core.tokens import KeyRing
 from gateway.store import accounts, ices, operations
-from gateway.store.engine import AppendedEvent, Transaction
+from gateway.store.engine import AppendedEvent, Engine, Transaction
 from gateway.store.key_file import KeyFileUnusable, KeyStore
 
 _TICK: Final = timedelta(milliseconds=1)
@@ -30,6 +31,41 @@ _CANCELS_OPERATIONS: Final = {
 }
 """The actions that cancel the unfinished operations of an ICE, and the error that these get."""
 _USER_CHANGED: Final = reason(OperationError.USER_CHANGED)
+
+
+class Confirmer(Protocol):
+    """Waits until the nodes have acted on events."""
+
+    async def confirm(self, logged: Sequence[AppendedEvent]) -> Confirmation:
+        """Wait for a bounded time; returns what was dropped and which nodes have not confirmed."""
+
+
+class IceActions:
+    """What actions on ICEs work with.
+
+    Args:
+        engine: the database.
+        keys: seal tokens.
+        clock: the present.
+        registration_ttl: seconds until an unused token expires, 0 for never.
+        confirmer: waits until the nodes have acted on an action's events.
+    """
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        keys: KeyStore,
+        clock: Clock,
+        registration_ttl: float,
+        confirmer: Confirmer,
+    ) -> None:
+        self._engine = engine
+        self.keys = keys
+        """The keys that this process knows."""
+        self._clock = clock
+        self._ttl = registration_ttl
+        self._confirmer = confirmer
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,9 @@ Tested in tests/gateway/admin/api/test_ices.py.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
 
 from gateway.core.audit_event import Actor, AuditAction
 from gateway.core.ice import Action, Ice, IceType
@@ -19,13 +18,18 @@ from gateway.core.labels import Labels
 from gateway.core.problems import Problem, invalid, problem
 from gateway.core.revocation import Confirmation, Drop
 from gateway.core.secret import Secret
-from gateway.core.times import Clock
 from gateway.services import ice_changes
-from gateway.services.ice_changes import Change, event_of, issuer, new_owner, validate_new
+from gateway.services.ice_changes import (
+    Change,
+    IceActions,
+    event_of,
+    issuer,
+    new_owner,
+    validate_new,
+)
 from gateway.store import accounts, events, ices
-from gateway.store.engine import AppendedEvent, Engine, Transaction
+from gateway.store.engine import AppendedEvent, Transaction
 from gateway.store.ice_listing import Ices
-from gateway.store.key_file import KeyStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,45 +48,24 @@ class Issued(Done):
     token: Secret
 
 
-class Confirmer(Protocol):
-    """Waits until the nodes have acted on events."""
-
-    async def confirm(self, logged: Sequence[AppendedEvent]) -> Confirmation:
-        """Wait for a bounded time; returns what was dropped and which nodes have not confirmed."""
-
-
 Expected = frozenset[int] | None
 """The generations that the ICE may have (If-Match); None allows any."""
 _Action = Callable[..., Awaitable[Issued | Done | Problem]]
 _Make = Callable[[Transaction, Ice], Awaitable[Change | Problem]]
 
 
-class Provisioning:
+class Provisioning(IceActions):
     """Provisions, renews, deregisters and disconnects ICEs. Every method raises `StoreUnavailable`."""
 
-    def __init__(
-        self,
-        *,
-        engine: Engine,
-        keys: KeyStore,
-        clock: Clock,
-        registration_ttl: float,
-        confirmer: Confirmer,
-    ) -> None:
-        self._engine = engine
-        self._confirmer = confirmer
-        self.keys = keys
-        """The keys that this process knows."""
-        self._clock = clock
-        self._ttl = registration_ttl
-        self._ices = Ices(engine)
-        self.actions: Mapping[str, _Action] = {
+    @property
+    def actions(self) -> Mapping[str, _Action]:
+        """What an admin can do to one ICE, by the name that page, API and commands give it."""
+        return {
             "reprovision": self.reprovision,
             "reregister": self.reregister,
             "deregister": self.deregister,
             "disconnect": self.disconnect,
         }
-        """What an admin can do to one ICE, by the name that page, API and commands give it."""
 
     async def provision(
         self,
@@ -214,7 +197,7 @@ class Provisioning:
         if done is not None:
             change, logged = done
             return change, await self._confirmer.confirm(logged)
-        listed = await self._ices.find(found.ice_name)
+        listed = await Ices(self._engine).find(found.ice_name)
         if listed is None:
             return problem("not-registered")
         # If the rules allow the action now, the ICE is still not as the caller saw it.

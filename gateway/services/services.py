@@ -14,12 +14,13 @@ from gateway.runtime.settings import Settings
 from gateway.services.accounts import AccountService
 from gateway.services.audit import Audit
 from gateway.services.bulk_actions import BulkActions
+from gateway.services.ice_changes import Confirmer
 from gateway.services.login_failures import LoginFailures
 from gateway.services.logins import LoginService
 from gateway.services.nodes import NodeService
 from gateway.services.operation_requests import OperationService
 from gateway.services.passwords import Passwords
-from gateway.services.provisioning import Confirmer, Provisioning
+from gateway.services.provisioning import Provisioning
 from gateway.store.engine import Engine
 from gateway.store.key_file import KeyStore
 

@@ -5,7 +5,7 @@ Tested in tests/gateway/admin/api/test_bulk.py.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import msgspec
 from aiohttp import web
@@ -59,7 +59,7 @@ class _Many(
 
     ice_names: Names | msgspec.UnsetType = msgspec.UNSET
     generations: Generations | msgspec.UnsetType = msgspec.UNSET
-    filter: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    filter: IceFilters | msgspec.UnsetType = msgspec.UNSET
     dry_run: bool = False
 
 
@@ -135,7 +135,7 @@ async def _bulk(request: web.Request) -> tuple[Bulk, IceFilter | None]:
         _refuse(invalid("ice_names", "either the names or a filter, not both"))
     if not wanted.dry_run:
         _refuse(invalid("filter", "only for a dry run; then send the names that it found"))
-    return wanted, IceFilters.given(wanted.filter).filter(admin_context(request).clock())
+    return wanted, wanted.filter.filter(admin_context(request).clock())
 
 
 def _refuse(fault: Problem | None) -> None:

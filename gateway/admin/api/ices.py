@@ -40,7 +40,7 @@ from gateway.core.ice import IceType, Status
 from gateway.core.labels import KEY_PATTERN, MAX_LABELS, MAX_NOTE, MAX_VALUE
 from gateway.core.problems import NAME_IS_FINAL, invalid, problem
 from gateway.core.roles import Need
-from gateway.core.search import words_of
+from gateway.core.search import MAX_WORDS, words_of
 from gateway.core.version_key import version_key
 from gateway.services import schemas
 from gateway.services.bulk_actions import BulkDone, Target
@@ -107,12 +107,15 @@ class IceFilters(Query):
         below = version_key(self.version_below)
         if self.version_below is not None and below is None:
             raise RequestRefused(invalid("version_below", "needs a version as PEP 440 writes it"))
+        words = () if self.q is None else words_of(self.q)
+        if len(words) > MAX_WORDS:
+            raise RequestRefused(invalid("q", f"at most {MAX_WORDS} words"))
         return IceFilter(
             status=self.status,
             ice_type=self.ice_type,
             provisionedto=None if self.provisionedto is None else fold_user(self.provisionedto),
             connected=self.connected,
-            words=() if self.q is None else words_of(self.q),
+            words=words,
             labels=tuple(
                 (key, value) for key, _, value in (one.partition("=") for one in self.label)
             ),

@@ -6,7 +6,7 @@ Tested in tests/gateway/admin/test_api.py and tests/gateway/admin/api/test_ices.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Final, Self, TypeVar
@@ -133,13 +133,9 @@ class Query(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
                 raise RequestRefused(invalid(name, "is given twice"))
             given[name] = value
         # A form sends an unused filter as an empty parameter.
-        return cls.given({name: value for name, value in given.items() if value})
-
-    @classmethod
-    def given(cls, values: Mapping[str, Any]) -> Self:
-        """The query of these values, some of them still text. Raises `RequestRefused`."""
+        used = {name: value for name, value in given.items() if value}
         try:
-            return msgspec.convert(values, type=cls, strict=False)
+            return msgspec.convert(used, type=cls, strict=False)
         except msgspec.ValidationError as error:
             raise RequestRefused(_shape_problem(error)) from None
 

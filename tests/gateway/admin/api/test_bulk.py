@@ -130,7 +130,7 @@ async def test_a_filter_finds_names_and_generations_at_a_dry_run(running):
     ("body", "field"),
     [
         ({"action": "deregister", "filter": {"q": "x"}}, "filter"),
-        ({"action": "deregister", "filter": {"colour": "x"}, "dry_run": True}, "colour"),
+        ({"action": "deregister", "filter": {"colour": "x"}, "dry_run": True}, "filter"),
         ({"action": "deregister", "filter": {}, "ice_names": [], "dry_run": True}, "ice_names"),
         ({"action": "deregister", "ice_names": ["a"], "generations": []}, "generations"),
         ({"action": "deregister", "ice_names": ["a"], "labels": {}}, "labels"),

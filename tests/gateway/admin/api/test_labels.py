@@ -212,6 +212,7 @@ async def test_pages_of_any_order_follow_each_other(fleet, sort):
     ("query", "field"),
     [
         ("sort=status", "sort"),
+        ("q=" + "+".join("abcdefghijklmnopq"), "q"),
         ("attention=duplicate", "attention"),
         ("label=windows", "label"),
         ("version_below=nightly", "version_below"),
