@@ -14,9 +14,11 @@ from aiohttp import web
 
 from client.protocol import MAX_VALUE, OperationKind
 from gateway import __version__
+from gateway.admin.api.audit import ExportQuery, VerificationQuery
 from gateway.admin.api.bulk import BULK
 from gateway.admin.api.events import EventQuery
 from gateway.admin.api.ices import IceChanges, IceFilters, IceQuery, NewIce, NewOwner
+from gateway.admin.api.nodes import Drain, NodeQuery
 from gateway.admin.api.operations import NewOperation, OperationQuery, RequestQuery
 from gateway.admin.api.requests import NoMembers
 from gateway.admin.auth import COOKIE, FORM_TOKEN, SECURE_COOKIE
@@ -24,6 +26,7 @@ from gateway.admin.openapi_builder import (
     answer,
     call,
     components,
+    download,
     event,
     header,
     in_header,
@@ -40,6 +43,7 @@ from gateway.core.labels import KEY_PATTERN as LABEL_KEY
 from gateway.core.operation import KEY_PATTERN
 from gateway.core.problems import CODES
 from gateway.services import schemas
+from gateway.services.audit_export import FORMATS, media_type
 from gateway.web.responses import json_response
 
 _IN_PATH: Final[dict[str, dict[str, Any]]] = {
@@ -48,6 +52,7 @@ _IN_PATH: Final[dict[str, dict[str, Any]]] = {
         "schema": {"type": "string", "pattern": f"^{NAME_PATTERN}$"},
     },
     "id": {"schema": {"type": "string", "minLength": 1}},
+    "name": {"schema": {"type": "string", "minLength": 1}},
 }
 """The variable parts of paths."""
 _ACTIONS: Final[dict[str, tuple[str, type, type]]] = {
@@ -164,6 +169,8 @@ def _calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
     yield f"{one}/connections", "get", call("listConnections", summary, {"200": last}, 403, 404)
     yield from _event_calls()
     yield from _operation_calls()
+    yield from _audit_calls()
+    yield from _node_calls()
 
 
 def _event_calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -213,6 +220,34 @@ def _operation_calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
     summary = "Cancel an operation at once; the gateway asks the ICE to stop"
     described = call("cancelOperation", summary, {"200": cancelled}, 403, 404, 409, body=NoMembers)
     yield f"{one}/cancel", "post", described
+
+
+def _audit_calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    newest = {"200": answer(schemas.HeadDocument, "Keep it on another machine")}
+    described = call("showAuditHead", "Number and digest of the newest event", newest, 403, 404)
+    yield "/audit/head", "get", described
+    verdict = {"200": answer(schemas.VerdictDocument, "The verdict")}
+    summary = "Verify that no event up to the given head was changed or removed"
+    kept = query(VerificationQuery)
+    described = call("verifyAudit", summary, verdict, 403, 422, parameters=kept)
+    yield "/audit/verification", "get", described
+    exported = {"200": download("The file", *map(media_type, FORMATS))}
+    summary, formats = "Export all events, oldest first", query(ExportQuery)
+    described = call("exportAudit", summary, exported, 403, 422, parameters=formats)
+    yield "/audit/export", "get", described
+
+
+def _node_calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    summary = "List the gateways that serve this database; none for an SQLite file"
+    yield "/nodes", "get", listing("listNodes", summary, schemas.NodePage, NodeQuery, 403)
+    others = links("name", "$response.body#/name", ("drainNode", "resumeNode"))
+    node = {"200": answer(schemas.NodeDocument, "The node", links=others)}
+    summary = "Send a node's ICEs to the others, and admit none until it is resumed"
+    described = call(*("drainNode", summary, node, 403, 404, 409), body=Drain, body_required=False)
+    yield "/nodes/{name}/drain", "post", described
+    summary = "Let a drained node admit ICEs again"
+    described = call("resumeNode", summary, node, 403, 404, body=NoMembers)
+    yield "/nodes/{name}/resume", "post", described
 
 
 def _paths() -> dict[str, dict[str, Any]]:

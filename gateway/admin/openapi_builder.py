@@ -109,6 +109,18 @@ def stream(*events: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def download(description: str, *media_types: str) -> dict[str, Any]:
+    """A file in one of these types."""
+    return {
+        "description": description,
+        "headers": NO_STORE,
+        "content": {
+            media_type.partition(";")[0]: {"schema": {"type": "string"}}
+            for media_type in media_types
+        },
+    }
+
+
 def problems(*statuses: int) -> dict[str, Any]:
     """The refusals of a call, by status."""
     return {

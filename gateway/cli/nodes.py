@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import click
+import msgspec
 
 from gateway.cli.common import (
     CommandContext,
@@ -17,7 +18,7 @@ from gateway.cli.common import (
     show_list,
     unwrap,
 )
-from gateway.core.times import to_text
+from gateway.services.schemas import node_document
 
 
 @click.group()
@@ -38,19 +39,7 @@ async def list_nodes(context: CommandContext, *, as_json: bool) -> None:
             "no node serves this database; a single gateway on an SQLite file is not a node"
         )
         return
-    documents = [
-        {
-            "name": node.name,
-            "state": node.state,
-            "connected": node.connected,
-            "lease_left": 0.0 if node.gone else node.lease,
-            "seen_seq": node.seen_seq,
-            "version": node.version,
-            "since": to_text(node.since),
-            "url": node.url,
-        }
-        for node in found
-    ]
+    documents = [msgspec.structs.asdict(node_document(node)) for node in found]
     show_list(
         documents,
         ("NAME", "STATE", "ICES", "LEASE", "SEEN", "VERSION", "SINCE", "URL"),
@@ -61,10 +50,11 @@ async def list_nodes(context: CommandContext, *, as_json: bool) -> None:
 
 @nodes.command()
 @click.argument("name")
+@click.option("--force", is_flag=True, help="Drain the last node that serves, too.")
 @on_database
-async def drain(context: CommandContext, name: str) -> None:
+async def drain(context: CommandContext, name: str, *, force: bool) -> None:
     """Let the node NAME admit no ICE and send its ICEs to the others, until `resume`."""
-    await _set_draining(context, name, draining=True)
+    await _set_draining(context, name, draining=True, force=force)
 
 
 @nodes.command()
@@ -75,8 +65,14 @@ async def resume(context: CommandContext, name: str) -> None:
     await _set_draining(context, name, draining=False)
 
 
-async def _set_draining(context: CommandContext, name: str, *, draining: bool) -> None:
-    done = unwrap(await context.services.nodes.set_draining(context.actor, name, draining=draining))
+async def _set_draining(
+    context: CommandContext, name: str, *, draining: bool, force: bool = False
+) -> None:
+    done = unwrap(
+        await context.services.nodes.set_draining(
+            context.actor, name, draining=draining, force=force
+        )
+    )
     again = "" if done.changed else " already"
     if not draining:
         summary = f"{name} serves{again}"

@@ -138,14 +138,18 @@ async def run(
 @click.argument("name", required=False)
 @click.option("--state", type=_STATES)
 @click.option("--kind", type=_KINDS)
+@click.option("--requested-by", metavar="USER", help="Only those that this user requested.")
+@click.option("--since", type=_MOMENT, help="Only those requested then or later.")
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True)
 @json_option
 @on_database
-async def list_operations(
+async def list_operations(  # noqa: PLR0917 - the options
     context: CommandContext,
     name: str | None,
     state: str | None,
     kind: str | None,
+    requested_by: str | None,
+    since: datetime | None,
     limit: int,
     *,
     as_json: bool,
@@ -154,7 +158,11 @@ async def list_operations(
     if name is not None:
         await context.ice(name)  # refuse an unknown name
     where = OperationFilter(
-        name, State(state) if state else None, OperationKind(kind) if kind else None
+        name,
+        State(state) if state else None,
+        OperationKind(kind) if kind else None,
+        requested_by,
+        since,
     )
     rows = Operations(context.engine.fetch)
     found: list[OperationDocument] = []

@@ -11,8 +11,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from gateway.core.audit_event import GENESIS, digest_of
+
+HEAD_PATTERN: Final = "([1-9][0-9]{0,17}):([0-9a-f]{64})"
+"""The text form of a `Head`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +29,7 @@ class Head:
     @classmethod
     def parse(cls, text: str) -> Head:
         """The reverse of `str`. Raises ValueError."""
-        match = re.fullmatch(r"([1-9]\d{0,17}):([0-9a-f]{64})", text, re.ASCII)
+        match = re.fullmatch(HEAD_PATTERN, text)
         if match is None:
             raise ValueError
         return cls(int(match[1]), match[2])

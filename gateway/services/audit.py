@@ -98,10 +98,12 @@ class Audit:
             verifier.unreadable(await self._events.next_after(seq))
         return []
 
-    async def cached_verdict(self) -> tuple[Verdict, datetime]:
-        """A verdict without a kept head, and its time; concurrent and later callers share it for a minute."""
+    async def shared_verdict(self, kept: Head | None = None) -> tuple[Verdict, datetime]:
+        """A verdict and its time. One is made at a time; without a kept head callers share it for a minute."""
         async with self._checking:
             now = self._clock()
+            if kept is not None:
+                return await self.verify(kept), now
             if self._cached is None or abs(now - self._cached[1]) > _VERDICT_LIFETIME:
                 self._cached = await self.verify(), now
             return self._cached

@@ -6,18 +6,20 @@ Tested in tests/gateway/admin/api/test_ices.py and tests/api/test_api_document.p
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
 from client.protocol import JsonTooComplex, OperationKind, check_json
 from gateway.core.attention import Attention
 from gateway.core.audit_event import LogEntry
+from gateway.core.hash_chain import Verdict
 from gateway.core.ice import Ice, IceType, Status
 from gateway.core.operation import Operation, State
 from gateway.core.revocation import Drop
 from gateway.core.times import to_text, to_text_or_none
 from gateway.store.ice_listing import Counts, Listed
+from gateway.store.nodes import NodeRecord
 from gateway.store.sessions import Connection, ConnectionEvent
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -241,6 +243,46 @@ class EventPage(msgspec.Struct):
     next: int | None
 
 
+class NodeDocument(msgspec.Struct, kw_only=True):
+    """A gateway of the database; `lease_left` is in seconds, `seen_seq` the last event that it has acted on."""
+
+    name: str
+    state: Literal["serves", "drained", "gone"]
+    connected: int
+    lease_left: float
+    seen_seq: int
+    version: str
+    since: Time
+    url: str
+
+
+class NodePage(msgspec.Struct):
+    """Nodes by name; `next` is the cursor of the next page, null at the end."""
+
+    items: list[NodeDocument]
+    next: str | None
+
+
+class HeadDocument(msgspec.Struct):
+    """Number and digest of an event."""
+
+    seq: int
+    digest: str
+
+
+class VerdictDocument(msgspec.Struct):
+    """Whether the audit log is as it was written at time `at`: the first fault, what is proven and what is not.
+
+    `head` is the newest event if there is no fault.
+    """
+
+    fault: str | None
+    proven: str
+    unproven: str
+    head: HeadDocument | None
+    at: Time
+
+
 class ProblemDocument(msgspec.Struct):
     """A refusal (RFC 9457); programs can rely on `code`, `detail` tells people what to do."""
 
@@ -362,3 +404,14 @@ def event_document(entry: LogEntry) -> EventDocument:
         event.generation,
         event.detail,
     )
+
+
+def node_document(node: NodeRecord) -> NodeDocument:
+    """Describe a node."""
+    return described(NodeDocument, node, lease_left=0.0 if node.gone else node.lease)
+
+
+def verdict_document(verdict: Verdict, at: datetime) -> VerdictDocument:
+    """Describe a verdict."""
+    head = None if verdict.head is None else described(HeadDocument, verdict.head)
+    return described(VerdictDocument, verdict, head=head, at=to_text(at))

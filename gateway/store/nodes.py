@@ -88,6 +88,11 @@ class Dropped(msgspec.Struct, frozen=True, gc=False, array_like=True):
 async def alive(transaction: Transaction) -> list[NodeRecord]:
     """Delete the nodes that are gone, and return the others, locked until the transaction ends."""
     await transaction.run("DELETE FROM ice_nodes WHERE gone = 1")
+    return await hold(transaction)
+
+
+async def hold(transaction: Transaction) -> list[NodeRecord]:
+    """All nodes, locked until the transaction ends."""
     return [_node(row) for row in await transaction.hold(_LISTING)]
 
 
@@ -138,12 +143,10 @@ async def forget_all(transaction: Transaction) -> None:
     await sessions.clear_all(transaction)
 
 
-async def set_draining(transaction: Transaction, name: str, *, draining: bool) -> int:
-    """Tell a node to drain or to resume; returns how many nodes of this name that changes."""
-    return await transaction.run(
-        "UPDATE ice_nodes SET draining = $1 WHERE name = $2 AND gone = 0 AND draining <> $1",
-        int(draining),
-        name,
+async def set_draining(transaction: Transaction, name: str, *, draining: bool) -> None:
+    """Tell a node to drain or to resume."""
+    await transaction.run(
+        "UPDATE ice_nodes SET draining = $1 WHERE name = $2 AND gone = 0", int(draining), name
     )
 
 

@@ -64,11 +64,19 @@ def _first(number: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class OperationFilter:
-    """Which operations to list; None stands for all. `owner` is the user the ICE is tagged to."""
+    """Which operations to list; None stands for all.
+
+    Attributes:
+        requested_by: the exact name of the requester.
+        since: lists those requested then or later.
+        owner: the user the ICE is tagged to.
+    """
 
     ice_name: str | None = None
     state: State | None = None
     kind: OperationKind | None = None
+    requested_by: str | None = None
+    since: datetime | None = None
     owner: str | None = None
 
 
@@ -314,6 +322,8 @@ class Operations:
             ("lower(ice_name) = {0}", None if where.ice_name is None else fold(where.ice_name)),
             ("state = {0}", where.state),
             ("kind = {0}", where.kind),
+            ("requested_by = {0}", where.requested_by),
+            ("created >= {0}", to_text_or_none(where.since)),
             (_SEEN_BY, where.owner),
         )
         rows = await self._fetch(

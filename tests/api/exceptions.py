@@ -46,7 +46,7 @@ EXEMPT = (
     ),
     _exempt(
         "RejectedPositiveData",
-        "listIces listOperations",
+        "listIces listOperations listNodes",
         {"status": 422, "field": "cursor"},
         "Nor which cursors: they are opaque, and come from the page before.",
     ),

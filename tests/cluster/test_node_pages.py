@@ -8,6 +8,7 @@ import pytest
 from gateway.core.roles import Role
 from gateway.node.node import NodeState
 from tests.cluster.test_cluster import until
+from tests.support.harness import expect_refused
 from tests.support.pages import Browser, has_password, said
 
 
@@ -73,6 +74,32 @@ async def test_who_may_not_act_may_look_at_the_most(cluster, browser):
         assert (await browser.log_in(user)).status == 303
         assert (await browser.get("nodes")).status == status
         assert (await browser.post("nodes/node-b/drain")).status == 403
+
+
+async def test_the_last_node_that_serves_is_drained_by_force_alone(cluster, browser):
+    admin = cluster.a.admin
+    first = (await admin.get("/nodes?limit=2")).json
+    rest = (await admin.get(f"/nodes?cursor={first['next']}")).json
+    assert [node["name"] for node in first["items"] + rest["items"]] == [
+        f"node-{name}" for name in "abc"
+    ]
+    assert rest["next"] is None
+    for name in "bc":
+        drained = await admin.post(f"/nodes/node-{name}/drain", {})
+        assert (drained.status, drained.json["state"]) == (200, "drained")
+    expect_refused(await admin.post("/nodes/node-a/drain"), 409, "last-node")
+    refused = await cluster.a.command("nodes", "drain", "node-a", status=1)
+    assert "No node would admit ICEs" in refused.stderr
+    asked = await browser.part("nodes/node-a/drain", "dialog")
+    assert "No other node serves" in said(asked)
+    assert 'name="force"' in asked.text
+    forced = await admin.post("/nodes/node-a/drain", {"force": True})
+    assert (forced.status, forced.json["state"]) == (200, "drained")
+    resumed = await admin.post("/nodes/node-a/resume")
+    assert (resumed.status, resumed.json["state"]) == (200, "serves")
+    expect_refused(await admin.post("/nodes/node-x/resume"), 404, "not-found")
+    auditor = await cluster.a.api("ada", Role.AUDITOR)
+    expect_refused(await auditor.post("/nodes/node-b/resume"), 403, "forbidden")
 
 
 async def test_what_is_no_node_is_not_found(browser):

@@ -186,9 +186,9 @@ async def test_a_checkpoint_that_is_no_text_covers_nothing(engine, audit):
 async def test_readers_share_a_verdict_for_a_minute(engine, audit):
     now = [NOW]
     shared = Audit(engine=engine, clock=lambda: now[0])
-    first, at = await shared.cached_verdict()
+    first, at = await shared.shared_verdict()
     await append(engine, an_event())
-    assert await shared.cached_verdict() == (first, at)
+    assert await shared.shared_verdict() == (first, at)
     now[0] = minutes(2)
-    again, at = await shared.cached_verdict()
+    again, at = await shared.shared_verdict()
     assert (again.head.seq, at) == (11, minutes(2))

@@ -73,7 +73,8 @@ class Api:
             method, f"{self.base}{API}{path}", headers=headers, **kwargs
         ) as response:
             body = await response.read()
-            is_json = "json" in response.headers.get("Content-Type", "")
+            kind = response.headers.get("Content-Type", "").partition(";")[0]
+            is_json = kind.endswith(("/json", "+json"))
             return Answer(
                 response.status,
                 response.headers,
@@ -247,6 +248,8 @@ class Description:
         )
         for name, secret in _SECRETS.items():
             allowed = name == "registration token" and method == "POST" and shows_token
+            # Digests of events are no secrets, but look like hashes of tokens.
+            allowed |= name == "hash of a token" and path.startswith("/audit/")
             assert allowed or not secret.search(text), f"{asked}: it shows a {name}"
         operation = self._operation(method, path.partition("?")[0])
         kind = answer.headers["Content-Type"].partition(";")[0]
@@ -261,8 +264,10 @@ class Description:
         if answer.status >= 400:
             assert kind == "application/problem+json", f"{asked} as {kind}"
             assert answer.json["status"] == answer.status, f"{asked} with another status inside"
-        told = answer.json
-        if len(told.get("items", ())) > 2 * _SAMPLE:  # the same shape again and again
+        told = answer.body.decode() if answer.json is None else answer.json
+        if (
+            isinstance(told, dict) and len(told.get("items", ())) > 2 * _SAMPLE
+        ):  # the same shape again and again
             told = {**told, "items": [*told["items"][:_SAMPLE], *told["items"][-_SAMPLE:]]}
         jsonschema.Draft202012Validator({**schema, "components": self._components}).validate(told)
 

@@ -17,12 +17,14 @@ from gateway.admin.access import route, visible_operations
 from gateway.admin.api.requests import (
     DEFAULT_LIMIT,
     Limit,
+    Moment,
     Query,
     Text,
     body_as,
     decode_cursor,
     encode_cursor,
     find_ice,
+    moment,
     no_members,
     unwrap,
 )
@@ -48,7 +50,7 @@ _MAX_DIGITS: Final = 18
 _MAX_INLINE: Final = 64 * 1024
 """Bytes of JSON that are converted within 10 ms, so in the event loop."""
 
-Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+Instant = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class NewOperation(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -56,8 +58,8 @@ class NewOperation(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     kind: OperationKind
     params: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"{}"))
-    run_at: Moment | None = None
-    deadline: Moment | None = None
+    run_at: Instant | None = None
+    deadline: Instant | None = None
     idempotency_key: str | None = None
 
 
@@ -73,6 +75,8 @@ class OperationQuery(Query):
     ice_name: Text | None = None
     state: State | None = None
     kind: OperationKind | None = None
+    requested_by: Text | None = None
+    since: Moment | None = None
     limit: Limit = DEFAULT_LIMIT
     cursor: Text | None = None
 
@@ -158,16 +162,23 @@ async def _documents(found: Sequence[Operation]) -> list[schemas.OperationDocume
     return await asyncio.to_thread(list, map(schemas.operation_document, found))
 
 
-async def _query(request: web.Request) -> tuple[OperationQuery, int | None]:
+async def _query(request: web.Request) -> tuple[OperationQuery, OperationFilter, int | None]:
     query = OperationQuery.of(request)
-    return query, _number(query.cursor)
-
-
-async def listing(request: web.Request, query: OperationQuery, before: int | None) -> web.Response:
-    """List operations, newest first."""
-    where = visible_operations(
-        request[CALLER], OperationFilter(query.ice_name, query.state, query.kind)
+    requester = query.requested_by
+    if requester is not None:
+        user = await admin_context(request).services.accounts.user(requester)
+        requester = requester if user is None else user.name
+    where = OperationFilter(
+        query.ice_name, query.state, query.kind, requester, moment("since", query.since)
     )
+    return query, where, _number(query.cursor)
+
+
+async def listing(
+    request: web.Request, query: OperationQuery, wanted: OperationFilter, before: int | None
+) -> web.Response:
+    """List operations, newest first."""
+    where = visible_operations(request[CALLER], wanted)
     if where is None:
         return json_response(schemas.OperationPage([], None))
     page, more = await admin_context(request).operations.page(where, query.limit, before)

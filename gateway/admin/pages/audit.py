@@ -5,13 +5,13 @@ Tested in tests/gateway/admin/test_pages.py.
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime
 from typing import Final
 
 from aiohttp import web
 
 from gateway.admin.access import route
+from gateway.admin.api.audit import send_export
 from gateway.admin.api.requests import MAX_NUMBER, Number, Query, Text
 from gateway.admin.context import admin_context
 from gateway.admin.pages.base import PAGE, render, render_table
@@ -19,13 +19,10 @@ from gateway.core.audit_event import AuditAction
 from gateway.core.ice import Action
 from gateway.core.problems import invalid
 from gateway.core.roles import Need
-from gateway.services.audit_export import FORMATS, export, media_type
-from gateway.store.engine import StoreUnavailable
+from gateway.services.audit_export import FORMATS
 from gateway.store.events import EventFilter
 from gateway.web.responses import RequestRefused
 
-_WRITE_TIMEOUT: Final = 30.0
-"""Seconds for a client to read the next part of an export."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 ACTIONS: Final = (*Action, *AuditAction)
 """The actions that the filter offers; the address may name others."""
@@ -75,32 +72,14 @@ async def page(request: web.Request) -> web.StreamResponse:
 
 async def verdict(request: web.Request) -> web.StreamResponse:
     """Whether the chain verifies; a separate fragment, so that the page does not wait for it."""
-    found, at = await admin_context(request).services.audit.cached_verdict()
+    found, at = await admin_context(request).services.audit.shared_verdict()
     return render(request, "audit_verdict.html", {"verdict": found, "at": at})
 
 
 async def download(request: web.Request) -> web.StreamResponse:
     """All events that match the filter, as a file."""
     where = await _filter(request, AuditQuery.of(request))
-    name = request.match_info["format"]
-    day = admin_context(request).clock().strftime("%Y-%m-%d")
-    response = web.StreamResponse(
-        headers={
-            "Content-Type": media_type(name),
-            "Content-Disposition": f'attachment; filename="audit-log-{day}.{name}"',
-        }
-    )
-    await response.prepare(request)
-    try:
-        async for part in export(admin_context(request).events, where, name):
-            async with asyncio.timeout(_WRITE_TIMEOUT):
-                await response.write(part)
-        await response.write_eof()
-    except (StoreUnavailable, TimeoutError):
-        # The status was sent, so only an aborted connection shows that the file is incomplete.
-        if request.transport is not None:
-            request.transport.abort()
-    return response
+    return await send_export(request, where, request.match_info["format"])
 
 
 async def _filter(request: web.Request, query: AuditQuery) -> EventFilter:

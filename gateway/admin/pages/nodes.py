@@ -52,11 +52,11 @@ async def confirm(request: web.Request) -> web.StreamResponse:
 
 async def act(request: web.Request) -> web.StreamResponse:
     """Drain or resume a node."""
-    await form(request)
+    force = (await form(request)).get("force") == "true"
     name, draining = request.match_info["name"], request.match_info["action"] == "drain"
     done = unwrap(
         await admin_context(request).services.nodes.set_draining(
-            actor(request, Via.PAGE), name, draining=draining
+            actor(request, Via.PAGE), name, draining=draining, force=force
         )
     )
     if not draining:

@@ -1,0 +1,49 @@
+"""`/audit` over HTTP: who may read it, the head, the proof and the export."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from gateway.core.roles import Role
+from tests.support.harness import expect_refused, hold_to_description
+
+
+@pytest.fixture(autouse=True)
+def described(monkeypatch):
+    hold_to_description(monkeypatch)
+
+
+async def test_the_log_is_proven_and_exported(running):
+    await running.provision("lab-1")
+    head = (await running.admin.get("/audit/head")).json
+    last = (await running.admin.get("/events?limit=200")).json["items"][-1]
+    assert head["seq"] == last["seq"]
+
+    kept = f"{head['seq']}:{head['digest']}"
+    verdict = (await running.admin.get(f"/audit/verification?head={kept}")).json
+    assert (verdict["fault"], verdict["head"]) == (None, head)
+    wrong = f"{head['seq']}:{'0' * 64}"
+    verdict = (await running.admin.get(f"/audit/verification?head={wrong}")).json
+    assert f"event {head['seq']}" in verdict["fault"]
+    assert (await running.admin.get("/audit/verification")).json["fault"] is None
+    refused = await running.admin.get("/audit/verification?head=newest")
+    assert expect_refused(refused, 422, "invalid")["field"] == "head"
+
+    exported = await running.admin.get("/audit/export")
+    assert exported.headers["Content-Type"] == "application/jsonl"
+    lines = [json.loads(line) for line in exported.body.splitlines()]
+    assert [line["seq"] for line in lines] == list(range(1, head["seq"] + 1))
+    table = await running.admin.get("/audit/export?format=csv")
+    assert table.body.startswith(b"seq,at,actor,")
+    expect_refused(await running.admin.get("/audit/export?format=exe"), 422, "invalid")
+
+
+async def test_members_read_none_of_it_and_nodes_are_none_of_a_file(running):
+    member, auditor = await running.api("alice"), await running.api("eve", Role.AUDITOR)
+    for path in ("/audit/head", "/audit/verification", "/audit/export", "/nodes"):
+        expect_refused(await member.get(path), 403, "forbidden")
+        assert (await auditor.get(path)).status == 200
+    assert (await running.admin.get("/nodes")).json == {"items": [], "next": None}
+    expect_refused(await running.admin.post("/nodes/node-a/drain"), 404, "not-found")
