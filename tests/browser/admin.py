@@ -130,9 +130,32 @@ def dialog(page: Page) -> Locator:
     return page.locator("dialog[open]")
 
 
+async def offered(page: Page, name: str) -> list[str]:
+    """The actions that a row offers: its button, and what its menu has besides."""
+    button = row(page, name).locator(".actions button:not(.more)")
+    await more(page, name).click()
+    menu = page.get_by_role("menu")
+    actions = (
+        await button.all_inner_texts() + await menu.locator("button:visible").all_inner_texts()
+    )
+    await page.keyboard.press("Escape")
+    await expect(menu).to_be_hidden()
+    return [action.replace("…", "") for action in actions if action]
+
+
+def more(page: Page, name: str) -> Locator:
+    """The button that opens the menu of a row."""
+    return row(page, name).get_by_role("button", name=f"More actions for {name}", exact=True)
+
+
 async def choose(page: Page, name: str, action: str) -> Locator:
-    """Press the button of an action in a row; returns the dialog that asks."""
-    await row(page, name).get_by_role("button", name=f"{action} {name}", exact=True).click()
+    """Press the button of an action in a row, or its item in the menu; returns the dialog that asks."""
+    button = row(page, name).get_by_role("button", name=f"{action} {name}", exact=True)
+    await expect(row(page, name)).to_be_visible()
+    if not await button.is_visible():
+        await more(page, name).click()
+        button = page.get_by_role("menuitem", name=f"{action} {name}", exact=True)
+    await button.click()
     await expect(dialog(page)).to_be_visible()
     return dialog(page)
 
@@ -151,6 +174,7 @@ async def close_token(page: Page) -> None:
 
 async def fill(page: Page, name: str, user: str | None = "alice") -> None:
     """Fill in the form; without a user it is a CI/CD ICE."""
+    await page.evaluate("document.querySelector('[data-open-provision]').click()")
     await page.get_by_role("radio", name="CI/CD" if user is None else "Normal").check()
     await page.get_by_label("ICE name").fill(name)
     if user is not None:

@@ -203,15 +203,15 @@ async def test_back_after_an_action_is_harmless(page, running):
 
 
 async def test_back_does_not_take_the_token_away(page):
-    await page.get_by_label("Type", exact=True).select_option("ci-cd")
-    await expect(page).to_have_url(re.compile("ice_type=ci-cd"))
+    await page.get_by_label("Status", exact=True).select_option("provisioned")
+    await expect(page).to_have_url(re.compile("status=provisioned"))
     await fill(page, "build-1", None)
     await submit(page)
     await press(page, "Ok")
     token = await page.locator("#token").input_value()
     await page.go_back()
-    await expect(page).not_to_have_url(re.compile("ice_type"))
-    await expect(page.get_by_label("Type", exact=True)).to_have_value("")
+    await expect(page).not_to_have_url(re.compile("status"))
+    await expect(page.get_by_label("Status", exact=True)).to_have_value("")
     await expect(page.locator("#token")).to_have_value(token)
 
 

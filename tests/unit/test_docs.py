@@ -13,7 +13,7 @@ import gateway
 from client.protocol import MAX_DEPTH, MAX_DIGITS, MAX_VALUE
 from gateway.admin import openapi
 from gateway.admin.pages.base import MAX_FIELDS
-from gateway.admin.pages.ices import MAX_BULK_FIELDS
+from gateway.admin.pages.bulk import MAX_BULK_FIELDS
 from gateway.admin.pages.login import MAX_FORM
 from gateway.admin.pages.operations import MAX_FORM as MAX_OPERATION_FORM
 from gateway.core.operation import MAX_KEPT

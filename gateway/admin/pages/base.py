@@ -64,7 +64,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"rfc3339": to_text, "utc": _utc}
+    environment.filters |= {"rfc3339": to_text, "utc": _utc, "grouped": "{:,}".format}
     return environment
 
 
@@ -127,10 +127,14 @@ def is_fragment(request: web.Request) -> bool:
     return request.headers.get("HX-Request") == "true"
 
 
+def is_table(request: web.Request) -> bool:
+    """Whether htmx asks for the table of a page alone."""
+    return is_fragment(request) and request.headers.get("HX-Target") == "table"
+
+
 def render_table(request: web.Request, name: str, context: dict[str, Any]) -> web.StreamResponse:
     """The page `name`, or only its table if htmx asks for that."""
-    only_table = is_fragment(request) and request.headers.get("HX-Target") == "table"
-    return render(request, f"{name}_table.html" if only_table else f"{name}.html", context)
+    return render(request, f"{name}_table.html" if is_table(request) else f"{name}.html", context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +155,12 @@ class Page:
 
     def context(self, total: int) -> dict[str, int]:
         """The variables of the templates for a table of `total` rows."""
-        return {"total": total, "number": self.number, "pages": max(1, -(-total // PAGE))}
+        return {"total": total, "number": self.number, "pages": pages_of(total)}
+
+
+def pages_of(total: int) -> int:
+    """How many pages a table of `total` rows has."""
+    return max(1, -(-total // PAGE))
 
 
 def root(request: web.Request) -> str:

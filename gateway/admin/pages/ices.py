@@ -1,4 +1,4 @@
-"""The page ICE Provisioning: the form, the table of ICEs, and the actions on them.
+"""The page ICE Provisioning: the form, the table of ICEs, and the actions on one of them.
 
 Tested in tests/gateway/admin/test_pages.py and tests/browser/test_actions.py.
 """
@@ -7,42 +7,36 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 from aiohttp import web
 
 from gateway.admin.access import route, visible_ices
-from gateway.admin.api.ices import IceFilters
-from gateway.admin.api.requests import Text, find_ice, unwrap
+from gateway.admin.api.requests import find_ice
 from gateway.admin.auth import actor
 from gateway.admin.context import CALLER, admin_context
-from gateway.admin.pages.base import (
-    MAX_FIELDS,
-    PAGE,
-    Page,
-    form,
-    form_fields,
-    render,
-    render_table,
-)
-from gateway.core.accounts import fold_user
+from gateway.admin.pages.base import PAGE, Page, form, is_table, pages_of, render, render_table
+from gateway.admin.pages.ice_filter import ATTENTION, UNSEEN, TableQuery, tallies
 from gateway.core.audit_event import AuditAction, Via
 from gateway.core.ice import Action, Ice, IceType, Status, actions_from, valid_name
 from gateway.core.problems import Problem, invalid, problem
-from gateway.core.roles import Need
-from gateway.services.bulk_actions import MAX_BULK, BulkDone, BulkOutcome, Target
+from gateway.core.roles import Need, Role
 from gateway.services.provisioning import Done, Issued
-from gateway.store.ice_listing import IceFilter, Listed, Order, SortKey
+from gateway.store.ice_listing import NO_ICES, IceFilter, Listed
 from gateway.web.responses import RequestRefused
 
 ADMIN_ACTIONS: Final = (Action.REPROVISION, Action.REREGISTER, Action.DEREGISTER)
-MAX_BULK_FIELDS: Final = MAX_BULK + MAX_FIELDS
-"""Maximum fields of a form that lists ICEs."""
+_FILTER_FIELDS: Final = {
+    "label": "filter-labels",
+    "version_below": "filter-version",
+    "q": "filter-q",
+}
+"""The element of an invalid filter, by the problem's field."""
 CHANGED: Final = "ices-changed"
 """The event on which the page reloads the table."""
-LABELS: Final = {
+LABELS: Final[dict[str, str]] = {
     Status.PROVISIONED: "Provisioned",
     Status.REGISTERED: "Registered",
     Status.DEREGISTERED: "Deregistered",
@@ -53,25 +47,18 @@ LABELS: Final = {
     Action.DEREGISTER: "Deregister",
     AuditAction.DISCONNECT: "Disconnect",
 }
-
-
-class TableQuery(IceFilters):
-    """The query of the page's address: filters, order and page of the table."""
-
-    user: Text | None = None
-    sort: str = "name"
-    desc: bool = False
-    page: int = 1
-
-    def filter(self, now: datetime) -> IceFilter:
-        """The filter at `now`; the page's field names the owner `user`."""
-        owner = None if self.user is None else fold_user(self.user)
-        return replace(super().filter(now), provisionedto=owner)
-
-    def order(self) -> Order:
-        """The order; by name if the address names an unknown one."""
-        by = SortKey(self.sort) if self.sort in set(SortKey) else SortKey.NAME
-        return Order(by, self.desc)
+FIELDS: Final = {
+    "ice_name": "ICE name",
+    "ice_type": "ICE type",
+    "provisionedto": "User",
+    "label": "Label",
+    "version_below": "Version below",
+    "q": "Search",
+    "name": "Name",
+    "role": "Role",
+    "password": "Password",
+}
+"""The labels of fields, by the field of a problem."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +90,7 @@ def routes() -> list[web.RouteDef]:
     return [
         route("GET", "/", page, need=Need.CALLER),
         route("POST", "/ices", provision, need=Need.ACT),
-        route("POST", "/ices/bulk", bulk, need=Need.ACT),
-        route("POST", "/ices/bulk/confirm", confirm_bulk, need=Need.ACT),
+        route("POST", "/ices/owner", add_owner, need=Need.ACT),
         route("GET", action, confirm, need=Need.ACT, finds=find_ice),
         route("POST", action, act, need=Need.ACT, finds=find_ice),
     ]
@@ -115,27 +101,69 @@ def routes() -> list[web.RouteDef]:
 
 async def page(request: web.Request) -> web.StreamResponse:
     """The page, or only its table if htmx asks for that."""
-    query = TableQuery.of(request)
-    context = {**await _table(request, query), "title": "ICE Provisioning"}
-    return render_table(request, "ices", context)
+    try:
+        query = TableQuery.of(request)
+        context = await _table(request, query)
+    except RequestRefused as refused:
+        if not _by_filter(request):
+            raise
+        response = form_error(request, refused.problem, _FILTER_FIELDS, "#filter-fault")
+        response.headers["HX-Push-Url"] = "false"
+        return response
+    if query.page > context["pages"]:
+        query = msgspec.structs.replace(query, page=context["number"])
+        if not is_table(request):
+            raise web.HTTPFound(f"./?{query.address()}")
+    response = render_table(
+        request, "ices", context | {"query": query, "title": "ICE Provisioning"}
+    )
+    if is_table(request):
+        # The address bar shows the filter as the fields do: labels one by one, an existing page.
+        address = msgspec.structs.replace(query, new=None).address()
+        by_itself = request.headers.get("HX-Trigger") == "table"
+        header = "HX-Replace-Url" if by_itself else "HX-Push-Url"
+        response.headers[header] = f"./?{address}" if address else "./"
+    return response
+
+
+def _by_filter(request: web.Request) -> bool:
+    return is_table(request) and request.headers.get("HX-Trigger") == "filter"
 
 
 async def _table(request: web.Request, query: TableQuery) -> dict[str, Any]:
-    caller = request[CALLER]
-    where = visible_ices(caller, query.filter(admin_context(request).clock()))
-    shown, table = Page.of(query.page), admin_context(request).ices
+    caller, now = request[CALLER], admin_context(request).clock()
+    where, table = visible_ices(caller, query.filter(now)), admin_context(request).ices
+    everything = visible_ices(caller, IceFilter())
+    counts = NO_ICES if everything is None else await table.counts(everything, now)
+    total = 0 if where is None else await table.count(where)
+    shown = Page.of(min(query.page, pages_of(total)))
     found: list[Listed] = []
-    total = 0
-    if where is not None:
+    if where is not None and total:
         found = await table.page(where, PAGE, order=query.order(), offset=shown.offset)
-        total = await table.count(where)
+    new = None if query.new is None else await table.find(query.new)
+    if new is not None and not caller.sees(new.ice):
+        new = None
+    rows = [
+        table_row(listed, acts=caller.grants.acts)
+        for listed in ([] if new is None else [new]) + found
+    ]
+    if new is not None:
+        rows = rows[:1] + [row for row in rows[1:] if row.ice.ice_name != new.ice.ice_name]
     return {
         "query": query,
-        "rows": [table_row(listed, acts=caller.grants.acts) for listed in found],
+        "rows": rows,
+        "new": None if new is None else new.ice.ice_name,
         **shown.context(total),
+        "everything": counts.total,
+        "tallies": tallies(counts),
+        "attention": ATTENTION,
+        "unseen": UNSEEN,
+        "now": now,
         "missing": await _missing(request, query, total),
         "labels": LABELS,
-        "address": f"?{query.address()}",
+        "address": f"?{msgspec.structs.replace(query, page=shown.number, new=None).address()}",
+        "oob": is_table(request),
+        "announced": request.headers.get("HX-Trigger") != "table",
     }
 
 
@@ -167,8 +195,26 @@ async def provision(request: web.Request) -> web.StreamResponse:
         user if ice_type is IceType.NORMAL else None,
     )
     if isinstance(issued, Problem):
-        return form_error(request, issued, {"ice-exists": "ice_name"})
+        missing = user if await _is_missing_user(request, issued, user) else None
+        return form_error(request, issued, {"ice-exists": "ice_name"}, add_user=missing)
     return issued_dialog(request, issued, "ICE provisioning successful", ended=None)
+
+
+async def _is_missing_user(request: web.Request, refused: Problem, user: str | None) -> bool:
+    """Whether it was refused because there is no user of this name."""
+    if refused.more.get("field") != "provisionedto" or user is None:
+        return False
+    return await admin_context(request).services.accounts.user(user) is None
+
+
+async def add_owner(request: web.Request) -> web.StreamResponse:
+    """Add the user that the form names, as a member without a password."""
+    name = (await form(request)).get("provisionedto", "").strip()
+    accounts = admin_context(request).services.accounts
+    user = await accounts.add_user(actor(request, Via.PAGE), name, Role.MEMBER, None)
+    if isinstance(user, Problem) and user.code != "user-exists":
+        return form_error(request, user, {"name": "provisionedto"})
+    return render(request, "owner_added.html", {"name": name}, trigger={"owner-added": {}})
 
 
 def form_error(
@@ -176,19 +222,33 @@ def form_error(
     refused: Problem,
     fields: Mapping[str, str],
     place: str = "#form-fault",
+    *,
+    add_user: str | None = None,
 ) -> web.StreamResponse:
-    """A refusal shown in the form; `fields` has element ids by the problem's field or code."""
+    """A refusal shown in the form; `fields` has element ids by the problem's field or code.
+
+    `add_user` is the name of a user that the form offers to add.
+    """
     field = refused.more.get("field", "")
     element = fields.get(field, field) or fields.get(refused.code, "")
     response = render(
         request,
         "form_error.html",
-        {"problem": refused},
+        {"sentence": sentence_of(refused), "add_user": add_user},
         status=refused.status,
         trigger={"form-fault": {"field": element}},
     )
     response.headers["HX-Retarget"] = place
     return response
+
+
+def sentence_of(refused: Problem) -> str:
+    """What a refusal says, with the label of the field in place of its name."""
+    field, detail = refused.more.get("field", ""), refused.detail
+    if field and detail.startswith(f"{field}: "):
+        label = FIELDS.get(field, field.replace("_", " ").capitalize())
+        return f"{label}: {detail.removeprefix(f'{field}: ')}"
+    return detail[:1].upper() + detail[1:]
 
 
 def issued_dialog(
@@ -204,7 +264,8 @@ def issued_dialog(
         "gateway_url": urls[0],
         "ended": ended,
     }
-    return render(request, "issued.html", context, trigger={CHANGED: {}})
+    changed = {"new": issued.ice.ice_name} if ended is None else {}
+    return render(request, "issued.html", context, trigger={CHANGED: changed})
 
 
 # --- actions -------------------------------------------------------------------------------------
@@ -244,44 +305,3 @@ async def _stale(request: web.Request, action: str) -> web.StreamResponse:
     row = table_row(listed, acts=True)
     context = {"row": row, "action": action, "labels": LABELS}
     return render(request, "stale.html", context, status=409, trigger={CHANGED: {}})
-
-
-async def confirm_bulk(request: web.Request) -> web.StreamResponse:
-    """Ask before a bulk action, and list the chosen ICEs."""
-    action, names = await _bulk(request)
-    found = [await admin_context(request).ices.find(name) for name in names[:PAGE]]
-    rows = [table_row(listed, acts=True) for listed in found if listed is not None]
-    context = {"rows": rows, "names": names, "action": action, "labels": LABELS}
-    return render(request, "confirm_bulk.html", context)
-
-
-async def bulk(request: web.Request) -> web.StreamResponse:
-    """Deregister or disconnect the chosen ICEs; show a result for each."""
-    action, names = await _bulk(request)
-    targets = [Target(name) for name in names]
-    done = unwrap(
-        await admin_context(request).services.bulk.act(actor(request, Via.PAGE), action, targets)
-    )
-    context = {
-        "results": [_result(outcome, done) for outcome in done.outcomes],
-        "action": action,
-        "ended": done,
-        "labels": LABELS,
-    }
-    return render(request, "bulk_done.html", context, trigger={CHANGED: {}})
-
-
-def _result(outcome: BulkOutcome, done: BulkDone) -> dict[str, Any]:
-    drops = [drop for drop in done.dropped if drop.ice_name == outcome.ice_name]
-    return {"name": outcome.ice_name, "problem": outcome.problem, "drops": drops}
-
-
-async def _bulk(request: web.Request) -> tuple[str, list[str]]:
-    fields = await form_fields(request, max_fields=MAX_BULK_FIELDS)
-    action = dict(fields).get("action", "")
-    names = [value for name, value in fields if name == "ice_names"]
-    if len(names) > MAX_BULK:
-        raise RequestRefused(invalid("ice_names", f"at most {MAX_BULK} at once"))
-    if action not in (Action.DEREGISTER, AuditAction.DISCONNECT) or not names:
-        raise RequestRefused(problem("invalid", "Choose ICEs, and Deregister or Disconnect."))
-    return action, names

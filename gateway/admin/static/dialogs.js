@@ -3,9 +3,10 @@ import { find, focusNear } from "./dom.js";
 import { news } from "./live.js";
 
 let opener = null;
-export const showDialog = () => {
+export const showDialog = (source) => {
   const dialog = find("#dialog dialog");
   if (!dialog || dialog.open) return;
+  opener = source ?? opener;
   dialog.showModal();
   document.documentElement.classList.add("modal-is-open");
   dialog.addEventListener("close", () => {
@@ -13,7 +14,7 @@ export const showDialog = () => {
     dialog.remove();
     if (dialog.hasAttribute("data-login-ended")) news(); // renews the form token
     const back = opener && (document.getElementById(opener.id) || opener);
-    if (back && back.isConnected && !back.disabled) back.focus();
+    if (back && back.checkVisibility() && !back.disabled) back.focus();
     else if (opener) focusNear(opener);
   });
 };

@@ -1,7 +1,6 @@
 // Forms: fields that depend on another, refusals beside their field.
 import { all, find } from "./dom.js";
 
-
 // The provisioning form: only a normal ICE has a user
 export const ownerFollowsType = () => {
   const owner = find("#owner");
@@ -30,10 +29,46 @@ document.addEventListener("form-fault", (event) => {
   }
 });
 document.addEventListener("htmx:beforeRequest", (event) => {
-  if (event.target.matches("[data-form]")) {
-    find("[aria-live=assertive]", event.target).replaceChildren();
+  if (event.target.matches("[data-form], #filter")) {
+    find("#form-fault, #filter-fault", event.target)?.replaceChildren();
     noFault(event.target);
   }
+});
+// An error goes when its field changes.
+document.addEventListener("input", ({ target }) => {
+  if (!target.matches("[data-form] [aria-invalid]")) return;
+  target.removeAttribute("aria-invalid");
+  find("[aria-live=assertive]", target.closest("form")).replaceChildren();
+});
+
+// The panel that provisions
+const showProvision = (shown) => {
+  const panel = find("#provision-panel");
+  const opener = find("[data-open-provision]");
+  if (!panel || panel.hidden === !shown) return;
+  panel.hidden = !shown;
+  opener.hidden = shown;
+  opener.setAttribute("aria-expanded", shown);
+  (shown ? find("#ice_name") : opener).focus();
+};
+document.addEventListener("click", (event) => {
+  if (event.target.closest("[data-open-provision], [data-provision]")) showProvision(true);
+  else if (event.target.closest("[data-close-provision]")) showProvision(false);
+}, true); // before the field of a button that provisions is filled in
+document.addEventListener("owner-added", () => {
+  noFault(find("#provision"));
+  find("#provision [type=submit]").focus();
+});
+
+// A new ICE is shown whatever the filter, until the person asks for something else.
+let added = null;
+document.addEventListener("ices-changed", (event) => {
+  added = event.detail.new ?? added;
+}, true); // before the table renews itself
+document.addEventListener("htmx:configRequest", ({ detail: { elt, target, parameters } }) => {
+  if (target?.id !== "table") return;
+  if (elt.id !== "table") added = null;
+  else if (added) parameters.new = added;
 });
 document.addEventListener("form-done", (event) => {
   event.target.reset();

@@ -1436,7 +1436,7 @@ async def test_bulk_takes_as_many_as_the_api(running, root):
     fields = {"action": "disconnect", "ice_names": names}
     answer = await root.post("ices/bulk", fields)
     assert answer.status == 200
-    assert "0 of 10000 done" in said(answer)
+    assert "0 of 10,000 done" in said(answer)
     for more, status in ((1, 422), (100, 413)):
         fields["ice_names"] = names + ["x"] * more
         assert (await root.post("ices/bulk", fields)).status == status

@@ -1,0 +1,145 @@
+"""The filter of the table of ICEs as the page's address has it, and the counts above the table.
+
+Tested in tests/browser/test_table.py and tests/gateway/admin/test_pages.py.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Final, Literal, Self
+
+import msgspec
+from aiohttp import web
+
+from gateway.admin.api.ices import IceFilters
+from gateway.admin.api.requests import Text
+from gateway.core.accounts import fold_user
+from gateway.core.attention import Attention
+from gateway.core.ice import Status
+from gateway.core.labels import MAX_LABELS, label_fault
+from gateway.core.problems import invalid
+from gateway.store.ice_listing import Counts, IceFilter, Order, SortKey
+from gateway.web.responses import RequestRefused
+
+ATTENTION: Final = {reason: reason.replace("-", " ").capitalize() for reason in Attention} | {
+    Attention.OWNER_DISABLED: "User disabled"
+}
+"""Why an ICE needs attention, in words."""
+UNSEEN: Final = {
+    "1h": ("1 hour", timedelta(hours=1)),
+    "1d": ("1 day", timedelta(days=1)),
+    "7d": ("7 days", timedelta(days=7)),
+    "30d": ("30 days", timedelta(days=30)),
+}
+"""For how long an ICE was not seen, as the filter offers it."""
+
+
+class Presence(enum.StrEnum):
+    """Whether an ICE is connected."""
+
+    CONNECTED = "connected"
+    OFFLINE = "offline"
+    """It could be connected: it is registered, unless the filter names another status."""
+
+
+class TableQuery(IceFilters):
+    """The query of the page's address: filters, order and page of the table.
+
+    `labels` is the text of the filter's field; `new` is an ICE that is shown whatever the filter.
+    """
+
+    user: Text | None = None
+    presence: Presence | None = None
+    unseen: Literal["1h", "1d", "7d", "30d"] | None = None
+    labels: Text | None = None
+    sort: str = "name"
+    desc: bool = False
+    page: int = 1
+    new: Text | None = None
+
+    @classmethod
+    def of(cls, request: web.Request) -> Self:
+        """The query of a request, as the fields of the filter show it. Raises `RequestRefused`."""
+        query = super().of(request)
+        if query.connected is not None:
+            presence = Presence.CONNECTED if query.connected else Presence.OFFLINE
+            query = msgspec.structs.replace(query, presence=presence, connected=None)
+        if query.labels is not None:
+            query = msgspec.structs.replace(query, label=_pairs(query.labels), labels=None)
+        return query
+
+    def filter(self, now: datetime) -> IceFilter:
+        """The filter at `now`; the page's field names the owner `user`."""
+        where = super().filter(now)
+        if self.user is not None:
+            where = replace(where, provisionedto=fold_user(self.user))
+        if self.presence is Presence.CONNECTED:
+            where = replace(where, connected=True)
+        elif self.presence is Presence.OFFLINE:
+            where = replace(where, connected=False, status=self.status or Status.REGISTERED)
+        if self.unseen is not None:
+            before = now - UNSEEN[self.unseen][1]
+            where = replace(where, lastseen_before=min(where.lastseen_before or before, before))
+        return where
+
+    def order(self) -> Order:
+        """The order; by name if the address names an unknown one."""
+        by = SortKey(self.sort) if self.sort in set(SortKey) else SortKey.NAME
+        return Order(by, self.desc)
+
+    @property
+    def is_filter(self) -> bool:
+        """Whether it may leave ICEs out."""
+        return bool(self.address(sort="name", desc=False, page=1, new=None))
+
+    def with_label(self, pair: str) -> str:
+        """The address of the ICEs that also have this label."""
+        labels = self.label if pair in self.label else [*self.label, pair]
+        return self.address(label=labels, page=1)
+
+
+def _pairs(text: str) -> list[str]:
+    """The labels of the filter's field, `KEY=VALUE;KEY=VALUE`. Raises `RequestRefused`."""
+    pairs = [pair.strip() for pair in text.split(";") if pair.strip()]
+    for pair in pairs:
+        key, equals, _ = pair.partition("=")
+        if not equals or label_fault(key, None) is not None:
+            raise RequestRefused(invalid("label", "write KEY=VALUE, with ; between several"))
+    return pairs[:MAX_LABELS]
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How many ICEs there are of one kind, and the address that lists them."""
+
+    name: str
+    number: int
+    address: str
+    mark: str
+    shape: str = "shape"
+
+
+def tallies(counts: Counts) -> list[Tally]:
+    """The counts above the table."""
+    return [
+        Tally("Connected", counts.connected, "presence=connected", "online", "dot"),
+        Tally("Offline", counts.offline, "presence=offline", "offline", "ring"),
+        Tally(
+            "Waiting for first start",
+            counts.status[Status.PROVISIONED],
+            "status=provisioned",
+            "status provisioned",
+        ),
+        Tally(
+            "Deregistered",
+            counts.status[Status.DEREGISTERED],
+            "status=deregistered",
+            "status deregistered",
+        ),
+        *(
+            Tally(ATTENTION[reason], number, f"attention={reason}", "attention")
+            for reason, number in counts.attention.items()
+        ),
+    ]
