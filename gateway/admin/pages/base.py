@@ -10,7 +10,7 @@ import functools
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import aiohttp_jinja2
 import jinja2
@@ -100,7 +100,9 @@ async def _check_login(request: web.Request) -> None:
             raise RequestRefused(
                 problem("unauthenticated", "Your login has ended. Nothing was changed.")
             )
-        raise web.HTTPFound(f"{root(request)}login")
+        wanted = _below_root(request)
+        to = f"?{urlencode({'to': wanted})}" if wanted else ""
+        raise web.HTTPFound(f"{root(request)}login{to}")
     request[LOGIN], request[CALLER] = login, login.caller
     if not passes_csrf_check(request, login):
         raise RequestRefused(
@@ -165,12 +167,18 @@ def pages_of(total: int) -> int:
 
 def root(request: web.Request) -> str:
     """The relative URL of `/admin/` from this page; relative since a proxy may have removed a prefix."""
+    return "../" * _below_root(request).partition("?")[0].count("/") or "./"
+
+
+def _below_root(request: web.Request) -> str:
+    """The address of this page below `/admin/`, with its query."""
     # The raw path, as the browser sees it, after the longest matching prefix.
     path = request.rel_url.raw_path
     prefixes = {"", *(urlsplit(url).path for url in admin_context(request).public_urls)}
     starts = [f"{prefix}/admin/" for prefix in prefixes]
     start = max((start for start in starts if path.startswith(start)), key=len, default=path)
-    return "../" * path[len(start) :].count("/") or "./"
+    query = request.rel_url.raw_query_string
+    return path[len(start) :] + (f"?{query}" if query else "")
 
 
 def render(

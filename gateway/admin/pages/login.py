@@ -6,7 +6,9 @@ Tested in tests/gateway/admin/test_pages.py.
 from __future__ import annotations
 
 import math
+import re
 from typing import Final
+from urllib.parse import unquote
 
 from aiohttp import web
 
@@ -23,6 +25,8 @@ from gateway.web.responses import RequestRefused
 
 MAX_FORM: Final = 16 * 1024
 """Bytes of the form, which anyone can send."""
+_ADDRESS: Final = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@%/?-]{0,2048}")
+"""An address as browsers send it (RFC 3986), without a fragment."""
 
 
 def routes() -> list[web.RouteDef]:
@@ -36,16 +40,27 @@ def routes() -> list[web.RouteDef]:
 
 async def page(request: web.Request) -> web.StreamResponse:
     """The form; while there is no user, it names the command that adds the first admin."""
+    to = own_address(request.query.get("to", ""))
     if await current_login(request) is not None:
-        raise web.HTTPFound(root(request))
-    return await _page(request, None)
+        raise web.HTTPFound(root(request) + to)
+    return await _page(request, None, to)
+
+
+def own_address(text: str) -> str:
+    """The address below `/admin/` to go to after the login; "" for all that is no such address.
+
+    It is appended to `./`, so it names neither another scheme nor another host.
+    """
+    path = unquote(text.partition("?")[0])
+    leaves = path.startswith("/") or "\\" in path or ".." in path.split("/")
+    return "" if leaves or not _ADDRESS.fullmatch(text) else text
 
 
 async def _page(
-    request: web.Request, fault: str | None, name: str = "", status: int = 200
+    request: web.Request, fault: str | None, to: str, name: str = "", status: int = 200
 ) -> web.StreamResponse:
     has_users = await admin_context(request).services.accounts.any()
-    context = {"fault": fault, "name": name, "has_users": has_users, "title": "Log in"}
+    context = {"fault": fault, "to": to, "name": name, "has_users": has_users, "title": "Log in"}
     return render(request, "login.html", context, status=status)
 
 
@@ -55,18 +70,19 @@ async def log_in(request: web.Request) -> web.StreamResponse:
         raise RequestRefused(problem("forbidden", "This login did not come from the login page."))
     fields = await form(request, MAX_FORM)
     name, password = fields.get("name", ""), Secret(fields.get("password", ""))
+    to = own_address(fields.get("to", ""))
     context = admin_context(request)
     address = client_address(request, context.trusted_proxies)
     outcome = await context.services.logins.log_in(name, password, address)
     if isinstance(outcome, NotLoggedIn):
         if not outcome.wait:
-            return await _page(request, "Name or password is wrong.", name, 401)
+            return await _page(request, "Name or password is wrong.", to, name, 401)
         minutes = math.ceil(outcome.wait / 60)
         fault = f"Too many failed attempts. Try again in {minutes} minute{'s' * (minutes != 1)}."
-        response = await _page(request, fault, name, 429)
+        response = await _page(request, fault, to, name, 429)
         response.headers["Retry-After"] = str(math.ceil(outcome.wait))
         return response
-    response = web.HTTPSeeOther(root(request))
+    response = web.HTTPSeeOther(root(request) + to)
     response.set_cookie(
         cookie_name(request),
         outcome.reveal(),

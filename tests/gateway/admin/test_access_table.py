@@ -70,6 +70,8 @@ PAGES = {
     "GET /guide": ("guide", _IN),
     "GET /": ("", _IN),
     "POST /ices": ("ices", (401, 403, 403, 422)),
+    "GET /ice-names": ("ice-names", (302, 403, 403, 200)),
+    "POST /ices/owner": ("ices/owner", (401, 403, 403, 422)),
     "POST /ices/bulk": ("ices/bulk", (401, 403, 403, 422)),
     "POST /ices/bulk/confirm": ("ices/bulk/confirm", (401, 403, 403, 422)),
     "GET /ices/{ice_name}": ("ices/mine", _IN),

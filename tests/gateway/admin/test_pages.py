@@ -8,7 +8,7 @@ import html
 import json
 import re
 from datetime import timedelta
-from urllib.parse import urlencode, urljoin
+from urllib.parse import quote, urlencode, urljoin
 
 import aiohttp
 import pytest
@@ -353,7 +353,39 @@ async def test_who_is_not_logged_in_is_sent_to_the_login_page(running, browse, p
     browser = await browse(running)
     answer = await browser.get(path)
     assert answer.status == 302
-    assert urljoin(answer.url, answer.headers["Location"]) == f"{running.url}/admin/login"
+    to = f"?to={quote(path)}" if path else ""
+    assert urljoin(answer.url, answer.headers["Location"]) == f"{running.url}/admin/login{to}"
+
+
+async def test_login_leads_to_the_address_that_was_asked_for(running, browse):
+    await has_password(running, "root")
+    await running.provision("lab-1")
+    browser = await browse(running)
+    asked = "?q=a%20%26b&label=os%3Dx&page=1"
+    page = await browser.get(f"ices/lab-1{asked}", follow=True)
+    to = html.unescape(re.search(r'name="to" value="([^"]*)"', page.text)[1])
+    login = {"name": "root", "password": "wrong", "to": to}
+    page = await browser.send("POST", "login", login, headers={"Origin": browser.origin})
+    assert html.unescape(re.search(r'name="to" value="([^"]*)"', page.text)[1]) == to
+    login["password"] = PASSWORD
+    answer = await browser.send("POST", "login", login, headers={"Origin": browser.origin})
+    assert answer.status == 303
+    assert urljoin(page.url, answer.headers["Location"]) == f"{running.url}/admin/ices/lab-1{asked}"
+    # Who is logged in already goes there at once.
+    answer = await browser.get(f"login?{urlencode({'to': 'users?q=a'})}")
+    assert answer.headers["Location"] == "./users?q=a"
+
+
+@pytest.mark.parametrize(
+    "to",
+    [
+        *("//evil.example", "/metrics", "\\\\evil.example", "../healthz", "a/../../healthz"),
+        *("%2e%2e/healthz", "%2Fevil", "a\r\nX: y", "ü", "x#y", "a" * 3000),
+    ],
+)
+async def test_login_leads_nowhere_else(root, to):
+    answer = await root.get(f"login?{urlencode({'to': to})}")
+    assert answer.headers["Location"] == "./"
 
 
 @pytest.mark.parametrize("prefix", ["/gw", "/admin/gw", "/a/admin", "/a.b/c"])
@@ -365,7 +397,8 @@ async def test_pages_work_under_a_prefix(tmp_path, browse, prefix):
         base = f"{running.url}{prefix}/admin"
         for path in ("", "users", "ices/x/deregister"):
             answer = await browser.get(f"{base}/{path}")
-            assert urljoin(answer.url, answer.headers["Location"]) == f"{base}/login"
+            to = f"?to={quote(path)}" if path else ""
+            assert urljoin(answer.url, answer.headers["Location"]) == f"{base}/login{to}"
         answer = await browser.get(base)
         assert urljoin(answer.url, answer.headers["Location"]) == f"{base}/"
         assert (await browser.log_in()).status == 303
@@ -410,7 +443,7 @@ async def test_pages_work_behind_a_proxy_that_takes_the_prefix_away(tmp_path, br
         browser = await browse(running)
         browser.url, browser.origin = public, public.removesuffix("/deep/gw")
         answer = await browser.get("users", follow=True)
-        assert answer.url == f"{public}/admin/login"
+        assert answer.url == f"{public}/admin/login?to=users"
         answer = await browser.send("GET", f"{public}/admin", follow=True)
         assert answer.url == f"{public}/admin/login"
         answer = await browser.log_in()
