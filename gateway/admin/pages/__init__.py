@@ -14,6 +14,7 @@ from gateway.admin.pages.api_tokens import routes as api_tokens
 from gateway.admin.pages.audit import routes as audit
 from gateway.admin.pages.base import configure, handle_errors, redirect_to_root, require_login
 from gateway.admin.pages.bulk import routes as bulk
+from gateway.admin.pages.fleet import routes as fleet
 from gateway.admin.pages.guide import routes as guide
 from gateway.admin.pages.ice import routes as one_ice
 from gateway.admin.pages.ices import routes as ices
@@ -37,6 +38,7 @@ def pages_app(context: AdminContext) -> web.Application:
         login,
         ices,
         bulk,
+        fleet,
         one_ice,
         operations,
         users,

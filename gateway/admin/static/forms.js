@@ -1,5 +1,6 @@
 // Forms: fields that depend on another, refusals beside their field.
 import { all, find } from "./dom.js";
+import "./fleet.js";
 
 // The provisioning form: only a normal ICE has a user
 export const ownerFollowsType = () => {

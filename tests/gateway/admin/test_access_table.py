@@ -71,6 +71,8 @@ PAGES = {
     "GET /": ("", _IN),
     "POST /ices": ("ices", (401, 403, 403, 422)),
     "GET /ice-names": ("ice-names", (302, 403, 403, 200)),
+    "POST /fleet": ("fleet", (401, 403, 403, 200)),
+    "POST /fleet/check": ("fleet/check", (401, 403, 403, 200)),
     "POST /ices/owner": ("ices/owner", (401, 403, 403, 422)),
     "POST /ices/bulk": ("ices/bulk", (401, 403, 403, 422)),
     "POST /ices/bulk/confirm": ("ices/bulk/confirm", (401, 403, 403, 422)),
