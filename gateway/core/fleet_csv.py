@@ -14,7 +14,7 @@ from typing import Final
 
 from gateway.core.accounts import MAX_USER_NAME
 from gateway.core.ice import NAME_RULE, IceType, fold, valid_name
-from gateway.core.labels import MAX_LABELS, Labels, label_fault
+from gateway.core.labels import Labels, labels_of
 from gateway.core.problems import quoted
 
 REQUIRED: Final = ("ice_name", "ice_type")
@@ -157,7 +157,7 @@ def _row(
         fault_of_user = _user_fault(ice_type, user)
         if fault_of_user is not None:
             faults.append(FleetFault(line, "user", fault_of_user))
-    labels = _labels(given["labels"])
+    labels = labels_of(given["labels"])
     if isinstance(labels, str):
         faults.append(FleetFault(line, "labels", labels))
         return faults
@@ -172,21 +172,3 @@ def _user_fault(ice_type: IceType, user: str | None) -> str | None:
     if len(user) > MAX_USER_NAME or not user.isprintable():
         return f"a user name has 1 to {MAX_USER_NAME} printable characters"
     return None
-
-
-def _labels(text: str) -> Labels | str:
-    """The labels of a cell, or what is wrong with it."""
-    labels: Labels = {}
-    for pair in filter(None, (part.strip() for part in text.split(";"))):
-        key, equals, value = (part.strip() for part in pair.partition("="))
-        if not equals:
-            return f"{quoted(pair)} is no key=value"
-        fault = label_fault(key, value)
-        if fault is not None:
-            return fault
-        if key in labels:
-            return f"has the key {key} twice"
-        labels[key] = value
-    if len(labels) > MAX_LABELS:
-        return f"an ICE has at most {MAX_LABELS} labels"
-    return labels

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
+from gateway.core.problems import quoted
+
 MAX_LABELS: Final = 32
 MAX_NOTE: Final = 1000
 """Characters of a note."""
@@ -44,3 +46,21 @@ def merged(labels: Labels, changes: LabelChanges) -> Labels | None:
     kept = {key: value for key, value in labels.items() if key not in changes}
     new = kept | {key: value for key, value in changes.items() if value is not None}
     return None if len(new) > MAX_LABELS else dict(sorted(new.items()))
+
+
+def labels_of(text: str) -> Labels | str:
+    """The labels that a person has written as `KEY=VALUE;KEY=VALUE`, or what is wrong with the text."""
+    labels: Labels = {}
+    for pair in filter(None, (part.strip() for part in text.split(";"))):
+        key, equals, value = (part.strip() for part in pair.partition("="))
+        if not equals:
+            return f"{quoted(pair)} is no key=value"
+        fault = label_fault(key, value)
+        if fault is not None:
+            return fault
+        if key in labels:
+            return f"has the key {key} twice"
+        labels[key] = value
+    if len(labels) > MAX_LABELS:
+        return f"an ICE has at most {MAX_LABELS} labels"
+    return labels

@@ -190,6 +190,7 @@ async def test_provision_and_deregister_by_keyboard_alone(page, running):
     await keys.press("Escape")
     await expect(more(page, "lab-1")).to_be_focused()
     await keys.press("Enter")
+    await expect(page.get_by_role("menuitem", name="Disconnect lab-1")).to_be_focused()
     await keys.press("ArrowUp")
     await keys.press("ArrowUp")
     await keys.press("Enter")

@@ -9,7 +9,7 @@ from pathlib import Path
 from playwright.async_api import expect
 
 from gateway.core.ice import NAME_RULE
-from tests.browser.admin import dialog, press, row
+from tests.browser.admin import close_token, dialog, press, row
 from tests.browser.test_table import many
 
 FLEET = """ice_name,ice_type,user,labels
@@ -71,7 +71,7 @@ async def test_file_of_ices_is_previewed_and_provisioned(page, running):
     assert {event["via"] for event in events[1:]} == {"page"}
 
 
-async def test_all_that_match_are_chosen_and_asked_about(page, running):
+async def test_all_that_match_are_chosen_and_asked_about(admin, page, running):
     await running.provision("zebra")
     await many(running, 130)
     await page.goto(f"{running.url}/admin/?q=ice-")
@@ -101,6 +101,19 @@ async def test_all_that_match_are_chosen_and_asked_about(page, running):
     saved = (await page.locator("#token").input_value()).splitlines()
     assert len(saved) == 44
     assert saved[1].startswith("ice-00000,ey")
-    await dialog(page).locator("[data-ask]").click()
-    await dialog(page).locator("[data-close]").click()
+    await close_token(page)
     await expect(bulk).to_be_hidden()
+    # Labels for several.
+    admin.expected = {422}
+    await page.get_by_label("Choose ice-00001").check()
+    await page.get_by_label("Choose ice-00002").check()
+    await bulk.get_by_role("button", name="Label…").click()
+    await told.get_by_label("Labels to set").fill("os")
+    await press(page, "Label")
+    await expect(told.get_by_role("alert")).to_have_text("Labels: os is no key=value")
+    await told.get_by_label("Labels to set").fill("os=linux; room=7")
+    await expect(told.get_by_role("alert")).to_have_count(0)
+    await press(page, "Label")
+    await expect(told.get_by_role("heading")).to_have_text("Label: 2 of 2 done")
+    await press(page, "Ok")
+    await expect(row(page, "ice-00002").locator(".chip")).to_have_text(["os=linux", "room=7"])

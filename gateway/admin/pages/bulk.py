@@ -20,9 +20,10 @@ from gateway.admin.auth import actor
 from gateway.admin.context import CALLER, admin_context
 from gateway.admin.pages.base import MAX_FIELDS, PAGE, form_fields, render
 from gateway.admin.pages.ice_filter import TableQuery
-from gateway.admin.pages.ices import CHANGED, LABELS, table_row
+from gateway.admin.pages.ices import CHANGED, LABELS, form_error, table_row
 from gateway.core.audit_event import AuditAction, Via
 from gateway.core.ice import Action
+from gateway.core.labels import MAX_LABELS, LabelChanges, label_fault, labels_of
 from gateway.core.problems import Problem, invalid, problem
 from gateway.core.roles import Need
 from gateway.core.secret import Secret
@@ -33,7 +34,8 @@ from gateway.web.responses import RequestRefused, json_response
 MAX_BULK_FIELDS: Final = MAX_BULK + MAX_FIELDS
 """Maximum fields of a form that lists ICEs."""
 _ISSUING: Final = (Action.REPROVISION, Action.REREGISTER)
-_ACTIONS: Final = (AuditAction.DISCONNECT, *_ISSUING, Action.DEREGISTER)
+_ACTIONS: Final = (AuditAction.DISCONNECT, AuditAction.LABEL, *_ISSUING, Action.DEREGISTER)
+_LABEL_FIELDS: Final = {"labels": "bulk-labels", "remove": "bulk-remove"}
 _TYPED_ABOVE: Final = 20
 """ICEs above which the admin types their number."""
 _EXAMPLES: Final = 5
@@ -84,8 +86,11 @@ async def names(request: web.Request) -> web.StreamResponse:
 
 async def confirm(request: web.Request) -> web.StreamResponse:
     """Ask before a bulk action: how many ICEs it will change, and which it will refuse, and why."""
-    action, targets = await _asked(request)
+    action, targets, _ = await _asked(request)
     context = admin_context(request)
+    if action == AuditAction.LABEL:
+        typed = len(targets) > _TYPED_ABOVE
+        return render(request, "label_bulk.html", {"count": len(targets), "typed": typed})
     done: BulkDone = unwrap(
         await context.services.bulk.act(actor(request, Via.PAGE), action, targets, dry_run=True)
     )
@@ -112,10 +117,15 @@ async def confirm(request: web.Request) -> web.StreamResponse:
 
 async def bulk(request: web.Request) -> web.StreamResponse:
     """Act on the chosen ICEs; show the results, and new tokens once."""
-    action, targets = await _asked(request)
-    done: BulkDone = unwrap(
-        await admin_context(request).services.bulk.act(actor(request, Via.PAGE), action, targets)
-    )
+    action, targets, fields = await _asked(request)
+    service, caller = admin_context(request).services.bulk, actor(request, Via.PAGE)
+    if action == AuditAction.LABEL:
+        changes = _label_changes(fields)
+        if isinstance(changes, Problem):
+            return form_error(request, changes, _LABEL_FIELDS, "#dialog-fault")
+        done: BulkDone = unwrap(await service.label(caller, targets, changes, None))
+    else:
+        done = unwrap(await service.act(caller, action, targets))
     drops = {drop.ice_name: drop for drop in done.dropped}
     context: dict[str, Any] = {
         "results": [(outcome, drops.get(outcome.ice_name)) for outcome in done.outcomes[:_LISTED]],
@@ -134,6 +144,20 @@ async def bulk(request: web.Request) -> web.StreamResponse:
             "filename": f"{action}-tokens.csv",
         }
     return render(request, template, context, trigger={CHANGED: {}})
+
+
+def _label_changes(fields: dict[str, str]) -> LabelChanges | Problem:
+    """The labels to set and to remove."""
+    labels = labels_of(fields.get("labels", ""))
+    if isinstance(labels, str):
+        return invalid("labels", labels)
+    removed = [key.strip() for key in fields.get("remove", "").split(";") if key.strip()]
+    wrong = next((fault for key in removed if (fault := label_fault(key, None))), None)
+    if wrong is not None:
+        return invalid("remove", wrong)
+    if not labels and not removed:
+        return invalid("labels", "write at least one, or one to remove")
+    return dict.fromkeys(removed[:MAX_LABELS]) | labels
 
 
 def grouped(outcomes: Sequence[BulkOutcome]) -> list[Refusals]:
@@ -162,8 +186,8 @@ def tokens_csv(tokens: Iterable[tuple[str, Secret | None]]) -> str:
     return text.getvalue()
 
 
-async def _asked(request: web.Request) -> tuple[str, list[Target]]:
-    """The action and its ICEs, each with the generation that was confirmed."""
+async def _asked(request: web.Request) -> tuple[str, list[Target], dict[str, str]]:
+    """The action, its ICEs, each with the generation that was confirmed, and the other fields."""
     pairs = await form_fields(request, max_fields=MAX_BULK_FIELDS)
     fields = dict(pairs)
     action = fields.get("action", "")
@@ -178,10 +202,10 @@ async def _asked(request: web.Request) -> tuple[str, list[Target]]:
         raise RequestRefused(problem("invalid", sentence))
     generations = fields.get("generations", "").split()
     if not generations:
-        return action, [Target(name) for name in chosen]
+        return action, [Target(name) for name in chosen], fields
     if len(generations) != len(chosen) or not all(
         re.fullmatch("[0-9]{1,18}", each) for each in generations
     ):
         raise RequestRefused(invalid("generations", "must be the numbers that the page showed"))
     targets = [Target(*pair) for pair in zip(chosen, map(int, generations), strict=True)]
-    return action, targets
+    return action, targets, fields

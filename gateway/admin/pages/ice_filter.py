@@ -18,7 +18,7 @@ from gateway.admin.api.requests import Text
 from gateway.core.accounts import fold_user
 from gateway.core.attention import Attention
 from gateway.core.ice import Status
-from gateway.core.labels import MAX_LABELS, label_fault
+from gateway.core.labels import labels_of
 from gateway.core.problems import invalid
 from gateway.store.ice_listing import Counts, IceFilter, Order, SortKey
 from gateway.web.responses import RequestRefused
@@ -101,13 +101,11 @@ class TableQuery(IceFilters):
 
 
 def _pairs(text: str) -> list[str]:
-    """The labels of the filter's field, `KEY=VALUE;KEY=VALUE`. Raises `RequestRefused`."""
-    pairs = [pair.strip() for pair in text.split(";") if pair.strip()]
-    for pair in pairs:
-        key, equals, _ = pair.partition("=")
-        if not equals or label_fault(key, None) is not None:
-            raise RequestRefused(invalid("label", "write KEY=VALUE, with ; between several"))
-    return pairs[:MAX_LABELS]
+    """The labels of the filter's field. Raises `RequestRefused`."""
+    labels = labels_of(text)
+    if isinstance(labels, str):
+        raise RequestRefused(invalid("label", labels))
+    return [f"{key}={value}" for key, value in labels.items()]
 
 
 @dataclass(frozen=True, slots=True)

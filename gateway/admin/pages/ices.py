@@ -46,12 +46,15 @@ LABELS: Final[dict[str, str]] = {
     Action.REREGISTER: "Reregister",
     Action.DEREGISTER: "Deregister",
     AuditAction.DISCONNECT: "Disconnect",
+    AuditAction.LABEL: "Label",
 }
 FIELDS: Final = {
     "ice_name": "ICE name",
     "ice_type": "ICE type",
     "provisionedto": "User",
-    "label": "Label",
+    "label": "Labels",
+    "labels": "Labels",
+    "remove": "Labels to remove",
     "version_below": "Version below",
     "q": "Search",
     "name": "Name",

@@ -31,7 +31,7 @@ document.addEventListener("form-fault", (event) => {
 });
 document.addEventListener("htmx:beforeRequest", (event) => {
   if (event.target.matches("[data-form], #filter")) {
-    find("#form-fault, #filter-fault", event.target)?.replaceChildren();
+    find("#form-fault, #dialog-fault, #filter-fault", event.target)?.replaceChildren();
     noFault(event.target);
   }
 });

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.labels import MAX_LABELS, label_fault, merged, note_fault
+from gateway.core.labels import MAX_LABELS, label_fault, labels_of, merged, note_fault
 
 
 @pytest.mark.parametrize("key", ["os", "0", "a.b_c-d", "x" * 63])
@@ -44,3 +44,10 @@ def test_notes():
     assert note_fault("x" * 1000) is None
     assert "at most 1,000" in note_fault("x" * 1001)
     assert "printable" in note_fault("a\x00b")
+
+
+def test_labels_as_people_write_them():
+    assert labels_of(" os = windows ;room=4;; x=") == {"os": "windows", "room": "4", "x": ""}
+    assert labels_of("") == {}
+    assert labels_of("os") == "os is no key=value"
+    assert labels_of("os=1;os=2") == "has the key os twice"
