@@ -124,7 +124,8 @@ class IceFilter:
         words: each must be in what is searched (`core.search`).
         labels: pairs that the ICE must have.
         version_below: a key of `core.version_key`.
-        now: the present, for `attention`.
+        needs_attention: for any reason.
+        now: the present, for `attention` and `needs_attention`.
     """
 
     status: Status | None = None
@@ -134,6 +135,7 @@ class IceFilter:
     words: tuple[str, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
     attention: Attention | None = None
+    needs_attention: bool = False
     version_below: str | None = None
     lastseen_before: datetime | None = None
     lastseen_after: datetime | None = None
@@ -305,9 +307,15 @@ def _conditions(where: IceFilter, params: list[object]) -> str:
     ]
     if where.connected is not None:
         found.append(f"{'NOT ' * (not where.connected)}{_CONNECTED}")
+    wanted: list[tuple[Attention, ...]] = []
     if where.attention is not None:
+        wanted.append((where.attention,))
+    if where.needs_attention:
+        wanted.append(tuple(Attention))
+    for reasons in wanted:
         assert where.now is not None  # noqa: S101 - attention is always asked of a moment
-        found.append(_needs(where.attention, where.now, params))
+        any_reason = (_needs(reason, where.now, params) for reason in reasons)
+        found.append(f"({' OR '.join(any_reason)})")
     return " AND ".join(found)
 
 
