@@ -1,6 +1,6 @@
 """The filter of the table of ICEs as the page's address has it, and the counts above the table.
 
-Tested in tests/browser/test_table.py and tests/gateway/admin/test_pages.py.
+Tested in tests/gateway/admin/test_ice_list.py.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ ATTENTION: Final = {reason: reason.replace("-", " ").capitalize() for reason in 
     Attention.OWNER_DISABLED: "User disabled"
 }
 """Why an ICE needs attention, in words."""
+ANY: Final = "any"
+"""Any of these reasons."""
 UNSEEN: Final = {
     "1h": ("1 hour", timedelta(hours=1)),
     "1d": ("1 day", timedelta(days=1)),
@@ -47,11 +49,12 @@ class Presence(enum.StrEnum):
 class TableQuery(IceFilters):
     """The query of the page's address: filters, order and page of the table.
 
-    `labels` is the text of the filter's field; `new` is an ICE that is shown whatever the filter.
+    `condition` is why an ICE needs attention, or `ANY`; `labels` is the text of the filter's field; `new` is an ICE that is shown whatever the filter.
     """
 
     user: Text | None = None
     presence: Presence | None = None
+    condition: Text | None = None
     unseen: Literal["1h", "1d", "7d", "30d"] | None = None
     labels: Text | None = None
     sort: str = "name"
@@ -66,6 +69,10 @@ class TableQuery(IceFilters):
         if query.connected is not None:
             presence = Presence.CONNECTED if query.connected else Presence.OFFLINE
             query = msgspec.structs.replace(query, presence=presence, connected=None)
+        if query.attention is not None:
+            query = msgspec.structs.replace(query, condition=query.attention.value, attention=None)
+        if query.condition not in (None, ANY, *Attention):
+            raise RequestRefused(invalid("condition", f"choose {ANY}, {', '.join(Attention)}"))
         if query.labels is not None:
             query = msgspec.structs.replace(query, label=_pairs(query.labels), labels=None)
         return query
@@ -79,6 +86,10 @@ class TableQuery(IceFilters):
             where = replace(where, connected=True)
         elif self.presence is Presence.OFFLINE:
             where = replace(where, connected=False, status=self.status or Status.REGISTERED)
+        if self.condition == ANY:
+            where = replace(where, needs_attention=True)
+        elif self.condition is not None:
+            where = replace(where, attention=Attention(self.condition))
         if self.unseen is not None:
             before = now - UNSEEN[self.unseen][1]
             where = replace(where, lastseen_before=min(where.lastseen_before or before, before))
@@ -119,25 +130,24 @@ class Tally:
     shape: str = "shape"
 
 
-def tallies(counts: Counts) -> list[Tally]:
-    """The counts above the table."""
+def tallies(counts: Counts, needing: int) -> list[Tally]:
+    """The counts above the table; `needing` ICEs need attention, some for several reasons."""
+    reasons = {
+        reason: Tally(ATTENTION[reason], number, f"condition={reason}", "attention")
+        for reason, number in counts.attention.items()
+    }
+    waiting, gone = Status.PROVISIONED, Status.DEREGISTERED
     return [
         Tally("Connected", counts.connected, "presence=connected", "online", "dot"),
         Tally("Offline", counts.offline, "presence=offline", "offline", "ring"),
         Tally(
             "Waiting for first start",
-            counts.status[Status.PROVISIONED],
-            "status=provisioned",
-            "status provisioned",
+            counts.status[waiting],
+            f"status={waiting}",
+            f"status {waiting}",
         ),
-        Tally(
-            "Deregistered",
-            counts.status[Status.DEREGISTERED],
-            "status=deregistered",
-            "status deregistered",
-        ),
-        *(
-            Tally(ATTENTION[reason], number, f"attention={reason}", "attention")
-            for reason, number in counts.attention.items()
-        ),
+        reasons.pop(Attention.TOKEN_EXPIRED),
+        Tally("Deregistered", counts.status[gone], f"status={gone}", f"status {gone}"),
+        Tally("Needs attention", needing, f"condition={ANY}", "attention"),
+        *(tally for tally in reasons.values() if tally.number),
     ]

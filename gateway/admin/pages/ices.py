@@ -1,13 +1,13 @@
 """The page ICE Provisioning: the form, the table of ICEs, and the actions on one of them.
 
-Tested in tests/gateway/admin/test_pages.py and tests/browser/test_actions.py.
+Tested in tests/gateway/admin/test_ice_list.py and tests/browser/test_actions.py.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import msgspec
@@ -138,6 +138,9 @@ async def _table(request: web.Request, query: TableQuery) -> dict[str, Any]:
     where, table = visible_ices(caller, query.filter(now)), admin_context(request).ices
     everything = visible_ices(caller, IceFilter())
     counts = NO_ICES if everything is None else await table.counts(everything, now)
+    needing = 0
+    if everything is not None and any(counts.attention.values()):
+        needing = await table.count(replace(everything, needs_attention=True, now=now))
     total = 0 if where is None else await table.count(where)
     shown = Page.of(min(query.page, pages_of(total)))
     found: list[Listed] = []
@@ -158,7 +161,7 @@ async def _table(request: web.Request, query: TableQuery) -> dict[str, Any]:
         "new": None if new is None else new.ice.ice_name,
         **shown.context(total),
         "everything": counts.total,
-        "tallies": tallies(counts),
+        "tallies": tallies(counts, needing),
         "attention": ATTENTION,
         "unseen": UNSEEN,
         "now": now,
