@@ -134,9 +134,28 @@ async def test_unknown_user_is_refused_beside_the_form(admin, page):
     admin.expected = {422}
     await fill(page, "lab-1", "nobody")
     await submit(page)
-    await expect(page.locator("#form-fault")).to_contain_text("there is no user of this name")
-    await expect(page.locator("#provisionedto")).to_be_focused()
+    fault, user = page.locator("#form-fault"), page.locator("#provisionedto")
+    await expect(fault).to_contain_text("User: there is no user of this name")
+    await expect(user).to_be_focused()
     await expect(page.get_by_label("ICE name")).to_have_value("lab-1")
+    # The error goes when its field changes.
+    await user.fill("nobod")
+    await expect(fault).to_be_empty()
+    await expect(user).not_to_have_attribute("aria-invalid", "true")
+    await user.fill("nobody")
+    await submit(page)
+    await fault.get_by_role("button", name="Add nobody").click()
+    await expect(fault).to_have_text("nobody is a user now. Press Provision.")
+    await expect(page.get_by_role("button", name="Provision", exact=True)).to_be_focused()
+    # A pasted name that is too long is refused, not cut.
+    await page.get_by_label("ICE name").fill("x" * 70)
+    await submit(page)
+    await expect(page.get_by_label("ICE name")).to_be_focused()
+    await expect(page.get_by_label("ICE name")).to_have_value("x" * 70)
+    await expect(dialog(page)).to_have_count(0)
+    await page.get_by_label("ICE name").fill("lab-1")
+    await submit(page)
+    await expect(dialog(page).get_by_role("heading")).to_have_text("ICE provisioning successful")
 
 
 async def test_leaving_the_page_with_a_token_open_is_asked_about(page):
