@@ -60,6 +60,11 @@ async def every_dialog(page, running):
     yield "disconnected"
     await press(page, "Ok")
     await page.get_by_label("Choose all on this page").check()
+    for button in ("#bulk-label", "#show-chosen"):
+        await page.locator(button).click()
+        await expect(dialog(page)).to_be_visible()
+        yield button
+        await dialog(page).locator("[data-close]").click()
     await page.locator("#bulk-deregister").click()
     await expect(dialog(page)).to_be_visible()
     yield "deregister several?"
@@ -67,7 +72,13 @@ async def every_dialog(page, running):
     await expect(dialog(page).get_by_role("heading")).to_contain_text("done")
     yield "deregistered several"
     await press(page, "Ok")
+    fleet = b"ice_name,ice_type,user,labels\n-,-,,\nlab-9,normal,nobody,os=windows;room=4\n"
+    file = {"name": "fleet.csv", "mimeType": "text/csv", "buffer": fleet}
     await fill(page, "lab-2")
+    await page.locator("#fleet-file").set_input_files(file)
+    await expect(dialog(page)).to_be_visible()
+    yield "preview of a file"
+    await press(page, "Cancel")
     await submit(page)
     await expect(dialog(page)).to_be_visible()
     yield "provisioned"
@@ -104,6 +115,11 @@ async def test_pages_hold_to_axe_and_to_the_width(new_admin, running, scheme, wi
         assert answer.ok or address == "ices/nowhere", f"{address} answered {answer.status}"
         for summary in await page.locator("summary").all():
             await summary.click()
+        if await page.locator("[data-open-provision]").is_visible():
+            await page.locator("[data-open-provision]").click()
+            if await page.locator(".more").count():
+                await page.locator("#choose-all").check()
+                await page.locator(".more").first.click()
         await hold_to_axe(page, address)
         await hold_to_width(page, address, 320, 1920)
 
