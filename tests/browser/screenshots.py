@@ -87,7 +87,7 @@ async def take(page: Page, name: str, scheme: str, **how: Any) -> None:
     await page.screenshot(path=IMAGES / f"{name}-{scheme}.png", caret="initial", **how)
 
 
-async def tour(browser: Browser, running: Harness, scheme: str) -> None:
+async def tour(browser: Browser, running: Harness, scheme: str, now: datetime) -> None:
     """All pictures in one colour scheme."""
     look: dict[str, Any] = {
         "color_scheme": scheme,
@@ -100,10 +100,11 @@ async def tour(browser: Browser, running: Harness, scheme: str) -> None:
     await take(await stranger.open("login"), "login", scheme)
     await stranger.context.close()
     admin = Admin(await browser.new_context(**look), running)
+    await admin.context.clock.set_fixed_time(now)
     await admin.log_in("admin")
     page = await admin.open()
     await expect(row(page, "lab-berlin-1").locator(".version")).not_to_be_empty()
-    await page.locator("summary").click()
+    await page.get_by_text("What the statuses mean").click()
     await take(page, "ices", scheme, full_page=True)
     name = f"lab-oslo-{1 if scheme == 'light' else 2}"
     await fill(page, name)
@@ -132,7 +133,7 @@ async def main() -> None:
             await people(running)
             await fleet(running, clock)
             for scheme in ("light", "dark"):
-                await tour(browser, running, scheme)
+                await tour(browser, running, scheme, clock())
     print(f"the pictures are in {IMAGES}")  # noqa: T201
 
 
