@@ -98,7 +98,9 @@ class Admin:
         secure = any(url.startswith("https:") for url in urls)
         name = SECURE_COOKIE if secure else COOKIE
         url = self.running.url.replace("http:", "https:") if secure else self.running.url
-        await self.context.add_cookies([{"name": name, "value": cookie.reveal(), "url": url}])
+        await self.context.add_cookies(
+            [{"name": name, "value": cookie.reveal(), "url": url, "sameSite": "Strict"}]
+        )
 
     async def end_logins(self, user: str = "root") -> None:
         """As when their time is over: nothing says so."""

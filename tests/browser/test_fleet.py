@@ -29,7 +29,7 @@ async def upload(page, text, name="fleet.csv"):
     )
 
 
-async def test_file_of_ices_is_previewed_and_provisioned(page, running):
+async def test_file_of_ices_is_previewed_and_provisioned(admin, page, running):
     await running.provision("taken", "ci-cd")
     await upload(page, b"ice_name\xff\n")
     await expect(page.locator("[data-fleet-fault]")).to_contain_text("neither UTF-8 nor UTF-16")
@@ -45,6 +45,17 @@ async def test_file_of_ices_is_previewed_and_provisioned(page, running):
     preview = told.get_by_role("row", name="2 lab-1 Normal alice os=windows; room=4")
     await expect(preview).to_be_visible()
     assert (await running.admin.get("/ices/lab-1")).status == 404, "a preview changes nothing"
+    # An answer that is lost is told, with what to do.
+    admin.expected = {503}
+    await page.route("**/admin/fleet", lambda route: route.fulfill(status=503), times=1)
+    await press(page, "Provision")
+    await expect(told.get_by_role("heading")).to_have_text("0 ICEs provisioned")
+    await expect(told.get_by_role("list", name="Refused")).to_have_text(
+        "The gateway answered 503. The ICEs from row 1 of the file on may have been provisioned;"
+        " reprovision those that the list shows."
+    )
+    await press(page, "Ok")
+    await upload(page, FLEET)
     await told.get_by_role("switch").check()
     await press(page, "Provision")
     await expect(told.get_by_role("heading")).to_have_text("3 ICEs provisioned")

@@ -234,6 +234,16 @@ async def test_back_does_not_take_the_token_away(page):
     await expect(page.locator("#token")).to_have_value(token)
 
 
+async def test_link_from_another_site_reaches_who_is_logged_in(admin, page, running):
+    """The cookie is SameSite=Strict: the browser does not send it with such a link."""
+    admin.stream_may_end = True
+    await running.provision("lab-1")
+    await page.goto(f'data:text/html,<a href="{running.url}/admin/ices/lab-1">look</a>')
+    async with page.expect_request("**/admin/login?to=ices/lab-1"):
+        await page.get_by_role("link", name="look").click()
+    await expect(page.get_by_role("heading", level=1)).to_have_text("lab-1")
+
+
 async def test_login_is_throttled_and_says_so(new_admin, running):
     await set_password(running)
     admin = await new_admin(None)

@@ -80,6 +80,13 @@ const showPassword = (box) => {
   document.getElementById(box.dataset.show).type = box.checked ? "text" : "password";
 };
 
+// A link from another site comes without the login's cookie. Ask again from here: who is logged in goes on.
+document.addEventListener("DOMContentLoaded", async () => {
+  if (!find("form[action=login]") || find(".fault")) return;
+  const answer = await fetch(location, { redirect: "manual" });
+  if (answer.type === "opaqueredirect") location.replace(location);
+});
+
 document.addEventListener("change", (event) => {
   if (event.target.matches("input[name=ice_type]")) ownerFollowsType();
   else if (event.target.matches("#operation-kind")) timeFollowsKind();
