@@ -61,6 +61,12 @@ async def test_choice_focus_and_dialog_survive_what_happens_by_itself(page, runn
     await expect(dialog(page)).to_be_visible()
     await press(page, "Cancel")
     await expect(button).to_be_focused()
+    # So does an open menu.
+    await button.click()
+    await running.provision("lab-5")
+    await expect(row(page, "lab-5")).to_be_visible()
+    await page.get_by_role("menuitem", name="Deregister lab-1").click()
+    await expect(dialog(page).get_by_role("heading")).to_have_text("Deregister lab-1?")
 
 
 async def test_press_that_a_renewal_comes_between_counts(page, running):

@@ -197,6 +197,11 @@ async def laboratory(engine):
         ({"words": ("_",)}, ["lab_1", "Zeta.x"]),
         ({"words": ("\\",)}, ["delta"]),
         ({"words": ("l_b",)}, []),
+        (
+            {"needs_attention": True, "now": minutes(60)},
+            ["build-1", "delta", "lab-10", "Zeta.x"],
+        ),
+        ({"needs_attention": True, "now": minutes(59)}, []),
         ({"words": ("lab",), "status": Status.PROVISIONED, "connected": False}, ["lab-10"]),
     ],
     ids=str,

@@ -27,6 +27,9 @@ from gateway.services.provisioning import Done, Issued
 from gateway.store.ice_listing import NO_ICES, IceFilter, Listed
 from gateway.web.responses import RequestRefused
 
+_MAX_CHIPS: Final = 6
+"""Labels that a row shows at most; fewer if they are long."""
+_MAX_CHIP_TEXT: Final = 100
 ADMIN_ACTIONS: Final = (Action.REPROVISION, Action.REREGISTER, Action.DEREGISTER)
 _FILTER_FIELDS: Final = {
     "label": "filter-labels",
@@ -75,6 +78,17 @@ class Row:
     def ice(self) -> Ice:
         """The ICE itself."""
         return self.listed.ice
+
+    @property
+    def chips(self) -> list[str]:
+        """The first labels as `KEY=VALUE`; a page of long ones stays small."""
+        shown: list[str] = []
+        for key, value in self.listed.labels.items():
+            pair = f"{key}={value}"
+            if len(shown) == _MAX_CHIPS or len(pair) + sum(map(len, shown)) > _MAX_CHIP_TEXT:
+                break
+            shown.append(pair)
+        return shown
 
 
 def table_row(listed: Listed, *, acts: bool) -> Row:
