@@ -127,17 +127,18 @@ async def page(request: web.Request) -> web.StreamResponse:
         response = form_error(request, refused.problem, _FILTER_FIELDS, "#filter-fault")
         response.headers["HX-Push-Url"] = "false"
         return response
-    if query.page > context["pages"]:
+    corrected = query.page > context["pages"]
+    if corrected:
         query = msgspec.structs.replace(query, page=context["number"])
-        if not is_table(request):
-            raise web.HTTPFound(f"./?{query.address()}")
+    if corrected and not is_table(request):
+        raise web.HTTPFound(f"./?{query.address()}")
     response = render_table(
         request, "ices", context | {"query": query, "title": "ICE Provisioning"}
     )
-    if is_table(request):
+    by_itself = request.headers.get("HX-Trigger") == "table"
+    if is_table(request) and (corrected or not by_itself):
         # The address bar shows the filter as the fields do: labels one by one, an existing page.
         address = msgspec.structs.replace(query, new=None).address()
-        by_itself = request.headers.get("HX-Trigger") == "table"
         header = "HX-Replace-Url" if by_itself else "HX-Push-Url"
         response.headers[header] = f"./?{address}" if address else "./"
     return response
