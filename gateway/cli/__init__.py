@@ -7,15 +7,17 @@ operator must correct a setting or a file.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from gateway import __version__
 from gateway.cli.api_tokens import api_tokens
 from gateway.cli.audit import audit
 from gateway.cli.backup import backup, restore
-from gateway.cli.common import refuse
+from gateway.cli.common import Elsewhere, refuse, refuse_misplaced_url
 from gateway.cli.doctor import doctor
 from gateway.cli.ices import ices
 from gateway.cli.keys import keys
@@ -44,9 +46,49 @@ class _Group(click.Group):
 @click.group(
     cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
+@click.option(
+    "--url",
+    metavar="URL",
+    envvar="ICE_GATEWAY_URL",
+    help="Work over the API of the gateway there (or ICE_GATEWAY_URL), instead of on a database.",
+)
+@click.option(
+    "--token-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar="ICE_GATEWAY_TOKEN_FILE",
+    help="File with an API token, for --url (or ICE_GATEWAY_TOKEN_FILE).",
+)
+@click.option(
+    "--ca-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar="ICE_GATEWAY_CA_FILE",
+    help="More certificates to trust, in PEM, for --url (or ICE_GATEWAY_CA_FILE).",
+)
+@click.option("--insecure", is_flag=True, help="Allow plain http to another machine, for --url.")
 @click.version_option(__version__, prog_name="ice-gateway")
-def main() -> None:
+@click.pass_context
+def main(
+    context: click.Context,
+    *,
+    url: str | None,
+    token_file: Path | None,
+    ca_file: Path | None,
+    insecure: bool,
+) -> None:
     """Provision ICE agents, admit those with a genuine token, drop them when they are deregistered."""
+    if url is not None:
+        typed = _is_typed(context, "url")
+        context.obj = Elsewhere(url, typed, token_file, ca_file, insecure)
+        if context.invoked_subcommand not in _OVER_THE_API:
+            refuse_misplaced_url()
+        return
+    for name in ("token_file", "ca_file", "insecure"):
+        if _is_typed(context, name):
+            raise click.UsageError(f"--{name.replace('_', '-')} needs --url")
+
+
+def _is_typed(context: click.Context, name: str) -> bool:
+    return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 COMMANDS = (
@@ -55,3 +97,4 @@ COMMANDS = (
 )
 for command in COMMANDS:
     main.add_command(command)
+_OVER_THE_API = {command.name for command in (users, api_tokens, ices, operations, nodes, audit)}

@@ -20,6 +20,7 @@ from typing import Any, Final, NoReturn, TypeVar
 import click
 import msgspec
 
+from gateway.cli.admin_port import Refused
 from gateway.core.audit_event import Actor, Via
 from gateway.core.ice import Ice
 from gateway.core.problems import Problem, problem
@@ -58,11 +59,15 @@ def exit_on_error(error: Exception) -> NoReturn:
 def unwrap(value: R | Problem) -> R:
     """The result of a service call; a problem ends the command."""
     if isinstance(value, Problem):
-        status = os.EX_CONFIG if value.code == "keys-unavailable" else 1
-        # The operator typed an option, so the sentence names that and not the API's field.
-        detail = value.detail.replace("provisionedto: ", "--user: ").replace("ice_name: ", "NAME ")
-        refuse(detail, status)
+        _exit_refused(value.code, value.detail)
     return value
+
+
+def _exit_refused(code: str, detail: str) -> NoReturn:
+    status = os.EX_CONFIG if code == "keys-unavailable" else 1
+    # The operator typed an option, so the sentence names that and not the API's field.
+    detail = detail.replace("provisionedto: ", "--user: ").replace("ice_name: ", "NAME ")
+    refuse(printable(detail), status)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +159,30 @@ def settings_from(config: Path | None, options: dict[str, object]) -> Settings:
         exit_on_error(error)
 
 
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """The gateway that `--url` or ICE_GATEWAY_URL names, and how to reach it; `typed` if by the option."""
+
+    url: str
+    typed: bool
+    token_file: Path | None
+    ca_file: Path | None
+    insecure: bool
+
+
+def elsewhere() -> Elsewhere | None:
+    """The gateway elsewhere that the command is for, None if it is for a database."""
+    found = click.get_current_context().find_root().obj
+    return found if isinstance(found, Elsewhere) else None
+
+
+def refuse_misplaced_url(reason: str = "this command works on a database") -> None:
+    """End a command for which `--url` was typed as wrong usage. The variable may be set for other commands."""
+    there = elsewhere()
+    if there is not None and there.typed:
+        raise click.UsageError(f"leave out --url: {reason}")
+
+
 def settings_options(command: Callable[..., R]) -> Callable[..., R]:
     """Add `--config` and `--database`."""
     config = click.option(
@@ -171,6 +200,7 @@ def with_settings(command: Callable[..., R]) -> Callable[..., R]:
     @settings_options
     @functools.wraps(command)
     def wrapped(*, config: Path | None, database: str | None, **options: Any) -> R:
+        refuse_misplaced_url()
         return command(settings_from(config, {"database.url": database}), **options)
 
     return wrapped
@@ -207,6 +237,8 @@ def run(work: Coroutine[Any, Any, R]) -> R:
         return asyncio.run(work)
     except FATAL_ERRORS as error:
         exit_on_error(error)
+    except Refused as error:
+        _exit_refused(error.code, str(error))
     except UnicodeEncodeError:  # Python decodes invalid arguments to surrogates
         refuse("an argument is not UTF-8")
 

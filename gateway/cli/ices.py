@@ -1,38 +1,27 @@
-"""`ice-gateway ices`: acts on ICEs in the database; a running gateway follows within a second.
+"""`ice-gateway ices`: acts on ICEs, on a database or over the API; a running gateway follows within a second.
 
-Tested in tests/gateway/cli/test_cli.py.
+Tested in tests/gateway/cli/test_cli.py and tests/gateway/cli/test_url.py.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
 
 import click
 
-from gateway.cli.common import (
-    CommandContext,
-    json_option,
-    on_database,
-    on_new_database,
-    print_notice,
-    print_output,
-    show_json,
-    show_table,
-    unwrap,
-)
-from gateway.core.accounts import fold_user
+from gateway.cli.admin_port import Admin
+from gateway.cli.common import json_option, print_notice, print_output, show_json, show_table
+from gateway.cli.target import with_admin, with_admin_of_new
+from gateway.core.attention import Attention
 from gateway.core.ice import IceType, Status
-from gateway.core.times import utc_now
-from gateway.services.provisioning import Done, Issued
-from gateway.services.schemas import IceDocument, ice_document
-from gateway.store.ice_listing import BY_NAME, IceFilter, Ices, Listed, Mark
+from gateway.services.schemas import Ended, IceDocument, Provisioned, Renewed
 
-_PAGE = 1000
+_SORTED_BY = ("name", "lastseen", "version", "provisionedon")
 
 
 @click.group()
 def ices() -> None:
-    """Provision, list, reprovision, reregister, deregister and disconnect ICEs."""
+    """Provision, list, label, reprovision, reregister, deregister and disconnect ICEs."""
 
 
 @ices.command()
@@ -45,48 +34,46 @@ def ices() -> None:
     help="normal: a person works with it; ci-cd: machines do.",
 )
 @click.option("--user", help="The user a normal ICE belongs to.")
-@on_new_database
-async def provision(context: CommandContext, name: str, ice_type: str, user: str | None) -> None:
+@with_admin_of_new
+async def provision(admin: Admin, name: str, ice_type: str, user: str | None) -> None:
     """Provision an ICE and print only its registration token, which is never shown again."""
-    issued = unwrap(
-        await context.services.provisioning.provision(context.actor, name, IceType(ice_type), user)
-    )
-    _show_token(issued)
+    new = {"ice_name": name, "ice_type": ice_type, "provisionedto": user}
+    _show_token(await admin.provision(new))
 
 
 @ices.command("list")
 @click.option("--status", type=click.Choice([status.value for status in Status]))
 @click.option("--type", "ice_type", type=click.Choice([kind.value for kind in IceType]))
-@click.option("--user", help="Only ICEs tagged to this user.")
+@click.option("--user", "provisionedto", help="Only ICEs tagged to this user.")
 @click.option(
     "--connected/--not-connected", default=None, help="Only ICEs that are (not) connected."
 )
+@click.option(
+    "--search",
+    "--q",
+    "q",
+    metavar="WORDS",
+    help="Words in name, user, host name, address, labels or note.",
+)
+@click.option("--label", multiple=True, metavar="KEY=VALUE", help="May be repeated; all must hold.")
+@click.option("--attention", type=click.Choice([reason.value for reason in Attention]))
+@click.option("--version-below", metavar="VERSION", help="Only ICEs with an older version.")
+@click.option("--lastseen-before", metavar="TIME", help="RFC 3339 with a zone.")
+@click.option("--lastseen-after", metavar="TIME", help="RFC 3339 with a zone.")
+@click.option(
+    "--sort",
+    type=click.Choice([f"{sign}{key}" for key in _SORTED_BY for sign in ("", "-")]),
+    default="name",
+    show_default=True,
+    help="With - in descending order.",
+)
 @json_option
-@on_database
-async def list_ices(
-    context: CommandContext,
-    status: str | None,
-    ice_type: str | None,
-    user: str | None,
-    *,
-    connected: bool | None,
-    as_json: bool,
-) -> None:
-    """List ICEs by name."""
-    table = Ices(context.engine)
-    where = IceFilter(
-        status=Status(status) if status else None,
-        ice_type=IceType(ice_type) if ice_type else None,
-        provisionedto=None if user is None else fold_user(user),
-    )
-    listings: list[Listed] = []
-    after: Mark | None = None
-    while page := await table.page(where, _PAGE, after=after):
-        listings += page
-        after = Mark.of(page[-1], BY_NAME)
-    found = await _documents(context, listings)
-    if connected is not None:
-        found = [ice for ice in found if (ice.connection is not None) is connected]
+@with_admin
+async def list_ices(admin: Admin, *, as_json: bool, **filters: object) -> None:
+    """List ICEs."""
+    found: list[IceDocument] = []
+    async for page in admin.ices(_query(filters)):
+        found += page
     if as_json:
         show_json(found)
         return
@@ -106,13 +93,26 @@ async def list_ices(
     )
 
 
+def _query(filters: dict[str, object]) -> list[tuple[str, str]]:
+    """The options of a listing as parameters of the API."""
+    query: list[tuple[str, str]] = []
+    for name, given in filters.items():
+        if isinstance(given, bool):
+            query.append((name, str(given).lower()))
+        elif isinstance(given, tuple):
+            query += [(name, str(each)) for each in given]
+        elif given is not None:
+            query.append((name, str(given)))
+    return query
+
+
 @ices.command()
 @click.argument("name")
 @json_option
-@on_database
-async def show(context: CommandContext, name: str, *, as_json: bool) -> None:
+@with_admin
+async def show(admin: Admin, name: str, *, as_json: bool) -> None:
     """Show one ICE."""
-    [document] = await _documents(context, [await context.listed(name)])
+    document = await admin.ice(name)
     if as_json:
         show_json(document)
         return
@@ -126,44 +126,52 @@ async def show(context: CommandContext, name: str, *, as_json: bool) -> None:
     print_output("\n".join([*lines, f"{'connection':<15}{connected}"]))
 
 
-def _add_action(action: str, summary: str) -> None:
+def _add_renewal(action: str, summary: str) -> None:
     @ices.command(action, help=summary)
     @click.argument("name")
-    @on_database
-    async def act(context: CommandContext, name: str) -> None:
-        ice = await context.ice(name)
-        done = unwrap(await context.services.provisioning.actions[action](context.actor, ice))
-        _warn_unconfirmed(done)
-        if isinstance(done, Issued):
-            _show_token(done)
+    @click.option("--user", help="The user that the ICE belongs to from now on.")
+    @with_admin
+    async def renew(admin: Admin, name: str, user: str | None) -> None:
+        done = await admin.renew(action, name, {} if user is None else {"provisionedto": user})
+        _warn_unconfirmed(done.unconfirmed)
+        _show_token(done)
 
 
-for _action, _summary in {
-    "reprovision": "Replace a token that was lost before registration; print the new one.",
-    "reregister": "Let an ICE that crashed or moved register again; print its new token.",
-    "deregister": "Deactivate an ICE that is no longer wanted; drop its connection.",
-    "disconnect": "Close an ICE's connection; the ICE may reconnect.",
-}.items():
-    _add_action(_action, _summary)
+def _add_end(action: str, summary: str) -> None:
+    @ices.command(action, help=summary)
+    @click.argument("name")
+    @with_admin
+    async def end(admin: Admin, name: str) -> None:
+        done: Ended = await admin.end(action, name)
+        _warn_unconfirmed(done.unconfirmed)
 
 
-def _warn_unconfirmed(done: Done) -> None:
-    if done.unconfirmed:
-        print_notice(f"not confirmed yet by {', '.join(done.unconfirmed)}")
+for _add, _action, _summary in (
+    (
+        _add_renewal,
+        "reprovision",
+        "Replace a token that was lost before registration; print the new one.",
+    ),
+    (
+        _add_renewal,
+        "reregister",
+        "Let an ICE that crashed or moved register again; print its new token.",
+    ),
+    (_add_end, "deregister", "Deactivate an ICE that is no longer wanted; drop its connection."),
+    (_add_end, "disconnect", "Close an ICE's connection; the ICE may reconnect."),
+):
+    _add(_action, _summary)
 
 
-def _show_token(issued: Issued) -> None:
+def _warn_unconfirmed(unconfirmed: Sequence[str]) -> None:
+    if unconfirmed:
+        print_notice(f"not confirmed yet by {', '.join(unconfirmed)}")
+
+
+def _show_token(issued: Provisioned | Renewed) -> None:
     name = issued.ice.ice_name
     print_output(
-        issued.token.reveal(),
+        issued.token,
         done=f"{name} is {issued.ice.status}",
         remedy=f"its token is lost: `ice-gateway ices reprovision {name}` makes another",
     )
-
-
-async def _documents(context: CommandContext, found: list[Listed]) -> list[IceDocument]:
-    # A gateway that crashed leaves its connections in the table.
-    if any(listed.connection for listed in found) and not await context.engine.is_served():
-        found = [replace(listed, connection=None) for listed in found]
-    now = utc_now()
-    return [ice_document(listed, now) for listed in found]

@@ -1,4 +1,4 @@
-"""`ice-gateway operations`: requests work of an ICE in the database; a running gateway sends it."""
+"""`ice-gateway operations`: requests work of an ICE, on a database or over the API; a running gateway sends it."""
 
 from __future__ import annotations
 
@@ -15,30 +15,23 @@ import click
 import msgspec
 
 from client.protocol import JsonTooComplex, OperationKind, check_json
+from gateway.cli.admin_port import Admin
 from gateway.cli.common import (
-    CommandContext,
     Parsed,
     json_option,
-    on_database,
     print_notice,
     print_output,
     refuse,
     show_json,
     show_table,
-    unwrap,
 )
+from gateway.cli.target import with_admin
 from gateway.core.json_input import check_syntax
-from gateway.core.operation import Operation, State
+from gateway.core.operation import UNFINISHED, State
 from gateway.core.text import decoded, printable
-from gateway.core.times import utc_now
-from gateway.node.expiry import OperationExpiry
-from gateway.services.operation_requests import OperationRequest
-from gateway.services.schemas import OperationDocument, operation_document, progress_document
-from gateway.store.operations import OperationFilter, Operations
+from gateway.core.times import from_text, to_text, utc_now
+from gateway.services.schemas import OperationDocument
 
-_POLL_INTERVAL: Final = 0.2
-"""Seconds between two reads of an operation that is followed."""
-_PAGE: Final = 200
 _MAX_REASON: Final = 1000
 """Characters of an operation's error that are printed."""
 _INTERRUPTED: Final = 130
@@ -99,9 +92,9 @@ def operations() -> None:
 )
 @click.option("--follow", is_flag=True, help="Wait for its end and print the result.")
 @json_option
-@on_database
+@with_admin
 async def run(
-    context: CommandContext,
+    admin: Admin,
     name: str,
     *,
     kind: str,
@@ -113,25 +106,36 @@ async def run(
     as_json: bool,
 ) -> None:
     """Request an operation and print its id; with --follow, wait and print its result."""
-    listed = await context.listed(name)
-    wanted = OperationRequest(OperationKind(kind), params, run_at, deadline, idempotency_key)
-    operation = unwrap(await context.services.operations.request(context.actor, listed.ice, wanted))
-    if not (operation.is_finished or await context.engine.is_served()):
+    ice = await admin.ice(name)
+    optional = {"run_at": run_at, "deadline": deadline, "idempotency_key": idempotency_key}
+    given = {field: value for field, value in optional.items() if value is not None}
+    operation = await admin.request_operation(
+        name, {"kind": kind, "params": msgspec.Raw(params), **given}
+    )
+    if not (_has_finished(operation) or await admin.is_served()):
         print_notice("no gateway runs on this database: the operation is sent when one does")
-    elif operation.state is State.QUEUED and operation.is_due(utc_now()) and not listed.connection:
-        print_notice(f"{listed.ice.ice_name} is not connected: the operation is sent when it is")
+    elif operation.state is State.QUEUED and _is_due(operation) and not ice.connection:
+        print_notice(f"{ice.ice_name} is not connected: the operation is sent when it is")
     if follow:
         print_notice(f"operation {operation.id}")
-        operation = await _follow(context, operation)
+        operation = await _follow(admin, operation)
     done = f"operation {operation.id} is {operation.state}"
     if as_json:
-        show_json(operation_document(operation), done=done)
+        show_json(operation, done=done)
     elif not follow:
         print_output(operation.id, done=done)
     elif operation.state is State.SUCCEEDED:
-        show_json(operation_document(operation).result, done=done)
+        show_json(operation.result, done=done)
     if follow and operation.state is not State.SUCCEEDED:
         refuse(_reason(operation))
+
+
+def _has_finished(operation: OperationDocument) -> bool:
+    return operation.state not in UNFINISHED
+
+
+def _is_due(operation: OperationDocument) -> bool:
+    return operation.run_at is None or from_text(operation.run_at) <= utc_now()
 
 
 @operations.command("list")
@@ -142,56 +146,49 @@ async def run(
 @click.option("--since", type=_MOMENT, help="Only those requested then or later.")
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True)
 @json_option
-@on_database
-async def list_operations(  # noqa: PLR0917 - the options
-    context: CommandContext,
+@with_admin
+async def list_operations(
+    admin: Admin,
     name: str | None,
     state: str | None,
     kind: str | None,
+    *,
     requested_by: str | None,
     since: datetime | None,
     limit: int,
-    *,
     as_json: bool,
 ) -> None:
     """List the operations of all ICEs or of one, newest first."""
     if name is not None:
-        await context.ice(name)  # refuse an unknown name
-    where = OperationFilter(
-        name,
-        State(state) if state else None,
-        OperationKind(kind) if kind else None,
-        requested_by,
-        since,
-    )
-    rows = Operations(context.engine.fetch)
+        await admin.ice(name)  # refuse an unknown name
+    filters = {
+        "ice_name": name,
+        "state": state,
+        "kind": kind,
+        "requested_by": requested_by,
+        "since": None if since is None else to_text(since),
+    }
+    query = [(field, value) for field, value in filters.items() if value is not None]
     found: list[OperationDocument] = []
-    before, more = None, True
-    while more and len(found) < limit:
-        size = min(limit - len(found), _PAGE)
-        page, more = await rows.page(where, size, before, brief=not as_json)
-        found += [operation_document(item.operation) for item in page]
-        before = page[-1].number if page else None
+    async for page in admin.operations(query, limit=limit, brief=not as_json):
+        found += page
     if as_json:
         show_json(found)
         return
     shown = ("id", "ice_name", "kind", "state", "requested_by", "created", "finished")
     show_table(
         ("ID", "ICE", "KIND", "STATE", "BY", "CREATED", "FINISHED"),
-        [[getattr(operation, name) for name in shown] for operation in found],
+        [[getattr(operation, field) for field in shown] for operation in found],
     )
 
 
 @operations.command()
 @click.argument("operation_id", metavar="ID")
 @json_option
-@on_database
-async def show(context: CommandContext, operation_id: str, *, as_json: bool) -> None:
+@with_admin
+async def show(admin: Admin, operation_id: str, *, as_json: bool) -> None:
     """Show one operation with its progress and result."""
-    operation = await Operations(context.engine.fetch).find(operation_id)
-    if operation is None:
-        refuse("there is no such operation")
-    document = operation_document(operation)
+    document = await admin.operation(operation_id)
     if as_json:
         show_json(document)
         return
@@ -206,50 +203,43 @@ async def show(context: CommandContext, operation_id: str, *, as_json: bool) -> 
 
 @operations.command()
 @click.argument("operation_id", metavar="ID")
-@on_database
-async def cancel(context: CommandContext, operation_id: str) -> None:
+@with_admin
+async def cancel(admin: Admin, operation_id: str) -> None:
     """Cancel an operation; the gateway asks the ICE to stop."""
-    unwrap(await context.services.operations.cancel(context.actor, operation_id))
+    await admin.cancel(operation_id)
 
 
-def _reason(operation: Operation) -> str:
+def _reason(operation: OperationDocument) -> str:
     """Why an operation did not succeed, on one line."""
     if operation.error is None:
         return f"the operation has {operation.state}"
+    said = bytes(operation.error)
     try:
-        error = msgspec.json.decode(operation.error, type=_Error)
+        error = msgspec.json.decode(said, type=_Error)
         text = f"{error.code}: {error.message}"
     except (msgspec.MsgspecError, UnicodeError, RecursionError):  # an ICE may send any JSON
-        text = operation.error.decode(errors="replace")
+        text = said.decode(errors="replace")
     line = printable(" ".join(text.split()))
     return f"{operation.state}: {line if len(line) <= _MAX_REASON else line[:_MAX_REASON] + '…'}"
 
 
-async def _follow(context: CommandContext, operation: Operation) -> Operation:
+async def _follow(admin: Admin, operation: OperationDocument) -> OperationDocument:
     """Show the progress of an operation until it has finished; return its last state."""
-    expiry = OperationExpiry(context.engine, utc_now, keep=0, ended=lambda _: None)
-    rows = Operations(context.engine.fetch)
+    last = operation
     with _progress_display() as show:
         show(operation)
         try:
-            while not operation.is_finished:
-                await asyncio.sleep(_POLL_INTERVAL)
-                if operation.deadline <= utc_now() and not await context.engine.is_served():
-                    await expiry.end_overdue()  # no gateway runs to expire it
-                found = await rows.find(operation.id)
-                if found is None:
-                    refuse("there is no such operation any more")
-                operation = found
-                if not operation.is_finished:
-                    show(operation)
+            async for last in admin.follow(operation):
+                if not _has_finished(last):
+                    show(last)
         except asyncio.CancelledError:
             print_notice(f"the operation goes on: ice-gateway operations show {operation.id}")
             sys.exit(_INTERRUPTED)
-    return operation
+    return last
 
 
 @contextlib.contextmanager
-def _progress_display() -> Iterator[Callable[[Operation], None]]:
+def _progress_display() -> Iterator[Callable[[OperationDocument], None]]:
     """A function that shows progress: a bar on a terminal, otherwise a line for each change."""
     if not sys.stderr.isatty():
         yield _line_by_line()
@@ -267,7 +257,7 @@ def _progress_display() -> Iterator[Callable[[Operation], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=None, message="")
 
-        def show(operation: Operation) -> None:
+        def show(operation: OperationDocument) -> None:
             fraction, message = _progress(operation)
             bar.update(
                 task,
@@ -280,10 +270,10 @@ def _progress_display() -> Iterator[Callable[[Operation], None]]:
         yield show
 
 
-def _line_by_line() -> Callable[[Operation], None]:
+def _line_by_line() -> Callable[[OperationDocument], None]:
     last = ""
 
-    def show(operation: Operation) -> None:
+    def show(operation: OperationDocument) -> None:
         nonlocal last
         fraction, message = _progress(operation)
         percent = "" if fraction is None else f"{fraction:.0%}"
@@ -295,8 +285,8 @@ def _line_by_line() -> Callable[[Operation], None]:
     return show
 
 
-def _progress(operation: Operation) -> tuple[float | None, str]:
-    progress = progress_document(operation)
+def _progress(operation: OperationDocument) -> tuple[float | None, str]:
+    progress = operation.progress
     if progress is None:
         return None, ""
     return progress.fraction, printable(progress.message or "")

@@ -216,7 +216,7 @@ class Settings:
     @property
     def _exposed(self) -> str | None:
         """The first host that other machines can reach, if any."""
-        return next((host for host in self.server_host if not _is_loopback(host)), None)
+        return next((host for host in self.server_host if not is_loopback(host)), None)
 
     @property
     def _speaks_tls(self) -> bool:
@@ -226,7 +226,7 @@ class Settings:
         """What other machines can reach by plain http, as a sentence; None if nothing."""
         urls = [urlsplit(url) for url in self.server_public_url]
         for url in urls:
-            if url.scheme == "http" and not _is_loopback(url.hostname or ""):
+            if url.scheme == "http" and not is_loopback(url.hostname or ""):
                 return f"server.public_url {url.geturl()} is plain http"
         # If all URLs are https, TLS ends at a proxy.
         if self._exposed is None or self._speaks_tls:
@@ -247,7 +247,8 @@ _REMOVED: Final = {
 """For each setting of earlier versions, what to do instead."""
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether this name or address of a host is this machine itself."""
     if host == "localhost":
         return True
     try:

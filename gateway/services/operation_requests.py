@@ -120,7 +120,7 @@ class OperationService:
         async def unit(transaction: Transaction) -> Operation | Problem:
             old = await Operations(transaction.fetch).find(operation_id)
             if old is None:
-                return problem("not-found", "there is no such operation")
+                return problem("not-found", "There is no such operation.")
             new = old.moved(Move.CANCEL, now, error=error)
             if new is None or not await operations.replace(transaction, old, new):
                 return problem("already-finished", f"the operation has {_OUTCOMES[old.state]}")

@@ -9,7 +9,7 @@ Tested in tests/gateway/admin/api/test_ices.py.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from gateway.core.audit_event import Actor, AuditAction
@@ -29,7 +29,7 @@ from gateway.services.ice_changes import (
 )
 from gateway.store import accounts, events, ices
 from gateway.store.engine import AppendedEvent, Transaction
-from gateway.store.ice_listing import Ices
+from gateway.store.ice_listing import Ices, Listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,15 @@ class Done:
     ice: Ice
     dropped: list[Drop]
     unconfirmed: list[str]
+
+    def after(self, before: Listed) -> Listed:
+        """The ICE as it is listed after the action, without a connection that the action dropped."""
+        connection = before.connection
+        if connection is not None and connection.session in {drop.session for drop in self.dropped}:
+            connection = None
+        # A new user is not disabled; for the others it was read with the ICE.
+        disabled = before.owner_disabled and self.ice.provisionedto == before.ice.provisionedto
+        return replace(before, ice=self.ice, connection=connection, owner_disabled=disabled)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ Tested in tests/gateway/admin/api/test_bulk.py.
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Final
 
 import msgspec
@@ -15,6 +16,7 @@ from gateway.admin.api.ices import IceFilters, LabelChanges, LabelValue, Note
 from gateway.admin.api.requests import body_as, unwrap
 from gateway.admin.auth import actor
 from gateway.admin.context import admin_context
+from gateway.core.audit_event import Actor
 from gateway.core.ice import IceType
 from gateway.core.problems import Problem, invalid
 from gateway.core.roles import Need
@@ -22,13 +24,14 @@ from gateway.services import schemas
 from gateway.services.bulk_actions import (
     MAX_BULK,
     MAX_ISSUED,
+    BulkActions,
     BulkDone,
     BulkOutcome,
     NewIce,
     Target,
 )
 from gateway.services.labelling import description_fault
-from gateway.store.ice_listing import IceFilter
+from gateway.store.ice_listing import IceFilter, Ices
 from gateway.web.responses import RequestRefused, json_response
 
 Names = Annotated[list[str], msgspec.Meta(max_length=MAX_BULK)]
@@ -120,22 +123,27 @@ def routes() -> list[web.RouteDef]:
 
 async def _bulk(request: web.Request) -> tuple[Bulk, IceFilter | None]:
     wanted: Bulk = await body_as(request, Bulk)  # type: ignore[arg-type]
+    return wanted, checked(wanted, admin_context(request).clock())
+
+
+def checked(wanted: Bulk, now: datetime) -> IceFilter | None:
+    """The filter of a valid body, None if it names the ICEs. Raises `RequestRefused`."""
     if isinstance(wanted, BulkProvision):
         for place, new in enumerate(wanted.ices):
             _refuse(description_fault(new.labels, None, f"ices[{place}].labels"))
-        return wanted, None
+        return None
     if isinstance(wanted, BulkLabel):
         if _description(wanted) == ({}, None):
             _refuse(invalid("body", "names neither labels nor a note"))
         _refuse(description_fault(*_description(wanted)))
     if isinstance(wanted.filter, msgspec.UnsetType):
         _refuse(_names_fault(wanted))
-        return wanted, None
+        return None
     if wanted.ice_names is not msgspec.UNSET or wanted.generations is not msgspec.UNSET:
         _refuse(invalid("ice_names", "either the names or a filter, not both"))
     if not wanted.dry_run:
         _refuse(invalid("filter", "only for a dry run; then send the names that it found"))
-    return wanted, wanted.filter.filter(admin_context(request).clock())
+    return wanted.filter.filter(now)
 
 
 def _refuse(fault: Problem | None) -> None:
@@ -169,16 +177,22 @@ def _description(wanted: BulkLabel) -> tuple[LabelChanges, str | None]:
 
 async def bulk(request: web.Request, wanted: Bulk, where: IceFilter | None) -> web.Response:
     """Act on many ICEs in one transaction."""
-    context, caller = admin_context(request), actor(request)
-    service = context.services.bulk
+    context = admin_context(request)
+    answer = await perform(context.services.bulk, context.ices, actor(request), wanted, where)
+    return json_response(answer)
+
+
+async def perform(
+    service: BulkActions, table: Ices, caller: Actor, wanted: Bulk, where: IceFilter | None
+) -> schemas.BulkAnswer:
+    """Do what a body asks for; `where` is what `checked` gave. Raises `RequestRefused`."""
     if isinstance(wanted, BulkProvision):
         new = [
             NewIce(each.ice_name, each.ice_type, each.provisionedto, each.labels)
             for each in wanted.ices
         ]
-        done = await service.provision(caller, new, dry_run=wanted.dry_run)
-        return _answer(done)
-    targets = _named(wanted) if where is None else await _matching(request, where, _most(wanted))
+        return _answer(await service.provision(caller, new, dry_run=wanted.dry_run))
+    targets = _named(wanted) if where is None else await _matching(table, where, _most(wanted))
     if isinstance(wanted, BulkLabel):
         done = await service.label(caller, targets, *_description(wanted), dry_run=wanted.dry_run)
     else:
@@ -194,23 +208,20 @@ def _named(wanted: BulkAct) -> list[Target]:
     return [Target(*pair) for pair in zip(names, wanted.generations, strict=True)]
 
 
-async def _matching(request: web.Request, where: IceFilter, most: int) -> list[Target]:
+async def _matching(table: Ices, where: IceFilter, most: int) -> list[Target]:
     """The ICEs that a filter finds. Raises `RequestRefused` if there are too many."""
-    table = admin_context(request).ices
     found = await table.page(where, most + 1)
     if len(found) > most:
         raise RequestRefused(invalid("filter", f"matches more than {most:,} ICEs"))
     return [Target(each.ice.ice_name, each.ice.generation) for each in found]
 
 
-def _answer(done: BulkDone | Problem) -> web.Response:
+def _answer(done: BulkDone | Problem) -> schemas.BulkAnswer:
     answered: BulkDone = unwrap(done)
-    return json_response(
-        schemas.BulkAnswer(
-            [_item(outcome) for outcome in answered.outcomes],
-            answered.dropped,
-            answered.unconfirmed,
-        )
+    return schemas.BulkAnswer(
+        [_item(outcome) for outcome in answered.outcomes],
+        answered.dropped,
+        answered.unconfirmed,
     )
 
 

@@ -323,21 +323,11 @@ async def act(action: str, request: web.Request, *given: Any) -> web.Response:
     done: Done = unwrap(
         await actions[action](actor(request), listed.ice, if_match(request), *owner)
     )
-    ice, drops = _after(request, listed, done), (done.dropped, done.unconfirmed)
+    ice = schemas.ice_document(done.after(listed), admin_context(request).clock())
+    drops = (done.dropped, done.unconfirmed)
     return json_response(
         schemas.Renewed(ice, done.token.reveal(), *drops)
         if isinstance(done, Issued)
         else schemas.Ended(ice, *drops),
         headers=etag(done.ice.generation),
     )
-
-
-def _after(request: web.Request, before: Listed, done: Done) -> schemas.IceDocument:
-    """The ICE after an action, without a connection that the action dropped."""
-    connection = before.connection
-    if connection is not None and connection.session in {drop.session for drop in done.dropped}:
-        connection = None
-    # A new user is not disabled; for the others it was read with the ICE.
-    disabled = before.owner_disabled and done.ice.provisionedto == before.ice.provisionedto
-    after = replace(before, ice=done.ice, connection=connection, owner_disabled=disabled)
-    return schemas.ice_document(after, admin_context(request).clock())

@@ -37,6 +37,7 @@ from gateway.core.roles import Need
 from gateway.runtime.eventloop import wait_at_most
 from gateway.services import schemas
 from gateway.services.operation_requests import OperationRequest
+from gateway.store.accounts import Accounts
 from gateway.store.engine import StoreUnavailable
 from gateway.store.ice_listing import Listed
 from gateway.store.operations import OperationFilter
@@ -79,6 +80,16 @@ class OperationQuery(Query):
     since: Moment | None = None
     limit: Limit = DEFAULT_LIMIT
     cursor: Text | None = None
+
+    async def filter(self, users: Accounts) -> OperationFilter:
+        """The filter, with the exact name of the requester. Raises `RequestRefused`."""
+        requester = self.requested_by
+        if requester is not None:
+            user = await users.user(requester)
+            requester = requester if user is None else user.name
+        return OperationFilter(
+            self.ice_name, self.state, self.kind, requester, moment("since", self.since)
+        )
 
 
 def routes() -> list[web.RouteDef]:
@@ -164,13 +175,7 @@ async def _documents(found: Sequence[Operation]) -> list[schemas.OperationDocume
 
 async def _query(request: web.Request) -> tuple[OperationQuery, OperationFilter, int | None]:
     query = OperationQuery.of(request)
-    requester = query.requested_by
-    if requester is not None:
-        user = await admin_context(request).services.accounts.user(requester)
-        requester = requester if user is None else user.name
-    where = OperationFilter(
-        query.ice_name, query.state, query.kind, requester, moment("since", query.since)
-    )
+    where = await query.filter(admin_context(request).services.accounts)
     return query, where, _number(query.cursor)
 
 

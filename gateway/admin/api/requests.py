@@ -6,7 +6,7 @@ Tested in tests/gateway/admin/test_api.py and tests/gateway/admin/api/test_ices.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Final, Self, TypeVar
@@ -124,8 +124,13 @@ class Query(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     @classmethod
     def of(cls, request: web.Request) -> Self:
         """The parameters of a request. Raises `RequestRefused`."""
+        return cls.parse(request.query.items())
+
+    @classmethod
+    def parse(cls, parameters: Iterable[tuple[str, str]]) -> Self:
+        """Likewise, of names and values."""
         given: dict[str, str | list[str]] = {}
-        for name, value in request.query.items():
+        for name, value in parameters:
             if name in cls.repeated:
                 given[name] = [*given.get(name, []), *([value] if value else [])]
                 continue

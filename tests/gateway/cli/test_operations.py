@@ -208,9 +208,9 @@ async def test_a_followed_operation_that_fails_is_status_1_and_a_line(running):
         ('{"code": 7, "message": ["x"]}', '{"code": 7, "message": ["x"]}'),
         ('{"message": "no code"}', '{"message": "no code"}'),
         (f'"{"x" * 2000}"', f'"{"x" * 999}…'),
-        ("[" * 50_000 + "]" * 50_000, "[" * 1000 + "…"),
+        ("[" * 50_000 + "]" * 50_000, None),
     ],
-    ids=lambda value: value[:12],
+    ids=lambda value: value and value[:12],
 )
 async def test_whatever_an_ice_said_is_a_line(running, error, says):
     ice = await connected(running)
@@ -221,7 +221,8 @@ async def test_whatever_an_ice_said_is_a_line(running, error, says):
         lambda transaction: transaction.run("UPDATE ice_operations SET error = $1", error)
     )
     done = await running.command(*RUN, *key, "--follow", status=1)
-    assert done.stderr.splitlines()[-1] == f"ice-gateway: failed: {says}"
+    line = "the operation has failed" if says is None else f"failed: {says}"
+    assert done.stderr.splitlines()[-1] == f"ice-gateway: {line}"
 
 
 async def test_followed_as_json_prints_the_document_also_of_a_failure(running):
@@ -331,7 +332,7 @@ async def test_what_is_not_there_or_has_finished_is_refused(running):
     ice = await connected(running)
     for action in ("show", "cancel"):
         gone = await running.command("operations", action, "no-such-id", status=1)
-        assert gone.stderr == "ice-gateway: there is no such operation\n"
+        assert gone.stderr == "ice-gateway: There is no such operation.\n"
     operation = await one_id(running)
     await finished(ice, await take(ice), result=1)
     await in_state(running, operation, "succeeded")

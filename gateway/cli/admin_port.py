@@ -1,0 +1,81 @@
+"""What the commands work with: an admin of a gateway, on its database or over its API.
+
+Requests are in the words of the API (docs/api.md), answers are its documents (`services.schemas`). A command does
+not know which one it has: `database_admin` and `api_admin` raise `Refused` for the same reasons in the same words.
+
+Tested in tests/gateway/cli/test_url.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from gateway.services import schemas
+
+Body = Mapping[str, Any]
+"""A request's JSON object."""
+Query = Sequence[tuple[str, str]]
+"""The parameters of a listing."""
+
+
+class Refused(Exception):
+    """A request was refused, or has failed: a code of the catalogue, and one line for a person."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+
+
+class AnswerLost(Refused):
+    """The connection ended before the answer came: the request may have been carried out."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("answer-lost", detail)
+
+
+class Admin(Protocol):
+    """Every method raises `Refused`."""
+
+    async def is_served(self) -> bool:
+        """Whether a gateway runs, so that what is requested is acted on now."""
+
+    def ices(self, query: Query) -> AsyncIterator[list[schemas.IceDocument]]:
+        """The ICEs that match, page by page (GET /ices)."""
+
+    async def ice(self, name: str) -> schemas.IceDocument:
+        """One ICE."""
+
+    async def provision(self, new: Body) -> schemas.Provisioned:
+        """Provision an ICE (POST /ices)."""
+
+    async def renew(self, action: str, name: str, body: Body) -> schemas.Renewed:
+        """Reprovision or reregister an ICE."""
+
+    async def end(self, action: str, name: str) -> schemas.Ended:
+        """Deregister or disconnect an ICE."""
+
+    async def describe(self, name: str, changes: Body) -> schemas.IceDocument:
+        """Change labels and note of an ICE (PATCH /ices/{ice_name})."""
+
+    async def bulk(self, wanted: Body) -> schemas.BulkAnswer:
+        """Act on many ICEs (POST /ices/bulk)."""
+
+    async def request_operation(self, name: str, new: Body) -> schemas.OperationDocument:
+        """Request an operation of an ICE."""
+
+    def operations(
+        self, query: Query, *, limit: int, brief: bool
+    ) -> AsyncIterator[list[schemas.OperationDocument]]:
+        """The newest operations that match, page by page; `brief` ones may lack what is large."""
+
+    async def operation(self, operation_id: str) -> schemas.OperationDocument:
+        """One operation."""
+
+    async def cancel(self, operation_id: str) -> None:
+        """Cancel an operation."""
+
+    def follow(
+        self, operation: schemas.OperationDocument
+    ) -> AsyncIterator[schemas.OperationDocument]:
+        """The operation now and after each change, at last when it has finished."""

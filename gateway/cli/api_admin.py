@@ -1,0 +1,188 @@
+"""An admin that works over the API of a gateway elsewhere.
+
+Tested in tests/gateway/cli/test_url.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Final, Protocol, TypeVar
+
+import msgspec
+
+from gateway.cli.admin_port import AnswerLost, Body, Query, Refused
+from gateway.cli.api_client import ApiClient, path_of
+from gateway.cli.common import print_notice
+from gateway.core.operation import UNFINISHED
+from gateway.services import schemas
+
+_PAGE: Final = 200
+_RETRY: Final = 1.0
+"""Seconds before a stream that broke is read again, and at most `_RETRIES` times in succession."""
+_RETRIES: Final = 60
+_NULL: Final = b"null"
+T = TypeVar("T")
+
+
+class _Page(Protocol[T]):
+    @property
+    def items(self) -> list[T]: ...
+
+    @property
+    def next(self) -> str | None: ...
+
+
+class _Progress(schemas.ProgressDocument):
+    data: msgspec.Raw
+
+
+class _Operation(schemas.OperationDocument, kw_only=True):
+    """An operation whose JSON values are kept byte by byte."""
+
+    params: msgspec.Raw
+    progress: _Progress | None
+    result: msgspec.Raw
+    error: msgspec.Raw
+
+    def document(self) -> schemas.OperationDocument:
+        """Likewise, with null as None."""
+        for name in ("params", "result", "error"):
+            if bytes(getattr(self, name)) == _NULL:
+                setattr(self, name, None)
+        return self
+
+
+class _OperationPage(msgspec.Struct):
+    items: list[_Operation]
+    next: str | None
+
+
+class ApiAdmin:
+    """Fulfils `admin_port.Admin`."""
+
+    def __init__(self, client: ApiClient) -> None:
+        self._client = client
+
+    async def is_served(self) -> bool:
+        """A gateway answers, so it runs."""
+        return True
+
+    async def ices(self, query: Query) -> AsyncIterator[list[schemas.IceDocument]]:
+        """See `Admin`."""
+        async for page in self._pages("ices", schemas.IcePage, query):
+            yield page
+
+    async def _pages(
+        self, noun: str, shape: type[_Page[T]], query: Query, size: int = _PAGE
+    ) -> AsyncIterator[list[T]]:
+        """The items of a listing, page by page."""
+        cursor: str | None = None
+        while True:
+            place = () if cursor is None else (("cursor", cursor),)
+            asked = (*query, ("limit", str(size)), *place)
+            page = await self._client.call("GET", path_of(noun), shape, query=asked)
+            yield page.items
+            cursor = page.next
+            if cursor is None:
+                return
+
+    async def ice(self, name: str) -> schemas.IceDocument:
+        """See `Admin`."""
+        return await self._client.call("GET", path_of("ices", name), schemas.IceDocument)
+
+    async def provision(self, new: Body) -> schemas.Provisioned:
+        """See `Admin`."""
+        return await self._client.call("POST", path_of("ices"), schemas.Provisioned, new)
+
+    async def renew(self, action: str, name: str, body: Body) -> schemas.Renewed:
+        """See `Admin`."""
+        return await self._client.call("POST", path_of("ices", name, action), schemas.Renewed, body)
+
+    async def end(self, action: str, name: str) -> schemas.Ended:
+        """See `Admin`."""
+        return await self._client.call("POST", path_of("ices", name, action), schemas.Ended)
+
+    async def describe(self, name: str, changes: Body) -> schemas.IceDocument:
+        """See `Admin`."""
+        return await self._client.call("PATCH", path_of("ices", name), schemas.IceDocument, changes)
+
+    async def bulk(self, wanted: Body) -> schemas.BulkAnswer:
+        """See `Admin`."""
+        return await self._client.call("POST", path_of("ices", "bulk"), schemas.BulkAnswer, wanted)
+
+    async def request_operation(self, name: str, new: Body) -> schemas.OperationDocument:
+        """See `Admin`."""
+        path = path_of("ices", name, "operations")
+        return (await self._client.call("POST", path, _Operation, new)).document()
+
+    async def operations(
+        self,
+        query: Query,
+        *,
+        limit: int,
+        brief: bool,  # noqa: ARG002 - the API has no brief ones
+    ) -> AsyncIterator[list[schemas.OperationDocument]]:
+        """See `Admin`."""
+        async for page in self._pages("operations", _OperationPage, query, min(limit, _PAGE)):
+            yield [each.document() for each in page[:limit]]
+            limit -= len(page)
+            if limit <= 0:
+                return
+
+    async def operation(self, operation_id: str) -> schemas.OperationDocument:
+        """See `Admin`."""
+        found = await self._client.call("GET", path_of("operations", operation_id), _Operation)
+        return found.document()
+
+    async def cancel(self, operation_id: str) -> None:
+        """See `Admin`."""
+        await self._client.send("POST", path_of("operations", operation_id, "cancel"))
+
+    async def follow(
+        self, operation: schemas.OperationDocument
+    ) -> AsyncIterator[schemas.OperationDocument]:
+        """See `Admin`."""
+        failures = 0
+        while True:
+            try:
+                async for changed in self._stream(operation):
+                    failures = 0
+                    operation = changed
+                    yield operation
+                    if operation.state not in UNFINISHED:
+                        return
+                lost: Refused = AnswerLost("the stream of the operation has ended")
+            except Refused as error:
+                if not (isinstance(error, AnswerLost) or error.code in _PASSING):
+                    raise
+                lost = error
+            failures += 1
+            if failures > _RETRIES:
+                raise lost
+            if failures == 1:
+                print_notice(f"{lost}; trying again")
+            await asyncio.sleep(_RETRY)
+
+    async def _stream(
+        self, operation: schemas.OperationDocument
+    ) -> AsyncIterator[schemas.OperationDocument]:
+        """The operation after each event of its stream, until that ends."""
+        async for name, data in self._client.events(path_of("operations", operation.id, "stream")):
+            if name == "result":
+                yield msgspec.json.decode(data, type=_Operation).document()
+            elif name == "progress":
+                progress = msgspec.json.decode(data, type=_Progress)
+                operation = msgspec.structs.replace(operation, progress=progress)
+                yield operation
+            elif name == "state":
+                news = msgspec.json.decode(data, type=schemas.OperationState)
+                operation = msgspec.structs.replace(
+                    operation, state=news.state, sent=news.sent, finished=news.finished
+                )
+                if operation.state in UNFINISHED:  # otherwise the result follows
+                    yield operation
+
+
+_PASSING: Final = frozenset({"unreachable", "store-unavailable", "draining", "not-understood"})
+"""Codes of refusals after which a stream is worth another attempt."""

@@ -1,0 +1,196 @@
+"""An admin that works on the database; a running gateway follows the event log within a second.
+
+Tested in tests/gateway/cli/test_cli.py and tests/gateway/cli/test_operations.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from gateway.admin.api.bulk import Bulk, checked, perform
+from gateway.admin.api.ices import IceQuery
+from gateway.admin.api.operations import NewOperation, OperationQuery
+from gateway.admin.api.requests import decode_as
+from gateway.cli.admin_port import Body, Query, Refused
+from gateway.cli.common import CommandContext
+from gateway.core.ice import IceType
+from gateway.core.operation import Operation
+from gateway.core.problems import Problem, problem
+from gateway.core.times import utc_now
+from gateway.node.expiry import OperationExpiry
+from gateway.services import schemas
+from gateway.services.bulk_actions import Target
+from gateway.services.labelling import description_fault
+from gateway.services.operation_requests import OperationRequest
+from gateway.services.provisioning import Done, Issued
+from gateway.store.ice_listing import Ices, Listed, Mark
+from gateway.store.operations import Operations
+from gateway.web.responses import RequestRefused
+
+_PAGE: Final = 1000
+_OPERATIONS_PAGE: Final = 200
+_POLL_INTERVAL: Final = 0.2
+"""Seconds between two reads of an operation that is followed."""
+R = TypeVar("R")
+
+
+def _unwrap(value: R | Problem) -> R:
+    if isinstance(value, Problem):
+        raise Refused(value.code, value.detail)
+    return value
+
+
+@contextlib.contextmanager
+def _parsing() -> Iterator[None]:
+    """Refuse what the API refuses, in its words."""
+    try:
+        yield
+    except RequestRefused as error:
+        raise Refused(error.problem.code, error.problem.detail) from None
+
+
+class DatabaseAdmin:
+    """Fulfils `admin_port.Admin`."""
+
+    def __init__(self, context: CommandContext) -> None:
+        self._engine = context.engine
+        self._services = context.services
+        self._actor = context.actor
+        self._table = Ices(context.engine)
+        self._operations = Operations(context.engine.fetch)
+
+    async def is_served(self) -> bool:
+        """Whether a gateway runs on this database."""
+        return await self._engine.is_served()
+
+    async def ices(self, query: Query) -> AsyncIterator[list[schemas.IceDocument]]:
+        """See `Admin`."""
+        with _parsing():
+            wanted = IceQuery.parse(query)
+            where = wanted.filter(utc_now())
+        served = await self.is_served()
+        if not served:
+            # A gateway that crashed leaves its connections in the table.
+            if where.connected:
+                return
+            where = replace(where, connected=None)
+        after: Mark | None = None
+        while page := await self._table.page(where, _PAGE, order=wanted.order, after=after):
+            after = Mark.of(page[-1], wanted.order)
+            yield [self._document(listed, served=served) for listed in page]
+
+    async def ice(self, name: str) -> schemas.IceDocument:
+        """See `Admin`."""
+        return self._document(await self._listed(name), served=await self.is_served())
+
+    async def _listed(self, name: str) -> Listed:
+        return _unwrap(await self._table.find(name) or problem("not-registered"))
+
+    @staticmethod
+    def _document(listed: Listed, *, served: bool) -> schemas.IceDocument:
+        return schemas.ice_document(
+            listed if served else replace(listed, connection=None), utc_now()
+        )
+
+    async def provision(self, new: Body) -> schemas.Provisioned:
+        """See `Admin`."""
+        issued = _unwrap(
+            await self._services.provisioning.provision(
+                self._actor, new["ice_name"], IceType(new["ice_type"]), new.get("provisionedto")
+            )
+        )
+        document = schemas.ice_document(Listed(issued.ice), utc_now())
+        return schemas.Provisioned(document, issued.token.reveal())
+
+    async def renew(self, action: str, name: str, body: Body) -> schemas.Renewed:
+        """See `Admin`."""
+        listed, done = await self._act(action, name, None, body.get("provisionedto"))
+        assert isinstance(done, Issued)  # noqa: S101 - these actions issue a token
+        document = schemas.ice_document(done.after(listed), utc_now())
+        return schemas.Renewed(document, done.token.reveal(), done.dropped, done.unconfirmed)
+
+    async def end(self, action: str, name: str) -> schemas.Ended:
+        """See `Admin`."""
+        listed, done = await self._act(action, name)
+        document = schemas.ice_document(done.after(listed), utc_now())
+        return schemas.Ended(document, done.dropped, done.unconfirmed)
+
+    async def _act(self, action: str, name: str, *given: Any) -> tuple[Listed, Done]:
+        listed = await self._listed(name)
+        act = self._services.provisioning.actions[action]
+        return listed, _unwrap(await act(self._actor, listed.ice, *given))
+
+    async def describe(self, name: str, changes: Body) -> schemas.IceDocument:
+        """See `Admin`."""
+        labels, note = changes.get("labels", {}), changes.get("note")
+        fault = description_fault(labels, note)
+        if fault is not None:
+            _unwrap(fault)
+        done = _unwrap(await self._services.bulk.label(self._actor, [Target(name)], labels, note))
+        _unwrap(done.outcomes[0].problem)
+        return await self.ice(name)
+
+    async def bulk(self, wanted: Body) -> schemas.BulkAnswer:
+        """See `Admin`."""
+        with _parsing():
+            body: Bulk = decode_as(msgspec.json.encode(wanted), Bulk)  # type: ignore[arg-type]
+            where = checked(body, utc_now())
+            return await perform(self._services.bulk, self._table, self._actor, body, where)
+
+    async def request_operation(self, name: str, new: Body) -> schemas.OperationDocument:
+        """See `Admin`."""
+        ice = (await self._listed(name)).ice
+        with _parsing():
+            body = decode_as(msgspec.json.encode(new), NewOperation)
+        wanted = OperationRequest(
+            body.kind, bytes(body.params), body.run_at, body.deadline, body.idempotency_key
+        )
+        requested = await self._services.operations.request(self._actor, ice, wanted)
+        return schemas.operation_document(_unwrap(requested))
+
+    async def operations(
+        self, query: Query, *, limit: int, brief: bool
+    ) -> AsyncIterator[list[schemas.OperationDocument]]:
+        """See `Admin`."""
+        with _parsing():
+            where = await OperationQuery.parse(query).filter(self._services.accounts)
+        before, more = None, True
+        while more and limit > 0:
+            size = min(limit, _OPERATIONS_PAGE)
+            page, more = await self._operations.page(where, size, before, brief=brief)
+            limit -= len(page)
+            before = page[-1].number if page else None
+            yield [schemas.operation_document(item.operation) for item in page]
+
+    async def operation(self, operation_id: str) -> schemas.OperationDocument:
+        """See `Admin`."""
+        return schemas.operation_document(await self._operation(operation_id))
+
+    async def _operation(self, operation_id: str) -> Operation:
+        found = await self._operations.find(operation_id)
+        return _unwrap(found or problem("not-found", "There is no such operation."))
+
+    async def cancel(self, operation_id: str) -> None:
+        """See `Admin`."""
+        _unwrap(await self._services.operations.cancel(self._actor, operation_id))
+
+    async def follow(
+        self, operation: schemas.OperationDocument
+    ) -> AsyncIterator[schemas.OperationDocument]:
+        """See `Admin`."""
+        expiry = OperationExpiry(self._engine, utc_now, keep=0, ended=lambda _: None)
+        found = await self._operation(operation.id)
+        while True:
+            yield schemas.operation_document(found)
+            if found.is_finished:
+                return
+            await asyncio.sleep(_POLL_INTERVAL)
+            if found.deadline <= utc_now() and not await self.is_served():
+                await expiry.end_overdue()  # no gateway runs to expire it
+            found = await self._operation(operation.id)

@@ -1,0 +1,196 @@
+"""The commands over the API: what they do there, and what they say when it does not work."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+
+import pytest
+
+from gateway.core.roles import Role
+from tests.support.harness import command
+from tests.support.work import connected, finished, in_state, progress, take
+
+TOKEN = re.compile(r"eyJ[\w-]+\.\.[\w-]+\.[\w-]+\.[\w-]+\n")
+pytestmark = pytest.mark.sqlite
+
+
+@pytest.fixture
+def there(running, tmp_path):
+    """Runs commands over the API of the running gateway, as its admin."""
+    file = tmp_path / "api.token"
+    file.write_text(f"{running.admin.token}\nnot this\n")
+    file.chmod(0o600)
+
+    async def run(*args, status=0, url=running.url, token_file=file):
+        options = ("--url", url, "--token-file", str(token_file))
+        return await command(*options, *args, status=status)
+
+    run.file = file
+    return run
+
+
+async def test_an_ice_lives_through_commands_over_the_api(running, there):
+    made = await there("ices", "provision", "lab-1", "--type", "normal", "--user", "ALICE")
+    assert TOKEN.fullmatch(made.stdout)
+    renewed = await there("ices", "reprovision", "LAB-1")
+    connection = await running.ice(renewed.stdout.strip()).connect()
+    shown = json.loads((await there("ices", "show", "lab-1", "--json")).stdout)
+    assert shown == (await running.admin.get("/ices/lab-1")).json
+    assert shown["status"] == "registered"
+
+    for name in ("ci-1", "ci-2"):
+        await there("ices", "provision", name, "--type", "ci-cd")
+    listed = ("ices", "list", "--json")
+    for backend in (there, running.command):
+        names = [
+            [ice["ice_name"] for ice in json.loads((await backend(*listed, *more)).stdout)]
+            for more in ((), ("--search", "LAB"), ("--connected",), ("--sort", "-name"))
+        ]
+        assert names == [["ci-1", "ci-2", "lab-1"], ["lab-1"], ["lab-1"], ["lab-1", "ci-2", "ci-1"]]
+        refused = await backend("ices", "list", "--version-below", "x", status=1)
+        assert refused.stderr == (
+            "ice-gateway: version_below: needs a version as PEP 440 writes it\n"
+        )
+        refused = await backend("ices", "show", "lab-9", status=1)
+        assert refused.stderr.startswith("ice-gateway: Not registered: ")
+        refused = await backend("ices", "provision", "ci-1", "--type", "ci-cd", status=1)
+        assert refused.stderr == (
+            "ice-gateway: ICE Provision Failed! ICE Name or User already exists\n"
+        )
+        refused = await backend(
+            *("ices", "provision", "lab-2", "--type", "normal", "--user", "bob"), status=1
+        )
+        assert refused.stderr.startswith("ice-gateway: --user: there is no user of this name")
+
+    assert (await there("ices", "deregister", "lab-1")).output == ""
+    await connection.expect_dropped(4101)
+    [event] = [
+        event
+        for event in (await running.admin.get("/events?ice_name=lab-1")).json["items"]
+        if event["action"] == "deregister"
+    ]
+    assert (event["actor"], event["via"]) == ("root", "api")
+
+
+async def test_a_listing_is_read_page_by_page(running, there):
+    names = [f"ci-{number:03}" for number in range(201)]
+    new = [{"ice_name": name, "ice_type": "ci-cd"} for name in names]
+    await running.admin.post("/ices/bulk", {"action": "provision", "ices": new})
+    listed = json.loads((await there("ices", "list", "--json")).stdout)
+    assert [ice["ice_name"] for ice in listed] == names
+
+
+async def test_an_operation_is_followed_by_its_stream(running, there):
+    ice = await connected(running)
+    run = (
+        "operations",
+        "run",
+        "lab-1",
+        "--kind",
+        "execute",
+        "--params",
+        '{"n": 12345678901234567890123}',
+    )
+    following = asyncio.create_task(there(*run, "--follow"))
+    operation = await take(ice)
+    progress(ice, operation, fraction=0.5, message="half", data={"step": 1})
+    await running.eventually(f"/operations/{operation}", lambda answer: answer.json["progress"])
+    await running.settled()
+    await finished(ice, operation, result={"exit": 0})
+    done = await following
+    assert json.loads(done.stdout) == {"exit": 0}
+    assert f"ice-gateway: operation {operation}\n" in done.stderr
+    assert re.search(r"^ice-gateway: (sent|running) 50% half$", done.stderr, re.MULTILINE)
+
+    shown = (await there("operations", "show", operation, "--json")).stdout
+    assert "12345678901234567890123" in shown, "JSON is shown as it was sent"
+    assert json.loads(shown) == (await running.admin.get(f"/operations/{operation}")).json
+    failing = asyncio.create_task(there(*run, "--follow", status=1))
+    second = await take(ice)
+    await there("operations", "cancel", second)
+    assert "ice-gateway: cancelled: cancelled: cancelled by root\n" in (await failing).stderr
+    await in_state(running, second, "cancelled")
+    for more, ids in (((), [second, operation]), (("--limit", "1"), [second])):
+        listed = await there("operations", "list", "lab-1", *more, "--json")
+        assert [each["id"] for each in json.loads(listed.stdout)] == ids
+    for action in ("show", "cancel"):
+        gone = await there("operations", action, "none", status=1)
+        assert gone.stderr == "ice-gateway: There is no such operation.\n"
+
+
+async def test_who_may_not_is_told_and_no_secret_shows(running, there, tmp_path):
+    token = tmp_path / "member.token"
+    token.write_text((await running.api("eve", Role.MEMBER)).token)
+    token.chmod(0o644)
+    refused = await there(
+        "ices", "provision", "ci-1", "--type", "ci-cd", status=1, token_file=token
+    )
+    assert refused.stderr.splitlines() == [
+        f"ice-gateway: warning: everybody on this machine can read {token}",
+        "ice-gateway: Your role does not allow this.",
+    ]
+    token.write_text("icegw_secret")
+    token.chmod(0o600)
+    refused = await there("ices", "list", status=1, token_file=token)
+    assert f"refuses the API token in {token}" in refused.stderr
+    assert "icegw_secret" not in refused.output
+
+
+@pytest.mark.parametrize(
+    ("args", "status", "says"),
+    [
+        (("--url", "http://192.0.2.1", "--token-file", "T", "ices", "list"), 1, "plain http"),
+        (("--url", "ftp://h", "--token-file", "T", "ices", "list"), 2, "must look like https://"),
+        (
+            ("--url", "http://127.0.0.1:1", "--token-file", "T", "ices", "list"),
+            1,
+            "cannot connect to",
+        ),
+        (("--url", "http://127.0.0.1:1", "ices", "list"), 2, "needs --token-file"),
+        (
+            ("--url", "http://127.0.0.1:1", "--token-file", "none", "ices", "list"),
+            78,
+            "No such file",
+        ),
+        (
+            ("--url", "http://127.0.0.1:1", "--token-file", "empty", "ices", "list"),
+            78,
+            "no API token",
+        ),
+        (
+            ("--url", "http://127.0.0.1:1", "--token-file", "T", "--ca-file", "T", "ices", "list"),
+            78,
+            "T holds no PEM certificate",
+        ),
+        (
+            (
+                "--url",
+                "http://127.0.0.1:1",
+                "--token-file",
+                "T",
+                "ices",
+                "list",
+                "--database",
+                "sqlite:///x",
+            ),
+            2,
+            "leave out --url",
+        ),
+        (("--url", "http://127.0.0.1:1", "keys", "list"), 2, "leave out --url"),
+        (("--url", "http://127.0.0.1:1", "audit", "prune", "--keep", "1d"), 2, "leave out --url"),
+        (("--token-file", "T", "ices", "list"), 2, "--token-file needs --url"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, tuple) else None,
+)
+async def test_what_cannot_work_is_a_line(tmp_path, monkeypatch, args, status, says):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "T").write_text("icegw_x")
+    (tmp_path / "T").chmod(0o600)
+    (tmp_path / "empty").touch()
+    done = await command(*args, status=status)
+    assert says in done.stderr
+    assert done.stdout == ""
+    if status != 2:
+        assert len(done.stderr.splitlines()) == 1
