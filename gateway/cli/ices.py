@@ -11,6 +11,7 @@ import click
 
 from gateway.cli.admin_port import Admin
 from gateway.cli.common import json_option, print_notice, print_output, show_json, show_table
+from gateway.cli.many_ices import end_many
 from gateway.cli.target import with_admin, with_admin_of_new
 from gateway.core.attention import Attention
 from gateway.core.ice import IceType, Status
@@ -126,6 +127,33 @@ async def show(admin: Admin, name: str, *, as_json: bool) -> None:
     print_output("\n".join([*lines, f"{'connection':<15}{connected}"]))
 
 
+@ices.command()
+@click.argument("name")
+@click.argument("changes", nargs=-1, required=True, metavar="KEY=VALUE|KEY-...")
+@with_admin
+async def label(admin: Admin, name: str, changes: tuple[str, ...]) -> None:
+    """Set labels of an ICE; KEY- removes one."""
+    labels: dict[str, str | None] = {}
+    for text in changes:
+        key, equals, value = text.partition("=")
+        if not equals and not key.endswith("-"):
+            raise click.UsageError(f"{text}: KEY=VALUE sets a label, KEY- removes one")
+        key = key if equals else key.removesuffix("-")
+        if key in labels:
+            raise click.UsageError(f"the label {key} is named twice")
+        labels[key] = value if equals else None
+    await admin.describe(name, {"labels": labels})
+
+
+@ices.command()
+@click.argument("name")
+@click.argument("text")
+@with_admin
+async def note(admin: Admin, name: str, text: str) -> None:
+    """Set the note of an ICE, for people; an empty TEXT removes it."""
+    await admin.describe(name, {"note": text})
+
+
 def _add_renewal(action: str, summary: str) -> None:
     @ices.command(action, help=summary)
     @click.argument("name")
@@ -139,9 +167,26 @@ def _add_renewal(action: str, summary: str) -> None:
 
 def _add_end(action: str, summary: str) -> None:
     @ices.command(action, help=summary)
-    @click.argument("name")
+    @click.argument("name", required=False)
+    @click.option(
+        "--where",
+        multiple=True,
+        metavar="FILTER=VALUE",
+        help="Instead of NAME: ICEs that a filter of the API finds; may be repeated.",
+    )
+    @click.option("--dry-run", is_flag=True, help="With --where: print their names, do nothing.")
+    @click.option("--yes", is_flag=True, help="With --where: do not ask.")
     @with_admin
-    async def end(admin: Admin, name: str) -> None:
+    async def end(
+        admin: Admin, name: str | None, *, where: tuple[str, ...], dry_run: bool, yes: bool
+    ) -> None:
+        if (name is None) is (not where):
+            raise click.UsageError("needs either NAME or --where")
+        if name is None:
+            await end_many(admin, action, where, dry_run=dry_run, yes=yes)
+            return
+        if dry_run or yes:
+            raise click.UsageError("--dry-run and --yes need --where")
         done: Ended = await admin.end(action, name)
         _warn_unconfirmed(done.unconfirmed)
 

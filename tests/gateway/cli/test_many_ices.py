@@ -1,0 +1,98 @@
+"""Labels, notes, and actions on the ICEs that a filter finds, on a database and over the API."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from gateway.cli import main
+from tests.support.harness import command
+
+pytestmark = pytest.mark.sqlite
+
+
+@pytest.fixture(params=["database", "url"])
+def admin(running, tmp_path, request):
+    """Runs a command on the database, or over the API."""
+    file = tmp_path / "api.token"
+    file.write_text(running.admin.token)
+    file.chmod(0o600)
+
+    async def run(*args, status=0):
+        if request.param == "database":
+            return await running.command(*args, status=status)
+        options = ("--url", running.url, "--token-file", str(file))
+        return await command(*options, *args, status=status)
+
+    return run
+
+
+async def test_labels_and_notes_are_set_and_removed(running, admin):
+    await running.provision("lab-1")
+    assert (await admin("ices", "label", "LAB-1", "os=windows", "team=a=b")).output == ""
+    assert (await admin("ices", "note", "lab-1", "under the desk")).output == ""
+    await admin("ices", "label", "lab-1", "os-", "site=")
+    shown = json.loads((await admin("ices", "show", "lab-1", "--json")).stdout)
+    assert (shown["labels"], shown["note"]) == ({"site": "", "team": "a=b"}, "under the desk")
+    for args, status, says in (
+        (("label", "lab-1", "Os=x"), 1, "labels.Os: a label's key has"),
+        (("label", "lab-1", *(f"k{number}=1" for number in range(32))), 1, "at most 32 labels"),
+        (("label", "lab-1", "os"), 2, "KEY- removes one"),
+        (("label", "lab-1"), 2, "Missing argument"),
+        (("note", "lab-1", "x" * 1001), 1, "note: "),
+        (("note", "lab-9", "x"), 1, "Not registered"),
+    ):
+        assert says in (await admin("ices", *args, status=status)).stderr
+
+
+async def test_a_filter_finds_whom_to_deregister(running, admin):
+    for name in ("lab-1", "lab-2", "lab-3"):
+        await (await running.provision(name)).connect()
+    await running.provision("lab-4")
+    await running.provision("ci-1", "ci-cd")
+    await running.admin.call("PATCH", "/ices/lab-3", json={"labels": {"keep": "yes"}})
+    leaver = ("ices", "deregister", "--where", "provisionedto=ALICE")
+
+    planned = await admin(*leaver, "--dry-run")
+    assert planned.stdout == "lab-1\nlab-2\nlab-3\n"
+    assert "deregister would be refused for 1 ICE (wrong-status: " in planned.stderr
+    assert planned.stderr.endswith("ice-gateway: deregister 3 ICEs: lab-1, lab-2, lab-3\n")
+    assert "use --yes" in (await admin(*leaver, status=2)).stderr
+    assert await running.status("lab-1") == "registered"
+    closed = await admin("ices", "disconnect", "--where", "label=keep=yes", "--yes")
+    assert closed.stderr.splitlines()[-1] == "ice-gateway: disconnect was done for 1 ICE"
+
+    done = await admin(*leaver, "--where", "q=lab-1", "--yes")
+    assert done.stdout == ""
+    assert done.stderr.endswith("ice-gateway: deregister was done for 1 ICE\n")
+    states = [await running.status(name) for name in ("lab-1", "lab-2", "lab-4")]
+    assert states == ["deregistered", "registered", "provisioned"]
+    none = await admin("ices", "deregister", "--where", "q=lab-4", "--yes", status=1)
+    assert "possible for none of 1 ICE" in none.stderr
+    assert "no ICE matches" in (await admin(*leaver, "--where", "q=nothing", "--yes")).stderr
+    for args, status, says in (
+        ((), 2, "either NAME or --where"),
+        (("lab-1", "--where", "q=x"), 2, "either NAME or --where"),
+        (("lab-1", "--yes"), 2, "need --where"),
+        (("--where", "name=x"), 2, "FILTER=VALUE with one of status,"),
+        (("--where", "connected=maybe"), 2, "connected=true"),
+        (("--where", "status=gone", "--yes"), 1, "status"),
+    ):
+        assert says in (await admin("ices", "deregister", *args, status=status)).stderr
+
+
+def test_a_terminal_is_asked(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda _: True, raising=False)
+    runner = CliRunner(catch_exceptions=False)
+    runner.invoke(main, ["ices", "provision", "ci-1", "--type", "ci-cd"])
+    for answer, status, says in (
+        ("n\n", 1, "nothing was changed"),
+        ("y\n", 0, "disconnect was done for 1 ICE"),
+    ):
+        done = runner.invoke(main, ["ices", "disconnect", "--where", "q=ci"], input=answer)
+        assert done.exit_code == status
+        assert "disconnect 1 ICE? [y/N]" in done.stderr
+        assert says in done.stderr
