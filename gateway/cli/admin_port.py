@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol
 
+import msgspec
+
 from gateway.services import schemas
 
 Body = Mapping[str, Any]
@@ -32,6 +34,13 @@ class AnswerLost(Refused):
 
     def __init__(self, detail: str) -> None:
         super().__init__("answer-lost", detail)
+
+
+class KnownUser(msgspec.Struct):
+    """A user, as far as provisioning needs to know them."""
+
+    name: str
+    disabledon: str | None
 
 
 class Admin(Protocol):
@@ -79,3 +88,9 @@ class Admin(Protocol):
         self, operation: schemas.OperationDocument
     ) -> AsyncIterator[schemas.OperationDocument]:
         """The operation now and after each change, at last when it has finished."""
+
+    def users(self) -> AsyncIterator[list[KnownUser]]:
+        """All users by name, page by page."""
+
+    async def add_user(self, new: Body) -> None:
+        """Add a user (POST /users)."""

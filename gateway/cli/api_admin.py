@@ -11,7 +11,7 @@ from typing import Final, Protocol, TypeVar
 
 import msgspec
 
-from gateway.cli.admin_port import AnswerLost, Body, Query, Refused
+from gateway.cli.admin_port import AnswerLost, Body, KnownUser, Query, Refused
 from gateway.cli.api_client import ApiClient, path_of
 from gateway.cli.common import print_notice
 from gateway.core.operation import UNFINISHED
@@ -55,6 +55,11 @@ class _Operation(schemas.OperationDocument, kw_only=True):
 
 class _OperationPage(msgspec.Struct):
     items: list[_Operation]
+    next: str | None
+
+
+class _UserPage(msgspec.Struct):
+    items: list[KnownUser]
     next: str | None
 
 
@@ -138,6 +143,15 @@ class ApiAdmin:
     async def cancel(self, operation_id: str) -> None:
         """See `Admin`."""
         await self._client.send("POST", path_of("operations", operation_id, "cancel"))
+
+    async def users(self) -> AsyncIterator[list[KnownUser]]:
+        """See `Admin`."""
+        async for page in self._pages("users", _UserPage, ()):
+            yield page
+
+    async def add_user(self, new: Body) -> None:
+        """See `Admin`."""
+        await self._client.send("POST", path_of("users"), new)
 
     async def follow(
         self, operation: schemas.OperationDocument

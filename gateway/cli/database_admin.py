@@ -17,12 +17,13 @@ from gateway.admin.api.bulk import Bulk, checked, perform
 from gateway.admin.api.ices import IceQuery
 from gateway.admin.api.operations import NewOperation, OperationQuery
 from gateway.admin.api.requests import decode_as
-from gateway.cli.admin_port import Body, Query, Refused
+from gateway.cli.admin_port import Body, KnownUser, Query, Refused
 from gateway.cli.common import CommandContext
 from gateway.core.ice import IceType
 from gateway.core.operation import Operation
 from gateway.core.problems import Problem, problem
-from gateway.core.times import utc_now
+from gateway.core.roles import Role
+from gateway.core.times import to_text_or_none, utc_now
 from gateway.node.expiry import OperationExpiry
 from gateway.services import schemas
 from gateway.services.bulk_actions import Target
@@ -194,3 +195,13 @@ class DatabaseAdmin:
             if found.deadline <= utc_now() and not await self.is_served():
                 await expiry.end_overdue()  # no gateway runs to expire it
             found = await self._operation(operation.id)
+
+    async def users(self) -> AsyncIterator[list[KnownUser]]:
+        """See `Admin`."""
+        found = await self._services.accounts.users()
+        yield [KnownUser(user.name, to_text_or_none(user.disabledon)) for user in found]
+
+    async def add_user(self, new: Body) -> None:
+        """See `Admin`."""
+        accounts = self._services.accounts
+        _unwrap(await accounts.add_user(self._actor, new["name"], Role(new["role"]), None))

@@ -6,13 +6,16 @@ Tested in tests/gateway/cli/test_cli.py and tests/gateway/cli/test_url.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
 from gateway.cli.admin_port import Admin
 from gateway.cli.common import json_option, print_notice, print_output, show_json, show_table
+from gateway.cli.fleet import Fleet
 from gateway.cli.many_ices import end_many
 from gateway.cli.target import with_admin, with_admin_of_new
+from gateway.cli.token_folder import TokenFolder
 from gateway.core.attention import Attention
 from gateway.core.ice import IceType, Status
 from gateway.services.schemas import Ended, IceDocument, Provisioned, Renewed
@@ -26,20 +29,66 @@ def ices() -> None:
 
 
 @ices.command()
-@click.argument("name")
+@click.argument("name", required=False)
 @click.option(
     "--type",
     "ice_type",
     type=click.Choice([kind.value for kind in IceType]),
-    required=True,
     help="normal: a person works with it; ci-cd: machines do.",
 )
 @click.option("--user", help="The user a normal ICE belongs to.")
+@click.option(
+    "--from",
+    "file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Instead of NAME: a CSV file with the columns ice_name, ice_type, user and labels.",
+)
+@click.option(
+    "--tokens",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="With --from: the folder that gets a file NAME.token for each ICE.",
+)
+@click.option("--add-users", is_flag=True, help="With --from: add missing users, as members.")
+@click.option(
+    "--reprovision-unused",
+    is_flag=True,
+    help="With --from: make tokens anew for provisioned ICEs without a token file.",
+)
 @with_admin_of_new
-async def provision(admin: Admin, name: str, ice_type: str, user: str | None) -> None:
+async def provision(
+    admin: Admin,
+    name: str | None,
+    *,
+    ice_type: str | None,
+    user: str | None,
+    file: Path | None,
+    tokens: Path | None,
+    add_users: bool,
+    reprovision_unused: bool,
+) -> None:
     """Provision an ICE and print only its registration token, which is never shown again."""
-    new = {"ice_name": name, "ice_type": ice_type, "provisionedto": user}
-    _show_token(await admin.provision(new))
+    if (name is None) is (file is None):
+        raise click.UsageError("needs either NAME or --from")
+    if file is None:
+        if tokens is not None or add_users or reprovision_unused:
+            raise click.UsageError("--tokens, --add-users and --reprovision-unused need --from")
+        if ice_type is None:
+            raise click.UsageError("Missing option '--type'")
+        new = {"ice_name": name, "ice_type": ice_type, "provisionedto": user}
+        _show_token(await admin.provision(new))
+        return
+    if ice_type is not None or user is not None:
+        raise click.UsageError("--from takes type and user from the file")
+    if tokens is None:
+        raise click.UsageError("--from needs --tokens")
+    fleet = Fleet(
+        admin,
+        TokenFolder(tokens),
+        add_users=add_users,
+        reprovision_unused=reprovision_unused,
+    )
+    await fleet.provision(file)
 
 
 @ices.command("list")

@@ -8,25 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from gateway.cli import main
-from tests.support.harness import command
 
 pytestmark = pytest.mark.sqlite
-
-
-@pytest.fixture(params=["database", "url"])
-def admin(running, tmp_path, request):
-    """Runs a command on the database, or over the API."""
-    file = tmp_path / "api.token"
-    file.write_text(running.admin.token)
-    file.chmod(0o600)
-
-    async def run(*args, status=0):
-        if request.param == "database":
-            return await running.command(*args, status=status)
-        options = ("--url", running.url, "--token-file", str(file))
-        return await command(*options, *args, status=status)
-
-    return run
 
 
 async def test_labels_and_notes_are_set_and_removed(running, admin):

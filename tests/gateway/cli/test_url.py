@@ -16,21 +16,6 @@ TOKEN = re.compile(r"eyJ[\w-]+\.\.[\w-]+\.[\w-]+\.[\w-]+\n")
 pytestmark = pytest.mark.sqlite
 
 
-@pytest.fixture
-def there(running, tmp_path):
-    """Runs commands over the API of the running gateway, as its admin."""
-    file = tmp_path / "api.token"
-    file.write_text(f"{running.admin.token}\nnot this\n")
-    file.chmod(0o600)
-
-    async def run(*args, status=0, url=running.url, token_file=file):
-        options = ("--url", url, "--token-file", str(token_file))
-        return await command(*options, *args, status=status)
-
-    run.file = file
-    return run
-
-
 async def test_an_ice_lives_through_commands_over_the_api(running, there):
     made = await there("ices", "provision", "lab-1", "--type", "normal", "--user", "ALICE")
     assert TOKEN.fullmatch(made.stdout)
