@@ -94,3 +94,18 @@ class Admin(Protocol):
 
     async def add_user(self, new: Body) -> None:
         """Add a user (POST /users)."""
+
+    async def nodes(self) -> list[schemas.NodeDocument]:
+        """The nodes by name."""
+
+    async def set_draining(self, name: str, *, draining: bool, force: bool) -> None:
+        """Drain a node, or resume it."""
+
+    async def audit_head(self) -> schemas.HeadDocument:
+        """Number and digest of the newest event."""
+
+    async def audit_verdict(self, kept: str | None) -> schemas.VerdictDocument:
+        """Whether the audit log is as it was written, up to a head that was kept elsewhere."""
+
+    def audit_export(self, name: str) -> AsyncIterator[bytes]:
+        """All events in the format of this name."""

@@ -21,6 +21,8 @@ _PAGE: Final = 200
 _RETRY: Final = 1.0
 """Seconds before a stream that broke is read again, and at most `_RETRIES` times in succession."""
 _RETRIES: Final = 60
+_VERIFICATION_TIMEOUT: Final = 3600.0
+"""Seconds in which a gateway verifies the longest audit log."""
 _NULL: Final = b"null"
 T = TypeVar("T")
 
@@ -152,6 +154,36 @@ class ApiAdmin:
     async def add_user(self, new: Body) -> None:
         """See `Admin`."""
         await self._client.send("POST", path_of("users"), new)
+
+    async def nodes(self) -> list[schemas.NodeDocument]:
+        """See `Admin`."""
+        return [node async for page in self._pages("nodes", schemas.NodePage, ()) for node in page]
+
+    async def set_draining(self, name: str, *, draining: bool, force: bool) -> None:
+        """See `Admin`."""
+        action = "drain" if draining else "resume"
+        body = {"force": True} if force else None
+        await self._client.send("POST", path_of("nodes", name, action), body)
+
+    async def audit_head(self) -> schemas.HeadDocument:
+        """See `Admin`."""
+        return await self._client.call("GET", path_of("audit", "head"), schemas.HeadDocument)
+
+    async def audit_verdict(self, kept: str | None) -> schemas.VerdictDocument:
+        """See `Admin`."""
+        return await self._client.call(
+            "GET",
+            path_of("audit", "verification"),
+            schemas.VerdictDocument,
+            query=() if kept is None else (("head", kept),),
+            timeout=_VERIFICATION_TIMEOUT,
+        )
+
+    async def audit_export(self, name: str) -> AsyncIterator[bytes]:
+        """See `Admin`."""
+        path = path_of("audit", "export")
+        async for part in self._client.download(path, (("format", name),)):
+            yield part
 
     async def follow(
         self, operation: schemas.OperationDocument

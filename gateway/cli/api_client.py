@@ -164,10 +164,17 @@ class ApiClient:
             yield cls(access, session)
 
     async def call(
-        self, method: str, path: str, answer: type[R], body: object = None, query: Query = ()
+        self,
+        method: str,
+        path: str,
+        answer: type[R],
+        body: object = None,
+        *,
+        query: Query = (),
+        timeout: float = _TIMEOUT,  # noqa: ASYNC109 - passed to aiohttp
     ) -> R:
-        """Call the API and decode its answer."""
-        data = await self._bytes(method, path, body, query)
+        """Call the API and decode its answer, which comes within `timeout` seconds."""
+        data = await self._bytes(method, path, body, query, timeout)
         try:
             return msgspec.json.decode(data, type=answer)
         except (msgspec.MsgspecError, UnicodeDecodeError):
@@ -179,21 +186,23 @@ class ApiClient:
 
     async def send(self, method: str, path: str, body: object = None) -> None:
         """Call the API; the answer is not read."""
-        await self._bytes(method, path, body, ())
+        await self._bytes(method, path, body, (), _TIMEOUT)
 
-    async def _bytes(self, method: str, path: str, body: object, query: Query) -> bytes:
-        timeout = aiohttp.ClientTimeout(total=_TIMEOUT, sock_connect=_CONNECT_TIMEOUT)
+    async def _bytes(
+        self, method: str, path: str, body: object, query: Query, total: float
+    ) -> bytes:
+        limits = aiohttp.ClientTimeout(total=total, sock_connect=_CONNECT_TIMEOUT)
         with self._failures():
-            async with self._request(method, path, body, query, timeout) as response:
+            async with self._request(method, path, body, query, limits) as response:
                 data = await _read(response)
         self._refuse(response, data)
         return data
 
     async def download(self, path: str, query: Query) -> AsyncIterator[bytes]:
         """The parts of an answer of any length."""
-        timeout = aiohttp.ClientTimeout(sock_connect=_CONNECT_TIMEOUT, sock_read=_SILENCE)
+        limits = aiohttp.ClientTimeout(sock_connect=_CONNECT_TIMEOUT, sock_read=_SILENCE)
         with self._failures():
-            async with self._request("GET", path, None, query, timeout) as response:
+            async with self._request("GET", path, None, query, limits) as response:
                 if not response.ok:
                     self._refuse(response, await _read(response))
                 async for part in response.content.iter_any():
@@ -219,7 +228,7 @@ class ApiClient:
                     yield event
 
     def _request(
-        self, method: str, path: str, body: object, query: Query, timeout: aiohttp.ClientTimeout
+        self, method: str, path: str, body: object, query: Query, limits: aiohttp.ClientTimeout
     ) -> Any:
         address = f"{self._access.base}{_API}{path}{'?' if query else ''}{urlencode(query)}"
         return self._session.request(
@@ -229,7 +238,7 @@ class ApiClient:
             headers=None if body is None else {"Content-Type": "application/json"},
             proxy=self._proxy,
             allow_redirects=False,  # the token is for this gateway alone
-            timeout=timeout,
+            timeout=limits,
         )
 
     @contextlib.contextmanager

@@ -15,6 +15,7 @@ from typing import BinaryIO, Final
 
 import click
 
+from gateway.cli.admin_port import Admin
 from gateway.cli.common import (
     DURATION,
     CommandContext,
@@ -25,11 +26,11 @@ from gateway.cli.common import (
     refuse,
     show_json,
 )
+from gateway.cli.target import with_admin
 from gateway.core.hash_chain import Head
 from gateway.core.times import utc_now
 from gateway.runtime.standard_streams import Unwritable, writing
-from gateway.services.audit_export import FORMATS, export
-from gateway.store.events import EventFilter, Events
+from gateway.services.audit_export import FORMATS
 
 _HEAD: Final = Parsed(
     "seq:digest", Head.parse, "a head is what `ice-gateway audit head` printed: SEQ:DIGEST"
@@ -43,24 +44,22 @@ def audit() -> None:
 
 @audit.command()
 @json_option
-@on_database
-async def head(context: CommandContext, *, as_json: bool) -> None:
+@with_admin
+async def head(admin: Admin, *, as_json: bool) -> None:
     """Print number and digest of the newest event; keep them on another machine."""
-    newest = await context.services.audit.head()
-    if newest is None:
-        refuse("there is no event yet")
+    newest = await admin.audit_head()
     if as_json:
-        show_json({"seq": newest.seq, "digest": newest.digest})
+        show_json(newest)
     else:
-        print_output(str(newest))
+        print_output(str(Head(newest.seq, newest.digest)))
 
 
 @audit.command()
 @click.option("--head", "kept", type=_HEAD, help="An earlier output of `audit head`.")
-@on_database
-async def verify(context: CommandContext, kept: Head | None) -> None:
+@with_admin
+async def verify(admin: Admin, kept: Head | None) -> None:
     """Verify that no event up to the given head was changed or removed."""
-    verdict = await context.services.audit.verify(kept)
+    verdict = await admin.audit_verdict(None if kept is None else str(kept))
     if verdict.fault is not None:
         refuse(verdict.fault)
     unproven = f"\nnot proven: {verdict.unproven}" if verdict.unproven else ""
@@ -77,13 +76,13 @@ async def verify(context: CommandContext, kept: Head | None) -> None:
     default="-",
     help="Write to this file instead of stdout.",
 )
-@on_database
-async def export_log(context: CommandContext, name: str, output: Path) -> None:
+@with_admin
+async def export_log(admin: Admin, name: str, output: Path) -> None:
     """Write all events, oldest first."""
     target = "stdout" if str(output) == "-" else output
     try:
         with _opened(output) as file:
-            async for part in export(Events(context.engine.fetch), EventFilter(), name):
+            async for part in admin.audit_export(name):
                 file.write(part)
     except Unwritable as error:
         refuse(f"{target} cannot be written: {error}")

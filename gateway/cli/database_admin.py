@@ -19,6 +19,7 @@ from gateway.admin.api.operations import NewOperation, OperationQuery
 from gateway.admin.api.requests import decode_as
 from gateway.cli.admin_port import Body, KnownUser, Query, Refused
 from gateway.cli.common import CommandContext
+from gateway.core.hash_chain import Head
 from gateway.core.ice import IceType
 from gateway.core.operation import Operation
 from gateway.core.problems import Problem, problem
@@ -26,10 +27,12 @@ from gateway.core.roles import Role
 from gateway.core.times import to_text_or_none, utc_now
 from gateway.node.expiry import OperationExpiry
 from gateway.services import schemas
+from gateway.services.audit_export import export
 from gateway.services.bulk_actions import Target
 from gateway.services.labelling import description_fault
 from gateway.services.operation_requests import OperationRequest
 from gateway.services.provisioning import Done, Issued
+from gateway.store.events import EventFilter, Events
 from gateway.store.ice_listing import Ices, Listed, Mark
 from gateway.store.operations import Operations
 from gateway.web.responses import RequestRefused
@@ -205,3 +208,31 @@ class DatabaseAdmin:
         """See `Admin`."""
         accounts = self._services.accounts
         _unwrap(await accounts.add_user(self._actor, new["name"], Role(new["role"]), None))
+
+    async def nodes(self) -> list[schemas.NodeDocument]:
+        """See `Admin`."""
+        found = await self._services.nodes.all()
+        if self._engine.shared and not await self.is_served():
+            found = [replace(node, gone=True) for node in found]  # no node is left to mark them
+        return [schemas.node_document(node) for node in found]
+
+    async def set_draining(self, name: str, *, draining: bool, force: bool) -> None:
+        """See `Admin`."""
+        nodes = self._services.nodes
+        _unwrap(await nodes.set_draining(self._actor, name, draining=draining, force=force))
+
+    async def audit_head(self) -> schemas.HeadDocument:
+        """See `Admin`."""
+        newest = await self._services.audit.head()
+        found = _unwrap(newest or problem("not-found", "There is no event yet."))
+        return schemas.described(schemas.HeadDocument, found)
+
+    async def audit_verdict(self, kept: str | None) -> schemas.VerdictDocument:
+        """See `Admin`."""
+        verdict = await self._services.audit.verify(None if kept is None else Head.parse(kept))
+        return schemas.verdict_document(verdict, utc_now())
+
+    async def audit_export(self, name: str) -> AsyncIterator[bytes]:
+        """See `Admin`."""
+        async for part in export(Events(self._engine.fetch), EventFilter(), name):
+            yield part

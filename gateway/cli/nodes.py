@@ -1,24 +1,16 @@
-"""`ice-gateway nodes`: lists, drains and resumes the gateways of one database.
+"""`ice-gateway nodes`: lists, drains and resumes the gateways of one database, on it or over the API.
 
-Tested in tests/cluster/test_cluster.py.
+Tested in tests/cluster/test_cluster.py and tests/cluster/test_node_pages.py.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import click
 import msgspec
 
-from gateway.cli.common import (
-    CommandContext,
-    on_database,
-    print_notice,
-    print_output,
-    show_list,
-    unwrap,
-)
-from gateway.services.schemas import node_document
+from gateway.cli.admin_port import Admin
+from gateway.cli.common import print_notice, print_output, show_list
+from gateway.cli.target import with_admin
 
 
 @click.group()
@@ -28,20 +20,17 @@ def nodes() -> None:
 
 @nodes.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@on_database
-async def list_nodes(context: CommandContext, *, as_json: bool) -> None:
+@with_admin
+async def list_nodes(admin: Admin, *, as_json: bool) -> None:
     """List the nodes; a node that is gone ended without a clean shutdown."""
-    found = await context.services.nodes.all()
-    if context.engine.shared and not await context.engine.is_served():
-        found = [replace(node, gone=True) for node in found]  # no node is left to mark them
+    found = await admin.nodes()
     if not found and not as_json:
         print_notice(
             "no node serves this database; a single gateway on an SQLite file is not a node"
         )
         return
-    documents = [msgspec.structs.asdict(node_document(node)) for node in found]
     show_list(
-        documents,
+        [msgspec.structs.asdict(node) for node in found],
         ("NAME", "STATE", "ICES", "LEASE", "SEEN", "VERSION", "SINCE", "URL"),
         as_json=as_json,
         lease_left=lambda seconds: f"{seconds:.0f} s" if seconds else None,
@@ -51,32 +40,27 @@ async def list_nodes(context: CommandContext, *, as_json: bool) -> None:
 @nodes.command()
 @click.argument("name")
 @click.option("--force", is_flag=True, help="Drain the last node that serves, too.")
-@on_database
-async def drain(context: CommandContext, name: str, *, force: bool) -> None:
+@with_admin
+async def drain(admin: Admin, name: str, *, force: bool) -> None:
     """Let the node NAME admit no ICE and send its ICEs to the others, until `resume`."""
-    await _set_draining(context, name, draining=True, force=force)
+    await _set_draining(admin, name, draining=True, force=force)
 
 
 @nodes.command()
 @click.argument("name")
-@on_database
-async def resume(context: CommandContext, name: str) -> None:
+@with_admin
+async def resume(admin: Admin, name: str) -> None:
     """Let a drained node admit ICEs again."""
-    await _set_draining(context, name, draining=False)
+    await _set_draining(admin, name, draining=False)
 
 
-async def _set_draining(
-    context: CommandContext, name: str, *, draining: bool, force: bool = False
-) -> None:
-    done = unwrap(
-        await context.services.nodes.set_draining(
-            context.actor, name, draining=draining, force=force
-        )
-    )
-    again = "" if done.changed else " already"
+async def _set_draining(admin: Admin, name: str, *, draining: bool, force: bool = False) -> None:
+    before = {node.name: node.state for node in await admin.nodes() if node.state != "gone"}
+    await admin.set_draining(name, draining=draining, force=force)
+    again = " already" if before.pop(name, None) == ("drained" if draining else "serves") else ""
     if not draining:
         summary = f"{name} serves{again}"
-    elif done.others:
+    elif "serves" in before.values():
         summary = f"{name} is drained{again}: its ICEs go to the other nodes"
     else:
         summary = f"{name} is drained{again}; no other node serves, so its ICEs wait"

@@ -8,7 +8,7 @@ import pytest
 from gateway.core.roles import Role
 from gateway.node.node import NodeState
 from tests.cluster.test_cluster import until
-from tests.support.harness import expect_refused
+from tests.support.harness import command, expect_refused
 from tests.support.pages import Browser, has_password, said
 
 
@@ -76,7 +76,7 @@ async def test_who_may_not_act_may_look_at_the_most(cluster, browser):
         assert (await browser.post("nodes/node-b/drain")).status == 403
 
 
-async def test_the_last_node_that_serves_is_drained_by_force_alone(cluster, browser):
+async def test_the_last_node_that_serves_is_drained_by_force_alone(cluster, browser, tmp_path):
     admin = cluster.a.admin
     first = (await admin.get("/nodes?limit=2")).json
     rest = (await admin.get(f"/nodes?cursor={first['next']}")).json
@@ -90,6 +90,13 @@ async def test_the_last_node_that_serves_is_drained_by_force_alone(cluster, brow
     expect_refused(await admin.post("/nodes/node-a/drain"), 409, "last-node")
     refused = await cluster.a.command("nodes", "drain", "node-a", status=1)
     assert "No node would admit ICEs" in refused.stderr
+    token = tmp_path / "api.token"
+    token.touch(0o600)
+    token.write_text(admin.token)
+    there = ("--url", cluster.a.url, "--token-file", str(token), "nodes")
+    assert (await command(*there, "drain", "node-a", status=1)).stderr == refused.stderr
+    assert (await command(*there, "drain", "node-b")).stdout.startswith("node-b is drained already")
+    assert "node-c" in (await command(*there, "list")).stdout
     asked = await browser.part("nodes/node-a/drain", "dialog")
     assert "No other node serves" in said(asked)
     assert 'name="force"' in asked.text

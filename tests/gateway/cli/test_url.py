@@ -123,6 +123,22 @@ async def test_who_may_not_is_told_and_no_secret_shows(running, there, tmp_path)
     assert "icegw_secret" not in refused.output
 
 
+async def test_the_audit_log_is_proven_and_exported(running, there):
+    await running.provision("lab-1")
+    head = (await there("audit", "head")).stdout
+    assert head == (await running.command("audit", "head")).stdout
+    verify = ("audit", "verify", "--head", head.strip())
+    assert (await there(*verify)).stdout == (await running.command(*verify)).stdout
+    for name in ("jsonl", "csv"):
+        export = ("audit", "export", "--format", name)
+        assert (await there(*export)).stdout == (await running.command(*export)).stdout
+    wrong = await there("audit", "verify", "--head", f"1:{head.strip().split(':')[1]}", status=1)
+    assert len(wrong.stderr.splitlines()) == 1
+    assert "no node serves" in (await there("nodes", "list")).stderr
+    missing = await there("nodes", "drain", "node-x", status=1)
+    assert missing.stderr == "ice-gateway: There is no node node-x.\n"
+
+
 @pytest.mark.parametrize(
     ("args", "status", "says"),
     [
