@@ -3,7 +3,8 @@
 The map. A module imports from packages below its own and from its own package; `services` and `node` stand
 side by side and do not know each other. `tests/unit/test_structure.py` checks this.
 
-    cli        the commands, a file per noun or verb, listed in `cli.COMMANDS`
+    cli        the commands, a file per noun or verb, listed in `cli.COMMANDS`; they work with `cli.admin_port`, on a
+               database or over the API
     app        the composition root: opens the store and the keys, makes node and services, listens; the order of a stop
     admin      the admin's page (Jinja templates) and API: callers and their rights, requests, responses
     web        HTTP and WebSocket plumbing, client addresses, and the ICE's endpoint
