@@ -7,8 +7,11 @@ import json
 import re
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from gateway.core.roles import Role
+from tests.support.authority import Authority
 from tests.support.harness import command
 from tests.support.work import connected, finished, in_state, progress, take
 
@@ -195,3 +198,53 @@ async def test_what_cannot_work_is_a_line(tmp_path, monkeypatch, args, status, s
     assert done.stdout == ""
     if status != 2:
         assert len(done.stderr.splitlines()) == 1
+
+
+async def test_what_answers_may_be_a_stranger(tmp_path):
+    """By TLS and a prefix; none of it may learn the token by a redirect, or end in a traceback."""
+    token = tmp_path / "T"
+    token.touch(0o600)
+    token.write_text("icegw_x")
+    seen = []
+
+    async def answer(request):
+        seen.append((request.path, request.headers["Authorization"]))
+        name = request.match_info["name"]
+        if name == "cut":
+            request.transport.abort()
+        problem = '{"status": 500, "title": "x", "code": "x", "detail": "a\\u001b[31m b"}'
+        return {
+            "away": web.Response(status=302, headers={"Location": "https://192.0.2.1/"}),
+            "proxy": web.Response(status=502, text="<h1>Bad Gateway</h1>"),
+            "other": web.json_response({"ice_name": 1}),
+            "bytes": web.Response(body=b"\xff"),
+            "steers": web.Response(status=500, text=problem),
+        }.get(name, web.Response())
+
+    authority = Authority(tmp_path)
+    app = web.Application()
+    app.router.add_get("/prefix/admin/api/v1/ices/{name}", answer)
+    server = TestServer(app, scheme="https", host="127.0.0.1")
+    await server.start_server(ssl=authority.server_context("127.0.0.1"))
+    url = f"https://127.0.0.1:{server.port}"
+    options = ("--url", f"{url}/prefix/", "--token-file", str(token))
+    refused = await command(*options, "ices", "show", "other", status=1)
+    assert refused.stderr.startswith(
+        f"ice-gateway: the certificate of {url}/prefix is not accepted: "
+    )
+    assert seen == []
+    for name, says in (
+        ("away", "answered 302 and not as a gateway does"),
+        ("proxy", "answered 502 and not as a gateway does"),
+        ("other", "does not understand: is its gateway of another version?"),
+        ("bytes", "does not understand"),
+        ("cut", "ended before the answer"),
+        ("steers", "a\\x1b[31m b"),
+    ):
+        refused = await command(
+            *options, "--ca-file", str(authority.file), "ices", "show", name, status=1
+        )
+        assert says in refused.stderr
+        assert len(refused.stderr.splitlines()) == 1
+        assert seen.pop() == (f"/prefix/admin/api/v1/ices/{name}", "Bearer icegw_x")
+    await server.close()
