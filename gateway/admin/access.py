@@ -41,8 +41,8 @@ def route(
         handler: takes the request, then the values that `reads` and `finds` return.
         need: the right that a caller needs.
         reads: validates the request's input; raises 400, 413, 415 and 422.
-        finds: looks up what the path names, if the caller may see it; raises 404. Its first value is the
-            ICE (`Listed`).
+        finds: looks up what the path names, if the caller may see it; raises 404. With `Need.OPERATE` its
+            first value is the ICE (`Listed`).
         options: options of aiohttp, such as `name` or `allow_head`.
 
     Raises `TypeError` if `need` concerns an ICE and `finds` is missing.
@@ -55,9 +55,9 @@ def route(
         read = await reads(request) if reads is not None else ()
         found = await finds(request) if finds is not None else ()
         if need is not Need.NOTHING:
-            ice = found[0].ice if found else None
+            ice = found[0].ice if need is Need.OPERATE else None
             if not request[CALLER].may(need, ice):
-                raise forbidden(request)
+                raise forbidden(request, need)
         return await handler(request, *read, *found)
 
     guarded.need = need  # type: ignore[attr-defined]

@@ -9,6 +9,7 @@ Tested in tests/gateway/admin/test_api.py and tests/gateway/admin/test_pages.py.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -138,12 +139,18 @@ def is_same_origin(request: web.Request) -> bool:
     )
 
 
-def forbidden(request: web.Request) -> RequestRefused:
-    """The refusal of a caller without the right; for an API token of one ICE it names the ICE."""
-    ice = request[CALLER].ice
-    return RequestRefused(
-        problem("forbidden", ice and f"This API token may operate {ice} and nothing else.")
-    )
+def forbidden(request: web.Request, need: Need) -> RequestRefused:
+    """The refusal of a caller without the right; it says if the user has it and the API token has not."""
+    caller = request[CALLER]
+    detail = None
+    if caller.ice is not None:
+        detail = f"This API token may operate {caller.ice} and nothing else."
+    elif replace(caller, accounts=True).may(need, None):
+        detail = (
+            "This API token may not change users, passwords or API tokens: it was made without"
+            " `accounts`."
+        )
+    return RequestRefused(problem("forbidden", detail))
 
 
 def actor(request: web.Request, via: Via = Via.API) -> Actor:

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from client.protocol import MAX_VALUE, OperationKind
 from gateway import __version__
+from gateway.admin.api.api_tokens import ApiTokenQuery, NewApiToken
 from gateway.admin.api.audit import ExportQuery, VerificationQuery
 from gateway.admin.api.bulk import BULK
 from gateway.admin.api.events import EventQuery
@@ -21,6 +22,7 @@ from gateway.admin.api.ices import IceChanges, IceFilters, IceQuery, NewIce, New
 from gateway.admin.api.nodes import Drain, NodeQuery
 from gateway.admin.api.operations import NewOperation, OperationQuery, RequestQuery
 from gateway.admin.api.requests import NoMembers
+from gateway.admin.api.users import NewUser, PasswordChange, UserChanges, UserQuery
 from gateway.admin.auth import COOKIE, FORM_TOKEN, SECURE_COOKIE
 from gateway.admin.openapi_builder import (
     answer,
@@ -32,6 +34,7 @@ from gateway.admin.openapi_builder import (
     in_header,
     links,
     listing,
+    nothing,
     one_of,
     query,
     stream,
@@ -42,7 +45,7 @@ from gateway.core.ice import NAME_PATTERN, NAME_RULE, IceType
 from gateway.core.labels import KEY_PATTERN as LABEL_KEY
 from gateway.core.operation import KEY_PATTERN
 from gateway.core.problems import CODES
-from gateway.services import schemas
+from gateway.services import account_schemas, schemas
 from gateway.services.audit_export import FORMATS, media_type
 from gateway.web.responses import json_response
 
@@ -169,6 +172,8 @@ def _calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
     yield f"{one}/connections", "get", call("listConnections", summary, {"200": last}, 403, 404)
     yield from _event_calls()
     yield from _operation_calls()
+    yield from _user_calls()
+    yield from _api_token_calls()
     yield from _audit_calls()
     yield from _node_calls()
 
@@ -222,6 +227,45 @@ def _operation_calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
     yield f"{one}/cancel", "post", described
 
 
+def _user_calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    one, others = "/users/{name}", links("name", "$response.body#/name", ("showUser", "changeUser"))
+    yield (
+        "/users",
+        "get",
+        listing("listUsers", "List users", account_schemas.UserPage, UserQuery, 403),
+    )
+    added = {"201": answer(account_schemas.UserDocument, "Added", _located("user"), others)}
+    yield "/users", "post", call("addUser", "Add a user", added, 403, 409, body=NewUser)
+    user = {"200": answer(account_schemas.UserDocument, "The user", links=others)}
+    yield one, "get", call("showUser", "Show a user", user, 403, 404)
+    summary = "Change a user's role or password, disable or enable them: all of it or nothing"
+    yield one, "patch", call("changeUser", summary, user, 403, 404, 409, body=UserChanges)
+    caller = {"200": answer(account_schemas.MeDocument, "The caller")}
+    yield "/me", "get", call("showMe", "Show the caller", caller, 403)
+    changed = {"204": nothing("Changed; the caller's other logins have ended")}
+    summary = "Change the caller's password; a wrong old one counts as a failed login"
+    described = call("setMyPassword", summary, changed, 403, 429, body=PasswordChange)
+    yield "/me/password", "post", described
+
+
+def _api_token_calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    one, path = "/api-tokens/{id}", "/api-tokens"
+    summary, page = (
+        "List API tokens, newest first; a member's own ones",
+        account_schemas.ApiTokenPage,
+    )
+    yield path, "get", listing("listApiTokens", summary, page, ApiTokenQuery, 403)
+    token = "$response.body#/api_token/id"  # noqa: S105 - where an id is
+    others = links("id", token, ("showApiToken", "revokeApiToken"))
+    made = {"201": answer(account_schemas.ApiTokenMade, "Created", _located("API token"), others)}
+    summary = "Create an API token; its text is shown only once"
+    yield path, "post", call("createApiToken", summary, made, 403, body=NewApiToken)
+    shown = {"200": answer(account_schemas.ApiTokenDocument, "The API token")}
+    yield one, "get", call("showApiToken", "Show an API token", shown, 403, 404)
+    revoked = {"204": nothing("Revoked, now or before")}
+    yield one, "delete", call("revokeApiToken", "Revoke an API token", revoked, 403, 404)
+
+
 def _audit_calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
     newest = {"200": answer(schemas.HeadDocument, "Keep it on another machine")}
     described = call("showAuditHead", "Number and digest of the newest event", newest, 403, 404)
@@ -271,7 +315,12 @@ def document() -> dict[str, Any]:
     shapes["NewOperation"] = _new_operation(shapes["NewOperation"])
     examples = [{"action": "disconnect", "ice_names": ["lab-pc-7", "build-1"]}]
     shapes["BulkDisconnect"]["examples"] = examples
-    shapes["IceChanges"]["minProperties"] = 1
+    for shape in ("IceChanges", "UserChanges"):
+        shapes[shape]["minProperties"] = 1
+    shapes["NewUser"]["examples"] = [{"name": "alice", "role": "member"}]
+    shapes["UserChanges"]["examples"] = [{"disabled": True}]
+    shapes["PasswordChange"]["examples"] = [{"old": "the old password", "new": "a new password"}]
+    shapes["NewApiToken"]["examples"] = [{"user": "alice", "name": "nightly build"}]
     for shape in ("IceChanges", "BulkLabel", "BulkNewIce"):
         # Checked after the shape, so that a refusal names the key.
         shapes[shape]["properties"]["labels"]["propertyNames"] = {"pattern": f"^{LABEL_KEY}$"}

@@ -28,7 +28,7 @@ _TITLES: Final = {
     413: "Larger than 1 MiB",
     415: "Not application/json",
     422: "A field is not valid",
-    429: "Too many streams of this user, or too many operations of this ICE",
+    429: "Too many streams or attempts of this user, or too many operations of this ICE",
     503: "The store or the keys are not available",
 }
 _BODY: Final = (400, 408, 413, 415, 422)
@@ -59,6 +59,11 @@ def answer(
         "content": {"application/json": {"schema": ref(shape)}},
     }
     return described | ({"links": links} if links else {})
+
+
+def nothing(description: str) -> dict[str, Any]:
+    """An answer without a body (204)."""
+    return {"description": description, "headers": NO_STORE}
 
 
 def links(parameter: str, value: str, operation_ids: Iterable[str]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Tested in tests/gateway/cli/test_cli.py and tests/gateway/admin/test_ice_api_tok
 from __future__ import annotations
 
 import click
+import msgspec
 
 from gateway.cli.common import (
     DURATION,
@@ -17,7 +18,8 @@ from gateway.cli.common import (
     show_list,
     unwrap,
 )
-from gateway.core.times import to_text, to_text_or_none
+from gateway.core.times import to_text_or_none
+from gateway.services import account_schemas
 
 
 @click.group("api-tokens")
@@ -30,6 +32,12 @@ def api_tokens() -> None:
 @click.option("--name", "label", required=True, help="A label, to recognise the token by.")
 @click.option("--ice", "ice_name", help="Let the token operate this ICE and do nothing else.")
 @click.option(
+    "--accounts",
+    "may_change_accounts",
+    is_flag=True,
+    help="Let the token change users and API tokens over the API.",
+)
+@click.option(
     "--expires-in",
     type=DURATION,
     default="90d",
@@ -38,12 +46,19 @@ def api_tokens() -> None:
 )
 @on_database
 async def create(
-    context: CommandContext, user: str, label: str, ice_name: str | None, expires_in: float
+    context: CommandContext,
+    user: str,
+    label: str,
+    ice_name: str | None,
+    expires_in: float,
+    *,
+    may_change_accounts: bool,
 ) -> None:
     """Create a token and print only the token, which is never shown again."""
     created = unwrap(
         await context.services.accounts.create_token(
-            context.actor, user, label, expires_in, ice_name
+            *(context.actor, user, label, expires_in, ice_name),
+            may_change_accounts=may_change_accounts,
         )
     )
     token = created.token
@@ -63,18 +78,13 @@ async def create(
 async def list_tokens(context: CommandContext, *, as_json: bool) -> None:
     """List all tokens by id; the database holds only their hashes."""
     documents = [
-        {
-            "id": token.id,
-            "user": token.user,
-            "name": token.label,
-            "ice_name": token.ice_name,
-            "createdon": to_text(token.createdon),
-            "expireson": to_text_or_none(token.expireson),
-            "revokedon": to_text_or_none(token.revokedon),
-        }
+        msgspec.structs.asdict(account_schemas.api_token_document(token))
         for token in await context.services.accounts.tokens()
     ]
-    headings = ("ID", "USER", "NAME", "ICE", "CREATED", "EXPIRES", "REVOKED")
+    headings = (
+        *("ID", "USER", "NAME", "ICE", "ACCOUNTS", "CREATED", "EXPIRES", "REVOKED"),
+        *("LAST USED", "MADE BY"),
+    )
     show_list(documents, headings, as_json=as_json)
 
 

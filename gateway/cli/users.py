@@ -6,9 +6,10 @@ Tested in tests/gateway/cli/test_cli.py.
 from __future__ import annotations
 
 import sys
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 import click
+import msgspec
 
 from gateway.cli.common import (
     CommandContext,
@@ -23,11 +24,15 @@ from gateway.cli.common import (
 from gateway.core.roles import Role
 from gateway.core.secret import Secret
 from gateway.core.text import UTF_16, decoded
-from gateway.core.times import to_text, to_text_or_none
+from gateway.services import account_schemas
 from gateway.services.passwords import RULE
 
 _MAX_INPUT = 64 * 1024
 """Bytes that are read from standard input; a password is shorter."""
+_ALL: Final = 2**31 - 1
+_HEADINGS: Final = (
+    *("NAME", "ROLE", "CREATED", "DISABLED", "PASSWORD", "ICES", "LOGINS", "LAST LOGIN"),
+)
 _role = click.Choice([role.value for role in Role])
 
 
@@ -80,17 +85,14 @@ def _first_line(file: BinaryIO) -> str:
 @on_database
 async def list_users(context: CommandContext, *, as_json: bool) -> None:
     """List all users."""
+    logins = await context.services.logins.counts()
     documents = [
-        {
-            "name": user.name,
-            "role": user.role,
-            "has_password": user.password_hash is not None,
-            "createdon": to_text(user.createdon),
-            "disabledon": to_text_or_none(user.disabledon),
-        }
-        for user in await context.services.accounts.users()
+        msgspec.structs.asdict(
+            account_schemas.user_document(listed, logins.get(listed.user.name, 0))
+        )
+        for listed in await context.services.accounts.after("", "", _ALL)
     ]
-    show_list(documents, ("NAME", "ROLE", "PASSWORD", "CREATED", "DISABLED"), as_json=as_json)
+    show_list(documents, _HEADINGS, as_json=as_json)
 
 
 @users.command()
@@ -98,10 +100,19 @@ async def list_users(context: CommandContext, *, as_json: bool) -> None:
 @on_database
 async def disable(context: CommandContext, name: str) -> None:
     """Disable a user, end their logins and API tokens, and list the ICEs tagged to them."""
-    user, tagged = unwrap(await context.services.accounts.disable(context.actor, name))
-    if tagged:
-        heading = f"ICEs tagged to {user.name}, which stay active until they are deregistered:"
-        print_output("\n".join([heading, *tagged]), done=f"{user.name} is disabled")
+    done = unwrap(await context.services.accounts.disable(context.actor, name))
+    user = done.user.name
+    if done.ices:
+        heading = f"ICEs tagged to {user}, which stay active until they are deregistered:"
+        print_output("\n".join([heading, *done.ices]), done=f"{user} is disabled")
+
+
+@users.command()
+@click.argument("name")
+@on_database
+async def enable(context: CommandContext, name: str) -> None:
+    """Enable a disabled user again, and their API tokens that have neither expired nor been revoked."""
+    unwrap(await context.services.accounts.enable(context.actor, name))
 
 
 @users.command("set-role")

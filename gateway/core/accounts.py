@@ -12,10 +12,27 @@ from datetime import datetime
 from typing import Final
 
 from gateway.core.roles import Role
+from gateway.core.times import to_text
 
 MAX_USER_NAME: Final = 128
 """Characters of a user's name."""
 _MAX_FOLDED: Final = 8 * MAX_USER_NAME
+
+
+USER_NAME_RULE: Final = (
+    f"1 to {MAX_USER_NAME} printable characters, without / and \\, and not be . or .."
+)
+_IN_PATHS: Final = frozenset("/\\")
+
+
+def can_be_new_user(name: str) -> bool:
+    """Whether a new user may have this name; proxies change paths with `.`, `..`, `/` or a backslash."""
+    return (
+        1 <= len(name) <= MAX_USER_NAME
+        and name.isprintable()
+        and name not in (".", "..")
+        and _IN_PATHS.isdisjoint(name)
+    )
 
 
 def fold_user(name: str) -> str:
@@ -37,9 +54,17 @@ class User:
     password_hash: str | None
     createdon: datetime
     disabledon: datetime | None = None
+    lastlogin: datetime | None = None
 
     def __repr__(self) -> str:
         return f"User({self.name!r}, {self.role})"
+
+    @property
+    def administers(self) -> bool:
+        """Whether they can log in as an admin. API tokens do not count: they expire."""
+        return (
+            self.role is Role.ADMIN and self.password_hash is not None and self.disabledon is None
+        )
 
 
 class TokenState(enum.StrEnum):
@@ -56,7 +81,9 @@ class TokenState(enum.StrEnum):
 class ApiToken:
     """A row of `api_tokens`: `token_hash` is a SHA-256, never the token.
 
-    With `ice_name` it may only operate that ICE; otherwise it has the rights of its user.
+    With `ice_name` it may only operate that ICE; otherwise it has the rights of its user. With `accounts` these
+    include changes of users and API tokens. `madeby` names the token, login or command that made it; older
+    tokens have none. `lastused` is written once a minute at most.
     """
 
     id: str
@@ -67,6 +94,14 @@ class ApiToken:
     expireson: datetime | None = None
     revokedon: datetime | None = None
     ice_name: str | None = None
+    lastused: datetime | None = None
+    madeby: str | None = None
+    accounts: bool = False
+
+    @property
+    def place(self) -> str:
+        """Its place in the order of listings."""
+        return f"{to_text(self.createdon)} {self.id}"
 
     def state(self, now: datetime, *, owner_disabled: bool) -> TokenState:
         """Its state at `now`; only a `GOOD` token authenticates."""

@@ -101,6 +101,7 @@ _CATALOGUE: Final = {
     "headers-too-large": (431, "Headers too large", "Send fewer, or shorter, headers."),
     "internal": (500, "Fault of the gateway", "The gateway's log says more."),
     "keys-unavailable": (503, "No key to seal with", "The file of the token keys cannot be used."),
+    "too-many-attempts": (429, "Too many attempts", "Too many failed attempts. Try again later."),
     "too-many-streams": (
         429,
         "Too many event streams",

@@ -29,6 +29,10 @@ class Need(enum.Enum):
     SEE_ALL = enum.auto()
     READ_EVENTS = enum.auto()
     ACT = enum.auto()
+    CHANGE_ACCOUNTS = enum.auto()
+    """To act on users or API tokens; an API token needs `accounts` for that."""
+    CHANGE_OWN_ACCOUNT = enum.auto()
+    """Any user; an API token needs `accounts` for that."""
     OPERATE = enum.auto()
     """The caller may send operations to the ICE that the path names."""
 
@@ -55,12 +59,15 @@ class Caller:
     """An authenticated user of the admin API or page.
 
     `ice` is set for an API token that was made for one ICE: it may only operate that ICE, whatever the role of its
-    user.
+    user. `token` is the id of an API token, None for a login. `accounts` is False for a token that may not change
+    users and API tokens: one that leaked must not outlive its revocation by another that it made.
     """
 
     user: str
     role: Role
     ice: str | None = None
+    token: str | None = None
+    accounts: bool = True
 
     @property
     def grants(self) -> Grants:
@@ -80,6 +87,10 @@ class Caller:
                 return self.grants.reads_events
             case Need.ACT:
                 return self.grants.acts
+            case Need.CHANGE_ACCOUNTS:
+                return self.grants.acts and self.accounts
+            case Need.CHANGE_OWN_ACCOUNT:
+                return self.ice is None and self.accounts
             case Need.OPERATE:
                 return ice is not None and self.operates(ice)
 

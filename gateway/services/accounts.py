@@ -5,24 +5,31 @@ Tested in tests/gateway/admin/test_pages.py and tests/gateway/cli/test_cli.py.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any, Final
 
-from gateway.core.accounts import MAX_USER_NAME, ApiToken, TokenState, User
-from gateway.core.audit_event import Actor, AuditAction, Event
+from gateway.core.accounts import USER_NAME_RULE, ApiToken, TokenState, User, can_be_new_user
+from gateway.core.audit_event import Actor, AuditAction, Event, Via
 from gateway.core.problems import Problem, invalid, problem, quoted
 from gateway.core.roles import Caller, Role
 from gateway.core.secret import Secret
 from gateway.core.times import MAX_DURATION, Clock, later, to_text_or_none
-from gateway.services.passwords import RULE, Passwords, is_acceptable
+from gateway.services.passwords import Passwords, check_password
 from gateway.store import accounts, events, ices, logins
 from gateway.store.accounts import Accounts
-from gateway.store.engine import Engine, Transaction
+from gateway.store.engine import Engine, StoreUnavailable, Transaction
 from gateway.store.ice_listing import Ices
 
 MAX_LABEL: Final = 128
+DEFAULT_LIFETIME: Final = 90 * 86_400.0
+"""Seconds after which an API token expires, unless its maker says otherwise."""
+_USED_EVERY: Final = timedelta(seconds=60)
+"""How often the last use of an API token is written; otherwise each request would write."""
+_MAX_NOTED: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +40,40 @@ class NewToken:
     secret: Secret
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What to change of a user; None leaves it as it is.
+
+    With `expected_hash` nothing is changed unless the password is still the one of that hash.
+    """
+
+    role: Role | None = None
+    disabled: bool | None = None
+    password: Secret | None = None
+    expected_hash: str | None = None
+
+    def apply(self, user: User, password_hash: str | None, now: datetime) -> User:
+        """The user after the change; `password_hash` is that of the new password."""
+        disabledon = user.disabledon
+        if self.disabled is not None:
+            disabledon = (disabledon or now) if self.disabled else None
+        return replace(
+            user,
+            role=self.role or user.role,
+            disabledon=disabledon,
+            password_hash=password_hash or user.password_hash,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A user after a change, the names of their ICEs, and how many of their logins it ended."""
+
+    user: User
+    ices: list[str]
+    logins_ended: int
+
+
 class AccountService(Accounts):
     """Reads and changes users and API tokens. Every method raises `StoreUnavailable`."""
 
@@ -41,15 +82,17 @@ class AccountService(Accounts):
         self._clock = clock
         self._ices = Ices(engine)
         self._passwords = passwords
+        self._noted: dict[str, datetime] = {}
+        """When the last use of each token was last to be written."""
+        self._writes: set[asyncio.Task[None]] = set()
 
     async def add_user(
         self, actor: Actor, name: str, role: Role, password: Secret | None
     ) -> User | Problem:
         """Add a user. Without a password they cannot log in, but can own ICEs."""
-        if not 1 <= len(name) <= MAX_USER_NAME or not name.isprintable():
-            return invalid(
-                "name", f"a user name must have 1 to {MAX_USER_NAME} printable characters"
-            )
+        refused = check_name(name)
+        if refused is not None:
+            return refused
         hashed = None if password is None else await self._hash(password)
         if isinstance(hashed, Problem):
             return hashed
@@ -61,103 +104,105 @@ class AccountService(Accounts):
             return problem("user-exists", f"the user {name} already exists")
         return user
 
-    async def set_role(self, actor: Actor, name: str, role: Role) -> User | Problem:
-        """Give a user another role; it applies from their next request on."""
+    async def change(
+        self, actor: Actor, name: str, wanted: Change, *, keep: Secret | None = None
+    ) -> Changed | Problem:
+        """Change a user in one transaction: everything that is wanted, or nothing.
 
-        async def unit(transaction: Transaction) -> User | Problem:
-            user = await self._changed(transaction, name, lambda user: replace(user, role=role))
-            if not isinstance(user, Problem):
-                self._log(transaction, actor, AuditAction.SET_ROLE, user=user.name, role=role)
-            return user
-
-        return await self._engine.write(unit)
-
-    async def set_password(
-        self, actor: Actor, name: str, password: Secret, *, keep: Secret | None = None
-    ) -> tuple[User, int] | Problem:
-        """Set a user's password and end their logins; returns the user and the number of logins ended.
-
-        The login of the cookie `keep` stays, so that users can change their own password.
+        The login of the cookie `keep` outlives a new password.
         """
-        digest = await self._hash(password)
+        digest = None if wanted.password is None else await self._hash(wanted.password)
         if isinstance(digest, Problem):
             return digest
         kept = "" if keep is None else keep.digest()
-
-        async def unit(transaction: Transaction) -> tuple[User, int] | Problem:
-            user = await self._changed(
-                transaction, name, lambda user: replace(user, password_hash=digest)
-            )
-            if isinstance(user, Problem):
-                return user
-            ended = await logins.end_all_of(transaction, user.name, kept)
-            self._log(
-                transaction, actor, AuditAction.SET_PASSWORD, user=user.name, logins_ended=ended
-            )
-            return user, ended
-
-        return await self._engine.write(unit)
-
-    async def disable(self, actor: Actor, name: str) -> tuple[User, list[str]] | Problem:
-        """Disable a user; also returns the ICEs tagged to them.
-
-        Their logins and API tokens end at once, and the unused tokens of their ICEs expire.
-        """
         now = self._clock()
 
-        async def unit(transaction: Transaction) -> tuple[User, list[str]] | Problem:
-            user = await self._changed(
-                transaction, name, lambda user: replace(user, disabledon=user.disabledon or now)
-            )
-            if isinstance(user, Problem):
-                return user
-            await logins.end_all_of(transaction, user.name)
-            await ices.expire_unused(transaction, user.name, now)
-            self._log(transaction, actor, AuditAction.DISABLE_USER, user=user.name)
+        async def unit(transaction: Transaction) -> Changed | Problem:
+            # Read in this transaction, so that no concurrent change, such as disabling, is undone.
+            before, others = await accounts.find_with_admins(transaction, name)
+            if before is None:
+                return _no_user(name)
+            if wanted.expected_hash not in (None, before.password_hash):
+                return problem("forbidden", "The password has changed in the meantime.")
+            user = wanted.apply(before, digest, now)
+            if before.administers and not user.administers and not others:
+                return problem("last-admin")
+            await accounts.update_user(transaction, user)
+            ended = 0
+            if digest is not None:
+                ended += await logins.end_all_of(transaction, user.name, kept)
+                self._log(
+                    transaction, actor, AuditAction.SET_PASSWORD, user=user.name, logins_ended=ended
+                )
+            if wanted.role is not None:
+                self._log(transaction, actor, AuditAction.SET_ROLE, user=user.name, role=user.role)
+            if user.disabledon is not None and before.disabledon is None:
+                ended += await logins.end_all_of(transaction, user.name)
+                await ices.expire_unused(transaction, user.name, now)
+                self._log(transaction, actor, AuditAction.DISABLE_USER, user=user.name)
+            if user.disabledon is None and before.disabledon is not None:
+                self._log(transaction, actor, AuditAction.ENABLE_USER, user=user.name)
             # Read in this transaction: after the commit, a failed read would hide that it was done.
-            return user, await accounts.ices_of(transaction, user.name)
+            return Changed(user, await accounts.ices_of(transaction, user.name), ended)
 
         return await self._engine.write(unit)
 
-    async def _changed(
-        self, transaction: Transaction, name: str, change: Callable[[User], User]
-    ) -> User | Problem:
-        # Read in this transaction, so that no concurrent change, such as disabling, is undone.
-        found = await accounts.find_user(transaction, name)
-        if found is None:
-            return problem("not-found", f"there is no user {quoted(name)}")
-        user = change(found)
-        await accounts.update_user(transaction, user)
-        return user
+    async def set_role(self, actor: Actor, name: str, role: Role) -> Changed | Problem:
+        """Give a user another role; it applies from their next request on."""
+        return await self.change(actor, name, Change(role=role))
+
+    async def set_password(
+        self, actor: Actor, name: str, password: Secret, *, keep: Secret | None = None
+    ) -> Changed | Problem:
+        """Set a user's password and end their logins, except that of the cookie `keep`."""
+        return await self.change(actor, name, Change(password=password), keep=keep)
+
+    async def disable(self, actor: Actor, name: str) -> Changed | Problem:
+        """Disable a user: their logins and API tokens end, and the unused tokens of their ICEs expire."""
+        return await self.change(actor, name, Change(disabled=True))
+
+    async def enable(self, actor: Actor, name: str) -> Changed | Problem:
+        """Enable a user again, with the API tokens that have not expired and were not revoked."""
+        return await self.change(actor, name, Change(disabled=False))
 
     async def create_token(
         self,
         actor: Actor,
         user_name: str,
         label: str,
-        lifetime: float,
+        lifetime: float | datetime,
         ice_name: str | None = None,
+        *,
+        may_change_accounts: bool = False,
+        by_token: str | None = None,
     ) -> NewToken | Problem:
-        """Create an API token of a user; `lifetime` is in seconds, 0 means that it does not expire.
+        """Create an API token of a user.
 
-        With an `ice_name` the token may only operate that ICE, whatever the user may do. ICE names never
-        change, so the token survives reregistrations of the ICE.
+        ICE names never change, so a token for one ICE survives reregistrations of the ICE.
+
+        Args:
+            actor: who creates it.
+            user_name: its owner, whose rights it has.
+            label: what its owner recognises it by.
+            lifetime: seconds until it expires, where 0 means never, or the time.
+            ice_name: the ICE that it may operate; it may do nothing else then.
+            may_change_accounts: whether it may change users and API tokens.
+            by_token: the id of the API token that creates it, if one does.
         """
         user = await self.user(user_name)
         if user is None:
-            return problem("not-found", f"there is no user {quoted(user_name)}")
+            return invalid("user", f"there is no user {user_name}")
         if user.disabledon is not None:
-            return problem("forbidden", f"the user {user.name} is disabled")
-        if not 1 <= len(label) <= MAX_LABEL or not label.isprintable():
-            return invalid("name", f"a label must have 1 to {MAX_LABEL} printable characters")
-        if lifetime > MAX_DURATION:
+            return invalid("user", f"the user {user.name} is disabled")
+        refused = check_token(label, ice_name, accounts=may_change_accounts)
+        if refused is not None:
+            return refused
+        if isinstance(lifetime, float) and lifetime > MAX_DURATION:
             return invalid("expires_in", "at most 36500d; 0 means that it never expires")
         if ice_name is not None:
             listed = await self._ices.find(ice_name)
             if listed is None:
-                return problem(
-                    "not-registered", f"there is no ICE {quoted(ice_name)}; provision it first"
-                )
+                return invalid("ice", f"there is no ICE {ice_name}; provision it first")
             ice_name = listed.ice.ice_name
         now = self._clock()
         secret = Secret(f"icegw_{secrets.token_urlsafe(32)}")
@@ -167,8 +212,10 @@ class AccountService(Accounts):
             label,
             secret.digest(),
             now,
-            later(now, lifetime),
+            lifetime if isinstance(lifetime, datetime) else later(now, lifetime),
             ice_name=ice_name,
+            madeby=_maker(actor, by_token),
+            accounts=may_change_accounts,
         )
         event = self._event(
             actor,
@@ -178,6 +225,7 @@ class AccountService(Accounts):
             label=label,
             expireson=to_text_or_none(token.expireson),
             ice_name=ice_name,
+            accounts=token.accounts,
         )
         await self._engine.write(lambda transaction: accounts.add_token(transaction, token, event))
         return NewToken(token, secret)
@@ -206,17 +254,62 @@ class AccountService(Accounts):
             return None
         token, user = found
         disabled = user.disabledon is not None
-        if token.state(self._clock(), owner_disabled=disabled) is not TokenState.GOOD:
+        now = self._clock()
+        if token.state(now, owner_disabled=disabled) is not TokenState.GOOD:
             return None
-        return Caller(user.name, user.role, ice=token.ice_name)
+        self._see(token, now)
+        return Caller(user.name, user.role, token.ice_name, token.id, token.accounts)
+
+    def _see(self, token: ApiToken, now: datetime) -> None:
+        """Have the last use written if it is due; the request does not wait for the store."""
+        if token.lastused is not None and now - token.lastused < _USED_EVERY:
+            return
+        noted = self._noted.get(token.id)
+        if noted is not None and now - noted < _USED_EVERY:
+            return  # it is being written, or the store could not write it
+        self._noted[token.id] = now
+        if len(self._noted) > _MAX_NOTED:
+            del self._noted[next(iter(self._noted))]
+        task = asyncio.create_task(self._write_use(token.id, now))
+        self._writes.add(task)
+        task.add_done_callback(self._writes.discard)
+
+    async def _write_use(self, token_id: str, now: datetime) -> None:
+        with contextlib.suppress(StoreUnavailable):
+            await self._engine.write(
+                lambda transaction: accounts.see_token(transaction, token_id, now)
+            )
 
     async def _hash(self, password: Secret) -> str | Problem:
-        if not is_acceptable(password):
-            return invalid("password", f"a password must have {RULE}")
-        return await self._passwords.hash(password)
+        return check_password(password) or await self._passwords.hash(password)
 
     def _log(self, transaction: Transaction, actor: Actor, action: str, **detail: Any) -> None:
         events.append(transaction, [self._event(actor, action, **detail)])
 
     def _event(self, actor: Actor, action: str, **detail: Any) -> Event:
         return Event.of(self._clock(), actor, action, **detail)
+
+
+def check_name(name: str) -> Problem | None:
+    """The refusal of a new user's name."""
+    return None if can_be_new_user(name) else invalid("name", f"must have {USER_NAME_RULE}")
+
+
+def check_token(label: str, ice_name: str | None, *, accounts: bool) -> Problem | None:
+    """The refusal of a new API token, by what can be checked without the database."""
+    if not 1 <= len(label) <= MAX_LABEL or not label.isprintable():
+        return invalid("name", f"a label must have 1 to {MAX_LABEL} printable characters")
+    if ice_name is not None and accounts:
+        return invalid("accounts", "a token for one ICE cannot change accounts")
+    return None
+
+
+def _no_user(name: str) -> Problem:
+    return problem("not-found", f"there is no user {quoted(name)}")
+
+
+def _maker(actor: Actor, token: str | None) -> str:
+    """By what an API token was made, as its listing says."""
+    if token is not None:
+        return f"token {token}"
+    return f"{'command' if actor.via is Via.COMMAND else 'login'} of {actor.name}"

@@ -8,26 +8,30 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
+import math
 import secrets
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Final
+from typing import Final, TypeVar
 
 from gateway.core.accounts import MAX_USER_NAME, User, fold_user
 from gateway.core.audit_event import Actor, AuditAction, Event, Via
+from gateway.core.problems import Problem, problem
 from gateway.core.rate_limit import RateLimiter, source
 from gateway.core.roles import Caller
 from gateway.core.secret import Secret
 from gateway.core.times import Clock
+from gateway.services.accounts import AccountService, Change, Changed
 from gateway.services.login_failures import FailureReason, LoginFailures
-from gateway.services.passwords import Passwords, TooBusy
+from gateway.services.passwords import Passwords, TooBusy, check_password
 from gateway.store import events, logins
 from gateway.store.accounts import Accounts, find_user
 from gateway.store.engine import Engine, StoreUnavailable, Transaction
 from gateway.store.logins import Login
 
+R = TypeVar("R")
 _FAILURES: Final = (5, 900.0)
 """Failed logins of one user name from one address, and the seconds in which they count."""
 _FAILURES_OF_ADDRESS: Final = (50, 900.0)
@@ -80,7 +84,47 @@ class LoginService:
         self._attempts_of_address = RateLimiter(*_FAILURES_OF_ADDRESS)
 
     async def log_in(self, name: str, password: Secret, address: str) -> Secret | NotLoggedIn:
-        """Check a password and start a login; returns the value of its cookie.
+        """Check a password and start a login; returns the value of its cookie."""
+        return await self._confirm(name, password, address, self._begin)
+
+    async def change_password(
+        self,
+        accounts: AccountService,
+        actor: Actor,
+        old: Secret,
+        new: Secret,
+        *,
+        keep: Secret | None = None,
+    ) -> Changed | Problem:
+        """Give the user `actor` a new password; the old one is checked, and attempts count, as for a login.
+
+        The login of the cookie `keep` stays; the others end.
+        """
+        refused = check_password(new, "new")
+        if refused is not None:
+            return refused
+
+        async def confirmed(user: User, _: str) -> User:
+            return user
+
+        user = await self._confirm(actor.name, old, actor.address, confirmed)
+        if isinstance(user, NotLoggedIn):
+            if not user.wait:
+                return problem("forbidden", "The old password is wrong.")
+            wait = math.ceil(user.wait)
+            refused = problem("too-many-attempts", f"Try again in {wait} seconds.")
+            return replace(refused, headers={"Retry-After": str(wait)})
+        wanted = Change(password=new, expected_hash=user.password_hash)
+        return await accounts.change(actor, user.name, wanted, keep=keep)
+
+    async def _confirm(
+        self,
+        name: str,
+        password: Secret,
+        address: str,
+        then: Callable[[User, str], Awaitable[R | None]],
+    ) -> R | NotLoggedIn:
+        """Check a password; returns what `then` makes of the user and address, unless that is None.
 
         Attempts are rate-limited before the costly hash. `failures` notes each refusal.
         """
@@ -109,8 +153,8 @@ class LoginService:
             self._attempts.undo(key)
             self._attempts_of_address.undo(address)
             return NotLoggedIn(wait=1.0)
-        cookie = await self._begin(user, address) if user is not None and right else None
-        if cookie is None:
+        done = await then(user, address) if user is not None and right else None
+        if done is None:
             if user is None:
                 self.failures.note(FailureReason.UNKNOWN_USER, address)
             else:
@@ -118,7 +162,7 @@ class LoginService:
             return NotLoggedIn()
         self._attempts.forget(key)
         self._attempts_of_address.undo(address)
-        return cookie
+        return done
 
     async def _begin(self, user: User, address: str) -> Secret | None:
         """Store a new login; returns its cookie, or None if the user has changed since the check."""

@@ -8,6 +8,7 @@ from typing import Final
 
 import argon2
 
+from gateway.core.problems import Problem, invalid
 from gateway.core.secret import Secret
 
 MIN_LENGTH: Final = 12
@@ -28,6 +29,11 @@ def is_acceptable(password: Secret) -> bool:
         return len(text) >= MIN_LENGTH and len(text.encode()) <= MAX_BYTES
     except UnicodeEncodeError:  # surrogates: bytes of a terminal or file that are not UTF-8
         return False
+
+
+def check_password(password: Secret, field: str = "password") -> Problem | None:
+    """The refusal of a new password; `field` is where it was given."""
+    return None if is_acceptable(password) else invalid(field, f"a password must have {RULE}")
 
 
 class TooBusy(Exception):

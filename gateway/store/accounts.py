@@ -17,6 +17,7 @@ from gateway.store.engine import (
     Transaction,
     as_json,
     columns_of,
+    conditions,
     containing,
     from_columns,
     is_in,
@@ -31,6 +32,9 @@ _TOKEN_COLUMNS: Final = tuple(
 )
 _TOKEN: Final = ", ".join(_TOKEN_COLUMNS)
 
+_LISTED: Final = (
+    f"SELECT {_USER}, (SELECT count(*) FROM ice_tokens WHERE provisionedto = users.name) FROM users"
+)
 _BY_NAME: Final = f"SELECT {_USER} FROM users WHERE name_folded = $1"
 
 
@@ -40,6 +44,14 @@ class ListedUser:
 
     user: User
     ices: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenFilter:
+    """Which API tokens to list: those of an exact user, and those with `text` in label, user, ICE or id."""
+
+    text: str = ""
+    user: str | None = None
 
 
 async def add_user(transaction: Transaction, user: User, event: Event) -> bool:
@@ -70,6 +82,23 @@ async def find_users(transaction: Transaction, names: Sequence[str]) -> dict[str
     return {fold_user(row[0]): from_columns(User, row, "the user") for row in rows}
 
 
+async def find_with_admins(transaction: Transaction, name: str) -> tuple[User | None, bool]:
+    """The user of this name, case folded, and whether another user administers.
+
+    All of them are locked until the transaction ends, so that of two admins who disable each other one stays.
+    """
+    folded = fold_user(name)
+    rows = await transaction.hold(
+        f"SELECT {_USER} FROM users WHERE name_folded = $1"
+        " OR role = 'admin' AND password_hash IS NOT NULL AND disabledon IS NULL"
+        " ORDER BY name_folded",
+        folded,
+    )
+    users = {fold_user(user.name): user for user in map(user_from_row, rows)}
+    found = users.pop(folded, None)
+    return found, bool(users)
+
+
 async def update_user(transaction: Transaction, user: User) -> None:
     """Store a user's role, password hash and time of disabling."""
     await transaction.run(
@@ -94,6 +123,13 @@ async def add_token(transaction: Transaction, token: ApiToken, event: Event) -> 
         *columns_of(token, ApiToken.__dataclass_fields__),
     )
     events.append(transaction, [event])
+
+
+async def see_token(transaction: Transaction, token_id: str, now: datetime) -> None:
+    """Note that an API token was used."""
+    await transaction.run(
+        "UPDATE api_tokens SET lastused = $2 WHERE id = $1", token_id, to_text(now)
+    )
 
 
 async def revoke_tokens_for(
@@ -165,9 +201,7 @@ class Accounts:
         """A page of the users whose folded name contains `text`, by name, and the number of all."""
         pattern = containing(fold_user(text))
         rows = await self._engine.fetch(
-            f"SELECT {_USER},"
-            " (SELECT count(*) FROM ice_tokens WHERE provisionedto = users.name)"
-            " FROM users WHERE name_folded LIKE $1 ESCAPE '\\'"
+            f"{_LISTED} WHERE name_folded LIKE $1 ESCAPE '\\'"
             " ORDER BY name_folded LIMIT $2 OFFSET $3",
             pattern,
             limit,
@@ -176,7 +210,23 @@ class Accounts:
         [(total,)] = await self._engine.fetch(
             "SELECT count(*) FROM users WHERE name_folded LIKE $1 ESCAPE '\\'", pattern
         )
-        return [ListedUser(user_from_row(row[:-1]), int(row[-1])) for row in rows], int(total)
+        return [_listed(row) for row in rows], int(total)
+
+    async def after(self, text: str, after: str, limit: int) -> list[ListedUser]:
+        """Users whose folded name contains `text` and follows the folded name `after`, by name."""
+        rows = await self._engine.fetch(
+            f"{_LISTED} WHERE name_folded > $1 AND name_folded LIKE $2 ESCAPE '\\'"
+            " ORDER BY name_folded LIMIT $3",
+            after,
+            containing(fold_user(text)),
+            limit,
+        )
+        return [_listed(row) for row in rows]
+
+    async def listed(self, name: str) -> ListedUser | None:
+        """The user of this name, case folded."""
+        rows = await self._engine.fetch(f"{_LISTED} WHERE name_folded = $1", fold_user(name))
+        return _listed(rows[0]) if rows else None
 
     async def other_admins(self, name: str) -> int:
         """How many other admins can log in."""
@@ -192,15 +242,36 @@ class Accounts:
         rows = await self._engine.fetch(f"SELECT {_TOKEN} FROM api_tokens ORDER BY createdon, id")
         return [_token(row) for row in rows]
 
-    async def tokens_page(self, limit: int, offset: int) -> tuple[list[ApiToken], int]:
-        """A page of API tokens, newest first, and the number of all."""
+    async def tokens_page(
+        self, where: TokenFilter, limit: int, offset: int = 0
+    ) -> tuple[list[ApiToken], int]:
+        """A page of API tokens, newest first, and the number of all that match."""
+        params: list[object] = []
+        matching = _matching(where, params)
+        [(total,)] = await self._engine.fetch(
+            f"SELECT count(*) FROM api_tokens WHERE {matching}", *params
+        )
         rows = await self._engine.fetch(
-            f"SELECT {_TOKEN} FROM api_tokens ORDER BY createdon DESC, id LIMIT $1 OFFSET $2",
+            f"SELECT {_TOKEN} FROM api_tokens WHERE {matching} ORDER BY createdon DESC, id DESC"
+            f" LIMIT ${len(params) + 1} OFFSET ${len(params) + 2}",
+            *params,
             limit,
             offset,
         )
-        [(total,)] = await self._engine.fetch("SELECT count(*) FROM api_tokens")
         return [_token(row) for row in rows], int(total)
+
+    async def tokens_before(
+        self, where: TokenFilter, limit: int, place: str | None
+    ) -> list[ApiToken]:
+        """API tokens, newest first, that come after the `ApiToken.place` of another."""
+        params: list[object] = [limit]
+        matching = _matching(where, params, place)
+        rows = await self._engine.fetch(
+            f"SELECT {_TOKEN} FROM api_tokens WHERE {matching}"
+            " ORDER BY createdon DESC, id DESC LIMIT $1",
+            *params,
+        )
+        return [_token(row) for row in rows]
 
     async def token(self, token_id: str) -> ApiToken | None:
         """The API token of this id."""
@@ -225,5 +296,35 @@ def user_from_row(row: Row) -> User:
     return from_columns(User, row, f"the user {row[0]}")
 
 
+def _matching(where: TokenFilter, params: list[object], place: str | None = None) -> str:
+    """SQL for the filter; its parameters are added to `params`."""
+    found = conditions(
+        params,
+        ("user_name = {0}", where.user),
+        # A comparison of rows would need two parameters.
+        ("createdon || ' ' || id < {0}", place),
+    )
+    if not where.text:
+        return found
+    params += [containing(fold_user(where.text)), containing(_lower(where.text))]
+    name, text = f"${len(params) - 1}", f"${len(params)}"
+    return (
+        f"{found} AND (user_name IN"
+        f" (SELECT name FROM users WHERE name_folded LIKE {name} ESCAPE '\\')"
+        f" OR lower(label) LIKE {text} ESCAPE '\\' OR lower(ice_name) LIKE {text} ESCAPE '\\'"
+        f" OR id LIKE {text} ESCAPE '\\')"
+    )
+
+
+def _lower(text: str) -> str:
+    """What SQL's `lower` makes of a text on both engines: it knows ASCII letters alone."""
+    return "".join(each.lower() if each.isascii() else each for each in text)
+
+
+def _listed(row: Row) -> ListedUser:
+    return ListedUser(user_from_row(row[:-1]), int(row[-1]))
+
+
 def _token(row: Row) -> ApiToken:
-    return from_columns(ApiToken, row, f"the API token {row[0]}")
+    *others, accounts = row  # SQL has no boolean that both engines know
+    return from_columns(ApiToken, (*others, bool(accounts)), f"the API token {row[0]}")

@@ -192,6 +192,8 @@ def columns_of(item: object, names: Iterable[str]) -> Row:
 def _stored(value: object) -> object:
     if isinstance(value, datetime):
         return to_text(value)
+    if isinstance(value, bool):
+        return int(value)
     return value.decode() if isinstance(value, bytes) else value
 
 

@@ -39,6 +39,9 @@ async def add(transaction: Transaction, login: Login, event: Event, oldest: date
         " VALUES ($1, $2, $3, $4, $5)",
         *columns_of(login, _FIELDS),
     )
+    await transaction.run(
+        "UPDATE users SET lastlogin = $2 WHERE name = $1", login.user, to_text(login.createdon)
+    )
     events.append(transaction, [event])
 
 

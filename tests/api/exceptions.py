@@ -46,7 +46,7 @@ EXEMPT = (
     ),
     _exempt(
         "RejectedPositiveData",
-        "listIces listOperations listNodes",
+        "listIces listOperations listNodes listUsers listApiTokens",
         {"status": 422, "field": "cursor"},
         "Nor which cursors: they are opaque, and come from the page before.",
     ),
@@ -67,6 +67,12 @@ EXEMPT = (
         "describeIce",
         {"status": 422},
         "Nor which characters are printable, or how many labels there are together.",
+    ),
+    _exempt(
+        "RejectedPositiveData",
+        "addUser changeUser setMyPassword createApiToken",
+        {"status": 422},
+        "Nor that, nor which users and ICEs there are, nor which time is past.",
     ),
     *(
         _exempt(

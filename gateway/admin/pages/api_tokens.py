@@ -20,6 +20,7 @@ from gateway.core.accounts import ApiToken, TokenState
 from gateway.core.audit_event import Via
 from gateway.core.problems import Problem, invalid, problem
 from gateway.core.roles import Need
+from gateway.store.accounts import TokenFilter
 
 CHANGED: Final = "tokens-changed"
 """The event on which the page reloads the table."""
@@ -28,9 +29,8 @@ LIFETIMES: Final = {"30d": 30 * _DAY, "90d": 90 * _DAY, "365d": 365 * _DAY, "nev
 DEFAULT_LIFETIME: Final = "90d"
 _FIELD_IDS: Final = {
     "name": "token_label",
-    "not-found": "token_owner",  # no such user
-    "forbidden": "token_owner",
-    "not-registered": "token_ice",
+    "user": "token_owner",
+    "ice": "token_ice",
 }
 """The element of an invalid field, by the problem's field or code."""
 
@@ -64,7 +64,7 @@ async def page(request: web.Request) -> web.StreamResponse:
     query = TokensQuery.of(request)
     admin = admin_context(request)
     shown = Page.of(query.page)
-    found, total = await admin.services.accounts.tokens_page(PAGE, shown.offset)
+    found, total = await admin.services.accounts.tokens_page(TokenFilter(), PAGE, shown.offset)
     disabled = await admin.services.accounts.disabled_among([token.user for token in found])
     now = admin.clock()
     context = {

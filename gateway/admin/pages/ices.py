@@ -63,6 +63,8 @@ FIELDS: Final = {
     "name": "Name",
     "role": "Role",
     "password": "Password",
+    "user": "Owner",
+    "ice": "ICE",
 }
 """The labels of fields, by the field of a problem."""
 

@@ -156,9 +156,8 @@ async def set_role(request: web.Request) -> web.StreamResponse:
     if isinstance(role, Problem):
         return form_error(request, role, _IN_DIALOG, "#dialog-fault")
     accounts = admin_context(request).services.accounts
-    user: User = unwrap(
-        await accounts.set_role(actor(request, Via.PAGE), fields.get("name", ""), role)
-    )
+    done = unwrap(await accounts.set_role(actor(request, Via.PAGE), fields.get("name", ""), role))
+    user = done.user
     sentence = f"{user.name} is {user.role} from the next request on."
     return notice(request, f"Role of {user.name} changed", sentence, changed=CHANGED)
 
@@ -176,10 +175,9 @@ async def set_password(request: web.Request) -> web.StreamResponse:
         if done.more.get("field") == "password":
             return form_error(request, done, _IN_DIALOG, "#dialog-fault")
         raise RequestRefused(done)
-    user, ended = done
-    sentence = f"{user.name} logs in with the new password from now on."
-    heading = f"Password of {user.name} set"
-    return notice(request, heading, sentence, _ended_logins(ended), changed=CHANGED)
+    name, ended = done.user.name, _ended_logins(done.logins_ended)
+    sentence = f"{name} logs in with the new password from now on."
+    return notice(request, f"Password of {name} set", sentence, ended, changed=CHANGED)
 
 
 async def end_logins(request: web.Request) -> web.StreamResponse:
@@ -195,7 +193,7 @@ async def disable(request: web.Request) -> web.StreamResponse:
     user = await _user(request, (await form(request)).get("name", ""))
     if user.disabledon is None:  # otherwise another admin did it meanwhile
         accounts = admin_context(request).services.accounts
-        user, _ = unwrap(await accounts.disable(actor(request, Via.PAGE), user.name))
+        user = unwrap(await accounts.disable(actor(request, Via.PAGE), user.name)).user
     try:
         ices = await _tagged(request, user)
     except StoreUnavailable as error:

@@ -54,6 +54,24 @@ CALLS = {
     "POST /operations/{id}/cancel": ("/operations/{id}/cancel", None, (401, 409, 403, 409, 409)),
     "GET /events": ("/events", None, (401, 403, 200, 200, 403)),
     "GET /events/stream": ("/events/stream", None, (401, 403, 200, 200, 403)),
+    "GET /users": ("/users", None, (401, 403, 200, 200, 403)),
+    "POST /users": ("/users", {"name": "alice", "role": "member"}, (401, 403, 403, 409, 403)),
+    "GET /users/{name}": ("/users/alice", None, (401, 200, 200, 200, 403)),
+    "PATCH /users/{name}": ("/users/alice", {"role": "member"}, (401, 403, 403, 200, 403)),
+    "GET /me": ("/me", None, (401, 200, 200, 200, 403)),
+    "POST /me/password": (
+        "/me/password",
+        {"old": "wrong", "new": "a new password"},
+        (401, 403, 403, 403, 403),
+    ),
+    "GET /api-tokens": ("/api-tokens", None, (401, 200, 200, 200, 403)),
+    "POST /api-tokens": (
+        "/api-tokens",
+        {"user": "alice", "name": "ci", "expires": "2001-01-01T00:00:00Z"},
+        (401, 422, 422, 422, 422),
+    ),
+    "GET /api-tokens/{id}": ("/api-tokens/none", None, (401, 404, 404, 404, 403)),
+    "DELETE /api-tokens/{id}": ("/api-tokens/none", None, (401, 404, 404, 404, 403)),
     "GET /openapi.json": ("/openapi.json", None, (200, 200, 200, 200, 200)),
 }
 

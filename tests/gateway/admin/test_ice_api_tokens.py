@@ -36,7 +36,8 @@ async def test_command_names_the_ice_as_it_is_written(running):
     seq = await last_seq(running)
     made = await running.command(*CREATE, "--ice", "LAB-1")
     token = made.stdout.strip()
-    assert await recognised(running, token) == Caller("root", Role.ADMIN, ice="Lab-1")
+    caller = await recognised(running, token)
+    assert caller == Caller("root", Role.ADMIN, "Lab-1", caller.token, accounts=False)
     assert " of root, for Lab-1 alone, expires: 2" in made.stderr
 
     listed = json.loads((await running.command("api-tokens", "list", "--json")).stdout)
@@ -61,7 +62,7 @@ async def test_command_refuses_an_unknown_ice(running, name):
     seq = await last_seq(running)
     refused = await running.command(*CREATE, "--ice", name, status=1)
     assert refused.stdout == "", "no token was expected"
-    assert refused.stderr.startswith("ice-gateway: there is no ICE")
+    assert refused.stderr.startswith("ice-gateway: ice: there is no ICE")
     assert refused.stderr.count("\n") == 1, f"not one line: {refused.stderr!r}"
     assert await last_seq(running) == seq
 
@@ -114,17 +115,19 @@ async def test_every_other_call_is_refused(shared, call, body):
     method, path = call.split()
     seq = await last_seq(shared)
     for api in shared.tokens:
-        if method in ("PUT", "DELETE"):  # names are final for every caller
-            answer = await api.call(method, path.format(ice_name="mine"))
+        if "/ices/" in path and method in ("PUT", "DELETE"):  # names are final for every caller
+            answer = await api.call(method, path.format(ice_name="mine", name="bob", id="none"))
             expect_refused(answer, 405, "method-not-allowed")
             continue
-        answer = await api.call(method, path.format(ice_name="mine"), json=body)
+        answer = await api.call(
+            method, path.format(ice_name="mine", name="bob", id="none"), json=body
+        )
         refused = expect_refused(answer, 403, "forbidden")
         assert refused["detail"] == "This API token may operate Mine and nothing else."
         if "{ice_name}" not in path:
             continue
-        theirs = await api.call(method, path.format(ice_name="theirs"), json=body)
-        none = await api.call(method, path.format(ice_name="none"), json=body)
+        theirs = await api.call(method, path.format(ice_name="theirs", id="none"), json=body)
+        none = await api.call(method, path.format(ice_name="none", id="none"), json=body)
         assert expect_refused(theirs, 404, "not-registered") == none.json, "it exists for others"
     assert await last_seq(shared) == seq, "a refusal must change nothing"
 

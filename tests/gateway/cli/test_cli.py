@@ -221,6 +221,7 @@ def test_user_is_added_without_a_word(cli, role):
     assert cli.done("users", "add", "Bob B.", "--role", role, "--no-password") == ""
     [user] = cli.json("users", "list")
     assert re.fullmatch(TIME, user.pop("createdon"))
+    assert (user.pop("ices"), user.pop("logins"), user.pop("lastlogin")) == (0, 0, None)
     assert user == {"name": "Bob B.", "role": role, "has_password": False, "disabledon": None}
 
 
@@ -316,6 +317,21 @@ def test_disable_names_the_ices_and_ends_the_tokens(cli):
     provision = ("ices", "provision", "lab-4", "--type", "normal", "--user", "bob")
     expect_refused(cli.at(*provision), "disabled")
 
+    assert cli.done("users", "enable", "BOB") == ""
+    assert cli.json("users", "list")[0]["disabledon"] is None
+    assert cli.recognised(bobs).user == "Bob", "an API token that is still good works again"
+
+
+def test_last_admin_who_can_log_in_stays(cli):
+    add = ("users", "add", "--role", "admin")
+    cli.done(*add, "root", "--password-stdin", input=PASSWORD)
+    cli.done(*add, "tagged", "--no-password")
+    for act in (("disable", "root"), ("set-role", "root", "auditor")):
+        expect_refused(cli.at("users", *act), "Nobody could administer any more")
+    assert {user["disabledon"] for user in cli.json("users", "list")} == {None}
+    token = cli.done("api-tokens", "create", "--user", "root", "--name", "x", "--accounts")
+    assert cli.recognised(token).accounts
+
 
 def test_role_is_set(cli):
     cli.done("users", "add", "bob", "--role", "member", "--no-password")
@@ -329,6 +345,7 @@ def test_role_is_set(cli):
     "args",
     [
         ("disable", "nobody"),
+        ("enable", "nobody"),
         ("set-role", "nobody", "admin"),
         ("set-password", "nobody", "--password-stdin"),
     ],
@@ -342,9 +359,9 @@ def test_unknown_user_is_refused(cli, args):
 def test_listing_of_users_for_people(cli):
     cli.done("users", "add", "bob", "--role", "member", "--no-password")
     heading, row = cli.done("users", "list").splitlines()
-    assert heading.split() == ["NAME", "ROLE", "PASSWORD", "CREATED", "DISABLED"]
-    assert row.split()[:3] == ["bob", "member", "no"]
-    assert row.split()[4] == "-"
+    assert " ".join(heading.split()) == "NAME ROLE CREATED DISABLED PASSWORD ICES LOGINS LAST LOGIN"
+    assert row.split()[:2] == ["bob", "member"]
+    assert row.split()[3:] == ["-", "no", "0", "0", "-"]
 
 
 # --- API tokens --------------------------------------------------------------------------------
@@ -361,8 +378,9 @@ def test_api_token_is_printed_alone(cli, options, days):
     caller = cli.recognised(result.stdout)
     assert (caller.user, caller.role) == ("Bob", Role.AUDITOR)
     [token] = cli.json("api-tokens", "list")
-    assert list(token) == ["id", "user", "name", "ice_name", "createdon", "expireson", "revokedon"]
     assert (token["user"], token["name"], token["revokedon"]) == ("Bob", "CI", None)
+    assert (token["accounts"], token["lastused"]) == (False, None)
+    assert token["madeby"].startswith("command of ")
     assert token["ice_name"] is None
     assert token["id"] in result.stderr
     lasts = cli.sql("SELECT julianday(expireson) - julianday(createdon) FROM api_tokens")

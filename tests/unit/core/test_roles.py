@@ -51,15 +51,21 @@ def test_what_a_caller_may_do_and_whose_ices_they_see_and_operate(caller, grants
 
 
 EVERY = {Need.NOTHING, Need.CALLER}
+USER = EVERY | {Need.USER, Need.CHANGE_OWN_ACCOUNT}
 
 
 @pytest.mark.parametrize(
     ("caller", "needs"),
     [
         (Caller("root", Role.ADMIN), set(Need)),
-        (Caller("eve", Role.AUDITOR), EVERY | {Need.USER, Need.SEE_ALL, Need.READ_EVENTS}),
-        (Caller("alice", Role.MEMBER), EVERY | {Need.USER, Need.OPERATE}),
-        (Caller("bob", Role.MEMBER), EVERY | {Need.USER}),
+        (
+            Caller("root", Role.ADMIN, token="t1", accounts=False),
+            set(Need) - {Need.CHANGE_ACCOUNTS, Need.CHANGE_OWN_ACCOUNT},
+        ),
+        (Caller("eve", Role.AUDITOR), USER | {Need.SEE_ALL, Need.READ_EVENTS}),
+        (Caller("alice", Role.MEMBER), USER | {Need.OPERATE}),
+        (Caller("bob", Role.MEMBER), USER),
+        (Caller("bob", Role.MEMBER, token="t1", accounts=False), EVERY | {Need.USER}),
         (Caller("root", Role.ADMIN, ice="own"), EVERY | {Need.OPERATE}),
         (Caller("root", Role.ADMIN, ice="machine"), EVERY),
     ],

@@ -1,0 +1,94 @@
+"""The JSON objects of users and API tokens, beside those of `services.schemas`.
+
+Tested in tests/gateway/admin/api/test_users.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from gateway.core.accounts import ApiToken
+from gateway.core.roles import Role
+from gateway.services.schemas import Time, described
+from gateway.store.accounts import ListedUser
+
+
+class UserDocument(msgspec.Struct, kw_only=True):
+    """A user: the number of ICEs tagged to them and of their logins now, and when they last logged in."""
+
+    name: str
+    role: Role
+    createdon: Time
+    disabledon: Time | None
+    has_password: bool
+    ices: int
+    logins: int
+    lastlogin: Time | None
+
+
+class UserPage(msgspec.Struct):
+    """Users by name; `next` is the cursor of the next page, null at the end."""
+
+    items: list[UserDocument]
+    next: str | None
+
+
+class ApiTokenDocument(msgspec.Struct, kw_only=True):
+    """An API token. With `ice_name` it may only operate that ICE; with `accounts` it may change accounts.
+
+    `lastused` is exact to a minute; `madeby` is the token, login or command that made it, null if not known.
+    """
+
+    id: str
+    user: str
+    name: str
+    ice_name: str | None
+    accounts: bool
+    createdon: Time
+    expireson: Time | None
+    revokedon: Time | None
+    lastused: Time | None
+    madeby: str | None
+
+
+class ApiTokenPage(msgspec.Struct):
+    """API tokens, newest first; `next` is the cursor of the next page, null at the end."""
+
+    items: list[ApiTokenDocument]
+    next: str | None
+
+
+class ApiTokenMade(msgspec.Struct):
+    """A new API token with its secret, which is shown only this once."""
+
+    api_token: ApiTokenDocument
+    token: str
+
+
+class MeDocument(UserDocument, kw_only=True):
+    """The caller: a user, and the API token of the request, null for a login."""
+
+    api_token: ApiTokenDocument | None
+
+
+def user_document(listed: ListedUser, logins: int) -> UserDocument:
+    """Describe a user with the number of their logins."""
+    return described(UserDocument, listed.user, **_counts_of(listed, logins))
+
+
+def me_document(listed: ListedUser, logins: int, token: ApiToken | None) -> MeDocument:
+    """Describe the caller."""
+    made = None if token is None else api_token_document(token)
+    return described(MeDocument, listed.user, **_counts_of(listed, logins), api_token=made)
+
+
+def _counts_of(listed: ListedUser, logins: int) -> dict[str, Any]:
+    has_password = listed.user.password_hash is not None
+    return {"has_password": has_password, "ices": listed.ices, "logins": logins}
+
+
+def api_token_document(token: ApiToken) -> ApiTokenDocument:
+    """Describe an API token, without its hash."""
+    return described(ApiTokenDocument, token, name=token.label)
