@@ -137,3 +137,61 @@ async def test_users_are_found_by_what_is_asked_of_them(engine):
     assert await table.enabled_names("zora", 10) == []
     assert await table.disabled_among(["zed", "Zora", "nobody"]) == {"Zora"}
     assert await table.disabled_among([]) == set()
+
+
+async def test_whether_another_user_administers(engine):
+    await add_user(engine, "root", Role.ADMIN, "hash")
+    await add_user(engine, "tagged", Role.ADMIN)
+
+    async def found(name):
+        return await engine.write(lambda t: accounts.find_with_admins(t, name))
+
+    root, others = await found("ROOT")
+    assert (root.name, root.administers, others) == ("root", True, False)
+    await add_user(engine, "Boss", Role.ADMIN, "hash")
+    assert (await found("root"))[1], "Boss administers"
+    boss, others = await found("boss")
+    assert (boss.name, others) == ("Boss", True)
+    await engine.write(lambda t: accounts.update_user(t, replace(boss, disabledon=NOW)))
+    assert await found("root") == (root, False)
+    assert await found("nobody") == (None, True)
+
+
+async def test_users_and_tokens_are_listed_in_portions(engine):
+    table = Accounts(engine)
+    for name in ("Zoë", "b_b", "bob"):
+        await add_user(engine, name)
+    await add(engine, an_ice("Lab-1"))
+
+    async def users(text, after, limit=9):
+        return [(one.user.name, one.ices) for one in await table.after(text, after, limit)]
+
+    assert await users("", "", 2) == [("alice", 1), ("b_b", 0)]
+    assert await users("", "b_b") == [("bob", 0), ("Zoë", 0)]
+    assert await users("B_", "") == [("b_b", 0)]
+    assert (await table.listed("ZOË")).user.name == "Zoë"
+    assert await table.listed("none") is None
+
+    for number, (user, label, ice) in enumerate(
+        [("Zoë", "CI Ä", None), ("bob", "x_y", "Lab-1"), ("bob", "ci", None)]
+    ):
+        token = ApiToken(f"t{number}", user, label, digest(label), NOW, ice_name=ice)
+        await add_token(engine, replace(token, accounts=number == 0, madeby="token x"))
+
+    async def ids(text="", user=None, limit=9, place=None):
+        where = accounts.TokenFilter(text, user)
+        return [one.id for one in await table.tokens_before(where, limit, place)]
+
+    first = await table.token("t0")
+    assert (first.accounts, first.madeby, first.lastused) == (True, "token x", None)
+    assert await ids() == ["t2", "t1", "t0"], "newest first, then by id"
+    assert await ids(limit=1, place=(await table.token("t2")).place) == ["t1"]
+    assert await ids(user="bob") == ["t2", "t1"]
+    for text, wanted in (("CI", ["t2", "t0"]), ("Ä", ["t0"]), ("zOË", ["t0"]), ("_", ["t1"])):
+        assert await ids(text) == wanted, text
+    assert await ids("LAB") == await ids("t1") == ["t1"]
+    found, total = await table.tokens_page(accounts.TokenFilter("ci"), 1, 1)
+    assert ([one.id for one in found], total) == (["t0"], 2)
+
+    await engine.write(lambda t: accounts.see_token(t, "t0", minutes(3)))
+    assert (await table.token("t0")).lastused == minutes(3)
