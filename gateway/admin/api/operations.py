@@ -70,16 +70,14 @@ class RequestQuery(Query):
     wait: Annotated[float, msgspec.Meta(ge=0, le=MAX_WAIT)] = 0.0
 
 
-class OperationQuery(Query):
-    """Filters of GET /operations."""
+class OperationFilters(Query):
+    """Which operations to list: of GET /operations, and of the page's address."""
 
     ice_name: Text | None = None
     state: State | None = None
     kind: OperationKind | None = None
     requested_by: Text | None = None
     since: Moment | None = None
-    limit: Limit = DEFAULT_LIMIT
-    cursor: Text | None = None
 
     async def filter(self, users: Accounts) -> OperationFilter:
         """The filter, with the exact name of the requester. Raises `RequestRefused`."""
@@ -90,6 +88,13 @@ class OperationQuery(Query):
         return OperationFilter(
             self.ice_name, self.state, self.kind, requester, moment("since", self.since)
         )
+
+
+class OperationQuery(OperationFilters):
+    """Query parameters of GET /operations."""
+
+    limit: Limit = DEFAULT_LIMIT
+    cursor: Text | None = None
 
 
 def routes() -> list[web.RouteDef]:
@@ -105,9 +110,18 @@ def routes() -> list[web.RouteDef]:
             finds=find_ice,
         ),
         route("GET", "/operations", listing, need=Need.CALLER, reads=_query),
-        route("GET", one, show, need=Need.CALLER, finds=_find),
-        route("GET", f"{one}/stream", stream, need=Need.CALLER, finds=_find, allow_head=False),
-        route("POST", f"{one}/cancel", cancel, need=Need.OPERATE, reads=no_members, finds=_find),
+        route("GET", one, show, need=Need.CALLER, finds=find_operation),
+        route(
+            "GET", f"{one}/stream", stream, need=Need.CALLER, finds=find_operation, allow_head=False
+        ),
+        route(
+            "POST",
+            f"{one}/cancel",
+            cancel,
+            need=Need.OPERATE,
+            reads=no_members,
+            finds=find_operation,
+        ),
     ]
 
 
@@ -215,7 +229,7 @@ async def cancel(request: web.Request, _: Listed, operation: Operation) -> web.R
     return json_response(*await _documents([done]))
 
 
-async def _find(request: web.Request) -> tuple[Listed, Operation]:
+async def find_operation(request: web.Request) -> tuple[Listed, Operation]:
     """The operation of the path, if the caller may see its ICE. Raises `RequestRefused`."""
     context = admin_context(request)
     operation = await context.operations.find(request.match_info["id"])

@@ -15,6 +15,7 @@ from gateway.admin.pages.audit import routes as audit
 from gateway.admin.pages.base import configure, handle_errors, redirect_to_root, require_login
 from gateway.admin.pages.bulk import routes as bulk
 from gateway.admin.pages.fleet import routes as fleet
+from gateway.admin.pages.fleet_operations import routes as fleet_operations
 from gateway.admin.pages.guide import routes as guide
 from gateway.admin.pages.ice import routes as one_ice
 from gateway.admin.pages.ices import routes as ices
@@ -41,6 +42,7 @@ def pages_app(context: AdminContext) -> web.Application:
         fleet,
         one_ice,
         operations,
+        fleet_operations,
         users,
         api_tokens,
         audit,

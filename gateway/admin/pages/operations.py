@@ -5,6 +5,7 @@ Tested in tests/gateway/admin/test_operation_pages.py.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import secrets
 from typing import Any, Final
@@ -13,16 +14,17 @@ import msgspec
 from aiohttp import web
 
 from client.protocol import MAX_VALUE, JsonTooComplex
-from gateway.admin.access import route
-from gateway.admin.api.operations import NewOperation
+from gateway.admin.access import route, visible_operations
+from gateway.admin.api.operations import NewOperation, find_operation
 from gateway.admin.api.requests import Number, Query, decode_as, find_ice, unwrap
 from gateway.admin.auth import actor
 from gateway.admin.context import CALLER, admin_context
 from gateway.admin.pages.base import form, notice, render
 from gateway.admin.pages.ices import form_error
 from gateway.core.audit_event import Via
-from gateway.core.ice import OPERATIONS
+from gateway.core.ice import OPERATIONS, fold
 from gateway.core.json_input import NotJson, check_syntax
+from gateway.core.junit import report_of
 from gateway.core.operation import Operation, State
 from gateway.core.problems import Problem, invalid, problem
 from gateway.core.roles import Need
@@ -30,7 +32,7 @@ from gateway.core.text import pretty
 from gateway.services.operation_requests import OperationRequest
 from gateway.services.schemas import progress_document
 from gateway.store.ice_listing import Listed
-from gateway.store.operations import OperationFilter
+from gateway.store.operations import Numbered, OperationFilter
 from gateway.web.responses import RequestRefused
 
 PAGE: Final = 20
@@ -41,6 +43,8 @@ MAX_FORM: Final = 3 * MAX_VALUE + 10_000
 """Bytes; a form may encode each byte of the params as three."""
 _SHOWN: Final = 20_000
 """Characters of JSON that a dialog shows."""
+_MAX_INLINE: Final = 64 * 1024
+"""Bytes of a result that are read within 10 ms, so in the event loop."""
 _TEXTS: Final = ("kind", "run_at", "deadline")
 _FIELD_IDS: Final = {name: f"operation-{name}" for name in (*_TEXTS, "params")}
 """The element of an invalid field."""
@@ -67,16 +71,35 @@ def routes() -> list[web.RouteDef]:
 
 async def operations_of(request: web.Request, listed: Listed) -> dict[str, Any]:
     """The variables of the templates that show the operations of an ICE, newest first."""
-    query = OperationsQuery.of(request)
-    where = OperationFilter(ice_name=listed.ice.ice_name)
-    page, more = await admin_context(request).operations.page(where, PAGE, query.before, brief=True)
+    query, address = OperationsQuery.of(request), f"ices/{listed.ice.ice_name}"
+    found = await operations_page(
+        request, OperationFilter(ice_name=listed.ice.ice_name), query.before, PAGE
+    )
+    older = found.pop("next")
+    return {
+        **found,
+        "operates": request[CALLER].operates(listed.ice),
+        "newest": None if query.before is None else address,
+        "older": None if older is None else f"{address}?before={older}",
+    }
+
+
+async def operations_page(
+    request: web.Request, wanted: OperationFilter, before: int | None, limit: int
+) -> dict[str, Any]:
+    """The variables of the table of the operations that the caller may see; `next` is where the next page begins."""
+    where = visible_operations(request[CALLER], wanted)
+    page: list[Numbered] = []
+    more = False
+    if where is not None:
+        operations = admin_context(request).operations
+        page, more = await operations.page(where, limit, before, brief=True)
     found = [item.operation for item in page]
     return {
         "operations": [(operation, progress_document(operation)) for operation in found],
         "unfinished": any(not operation.is_finished for operation in found),
-        "before": query.before,
-        "older": page[-1].number if more else None,
-        "operates": request[CALLER].operates(listed.ice),
+        "before": before,
+        "next": page[-1].number if more else None,
         "states": LABELS,
     }
 
@@ -124,9 +147,21 @@ def _wanted(fields: dict[str, str]) -> OperationRequest:
 
 async def show(request: web.Request, _: Listed, operation: Operation) -> web.StreamResponse:
     """Show one operation with its params, result and error."""
-    context = {
+    return render(request, "operation.html", await details(operation))
+
+
+async def details(operation: Operation) -> dict[str, Any]:
+    """The variables of the templates that show one operation."""
+    large = len(operation.result or b"") > _MAX_INLINE
+    report = (
+        await asyncio.to_thread(report_of, operation.result)
+        if large
+        else report_of(operation.result)
+    )
+    return {
         "operation": operation,
         "progress": progress_document(operation),
+        "report": report,
         "values": [
             (name, *pretty(value, _SHOWN))
             for name, value in (
@@ -138,7 +173,6 @@ async def show(request: web.Request, _: Listed, operation: Operation) -> web.Str
         ],
         "states": LABELS,
     }
-    return render(request, "operation.html", context)
 
 
 async def confirm(request: web.Request, _: Listed, operation: Operation) -> web.StreamResponse:
@@ -161,8 +195,7 @@ async def cancel(request: web.Request, _: Listed, operation: Operation) -> web.S
 
 
 async def _find(request: web.Request) -> tuple[Listed, Operation]:
-    [listed] = await find_ice(request)
-    operation = await admin_context(request).operations.find(request.match_info["id"])
-    if operation is None or operation.ice_name != listed.ice.ice_name:
+    listed, operation = await find_operation(request)
+    if fold(operation.ice_name) != fold(request.match_info["ice_name"]):
         raise RequestRefused(problem("not-found", "There is no such operation."))
     return listed, operation

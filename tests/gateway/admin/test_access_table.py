@@ -105,6 +105,8 @@ PAGES = {
         f"{_WORK}/{{id}}/cancel",
         (401, 409, 403, 409),
     ),
+    "GET /operations": ("operations", _IN),
+    "GET /operations/{id}": ("operations/{id}", _IN),
     "GET /users": ("users", _SEES_ALL),
     "GET /users/known": ("users/known", _SEES_ALL),
     "POST /users": ("users", (401, 403, 403, 422)),

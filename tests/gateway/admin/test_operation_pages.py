@@ -306,3 +306,46 @@ async def test_an_ice_that_is_not_registered_has_no_run_button(running, root):
     assert "Run an operation" not in said(await root.get(HERE))
     await running.gateway.services.provisioning.provision(ADMIN, "lab-2", IceType.NORMAL, "alice")
     assert "No operation has been requested of this ICE." in said(await root.get("ices/lab-2"))
+
+
+# --- over the fleet ----------------------------------------------------------------------------
+
+
+async def test_operations_of_the_fleet_are_filtered_and_linked(running, browse, root):
+    assert "No operation has been requested yet." in said(await root.get("operations"))
+    ice = await connected(running)
+    first = await asked(running.admin)
+    report = "<testsuite><testcase name='bad'><failure message='1 == 2'/></testcase></testsuite>"
+    await finished(ice, await take(ice), result={"exit": 1, "junit": report})
+    await in_state(running, first, "succeeded")
+    await connected(running, "build-1", "ci-cd")
+    second = await asked(running.admin, "build-1", "remote-execute")
+
+    async def listed(query="", browser=root):
+        answer = await browser.get(f"operations?{query}")
+        assert answer.status == 200
+        return re.findall(r'<tr id="operation-(\w+)"', answer.text)
+
+    assert await listed() == [second, first]
+    for query in ("state=succeeded", "kind=execute", "ice_name=LAB-1"):
+        assert await listed(query) == [first], query
+    assert await listed("requested_by=alice") == await listed("since=2999-01-01T00:00:00Z") == []
+    assert "No operation matches." in said(await root.get("operations?requested_by=alice"))
+    assert (await root.get("operations?since=later")).status == 422
+    answer = await root.get(f"operations/{first}")
+    assert "Tests: 1 failed, 0 with an error, 0 skipped, 0 passed" in said(answer)
+    assert "bad Failed 1 == 2" in said(answer)
+    alice = await alices(browse, running)
+    assert await listed(browser=alice) == [first], "a member sees those of their ICEs"
+    assert (await alice.get(f"operations/{second}")).status == 404
+
+
+async def test_who_gets_an_ice_does_not_see_what_was_requested_before(running, browse):
+    await connected(running)
+    operation = await asked(running.admin)
+    await running.add_user("bob")
+    await running.admin.post("/ices/lab-1/reregister", {"provisionedto": "bob"})
+    bob = await browse(running, "bob", Role.MEMBER)
+    assert operation not in (await bob.get("ices/lab-1")).text
+    for address in (f"operations/{operation}", f"{WORK}/{operation}"):
+        assert (await bob.get(address)).status == 404
