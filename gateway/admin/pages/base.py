@@ -181,6 +181,12 @@ def _below_root(request: web.Request) -> str:
     return path[len(start) :] + (f"?{query}" if query else "")
 
 
+def gateway_url(request: web.Request) -> str:
+    """The URL that ICEs are given; without `public_url` the one at which the browser found the gateway."""
+    urls = admin_context(request).public_urls
+    return urls[0] if urls else f"{request.scheme}://{request.host}"
+
+
 def render(
     request: web.Request,
     template: str,

@@ -8,9 +8,9 @@ from __future__ import annotations
 from aiohttp import web
 
 from gateway.admin.access import route
-from gateway.admin.context import admin_context
-from gateway.admin.pages.base import render
+from gateway.admin.pages.base import gateway_url, render
 from gateway.core.roles import Need
+from gateway.core.start_commands import start_commands
 
 
 def routes() -> list[web.RouteDef]:
@@ -20,5 +20,10 @@ def routes() -> list[web.RouteDef]:
 
 async def page(request: web.Request) -> web.StreamResponse:
     """How to register an ICE, for the person at its machine."""
-    urls = admin_context(request).public_urls or (f"{request.scheme}://{request.host}",)
-    return render(request, "guide.html", {"title": "Guide", "gateway_url": urls[0]})
+    url = gateway_url(request)
+    context = {
+        "title": "Guide",
+        "gateway_url": url,
+        "commands": start_commands(url, "NAME", with_token=True)[:2],
+    }
+    return render(request, "guide.html", context)

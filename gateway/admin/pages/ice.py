@@ -14,13 +14,20 @@ from aiohttp import web
 from client.protocol import CLOSINGS, REFUSALS, RefusalCode
 from gateway.admin.access import route
 from gateway.admin.api.requests import find_ice
+from gateway.admin.auth import actor
 from gateway.admin.context import CALLER, admin_context
-from gateway.admin.pages.base import is_fragment, render
-from gateway.admin.pages.ices import LABELS, Row, table_row
+from gateway.admin.pages.base import form_fields, gateway_url, is_fragment, notice, render
+from gateway.admin.pages.ices import CHANGED, LABELS, Row, form_error, table_row
 from gateway.admin.pages.operations import operations_of
-from gateway.core.audit_event import AuditAction, LogEntry
+from gateway.core.attention import Attention
+from gateway.core.audit_event import AuditAction, LogEntry, Via
 from gateway.core.ice import Action, Status
+from gateway.core.labels import MAX_LABELS, LabelChanges, labels_of
+from gateway.core.problems import Problem, invalid
 from gateway.core.roles import Need
+from gateway.core.start_commands import start_commands
+from gateway.services.bulk_actions import BulkDone, Target
+from gateway.services.labelling import description_fault
 from gateway.store.ice_listing import Listed
 from gateway.store.sessions import ConnectionEvent, events_of
 
@@ -52,6 +59,22 @@ _REMEDIES: Final[dict[str, tuple[str, Action | None]]] = {
 }
 
 
+_NEEDS: Final[dict[Attention, tuple[str, Action | None]]] = {
+    Attention.REFUSED: (
+        "One of its tokens was refused within the last 24 hours: the timeline says why.",
+        None,
+    ),
+    Attention.TOKEN_EXPIRED: ("Its token was not used in time.", Action.REPROVISION),
+    Attention.OWNER_DISABLED: (
+        "Its user is disabled: deregister it, or give it to another user with a new token.",
+        Action.DEREGISTER,
+    ),
+}
+"""Why an ICE needs attention, and the action that helps, if there is one."""
+_MAX_FIELDS: Final = 4 * MAX_LABELS
+"""Fields of the form for labels and note, which has up to three for each label."""
+
+
 @dataclass(frozen=True, slots=True)
 class TimelineItem:
     """One line of the timeline: an audit event, or something that happened to a connection."""
@@ -65,8 +88,13 @@ class TimelineItem:
 
 
 def routes() -> list[web.RouteDef]:
-    """The route of an ICE's page."""
-    return [route("GET", "/ices/{ice_name}", page, need=Need.CALLER, finds=find_ice)]
+    """The routes of an ICE's page."""
+    description = "/ices/{ice_name}/description"
+    return [
+        route("GET", "/ices/{ice_name}", page, need=Need.CALLER, finds=find_ice),
+        route("GET", description, ask_description, need=Need.ACT, finds=find_ice),
+        route("POST", description, describe, need=Need.ACT, finds=find_ice),
+    ]
 
 
 async def page(request: web.Request, listed: Listed) -> web.StreamResponse:
@@ -78,16 +106,66 @@ async def page(request: web.Request, listed: Listed) -> web.StreamResponse:
     if caller.grants.reads_events:
         timeline += map(_event, await admin.events.last_of(listed.ice.ice_name, _EVENTS))
     reason, remedy = why_offline(row, connection_events, admin.clock())
+    waits = listed.ice.status is Status.PROVISIONED
+    dead = listed.ice.status is Status.DEREGISTERED or listed.ice.expired(admin.clock())
     context = {
         "title": listed.ice.ice_name,
         "row": row,
         "timeline": sorted(timeline, key=lambda item: item.at, reverse=True),
         "reason": reason,
         "remedy": remedy if remedy in row.actions else None,
+        "attention": [
+            (sentence, action if action in row.actions and action != remedy else None)
+            for sentence, action in map(_NEEDS.__getitem__, listed.attention(admin.clock()))
+        ],
+        "commands": []
+        if dead
+        else start_commands(gateway_url(request), listed.ice.ice_name, with_token=waits),
         "labels": LABELS,
         **await operations_of(request, listed),
     }
     return render(request, "ice_live.html" if is_fragment(request) else "ice.html", context)
+
+
+async def ask_description(request: web.Request, listed: Listed) -> web.StreamResponse:
+    """The form for labels and note."""
+    context = {"ice": listed.ice, "labels": listed.labels, "note": listed.note}
+    return render(request, "description.html", context)
+
+
+async def describe(request: web.Request, listed: Listed) -> web.StreamResponse:
+    """Save labels and note; what the person did not change stays as it is by now."""
+    fields = await form_fields(request, max_fields=_MAX_FIELDS)
+    changes, note = _description(fields)
+    done: Problem | BulkDone | None = changes if isinstance(changes, Problem) else None
+    if not isinstance(changes, Problem):
+        done = description_fault(changes, note)
+        if done is None and (changes or note is not None):
+            done = await admin_context(request).services.bulk.label(
+                actor(request, Via.PAGE), [Target(listed.ice.ice_name)], changes, note
+            )
+    refused = done.outcomes[0].problem if isinstance(done, BulkDone) else done
+    if refused is not None:
+        elements = {"note": "note", "labels": "new-labels"}
+        return form_error(request, refused, elements, "#dialog-fault")
+    return notice(request, "Saved", f"Labels and note of {listed.ice.ice_name}.", changed=CHANGED)
+
+
+def _description(fields: list[tuple[str, str]]) -> tuple[LabelChanges | Problem, str | None]:
+    """The changes that the form asks for, and the note if it was changed."""
+    given = dict(fields)
+    added = labels_of(given.get("labels", ""))
+    if isinstance(added, str):
+        return invalid("labels", added), None
+    edited = {
+        name.removeprefix("value."): value.strip()
+        for name, value in fields
+        if name.startswith("value.") and value != given.get(f"was.{name.removeprefix('value.')}")
+    }
+    removed = dict.fromkeys(value for name, value in fields if name == "remove")
+    note = given.get("note", "").replace("\r\n", "\n")
+    before = given.get("was_note", "").replace("\r\n", "\n")
+    return edited | removed | added, None if note == before else note
 
 
 def why_offline(

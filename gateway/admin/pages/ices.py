@@ -17,7 +17,16 @@ from gateway.admin.access import route, visible_ices
 from gateway.admin.api.requests import find_ice
 from gateway.admin.auth import actor
 from gateway.admin.context import CALLER, admin_context
-from gateway.admin.pages.base import PAGE, Page, form, is_table, pages_of, render, render_table
+from gateway.admin.pages.base import (
+    PAGE,
+    Page,
+    form,
+    gateway_url,
+    is_table,
+    pages_of,
+    render,
+    render_table,
+)
 from gateway.admin.pages.ice_filter import ATTENTION, UNSEEN, TableQuery, tallies
 from gateway.core.audit_event import AuditAction, Via
 from gateway.core.ice import Action, Ice, IceType, Status, actions_from, valid_name
@@ -278,13 +287,12 @@ def issued_dialog(
     request: web.Request, issued: Issued, heading: str, *, ended: Done | None
 ) -> web.StreamResponse:
     """The dialog that, after Ok, shows the token once."""
-    urls = admin_context(request).public_urls or (f"{request.scheme}://{request.host}",)
     context = {
         "heading": heading,
         "ice": issued.ice,
         "token": issued.token.reveal(),
         "filename": f"{issued.ice.ice_name}.token",
-        "gateway_url": urls[0],
+        "gateway_url": gateway_url(request),
         "ended": ended,
     }
     changed = {"new": issued.ice.ice_name} if ended is None else {}
@@ -311,10 +319,16 @@ async def act(request: web.Request, listed: Listed) -> web.StreamResponse:
         raise RequestRefused(invalid("generation", "must be the number that the page showed"))
     expected = frozenset({int(generation)})
     actions = admin_context(request).services.provisioning.actions
-    done = await actions[action](actor(request, Via.PAGE), listed.ice, expected)
+    user = fields.get("provisionedto", "").strip()
+    renews = user and action in (Action.REPROVISION, Action.REREGISTER)
+    owner = (user,) if renews else ()
+    done = await actions[action](actor(request, Via.PAGE), listed.ice, expected, *owner)
     if isinstance(done, Problem):
         if done.code in ("stale", "wrong-status"):
             return await _stale(request, action)
+        if done.code == "owner-disabled" or "field" in done.more:
+            elements = {"provisionedto": "new-owner", "owner-disabled": "new-owner"}
+            return form_error(request, done, elements, "#dialog-fault")
         raise RequestRefused(done)
     if isinstance(done, Issued):
         return issued_dialog(request, done, f"ICE {LABELS[Action(action)].lower()}ed", ended=done)

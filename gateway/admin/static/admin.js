@@ -1,4 +1,5 @@
 // What HTML and htmx cannot do. No framework and no inline code, which the CSP forbids.
+import "./copy.js";
 import "./live.js";
 import { showChosen } from "./choice.js";
 import { showDialog } from "./dialogs.js";

@@ -95,6 +95,8 @@ PAGES = {
     "POST /ices/bulk": ("ices/bulk", (401, 403, 403, 422)),
     "POST /ices/bulk/confirm": ("ices/bulk/confirm", (401, 403, 403, 422)),
     "GET /ices/{ice_name}": ("ices/mine", _IN),
+    "GET /ices/{ice_name}/description": ("ices/mine/description", (302, 403, 403, 200)),
+    "POST /ices/{ice_name}/description": ("ices/mine/description", (401, 403, 403, 200)),
     "GET /ices/{ice_name}/{action}": ("ices/mine/disconnect", (302, 403, 403, 200)),
     "POST /ices/{ice_name}/{action}": ("ices/mine/disconnect", (401, 403, 403, 422)),
     "GET /ices/{ice_name}/operations/new": (f"{_WORK}/new", (302, 200, 403, 200)),

@@ -29,6 +29,7 @@ from gateway.web.responses import MAX_BODY
 from tests.contract.domain import add_user, unguarded
 from tests.support.harness import ADMIN, API, Api, expect_refused, harness, settings_for
 from tests.support.pages import PASSWORD, has_password, said
+from tests.support.work import connected
 
 WRONG = "Name or password is wrong."
 SCRIPT = "<script>alert('x')</script>\"&"
@@ -1561,3 +1562,47 @@ async def test_a_page_says_that_nobody_is_admitted(running, root, browse):
     assert "is a copy" not in (await (await browse(running)).get("login")).text, "to a stranger"
     running.gateway.node.restore_hold.reason = None
     assert "is a copy" not in (await root.get()).text
+
+
+# --- one ICE -------------------------------------------------------------------------------------
+
+
+async def test_an_ice_is_described_and_its_start_is_shown(running, browse, root):
+    connection = await connected(running)
+    await connection.leave()
+    await running.settled()
+    here, form = "ices/lab-1", "ices/lab-1/description"
+    text = said(await root.get(here))
+    assert "Last known From 127.0.0.1 Host " in text
+    assert "No label." in text
+    assert f"ice/bin/ice-client run --gateway {running.url}" in text
+    first = {"labels": "os=linux; room=4", "note": "by\r\nthe door", "was_note": ""}
+    assert (await root.post(form, first)).status == 200
+    edited = {"value.os": "windows", "was.os": "linux", "value.room": "4", "was.room": "4"}
+    assert (
+        await root.post(form, {**edited, "remove": "room", "note": "x", "was_note": "x"})
+    ).status == 200
+    ice = (await running.admin.get("/ices/lab-1")).json
+    assert (ice["labels"], ice["note"]) == ({"os": "windows"}, "by\nthe door")
+    for fields, names in (({"labels": "os"}, "new-labels"), ({"note": "x" * 1001}, "note")):
+        answer = await root.post(form, fields)
+        assert answer.status == 422
+        assert f'"field":"{names}"' in answer.headers["HX-Trigger"]
+    await running.admin.post("/ices/lab-1/deregister")
+    alice = await browse(running, "alice", Role.MEMBER)
+    text = said(await alice.get(here))
+    assert "os=windows" in text
+    assert "by the door" in text
+    assert "ice-client run" not in text, "it would be refused"
+
+
+async def test_an_ice_is_given_to_another_user(running, root):
+    await connected(running)
+    await running.add_user("bob")
+    assert "Belongs to" in said(await root.part("ices/lab-1/reregister", "dialog"))
+    address, fields = "ices/lab-1/reregister", {"generation": "1"}
+    answer = await root.post(address, {**fields, "provisionedto": "nobody"})
+    assert answer.status == 422
+    assert '"field":"new-owner"' in answer.headers["HX-Trigger"]
+    assert (await root.post(address, {**fields, "provisionedto": "BOB"})).status == 200
+    assert (await running.admin.get("/ices/lab-1")).json["provisionedto"] == "bob"

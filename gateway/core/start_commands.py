@@ -1,0 +1,69 @@
+"""The commands that start the client of an ICE on its machine, to paste. Pure. Source: docs/client.md.
+
+None contains the token: `--token-file` names the file that the admin handed over.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import shlex
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+_PLAIN: Final = re.compile(r"[A-Za-z0-9._~:/\[\]-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class StartCommand:
+    """A command for one system; `id` names its element."""
+
+    id: str
+    system: str
+    text: str
+
+
+def start_commands(gateway_url: str, ice_name: str, *, with_token: bool) -> list[StartCommand]:
+    """How to start this ICE; `with_token` if it has to register, since later it needs no token file."""
+    options = " --insecure" if _is_plain_http(gateway_url) else ""
+    shell = f"run --gateway {shlex.quote(gateway_url)}"
+    powershell = f"run --gateway {_powershell(gateway_url)}"
+    if with_token:
+        shell += f" --token-file {ice_name}.token"
+        powershell += f" --token-file .\\{ice_name}.token"
+    settings = [f"ICE_GATEWAY={gateway_url}", *(["ICE_OPTIONS=--insecure"] if options else [])]
+    written = " ".join(map(shlex.quote, settings))
+    service = [
+        f"printf '%s\\n' {written} > /etc/ice-client/environment",
+        "systemctl daemon-reload && systemctl enable --now ice-client",
+    ]
+    if with_token:
+        service.insert(1, f"install -m 0600 -o ice-client {ice_name}.token /etc/ice-client/token")
+    return [
+        StartCommand("shell", "Linux and macOS", f"ice/bin/ice-client {shell}{options}"),
+        StartCommand(
+            "powershell",
+            "Windows (PowerShell)",
+            f"ice\\Scripts\\ice-client.exe {powershell}{options}",
+        ),
+        StartCommand("service", "As a Linux service (root)", "\n".join(service)),
+    ]
+
+
+def _is_plain_http(url: str) -> bool:
+    """Whether the client refuses the URL without `--insecure`."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    try:
+        loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = host == "localhost"
+    return parts.scheme == "http" and not loopback
+
+
+def _powershell(text: str) -> str:
+    if _PLAIN.fullmatch(text):
+        return text
+    doubled = text.replace("'", "''")
+    return f"'{doubled}'"

@@ -1,0 +1,39 @@
+"""The commands to paste: what the client's command line accepts, and quoted for their shell."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+
+from client.cli import main
+from gateway.core.start_commands import start_commands
+
+
+@pytest.mark.parametrize("with_token", [True, False])
+@pytest.mark.parametrize(
+    ("url", "insecure"),
+    [
+        ("https://ice.example.com/a", False),
+        ("http://127.0.0.1:8440", False),
+        ("http://localhost:8440", False),
+        ("http://ice.example.com", True),
+        ("https://x;$(id)'", False),
+    ],
+)
+def test_the_client_takes_the_commands(url, insecure, with_token):
+    shell, powershell, service = start_commands(url, "lab-1", with_token=with_token)
+    program, command, *options = shlex.split(shell.text)
+    assert (program, command) == ("ice/bin/ice-client", "run")
+    context = main.commands["run"].make_context("run", options, resilient_parsing=True)
+    assert context.params["gateway"] == url
+    assert context.params["token_file"] == ("lab-1.token" if with_token else None)
+    assert context.params["insecure"] is insecure
+    assert ("lab-1.token" in powershell.text) is ("lab-1.token" in service.text) is with_token
+    assert ("--insecure" in powershell.text) is ("--insecure" in service.text) is insecure
+    assert f"ICE_GATEWAY={url}" in shlex.split(service.text.splitlines()[0])
+
+
+def test_powershell_takes_odd_text_as_text():
+    [_, powershell, _] = start_commands("https://x;$(id)'", "lab-1", with_token=False)
+    assert powershell.text.endswith("run --gateway 'https://x;$(id)'''")
