@@ -39,7 +39,15 @@ def start_commands(gateway_url: str, ice_name: str, *, with_token: bool) -> list
         "systemctl daemon-reload && systemctl enable --now ice-client",
     ]
     if with_token:
-        service.insert(1, f"install -m 0600 -o ice-client {ice_name}.token /etc/ice-client/token")
+        service = [
+            "python3 -m venv /opt/ice-client && /opt/ice-client/bin/pip install ./ice-gateway",
+            "useradd --system --shell /usr/sbin/nologin ice-client",
+            "install -d -m 0750 -g ice-client /etc/ice-client",
+            service[0],
+            f"install -m 0600 -o ice-client {ice_name}.token /etc/ice-client/token",
+            "cp ice-gateway/config/ice-client.service /etc/systemd/system/",
+            service[1],
+        ]
     return [
         StartCommand("shell", "Linux and macOS", f"ice/bin/ice-client {shell}{options}"),
         StartCommand(

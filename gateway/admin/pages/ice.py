@@ -13,7 +13,7 @@ from aiohttp import web
 
 from client.protocol import CLOSINGS, REFUSALS, RefusalCode
 from gateway.admin.access import route
-from gateway.admin.api.requests import find_ice
+from gateway.admin.api.requests import Number, Query, find_ice
 from gateway.admin.auth import actor
 from gateway.admin.context import CALLER, admin_context
 from gateway.admin.pages.base import form_fields, gateway_url, is_fragment, notice, render
@@ -87,11 +87,18 @@ class TimelineItem:
     first: datetime | None = None
 
 
+class ReplacedQuery(Query):
+    """The query of the dialog with a token: the token's generation."""
+
+    generation: Number = 0
+
+
 def routes() -> list[web.RouteDef]:
     """The routes of an ICE's page."""
     description = "/ices/{ice_name}/description"
     return [
         route("GET", "/ices/{ice_name}", page, need=Need.CALLER, finds=find_ice),
+        route("GET", "/ices/{ice_name}/replaced", replaced, need=Need.ACT, finds=find_ice),
         route("GET", description, ask_description, need=Need.ACT, finds=find_ice),
         route("POST", description, describe, need=Need.ACT, finds=find_ice),
     ]
@@ -125,6 +132,13 @@ async def page(request: web.Request, listed: Listed) -> web.StreamResponse:
         **await operations_of(request, listed),
     }
     return render(request, "ice_live.html" if is_fragment(request) else "ice.html", context)
+
+
+async def replaced(request: web.Request, listed: Listed) -> web.StreamResponse:
+    """A warning for the dialog that shows a token, once that token was replaced."""
+    query = ReplacedQuery.of(request)
+    context = {"replaced": listed.ice.generation != query.generation}
+    return render(request, "token_replaced.html", context)
 
 
 async def ask_description(request: web.Request, listed: Listed) -> web.StreamResponse:

@@ -95,6 +95,7 @@ PAGES = {
     "POST /ices/bulk": ("ices/bulk", (401, 403, 403, 422)),
     "POST /ices/bulk/confirm": ("ices/bulk/confirm", (401, 403, 403, 422)),
     "GET /ices/{ice_name}": ("ices/mine", _IN),
+    "GET /ices/{ice_name}/replaced": ("ices/mine/replaced?generation=1", (302, 403, 403, 200)),
     "GET /ices/{ice_name}/description": ("ices/mine/description", (302, 403, 403, 200)),
     "POST /ices/{ice_name}/description": ("ices/mine/description", (401, 403, 403, 200)),
     "GET /ices/{ice_name}/{action}": ("ices/mine/disconnect", (302, 403, 403, 200)),

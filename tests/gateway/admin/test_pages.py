@@ -1588,6 +1588,8 @@ async def test_an_ice_is_described_and_its_start_is_shown(running, browse, root)
         answer = await root.post(form, fields)
         assert answer.status == 422
         assert f'"field":"{names}"' in answer.headers["HX-Trigger"]
+    text = said(await root.get("audit?action=label"))
+    assert "Set the label os=windows. Removed the label room." in text
     await running.admin.post("/ices/lab-1/deregister")
     alice = await browse(running, "alice", Role.MEMBER)
     text = said(await alice.get(here))
@@ -1606,3 +1608,9 @@ async def test_an_ice_is_given_to_another_user(running, root):
     assert '"field":"new-owner"' in answer.headers["HX-Trigger"]
     assert (await root.post(address, {**fields, "provisionedto": "BOB"})).status == 200
     assert (await running.admin.get("/ices/lab-1")).json["provisionedto"] == "bob"
+    said_then = [
+        said(await root.part(f"ices/lab-1/replaced?generation={number}", "token-replaced"))
+        for number in (1, 2)
+    ]
+    assert "no longer works" in said_then[0]
+    assert said_then[1] == ""

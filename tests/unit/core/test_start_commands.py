@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 
 import pytest
 
@@ -31,7 +32,12 @@ def test_the_client_takes_the_commands(url, insecure, with_token):
     assert context.params["insecure"] is insecure
     assert ("lab-1.token" in powershell.text) is ("lab-1.token" in service.text) is with_token
     assert ("--insecure" in powershell.text) is ("--insecure" in service.text) is insecure
-    assert f"ICE_GATEWAY={url}" in shlex.split(service.text.splitlines()[0])
+    [written] = [line for line in service.text.splitlines() if line.startswith("printf")]
+    assert f"ICE_GATEWAY={url}" in shlex.split(written)
+    documented = (Path(__file__).parents[3] / "docs" / "client.md").read_text(encoding="utf-8")
+    for line in service.text.splitlines():
+        if line != written:
+            assert f"# {line.replace('lab-1.token', 'build-7.token')}" in documented, line
 
 
 def test_powershell_takes_odd_text_as_text():
