@@ -11,7 +11,7 @@ from tests.browser.admin import choose, close_token, dialog, fill, more, press, 
 from tests.support.ice import Key
 from tests.support.work import asked, progress, take
 
-NAV = ["./", "users", "api-tokens", "audit", "guide"]
+NAV = ["./", "operations", "users", "api-tokens", "audit", "guide"]
 
 
 async def inhabited(running):
@@ -127,7 +127,13 @@ async def test_pages_hold_to_axe_and_to_the_width(new_admin, running, scheme, wi
 async def every_dialog_of_work(page, running):
     """The same on the page of an ICE that works."""
     await page.goto(f"{running.url}/admin/ices/lab-berlin-1")
-    for button in ("Run an operation", "Show operation", "Cancel operation"):
+    for button in (
+        "Run an operation",
+        "Show operation",
+        "Cancel operation",
+        "Edit labels and note",
+        "Reregister",
+    ):
         await page.get_by_role("button", name=button).first.click()
         await expect(dialog(page)).to_be_visible()
         if button == "Run an operation":

@@ -54,7 +54,7 @@ async def test_an_operation_is_run_followed_live_and_looked_at(new_admin, runnin
     await expect(dialog(page)).to_contain_text('"suite": "smoke"')
     await expect(dialog(page)).to_contain_text('"said": "<img')
     async with page.expect_download() as download:
-        await dialog(page).get_by_role("link").click()
+        await dialog(page).get_by_role("link", name="Download").click()
     assert (await download.value).suggested_filename == f"operation-{sent['id']}.json"
     await press(page, "Ok")
     assert await page.evaluate("window.hurt") is None
@@ -64,8 +64,14 @@ async def test_an_operation_is_cancelled_after_a_question(admin, running):
     ice = await connected(running)
     operation = await asked(running.admin)
     await take(ice)
-    page = await admin.open("ices/lab-1")
+    page = await admin.open("operations")
     line = page.locator(f'[id="operation-{operation}"]')
+    await page.get_by_label("State").select_option("lost")
+    await expect(page.get_by_text("No operation matches.").first).to_be_visible()
+    await page.get_by_label("State").select_option("running")
+    await expect(page.locator("#found")).to_have_text("1 operation matches.")
+    await expect(page).to_have_url(re.compile("state=running"))
+    await page.get_by_label("State").select_option("")
     await line.get_by_role("button", name="Cancel operation").click()
     await press(page, "Cancel the operation")
     await expect(dialog(page)).to_contain_text("Operation cancelled")
@@ -74,6 +80,28 @@ async def test_an_operation_is_cancelled_after_a_question(admin, running):
     await expect(line.get_by_role("button", name="Cancel operation")).to_have_count(0)
     await expect_cancel(ice, operation)
     await finish(ice, operation, "failed", error={"code": "cancelled", "message": ""})
+
+
+async def test_a_command_is_copied_and_a_replaced_token_is_marked(admin, running):
+    await connected(running)
+    await admin.context.grant_permissions(["clipboard-read"])
+    page = await admin.open("ices/lab-1")
+    await page.get_by_text("Start it on its machine").click()
+    await page.get_by_role("button", name="Copy the command for Linux and macOS").click()
+    await expect(page.locator("#copied")).to_have_text("Copied.")
+    copied = await page.evaluate("navigator.clipboard.readText()")
+    assert copied == f"ice/bin/ice-client run --gateway {running.url}"
+    await page.get_by_role("button", name="Edit labels and note").click()
+    await dialog(page).get_by_label("Labels to add").fill("os=linux")
+    await press(page, "Save")
+    await press(page, "Ok")
+    await expect(page.get_by_text("os=linux")).to_be_visible()
+    await page.get_by_role("button", name="Reregister").click()
+    await press(page, "Reregister")
+    await press(page, "Ok")
+    await expect(page.locator("#token-replaced")).to_be_empty()
+    await running.admin.post("/ices/lab-1/reprovision")
+    await expect(page.locator("#token-replaced")).to_contain_text("no longer works")
 
 
 async def test_the_form_keeps_what_was_typed_and_names_the_field(admin, running):
