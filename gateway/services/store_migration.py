@@ -93,7 +93,7 @@ async def _move(source: ReadOnlyDatabase, url: str, clock: Clock, progress: Prog
                 progress(table.name, len(rows))
         await target.guard_log(guarded=True)
         # Sessions that a crashed gateway left are not moved, but their `lastseen` is.
-        await target.set_last_seen(await source.fetch(confirmed("TRUE")))
+        await target.end_sessions(await source.fetch(confirmed("TRUE")))
         return await _verify(source, target, clock)
 
 

@@ -1,7 +1,7 @@
 """Reads ICEs: one, or pages of those that a filter matches, and how many they are.
 
-On SQLite a search reads an index that covers most filters (`ice_tokens_listing`), and the rows of the page alone.
-Filters of the connection and of `lastseen` read more.
+On SQLite the names of a page are read from an index that covers every filter and every sort (`ice_tokens_listing`);
+then the rows of the page alone are read, with their sessions.
 
 Tested in tests/contract/test_ices.py and tests/gateway/admin/api/test_labels.py.
 """
@@ -23,23 +23,15 @@ from gateway.core.times import from_text_or_none, to_text, to_text_or_none
 from gateway.core.version_key import version_key
 from gateway.store.engine import Engine, Row, as_json, conditions, containing, damaged, is_in
 from gateway.store.ices import NAMES, ice_from_row, labels_from_text
-from gateway.store.last_seen import SHOWN
+from gateway.store.last_seen import SHOWN, seen_after, seen_before
 from gateway.store.sessions import CONNECTION_COLUMNS, Connection, connection_from_row
 
+# Neither adds a row, so an engine omits the one that a query does not need.
 _JOINED: Final = """
     ice_tokens t
     LEFT JOIN users u ON u.name = t.provisionedto
-    LEFT JOIN ice_sessions s
-        -- one of an older generation is dropped already, or about to be
-        ON s.number = (
-            SELECT max(number) FROM ice_sessions
-            WHERE ice_name = t.ice_name AND generation = t.generation
-        )
-    LEFT JOIN ice_confirmed c ON c.node = s.node
+    LEFT JOIN ice_confirmed c ON c.node = t.node
 """
-_CONNECTED: Final = (
-    "EXISTS (SELECT 1 FROM ice_sessions WHERE ice_name = t.ice_name AND generation = t.generation)"
-)
 _SAID: Final = (
     *("labels", "note", "refusedon"),
     *("last_address", "last_version", "last_platform", "last_hostname"),
@@ -48,6 +40,12 @@ _LISTING: Final = f"""
     SELECT {", ".join(f"t.{name}" for name in (*NAMES, *_SAID))}, u.disabledon, {SHOWN},
         {CONNECTION_COLUMNS}
     FROM {_JOINED}
+    LEFT JOIN ice_sessions s
+        -- one of an older generation is dropped already, or about to be
+        ON s.number = (
+            SELECT max(number) FROM ice_sessions
+            WHERE ice_name = t.ice_name AND generation = t.generation
+        )
 """
 
 
@@ -235,25 +233,25 @@ class Ices:
     async def counts(self, where: IceFilter, now: datetime) -> Counts:
         """How many of the ICEs that match are in each status, are connected, and need attention."""
         params: list[object] = []
-        reasons = ", ".join(
-            f"count(CASE WHEN {_needs(reason, now, params)} THEN 1 END)" for reason in Attention
-        )
-        rows = await self._engine.fetch(
-            f"SELECT t.status, count(*), count(CASE WHEN {_CONNECTED} THEN 1 END), {reasons}"
-            f" FROM {_JOINED}"
-            f" WHERE {_conditions(where, params)} GROUP BY t.status",
+        wanted = [
+            "t.node IS NOT NULL",
+            f"t.node IS NULL AND t.status = '{Status.REGISTERED}'",
+            *(f"t.status = '{status}'" for status in Status),
+            *(_needs(reason, now, params) for reason in Attention),
+        ]
+        # Not grouped by status, for which SQLite would sort all rows.
+        [(total, connected, offline, *numbers)] = await self._engine.fetch(
+            f"SELECT count(*), {', '.join(f'count(CASE WHEN {one} THEN 1 END)' for one in wanted)}"
+            f" FROM {_JOINED} WHERE {_conditions(where, params)}",
             *params,
         )
-        found = {Status(status): [int(number) for number in numbers] for status, *numbers in rows}
-        none = [0] * (2 + len(Attention))
-        total, connected, *needing = map(sum, zip(none, *found.values(), strict=True))
-        registered, online, *_ = found.get(Status.REGISTERED, none)
+        number = iter(numbers)
         return Counts(
             total,
-            {status: found.get(status, none)[0] for status in Status},
+            {status: next(number) for status in Status},
             connected,
-            registered - online,
-            dict(zip(Attention, needing, strict=True)),
+            offline,
+            {reason: next(number) for reason in Attention},
         )
 
 
@@ -293,8 +291,8 @@ def _conditions(where: IceFilter, params: list[object]) -> str:
                 where.provisionedto,
             ),
             ("t.version_key < {0}", where.version_below),
-            (f"{SHOWN} < {{0}}", to_text_or_none(where.lastseen_before)),
-            (f"{SHOWN} > {{0}}", to_text_or_none(where.lastseen_after)),
+            (seen_before("{0}"), to_text_or_none(where.lastseen_before)),
+            (seen_after("{0}"), to_text_or_none(where.lastseen_after)),
             *(("instr(t.labels, {0}) > 0", _pair_text(*pair)) for pair in where.labels),
             *(
                 (
@@ -306,7 +304,7 @@ def _conditions(where: IceFilter, params: list[object]) -> str:
         )
     ]
     if where.connected is not None:
-        found.append(f"{'NOT ' * (not where.connected)}{_CONNECTED}")
+        found.append(f"t.node IS {'NOT ' * where.connected}NULL")
     wanted: list[tuple[Attention, ...]] = []
     if where.attention is not None:
         wanted.append((where.attention,))

@@ -38,7 +38,13 @@ _CHANGED: Final = tuple(
     name for name in NAMES if name not in ("ice_name", "ice_type", "provisionedto")
 )
 """What most actions change of an entry. `provisionedto` is indexed, and changes rarely."""
-_REPLACED: Final = ", ".join(f"{name} = new_{name}" for name in _CHANGED)
+_REPLACED: Final = ", ".join(
+    (
+        *(f"{name} = new_{name}" for name in _CHANGED),
+        # A new generation has no session yet.
+        "node = CASE WHEN generation = new_generation THEN node END",
+    )
+)
 _UNCHANGED: Final = " AND ".join(f"ice_tokens.{name} = old_{name}" for name in _GUARDS)
 _REPLACEMENTS: Final = rows_of(
     1,

@@ -9,7 +9,27 @@ from __future__ import annotations
 from typing import Final
 
 SHOWN: Final = "CASE WHEN c.at > coalesce(t.lastseen, '') THEN c.at ELSE t.lastseen END"
-"""SQL for `lastseen` of the row `t` of `ice_tokens`; `c` is the row of `ice_confirmed` of its session's node."""
+"""SQL for `lastseen` of the row `t` of `ice_tokens`; `c` is the row of `ice_confirmed` of its node."""
+
+
+# `SHOWN` compared, without a look-up of the node for each ICE.
+
+
+def seen_before(moment: str) -> str:
+    """SQL for: the `lastseen` of the row `t` that is shown is before `moment`."""
+    return (
+        f"((t.lastseen < {moment} AND (t.node IS NULL OR t.node NOT IN ({_confirmed('>=', moment)})))"
+        f" OR (t.lastseen IS NULL AND t.node IN ({_confirmed('<', moment)})))"
+    )
+
+
+def seen_after(moment: str) -> str:
+    """SQL for: the `lastseen` of the row `t` that is shown is after `moment`."""
+    return f"(t.lastseen > {moment} OR t.node IN ({_confirmed('>', moment)}))"
+
+
+def _confirmed(comparison: str, moment: str) -> str:
+    return f"SELECT node FROM ice_confirmed WHERE at {comparison} {moment}"
 
 
 def confirmed(which: str) -> str:
@@ -25,13 +45,4 @@ def stored(which: str) -> str:
     return (
         f"UPDATE ice_tokens SET lastseen = gone.at FROM ({confirmed(which)}) AS gone"
         " WHERE ice_tokens.ice_name = gone.ice_name AND coalesce(lastseen, '') < gone.at"
-    )
-
-
-def cleared(which: str) -> tuple[str, ...]:
-    """Statements that delete what dead nodes have left: rows `s` for whose node the SQL `which` holds."""
-    return (
-        stored(which),
-        f"DELETE FROM ice_sessions AS s WHERE {which}",
-        f"DELETE FROM ice_confirmed AS s WHERE {which}",
     )

@@ -23,12 +23,17 @@ from gateway.store.engine import (
     is_in,
     rows_of,
 )
-from gateway.store.last_seen import cleared
+from gateway.store.last_seen import stored
 
 KEPT: Final = 50
 """Maximum outcomes stored for each ICE."""
 _CONNECTION: Final = ("session", "node", "since", "address", "version", "platform", "hostname")
 _EVENT_COLUMNS: Final = "ice_name, kind, code, address, first, at, count"
+_NEWEST_NODE: Final = (
+    "(SELECT s.node FROM ice_sessions s WHERE s.ice_name = ice_tokens.ice_name"
+    # One of an older generation is dropped already, or about to be.
+    " AND s.generation = ice_tokens.generation ORDER BY s.number DESC LIMIT 1)"
+)
 CONNECTION_COLUMNS: Final = ", ".join(f"s.{name}" for name in _CONNECTION)
 
 
@@ -76,14 +81,38 @@ class Opened(msgspec.Struct, frozen=True, gc=False):
 
 async def clear(transaction: Transaction, node: str) -> None:
     """Delete the sessions of a node that has just started or ended, and so has none."""
-    for statement in cleared("s.node = $1"):
-        await transaction.run(statement, node)
+    await _clear(transaction, "s.node = $1", node)
 
 
 async def clear_all(transaction: Transaction, but: str = "") -> None:
     """Delete all sessions except those of the nodes whose names the SQL `but` selects."""
-    for statement in cleared(f"s.node NOT IN ({but})" if but else "TRUE"):
-        await transaction.run(statement)
+    await _clear(transaction, f"s.node NOT IN ({but})" if but else "TRUE")
+
+
+async def _clear(transaction: Transaction, which: str, *params: object) -> None:
+    """Delete what dead nodes have left: rows `s` for whose node the SQL `which` holds."""
+    await transaction.run(stored(which), *params)
+    gone = await transaction.fetch(
+        f"DELETE FROM ice_sessions AS s WHERE {which} RETURNING ice_name", *params
+    )
+    await transaction.run(f"DELETE FROM ice_confirmed AS s WHERE {which}", *params)
+    await _set_nodes(transaction, {name for (name,) in gone})
+
+
+async def _set_nodes(transaction: Transaction, names: set[str]) -> None:
+    """Keep with these ICEs which node holds their newest session, after sessions were added or deleted."""
+    if not names:
+        return
+    given = as_json(sorted(names))
+    # Locked before the sessions are read: of two nodes that change one ICE the later sees what the other did.
+    await transaction.hold(
+        f"SELECT 1 FROM ice_tokens WHERE {is_in('ice_name', 1)} ORDER BY ice_name", given
+    )
+    await transaction.run(
+        f"UPDATE ice_tokens SET node = {_NEWEST_NODE} WHERE {is_in('ice_name', 1)}"
+        f" AND coalesce(node, '') <> coalesce({_NEWEST_NODE}, '')",
+        given,
+    )
 
 
 async def confirm(transaction: Transaction, node: str, at: datetime) -> None:
@@ -135,10 +164,13 @@ async def record(
         )
     if newest:
         await _remember(transaction, newest)
+    gone: list[Row] = []
     if closed:
-        await transaction.run(
-            f"DELETE FROM ice_sessions WHERE {is_in('session', 1)}", as_json(closed)
+        gone = await transaction.fetch(
+            f"DELETE FROM ice_sessions WHERE {is_in('session', 1)} RETURNING ice_name",
+            as_json(closed),
         )
+    await _set_nodes(transaction, {one.ice_name for one in opened} | {name for (name,) in gone})
     return (
         await _record_connection_events(transaction, connection_events) if connection_events else []
     )

@@ -18,7 +18,7 @@ ONLY_ON_POSTGRESQL = {
     "ice_clock",  # and the machine's clock that nobody sets
 }
 SEARCH_ON_SQLITE = (
-    *("lower", "ice_name", "status", "ice_type", "provisionedto", "generation", "expireson"),
+    *("lower", "ice_name", "status", "ice_type", "provisionedto", "node", "lastseen", "expireson"),
     *("refusedon", "version_key", "provisionedon", "labels", "own_text", "session_text"),
 )
 """A row of this index could be too long for PostgreSQL, which has trigrams instead."""

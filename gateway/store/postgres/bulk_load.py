@@ -46,8 +46,9 @@ class BulkLoad:
         """Add rows as they are."""
         await self._connection.copy_records_to_table(table.name, records=rows, columns=columns)
 
-    async def set_last_seen(self, seen: Sequence[Row]) -> None:
-        """Store a later `lastseen` of ICEs, given as (name, time) pairs."""
+    async def end_sessions(self, seen: Sequence[Row]) -> None:
+        """Store that no ICE is connected, and a later `lastseen` of ICEs, given as (name, time) pairs."""
+        await self._connection.execute("UPDATE ice_tokens SET node = NULL WHERE node IS NOT NULL")
         await self._connection.executemany(
             "UPDATE ice_tokens SET lastseen = $2"
             " WHERE ice_name = $1 AND coalesce(lastseen, '') < $2",

@@ -91,6 +91,8 @@ def mark_as_copy(path: Path, at: datetime) -> None:
         made.execute("BEGIN")
         if "ice_confirmed" in there:
             made.execute(stored("TRUE"))
+        if any(name == "node" for _, name, *_ in made.execute("PRAGMA table_info(ice_tokens)")):
+            made.execute("UPDATE ice_tokens SET node = NULL WHERE node IS NOT NULL")
         for name in NOT_COPIED:
             if name in there:
                 made.execute(f"DELETE FROM {name}")
