@@ -13,7 +13,7 @@ from client.protocol import OperationKind
 from gateway.admin.access import route
 from gateway.admin.api.operations import OperationFilters, find_operation
 from gateway.admin.api.requests import Number
-from gateway.admin.context import CALLER
+from gateway.admin.context import CALLER, admin_context
 from gateway.admin.pages.base import PAGE, render, render_table
 from gateway.admin.pages.operations import LABELS, details, operations_page
 from gateway.core.operation import Operation
