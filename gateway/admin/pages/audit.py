@@ -66,6 +66,7 @@ async def page(request: web.Request) -> web.StreamResponse:
         "entries": found[:PAGE],
         "more": len(found) > PAGE,
         "actions": ACTIONS,
+        "announced": request.headers.get("HX-Trigger") == "filter",
     }
     return render_table(request, "audit", context)
 
