@@ -36,8 +36,10 @@ from gateway.admin.openapi_builder import (
     listing,
     nothing,
     one_of,
+    problems,
     query,
     stream,
+    variants,
 )
 from gateway.core.accounts import MAX_USER_NAME
 from gateway.core.audit_event import ID_PATTERN
@@ -58,6 +60,8 @@ _IN_PATH: Final[dict[str, dict[str, Any]]] = {
     "name": {"schema": {"type": "string", "minLength": 1}},
 }
 """The variable parts of paths."""
+_TAGS: Final = {"/ice-counts": "ices", "/ices/{ice_name}/operations": "operations"}
+"""The tags of paths whose first part is not their tag."""
 _ACTIONS: Final[dict[str, tuple[str, type, type]]] = {
     "reprovision": ("Replace a token lost before registration", NewOwner, schemas.Renewed),
     "reregister": ("Let an ICE register again; drops its session", NewOwner, schemas.Renewed),
@@ -83,45 +87,52 @@ def _located(what: str) -> dict[str, Any]:
     return {"Location": header(f"The {what}", {"type": "string", "format": "uri-reference"})}
 
 
-def _new_ice(schema: dict[str, Any]) -> dict[str, Any]:
-    """Add the rules that the shape does not express: the name's pattern, and which type has a user."""
-    kinds = {
-        IceType.NORMAL: {"type": "string", "minLength": 1, "maxLength": MAX_USER_NAME},
-        IceType.CI_CD: {"type": "null"},
-    }
+def _new_ice(schema: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The schemas of an ICE to provision: one for each type, since only a normal ICE has a user."""
     schema["properties"]["ice_name"]["pattern"] = f"^{NAME_PATTERN}$"
-    schema["examples"] = [
+    user = {"type": "string", "minLength": 1, "maxLength": MAX_USER_NAME}
+    normal = {"ice_type": {"const": IceType.NORMAL.value}, "provisionedto": user}
+    ci_cd = {"ice_type": {"const": IceType.CI_CD.value}, "provisionedto": {"type": "null"}}
+    names = {IceType.NORMAL.value: "NewNormalIce", IceType.CI_CD.value: "NewCiCdIce"}
+    examples = [
         {"ice_name": "lab-pc-7", "ice_type": "normal", "provisionedto": "alice"},
         {"ice_name": "build-1", "ice_type": "ci-cd"},
     ]
-    return schema | {
-        "oneOf": [
-            {
-                "properties": {"ice_type": {"const": kind.value}, "provisionedto": owner},
-                "required": ["provisionedto"] if kind is IceType.NORMAL else [],
-            }
-            for kind, owner in kinds.items()
-        ]
+    return {
+        "NewNormalIce": _variant("NewNormalIce", schema, normal, "provisionedto"),
+        "NewCiCdIce": _variant("NewCiCdIce", schema, ci_cd),
+        "NewIce": variants("ice_type", names) | {"examples": examples},
     }
 
 
-def _new_operation(schema: dict[str, Any]) -> dict[str, Any]:
-    """Add the rules that the shape does not express: the key's pattern, and which kind has `run_at`."""
+def _new_operation(schema: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The schemas of an operation to request: only one of kind `schedule` has `run_at`, which it needs."""
     schema["properties"]["idempotency_key"]["anyOf"][0]["pattern"] = f"^{KEY_PATTERN}$"
     schema["properties"]["params"]["description"] = f"Any JSON, of at most {MAX_VALUE:,} bytes"
-    schema["examples"] = [{"kind": "remote-execute", "params": {"suite": "smoke"}}]
     others = [kind.value for kind in OperationKind if kind is not OperationKind.SCHEDULE]
+    scheduled = {
+        "kind": {"const": OperationKind.SCHEDULE.value},
+        "run_at": {"type": "string", "format": "date-time"},
+    }
+    immediate = {"kind": {"enum": others}, "run_at": {"type": "null"}}
+    names = dict.fromkeys(others, "NewImmediateOperation")
+    names[OperationKind.SCHEDULE.value] = "NewScheduledOperation"
+    examples = [{"kind": "remote-execute", "params": {"suite": "smoke"}}]
+    return {
+        "NewImmediateOperation": _variant("NewImmediateOperation", schema, immediate),
+        "NewScheduledOperation": _variant("NewScheduledOperation", schema, scheduled, "run_at"),
+        "NewOperation": variants("kind", names) | {"examples": examples},
+    }
+
+
+def _variant(
+    name: str, schema: dict[str, Any], properties: dict[str, Any], *required: str
+) -> dict[str, Any]:
+    """A schema in which some properties are narrower, or required, too."""
     return schema | {
-        "oneOf": [
-            {
-                "properties": {
-                    "kind": {"const": OperationKind.SCHEDULE.value},
-                    "run_at": {"type": "string", "format": "date-time"},
-                },
-                "required": ["run_at"],
-            },
-            {"properties": {"kind": {"enum": others}, "run_at": {"type": "null"}}},
-        ]
+        "title": name,
+        "properties": schema["properties"] | properties,
+        "required": [*schema["required"], *required],
     }
 
 
@@ -154,7 +165,8 @@ def _calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
     described = call("describeIce", summary, {"200": shown}, *refusals, body=IceChanges)
     yield one, "patch", described
     for method in ("put", "delete"):
-        yield one, method, call(f"{method}Ice", "Names are final", {}, 405)
+        refused = {"default": problems(405)["405"]}
+        yield one, method, call(f"{method}Ice", "Names are final", refused, 405)
     if_match = in_header(
         "If-Match", "Act only if the entry still has this entity tag", {"type": "string"}
     )
@@ -183,6 +195,7 @@ def _event_calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
     described = listing("listEvents", summary, page, EventQuery, 403, 409, cursor="after")
     yield "/events", "get", described
     events = stream(
+        "Audit",
         event("message", schemas.EventDocument, id=_EVENT_ID),
         event("reset", schemas.ResetDocument, id=_EVENT_ID),
         event("presence", schemas.PresenceDocument),
@@ -215,6 +228,7 @@ def _operation_calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
     shown = answer(shape, "The operation")
     yield one, "get", call("showOperation", "Show an operation", {"200": shown}, 404)
     events = stream(
+        "Operation",
         event("state", schemas.OperationState),
         event("progress", schemas.ProgressDocument),
         event("result", shape),
@@ -302,7 +316,8 @@ def _paths() -> dict[str, dict[str, Any]]:
             for name, variable in _IN_PATH.items()
             if f"{{{name}}}" in path
         ]
-        paths.setdefault(path, {"parameters": variables} if variables else {})[method] = described
+        tagged = {"tags": [_TAGS.get(path, path.split("/")[1])], **described}
+        paths.setdefault(path, {"parameters": variables} if variables else {})[method] = tagged
     return paths
 
 
@@ -311,8 +326,7 @@ def document() -> dict[str, Any]:
     """The whole document."""
     paths = _paths()
     shapes = components()
-    shapes["NewIce"] = _new_ice(shapes["NewIce"])
-    shapes["NewOperation"] = _new_operation(shapes["NewOperation"])
+    shapes |= _new_ice(shapes["NewIce"]) | _new_operation(shapes["NewOperation"])
     examples = [{"action": "disconnect", "ice_names": ["lab-pc-7", "build-1"]}]
     shapes["BulkDisconnect"]["examples"] = examples
     for shape in ("IceChanges", "UserChanges"):

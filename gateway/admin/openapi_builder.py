@@ -16,6 +16,8 @@ from gateway.services import schemas
 _REF: Final = "#/components/schemas/{name}"
 _SHAPES: Final[dict[type, None]] = {}
 """The shapes that `ref` has named, in that order."""
+_FRAMES: Final[dict[str, dict[str, Any]]] = {}
+"""The schemas of the events of streams, by name."""
 _TITLES: Final = {
     400: "Not JSON",
     401: "Not authenticated",
@@ -77,25 +79,54 @@ def links(parameter: str, value: str, operation_ids: Iterable[str]) -> dict[str,
 def ref(shape: type) -> dict[str, str]:
     """A reference to the schema of a shape, which is then among `components`."""
     _SHAPES[shape] = None
-    return {"$ref": _REF.format(name=shape.__name__)}
+    return _ref_to(shape.__name__)
+
+
+def _ref_to(name: str) -> dict[str, str]:
+    return {"$ref": _REF.format(name=name)}
+
+
+def variants(tag: str, names: dict[str, str]) -> dict[str, Any]:
+    """The schema of what its member `tag` tells apart; `names` are the schemas by the value of the tag."""
+    return {
+        "oneOf": [_ref_to(name) for name in dict.fromkeys(names.values())],
+        "discriminator": {
+            "propertyName": tag,
+            "mapping": {value: _REF.format(name=name) for value, name in names.items()},
+        },
+    }
 
 
 def one_of(tag: str, *shapes: type[msgspec.Struct]) -> dict[str, Any]:
     """The schema of a body in one of these shapes, which its member `tag` tells apart."""
-    mapping = {str(shape.__struct_config__.tag): ref(shape)["$ref"] for shape in shapes}
-    return {
-        "oneOf": [ref(shape) for shape in shapes],
-        "discriminator": {"propertyName": tag, "mapping": mapping},
-    }
+    _SHAPES.update(dict.fromkeys(shapes))
+    return variants(tag, {str(shape.__struct_config__.tag): shape.__name__ for shape in shapes})
 
 
 def components() -> dict[str, Any]:
-    """The schemas of all shapes that were referred to."""
-    return msgspec.json.schema_components(_SHAPES, ref_template=_REF)[1]
+    """The schemas of all shapes that were referred to, and of the events of streams."""
+    shapes = msgspec.json.schema_components(_SHAPES, ref_template=_REF)[1]
+    return {name: _simplified(schema) for name, schema in (shapes | _FRAMES).items()}
+
+
+def _simplified(schema: Any) -> Any:
+    """Without defaults of null, which generators send, and without alternatives to what allows everything."""
+    if isinstance(schema, list):
+        return [_simplified(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: _simplified(value)
+        for key, value in schema.items()
+        if not (key == "default" and value is None) and not (key == "anyOf" and {} in value)
+    }
 
 
 def event(name: str, shape: type, **more: dict[str, Any]) -> dict[str, Any]:
-    """One event of a stream; `more` are its fields besides `event` and `data`."""
+    """One event of a stream; `more` are its fields besides `event` and `data`.
+
+    Its schema has a name, and so has that of its data, so that a client can refer to them.
+    """
     data = {
         "type": "string",
         "contentMediaType": "application/json",
@@ -105,12 +136,17 @@ def event(name: str, shape: type, **more: dict[str, Any]) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": list(properties)}
 
 
-def stream(*events: dict[str, Any]) -> dict[str, Any]:
-    """An answer of server-sent events."""
+def stream(name: str, *events: dict[str, Any]) -> dict[str, Any]:
+    """An answer of server-sent events; `name` begins the names of their schemas."""
+    names = {}
+    for each in events:
+        value = each["properties"]["event"]["const"]
+        names[value] = f"{name}{value.capitalize()}Event"
+        _FRAMES[names[value]] = each
     return {
-        "description": "Server-sent events",
+        "description": "Server-sent events; the schema describes one of them, whose `data` is JSON",
         "headers": NO_STORE,
-        "content": {"text/event-stream": {"schema": {"oneOf": list(events)}}},
+        "content": {"text/event-stream": {"schema": variants("event", names)}},
     }
 
 
@@ -191,6 +227,11 @@ def query(shape: type) -> list[dict[str, Any]]:
     """The parameters of a query shape; an empty one counts as not given."""
     _, schemas_by_name = msgspec.json.schema_components((shape,), ref_template=_REF)
     return [
-        {"name": name, "in": "query", "allowEmptyValue": True, "schema": property_schema}
+        {
+            "name": name,
+            "in": "query",
+            "allowEmptyValue": True,
+            "schema": _simplified(property_schema),
+        }
         for name, property_schema in schemas_by_name[shape.__name__]["properties"].items()
     ]
