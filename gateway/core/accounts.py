@@ -61,10 +61,8 @@ class User:
 
     @property
     def administers(self) -> bool:
-        """Whether they can log in as an admin. API tokens do not count: they expire."""
-        return (
-            self.role is Role.ADMIN and self.password_hash is not None and self.disabledon is None
-        )
+        """Whether the user is an admin and enabled."""
+        return self.role is Role.ADMIN and self.disabledon is None
 
 
 class TokenState(enum.StrEnum):

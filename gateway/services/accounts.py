@@ -119,13 +119,15 @@ class AccountService(Accounts):
 
         async def unit(transaction: Transaction) -> Changed | Problem:
             # Read in this transaction, so that no concurrent change, such as disabling, is undone.
-            before, others = await accounts.find_with_admins(transaction, name)
+            before, others = await accounts.find_with_admins(transaction, name, now)
             if before is None:
                 return _no_user(name)
             if wanted.expected_hash not in (None, before.password_hash):
                 return problem("forbidden", "The password has changed in the meantime.")
             user = wanted.apply(before, digest, now)
-            if before.administers and not user.administers and not others:
+            # By command the operator of the machine can always administer.
+            lasts = before.administers and not user.administers and actor.via is not Via.COMMAND
+            if lasts and not others:
                 return problem("last-admin")
             await accounts.update_user(transaction, user)
             ended = 0
@@ -243,9 +245,8 @@ class AccountService(Accounts):
         return token
 
     async def is_last_admin(self, user: User) -> bool:
-        """Whether this user is the only one who can log in as an admin."""
-        may = user.role is Role.ADMIN and user.password_hash and user.disabledon is None
-        return bool(may) and not await self.other_admins(user.name)
+        """Whether nobody could administer any more without this user."""
+        return user.administers and not await self.others_administer(user.name, self._clock())
 
     async def authenticate(self, secret: Secret) -> Caller | None:
         """The caller of this API token, if it is valid now."""

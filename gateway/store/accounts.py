@@ -27,6 +27,12 @@ from gateway.store.engine import (
 
 USER_COLUMNS: Final = tuple(User.__dataclass_fields__)
 _USER: Final = ", ".join(USER_COLUMNS)
+_ADMINISTERS: Final = (
+    "(role = 'admin' AND disabledon IS NULL AND (password_hash IS NOT NULL OR EXISTS ("
+    "SELECT 1 FROM api_tokens a WHERE a.user_name = users.name AND a.ice_name IS NULL"
+    " AND a.revokedon IS NULL AND (a.expireson IS NULL OR a.expireson > $2))))"
+)
+"""SQL for an enabled admin who has a password or a good API token; `$2` is the present."""
 _TOKEN_COLUMNS: Final = tuple(
     "user_name" if name == "user" else name for name in ApiToken.__dataclass_fields__
 )
@@ -82,17 +88,19 @@ async def find_users(transaction: Transaction, names: Sequence[str]) -> dict[str
     return {fold_user(row[0]): from_columns(User, row, "the user") for row in rows}
 
 
-async def find_with_admins(transaction: Transaction, name: str) -> tuple[User | None, bool]:
-    """The user of this name, case folded, and whether another user administers.
+async def find_with_admins(
+    transaction: Transaction, name: str, now: datetime
+) -> tuple[User | None, bool]:
+    """The user of this name, case folded, and whether another user can administer.
 
-    All of them are locked until the transaction ends, so that of two admins who disable each other one stays.
+    That is an enabled admin who has a password or a good API token. All of them are locked until the transaction
+    ends, so that of two admins who disable each other one stays.
     """
     folded = fold_user(name)
     rows = await transaction.hold(
-        f"SELECT {_USER} FROM users WHERE name_folded = $1"
-        " OR role = 'admin' AND password_hash IS NOT NULL AND disabledon IS NULL"
-        " ORDER BY name_folded",
+        f"SELECT {_USER} FROM users WHERE name_folded = $1 OR {_ADMINISTERS} ORDER BY name_folded",
         folded,
+        to_text(now),
     )
     users = {fold_user(user.name): user for user in map(user_from_row, rows)}
     found = users.pop(folded, None)
@@ -228,14 +236,15 @@ class Accounts:
         rows = await self._engine.fetch(f"{_LISTED} WHERE name_folded = $1", fold_user(name))
         return _listed(rows[0]) if rows else None
 
-    async def other_admins(self, name: str) -> int:
-        """How many other admins can log in."""
-        [(count,)] = await self._engine.fetch(
-            "SELECT count(*) FROM users WHERE role = 'admin' AND password_hash IS NOT NULL"
-            " AND disabledon IS NULL AND name <> $1",
-            name,
+    async def others_administer(self, name: str, now: datetime) -> bool:
+        """Whether another user than the one of this exact name can administer."""
+        return bool(
+            await self._engine.fetch(
+                f"SELECT 1 FROM users WHERE name <> $1 AND {_ADMINISTERS} LIMIT 1",
+                name,
+                to_text(now),
+            )
         )
-        return int(count)
 
     async def tokens(self) -> list[ApiToken]:
         """All API tokens, oldest first."""

@@ -69,6 +69,11 @@ def shape(path):
         return version, connection.execute("SELECT sql FROM sqlite_schema ORDER BY sql").fetchall()
 
 
+async def names(engine):
+    """Of all users; also of a schema that the code does not know any more."""
+    return [name for (name,) in await engine.fetch("SELECT name FROM users ORDER BY name_folded")]
+
+
 def reads(engine):
     return {
         "fetch": lambda: Accounts(engine).users(),
@@ -380,7 +385,7 @@ async def test_a_migration_goes_forward_once(path):
         await add_user(engine, "alice")
     for _ in range(2):
         async with open_sqlite(path, steps=[FIRST, SECOND]) as engine:
-            assert [user.name for user in await Accounts(engine).users()] == ["alice"]
+            assert await names(engine) == ["alice"]
             assert await engine.fetch("SELECT a FROM more") == [("once",)]
     migrated = shape(path)
     assert migrated[0] == 2
@@ -407,7 +412,7 @@ async def test_a_migration_that_fails_leaves_the_file_as_it_was(path, known, fau
     assert shape(path) == before, "nothing of the migration was expected to be done"
     async with open_sqlite(path, steps=[FIRST, SECOND]) as engine:
         assert await engine.fetch("SELECT a FROM more") == [("once",)]
-        assert len(await Accounts(engine).users()) == len(known)
+        assert len(await names(engine)) == len(known)
 
 
 # --- upgrades ------------------------------------------------------------------------------------
@@ -494,7 +499,7 @@ async def test_without_a_copy_nothing_is_migrated(path, monkeypatch):
     assert not list(path.parent.glob("*before-schema*")), "half a copy was left"
     monkeypatch.undo()
     async with open_sqlite(path) as engine:
-        assert [user.name for user in await Accounts(engine).users()] == ["alice"]
+        assert await names(engine) == ["alice"]
 
 
 async def test_no_command_migrates_beneath_a_gateway_of_an_older_version(path):
@@ -508,7 +513,7 @@ async def test_no_command_migrates_beneath_a_gateway_of_an_older_version(path):
         assert shape(path) == old
         assert await add_user(older, "bob"), "the older gateway was expected to go on"
     async with open_sqlite(path, serving=True) as newer:
-        assert [user.name for user in await Accounts(newer).users()] == ["alice", "bob"]
+        assert await names(newer) == ["alice", "bob"]
 
 
 async def test_a_copy_put_back_by_hand_gets_its_log_again(path):

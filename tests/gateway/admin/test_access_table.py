@@ -72,6 +72,12 @@ CALLS = {
     ),
     "GET /api-tokens/{id}": ("/api-tokens/none", None, (401, 404, 404, 404, 403)),
     "DELETE /api-tokens/{id}": ("/api-tokens/none", None, (401, 404, 404, 404, 403)),
+    "GET /audit/head": ("/audit/head", None, (401, 403, 200, 200, 403)),
+    "GET /audit/verification": ("/audit/verification", None, (401, 403, 200, 200, 403)),
+    "GET /audit/export": ("/audit/export", None, (401, 403, 200, 200, 403)),
+    "GET /nodes": ("/nodes", None, (401, 403, 200, 200, 403)),
+    "POST /nodes/{name}/drain": ("/nodes/none/drain", {}, (401, 403, 404, 404, 403)),
+    "POST /nodes/{name}/resume": ("/nodes/none/resume", {}, (401, 403, 404, 404, 403)),
     "GET /openapi.json": ("/openapi.json", None, (200, 200, 200, 200, 200)),
 }
 

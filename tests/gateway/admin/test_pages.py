@@ -1043,14 +1043,14 @@ async def test_disabling_names_the_ices_and_offers_to_deregister_them(running, r
 async def test_admin_is_warned_before_locking_themselves_out(running, browse, root):
     ask = said(await root.part("users/disable?name=root"))
     assert "This is you" in ask
-    assert "Nobody else can log in as an admin" in ask
+    assert "Nobody could administer any more" in ask
     await browse(running, "second", Role.ADMIN)
     ask = said(await root.part("users/disable?name=root"))
     assert "This is you" in ask
-    assert "Nobody else" not in ask
+    assert "Nobody could" not in ask
     ask = said(await root.part("users/disable?name=alice"))
     assert "This is you" not in ask
-    assert "Nobody else" not in ask
+    assert "Nobody could" not in ask
 
 
 async def test_disabling_is_not_undone_by_a_change_at_the_same_time(running, monkeypatch):

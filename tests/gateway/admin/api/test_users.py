@@ -99,7 +99,7 @@ async def test_change_of_a_user_is_all_or_nothing(running):
     both = await patch(admin, "root", role="auditor", password=NEW)
     expect_refused(both, 409, "last-admin")
     expect_refused(await patch(admin, "root", disabled=True), 409, "last-admin")
-    # An admin without a password cannot log in, so their token does not count.
+    # An admin without a password and without an API token could not administer.
     await running.add_user("tagged", Role.ADMIN)
     expect_refused(await patch(admin, "root", role="member"), 409, "last-admin")
     login = await running.gateway.services.logins.log_in("root", Secret(PASSWORD), "192.0.2.1")
