@@ -20,6 +20,7 @@ from gateway.admin.pages.guide import routes as guide
 from gateway.admin.pages.ice import routes as one_ice
 from gateway.admin.pages.ices import routes as ices
 from gateway.admin.pages.login import routes as login
+from gateway.admin.pages.me import routes as me
 from gateway.admin.pages.nodes import routes as nodes
 from gateway.admin.pages.operations import routes as operations
 from gateway.admin.pages.static import routes as static
@@ -45,6 +46,7 @@ def pages_app(context: AdminContext) -> web.Application:
         fleet_operations,
         users,
         api_tokens,
+        me,
         audit,
         nodes,
         guide,

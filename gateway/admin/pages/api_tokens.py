@@ -5,13 +5,14 @@ Tested in tests/gateway/admin/test_pages.py.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
 
 from gateway.admin.access import route
-from gateway.admin.api.requests import Query, unwrap
+from gateway.admin.api.requests import Query, Text, unwrap
 from gateway.admin.auth import actor
 from gateway.admin.context import admin_context
 from gateway.admin.pages.base import PAGE, Page, form, notice, render, render_table
@@ -31,6 +32,7 @@ _FIELD_IDS: Final = {
     "name": "token_label",
     "user": "token_owner",
     "ice": "token_ice",
+    "accounts": "token_accounts",
 }
 """The element of an invalid field, by the problem's field or code."""
 
@@ -38,6 +40,7 @@ _FIELD_IDS: Final = {
 class TokensQuery(Query):
     """The query of the page's address."""
 
+    q: Text | None = None
     page: int = 1
 
 
@@ -64,19 +67,25 @@ async def page(request: web.Request) -> web.StreamResponse:
     query = TokensQuery.of(request)
     admin = admin_context(request)
     shown = Page.of(query.page)
-    found, total = await admin.services.accounts.tokens_page(TokenFilter(), PAGE, shown.offset)
-    disabled = await admin.services.accounts.disabled_among([token.user for token in found])
-    now = admin.clock()
+    where = TokenFilter(query.q or "")
+    found, total = await admin.services.accounts.tokens_page(where, PAGE, shown.offset)
     context = {
         "title": "API tokens",
-        "rows": [
-            Row(token, token.state(now, owner_disabled=token.user in disabled)) for token in found
-        ],
+        "query": query,
+        "rows": await token_rows(request, found),
         **shown.context(total),
         "lifetimes": list(LIFETIMES),
         "default_lifetime": DEFAULT_LIFETIME,
     }
     return render_table(request, "api_tokens", context)
+
+
+async def token_rows(request: web.Request, found: Sequence[ApiToken]) -> list[Row]:
+    """Tokens with their present states."""
+    admin = admin_context(request)
+    disabled = await admin.services.accounts.disabled_among([token.user for token in found])
+    now = admin.clock()
+    return [Row(token, token.state(now, owner_disabled=token.user in disabled)) for token in found]
 
 
 async def create(request: web.Request) -> web.StreamResponse:
@@ -93,6 +102,7 @@ async def create(request: web.Request) -> web.StreamResponse:
         fields.get("label", "").strip(),
         lifetime,
         fields.get("ice_name", "").strip() or None,
+        may_change_accounts=fields.get("accounts") == "true",
     )
     if isinstance(made, Problem):
         return form_error(request, made, _FIELD_IDS)

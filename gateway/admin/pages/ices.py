@@ -74,6 +74,8 @@ FIELDS: Final = {
     "password": "Password",
     "user": "Owner",
     "ice": "ICE",
+    "accounts": "May change accounts",
+    "new": "New password",
 }
 """The labels of fields, by the field of a problem."""
 

@@ -69,7 +69,7 @@ def routes() -> list[web.RouteDef]:
         route("GET", "/users", page, need=Need.SEE_ALL),
         route("GET", "/users/known", known, need=Need.SEE_ALL),
         route("POST", "/users", add, need=Need.ACT),
-        route("GET", "/users/{action:role|password|logins|disable}", ask, need=Need.ACT),
+        route("GET", "/users/{action:role|password|logins|disable|enable}", ask, need=Need.ACT),
         *(route("POST", f"/users/{name}", act, need=Need.ACT) for name, act in _ACTS.items()),
     ]
 
@@ -212,11 +212,21 @@ async def disable(request: web.Request) -> web.StreamResponse:
     return render(request, "user_disabled.html", context, trigger={CHANGED: {}})
 
 
+async def enable(request: web.Request) -> web.StreamResponse:
+    """Enable a user again."""
+    fields = await form(request)
+    accounts = admin_context(request).services.accounts
+    done = unwrap(await accounts.enable(actor(request, Via.PAGE), fields.get("name", "")))
+    sentence = f"{done.user.name} can log in again, if they have a password."
+    return notice(request, f"{done.user.name} is enabled", sentence, changed=CHANGED)
+
+
 _ACTS: Final[dict[str, Callable[[web.Request], Awaitable[web.StreamResponse]]]] = {
     "role": set_role,
     "password": set_password,
     "logins": end_logins,
     "disable": disable,
+    "enable": enable,
 }
 
 

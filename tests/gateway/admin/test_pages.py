@@ -33,7 +33,7 @@ from tests.support.work import connected
 
 WRONG = "Name or password is wrong."
 SCRIPT = "<script>alert('x')</script>\"&"
-PAGES = ["", "users", "api-tokens", "audit", "guide", "ices/lab-1"]
+PAGES = ["", "users", "api-tokens", "me", "audit", "guide", "ices/lab-1"]
 
 
 async def last_seq(running):
@@ -684,6 +684,8 @@ async def test_nobody_is_offered_what_they_may_not_do(running, browse):
     await running.api("alice")
     eve = await browse(running, "eve", Role.AUDITOR)
     for path in PAGES:
+        if path == "me":
+            continue  # their own password is theirs to change
         page = (await eve.get(path)).text
         assert page.count("hx-post") == 1, f"more than Log out is offered on {path}"
         assert 'hx-target="#dialog"' not in page
@@ -725,11 +727,11 @@ async def test_users_are_listed(running, browse, root):
     assert shown["eve"] == ["eve auditor", "yes", "0", "1"]
     assert shown["root"] == ["root admin", "yes", "0", "1"]
     assert "Disabled" in rows["gone"]
-    assert "hx-get" not in rows["gone"], "a disabled user is offered nothing"
+    assert rows["gone"].count("hx-get") == 1, "a disabled user can only be enabled"
     assert 'hx-get="users/logins?name=alice"' not in rows["alice"], "alice has no login to end"
     part = await root.part("users?q=AL")
     assert "alice" in part.text
-    assert "eve" not in part.text
+    assert "user-eve" not in part.text
     assert "<html" not in part.text
     assert "No user matches." in said(await root.part("users?q=%25"))
 
@@ -931,6 +933,7 @@ async def test_failed_login_of_a_user_is_an_event(running, browse):
     assert counted(running, "wrong-password") == 1
     page = await (await browse(running, "root")).get("audit?action=login-failed")
     assert "root by page from 127.0.0.1" in said(page)
+    assert "1 failed login as root, the last from 127.0.0.1." in said(page)
 
 
 @pytest.mark.parametrize("user", ["nobody", "gone"])
@@ -1066,6 +1069,45 @@ async def test_disabling_is_not_undone_by_a_change_at_the_same_time(running, mon
         assert (await accounts.user("eve")).disabledon is not None
 
 
+async def test_disabled_user_is_enabled_again(running, browse, root):
+    await has_password(running, "eve", Role.MEMBER)
+    await root.post("users/disable", {"name": "eve"})
+    expect_login_page(await (await browse(running)).log_in("eve"), 401, WRONG)
+    assert 'hx-get="users/enable?name=eve"' in (await root.get("users")).text
+    assert "API tokens work again" in said(await root.part("users/enable?name=eve"))
+    assert "eve is enabled" in said(await root.post("users/enable", {"name": "eve"}))
+    assert "user: eve" in said(await root.get("audit?action=enable-user"))
+    eve = await browse(running, "eve")
+    assert (await eve.get()).status == 200
+    refused = await root.post("users/disable", {"name": "root"})
+    assert refused.status == 409
+    assert "Nobody could administer any more" in said(refused)
+
+
+async def test_my_account(running, browse):
+    member = await browse(running, "eve", Role.MEMBER)
+    other = await browse(running, "eve")
+    assert 'href="me"' in (await member.get()).text
+    token = await running.api("eve")
+    await running.api("root")
+    page = said(await member.get("me"))
+    assert "Your role is member" in page
+    assert "have 2 open logins" in page
+    assert page.count("command of root") == 1, "only their own API tokens"
+    sent = {"old": "wrong", "new": "another good one"}
+    wrong = await member.post("me/password", sent)
+    assert wrong.status == 403
+    assert '"field":"old_password"' in wrong.headers["HX-Trigger"]
+    assert "The old password is wrong" in said(wrong)
+    short = await member.post("me/password", {"old": PASSWORD, "new": "short"})
+    assert "New password: a password must have 12" in said(short)
+    done = await member.post("me/password", sent | {"old": PASSWORD})
+    assert (done.status, "Your password is changed" in said(done)) == (200, True)
+    assert (await member.get("me")).status == 200
+    assert (await other.get("me")).status == 302, "other logins end"
+    assert (await token.get("/me")).status == 200, "API tokens stay"
+
+
 # --- API tokens ----------------------------------------------------------------------------------
 
 
@@ -1088,13 +1130,26 @@ async def test_token_is_shown_once_and_works(running, root, choice, days):
     assert answer.text.count(token) == 1
     page = await root.get("api-tokens")
     assert token not in page.text
-    assert "nightly build root Good" in said(page)
+    assert "nightly build root all Good" in said(page)
     assert (await Api(running.session, running.url, token).get("/ices")).status == 200
     made = next(
         t for t in await running.gateway.services.accounts.tokens() if t.label == "nightly build"
     )
     assert made.expireson - made.createdon == timedelta(days=days)
     assert f'datetime="{made.expireson:%Y-%m-%dT%H:%M:%S}' in page.text, "date and time"
+
+
+async def test_token_that_may_change_accounts_is_shown_as_such(root):
+    fields = {"owner": "root", "label": "onboarding", "expires_in": "90d", "accounts": "true"}
+    made = await root.post("api-tokens", fields)
+    assert "It may change users, passwords and API tokens" in said(made)
+    page = said(await root.get("api-tokens?q=ONBOARD"))
+    assert "all, and change accounts" in page
+    assert "login of root" in page
+    assert "1 token" in page
+    assert "No API token matches" in said(await root.get("api-tokens?q=none"))
+    refused = await root.post("api-tokens", {**fields, "ice_name": "lab-1"})
+    assert "May change accounts: a token for one ICE" in said(refused)
 
 
 async def test_token_for_one_ice_is_shown_as_such(running, root):
@@ -1105,9 +1160,9 @@ async def test_token_for_one_ice_is_shown_as_such(running, root):
     assert "It may operate Lab-1 and nothing else." in said(answer)
     token = Secret(re.search(r"icegw_[\w-]+", answer.text)[0])
     assert (await running.gateway.services.accounts.authenticate(token)).ice == "Lab-1"
-    assert "ci root Lab-1 Good" in said(await root.get("api-tokens"))
+    assert "ci root operate only Lab-1 Good" in said(await root.get("api-tokens"))
     assert (await root.post("api-tokens", fields | {"ice_name": " "})).status == 201
-    assert "ci root Good" in said(await root.get("api-tokens"))
+    assert "ci root all Good" in said(await root.get("api-tokens"))
 
 
 async def test_token_is_revoked_after_a_question(running, root):
@@ -1140,8 +1195,8 @@ async def test_how_tokens_stand(timed):
     await running.gateway.services.accounts.disable(ADMIN, "gone")
     clock.move(seconds=61)
     page = said(await browser.get("api-tokens"))
-    assert "short root Expired" in page
-    assert "orphan gone Owner disabled" in page
+    assert "short root all Expired" in page
+    assert "orphan gone all Owner disabled" in page
 
 
 @pytest.mark.parametrize(
