@@ -11,7 +11,7 @@ from tests.browser.admin import choose, close_token, dialog, fill, more, press, 
 from tests.support.ice import Key
 from tests.support.work import asked, progress, take
 
-NAV = ["./", "operations", "users", "api-tokens", "audit", "guide"]
+NAV = ["./", "operations", "users", "api-tokens", "audit", "guide", "me"]
 
 
 async def inhabited(running):

@@ -484,6 +484,7 @@ async def test_whoever_only_looks_can_do_so_while_nothing_can_be_written(timed, 
     for minutes, good in ((2, True), (29, True), (30, False)):
         clock.now = now + timedelta(minutes=minutes)
         assert (await logins.authenticate(COOKIE) is not None) is good, f"after {minutes} minutes"
+        assert (await timed.admin.get("/me")).status == 200, "its last use cannot be written"
     await engine._writer.execute("PRAGMA query_only=OFF")
 
 
