@@ -11,9 +11,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol
 
-import msgspec
-
-from gateway.services import schemas
+from gateway.services import account_schemas, schemas
 
 Body = Mapping[str, Any]
 """A request's JSON object."""
@@ -34,13 +32,6 @@ class AnswerLost(Refused):
 
     def __init__(self, detail: str) -> None:
         super().__init__("answer-lost", detail)
-
-
-class KnownUser(msgspec.Struct):
-    """A user, as far as provisioning needs to know them."""
-
-    name: str
-    disabledon: str | None
 
 
 class Admin(Protocol):
@@ -89,11 +80,26 @@ class Admin(Protocol):
     ) -> AsyncIterator[schemas.OperationDocument]:
         """The operation now and after each change, at last when it has finished."""
 
-    def users(self) -> AsyncIterator[list[KnownUser]]:
+    def users(self) -> AsyncIterator[list[account_schemas.UserDocument]]:
         """All users by name, page by page."""
 
     async def add_user(self, new: Body) -> None:
         """Add a user (POST /users)."""
+
+    async def change_user(self, name: str, changes: Body) -> None:
+        """Change role or password of a user, or enable them (PATCH /users/{name})."""
+
+    async def disable_user(self, name: str) -> tuple[str, list[str]]:
+        """Disable a user; their name as it is spelt, and the names of their ICEs."""
+
+    def api_tokens(self) -> AsyncIterator[list[account_schemas.ApiTokenDocument]]:
+        """All API tokens, page by page."""
+
+    async def create_api_token(self, new: Body, *, lifetime: float) -> account_schemas.ApiTokenMade:
+        """Create an API token (POST /api-tokens); it lasts `lifetime` seconds, for 0 without an end."""
+
+    async def revoke_api_token(self, token_id: str) -> None:
+        """Revoke an API token."""
 
     async def nodes(self) -> list[schemas.NodeDocument]:
         """The nodes by name."""

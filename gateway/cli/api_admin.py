@@ -11,11 +11,12 @@ from typing import Final, Protocol, TypeVar
 
 import msgspec
 
-from gateway.cli.admin_port import AnswerLost, Body, KnownUser, Query, Refused
+from gateway.cli.admin_port import AnswerLost, Body, Query, Refused
 from gateway.cli.api_client import ApiClient, path_of
 from gateway.cli.common import print_notice
 from gateway.core.operation import UNFINISHED
-from gateway.services import schemas
+from gateway.core.times import MAX_DURATION, later, to_text_or_none, utc_now
+from gateway.services import account_schemas, schemas
 
 _PAGE: Final = 200
 _RETRY: Final = 1.0
@@ -57,11 +58,6 @@ class _Operation(schemas.OperationDocument, kw_only=True):
 
 class _OperationPage(msgspec.Struct):
     items: list[_Operation]
-    next: str | None
-
-
-class _UserPage(msgspec.Struct):
-    items: list[KnownUser]
     next: str | None
 
 
@@ -146,14 +142,49 @@ class ApiAdmin:
         """See `Admin`."""
         await self._client.send("POST", path_of("operations", operation_id, "cancel"))
 
-    async def users(self) -> AsyncIterator[list[KnownUser]]:
+    async def users(self) -> AsyncIterator[list[account_schemas.UserDocument]]:
         """See `Admin`."""
-        async for page in self._pages("users", _UserPage, ()):
+        async for page in self._pages("users", account_schemas.UserPage, ()):
             yield page
 
     async def add_user(self, new: Body) -> None:
         """See `Admin`."""
         await self._client.send("POST", path_of("users"), new)
+
+    async def change_user(self, name: str, changes: Body) -> None:
+        """See `Admin`."""
+        await self._client.send("PATCH", path_of("users", name), changes)
+
+    async def disable_user(self, name: str) -> tuple[str, list[str]]:
+        """See `Admin`."""
+        user = await self._client.call(
+            "PATCH", path_of("users", name), account_schemas.UserDocument, {"disabled": True}
+        )
+        try:
+            query = (("provisionedto", user.name),)
+            return user.name, [ice.ice_name async for page in self.ices(query) for ice in page]
+        except Refused as error:
+            raise Refused(
+                error.code, f"{user.name} is disabled, but their ICEs cannot be listed: {error}"
+            ) from None
+
+    async def api_tokens(self) -> AsyncIterator[list[account_schemas.ApiTokenDocument]]:
+        """See `Admin`."""
+        async for page in self._pages("api-tokens", account_schemas.ApiTokenPage, ()):
+            yield page
+
+    async def create_api_token(self, new: Body, *, lifetime: float) -> account_schemas.ApiTokenMade:
+        """See `Admin`."""
+        if lifetime > MAX_DURATION:
+            raise Refused("invalid", "expires_in: at most 36500d; 0 means that it never expires")
+        body = {**new, "expires": to_text_or_none(later(utc_now(), lifetime))}
+        return await self._client.call(
+            "POST", path_of("api-tokens"), account_schemas.ApiTokenMade, body
+        )
+
+    async def revoke_api_token(self, token_id: str) -> None:
+        """See `Admin`."""
+        await self._client.send("DELETE", path_of("api-tokens", token_id))
 
     async def nodes(self) -> list[schemas.NodeDocument]:
         """See `Admin`."""

@@ -8,18 +8,9 @@ from __future__ import annotations
 import click
 import msgspec
 
-from gateway.cli.common import (
-    DURATION,
-    CommandContext,
-    json_option,
-    on_database,
-    print_output,
-    print_stderr,
-    show_list,
-    unwrap,
-)
-from gateway.core.times import to_text_or_none
-from gateway.services import account_schemas
+from gateway.cli.admin_port import Admin
+from gateway.cli.common import DURATION, json_option, print_output, print_stderr, show_list
+from gateway.cli.target import with_admin
 
 
 @click.group("api-tokens")
@@ -44,9 +35,9 @@ def api_tokens() -> None:
     show_default=True,
     help="Lifetime; 0 for no expiry.",
 )
-@on_database
+@with_admin
 async def create(
-    context: CommandContext,
+    admin: Admin,
     user: str,
     label: str,
     ice_name: str | None,
@@ -55,18 +46,15 @@ async def create(
     may_change_accounts: bool,
 ) -> None:
     """Create a token and print only the token, which is never shown again."""
-    created = unwrap(
-        await context.services.accounts.create_token(
-            *(context.actor, user, label, expires_in, ice_name),
-            may_change_accounts=may_change_accounts,
-        )
-    )
-    token = created.token
+    new: dict[str, object] = {"user": user, "name": label, "accounts": may_change_accounts}
+    if ice_name is not None:
+        new["ice"] = ice_name
+    created = await admin.create_api_token(new, lifetime=expires_in)
+    token = created.api_token
     limit = "" if token.ice_name is None else f", for {token.ice_name} alone"
-    expires = to_text_or_none(token.expireson) or "never"
-    print_stderr(f"token {token.id} of {token.user}{limit}, expires: {expires}")
+    print_stderr(f"token {token.id} of {token.user}{limit}, expires: {token.expireson or 'never'}")
     print_output(
-        created.secret.reveal(),
+        created.token,
         done=f"token {token.id} of {token.user} is created",
         remedy=f"it is lost: `ice-gateway api-tokens revoke {token.id}`, and create another",
     )
@@ -74,23 +62,21 @@ async def create(
 
 @api_tokens.command("list")
 @json_option
-@on_database
-async def list_tokens(context: CommandContext, *, as_json: bool) -> None:
-    """List all tokens by id; the database holds only their hashes."""
-    documents = [
-        msgspec.structs.asdict(account_schemas.api_token_document(token))
-        for token in await context.services.accounts.tokens()
-    ]
+@with_admin
+async def list_tokens(admin: Admin, *, as_json: bool) -> None:
+    """List all tokens, the oldest first; the database holds only their hashes."""
+    found = [token async for page in admin.api_tokens() for token in page]
+    found.sort(key=lambda token: (token.createdon, token.id))
     headings = (
         *("ID", "USER", "NAME", "ICE", "ACCOUNTS", "CREATED", "EXPIRES", "REVOKED"),
         *("LAST USED", "MADE BY"),
     )
-    show_list(documents, headings, as_json=as_json)
+    show_list(list(map(msgspec.structs.asdict, found)), headings, as_json=as_json)
 
 
 @api_tokens.command()
 @click.argument("token_id", metavar="ID")
-@on_database
-async def revoke(context: CommandContext, token_id: str) -> None:
+@with_admin
+async def revoke(admin: Admin, token_id: str) -> None:
     """Revoke a token at once."""
-    unwrap(await context.services.accounts.revoke_token(context.actor, token_id))
+    await admin.revoke_api_token(token_id)

@@ -208,22 +208,12 @@ def with_settings(command: Callable[..., R]) -> Callable[..., R]:
 
 def on_database(command: Callable[..., Coroutine[Any, Any, R]]) -> Callable[..., R]:
     """Pass a `CommandContext` to an async command; refuse to run without a database."""
-    return _with_context(command, create=False)
 
-
-def on_new_database(command: Callable[..., Coroutine[Any, Any, R]]) -> Callable[..., R]:
-    """Pass a `CommandContext` to an async command; make the database if it does not exist."""
-    return _with_context(command, create=True)
-
-
-def _with_context(
-    command: Callable[..., Coroutine[Any, Any, R]], *, create: bool
-) -> Callable[..., R]:
     @with_settings
     @functools.wraps(command)
     def wrapped(settings: Settings, **options: Any) -> R:
         async def work() -> R:
-            async with open_context(settings, create=create) as context:
+            async with open_context(settings, create=False) as context:
                 return await command(context, **options)
 
         return run(work())

@@ -17,16 +17,19 @@ from gateway.admin.api.bulk import Bulk, checked, perform
 from gateway.admin.api.ices import IceQuery
 from gateway.admin.api.operations import NewOperation, OperationQuery
 from gateway.admin.api.requests import decode_as
-from gateway.cli.admin_port import Body, KnownUser, Query, Refused
+from gateway.cli.admin_port import Body, Query, Refused
 from gateway.cli.common import CommandContext
+from gateway.core.accounts import fold_user
 from gateway.core.hash_chain import Head
 from gateway.core.ice import IceType
 from gateway.core.operation import Operation
 from gateway.core.problems import Problem, problem
 from gateway.core.roles import Role
-from gateway.core.times import to_text_or_none, utc_now
+from gateway.core.secret import Secret
+from gateway.core.times import utc_now
 from gateway.node.expiry import OperationExpiry
-from gateway.services import schemas
+from gateway.services import account_schemas, schemas
+from gateway.services.accounts import Change, Changed
 from gateway.services.audit_export import export
 from gateway.services.bulk_actions import Target
 from gateway.services.labelling import description_fault
@@ -57,6 +60,11 @@ def _parsing() -> Iterator[None]:
         yield
     except RequestRefused as error:
         raise Refused(error.problem.code, error.problem.detail) from None
+
+
+def _secret(body: Body) -> Secret | None:
+    password = body.get("password")
+    return None if password is None else Secret(password)
 
 
 class DatabaseAdmin:
@@ -199,15 +207,55 @@ class DatabaseAdmin:
                 await expiry.end_overdue()  # no gateway runs to expire it
             found = await self._operation(operation.id)
 
-    async def users(self) -> AsyncIterator[list[KnownUser]]:
+    async def users(self) -> AsyncIterator[list[account_schemas.UserDocument]]:
         """See `Admin`."""
-        found = await self._services.accounts.users()
-        yield [KnownUser(user.name, to_text_or_none(user.disabledon)) for user in found]
+        logins = await self._services.logins.counts()
+        after = ""
+        while page := await self._services.accounts.after("", after, _PAGE):
+            after = fold_user(page[-1].user.name)
+            yield [
+                account_schemas.user_document(listed, logins.get(listed.user.name, 0))
+                for listed in page
+            ]
 
     async def add_user(self, new: Body) -> None:
         """See `Admin`."""
-        accounts = self._services.accounts
-        _unwrap(await accounts.add_user(self._actor, new["name"], Role(new["role"]), None))
+        accounts, password = self._services.accounts, _secret(new)
+        _unwrap(await accounts.add_user(self._actor, new["name"], Role(new["role"]), password))
+
+    async def change_user(self, name: str, changes: Body) -> None:
+        """See `Admin`."""
+        await self._change_user(name, changes)
+
+    async def disable_user(self, name: str) -> tuple[str, list[str]]:
+        """See `Admin`."""
+        done = await self._change_user(name, {"disabled": True})
+        return done.user.name, done.ices
+
+    async def _change_user(self, name: str, changes: Body) -> Changed:
+        role = changes.get("role")
+        wanted = Change(role and Role(role), changes.get("disabled"), _secret(changes))
+        return _unwrap(await self._services.accounts.change(self._actor, name, wanted))
+
+    async def api_tokens(self) -> AsyncIterator[list[account_schemas.ApiTokenDocument]]:
+        """See `Admin`."""
+        found = await self._services.accounts.tokens()
+        yield [account_schemas.api_token_document(token) for token in found]
+
+    async def create_api_token(self, new: Body, *, lifetime: float) -> account_schemas.ApiTokenMade:
+        """See `Admin`."""
+        made = _unwrap(
+            await self._services.accounts.create_token(
+                *(self._actor, new["user"], new["name"], lifetime, new.get("ice")),
+                may_change_accounts=new.get("accounts", False),
+            )
+        )
+        token = account_schemas.api_token_document(made.token)
+        return account_schemas.ApiTokenMade(token, made.secret.reveal())
+
+    async def revoke_api_token(self, token_id: str) -> None:
+        """See `Admin`."""
+        _unwrap(await self._services.accounts.revoke_token(self._actor, token_id))
 
     async def nodes(self) -> list[schemas.NodeDocument]:
         """See `Admin`."""

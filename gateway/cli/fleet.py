@@ -23,7 +23,7 @@ from gateway.cli.admin_port import Admin, AnswerLost, Refused
 from gateway.cli.common import print_notice, print_stderr, refuse
 from gateway.cli.many_ices import count, some
 from gateway.cli.token_folder import TokenFolder
-from gateway.core.accounts import fold_user
+from gateway.core.accounts import USER_NAME_RULE, can_be_new_user, fold_user
 from gateway.core.fleet_csv import FleetFault, FleetRow, read_fleet
 from gateway.core.ice import Status
 from gateway.core.problems import problem, quoted
@@ -156,11 +156,13 @@ class Fleet:
         for row in rows:
             name = row.user or ""
             known = disabled.get(fold_user(name))
-            if known is None and self._add_users:
+            if known is None and self._add_users and can_be_new_user(name):
                 plan.users.setdefault(fold_user(name), name)
                 self._add_new(plan, row)
                 continue
-            if known is None:
+            if known is None and self._add_users:
+                reason = f"a new user needs {USER_NAME_RULE}"
+            elif known is None:
                 reason = f"there is no user {quoted(name)}; --add-users adds who is missing"
             else:
                 reason = f"{name} is disabled" if known else "is not accepted; try again"

@@ -11,25 +11,16 @@ from typing import BinaryIO, Final
 import click
 import msgspec
 
-from gateway.cli.common import (
-    CommandContext,
-    json_option,
-    on_database,
-    on_new_database,
-    print_output,
-    refuse,
-    show_list,
-    unwrap,
-)
+from gateway.cli.admin_port import Admin
+from gateway.cli.common import json_option, print_output, refuse, show_list
+from gateway.cli.target import with_admin, with_admin_of_new
 from gateway.core.roles import Role
 from gateway.core.secret import Secret
 from gateway.core.text import UTF_16, decoded
-from gateway.services import account_schemas
 from gateway.services.passwords import RULE
 
 _MAX_INPUT = 64 * 1024
 """Bytes that are read from standard input; a password is shorter."""
-_ALL: Final = 2**31 - 1
 _HEADINGS: Final = (
     *("NAME", "ROLE", "CREATED", "DISABLED", "PASSWORD", "ICES", "LOGINS", "LAST LOGIN"),
 )
@@ -48,15 +39,17 @@ def users() -> None:
 @click.option(
     "--no-password", is_flag=True, help="For a user who never logs in and only owns ICEs."
 )
-@on_new_database
+@with_admin_of_new
 async def add(
-    context: CommandContext, name: str, role: str, *, password_stdin: bool, no_password: bool
+    admin: Admin, name: str, role: str, *, password_stdin: bool, no_password: bool
 ) -> None:
     """Add a user; ask for the password on a terminal."""
     if password_stdin and no_password:
         raise click.UsageError("--password-stdin and --no-password exclude each other")
-    password = None if no_password else ask_password(from_stdin=password_stdin)
-    unwrap(await context.services.accounts.add_user(context.actor, name, Role(role), password))
+    new = {"name": name, "role": role}
+    if not no_password:
+        new["password"] = ask_password(from_stdin=password_stdin).reveal()
+    await admin.add_user(new)
 
 
 def ask_password(*, from_stdin: bool) -> Secret:
@@ -82,53 +75,46 @@ def _first_line(file: BinaryIO) -> str:
 
 @users.command("list")
 @json_option
-@on_database
-async def list_users(context: CommandContext, *, as_json: bool) -> None:
+@with_admin
+async def list_users(admin: Admin, *, as_json: bool) -> None:
     """List all users."""
-    logins = await context.services.logins.counts()
-    documents = [
-        msgspec.structs.asdict(
-            account_schemas.user_document(listed, logins.get(listed.user.name, 0))
-        )
-        for listed in await context.services.accounts.after("", "", _ALL)
-    ]
+    documents = [msgspec.structs.asdict(user) async for page in admin.users() for user in page]
     show_list(documents, _HEADINGS, as_json=as_json)
 
 
 @users.command()
 @click.argument("name")
-@on_database
-async def disable(context: CommandContext, name: str) -> None:
+@with_admin
+async def disable(admin: Admin, name: str) -> None:
     """Disable a user, end their logins and API tokens, and list the ICEs tagged to them."""
-    done = unwrap(await context.services.accounts.disable(context.actor, name))
-    user = done.user.name
-    if done.ices:
+    user, ices = await admin.disable_user(name)
+    if ices:
         heading = f"ICEs tagged to {user}, which stay active until they are deregistered:"
-        print_output("\n".join([heading, *done.ices]), done=f"{user} is disabled")
+        print_output("\n".join([heading, *ices]), done=f"{user} is disabled")
 
 
 @users.command()
 @click.argument("name")
-@on_database
-async def enable(context: CommandContext, name: str) -> None:
+@with_admin
+async def enable(admin: Admin, name: str) -> None:
     """Enable a disabled user again, and their API tokens that have neither expired nor been revoked."""
-    unwrap(await context.services.accounts.enable(context.actor, name))
+    await admin.change_user(name, {"disabled": False})
 
 
 @users.command("set-role")
 @click.argument("name")
 @click.argument("role", type=_role)
-@on_database
-async def set_role(context: CommandContext, name: str, role: str) -> None:
+@with_admin
+async def set_role(admin: Admin, name: str, role: str) -> None:
     """Change a user's role."""
-    unwrap(await context.services.accounts.set_role(context.actor, name, Role(role)))
+    await admin.change_user(name, {"role": role})
 
 
 @users.command("set-password")
 @click.argument("name")
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
-@on_database
-async def set_password(context: CommandContext, name: str, *, password_stdin: bool) -> None:
+@with_admin
+async def set_password(admin: Admin, name: str, *, password_stdin: bool) -> None:
     """Change a user's password and end their logins; ask for it on a terminal."""
     password = ask_password(from_stdin=password_stdin)
-    unwrap(await context.services.accounts.set_password(context.actor, name, password))
+    await admin.change_user(name, {"password": password.reveal()})

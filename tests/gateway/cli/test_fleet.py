@@ -56,7 +56,6 @@ async def test_a_fleet_gets_tokens_and_can_be_repeated(running, tmp_path, fleet)
     await running.ice(files["lab-1.token"].read_text().strip()).connect()
 
     (tokens / "lab-2.token").write_text("whole\n")
-    lists_users = (await running.admin.get("/users")).status == 200
     for text, faults in (
         ("bob,lab-3,normal,\n,LAB-3,normal,\n", ["line 3: ice_name: is on line 2 already"]),
         (
@@ -70,13 +69,23 @@ async def test_a_fleet_gets_tokens_and_can_be_repeated(running, tmp_path, fleet)
         ("root,lab-1,normal,\n", ["line 2: user: there is an ICE lab-1 already, of alice"]),
         ("alice,lab-2,normal,\n", ["lab-2.token is there, but no such ICE"]),
     ):
-        if "bob" in text and not lists_users:
-            continue
         refused = await fleet(text, status=1)
         for fault in faults:
             assert fault in refused.stderr
         assert refused.stderr.endswith("nothing was done\n")
+    assert (
+        "a new user needs" in (await fleet("a/b,lab-4,normal,\n", "--add-users", status=1)).stderr
+    )
     assert (await running.admin.get("/ice-counts")).json["total"] == 2
+    added = await fleet("Bob,lab-4,normal,\nbob,lab-5,normal,\n", "--add-users")
+    assert added.stderr.startswith("ice-gateway: adding 1 user\n")
+    bob = (await running.admin.get("/users/bob")).json
+    assert (bob["name"], bob["role"], bob["ices"], bob["has_password"]) == (
+        "Bob",
+        "member",
+        2,
+        False,
+    )
 
 
 class Losing(DatabaseAdmin):

@@ -126,6 +126,41 @@ async def test_who_may_not_is_told_and_no_secret_shows(running, there, tmp_path)
     assert "icegw_secret" not in refused.output
 
 
+async def test_users_and_api_tokens_are_kept_over_the_api(running, there, tmp_path):
+    assert (await there("users", "add", "Bob", "--role", "member", "--no-password")).output == ""
+    taken = await there("users", "add", "bob", "--role", "member", "--no-password", status=1)
+    assert taken.stderr == "ice-gateway: the user bob already exists\n"
+    await there("ices", "provision", "lab-1", "--type", "normal", "--user", "bob")
+    assert (await there("users", "set-role", "BOB", "auditor")).output == ""
+    assert (await there("users", "disable", "bob")).stdout.splitlines()[1:] == ["lab-1"]
+    listed = json.loads((await there("users", "list", "--json")).stdout)
+    assert listed == json.loads((await running.command("users", "list", "--json")).stdout)
+    assert [
+        (user["role"], user["disabledon"] is None) for user in listed if user["name"] == "Bob"
+    ] == [("auditor", False)]
+    await there("users", "enable", "bob")
+    missing = await there("users", "set-role", "eve", "admin", status=1)
+    assert "no user eve" in missing.stderr
+
+    create = ("api-tokens", "create", "--user", "bob", "--name", "CI")
+    made = await there(*create, "--expires-in", "12h")
+    assert re.fullmatch(r"icegw_[\w-]{43}\n", made.stdout)
+    listed = json.loads((await there("api-tokens", "list", "--json")).stdout)
+    assert listed == json.loads((await running.command("api-tokens", "list", "--json")).stdout)
+    assert listed[-1]["madeby"].startswith("token ")
+    assert "36500d" in (await there(*create, "--expires-in", "9999999d", status=1)).stderr
+    file = tmp_path / "bob.token"
+    file.touch(0o600)
+    file.write_text(made.stdout)
+    assert "lab-1" in (await there("ices", "list", token_file=file)).stdout
+    denied = await there(*create, status=1, token_file=file)
+    assert len(denied.stderr.splitlines()) == 1
+    assert (await there("api-tokens", "revoke", listed[-1]["id"])).output == ""
+    assert (
+        "refuses the API token" in (await there("ices", "list", status=1, token_file=file)).stderr
+    )
+
+
 async def test_the_audit_log_is_proven_and_exported(running, there):
     await running.provision("lab-1")
     head = (await there("audit", "head")).stdout
