@@ -35,9 +35,13 @@ class StreamLimits:
     """What a user's streams may cost, and how long they are trusted."""
 
     max_readers: int = 32
-    """Streams of one user at a time; each open tab of the page needs one."""
+    """Streams of one user at a time; each browser with a visible tab of the page needs one."""
     authenticate_every: float = 10.0
     """Seconds after which a stream's credentials are checked again; they may have expired."""
+    poll_every: float = 5.0
+    """Seconds between two polls of a page that has no stream."""
+    polls_per_second: float = 50.0
+    """Polls of all such pages in a second: when there are more pages, each polls less often."""
 
 
 DEFAULT_LIMITS: Final = StreamLimits()
@@ -58,6 +62,7 @@ class EventStreams:
         self.limits = limits
         self._open: set[EventStream] = set()
         self._readers: Counter[str] = Counter()
+        self._next_poll = 0.0
         self.closed = False
         """Whether the gateway is stopping; then streams end."""
 
@@ -105,6 +110,16 @@ class EventStreams:
             if not self._readers[user]:
                 del self._readers[user]
         return response
+
+    def next_poll(self, now: float) -> float:
+        """Seconds after which a page without a stream polls again; `now` is the loop's time.
+
+        Each poll gets a moment of its own, so the polls of all pages never exceed `polls_per_second`.
+        """
+        limits = self.limits
+        spaced = self._next_poll + 1 / limits.polls_per_second
+        self._next_poll = max(now + limits.poll_every, spaced)
+        return self._next_poll - now
 
     def publish(self) -> None:
         """Wake the subscribers: an event has been applied."""

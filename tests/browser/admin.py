@@ -33,6 +33,8 @@ ARGUMENTS = [
     "--no-first-run",
 ]
 PASSWORD = "correct horse battery staple"
+LIVE = "[data-live][hx-get]"
+"""A part of a page that renews itself."""
 _CUT_OFF = ("net::ERR_", "htmx:sendError", "htmx:afterRequest")
 _FAILED_LOAD = re.compile(r"Failed to load resource: .* status of (\d+)")
 
@@ -53,8 +55,7 @@ class Admin:
 
     `faults` is what no test lets pass: whatever the console complains of, errors of scripts, requests
     to other hosts. The browser's own line about an answer is none if its status is in `expected`;
-    what htmx says of a stream that ends is none once `stream_may_end`; what it and the browser say of a
-    request without an answer is none once `may_be_cut_off`.
+    what htmx and the browser say of a request without an answer is none once `may_be_cut_off`.
     """
 
     def __init__(self, context: BrowserContext, running: Harness) -> None:
@@ -62,7 +63,6 @@ class Admin:
         self.running = running
         self.faults: list[str] = []
         self.expected: set[int] = set()
-        self.stream_may_end = False
         self.may_be_cut_off = False
         context.on("weberror", lambda raised: self.faults.append(f"page error: {raised.error}"))
         context.on("console", self._console)
@@ -72,10 +72,8 @@ class Admin:
         load = _FAILED_LOAD.match(message.text)
         if message.type not in ("error", "warning") or (load and int(load[1]) in self.expected):
             return
-        # htmx says `htmx:sseError`, and the event itself beside it.
-        ended = "htmx:sseError" in message.text or message.text == "[object Event]"
         cut_off = any(fault in message.text for fault in _CUT_OFF)
-        if not (self.stream_may_end and ended) and not (self.may_be_cut_off and cut_off):
+        if not (self.may_be_cut_off and cut_off):
             self.faults.append(f"console {message.type}: {message.text} ({message.location})")
 
     def _request(self, request: Any) -> None:
@@ -112,14 +110,21 @@ class Admin:
     async def open(self, address: str = "") -> Page:
         """A page of the gateway in a new tab; where it is live, it listens already."""
         page = await self.context.new_page()
-        await page.add_init_script(
-            "document.addEventListener('htmx:sseOpen',"
-            " () => { document.documentElement.dataset.listens = ''; })"
-        )
         await page.goto(f"{self.running.url}/admin/{address}")
-        if await page.locator("body[sse-connect]").count():
-            await expect(page.locator("html[data-listens]")).to_be_attached()
+        if await page.locator("#freshness").count() and await page.locator(LIVE).count():
+            await expect(page.locator("#freshness[data-state=live]")).to_be_attached()
         return page
+
+
+async def hide(page: Page, *, hidden: bool = True) -> None:
+    """Let a tab say that it is hidden; Playwright's tabs all say that they are visible."""
+    await page.evaluate(
+        """hidden => {
+          Object.defineProperty(document, "hidden", { configurable: true, get: () => hidden });
+          document.dispatchEvent(new Event("visibilitychange"));
+        }""",
+        hidden,
+    )
 
 
 def row(page: Page, name: str) -> Locator:

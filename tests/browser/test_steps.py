@@ -267,7 +267,6 @@ async def test_login_is_throttled_and_says_so(new_admin, running):
 
 async def test_logging_out_ends_it_for_the_back_button_too(new_admin, running):
     admin = await new_admin()
-    admin.stream_may_end = True
     page = await admin.open()
     await page.get_by_role("button", name="Log out").click()
     await expect(page).to_have_url(f"{running.url}/admin/login")

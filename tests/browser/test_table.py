@@ -89,7 +89,7 @@ async def settled(admin):
 
 
 async def test_stream_that_was_lost_leaves_nothing_out(admin, running):
-    admin.stream_may_end = admin.may_be_cut_off = True
+    admin.may_be_cut_off = True
     page = await settled(admin)
     await running.provision("lab-1")
     await expect(row(page, "lab-1")).to_be_visible()
@@ -103,7 +103,6 @@ async def test_stream_that_was_lost_leaves_nothing_out(admin, running):
 async def test_log_that_was_replaced_renews_the_table(admin, running, monkeypatch):
     """Nothing else is news here: the reset alone tells that the table is another."""
     # The node would condemn the engine, which ends the stream first.
-    admin.stream_may_end = True
     monkeypatch.setattr(running.gateway.engine, "condemn", lambda _: None)
     await running.provision("lab-1")
     page = await admin.open()
@@ -267,7 +266,7 @@ async def test_filter_that_finds_nothing_can_be_cleared(admin, page, running):
 
 
 async def test_login_that_ends_while_the_back_button_is_pressed(admin, page, running):
-    admin.expected, admin.stream_may_end = {401}, True
+    admin.expected = {401}
     await page.get_by_label("Status", exact=True).select_option("registered")
     await expect(page).to_have_url(re.compile("status=registered"))
     await admin.end_logins()

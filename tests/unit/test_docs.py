@@ -12,6 +12,7 @@ from prometheus_client.exposition import generate_latest
 import gateway
 from client.protocol import MAX_DEPTH, MAX_DIGITS, MAX_VALUE
 from gateway.admin import openapi
+from gateway.admin.event_streams import DEFAULT_LIMITS
 from gateway.admin.pages.base import MAX_FIELDS
 from gateway.admin.pages.bulk import MAX_BULK_FIELDS
 from gateway.admin.pages.login import MAX_FORM
@@ -170,6 +171,11 @@ def test_limits_are_those_that_hold():
                 f"a row in {progress.INTERVAL:g} s, {progress.MAX_MESSAGE:,} characters,"
                 f" {progress.MAX_DATA:,} bytes of data"
             ),
+            "event streams": (
+                f"{DEFAULT_LIMITS.max_readers} of a user (all tabs of a browser share one);"
+                " 30 s without reading"
+            ),
+            "renewals of members' pages": f"{DEFAULT_LIMITS.polls_per_second:g} a second",
             "an answer of PostgreSQL; of the log's follower": (
                 f"{postgres.PATIENCE:g} s; {postgres.NEWS_PATIENCE:g} s"
             ),

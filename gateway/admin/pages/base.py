@@ -18,7 +18,7 @@ import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from gateway.admin.auth import current_login, is_public, passes_csrf_check
+from gateway.admin.auth import LIVE, current_login, is_public, passes_csrf_check
 from gateway.admin.context import CALLER, LOGIN, admin_context
 from gateway.core.problems import problem
 from gateway.core.times import to_text
@@ -30,7 +30,7 @@ _HEADERS: Final = {
     # No inline script or style, nothing from another site, and no other site may frame the page.
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
-        " connect-src 'self'; form-action 'self'; base-uri 'self'; frame-ancestors 'none'"
+        " connect-src 'self'; worker-src 'self'; form-action 'self'; base-uri 'self'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
@@ -197,6 +197,7 @@ def render(
 ) -> web.StreamResponse:
     """A page or a fragment; `trigger` has events for the page's script (HX-Trigger)."""
     login = request.get(LOGIN)
+    streams = admin_context(request).streams
     response = aiohttp_jinja2.render_template(
         template,
         request,
@@ -208,6 +209,7 @@ def render(
             "form_token": "" if login is None else login.form_token.reveal(),
             "cluster": admin_context(request).engine.shared,
             "live": login is not None and login.caller.grants.reads_events,
+            "poll": streams.limits.poll_every,
         },
         status=status,
     )
@@ -215,6 +217,9 @@ def render(
     if login is not None and is_fragment(request):
         # A page that was open before the user logged in again needs the new login's token.
         events["form-token"] = login.form_token.reveal()
+    if login is not None and LIVE in request.headers and not login.caller.grants.reads_events:
+        pause = streams.next_poll(asyncio.get_running_loop().time())
+        response.headers["X-Poll-After"] = f"{pause:.2f}"
     if events:
         response.headers["HX-Trigger"] = msgspec.json.encode(events).decode()
     return response

@@ -1,17 +1,20 @@
 // What HTML and htmx cannot do. No framework and no inline code, which the CSP forbids.
 import "./copy.js";
-import "./live.js";
 import { showChosen } from "./choice.js";
 import { showDialog } from "./dialogs.js";
 import { find } from "./dom.js";
 import { ownerFollowsType, timeFollowsKind } from "./forms.js";
+import { TIMEOUT, tableAddress } from "./live.js";
 import { localTimes, utcFields } from "./times.js";
 
 // The form token of every request.
 document.addEventListener("htmx:configRequest", (event) => {
   event.detail.headers["X-Form-Token"] = find("meta[name=form-token]").content;
   // The page asks by itself, not a person: such a request must not extend the login.
-  if (["news", "look"].includes(event.detail.triggeringEvent?.type)) event.detail.headers["X-Live"] = "true";
+  if (["news", "look"].includes(event.detail.triggeringEvent?.type)) {
+    event.detail.headers["X-Live"] = "true";
+    event.detail.timeout = TIMEOUT;
+  }
 });
 document.addEventListener("form-token", (event) => {
   find("meta[name=form-token]").content = event.detail.value;
@@ -22,7 +25,7 @@ document.addEventListener("htmx:configRequest", (event) => {
   const { elt, parameters } = event.detail;
   if (elt.id === "table") {
     // htmx reads hx-get only once.
-    event.detail.path = `./${find("[data-address]").dataset.address}`;
+    event.detail.path = tableAddress();
   } else if (elt.id === "filter") {
     const now = new URLSearchParams(find("[data-address]").dataset.address);
     for (const name of ["sort", "desc"]) if (now.has(name)) parameters[name] = now.get(name);

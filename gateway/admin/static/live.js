@@ -1,28 +1,99 @@
 // Live parts: they reload when something has changed, without disturbing the person.
 import { find, focusNear } from "./dom.js";
+import { isStreaming, streamIs, wasNotRenewed, wasRenewed } from "./freshness.js";
+import { follow } from "./stream.js";
 
-// At once, then at most twice a second; the last change is always loaded.
-const PAUSE = 500;
+const PAUSE = 500; // at once, then at most twice a second; the last change is always loaded
+const LONGEST = 15_000; // between two attempts
+export const TIMEOUT = 20_000; // of a request that the page makes by itself
 let reloadedAt = -PAUSE;
 let timer = null;
 const reload = () => {
   timer = null;
+  if (document.hidden) return; // it reloads when it is shown
   reloadedAt = performance.now();
   htmx.trigger(document.body, "news");
 };
 export const news = () => {
   timer ??= setTimeout(reload, Math.max(0, reloadedAt + PAUSE - performance.now()));
 };
-for (const name of ["sse:message", "sse:presence", "sse:reset"]) document.addEventListener(name, news);
-// Load what changed before the stream was open, or while it was lost.
-document.addEventListener("htmx:sseOpen", news);
-// Repeat a failed reload: if the stream did not break, nothing else would trigger it.
-const retryNews = ({ detail }) => {
-  if ("X-Live" in detail.requestConfig.headers) news();
+
+// Later: after a failure, or where there is no stream. It takes longer each time until the page is fresh.
+let later = null;
+let attempts = 0;
+const newsIn = (pause) => {
+  clearTimeout(later);
+  later = setTimeout(news, pause);
 };
-document.addEventListener("htmx:sendError", retryNews);
-document.addEventListener("htmx:afterOnLoad", (event) => {
-  if (event.detail.xhr.status >= 500) retryNews(event);
+const tryAgain = () => {
+  if (find("[data-login-ended]")) return; // the person has to log in first
+  newsIn(Math.min(LONGEST, 1000 * 2 ** attempts) * (0.5 + Math.random() / 2));
+  attempts += 1;
+};
+
+// The address of the table: what the filter, a sort or a page asked for last, even if it failed.
+let wanted = null;
+const want = (address) => {
+  wanted = address;
+  find("#table")?.setAttribute("aria-busy", wanted !== null);
+};
+export const tableAddress = () => wanted ?? `./${find("[data-address]").dataset.address}`;
+
+// Whether a request renews a live part by itself, or asks for another table.
+const isAutomatic = ({ requestConfig }) => "X-Live" in requestConfig.headers;
+const asksForTable = ({ requestConfig, target }) => target?.id === "table" && requestConfig.verb === "get";
+const isLost = (status) => status >= 500 || [0, 408, 429].includes(status);
+
+const failed = ({ detail }) => {
+  if (!isAutomatic(detail) && !asksForTable(detail)) return;
+  if (!isAutomatic(detail)) want(detail.pathInfo.finalRequestPath);
+  wasNotRenewed(detail.target.id);
+  tryAgain();
+};
+let again = () => {}; // tells the stream that the gateway answers
+const answered = ({ detail }) => {
+  const { status } = detail.xhr;
+  if (isLost(status)) return failed({ detail });
+  if (asksForTable(detail) && (!isAutomatic(detail) || detail.requestConfig.path === wanted)) want(null);
+  if (status >= 400) {
+    if (!isAutomatic(detail) || status === 401) return;
+    // It may not be seen any more, such as the ICE of another user: say so.
+    if (!find("dialog[open]")) location.reload();
+    return;
+  }
+  if (!isAutomatic(detail) && !asksForTable(detail)) return;
+  wasRenewed(detail.target.id);
+  const pause = detail.xhr.getResponseHeader("X-Poll-After");
+  if (isStreaming()) attempts = 0;
+  if (pause) newsIn(pause * 1000);
+  else if (!isStreaming()) {
+    again();
+    tryAgain();
+  }
+};
+for (const name of ["htmx:sendError", "htmx:timeout"]) document.addEventListener(name, failed);
+document.addEventListener("htmx:afterOnLoad", answered);
+document.addEventListener("htmx:historyRestore", () => want(null));
+
+// The stream says when something has changed; a page without one asks now and then.
+const told = (message) => {
+  streamIs(message !== "lost");
+  if (message === "lost") tryAgain();
+  else if (message !== "alive") news();
+};
+document.addEventListener("DOMContentLoaded", () => {
+  if (!find("#freshness") || !find("[data-live][hx-get]")) return;
+  const { poll } = document.body.dataset;
+  if (poll === undefined) {
+    again = follow(told);
+    tryAgain(); // should there be neither a stream nor a word of it
+    return;
+  }
+  streamIs(true);
+  newsIn(poll * 1000);
+  document.addEventListener("visibilitychange", () => {
+    if (!document.hidden) news();
+  });
 });
 
 // The log has no events for an operation's progress or a node's state, so the page polls them.
@@ -55,13 +126,14 @@ document.addEventListener("htmx:beforeSwap", (event) => {
   const automatic = requestConfig.elt === target;
   if (xhr.status >= 400) {
     // An error does not replace the live part; a dialog shows it.
-    const show = !find("dialog[open]") && (!automatic || xhr.status === 401);
+    const quiet = automatic || (isLost(xhr.status) && asksForTable(event.detail));
+    const show = !find("dialog[open]") && (!quiet || xhr.status === 401);
     if (show) event.detail.target = find("#dialog");
     event.detail.shouldSwap = show;
     return;
   }
   if (automatic) {
-    const old = target.id === "table" && requestConfig.path !== `./${find("[data-address]").dataset.address}`;
+    const old = target.id === "table" && requestConfig.path !== tableAddress();
     if (old || pressed) {
       event.detail.shouldSwap = false;
       missed = pressed;

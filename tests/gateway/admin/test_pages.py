@@ -590,7 +590,7 @@ async def test_static_files(running, browse):
     browser = await browse(running)
     page = (await browser.get("login")).text
     files = re.findall(r'(?:src|href)="(static/[^"]+)"', page)
-    assert len(files) == 6
+    assert len(files) == 5
     for file in files:
         answer = await browser.get(file)
         assert answer.status == 200

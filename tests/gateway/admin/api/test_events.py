@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from gateway.admin.event_streams import StreamLimits
+from gateway.admin.event_streams import EventStreams, StreamLimits
 from gateway.app import Tuning
 from gateway.cli.common import open_context
 from gateway.core.audit_event import Position
@@ -529,3 +529,10 @@ async def test_one_user_cannot_take_all_streams(running):
         headers = {"Authorization": f"Bearer {other.token}"}
         async with running.session.get(url, headers=headers) as another:
             assert another.status == 200, "another user was expected to have a stream"
+
+
+def test_polls_are_spread_so_that_a_second_has_no_more_than_its_share():
+    streams = EventStreams(StreamLimits(poll_every=5.0, polls_per_second=2.0))
+    assert [streams.next_poll(100.0) for _ in range(4)] == [5.0, 5.5, 6.0, 6.5]
+    assert streams.next_poll(106.0) == 5.0, "those that are past are forgotten"
+    assert streams.next_poll(106.0) == 5.5

@@ -1,0 +1,63 @@
+"""The stream that all tabs of a browser share, and what the page says of its freshness."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from playwright.async_api import expect
+
+from gateway.admin.event_streams import StreamLimits
+from gateway.app import Tuning
+from tests.browser.admin import choose, dialog, hide, press, row
+
+QUICK = Tuning(streams=StreamLimits(authenticate_every=0.05))
+"""A stream that was ended is forgotten soon."""
+
+
+async def streams(running, number):
+    """Wait until the gateway serves so many streams."""
+    async with asyncio.timeout(8):
+        while running.gateway.admin.streams.subscribers != number:  # noqa: ASYNC110 - no event tells of it
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.gateway(tuning=QUICK)
+async def test_hidden_tabs_have_no_stream_and_the_others_share_one(admin, running):
+    one, two = await admin.open(), await admin.open("users")
+    await streams(running, 1)
+    await hide(one)
+    await hide(two)
+    await streams(running, 0)
+    await running.provision("lab-1")
+    await hide(one, hidden=False)
+    await expect(row(one, "lab-1")).to_be_visible()
+    await streams(running, 1)
+    await two.close()
+    await running.provision("lab-2")
+    await expect(row(one, "lab-2")).to_be_visible()
+
+
+@pytest.mark.long
+@pytest.mark.gateway(tuning=QUICK)
+async def test_twelve_tabs_work(admin, running):
+    connection = await (await running.provision("lab-1")).connect()
+    pages = [await admin.open() for _ in range(12)]
+    await streams(running, 1)
+    await running.provision("lab-2")
+    async with asyncio.timeout(1):
+        await asyncio.gather(*(row(page, "lab-2").wait_for() for page in pages))
+    await choose(pages[-1], "lab-1", "Deregister")
+    await press(pages[-1], "Deregister")
+    await connection.expect_dropped(4101)
+    await expect(dialog(pages[-1]).get_by_role("heading")).to_have_text("lab-1 deregistered")
+    await streams(running, 1)
+
+
+async def test_without_shared_workers_each_visible_tab_has_a_stream(admin, running):
+    await admin.context.add_init_script("delete globalThis.SharedWorker")
+    pages = [await admin.open(), await admin.open()]
+    await streams(running, 2)
+    await running.provision("lab-1")
+    for page in pages:
+        await expect(row(page, "lab-1")).to_be_visible()
