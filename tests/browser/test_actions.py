@@ -268,9 +268,12 @@ async def test_gateway_that_does_not_answer_is_told_of(admin, page, running):
     await page.route("**/admin/ices", lambda route: route.abort())
     await fill(page, "lab-1")
     await submit(page)
-    await expect(page.locator("#notices")).to_have_text(
+    message = page.locator("#notices").get_by_role("alert")
+    await expect(message).to_have_text(
         "The gateway did not answer: check whether it was done before you try again."
     )
+    await page.get_by_role("button", name="Dismiss").click()
+    await expect(message).to_have_count(0)
     await expect(page.get_by_label("ICE name")).to_have_value("lab-1")
     faults, admin.faults = admin.faults, []
     assert all("ERR_FAILED" in fault or "htmx:" in fault for fault in faults), faults

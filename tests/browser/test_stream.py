@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import pytest
 from playwright.async_api import expect
 
 from gateway.admin.event_streams import StreamLimits
 from gateway.app import Tuning
-from tests.browser.admin import choose, dialog, hide, press, row
+from tests.browser.admin import Admin, choose, dialog, fill, hide, press, row
+from tests.support.harness import harness
 
 QUICK = Tuning(streams=StreamLimits(authenticate_every=0.05))
 """A stream that was ended is forgotten soon."""
@@ -61,3 +63,33 @@ async def test_without_shared_workers_each_visible_tab_has_a_stream(admin, runni
     await running.provision("lab-1")
     for page in pages:
         await expect(row(page, "lab-1")).to_be_visible()
+
+
+async def test_gateway_that_stops_and_starts_beneath_a_page(browser, tmp_path):
+    """The table is the one that the filter asks for, and what was typed is kept."""
+    context = await browser.new_context()
+    async with harness(tmp_path) as running:
+        admin = Admin(context, running)
+        admin.may_be_cut_off = True
+        await admin.log_in()
+        page = await admin.open()
+        await running.provision("lab-1")
+        await expect(row(page, "lab-1")).to_be_visible()
+        await fill(page, "half-typed")
+        port = int(running.url.rpartition(":")[2])
+    freshness = page.locator("#freshness")
+    lost = re.compile(r"^Connection lost, as of \d\d:\d\d:\d\d, trying again$")
+    await expect(freshness).to_have_text(lost)
+    await page.get_by_label("Status", exact=True).select_option("registered")
+    await expect(page.locator("#table")).to_have_attribute("aria-busy", "true")
+    await expect(row(page, "lab-1")).to_be_visible()
+    async with harness(tmp_path, server__port=port) as running:
+        await expect(freshness).to_have_text("Live")
+        await expect(row(page, "lab-1")).to_have_count(0)
+        await expect(page.locator("#table")).to_have_attribute("aria-busy", "false")
+        await expect(page).to_have_url(re.compile(r"\?status=registered$"))
+        await expect(page.get_by_label("ICE name")).to_have_value("half-typed")
+        await (await running.provision("lab-2")).connect()
+        await expect(row(page, "lab-2")).to_be_visible()
+    assert admin.faults == []
+    await context.close()

@@ -4,8 +4,9 @@ import { showChosen } from "./choice.js";
 import { showDialog } from "./dialogs.js";
 import { find } from "./dom.js";
 import { ownerFollowsType, timeFollowsKind } from "./forms.js";
-import { TIMEOUT, tableAddress } from "./live.js";
+import { TIMEOUT, isTriedAgain, tableAddress } from "./live.js";
 import { localTimes, utcFields } from "./times.js";
+import { toast } from "./toasts.js";
 
 // The form token of every request.
 document.addEventListener("htmx:configRequest", (event) => {
@@ -62,15 +63,19 @@ document.addEventListener("htmx:historyRestore", () => {
 });
 // Such as when the login has ended: reload the whole page.
 document.addEventListener("htmx:historyCacheMissLoadError", () => location.reload());
-document.addEventListener("htmx:sendError", (event) => {
-  find("#notices").textContent =
-    event.detail.requestConfig.verb === "get"
-      ? "The gateway cannot be reached."
-      : "The gateway did not answer: check whether it was done before you try again.";
-});
-document.addEventListener("htmx:afterOnLoad", () => {
-  find("#notices").textContent = "";
-});
+// What the page asks for by itself, and the table, are tried again; the header says so.
+for (const name of ["htmx:sendError", "htmx:timeout"]) {
+  document.addEventListener(name, ({ detail }) => {
+    if (isTriedAgain(detail)) return;
+    const changes = detail.requestConfig.verb !== "get";
+    toast(
+      changes
+        ? "The gateway did not answer: check whether it was done before you try again."
+        : "The gateway cannot be reached.",
+      { fault: true },
+    );
+  });
+}
 
 document.addEventListener("DOMContentLoaded", () => {
   localTimes(document);

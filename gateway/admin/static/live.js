@@ -42,10 +42,11 @@ export const tableAddress = () => wanted ?? `./${find("[data-address]").dataset.
 // Whether a request renews a live part by itself, or asks for another table.
 const isAutomatic = ({ requestConfig }) => "X-Live" in requestConfig.headers;
 const asksForTable = ({ requestConfig, target }) => target?.id === "table" && requestConfig.verb === "get";
+export const isTriedAgain = (detail) => isAutomatic(detail) || asksForTable(detail);
 const isLost = (status) => status >= 500 || [0, 408, 429].includes(status);
 
 const failed = ({ detail }) => {
-  if (!isAutomatic(detail) && !asksForTable(detail)) return;
+  if (!isTriedAgain(detail)) return;
   if (!isAutomatic(detail)) want(detail.pathInfo.finalRequestPath);
   wasNotRenewed(detail.target.id);
   tryAgain();
@@ -61,7 +62,7 @@ const answered = ({ detail }) => {
     if (!find("dialog[open]")) location.reload();
     return;
   }
-  if (!isAutomatic(detail) && !asksForTable(detail)) return;
+  if (!isTriedAgain(detail)) return;
   wasRenewed(detail.target.id);
   const pause = detail.xhr.getResponseHeader("X-Poll-After");
   if (isStreaming()) attempts = 0;
@@ -126,7 +127,7 @@ document.addEventListener("htmx:beforeSwap", (event) => {
   const automatic = requestConfig.elt === target;
   if (xhr.status >= 400) {
     // An error does not replace the live part; a dialog shows it.
-    const quiet = automatic || (isLost(xhr.status) && asksForTable(event.detail));
+    const quiet = automatic || (isLost(xhr.status) && isTriedAgain(event.detail));
     const show = !find("dialog[open]") && (!quiet || xhr.status === 401);
     if (show) event.detail.target = find("#dialog");
     event.detail.shouldSwap = show;
