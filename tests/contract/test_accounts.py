@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
 
 from gateway.core.accounts import MAX_USER_NAME, ApiToken, fold_user
+from gateway.core.problems import Problem
 from gateway.core.roles import Role
+from gateway.services.accounts import AccountService
+from gateway.services.passwords import Passwords
 from gateway.store import accounts
 from gateway.store.accounts import Accounts
 from tests.contract.domain import (
     NOW,
+    ROOT,
     RULE_BROKEN,
     add,
     add_user,
@@ -144,17 +149,35 @@ async def test_whether_another_user_administers(engine):
     await add_user(engine, "tagged", Role.ADMIN)
 
     async def found(name):
-        return await engine.write(lambda t: accounts.find_with_admins(t, name))
+        return await engine.write(lambda t: accounts.find_with_admins(t, name, minutes(5)))
 
     root, others = await found("ROOT")
     assert (root.name, root.administers, others) == ("root", True, False)
     await add_user(engine, "Boss", Role.ADMIN, "hash")
     assert (await found("root"))[1], "Boss administers"
+    ended = ApiToken("t1", "tagged", "x", digest("x"), NOW, expireson=minutes(5))
+    narrow = ApiToken("t2", "tagged", "y", digest("y"), NOW, ice_name="Lab-1")
+    await add(engine, an_ice("Lab-1"))
+    for token in (ended, narrow):
+        await add_token(engine, token)
     boss, others = await found("boss")
     assert (boss.name, others) == ("Boss", True)
     await engine.write(lambda t: accounts.update_user(t, replace(boss, disabledon=NOW)))
     assert await found("root") == (root, False)
     assert await found("nobody") == (None, True)
+    await add_token(engine, ApiToken("t3", "tagged", "z", digest("z"), NOW))
+    assert await found("root") == (root, True), "a good API token is enough"
+    assert await Accounts(engine).others_administer("root", minutes(5))
+
+
+async def test_of_admins_who_disable_each_other_one_stays(engine):
+    book = AccountService(engine=engine, clock=lambda: NOW, passwords=Passwords())
+    for name in ("ann", "ben", "cat"):
+        await add_user(engine, name, Role.ADMIN, "hash")
+    done = await asyncio.gather(*(book.disable(ROOT, name) for name in ("ben", "cat", "ann")))
+    refused = [one.code for one in done if isinstance(one, Problem)]
+    assert refused == ["last-admin"]
+    assert sum(user.administers for user in await book.users()) == 1
 
 
 async def test_users_and_tokens_are_listed_in_portions(engine):
