@@ -1,5 +1,8 @@
 """An admin that works on the database; a running gateway follows the event log within a second.
 
+The API's own code reads filters and bodies, so that both refuse alike. It is imported where it is needed: it takes
+longer than most commands.
+
 Tested in tests/gateway/cli/test_cli.py and tests/gateway/cli/test_operations.py.
 """
 
@@ -13,10 +16,6 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from gateway.admin.api.bulk import Bulk, checked, perform
-from gateway.admin.api.ices import IceQuery
-from gateway.admin.api.operations import NewOperation, OperationQuery
-from gateway.admin.api.requests import decode_as
 from gateway.cli.admin_port import Body, Query, Refused
 from gateway.cli.common import CommandContext
 from gateway.core.accounts import fold_user
@@ -38,7 +37,6 @@ from gateway.services.provisioning import Done, Issued
 from gateway.store.events import EventFilter, Events
 from gateway.store.ice_listing import Ices, Listed, Mark
 from gateway.store.operations import Operations
-from gateway.web.responses import RequestRefused
 
 _PAGE: Final = 1000
 _OPERATIONS_PAGE: Final = 200
@@ -56,6 +54,8 @@ def _unwrap(value: R | Problem) -> R:
 @contextlib.contextmanager
 def _parsing() -> Iterator[None]:
     """Refuse what the API refuses, in its words."""
+    from gateway.web.responses import RequestRefused
+
     try:
         yield
     except RequestRefused as error:
@@ -83,6 +83,8 @@ class DatabaseAdmin:
 
     async def ices(self, query: Query) -> AsyncIterator[list[schemas.IceDocument]]:
         """See `Admin`."""
+        from gateway.admin.api.ices import IceQuery
+
         with _parsing():
             wanted = IceQuery.parse(query)
             where = wanted.filter(utc_now())
@@ -150,6 +152,9 @@ class DatabaseAdmin:
 
     async def bulk(self, wanted: Body) -> schemas.BulkAnswer:
         """See `Admin`."""
+        from gateway.admin.api.bulk import Bulk, checked, perform
+        from gateway.admin.api.requests import decode_as
+
         with _parsing():
             body: Bulk = decode_as(msgspec.json.encode(wanted), Bulk)  # type: ignore[arg-type]
             where = checked(body, utc_now())
@@ -157,6 +162,9 @@ class DatabaseAdmin:
 
     async def request_operation(self, name: str, new: Body) -> schemas.OperationDocument:
         """See `Admin`."""
+        from gateway.admin.api.operations import NewOperation
+        from gateway.admin.api.requests import decode_as
+
         ice = (await self._listed(name)).ice
         with _parsing():
             body = decode_as(msgspec.json.encode(new), NewOperation)
@@ -170,6 +178,8 @@ class DatabaseAdmin:
         self, query: Query, *, limit: int, brief: bool
     ) -> AsyncIterator[list[schemas.OperationDocument]]:
         """See `Admin`."""
+        from gateway.admin.api.operations import OperationQuery
+
         with _parsing():
             where = await OperationQuery.parse(query).filter(self._services.accounts)
         before, more = None, True

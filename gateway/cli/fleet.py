@@ -336,6 +336,9 @@ async def _at_once(call: Callable[[T], Awaitable[R]], values: Sequence[T]) -> li
 @contextlib.contextmanager
 def _progress(total: int) -> Iterator[Callable[[int], None]]:
     """A function that shows how many more are done: a bar on a terminal, otherwise lines."""
+    if not total:
+        yield lambda _: None
+        return
     if not sys.stderr.isatty():
         done = 0
 

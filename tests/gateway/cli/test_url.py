@@ -10,10 +10,12 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from gateway.cli.api_admin import ApiAdmin
+from gateway.cli.api_client import Access, ApiClient
 from gateway.core.roles import Role
 from tests.support.authority import Authority
 from tests.support.harness import command
-from tests.support.work import connected, finished, in_state, progress, take
+from tests.support.work import asked, connected, finished, in_state, progress, take
 
 TOKEN = re.compile(r"eyJ[\w-]+\.\.[\w-]+\.[\w-]+\.[\w-]+\n")
 pytestmark = pytest.mark.sqlite
@@ -282,4 +284,54 @@ async def test_what_answers_may_be_a_stranger(tmp_path):
         assert says in refused.stderr
         assert len(refused.stderr.splitlines()) == 1
         assert seen.pop() == (f"/prefix/admin/api/v1/ices/{name}", "Bearer icegw_x")
+    await server.close()
+
+
+async def test_a_stream_that_breaks_is_read_again(running, tmp_path):
+    """A proxy may cut it, and a gateway may restart."""
+    ice = await connected(running)
+    operation = await asked(running.admin)
+    await take(ice)
+    progress(ice, operation, fraction=0.25, message="so far")
+    await running.eventually(f"/operations/{operation}", lambda answer: answer.json["progress"])
+    path = f"/admin/api/v1/operations/{operation}/stream"
+    authorization = {"Authorization": f"Bearer {running.admin.token}"}
+    seen = []
+
+    async def pass_on(request):
+        """Cut the first stream after a piece; give the rest as the gateway does."""
+        seen.append(request.path)
+        async with running.session.request(
+            *(request.method, f"{running.url}{request.path}"),
+            data=await request.read(),
+            headers=authorization | {"Content-Type": "application/json"},
+        ) as answer:
+            if request.path != path:
+                return web.Response(
+                    status=answer.status, body=await answer.read(), content_type="application/json"
+                )
+            response = web.StreamResponse()
+            await response.prepare(request)
+            async for piece in answer.content.iter_any():
+                await response.write(piece)
+                if seen.count(path) == 1 and b"so far" in piece:
+                    await finished(ice, operation, result={"exit": 0})
+                    request.transport.abort()
+                    break
+            return response
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", pass_on)
+    server = TestServer(app, host="127.0.0.1")
+    await server.start_server()
+    file = tmp_path / "T"
+    file.touch(0o600)
+    file.write_text("icegw_x")
+    async with ApiClient.open(
+        Access.of(f"http://127.0.0.1:{server.port}", file, None, insecure=False)
+    ) as client:
+        admin = ApiAdmin(client)
+        states = [one.state async for one in admin.follow(await admin.operation(operation))]
+    assert states[-1] == "succeeded"
+    assert seen.count(path) == 2
     await server.close()
