@@ -248,17 +248,17 @@ class ApiAdmin:
         async for name, data in self._client.events(path_of("operations", operation.id, "stream")):
             if name == "result":
                 yield msgspec.json.decode(data, type=_Operation).document()
-            elif name == "progress":
+                continue
+            if name == "progress":
                 progress = msgspec.json.decode(data, type=_Progress)
                 operation = msgspec.structs.replace(operation, progress=progress)
-                yield operation
             elif name == "state":
                 news = msgspec.json.decode(data, type=schemas.OperationState)
                 operation = msgspec.structs.replace(
                     operation, state=news.state, sent=news.sent, finished=news.finished
                 )
-                if operation.state in UNFINISHED:  # otherwise the result follows
-                    yield operation
+            if operation.state in UNFINISHED:  # otherwise the result follows
+                yield operation
 
 
 _PASSING: Final = frozenset({"unreachable", "store-unavailable", "draining", "not-understood"})

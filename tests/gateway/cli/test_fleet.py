@@ -13,7 +13,6 @@ from gateway.cli.fleet import Fleet
 from gateway.cli.token_folder import TokenFolder
 from gateway.core.ice import fold
 
-pytestmark = pytest.mark.sqlite
 HEADER = "user,ice_name,ice_type,labels\n"
 
 

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 
-import pytest
 from click.testing import CliRunner
 
 from gateway.cli import main
-
-pytestmark = pytest.mark.sqlite
 
 
 async def test_labels_and_notes_are_set_and_removed(running, admin):
