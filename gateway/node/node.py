@@ -17,9 +17,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, Protocol
 
-import msgspec
-
-from client.protocol import CloseCode, RefusalCode, RetryAfter
+from client.protocol import RefusalCode
 from gateway.core.audit_event import AuditAction, LogEntry
 from gateway.core.ice import IceType
 from gateway.core.operation import FINISH_GRACE
@@ -282,9 +280,7 @@ class Node:
         random.shuffle(sessions)
         spread = max(1.0, len(sessions) / self._returns_per_second)
         for number, session in enumerate(sessions):
-            retry_after = round(1 + spread * number / len(sessions), 4)
-            reason = msgspec.json.encode(RetryAfter(retry_after)).decode()
-            session.close(CloseCode.RESTART, reason)
+            session.restart(round(1 + spread * number / len(sessions), 4))
 
     # --- the log -------------------------------------------------------------------------------------
 

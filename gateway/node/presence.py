@@ -19,6 +19,7 @@ import msgspec
 import structlog
 from msgspec.structs import replace
 
+from client.protocol import CloseCode
 from gateway.core.times import Clock, to_text
 from gateway.node.session import Session
 from gateway.runtime.eventloop import wait_at_most
@@ -54,7 +55,10 @@ class _SessionEvent(msgspec.Struct, frozen=True, gc=False):
         """The row to write."""
         session, at = self.session, self.at
         kind, code = ("admitted", None) if self.code is None else ("closed", str(self.code))
-        return ConnectionEvent(session.ice_name, kind, code, session.address, at, at)
+        told = session.retry_after if self.code == CloseCode.RESTART else None
+        return ConnectionEvent(
+            session.ice_name, kind, code, session.address, at, at, retry_after=told
+        )
 
 
 @dataclass(slots=True)

@@ -122,6 +122,7 @@ class Session:
         "opened",
         "ping_due",
         "reading",
+        "retry_after",
         "running",
         "seq",
         "since",
@@ -155,6 +156,8 @@ class Session:
         self.hello = _NO_HELLO
         self.opened = asyncio.get_running_loop().time()
         self.greeted: float | None = None
+        self.retry_after: float | None = None
+        """Seconds after which the ICE was told to reconnect."""
         self.running = _NOTHING
         self.ping_due = 0.0
         self._observer = observer
@@ -202,6 +205,12 @@ class Session:
     def close(self, code: int, reason: str | None = None) -> None:
         """End the session; the default reason is that of `code`."""
         self.transport.close(code, reason)
+
+    def restart(self, retry_after: float) -> None:
+        """End the session, and let the ICE reconnect after so many seconds."""
+        self.retry_after = retry_after
+        told = msgspec.json.encode(protocol.RetryAfter(retry_after)).decode()
+        self.close(protocol.CloseCode.RESTART, told)
 
     # --- for the transport -------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ from gateway.store.last_seen import stored
 KEPT: Final = 50
 """Maximum outcomes stored for each ICE."""
 _CONNECTION: Final = ("session", "node", "since", "address", "version", "platform", "hostname")
-_EVENT_COLUMNS: Final = "ice_name, kind, code, address, first, at, count"
+_EVENT_COLUMNS: Final = "ice_name, kind, code, address, first, at, count, retry_after"
 _NEWEST_NODE: Final = (
     "(SELECT s.node FROM ice_sessions s WHERE s.ice_name = ice_tokens.ice_name"
     # One of an older generation is dropped already, or about to be.
@@ -58,7 +58,8 @@ def connection_from_row(row: Row) -> Connection | None:
 class ConnectionEvent(msgspec.Struct, frozen=True, gc=False):
     """The outcome of a connection: `kind` is admitted, refused or closed; `code` says why.
 
-    Equal refusals are one row with a `count`, from `first` to `at`.
+    Equal refusals are one row with a `count`, from `first` to `at`. `retry_after` are the seconds after which
+    the ICE was told to reconnect.
     """
 
     ice_name: str
@@ -68,6 +69,7 @@ class ConnectionEvent(msgspec.Struct, frozen=True, gc=False):
     first: datetime
     at: datetime
     count: int = 1
+    retry_after: float | None = None
 
 
 class Opened(msgspec.Struct, frozen=True, gc=False):
@@ -215,11 +217,11 @@ async def _remember(transaction: Transaction, newest: Sequence[Opened]) -> None:
 async def _record_connection_events(
     transaction: Transaction, connection_events: Sequence[ConnectionEvent]
 ) -> list[ConnectionEvent]:
-    new: list[tuple[str | int | None, ...]] = []
+    new: list[tuple[str | float | None, ...]] = []
     refused: list[ConnectionEvent] = []
     seen: dict[str, str] = {}
     for happened in connection_events:
-        ice_name, kind, code, address, first, at, count = astuple(happened)
+        ice_name, kind, code, address, first, at, count, retry_after = astuple(happened)
         if kind == "refused":
             # An equal refusal is counted in one row, which becomes the newest. Otherwise an ICE that tries
             # for days would push out all other outcomes.
@@ -236,11 +238,13 @@ async def _record_connection_events(
             refused.append(replace(happened, first=first, count=count))
         at_text = to_text(at)
         first_text = at_text if first is at else to_text(first)
-        new.append((ice_name, kind, code, address, at_text, count, first_text))
+        new.append((ice_name, kind, code, address, at_text, count, first_text, retry_after))
         if kind != "refused":
             seen[ice_name] = max(at_text, seen.get(ice_name, at_text))
-    columns = "ice_name, kind, code, address, at, count, first"
-    given = rows_of(1, "ice_name", "kind", "code", "address", "at", "#count", "first")
+    columns = "ice_name, kind, code, address, at, count, first, retry_after"
+    given = rows_of(
+        1, "ice_name", "kind", "code", "address", "at", "#count", "first", "~retry_after"
+    )
     await transaction.run(
         f"INSERT INTO ice_connections ({columns}) SELECT {columns} FROM {given}",
         as_json(new),
@@ -316,5 +320,5 @@ async def events_of(fetch: Fetch, ice_name: str) -> list[ConnectionEvent]:
 
 
 def _connection_event(row: Row) -> ConnectionEvent:
-    name, kind, code, address, first, at, count = row
-    return ConnectionEvent(name, kind, code, address, from_text(first), from_text(at), count)
+    name, kind, code, address, first, at, *others = row
+    return ConnectionEvent(name, kind, code, address, from_text(first), from_text(at), *others)

@@ -73,9 +73,12 @@ async def test_gateway_that_stops_and_starts_beneath_a_page(browser, tmp_path):
         admin.may_be_cut_off = True
         await admin.log_in()
         page = await admin.open()
+        connection = await (await running.provision("lab-0")).connect()
         await running.provision("lab-1")
         await expect(row(page, "lab-1")).to_be_visible()
         await fill(page, "half-typed")
+        running.gateway.node.close_sessions()
+        await connection.expect_dropped(1012)
         port = int(running.url.rpartition(":")[2])
     freshness = page.locator("#freshness")
     lost = re.compile(r"^Connection lost, as of \d\d:\d\d:\d\d, trying again$")
@@ -91,5 +94,9 @@ async def test_gateway_that_stops_and_starts_beneath_a_page(browser, tmp_path):
         await expect(page.get_by_label("ICE name")).to_have_value("half-typed")
         await (await running.provision("lab-2")).connect()
         await expect(row(page, "lab-2")).to_be_visible()
+        await page.locator("#link-lab-0").click()
+        told = re.compile(r"It was told to come back in [12] s\.")
+        await expect(page.locator("[data-reason]")).to_have_text(told)
+        await expect(page.locator(".timeline .closed")).to_have_text(told)
     assert admin.faults == []
     await context.close()

@@ -27,7 +27,7 @@ ROWS = {
     "api_tokens": f"(id, user_name, label, token_hash, createdon) VALUES ('t', 'u', '', 'h', {AT})",
     "logins": f"VALUES ('h', 'u', '', {AT}, {AT})",
     "ice_events": f"VALUES (1, {AT}, 'u', 'cli', '', 'provision', 'i', 1, '{{}}', '{'0' * 64}')",
-    "ice_connections": f"VALUES (1, 'i', 'refused', '', '', {AT}, {AT}, 1)",
+    "ice_connections": f"VALUES (1, 'i', 'refused', '', '', {AT}, {AT}, 1, NULL)",
     "ice_operations": "(id, ice_name, kind, params, state, requested_by, created, deadline)"
     f" VALUES ('o', 'i', 'execute', 'null', 'queued', 'u', {AT}, {AT})",
     "restored": f"(id, copied, seq) VALUES (1, {AT}, 1)",

@@ -5,13 +5,14 @@ Tested in tests/browser/test_table.py and tests/gateway/admin/test_operation_pag
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from aiohttp import web
 
-from client.protocol import CLOSINGS, REFUSALS, RefusalCode
+from client.protocol import CLOSINGS, REFUSALS, CloseCode, RefusalCode
 from gateway.admin.access import route
 from gateway.admin.api.requests import Number, Query, find_ice
 from gateway.admin.auth import actor
@@ -32,6 +33,8 @@ from gateway.store.ice_listing import Listed
 from gateway.store.sessions import ConnectionEvent, events_of
 
 _EVENTS: Final = 200
+_PATIENCE: Final = timedelta(seconds=60)
+"""After the time at which an ICE was told to come back, in which it may try to."""
 _REMEDIES: Final[dict[str, tuple[str, Action | None]]] = {
     RefusalCode.KEY_MISMATCH: (
         "Another machine, or this one with a new key, tries to use its token.",
@@ -59,6 +62,13 @@ _REMEDIES: Final[dict[str, tuple[str, Action | None]]] = {
 }
 
 
+_ENDINGS: Final = {
+    1000: "The ICE closed the connection.",
+    1001: "The ICE closed the connection, because it was stopped.",
+    1005: "The ICE closed the connection and gave no reason.",
+    1006: "The connection was lost.",
+}
+"""Close codes that are not the gateway's (RFC 6455 section 7.4.1), in words."""
 _NEEDS: Final[dict[Attention, tuple[str, Action | None]]] = {
     Attention.REFUSED: (
         "One of its tokens was refused within the last 24 hours: the timeline says why.",
@@ -185,10 +195,16 @@ def _description(fields: list[tuple[str, str]]) -> tuple[LabelChanges | Problem,
 def why_offline(
     row: Row, connection_events: list[ConnectionEvent], now: datetime
 ) -> tuple[str | None, str | None]:
-    """Why the ICE is not connected, and the action that helps, if there is one."""
-    ice = row.ice
-    if row.listed.connection is not None:
-        return None, None
+    """Why the ICE is not connected, and the action that helps, if there is one.
+
+    For a connected ICE: why another attempt has been refused since it connected.
+    """
+    ice, connection = row.ice, row.listed.connection
+    if connection is not None:
+        refused = next((item for item in connection_events if item.kind == "refused"), None)
+        if refused is None or refused.at < connection.since:
+            return None, None
+        return f"Another attempt was refused since. {_refusal(refused)}", None
     latest = next((item for item in connection_events if item.kind != "admitted"), None)
     closed = next((item for item in connection_events if item.kind == "closed"), None)
     if ice.status is Status.DEREGISTERED:
@@ -196,18 +212,46 @@ def why_offline(
     if ice.expired(now):
         return "Its token expired before it registered.", Action.REPROVISION
     if latest is not None and latest.at >= ice.provisionedon and latest.code in _REMEDIES:
-        sentence, remedy = _REMEDIES[latest.code]
-        return f"{sentence} Last refused: {latest.code}, from {latest.address}.", remedy
+        return _refusal(latest), _REMEDIES[latest.code][1]
     if ice.status is Status.PROVISIONED:
         return (
             "It has not been started with its newest token yet. If that is lost, reprovision it.",
             Action.REPROVISION,
         )
     if closed is not None and closed.code is not None:
-        rule = CLOSINGS.get(int(closed.code))
-        ended = rule.sentence if rule else "The ICE closed the connection, or it was lost."
-        return f"{ended} It has not tried to reconnect: is it running?", None
+        told = _comes_back(closed)
+        if told:
+            due = closed.at + timedelta(seconds=closed.retry_after or 0) + _PATIENCE
+            told += ", and it has not." if now > due else "."
+        else:
+            told = "It has not tried to reconnect: is it running?"
+        return f"{_ending(closed)} {told}", None
     return "It has not tried to connect: is it running?", None
+
+
+def _refusal(refused: ConnectionEvent) -> str:
+    code = refused.code or ""
+    known = REFUSALS.get(code)
+    sentence = f"{known.summary}. " if known else ""
+    if code in _REMEDIES:
+        sentence = f"{_REMEDIES[code][0]} "
+    return f"{sentence}Last refused: {code}, from {refused.address}."
+
+
+def _ending(closed: ConnectionEvent) -> str:
+    """How a connection ended, in words."""
+    code = int(closed.code or 0)
+    rule = CLOSINGS.get(code)
+    return rule.sentence if rule else _ENDINGS.get(code, "The ICE closed the connection.")
+
+
+def _comes_back(closed: ConnectionEvent) -> str:
+    """What the ICE was told about its return, without a full stop."""
+    if closed.code != str(CloseCode.RESTART.value):
+        return ""
+    if closed.retry_after is None:
+        return "It was told to come back"
+    return f"It was told to come back in {math.ceil(closed.retry_after)} s"
 
 
 def _event(entry: LogEntry) -> TimelineItem:
@@ -225,6 +269,6 @@ def _connection_event(item: ConnectionEvent) -> TimelineItem:
         known = REFUSALS.get(item.code or "")
         text = f"refused: {item.code}" + (f": {known.summary}" if known else "")
     else:
-        rule = CLOSINGS.get(int(item.code or 0))
-        text = f"connection closed: {item.code}" + (f": {rule.sentence}" if rule else "")
+        told = _comes_back(item)
+        text = f"connection closed: {item.code}: {_ending(item)}" + (told and f" {told}.")
     return TimelineItem(item.at, item.kind, text, item.address, item.count, item.first)

@@ -4,7 +4,7 @@ import { showChosen } from "./choice.js";
 import { showDialog } from "./dialogs.js";
 import { find } from "./dom.js";
 import { ownerFollowsType, timeFollowsKind } from "./forms.js";
-import { TIMEOUT, isTriedAgain, tableAddress } from "./live.js";
+import { TIMEOUT, isLive, isTriedAgain, tableAddress } from "./live.js";
 import { localTimes, utcFields } from "./times.js";
 import { toast } from "./toasts.js";
 
@@ -63,10 +63,10 @@ document.addEventListener("htmx:historyRestore", () => {
 });
 // Such as when the login has ended: reload the whole page.
 document.addEventListener("htmx:historyCacheMissLoadError", () => location.reload());
-// What the page asks for by itself, and the table, are tried again; the header says so.
+// The header says so if the page, or another table, could not be loaded; completions fail silently.
 for (const name of ["htmx:sendError", "htmx:timeout"]) {
   document.addEventListener(name, ({ detail }) => {
-    if (isTriedAgain(detail)) return;
+    if (isTriedAgain(detail) || isLive(detail)) return;
     const changes = detail.requestConfig.verb !== "get";
     toast(
       changes

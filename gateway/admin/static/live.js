@@ -43,6 +43,7 @@ export const tableAddress = () => wanted ?? `./${find("[data-address]").dataset.
 const isAutomatic = ({ requestConfig }) => "X-Live" in requestConfig.headers;
 const asksForTable = ({ requestConfig, target }) => target?.id === "table" && requestConfig.verb === "get";
 export const isTriedAgain = (detail) => isAutomatic(detail) || asksForTable(detail);
+export const isLive = ({ target }) => target?.hasAttribute("data-live");
 const isLost = (status) => status >= 500 || [0, 408, 429].includes(status);
 
 const failed = ({ detail }) => {
@@ -55,7 +56,10 @@ let again = () => {}; // tells the stream that the gateway answers
 const answered = ({ detail }) => {
   const { status } = detail.xhr;
   if (isLost(status)) return failed({ detail });
-  if (asksForTable(detail) && (!isAutomatic(detail) || detail.requestConfig.path === wanted)) want(null);
+  if (asksForTable(detail) && (!isAutomatic(detail) || detail.requestConfig.path === wanted)) {
+    if (isAutomatic(detail) && status < 400) history.pushState({ htmx: true }, "", wanted);
+    want(null);
+  }
   if (status >= 400) {
     if (!isAutomatic(detail) || status === 401) return;
     // It may not be seen any more, such as the ICE of another user: say so.
