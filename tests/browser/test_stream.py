@@ -100,3 +100,17 @@ async def test_gateway_that_stops_and_starts_beneath_a_page(browser, tmp_path):
         await expect(page.locator(".timeline .closed")).to_have_text(told)
     assert admin.faults == []
     await context.close()
+
+
+@pytest.mark.gateway(tuning=Tuning(streams=StreamLimits(poll_every=0.2)))
+async def test_page_of_a_member_renews_itself_without_a_stream(new_admin, running):
+    ice = await running.provision("lab-1")
+    member = await new_admin("alice")
+    page = await member.open()
+    connection = await ice.connect()
+    await expect(row(page, "lab-1").locator(".online")).to_have_text("Connected")
+    await row(page, "lab-1").get_by_role("link", name="lab-1").click()
+    await expect(page.locator("#freshness")).to_have_text("Live")
+    await connection.leave()
+    await expect(page.locator("[data-reason]")).to_contain_text("is it running?")
+    await streams(running, 0)

@@ -7,7 +7,7 @@ let renewed = true; // whether the page was renewed since the stream was lost
 let asOf = new Date(); // when what is shown was last true
 
 const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
-const isFresh = () => {
+export const isFresh = () => {
   for (const part of failing) if (!document.getElementById(part)) failing.delete(part);
   return streaming && renewed && !failing.size;
 };

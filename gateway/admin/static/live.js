@@ -1,6 +1,6 @@
 // Live parts: they reload when something has changed, without disturbing the person.
 import { find, focusNear } from "./dom.js";
-import { isStreaming, streamIs, wasNotRenewed, wasRenewed } from "./freshness.js";
+import { isFresh, isStreaming, streamIs, wasNotRenewed, wasRenewed } from "./freshness.js";
 import { follow } from "./stream.js";
 
 const PAUSE = 500; // at once, then at most twice a second; the last change is always loaded
@@ -69,7 +69,10 @@ const answered = ({ detail }) => {
   if (!isTriedAgain(detail)) return;
   wasRenewed(detail.target.id);
   const pause = detail.xhr.getResponseHeader("X-Poll-After");
-  if (isStreaming()) attempts = 0;
+  if (isFresh()) {
+    attempts = 0;
+    clearTimeout(later);
+  }
   if (pause) newsIn(pause * 1000);
   else if (!isStreaming()) {
     again();
@@ -89,15 +92,18 @@ const told = (message) => {
 document.addEventListener("DOMContentLoaded", () => {
   if (!find("#freshness") || !find("[data-live][hx-get]")) return;
   const { poll } = document.body.dataset;
-  if (poll === undefined) {
+  const polls = poll !== undefined;
+  if (polls) {
+    streamIs(true);
+    newsIn(poll * 1000);
+  } else {
     again = follow(told);
     tryAgain(); // should there be neither a stream nor a word of it
-    return;
   }
-  streamIs(true);
-  newsIn(poll * 1000);
   document.addEventListener("visibilitychange", () => {
-    if (!document.hidden) news();
+    if (document.hidden) return;
+    attempts = 0;
+    if (polls || !isStreaming()) news(); // else the stream says when it is open again
   });
 });
 
