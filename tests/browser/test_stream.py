@@ -114,3 +114,19 @@ async def test_page_of_a_member_renews_itself_without_a_stream(new_admin, runnin
     await connection.leave()
     await expect(page.locator("[data-reason]")).to_contain_text("is it running?")
     await streams(running, 0)
+
+
+@pytest.mark.gateway(tuning=QUICK)
+async def test_login_that_ends_is_told_and_a_new_one_goes_on(admin, page, running):
+    admin.expected = {401}
+    await fill(page, "half-typed")
+    await admin.end_logins()
+    await expect(dialog(page).get_by_role("alert")).to_contain_text("Your login has ended.")
+    freshness = page.locator("#freshness")
+    await expect(freshness).to_have_text(re.compile(r"^Login ended, as of \d\d:\d\d:\d\d$"))
+    await admin.log_in()
+    await press(page, "Ok")
+    await expect(freshness).to_have_text("Live")
+    await running.provision("lab-1")
+    await expect(row(page, "lab-1")).to_be_visible()
+    await expect(page.get_by_label("ICE name")).to_have_value("half-typed")

@@ -15,7 +15,9 @@ const show = () => {
   const status = find("#freshness");
   if (isFresh()) asOf = new Date();
   const state = isFresh() ? "live" : "lost";
-  const text = isFresh() ? "Live" : `Connection lost, as of ${clock.format(asOf)}, trying again`;
+  const at = clock.format(asOf);
+  const lost = find("[data-login-ended]") ? `Login ended, as of ${at}` : `Connection lost, as of ${at}, trying again`;
+  const text = isFresh() ? "Live" : lost;
   if (find("span:last-child", status)?.textContent === text) return;
   status.dataset.state = state;
   const shape = Object.assign(document.createElement("span"), { className: "shape" });

@@ -40,7 +40,7 @@ const want = (address) => {
 export const tableAddress = () => wanted ?? `./${find("[data-address]").dataset.address}`;
 
 // Whether a request renews a live part by itself, or asks for another table.
-const isAutomatic = ({ requestConfig }) => "X-Live" in requestConfig.headers;
+const isAutomatic = ({ requestConfig }) => requestConfig.elt.hasAttribute("data-live");
 const asksForTable = ({ requestConfig, target }) => target?.id === "table" && requestConfig.verb === "get";
 export const isTriedAgain = (detail) => isAutomatic(detail) || asksForTable(detail);
 export const isLive = ({ target }) => target?.hasAttribute("data-live");
@@ -52,28 +52,34 @@ const failed = ({ detail }) => {
   wasNotRenewed(detail.target.id);
   tryAgain();
 };
+const refused = ({ requestConfig, xhr }) => {
+  if (xhr.status === 401) {
+    wasNotRenewed(requestConfig.elt.id);
+    tryAgain();
+  } else if (requestConfig.path === wanted) {
+    want(null);
+    news();
+  } else if ([403, 404].includes(xhr.status) && !find("dialog[open]")) {
+    location.reload(); // it may not be seen any more, such as the ICE of another user: say so
+  }
+};
+let pollEvery; // the usual pause of a page without a stream
 let again = () => {}; // tells the stream that the gateway answers
 const answered = ({ detail }) => {
-  const { status } = detail.xhr;
-  if (isLost(status)) return failed({ detail });
-  if (asksForTable(detail) && (!isAutomatic(detail) || detail.requestConfig.path === wanted)) {
-    if (isAutomatic(detail) && status < 400) history.pushState({ htmx: true }, "", wanted);
+  const { requestConfig, xhr } = detail;
+  if (isLost(xhr.status)) return failed({ detail });
+  if (xhr.status >= 400) return isAutomatic(detail) && refused(detail);
+  if (!isTriedAgain(detail)) return;
+  if (asksForTable(detail) && (!isAutomatic(detail) || requestConfig.path === wanted)) {
+    if (isAutomatic(detail)) history.pushState({ htmx: true }, "", wanted);
     want(null);
   }
-  if (status >= 400) {
-    if (!isAutomatic(detail) || status === 401) return;
-    // It may not be seen any more, such as the ICE of another user: say so.
-    if (!find("dialog[open]")) location.reload();
-    return;
-  }
-  if (!isTriedAgain(detail)) return;
   wasRenewed(detail.target.id);
-  const pause = detail.xhr.getResponseHeader("X-Poll-After");
   if (isFresh()) {
     attempts = 0;
     clearTimeout(later);
   }
-  if (pause) newsIn(pause * 1000);
+  if (pollEvery) newsIn((xhr.getResponseHeader("X-Poll-After") ?? pollEvery) * 1000);
   else if (!isStreaming()) {
     again();
     tryAgain();
@@ -91,11 +97,10 @@ const told = (message) => {
 };
 document.addEventListener("DOMContentLoaded", () => {
   if (!find("#freshness") || !find("[data-live][hx-get]")) return;
-  const { poll } = document.body.dataset;
-  const polls = poll !== undefined;
-  if (polls) {
+  pollEvery = document.body.dataset.poll;
+  if (pollEvery) {
     streamIs(true);
-    newsIn(poll * 1000);
+    newsIn(pollEvery * 1000);
   } else {
     again = follow(told);
     tryAgain(); // should there be neither a stream nor a word of it
@@ -103,7 +108,7 @@ document.addEventListener("DOMContentLoaded", () => {
   document.addEventListener("visibilitychange", () => {
     if (document.hidden) return;
     attempts = 0;
-    if (polls || !isStreaming()) news(); // else the stream says when it is open again
+    if (pollEvery || !isStreaming()) news(); // else the stream says when it is open again
   });
 });
 
