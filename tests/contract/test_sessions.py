@@ -123,7 +123,10 @@ async def test_connection_events_are_bounded_to_the_last(engine, happened):
 
 
 async def test_what_is_new_is_kept_even_if_the_clock_was_set_back(engine, happened):
-    given = [a_connection_event("closed", str(number), minutes(number)) for number in range(KEPT)]
+    given = [
+        a_connection_event("closed", str(number), minutes(number), retry_after=number / 8)
+        for number in range(KEPT)
+    ]
     await record(engine, connection_events=given)
     late = a_connection_event("admitted", at=minutes(-60))
     await record(engine, connection_events=[late])
