@@ -1,6 +1,7 @@
 """The page of one ICE: its facts, session, operations, and a timeline that shows why it is offline.
 
-Tested in tests/browser/test_table.py and tests/gateway/admin/test_operation_pages.py.
+Tested in tests/unit/admin/pages/test_ice.py, tests/browser/test_table.py and
+tests/gateway/admin/test_operation_pages.py.
 """
 
 from __future__ import annotations
