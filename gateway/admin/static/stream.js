@@ -16,12 +16,12 @@ export const follow = (heard) => {
     attach(port2);
     use(port1);
   };
-  if (globalThis.SharedWorker) {
+  try {
     const worker = new SharedWorker(new URL("stream_worker.js", import.meta.url), { type: "module" });
     worker.addEventListener("error", inPage, { once: true });
     use(worker.port);
-  } else {
-    inPage();
+  } catch {
+    inPage(); // the browser has none, or does not allow it
   }
   document.addEventListener("visibilitychange", say);
   addEventListener("pageshow", say);

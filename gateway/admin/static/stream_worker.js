@@ -68,7 +68,6 @@ const run = async () => {
     await new Promise((resolve) => {
       retry = resolve;
       setTimeout(resolve, wait);
-      ended.signal.addEventListener("abort", resolve);
     });
   }
 };
@@ -78,6 +77,7 @@ const balance = () => {
   if (tabs.size && !open) run();
   else if (!tabs.size && open) {
     open.abort();
+    retry();
     open = null;
     live = false;
   }
