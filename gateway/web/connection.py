@@ -91,6 +91,7 @@ class Connection(RequestHandler):
         "_refusal",
         "_upgrading",
         "authenticated",
+        "on_lost",
         "shared",
     )
 
@@ -98,6 +99,7 @@ class Connection(RequestHandler):
         super().__init__(manager, **options)
         self.shared = shared
         self.authenticated = False
+        self.on_lost: Callable[[], None] | None = None
         self._upgrading = False
         self._refusal: web.Response | None = None
         self._read_timer: asyncio.TimerHandle | None = None
@@ -270,6 +272,8 @@ class Connection(RequestHandler):
         self.shared.load_shedding.forget(self)
         super().connection_lost(exc)
         self._stop_read_timer()
+        if self.on_lost is not None:
+            self.on_lost()
         if self._closed is not None and not self._closed.done():
             self._closed.set_result(None)
 
@@ -320,6 +324,13 @@ def mark_authenticated(request: web.BaseRequest) -> None:
     connection = request.protocol
     if isinstance(connection, Connection) and connection.transport is not None:
         connection.shared.load_shedding.mark_authenticated(connection)
+
+
+def call_when_lost(request: web.BaseRequest, callback: Callable[[], None]) -> None:
+    """Call back once the connection of a request is lost."""
+    connection = request.protocol
+    if isinstance(connection, Connection):
+        connection.on_lost = callback
 
 
 def _returning(

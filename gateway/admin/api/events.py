@@ -21,6 +21,7 @@ from gateway.runtime.eventloop import wait_at_most
 from gateway.services import schemas
 from gateway.store.events import EventFilter
 from gateway.store.sessions import ConnectionEvent
+from gateway.web.connection import call_when_lost
 from gateway.web.responses import RequestRefused, json_response
 
 _BATCH: Final = 200
@@ -75,6 +76,7 @@ async def stream(request: web.Request, position: Position | None) -> web.StreamR
     context = admin_context(request)
     start = position or await context.events.end()
     with context.streams.subscribe() as reader:  # before the answer starts
+        call_when_lost(request, reader.wake.set)
         return await context.streams.serve(
             request,
             request[CALLER].user,
@@ -89,7 +91,7 @@ async def _send_all(
     every = context.streams.limits.authenticate_every
     loop = asyncio.get_running_loop()
     authenticated = loop.time()
-    # Check `transport`: a stream without news writes nothing, so it would not notice a disconnect.
+    # Check `transport`: a stream without news writes nothing, so only `call_when_lost` tells of a disconnect.
     while not context.streams.closed and request.transport is not None:
         reader.wake.clear()
         # Before the log is read: an event that takes the caller's right away is then among the entries.
