@@ -26,12 +26,9 @@ from gateway.store.ices import NAMES, ice_from_row, labels_from_text
 from gateway.store.last_seen import SHOWN, seen_after, seen_before
 from gateway.store.sessions import CONNECTION_COLUMNS, Connection, connection_from_row
 
-# Neither adds a row, so an engine omits the one that a query does not need.
-_JOINED: Final = """
-    ice_tokens t
-    LEFT JOIN users u ON u.name = t.provisionedto
-    LEFT JOIN ice_confirmed c ON c.node = t.node
-"""
+_ICES: Final = "ice_tokens t"
+_AND_USER: Final = "LEFT JOIN users u ON u.name = t.provisionedto"
+_AND_CONFIRMED: Final = "LEFT JOIN ice_confirmed c ON c.node = t.node"
 _SAID: Final = (
     *("labels", "note", "refusedon"),
     *("last_address", "last_version", "last_platform", "last_hostname"),
@@ -39,7 +36,7 @@ _SAID: Final = (
 _LISTING: Final = f"""
     SELECT {", ".join(f"t.{name}" for name in (*NAMES, *_SAID))}, u.disabledon, {SHOWN},
         {CONNECTION_COLUMNS}
-    FROM {_JOINED}
+    FROM {_ICES} {_AND_USER} {_AND_CONFIRMED}
     LEFT JOIN ice_sessions s
         -- one of an older generation is dropped already, or about to be
         ON s.number = (
@@ -47,6 +44,9 @@ _LISTING: Final = f"""
             WHERE ice_name = t.ice_name AND generation = t.generation
         )
 """
+
+
+_NAME: Final = "lower(t.ice_name)"
 
 
 class SortKey(enum.StrEnum):
@@ -62,7 +62,7 @@ class SortKey(enum.StrEnum):
 
 
 _SORTED_BY: Final = {
-    SortKey.NAME: "lower(t.ice_name)",
+    SortKey.NAME: _NAME,
     SortKey.TYPE: "t.ice_type",
     SortKey.USER: "u.name_folded",
     SortKey.STATUS: "t.status",
@@ -72,9 +72,12 @@ _SORTED_BY: Final = {
 }
 
 
+_JOINED_FOR: Final = {SortKey.USER: _AND_USER, SortKey.LAST_SEEN: _AND_CONFIRMED}
+
+
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Sort by a key, then by name."""
+    """Sort by a key, then by name; descending reverses both. ICEs without a value come last, by name."""
 
     by: SortKey = SortKey.NAME
     descending: bool = False
@@ -138,6 +141,11 @@ class IceFilter:
     lastseen_before: datetime | None = None
     lastseen_after: datetime | None = None
     now: datetime | None = None
+
+    def is_broad(self) -> bool:
+        """Whether it says nothing that few ICEs may match: then an index in the order of a sort ends soon."""
+        broad = IceFilter(self.status, self.ice_type, connected=self.connected, now=self.now)
+        return self == broad
 
 
 BY_NAME: Final = Order()
@@ -210,23 +218,38 @@ class Ices:
         offset: int = 0,
     ) -> list[Listed]:
         """At most `limit` ICEs in this order, after the ICE of the mark `after`, or from the `offset`th on."""
-        params: list[object] = [limit, offset]
-        # The names of a page first, from an index that covers most filters; then their rows.
-        names = (
-            f"SELECT t.ice_name FROM {_JOINED}"
-            f" WHERE {_conditions(where, params)} AND {_beyond(order, after, params)}"
-            f" {_ordered(order)} LIMIT $1 OFFSET $2"
-        )
-        rows = await self._engine.fetch(
-            f"{_LISTING} WHERE t.ice_name IN ({names}) {_ordered(order)}", *params
-        )
-        return [_listed(row) for row in rows]
+        found: list[Listed] = []
+        for part in _parts(where, order):
+            params: list[object] = [limit - len(found), offset]
+            matching = f"{_conditions(where, params)} AND {part.condition}"
+            beyond = part.beyond(after, params)
+            if beyond is None:
+                continue
+            # The names of a page first, from an index; then their rows.
+            names = (
+                f"SELECT t.ice_name FROM {part.source} WHERE {matching} AND {beyond}"
+                f" {part.ordered()} LIMIT $1 OFFSET $2"
+            )
+            rows = await self._engine.fetch(
+                f"{_LISTING} WHERE t.ice_name IN ({names}) {part.ordered()}", *params
+            )
+            found += map(_listed, rows)
+            if len(found) == limit:
+                break
+            if offset:
+                offset = 0 if rows else max(0, offset - await self._count(where, part))
+        return found
 
     async def count(self, where: IceFilter) -> int:
         """How many ICEs match."""
+        return await self._count(where, _Part())
+
+    async def _count(self, where: IceFilter, part: _Part) -> int:
         params: list[object] = []
         [(total,)] = await self._engine.fetch(
-            f"SELECT count(*) FROM {_JOINED} WHERE {_conditions(where, params)}", *params
+            f"SELECT count(*) FROM {part.source}"
+            f" WHERE {_conditions(where, params)} AND {part.condition}",
+            *params,
         )
         return int(total)
 
@@ -242,7 +265,7 @@ class Ices:
         # Not grouped by status, for which SQLite would sort all rows.
         [(total, connected, offline, *numbers)] = await self._engine.fetch(
             f"SELECT count(*), {', '.join(f'count(CASE WHEN {one} THEN 1 END)' for one in wanted)}"
-            f" FROM {_JOINED} WHERE {_conditions(where, params)}",
+            f" FROM {_ICES} WHERE {_conditions(where, params)}",
             *params,
         )
         number = iter(numbers)
@@ -255,28 +278,61 @@ class Ices:
         )
 
 
-def _ordered(order: Order) -> str:
-    direction = "DESC" if order.descending else "ASC"
-    if order.by is SortKey.NAME:
-        return f"ORDER BY lower(t.ice_name) {direction}"
-    column = _SORTED_BY[order.by]
-    return f"ORDER BY {column} IS NULL, {column} {direction}, lower(t.ice_name)"
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A part of a listing that is read in one order.
+
+    Attributes:
+        value: SQL for what it is sorted by before the name; empty for the name alone.
+        condition: SQL for the ICEs in it.
+        source: the tables that both read.
+    """
+
+    value: str = ""
+    condition: str = "TRUE"
+    source: str = _ICES
+    descending: bool = False
+
+    def ordered(self) -> str:
+        """SQL for its order."""
+        direction = "DESC" if self.descending else "ASC"
+        keys = (self.value, _NAME) if self.value else (_NAME,)
+        return f"ORDER BY {', '.join(f'{key} {direction}' for key in keys)}"
+
+    def beyond(self, after: Mark | None, params: list[object]) -> str | None:
+        """SQL for what comes after the ICE of this mark; None if nothing does."""
+        if after is None or (not self.value and after.value is not None):
+            return "TRUE"  # all ICEs without a value come after one that has one
+        if self.value and after.value is None:
+            return None
+        further = "<" if self.descending else ">"
+        params.append(after.name)
+        if not self.value:
+            return f"{_NAME} {further} ${len(params)}"
+        params.append(after.value)
+        return f"({self.value}, {_NAME}) {further} (${len(params)}, ${len(params) - 1})"
 
 
-def _beyond(order: Order, after: Mark | None, params: list[object]) -> str:
-    """SQL for what comes after the ICE of this mark."""
-    if after is None:
-        return "TRUE"
-    further = "<" if order.descending else ">"
-    if order.by is SortKey.NAME:
-        return conditions(params, (f"lower(t.ice_name) {further} {{0}}", after.name))
-    column = _SORTED_BY[order.by]
-    later_name = conditions(params, ("lower(t.ice_name) > {0}", after.name))
-    if after.value is None:
-        return f"({column} IS NULL AND {later_name})"
-    same = conditions(params, (f"{column} = {{0}}", after.value))
-    beyond = conditions(params, (f"{column} {further} {{0}}", after.value))
-    return f"({column} IS NULL OR {beyond} OR ({same} AND {later_name}))"
+def _parts(where: IceFilter, order: Order) -> list[_Part]:
+    """The parts of a listing, one after the other: ICEs that have what it is sorted by, and those without.
+
+    If many ICEs match, an index is read in the order of the sort. Otherwise all that match are sorted.
+    """
+    by, descending = order.by, order.descending
+    if by is SortKey.NAME:
+        return [_Part(descending=descending)]
+    value, needed = _SORTED_BY[by], _JOINED_FOR.get(by, "")
+    if by is SortKey.LAST_SEEN or not where.is_broad():
+        source = f"{_ICES} {needed}"
+        value = f"coalesce({value}, '')"  # so that no index has this order
+        given, none = f"{value} <> ''", f"{value} = ''"
+    elif by is SortKey.USER:
+        source = "users u JOIN ice_tokens t ON t.provisionedto = u.name"
+        given, none = "t.provisionedto IS NOT NULL", "t.provisionedto IS NULL"
+    else:
+        source = _ICES
+        given, none = f"{value} IS NOT NULL", f"{value} IS NULL"
+    return [_Part(value, given, source, descending), _Part("", none, f"{_ICES} {needed}")]
 
 
 def _conditions(where: IceFilter, params: list[object]) -> str:

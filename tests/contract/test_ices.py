@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -10,16 +11,18 @@ import pytest
 from gateway.core.accounts import fold_user
 from gateway.core.audit_event import Actor, Via
 from gateway.core.ice import IceType, Status
-from gateway.store import ices
+from gateway.store import ices, sessions
 from gateway.store.engine import StoreUnavailable
-from gateway.store.ice_listing import IceFilter, Ices, Mark
+from gateway.store.ice_listing import IceFilter, Ices, Mark, Order, SortKey
 from gateway.store.ice_loader import IceLoader
 from gateway.store.ices import Stale, any_ice
 from tests.contract.domain import (
+    NOW,
     ROOT,
     RULE_BROKEN,
     Between,
     a_connection,
+    a_connection_event,
     add,
     add_registered,
     add_user,
@@ -211,14 +214,101 @@ async def test_a_page_holds_what_the_filter_lets_through(laboratory, where, expe
     assert [listed.ice.ice_name for listed in page] == expected
 
 
-async def test_pages_follow_each_other_without_gap_or_repetition(laboratory):
-    seen: list[str] = []
-    while page := await laboratory.page(
-        IceFilter(), 2, after=Mark(None, seen[-1].lower()) if seen else None
-    ):
-        assert len(page) <= 2, "a page was expected to keep to its limit"
-        seen += [listed.ice.ice_name for listed in page]
-    assert seen == ORDER
+@pytest.fixture
+async def fleet(laboratory, engine):
+    """The laboratory with ties and gaps in what is sorted: versions, owners, sessions of two nodes."""
+    for number, version in enumerate(("1.10", "1.9", None, "unreadable", "1.9", "1.10"), 1):
+        ice = await add_registered(engine, f"Lab-2{number}", "alice" if number % 2 else "50%_off")
+        connection = a_connection(f"of {number}", f"node-{'ab'[number % 2]}", version=version)
+        session = opened(ice, connection)
+        happened = a_connection_event("admitted", ice_name=ice.ice_name, at=minutes(number // 2))
+        await record(engine, [session], (), (), [happened], newest=[session])
+    await engine.write(lambda t: sessions.confirm(t, "node-a", minutes(2)))
+    await record(engine, closed=["of 1", "of 4"])
+    return laboratory
+
+
+@pytest.mark.parametrize("descending", [False, True])
+async def test_pages_follow_each_other_without_gap_or_repetition(fleet, descending):
+    """By mark and by offset, in every order, whether all ICEs or those with a word are listed."""
+    for by, where in itertools.product(SortKey, [IceFilter(), IceFilter(words=("lab",))]):
+        order = Order(by, descending)
+        values = {
+            listed.ice.ice_name: sorted_by(listed, by) for listed in await fleet.page(where, 100)
+        }
+        assert len(values) == (9 if where.words else 12)
+        there = sorted(
+            (name for name, value in values.items() if value is not None),
+            key=lambda name: (values[name], name.lower()),
+            reverse=descending,
+        )
+        without = sorted({*values} - {*there}, key=str.lower)
+        if by is SortKey.NAME:
+            without = without[:: -1 if descending else 1]
+        expected = [*there, *without]
+        by_offset = [
+            listed.ice.ice_name
+            for start in range(0, 14, 2)
+            for listed in await fleet.page(where, 2, order=order, offset=start)
+        ]
+        assert by_offset == expected, f"{order} was expected to hold from page to page"
+        if by in MARKED:
+            by_mark, after = [], None
+            while page := await fleet.page(where, 2, order=order, after=after):
+                by_mark += [listed.ice.ice_name for listed in page]
+                after = Mark.of(page[-1], order)
+            assert by_mark == expected, f"the marks of {order} were expected to leave out no ICE"
+
+
+MARKED = (SortKey.NAME, SortKey.LAST_SEEN, SortKey.VERSION, SortKey.PROVISIONED)
+"""What the API sorts by."""
+
+
+def sorted_by(listed, by):
+    """The value of an ICE, None if it has none."""
+    match by:
+        case SortKey.TYPE:
+            return listed.ice.ice_type
+        case SortKey.USER:
+            return listed.ice.provisionedto and fold_user(listed.ice.provisionedto)
+        case SortKey.STATUS:
+            return listed.ice.status
+        case _:
+            return Mark.of(listed, Order(by)).value
+
+
+async def test_an_ice_is_connected_as_long_as_it_has_a_session_of_its_generation(engine):
+    table = Ices(engine)
+
+    async def nodes():
+        """The nodes of the connected ICEs; the filter, the counts and the entries agree."""
+        connected = await table.page(IceFilter(connected=True), 9)
+        offline = await table.page(IceFilter(connected=False), 9)
+        counts = await table.counts(IceFilter(), NOW)
+        assert (counts.connected, counts.total) == (len(connected), len(connected) + len(offline))
+        assert not any(listed.connection for listed in offline)
+        return [listed.connection.node for listed in connected]
+
+    ice = await add_registered(engine)
+    await record(engine, [opened(ice, a_connection("s1", "node-a"))])
+    assert await nodes() == ["node-a"]
+    await record(engine, [opened(ice, a_connection("s2", "node-b"))])
+    assert await nodes() == ["node-b"]
+    await record(engine, closed=["s2"])
+    assert await nodes() == ["node-a"], "the older session was expected to be shown again"
+    await record(engine, [opened(ice, a_connection("s3", "node-b"))], closed=["s1"])
+    await engine.write(lambda transaction: sessions.clear(transaction, "node-b"))
+    assert await nodes() == []
+    await record(engine, [opened(ice, a_connection("s4", "node-c"))])
+    await change(engine, (ice, reregistered(ice)))
+    assert await nodes() == [], "a session of an older generation was expected to be gone"
+    await record(engine, [opened(ice, a_connection("s5", "node-c"))])
+    assert await nodes() == [], "so was one that is written late"
+    await record(engine, [opened(reregistered(ice), a_connection("s6", "node-c"))])
+    await record(engine, closed=["s4", "s5"])
+    assert await nodes() == ["node-c"]
+    await engine.write(sessions.clear_all)
+    assert await nodes() == []
 
 
 async def test_standing_gives_generation_and_status_of_exact_names(laboratory):

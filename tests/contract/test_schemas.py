@@ -17,11 +17,17 @@ ONLY_ON_POSTGRESQL = {
     "ice_head",  # the one writer's own count,
     "ice_clock",  # and the machine's clock that nobody sets
 }
-SEARCH_ON_SQLITE = (
-    *("lower", "ice_name", "status", "ice_type", "provisionedto", "node", "lastseen", "expireson"),
-    *("refusedon", "version_key", "provisionedon", "labels", "own_text", "session_text"),
-)
-"""A row of this index could be too long for PostgreSQL, which has trigrams instead."""
+ONLY_ON_SQLITE = {
+    (
+        *("lower", "ice_name", "status", "ice_type", "provisionedto", "node", "lastseen"),
+        *("expireson", "refusedon", "version_key", "provisionedon", "labels", "own_text"),
+        "session_text",
+    ),
+    ("node", "lastseen", "lower", "ice_name"),
+    ("refusedon", "expireson", "status", "node", "provisionedto"),
+}
+"""A row of the first could be too long for PostgreSQL, which has trigrams instead; the others change with each
+session, which is dearer there."""
 SEARCH_ON_POSTGRESQL = {("own_text",), ("session_text",)}
 TYPES = {"text": "TEXT", "bigint": "INTEGER", "double precision": "REAL"}
 
@@ -109,7 +115,7 @@ async def test_indexes_and_rules_are_the_same(file, server):
     here.update(rows)
     trigrams = {("ice_tokens", keys, False, False) for keys in SEARCH_ON_POSTGRESQL}
     assert here - there == trigrams
-    assert there - here == {("ice_tokens", SEARCH_ON_SQLITE, False, False)}
+    assert there - here == {("ice_tokens", keys, False, False) for keys in ONLY_ON_SQLITE}
     rows = await server.fetch(
         "SELECT conrelid::regclass::text, count(*) FROM pg_constraint WHERE contype = 'c'"
         " AND connamespace = current_schema()::regnamespace GROUP BY 1"
