@@ -69,6 +69,7 @@ async def test_killed_at_any_step_it_is_admitted_after_the_next_start(fork, plac
             assert await running.status(name) == "registered"
 
 
+@pytest.mark.long
 async def test_interrupted_at_any_step_it_says_one_line_and_ends_with_0(fork, place, steps):
     for at, step in enumerate(steps):
         run, token, folder = await place(f"lab-{at:03}")

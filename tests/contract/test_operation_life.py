@@ -21,6 +21,7 @@ from datetime import timedelta
 from pathlib import Path
 from unittest import mock
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -675,11 +676,12 @@ class World(RuleBasedStateMachine):
         await asyncio.to_thread(shutil.rmtree, self.folder)
 
 
-def test_every_operation_comes_to_a_true_end():
+@pytest.mark.parametrize("examples", [10, pytest.param(60, marks=pytest.mark.long)])
+def test_every_operation_comes_to_a_true_end(examples):
     run_state_machine_as_test(
         World,
         settings=settings(
-            max_examples=30,
+            max_examples=examples,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(HealthCheck),

@@ -436,7 +436,14 @@ def deaf(folder, redirection, **streams):
 
 @pytest.mark.parametrize(
     "redirection",
-    [">/dev/full", "2>/dev/full", ">/dev/full 2>&1", ">&-", "2>&-", "<&-", "<&- >&- 2>&-"],
+    [
+        ">/dev/full 2>&1",
+        "<&- >&- 2>&-",
+        *(
+            pytest.param(one, marks=pytest.mark.long)
+            for one in (">/dev/full", "2>/dev/full", ">&-", "2>&-", "<&-")
+        ),
+    ],
 )
 def test_it_serves_whatever_becomes_of_what_it_says(tmp_path, redirection):
     with deaf(tmp_path, redirection, stderr=subprocess.DEVNULL) as gateway:

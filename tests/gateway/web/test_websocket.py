@@ -526,6 +526,7 @@ def living(kind):
     return sum(isinstance(thing, kind) for thing in gc.get_objects())
 
 
+@pytest.mark.long
 def test_two_hundred_connections_leave_nothing_behind(plain_stage):
     async def story(running, ice):
         await (await ice.connect()).leave()
