@@ -26,6 +26,8 @@ from gateway.store.engine import StoreUnavailable
 from gateway.web.responses import DATA_HEADERS, RequestRefused
 
 _MAX_NEWS: Final = 10_000
+_LONGEST_POLL: Final = 120.0
+"""Seconds between two polls of a page at most."""
 _SEND_TIMEOUT: Final = 30.0
 """Seconds after which a stream whose client does not read is closed."""
 
@@ -114,11 +116,12 @@ class EventStreams:
     def next_poll(self, now: float) -> float:
         """Seconds after which a page without a stream polls again; `now` is the loop's time.
 
-        Each poll gets a moment of its own, so the polls of all pages never exceed `polls_per_second`.
+        Each poll gets a moment of its own, so that the polls of all pages do not exceed `polls_per_second`. A pause
+        is at most `_LONGEST_POLL`: otherwise one client that polls all the time would make the others wait for ever.
         """
         limits = self.limits
         spaced = self._next_poll + 1 / limits.polls_per_second
-        self._next_poll = max(now + limits.poll_every, spaced)
+        self._next_poll = min(max(now + limits.poll_every, spaced), now + _LONGEST_POLL)
         return self._next_poll - now
 
     def publish(self) -> None:

@@ -45,7 +45,7 @@ async def test_file_of_ices_is_previewed_and_provisioned(admin, page, running):
     preview = told.get_by_role("row", name="2 lab-1 Normal alice os=windows; room=4")
     await expect(preview).to_be_visible()
     assert (await running.admin.get("/ices/lab-1")).status == 404, "a preview changes nothing"
-    # An answer that is lost is told, with what to do.
+    # If an answer is lost, the page says what to do.
     admin.expected = {503}
     await page.route("**/admin/fleet", lambda route: route.fulfill(status=503), times=1)
     await press(page, "Provision")

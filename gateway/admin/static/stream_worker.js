@@ -1,8 +1,8 @@
 // The stream of events, one for all visible tabs of a browser: over HTTP/1.1 it has six connections for a host.
 // It runs in a SharedWorker, or in the page where the browser has none.
 //
-// A tab says "visible" now and then, "hidden" when it is, and "again" when the gateway answered it.
-// It is told "live", "lost", "news", and "alive" for what is no news.
+// A tab sends "visible" now and then, "hidden" when it is hidden, and "again" when the gateway has answered it.
+// The worker sends "live", "lost" and "news", and "alive" for a ping of the gateway.
 const STREAM = new URL("../api/v1/events/stream", import.meta.url);
 const SILENCE = 40_000; // the gateway sends something every 15 s
 const GONE = 60_000; // a tab that died says nothing more

@@ -536,3 +536,5 @@ def test_polls_are_spread_so_that_a_second_has_no_more_than_its_share():
     assert [streams.next_poll(100.0) for _ in range(4)] == [5.0, 5.5, 6.0, 6.5]
     assert streams.next_poll(106.0) == 5.0, "those that are past are forgotten"
     assert streams.next_poll(106.0) == 5.5
+    pauses = [streams.next_poll(106.0) for _ in range(10_000)]
+    assert max(pauses) == 120.0, "a member who asks all the time does not keep the others waiting"
