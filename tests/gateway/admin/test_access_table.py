@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+
+import aiohttp
 import pytest
 import pytest_asyncio
 
 from gateway.admin import api_app, pages_app
 from gateway.core.roles import Role
 from tests.support.harness import API, Api, harness
+from tests.support.pages import Browser, has_password
 from tests.support.work import asked, connected
 
 STALE = {"If-Match": '"9"'}
@@ -187,28 +191,42 @@ async def test_calls(shared, call):
             assert answer.status == status, f"{call} of {caller.token}: {await answer.text()}"
 
 
+@contextlib.asynccontextmanager
+async def browsers_of(running):
+    """The browsers of nobody, the member, the auditor and the admin."""
+    async with contextlib.AsyncExitStack() as stack:
+        found = []
+        for name in (None, "alice", "eve", "root"):
+            jar = aiohttp.CookieJar(unsafe=True)
+            session = await stack.enter_async_context(aiohttp.ClientSession(cookie_jar=jar))
+            found.append(Browser(session, running.url))
+            if name is not None:
+                await has_password(running, name)
+                assert (await found[-1].log_in(name)).status == 303
+        yield found
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def opened(shared):
+    async with browsers_of(shared) as found:
+        yield found
+
+
 @pytest.mark.parametrize("page", PAGES)
-async def test_pages(tmp_path, browse, page):
+@changes_nothing
+async def test_pages(shared, opened, page):
     method = page.split(" ")[0]
     path, expected = PAGES[page]
-    async with harness(tmp_path) as running:
-        ice = await connected(running, "mine")
-        operation = await asked(running.admin, "mine")
-        await running.admin.post(f"/operations/{operation}/cancel")
-        token = (await running.api("root", ice="mine")).token
-        browsers = [
-            await browse(running),
-            await browse(running, "alice", Role.MEMBER),
-            await browse(running, "eve", Role.AUDITOR),
-            await browse(running, "root"),
-        ]
-        path = path.format(id=operation)
-        for browser, status in zip(browsers, expected, strict=True):
+    path = path.format(id=shared.operation)
+    token = shared.callers[-1].token
+    async with contextlib.AsyncExitStack() as stack:
+        if path == "logout":  # it would end the logins of the others
+            opened = await stack.enter_async_context(browsers_of(shared))
+        for browser, status in zip(opened, expected, strict=True):
             answer = await ask(browser, method, path)
             assert answer.status == status, f"{page}: {answer}"
-        answer = await ask(browsers[0], method, path, Authorization=f"Bearer {token}")
+        answer = await ask(opened[0], method, path, Authorization=f"Bearer {token}")
         assert answer.status == expected[0], f"{page} with an API token: {answer}"
-        await ice.close()
 
 
 async def ask(browser, method, path, **more):
