@@ -454,6 +454,7 @@ def test_half_a_connection_is_none(plain_stage, monkeypatch):
     plain_stage.play(story)
 
 
+@pytest.mark.long
 def test_half_a_connection_that_does_not_read_either(plain_stage, monkeypatch):
     """Its answers cannot be sent; it is over all the same, and nothing trips over it."""
     plain_stage.tuning = Tuning(websocket=Limits(close_timeout=0.05))
