@@ -19,10 +19,11 @@ from gateway.admin.api.requests import Number, Query, find_ice
 from gateway.admin.auth import actor
 from gateway.admin.context import CALLER, admin_context
 from gateway.admin.pages.base import form_fields, gateway_url, is_fragment, notice, render
+from gateway.admin.pages.event_text import timeline_text
 from gateway.admin.pages.ices import CHANGED, LABELS, Row, form_error, table_row
 from gateway.admin.pages.operations import operations_of
 from gateway.core.attention import Attention
-from gateway.core.audit_event import AuditAction, LogEntry, Via
+from gateway.core.audit_event import LogEntry, Via
 from gateway.core.ice import Action, Status
 from gateway.core.labels import MAX_LABELS, LabelChanges, labels_of
 from gateway.core.problems import Problem, invalid
@@ -257,10 +258,7 @@ def _comes_back(closed: ConnectionEvent) -> str:
 
 def _event(entry: LogEntry) -> TimelineItem:
     event = entry.event
-    about = f"generation {event.generation}"
-    if event.action in (AuditAction.REQUEST_OPERATION, AuditAction.CANCEL_OPERATION):
-        about = f"{event.detail['kind']} {event.detail['operation']}"
-    return TimelineItem(event.at, "event", f"{event.action} ({about})", event.actor.name)
+    return TimelineItem(event.at, "event", timeline_text(event), event.actor.name)
 
 
 def _connection_event(item: ConnectionEvent) -> TimelineItem:
