@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from gateway.core.problems import quoted
@@ -14,6 +14,10 @@ MAX_NOTE: Final = 1000
 KEY_PATTERN: Final = "[a-z0-9][a-z0-9._-]{0,62}"
 _KEY: Final = re.compile(KEY_PATTERN, re.ASCII)
 MAX_VALUE: Final = 63
+_PART: Final = re.compile(
+    r"""([^=;]*)(?:=\s*(?:"((?:[^"]|"")*+)"(?=\s*(?:;|\Z))|([^;]*))\s*)?(?:;|\Z)"""
+)
+"""A label as a person writes it: its key, and its value in quotes or without."""
 
 Labels = dict[str, str]
 LabelChanges = Mapping[str, str | None]
@@ -49,12 +53,18 @@ def merged(labels: Labels, changes: LabelChanges) -> Labels | None:
 
 
 def labels_of(text: str) -> Labels | str:
-    """The labels that a person has written as `KEY=VALUE;KEY=VALUE`, or what is wrong with the text."""
+    """The labels that a person has written as `KEY=VALUE;KEY=VALUE`, or what is wrong with the text.
+
+    A value between double quotes may have any character; a quote in it is written twice.
+    """
     labels: Labels = {}
-    for pair in filter(None, (part.strip() for part in text.split(";"))):
-        key, equals, value = (part.strip() for part in pair.partition("="))
-        if not equals:
-            return f"{quoted(pair)} is no key=value"
+    for found in _PART.finditer(text):
+        key, in_quotes, plain = found[1].strip(), found[2], found[3]
+        if in_quotes is None and plain is None:
+            if key:
+                return f"{quoted(key)} is no key=value"
+            continue
+        value = plain.strip() if in_quotes is None else in_quotes.replace('""', '"')
         fault = label_fault(key, value)
         if fault is not None:
             return fault
@@ -64,3 +74,15 @@ def labels_of(text: str) -> Labels | str:
     if len(labels) > MAX_LABELS:
         return f"an ICE has at most {MAX_LABELS} labels"
     return labels
+
+
+def labels_text(pairs: Iterable[str]) -> str:
+    """Labels, each as `KEY=VALUE`, in one text that `labels_of` reads."""
+    return "; ".join(map(_quoted_if_needed, pairs))
+
+
+def _quoted_if_needed(pair: str) -> str:
+    key, equals, value = pair.partition("=")
+    if ";" in value or value.startswith('"') or value != value.strip():
+        value = '"' + value.replace('"', '""') + '"'
+    return f"{key}{equals}{value}"

@@ -14,11 +14,11 @@ import msgspec
 from aiohttp import web
 
 from gateway.admin.api.ices import IceFilters
-from gateway.admin.api.requests import Text
+from gateway.admin.api.requests import LongText, Text
 from gateway.core.accounts import fold_user
 from gateway.core.attention import Attention
 from gateway.core.ice import Status
-from gateway.core.labels import labels_of
+from gateway.core.labels import labels_of, labels_text
 from gateway.core.problems import invalid
 from gateway.store.ice_listing import Counts, IceFilter, Order, SortKey
 from gateway.web.responses import RequestRefused
@@ -56,7 +56,7 @@ class TableQuery(IceFilters):
     presence: Presence | None = None
     condition: Text | None = None
     unseen: Literal["1h", "1d", "7d", "30d"] | None = None
-    labels: Text | None = None
+    labels: LongText | None = None
     sort: str = "name"
     desc: bool = False
     page: int = 1
@@ -104,6 +104,11 @@ class TableQuery(IceFilters):
     def is_filter(self) -> bool:
         """Whether it may leave ICEs out."""
         return bool(self.address(sort="name", desc=False, page=1, new=None))
+
+    @property
+    def labels_text(self) -> str:
+        """The labels as the filter's field shows them."""
+        return labels_text(self.label)
 
     def with_label(self, pair: str) -> str:
         """The address of the ICEs that also have this label."""

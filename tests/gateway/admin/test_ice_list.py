@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import re
+from urllib.parse import urlencode
 
 from gateway.core.roles import Role
 from gateway.services.bulk_actions import MAX_BULK
@@ -125,6 +127,13 @@ async def test_filter_that_cannot_be_read_is_told_beside_its_field(running, root
     assert answer.headers["HX-Push-Url"] == "./?label=os%3Dwindows&label=room%3D4"
     assert names(answer) == ["lab-1"]
     assert names(await root.get("?label=os%3Dlinux")) == []
+    await running.admin.call("PATCH", "/ices/lab-1", json={"labels": {"room": '4; "east"'}})
+    written = 'room="4; ""east"""'
+    answer = await root.get("?" + urlencode({"labels": written}), headers=asked)
+    address = answer.headers["HX-Push-Url"]
+    assert address == "./?" + urlencode({"label": 'room=4; "east"'})
+    assert names(answer) == ["lab-1"]
+    assert f'value="{written}"' in html.unescape((await root.get(address)).text)
     assert (await root.get("?condition=bored")).status == 422
 
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from gateway.core.labels import MAX_LABELS, label_fault, labels_of, merged, note_fault
+from gateway.core.labels import MAX_LABELS, label_fault, labels_of, labels_text, merged, note_fault
 
 
 @pytest.mark.parametrize("key", ["os", "0", "a.b_c-d", "x" * 63])
@@ -51,3 +53,35 @@ def test_labels_as_people_write_them():
     assert labels_of("") == {}
     assert labels_of("os") == "os is no key=value"
     assert labels_of("os=1;os=2") == "has the key os twice"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("windows 11, home", "os=windows 11, home"),
+        ("a=b", "os=a=b"),
+        ('5" disk', 'os=5" disk'),
+        ("", "os="),
+        ("a; b", 'os="a; b"'),
+        (";", 'os=";"'),
+        (" x", 'os=" x"'),
+        ('"x"', 'os="""x"""'),
+        ('"', 'os=""""'),
+        ('a";b="c', 'os="a"";b=""c"'),
+    ],
+)
+def test_each_value_can_be_written(value, text):
+    assert labels_text([f"os={value}"]) == text
+    assert labels_of(text) == {"os": value}
+    assert labels_of(f"a=1;{text} ; room=4;") == {"a": "1", "os": value, "room": "4"}
+
+
+def test_a_quote_that_encloses_nothing_is_a_character():
+    assert labels_of('os="a;room=4') == {"os": '"a', "room": "4"}
+    assert labels_of('os="a"b;room="4"') == {"os": '"a"b', "room": "4"}
+    assert labels_of('os="a;b') == "b is no key=value"
+
+
+@given(st.text(st.characters(exclude_categories=["C", "Z"]) | st.sampled_from(' ";='), max_size=63))
+def test_any_value_survives_being_written(value):
+    assert labels_of(labels_text(["a=1", f"os={value}"])) == {"a": "1", "os": value}
