@@ -188,6 +188,16 @@ def test_the_task_runs_once_at_a_time_and_without_end(task):
     assert users == ["USER", "USER"], "which the instructions replace"
 
 
+def test_the_instructions_replace_the_user_of_the_task_and_nothing_else():
+    text = (CONFIG.parent / "docs/client.md").read_text("utf-8")
+    [(old, new)] = re.findall(r"""\.Replace\('([^']+)', "([^"]+)"\)""", text)
+    before = TASK.read_text("ascii").splitlines()
+    after = TASK.read_text("ascii").replace(old, new).splitlines()
+    changed = [was for was, line in zip(before, after, strict=True) if was != line]
+    assert [line.strip() for line in changed] == ["<UserId>USER</UserId>"] * 2
+    assert new.strip("<>") == r"$env:USERDOMAIN\$env:USERNAME"
+
+
 def test_the_instructions_name_files_that_exist():
     text = (CONFIG.parent / "docs/client.md").read_text("utf-8")
 
