@@ -125,6 +125,12 @@ async def page(request: web.Request, listed: Listed) -> web.StreamResponse:
     if caller.grants.reads_events:
         timeline += map(_event, await admin.events.last_of(listed.ice.ice_name, _EVENTS))
     reason, remedy = why_offline(row, connection_events, admin.clock())
+    remedy = remedy if remedy in row.actions else None
+    attention = [
+        (sentence, action if action in row.actions and action != remedy else None)
+        for sentence, action in map(_NEEDS.__getitem__, listed.attention(admin.clock()))
+    ]
+    helpful = {remedy, *(action for _, action in attention)}
     waits = listed.ice.status is Status.PROVISIONED
     dead = listed.ice.status is Status.DEREGISTERED or listed.ice.expired(admin.clock())
     context = {
@@ -132,11 +138,9 @@ async def page(request: web.Request, listed: Listed) -> web.StreamResponse:
         "row": row,
         "timeline": sorted(timeline, key=lambda item: item.at, reverse=True),
         "reason": reason,
-        "remedy": remedy if remedy in row.actions else None,
-        "attention": [
-            (sentence, action if action in row.actions and action != remedy else None)
-            for sentence, action in map(_NEEDS.__getitem__, listed.attention(admin.clock()))
-        ],
+        "remedy": remedy,
+        "attention": attention,
+        "actions": [action for action in row.actions if action not in helpful],
         "commands": []
         if dead
         else start_commands(gateway_url(request), listed.ice.ice_name, with_token=waits),

@@ -28,6 +28,7 @@ from gateway.store.engine import StoreUnavailable
 from gateway.web.responses import MAX_BODY
 from tests.contract.domain import add_user, unguarded
 from tests.support.harness import ADMIN, API, Api, expect_refused, harness, settings_for
+from tests.support.ice import Key
 from tests.support.pages import PASSWORD, has_password, said
 from tests.support.work import connected
 
@@ -1651,6 +1652,29 @@ async def test_an_ice_is_described_and_its_start_is_shown(running, browse, root)
     assert "os=windows" in text
     assert "by the door" in text
     assert "ice-client run" not in text, "it would be refused"
+
+
+async def test_each_action_is_offered_once_on_an_ices_page(running, root):
+    async def offered():
+        return re.findall(
+            r'hx-get="ices/lab-1/(re\w+|de\w+er|dis\w+)"', (await root.get(here)).text
+        )
+
+    here = "ices/lab-1"
+    ice = await running.provision("lab-1")
+    assert await offered() == ["reprovision"]
+    connection = await ice.connect()
+    await running.settled()
+    assert await offered() == ["reregister", "deregister", "disconnect"]
+    await connection.leave()
+    await running.settled()
+    await running.ice(ice.token, Key()).refused()
+    await running.settled()
+    assert sorted(await offered()) == ["deregister", "reregister"]
+    await running.gateway.services.accounts.disable(ADMIN, "alice")
+    assert sorted(await offered()) == ["deregister", "reregister"]
+    await running.act("lab-1", "deregister")
+    assert await offered() == ["reregister"]
 
 
 async def test_an_ice_is_given_to_another_user(running, root):
