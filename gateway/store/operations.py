@@ -80,6 +80,20 @@ class OperationFilter:
     owner: str | None = None
 
 
+def _matching(params: list[object], where: OperationFilter, before: int | None) -> str:
+    """The condition of a filter; its values are appended to `params`."""
+    return conditions(
+        params,
+        ("number < {0}", before),
+        ("lower(ice_name) = {0}", None if where.ice_name is None else fold(where.ice_name)),
+        ("state = {0}", where.state),
+        ("kind = {0}", where.kind),
+        ("requested_by = {0}", where.requested_by),
+        ("created >= {0}", to_text_or_none(where.since)),
+        (_SEEN_BY, where.owner),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Numbered:
     """An operation with its number, which is in the order of the requests."""
@@ -308,6 +322,16 @@ class Operations:
         )
         return from_text_or_none(deadline)
 
+    async def any_unfinished(self, where: OperationFilter, before: int | None = None) -> bool:
+        """Whether an unfinished operation matches; `before` is as for `page`."""
+        params: list[object] = []
+        matching = _matching(params, where, before)
+        return bool(
+            await self._fetch(
+                f"SELECT 1 FROM ice_operations WHERE {_UNFINISHED} AND {matching} LIMIT 1", *params
+            )
+        )
+
     async def page(
         self, where: OperationFilter, limit: int, before: int | None = None, *, brief: bool = False
     ) -> tuple[list[Numbered], bool]:
@@ -316,16 +340,7 @@ class Operations:
         A page of large operations holds fewer. `brief` leaves `params`, `result` and `error` out.
         """
         params: list[object] = [limit + 1]
-        matching = conditions(
-            params,
-            ("number < {0}", before),
-            ("lower(ice_name) = {0}", None if where.ice_name is None else fold(where.ice_name)),
-            ("state = {0}", where.state),
-            ("kind = {0}", where.kind),
-            ("requested_by = {0}", where.requested_by),
-            ("created >= {0}", to_text_or_none(where.since)),
-            (_SEEN_BY, where.owner),
-        )
+        matching = _matching(params, where, before)
         rows = await self._fetch(
             f"SELECT number, kept FROM ice_operations WHERE {matching} ORDER BY number DESC LIMIT $1",
             *params,

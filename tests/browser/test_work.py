@@ -8,7 +8,7 @@ import re
 import pytest
 from playwright.async_api import expect
 
-from tests.browser.admin import dialog, press
+from tests.browser.admin import dialog, hide, press
 from tests.support.work import (
     accept,
     asked,
@@ -17,6 +17,7 @@ from tests.support.work import (
     expect_run,
     finish,
     finished,
+    in_state,
     progress,
     take,
 )
@@ -137,19 +138,29 @@ async def test_a_time_is_asked_for_what_is_scheduled_and_is_the_viewers(admin, r
     await expect(page.locator(f'[id="operation-{operation["id"]}"]')).to_contain_text("until")
 
 
-async def test_an_idle_page_asks_for_nothing(admin, running):
+async def test_pages_follow_an_operation_and_ask_for_nothing_when_idle(admin, running):
     ice = await connected(running)
+    pages = [await admin.open(address) for address in ("ices/lab-1", "operations?state=succeeded")]
+    looks = []
+    admin.context.on("request", lambda request: looks.append(request.url.rpartition("/")[2]))
     operation = await asked(running.admin)
     await take(ice)
-    page = await admin.open("ices/lab-1")
-    looks = []
-    page.on("request", lambda request: looks.append(request.url.rpartition("/")[2]))
-    async with page.expect_request(re.compile("ices/lab-1$")) as first:
+    async with pages[0].expect_request(re.compile("ices/lab-1$")) as first:
         pass
     assert (await (await first.value).all_headers())["x-live"] == "true"
+    await pages[1].bring_to_front()
+    async with pages[1].expect_request(re.compile("state=succeeded$")):
+        await in_state(running, operation, "running")
     await finished(ice, operation, result=1)
-    await expect(page.locator(f'[id="operation-{operation}"]')).to_contain_text("Succeeded")
-    await page.wait_for_timeout(700)  # news that came meanwhile
+    for page in pages:
+        line = page.locator(f'[id="operation-{operation}"]')
+        await expect(line).to_contain_text("Succeeded", timeout=1500)
+    await pages[0].wait_for_timeout(700)  # news that came meanwhile
     looks.clear()
-    await asyncio.sleep(2.2)  # two looks, if there were any
+    await asyncio.sleep(2.2)  # two looks of each, if there were any
     assert looks == []
+    await hide(pages[1])
+    await asked(running.admin)
+    await expect(pages[0].get_by_text("Sent")).to_be_visible()
+    await asyncio.sleep(1)  # a look at the least
+    assert set(looks) == {"lab-1"}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
@@ -87,17 +88,24 @@ async def operations_of(request: web.Request, listed: Listed) -> dict[str, Any]:
 async def operations_page(
     request: web.Request, wanted: OperationFilter, before: int | None, limit: int
 ) -> dict[str, Any]:
-    """The variables of the table of the operations that the caller may see; `next` is where the next page begins."""
+    """The variables of the table of the operations that the caller may see; `next` is where the next page begins.
+
+    `unfinished` says whether the table may change without an event in the audit log.
+    """
     where = visible_operations(request[CALLER], wanted)
     page: list[Numbered] = []
-    more = False
+    more = unfinished = False
     if where is not None:
         operations = admin_context(request).operations
         page, more = await operations.page(where, limit, before, brief=True)
+        unfinished = any(not item.operation.is_finished for item in page)
+        if where.state is not None and not unfinished:
+            # An operation that is not shown may come into the filter's state.
+            unfinished = await operations.any_unfinished(replace(where, state=None), before)
     found = [item.operation for item in page]
     return {
         "operations": [(operation, progress_document(operation)) for operation in found],
-        "unfinished": any(not operation.is_finished for operation in found),
+        "unfinished": unfinished,
         "before": before,
         "next": page[-1].number if more else None,
         "states": LABELS,

@@ -5,6 +5,7 @@ import { follow } from "./stream.js";
 
 const PAUSE = 500; // at once, then at most twice a second; the last change is always loaded
 const LONGEST = 15_000; // between two attempts
+const LOOK = 900; // at unfinished operations: a change is shown within a second
 export const TIMEOUT = 20_000; // of a request that the page makes by itself
 let reloadedAt = -PAUSE;
 let timer = null;
@@ -112,13 +113,15 @@ document.addEventListener("DOMContentLoaded", () => {
   });
 });
 
-// The log has no events for an operation's progress or a node's state, so the page polls them.
+// The log has no events for an operation's state and progress or a node's state, so the page polls them: operations
+// only while one is unfinished, for the log has its request.
 const poll = (id, pause, condition) => {
   setInterval(() => {
     if (!document.hidden && find(condition)) htmx.trigger(`#${id}`, "look");
   }, pause);
 };
-poll("live", 1000, "#live [data-unfinished]");
+poll("live", LOOK, "#live [data-unfinished]");
+poll("table", LOOK, "#table [data-unfinished]");
 poll("table", 5000, "#table[data-changing]");
 
 // Live parts reload by themselves, but not while a button is pressed or when nothing has changed.

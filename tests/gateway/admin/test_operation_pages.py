@@ -219,6 +219,28 @@ async def test_operations_are_paged_newest_first(running, root):
     assert (await root.get(f"{HERE}?before=x")).status == 422
 
 
+async def test_the_fleets_page_is_live_while_what_it_shows_may_change(running, browse, root):
+    await running.add_user("bob")
+    bob = await browse(running, "bob", Role.MEMBER)
+    ice = await connected(running)
+
+    async def live(query="", browser=root):
+        return "data-unfinished" in (await browser.get(f"operations?{query}")).text
+
+    assert not await live()
+    operation = await asked(running.admin)
+    await take(ice)
+    for query in ("", "state=running", "state=succeeded", "state=lost&kind=execute"):
+        assert await live(query), query
+    for query in ("kind=debug", "state=lost&ice_name=other", "state=lost&before=1"):
+        assert not await live(query), query
+    assert not await live("state=succeeded", bob), "it is not his"
+    await finished(ice, operation, result=1)
+    await in_state(running, operation, "succeeded")
+    for query in ("", "state=running", "state=succeeded"):
+        assert not await live(query), query
+
+
 # --- cancelled ---------------------------------------------------------------------------------
 
 
