@@ -7,7 +7,7 @@ from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import expect
 
 from gateway.core.roles import Role
-from tests.browser.admin import choose, close_token, dialog, fill, more, press, row, submit
+from tests.browser.admin import choose, close_token, dialog, fill, hide, more, press, row, submit
 from tests.support.ice import Key
 from tests.support.work import asked, progress, take
 
@@ -238,7 +238,7 @@ async def test_focus_cannot_leave_an_open_dialog(page):
     await close_token(page)
 
 
-async def test_actions_of_a_row_are_reachable_at_every_width(new_admin, running):
+async def test_actions_of_ices_and_operations_are_reachable_at_every_width(new_admin, running):
     await inhabited(running)
     page = await (await new_admin()).open()
     for width in (1280, 768, 360):
@@ -248,3 +248,26 @@ async def test_actions_of_a_row_are_reachable_at_every_width(new_admin, running)
             assert box["x"] >= 0, f"{name}: {box}"
             assert box["x"] + box["width"] <= width, f"{name}: {box}"
     await choose(page, "lab-berlin-1", "Reregister")
+    await press(page, "Cancel")
+    for address in ("operations", "ices/lab-berlin-1"):
+        await page.goto(f"{running.url}/admin/{address}")
+        await hide(page)  # so that it does not renew what follows
+        region = page.locator("#operations-region")
+        # The longest of everything.
+        await region.evaluate(
+            """region => {
+              for (const link of region.querySelectorAll("th a")) link.textContent = "a".repeat(64);
+              for (const by of region.querySelectorAll("td.user")) by.append("x".repeat(120));
+              for (const kind of region.querySelectorAll("td.kind")) kind.textContent = "remote-execute";
+              for (const end of region.querySelectorAll("td.finished"))
+                end.textContent = "29 Nov 2026, 09:55:48";
+            }"""
+        )
+        for width in (1280, 1024, 768, 360):
+            await page.set_viewport_size({"width": width, "height": 900})
+            needs, has = await region.evaluate("region => [region.scrollWidth, region.clientWidth]")
+            assert needs <= has, f"{address} at {width}: the table is {needs} px wide in {has}"
+            for name in ("Show operation", "Cancel operation"):
+                box = await region.get_by_role("button", name=name).first.bounding_box()
+                assert box["x"] >= 0, f"{name} on {address} at {width}: {box}"
+                assert box["x"] + box["width"] <= width, f"{name} on {address} at {width}: {box}"
