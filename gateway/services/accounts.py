@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -244,9 +245,12 @@ class AccountService(Accounts):
         )
         return token
 
-    async def is_last_admin(self, user: User) -> bool:
-        """Whether nobody could administer any more without this user."""
-        return user.administers and not await self.others_administer(user.name, self._clock())
+    async def last_admins(self, users: Iterable[User]) -> frozenset[str]:
+        """The names of those without whom nobody could administer any more."""
+        enabled = [user.name for user in users if user.administers]
+        # Of two, each has another.
+        able = await self.administering(self._clock(), 2) if enabled else []
+        return frozenset(name for name in enabled if not set(able) - {name})
 
     async def authenticate(self, secret: Secret) -> Caller | None:
         """The caller of this API token, if it is valid now."""

@@ -236,15 +236,14 @@ class Accounts:
         rows = await self._engine.fetch(f"{_LISTED} WHERE name_folded = $1", fold_user(name))
         return _listed(rows[0]) if rows else None
 
-    async def others_administer(self, name: str, now: datetime) -> bool:
-        """Whether another user than the one of this exact name can administer."""
-        return bool(
-            await self._engine.fetch(
-                f"SELECT 1 FROM users WHERE name <> $1 AND {_ADMINISTERS} LIMIT 1",
-                name,
-                to_text(now),
-            )
+    async def administering(self, now: datetime, limit: int) -> list[str]:
+        """The names of at most `limit` users who can administer."""
+        rows = await self._engine.fetch(
+            f"SELECT name FROM users WHERE {_ADMINISTERS} ORDER BY name_folded LIMIT $1",
+            limit,
+            to_text(now),
         )
+        return [name for (name,) in rows]
 
     async def tokens(self) -> list[ApiToken]:
         """All API tokens, oldest first."""

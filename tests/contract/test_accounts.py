@@ -167,7 +167,8 @@ async def test_whether_another_user_administers(engine):
     assert await found("nobody") == (None, True)
     await add_token(engine, ApiToken("t3", "tagged", "z", digest("z"), NOW))
     assert await found("root") == (root, True), "a good API token is enough"
-    assert await Accounts(engine).others_administer("root", minutes(5))
+    assert await Accounts(engine).administering(minutes(5), 2) == ["root", "tagged"]
+    assert await Accounts(engine).administering(minutes(5), 1) == ["root"]
 
 
 async def test_of_admins_who_disable_each_other_one_stays(engine):

@@ -1048,7 +1048,15 @@ async def test_admin_is_warned_before_locking_themselves_out(running, browse, ro
     ask = said(await root.part("users/disable?name=root"))
     assert "This is you" in ask
     assert "Nobody could administer any more" in ask
+    for action in ("role", "disable"):
+        assert 'type="submit"' not in (await root.part(f"users/{action}?name=root")).text
+        assert f'id="{action}-root"' not in (await root.get("users")).text
+    assert 'id="password-root"' in (await root.get("users")).text
     await browse(running, "second", Role.ADMIN)
+    assert 'id="role-root"' in (await root.get("users")).text
+    assert 'id="disable-root"' in (await root.get("users")).text
+    roles = re.findall(r'<option value="(\w+)"', (await root.part("users/role?name=root")).text)
+    assert sorted(roles) == ["auditor", "member"], "another than now"
     ask = said(await root.part("users/disable?name=root"))
     assert "This is you" in ask
     assert "Nobody could" not in ask
@@ -1195,7 +1203,10 @@ async def test_how_tokens_stand(timed):
     await made(ADMIN, "gone", "orphan", 0)
     await running.gateway.services.accounts.disable(ADMIN, "gone")
     clock.move(seconds=61)
-    page = said(await browser.get("api-tokens"))
+    answer = await browser.get("api-tokens")
+    assert 'aria-label="Revoke orphan of gone"' in answer.text, "it would be good again"
+    assert 'aria-label="Revoke short of root"' not in answer.text
+    page = said(answer)
     assert "short root all Expired" in page
     assert "orphan gone all Owner disabled" in page
 
