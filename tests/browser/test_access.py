@@ -2,21 +2,49 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import expect
 
 from gateway.core.roles import Role
+from gateway.core.times import utc_now
+from gateway.store.nodes import NodeRecord
 from tests.browser.admin import choose, close_token, dialog, fill, hide, more, press, row, submit
+from tests.support.harness import ADMIN
 from tests.support.ice import Key
 from tests.support.work import asked, progress, take
 
 NAV = ["./", "operations", "users", "api-tokens", "audit", "guide", "me"]
 
 
+LOOKS = list(itertools.product(("light", "dark"), (360, 768, 1280)))
+"""Colour schemes and widths; one of them in each run of the tests, all in the long one."""
+
+
+def looks(scheme, width):
+    """All looks, of which only this one is for each run of the tests."""
+    return pytest.mark.parametrize(
+        ("scheme", "width"),
+        [
+            look if look == (scheme, width) else pytest.param(*look, marks=pytest.mark.long)
+            for look in LOOKS
+        ],
+    )
+
+
+def node(name, **state):
+    return NodeRecord(name, name, "0.1.0", "k", "https://10.0.0.1:8440", utc_now(), 1, **state)
+
+
 async def inhabited(running):
-    """ICEs in every status, one of them connected, one with a refused attempt."""
+    """ICEs in every status, one of them connected, one with a refused attempt; tokens; nodes in every state."""
     await running.provision("waiting-1")
+    off = await (await running.provision("off-1")).connect()
+    await off.leave()
+    labelled = {"labels": {"os": "windows", "room": "4"}, "note": "under the desk"}
+    await running.admin.call("PATCH", "/ices/off-1", json=labelled)
     gone = await running.provision("gone-1", "ci-cd")
     await gone.connect()
     await running.act("gone-1", "deregister")
@@ -32,7 +60,28 @@ async def inhabited(running):
     await running.ice(ice.token, Key()).refused()
     await running.provision("a" * 64)
     await running.add_user("a-user-with-a-very-long-name-" + "x" * 90, Role.AUDITOR)
+    await running.add_user("second", Role.ADMIN)
+    await running.add_user("gone")
+    accounts = running.gateway.services.accounts
+    await accounts.disable(ADMIN, "gone")
+    for label in ("nightly", "revoked"):
+        made = await accounts.create_token(ADMIN, "root", label, 86_400)
+    await accounts.revoke_token(ADMIN, made.token.id)
     await running.settled()
+    return operation
+
+
+@pytest.fixture
+def nodes(running, monkeypatch):
+    """What the page of nodes shows of several gateways."""
+    found = [node("a", draining=False, lease=10.0, connected=3)]
+    found.append(node("b", draining=True, lease=10.0))
+    found.append(node("c" * 64, draining=False, lease=10.0, gone=True))
+
+    async def all_nodes():
+        return found
+
+    monkeypatch.setattr(running.gateway.services.nodes, "all", all_nodes)
 
 
 async def hold_to_axe(page, where, part=None):
@@ -94,11 +143,9 @@ async def every_dialog(page, running):
     yield "problem"
 
 
-@pytest.mark.parametrize(
-    ("scheme", "width"), [("dark", 320), pytest.param("light", 1920, marks=pytest.mark.long)]
-)
-async def test_pages_hold_to_axe_and_to_the_width(new_admin, running, scheme, width):
-    await inhabited(running)
+@looks("dark", 360)
+async def test_pages_hold_to_axe_and_to_the_width(new_admin, running, nodes, scheme, width):
+    operation = await inhabited(running)
     look = {"color_scheme": scheme, "viewport": {"width": width, "height": 900}}
     stranger = await new_admin(None, **look)
     page = await stranger.open("login")
@@ -110,7 +157,9 @@ async def test_pages_hold_to_axe_and_to_the_width(new_admin, running, scheme, wi
     links = page.get_by_role("navigation", name="Main").get_by_role("link")
     found = await links.evaluate_all("links => links.map(link => link.getAttribute('href'))")
     assert found == NAV
-    for address in [*NAV, "?q=nowhere", "ices/lab-berlin-1", "ices/gone-1", "ices/nowhere"]:
+    ices = [f"ices/{name}" for name in ("waiting-1", "lab-berlin-1", "off-1", "gone-1", "nowhere")]
+    more = ["nodes", f"operations/{operation}", "operations?state=lost", "?q=nowhere"]
+    for address in [*NAV, *more, *ices]:
         answer = await page.goto(f"{running.url}/admin/{address}")
         assert answer.ok or address == "ices/nowhere", f"{address} answered {answer.status}"
         for summary in await page.locator("summary").all():
@@ -142,13 +191,47 @@ async def every_dialog_of_work(page, running):
         await dialog(page).locator("[data-close]").click()
 
 
-@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.long)])
-async def test_dialogs_hold_to_axe_and_to_the_width(new_admin, running, scheme):
+async def every_dialog_of_accounts_and_nodes(page, running):
+    """The same on the pages of users, API tokens and nodes, and of one's own account."""
+    for address, buttons in {
+        "users": ("role-second", "password-second", "logins-root", "disable-alice", "enable-gone"),
+        "nodes": ("drain-a", "resume-b"),
+    }.items():
+        await page.goto(f"{running.url}/admin/{address}")
+        for button in buttons:
+            await page.locator(f"#{button}").click()
+            await expect(dialog(page)).to_be_visible()
+            yield button
+            if button == "disable-alice":
+                await press(page, "Disable")
+                await expect(dialog(page).get_by_role("heading")).to_have_text("alice is disabled")
+                yield "disabled"
+            await dialog(page).locator("[data-close]").click()
+    await page.goto(f"{running.url}/admin/api-tokens")
+    await page.get_by_role("button", name="Revoke nightly").click()
+    await expect(dialog(page)).to_be_visible()
+    yield "revoke?"
+    await press(page, "Cancel")
+    await page.locator("#token_owner").fill("root")
+    await page.locator("#token_label").fill("new")
+    await page.get_by_role("button", name="Create token").click()
+    await press(page, "Ok")
+    yield "API token"
+
+
+@pytest.mark.parametrize(
+    ("scheme", "width"),
+    [("light", 320), *(pytest.param(*look, marks=pytest.mark.long) for look in LOOKS)],
+)
+async def test_dialogs_hold_to_axe_and_to_the_width(new_admin, running, nodes, scheme, width):
     await inhabited(running)
-    admin = await new_admin(color_scheme=scheme, viewport={"width": 320, "height": 700})
+    admin = await new_admin(color_scheme=scheme, viewport={"width": width, "height": 700})
     admin.expected = {403}
     page = await admin.open()
-    for dialogs in (every_dialog_of_work, every_dialog):
+    walks = [every_dialog_of_work, every_dialog]
+    if width != 320:
+        walks.append(every_dialog_of_accounts_and_nodes)
+    for dialogs in walks:
         if dialogs is every_dialog:
             await page.goto(f"{running.url}/admin/")
         async for what in dialogs(page, running):
@@ -156,7 +239,7 @@ async def test_dialogs_hold_to_axe_and_to_the_width(new_admin, running, scheme):
             await hold_to_width(page, what)
             box = await dialog(page).locator("article:visible").bounding_box()
             assert box["x"] >= 0, f"{what}: {box}"
-            assert box["x"] + box["width"] <= 320, f"{what}: {box}"
+            assert box["x"] + box["width"] <= width, f"{what}: {box}"
 
 
 async def reach(page, name, key="Tab"):
