@@ -24,15 +24,29 @@ class StartCommand:
     text: str
 
 
-def start_commands(gateway_url: str, ice_name: str, *, with_token: bool) -> list[StartCommand]:
-    """How to start this ICE; `with_token` if it has to register, since later it needs no token file."""
+def run_commands(gateway_url: str, ice_name: str, *, with_token: bool) -> list[StartCommand]:
+    """How a person starts this ICE; `with_token` if it has to register, since later it needs no token file."""
     options = " --insecure" if _is_plain_http(gateway_url) else ""
     shell = f"run --gateway {shlex.quote(gateway_url)}"
     powershell = f"run --gateway {_powershell(gateway_url)}"
     if with_token:
         shell += f" --token-file {ice_name}.token"
         powershell += f" --token-file .\\{ice_name}.token"
-    settings = [f"ICE_GATEWAY={gateway_url}", *(["ICE_OPTIONS=--insecure"] if options else [])]
+    return [
+        StartCommand("shell", "Linux and macOS", f"ice/bin/ice-client {shell}{options}"),
+        StartCommand(
+            "powershell",
+            "Windows (PowerShell)",
+            f"ice\\Scripts\\ice-client.exe {powershell}{options}",
+        ),
+    ]
+
+
+def start_commands(gateway_url: str, ice_name: str, *, with_token: bool) -> list[StartCommand]:
+    """The commands of `run_commands`, and those that make this ICE a service."""
+    settings = [f"ICE_GATEWAY={gateway_url}"]
+    if _is_plain_http(gateway_url):
+        settings.append("ICE_OPTIONS=--insecure")
     written = " ".join(map(shlex.quote, settings))
     service = [
         f"printf '%s\\n' {written} > /etc/ice-client/environment",
@@ -49,12 +63,7 @@ def start_commands(gateway_url: str, ice_name: str, *, with_token: bool) -> list
             service[1],
         ]
     return [
-        StartCommand("shell", "Linux and macOS", f"ice/bin/ice-client {shell}{options}"),
-        StartCommand(
-            "powershell",
-            "Windows (PowerShell)",
-            f"ice\\Scripts\\ice-client.exe {powershell}{options}",
-        ),
+        *run_commands(gateway_url, ice_name, with_token=with_token),
         StartCommand("service", "As a Linux service (root)", "\n".join(service)),
     ]
 

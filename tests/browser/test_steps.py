@@ -76,8 +76,8 @@ async def test_steps_1_to_5(new_admin, running):
     assert saved == token
     commands = await dialog(page).locator("pre").all_inner_texts()
     assert commands == [
-        f"ice-client run --gateway {running.url} --token-file lab-1.token",
-        rf"ice-client.exe run --gateway {running.url} --token-file .\lab-1.token",
+        f"ice/bin/ice-client run --gateway {running.url} --token-file lab-1.token",
+        rf"ice\Scripts\ice-client.exe run --gateway {running.url} --token-file .\lab-1.token",
     ]
 
     # 5. The token should be saved until the completion of the ICE registration. Refer here.

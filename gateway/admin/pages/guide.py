@@ -10,7 +10,7 @@ from aiohttp import web
 from gateway.admin.access import route
 from gateway.admin.pages.base import gateway_url, render
 from gateway.core.roles import Need
-from gateway.core.start_commands import start_commands
+from gateway.core.start_commands import run_commands
 
 
 def routes() -> list[web.RouteDef]:
@@ -24,6 +24,6 @@ async def page(request: web.Request) -> web.StreamResponse:
     context = {
         "title": "Guide",
         "gateway_url": url,
-        "commands": start_commands(url, "NAME", with_token=True)[:2],
+        "commands": run_commands(url, "NAME", with_token=True),
     }
     return render(request, "guide.html", context)

@@ -32,6 +32,7 @@ from gateway.core.audit_event import AuditAction, Via
 from gateway.core.ice import Action, Ice, IceType, Status, actions_from, valid_name
 from gateway.core.problems import Problem, invalid, problem
 from gateway.core.roles import Need, Role
+from gateway.core.start_commands import run_commands
 from gateway.services.provisioning import Done, Issued
 from gateway.store.ice_listing import NO_ICES, IceFilter, Listed
 from gateway.web.responses import RequestRefused
@@ -294,7 +295,7 @@ def issued_dialog(
         "ice": issued.ice,
         "token": issued.token.reveal(),
         "filename": f"{issued.ice.ice_name}.token",
-        "gateway_url": gateway_url(request),
+        "commands": run_commands(gateway_url(request), issued.ice.ice_name, with_token=True),
         "ended": ended,
     }
     changed = {"new": issued.ice.ice_name} if ended is None else {}
