@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from playwright.async_api import Browser, Page, expect
 
 from gateway.core.roles import Role
+from gateway.core.times import to_text
 from tests.browser.admin import (
     Admin,
     choose,
@@ -27,7 +28,8 @@ from tests.browser.admin import (
 )
 from tests.support.clock import RunningClock
 from tests.support.harness import Harness, harness
-from tests.support.ice import Key
+from tests.support.ice import Connection, Key
+from tests.support.work import asked, finished, progress, take
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 PUBLIC_URL = "https://ice.example.com"
@@ -44,6 +46,23 @@ FLEET = [
     ("build-4", None, "", "", "provisioned"),
 ]
 
+LABELS = {"build-1": {"os": "debian", "rack": "4"}, "lab-berlin-1": {"os": "windows"}}
+OPERATIONS = [
+    # ICE, kind, what has become of it, and its result, error or progress
+    ("lab-berlin-1", "scrape", "succeeded", {"result": {"pages": 212}}),
+    (
+        "build-2",
+        "remote-execute",
+        "failed",
+        {"error": {"code": "exit", "message": "exit status 1"}},
+    ),
+    ("build-1", "remote-execute", "succeeded", {"result": {"exit": 0}}),
+    ("lab-paris-1", "debug", "running", {"fraction": 0.2, "message": "attached to process 4711"}),
+    ("build-1", "remote-execute", "running", {"fraction": 0.64, "message": "tests/test_login.py"}),
+    ("build-1", "schedule", "queued", {}),
+    ("desk-carla", "execute", "queued", {}),
+]
+
 
 async def people(running: Harness) -> None:
     """Who works here."""
@@ -52,8 +71,9 @@ async def people(running: Harness) -> None:
         await running.add_user(name)
 
 
-async def fleet(running: Harness, clock: RunningClock) -> None:
-    """ICEs in every status."""
+async def fleet(running: Harness, clock: RunningClock) -> dict[str, Connection]:
+    """ICEs in every status; returns the connections of those that are connected."""
+    connections = {}
     htu = f"{PUBLIC_URL}/ice/v1"
     for name, user, version, platform, fate in FLEET:
         body = {"ice_name": name, "ice_type": "normal" if user else "ci-cd"}
@@ -67,6 +87,8 @@ async def fleet(running: Harness, clock: RunningClock) -> None:
         connection.hello(version=version, platform=platform, hostname=f"{name}.example.com")
         await connection.round_trip()
         clock.skip(minutes=9, seconds=41)
+        if fate == "connected":
+            connections[name] = connection
         if fate in ("gone", "stolen"):
             await connection.leave()
         if fate == "deregistered":
@@ -78,9 +100,32 @@ async def fleet(running: Harness, clock: RunningClock) -> None:
                 refused = await thief.refused(htu=htu, iat=clock().timestamp())
                 assert refused.code == "key-mismatch", refused.code
     await running.settled()
+    return connections
 
 
-async def take(page: Page, name: str, scheme: str, **how: Any) -> None:
+async def work(running: Harness, clock: RunningClock, connections: dict[str, Connection]) -> None:
+    """Operations that have ended, go on and wait; labels and a note of the ICE that works."""
+    for name, labels in LABELS.items():
+        described = {"labels": labels, "note": "On the third shelf of the rack by the window."}
+        await running.admin.call("PATCH", f"/ices/{name}", json=described)
+    for name, kind, outcome, result in OPERATIONS:
+        schedule = {"run_at": to_text(clock() + timedelta(hours=14))} if kind == "schedule" else {}
+        operation = await asked(running.admin, name, kind, params={"suite": "smoke"}, **schedule)
+        clock.skip(minutes=3, seconds=12)
+        if outcome == "queued":
+            continue
+        connection = connections[name]
+        await take(connection)
+        if outcome == "running":
+            progress(connection, operation, **result)
+            await running.eventually(f"/operations/{operation}", lambda told: told.json["progress"])
+            continue
+        clock.skip(minutes=2, seconds=48)
+        await finished(connection, operation, outcome, **result)
+    await running.settled()
+
+
+async def take_picture(page: Page, name: str, scheme: str, **how: Any) -> None:
     """One picture."""
     await page.mouse.move(0, 0)
     # As it is: to hide the caret, playwright would want an inline style, which the CSP forbids.
@@ -96,29 +141,32 @@ async def tour(browser: Browser, running: Harness, scheme: str, now: datetime) -
         "timezone_id": "UTC",
         "reduced_motion": "reduce",
     }
-    stranger = Admin(await browser.new_context(**look), running)
-    await take(await stranger.open("login"), "login", scheme)
-    await stranger.context.close()
     admin = Admin(await browser.new_context(**look), running)
     await admin.context.clock.set_fixed_time(now)
     await admin.log_in("admin")
     page = await admin.open()
     await expect(row(page, "lab-berlin-1").locator(".version")).not_to_be_empty()
     await page.get_by_text("What the statuses mean").click()
-    await take(page, "ices", scheme, full_page=True)
+    await take_picture(page, "ices", scheme, full_page=True)
     name = f"lab-oslo-{1 if scheme == 'light' else 2}"
     await fill(page, name)
     await submit(page)
     await press(page, "Ok")
-    await take(page, "token", scheme)
+    await take_picture(page, "token", scheme)
     await close_token(page)
     await choose(page, "lab-berlin-1", "Deregister")
-    await take(page, "confirm", scheme)
+    await take_picture(page, "confirm", scheme)
     await press(page, "Cancel")
     await expect(dialog(page)).to_have_count(0)
     await page.goto(f"{running.url}/admin/ices/lab-paris-2")
     await expect(page.locator(".timeline .refused")).to_be_visible()
-    await take(page, "one-ice", scheme)
+    await take_picture(page, "one-ice", scheme)
+    await page.goto(f"{running.url}/admin/ices/build-1")
+    await expect(page.get_by_role("progressbar")).to_be_visible()
+    await take_picture(page, "working-ice", scheme)
+    await page.goto(f"{running.url}/admin/operations")
+    await expect(page.get_by_role("progressbar")).to_have_count(2)
+    await take_picture(page, "operations", scheme)
     await admin.context.close()
     assert not admin.faults, admin.faults
 
@@ -131,7 +179,7 @@ async def main() -> None:
         options = {"server__public_url": [PUBLIC_URL]}
         async with chromium() as browser, harness(Path(folder), clock=clock, **options) as running:
             await people(running)
-            await fleet(running, clock)
+            await work(running, clock, await fleet(running, clock))
             for scheme in ("light", "dark"):
                 await tour(browser, running, scheme, clock())
     print(f"the pictures are in {IMAGES}")  # noqa: T201
