@@ -6,6 +6,7 @@ Tested in tests/contract/test_group_commit.py.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
@@ -155,6 +156,9 @@ def is_in(column: str, number: int) -> str:
     return f"{column} IN (SELECT atom FROM json_each(${number}))"
 
 
+_NUL: Final = r"\u0000"
+_ESCAPE: Final = re.compile(r"\\(?:u0000|.)")
+"""An escape of JSON; a backslash that is escaped itself begins none."""
 _KINDS: Final = {"#": "BIGINT", "~": "DOUBLE PRECISION"}
 
 
@@ -214,8 +218,13 @@ def places(number: int) -> str:
 
 
 def as_json(rows: Sequence[object]) -> str:
-    """A parameter for `is_in` or `rows_of`."""
-    return msgspec.json.encode(rows).decode()
+    """A parameter for `is_in` or `rows_of`, without NUL: PostgreSQL accepts none, and no stored text holds one."""
+    text = msgspec.json.encode(rows).decode()
+    return _ESCAPE.sub(_without_nul, text) if _NUL in text else text
+
+
+def _without_nul(escape: re.Match[str]) -> str:
+    return "\ufffd" if escape[0] == _NUL else escape[0]
 
 
 def containing(text: str) -> str:

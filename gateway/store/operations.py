@@ -292,7 +292,7 @@ class Operations:
             f"SELECT id, state, CASE WHEN state IN {_states(_ENDED_BY_US)} THEN error END"
             f" FROM ice_operations WHERE ice_name = $1 AND {is_in('id', 2)}",
             ice_name,
-            as_json([one for one in ids if "\0" not in one]),  # which PostgreSQL's JSON cannot hold
+            as_json(list(ids)),
         )
         return {
             operation_id: (State(state), code_of(None if error is None else error.encode()))

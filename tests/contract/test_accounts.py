@@ -29,6 +29,15 @@ from tests.contract.domain import (
 )
 
 
+@pytest.mark.parametrize("name", ["\0", "alice\0", "\\u0000"])
+async def test_a_list_of_names_may_hold_any_text(engine, name):
+    async def unit(transaction):
+        return await accounts.find_users(transaction, [name, "alice"])
+
+    assert list(await engine.write(unit)) == ["alice"]
+    assert await Accounts(engine).disabled_among([name]) == set()
+
+
 async def add_token(engine, token):
     await engine.write(lambda t: accounts.add_token(t, token, an_event("token", id=token.id)))
 
