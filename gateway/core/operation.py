@@ -144,13 +144,15 @@ class Operation:
             raise NotValid("run_at", f"is only for schedule; {kind} is sent as soon as possible")
         if run_at is not None and run_at < now:
             raise NotValid("run_at", "is past")
-        begin = run_at or now
+        begin, latest = run_at or now, now + MAX_AHEAD
+        too_late = f"at most {MAX_AHEAD.days} days ahead"
+        if begin > latest:  # the default deadline of a time in 9999 would exceed `datetime`
+            raise NotValid("run_at", too_late)
         end = deadline or later(begin, LIFETIME) or begin
         if end <= begin:
             raise NotValid("deadline", "must be later than run_at" if run_at else "is past")
-        if end > now + MAX_AHEAD:
-            too_late = "run_at" if deadline is None else "deadline"
-            raise NotValid(too_late, f"at most {MAX_AHEAD.days} days ahead")
+        if end > latest:
+            raise NotValid("run_at" if deadline is None else "deadline", too_late)
         if idempotency_key is not None and not re.fullmatch(KEY_PATTERN, idempotency_key):
             raise NotValid(
                 "idempotency_key",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Final, Self, TypeVar
 from urllib.parse import urlencode
 
@@ -161,11 +161,13 @@ def _in_address(value: Any) -> str:
 
 
 def moment(field: str, text: str | None) -> datetime | None:
-    """The time of a query parameter. Raises `RequestRefused`."""
+    """The time of a query parameter or member, in UTC. Raises `RequestRefused`."""
     try:
         # Strict: like the other values of a query, a number would be taken for seconds since 1970.
-        return msgspec.convert(text, type=_ZONED | None)
-    except msgspec.ValidationError:
+        given: datetime | None = msgspec.convert(text, type=_ZONED | None)
+        # In UTC the first and last hours of the calendar may be beyond it.
+        return None if given is None else given.astimezone(UTC)
+    except (msgspec.ValidationError, OverflowError):
         raise RequestRefused(invalid(field, "needs a time as RFC 3339 writes it")) from None
 
 

@@ -127,6 +127,7 @@ def test_without_a_deadline_it_has_a_day():
         ({"kind": OperationKind.SCHEDULE}, "run_at"),
         ({"kind": OperationKind.SCHEDULE, "run_at": NOW - timedelta(microseconds=1)}, "run_at"),
         ({"kind": OperationKind.SCHEDULE, "run_at": NOW + MAX_AHEAD}, "run_at"),
+        ({"kind": OperationKind.SCHEDULE, "run_at": datetime.max.replace(tzinfo=UTC)}, "run_at"),
         (
             {
                 "kind": OperationKind.SCHEDULE,

@@ -217,6 +217,8 @@ async def test_pages_of_any_order_follow_each_other(fleet, sort):
         ("label=windows", "label"),
         ("version_below=nightly", "version_below"),
         ("lastseen_before=yesterday", "lastseen_before"),
+        ("lastseen_before=0001-01-01T00:00:00%2B14:00", "lastseen_before"),
+        ("lastseen_after=9999-12-31T23:59:59-14:00", "lastseen_after"),
         ("lastseen_before=2026-01-01T00:00:00", "lastseen_before"),
         ("cursor=bGFiLTE&sort=version", "cursor"),
         ("status=registered&status=provisioned", "status"),

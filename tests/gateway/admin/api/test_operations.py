@@ -176,6 +176,7 @@ async def test_the_log_says_who_asked_and_who_cancelled(running):
         ({"kind": "execute", "idempotency_key": "a\x00b"}, "idempotency_key"),
         ({"kind": "execute", "idempotency_key": "schedule:1:2"}, "idempotency_key"),
         ({"kind": "schedule", "run_at": "0001-01-01T00:00:00+14:00"}, "run_at"),
+        ({"kind": "schedule", "run_at": "9999-12-31T23:59:59Z"}, "run_at"),
         ({"kind": "execute", "deadline": "9999-12-31T23:59:59-14:00"}, "deadline"),
         ({"kind": "execute", "deadline": 1e300}, "deadline"),
         ({"kind": "execute", "run_at": 10**29}, "run_at"),
