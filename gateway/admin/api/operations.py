@@ -33,7 +33,7 @@ from gateway.admin.context import CALLER, AdminContext, admin_context
 from gateway.admin.event_streams import send_document
 from gateway.core.operation import Operation, State
 from gateway.core.problems import invalid, problem
-from gateway.core.roles import Need
+from gateway.core.roles import Caller, Need
 from gateway.runtime.eventloop import wait_at_most
 from gateway.services import schemas
 from gateway.services.operation_requests import OperationRequest
@@ -231,16 +231,22 @@ async def cancel(request: web.Request, _: Listed, operation: Operation) -> web.R
 
 async def find_operation(request: web.Request) -> tuple[Listed, Operation]:
     """The operation of the path, if the caller may see its ICE. Raises `RequestRefused`."""
-    context = admin_context(request)
-    operation = await context.operations.find(request.match_info["id"])
-    listed = None if operation is None else await context.ices.find(operation.ice_name)
-    if (
-        operation is None
-        or listed is None
-        or not request[CALLER].sees_operation(listed.ice, operation.former_user)
-    ):
+    found = await _visible(admin_context(request), request[CALLER], request.match_info["id"])
+    if found is None:
         raise RequestRefused(problem("not-found", "There is no such operation."))
-    return listed, operation
+    return found
+
+
+async def _visible(
+    context: AdminContext, caller: Caller, operation_id: str
+) -> tuple[Listed, Operation] | None:
+    """The operation of this id and its ICE, if there is one and the caller may see it."""
+    operation = await context.operations.find(operation_id)
+    listed = None if operation is None else await context.ices.find(operation.ice_name)
+    if operation is None or listed is None:
+        return None
+    seen = caller.sees_operation(listed.ice, operation.former_user)
+    return (listed, operation) if seen else None
 
 
 async def stream(request: web.Request, _: Listed, operation: Operation) -> web.StreamResponse:
@@ -260,9 +266,10 @@ async def _send_all(
         while not context.node.waiters.closed and request.transport is not None:
             changed.clear()
             caller = await authenticate(request, used=False)
-            found = await context.operations.find(operation.id)
-            if caller is None or found is None:
+            visible = None if caller is None else await _visible(context, caller, operation.id)
+            if visible is None:
                 return  # the caller lost their right, or the operation was deleted
+            _, found = visible
             if found.state is not state:
                 state = found.state
                 # Without its params and result, which may be large.

@@ -714,6 +714,19 @@ async def test_who_loses_their_right_is_told_nothing_more(running):
         assert await reader.event() is None, "a disabled user was told of the result"
 
 
+async def test_who_is_no_admin_any_more_is_told_nothing_more_of_others_ices(running):
+    ice = await connected(running)
+    operation = await asked(running.admin)
+    await take(ice)
+    eve = await running.api("eve", Role.ADMIN)
+    async with follow(eve, operation) as reader:
+        while (await reader.event())[1]["state"] != "running":
+            pass
+        await running.gateway.services.accounts.set_role(ADMIN, "eve", Role.MEMBER)
+        await finished(ice, operation, result="secret")
+        assert await reader.event() is None, "a member was told of the result of another's ICE"
+
+
 @pytest.mark.gateway(tuning=Tuning(streams=StreamLimits(max_readers=1)))
 async def test_the_streams_of_one_user_are_bounded(running):
     await (await (await running.provision()).connect()).leave()
