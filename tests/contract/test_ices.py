@@ -11,6 +11,8 @@ import pytest
 from gateway.core.accounts import fold_user
 from gateway.core.audit_event import Actor, Via
 from gateway.core.ice import IceType, Status
+from gateway.core.labels import MAX_LABELS
+from gateway.core.search import MAX_WORDS
 from gateway.store import ices, sessions
 from gateway.store.engine import StoreUnavailable
 from gateway.store.ice_listing import IceFilter, Ices, Mark, Order, SortKey
@@ -408,3 +410,17 @@ async def test_times_and_nulls_come_back_as_they_went(engine):
     assert (found.provisionedon, found.expireson) == (minutes(0.01), None)
     assert found.provisionedto is None
     assert (await log(engine))[-1].event.actor == ROOT
+
+
+async def test_a_filter_may_have_all_conditions_at_once(engine):
+    await engine.write(
+        lambda t: ices.insert(t, an_ice("lab-1"), an_event("provision"), {"os": "linux"})
+    )
+    where = IceFilter(
+        status=Status.PROVISIONED,
+        words=("lab",) * MAX_WORDS,
+        labels=(("os", "linux"),) * MAX_LABELS,
+        now=NOW,
+    )
+    assert [listed.ice.ice_name for listed in await Ices(engine).page(where, 9)] == ["lab-1"]
+    assert (await Ices(engine).counts(where, NOW)).total == 1

@@ -39,6 +39,7 @@ from gateway.store.sqlite.migrate import (
     serving_lock,
     set_up,
 )
+from gateway.store.sqlite.parameters import numbered
 
 _COMMANDS_WAIT: Final = 5
 """Factor of the timeout for a command, which may wait longer beside a busy gateway."""
@@ -128,7 +129,7 @@ class SqliteEngine:
     ) -> list[Row]:
         with self._guard():
             # One thread switch. It reads to the end: a half-read cursor would keep an old snapshot.
-            return list(await connection.execute_fetchall(sql, _numbered(params)))  # type: ignore[arg-type] # tuples
+            return list(await connection.execute_fetchall(sql, numbered(params)))  # type: ignore[arg-type] # tuples
 
     def gather(self, key: str, columns: Iterable[str]) -> str:
         """See `Engine.gather`."""
@@ -284,23 +285,14 @@ class _SqliteTransaction:
         self.appended: list[AppendedEvent] = []
 
     async def fetch(self, sql: str, *params: object) -> list[Row]:
-        return list(await self._connection.execute_fetchall(sql, _numbered(params)))  # type: ignore[arg-type] # tuples
+        return list(await self._connection.execute_fetchall(sql, numbered(params)))  # type: ignore[arg-type] # tuples
 
     async def hold(self, sql: str, *params: object) -> list[Row]:
         return await self.fetch(sql, *params)  # no other connection writes
 
     async def run(self, sql: str, *params: object) -> int:
-        cursor = await self._connection.execute(sql, _numbered(params))
+        cursor = await self._connection.execute(sql, numbered(params))
         return cursor.rowcount
-
-
-def _numbered(params: Sequence[object]) -> dict[str, object]:
-    """Parameters by number, so that `$1` is the first."""
-    return dict(zip(_NUMBERS, params, strict=False))
-
-
-_NUMBERS: Final = tuple(map(str, range(1, 33)))
-"""More than any statement has; SQLite refuses a statement with more."""
 
 
 # --- opening -----------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from gateway.core.times import to_text
 from gateway.runtime.files import copy_owner, sync
 from gateway.store.engine import Row
 from gateway.store.last_seen import stored
+from gateway.store.sqlite.parameters import numbered
 from gateway.store.tables import NOT_COPIED, Table
 
 APPLICATION_ID: Final = 0x49434547
@@ -134,8 +135,7 @@ class ReadOnlyDatabase:
 
     async def fetch(self, sql: str, *params: object) -> list[Row]:
         """See `engine.Engine.fetch`."""
-        numbered = {str(number): value for number, value in enumerate(params, 1)}
-        return self._connection.execute(sql, numbered).fetchall()
+        return self._connection.execute(sql, numbered(params)).fetchall()
 
     def schema_info(self) -> SchemaInfo:
         """The identity of the database, from its header."""
