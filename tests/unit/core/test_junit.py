@@ -26,6 +26,12 @@ def test_failed_tests_are_named_with_their_message(result):
     ]
 
 
+def test_a_long_report_of_any_declared_encoding_is_read_whole():
+    cases = '<testcase name="größer"/>' * 5000
+    text = f'<?xml version="1.0" encoding="utf-16"?><testsuite>{cases}</testsuite>'
+    assert report_of(json.dumps({"junit": text, "numbers": [0.5]}).encode()).passed == 5000
+
+
 def test_what_is_shown_is_bounded():
     case = f'<testcase name="{"n" * 1000}"><failure>{"x" * 5000}</failure></testcase>'
     report = report_of(json.dumps(f"<testsuite>{case * 70}</testsuite>").encode())
