@@ -6,7 +6,9 @@ Tested in tests/gateway/cli/test_fleet.py.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,11 +38,17 @@ class TokenFolder:
 
     def holds(self, ice_name: str) -> bool:
         """Whether the whole token of this ICE is there; a crash may have left half of one."""
+        path = self.file(ice_name)
         try:
-            with self.file(ice_name).open("rb") as file:
-                return file.read(_LONGEST).endswith(b"\n")
+            found = path.lstat()
+            # A link would show another file's text, and a pipe would make the command wait.
+            if not stat.S_ISREG(found.st_mode):
+                raise OSError(errno.EINVAL, f"{path.name} is no regular file")
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
             return False
+        with os.fdopen(descriptor, "rb") as file:
+            return file.read(_LONGEST).endswith(b"\n")
 
     def write(self, tokens: Iterable[tuple[str, str]]) -> dict[str, str]:
         """Write tokens of ICEs, so that they survive a power cut; returns why some could not be written, by name."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 
 import pytest
@@ -117,6 +118,13 @@ async def test_a_lost_answer_is_named_and_its_tokens_are_made_anew(running, tmp_
     with pytest.raises(SystemExit, match="78"):
         await Fleet(admin, folder, **options).provision(tmp_path / "fleet.csv")
     (folder.path / "ci-1.token").rmdir()
+    capsys.readouterr()
+    for place in (os.mkfifo, lambda path: path.symlink_to(tmp_path / "fleet.csv")):
+        place(folder.path / "ci-1.token")
+        with pytest.raises(SystemExit, match="78"):
+            await Fleet(admin, folder, **options).provision(tmp_path / "fleet.csv")
+        assert "ci-1.token is no regular file" in capsys.readouterr().err
+        (folder.path / "ci-1.token").unlink()
     await Fleet(admin, folder, **options).provision(tmp_path / "fleet.csv")
     for file in folder.path.iterdir():
         await running.ice(file.read_text().strip()).connect()
