@@ -13,6 +13,7 @@ from aiohttp import web
 
 from gateway.admin.access import route
 from gateway.admin.api.requests import Query
+from gateway.admin.auth import authenticate
 from gateway.admin.context import admin_context
 from gateway.core.hash_chain import HEAD_PATTERN, Head
 from gateway.core.problems import problem
@@ -25,6 +26,10 @@ from gateway.web.responses import RequestRefused, json_response
 
 _WRITE_TIMEOUT: Final = 30.0
 """Seconds for a client to read the next part of an export."""
+
+
+class _RightLost(Exception):
+    """The caller may not read the audit log any more."""
 
 
 class VerificationQuery(Query):
@@ -77,7 +82,7 @@ async def download(request: web.Request, name: str) -> web.StreamResponse:
 
 
 async def send_export(request: web.Request, where: EventFilter, name: str) -> web.StreamResponse:
-    """The events of the filter as a file in the format of this name; a client that does not read is cut off."""
+    """The events of the filter as a file in the format of this name; cut off if the client does not read or loses its right."""
     context = admin_context(request)
     day = context.clock().strftime("%Y-%m-%d")
     response = web.StreamResponse(
@@ -88,13 +93,24 @@ async def send_export(request: web.Request, where: EventFilter, name: str) -> we
         }
     )
     await response.prepare(request)
+    every, loop = context.streams.limits.authenticate_every, asyncio.get_running_loop()
+    authenticated = loop.time()
     try:
         async for part in export(context.events, where, name):
+            if loop.time() - authenticated >= every:  # a slow client may take hours
+                authenticated = loop.time()
+                await _check_right(request)
             async with asyncio.timeout(_WRITE_TIMEOUT):
                 await response.write(part)
         await response.write_eof()
-    except (StoreUnavailable, TimeoutError):
+    except (StoreUnavailable, TimeoutError, _RightLost):
         # The status was sent, so only an aborted connection shows that the file is incomplete.
         if request.transport is not None:
             request.transport.abort()
     return response
+
+
+async def _check_right(request: web.Request) -> None:
+    caller = await authenticate(request, used=False)
+    if caller is None or not caller.grants.reads_events:
+        raise _RightLost

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 
+import aiohttp
 import pytest
 
+from gateway.admin.event_streams import StreamLimits
+from gateway.app import Tuning
 from gateway.core.roles import Role
-from tests.support.harness import expect_refused, hold_to_description
+from tests.support.harness import ADMIN, expect_refused, hold_to_description
 
 
 @pytest.fixture(autouse=True)
@@ -47,3 +50,20 @@ async def test_members_read_none_of_it_and_nodes_are_none_of_a_file(running):
         assert (await auditor.get(path)).status == 200
     assert (await running.admin.get("/nodes")).json == {"items": [], "next": None}
     expect_refused(await running.admin.post("/nodes/node-a/drain"), 404, "not-found")
+
+
+@pytest.mark.gateway(tuning=Tuning(streams=StreamLimits(authenticate_every=0)))
+async def test_an_export_ends_when_its_caller_loses_the_right(running, monkeypatch):
+    olga = await running.api("olga", Role.AUDITOR)
+    accounts = running.gateway.services.accounts
+    authenticate, asked = accounts.authenticate, []
+
+    async def losing_the_right_after_the_first(secret):
+        if asked:
+            await accounts.set_role(ADMIN, "olga", Role.MEMBER)
+        asked.append(secret)
+        return await authenticate(secret)
+
+    monkeypatch.setattr(accounts, "authenticate", losing_the_right_after_the_first)
+    with pytest.raises(aiohttp.ClientPayloadError):
+        await olga.get("/audit/export")
