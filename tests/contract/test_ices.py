@@ -424,3 +424,11 @@ async def test_a_filter_may_have_all_conditions_at_once(engine):
     )
     assert [listed.ice.ice_name for listed in await Ices(engine).page(where, 9)] == ["lab-1"]
     assert (await Ices(engine).counts(where, NOW)).total == 1
+
+
+async def test_names_and_generations_are_read_alone(engine):
+    for name in ("lab-2", "Lab-1", "ci-1"):
+        await engine.write(lambda t, name=name: ices.insert(t, an_ice(name), an_event("provision")))
+    found = IceFilter(words=("lab",))
+    assert await Ices(engine).generations(found, 9) == [("Lab-1", 1), ("lab-2", 1)]
+    assert await Ices(engine).generations(found, 1) == [("Lab-1", 1)]

@@ -210,10 +210,10 @@ def _named(wanted: BulkAct) -> list[Target]:
 
 async def _matching(table: Ices, where: IceFilter, most: int) -> list[Target]:
     """The ICEs that a filter finds. Raises `RequestRefused` if there are too many."""
-    found = await table.page(where, most + 1)
+    found = await table.generations(where, most + 1)
     if len(found) > most:
         raise RequestRefused(invalid("filter", f"matches more than {most:,} ICEs"))
-    return [Target(each.ice.ice_name, each.ice.generation) for each in found]
+    return [Target(*pair) for pair in found]
 
 
 def _answer(done: BulkDone | Problem) -> schemas.BulkAnswer:

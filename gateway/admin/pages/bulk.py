@@ -28,7 +28,6 @@ from gateway.core.problems import Problem, invalid, problem
 from gateway.core.roles import Need
 from gateway.core.secret import Secret
 from gateway.services.bulk_actions import MAX_BULK, MAX_ISSUED, BulkDone, BulkOutcome, Target
-from gateway.store.ice_listing import BY_NAME, Mark
 from gateway.web.responses import RequestRefused, json_response
 
 MAX_BULK_FIELDS: Final = MAX_BULK + MAX_FIELDS
@@ -42,8 +41,6 @@ _EXAMPLES: Final = 5
 """Names that a reason of a refusal lists."""
 _LISTED: Final = 200
 """Results that are listed one by one."""
-_CHUNK: Final = 1000
-"""ICEs that are read at once; between two chunks the loop serves others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,19 +66,12 @@ async def names(request: web.Request) -> web.StreamResponse:
     """The names of the ICEs that the table's filter finds, as JSON."""
     context = admin_context(request)
     where = visible_ices(request[CALLER], TableQuery.of(request).filter(context.clock()))
-    found: list[str] = []
-    after = None
-    while where is not None:
-        chunk = await context.ices.page(where, _CHUNK, after=after)
-        found += [listed.ice.ice_name for listed in chunk]
-        if len(found) > MAX_BULK:
-            raise RequestRefused(
-                problem("invalid", f"More than {MAX_BULK:,} ICEs match: filter further.")
-            )
-        if len(chunk) < _CHUNK:
-            break
-        after = Mark.of(chunk[-1], BY_NAME)
-    return json_response(found)
+    found = [] if where is None else await context.ices.generations(where, MAX_BULK + 1)
+    if len(found) > MAX_BULK:
+        raise RequestRefused(
+            problem("invalid", f"More than {MAX_BULK:,} ICEs match: filter further.")
+        )
+    return json_response([name for name, _ in found])
 
 
 async def confirm(request: web.Request) -> web.StreamResponse:
