@@ -281,6 +281,19 @@ def show_list(
     show_table(headings, rows)
 
 
+def show_members(document: msgspec.Struct, **lines: Callable[[Any], str]) -> None:
+    """Print a document, a line for each member, which `lines` may show otherwise than as text or JSON."""
+    shown = []
+    for name in document.__struct_fields__:
+        value = getattr(document, name)
+        if value and name in lines:
+            value = lines[name](value)
+        elif value and not isinstance(value, str):
+            value = msgspec.json.encode(value).decode()
+        shown.append(f"{name:<15}{printable(value or '-')}")
+    print_output("\n".join(shown))
+
+
 def _cell(value: object) -> str | None:
     if isinstance(value, bool):
         return "yes" if value else "no"

@@ -11,7 +11,14 @@ from pathlib import Path
 import click
 
 from gateway.cli.admin_port import Admin
-from gateway.cli.common import json_option, print_notice, print_output, show_json, show_table
+from gateway.cli.common import (
+    json_option,
+    print_notice,
+    print_output,
+    show_json,
+    show_members,
+    show_table,
+)
 from gateway.cli.fleet import Fleet
 from gateway.cli.many_ices import end_many
 from gateway.cli.target import with_admin, with_admin_of_new
@@ -166,14 +173,7 @@ async def show(admin: Admin, name: str, *, as_json: bool) -> None:
     if as_json:
         show_json(document)
         return
-    connection = document.connection
-    lines = [
-        f"{field:<15}{getattr(document, field) or '-'}"
-        for field in document.__struct_fields__
-        if field != "connection"
-    ]
-    connected = f"since {connection.since} from {connection.address}" if connection else "-"
-    print_output("\n".join([*lines, f"{'connection':<15}{connected}"]))
+    show_members(document, connection=lambda now: f"since {now.since} from {now.address}")
 
 
 @ices.command()

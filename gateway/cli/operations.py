@@ -23,6 +23,7 @@ from gateway.cli.common import (
     print_output,
     refuse,
     show_json,
+    show_members,
     show_table,
 )
 from gateway.cli.target import with_admin
@@ -192,13 +193,7 @@ async def show(admin: Admin, operation_id: str, *, as_json: bool) -> None:
     if as_json:
         show_json(document)
         return
-    lines = []
-    for field in document.__struct_fields__:
-        value = getattr(document, field)
-        if not (value is None or isinstance(value, str)):
-            value = printable(msgspec.json.encode(value).decode())
-        lines.append(f"{field:<15}{value or '-'}")
-    print_output("\n".join(lines))
+    show_members(document)
 
 
 @operations.command()

@@ -16,6 +16,11 @@ async def test_labels_and_notes_are_set_and_removed(running, admin):
     await admin("ices", "label", "lab-1", "os-", "site=")
     shown = json.loads((await admin("ices", "show", "lab-1", "--json")).stdout)
     assert (shown["labels"], shown["note"]) == ({"site": "", "team": "a=b"}, "under the desk")
+    await admin("ices", "note", "lab-1", "under\nthe desk")
+    lines = (await admin("ices", "show", "lab-1")).stdout.splitlines()
+    members = dict(line.split(maxsplit=1) for line in lines)
+    assert members["labels"] == '{"site":"","team":"a=b"}'
+    assert (members["note"], members["attention"]) == ("under\\nthe desk", "-")
     for args, status, says in (
         (("label", "lab-1", "Os=x"), 1, "labels.Os: a label's key has"),
         (("label", "lab-1", *(f"k{number}=1" for number in range(32))), 1, "at most 32 labels"),
