@@ -9,6 +9,7 @@ from typing import Final
 from gateway.core.problems import quoted
 
 MAX_LABELS: Final = 32
+TOO_MANY: Final = f"an ICE has at most {MAX_LABELS} labels"
 MAX_NOTE: Final = 1000
 """Characters of a note."""
 KEY_PATTERN: Final = "[a-z0-9][a-z0-9._-]{0,62}"
@@ -72,7 +73,7 @@ def labels_of(text: str) -> Labels | str:
             return f"has the key {key} twice"
         labels[key] = value
     if len(labels) > MAX_LABELS:
-        return f"an ICE has at most {MAX_LABELS} labels"
+        return TOO_MANY
     return labels
 
 

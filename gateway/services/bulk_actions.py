@@ -14,7 +14,7 @@ from typing import Final
 from gateway.core.accounts import User, fold_user
 from gateway.core.audit_event import Actor, AuditAction, Event
 from gateway.core.ice import Action, Ice, IceType, fold
-from gateway.core.labels import LabelChanges, Labels, merged
+from gateway.core.labels import TOO_MANY, LabelChanges, Labels, merged
 from gateway.core.problems import Problem, invalid, problem
 from gateway.core.revocation import Drop
 from gateway.core.secret import Secret
@@ -27,7 +27,7 @@ from gateway.services.ice_changes import (
     new_owner,
     validate_new,
 )
-from gateway.services.labelling import TOO_MANY, label_event
+from gateway.services.labelling import description_fault, label_event
 from gateway.store import accounts, events, ices
 from gateway.store.engine import AppendedEvent, Transaction, Unit
 
@@ -188,6 +188,16 @@ class BulkActions(IceActions):
             return outcomes, await ices.describe(transaction, list(written.values()))
 
         return await self._run(unit)
+
+    async def label_one(
+        self, actor: Actor, ice_name: str, changes: LabelChanges, note: str | None
+    ) -> Problem | None:
+        """Likewise, of one ICE; returns the refusal."""
+        refused = description_fault(changes, note)
+        if refused is not None:
+            return refused
+        done = await self.label(actor, [Target(ice_name)], changes, note)
+        return done if isinstance(done, Problem) else done.outcomes[0].problem
 
     async def provision(
         self, actor: Actor, new: Sequence[NewIce], *, dry_run: bool = False

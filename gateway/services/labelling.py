@@ -6,14 +6,11 @@ Tested in tests/gateway/admin/api/test_labels.py.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Final
 
 from gateway.core.audit_event import Actor, AuditAction, Event
 from gateway.core.ice import Ice
-from gateway.core.labels import MAX_LABELS, LabelChanges, label_fault, note_fault
+from gateway.core.labels import MAX_LABELS, TOO_MANY, LabelChanges, label_fault, note_fault
 from gateway.core.problems import Problem, invalid
-
-TOO_MANY: Final = f"an ICE has at most {MAX_LABELS} labels"
 
 
 def description_fault(

@@ -130,25 +130,20 @@ def checked(wanted: Bulk, now: datetime) -> IceFilter | None:
     """The filter of a valid body, None if it names the ICEs. Raises `RequestRefused`."""
     if isinstance(wanted, BulkProvision):
         for place, new in enumerate(wanted.ices):
-            _refuse(description_fault(new.labels, None, f"ices[{place}].labels"))
+            unwrap(description_fault(new.labels, None, f"ices[{place}].labels"))
         return None
     if isinstance(wanted, BulkLabel):
         if _description(wanted) == ({}, None):
-            _refuse(invalid("body", "names neither labels nor a note"))
-        _refuse(description_fault(*_description(wanted)))
+            unwrap(invalid("body", "names neither labels nor a note"))
+        unwrap(description_fault(*_description(wanted)))
     if isinstance(wanted.filter, msgspec.UnsetType):
-        _refuse(_names_fault(wanted))
+        unwrap(_names_fault(wanted))
         return None
     if wanted.ice_names is not msgspec.UNSET or wanted.generations is not msgspec.UNSET:
-        _refuse(invalid("ice_names", "either the names or a filter, not both"))
+        unwrap(invalid("ice_names", "either the names or a filter, not both"))
     if not wanted.dry_run:
-        _refuse(invalid("filter", "only for a dry run; then send the names that it found"))
+        unwrap(invalid("filter", "only for a dry run; then send the names that it found"))
     return wanted.filter.filter(now)
-
-
-def _refuse(fault: Problem | None) -> None:
-    if fault is not None:
-        raise RequestRefused(fault)
 
 
 def _names_fault(wanted: BulkAct) -> Problem | None:

@@ -43,7 +43,6 @@ from gateway.core.roles import Need
 from gateway.core.search import MAX_WORDS, words_of
 from gateway.core.version_key import version_key
 from gateway.services import schemas
-from gateway.services.bulk_actions import BulkDone, Target
 from gateway.services.ice_changes import validate_new
 from gateway.services.labelling import description_fault
 from gateway.services.provisioning import Done, Issued
@@ -60,8 +59,6 @@ LabelChanges = dict[str, LabelValue | None]
 Note = Annotated[str, msgspec.Meta(max_length=MAX_NOTE)]
 Label = Annotated[str, msgspec.Meta(pattern=f"^{KEY_PATTERN}=")]
 """`KEY=VALUE`"""
-
-
 Labels = Annotated[list[Label], msgspec.Meta(max_length=MAX_LABELS)]
 
 
@@ -227,9 +224,7 @@ async def _changes(request: web.Request) -> tuple[LabelChanges, str | None]:
     note = None if isinstance(changes.note, msgspec.UnsetType) else changes.note
     if changes == IceChanges():
         raise RequestRefused(invalid("body", "names neither labels nor a note"))
-    fault = description_fault(labels, note)
-    if fault is not None:
-        raise RequestRefused(fault)
+    unwrap(description_fault(labels, note))
     return labels, note
 
 
@@ -294,10 +289,7 @@ async def describe(
 ) -> web.Response:
     """Merge labels into an ICE's, and set its note."""
     context, name = admin_context(request), listed.ice.ice_name
-    done: BulkDone = unwrap(
-        await context.services.bulk.label(actor(request), [Target(name)], labels, note)
-    )
-    unwrap(done.outcomes[0].problem)
+    unwrap(await context.services.bulk.label_one(actor(request), name, labels, note))
     return _answer(request, await context.ices.find(name) or listed)
 
 

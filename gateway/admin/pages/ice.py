@@ -29,8 +29,6 @@ from gateway.core.labels import MAX_LABELS, LabelChanges, labels_of
 from gateway.core.problems import Problem, invalid
 from gateway.core.roles import Need
 from gateway.core.start_commands import start_commands
-from gateway.services.bulk_actions import BulkDone, Target
-from gateway.services.labelling import description_fault
 from gateway.store.ice_listing import Listed
 from gateway.store.sessions import ConnectionEvent, events_of
 
@@ -62,8 +60,6 @@ _REMEDIES: Final[dict[str, tuple[str, Action | None]]] = {
         None,
     ),
 }
-
-
 _ENDINGS: Final = {
     1000: "The ICE closed the connection.",
     1001: "The ICE closed the connection, because it was stopped.",
@@ -167,14 +163,12 @@ async def describe(request: web.Request, listed: Listed) -> web.StreamResponse:
     """Save labels and note; what the person did not change stays as it is by now."""
     fields = await form_fields(request, max_fields=_MAX_FIELDS)
     changes, note = _description(fields)
-    done: Problem | BulkDone | None = changes if isinstance(changes, Problem) else None
-    if not isinstance(changes, Problem):
-        done = description_fault(changes, note)
-        if done is None and (changes or note is not None):
-            done = await admin_context(request).services.bulk.label(
-                actor(request, Via.PAGE), [Target(listed.ice.ice_name)], changes, note
-            )
-    refused = done.outcomes[0].problem if isinstance(done, BulkDone) else done
+    if isinstance(changes, Problem):
+        refused: Problem | None = changes
+    else:
+        bulk = admin_context(request).services.bulk
+        caller = actor(request, Via.PAGE)
+        refused = await bulk.label_one(caller, listed.ice.ice_name, changes, note)
     if refused is not None:
         elements = {"note": "note", "labels": "new-labels"}
         return form_error(request, refused, elements, "#dialog-fault")
