@@ -22,9 +22,9 @@ from yarl import URL
 
 from gateway import SERVER_NAME, __version__
 from gateway.cli.admin_port import AnswerLost, Query, Refused
+from gateway.core.addresses import is_loopback
 from gateway.core.problems import problem
 from gateway.core.secret import Secret
-from gateway.runtime.settings import is_loopback
 from gateway.services.schemas import ProblemDocument
 
 R = TypeVar("R")

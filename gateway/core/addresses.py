@@ -31,6 +31,16 @@ def parse_address(text: str) -> Address | None:
     return address
 
 
+def is_loopback(host: str) -> bool:
+    """Whether this name or address of a host is this machine itself."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def parse_network(text: str) -> Network:
     """Parse a network in CIDR notation, or a single address as in `parse_address`. Raises `ValueError`."""
     address = parse_address(text)

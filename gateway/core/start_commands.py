@@ -5,12 +5,13 @@ None contains the token: `--token-file` names the file that the admin handed ove
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import shlex
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
+
+from gateway.core.addresses import is_loopback
 
 _PLAIN: Final = re.compile(r"[A-Za-z0-9._~:/\[\]-]+")
 
@@ -71,12 +72,7 @@ def start_commands(gateway_url: str, ice_name: str, *, with_token: bool) -> list
 def _is_plain_http(url: str) -> bool:
     """Whether the client refuses the URL without `--insecure`."""
     parts = urlsplit(url)
-    host = parts.hostname or ""
-    try:
-        loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = host == "localhost"
-    return parts.scheme == "http" and not loopback
+    return parts.scheme == "http" and not is_loopback(parts.hostname or "")
 
 
 def _powershell(text: str) -> str:

@@ -6,7 +6,6 @@ Pure except for reading the file. Every error names the key, where it was set, a
 
 from __future__ import annotations
 
-import ipaddress
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from gateway.core.addresses import Network
+from gateway.core.addresses import Network, is_loopback
 from gateway.core.text import decoded
 from gateway.runtime.database_url import ENCODE, file_of, shown
 from gateway.runtime.setting_types import (
@@ -245,16 +244,6 @@ _REMOVED: Final = {
     " PostgreSQL and ice-gateway@.service"
 }
 """For each setting of earlier versions, what to do instead."""
-
-
-def is_loopback(host: str) -> bool:
-    """Whether this name or address of a host is this machine itself."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def load(
