@@ -25,6 +25,7 @@ from gateway.store.operations import Operations
 
 MAX_UNFINISHED: Final = 1000
 """Unfinished operations that an ICE may have."""
+NO_OPERATION: Final = problem("not-found", "There is no such operation.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,7 @@ class OperationService:
         async def unit(transaction: Transaction) -> Operation | Problem:
             old = await Operations(transaction.fetch).find(operation_id)
             if old is None:
-                return problem("not-found", "There is no such operation.")
+                return NO_OPERATION
             new = old.moved(Move.CANCEL, now, error=error)
             if new is None or not await operations.replace(transaction, old, new):
                 return problem("already-finished", f"the operation has {_OUTCOMES[old.state]}")

@@ -32,11 +32,11 @@ from gateway.admin.auth import actor, authenticate
 from gateway.admin.context import CALLER, AdminContext, admin_context
 from gateway.admin.event_streams import send_document
 from gateway.core.operation import Operation, State
-from gateway.core.problems import invalid, problem
+from gateway.core.problems import invalid
 from gateway.core.roles import Caller, Need
 from gateway.runtime.eventloop import wait_at_most
 from gateway.services import schemas
-from gateway.services.operation_requests import OperationRequest
+from gateway.services.operation_requests import NO_OPERATION, OperationRequest
 from gateway.store.accounts import Accounts
 from gateway.store.engine import StoreUnavailable
 from gateway.store.ice_listing import Listed
@@ -233,7 +233,7 @@ async def find_operation(request: web.Request) -> tuple[Listed, Operation]:
     """The operation of the path, if the caller may see its ICE. Raises `RequestRefused`."""
     found = await _visible(admin_context(request), request[CALLER], request.match_info["id"])
     if found is None:
-        raise RequestRefused(problem("not-found", "There is no such operation."))
+        raise RequestRefused(NO_OPERATION)
     return found
 
 

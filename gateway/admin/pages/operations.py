@@ -27,10 +27,10 @@ from gateway.core.ice import OPERATIONS, fold
 from gateway.core.json_input import NotJson, check_syntax
 from gateway.core.junit import report_of
 from gateway.core.operation import Operation, State
-from gateway.core.problems import Problem, invalid, problem
+from gateway.core.problems import Problem, invalid
 from gateway.core.roles import Need
 from gateway.core.text import pretty
-from gateway.services.operation_requests import OperationRequest
+from gateway.services.operation_requests import NO_OPERATION, OperationRequest
 from gateway.services.schemas import progress_document
 from gateway.store.ice_listing import Listed
 from gateway.store.operations import Numbered, OperationFilter
@@ -205,5 +205,5 @@ async def cancel(request: web.Request, _: Listed, operation: Operation) -> web.S
 async def _find(request: web.Request) -> tuple[Listed, Operation]:
     listed, operation = await find_operation(request)
     if fold(operation.ice_name) != fold(request.match_info["ice_name"]):
-        raise RequestRefused(problem("not-found", "There is no such operation."))
+        raise RequestRefused(NO_OPERATION)
     return listed, operation
