@@ -44,8 +44,6 @@ _LISTING: Final = f"""
             WHERE ice_name = t.ice_name AND generation = t.generation
         )
 """
-
-
 _NAME: Final = "lower(t.ice_name)"
 
 
@@ -70,8 +68,6 @@ _SORTED_BY: Final = {
     SortKey.VERSION: "t.version_key",
     SortKey.PROVISIONED: "t.provisionedon",
 }
-
-
 _JOINED_FOR: Final = {SortKey.USER: _AND_USER, SortKey.LAST_SEEN: _AND_CONFIRMED}
 
 
