@@ -22,8 +22,7 @@ import msgspec
 
 from gateway.cli.admin_port import Refused
 from gateway.core.audit_event import Actor, Via
-from gateway.core.ice import Ice
-from gateway.core.problems import Problem, problem
+from gateway.core.problems import Problem
 from gateway.core.text import compact, pretty, printable
 from gateway.core.times import utc_now
 from gateway.runtime.setting_types import duration
@@ -32,7 +31,6 @@ from gateway.runtime.standard_streams import Unwritable, writing
 from gateway.services.services import Services
 from gateway.store.acknowledgements import Acknowledgements
 from gateway.store.engine import Engine, StoreRefused, StoreRefusedForNow, StoreUnavailable
-from gateway.store.ice_listing import Ices, Listed
 from gateway.store.key_file import KeyFileUnusable, KeyStore
 from gateway.store.nodes import Nodes
 from gateway.store.open import open_store
@@ -57,9 +55,9 @@ def exit_on_error(error: Exception) -> NoReturn:
 
 
 def unwrap(value: R | Problem) -> R:
-    """The result of a service call; a problem ends the command."""
+    """The result of a service call. Raises `Refused` if it is a problem."""
     if isinstance(value, Problem):
-        _exit_refused(value.code, value.detail)
+        raise Refused(value.code, value.detail)
     return value
 
 
@@ -90,14 +88,6 @@ class CommandContext:
             confirmer=Acknowledgements(Nodes(engine.fetch), utc_now),
         )
         return cls(settings, engine, services, current_actor())
-
-    async def ice(self, name: str) -> Ice:
-        """The ICE of this name; if there is none, the command ends with the refusal."""
-        return (await self.listed(name)).ice
-
-    async def listed(self, name: str) -> Listed:
-        """The ICE of this name with its connection; if there is none, the command ends with the refusal."""
-        return unwrap(await Ices(self.engine).find(name) or problem("not-registered"))
 
 
 @contextlib.asynccontextmanager

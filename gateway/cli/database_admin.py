@@ -12,17 +12,17 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
 
 from gateway.cli.admin_port import Body, Query, Refused
-from gateway.cli.common import CommandContext
+from gateway.cli.common import CommandContext, unwrap
 from gateway.core.accounts import fold_user
 from gateway.core.hash_chain import Head
 from gateway.core.ice import IceType
 from gateway.core.operation import Operation
-from gateway.core.problems import Problem, problem
+from gateway.core.problems import problem
 from gateway.core.roles import Role
 from gateway.core.secret import Secret
 from gateway.core.times import utc_now
@@ -30,9 +30,7 @@ from gateway.node.expiry import OperationExpiry
 from gateway.services import account_schemas, schemas
 from gateway.services.accounts import Change, Changed
 from gateway.services.audit_export import export
-from gateway.services.bulk_actions import Target
-from gateway.services.labelling import description_fault
-from gateway.services.operation_requests import OperationRequest
+from gateway.services.operation_requests import NO_OPERATION, OperationRequest
 from gateway.services.provisioning import Done, Issued
 from gateway.store.events import EventFilter, Events
 from gateway.store.ice_listing import Ices, Listed, Mark
@@ -42,13 +40,6 @@ _PAGE: Final = 1000
 _OPERATIONS_PAGE: Final = 200
 _POLL_INTERVAL: Final = 0.2
 """Seconds between two reads of an operation that is followed."""
-R = TypeVar("R")
-
-
-def _unwrap(value: R | Problem) -> R:
-    if isinstance(value, Problem):
-        raise Refused(value.code, value.detail)
-    return value
 
 
 @contextlib.contextmanager
@@ -104,7 +95,7 @@ class DatabaseAdmin:
         return self._document(await self._listed(name), served=await self.is_served())
 
     async def _listed(self, name: str) -> Listed:
-        return _unwrap(await self._table.find(name) or problem("not-registered"))
+        return unwrap(await self._table.find(name) or problem("not-registered"))
 
     @staticmethod
     def _document(listed: Listed, *, served: bool) -> schemas.IceDocument:
@@ -114,7 +105,7 @@ class DatabaseAdmin:
 
     async def provision(self, new: Body) -> schemas.Provisioned:
         """See `Admin`."""
-        issued = _unwrap(
+        issued = unwrap(
             await self._services.provisioning.provision(
                 self._actor, new["ice_name"], IceType(new["ice_type"]), new.get("provisionedto")
             )
@@ -138,16 +129,12 @@ class DatabaseAdmin:
     async def _act(self, action: str, name: str, *given: Any) -> tuple[Listed, Done]:
         listed = await self._listed(name)
         act = self._services.provisioning.actions[action]
-        return listed, _unwrap(await act(self._actor, listed.ice, *given))
+        return listed, unwrap(await act(self._actor, listed.ice, *given))
 
     async def describe(self, name: str, changes: Body) -> schemas.IceDocument:
         """See `Admin`."""
         labels, note = changes.get("labels", {}), changes.get("note")
-        fault = description_fault(labels, note)
-        if fault is not None:
-            _unwrap(fault)
-        done = _unwrap(await self._services.bulk.label(self._actor, [Target(name)], labels, note))
-        _unwrap(done.outcomes[0].problem)
+        unwrap(await self._services.bulk.label_one(self._actor, name, labels, note))
         return await self.ice(name)
 
     async def bulk(self, wanted: Body) -> schemas.BulkAnswer:
@@ -172,7 +159,7 @@ class DatabaseAdmin:
             body.kind, bytes(body.params), body.run_at, body.deadline, body.idempotency_key
         )
         requested = await self._services.operations.request(self._actor, ice, wanted)
-        return schemas.operation_document(_unwrap(requested))
+        return schemas.operation_document(unwrap(requested))
 
     async def operations(
         self, query: Query, *, limit: int, brief: bool
@@ -196,11 +183,11 @@ class DatabaseAdmin:
 
     async def _operation(self, operation_id: str) -> Operation:
         found = await self._operations.find(operation_id)
-        return _unwrap(found or problem("not-found", "There is no such operation."))
+        return unwrap(found or NO_OPERATION)
 
     async def cancel(self, operation_id: str) -> None:
         """See `Admin`."""
-        _unwrap(await self._services.operations.cancel(self._actor, operation_id))
+        unwrap(await self._services.operations.cancel(self._actor, operation_id))
 
     async def follow(
         self, operation: schemas.OperationDocument
@@ -231,7 +218,7 @@ class DatabaseAdmin:
     async def add_user(self, new: Body) -> None:
         """See `Admin`."""
         accounts, password = self._services.accounts, _secret(new)
-        _unwrap(await accounts.add_user(self._actor, new["name"], Role(new["role"]), password))
+        unwrap(await accounts.add_user(self._actor, new["name"], Role(new["role"]), password))
 
     async def change_user(self, name: str, changes: Body) -> None:
         """See `Admin`."""
@@ -245,7 +232,7 @@ class DatabaseAdmin:
     async def _change_user(self, name: str, changes: Body) -> Changed:
         role = changes.get("role")
         wanted = Change(role and Role(role), changes.get("disabled"), _secret(changes))
-        return _unwrap(await self._services.accounts.change(self._actor, name, wanted))
+        return unwrap(await self._services.accounts.change(self._actor, name, wanted))
 
     async def api_tokens(self) -> AsyncIterator[list[account_schemas.ApiTokenDocument]]:
         """See `Admin`."""
@@ -254,7 +241,7 @@ class DatabaseAdmin:
 
     async def create_api_token(self, new: Body, *, lifetime: float) -> account_schemas.ApiTokenMade:
         """See `Admin`."""
-        made = _unwrap(
+        made = unwrap(
             await self._services.accounts.create_token(
                 *(self._actor, new["user"], new["name"], lifetime, new.get("ice")),
                 may_change_accounts=new.get("accounts", False),
@@ -265,7 +252,7 @@ class DatabaseAdmin:
 
     async def revoke_api_token(self, token_id: str) -> None:
         """See `Admin`."""
-        _unwrap(await self._services.accounts.revoke_token(self._actor, token_id))
+        unwrap(await self._services.accounts.revoke_token(self._actor, token_id))
 
     async def nodes(self) -> list[schemas.NodeDocument]:
         """See `Admin`."""
@@ -277,12 +264,12 @@ class DatabaseAdmin:
     async def set_draining(self, name: str, *, draining: bool, force: bool) -> None:
         """See `Admin`."""
         nodes = self._services.nodes
-        _unwrap(await nodes.set_draining(self._actor, name, draining=draining, force=force))
+        unwrap(await nodes.set_draining(self._actor, name, draining=draining, force=force))
 
     async def audit_head(self) -> schemas.HeadDocument:
         """See `Admin`."""
         newest = await self._services.audit.head()
-        found = _unwrap(newest or problem("not-found", "There is no event yet."))
+        found = unwrap(newest or problem("not-found", "There is no event yet."))
         return schemas.described(schemas.HeadDocument, found)
 
     async def audit_verdict(self, kept: str | None) -> schemas.VerdictDocument:

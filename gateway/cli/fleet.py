@@ -32,14 +32,13 @@ from gateway.core.text import decoded
 from gateway.services.schemas import BulkItem, IceDocument
 from gateway.store.engine import StoreUnavailable
 
-PORTION: Final = 500
+_PORTION: Final = 500
 """ICEs in one request at most."""
 _PORTION_BYTES: Final = 900_000
 """Bytes of one request; the API reads a MiB."""
 _MAX_FILE: Final = 64 * 1024 * 1024
 _AT_ONCE: Final = 32
 """Requests for single users or ICEs at a time."""
-_OK: Final = 200
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -113,7 +112,7 @@ class Fleet:
         for portion in _portions(rows):
             answer = await self._admin.bulk(_provision(portion) | {"dry_run": True})
             for row, item in zip(portion, answer.items, strict=True):
-                if item.status == _OK:
+                if item.code is None:
                     self._add_new(plan, row)
                 elif item.code == "ice-exists":
                     there.append(row)
@@ -306,7 +305,7 @@ def _portions(rows: Iterable[FleetRow]) -> Iterator[list[FleetRow]]:
     size = 0
     for row in rows:
         length = len(msgspec.json.encode(_new(row))) + 1
-        if portion and (len(portion) == PORTION or size + length > _PORTION_BYTES):
+        if portion and (len(portion) == _PORTION or size + length > _PORTION_BYTES):
             yield portion
             portion, size = [], 0
         portion.append(row)

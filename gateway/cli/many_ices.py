@@ -17,12 +17,11 @@ from gateway.cli.common import print_notice, print_output, refuse
 from gateway.core.problems import problem
 from gateway.services.schemas import BulkItem
 
-SHOWN: Final = 20
+_SHOWN: Final = 20
 """Names that a sentence has at most."""
-_OK: Final = 200
 
 
-def filter_of(where: Sequence[str]) -> dict[str, object]:
+def _filter_of(where: Sequence[str]) -> dict[str, object]:
     """`FILTER=VALUE` arguments as a filter of the API. Raises `click.UsageError`."""
     from gateway.admin.api.ices import IceFilters
 
@@ -51,11 +50,11 @@ async def end_many(
     admin: Admin, action: str, where: Sequence[str], *, dry_run: bool, yes: bool
 ) -> None:
     """Find ICEs, show what would be done, ask, and do it with the generations that were shown."""
-    wanted = filter_of(where)
+    wanted = _filter_of(where)
     if not (dry_run or yes or sys.stdin.isatty()):
         raise click.UsageError("there is no terminal to ask on: use --yes, or --dry-run")
     found = (await admin.bulk({"action": action, "filter": wanted, "dry_run": True})).items
-    targets = [item for item in found if item.status == _OK]
+    targets = [item for item in found if item.code is None]
     if not found:
         print_notice("no ICE matches")
         return
@@ -103,5 +102,5 @@ def count(number: int) -> str:
 
 def some(names: Sequence[str]) -> str:
     """The first names, and how many there are besides."""
-    more = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {more:,} more" if more > 0 else "")
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more:,} more" if more > 0 else "")

@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from gateway.cli.admin_port import Admin
-from gateway.cli.common import print_notice, print_output, show_list
+from gateway.cli.common import json_option, print_notice, print_output, show_list
 from gateway.cli.target import with_admin
 
 
@@ -19,7 +19,7 @@ def nodes() -> None:
 
 
 @nodes.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @with_admin
 async def list_nodes(admin: Admin, *, as_json: bool) -> None:
     """List the nodes; a node that is gone ended without a clean shutdown."""

@@ -18,6 +18,7 @@ from gateway.cli.common import (
     exit_on_error,
     open_context,
     refuse,
+    run,
     settings_from,
     unwrap,
 )
@@ -180,7 +181,7 @@ def _ensure_user(settings: Settings) -> bool:
         name = click.prompt("Name", default="admin")
         password = ask_password(from_stdin=False)
     signals.on_stop(None)
-    asyncio.run(_add_admin(settings, name, password))
+    run(_add_admin(settings, name, password))
     return True
 
 

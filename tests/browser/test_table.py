@@ -16,6 +16,7 @@ from gateway.core.roles import Role
 from gateway.core.search import own_text
 from gateway.core.times import to_text, utc_now
 from gateway.store.engine import as_json, rows_of
+from gateway.store.ice_listing import Ices
 from tests.browser.admin import choose, close_token, dialog, fill, more, press, row, submit
 from tests.contract.domain import unguarded
 from tests.support.ice import Key
@@ -35,7 +36,9 @@ async def test_change_by_a_command_and_presence_show_by_themselves(page, running
     connection.hello(version="1.1")
     await expect(row(page, "lab-1").locator(".version")).to_have_text("1.1")
     async with open_context(running.gateway.settings) as opened:
-        await opened.services.provisioning.deregister(opened.actor, await opened.ice("lab-1"))
+        await opened.services.provisioning.deregister(
+            opened.actor, (await Ices(opened.engine).find("lab-1")).ice
+        )
     await connection.expect_dropped(4101)
     await expect(row(page, "lab-1").locator(".status")).to_have_text("Deregistered")
     await expect(row(page, "lab-1").locator(".online")).to_have_count(0)

@@ -20,6 +20,7 @@ from gateway.core.tokens import Key, KeyRing, OpenedToken
 from gateway.services.key_rotation import KeyRefused, Keys
 from gateway.store import key_file
 from gateway.store.engine import StoreLocked
+from gateway.store.ice_listing import Ices
 from gateway.store.sqlite.engine import open_sqlite
 from gateway.store.sqlite.migrate import APPLICATION_ID, released
 from tests.support.harness import settings_for
@@ -135,7 +136,9 @@ async def test_an_entry_from_before_keys_were_kept_may_need_each_key_of_that_tim
                 assert isinstance(refused, KeyRefused)
                 assert refused.ices == ices
             for name in ("ci-1", "CI-0"):
-                await opened.services.provisioning.reprovision(opened.actor, await opened.ice(name))
+                await opened.services.provisioning.reprovision(
+                    opened.actor, (await Ices(opened.engine).find(name)).ice
+                )
             for kid in ("first", "second", third):
                 assert await master.retire(opened.actor, kid) is None
 
@@ -284,7 +287,9 @@ async def test_no_key_is_retired_under_a_token_that_is_being_sealed(table, monke
     if action == "provision":
         issued = await provisioning.provision(table.actor, "ci-2", IceType.CI_CD, None)
     else:
-        issued = await getattr(provisioning, action)(table.actor, await table.ice("ci-1"))
+        issued = await getattr(provisioning, action)(
+            table.actor, (await Ices(table.engine).find("ci-1")).ice
+        )
     assert intruder.visits == 1
     opened = key_file.read(table.settings.key_file).open(issued.token)
     assert isinstance(opened, OpenedToken), "the token that was given out was expected to open"
@@ -305,7 +310,7 @@ def intrude_on_the_file(monkeypatch, intruder):
 async def test_no_token_is_sealed_with_a_key_that_is_being_retired(table, monkeypatch, moment):
     first, second, _ = kids(table)
     await table.services.provisioning.reprovision(
-        table.actor, await table.ice("ci-1")
+        table.actor, (await Ices(table.engine).find("ci-1")).ice
     )  # nobody needs the first any more
     tokens = []
 

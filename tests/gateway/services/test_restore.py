@@ -25,6 +25,7 @@ from gateway.services.restore import confirm, restore, review
 from gateway.store import key_file
 from gateway.store.engine import StoreRefused
 from gateway.store.events import Events
+from gateway.store.ice_listing import Ices
 from gateway.store.key_file import KeyFileUnusable
 from gateway.store.restore_mark import find_mark, head, standing
 from gateway.store.sqlite.snapshot import open_read_only
@@ -274,12 +275,18 @@ async def test_a_second_restore_is_compared_with_what_the_first_replaced(tmp_pat
             await provision(opened, name)
     folder = await make(settings, tmp_path / "backup")
     async with open_context(settings) as opened:
-        await opened.services.provisioning.reprovision(ADMIN, await opened.ice("lab-1"))
+        await opened.services.provisioning.reprovision(
+            ADMIN, (await Ices(opened.engine).find("lab-1")).ice
+        )
         await opened.services.accounts.disable(ADMIN, "alice")
     first = await put_back(settings, folder)
     async with open_context(settings) as opened:
-        await opened.services.provisioning.reprovision(ADMIN, await opened.ice("lab-2"))
-        await opened.services.provisioning.reprovision(ADMIN, await opened.ice("lab-1"))
+        await opened.services.provisioning.reprovision(
+            ADMIN, (await Ices(opened.engine).find("lab-2")).ice
+        )
+        await opened.services.provisioning.reprovision(
+            ADMIN, (await Ices(opened.engine).find("lab-1")).ice
+        )
     assert (await listed(settings))[0].keys() == {("user", "alice")}, "who got a token anew is not"
     second = await put_back(settings, folder)
     assert second.database_aside != first.database_aside
@@ -451,7 +458,9 @@ async def test_killed_at_any_step_it_leaves_the_old_database_or_the_new_one(tmp_
     async with open_context(settings) as opened:
         ring, new = key_file.read(settings.key_file), Key.generate(utc_now())
         key_file.replace(settings.key_file, KeyRing([*ring.keys, new], new.kid))
-        await opened.services.provisioning.reprovision(ADMIN, await opened.ice("lab-1"))
+        await opened.services.provisioning.reprovision(
+            ADMIN, (await Ices(opened.engine).find("lab-1")).ice
+        )
         since = await provision(opened, "lab-2")
         key_file.replace(settings.key_file, KeyRing([new], new.kid))
     seen = []
