@@ -1,5 +1,4 @@
 // What HTML and htmx cannot do. No framework and no inline code, which the CSP forbids.
-import "./copy.js";
 import { showChosen } from "./choice.js";
 import { showDialog } from "./dialogs.js";
 import { find } from "./dom.js";

@@ -25,8 +25,8 @@ const change = (names, add) => {
   for (const name of names) add ? chosen.add(name) : chosen.delete(name);
   keep();
   showChosen();
-  const told = find("#found");
-  if (told) told.textContent = `${number(chosen.size)} chosen`;
+  const status = find("#found");
+  if (status) status.textContent = `${number(chosen.size)} chosen`;
 };
 document.addEventListener("change", ({ target }) => {
   if (target.matches("[data-choose-all]")) {

@@ -1,4 +1,5 @@
 // Dialogs: open and close them, keep the focus, copy and download what is shown once.
+import { copy } from "./copy.js";
 import { find, focusNear } from "./dom.js";
 import { news } from "./live.js";
 
@@ -37,17 +38,6 @@ window.addEventListener("beforeunload", (event) => {
   if (find("dialog[data-issued]")) event.preventDefault();
 });
 
-const copy = async (field) => {
-  try {
-    await navigator.clipboard.writeText(field.value);
-    return true;
-  } catch {
-    // Without https or localhost there is no clipboard API: select the text and use the old command.
-    field.focus();
-    field.select();
-    return document.execCommand("copy");
-  }
-};
 const download = (field, name) => {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([field.value], { type: "text/plain" }));
@@ -74,7 +64,11 @@ document.addEventListener("click", async (event) => {
     find("[data-ask]", dialog).hidden = false;
     find("[data-ask]", dialog).focus();
   } else if (button.matches("[data-copy]")) {
-    const done = await copy(find(button.dataset.copy, dialog));
+    const field = find(button.dataset.copy, dialog);
+    const done = await copy(field.value, () => {
+      field.focus();
+      field.select();
+    });
     find("[data-said]", dialog).textContent = done
       ? "Copied."
       : "Your browser does not allow the page to copy: the token is selected, press Ctrl+C.";

@@ -14,16 +14,16 @@ const readFile = async (input) => {
   const [file] = input.files;
   input.value = ""; // so that the same file can be chosen again
   if (!file) return;
-  const told = find("[data-fleet-fault]");
-  told.textContent = "";
+  const fault = find("[data-fleet-fault]");
+  fault.textContent = "";
   try {
     csv = decode(new Uint8Array(await file.slice(0, MOST + 1).arrayBuffer()));
   } catch {
-    told.textContent = `${file.name} is neither UTF-8 nor UTF-16: save it as “CSV UTF-8”.`;
+    fault.textContent = `${file.name} is neither UTF-8 nor UTF-16: save it as “CSV UTF-8”.`;
     return;
   }
   if (file.size > MOST || new URLSearchParams({ csv }).toString().length > MOST) {
-    told.textContent = `${file.name} is too large for one upload: split it.`;
+    fault.textContent = `${file.name} is too large for one upload: split it.`;
     return;
   }
   htmx.ajax("POST", "fleet/check", { source: input, target: "#dialog", values: { csv } });
@@ -39,8 +39,8 @@ const portion = async (from, addUsers) => {
     body: new URLSearchParams({ csv, from, ...(addUsers && { add_users: "on" }) }),
   });
   if (answer.ok) return answer.json();
-  const said = new DOMParser().parseFromString(await answer.text(), "text/html");
-  throw new Error(find("[role=alert]", said)?.textContent ?? `The gateway answered ${answer.status}.`);
+  const refusal = new DOMParser().parseFromString(await answer.text(), "text/html");
+  throw new Error(find("[role=alert]", refusal)?.textContent ?? `The gateway answered ${answer.status}.`);
 };
 const provision = async (form) => {
   const dialog = form.closest("dialog");

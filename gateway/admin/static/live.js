@@ -91,7 +91,7 @@ document.addEventListener("htmx:afterOnLoad", answered);
 document.addEventListener("htmx:historyRestore", () => want(null));
 
 // The stream says when something has changed; a page without one asks now and then.
-const told = (message) => {
+const onMessage = (message) => {
   streamIs(message !== "lost");
   if (message === "lost") tryAgain();
   else if (message !== "alive") news();
@@ -103,7 +103,7 @@ document.addEventListener("DOMContentLoaded", () => {
     streamIs(true);
     newsIn(pollEvery * 1000);
   } else {
-    again = follow(told);
+    again = follow(onMessage);
     tryAgain(); // should there be neither a stream nor a word of it
   }
   document.addEventListener("visibilitychange", () => {

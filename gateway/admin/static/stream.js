@@ -1,12 +1,12 @@
 // This tab's end of the stream of events, which all tabs of the browser share (`stream_worker.js`).
 const EVERY = 20_000; // how often a visible tab says that it is there
 
-// `heard` gets what the stream tells. Returns a function that says that the gateway answers.
-export const follow = (heard) => {
+// `onMessage` gets each message of the worker. Returns a function that tells the worker that the gateway answers.
+export const follow = (onMessage) => {
   let port;
   const use = (used) => {
     port = used;
-    port.onmessage = ({ data }) => heard(data);
+    port.onmessage = ({ data }) => onMessage(data);
     say();
   };
   const say = () => port?.postMessage(document.hidden ? "hidden" : "visible");
