@@ -341,12 +341,12 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
     if not sys.stderr.isatty():
         done = 0
 
-        def tell(more: int) -> None:
+        def advance(more: int) -> None:
             nonlocal done
             done += more
             print_notice(f"{done:,} of {count(total)}")
 
-        yield tell
+        yield advance
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn

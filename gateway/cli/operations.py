@@ -208,12 +208,12 @@ def _reason(operation: OperationDocument) -> str:
     """Why an operation did not succeed, on one line."""
     if operation.error is None:
         return f"the operation has {operation.state}"
-    said = bytes(operation.error)
+    stored = bytes(operation.error)
     try:
-        error = msgspec.json.decode(said, type=_Error)
+        error = msgspec.json.decode(stored, type=_Error)
         text = f"{error.code}: {error.message}"
     except (msgspec.MsgspecError, UnicodeError, RecursionError):  # an ICE may send any JSON
-        text = said.decode(errors="replace")
+        text = stored.decode(errors="replace")
     line = printable(" ".join(text.split()))
     return f"{operation.state}: {line if len(line) <= _MAX_REASON else line[:_MAX_REASON] + '…'}"
 

@@ -55,9 +55,9 @@ class _SessionEvent(msgspec.Struct, frozen=True, gc=False):
         """The row to write."""
         session, at = self.session, self.at
         kind, code = ("admitted", None) if self.code is None else ("closed", str(self.code))
-        told = session.retry_after if self.code == CloseCode.RESTART else None
+        retry_after = session.retry_after if self.code == CloseCode.RESTART else None
         return ConnectionEvent(
-            session.ice_name, kind, code, session.address, at, at, retry_after=told
+            session.ice_name, kind, code, session.address, at, at, retry_after=retry_after
         )
 
 

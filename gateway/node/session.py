@@ -209,8 +209,8 @@ class Session:
     def restart(self, retry_after: float) -> None:
         """End the session, and let the ICE reconnect after so many seconds."""
         self.retry_after = retry_after
-        told = msgspec.json.encode(protocol.RetryAfter(retry_after)).decode()
-        self.close(protocol.CloseCode.RESTART, told)
+        reason = msgspec.json.encode(protocol.RetryAfter(retry_after)).decode()
+        self.close(protocol.CloseCode.RESTART, reason)
 
     # --- for the transport -------------------------------------------------------------------------
 

@@ -165,7 +165,9 @@ class BulkActions(IceActions):
 
         async def unit(transaction: Transaction) -> _Outcomes:
             found = await ices.find_many(transaction, [each.ice_name for each in targets])
-            said = await ices.descriptions(transaction, [ice.ice_name for ice in found.values()])
+            described = await ices.descriptions(
+                transaction, [ice.ice_name for ice in found.values()]
+            )
             outcomes: list[BulkOutcome] = []
             written: dict[str, tuple[Ice, Labels, str, Event]] = {}
             for target in targets:
@@ -173,7 +175,7 @@ class BulkActions(IceActions):
                 if isinstance(ice, Problem):
                     outcomes.append(BulkOutcome(target.ice_name, ice))
                     continue
-                labels, old_note = said[ice.ice_name]
+                labels, old_note = described[ice.ice_name]
                 new = merged(labels, changes)
                 if new is None:
                     outcomes.append(BulkOutcome(target.ice_name, invalid("labels", TOO_MANY)))

@@ -29,12 +29,12 @@ from gateway.store.sessions import CONNECTION_COLUMNS, Connection, connection_fr
 _ICES: Final = "ice_tokens t"
 _AND_USER: Final = "LEFT JOIN users u ON u.name = t.provisionedto"
 _AND_CONFIRMED: Final = "LEFT JOIN ice_confirmed c ON c.node = t.node"
-_SAID: Final = (
+_DESCRIBED: Final = (
     *("labels", "note", "refusedon"),
     *("last_address", "last_version", "last_platform", "last_hostname"),
 )
 _LISTING: Final = f"""
-    SELECT {", ".join(f"t.{name}" for name in (*NAMES, *_SAID))}, u.disabledon, {SHOWN},
+    SELECT {", ".join(f"t.{name}" for name in (*NAMES, *_DESCRIBED))}, u.disabledon, {SHOWN},
         {CONNECTION_COLUMNS}
     FROM {_ICES} {_AND_USER} {_AND_CONFIRMED}
     LEFT JOIN ice_sessions s

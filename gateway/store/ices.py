@@ -118,7 +118,7 @@ async def replace(
 
 
 async def _set_owners(transaction: Transaction, moved: Sequence[Ice]) -> None:
-    said = await descriptions(transaction, [ice.ice_name for ice in moved])
+    described = await descriptions(transaction, [ice.ice_name for ice in moved])
     await transaction.run(
         "UPDATE ice_tokens SET provisionedto = given.owner, own_text = given.own"
         f" FROM {rows_of(1, 'name', 'owner', 'own')} WHERE ice_tokens.ice_name = given.name",
@@ -127,7 +127,7 @@ async def _set_owners(transaction: Transaction, moved: Sequence[Ice]) -> None:
                 (
                     ice.ice_name,
                     ice.provisionedto,
-                    own_text(ice.ice_name, ice.provisionedto, *said[ice.ice_name]),
+                    own_text(ice.ice_name, ice.provisionedto, *described[ice.ice_name]),
                 )
                 for ice in moved
             ]

@@ -219,13 +219,13 @@ def why_offline(
             Action.REPROVISION,
         )
     if closed is not None and closed.code is not None:
-        told = _comes_back(closed)
-        if told:
+        outlook = _comes_back(closed)
+        if outlook:
             due = closed.at + timedelta(seconds=closed.retry_after or 0) + _PATIENCE
-            told += ", and it has not." if now > due else "."
+            outlook += ", and it has not." if now > due else "."
         else:
-            told = "It has not tried to reconnect: is it running?"
-        return f"{_ending(closed)} {told}", None
+            outlook = "It has not tried to reconnect: is it running?"
+        return f"{_ending(closed)} {outlook}", None
     return "It has not tried to connect: is it running?", None
 
 
@@ -266,6 +266,6 @@ def _connection_event(item: ConnectionEvent) -> TimelineItem:
         known = REFUSALS.get(item.code or "")
         text = f"refused: {item.code}" + (f": {known.summary}" if known else "")
     else:
-        told = _comes_back(item)
-        text = f"connection closed: {item.code}: {_ending(item)}" + (told and f" {told}.")
+        outlook = _comes_back(item)
+        text = f"connection closed: {item.code}: {_ending(item)}" + (outlook and f" {outlook}.")
     return TimelineItem(item.at, item.kind, text, item.address, item.count, item.first)
