@@ -14,7 +14,6 @@ from datetime import datetime
 
 from gateway.core.audit_event import Actor, AuditAction
 from gateway.core.ice import Action, Ice, IceType
-from gateway.core.labels import Labels
 from gateway.core.problems import Problem, invalid, problem
 from gateway.core.revocation import Confirmation, Drop
 from gateway.core.secret import Secret
@@ -77,12 +76,7 @@ class Provisioning(IceActions):
         }
 
     async def provision(
-        self,
-        actor: Actor,
-        ice_name: str,
-        ice_type: IceType,
-        provisionedto: str | None,
-        labels: Labels | None = None,
+        self, actor: Actor, ice_name: str, ice_type: IceType, provisionedto: str | None
     ) -> Issued | Problem:
         """Add an ICE with generation 1 and seal its token."""
         fault = validate_new(ice_name, ice_type, provisionedto)
@@ -102,7 +96,7 @@ class Provisioning(IceActions):
                 return issues
             ice, token = issues.provision(ice_name, ice_type, owner)
             event = event_of(actor, Action.PROVISION, now, None, ice)
-            logged = await ices.insert(transaction, ice, event, labels)
+            logged = await ices.insert(transaction, ice, event)
             return problem("ice-exists") if logged is None else Issued(ice, [], [], token)
 
         return await self._engine.write(unit)

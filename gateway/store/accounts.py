@@ -200,11 +200,6 @@ class Accounts:
         )
         return [name for (name,) in rows]
 
-    async def users(self) -> list[User]:
-        """All users, by name."""
-        rows = await self._engine.fetch(f"SELECT {_USER} FROM users ORDER BY name_folded")
-        return [user_from_row(row) for row in rows]
-
     async def page(self, text: str, limit: int, offset: int) -> tuple[list[ListedUser], int]:
         """A page of the users whose folded name contains `text`, by name, and the number of all."""
         pattern = containing(fold_user(text))

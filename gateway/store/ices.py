@@ -61,11 +61,9 @@ class Stale(Exception):
     """The ICE has changed since it was read. The caller must let the transaction roll back."""
 
 
-async def insert(
-    transaction: Transaction, ice: Ice, event: Event, labels: Labels | None = None
-) -> AppendedEvent | None:
+async def insert(transaction: Transaction, ice: Ice, event: Event) -> AppendedEvent | None:
     """Add an ICE and its event; None where the name is taken."""
-    [logged] = await insert_many(transaction, [(ice, event, labels or {})])
+    [logged] = await insert_many(transaction, [(ice, event, {})])
     return logged
 
 

@@ -70,7 +70,7 @@ async def test_a_user_name_is_unique_with_case_folded(open_store, name, other):
         found = await table.user(other)
         assert (found.name, found.role, found.password_hash) == (name, Role.AUDITOR, "hash")
         assert (found.createdon, found.disabledon) == (NOW, None)
-        assert await table.users() == [found]
+        assert [listed.user for listed in await table.after("", "", 10)] == [found]
 
 
 def test_what_is_too_long_for_a_name_is_folded_in_part():
@@ -83,7 +83,7 @@ def test_what_is_too_long_for_a_name_is_folded_in_part():
 async def test_users_differ_in_what_folding_leaves(engine):
     for name in ("zoe", "Zoë", "al ice", "Bob"):
         assert await add_user(engine, name), f"{name} was expected to be free"
-    names = [user.name for user in await Accounts(engine).users()]
+    names = [listed.user.name for listed in await Accounts(engine).after("", "", 10)]
     assert names == ["al ice", "alice", "Bob", "zoe", "Zoë"], "all users by folded name expected"
 
 
@@ -187,7 +187,7 @@ async def test_of_admins_who_disable_each_other_one_stays(engine):
     done = await asyncio.gather(*(book.disable(ROOT, name) for name in ("ben", "cat", "ann")))
     refused = [one.code for one in done if isinstance(one, Problem)]
     assert refused == ["last-admin"]
-    assert sum(user.administers for user in await book.users()) == 1
+    assert sum(listed.user.administers for listed in await book.after("", "", 10)) == 1
 
 
 async def test_users_and_tokens_are_listed_in_portions(engine):

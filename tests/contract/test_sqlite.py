@@ -87,7 +87,7 @@ async def names(engine):
 
 def reads(engine):
     return {
-        "fetch": lambda: Accounts(engine).users(),
+        "fetch": lambda: Accounts(engine).after("", "", 10),
         "look_up": lambda: engine.look_up("SELECT count(*) FROM users"),
         "follow": lambda: Events(engine.follow).last(),
         "has_changed": engine.has_changed,

@@ -61,7 +61,7 @@ def failure(name):
 
 
 async def users(engine):
-    return [user.name for user in await Accounts(engine).users()]
+    return [listed.user.name for listed in await Accounts(engine).after("", "", 10)]
 
 
 @pytest.fixture

@@ -206,9 +206,11 @@ async def harness(
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(keepalive_timeout=2)) as session,
     ):
         running = Harness(gateway, session, clock, passwords)
-        known = {user.name for user in await gateway.services.accounts.users()}
-        running.admin = await running.api("root", None if "root" in known else Role.ADMIN)
-        if "alice" not in known:
+        accounts = gateway.services.accounts
+        running.admin = await running.api(
+            "root", None if await accounts.user("root") else Role.ADMIN
+        )
+        if await accounts.user("alice") is None:
             await running.add_user("alice")
         try:
             yield running
