@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import msgspec
 from aiohttp import web
@@ -16,7 +16,7 @@ from client.protocol import MAX_VALUE, OperationKind
 from gateway import __version__
 from gateway.admin.api.api_tokens import ApiTokenQuery, NewApiToken
 from gateway.admin.api.audit import ExportQuery, VerificationQuery
-from gateway.admin.api.bulk import BULK
+from gateway.admin.api.bulk import Bulk
 from gateway.admin.api.events import EventQuery
 from gateway.admin.api.ices import IceChanges, IceFilters, IceQuery, NewIce, NewOwner
 from gateway.admin.api.nodes import Drain, NodeQuery
@@ -156,7 +156,7 @@ def _calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
     yield (
         "/ices/bulk",
         "post",
-        call("bulk", summary, {"200": outcomes}, 403, body=one_of("action", *BULK)),
+        call("bulk", summary, {"200": outcomes}, 403, body=one_of("action", *get_args(Bulk))),
     )
     shown = answer(schemas.IceDocument, "The ICE", _ETAG)
     yield one, "get", call("showIce", "Show an ICE", {"200": shown}, 403, 404)

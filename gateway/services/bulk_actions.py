@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
@@ -229,7 +229,7 @@ class BulkActions(IceActions):
                     rows.append((ice, event, each.labels or {}))
                     outcomes.append(BulkOutcome(each.ice_name, token=token))
             if dry_run:
-                return [BulkOutcome(each.ice_name, each.problem) for each in outcomes], ()
+                return _planned(outcomes, {}), ()
             logged = await ices.insert_many(transaction, rows)
             # Another node may have taken a name since it was looked up.
             lost = {row[0].ice_name for row, one in zip(rows, logged, strict=True) if one is None}
@@ -270,11 +270,8 @@ def _planned(outcomes: Sequence[BulkOutcome], before: Mapping[str, Ice]) -> list
     planned = []
     for each in outcomes:
         ice = before.get(fold(each.ice_name))
-        planned.append(
-            BulkOutcome(
-                each.ice_name, each.problem, generation=None if ice is None else ice.generation
-            )
-        )
+        generation = None if ice is None else ice.generation
+        planned.append(replace(each, token=None, generation=generation))
     return planned
 
 

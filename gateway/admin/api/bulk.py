@@ -6,7 +6,7 @@ Tested in tests/gateway/admin/api/test_bulk.py.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Final
+from typing import Annotated
 
 import msgspec
 from aiohttp import web
@@ -105,14 +105,6 @@ class BulkProvision(
 
 BulkAct = BulkDeregister | BulkDisconnect | BulkReprovision | BulkReregister | BulkLabel
 Bulk = BulkAct | BulkProvision
-BULK: Final = (
-    BulkProvision,
-    BulkReprovision,
-    BulkReregister,
-    BulkDeregister,
-    BulkDisconnect,
-    BulkLabel,
-)
 """The shapes of the body, which its `action` tells apart."""
 
 
