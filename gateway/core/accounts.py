@@ -20,7 +20,7 @@ _MAX_FOLDED: Final = 8 * MAX_USER_NAME
 
 
 USER_NAME_RULE: Final = (
-    f"1 to {MAX_USER_NAME} printable characters, without / and \\, and not be . or .."
+    f"1 to {MAX_USER_NAME} printable characters without / and \\, but not . or .. alone"
 )
 _IN_PATHS: Final = frozenset("/\\")
 

@@ -58,7 +58,7 @@ class Fleet:
 
 
 def read_fleet(text: str, at_most: int = MAX_ROWS) -> Fleet:
-    """Read the text of a CSV file. Nothing is read after a line that is no CSV or after `at_most` rows."""
+    """Read the text of a CSV file. Nothing is read after a line that is not CSV, or after `at_most` rows."""
     lines = _lines(text.removeprefix(_BEGIN))
     first = next(lines, None)
     if first is None:
@@ -110,7 +110,7 @@ def _lines(text: str) -> Iterator[tuple[int, list[str]] | FleetFault]:
 def _header_faults(line: int, columns: list[str]) -> list[FleetFault]:
     faults = [
         FleetFault(
-            line, quoted(name) or None, f"is no column; the columns are {', '.join(COLUMNS)}"
+            line, quoted(name) or None, f"is not a column; the columns are {', '.join(COLUMNS)}"
         )
         for name in columns
         if name not in COLUMNS

@@ -42,7 +42,7 @@ def note_fault(note: str) -> str | None:
     if len(note) > MAX_NOTE:
         return f"a note has at most {MAX_NOTE:,} characters"
     if not all(character.isprintable() or character in "\n\t" for character in note):
-        return "a note has printable characters and line breaks alone"
+        return "a note has only printable characters and line breaks"
     return None
 
 
@@ -63,7 +63,7 @@ def labels_of(text: str) -> Labels | str:
         key, in_quotes, plain = found[1].strip(), found[2], found[3]
         if in_quotes is None and plain is None:
             if key:
-                return f"{quoted(key)} is no key=value"
+                return f"{quoted(key)} is not key=value"
             continue
         value = plain.strip() if in_quotes is None else in_quotes.replace('""', '"')
         fault = label_fault(key, value)

@@ -121,7 +121,7 @@ async def test_all_that_match_are_chosen_and_asked_about(admin, page, running):
     await bulk.get_by_role("button", name="Label…").click()
     await told.get_by_label("Labels to set").fill("os")
     await press(page, "Label")
-    await expect(told.get_by_role("alert")).to_have_text("Labels: os is no key=value")
+    await expect(told.get_by_role("alert")).to_have_text("Labels: os is not key=value")
     await told.get_by_label("Labels to set").fill("os=linux; room=7")
     await expect(told.get_by_role("alert")).to_have_count(0)
     await press(page, "Label")

@@ -114,7 +114,7 @@ async def test_filter_that_cannot_be_read_is_told_beside_its_field(running, root
     await running.admin.call("PATCH", "/ices/lab-1", json={"labels": labels})
     asked = {"HX-Request": "true", "HX-Target": "table", "HX-Trigger": "filter"}
     for query, sentence in [
-        ("?labels=os", "Labels: os is no key=value"),
+        ("?labels=os", "Labels: os is not key=value"),
         ("?version_below=7.", "Version below: needs a version"),
         ("?q=" + "+".join("abcdefghijklmnopq"), "Search: at most 16 words"),
     ]:

@@ -58,7 +58,7 @@ def test_each_fault_names_its_line_and_column():
     assert said[3] == "line 5: ice_type: needs normal or ci-cd"
     assert said[4].startswith("line 5: labels: a label's key has")
     assert said[5] == "line 7: ice_name: is on line 6 already"
-    assert said[7] == "line 7: labels: a is no key=value"
+    assert said[7] == "line 7: labels: a is not key=value"
     assert said[8] == "line 8: labels: has the key a twice"
     assert said[9] == "line 9: has 5 cells, the header 4: put quotes around a comma"
     assert said[11] == "line 11: labels: an ICE has at most 32 labels"
@@ -71,7 +71,7 @@ def test_each_fault_names_its_line_and_column():
         ("", "line 1: needs a header: ice_name,ice_type,user,labels"),
         ("\n \n", "line 1: needs a header: ice_name,ice_type,user,labels"),
         (HEADER, "line 1: no ICE follows the header"),
-        ("lab-1,ci-cd\n", "line 1: lab-1: is no column"),
+        ("lab-1,ci-cd\n", "line 1: lab-1: is not a column"),
         ("ice_name,user\n", "line 1: ice_type: is missing in the header"),
         ("ice_name,ice_type,ice_name\n", "line 1: ice_name: is twice in the header"),
         ("ice_name;ice_type\n", "line 1: needs a header with commas"),

@@ -51,7 +51,7 @@ def test_notes():
 def test_labels_as_people_write_them():
     assert labels_of(" os = windows ;room=4;; x=") == {"os": "windows", "room": "4", "x": ""}
     assert labels_of("") == {}
-    assert labels_of("os") == "os is no key=value"
+    assert labels_of("os") == "os is not key=value"
     assert labels_of("os=1;os=2") == "has the key os twice"
 
 
