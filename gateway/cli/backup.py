@@ -6,6 +6,7 @@ Tested in tests/gateway/services/test_restore.py.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -26,8 +27,9 @@ from gateway.cli.common import (
 from gateway.core.times import to_text, utc_now
 from gateway.runtime.settings import Settings
 from gateway.services.backup import Backup, BackupRefused, GatewayFiles, back_up
-from gateway.services.restore import Restored, Review, confirm, review
+from gateway.services.restore import Restored, Review, confirm, review, without_key
 from gateway.services.restore import restore as put_back
+from gateway.store import key_file
 
 _RESTORED: Final = "the backup is restored, no ICE is admitted until `restore --confirm`"
 _folder = click.Path(file_okay=False, path_type=Path, resolve_path=True)
@@ -89,7 +91,7 @@ async def _restore(settings: Settings, folder: Path) -> None:
     async with open_context(settings) as context:
         found = await review(context.engine.fetch, utc_now())
         if found is not None:
-            _show(found, done=_RESTORED)
+            _show(found, await _without_key(context), done=_RESTORED)
     print_notice(
         "no ICE is admitted until: ice-gateway restore --confirm --database"
         f" {settings.database_shown}"
@@ -113,7 +115,7 @@ async def _confirm(settings: Settings, *, yes: bool) -> None:
         found = await review(context.engine.fetch, utc_now())
         if found is None:
             refuse("nothing waits for a confirmation: the database is no copy, or was confirmed")
-        _show(found)
+        _show(found, await _without_key(context))
         if not yes:
             if not sys.stdin.isatty():
                 refuse(
@@ -126,7 +128,17 @@ async def _confirm(settings: Settings, *, yes: bool) -> None:
     print_output("confirmed: ICEs are admitted again", done="ICEs are admitted again")
 
 
-def _show(found: Review, *, done: str = "") -> None:
+async def _without_key(context: CommandContext) -> list[str]:
+    ring = key_file.read(context.settings.key_file)
+    return [] if ring is None else await without_key(context.engine.fetch, ring)
+
+
+def _show(found: Review, without: Sequence[str], *, done: str = "") -> None:
+    if without:
+        print_output(
+            f"The key of their tokens was retired, so reprovision them: {', '.join(without)}",
+            done=done,
+        )
     copied = to_text(found.mark.copied)
     if found.reasons:
         heading = (

@@ -32,7 +32,7 @@ def _keys(context: CommandContext) -> Keys:
 @json_option
 @on_database
 async def list_keys(context: CommandContext, *, as_json: bool) -> None:
-    """List the keys, oldest first, with the number of ICEs that need each."""
+    """List the keys, oldest first, with the number of provisioned ICEs that need each."""
     documents = [
         {
             "key": state.kid,
@@ -71,7 +71,7 @@ async def promote(context: CommandContext, key: str | None) -> None:
 @click.argument("key")
 @on_database
 async def retire(context: CommandContext, key: str) -> None:
-    """Remove KEY; while ICEs need it, refuse and list them."""
+    """Remove KEY; while provisioned ICEs need it, refuse and list them. Registered ICEs go on without it."""
     _unless_refused(await _keys(context).retire(context.actor, key))
 
 

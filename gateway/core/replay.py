@@ -11,7 +11,7 @@ import hmac
 import math
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -28,19 +28,20 @@ NONCE_LIFETIME: Final = 300.0
 class Nonces:
     """Stateless nonces: the lease time and an HMAC over it (RFC 9449 section 8).
 
-    Nodes with the same key, and with lease times that agree to `_AGREEMENT` seconds, accept each other's.
+    Nodes of which each knows the first key of the other, and whose lease times agree to `_AGREEMENT` seconds,
+    accept each other's.
     """
 
     _FORM: Final = re.compile(r"[A-Za-z0-9_-]{32}", re.ASCII)
 
-    def __init__(self, key: Callable[[], bytes]) -> None:
-        """`key` is called at each use, since the key that nodes share may change."""
-        self._key = key
+    def __init__(self, keys: Callable[[], Sequence[bytes]]) -> None:
+        """The first of `keys` signs, each verifies. It is called at each use, since keys that nodes share may change."""
+        self._keys = keys
 
     def issue(self, now: float) -> str:
         """A nonce that expires `NONCE_LIFETIME` seconds after `now`."""
         stamp = struct.pack(">Q", int(now * 1000))
-        return base64url.encode(stamp + self._mac(stamp))
+        return base64url.encode(stamp + _mac(self._keys()[0], stamp))
 
     def expiry(self, nonce: str, now: float) -> float | None:
         """When the nonce expires; None if it is not valid at `now`."""
@@ -48,7 +49,7 @@ class Nonces:
             return None
         data = base64url.decode(nonce)
         stamp, mac = data[:8], data[8:]
-        if not hmac.compare_digest(mac, self._mac(stamp)):
+        if not any(hmac.compare_digest(mac, _mac(key, stamp)) for key in self._keys()):
             return None
         issued = struct.unpack(">Q", stamp)[0]
         if issued > int((now + _AGREEMENT) * 1000):  # it would be valid for too long
@@ -56,8 +57,9 @@ class Nonces:
         until = float(issued) / 1000 + NONCE_LIFETIME
         return until if now < until else None
 
-    def _mac(self, stamp: bytes) -> bytes:
-        return hmac.digest(self._key(), stamp, "sha256")[:16]
+
+def _mac(key: bytes, stamp: bytes) -> bytes:
+    return hmac.digest(key, stamp, "sha256")[:16]
 
 
 class ReplayGuard:
@@ -77,18 +79,26 @@ class ReplayGuard:
         """Whether a proof of this key with this `jti` was accepted and could still be fresh."""
         return self._by_iat.used(proof, now) or self._by_nonce.used(proof, lease_time)
 
+    def _fresh_until(self, proof: Proof, now: float, lease_time: float) -> float | None:
+        if proof.nonce is not None:
+            return self._nonces.expiry(proof.nonce, lease_time)
+        until = proof.iat + PROOF_WINDOW
+        stale = abs(proof.iat - now) > PROOF_WINDOW or until < self._by_iat.forgotten_until
+        return None if stale else until
+
+    def fresh(self, proof: Proof, now: float, lease_time: float) -> bool:
+        """Whether `accept` would accept the proof."""
+        return self._fresh_until(proof, now, lease_time) is not None
+
     def accept(self, proof: Proof, now: float, lease_time: float) -> bool:
         """Accept the proof and remember it; False if the ICE must send a new nonce."""
-        if proof.nonce is None:
-            until = proof.iat + PROOF_WINDOW
-            if abs(proof.iat - now) > PROOF_WINDOW or until < self._by_iat.forgotten_until:
-                return False
-            self._by_iat.remember(proof, until, now)
-            return True
-        expiry = self._nonces.expiry(proof.nonce, lease_time)
-        if expiry is None:
+        until = self._fresh_until(proof, now, lease_time)
+        if until is None:
             return False
-        self._by_nonce.remember(proof, expiry, lease_time)
+        if proof.nonce is None:
+            self._by_iat.remember(proof, until, now)
+        else:
+            self._by_nonce.remember(proof, until, lease_time)
         return True
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hmac
 import secrets
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -60,6 +60,12 @@ class UnknownKey:
     kid: str
 
 
+class RetiredToken(msgspec.Struct, frozen=True, gc=False):
+    """A token whose header names a retired key: nothing opens it, so only its SHA-256 may be known."""
+
+    digest: str
+
+
 class Key:
     """A 256 bit key, its `kid`, and when it was made if known; only `reveal` returns its bytes."""
 
@@ -90,13 +96,15 @@ class Key:
 
 
 class KeyRing:
-    """The keys that open tokens; one of them also seals."""
+    """The keys that open tokens; one of them also seals. Of retired keys only the ids are kept."""
 
-    __slots__ = ("_keys", "_seals")
+    __slots__ = ("_keys", "_retired", "_seals")
 
-    def __init__(self, keys: Iterable[Key], seals: str) -> None:
+    def __init__(self, keys: Iterable[Key], seals: str, retired: Iterable[str] = ()) -> None:
         self._keys = {key.kid: key for key in keys}
         self._seals = self._keys[seals]
+        # A key that was put back into the file is not retired any more.
+        self._retired = dict.fromkeys(kid for kid in retired if kid not in self._keys)
 
     @property
     def keys(self) -> tuple[Key, ...]:
@@ -108,28 +116,47 @@ class KeyRing:
         """The id of the key that seals."""
         return self._seals.kid
 
+    @property
+    def retired(self) -> tuple[str, ...]:
+        """The ids of the retired keys, in the order of their retirement."""
+        return tuple(self._retired)
+
     def with_key(self, key: Key) -> KeyRing:
         """This ring with one more key, which only opens."""
-        return KeyRing((*self.keys, key), self.seals)
+        return KeyRing((*self.keys, key), self.seals, self._retired)
 
     def sealing_with(self, kid: str) -> KeyRing:
         """This ring with `kid` as the key that seals. Raises KeyError."""
-        return KeyRing(self.keys, kid)
+        return KeyRing(self.keys, kid, self._retired)
 
-    def without(self, kid: str) -> KeyRing:
-        """This ring without `kid`. Raises KeyError for the key that seals."""
-        return KeyRing((key for key in self.keys if key.kid != kid), self.seals)
+    def retiring(self, kid: str) -> KeyRing:
+        """This ring without `kid`, but for its id. Raises KeyError for the key that seals."""
+        kept = (key for key in self.keys if key.kid != kid)
+        return KeyRing(kept, self.seals, (*self._retired, kid))
 
     def merged(self, other: KeyRing) -> KeyRing:
-        """The keys of both rings; this ring's key seals. Raises ValueError if two keys have the same id."""
+        """The keys of both rings, without those that this ring has retired; this ring's key seals.
+
+        Raises ValueError if two keys have the same id.
+        """
         for kid in self._keys.keys() & other._keys.keys():
             if self._keys[kid].reveal() != other._keys[kid].reveal():
                 raise ValueError(f"there are two keys of the id {kid}")
-        return KeyRing((other._keys | self._keys).values(), self.seals)
+        keys = (other._keys | self._keys).values()
+        return KeyRing(
+            (key for key in keys if key.kid not in self._retired),
+            self.seals,
+            (*self._retired, *other.retired),
+        )
 
-    def derived(self, purpose: bytes) -> bytes:
-        """A key of 32 bytes for another purpose, derived from the oldest key: the same for all holders of the ring."""
-        return hmac.digest(self.keys[0].reveal(), purpose, "sha256")
+    def derived(self, purpose: bytes) -> tuple[bytes, ...]:
+        """Keys of 32 bytes for another purpose, one derived from each key: sign with the first, verify with any.
+
+        The first comes from the key that seals. All copies of the key file have that key before one seals
+        with it, and until none does.
+        """
+        others = (key for key in self.keys if key is not self._seals)
+        return tuple(hmac.digest(key.reveal(), purpose, "sha256") for key in (self._seals, *others))
 
     def seal(self, ice_name: str, ice_type: IceType, generation: int, now: datetime) -> Secret:
         """A new token for this ICE and generation."""
@@ -160,12 +187,14 @@ class KeyRing:
         assert len(text) <= MAX_TOKEN, "a token outgrew its bound"  # noqa: S101 - cannot happen: names have 64 characters
         return Secret(text)
 
-    def open(self, token: Secret) -> OpenedToken | UnknownKey | None:
+    def open(self, token: Secret) -> OpenedToken | RetiredToken | UnknownKey | None:
         """The claims of the token; None if this gateway did not issue it."""
-        return open_with(self._keys, token)
+        return open_with(self._keys, token, self._retired)
 
 
-def open_with(keys: dict[str, Key], token: Secret) -> OpenedToken | UnknownKey | None:
+def open_with(
+    keys: Mapping[str, Key], token: Secret, retired: Container[str] = ()
+) -> OpenedToken | RetiredToken | UnknownKey | None:
     """Open `token` with the key that its header names; never raises."""
     text = token.reveal()
     if len(text) > MAX_TOKEN or not text.isascii():
@@ -182,7 +211,7 @@ def open_with(keys: dict[str, Key], token: Secret) -> OpenedToken | UnknownKey |
             return None
         key = keys.get(header.kid)
         if key is None:
-            return UnknownKey(header.kid)
+            return RetiredToken(token.digest()) if header.kid in retired else UnknownKey(header.kid)
         plain = key.cipher.decrypt(iv, body + tag, parts[0].encode())
         claims = msgspec.json.decode(plain, type=_Claims)
     except (ValueError, InvalidTag, RecursionError):

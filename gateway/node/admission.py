@@ -1,6 +1,10 @@
 """Decides whether to admit an ICE: token, proof, ICE, in the order of docs/protocol.md.
 
 It refuses invalid tokens and proofs without a database query. The first admission registers the ICE.
+
+A token of a retired key does not open. If its hash is that of a registered ICE's token, that ICE is admitted with
+its own key as before. Only such a token can make a query without being genuine, and an address that has sent
+too many tokens which were not gets none.
 """
 
 from __future__ import annotations
@@ -13,25 +17,25 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final, TypeVar
 
-import msgspec
-
 from client.protocol import PATH, RefusalCode
 from gateway.core.audit_event import Actor, Event, Via
+from gateway.core.bounded_set import BoundedSet
 from gateway.core.dpop import Invalid, Proof, Url, normalise, verify
 from gateway.core.ice import Action, Ice, Status, WrongStatus
-from gateway.core.problems import Problem, refusal
+from gateway.core.problems import refusal
 from gateway.core.rate_limit import RateLimiter
 from gateway.core.replay import Nonces, ReplayGuard, proof_id
 from gateway.core.secret import Secret
 from gateway.core.times import Clock
-from gateway.core.tokens import OpenedToken
+from gateway.core.tokens import OpenedToken, RetiredToken
 from gateway.node.hub import Hub, Live
 from gateway.node.lease import Lease
 from gateway.node.log_follower import LogFollower
 from gateway.node.restore_hold import RestoreHold
+from gateway.node.verdict import Admitted, Candidate, Handshake, Refused, Unrecognised
 from gateway.store import ices
 from gateway.store.engine import Engine, StoreUnavailable
-from gateway.store.ice_loader import IceLoader
+from gateway.store.ice_loader import IceLoader, Reading
 from gateway.store.key_file import KeyStore
 
 MAX_AGE: Final = 1.0
@@ -39,49 +43,11 @@ MAX_AGE: Final = 1.0
 ATTEMPTS: Final = 100
 """Handshakes without a genuine token that an address may send within `ATTEMPTS_WINDOW` seconds."""
 ATTEMPTS_WINDOW: Final = 60.0
+MAX_RECOGNISED: Final = 65_536
+"""The maximum number of tokens of retired keys that are remembered as genuine."""
 MAX_BATCH: Final = 128
 """The maximum number of handshakes screened in one turn of the loop, some 20 ms of work."""
 _SCHEME: Final = "dpop "
-
-
-class Handshake(msgspec.Struct, frozen=True, gc=False):
-    """All values of the two headers, the client's address, and the URLs of the local socket.
-
-    `local` is used only without `public_url`.
-    """
-
-    authorizations: tuple[str, ...]
-    proofs: tuple[str, ...]
-    address: str
-    local: tuple[str, ...]
-
-
-class Candidate(msgspec.Struct, frozen=True, gc=False):
-    """A handshake with a genuine token and a good proof, whose ICE is still to be read."""
-
-    token: OpenedToken
-    thumbprint: str
-    address: str
-    proof: str
-
-
-class Admitted(msgspec.Struct, frozen=True, gc=False):
-    """The ICE that is admitted: `seq` is the newest event it reflects, `at` the monotonic time of the read.
-
-    `reading` is the number of the look-up that read it, if several nodes share the database.
-    """
-
-    ice: Ice
-    seq: int
-    at: float
-    reading: float
-
-
-class Refused(msgspec.Struct, frozen=True, gc=False):
-    """A refusal; admins see `ice_name`, which is set only if the token was genuine."""
-
-    problem: Problem
-    ice_name: str | None = None
 
 
 class _Arrival:
@@ -90,12 +56,19 @@ class _Arrival:
     __slots__ = ("handshake", "opened", "proof", "token", "verdict")
 
     token: Secret
-    opened: OpenedToken
+    opened: OpenedToken | RetiredToken
     proof: Proof
 
-    def __init__(self, handshake: Handshake, verdict: asyncio.Future[Candidate | Refused]) -> None:
+    def __init__(
+        self, handshake: Handshake, verdict: asyncio.Future[Candidate | Unrecognised | Refused]
+    ) -> None:
         self.handshake = handshake
         self.verdict = verdict
+
+    @property
+    def ice_name(self) -> str | None:
+        """The name in the token, if it was opened."""
+        return self.opened.ice_name if isinstance(self.opened, OpenedToken) else None
 
 
 S = TypeVar("S", bound=Live)
@@ -123,6 +96,7 @@ class Admission:
         monotonic: Callable[[], float] = time.monotonic,
         attempts: int = ATTEMPTS,
         max_batch: int = MAX_BATCH,
+        looked_up: Callable[[bool], None],
     ) -> None:
         self._keys = keys
         self._engine = engine
@@ -138,6 +112,8 @@ class Admission:
         self._nonces = nonces
         self._replays = ReplayGuard(nonces)
         self._attempts = RateLimiter(attempts, ATTEMPTS_WINDOW)
+        self._recognised = BoundedSet(MAX_RECOGNISED)
+        self._looked_up = looked_up
         self._max_batch = max_batch
         self._arrived: list[_Arrival] = []
         self._public = tuple(url + PATH for url in public_urls)
@@ -148,16 +124,25 @@ class Admission:
 
         Add, then check: the handshake is in the hub before the ICE is read. There is no await between the last
         check and the 101, which `open_session` writes.
+
+        An ICE that was found by its token's hash was read before. That reading counts only if no later event
+        had been applied here when the handshake came into the hub: then each later one finds it there.
         """
         candidate = await self._screen(handshake)
+        if isinstance(candidate, Unrecognised):
+            candidate = await self._recognise(candidate)
         if isinstance(candidate, Refused):
             return candidate
         pending = self._hub.expect(candidate.token.ice_name, candidate.token.generation)
+        reading = candidate.reading
+        again = reading is not None
+        if reading is not None and reading.seq < self._follower.position:
+            reading = None
         try:
-            again = False
             while True:
                 pending.outdated = False
-                verdict = await self._decide(candidate, again=again)
+                verdict = await self._decide(candidate, reading, again=again)
+                reading = None
                 if isinstance(verdict, Refused):
                     return verdict
                 if self._is_current(verdict) and not self._hub.is_outdated(pending):
@@ -172,7 +157,7 @@ class Admission:
 
     # --- before the database -----------------------------------------------------------------------
 
-    async def _screen(self, handshake: Handshake) -> Candidate | Refused:
+    async def _screen(self, handshake: Handshake) -> Candidate | Unrecognised | Refused:
         """Open the token and check the proof, in a batch of at most `max_batch` waiting handshakes.
 
         Each step handles the whole batch before the next step: its code and tables stay in the processor's
@@ -218,11 +203,15 @@ class Admission:
         opened = self._keys.open(token) if len(tokens) == 1 else None
         if opened is None:
             return self._invalid_token(handshake.address)
+        if isinstance(opened, RetiredToken) and opened.digest not in self._recognised:
+            wait = self._attempts.wait(handshake.address, self._monotonic())
+            if wait:
+                return _too_many_attempts(wait)
         arrival.token, arrival.opened = token, opened
         return None
 
     def _verify_proof(self, arrival: _Arrival) -> Refused | None:
-        handshake, name = arrival.handshake, arrival.opened.ice_name
+        handshake, name = arrival.handshake, arrival.ice_name
         # RFC 9449 section 4.3, check 1: at most one DPoP header.
         if len(handshake.proofs) != 1:
             detail = "There must be exactly one DPoP header"
@@ -240,35 +229,76 @@ class Admission:
         arrival.proof = proof
         return None
 
-    def _use_proof(self, arrival: _Arrival) -> Candidate | Refused:
-        proof, opened = arrival.proof, arrival.opened
+    def _use_proof(self, arrival: _Arrival) -> Candidate | Unrecognised | Refused:
+        proof, opened, address = arrival.proof, arrival.opened, arrival.handshake.address
+        if isinstance(opened, RetiredToken):
+            # Its proof is remembered once the token has proved to be genuine.
+            return self._accept(proof, None, self._replays.fresh) or Unrecognised(
+                opened, proof, address
+            )
+        return self._accept(proof, opened.ice_name, self._replays.accept) or Candidate(
+            opened, proof.thumbprint, address, self._shared_id(proof)
+        )
+
+    def _accept(
+        self, proof: Proof, ice_name: str | None, accept: Callable[[Proof, float, float], bool]
+    ) -> Refused | None:
         now, lease_time = self._clock().timestamp(), self._lease_time()
         if self._replays.used(proof, now, lease_time):
-            return _replayed(opened.ice_name)
-        if not self._replays.accept(proof, now, lease_time):
-            wanted = refusal(RefusalCode.USE_DPOP_NONCE, nonce=self._nonces.issue(lease_time))
-            return Refused(wanted, opened.ice_name)
-        name = proof_id(proof.thumbprint, proof.jti).hex() if self._engine.shared else ""
-        return Candidate(opened, proof.thumbprint, arrival.handshake.address, name)
+            return _replayed(ice_name)
+        if accept(proof, now, lease_time):
+            return None
+        wanted = refusal(RefusalCode.USE_DPOP_NONCE, nonce=self._nonces.issue(lease_time))
+        return Refused(wanted, ice_name)
+
+    def _shared_id(self, proof: Proof) -> str:
+        """The name under which the nodes of one database remember the proof; empty for a single gateway."""
+        return proof_id(proof.thumbprint, proof.jti).hex() if self._engine.shared else ""
 
     def _invalid_token(self, address: str, ice_name: str | None = None) -> Refused:
         """`ice_name` only if the token was genuine and its ICE exists."""
         wait = self._count_attempt(address)
-        if not wait:
-            return Refused(refusal(RefusalCode.TOKEN_INVALID), ice_name)
-        return Refused(
-            refusal(RefusalCode.TOO_MANY_ATTEMPTS, retry_after=math.ceil(wait)), ice_name
-        )
+        if wait:
+            return _too_many_attempts(wait, ice_name)
+        return Refused(refusal(RefusalCode.TOKEN_INVALID), ice_name)
 
     def _count_attempt(self, address: str) -> float:
         return self._attempts.count(address, self._monotonic())
 
     # --- with the database ---------------------------------------------------------------------------
 
-    async def _decide(self, candidate: Candidate, *, again: bool) -> Admitted | Refused:
-        """Read the ICE now and judge it; register the ICE on its first admission.
+    async def _recognise(self, arrived: Unrecognised) -> Candidate | Refused:
+        """Find the registered ICE whose token this is."""
+        digest, proof = arrived.token.digest, arrived.proof
+        refused = self._refuse_all(None)
+        if refused is not None:
+            return refused
+        shared_id = self._shared_id(proof)
+        try:
+            reading = await self.loader.find_by_token(digest, shared_id or None)
+        except StoreUnavailable:
+            return _unavailable(None)
+        ice = reading.ice
+        found = ice is not None and ice.status is Status.REGISTERED
+        self._looked_up(found)
+        if ice is None or not found:
+            self._recognised.discard(digest)
+            return self._invalid_token(arrived.address)
+        self._recognised.add(digest)
+        refused = self._accept(proof, ice.ice_name, self._replays.accept)
+        if refused is not None:
+            return refused
+        if reading.replayed:
+            return _replayed(ice.ice_name)
+        token = OpenedToken(ice.ice_name, ice.ice_type, ice.generation, digest)
+        return Candidate(token, proof.thumbprint, arrived.address, shared_id, reading)
 
-        `again`: the last verdict became outdated, and the proof has been used.
+    async def _decide(
+        self, candidate: Candidate, reading: Reading | None, *, again: bool
+    ) -> Admitted | Refused:
+        """Read the ICE now, unless `reading` is given, and judge it; register it on its first admission.
+
+        `again`: the proof has been used, as the last verdict became outdated or the ICE was found by its token.
         """
         name = candidate.token.ice_name
         proof = (candidate.proof,) if candidate.proof and not again else ()
@@ -277,37 +307,43 @@ class Admission:
             if refused is not None:
                 return refused
             try:
-                reading = await self.loader.find(name, *proof)
-                proof = ()
-                if reading.replayed:
-                    return _replayed(name)
-                if reading.ice is None:
-                    return self._invalid_token(candidate.address)
-                code = self._judge(reading.ice, candidate)
-                if code is RefusalCode.TOKEN_INVALID:
-                    return self._invalid_token(candidate.address, name)
-                if code is not None:
-                    return Refused(refusal(code), name)
-                if reading.ice.status is Status.REGISTERED:
-                    return Admitted(reading.ice, reading.seq, reading.at, reading.number)
-                registered = await self._register(reading.ice, candidate, reading.number)
+                if reading is None:
+                    reading = await self.loader.find(name, *proof)
+                    proof = ()
+                verdict = self._judge(reading, candidate)
+                if not isinstance(verdict, Ice):
+                    return verdict
+                registered = await self._register(verdict, candidate, reading.number)
                 if registered is not None:
                     return registered
                 # Another change won the compare-and-set: read and judge again.
+                reading = None
             except StoreUnavailable:
                 return _unavailable(name)
 
-    def _refuse_all(self, name: str) -> Refused | None:
+    def _refuse_all(self, name: str | None) -> Refused | None:
         """The refusal while this node admits no ICE; the look-up finds a store that is unavailable."""
         if self._follower.fault is not None or not self._lease.valid:
             return _unavailable(name)  # this node could not drop the ICE later
         return None if self._restore_hold.reason is None else _held(name)
 
-    def _judge(self, ice: Ice, candidate: Candidate) -> RefusalCode | None:
-        token = candidate.token
-        return ice.judge(
+    def _judge(self, reading: Reading, candidate: Candidate) -> Admitted | Refused | Ice:
+        """The verdict on what was read; an ICE that may register is returned itself."""
+        ice, token = reading.ice, candidate.token
+        if reading.replayed:
+            return _replayed(token.ice_name)
+        if ice is None:
+            return self._invalid_token(candidate.address)
+        code = ice.judge(
             token.ice_type, token.generation, token.digest, candidate.thumbprint, self._clock()
         )
+        if code is RefusalCode.TOKEN_INVALID:
+            return self._invalid_token(candidate.address, ice.ice_name)
+        if code is not None:
+            return Refused(refusal(code), ice.ice_name)
+        if ice.status is Status.REGISTERED:
+            return Admitted(ice, reading.seq, reading.at, reading.number)
+        return ice
 
     async def _register(self, ice: Ice, candidate: Candidate, reading: float) -> Admitted | None:
         now, at = self._clock(), self._monotonic()
@@ -345,12 +381,16 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _replayed(ice_name: str) -> Refused:
+def _too_many_attempts(wait: float, ice_name: str | None = None) -> Refused:
+    return Refused(refusal(RefusalCode.TOO_MANY_ATTEMPTS, retry_after=math.ceil(wait)), ice_name)
+
+
+def _replayed(ice_name: str | None) -> Refused:
     used = refusal(RefusalCode.PROOF_INVALID, detail="The proof was used before", retry=True)
     return Refused(used, ice_name)
 
 
-def _held(ice_name: str) -> Refused:
+def _held(ice_name: str | None) -> Refused:
     wait = random.randint(10, 30)  # noqa: S311 - spreads load; a person has to act first
     detail = "The table was restored from a backup and waits for the admin to confirm it"
     return Refused(
@@ -358,6 +398,6 @@ def _held(ice_name: str) -> Refused:
     )
 
 
-def _unavailable(ice_name: str) -> Refused:
+def _unavailable(ice_name: str | None) -> Refused:
     wait = random.randint(1, 5)  # noqa: S311 - spreads load
     return Refused(refusal(RefusalCode.STORE_UNAVAILABLE, retry_after=wait), ice_name)

@@ -157,7 +157,7 @@ class Membership:
 
         async def unit(transaction: Transaction) -> None:
             for other in await nodes.alive(transaction):
-                reason = _incompatibility(other, mine)
+                reason = _incompatibility(other, mine | self._keys.retired())
                 if reason is not None:
                     raise _Incompatible(reason, other)
             await nodes.join(transaction, newcomer)
@@ -306,14 +306,14 @@ class Membership:
             )
 
 
-def _incompatibility(other: NodeRecord, mine: frozenset[str]) -> str | None:
-    """Why this gateway cannot serve beside `other`, for an operator."""
+def _incompatibility(other: NodeRecord, known: frozenset[str]) -> str | None:
+    """Why this gateway cannot serve beside `other`, for an operator; `known` are the ids of keys and retired keys."""
     if other.version.split(".")[:2] != __version__.split(".")[:2]:
         return (
             f"the node {other.name} runs version {other.version}, this is {__version__}: nodes of one"
             " database may differ only in the last number"
         )
-    missing = set(other.keys.split()) - mine
+    missing = set(other.keys.split()) - known
     if missing:
         return (
             f"the key file lacks {', '.join(sorted(missing))}, which the node {other.name} has: copy its"

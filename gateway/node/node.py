@@ -24,7 +24,7 @@ from gateway.core.operation import FINISH_GRACE
 from gateway.core.problems import Problem, refusal
 from gateway.core.replay import Nonces
 from gateway.core.times import Clock
-from gateway.node.admission import ATTEMPTS, Admission, Admitted, Handshake, OpenSession, Refused
+from gateway.node.admission import ATTEMPTS, Admission, OpenSession
 from gateway.node.dispatcher import CANCEL_GRACE, Dispatcher
 from gateway.node.expiry import OperationExpiry
 from gateway.node.health import Health, HealthCheck
@@ -39,6 +39,7 @@ from gateway.node.progress import ProgressWriter
 from gateway.node.restore_hold import RestoreHold
 from gateway.node.revocations import Revocations
 from gateway.node.session import Session
+from gateway.node.verdict import Admitted, Handshake, Refused
 from gateway.runtime.clocks import SharedClock
 from gateway.runtime.eventloop import cancel_and_wait, supervise
 from gateway.runtime.fd_limits import shortage
@@ -91,6 +92,9 @@ class Meters(Protocol):
 
     def ended(self, ice_type: IceType, code: int) -> None:
         """A session ended with this close code."""
+
+    def looked_up(self, found: bool) -> None:  # noqa: FBT001 - a callback's argument
+        """A token of a retired key was looked up by its hash; `found` says whether a registered ICE has it."""
 
     def dropped(self, seconds: float) -> None:
         """A session was dropped this many seconds after the action."""
@@ -163,11 +167,12 @@ class Node:
             restore_hold=self.restore_hold,
             lease=self.lease,
             clock=clock,
-            nonces=Nonces(_nonce_key(keys, engine)),
+            nonces=Nonces(_nonce_keys(keys, engine)),
             lease_time=lease_time,
             public_urls=settings.server_public_url,
             monotonic=monotonic,
             attempts=limits.attempts,
+            looked_up=meters.looked_up,
         )
         self.membership = (
             Membership(
@@ -375,9 +380,9 @@ class Node:
             lost.add_done_callback(self._closing.discard)
 
 
-def _nonce_key(keys: KeyStore, engine: Engine) -> Callable[[], bytes]:
-    """The key of the nonces: nodes of one database derive it from the token keys, a single gateway makes one."""
-    own = secrets.token_bytes(32)
+def _nonce_keys(keys: KeyStore, engine: Engine) -> Callable[[], tuple[bytes, ...]]:
+    """The keys of the nonces: nodes of one database derive them from the token keys, a single gateway makes one."""
+    own = (secrets.token_bytes(32),)
     if not engine.shared:
         return lambda: own
     return lambda: keys.derived(b"ice-gateway nonces") or own

@@ -17,13 +17,15 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
+from gateway.core.ice import Status
 from gateway.core.times import Clock, to_text
+from gateway.core.tokens import KeyRing
 from gateway.runtime.database_url import file_of
 from gateway.runtime.settings import BadSetting, Settings
 from gateway.services.diagnostics import Finding, failed, ok, warning
 from gateway.services.doctor_network import TIMEOUT, handles, ports, tls
 from gateway.store import key_file, restore_mark
-from gateway.store.engine import StoreRefused, StoreUnavailable
+from gateway.store.engine import Fetch, StoreRefused, StoreUnavailable
 from gateway.store.ices import sealed_with
 from gateway.store.key_file import KeyFileUnusable
 from gateway.store.restore_mark import RestoreMark, find_mark
@@ -48,18 +50,21 @@ _OTHERS_WRITE: Final = 0o022
 _RESTORE: Final = "stop the gateway and restore a backup: `ice-gateway restore DIR`"
 
 
+_Sealed = dict[Status, dict[str | None, list[str]]]
+
+
 @dataclass(frozen=True, slots=True)
 class DatabaseState:
     """What could be read of the database; `fault` says why the rest could not.
 
-    `needs` are the names of the ICEs by the id of the key that their tokens need.
+    `sealed` are the names of the ICEs by their status and the id of the key of their tokens.
     """
 
     info: SchemaInfo | None = None
     damage: str | None = None
     contents: Contents | None = None
     mark: RestoreMark | None = None
-    needs: dict[str | None, list[str]] = field(default_factory=dict)
+    sealed: _Sealed = field(default_factory=dict)
     served: bool = False
     fault: str | None = None
 
@@ -75,8 +80,8 @@ async def inspect_file(path: Path) -> DatabaseState:
             held = await contents(found.fetch)
             if info.schema < restore_mark.SCHEMA:
                 return DatabaseState(info, damage, held)
-            mark, needs = await find_mark(found.fetch), await sealed_with(found.fetch)
-            return DatabaseState(info, damage, held, mark, needs, is_served(path))
+            mark, sealed = await find_mark(found.fetch), await _sealed(found.fetch)
+            return DatabaseState(info, damage, held, mark, sealed, is_served(path))
     except (sqlite3.Error, ValueError) as error:
         return DatabaseState(fault=str(error))
 
@@ -91,10 +96,17 @@ async def inspect_check_server(url: str) -> DatabaseState:
             if not schema:
                 return DatabaseState(info)
             held = await contents(fetch)
-            mark, needs = await find_mark(fetch), await sealed_with(fetch)
-            return DatabaseState(info, None, held, mark, needs, await server.is_served(fetch))
+            mark, sealed = await find_mark(fetch), await _sealed(fetch)
+            return DatabaseState(info, None, held, mark, sealed, await server.is_served(fetch))
     except (StoreRefused, StoreUnavailable, ModuleNotFoundError) as error:
         return DatabaseState(fault=str(error))
+
+
+async def _sealed(fetch: Fetch) -> _Sealed:
+    return {
+        status: await sealed_with(fetch, status)
+        for status in (Status.PROVISIONED, Status.REGISTERED)
+    }
 
 
 class Doctor:
@@ -220,19 +232,36 @@ class Doctor:
         except (KeyFileUnusable, OSError) as error:
             yield failed("keys", str(error), "put it back from a backup")
             return
-        kids = {None} if ring is None else {None, *(key.kid for key in ring.keys)}
-        lost = {kid: names for kid, names in self._state.needs.items() if kid not in kids}
-        if ring is not None and lost:
-            names = [name for needing in lost.values() for name in needing]
-            text = f"{path} lacks {', '.join(map(str, lost))}, which {_first_names(names)} need"
-            yield failed("keys", text, "put its keys back from a backup, or reregister them")
-        elif ring is not None:
-            yield ok("keys", f"{path} can be used: {len(ring.keys)} in it, {ring.seals} seals")
+        if ring is not None:
+            yield from self._check_key_ring(path, ring)
         elif ices:
             text = f"{path} is missing, and without it no token of the {ices} ICEs can be opened"
             yield failed("keys", text, "put it back from a backup, or set tokens.key_file")
         else:
             yield ok("keys", f"none yet: {path} is made with the first ICE")
+
+    def _check_key_ring(self, path: Path, ring: KeyRing) -> Iterator[Finding]:
+        opening = {None, *(key.kid for key in ring.keys)}
+        lost: dict[str | None, list[str]] = {}
+        retired: dict[str | None, list[str]] = {}
+        for status, sealed in self._state.sealed.items():
+            for kid in sealed.keys() - opening:
+                if kid not in ring.retired:
+                    lost.setdefault(kid, []).extend(sealed[kid])
+                elif status is Status.PROVISIONED:  # a registered ICE goes on without the key
+                    retired[kid] = sealed[kid]
+        for needed, harm, remedy in (
+            (lost, "lacks", "put its keys back from a backup, or reregister them"),
+            (retired, "has retired", "reprovision them"),
+        ):
+            if needed:
+                names = [name for needing in needed.values() for name in needing]
+                text = (
+                    f"{path} {harm} {', '.join(map(str, needed))}, which {_first_names(names)} need"
+                )
+                yield failed("keys", text, remedy)
+        if not (lost or retired):
+            yield ok("keys", f"{path} can be used: {len(ring.keys)} in it, {ring.seals} seals")
 
     # --- files ---------------------------------------------------------------------------------------
 

@@ -1,5 +1,8 @@
 """Rotates the token keys: a key is added, promoted to seal new tokens, and later retired.
 
+Only provisioned ICEs need a key: the token of a registered ICE is found by its hash once its key is retired
+(`node.admission`). The key file keeps the ids of retired keys.
+
 Adding and promoting are two steps, so that every process can open tokens of a key before one seals with it.
 The key file changes inside a write transaction of the database, and tokens are sealed inside one too
 (`provisioning`). So no token can be sealed with a key between the check that no ICE needs it and its
@@ -15,6 +18,7 @@ from datetime import datetime
 from pathlib import Path
 
 from gateway.core.audit_event import Actor, AuditAction, Event
+from gateway.core.ice import Status
 from gateway.core.times import Clock
 from gateway.core.tokens import Key, KeyRing
 from gateway.store import events, key_file
@@ -34,7 +38,7 @@ from gateway.store.key_file import KeyFileUnusable
 
 @dataclass(frozen=True, slots=True)
 class KeyState:
-    """A key; `made` is None if it was not recorded, and `ices` cannot be admitted without the key."""
+    """A key; `made` is None if it was not recorded, and the provisioned `ices` cannot register without the key."""
 
     kid: str
     made: datetime | None
@@ -99,7 +103,7 @@ class Keys:
         return await self._write(unit)
 
     async def retire(self, actor: Actor, kid: str) -> KeyRefused | None:
-        """Remove a key that no ICE needs: its tokens never open again."""
+        """Remove a key that no provisioned ICE needs: its tokens never open again."""
 
         async def unit(transaction: Transaction) -> KeyRefused | None:
             ring = self._read()
@@ -111,12 +115,12 @@ class Keys:
             needing = await _ices_needing(key, transaction.fetch)
             if needing:
                 return KeyRefused(
-                    f"the key {kid} is needed by {len(needing)} ICE"
+                    f"the key {kid} is needed by {len(needing)} provisioned ICE"
                     f"{'' if len(needing) == 1 else 's'}, whose tokens it sealed:"
-                    " reprovision, reregister or deregister them first",
+                    " reprovision them, or let them register first",
                     needing,
                 )
-            self._replace(transaction, actor, AuditAction.RETIRE_KEY, kid, ring.without(kid))
+            self._replace(transaction, actor, AuditAction.RETIRE_KEY, kid, ring.retiring(kid))
             return None
 
         return await self._write(unit)
@@ -149,8 +153,8 @@ class Keys:
 
 
 async def _ices_needing(key: Key, fetch: Fetch) -> list[str]:
-    """The ICEs that need a key; one whose key is unknown may need any that existed at its time."""
-    known = (await sealed_with(fetch)).get(key.kid, [])
+    """The provisioned ICEs that need a key; one whose key is unknown may need any that existed at its time."""
+    known = (await sealed_with(fetch, Status.PROVISIONED)).get(key.kid, [])
     return sorted({*known, *await of_unknown_key(fetch, key.made)}, key=str.lower)
 
 

@@ -16,6 +16,7 @@ from typing import Final
 
 from gateway.core.audit_event import Actor, AuditAction, Event
 from gateway.core.hash_chain import Head
+from gateway.core.ice import Status
 from gateway.core.restore_diff import Revived, revived
 from gateway.core.times import Clock, from_text, to_text
 from gateway.core.tokens import KeyRing
@@ -23,6 +24,7 @@ from gateway.runtime.files import sync
 from gateway.services.backup import DATABASE, Backup, BackupRefused, GatewayFiles, Manifest
 from gateway.store import key_file, restore_mark
 from gateway.store.engine import Engine, Fetch, StoreRefused, StoreRefusedForNow
+from gateway.store.ices import sealed_with
 from gateway.store.key_file import KeyFileUnusable
 from gateway.store.restore_mark import RestoreMark, find_mark
 from gateway.store.sqlite.engine import open_sqlite
@@ -180,7 +182,7 @@ def _put_aside(database: Path, aside: Path, *, sound: bool) -> None:
 def _put_keys(keys: KeyRing | None, path: Path, now: datetime) -> Path | None:
     """Add the keys of the backup to the key file; returns the path of the old file, if it was changed.
 
-    The tokens of the backup need its keys. The newer keys stay as well: with them the gateway still recognises
+    The tokens of the backup need its keys. Keys that were retired since stay retired: see `without_key`. The newer keys stay as well: with them the gateway still recognises
     newer tokens as its own, though the restored table does not hold them. The key that seals stays the same.
     """
     if keys is None:
@@ -198,7 +200,7 @@ def _put_keys(keys: KeyRing | None, path: Path, now: datetime) -> Path | None:
             f"{path} is of another gateway ({error}): set tokens.key_file to another file"
         ) from None
     else:
-        if len(ring.keys) == len(there.keys):
+        if (len(ring.keys), ring.retired) == (len(there.keys), there.retired):
             return None
     aside = _unused_name(path, now)
     copy_file(path, aside)
@@ -247,6 +249,15 @@ async def review(fetch: Fetch, now: datetime) -> Review | None:
     if reasons:
         return Review(mark, revived(older, None, now), (), reasons)
     return Review(mark, list(found.values()), mark.aside, [])
+
+
+async def without_key(fetch: Fetch, ring: KeyRing) -> list[str]:
+    """The provisioned ICEs whose token was sealed with a key that was retired since: it never opens again.
+
+    The registered ones are admitted as before.
+    """
+    sealed = await sealed_with(fetch, Status.PROVISIONED)
+    return sorted((name for kid in ring.retired for name in sealed.get(kid, ())), key=str.lower)
 
 
 async def _is_later(newer: Fetch, older: Fetch, seq: int) -> bool:

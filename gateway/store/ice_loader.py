@@ -1,5 +1,7 @@
 """Loads ICEs for admissions, many in one query, and stores used proofs if nodes share a database.
 
+An ICE is found by its name, or by the hash of its token if the token's key is retired.
+
 Tested in tests/contract/test_ices.py.
 """
 
@@ -16,7 +18,7 @@ import msgspec
 from client.protocol import PROOF_WINDOW
 from gateway.core.ice import Ice
 from gateway.core.replay import NONCE_LIFETIME
-from gateway.store.engine import Engine, StoreUnavailable, as_json, damaged, is_in
+from gateway.store.engine import Engine, StoreUnavailable, as_json, damaged, is_in, rows_of
 
 _MAX_BATCH: Final = 512
 """ICEs in one query at most: one turn of the loop handles the answers, within `admission.MAX_AGE`."""
@@ -44,14 +46,23 @@ class _Request(msgspec.Struct, gc=False):
     future: asyncio.Future[Reading]
 
 
+_BY_HASH: Final = "#"
+"""Begins the key of a request by a token's hash, which could also be a name; no name begins with it."""
+_KEY_OF_TOKEN: Final = f"'{_BY_HASH}' || ice_token"
 _FOUND: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ICE: Final = msgspec.json.Decoder(Ice)
 _PROOFS: Final = msgspec.json.Decoder(frozenset[str])
 _TAKEN: Final = (
     "WITH taken AS (INSERT INTO ice_proofs (digest, until)"
-    " SELECT atom, lease_clock() + $3 FROM json_each($2) ON CONFLICT DO NOTHING RETURNING digest) "
+    " SELECT atom, lease_clock() + $3 FROM {} ON CONFLICT DO NOTHING RETURNING digest) "
 )
 """Stores proofs in the statement that reads the ICEs: one round trip for both."""
+_PROOFS_BY_NAME: Final = "json_each($2)"
+# The proof that comes with garbage is not stored.
+_PROOFS_BY_ALL: Final = (
+    f"(SELECT atom FROM {_PROOFS_BY_NAME} UNION SELECT proof FROM {rows_of(5, 'token', 'proof')}"
+    " JOIN ice_tokens ON ice_token = given.token) AS good"
+)
 _ON_ITS_WAY: Final = 120.0
 """Maximum seconds from the check of a proof's age until it is stored: the timeout of a handshake."""
 _LAG: Final = 30.0
@@ -81,22 +92,37 @@ class IceLoader:
         self._running: asyncio.Task[None] | None = None
         # One statement is one snapshot: the ICEs and the number of the newest event agree.
         # One row: SQLite's thread would wait for Python's lock at each row.
-        number, taken = "0.0", "NULL"
+        number, taken, with_names, with_tokens = "0.0", "NULL", "", ""
         if engine.shared:
             number, taken = "reading_number()", "(SELECT json_agg(digest) FROM taken)::text"
-        self._sql = (
-            f"{_TAKEN if engine.shared else ''}SELECT (SELECT coalesce(max(seq), 0) FROM ice_events),"
-            f" (SELECT {engine.gather('ice_name', Ice.__dataclass_fields__)} FROM ice_tokens"
+            with_names, with_tokens = map(_TAKEN.format, (_PROOFS_BY_NAME, _PROOFS_BY_ALL))
+        columns = Ice.__dataclass_fields__
+        read = (
+            "SELECT (SELECT coalesce(max(seq), 0) FROM ice_events),"
+            f" (SELECT {engine.gather('ice_name', columns)} FROM ice_tokens"
             f" WHERE {is_in('ice_name', 1)}), {number}, {taken}"
         )
+        by_token = (
+            f", (SELECT {engine.gather(_KEY_OF_TOKEN, columns)} FROM ice_tokens"
+            f" WHERE {is_in('ice_token', 4 if engine.shared else 2)})"
+        )
+        self._sql = with_names + read
+        self._sql_with_tokens = with_tokens + read + by_token
 
     async def find(self, ice_name: str, proof: str | None = None) -> Reading:
         """The ICE of exactly this name, read after this call. Raises `StoreUnavailable`.
 
         `proof` names a proof; this call stores it, and `replayed` says whether it was stored before.
         """
+        return await self._find(ice_name, proof)
+
+    async def find_by_token(self, digest: str, proof: str | None = None) -> Reading:
+        """Like `find`, for the ICE whose token has this hash; a `proof` is stored only if there is one."""
+        return await self._find(_BY_HASH + digest, proof)
+
+    async def _find(self, key: str, proof: str | None) -> Reading:
         future: asyncio.Future[Reading] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(ice_name, []).append(_Request(proof, future))
+        self._waiting.setdefault(key, []).append(_Request(proof, future))
         if self._running is None:
             self._running = asyncio.create_task(self._run(), name="look-ups")
         return await future
@@ -104,16 +130,16 @@ class IceLoader:
     async def _run(self) -> None:
         try:
             while self._waiting:
-                names = tuple(itertools.islice(self._waiting, self._max_batch))
-                batch = {name: self._waiting.pop(name) for name in names}
+                keys = tuple(itertools.islice(self._waiting, self._max_batch))
+                batch = {key: self._waiting.pop(key) for key in keys}
                 try:
                     answer = await self._ask(batch)
                 except Exception as error:  # noqa: BLE001 - handed to the callers
                     for requests in batch.values():
                         _fail(requests, error)
                 else:
-                    for name, requests in batch.items():
-                        answer.give(name, requests)
+                    for key, requests in batch.items():
+                        answer.give(key, requests)
         finally:
             self._running = None
 
@@ -122,17 +148,38 @@ class IceLoader:
         if fault is not None:
             # An ICE that could not be deregistered must not be admitted either.
             raise StoreUnavailable(fault)
-        params: list[object] = [as_json(list(batch))]
+        names = [key for key in batch if not key.startswith(_BY_HASH)]
+        sql = self._sql
+        params: list[object] = [as_json(names)]
         if self._engine.shared:
-            proofs = [one.proof for asked in batch.values() for one in asked if one.proof]
+            proofs = [one.proof for name in names for one in batch[name] if one.proof]
             params += [as_json(proofs), _PROOF_KEPT]
+        if len(names) < len(batch):
+            sql = self._sql_with_tokens
+            params += self._token_params(batch)
         at = self._monotonic()
-        [(seq, found, number, taken)] = await self._engine.look_up(self._sql, *params)
-        return _Answer(_FOUND.decode(found or "{}"), seq, at, number, _PROOFS.decode(taken or "[]"))
+        [(seq, found, number, taken, *by_token)] = await self._engine.look_up(sql, *params)
+        ices = _FOUND.decode(found or "{}")
+        for more in filter(None, by_token):
+            ices |= _FOUND.decode(more)
+        return _Answer(ices, seq, at, number, _PROOFS.decode(taken or "[]"))
+
+    def _token_params(self, batch: dict[str, list[_Request]]) -> list[object]:
+        tokens = [key for key in batch if key.startswith(_BY_HASH)]
+        params: list[object] = [as_json([key.removeprefix(_BY_HASH) for key in tokens])]
+        if self._engine.shared:
+            proofs = [
+                (key.removeprefix(_BY_HASH), one.proof)
+                for key in tokens
+                for one in batch[key]
+                if one.proof
+            ]
+            params.append(as_json(proofs))
+        return params
 
 
 class _Answer(msgspec.Struct, gc=False):
-    """The result of one query."""
+    """The result of one query; `found` has the rows by the key of their requests."""
 
     found: dict[str, msgspec.Raw]
     seq: int
@@ -140,13 +187,14 @@ class _Answer(msgspec.Struct, gc=False):
     number: float
     taken: frozenset[str]
 
-    def give(self, ice_name: str, requests: list[_Request]) -> None:
+    def give(self, key: str, requests: list[_Request]) -> None:
         """Answer the requests for one ICE; a damaged row fails only these."""
-        found = self.found.get(ice_name)
+        found = self.found.get(key)
         try:
             ice = None if found is None else _ICE.decode(found)
         except msgspec.DecodeError as error:
-            _fail(requests, damaged(f"the entry of {ice_name}", error))
+            name = "a token of a retired key" if key.startswith(_BY_HASH) else key
+            _fail(requests, damaged(f"the entry of {name}", error))
             return
         reading = Reading(ice, self.seq, self.at, self.number)
         for one in requests:

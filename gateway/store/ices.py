@@ -205,11 +205,11 @@ async def any_ice(fetch: Fetch) -> bool:
     return bool(await fetch("SELECT 1 FROM ice_tokens LIMIT 1"))
 
 
-async def sealed_with(fetch: Fetch) -> dict[str | None, list[str]]:
-    """The names of the ICEs whose tokens need a key, by its id; under None those whose key is not known."""
+async def sealed_with(fetch: Fetch, status: Status) -> dict[str | None, list[str]]:
+    """The names of the ICEs of this status by the id of the key of their tokens; under None if it is not known."""
     rows = await fetch(
-        "SELECT key_id, ice_name FROM ice_tokens WHERE status <> $1 ORDER BY lower(ice_name)",
-        Status.DEREGISTERED.value,
+        "SELECT key_id, ice_name FROM ice_tokens WHERE status = $1 ORDER BY lower(ice_name)",
+        status.value,
     )
     needs: dict[str | None, list[str]] = {}
     for key_id, ice_name in rows:
@@ -218,11 +218,11 @@ async def sealed_with(fetch: Fetch) -> dict[str | None, list[str]]:
 
 
 async def of_unknown_key(fetch: Fetch, since: datetime | None) -> list[str]:
-    """The ICEs whose token needs a key of unknown id and was made at `since` or later."""
+    """The provisioned ICEs whose token needs a key of unknown id and was made at `since` or later."""
     rows = await fetch(
         "SELECT ice_name FROM ice_tokens"
-        " WHERE status <> $1 AND key_id IS NULL AND provisionedon >= $2",
-        Status.DEREGISTERED.value,
+        " WHERE status = $1 AND key_id IS NULL AND provisionedon >= $2",
+        Status.PROVISIONED.value,
         to_text_or_none(since) or "",
     )
     return [ice_name for (ice_name,) in rows]

@@ -1,4 +1,6 @@
-"""The file that holds the token keys: a JWK Set (RFC 7517) with one more member, `seals`.
+"""The file that holds the token keys: a JWK Set (RFC 7517) with two more members, `seals` and `retired`.
+
+`retired` has the ids of retired keys. A version before it ignores the member, and leaves it out where it writes the file.
 
 Only its owner may read it. The first process that seals a token makes it, and only while no ICE has been
 provisioned: a new file in place of a lost one would make every token invalid without notice.
@@ -22,7 +24,7 @@ import msgspec
 from gateway.core import base64url
 from gateway.core.secret import Secret
 from gateway.core.times import utc_now
-from gateway.core.tokens import Key, KeyRing, OpenedToken, UnknownKey, open_with
+from gateway.core.tokens import Key, KeyRing, OpenedToken, RetiredToken, UnknownKey, open_with
 from gateway.runtime.files import copy_owner, sync
 
 REREAD_INTERVAL: Final = 1.0
@@ -40,9 +42,10 @@ class _Jwk(msgspec.Struct, omit_defaults=True):
     made: datetime | None = None  # RFC 7517 section 4: further members are ignored by others
 
 
-class _Document(msgspec.Struct):
+class _Document(msgspec.Struct, omit_defaults=True):
     keys: list[_Jwk]
     seals: str
+    retired: list[str] = []
 
 
 def read(path: Path) -> KeyRing | None:
@@ -72,6 +75,7 @@ def parse(path: Path, content: bytes) -> KeyRing:
         return KeyRing(
             (Key(jwk.kid, base64url.decode(jwk.k), jwk.made) for jwk in document.keys),
             document.seals,
+            document.retired,
         )
     except (ValueError, KeyError):
         raise KeyFileUnusable(f"{path} is not a key file of the gateway") from None
@@ -104,6 +108,7 @@ def _written(path: Path, ring: KeyRing) -> Iterator[str]:
     document = _Document(
         [_Jwk("oct", key.kid, base64url.encode(key.reveal()), key.made) for key in ring.keys],
         ring.seals,
+        list(ring.retired),
     )
     try:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -157,9 +162,13 @@ class KeyStore:
         """The ids of the keys that this process knows."""
         return frozenset() if self._ring is None else frozenset(key.kid for key in self._ring.keys)
 
-    def derived(self, purpose: bytes) -> bytes | None:
-        """See `KeyRing.derived`; None if there are no keys yet."""
-        return None if self._ring is None else self._ring.derived(purpose)
+    def retired(self) -> frozenset[str]:
+        """The ids of the keys that this process knows to be retired."""
+        return frozenset() if self._ring is None else frozenset(self._ring.retired)
+
+    def derived(self, purpose: bytes) -> tuple[bytes, ...]:
+        """See `KeyRing.derived`; empty if there are no keys yet."""
+        return () if self._ring is None else self._ring.derived(purpose)
 
     def fault(self) -> str | None:
         """What is wrong with the file; the keys of a usable file replace the known keys.
@@ -178,8 +187,11 @@ class KeyStore:
         self._ring = found
         return None
 
-    def open(self, token: Secret) -> OpenedToken | None:
-        """The contents of a genuine token. An unknown `kid` reads the file again, at most once a second."""
+    def open(self, token: Secret) -> OpenedToken | RetiredToken | None:
+        """The contents of a genuine token, or the hash of one that only the database can tell from garbage.
+
+        An unknown `kid` reads the file again, at most once a second.
+        """
         opened = self._open(token)
         if not isinstance(opened, UnknownKey):
             return opened
@@ -193,7 +205,7 @@ class KeyStore:
         opened = self._open(token)
         return None if isinstance(opened, UnknownKey) else opened
 
-    def _open(self, token: Secret) -> OpenedToken | UnknownKey | None:
+    def _open(self, token: Secret) -> OpenedToken | RetiredToken | UnknownKey | None:
         # Without any key, the `kid` may still be found in the file.
         return open_with({}, token) if self._ring is None else self._ring.open(token)
 

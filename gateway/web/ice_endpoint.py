@@ -10,9 +10,9 @@ from aiohttp import web
 
 from client.protocol import RefusalCode
 from gateway.core.problems import Problem, refusal
-from gateway.node.admission import Admitted, Handshake, Refused
 from gateway.node.node import Node
 from gateway.node.session import Session
+from gateway.node.verdict import Admitted, Handshake, Refused
 from gateway.runtime.fd_limits import is_among_the_last
 from gateway.runtime.settings import Settings
 from gateway.web.client_address import client_address

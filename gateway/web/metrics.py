@@ -45,6 +45,11 @@ class Metrics:
         self.sessions = gauge("ice_gateway_sessions", "Open sessions", ["ice_type"])
         self.admissions = counter("ice_gateway_admissions", "Admitted handshakes", ["ice_type"])
         self.refusals = counter("ice_gateway_refusals", "Refused handshakes", ["code"])
+        self.token_look_ups = counter(
+            "ice_gateway_token_look_ups",
+            "Tokens of retired keys that were looked up by their hash",
+            ["found"],
+        )
         self.refused_credentials = counter(
             "ice_gateway_refused_credentials", "Refused logins and API tokens", ["why"]
         )
@@ -84,6 +89,10 @@ class Metrics:
         """See `node.Meters`."""
         self._sessions[ice_type].inc()
         self._admissions[ice_type].inc()
+
+    def looked_up(self, found: bool) -> None:  # noqa: FBT001 - a callback's argument
+        """See `node.Meters`."""
+        self.token_look_ups.labels("yes" if found else "no").inc()
 
     def ended(self, ice_type: IceType, code: int) -> None:
         """See `node.Meters`."""

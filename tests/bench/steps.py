@@ -99,7 +99,7 @@ class Steps:
                 self._verify(number)
 
         def remember() -> None:
-            guard = replay.ReplayGuard(replay.Nonces(lambda: b"key"))
+            guard = replay.ReplayGuard(replay.Nonces(lambda: [b"key"]))
             for one in verified:
                 guard.used(one, one.iat, 0.0)
                 guard.accept(one, one.iat, 0.0)

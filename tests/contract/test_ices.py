@@ -388,6 +388,59 @@ async def test_a_query_asks_for_so_many_at_the_most(engine, between):
     assert order == [ice.ice_name for ice in all_ices], "who asked first was to be answered first"
 
 
+async def test_an_ice_is_found_by_the_hash_of_its_token_in_the_same_query(engine, between):
+    loader = IceLoader(between)
+    ice = await add_registered(engine)
+    [logged] = await change(engine, (ice, replace(ice, key_id=None)))
+    named_so = await add_registered(
+        engine, digest("lab-1")
+    )  # the name is the hash of another's token
+    gate = between.hold("look_up")
+    first = asyncio.create_task(loader.find("lab-1"))
+    await soon(gate.reached.wait(), "the first query")
+    waiting = [
+        asyncio.create_task(look_up)
+        for look_up in (
+            loader.find_by_token(digest("lab-1")),
+            loader.find(digest("lab-1")),
+            loader.find_by_token(digest("nobody")),
+            loader.find_by_token(digest("lab-1")),
+            loader.find("lab-1"),
+        )
+    ]
+    gate.open.set()
+    await soon(first, "the first answer")
+    readings = await soon(asyncio.gather(*waiting), "an answer to all that waited")
+    found = replace(ice, key_id=None)
+    assert [reading.ice for reading in readings] == [found, named_so, None, found, found]
+    assert {reading.seq for reading in readings} == {logged.seq + 2}, "they are of one snapshot"
+    assert between.calls["look_up"] == 2
+
+
+async def test_the_proof_that_comes_with_garbage_is_not_stored(engine):
+    if not engine.shared:
+        pytest.skip("a single gateway stores no proofs")
+    loader = IceLoader(engine)
+    await add_registered(engine)
+    await add_registered(engine, "lab-2")
+    together = (
+        loader.find_by_token(digest("lab-1"), "proof-1"),
+        loader.find_by_token(digest("nobody"), "proof-2"),
+        loader.find("lab-2", "proof-3"),
+    )
+    answers = await soon(asyncio.gather(*together), "the answers")
+    assert [(reading.ice is None, reading.replayed) for reading in answers] == [
+        (False, False),
+        (True, True),
+        (False, False),
+    ]
+    assert (await loader.find_by_token(digest("lab-1"), "proof-1")).replayed
+    assert sorted(await engine.fetch("SELECT digest FROM ice_proofs")) == [
+        ("proof-1",),
+        ("proof-3",),
+    ]
+
+
 async def test_a_look_up_that_fails_fails_its_askers_only(engine, between):
     loader = IceLoader(between)
     await add(engine, an_ice())

@@ -26,6 +26,7 @@ from gateway.web.ice_endpoint import IceEndpoint
 from tests.support.clock import RunningClock
 from tests.support.harness import ADMIN, harness
 from tests.support.ice import Key, Refused, until
+from tests.support.keys import retire_key
 
 
 class Gap:
@@ -63,6 +64,7 @@ def parts(running):
     return {
         "screening": (admission, "_screen"),
         "look-up": (admission.loader, "find"),
+        "look-up by token": (admission.loader, "find_by_token"),
         "registration": (admission, "_register"),
         "decision": (admission, "_decide"),
     }
@@ -111,6 +113,39 @@ async def test_an_action_in_a_gap_of_a_connection_refuses_it(running, hold, gap,
     held.let_go()
     assert await refusal_of(handshake) == code
     assert "lab-1" not in running.gateway.node.hub, "a refused handshake left a session behind"
+
+
+@pytest.mark.parametrize("gap", CONNECTING)
+@pytest.mark.parametrize(
+    ("action", "code"), [("deregister", "deregistered"), ("reregister", "token-replaced")]
+)
+async def test_an_action_in_a_gap_refuses_a_token_of_a_retired_key(
+    running, hold, gap, action, code
+):
+    ice = await running.provision()
+    await (await ice.connect()).close()
+    retire_key(running)
+    held = hold(("look-up by token", gap[1]) if gap[0] == "look-up" else gap)
+    handshake = await held_handshake(ice, held)
+    await running.act("lab-1", action)
+    held.let_go()
+    is_found_before = gap[0] == "decision" or gap == ("look-up", True)
+    assert await refusal_of(handshake) == (code if is_found_before else "token-invalid")
+    assert "lab-1" not in running.gateway.node.hub, "a refused handshake left a session behind"
+
+
+async def test_an_ice_that_was_found_by_its_token_is_read_once_if_nothing_happens(
+    running, monkeypatch
+):
+    ice = await running.provision()
+    await (await ice.connect()).close()
+    retire_key(running)
+
+    async def find(*_):
+        pytest.fail("the first reading was expected to do")
+
+    monkeypatch.setattr(running.gateway.node.admission.loader, "find", find)
+    await (await ice.connect()).close()
 
 
 @pytest.mark.parametrize("gap", REGISTERING)

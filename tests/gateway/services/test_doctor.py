@@ -229,6 +229,24 @@ def test_keys_that_cannot_be_used(settings, harm, words):
     expect(examine(settings), "keys", "FAILED", *words)
 
 
+def test_a_retired_key_is_needed_by_provisioned_ices_alone(settings):
+    new = Key.generate(utc_now())
+    ring = key_file.read(settings.key_file)
+    retired = ring.with_key(new).sealing_with(new.kid).retiring(ring.seals)
+    key_file.replace(settings.key_file, retired)
+    told = f"has retired {ring.seals}, which lab-1 need"
+    expect(examine(settings), "keys", "FAILED", told, "reprovision them")
+    with contextlib.closing(sqlite3.connect(settings.database_path)) as database:
+        database.execute(
+            "UPDATE ice_tokens SET status = 'registered', registeredon = provisionedon,"
+            " expireson = NULL, key_thumbprint = 't'"
+        )
+        database.commit()
+    assert all(finding.level == "ok" for finding in examine(settings))
+    key_file.replace(settings.key_file, KeyRing([new], new.kid))
+    expect(examine(settings), "keys", "FAILED", f"lacks {ring.seals}, which lab-1 need")
+
+
 def test_a_key_that_some_need_and_the_file_lacks(settings):
     ring = key_file.read(settings.key_file)
     other = Key.generate(utc_now())

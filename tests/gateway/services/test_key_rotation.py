@@ -46,7 +46,7 @@ def by_the_log_alone(running, monkeypatch):
 async def test_a_key_is_added_promoted_and_retired_beside_a_running_gateway(
     by_the_log_alone, running, command
 ):
-    ice = await running.provision("lab-1")
+    ice, third = await running.provision("lab-1"), await running.provision("lab-3")
     await ice.connect()
     [old] = [key.kid for key in ring(running).keys]
     new = (await command("rotate")).stdout.strip()
@@ -55,21 +55,23 @@ async def test_a_key_is_added_promoted_and_retired_beside_a_running_gateway(
     second = await running.provision("lab-2")
     assert [listed.kid for listed in await states(running)] == [old, new]
     assert {listed.kid: listed.ices for listed in await states(running)} == {
-        old: ["lab-1"],
+        old: ["lab-3"],
         new: ["lab-2"],
-    }
+    }, "lab-1 is registered, and needs no key any more"
     await second.connect()
     stays = await command("retire", old, status=1)
-    assert stays.stdout == "lab-1\n", "the ICEs in the way are listed"
-    assert f"the key {old} is needed by 1 ICE," in stays.stderr
-    again = (await running.act("lab-1", "reregister"))["token"]
+    assert stays.stdout == "lab-3\n", "the ICEs in the way are listed"
+    assert f"the key {old} is needed by 1 provisioned ICE," in stays.stderr
+    again = (await running.act("lab-3", "reprovision"))["token"]
     await command("retire", old)
     assert [key.kid for key in ring(running).keys] == [new]
+    assert ring(running).retired == (old,)
     held = running.gateway.services.provisioning.keys
     await until(lambda: held.kids() == {new})
-    assert (await ice.refused()).code == "token-invalid"
-    ice.token = again
     await ice.connect()
+    assert (await third.refused()).code == "token-invalid"
+    third.token = again
+    await third.connect()
     events = await running.admin.get("/events?limit=200")
     assert [
         (event["action"], event["detail"])
@@ -91,15 +93,19 @@ def keys(opened, clock=utc_now):
     return Keys(engine=opened.engine, path=opened.settings.key_file, clock=clock)
 
 
-@pytest.mark.parametrize("action", ["deregister", "reregister"])
-async def test_a_key_is_needed_until_the_ice_has_another_token(running, command, action):
+@pytest.mark.parametrize("how", ["registers", "reprovision", "deregister"])
+async def test_a_key_is_needed_until_the_ice_has_registered_or_another_token(running, command, how):
     ice = await running.provision("ci-1", "ci-cd")
-    await ice.connect()
     [old] = [key.kid for key in ring(running).keys]
     await command("rotate")
     await command("promote")
     await command("retire", old, status=1)
-    await running.act("ci-1", action)
+    if how == "reprovision":
+        await running.act("ci-1", how)
+    else:
+        await ice.connect()
+    if how == "deregister":
+        await running.act("ci-1", how)
     await command("retire", old)
 
 

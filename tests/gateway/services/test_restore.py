@@ -29,7 +29,7 @@ from gateway.store.ice_listing import Ices
 from gateway.store.key_file import KeyFileUnusable
 from gateway.store.restore_mark import find_mark, head, standing
 from gateway.store.sqlite.snapshot import open_read_only
-from tests.support.harness import ADMIN, harness, settings_for
+from tests.support.harness import ADMIN, command, harness, settings_for
 from tests.support.ice import PATIENCE, until
 
 
@@ -352,6 +352,32 @@ async def test_the_keys_of_both_open_and_the_newest_goes_on_sealing(tmp_path, se
     assert [joined.open(token).ice_name for token in (old, since)] == ["lab-1", "lab-2"]
     assert done.keys_aside.read_bytes() == retired
     assert done.keys_aside.stat().st_mode & 0o077 == 0
+
+
+async def test_a_backup_from_before_a_retirement_strands_no_registered_ice(tmp_path):
+    async with harness(tmp_path) as running:
+        settings = running.gateway.settings
+        ice, unused = await running.provision("lab-1"), await running.provision("lab-2")
+        await (await ice.connect()).close()
+        folder = await make(settings, tmp_path / "backup")
+        [old] = [key.kid for key in key_file.read(settings.key_file).keys]
+        await running.act("lab-2", "reprovision")
+        await running.act("lab-2", "reprovision")
+        for step in ("rotate", "promote"):
+            await running.command("keys", step)
+        await running.act("lab-2", "reprovision")
+        await running.command("keys", "retire", old)
+        retired = settings.key_file.read_bytes()
+    done = await put_back(settings, folder)
+    assert (done.keys_aside, settings.key_file.read_bytes()) == (None, retired)
+    shown = await command("restore", "--confirm", "--yes", "--database", settings.database_url)
+    assert "The key of their tokens was retired, so reprovision them: lab-2\n" in shown.stdout
+    async with harness(tmp_path) as running:
+        ice.url = unused.url = running.url
+        await (await ice.connect()).close()
+        assert (await unused.refused()).code == "token-invalid"
+        unused.token = (await running.act("lab-2", "reprovision"))["token"]
+        await (await unused.connect()).close()
 
 
 @pytest.mark.parametrize("lost", ["gone", "garbage", "open to others"])

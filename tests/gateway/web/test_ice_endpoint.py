@@ -668,7 +668,7 @@ async def test_a_nonce_is_judged_alone(timed, clock, subtests):
         "garbage": "garbage",
         "empty": "",
         "changed": nonce[:-1] + ("A" if nonce[-1] != "A" else "B"),
-        "another gateway's": Nonces(lambda: bytes(32)).issue(clock.monotonic()),
+        "another gateway's": Nonces(lambda: [bytes(32)]).issue(clock.monotonic()),
     }
     for name, text in wrong.items():
         with subtests.test(name):

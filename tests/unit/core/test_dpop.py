@@ -479,7 +479,7 @@ def test_iat_is_a_finite_number(iat):
 )
 def test_an_iat_far_away_only_makes_the_proof_stale(iat):
     proof = accepted(raw(claims_with("iat", iat)), "its age is judged later")
-    assert not ReplayGuard(Nonces(lambda: b"key")).accept(proof, NOW, LEASE_TIME)
+    assert not ReplayGuard(Nonces(lambda: [b"key"])).accept(proof, NOW, LEASE_TIME)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ LEASE_TIME = 5000.0
 
 # --- nonces and age ----------------------------------------------------------------------------
 
-NONCES = Nonces(lambda: b"one gateway process")
+NONCES = Nonces(lambda: [b"one gateway process"])
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,13 @@ def test_a_nonce_of_the_future_is_not_good():
     assert NONCES.expiry(NONCES.issue(NOW + 16), NOW) is None
 
 
+def test_the_first_key_signs_and_each_verifies():
+    one, other = Nonces(lambda: [b"one", b"other"]), Nonces(lambda: [b"other", b"one"])
+    assert one.expiry(other.issue(NOW), NOW) is not None
+    assert other.expiry(one.issue(NOW), NOW) is not None
+    assert Nonces(lambda: [b"other"]).expiry(one.issue(NOW), NOW) is None
+
+
 GENUINE = NONCES.issue(NOW)
 
 
@@ -53,7 +60,7 @@ GENUINE = NONCES.issue(NOW)
         GENUINE + "\n",
         GENUINE[:-1] + ("A" if GENUINE[-1] != "A" else "B"),
         GENUINE[:4] + "A" + GENUINE[5:],
-        Nonces(lambda: b"another process").issue(NOW),
+        Nonces(lambda: [b"another process"]).issue(NOW),
         b64((2**64 - 1).to_bytes(8, "big") + bytes(16)),
         "\u00e9" * 32,
         "\u0661" * 32,
@@ -86,6 +93,14 @@ def test_a_proof_is_judged_by_its_iat_or_by_its_nonce_alone(iat, nonce, fresh):
 
 PROOF = Proof("key", "one", NOW, None)
 WITH_NONCE = Proof("key", "one", 0.0, NONCES.issue(LEASE_TIME))
+
+
+@pytest.mark.parametrize("nonce", [None, GENUINE, "stale"])
+def test_to_ask_whether_a_proof_is_fresh_uses_nothing_up(nonce):
+    guard, proof = ReplayGuard(NONCES), Proof("thumbprint", "jti", NOW, nonce)
+    assert guard.fresh(proof, NOW, NOW) is (nonce != "stale")
+    assert not guard.used(proof, NOW, NOW)
+    assert guard.accept(proof, NOW, NOW) is (nonce != "stale")
 
 
 def another(proof, now, lease_time):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from datetime import UTC, datetime
 
@@ -17,7 +18,7 @@ from joserfc.jwk import OctKey
 from gateway.core import base64url
 from gateway.core.ice import IceType
 from gateway.core.secret import Secret
-from gateway.core.tokens import Key, KeyRing, OpenedToken, UnknownKey, open_with
+from gateway.core.tokens import Key, KeyRing, OpenedToken, RetiredToken, UnknownKey, open_with
 from tests.support.ice import b64
 
 NOW = datetime(2026, 11, 22, 9, 30, 0, 123456, tzinfo=UTC)
@@ -112,6 +113,43 @@ def test_a_ring_opens_with_every_key_and_seals_with_one():
 
 def test_an_unknown_key_is_named_so_that_the_file_can_be_read_again():
     assert open_with({}, Secret(GENUINE)) == UnknownKey("k1")
+
+
+def test_of_a_retired_key_the_id_stays():
+    old, new = Key("old", bytes(32)), Key("new", BYTES)
+    ring = KeyRing([old, new], "new").retiring("old")
+    token = KeyRing([old], "old").seal("lab-1", IceType.NORMAL, 1, NOW)
+    assert ([key.kid for key in ring.keys], ring.retired) == (["new"], ("old",))
+    assert ring.open(token) == RetiredToken(token.digest()), "only the hash says whose it is"
+    third = Key("third", bytes(range(1, 33)))
+    later = ring.with_key(third).sealing_with("third").retiring("new")
+    assert later.retired == ("old", "new"), "no change forgets an id"
+    assert later.with_key(old).retired == ("new",), "a key that was put back is not retired"
+    assert isinstance(later.with_key(old).open(token), OpenedToken)
+    with pytest.raises(KeyError):
+        later.retiring("third")
+
+
+def test_a_retired_key_does_not_come_back_with_the_keys_of_a_backup():
+    old, new, other = Key("old", bytes(32)), Key("new", BYTES), Key("other", bytes(range(1, 33)))
+    ring = KeyRing([old, new], "new").retiring("old")
+    merged = ring.merged(KeyRing([old, other], "old", ["older", "new"]))
+    assert ({key.kid for key in merged.keys}, merged.seals) == ({"new", "other"}, "new")
+    assert merged.retired == ("old", "older"), "what seals here is not retired"
+
+
+def test_each_copy_of_a_ring_derives_the_first_key_of_the_others():
+    """While a key is added, promoted and retired, and only one of two copies has the change."""
+    old, new = Key("old", bytes(32)), Key("new", BYTES)
+    steps = [KeyRing([old], "old")]
+    steps.append(steps[-1].with_key(new))
+    steps.append(steps[-1].sealing_with("new"))
+    steps.append(steps[-1].retiring("old"))
+    for one, next_one in itertools.pairwise(steps):
+        ours, theirs = one.derived(b"nonces"), next_one.derived(b"nonces")
+        assert ours[0] in theirs, "what a copy signed before was expected to hold after"
+        assert theirs[0] in ours
+    assert steps[0].derived(b"nonces") != steps[0].derived(b"another purpose")
 
 
 # --- not genuine -------------------------------------------------------------------------------

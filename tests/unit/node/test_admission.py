@@ -8,7 +8,8 @@ import pytest
 
 from gateway.core.replay import Nonces
 from gateway.core.times import utc_now
-from gateway.node.admission import Admission, Handshake
+from gateway.node.admission import Admission
+from gateway.node.verdict import Handshake
 
 
 class Keys:
@@ -35,10 +36,11 @@ class Stage:
             **dict.fromkeys(("engine", "hub", "loader", "follower", "restore_hold", "lease")),
             keys=self.keys,
             clock=utc_now,
-            nonces=Nonces(lambda: bytes(32)),
+            nonces=Nonces(lambda: [bytes(32)]),
             lease_time=lambda: 0.0,
             public_urls=(),
             max_batch=max_batch,
+            looked_up=lambda _: None,
         )
 
     async def arrive(self, *tokens):

@@ -16,7 +16,7 @@ import pytest
 
 from gateway.core.ice import IceType
 from gateway.core.secret import Secret
-from gateway.core.tokens import Key, KeyRing, OpenedToken
+from gateway.core.tokens import Key, KeyRing, OpenedToken, RetiredToken
 from gateway.store import key_file
 from gateway.store.key_file import KeyFileUnusable, KeyStore
 from tests.support.clock import StandingClock
@@ -270,6 +270,30 @@ def test_sealing_uses_the_key_that_the_file_names_now(path):
     after = seal(store.for_sealing(may_create=False))
     assert isinstance(store.open(before), OpenedToken), "tokens of the older key go on"
     assert isinstance(KeyRing([new], new.kid).open(after), OpenedToken)
+
+
+# --- retired ---------------------------------------------------------------------------------------
+
+
+def test_the_file_keeps_the_ids_of_retired_keys(path, clock, readings):
+    old, new = Key.generate(NOW), Key.generate(NOW)
+    write(path, old, new)
+    store = started(path, clock)
+    token = seal(KeyRing([old], old.kid))
+    assert isinstance(store.open(token), OpenedToken)
+    key_file.replace(path, key_file.read(path).retiring(old.kid))
+    store.reload()
+    readings.clear()
+    clock.passed += 10
+    assert store.open(token) == RetiredToken(token.digest())
+    assert (store.kids(), store.retired()) == ({new.kid}, {old.kid})
+    assert readings == [], "the key is known: its tokens never have the file read"
+
+
+def test_a_file_without_retired_keys_is_as_the_version_before_wrote_it(path):
+    key_file.create(path)
+    assert set(json.loads(path.read_bytes())) == {"keys", "seals"}
+    assert key_file.read(path).retired == ()
 
 
 # --- changed ---------------------------------------------------------------------------------------
