@@ -32,8 +32,12 @@ from gateway.store.engine import (
 NAMES: Final = tuple(Ice.__dataclass_fields__)
 """The columns that an `Ice` holds."""
 _COLUMNS: Final = ", ".join(NAMES)
-_GUARDS: Final = ("ice_name", "ice_type", "ice_token", "status", "generation")
-"""The columns that must still be as they were read when a row is replaced."""
+_GUARDS: Final = ("ice_name", "ice_type", "ice_token", "status", "generation", "expireson")
+"""The columns that must still be as they were read when a row is replaced.
+
+`expireson` is among them because disabling a user changes it alone: a registration that read the row before must not
+use the token that has expired.
+"""
 _CHANGED: Final = tuple(
     name for name in NAMES if name not in ("ice_name", "ice_type", "provisionedto")
 )
@@ -45,7 +49,12 @@ _REPLACED: Final = ", ".join(
         "node = CASE WHEN generation = new_generation THEN node END",
     )
 )
-_UNCHANGED: Final = " AND ".join(f"ice_tokens.{name} = old_{name}" for name in _GUARDS)
+_UNCHANGED: Final = " AND ".join(
+    f"coalesce(ice_tokens.{name}, '') = coalesce(old_{name}, '')"
+    if name == "expireson"
+    else f"ice_tokens.{name} = old_{name}"
+    for name in _GUARDS
+)
 _REPLACEMENTS: Final = rows_of(
     1,
     *(f"{'#' * (name == 'generation')}new_{name}" for name in _CHANGED),
@@ -198,6 +207,14 @@ async def find_many(transaction: Transaction, names: Sequence[str]) -> dict[str,
         as_json([fold(name) for name in names if valid_name(name)]),
     )
     return {fold(row[0]): ice_from_row(row) for row in rows}
+
+
+async def tagged_to(transaction: Transaction, user: str) -> list[Ice]:
+    """The ICEs of the user of this exact name, in order, locked until the transaction ends."""
+    rows = await transaction.hold(
+        f"SELECT {_COLUMNS} FROM ice_tokens WHERE provisionedto = $1 ORDER BY lower(ice_name)", user
+    )
+    return [ice_from_row(row) for row in rows]
 
 
 async def any_ice(fetch: Fetch) -> bool:

@@ -144,6 +144,20 @@ async def test_of_two_swaps_that_race_exactly_one_wins(engine, open_store):
             assert len(await log(engine)) == before + 1, "the winner's event alone was expected"
 
 
+async def test_a_registration_whose_token_expired_meanwhile_is_stale(engine):
+    """Disabling the user lets it expire, and changes neither status nor generation."""
+    ice = an_ice()
+    await add(engine, ice)
+    await engine.write(lambda t: ices.expire_unused(t, "alice", minutes(1)))
+    late = await engine.write(
+        lambda t: ices.swap(t, ice, registered(ice), an_event("register", ice))
+    )
+    assert late is None
+    expired = replace(ice, expireson=minutes(1))
+    assert await entry(engine) == expired
+    await change(engine, (expired, registered(expired)))
+
+
 async def test_a_swap_of_many_is_all_or_nothing(engine):
     olds = [await add_registered(engine, f"lab-{number}") for number in range(3)]
     before = await log(engine)
