@@ -252,8 +252,10 @@ def _user_calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
     yield "/users", "post", call("addUser", "Add a user", added, 403, 409, body=NewUser)
     user = {"200": answer(account_schemas.UserDocument, "The user", links=others)}
     yield one, "get", call("showUser", "Show a user", user, 403, 404)
+    changed_user = answer(account_schemas.ChangedUserDocument, "The user", links=others)
     summary = "Change a user's role or password, disable or enable them: all of it or nothing"
-    yield one, "patch", call("changeUser", summary, user, 403, 404, 409, body=UserChanges)
+    described = call("changeUser", summary, {"200": changed_user}, 403, 404, 409, body=UserChanges)
+    yield one, "patch", described
     caller = {"200": answer(account_schemas.MeDocument, "The caller")}
     yield "/me", "get", call("showMe", "Show the caller", caller, 403)
     changed = {"204": nothing("Changed; the caller's other logins have ended")}
@@ -332,7 +334,10 @@ def document() -> dict[str, Any]:
     for shape in ("IceChanges", "UserChanges"):
         shapes[shape]["minProperties"] = 1
     shapes["NewUser"]["examples"] = [{"name": "alice", "role": "member"}]
-    shapes["UserChanges"]["examples"] = [{"disabled": True}]
+    shapes["UserChanges"]["examples"] = [
+        {"disabled": True},
+        {"disabled": True, "ices": {"to": "bob"}},
+    ]
     shapes["PasswordChange"]["examples"] = [{"old": "the old password", "new": "a new password"}]
     shapes["NewApiToken"]["examples"] = [{"user": "alice", "name": "nightly build"}]
     for shape in ("IceChanges", "BulkLabel", "BulkNewIce"):

@@ -9,7 +9,7 @@ Tested in tests/gateway/cli/test_url.py.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from gateway.services import account_schemas, schemas
 
@@ -32,6 +32,13 @@ class AnswerLost(Refused):
 
     def __init__(self, detail: str) -> None:
         super().__init__("answer-lost", detail)
+
+
+class Disabled(NamedTuple):
+    """The exact name of a user who was disabled, and what became of their ICEs."""
+
+    user: str
+    left: account_schemas.LeftDocument
 
 
 class Admin(Protocol):
@@ -89,8 +96,8 @@ class Admin(Protocol):
     async def change_user(self, name: str, changes: Body) -> None:
         """Change role or password of a user, or enable them (PATCH /users/{name})."""
 
-    async def disable_user(self, name: str) -> tuple[str, list[str]]:
-        """Disable a user; their name as it is spelt, and the names of their ICEs."""
+    async def disable_user(self, name: str, ices: object) -> Disabled:
+        """Disable a user, with the `ices` of PATCH /users/{name}."""
 
     def api_tokens(self) -> AsyncIterator[list[account_schemas.ApiTokenDocument]]:
         """All API tokens, page by page."""

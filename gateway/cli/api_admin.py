@@ -11,7 +11,7 @@ from typing import Final, Protocol, TypeVar
 
 import msgspec
 
-from gateway.cli.admin_port import AnswerLost, Body, Query, Refused
+from gateway.cli.admin_port import AnswerLost, Body, Disabled, Query, Refused
 from gateway.cli.api_client import ApiClient, path_of
 from gateway.cli.common import print_notice
 from gateway.core.operation import UNFINISHED
@@ -54,6 +54,13 @@ class _Operation(schemas.OperationDocument, kw_only=True):
             if bytes(getattr(self, name)) == _NULL:
                 setattr(self, name, None)
         return self
+
+
+class _DisabledUser(msgspec.Struct):
+    """The members of a user that a command shows after disabling them."""
+
+    name: str
+    left: account_schemas.LeftDocument
 
 
 class _OperationPage(msgspec.Struct):
@@ -155,18 +162,11 @@ class ApiAdmin:
         """See `Admin`."""
         await self._client.send("PATCH", path_of("users", name), changes)
 
-    async def disable_user(self, name: str) -> tuple[str, list[str]]:
+    async def disable_user(self, name: str, ices: object) -> Disabled:
         """See `Admin`."""
-        user = await self._client.call(
-            "PATCH", path_of("users", name), account_schemas.UserDocument, {"disabled": True}
-        )
-        try:
-            query = (("provisionedto", user.name),)
-            return user.name, [ice.ice_name async for page in self.ices(query) for ice in page]
-        except Refused as error:
-            raise Refused(
-                error.code, f"{user.name} is disabled, but their ICEs cannot be listed: {error}"
-            ) from None
+        changes = {"disabled": True, "ices": ices}
+        done = await self._client.call("PATCH", path_of("users", name), _DisabledUser, changes)
+        return Disabled(done.name, done.left)
 
     async def api_tokens(self) -> AsyncIterator[list[account_schemas.ApiTokenDocument]]:
         """See `Admin`."""

@@ -65,6 +65,7 @@ def _exit_refused(code: str, detail: str) -> NoReturn:
     status = os.EX_CONFIG if code == "keys-unavailable" else 1
     # The operator typed an option, so the sentence names that and not the API's field.
     detail = detail.replace("provisionedto: ", "--user: ").replace("ice_name: ", "NAME ")
+    detail = detail.replace("ices.to: ", "--ices to: ")
     refuse(printable(detail), status)
 
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.cli.admin_port import Body, Query, Refused
+from gateway.cli.admin_port import Body, Disabled, Query, Refused
 from gateway.cli.common import CommandContext, unwrap
 from gateway.core.accounts import fold_user
 from gateway.core.hash_chain import Head
@@ -28,8 +28,9 @@ from gateway.core.secret import Secret
 from gateway.core.times import utc_now
 from gateway.node.expiry import OperationExpiry
 from gateway.services import account_schemas, schemas
-from gateway.services.accounts import Change, Changed
+from gateway.services.accounts import Change
 from gateway.services.audit_export import export
+from gateway.services.leavers import LeaverIces
 from gateway.services.operation_requests import NO_OPERATION, OperationRequest
 from gateway.services.provisioning import Done, Issued
 from gateway.store.events import EventFilter, Events
@@ -222,17 +223,15 @@ class DatabaseAdmin:
 
     async def change_user(self, name: str, changes: Body) -> None:
         """See `Admin`."""
-        await self._change_user(name, changes)
-
-    async def disable_user(self, name: str) -> tuple[str, list[str]]:
-        """See `Admin`."""
-        done = await self._change_user(name, {"disabled": True})
-        return done.user.name, done.ices
-
-    async def _change_user(self, name: str, changes: Body) -> Changed:
         role = changes.get("role")
         wanted = Change(role and Role(role), changes.get("disabled"), _secret(changes))
-        return unwrap(await self._services.accounts.change(self._actor, name, wanted))
+        unwrap(await self._services.accounts.change(self._actor, name, wanted))
+
+    async def disable_user(self, name: str, ices: object) -> Disabled:
+        """See `Admin`."""
+        wanted = msgspec.convert(ices, LeaverIces)
+        done = unwrap(await self._services.accounts.disable(self._actor, name, wanted))
+        return Disabled(done.user.name, account_schemas.left_document(done.left))
 
     async def api_tokens(self) -> AsyncIterator[list[account_schemas.ApiTokenDocument]]:
         """See `Admin`."""

@@ -6,13 +6,21 @@ Tested in tests/gateway/cli/test_cli.py.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import BinaryIO, Final
 
 import click
 import msgspec
 
 from gateway.cli.admin_port import Admin
-from gateway.cli.common import json_option, print_output, refuse, show_list
+from gateway.cli.common import json_option, refuse, show_list
+from gateway.cli.leavers import (
+    DisableCommand,
+    Wanted,
+    disable_leaver,
+    ices_option,
+    tokens_option,
+)
 from gateway.cli.target import with_admin, with_admin_of_new
 from gateway.core.roles import Role
 from gateway.core.secret import Secret
@@ -82,15 +90,14 @@ async def list_users(admin: Admin, *, as_json: bool) -> None:
     show_list(documents, _HEADINGS, as_json=as_json)
 
 
-@users.command()
+@users.command(cls=DisableCommand)
 @click.argument("name")
+@ices_option
+@tokens_option
 @with_admin
-async def disable(admin: Admin, name: str) -> None:
-    """Disable a user, end their logins and API tokens, and list the ICEs tagged to them."""
-    user, ices = await admin.disable_user(name)
-    if ices:
-        heading = f"ICEs tagged to {user}, which stay active until they are deregistered:"
-        print_output("\n".join([heading, *ices]), done=f"{user} is disabled")
+async def disable(admin: Admin, name: str, *, wanted: Wanted, tokens: Path | None) -> None:
+    """Disable a user, end their logins and API tokens, and say what becomes of their ICEs."""
+    await disable_leaver(admin, name, wanted, tokens)
 
 
 @users.command()

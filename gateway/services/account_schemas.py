@@ -10,7 +10,11 @@ from typing import Any
 import msgspec
 
 from gateway.core.accounts import ApiToken
+from gateway.core.ice import Action, Status
+from gateway.core.revocation import Drop
 from gateway.core.roles import Role
+from gateway.services.accounts import Changed
+from gateway.services.leavers import Left
 from gateway.services.schemas import Time, described
 from gateway.store.accounts import ListedUser
 
@@ -26,6 +30,32 @@ class UserDocument(msgspec.Struct, kw_only=True):
     ices: int
     logins: int
     lastlogin: Time | None
+
+
+class LeaverIceDocument(msgspec.Struct, omit_defaults=True):
+    """An ICE that a disabled user had, with its status now and the action that was done; without one it stays.
+
+    `token` is shown only this once.
+    """
+
+    ice_name: str
+    status: Status
+    action: Action | None = None
+    token: str | None = None
+
+
+class LeftDocument(msgspec.Struct):
+    """What became of the ICEs of a disabled user."""
+
+    items: list[LeaverIceDocument]
+    dropped: list[Drop]
+    unconfirmed: list[str]
+
+
+class ChangedUserDocument(UserDocument, kw_only=True):
+    """A user after a change; `left` only if the change said what becomes of their ICEs."""
+
+    left: LeftDocument | msgspec.UnsetType = msgspec.UNSET
 
 
 class UserPage(msgspec.Struct):
@@ -76,6 +106,28 @@ class MeDocument(UserDocument, kw_only=True):
 def user_document(listed: ListedUser, logins: int) -> UserDocument:
     """Describe a user with the number of their logins."""
     return described(UserDocument, listed.user, **_counts_of(listed, logins))
+
+
+def leaver_document(changed: Changed) -> ChangedUserDocument:
+    """Describe a user who was disabled, without another read: it could fail, and the tokens would be lost."""
+    user = changed.user
+    stay = sum(each.ice.provisionedto == user.name for each in changed.left.ices)
+    counts = _counts_of(ListedUser(user, stay), logins=0)
+    return described(ChangedUserDocument, user, **counts, left=left_document(changed.left))
+
+
+def left_document(left: Left) -> LeftDocument:
+    """Describe what became of a leaver's ICEs, with their new tokens."""
+    items = [
+        LeaverIceDocument(
+            each.ice.ice_name,
+            each.ice.status,
+            each.action,
+            None if each.token is None else each.token.reveal(),
+        )
+        for each in left.ices
+    ]
+    return LeftDocument(items, left.dropped, left.unconfirmed)
 
 
 def me_document(listed: ListedUser, logins: int, token: ApiToken | None) -> MeDocument:

@@ -19,10 +19,11 @@ from gateway.core.problems import Problem, invalid, problem, quoted
 from gateway.core.roles import Caller, Role
 from gateway.core.secret import Secret
 from gateway.core.times import MAX_DURATION, Clock, later, to_text_or_none
+from gateway.services.leavers import LeaverIce, LeaverIces, Leavers, Left, NextUser
 from gateway.services.passwords import Passwords, check_password
 from gateway.store import accounts, events, ices, logins
 from gateway.store.accounts import Accounts
-from gateway.store.engine import Engine, StoreUnavailable, Transaction
+from gateway.store.engine import AppendedEvent, Engine, StoreUnavailable, Transaction
 from gateway.store.ice_listing import Ices
 
 MAX_LABEL: Final = 128
@@ -45,13 +46,15 @@ class NewToken:
 class Change:
     """What to change of a user; None leaves it as it is.
 
-    With `expected_hash` nothing is changed unless the password is still the one of that hash.
+    With `expected_hash` nothing is changed unless the password is still the one of that hash. `ices` says what
+    becomes of the ICEs of a user who is disabled by this, or was before.
     """
 
     role: Role | None = None
     disabled: bool | None = None
     password: Secret | None = None
     expected_hash: str | None = None
+    ices: LeaverIces | None = None
 
     def apply(self, user: User, password_hash: str | None, now: datetime) -> User:
         """The user after the change; `password_hash` is that of the new password."""
@@ -68,19 +71,26 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """A user after a change, the names of their ICEs, and how many of their logins it ended."""
+    """A user after a change, how many of their logins it ended, and what became of their ICEs, if it said so."""
 
     user: User
-    ices: list[str]
     logins_ended: int
+    left: Left
+
+
+_Unit = tuple[User, int, list[LeaverIce], list[AppendedEvent]]
+"""The user, the number of ended logins, the ICEs, and the events that the nodes must have acted on."""
 
 
 class AccountService(Accounts):
     """Reads and changes users and API tokens. Every method raises `StoreUnavailable`."""
 
-    def __init__(self, *, engine: Engine, clock: Clock, passwords: Passwords) -> None:
+    def __init__(
+        self, *, engine: Engine, clock: Clock, passwords: Passwords, leavers: Leavers
+    ) -> None:
         super().__init__(engine)
         self._clock = clock
+        self._leavers = leavers
         self._ices = Ices(engine)
         self._passwords = passwords
         self._noted: dict[str, datetime] = {}
@@ -110,45 +120,72 @@ class AccountService(Accounts):
     ) -> Changed | Problem:
         """Change a user in one transaction: everything that is wanted, or nothing.
 
-        The login of the cookie `keep` outlives a new password.
+        The login of the cookie `keep` outlives a new password. After a change of ICEs it waits for the nodes.
         """
         digest = None if wanted.password is None else await self._hash(wanted.password)
         if isinstance(digest, Problem):
             return digest
         kept = "" if keep is None else keep.digest()
         now = self._clock()
+        named = [name, wanted.ices.to] if isinstance(wanted.ices, NextUser) else [name]
 
-        async def unit(transaction: Transaction) -> Changed | Problem:
+        async def unit(transaction: Transaction) -> _Unit | Problem:
             # Read in this transaction, so that no concurrent change, such as disabling, is undone.
-            before, others = await accounts.find_with_admins(transaction, name, now)
+            [before, *others], admins = await accounts.find_with_admins(transaction, named, now)
             if before is None:
                 return _no_user(name)
             if wanted.expected_hash not in (None, before.password_hash):
                 return problem("forbidden", "The password has changed in the meantime.")
+            planned = await self._leavers.plan(
+                transaction, before, wanted.ices, next(iter(others), None), now
+            )
+            if isinstance(planned, Problem):
+                return planned
             user = wanted.apply(before, digest, now)
             # By command the operator of the machine can always administer.
             lasts = before.administers and not user.administers and actor.via is not Via.COMMAND
-            if lasts and not others:
+            if lasts and not admins - {before.name}:
                 return problem("last-admin")
-            await accounts.update_user(transaction, user)
-            ended = 0
-            if digest is not None:
-                ended += await logins.end_all_of(transaction, user.name, kept)
-                self._log(
-                    transaction, actor, AuditAction.SET_PASSWORD, user=user.name, logins_ended=ended
-                )
-            if wanted.role is not None:
-                self._log(transaction, actor, AuditAction.SET_ROLE, user=user.name, role=user.role)
-            if user.disabledon is not None and before.disabledon is None:
-                ended += await logins.end_all_of(transaction, user.name)
-                await ices.expire_unused(transaction, user.name, now)
-                self._log(transaction, actor, AuditAction.DISABLE_USER, user=user.name)
-            if user.disabledon is None and before.disabledon is not None:
-                self._log(transaction, actor, AuditAction.ENABLE_USER, user=user.name)
-            # Read in this transaction: after the commit, a failed read would hide that it was done.
-            return Changed(user, await accounts.ices_of(transaction, user.name), ended)
+            # Before the rest of their tokens expire, which changes the entries that the plan has read.
+            logged = await self._leavers.carry_out(transaction, actor, planned, now)
+            ended = await self._apply(
+                transaction, actor, wanted, before=before, user=user, kept=kept
+            )
+            return user, ended, planned, logged
 
-        return await self._engine.write(unit)
+        done = await self._engine.write(unit)
+        if isinstance(done, Problem):
+            return done
+        user, ended, planned, logged = done
+        return Changed(user, ended, await self._leavers.confirm(planned, logged))
+
+    async def _apply(
+        self,
+        transaction: Transaction,
+        actor: Actor,
+        wanted: Change,
+        *,
+        before: User,
+        user: User,
+        kept: str,
+    ) -> int:
+        """Store the user after a change, with its events; returns how many logins it ended."""
+        await accounts.update_user(transaction, user)
+        ended = 0
+        if wanted.password is not None:
+            ended += await logins.end_all_of(transaction, user.name, kept)
+            self._log(
+                transaction, actor, AuditAction.SET_PASSWORD, user=user.name, logins_ended=ended
+            )
+        if wanted.role is not None:
+            self._log(transaction, actor, AuditAction.SET_ROLE, user=user.name, role=user.role)
+        if user.disabledon is not None and before.disabledon is None:
+            ended += await logins.end_all_of(transaction, user.name)
+            await ices.expire_unused(transaction, user.name, user.disabledon)
+            self._log(transaction, actor, AuditAction.DISABLE_USER, user=user.name)
+        if user.disabledon is None and before.disabledon is not None:
+            self._log(transaction, actor, AuditAction.ENABLE_USER, user=user.name)
+        return ended
 
     async def set_role(self, actor: Actor, name: str, role: Role) -> Changed | Problem:
         """Give a user another role; it applies from their next request on."""
@@ -160,9 +197,14 @@ class AccountService(Accounts):
         """Set a user's password and end their logins, except that of the cookie `keep`."""
         return await self.change(actor, name, Change(password=password), keep=keep)
 
-    async def disable(self, actor: Actor, name: str) -> Changed | Problem:
-        """Disable a user: their logins and API tokens end, and the unused tokens of their ICEs expire."""
-        return await self.change(actor, name, Change(disabled=True))
+    async def disable(
+        self, actor: Actor, name: str, ices: LeaverIces = "keep"
+    ) -> Changed | Problem:
+        """Disable a user: their logins and API tokens end, and the unused tokens of their ICEs expire.
+
+        `ices` says what becomes of their ICEs, also if the user was disabled before.
+        """
+        return await self.change(actor, name, Change(disabled=True, ices=ices))
 
     async def enable(self, actor: Actor, name: str) -> Changed | Problem:
         """Enable a user again, with the API tokens that have not expired and were not revoked."""

@@ -156,12 +156,12 @@ def validate_new(ice_name: str, ice_type: IceType, provisionedto: str | None) ->
     return None
 
 
-def new_owner(user: User | None) -> str | Problem:
-    """The exact name of a user to tag an ICE to."""
+def new_owner(user: User | None, field: str = "provisionedto") -> str | Problem:
+    """The exact name of a user to tag an ICE to; `field` is where the request names them."""
     if user is None:
-        return invalid("provisionedto", "there is no user of this name; add the user first")
+        return invalid(field, "there is no user of this name; add the user first")
     if user.disabledon is not None:
-        return invalid("provisionedto", "this user is disabled")
+        return invalid(field, "this user is disabled")
     return user.name
 
 

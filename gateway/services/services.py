@@ -15,6 +15,7 @@ from gateway.services.accounts import AccountService
 from gateway.services.audit import Audit
 from gateway.services.bulk_actions import BulkActions
 from gateway.services.ice_changes import Confirmer
+from gateway.services.leavers import Leavers
 from gateway.services.login_failures import LoginFailures
 from gateway.services.logins import LoginService
 from gateway.services.nodes import NodeService
@@ -72,7 +73,9 @@ class Services:
             Provisioning(**acts),
             BulkActions(**acts),
             OperationService(engine=engine, clock=clock, kept_bytes=settings.operations_kept_bytes),
-            AccountService(engine=engine, clock=clock, passwords=passwords),
+            AccountService(
+                engine=engine, clock=clock, passwords=passwords, leavers=Leavers(**acts)
+            ),
             LoginService(
                 engine=engine,
                 clock=clock,

@@ -89,22 +89,22 @@ async def find_users(transaction: Transaction, names: Sequence[str]) -> dict[str
 
 
 async def find_with_admins(
-    transaction: Transaction, name: str, now: datetime
-) -> tuple[User | None, bool]:
-    """The user of this name, case folded, and whether another user can administer.
+    transaction: Transaction, names: Sequence[str], now: datetime
+) -> tuple[list[User | None], set[str]]:
+    """The users of these names, case folded, and the exact names of all users who can administer.
 
-    That is an enabled admin who has a password or a good API token. All of them are locked until the transaction
-    ends, so that of two admins who disable each other one stays.
+    These are enabled admins who have a password or a good API token. All of them are locked until the transaction
+    ends, so that of two admins who disable each other one stays; in one order, so that nobody waits in a circle.
     """
-    folded = fold_user(name)
+    folded = [fold_user(name) for name in names]
     rows = await transaction.hold(
-        f"SELECT {_USER} FROM users WHERE name_folded = $1 OR {_ADMINISTERS} ORDER BY name_folded",
-        folded,
+        f"SELECT {_USER}, CASE WHEN {_ADMINISTERS} THEN 1 ELSE 0 END FROM users"
+        f" WHERE {is_in('name_folded', 1)} OR {_ADMINISTERS} ORDER BY name_folded",
+        as_json(folded),
         to_text(now),
     )
-    users = {fold_user(user.name): user for user in map(user_from_row, rows)}
-    found = users.pop(folded, None)
-    return found, bool(users)
+    users = {fold_user(row[0]): user_from_row(row[:-1]) for row in rows}
+    return [users.get(name) for name in folded], {row[0] for row in rows if row[-1]}
 
 
 async def update_user(transaction: Transaction, user: User) -> None:
@@ -113,15 +113,6 @@ async def update_user(transaction: Transaction, user: User) -> None:
         "UPDATE users SET role = $2, password_hash = $3, disabledon = $4 WHERE name = $1",
         *columns_of(user, ("name", "role", "password_hash", "disabledon")),
     )
-
-
-async def ices_of(transaction: Transaction, name: str) -> list[str]:
-    """The names of the ICEs tagged to this user."""
-    rows = await transaction.fetch(
-        "SELECT ice_name FROM ice_tokens WHERE provisionedto = $1 ORDER BY lower(ice_name)",
-        name,
-    )
-    return [row[0] for row in rows]
 
 
 async def add_token(transaction: Transaction, token: ApiToken, event: Event) -> None:

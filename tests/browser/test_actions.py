@@ -104,6 +104,35 @@ async def test_reprovision_replaces_a_lost_token(page, running):
     await running.ice(token).connect()
 
 
+async def test_a_leavers_ices_are_given_to_another_user(admin, page, running):
+    await running.add_user("bob")
+    connection = await connected(running, page)
+    users = await admin.open("users")
+    await users.get_by_role("button", name="Disable alice").click()
+    asks = dialog(users)
+    await expect(asks.get_by_role("heading")).to_have_text("Disable alice?")
+    next_user = asks.get_by_label("Next user")
+    await expect(next_user).to_be_hidden()
+    await asks.get_by_role("radio", name="Give to another user").check()
+    await next_user.fill("nobody")
+    admin.expected.add(422)
+    await press(users, "Disable")
+    await expect(asks.locator(".fault")).to_contain_text("Next user: there is no user")
+    await expect(next_user).to_be_focused()
+    await connection.round_trip()
+    await next_user.fill("bob")
+    await press(users, "Disable")
+    await connection.expect_dropped(4102)
+    await expect(asks.get_by_role("heading")).to_have_text("alice is disabled")
+    await expect(asks.get_by_text(DROPPED)).to_be_visible()
+    await press(users, "Ok")
+    rows = (await users.locator("#token").input_value()).splitlines()
+    assert [line.split(",")[0] for line in rows] == ["ice_name", "lab-1"]
+    await close_token(users)
+    await (await running.ice(rows[1].split(",")[1]).connect()).round_trip()
+    await expect(row(page, "lab-1").locator(".user")).to_have_text("bob")
+
+
 async def test_several_are_deregistered_with_a_result_for_each(admin, page, running):
     first = await connected(running, page, "lab-1")
     second = await connected(running, page, "build-2", "ci-cd")

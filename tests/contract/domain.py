@@ -18,9 +18,15 @@ from gateway.core.accounts import User
 from gateway.core.audit_event import Actor, Event, Via
 from gateway.core.ice import Action, Ice, IceType
 from gateway.core.roles import Role
+from gateway.services.accounts import AccountService
+from gateway.services.leavers import Leavers
+from gateway.services.passwords import Passwords
 from gateway.store import accounts, events, ices, sessions
+from gateway.store.acknowledgements import Acknowledgements
 from gateway.store.engine import StoreUnavailable
 from gateway.store.events import Events
+from gateway.store.key_file import KeyStore
+from gateway.store.nodes import Nodes
 from gateway.store.sessions import Connection, ConnectionEvent, Opened
 from gateway.store.sqlite.engine import SqliteEngine
 
@@ -102,6 +108,18 @@ async def add_user(engine, name: str, role: Role = Role.MEMBER, password_hash=No
     user = User(name, role, password_hash, NOW)
     event = an_event("add-user", user=name)
     return await engine.write(lambda transaction: accounts.add_user(transaction, user, event))
+
+
+def account_service(engine, keys) -> AccountService:
+    """The service at `NOW`; `keys` is the file of the token keys."""
+    leavers = Leavers(
+        engine=engine,
+        keys=KeyStore(keys),
+        clock=lambda: NOW,
+        registration_ttl=60,
+        confirmer=Acknowledgements(Nodes(engine.fetch), lambda: NOW),
+    )
+    return AccountService(engine=engine, clock=lambda: NOW, passwords=Passwords(), leavers=leavers)
 
 
 async def add(engine, ice: Ice):

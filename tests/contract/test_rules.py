@@ -9,15 +9,22 @@ import pytest
 from gateway.core.ice import IceType
 from gateway.core.roles import Role
 from gateway.core.secret import Secret
-from gateway.services.accounts import AccountService
-from gateway.services.passwords import Passwords
 from gateway.services.provisioning import Provisioning
 from gateway.store.acknowledgements import Acknowledgements
 from gateway.store.ice_listing import Ices
 from gateway.store.key_file import KeyStore
 from gateway.store.nodes import Nodes
 from gateway.store.sqlite.migrate import released
-from tests.contract.domain import NOW, ROOT, RULE_BROKEN, add, an_ice, digest, refusing
+from tests.contract.domain import (
+    NOW,
+    ROOT,
+    RULE_BROKEN,
+    account_service,
+    add,
+    an_ice,
+    digest,
+    refusing,
+)
 
 TIME = "2026-11-22T09:30:00.000000Z"
 PROVISIONED = {
@@ -148,7 +155,7 @@ async def test_no_secret_is_stored(engine, tmp_path):
         registration_ttl=60,
         confirmer=Acknowledgements(Nodes(engine.fetch), lambda: NOW),
     )
-    book = AccountService(engine=engine, clock=lambda: NOW, passwords=Passwords())
+    book = account_service(engine, tmp_path / "token.keys")
     first = await provisioning.provision(ROOT, "lab-1", IceType.NORMAL, "alice")
     issued = await provisioning.reprovision(ROOT, first.ice)
     password = Secret("correct horse battery staple")

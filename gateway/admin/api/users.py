@@ -32,6 +32,7 @@ from gateway.core.roles import Need, Role
 from gateway.core.secret import Secret
 from gateway.services import account_schemas
 from gateway.services.accounts import Change, check_name
+from gateway.services.leavers import LeaverIces
 from gateway.services.passwords import MAX_BYTES, MIN_LENGTH, check_password
 from gateway.store.accounts import ListedUser
 from gateway.web.responses import RequestRefused, json_response
@@ -54,11 +55,15 @@ class NewUser(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
 
 
 class UserChanges(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """Body of PATCH /users/{name}: all of it is done, or nothing."""
+    """Body of PATCH /users/{name}: all of it is done, or nothing.
+
+    `ices` says what becomes of the ICEs of a user who is disabled.
+    """
 
     role: Role | msgspec.UnsetType = msgspec.UNSET
     disabled: bool | msgspec.UnsetType = msgspec.UNSET
     password: NewPassword | msgspec.UnsetType = msgspec.UNSET
+    ices: LeaverIces | msgspec.UnsetType = msgspec.UNSET
 
 
 class PasswordChange(msgspec.Struct, forbid_unknown_fields=True):
@@ -115,6 +120,8 @@ async def _changes(request: web.Request) -> tuple[Change]:
     if "password" in wanted:
         wanted["password"] = Secret(wanted["password"])
         unwrap(check_password(wanted["password"]))
+    if "ices" in wanted and wanted.get("disabled") is not True:
+        raise RequestRefused(invalid("ices", "only together with `disabled`: true"))
     return (Change(**wanted),)
 
 
@@ -163,10 +170,12 @@ async def show(request: web.Request) -> web.Response:
 
 
 async def change(request: web.Request, wanted: Change) -> web.Response:
-    """Change a user's role or password, disable or enable them; answers with the user."""
+    """Change a user's role or password, disable or enable them; answers with the user, and what they left."""
     name = request.match_info["name"]
     accounts = admin_context(request).services.accounts
-    unwrap(await accounts.change(actor(request), name, wanted, keep=login_cookie(request)))
+    done = unwrap(await accounts.change(actor(request), name, wanted, keep=login_cookie(request)))
+    if wanted.ices is not None:
+        return json_response(account_schemas.leaver_document(done))
     return await show(request)
 
 

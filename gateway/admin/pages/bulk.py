@@ -39,7 +39,7 @@ _TYPED_ABOVE: Final = 20
 """ICEs above which the admin types their number."""
 _EXAMPLES: Final = 5
 """Names that a reason of a refusal lists."""
-_LISTED: Final = 200
+MAX_LISTED: Final = 200
 """Results that are listed one by one."""
 
 
@@ -118,7 +118,9 @@ async def bulk(request: web.Request) -> web.StreamResponse:
         done = unwrap(await service.act(caller, action, targets))
     drops = {drop.ice_name: drop for drop in done.dropped}
     context: dict[str, Any] = {
-        "results": [(outcome, drops.get(outcome.ice_name)) for outcome in done.outcomes[:_LISTED]],
+        "results": [
+            (outcome, drops.get(outcome.ice_name)) for outcome in done.outcomes[:MAX_LISTED]
+        ],
         "count": len(done.outcomes),
         "done": len([outcome for outcome in done.outcomes if outcome.problem is None]),
         "refused": grouped(done.outcomes),

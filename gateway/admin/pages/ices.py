@@ -65,6 +65,8 @@ FIELDS: Final = {
     "ice_name": "ICE name",
     "ice_type": "ICE type",
     "provisionedto": "User",
+    "ices": "ICEs",
+    "ices.to": "Next user",
     "label": "Labels",
     "labels": "Labels",
     "remove": "Labels to remove",

@@ -6,8 +6,7 @@ Tested in tests/gateway/admin/test_pages.py.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -16,18 +15,18 @@ from gateway.admin.api.requests import Query, Text, unwrap
 from gateway.admin.auth import actor, login_cookie
 from gateway.admin.context import CALLER, admin_context
 from gateway.admin.pages.base import PAGE, Page, form, notice, render, render_table
+from gateway.admin.pages.bulk import MAX_LISTED, tokens_csv
 from gateway.admin.pages.ices import LABELS, form_error
 from gateway.core.accounts import User, fold_user
 from gateway.core.audit_event import Via
-from gateway.core.ice import Status
 from gateway.core.problems import Problem, invalid, problem, quoted
 from gateway.core.roles import Need, Role
 from gateway.core.secret import Secret
 from gateway.services.bulk_actions import MAX_BULK
+from gateway.services.leavers import LeaverIces, NextUser, became
 from gateway.services.passwords import MIN_LENGTH, RULE
-from gateway.store.engine import StoreUnavailable
 from gateway.store.ice_listing import IceFilter, Listed
-from gateway.web.responses import RequestRefused, store_problem
+from gateway.web.responses import RequestRefused
 
 CHANGED: Final = "users-changed"
 """The event on which the page reloads lists of users."""
@@ -40,7 +39,7 @@ _FIELD_IDS: Final = {
     "password": "user_password",
 }
 """The element of an invalid field, by the problem's field or code."""
-_IN_DIALOG: Final = {"role": "new_role", "password": "new_password"}
+_IN_DIALOG: Final = {"role": "new_role", "password": "new_password", "ices.to": "next-user"}
 
 
 class UsersQuery(Query):
@@ -190,27 +189,47 @@ async def end_logins(request: web.Request) -> web.StreamResponse:
 
 
 async def disable(request: web.Request) -> web.StreamResponse:
-    """Disable a user, list their ICEs, and offer to deregister the registered ones."""
-    user = await _user(request, (await form(request)).get("name", ""))
-    if user.disabledon is None:  # otherwise another admin did it meanwhile
-        accounts = admin_context(request).services.accounts
-        user = unwrap(await accounts.disable(actor(request, Via.PAGE), user.name)).user
-    try:
-        ices = await _tagged(request, user)
-    except StoreUnavailable as error:
-        detail = (
-            f"{user.name} is disabled, but their ICEs cannot be shown: the store failed meanwhile."
-            " Try again."
-        )
-        raise RequestRefused(replace(store_problem(request, error), detail=detail)) from None
-    context = {
-        "user": user,
-        "ices": ices,
-        "registered": [item.ice for item in ices if item.ice.status is Status.REGISTERED],
-        "waiting": any(item.ice.status is Status.PROVISIONED for item in ices),
-        "labels": LABELS,
+    """Disable a user, and show what became of their ICEs; new tokens are shown once."""
+    fields = await form(request)
+    wanted = _leaver_ices(fields)
+    accounts = admin_context(request).services.accounts
+    done = await accounts.disable(actor(request, Via.PAGE), fields.get("name", ""), wanted)
+    if isinstance(done, Problem):
+        if "field" in done.more:
+            return form_error(request, done, _IN_DIALOG, "#dialog-fault")
+        raise RequestRefused(done)
+    left = done.left
+    drops = {drop.ice_name: drop for drop in left.dropped}
+    issued = [(each.ice.ice_name, each.token) for each in left.ices if each.token is not None]
+    context: dict[str, Any] = {
+        "user": done.user,
+        "ended": left if any(each.action is not None for each in left.ices) else None,
+        "results": [
+            (each.ice.ice_name, became(each.action, each.ice.status), drops.get(each.ice.ice_name))
+            for each in left.ices[:MAX_LISTED]
+        ],
+        "count": len(left.ices),
     }
-    return render(request, "user_disabled.html", context, trigger={CHANGED: {}})
+    template = "user_disabled.html"
+    if issued:
+        template = "user_left.html"
+        context |= {
+            "done": len(issued),
+            "token": tokens_csv(issued),
+            "filename": "reregister-tokens.csv",
+        }
+    return render(request, template, context, trigger={CHANGED: {}})
+
+
+def _leaver_ices(fields: dict[str, str]) -> LeaverIces:
+    """What the form says becomes of the ICEs; they stay unless it says otherwise."""
+    match fields.get("ices"):
+        case "deregister":
+            return "deregister"
+        case "to":
+            return NextUser(fields.get("provisionedto", "").strip())
+        case _:
+            return "keep"
 
 
 async def enable(request: web.Request) -> web.StreamResponse:

@@ -971,21 +971,6 @@ async def test_what_is_throttled_and_refused_api_tokens_are_counted(running, bro
     assert counted(running, "api-token") == 2
 
 
-async def test_what_is_half_done_is_told_so(running, root, monkeypatch):
-    """The store may fail between the two halves: 'nothing was changed' would not be true."""
-
-    async def fails(*_):
-        raise StoreUnavailable("the disk is full")
-
-    await running.add_user("eve")
-    monkeypatch.setattr(running.gateway.admin.ices, "page", fails)
-    answer = await root.post("users/disable", {"name": "eve"})
-    assert answer.status == 503
-    done = "eve is disabled, but their ICEs cannot be shown"
-    assert f"{done}: the store failed meanwhile. Try again." in said(answer)
-    assert (await running.gateway.services.accounts.user("eve")).disabledon is not None
-
-
 @pytest.mark.parametrize("action", ["role", "password", "logins", "disable"])
 async def test_action_on_nobody(root, action):
     fields = {"name": "none", "role": "admin", "password": PASSWORD}
@@ -1019,29 +1004,50 @@ async def test_user_whose_name_is_no_path(running, root):
         assert (await running.gateway.services.accounts.user(name)).role is Role.AUDITOR
 
 
-async def test_disabling_names_the_ices_and_offers_to_deregister_them(running, root):
-    ices = [await running.provision(name) for name in ("lab-1", "lab-2")]
+async def test_disabling_asks_what_becomes_of_the_ices(running, root):
+    connections = [await (await running.provision(name)).connect() for name in ("lab-1", "lab-2")]
     await running.provision("lab-3")
-    connections = [await ice.connect() for ice in ices]
-    ask = said(await root.part("users/disable?name=alice"))
+    answer = await root.part("users/disable?name=alice")
+    ask = said(answer)
+    assert "3 ICEs are tagged to alice" in ask
     assert "lab-1 Registered connected" in ask
     assert "lab-3 Provisioned" in ask
-    answer = await root.post("users/disable", {"name": "alice"})
-    assert "alice is disabled" in said(answer)
-    assert "Deregister 2 ICEs" in said(answer)
-    offered = re.findall(r'name="ice_names" value="([^"]+)"', answer.text)
-    assert offered == ["lab-1", "lab-2"]
-    assert "users-changed" in answer.headers["HX-Trigger"]
-    fields = {"action": "deregister", "ice_names": offered}
-    assert "Deregister 2 ICEs?" in said(await root.post("ices/bulk/confirm", fields))
-    done = await root.post("ices/bulk", fields)
-    assert "2 of 2 done" in said(done)
+    assert re.findall(r'name="ices" value="(\w+)"', answer.text) == ["keep", "deregister", "to"]
+
+    kept = said(await root.post("users/disable", {"name": "alice"}))
+    assert "alice is disabled" in kept
+    assert "lab-1 : active until deregistered" in kept
+    assert "lab-3 : provisioned; the unused token has expired" in kept
+    assert "session" not in kept
+    for connection in connections:
+        await connection.round_trip()
+
+    done = await root.post("users/disable", {"name": "alice", "ices": "deregister"})
+    assert "2 sessions dropped" in said(done)
+    assert re.search(r"lab-1 : deregistered now, dropped in [\d.]+ ms", said(done))
+    assert "users-changed" in done.headers["HX-Trigger"]
     for connection in connections:
         await connection.expect_dropped(4101)
     assert await running.status("lab-1") == Status.DEREGISTERED
-    again = await root.post("users/disable", {"name": "alice"})
-    assert again.status == 200
     assert (await actions(running)).count("disable-user") == 1
+
+
+async def test_ices_of_a_disabled_user_are_given_to_another(running, root):
+    await running.add_user("bob")
+    connection = await (await running.provision("lab-1")).connect()
+    fields = {"name": "alice", "ices": "to", "provisionedto": "nobody"}
+    refused = await root.post("users/disable", fields)
+    assert (refused.status, refused.headers["HX-Retarget"]) == (422, "#dialog-fault")
+    assert "Next user: there is no user of this name" in said(refused)
+    assert "next-user" in refused.headers["HX-Trigger"]
+    answer = await root.post("users/disable", fields | {"provisionedto": " BOB "})
+    await connection.expect_dropped(4102)
+    assert "alice is disabled" in said(answer)
+    assert "1 session dropped" in said(answer)
+    assert "lab-1 : given to another user, with a new token" in said(answer)
+    [token] = re.findall(r"lab-1,(\S+)", answer.text)
+    await (await running.ice(token).connect()).round_trip()
+    assert (await running.admin.get("/ices/lab-1")).json["provisionedto"] == "bob"
 
 
 async def test_admin_is_warned_before_locking_themselves_out(running, browse, root):

@@ -109,6 +109,78 @@ async def test_change_of_a_user_is_all_or_nothing(running):
     assert from_text(root["lastlogin"]) <= utc_now()
 
 
+async def test_a_leavers_ices_go_to_another_user(running):
+    admin = running.admin
+    await running.add_user("bob")
+    connection = await (await running.provision("lab-1")).connect()
+    await running.provision("lab-2")
+    await (await running.provision("lab-3")).connect()
+    await running.act("lab-3", "deregister")
+    seq = await running.gateway.admin.events.last()
+    answer = await patch(admin, "ALICE", disabled=True, ices={"to": "BOB"})
+    await connection.expect_dropped(4102)
+    assert answer.status == 200, answer
+    user = answer.json
+    left = user.pop("left")
+    assert (await admin.get("/users/alice")).json == user
+    assert user["ices"] == 1, "a deregistered ICE stays"
+    assert [(drop["ice_name"], drop["code"]) for drop in left["dropped"]] == [("lab-1", 4102)]
+    assert left["unconfirmed"] == []
+    tokens = [one.pop("token", None) for one in left["items"]]
+    assert left["items"] == [
+        {"ice_name": "lab-1", "status": "provisioned", "action": "reregister"},
+        {"ice_name": "lab-2", "status": "provisioned", "action": "reprovision"},
+        {"ice_name": "lab-3", "status": "deregistered"},
+    ]
+    for token in tokens[:2]:
+        await (await running.ice(token).connect()).round_trip()
+    assert (await admin.get("/ices/lab-1")).json["provisionedto"] == "bob"
+    assert await actions(running, seq) == [
+        *("reprovision", "reregister", "disable-user", "register", "register"),
+    ]
+
+
+async def test_a_leavers_ices_are_deregistered_or_kept(running):
+    admin = running.admin
+    connection = await (await running.provision("lab-1")).connect()
+    unused = await running.provision("lab-2")
+    plain = await patch(admin, "alice", disabled=True)
+    assert "left" not in plain.json
+    kept = (await patch(admin, "alice", disabled=True, ices="keep")).json["left"]
+    assert kept["items"] == [
+        {"ice_name": "lab-1", "status": "registered"},
+        {"ice_name": "lab-2", "status": "provisioned"},
+    ]
+    await connection.round_trip()
+    left = (await patch(admin, "alice", disabled=True, ices="deregister")).json["left"]
+    await connection.expect_dropped(4101)
+    assert [(one["ice_name"], one.get("action")) for one in left["items"]] == [
+        ("lab-1", "deregister"),
+        ("lab-2", None),
+    ]
+    assert [drop["code"] for drop in left["dropped"]] == [4101]
+    assert (await unused.refused()).code == "token-expired"
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"ices": "deregister"}, "ices"),
+        ({"disabled": False, "ices": "keep"}, "ices"),
+        ({"disabled": True, "ices": "burn"}, "ices"),
+        ({"disabled": True, "ices": None}, "ices"),
+        ({"disabled": True, "ices": {}}, "ices"),
+        ({"disabled": True, "ices": {"to": "bob", "and": 1}}, "ices"),
+        ({"disabled": True, "ices": {"to": "nobody"}}, "ices.to"),
+        ({"disabled": True, "ices": {"to": "alice"}}, "ices.to"),
+    ],
+)
+async def test_what_cannot_become_of_a_leavers_ices(running, body, field):
+    refused = expect_refused(await patch(running.admin, "alice", **body), 422, "invalid")
+    assert refused["field"] == field
+    assert (await running.admin.get("/users/alice")).json["disabledon"] is None
+
+
 async def test_one_of_two_admins_who_disable_each_other_stays(running):
     for name in ("root", "boss"):
         await has_password(running, name)
