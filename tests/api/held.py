@@ -7,6 +7,8 @@ import os
 import sys
 from pathlib import Path
 
+import aiohttp
+
 from tests.support.harness import Harness
 
 CONFIG = Path(__file__).with_name("schemathesis.toml")
@@ -29,13 +31,16 @@ async def seed(running: Harness) -> None:
 
 
 async def hold(url: str, token: str, folder: Path, *options: str) -> tuple[int | None, str]:
-    """Run schemathesis as the bearer of `token`; returns its status and what it said."""
+    """Run schemathesis as the bearer of `token`, whose id `exceptions` needs; returns its status and what it said."""
+    me, bearer = f"{url}/admin/api/v1/me", {"Authorization": f"Bearer {token}"}
+    async with aiohttp.ClientSession() as session, session.get(me, headers=bearer) as answer:
+        own = (await answer.json())["api_token"]["id"]
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()"),
         *("--config-file", str(CONFIG), "run", f"{url}/admin/api/v1/openapi.json"),
         *("--header", f"Authorization: Bearer {token}", "--no-color", *options),
         cwd=folder,  # where it leaves what it remembers
-        env={**os.environ, "PYTHONPATH": str(_ROOT)},
+        env={**os.environ, "PYTHONPATH": str(_ROOT), "HELD_OWN_TOKEN": own},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
