@@ -84,6 +84,9 @@ class Transaction(Protocol):
     async def hold(self, sql: str, *params: object) -> list[Row]:
         """The rows of a query on one table, locked until this transaction ends."""
 
+    async def lock(self, sql: str, *params: object) -> None:
+        """Like `hold`, for a caller that does not need the rows."""
+
     async def run(self, sql: str, *params: object) -> int:
         """Run a statement; returns how many rows it changed."""
 

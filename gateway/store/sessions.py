@@ -29,10 +29,41 @@ KEPT: Final = 50
 """Maximum outcomes stored for each ICE."""
 _CONNECTION: Final = ("session", "node", "since", "address", "version", "platform", "hostname")
 _EVENT_COLUMNS: Final = "ice_name, kind, code, address, first, at, count, retry_after"
-_NEWEST_NODE: Final = (
-    "(SELECT s.node FROM ice_sessions s WHERE s.ice_name = ice_tokens.ice_name"
+_UNSEARCHED: Final = (
+    *("last_opened", "last_address"),
+    *("last_version", "last_platform", "last_hostname"),
+)
+_SEARCHED: Final = ("version_key", "session_text")
+_KNOWN: Final = (*_UNSEARCHED, *_SEARCHED)
+"""What an ICE keeps of its newest session."""
+_GIVEN: Final = rows_of(1, "name", "at", f"~{_KNOWN[0]}", *_KNOWN[1:])
+# Another node may have written a newer session before.
+_IS_NEWEST: Final = "ice_tokens.last_opened <= given.last_opened"
+_UPDATE: Final = (
+    "UPDATE ice_tokens SET node = (SELECT s.node FROM ice_sessions s"
     # One of an older generation is dropped already, or about to be.
-    " AND s.generation = ice_tokens.generation ORDER BY s.number DESC LIMIT 1)"
+    " WHERE s.ice_name = ice_tokens.ice_name AND s.generation = ice_tokens.generation"
+    " ORDER BY s.number DESC LIMIT 1),"
+    # Another node's clock may be behind.
+    " lastseen = CASE WHEN coalesce(ice_tokens.lastseen, '') < given.at"
+    " THEN given.at ELSE ice_tokens.lastseen END, "
+)
+# SQLite rewrites an index if a statement sets one of its columns, even to the same value. So an ICE is
+# updated by one statement, and what is searched, which few sessions change, is set only where it differs.
+_UPDATE_ALL: Final = (
+    _UPDATE
+    + ", ".join(f"{name} = given.{name}" for name in _KNOWN)
+    + f" FROM {_GIVEN} WHERE ice_tokens.ice_name = given.name AND {_IS_NEWEST}"
+    " AND (coalesce(ice_tokens.version_key, '') <> coalesce(given.version_key, '')"
+    " OR ice_tokens.session_text <> given.session_text) RETURNING ice_name"
+)
+_UPDATE_UNSEARCHED: Final = (
+    _UPDATE
+    + ", ".join(
+        f"{name} = CASE WHEN {_IS_NEWEST} THEN given.{name} ELSE ice_tokens.{name} END"
+        for name in _UNSEARCHED
+    )
+    + f" FROM {_GIVEN} WHERE ice_tokens.ice_name = given.name"
 )
 CONNECTION_COLUMNS: Final = ", ".join(f"s.{name}" for name in _CONNECTION)
 
@@ -98,23 +129,7 @@ async def _clear(transaction: Transaction, which: str, *params: object) -> None:
         f"DELETE FROM ice_sessions AS s WHERE {which} RETURNING ice_name", *params
     )
     await transaction.run(f"DELETE FROM ice_confirmed AS s WHERE {which}", *params)
-    await _set_nodes(transaction, {name for (name,) in gone})
-
-
-async def _set_nodes(transaction: Transaction, names: set[str]) -> None:
-    """Keep with these ICEs which node holds their newest session, after sessions were added or deleted."""
-    if not names:
-        return
-    given = as_json(sorted(names))
-    # Locked before the sessions are read: of two nodes that change one ICE the later sees what the other did.
-    await transaction.hold(
-        f"SELECT 1 FROM ice_tokens WHERE {is_in('ice_name', 1)} ORDER BY ice_name", given
-    )
-    await transaction.run(
-        f"UPDATE ice_tokens SET node = {_NEWEST_NODE} WHERE {is_in('ice_name', 1)}"
-        f" AND coalesce(node, '') <> coalesce({_NEWEST_NODE}, '')",
-        given,
-    )
+    await _update_ices(transaction, dict.fromkeys(name for (name,) in gone))
 
 
 async def confirm(transaction: Transaction, node: str, at: datetime) -> None:
@@ -164,18 +179,20 @@ async def record(
             " WHERE ice_sessions.session = given.session",
             as_json([_row(connection) for connection in greeted]),
         )
-    if newest:
-        await _remember(transaction, newest)
     gone: list[Row] = []
     if closed:
         gone = await transaction.fetch(
             f"DELETE FROM ice_sessions WHERE {is_in('session', 1)} RETURNING ice_name",
             as_json(closed),
         )
-    await _set_nodes(transaction, {one.ice_name for one in opened} | {name for (name,) in gone})
-    return (
-        await _record_connection_events(transaction, connection_events) if connection_events else []
-    )
+    changed: dict[str, str | None] = dict.fromkeys(one.ice_name for one in opened)
+    changed |= dict.fromkeys(name for (name,) in gone)
+    refused: list[ConnectionEvent] = []
+    if connection_events:
+        refused = await _record_connection_events(transaction, connection_events)
+        changed |= _last_seen(connection_events)
+    await _update_ices(transaction, changed, newest, refused)
+    return refused
 
 
 def _row(connection: Connection) -> tuple[str | None, ...]:
@@ -184,33 +201,69 @@ def _row(connection: Connection) -> tuple[str | None, ...]:
     return (session, node, to_text(since), *others)
 
 
-async def _remember(transaction: Transaction, newest: Sequence[Opened]) -> None:
-    """Keep what is known of each ICE's newest session beyond its end."""
-    names = ("address", "version", "platform", "hostname", "version_key", "session_text")
-    await transaction.run(
-        "UPDATE ice_tokens SET last_opened = given.opened, last_address = given.address,"
-        " last_version = given.version, last_platform = given.platform,"
-        " last_hostname = given.hostname, version_key = given.version_key,"
-        " session_text = given.session_text"
-        f" FROM {rows_of(1, 'name', '~opened', *names)} WHERE ice_tokens.ice_name = given.name"
-        # Another node may have written a newer session before.
-        " AND ice_tokens.last_opened <= given.opened",
-        as_json(
-            [
-                (
-                    session.ice_name,
-                    session.reading,
-                    one.address,
-                    one.version,
-                    one.platform,
-                    one.hostname,
-                    version_key(one.version),
-                    session_text(one.address, one.hostname),
-                )
-                for session in newest
-                for one in [session.connection]
-            ]
-        ),
+def _last_seen(connection_events: Sequence[ConnectionEvent]) -> dict[str, str | None]:
+    """When each ICE was last known to be connected; a refusal says nothing of that."""
+    last: dict[str, datetime] = {}
+    for one in connection_events:
+        if one.kind != "refused":
+            last[one.ice_name] = max(one.at, last.get(one.ice_name, one.at))
+    return {name: to_text(at) for name, at in last.items()}
+
+
+async def _update_ices(
+    transaction: Transaction,
+    changed: dict[str, str | None],
+    newest: Sequence[Opened] = (),
+    refused: Sequence[ConnectionEvent] = (),
+) -> None:
+    """Keep with each ICE the node of its newest session, and what is known beyond a session's end.
+
+    Call it after all changes of `ice_sessions`.
+
+    Args:
+        transaction: which writes them.
+        changed: the ICEs whose sessions changed, and when each was seen, if it was.
+        newest: the newest sessions of the ICEs concerned.
+        refused: refusals with a genuine token.
+    """
+    known = {session.ice_name: session for session in newest}
+    names = sorted({*changed, *known, *(one.ice_name for one in refused)})
+    if not names:
+        return
+    # Locked before the sessions are read: of two nodes that change one ICE the later sees what the other did.
+    await transaction.lock(
+        f"SELECT 1 FROM ice_tokens WHERE {is_in('ice_name', 1)} ORDER BY ice_name", as_json(names)
+    )
+    if refused:
+        await transaction.run(
+            f"UPDATE ice_tokens SET refusedon = given.at FROM {rows_of(1, 'name', 'at')}"
+            " WHERE ice_tokens.ice_name = given.name AND coalesce(refusedon, '') < given.at",
+            as_json([(one.ice_name, to_text(one.at)) for one in refused]),
+        )
+    rows = {
+        name: (name, changed.get(name), *_known(known.get(name)))
+        for name in names
+        if name in changed or name in known
+    }
+    if known:
+        for (name,) in await transaction.fetch(
+            _UPDATE_ALL, as_json([rows[name] for name in known])
+        ):
+            del rows[name]
+    if rows:
+        await transaction.run(_UPDATE_UNSEARCHED, as_json(list(rows.values())))
+
+
+def _known(session: Opened | None) -> tuple[str | float | None, ...]:
+    """The columns `_KNOWN` of an ICE whose newest session this is."""
+    if session is None:
+        return (None,) * len(_KNOWN)
+    one = session.connection
+    return (
+        session.reading,
+        *(one.address, one.version, one.platform, one.hostname),
+        version_key(one.version),
+        session_text(one.address, one.hostname),
     )
 
 
@@ -219,7 +272,6 @@ async def _record_connection_events(
 ) -> list[ConnectionEvent]:
     new: list[tuple[str | float | None, ...]] = []
     refused: list[ConnectionEvent] = []
-    seen: dict[str, str] = {}
     for happened in connection_events:
         ice_name, kind, code, address, first, at, count, retry_after = astuple(happened)
         if kind == "refused":
@@ -239,8 +291,6 @@ async def _record_connection_events(
         at_text = to_text(at)
         first_text = at_text if first is at else to_text(first)
         new.append((ice_name, kind, code, address, at_text, count, first_text, retry_after))
-        if kind != "refused":
-            seen[ice_name] = max(at_text, seen.get(ice_name, at_text))
     columns = "ice_name, kind, code, address, at, count, first, retry_after"
     given = rows_of(
         1, "ice_name", "kind", "code", "address", "at", "#count", "first", "~retry_after"
@@ -259,19 +309,6 @@ async def _record_connection_events(
         as_json([(name,) for name in {one.ice_name for one in connection_events}]),
         KEPT,
     )
-    if refused:
-        await transaction.run(
-            f"UPDATE ice_tokens SET refusedon = given.at FROM {rows_of(1, 'name', 'at')}"
-            " WHERE ice_tokens.ice_name = given.name AND coalesce(refusedon, '') < given.at",
-            as_json([(one.ice_name, to_text(one.at)) for one in refused]),
-        )
-    if seen:
-        await transaction.run(
-            f"UPDATE ice_tokens SET lastseen = given.at FROM {rows_of(1, 'name', 'at')}"
-            # Another node's clock may be behind.
-            " WHERE ice_tokens.ice_name = given.name AND coalesce(lastseen, '') < given.at",
-            as_json(list(seen.items())),
-        )
     return refused
 
 

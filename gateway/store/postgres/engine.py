@@ -389,6 +389,9 @@ class _PostgresTransaction:
     async def hold(self, sql: str, *params: object) -> list[Row]:
         return await self.fetch(f"{sql} FOR NO KEY UPDATE", *params)
 
+    async def lock(self, sql: str, *params: object) -> None:
+        await self.hold(sql, *params)
+
     async def run(self, sql: str, *params: object) -> int:
         done = await self._link.run(self._connection.execute(sql, *params))
         count = done.rpartition(" ")[2]  # such as UPDATE 3 or INSERT 0 3

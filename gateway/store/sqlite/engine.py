@@ -290,6 +290,9 @@ class _SqliteTransaction:
     async def hold(self, sql: str, *params: object) -> list[Row]:
         return await self.fetch(sql, *params)  # no other connection writes
 
+    async def lock(self, sql: str, *params: object) -> None:
+        pass  # no other connection writes
+
     async def run(self, sql: str, *params: object) -> int:
         cursor = await self._connection.execute(sql, numbered(params))
         return cursor.rowcount
