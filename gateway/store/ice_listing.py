@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
@@ -23,7 +23,7 @@ from gateway.core.times import from_text_or_none, to_text, to_text_or_none
 from gateway.core.version_key import version_key
 from gateway.store.engine import Engine, Row, as_json, conditions, containing, damaged, is_in
 from gateway.store.ices import NAMES, ice_from_row, labels_from_text
-from gateway.store.last_seen import SHOWN, seen_after, seen_before
+from gateway.store.last_seen import SHOWN, confirmations, seen_after, seen_before
 from gateway.store.sessions import CONNECTION_COLUMNS, Connection, connection_from_row
 
 _ICES: Final = "ice_tokens t"
@@ -138,6 +138,10 @@ class IceFilter:
     lastseen_after: datetime | None = None
     now: datetime | None = None
 
+    def is_empty(self) -> bool:
+        """Whether it matches all ICEs."""
+        return self == IceFilter(now=self.now)
+
     def is_broad(self) -> bool:
         """Whether it says nothing that few ICEs may match: then an index in the order of a sort ends soon."""
         broad = IceFilter(self.status, self.ice_type, connected=self.connected, now=self.now)
@@ -215,9 +219,9 @@ class Ices:
     ) -> list[Listed]:
         """At most `limit` ICEs in this order, after the ICE of the mark `after`, or from the `offset`th on."""
         found: list[Listed] = []
-        for part in _parts(where, order):
+        for part in await self._parts(where, order):
             params: list[object] = [limit - len(found), offset]
-            matching = f"{_conditions(where, params)} AND {part.condition}"
+            matching = part.matching(where, params)
             beyond = part.beyond(after, params)
             if beyond is None:
                 continue
@@ -246,6 +250,15 @@ class Ices:
         )
         return [(name, generation) for name, generation in rows]
 
+    async def _parts(self, where: IceFilter, order: Order) -> list[_Part]:
+        """The parts of a listing, one after the other: ICEs that have what it is sorted by, and those without.
+
+        If many ICEs match, an index is read in the order of the sort. Otherwise all that match are sorted.
+        """
+        if order.by is SortKey.LAST_SEEN and where.is_broad():
+            return _parts_by_last_seen(await confirmations(self._engine.fetch), order)
+        return _parts(where, order)
+
     async def count(self, where: IceFilter) -> int:
         """How many ICEs match."""
         return await self._count(where, _Part())
@@ -253,31 +266,45 @@ class Ices:
     async def _count(self, where: IceFilter, part: _Part) -> int:
         params: list[object] = []
         [(total,)] = await self._engine.fetch(
-            f"SELECT count(*) FROM {part.source}"
-            f" WHERE {_conditions(where, params)} AND {part.condition}",
-            *params,
+            f"SELECT count(*) FROM {part.source} WHERE {part.matching(where, params)}", *params
         )
         return int(total)
 
     async def counts(self, where: IceFilter, now: datetime) -> Counts:
         """How many of the ICEs that match are in each status, are connected, and need attention."""
         params: list[object] = []
-        wanted = [
+        # Read with all ICEs that match, not grouped by status, for which SQLite would sort them.
+        many = [
             "t.node IS NOT NULL",
             f"t.node IS NULL AND t.status = '{Status.REGISTERED}'",
-            *(f"t.status = '{status}'" for status in Status),
+            f"t.status = '{Status.REGISTERED}'",
+        ]
+        # Of all ICEs these are few: each has an index.
+        few = [
+            *(f"t.status = '{status}'" for status in Status if status is not Status.REGISTERED),
             *(_needs(reason, now, params) for reason in Attention),
         ]
-        # Not grouped by status, for which SQLite would sort all rows.
-        [(total, connected, offline, *numbers)] = await self._engine.fetch(
-            f"SELECT count(*), {', '.join(f'count(CASE WHEN {one} THEN 1 END)' for one in wanted)}"
+        counted = (
+            f"(SELECT count(*) FROM {_ICES} WHERE {{}})"
+            if where.is_empty()
+            else "count(CASE WHEN {} THEN 1 END)"
+        )
+        columns = [
+            *(f"count(CASE WHEN {one} THEN 1 END)" for one in many),
+            *map(counted.format, few),
+        ]
+        [(total, connected, offline, registered, *numbers)] = await self._engine.fetch(
+            f"SELECT count(*), {', '.join(columns)}"
             f" FROM {_ICES} WHERE {_conditions(where, params)}",
             *params,
         )
         number = iter(numbers)
         return Counts(
             total,
-            {status: next(number) for status in Status},
+            {
+                status: registered if status is Status.REGISTERED else next(number)
+                for status in Status
+            },
             connected,
             offline,
             {reason: next(number) for reason in Attention},
@@ -290,14 +317,28 @@ class _Part:
 
     Attributes:
         value: SQL for what it is sorted by before the name; empty for the name alone.
-        condition: SQL for the ICEs in it.
+        condition: SQL for the ICEs in it; `{0}` stands for the first of `given`.
         source: the tables that both read.
+        given: the parameters of the condition.
+        tied: what all of them have that the listing is sorted by, if it is the same.
+        covered: whether an index of the order has what `IceFilter.is_broad` allows.
     """
 
     value: str = ""
     condition: str = "TRUE"
     source: str = _ICES
     descending: bool = False
+    given: tuple[str, ...] = ()
+    tied: str | None = None
+    covered: bool = False
+
+    def matching(self, where: IceFilter, params: list[object]) -> str:
+        """SQL for the ICEs in it that match the filter."""
+        found = _conditions(where, params, covered=self.covered)
+        first = len(params) + 1
+        params += self.given
+        numbers = (f"${first + place}" for place in range(len(self.given)))
+        return f"{found} AND {self.condition.format(*numbers)}"
 
     def ordered(self) -> str:
         """SQL for its order."""
@@ -307,10 +348,13 @@ class _Part:
 
     def beyond(self, after: Mark | None, params: list[object]) -> str | None:
         """SQL for what comes after the ICE of this mark; None if nothing does."""
-        if after is None or (not self.value and after.value is not None):
+        has_value = bool(self.value) or self.tied is not None
+        if after is None or (not has_value and after.value is not None):
             return "TRUE"  # all ICEs without a value come after one that has one
-        if self.value and after.value is None:
+        if has_value and after.value is None:
             return None
+        if self.tied is not None and self.tied != after.value:
+            return "TRUE" if (self.tied < str(after.value)) is self.descending else None
         further = "<" if self.descending else ">"
         params.append(after.name)
         if not self.value:
@@ -320,15 +364,12 @@ class _Part:
 
 
 def _parts(where: IceFilter, order: Order) -> list[_Part]:
-    """The parts of a listing, one after the other: ICEs that have what it is sorted by, and those without.
-
-    If many ICEs match, an index is read in the order of the sort. Otherwise all that match are sorted.
-    """
+    """See `Ices._parts`."""
     by, descending = order.by, order.descending
     if by is SortKey.NAME:
         return [_Part(descending=descending)]
     value, needed = _SORTED_BY[by], _JOINED_FOR.get(by, "")
-    if by is SortKey.LAST_SEEN or not where.is_broad():
+    if not where.is_broad():
         source = f"{_ICES} {needed}"
         value = f"coalesce({value}, '')"  # so that no index has this order
         given, none = f"{value} <> ''", f"{value} = ''"
@@ -341,13 +382,79 @@ def _parts(where: IceFilter, order: Order) -> list[_Part]:
     return [_Part(value, given, source, descending), _Part("", none, f"{_ICES} {needed}")]
 
 
-def _conditions(where: IceFilter, params: list[object]) -> str:
-    """SQL for the filter; its parameters are added to `params`."""
+def _parts_by_last_seen(confirmed: dict[str, list[str]], order: Order) -> list[_Part]:
+    """See `Ices._parts`. `confirmed` are the nodes by the moment of their confirmation, the earliest first.
+
+    The connected ICEs of a node have one value, its confirmation, except those that connected since. So the parts
+    are, for each moment, the ICEs that have it as their value, in the order of names; and between two moments
+    the others, in the order of the column. A part looks at nothing that changes from query to query.
+    """
+    parts: list[_Part] = []
+    nodes = [node for those in confirmed.values() for node in those]
+    earlier: str | None = None
+    for moment, those in confirmed.items():
+        parts.append(_between(earlier, moment, nodes, order))
+        nodes = [node for node in nodes if node not in those]
+        parts.append(
+            _Part(
+                condition=(
+                    f"(({_at_one_of('{0}')} AND coalesce(t.lastseen, '') <= {{1}})"
+                    f" OR (t.lastseen = {{1}} AND {_at_none_of('{2}')}))"
+                ),
+                descending=order.descending,
+                given=(as_json(those), moment, as_json(nodes)),
+                tied=moment,
+                covered=True,
+            )
+        )
+        earlier = moment
+    parts.append(_between(earlier, None, nodes, order))
+    if order.descending:
+        parts.reverse()
+    without = _between(None, None, [node for those in confirmed.values() for node in those], order)
+    return [
+        *parts,
+        replace(
+            without,
+            value="",
+            condition=f"t.lastseen IS NULL AND {_at_none_of('{0}')}",
+            descending=False,
+        ),
+    ]
+
+
+def _between(after: str | None, before: str | None, later: list[str], order: Order) -> _Part:
+    """The ICEs that were seen between two moments; the nodes `later` confirmed theirs at `before` or later."""
+    condition = f"t.lastseen IS NOT NULL AND {_at_none_of('{0}')}"
+    given = [as_json(later)]
+    for comparison, moment in ((">", after), ("<", before)):
+        if moment is not None:
+            condition += f" AND t.lastseen {comparison} {{{len(given)}}}"
+            given.append(moment)
+    return _Part(
+        "t.lastseen", condition, descending=order.descending, given=tuple(given), covered=True
+    )
+
+
+def _at_one_of(nodes: str) -> str:
+    """SQL for an ICE that is connected to one of the nodes of a JSON list."""
+    return f"t.node IN (SELECT atom FROM json_each({nodes}))"
+
+
+def _at_none_of(nodes: str) -> str:
+    """SQL for any other ICE."""
+    return f"(t.node IS NULL OR NOT {_at_one_of(nodes)})"
+
+
+def _conditions(where: IceFilter, params: list[object], *, covered: bool = False) -> str:
+    """SQL for the filter; its parameters are added to `params`. See `_Part.covered`."""
+    # SQLite prefers the index of a column that is compared to the one of the order, and sorts what it finds.
+    compared = "coalesce({0}, '') = {{0}}" if covered else "{0} = {{0}}"
     found = [
         conditions(
             params,
-            ("t.status = {0}", where.status),
-            ("t.ice_type = {0}", where.ice_type),
+            (compared.format("t.status"), where.status),
+            (compared.format("t.ice_type"), where.ice_type),
             (
                 "t.provisionedto = (SELECT name FROM users WHERE name_folded = {0})",
                 where.provisionedto,

@@ -8,8 +8,18 @@ from __future__ import annotations
 
 from typing import Final
 
+from gateway.store.engine import Fetch
+
 SHOWN: Final = "CASE WHEN c.at > coalesce(t.lastseen, '') THEN c.at ELSE t.lastseen END"
 """SQL for `lastseen` of the row `t` of `ice_tokens`; `c` is the row of `ice_confirmed` of its node."""
+
+
+async def confirmations(fetch: Fetch) -> dict[str, list[str]]:
+    """The moments of the nodes' last confirmations, the earliest first, each with its nodes."""
+    found: dict[str, list[str]] = {}
+    for node, at in await fetch("SELECT node, at FROM ice_confirmed ORDER BY at, node"):
+        found.setdefault(at, []).append(node)
+    return found
 
 
 # `SHOWN` compared, without a look-up of the node for each ICE.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.core.ice import Status
 from gateway.store import nodes, sessions
-from gateway.store.ice_listing import IceFilter, Ices, Order, SortKey
+from gateway.store.ice_listing import IceFilter, Ices, Mark, Order, SortKey
 from gateway.store.nodes import NodeRecord
 from tests.contract.domain import (
     NOW,
@@ -58,6 +59,57 @@ async def test_connected_ices_are_seen_when_their_node_last_confirmed(table):
     assert [listed.ice.ice_name for listed in found] == ["lab-1", "lab-2", "lab-3"]
     await table.confirms("node-b", minutes(5))
     assert (await Ices(table.engine).find("lab-2")).lastseen == minutes(5)
+
+
+@pytest.fixture
+async def of_all_nodes(table):
+    """ICEs before, at, between and after the confirmations of four nodes, connected and not."""
+    for node, at in {"node-a": 3, "node-b": 6, "node-c": 6}.items():
+        await table.confirms(node, minutes(at))
+    for number in range(9):
+        # `node-d` has not confirmed yet.
+        for node in ("node-a", "node-b", "node-c", "node-d"):
+            await table.comes(f"{node}-{number}", node, minutes(number))
+        gone = await add_registered(table.engine, f"gone-{number}")
+        closed = a_connection_event("closed", "1000", ice_name=gone.ice_name, at=minutes(number))
+        await record(table.engine, connection_events=[closed])
+    for number in range(2):
+        await add_registered(table.engine, f"new-{number}")
+        ice = await add_registered(table.engine, f"bare-{number}")
+        await record(table.engine, [opened(ice, a_connection(f"bare {number}", "node-a"))])
+    return Ices(table.engine)
+
+
+@pytest.mark.parametrize("descending", [False, True])
+async def test_a_listing_by_last_seen_merges_what_nodes_confirmed(of_all_nodes, descending):
+    order = Order(SortKey.LAST_SEEN, descending)
+    every = await of_all_nodes.page(IceFilter(), 100)
+    there = [listed for listed in every if listed.lastseen is not None]
+    there.sort(key=lambda listed: (listed.lastseen, listed.ice.ice_name), reverse=descending)
+    without = [listed for listed in every if listed.lastseen is None]
+    assert (len(there), len(without)) == (9 * 5 + 2, 2)
+    filters = (
+        (IceFilter(), lambda _: True),
+        (IceFilter(connected=True), lambda listed: listed.connection is not None),
+        (
+            IceFilter(connected=False, status=Status.REGISTERED),
+            lambda listed: not listed.connection,
+        ),
+        (IceFilter(words=("node",)), lambda listed: "node" in listed.ice.ice_name),
+    )
+    for where, matches in filters:
+        expected = [listed for listed in (*there, *without) if matches(listed)]
+        by_offset = [
+            listed
+            for start in range(0, 56, 7)
+            for listed in await of_all_nodes.page(where, 7, order=order, offset=start)
+        ]
+        assert by_offset == expected, f"{where}: by offset"
+        by_mark, after = [], None
+        while page := await of_all_nodes.page(where, 7, order=order, after=after):
+            by_mark += page
+            after = Mark.of(page[-1], order)
+        assert by_mark == expected, f"{where}: by mark"
 
 
 async def test_a_time_that_is_earlier_changes_nothing(table):
