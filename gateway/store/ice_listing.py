@@ -149,6 +149,8 @@ class IceFilter:
 
 
 BY_NAME: Final = Order()
+_FEW: Final = 2
+"""Of more parts, most are before a page that is far down. These are counted, not read."""
 _DISABLED: Final = "SELECT name FROM users WHERE disabledon IS NOT NULL"
 
 
@@ -219,7 +221,13 @@ class Ices:
     ) -> list[Listed]:
         """At most `limit` ICEs in this order, after the ICE of the mark `after`, or from the `offset`th on."""
         found: list[Listed] = []
-        for part in await self._parts(where, order):
+        parts = await self._parts(where, order)
+        for part in parts:
+            if offset and len(parts) > _FEW:
+                total = await self._count(where, part)
+                if total <= offset:
+                    offset -= total
+                    continue
             params: list[object] = [limit - len(found), offset]
             matching = part.matching(where, params)
             beyond = part.beyond(after, params)
@@ -255,7 +263,8 @@ class Ices:
 
         If many ICEs match, an index is read in the order of the sort. Otherwise all that match are sorted.
         """
-        if order.by is SortKey.LAST_SEEN and where.is_broad():
+        # PostgreSQL has no index for this order: it would make each admission dearer there.
+        if order.by is SortKey.LAST_SEEN and where.is_broad() and not self._engine.shared:
             return _parts_by_last_seen(await confirmations(self._engine.fetch), order)
         return _parts(where, order)
 
@@ -369,7 +378,7 @@ def _parts(where: IceFilter, order: Order) -> list[_Part]:
     if by is SortKey.NAME:
         return [_Part(descending=descending)]
     value, needed = _SORTED_BY[by], _JOINED_FOR.get(by, "")
-    if not where.is_broad():
+    if by is SortKey.LAST_SEEN or not where.is_broad():
         source = f"{_ICES} {needed}"
         value = f"coalesce({value}, '')"  # so that no index has this order
         given, none = f"{value} <> ''", f"{value} = ''"
