@@ -5,9 +5,11 @@ Tested in tests/gateway/admin/test_pages.py.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 from typing import Any, Final
 
+import msgspec
 from aiohttp import web
 
 from gateway.admin.access import route
@@ -56,10 +58,12 @@ class KnownQuery(Query):
     owner: Text | None = None
     user: Text | None = None
     actor: Text | None = None
+    requested_by: Text | None = None
 
     def text(self) -> str:
         """The typed part of a name."""
-        return self.provisionedto or self.owner or self.user or self.actor or ""
+        given: Iterable[str | None] = msgspec.structs.astuple(self)
+        return next((text for text in given if text), "")
 
 
 def routes() -> list[web.RouteDef]:

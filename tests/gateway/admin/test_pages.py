@@ -776,7 +776,7 @@ def offered(answer):
     return re.findall(r'<option value="([^"]*)">', answer.text)
 
 
-@pytest.mark.parametrize("field", ["provisionedto", "owner", "user", "actor"])
+@pytest.mark.parametrize("field", ["provisionedto", "owner", "user", "actor", "requested_by"])
 async def test_users_are_offered_by_a_part_of_their_name(running, root, field):
     for number in range(30):
         await running.add_user(f"Bob {number:02}")
