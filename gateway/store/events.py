@@ -33,6 +33,8 @@ from gateway.store.engine import (
 
 _COLUMNS: Final = ", ".join(COLUMNS)
 _INTEGERS: Final = ("seq", "generation")
+FEW: Final = 5_000
+"""Events that are sorted within 10 ms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +91,11 @@ async def prune(transaction: Transaction, seq: int) -> int:
 
 
 class Events:
-    """Reads the log by `fetch`."""
+    """Reads the log by `fetch`; `few` events are sorted rather than searched for by their numbers."""
 
-    def __init__(self, fetch: Fetch) -> None:
+    def __init__(self, fetch: Fetch, few: int = FEW) -> None:
         self._fetch = fetch
+        self._few = few
 
     async def last(self) -> int:
         """The number of the newest event, 0 if there is none."""
@@ -181,14 +184,34 @@ class Events:
     async def after(self, seq: int, limit: int, where: EventFilter | None = None) -> list[LogEntry]:
         """The events numbered above `seq`, oldest first."""
         params: list[object] = [seq, limit]
-        matching = _conditions(where or EventFilter(), params)
-        return await self._entries(f"seq > $1 AND {matching} ORDER BY seq LIMIT $2", *params)
+        where = where or EventFilter()
+        number, matching = await self._number(where), _conditions(where, params)
+        return await self._entries(
+            f"{number} > $1 AND {matching} ORDER BY {number} LIMIT $2", *params
+        )
 
     async def before(self, seq: int, limit: int, where: EventFilter) -> list[LogEntry]:
         """The events numbered below `seq`, newest first."""
         params: list[object] = [seq, limit]
-        matching = _conditions(where, params)
-        return await self._entries(f"seq < $1 AND {matching} ORDER BY seq DESC LIMIT $2", *params)
+        number, matching = await self._number(where), _conditions(where, params)
+        return await self._entries(
+            f"{number} < $1 AND {matching} ORDER BY {number} DESC LIMIT $2", *params
+        )
+
+    async def _number(self, where: EventFilter) -> str:
+        """SQL for the number: without its index if only few events are of the time asked for.
+
+        Those few are then found by the time and sorted; by number the log might be read to its end for them.
+        """
+        if where.since is None and where.until is None:
+            return "seq"
+        params: list[object] = [self._few + 1]
+        matching = _conditions(EventFilter(since=where.since, until=where.until), params)
+        [(count,)] = await self._fetch(
+            f"SELECT count(*) FROM (SELECT 1 FROM ice_events WHERE {matching} LIMIT $1) AS found",
+            *params,
+        )
+        return "+seq" if count <= self._few else "seq"
 
     async def _entries(self, which: str, *params: object) -> list[LogEntry]:
         rows = await self._fetch(f"SELECT {_COLUMNS} FROM ice_events WHERE {which}", *params)

@@ -226,21 +226,22 @@ async def measure(fleet: Fleet, rounds: int, only: str) -> None:
     """Print the figures of each shape."""
     took: list[float] = []
     writer = asyncio.create_task(fleet.admissions(took))
-    print(f"{'':<36} {'median':>8} {'p99':>8}  ms; {rounds} rounds")
+    print(f"{'':<44} {'median':>8} {'p99':>8}  ms; {rounds} rounds")
     try:
         for name, shape in shapes(fleet).items():
             if only not in name:
                 continue
-            await _measure(name, shape, rounds)
+            await measure_shape(name, shape, rounds)
     finally:
         writer.cancel()
     if writer.done() and not writer.cancelled():
         writer.result()
     if len(took) > 1:
-        _print(f"write of {GROUP} admissions", took, 1.0)
+        print_figures(f"write of {GROUP} admissions", took, 1.0)
 
 
-async def _measure(name: str, shape: Shape, rounds: int) -> None:
+async def measure_shape(name: str, shape: Shape, rounds: int) -> None:
+    """Print what this shape takes."""
     taken = []
     await shape()
     for _ in range(rounds):
@@ -248,13 +249,14 @@ async def _measure(name: str, shape: Shape, rounds: int) -> None:
         await shape()
         taken.append(time.perf_counter() - begun)
         await asyncio.sleep(0.002)
-    _print(name, taken, GOAL)
+    print_figures(name, taken, GOAL)
 
 
-def _print(name: str, taken: list[float], goal: float) -> None:
+def print_figures(name: str, taken: list[float], goal: float) -> None:
+    """Print median and p99, and whether that is over the goal; all are seconds."""
     worst = sorted(taken)[max(0, -(-len(taken) * 99 // 100) - 1)]
     figures = f"{1000 * statistics.median(taken):>8.1f} {1000 * worst:>8.1f}"
-    print(f"{name:<36} {figures}{'  over' if worst > goal else ''}", flush=True)
+    print(f"{name:<44} {figures}{'  over' if worst > goal else ''}", flush=True)
 
 
 @contextlib.asynccontextmanager

@@ -49,17 +49,22 @@ PAGES = (
 """What is opened; a page that this version does not have is left out."""
 
 
-async def fill(running: Harness, ices: int, users: int) -> None:
-    """Add users, and ICEs of which three in four belong to one of them."""
+async def add_users(running: Harness, count: int) -> None:
+    """Add members `user-00000` and so on."""
     now = utc_now()
 
     async def add(transaction):
-        for number in range(users):
+        for number in range(count):
             user = User(f"user-{number:05}", Role.MEMBER, None, now)
             event = Event.of(now, ADMIN, AuditAction.ADD_USER, user=user.name, role=user.role)
             await accounts.add_user(transaction, user, event)
 
     await running.gateway.engine.write(add)
+
+
+async def fill(running: Harness, ices: int, users: int) -> None:
+    """Add users, and ICEs of which three in four belong to one of them."""
+    await add_users(running, users)
     new = [
         NewIce(f"agent-{number:05}", IceType.NORMAL, f"user-{number % users:05}", {"site": "paris"})
         if number % 4

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -85,6 +86,19 @@ async def test_the_log_is_filtered_and_paged(engine):
             assert len(page) <= 3, "a page was expected to keep to its limit"
             seen += [entry.seq for entry in page]
         assert seen == expected, f"the events of {where} were expected, oldest first"
+
+
+@pytest.mark.parametrize("few", [0, 5_000], ids=["found by number", "found by time"])
+async def test_events_of_a_time_are_listed_by_number_even_after_a_clock_step(engine, few):
+    start = an_event().at
+    minutes = [1, 2, 9, 3, 4, 5]  # the third by a clock that was fast
+    await append(engine, *(replace(an_event(), at=start + timedelta(minutes=m)) for m in minutes))
+    log_of = Events(engine.fetch, few)
+    where = EventFilter(since=start + timedelta(minutes=2), until=start + timedelta(minutes=5))
+    assert [entry.seq for entry in await log_of.after(0, 10, where)] == [3, 5, 6]
+    assert [entry.seq for entry in await log_of.before(100, 10, where)] == [6, 5, 3]
+    assert [entry.seq for entry in await log_of.before(6, 1, where)] == [5]
+    assert await log_of.before(3, 10, where) == []
 
 
 async def test_the_log_of_a_new_store_is_empty(open_store):
