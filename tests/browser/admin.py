@@ -35,7 +35,9 @@ ARGUMENTS = [
 PASSWORD = "correct horse battery staple"
 LIVE = "[data-live][hx-get]"
 """A part of a page that renews itself."""
-_CUT_OFF = ("net::ERR_", "htmx:sendError", "htmx:afterRequest")
+_REPLACED = ("htmx:sendAbort", "htmx:afterRequest")
+"""What htmx says of a request that a newer one of the same form has replaced."""
+_CUT_OFF = ("net::ERR_", "htmx:sendError")
 _FAILED_LOAD = re.compile(r"Failed to load resource: .* status of (\d+)")
 
 
@@ -71,6 +73,8 @@ class Admin:
     def _console(self, message: Any) -> None:
         load = _FAILED_LOAD.match(message.text)
         if message.type not in ("error", "warning") or (load and int(load[1]) in self.expected):
+            return
+        if message.text.startswith(_REPLACED):
             return
         cut_off = any(fault in message.text for fault in _CUT_OFF)
         if not (self.may_be_cut_off and cut_off):

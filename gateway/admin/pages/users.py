@@ -6,7 +6,6 @@ Tested in tests/gateway/admin/test_pages.py.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import replace
 from typing import Any, Final
 
 import msgspec

@@ -1,4 +1,5 @@
 // What HTML and htmx cannot do. No framework and no inline code, which the CSP forbids.
+import "./busy.js";
 import { showChosen } from "./choice.js";
 import { showDialog } from "./dialogs.js";
 import { find } from "./dom.js";

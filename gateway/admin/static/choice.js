@@ -1,7 +1,9 @@
 // The choice of ICEs for an action on many; it outlasts the table's pages, and a look at another page.
+import { busy, isBusy } from "./busy.js";
 import { showDialog } from "./dialogs.js";
 import { all, find } from "./dom.js";
 import "./menus.js";
+import { toast } from "./toasts.js";
 
 const KEPT = "chosen";
 const LISTED = 500; // names that are shown
@@ -51,11 +53,19 @@ document.addEventListener("click", ({ target }) => {
   }
 });
 const chooseMatching = async (source) => {
-  const address = find("[data-address]").dataset.address;
-  const answer = await fetch(`ice-names${address}`, { headers: { "HX-Request": "true" } });
-  if (answer.ok) return change(await answer.json(), true);
-  find("#dialog").innerHTML = await answer.text();
-  showDialog(source);
+  if (isBusy(source)) return;
+  busy(source, true);
+  try {
+    const address = find("[data-address]").dataset.address;
+    const answer = await fetch(`ice-names${address}`, { headers: { "HX-Request": "true" } });
+    if (answer.ok) return change(await answer.json(), true);
+    find("#dialog").innerHTML = await answer.text();
+    showDialog(source);
+  } catch {
+    toast("The gateway cannot be reached.", { fault: true });
+  } finally {
+    busy(source, false);
+  }
 };
 
 // The names, with a button beside each that takes it out again

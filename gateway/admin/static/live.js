@@ -6,6 +6,7 @@ import { follow } from "./stream.js";
 const PAUSE = 500; // at once, then at most twice a second; the last change is always loaded
 const LONGEST = 15_000; // between two attempts
 const LOOK = 900; // at unfinished operations: a change is shown within a second
+const SLOW = 300; // after which a wait is shown
 export const TIMEOUT = 20_000; // of a request that the page makes by itself
 let reloadedAt = -PAUSE;
 let timer = null;
@@ -46,6 +47,20 @@ const asksForTable = ({ requestConfig, target }) => target?.id === "table" && re
 export const isTriedAgain = (detail) => isAutomatic(detail) || asksForTable(detail);
 export const isLive = ({ target }) => target?.hasAttribute("data-live");
 const isLost = (status) => status >= 500 || [0, 408, 429].includes(status);
+
+// A table that a person waits for says so, unless it comes at once.
+const isAskedFor = (detail) => asksForTable(detail) && !isAutomatic(detail);
+let slow = null;
+document.addEventListener("htmx:beforeRequest", ({ detail }) => {
+  if (!isAskedFor(detail)) return;
+  clearTimeout(slow);
+  slow = setTimeout(() => detail.target.setAttribute("aria-busy", true), SLOW);
+});
+document.addEventListener("htmx:afterRequest", ({ detail }) => {
+  if (!isAskedFor(detail)) return;
+  clearTimeout(slow);
+  want(wanted);
+});
 
 const failed = ({ detail }) => {
   if (!isTriedAgain(detail)) return;
