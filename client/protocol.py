@@ -19,6 +19,8 @@ __all__ = ["MAX_DEPTH", "MAX_DIGITS", "JsonTooComplex", "check_json", "outline"]
 _T = TypeVar("_T")
 
 PATH: Final = "/ice/v1"
+ENROLMENTS: Final = f"{PATH}/enrolments"
+"""Where machines ask for an ICE of their own."""
 SUBPROTOCOL: Final = "ice.v1"
 PROOF_TYPE: Final = "dpop+jwt"
 MAX_MESSAGE: Final = 1024 * 1024
@@ -44,8 +46,8 @@ class OperationKind(enum.StrEnum):
 # --- refusals of a handshake -------------------------------------------------------------------
 
 
-class RefusalCode(enum.StrEnum):
-    """Why the gateway refuses a handshake (docs/protocol.md).
+class _Refusal(enum.StrEnum):
+    """Why the gateway refuses a request of an ICE.
 
     `status` is the HTTP status, `summary` the problem's title. `detail` says what a person should do,
     `retry` whether the ICE may try again by itself.
@@ -61,6 +63,10 @@ class RefusalCode(enum.StrEnum):
         member._value_ = code
         member.status, member.summary, member.detail, member.retry = status, title, detail, retry
         return member
+
+
+class RefusalCode(_Refusal):
+    """Why the gateway refuses a handshake (docs/protocol.md)."""
 
     BAD_HANDSHAKE = (
         "bad-handshake",
@@ -144,6 +150,54 @@ class RefusalCode(enum.StrEnum):
         403,
         "This token is registered to another machine",
         "The token is registered to another key, so to another machine: if the ICE has moved or lost its key, ask the admin to reregister it.",
+    )
+
+
+class EnrolmentCode(_Refusal):
+    """Why the gateway refuses an enrolment, beside the codes of a handshake (docs/protocol.md)."""
+
+    KEY_INVALID = (
+        "enrolment-key-invalid",
+        401,
+        "Unknown enrolment key",
+        "This enrolment key is unknown, revoked, expired or used up: ask the admin for a new one.",
+    )
+    MALFORMED_JSON = (
+        "malformed-json",
+        400,
+        "Not JSON",
+        "Send a JSON object in UTF-8.",
+    )
+    INVALID = (
+        "invalid",
+        422,
+        "Not valid",
+        "Correct what the enrolment asks for, or ask the admin for a key that allows it.",
+    )
+    REFUSED = (
+        "enrolment-refused",
+        403,
+        "The enrolment was refused",
+        "The admin has not allowed this machine to enrol: ask the admin.",
+    )
+    NOT_FOUND = (
+        "not-found",
+        404,
+        "No such enrolment",
+        "The enrolment has ended, or was made with another key: enrol again.",
+    )
+    ICE_EXISTS = (
+        "ice-exists",
+        409,
+        "The ICE exists",
+        "Enrol under another name, or ask the admin to reregister this ICE.",
+    )
+    QUEUE_FULL = (
+        "queue-full",
+        429,
+        "Too many enrolments wait",
+        "Too many machines wait for the admin's approval: ask the admin to decide on them.",
+        True,
     )
 
 

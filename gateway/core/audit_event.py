@@ -56,6 +56,11 @@ class AuditAction(enum.StrEnum):
     END_LOGINS = "end-logins"
     CREATE_API_TOKEN = "create-api-token"  # noqa: S105 - an action
     REVOKE_API_TOKEN = "revoke-api-token"  # noqa: S105 - an action
+    CREATE_ENROLMENT_KEY = "create-enrolment-key"
+    REVOKE_ENROLMENT_KEY = "revoke-enrolment-key"
+    REQUEST_ENROLMENT = "request-enrolment"
+    APPROVE_ENROLMENT = "approve-enrolment"
+    REJECT_ENROLMENT = "reject-enrolment"
     ROTATE_KEYS = "rotate-keys"
     PROMOTE_KEY = "promote-key"
     RETIRE_KEY = "retire-key"

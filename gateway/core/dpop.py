@@ -178,7 +178,9 @@ def _coordinate(name: str, value: str | msgspec.UnsetType) -> bytes:
 _ALGORITHMS: Final = frozenset({"ES256", "Ed25519", "EdDSA"})
 
 
-def verify(text: str, *, token: str, urls: Container[Url], expected: str) -> Proof | Invalid:
+def verify(
+    text: str, *, token: str, urls: Container[Url], expected: str, method: str = "GET"
+) -> Proof | Invalid:
     """Check a proof's form, signature, method, URL and token, but not its age or whether it was used.
 
     Args:
@@ -186,6 +188,7 @@ def verify(text: str, *, token: str, urls: Container[Url], expected: str) -> Pro
         token: the token that came in the same handshake.
         urls: the endpoint's URLs, normalised.
         expected: the URL that a refusal names when the proof was signed for another.
+        method: the method of the request.
     """
     if len(text) > MAX_PROOF or not text.isascii():
         return Invalid(f"the proof is longer than {MAX_PROOF} characters or not ASCII")
@@ -214,16 +217,18 @@ def verify(text: str, *, token: str, urls: Container[Url], expected: str) -> Pro
         return Invalid("the signature does not hold")
     except ValueError as error:
         return Invalid(f"the key cannot be used: {error}")
-    fault = _fault(claims, token, urls, expected)
+    fault = _fault(claims, token, urls, expected, method)
     if fault is not None:
         return Invalid(fault)
     return Proof(thumbprint, claims.jti, claims.iat, claims.nonce)
 
 
-def _fault(claims: _Claims, token: str, urls: Container[Url], expected: str) -> str | None:
+def _fault(
+    claims: _Claims, token: str, urls: Container[Url], expected: str, method: str
+) -> str | None:
     """Why signed claims are invalid; None if they are valid."""
-    if claims.htm != "GET":
-        return "htm must be GET"
+    if claims.htm != method:
+        return f"htm must be {method}"
     url = normalise(claims.htu)
     if url is None or url not in urls:
         return f"the proof was made for {claims.htu[:200]!r}, this gateway is {expected}: start the ICE with that --gateway"

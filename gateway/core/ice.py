@@ -242,10 +242,18 @@ class Ice:
         return self.expireson is not None and now >= self.expireson
 
     def judge(
-        self, ice_type: str, generation: int, ice_token: str, key_thumbprint: str, now: datetime
+        self,
+        ice_type: str,
+        generation: int,
+        ice_token: str,
+        key_thumbprint: str,
+        now: datetime,
+        *,
+        made_for: str | None = None,
     ) -> RefusalCode | None:
         """The refusal for a genuine token with a valid proof, in the order of docs/protocol.md.
 
+        `made_for` is the thumbprint of the key that alone may register with the token, if it was made for one.
         None means that the ICE may register (`provisioned`) or connect (`registered`).
         """
         current = generation == self.generation
@@ -258,5 +266,7 @@ class Ice:
         if not current:
             return RefusalCode.TOKEN_REPLACED
         if self.status is Status.PROVISIONED:
-            return RefusalCode.TOKEN_EXPIRED if self.expired(now) else None
+            if self.expired(now):
+                return RefusalCode.TOKEN_EXPIRED
+            return None if made_for in (None, key_thumbprint) else RefusalCode.KEY_MISMATCH
         return None if key_thumbprint == self.key_thumbprint else RefusalCode.KEY_MISMATCH

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from client.protocol import RefusalCode
+from client.protocol import EnrolmentCode, RefusalCode
 
 MAX_QUOTED: Final = 200
 """Maximum characters of the input that a refusal quotes."""
@@ -82,6 +82,11 @@ _CATALOGUE: Final = {
         "An ICE of this type does not accept operations of this kind.",
     ),
     "already-finished": (409, "Already finished", "The operation has already finished."),
+    "already-decided": (
+        409,
+        "Not waiting any more",
+        "The enrolment was decided on, or has ended, since you read it.",
+    ),
     "user-exists": (409, "The user exists", "Choose another user name."),
     "reset": (
         409,
@@ -144,22 +149,24 @@ def _cut(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
-_CHALLENGES: Final = {
+_CHALLENGES: Final[dict[str, str]] = {
     RefusalCode.TOKEN_MISSING: 'DPoP algs="ES256 Ed25519 EdDSA"',
     RefusalCode.PROOF_INVALID: 'DPoP error="invalid_dpop_proof"',
     RefusalCode.USE_DPOP_NONCE: 'DPoP error="use_dpop_nonce"',
+    EnrolmentCode.KEY_INVALID: 'Bearer error="invalid_token"',  # RFC 6750 section 3
 }
 
 
 def refusal(
-    code: RefusalCode,
+    code: RefusalCode | EnrolmentCode,
     *,
     detail: str | None = None,
     retry: bool | None = None,
     retry_after: int | None = None,
     nonce: str | None = None,
+    field: str | None = None,
 ) -> Problem:
-    """A refusal of a handshake; `retry` tells the ICE whether it may try again by itself."""
+    """A refusal of a handshake or an enrolment; `retry` tells the ICE whether it may try again by itself."""
     headers = {}
     if code.status == 401:  # noqa: PLR2004 - RFC 9110 section 15.5.2: a 401 has a challenge
         headers["WWW-Authenticate"] = _CHALLENGES.get(code, 'DPoP error="invalid_token"')
@@ -172,6 +179,6 @@ def refusal(
         code.status,
         code.summary,
         code.detail if detail is None else f"{_cut(detail, _MAX_DETAIL)}. {code.detail}",
-        {"retry": code.retry if retry is None else retry},
+        {"retry": code.retry if retry is None else retry} | ({"field": field} if field else {}),
         headers,
     )

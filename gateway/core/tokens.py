@@ -36,21 +36,30 @@ class _Header(msgspec.Struct, frozen=True):
     iat: float
 
 
-class _Claims(msgspec.Struct, frozen=True):
+class _Confirmation(msgspec.Struct, frozen=True):
+    jkt: str  # RFC 7800 section 3, RFC 9449 section 6.1: the thumbprint of a key
+
+
+class _Claims(msgspec.Struct, frozen=True, omit_defaults=True):
     ice_name: str
     ice_type: IceType
     generation: int
     jti: str
     iat: float
+    cnf: _Confirmation | None = None
 
 
 class OpenedToken(msgspec.Struct, frozen=True, gc=False):
-    """The claims of a genuine token, and its SHA-256, which the table stores."""
+    """The claims of a genuine token, and its SHA-256, which the table stores.
+
+    `thumbprint` is that of the key for which the token was made; None: for whichever key registers.
+    """
 
     ice_name: str
     ice_type: IceType
     generation: int
     digest: str
+    thumbprint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +99,10 @@ class Key:
     def reveal(self) -> bytes:
         """The key's bytes, for the key file."""
         return self._secret
+
+    def derived(self, purpose: bytes) -> bytes:
+        """A key of 32 bytes for another purpose."""
+        return hmac.digest(self._secret, purpose, "sha256")
 
     def __repr__(self) -> str:
         return f"Key({self.kid!r}, ***)"
@@ -156,10 +169,17 @@ class KeyRing:
         with it, and until none does.
         """
         others = (key for key in self.keys if key is not self._seals)
-        return tuple(hmac.digest(key.reveal(), purpose, "sha256") for key in (self._seals, *others))
+        return tuple(key.derived(purpose) for key in (self._seals, *others))
 
-    def seal(self, ice_name: str, ice_type: IceType, generation: int, now: datetime) -> Secret:
-        """A new token for this ICE and generation."""
+    def seal(
+        self,
+        ice_name: str,
+        ice_type: IceType,
+        generation: int,
+        now: datetime,
+        thumbprint: str | None = None,
+    ) -> Secret:
+        """A new token for this ICE and generation, and for the key of `thumbprint` alone, if it is given."""
         key = self._seals
         iat = round(now.timestamp(), 6)
         header = base64url.encode(msgspec.json.encode(_Header("dir", "A256GCM", key.kid, iat)))
@@ -170,6 +190,7 @@ class KeyRing:
                 generation,
                 base64url.encode(secrets.token_bytes(_JTI_BYTES)),
                 iat,
+                None if thumbprint is None else _Confirmation(thumbprint),
             )
         )
         iv = secrets.token_bytes(_IV_BYTES)
@@ -216,4 +237,10 @@ def open_with(
         claims = msgspec.json.decode(plain, type=_Claims)
     except (ValueError, InvalidTag, RecursionError):
         return None
-    return OpenedToken(claims.ice_name, claims.ice_type, claims.generation, token.digest())
+    return OpenedToken(
+        claims.ice_name,
+        claims.ice_type,
+        claims.generation,
+        token.digest(),
+        None if claims.cnf is None else claims.cnf.jkt,
+    )

@@ -335,7 +335,12 @@ class Admission:
         if ice is None:
             return self._invalid_token(candidate.address)
         code = ice.judge(
-            token.ice_type, token.generation, token.digest, candidate.thumbprint, self._clock()
+            token.ice_type,
+            token.generation,
+            token.digest,
+            candidate.thumbprint,
+            self._clock(),
+            made_for=token.thumbprint,
         )
         if code is RefusalCode.TOKEN_INVALID:
             return self._invalid_token(candidate.address, ice.ice_name)

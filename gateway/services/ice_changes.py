@@ -91,9 +91,11 @@ class Issuer:
     now: datetime
     registration_ttl: float
 
-    def provision(self, ice_name: str, ice_type: IceType, owner: str | None) -> tuple[Ice, Secret]:
-        """A new ICE and its token."""
-        token = self.ring.seal(ice_name, ice_type, 1, self.now)
+    def provision(
+        self, ice_name: str, ice_type: IceType, owner: str | None, thumbprint: str | None = None
+    ) -> tuple[Ice, Secret]:
+        """A new ICE and its token, which is for the key of `thumbprint` alone if that is given."""
+        token = self.ring.seal(ice_name, ice_type, 1, self.now, thumbprint)
         ice = Ice.provision(
             ice_name,
             ice_type,
@@ -105,12 +107,14 @@ class Issuer:
         )
         return ice, token
 
-    def renew(self, action: Action, ice: Ice, owner: str | None) -> Change | Problem:
-        """The ICE with another token, for `owner` if it is given."""
+    def renew(
+        self, action: Action, ice: Ice, owner: str | None, thumbprint: str | None = None
+    ) -> Change | Problem:
+        """The ICE with another token, for `owner` and for the key of `thumbprint` if they are given."""
         # Clients take the later of two tokens as the newer, so it must be later even after the clock
         # was set back.
         at = max(self.now, ice.provisionedon + _TICK)
-        token = self.ring.seal(ice.ice_name, ice.ice_type, ice.generation + 1, at)
+        token = self.ring.seal(ice.ice_name, ice.ice_type, ice.generation + 1, at, thumbprint)
         new = ice.renew(
             action,
             token.digest(),

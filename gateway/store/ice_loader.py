@@ -15,9 +15,8 @@ from typing import Final
 
 import msgspec
 
-from client.protocol import PROOF_WINDOW
 from gateway.core.ice import Ice
-from gateway.core.replay import NONCE_LIFETIME
+from gateway.store import proofs
 from gateway.store.engine import Engine, StoreUnavailable, as_json, damaged, is_in, rows_of
 
 _MAX_BATCH: Final = 512
@@ -63,12 +62,6 @@ _PROOFS_BY_ALL: Final = (
     f"(SELECT atom FROM {_PROOFS_BY_NAME} UNION SELECT proof FROM {rows_of(5, 'token', 'proof')}"
     " JOIN ice_tokens ON ice_token = given.token) AS good"
 )
-_ON_ITS_WAY: Final = 120.0
-"""Maximum seconds from the check of a proof's age until it is stored: the timeout of a handshake."""
-_LAG: Final = 30.0
-"""Seconds by which the lease clock may jump when a node advances it: proofs expire that much earlier."""
-_PROOF_KEPT: Final = NONCE_LIFETIME + PROOF_WINDOW + _ON_ITS_WAY + _LAG
-"""Seconds for which a used proof is stored: longer than any node accepts it."""
 
 
 class IceLoader:
@@ -152,8 +145,8 @@ class IceLoader:
         sql = self._sql
         params: list[object] = [as_json(names)]
         if self._engine.shared:
-            proofs = [one.proof for name in names for one in batch[name] if one.proof]
-            params += [as_json(proofs), _PROOF_KEPT]
+            used = [one.proof for name in names for one in batch[name] if one.proof]
+            params += [as_json(used), proofs.KEPT]
         if len(names) < len(batch):
             sql = self._sql_with_tokens
             params += self._token_params(batch)
@@ -168,13 +161,13 @@ class IceLoader:
         tokens = [key for key in batch if key.startswith(_BY_HASH)]
         params: list[object] = [as_json([key.removeprefix(_BY_HASH) for key in tokens])]
         if self._engine.shared:
-            proofs = [
+            used = [
                 (key.removeprefix(_BY_HASH), one.proof)
                 for key in tokens
                 for one in batch[key]
                 if one.proof
             ]
-            params.append(as_json(proofs))
+            params.append(as_json(used))
         return params
 
 

@@ -83,7 +83,7 @@ async def insert_many(
     rows = [
         (
             *columns_of(ice, NAMES),
-            _labels_text(labels),
+            labels_text(labels),
             own_text(ice.ice_name, ice.provisionedto, labels, ""),
         )
         for ice, _, labels in new
@@ -165,7 +165,7 @@ async def describe(
             [
                 (
                     ice.ice_name,
-                    _labels_text(labels),
+                    labels_text(labels),
                     note,
                     own_text(ice.ice_name, ice.provisionedto, labels, note),
                 )
@@ -245,12 +245,13 @@ async def of_unknown_key(fetch: Fetch, since: datetime | None) -> list[str]:
     return [ice_name for (ice_name,) in rows]
 
 
-def _labels_text(labels: Labels) -> str:
+def labels_text(labels: Labels) -> str:
+    """The labels as a row stores them."""
     return msgspec.json.encode(labels, order="sorted").decode()
 
 
 def labels_from_text(text: str) -> Labels:
-    """The labels as a row stores them. Raises `msgspec.DecodeError`."""
+    """The labels that a row stores. Raises `msgspec.DecodeError`."""
     return msgspec.json.decode(text, type=Labels)
 
 

@@ -61,6 +61,8 @@ TABLES: Final = (
     Table("ice_events", "seq", forgotten=Forgotten.PRUNE, counted="events"),
     Table("ice_connections", "id", numbered=True, forgotten=Forgotten.RETENTION),
     Table("ice_operations", "number", numbered=True, forgotten=Forgotten.RETENTION),
+    Table("enrolment_keys", "id", reviewed=True, counted="enrolment keys"),
+    Table("enrolments", "id", forgotten=Forgotten.EXPIRY),
     Table("restored", "id", forgotten=Forgotten.END),
     # No gateway runs during a move or a restore, so no session, node or used proof outlives it.
     Table(

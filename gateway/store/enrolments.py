@@ -1,0 +1,211 @@
+"""SQL of `enrolment_keys` and `enrolments`.
+
+Tested in tests/contract/test_enrolments.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+from typing import Final
+
+from gateway.core.enrolment import Enrolment, EnrolmentKey, EnrolmentState
+from gateway.core.ice import fold
+from gateway.core.times import to_text
+from gateway.store.engine import (
+    Engine,
+    Row,
+    Transaction,
+    columns_of,
+    conditions,
+    from_columns,
+    places,
+)
+from gateway.store.ices import labels_from_text, labels_text
+
+_KEY_NAMES: Final = tuple(EnrolmentKey.__dataclass_fields__)
+_KEY: Final = ", ".join(_KEY_NAMES)
+_NAMES: Final = tuple(Enrolment.__dataclass_fields__)
+_COLUMNS: Final = ", ".join(_NAMES)
+_CHANGED: Final = tuple(name for name in _NAMES if name not in ("id", "key_id", "thumbprint"))
+_OPEN: Final = "state IN ('waiting', 'approved')"
+
+
+async def add_key(transaction: Transaction, key: EnrolmentKey) -> None:
+    """Store a new key."""
+    await transaction.run(
+        f"INSERT INTO enrolment_keys ({_KEY}) VALUES ({places(len(_KEY_NAMES))})",
+        *columns_of(replace(key, labels={}), _KEY_NAMES[:-1]),
+        labels_text(key.labels),
+    )
+
+
+async def find_key(transaction: Transaction, key_id: str) -> EnrolmentKey | None:
+    """The key of this id, locked until the transaction ends."""
+    rows = await transaction.hold(f"SELECT {_KEY} FROM enrolment_keys WHERE id = $1", key_id)
+    return _key(rows[0]) if rows else None
+
+
+async def revoke_key(transaction: Transaction, key_id: str, now: datetime) -> None:
+    """Revoke a key, and end what waits for it."""
+    await transaction.run(
+        "UPDATE enrolment_keys SET revokedon = $2 WHERE id = $1 AND revokedon IS NULL",
+        key_id,
+        to_text(now),
+    )
+    await transaction.run(
+        f"UPDATE enrolments SET state = $2 WHERE key_id = $1 AND {_OPEN}",
+        key_id,
+        EnrolmentState.ENDED.value,
+    )
+
+
+async def count_use(transaction: Transaction, key_id: str) -> None:
+    """Count one more ICE of a key that the caller has locked."""
+    await transaction.run("UPDATE enrolment_keys SET uses = uses + 1 WHERE id = $1", key_id)
+
+
+async def forget_old(transaction: Transaction, now: datetime) -> None:
+    """Delete the enrolments whose time is over."""
+    await transaction.run("DELETE FROM enrolments WHERE expireson <= $1", to_text(now))
+
+
+async def find(transaction: Transaction, enrolment_id: str, now: datetime) -> Enrolment | None:
+    """The enrolment of this id, locked until the transaction ends."""
+    rows = await transaction.hold(
+        f"SELECT {_COLUMNS} FROM enrolments WHERE id = $1 AND expireson > $2",
+        enrolment_id,
+        to_text(now),
+    )
+    return _enrolment(rows[0]) if rows else None
+
+
+async def find_of_machine(
+    transaction: Transaction, key_id: str, thumbprint: str, ice_name: str, now: datetime
+) -> Enrolment | None:
+    """What this key pair has asked for before under this name, locked until the transaction ends."""
+    rows = await transaction.hold(
+        f"SELECT {_COLUMNS} FROM enrolments"
+        " WHERE key_id = $1 AND thumbprint = $2 AND lower(ice_name) = $3 AND expireson > $4",
+        key_id,
+        thumbprint,
+        fold(ice_name),
+        to_text(now),
+    )
+    return _enrolment(rows[0]) if rows else None
+
+
+async def count_waiting(transaction: Transaction, key_id: str, now: datetime) -> int:
+    """How many enrolments wait for this key."""
+    [(count,)] = await transaction.fetch(
+        f"SELECT count(*) FROM enrolments WHERE key_id = $1 AND {_OPEN} AND expireson > $2",
+        key_id,
+        to_text(now),
+    )
+    return int(count)
+
+
+async def approved_for(transaction: Transaction, ice_name: str, now: datetime) -> bool:
+    """Whether another machine has the approval for this name."""
+    return bool(
+        await transaction.fetch(
+            "SELECT 1 FROM enrolments WHERE lower(ice_name) = $1 AND state = $2 AND expireson > $3",
+            fold(ice_name),
+            EnrolmentState.APPROVED.value,
+            to_text(now),
+        )
+    )
+
+
+async def put(transaction: Transaction, enrolment: Enrolment) -> None:
+    """Store an enrolment, in place of what this key pair has asked for before under this name."""
+    await transaction.run(
+        "DELETE FROM enrolments WHERE key_id = $1 AND thumbprint = $2 AND lower(ice_name) = $3",
+        enrolment.key_id,
+        enrolment.thumbprint,
+        fold(enrolment.ice_name),
+    )
+    await transaction.run(
+        f"INSERT INTO enrolments ({_COLUMNS}) VALUES ({places(len(_NAMES))})",
+        *columns_of(enrolment, _NAMES),
+    )
+
+
+async def update(transaction: Transaction, enrolment: Enrolment) -> None:
+    """Store what has changed of an enrolment that the caller has locked."""
+    changes = ", ".join(f"{name} = ${place}" for place, name in enumerate(_CHANGED, 2))
+    await transaction.run(
+        f"UPDATE enrolments SET {changes} WHERE id = $1",
+        enrolment.id,
+        *columns_of(enrolment, _CHANGED),
+    )
+
+
+class Enrolments:
+    """Reads enrolment keys and enrolments."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def keys_before(self, limit: int, place: str | None) -> list[EnrolmentKey]:
+        """Keys, newest first, that come after the `EnrolmentKey.place` of another."""
+        params: list[object] = [limit]
+        matching = conditions(params, ("createdon || ' ' || id < {0}", place))
+        rows = await self._engine.fetch(
+            f"SELECT {_KEY} FROM enrolment_keys WHERE {matching}"
+            " ORDER BY createdon DESC, id DESC LIMIT $1",
+            *params,
+        )
+        return [_key(row) for row in rows]
+
+    async def key(self, key_id: str) -> EnrolmentKey | None:
+        """The key of this id."""
+        rows = await self._engine.fetch(f"SELECT {_KEY} FROM enrolment_keys WHERE id = $1", key_id)
+        return _key(rows[0]) if rows else None
+
+    async def after(
+        self, state: EnrolmentState | None, now: datetime, limit: int, place: str | None
+    ) -> list[Enrolment]:
+        """Enrolments, oldest first, that come after the `Enrolment.place` of another."""
+        params: list[object] = [limit, to_text(now)]
+        matching = conditions(
+            params,
+            ("state = {0}", None if state is None else state.value),
+            ("createdon || ' ' || id > {0}", place),
+        )
+        rows = await self._engine.fetch(
+            f"SELECT {_COLUMNS} FROM enrolments WHERE expireson > $2 AND {matching}"
+            " ORDER BY createdon, id LIMIT $1",
+            *params,
+        )
+        return [_enrolment(row) for row in rows]
+
+    async def one(self, enrolment_id: str, now: datetime) -> Enrolment | None:
+        """The enrolment of this id."""
+        rows = await self._engine.fetch(
+            f"SELECT {_COLUMNS} FROM enrolments WHERE id = $1 AND expireson > $2",
+            enrolment_id,
+            to_text(now),
+        )
+        return _enrolment(rows[0]) if rows else None
+
+    async def waiting(self, now: datetime) -> int:
+        """How many enrolments wait for an admin."""
+        [(count,)] = await self._engine.fetch(
+            "SELECT count(*) FROM enrolments WHERE state = $1 AND expireson > $2",
+            EnrolmentState.WAITING.value,
+            to_text(now),
+        )
+        return int(count)
+
+
+def _key(row: Row) -> EnrolmentKey:
+    values = dict(zip(_KEY_NAMES, row, strict=True))
+    values |= {"approval": bool(values["approval"]), "labels": labels_from_text(values["labels"])}
+    return from_columns(EnrolmentKey, tuple(values.values()), f"the enrolment key {row[0]}")
+
+
+def _enrolment(row: Row) -> Enrolment:
+    values = dict(zip(_NAMES, row, strict=True))
+    values["replaces"] = bool(values["replaces"])
+    return from_columns(Enrolment, tuple(values.values()), f"the enrolment {row[0]}")
