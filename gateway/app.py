@@ -41,6 +41,7 @@ from gateway.store.key_file import KeyFileUnusable, KeyStore
 from gateway.store.open import open_store
 from gateway.store.operations import Operations
 from gateway.web.connection import Timeouts
+from gateway.web.enrolment_endpoint import EnrolmentEndpoint
 from gateway.web.ice_endpoint import IceEndpoint
 from gateway.web.load_shedding import LoadShedding
 from gateway.web.metrics import Metrics
@@ -169,6 +170,7 @@ async def run_gateway(
         app = application(
             settings.prefixes,
             endpoint.handle,
+            EnrolmentEndpoint(settings, node, services.enrolments, metrics).routes,
             Probes(node),
             lambda: {"/admin/api/v1": api_app(admin), "/admin": pages_app(admin)},
         )

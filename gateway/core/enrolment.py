@@ -6,7 +6,6 @@ Source: docs/api.md and docs/protocol.md.
 from __future__ import annotations
 
 import enum
-import hashlib
 import hmac
 import re
 import secrets
@@ -180,7 +179,7 @@ def is_ours(key_id: str, mac_key: bytes) -> bool:
 
 
 def _mac(mac_key: bytes, data: bytes) -> bytes:
-    return hmac.digest(mac_key, data, hashlib.sha256)[:_MAC_BYTES]
+    return hmac.digest(mac_key, data, "sha256")[:_MAC_BYTES]
 
 
 def check_key(

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from client.protocol import MAX_TOKEN
 from gateway.core import base64url
+from gateway.core.enrolment import MAC_PURPOSE
 from gateway.core.ice import IceType
 from gateway.core.secret import Secret
 
@@ -109,15 +110,25 @@ class Key:
 
 
 class KeyRing:
-    """The keys that open tokens; one of them also seals. Of retired keys only the ids are kept."""
+    """The keys that open tokens; one of them also seals.
 
-    __slots__ = ("_keys", "_retired", "_seals")
+    Of retired keys only the ids are kept, and `id_keys`: what authenticates the ids of enrolment keys.
+    """
 
-    def __init__(self, keys: Iterable[Key], seals: str, retired: Iterable[str] = ()) -> None:
+    __slots__ = ("_id_keys", "_keys", "_retired", "_seals")
+
+    def __init__(
+        self,
+        keys: Iterable[Key],
+        seals: str,
+        retired: Iterable[str] = (),
+        id_keys: Iterable[bytes] = (),
+    ) -> None:
         self._keys = {key.kid: key for key in keys}
         self._seals = self._keys[seals]
         # A key that was put back into the file is not retired any more.
         self._retired = dict.fromkeys(kid for kid in retired if kid not in self._keys)
+        self._id_keys = dict.fromkeys(id_keys)
 
     @property
     def keys(self) -> tuple[Key, ...]:
@@ -134,18 +145,29 @@ class KeyRing:
         """The ids of the retired keys, in the order of their retirement."""
         return tuple(self._retired)
 
+    @property
+    def retired_id_keys(self) -> tuple[bytes, ...]:
+        """What the retired keys authenticated ids with."""
+        return tuple(self._id_keys)
+
+    @property
+    def id_keys(self) -> tuple[bytes, ...]:
+        """What authenticates the ids of enrolment keys: make them with the first, verify with any."""
+        return (*self.derived(MAC_PURPOSE), *self._id_keys)
+
     def with_key(self, key: Key) -> KeyRing:
         """This ring with one more key, which only opens."""
-        return KeyRing((*self.keys, key), self.seals, self._retired)
+        return KeyRing((*self.keys, key), self.seals, self._retired, self._id_keys)
 
     def sealing_with(self, kid: str) -> KeyRing:
         """This ring with `kid` as the key that seals. Raises KeyError."""
-        return KeyRing(self.keys, kid, self._retired)
+        return KeyRing(self.keys, kid, self._retired, self._id_keys)
 
     def retiring(self, kid: str) -> KeyRing:
-        """This ring without `kid`, but for its id. Raises KeyError for the key that seals."""
+        """This ring without `kid`, but for its id and id key. Raises KeyError for the key that seals, or none."""
         kept = (key for key in self.keys if key.kid != kid)
-        return KeyRing(kept, self.seals, (*self._retired, kid))
+        id_keys = (*self._id_keys, self._keys[kid].derived(MAC_PURPOSE))
+        return KeyRing(kept, self.seals, (*self._retired, kid), id_keys)
 
     def merged(self, other: KeyRing) -> KeyRing:
         """The keys of both rings, without those that this ring has retired; this ring's key seals.
@@ -160,6 +182,7 @@ class KeyRing:
             (key for key in keys if key.kid not in self._retired),
             self.seals,
             (*self._retired, *other.retired),
+            (*self._id_keys, *other.retired_id_keys),
         )
 
     def derived(self, purpose: bytes) -> tuple[bytes, ...]:

@@ -109,8 +109,9 @@ class Admission:
         self._clock = clock
         self._monotonic = monotonic
         self._lease_time = lease_time
-        self._nonces = nonces
-        self._replays = ReplayGuard(nonces)
+        self.nonces = nonces
+        self.replays = ReplayGuard(nonces)
+        """The used proofs."""
         self._attempts = RateLimiter(attempts, ATTEMPTS_WINDOW)
         self._recognised = BoundedSet(MAX_RECOGNISED)
         self._looked_up = looked_up
@@ -197,7 +198,7 @@ class Admission:
             if value[: len(_SCHEME)].lower() == _SCHEME  # RFC 9110: schemes are case-insensitive
         ]
         if not tokens or not tokens[0]:
-            self._count_attempt(handshake.address)
+            self.count_attempt(handshake.address)
             return Refused(refusal(RefusalCode.TOKEN_MISSING))
         token = Secret(tokens[0])
         opened = self._keys.open(token) if len(tokens) == 1 else None
@@ -233,36 +234,38 @@ class Admission:
         proof, opened, address = arrival.proof, arrival.opened, arrival.handshake.address
         if isinstance(opened, RetiredToken):
             # Its proof is remembered once the token has proved to be genuine.
-            return self._accept(proof, None, self._replays.fresh) or Unrecognised(
+            return self.accept(proof, None, self.replays.fresh) or Unrecognised(
                 opened, proof, address
             )
-        return self._accept(proof, opened.ice_name, self._replays.accept) or Candidate(
-            opened, proof.thumbprint, address, self._shared_id(proof)
+        return self.accept(proof, opened.ice_name, self.replays.accept) or Candidate(
+            opened, proof.thumbprint, address, self.shared_id(proof)
         )
 
-    def _accept(
+    def accept(
         self, proof: Proof, ice_name: str | None, accept: Callable[[Proof, float, float], bool]
     ) -> Refused | None:
+        """The refusal of a proof that was used before or is not fresh, by `accept` of `replays`; otherwise None."""
         now, lease_time = self._clock().timestamp(), self._lease_time()
-        if self._replays.used(proof, now, lease_time):
+        if self.replays.used(proof, now, lease_time):
             return _replayed(ice_name)
         if accept(proof, now, lease_time):
             return None
-        wanted = refusal(RefusalCode.USE_DPOP_NONCE, nonce=self._nonces.issue(lease_time))
+        wanted = refusal(RefusalCode.USE_DPOP_NONCE, nonce=self.nonces.issue(lease_time))
         return Refused(wanted, ice_name)
 
-    def _shared_id(self, proof: Proof) -> str:
+    def shared_id(self, proof: Proof) -> str:
         """The name under which the nodes of one database remember the proof; empty for a single gateway."""
         return proof_id(proof.thumbprint, proof.jti).hex() if self._engine.shared else ""
 
     def _invalid_token(self, address: str, ice_name: str | None = None) -> Refused:
         """`ice_name` only if the token was genuine and its ICE exists."""
-        wait = self._count_attempt(address)
+        wait = self.count_attempt(address)
         if wait:
             return _too_many_attempts(wait, ice_name)
         return Refused(refusal(RefusalCode.TOKEN_INVALID), ice_name)
 
-    def _count_attempt(self, address: str) -> float:
+    def count_attempt(self, address: str) -> float:
+        """Count a request without anything genuine; returns the seconds for which the address is refused."""
         return self._attempts.count(address, self._monotonic())
 
     # --- with the database ---------------------------------------------------------------------------
@@ -270,14 +273,14 @@ class Admission:
     async def _recognise(self, arrived: Unrecognised) -> Candidate | Refused:
         """Find the registered ICE whose token this is."""
         digest, proof = arrived.token.digest, arrived.proof
-        refused = self._refuse_all(None)
+        refused = self.refuse_all(None)
         if refused is not None:
             return refused
-        shared_id = self._shared_id(proof)
+        shared_id = self.shared_id(proof)
         try:
             reading = await self.loader.find_by_token(digest, shared_id or None)
         except StoreUnavailable:
-            return _unavailable(None)
+            return unavailable(None)
         ice = reading.ice
         found = ice is not None and ice.status is Status.REGISTERED
         self._looked_up(found)
@@ -285,7 +288,7 @@ class Admission:
             self._recognised.discard(digest)
             return self._invalid_token(arrived.address)
         self._recognised.add(digest)
-        refused = self._accept(proof, ice.ice_name, self._replays.accept)
+        refused = self.accept(proof, ice.ice_name, self.replays.accept)
         if refused is not None:
             return refused
         if reading.replayed:
@@ -303,7 +306,7 @@ class Admission:
         name = candidate.token.ice_name
         proof = (candidate.proof,) if candidate.proof and not again else ()
         while True:
-            refused = self._refuse_all(name)
+            refused = self.refuse_all(name)
             if refused is not None:
                 return refused
             try:
@@ -319,12 +322,12 @@ class Admission:
                 # Another change won the compare-and-set: read and judge again.
                 reading = None
             except StoreUnavailable:
-                return _unavailable(name)
+                return unavailable(name)
 
-    def _refuse_all(self, name: str | None) -> Refused | None:
+    def refuse_all(self, name: str | None) -> Refused | None:
         """The refusal while this node admits no ICE; the look-up finds a store that is unavailable."""
         if self._follower.fault is not None or not self._lease.valid:
-            return _unavailable(name)  # this node could not drop the ICE later
+            return unavailable(name)  # this node could not drop the ICE later
         return None if self._restore_hold.reason is None else _held(name)
 
     def _judge(self, reading: Reading, candidate: Candidate) -> Admitted | Refused | Ice:
@@ -403,6 +406,7 @@ def _held(ice_name: str | None) -> Refused:
     )
 
 
-def _unavailable(ice_name: str | None) -> Refused:
+def unavailable(ice_name: str | None) -> Refused:
+    """The refusal while the database cannot be used."""
     wait = random.randint(1, 5)  # noqa: S311 - spreads load
     return Refused(refusal(RefusalCode.STORE_UNAVAILABLE, retry_after=wait), ice_name)

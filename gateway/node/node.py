@@ -26,6 +26,7 @@ from gateway.core.replay import Nonces
 from gateway.core.times import Clock
 from gateway.node.admission import ATTEMPTS, Admission, OpenSession
 from gateway.node.dispatcher import CANCEL_GRACE, Dispatcher
+from gateway.node.enrolment import EnrolmentScreen
 from gateway.node.expiry import OperationExpiry
 from gateway.node.health import Health, HealthCheck
 from gateway.node.heartbeat import Heartbeat
@@ -174,6 +175,7 @@ class Node:
             attempts=limits.attempts,
             looked_up=meters.looked_up,
         )
+        self.enrolments = EnrolmentScreen(self.admission, keys, settings.server_public_url)
         self.membership = (
             Membership(
                 engine=engine,

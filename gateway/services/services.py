@@ -14,6 +14,8 @@ from gateway.runtime.settings import Settings
 from gateway.services.accounts import AccountService
 from gateway.services.audit import Audit
 from gateway.services.bulk_actions import BulkActions
+from gateway.services.enrolment import EnrolmentService
+from gateway.services.enrolment_keys import EnrolmentKeyService
 from gateway.services.ice_changes import Confirmer
 from gateway.services.leavers import Leavers
 from gateway.services.login_failures import LoginFailures
@@ -32,6 +34,8 @@ class Services:
 
     provisioning: Provisioning
     bulk: BulkActions
+    enrolments: EnrolmentService
+    enrolment_keys: EnrolmentKeyService
     operations: OperationService
     accounts: AccountService
     logins: LoginService
@@ -72,6 +76,8 @@ class Services:
         return cls(
             Provisioning(**acts),
             BulkActions(**acts),
+            EnrolmentService(**acts),
+            EnrolmentKeyService(**acts),
             OperationService(engine=engine, clock=clock, kept_bytes=settings.operations_kept_bytes),
             AccountService(
                 engine=engine, clock=clock, passwords=passwords, leavers=Leavers(**acts)

@@ -1,4 +1,4 @@
-"""The file that holds the token keys: a JWK Set (RFC 7517) with two more members, `seals` and `retired`.
+"""The file that holds the token keys: a JWK Set (RFC 7517) with more members: `seals`, `retired`, `retired_id_keys`.
 
 `retired` has the ids of retired keys. A version before it ignores the member, and leaves it out where it writes the file.
 
@@ -21,7 +21,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.core import base64url
+from gateway.core import base64url, enrolment
 from gateway.core.secret import Secret
 from gateway.core.times import utc_now
 from gateway.core.tokens import Key, KeyRing, OpenedToken, RetiredToken, UnknownKey, open_with
@@ -46,6 +46,7 @@ class _Document(msgspec.Struct, omit_defaults=True):
     keys: list[_Jwk]
     seals: str
     retired: list[str] = []
+    retired_id_keys: list[str] = []
 
 
 def read(path: Path) -> KeyRing | None:
@@ -76,6 +77,7 @@ def parse(path: Path, content: bytes) -> KeyRing:
             (Key(jwk.kid, base64url.decode(jwk.k), jwk.made) for jwk in document.keys),
             document.seals,
             document.retired,
+            map(base64url.decode, document.retired_id_keys),
         )
     except (ValueError, KeyError):
         raise KeyFileUnusable(f"{path} is not a key file of the gateway") from None
@@ -109,6 +111,7 @@ def _written(path: Path, ring: KeyRing) -> Iterator[str]:
         [_Jwk("oct", key.kid, base64url.encode(key.reveal()), key.made) for key in ring.keys],
         ring.seals,
         list(ring.retired),
+        list(map(base64url.encode, ring.retired_id_keys)),
     )
     try:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -193,17 +196,28 @@ class KeyStore:
         An unknown `kid` reads the file again, at most once a second.
         """
         opened = self._open(token)
-        if not isinstance(opened, UnknownKey):
-            return opened
+        if isinstance(opened, UnknownKey) and self._reread():
+            opened = self._open(token)
+        return None if isinstance(opened, UnknownKey) else opened
+
+    def made_id(self, key_id: str) -> bool:
+        """Whether this gateway made an enrolment key's id; an unknown one reads the file like `open`."""
+        return self._made(key_id) or (self._reread() and self._made(key_id))
+
+    def _made(self, key_id: str) -> bool:
+        ring = self._ring
+        return ring is not None and any(enrolment.is_ours(key_id, key) for key in ring.id_keys)
+
+    def _reread(self) -> bool:
+        """Read the file again, unless that was done just now."""
         now = self._monotonic()
         # A changed file is read at once: otherwise a forged token could make the next new ICE fail.
         found = signature(self.path)
         if now - self._read_at < REREAD_INTERVAL and found == self._signature:
-            return None
+            return False
         self._read_at, self._signature = now, found
         self.reload()
-        opened = self._open(token)
-        return None if isinstance(opened, UnknownKey) else opened
+        return True
 
     def _open(self, token: Secret) -> OpenedToken | RetiredToken | UnknownKey | None:
         # Without any key, the `kid` may still be found in the file.

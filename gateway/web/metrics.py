@@ -53,6 +53,10 @@ class Metrics:
         self.refused_credentials = counter(
             "ice_gateway_refused_credentials", "Refused logins and API tokens", ["why"]
         )
+        self.enrolments = counter("ice_gateway_enrolments", "Tokens given to machines that enrol")
+        self.refused_enrolments = counter(
+            "ice_gateway_refused_enrolments", "Refused enrolments", ["code"]
+        )
         self.closures = counter("ice_gateway_closures", "Sessions ended", ["code"])
         self.connections_shed = counter(
             "ice_gateway_connections_shed",

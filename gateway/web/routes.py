@@ -18,6 +18,7 @@ from gateway.web.responses import MAX_BODY
 def application(
     prefixes: Iterable[str],
     ice: Handler,
+    enrolments: Callable[[str], Iterable[web.RouteDef]],
     probes: Probes,
     subapps: Callable[[], Mapping[str, web.Application]],
 ) -> web.Application:
@@ -26,12 +27,14 @@ def application(
     Args:
         prefixes: paths under which every route is repeated.
         ice: answers the handshake of an ICE.
+        enrolments: makes the routes of machines that enrol, below a prefix.
         probes: answers /healthz and /readyz.
         subapps: makes new sub-applications by path, the more specific paths first.
     """
     app = web.Application(client_max_size=MAX_BODY)
     for prefix in prefixes:
         app.router.add_get(prefix + PATH, ice, allow_head=False)
+        app.router.add_routes(enrolments(prefix))
         app.router.add_get(f"{prefix}/", _redirect_to_page)
         app.router.add_get(f"{prefix}/healthz", probes.alive)
         app.router.add_get(f"{prefix}/readyz", probes.ready)
