@@ -34,6 +34,7 @@ from gateway.runtime.tls import Tls
 from gateway.services.passwords import Passwords
 from gateway.services.services import Services
 from gateway.store.engine import Engine
+from gateway.store.enrolments import Enrolments
 from gateway.store.events import Events
 from gateway.store.ice_listing import Ices
 from gateway.store.ices import any_ice
@@ -163,6 +164,7 @@ async def run_gateway(
             ices=Ices(engine),
             events=Events(engine.fetch),
             operations=Operations(engine.fetch),
+            enrolments=Enrolments(engine),
             clock=clock,
             trusted_proxies=settings.server_trusted_proxies,
             public_urls=settings.server_public_url,

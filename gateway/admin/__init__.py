@@ -10,7 +10,17 @@ from aiohttp import web
 
 from gateway.admin import openapi
 from gateway.admin.access import check_declared, route
-from gateway.admin.api import api_tokens, audit, bulk, events, ices, nodes, operations, users
+from gateway.admin.api import (
+    api_tokens,
+    audit,
+    bulk,
+    enrolments,
+    events,
+    ices,
+    nodes,
+    operations,
+    users,
+)
 from gateway.admin.auth import require_caller
 from gateway.admin.context import CONTEXT, AdminContext
 from gateway.admin.pages import pages_app
@@ -23,7 +33,7 @@ def api_app(context: AdminContext) -> web.Application:
     """The JSON API; mount it at `/admin/api/v1`, before the pages."""
     app = web.Application(middlewares=[require_caller])
     app[CONTEXT] = context
-    for noun in (bulk, ices, operations, events, users, api_tokens, audit, nodes):
+    for noun in (bulk, ices, operations, events, users, api_tokens, enrolments, audit, nodes):
         app.router.add_routes(noun.routes())
     app.router.add_routes([route("GET", "/openapi.json", openapi.handle, need=Need.NOTHING)])
     check_declared(app)

@@ -16,6 +16,7 @@ from gateway.node.node import Node
 from gateway.services.logins import CurrentLogin
 from gateway.services.services import Services
 from gateway.store.engine import Engine
+from gateway.store.enrolments import Enrolments
 from gateway.store.events import Events
 from gateway.store.ice_listing import Ices
 from gateway.store.operations import Operations
@@ -33,6 +34,7 @@ class AdminContext:
     ices: Ices
     events: Events
     operations: Operations
+    enrolments: Enrolments
     clock: Clock
     trusted_proxies: Networks
     public_urls: tuple[str, ...]

@@ -17,6 +17,7 @@ from gateway import __version__
 from gateway.admin.api.api_tokens import ApiTokenQuery, NewApiToken
 from gateway.admin.api.audit import ExportQuery, VerificationQuery
 from gateway.admin.api.bulk import Bulk
+from gateway.admin.api.enrolments import EnrolmentKeyQuery, EnrolmentQuery, NewEnrolmentKey
 from gateway.admin.api.events import EventQuery
 from gateway.admin.api.ices import IceChanges, IceFilters, IceQuery, NewIce, NewOwner
 from gateway.admin.api.nodes import Drain, NodeQuery
@@ -47,7 +48,7 @@ from gateway.core.ice import NAME_PATTERN, NAME_RULE, IceType
 from gateway.core.labels import KEY_PATTERN as LABEL_KEY
 from gateway.core.operation import KEY_PATTERN
 from gateway.core.problems import CODES
-from gateway.services import account_schemas, schemas
+from gateway.services import account_schemas, enrolment_schemas, schemas
 from gateway.services.audit_export import FORMATS, media_type
 from gateway.web.responses import json_response
 
@@ -186,6 +187,7 @@ def _calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
     yield from _operation_calls()
     yield from _user_calls()
     yield from _api_token_calls()
+    yield from _enrolment_calls()
     yield from _audit_calls()
     yield from _node_calls()
 
@@ -282,6 +284,33 @@ def _api_token_calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
     yield one, "delete", call("revokeApiToken", "Revoke an API token", revoked, 403, 404)
 
 
+def _enrolment_calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    path, one = "/enrolment-keys", "/enrolment-keys/{id}"
+    summary, page = "List enrolment keys, newest first", enrolment_schemas.EnrolmentKeyPage
+    yield path, "get", listing("listEnrolmentKeys", summary, page, EnrolmentKeyQuery, 403)
+    new_id = "$response.body#/enrolment_key/id"
+    others = links("id", new_id, ("showEnrolmentKey", "revokeEnrolmentKey"))
+    shape = enrolment_schemas.EnrolmentKeyMade
+    made = {"201": answer(shape, "Created", _located("enrolment key"), others)}
+    summary = "Make an enrolment key; its secret is shown only once"
+    yield path, "post", call("createEnrolmentKey", summary, made, 403, body=NewEnrolmentKey)
+    shown = {"200": answer(enrolment_schemas.EnrolmentKeyDocument, "The enrolment key")}
+    yield one, "get", call("showEnrolmentKey", "Show an enrolment key", shown, 403, 404)
+    revoked = {"204": nothing("Revoked, now or before")}
+    yield one, "delete", call("revokeEnrolmentKey", "Revoke an enrolment key", revoked, 403, 404)
+    path, one = "/enrolments", "/enrolments/{id}"
+    summary, waiting = "List enrolments, oldest first", enrolment_schemas.EnrolmentPage
+    yield path, "get", listing("listEnrolments", summary, waiting, EnrolmentQuery, 403)
+    shown = {"200": answer(enrolment_schemas.EnrolmentDocument, "The enrolment")}
+    yield one, "get", call("showEnrolment", "Show an enrolment", shown, 403, 404)
+    for decision, summary in (
+        ("approve", "Let a machine have its ICE; its next poll brings the token"),
+        ("reject", "Refuse a machine its ICE"),
+    ):
+        described = call(f"{decision}Enrolment", summary, shown, 403, 404, 409, body=NoMembers)
+        yield f"{one}/{decision}", "post", described
+
+
 def _audit_calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
     newest = {"200": answer(schemas.HeadDocument, "Keep it on another machine")}
     described = call("showAuditHead", "Number and digest of the newest event", newest, 403, 404)
@@ -340,7 +369,10 @@ def document() -> dict[str, Any]:
     ]
     shapes["PasswordChange"]["examples"] = [{"old": "the old password", "new": "a new password"}]
     shapes["NewApiToken"]["examples"] = [{"user": "alice", "name": "nightly build"}]
-    for shape in ("IceChanges", "BulkLabel", "BulkNewIce"):
+    shapes["NewEnrolmentKey"]["examples"] = [
+        {"name": "lab PCs", "ice_type": "ci-cd", "name_prefix": "lab-", "max_uses": 200}
+    ]
+    for shape in ("IceChanges", "BulkLabel", "BulkNewIce", "NewEnrolmentKey"):
         # Checked after the shape, so that a refusal names the key.
         shapes[shape]["properties"]["labels"]["propertyNames"] = {"pattern": f"^{LABEL_KEY}$"}
     shapes["IceChanges"]["examples"] = [

@@ -81,19 +81,22 @@ class EnrolmentEndpoint:
             address = client_address(request, self._trusted)
             self._running += 1
             try:
-                answered = await answer(request, address)
+                outcome = await answer(request, address)
             except StoreUnavailable as error:
                 _log.debug("store unavailable", reason=str(error), path=request.rel_url.raw_path)
-                answered = unavailable(None).problem
+                outcome = unavailable(None).problem
             finally:
                 self._running -= 1
-            if not isinstance(answered, Problem):
-                return answered
-            self._metrics.refused_enrolments.labels(answered.code).inc()
-            _log.info("enrolment refused", code=answered.code, address=address)
-            return problem_response(answered)
+            if not isinstance(outcome, Problem):
+                return outcome
+            self._metrics.refused_enrolments.labels(outcome.code).inc()
+            _log.info("enrolment refused", code=outcome.code, address=address)
+            return problem_response(outcome)
 
-        return lambda request: answer_errors(request, handle)
+        async def answered(request: web.Request) -> web.StreamResponse:
+            return await answer_errors(request, handle)
+
+        return answered
 
     def _bearer(self, request: web.Request, address: str, suffix: str) -> Bearer | Problem:
         """Check all that needs no database."""
