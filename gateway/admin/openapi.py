@@ -44,6 +44,7 @@ from gateway.admin.openapi_builder import (
 )
 from gateway.core.accounts import MAX_USER_NAME
 from gateway.core.audit_event import ID_PATTERN
+from gateway.core.enrolment import PREFIX_PATTERN
 from gateway.core.ice import NAME_PATTERN, NAME_RULE, IceType
 from gateway.core.labels import KEY_PATTERN as LABEL_KEY
 from gateway.core.operation import KEY_PATTERN
@@ -103,6 +104,24 @@ def _new_ice(schema: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "NewNormalIce": _variant("NewNormalIce", schema, normal, "provisionedto"),
         "NewCiCdIce": _variant("NewCiCdIce", schema, ci_cd),
         "NewIce": variants("ice_type", names) | {"examples": examples},
+    }
+
+
+def _new_enrolment_key(schema: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The schemas of an enrolment key to make: one for each type, since only normal ICEs have a user."""
+    schema["properties"]["name_prefix"]["pattern"] = f"^{PREFIX_PATTERN}$"
+    user = {"type": "string", "minLength": 1, "maxLength": MAX_USER_NAME}
+    normal = {"ice_type": {"const": IceType.NORMAL.value}, "provisionedto": user}
+    ci_cd = {"ice_type": {"const": IceType.CI_CD.value}, "provisionedto": {"type": "null"}}
+    names = {
+        IceType.NORMAL.value: "NewNormalEnrolmentKey",
+        IceType.CI_CD.value: "NewCiCdEnrolmentKey",
+    }
+    examples = [{"name": "runners", "ice_type": "ci-cd", "name_prefix": "ci-", "max_uses": 200}]
+    return {
+        "NewNormalEnrolmentKey": _variant("NewNormalEnrolmentKey", schema, normal, "provisionedto"),
+        "NewCiCdEnrolmentKey": _variant("NewCiCdEnrolmentKey", schema, ci_cd),
+        "NewEnrolmentKey": variants("ice_type", names) | {"examples": examples},
     }
 
 
@@ -357,7 +376,11 @@ def document() -> dict[str, Any]:
     """The whole document."""
     paths = _paths()
     shapes = components()
+    for shape in ("IceChanges", "BulkLabel", "BulkNewIce", "NewEnrolmentKey"):
+        # Checked after the shape, so that a refusal names the key.
+        shapes[shape]["properties"]["labels"]["propertyNames"] = {"pattern": f"^{LABEL_KEY}$"}
     shapes |= _new_ice(shapes["NewIce"]) | _new_operation(shapes["NewOperation"])
+    shapes |= _new_enrolment_key(shapes["NewEnrolmentKey"])
     examples = [{"action": "disconnect", "ice_names": ["lab-pc-7", "build-1"]}]
     shapes["BulkDisconnect"]["examples"] = examples
     for shape in ("IceChanges", "UserChanges"):
@@ -369,12 +392,6 @@ def document() -> dict[str, Any]:
     ]
     shapes["PasswordChange"]["examples"] = [{"old": "the old password", "new": "a new password"}]
     shapes["NewApiToken"]["examples"] = [{"user": "alice", "name": "nightly build"}]
-    shapes["NewEnrolmentKey"]["examples"] = [
-        {"name": "lab PCs", "ice_type": "ci-cd", "name_prefix": "lab-", "max_uses": 200}
-    ]
-    for shape in ("IceChanges", "BulkLabel", "BulkNewIce", "NewEnrolmentKey"):
-        # Checked after the shape, so that a refusal names the key.
-        shapes[shape]["properties"]["labels"]["propertyNames"] = {"pattern": f"^{LABEL_KEY}$"}
     shapes["IceChanges"]["examples"] = [
         {"labels": {"os": "windows", "site": None}, "note": "in loan"}
     ]

@@ -28,6 +28,7 @@ PREFIX_RULE: Final = (
     f"{MIN_PREFIX} to {MAX_PREFIX} characters: ASCII letters, digits, '.', '_' and '-',"
     " the first a letter or digit"
 )
+PREFIX_PATTERN: Final = f"[A-Za-z0-9][A-Za-z0-9._-]{{{MIN_PREFIX - 1},{MAX_PREFIX - 1}}}"
 MAX_USES: Final = 10_000
 MAX_LIFETIME: Final = timedelta(days=90)
 DEFAULT_LIFETIME: Final = timedelta(days=7)
@@ -39,6 +40,7 @@ WAITING_FOR: Final = timedelta(days=7)
 MAX_HOSTNAME: Final = 253
 MAX_PLATFORM: Final = 128
 _MAX_NAME: Final = 64
+_PREFIX: Final = re.compile(PREFIX_PATTERN, re.ASCII)
 _UNFIT: Final = re.compile(r"[^A-Za-z0-9._-]+", re.ASCII)
 _RETRY: Final = (5.0, 300.0)
 """The range of seconds between two polls of a machine that waits."""
@@ -201,7 +203,7 @@ def check_key(
         return BadField("provisionedto", "a normal ICE needs a user")
     if provisionedto == ANY_USER and not approval:
         return BadField("provisionedto", "may be * only where an admin approves each enrolment")
-    if not (MIN_PREFIX <= len(name_prefix) <= MAX_PREFIX and valid_name(name_prefix)):
+    if not _PREFIX.fullmatch(name_prefix):
         return BadField("name_prefix", f"needs {PREFIX_RULE}")
     if not 1 <= max_uses <= MAX_USES:
         return BadField("max_uses", f"must be 1 to {MAX_USES:,}")

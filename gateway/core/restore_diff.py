@@ -6,8 +6,8 @@ every valid credential of the older one is suspect.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
@@ -55,17 +55,30 @@ class TokenCredential:
 
 
 @dataclass(frozen=True, slots=True)
+class EnrolmentCredential:
+    """The part of an enrolment key that decides how many ICEs it may make."""
+
+    id: str
+    name: str
+    expires: datetime
+    revoked: bool
+    uses: int
+    max_uses: int
+
+
+@dataclass(frozen=True, slots=True)
 class Credentials:
-    """All credentials of a database: ICEs and users by folded name, API tokens by id."""
+    """All credentials of a database: ICEs and users by folded name, API tokens and enrolment keys by id."""
 
     ices: dict[str, IceCredential]
     users: dict[str, UserCredential]
     api_tokens: dict[str, TokenCredential]
+    enrolment_keys: dict[str, EnrolmentCredential] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Revived:
-    """A credential that is valid again: `what` is ice, user or api-token.
+    """A credential that is valid again: `what` is ice, user, api-token or enrolment-key.
 
     `now` describes the restored state, `since` says what had ended it.
     """
@@ -84,17 +97,32 @@ def revived(
     Without `newer` every valid credential is listed. `reissued` are the folded names of ICEs that got a
     new token after the restore: those are meant to be valid.
     """
-    found: list[Revived] = []
+    return [
+        *_ices(older, newer, now, reissued),
+        *_users(older, newer),
+        *_api_tokens(older, newer, now),
+        *_enrolment_keys(older, newer, now),
+    ]
+
+
+def _ices(
+    older: Credentials, newer: Credentials | None, now: datetime, reissued: Collection[str]
+) -> Iterator[Revived]:
     for name, ice in older.ices.items():
         if ice.admits(now) and name not in reissued:
             since = _ice_change(ice, newer.ices.get(name)) if newer else _UNKNOWN
             if since:
-                state = f"{ice.status}, generation {ice.generation}"
-                found.append(Revived("ice", ice.name, state, since))
+                yield Revived("ice", ice.name, f"{ice.status}, generation {ice.generation}", since)
+
+
+def _users(older: Credentials, newer: Credentials | None) -> Iterator[Revived]:
     for name, user in older.users.items():
         since = _user_change(user, newer.users.get(name)) if newer else user.password and _UNKNOWN
         if since and not user.disabled:
-            found.append(Revived("user", user.name, user.role, since))
+            yield Revived("user", user.name, user.role, since)
+
+
+def _api_tokens(older: Credentials, newer: Credentials | None, now: datetime) -> Iterator[Revived]:
     for token in older.api_tokens.values():
         owner = older.users.get(token.user)
         expired = token.expires is not None and now >= token.expires
@@ -103,8 +131,19 @@ def revived(
         current = newer.api_tokens.get(token.id) if newer else None
         if newer is None or (current and current.revoked):
             since = "revoked" if newer else _UNKNOWN
-            found.append(Revived("api-token", token.id, f"of {token.user}: {token.label}", since))
-    return found
+            yield Revived("api-token", token.id, f"of {token.user}: {token.label}", since)
+
+
+def _enrolment_keys(
+    older: Credentials, newer: Credentials | None, now: datetime
+) -> Iterator[Revived]:
+    for key in older.enrolment_keys.values():
+        if key.revoked or now >= key.expires or key.uses >= key.max_uses:
+            continue
+        since = _key_change(key, newer.enrolment_keys.get(key.id)) if newer else _UNKNOWN
+        if since:
+            left = f"{key.name}: {key.max_uses - key.uses} uses left"
+            yield Revived("enrolment-key", key.id, left, since)
 
 
 def _ice_change(older: IceCredential, newer: IceCredential | None) -> str | None:
@@ -119,6 +158,15 @@ def _ice_change(older: IceCredential, newer: IceCredential | None) -> str | None
         # The newer row is bound to a key; the restored one binds to the first key that comes with the token.
         return "registered: its token could be registered again, by anyone who has it"
     return None
+
+
+def _key_change(older: EnrolmentCredential, newer: EnrolmentCredential | None) -> str | None:
+    if newer is None:
+        return None
+    if newer.revoked:
+        return "revoked"
+    more = newer.uses - older.uses
+    return f"used {more} more time{'' if more == 1 else 's'}" if more > 0 else None
 
 
 def _user_change(older: UserCredential, newer: UserCredential | None) -> str | None:

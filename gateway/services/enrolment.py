@@ -4,7 +4,7 @@ A machine's ICE is provisioned and registers as any other (`core.ice`); its toke
 proof. Keys and enrolments are read and written in the transaction that provisions, so two machines never share
 the last use of a key, and a key that is revoked makes no token any more.
 
-Tested in tests/gateway/services/test_enrolment.py.
+Tested in tests/gateway/web/test_enrolment_endpoint.py.
 """
 
 from __future__ import annotations
@@ -215,7 +215,8 @@ class EnrolmentService(IceActions):
         )
         event = event_of(_machine(enrolment), Action.PROVISION, on.now, None, new)
         event.detail.update(hostname=enrolment.hostname, key_thumbprint=enrolment.thumbprint)
-        if await ices.insert(transaction, new, event, on.key.labels) is None:
+        [logged] = await ices.insert_many(transaction, [(new, event, on.key.labels)])
+        if logged is None:
             return _exists(), ()
         await _store(transaction, on.key, enrolment, new)
         await enrolments.count_use(transaction, on.key.id)

@@ -1,6 +1,6 @@
 """Admins make enrolment keys, and decide on the machines that ask with one.
 
-Tested in tests/gateway/services/test_enrolment.py.
+Tested in tests/gateway/admin/api/test_enrolments.py.
 """
 
 from __future__ import annotations
@@ -51,6 +51,9 @@ class KeyMade:
 
     key: EnrolmentKey
     secret: Secret
+
+
+_Decide = Callable[[Transaction, EnrolmentKey, Enrolment, datetime], Awaitable[Enrolment | Problem]]
 
 
 class EnrolmentKeyService(IceActions):
@@ -133,7 +136,9 @@ class EnrolmentKeyService(IceActions):
     async def reject(self, actor: Actor, enrolment_id: str) -> Enrolment | Problem:
         """Refuse the machine its ICE."""
 
-        async def rejected(_: Transaction, enrolment: Enrolment, now: datetime) -> Enrolment:
+        async def rejected(
+            _: Transaction, __: EnrolmentKey, enrolment: Enrolment, now: datetime
+        ) -> Enrolment:
             return replace(
                 enrolment,
                 state=EnrolmentState.REJECTED,
@@ -146,17 +151,19 @@ class EnrolmentKeyService(IceActions):
         self,
         actor: Actor,
         enrolment_id: str,
-        decide: Callable[[Transaction, Enrolment, datetime], Awaitable[Enrolment | Problem]],
+        decide: _Decide,
     ) -> Enrolment | Problem:
         now = self._clock()
 
         async def unit(transaction: Transaction) -> Enrolment | Problem:
+            # The key before the enrolment, as for machines: two transactions must not wait for each other.
+            key = await enrolments.find_key_of(transaction, enrolment_id)
             found = await enrolments.find(transaction, enrolment_id, now)
-            if found is None:
+            if key is None or found is None:
                 return problem("not-found", f"there is no enrolment {quoted(enrolment_id)}")
             if found.state is not EnrolmentState.WAITING:
                 return problem("already-decided", f"the enrolment is {found.state}")
-            decided = await decide(transaction, found, now)
+            decided = await decide(transaction, key, found, now)
             if isinstance(decided, Problem):
                 return decided
             decided = replace(decided, decidedby=actor.name, decidedon=now)
@@ -169,10 +176,9 @@ class EnrolmentKeyService(IceActions):
         return await self._engine.write(unit)
 
     async def _approve(
-        self, transaction: Transaction, enrolment: Enrolment, now: datetime
+        self, transaction: Transaction, key: EnrolmentKey, enrolment: Enrolment, now: datetime
     ) -> Enrolment | Problem:
-        key = await enrolments.find_key(transaction, enrolment.key_id)
-        if key is None or not key.stands(now) or key.used_up:
+        if not key.stands(now) or key.used_up:
             return problem("already-decided", "the enrolment key has expired or is used up")
         if await enrolments.approved_for(transaction, enrolment.ice_name, now):
             return problem(

@@ -240,7 +240,7 @@ async def review(fetch: Fetch, now: datetime) -> Review | None:
                 if not await _is_later(aside.fetch, fetch, mark.seq):
                     reasons.append(f"{name} is not a later state of it")
                     continue
-                newer = await restore_mark.standing(aside.fetch)
+                newer = await restore_mark.standing(aside.fetch, aside.schema_info().schema)
         except (sqlite3.Error, ValueError) as error:
             reasons.append(f"{name} cannot be read ({error})")
             continue

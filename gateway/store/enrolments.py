@@ -46,6 +46,16 @@ async def find_key(transaction: Transaction, key_id: str) -> EnrolmentKey | None
     return _key(rows[0]) if rows else None
 
 
+async def find_key_of(transaction: Transaction, enrolment_id: str) -> EnrolmentKey | None:
+    """The key of this enrolment, locked until the transaction ends."""
+    rows = await transaction.hold(
+        f"SELECT {_KEY} FROM enrolment_keys"
+        " WHERE id = (SELECT key_id FROM enrolments e WHERE e.id = $1)",
+        enrolment_id,
+    )
+    return _key(rows[0]) if rows else None
+
+
 async def revoke_key(transaction: Transaction, key_id: str, now: datetime) -> None:
     """Revoke a key, and end what waits for it."""
     await transaction.run(

@@ -16,7 +16,13 @@ from gateway.core.accounts import fold_user
 from gateway.core.audit_event import Event, digest_of
 from gateway.core.hash_chain import Head
 from gateway.core.ice import Action, Status, fold
-from gateway.core.restore_diff import Credentials, IceCredential, TokenCredential, UserCredential
+from gateway.core.restore_diff import (
+    Credentials,
+    EnrolmentCredential,
+    IceCredential,
+    TokenCredential,
+    UserCredential,
+)
 from gateway.core.times import from_text, from_text_or_none, to_text
 from gateway.store import events
 from gateway.store.engine import Fetch, Transaction, as_json
@@ -24,6 +30,8 @@ from gateway.store.events import Events
 
 SCHEMA: Final = 5
 """The first schema with the table `restored`."""
+_ENROLMENT_SCHEMA: Final = 17
+"""The first schema with the table `enrolment_keys`."""
 _GIVE_TOKENS: Final = tuple(
     action.value for action in (Action.PROVISION, Action.REPROVISION, Action.REREGISTER)
 )
@@ -69,8 +77,8 @@ async def confirm(transaction: Transaction, event: Event) -> bool:
     return True
 
 
-async def standing(fetch: Fetch) -> Credentials:
-    """The state of every credential; only columns that each schema has."""
+async def standing(fetch: Fetch, schema: int = _ENROLMENT_SCHEMA) -> Credentials:
+    """The state of every credential, of the columns that a database of `schema` has."""
     ices = await fetch(
         "SELECT ice_name, status, generation, ice_token, expireson FROM ice_tokens"
         " ORDER BY lower(ice_name)"
@@ -81,6 +89,12 @@ async def standing(fetch: Fetch) -> Credentials:
     tokens = await fetch(
         "SELECT id, user_name, label, expireson, revokedon FROM api_tokens ORDER BY createdon, id"
     )
+    keys = []
+    if schema >= _ENROLMENT_SCHEMA:
+        keys = await fetch(
+            "SELECT id, name, expireson, revokedon, uses, max_uses FROM enrolment_keys"
+            " ORDER BY createdon, id"
+        )
     return Credentials(
         {
             fold(name): IceCredential(
@@ -97,6 +111,12 @@ async def standing(fetch: Fetch) -> Credentials:
                 token, user, label, from_text_or_none(expires), revoked is not None
             )
             for token, user, label, expires, revoked in tokens
+        },
+        {
+            key: EnrolmentCredential(
+                key, name, from_text(expires), revoked is not None, int(uses), int(max_uses)
+            )
+            for key, name, expires, revoked, uses, max_uses in keys
         },
     )
 

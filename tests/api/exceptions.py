@@ -47,7 +47,7 @@ EXEMPT = (
     ),
     _exempt(
         "RejectedPositiveData",
-        "listIces listOperations listNodes listUsers listApiTokens",
+        "listIces listOperations listNodes listUsers listApiTokens listEnrolmentKeys listEnrolments",
         {"status": 422, "field": "cursor"},
         "Nor which cursors: they are opaque, and come from the page before.",
     ),
@@ -71,7 +71,7 @@ EXEMPT = (
     ),
     _exempt(
         "RejectedPositiveData",
-        "addUser changeUser setMyPassword createApiToken",
+        "addUser changeUser setMyPassword createApiToken createEnrolmentKey",
         {"status": 422},
         "Nor that, nor which users and ICEs there are, nor which time is past.",
     ),

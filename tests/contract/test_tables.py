@@ -30,6 +30,11 @@ ROWS = {
     "ice_connections": f"VALUES (1, 'i', 'refused', '', '', {AT}, {AT}, 1, NULL)",
     "ice_operations": "(id, ice_name, kind, params, state, requested_by, created, deadline)"
     f" VALUES ('o', 'i', 'execute', 'null', 'queued', 'u', {AT}, {AT})",
+    "enrolment_keys": "(id, name, secret_hash, ice_type, name_prefix, max_uses, approval, createdby,"
+    f" createdon, expireson) VALUES ('k', '', 'h', 'ci-cd', 'lab', 1, 0, 'u', {AT}, {AT})",
+    "enrolments": "(id, key_id, ice_name, ice_type, hostname, platform, address, thumbprint, state,"
+    " replaces, createdon, expireson)"
+    f" VALUES ('e', 'k', 'i', 'ci-cd', '', '', '', '', 'waiting', 0, {AT}, {AT})",
     "restored": f"(id, copied, seq) VALUES (1, {AT}, 1)",
     "ice_sessions": "(session, ice_name, generation, node, since, address)"
     f" VALUES ('s', 'i', 1, 'n', {AT}, '')",

@@ -9,6 +9,15 @@ import aiohttp
 from tests.support.ice import Key
 
 ENROLMENTS = "/ice/v1/enrolments"
+KEY = {"name": "lab PCs", "ice_type": "normal", "provisionedto": "alice", "name_prefix": "lab-"}
+CI_CD = {"name": "runners", "ice_type": "ci-cd", "name_prefix": "ci-"}
+
+
+async def new_key(running: Any, body: Any = KEY, **more: Any) -> tuple[Any, str]:
+    """Make an enrolment key by the API; the key and its secret."""
+    answer = await running.admin.post("/enrolment-keys", {**body, **more})
+    assert answer.status == 201, answer
+    return answer.json["enrolment_key"], answer.json["secret"]
 
 
 class Machine:

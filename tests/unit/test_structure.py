@@ -129,6 +129,7 @@ def test_the_gateway_knows_of_the_client_its_protocol_alone():
     "module",
     [
         "client.protocol",
+        "client.codes",
         "client.json_bounds",
         *(name for name in GATEWAY if package_of(name) == "gateway.core"),
     ],

@@ -8,18 +8,8 @@ from datetime import timedelta
 
 import pytest
 
-from gateway.core.roles import Role
 from gateway.core.times import to_text, utc_now
-from tests.support.machine import ENROLMENTS, Machine
-
-KEY = {"name": "lab PCs", "ice_type": "normal", "provisionedto": "alice", "name_prefix": "lab-"}
-CI_CD = {"name": "runners", "ice_type": "ci-cd", "name_prefix": "ci-"}
-
-
-async def new_key(running, body=KEY, **more):
-    answer = await running.admin.post("/enrolment-keys", {**body, **more})
-    assert answer.status == 201, answer
-    return answer.json["enrolment_key"], answer.json["secret"]
+from tests.support.machine import CI_CD, ENROLMENTS, KEY, Machine, new_key
 
 
 async def machine(running, body=KEY, hostname="PC-7.example.org", **more):
@@ -408,48 +398,3 @@ async def test_a_node_that_is_drained_enrols_nobody(running):
     expect(await one.ask(), 503, "draining")
     running.gateway.node.pause(paused=False)
     expect(await one.ask(), 201)
-
-
-@pytest.mark.parametrize(
-    ("change", "field"),
-    [
-        ({"name": ""}, "name"),
-        ({"ice_type": "other"}, "ice_type"),
-        ({"provisionedto": None}, "provisionedto"),
-        ({"provisionedto": "nobody-here"}, "provisionedto"),
-        ({"provisionedto": "*"}, "provisionedto"),
-        ({"name_prefix": "ab"}, "name_prefix"),
-        ({"name_prefix": "-lab"}, "name_prefix"),
-        ({"name_prefix": "x" * 64}, "name_prefix"),
-        ({"max_uses": 0}, "max_uses"),
-        ({"max_uses": 10_001}, "max_uses"),
-        ({"expires": "2020-01-01T00:00:00Z"}, "expires"),
-        ({"expires": "2999-01-01T00:00:00Z"}, "expires"),
-        ({"expires": None}, "expires"),
-        ({"labels": {"A": "x"}}, "labels.A"),
-        ({"colour": "red"}, "colour"),
-    ],
-)
-async def test_keys_that_cannot_be(running, change, field):
-    answer = await running.admin.post("/enrolment-keys", {**KEY, **change})
-    assert (answer.status, answer.json["field"]) == (422, field), answer
-
-
-async def test_who_may_do_what(running):
-    _, secret = await new_key(running, approval=True)
-    one = Machine(running.session, running.url, secret)
-    enrolment = await asked(running, one)
-    [key] = (await running.admin.get("/enrolment-keys")).json["items"]
-    auditor, member = await running.api("audrey", Role.AUDITOR), await running.api("alice")
-    assert (await auditor.get("/enrolment-keys")).status == 200
-    assert (await auditor.get("/enrolments")).status == 200
-    for api in (auditor, member):
-        assert (await api.post("/enrolment-keys", KEY)).status == 403
-        assert (await api.call("DELETE", f"/enrolment-keys/{key['id']}")).status == 403
-        assert (await api.post(f"/enrolments/{enrolment}/approve")).status == 403
-    assert (await member.get("/enrolments")).status == 403
-    weak = await running.admin.post("/api-tokens", {"user": "root", "name": "weak"})
-    weak_api = type(running.admin)(running.session, running.url, weak.json["token"])
-    assert (await weak_api.post("/enrolment-keys", KEY)).status == 403
-    assert (await weak_api.post(f"/enrolments/{enrolment}/approve")).status == 403
-    assert (await weak_api.get("/enrolments")).status == 200

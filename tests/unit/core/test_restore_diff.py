@@ -10,6 +10,7 @@ import pytest
 from gateway.core.ice import Status
 from gateway.core.restore_diff import (
     Credentials,
+    EnrolmentCredential,
     IceCredential,
     TokenCredential,
     UserCredential,
@@ -119,3 +120,29 @@ def test_without_the_newer_table_all_that_is_good_is_listed():
         ("user", "Alice", "admin", "not known"),
         ("api-token", "6b12", "of alice: tour", "not known"),
     ]
+
+
+KEY = EnrolmentCredential("e1", "lab PCs", NOW + HOUR, revoked=False, uses=3, max_uses=5)
+
+
+@pytest.mark.parametrize(
+    ("change", "since"),
+    [
+        ({}, None),
+        ({"revoked": True}, "revoked"),
+        ({"uses": 4}, "used 1 more time"),
+        ({"uses": 5}, "used 2 more times"),
+        ({"uses": 2}, None),
+    ],
+)
+def test_enrolment_key_that_would_make_ices_again(change, since):
+    def of(key):
+        return Credentials({}, {}, {}, {key.id: key})
+
+    expected = [] if since is None else [("enrolment-key", since)]
+    assert compare(of(KEY), of(replace(KEY, **change))) == expected
+    for ended in ({"revoked": True}, {"uses": 5}, {"expires": NOW}):
+        assert compare(of(replace(KEY, **ended)), of(replace(KEY, revoked=True))) == []
+        assert revived(of(replace(KEY, **ended)), None, NOW) == []
+    [found] = revived(of(KEY), None, NOW)
+    assert (found.now, found.since) == ("lab PCs: 2 uses left", "not known")
