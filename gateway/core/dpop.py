@@ -66,7 +66,7 @@ class Jwk(msgspec.Struct, frozen=True):
     def is_private(self) -> bool:
         """Whether it holds secret members."""
         secrets = (self.d, self.p, self.q, self.dp, self.dq, self.qi, self.oth, self.k)
-        return any(member is not msgspec.UNSET for member in secrets)
+        return secrets.count(msgspec.UNSET) < len(secrets)
 
 
 class _Header(msgspec.Struct, frozen=True):

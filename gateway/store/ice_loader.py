@@ -102,23 +102,20 @@ class IceLoader:
         self._sql = with_names + read
         self._sql_with_tokens = with_tokens + read + by_token
 
-    async def find(self, ice_name: str, proof: str | None = None) -> Reading:
+    async def find(self, key: str, proof: str | None = None) -> Reading:
         """The ICE of exactly this name, read after this call. Raises `StoreUnavailable`.
 
         `proof` names a proof; this call stores it, and `replayed` says whether it was stored before.
         """
-        return await self._find(ice_name, proof)
-
-    async def find_by_token(self, digest: str, proof: str | None = None) -> Reading:
-        """Like `find`, for the ICE whose token has this hash; a `proof` is stored only if there is one."""
-        return await self._find(_BY_HASH + digest, proof)
-
-    async def _find(self, key: str, proof: str | None) -> Reading:
         future: asyncio.Future[Reading] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(key, []).append(_Request(proof, future))
         if self._running is None:
             self._running = asyncio.create_task(self._run(), name="look-ups")
         return await future
+
+    async def find_by_token(self, digest: str, proof: str | None = None) -> Reading:
+        """Like `find`, for the ICE whose token has this hash; a `proof` is stored only if there is one."""
+        return await self.find(_BY_HASH + digest, proof)
 
     async def _run(self) -> None:
         try:

@@ -481,7 +481,7 @@ async def test_times_and_nulls_come_back_as_they_went(engine):
 
 async def test_a_filter_may_have_all_conditions_at_once(engine):
     await engine.write(
-        lambda t: ices.insert(t, an_ice("lab-1"), an_event("provision"), {"os": "linux"})
+        lambda t: ices.insert_many(t, [(an_ice("lab-1"), an_event("provision"), {"os": "linux"})])
     )
     where = IceFilter(
         status=Status.PROVISIONED,

@@ -28,7 +28,7 @@ from gateway.admin.api.requests import (
     unwrap,
 )
 from gateway.admin.auth import actor
-from gateway.admin.context import admin_context
+from gateway.admin.context import CALLER, admin_context
 from gateway.core.accounts import MAX_USER_NAME
 from gateway.core.enrolment import (
     DEFAULT_LIFETIME,
@@ -125,14 +125,18 @@ async def _new(request: web.Request) -> tuple[NewKey]:
     return (new,)
 
 
-async def _find_key(request: web.Request) -> tuple[EnrolmentKey]:
+async def _find_key(request: web.Request) -> tuple[EnrolmentKey | None]:
+    if not request[CALLER].grants.sees_all:  # nothing is shown, whatever the id
+        return (None,)
     key = await admin_context(request).enrolments.key(request.match_info["id"])
     if key is None:
         raise RequestRefused(problem("not-found", "There is no such enrolment key."))
     return (key,)
 
 
-async def _find(request: web.Request) -> tuple[Enrolment]:
+async def _find(request: web.Request) -> tuple[Enrolment | None]:
+    if not request[CALLER].grants.sees_all:  # likewise
+        return (None,)
     context = admin_context(request)
     enrolment = await context.enrolments.one(request.match_info["id"], context.clock())
     if enrolment is None:

@@ -141,11 +141,17 @@ async def test_an_ice_that_was_found_by_its_token_is_read_once_if_nothing_happen
     await (await ice.connect()).close()
     retire_key(running)
 
-    async def find(*_):
-        pytest.fail("the first reading was expected to do")
+    asked = []
+    find = running.gateway.node.admission.loader.find
 
-    monkeypatch.setattr(running.gateway.node.admission.loader, "find", find)
+    async def recorded(key, *proof):
+        asked.append(key)
+        return await find(key, *proof)
+
+    monkeypatch.setattr(running.gateway.node.admission.loader, "find", recorded)
     await (await ice.connect()).close()
+    assert len(asked) == 1, "the first reading was expected to do"
+    assert asked != ["lab-1"], "it was expected to be by the token"
 
 
 @pytest.mark.parametrize("gap", REGISTERING)
