@@ -36,20 +36,12 @@ class RateLimiter:
             times = self._sources[name] = array("d")
             self._make_room(now)
         self._sources.move_to_end(name)
-        wait = self._wait(times, now)
-        if not wait:
-            times.append(now)
-        return wait
-
-    def wait(self, address: str, now: float) -> float:
-        """The seconds until another attempt is allowed; counts nothing."""
-        times = self._sources.get(source(address))
-        return 0.0 if times is None else self._wait(times, now)
-
-    def _wait(self, times: array[float], now: float) -> float:
         while times and now - times[0] >= self._window:
             del times[0]
-        return self._window - (now - times[0]) if len(times) == self._limit else 0.0
+        if len(times) == self._limit:
+            return self._window - (now - times[0])
+        times.append(now)
+        return 0.0
 
     def _make_room(self, now: float) -> None:
         """Forget sources that were quiet for a whole window, and those above the maximum."""

@@ -19,7 +19,6 @@ from typing import Any, Final, TypeVar
 
 from client.protocol import PATH, RefusalCode
 from gateway.core.audit_event import Actor, Event, Via
-from gateway.core.bounded_set import BoundedSet
 from gateway.core.dpop import Invalid, Proof, Url, normalise, verify
 from gateway.core.ice import Action, Ice, Status, WrongStatus
 from gateway.core.problems import refusal
@@ -43,8 +42,6 @@ MAX_AGE: Final = 1.0
 ATTEMPTS: Final = 100
 """Handshakes without a genuine token that an address may send within `ATTEMPTS_WINDOW` seconds."""
 ATTEMPTS_WINDOW: Final = 60.0
-MAX_RECOGNISED: Final = 65_536
-"""The maximum number of tokens of retired keys that are remembered as genuine."""
 MAX_BATCH: Final = 128
 """The maximum number of handshakes screened in one turn of the loop, some 20 ms of work."""
 _SCHEME: Final = "dpop "
@@ -113,7 +110,6 @@ class Admission:
         self.replays = ReplayGuard(nonces)
         """The used proofs."""
         self._attempts = RateLimiter(attempts, ATTEMPTS_WINDOW)
-        self._recognised = BoundedSet(MAX_RECOGNISED)
         self._looked_up = looked_up
         self._max_batch = max_batch
         self._arrived: list[_Arrival] = []
@@ -204,10 +200,6 @@ class Admission:
         opened = self._keys.open(token) if len(tokens) == 1 else None
         if opened is None:
             return self._invalid_token(handshake.address)
-        if isinstance(opened, RetiredToken) and opened.digest not in self._recognised:
-            wait = self._attempts.wait(handshake.address, self._monotonic())
-            if wait:
-                return _too_many_attempts(wait)
         arrival.token, arrival.opened = token, opened
         return None
 
@@ -261,7 +253,8 @@ class Admission:
         """`ice_name` only if the token was genuine and its ICE exists."""
         wait = self.count_attempt(address)
         if wait:
-            return _too_many_attempts(wait, ice_name)
+            code = RefusalCode.TOO_MANY_ATTEMPTS
+            return Refused(refusal(code, retry_after=math.ceil(wait)), ice_name)
         return Refused(refusal(RefusalCode.TOKEN_INVALID), ice_name)
 
     def count_attempt(self, address: str) -> float:
@@ -285,9 +278,7 @@ class Admission:
         found = ice is not None and ice.status is Status.REGISTERED
         self._looked_up(found)
         if ice is None or not found:
-            self._recognised.discard(digest)
             return self._invalid_token(arrived.address)
-        self._recognised.add(digest)
         refused = self.accept(proof, ice.ice_name, self.replays.accept)
         if refused is not None:
             return refused
@@ -387,10 +378,6 @@ def _normalised(names: tuple[str, ...]) -> frozenset[Url]:
 
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
-
-
-def _too_many_attempts(wait: float, ice_name: str | None = None) -> Refused:
-    return Refused(refusal(RefusalCode.TOO_MANY_ATTEMPTS, retry_after=math.ceil(wait)), ice_name)
 
 
 def _replayed(ice_name: str | None) -> Refused:

@@ -17,14 +17,6 @@ def test_the_limit_holds_within_a_window_that_moves():
     assert counted.count("10.0.0.1", 70) == 0
 
 
-def test_to_ask_for_the_wait_counts_nothing():
-    counted = RateLimiter(2, 60.0)
-    assert [counted.wait("10.0.0.1", now) for now in (0, 1, 2)] == [0, 0, 0]
-    assert len(counted) == 0
-    assert [counted.count("10.0.0.1", now) for now in (0, 10)] == [0, 0]
-    assert [counted.wait("10.0.0.1", now) for now in (20, 59, 60)] == [40, 1, 0]
-
-
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [
