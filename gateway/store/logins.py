@@ -1,6 +1,6 @@
 """SQL of `logins`: the users who are logged in to the admin page.
 
-Tested in tests/gateway/admin/test_pages.py.
+Tested in tests/gateway/admin/test_pages.py and tests/contract/test_accounts.py.
 """
 
 from __future__ import annotations
@@ -29,11 +29,19 @@ class Login:
 
 
 _FIELDS: Final = tuple(Login.__dataclass_fields__)
+MAX_LOGINS: Final = 100
+"""Logins of one user; a further one ends the oldest, so that nobody fills the table with their own."""
 
 
 async def add(transaction: Transaction, login: Login, event: Event, oldest: datetime) -> None:
-    """Store a login with its event, and delete the logins that began before `oldest`."""
+    """Store a login with its event; delete those that began before `oldest`, and this user's beyond the limit."""
     await transaction.run("DELETE FROM logins WHERE createdon < $1", to_text(oldest))
+    await transaction.run(
+        "DELETE FROM logins WHERE user_name = $1 AND token_hash NOT IN (SELECT token_hash FROM logins"
+        " WHERE user_name = $1 ORDER BY createdon DESC, token_hash LIMIT $2)",
+        login.user,
+        MAX_LOGINS - 1,
+    )
     await transaction.run(
         "INSERT INTO logins (token_hash, user_name, address, createdon, seenon)"
         " VALUES ($1, $2, $3, $4, $5)",

@@ -10,8 +10,10 @@ import pytest
 from gateway.core.accounts import MAX_USER_NAME, ApiToken, fold_user
 from gateway.core.problems import Problem
 from gateway.core.roles import Role
-from gateway.store import accounts
+from gateway.core.times import to_text
+from gateway.store import accounts, logins
 from gateway.store.accounts import Accounts
+from gateway.store.logins import Login
 from tests.contract.domain import (
     NOW,
     ROOT,
@@ -224,3 +226,13 @@ async def test_users_and_tokens_are_listed_in_portions(engine):
 
     await engine.write(lambda t: accounts.see_token(t, "t0", minutes(3)))
     assert (await table.token("t0")).lastused == minutes(3)
+
+
+async def test_of_one_users_logins_the_newest_are_kept(engine):
+    for number in range(logins.MAX_LOGINS + 2):
+        login = Login(f"hash {number}", "alice", "::1", minutes(number), minutes(number))
+        await engine.write(
+            lambda t, login=login: logins.add(t, login, an_event("log-in"), minutes(-9))
+        )
+    rows = await engine.fetch("SELECT min(createdon), count(*) FROM logins")
+    assert rows == [(to_text(minutes(2)), logins.MAX_LOGINS)]
