@@ -55,9 +55,9 @@ async def test_only_the_actions_that_a_row_allows(page, running):
 @pytest.mark.parametrize(
     ("action", "code", "status"),
     [
-        ("Reregister", 4102, "Registered"),
+        pytest.param("Reregister", 4102, "Registered", marks=pytest.mark.long),
         ("Deregister", 4101, "Deregistered"),
-        ("Disconnect", 4201, "Registered"),
+        pytest.param("Disconnect", 4201, "Registered", marks=pytest.mark.long),
     ],
 )
 async def test_action_on_a_connected_ice(page, running, action, code, status):

@@ -120,7 +120,7 @@ async def test_log_that_was_replaced_renews_the_table(admin, running, monkeypatc
     await expect(row(page, "lab-1")).not_to_be_attached()
 
 
-@pytest.mark.parametrize("fault", ["cut off", "503"])
+@pytest.mark.parametrize("fault", ["cut off", pytest.param("503", marks=pytest.mark.long)])
 async def test_news_that_was_not_answered_is_asked_for_again(admin, running, fault):
     admin.may_be_cut_off = fault == "cut off"
     admin.expected.add(503)

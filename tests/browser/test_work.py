@@ -31,7 +31,7 @@ async def run(page, kind="execute", params="{}"):
     await dialog(page).get_by_label("Params").fill(params)
 
 
-@pytest.mark.parametrize("user", ["root", "alice"])
+@pytest.mark.parametrize("user", ["root", pytest.param("alice", marks=pytest.mark.long)])
 async def test_an_operation_is_run_followed_live_and_looked_at(new_admin, running, user):
     """A member has no stream of events: what goes on is seen all the same."""
     ice = await connected(running)

@@ -128,7 +128,7 @@ async def test_what_handlers_raise_does_not_end_the_client_and_ctrl_c_does(clien
     assert await session.closed() == 1000
 
 
-@pytest.mark.parametrize("kind", ["thread", "stubborn"])
+@pytest.mark.parametrize("kind", ["thread", pytest.param("stubborn", marks=pytest.mark.long)])
 async def test_what_does_not_end_does_not_keep_the_client(client, tmp_path, kind):
     process, session = client
     run = {"id": "op-1", "kind": kind, "params": str(tmp_path / "began")}

@@ -853,8 +853,8 @@ def test_token_that_cannot_be_printed_is_said_to_be_lost(cli, stdout):
         ("users", "list"),
         ("ices", "list", "--json"),
         ("api-tokens", "list"),
-        ("audit", "verify"),
-        ("doctor",),
+        pytest.param(("audit", "verify"), marks=pytest.mark.long),
+        pytest.param(("doctor",), marks=pytest.mark.long),
     ],
     ids=" ".join,
 )
