@@ -139,11 +139,11 @@ class EnrolmentService(IceActions):
         )
         if on.ice is not None and not can_replace:
             return _exists(), ()
+        await enrolments.forget_old(transaction, on.now)
         if not on.key.approval:
             return await self._provision(transaction, on, asked)
         if await enrolments.count_waiting(transaction, on.key.id, on.now) >= rules.MAX_WAITING:
             return refusal(EnrolmentCode.QUEUE_FULL, retry_after=_FULL_RETRY), ()
-        await enrolments.forget_old(transaction, on.now)
         await enrolments.put(transaction, asked)
         event = enrolment_event(on.now, _machine(asked), AuditAction.REQUEST_ENROLMENT, asked)
         events.append(transaction, [event])
