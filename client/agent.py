@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -111,6 +112,7 @@ class IceClient:
         self._folder = Path(state_dir) if state_dir else platform.default_state_dir()
         self._given_token = Token(token) if isinstance(token, str) else token
         self._version = encodable(version or __version__)
+        self._instance = secrets.token_hex(16)
         self._options = list(options)
         self._observe = observe
         self._environment = environment or Environment()
@@ -350,6 +352,7 @@ class IceClient:
             version=self._version,
             platform=platform.describe(),
             hostname=platform.hostname(),
+            instance=self._instance,
             running=self._operations.running,
         )
         self._first_refusal = None

@@ -95,11 +95,15 @@ class Welcome(msgspec.Struct, kw_only=True):
 
 
 class Hello(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """`ice.hello`, ICE to gateway, soon after the welcome; `running` holds the ids of unfinished operations."""
+    """`ice.hello`, ICE to gateway, soon after the welcome; `running` holds the ids of unfinished operations.
+
+    `instance` is a random text that the client makes at each start: the gateway detects by it that two copies run.
+    """
 
     version: str | None = None
     platform: str | None = None
     hostname: str | None = None
+    instance: str | None = None
     running: list[str] = []
 
 

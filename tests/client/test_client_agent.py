@@ -89,10 +89,27 @@ async def test_hello_follows_the_welcome(gateway, make_ice):
         hello = await session.expect("ice.hello")
         greeting = await ice.connected()
 
-    assert set(hello["params"]) == {"version", "platform", "hostname"}
+    assert set(hello["params"]) == {"version", "platform", "hostname", "instance"}
     assert hello["params"]["version"] == "9.9"
     assert "id" not in hello, "ice.hello is a notification"
     assert greeting.ice_name == "lab-1"
+
+
+async def test_each_start_of_the_client_is_an_instance(gateway, make_ice):
+    """A connection that is lost is no start."""
+    instances = []
+    for connections in (2, 1):
+        gateway.script.extend([admit()] * connections)
+        async with make_ice():
+            for _ in range(connections):
+                session = await gateway.session()
+                instances.append((await session.expect("ice.hello"))["params"]["instance"])
+                await session.socket.close(code=1012)
+
+    first, again, second = instances
+    assert first == again
+    assert len({first, second}) == 2
+    assert len(first) == 32
 
 
 async def test_leaving_closes_with_1000(gateway, make_ice, folder):
