@@ -78,7 +78,8 @@ class _Batch:
         found: dict[str, Session] = {}
         for session in (*admitted, *self.greeted.values()):
             known = found.get(session.ice_name)
-            if known is None or session.reading >= known.reading:
+            # `opened` decides on SQLite, where there are no readings.
+            if known is None or (session.reading, session.opened) >= (known.reading, known.opened):
                 found[session.ice_name] = session
         return found
 
@@ -148,9 +149,8 @@ class Presence:
 
     def closed(self, session: Session, code: int, *, superseded: bool) -> None:
         """A session ended; if it was superseded, the ICE is still connected."""
-        # A session that was never written need not be deleted.
+        # A session that was never written need not be deleted. Its hello is kept: it is what is last known.
         if self._batch.opened.pop(session.id, None) is None:
-            self._batch.greeted.pop(session.id, None)
             self._batch.closed.add(session.id)
         if not superseded:
             self._batch.news[session.ice_name] = None
@@ -294,7 +294,6 @@ def _merged(older: _Batch, newer: _Batch, max_events: int) -> _Batch:
     closed = older.closed | newer.closed
     greeted = {**older.greeted, **newer.greeted}
     for session in newer.closed:
-        greeted.pop(session, None)
         if opened.pop(session, None) is not None:
             closed.discard(session)
     for session in opened:

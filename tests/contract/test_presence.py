@@ -115,6 +115,33 @@ async def test_a_session_is_written_and_then_told(node):
     assert len(node.news) == 3, "who has stopped listening was expected to hear no more"
 
 
+async def test_the_hello_of_a_session_that_ends_before_it_is_written_is_last_known(node):
+    session = node.opens()
+    await node.fail_to_write(lambda: node.greets(session))
+    node.closes(session)
+    await node.presence.flush()
+    last = (await Ices(node.engine).find("lab-1")).last
+    assert (last.version, last.hostname) == ("1.2", "desk")
+    session = node.opens("s2")
+    await node.presence.flush()
+    assert (await Ices(node.engine).find("lab-1")).last.version is None
+    node.greets(session)
+    node.closes(session)
+    await node.presence.flush()
+    assert (await Ices(node.engine).find("lab-1")).last.version == "1.2"
+    assert await node.connection() is None
+
+
+async def test_a_session_that_replaces_another_within_a_batch_is_last_known(node):
+    older = node.opens("s1")
+    await node.presence.flush()
+    node.greets(older)
+    node.opens("s2")
+    node.closes(older, superseded=True)
+    await node.presence.flush()
+    assert (await Ices(node.engine).find("lab-1")).last.version is None
+
+
 async def test_what_is_over_within_a_batch_is_not_shown(node):
     older = node.opens("s1")
     node.greets(older)
