@@ -17,7 +17,7 @@ from gateway.admin.context import CALLER
 from gateway.core.accounts import fold_user
 from gateway.core.ice import fold
 from gateway.core.roles import Caller, Need
-from gateway.store.ice_listing import IceFilter
+from gateway.store.ice_filter import IceFilter
 from gateway.store.operations import OperationFilter
 
 Reader = Callable[[web.Request], Awaitable[tuple[Any, ...]]]

@@ -16,14 +16,16 @@ from typing import Final
 
 import msgspec
 
-from gateway.core.attention import REFUSED_FOR, Attention, attention
-from gateway.core.ice import Ice, IceType, Status, fold
+from gateway.core.attention import Attention, attention
+from gateway.core.ice import Ice, Status, fold
 from gateway.core.labels import Labels
 from gateway.core.times import from_text_or_none, to_text, to_text_or_none
 from gateway.core.version_key import version_key
-from gateway.store.engine import Engine, Row, as_json, conditions, containing, damaged, is_in
+from gateway.store import ice_filter
+from gateway.store.engine import Engine, Row, as_json, damaged, is_in
+from gateway.store.ice_filter import IceFilter
 from gateway.store.ices import NAMES, ice_from_row, labels_from_text
-from gateway.store.last_seen import SHOWN, confirmations, seen_after, seen_before
+from gateway.store.last_seen import SHOWN, confirmations
 from gateway.store.sessions import CONNECTION_COLUMNS, Connection, connection_from_row
 
 _ICES: Final = "ice_tokens t"
@@ -112,46 +114,9 @@ class Listed:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class IceFilter:
-    """Which ICEs to list; None and empty stand for all.
-
-    Attributes:
-        provisionedto: the folded name of the owner.
-        words: each must be in what is searched (`core.search`).
-        labels: pairs that the ICE must have.
-        version_below: a key of `core.version_key`.
-        needs_attention: for any reason.
-        now: the present, for `attention` and `needs_attention`.
-    """
-
-    status: Status | None = None
-    ice_type: IceType | None = None
-    provisionedto: str | None = None
-    connected: bool | None = None
-    words: tuple[str, ...] = ()
-    labels: tuple[tuple[str, str], ...] = ()
-    attention: Attention | None = None
-    needs_attention: bool = False
-    version_below: str | None = None
-    lastseen_before: datetime | None = None
-    lastseen_after: datetime | None = None
-    now: datetime | None = None
-
-    def is_empty(self) -> bool:
-        """Whether it matches all ICEs."""
-        return self == IceFilter(now=self.now)
-
-    def is_broad(self) -> bool:
-        """Whether it says nothing that few ICEs may match: then an index in the order of a sort ends soon."""
-        broad = IceFilter(self.status, self.ice_type, connected=self.connected, now=self.now)
-        return self == broad
-
-
 BY_NAME: Final = Order()
 _FEW: Final = 2
 """Of more parts, most are before a page that is far down. These are counted, not read."""
-_DISABLED: Final = "SELECT name FROM users WHERE disabledon IS NOT NULL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +217,7 @@ class Ices:
         """Names and generations of at most `limit` ICEs, by name; a fraction of the time of a page of as many."""
         params: list[object] = [limit]
         rows = await self._engine.fetch(
-            f"SELECT t.ice_name, t.generation FROM {_ICES} WHERE {_conditions(where, params)}"
+            f"SELECT t.ice_name, t.generation FROM {_ICES} WHERE {ice_filter.matching(where, params)}"
             f" ORDER BY {_NAME} LIMIT $1",
             *params,
         )
@@ -291,7 +256,7 @@ class Ices:
         # Of all ICEs these are few: each has an index.
         few = [
             *(f"t.status = '{status}'" for status in Status if status is not Status.REGISTERED),
-            *(_needs(reason, now, params) for reason in Attention),
+            *(ice_filter.needs(reason, now, params) for reason in Attention),
         ]
         counted = (
             f"(SELECT count(*) FROM {_ICES} WHERE {{}})"
@@ -304,7 +269,7 @@ class Ices:
         ]
         [(total, connected, offline, registered, *numbers)] = await self._engine.fetch(
             f"SELECT count(*), {', '.join(columns)}"
-            f" FROM {_ICES} WHERE {_conditions(where, params)}",
+            f" FROM {_ICES} WHERE {ice_filter.matching(where, params)}",
             *params,
         )
         number = iter(numbers)
@@ -343,7 +308,7 @@ class _Part:
 
     def matching(self, where: IceFilter, params: list[object]) -> str:
         """SQL for the ICEs in it that match the filter."""
-        found = _conditions(where, params, covered=self.covered)
+        found = ice_filter.matching(where, params, covered=self.covered)
         first = len(params) + 1
         params += self.given
         numbers = (f"${first + place}" for place in range(len(self.given)))
@@ -453,68 +418,6 @@ def _at_one_of(nodes: str) -> str:
 def _at_none_of(nodes: str) -> str:
     """SQL for any other ICE."""
     return f"(t.node IS NULL OR NOT {_at_one_of(nodes)})"
-
-
-def _conditions(where: IceFilter, params: list[object], *, covered: bool = False) -> str:
-    """SQL for the filter; its parameters are added to `params`. See `_Part.covered`."""
-    # SQLite prefers the index of a column that is compared to the one of the order, and sorts what it finds.
-    compared = "coalesce({0}, '') = {{0}}" if covered else "{0} = {{0}}"
-    found = [
-        conditions(
-            params,
-            (compared.format("t.status"), where.status),
-            (compared.format("t.ice_type"), where.ice_type),
-            (
-                "t.provisionedto = (SELECT name FROM users WHERE name_folded = {0})",
-                where.provisionedto,
-            ),
-            ("t.version_key < {0}", where.version_below),
-            (seen_before("{0}"), to_text_or_none(where.lastseen_before)),
-            (seen_after("{0}"), to_text_or_none(where.lastseen_after)),
-            *(("instr(t.labels, {0}) > 0", _pair_text(*pair)) for pair in where.labels),
-            *(
-                (
-                    "(t.own_text LIKE {0} ESCAPE '\\' OR t.session_text LIKE {0} ESCAPE '\\')",
-                    containing(word),
-                )
-                for word in where.words
-            ),
-        )
-    ]
-    if where.connected is not None:
-        found.append(f"t.node IS {'NOT ' * where.connected}NULL")
-    wanted: list[tuple[Attention, ...]] = []
-    if where.attention is not None:
-        wanted.append((where.attention,))
-    if where.needs_attention:
-        wanted.append(tuple(Attention))
-    for reasons in wanted:
-        assert where.now is not None  # noqa: S101 - attention is always asked of a moment
-        any_reason = (_needs(reason, where.now, params) for reason in reasons)
-        found.append(f"({' OR '.join(any_reason)})")
-    return " AND ".join(found)
-
-
-def _needs(reason: Attention, now: datetime, params: list[object]) -> str:
-    """SQL for an ICE that needs attention for this reason, as `core.attention` says."""
-    match reason:
-        case Attention.REFUSED:
-            return conditions(params, ("t.refusedon > {0}", to_text(now - REFUSED_FOR)))
-        case Attention.TOKEN_EXPIRED:
-            return conditions(params, ("t.expireson <= {0}", to_text(now)))
-        case Attention.OWNER_DISABLED:
-            return conditions(
-                params,
-                (
-                    f"t.status <> {{0}} AND t.provisionedto IN ({_DISABLED})",
-                    Status.DEREGISTERED.value,
-                ),
-            )
-
-
-def _pair_text(key: str, value: str) -> str:
-    """How a label is written in the column. It stands nowhere else: a quote in a value is escaped."""
-    return f"{msgspec.json.encode(key).decode()}:{msgspec.json.encode(value).decode()}"
 
 
 def _listed(row: Row) -> Listed:

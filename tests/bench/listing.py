@@ -26,7 +26,8 @@ from gateway.core.times import utc_now
 from gateway.core.version_key import version_key
 from gateway.store import accounts, ices, sessions
 from gateway.store.engine import Engine
-from gateway.store.ice_listing import IceFilter, Ices, Mark, Order, SortKey
+from gateway.store.ice_filter import IceFilter
+from gateway.store.ice_listing import Ices, Mark, Order, SortKey
 from gateway.store.open import open_store
 from gateway.store.sessions import Connection, ConnectionEvent, Opened
 from tests.support.postgres import postgres

@@ -15,7 +15,8 @@ from gateway.core.labels import MAX_LABELS
 from gateway.core.search import MAX_WORDS
 from gateway.store import ices, sessions
 from gateway.store.engine import StoreUnavailable
-from gateway.store.ice_listing import IceFilter, Ices, Mark, Order, SortKey
+from gateway.store.ice_filter import IceFilter
+from gateway.store.ice_listing import Ices, Mark, Order, SortKey
 from gateway.store.ice_loader import IceLoader
 from gateway.store.ices import Stale, any_ice
 from tests.contract.domain import (

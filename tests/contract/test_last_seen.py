@@ -6,7 +6,8 @@ import pytest
 
 from gateway.core.ice import Status
 from gateway.store import nodes, sessions
-from gateway.store.ice_listing import IceFilter, Ices, Mark, Order, SortKey
+from gateway.store.ice_filter import IceFilter
+from gateway.store.ice_listing import Ices, Mark, Order, SortKey
 from gateway.store.nodes import NodeRecord
 from tests.contract.domain import (
     NOW,

@@ -6,7 +6,8 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.store import sessions
-from gateway.store.ice_listing import IceFilter, Ices
+from gateway.store.ice_filter import IceFilter
+from gateway.store.ice_listing import Ices
 from gateway.store.sessions import KEPT, events_of
 from tests.contract.domain import (
     NOW,

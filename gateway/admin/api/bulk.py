@@ -31,7 +31,8 @@ from gateway.services.bulk_actions import (
     Target,
 )
 from gateway.services.labelling import description_fault
-from gateway.store.ice_listing import IceFilter, Ices
+from gateway.store.ice_filter import IceFilter
+from gateway.store.ice_listing import Ices
 from gateway.web.responses import RequestRefused, json_response
 
 Names = Annotated[list[str], msgspec.Meta(max_length=MAX_BULK)]

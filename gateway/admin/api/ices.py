@@ -46,7 +46,8 @@ from gateway.services import schemas
 from gateway.services.ice_changes import validate_new
 from gateway.services.labelling import description_fault
 from gateway.services.provisioning import Done, Issued
-from gateway.store.ice_listing import NO_ICES, IceFilter, Listed, Mark, Order, SortKey
+from gateway.store.ice_filter import IceFilter
+from gateway.store.ice_listing import NO_ICES, Listed, Mark, Order, SortKey
 from gateway.store.sessions import events_of
 from gateway.web.responses import RequestRefused, json_response, problem_response
 

@@ -34,7 +34,8 @@ from gateway.core.problems import Problem, invalid, problem
 from gateway.core.roles import Need, Role
 from gateway.core.start_commands import run_commands
 from gateway.services.provisioning import Done, Issued
-from gateway.store.ice_listing import NO_ICES, IceFilter, Listed
+from gateway.store.ice_filter import IceFilter
+from gateway.store.ice_listing import NO_ICES, Listed
 from gateway.web.responses import RequestRefused
 
 _MAX_CHIPS: Final = 6

@@ -26,7 +26,8 @@ from gateway.core.secret import Secret
 from gateway.services.bulk_actions import MAX_BULK
 from gateway.services.leavers import LeaverIces, NextUser, became
 from gateway.services.passwords import MIN_LENGTH, RULE
-from gateway.store.ice_listing import IceFilter, Listed
+from gateway.store.ice_filter import IceFilter
+from gateway.store.ice_listing import Listed
 from gateway.web.responses import RequestRefused
 
 CHANGED: Final = "users-changed"

@@ -1,0 +1,118 @@
+"""Which ICEs a listing finds, and the SQL for that.
+
+Tested in tests/contract/test_ices.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+from gateway.core.attention import REFUSED_FOR, Attention
+from gateway.core.ice import IceType, Status
+from gateway.core.times import to_text, to_text_or_none
+from gateway.store.engine import conditions, containing
+from gateway.store.last_seen import seen_after, seen_before
+
+_DISABLED: Final = "SELECT name FROM users WHERE disabledon IS NOT NULL"
+
+
+@dataclass(frozen=True, slots=True)
+class IceFilter:
+    """Which ICEs to list; None and empty stand for all.
+
+    Attributes:
+        provisionedto: the folded name of the owner.
+        words: each must be in what is searched (`core.search`).
+        labels: pairs that the ICE must have.
+        version_below: a key of `core.version_key`.
+        needs_attention: for any reason.
+        now: the present, for `attention` and `needs_attention`.
+    """
+
+    status: Status | None = None
+    ice_type: IceType | None = None
+    provisionedto: str | None = None
+    connected: bool | None = None
+    words: tuple[str, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+    attention: Attention | None = None
+    needs_attention: bool = False
+    version_below: str | None = None
+    lastseen_before: datetime | None = None
+    lastseen_after: datetime | None = None
+    now: datetime | None = None
+
+    def is_empty(self) -> bool:
+        """Whether it matches all ICEs."""
+        return self == IceFilter(now=self.now)
+
+    def is_broad(self) -> bool:
+        """Whether it says nothing that few ICEs may match: then an index in the order of a sort ends soon."""
+        broad = IceFilter(self.status, self.ice_type, connected=self.connected, now=self.now)
+        return self == broad
+
+
+def matching(where: IceFilter, params: list[object], *, covered: bool = False) -> str:
+    """SQL for the filter; its parameters are added to `params`. See `ice_listing._Part`."""
+    # SQLite prefers the index of a column that is compared to the one of the order, and sorts what it finds.
+    compared = "coalesce({0}, '') = {{0}}" if covered else "{0} = {{0}}"
+    found = [
+        conditions(
+            params,
+            (compared.format("t.status"), where.status),
+            (compared.format("t.ice_type"), where.ice_type),
+            (
+                "t.provisionedto = (SELECT name FROM users WHERE name_folded = {0})",
+                where.provisionedto,
+            ),
+            ("t.version_key < {0}", where.version_below),
+            (seen_before("{0}"), to_text_or_none(where.lastseen_before)),
+            (seen_after("{0}"), to_text_or_none(where.lastseen_after)),
+            *(("instr(t.labels, {0}) > 0", _pair_text(*pair)) for pair in where.labels),
+            *(
+                (
+                    "(t.own_text LIKE {0} ESCAPE '\\' OR t.session_text LIKE {0} ESCAPE '\\')",
+                    containing(word),
+                )
+                for word in where.words
+            ),
+        )
+    ]
+    if where.connected is not None:
+        found.append(f"t.node IS {'NOT ' * where.connected}NULL")
+    wanted: list[tuple[Attention, ...]] = []
+    if where.attention is not None:
+        wanted.append((where.attention,))
+    if where.needs_attention:
+        wanted.append(tuple(Attention))
+    for reasons in wanted:
+        assert where.now is not None  # noqa: S101 - attention is always asked of a moment
+        any_reason = (needs(reason, where.now, params) for reason in reasons)
+        found.append(f"({' OR '.join(any_reason)})")
+    return " AND ".join(found)
+
+
+def needs(reason: Attention, now: datetime, params: list[object]) -> str:
+    """SQL for an ICE that needs attention for this reason, as `core.attention` says."""
+    match reason:
+        case Attention.REFUSED:
+            return conditions(params, ("t.refusedon > {0}", to_text(now - REFUSED_FOR)))
+        case Attention.TOKEN_EXPIRED:
+            return conditions(params, ("t.expireson <= {0}", to_text(now)))
+        case Attention.OWNER_DISABLED:
+            return conditions(
+                params,
+                (
+                    f"t.status <> {{0}} AND t.provisionedto IN ({_DISABLED})",
+                    Status.DEREGISTERED.value,
+                ),
+            )
+
+
+def _pair_text(key: str, value: str) -> str:
+    """How a label is written in the column. It stands nowhere else: a quote in a value is escaped."""
+    return f"{msgspec.json.encode(key).decode()}:{msgspec.json.encode(value).decode()}"
