@@ -44,6 +44,8 @@ class AuditAction(enum.StrEnum):
 
     DISCONNECT = "disconnect"
     LABEL = "label"
+    DUPLICATE = "duplicate"
+    """Two copies of an ICE run."""
     REQUEST_OPERATION = "request-operation"
     CANCEL_OPERATION = "cancel-operation"
     ADD_USER = "add-user"

@@ -103,6 +103,9 @@ class Meters(Protocol):
     def applied(self, lag: float) -> None:
         """An event was applied this many seconds after it happened."""
 
+    def duplicates(self, found: int) -> None:
+        """So many events `duplicate` were logged."""
+
 
 class Node:
     """Builds the parts of a running gateway and connects them; it observes its sessions."""
@@ -123,7 +126,7 @@ class Node:
         self.state = NodeState.SERVING
         self.hub: Hub[Session] = Hub()
         self.waiters = OperationWaiters()
-        self.presence = Presence(engine, self.name, clock)
+        self.presence = Presence(engine, self.name, clock, meters.duplicates)
         self.log = LogFollower(engine, self._apply, self._compare, self._on_change)
         self.restore_hold = RestoreHold(engine)
         self.heartbeat = Heartbeat(self.hub, settings.ice_heartbeat)
@@ -365,9 +368,9 @@ class Node:
         self.close_sessions()
         return False
 
-    def greeted(self, session: Session) -> None:
+    def greeted(self, session: Session, instance: str | None) -> None:
         """See `session.Observer`."""
-        self.presence.greeted(session)
+        self.presence.greeted(session, instance)
         self.dispatcher.greeted(session)
 
     def ended(self, session: Session, code: int) -> None:

@@ -20,11 +20,14 @@ import structlog
 from msgspec.structs import replace
 
 from client.protocol import CloseCode
+from gateway.core.duplicates import Copy
 from gateway.core.times import Clock, to_text
+from gateway.node import duplicates
 from gateway.node.session import Session
 from gateway.runtime.eventloop import wait_at_most
 from gateway.store import sessions
 from gateway.store.engine import Engine, StoreUnavailable, Transaction
+from gateway.store.instances import Greeting
 from gateway.store.sessions import Connection, ConnectionEvent, Opened
 
 _LINES: Final = 128
@@ -67,6 +70,7 @@ class _Batch:
 
     opened: dict[str, Session] = field(default_factory=dict)
     greeted: dict[str, Session] = field(default_factory=dict)
+    greetings: list[Greeting] = field(default_factory=list)
     closed: set[str] = field(default_factory=set)
     session_events: list[_SessionEvent] = field(default_factory=list)
     refused: dict[tuple[str, str, str], ConnectionEvent] = field(default_factory=dict)
@@ -109,10 +113,18 @@ class Presence:
     A handshake only adds to the collection, which keeps admissions quick.
     """
 
-    def __init__(self, engine: Engine, node: str, clock: Clock, pace: Pace = _USUAL) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        node: str,
+        clock: Clock,
+        count_duplicates: Callable[[int], None] = lambda _: None,
+        pace: Pace = _USUAL,
+    ) -> None:
         self._engine = engine
         self._node = node
         self._clock = clock
+        self._count_duplicates = count_duplicates
         self._pace = pace
         self._batch = _Batch()
         self._unlogged: deque[_SessionEvent] = deque()
@@ -140,8 +152,14 @@ class Presence:
         self._batch.news[session.ice_name] = session
         self._note(session, None)
 
-    def greeted(self, session: Session) -> None:
-        """A session said hello."""
+    def greeted(self, session: Session, instance: str | None = None) -> None:
+        """A session said hello, and may have named the instance of its client."""
+        if instance is not None:
+            copy = Copy(instance, session.address, session.hello.hostname)
+            self._batch.greetings.append(
+                Greeting(session.ice_name, session.generation, session.reading, self._now(), copy)
+            )
+            del self._batch.greetings[: -self._pace.max_events]
         if session.id not in self._batch.opened:
             self._batch.greeted[session.id] = session
         self._batch.news[session.ice_name] = session
@@ -226,10 +244,10 @@ class Presence:
             for ice_name, session in batch.news.items()
         ]
 
-        async def unit(transaction: Transaction) -> list[ConnectionEvent]:
+        async def unit(transaction: Transaction) -> tuple[list[ConnectionEvent], int]:
             if confirm:
                 await sessions.confirm(transaction, self._node, confirmed)
-            return await sessions.record(
+            refused = await sessions.record(
                 transaction,
                 list(opened.values()),
                 greeted,
@@ -237,15 +255,17 @@ class Presence:
                 connection_events,
                 newest=newest,
             )
+            return refused, await duplicates.record(transaction, batch.greetings)
 
         try:
-            refused = await self._engine.write(unit)
+            refused, found = await self._engine.write(unit)
         except StoreUnavailable:
             self._batch = _merged(batch, self._batch, self._pace.max_events)
             return False
         except Exception:  # noqa: BLE001 - the gateway works without presence
             _log.exception("presence lost")
             return True
+        self._count_duplicates(found)
         # One of several nodes publishes the refusals of all nodes from the table (`Membership`).
         for news in (*changes, *(() if self._engine.shared else refused)):
             self.publish(news)
@@ -307,4 +327,6 @@ def _merged(older: _Batch, newer: _Batch, max_events: int) -> _Batch:
         elif len(refused) < max_events:
             refused[key] = connection_event
     session_events = [*older.session_events, *newer.session_events][-max_events:]
-    return _Batch(opened, greeted, closed, session_events, refused, {**older.news, **newer.news})
+    greetings = [*older.greetings, *newer.greetings][-max_events:]
+    news = {**older.news, **newer.news}
+    return _Batch(opened, greeted, greetings, closed, session_events, refused, news)

@@ -66,8 +66,8 @@ class Observer(Protocol):
     def may_act(self) -> bool:
         """Whether the node may act on messages of ICEs; if not, it ends all sessions."""
 
-    def greeted(self, session: Session) -> None:
-        """The ICE sent its hello. Called at most once."""
+    def greeted(self, session: Session, instance: str | None) -> None:
+        """The ICE sent its hello, which may name the instance of its client. Called at most once."""
 
     def answered(self, session: Session, operation_id: str, refused: bytes | None) -> None:
         """The ICE accepted an operation, or refused it with the error `refused` (JSON)."""
@@ -305,7 +305,7 @@ class Session:
         self.greeted = asyncio.get_running_loop().time()
         named = hello.running[:MAX_RUNNING]
         self.running = frozenset(name for name in named if len(name) <= _MAX_ID)
-        self._observer.greeted(self)
+        self._observer.greeted(self, _clean(hello.instance) or None)
 
     def overflowed(self) -> None:
         """Drop an ICE that reads too slowly."""

@@ -47,6 +47,8 @@ _REPLACED: Final = ", ".join(
         *(f"{name} = new_{name}" for name in _CHANGED),
         # A new generation has no session yet.
         "node = CASE WHEN generation = new_generation THEN node END",
+        # Its new token is for one copy alone.
+        "duplicateon = CASE WHEN generation = new_generation THEN duplicateon END",
     )
 )
 _UNCHANGED: Final = " AND ".join(

@@ -68,6 +68,8 @@ TABLES: Final = (
     Table(
         "ice_sessions", "number", moved=False, numbered=True, copied=False, forgotten=Forgotten.END
     ),
+    # Bounded by the ICEs: a row each, of bounded size.
+    Table("ice_instances", "ice_name", moved=False, copied=False),
     Table("ice_confirmed", "node", moved=False, copied=False, forgotten=Forgotten.END),
     Table("ice_nodes", "instance", moved=False, copied=False, forgotten=Forgotten.END),
     Table("ice_drops", "session", moved=False, copied=False, forgotten=Forgotten.EXPIRY),

@@ -65,6 +65,9 @@ class Metrics:
         self.admission_seconds = histogram(
             "ice_gateway_admission_seconds", "From the handshake's headers to the welcome"
         )
+        self.duplicates_found = counter(
+            "ice_gateway_duplicates", "Events about two running copies of one ICE"
+        )
         self.drop_seconds = histogram(
             "ice_gateway_drop_seconds",
             "From the start of an action to the close frame of the session it ended",
@@ -83,6 +86,7 @@ class Metrics:
         # See `node.Meters`.
         self.dropped = self.drop_seconds.observe
         self.applied = self.tail_lag_seconds.set
+        self.duplicates = self.duplicates_found.inc
         self._sessions = {one: self.sessions.labels(one) for one in IceType}
         self._admissions = {one: self.admissions.labels(one) for one in IceType}
         self.registry.register(_LostLines())

@@ -33,7 +33,7 @@ class Node:
         self.ice = ice
         self.between = Between(engine)
         self.now = NOW
-        self.presence = Presence(self.between, "node-a", lambda: self.now, Pace(**pace))
+        self.presence = Presence(self.between, "node-a", lambda: self.now, pace=Pace(**pace))
         self.news: list[ConnectionChange] = []
         self.refusals: list[ConnectionEvent] = []
         self.told = asyncio.Event()

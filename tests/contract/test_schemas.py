@@ -20,8 +20,8 @@ ONLY_ON_POSTGRESQL = {
 ONLY_ON_SQLITE = {
     (
         *("lower", "ice_name", "status", "ice_type", "provisionedto", "node", "lastseen"),
-        *("expireson", "refusedon", "version_key", "provisionedon", "labels", "own_text"),
-        "session_text",
+        *("expireson", "refusedon", "duplicateon", "version_key", "provisionedon", "registeredon"),
+        *("labels", "own_text", "session_text"),
     ),
     ("lastseen", "lower", "ice_name", "node", "status", "ice_type"),
 }

@@ -38,6 +38,7 @@ ROWS = {
     "restored": f"(id, copied, seq) VALUES (1, {AT}, 1)",
     "ice_sessions": "(session, ice_name, generation, node, since, address)"
     f" VALUES ('s', 'i', 1, 'n', {AT}, '')",
+    "ice_instances": f"VALUES ('i', 1, 0, {AT}, '[\"a\",\"\",null]', '[]', NULL, NULL)",
     "ice_confirmed": f"VALUES ('n', {AT})",
     "ice_nodes": "(instance, name, version, keys, url, since, seen_seq, draining)"
     f" VALUES ('x', 'n', '', '', '', {AT}, 0, 0)",
