@@ -34,7 +34,8 @@ from gateway.services.leavers import LeaverIces
 from gateway.services.operation_requests import NO_OPERATION, OperationRequest
 from gateway.services.provisioning import Done, Issued
 from gateway.store.events import EventFilter, Events
-from gateway.store.ice_listing import Ices, Listed, Mark
+from gateway.store.ice_listing import Ices, Listed
+from gateway.store.ice_order import Mark
 from gateway.store.operations import Operations
 
 _PAGE: Final = 1000
@@ -88,7 +89,7 @@ class DatabaseAdmin:
             where = replace(where, connected=None)
         after: Mark | None = None
         while page := await self._table.page(where, _PAGE, order=wanted.order, after=after):
-            after = Mark.of(page[-1], wanted.order)
+            after = page[-1].mark(wanted.order)
             yield [self._document(listed, served=served) for listed in page]
 
     async def ice(self, name: str) -> schemas.IceDocument:

@@ -57,7 +57,7 @@ class IceFilter:
 
 
 def matching(where: IceFilter, params: list[object], *, covered: bool = False) -> str:
-    """SQL for the filter; its parameters are added to `params`. See `ice_listing._Part`."""
+    """SQL for the filter; its parameters are added to `params`. See `ice_order.Part`."""
     # SQLite prefers the index of a column that is compared to the one of the order, and sorts what it finds.
     compared = "coalesce({0}, '') = {{0}}" if covered else "{0} = {{0}}"
     found = [

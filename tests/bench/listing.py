@@ -27,7 +27,8 @@ from gateway.core.version_key import version_key
 from gateway.store import accounts, ices, sessions
 from gateway.store.engine import Engine
 from gateway.store.ice_filter import IceFilter
-from gateway.store.ice_listing import Ices, Mark, Order, SortKey
+from gateway.store.ice_listing import Ices
+from gateway.store.ice_order import Mark, Order, SortKey
 from gateway.store.open import open_store
 from gateway.store.sessions import Connection, ConnectionEvent, Opened
 from tests.support.postgres import postgres
@@ -163,7 +164,6 @@ class Fleet:
 def shapes(fleet: Fleet) -> dict[str, Shape]:
     """What is measured, by name."""
     table, now = Ices(fleet.engine), fleet.now
-    middle = Mark.of  # the mark of a page's last ICE
 
     def page(order: Order = Order(), offset: int = 0, **where) -> Shape:  # noqa: B008 - frozen
         return lambda: table.page(IceFilter(now=now, **where), PAGE, order=order, offset=offset)
@@ -173,7 +173,7 @@ def shapes(fleet: Fleet) -> dict[str, Shape]:
             nonlocal mark
             if mark is None:
                 [last] = await table.page(IceFilter(), 1, order=order, offset=offset)
-                mark = middle(last, order)
+                mark = last.mark(order)
             return await table.page(IceFilter(), PAGE, order=order, after=mark)
 
         mark: Mark | None = None

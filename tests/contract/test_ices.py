@@ -16,8 +16,9 @@ from gateway.core.search import MAX_WORDS
 from gateway.store import ices, sessions
 from gateway.store.engine import StoreUnavailable
 from gateway.store.ice_filter import IceFilter
-from gateway.store.ice_listing import Ices, Mark, Order, SortKey
+from gateway.store.ice_listing import Ices
 from gateway.store.ice_loader import IceLoader
+from gateway.store.ice_order import Order, SortKey
 from gateway.store.ices import Stale, any_ice
 from tests.contract.domain import (
     NOW,
@@ -273,7 +274,7 @@ async def test_pages_follow_each_other_without_gap_or_repetition(fleet, descendi
             by_mark, after = [], None
             while page := await fleet.page(where, 2, order=order, after=after):
                 by_mark += [listed.ice.ice_name for listed in page]
-                after = Mark.of(page[-1], order)
+                after = page[-1].mark(order)
             assert by_mark == expected, f"the marks of {order} were expected to leave out no ICE"
 
 
@@ -291,7 +292,7 @@ def sorted_by(listed, by):
         case SortKey.STATUS:
             return listed.ice.status
         case _:
-            return Mark.of(listed, Order(by)).value
+            return listed.mark(Order(by)).value
 
 
 async def test_an_ice_is_connected_as_long_as_it_has_a_session_of_its_generation(engine):

@@ -7,7 +7,8 @@ import pytest
 from gateway.core.ice import Status
 from gateway.store import nodes, sessions
 from gateway.store.ice_filter import IceFilter
-from gateway.store.ice_listing import Ices, Mark, Order, SortKey
+from gateway.store.ice_listing import Ices
+from gateway.store.ice_order import Order, SortKey
 from gateway.store.nodes import NodeRecord
 from tests.contract.domain import (
     NOW,
@@ -109,7 +110,7 @@ async def test_a_listing_by_last_seen_merges_what_nodes_confirmed(of_all_nodes, 
         by_mark, after = [], None
         while page := await of_all_nodes.page(where, 7, order=order, after=after):
             by_mark += page
-            after = Mark.of(page[-1], order)
+            after = page[-1].mark(order)
         assert by_mark == expected, f"{where}: by mark"
 
 

@@ -47,7 +47,8 @@ from gateway.services.ice_changes import validate_new
 from gateway.services.labelling import description_fault
 from gateway.services.provisioning import Done, Issued
 from gateway.store.ice_filter import IceFilter
-from gateway.store.ice_listing import NO_ICES, Listed, Mark, Order, SortKey
+from gateway.store.ice_listing import NO_ICES, Listed
+from gateway.store.ice_order import Mark, Order, SortKey
 from gateway.store.sessions import events_of
 from gateway.web.responses import RequestRefused, json_response, problem_response
 
@@ -161,7 +162,7 @@ class IceQuery(IceFilters):
 
     def next(self, last: Listed) -> str:
         """The cursor of the page after this ICE."""
-        mark = Mark.of(last, self.order)
+        mark = last.mark(self.order)
         return encode_cursor(msgspec.json.encode((self.sort, mark.value, mark.name)).decode())
 
 

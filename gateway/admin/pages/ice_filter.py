@@ -21,7 +21,8 @@ from gateway.core.ice import Status
 from gateway.core.labels import labels_of, labels_text
 from gateway.core.problems import invalid
 from gateway.store.ice_filter import IceFilter
-from gateway.store.ice_listing import Counts, Order, SortKey
+from gateway.store.ice_listing import Counts
+from gateway.store.ice_order import Order, SortKey
 from gateway.web.responses import RequestRefused
 
 ATTENTION: Final = {reason: reason.replace("-", " ").capitalize() for reason in Attention} | {
