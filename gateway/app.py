@@ -161,7 +161,7 @@ async def run_gateway(
             services=services,
             node=node,
             streams=streams,
-            ices=Ices(engine),
+            ices=Ices(engine, settings.expectations),
             events=Events(engine.fetch),
             operations=Operations(engine.fetch),
             enrolments=Enrolments(engine),

@@ -67,7 +67,7 @@ class DatabaseAdmin:
         self._engine = context.engine
         self._services = context.services
         self._actor = context.actor
-        self._table = Ices(context.engine)
+        self._table = Ices(context.engine, context.settings.expectations)
         self._operations = Operations(context.engine.fetch)
 
     async def is_served(self) -> bool:

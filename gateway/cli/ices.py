@@ -106,6 +106,9 @@ async def provision(
     "--connected/--not-connected", default=None, help="Only ICEs that are (not) connected."
 )
 @click.option(
+    "--inactive/--not-inactive", default=None, help="Only ICEs that were (not) unseen for long."
+)
+@click.option(
     "--search",
     "--q",
     "q",

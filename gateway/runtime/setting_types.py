@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from gateway.core.addresses import Network, parse_network
 from gateway.core.times import MAX_DURATION
+from gateway.core.version_key import version_key
 from gateway.runtime.database_url import FILE, SERVERS, names_server
 
 MAX_HOSTS: Final = 16
@@ -158,6 +159,16 @@ def database(value: object) -> str:
     if not url.startswith(FILE) or url[len(FILE) :] in ("", ":memory:"):
         raise ValueError
     return url
+
+
+def version(value: object) -> str | None:
+    """The key (`core.version_key`) of a version as PEP 440 writes it; empty means none."""
+    if value == "":
+        return None
+    key = version_key(text(value))
+    if key is None:
+        raise ValueError
+    return key
 
 
 def one_of(*words: str) -> Callable[[object], str]:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from gateway.core.addresses import Network, is_loopback
+from gateway.core.attention import Expectations
 from gateway.core.text import decoded
 from gateway.runtime.database_url import ENCODE, file_of, shown
 from gateway.runtime.setting_types import (
@@ -31,6 +33,7 @@ from gateway.runtime.setting_types import (
     optional_path,
     positive_duration,
     public_urls,
+    version,
 )
 from gateway.runtime.sockets import host_port
 
@@ -110,6 +113,12 @@ class Settings:
     ice_heartbeat: float = _setting("30s", positive_duration, _DURATION)
     ice_max_connections: int = _setting(100_000, integer(1, 10_000_000), "a number from 1")
     ice_max_handshakes: int = _setting(16384, integer(1, 1_000_000), "a number from 1")
+    ice_inactive_after: float = _setting(
+        "30d", lifetime, f"{_DURATION}, 36500d at most, or 0 for never"
+    )
+    ice_recommended_version: str | None = _setting(
+        "", version, "a version as PEP 440 writes it, such as 2.4, or empty"
+    )
     operations_keep: float = _setting(
         "30d", lifetime, f"{_DURATION}, 36500d at most, or 0 for ever"
     )
@@ -165,6 +174,14 @@ class Settings:
                 "set tokens.key_file: a database on a server has no folder for the token keys"
             )
         return path.with_name(f"{path.stem}.keys.json")
+
+    @property
+    def expectations(self) -> Expectations:
+        """Which ICEs are outdated, and which inactive."""
+        after = self.ice_inactive_after
+        return Expectations(
+            self.ice_recommended_version, timedelta(seconds=after) if after else None
+        )
 
     @property
     def prefixes(self) -> tuple[str, ...]:

@@ -46,7 +46,15 @@ class Done:
             connection = None
         # A new user is not disabled; for the others it was read with the ICE.
         disabled = before.owner_disabled and self.ice.provisionedto == before.ice.provisionedto
-        return replace(before, ice=self.ice, connection=connection, owner_disabled=disabled)
+        # See `store.ices.replace`.
+        same = self.ice.generation == before.ice.generation
+        return replace(
+            before,
+            ice=self.ice,
+            connection=connection,
+            owner_disabled=disabled,
+            duplicateon=before.duplicateon if same else None,
+        )
 
 
 @dataclass(frozen=True, slots=True)

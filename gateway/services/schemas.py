@@ -50,7 +50,7 @@ class LastDocument(msgspec.Struct):
 class IceDocument(msgspec.Struct, kw_only=True):
     """An ICE; `expireson` is null once it is registered or deregistered.
 
-    `attention` says why a person should look at it; `last` stays when the newest session ends.
+    `inactive`: it is registered, not connected, and was not seen for `ice.inactive_after`. `attention` says why a person should look at it; `last` stays when the newest session ends.
     """
 
     ice_name: str
@@ -63,6 +63,7 @@ class IceDocument(msgspec.Struct, kw_only=True):
     deregisteredon: Time | None
     expireson: Time | None
     lastseen: Time | None
+    inactive: bool
     labels: dict[str, str]
     note: str
     attention: list[Attention]
@@ -71,12 +72,13 @@ class IceDocument(msgspec.Struct, kw_only=True):
 
 
 class IceCounts(msgspec.Struct):
-    """How many ICEs match; `offline` are registered and not connected."""
+    """How many ICEs match; `offline` are registered and not connected, `inactive` those of them not seen for long."""
 
     total: int
     status: dict[Status, int]
     connected: int
     offline: int
+    inactive: int
     attention: dict[Attention, int]
 
 
@@ -324,6 +326,7 @@ def ice_document(listed: Listed, now: datetime) -> IceDocument:
         deregisteredon=to_text_or_none(ice.deregisteredon),
         expireson=to_text_or_none(ice.expireson),
         lastseen=to_text_or_none(listed.lastseen),
+        inactive=listed.is_inactive(now),
         labels=listed.labels,
         note=listed.note,
         attention=listed.attention(now),

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.core.attention import REFUSED_FOR, Attention
+from gateway.core.attention import DUPLICATE_FOR, REFUSED_FOR, Attention, Expectations
 from gateway.core.ice import IceType, Status
 from gateway.core.times import to_text, to_text_or_none
 from gateway.store.engine import conditions, containing
@@ -30,13 +30,15 @@ class IceFilter:
         labels: pairs that the ICE must have.
         version_below: a key of `core.version_key`.
         needs_attention: for any reason.
-        now: the present, for `attention` and `needs_attention`.
+        inactive: whether it is registered, not connected, and was not seen for too long.
+        now: the present, for `inactive`, `attention` and `needs_attention`.
     """
 
     status: Status | None = None
     ice_type: IceType | None = None
     provisionedto: str | None = None
     connected: bool | None = None
+    inactive: bool | None = None
     words: tuple[str, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
     attention: Attention | None = None
@@ -56,7 +58,9 @@ class IceFilter:
         return self == broad
 
 
-def matching(where: IceFilter, params: list[object], *, covered: bool = False) -> str:
+def matching(
+    where: IceFilter, expectations: Expectations, params: list[object], *, covered: bool = False
+) -> str:
     """SQL for the filter; its parameters are added to `params`. See `ice_order.Part`."""
     # SQLite prefers the index of a column that is compared to the one of the order, and sorts what it finds.
     compared = "coalesce({0}, '') = {{0}}" if covered else "{0} = {{0}}"
@@ -84,23 +88,54 @@ def matching(where: IceFilter, params: list[object], *, covered: bool = False) -
     ]
     if where.connected is not None:
         found.append(f"t.node IS {'NOT ' * where.connected}NULL")
+    if where.inactive is not None:
+        found.append(
+            f"{'' if where.inactive else 'NOT '}({inactive(expectations, _now(where), params)})"
+        )
     wanted: list[tuple[Attention, ...]] = []
     if where.attention is not None:
         wanted.append((where.attention,))
     if where.needs_attention:
         wanted.append(tuple(Attention))
     for reasons in wanted:
-        assert where.now is not None  # noqa: S101 - attention is always asked of a moment
-        any_reason = (needs(reason, where.now, params) for reason in reasons)
+        any_reason = (needs(reason, expectations, _now(where), params) for reason in reasons)
         found.append(f"({' OR '.join(any_reason)})")
     return " AND ".join(found)
 
 
-def needs(reason: Attention, now: datetime, params: list[object]) -> str:
+def _now(where: IceFilter) -> datetime:
+    assert where.now is not None  # noqa: S101 - these conditions are always asked of a moment
+    return where.now
+
+
+def inactive(
+    expectations: Expectations,
+    now: datetime,
+    params: list[object],
+    *,
+    seen: str = "coalesce(t.lastseen, t.registeredon)",
+) -> str:
+    """SQL for an inactive ICE, as `Listed.is_inactive` says; `seen` is SQL for when it was last seen."""
+    since = expectations.inactive_since(now)
+    if since is None:
+        return "FALSE"
+    params.append(to_text(since))
+    return (
+        # "Registered" as `NOT IN`, so that SQLite reads the index of `lastseen`, not that of `status`.
+        f"t.node IS NULL AND t.status NOT IN ('{Status.PROVISIONED}', '{Status.DEREGISTERED}')"
+        f" AND {seen} < ${len(params)}"
+    )
+
+
+def needs(
+    reason: Attention, expectations: Expectations, now: datetime, params: list[object]
+) -> str:
     """SQL for an ICE that needs attention for this reason, as `core.attention` says."""
     match reason:
         case Attention.REFUSED:
             return conditions(params, ("t.refusedon > {0}", to_text(now - REFUSED_FOR)))
+        case Attention.DUPLICATE:
+            return conditions(params, ("t.duplicateon > {0}", to_text(now - DUPLICATE_FOR)))
         case Attention.TOKEN_EXPIRED:
             return conditions(params, ("t.expireson <= {0}", to_text(now)))
         case Attention.OWNER_DISABLED:
@@ -110,6 +145,14 @@ def needs(reason: Attention, now: datetime, params: list[object]) -> str:
                     f"t.status <> {{0}} AND t.provisionedto IN ({_DISABLED})",
                     Status.DEREGISTERED.value,
                 ),
+            )
+        case Attention.OUTDATED if expectations.recommended is None:
+            return "FALSE"
+        case Attention.OUTDATED:
+            return conditions(
+                params,
+                ("t.version_key < {0}", expectations.recommended),
+                ("t.status <> {0}", Status.DEREGISTERED.value),
             )
 
 

@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.core.attention import Attention, attention
+from gateway.core.attention import NO_EXPECTATIONS, Attention, Expectations, attention
 from gateway.core.ice import Ice, Status, fold
 from gateway.core.labels import Labels
 from gateway.core.times import from_text_or_none, to_text, to_text_or_none
@@ -39,7 +39,7 @@ from gateway.store.last_seen import SHOWN, confirmations
 from gateway.store.sessions import CONNECTION_COLUMNS, Connection, connection_from_row
 
 _DESCRIBED: Final = (
-    *("labels", "note", "refusedon"),
+    *("labels", "note", "refusedon", "duplicateon"),
     *("last_address", "last_version", "last_platform", "last_hostname"),
 )
 _LISTING: Final = f"""
@@ -71,7 +71,8 @@ class Last:
 class Listed:
     """An ICE with what an admin says of it, and what is known of its connections.
 
-    `refusedon` is when a genuine token of it was last refused.
+    `refusedon` is when a genuine token of it was last refused, `duplicateon` when two running copies of it were
+    last found.
     """
 
     ice: Ice
@@ -81,13 +82,29 @@ class Listed:
     note: str = ""
     last: Last | None = None
     refusedon: datetime | None = None
+    duplicateon: datetime | None = None
     owner_disabled: bool = False
+    expectations: Expectations = NO_EXPECTATIONS
 
     def attention(self, now: datetime) -> list[Attention]:
         """Why a person should look at it."""
+        version = None if self.last is None else self.last.version
         return attention(
-            self.ice, refusedon=self.refusedon, owner_disabled=self.owner_disabled, now=now
+            self.ice,
+            refusedon=self.refusedon,
+            duplicateon=self.duplicateon,
+            owner_disabled=self.owner_disabled,
+            outdated=self.expectations.is_outdated(version),
+            now=now,
         )
+
+    def is_inactive(self, now: datetime) -> bool:
+        """Whether it is registered, not connected, and was not seen for too long."""
+        since = self.expectations.inactive_since(now)
+        seen = self.lastseen or self.ice.registeredon
+        if since is None or seen is None or self.connection is not None:
+            return False
+        return self.ice.status is Status.REGISTERED and seen < since
 
     def mark(self, order: Order) -> Mark:
         """Its place in a listing of this order."""
@@ -105,28 +122,30 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many ICEs: `offline` are registered and not connected."""
+    """How many ICEs: `offline` are registered and not connected, `inactive` are those not seen for too long."""
 
     total: int
     status: dict[Status, int]
     connected: int
     offline: int
+    inactive: int
     attention: dict[Attention, int]
 
 
-NO_ICES: Final = Counts(0, dict.fromkeys(Status, 0), 0, 0, dict.fromkeys(Attention, 0))
+NO_ICES: Final = Counts(0, dict.fromkeys(Status, 0), 0, 0, 0, dict.fromkeys(Attention, 0))
 
 
 class Ices:
-    """Reads the table."""
+    """Reads the table; `expectations` say which ICEs are outdated and inactive."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, expectations: Expectations = NO_EXPECTATIONS) -> None:
         self._engine = engine
+        self._expectations = expectations
 
     async def find(self, ice_name: str) -> Listed | None:
         """The ICE of this name, case folded."""
         rows = await self._engine.fetch(f"{_LISTING} WHERE lower(t.ice_name) = $1", fold(ice_name))
-        return _listed(rows[0]) if rows else None
+        return _listed(rows[0], self._expectations) if rows else None
 
     async def standing(self, names: Sequence[str]) -> dict[str, tuple[int, Status]]:
         """Generation and status of these ICEs, to compare a node's sessions with the table."""
@@ -155,7 +174,7 @@ class Ices:
                     offset -= total
                     continue
             params: list[object] = [limit - len(found), offset]
-            matching = part.matching(where, params)
+            matching = part.matching(where, self._expectations, params)
             beyond = part.beyond(after, params)
             if beyond is None:
                 continue
@@ -167,7 +186,7 @@ class Ices:
             rows = await self._engine.fetch(
                 f"{_LISTING} WHERE t.ice_name IN ({names}) {part.ordered()}", *params
             )
-            found += map(_listed, rows)
+            found += [_listed(row, self._expectations) for row in rows]
             if len(found) == limit:
                 break
             if offset:
@@ -178,7 +197,7 @@ class Ices:
         """Names and generations of at most `limit` ICEs, by name; a fraction of the time of a page of as many."""
         params: list[object] = [limit]
         rows = await self._engine.fetch(
-            f"SELECT t.ice_name, t.generation FROM {ICES} WHERE {ice_filter.matching(where, params)}"
+            f"SELECT t.ice_name, t.generation FROM {ICES} WHERE {ice_filter.matching(where, self._expectations, params)}"
             f" ORDER BY {NAME} LIMIT $1",
             *params,
         )
@@ -201,54 +220,61 @@ class Ices:
     async def _count(self, where: IceFilter, part: Part) -> int:
         params: list[object] = []
         [(total,)] = await self._engine.fetch(
-            f"SELECT count(*) FROM {part.source} WHERE {part.matching(where, params)}", *params
+            f"SELECT count(*) FROM {part.source} WHERE {part.matching(where, self._expectations, params)}",
+            *params,
         )
         return int(total)
 
     async def counts(self, where: IceFilter, now: datetime) -> Counts:
         """How many of the ICEs that match are in each status, are connected, and need attention."""
         params: list[object] = []
-        # Read with all ICEs that match, not grouped by status, for which SQLite would sort them.
-        many = [
-            "t.node IS NOT NULL",
-            f"t.node IS NULL AND t.status = '{Status.REGISTERED}'",
-            f"t.status = '{Status.REGISTERED}'",
-        ]
-        # Of all ICEs these are few: each has an index.
-        few = [
-            *(f"t.status = '{status}'" for status in Status if status is not Status.REGISTERED),
-            *(ice_filter.needs(reason, now, params) for reason in Attention),
-        ]
-        counted = (
-            f"(SELECT count(*) FROM {ICES} WHERE {{}})"
-            if where.is_empty()
-            else "count(CASE WHEN {} THEN 1 END)"
+        wanted: dict[str, str] = {
+            "connected": "t.node IS NOT NULL",
+            "offline": f"t.node IS NULL AND t.status = '{Status.REGISTERED}'",
+            "unseen": ice_filter.inactive(self._expectations, now, params, seen="t.lastseen"),
+            "never seen": "t.lastseen IS NULL AND "
+            + ice_filter.inactive(self._expectations, now, params, seen="t.registeredon"),
+            **{status: f"t.status = '{status}'" for status in Status},
+            **{
+                reason: ice_filter.needs(reason, self._expectations, now, params)
+                for reason in Attention
+            },
+        }
+        # Of all ICEs these are few: each has an index, but PostgreSQL has none of `lastseen`, and reads the rows of
+        # the outdated ICEs.
+        few: set[str] = {*Status, *Attention} - {Status.REGISTERED}
+        if self._engine.shared:
+            few.remove(Attention.OUTDATED)
+        else:
+            few.add("never seen")
+        # The others are read with all ICEs that match, not grouped by status, for which SQLite would sort them.
+        columns = (
+            f"(SELECT count(*) FROM {ICES} WHERE {condition})"
+            if where.is_empty() and name in few
+            else f"count(CASE WHEN {condition} THEN 1 END)"
+            for name, condition in wanted.items()
         )
-        columns = [
-            *(f"count(CASE WHEN {one} THEN 1 END)" for one in many),
-            *map(counted.format, few),
-        ]
-        [(total, connected, offline, registered, *numbers)] = await self._engine.fetch(
+        [(total, *numbers)] = await self._engine.fetch(
             f"SELECT count(*), {', '.join(columns)}"
-            f" FROM {ICES} WHERE {ice_filter.matching(where, params)}",
+            f" FROM {ICES} WHERE {ice_filter.matching(where, self._expectations, params)}",
             *params,
         )
-        number = iter(numbers)
+        found = dict(zip(wanted, numbers, strict=True))
         return Counts(
             total,
-            {
-                status: registered if status is Status.REGISTERED else next(number)
-                for status in Status
-            },
-            connected,
-            offline,
-            {reason: next(number) for reason in Attention},
+            {status: found[status] for status in Status},
+            found["connected"],
+            found["offline"],
+            found["unseen"] + found["never seen"],
+            {reason: found[reason] for reason in Attention},
         )
 
 
-def _listed(row: Row) -> Listed:
+def _listed(row: Row, expectations: Expectations) -> Listed:
     ice, rest = ice_from_row(row[: len(NAMES)]), row[len(NAMES) :]
-    labels, note, refused, address, version, platform, hostname, disabled, seen = rest[:9]
+    labels, note, refused, duplicate, address, version, platform, hostname, disabled, seen = rest[
+        :10
+    ]
     try:
         labels = labels_from_text(labels)
     except msgspec.DecodeError as error:
@@ -256,10 +282,12 @@ def _listed(row: Row) -> Listed:
     return Listed(
         ice,
         from_text_or_none(seen),
-        connection_from_row(rest[9:]),
+        connection_from_row(rest[10:]),
         labels,
         note,
         None if address is None else Last(address, version, platform, hostname),
         from_text_or_none(refused),
+        from_text_or_none(duplicate),
         owner_disabled=disabled is not None,
+        expectations=expectations,
     )

@@ -9,6 +9,7 @@ import enum
 from dataclasses import dataclass, replace
 from typing import Final
 
+from gateway.core.attention import Expectations
 from gateway.store import ice_filter
 from gateway.store.engine import as_json
 from gateway.store.ice_filter import IceFilter
@@ -84,9 +85,9 @@ class Part:
     tied: str | None = None
     covered: bool = False
 
-    def matching(self, where: IceFilter, params: list[object]) -> str:
+    def matching(self, where: IceFilter, expectations: Expectations, params: list[object]) -> str:
         """SQL for the ICEs in it that match the filter."""
-        found = ice_filter.matching(where, params, covered=self.covered)
+        found = ice_filter.matching(where, expectations, params, covered=self.covered)
         first = len(params) + 1
         params += self.given
         numbers = (f"${first + place}" for place in range(len(self.given)))

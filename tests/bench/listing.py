@@ -18,7 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from gateway.core.accounts import User
-from gateway.core.attention import Attention
+from gateway.core.attention import Attention, Expectations
 from gateway.core.audit_event import Actor, AuditAction, Event, Via
 from gateway.core.ice import Ice, IceType, Status
 from gateway.core.roles import Role
@@ -42,6 +42,8 @@ GROUP = 50
 PAGE = 50
 GOAL = 0.05
 BATCH = 1_000
+EXPECTATIONS = Expectations(version_key("1.2"), timedelta(hours=12))
+"""Two of seven ICEs are outdated, and most that are not connected are inactive."""
 
 Shape = Callable[[], Awaitable[object]]
 
@@ -163,7 +165,7 @@ class Fleet:
 
 def shapes(fleet: Fleet) -> dict[str, Shape]:
     """What is measured, by name."""
-    table, now = Ices(fleet.engine), fleet.now
+    table, now = Ices(fleet.engine, EXPECTATIONS), fleet.now
 
     def page(order: Order = Order(), offset: int = 0, **where) -> Shape:  # noqa: B008 - frozen
         return lambda: table.page(IceFilter(now=now, **where), PAGE, order=order, offset=offset)
@@ -196,6 +198,7 @@ def shapes(fleet: Fleet) -> dict[str, Shape]:
         "lastseen_after": {"lastseen_after": now - timedelta(minutes=30)},
         "connected": {"connected": True},
         "offline": {"connected": False},
+        "inactive": {"inactive": True},
         "needs attention": {"needs_attention": True},
         **{f"status {one}": {"status": one} for one in Status},
         **{f"attention {one}": {"attention": one} for one in Attention},

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import itertools
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
 from gateway.core.accounts import fold_user
+from gateway.core.attention import Attention, Expectations
 from gateway.core.audit_event import Actor, Via
 from gateway.core.ice import IceType, Status
 from gateway.core.labels import MAX_LABELS
 from gateway.core.search import MAX_WORDS
+from gateway.core.version_key import version_key
 from gateway.store import ices, sessions
 from gateway.store.engine import StoreUnavailable
 from gateway.store.ice_filter import IceFilter
@@ -230,6 +233,60 @@ async def laboratory(engine):
 async def test_a_page_holds_what_the_filter_lets_through(laboratory, where, expected):
     page = await laboratory.page(IceFilter(**where), 100)
     assert [listed.ice.ice_name for listed in page] == expected
+
+
+async def test_outdated_and_inactive_ices_are_found_counted_and_listed_alike(engine):
+    table = Ices(engine, Expectations(version_key("2.4"), timedelta(days=30)))
+    for name, version, ends in (
+        ("old", "2.3", True),
+        ("new", "2.10", True),
+        ("strange", "x", True),
+        ("online", "2.4rc1", False),
+        ("gone", "1.0", True),
+    ):
+        ice = await add_registered(engine, name)
+        session = opened(ice, a_connection(f"s of {name}", version=version))
+        await record(engine, [session], newest=[session])
+        if ends:
+            closed = a_connection_event("closed", "1000", ice_name=name, at=minutes(10))
+            await record(engine, closed=[f"s of {name}"], connection_events=[closed])
+    await change(engine, (ice, deregistered(ice)))
+    await add_registered(engine, "never-seen")  # registered at minutes(1)
+    await add(engine, an_ice("unused"))
+    month = timedelta(days=30)
+
+    async def agree(now, where, says):
+        """The names that a filter finds, and for which an entry says so."""
+        found = [listed.ice.ice_name for listed in await table.page(IceFilter(**where, now=now), 9)]
+        entries = await table.page(IceFilter(), 9)
+        assert found == [listed.ice.ice_name for listed in entries if says(listed)]
+        assert await table.count(IceFilter(**where, now=now)) == len(found)
+        return found
+
+    for passed, expected in (
+        (minutes(1) + month, []),
+        (minutes(2) + month, ["never-seen"]),
+        (minutes(11) + month, ["never-seen", "new", "old", "strange"]),
+    ):
+        inactive = lambda listed, now=passed: listed.is_inactive(now)  # noqa: E731
+        assert await agree(passed, {"inactive": True}, inactive) == expected
+        others = await agree(passed, {"inactive": False}, lambda one: not inactive(one))  # noqa: B023
+        assert len(others) == 7 - len(expected)
+        for where in (IceFilter(), IceFilter(words=("old",))):
+            counts = await table.counts(where, passed)
+            assert counts.inactive == len(
+                [name for name in expected if name == "old" or not where.words]
+            )
+            assert counts.attention[Attention.OUTDATED] == (1 if where.words else 2)
+    outdated = lambda listed: Attention.OUTDATED in listed.attention(NOW)  # noqa: E731
+    assert await agree(NOW, {"attention": Attention.OUTDATED}, outdated) == ["old", "online"]
+    assert await agree(NOW, {"needs_attention": True}, outdated) == ["old", "online"]
+    for expectations in (Expectations(), Expectations(version_key("0.1"), timedelta(days=9_000))):
+        table = Ices(engine, expectations)
+        counts = await table.counts(IceFilter(), minutes(0) + month)
+        assert (counts.inactive, counts.attention[Attention.OUTDATED]) == (0, 0)
+        assert not await table.page(IceFilter(inactive=True, now=NOW), 9)
+        assert not await table.page(IceFilter(attention=Attention.OUTDATED, now=NOW), 9)
 
 
 @pytest.fixture

@@ -94,6 +94,7 @@ class IceFilters(Query):
     ice_type: IceType | None = None
     provisionedto: Text | None = None
     connected: bool | None = None
+    inactive: bool | None = None
     q: Text | None = None
     label: Labels = msgspec.field(default_factory=list)
     attention: Attention | None = None
@@ -114,6 +115,7 @@ class IceFilters(Query):
             ice_type=self.ice_type,
             provisionedto=None if self.provisionedto is None else fold_user(self.provisionedto),
             connected=self.connected,
+            inactive=self.inactive,
             words=words,
             labels=tuple(
                 (key, value) for key, _, value in (one.partition("=") for one in self.label)

@@ -18,6 +18,8 @@ def sentences(event: Event) -> list[str]:
         return [f"{times} as {user}, the last from {event.actor.address}."]
     if event.action == AuditAction.LABEL:
         return [*_label_sentences(event)]
+    if event.action == AuditAction.DUPLICATE:
+        return [f"Two copies of it run: {copies_text(event)}."]
     return []
 
 
@@ -27,6 +29,14 @@ def _label_sentences(event: Event) -> Iterator[str]:
     note = event.detail.get("note")
     if note is not None:
         yield f"Set the note: {note}" if note else "Removed the note."
+
+
+def copies_text(event: Event) -> str:
+    """From where the two copies of an event `duplicate` connect."""
+    return " and ".join(
+        f"from {copy['address']} ({copy['hostname'] or 'unknown host'})"
+        for copy in event.detail["copies"]
+    )
 
 
 def detail_parts(event: Event) -> list[str]:

@@ -15,20 +15,21 @@ from aiohttp import web
 
 from client.protocol import CLOSINGS, REFUSALS, CloseCode, RefusalCode
 from gateway.admin.access import route
-from gateway.admin.api.requests import Number, Query, find_ice
+from gateway.admin.api.requests import MAX_NUMBER, Number, Query, find_ice
 from gateway.admin.auth import actor
 from gateway.admin.context import CALLER, admin_context
 from gateway.admin.pages.base import form_fields, gateway_url, is_fragment, notice, render
-from gateway.admin.pages.event_text import timeline_text
+from gateway.admin.pages.event_text import copies_text, timeline_text
 from gateway.admin.pages.ices import CHANGED, LABELS, Row, form_error, table_row
 from gateway.admin.pages.operations import operations_of
 from gateway.core.attention import Attention
-from gateway.core.audit_event import LogEntry, Via
+from gateway.core.audit_event import AuditAction, LogEntry, Via
 from gateway.core.ice import Action, Status
 from gateway.core.labels import MAX_LABELS, LabelChanges, labels_of
 from gateway.core.problems import Problem, invalid
 from gateway.core.roles import Need
 from gateway.core.start_commands import start_commands
+from gateway.store.events import EventFilter, Events
 from gateway.store.ice_listing import Listed
 from gateway.store.sessions import ConnectionEvent, events_of
 
@@ -77,6 +78,10 @@ _NEEDS: Final[dict[Attention, tuple[str, Action | None]]] = {
         "Its user is disabled: deregister it, or give it to another user with a new token.",
         Action.DEREGISTER,
     ),
+    Attention.OUTDATED: (
+        "Its version is below the recommended one: install a newer client on its machine.",
+        None,
+    ),
 }
 """Why an ICE needs attention, and the action that helps, if there is one."""
 _MAX_FIELDS: Final = 4 * MAX_LABELS
@@ -122,9 +127,14 @@ async def page(request: web.Request, listed: Listed) -> web.StreamResponse:
         timeline += map(_event, await admin.events.last_of(listed.ice.ice_name, _EVENTS))
     reason, remedy = why_offline(row, connection_events, admin.clock())
     remedy = remedy if remedy in row.actions else None
+    reasons = listed.attention(admin.clock())
+    needs = _NEEDS
+    if Attention.DUPLICATE in reasons:
+        copies = await _copies(admin.events, listed.ice.ice_name)
+        needs = needs | {Attention.DUPLICATE: (copies, Action.REREGISTER)}
     attention = [
         (sentence, action if action in row.actions and action != remedy else None)
-        for sentence, action in map(_NEEDS.__getitem__, listed.attention(admin.clock()))
+        for sentence, action in map(needs.__getitem__, reasons)
     ]
     helpful = {remedy, *(action for _, action in attention)}
     waits = listed.ice.status is Status.PROVISIONED
@@ -132,6 +142,7 @@ async def page(request: web.Request, listed: Listed) -> web.StreamResponse:
     context = {
         "title": listed.ice.ice_name,
         "row": row,
+        "inactive": listed.is_inactive(admin.clock()),
         "timeline": sorted(timeline, key=lambda item: item.at, reverse=True),
         "reason": reason,
         "remedy": remedy,
@@ -144,6 +155,16 @@ async def page(request: web.Request, listed: Listed) -> web.StreamResponse:
         **await operations_of(request, listed),
     }
     return render(request, "ice_live.html" if is_fragment(request) else "ice.html", context)
+
+
+async def _copies(events: Events, ice_name: str) -> str:
+    """Which two copies of an ICE run, and what to do."""
+    about = EventFilter(ice_name=ice_name, action=AuditAction.DUPLICATE)
+    where = [f", {copies_text(one.event)}" for one in await events.before(MAX_NUMBER, 1, about)]
+    return (
+        f"Two copies of it run{''.join(where)}: a state folder or an image was copied. Stop one copy, and"
+        " provision a new name for it. If you do not know it, reregister, and give the new token to the other."
+    )
 
 
 async def replaced(request: web.Request, listed: Listed) -> web.StreamResponse:

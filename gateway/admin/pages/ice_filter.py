@@ -46,6 +46,8 @@ class Presence(enum.StrEnum):
     CONNECTED = "connected"
     OFFLINE = "offline"
     """It could be connected: it is registered, unless the filter names another status."""
+    INACTIVE = "inactive"
+    """It is offline, and was not seen for too long."""
 
 
 class TableQuery(IceFilters):
@@ -71,6 +73,8 @@ class TableQuery(IceFilters):
         if query.connected is not None:
             presence = Presence.CONNECTED if query.connected else Presence.OFFLINE
             query = msgspec.structs.replace(query, presence=presence, connected=None)
+        if query.inactive:
+            query = msgspec.structs.replace(query, presence=Presence.INACTIVE, inactive=None)
         if query.attention is not None:
             query = msgspec.structs.replace(query, condition=query.attention.value, attention=None)
         if query.condition not in (None, ANY, *Attention):
@@ -88,6 +92,8 @@ class TableQuery(IceFilters):
             where = replace(where, connected=True)
         elif self.presence is Presence.OFFLINE:
             where = replace(where, connected=False, status=self.status or Status.REGISTERED)
+        elif self.presence is Presence.INACTIVE:
+            where = replace(where, inactive=True)
         if self.condition == ANY:
             where = replace(where, needs_attention=True)
         elif self.condition is not None:
@@ -144,9 +150,11 @@ def tallies(counts: Counts, needing: int) -> list[Tally]:
         for reason, number in counts.attention.items()
     }
     waiting, gone = Status.PROVISIONED, Status.DEREGISTERED
+    inactive = Tally("Inactive", counts.inactive, "presence=inactive", "offline", "ring")
     return [
         Tally("Connected", counts.connected, "presence=connected", "online", "dot"),
         Tally("Offline", counts.offline, "presence=offline", "offline", "ring"),
+        *([inactive] if inactive.number else []),
         Tally(
             "Waiting for first start",
             counts.status[waiting],

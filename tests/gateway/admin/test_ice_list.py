@@ -84,6 +84,64 @@ async def test_counts_lead_to_what_they_count(tmp_path, browse):
         assert "1.2" in said(await root.get("?q=offline"))
 
 
+async def test_inactive_outdated_and_copied_ices_are_shown_counted_and_found(tmp_path, browse):
+    clock = RunningClock()
+    options = {"ice__recommended_version": "2.4", "ice__inactive_after": "30d"}
+    async with harness(tmp_path, clock=clock, **options) as running:
+        await has_password(running, "root")
+        idle = await running.provision("idle")
+        connection = await idle.connect(iat=clock().timestamp())
+        connection.hello(version="2.3")
+        await connection.round_trip()
+        await connection.leave()
+        await running.settled()
+        clock.skip(days=31)
+        original = await running.provision("copied")
+        copied = running.ice(original.token, original.key)
+        for number, ice in enumerate((original, copied) * 2):
+            clock.skip(minutes=1)
+            connection = await ice.connect(iat=clock().timestamp())
+            name = ("desk", "clone")[number % 2]
+            connection.hello(version="2.4", hostname=name, instance=name)
+            await connection.round_trip()
+        await running.settled()
+        root = await browse(running)
+        await root.log_in()
+        page = await root.get()
+        assert {name: number for name, (number, _) in tallies(page).items() if number} == {
+            "Connected": 1,
+            "Offline": 1,
+            "Inactive": 1,
+            "Needs attention": 2,
+            "Duplicate": 1,
+            "Outdated": 1,
+        }
+        for name, (number, address) in tallies(page).items():
+            answer = await root.get(f"?{address}")
+            assert len(names(answer)) == number, f"{name} leads to {names(answer)}"
+            assert answer.text.count('aria-current="true"') == 1, name
+        for query in ("inactive=true", "attention=outdated", "inactive=true&attention=outdated"):
+            assert names(await root.get(f"?{query}")) == ["idle"], query
+            items = (await running.admin.get(f"/ices?{query}")).json["items"]
+            assert [(one["ice_name"], one["inactive"]) for one in items] == [("idle", True)]
+        assert "Inactive seen" in said(await root.get("?q=idle"))
+        shown = said(await root.get("ices/idle"))
+        assert "Inactive. Last seen" in shown
+        assert "Its version is below the recommended one" in shown
+        shown = said(await root.get("ices/copied"))
+        both = "from 127.0.0.1 (clone) and from 127.0.0.1 (desk)"
+        assert f"Two copies of it run, {both}: a state folder or an image was copied." in shown
+        assert f"Two copies of it run: {both}." in shown, "the timeline was expected to say so"
+        assert 'id="attention-reregister"' in (await root.get("ices/copied")).text
+        counts = (await running.admin.get("/ice-counts")).json
+        assert (counts["inactive"], counts["attention"]["duplicate"]) == (1, 1)
+        await running.act("copied", "reregister")
+        answer = await running.admin.get("/ices/copied")
+        assert answer.json["attention"] == []
+        listed = await running.admin.get("/events?action=duplicate")
+        assert len(listed.json["items"]) == 1
+
+
 async def test_address_says_what_is_shown(running, root):
     await running.provision("zebra")
     await many(running, 60)

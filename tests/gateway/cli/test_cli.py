@@ -540,6 +540,7 @@ def test_show_is_the_apis_object(cli):
         "deregisteredon",
         "expireson",
         "lastseen",
+        "inactive",
         "labels",
         "note",
         "attention",

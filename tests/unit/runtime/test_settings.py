@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from gateway.core.attention import Expectations
 from gateway.core.times import later, utc_now
+from gateway.core.version_key import version_key
 from gateway.runtime.eventloop import listen_error
 from gateway.runtime.setting_types import duration
 from gateway.runtime.settings import SETTINGS, AddressUnavailable, BadSetting, load
@@ -114,6 +116,9 @@ def test_config_gateway_toml_documents_every_setting_with_its_default():
         ("tokens.registration_ttl", 0, 0),
         ("tokens.registration_ttl", "0", 0),
         ("tokens.registration_ttl", "0s", 0),
+        ("ice.inactive_after", "0", 0),
+        ("ice.recommended_version", "", None),
+        ("ice.recommended_version", "2.4", version_key("2.4")),
         ("server.port", 0, 0),
         ("server.port", "65535", 65535),
         ("server.public_url", "https://a/", ("https://a",)),
@@ -150,9 +155,16 @@ def test_what_a_value_means(key, value, means):
     assert given(key, value) == means
 
 
+def test_what_is_expected_of_ices():
+    assert load(None, {}).expectations == Expectations(None, timedelta(days=30))
+    options = {"ice.recommended_version": "2.4", "ice.inactive_after": "0"}
+    assert load(None, {}, options).expectations == Expectations(version_key("2.4"), None)
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
+        *(("ice.recommended_version", value) for value in ("new", "2.x", 2.4, "1" * 65)),
         *(
             ("tokens.registration_ttl", value)
             for value in [

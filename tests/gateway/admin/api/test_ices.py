@@ -31,6 +31,7 @@ FIELDS = [
     "deregisteredon",
     "expireson",
     "lastseen",
+    "inactive",
     "labels",
     "note",
     "attention",
@@ -147,6 +148,7 @@ async def test_provision_answers_the_ice_and_its_token(running, body, user):
     assert list(ice) == FIELDS
     assert ice == {
         **dict.fromkeys(FIELDS),
+        "inactive": False,
         "labels": {},
         "note": "",
         "attention": [],

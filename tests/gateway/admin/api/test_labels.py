@@ -213,7 +213,7 @@ async def test_pages_of_any_order_follow_each_other(fleet, sort):
     [
         ("sort=status", "sort"),
         ("q=" + "+".join("abcdefghijklmnopq"), "q"),
-        ("attention=duplicate", "attention"),
+        ("attention=lonely", "attention"),
         ("label=windows", "label"),
         ("version_below=nightly", "version_below"),
         ("lastseen_before=yesterday", "lastseen_before"),
@@ -257,7 +257,14 @@ async def test_counts(fleet):
         "status": {"provisioned": 2, "registered": 2, "deregistered": 0},
         "connected": 1,
         "offline": 1,
-        "attention": {"refused": 0, "token-expired": 1, "owner-disabled": 1},
+        "inactive": 0,
+        "attention": {
+            "refused": 0,
+            "duplicate": 0,
+            "token-expired": 1,
+            "owner-disabled": 1,
+            "outdated": 0,
+        },
     }
     some = (await fleet.admin.get("/ice-counts?q=lab&connected=true")).json
     assert (some["total"], some["connected"], some["offline"]) == (1, 1, 0)

@@ -33,6 +33,17 @@ def test_labels_and_a_note_are_told_in_sentences_on_both_pages(detail, told):
     assert timeline_text(labelled) == " ".join(told)
 
 
+def test_both_copies_of_an_ice_are_named():
+    copies = [
+        {"instance": "a", "address": "192.0.2.1", "hostname": "desk"},
+        {"instance": "b", "address": "192.0.2.2", "hostname": None},
+    ]
+    duplicate = event("duplicate", generation_before=2, copies=copies)
+    told = "Two copies of it run: from 192.0.2.1 (desk) and from 192.0.2.2 (unknown host)."
+    assert detail_parts(duplicate) == [told]
+    assert timeline_text(duplicate) == told
+
+
 def test_failed_logins_are_counted_in_a_sentence():
     for count, times in ((1, "1 failed login"), (3, "3 failed logins")):
         [told] = detail_parts(event("login-failed", count=count, user="alice"))
