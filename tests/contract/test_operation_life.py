@@ -205,7 +205,7 @@ class Gateway:
         self.dispatch.wake(session.ice_name)
 
     # What a session observes goes where the endpoint sends it.
-    def greeted(self, session):
+    def greeted(self, session, _instance):
         self.dispatch.greeted(session)
 
     def answered(self, session, operation, refused):
