@@ -30,10 +30,11 @@ from aiohttp import WSCloseCode, WSMsgType
 from client import __version__, handshake, platform, protocol
 from client.backoff import Backoff, Closed, Refused, Stopped
 from client.credentials import IdentityProblem, Token, proof
+from client.endpoint import Endpoint, tls
 from client.environment import Environment
 from client.errors import closing_line, ending, one_line
 from client.events import Event, log_event
-from client.handshake import Connector, Endpoint, WebSocket
+from client.handshake import Connector, WebSocket
 from client.identity import FolderUnusable, Identity
 from client.journal import Journal
 from client.operations import Handler, OperationRunner
@@ -87,8 +88,8 @@ class IceClient:
         environment: clocks, sleep, randomness and patience.
 
     Raises:
-        handshake.BadAddress: `gateway_url` is not a valid URL, or plain http without `insecure`.
-        handshake.BadCertificateFile: `ca_file` cannot be used.
+        endpoint.BadAddress: `gateway_url` is not a valid URL, or plain http without `insecure`.
+        endpoint.BadCertificateFile: `ca_file` cannot be used.
     """
 
     def __init__(
@@ -108,7 +109,7 @@ class IceClient:
         self._endpoint = Endpoint.of(gateway_url, insecure=insecure)
         self._ca_file = Path(ca_file) if ca_file else None
         if self._ca_file and not self._endpoint.plain:
-            handshake.tls(self._ca_file)  # refuse a file that cannot be used
+            tls(self._ca_file)  # refuse a file that cannot be used
         self._folder = Path(state_dir) if state_dir else platform.default_state_dir()
         self._given_token = Token(token) if isinstance(token, str) else token
         self._version = encodable(version or __version__)

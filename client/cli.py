@@ -19,9 +19,9 @@ import msgspec
 from client import __version__, eventloop, platform, status
 from client.agent import ClosedByUs, IceClient, Outcome
 from client.credentials import IdentityProblem, NotAToken, Token
+from client.endpoint import BadAddress, BadCertificateFile, PlainHttp
 from client.events import Event
 from client.handlers import BadHandlers, register, settings_of
-from client.handshake import BadAddress, BadCertificateFile, PlainHttp
 from client.identity import FolderUnusable, StateFolder
 from client.standard_streams import decoupled, log_to_stderr, timed
 

@@ -12,8 +12,8 @@ from client import __version__, protocol
 from client.agent import ClosedByUs, IceStopped
 from client.backoff import Stopped
 from client.credentials import IdentityProblem, NotAToken
+from client.endpoint import BadAddress, PlainHttp
 from client.environment import Environment
-from client.handshake import BadAddress, PlainHttp
 from client.identity import FolderUnusable, StateFolder
 from tests.client.scripted_gateway import NOW, admit, make_token, refuse, welcome
 

@@ -2,8 +2,9 @@ import ssl
 
 import pytest
 
+from client.endpoint import BadAddress, BadCertificateFile, Endpoint, PlainHttp, tls
 from client.environment import Waits
-from client.handshake import BadAddress, BadCertificateFile, Connector, Endpoint, PlainHttp, tls
+from client.handshake import Connector
 from tests.client.scripted_gateway import NOW, ScriptedGateway
 
 
