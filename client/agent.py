@@ -19,8 +19,6 @@ import contextlib
 import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -28,20 +26,18 @@ import msgspec
 from aiohttp import WSCloseCode, WSMsgType
 
 from client import __version__, handshake, platform, protocol
-from client.backoff import Backoff, Closed, Refused, Stopped
+from client.backoff import Backoff, Closed, ClosedByUs, Refused, Stopped
 from client.credentials import IdentityProblem, Token, proof
-from client.endpoint import Endpoint, tls
 from client.environment import Environment
 from client.errors import closing_line, ending, one_line
 from client.events import Event, log_event
+from client.gateway_client import GatewayClient
 from client.handshake import Connector, WebSocket
 from client.identity import FolderUnusable, Identity
 from client.journal import Journal
 from client.operations import Handler, OperationRunner
 from client.protocol import CloseCode, RefusalCode
 from client.text import encodable
-
-logger = logging.getLogger(__name__)
 
 # These mean that the token is no longer valid for this ICE; with others the fault may lie elsewhere.
 _UNREGISTERED: Final[frozenset[str | int]] = frozenset(
@@ -51,11 +47,6 @@ _UNREGISTERED: Final[frozenset[str | int]] = frozenset(
         *(CloseCode.DEREGISTERED, CloseCode.TOKEN_REPLACED),
     }
 )
-
-
-@dataclass(frozen=True, slots=True)
-class ClosedByUs:
-    """The client stopped because `IceClient.stop` was called."""
 
 
 Outcome = Stopped | ClosedByUs
@@ -69,7 +60,7 @@ class IceStopped(Exception):
         self.outcome = outcome
 
 
-class IceClient:
+class IceClient(GatewayClient):
     """Connects, registers on the first run, reconnects by itself, and runs the operations that the gateway sends.
 
     Entering locks the state folder, or raises `credentials.IdentityProblem`; leaving closes the connection
@@ -106,37 +97,35 @@ class IceClient:
         observe: Callable[[Event], None] = log_event,
         environment: Environment | None = None,
     ) -> None:
-        self._endpoint = Endpoint.of(gateway_url, insecure=insecure)
-        self._ca_file = Path(ca_file) if ca_file else None
-        if self._ca_file and not self._endpoint.plain:
-            tls(self._ca_file)  # refuse a file that cannot be used
-        self._folder = Path(state_dir) if state_dir else platform.default_state_dir()
+        super().__init__(
+            gateway_url,
+            state_dir=state_dir,
+            ca_file=ca_file,
+            insecure=insecure,
+            options=options,
+            observe=observe,
+            environment=environment,
+        )
         self._given_token = Token(token) if isinstance(token, str) else token
         self._version = encodable(version or __version__)
         self._instance = secrets.token_hex(16)
-        self._options = list(options)
-        self._observe = observe
-        self._environment = environment or Environment()
         self._backoff = Backoff(self._environment)
         self._handlers: dict[str, Handler] = dict(handlers or {})
         self._operations = OperationRunner(
             self._handlers, self._send, self._warn, self._environment.waits
         )
         self._socket: WebSocket | None = None
-        self._nonce: str | None = None
         self._first_refusal: Stopped | None = None
         """Why the given token was refused, while the stored one is tried."""
         self._welcomed = asyncio.Event()
         self._task: asyncio.Task[Outcome] | None = None
-        self._stop_requested = False
         self.welcome: protocol.Welcome | None = None
         """The welcome of the current session; None while not connected."""
 
     # --- public ------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        gateway = self._endpoint.url.removesuffix(protocol.PATH)
-        self._identity = Identity(self._folder, self._given_token, gateway)
+        self._identity = Identity(self._folder, self._given_token, self._gateway)
         try:
             self._operations.open(Journal(self._folder / "operations.db", self._environment.now))
         except IdentityProblem:
@@ -144,25 +133,7 @@ class IceClient:
             raise
         if self._identity.token_ignored:
             self._warn("the given token is not newer than the stored one; using the stored one")
-        if self._identity.exposed:
-            self._warn(
-                f"other users could read or change {' and '.join(self._identity.exposed)} until now: if one may"
-                " have done so, ask the admin to reregister this ICE"
-            )
-        if self._endpoint.exposed:
-            self._warn("plain http: anyone on the network path can read the token and all messages")
-        was = self._identity.state
-        self._save(
-            gateway=gateway,
-            options=self._options,
-            connected=False,
-            # A client that was killed could not write when its connection ended.
-            since=self._timestamp() if was.connected else was.since,
-            code=None,
-            sentence=None,
-            next=self._timestamp(),
-            must_act=False,
-        )
+        self._begin(self._identity, enrolment=None)
         self._task = asyncio.create_task(self._run())
         self._task.add_done_callback(lambda _: self._welcomed.set())  # `connected` waits for either
         if self._stop_requested:
@@ -268,13 +239,6 @@ class IceClient:
         self._closed(closed, verdict)
         return verdict
 
-    def _refused(self, refused: Refused, verdict: float | Stopped) -> None:
-        self._ended(refused, verdict)
-        level, line = logging.ERROR, str(refused)
-        if not isinstance(verdict, Stopped):
-            level, line = logging.WARNING, f"{refused} (trying again in {verdict:.1f} s)"
-        self._emit(Event("refused", line, level, refused.code))
-
     def _closed(self, closed: Closed, verdict: float | Stopped) -> None:
         self._ended(closed, verdict)
         # Of our close codes, those below 3000 (RFC 6455 section 7.4.2) mean a protocol violation.
@@ -285,16 +249,10 @@ class IceClient:
         if not isinstance(verdict, Stopped):
             self._emit(Event("reconnecting", f"reconnecting in {verdict:.1f} s"))
 
-    def _ended(self, end: Refused | Closed, verdict: float | Stopped) -> None:
+    def _ended(self, end: Refused | Closed, verdict: float | Stopped, **changes: Any) -> None:
         was = self._identity.state
-        self._save(
-            code=end.code,
-            sentence=verdict.sentence if isinstance(verdict, Stopped) else end.sentence,
-            actionable=isinstance(end, Refused) and end.actionable,
-            next=None if isinstance(verdict, Stopped) else self._timestamp(verdict),
-            must_act=isinstance(verdict, Stopped),
-            registered=was.registered and (was.moves or end.code not in _UNREGISTERED),
-        )
+        registered = was.registered and (was.moves or end.code not in _UNREGISTERED)
+        super()._ended(end, verdict, registered=registered, **changes)
 
     # --- one session -------------------------------------------------------------------------------
 
@@ -394,28 +352,6 @@ class IceClient:
         if self._socket is not None:
             with contextlib.suppress(ConnectionError):
                 await self._socket.send_frame(data, WSMsgType.TEXT)
-
-    # --- events and state --------------------------------------------------------------------------
-
-    def _warn(self, sentence: str) -> None:
-        self._emit(Event("warning", sentence, logging.WARNING))
-
-    def _emit(self, event: Event) -> None:
-        try:
-            self._observe(event)
-        except Exception:  # an error in the observer must not end the connection
-            logger.exception("the observer failed")
-
-    def _save(self, **changes: Any) -> None:
-        """Change the stored state; a full disk must not end the connection."""
-        try:
-            self._identity.update_state(**changes)
-        except FolderUnusable as problem:
-            self._warn(str(problem))
-
-    def _timestamp(self, later: float = 0.0) -> str:
-        when = datetime.fromtimestamp(self._environment.now() + later, UTC)
-        return when.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _welcome(text: str) -> protocol.Welcome:

@@ -66,6 +66,11 @@ class Stopped:
         return f"{self.code}: {self.sentence}"
 
 
+@dataclass(frozen=True, slots=True)
+class ClosedByUs:
+    """The client stopped because its `stop` was called."""
+
+
 class Backoff:
     """How long to wait before the next attempt, by what ended the previous ones."""
 
@@ -97,6 +102,11 @@ class Backoff:
             slow = self._environment.uniform(*protocol.SLOW_RETRY)
             return max(slow, _bounded(refused.retry_after))
         return Stopped(refused.code, refused.sentence)
+
+    def waiting(self, retry_after: float) -> float:
+        """Seconds to wait after an answer that was no refusal and asks for so many."""
+        self._nonces, self._limit = 0, BASE
+        return _bounded(retry_after)
 
     def closed(self, closed: Closed, *, lasted: float) -> float | Stopped:
         """Seconds to wait after a session of `lasted` seconds, or the reason to stop."""

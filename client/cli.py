@@ -6,35 +6,43 @@ is one line on standard error. Source: docs/client.md. `client.__main__` starts 
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import json
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final, NoReturn, TypeVar
 
 import click
 import msgspec
 
 from client import __version__, eventloop, platform, status
-from client.agent import ClosedByUs, IceClient, Outcome
-from client.credentials import IdentityProblem, NotAToken, Token
+from client.agent import IceClient, Outcome
+from client.backoff import ClosedByUs, Stopped
+from client.credentials import (
+    EnrolmentSecret,
+    IdentityProblem,
+    NotAToken,
+    Secret,
+    Token,
+)
 from client.endpoint import BadAddress, BadCertificateFile, PlainHttp
+from client.enrolment import Enrolled, Enroller
 from client.events import Event
 from client.handlers import BadHandlers, register, settings_of
-from client.identity import FolderUnusable, StateFolder
+from client.identity import FolderUnusable, StateFolder, has_token
+from client.options import folder_option, option, reaches_gateway
 from client.standard_streams import decoupled, log_to_stderr, timed
 
 _REFUSED: Final = 1
 _USAGE: Final = 2
 _MUST_ACT: Final = 3
-_TOKEN_FILE_LIMIT: Final = 64 * 1024
+_SECRET_FILE_LIMIT: Final = 64 * 1024
 
-_folder_option = click.option(
-    "--state-dir",
-    type=click.Path(file_okay=False, readable=False, path_type=Path),
-    help="The folder for the key and the token.  [default: the user's state folder]",
-)
+_S = TypeVar("_S", bound=Secret)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -47,39 +55,28 @@ def main() -> None:
 
 
 @main.command()
-@click.option(
-    "--gateway",
-    metavar="URL",
-    help="https://host[:port][/prefix]  [default: that of the last run]",
-)
-@click.option(
+@option(
     "--token-file",
     metavar="FILE|-",
     help="The registration token, needed once; `-` reads it from standard input.",
 )
-@_folder_option
-@click.option(
-    "--ca-file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Certificates (PEM) to trust besides the system's.",
+@option(
+    "--enrolment-key-file",
+    metavar="FILE|-",
+    help="The secret of an enrolment key, read only while there is no token.",
 )
-@click.option("--insecure", is_flag=True, help="Allow plain http to another machine.")
-@click.option(
+@reaches_gateway
+@option(
     "--handlers",
     metavar="MODULE",
     help="A module, or a path ending in .py, whose register(ice, settings) adds handlers for operations.",
-)
-@click.option(
-    "--config",
-    envvar="ICE_CLIENT_CONFIG",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Settings (TOML) for the handlers (or ICE_CLIENT_CONFIG).",
 )
 @decoupled()
 def run(
     *,
     gateway: str | None,
     token_file: str | None,
+    enrolment_key_file: str | None,
     state_dir: Path | None,
     ca_file: Path | None,
     insecure: bool,
@@ -88,38 +85,64 @@ def run(
 ) -> None:
     """Register on the first run, connect, and stay connected until stopped."""
     folder = StateFolder(state_dir or _default_folder())
-    try:
+    options = _options(ca_file, insecure, handlers, config)
+    with _refusals():
         token = None if token_file is None else _given_token(token_file, folder)
-        gateway = gateway or folder.state().gateway
-        if gateway is None:
-            raise click.UsageError("Missing option '--gateway': this ICE has not been run before.")
+        place = _Place(_gateway_of(gateway, folder), folder.path, ca_file, insecure)
+        enroller = None
+        if enrolment_key_file is not None and token is None and folder.token() is None:
+            enroller = _enroller(place, enrolment_key_file, options)
         client = IceClient(
-            gateway,
-            state_dir=folder.path,
+            place.gateway,
+            state_dir=place.folder,
             token=token,
-            ca_file=ca_file,
-            insecure=insecure,
-            options=_options(ca_file, insecure, handlers, config),
+            ca_file=place.ca_file,
+            insecure=place.insecure,
+            options=options,
             observe=_print_event,
         )
         if handlers is not None:
             register(handlers, client, settings_of(config))
+
+        def stop() -> None:
+            if enroller is not None:
+                enroller.stop()
+            client.stop()
+
         log_to_stderr()
-        outcome = eventloop.run(lambda: _run(client), client.stop)
+        outcome = eventloop.run(lambda: _run(client, enroller), stop)
+    if not isinstance(outcome, ClosedByUs):
+        _fail(_MUST_ACT, outcome)
+    _say("stopped on request")
+
+
+async def _run(client: IceClient, enroller: Enroller | None) -> Outcome:
+    if enroller is not None:
+        outcome = await enroller.run()
+        if not isinstance(outcome, Enrolled):
+            return outcome
+    async with client:
+        return await client.wait()
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """End the command for what keeps a client from its start."""
+    try:
+        yield
     except (FolderUnusable, PlainHttp, BadCertificateFile, BadHandlers) as refusal:
         _fail(_REFUSED, refusal)
     except BadAddress as error:
         raise click.BadParameter(str(error), param_hint="--gateway") from None
     except IdentityProblem as problem:
         _fail(_MUST_ACT, problem)
-    if not isinstance(outcome, ClosedByUs):
-        _fail(_MUST_ACT, outcome)
-    _say("stopped on request")
 
 
-async def _run(client: IceClient) -> Outcome:
-    async with client:
-        return await client.wait()
+def _gateway_of(given: str | None, folder: StateFolder) -> str:
+    gateway = given or folder.state().gateway
+    if gateway is None:
+        raise click.UsageError("Missing option '--gateway': this ICE has not been run before.")
+    return gateway
 
 
 def _options(
@@ -146,7 +169,7 @@ def _given_token(name: str, folder: StateFolder) -> Token | None:
     Raises `IdentityProblem`.
     """
     try:
-        return _read_token(name)
+        return _read_secret(name, Token)
     except NotAToken as problem:
         # The file is needed once: it may be deleted while a service unit still names it.
         if folder.token() is None:
@@ -155,17 +178,19 @@ def _given_token(name: str, folder: StateFolder) -> Token | None:
         return None
 
 
-def _read_token(name: str) -> Token:
-    """Raises `NotAToken`."""
+def _read_secret(name: str, kind: type[_S]) -> _S:
+    """The secret in a file or on standard input; raises the `problem` of its kind."""
     try:
         if name == "-" and sys.stdin.isatty():
-            return Token(getpass.getpass("Registration token: "))
+            return kind(getpass.getpass(f"{kind.noun.capitalize()}: "))
         with click.open_file(name, "rb") as file:
-            return Token.from_bytes(file.read(_TOKEN_FILE_LIMIT))
-    except NotAToken as problem:
-        raise NotAToken(f"{'standard input' if name == '-' else name}: {problem}") from None
+            return kind.from_bytes(file.read(_SECRET_FILE_LIMIT))
+    except kind.problem as problem:
+        raise kind.problem(f"{'standard input' if name == '-' else name}: {problem}") from None
     except OSError as error:
-        raise NotAToken(f"the token file {name} cannot be read: {error.strerror}") from None
+        raise kind.problem(
+            f"the {kind.noun} file {name} cannot be read: {error.strerror}"
+        ) from None
 
 
 def _print_event(event: Event) -> None:
@@ -175,11 +200,96 @@ def _print_event(event: Event) -> None:
         _say(str(event))
 
 
+# --- enrol -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """The gateway and the state folder of a command."""
+
+    gateway: str
+    folder: Path
+    ca_file: Path | None
+    insecure: bool
+
+
+@main.command()
+@option(
+    "--enrolment-key-file",
+    metavar="FILE|-",
+    required=True,
+    help="The secret of an enrolment key; `-` reads it from standard input.",
+)
+@click.option("--name", help="The name of the ICE.  [default: made of this machine's host name]")
+@click.option("--user", help="The user of the ICE, for a key that lets the machine choose.")
+@reaches_gateway
+@decoupled()
+def enrol(
+    *,
+    gateway: str | None,
+    enrolment_key_file: str,
+    name: str | None,
+    user: str | None,
+    state_dir: Path | None,
+    ca_file: Path | None,
+    insecure: bool,
+    config: Path | None,
+) -> None:
+    """Get an ICE of its own for this machine with an enrolment key; waits for an approval.
+
+    Exit status: 0 enrolled, 1 stopped before, 3 refused.
+    """
+    folder = StateFolder(state_dir or _default_folder())
+    with _refusals():
+        place = _Place(_gateway_of(gateway, folder), folder.path, ca_file, insecure)
+        if has_token(folder, place.gateway):
+            _say("this ICE already has a token")
+            return
+        options = _options(ca_file, insecure, None, config)
+        enroller = _enroller(place, enrolment_key_file, options, name, user)
+        log_to_stderr()
+        outcome = eventloop.run(enroller.run, enroller.stop)
+    match outcome:
+        case ClosedByUs():
+            _fail(_REFUSED, "stopped on request: this ICE is not enrolled yet")
+        case Stopped():
+            _fail(_MUST_ACT, outcome)
+
+
+def _enroller(
+    place: _Place,
+    key_file: str,
+    options: list[str],
+    name: str | None = None,
+    user: str | None = None,
+) -> Enroller:
+    """Raises `NotAnEnrolmentKey`."""
+    secret = _read_secret(key_file, EnrolmentSecret)
+    if key_file != "-":
+        options = [*options, "--enrolment-key-file", str(Path(key_file).absolute())]
+        if platform.open_to_others(Path(key_file)):
+            _warn(
+                f"other users can read or change {key_file}, and could enrol machines with it: make it readable"
+                " by the client's user alone"
+            )
+    return Enroller(
+        place.gateway,
+        secret,
+        name=name,
+        user=user,
+        state_dir=place.folder,
+        ca_file=place.ca_file,
+        insecure=place.insecure,
+        options=options,
+        observe=_print_event,
+    )
+
+
 # --- status ------------------------------------------------------------------------------------
 
 
 @main.command(name="status")
-@_folder_option
+@folder_option
 @click.option("--json", "as_json", is_flag=True, help="Print an object.")
 def show_status(state_dir: Path | None, as_json: bool) -> None:  # noqa: FBT001 - click gives a flag
     """Say whether this ICE is registered and connected, and if not, what to do.

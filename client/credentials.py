@@ -1,4 +1,4 @@
-"""An ICE's token, its key, and the proofs made with both. Pure: `identity` stores them.
+"""An ICE's token, its key, the secret of an enrolment key, and the proofs made with them. Pure: `identity` stores them.
 
 `proof` also serves as a reference for ICEs in other languages. Source: docs/protocol.md.
 """
@@ -10,7 +10,7 @@ import hashlib
 import math
 import re
 import secrets
-from typing import Any, Final, NoReturn
+from typing import Any, ClassVar, Final, NoReturn, Self
 
 import msgspec
 from cryptography.hazmat.primitives import hashes, serialization
@@ -22,6 +22,7 @@ from client.text import decoded
 
 _COORDINATE: Final = 32  # bytes: RFC 7518 section 6.2.1.2 for P-256
 _PART: Final = r"[A-Za-z0-9_-]+"
+_ENROLMENT: Final = re.compile(r"iceek_[A-Za-z0-9]{1,64}_[A-Za-z0-9_-]{43}", re.ASCII)
 # RFC 7516 section 7.1. With `dir` the second part, the encrypted key, is empty. A256GCM has 12 bytes of IV and 16
 # of tag, so the pattern detects a truncated token.
 _JWE: Final = re.compile(rf"{_PART}\.\.[A-Za-z0-9_-]{{16}}\.{_PART}\.[A-Za-z0-9_-]{{22}}", re.ASCII)
@@ -35,31 +36,75 @@ class NotAToken(IdentityProblem):
     """The text is not a registration token."""
 
 
-# --- the token ---------------------------------------------------------------------------------
+class NotAnEnrolmentKey(IdentityProblem):
+    """The text is not the secret of an enrolment key."""
 
 
-class Token:
-    """A registration token whose text only `reveal()` returns."""
+# --- secrets -----------------------------------------------------------------------------------
 
+
+class Secret:
+    """A text that only `reveal()` returns; `noun` is what people call it, `problem` what is raised for another."""
+
+    noun: ClassVar[str]
+    problem: ClassVar[type[IdentityProblem]]
     __slots__ = ("_text",)
 
     def __init__(self, text: str) -> None:
-        # Mail programs and editors wrap lines and add white space; a token contains none.
-        text = "".join(text.replace("\ufeff", "").split())
+        # Mail programs and editors wrap lines and add white space; a secret contains none.
+        self._text = "".join(text.replace("\ufeff", "").split())
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """The secret in a file, in any encoding that `text.decoded` knows. Raises as the constructor."""
+        return cls(decoded(data, errors="replace"))
+
+    def reveal(self) -> str:
+        """The text, for the gateway and the token file."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(***)"
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a secret is not pickled")
+
+
+class EnrolmentSecret(Secret):
+    """The secret of an enrolment key. Raises `NotAnEnrolmentKey`."""
+
+    noun = "enrolment key"
+    problem = NotAnEnrolmentKey
+    __slots__ = ()
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        if not _ENROLMENT.fullmatch(self._text):
+            raise NotAnEnrolmentKey(
+                "this is not the secret of an enrolment key: copy it whole; it begins with iceek_"
+            )
+
+
+class Token(Secret):
+    """A registration token. Raises `NotAToken`."""
+
+    noun = "registration token"
+    problem = NotAToken
+    __slots__ = ()
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        text = self._text
         if len(text) > protocol.MAX_TOKEN or not _JWE.fullmatch(text):
             raise NotAToken(
                 "this is not a registration token: copy it whole, five parts with dots between them"
             )
-        self._text = text
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Token:
-        """The token in a file, in any encoding that `text.decoded` knows. Raises `NotAToken`."""
-        return cls(decoded(data, errors="replace"))
-
-    def reveal(self) -> str:
-        """The text, for the handshake and the token file."""
-        return self._text
 
     def digest(self) -> str:
         """Lowercase hex SHA-256 of the text."""
@@ -79,18 +124,6 @@ class Token:
         """Whether this token was certainly issued after `stored`."""
         mine, theirs = self.issued, stored.issued
         return mine is not None and (theirs is None or mine > theirs)
-
-    def __repr__(self) -> str:
-        return "Token(***)"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Token) and self._text == other._text
-
-    def __hash__(self) -> int:
-        return hash(self._text)
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a token is not pickled")
 
 
 class _JweHeader(msgspec.Struct):
@@ -137,6 +170,11 @@ class Key:
         x, y = (_base64(number.to_bytes(_COORDINATE)) for number in (numbers.x, numbers.y))
         return {"kty": "EC", "crv": "P-256", "x": x, "y": y}
 
+    def thumbprint(self) -> str:
+        """The thumbprint of the public key (RFC 7638), as the gateway shows it to the admin."""
+        members = dict(sorted(self.jwk().items()))
+        return _base64(hashlib.sha256(msgspec.json.encode(members)).digest())
+
     def sign(self, data: bytes) -> bytes:
         """ES256 (RFC 7518 section 3.4): r and s, 32 bytes each, not the DER of `cryptography`."""
         r, s = decode_dss_signature(self._private.sign(data, ec.ECDSA(hashes.SHA256())))
@@ -149,37 +187,39 @@ class Key:
 def proof(
     key: Key,
     htu: str,
-    token: Token,
+    secret: Secret,
     *,
     now: float,
+    htm: str = "GET",
     nonce: str | None = None,
     jti: str | None = None,
 ) -> str:
-    """The value of the `DPoP` header of one handshake: a proof (RFC 9449 section 4.2).
+    """The value of the `DPoP` header of one request: a proof (RFC 9449 section 4.2).
 
     It is a JWT of three base64url parts, `header.claims.signature`:
 
         header     {"typ": "dpop+jwt", "alg": "ES256", "jwk": {"kty": "EC", "crv": "P-256", "x", "y"}}
-        claims     {"jti", "htm": "GET", "htu", "iat", "ath"}, and "nonce" if the gateway asked for one
+        claims     {"jti", "htm", "htu", "iat", "ath"}, and "nonce" if the gateway asked for one
         signature  ES256 over the ASCII bytes of `header.claims`
 
     All parts follow from the arguments, but for the signature: ECDSA uses a random number.
 
     Args:
         key: the ICE's own key; the header carries its public half.
-        htu: the URL of the handshake, without query and fragment.
-        token: the token of the handshake; `ath` is the base64url SHA-256 of its text.
+        htu: the URL of the request, without query and fragment.
+        secret: the token, or the secret of an enrolment; `ath` is the base64url SHA-256 of its text.
         now: Unix time; `iat` is its whole seconds.
+        htm: the method of the request; GET for a handshake.
         nonce: the `DPoP-Nonce` of the last answer, if the gateway asked for one (section 8).
         jti: an id never used before with this key; random by default. A proof is valid once.
     """
     header = {"typ": protocol.PROOF_TYPE, "alg": "ES256", "jwk": key.jwk()}
     claims: dict[str, Any] = {
         "jti": jti or secrets.token_urlsafe(16),
-        "htm": "GET",
+        "htm": htm,
         "htu": htu,
         "iat": int(now),
-        "ath": _base64(hashlib.sha256(token.reveal().encode()).digest()),
+        "ath": _base64(hashlib.sha256(secret.reveal().encode()).digest()),
     }
     if nonce is not None:
         claims["nonce"] = nonce

@@ -16,7 +16,17 @@ logger = logging.getLogger(__name__)
 class Event:
     """A change in the life of the client; `str()` is one line for a person."""
 
-    kind: Literal["warning", "connecting", "admitted", "refused", "closed", "reconnecting"]
+    kind: Literal[
+        "warning",
+        "connecting",
+        "admitted",
+        "refused",
+        "closed",
+        "reconnecting",
+        "enrolling",
+        "waiting",
+        "enrolled",
+    ]
     sentence: str
     level: int = logging.INFO
     code: str | int | None = None

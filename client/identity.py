@@ -25,6 +25,18 @@ class FolderUnusable(IdentityProblem):
 _FILES: Final = ("key.pem", "token", "token.moving", "state.json", "operations.db", "lock")
 
 
+class Enrolment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A request for an ICE; a client that is started again goes on with it."""
+
+    gateway: str
+    ice_name: str | None = None
+    user: str | None = None
+    id: str | None = None
+    """While an admin has to approve it; the gateway's name for it."""
+    since: str | None = None
+    """Since when it waits; RFC 3339."""
+
+
 class State(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The client's last report, for `ice-client status`; only the gateway knows the current state."""
 
@@ -52,6 +64,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """When it tries to connect, or last tried; RFC 3339. None while connected or once stopped."""
     must_act: bool = False
     """Whether the client has stopped until a person acts."""
+    enrolment: Enrolment | None = None
+    """What the client asks for while it has no token."""
 
     @property
     def moves(self) -> bool:
@@ -177,7 +191,83 @@ class StateFolder:
             ) from None
 
 
-class Identity:
+class LockedFolder:
+    """A state folder that this process alone uses; its `state` is the last report.
+
+    Raises `IdentityProblem`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._folder = StateFolder(path)
+        self.exposed = self._folder.open_to_others()
+        """The paths that other users could read or change until now."""
+        self._lock = self._folder.lock()
+        with self._unlocked_on_error():
+            self.state = self._folder.state()
+
+    def update_state(self, **changes: Any) -> None:
+        """Change the report that `ice-client status` reads. Raises `FolderUnusable`."""
+        self.state = msgspec.structs.replace(self.state, **changes)
+        self._folder.store_state(self.state)
+
+    def close(self) -> None:
+        """Unlock the folder."""
+        self._lock.release()
+
+    def _own_key(self) -> Key:
+        """The key, made and stored if there is none. Raises `IdentityProblem`."""
+        key = self._folder.key()
+        if key is None:
+            key = Key.generate()
+            self._folder.store_key(key)
+        return key
+
+    @contextlib.contextmanager
+    def _unlocked_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._lock.release()
+            raise
+
+
+class Applicant(LockedFolder):
+    """A locked state folder whose key asks for a token.
+
+    Args:
+        path: the state folder.
+        gateway: the base URL of the gateway to ask.
+
+    Raises:
+        IdentityProblem: the text says what to do.
+    """
+
+    def __init__(self, path: Path, gateway: str) -> None:
+        super().__init__(path)
+        with self._unlocked_on_error():
+            self.has_token = has_token(self._folder, gateway)
+            self.key = self._own_key()
+
+    def store_token(self, token: Token) -> None:
+        """Raises `FolderUnusable`."""
+        self._folder.store_token(token)
+
+
+def has_token(folder: StateFolder, gateway: str) -> bool:
+    """Whether the folder holds a token of this gateway. Raises `IdentityProblem` if it is another one's."""
+    if folder.token() is None:
+        return False
+    state = folder.state()
+    home = state.home or state.gateway
+    if home is not None and not same_gateway(home, gateway):
+        raise IdentityProblem(
+            f"{folder.path} holds the token of {home}: name another folder with --state-dir for an ICE of"
+            f" {gateway}"
+        )
+    return True
+
+
+class Identity(LockedFolder):
     """A locked state folder with its key and tokens.
 
     The constructor locks the folder, stores the token given, and makes the key if there is none.
@@ -192,27 +282,19 @@ class Identity:
     """
 
     def __init__(self, path: Path, given: Token | None, gateway: str | None = None) -> None:
-        folder = self._folder = StateFolder(path)
-        self.exposed = folder.open_to_others()
-        """The paths that other users could read or change until now."""
-        self._lock = folder.lock()
-        try:
-            state = folder.state()
+        super().__init__(path)
+        with self._unlocked_on_error():
+            folder, state = self._folder, self.state
             self.state = msgspec.structs.replace(state, home=state.home or state.gateway or gateway)
-            key, stored = folder.key(), _stored(folder, given)
+            folder.key()  # refuse a damaged one before a token is stored
+            stored = _stored(folder, given)
             if stored is not None and not same_gateway(self.state.home, gateway or self.state.home):
                 self._tokens = _tokens_of_a_move(folder, given, stored)
             else:
                 self._tokens = [_newest(given, stored)]
                 if self._tokens != [stored]:
                     folder.store_token(self.token)
-            if key is None:
-                key = Key.generate()
-                folder.store_key(key)
-            self.key = key
-        except BaseException:
-            self._lock.release()
-            raise
+            self.key = self._own_key()
         self.token_ignored = given is not None and given not in self._tokens
         """Whether the given token was ignored because the stored one is not older."""
 
@@ -240,15 +322,6 @@ class Identity:
             self._folder.store_token(self.token)
             self.update_state(home=self.state.gateway)
         self._folder.forget_moving_token()
-
-    def update_state(self, **changes: Any) -> None:
-        """Change the report that `ice-client status` reads. Raises `FolderUnusable`."""
-        self.state = msgspec.structs.replace(self.state, **changes)
-        self._folder.store_state(self.state)
-
-    def close(self) -> None:
-        """Unlock the folder."""
-        self._lock.release()
 
 
 def same_gateway(one: str | None, other: str | None) -> bool:
@@ -289,5 +362,6 @@ def _newest(given: Token | None, stored: Token | None) -> Token:
         return given
     raise IdentityProblem(
         "this ICE has no registration token yet: ask the admin for one, then start with"
-        " --token-file FILE (`--token-file -` reads it from standard input)"
+        " --token-file FILE (`--token-file -` reads it from standard input), or with --enrolment-key-file FILE"
+        " for an enrolment key"
     )

@@ -12,13 +12,14 @@ from typing import Final
 import msgspec
 
 from client.credentials import Token
-from client.identity import State
+from client.identity import Enrolment, State
 from client.protocol import CLOSINGS, REFUSALS, RefusalCode
 
 _PASSING: Final = frozenset(
     {RefusalCode.DRAINING, RefusalCode.OVERLOADED, RefusalCode.STORE_UNAVAILABLE}
 )
 """Refusals about which a person need not do anything."""
+_ENROLMENT_OPTION: Final = "--enrolment-key-file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,12 @@ class Found:
         """Whether the stored token was the last one to be admitted."""
         return self.token is not None and self.state.admitted == self.token.digest()
 
+    @property
+    def waiting(self) -> Enrolment | None:
+        """The enrolment that an admin has to approve."""
+        enrolment = self.state.enrolment if self.token is None else None
+        return enrolment if enrolment and enrolment.id else None
+
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """The object that `status --json` prints. Times are RFC 3339."""
@@ -62,12 +69,16 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a person must do more than start the client before this ICE can connect."""
     todo: str | None
     """What a person should do; null for nothing."""
+    enrolment: str | None
+    """The enrolment that an admin has to approve; null for none."""
+    enrolment_since: str | None
+    """Since when it waits."""
     state_dir: str
 
 
 def report(found: Found) -> Report:
     """The report on a state folder."""
-    state, running = found.state, found.running
+    state, running, enrolment = found.state, found.running, found.waiting
     # A client that was killed could not write when its connection ended.
     connected = state.connected and running
     since = state.since if connected == state.connected else None
@@ -77,6 +88,8 @@ def report(found: Found) -> Report:
         todo = f"start it: {_command(found)}"
     if todo is None and not connected and _has_advice(state):
         todo = state.sentence
+    if todo is None and enrolment is not None:
+        todo = f"ask the admin to approve enrolment {enrolment.id}"
     return Report(
         ice_name=state.ice_name,
         ice_type=state.ice_type,
@@ -90,6 +103,8 @@ def report(found: Found) -> Report:
         sentence=state.sentence,
         must_act=must_act,
         todo=todo,
+        enrolment=enrolment.id if enrolment else None,
+        enrolment_since=enrolment.since if enrolment else None,
         state_dir=found.folder,
     )
 
@@ -98,6 +113,12 @@ def _required_action(found: Found) -> str | None:
     """What a person must do before the client can connect; None for nothing."""
     state = found.state
     if found.token is None:
+        if found.running:
+            return None  # it enrols
+        if state.must_act and isinstance(state.code, str):
+            return state.sentence
+        if _ENROLMENT_OPTION in state.options or found.waiting:
+            return None
         return f"ask the admin for a registration token, then: {_command(found)} --token-file FILE"
     if found.admitted and state.registered and not found.has_key:
         return (
@@ -122,6 +143,8 @@ def _has_advice(state: State) -> bool:
 def _command(found: Found) -> str:
     folder = ["--state-dir", found.folder] if found.named else []
     words = ["--gateway", found.state.gateway or "URL", *folder, *found.state.options]
+    if found.waiting and _ENROLMENT_OPTION not in words:  # it was read from standard input
+        words += [_ENROLMENT_OPTION, "FILE"]
     return f"ice-client run {shlex.join(words)}"
 
 
@@ -137,12 +160,13 @@ def lines(found: Found, report: Report, now: str) -> list[str]:
     if report.running:
         text.append(f"not connected{since}{f': {why}' if why else ''}")
         later = report.next is not None and report.next > now
-        text.append(f"it tries again at {report.next}" if later else "it is trying to connect now")
+        trying = "it is trying to connect now" if found.token else "it is asking the gateway now"
+        text.append(f"it tries again at {report.next}" if later else trying)
     else:
         text.append(f"not connected{since}: no client is running")
         if why:
             text.append(f"it last said {why}")
-    if report.running and report.todo and not report.must_act:
+    if report.running and report.todo and report.todo == report.sentence:
         text.append("to do: what it says above; it tries again by itself")
     else:
         text.append(f"to do: {report.todo or 'nothing, it tries again by itself'}")
@@ -153,6 +177,10 @@ def _registered(found: Found, report: Report) -> str:
     name = f"{report.ice_name} ({report.ice_type})" if report.ice_name else "this ICE"
     if report.registered:
         return f"{name} is registered at {report.gateway}"
+    if found.waiting:
+        return f"{name} is not registered: it waits for approval since {found.waiting.since} (enrolment {found.waiting.id})"
+    if found.token is None and found.running:
+        return f"{name} is not registered: it has no token yet, and asks for one"
     if found.token is None:
         key = ", only a key" if found.has_key else ""
         return f"{name} is not registered: it has no token{key}"

@@ -65,18 +65,21 @@ class FakeTime:
 
 @dataclass
 class Handshake:
-    """What an ICE brought to one handshake."""
+    """What an ICE brought to one handshake, or to another request."""
 
     path: str
     headers: object
     header: dict = field(default_factory=dict)
     claims: dict = field(default_factory=dict)
+    method: str = "GET"
+    body: bytes = b""
 
     @classmethod
-    def of(cls, request):
+    async def of(cls, request):
         parts = request.headers["DPoP"].split(".")
         header, claims = (json.loads(unb64(part)) for part in parts[:2])
-        return cls(request.path, request.headers.copy(), header, claims)
+        headers, body = request.headers.copy(), await request.read()
+        return cls(request.path, headers, header, claims, request.method, body)
 
 
 class Session:
@@ -139,7 +142,7 @@ class ScriptedGateway:
         return app
 
     async def _handle(self, request):
-        self.handshakes.append(Handshake.of(request))
+        self.handshakes.append(await Handshake.of(request))
         turn = self.script.popleft() if self.script else admit(queue=self.held)
         return await turn(self, request)
 
@@ -182,6 +185,25 @@ def refuse(code, **changes):
             headers=headers,
             content_type="application/problem+json",
         )
+
+    return turn
+
+
+def grant(token, *, status=201, name=NAME):
+    """Give the machine that enrols its ICE."""
+
+    async def turn(gateway, request):
+        return web.json_response({"ice_name": name, "token": token}, status=status)
+
+    return turn
+
+
+def wait(enrolment="e-1", retry_after=5):
+    """Let the machine that enrols wait for an approval."""
+
+    async def turn(gateway, request):
+        body = {"enrolment": enrolment, "retry_after": retry_after}
+        return web.json_response(body, status=202)
 
     return turn
 

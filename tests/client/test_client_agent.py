@@ -9,8 +9,8 @@ import stat
 import pytest
 
 from client import __version__, protocol
-from client.agent import ClosedByUs, IceStopped
-from client.backoff import Stopped
+from client.agent import IceStopped
+from client.backoff import ClosedByUs, Stopped
 from client.credentials import IdentityProblem, NotAToken
 from client.endpoint import BadAddress, PlainHttp
 from client.environment import Environment

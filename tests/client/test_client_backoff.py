@@ -7,8 +7,7 @@ from email.utils import formatdate
 import pytest
 
 from client import backoff, protocol
-from client.agent import ClosedByUs
-from client.backoff import Stopped
+from client.backoff import ClosedByUs, Stopped
 from client.environment import Environment
 from client.identity import StateFolder
 from client.protocol import CloseCode, RefusalCode

@@ -8,7 +8,7 @@ import sqlite3
 import pytest
 
 from client import protocol
-from client.agent import ClosedByUs
+from client.backoff import ClosedByUs
 from client.credentials import IdentityProblem
 from client.environment import Waits
 from client.identity import FolderUnusable
