@@ -10,6 +10,7 @@ import msgspec
 from gateway.core.enrolment import Enrolment, EnrolmentKey, EnrolmentState
 from gateway.core.ice import IceType
 from gateway.core.labels import Labels
+from gateway.core.times import to_text
 from gateway.services.schemas import Time, described
 
 
@@ -82,11 +83,14 @@ class EnrolmentPage(msgspec.Struct):
 
 def key_document(key: EnrolmentKey) -> EnrolmentKeyDocument:
     """Describe a key."""
-    return described(EnrolmentKeyDocument, key, expires=key.expireson)
+    return described(EnrolmentKeyDocument, key, expires=to_text(key.expireson))
 
 
 def enrolment_document(enrolment: Enrolment) -> EnrolmentDocument:
     """Describe an enrolment."""
     return described(
-        EnrolmentDocument, enrolment, enrolment_key=enrolment.key_id, expires=enrolment.expireson
+        EnrolmentDocument,
+        enrolment,
+        enrolment_key=enrolment.key_id,
+        expires=to_text(enrolment.expireson),
     )

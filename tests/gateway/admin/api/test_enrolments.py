@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from gateway.core.roles import Role
+from gateway.core.times import to_text, utc_now
 from tests.support.harness import API, Api, expect_refused, hold_to_description
 from tests.support.machine import CI_CD, KEY, Machine, new_key
 
@@ -22,8 +25,11 @@ async def wait(running, secret, hostname):
 
 
 async def test_a_key_is_made_listed_and_revoked(running):
-    answer = await running.admin.post("/enrolment-keys", {**KEY, "labels": {"b": "1", "a": "2"}})
+    expires = to_text(utc_now() + timedelta(days=1)).partition(".")[0]
+    more = {"labels": {"b": "1", "a": "2"}, "expires": f"{expires}Z"}
+    answer = await running.admin.post("/enrolment-keys", {**KEY, **more})
     key = answer.json["enrolment_key"]
+    assert key["expires"] == f"{expires}.000000Z"
     assert answer.json["secret"].startswith(f"iceek_{key['id']}_")
     where = answer.headers["Location"].removeprefix(API)
     assert (await running.admin.get(where)).json == key
