@@ -19,6 +19,8 @@ from gateway.cli.audit import audit
 from gateway.cli.backup import backup, restore
 from gateway.cli.common import Elsewhere, refuse, refuse_misplaced_url
 from gateway.cli.doctor import doctor
+from gateway.cli.enrolment_keys import enrolment_keys
+from gateway.cli.enrolments import enrolments
 from gateway.cli.ices import ices
 from gateway.cli.keys import keys
 from gateway.cli.migrate_store import migrate_store
@@ -92,9 +94,12 @@ def _is_typed(context: click.Context, name: str) -> bool:
 
 
 COMMANDS = (
-    *(serve, users, api_tokens, ices, operations, keys, nodes),
+    *(serve, users, api_tokens, ices, enrolment_keys, enrolments, operations, keys, nodes),
     *(audit, backup, restore, migrate_store, doctor, demo),
 )
 for command in COMMANDS:
     main.add_command(command)
-_OVER_THE_API = {command.name for command in (users, api_tokens, ices, operations, nodes, audit)}
+_OVER_THE_API = {
+    command.name
+    for command in (users, api_tokens, ices, enrolment_keys, enrolments, operations, nodes, audit)
+}

@@ -9,14 +9,17 @@ Tested in tests/gateway/cli/test_url.py.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
-from gateway.services import account_schemas, schemas
+from gateway.core.enrolment import EnrolmentState
+from gateway.services import account_schemas, enrolment_schemas, schemas
 
 Body = Mapping[str, Any]
 """A request's JSON object."""
 Query = Sequence[tuple[str, str]]
 """The parameters of a listing."""
+Decision = Literal["approve", "reject"]
+"""What an admin decides on an enrolment."""
 
 
 class Refused(Exception):
@@ -107,6 +110,31 @@ class Admin(Protocol):
 
     async def revoke_api_token(self, token_id: str) -> None:
         """Revoke an API token."""
+
+    def enrolment_keys(self) -> AsyncIterator[list[enrolment_schemas.EnrolmentKeyDocument]]:
+        """All enrolment keys, newest first, page by page."""
+
+    async def enrolment_key(self, key_id: str) -> enrolment_schemas.EnrolmentKeyDocument:
+        """One enrolment key."""
+
+    async def create_enrolment_key(self, new: Body) -> enrolment_schemas.EnrolmentKeyMade:
+        """Make an enrolment key (POST /enrolment-keys)."""
+
+    async def revoke_enrolment_key(self, key_id: str) -> None:
+        """Revoke an enrolment key."""
+
+    def enrolments(
+        self, state: EnrolmentState | None
+    ) -> AsyncIterator[list[enrolment_schemas.EnrolmentDocument]]:
+        """The enrolments in this state, or all, oldest first, page by page."""
+
+    async def enrolment(self, enrolment_id: str) -> enrolment_schemas.EnrolmentDocument:
+        """One enrolment."""
+
+    async def decide_enrolment(
+        self, decision: Decision, enrolment_id: str
+    ) -> enrolment_schemas.EnrolmentDocument:
+        """Approve or reject an enrolment."""
 
     async def nodes(self) -> list[schemas.NodeDocument]:
         """The nodes by name."""

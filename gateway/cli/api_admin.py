@@ -11,12 +11,13 @@ from typing import Final, Protocol, TypeVar
 
 import msgspec
 
-from gateway.cli.admin_port import AnswerLost, Body, Disabled, Query, Refused
+from gateway.cli.admin_port import AnswerLost, Body, Decision, Disabled, Query, Refused
 from gateway.cli.api_client import ApiClient, path_of
 from gateway.cli.common import print_notice
+from gateway.core.enrolment import EnrolmentState
 from gateway.core.operation import UNFINISHED
 from gateway.core.times import MAX_DURATION, later, to_text_or_none, utc_now
-from gateway.services import account_schemas, schemas
+from gateway.services import account_schemas, enrolment_schemas, schemas
 
 _PAGE: Final = 200
 _RETRY: Final = 1.0
@@ -185,6 +186,47 @@ class ApiAdmin:
     async def revoke_api_token(self, token_id: str) -> None:
         """See `Admin`."""
         await self._client.send("DELETE", path_of("api-tokens", token_id))
+
+    async def enrolment_keys(
+        self,
+    ) -> AsyncIterator[list[enrolment_schemas.EnrolmentKeyDocument]]:
+        """See `Admin`."""
+        async for page in self._pages("enrolment-keys", enrolment_schemas.EnrolmentKeyPage, ()):
+            yield page
+
+    async def enrolment_key(self, key_id: str) -> enrolment_schemas.EnrolmentKeyDocument:
+        """See `Admin`."""
+        path = path_of("enrolment-keys", key_id)
+        return await self._client.call("GET", path, enrolment_schemas.EnrolmentKeyDocument)
+
+    async def create_enrolment_key(self, new: Body) -> enrolment_schemas.EnrolmentKeyMade:
+        """See `Admin`."""
+        path = path_of("enrolment-keys")
+        return await self._client.call("POST", path, enrolment_schemas.EnrolmentKeyMade, new)
+
+    async def revoke_enrolment_key(self, key_id: str) -> None:
+        """See `Admin`."""
+        await self._client.send("DELETE", path_of("enrolment-keys", key_id))
+
+    async def enrolments(
+        self, state: EnrolmentState | None
+    ) -> AsyncIterator[list[enrolment_schemas.EnrolmentDocument]]:
+        """See `Admin`."""
+        query = () if state is None else (("state", state.value),)
+        async for page in self._pages("enrolments", enrolment_schemas.EnrolmentPage, query):
+            yield page
+
+    async def enrolment(self, enrolment_id: str) -> enrolment_schemas.EnrolmentDocument:
+        """See `Admin`."""
+        path = path_of("enrolments", enrolment_id)
+        return await self._client.call("GET", path, enrolment_schemas.EnrolmentDocument)
+
+    async def decide_enrolment(
+        self, decision: Decision, enrolment_id: str
+    ) -> enrolment_schemas.EnrolmentDocument:
+        """See `Admin`."""
+        path = path_of("enrolments", enrolment_id, decision)
+        return await self._client.call("POST", path, enrolment_schemas.EnrolmentDocument)
 
     async def nodes(self) -> list[schemas.NodeDocument]:
         """See `Admin`."""

@@ -40,6 +40,14 @@ _MAX_GROWTH: Final = 4
 """How many times as long as compact JSON the indented form may be."""
 FATAL_ERRORS: Final = (BadSetting, KeyFileUnusable, StoreRefused, StoreUnavailable)
 """Errors of settings, key file or database that end any command."""
+_OPTIONS: Final = {
+    "provisionedto": "--user:",
+    "ice_name": "NAME",
+    "ices.to": "--ices to:",
+    "name_prefix": "--prefix:",
+    "expires": "--expires-in:",
+}
+"""What an operator types for a field of the API."""
 
 
 def refuse(reason: str, status: int = 1) -> NoReturn:
@@ -64,8 +72,9 @@ def unwrap(value: R | Problem) -> R:
 def _exit_refused(code: str, detail: str) -> NoReturn:
     status = os.EX_CONFIG if code == "keys-unavailable" else 1
     # The operator typed an option, so the sentence names that and not the API's field.
-    detail = detail.replace("provisionedto: ", "--user: ").replace("ice_name: ", "NAME ")
-    detail = detail.replace("ices.to: ", "--ices to: ")
+    field, colon, reason = detail.partition(": ")
+    if colon and field in _OPTIONS:
+        detail = f"{_OPTIONS[field]} {reason}"
     refuse(printable(detail), status)
 
 
@@ -244,6 +253,23 @@ DURATION: Final = Parsed(
     "duration", duration, "{!r} is not a number with s, m, h or d, such as 90d"
 )
 """A duration such as 90d, in seconds."""
+
+
+def label_changes(texts: Sequence[str], *, removals: bool = False) -> dict[str, str | None]:
+    """The labels of arguments KEY=VALUE; with `removals` KEY- is None. Raises `click.UsageError`."""
+    labels: dict[str, str | None] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals and not (removals and key.endswith("-")):
+            removing = ", KEY- removes one" if removals else ""
+            raise click.UsageError(f"{text}: KEY=VALUE sets a label{removing}")
+        key = key if equals else key.removesuffix("-")
+        if key in labels:
+            raise click.UsageError(f"the label {key} is named twice")
+        labels[key] = value if equals else None
+    return labels
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the API's objects.")
 
 

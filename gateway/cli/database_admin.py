@@ -16,9 +16,10 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.cli.admin_port import Body, Disabled, Query, Refused
+from gateway.cli.admin_port import Body, Decision, Disabled, Query, Refused
 from gateway.cli.common import CommandContext, unwrap
 from gateway.core.accounts import fold_user
+from gateway.core.enrolment import EnrolmentState
 from gateway.core.hash_chain import Head
 from gateway.core.ice import IceType
 from gateway.core.operation import Operation
@@ -27,12 +28,14 @@ from gateway.core.roles import Role
 from gateway.core.secret import Secret
 from gateway.core.times import utc_now
 from gateway.node.expiry import OperationExpiry
-from gateway.services import account_schemas, schemas
+from gateway.services import account_schemas, enrolment_schemas, schemas
 from gateway.services.accounts import Change
 from gateway.services.audit_export import export
+from gateway.services.enrolment_keys import NO_ENROLMENT, NO_KEY
 from gateway.services.leavers import LeaverIces
 from gateway.services.operation_requests import NO_OPERATION, OperationRequest
 from gateway.services.provisioning import Done, Issued
+from gateway.store.enrolments import Enrolments
 from gateway.store.events import EventFilter, Events
 from gateway.store.ice_listing import Ices, Listed
 from gateway.store.ice_order import Mark
@@ -69,6 +72,7 @@ class DatabaseAdmin:
         self._actor = context.actor
         self._table = Ices(context.engine, context.settings.expectations)
         self._operations = Operations(context.engine.fetch)
+        self._enrolments = Enrolments(context.engine)
 
     async def is_served(self) -> bool:
         """Whether a gateway runs on this database."""
@@ -253,6 +257,56 @@ class DatabaseAdmin:
     async def revoke_api_token(self, token_id: str) -> None:
         """See `Admin`."""
         unwrap(await self._services.accounts.revoke_token(self._actor, token_id))
+
+    async def enrolment_keys(
+        self,
+    ) -> AsyncIterator[list[enrolment_schemas.EnrolmentKeyDocument]]:
+        """See `Admin`."""
+        place: str | None = None
+        while page := await self._enrolments.keys_before(_PAGE, place):
+            place = page[-1].place
+            yield list(map(enrolment_schemas.key_document, page))
+
+    async def enrolment_key(self, key_id: str) -> enrolment_schemas.EnrolmentKeyDocument:
+        """See `Admin`."""
+        found = await self._enrolments.key(key_id)
+        return enrolment_schemas.key_document(unwrap(found or NO_KEY))
+
+    async def create_enrolment_key(self, new: Body) -> enrolment_schemas.EnrolmentKeyMade:
+        """See `Admin`."""
+        from gateway.admin.api.enrolments import NewEnrolmentKey
+        from gateway.admin.api.requests import decode_as
+
+        with _parsing():
+            wanted = decode_as(msgspec.json.encode(new), NewEnrolmentKey).checked(utc_now())
+        made = unwrap(await self._services.enrolment_keys.create_key(self._actor, wanted))
+        return enrolment_schemas.made_document(made)
+
+    async def revoke_enrolment_key(self, key_id: str) -> None:
+        """See `Admin`."""
+        unwrap(await self._services.enrolment_keys.revoke_key(self._actor, key_id))
+
+    async def enrolments(
+        self, state: EnrolmentState | None
+    ) -> AsyncIterator[list[enrolment_schemas.EnrolmentDocument]]:
+        """See `Admin`."""
+        place: str | None = None
+        while page := await self._enrolments.after(state, utc_now(), _PAGE, place):
+            place = page[-1].place
+            yield list(map(enrolment_schemas.enrolment_document, page))
+
+    async def enrolment(self, enrolment_id: str) -> enrolment_schemas.EnrolmentDocument:
+        """See `Admin`."""
+        found = await self._enrolments.one(enrolment_id, utc_now())
+        return enrolment_schemas.enrolment_document(unwrap(found or NO_ENROLMENT))
+
+    async def decide_enrolment(
+        self, decision: Decision, enrolment_id: str
+    ) -> enrolment_schemas.EnrolmentDocument:
+        """See `Admin`."""
+        service = self._services.enrolment_keys
+        decide = service.approve if decision == "approve" else service.reject
+        return enrolment_schemas.enrolment_document(unwrap(await decide(self._actor, enrolment_id)))
 
     async def nodes(self) -> list[schemas.NodeDocument]:
         """See `Admin`."""

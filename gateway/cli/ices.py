@@ -13,6 +13,7 @@ import click
 from gateway.cli.admin_port import Admin
 from gateway.cli.common import (
     json_option,
+    label_changes,
     print_notice,
     print_output,
     show_json,
@@ -185,16 +186,7 @@ async def show(admin: Admin, name: str, *, as_json: bool) -> None:
 @with_admin
 async def label(admin: Admin, name: str, changes: tuple[str, ...]) -> None:
     """Set labels of an ICE; KEY- removes one."""
-    labels: dict[str, str | None] = {}
-    for text in changes:
-        key, equals, value = text.partition("=")
-        if not equals and not key.endswith("-"):
-            raise click.UsageError(f"{text}: KEY=VALUE sets a label, KEY- removes one")
-        key = key if equals else key.removesuffix("-")
-        if key in labels:
-            raise click.UsageError(f"the label {key} is named twice")
-        labels[key] = value if equals else None
-    await admin.describe(name, {"labels": labels})
+    await admin.describe(name, {"labels": label_changes(changes, removals=True)})
 
 
 @ices.command()

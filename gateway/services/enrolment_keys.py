@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from gateway.core import enrolment as rules
 from gateway.core.audit_event import Actor, AuditAction, Event
@@ -20,7 +20,7 @@ from gateway.core.enrolment import (
 )
 from gateway.core.ice import Ice, IceType
 from gateway.core.labels import Labels
-from gateway.core.problems import ALREADY_EXISTS, Problem, invalid, problem, quoted
+from gateway.core.problems import ALREADY_EXISTS, Problem, invalid, problem
 from gateway.core.secret import Secret
 from gateway.core.times import to_text
 from gateway.services import ice_changes
@@ -29,6 +29,9 @@ from gateway.services.labelling import description_fault
 from gateway.store import accounts, enrolments, events, ices
 from gateway.store.engine import Transaction
 from gateway.store.key_file import KeyFileUnusable
+
+NO_KEY: Final = problem("not-found", "There is no such enrolment key.")
+NO_ENROLMENT: Final = problem("not-found", "There is no such enrolment.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +122,7 @@ class EnrolmentKeyService(IceActions):
         async def unit(transaction: Transaction) -> EnrolmentKey | Problem:
             key = await enrolments.find_key(transaction, key_id)
             if key is None:
-                return problem("not-found", f"there is no enrolment key {quoted(key_id)}")
+                return NO_KEY
             if key.revokedon is not None:
                 return key
             await enrolments.revoke_key(transaction, key_id, now)
@@ -160,7 +163,7 @@ class EnrolmentKeyService(IceActions):
             key = await enrolments.find_key_of(transaction, enrolment_id)
             found = await enrolments.find(transaction, enrolment_id, now)
             if key is None or found is None:
-                return problem("not-found", f"there is no enrolment {quoted(enrolment_id)}")
+                return NO_ENROLMENT
             if found.state is not EnrolmentState.WAITING:
                 return problem("already-decided", f"the enrolment is {found.state}")
             decided = await decide(transaction, key, found, now)

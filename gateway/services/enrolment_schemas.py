@@ -11,6 +11,7 @@ from gateway.core.enrolment import Enrolment, EnrolmentKey, EnrolmentState
 from gateway.core.ice import IceType
 from gateway.core.labels import Labels
 from gateway.core.times import to_text
+from gateway.services.enrolment_keys import KeyMade
 from gateway.services.schemas import Time, described
 
 
@@ -84,6 +85,11 @@ class EnrolmentPage(msgspec.Struct):
 def key_document(key: EnrolmentKey) -> EnrolmentKeyDocument:
     """Describe a key."""
     return described(EnrolmentKeyDocument, key, expires=to_text(key.expireson))
+
+
+def made_document(made: KeyMade) -> EnrolmentKeyMade:
+    """Describe a new key, with its secret."""
+    return EnrolmentKeyMade(key_document(made.key), made.secret.reveal())
 
 
 def enrolment_document(enrolment: Enrolment) -> EnrolmentDocument:

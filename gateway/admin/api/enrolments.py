@@ -38,10 +38,9 @@ from gateway.core.enrolment import (
     EnrolmentState,
 )
 from gateway.core.ice import IceType
-from gateway.core.problems import problem
 from gateway.core.roles import Need
 from gateway.services import enrolment_schemas
-from gateway.services.enrolment_keys import NewKey, check_key
+from gateway.services.enrolment_keys import NO_ENROLMENT, NO_KEY, NewKey, check_key
 from gateway.web.responses import RequestRefused, json_response
 
 
@@ -59,6 +58,27 @@ class NewEnrolmentKey(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, 
     max_uses: Annotated[int, msgspec.Meta(ge=1, le=MAX_USES)] = 1
     expires: Moment | msgspec.UnsetType = msgspec.UNSET
     approval: bool = False
+
+    def checked(self, now: datetime) -> NewKey:
+        """The key to make. Raises `RequestRefused`."""
+        expires: datetime | None = now + DEFAULT_LIFETIME
+        if self.expires is not msgspec.UNSET:
+            expires = moment("expires", self.expires)
+        assert expires is not None  # noqa: S101 - the shape forbids null
+        new = NewKey(
+            self.name,
+            self.ice_type,
+            self.name_prefix,
+            expires,
+            self.provisionedto,
+            self.max_uses,
+            self.approval,
+            self.labels,
+        )
+        fault = check_key(new, now)
+        if fault is not None:
+            raise RequestRefused(fault)
+        return new
 
 
 class EnrolmentKeyQuery(Query):
@@ -104,25 +124,7 @@ async def _query(request: web.Request) -> tuple[EnrolmentQuery, str | None]:
 
 async def _new(request: web.Request) -> tuple[NewKey]:
     asked = await body_as(request, NewEnrolmentKey)
-    now = admin_context(request).clock()
-    expires: datetime | None = now + DEFAULT_LIFETIME
-    if asked.expires is not msgspec.UNSET:
-        expires = moment("expires", asked.expires)
-    assert expires is not None  # noqa: S101 - the shape forbids null
-    new = NewKey(
-        asked.name,
-        asked.ice_type,
-        asked.name_prefix,
-        expires,
-        asked.provisionedto,
-        asked.max_uses,
-        asked.approval,
-        asked.labels,
-    )
-    fault = check_key(new, now)
-    if fault is not None:
-        raise RequestRefused(fault)
-    return (new,)
+    return (asked.checked(admin_context(request).clock()),)
 
 
 async def _find_key(request: web.Request) -> tuple[EnrolmentKey | None]:
@@ -130,7 +132,7 @@ async def _find_key(request: web.Request) -> tuple[EnrolmentKey | None]:
         return (None,)
     key = await admin_context(request).enrolments.key(request.match_info["id"])
     if key is None:
-        raise RequestRefused(problem("not-found", "There is no such enrolment key."))
+        raise RequestRefused(NO_KEY)
     return (key,)
 
 
@@ -140,7 +142,7 @@ async def _find(request: web.Request) -> tuple[Enrolment | None]:
     context = admin_context(request)
     enrolment = await context.enrolments.one(request.match_info["id"], context.clock())
     if enrolment is None:
-        raise RequestRefused(problem("not-found", "There is no such enrolment."))
+        raise RequestRefused(NO_ENROLMENT)
     return (enrolment,)
 
 
@@ -159,9 +161,7 @@ async def create_key(request: web.Request, new: NewKey) -> web.Response:
     """Make an enrolment key."""
     service = admin_context(request).services.enrolment_keys
     made = unwrap(await service.create_key(actor(request), new))
-    document = enrolment_schemas.EnrolmentKeyMade(
-        enrolment_schemas.key_document(made.key), made.secret.reveal()
-    )
+    document = enrolment_schemas.made_document(made)
     location = f"{request.path}/{made.key.id}"
     return json_response(document, status=201, headers={"Location": location})
 

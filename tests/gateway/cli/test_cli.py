@@ -156,6 +156,8 @@ def test_all_commands_of_the_contract_are_there():
         "users": ["add", "list", "disable", "set-role", "set-password"],
         "api-tokens": ["create", "list", "revoke"],
         "ices": ["provision", "list", "show", *ACTIONS],
+        "enrolment-keys": ["create", "list", "show", "revoke"],
+        "enrolments": ["list", "show", "approve", "reject"],
     }
     for name, members in expected.items():
         assert set(members) <= set(getattr(main.commands[name], "commands", ())), name
@@ -204,6 +206,12 @@ def test_every_command_takes_config_and_database(cli, path):
         "ices show",
         "ices deregister",
         "ices deregister lab-1 lab-2",
+        "enrolment-keys create x --type ci-cd",
+        "enrolment-keys create x --prefix lab-",
+        "enrolment-keys create x --type ci-cd --prefix lab- --uses 0",
+        "enrolment-keys revoke",
+        "enrolments list --state pending",
+        "enrolments approve",
         "serve --port x",
         "serve extra",
     ],
