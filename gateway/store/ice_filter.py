@@ -96,7 +96,9 @@ def matching(
     if where.attention is not None:
         wanted.append((where.attention,))
     if where.needs_attention:
-        wanted.append(tuple(Attention))
+        # `OR FALSE` would keep SQLite from reading an index for each reason.
+        never = () if expectations.recommended else (Attention.OUTDATED,)
+        wanted.append(tuple(reason for reason in Attention if reason not in never))
     for reasons in wanted:
         any_reason = (needs(reason, expectations, _now(where), params) for reason in reasons)
         found.append(f"({' OR '.join(any_reason)})")
