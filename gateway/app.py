@@ -37,10 +37,10 @@ from gateway.store.engine import Engine
 from gateway.store.enrolments import Enrolments
 from gateway.store.events import Events
 from gateway.store.ice_listing import Ices
-from gateway.store.ices import any_ice
 from gateway.store.key_file import KeyFileUnusable, KeyStore
 from gateway.store.open import open_store
 from gateway.store.operations import Operations
+from gateway.store.tables import needs_keys
 from gateway.web.connection import Timeouts
 from gateway.web.enrolment_endpoint import EnrolmentEndpoint
 from gateway.web.ice_endpoint import IceEndpoint
@@ -206,9 +206,9 @@ async def run_gateway(
 
 async def _load_keys(settings: Settings, engine: Engine) -> KeyStore:
     keys = KeyStore(settings.key_file)
-    if not keys.load() and await any_ice(engine.fetch):
+    if not keys.load() and await needs_keys(engine.fetch):
         raise KeyFileUnusable(
-            f"the key file {settings.key_file} is missing; without it the gateway cannot open the"
-            " tokens of the provisioned ICEs: restore it from a backup"
+            f"the key file {settings.key_file} is missing; without it the gateway opens no token"
+            " of its ICEs and knows none of its enrolment keys: restore it from a backup"
         )
     return keys

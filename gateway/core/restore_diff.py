@@ -142,7 +142,8 @@ def _enrolment_keys(
             continue
         since = _key_change(key, newer.enrolment_keys.get(key.id)) if newer else _UNKNOWN
         if since:
-            left = f"{key.name}: {key.max_uses - key.uses} uses left"
+            uses = key.max_uses - key.uses
+            left = f"{key.name}: {uses} use{'' if uses == 1 else 's'} left"
             yield Revived("enrolment-key", key.id, left, since)
 
 

@@ -26,7 +26,6 @@ from gateway.runtime.files import sync
 from gateway.runtime.settings import Settings
 from gateway.store import events, key_file
 from gateway.store.engine import Engine, Transaction
-from gateway.store.ices import any_ice
 from gateway.store.restore_mark import head
 from gateway.store.sqlite.snapshot import (
     ReadOnlyDatabase,
@@ -36,6 +35,7 @@ from gateway.store.sqlite.snapshot import (
     open_read_only,
     temporary,
 )
+from gateway.store.tables import needs_keys
 
 DATABASE: Final = "ice-gateway.db"
 KEYS: Final = "ice-gateway.keys.json"
@@ -103,10 +103,10 @@ async def back_up(
 
     Raises:
         BackupRefused: `folder` is in use, cannot be written, or the database is damaged.
-        KeyFileUnusable: there is no key file, but there are ICEs.
+        KeyFileUnusable: there is no key file, but there are ICEs or enrolment keys.
     """
     check_free(folder)
-    if key_file.read(place.key_file) is None and await any_ice(engine.fetch):
+    if key_file.read(place.key_file) is None and await needs_keys(engine.fetch):
         raise key_file.KeyFileUnusable(
             f"the key file {place.key_file} is missing, and without it a backup is worth nothing"
         )

@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
+from gateway.core.enrolment import is_ours
 from gateway.core.ice import Status
 from gateway.core.times import Clock, to_text
 from gateway.core.tokens import KeyRing
@@ -26,12 +27,13 @@ from gateway.services.diagnostics import Finding, failed, ok, warning
 from gateway.services.doctor_network import TIMEOUT, handles, ports, tls
 from gateway.store import key_file, restore_mark
 from gateway.store.engine import Fetch, StoreRefused, StoreUnavailable
+from gateway.store.enrolments import standing_ids
 from gateway.store.ices import sealed_with
 from gateway.store.key_file import KeyFileUnusable
 from gateway.store.restore_mark import RestoreMark, find_mark
 from gateway.store.sqlite.migrate import is_served, released
 from gateway.store.sqlite.snapshot import SchemaInfo, open_read_only
-from gateway.store.tables import COUNTED, Contents, contents
+from gateway.store.tables import COUNTED, ENROLMENT_SCHEMA, Contents, contents
 
 _MIB: Final = 1024 * 1024
 _ROOM: Final = 64 * _MIB
@@ -57,7 +59,8 @@ _Sealed = dict[Status, dict[str | None, list[str]]]
 class DatabaseState:
     """What could be read of the database; `fault` says why the rest could not.
 
-    `sealed` are the names of the ICEs by their status and the id of the key of their tokens.
+    `sealed` are the names of the ICEs by their status and the id of the key of their tokens; `enrolling` are the
+    ids of the enrolment keys that machines may use.
     """
 
     info: SchemaInfo | None = None
@@ -65,11 +68,12 @@ class DatabaseState:
     contents: Contents | None = None
     mark: RestoreMark | None = None
     sealed: _Sealed = field(default_factory=dict)
+    enrolling: list[str] = field(default_factory=list)
     served: bool = False
     fault: str | None = None
 
 
-async def inspect_file(path: Path) -> DatabaseState:
+async def inspect_file(path: Path, now: datetime) -> DatabaseState:
     """Read what the checks need from an SQLite file, without changing it."""
     try:
         with open_read_only(path) as found:
@@ -77,16 +81,18 @@ async def inspect_file(path: Path) -> DatabaseState:
             damage = found.find_damage(thorough=False)
             if not info.ours:
                 return DatabaseState(info, damage)
-            held = await contents(found.fetch)
+            held = await contents(found.fetch, info.schema)
             if info.schema < restore_mark.SCHEMA:
                 return DatabaseState(info, damage, held)
-            mark, sealed = await find_mark(found.fetch), await _sealed(found.fetch)
-            return DatabaseState(info, damage, held, mark, sealed, is_served(path))
+            return DatabaseState(
+                *(info, damage, held, *await _secrets(found.fetch, info.schema, now)),
+                served=is_served(path),
+            )
     except (sqlite3.Error, ValueError) as error:
         return DatabaseState(fault=str(error))
 
 
-async def inspect_check_server(url: str) -> DatabaseState:
+async def inspect_check_server(url: str, now: datetime) -> DatabaseState:
     """Read what the checks need from a PostgreSQL database, without changing it."""
     try:
         from gateway.store.postgres import migrate as server  # noqa: PLC0415 - asyncpg is optional
@@ -95,18 +101,25 @@ async def inspect_check_server(url: str) -> DatabaseState:
             info = SchemaInfo(ours=bool(schema), empty=not schema, schema=schema)
             if not schema:
                 return DatabaseState(info)
-            held = await contents(fetch)
-            mark, sealed = await find_mark(fetch), await _sealed(fetch)
-            return DatabaseState(info, None, held, mark, sealed, await server.is_served(fetch))
+            held = await contents(fetch, schema)
+            return DatabaseState(
+                *(info, None, held, *await _secrets(fetch, schema, now)),
+                served=await server.is_served(fetch),
+            )
     except (StoreRefused, StoreUnavailable, ModuleNotFoundError) as error:
         return DatabaseState(fault=str(error))
 
 
-async def _sealed(fetch: Fetch) -> _Sealed:
-    return {
+async def _secrets(
+    fetch: Fetch, schema: int, now: datetime
+) -> tuple[RestoreMark | None, _Sealed, list[str]]:
+    """`mark`, `sealed` and `enrolling` of a database of `schema`."""
+    sealed = {
         status: await sealed_with(fetch, status)
         for status in (Status.PROVISIONED, Status.REGISTERED)
     }
+    enrolling = await standing_ids(fetch, now) if schema >= ENROLMENT_SCHEMA else []
+    return await find_mark(fetch), sealed, enrolling
 
 
 class Doctor:
@@ -136,8 +149,11 @@ class Doctor:
         """Run every check; an unexpected error is a finding, too."""
         on_disk = file_of(self._settings.database_url) is not None
         url = self._settings.database_url
+        now = self._clock()
         self._state = await (
-            inspect_file(self._settings.database_path) if on_disk else inspect_check_server(url)
+            inspect_file(self._settings.database_path, now)
+            if on_disk
+            else inspect_check_server(url, now)
         )
         findings: list[Finding] = []
         for name, check in (
@@ -226,6 +242,7 @@ class Doctor:
     def _check_keys(self) -> Iterator[Finding]:
         path = self._settings.key_file
         ices = 0 if self._state.contents is None else self._state.contents.rows["ice_tokens"]
+        enrolling = self._state.enrolling
         try:
             # Its owner and its mode are checked with the other files.
             ring = key_file.parse(path, path.read_bytes()) if path.exists() else None
@@ -237,6 +254,9 @@ class Doctor:
         elif ices:
             text = f"{path} is missing, and without it no token of the {ices} ICEs can be opened"
             yield failed("keys", text, "put it back from a backup, or set tokens.key_file")
+        elif enrolling:
+            text = f"{path} is missing, and without it none of {_keys(enrolling)} is known"
+            yield failed("keys", text, "put it back from a backup, or revoke them")
         else:
             yield ok("keys", f"none yet: {path} is made with the first ICE")
 
@@ -260,7 +280,15 @@ class Doctor:
                     f"{path} {harm} {', '.join(map(str, needed))}, which {_first_names(names)} need"
                 )
                 yield failed("keys", text, remedy)
-        if not (lost or retired):
+        unknown = [
+            key_id
+            for key_id in self._state.enrolling
+            if not any(is_ours(key_id, key) for key in ring.id_keys)
+        ]
+        if unknown:
+            text = f"{path} lacks the key of {_keys(unknown)}: machines that use them are refused"
+            yield failed("keys", text, "put its keys back from a backup, or revoke them")
+        if not (lost or retired or unknown):
             yield ok("keys", f"{path} can be used: {len(ring.keys)} in it, {ring.seals} seals")
 
     # --- files ---------------------------------------------------------------------------------------
@@ -346,6 +374,10 @@ class Doctor:
         went, real = (now - began).total_seconds(), self._monotonic() - steady
         if abs(went - real) > _SKEW:
             yield warning("clock", f"it went {went:.0f} s within {real:.0f} s", remedy)
+
+
+def _keys(ids: list[str]) -> str:
+    return f"{len(ids)} enrolment key{'' if len(ids) == 1 else 's'}"
 
 
 def _first_names(names: list[str]) -> str:

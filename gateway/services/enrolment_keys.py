@@ -29,6 +29,7 @@ from gateway.services.labelling import description_fault
 from gateway.store import accounts, enrolments, events, ices
 from gateway.store.engine import Transaction
 from gateway.store.key_file import KeyFileUnusable
+from gateway.store.tables import needs_keys
 
 NO_KEY: Final = problem("not-found", "There is no such enrolment key.")
 NO_ENROLMENT: Final = problem("not-found", "There is no such enrolment.")
@@ -77,7 +78,7 @@ class EnrolmentKeyService(IceActions):
                     return found
                 user = found
             try:
-                ring = self.keys.for_sealing(may_create=not await ices.any_ice(transaction.fetch))
+                ring = self.keys.for_sealing(may_create=not await needs_keys(transaction.fetch))
             except KeyFileUnusable as error:
                 return problem("keys-unavailable", str(error))
             key_id, secret = rules.new_secret(ring.id_keys[0])

@@ -23,6 +23,7 @@ from gateway.core.tokens import KeyRing
 from gateway.store import accounts, ices, operations
 from gateway.store.engine import AppendedEvent, Engine, Transaction
 from gateway.store.key_file import KeyFileUnusable, KeyStore
+from gateway.store.tables import needs_keys
 
 _TICK: Final = timedelta(milliseconds=1)
 _CANCELS_OPERATIONS: Final = {
@@ -131,8 +132,8 @@ async def issuer(
 ) -> Issuer | Problem:
     """The issuer of this transaction."""
     try:
-        # A missing file is made only while no ICE exists: a new key opens no existing token.
-        ring = keys.for_sealing(may_create=not await ices.any_ice(transaction.fetch))
+        # A missing file is made only while nothing needs it: a new key opens no existing token.
+        ring = keys.for_sealing(may_create=not await needs_keys(transaction.fetch))
     except KeyFileUnusable as error:
         return problem("keys-unavailable", str(error))
     return Issuer(ring, now, registration_ttl)

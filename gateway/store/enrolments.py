@@ -14,6 +14,7 @@ from gateway.core.ice import fold
 from gateway.core.times import to_text
 from gateway.store.engine import (
     Engine,
+    Fetch,
     Row,
     Transaction,
     columns_of,
@@ -149,6 +150,16 @@ async def update(transaction: Transaction, enrolment: Enrolment) -> None:
         enrolment.id,
         *columns_of(enrolment, _CHANGED),
     )
+
+
+async def standing_ids(fetch: Fetch, now: datetime) -> list[str]:
+    """The ids of the keys that have uses left and were neither revoked nor have expired."""
+    rows = await fetch(
+        "SELECT id FROM enrolment_keys WHERE revokedon IS NULL AND expireson > $1"
+        " AND uses < max_uses ORDER BY id",
+        to_text(now),
+    )
+    return [key_id for (key_id,) in rows]
 
 
 class Enrolments:

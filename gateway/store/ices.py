@@ -219,11 +219,6 @@ async def tagged_to(transaction: Transaction, user: str) -> list[Ice]:
     return [ice_from_row(row) for row in rows]
 
 
-async def any_ice(fetch: Fetch) -> bool:
-    """Whether any ICE was ever provisioned."""
-    return bool(await fetch("SELECT 1 FROM ice_tokens LIMIT 1"))
-
-
 async def sealed_with(fetch: Fetch, status: Status) -> dict[str | None, list[str]]:
     """The names of the ICEs of this status by the id of the key of their tokens; under None if it is not known."""
     rows = await fetch(

@@ -2,8 +2,8 @@
 
 `retired` has the ids of retired keys. A version before it ignores the member, and leaves it out where it writes the file.
 
-Only its owner may read it. The first process that seals a token makes it, and only while no ICE has been
-provisioned: a new file in place of a lost one would make every token invalid without notice.
+Only its owner may read it. The first process that seals a token makes it, and only while there is no ICE and no
+enrolment key: a new file in place of a lost one would make every token and key invalid without notice.
 """
 
 from __future__ import annotations
@@ -227,7 +227,7 @@ class KeyStore:
         """The keys that the file holds now. Raises `KeyFileUnusable`.
 
         Args:
-            may_create: whether no ICE has been provisioned yet, so that a missing file may be made.
+            may_create: whether no ICE and no enrolment key needs it, so that a missing file may be made.
         """
         ring = read(self.path)
         if ring is None:

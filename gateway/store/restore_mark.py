@@ -27,11 +27,10 @@ from gateway.core.times import from_text, from_text_or_none, to_text
 from gateway.store import events
 from gateway.store.engine import Fetch, Transaction, as_json
 from gateway.store.events import Events
+from gateway.store.tables import ENROLMENT_SCHEMA
 
 SCHEMA: Final = 5
 """The first schema with the table `restored`."""
-_ENROLMENT_SCHEMA: Final = 17
-"""The first schema with the table `enrolment_keys`."""
 _GIVE_TOKENS: Final = tuple(
     action.value for action in (Action.PROVISION, Action.REPROVISION, Action.REREGISTER)
 )
@@ -77,7 +76,7 @@ async def confirm(transaction: Transaction, event: Event) -> bool:
     return True
 
 
-async def standing(fetch: Fetch, schema: int = _ENROLMENT_SCHEMA) -> Credentials:
+async def standing(fetch: Fetch, schema: int = ENROLMENT_SCHEMA) -> Credentials:
     """The state of every credential, of the columns that a database of `schema` has."""
     ices = await fetch(
         "SELECT ice_name, status, generation, ice_token, expireson FROM ice_tokens"
@@ -90,7 +89,7 @@ async def standing(fetch: Fetch, schema: int = _ENROLMENT_SCHEMA) -> Credentials
         "SELECT id, user_name, label, expireson, revokedon FROM api_tokens ORDER BY createdon, id"
     )
     keys = []
-    if schema >= _ENROLMENT_SCHEMA:
+    if schema >= ENROLMENT_SCHEMA:
         keys = await fetch(
             "SELECT id, name, expireson, revokedon, uses, max_uses FROM enrolment_keys"
             " ORDER BY createdon, id"

@@ -41,6 +41,7 @@ class Table:
         reviewed: whether `restore --confirm` compares its rows with those of the database it replaced.
         forgotten: what deletes its rows.
         counted: what `doctor` calls its rows; empty if it does not count them.
+        since: the first schema that has it, of those that `doctor` and `restore` still read.
     """
 
     name: str
@@ -51,8 +52,11 @@ class Table:
     reviewed: bool = False
     forgotten: Forgotten = Forgotten.NEVER
     counted: str = ""
+    since: int = 0
 
 
+ENROLMENT_SCHEMA: Final = 17
+"""The first schema with the tables of enrolment."""
 TABLES: Final = (
     Table("users", "name", reviewed=True),
     Table("ice_tokens", "ice_name", reviewed=True, counted="ICEs"),
@@ -61,8 +65,13 @@ TABLES: Final = (
     Table("ice_events", "seq", forgotten=Forgotten.PRUNE, counted="events"),
     Table("ice_connections", "id", numbered=True, forgotten=Forgotten.RETENTION),
     Table("ice_operations", "number", numbered=True, forgotten=Forgotten.RETENTION),
-    Table("enrolment_keys", "id", reviewed=True, counted="enrolment keys"),
-    Table("enrolments", "id", forgotten=Forgotten.EXPIRY),
+    Table(
+        *("enrolment_keys", "id"),
+        reviewed=True,
+        counted="enrolment keys",
+        since=ENROLMENT_SCHEMA,
+    ),
+    Table("enrolments", "id", forgotten=Forgotten.EXPIRY, since=ENROLMENT_SCHEMA),
     Table("restored", "id", forgotten=Forgotten.END),
     # No gateway runs during a move or a restore, so no session, node or used proof outlives it.
     Table(
@@ -92,10 +101,24 @@ class Contents:
     last: datetime | None
 
 
-async def contents(fetch: Fetch) -> Contents:
-    """Count the rows of the tables in `COUNTED`. Raises `ValueError` for a damaged time."""
-    counts = ", ".join(f"(SELECT count(*) FROM {name})" for name in COUNTED)
+async def contents(fetch: Fetch, schema: int) -> Contents:
+    """Count the rows of the tables in `COUNTED` that a database of `schema` has.
+
+    Raises `ValueError` for a damaged time.
+    """
+    names = [table.name for table in TABLES if table.counted and table.since <= schema]
+    counts = ", ".join(f"(SELECT count(*) FROM {name})" for name in names)
     [(*numbers, last)] = await fetch(
         f"SELECT {counts}, (SELECT at FROM ice_events ORDER BY seq DESC LIMIT 1)"
     )
-    return Contents(dict(zip(COUNTED, map(int, numbers), strict=True)), from_text_or_none(last))
+    return Contents(dict(zip(names, map(int, numbers), strict=True)), from_text_or_none(last))
+
+
+async def needs_keys(fetch: Fetch) -> bool:
+    """Whether there is an ICE or an enrolment key, so that a lost key file must not be made anew."""
+    return bool(
+        await fetch(
+            "SELECT 1 FROM ice_tokens UNION ALL"
+            " SELECT 1 FROM enrolment_keys WHERE revokedon IS NULL LIMIT 1"
+        )
+    )

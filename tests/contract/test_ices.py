@@ -22,7 +22,8 @@ from gateway.store.ice_filter import IceFilter
 from gateway.store.ice_listing import Ices
 from gateway.store.ice_loader import IceLoader
 from gateway.store.ice_order import Order, SortKey
-from gateway.store.ices import Stale, any_ice
+from gateway.store.ices import Stale
+from gateway.store.tables import needs_keys
 from tests.contract.domain import (
     NOW,
     ROOT,
@@ -61,10 +62,10 @@ async def entry(engine, name="lab-1"):
 
 async def test_an_ice_is_found_as_it_was_inserted_with_case_folded(engine):
     table = Ices(engine)
-    assert not await any_ice(engine.fetch), "the table of a new store was expected to be empty"
+    assert not await needs_keys(engine.fetch), "the table of a new store was expected to be empty"
     ice = an_ice("Lab-1")
     logged = await add(engine, ice)
-    assert await any_ice(engine.fetch)
+    assert await needs_keys(engine.fetch)
     found = await table.find("lAB-1")
     assert (found.ice, found.lastseen, found.connection) == (ice, None, None)
     assert told((await log(engine))[-1:]) == told([logged]), "insert was expected to tell its event"

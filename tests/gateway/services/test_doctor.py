@@ -24,6 +24,7 @@ from gateway.core.times import to_text, utc_now
 from gateway.core.tokens import Key, KeyRing
 from gateway.services.backup import DATABASE, GatewayFiles, back_up
 from gateway.services.doctor import Doctor
+from gateway.services.enrolment_keys import NewKey
 from gateway.store import key_file
 from gateway.store.sqlite.migrate import released
 from tests.support.authority import Authority
@@ -191,6 +192,14 @@ def torn(path):
         (
             lambda path: sql(
                 path,
+                *("PRAGMA user_version=16", "DROP TABLE enrolments", "DROP TABLE enrolment_keys"),
+            ),
+            "warning",
+            ["schema 16", "keeps a copy"],
+        ),
+        (
+            lambda path: sql(
+                path,
                 "PRAGMA foreign_keys=OFF",
                 "UPDATE ice_tokens SET ice_type='normal', provisionedto='x'",
             ),
@@ -252,6 +261,30 @@ def test_a_key_that_some_need_and_the_file_lacks(settings):
     other = Key.generate(utc_now())
     key_file.replace(settings.key_file, KeyRing([other], other.kid))
     expect(examine(settings), "keys", "FAILED", f"lacks {ring.seals}, which lab-1 need")
+
+
+@pytest.mark.usefixtures("settings")
+def test_enrolment_keys_need_the_key_file_too(tmp_path):
+    folder = tmp_path / "without-ices"
+    folder.mkdir()
+    settings = settings_for(folder, ice__max_connections=4000)
+    new = NewKey("runners", IceType.CI_CD, "ci-", utc_now() + dt.timedelta(days=1))
+
+    async def create():
+        async with open_context(settings) as opened:
+            return await opened.services.enrolment_keys.create_key(ADMIN, new)
+
+    asyncio.run(create())
+    findings = examine(settings)
+    assert [item for item in findings if item.level != "ok"] == []
+    assert "ICEs: 0, events: 1, enrolment keys: 1;" in findings[1].text
+    made = settings.key_file.rename(folder / "kept")
+    expect(examine(settings), "keys", "FAILED", "is missing", "none of 1 enrolment key is known")
+    assert asyncio.run(create()).code == "keys-unavailable", "no other key file is made"
+    key_file.create(settings.key_file)
+    expect(examine(settings), "keys", "FAILED", "lacks the key of 1 enrolment key", "revoke them")
+    key_file.replace(settings.key_file, key_file.read(made).with_key(Key.generate(utc_now())))
+    assert [item for item in examine(settings) if item.level != "ok"] == []
 
 
 # --- files and disk ------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import re
 import shutil
 import sqlite3
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,9 @@ from gateway.core.roles import Role
 from gateway.core.times import utc_now
 from gateway.core.tokens import Key, KeyRing
 from gateway.services.backup import Backup, GatewayFiles, back_up
+from gateway.services.enrolment_keys import NewKey
 from gateway.services.restore import confirm, restore, review
-from gateway.store import key_file
+from gateway.store import enrolments, key_file
 from gateway.store.engine import StoreRefused
 from gateway.store.events import Events
 from gateway.store.ice_listing import Ices
@@ -251,6 +253,32 @@ async def test_without_a_database_all_that_is_good_is_listed(tmp_path, settings)
     since, found = await listed(settings)
     assert since.keys() == {("ice", "lab-1"), ("ice", "lab-2"), ("api-token", token.id)}
     assert found.reasons == ["the database that it replaced is not known here"]
+
+
+async def test_enrolment_keys_that_were_used_or_revoked_since_are_shown(tmp_path, settings):
+    expires = utc_now() + timedelta(days=1)
+    async with open_context(settings) as opened:
+        keys = opened.services.enrolment_keys
+        made = [
+            (await keys.create_key(ADMIN, NewKey(name, IceType.CI_CD, "ci-", expires))).key.id
+            for name in ("image", "rack", "spare")
+        ]
+    folder = await make(settings, tmp_path / "backup")
+    async with open_context(settings) as opened:
+        await opened.services.enrolment_keys.revoke_key(ADMIN, made[0])
+        await opened.engine.write(lambda transaction: enrolments.count_use(transaction, made[1]))
+    await put_back(settings, folder)
+    at = ("--database", settings.database_url)
+    shown = (await command("restore", "--confirm", "--yes", *at)).stdout.splitlines()
+    rows = {tuple(re.split(" {2,}", line)) for line in shown if line.startswith("enrolment-key")}
+    assert rows == {
+        ("enrolment-key", made[0], "image: 1 use left", "revoked"),
+        ("enrolment-key", made[1], "rack: 1 use left", "used 1 more time"),
+    }
+    assert shown[-2:] == [
+        "What must not come back: deregister (or reprovision), disable, revoke it. Then confirm.",
+        "confirmed: ICEs are admitted again",
+    ]
 
 
 async def test_a_database_that_is_no_later_state_is_not_compared_with(tmp_path, settings):

@@ -8,11 +8,14 @@ import sqlite3
 
 import pytest
 
+from gateway.core.enrolment import Enrolment, EnrolmentKey, EnrolmentState
+from gateway.core.ice import IceType
 from gateway.core.times import utc_now
 from gateway.node.restore_hold import RestoreHold
 from gateway.services import store_migration
 from gateway.services.audit import Audit
-from gateway.store import sessions
+from gateway.services.doctor import Doctor
+from gateway.store import enrolments, sessions
 from gateway.store.engine import StoreRefused
 from gateway.store.ice_listing import Ices
 from gateway.store.postgres.engine import open_postgres
@@ -34,7 +37,7 @@ from tests.contract.domain import (
     record,
     refusing,
 )
-from tests.support.harness import command
+from tests.support.harness import command, settings_for
 
 
 def opening(url, **options):
@@ -50,6 +53,30 @@ def path(tmp_path):
     return tmp_path / "ice.db"
 
 
+async def add_enrolment(engine):
+    """An enrolment key, and a machine that waits."""
+    key = EnrolmentKey(
+        *("k" * 32, "lab", "a hash", IceType.NORMAL, "alice", "lab-"),
+        max_uses=9,
+        uses=2,
+        approval=True,
+        createdby="root",
+        createdon=minutes(0),
+        expireson=minutes(60),
+        labels={"site": "Grüße"},
+    )
+    waiting = Enrolment(
+        *("e" * 24, key.id, "lab-pc", IceType.NORMAL, "alice", "pc", "Linux", "::1", "t"),
+        state=EnrolmentState.WAITING,
+        replaces=False,
+        generation=None,
+        createdon=minutes(1),
+        expireson=minutes(60),
+    )
+    await engine.write(lambda transaction: enrolments.add_key(transaction, key))
+    await engine.write(lambda transaction: enrolments.put(transaction, waiting))
+
+
 async def fill(path, *, prune=False):
     """A database with a bit of everything; returns its log."""
     async with open_sqlite(path, serving=True) as engine:
@@ -61,6 +88,7 @@ async def fill(path, *, prune=False):
         await record(
             engine, connection_events=[a_connection_event("closed", "1006", ice_name="build-1")]
         )
+        await add_enrolment(engine)
         for number in range(10):
             at = minutes(number)
             await append(engine, dataclasses.replace(an_event("note", text="\0\"'\\€"), at=at))
@@ -83,6 +111,7 @@ async def test_everything_arrives_and_goes_on(path, database_url, prune):
     assert moved.counts == expected
     assert told == {table: rows for table, rows in moved.counts.items() if rows}
     assert (moved.counts["users"], moved.counts["ice_tokens"]) == (2, 4)
+    assert (moved.counts["enrolment_keys"], moved.counts["enrolments"]) == (1, 1)
     with sqlite3.connect(path) as source:
         async with opening(database_url, node="node-a") as engine:
             for table, key in ((one.name, one.key) for one in MOVED):
@@ -103,6 +132,10 @@ async def test_everything_arrives_and_goes_on(path, database_url, prune):
                 engine, connection_events=[a_connection_event("closed", ice_name="build-1")]
             )
             assert (await Ices(engine).find("LAB-1")).ice == an_ice("lab-1")
+    examined = Doctor(settings_for(path.parent, database__url=database_url), None, clock=utc_now)
+    [found] = [item for item in await examined.examine() if item.check == "database"]
+    assert "ICEs: 4, events: " in found.text
+    assert "enrolment keys: 1; no gateway serves it" in found.text
 
 
 async def test_what_was_shown_as_last_seen_before_a_crash_arrives(path, database_url):
