@@ -318,6 +318,42 @@ def test_wrong_usage_ends_with_2(arguments, invoke):
     assert "secret" not in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("settings", "status", "says"),
+    [
+        ("gateway = 7", 2, "gateway must be a text"),
+        ('insecure = "yes"', 2, "insecure must be true or false"),
+        ("gateway =", 1, "is not TOML"),
+        ('gateway = "wss://gw.example"', 2, "the gateway's URL must look like"),
+        ('gateway = "http://gw.example"', 1, "--insecure"),
+        ('gateway = "http://gw.example"\ninsecure = true', 3, "--token-file"),
+        ('[gateway]\nname = "for a handler"', 2, "Missing option '--gateway'"),
+    ],
+)
+def test_options_in_the_settings_file(settings, status, says, invoke, tmp_path):
+    (tmp_path / "ice-client.toml").write_text(settings)
+    where = ("--state-dir", tmp_path / "state", "--config", tmp_path / "ice-client.toml")
+    result = invoke("run", *where)
+
+    assert result.exit_code == status
+    assert says in result.stderr
+
+
+def test_the_command_line_counts_before_the_environment_and_that_before_the_file(
+    invoke, folder, tmp_path
+):
+    file = tmp_path / "ice-client.toml"
+    file.write_text('gateway = "file"')
+    given = ("run", "--state-dir", folder, "--config", file)
+    for more, environ in (
+        (("--gateway", "http://gw.example"), {"ICE_CLIENT_GATEWAY": "environment"}),
+        ((), {"ICE_CLIENT_GATEWAY": "http://gw.example"}),
+    ):
+        result = invoke(*given, *more, env=environ)
+        assert result.exit_code == 1, "a valid address, but plain http"
+    assert invoke(*given).exit_code == 2
+
+
 def test_the_version_is_told(invoke):
     result = invoke("--version")
 

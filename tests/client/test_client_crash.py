@@ -5,11 +5,17 @@ see, from the start to the admission.
 """
 
 import asyncio
+import json
 import os
 import signal
 
 import pytest
 
+from tests.client.scripted_gateway import NAME, admit, grant, wait
+from tests.support.machine import CI_CD, new_key
+
+CHANGES = {"open", "unlink", "replace", "socket.connect", "socket.send", "socket.recv"}
+"""Steps before and after which a killed client leaves different things behind."""
 FILES = {"key.pem", "token", "state.json", "operations.db", "lock"}
 
 
@@ -80,6 +86,109 @@ async def test_interrupted_at_any_step_it_says_one_line_and_ends_with_0(fork, pl
         assert (ended.status, ended.err) == (0, ""), when
         assert ended.out.endswith("Z stopped on request\n"), when
         assert ended.out.count("stopped") == 1, when
+        assert not list(folder.glob("*.new")), f"{when}: a file was left behind"
+
+
+@pytest.fixture
+def machine(running, tmp_path):
+    """Make an enrolment key for one machine: how to run its client, and its state folder."""
+
+    async def machine(name):
+        _, secret = await new_key(running, CI_CD, name_prefix=f"{name}-")
+        key = tmp_path / f"{name}.key"
+        key.write_text(secret)
+        key.chmod(0o600)
+        where = ("run", "--gateway", running.url, "--state-dir", tmp_path / name)
+        return (*where, "--enrolment-key-file", key), tmp_path / name
+
+    return machine
+
+
+@pytest.fixture
+async def enrolling(fork, machine):
+    """The steps of an enrolment, and of the registration after it, that nothing disturbs."""
+    run, _ = await machine("undisturbed")
+    ended = await fork.run(*run, steps=True, until_admitted=True)
+    assert ended.status == 0, f"the client should have enrolled: {ended}"
+    return ended.steps
+
+
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.long)])
+async def test_killed_at_any_step_of_its_enrolment_it_goes_on(
+    every, fork, machine, enrolling, running
+):
+    seen = set()
+    for at, step in enumerate(enrolling):
+        when = f"killed before step {at}, {step}"
+        if not every and step not in CHANGES:
+            continue
+        run, folder = await machine(f"m{at:03}")
+        killed = await fork.run(*run, steps=True, at=at, signal=signal.SIGKILL, until_admitted=True)
+        # What the gateway sends may come in fewer parts than it did at first.
+        assert killed.status == -signal.SIGKILL or at > len(enrolling) - 4, when
+        left = {path.name: path.stat().st_size > 0 for path in folder.glob("*")}
+        sent = sum(name.startswith("socket") for name in enrolling[:at])
+        state = (*sorted(left.items()), sent)
+        if state in seen and not every:
+            continue
+        seen.add(state)
+        again = await fork.run(*run, until_admitted=True)
+        assert again.status == 0, f"{when}: it should be admitted at the next start, not {again}"
+        assert "admitted as m" in again.out, when
+        assert {path.name for path in folder.iterdir()} == FILES, f"{when}: something is left"
+        if "token" in left and not every:
+            break  # from here on it is a registration
+    ices = (await running.admin.get("/ices?limit=200")).json["items"]
+    assert {ice["status"] for ice in ices} <= {"registered", "provisioned"}
+    keys = (await running.admin.get("/enrolment-keys?limit=200")).json["items"]
+    assert {key["uses"] for key in keys} <= {0, 1}
+    assert len(ices) == sum(key["uses"] for key in keys), "none has got two ICEs"
+
+
+@pytest.mark.long
+async def test_killed_while_it_waits_for_an_approval_it_goes_on(
+    fork, gateway, token, tmp_path, machine
+):
+    async def turn(gateway, request):
+        if request.method == "POST":
+            return await wait(retry_after=1)(gateway, request)
+        if request.path.endswith("/enrolments/e-1"):
+            return await grant(token, status=200)(gateway, request)
+        return await admit(queue=gateway.held)(gateway, request)
+
+    def arguments(name):
+        key = tmp_path / "undisturbed.key"
+        where = ("run", "--gateway", gateway.url, "--state-dir", tmp_path / name)
+        return (*where, "--enrolment-key-file", key)
+
+    await machine("undisturbed")
+    gateway.script.extend([turn] * 10_000)
+    undisturbed = await fork.run(*arguments("first"), steps=True, until_admitted=True)
+    assert undisturbed.status == 0, undisturbed
+    for at, step in enumerate(undisturbed.steps):
+        run = arguments(f"n{at:03}")
+        await fork.run(*run, steps=True, at=at, signal=signal.SIGKILL, until_admitted=True)
+        gateway.handshakes.clear()
+        again = await fork.run(*run, until_admitted=True)
+        when = f"killed before step {at}, {step}"
+        assert again.status == 0, f"{when}: {again}"
+        assert f"admitted as {NAME}" in again.out, when
+        assert {path.name for path in (tmp_path / f"n{at:03}").iterdir()} == FILES, when
+        keys = {json.dumps(one.header["jwk"]) for one in gateway.handshakes}
+        assert len(keys) == 1, f"{when}: all requests are made with one key"
+
+
+@pytest.mark.long
+async def test_interrupted_at_any_step_of_its_enrolment_it_says_one_line(fork, machine, enrolling):
+    for at, step in enumerate(enrolling):
+        run, folder = await machine(f"m{at:03}")
+        ended = await fork.run(*run, steps=True, at=at, signal=signal.SIGINT, until_admitted=True)
+        when = f"Ctrl-C before step {at}, {step}: {ended}"
+        if ended.out:
+            assert (ended.status, ended.err) == (0, ""), when
+            assert ended.out.endswith("Z stopped on request\n"), when
+        else:  # it was still reading the secret
+            assert (ended.status, ended.err) == (130, "ice-client: interrupted\n"), when
         assert not list(folder.glob("*.new")), f"{when}: a file was left behind"
 
 

@@ -10,7 +10,7 @@ from client import protocol, status
 from client.cli import main
 from client.credentials import Token
 from client.environment import Environment
-from client.identity import Identity, State, StateFolder
+from client.identity import Enrolment, Identity, State, StateFolder
 from tests.client.scripted_gateway import NOW, admit, make_token, refuse
 from tests.support.forks import ROOT
 
@@ -150,6 +150,58 @@ def test_the_command_has_the_options_of_the_last_run(told):
     assert lines[-1] == START + " --ca-file '/etc/my ca.pem' --insecure"
     lines, _ = told(token=False, key=False, options=["--ca-file", "/ca.pem"])
     assert lines[-1] == ASK.replace("URL", "URL --ca-file /ca.pem")
+
+
+WAITS = Enrolment(gateway=GATEWAY, id="e-1", since=BEFORE)
+
+
+def test_waiting_for_an_approval(told):
+    state = {"gateway": GATEWAY, "enrolment": WAITS}
+    waits = f"this ICE is not registered: it waits for approval since {BEFORE} (enrolment e-1)"
+
+    lines, code = told(token=False, running=True, next=AFTER, **state)
+    assert lines[1:] == [
+        waits,
+        "not connected",
+        f"it tries again at {AFTER}",
+        "to do: ask the admin to approve enrolment e-1",
+    ]
+    assert code == 1
+    lines, code = told(token=False, **state)
+    assert lines[1:] == [
+        waits,
+        "not connected: no client is running",
+        f"{START} --enrolment-key-file FILE",
+    ]
+    assert code == 1
+    lines, _ = told(token=False, options=["--enrolment-key-file", "/k"], **state)
+    assert lines[-1] == f"{START} --enrolment-key-file /k"
+
+
+def test_enrolling_without_an_answer_yet(told):
+    lines, code = told(token=False, running=True, gateway=GATEWAY, next=BEFORE)
+
+    assert lines[1:] == [
+        "this ICE is not registered: it has no token yet, and asks for one",
+        "not connected",
+        "it is asking the gateway now",
+        BY_ITSELF,
+    ]
+    assert code == 1
+
+
+def test_an_enrolment_that_was_refused(told):
+    refusal = {"code": "enrolment-refused", "sentence": "Ask the admin."}
+    lines, code = told(token=False, must_act=True, gateway=GATEWAY, **refusal)
+
+    assert lines[3:] == ["it last said enrolment-refused: Ask the admin.", "to do: Ask the admin."]
+    assert code == 3
+
+
+def test_with_a_token_an_older_enrolment_does_not_count(told):
+    lines, _ = told(enrolment=WAITS)
+
+    assert lines[1] == REGISTERED
 
 
 def test_while_it_moves_it_is_registered_nowhere_yet(told):
