@@ -87,7 +87,9 @@ def run(
     folder = StateFolder(state_dir or _default_folder())
     options = _options(ca_file, insecure, handlers, config)
     with _refusals():
-        token = None if token_file is None else _given_token(token_file, folder)
+        token = None
+        if token_file is not None:
+            token = _given_token(token_file, folder, enrols=enrolment_key_file is not None)
         place = _Place(_gateway_of(gateway, folder), folder.path, ca_file, insecure)
         enroller = None
         if enrolment_key_file is not None and token is None and folder.token() is None:
@@ -163,8 +165,8 @@ def _options(
     return [*given, *(["--insecure"] if insecure else [])]
 
 
-def _given_token(name: str, folder: StateFolder) -> Token | None:
-    """The token in a file or on standard input; None if it is unusable and another one is stored.
+def _given_token(name: str, folder: StateFolder, *, enrols: bool) -> Token | None:
+    """The token in a file or on standard input; None if it is unusable and there is another way.
 
     Raises `IdentityProblem`.
     """
@@ -172,9 +174,10 @@ def _given_token(name: str, folder: StateFolder) -> Token | None:
         return _read_secret(name, Token)
     except NotAToken as problem:
         # The file is needed once: it may be deleted while a service unit still names it.
-        if folder.token() is None:
+        stored = folder.token() is not None
+        if not stored and not enrols:
             raise
-        _warn(f"{problem} (using the stored token)")
+        _warn(f"{problem} (using the {'stored token' if stored else 'enrolment key'})")
         return None
 
 

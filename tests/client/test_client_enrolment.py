@@ -19,7 +19,16 @@ from client.enrolment import Enrolled, Enroller
 from client.environment import Environment
 from client.identity import FolderUnusable, Identity, StateFolder
 from client.protocol import EnrolmentCode, RefusalCode
-from tests.client.scripted_gateway import NAME, answer, grant, hang_up, make_token, refuse, wait
+from tests.client.scripted_gateway import (
+    NAME,
+    NOW,
+    answer,
+    grant,
+    hang_up,
+    make_token,
+    refuse,
+    wait,
+)
 from tests.support.machine import CI_CD, new_key
 
 SECRET = f"iceek_{'0123456789abcdef' * 2}_{'S-_' * 14}s"
@@ -261,6 +270,22 @@ async def test_no_gateway_at_all_is_tried_again(make_enroller, unused_tcp_port, 
     assert str(events[1]).startswith("unreachable: Connection refused")
 
 
+async def test_a_token_that_cannot_be_stored_is_asked_for_again(enrol, gateway, folder, token):
+    (folder / "token.new").mkdir(parents=True)
+    with pytest.raises(FolderUnusable, match="cannot be used"):
+        await enrol(grant(make_token()))
+    (folder / "token.new").rmdir()
+    assert await enrol(grant(token)) == Enrolled(NAME)
+    assert len({json.dumps(one.header["jwk"]) for one in gateway.handshakes}) == 1
+    assert StateFolder(folder).token() == Token(token)
+
+
+async def test_a_state_that_cannot_be_stored_is_a_warning(enrol, folder, token, events):
+    (folder / "state.json.new").mkdir(parents=True)
+    assert await enrol(wait(), grant(token, status=200)) == Enrolled(NAME)
+    assert {event.kind for event in events} == {"warning", "enrolling", "waiting", "enrolled"}
+
+
 # --- where there is a token already ------------------------------------------------------------
 
 
@@ -380,6 +405,22 @@ async def test_a_signal_ends_the_wait_at_once(command, gateway, fork, folder, ke
         f"start it: ice-client run --gateway {gateway.url} --state-dir {folder}"
         f" --enrolment-key-file {key_file}"
     )
+
+
+async def test_a_token_file_comes_before_the_enrolment_key(
+    gateway, fork, folder, key_file, tmp_path
+):
+    """As in a service definition that names both."""
+    file, token = tmp_path / "token", make_token()
+    run = ("run", "--gateway", gateway.url, "--state-dir", folder, "--token-file", file)
+    gateway.script.append(grant(token))
+    ended = await fork.run(*run, "--enrolment-key-file", key_file, until_admitted=True)
+    assert ended.status == 0
+    assert ended.err.endswith("No such file or directory (using the enrolment key)\n")
+    file.write_text(make_token(iat=NOW + 1))
+    ended = await fork.run(*run, "--enrolment-key-file", "/nonexistent", until_admitted=True)
+    assert (ended.status, ended.err) == (0, "")
+    assert paths(gateway) == [ASKS, "GET /ice/v1", "GET /ice/v1"]
 
 
 def test_a_key_file_of_no_use_ends_with_3(invoke, folder, tmp_path):

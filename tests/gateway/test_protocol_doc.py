@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -13,13 +13,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from websockets.frames import Opcode
 
-from client.protocol import CancelReason, CloseCode, RefusalCode, RpcRefusal
+from client.protocol import CancelReason, CloseCode, EnrolmentCode, RefusalCode, RpcRefusal
 from gateway.core import base64url
 from gateway.core.audit_event import Event
 from gateway.core.dpop import Jwk, thumbprint_of
+from gateway.core.enrolment import EnrolmentKey
 from gateway.core.ice import Ice, IceType
 from gateway.core.secret import Secret
-from gateway.store import ices
+from gateway.store import enrolments, ices
 from tests.support.harness import ADMIN, harness
 from tests.support.ice import Connection
 from tests.support.work import connected, show
@@ -82,16 +83,60 @@ async def test_the_worked_handshake_is_answered_to_the_byte(example):
     await connection.close()
 
 
-def test_the_example_can_be_made_again():
-    request = dict(line.split(": ", 1) for line in block("request").splitlines()[1:])
-    assert request["Authorization"] == f"DPoP {block('token')}"
+async def test_the_worked_enrolment_is_answered_as_it_stands_there(example):
+    """The tokens are opened, because each has random bits of its own."""
+    secret = block("enrolment-secret")
+    key = EnrolmentKey(
+        id=secret.split("_")[1],
+        name="lab PCs",
+        secret_hash=Secret(secret).digest(),
+        ice_type=IceType.NORMAL,
+        provisionedto="alice",
+        name_prefix="lab-",
+        max_uses=1,
+        uses=0,
+        approval=False,
+        createdby="root",
+        createdon=NOW,
+        expireson=NOW + timedelta(days=7),
+    )
+    await example.gateway.engine.write(lambda tx: enrolments.add_key(tx, key))
+    host, port = example.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(block("enrolment-request").replace("\n", "\r\n").encode())
+    async with asyncio.timeout(5):
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().splitlines()
+        length = next(line for line in head if line.startswith("Content-Length: "))
+        body = json.loads(await reader.readexactly(int(length.split()[1])))
+    writer.close()
+    lines, shown = block("enrolment-response").split("\n\n")
+    assert head[0] == lines.splitlines()[0]
+    assert set(lines.splitlines()) <= set(head)
+    documented = json.loads(shown)
+    keys = example.gateway.services.provisioning.keys
+    made, opened = (keys.open(Secret(one.pop("token"))) for one in (body, documented))
+    assert body == documented
+    assert msgspec.structs.replace(made, digest="") == msgspec.structs.replace(opened, digest="")
+    assert made.thumbprint in DOC
+
+
+@pytest.mark.parametrize(
+    ("request_", "scheme", "secret", "claims"),
+    [
+        ("request", "DPoP", "token", "proof-claims"),
+        ("enrolment-request", "Bearer", "enrolment-secret", "enrolment-claims"),
+    ],
+)
+def test_the_examples_can_be_made_again(request_, scheme, secret, claims):
+    head, _, body = block(request_).partition("\n\n")
+    request = dict(line.split(": ", 1) for line in head.splitlines()[1:])
+    assert request["Authorization"] == f"{scheme} {block(secret)}"
+    assert int(request.get("Content-Length", 0)) == len(body)
     # The private key of RFC 8037 appendix A.1.
     private = Ed25519PrivateKey.from_private_bytes(
         base64url.decode("nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A")
     )
-    signed = ".".join(
-        base64url.encode(block(part).encode()) for part in ("proof-header", "proof-claims")
-    )
+    signed = ".".join(base64url.encode(block(part).encode()) for part in ("proof-header", claims))
     assert request["DPoP"] == f"{signed}.{base64url.encode(private.sign(signed.encode()))}"
     jwk = msgspec.convert(json.loads(block("proof-header"))["jwk"], Jwk)
     assert thumbprint_of(jwk) in DOC
@@ -152,6 +197,31 @@ def test_every_refusal_is_documented_as_it_is():
         status, _, retry, _ = documented[code]
         assert str(code.status) in status.split(", "), code
         assert retry == msgspec.json.encode(code.retry).decode(), code
+
+
+def test_every_refusal_of_an_enrolment_is_documented_as_it_is():
+    documented = rows("### Refusals of an enrolment")
+    assert list(documented) == [
+        "draining",
+        "overloaded",
+        "enrolment-key-invalid",
+        "too-many-attempts",
+        "proof-invalid",
+        "use-dpop-nonce",
+        "store-unavailable",
+        "malformed-json",
+        "invalid",
+        "not-found",
+        "key-mismatch",
+        "enrolment-refused",
+        "ice-exists",
+        "queue-full",
+    ]
+    assert set(EnrolmentCode) <= set(documented), "a refusal is missing in docs/protocol.md"
+    codes = {code.value: code for code in (*RefusalCode, *EnrolmentCode)}
+    for name, (status, _, retry, _) in documented.items():
+        assert status == str(codes[name].status), name
+        assert retry == msgspec.json.encode(codes[name].retry).decode(), name
 
 
 def test_every_close_code_is_documented_with_its_reason():
