@@ -164,6 +164,18 @@ class Process:
         self._running = process, notes
         await asyncio.to_thread(_await, notes, until)
 
+    def tell(self, what: Any) -> None:
+        """Send it something through its pipe."""
+        assert self._running is not None
+        self._running[1].send(what)
+
+    async def ended(self, within: float) -> bool:
+        """Wait for its end, at most so many seconds; whether it has ended."""
+        assert self._running is not None
+        process, _ = self._running
+        await asyncio.to_thread(process.join, within)
+        return process.exitcode is not None
+
     async def kill(self) -> None:
         if self._running is not None:
             process, notes = self._running
@@ -194,7 +206,7 @@ class Caller:
         while True:
             try:
                 async with self._session.request(method, self._api + path, json=body) as answer:
-                    told = await answer.json()
+                    told = await answer.json(content_type=None)  # none of a 204
                     if answer.status < 500:
                         return answer.status, told
             except (aiohttp.ClientError, ConnectionError, json.JSONDecodeError):

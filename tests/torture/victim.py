@@ -129,9 +129,9 @@ class _Doom:
         if place == self._aim.place and self._places.count(place) == self._aim.nth:
             self._notes.send(self._places)
             if self._aim.delay:
-                threading.Thread(target=_kill, args=(self._aim.delay,)).start()
+                threading.Thread(target=kill_itself, args=(self._aim.delay,)).start()
             else:
-                _kill(0.0)
+                kill_itself(0.0)
 
 
 def _place(statement: str, *, again: bool) -> str:
@@ -170,7 +170,8 @@ def _label(owner: type, name: str, action: str) -> None:
     setattr(owner, name, labelled)
 
 
-def _kill(delay: float) -> None:
+def kill_itself(delay: float) -> None:
+    """End this process by SIGKILL after so many seconds."""
     until = time.perf_counter() + delay
     while time.perf_counter() < until:
         pass  # to sleep would be too coarse
