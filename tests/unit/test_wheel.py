@@ -1,4 +1,4 @@
-"""What a release ships: all of the two packages, under the version of `client/__init__.py`, and nothing else.
+"""What a release ships: all of the two packages and the client's services, under the version of `client/__init__.py`, and nothing else.
 
 The wheel is built here as `python -m build` builds it; `make dist` has its own checked, which ICE_WHEEL names.
 """
@@ -19,6 +19,7 @@ import gateway
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("gateway", "client")
+SERVICES = [ROOT / f"config/ice-client.{kind}" for kind in ("plist", "service", "xml")]
 BUILD = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
 
 
@@ -34,6 +35,9 @@ def wheel(tmp_path_factory):
             shutil.copytree(ROOT / package, source / package, ignore=leave)
         for name in ("pyproject.toml", "README.md", "LICENSE"):
             shutil.copy(ROOT / name, source)
+        (source / "config").mkdir()
+        for path in SERVICES:
+            shutil.copy(path, source / "config")
         built = tmp_path_factory.mktemp("built")
         command = [sys.executable, "-c", BUILD, str(built)]
         done = subprocess.run(command, cwd=source, capture_output=True, timeout=60, check=False)
@@ -50,6 +54,8 @@ def test_a_wheel_has_every_file_of_the_packages_and_no_other(wheel):
         for path in (ROOT / package).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
+    data = f"ice_gateway-{gateway.__version__}.data/data/share/ice-client"
+    expected |= {f"{data}/{path.name}" for path in SERVICES}
     shipped = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert shipped == expected
 
