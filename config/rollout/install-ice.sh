@@ -93,15 +93,18 @@ case $system in
   Linux)
     command -v systemctl >/dev/null || fail 1 'there is no systemd'
     : "${run_as:=ice-client}"
-    as_user() (cd / && exec runuser -u "$run_as" -- "$@")
+    become="runuser -u $run_as --"
     ;;
   Darwin)
     : "${run_as:=$(stat -f %Su /dev/console)}"
     case $run_as in root | loginwindow | _mbsetupuser) fail 1 'nobody is logged in: name an account with --run-as' ;; esac
-    as_user() (cd / && exec sudo -n -H -u "$run_as" -- "$@")
+    become="sudo -n -H -u $run_as --"
     ;;
   *) fail 1 "$system is not supported" ;;
 esac
+
+# shellcheck disable=SC2086 # become is several words
+as_user() (cd / && exec $become "$@")
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -219,7 +222,9 @@ if [ ! -s "$state/token" ] && ! report '"running": true'; then
   if [ -n "$user" ]; then set -- "$@" --user "$user"; fi
   if [ -n "$ca_file" ]; then set -- "$@" --ca-file "$settings/ca.pem"; fi
   case " $options " in *' --insecure '*) set -- "$@" --insecure ;; esac
-  client enrol "$@" >"$work/output" 2>&1 &
+  # Not as_user: its shell would stand between the signal below and the client.
+  # shellcheck disable=SC2086
+  (cd / && exec $become "$program/bin/ice-client" enrol "$@" --state-dir "$state") </dev/null >"$work/enrol" 2>&1 &
   enrolling=$!
   ended=1
   while kill -0 "$enrolling" 2>/dev/null; do
@@ -234,7 +239,7 @@ if [ ! -s "$state/token" ] && ! report '"running": true'; then
   wait "$enrolling" || status=$?
   if [ -n "$ended" ] && [ "$status" -ne 0 ]; then
     [ "$status" -eq 3 ] || status=1
-    fail "$status" "not enrolled: $(tail -n 1 "$work/output")"
+    fail "$status" "not enrolled: $(tail -n 1 "$work/enrol")"
   fi
   if [ "$status" -eq 0 ]; then change 'enrolled this machine'; fi
 fi
