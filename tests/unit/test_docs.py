@@ -74,7 +74,7 @@ def test_the_readme_stays_short():
 
 def test_files_of_config_name_sections_that_exist():
     named = []
-    for file in sorted((ROOT / "config").iterdir()):
+    for file in sorted(path for path in (ROOT / "config").rglob("*") if path.is_file()):
         text = re.sub(r"\n#? ?", " ", file.read_text("utf-8"))
         for document, section in re.findall(
             r"(docs/\w+\.md)(?:,? [(\"']+([A-Z][\w ]+?)[\"'])?", text
