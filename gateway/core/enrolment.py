@@ -22,6 +22,8 @@ from gateway.core.times import to_text
 
 ANY_USER: Final = "*"
 """As the user of a key: the machine names the user, and an admin approves."""
+ACTOR_PREFIX: Final = "enrolment:"
+"""A machine acts in the audit log under this and the id of its key."""
 MIN_PREFIX: Final = 3
 MAX_PREFIX: Final = 63
 PREFIX_RULE: Final = (
@@ -69,6 +71,17 @@ class EnrolmentState(enum.StrEnum):
     """The ICE has changed since, or the key was revoked."""
 
 
+class KeyState(enum.StrEnum):
+    """Whether machines can enrol with a key, and if not, why."""
+
+    GOOD = "good"
+    REVOKED = "revoked"
+    EXPIRED = "expired"
+    USED_UP = "used-up"
+    DISABLED = "disabled"
+    """The user of its ICEs is disabled."""
+
+
 @dataclass(frozen=True, slots=True)
 class EnrolmentKey:
     """A row of `enrolment_keys`; `secret_hash` is a SHA-256, never the secret.
@@ -99,6 +112,16 @@ class EnrolmentKey:
     def used_up(self) -> bool:
         """Whether no further ICE may be provisioned with it."""
         return self.uses >= self.max_uses
+
+    def state(self, now: datetime, *, user_disabled: bool) -> KeyState:
+        """Its state at `now`; only with a `GOOD` key a new machine can enrol."""
+        if self.revokedon is not None:
+            return KeyState.REVOKED
+        if not self.stands(now):
+            return KeyState.EXPIRED
+        if self.used_up:
+            return KeyState.USED_UP
+        return KeyState.DISABLED if user_disabled else KeyState.GOOD
 
     @property
     def place(self) -> str:

@@ -295,7 +295,7 @@ async def _store(
 
 
 def _machine(enrolment: Enrolment) -> Actor:
-    return Actor(f"enrolment:{enrolment.key_id}", Via.ICE, enrolment.address)
+    return Actor(f"{rules.ACTOR_PREFIX}{enrolment.key_id}", Via.ICE, enrolment.address)
 
 
 def _invalid(fault: BadField) -> Problem:

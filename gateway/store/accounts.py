@@ -181,6 +181,14 @@ class Accounts:
         )
         return {name for (name,) in rows}
 
+    async def enabled_among(self, names: Sequence[str]) -> set[str]:
+        """The enabled users among these names, case folded."""
+        rows = await self._engine.fetch(
+            f"SELECT name_folded FROM users WHERE disabledon IS NULL AND {is_in('name_folded', 1)}",
+            as_json(list(map(fold_user, names))),
+        )
+        return {name for (name,) in rows}
+
     async def enabled_names(self, text: str, limit: int) -> list[str]:
         """Names of enabled users that contain `text`, case folded, in order."""
         rows = await self._engine.fetch(

@@ -5,6 +5,7 @@ Tested in tests/contract/test_enrolments.py.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import datetime
 from typing import Final
@@ -17,9 +18,11 @@ from gateway.store.engine import (
     Fetch,
     Row,
     Transaction,
+    as_json,
     columns_of,
     conditions,
     from_columns,
+    is_in,
     places,
 )
 from gateway.store.ices import labels_from_text, labels_text
@@ -168,16 +171,30 @@ class Enrolments:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    async def keys_before(self, limit: int, place: str | None) -> list[EnrolmentKey]:
-        """Keys, newest first, that come after the `EnrolmentKey.place` of another."""
-        params: list[object] = [limit]
+    async def keys_before(
+        self, limit: int, place: str | None, offset: int = 0
+    ) -> list[EnrolmentKey]:
+        """Keys, newest first, that come after the `EnrolmentKey.place` of another, but for the first `offset`."""
+        params: list[object] = [limit, offset]
         matching = conditions(params, ("createdon || ' ' || id < {0}", place))
         rows = await self._engine.fetch(
             f"SELECT {_KEY} FROM enrolment_keys WHERE {matching}"
-            " ORDER BY createdon DESC, id DESC LIMIT $1",
+            " ORDER BY createdon DESC, id DESC LIMIT $1 OFFSET $2",
             *params,
         )
         return [_key(row) for row in rows]
+
+    async def count_keys(self) -> int:
+        """How many keys there are."""
+        [(count,)] = await self._engine.fetch("SELECT count(*) FROM enrolment_keys")
+        return int(count)
+
+    async def keys(self, ids: Collection[str]) -> dict[str, EnrolmentKey]:
+        """The keys of these ids, by id."""
+        rows = await self._engine.fetch(
+            f"SELECT {_KEY} FROM enrolment_keys WHERE {is_in('id', 1)}", as_json(list(ids))
+        )
+        return {key.id: key for key in map(_key, rows)}
 
     async def key(self, key_id: str) -> EnrolmentKey | None:
         """The key of this id."""
@@ -185,10 +202,15 @@ class Enrolments:
         return _key(rows[0]) if rows else None
 
     async def after(
-        self, state: EnrolmentState | None, now: datetime, limit: int, place: str | None
+        self,
+        state: EnrolmentState | None,
+        now: datetime,
+        limit: int,
+        place: str | None = None,
+        offset: int = 0,
     ) -> list[Enrolment]:
-        """Enrolments, oldest first, that come after the `Enrolment.place` of another."""
-        params: list[object] = [limit, to_text(now)]
+        """Enrolments, oldest first, that come after the `Enrolment.place` of another, but for the first `offset`."""
+        params: list[object] = [limit, to_text(now), offset]
         matching = conditions(
             params,
             ("state = {0}", None if state is None else state.value),
@@ -196,7 +218,7 @@ class Enrolments:
         )
         rows = await self._engine.fetch(
             f"SELECT {_COLUMNS} FROM enrolments WHERE expireson > $2 AND {matching}"
-            " ORDER BY createdon, id LIMIT $1",
+            " ORDER BY createdon, id LIMIT $1 OFFSET $3",
             *params,
         )
         return [_enrolment(row) for row in rows]

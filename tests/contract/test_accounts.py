@@ -142,6 +142,7 @@ async def test_users_are_found_by_what_is_asked_of_them(engine):
     assert await table.enabled_names("z", 1) == ["z%d"]
     assert await table.enabled_names("%", 10) == ["z%d"]
     assert await table.enabled_names("zora", 10) == []
+    assert await table.enabled_among(["ZOE", "zora", "nobody"]) == {"zoe"}
     assert await table.disabled_among(["zed", "Zora", "nobody"]) == {"Zora"}
     assert await table.disabled_among([]) == set()
 

@@ -52,6 +52,27 @@ async def test_a_key_is_kept_as_it_was_made(engine, services):
     assert await Enrolments(engine).keys_before(9, key.place) == []
 
 
+async def test_keys_are_counted_and_found_by_their_ids(engine, services):
+    table = Enrolments(engine)
+    found = [(await make(services[0]))[0] for _ in range(3)]
+    newest = sorted(found, key=lambda key: key.place, reverse=True)
+    assert await table.count_keys() == 3
+    assert await table.keys_before(1, None, 1) == newest[1:2]
+    assert await table.keys([found[0].id, "unknown"]) == {found[0].id: found[0]}
+    assert await table.keys([]) == {}
+
+
+async def test_enrolments_are_listed_by_their_place_and_number(engine, services):
+    admins, machines = services
+    key, digest = await make(admins, max_uses=9, approval=True)
+    for name in ("a", "b", "c"):
+        await machines.request(bearer(key, digest, name), Wanted(f"pc-{name}", ""))
+    table = Enrolments(engine)
+    found = await table.after(EnrolmentState.WAITING, NOW, 9)
+    assert await table.after(EnrolmentState.WAITING, NOW, 1, offset=1) == found[1:2]
+    assert await table.after(None, NOW, 9, found[0].place, 1) == found[2:]
+
+
 async def test_the_last_use_is_one_machines(services):
     admins, machines = services
     key, digest = await make(admins, max_uses=2)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core import enrolment as rules
-from gateway.core.enrolment import BadField, EnrolmentKey, Wanted
+from gateway.core.enrolment import BadField, EnrolmentKey, KeyState, Wanted
 from gateway.core.ice import Ice, IceType, fold, valid_name
 from gateway.core.secret import Secret
 
@@ -83,6 +83,17 @@ def test_a_key_stands_until_it_expires_or_is_revoked():
     assert not KEY.stands(KEY.expireson)
     assert not replace(KEY, revokedon=NOW).stands(NOW)
     assert replace(KEY, uses=1).used_up
+
+
+def test_the_state_of_a_key_is_the_first_that_keeps_machines_out():
+    def state(disabled=False, now=NOW, **more):
+        return replace(KEY, **more).state(now, user_disabled=disabled)
+
+    assert state() == KeyState.GOOD
+    assert state(disabled=True) == KeyState.DISABLED
+    assert state(disabled=True, uses=1) == KeyState.USED_UP
+    assert state(now=KEY.expireson, uses=1) == KeyState.EXPIRED
+    assert state(now=KEY.expireson, revokedon=NOW) == KeyState.REVOKED
 
 
 def test_a_machine_that_waits_long_asks_less_often():
