@@ -15,7 +15,7 @@ from gateway.admin.api.audit import send_export
 from gateway.admin.api.requests import MAX_NUMBER, Number, Query, Text
 from gateway.admin.context import admin_context
 from gateway.admin.pages.base import PAGE, render, render_table
-from gateway.admin.pages.event_text import detail_parts
+from gateway.admin.pages.event_text import actor_text, detail_parts
 from gateway.core.audit_event import AuditAction
 from gateway.core.ice import Action
 from gateway.core.problems import invalid
@@ -68,6 +68,7 @@ async def page(request: web.Request) -> web.StreamResponse:
         "more": len(found) > PAGE,
         "actions": ACTIONS,
         "detail_parts": detail_parts,
+        "actor_text": actor_text,
         "announced": request.headers.get("HX-Trigger") == "filter",
     }
     return render_table(request, "audit", context)

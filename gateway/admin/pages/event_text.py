@@ -6,20 +6,38 @@ Tested in tests/unit/admin/pages/test_event_text.py.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, Final
 
-from gateway.core.audit_event import AuditAction, Event
+from gateway.core.audit_event import Actor, AuditAction, Event, Via
+from gateway.core.enrolment import ACTOR_PREFIX, ANY_USER
+
+_DECISIONS: Final[dict[str, str]] = {
+    AuditAction.APPROVE_ENROLMENT: "Approved",
+    AuditAction.REJECT_ENROLMENT: "Rejected",
+}
 
 
 def sentences(event: Event) -> list[str]:
     """What the event says in words; empty if its detail is shown as it is."""
-    if event.action == AuditAction.LOGIN_FAILED:
-        count, user = event.detail["count"], event.detail["user"]
-        times = f"{count} failed login" + ("s" if count != 1 else "")
-        return [f"{times} as {user}, the last from {event.actor.address}."]
-    if event.action == AuditAction.LABEL:
-        return [*_label_sentences(event)]
-    if event.action == AuditAction.DUPLICATE:
-        return [f"Two copies of it run: {copies_text(event)}."]
+    match event.action:
+        case AuditAction.LOGIN_FAILED:
+            count, user = event.detail["count"], event.detail["user"]
+            times = f"{count} failed login" + ("s" if count != 1 else "")
+            return [f"{times} as {user}, the last from {event.actor.address}."]
+        case AuditAction.LABEL:
+            return [*_label_sentences(event)]
+        case AuditAction.DUPLICATE:
+            return [f"Two copies of it run: {copies_text(event)}."]
+        case AuditAction.CREATE_ENROLMENT_KEY:
+            return [_key_sentence(event.detail)]
+        case AuditAction.REVOKE_ENROLMENT_KEY:
+            return [f"Revoked the enrolment key {event.detail['name']} ({event.detail['id']})."]
+        case AuditAction.REQUEST_ENROLMENT:
+            return [f"{_machine(event.detail)} asked for {_wanted(event.detail)}."]
+        case AuditAction.APPROVE_ENROLMENT | AuditAction.REJECT_ENROLMENT as action:
+            machine, wanted = _machine(event.detail), _wanted(event.detail)
+            key = f"with the enrolment key {event.detail['key']}"
+            return [f"{_DECISIONS[action]} {machine}, which asked for {wanted} {key}."]
     return []
 
 
@@ -37,6 +55,36 @@ def copies_text(event: Event) -> str:
         f"from {copy['address']} ({copy['hostname'] or 'unknown host'})"
         for copy in event.detail["copies"]
     )
+
+
+def _key_sentence(detail: dict[str, Any]) -> str:
+    count, user = detail["max_uses"], detail["provisionedto"]
+    of = {None: "", ANY_USER: ", whose users the machines name"}.get(user, f" of {user}")
+    approval = ", each with an approval" if detail["approval"] else ""
+    return (
+        f"Made the enrolment key {detail['name']} ({detail['id']}) for {count:,} {detail['ice_type']}"
+        f" ICE{'s' if count != 1 else ''} {detail['name_prefix']}…{of}, until {detail['expires']}{approval}."
+    )
+
+
+def _machine(detail: dict[str, Any]) -> str:
+    return f"{detail['hostname']} (key pair {detail['key_thumbprint']})"
+
+
+def _wanted(detail: dict[str, Any]) -> str:
+    """The ICE that a machine asks for."""
+    user = f" of {detail['provisionedto']}" if detail["provisionedto"] else ""
+    replaces = ", which it replaces" if detail["replaces"] else ""
+    return f"the ICE {detail['ice_name']}{user}{replaces}"
+
+
+def actor_text(actor: Actor) -> str:
+    """Who acted, in words: a user's name, or that of a machine that enrols."""
+    key = actor.name.removeprefix(ACTOR_PREFIX)
+    # No ICE has such a name, and no user acts through this channel.
+    if actor.via == Via.ICE and key != actor.name:
+        return f"A machine with the enrolment key {key}"
+    return actor.name
 
 
 def detail_parts(event: Event) -> list[str]:

@@ -19,7 +19,7 @@ from gateway.admin.api.requests import MAX_NUMBER, Number, Query, find_ice
 from gateway.admin.auth import actor
 from gateway.admin.context import CALLER, admin_context
 from gateway.admin.pages.base import form_fields, gateway_url, is_fragment, notice, render
-from gateway.admin.pages.event_text import copies_text, timeline_text
+from gateway.admin.pages.event_text import actor_text, copies_text, timeline_text
 from gateway.admin.pages.ices import CHANGED, LABELS, Row, form_error, table_row
 from gateway.admin.pages.operations import operations_of
 from gateway.core.attention import Attention
@@ -277,7 +277,7 @@ def _comes_back(closed: ConnectionEvent) -> str:
 
 def _event(entry: LogEntry) -> TimelineItem:
     event = entry.event
-    return TimelineItem(event.at, "event", timeline_text(event), event.actor.name)
+    return TimelineItem(event.at, "event", timeline_text(event), actor_text(event.actor))
 
 
 def _connection_event(item: ConnectionEvent) -> TimelineItem:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from gateway.admin.pages.event_text import detail_parts, timeline_text
+from gateway.admin.pages.event_text import actor_text, detail_parts, timeline_text
 from gateway.core.audit_event import Actor, Event, Via
 
 ROOT = Actor("root", Via.PAGE, "192.0.2.7")
@@ -56,3 +56,70 @@ def test_other_events_tell_their_action_and_what_it_was_about():
     assert timeline_text(work) == "request-operation (execute op-1)"
     assert detail_parts(work) == ["kind: execute", "operation: op-1"]
     assert detail_parts(event("set-role", role="member", was=None)) == ["role: member"]
+
+
+WANTED = {
+    "enrolment": "e1",
+    "key": "k1",
+    "ice_name": "lab-PC-7",
+    "provisionedto": "alice",
+    "hostname": "PC-7",
+    "key_thumbprint": "T",
+    "replaces": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("action", "more", "told"),
+    [
+        ("request-enrolment", {}, "PC-7 (key pair T) asked for the ICE lab-PC-7 of alice."),
+        (
+            "request-enrolment",
+            {"provisionedto": None, "replaces": True},
+            "PC-7 (key pair T) asked for the ICE lab-PC-7, which it replaces.",
+        ),
+        (
+            "approve-enrolment",
+            {},
+            "Approved PC-7 (key pair T), which asked for the ICE lab-PC-7 of alice with the enrolment key k1.",
+        ),
+        (
+            "reject-enrolment",
+            {},
+            "Rejected PC-7 (key pair T), which asked for the ICE lab-PC-7 of alice with the enrolment key k1.",
+        ),
+    ],
+)
+def test_enrolments_are_told_in_sentences(action, more, told):
+    assert detail_parts(event(action, **WANTED | more)) == [told]
+
+
+def test_enrolment_keys_are_told_in_sentences():
+    key = {
+        "id": "k1",
+        "name": "lab PCs",
+        "ice_type": "normal",
+        "provisionedto": "alice",
+        "name_prefix": "lab-",
+        "max_uses": 2,
+        "expires": "2026-03-08",
+        "approval": False,
+    }
+    for more, told in (
+        ({}, "2 normal ICEs lab-… of alice, until 2026-03-08."),
+        (
+            {"provisionedto": "*", "max_uses": 1, "approval": True},
+            "1 normal ICE lab-…, whose users the machines name, until 2026-03-08, each with an approval.",
+        ),
+    ):
+        made = event("create-enrolment-key", **key | more)
+        assert detail_parts(made) == [f"Made the enrolment key lab PCs (k1) for {told}"]
+    revoked = event("revoke-enrolment-key", id="k1", name="lab PCs")
+    assert detail_parts(revoked) == ["Revoked the enrolment key lab PCs (k1)."]
+
+
+def test_a_machine_that_enrols_acts_under_its_key():
+    machine = Actor("enrolment:k1", Via.ICE, "192.0.2.8")
+    assert actor_text(machine) == "A machine with the enrolment key k1"
+    assert actor_text(ROOT) == "root"
+    assert actor_text(Actor("enrolment:k1", Via.PAGE, "::1")) == "enrolment:k1"
