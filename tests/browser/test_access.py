@@ -14,9 +14,10 @@ from gateway.store.nodes import NodeRecord
 from tests.browser.admin import choose, close_token, dialog, fill, hide, more, press, row, submit
 from tests.support.harness import ADMIN
 from tests.support.ice import Key
+from tests.support.machine import CI_CD, KEY, Machine, new_key
 from tests.support.work import asked, progress, take
 
-NAV = ["./", "operations", "users", "api-tokens", "audit", "guide", "me"]
+NAV = ["./", "operations", "enrolment", "users", "api-tokens", "audit", "guide", "me"]
 
 
 LOOKS = list(itertools.product(("light", "dark"), (360, 768, 1280)))
@@ -67,6 +68,10 @@ async def inhabited(running):
     for label in ("nightly", "revoked"):
         made = await accounts.create_token(ADMIN, "root", label, 86_400)
     await accounts.revoke_token(ADMIN, made.token.id)
+    _, secret = await new_key(running, KEY, approval=True, max_uses=9, name="k" * 128)
+    for name in ("w" * 253, "berlin-1"):  # the second replaces an ICE
+        await Machine(running.session, running.url, secret, name).ask()
+    await new_key(running, CI_CD, labels={"os": "windows"})
     await running.settled()
     return operation
 
@@ -158,7 +163,13 @@ async def test_pages_hold_to_axe_and_to_the_width(new_admin, running, nodes, sch
     found = await links.evaluate_all("links => links.map(link => link.getAttribute('href'))")
     assert found == NAV
     ices = [f"ices/{name}" for name in ("waiting-1", "lab-berlin-1", "off-1", "gone-1", "nowhere")]
-    more = ["nodes", f"operations/{operation}", "operations?state=lost", "?q=nowhere"]
+    more = [
+        "nodes",
+        "enrolment/keys",
+        f"operations/{operation}",
+        "operations?state=lost",
+        "?q=nowhere",
+    ]
     for address in [*NAV, *more, *ices]:
         answer = await page.goto(f"{running.url}/admin/{address}")
         assert answer.ok or address == "ices/nowhere", f"{address} answered {answer.status}"
@@ -219,6 +230,31 @@ async def every_dialog_of_accounts_and_nodes(page, running):
     yield "API token"
 
 
+async def every_dialog_of_enrolment(page, running):
+    """The same on the pages of enrolment."""
+    await page.goto(f"{running.url}/admin/enrolment")
+    await page.get_by_label("Choose all on this page").check()
+    for button in ("Approve berlin-1", "Reject berlin-1", "Approve chosen", "Reject chosen"):
+        await page.get_by_role("button", name=button).click()
+        await expect(dialog(page)).to_be_visible()
+        yield button
+        await press(page, "Cancel")
+    await page.goto(f"{running.url}/admin/enrolment/keys")
+    for button in ("Revoke runners", "Make a key"):
+        await page.get_by_role("button", name=button).click()
+        await expect(dialog(page)).to_be_visible()
+        yield button
+        if button != "Make a key":
+            await press(page, "Cancel")
+    await dialog(page).locator("#key_name").fill("new")
+    await dialog(page).locator("#key_prefix").fill("new-")
+    await dialog(page).get_by_role("radio", name="CI/CD").check()
+    await press(page, "Make the key")
+    await press(page, "Ok")
+    yield "enrolment key"
+    await close_token(page)
+
+
 @pytest.mark.parametrize(
     ("scheme", "width"),
     [("light", 320), *(pytest.param(*look, marks=pytest.mark.long) for look in LOOKS)],
@@ -230,7 +266,7 @@ async def test_dialogs_hold_to_axe_and_to_the_width(new_admin, running, nodes, s
     page = await admin.open()
     walks = [every_dialog_of_work, every_dialog]
     if width != 320:
-        walks.append(every_dialog_of_accounts_and_nodes)
+        walks += [every_dialog_of_enrolment, every_dialog_of_accounts_and_nodes]
     for dialogs in walks:
         if dialogs is every_dialog:
             await page.goto(f"{running.url}/admin/")

@@ -14,6 +14,8 @@ from gateway.admin.pages.api_tokens import routes as api_tokens
 from gateway.admin.pages.audit import routes as audit
 from gateway.admin.pages.base import configure, handle_errors, redirect_to_root, require_login
 from gateway.admin.pages.bulk import routes as bulk
+from gateway.admin.pages.enrolment import routes as enrolment
+from gateway.admin.pages.enrolment_keys import routes as enrolment_keys
 from gateway.admin.pages.fleet import routes as fleet
 from gateway.admin.pages.fleet_operations import routes as fleet_operations
 from gateway.admin.pages.guide import routes as guide
@@ -44,6 +46,8 @@ def pages_app(context: AdminContext) -> web.Application:
         one_ice,
         operations,
         fleet_operations,
+        enrolment,
+        enrolment_keys,
         users,
         api_tokens,
         me,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -14,7 +15,6 @@ from urllib.parse import urlencode, urlsplit
 
 import aiohttp_jinja2
 import jinja2
-import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
@@ -213,15 +213,28 @@ def render(
         },
         status=status,
     )
-    events = dict(trigger or {})
-    if login is not None and is_fragment(request):
-        # A page that was open before the user logged in again needs the new login's token.
-        events["form-token"] = login.form_token.reveal()
     if login is not None and LIVE in request.headers and not login.caller.grants.reads_events:
         pause = streams.next_poll(asyncio.get_running_loop().time())
         response.headers["X-Poll-After"] = f"{pause:.2f}"
+    _trigger(request, response, trigger or {})
+    return response
+
+
+def _trigger(request: web.Request, response: web.StreamResponse, events: dict[str, Any]) -> None:
+    """Add events for the page's script (HX-Trigger)."""
+    login = request.get(LOGIN)
+    if login is not None and is_fragment(request):
+        # A page that was open before the user logged in again needs the new login's token.
+        events = {**events, "form-token": login.form_token.reveal()}
     if events:
-        response.headers["HX-Trigger"] = msgspec.json.encode(events).decode()
+        # Headers are ASCII: JSON escapes the rest.
+        response.headers["HX-Trigger"] = json.dumps(events, separators=(",", ":"))
+
+
+def toast(request: web.Request, sentence: str, *, changed: str) -> web.StreamResponse:
+    """Close the dialog, if one is open, and say in passing what was done; reload what it changed."""
+    response = web.Response(status=204)
+    _trigger(request, response, {changed: {}, "toast": {"sentence": sentence}})
     return response
 
 

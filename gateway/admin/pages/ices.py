@@ -74,6 +74,8 @@ FIELDS: Final = {
     "version_below": "Version below",
     "q": "Search",
     "name": "Name",
+    "name_prefix": "Name prefix",
+    "max_uses": "Machines",
     "role": "Role",
     "password": "Password",
     "user": "Owner",
@@ -199,10 +201,19 @@ async def _table(request: web.Request, query: TableQuery) -> dict[str, Any]:
         "now": now,
         "missing": await _missing(request, query, total),
         "labels": LABELS,
+        "waiting": await _waiting(request),
         "address": f"?{msgspec.structs.replace(query, page=shown.number, new=None).address()}",
         "oob": is_table(request),
         "announced": request.headers.get("HX-Trigger") != "table",
     }
+
+
+async def _waiting(request: web.Request) -> int:
+    """How many machines wait for an admin, for a caller who may know."""
+    if not request[CALLER].grants.sees_all:
+        return 0
+    context = admin_context(request)
+    return await context.enrolments.waiting(context.clock())
 
 
 async def _missing(request: web.Request, query: TableQuery, total: int) -> str | None:

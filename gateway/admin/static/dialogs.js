@@ -2,6 +2,7 @@
 import { copy } from "./copy.js";
 import { find, focusNear } from "./dom.js";
 import { news } from "./live.js";
+import { toast } from "./toasts.js";
 
 let opener = null;
 export const showDialog = (source) => {
@@ -71,11 +72,16 @@ document.addEventListener("click", async (event) => {
     });
     find("[data-said]", dialog).textContent = done
       ? "Copied."
-      : "Your browser does not allow the page to copy: the token is selected, press Ctrl+C.";
+      : "Your browser does not allow the page to copy: the text is selected, press Ctrl+C.";
   } else if (button.matches("[data-download]")) {
     download(find(button.dataset.download, dialog), button.dataset.filename);
     find("[data-said]", dialog).textContent = `Saved as ${button.dataset.filename}.`;
   }
+});
+
+document.addEventListener("toast", ({ detail }) => {
+  find("dialog[open]")?.close();
+  toast(detail.sentence);
 });
 
 document.addEventListener("htmx:beforeRequest", (event) => {

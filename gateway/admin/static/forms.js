@@ -80,6 +80,11 @@ const showPassword = (box) => {
   document.getElementById(box.dataset.show).type = box.checked ? "text" : "password";
 };
 
+// A table in a form, of which only the rows that are shown are chosen
+const checkAll = (box) => {
+  for (const each of all("tbody [type=checkbox]", box.form)) each.checked = box.checked;
+};
+
 // A link from another site comes without the login's cookie. Ask again from here: who is logged in goes on.
 document.addEventListener("DOMContentLoaded", async () => {
   if (!find("form[action=login]") || find(".fault")) return;
@@ -90,5 +95,6 @@ document.addEventListener("DOMContentLoaded", async () => {
 document.addEventListener("change", (event) => {
   if (event.target.matches("input[name=ice_type]")) ownerFollowsType();
   else if (event.target.matches("#operation-kind")) timeFollowsKind();
+  else if (event.target.matches("[data-check-all]")) checkAll(event.target);
   else if (event.target.matches("[data-show]")) showPassword(event.target);
 });
