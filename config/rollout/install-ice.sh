@@ -236,7 +236,7 @@ if [ ! -s "$state/token" ] && ! report '"running": true'; then
     sleep 1
   done
   status=0
-  wait "$enrolling" || status=$?
+  wait "$enrolling" 2>/dev/null || status=$? # the shell would tell of the signal
   if [ -n "$ended" ] && [ "$status" -ne 0 ]; then
     [ "$status" -eq 3 ] || status=1
     fail "$status" "not enrolled: $(tail -n 1 "$work/enrol")"
