@@ -35,6 +35,8 @@ from client.text import encodable
 _MAX_HOSTNAME: Final = 253
 _MAX_PLATFORM: Final = 128
 _ANSWERS: Final = (HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatus.ACCEPTED)
+_NOWHERE: Final = ("http-404", "http-405")
+_ABSENT: Final = "There is no enrolment at this address: the gateway is older than enrolment, or the URL is wrong."
 _ASK_ANEW: Final = frozenset({EnrolmentCode.NOT_FOUND, RefusalCode.KEY_MISMATCH})
 """Refusals of a poll after which the client asks for an ICE again: the gateway knows no such enrolment of its."""
 
@@ -232,7 +234,7 @@ class Enroller(GatewayClient):
 
         answer = await session.send(request)
         if isinstance(answer, Refused):
-            return answer
+            return replace(answer, sentence=_ABSENT) if answer.code in _NOWHERE else answer
         status, data = answer
         try:
             if status == HTTPStatus.ACCEPTED:

@@ -241,6 +241,14 @@ async def test_other_answers_are_tried_again_with_the_same_key(turn, enrol, gate
     assert len({one.claims["jti"] for one in gateway.handshakes}) == 3
 
 
+async def test_a_gateway_without_enrolment_is_told_from_a_proxy(enrol, token, events):
+    body = json.dumps({"status": 404, "title": "Not found", "detail": "", "code": "not-found"})
+    await enrol(answer(404, body), answer(502), grant(token))
+    first, second = [str(event) for event in events if event.kind == "refused"]
+    assert first.startswith("refused http-404: There is no enrolment at this address: the gateway")
+    assert second.startswith("refused http-502: Something other than the gateway")
+
+
 async def test_the_wait_for_an_approval_resets_the_backoff(enrol, token, time):
     await enrol(answer(502), answer(502), wait(), answer(502), grant(token, status=200))
     assert time.delays == [1.0, 2.0, 5.0, 1.0]
