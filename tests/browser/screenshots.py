@@ -29,6 +29,7 @@ from tests.browser.admin import (
 from tests.support.clock import RunningClock
 from tests.support.harness import Harness, harness
 from tests.support.ice import Connection, Key
+from tests.support.machine import ENROLMENTS, KEY, Machine, new_key
 from tests.support.work import asked, finished, progress, take
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
@@ -47,6 +48,11 @@ FLEET = [
 ]
 
 LABELS = {"build-1": {"os": "debian", "rack": "4"}, "lab-berlin-1": {"os": "windows"}}
+MACHINES = [
+    ("PC-0417.example.com", "Windows 11"),
+    ("PC-0418.example.com", "Windows 11"),
+    ("paris-1.example.com", "macOS 15.2"),
+]
 OPERATIONS = [
     # ICE, kind, what has become of it, and its result, error or progress
     ("lab-berlin-1", "scrape", "succeeded", {"result": {"pages": 212}}),
@@ -125,6 +131,19 @@ async def work(running: Harness, clock: RunningClock, connections: dict[str, Con
     await running.settled()
 
 
+async def machines(running: Harness, clock: RunningClock) -> None:
+    """Machines that wait for an approval; one replaces an ICE."""
+    more = {"name": "Lab PCs, third floor", "provisionedto": "bruno", "max_uses": 30}
+    _, secret = await new_key(running, KEY, approval=True, **more)
+    for host, platform in MACHINES:
+        machine = Machine(running.session, running.url, secret, host, public=PUBLIC_URL)
+        headers = machine.headers("POST", ENROLMENTS, iat=clock().timestamp())
+        status, answer = await machine.ask(headers, platform=platform)
+        assert status == 202, answer
+        clock.skip(minutes=4, seconds=9)
+    await running.settled()
+
+
 async def take_picture(page: Page, name: str, scheme: str, **how: Any) -> None:
     """One picture."""
     await page.mouse.move(0, 0)
@@ -167,6 +186,9 @@ async def tour(browser: Browser, running: Harness, scheme: str, now: datetime) -
     await page.goto(f"{running.url}/admin/operations")
     await expect(page.get_by_role("progressbar")).to_have_count(2)
     await take_picture(page, "operations", scheme)
+    await page.goto(f"{running.url}/admin/enrolment")
+    await page.get_by_label("Choose PC-0417.example.com").check()
+    await take_picture(page, "enrolment", scheme, full_page=True)
     await admin.context.close()
     assert not admin.faults, admin.faults
 
@@ -180,6 +202,7 @@ async def main() -> None:
         async with chromium() as browser, harness(Path(folder), clock=clock, **options) as running:
             await people(running)
             await work(running, clock, await fleet(running, clock))
+            await machines(running, clock)
             for scheme in ("light", "dark"):
                 await tour(browser, running, scheme, clock())
     print(f"the pictures are in {IMAGES}")  # noqa: T201
