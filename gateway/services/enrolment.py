@@ -95,6 +95,10 @@ class EnrolmentService(IceActions):
             key = await _open(transaction, bearer, now)
             if not isinstance(key, EnrolmentKey):
                 return key, ()
+            if key.used_up and not await enrolments.has_asked(
+                transaction, key.id, bearer.thumbprint, now
+            ):
+                return _used_up(), ()
             if isinstance(wanted, Problem):
                 return wanted, ()
             name, user = rules.name_for(key, wanted), rules.user_for(key, wanted)

@@ -109,6 +109,18 @@ async def find_of_machine(
     return _enrolment(rows[0]) if rows else None
 
 
+async def has_asked(transaction: Transaction, key_id: str, thumbprint: str, now: datetime) -> bool:
+    """Whether this key pair has asked for any ICE with this key before."""
+    return bool(
+        await transaction.fetch(
+            "SELECT 1 FROM enrolments WHERE key_id = $1 AND thumbprint = $2 AND expireson > $3",
+            key_id,
+            thumbprint,
+            to_text(now),
+        )
+    )
+
+
 async def count_waiting(transaction: Transaction, key_id: str, now: datetime) -> int:
     """How many enrolments wait for this key."""
     [(count,)] = await transaction.fetch(

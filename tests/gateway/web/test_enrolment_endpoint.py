@@ -79,6 +79,14 @@ async def test_two_machines_never_share_the_last_use(running):
     assert len((await running.admin.get("/ices")).json["items"]) == 3
 
 
+async def test_a_key_that_others_used_up_is_refused_before_the_body(running):
+    one = await machine(running)  # a key for one use
+    expect(await one.ask(), 201)
+    expect(await another(one).ask(hostname=7), 401, "enrolment-key-invalid")
+    expect(await one.ask(hostname=7), 422, "invalid")
+    expect(await one.ask(), 201)
+
+
 async def test_a_name_is_taken_once(running):
     one = await machine(running, max_uses=10)
     expect(await one.ask(), 201)
