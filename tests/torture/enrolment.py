@@ -101,7 +101,14 @@ def _doom(writer: Any, notes: Any) -> None:
         return done
 
     writer._write_group = doomed
-    asyncio.get_running_loop().add_reader(notes.fileno(), lambda: aims.append(notes.recv()))
+
+    def hear() -> None:
+        try:
+            aims.append(notes.recv())
+        except EOFError:  # whoever started this process has gone
+            kill_itself(0.0)
+
+    asyncio.get_running_loop().add_reader(notes.fileno(), hear)
 
 
 # --- faults that this has to find ----------------------------------------------------------------
