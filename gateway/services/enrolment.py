@@ -9,11 +9,12 @@ Tested in tests/gateway/web/test_enrolment_endpoint.py.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from client.protocol import EnrolmentCode, RefusalCode
 from gateway.core import enrolment as rules
@@ -35,6 +36,9 @@ from gateway.services.ice_changes import IceActions, Issuer, event_of, issuer
 from gateway.store import accounts, enrolments, events, ices, proofs
 from gateway.store.engine import AppendedEvent, Transaction
 
+AT_ONCE: Final = 32
+"""Machines whose requests are written at once. All of a key lock its row until the commit, and requests that wait
+are committed together: in a transaction of hundreds the other nodes would wait too long for that row."""
 _ID_BYTES: Final = 12
 _FULL_RETRY: Final = 300
 """Seconds until a machine asks again, for which there was no room to wait."""
@@ -82,6 +86,11 @@ _Asked = tuple[Enrolled | Waiting | NotGenuine | Problem, Sequence[AppendedEvent
 
 class EnrolmentService(IceActions):
     """Requests of machines. Every method raises `StoreUnavailable`."""
+
+    def __init__(self, **acts: Any) -> None:
+        """See `IceActions`."""
+        super().__init__(**acts)
+        self._turns = asyncio.Semaphore(AT_ONCE)
 
     async def request(self, bearer: Bearer, wanted: Wanted | Problem) -> Answer:
         """Give a machine an ICE, or let it wait; `wanted` is a problem if its body was none.
@@ -175,7 +184,8 @@ class EnrolmentService(IceActions):
         return await self._answer(unit)
 
     async def _answer(self, unit: Callable[[Transaction], Awaitable[_Asked]]) -> Answer:
-        answer, logged = await self._engine.write(unit)
+        async with self._turns:
+            answer, logged = await self._engine.write(unit)
         if logged:
             # A reregistration drops the session of the machine that the new one replaces.
             await self._confirmer.confirm(logged)

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.core.enrolment import EnrolmentState, Wanted
 from gateway.core.ice import IceType
-from gateway.services.enrolment import Bearer, Enrolled, EnrolmentService, Waiting
+from gateway.services.enrolment import AT_ONCE, Bearer, Enrolled, EnrolmentService, Waiting
 from gateway.services.enrolment_keys import EnrolmentKeyService, NewKey
 from gateway.store import enrolments, proofs
 from gateway.store.enrolments import Enrolments
@@ -80,6 +80,33 @@ async def test_the_last_use_is_one_machines(services):
         *(machines.request(bearer(key, digest, f"t{n}"), Wanted(f"pc-{n}", "")) for n in range(8))
     )
     assert sum(isinstance(answer, Enrolled) for answer in answers) == 2
+
+
+async def test_many_machines_are_written_in_turns(engine, services, monkeypatch):
+    """Or else those of one node would hold the key for longer than another node waits."""
+    admins, machines = services
+    key, digest = await make(admins, max_uses=9 * AT_ONCE)
+    writing, most = 0, 0
+    write = engine.write
+
+    async def counted(unit):
+        nonlocal writing, most
+        writing += 1
+        most = max(most, writing)
+        try:
+            return await write(unit)
+        finally:
+            writing -= 1
+
+    monkeypatch.setattr(engine, "write", counted)
+    answers = await asyncio.gather(
+        *(
+            machines.request(bearer(key, digest, f"t{n}"), Wanted(f"pc-{n}", ""))
+            for n in range(3 * AT_ONCE)
+        )
+    )
+    assert all(isinstance(answer, Enrolled) for answer in answers)
+    assert most == AT_ONCE
 
 
 async def test_one_name_is_one_machines(services):
