@@ -99,6 +99,37 @@ async def test_a_client_works_with_the_gateway_of_another_release(upgrade, gatew
             lines.expect("^ended: .*4101")
 
 
+async def test_an_old_client_keeps_up_with_keys_and_tokens_of_this_gateway(upgrade):
+    """Registered, its token's key is retired; then it is reregistered."""
+    old, new, settings = upgrade.old, upgrade.new, upgrade.settings
+    url, state = f"sqlite:///{upgrade.folder}/ice.db", upgrade.folder / "state"
+    token = admin(new, url, settings)
+    at = ("--database", url)
+    with new.serving(url, **settings) as running:
+        api = running.api(upgrade.session, token)
+        with old.agent(running.url, state, await provision(api, "build-1")) as lines:
+            lines.expect("^admitted as build-1$")
+            [first] = json.loads(new.run("keys", "list", "--json", *at, **settings))
+            new.run("keys", "rotate", *at, **settings)
+            new.run("keys", "promote", *at, **settings)
+            new.run("keys", "retire", first["key"], *at, **settings)
+            before = (await api.get("/ices/build-1")).json["connection"]["session"]
+            assert (await api.post("/ices/build-1/disconnect")).status == 200
+            await eventually(
+                api,
+                "/ices/build-1",
+                lambda ice: ice["connection"] and ice["connection"]["session"] != before,
+            )
+            done = (await api.post("/ices/build-1/operations?wait=30", BODY)).json
+            assert done["state"] == "succeeded"
+            renewed = (await api.post("/ices/build-1/reregister")).json["token"]
+            lines.expect("^ended: .*4102")
+        with old.agent(running.url, state, renewed) as lines:
+            lines.expect("^admitted as build-1$")
+            done = (await api.post("/ices/build-1/operations?wait=30", BODY)).json
+            assert done["state"] == "succeeded"
+
+
 async def filled(upgrade, url):
     """A bit of everything, written by the release before; the admin's token, and what the API shows."""
     release, settings = upgrade.old, upgrade.settings
