@@ -257,7 +257,7 @@ async def every_dialog_of_enrolment(page, running):
 
 @pytest.mark.parametrize(
     ("scheme", "width"),
-    [("light", 320), *(pytest.param(*look, marks=pytest.mark.long) for look in LOOKS)],
+    [pytest.param(*look, marks=pytest.mark.long) for look in (("light", 320), *LOOKS)],
 )
 async def test_dialogs_hold_to_axe_and_to_the_width(new_admin, running, nodes, scheme, width):
     await inhabited(running)
