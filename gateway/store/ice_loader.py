@@ -52,15 +52,15 @@ _FOUND: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ICE: Final = msgspec.json.Decoder(Ice)
 _PROOFS: Final = msgspec.json.Decoder(frozenset[str])
 _TAKEN: Final = (
-    "WITH taken AS (INSERT INTO ice_proofs (digest, until)"
+    "taken AS (INSERT INTO ice_proofs (digest, until)"
     " SELECT atom, lease_clock() + $3 FROM {} ON CONFLICT DO NOTHING RETURNING digest) "
 )
 """Stores proofs in the statement that reads the ICEs: one round trip for both."""
 _PROOFS_BY_NAME: Final = "json_each($2)"
 # The proof that comes with garbage is not stored.
 _PROOFS_BY_ALL: Final = (
-    f"(SELECT atom FROM {_PROOFS_BY_NAME} UNION SELECT proof FROM {rows_of(5, 'token', 'proof')}"
-    " JOIN ice_tokens ON ice_token = given.token) AS good"
+    f"(SELECT atom FROM {_PROOFS_BY_NAME} UNION ALL SELECT proof FROM {rows_of(5, 'token', 'proof')}"
+    " JOIN held ON ice_token = given.token) AS good"
 )
 
 
@@ -85,22 +85,26 @@ class IceLoader:
         self._running: asyncio.Task[None] | None = None
         # One statement is one snapshot: the ICEs and the number of the newest event agree.
         # One row: SQLite's thread would wait for Python's lock at each row.
-        number, taken, with_names, with_tokens = "0.0", "NULL", "", ""
+        columns = Ice.__dataclass_fields__
+        # With MATERIALIZED, PostgreSQL reads the ICEs once for their proofs and for the answer.
+        held = (
+            f"WITH held AS MATERIALIZED (SELECT {', '.join(columns)} FROM ice_tokens"
+            f" WHERE {is_in('ice_token', 4 if engine.shared else 2)})"
+        )
+        number, taken, with_names, with_tokens = "0.0", "NULL", "", held
         if engine.shared:
             number, taken = "reading_number()", "(SELECT json_agg(digest) FROM taken)::text"
-            with_names, with_tokens = map(_TAKEN.format, (_PROOFS_BY_NAME, _PROOFS_BY_ALL))
-        columns = Ice.__dataclass_fields__
+            with_names = f"WITH {_TAKEN.format(_PROOFS_BY_NAME)}"
+            with_tokens = f"{held}, {_TAKEN.format(_PROOFS_BY_ALL)}"
         read = (
-            "SELECT (SELECT coalesce(max(seq), 0) FROM ice_events),"
+            " SELECT (SELECT coalesce(max(seq), 0) FROM ice_events),"
             f" (SELECT {engine.gather('ice_name', columns)} FROM ice_tokens"
             f" WHERE {is_in('ice_name', 1)}), {number}, {taken}"
         )
-        by_token = (
-            f", (SELECT {engine.gather(_KEY_OF_TOKEN, columns)} FROM ice_tokens"
-            f" WHERE {is_in('ice_token', 4 if engine.shared else 2)})"
-        )
         self._sql = with_names + read
-        self._sql_with_tokens = with_tokens + read + by_token
+        self._sql_with_tokens = (
+            f"{with_tokens}{read}, (SELECT {engine.gather(_KEY_OF_TOKEN, columns)} FROM held)"
+        )
 
     async def find(self, key: str, proof: str | None = None) -> Reading:
         """The ICE of exactly this name, read after this call. Raises `StoreUnavailable`.
