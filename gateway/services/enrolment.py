@@ -118,7 +118,9 @@ class EnrolmentService(IceActions):
             earlier = await enrolments.find_of_machine(
                 transaction, key.id, bearer.thumbprint, name, now
             )
-            on = await _ground(transaction, key, name, user, now)
+            # What an admin has approved, or sees, is the user of the first request. A repetition changes nothing.
+            first = user if earlier is None else earlier.provisionedto
+            on = await _ground(transaction, key, name, first, now)
             if earlier is not None:
                 answer = await self._go_on(transaction, on, earlier)
                 if answer is not None:

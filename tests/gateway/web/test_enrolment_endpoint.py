@@ -371,6 +371,20 @@ async def test_a_user_whom_nobody_knows_is_told_to_the_admin_alone(running):
     assert (await running.admin.get(f"/ices/{made['ice_name']}")).json["provisionedto"] == "Carol"
 
 
+@pytest.mark.parametrize("other", ["root", "nobody"])
+async def test_a_repetition_changes_no_user(running, other):
+    one = await machine(running, approval=True, provisionedto="*")
+    enrolment = await asked(running, one, provisionedto="alice")
+    await decide(running, enrolment)
+    # Neither the ICE goes to a user whom the admin has not approved, nor shows the answer who exists.
+    for _ in range(2):
+        made = expect(await one.ask(provisionedto=other), 201)
+        entry = (await running.admin.get(f"/ices/{made['ice_name']}")).json
+        assert entry["provisionedto"] == "alice"
+    await running.command("users", "disable", "alice")
+    expect(await one.ask(provisionedto=other), 403, "enrolment-refused")
+
+
 async def test_only_so_many_wait(running):
     one = await machine(running, approval=True, max_uses=10)
     rows = [
