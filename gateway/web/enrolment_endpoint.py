@@ -14,6 +14,7 @@ import structlog
 from aiohttp import web
 
 from client.protocol import ENROLMENTS, PATH, EnrolmentCode, JsonTooComplex, RefusalCode
+from gateway.core.accounts import MAX_USER_NAME
 from gateway.core.enrolment import MAX_HOSTNAME, MAX_PLATFORM, Wanted
 from gateway.core.json_input import NotJson, check_syntax
 from gateway.core.problems import Problem, quoted, refusal
@@ -49,7 +50,9 @@ class _Body(msgspec.Struct):
     hostname: Annotated[str, msgspec.Meta(max_length=MAX_HOSTNAME)]
     platform: Annotated[str, msgspec.Meta(max_length=MAX_PLATFORM)]
     ice_name: Annotated[str, msgspec.Meta(max_length=256)] | None = None
-    provisionedto: Annotated[str, msgspec.Meta(max_length=256)] | None = None
+    provisionedto: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_USER_NAME)] | None = (
+        None
+    )
 
 
 class EnrolmentEndpoint:
@@ -164,8 +167,8 @@ def _wanted(body: bytes) -> Wanted | Problem:
         reason, _, place = str(error).rpartition(" - at `$")
         field = place.rstrip("`").lstrip(".") or "body"
         return _invalid(field, reason or str(error))
-    for field in ("hostname", "platform"):
-        if not getattr(asked, field).isprintable():
+    for field in ("hostname", "platform", "provisionedto"):
+        if not (getattr(asked, field) or "").isprintable():
             return _invalid(field, "must have printable characters alone")
     return Wanted(asked.hostname, asked.platform, asked.ice_name, asked.provisionedto)
 

@@ -385,6 +385,14 @@ async def test_a_repetition_changes_no_user(running, other):
     expect(await one.ask(provisionedto=other), 403, "enrolment-refused")
 
 
+@pytest.mark.parametrize("user", ["", "a\0b", "\x1b[31mred", "alice\n", "\u202eecila", "x" * 129])
+async def test_what_cannot_be_a_user_waits_for_nobody(running, user):
+    one = await machine(running, approval=True, provisionedto="*")
+    refused = expect(await one.ask(provisionedto=user), 422, "invalid")
+    assert refused["field"] == "provisionedto"
+    assert await waiting(running) == []
+
+
 async def test_only_so_many_wait(running):
     one = await machine(running, approval=True, max_uses=10)
     rows = [
