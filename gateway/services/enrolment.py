@@ -152,6 +152,8 @@ class EnrolmentService(IceActions):
         can_replace = on.key.approval and (
             on.ice is not None and rules.can_replace(on.ice, asked.ice_type, asked.provisionedto)
         )
+        if not on.key.approval and on.without_user:
+            return _user_disabled(), ()
         if on.ice is not None and not can_replace:
             return _exists(), ()
         await enrolments.forget_old(transaction, on.now)
@@ -257,8 +259,8 @@ class EnrolmentService(IceActions):
 
     async def _issuer(self, transaction: Transaction, on: _Ground) -> Issuer | Problem:
         """What seals the token, unless the ICE's user is disabled."""
-        if on.needs_user and (on.user is None or on.user.disabledon is not None):
-            return _refused("The user of the ICE is disabled")
+        if on.without_user:
+            return _user_disabled()
         return await issuer(transaction, self.keys, on.now, self._ttl)
 
 
@@ -271,6 +273,11 @@ class _Ground:
     user: User | None
     ice: Ice | None
     now: datetime
+
+    @property
+    def without_user(self) -> bool:
+        """Whether the ICE's user is disabled or unknown."""
+        return self.needs_user and (self.user is None or self.user.disabledon is not None)
 
 
 async def _ground(
@@ -325,6 +332,10 @@ def _used_up() -> Problem:
 
 def _exists() -> Problem:
     return refusal(EnrolmentCode.ICE_EXISTS, detail=ALREADY_EXISTS)
+
+
+def _user_disabled() -> Problem:
+    return _refused("The user of the ICE is disabled")
 
 
 def _refused(detail: str) -> Problem:

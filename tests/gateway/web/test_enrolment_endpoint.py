@@ -222,6 +222,13 @@ async def test_keys_that_do_not_stand(running):
     assert (await running.ice(first["token"], one.key).connect()).welcome
 
 
+async def test_a_disabled_user_is_refused_before_a_name_that_is_taken(running):
+    one = await machine(running)
+    await running.provision("lab-pc-7")
+    await running.command("users", "disable", "alice")
+    expect(await one.ask(), 403, "enrolment-refused")
+
+
 async def test_disabled_user_gets_no_ice(running):
     one = await machine(running)
     await running.command("users", "disable", "alice")
