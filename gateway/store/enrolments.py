@@ -33,6 +33,9 @@ _NAMES: Final = tuple(Enrolment.__dataclass_fields__)
 _COLUMNS: Final = ", ".join(_NAMES)
 _CHANGED: Final = tuple(name for name in _NAMES if name not in ("id", "key_id", "thumbprint"))
 _OPEN: Final = "state IN ('waiting', 'approved')"
+_STANDING: Final = (
+    "SELECT id FROM enrolment_keys WHERE revokedon IS NULL AND expireson > $1 AND uses < max_uses"
+)
 
 
 async def add_key(transaction: Transaction, key: EnrolmentKey) -> None:
@@ -132,13 +135,14 @@ async def count_waiting(transaction: Transaction, key_id: str, now: datetime) ->
 
 
 async def approved_for(transaction: Transaction, ice_name: str, now: datetime) -> bool:
-    """Whether another machine has the approval for this name."""
+    """Whether another machine has the approval for this name, by a key that still lets it enrol."""
     return bool(
         await transaction.fetch(
-            "SELECT 1 FROM enrolments WHERE lower(ice_name) = $1 AND state = $2 AND expireson > $3",
+            f"SELECT 1 FROM enrolments e JOIN ({_STANDING}) k ON k.id = e.key_id"
+            " WHERE lower(e.ice_name) = $2 AND e.state = $3 AND e.expireson > $1",
+            to_text(now),
             fold(ice_name),
             EnrolmentState.APPROVED.value,
-            to_text(now),
         )
     )
 
@@ -169,11 +173,7 @@ async def update(transaction: Transaction, enrolment: Enrolment) -> None:
 
 async def standing_ids(fetch: Fetch, now: datetime) -> list[str]:
     """The ids of the keys that have uses left and were neither revoked nor have expired."""
-    rows = await fetch(
-        "SELECT id FROM enrolment_keys WHERE revokedon IS NULL AND expireson > $1"
-        " AND uses < max_uses ORDER BY id",
-        to_text(now),
-    )
+    rows = await fetch(f"{_STANDING} ORDER BY id", to_text(now))
     return [key_id for (key_id,) in rows]
 
 

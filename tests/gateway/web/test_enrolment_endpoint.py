@@ -317,6 +317,19 @@ async def test_what_changes_between_request_and_approval(running):
     await decide(running, await asked(running, another(one, "PC-12")), status=422)
 
 
+async def test_an_approval_by_a_key_that_is_used_up_keeps_no_name(running):
+    one = await machine(running, approval=True)  # a key for one use
+    late, other = another(one, "PC-9"), await machine(running, approval=True, hostname="PC-9")
+    enrolments = [await asked(running, each) for each in (one, late, other)]
+    await decide(running, enrolments[0])
+    await decide(running, enrolments[1])
+    await decide(running, enrolments[2], status=409)
+    expect(await one.poll(enrolments[0]), 200)
+    expect(await late.poll(enrolments[1]), 401, "enrolment-key-invalid")
+    await decide(running, enrolments[2])
+    expect(await other.poll(enrolments[2]), 200)
+
+
 async def test_a_revoked_key_ends_what_waits(running):
     made, secret = await new_key(running, approval=True)
     one = Machine(running.session, running.url, secret)
