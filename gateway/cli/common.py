@@ -320,8 +320,11 @@ def _cell(value: object) -> str | None:
 def show_table(
     headings: Sequence[str], rows: Sequence[Sequence[str | None]], *, done: str = ""
 ) -> None:
-    """Print a table on a terminal, otherwise plain columns; `done` as for `print_output`."""
-    cells = [[value or "-" for value in row] for row in rows]
+    """Print a table on a terminal, otherwise plain columns; `done` as for `print_output`.
+
+    Characters that could control a terminal are escaped.
+    """
+    cells = [[printable(value or "-") for value in row] for row in rows]
     if sys.stdout is not None and sys.stdout.isatty():
         from rich.box import SIMPLE_HEAD
         from rich.console import Console

@@ -84,6 +84,21 @@ async def test_an_admin_decides_on_several_machines(running, admin):
     assert left["id"] == unknown
 
 
+async def test_no_machine_writes_to_a_terminal(running, admin):
+    made = await admin(*LAB, "*", "--approval")
+    _, one = await wait(running, made.stdout.strip(), "PC-7", provisionedto="alice")
+    # No request can say so; a database that was tampered with, or another gateway, could.
+    await running.gateway.engine.write(
+        lambda transaction: transaction.run(
+            "UPDATE enrolments SET hostname = $1", "\x1b[2Jx\nof another"
+        )
+    )
+    for command in (("list",), ("show", one)):
+        shown = (await admin("enrolments", *command)).stdout
+        assert r"\x1b[2Jx\nof another" in shown
+        assert "\x1b" not in shown
+
+
 @pytest.mark.parametrize("noun", ["enrolment-keys", "enrolments"])
 async def test_what_is_not_there_is_a_line(admin, noun):
     missing = f"There is no such {noun.replace('-', ' ').removesuffix('s')}."
