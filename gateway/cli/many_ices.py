@@ -20,6 +20,9 @@ from gateway.services.schemas import BulkItem
 _SHOWN: Final = 20
 """Names that a sentence has at most."""
 
+_TRUE_OR_FALSE: Final = ("connected", "inactive")
+"""The filters that are no text."""
+
 
 def _filter_of(where: Sequence[str]) -> dict[str, object]:
     """`FILTER=VALUE` arguments as a filter of the API. Raises `click.UsageError`."""
@@ -37,9 +40,9 @@ def _filter_of(where: Sequence[str]) -> dict[str, object]:
             wanted[name] = labels
         elif name in wanted:
             raise click.UsageError(f"--where {name} is given twice")
-        elif name == "connected":
+        elif name in _TRUE_OR_FALSE:
             if value not in ("true", "false"):
-                raise click.UsageError("--where connected=true or connected=false")
+                raise click.UsageError(f"--where {name}=true or {name}=false")
             wanted[name] = value == "true"
         else:
             wanted[name] = value

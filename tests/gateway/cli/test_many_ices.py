@@ -54,6 +54,8 @@ async def test_a_filter_finds_whom_to_deregister(running, admin):
     assert done.stderr.endswith("ice-gateway: deregister was done for 1 ICE\n")
     states = [await running.status(name) for name in ("lab-1", "lab-2", "lab-4")]
     assert states == ["deregistered", "registered", "provisioned"]
+    unseen = await admin("ices", "deregister", "--where", "inactive=true", "--dry-run")
+    assert unseen.stderr == "ice-gateway: no ICE matches\n"
     none = await admin("ices", "deregister", "--where", "q=lab-4", "--yes", status=1)
     assert "possible for none of 1 ICE" in none.stderr
     assert "no ICE matches" in (await admin(*leaver, "--where", "q=nothing", "--yes")).stderr
@@ -63,6 +65,7 @@ async def test_a_filter_finds_whom_to_deregister(running, admin):
         (("lab-1", "--yes"), 2, "need --where"),
         (("--where", "name=x"), 2, "FILTER=VALUE with one of status,"),
         (("--where", "connected=maybe"), 2, "connected=true"),
+        (("--where", "inactive=maybe"), 2, "inactive=true"),
         (("--where", "status=gone", "--yes"), 1, "status"),
     ):
         assert says in (await admin("ices", "deregister", *args, status=status)).stderr
