@@ -174,7 +174,9 @@ def lines(found: Found, report: Report, now: str) -> list[str]:
 
 
 def _registered(found: Found, report: Report) -> str:
-    name = f"{report.ice_name} ({report.ice_type})" if report.ice_name else "this ICE"
+    name = report.ice_name or "this ICE"
+    if report.ice_type:  # the gateway says it at the first admission
+        name = f"{name} ({report.ice_type})"
     if report.registered:
         return f"{name} is registered at {report.gateway}"
     if found.waiting:

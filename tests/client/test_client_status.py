@@ -85,6 +85,12 @@ def test_a_token_that_was_never_admitted(told):
     assert code == 1
 
 
+def test_enrolled_and_not_yet_admitted(told):
+    lines, _ = told(admitted=False, gateway=GATEWAY, ice_name="lab-1")
+
+    assert lines[1] == "lab-1 is not registered yet: its token has not been admitted"
+
+
 def test_connected(told):
     lines, code = told(running=True, connected=True, since=BEFORE)
 
