@@ -126,6 +126,7 @@ if ($Wait -lt 0 -or $Wait -gt 3600) { Stop-Install 2 '-Wait takes seconds, at mo
 foreach ($file in $KeyFile, $CaFile) {
     if ($file -and -not (Test-Path -LiteralPath $file -PathType Leaf)) { Stop-Install 2 "$file cannot be read" }
 }
+if ($Package -notmatch '://' -and $Package -match '\.whl\z|[\\/]' -and -not (Test-Path -LiteralPath $Package)) { Stop-Install 2 "$Package cannot be read" }
 
 $work = Join-Path ([IO.Path]::GetTempPath()) ([Guid]::NewGuid())
 $null = New-Item -ItemType Directory $work

@@ -83,7 +83,12 @@ case $package in
     case ${authority%%/*} in *:*@*) fail 2 '--package must not hold a password: use pip.conf or .netrc' ;; esac
     ;;
 esac
-for file in "$key_file" "$ca_file"; do
+case $package in
+  *://*) file= ;;
+  *.whl | */*) file=$package ;;
+  *) file= ;; # a name
+esac
+for file in "$key_file" "$ca_file" "$file"; do
   case $file in '' | -) ;; *) [ -r "$file" ] || fail 2 "$file cannot be read" ;; esac
 done
 [ "$(id -u)" = 0 ] || fail 1 'run it as root'

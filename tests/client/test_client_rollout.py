@@ -101,6 +101,7 @@ def test_the_help_names_every_option():
         ([*REQUIRED, "--run-as", "alice;id"], "--run-as"),
         ([*REQUIRED, "--wait", "3601"], "--wait"),
         ([*REQUIRED, "--key-file", "/nowhere"], "/nowhere"),
+        (REQUIRED, "ice.whl"),
         ([*REQUIRED, "--else", "1"], "--else"),
     ],
 )
