@@ -116,8 +116,7 @@ class Keys:
             if needing:
                 return KeyRefused(
                     f"the key {kid} is needed by {len(needing)} provisioned ICE"
-                    f"{'' if len(needing) == 1 else 's'}, whose tokens it sealed:"
-                    " reprovision them, or let them register first",
+                    f"{'' if len(needing) == 1 else 's'}: reprovision each, or let it register first",
                     needing,
                 )
             self._replace(transaction, actor, AuditAction.RETIRE_KEY, kid, ring.retiring(kid))

@@ -61,7 +61,7 @@ async def test_a_key_is_added_promoted_and_retired_beside_a_running_gateway(
     await second.connect()
     stays = await command("retire", old, status=1)
     assert stays.stdout == "lab-3\n", "the ICEs in the way are listed"
-    assert f"the key {old} is needed by 1 provisioned ICE," in stays.stderr
+    assert f"the key {old} is needed by 1 provisioned ICE:" in stays.stderr
     again = (await running.act("lab-3", "reprovision"))["token"]
     await command("retire", old)
     assert [key.kid for key in ring(running).keys] == [new]
