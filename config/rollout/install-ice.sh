@@ -131,15 +131,23 @@ put() {
   fi
 }
 
-# --- the program ---
+# --- account and program ---
 
 "$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
   fail 1 "$python is not Python 3.11 or newer with its venv module (Debian: apt install python3-venv)"
+if ! id "$run_as" >/dev/null 2>&1; then
+  [ "$system $run_as" = 'Linux ice-client' ] || fail 1 "there is no account $run_as"
+  useradd --system --shell /usr/sbin/nologin ice-client
+  change 'the account ice-client'
+fi
 {
   printf '%s' "$package" | cksum
   if [ -f "$package" ]; then cksum <"$package"; fi
 } >"$work/installed"
 if ! cmp -s "$work/installed" "$program/installed"; then
+  # shellcheck disable=SC2086
+  $become "$(command -v "$python")" -c '' 2>/dev/null ||
+    fail 1 "the account $run_as cannot run $python, such as one in root's home: name another with --python"
   mkdir -p "${program%/*}"
   "$program/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear "$program" >&2 ||
     fail 1 "cannot make $program"
@@ -149,13 +157,8 @@ if ! cmp -s "$work/installed" "$program/installed"; then
   put "$program/installed" 0644 0:0 <"$work/installed"
 fi
 
-# --- account, key and certificates ---
+# --- key and certificates ---
 
-if ! id "$run_as" >/dev/null 2>&1; then
-  [ "$system $run_as" = 'Linux ice-client' ] || fail 1 "there is no account $run_as"
-  useradd --system --shell /usr/sbin/nologin ice-client
-  change 'the account ice-client'
-fi
 uid=$(id -u "$run_as") gid=$(id -g "$run_as")
 mkdir -p "$settings" "$state"
 chown "0:$gid" "$settings"
