@@ -23,7 +23,7 @@ The account that runs the client, as DOMAIN\name. Default: who is logged on.
 .PARAMETER Options
 More options of `ice-client run`, with spaces between them.
 .PARAMETER Python
-Python 3.11 or newer.
+Python 3.11 or newer, in a place where the client's account can run it.
 .PARAMETER Wait
 How many seconds to wait for the connection, at most 3600.
 .PARAMETER RemoveKey

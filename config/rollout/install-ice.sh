@@ -11,7 +11,7 @@
 #   --user NAME        the user of the ICE, for a key that lets the machine choose
 #   --run-as NAME      the account that runs the client  [Linux: ice-client, made if missing; macOS: who is logged in]
 #   --options TEXT     more options of `ice-client run`, with spaces between them
-#   --python PROGRAM   Python 3.11 or newer  [python3]
+#   --python PROGRAM   Python 3.11 or newer that the client's account can run  [python3]
 #   --wait SECONDS     how long to wait for the connection, at most 3600  [120]
 #   --remove-key       delete the installed copy of the key once the ICE is connected
 #   --no-start         install and enable, but neither enrol nor start: for an image
