@@ -6,12 +6,15 @@ import contextlib
 import shutil
 import time
 
+import pytest
+
 from gateway.core.times import utc_now
 from gateway.core.tokens import Key as SealingKey
 from gateway.store import key_file
 from tests.support.ice import Key, Nomad
 
 
+@pytest.mark.long
 async def test_a_key_that_one_node_has_retired_strands_nobody(place):
     files = {name: place.folder / f"{name}.json" for name in ("node-a", "node-b", "node-c")}
     key_file.create(files["node-a"])

@@ -28,12 +28,16 @@ async def test_table_log_and_what_everybody_was_told_agree_after_a_crash():
             Aim("provision", "COMMIT"),
             "was acknowledged, the table has None",
         ),
-        (
+        pytest.param(
             "event-in-another-transaction",
             Aim("provision", "SELECT FROM ice_events"),
             "its events give None",
+            marks=pytest.mark.long,
         ),
-        ("each-of-a-bulk-alone", Aim("bulk", "UPDATE ice_tokens", 2), "half of"),
+        pytest.param(
+            *("each-of-a-bulk-alone", Aim("bulk", "UPDATE ice_tokens", 2), "half of"),
+            marks=pytest.mark.long,
+        ),
     ],
 )
 async def test_a_gateway_that_is_broken_on_purpose_is_found_out(mutation, aim, said):

@@ -252,6 +252,7 @@ async def test_a_command_cancels_what_an_ice_works_on(running):
     await expect_cancel(ice, operation)
 
 
+@pytest.mark.long
 async def test_without_a_gateway_it_waits_and_expires_at_its_deadline(tmp_path):
     first = await waits(tmp_path)
     status, out, err = await alone(tmp_path, *RUN, "--follow", "--deadline", soon(6))

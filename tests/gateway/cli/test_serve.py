@@ -326,6 +326,7 @@ async def test_token_by_command_registers(served):
     await connection.close()
 
 
+@pytest.mark.long
 async def test_an_ice_that_comes_again_and_again_fills_no_log(served):
     ice = await served.provision("lab-again")
     await served.run("ices", "reprovision", "lab-again")
@@ -466,6 +467,7 @@ def test_lines_that_cannot_be_written_are_counted(tmp_path):
         assert float(found[1]) > 0
 
 
+@pytest.mark.long
 def test_a_reader_that_hangs_stops_neither_its_start_nor_its_end(tmp_path):
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
