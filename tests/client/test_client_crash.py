@@ -14,8 +14,6 @@ import pytest
 from tests.client.scripted_gateway import NAME, admit, grant, wait
 from tests.support.machine import CI_CD, new_key
 
-CHANGES = {"open", "unlink", "replace", "socket.connect", "socket.send", "socket.recv"}
-"""Steps before and after which a killed client leaves different things behind."""
 FILES = {"key.pem", "token", "state.json", "operations.db", "lock"}
 
 
