@@ -68,7 +68,7 @@ class EnrolmentScreen:
         return Machine(key_id, secret, proof.thumbprint, request.address, name)
 
     def refuse_secret(self, address: str) -> Problem:
-        """The refusal of a secret that is none of this gateway; it counts as a handshake without a token."""
+        """The refusal of a secret that this gateway did not issue; it counts as a handshake without a token."""
         wait = self._admission.count_attempt(address)
         if wait:
             return refusal(RefusalCode.TOO_MANY_ATTEMPTS, retry_after=math.ceil(wait))

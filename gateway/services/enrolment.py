@@ -76,7 +76,7 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class NotGenuine:
-    """The secret is none of this gateway: the attempt counts against its address."""
+    """This gateway did not issue the secret: the attempt counts against its address."""
 
 
 Answer = Enrolled | Waiting | NotGenuine | Problem

@@ -13,7 +13,15 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from client.protocol import ENROLMENTS, PATH, EnrolmentCode, JsonTooComplex, RefusalCode
+from client.protocol import (
+    ENROLMENTS,
+    MAX_DEPTH,
+    PATH,
+    EnrolmentCode,
+    JsonTooComplex,
+    RefusalCode,
+    check_json,
+)
 from gateway.core.accounts import MAX_USER_NAME
 from gateway.core.enrolment import MAX_HOSTNAME, MAX_PLATFORM, Wanted
 from gateway.core.json_input import NotJson, check_syntax
@@ -157,6 +165,7 @@ def _wanted(body: bytes) -> Wanted | Problem:
     """What a machine asks for."""
     try:
         check_syntax(body)
+        check_json(body, MAX_DEPTH)
     except NotJson:
         return refusal(EnrolmentCode.MALFORMED_JSON)
     except JsonTooComplex as error:

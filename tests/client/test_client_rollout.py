@@ -42,7 +42,6 @@ CALLS = {
 """What a script gives a command of the client stands after these."""
 
 
-@pytest.mark.skipif("enrol" not in cli.main.commands, reason="this client cannot enrol")
 @pytest.mark.parametrize("path", [SHELL, POWERSHELL], ids=lambda path: path.suffix)
 @pytest.mark.parametrize("name", CALLS)
 def test_the_scripts_use_options_of_the_client(name, path):

@@ -136,6 +136,7 @@ async def test_bodies_that_are_none(running):
         (b"{", 400, "malformed-json"),
         (b"[" * 2000 + b"]" * 2000, 422, "invalid"),
         (b"[]", 422, "invalid"),
+        (b'{"hostname": "a", "platform": "b", "more": %s}' % (b"9" * 31), 422, "invalid"),
         (b"{}", 422, "invalid"),
     ]:
         answer = await one.send("POST", ENROLMENTS, data=body)
