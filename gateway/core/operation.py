@@ -57,6 +57,7 @@ class Move(enum.StrEnum):
 
     SEND = "send"
     RECALL = "recall"
+    DECLINE = "decline"
     ACCEPT = "accept"
     SUCCEED = "succeed"
     FAIL = "fail"
@@ -74,6 +75,8 @@ MOVES: Final[Mapping[Move, tuple[tuple[State, ...], State]]] = MappingProxyType(
         Move.SEND: ((State.QUEUED,), State.SENT),
         # Only if no byte of it was written to the connection.
         Move.RECALL: ((State.SENT,), State.QUEUED),
+        # The ICE refused a pool's operation before it began.
+        Move.DECLINE: ((State.SENT,), State.QUEUED),
         Move.ACCEPT: ((State.SENT,), State.RUNNING),
         Move.SUCCEED: (_FINISHABLE, State.SUCCEEDED),
         Move.FAIL: (_FINISHABLE, State.FAILED),
@@ -94,13 +97,13 @@ class NotValid(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One piece of work for one ICE.
+    """One piece of work for one ICE, or for any one of a pool: then `ice_name` is None until one is chosen.
 
     `params`, `progress`, `result` and `error` are JSON as it was sent; times are aware, in UTC.
     """
 
     id: str
-    ice_name: str
+    ice_name: str | None
     kind: OperationKind
     params: bytes
     state: State
@@ -116,12 +119,19 @@ class Operation:
     idempotency_key: str | None = None
     former_user: str | None = None
     """The user that the ICE was tagged to when it was requested, once it is tagged to another."""
+    pool: str | None = None
+    schedule: str | None = None
+    """The id of the schedule that requested it."""
+    token: str | None = None
+    """The id of the API token that requested it."""
+    refused_by: bytes = b"[]"
+    """JSON: the ids of the sessions that refused it for its pool."""
 
     @classmethod
     def request(
         cls,
         operation_id: str,
-        ice_name: str,
+        ice_name: str | None,
         kind: OperationKind,
         params: bytes,
         *,
@@ -130,6 +140,8 @@ class Operation:
         run_at: datetime | None = None,
         deadline: datetime | None = None,
         idempotency_key: str | None = None,
+        pool: str | None = None,
+        token: str | None = None,
     ) -> Operation:
         """A new operation, queued. Raises `NotValid`."""
         if len(params) > MAX_VALUE:
@@ -169,6 +181,8 @@ class Operation:
             run_at,
             end,
             idempotency_key=idempotency_key,
+            pool=pool,
+            token=token,
         )
 
     def moved(
@@ -179,7 +193,8 @@ class Operation:
         if self.state not in sources:
             return None
         if target is State.QUEUED:
-            return replace(self, state=target, sent=None)
+            ice_name = self.ice_name if self.pool is None else None
+            return replace(self, ice_name=ice_name, state=target, sent=None)
         if target is State.SENT:
             return replace(self, state=target, sent=now)
         if target is State.RUNNING:

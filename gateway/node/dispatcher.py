@@ -100,7 +100,7 @@ class Dispatcher:
         """Read which ICEs have unfinished operations, after the start or an interruption of the log."""
         for ice_name in await self._operations.busy():
             self._mark_busy(ice_name)
-            self._waiters.wake(ice_name)
+            self._waiters.wake_ice(ice_name)
 
     def apply(self, entry: LogEntry) -> None:
         """Wake the lane and the waiters of an ICE if the event concerns its operations."""
@@ -110,7 +110,7 @@ class Dispatcher:
         if action == AuditAction.REQUEST_OPERATION:
             self._mark_busy(ice_name)  # no waiter needs it: they start after reading the row
         else:
-            self._waiters.wake(ice_name)
+            self._waiters.wake_ice(ice_name)
             self.wake(ice_name)
 
     def _mark_busy(self, ice_name: str) -> None:
@@ -131,7 +131,8 @@ class Dispatcher:
     def expired(self, operation: Operation) -> None:
         """`OperationExpiry` has ended an operation."""
         self._notify(operation)
-        self.wake(operation.ice_name)
+        if operation.ice_name is not None:
+            self.wake(operation.ice_name)
 
     # --- called by sessions --------------------------------------------------------------------------
 
@@ -156,7 +157,7 @@ class Dispatcher:
         """The ICE reported progress; it is ignored unless the ICE works on this operation."""
         lane = self._lane_of(session)
         if lane is not None and lane.sent == progress.id:
-            self._progress.note(session.ice_name, progress)
+            self._progress.note(progress)
 
     def finished(self, session: Session, request: protocol.RequestId, finish: FinishReport) -> None:
         """The ICE finished an operation; it gets an answer once that is durable."""
@@ -290,7 +291,7 @@ class Dispatcher:
 
     def _notify(self, new: Operation) -> None:
         """Wake the waiters of an operation that has changed."""
-        self._waiters.wake(new.ice_name, new.id, finished=new.is_finished)
+        self._waiters.wake(new.id, finished=new.is_finished)
         if new.is_finished:
             self._progress.forget(new.id)
 

@@ -32,14 +32,14 @@ class ProgressWriter:
         self._engine = engine
         self._waiters = waiters
         self._clock = clock
-        self._latest: dict[str, tuple[str, protocol.Progress]] = {}
-        self._writing: dict[str, tuple[str, protocol.Progress]] = {}
+        self._latest: dict[str, protocol.Progress] = {}
+        self._writing: dict[str, protocol.Progress] = {}
         """What `run` is writing; if the operation ends before that is done, `write` repeats it."""
         self._wake = asyncio.Event()
 
-    def note(self, ice_name: str, progress: protocol.Progress) -> None:
+    def note(self, progress: protocol.Progress) -> None:
         """Keep the progress that an ICE reported of the operation that it works on."""
-        self._latest[progress.id] = ice_name, progress
+        self._latest[progress.id] = progress
         self._wake.set()
 
     def forget(self, operation_id: str) -> None:
@@ -50,7 +50,7 @@ class ProgressWriter:
         """Write the last progress of an operation in the transaction that ends it."""
         found = self._latest.get(operation_id) or self._writing.get(operation_id)
         if found is not None:
-            await operations.set_progress(transaction, [self._row(found[1])])
+            await operations.set_progress(transaction, [self._row(found)])
 
     async def run(self) -> None:
         """Write until cancelled."""
@@ -62,14 +62,14 @@ class ProgressWriter:
             self._writing = {}
             await asyncio.sleep(INTERVAL)
 
-    async def _record(self, latest: dict[str, tuple[str, protocol.Progress]]) -> None:
-        rows = [self._row(progress) for _, progress in latest.values()]
+    async def _record(self, latest: dict[str, protocol.Progress]) -> None:
+        rows = [self._row(progress) for progress in latest.values()]
         try:
             await self._engine.write(lambda transaction: operations.set_progress(transaction, rows))
         except StoreUnavailable:
             return  # the next report replaces it
-        for operation_id, (ice_name, _) in latest.items():
-            self._waiters.wake(ice_name, operation_id, finished=False)
+        for operation_id in latest:
+            self._waiters.wake(operation_id, finished=False)
 
     def _row(self, progress: protocol.Progress) -> tuple[str, bytes]:
         fraction, message, data = progress.fraction, progress.message, progress.data

@@ -95,7 +95,7 @@ class OperationService:
                 if known is not None:
                     return known
             # Read in this transaction, so that a concurrent deregistration also cancels this operation.
-            [now] = (await ices.find_many(transaction, [new.ice_name])).values()
+            [now] = (await ices.find_many(transaction, [ice.ice_name])).values()
             refused = _refusal(now, new.kind)
             if refused is not None:
                 return refused
@@ -126,7 +126,9 @@ class OperationService:
             if new is None or not await operations.replace(transaction, old, new):
                 return problem("already-finished", f"the operation has {_OUTCOMES[old.state]}")
             await operations.trim(transaction, old, self._kept_bytes)
-            [ice] = (await ices.find_many(transaction, [old.ice_name])).values()
+            ice = None
+            if old.ice_name is not None:
+                [ice] = (await ices.find_many(transaction, [old.ice_name])).values()
             events.append(
                 transaction, [_event(actor, AuditAction.CANCEL_OPERATION, ice, new, old.state)]
             )
@@ -175,13 +177,17 @@ _ADVICE: Final = "wait until some have finished, or cancel some"
 
 
 def _event(
-    actor: Actor, action: str, ice: Ice, operation: Operation, before: State | None
+    actor: Actor, action: str, ice: Ice | None, operation: Operation, before: State | None
 ) -> Event:
     detail: dict[str, object] = {
-        "generation_before": ice.generation,
         "operation": operation.id,
         "kind": operation.kind,
         "state_before": before,
     }
+    if operation.pool is not None:
+        detail["pool"] = operation.pool
     at = operation.finished or operation.created
+    if ice is None:
+        return Event.of(at, actor, action, **detail)
+    detail["generation_before"] = ice.generation
     return Event(at, actor, action, ice.ice_name, ice.generation, detail)

@@ -26,7 +26,7 @@ from gateway.store.engine import (
 
 _NAMES: Final = tuple(Operation.__dataclass_fields__)
 _COLUMNS: Final = ", ".join(_NAMES)
-_JSON: Final = frozenset({"params", "progress", "result", "error"})
+_JSON: Final = frozenset({"params", "progress", "result", "error", "refused_by"})
 _BRIEF: Final = (
     _COLUMNS.replace("params", "'null'").replace("result", "NULL").replace("error", "NULL")
 )
@@ -123,9 +123,12 @@ async def replace(transaction: Transaction, old: Operation, new: Operation) -> b
     return bool(
         await transaction.run(
             "UPDATE ice_operations SET state = $1, sent = $2, finished = $3, result = $4, error = $5,"
-            f" kept = CASE WHEN kept = 0 THEN $8 ELSE kept + $9{progress} END"
-            " WHERE id = $6 AND state = $7",
-            *columns_of(new, ("state", "sent", "finished", "result", "error")),
+            " ice_name = $6, refused_by = $7,"
+            f" kept = CASE WHEN kept = 0 THEN $10 ELSE kept + $11{progress} END"
+            " WHERE id = $8 AND state = $9",
+            *columns_of(
+                new, ("state", "sent", "finished", "result", "error", "ice_name", "refused_by")
+            ),
             old.id,
             old.state.value,
             size,
@@ -204,22 +207,22 @@ async def set_progress(transaction: Transaction, progress: Sequence[tuple[str, b
 
 
 async def trim(transaction: Transaction, operation: Operation, kept_bytes: int) -> None:
-    """Delete the contents of the oldest finished operations of an ICE until the rest is within its limits.
+    """Delete the contents of the oldest finished operations of its ICE or pool until the rest is within the limits.
 
     `operation` is spared: its requester has not read its result yet. Of the others params become null, and result
     and progress are deleted; id, state, key and a short error stay. The next call counts what the gateway itself
     has added meanwhile to operations that it ended.
     """
+    kept, target = _kept_for(operation.ice_name, operation.pool)
     [(count, size)] = await transaction.fetch(
-        "SELECT count(*), coalesce(sum(kept), 0) FROM ice_operations WHERE ice_name = $1 AND kept > 0",
-        operation.ice_name,
+        f"SELECT count(*), coalesce(sum(kept), 0) FROM ice_operations WHERE {kept}", target
     )
     count, size = count - MAX_KEPT, size - kept_bytes
     while count > 0 or size > 0:
         oldest = await transaction.fetch(
-            "SELECT number, kept FROM ice_operations WHERE ice_name = $1 AND kept > 0"
+            f"SELECT number, kept FROM ice_operations WHERE {kept}"
             f" AND finished IS NOT NULL AND id <> $2 ORDER BY finished LIMIT {_TRIM_BATCH}",
-            operation.ice_name,
+            target,
             operation.id,
         )
         given_up = []
@@ -236,6 +239,13 @@ async def trim(transaction: Transaction, operation: Operation, kept_bytes: int) 
             as_json(given_up),
             _NOT_KEPT.decode(),
         )
+
+
+def _kept_for(ice_name: str | None, pool: str | None) -> tuple[str, str | None]:
+    """SQL for the operations whose bytes count for this target, and its parameter `$1`."""
+    if pool is not None:
+        return "pool = $1 AND kept > 0", pool
+    return "ice_name = $1 AND pool IS NULL AND kept > 0", ice_name
 
 
 async def forget(
@@ -264,12 +274,18 @@ class Operations:
         """The operation of this id."""
         return await self._one("id = $1", operation_id)
 
-    async def find_by_key(self, ice_name: str, requested_by: str, key: str) -> Operation | None:
-        """The operation that this user requested of this ICE (case folded) with this idempotency key."""
+    async def find_by_key(
+        self, ice_name: str | None, requested_by: str, key: str, *, pool: str | None = None
+    ) -> Operation | None:
+        """The operation that this user requested of this ICE or pool (case folded) with this idempotency key."""
+        target = (
+            "pool IS NULL AND ice_name = (SELECT ice_name FROM ice_tokens WHERE lower(ice_name) = $1)"
+            if pool is None
+            else "pool = (SELECT name FROM ice_pools WHERE lower(name) = $1)"
+        )
         return await self._one(
-            "ice_name = (SELECT ice_name FROM ice_tokens WHERE lower(ice_name) = $1)"
-            " AND requested_by = $2 AND idempotency_key = $3",
-            fold(ice_name),
+            f"{target} AND requested_by = $2 AND idempotency_key = $3",
+            fold(pool or ice_name or ""),
             requested_by,
             key,
         )
@@ -299,19 +315,20 @@ class Operations:
             for operation_id, state, error in rows
         }
 
-    async def unfinished(self, ice_name: str) -> tuple[int, int]:
-        """The number of unfinished operations of this ICE, and the bytes stored of them."""
+    async def unfinished(self, ice_name: str | None, *, pool: str | None = None) -> tuple[int, int]:
+        """The number of unfinished operations requested of this ICE or pool, and the bytes stored of them."""
+        kept, target = _kept_for(ice_name, pool)
         [(count, size)] = await self._fetch(
             "SELECT count(*), coalesce(sum(kept), 0) FROM ice_operations"
-            " WHERE ice_name = $1 AND kept > 0 AND finished IS NULL",
-            ice_name,
+            f" WHERE {kept} AND finished IS NULL",
+            target,
         )
         return int(count), int(size)
 
     async def busy(self) -> list[str]:
         """The ICEs that have unfinished operations."""
         rows = await self._fetch(
-            f"SELECT DISTINCT ice_name FROM ice_operations WHERE {_UNFINISHED}"
+            f"SELECT DISTINCT ice_name FROM ice_operations WHERE {_UNFINISHED} AND ice_name IS NOT NULL"
         )
         return [name for (name,) in rows]
 

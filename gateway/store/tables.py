@@ -57,6 +57,8 @@ class Table:
 
 ENROLMENT_SCHEMA: Final = 17
 """The first schema with the tables of enrolment."""
+WORK_SCHEMA: Final = 20
+"""The first schema with pools, schedules and logs of operations."""
 TABLES: Final = (
     Table("users", "name", reviewed=True),
     Table("ice_tokens", "ice_name", reviewed=True, counted="ICEs"),
@@ -64,7 +66,21 @@ TABLES: Final = (
     Table("logins", "token_hash", copied=False, forgotten=Forgotten.END),
     Table("ice_events", "seq", forgotten=Forgotten.PRUNE, counted="events"),
     Table("ice_connections", "id", numbered=True, forgotten=Forgotten.RETENTION),
+    Table("ice_pools", "name", counted="pools", since=WORK_SCHEMA),
     Table("ice_operations", "number", numbered=True, forgotten=Forgotten.RETENTION),
+    Table(
+        *("ice_operation_logs", "number"),
+        numbered=True,
+        forgotten=Forgotten.RETENTION,
+        since=WORK_SCHEMA,
+    ),
+    Table("ice_schedules", "id", counted="schedules", since=WORK_SCHEMA),
+    Table(
+        *("ice_schedule_occurrences", "number"),
+        numbered=True,
+        forgotten=Forgotten.RETENTION,
+        since=WORK_SCHEMA,
+    ),
     Table(
         *("enrolment_keys", "id"),
         reviewed=True,

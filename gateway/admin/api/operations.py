@@ -158,7 +158,7 @@ async def create(
 async def _wait_for_end(context: AdminContext, operation: Operation, wait: float) -> Operation:
     """The operation once it has finished, or as it is after `wait` seconds."""
     with (
-        context.node.waiters.watch(operation.ice_name, operation.id, end_only=True) as changed,
+        context.node.waiters.watch(operation, end_only=True) as changed,
         contextlib.suppress(TimeoutError, StoreUnavailable),
     ):
         async with asyncio.timeout(wait):
@@ -242,8 +242,10 @@ async def _visible(
 ) -> tuple[Listed, Operation] | None:
     """The operation of this id and its ICE, if there is one and the caller may see it."""
     operation = await context.operations.find(operation_id)
-    listed = None if operation is None else await context.ices.find(operation.ice_name)
-    if operation is None or listed is None:
+    if operation is None or operation.ice_name is None:
+        return None
+    listed = await context.ices.find(operation.ice_name)
+    if listed is None:
         return None
     seen = caller.sees_operation(listed.ice, operation.former_user)
     return (listed, operation) if seen else None
@@ -262,7 +264,7 @@ async def _send_all(
     context = admin_context(request)
     state: State | None = None
     progress: bytes | None = None
-    with context.node.waiters.watch(operation.ice_name, operation.id) as changed:
+    with context.node.waiters.watch(operation) as changed:
         while not context.node.waiters.closed and request.transport is not None:
             changed.clear()
             caller = await authenticate(request, used=False)

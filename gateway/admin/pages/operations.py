@@ -204,6 +204,6 @@ async def cancel(request: web.Request, _: Listed, operation: Operation) -> web.S
 
 async def _find(request: web.Request) -> tuple[Listed, Operation]:
     listed, operation = await find_operation(request)
-    if fold(operation.ice_name) != fold(request.match_info["ice_name"]):
+    if fold(listed.ice.ice_name) != fold(request.match_info["ice_name"]):
         raise RequestRefused(NO_OPERATION)
     return listed, operation
