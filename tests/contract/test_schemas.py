@@ -21,7 +21,7 @@ ONLY_ON_SQLITE = {
     (
         *("lower", "ice_name", "status", "ice_type", "provisionedto", "node", "lastseen"),
         *("expireson", "refusedon", "duplicateon", "version_key", "provisionedon", "registeredon"),
-        *("labels", "own_text", "session_text"),
+        *("pausedon", "pauseduntil", "labels", "own_text", "session_text"),
     ),
     ("lastseen", "lower", "ice_name", "node", "status", "ice_type"),
 }

@@ -30,6 +30,12 @@ ROWS = {
     "ice_connections": f"VALUES (1, 'i', 'refused', '', '', {AT}, {AT}, 1, NULL)",
     "ice_operations": "(id, ice_name, kind, params, state, requested_by, created, deadline)"
     f" VALUES ('o', 'i', 'execute', 'null', 'queued', 'u', {AT}, {AT})",
+    "ice_pools": f"VALUES ('p', '', NULL, '{{\"a\":\"b\"}}', '[\"a\"]', 'u', {AT})",
+    "ice_operation_logs": "(operation, bytes, text) VALUES ('o', 1, 'a')",
+    "ice_schedules": "(id, name, ice_name, params, cron, timezone, timeout, grace, enabled, createdby, createdon)"
+    f" VALUES ('s', '', 'i', 'null', '* * * * *', 'UTC', 60, 60, 1, 'u', {AT})",
+    "ice_schedule_occurrences": "(schedule, at, recordedon, operation)"
+    f" VALUES ('s', {AT}, {AT}, 'o')",
     "enrolment_keys": "(id, name, secret_hash, ice_type, name_prefix, max_uses, approval, createdby,"
     f" createdon, expireson) VALUES ('k', '', 'h', 'ci-cd', 'lab', 1, 0, 'u', {AT}, {AT})",
     "enrolments": "(id, key_id, ice_name, ice_type, hostname, platform, address, thumbprint, state,"

@@ -34,6 +34,7 @@ NOW = datetime(2026, 11, 22, 9, 30, tzinfo=UTC)
 TABLE = {
     Move.SEND: ({"queued"}, "sent"),
     Move.RECALL: ({"sent"}, "queued"),
+    Move.DECLINE: ({"sent"}, "queued"),
     Move.ACCEPT: ({"sent"}, "running"),
     Move.SUCCEED: ({"sent", "running", "lost"}, "succeeded"),
     Move.FAIL: ({"sent", "running", "lost"}, "failed"),
@@ -80,7 +81,7 @@ def test_every_move_from_every_state(move, state):
     assert new.is_finished is (new.state not in UNFINISHED)
     if new.is_finished:
         assert (new.finished, new.result, new.error) == (later, b"1", b"2")
-    assert new.sent == {Move.SEND: later, Move.RECALL: None}.get(move, old.sent)
+    assert new.sent == {Move.SEND: later, Move.RECALL: None, Move.DECLINE: None}.get(move, old.sent)
 
 
 @given(st.lists(st.sampled_from(Move), max_size=12))

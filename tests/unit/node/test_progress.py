@@ -45,10 +45,10 @@ async def test_an_end_takes_along_what_waits_for_the_writer(newer):
     engine, transaction = Writer(), Transaction()
     book = ProgressWriter(engine, OperationWaiters(), utc_now)
     running = asyncio.create_task(book.run())
-    book.note("lab-1", told("older"))
+    book.note(told("older"))
     await engine.asked.wait()
     if newer is not None:
-        book.note("lab-1", told(newer))
+        book.note(told(newer))
     await book.write(transaction, "one")
     running.cancel()
     [rows] = transaction.written
@@ -66,7 +66,7 @@ async def test_an_end_takes_along_what_waits_for_the_writer(newer):
 )
 async def test_data_is_kept_as_it_was_sent_within_its_bound(data, kept):
     book, transaction = ProgressWriter(Writer(), OperationWaiters(), utc_now), Transaction()
-    book.note("lab-1", protocol.Progress(id="one", data=data))
+    book.note(protocol.Progress(id="one", data=data))
     await book.write(transaction, "one")
     [[[_, written]]] = map(json.loads, transaction.written)
     assert json.loads(written)["data"] == kept
