@@ -59,6 +59,8 @@ PROOF_WINDOW: Final = 60.0
 """Seconds by which a proof's `iat` may differ from the gateway's clock."""
 MAX_VALUE: Final = 1_000_000
 """The longest `params`, `result` or `error` of an operation, in bytes of JSON as sent."""
+MAX_LOG_BYTES: Final = 65_536
+"""The longest text of one `operation.log` in bytes of UTF-8; the gateway ignores a longer one."""
 
 
 class OperationKind(enum.StrEnum):
@@ -98,6 +100,7 @@ class Hello(msgspec.Struct, kw_only=True, omit_defaults=True):
     """`ice.hello`, ICE to gateway, soon after the welcome; `running` holds the ids of unfinished operations.
 
     `instance` is a random text that the client makes at each start: the gateway detects by it that two copies run.
+    `accepts` as in `Accepts`.
     """
 
     version: str | None = None
@@ -105,6 +108,17 @@ class Hello(msgspec.Struct, kw_only=True, omit_defaults=True):
     hostname: str | None = None
     instance: str | None = None
     running: list[str] = []
+    accepts: list[str] | None = None
+
+
+class Accepts(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """`ice.accepts`, ICE to gateway, when it changes.
+
+    `accepts` holds the kinds that others than the ICE's tagged user may send; `[]` is none. None, which is
+    sent as no member, is all.
+    """
+
+    accepts: list[str] | None = None
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,6 +137,13 @@ class Progress(msgspec.Struct, kw_only=True, omit_defaults=True):
     fraction: float | None = None
     message: str | None = None
     data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class Log(msgspec.Struct, kw_only=True):
+    """`operation.log`, ICE to gateway: output to keep and to show live; `text` has at most `MAX_LOG_BYTES`."""
+
+    id: str
+    text: str
 
 
 class Finish(msgspec.Struct, kw_only=True, omit_defaults=True):

@@ -268,6 +268,20 @@ def test_what_we_say_is_json_rpc(said, document):
 
 
 @pytest.mark.parametrize(
+    ("message", "params"),
+    [
+        (protocol.Hello(version="1"), {"version": "1"}),
+        (protocol.Hello(accepts=[]), {"accepts": []}),
+        (protocol.Accepts(), {}),
+        (protocol.Accepts(accepts=[]), {"accepts": []}),
+        (protocol.Log(id="a", text=""), {"id": "a", "text": ""}),
+    ],
+)
+def test_members_that_are_sent(message, params):
+    assert json.loads(protocol.notification("m", message))["params"] == params
+
+
+@pytest.mark.parametrize(
     ("params", "hello"),
     [
         ({}, protocol.Hello()),
@@ -276,6 +290,8 @@ def test_what_we_say_is_json_rpc(said, document):
             {"params": {"version": "1", "hostname": None, "running": ["a"], "more": 1}},
             protocol.Hello(version="1", running=["a"]),
         ),
+        ({"params": {"accepts": []}}, protocol.Hello(accepts=[])),
+        ({"params": {"accepts": ["debug", "?"]}}, protocol.Hello(accepts=["debug", "?"])),
     ],
 )
 def test_parameters_may_be_missing_or_more_than_are_known(params, hello):
@@ -288,7 +304,11 @@ def test_parameters_may_be_missing_or_more_than_are_known(params, hello):
         ({"version": 1}, protocol.Hello),
         ([], protocol.Hello),
         ({"running": "a"}, protocol.Hello),
+        ({"accepts": "debug"}, protocol.Hello),
+        ({"accepts": [1]}, protocol.Accepts),
         ({}, protocol.Run),
+        ({"id": "a"}, protocol.Log),
+        ({"id": "a", "text": None}, protocol.Log),
         ({"id": "a", "outcome": "perhaps"}, protocol.Finish),
     ],
 )
