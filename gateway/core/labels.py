@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from gateway.core.problems import quoted
+from gateway.core.problems import Problem, invalid, quoted
 
 MAX_LABELS: Final = 32
 TOO_MANY: Final = f"an ICE has at most {MAX_LABELS} labels"
@@ -37,12 +37,22 @@ def label_fault(key: str, value: str | None) -> str | None:
     return None
 
 
-def note_fault(note: str) -> str | None:
-    """What is wrong with a note; None if nothing is."""
+def labels_fault(changes: LabelChanges, field: str = "labels") -> Problem | None:
+    """The refusal of labels or of changes to them, which names `field`; None if they are valid."""
+    for key, value in changes.items():
+        fault = label_fault(key, value)
+        if fault is not None:
+            return invalid(f"{field}.{key}", fault)
+    given = sum(value is not None for value in changes.values())
+    return invalid(field, TOO_MANY) if given > MAX_LABELS else None
+
+
+def note_fault(note: str, what: str = "a note") -> str | None:
+    """What is wrong with a note, which the sentence calls `what`; None if nothing is."""
     if len(note) > MAX_NOTE:
-        return f"a note has at most {MAX_NOTE:,} characters"
+        return f"{what} has at most {MAX_NOTE:,} characters"
     if not all(character.isprintable() or character in "\n\t" for character in note):
-        return "a note has only printable characters and line breaks"
+        return f"{what} has only printable characters and line breaks"
     return None
 
 

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from gateway.core.audit_event import Actor, AuditAction, Event
 from gateway.core.ice import Ice
-from gateway.core.labels import MAX_LABELS, TOO_MANY, LabelChanges, label_fault, note_fault
+from gateway.core.labels import LabelChanges, labels_fault, note_fault
 from gateway.core.problems import Problem, invalid
 
 
@@ -17,12 +17,9 @@ def description_fault(
     changes: LabelChanges, note: str | None, field: str = "labels"
 ) -> Problem | None:
     """What is wrong with labels or a note, apart from what only the table shows; None if nothing is."""
-    for key, value in changes.items():
-        fault = label_fault(key, value)
-        if fault is not None:
-            return invalid(f"{field}.{key}", fault)
-    if len([value for value in changes.values() if value is not None]) > MAX_LABELS:
-        return invalid(field, TOO_MANY)
+    refused = labels_fault(changes, field)
+    if refused is not None:
+        return refused
     fault = None if note is None else note_fault(note)
     return None if fault is None else invalid("note", fault)
 

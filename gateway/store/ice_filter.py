@@ -5,18 +5,24 @@ Tested in tests/contract/test_ices.py.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-import msgspec
-
 from gateway.core.attention import DUPLICATE_FOR, REFUSED_FOR, Attention, Expectations
 from gateway.core.ice import IceType, Status
+from gateway.core.pool import Pool
 from gateway.core.times import to_text, to_text_or_none
 from gateway.store.engine import conditions, containing
+from gateway.store.ices import pair_text
 from gateway.store.last_seen import seen_after, seen_before
 
+_COMPARED: Final = "{0} = {{0}}"
+# SQLite prefers the index of a column that is compared to the one of the order, and sorts what it finds.
+_COVERED: Final = "coalesce({0}, '') = {{0}}"
+# As `NOT IN`, so that SQLite does not read the index of `status`.
+_OF_USE: Final = f"t.status NOT IN ('{Status.DEREGISTERED}')"
 _DISABLED: Final = "SELECT name FROM users WHERE disabledon IS NOT NULL"
 
 
@@ -28,6 +34,7 @@ class IceFilter:
         provisionedto: the folded name of the owner.
         words: each must be in what is searched (`core.search`).
         labels: pairs that the ICE must have.
+        pool: the ICE must belong to it.
         version_below: a key of `core.version_key`.
         needs_attention: for any reason.
         inactive: whether it is registered, not connected, and was not seen for too long.
@@ -41,6 +48,7 @@ class IceFilter:
     inactive: bool | None = None
     words: tuple[str, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
+    pool: Pool | None = None
     attention: Attention | None = None
     needs_attention: bool = False
     version_below: str | None = None
@@ -62,8 +70,7 @@ def matching(
     where: IceFilter, expectations: Expectations, params: list[object], *, covered: bool = False
 ) -> str:
     """SQL for the filter; its parameters are added to `params`. See `ice_order.Part`."""
-    # SQLite prefers the index of a column that is compared to the one of the order, and sorts what it finds.
-    compared = "coalesce({0}, '') = {{0}}" if covered else "{0} = {{0}}"
+    compared = _COVERED if covered else _COMPARED
     found = [
         conditions(
             params,
@@ -76,7 +83,7 @@ def matching(
             ("t.version_key < {0}", where.version_below),
             (seen_before("{0}"), to_text_or_none(where.lastseen_before)),
             (seen_after("{0}"), to_text_or_none(where.lastseen_after)),
-            *(("instr(t.labels, {0}) > 0", _pair_text(*pair)) for pair in where.labels),
+            *_having(where.labels),
             *(
                 (
                     "(t.own_text LIKE {0} ESCAPE '\\' OR t.session_text LIKE {0} ESCAPE '\\')",
@@ -86,6 +93,8 @@ def matching(
             ),
         )
     ]
+    if where.pool is not None:
+        found.append(member(where.pool, params, covered=covered))
     if where.connected is not None:
         found.append(f"t.node IS {'NOT ' * where.connected}NULL")
     if where.inactive is not None:
@@ -103,6 +112,27 @@ def matching(
         any_reason = (needs(reason, expectations, _now(where), params) for reason in reasons)
         found.append(f"({' OR '.join(any_reason)})")
     return " AND ".join(found)
+
+
+def member(pool: Pool, params: list[object], *, covered: bool = False) -> str:
+    """SQL for an ICE `t` that belongs to the pool; its parameters are added to `params`."""
+    compared = _COVERED if covered else _COMPARED
+    found = conditions(
+        params, (compared.format("t.ice_type"), pool.ice_type), *_having(pool.labels.items())
+    )
+    return f"{found} AND {_OF_USE}"
+
+
+MEMBER: Final = (
+    "((p.ice_type IS NULL OR p.ice_type = t.ice_type) AND NOT EXISTS"
+    " (SELECT 1 FROM json_each(p.pairs) AS needed WHERE instr(t.labels, needed.atom) = 0)"
+    f" AND {_OF_USE})"
+)
+"""SQL for an ICE `t` that belongs to the pool `p`, a row of `ice_pools`. It says the same as `member`."""
+
+
+def _having(labels: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    return (("instr(t.labels, {0}) > 0", pair_text(*pair)) for pair in labels)
 
 
 def _now(where: IceFilter) -> datetime:
@@ -156,8 +186,3 @@ def needs(
                 ("t.version_key < {0}", expectations.recommended),
                 ("t.status <> {0}", Status.DEREGISTERED.value),
             )
-
-
-def _pair_text(key: str, value: str) -> str:
-    """How a label is written in the column. It stands nowhere else: a quote in a value is escaped."""
-    return f"{msgspec.json.encode(key).decode()}:{msgspec.json.encode(value).decode()}"

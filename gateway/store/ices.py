@@ -247,6 +247,11 @@ def labels_text(labels: Labels) -> str:
     return msgspec.json.encode(labels, order="sorted").decode()
 
 
+def pair_text(key: str, value: str) -> str:
+    """How a label is written in `labels_text`. It stands nowhere else: a quote in a value is escaped."""
+    return f"{msgspec.json.encode(key).decode()}:{msgspec.json.encode(value).decode()}"
+
+
 def labels_from_text(text: str) -> Labels:
     """The labels that a row stores. Raises `msgspec.DecodeError`."""
     return msgspec.json.decode(text, type=Labels)
