@@ -88,7 +88,7 @@ MOVES: Final[Mapping[Move, tuple[tuple[State, ...], State]]] = MappingProxyType(
 
 
 class NotValid(ValueError):
-    """An invalid request for an operation; `field` is the field to change."""
+    """An invalid request for an operation or a schedule; `field` is the field to change."""
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(reason)
