@@ -144,12 +144,7 @@ class Operation:
         token: str | None = None,
     ) -> Operation:
         """A new operation, queued. Raises `NotValid`."""
-        if len(params) > MAX_VALUE:
-            raise NotValid("params", f"at most {MAX_VALUE:,} bytes of JSON")
-        try:
-            check_json(params)
-        except JsonTooComplex as excess:
-            raise NotValid("params", str(excess)) from None
+        check_params(params)
         if kind is OperationKind.SCHEDULE and run_at is None:
             raise NotValid("run_at", "is required for schedule")
         if kind is not OperationKind.SCHEDULE and run_at is not None:
@@ -213,6 +208,16 @@ class Operation:
     def overdue_move(self) -> Move:
         """The move that its deadline makes while it is unfinished."""
         return Move.EXPIRE if self.state is State.QUEUED else Move.LOSE
+
+
+def check_params(params: bytes) -> None:
+    """Check the size and the complexity of parameters, which are JSON. Raises `NotValid`."""
+    if len(params) > MAX_VALUE:
+        raise NotValid("params", f"at most {MAX_VALUE:,} bytes of JSON")
+    try:
+        check_json(params)
+    except JsonTooComplex as excess:
+        raise NotValid("params", str(excess)) from None
 
 
 def allows(ice_type: IceType, kind: OperationKind) -> bool:
