@@ -213,6 +213,8 @@ def test_a_fixed_time_that_comes_twice_is_due_at_the_first():
     assert times("30 2 * * *", "Europe/Berlin", "2026-10-24T12:00Z", 2) == expected
     # Asked for within the repeated hour.
     assert times("30 2 * * *", "Europe/Berlin", "2026-10-25T01:10Z", 1) == expected[1:]
+    # Clocks show 03:00 when they have shown 02:59 twice.
+    assert times("0 3 * * *", "Europe/Berlin", "2026-10-25T01:10Z", 1) == ["25.10. 03:00+0100"]
 
 
 def test_a_real_time_is_due_as_often_as_it_comes():
