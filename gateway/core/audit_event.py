@@ -44,6 +44,11 @@ class AuditAction(enum.StrEnum):
 
     DISCONNECT = "disconnect"
     LABEL = "label"
+    PAUSE = "pause"
+    RESUME = "resume"
+    CREATE_POOL = "create-pool"
+    CHANGE_POOL = "change-pool"
+    DELETE_POOL = "delete-pool"
     DUPLICATE = "duplicate"
     """Two copies of an ICE run."""
     REQUEST_OPERATION = "request-operation"

@@ -26,6 +26,8 @@ FINISH_GRACE: Final = timedelta(seconds=30)
 """How long after a hello that does not name an operation its finish may still arrive."""
 LIFETIME: Final = 86_400.0
 """Seconds from `run_at` or the request to the default deadline."""
+MAX_REFUSALS: Final = 256
+"""Sessions that may refuse an operation of a pool before it fails."""
 MAX_AHEAD: Final = timedelta(days=366)
 """How far ahead `run_at` and `deadline` may be; a later time is taken for a mistake."""
 MAX_KEPT: Final = 10_000
@@ -50,6 +52,22 @@ class State(enum.StrEnum):
 UNFINISHED: Final = (State.QUEUED, State.SENT, State.RUNNING)
 ACTIVE: Final = (State.SENT, State.RUNNING)
 """States in which the ICE may be working on it."""
+
+
+class Waits(enum.StrEnum):
+    """Why a queued operation is not sent: the first that holds."""
+
+    RUN_AT = "run-at"
+    OPERATION_BEFORE = "operation-before"
+    OFFLINE = "offline"
+    NO_ICE = "no-ice"
+    """No ICE of the pool has a type that accepts this kind."""
+    ALL_OFFLINE = "all-offline"
+    PAUSED = "paused"
+    """The ICE is paused, or all connected ones of the pool are."""
+    NOT_ACCEPTED = "not-accepted"
+    """The ICE accepts no such operation of this requester, or no connected and unpaused one of the pool does."""
+    ALL_BUSY = "all-busy"
 
 
 class Move(enum.StrEnum):
@@ -195,6 +213,14 @@ class Operation:
         if target is State.RUNNING:
             return replace(self, state=target)
         return replace(self, state=target, finished=now, result=result, error=error)
+
+    def declined(self, session: str, now: datetime, error: bytes) -> Operation | None:
+        """The operation after this session has refused it: one of a pool waits again, but not for this session."""
+        refused_by = [*msgspec.json.decode(self.refused_by), session]
+        back = self.moved(Move.DECLINE, now)
+        if back is None or self.pool is None or len(refused_by) > MAX_REFUSALS:
+            return self.moved(Move.FAIL, now, error=error)
+        return replace(back, refused_by=msgspec.json.encode(refused_by))
 
     @property
     def is_finished(self) -> bool:

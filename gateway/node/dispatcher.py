@@ -8,7 +8,6 @@ announces new operations. Source: docs/protocol.md.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Coroutine
 from datetime import timedelta
 from typing import Any, Final
@@ -16,7 +15,6 @@ from typing import Any, Final
 import structlog
 
 from client import protocol
-from client.protocol import CloseCode
 from gateway.core.audit_event import AuditAction, LogEntry
 from gateway.core.ice import RULES
 from gateway.core.operation import (
@@ -29,24 +27,25 @@ from gateway.core.operation import (
     allows,
     cancel_reason,
     reason,
-    was_stopped,
 )
 from gateway.core.times import Clock, to_text
 from gateway.node.expiry import DEADLINE_ERROR
 from gateway.node.hub import Hub
-from gateway.node.lane import Lane
+from gateway.node.lane import Lane, worker_of
+from gateway.node.operation_reports import OperationReports
 from gateway.node.operation_waiters import OperationWaiters
+from gateway.node.pool_claimers import PoolClaimers
+from gateway.node.presence import ConnectionChange, News
 from gateway.node.progress import ProgressWriter
 from gateway.node.session import FinishReport, Session
 from gateway.runtime.eventloop import wait_at_most
-from gateway.store import operations
-from gateway.store.engine import Engine, StoreUnavailable, T, Transaction, Unit
+from gateway.store import operations, work_queue
+from gateway.store.engine import Engine, StoreUnavailable, Transaction
 from gateway.store.operations import Operations
+from gateway.store.work_queue import Next, Worker
 
 CANCEL_GRACE: Final = 5.0
 """Seconds that an ICE has to finish a cancelled operation before it gets the next one."""
-MAX_PENDING_FINISHES: Final = 8
-"""Finish messages of one session that may wait for the store."""
 MAX_READS: Final = 2
 """Concurrent reads for all ICEs: one runs while the loop handles the result of the other.
 
@@ -54,10 +53,18 @@ The engine serves reads in order, so an admin's read waits for at most this many
 _RETRY: Final = 0.5
 _ACCEPT_DELAY: Final = 0.02
 _MAX_WAIT: Final = 30.0
-_WORK_ACTIONS: Final = frozenset(action.value for action, rule in RULES.items() if rule.closes) | {
-    AuditAction.REQUEST_OPERATION,
-    AuditAction.CANCEL_OPERATION,
-}
+_ENDING: Final = frozenset(action.value for action, rule in RULES.items() if rule.closes)
+"""Actions that end what an ICE has to do."""
+_OPENING: Final = frozenset(
+    {
+        AuditAction.PAUSE,
+        AuditAction.RESUME,
+        AuditAction.LABEL,
+        AuditAction.CREATE_POOL,
+        AuditAction.CHANGE_POOL,
+    }
+)
+"""Actions after which an ICE may get operations that it could not get before, or the reverse."""
 
 _log = structlog.get_logger()
 
@@ -69,6 +76,7 @@ class Dispatcher:
         self,
         *,
         engine: Engine,
+        node: str,
         hub: Hub[Session],
         waiters: OperationWaiters,
         progress: ProgressWriter,
@@ -83,16 +91,21 @@ class Dispatcher:
         self._hub = hub
         self._waiters = waiters
         self._clock = clock
-        self._kept_bytes = kept_bytes
         self._finish_grace = finish_grace.total_seconds()
         self._cancel_grace = cancel_grace
         self._progress = progress
         self._busy: set[str] = set()
         """The ICEs that may have unfinished operations; the table is not read for others."""
         self._lanes: dict[str, Lane] = {}
-        self._pending_finishes: Counter[str] = Counter()
+        self._pools = PoolClaimers(
+            engine, reads=self._reads, node=node, clock=clock, offer=self._offer
+        )
+        self._reports = OperationReports(
+            self, engine=engine, hub=hub, progress=progress, clock=clock, kept_bytes=kept_bytes
+        )
         self._tasks: set[asyncio.Task[None]] = set()
-        self._closed = False
+        self.closed = False
+        """See `operation_reports.Lanes`."""
 
     # --- called for events of the log ----------------------------------------------------------------
 
@@ -101,17 +114,28 @@ class Dispatcher:
         for ice_name in await self._operations.busy():
             self._mark_busy(ice_name)
             self._waiters.wake_ice(ice_name)
+        await self._pools.refresh()
 
     def apply(self, entry: LogEntry) -> None:
-        """Wake the lane and the waiters of an ICE if the event concerns its operations."""
-        ice_name, action = entry.event.ice_name, entry.event.action
-        if ice_name is None or action not in _WORK_ACTIONS:
-            return
+        """Wake the lane, the claimers and the waiters that the event concerns."""
+        ice_name, action, detail = entry.event.ice_name, entry.event.action, entry.event.detail
         if action == AuditAction.REQUEST_OPERATION:
-            self._mark_busy(ice_name)  # no waiter needs it: they start after reading the row
-        else:
+            # No waiter needs it: they start after reading the row.
+            if ice_name is not None:
+                self._mark_busy(ice_name)
+            elif (pool := detail.get("pool")) is not None:
+                self._pools.requested(pool)
+        elif action == AuditAction.CANCEL_OPERATION:
+            self._waiters.wake(detail["operation"])
+            if ice_name is not None:
+                self.wake(ice_name)
+        elif action in _ENDING and ice_name is not None:
             self._waiters.wake_ice(ice_name)
             self.wake(ice_name)
+        elif action in _OPENING:
+            if ice_name is not None:
+                self.wake(ice_name)
+            self._pools.changed()
 
     def _mark_busy(self, ice_name: str) -> None:
         self._busy.add(ice_name)
@@ -123,14 +147,31 @@ class Dispatcher:
         if lane is not None:
             lane.wake.set()
             return
+        if ice_name in self._busy:
+            self._start_lane(ice_name)
+
+    def _start_lane(self, ice_name: str) -> None:
         session = self._hub.get(ice_name)
-        if session is not None and ice_name in self._busy and not self._closed:
+        if session is not None and not self.closed:
             lane = self._lanes[ice_name] = Lane(session)
             lane.task = asyncio.create_task(self._run(lane), name=f"lane of {ice_name}")
 
+    def _offer(self, ice_name: str) -> None:
+        """Let the lane of an ICE look for an operation of its pools."""
+        lane = self._lanes.get(ice_name)
+        if lane is None:
+            self._start_lane(ice_name)
+        else:
+            lane.wake.set()
+
+    def heard(self, news: News) -> None:
+        """A session was written to the table, where claimers look for it."""
+        if isinstance(news, ConnectionChange) and news.connection is not None:
+            self._pools.changed()
+
     def expired(self, operation: Operation) -> None:
         """`OperationExpiry` has ended an operation."""
-        self._notify(operation)
+        self.notify(operation)
         if operation.ice_name is not None:
             self.wake(operation.ice_name)
 
@@ -142,6 +183,11 @@ class Dispatcher:
         if session.running:
             self._spawn(self._cancel_stale(session))
 
+    def accepts_changed(self, session: Session) -> None:
+        """The ICE said anew what others may send it."""
+        self.wake(session.ice_name)
+        self._pools.changed()
+
     def answered(self, session: Session, operation_id: str, refused: bytes | None) -> None:
         """The ICE accepted an operation, or refused it with the JSON in `refused`."""
         lane = self._lane_of(session)
@@ -151,7 +197,7 @@ class Dispatcher:
         if refused is None:
             self._spawn(self._accept_later(session, operation_id))
         else:
-            self._spawn(self._record_answer(session, operation_id, Move.FAIL, refused))
+            self._spawn(self._reports.refused(session, operation_id, refused))
 
     def progressed(self, session: Session, progress: protocol.Progress) -> None:
         """The ICE reported progress; it is ignored unless the ICE works on this operation."""
@@ -161,11 +207,8 @@ class Dispatcher:
 
     def finished(self, session: Session, request: protocol.RequestId, finish: FinishReport) -> None:
         """The ICE finished an operation; it gets an answer once that is durable."""
-        if self._pending_finishes[session.id] >= MAX_PENDING_FINISHES:
-            session.close(CloseCode.POLICY_VIOLATION, "too-many-requests")
-            return
-        self._pending_finishes[session.id] += 1
-        self._spawn(self._record_finish(session, request, finish))
+        if self._reports.may_finish(session):
+            self._spawn(self._reports.finished(session, request, finish))
 
     def _lane_of(self, session: Session) -> Lane | None:
         lane = self._lanes.get(session.ice_name)
@@ -177,7 +220,7 @@ class Dispatcher:
         """Do one step after another while the ICE has operations and its session is open."""
         name = lane.session.ice_name
         try:
-            while self._hub.get(name) is lane.session and not self._closed:
+            while self._hub.get(name) is lane.session and not self.closed:
                 lane.wake.clear()
                 try:
                     pause = await self._step(lane)
@@ -193,36 +236,72 @@ class Dispatcher:
                 await wait_at_most(lane.wake, min(pause or 0, _MAX_WAIT))
         finally:
             del self._lanes[name]
-            if not self._closed and self._hub.get(name) is not lane.session:
+            if not self.closed and self._hub.get(name) is not lane.session:
                 self.wake(name)  # there is a newer session
 
     async def _step(self, lane: Lane) -> float | None:
         """Do the next step; returns the seconds until another, or None if no operation is left."""
-        session = lane.session
+        now = self._clock()
         async with self._reads:
-            work = await self._operations.first(session.ice_name)
+            worker, undecided = await worker_of(lane.session, self._engine.fetch)
+            found = await work_queue.find_next(self._engine.fetch, worker, now)
+        work = found.operation
         if lane.sent is not None and not (work and work.id == lane.sent and work.state in ACTIVE):
             # It ended without a finish from this session: for example, it expired or was cancelled.
             await self._cancel_sent(lane, lane.sent)
         if work is None:
-            return None
-        now = self._clock()
+            return await self._begin(lane, worker, found, undecided) if self._pools.pools else None
         if work.deadline <= now:
             await self._move(work, work.overdue_move(), error=DEADLINE_ERROR)
             return 0
         left = (work.deadline - now).total_seconds()
-        if work.state is not State.QUEUED:
-            return min(left, await self._reconcile(lane, work))
-        if not work.is_due(now):
-            return min(left, ((work.run_at or now) - now).total_seconds())
-        if lane.cancelling is not None and _loop_time() < lane.cancel_until:
-            return min(left, lane.cancel_until - _loop_time())
-        return await self._send(lane, work)
+        if work.state is State.QUEUED:
+            pause = await self._begin(lane, worker, found, undecided)
+        else:
+            pause = await self._reconcile(lane, work)
+        return left if pause is None else min(left, pause)
 
-    async def _send(self, lane: Lane, work: Operation) -> float:
+    async def _begin(
+        self, lane: Lane, worker: Worker, found: Next, undecided: float | None
+    ) -> float | None:
+        """Send the next operation, its own or one of a pool; returns as `_step`."""
+        work, now = found.operation, self._clock()
+        if lane.cancelling is not None and lane.cancel_until > _loop_time():
+            return lane.cancel_until - _loop_time()
+        if found.paused:
+            until = found.paused_until
+            return None if until is None else (until - now).total_seconds()
+        if work is not None and work.is_due(now) and worker.accepts(work):
+            return await self._send(lane, work, worker)
+        if await self._claim(lane, worker):
+            return 0
+        if work is None or work.is_due(now):
+            return undecided
+        return ((work.run_at or now) - now).total_seconds()
+
+    async def _claim(self, lane: Lane, worker: Worker) -> bool:
+        """Take the oldest operation of the ICE's pools that it may run, and send it; False if there is none."""
+        pools, now = self._pools.pools, self._clock()
+        if not pools:
+            return False
+        async with self._reads:
+            if await work_queue.oldest(self._engine.fetch, pools, worker, now) is None:
+                return False
+
+        async def unit(transaction: Transaction) -> Operation | None:
+            new = await work_queue.claim(transaction, pools, worker, now)
+            lane.sending = None if new is None else new.id
+            return new
+
+        new = await self._engine.write(unit)
+        if new is None:
+            return False
+        await self._deliver(lane, new)
+        return True
+
+    async def _send(self, lane: Lane, work: Operation, worker: Worker) -> float:
         """Mark as sent durably, then send: a crash in between loses the operation but never repeats it."""
-        session, now = lane.session, self._clock()
-        ice_type = session.ice.ice_type
+        now, ice_type = self._clock(), worker.ice_type
         if not allows(ice_type, work.kind):
             error = reason(
                 OperationError.KIND_NOT_ALLOWED, f"a {ice_type} ICE does not accept {work.kind}"
@@ -232,7 +311,7 @@ class Dispatcher:
 
         async def unit(transaction: Transaction) -> Operation | None:
             new = work.moved(Move.SEND, now)
-            sent = new is not None and await operations.send(transaction, new, session.generation)
+            sent = new is not None and await work_queue.send(transaction, new, worker, now)
             return new if sent else None
 
         lane.sending = work.id
@@ -240,14 +319,19 @@ class Dispatcher:
         if new is None:
             lane.sending = None
             return _RETRY  # it was cancelled, or an event is about to drop the session
-        self._notify(new)
-        if self._hub.get(session.ice_name) is not session or self._closed:
+        await self._deliver(lane, new)
+        return 0
+
+    async def _deliver(self, lane: Lane, new: Operation) -> None:
+        """Send an operation that is marked as sent, or take it back if the session has ended."""
+        session = lane.session
+        self.notify(new)
+        if self._hub.get(session.ice_name) is not session or self.closed:
             await self._move(new, Move.RECALL)
         else:
             session.run(new.id, new.kind, new.params, to_text(new.deadline))
-            lane.start(work.id)
+            lane.start(new.id)
         lane.sending = None
-        return 0
 
     async def _reconcile(self, lane: Lane, work: Operation) -> float:
         """Compare a sent operation with what the ICE knows; returns the seconds until the next step."""
@@ -287,90 +371,26 @@ class Dispatcher:
         if new is not None and await self._engine.write(
             lambda transaction: operations.replace(transaction, work, new)
         ):
-            self._notify(new)
+            self.notify(new)
 
-    def _notify(self, new: Operation) -> None:
-        """Wake the waiters of an operation that has changed."""
+    # --- called by `OperationReports` --------------------------------------------------------------------
+
+    def notify(self, new: Operation) -> None:
+        """Wake the waiters of an operation that has changed, and the claimer of one that waits again."""
         self._waiters.wake(new.id, finished=new.is_finished)
         if new.is_finished:
             self._progress.forget(new.id)
-
-    # --- messages of an ICE ------------------------------------------------------------------------------
+        elif new.pool is not None and new.state is State.QUEUED:
+            self._pools.requested(new.pool)
 
     async def _accept_later(self, session: Session, operation_id: str) -> None:
         """Record that it runs; a quick operation finishes before, and needs no such commit."""
         await asyncio.sleep(_ACCEPT_DELAY)
         lane = self._lane_of(session)
         if lane is not None and lane.sent == operation_id:
-            await self._record_answer(session, operation_id, Move.ACCEPT, None)
+            await self._reports.accepted(session, operation_id)
 
-    async def _record_answer(
-        self, session: Session, operation_id: str, move: Move, refused: bytes | None
-    ) -> None:
-        async def unit(transaction: Transaction) -> Operation | None:
-            old = await Operations(transaction.fetch).find(operation_id)
-            new = None if old is None else old.moved(move, self._clock(), error=refused)
-            if old is None or new is None or not await operations.replace(transaction, old, new):
-                return None
-            if new.is_finished:
-                await operations.trim(transaction, new, self._kept_bytes)
-            return new
-
-        new = await self._write_retrying(session, unit)
-        if new is not None:
-            self._notify(new)
-            if new.is_finished:
-                self._release(session, operation_id)
-
-    async def _record_finish(
-        self, session: Session, request: protocol.RequestId, finish: FinishReport
-    ) -> None:
-        move = Move.SUCCEED if finish.outcome == "succeeded" else Move.FAIL
-
-        async def unit(transaction: Transaction) -> Operation | protocol.RpcRefusal | None:
-            old = await Operations(transaction.fetch).find(finish.id)
-            if old is None or old.ice_name != session.ice_name or old.sent is None:
-                return protocol.RpcRefusal.UNKNOWN_OPERATION
-            if move is Move.FAIL and was_stopped(old, finish.error):
-                return protocol.RpcRefusal.ALREADY_FINISHED
-            new = old.moved(move, self._clock(), result=finish.result, error=finish.error)
-            if new is None:
-                # An ICE repeats a finish whose answer it did not get; the first one counts.
-                repeated = old.state in (State.SUCCEEDED, State.FAILED)
-                return None if repeated else protocol.RpcRefusal.ALREADY_FINISHED
-            await self._progress.write(transaction, finish.id)
-            if not await operations.replace(transaction, old, new):
-                return protocol.RpcRefusal.ALREADY_FINISHED  # another node has just ended it
-            await operations.trim(transaction, new, self._kept_bytes)
-            return new
-
-        try:
-            outcome = await self._write_retrying(session, unit)
-        except StoreUnavailable:
-            return  # the session has ended; the ICE repeats the finish in the next one
-        finally:
-            self._pending_finishes[session.id] -= 1
-            if not self._pending_finishes[session.id]:
-                del self._pending_finishes[session.id]
-        self._release(session, finish.id)
-        if isinstance(outcome, Operation):
-            self._notify(outcome)
-        if finish.refusal is not None:
-            session.answer(request, *finish.refusal)
-        else:
-            session.answer(request, outcome if isinstance(outcome, str) else None)
-
-    async def _write_retrying(self, session: Session, unit: Unit[T]) -> T:
-        """Retry a write until the store is available or the session has ended."""
-        while True:
-            try:
-                return await self._engine.write(unit)
-            except StoreUnavailable:
-                if self._closed or self._hub.get(session.ice_name) is not session:
-                    raise
-            await asyncio.sleep(_RETRY)
-
-    def _release(self, session: Session, operation_id: str) -> None:
+    def release(self, session: Session, operation_id: str) -> None:
         """The ICE no longer works on this operation, so it can get the next one."""
         lane = self._lane_of(session)
         if lane is not None:
@@ -406,7 +426,8 @@ class Dispatcher:
 
     async def close(self) -> None:
         """Send nothing more, and wait until pending writes are done."""
-        self._closed = True
+        self.closed = True
+        await self._pools.close()
         for lane in self._lanes.values():
             lane.wake.set()
         pending = {*self._tasks, *(lane.task for lane in self._lanes.values())}

@@ -1,4 +1,4 @@
-"""The dispatcher's state for the session of one ICE.
+"""The dispatcher's state for the session of one ICE, and what that session may be sent.
 
 Tested in tests/gateway/node/test_dispatcher.py.
 """
@@ -7,7 +7,14 @@ from __future__ import annotations
 
 import asyncio
 
+from msgspec import UNSET, UnsetType
+
+from gateway.core.consent import FIRST_WAIT, Accepts, may_be_sent
+from gateway.core.ice import OPERATIONS
 from gateway.node.session import Session
+from gateway.store import work_queue
+from gateway.store.engine import Fetch
+from gateway.store.work_queue import Worker
 
 
 class Lane:
@@ -44,3 +51,20 @@ class Lane:
         """Note that the session works on this operation."""
         if self.sent != operation_id:
             self.sent = self.unanswered = operation_id
+
+
+async def worker_of(session: Session, fetch: Fetch) -> tuple[Worker, float | None]:
+    """What the session may be sent now, and the seconds until that changes without a word of the ICE."""
+    ice, undecided = session.ice, None
+    open_for = asyncio.get_running_loop().time() - session.opened
+    accepts: Accepts | UnsetType = session.accepts
+    if session.greeted is None:
+        accepts = await work_queue.last_accepts(fetch, ice.ice_name)
+        if accepts is UNSET and open_for < FIRST_WAIT:
+            undecided = FIRST_WAIT - open_for
+    kinds = may_be_sent(ice.ice_type, accepts, open_for, by_tagged_user=False)
+    held = [kind for kind in OPERATIONS[ice.ice_type] if kind not in kinds]
+    worker = Worker(
+        ice.ice_name, ice.ice_type, session.generation, session.id, ice.provisionedto, held
+    )
+    return worker, undecided

@@ -145,6 +145,7 @@ class Node:
         self._progress = ProgressWriter(engine, self.waiters, clock)
         self.dispatcher = Dispatcher(
             engine=engine,
+            node=self.name,
             hub=self.hub,
             waiters=self.waiters,
             progress=self._progress,
@@ -153,6 +154,7 @@ class Node:
             finish_grace=limits.finish_grace,
             cancel_grace=limits.cancel_grace,
         )
+        self.presence.subscribe(self.dispatcher.heard)
         # What sessions report of operations (`session.Observer`) goes straight to the dispatcher.
         self.answered = self.dispatcher.answered
         self.progressed = self.dispatcher.progressed

@@ -11,6 +11,7 @@ import msgspec
 
 from client import protocol
 from gateway import __version__
+from gateway.core.consent import Accepts, accepts_of
 from gateway.core.ice import OPERATIONS, Ice
 from gateway.core.operation import OperationError, failure, reason
 
@@ -112,6 +113,7 @@ class Session:
 
     __slots__ = (
         "_observer",
+        "accepts",
         "address",
         "generation",
         "greeted",
@@ -159,6 +161,8 @@ class Session:
         self.retry_after: float | None = None
         """Seconds after which the ICE was told to reconnect."""
         self.running = _NOTHING
+        self.accepts: Accepts = None
+        """What others than its tagged user may send, as its hello said."""
         self.ping_due = 0.0
         self._observer = observer
 
@@ -303,6 +307,7 @@ class Session:
             hostname=_clean(hello.hostname),
         )
         self.greeted = asyncio.get_running_loop().time()
+        self.accepts = accepts_of(hello.accepts)
         named = hello.running[:MAX_RUNNING]
         self.running = frozenset(name for name in named if len(name) <= _MAX_ID)
         self._observer.greeted(self, _clean(hello.instance) or None)

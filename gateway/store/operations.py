@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Final
 
 from client.protocol import OperationKind
-from gateway.core.ice import Status, fold
+from gateway.core.ice import fold
 from gateway.core.operation import ACTIVE, MAX_KEPT, UNFINISHED, Operation, State, code_of, reason
 from gateway.core.times import from_text_or_none, to_text, to_text_or_none
 from gateway.store.engine import (
@@ -24,12 +24,10 @@ from gateway.store.engine import (
     rows_of,
 )
 
-_NAMES: Final = tuple(Operation.__dataclass_fields__)
-_COLUMNS: Final = ", ".join(_NAMES)
+COLUMNS: Final = tuple(Operation.__dataclass_fields__)
+_ALL: Final = ", ".join(COLUMNS)
 _JSON: Final = frozenset({"params", "progress", "result", "error", "refused_by"})
-_BRIEF: Final = (
-    _COLUMNS.replace("params", "'null'").replace("result", "NULL").replace("error", "NULL")
-)
+_BRIEF: Final = _ALL.replace("params", "'null'").replace("result", "NULL").replace("error", "NULL")
 _PAGE_SIZE: Final = 4_000_000
 """Maximum bytes of JSON in one page; a page of large operations holds fewer of them."""
 _TRIM_BATCH: Final = 100
@@ -44,7 +42,8 @@ def _states(states: Sequence[State]) -> str:
 
 
 _ENDED_BY_US: Final = (State.CANCELLED, State.EXPIRED, State.LOST)
-_UNFINISHED: Final = f"state IN {_states(UNFINISHED)}"
+IS_UNFINISHED: Final = f"state IN {_states(UNFINISHED)}"
+"""SQL."""
 _ACTIVE: Final = f"state IN {_states(ACTIVE)}"
 
 
@@ -52,14 +51,6 @@ _SEEN_BY: Final = (
     "former_user IS NULL"
     " AND ice_name IN (SELECT ice_name FROM ice_tokens WHERE provisionedto = {0})"
 )
-
-
-def _first(number: int) -> str:
-    """SQL for the number of the operation that the ICE in parameter `number` works on, or of its next one."""
-    return (
-        f"(SELECT number FROM ice_operations WHERE ice_name = ${number} AND {_UNFINISHED}"
-        " ORDER BY state = 'queued', coalesce(run_at, created), number LIMIT 1)"
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +61,7 @@ class OperationFilter:
         requested_by: the exact name of the requester.
         since: lists those requested then or later.
         owner: the user the ICE is tagged to.
+        token: the id of the API token that requested it.
     """
 
     ice_name: str | None = None
@@ -78,6 +70,9 @@ class OperationFilter:
     requested_by: str | None = None
     since: datetime | None = None
     owner: str | None = None
+    pool: str | None = None
+    schedule: str | None = None
+    token: str | None = None
 
 
 def _matching(params: list[object], where: OperationFilter, before: int | None) -> str:
@@ -91,6 +86,9 @@ def _matching(params: list[object], where: OperationFilter, before: int | None) 
         ("requested_by = {0}", where.requested_by),
         ("created >= {0}", to_text_or_none(where.since)),
         (_SEEN_BY, where.owner),
+        ("lower(pool) = {0}", None if where.pool is None else fold(where.pool)),
+        ("schedule = {0}", where.schedule),
+        ("token = {0}", where.token),
     )
 
 
@@ -108,8 +106,8 @@ class Numbered:
 async def insert(transaction: Transaction, operation: Operation) -> None:
     """Add a new operation."""
     await transaction.run(
-        f"INSERT INTO ice_operations ({_COLUMNS}, kept) VALUES ({places(len(_NAMES) + 1)})",
-        *columns_of(operation, _NAMES),
+        f"INSERT INTO ice_operations ({_ALL}, kept) VALUES ({places(len(COLUMNS) + 1)})",
+        *columns_of(operation, COLUMNS),
         len(operation.params),
     )
 
@@ -141,27 +139,6 @@ def _outcome_size(operation: Operation) -> int:
     return len(operation.result or b"") + len(operation.error or b"")
 
 
-async def send(transaction: Transaction, new: Operation, generation: int) -> bool:
-    """Mark a queued one as sent; False unless it is still the next of an ICE of this `generation`.
-
-    Meanwhile another process may have cancelled it, queued an earlier one, sent one, or ended the generation.
-    """
-    return bool(
-        await transaction.run(
-            "UPDATE ice_operations SET state = $1, sent = $2 WHERE id = $3 AND state = $4"
-            f" AND number = {_first(5)} AND EXISTS (SELECT 1 FROM ice_tokens"
-            " WHERE ice_name = $5 AND status = $6 AND generation = $7)",
-            new.state.value,
-            to_text_or_none(new.sent),
-            new.id,
-            State.QUEUED.value,
-            new.ice_name,
-            Status.REGISTERED.value,
-            generation,
-        )
-    )
-
-
 async def cancel_all(
     transaction: Transaction, ice_names: Sequence[str], now: datetime, error: bytes
 ) -> None:
@@ -169,7 +146,7 @@ async def cancel_all(
     await transaction.run(
         f"UPDATE ice_operations SET state = $1, finished = $2, error = $3,"
         f" kept = kept + {len(error)} + {_PROGRESS_SIZE}"
-        f" WHERE {is_in('ice_name', 4)} AND {_UNFINISHED}",
+        f" WHERE {is_in('ice_name', 4)} AND {IS_UNFINISHED}",
         State.CANCELLED.value,
         to_text(now),
         error.decode(),
@@ -189,12 +166,12 @@ async def leave_to_former_users(transaction: Transaction, ices: Sequence[tuple[s
 async def overdue(transaction: Transaction, now: datetime, limit: int) -> list[Operation]:
     """The unfinished operations whose deadline has passed, at most `limit`."""
     rows = await transaction.fetch(
-        f"SELECT {_BRIEF} FROM ice_operations WHERE {_UNFINISHED} AND deadline <= $1"
+        f"SELECT {_BRIEF} FROM ice_operations WHERE {IS_UNFINISHED} AND deadline <= $1"
         " ORDER BY deadline LIMIT $2",
         to_text(now),
         limit,
     )
-    return [_from_row(row) for row in rows]
+    return [operation_from_row(row) for row in rows]
 
 
 async def set_progress(transaction: Transaction, progress: Sequence[tuple[str, bytes]]) -> None:
@@ -290,15 +267,9 @@ class Operations:
             key,
         )
 
-    async def first(self, ice_name: str) -> Operation | None:
-        """The operation that this ICE works on, or the next one, which may not be due yet."""
-        return await self._one(f"number = {_first(1)}", ice_name)
-
     async def _one(self, condition: str, *params: object) -> Operation | None:
-        rows = await self._fetch(
-            f"SELECT {_COLUMNS} FROM ice_operations WHERE {condition}", *params
-        )
-        return _from_row(rows[0]) if rows else None
+        rows = await self._fetch(f"SELECT {_ALL} FROM ice_operations WHERE {condition}", *params)
+        return operation_from_row(rows[0]) if rows else None
 
     async def standing(
         self, ice_name: str, ids: Collection[str]
@@ -328,14 +299,14 @@ class Operations:
     async def busy(self) -> list[str]:
         """The ICEs that have unfinished operations."""
         rows = await self._fetch(
-            f"SELECT DISTINCT ice_name FROM ice_operations WHERE {_UNFINISHED} AND ice_name IS NOT NULL"
+            f"SELECT DISTINCT ice_name FROM ice_operations WHERE {IS_UNFINISHED} AND ice_name IS NOT NULL"
         )
         return [name for (name,) in rows]
 
     async def next_deadline(self) -> datetime | None:
         """The earliest deadline of all unfinished operations."""
         [(deadline,)] = await self._fetch(
-            f"SELECT min(deadline) FROM ice_operations WHERE {_UNFINISHED}"
+            f"SELECT min(deadline) FROM ice_operations WHERE {IS_UNFINISHED}"
         )
         return from_text_or_none(deadline)
 
@@ -345,7 +316,8 @@ class Operations:
         matching = _matching(params, where, before)
         return bool(
             await self._fetch(
-                f"SELECT 1 FROM ice_operations WHERE {_UNFINISHED} AND {matching} LIMIT 1", *params
+                f"SELECT 1 FROM ice_operations WHERE {IS_UNFINISHED} AND {matching} LIMIT 1",
+                *params,
             )
         )
 
@@ -367,11 +339,11 @@ class Operations:
             return [], False
         # By their numbers: by now the condition may match other operations.
         found = await self._fetch(
-            f"SELECT number, {_BRIEF if brief else _COLUMNS} FROM ice_operations"
+            f"SELECT number, {_BRIEF if brief else _ALL} FROM ice_operations"
             f" WHERE number IN (SELECT number FROM {rows_of(1, '#number')}) ORDER BY number DESC",
             as_json([[number] for number, _ in rows[:count]]),
         )
-        return [Numbered(row[0], _from_row(row[1:])) for row in found], len(rows) > count
+        return [Numbered(row[0], operation_from_row(row[1:])) for row in found], len(rows) > count
 
 
 def _fitting(sizes: Sequence[int]) -> int:
@@ -384,9 +356,10 @@ def _fitting(sizes: Sequence[int]) -> int:
     return len(sizes)
 
 
-def _from_row(row: Row) -> Operation:
+def operation_from_row(row: Row) -> Operation:
+    """A row of `COLUMNS`. Raises `StoreUnavailable` for a damaged one."""
     values = [
         value.encode() if name in _JSON and isinstance(value, str) else value
-        for name, value in zip(_NAMES, row, strict=True)
+        for name, value in zip(COLUMNS, row, strict=True)
     ]
     return from_columns(Operation, values, f"the operation {row[0]}")

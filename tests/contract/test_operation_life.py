@@ -160,6 +160,7 @@ class Gateway:
         waiters = OperationWaiters()
         self.dispatch = Dispatcher(
             engine=self.engine,
+            node="gw",
             hub=self.hub,
             waiters=waiters,
             progress=ProgressWriter(self.engine, waiters, world.clock),

@@ -34,7 +34,7 @@ from client.operations import OperationFailed
 from gateway.app import Tuning, run_gateway
 from gateway.core import operation
 from gateway.core.operation import Move, State
-from gateway.node.dispatcher import Dispatcher
+from gateway.node.operation_reports import OperationReports
 from gateway.node.node import NodeLimits
 from gateway.runtime.logs import configure
 from tests.support.harness import API, harness, settings_for
@@ -115,14 +115,14 @@ def _forget_what_was_accepted() -> None:
 
 
 def _answer_before_the_commit() -> None:
-    finish = Dispatcher._record_finish
+    finish = OperationReports.finished
 
     async def early(self: Any, session: Any, request: Any, told: Any) -> None:
         session.answer(request, None)
         await asyncio.sleep(0.2)
         await finish(self, session, request, told)
 
-    Dispatcher._record_finish = early  # type: ignore[method-assign]
+    OperationReports.finished = early  # type: ignore[method-assign]
 
 
 _AGAIN = "send-what-is-lost-again"

@@ -14,8 +14,9 @@ from client.protocol import OperationKind
 from gateway.app import Tuning
 from gateway.cli.common import open_context
 from gateway.core.times import utc_now
-from gateway.node.dispatcher import MAX_PENDING_FINISHES, MAX_READS
+from gateway.node.dispatcher import MAX_READS
 from gateway.node.node import NodeLimits
+from gateway.node.operation_reports import MAX_PENDING_FINISHES
 from gateway.services.operation_requests import OperationRequest, OperationService
 from gateway.store.engine import OutcomeUnknown, StoreUnavailable
 from gateway.store.ice_listing import Ices

@@ -1,0 +1,132 @@
+"""Finds ICEs of this node for the operations that wait in pools: one task for each pool, while something waits.
+
+A claimer only chooses free ICEs and lets their lanes look (`Dispatcher`); the lane takes the oldest operation that
+its ICE may run, by one compare-and-set, so two nodes never send the same one.
+
+Tested in tests/gateway/node/test_pool_claimers.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from gateway.core.times import Clock
+from gateway.runtime.eventloop import cancel_and_wait, wait_at_most
+from gateway.store import work_queue
+from gateway.store.engine import Engine, StoreUnavailable
+
+_PACE: Final = 0.02
+"""Seconds between two looks at a pool, however often it is woken: many sessions may begin at once."""
+_RETRY: Final = 0.5
+_LOOK_AGAIN: Final = 5.0
+"""Seconds after which a claimer looks although nothing woke it: a pause ends, another node gives an operation back."""
+
+_log = structlog.get_logger()
+
+
+class PoolClaimers:
+    """The pools in which an operation may wait. While there is none, nothing runs and nothing is read.
+
+    Args:
+        engine: the database.
+        reads: bounds the reads that ICEs cause.
+        node: the name of this node.
+        clock: the present.
+        offer: lets the lane of an ICE look for an operation of its pools.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        reads: asyncio.Semaphore,
+        node: str,
+        clock: Clock,
+        offer: Callable[[str], None],
+    ) -> None:
+        self._engine = engine
+        self._reads = reads
+        self._node = node
+        self._clock = clock
+        self._offer = offer
+        self._wakes: dict[str, asyncio.Event] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._closed = False
+
+    @property
+    def pools(self) -> list[str]:
+        """The pools in which an operation may wait."""
+        return list(self._wakes)
+
+    def requested(self, pool: str) -> None:
+        """An operation of this pool waits, or may wait again."""
+        wake = self._wakes.get(pool)
+        if wake is not None:
+            wake.set()
+        elif not self._closed:
+            self._wakes[pool] = asyncio.Event()
+            self._tasks[pool] = asyncio.create_task(self._run(pool), name=f"claimer of {pool}")
+
+    def changed(self) -> None:
+        """An ICE may have become free, or have come to a pool."""
+        for wake in self._wakes.values():
+            wake.set()
+
+    async def refresh(self) -> None:
+        """Read which pools have operations, after the start or an interruption of the log."""
+        for pool in await work_queue.waiting_pools(self._engine.fetch):
+            self.requested(pool)
+
+    async def close(self) -> None:
+        """Look at nothing more."""
+        self._closed = True
+        for task in list(self._tasks.values()):
+            await cancel_and_wait(task)
+
+    async def _run(self, pool: str) -> None:
+        wake = self._wakes[pool]
+        try:
+            while not self._closed:
+                wake.clear()
+                try:
+                    pause = await self._look(pool)
+                except StoreUnavailable:
+                    pause = _RETRY
+                except Exception:  # noqa: BLE001 - one pool must not stop the gateway
+                    _log.exception("claimer failed", pool=pool)
+                    pause = _LOOK_AGAIN
+                if pause is None and not wake.is_set():
+                    return
+                await asyncio.sleep(_PACE)
+                await wait_at_most(wake, pause or 0)
+        finally:
+            del self._wakes[pool], self._tasks[pool]
+
+    async def _look(self, pool: str) -> float | None:
+        """Offer what is due to free ICEs; returns the seconds until the next look, or None if nothing waits."""
+        now = self._clock()
+        async with self._reads:
+            queue = await work_queue.pool_queue(self._engine.fetch, pool, now)
+        if queue is None:
+            return None
+        chosen: list[str] = []
+        for group in queue.due:
+            async with self._reads:
+                free = await work_queue.free_ices(
+                    self._engine.fetch,
+                    pool,
+                    group,
+                    node=self._node,
+                    now=now,
+                    limit=group.count + len(chosen),
+                )
+            chosen += [name for name in free if name not in chosen][: group.count]
+        for name in chosen:
+            self._offer(name)
+        if queue.next_due is None:
+            return _LOOK_AGAIN
+        return min(_LOOK_AGAIN, max(0.0, (queue.next_due - now).total_seconds()))

@@ -1,0 +1,126 @@
+"""SQL that says why queued operations wait (`core.operation.Waits`).
+
+Tested in tests/contract/test_waits.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+
+from gateway.core.ice import OPERATIONS, Status
+from gateway.core.operation import Operation, State, Waits
+from gateway.core.times import to_text
+from gateway.store.consent import accepted, decided_since
+from gateway.store.engine import Fetch, as_json, is_in
+from gateway.store.ice_filter import MEMBER
+from gateway.store.operations import IS_UNFINISHED
+from gateway.store.pauses import paused
+from gateway.store.work_queue import has_own_work
+
+_SESSION: Final = (
+    "LEFT JOIN ice_sessions s ON s.number ="
+    " (SELECT max(number) FROM ice_sessions WHERE ice_name = t.ice_name AND generation = t.generation)"
+)
+
+
+async def waits(fetch: Fetch, operations: Sequence[Operation], now: datetime) -> dict[str, Waits]:
+    """Why each of these operations waits, by id; those that are not queued, or about to be sent, are left out."""
+    found = {
+        operation.id: Waits.RUN_AT
+        for operation in operations
+        if operation.state is State.QUEUED and not operation.is_due(now)
+    }
+    due = [each for each in operations if each.state is State.QUEUED and each.id not in found]
+    found |= await _of_ices(fetch, [each for each in due if each.pool is None], now)
+    return found | await _of_pools(fetch, [each for each in due if each.pool is not None], now)
+
+
+async def _of_ices(
+    fetch: Fetch, operations: Sequence[Operation], now: datetime
+) -> dict[str, Waits]:
+    if not operations:
+        return {}
+    earlier = "(coalesce({0}.run_at, {0}.created), {0}.number)"
+    earlier = f"{earlier.format('b')} < {earlier.format('o')}"
+    before_accepted = accepted("t", "s", kind="b.kind", requested_by="b.requested_by", since=3)
+    this_accepted = accepted("t", "s", kind="o.kind", requested_by="o.requested_by", since=3)
+    rows = await fetch(
+        "SELECT o.id, CASE"
+        f" WHEN EXISTS (SELECT 1 FROM ice_operations b WHERE b.ice_name = o.ice_name AND b.{IS_UNFINISHED}"
+        f" AND (b.state <> '{State.QUEUED}' OR ({earlier} AND {before_accepted})))"
+        f" THEN '{Waits.OPERATION_BEFORE}'"
+        f" WHEN t.node IS NULL THEN '{Waits.OFFLINE}'"
+        f" WHEN {paused('t', 2)} THEN '{Waits.PAUSED}'"
+        f" WHEN NOT {this_accepted} THEN '{Waits.NOT_ACCEPTED}' END"
+        f" FROM ice_operations o JOIN ice_tokens t ON t.ice_name = o.ice_name {_SESSION}"
+        f" WHERE {is_in('o.id', 1)}",
+        as_json([operation.id for operation in operations]),
+        to_text(now),
+        decided_since(now),
+    )
+    return {operation_id: Waits(why) for operation_id, why in rows if why is not None}
+
+
+async def _of_pools(
+    fetch: Fetch, operations: Sequence[Operation], now: datetime
+) -> dict[str, Waits]:
+    """One look at the ICEs of a pool for all its operations that the same ICEs may run."""
+    groups: dict[tuple[str | None, str, str, bytes], list[str]] = {}
+    for each in operations:
+        groups.setdefault(
+            (each.pool, each.kind.value, each.requested_by, each.refused_by), []
+        ).append(each.id)
+    found: dict[str, Waits] = {}
+    for group, ids in groups.items():
+        why = await _of_group(fetch, *group, now=now)
+        if why is not None:
+            found |= dict.fromkeys(ids, why)
+    return found
+
+
+async def _of_group(
+    fetch: Fetch,
+    pool: str | None,
+    kind: str,
+    requested_by: str,
+    refused_by: bytes,
+    *,
+    now: datetime,
+) -> Waits | None:
+    types = [ice_type.value for ice_type, kinds in OPERATIONS.items() if kind in kinds]
+    connected = "node IS NOT NULL"
+    willing = "accepts AND NOT refused"
+    [(may, reached, unpaused, accepting, free)] = await fetch(
+        f"SELECT count(*), {_count(connected)}, {_count(f'{connected} AND NOT paused')},"
+        f" {_count(f'{connected} AND NOT paused AND {willing}')},"
+        f" {_count(f'{connected} AND NOT paused AND {willing} AND NOT busy')}"
+        " FROM (SELECT t.node AS node,"
+        f" {paused('t', 2)} AS paused,"
+        f" {accepted('t', 's', kind='$3', requested_by='$4', since=7)} AS accepts,"
+        " coalesce(instr($5, s.session), 0) > 0 AS refused,"
+        f" {has_own_work('t', 's', now=2, since=7)} AS busy"
+        f" FROM ice_tokens t JOIN ice_pools p ON p.name = $1 AND {MEMBER} {_SESSION}"
+        f" WHERE t.status <> '{Status.DEREGISTERED}' AND {is_in('t.ice_type', 6)}) members",
+        pool,
+        to_text(now),
+        kind,
+        requested_by,
+        refused_by.decode(),
+        as_json(types),
+        decided_since(now),
+    )
+    if not may:
+        return Waits.NO_ICE
+    if not reached:
+        return Waits.ALL_OFFLINE
+    if not unpaused:
+        return Waits.PAUSED
+    if not accepting:
+        return Waits.NOT_ACCEPTED
+    return None if free else Waits.ALL_BUSY
+
+
+def _count(condition: str) -> str:
+    return f"count(CASE WHEN {condition} THEN 1 END)"
