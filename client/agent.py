@@ -18,22 +18,23 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
 import msgspec
 from aiohttp import WSCloseCode, WSMsgType
 
-from client import __version__, handshake, platform, protocol
+from client import __version__, consent, handshake, platform, protocol
 from client.backoff import Backoff, Closed, ClosedByUs, Refused, Stopped
+from client.consent import Consent
 from client.credentials import IdentityProblem, Token, proof
 from client.environment import Environment
 from client.errors import closing_line, ending, one_line
 from client.events import Event, log_event
 from client.gateway_client import GatewayClient
 from client.handshake import Connector, WebSocket
-from client.identity import FolderUnusable, Identity
+from client.identity import FolderUnusable, Identity, StateFolder
 from client.journal import Journal
 from client.operations import Handler, OperationRunner
 from client.protocol import CloseCode, RefusalCode
@@ -73,6 +74,8 @@ class IceClient(GatewayClient):
         ca_file: PEM certificates to trust in addition to the system's.
         insecure: allow plain http beyond loopback. Certificates are always verified.
         handlers: a handler by operation kind; `operation` adds more.
+        accepts: the kinds that others than the ICE's user may send, while `accept` and `ice-client accept` have
+            stored nothing in the state folder; None for all.
         version: the version in `ice.hello`.
         options: further options in the command that `ice-client status` suggests.
         observe: called with every `Event`; by default they are logged.
@@ -81,6 +84,7 @@ class IceClient(GatewayClient):
     Raises:
         endpoint.BadAddress: `gateway_url` is not a valid URL, or plain http without `insecure`.
         endpoint.BadCertificateFile: `ca_file` cannot be used.
+        ValueError: `accepts` has an unknown kind.
     """
 
     def __init__(
@@ -92,6 +96,7 @@ class IceClient(GatewayClient):
         ca_file: Path | str | None = None,
         insecure: bool = False,
         handlers: Mapping[str, Handler] | None = None,
+        accepts: Iterable[str] | None = None,
         version: str | None = None,
         options: Sequence[str] = (),
         observe: Callable[[Event], None] = log_event,
@@ -114,6 +119,8 @@ class IceClient(GatewayClient):
         self._operations = OperationRunner(
             self._handlers, self._send, self._warn, self._environment.waits
         )
+        self._consent = Consent(StateFolder(self._folder), consent.checked(accepts), self._warn)
+        self._watcher: asyncio.Task[None] | None = None
         self._socket: WebSocket | None = None
         self._first_refusal: Stopped | None = None
         """Why the given token was refused, while the stored one is tried."""
@@ -133,7 +140,8 @@ class IceClient(GatewayClient):
             raise
         if self._identity.token_ignored:
             self._warn("the given token is not newer than the stored one; using the stored one")
-        self._begin(self._identity, enrolment=None)
+        self._consent.load()
+        self._begin(self._identity, enrolment=None, accepts=self._consent.kinds)
         self._task = asyncio.create_task(self._run())
         self._task.add_done_callback(lambda _: self._welcomed.set())  # `connected` waits for either
         if self._stop_requested:
@@ -155,6 +163,15 @@ class IceClient(GatewayClient):
             return handler
 
         return register
+
+    def accept(self, kinds: Iterable[str] | None) -> None:
+        """Store which kinds others than the ICE's user may send, as `ice-client accept` does; None for all.
+
+        The gateway learns it within a few seconds, or by the next hello. Raises ValueError for an unknown kind,
+        or `credentials.IdentityProblem`.
+        """
+        decision = protocol.Accepts(accepts=consent.checked(kinds))
+        StateFolder(self._folder).store_decision(decision)
 
     async def connected(self) -> protocol.Welcome:
         """Wait for a session and return its welcome. Raises `IceStopped` if the client stops first."""
@@ -292,9 +309,12 @@ class IceClient(GatewayClient):
         finally:
             # A close code that the gateway sends from now on, such as 4103, no longer counts.
             self._socket = None
+            if self._watcher is not None:
+                self._watcher.cancel()
             await handshake.hang_up(socket, code)
 
     async def _admitted(self, welcome: protocol.Welcome) -> None:
+        self._consent.reload()
         name, kind, session = map(one_line, (welcome.ice_name, welcome.ice_type, welcome.session))
         self._save(
             ice_name=name,
@@ -306,6 +326,7 @@ class IceClient(GatewayClient):
             code=None,
             sentence=None,
             next=None,
+            accepts=self._consent.kinds,
         )
         hello = protocol.Hello(
             version=self._version,
@@ -313,6 +334,7 @@ class IceClient(GatewayClient):
             hostname=platform.hostname(),
             instance=self._instance,
             running=self._operations.running,
+            accepts=self._consent.kinds,
         )
         self._first_refusal = None
         try:
@@ -323,7 +345,19 @@ class IceClient(GatewayClient):
         self.welcome = welcome
         self._welcomed.set()
         self._emit(Event("admitted", f"admitted as {name} ({kind}), session {session}"))
+        self._watcher = asyncio.create_task(self._watch_consent())
         await self._operations.repeat()
+
+    async def _watch_consent(self) -> None:
+        """Tell the gateway when the kinds change that others may send."""
+        while True:
+            await asyncio.sleep(self._environment.waits.consent)
+            if self._consent.reload():
+                kinds = self._consent.kinds
+                self._save(accepts=kinds)
+                self._emit(Event("accepts", f"others may send: {consent.described(kinds)}"))
+                accepts = protocol.Accepts(accepts=kinds)
+                await self._send(protocol.notification("ice.accepts", accepts))
 
     async def _handle(self, text: str) -> None:
         """Act on one message from the gateway. Raises `NotJsonRpc`."""

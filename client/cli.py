@@ -19,7 +19,7 @@ from typing import Final, NoReturn, TypeVar
 import click
 import msgspec
 
-from client import __version__, eventloop, platform, status
+from client import __version__, consent, eventloop, platform, status
 from client.agent import IceClient, Outcome
 from client.backoff import ClosedByUs, Stopped
 from client.credentials import (
@@ -33,8 +33,9 @@ from client.endpoint import BadAddress, BadCertificateFile, PlainHttp
 from client.enrolment import Enrolled, Enroller
 from client.events import Event
 from client.handlers import BadHandlers, register, settings_of
-from client.identity import FolderUnusable, StateFolder, has_token
+from client.identity import DamagedDecision, FolderUnusable, StateFolder, has_token
 from client.options import folder_option, option, reaches_gateway
+from client.protocol import Accepts, OperationKind
 from client.standard_streams import decoupled, log_to_stderr, timed
 
 _REFUSED: Final = 1
@@ -71,6 +72,12 @@ def main() -> None:
     metavar="MODULE",
     help="A module, or a path ending in .py, whose register(ice, settings) adds handlers for operations.",
 )
+@option(
+    "--accepts",
+    metavar="KINDS",
+    help="What others than this ICE's user may send: all, none, or kinds with commas between them; what"
+    " `ice-client accept` has stored counts before it.",
+)
 @decoupled()
 def run(
     *,
@@ -81,11 +88,16 @@ def run(
     ca_file: Path | None,
     insecure: bool,
     handlers: str | None,
+    accepts: str | None,
     config: Path | None,
 ) -> None:
     """Register on the first run, connect, and stay connected until stopped."""
     folder = StateFolder(state_dir or _default_folder())
-    options = _options(ca_file, insecure, handlers, config)
+    options = _options(ca_file, insecure, handlers, config, accepts)
+    try:
+        kinds = None if accepts is None else consent.parsed(accepts)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--accepts") from None
     with _refusals():
         token = None
         if token_file is not None:
@@ -100,6 +112,7 @@ def run(
             token=token,
             ca_file=place.ca_file,
             insecure=place.insecure,
+            accepts=kinds,
             options=options,
             observe=_print_event,
         )
@@ -152,6 +165,7 @@ def _options(
     insecure: bool,  # noqa: FBT001 - click gives a flag
     handlers: str | None,
     config: Path | None,
+    accepts: str | None = None,
 ) -> list[str]:
     """The options for starting the client again, from any folder."""
     if handlers is not None and handlers.endswith(".py"):
@@ -159,6 +173,7 @@ def _options(
     named = {
         "--ca-file": ca_file and str(ca_file.absolute()),
         "--handlers": handlers,
+        "--accepts": accepts,
         "--config": config and str(config.absolute()),
     }
     given = [word for name, value in named.items() if value for word in (name, value)]
@@ -286,6 +301,44 @@ def _enroller(
         options=options,
         observe=_print_event,
     )
+
+
+# --- accept ------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("kinds", nargs=-1, type=click.Choice([kind.value for kind in OperationKind]))
+@click.option("--none", "nothing", is_flag=True, help="Others may send nothing.")
+@click.option("--all", "everything", is_flag=True, help="Others may send every kind.")
+@folder_option
+def accept(
+    kinds: tuple[str, ...],
+    *,
+    nothing: bool,
+    everything: bool,
+    state_dir: Path | None,
+) -> None:
+    """Say which KINDs others than this ICE's user may send it; without any, show it.
+
+    Others are admins, API tokens, pools and other users' schedules. A running client follows within 5 seconds.
+    """
+    given = [bool(kinds), nothing, everything]
+    if sum(given) > 1:
+        raise click.UsageError("Give kinds, --none or --all, one of them.")
+    folder = StateFolder(state_dir or _default_folder())
+    try:
+        if any(given):
+            accepts = None if everything else consent.checked(kinds)
+            folder.store_decision(Accepts(accepts=accepts))
+        decision, state = folder.decision(), folder.state()
+    except (FolderUnusable, DamagedDecision) as problem:
+        _fail(_REFUSED, problem)
+    except IdentityProblem as problem:
+        _fail(_MUST_ACT, problem)
+    found = state.accepts if decision is None else decision.accepts
+    click.echo(f"others may send: {consent.described(found)}")
+    if state.ice_type == "ci-cd":
+        click.echo("ice-client: this ICE is ci-cd, for which it counts for nothing", err=True)
 
 
 # --- status ------------------------------------------------------------------------------------

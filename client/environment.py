@@ -24,6 +24,8 @@ class Waits:
     """For a cancelled handler to end. The gateway waits as long before it sends the next operation."""
     answers: float = 2.0
     """For the gateway's answers, when the client stops."""
+    consent: float = 2.0
+    """Between two looks at what the user lets others send; the gateway takes it over once a second."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ class Event:
         "enrolling",
         "waiting",
         "enrolled",
+        "accepts",
     ]
     sentence: str
     level: int = logging.INFO

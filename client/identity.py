@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from client import platform
+from client import platform, protocol
 from client.credentials import IdentityProblem, Key, NotAToken, Token
 
 
@@ -22,7 +22,14 @@ class FolderUnusable(IdentityProblem):
     """The state folder cannot be read or written, or another process uses it."""
 
 
-_FILES: Final = ("key.pem", "token", "token.moving", "state.json", "operations.db", "lock")
+class DamagedDecision(Exception):
+    """The stored decision of `ice-client accept` cannot be parsed; the text says what to do."""
+
+
+_FILES: Final = (
+    *("key.pem", "token", "token.moving", "state.json", "operations.db", "lock"),
+    *("accepts.json", "accepts.lock"),
+)
 
 
 class Enrolment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -66,6 +73,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Whether the client has stopped until a person acts."""
     enrolment: Enrolment | None = None
     """What the client asks for while it has no token."""
+    accepts: list[str] | None = None
+    """The kinds that others might send to the last client; None for all."""
 
     @property
     def moves(self) -> bool:
@@ -83,6 +92,8 @@ class StateFolder:
         self._moving = path / "token.moving"
         self._state = path / "state.json"
         self._lock = path / "lock"
+        self._decision = path / "accepts.json"
+        self._decision_lock = path / "accepts.lock"
 
     def exists(self) -> bool:
         """Whether the folder exists. Raises `FolderUnusable`."""
@@ -145,6 +156,38 @@ class StateFolder:
         """Raises `FolderUnusable`."""
         self._write(self._state, msgspec.json.format(msgspec.json.encode(state)))
 
+    def decision(self) -> protocol.Accepts | None:
+        """What `ice-client accept` has stored; None for nothing.
+
+        Raises `FolderUnusable` or `DamagedDecision`.
+        """
+        data = self._read(self._decision)
+        try:
+            return None if data is None else msgspec.json.decode(data, type=protocol.Accepts)
+        except (ValueError, RecursionError):
+            raise DamagedDecision(
+                f"{self._decision} is damaged: say with `ice-client accept` what others may send"
+            ) from None
+
+    def decision_version(self) -> object:
+        """A value that differs once another decision is stored; None without one. Raises `FolderUnusable`."""
+        with self._errors(), contextlib.suppress(FileNotFoundError):
+            found = self._decision.stat()
+            return found.st_ino, found.st_mtime_ns, found.st_size
+        return None
+
+    def store_decision(self, decision: protocol.Accepts) -> None:
+        """Store it, also while a client runs. Raises `IdentityProblem`."""
+        lock = platform.FileLock(self._decision_lock)
+        with self._errors():
+            self._make()
+            if not lock.acquire():
+                raise FolderUnusable("another `ice-client accept` runs: try again")
+            try:
+                self._write(self._decision, msgspec.json.encode(decision))
+            finally:
+                lock.release()
+
     def in_use(self) -> bool:
         """Whether a client runs with this folder. Raises `FolderUnusable`."""
         with self._errors():
@@ -157,19 +200,23 @@ class StateFolder:
         """
         lock = platform.FileLock(self._lock)
         with self._errors():
-            platform.make_private_folder(self.path, ours=self._key.name)
-            exposed = platform.exposure(self.path, _FILES)
-            if exposed is not None:
-                raise IdentityProblem(
-                    f"the state folder cannot be trusted: {exposed}; make the client's user the only one who can"
-                    " write to it (chown, chmod go-w), or name another folder with --state-dir"
-                )
+            self._make()
             if not lock.acquire():
                 raise FolderUnusable(
                     f"another ice-client runs with the state folder {self.path}: stop it, or name another"
                     " folder for another ICE"
                 )
         return lock
+
+    def _make(self) -> None:
+        """Create the folder if necessary. Raises OSError, or `IdentityProblem` if others could write there."""
+        platform.make_private_folder(self.path, ours=self._key.name)
+        exposed = platform.exposure(self.path, _FILES)
+        if exposed is not None:
+            raise IdentityProblem(
+                f"the state folder cannot be trusted: {exposed}; make the client's user the only one who can"
+                " write to it (chown, chmod go-w), or name another folder with --state-dir"
+            )
 
     def _read(self, path: Path) -> bytes | None:
         with self._errors(), contextlib.suppress(FileNotFoundError):

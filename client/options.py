@@ -45,7 +45,7 @@ def _read_settings(context: click.Context, _: click.Parameter, file: Path | None
 _IN_SETTINGS: Final = frozenset(
     {
         *("gateway", "token_file", "enrolment_key_file", "state_dir", "ca_file", "insecure"),
-        "handlers",
+        *("handlers", "accepts"),
     }
 )
 """The options that may stand in the settings file."""
