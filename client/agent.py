@@ -18,7 +18,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -283,7 +283,7 @@ class IceClient(GatewayClient):
                     frame = await socket.receive()
                     if frame.type is WSMsgType.PING:
                         with contextlib.suppress(ConnectionError):
-                            await socket.pong(frame.data)
+                            await _undisturbed(socket.pong(frame.data))
                     elif frame.type is WSMsgType.TEXT and self._socket is None:
                         welcome = _welcome(frame.data)
                         self._socket = socket
@@ -381,11 +381,21 @@ class IceClient(GatewayClient):
             text = f"this ICE has no method {one_line(message.method)}"
             await self._send(protocol.error(message.id, protocol.METHOD_NOT_FOUND, text))
 
-    async def _send(self, data: bytes) -> None:
-        """Send a message, or drop it while not connected; finishes are repeated later."""
+    async def _send(self, data: bytes) -> bool:
+        """Send a message, or drop it while not connected; returns whether it was sent."""
         if self._socket is not None:
             with contextlib.suppress(ConnectionError):
-                await self._socket.send_frame(data, WSMsgType.TEXT)
+                await _undisturbed(self._socket.send_frame(data, WSMsgType.TEXT))
+                return True
+        return False
+
+
+def _undisturbed(sending: Coroutine[Any, Any, None]) -> Awaitable[None]:
+    """A frame on its way, which a cancelled caller leaves alone.
+
+    All callers that wait for aiohttp's buffer share one future: if one were cancelled, so would be the others.
+    """
+    return asyncio.shield(sending)
 
 
 def _welcome(text: str) -> protocol.Welcome:

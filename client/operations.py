@@ -11,6 +11,7 @@ import json
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -20,6 +21,7 @@ from client.environment import Waits
 from client.errors import described, one_line, text_of
 from client.identity import FolderUnusable
 from client.journal import Journal
+from client.operation_log import OperationLog, Send
 
 _ERROR_LIMIT: Final = 2000
 _CODE_LIMIT: Final = 100
@@ -27,8 +29,23 @@ _CODE_LIMIT: Final = 100
 logger = logging.getLogger(__name__)
 
 
-Operation = protocol.Run
-"""One operation for a handler, as the gateway sent it."""
+async def _discard(_: str) -> None:
+    """Takes the output of an operation that no gateway sent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One operation for a handler, as the gateway sent it; see `protocol.Run`."""
+
+    id: str
+    kind: str
+    params: Any = None
+    deadline: str | None = None
+    log: Callable[[str], Awaitable[None]] = field(default=_discard, repr=False)
+    """Sends output, which the gateway keeps and shows live; waits if there is much. Raises TypeError.
+
+    It is lost while not connected, and ignored once the operation has finished.
+    """
 
 
 class OperationFailed(Exception):
@@ -49,7 +66,6 @@ class Report(Protocol):
 
 
 Handler = Callable[[Operation, Report], Awaitable[Any]]
-Send = Callable[[bytes], Awaitable[None]]
 _Task = asyncio.Task[protocol.Finish]
 
 
@@ -58,7 +74,7 @@ class OperationRunner:
 
     Args:
         handlers: the handler for each kind; may grow later.
-        send: sends one message, or drops it while not connected.
+        send: sends one message, or drops it while not connected; returns whether it was sent.
         warn: called with a sentence for a person.
         waits: how long handlers have to end, and the gateway to answer.
     """
@@ -75,6 +91,7 @@ class OperationRunner:
         self._warn = warn
         self._waits = waits
         self._tasks: dict[str, _Task] = {}
+        self._logs: dict[str, OperationLog] = {}
         self._watchers: set[asyncio.Task[None]] = set()
         self._unwritten: dict[str, bytes] = {}
         """Finishes that could not be written to the journal; they are lost with the process."""
@@ -104,7 +121,7 @@ class OperationRunner:
         if self._stopping:
             return  # without an answer the gateway sends it again to the next client process
         try:
-            operation = protocol.params_of(message, Operation)
+            operation = protocol.params_of(message, protocol.Run)
         except msgspec.ValidationError as error:
             await self._send(protocol.error(request, protocol.INVALID_PARAMS, str(error)))
             return
@@ -210,6 +227,7 @@ class OperationRunner:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._waits.answers):
                 for name in sorted(self._interrupted):
+                    await self._close_log(name)
                     await self._send_finish(name)
                 if self._interrupted:
                     await self._settled.wait()
@@ -217,13 +235,19 @@ class OperationRunner:
     async def close(self) -> None:
         """End all operations within `Waits.grace`; the next connection reports them as interrupted."""
         await self.interrupt()
+        for name in list(self._logs):
+            await self._close_log(name)
         for watcher in self._watchers:
             watcher.cancel()
         await asyncio.gather(*self._watchers, return_exceptions=True)
         self._interrupted.clear()
         self._journal.close()
 
-    def _start(self, operation: Operation, handler: Handler) -> None:
+    def _start(self, run: protocol.Run, handler: Handler) -> None:
+        log = self._logs[run.id] = OperationLog(run.id, self._send)
+        operation = Operation(
+            id=run.id, kind=run.kind, params=run.params, deadline=run.deadline, log=log.write
+        )
         # Two tasks, because one that is cancelled before its first step runs nothing, not even an `except`.
         task = asyncio.create_task(_run_handler(operation, handler, self._report(operation)))
         self._tasks[operation.id] = task
@@ -262,7 +286,14 @@ class OperationRunner:
     async def _finish(self, finish: protocol.Finish) -> None:
         encoded = self._record(finish)
         del self._tasks[finish.id]
+        await self._close_log(finish.id)
         await self._send(encoded)
+
+    async def _close_log(self, operation: str) -> None:
+        """Send the rest of an operation's output, which the gateway ignores after the finish."""
+        log = self._logs.pop(operation, None)
+        if log is not None:
+            await log.close()
 
     def _record(self, finish: protocol.Finish) -> bytes:
         encoded = _encoded(finish)

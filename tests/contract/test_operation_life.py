@@ -263,6 +263,7 @@ class Client:
             self.doom -= 1
         if self.dead:
             await asyncio.Future()
+        return self.line.open
 
     async def take(self, frame):
         """As the agent does."""
