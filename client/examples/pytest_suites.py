@@ -6,8 +6,8 @@
     smoke = "/srv/suites/smoke"
 
 An operation's params are `{"suite": "smoke"}`. The tests run in their own process, in the suite's folder, with
-this Python, which needs pytest; they leave nothing there. The result has their exit status, their counts, and
-the JUnit report. Failing tests are a result, too; the operation fails only if pytest could not run them.
+this Python, which needs pytest; they leave nothing there. Their output is sent live. The result has their exit
+status, their counts, and the JUnit report. Failing tests are a result, too; the operation fails only if pytest could not run them.
 
 Tested in tests/client/test_client_handlers.py.
 """
@@ -15,6 +15,7 @@ Tested in tests/client/test_client_handlers.py.
 from __future__ import annotations
 
 import asyncio
+import codecs
 import importlib.util
 import re
 import sys
@@ -36,6 +37,9 @@ _PROGRESS: Final = re.compile(
 )
 _LAST_LINES: Final = 20
 """Lines of pytest's output in the error if it could not run."""
+_MAX_LINE: Final = 2000
+"""Characters of a line that are looked at; the output has all of them."""
+_CHUNK: Final = 65_536
 _OUTPUT_TIMEOUT: Final = 1.0
 """Seconds for reading the rest of the output once pytest has ended."""
 _COUNTS: Final = ("tests", "failures", "errors", "skipped")
@@ -50,7 +54,7 @@ def register(ice: IceClient, settings: Settings) -> None:
     suites = _suites(settings)
 
     async def run(operation: Operation, report: Report) -> dict[str, Any]:
-        return await _run(operation.id, _folder_of(operation.params, suites), report)
+        return await _run(operation, _folder_of(operation.params, suites), report)
 
     for kind in KINDS:
         ice.operation(kind)(run)
@@ -83,7 +87,7 @@ def _folder_of(params: object, suites: Mapping[str, Path]) -> Path:
     return suites[name]
 
 
-async def _run(operation: str, folder: Path, report: Report) -> dict[str, Any]:
+async def _run(operation: Operation, folder: Path, report: Report) -> dict[str, Any]:
     with platform.scratch_folder() as scratch:
         junit = Path(scratch, "junit.xml")
         output: deque[str] = deque(maxlen=_LAST_LINES)
@@ -92,7 +96,7 @@ async def _run(operation: str, folder: Path, report: Report) -> dict[str, Any]:
                 *(sys.executable, "-B", "-m", "pytest", "-v", "--color=no"),
                 *("-p", "no:cacheprovider", f"--junitxml={junit}", f"--rootdir={folder}", "."),
                 cwd=folder,
-                env=platform.environment(operation, COLUMNS="200", PYTHONUNBUFFERED="1"),
+                env=platform.environment(operation.id, COLUMNS="200", PYTHONUNBUFFERED="1"),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
@@ -100,12 +104,12 @@ async def _run(operation: str, folder: Path, report: Report) -> dict[str, Any]:
             )
         except OSError as error:
             raise OperationFailed("not-run", f"pytest cannot be started: {error}") from error
-        following = asyncio.create_task(_follow(process, output, report))
+        following = asyncio.create_task(_follow(process, output, operation, report))
         try:
             # Not the end of its output, which processes that it left behind may keep open.
             status = await platform.exit_status(process)
         finally:
-            await _end(operation, process, following)
+            await _end(operation.id, process, following)
         return _result(status, junit, output)
 
 
@@ -122,22 +126,24 @@ async def _end(
     process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001 - asyncio has no public way
 
 
-async def _follow(process: asyncio.subprocess.Process, output: deque[str], report: Report) -> None:
-    """Report the progress until the end of the output; `output` keeps its last lines."""
+async def _follow(
+    process: asyncio.subprocess.Process, output: deque[str], operation: Operation, report: Report
+) -> None:
+    """Send the output, and the progress that it shows; `output` keeps its last lines."""
     assert process.stdout is not None  # noqa: S101 - it was opened with a pipe
-    while line := await _line(process.stdout):
-        text = line.decode(errors="replace").rstrip()
-        output.append(text)
-        found = _PROGRESS.match(text)
-        if found is not None:
-            await report(int(found["percent"]) / 100, found["test"])
-
-
-async def _line(stream: asyncio.StreamReader) -> bytes:
-    try:
-        return await stream.readline()
-    except ValueError:  # longer than a line of progress
-        return b"...\n"
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    rest = ""
+    while chunk := await process.stdout.read(_CHUNK):
+        text = decoder.decode(chunk)
+        await operation.log(text)
+        *whole, rest = (line[:_MAX_LINE] for line in (rest + text).split("\n"))
+        lines = [line.rstrip() for line in whole]
+        output.extend(lines)
+        found = [match for match in map(_PROGRESS.match, lines) if match]
+        if found:
+            await report(int(found[-1]["percent"]) / 100, found[-1]["test"])
+    await operation.log(decoder.decode(b"", final=True))
+    output.append(rest)
 
 
 def _result(status: int, report: Path, output: deque[str]) -> dict[str, Any]:

@@ -44,6 +44,15 @@ def test_leaves_a_process_that_hides():
     child = subprocess.Popen(["sleep", "600"], env={}, stdout=1, start_new_session=True)
     pathlib.Path(os.environ["PIDS"]).write_text(str(child.pid))
 """
+TALKING = """
+import os, pathlib, time
+
+def test_talks():
+    os.write(1, "\u00e9 begun".encode())
+    while not pathlib.Path(os.environ["GO_ON"]).exists():
+        time.sleep(0.01)
+    os.write(1, b"\\xff|" + b"x" * 1_000_000 + b"\\n")
+"""
 WAITING = """
 import os, pathlib, subprocess, time
 
@@ -85,16 +94,20 @@ def execute(suite, monkeypatch):
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # they take seconds to import
     ice = Registry()
     pytest_suites.register(ice, {"suites": {"smoke": str(suite)}})
-    reports = []
+    reports, logged = [], []
 
     async def report(fraction=None, message=None, *, data=None):
         reports.append((fraction, message))
 
+    async def log(text):
+        logged.append(text)
+
     async def execute(params, kind="execute"):
-        return await ice.handlers[kind](Operation(id=a_name(), kind=kind, params=params), report)
+        operation = Operation(id=a_name(), kind=kind, params=params, log=log)
+        return await ice.handlers[kind](operation, report)
 
     execute.kinds = set(ice.handlers)
-    execute.reports = reports
+    execute.reports, execute.logged = reports, logged
     return execute
 
 
@@ -211,8 +224,12 @@ async def test_a_suite_is_run_and_reported(execute, suite):
         "test_fails",
         "test_skipped",
     ]
-    assert [fraction for fraction, _ in execute.reports] == [0.33, 0.66, 1.0]
-    assert execute.reports[0][1] == "test_it.py::test_passes"
+    fractions = [fraction for fraction, _ in execute.reports]
+    assert fractions == sorted(fractions)
+    assert execute.reports[-1] == (1.0, "test_it.py::test_skipped")
+    output = "".join(execute.logged)
+    assert "test_it.py::test_fails FAILED" in output
+    assert "assert 1 == 2" in output
     assert [path.name for path in suite.iterdir()] == ["test_it.py"], (
         "something was left in the suite's folder"
     )
@@ -242,6 +259,20 @@ async def test_nothing_but_a_name_of_the_settings_is_run(execute, params, code, 
     assert failed.value.code == code
     if code == "no-such-suite":
         assert str(failed.value) == "this ICE has the suites smoke"
+
+
+async def test_output_is_sent_as_it_appears(execute, suite, tmp_path, monkeypatch):
+    """Also without the end of a line; what is no UTF-8 is replaced, and a long line is whole."""
+    monkeypatch.setenv("PYTEST_ADDOPTS", "--capture=no")
+    monkeypatch.setenv("GO_ON", str(tmp_path / "go-on"))
+    (suite / "test_it.py").write_text(TALKING)
+    running = asyncio.create_task(execute({"suite": "smoke"}))
+    await until(lambda: "é begun" in "".join(execute.logged))
+    assert not running.done()
+    (tmp_path / "go-on").touch()
+    assert (await running)["exit"] == 0
+    output = "".join(execute.logged)
+    assert "\ufffd|" + "x" * 1_000_000 in output
 
 
 async def test_a_suite_without_tests_has_run(execute, suite):
