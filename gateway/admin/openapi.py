@@ -14,16 +14,14 @@ from aiohttp import web
 
 from client.protocol import MAX_VALUE, OperationKind
 from gateway import __version__
-from gateway.admin.api.api_tokens import ApiTokenQuery, NewApiToken
+from gateway.admin import openapi_accounts
 from gateway.admin.api.audit import ExportQuery, VerificationQuery
 from gateway.admin.api.bulk import Bulk
-from gateway.admin.api.enrolments import EnrolmentKeyQuery, EnrolmentQuery, NewEnrolmentKey
 from gateway.admin.api.events import EventQuery
 from gateway.admin.api.ices import IceChanges, IceFilters, IceQuery, NewIce, NewOwner
 from gateway.admin.api.nodes import Drain, NodeQuery
 from gateway.admin.api.operations import NewOperation, OperationQuery, RequestQuery
 from gateway.admin.api.requests import NoMembers
-from gateway.admin.api.users import NewUser, PasswordChange, UserChanges, UserQuery
 from gateway.admin.auth import COOKIE, FORM_TOKEN, SECURE_COOKIE
 from gateway.admin.openapi_builder import (
     answer,
@@ -35,21 +33,21 @@ from gateway.admin.openapi_builder import (
     in_header,
     links,
     listing,
-    nothing,
+    located,
     one_of,
     problems,
     query,
     stream,
+    variant,
     variants,
 )
 from gateway.core.accounts import MAX_USER_NAME
 from gateway.core.audit_event import ID_PATTERN
-from gateway.core.enrolment import PREFIX_PATTERN
 from gateway.core.ice import NAME_PATTERN, NAME_RULE, IceType
 from gateway.core.labels import KEY_PATTERN as LABEL_KEY
 from gateway.core.operation import KEY_PATTERN
 from gateway.core.problems import CODES
-from gateway.services import account_schemas, enrolment_schemas, schemas
+from gateway.services import schemas
 from gateway.services.audit_export import FORMATS, media_type
 from gateway.web.responses import json_response
 
@@ -85,10 +83,6 @@ _ETAG: Final = {"ETag": header("The generation", {"type": "string", "pattern": '
 _EVENT_ID: Final = {"type": "string", "pattern": f"^{ID_PATTERN}$"}
 
 
-def _located(what: str) -> dict[str, Any]:
-    return {"Location": header(f"The {what}", {"type": "string", "format": "uri-reference"})}
-
-
 def _new_ice(schema: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The schemas of an ICE to provision: one for each type, since only a normal ICE has a user."""
     schema["properties"]["ice_name"]["pattern"] = f"^{NAME_PATTERN}$"
@@ -101,27 +95,9 @@ def _new_ice(schema: dict[str, Any]) -> dict[str, dict[str, Any]]:
         {"ice_name": "build-1", "ice_type": "ci-cd"},
     ]
     return {
-        "NewNormalIce": _variant("NewNormalIce", schema, normal, "provisionedto"),
-        "NewCiCdIce": _variant("NewCiCdIce", schema, ci_cd),
+        "NewNormalIce": variant("NewNormalIce", schema, normal, "provisionedto"),
+        "NewCiCdIce": variant("NewCiCdIce", schema, ci_cd),
         "NewIce": variants("ice_type", names) | {"examples": examples},
-    }
-
-
-def _new_enrolment_key(schema: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The schemas of an enrolment key to make: one for each type, since only normal ICEs have a user."""
-    schema["properties"]["name_prefix"]["pattern"] = f"^{PREFIX_PATTERN}$"
-    user = {"type": "string", "minLength": 1, "maxLength": MAX_USER_NAME}
-    normal = {"ice_type": {"const": IceType.NORMAL.value}, "provisionedto": user}
-    ci_cd = {"ice_type": {"const": IceType.CI_CD.value}, "provisionedto": {"type": "null"}}
-    names = {
-        IceType.NORMAL.value: "NewNormalEnrolmentKey",
-        IceType.CI_CD.value: "NewCiCdEnrolmentKey",
-    }
-    examples = [{"name": "runners", "ice_type": "ci-cd", "name_prefix": "ci-", "max_uses": 200}]
-    return {
-        "NewNormalEnrolmentKey": _variant("NewNormalEnrolmentKey", schema, normal, "provisionedto"),
-        "NewCiCdEnrolmentKey": _variant("NewCiCdEnrolmentKey", schema, ci_cd),
-        "NewEnrolmentKey": variants("ice_type", names) | {"examples": examples},
     }
 
 
@@ -139,20 +115,9 @@ def _new_operation(schema: dict[str, Any]) -> dict[str, dict[str, Any]]:
     names[OperationKind.SCHEDULE.value] = "NewScheduledOperation"
     examples = [{"kind": "remote-execute", "params": {"suite": "smoke"}}]
     return {
-        "NewImmediateOperation": _variant("NewImmediateOperation", schema, immediate),
-        "NewScheduledOperation": _variant("NewScheduledOperation", schema, scheduled, "run_at"),
+        "NewImmediateOperation": variant("NewImmediateOperation", schema, immediate),
+        "NewScheduledOperation": variant("NewScheduledOperation", schema, scheduled, "run_at"),
         "NewOperation": variants("kind", names) | {"examples": examples},
-    }
-
-
-def _variant(
-    name: str, schema: dict[str, Any], properties: dict[str, Any], *required: str
-) -> dict[str, Any]:
-    """A schema in which some properties are narrower, or required, too."""
-    return schema | {
-        "title": name,
-        "properties": schema["properties"] | properties,
-        "required": [*schema["required"], *required],
     }
 
 
@@ -167,7 +132,7 @@ def _calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
         "get",
         call("countIces", "Count ICEs", counted, 403, 422, parameters=filters),
     )
-    provisioned = answer(schemas.Provisioned, "Provisioned", _ETAG | _located("ICE"), _LINKS)
+    provisioned = answer(schemas.Provisioned, "Provisioned", _ETAG | located("ICE"), _LINKS)
     summary = "Provision an ICE; its token is shown only once"
     described = call("provisionIce", summary, {"201": provisioned}, 403, 409, body=NewIce)
     yield "/ices", "post", described
@@ -204,9 +169,7 @@ def _calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
     yield f"{one}/connections", "get", call("listConnections", summary, {"200": last}, 403, 404)
     yield from _event_calls()
     yield from _operation_calls()
-    yield from _user_calls()
-    yield from _api_token_calls()
-    yield from _enrolment_calls()
+    yield from openapi_accounts.calls()
     yield from _audit_calls()
     yield from _node_calls()
 
@@ -233,10 +196,10 @@ def _event_calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
 def _operation_calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
     one, shape = "/operations/{id}", schemas.OperationDocument
     summary = "Request an operation; the same idempotency key returns the same operation"
-    located = _located("operation")
+    place = located("operation")
     answers = {
-        "202": answer(shape, "Accepted and stored", located, _OPERATION_LINKS),
-        "200": answer(shape, "It has finished", located, _OPERATION_LINKS),
+        "202": answer(shape, "Accepted and stored", place, _OPERATION_LINKS),
+        "200": answer(shape, "It has finished", place, _OPERATION_LINKS),
     }
     refusals, waits = (403, 404, 409, 429), query(RequestQuery)
     described = call(
@@ -260,74 +223,6 @@ def _operation_calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
     summary = "Cancel an operation at once; the gateway asks the ICE to stop"
     described = call("cancelOperation", summary, {"200": cancelled}, 403, 404, 409, body=NoMembers)
     yield f"{one}/cancel", "post", described
-
-
-def _user_calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
-    one, others = "/users/{name}", links("name", "$response.body#/name", ("showUser", "changeUser"))
-    yield (
-        "/users",
-        "get",
-        listing("listUsers", "List users", account_schemas.UserPage, UserQuery, 403),
-    )
-    added = {"201": answer(account_schemas.UserDocument, "Added", _located("user"), others)}
-    yield "/users", "post", call("addUser", "Add a user", added, 403, 409, body=NewUser)
-    user = {"200": answer(account_schemas.UserDocument, "The user", links=others)}
-    yield one, "get", call("showUser", "Show a user", user, 403, 404)
-    changed_user = answer(account_schemas.ChangedUserDocument, "The user", links=others)
-    summary = "Change a user's role or password, disable or enable them: all of it or nothing"
-    described = call("changeUser", summary, {"200": changed_user}, 403, 404, 409, body=UserChanges)
-    yield one, "patch", described
-    caller = {"200": answer(account_schemas.MeDocument, "The caller")}
-    yield "/me", "get", call("showMe", "Show the caller", caller, 403)
-    changed = {"204": nothing("Changed; the caller's other logins have ended")}
-    summary = "Change the caller's password; a wrong old one counts as a failed login"
-    described = call("setMyPassword", summary, changed, 403, 429, body=PasswordChange)
-    yield "/me/password", "post", described
-
-
-def _api_token_calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
-    one, path = "/api-tokens/{id}", "/api-tokens"
-    summary, page = (
-        "List API tokens, newest first; a member's own ones",
-        account_schemas.ApiTokenPage,
-    )
-    yield path, "get", listing("listApiTokens", summary, page, ApiTokenQuery, 403)
-    token = "$response.body#/api_token/id"  # noqa: S105 - where an id is
-    others = links("id", token, ("showApiToken", "revokeApiToken"))
-    made = {"201": answer(account_schemas.ApiTokenMade, "Created", _located("API token"), others)}
-    summary = "Create an API token; its text is shown only once"
-    yield path, "post", call("createApiToken", summary, made, 403, body=NewApiToken)
-    shown = {"200": answer(account_schemas.ApiTokenDocument, "The API token")}
-    yield one, "get", call("showApiToken", "Show an API token", shown, 403, 404)
-    revoked = {"204": nothing("Revoked, now or before")}
-    yield one, "delete", call("revokeApiToken", "Revoke an API token", revoked, 403, 404)
-
-
-def _enrolment_calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
-    path, one = "/enrolment-keys", "/enrolment-keys/{id}"
-    summary, page = "List enrolment keys, newest first", enrolment_schemas.EnrolmentKeyPage
-    yield path, "get", listing("listEnrolmentKeys", summary, page, EnrolmentKeyQuery, 403)
-    new_id = "$response.body#/enrolment_key/id"
-    others = links("id", new_id, ("showEnrolmentKey", "revokeEnrolmentKey"))
-    shape = enrolment_schemas.EnrolmentKeyMade
-    made = {"201": answer(shape, "Created", _located("enrolment key"), others)}
-    summary = "Make an enrolment key; its secret is shown only once"
-    yield path, "post", call("createEnrolmentKey", summary, made, 403, body=NewEnrolmentKey)
-    shown = {"200": answer(enrolment_schemas.EnrolmentKeyDocument, "The enrolment key")}
-    yield one, "get", call("showEnrolmentKey", "Show an enrolment key", shown, 403, 404)
-    revoked = {"204": nothing("Revoked, now or before")}
-    yield one, "delete", call("revokeEnrolmentKey", "Revoke an enrolment key", revoked, 403, 404)
-    path, one = "/enrolments", "/enrolments/{id}"
-    summary, waiting = "List enrolments, oldest first", enrolment_schemas.EnrolmentPage
-    yield path, "get", listing("listEnrolments", summary, waiting, EnrolmentQuery, 403)
-    shown = {"200": answer(enrolment_schemas.EnrolmentDocument, "The enrolment")}
-    yield one, "get", call("showEnrolment", "Show an enrolment", shown, 403, 404)
-    for decision, summary in (
-        ("approve", "Let a machine have its ICE; its next poll brings the token"),
-        ("reject", "Refuse a machine its ICE"),
-    ):
-        described = call(f"{decision}Enrolment", summary, shown, 403, 404, 409, body=NoMembers)
-        yield f"{one}/{decision}", "post", described
 
 
 def _audit_calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -380,7 +275,7 @@ def document() -> dict[str, Any]:
         # Checked after the shape, so that a refusal names the key.
         shapes[shape]["properties"]["labels"]["propertyNames"] = {"pattern": f"^{LABEL_KEY}$"}
     shapes |= _new_ice(shapes["NewIce"]) | _new_operation(shapes["NewOperation"])
-    shapes |= _new_enrolment_key(shapes["NewEnrolmentKey"])
+    shapes |= openapi_accounts.new_enrolment_key(shapes["NewEnrolmentKey"])
     examples = [{"action": "disconnect", "ice_names": ["lab-pc-7", "build-1"]}]
     shapes["BulkDisconnect"]["examples"] = examples
     for shape in ("IceChanges", "UserChanges"):

@@ -63,6 +63,11 @@ def answer(
     return described | ({"links": links} if links else {})
 
 
+def located(what: str) -> dict[str, Any]:
+    """The header with the address of what was made."""
+    return {"Location": header(f"The {what}", {"type": "string", "format": "uri-reference"})}
+
+
 def nothing(description: str) -> dict[str, Any]:
     """An answer without a body (204)."""
     return {"description": description, "headers": NO_STORE}
@@ -94,6 +99,17 @@ def variants(tag: str, names: dict[str, str]) -> dict[str, Any]:
             "propertyName": tag,
             "mapping": {value: _REF.format(name=name) for value, name in names.items()},
         },
+    }
+
+
+def variant(
+    name: str, schema: dict[str, Any], properties: dict[str, Any], *required: str
+) -> dict[str, Any]:
+    """A schema in which some properties are narrower, or required, too."""
+    return schema | {
+        "title": name,
+        "properties": schema["properties"] | properties,
+        "required": [*schema["required"], *required],
     }
 
 
