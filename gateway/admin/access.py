@@ -76,6 +76,8 @@ def visible_ices(caller: Caller, where: IceFilter) -> IceFilter | None:
 
 def visible_operations(caller: Caller, where: OperationFilter) -> OperationFilter | None:
     """The filter, narrowed to operations of ICEs that the caller may see; None if none can match."""
+    if caller.pool is not None:
+        return replace(where, token=caller.token)
     if caller.ice is not None:
         if where.ice_name is not None and fold(where.ice_name) != fold(caller.ice):
             return None

@@ -60,7 +60,11 @@ _IN_PATH: Final[dict[str, dict[str, Any]]] = {
     "name": {"schema": {"type": "string", "minLength": 1}},
 }
 """The variable parts of paths."""
-_TAGS: Final = {"/ice-counts": "ices", "/ices/{ice_name}/operations": "operations"}
+_TAGS: Final = {
+    "/ice-counts": "ices",
+    "/ices/{ice_name}/operations": "operations",
+    "/pools/{name}/operations": "operations",
+}
 """The tags of paths whose first part is not their tag."""
 _ACTIONS: Final[dict[str, tuple[str, type, type]]] = {
     "reprovision": ("Replace a token lost before registration", NewOwner, schemas.Renewed),
@@ -206,6 +210,11 @@ def _operation_calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
         "requestOperation", summary, answers, *refusals, parameters=waits, body=NewOperation
     )
     yield "/ices/{ice_name}/operations", "post", described
+    summary = "Request an operation of any ICE of a pool, as of one ICE"
+    described = call(
+        "requestPoolOperation", summary, answers, *refusals, parameters=waits, body=NewOperation
+    )
+    yield "/pools/{name}/operations", "post", described
     summary = "List operations, newest first; a page of large ones may be shorter than its limit"
     described = listing("listOperations", summary, schemas.OperationPage, OperationQuery)
     yield "/operations", "get", described

@@ -25,7 +25,7 @@ class Need(enum.Enum):
     CALLER = enum.auto()
     """Any caller; the response shows only what they may see."""
     USER = enum.auto()
-    """Any caller except an API token that was made for one ICE."""
+    """Any caller except an API token that was made for one ICE or one pool."""
     SEE_ALL = enum.auto()
     READ_EVENTS = enum.auto()
     ACT = enum.auto()
@@ -59,8 +59,9 @@ class Caller:
     """An authenticated user of the admin API or page.
 
     `ice` is set for an API token that was made for one ICE: it may only operate that ICE, whatever the role of its
-    user. `token` is the id of an API token, None for a login. `accounts` is False for a token that may not change
-    users and API tokens: one that leaked must not outlive its revocation by another that it made.
+    user. Likewise `pool` is the exact name of the pool that an API token was made for. `token` is the id of an API
+    token, None for a login. `accounts` is False for a token that may not change users and API tokens: one that leaked
+    must not outlive its revocation by another that it made.
     """
 
     user: str
@@ -68,11 +69,17 @@ class Caller:
     ice: str | None = None
     token: str | None = None
     accounts: bool = True
+    pool: str | None = None
+
+    @property
+    def is_confined(self) -> bool:
+        """Whether it is an API token that was made for one ICE or one pool."""
+        return self.ice is not None or self.pool is not None
 
     @property
     def grants(self) -> Grants:
         """What the caller's role may do."""
-        return GRANTS[self.role] if self.ice is None else _NOTHING
+        return _NOTHING if self.is_confined else GRANTS[self.role]
 
     def may(self, need: Need, ice: Ice | None) -> bool:
         """Whether the caller has the permission; `ice` is the ICE that the path names."""
@@ -80,7 +87,7 @@ class Caller:
             case Need.NOTHING | Need.CALLER:
                 return True
             case Need.USER:
-                return self.ice is None
+                return not self.is_confined
             case Need.SEE_ALL:
                 return self.grants.sees_all
             case Need.READ_EVENTS:
@@ -90,19 +97,17 @@ class Caller:
             case Need.CHANGE_ACCOUNTS:
                 return self.grants.acts and self.accounts
             case Need.CHANGE_OWN_ACCOUNT:
-                return self.ice is None and self.accounts
+                return not self.is_confined and self.accounts
             case Need.OPERATE:
                 return ice is not None and self.operates(ice)
 
     def sees(self, ice: Ice) -> bool:
         """Whether the caller may see this ICE."""
+        if self.pool is not None:
+            return False
         if self.ice is not None:
             return fold(ice.ice_name) == fold(self.ice)
         return self.grants.sees_all or ice.provisionedto == self.user
-
-    def sees_operation(self, ice: Ice, former_user: str | None) -> bool:
-        """Whether the caller may see an operation of this ICE; see `Operation.former_user`."""
-        return self.sees(ice) and (former_user is None or self.grants.sees_all)
 
     def operates(self, ice: Ice) -> bool:
         """Whether the caller may send operations to this ICE, and cancel them."""

@@ -1,4 +1,4 @@
-"""Requests and cancels operations of an ICE, each in one transaction.
+"""Requests and cancels operations of an ICE or a pool, each in one transaction.
 
 A request adds a row, whether or not the ICE is connected; `node.dispatcher` sends it when it can. A
 refusal is a `Problem` of the catalogue. `core.roles` says who may request what.
@@ -9,23 +9,26 @@ Tested in tests/gateway/admin/api/test_operations.py.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
 from client.protocol import OperationKind
 from gateway.core.audit_event import Actor, AuditAction, Event
-from gateway.core.ice import OPERATIONS, Ice, Status
+from gateway.core.ice import OPERATIONS, Ice, IceType, Status
 from gateway.core.operation import Move, NotValid, Operation, OperationError, State, allows, reason
+from gateway.core.pool import Pool
 from gateway.core.problems import Problem, invalid, problem
 from gateway.core.times import Clock
-from gateway.store import events, ices, operations
+from gateway.store import events, ices, operations, pools
 from gateway.store.engine import Engine, Transaction
 from gateway.store.operations import Operations
 
 MAX_UNFINISHED: Final = 1000
-"""Unfinished operations that an ICE may have."""
+"""Unfinished operations that an ICE or a pool may have."""
 NO_OPERATION: Final = problem("not-found", "There is no such operation.")
+NO_POOL: Final = problem("not-found", "There is no such pool.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +55,18 @@ class OperationService:
         self._operations = Operations(engine.fetch)
 
     async def prepare(
-        self, actor: Actor, ice_name: str, request: OperationRequest
+        self,
+        actor: Actor,
+        ice_name: str | None,
+        request: OperationRequest,
+        *,
+        pool: str | None = None,
+        token: str | None = None,
     ) -> Operation | Problem:
-        """Validate a request without its ICE; returns the operation to `queue`.
+        """Validate a request without its ICE or pool; returns the operation to `queue` or `queue_in_pool`.
 
-        A request whose times have passed since returns the operation that has its idempotency key.
+        A request whose times have passed since returns the operation that has its idempotency key. `token` is the
+        API token of the caller.
         """
         try:
             return Operation.request(
@@ -69,13 +79,15 @@ class OperationService:
                 run_at=request.run_at,
                 deadline=request.deadline,
                 idempotency_key=request.idempotency_key,
+                pool=pool,
+                token=token,
             )
         except NotValid as fault:
             refused = invalid(fault.field, str(fault))
         key = request.idempotency_key
         if key is None:
             return refused
-        return await self._operations.find_by_key(ice_name, actor.name, key) or refused
+        return await self._operations.find_by_key(ice_name, actor.name, key, pool=pool) or refused
 
     async def request(
         self, actor: Actor, ice: Ice, request: OperationRequest
@@ -88,30 +100,64 @@ class OperationService:
         """Queue an operation that `prepare` has validated, for this ICE."""
         new = replace(checked, ice_name=ice.ice_name)
 
-        async def unit(transaction: Transaction) -> Operation | Problem:
-            rows = Operations(transaction.fetch)
-            if new.idempotency_key is not None:
-                known = await rows.find_by_key(new.ice_name, actor.name, new.idempotency_key)
-                if known is not None:
-                    return known
+        async def target(transaction: Transaction) -> Ice | Problem:
             # Read in this transaction, so that a concurrent deregistration also cancels this operation.
             [now] = (await ices.find_many(transaction, [ice.ice_name])).values()
-            refused = _refusal(now, new.kind)
-            if refused is not None:
-                return refused
-            full = _queue_full(
-                *await rows.unfinished(new.ice_name), len(new.params), self._kept_bytes
-            )
-            if full is not None:
-                return full
-            await operations.insert(transaction, new)
-            await operations.trim(transaction, new, self._kept_bytes)
-            events.append(
-                transaction, [_event(actor, AuditAction.REQUEST_OPERATION, now, new, None)]
-            )
-            return new
+            return _refusal(now, new.kind) or now
 
-        return await self._engine.write(unit)
+        return await self._engine.write(
+            lambda transaction: self._add(transaction, actor, new, target)
+        )
+
+    async def queue_in_pool(
+        self, actor: Actor, pool: Pool, checked: Operation
+    ) -> Operation | Problem:
+        """Queue an operation that `prepare` has validated, for any ICE of this pool."""
+        new = replace(checked, pool=pool.name)
+
+        async def target(transaction: Transaction) -> Problem | None:
+            # Locked, so that nobody deletes the pool meanwhile.
+            now = await pools.find(transaction, pool.name)
+            if now is None:
+                return NO_POOL
+            if now.ice_type is not None and not allows(now.ice_type, new.kind):
+                return _kind_not_allowed(now.ice_type)
+            return None
+
+        return await self._engine.write(
+            lambda transaction: self._add(transaction, actor, new, target)
+        )
+
+    async def _add(
+        self,
+        transaction: Transaction,
+        actor: Actor,
+        new: Operation,
+        target: Callable[[Transaction], Awaitable[Ice | Problem | None]],
+    ) -> Operation | Problem:
+        """Store an operation if its target, whose row `target` locks, takes it; or find the one with its key."""
+        rows = Operations(transaction.fetch)
+        if new.idempotency_key is not None:
+            known = await rows.find_by_key(
+                new.ice_name, new.requested_by, new.idempotency_key, pool=new.pool
+            )
+            if known is not None:
+                return known
+        found = await target(transaction)
+        if isinstance(found, Problem):
+            return found
+        full = _queue_full(
+            "ICE" if new.pool is None else "pool",
+            *await rows.unfinished(new.ice_name, pool=new.pool),
+            len(new.params),
+            self._kept_bytes,
+        )
+        if full is not None:
+            return full
+        await operations.insert(transaction, new)
+        await operations.trim(transaction, new, self._kept_bytes)
+        events.append(transaction, [_event(actor, AuditAction.REQUEST_OPERATION, found, new, None)])
+        return new
 
     async def cancel(self, actor: Actor, operation_id: str) -> Operation | Problem:
         """End an operation at once; the gateway sends a cancellation to an ICE that works on it."""
@@ -149,8 +195,7 @@ _OUTCOMES: Final = {
 def _refusal(ice: Ice, kind: OperationKind) -> Problem | None:
     """Why an ICE does not get operations of this kind now; None if it does."""
     if not allows(ice.ice_type, kind):
-        allowed = " and ".join(OPERATIONS[ice.ice_type])
-        return problem("kind-not-allowed", f"a {ice.ice_type} ICE accepts only {allowed}")
+        return _kind_not_allowed(ice.ice_type)
     if ice.status is not Status.REGISTERED:
         return problem(
             "wrong-status", f"{ice.ice_name} is {ice.status}: only a registered ICE gets operations"
@@ -158,17 +203,22 @@ def _refusal(ice: Ice, kind: OperationKind) -> Problem | None:
     return None
 
 
-def _queue_full(count: int, size: int, more: int, kept_bytes: int) -> Problem | None:
-    """Why an operation of `more` bytes does not fit behind `count` unfinished ones of `size` bytes."""
+def _kind_not_allowed(ice_type: IceType) -> Problem:
+    allowed = " and ".join(OPERATIONS[ice_type])
+    return problem("kind-not-allowed", f"a {ice_type} ICE accepts only {allowed}")
+
+
+def _queue_full(what: str, count: int, size: int, more: int, kept_bytes: int) -> Problem | None:
+    """Why an operation of `more` bytes does not fit behind `count` unfinished ones of `size` bytes of a target."""
     if count >= MAX_UNFINISHED:
         return problem(
-            "queue-full", f"{MAX_UNFINISHED:,} operations of this ICE are unfinished: {_ADVICE}"
+            "queue-full", f"{MAX_UNFINISHED:,} operations of this {what} are unfinished: {_ADVICE}"
         )
     if size + more <= kept_bytes:
         return None
     return problem(
         "queue-full",
-        f"The unfinished operations of this ICE have {size:,} bytes of parameters and this one has {more:,},"
+        f"The unfinished operations of this {what} have {size:,} bytes of parameters and this one has {more:,},"
         f" of {kept_bytes:,} (operations.kept_bytes) in total: {_ADVICE}, or send less",
     )
 

@@ -15,7 +15,7 @@ from gateway.core.attention import Attention
 from gateway.core.audit_event import LogEntry
 from gateway.core.hash_chain import Verdict
 from gateway.core.ice import Ice, IceType, Status
-from gateway.core.operation import Operation, State
+from gateway.core.operation import Operation, State, Waits
 from gateway.core.revocation import Drop
 from gateway.core.times import to_text, to_text_or_none
 from gateway.store.ice_listing import Counts, Listed
@@ -170,11 +170,15 @@ class ProgressDocument(msgspec.Struct):
 class OperationDocument(msgspec.Struct, kw_only=True):
     """An operation. `error` comes from the ICE, or says why the gateway ended the operation.
 
-    `params`, `progress` and `result` of a finished operation are null once they made room for newer ones.
+    `params`, `progress` and `result` of a finished operation are null once they made room for newer ones. `ice_name`
+    is null until an ICE of the pool is chosen. `waits` says why a queued operation is not sent.
     """
 
     id: str
-    ice_name: str
+    ice_name: str | None
+    pool: str | None
+    schedule: str | None
+    waits: Waits | None
     kind: OperationKind
     params: Any
     state: State
@@ -200,7 +204,7 @@ class OperationState(msgspec.Struct):
     """News of an operation: its state now, and the times of that."""
 
     id: str
-    ice_name: str
+    ice_name: str | None
     kind: OperationKind
     state: State
     sent: Time | None
@@ -340,11 +344,12 @@ def counts_document(counts: Counts) -> IceCounts:
     return described(IceCounts, counts)
 
 
-def operation_document(operation: Operation) -> OperationDocument:
+def operation_document(operation: Operation, waits: Waits | None = None) -> OperationDocument:
     """Describe an operation; JSON values are kept byte by byte, except where `_readable` gives null."""
     return described(
         OperationDocument,
         operation,
+        waits=waits,
         params=_readable(operation.params),
         progress=progress_document(operation),
         result=_readable(operation.result),

@@ -34,8 +34,8 @@ from client.operations import OperationFailed
 from gateway.app import Tuning, run_gateway
 from gateway.core import operation
 from gateway.core.operation import Move, State
-from gateway.node.operation_reports import OperationReports
 from gateway.node.node import NodeLimits
+from gateway.node.operation_reports import OperationReports
 from gateway.runtime.logs import configure
 from tests.support.harness import API, harness, settings_for
 

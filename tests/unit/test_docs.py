@@ -19,7 +19,7 @@ from gateway.admin.pages.login import MAX_FORM
 from gateway.admin.pages.operations import MAX_FORM as MAX_OPERATION_FORM
 from gateway.core.operation import MAX_KEPT
 from gateway.node import progress
-from gateway.node.dispatcher import MAX_PENDING_FINISHES
+from gateway.node.operation_reports import MAX_PENDING_FINISHES
 from gateway.runtime import logs, standard_streams
 from gateway.runtime.setting_types import MAX_HOSTS
 from gateway.services.login_failures import MAX_A_MINUTE

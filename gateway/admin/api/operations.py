@@ -1,4 +1,4 @@
-"""`/operations` and `/ices/{ice_name}/operations`: request, list, follow and cancel operations."""
+"""`/operations` and those of an ICE or a pool: request, list, follow and cancel operations."""
 
 from __future__ import annotations
 
@@ -28,19 +28,25 @@ from gateway.admin.api.requests import (
     no_members,
     unwrap,
 )
-from gateway.admin.auth import actor, authenticate
+from gateway.admin.auth import actor, authenticate, forbidden
 from gateway.admin.context import CALLER, AdminContext, admin_context
 from gateway.admin.event_streams import send_document
+from gateway.core import operation_access
+from gateway.core.ice import Ice
 from gateway.core.operation import Operation, State
+from gateway.core.operation_access import operates_pools
+from gateway.core.pool import Pool
 from gateway.core.problems import invalid
 from gateway.core.roles import Caller, Need
 from gateway.runtime.eventloop import wait_at_most
 from gateway.services import schemas
-from gateway.services.operation_requests import NO_OPERATION, OperationRequest
+from gateway.services.operation_requests import NO_OPERATION, NO_POOL, OperationRequest
 from gateway.store.accounts import Accounts
 from gateway.store.engine import StoreUnavailable
 from gateway.store.ice_listing import Listed
 from gateway.store.operations import OperationFilter
+from gateway.store.pools import Pools
+from gateway.store.waits import waits
 from gateway.web.responses import RequestRefused, json_response
 
 MAX_WAIT: Final = 60.0
@@ -55,7 +61,7 @@ Instant = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class NewOperation(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Body of POST /ices/{ice_name}/operations."""
+    """Body of POST /ices/{ice_name}/operations and POST /pools/{name}/operations."""
 
     kind: OperationKind
     params: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"{}"))
@@ -65,7 +71,7 @@ class NewOperation(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class RequestQuery(Query):
-    """Query parameters of POST /ices/{ice_name}/operations: seconds to wait for the end."""
+    """Query parameters of a request for an operation: seconds to wait for the end."""
 
     wait: Annotated[float, msgspec.Meta(ge=0, le=MAX_WAIT)] = 0.0
 
@@ -74,6 +80,8 @@ class OperationFilters(Query):
     """Which operations to list: of GET /operations, and of the page's address."""
 
     ice_name: Text | None = None
+    pool: Text | None = None
+    schedule: Text | None = None
     state: State | None = None
     kind: OperationKind | None = None
     requested_by: Text | None = None
@@ -86,7 +94,13 @@ class OperationFilters(Query):
             user = await users.user(requester)
             requester = requester if user is None else user.name
         return OperationFilter(
-            self.ice_name, self.state, self.kind, requester, moment("since", self.since)
+            self.ice_name,
+            self.state,
+            self.kind,
+            requester,
+            moment("since", self.since),
+            pool=self.pool,
+            schedule=self.schedule,
         )
 
 
@@ -109,6 +123,14 @@ def routes() -> list[web.RouteDef]:
             reads=_wanted,
             finds=find_ice,
         ),
+        route(
+            "POST",
+            "/pools/{name}/operations",
+            create_in_pool,
+            need=Need.CALLER,
+            reads=_wanted,
+            finds=_operable_pool,
+        ),
         route("GET", "/operations", listing, need=Need.CALLER, reads=_query),
         route("GET", one, show, need=Need.CALLER, finds=find_operation),
         route(
@@ -118,9 +140,9 @@ def routes() -> list[web.RouteDef]:
             "POST",
             f"{one}/cancel",
             cancel,
-            need=Need.OPERATE,
+            need=Need.CALLER,
             reads=no_members,
-            finds=find_operation,
+            finds=find_cancellable,
         ),
     ]
 
@@ -131,9 +153,38 @@ async def _wanted(request: web.Request) -> tuple[float, Operation]:
     wanted = OperationRequest(
         new.kind, bytes(new.params), new.run_at, new.deadline, new.idempotency_key
     )
-    name = request.match_info["ice_name"]
+    target = request.match_info
     return wait, unwrap(
-        await admin_context(request).services.operations.prepare(actor(request), name, wanted)
+        await admin_context(request).services.operations.prepare(
+            actor(request),
+            target.get("ice_name"),
+            wanted,
+            pool=target.get("name"),
+            token=request[CALLER].token,
+        )
+    )
+
+
+async def _operable_pool(request: web.Request) -> tuple[Pool]:
+    """The pool of the path, if the caller may send operations to it. Raises `RequestRefused`."""
+    context, caller, name = admin_context(request), request[CALLER], request.match_info["name"]
+    if caller.pool is None and not caller.grants.sees_all:
+        raise forbidden(request, Need.OPERATE)
+    pool = await Pools(context.engine.fetch).find(name)
+    if pool is None or caller.pool not in (None, pool.name):
+        raise RequestRefused(NO_POOL)
+    if caller.pool is None and not operates_pools(caller):
+        raise forbidden(request, Need.OPERATE)
+    return (pool,)
+
+
+async def create_in_pool(
+    request: web.Request, wait: float, checked: Operation, pool: Pool
+) -> web.Response:
+    """Request an operation of any ICE of a pool and wait for its end if the caller asks for that."""
+    operations = admin_context(request).services.operations
+    return await _created(
+        request, unwrap(await operations.queue_in_pool(actor(request), pool, checked)), wait
     )
 
 
@@ -141,13 +192,17 @@ async def create(
     request: web.Request, wait: float, checked: Operation, listed: Listed
 ) -> web.Response:
     """Request an operation and wait for its end if the caller asks for that."""
-    context = admin_context(request)
-    operation: Operation = unwrap(
-        await context.services.operations.queue(actor(request), listed.ice, checked)
+    operations = admin_context(request).services.operations
+    return await _created(
+        request, unwrap(await operations.queue(actor(request), listed.ice, checked)), wait
     )
+
+
+async def _created(request: web.Request, operation: Operation, wait: float) -> web.Response:
+    context = admin_context(request)
     operation = await _wait_for_end(context, operation, wait)
     base = request.path.rsplit("/", 3)[0]  # without /ices/NAME/operations
-    [document] = await _documents([operation])
+    [document] = await _documents(context, [operation])
     return json_response(
         document,
         status=200 if operation.is_finished else 202,
@@ -174,8 +229,15 @@ async def _wait_for_end(context: AdminContext, operation: Operation, wait: float
     return operation
 
 
-async def _documents(found: Sequence[Operation]) -> list[schemas.OperationDocument]:
+async def _documents(
+    context: AdminContext, found: Sequence[Operation]
+) -> list[schemas.OperationDocument]:
     """The documents of operations; large ones are converted in a thread, at up to 80 ms a MiB."""
+    why = await waits(context.engine.fetch, found, context.clock())
+
+    def documents() -> list[schemas.OperationDocument]:
+        return [schemas.operation_document(each, why.get(each.id)) for each in found]
+
     values = (
         value
         for operation in found
@@ -183,8 +245,8 @@ async def _documents(found: Sequence[Operation]) -> list[schemas.OperationDocume
         if value
     )
     if sum(map(len, values)) <= _MAX_INLINE:
-        return list(map(schemas.operation_document, found))
-    return await asyncio.to_thread(list, map(schemas.operation_document, found))
+        return documents()
+    return await asyncio.to_thread(documents)
 
 
 async def _query(request: web.Request) -> tuple[OperationQuery, OperationFilter, int | None]:
@@ -200,10 +262,12 @@ async def listing(
     where = visible_operations(request[CALLER], wanted)
     if where is None:
         return json_response(schemas.OperationPage([], None))
-    page, more = await admin_context(request).operations.page(where, query.limit, before)
+    context = admin_context(request)
+    page, more = await context.operations.page(where, query.limit, before)
+    shown = [operation_access.listed(request[CALLER], item.operation) for item in page]
     return json_response(
         schemas.OperationPage(
-            await _documents([item.operation for item in page]),
+            await _documents(context, shown),
             encode_cursor(str(page[-1].number)) if more else None,
         )
     )
@@ -216,42 +280,51 @@ def _number(cursor: str | None) -> int | None:
     return None if text is None else int(text)
 
 
-async def show(request: web.Request, _: Listed, operation: Operation) -> web.Response:  # noqa: ARG001 - `route` has checked it
+async def show(request: web.Request, operation: Operation) -> web.Response:
     """Show one operation."""
-    return json_response(*await _documents([operation]))
+    return json_response(*await _documents(admin_context(request), [operation]))
 
 
-async def cancel(request: web.Request, _: Listed, operation: Operation) -> web.Response:
+async def cancel(request: web.Request, operation: Operation) -> web.Response:
     """Cancel an operation."""
-    done: Operation = unwrap(
-        await admin_context(request).services.operations.cancel(actor(request), operation.id)
-    )
-    return json_response(*await _documents([done]))
+    context = admin_context(request)
+    done: Operation = unwrap(await context.services.operations.cancel(actor(request), operation.id))
+    return json_response(*await _documents(context, [done]))
 
 
-async def find_operation(request: web.Request) -> tuple[Listed, Operation]:
-    """The operation of the path, if the caller may see its ICE. Raises `RequestRefused`."""
+async def find_operation(request: web.Request) -> tuple[Operation]:
+    """What the caller sees of the operation of the path. Raises `RequestRefused`."""
     found = await _visible(admin_context(request), request[CALLER], request.match_info["id"])
     if found is None:
         raise RequestRefused(NO_OPERATION)
-    return found
+    return (found[0],)
+
+
+async def find_cancellable(request: web.Request) -> tuple[Operation]:
+    """The operation of the path, if the caller may cancel it. Raises `RequestRefused`."""
+    caller = request[CALLER]
+    found = await _visible(admin_context(request), caller, request.match_info["id"])
+    if found is None:
+        raise RequestRefused(NO_OPERATION)
+    if not operation_access.may_cancel(caller, *found):
+        raise forbidden(request, Need.OPERATE)
+    return (found[0],)
 
 
 async def _visible(
     context: AdminContext, caller: Caller, operation_id: str
-) -> tuple[Listed, Operation] | None:
-    """The operation of this id and its ICE, if there is one and the caller may see it."""
+) -> tuple[Operation, Ice | None] | None:
+    """What the caller sees of the operation of this id, and the ICE that has it; None for nothing."""
     operation = await context.operations.find(operation_id)
-    if operation is None or operation.ice_name is None:
+    if operation is None:
         return None
-    listed = await context.ices.find(operation.ice_name)
-    if listed is None:
-        return None
-    seen = caller.sees_operation(listed.ice, operation.former_user)
-    return (listed, operation) if seen else None
+    found = None if operation.ice_name is None else await context.ices.find(operation.ice_name)
+    ice = None if found is None else found.ice
+    shown = operation_access.seen(caller, operation, ice)
+    return None if shown is None else (shown, ice)
 
 
-async def stream(request: web.Request, _: Listed, operation: Operation) -> web.StreamResponse:
+async def stream(request: web.Request, operation: Operation) -> web.StreamResponse:
     """Stream an operation's states, progress and result; the stream ends with the result."""
     return await admin_context(request).streams.serve(
         request, request[CALLER].user, lambda response: _send_all(request, response, operation)
@@ -271,7 +344,7 @@ async def _send_all(
             visible = None if caller is None else await _visible(context, caller, operation.id)
             if visible is None:
                 return  # the caller lost their right, or the operation was deleted
-            _, found = visible
+            found, _ = visible
             if found.state is not state:
                 state = found.state
                 # Without its params and result, which may be large.
@@ -283,6 +356,6 @@ async def _send_all(
                 if news is not None:
                     await send_document(response, news, event="progress")
             if found.is_finished:
-                await send_document(response, *await _documents([found]), event="result")
+                await send_document(response, *await _documents(context, [found]), event="result")
                 return
             await wait_at_most(changed, _POLL_INTERVAL)

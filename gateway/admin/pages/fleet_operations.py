@@ -18,7 +18,6 @@ from gateway.admin.pages.base import PAGE, render, render_table
 from gateway.admin.pages.operations import LABELS, details, operations_page
 from gateway.core.operation import Operation
 from gateway.core.roles import Need, Role
-from gateway.store.ice_listing import Listed
 
 _OPERATING: Final = (Role.ADMIN, Role.MEMBER)
 """The roles that operate each ICE whose operations they see here."""
@@ -61,8 +60,8 @@ async def page(request: web.Request) -> web.StreamResponse:
     return render_table(request, "fleet_operations", context)
 
 
-async def show(request: web.Request, _: Listed, operation: Operation) -> web.StreamResponse:
+async def show(request: web.Request, operation: Operation) -> web.StreamResponse:
     """The page of one operation, for a link to it."""
-    title = f"{operation.kind} at {operation.ice_name}"
+    title = f"{operation.kind} at {operation.ice_name or operation.pool}"
     context = {"title": title, **await details(operation)}
     return render(request, "operation_page.html", context)

@@ -16,12 +16,13 @@ from aiohttp import web
 
 from client.protocol import MAX_VALUE, JsonTooComplex
 from gateway.admin.access import route, visible_operations
-from gateway.admin.api.operations import NewOperation, find_operation
+from gateway.admin.api.operations import NewOperation, find_cancellable, find_operation
 from gateway.admin.api.requests import Number, Query, decode_as, find_ice, unwrap
 from gateway.admin.auth import actor
 from gateway.admin.context import CALLER, admin_context
 from gateway.admin.pages.base import form, notice, render
 from gateway.admin.pages.ices import form_error
+from gateway.core import operation_access
 from gateway.core.audit_event import Via
 from gateway.core.ice import OPERATIONS, fold
 from gateway.core.json_input import NotJson, check_syntax
@@ -65,8 +66,8 @@ def routes() -> list[web.RouteDef]:
         route("GET", "/ices/{ice_name}/operations/new", ask, need=Need.OPERATE, finds=find_ice),
         route("POST", "/ices/{ice_name}/operations", run, need=Need.OPERATE, finds=find_ice),
         route("GET", one, show, need=Need.CALLER, finds=_find),
-        route("GET", f"{one}/cancel", confirm, need=Need.OPERATE, finds=_find),
-        route("POST", f"{one}/cancel", cancel, need=Need.OPERATE, finds=_find),
+        route("GET", f"{one}/cancel", confirm, need=Need.CALLER, finds=_find_cancellable),
+        route("POST", f"{one}/cancel", cancel, need=Need.CALLER, finds=_find_cancellable),
     ]
 
 
@@ -102,7 +103,7 @@ async def operations_page(
         if where.state is not None and not unfinished:
             # An operation that is not shown may come into the filter's state.
             unfinished = await operations.any_unfinished(replace(where, state=None), before)
-    found = [item.operation for item in page]
+    found = [operation_access.listed(request[CALLER], item.operation) for item in page]
     return {
         "operations": [(operation, progress_document(operation)) for operation in found],
         "unfinished": unfinished,
@@ -153,7 +154,7 @@ def _wanted(fields: dict[str, str]) -> OperationRequest:
     return OperationRequest(new.kind, params, new.run_at, new.deadline, key)
 
 
-async def show(request: web.Request, _: Listed, operation: Operation) -> web.StreamResponse:
+async def show(request: web.Request, operation: Operation) -> web.StreamResponse:
     """Show one operation with its params, result and error."""
     return render(request, "operation.html", await details(operation))
 
@@ -183,12 +184,12 @@ async def details(operation: Operation) -> dict[str, Any]:
     }
 
 
-async def confirm(request: web.Request, _: Listed, operation: Operation) -> web.StreamResponse:
+async def confirm(request: web.Request, operation: Operation) -> web.StreamResponse:
     """Ask before cancelling an operation."""
     return render(request, "operation_cancel.html", {"operation": operation})
 
 
-async def cancel(request: web.Request, _: Listed, operation: Operation) -> web.StreamResponse:
+async def cancel(request: web.Request, operation: Operation) -> web.StreamResponse:
     """Cancel an operation, unless it has finished meanwhile."""
     operations = admin_context(request).services.operations
     done = await operations.cancel(actor(request, Via.PAGE), operation.id)
@@ -202,8 +203,15 @@ async def cancel(request: web.Request, _: Listed, operation: Operation) -> web.S
     return notice(request, "Operation cancelled", sentence, changed=CHANGED)
 
 
-async def _find(request: web.Request) -> tuple[Listed, Operation]:
-    listed, operation = await find_operation(request)
-    if fold(listed.ice.ice_name) != fold(request.match_info["ice_name"]):
+async def _find(request: web.Request) -> tuple[Operation]:
+    return _of_this_ice(request, *await find_operation(request))
+
+
+async def _find_cancellable(request: web.Request) -> tuple[Operation]:
+    return _of_this_ice(request, *await find_cancellable(request))
+
+
+def _of_this_ice(request: web.Request, operation: Operation) -> tuple[Operation]:
+    if fold(operation.ice_name or "") != fold(request.match_info["ice_name"]):
         raise RequestRefused(NO_OPERATION)
-    return listed, operation
+    return (operation,)

@@ -52,6 +52,11 @@ CALLS = {
         {"kind": "execute", "idempotency_key": "once"},
         (401, 202, 403, 202, 202),
     ),
+    "POST /pools/{name}/operations": (
+        "/pools/none/operations",
+        {"kind": "execute"},
+        (401, 403, 404, 404, 403),
+    ),
     "GET /operations": ("/operations", None, (401, 200, 200, 200, 200)),
     "GET /operations/{id}": ("/operations/{id}", None, (401, 200, 200, 200, 200)),
     "GET /operations/{id}/stream": ("/operations/{id}/stream", None, (401, 200, 200, 200, 200)),
