@@ -143,8 +143,9 @@ def forbidden(request: web.Request, need: Need) -> RequestRefused:
     """The refusal of a caller without the right; it says if the user has it and the API token has not."""
     caller = request[CALLER]
     detail = None
-    if caller.ice is not None:
-        detail = f"This API token may operate {caller.ice} and nothing else."
+    if caller.is_confined:
+        target = caller.ice or f"the pool {caller.pool}"
+        detail = f"This API token may operate {target} and nothing else."
     elif replace(caller, accounts=True).may(need, None):
         detail = (
             "This API token may not change users, passwords or API tokens: it was made without"

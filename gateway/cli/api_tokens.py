@@ -22,6 +22,7 @@ def api_tokens() -> None:
 @click.option("--user", required=True, help="The owner; the token has the rights of their role.")
 @click.option("--name", "label", required=True, help="A label, to recognise the token by.")
 @click.option("--ice", "ice_name", help="Let the token operate this ICE and do nothing else.")
+@click.option("--pool", help="Let the token operate this pool and do nothing else.")
 @click.option(
     "--accounts",
     "may_change_accounts",
@@ -38,20 +39,24 @@ def api_tokens() -> None:
 @with_admin
 async def create(
     admin: Admin,
+    *,
     user: str,
     label: str,
     ice_name: str | None,
+    pool: str | None,
     expires_in: float,
-    *,
     may_change_accounts: bool,
 ) -> None:
     """Create a token and print only the token, which is never shown again."""
     new: dict[str, object] = {"user": user, "name": label, "accounts": may_change_accounts}
     if ice_name is not None:
         new["ice"] = ice_name
+    if pool is not None:
+        new["pool"] = pool
     created = await admin.create_api_token(new, lifetime=expires_in)
     token = created.api_token
-    limit = "" if token.ice_name is None else f", for {token.ice_name} alone"
+    target = token.ice_name or (token.pool and f"the pool {token.pool}")
+    limit = f", for {target} alone" if target else ""
     print_stderr(f"token {token.id} of {token.user}{limit}, expires: {token.expireson or 'never'}")
     print_output(
         created.token,
@@ -68,7 +73,7 @@ async def list_tokens(admin: Admin, *, as_json: bool) -> None:
     found = [token async for page in admin.api_tokens() for token in page]
     found.sort(key=lambda token: (token.createdon, token.id))
     headings = (
-        *("ID", "USER", "NAME", "ICE", "ACCOUNTS", "CREATED", "EXPIRES", "REVOKED"),
+        *("ID", "USER", "NAME", "ICE", "POOL", "ACCOUNTS", "CREATED", "EXPIRES", "REVOKED"),
         *("LAST USED", "MADE BY"),
     )
     show_list(list(map(msgspec.structs.asdict, found)), headings, as_json=as_json)

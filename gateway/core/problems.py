@@ -87,6 +87,7 @@ _CATALOGUE: Final = {
         "Not waiting any more",
         "The enrolment was decided on, or has ended, since you read it.",
     ),
+    "in-use": (409, "In use", "Something still needs it: end that first."),
     "user-exists": (409, "The user exists", "Choose another user name."),
     "reset": (
         409,

@@ -66,7 +66,7 @@ class UserPage(msgspec.Struct):
 
 
 class ApiTokenDocument(msgspec.Struct, kw_only=True):
-    """An API token. With `ice_name` it may only operate that ICE; with `accounts` it may change accounts.
+    """An API token. With `ice_name` or `pool` it may only operate that ICE or pool; with `accounts` it may change accounts.
 
     `lastused` is exact to a minute; `madeby` is the token, login or command that made it, null if not known.
     """
@@ -75,6 +75,7 @@ class ApiTokenDocument(msgspec.Struct, kw_only=True):
     user: str
     name: str
     ice_name: str | None
+    pool: str | None
     accounts: bool
     createdon: Time
     expireson: Time | None

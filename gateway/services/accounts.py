@@ -21,7 +21,7 @@ from gateway.core.secret import Secret
 from gateway.core.times import MAX_DURATION, Clock, later, to_text_or_none
 from gateway.services.leavers import LeaverIce, LeaverIces, Leavers, Left, NextUser
 from gateway.services.passwords import Passwords, check_password
-from gateway.store import accounts, events, ices, logins
+from gateway.store import accounts, events, ices, logins, pools
 from gateway.store.accounts import Accounts
 from gateway.store.engine import AppendedEvent, Engine, StoreUnavailable, Transaction
 from gateway.store.ice_listing import Ices
@@ -218,6 +218,7 @@ class AccountService(Accounts):
         lifetime: float | datetime,
         ice_name: str | None = None,
         *,
+        pool: str | None = None,
         may_change_accounts: bool = False,
         by_token: str | None = None,
     ) -> NewToken | Problem:
@@ -231,6 +232,7 @@ class AccountService(Accounts):
             label: what its owner recognises it by.
             lifetime: seconds until it expires, where 0 means never, or the time.
             ice_name: the ICE that it may operate; it may do nothing else then.
+            pool: the pool that it may operate; likewise.
             may_change_accounts: whether it may change users and API tokens.
             by_token: the id of the API token that creates it, if one does.
         """
@@ -239,7 +241,7 @@ class AccountService(Accounts):
             return invalid("user", f"there is no user {user_name}")
         if user.disabledon is not None:
             return invalid("user", f"the user {user.name} is disabled")
-        refused = check_token(label, ice_name, accounts=may_change_accounts)
+        refused = check_token(label, ice_name, pool, accounts=may_change_accounts)
         if refused is not None:
             return refused
         if isinstance(lifetime, float) and lifetime > MAX_DURATION:
@@ -262,18 +264,28 @@ class AccountService(Accounts):
             madeby=_maker(actor, by_token),
             accounts=may_change_accounts,
         )
-        event = self._event(
-            actor,
-            AuditAction.CREATE_API_TOKEN,
-            id=token.id,
-            user=user.name,
-            label=label,
-            expireson=to_text_or_none(token.expireson),
-            ice_name=ice_name,
-            accounts=token.accounts,
-        )
-        await self._engine.write(lambda transaction: accounts.add_token(transaction, token, event))
-        return NewToken(token, secret)
+
+        async def unit(transaction: Transaction) -> NewToken | Problem:
+            # Locked, so that a deletion of the pool revokes this token, too.
+            found = None if pool is None else await pools.find(transaction, pool)
+            if pool is not None and found is None:
+                return invalid("pool", f"there is no pool {quoted(pool)}")
+            made = replace(token, pool=None if found is None else found.name)
+            event = self._event(
+                actor,
+                AuditAction.CREATE_API_TOKEN,
+                id=made.id,
+                user=made.user,
+                label=label,
+                expireson=to_text_or_none(made.expireson),
+                ice_name=made.ice_name,
+                pool=made.pool,
+                accounts=made.accounts,
+            )
+            await accounts.add_token(transaction, made, event)
+            return NewToken(made, secret)
+
+        return await self._engine.write(unit)
 
     async def revoke_token(self, actor: Actor, token_id: str) -> ApiToken | Problem:
         """Revoke an API token for good."""
@@ -305,7 +317,7 @@ class AccountService(Accounts):
         if token.state(now, owner_disabled=disabled) is not TokenState.GOOD:
             return None
         self._see(token, now)
-        return Caller(user.name, user.role, token.ice_name, token.id, token.accounts)
+        return Caller(user.name, user.role, token.ice_name, token.id, token.accounts, token.pool)
 
     def _see(self, token: ApiToken, now: datetime) -> None:
         """Have the last use written if it is due; the request does not wait for the store."""
@@ -342,12 +354,17 @@ def check_name(name: str) -> Problem | None:
     return None if can_be_new_user(name) else invalid("name", f"must have {USER_NAME_RULE}")
 
 
-def check_token(label: str, ice_name: str | None, *, accounts: bool) -> Problem | None:
+def check_token(
+    label: str, ice_name: str | None, pool: str | None, *, accounts: bool
+) -> Problem | None:
     """The refusal of a new API token, by what can be checked without the database."""
     if not 1 <= len(label) <= MAX_LABEL or not label.isprintable():
         return invalid("name", f"a label must have 1 to {MAX_LABEL} printable characters")
-    if ice_name is not None and accounts:
-        return invalid("accounts", "a token for one ICE cannot change accounts")
+    if ice_name is not None and pool is not None:
+        return invalid("pool", "a token is for an ICE or for a pool, not for both")
+    if (ice_name is not None or pool is not None) and accounts:
+        one = "ICE" if pool is None else "pool"
+        return invalid("accounts", f"a token for one {one} cannot change accounts")
     return None
 
 

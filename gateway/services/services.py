@@ -23,6 +23,7 @@ from gateway.services.logins import LoginService
 from gateway.services.nodes import NodeService
 from gateway.services.operation_requests import OperationService
 from gateway.services.passwords import Passwords
+from gateway.services.pools import PoolService
 from gateway.services.provisioning import Provisioning
 from gateway.store.engine import Engine
 from gateway.store.key_file import KeyStore
@@ -37,6 +38,7 @@ class Services:
     enrolments: EnrolmentService
     enrolment_keys: EnrolmentKeyService
     operations: OperationService
+    pools: PoolService
     accounts: AccountService
     logins: LoginService
     nodes: NodeService
@@ -79,6 +81,7 @@ class Services:
             EnrolmentService(**acts),
             EnrolmentKeyService(**acts),
             OperationService(engine=engine, clock=clock, kept_bytes=settings.operations_kept_bytes),
+            PoolService(engine=engine, clock=clock),
             AccountService(
                 engine=engine, clock=clock, passwords=passwords, leavers=Leavers(**acts)
             ),

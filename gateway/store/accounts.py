@@ -29,7 +29,7 @@ USER_COLUMNS: Final = tuple(User.__dataclass_fields__)
 _USER: Final = ", ".join(USER_COLUMNS)
 _ADMINISTERS: Final = (
     "(role = 'admin' AND disabledon IS NULL AND (password_hash IS NOT NULL OR EXISTS ("
-    "SELECT 1 FROM api_tokens a WHERE a.user_name = users.name AND a.ice_name IS NULL"
+    "SELECT 1 FROM api_tokens a WHERE a.user_name = users.name AND a.ice_name IS NULL AND a.pool IS NULL"
     " AND a.revokedon IS NULL AND (a.expireson IS NULL OR a.expireson > $2))))"
 )
 """SQL for an enabled admin who has a password or a good API token; `$2` is the present."""
@@ -54,7 +54,7 @@ class ListedUser:
 
 @dataclass(frozen=True, slots=True)
 class TokenFilter:
-    """Which API tokens to list: those of an exact user, and those with `text` in label, user, ICE or id."""
+    """Which API tokens to list: those of an exact user, and those with `text` in label, user, ICE, pool or id."""
 
     text: str = ""
     user: str | None = None
@@ -140,6 +140,15 @@ async def revoke_tokens_for(
         " WHERE api_tokens.ice_name = given.name AND api_tokens.user_name = given.owner"
         " AND revokedon IS NULL",
         as_json(list(ices)),
+        to_text(now),
+    )
+
+
+async def revoke_tokens_of_pool(transaction: Transaction, pool: str, now: datetime) -> int:
+    """Revoke the API tokens of a pool, given by its exact name; returns how many."""
+    return await transaction.run(
+        "UPDATE api_tokens SET revokedon = $2 WHERE pool = $1 AND revokedon IS NULL",
+        pool,
         to_text(now),
     )
 
@@ -318,6 +327,7 @@ def _matching(where: TokenFilter, params: list[object], place: str | None = None
         f"{found} AND (user_name IN"
         f" (SELECT name FROM users WHERE name_folded LIKE {name} ESCAPE '\\')"
         f" OR lower(label) LIKE {text} ESCAPE '\\' OR lower(ice_name) LIKE {text} ESCAPE '\\'"
+        f" OR lower(pool) LIKE {text} ESCAPE '\\'"
         f" OR id LIKE {text} ESCAPE '\\')"
     )
 

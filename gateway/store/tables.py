@@ -25,7 +25,7 @@ class Forgotten(enum.Enum):
     EXPIRY = enum.auto()
     """They expire after a while: a later write deletes them."""
     END = enum.auto()
-    """Their subject ends: a login, a session, a node, a wait for a confirmation."""
+    """Their subject ends: a login, a session, a node, a pool, a wait for a confirmation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ TABLES: Final = (
     Table("logins", "token_hash", copied=False, forgotten=Forgotten.END),
     Table("ice_events", "seq", forgotten=Forgotten.PRUNE, counted="events"),
     Table("ice_connections", "id", numbered=True, forgotten=Forgotten.RETENTION),
-    Table("ice_pools", "name", since=WORK_SCHEMA),
+    Table("ice_pools", "name", forgotten=Forgotten.END, since=WORK_SCHEMA),
     Table("ice_operations", "number", numbered=True, forgotten=Forgotten.RETENTION),
     Table("ice_operation_logs", "number", numbered=True, since=WORK_SCHEMA),
     Table("ice_schedules", "id", since=WORK_SCHEMA),

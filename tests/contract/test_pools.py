@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from dataclasses import replace
 
@@ -12,12 +13,14 @@ from gateway.core.attention import NO_EXPECTATIONS
 from gateway.core.ice import IceType
 from gateway.core.operation import Move, Operation
 from gateway.core.pool import Pool
+from gateway.services.pools import PoolService, WantedPool
 from gateway.store import ice_filter, ices, operations, pools
 from gateway.store.ice_filter import IceFilter
 from gateway.store.ice_listing import Ices
 from gateway.store.pools import PoolCounts, Pools, PoolUse
 from tests.contract.domain import (
     NOW,
+    ROOT,
     a_connection,
     add,
     add_registered,
@@ -27,6 +30,7 @@ from tests.contract.domain import (
     deregistered,
     opened,
     record,
+    soon,
 )
 
 ODD = 'a "b":"c", \\ é'
@@ -178,3 +182,46 @@ async def test_a_pool_is_in_use_while_a_schedule_names_it(engine):
         )
     )
     assert await engine.write(lambda tx: pools.use(tx, "GPU")) == PoolUse(0, "nightly")
+
+
+def service(engine, **options) -> PoolService:
+    return PoolService(engine=engine, clock=lambda: NOW, **options)
+
+
+async def test_of_two_who_make_a_pool_one_changes_it(engine):
+    done = await asyncio.gather(
+        *(service(engine).set(ROOT, WantedPool(name, {"gpu": name})) for name in ("gpu", "GPU"))
+    )
+    assert sorted(each.created for each in done) == [False, True]
+    [pool] = await Pools(engine.fetch).after("", "", 9)
+    assert {each.pool.name for each in done} == {pool.name}
+
+
+async def test_pools_are_bounded(engine):
+    few = service(engine, most=1)
+    assert (await few.set(ROOT, WantedPool("gpu", {"gpu": ""}))).created
+    refused = await few.set(ROOT, WantedPool("more", {"gpu": ""}))
+    assert (refused.code, refused.more) == ("invalid", {"field": "name"})
+    assert not (await few.set(ROOT, WantedPool("gpu", {"gpu": "yes"}))).created
+
+
+async def test_a_pool_is_deleted_only_before_or_after_it_is_requested(engine):
+    """A request holds the pool's row until its operation is there."""
+    await add_pool(engine, POOL)
+    found, go = asyncio.Event(), asyncio.Event()
+
+    async def requesting(transaction):
+        assert await pools.find(transaction, "GPU") == POOL
+        found.set()
+        await go.wait()
+        new = Operation.request(
+            "one", None, OperationKind.REMOTE_EXECUTE, b"1", requested_by="root", now=NOW
+        )
+        await operations.insert(transaction, replace(new, pool="GPU"))
+
+    request = asyncio.create_task(engine.write(requesting))
+    await soon(found.wait(), "the request")
+    delete = asyncio.create_task(service(engine).delete(ROOT, "gpu"))
+    go.set()
+    await soon(request, "its operation")
+    assert (await soon(delete, "the deletion")).code == "in-use"

@@ -120,12 +120,16 @@ class Harness:
     async def add_user(self, name: str, role: Role = Role.MEMBER) -> None:
         await self.gateway.services.accounts.add_user(ADMIN, name, role, None)
 
-    async def api(self, user: str, role: Role | None = None, ice: str | None = None) -> Api:
-        """The API as `user`, who is added with `role` where one is given; for one `ice` alone."""
+    async def api(
+        self, user: str, role: Role | None = None, ice: str | None = None, pool: str | None = None
+    ) -> Api:
+        """The API as `user`, who is added with `role` where one is given; for one `ice` or `pool` alone."""
         if role is not None:
             await self.add_user(user, role)
         made = await self.gateway.services.accounts.create_token(
-            ADMIN, user, "test", 0, ice, may_change_accounts=ice is None
+            *(ADMIN, user, "test", 0, ice),
+            pool=pool,
+            may_change_accounts=ice is None and pool is None,
         )
         return Api(self.session, self.url, made.secret.reveal())
 

@@ -39,18 +39,19 @@ from gateway.web.responses import RequestRefused, json_response
 class NewApiToken(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """Body of POST /api-tokens: it expires after 90 days, or at `expires`, or never if that is null.
 
-    With `ice` it may operate that ICE and do nothing else, with `accounts` also change users and API tokens.
+    With `ice` or `pool` it may operate that ICE or pool and do nothing else, with `accounts` also change users and API tokens.
     """
 
     user: str
     name: str
     expires: Moment | msgspec.UnsetType | None = msgspec.UNSET
     ice: str | None = None
+    pool: str | None = None
     accounts: bool = False
 
 
 class ApiTokenQuery(Query):
-    """Filter and page of GET /api-tokens: `q` is a part of a label, user, ICE or id."""
+    """Filter and page of GET /api-tokens: `q` is a part of a label, user, ICE, pool or id."""
 
     q: Text | None = None
     limit: Limit = DEFAULT_LIMIT
@@ -75,7 +76,7 @@ async def _query(request: web.Request) -> tuple[ApiTokenQuery, str | None]:
 
 async def _new(request: web.Request) -> tuple[NewApiToken, float | datetime]:
     new = await body_as(request, NewApiToken)
-    unwrap(check_token(new.name, new.ice, accounts=new.accounts))
+    unwrap(check_token(new.name, new.ice, new.pool, accounts=new.accounts))
     if new.expires is msgspec.UNSET:
         return new, DEFAULT_LIFETIME
     expires = moment("expires", new.expires)
@@ -89,7 +90,7 @@ async def _new(request: web.Request) -> tuple[NewApiToken, float | datetime]:
 async def _find(request: web.Request) -> tuple[ApiToken | None]:
     """The API token of the path, if the caller may see it. Raises `RequestRefused`."""
     caller = request[CALLER]
-    if caller.ice is not None:  # nothing is shown, whatever the id
+    if caller.is_confined:  # nothing is shown, whatever the id
         return (None,)
     token = await admin_context(request).services.accounts.token(request.match_info["id"])
     if token is None or not (caller.grants.sees_all or token.user == caller.user):
@@ -122,6 +123,7 @@ async def create(
             new.name,
             lifetime,
             new.ice,
+            pool=new.pool,
             may_change_accounts=new.accounts,
             by_token=request[CALLER].token,
         )

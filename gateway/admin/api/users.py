@@ -135,7 +135,7 @@ async def _passwords(request: web.Request) -> tuple[Secret, Secret]:
 async def _find(request: web.Request) -> tuple[()]:
     """Check that the caller may see the user of the path, and that there is one. Raises `RequestRefused`."""
     name, caller = request.match_info["name"], request[CALLER]
-    if caller.ice is None:  # otherwise nothing is shown, whatever the name
+    if not caller.is_confined:  # otherwise nothing is shown, whatever the name
         own = fold_user(name) == fold_user(caller.user)
         accounts = admin_context(request).services.accounts
         if not (own or (caller.grants.sees_all and await accounts.user(name))):

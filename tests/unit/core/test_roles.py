@@ -42,6 +42,8 @@ ALL = {"own", "anothers", "machine"}
         (Caller("alice", Role.ADMIN, ice="Machine"), NOTHING, {"machine"}, {"machine"}),
         (Caller("alice", Role.AUDITOR, ice="own"), NOTHING, {"own"}, {"own"}),
         (Caller("alice", Role.MEMBER, ice="anothers"), NOTHING, {"anothers"}, {"anothers"}),
+        (Caller("alice", Role.ADMIN, pool="gpu"), NOTHING, set(), set()),
+        (Caller("alice", Role.MEMBER, pool="gpu"), NOTHING, set(), set()),
     ],
 )
 def test_what_a_caller_may_do_and_whose_ices_they_see_and_operate(caller, grants, sees, operates):
@@ -68,6 +70,7 @@ USER = EVERY | {Need.USER, Need.CHANGE_OWN_ACCOUNT}
         (Caller("bob", Role.MEMBER, token="t1", accounts=False), EVERY | {Need.USER}),
         (Caller("root", Role.ADMIN, ice="own"), EVERY | {Need.OPERATE}),
         (Caller("root", Role.ADMIN, ice="machine"), EVERY),
+        (Caller("root", Role.ADMIN, pool="gpu"), EVERY),
     ],
 )
 def test_what_a_caller_may_use(caller, needs):

@@ -43,6 +43,9 @@ from tests.support.work import (
 FIELDS = [
     "id",
     "ice_name",
+    "pool",
+    "schedule",
+    "waits",
     "kind",
     "params",
     "state",
