@@ -5,6 +5,7 @@ Others are admins, API tokens of others, pools, and schedules of others. `store.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Final
 
@@ -38,13 +39,19 @@ def accepts_of(kinds: Sequence[str] | None) -> Accepts:
     return _known.setdefault(found, found)
 
 
+def kinds_in_order(accepts: frozenset[OperationKind]) -> list[OperationKind]:
+    """The kinds in the order of `OperationKind`."""
+    return [kind for kind in OperationKind if kind in accepts]
+
+
 def accepts_to_text(accepts: Accepts) -> str:
-    """A word as it is stored: a JSON list in the order of `OperationKind`, or `null`."""
+    """A word as it is stored: a JSON list, or `null`."""
     if accepts is None:
         return "null"
-    return msgspec.json.encode([kind for kind in OperationKind if kind in accepts]).decode()
+    return msgspec.json.encode(kinds_in_order(accepts)).decode()
 
 
+@functools.lru_cache(maxsize=64)
 def accepts_from_text(text: str | None) -> Accepts | UnsetType:
     """The inverse of `accepts_to_text`; UNSET for the NULL of an ICE of which no word is known.
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
-from gateway.core.consent import FIRST_WAIT, Accepts, may_be_sent
+from gateway.core.consent import FIRST_WAIT, may_be_sent
 from gateway.core.ice import OPERATIONS
 from gateway.node.session import Session
 from gateway.store import work_queue
@@ -57,8 +57,8 @@ async def worker_of(session: Session, fetch: Fetch) -> tuple[Worker, float | Non
     """What the session may be sent now, and the seconds until that changes without a word of the ICE."""
     ice, undecided = session.ice, None
     open_for = asyncio.get_running_loop().time() - session.opened
-    accepts: Accepts | UnsetType = session.accepts
-    if session.greeted is None:
+    accepts = session.accepts
+    if accepts is UNSET:
         accepts = await work_queue.last_accepts(fetch, ice.ice_name)
         if accepts is UNSET and open_for < FIRST_WAIT:
             undecided = FIRST_WAIT - open_for

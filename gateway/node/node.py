@@ -375,6 +375,11 @@ class Node:
         self.presence.greeted(session, instance)
         self.dispatcher.greeted(session)
 
+    def accepts_changed(self, session: Session) -> None:
+        """See `session.Observer`."""
+        self.presence.greeted(session)
+        self.dispatcher.accepts_changed(session)
+
     def ended(self, session: Session, code: int) -> None:
         """See `session.Observer`."""
         self.hub.remove(session)

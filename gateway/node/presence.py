@@ -77,7 +77,7 @@ class _Batch:
     news: dict[str, Session | None] = field(default_factory=dict)
 
     def newest(self) -> dict[str, Session]:
-        """The newest session of each ICE that was admitted or said hello, whether or not it has ended."""
+        """The newest session of each ICE that was admitted or spoke, whether or not it has ended."""
         admitted = [event.session for event in self.session_events if event.code is None]
         found: dict[str, Session] = {}
         for session in (*admitted, *self.greeted.values()):
@@ -153,7 +153,7 @@ class Presence:
         self._note(session, None)
 
     def greeted(self, session: Session, instance: str | None = None) -> None:
-        """A session said hello, and may have named the instance of its client."""
+        """A session said hello, and may have named the instance of its client; or it said what it accepts now."""
         if instance is not None:
             copy = Copy(instance, session.address, session.hello.hostname)
             self._batch.greetings.append(
@@ -305,6 +305,7 @@ class Presence:
             hello.version,
             hello.platform,
             hello.hostname,
+            session.accepts,
         )
 
 

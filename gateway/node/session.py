@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Final, Literal, Protocol
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from client import protocol
 from gateway import __version__
@@ -29,6 +30,8 @@ _NO_HELLO: Final = protocol.Hello()
 _NOTHING: Final[frozenset[str]] = frozenset()  # shared, because each empty set takes 216 bytes
 _MISSING: Final = msgspec.Raw(b"")
 _NOT_ACCEPTED: Final = reason(OperationError.REFUSED)
+ACCEPTS_PAUSE: Final = 1.0
+"""Seconds between two words of an ICE about what it accepts; of those that come in between the last one counts."""
 _MAX_DETAIL: Final = 200
 """Characters of the reason for refusing a finish, which may quote the ICE."""
 
@@ -70,6 +73,9 @@ class Observer(Protocol):
     def greeted(self, session: Session, instance: str | None) -> None:
         """The ICE sent its hello, which may name the instance of its client. Called at most once."""
 
+    def accepts_changed(self, session: Session) -> None:
+        """`Session.accepts` has changed since the hello, or without one."""
+
     def answered(self, session: Session, operation_id: str, refused: bytes | None) -> None:
         """The ICE accepted an operation, or refused it with the error `refused` (JSON)."""
 
@@ -103,15 +109,25 @@ class Transport(Protocol):
         """Close with `code` and `reason`, by default that of `code`."""
 
 
+class _NewWord(msgspec.Struct):
+    """When the last word about what an ICE accepts was taken over, and one that waits for its turn."""
+
+    taken: float
+    waiting: Accepts | UnsetType = UNSET
+    turn: asyncio.TimerHandle | None = None
+
+
 class Session:
     """One admitted connection.
 
     `seq` is the newest event that the look-up of its admission saw; events with higher numbers came later.
     The endpoint sets `transport`. `opened` and `greeted` are in the loop's time; `running` holds the
-    operations that the ICE named in its hello.
+    operations that the ICE named in its hello. `accepts` is what it said in this session about what others may
+    send, UNSET before that.
     """
 
     __slots__ = (
+        "_new_word",
         "_observer",
         "accepts",
         "address",
@@ -161,8 +177,8 @@ class Session:
         self.retry_after: float | None = None
         """Seconds after which the ICE was told to reconnect."""
         self.running = _NOTHING
-        self.accepts: Accepts = None
-        """What others than its tagged user may send, as its hello said."""
+        self.accepts: Accepts | UnsetType = UNSET
+        self._new_word: _NewWord | None = None
         self.ping_due = 0.0
         self._observer = observer
 
@@ -247,6 +263,9 @@ class Session:
         if message.method == "ice.hello":
             if self.greeted is None:
                 self._handle_hello(protocol.params_of(message, protocol.Hello))
+        elif message.method == "ice.accepts":
+            said = protocol.params_of(message, protocol.Accepts)
+            self._handle_accepts(accepts_of(said.accepts))
         elif message.method == "operation.progress":
             progress = protocol.params_of(message, protocol.Progress)
             self._observer.progressed(self, progress)
@@ -307,17 +326,49 @@ class Session:
             hostname=_clean(hello.hostname),
         )
         self.greeted = asyncio.get_running_loop().time()
-        self.accepts = accepts_of(hello.accepts)
         named = hello.running[:MAX_RUNNING]
         self.running = frozenset(name for name in named if len(name) <= _MAX_ID)
+        self.accepts = accepts_of(hello.accepts)
+        if self._new_word is not None:
+            self._new_word.waiting = UNSET  # it is older
         self._observer.greeted(self, _clean(hello.instance) or None)
+
+    def _handle_accepts(self, accepts: Accepts) -> None:
+        """Take over a new word, or let it wait for its turn."""
+        loop = asyncio.get_running_loop()
+        new = self._new_word
+        if new is None:
+            new = self._new_word = _NewWord(loop.time() - ACCEPTS_PAUSE)
+        new.waiting = accepts
+        if new.turn is None:
+            left = new.taken + ACCEPTS_PAUSE - loop.time()
+            if left <= 0:
+                self._take_word()
+            else:
+                new.turn = loop.call_later(left, self._take_word)
+
+    def _take_word(self) -> None:
+        """Take over the word that waits, if one does."""
+        new = self._new_word
+        if new is None:
+            return
+        if new.turn is not None:
+            new.turn.cancel()
+            new.turn = None
+        accepts, new.waiting = new.waiting, UNSET
+        if accepts is UNSET or accepts == self.accepts:
+            return
+        new.taken = asyncio.get_running_loop().time()
+        self.accepts = accepts
+        self._observer.accepts_changed(self)
 
     def overflowed(self) -> None:
         """Drop an ICE that reads too slowly."""
         self.close(protocol.CloseCode.SLOW_CONSUMER)
 
     def closed(self, code: int) -> None:
-        """Report the end of the session."""
+        """Report the end of the session, and before it a word that still waits: it holds until the next hello."""
+        self._take_word()
         self._observer.ended(self, code)
 
 

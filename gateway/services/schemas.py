@@ -13,6 +13,7 @@ import msgspec
 from client.protocol import JsonTooComplex, OperationKind, check_json
 from gateway.core.attention import Attention
 from gateway.core.audit_event import LogEntry
+from gateway.core.consent import kinds_in_order
 from gateway.core.hash_chain import Verdict
 from gateway.core.ice import Ice, IceType, Status
 from gateway.core.operation import Operation, State, Waits
@@ -27,7 +28,11 @@ Time = Annotated[str, msgspec.Meta(extra_json_schema={"format": "date-time"})]
 
 
 class ConnectionDocument(msgspec.Struct, kw_only=True):
-    """An ICE's session; `version`, `platform` and `hostname` come from the ICE's hello."""
+    """An ICE's session; `version`, `platform` and `hostname` come from the ICE's hello.
+
+    `accepts` are the kinds that others than its tagged user may send, null for all; before its hello, and in news
+    of it, null stands for what is not known yet.
+    """
 
     session: str
     node: str
@@ -36,6 +41,7 @@ class ConnectionDocument(msgspec.Struct, kw_only=True):
     version: str | None
     platform: str | None
     hostname: str | None
+    accepts: list[OperationKind] | None
 
 
 class LastDocument(msgspec.Struct):
@@ -311,8 +317,10 @@ def connection_document(connection: Connection | None) -> ConnectionDocument | N
     """Describe the open session of an ICE, if it has one."""
     if connection is None:
         return None
-    fields = msgspec.structs.asdict(connection) | {"since": to_text(connection.since)}
-    return ConnectionDocument(**fields)
+    given = connection.accepts
+    accepts = None if given is None or given is msgspec.UNSET else kinds_in_order(given)
+    fields = {"since": to_text(connection.since), "accepts": accepts}
+    return ConnectionDocument(**msgspec.structs.asdict(connection) | fields)
 
 
 def ice_document(listed: Listed, now: datetime) -> IceDocument:

@@ -1,6 +1,6 @@
 """SQL for whether an ICE accepts an operation, by the rule of `core.consent`.
 
-Tested in tests/contract/test_waits.py.
+Tested in tests/contract/test_consent.py.
 """
 
 from __future__ import annotations

@@ -14,8 +14,10 @@ from datetime import datetime
 from typing import Final
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from gateway.core.attention import NO_EXPECTATIONS, Attention, Expectations, attention
+from gateway.core.consent import Accepts
 from gateway.core.ice import Ice, Status, fold
 from gateway.core.labels import Labels
 from gateway.core.times import from_text_or_none, to_text, to_text_or_none
@@ -36,10 +38,15 @@ from gateway.store.ice_order import (
 )
 from gateway.store.ices import NAMES, ice_from_row, labels_from_text
 from gateway.store.last_seen import SHOWN, confirmations
-from gateway.store.sessions import CONNECTION_COLUMNS, Connection, connection_from_row
+from gateway.store.sessions import (
+    CONNECTION_COLUMNS,
+    Connection,
+    accepts_in,
+    connection_from_row,
+)
 
 _DESCRIBED: Final = (
-    *("labels", "note", "refusedon", "duplicateon"),
+    *("labels", "note", "accepts", "refusedon", "duplicateon"),
     *("last_address", "last_version", "last_platform", "last_hostname"),
 )
 _LISTING: Final = f"""
@@ -71,7 +78,7 @@ class Last:
 class Listed:
     """An ICE with what an admin says of it, and what is known of its connections.
 
-    `refusedon` is when a genuine token of it was last refused, `duplicateon` when two running copies of it were
+    `accepts` is its last word, UNSET if none is known. `refusedon` is when a genuine token of it was last refused, `duplicateon` when two running copies of it were
     last found.
     """
 
@@ -81,6 +88,7 @@ class Listed:
     labels: Labels = field(default_factory=dict)
     note: str = ""
     last: Last | None = None
+    accepts: Accepts | UnsetType = UNSET
     refusedon: datetime | None = None
     duplicateon: datetime | None = None
     owner_disabled: bool = False
@@ -272,9 +280,14 @@ class Ices:
 
 def _listed(row: Row, expectations: Expectations) -> Listed:
     ice, rest = ice_from_row(row[: len(NAMES)]), row[len(NAMES) :]
-    labels, note, refused, duplicate, address, version, platform, hostname, disabled, seen = rest[
-        :10
-    ]
+    labels, note, said, refused, duplicate, address, version, platform, hostname = rest[:9]
+    disabled, seen = rest[9:11]
+    connection = connection_from_row(rest[11:])
+    accepts = accepts_in(said, f"the ICE {ice.ice_name}")
+    if connection is not None and connection.accepts is UNSET:
+        connection = msgspec.structs.replace(connection, accepts=accepts)
+    elif connection is not None:
+        accepts = connection.accepts
     try:
         labels = labels_from_text(labels)
     except msgspec.DecodeError as error:
@@ -282,10 +295,11 @@ def _listed(row: Row, expectations: Expectations) -> Listed:
     return Listed(
         ice,
         from_text_or_none(seen),
-        connection_from_row(rest[10:]),
+        connection,
         labels,
         note,
         None if address is None else Last(address, version, platform, hostname),
+        accepts,
         from_text_or_none(refused),
         from_text_or_none(duplicate),
         owner_disabled=disabled is not None,

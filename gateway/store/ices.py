@@ -49,6 +49,8 @@ _REPLACED: Final = ", ".join(
         "node = CASE WHEN generation = new_generation THEN node END",
         # Its new token is for one copy alone.
         "duplicateon = CASE WHEN generation = new_generation THEN duplicateon END",
+        # The next copy speaks for itself.
+        "accepts = CASE WHEN generation = new_generation THEN accepts END",
     )
 )
 _UNCHANGED: Final = " AND ".join(

@@ -10,8 +10,10 @@ from datetime import datetime
 from typing import Final
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from msgspec.structs import astuple, replace
 
+from gateway.core.consent import Accepts, accepts_from_text, accepts_to_text
 from gateway.core.search import session_text
 from gateway.core.times import from_text, to_text
 from gateway.core.version_key import version_key
@@ -20,6 +22,7 @@ from gateway.store.engine import (
     Row,
     Transaction,
     as_json,
+    damaged,
     is_in,
     rows_of,
 )
@@ -27,7 +30,9 @@ from gateway.store.last_seen import stored
 
 KEPT: Final = 50
 """Maximum outcomes stored for each ICE."""
-_CONNECTION: Final = ("session", "node", "since", "address", "version", "platform", "hostname")
+_FACTS: Final = ("version", "platform", "hostname", "accepts")
+"""What the ICE says of itself."""
+_CONNECTION: Final = ("session", "node", "since", "address", *_FACTS)
 _EVENT_COLUMNS: Final = "ice_name, kind, code, address, first, at, count, retry_after"
 _UNSEARCHED: Final = (
     *("last_opened", "last_address"),
@@ -36,7 +41,7 @@ _UNSEARCHED: Final = (
 _SEARCHED: Final = ("version_key", "session_text")
 _KNOWN: Final = (*_UNSEARCHED, *_SEARCHED)
 """What an ICE keeps of its newest session."""
-_GIVEN: Final = rows_of(1, "name", "at", f"~{_KNOWN[0]}", *_KNOWN[1:])
+_GIVEN: Final = rows_of(1, "name", "at", "#gen", "accepts", f"~{_KNOWN[0]}", *_KNOWN[1:])
 # Another node may have written a newer session before.
 _IS_NEWEST: Final = "ice_tokens.last_opened <= given.last_opened"
 _UPDATE: Final = (
@@ -46,7 +51,10 @@ _UPDATE: Final = (
     " ORDER BY s.number DESC LIMIT 1),"
     # Another node's clock may be behind.
     " lastseen = CASE WHEN coalesce(ice_tokens.lastseen, '') < given.at"
-    " THEN given.at ELSE ice_tokens.lastseen END, "
+    " THEN given.at ELSE ice_tokens.lastseen END,"
+    # Before its hello the word of an earlier session holds, but never that of an older generation.
+    f" accepts = CASE WHEN {_IS_NEWEST} AND ice_tokens.generation = given.gen"
+    " THEN coalesce(given.accepts, ice_tokens.accepts) ELSE ice_tokens.accepts END, "
 )
 # SQLite rewrites an index if a statement sets one of its columns, even to the same value. So an ICE is
 # updated by one statement, and what is searched, which few sessions change, is set only where it differs.
@@ -65,11 +73,15 @@ _UPDATE_UNSEARCHED: Final = (
     )
     + f" FROM {_GIVEN} WHERE ice_tokens.ice_name = given.name"
 )
+_FACTS_OF: Final = ", ".join(f"{name} = {{0}}.{name}" for name in _FACTS)
 CONNECTION_COLUMNS: Final = ", ".join(f"s.{name}" for name in _CONNECTION)
 
 
 class Connection(msgspec.Struct, frozen=True, gc=False):
-    """An open session without secrets; the ICE itself reported the last three fields."""
+    """An open session without secrets; the ICE itself reported the last four fields.
+
+    `accepts` is UNSET until the ICE says what others may send.
+    """
 
     session: str
     node: str
@@ -78,12 +90,26 @@ class Connection(msgspec.Struct, frozen=True, gc=False):
     version: str | None = None
     platform: str | None = None
     hostname: str | None = None
+    accepts: Accepts | UnsetType = UNSET
 
 
 def connection_from_row(row: Row) -> Connection | None:
-    """A row of `CONNECTION_COLUMNS`; None if there is no session."""
-    session, node, since, *others = row
-    return None if session is None else Connection(session, node, from_text(since), *others)
+    """A row of `CONNECTION_COLUMNS`; None if there is no session. Raises `StoreUnavailable` for a damaged one."""
+    session, node, since, address, version, platform, hostname, said = row
+    if session is None:
+        return None
+    accepts = accepts_in(said, f"the session {session}")
+    return Connection(
+        session, node, from_text(since), address, version, platform, hostname, accepts
+    )
+
+
+def accepts_in(text: str | None, what: str) -> Accepts | UnsetType:
+    """The word that a row stores. Raises `StoreUnavailable` for a damaged row, which the error calls `what`."""
+    try:
+        return accepts_from_text(text)
+    except msgspec.DecodeError as error:
+        raise damaged(what, error) from error
 
 
 class ConnectionEvent(msgspec.Struct, frozen=True, gc=False):
@@ -163,8 +189,7 @@ async def record(
         await transaction.run(
             f"INSERT INTO ice_sessions ({columns}) SELECT {columns} FROM {given} WHERE true"
             # The row is there already if the last attempt was committed without our knowledge.
-            " ON CONFLICT (session) DO UPDATE SET version = excluded.version,"
-            " platform = excluded.platform, hostname = excluded.hostname",
+            f" ON CONFLICT (session) DO UPDATE SET {_FACTS_OF.format('excluded')}",
             as_json(
                 [
                     (*_row(one.connection), one.ice_name, one.generation, one.reading)
@@ -174,8 +199,7 @@ async def record(
         )
     if greeted:
         await transaction.run(
-            "UPDATE ice_sessions SET version = given.version, platform = given.platform,"
-            f" hostname = given.hostname FROM {rows_of(1, *_CONNECTION)}"
+            f"UPDATE ice_sessions SET {_FACTS_OF.format('given')} FROM {rows_of(1, *_CONNECTION)}"
             " WHERE ice_sessions.session = given.session",
             as_json([_row(connection) for connection in greeted]),
         )
@@ -197,8 +221,9 @@ async def record(
 
 def _row(connection: Connection) -> tuple[str | None, ...]:
     # Not `columns_of`, which makes some 15 calls more for each admission.
-    session, node, since, *others = astuple(connection)
-    return (session, node, to_text(since), *others)
+    session, node, since, *others, accepts = astuple(connection)
+    said = None if accepts is UNSET else accepts_to_text(accepts)
+    return (session, node, to_text(since), *others, said)
 
 
 def _last_seen(connection_events: Sequence[ConnectionEvent]) -> dict[str, str | None]:
@@ -255,11 +280,13 @@ async def _update_ices(
 
 
 def _known(session: Opened | None) -> tuple[str | float | None, ...]:
-    """The columns `_KNOWN` of an ICE whose newest session this is."""
+    """Generation, word and the columns `_KNOWN` of an ICE whose newest session this is."""
     if session is None:
-        return (None,) * len(_KNOWN)
+        return (None,) * (2 + len(_KNOWN))
     one = session.connection
     return (
+        session.generation,
+        None if one.accepts is UNSET else accepts_to_text(one.accepts),
         session.reading,
         *(one.address, one.version, one.platform, one.hostname),
         version_key(one.version),

@@ -113,7 +113,7 @@ async def test_hello_is_shown(running, connection):
     shown = await connection_of(running, lambda shown: shown and shown["version"])
     assert set(shown) == {
         *("session", "node", "since", "address"),
-        *("version", "platform", "hostname"),
+        *("version", "platform", "hostname", "accepts"),
     }
     assert shown["session"] == connection.welcome["session"]
     assert shown["address"] == "127.0.0.1"
@@ -132,6 +132,60 @@ async def test_hello_is_tamed(running, connection):
     assert shown["hostname"] == "büro-3"
 
 
+# --- what an ICE accepts -----------------------------------------------------------------------------
+
+
+def says(connection, **params):
+    connection.send({"jsonrpc": "2.0", "method": "ice.accepts", "params": params})
+
+
+async def test_the_word_of_a_hello_is_shown_and_kept(running):
+    ice = await running.provision()
+    connection = await ice.connect()
+    assert (await connection_of(running))["accepts"] is None
+    connection.hello(version="1.2", accepts=["scrape", "dance"])
+    await connection_of(running, lambda shown: shown["accepts"] == ["scrape"])
+    again = await ice.connect()
+    shown = await connection_of(running, lambda shown: shown["session"] == again.welcome["session"])
+    assert shown["accepts"] == ["scrape"], "the last known word was expected before the hello"
+    again.hello(version="1.2")
+    await connection_of(running, lambda shown: shown["version"] and shown["accepts"] is None)
+
+
+async def test_of_words_in_quick_succession_the_last_counts(running, connection, monkeypatch):
+    told = []
+    session = session_of(running)
+    monkeypatch.setattr(running.gateway.node.dispatcher, "accepts_changed", told.append)
+    connection.hello(version="1.2", accepts=["scrape"])
+    for accepts in ([], ["debug"], [], ["execute"]):
+        says(connection, accepts=accepts)
+    await connection.round_trip()
+    assert (session.accepts, told) == (frozenset(), [session]), "one at once, the others later"
+    await connection.close()
+    await closures(running)
+    assert (session.accepts, told) == ({"execute"}, [session] * 2), "lost at the end"
+    [(word,)] = await running.gateway.engine.fetch("SELECT accepts FROM ice_tokens")
+    assert word == '["execute"]'
+
+
+async def test_a_word_that_waited_is_taken_over(running, connection):
+    says(connection, accepts=[])
+    says(connection)
+    says(connection, accepts=["debug"])
+    await connection_of(running, lambda shown: shown and shown["accepts"] == ["debug"])
+    connection.hello(version="1.2", accepts=["scrape"])
+    await connection_of(running, lambda shown: shown["accepts"] == ["scrape"])
+
+
+async def test_a_new_generation_forgets_the_word(running, connection):
+    connection.hello(accepts=[])
+    await connection_of(running, lambda shown: shown and shown["accepts"] == [])
+    await running.act("lab-1", "reregister")
+    await running.settled()
+    [(word,)] = await running.gateway.engine.fetch("SELECT accepts FROM ice_tokens")
+    assert word is None
+
+
 # --- messages ----------------------------------------------------------------------------------------
 
 IGNORED = [
@@ -140,6 +194,8 @@ IGNORED = [
     {"method": "no.such.notification", "params": [1]},
     {"method": "ice.hello", "params": {"version": 1}},
     {"method": "ice.hello", "params": []},
+    {"method": "ice.hello", "params": {"version": "1", "accepts": "all"}},
+    {"method": "ice.accepts", "params": {"accepts": [1]}},
     {"method": "ice.welcome", "params": {}},
     {"id": 7, "result": {}},
     {"id": None, "error": {"code": -32700, "message": "parse error"}},

@@ -102,7 +102,8 @@ CREATE INDEX ice_tokens_paused ON ice_tokens (pausedon) WHERE pausedon IS NOT NU
 
 -- The ICE's last word about what others may send: a JSON list of kinds, or `null` for all; NULL: it has not said hello.
 ALTER TABLE ice_tokens ADD COLUMN accepts TEXT;
-UPDATE ice_tokens SET accepts = 'null' WHERE last_opened > 0;
+-- No ICE could restrict that before.
+UPDATE ice_tokens SET accepts = 'null' WHERE status = 'registered' AND last_address IS NOT NULL;
 ALTER TABLE ice_sessions ADD COLUMN accepts TEXT;
 
 -- As before, with the pause.
