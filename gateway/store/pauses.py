@@ -1,6 +1,6 @@
 """SQL of pauses, which are columns of `ice_tokens`.
 
-Tested in tests/contract/test_waits.py.
+Tested in tests/contract/test_work_queue.py.
 """
 
 from __future__ import annotations

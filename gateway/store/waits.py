@@ -1,6 +1,6 @@
 """SQL that says why queued operations wait (`core.operation.Waits`).
 
-Tested in tests/contract/test_waits.py.
+Tested in tests/contract/test_work_queue.py.
 """
 
 from __future__ import annotations
