@@ -40,6 +40,7 @@ from gateway.store.ice_listing import Ices
 from gateway.store.key_file import KeyFileUnusable, KeyStore
 from gateway.store.open import open_store
 from gateway.store.operations import Operations
+from gateway.store.pools import Pools
 from gateway.store.tables import needs_keys
 from gateway.web.connection import Timeouts
 from gateway.web.enrolment_endpoint import EnrolmentEndpoint
@@ -165,6 +166,7 @@ async def run_gateway(
             events=Events(engine.fetch),
             operations=Operations(engine.fetch),
             enrolments=Enrolments(engine),
+            pools=Pools(engine.fetch),
             clock=clock,
             trusted_proxies=settings.server_trusted_proxies,
             public_urls=settings.server_public_url,

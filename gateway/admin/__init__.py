@@ -19,6 +19,7 @@ from gateway.admin.api import (
     ices,
     nodes,
     operations,
+    pools,
     users,
 )
 from gateway.admin.auth import require_caller
@@ -33,7 +34,8 @@ def api_app(context: AdminContext) -> web.Application:
     """The JSON API; mount it at `/admin/api/v1`, before the pages."""
     app = web.Application(middlewares=[require_caller])
     app[CONTEXT] = context
-    for noun in (bulk, ices, operations, events, users, api_tokens, enrolments, audit, nodes):
+    nouns = (bulk, ices, operations, pools, events, users, api_tokens, enrolments, audit, nodes)
+    for noun in nouns:
         app.router.add_routes(noun.routes())
     app.router.add_routes([route("GET", "/openapi.json", openapi.handle, need=Need.NOTHING)])
     check_declared(app)

@@ -13,12 +13,13 @@ from typing import Any
 from aiohttp import web
 
 from gateway.admin.auth import declared_need, forbidden
-from gateway.admin.context import CALLER
+from gateway.admin.context import CALLER, admin_context
 from gateway.core.accounts import fold_user
 from gateway.core.ice import fold
 from gateway.core.roles import Caller, Need
 from gateway.store.ice_filter import IceFilter
 from gateway.store.operations import OperationFilter
+from gateway.store.pools import Pools
 
 Reader = Callable[[web.Request], Awaitable[tuple[Any, ...]]]
 
@@ -72,6 +73,11 @@ def visible_ices(caller: Caller, where: IceFilter) -> IceFilter | None:
     if where.provisionedto not in (None, owner):
         return None
     return replace(where, provisionedto=owner)
+
+
+def visible_pools(request: web.Request) -> Pools | None:
+    """The pools, for a caller who may see them."""
+    return admin_context(request).pools if request[CALLER].grants.sees_all else None
 
 
 def visible_operations(caller: Caller, where: OperationFilter) -> OperationFilter | None:

@@ -20,6 +20,7 @@ from gateway.store.enrolments import Enrolments
 from gateway.store.events import Events
 from gateway.store.ice_listing import Ices
 from gateway.store.operations import Operations
+from gateway.store.pools import Pools
 from gateway.web.client_address import Networks
 
 
@@ -35,6 +36,7 @@ class AdminContext:
     events: Events
     operations: Operations
     enrolments: Enrolments
+    pools: Pools
     clock: Clock
     trusted_proxies: Networks
     public_urls: tuple[str, ...]

@@ -21,6 +21,7 @@ from gateway.admin.api.events import EventQuery
 from gateway.admin.api.ices import IceChanges, IceFilters, IceQuery, NewIce, NewOwner
 from gateway.admin.api.nodes import Drain, NodeQuery
 from gateway.admin.api.operations import NewOperation, OperationQuery, RequestQuery
+from gateway.admin.api.pools import NewPool, PoolQuery
 from gateway.admin.api.requests import NoMembers
 from gateway.admin.auth import COOKIE, FORM_TOKEN, SECURE_COOKIE
 from gateway.admin.openapi_builder import (
@@ -34,6 +35,7 @@ from gateway.admin.openapi_builder import (
     links,
     listing,
     located,
+    nothing,
     one_of,
     problems,
     query,
@@ -47,7 +49,7 @@ from gateway.core.ice import NAME_PATTERN, NAME_RULE, IceType
 from gateway.core.labels import KEY_PATTERN as LABEL_KEY
 from gateway.core.operation import KEY_PATTERN
 from gateway.core.problems import CODES
-from gateway.services import schemas
+from gateway.services import pool_schemas, schemas
 from gateway.services.audit_export import FORMATS, media_type
 from gateway.web.responses import json_response
 
@@ -173,6 +175,7 @@ def _calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
     yield f"{one}/connections", "get", call("listConnections", summary, {"200": last}, 403, 404)
     yield from _event_calls()
     yield from _operation_calls()
+    yield from _pool_calls()
     yield from openapi_accounts.calls()
     yield from _audit_calls()
     yield from _node_calls()
@@ -234,6 +237,20 @@ def _operation_calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
     yield f"{one}/cancel", "post", described
 
 
+def _pool_calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    path, one = "/pools", "/pools/{name}"
+    yield path, "get", listing("listPools", "List pools", pool_schemas.PoolPage, PoolQuery, 403)
+    others = links("name", "$response.body#/name", ("showPool", "setPool", "deletePool"))
+    pool = {"200": answer(pool_schemas.PoolDocument, "The pool", links=others)}
+    yield one, "get", call("showPool", "Show a pool", pool, 403, 404)
+    made = pool | {"201": answer(pool_schemas.PoolDocument, "Made", links=others)}
+    summary = "Make a pool, or replace its labels, type and description"
+    yield one, "put", call("setPool", summary, made, 403, body=NewPool)
+    deleted = {"204": nothing("Deleted")}
+    summary = "Delete a pool and revoke its API tokens"
+    yield one, "delete", call("deletePool", summary, deleted, 403, 404, 409)
+
+
 def _audit_calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
     newest = {"200": answer(schemas.HeadDocument, "Keep it on another machine")}
     described = call("showAuditHead", "Number and digest of the newest event", newest, 403, 404)
@@ -280,7 +297,7 @@ def document() -> dict[str, Any]:
     """The whole document."""
     paths = _paths()
     shapes = components()
-    for shape in ("IceChanges", "BulkLabel", "BulkNewIce", "NewEnrolmentKey"):
+    for shape in ("IceChanges", "BulkLabel", "BulkNewIce", "NewEnrolmentKey", "NewPool"):
         # Checked after the shape, so that a refusal names the key.
         shapes[shape]["properties"]["labels"]["propertyNames"] = {"pattern": f"^{LABEL_KEY}$"}
     shapes |= _new_ice(shapes["NewIce"]) | _new_operation(shapes["NewOperation"])
@@ -296,6 +313,7 @@ def document() -> dict[str, Any]:
     ]
     shapes["PasswordChange"]["examples"] = [{"old": "the old password", "new": "a new password"}]
     shapes["NewApiToken"]["examples"] = [{"user": "alice", "name": "nightly build"}]
+    shapes["NewPool"]["examples"] = [{"labels": {"os": "linux", "gpu": "yes"}}]
     shapes["IceChanges"]["examples"] = [
         {"labels": {"os": "windows", "site": None}, "note": "in loan"}
     ]
@@ -316,7 +334,7 @@ def document() -> dict[str, Any]:
                 "apiToken": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "An API token; one made for an ICE may operate only that ICE",
+                    "description": "An API token; one made for an ICE or a pool may operate only that",
                 },
                 "login": {
                     "type": "apiKey",

@@ -40,6 +40,7 @@ from gateway.store.events import EventFilter, Events
 from gateway.store.ice_listing import Ices, Listed
 from gateway.store.ice_order import Mark
 from gateway.store.operations import Operations
+from gateway.store.pools import Pools
 
 _PAGE: Final = 1000
 _OPERATIONS_PAGE: Final = 200
@@ -73,6 +74,7 @@ class DatabaseAdmin:
         self._table = Ices(context.engine, context.settings.expectations)
         self._operations = Operations(context.engine.fetch)
         self._enrolments = Enrolments(context.engine)
+        self._pools = Pools(context.engine.fetch)
 
     async def is_served(self) -> bool:
         """Whether a gateway runs on this database."""
@@ -84,7 +86,7 @@ class DatabaseAdmin:
 
         with _parsing():
             wanted = IceQuery.parse(query)
-            where = wanted.filter(utc_now())
+            where = await wanted.filter(utc_now(), self._pools)
         served = await self.is_served()
         if not served:
             # A gateway that crashed leaves its connections in the table.
@@ -150,7 +152,7 @@ class DatabaseAdmin:
 
         with _parsing():
             body: Bulk = decode_as(msgspec.json.encode(wanted), Bulk)  # type: ignore[arg-type]
-            where = checked(body, utc_now())
+            where = await checked(body, utc_now(), self._pools)
             return await perform(self._services.bulk, self._table, self._actor, body, where)
 
     async def request_operation(self, name: str, new: Body) -> schemas.OperationDocument:
@@ -248,6 +250,7 @@ class DatabaseAdmin:
         made = unwrap(
             await self._services.accounts.create_token(
                 *(self._actor, new["user"], new["name"], lifetime, new.get("ice")),
+                pool=new.get("pool"),
                 may_change_accounts=new.get("accounts", False),
             )
         )

@@ -47,7 +47,8 @@ EXEMPT = (
     ),
     _exempt(
         "RejectedPositiveData",
-        "listIces listOperations listNodes listUsers listApiTokens listEnrolmentKeys listEnrolments",
+        "listIces listOperations listPools listNodes listUsers listApiTokens listEnrolmentKeys"
+        " listEnrolments",
         {"status": 422, "field": "cursor"},
         "Nor which cursors: they are opaque, and come from the page before.",
     ),
@@ -59,15 +60,21 @@ EXEMPT = (
     ),
     _exempt(
         "RejectedPositiveData",
+        "listIces countIces",
+        {"status": 422, "field": "pool"},
+        "Nor which pools there are.",
+    ),
+    _exempt(
+        "RejectedPositiveData",
         "bulk",
         {"status": 422},
         "Nor which members go together: names or a filter, as many generations as names.",
     ),
     _exempt(
         "RejectedPositiveData",
-        "describeIce",
+        "describeIce setPool",
         {"status": 422},
-        "Nor which characters are printable, or how many labels there are together.",
+        "Nor which characters are printable, or how many labels there are together; a pool's name is in the path.",
     ),
     _exempt(
         "RejectedPositiveData",

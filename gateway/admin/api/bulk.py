@@ -11,7 +11,7 @@ from typing import Annotated
 import msgspec
 from aiohttp import web
 
-from gateway.admin.access import route
+from gateway.admin.access import route, visible_pools
 from gateway.admin.api.ices import IceFilters, LabelChanges, LabelValue, Note
 from gateway.admin.api.requests import body_as, unwrap
 from gateway.admin.auth import actor
@@ -33,6 +33,7 @@ from gateway.services.bulk_actions import (
 from gateway.services.labelling import description_fault
 from gateway.store.ice_filter import IceFilter
 from gateway.store.ice_listing import Ices
+from gateway.store.pools import Pools
 from gateway.web.responses import RequestRefused, json_response
 
 Names = Annotated[list[str], msgspec.Meta(max_length=MAX_BULK)]
@@ -116,10 +117,11 @@ def routes() -> list[web.RouteDef]:
 
 async def _bulk(request: web.Request) -> tuple[Bulk, IceFilter | None]:
     wanted: Bulk = await body_as(request, Bulk)  # type: ignore[arg-type]
-    return wanted, checked(wanted, admin_context(request).clock())
+    clock = admin_context(request).clock
+    return wanted, await checked(wanted, clock(), visible_pools(request))
 
 
-def checked(wanted: Bulk, now: datetime) -> IceFilter | None:
+async def checked(wanted: Bulk, now: datetime, pools: Pools | None) -> IceFilter | None:
     """The filter of a valid body, None if it names the ICEs. Raises `RequestRefused`."""
     if isinstance(wanted, BulkProvision):
         for place, new in enumerate(wanted.ices):
@@ -136,7 +138,7 @@ def checked(wanted: Bulk, now: datetime) -> IceFilter | None:
         unwrap(invalid("ice_names", "either the names or a filter, not both"))
     if not wanted.dry_run:
         unwrap(invalid("filter", "only for a dry run; then send the names that it found"))
-    return wanted.filter.filter(now)
+    return await wanted.filter.filter(now, pools)
 
 
 def _names_fault(wanted: BulkAct) -> Problem | None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 import msgspec
 from aiohttp import web
 
-from gateway.admin.access import route, visible_ices
+from gateway.admin.access import route, visible_ices, visible_pools
 from gateway.admin.api.requests import (
     DEFAULT_LIMIT,
     Limit,
@@ -38,7 +38,7 @@ from gateway.core.accounts import fold_user
 from gateway.core.attention import Attention
 from gateway.core.ice import IceType, Status
 from gateway.core.labels import KEY_PATTERN, MAX_LABELS, MAX_NOTE, MAX_VALUE
-from gateway.core.problems import NAME_IS_FINAL, invalid, problem
+from gateway.core.problems import NAME_IS_FINAL, invalid, problem, quoted
 from gateway.core.roles import Need
 from gateway.core.search import MAX_WORDS, words_of
 from gateway.core.version_key import version_key
@@ -49,6 +49,7 @@ from gateway.services.provisioning import Done, Issued
 from gateway.store.ice_filter import IceFilter
 from gateway.store.ice_listing import NO_ICES, Listed
 from gateway.store.ice_order import Mark, Order, SortKey
+from gateway.store.pools import Pools
 from gateway.store.sessions import events_of
 from gateway.web.responses import RequestRefused, json_response, problem_response
 
@@ -97,13 +98,26 @@ class IceFilters(Query):
     inactive: bool | None = None
     q: Text | None = None
     label: Labels = msgspec.field(default_factory=list)
+    pool: Text | None = None
     attention: Attention | None = None
     version_below: Text | None = None
     lastseen_before: Moment | None = None
     lastseen_after: Moment | None = None
 
-    def filter(self, now: datetime) -> IceFilter:
-        """The filter at `now`. Raises `RequestRefused` for a version that cannot be compared."""
+    async def filter(self, now: datetime, pools: Pools | None) -> IceFilter:
+        """The filter at `now`; `pools` is None for a caller who sees none. Raises `RequestRefused`."""
+        where = self.conditions(now)
+        if self.pool is None:
+            return where
+        if pools is None:
+            raise RequestRefused(problem("forbidden", "Only admins and auditors see pools."))
+        found = await pools.find(self.pool)
+        if found is None:
+            raise RequestRefused(invalid("pool", f"there is no pool {quoted(self.pool)}"))
+        return replace(where, pool=found)
+
+    def conditions(self, now: datetime) -> IceFilter:
+        """The filter at `now` without its pool. Raises `RequestRefused` for a version that cannot be compared."""
         below = version_key(self.version_below)
         if self.version_below is not None and below is None:
             raise RequestRefused(invalid("version_below", "needs a version as PEP 440 writes it"))
@@ -207,11 +221,15 @@ async def _new_ice(request: web.Request) -> tuple[NewIce]:
 
 async def _query(request: web.Request) -> tuple[IceQuery, IceFilter, Mark | None]:
     query = IceQuery.of(request)
-    return query, query.filter(admin_context(request).clock()), query.after()
+    return query, await _filter_of(request, query), query.after()
 
 
 async def _filters(request: web.Request) -> tuple[IceFilter]:
-    return (IceFilters.of(request).filter(admin_context(request).clock()),)
+    return (await _filter_of(request, IceFilters.of(request)),)
+
+
+async def _filter_of(request: web.Request, query: IceFilters) -> IceFilter:
+    return await query.filter(admin_context(request).clock(), visible_pools(request))
 
 
 async def _new_owner(request: web.Request) -> tuple[str | None]:

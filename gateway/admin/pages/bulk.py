@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from gateway.admin.access import route, visible_ices
+from gateway.admin.access import route, visible_ices, visible_pools
 from gateway.admin.api.requests import unwrap
 from gateway.admin.auth import actor
 from gateway.admin.context import CALLER, admin_context
@@ -65,7 +65,8 @@ def routes() -> list[web.RouteDef]:
 async def names(request: web.Request) -> web.StreamResponse:
     """The names of the ICEs that the table's filter finds, as JSON."""
     context = admin_context(request)
-    where = visible_ices(request[CALLER], TableQuery.of(request).filter(context.clock()))
+    wanted = await TableQuery.of(request).filter(context.clock(), visible_pools(request))
+    where = visible_ices(request[CALLER], wanted)
     found = [] if where is None else await context.ices.generations(where, MAX_BULK + 1)
     if len(found) > MAX_BULK:
         raise RequestRefused(

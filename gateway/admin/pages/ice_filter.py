@@ -83,9 +83,9 @@ class TableQuery(IceFilters):
             query = msgspec.structs.replace(query, label=_pairs(query.labels), labels=None)
         return query
 
-    def filter(self, now: datetime) -> IceFilter:
-        """The filter at `now`; the page's field names the owner `user`."""
-        where = super().filter(now)
+    def conditions(self, now: datetime) -> IceFilter:
+        """The filter at `now` without its pool; the page's field names the owner `user`."""
+        where = super().conditions(now)
         if self.user is not None:
             where = replace(where, provisionedto=fold_user(self.user))
         if self.presence is Presence.CONNECTED:

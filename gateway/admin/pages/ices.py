@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
-from gateway.admin.access import route, visible_ices
+from gateway.admin.access import route, visible_ices, visible_pools
 from gateway.admin.api.requests import find_ice
 from gateway.admin.auth import actor
 from gateway.admin.context import CALLER, admin_context
@@ -169,7 +169,8 @@ def _by_filter(request: web.Request) -> bool:
 
 async def _table(request: web.Request, query: TableQuery) -> dict[str, Any]:
     caller, now = request[CALLER], admin_context(request).clock()
-    where, table = visible_ices(caller, query.filter(now)), admin_context(request).ices
+    where = visible_ices(caller, await query.filter(now, visible_pools(request)))
+    table = admin_context(request).ices
     everything = visible_ices(caller, IceFilter())
     counts = NO_ICES if everything is None else await table.counts(everything, now)
     needing = 0

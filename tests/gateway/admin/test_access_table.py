@@ -17,7 +17,8 @@ from tests.support.work import asked, connected
 STALE = {"If-Match": '"9"'}
 NEW = {"ice_name": "mine", "ice_type": "normal", "provisionedto": "alice"}
 
-# What `nobody`, the member whose ICE it is, an auditor, an admin, and an API token for that ICE are answered.
+# What `nobody`, the member whose ICE it is, an auditor, an admin, and an API token for that ICE are answered. One for a
+# pool is tested with pools.
 # What an admin may do is asked for in a way that fails afterwards, so that nothing is done.
 CALLS = {
     "POST /ices": ("/ices", NEW, (401, 403, 403, 409, 403)),
@@ -63,6 +64,10 @@ CALLS = {
     "POST /operations/{id}/cancel": ("/operations/{id}/cancel", None, (401, 409, 403, 409, 409)),
     "GET /events": ("/events", None, (401, 403, 200, 200, 403)),
     "GET /events/stream": ("/events/stream", None, (401, 403, 200, 200, 403)),
+    "GET /pools": ("/pools", None, (401, 403, 200, 200, 403)),
+    "GET /pools/{name}": ("/pools/none", None, (401, 403, 404, 404, 403)),
+    "PUT /pools/{name}": ("/pools/lab", {"labels": {"a": "b"}}, (401, 403, 403, 201, 403)),
+    "DELETE /pools/{name}": ("/pools/none", None, (401, 403, 404, 404, 403)),
     "GET /users": ("/users", None, (401, 403, 200, 200, 403)),
     "POST /users": ("/users", {"name": "alice", "role": "member"}, (401, 403, 403, 409, 403)),
     "GET /users/{name}": ("/users/alice", None, (401, 200, 200, 200, 403)),
