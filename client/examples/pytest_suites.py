@@ -5,21 +5,15 @@
     [suites]
     smoke = "/srv/suites/smoke"
 
-An operation's params are `{"suite": "smoke"}`. The tests run in their own process, in the suite's folder, with
-this Python, which needs pytest; they leave nothing there. Their output is sent live. The result has their exit
-status, their counts, and the JUnit report. Failing tests are a result, too; the operation fails only if pytest could not run them.
+An operation's params are `{"suite": "smoke"}`. The output is sent live. The result has pytest's exit status, the
+counts, and the JUnit report. Failing tests are a result, too; the operation fails only if pytest could not run
+them.
 
 Tested in tests/client/test_client_handlers.py.
 """
 
 from __future__ import annotations
 
-import asyncio
-import codecs
-import importlib.util
-import re
-import sys
-from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -27,129 +21,40 @@ from xml.etree import ElementTree as ET
 
 from client import platform
 from client.agent import IceClient
-from client.handlers import BadHandlers, Settings
+from client.examples.pytest_process import folder_of, not_run, run_pytest, suites_of
+from client.handlers import Settings
 from client.operations import Operation, OperationFailed, Report
 
 KINDS: Final = ("execute", "remote-execute", "schedule")
 _RAN: Final = (0, 1, 5)  # pytest's exit codes: all passed, some failed, no tests found
-_PROGRESS: Final = re.compile(
-    r"^(?P<test>\S.*) (?:PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS).*\[ *(?P<percent>\d+)%\]$"
-)
-_LAST_LINES: Final = 20
-"""Lines of pytest's output in the error if it could not run."""
-_MAX_LINE: Final = 2000
-"""Characters of a line that are looked at; the output has all of them."""
-_CHUNK: Final = 65_536
-_OUTPUT_TIMEOUT: Final = 1.0
-"""Seconds for reading the rest of the output once pytest has ended."""
 _COUNTS: Final = ("tests", "failures", "errors", "skipped")
 
 
 def register(ice: IceClient, settings: Settings) -> None:
     """Add handlers that run the suites in `settings`. Raises `BadHandlers`."""
-    if importlib.util.find_spec("pytest") is None:
-        raise BadHandlers(
-            f"pytest is not installed (python -m pip install pytest, for {sys.executable})"
-        )
-    suites = _suites(settings)
+    suites = suites_of(settings)
 
     async def run(operation: Operation, report: Report) -> dict[str, Any]:
-        return await _run(operation, _folder_of(operation.params, suites), report)
+        params = operation.params
+        if not isinstance(params, Mapping) or set(params) != {"suite"}:
+            raise OperationFailed("bad-params", 'params must be {"suite": NAME}')
+        return await _run(operation, report, folder_of(params["suite"], suites))
 
     for kind in KINDS:
         ice.operation(kind)(run)
 
 
-def _suites(settings: Settings) -> dict[str, Path]:
-    table = settings.get("suites")
-    if not isinstance(table, Mapping) or not table:
-        raise BadHandlers(
-            "the settings have no suites: give --config FILE with a table [suites] of folders by name"
-        )
-    suites = {}
-    for name, folder in table.items():
-        path = Path(folder) if isinstance(folder, str) else None
-        if path is None or not path.is_absolute() or not path.is_dir():
-            raise BadHandlers(
-                f"suites.{name} must be the absolute path of a folder, not {folder!r}"
-            )
-        suites[name] = path
-    return suites
-
-
-def _folder_of(params: object, suites: Mapping[str, Path]) -> Path:
-    """The folder of the suite in `params`, which is a key of the settings' table and never a path."""
-    if not isinstance(params, Mapping) or set(params) != {"suite"}:
-        raise OperationFailed("bad-params", 'params must be {"suite": NAME}')
-    name = params["suite"]
-    if not isinstance(name, str) or name not in suites:
-        raise OperationFailed("no-such-suite", f"this ICE has the suites {', '.join(suites)}")
-    return suites[name]
-
-
-async def _run(operation: Operation, folder: Path, report: Report) -> dict[str, Any]:
+async def _run(operation: Operation, report: Report, folder: Path) -> dict[str, Any]:
     with platform.scratch_folder() as scratch:
         junit = Path(scratch, "junit.xml")
-        output: deque[str] = deque(maxlen=_LAST_LINES)
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-B", "-m", "pytest", "-v", "--color=no"),
-                *("-p", "no:cacheprovider", f"--junitxml={junit}", f"--rootdir={folder}", "."),
-                cwd=folder,
-                env=platform.environment(operation.id, COLUMNS="200", PYTHONUNBUFFERED="1"),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                **platform.OWN_GROUP,
-            )
-        except OSError as error:
-            raise OperationFailed("not-run", f"pytest cannot be started: {error}") from error
-        following = asyncio.create_task(_follow(process, output, operation, report))
-        try:
-            # Not the end of its output, which processes that it left behind may keep open.
-            status = await platform.exit_status(process)
-        finally:
-            await _end(operation.id, process, following)
-        return _result(status, junit, output)
+        status, output = await run_pytest(operation, report, folder, f"--junitxml={junit}", ".")
+        return _result(status, output, junit)
 
 
-async def _end(
-    operation: str, process: asyncio.subprocess.Process, following: asyncio.Task[None]
-) -> None:
-    """End pytest and all processes that it started, and read the rest of its output."""
-    try:
-        await platform.end_group(process)
-    finally:
-        platform.end_processes_of([operation])
-    await asyncio.wait({following}, timeout=_OUTPUT_TIMEOUT)
-    following.cancel()
-    process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001 - asyncio has no public way
-
-
-async def _follow(
-    process: asyncio.subprocess.Process, output: deque[str], operation: Operation, report: Report
-) -> None:
-    """Send the output, and the progress that it shows; `output` keeps its last lines."""
-    assert process.stdout is not None  # noqa: S101 - it was opened with a pipe
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    rest = ""
-    while chunk := await process.stdout.read(_CHUNK):
-        text = decoder.decode(chunk)
-        await operation.log(text)
-        *whole, rest = (line[:_MAX_LINE] for line in (rest + text).split("\n"))
-        lines = [line.rstrip() for line in whole]
-        output.extend(lines)
-        found = [match for match in map(_PROGRESS.match, lines) if match]
-        if found:
-            await report(int(found[-1]["percent"]) / 100, found[-1]["test"])
-    await operation.log(decoder.decode(b"", final=True))
-    output.append(rest)
-
-
-def _result(status: int, report: Path, output: deque[str]) -> dict[str, Any]:
-    if status not in _RAN or not report.exists():
-        raise OperationFailed("not-run", "\n".join([f"pytest ended with {status}:", *output]))
-    junit = report.read_text(encoding="utf-8", errors="replace")
+def _result(status: int, output: str, path: Path) -> dict[str, Any]:
+    if status not in _RAN or not path.exists():
+        raise not_run(status, output)
+    junit = path.read_text(encoding="utf-8", errors="replace")
     [suite] = ET.fromstring(junit).iter("testsuite")  # noqa: S314 - pytest wrote it
     counts = {name: int(suite.get(name, 0)) for name in _COUNTS}
     return {"exit": status, **counts, "junit": junit}

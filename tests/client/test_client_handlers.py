@@ -5,7 +5,6 @@ import contextlib
 import os
 import signal
 import sys
-import uuid
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -15,7 +14,8 @@ from click.testing import CliRunner
 from client.cli import main
 from client.examples import pytest_suites
 from client.handlers import BadHandlers, register, settings_of
-from client.operations import Operation, OperationFailed
+from client.operations import OperationFailed
+from tests.client.played import Played, Registry, a_name
 from tests.client.scripted_gateway import admit
 from tests.support.ice import until
 
@@ -64,21 +64,6 @@ def test_waits():
 """
 
 
-class Registry:
-    """What a module's `register` is given for an ICE."""
-
-    def __init__(self):
-        self.handlers = {}
-
-    def operation(self, kind):
-        return lambda handler: self.handlers.setdefault(kind, handler)
-
-
-def a_name():
-    """A client ends whatever works for an operation of this name, in whichever test that runs."""
-    return uuid.uuid4().hex
-
-
 @pytest.fixture
 def suite(tmp_path):
     """A folder with a small suite."""
@@ -92,23 +77,7 @@ def suite(tmp_path):
 def execute(suite, monkeypatch):
     """Run an operation with these params by the example, which knows the suite `smoke`."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # they take seconds to import
-    ice = Registry()
-    pytest_suites.register(ice, {"suites": {"smoke": str(suite)}})
-    reports, logged = [], []
-
-    async def report(fraction=None, message=None, *, data=None):
-        reports.append((fraction, message))
-
-    async def log(text):
-        logged.append(text)
-
-    async def execute(params, kind="execute"):
-        operation = Operation(id=a_name(), kind=kind, params=params, log=log)
-        return await ice.handlers[kind](operation, report)
-
-    execute.kinds = set(ice.handlers)
-    execute.reports, execute.logged = reports, logged
-    return execute
+    return Played(pytest_suites.register, {"suites": {"smoke": str(suite)}})
 
 
 def alive(pid):
@@ -227,7 +196,7 @@ async def test_a_suite_is_run_and_reported(execute, suite):
     fractions = [fraction for fraction, _ in execute.reports]
     assert fractions == sorted(fractions)
     assert execute.reports[-1] == (1.0, "test_it.py::test_skipped")
-    output = "".join(execute.logged)
+    output = execute.output
     assert "test_it.py::test_fails FAILED" in output
     assert "assert 1 == 2" in output
     assert [path.name for path in suite.iterdir()] == ["test_it.py"], (
@@ -267,11 +236,11 @@ async def test_output_is_sent_as_it_appears(execute, suite, tmp_path, monkeypatc
     monkeypatch.setenv("GO_ON", str(tmp_path / "go-on"))
     (suite / "test_it.py").write_text(TALKING)
     running = asyncio.create_task(execute({"suite": "smoke"}))
-    await until(lambda: "é begun" in "".join(execute.logged))
+    await until(lambda: "é begun" in execute.output)
     assert not running.done()
     (tmp_path / "go-on").touch()
     assert (await running)["exit"] == 0
-    output = "".join(execute.logged)
+    output = execute.output
     assert "\ufffd|" + "x" * 1_000_000 in output
 
 
