@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -70,6 +71,12 @@ def pytest_collection_modifyitems(config, items) -> None:
     if left_out:
         config.hook.pytest_deselected(items=list(left_out))
         items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_collection_finish(session) -> None:
+    """Spare the garbage collector what was collected here: it would look through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

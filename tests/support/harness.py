@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import aiohttp.web_app
 import argon2
 from click.testing import CliRunner
 
@@ -220,6 +221,8 @@ async def harness(
             yield running
         finally:
             await running.close()
+            # It would keep this gateway for as long as the process runs, and the collector would walk through it.
+            aiohttp.web_app._cached_build_middleware.cache_clear()
 
 
 def marked(request: Any) -> dict[str, Any]:

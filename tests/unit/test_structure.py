@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import re
 import tomllib
@@ -38,10 +39,17 @@ def modules(package: str) -> dict[str, Path]:
     return found
 
 
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    """What a file says; it is read once."""
+    return ast.parse(path.read_text("utf-8"))
+
+
+@functools.cache
 def imports(path: Path) -> set[str]:
     """Absolute names that a file imports, at any depth."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -80,7 +88,7 @@ def test_the_map_names_what_there_is_from_the_top_down():
 def test_every_package_says_what_lives_there():
     for name, path in GATEWAY.items():
         if path.name == "__init__.py":
-            assert ast.get_docstring(ast.parse(path.read_text("utf-8"))), name
+            assert ast.get_docstring(tree_of(path)), name
 
 
 @pytest.mark.parametrize("module", GATEWAY)
@@ -110,7 +118,7 @@ def test_what_differs_between_systems_is_the_clients_platform_alone():
         if name == "client.platform":
             continue
         guilty = {item for item in imports(path) if item.split(".")[0] in modules_of_one_system}
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.Attribute):
                 of_sys = isinstance(node.value, ast.Name) and node.value.id == "sys"
                 if node.attr in calls_of_one_system or (of_sys and node.attr == "platform"):
@@ -156,7 +164,7 @@ def sql_of(package: str) -> list[tuple[Path, str]]:
     for name, path in GATEWAY.items():
         if name != package and not name.startswith(f"{package}."):
             continue
-        tree = ast.parse(path.read_text("utf-8"))
+        tree = tree_of(path)
         prose = {
             id(node.value)
             for node in ast.walk(tree)
@@ -195,7 +203,7 @@ def test_nothing_has_aiohttp_parse_what_a_stranger_sends():
     for name, path in GATEWAY.items():
         guilty = {
             node.attr
-            for node in ast.walk(ast.parse(path.read_text("utf-8")))
+            for node in ast.walk(tree_of(path))
             if isinstance(node, ast.Attribute)
             and isinstance(node.value, ast.Name)
             and node.value.id in ("request", "asked")
@@ -230,7 +238,7 @@ def places_of_its_test(path: Path) -> list[Path]:
 
 def named_by(path: Path) -> list[Path]:
     """The tests in the last line of a module's docstring: `Tested in tests/… and tests/….`"""
-    prose = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+    prose = ast.get_docstring(tree_of(path)) or ""
     line = TESTED_IN.fullmatch(prose.rpartition("\n")[2])
     return [ROOT / name for name in re.split(", | and ", line[1])] if line else []
 
@@ -319,7 +327,7 @@ def changed(tree: ast.AST) -> list[tuple[ast.expr | None, str]]:
     found: list[tuple[ast.expr | None, str]] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and node.args:
-            function = ast.unparse(node.func).rpartition(".")[2]
+            function = getattr(node.func, "attr", getattr(node.func, "id", ""))
             if function in ("setattr", "delattr", "patch", "object"):
                 texts = [one.value if isinstance(one, ast.Constant) else "" for one in node.args]
                 if texts[0]:
@@ -348,22 +356,23 @@ def is_private(owner: ast.expr | None, part: str) -> bool:
     return name.startswith("_") and not name.startswith("__") and not mine
 
 
+@functools.cache
+def changes_of(path: Path) -> tuple[bool, bool]:
+    """Whether a test changes a module of ours, and whether it changes private parts of an object."""
+    tree = ast.parse(path.read_text("utf-8"))
+    names = names_of_modules(tree)
+    changes = changed(tree)
+    return (
+        any(is_of_module(owner, part, names) for owner, part in changes),
+        any(is_private(owner, part) for owner, part in changes),
+    )
+
+
 def test_no_test_changes_a_module():
     """A test hands in what differs: a `Tuning`, an argument that has a default, a clock."""
-    guilty = set()
-    for name, path in TESTS.items():
-        tree = ast.parse(path.read_text("utf-8"))
-        names = names_of_modules(tree)
-        if any(is_of_module(owner, part, names) for owner, part in changed(tree)):
-            guilty.add(name)
-    assert not guilty
+    assert not {name for name, path in TESTS.items() if changes_of(path)[0]}
 
 
 def test_no_test_changes_private_parts_of_an_object():
     """A test makes faults by a public method of one object, such as `write` of a gateway's engine."""
-    guilty = {
-        name
-        for name, path in TESTS.items()
-        if any(is_private(*one) for one in changed(ast.parse(path.read_text("utf-8"))))
-    }
-    assert guilty == CHANGE_PRIVATE_PARTS
+    assert {name for name, path in TESTS.items() if changes_of(path)[1]} == CHANGE_PRIVATE_PARTS

@@ -139,7 +139,6 @@ async def test_a_filter_finds_names_and_generations_at_a_dry_run(running):
         ({"action": "label", "ice_names": ["a"]}, "body"),
         ({"action": "label", "ice_names": ["a"], "note": "x" * 1001}, "note"),
     ],
-    ids=str,
 )
 async def test_a_bad_body_is_refused_whole(running, body, field):
     assert (await bulk(running, 422, **body))["field"] == field
