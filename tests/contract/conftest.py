@@ -8,6 +8,7 @@ import pytest
 from gateway.store.postgres.engine import open_postgres
 from gateway.store.sqlite.engine import open_sqlite
 from tests.contract.domain import add_user
+from tests.support.databases import put_database
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -17,6 +18,7 @@ def open_store(request, tmp_path):
     The suite holds for every engine, `test_sqlite.py` and `test_postgres.py` each for one alone.
     """
     if request.param == "sqlite":
+        put_database(tmp_path / "ice.db")
         yield functools.partial(open_sqlite, tmp_path / "ice.db")
         return
     url = request.getfixturevalue("database_url")

@@ -24,6 +24,7 @@ from gateway.core.roles import Role
 from gateway.core.times import Clock, utc_now
 from gateway.runtime.settings import Settings, load
 from gateway.services.passwords import Passwords
+from tests.support.databases import put_database
 from tests.support.ice import PATIENCE, Ice, Key
 
 QUICK_HASHER = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
@@ -197,6 +198,8 @@ async def harness(
     `options` are settings, `tuning` the limits that are none. It hashes passwords quickly and listens by two handles: to open and close 64 takes as long as most tests.
     """
     settings = settings_for(folder, **options)
+    if "database__url" not in options:
+        put_database(settings.database_path)
     passwords = Passwords(QUICK_HASHER)
     async with (
         run_gateway(

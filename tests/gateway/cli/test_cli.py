@@ -26,6 +26,7 @@ from gateway.core.times import to_text, utc_now
 from gateway.runtime.settings import load
 from gateway.store.key_file import KeyStore
 from tests.support import served
+from tests.support.databases import put_database
 from tests.support.ice import PATIENCE
 
 EXISTS = "ICE Provision Failed! ICE Name or User already exists"
@@ -77,11 +78,7 @@ class Cli:
 
     def make(self):
         """An empty database, for commands that do not make one."""
-
-        async def nothing(_):
-            pass
-
-        self.work(nothing)
+        put_database(self.path)
 
     def work(self, use):
         """Run `await use(context)` on the database."""
