@@ -16,7 +16,7 @@ from gateway.admin.auth import declared_need, forbidden
 from gateway.admin.context import CALLER, admin_context
 from gateway.core.accounts import fold_user
 from gateway.core.ice import fold
-from gateway.core.roles import Caller, Need
+from gateway.core.roles import OF_ICE, Caller, Need
 from gateway.store.ice_filter import IceFilter
 from gateway.store.operations import OperationFilter
 from gateway.store.pools import Pools
@@ -42,13 +42,13 @@ def route(
         handler: takes the request, then the values that `reads` and `finds` return.
         need: the right that a caller needs.
         reads: validates the request's input; raises 400, 413, 415 and 422.
-        finds: looks up what the path names, if the caller may see it; raises 404. With `Need.OPERATE` its
+        finds: looks up what the path names, if the caller may see it; raises 404. With a need of `OF_ICE` its
             first value is the ICE (`Listed`).
         options: options of aiohttp, such as `name` or `allow_head`.
 
     Raises `TypeError` if `need` concerns an ICE and `finds` is missing.
     """
-    if need is Need.OPERATE and finds is None:
+    if need in OF_ICE and finds is None:
         raise TypeError(f"{method} {path} needs an ICE, and finds none")
 
     @functools.wraps(handler)
@@ -56,7 +56,7 @@ def route(
         read = await reads(request) if reads is not None else ()
         found = await finds(request) if finds is not None else ()
         if need is not Need.NOTHING:
-            ice = found[0].ice if need is Need.OPERATE else None
+            ice = found[0].ice if need in OF_ICE else None
             if not request[CALLER].may(need, ice):
                 raise forbidden(request, need)
         return await handler(request, *read, *found)

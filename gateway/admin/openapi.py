@@ -18,7 +18,7 @@ from gateway.admin import openapi_accounts
 from gateway.admin.api.audit import ExportQuery, VerificationQuery
 from gateway.admin.api.bulk import Bulk
 from gateway.admin.api.events import EventQuery
-from gateway.admin.api.ices import IceChanges, IceFilters, IceQuery, NewIce, NewOwner
+from gateway.admin.api.ices import IceChanges, IceFilters, IceQuery, NewIce, NewOwner, NewPause
 from gateway.admin.api.nodes import Drain, NodeQuery
 from gateway.admin.api.operations import NewOperation, OperationQuery, RequestQuery
 from gateway.admin.api.pools import NewPool, PoolQuery
@@ -73,6 +73,10 @@ _ACTIONS: Final[dict[str, tuple[str, type, type]]] = {
     "reregister": ("Let an ICE register again; drops its session", NewOwner, schemas.Renewed),
     "deregister": ("Deactivate an ICE; drops its session", NoMembers, schemas.Ended),
     "disconnect": ("Close an ICE's session; it may reconnect", NoMembers, schemas.Ended),
+}
+_PAUSES: Final[dict[str, tuple[str, type]]] = {
+    "pause": ("Send an ICE nothing new until a time, or until it is resumed", NewPause),
+    "resume": ("End the pause of an ICE", NoMembers),
 }
 _LINKS: Final = links(
     "ice_name",
@@ -165,6 +169,14 @@ def _calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
         done = {"200": answer(shape, "Done", _ETAG, _LINKS)}
         described = call(
             *(f"{action}Ice", summary, done, 403, 404, 409, 412),
+            parameters=[if_match],
+            body=body,
+            body_required=False,
+        )
+        yield f"{one}/{action}", "post", described
+    for action, (summary, body) in _PAUSES.items():
+        described = call(
+            *(f"{action}Ice", summary, {"200": shown}, 403, 404, 409, 412),
             parameters=[if_match],
             body=body,
             body_required=False,

@@ -44,21 +44,15 @@ def pause_fault(until: datetime | None, note: str, now: datetime) -> Problem | N
     return None if fault is None else invalid("note", fault)
 
 
-def refuses_pause(
-    ice_name: str, status: Status, pause: Pause | None, *, by_admin: bool
-) -> Problem | None:
-    """The refusal to pause an ICE, or to resume it; None if it is allowed.
+def forbids(ice_name: str, pause: Pause | None, *, by_admin: bool) -> Problem | None:
+    """The refusal to change a pause that holds now; None if an admin asks, or if no admin has paused the ICE."""
+    if pause is None or not pause.by_admin or by_admin:
+        return None
+    return problem("forbidden", f"An admin has paused {ice_name}: only an admin may resume it.")
 
-    Args:
-        ice_name: the ICE.
-        status: what it has now.
-        pause: what holds now (`standing`).
-        by_admin: whether an admin asks, not the ICE's tagged user.
-    """
-    if pause is not None and pause.by_admin and not by_admin:
-        return problem("forbidden", f"An admin has paused {ice_name}: only an admin may resume it.")
-    if status is Status.DEREGISTERED:
-        return problem(
-            "wrong-status", f"{ice_name} is deregistered, so it cannot be paused or resumed"
-        )
-    return None
+
+def wrong_status(ice_name: str, status: Status) -> Problem | None:
+    """The refusal to pause or resume an ICE of this status; None if it is allowed."""
+    if status is not Status.DEREGISTERED:
+        return None
+    return problem("wrong-status", f"{ice_name} is deregistered, so it cannot be paused or resumed")

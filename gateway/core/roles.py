@@ -35,6 +35,12 @@ class Need(enum.Enum):
     """Any user; an API token needs `accounts` for that."""
     OPERATE = enum.auto()
     """The caller may send operations to the ICE that the path names."""
+    PAUSE = enum.auto()
+    """The caller may pause and resume the ICE that the path names; an API token for one ICE may not."""
+
+
+OF_ICE: Final = (Need.OPERATE, Need.PAUSE)
+"""Needs that concern the ICE that the path names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +106,8 @@ class Caller:
                 return not self.is_confined and self.accounts
             case Need.OPERATE:
                 return ice is not None and self.operates(ice)
+            case Need.PAUSE:
+                return ice is not None and self.pauses(ice)
 
     def sees(self, ice: Ice) -> bool:
         """Whether the caller may see this ICE."""
@@ -114,3 +122,7 @@ class Caller:
         if self.ice is not None or self.role is Role.ADMIN:
             return self.sees(ice)
         return self.role is Role.MEMBER and ice.ice_type is IceType.NORMAL and self.sees(ice)
+
+    def pauses(self, ice: Ice) -> bool:
+        """Whether the caller may pause this ICE, and resume it."""
+        return not self.is_confined and self.operates(ice)

@@ -15,12 +15,14 @@ from gateway.core.accounts import User, fold_user
 from gateway.core.audit_event import Actor, AuditAction, Event
 from gateway.core.ice import Action, Ice, IceType, fold
 from gateway.core.labels import TOO_MANY, LabelChanges, Labels, merged
+from gateway.core.pause import Pause, forbids, pause_fault, standing, wrong_status
 from gateway.core.problems import Problem, invalid, problem
 from gateway.core.revocation import Drop
 from gateway.core.secret import Secret
 from gateway.services import ice_changes
 from gateway.services.ice_changes import (
     Change,
+    Expected,
     IceActions,
     event_of,
     issuer,
@@ -28,13 +30,16 @@ from gateway.services.ice_changes import (
     validate_new,
 )
 from gateway.services.labelling import description_fault, label_event
-from gateway.store import accounts, events, ices
+from gateway.services.pausing import PauseOrder, pause_event
+from gateway.store import accounts, events, ices, pauses
 from gateway.store.engine import AppendedEvent, Transaction, Unit
 
 MAX_BULK: Final = 10_000
 """ICEs in one bulk action at most."""
 MAX_ISSUED: Final = 1_000
 """ICEs in one bulk action that issues tokens."""
+
+_NO_GENERATION: Final = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +206,47 @@ class BulkActions(IceActions):
         done = await self.label(actor, [Target(ice_name)], changes, note)
         return done if isinstance(done, Problem) else done.outcomes[0].problem
 
+    async def pause(
+        self, actor: Actor, targets: Sequence[Target], order: PauseOrder, *, dry_run: bool = False
+    ) -> BulkDone | Problem:
+        """Pause ICEs anew, or end their pauses; one that is not paused is resumed without an event."""
+        now = self._clock()
+        fault = None if order.resume else pause_fault(order.until, order.note, now)
+        if fault is not None:
+            return fault
+
+        async def unit(transaction: Transaction) -> _Outcomes:
+            found = await ices.find_many(transaction, [each.ice_name for each in targets])
+            before = await pauses.pauses_of(transaction, [ice.ice_name for ice in found.values()])
+            outcomes: list[BulkOutcome] = []
+            written: dict[str, tuple[str, Pause | None, Event]] = {}
+            for target in targets:
+                ice = found.get(fold(target.ice_name))
+                old = None if ice is None else standing(before[ice.ice_name], now)
+                refused = _pause_refusal(ice, target, old, order)
+                outcomes.append(BulkOutcome(target.ice_name, refused))
+                if ice is not None and refused is None and not (order.resume and old is None):
+                    new = order.pause(actor, now)
+                    event = pause_event(actor, now, ice, old, new)
+                    written[ice.ice_name] = (ice.ice_name, new, event)
+            if dry_run:
+                return _planned(outcomes, found), ()
+            await pauses.set_pauses(transaction, list(written.values()))
+            # No node needs to act: each sends by a compare-and-set that reads the pause.
+            return outcomes, ()
+
+        return await self._run(unit)
+
+    async def pause_one(
+        self, actor: Actor, ice: Ice, order: PauseOrder, expected: Expected = None
+    ) -> Problem | None:
+        """Likewise, of one ICE, which must have one of the `expected` generations; returns the refusal."""
+        generation = None if expected is None else ice.generation
+        if expected is not None and ice.generation not in expected:
+            generation = _NO_GENERATION
+        done = await self.pause(actor, [Target(ice.ice_name, generation)], order)
+        return done if isinstance(done, Problem) else done.outcomes[0].problem
+
     async def provision(
         self, actor: Actor, new: Sequence[NewIce], *, dry_run: bool = False
     ) -> BulkDone | Problem:
@@ -258,6 +304,18 @@ def _expected(ice: Ice | None, target: Target) -> Ice | Problem:
     if target.generation not in (None, ice.generation):
         return problem("stale")
     return ice
+
+
+def _pause_refusal(
+    ice: Ice | None, target: Target, pause: Pause | None, order: PauseOrder
+) -> Problem | None:
+    forbidden = forbids(target.ice_name, pause, by_admin=order.by_admin)
+    if forbidden is not None:
+        return forbidden
+    expected = _expected(ice, target)
+    if isinstance(expected, Problem):
+        return expected
+    return wrong_status(expected.ice_name, expected.status)
 
 
 def _changed(ice: Ice | None, target: Target, make: _Make) -> Change | Problem:

@@ -31,6 +31,8 @@ _CANCELS_OPERATIONS: Final = {
     Action.REREGISTER: reason(OperationError.REREGISTERED),
 }
 """The actions that cancel the unfinished operations of an ICE, and the error that these get."""
+Expected = frozenset[int] | None
+"""The generations that the ICE may have (If-Match); None allows any."""
 _USER_CHANGED: Final = reason(OperationError.USER_CHANGED)
 
 

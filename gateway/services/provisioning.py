@@ -20,6 +20,7 @@ from gateway.core.secret import Secret
 from gateway.services import ice_changes
 from gateway.services.ice_changes import (
     Change,
+    Expected,
     IceActions,
     event_of,
     issuer,
@@ -64,8 +65,6 @@ class Issued(Done):
     token: Secret
 
 
-Expected = frozenset[int] | None
-"""The generations that the ICE may have (If-Match); None allows any."""
 _Action = Callable[..., Awaitable[Issued | Done | Problem]]
 _Make = Callable[[Transaction, Ice], Awaitable[Change | Problem]]
 

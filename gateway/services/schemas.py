@@ -53,6 +53,15 @@ class LastDocument(msgspec.Struct):
     hostname: str | None
 
 
+class PauseDocument(msgspec.Struct):
+    """Who paused an ICE, when, until when (null: until it is resumed), and why."""
+
+    by: str
+    at: Time
+    until: Time | None
+    note: str
+
+
 class IceDocument(msgspec.Struct, kw_only=True):
     """An ICE; `expireson` is null once it is registered or deregistered.
 
@@ -72,6 +81,7 @@ class IceDocument(msgspec.Struct, kw_only=True):
     inactive: bool
     labels: dict[str, str]
     note: str
+    paused: PauseDocument | None
     attention: list[Attention]
     last: LastDocument | None
     connection: ConnectionDocument | None
@@ -85,6 +95,7 @@ class IceCounts(msgspec.Struct):
     connected: int
     offline: int
     inactive: int
+    paused: int
     attention: dict[Attention, int]
 
 
@@ -327,6 +338,7 @@ def ice_document(listed: Listed, now: datetime) -> IceDocument:
     """Describe an ICE with its connection."""
     # Not by `described`, which takes twice as long: a listing has thousands.
     ice: Ice = listed.ice
+    paused = listed.paused(now)
     return IceDocument(
         ice_name=ice.ice_name,
         ice_type=ice.ice_type,
@@ -341,6 +353,7 @@ def ice_document(listed: Listed, now: datetime) -> IceDocument:
         inactive=listed.is_inactive(now),
         labels=listed.labels,
         note=listed.note,
+        paused=None if paused is None else described(PauseDocument, paused),
         attention=listed.attention(now),
         last=None if listed.last is None else described(LastDocument, listed.last),
         connection=connection_document(listed.connection),

@@ -17,6 +17,7 @@ from gateway.core.times import to_text, to_text_or_none
 from gateway.store.engine import conditions, containing
 from gateway.store.ices import pair_text
 from gateway.store.last_seen import seen_after, seen_before
+from gateway.store.pauses import paused
 
 _COMPARED: Final = "{0} = {{0}}"
 # SQLite prefers the index of a column that is compared to the one of the order, and sorts what it finds.
@@ -38,7 +39,7 @@ class IceFilter:
         version_below: a key of `core.version_key`.
         needs_attention: for any reason.
         inactive: whether it is registered, not connected, and was not seen for too long.
-        now: the present, for `inactive`, `attention` and `needs_attention`.
+        now: the present, for `inactive`, `paused`, `attention` and `needs_attention`.
     """
 
     status: Status | None = None
@@ -46,6 +47,7 @@ class IceFilter:
     provisionedto: str | None = None
     connected: bool | None = None
     inactive: bool | None = None
+    paused: bool | None = None
     words: tuple[str, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
     pool: Pool | None = None
@@ -101,6 +103,8 @@ def matching(
         found.append(
             f"{'' if where.inactive else 'NOT '}({inactive(expectations, _now(where), params)})"
         )
+    if where.paused is not None:
+        found.append(f"{'' if where.paused else 'NOT '}{is_paused(_now(where), params)}")
     wanted: list[tuple[Attention, ...]] = []
     if where.attention is not None:
         wanted.append((where.attention,))
@@ -157,6 +161,12 @@ def inactive(
         f"t.node IS NULL AND t.status NOT IN ('{Status.PROVISIONED}', '{Status.DEREGISTERED}')"
         f" AND {seen} < ${len(params)}"
     )
+
+
+def is_paused(now: datetime, params: list[object]) -> str:
+    """SQL for an ICE that is paused at this time."""
+    params.append(to_text(now))
+    return paused("t", len(params))
 
 
 def needs(

@@ -20,9 +20,10 @@ from gateway.core.attention import NO_EXPECTATIONS, Attention, Expectations, att
 from gateway.core.consent import Accepts
 from gateway.core.ice import Ice, Status, fold
 from gateway.core.labels import Labels
+from gateway.core.pause import Pause, standing
 from gateway.core.times import from_text_or_none, to_text, to_text_or_none
 from gateway.core.version_key import version_key
-from gateway.store import ice_filter, ice_order
+from gateway.store import ice_filter, ice_order, pauses
 from gateway.store.engine import Engine, Row, as_json, damaged, is_in
 from gateway.store.ice_filter import IceFilter
 from gateway.store.ice_order import (
@@ -48,6 +49,7 @@ from gateway.store.sessions import (
 _DESCRIBED: Final = (
     *("labels", "note", "accepts", "refusedon", "duplicateon"),
     *("last_address", "last_version", "last_platform", "last_hostname"),
+    *pauses.COLUMNS,
 )
 _LISTING: Final = f"""
     SELECT {", ".join(f"t.{name}" for name in (*NAMES, *_DESCRIBED))}, u.disabledon, {SHOWN},
@@ -78,7 +80,7 @@ class Last:
 class Listed:
     """An ICE with what an admin says of it, and what is known of its connections.
 
-    `accepts` is its last word, UNSET if none is known. `refusedon` is when a genuine token of it was last refused, `duplicateon` when two running copies of it were
+    `accepts` is its last word, UNSET if none is known; `pause` may be over. `refusedon` is when a genuine token of it was last refused, `duplicateon` when two running copies of it were
     last found.
     """
 
@@ -89,6 +91,7 @@ class Listed:
     note: str = ""
     last: Last | None = None
     accepts: Accepts | UnsetType = UNSET
+    pause: Pause | None = None
     refusedon: datetime | None = None
     duplicateon: datetime | None = None
     owner_disabled: bool = False
@@ -105,6 +108,10 @@ class Listed:
             outdated=self.expectations.is_outdated(version),
             now=now,
         )
+
+    def paused(self, now: datetime) -> Pause | None:
+        """Its pause, if it holds at this time."""
+        return standing(self.pause, now)
 
     def is_inactive(self, now: datetime) -> bool:
         """Whether it is registered, not connected, and was not seen for too long."""
@@ -137,10 +144,11 @@ class Counts:
     connected: int
     offline: int
     inactive: int
+    paused: int
     attention: dict[Attention, int]
 
 
-NO_ICES: Final = Counts(0, dict.fromkeys(Status, 0), 0, 0, 0, dict.fromkeys(Attention, 0))
+NO_ICES: Final = Counts(0, dict.fromkeys(Status, 0), 0, 0, 0, 0, dict.fromkeys(Attention, 0))
 
 
 class Ices:
@@ -242,6 +250,7 @@ class Ices:
             "unseen": ice_filter.inactive(self._expectations, now, params, seen="t.lastseen"),
             "never seen": "t.lastseen IS NULL AND "
             + ice_filter.inactive(self._expectations, now, params, seen="t.registeredon"),
+            "paused": ice_filter.is_paused(now, params),
             **{status: f"t.status = '{status}'" for status in Status},
             **{
                 reason: ice_filter.needs(reason, self._expectations, now, params)
@@ -250,7 +259,7 @@ class Ices:
         }
         # Of all ICEs these are few: each has an index, but PostgreSQL has none of `lastseen`, and reads the rows of
         # the outdated ICEs.
-        few: set[str] = {*Status, *Attention} - {Status.REGISTERED}
+        few: set[str] = {*Status, *Attention, "paused"} - {Status.REGISTERED}
         if self._engine.shared:
             few.remove(Attention.OUTDATED)
         else:
@@ -274,6 +283,7 @@ class Ices:
             found["connected"],
             found["offline"],
             found["unseen"] + found["never seen"],
+            found["paused"],
             {reason: found[reason] for reason in Attention},
         )
 
@@ -281,8 +291,9 @@ class Ices:
 def _listed(row: Row, expectations: Expectations) -> Listed:
     ice, rest = ice_from_row(row[: len(NAMES)]), row[len(NAMES) :]
     labels, note, said, refused, duplicate, address, version, platform, hostname = rest[:9]
-    disabled, seen = rest[9:11]
-    connection = connection_from_row(rest[11:])
+    pause = pauses.pause_from_row(rest[9:14])
+    disabled, seen = rest[14:16]
+    connection = connection_from_row(rest[16:])
     accepts = accepts_in(said, f"the ICE {ice.ice_name}")
     if connection is not None and connection.accepts is UNSET:
         connection = msgspec.structs.replace(connection, accepts=accepts)
@@ -300,6 +311,7 @@ def _listed(row: Row, expectations: Expectations) -> Listed:
         note,
         None if address is None else Last(address, version, platform, hostname),
         accepts,
+        pause,
         from_text_or_none(refused),
         from_text_or_none(duplicate),
         owner_disabled=disabled is not None,

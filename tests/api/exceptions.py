@@ -82,6 +82,12 @@ EXEMPT = (
         {"status": 422},
         "Nor that, nor which users and ICEs there are, nor which time is past.",
     ),
+    _exempt(
+        "RejectedPositiveData",
+        "pauseIce",
+        {"status": 422},
+        "Nor which characters are printable, or what time it is.",
+    ),
     *(
         _exempt(
             "RejectedPositiveData",
@@ -93,7 +99,7 @@ EXEMPT = (
     ),
     _exempt(
         "RejectedPositiveData",
-        "reprovisionIce reregisterIce deregisterIce disconnectIce",
+        "reprovisionIce reregisterIce deregisterIce disconnectIce pauseIce resumeIce",
         {"status": 412, "code": "stale"},
         "An If-Match of any other generation than the entry's is proper, and stale.",
     ),

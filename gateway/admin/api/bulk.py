@@ -13,11 +13,12 @@ from aiohttp import web
 
 from gateway.admin.access import route, visible_pools
 from gateway.admin.api.ices import IceFilters, LabelChanges, LabelValue, Note
-from gateway.admin.api.requests import body_as, unwrap
+from gateway.admin.api.requests import Moment, body_as, moment, unwrap
 from gateway.admin.auth import actor
 from gateway.admin.context import admin_context
 from gateway.core.audit_event import Actor
 from gateway.core.ice import IceType
+from gateway.core.pause import pause_fault
 from gateway.core.problems import Problem, invalid
 from gateway.core.roles import Need
 from gateway.services import schemas
@@ -31,6 +32,7 @@ from gateway.services.bulk_actions import (
     Target,
 )
 from gateway.services.labelling import description_fault
+from gateway.services.pausing import PauseOrder
 from gateway.store.ice_filter import IceFilter
 from gateway.store.ice_listing import Ices
 from gateway.store.pools import Pools
@@ -76,6 +78,17 @@ class BulkDisconnect(_Many, tag="disconnect"):
     """Close the sessions of ICEs."""
 
 
+class BulkPause(_Many, tag="pause"):
+    """Send ICEs nothing new until a time, or until they are resumed."""
+
+    note: Note = ""
+    until: Moment | None = None
+
+
+class BulkResume(_Many, tag="resume"):
+    """End the pauses of ICEs."""
+
+
 class BulkReprovision(_Many, tag="reprovision"):
     """Replace tokens that were lost before registration; at most 1,000."""
 
@@ -105,7 +118,15 @@ class BulkProvision(
     dry_run: bool = False
 
 
-BulkAct = BulkDeregister | BulkDisconnect | BulkReprovision | BulkReregister | BulkLabel
+BulkAct = (
+    BulkDeregister
+    | BulkDisconnect
+    | BulkPause
+    | BulkResume
+    | BulkReprovision
+    | BulkReregister
+    | BulkLabel
+)
 Bulk = BulkAct | BulkProvision
 """The shapes of the body, which its `action` tells apart."""
 
@@ -131,6 +152,8 @@ async def checked(wanted: Bulk, now: datetime, pools: Pools | None) -> IceFilter
         if _description(wanted) == ({}, None):
             unwrap(invalid("body", "names neither labels nor a note"))
         unwrap(description_fault(*_description(wanted)))
+    if isinstance(wanted, BulkPause):
+        unwrap(pause_fault(moment("until", wanted.until), wanted.note, now))
     if isinstance(wanted.filter, msgspec.UnsetType):
         unwrap(_names_fault(wanted))
         return None
@@ -185,10 +208,19 @@ async def perform(
     targets = _named(wanted) if where is None else await _matching(table, where, _most(wanted))
     if isinstance(wanted, BulkLabel):
         done = await service.label(caller, targets, *_description(wanted), dry_run=wanted.dry_run)
+    elif isinstance(wanted, BulkPause | BulkResume):
+        done = await service.pause(caller, targets, _pause_order(wanted), dry_run=wanted.dry_run)
     else:
         action = wanted.__struct_config__.tag
         done = await service.act(caller, str(action), targets, dry_run=wanted.dry_run)
     return _answer(done)
+
+
+def _pause_order(wanted: BulkPause | BulkResume) -> PauseOrder:
+    # Only admins act on many ICEs.
+    if isinstance(wanted, BulkResume):
+        return PauseOrder(by_admin=True, resume=True)
+    return PauseOrder(by_admin=True, until=moment("until", wanted.until), note=wanted.note)
 
 
 def _named(wanted: BulkAct) -> list[Target]:

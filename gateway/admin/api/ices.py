@@ -38,13 +38,15 @@ from gateway.core.accounts import fold_user
 from gateway.core.attention import Attention
 from gateway.core.ice import IceType, Status
 from gateway.core.labels import KEY_PATTERN, MAX_LABELS, MAX_NOTE, MAX_VALUE
+from gateway.core.pause import pause_fault
 from gateway.core.problems import NAME_IS_FINAL, invalid, problem, quoted
-from gateway.core.roles import Need
+from gateway.core.roles import Need, Role
 from gateway.core.search import MAX_WORDS, words_of
 from gateway.core.version_key import version_key
 from gateway.services import schemas
 from gateway.services.ice_changes import validate_new
 from gateway.services.labelling import description_fault
+from gateway.services.pausing import PauseOrder
 from gateway.services.provisioning import Done, Issued
 from gateway.store.ice_filter import IceFilter
 from gateway.store.ice_listing import NO_ICES, Listed
@@ -86,6 +88,13 @@ class IceChanges(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True)
     note: Note | msgspec.UnsetType = msgspec.UNSET
 
 
+class NewPause(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """Body of pause; without `until` it holds until the ICE is resumed."""
+
+    note: Note = ""
+    until: Moment | None = None
+
+
 class IceFilters(Query):
     """The filters of ICEs."""
 
@@ -96,6 +105,7 @@ class IceFilters(Query):
     provisionedto: Text | None = None
     connected: bool | None = None
     inactive: bool | None = None
+    paused: bool | None = None
     q: Text | None = None
     label: Labels = msgspec.field(default_factory=list)
     pool: Text | None = None
@@ -130,6 +140,7 @@ class IceFilters(Query):
             provisionedto=None if self.provisionedto is None else fold_user(self.provisionedto),
             connected=self.connected,
             inactive=self.inactive,
+            paused=self.paused,
             words=words,
             labels=tuple(
                 (key, value) for key, _, value in (one.partition("=") for one in self.label)
@@ -208,6 +219,8 @@ def routes() -> list[web.RouteDef]:
                 ("disconnect", no_members),
             )
         ),
+        route("POST", f"{one}/pause", pause, need=Need.PAUSE, reads=_new_pause, finds=find_ice),
+        route("POST", f"{one}/resume", resume, need=Need.PAUSE, reads=no_members, finds=find_ice),
         route("GET", f"{one}/connections", connections, need=Need.USER, finds=find_ice),
     ]
 
@@ -313,6 +326,35 @@ async def describe(
     context, name = admin_context(request), listed.ice.ice_name
     unwrap(await context.services.bulk.label_one(actor(request), name, labels, note))
     return _answer(request, await context.ices.find(name) or listed)
+
+
+async def _new_pause(request: web.Request) -> tuple[datetime | None, str]:
+    wanted = await optional_body_as(request, NewPause)
+    until = moment("until", wanted.until)
+    unwrap(pause_fault(until, wanted.note, admin_context(request).clock()))
+    return until, wanted.note
+
+
+async def pause(
+    request: web.Request, until: datetime | None, note: str, listed: Listed
+) -> web.Response:
+    """Send an ICE nothing new until a time, or until it is resumed."""
+    order = PauseOrder(request[CALLER].role is Role.ADMIN, until=until, note=note)
+    return await _set_pause(request, order, listed)
+
+
+async def resume(request: web.Request, listed: Listed) -> web.Response:
+    """End the pause of an ICE; nothing changes if it is not paused."""
+    return await _set_pause(
+        request, PauseOrder(request[CALLER].role is Role.ADMIN, resume=True), listed
+    )
+
+
+async def _set_pause(request: web.Request, order: PauseOrder, listed: Listed) -> web.Response:
+    context = admin_context(request)
+    bulk = context.services.bulk
+    unwrap(await bulk.pause_one(actor(request), listed.ice, order, if_match(request)))
+    return _answer(request, await context.ices.find(listed.ice.ice_name) or listed)
 
 
 async def final(request: web.Request) -> web.Response:  # noqa: ARG001 - the same for every ICE

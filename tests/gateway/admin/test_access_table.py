@@ -43,6 +43,14 @@ CALLS = {
         )
         for action in ("reprovision", "reregister", "deregister", "disconnect")
     },
+    **{
+        f"POST /ices/{{ice_name}}/{action}": (
+            f"/ices/mine/{action}",
+            None,
+            (401, 412, 403, 412, 403),
+        )
+        for action in ("pause", "resume")
+    },
     "GET /ices/{ice_name}/connections": (
         "/ices/mine/connections",
         None,

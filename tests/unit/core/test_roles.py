@@ -65,7 +65,7 @@ USER = EVERY | {Need.USER, Need.CHANGE_OWN_ACCOUNT}
             set(Need) - {Need.CHANGE_ACCOUNTS, Need.CHANGE_OWN_ACCOUNT},
         ),
         (Caller("eve", Role.AUDITOR), USER | {Need.SEE_ALL, Need.READ_EVENTS}),
-        (Caller("alice", Role.MEMBER), USER | {Need.OPERATE}),
+        (Caller("alice", Role.MEMBER), USER | {Need.OPERATE, Need.PAUSE}),
         (Caller("bob", Role.MEMBER), USER),
         (Caller("bob", Role.MEMBER, token="t1", accounts=False), EVERY | {Need.USER}),
         (Caller("root", Role.ADMIN, ice="own"), EVERY | {Need.OPERATE}),
@@ -75,4 +75,4 @@ USER = EVERY | {Need.USER, Need.CHANGE_OWN_ACCOUNT}
 )
 def test_what_a_caller_may_use(caller, needs):
     assert {need for need in Need if caller.may(need, ICES[0])} == needs
-    assert {need for need in Need if caller.may(need, None)} == needs - {Need.OPERATE}
+    assert {need for need in Need if caller.may(need, None)} == needs - {Need.OPERATE, Need.PAUSE}
