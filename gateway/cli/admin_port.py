@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 from gateway.core.enrolment import EnrolmentState
-from gateway.services import account_schemas, enrolment_schemas, schemas
+from gateway.services import account_schemas, enrolment_schemas, pool_schemas, schemas
 
 Body = Mapping[str, Any]
 """A request's JSON object."""
@@ -89,6 +89,18 @@ class Admin(Protocol):
         self, operation: schemas.OperationDocument
     ) -> AsyncIterator[schemas.OperationDocument]:
         """The operation now and after each change, at last when it has finished."""
+
+    def pools(self) -> AsyncIterator[list[pool_schemas.PoolDocument]]:
+        """All pools by name, page by page."""
+
+    async def pool(self, name: str) -> pool_schemas.PoolDocument:
+        """One pool."""
+
+    async def set_pool(self, name: str, wanted: Body) -> pool_schemas.PoolDocument:
+        """Make a pool, or replace it (PUT /pools/{name})."""
+
+    async def delete_pool(self, name: str) -> None:
+        """Delete a pool."""
 
     def users(self) -> AsyncIterator[list[account_schemas.UserDocument]]:
         """All users by name, page by page."""

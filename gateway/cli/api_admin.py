@@ -17,7 +17,7 @@ from gateway.cli.common import print_notice
 from gateway.core.enrolment import EnrolmentState
 from gateway.core.operation import UNFINISHED
 from gateway.core.times import MAX_DURATION, later, to_text_or_none, utc_now
-from gateway.services import account_schemas, enrolment_schemas, schemas
+from gateway.services import account_schemas, enrolment_schemas, pool_schemas, schemas
 
 _PAGE: Final = 200
 _RETRY: Final = 1.0
@@ -149,6 +149,24 @@ class ApiAdmin:
     async def cancel(self, operation_id: str) -> None:
         """See `Admin`."""
         await self._client.send("POST", path_of("operations", operation_id, "cancel"))
+
+    async def pools(self) -> AsyncIterator[list[pool_schemas.PoolDocument]]:
+        """See `Admin`."""
+        async for page in self._pages("pools", pool_schemas.PoolPage, ()):
+            yield page
+
+    async def pool(self, name: str) -> pool_schemas.PoolDocument:
+        """See `Admin`."""
+        return await self._client.call("GET", path_of("pools", name), pool_schemas.PoolDocument)
+
+    async def set_pool(self, name: str, wanted: Body) -> pool_schemas.PoolDocument:
+        """See `Admin`."""
+        path = path_of("pools", name)
+        return await self._client.call("PUT", path, pool_schemas.PoolDocument, wanted)
+
+    async def delete_pool(self, name: str) -> None:
+        """See `Admin`."""
+        await self._client.send("DELETE", path_of("pools", name))
 
     async def users(self) -> AsyncIterator[list[account_schemas.UserDocument]]:
         """See `Admin`."""

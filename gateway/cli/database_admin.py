@@ -21,19 +21,21 @@ from gateway.cli.common import CommandContext, unwrap
 from gateway.core.accounts import fold_user
 from gateway.core.enrolment import EnrolmentState
 from gateway.core.hash_chain import Head
-from gateway.core.ice import IceType
+from gateway.core.ice import IceType, fold
 from gateway.core.operation import Operation
+from gateway.core.pool import Pool
 from gateway.core.problems import problem
 from gateway.core.roles import Role
 from gateway.core.secret import Secret
 from gateway.core.times import utc_now
 from gateway.node.expiry import OperationExpiry
-from gateway.services import account_schemas, enrolment_schemas, schemas
+from gateway.services import account_schemas, enrolment_schemas, pool_schemas, schemas
 from gateway.services.accounts import Change
 from gateway.services.audit_export import export
 from gateway.services.enrolment_keys import NO_ENROLMENT, NO_KEY
 from gateway.services.leavers import LeaverIces
 from gateway.services.operation_requests import NO_OPERATION, OperationRequest
+from gateway.services.pools import no_pool
 from gateway.services.provisioning import Done, Issued
 from gateway.store.enrolments import Enrolments
 from gateway.store.events import EventFilter, Events
@@ -44,6 +46,7 @@ from gateway.store.pools import Pools
 
 _PAGE: Final = 1000
 _OPERATIONS_PAGE: Final = 200
+_POOLS_PAGE: Final = 200
 _POLL_INTERVAL: Final = 0.2
 """Seconds between two reads of an operation that is followed."""
 
@@ -211,6 +214,40 @@ class DatabaseAdmin:
             if found.deadline <= utc_now() and not await self.is_served():
                 await expiry.end_overdue()  # no gateway runs to expire it
             found = await self._operation(operation.id)
+
+    async def pools(self) -> AsyncIterator[list[pool_schemas.PoolDocument]]:
+        """See `Admin`."""
+        after = ""
+        while page := await self._pools.after("", after, _POOLS_PAGE):
+            after = fold(page[-1].name)
+            yield await self._pool_documents(page)
+
+    async def _pool_documents(self, found: list[Pool]) -> list[pool_schemas.PoolDocument]:
+        documents = await pool_schemas.pool_documents(self._pools, found)
+        if not await self.is_served():
+            # A gateway that crashed leaves its connections in the table.
+            for document in documents:
+                document.ices = replace(document.ices, connected=0)
+        return documents
+
+    async def pool(self, name: str) -> pool_schemas.PoolDocument:
+        """See `Admin`."""
+        pool = unwrap(await self._pools.find(name) or no_pool(name))
+        return (await self._pool_documents([pool]))[0]
+
+    async def set_pool(self, name: str, wanted: Body) -> pool_schemas.PoolDocument:
+        """See `Admin`."""
+        from gateway.admin.api.pools import NewPool
+        from gateway.admin.api.requests import decode_as
+
+        with _parsing():
+            new = decode_as(msgspec.json.encode(wanted), NewPool).checked(name)
+        done = unwrap(await self._services.pools.set(self._actor, new))
+        return (await self._pool_documents([done.pool]))[0]
+
+    async def delete_pool(self, name: str) -> None:
+        """See `Admin`."""
+        unwrap(await self._services.pools.delete(self._actor, name))
 
     async def users(self) -> AsyncIterator[list[account_schemas.UserDocument]]:
         """See `Admin`."""

@@ -117,6 +117,7 @@ async def provision(
     help="Words in name, user, host name, address, labels or note.",
 )
 @click.option("--label", multiple=True, metavar="KEY=VALUE", help="May be repeated; all must hold.")
+@click.option("--pool", help="Only ICEs of this pool.")
 @click.option("--attention", type=click.Choice([reason.value for reason in Attention]))
 @click.option("--version-below", metavar="VERSION", help="Only ICEs with an older version.")
 @click.option("--lastseen-before", metavar="TIME", help="RFC 3339 with a zone.")
