@@ -250,7 +250,9 @@ class Dispatcher:
             # It ended without a finish from this session: for example, it expired or was cancelled.
             await self._cancel_sent(lane, lane.sent)
         if work is None:
-            return await self._begin(lane, worker, found, undecided) if self._pools.pools else None
+            return (
+                await self._begin(lane, worker, found, undecided) if self._pools.any_waits else None
+            )
         if work.deadline <= now:
             await self._move(work, work.overdue_move(), error=DEADLINE_ERROR)
             return 0
@@ -281,15 +283,15 @@ class Dispatcher:
 
     async def _claim(self, lane: Lane, worker: Worker) -> bool:
         """Take the oldest operation of the ICE's pools that it may run, and send it; False if there is none."""
-        pools, now = self._pools.pools, self._clock()
-        if not pools:
+        now = self._clock()
+        if not self._pools.any_waits:
             return False
         async with self._reads:
-            if await work_queue.oldest(self._engine.fetch, pools, worker, now) is None:
+            if await work_queue.oldest(self._engine.fetch, worker, now) is None:
                 return False
 
         async def unit(transaction: Transaction) -> Operation | None:
-            new = await work_queue.claim(transaction, pools, worker, now)
+            new = await work_queue.claim(transaction, worker, now)
             lane.sending = None if new is None else new.id
             return new
 

@@ -58,9 +58,9 @@ class PoolClaimers:
         self._closed = False
 
     @property
-    def pools(self) -> list[str]:
-        """The pools in which an operation may wait."""
-        return list(self._wakes)
+    def any_waits(self) -> bool:
+        """Whether an operation of a pool may wait."""
+        return bool(self._wakes)
 
     def requested(self, pool: str) -> None:
         """An operation of this pool waits, or may wait again."""

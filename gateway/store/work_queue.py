@@ -119,14 +119,12 @@ async def send(transaction: Transaction, new: Operation, worker: Worker, now: da
     )
 
 
-async def claim(
-    transaction: Transaction, pools: Collection[str], worker: Worker, now: datetime
-) -> Operation | None:
+async def claim(transaction: Transaction, worker: Worker, now: datetime) -> Operation | None:
     """Mark the oldest operation of the ICE's pools that it may run as sent to it; None if there is none.
 
-    `pools` are those to look at. The ICE takes none while it has work of its own to do.
+    The ICE takes none while it has work of its own to do.
     """
-    old = await oldest(transaction.fetch, pools, worker, now)
+    old = await oldest(transaction.fetch, worker, now)
     if old is None:
         return None
     new = replace(old, ice_name=worker.ice_name).moved(Move.SEND, now)
@@ -152,10 +150,8 @@ async def claim(
     return new if claimed else None
 
 
-async def oldest(
-    fetch: Fetch, pools: Collection[str], worker: Worker, now: datetime
-) -> Operation | None:
-    """The oldest queued operation that is due, of those of these pools that this session may run."""
+async def oldest(fetch: Fetch, worker: Worker, now: datetime) -> Operation | None:
+    """The oldest queued operation that is due, of those of the ICE's pools that this session may run."""
     columns = ", ".join(COLUMNS)
     rows = await fetch(
         # The oldest of each pool from an index; then the oldest of these.
@@ -163,15 +159,13 @@ async def oldest(
         f" SELECT (SELECT number FROM ice_operations WHERE pool = p.name AND state = '{State.QUEUED}'"
         f" AND coalesce(run_at, '') <= $4 AND deadline > $4 AND {is_in('kind', 5)}"
         f" AND NOT {_held(2, 3)} AND instr(refused_by, $6) = 0 ORDER BY number LIMIT 1) AS number"
-        f" FROM ice_tokens t, ice_pools p WHERE t.ice_name = $1 AND {is_in('p.name', 7)}"
-        f" AND {MEMBER}) of_pool)",
+        f" FROM ice_tokens t, ice_pools p WHERE t.ice_name = $1 AND {MEMBER}) of_pool)",
         worker.ice_name,
         worker.owner,
         as_json(list(worker.held)),
         to_text(now),
         as_json(list(OPERATIONS[worker.ice_type])),
         worker.session,
-        as_json(list(pools)),
     )
     return operation_from_row(rows[0]) if rows else None
 

@@ -28,7 +28,7 @@ from tests.support.machine import CI_CD, ENROLMENTS, Machine
 from tests.support.node import Node, run_command, running
 from tests.support.postgres import postgres
 
-_DURABLE = ("fsync=on", "full_page_writes=on", "autovacuum=on")
+DURABLE = ("fsync=on", "full_page_writes=on", "autovacuum=on")
 _AT_ONCE = 500
 """Connections that are being opened at once: a listener's queue is bounded, and a lost SYN waits for a second."""
 _PATIENCE = 300.0
@@ -40,7 +40,7 @@ def _rss(node: Node) -> float:
     return int(pages) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def _cpu(node: Node) -> float:
+def cpu(node: Node) -> float:
     """Seconds of both kinds."""
     fields = Path(f"/proc/{node.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -91,7 +91,7 @@ async def _measure(nodes: list[Node], token: str, count: int) -> None:
             for number in range(count)
         ]
         requests = [_request(machine) for machine in machines]
-        before = [(_cpu(node), _rss(node)) for node in nodes]
+        before = [(cpu(node), _rss(node)) for node in nodes]
         turns = asyncio.Semaphore(_AT_ONCE)
         began = time.monotonic()
         async with asyncio.timeout(_PATIENCE):
@@ -102,7 +102,7 @@ async def _measure(nodes: list[Node], token: str, count: int) -> None:
                 )
             )
         took = time.monotonic() - began
-        after = [(_cpu(node), _rss(node)) for node in nodes]
+        after = [(cpu(node), _rss(node)) for node in nodes]
         url = f"{nodes[0].url}{API}/enrolment-keys/{made['enrolment_key']['id']}"
         async with session.get(url) as answer:
             uses = (await answer.json())["uses"]
@@ -145,7 +145,7 @@ async def measure(count: int) -> None:
             await _measure(nodes, token, count)
     with (
         tempfile.TemporaryDirectory(prefix="ice-enrolments-") as name,
-        postgres(*_DURABLE) as server,
+        postgres(*DURABLE) as server,
     ):
         async with _nodes(Path(name), server.database(), 2) as (nodes, token):
             print("two nodes on PostgreSQL: ", end="", flush=True)

@@ -91,7 +91,7 @@ async def test_an_operation_goes_to_one_ice_of_its_pool(running):
     for ice, operation in ((first, one), (second, two)):
         if ice is not worker:
             await finished(ice, operation)
-    await until(lambda: not claimers.pools)  # nothing waits
+    await until(lambda: not claimers.any_waits)  # nothing waits
 
 
 async def test_why_an_operation_of_a_pool_waits(running):

@@ -689,6 +689,7 @@ async def test_connection_and_hello_are_shown(running):
         "version",
         "platform",
         "hostname",
+        "accepts",
     ]
     assert facts == {
         **dict.fromkeys(facts),
