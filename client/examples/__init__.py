@@ -2,4 +2,6 @@
 
 Each shows everything that a handler needs: settings, checked params, progress, a result, an error with its
 own code, and cancellation. The client itself imports none of them.
+
+`web_page` does `scrape`, `pytest_debug` does `debug`, `pytest_suites` does `execute`, `remote-execute` and `schedule`.
 """

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from playwright.async_api import Browser, BrowserContext, Locator, Page, async_playwright, expect
 
 from gateway.admin.auth import COOKIE, SECURE_COOKIE
@@ -39,6 +40,18 @@ _REPLACED = ("htmx:sendAbort", "htmx:afterRequest")
 """What htmx says of a request that a newer one of the same form has replaced."""
 _CUT_OFF = ("net::ERR_", "htmx:sendError")
 _FAILED_LOAD = re.compile(r"Failed to load resource: .* status of (\d+)")
+
+
+def require_chromium():
+    """Skip a test where there is no Chromium, or fail it where it has to be there."""
+    if CHROMIUM.exists():
+        return
+    missing = (
+        f"there is no {CHROMIUM} (Debian: apt install chromium-headless-shell; or set CHROMIUM)"
+    )
+    if os.environ.get("CI") or os.environ.get("ICE_REQUIRE_BROWSER") == "1":
+        pytest.fail(missing)
+    pytest.skip(missing)
 
 
 @contextlib.asynccontextmanager

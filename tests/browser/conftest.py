@@ -6,16 +6,13 @@ ICE_REQUIRE_BROWSER=1) they fail.
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import pytest_asyncio
 from playwright.async_api import expect
 
-from tests.browser.admin import CHROMIUM, Admin, chromium
+from tests.browser.admin import Admin, chromium, require_chromium
 from tests.support.harness import harness, marked
 
-REQUIRED = bool(os.environ.get("CI")) or os.environ.get("ICE_REQUIRE_BROWSER") == "1"
 ZONE = "Asia/Tokyo"
 """Where the viewer sits: not in UTC."""
 
@@ -31,13 +28,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest_asyncio.fixture(loop_scope="session", scope="session")
 async def browser():
-    if not CHROMIUM.exists():
-        missing = (
-            f"there is no {CHROMIUM} (Debian: apt install chromium-headless-shell; or set CHROMIUM)"
-        )
-        if REQUIRED:
-            pytest.fail(missing)
-        pytest.skip(missing)
+    require_chromium()
     async with chromium() as launched:
         yield launched
 

@@ -1,6 +1,9 @@
 """Handlers of a module, without a client: what they report and log is kept."""
 
+import contextlib
+import os
 import uuid
+from pathlib import Path
 
 from client.operations import Operation
 
@@ -18,6 +21,17 @@ class Registry:
 def a_name():
     """A client ends whatever works for an operation of this name, in whichever test that runs."""
     return uuid.uuid4().hex
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    # One that has ended and waits for its parent is not alive.
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    return False
 
 
 class Played:

@@ -15,7 +15,7 @@ from client.cli import main
 from client.examples import pytest_suites
 from client.handlers import BadHandlers, register, settings_of
 from client.operations import OperationFailed
-from tests.client.played import Played, Registry, a_name
+from tests.client.played import Played, Registry, a_name, alive
 from tests.client.scripted_gateway import admit
 from tests.support.ice import until
 
@@ -78,17 +78,6 @@ def execute(suite, monkeypatch):
     """Run an operation with these params by the example, which knows the suite `smoke`."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # they take seconds to import
     return Played(pytest_suites.register, {"suites": {"smoke": str(suite)}})
-
-
-def alive(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    # One that has ended and waits for its parent is not alive.
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    return False
 
 
 # --- modules -----------------------------------------------------------------------------------
