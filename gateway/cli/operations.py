@@ -28,11 +28,14 @@ from gateway.cli.common import (
 )
 from gateway.cli.target import with_admin
 from gateway.core.json_input import check_syntax
+from gateway.core.junit import report_of
 from gateway.core.operation import UNFINISHED, State
 from gateway.core.text import decoded, printable
 from gateway.core.times import from_text, to_text, utc_now
 from gateway.services.schemas import OperationDocument
 
+_MAX_FAILED: Final = 10
+"""Failed tests that are named."""
 _MAX_REASON: Final = 1000
 """Characters of an operation's error that are printed."""
 _INTERRUPTED: Final = 130
@@ -92,6 +95,11 @@ def operations() -> None:
     help="A request with the same key returns the same operation.",
 )
 @click.option("--follow", is_flag=True, help="Wait for its end and print the result.")
+@click.option(
+    "--fail-on-tests",
+    is_flag=True,
+    help="Follow, and end with status 1 also if tests failed or none ran, by the result's JUnit report.",
+)
 @json_option
 @with_admin
 async def run(
@@ -104,9 +112,11 @@ async def run(
     deadline: datetime | None,
     idempotency_key: str | None,
     follow: bool,
+    fail_on_tests: bool,
     as_json: bool,
 ) -> None:
     """Request an operation and print its id; with --follow, wait and print its result."""
+    follow = follow or fail_on_tests
     ice = await admin.ice(name)
     optional = {"run_at": run_at, "deadline": deadline, "idempotency_key": idempotency_key}
     given = {field: value for field, value in optional.items() if value is not None}
@@ -129,6 +139,23 @@ async def run(
         show_json(operation.result, done=done)
     if follow and operation.state is not State.SUCCEEDED:
         refuse(_reason(operation))
+    if fail_on_tests and (failure := _failed_tests(operation)) is not None:
+        refuse(failure)
+
+
+def _failed_tests(operation: OperationDocument) -> str | None:
+    """Which tests of the result failed, on one line; None if all passed or were skipped."""
+    report = report_of(None if operation.result is None else bytes(operation.result))
+    if report is None:
+        return "the result has no JUnit report of tests"
+    failed = report.failures + report.errors
+    total = failed + report.skipped + report.passed
+    if not total:
+        return "no test ran"
+    if not failed:
+        return None
+    names = [test.name for test in report.failed[:_MAX_FAILED]]
+    return f"{failed} of {total} tests failed: {', '.join(names)}{', …' * (failed > len(names))}"
 
 
 def _has_finished(operation: OperationDocument) -> bool:

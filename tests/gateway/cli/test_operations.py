@@ -233,6 +233,43 @@ async def test_followed_as_json_prints_the_document_also_of_a_failure(running):
     assert json.loads((await following).stdout)["error"] == {"code": "x", "message": "y"}
 
 
+def junit(**cases):
+    """A report of tests with these names and outcomes."""
+    made = [
+        f'<testcase name="{name}">{"" if outcome == "passed" else f"<{outcome}/>"}</testcase>'
+        for name, outcome in cases.items()
+    ]
+    return f"<testsuites><testsuite>{''.join(made)}</testsuite></testsuites>"
+
+
+ALL_FAIL = junit(**{f"t{number}": "failure" for number in range(12)})
+
+
+@pytest.mark.parametrize(
+    ("result", "says"),
+    [
+        ({"junit": junit(good="passed", later="skipped")}, None),
+        (
+            {"junit": junit(good="passed", bad="failure", torn="error")},
+            "2 of 3 tests failed: bad, torn",
+        ),
+        (ALL_FAIL, f"12 of 12 tests failed: {', '.join(f't{n}' for n in range(10))}, …"),
+        ({"junit": junit()}, "no test ran"),
+        ({"exit": 0}, "the result has no JUnit report of tests"),
+        (None, "the result has no JUnit report of tests"),
+    ],
+)
+async def test_the_status_may_say_whether_tests_failed(running, result, says):
+    ice = await connected(running)
+    status = 0 if says is None else 1
+    following = asyncio.create_task(running.command(*RUN, "--fail-on-tests", status=status))
+    await finished(ice, await take(ice), result=result)
+    done = await following
+    assert json.loads(done.stdout) == result, "the result is printed in any case"
+    if says is not None:
+        assert done.stderr.splitlines()[-1] == f"ice-gateway: {says}"
+
+
 async def test_a_followed_operation_may_be_cancelled_elsewhere(running):
     ice = await connected(running)
     following = asyncio.create_task(running.command(*RUN, "--follow", status=1))
