@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,20 @@ def test_the_changelog_is_dated():
 def test_the_forge_runs_what_a_developer_runs():
     workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text("utf-8"))
     assert workflow["jobs"]["ci"]["steps"][-1] == {"run": "bash .ci/run"}
+
+
+def test_jobs_for_other_forges_can_be_read():
+    """Their YAML is YAML, and their scripts are of a shell."""
+    text = (ROOT / "docs/ci.md").read_text("utf-8")
+    github, gitlab = map(yaml.safe_load, re.findall(r"```yaml\n(.*?)```", text, re.DOTALL))
+    job = gitlab["smoke"]
+    scripts = [step["run"] for step in github["jobs"]["smoke"]["steps"] if "run" in step]
+    scripts += [*job["script"], *job["after_script"], *re.findall(r"'''(.*?)'''", text, re.DOTALL)]
+    assert len(scripts) == 8
+    for script in scripts:
+        command = ["bash", "-n", "-c", script]
+        done = subprocess.run(command, capture_output=True, check=False)
+        assert not done.stderr, script
 
 
 def test_alerts_ask_for_metrics_that_there_are():
