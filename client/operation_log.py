@@ -65,10 +65,12 @@ class OperationLog:
             await self._send_piece()
 
     async def _flush_later(self) -> None:
-        await asyncio.sleep(_DELAY)
-        while self._pending:
-            await self._send_piece()
-        self._flusher = None
+        try:
+            await asyncio.sleep(_DELAY)
+            while self._pending:
+                await self._send_piece()
+        finally:
+            self._flusher = None
 
     async def _send_piece(self) -> None:
         lost, self._lost = self._lost, 0
