@@ -86,7 +86,7 @@ async def running(tmp_path, request, monkeypatch) -> Harness:
     if ON_POSTGRESQL:
         key_file = str(tmp_path / "ice.keys.json")
         monkeypatch.setenv("ICE_GATEWAY_TOKENS__KEY_FILE", key_file)  # for commands
-        url = request.getfixturevalue("database_url")
+        url = request.getfixturevalue("tables_url")
         options = {"database__url": url, "tokens__key_file": key_file}
     async with harness(tmp_path, **options, **marked(request)) as started:
         yield started
@@ -110,5 +110,13 @@ def postgres_server() -> Iterator[Postgres]:
 def database_url(postgres_server) -> Iterator[str]:
     """A new, empty database on PostgreSQL."""
     url = postgres_server.database()
+    yield url
+    postgres_server.drop(url)
+
+
+@pytest.fixture
+def tables_url(postgres_server) -> Iterator[str]:
+    """A database on PostgreSQL in which the gateway has nothing; it may have its tables."""
+    url = postgres_server.database(tables=True)
     yield url
     postgres_server.drop(url)

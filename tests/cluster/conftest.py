@@ -41,11 +41,11 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch, database_url) -> Place:
+def place(tmp_path, monkeypatch, tables_url) -> Place:
     key_file = str(tmp_path / "keys.json")
     monkeypatch.setenv("ICE_GATEWAY_TOKENS__KEY_FILE", key_file)  # for commands
     options = {
-        "database__url": database_url,
+        "database__url": tables_url,
         "tokens__key_file": key_file,
         "server__public_url": [Nomad.PUBLIC],
         "server__insecure": True,

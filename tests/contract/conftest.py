@@ -21,7 +21,7 @@ def open_store(request, tmp_path):
         put_database(tmp_path / "ice.db")
         yield functools.partial(open_sqlite, tmp_path / "ice.db")
         return
-    url = request.getfixturevalue("database_url")
+    url = request.getfixturevalue("tables_url")
 
     def opening(*, serving=False, **options):
         node = "node-a" if serving else None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import functools
 import importlib.util
 import itertools
 import os
@@ -15,12 +17,40 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from gateway.store.postgres.migrate import set_up
+
 PATIENCE = 30.0
 SUPERUSER = "ice"
 _TERMINATE = """
 SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid()
 """
+_TABLES = (
+    "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
+)
+_SCHEMA = """
+SELECT md5(string_agg(part, chr(10) ORDER BY part)) FROM (
+SELECT format('%s %s %s %s %s', attrelid::regclass, attname, atttypid, attcollation, attnotnull)
+FROM pg_attribute JOIN pg_class ON attrelid = pg_class.oid
+WHERE relnamespace = 'public'::regnamespace AND NOT attisdropped
+UNION ALL SELECT format('%s %s', conname, pg_get_constraintdef(oid))
+FROM pg_constraint WHERE connamespace = 'public'::regnamespace
+UNION ALL SELECT format('%s %s', pg_get_triggerdef(oid), tgenabled)
+FROM pg_trigger WHERE NOT tgisinternal
+UNION ALL SELECT pg_get_functiondef(oid)
+FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+UNION ALL SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'
+UNION ALL SELECT format('%s %s', relname, relacl) FROM pg_class
+WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'S')
+) AS parts(part)
+"""
+"""What tells whether a test has changed the tables; empty where there are none."""
+_ROWS = {
+    "ice_clock": "INSERT INTO ice_clock SELECT extract(epoch FROM clock_timestamp())",
+    "ice_head": "INSERT INTO ice_head VALUES (0, repeat('0', 64))",
+    "ice_schema": "",
+}
+"""The tables into which the migrations write a row, and how; the last row stays as it is."""
 NOBODY = "nobody"
 """Who runs it where the tests run as root, which PostgreSQL refuses."""
 
@@ -38,6 +68,7 @@ class Postgres:
         self.port = _free_port()
         self._numbers = itertools.count()
         self._empty: list[str] = []
+        self._with_tables: list[str] = []
         self._runs = False
         self._user = NOBODY if os.geteuid() == 0 else None
         self._bin = programs or _binaries(home, copied=self._user is not None)
@@ -159,26 +190,55 @@ class Postgres:
             finally:
                 follower.stop("immediate")
 
-    def database(self) -> str:
-        """An empty database; its URL. To make one takes longer than most tests: they are used again."""
-        if self._empty:
-            return self.url(self._empty.pop())
+    def database(self, *, tables: bool = False) -> str:
+        """An empty database; its URL. To make one takes longer than most tests: they are used again.
+
+        With `tables` it may have those of this version, which are empty.
+        """
+        for names in (self._with_tables, self._empty) if tables else (self._empty,):
+            if names:
+                return self.url(names.pop())
         name = f"test_{next(self._numbers)}"
         self.sql(f"CREATE DATABASE {name}")
         return self.url(name)
 
     def drop(self, url: str) -> None:
-        """Empty a database, whoever is connected."""
+        """Empty a database, whoever is connected; tables that are as they were made stay."""
         name = url.rpartition("/")[2]
-        self.sql(
+        schema = self.sql(
             "SET default_transaction_read_only = off",  # a test may have made it on
             f"ALTER DATABASE {name} RESET ALL",
             _TERMINATE,
-            "DROP SCHEMA public CASCADE",
-            "CREATE SCHEMA public",
+            _SCHEMA,
             database=name,
-        )
-        self._empty.append(name)
+        ).split()[-1:]
+        made, emptying = self._tables
+        if schema == [made]:
+            self.sql(*emptying, database=name)
+            self._with_tables.append(name)
+        else:
+            self.sql("DROP SCHEMA public CASCADE", "CREATE SCHEMA public", database=name)
+            self._empty.append(name)
+
+    @functools.cached_property
+    def _tables(self) -> tuple[str, list[str]]:
+        """How `_SCHEMA` sees the tables of this version, and what empties them."""
+        self.sql("CREATE DATABASE tables")
+        asyncio.run(set_up(self.url("tables"), create=True, tell=print))
+        names = self.sql(_TABLES, database="tables").split()
+        filled = {name for name in names if self.sql(f"TABLE {name}", database="tables")}
+        assert filled == set(_ROWS), f"the migrations fill {filled}: say in `_ROWS` how"
+        sequences = _TABLES.replace("'r'", "'S'")
+        emptying = [
+            "SET session_replication_role = replica",  # no trigger forbids it
+            *(f"DELETE FROM {name}" for name in names if _ROWS.get(name) != ""),  # noqa: S608
+            *(
+                f"ALTER SEQUENCE {name} RESTART"
+                for name in self.sql(sequences, database="tables").split()
+            ),
+            *filter(None, _ROWS.values()),
+        ]
+        return self.sql(_SCHEMA, database="tables").strip(), emptying
 
     def url(self, database: str, user: str = SUPERUSER) -> str:
         return f"postgresql://{user}@127.0.0.1:{self.port}/{database}"
