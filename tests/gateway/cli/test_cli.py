@@ -38,7 +38,7 @@ ACTIONS = ["reprovision", "reregister", "deregister", "disconnect"]
 
 
 class Cli:
-    """Runs commands on a database of their own."""
+    """Runs commands on a database of their own, which is empty at first."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -76,10 +76,6 @@ class Cli:
         finally:
             connection.close()
 
-    def make(self):
-        """An empty database, for commands that do not make one."""
-        put_database(self.path)
-
     def work(self, use):
         """Run `await use(context)` on the database."""
 
@@ -98,7 +94,6 @@ class Cli:
     def bring(self, status, name="lab-1"):
         """Provision an ICE and let it have this status; `None` leaves it out."""
         if status is None:
-            self.make()
             return
         self.token("ices", "provision", name, "--type", "ci-cd")
         if status != "provisioned":
@@ -117,6 +112,7 @@ def cli(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("ICE_GATEWAY_CONFIG", "ICE_GATEWAY_DATABASE__URL"):
         monkeypatch.delenv(name, raising=False)
+    put_database(tmp_path / "ice.db")
     return Cli(tmp_path)
 
 
@@ -214,7 +210,6 @@ def test_every_command_takes_config_and_database(cli, path):
     ],
 )
 def test_wrong_usage_is_2(cli, args):
-    cli.make()
     expect_usage(cli.run(*args.split(), env={"ICE_GATEWAY_DATABASE__URL": cli.url}))
 
 
@@ -263,7 +258,6 @@ def test_password_that_powershell_pipes_is_understood(cli, encoding):
 
 
 def test_password_that_is_no_text_is_refused(cli):
-    cli.make()
     add = ("users", "add", "bob", "--role", "admin", "--password-stdin")
     expect_refused(cli.at(*add, input=b"\xffsecret\n"), "password: not text in UTF-8")
 
@@ -355,7 +349,6 @@ def test_role_is_set(cli):
     ids=lambda args: args[0],
 )
 def test_unknown_user_is_refused(cli, args):
-    cli.make()
     expect_refused(cli.at("users", *args, input=PASSWORD), "there is no user nobody")
 
 
@@ -700,7 +693,6 @@ def test_unusable_database_is_refused(cli, url, word):
     with sqlite3.connect(cli.folder / "other.db") as other:
         other.execute("CREATE TABLE t (x)")
     other.close()
-    cli.make()
     cli.path.rename(cli.folder / "newer.db")
     newer = sqlite3.connect(cli.folder / "newer.db")
     newer.execute("PRAGMA user_version = 999")
@@ -767,7 +759,6 @@ def test_unusable_key_file_is_refused(cli, fault, word):
     ids=" ".join,
 )
 def test_argument_that_is_not_utf_8_is_refused(cli, args):
-    cli.make()
     expect_refused(cli.at(*args, "\udcff"), "UTF-8")
 
 
@@ -787,9 +778,16 @@ def test_argument_that_is_not_utf_8_is_refused(cli, args):
 )
 def test_only_who_needs_a_new_database_makes_one(cli, args):
     """Somebody in the wrong folder is told so, instead of shown an empty table."""
+    cli.path.unlink()
     result = cli.at(*args.split())
     expect_refused(result, f"there is no database {cli.path}", status=os.EX_CONFIG)
     assert list(cli.folder.iterdir()) == [], "nothing was expected to be made"
+
+
+def test_the_first_user_makes_the_database(cli):
+    cli.path.unlink()
+    cli.done("users", "add", "bob", "--role", "admin", "--no-password")
+    assert [user["name"] for user in cli.json("users", "list")] == ["bob"]
 
 
 def test_version_is_told(cli):
@@ -865,7 +863,6 @@ def test_token_that_cannot_be_printed_is_said_to_be_lost(cli, stdout):
     ids=" ".join,
 )
 def test_output_that_cannot_be_written_is_a_failure(cli, stdout, args):
-    cli.make()
     assert told(cli, stdout, *args) == (
         1,
         f"ice-gateway: the output could not be written to stdout: {REASONS[stdout]}\n",
