@@ -12,6 +12,7 @@ from urllib.parse import quote, urlencode, urljoin
 
 import aiohttp
 import pytest
+import pytest_asyncio
 from aiohttp import web
 
 from gateway.admin.auth import COOKIE, FORM_TOKEN
@@ -29,12 +30,39 @@ from gateway.web.responses import MAX_BODY
 from tests.contract.domain import add_user, unguarded
 from tests.support.harness import ADMIN, API, Api, expect_refused, harness, settings_for
 from tests.support.ice import Key
-from tests.support.pages import PASSWORD, has_password, said
+from tests.support.pages import PASSWORD, Browser, has_password, said
 from tests.support.work import connected
 
 WRONG = "Name or password is wrong."
 SCRIPT = "<script>alert('x')</script>\"&"
 PAGES = ["", "users", "api-tokens", "me", "audit", "guide", "ices/lab-1"]
+
+
+changes_nothing = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(tmp_path_factory):
+    """A gateway for tests that change nothing: lab-1 of alice, `theirs` of bob, and a browser of each role."""
+    async with (
+        harness(tmp_path_factory.mktemp("shared")) as started,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        await started.add_user("bob")
+        await started.provision()
+        provisioning = started.gateway.services.provisioning
+        await provisioning.provision(ADMIN, "theirs", IceType.NORMAL, "bob")
+        started.browsers = {}
+        roles = {"alice": Role.MEMBER, "eve": Role.AUDITOR, "root": Role.ADMIN, "other": Role.ADMIN}
+        for name, role in roles.items():
+            await has_password(started, name, role)
+        for name in ("stranger", *roles):
+            jar = aiohttp.CookieJar(unsafe=True)
+            session = await stack.enter_async_context(aiohttp.ClientSession(cookie_jar=jar))
+            browser = started.browsers[name] = Browser(session, started.url)
+            if name in roles:
+                assert (await browser.log_in(name)).status == 303
+        yield started
 
 
 async def last_seq(running):
@@ -341,9 +369,9 @@ async def test_role_counts_from_the_next_request_on(running, browse, root):
 @pytest.mark.parametrize(
     "cookie", ["", "x", "\N{SNOWMAN}", "%00", "a" * 5000, "icegw_", '"', "x; y"]
 )
-async def test_garbage_for_a_cookie_is_nobody(running, browse, cookie):
-    browser = await browse(running)
-    answer = await browser.get("", headers={"Cookie": f"{COOKIE}={cookie}"})
+@changes_nothing
+async def test_garbage_for_a_cookie_is_nobody(shared, cookie):
+    answer = await shared.browsers["stranger"].get("", headers={"Cookie": f"{COOKIE}={cookie}"})
     assert (answer.status, answer.headers["Location"]) == (302, "./login")
 
 
@@ -351,12 +379,12 @@ async def test_garbage_for_a_cookie_is_nobody(running, browse, cookie):
 
 
 @pytest.mark.parametrize("path", ["", "users", "ices/lab-1", "no/such/page", "ices/a%2Fb"])
-async def test_who_is_not_logged_in_is_sent_to_the_login_page(running, browse, path):
-    browser = await browse(running)
-    answer = await browser.get(path)
+@changes_nothing
+async def test_who_is_not_logged_in_is_sent_to_the_login_page(shared, path):
+    answer = await shared.browsers["stranger"].get(path)
     assert answer.status == 302
     to = f"?to={quote(path)}" if path else ""
-    assert urljoin(answer.url, answer.headers["Location"]) == f"{running.url}/admin/login{to}"
+    assert urljoin(answer.url, answer.headers["Location"]) == f"{shared.url}/admin/login{to}"
 
 
 async def test_login_leads_to_the_address_that_was_asked_for(running, browse):
@@ -496,10 +524,10 @@ async def test_wrong_method_is_a_page_too(root, method, path):
         ("logout", {}),
     ],
 )
-async def test_change_needs_origin_and_form_token(running, browse, root, path, fields):
-    await running.provision()
-    other = await browse(running, "eve", Role.ADMIN)
-    before = await last_seq(running)
+@changes_nothing
+async def test_change_needs_origin_and_form_token(shared, path, fields):
+    root, other = (shared.browsers[name] for name in ("root", "other"))
+    before = await last_seq(shared)
     wrong = [
         {"Origin": None},
         {"Origin": "http://evil.example"},
@@ -516,11 +544,11 @@ async def test_change_needs_origin_and_form_token(running, browse, root, path, f
         answer = await root.post(path, fields, **headers)
         assert answer.status == 403, f"{headers}: {answer}"
         assert "nothing was changed" in said(answer)
-    stranger = await browse(running)
+    stranger = shared.browsers["stranger"]
     answer = await stranger.post(path, fields, Cookie=f"{COOKIE}=x")
     assert answer.status == 401
     assert "Your login has ended. Nothing was changed." in said(answer)
-    assert await last_seq(running) == before
+    assert await last_seq(shared) == before
     assert (await root.get()).status == 200, "nobody was logged out"
 
 
@@ -663,19 +691,15 @@ async def test_static_files(running, browse):
         ("POST api-tokens/none/revoke", 403, 403, 404),
     ],
 )
-async def test_what_each_role_may_see_and_do(running, browse, call, *, member, auditor, admin):
+@changes_nothing
+async def test_what_each_role_may_see_and_do(shared, call, *, member, auditor, admin):
     method, path = call.split(" ")
-    await running.add_user("bob")
-    await running.provision()
-    await running.gateway.services.provisioning.provision(ADMIN, "theirs", IceType.NORMAL, "bob")
-    callers = {"alice": (Role.MEMBER, member), "eve": (Role.AUDITOR, auditor)}
-    callers["root"] = (Role.ADMIN, admin)
-    for name, (role, expected) in callers.items():
-        browser = await browse(running, name, role)
-        before = await last_seq(running)
+    for name, expected in {"alice": member, "eve": auditor, "root": admin}.items():
+        browser = shared.browsers[name]
+        before = await last_seq(shared)
         answer = await (browser.get(path) if method == "GET" else browser.post(path))
         assert answer.status == expected, f"{name}: {call} gave {answer}"
-        assert await last_seq(running) == before
+        assert await last_seq(shared) == before
         if expected == 403:
             assert "Your role does not allow this." in said(answer)
 
@@ -1331,8 +1355,9 @@ async def test_audit_log_by_time(timed):
         "actor=" + "x" * 257,
     ],
 )
-async def test_filter_that_makes_no_sense(root, query):
-    answer = await root.get(f"audit?{query}")
+@changes_nothing
+async def test_filter_that_makes_no_sense(shared, query):
+    answer = await shared.browsers["root"].get(f"audit?{query}")
     assert answer.status == 422
     assert query.partition("=")[0] in said(answer)
 
@@ -1474,8 +1499,9 @@ async def odd(root, data, content_type="application/x-www-form-urlencoded", path
 
 
 @pytest.mark.parametrize("path", ["users", "ices", "ices/bulk", "api-tokens", "users/disable"])
-async def test_odd_forms_change_nothing(running, root, path):
-    before = await last_seq(running)
+@changes_nothing
+async def test_odd_forms_change_nothing(shared, path):
+    before = await last_seq(shared)
     multipart = b'--x\r\nContent-Disposition: form-data; name="name"\r\n\r\nbob\r\n--x--\r\n'
     for data, content_type, status in [
         (b"x" * (MAX_BODY + 1), "application/x-www-form-urlencoded", 413),
@@ -1491,12 +1517,12 @@ async def test_odd_forms_change_nothing(running, root, path):
         (b'{"name": "bob", "role": "member"}', "application/json", 400),
         (b"name=bob", "text/plain", 400),
     ]:
-        answer = await odd(root, data, content_type, path)
+        answer = await odd(shared.browsers["root"], data, content_type, path)
         expected = {400, 404, 422} if status is None else {status}
         assert answer.status in expected, f"{path} {data[:40]!r}: {answer}"
         assert answer.headers["Content-Type"].startswith("text/html")
         assert 'role="alert"' in answer.text
-    assert await last_seq(running) == before
+    assert await last_seq(shared) == before
 
 
 async def test_odd_login_forms(running, browse):
@@ -1517,9 +1543,10 @@ async def test_odd_login_forms(running, browse):
 
 
 @pytest.mark.parametrize("kind", [";" * 32_000, "a/b; " + "(" * 275, "a/b;" * 8_000])
-async def test_login_form_of_an_odd_content_type(running, browse, kind):
-    browser = await browse(running)
-    headers = {"Origin": running.url, "Content-Type": kind}
+@changes_nothing
+async def test_login_form_of_an_odd_content_type(shared, kind):
+    browser = shared.browsers["stranger"]
+    headers = {"Origin": shared.url, "Content-Type": kind}
     answer = await browser.send("POST", "login", data=b"name=root", headers=headers)
     assert answer.status == 400
 
