@@ -65,6 +65,9 @@ class Admin(Protocol):
     async def end(self, action: str, name: str) -> schemas.Ended:
         """Deregister or disconnect an ICE."""
 
+    async def set_pause(self, action: str, name: str, body: Body) -> schemas.IceDocument:
+        """Pause or resume an ICE (POST /ices/{ice_name}/pause and /resume)."""
+
     async def describe(self, name: str, changes: Body) -> schemas.IceDocument:
         """Change labels and note of an ICE (PATCH /ices/{ice_name})."""
 

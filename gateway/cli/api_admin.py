@@ -114,6 +114,11 @@ class ApiAdmin:
         """See `Admin`."""
         return await self._client.call("POST", path_of("ices", name, action), schemas.Ended)
 
+    async def set_pause(self, action: str, name: str, body: Body) -> schemas.IceDocument:
+        """See `Admin`."""
+        path = path_of("ices", name, action)
+        return await self._client.call("POST", path, schemas.IceDocument, body)
+
     async def describe(self, name: str, changes: Body) -> schemas.IceDocument:
         """See `Admin`."""
         return await self._client.call("PATCH", path_of("ices", name), schemas.IceDocument, changes)

@@ -14,8 +14,9 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Annotated, Any, Final, NoReturn, TypeVar
 
 import click
 import msgspec
@@ -249,6 +250,13 @@ class Parsed(click.ParamType[R]):
             self.fail(self._refusal.format(value), param, ctx)
 
 
+_AWARE: Final[Any] = Annotated[datetime, msgspec.Meta(tz=True)]
+MOMENT: Final = Parsed[datetime](
+    "time",
+    functools.partial(msgspec.convert, type=_AWARE),
+    "RFC 3339 with a zone, such as 2026-11-22T18:00:00Z",
+)
+"""A time with its zone."""
 DURATION: Final = Parsed(
     "duration", duration, "{!r} is not a number with s, m, h or d, such as 90d"
 )

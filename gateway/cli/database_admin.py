@@ -142,6 +142,19 @@ class DatabaseAdmin:
         act = self._services.provisioning.actions[action]
         return listed, unwrap(await act(self._actor, listed.ice, *given))
 
+    async def set_pause(self, action: str, name: str, body: Body) -> schemas.IceDocument:
+        """See `Admin`."""
+        from gateway.admin.api.ices import NewPause
+        from gateway.admin.api.requests import decode_as
+
+        with _parsing():
+            order = decode_as(msgspec.json.encode(body), NewPause).order(
+                by_admin=True, resume=action == "resume"
+            )
+        ice = (await self._listed(name)).ice
+        unwrap(await self._services.bulk.pause_one(self._actor, ice, order))
+        return await self.ice(name)
+
     async def describe(self, name: str, changes: Body) -> schemas.IceDocument:
         """See `Admin`."""
         labels, note = changes.get("labels", {}), changes.get("note")

@@ -5,13 +5,15 @@ Tested in tests/gateway/cli/test_cli.py and tests/gateway/cli/test_url.py.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import click
 
-from gateway.cli.admin_port import Admin
+from gateway.cli.admin_port import Admin, Body
 from gateway.cli.common import (
+    MOMENT,
     json_option,
     label_changes,
     print_notice,
@@ -21,19 +23,19 @@ from gateway.cli.common import (
     show_table,
 )
 from gateway.cli.fleet import Fleet
-from gateway.cli.many_ices import end_many
+from gateway.cli.many_ices import act_on_many
 from gateway.cli.target import with_admin, with_admin_of_new
 from gateway.cli.token_folder import TokenFolder
 from gateway.core.attention import Attention
 from gateway.core.ice import IceType, Status
-from gateway.services.schemas import Ended, IceDocument, Provisioned, Renewed
+from gateway.services.schemas import IceDocument, PauseDocument, Provisioned, Renewed
 
 _SORTED_BY = ("name", "lastseen", "version", "provisionedon")
 
 
 @click.group()
 def ices() -> None:
-    """Provision, list, label, reprovision, reregister, deregister and disconnect ICEs."""
+    """Provision, list, label, pause, resume, reprovision, reregister, deregister and disconnect ICEs."""
 
 
 @ices.command()
@@ -109,6 +111,7 @@ async def provision(
 @click.option(
     "--inactive/--not-inactive", default=None, help="Only ICEs that were (not) unseen for long."
 )
+@click.option("--paused/--not-paused", default=None, help="Only ICEs that are (not) paused.")
 @click.option(
     "--search",
     "--q",
@@ -178,7 +181,16 @@ async def show(admin: Admin, name: str, *, as_json: bool) -> None:
     if as_json:
         show_json(document)
         return
-    show_members(document, connection=lambda now: f"since {now.since} from {now.address}")
+    show_members(
+        document,
+        connection=lambda now: f"since {now.since} from {now.address}",
+        paused=_pause_text,
+    )
+
+
+def _pause_text(pause: PauseDocument) -> str:
+    until = "until it is resumed" if pause.until is None else f"until {pause.until}"
+    return f"by {pause.by} since {pause.at}, {until}" + (pause.note and f": {pause.note}")
 
 
 @ices.command()
@@ -210,30 +222,74 @@ def _add_renewal(action: str, summary: str) -> None:
         _show_token(done)
 
 
+def _one_or_many(action: str) -> Callable[[Callable[..., Awaitable[None]]], Callable[..., None]]:
+    """Let a command for one ICE, which takes (admin, NAME, more), act on those that `--where` finds, too.
+
+    `more` are the command's own options, which the body of the API has under the same names.
+    """
+
+    def decorated(one: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+        @click.argument("name", required=False)
+        @click.option(
+            "--where",
+            multiple=True,
+            metavar="FILTER=VALUE",
+            help="Instead of NAME: ICEs that a filter of the API finds; may be repeated.",
+        )
+        @click.option(
+            "--dry-run", is_flag=True, help="With --where: print their names, do nothing."
+        )
+        @click.option("--yes", is_flag=True, help="With --where: do not ask.")
+        @with_admin
+        @functools.wraps(one)
+        async def act(
+            admin: Admin,
+            name: str | None,
+            *,
+            where: tuple[str, ...],
+            dry_run: bool,
+            yes: bool,
+            **more: object,
+        ) -> None:
+            given = {field: value for field, value in more.items() if value is not None}
+            if (name is None) is (not where):
+                raise click.UsageError("needs either NAME or --where")
+            if name is None:
+                await act_on_many(admin, action, where, dry_run=dry_run, yes=yes, more=given)
+                return
+            if dry_run or yes:
+                raise click.UsageError("--dry-run and --yes need --where")
+            await one(admin, name, given)
+
+        return act
+
+    return decorated
+
+
 def _add_end(action: str, summary: str) -> None:
     @ices.command(action, help=summary)
-    @click.argument("name", required=False)
-    @click.option(
-        "--where",
-        multiple=True,
-        metavar="FILTER=VALUE",
-        help="Instead of NAME: ICEs that a filter of the API finds; may be repeated.",
-    )
-    @click.option("--dry-run", is_flag=True, help="With --where: print their names, do nothing.")
-    @click.option("--yes", is_flag=True, help="With --where: do not ask.")
-    @with_admin
-    async def end(
-        admin: Admin, name: str | None, *, where: tuple[str, ...], dry_run: bool, yes: bool
-    ) -> None:
-        if (name is None) is (not where):
-            raise click.UsageError("needs either NAME or --where")
-        if name is None:
-            await end_many(admin, action, where, dry_run=dry_run, yes=yes)
-            return
-        if dry_run or yes:
-            raise click.UsageError("--dry-run and --yes need --where")
-        done: Ended = await admin.end(action, name)
-        _warn_unconfirmed(done.unconfirmed)
+    @_one_or_many(action)
+    async def end(admin: Admin, name: str, _: Body) -> None:
+        _warn_unconfirmed((await admin.end(action, name)).unconfirmed)
+
+
+@ices.command()
+@click.option("--until", type=MOMENT, help="RFC 3339 with a zone; by default until it is resumed.")
+@click.option("--note", metavar="TEXT", help="Why, for people.")
+@_one_or_many("pause")
+async def pause(admin: Admin, name: str, given: Body) -> None:
+    """Send an ICE nothing new; it stays connected, and what runs goes on."""
+    await admin.set_pause("pause", name, given)
+
+
+@ices.command()
+@_one_or_many("resume")
+async def resume(admin: Admin, name: str, given: Body) -> None:
+    """End the pause of an ICE."""
+    before = await admin.ice(name)
+    await admin.set_pause("resume", name, given)
+    if before.paused is None:
+        print_notice(f"{before.ice_name} was not paused")
 
 
 for _add, _action, _summary in (

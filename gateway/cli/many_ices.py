@@ -1,4 +1,4 @@
-"""`ices deregister|disconnect --where`: finds ICEs by the filters of the API, shows them, and acts on them.
+"""`ices deregister|disconnect|pause|resume --where`: finds ICEs by the filters of the API, shows them, and acts on them.
 
 Tested in tests/gateway/cli/test_many_ices.py.
 """
@@ -12,7 +12,7 @@ from typing import Final
 
 import click
 
-from gateway.cli.admin_port import Admin
+from gateway.cli.admin_port import Admin, Body
 from gateway.cli.common import print_notice, print_output, refuse
 from gateway.core.problems import problem
 from gateway.services.schemas import BulkItem
@@ -20,7 +20,7 @@ from gateway.services.schemas import BulkItem
 _SHOWN: Final = 20
 """Names that a sentence has at most."""
 
-_TRUE_OR_FALSE: Final = ("connected", "inactive")
+_TRUE_OR_FALSE: Final = ("connected", "inactive", "paused")
 """The filters that are no text."""
 
 
@@ -49,14 +49,24 @@ def _filter_of(where: Sequence[str]) -> dict[str, object]:
     return wanted
 
 
-async def end_many(
-    admin: Admin, action: str, where: Sequence[str], *, dry_run: bool, yes: bool
+async def act_on_many(
+    admin: Admin,
+    action: str,
+    where: Sequence[str],
+    *,
+    dry_run: bool,
+    yes: bool,
+    more: Body | None = None,
 ) -> None:
-    """Find ICEs, show what would be done, ask, and do it with the generations that were shown."""
+    """Find ICEs, show what would be done, ask, and do it with the generations that were shown.
+
+    `more` are further members of the body.
+    """
+    body = {"action": action, **(more or {})}
     wanted = _filter_of(where)
     if not (dry_run or yes or sys.stdin.isatty()):
         raise click.UsageError("there is no terminal to ask on: use --yes, or --dry-run")
-    found = (await admin.bulk({"action": action, "filter": wanted, "dry_run": True})).items
+    found = (await admin.bulk({**body, "filter": wanted, "dry_run": True})).items
     targets = [item for item in found if item.code is None]
     if not found:
         print_notice("no ICE matches")
@@ -73,7 +83,7 @@ async def end_many(
         refuse("nothing was changed")
     done = await admin.bulk(
         {
-            "action": action,
+            **body,
             "ice_names": names,
             "generations": [item.generation for item in targets],
         }

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Final
 
 import click
 import msgspec
@@ -17,6 +16,7 @@ import msgspec
 from client.protocol import JsonTooComplex, OperationKind, check_json
 from gateway.cli.admin_port import Admin
 from gateway.cli.common import (
+    MOMENT,
     Parsed,
     json_option,
     print_notice,
@@ -39,12 +39,6 @@ _MAX_FAILED: Final = 10
 _MAX_REASON: Final = 1000
 """Characters of an operation's error that are printed."""
 _INTERRUPTED: Final = 130
-_AWARE: Final[Any] = Annotated[datetime, msgspec.Meta(tz=True)]
-_MOMENT: Final = Parsed[datetime](
-    "time",
-    functools.partial(msgspec.convert, type=_AWARE),
-    "RFC 3339 with a zone, such as 2026-11-22T18:00:00Z",
-)
 _KINDS: Final = click.Choice([kind.value for kind in OperationKind])
 _STATES: Final = click.Choice([state.value for state in State])
 
@@ -87,8 +81,8 @@ def operations() -> None:
     default="{}",
     help="JSON for the ICE; @- is stdin.",
 )
-@click.option("--run-at", type=_MOMENT, help="When, for schedule: RFC 3339 with a zone.")
-@click.option("--deadline", type=_MOMENT, help="Until when; by default 24 hours.")
+@click.option("--run-at", type=MOMENT, help="When, for schedule: RFC 3339 with a zone.")
+@click.option("--deadline", type=MOMENT, help="Until when; by default 24 hours.")
 @click.option(
     "--idempotency-key",
     metavar="KEY",
@@ -171,7 +165,7 @@ def _is_due(operation: OperationDocument) -> bool:
 @click.option("--state", type=_STATES)
 @click.option("--kind", type=_KINDS)
 @click.option("--requested-by", metavar="USER", help="Only those that this user requested.")
-@click.option("--since", type=_MOMENT, help="Only those requested then or later.")
+@click.option("--since", type=MOMENT, help="Only those requested then or later.")
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True)
 @json_option
 @with_admin

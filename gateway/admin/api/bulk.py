@@ -12,8 +12,8 @@ import msgspec
 from aiohttp import web
 
 from gateway.admin.access import route, visible_pools
-from gateway.admin.api.ices import IceFilters, LabelChanges, LabelValue, Note
-from gateway.admin.api.requests import Moment, body_as, moment, unwrap
+from gateway.admin.api.ices import IceFilters, LabelChanges, LabelValue, NewPause, Note
+from gateway.admin.api.requests import Moment, body_as, unwrap
 from gateway.admin.auth import actor
 from gateway.admin.context import admin_context
 from gateway.core.audit_event import Actor
@@ -84,9 +84,17 @@ class BulkPause(_Many, tag="pause"):
     note: Note = ""
     until: Moment | None = None
 
+    def order(self) -> PauseOrder:
+        """What the body asks for; only admins act on many ICEs. Raises `RequestRefused`."""
+        return NewPause(self.note, self.until).order(by_admin=True)
+
 
 class BulkResume(_Many, tag="resume"):
     """End the pauses of ICEs."""
+
+    def order(self) -> PauseOrder:
+        """Likewise."""
+        return PauseOrder(by_admin=True, resume=True)
 
 
 class BulkReprovision(_Many, tag="reprovision"):
@@ -153,7 +161,8 @@ async def checked(wanted: Bulk, now: datetime, pools: Pools | None) -> IceFilter
             unwrap(invalid("body", "names neither labels nor a note"))
         unwrap(description_fault(*_description(wanted)))
     if isinstance(wanted, BulkPause):
-        unwrap(pause_fault(moment("until", wanted.until), wanted.note, now))
+        order = wanted.order()
+        unwrap(pause_fault(order.until, order.note, now))
     if isinstance(wanted.filter, msgspec.UnsetType):
         unwrap(_names_fault(wanted))
         return None
@@ -209,18 +218,11 @@ async def perform(
     if isinstance(wanted, BulkLabel):
         done = await service.label(caller, targets, *_description(wanted), dry_run=wanted.dry_run)
     elif isinstance(wanted, BulkPause | BulkResume):
-        done = await service.pause(caller, targets, _pause_order(wanted), dry_run=wanted.dry_run)
+        done = await service.pause(caller, targets, wanted.order(), dry_run=wanted.dry_run)
     else:
         action = wanted.__struct_config__.tag
         done = await service.act(caller, str(action), targets, dry_run=wanted.dry_run)
     return _answer(done)
-
-
-def _pause_order(wanted: BulkPause | BulkResume) -> PauseOrder:
-    # Only admins act on many ICEs.
-    if isinstance(wanted, BulkResume):
-        return PauseOrder(by_admin=True, resume=True)
-    return PauseOrder(by_admin=True, until=moment("until", wanted.until), note=wanted.note)
 
 
 def _named(wanted: BulkAct) -> list[Target]:

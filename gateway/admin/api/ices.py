@@ -94,6 +94,10 @@ class NewPause(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     note: Note = ""
     until: Moment | None = None
 
+    def order(self, *, by_admin: bool, resume: bool = False) -> PauseOrder:
+        """What the body asks for. Raises `RequestRefused`."""
+        return PauseOrder(by_admin, resume, moment("until", self.until), self.note)
+
 
 class IceFilters(Query):
     """The filters of ICEs."""
@@ -219,8 +223,15 @@ def routes() -> list[web.RouteDef]:
                 ("disconnect", no_members),
             )
         ),
-        route("POST", f"{one}/pause", pause, need=Need.PAUSE, reads=_new_pause, finds=find_ice),
-        route("POST", f"{one}/resume", resume, need=Need.PAUSE, reads=no_members, finds=find_ice),
+        *(
+            route(
+                *("POST", f"{one}/{action}", set_pause),
+                need=Need.PAUSE,
+                reads=reads,
+                finds=find_ice,
+            )
+            for action, reads in (("pause", _new_pause), ("resume", _resume))
+        ),
         route("GET", f"{one}/connections", connections, need=Need.USER, finds=find_ice),
     ]
 
@@ -328,29 +339,20 @@ async def describe(
     return _answer(request, await context.ices.find(name) or listed)
 
 
-async def _new_pause(request: web.Request) -> tuple[datetime | None, str]:
+async def _new_pause(request: web.Request) -> tuple[PauseOrder]:
     wanted = await optional_body_as(request, NewPause)
-    until = moment("until", wanted.until)
-    unwrap(pause_fault(until, wanted.note, admin_context(request).clock()))
-    return until, wanted.note
+    order = wanted.order(by_admin=request[CALLER].role is Role.ADMIN)
+    unwrap(pause_fault(order.until, order.note, admin_context(request).clock()))
+    return (order,)
 
 
-async def pause(
-    request: web.Request, until: datetime | None, note: str, listed: Listed
-) -> web.Response:
-    """Send an ICE nothing new until a time, or until it is resumed."""
-    order = PauseOrder(request[CALLER].role is Role.ADMIN, until=until, note=note)
-    return await _set_pause(request, order, listed)
+async def _resume(request: web.Request) -> tuple[PauseOrder]:
+    await no_members(request)
+    return (PauseOrder(by_admin=request[CALLER].role is Role.ADMIN, resume=True),)
 
 
-async def resume(request: web.Request, listed: Listed) -> web.Response:
-    """End the pause of an ICE; nothing changes if it is not paused."""
-    return await _set_pause(
-        request, PauseOrder(request[CALLER].role is Role.ADMIN, resume=True), listed
-    )
-
-
-async def _set_pause(request: web.Request, order: PauseOrder, listed: Listed) -> web.Response:
+async def set_pause(request: web.Request, order: PauseOrder, listed: Listed) -> web.Response:
+    """Send an ICE nothing new, or end its pause; nothing changes if there is none."""
     context = admin_context(request)
     bulk = context.services.bulk
     unwrap(await bulk.pause_one(actor(request), listed.ice, order, if_match(request)))

@@ -71,6 +71,36 @@ async def test_a_filter_finds_whom_to_deregister(running, admin):
         assert says in (await admin("ices", "deregister", *args, status=status)).stderr
 
 
+async def test_ices_are_paused_and_resumed(running, admin):
+    for name in ("lab-1", "lab-2"):
+        await running.provision(name)
+    until = "2126-11-22T19:00:00+01:00"
+    quiet = await admin("ices", "pause", "LAB-1", "--until", until, "--note", "new\ndisk")
+    assert (quiet.stdout, quiet.stderr) == ("", "")
+    lines = (await admin("ices", "show", "lab-1")).stdout.splitlines()
+    [shown] = [line.split(maxsplit=1)[1] for line in lines if line.startswith("paused")]
+    assert shown.startswith("by ")
+    assert shown.endswith(", until 2126-11-22T18:00:00.000000Z: new\\ndisk")
+    assert "lab-2" not in (await admin("ices", "list", "--paused")).stdout
+    assert "lab-1" not in (await admin("ices", "list", "--not-paused")).stdout
+    many = await admin("ices", "pause", "--where", "paused=false", "--yes", "--note", "x")
+    assert many.stderr.endswith("ice-gateway: pause was done for 1 ICE\n")
+    assert (await running.admin.get("/ices/lab-2")).json["paused"]["note"] == "x"
+    await admin("ices", "resume", "lab-1")
+    assert "lab-1 was not paused" in (await admin("ices", "resume", "lab-1")).stderr
+    await admin("ices", "resume", "--where", "paused=true", "--yes")
+    assert (await running.admin.get("/ice-counts")).json["paused"] == 0
+    for args, status, says in (
+        (("pause",), 2, "either NAME or --where"),
+        (("pause", "lab-1", "--until", "tomorrow"), 2, "RFC 3339"),
+        (("pause", "lab-1", "--until", "2020-01-01T00:00:00Z"), 1, "until: "),
+        (("pause", "lab-1", "--note", "x" * 1001), 1, "note"),
+        (("pause", "lab-9"), 1, "Not registered"),
+        (("resume", "lab-9"), 1, "Not registered"),
+    ):
+        assert says in (await admin("ices", *args, status=status)).stderr
+
+
 def test_a_terminal_is_asked(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda _: True, raising=False)
