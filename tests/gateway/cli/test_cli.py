@@ -541,6 +541,7 @@ def test_show_is_the_apis_object(cli):
         "inactive",
         "labels",
         "note",
+        "paused",
         "attention",
         "last",
         "connection",
