@@ -46,8 +46,13 @@ class PoolService:
         self._clock = clock
         self._most = most
 
-    async def set(self, actor: Actor, wanted: WantedPool) -> PoolSet | Problem:
-        """Make a pool, or replace all but the name of the one that has it, case folded."""
+    async def set(
+        self, actor: Actor, wanted: WantedPool, *, only_new: bool = False
+    ) -> PoolSet | Problem:
+        """Make a pool, or replace all but the name of the one that has it, case folded.
+
+        With `only_new` a name that a pool has is refused.
+        """
         refused = pool_fault(wanted.name, wanted.description, wanted.labels)
         if refused is not None:
             return refused
@@ -72,6 +77,8 @@ class PoolService:
                 before = await pools.find(transaction, new.name)
                 if before is None:
                     return problem("unavailable")
+            if only_new:
+                return invalid("name", f"there is a pool {before.name} already")
             pool = replace(
                 before, description=new.description, ice_type=new.ice_type, labels=new.labels
             )

@@ -54,10 +54,11 @@ class ListedUser:
 
 @dataclass(frozen=True, slots=True)
 class TokenFilter:
-    """Which API tokens to list: those of an exact user, and those with `text` in label, user, ICE, pool or id."""
+    """Which API tokens to list: those of an exact user or pool, and those with `text` in label, user, ICE, pool or id."""
 
     text: str = ""
     user: str | None = None
+    pool: str | None = None
 
 
 async def add_user(transaction: Transaction, user: User, event: Event) -> bool:
@@ -316,6 +317,7 @@ def _matching(where: TokenFilter, params: list[object], place: str | None = None
     found = conditions(
         params,
         ("user_name = {0}", where.user),
+        ("pool = {0}", where.pool),
         # A comparison of rows would need two parameters.
         ("createdon || ' ' || id < {0}", place),
     )

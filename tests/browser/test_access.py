@@ -17,7 +17,7 @@ from tests.support.ice import Key
 from tests.support.machine import CI_CD, KEY, Machine, new_key
 from tests.support.work import asked, progress, take
 
-NAV = ["./", "operations", "enrolment", "users", "api-tokens", "audit", "guide", "me"]
+NAV = ["./", "operations", "pools", "enrolment", "users", "api-tokens", "audit", "guide", "me"]
 
 
 LOOKS = list(itertools.product(("light", "dark"), (360, 768, 1280)))
@@ -72,6 +72,10 @@ async def inhabited(running):
     for name in ("w" * 253, "berlin-1"):  # the second replaces an ICE
         await Machine(running.session, running.url, secret, name).ask()
     await new_key(running, CI_CD, labels={"os": "windows"})
+    for name in ("windows", "w" * 64):
+        wanted = {"labels": {"os": "windows", "site": "x" * 63}, "description": "x" * 300}
+        await running.admin.call("PUT", f"/pools/{name}", json=wanted)
+    await accounts.create_token(ADMIN, "root", "job", 86_400, pool="windows")
     await running.settled()
     return operation
 
@@ -166,6 +170,7 @@ async def test_pages_hold_to_axe_and_to_the_width(new_admin, running, nodes, sch
     more = [
         "nodes",
         "enrolment/keys",
+        "pools/windows",
         f"operations/{operation}",
         "operations?state=lost",
         "?q=nowhere",
@@ -200,6 +205,21 @@ async def every_dialog_of_work(page, running):
             await dialog(page).get_by_label("Kind").select_option("schedule")
         yield button
         await dialog(page).locator("[data-close]").click()
+
+
+async def every_dialog_of_pools(page, running):
+    """The same on the page of a pool, and of all."""
+    await page.goto(f"{running.url}/admin/pools/windows")
+    for button in ("Change…", "Delete…"):
+        await page.get_by_role("button", name=button).click()
+        await expect(dialog(page)).to_be_visible()
+        yield button
+        await press(page, "Cancel")
+    await page.goto(f"{running.url}/admin/pools")
+    await page.get_by_role("button", name="Make a pool").click()
+    await expect(dialog(page)).to_be_visible()
+    yield "Make a pool"
+    await press(page, "Cancel")
 
 
 async def every_dialog_of_accounts_and_nodes(page, running):
@@ -266,7 +286,11 @@ async def test_dialogs_hold_to_axe_and_to_the_width(new_admin, running, nodes, s
     page = await admin.open()
     walks = [every_dialog_of_work, every_dialog]
     if width != 320:
-        walks += [every_dialog_of_enrolment, every_dialog_of_accounts_and_nodes]
+        walks += [
+            every_dialog_of_enrolment,
+            every_dialog_of_accounts_and_nodes,
+            every_dialog_of_pools,
+        ]
     for dialogs in walks:
         if dialogs is every_dialog:
             await page.goto(f"{running.url}/admin/")

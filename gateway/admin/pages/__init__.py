@@ -25,6 +25,7 @@ from gateway.admin.pages.login import routes as login
 from gateway.admin.pages.me import routes as me
 from gateway.admin.pages.nodes import routes as nodes
 from gateway.admin.pages.operations import routes as operations
+from gateway.admin.pages.pools import routes as pools
 from gateway.admin.pages.static import routes as static
 from gateway.admin.pages.users import routes as users
 from gateway.core.roles import Need
@@ -46,6 +47,7 @@ def pages_app(context: AdminContext) -> web.Application:
         one_ice,
         operations,
         fleet_operations,
+        pools,
         enrolment,
         enrolment_keys,
         users,

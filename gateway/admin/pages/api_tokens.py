@@ -32,6 +32,7 @@ _FIELD_IDS: Final = {
     "name": "token_label",
     "user": "token_owner",
     "ice": "token_ice",
+    "pool": "token_pool",
     "accounts": "token_accounts",
 }
 """The element of an invalid field, by the problem's field or code."""
@@ -102,6 +103,7 @@ async def create(request: web.Request) -> web.StreamResponse:
         fields.get("label", "").strip(),
         lifetime,
         fields.get("ice_name", "").strip() or None,
+        pool=fields.get("pool", "").strip() or None,
         may_change_accounts=fields.get("accounts") == "true",
     )
     if isinstance(made, Problem):

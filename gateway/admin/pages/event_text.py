@@ -5,7 +5,7 @@ Tested in tests/unit/admin/pages/test_event_text.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from gateway.core.audit_event import Actor, AuditAction, Event, Via
@@ -38,7 +38,37 @@ def sentences(event: Event) -> list[str]:
             machine, wanted = _machine(event.detail), _wanted(event.detail)
             key = f"with the enrolment key {event.detail['key']}"
             return [f"{_DECISIONS[action]} {machine}, which asked for {wanted} {key}."]
+        case AuditAction.CREATE_POOL | AuditAction.CHANGE_POOL | AuditAction.DELETE_POOL as action:
+            return [*_pool_sentences(action, event.detail)]
     return []
+
+
+def _pool_sentences(action: str, detail: Mapping[str, Any]) -> Iterator[str]:
+    pool = detail["pool"]
+    if action == AuditAction.CREATE_POOL:
+        yield f"Made the pool {pool}: {_pool_text(detail)}."
+        return
+    if action == AuditAction.DELETE_POOL:
+        revoked = detail["api_tokens_revoked"]
+        tokens = f", and revoked its API tokens ({revoked:,})" if revoked else ""
+        yield f"Deleted the pool {pool}{tokens}."
+        return
+    if "labels" in detail or "ice_type" in detail:
+        yield f"Changed the ICEs of the pool {pool}: {_pool_text(detail)}."
+        before = {
+            name: detail[f"{name}_before"] for name in ("labels", "ice_type") if name in detail
+        }
+        yield f"Before: {_pool_text(before)}."
+    if "description" in detail:
+        yield f"Changed the description of the pool {pool}: {detail['description'] or 'removed'}"
+
+
+def _pool_text(detail: Mapping[str, Any]) -> str:
+    """Which ICEs belong to a pool, as far as the detail says."""
+    parts = [f"{key}={value}" for key, value in sorted(detail.get("labels", {}).items())]
+    if "ice_type" in detail:
+        parts.append(f"type {detail['ice_type'] or 'normal or ci-cd'}")
+    return ", ".join(parts)
 
 
 def _label_sentences(event: Event) -> Iterator[str]:

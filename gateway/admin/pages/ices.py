@@ -45,6 +45,7 @@ ADMIN_ACTIONS: Final = (Action.REPROVISION, Action.REREGISTER, Action.DEREGISTER
 _FILTER_FIELDS: Final = {
     "label": "filter-labels",
     "version_below": "filter-version",
+    "pool": "filter-pool",
     "q": "filter-q",
 }
 """The element of an invalid filter, by the problem's field."""
@@ -80,6 +81,7 @@ FIELDS: Final = {
     "password": "Password",
     "user": "Owner",
     "ice": "ICE",
+    "pool": "Pool",
     "accounts": "May change accounts",
     "new": "New password",
 }
@@ -151,6 +153,9 @@ async def page(request: web.Request) -> web.StreamResponse:
         query = msgspec.structs.replace(query, page=context["number"])
     if corrected and not is_table(request):
         raise web.HTTPFound(f"./?{query.address()}")
+    if not is_table(request):
+        pools = visible_pools(request)
+        context["pools"] = [] if pools is None else await pools.names()
     response = render_table(
         request, "ices", context | {"query": query, "title": "ICE Provisioning"}
     )

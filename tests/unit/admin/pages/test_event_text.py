@@ -118,6 +118,45 @@ def test_enrolment_keys_are_told_in_sentences():
     assert detail_parts(revoked) == ["Revoked the enrolment key lab PCs (k1)."]
 
 
+POOL = {"pool": "gpu", "description": "", "ice_type": None, "labels": {"os": "linux", "gpu": "1"}}
+
+
+@pytest.mark.parametrize(
+    ("action", "detail", "told"),
+    [
+        ("create-pool", POOL, ["Made the pool gpu: gpu=1, os=linux, type normal or ci-cd."]),
+        ("delete-pool", {**POOL, "api_tokens_revoked": 0}, ["Deleted the pool gpu."]),
+        (
+            "delete-pool",
+            {**POOL, "api_tokens_revoked": 2},
+            ["Deleted the pool gpu, and revoked its API tokens (2)."],
+        ),
+        (
+            "change-pool",
+            {"pool": "gpu", "labels": {"gpu": "2"}, "labels_before": {"gpu": "1"}},
+            ["Changed the ICEs of the pool gpu: gpu=2.", "Before: gpu=1."],
+        ),
+        (
+            "change-pool",
+            {
+                "pool": "gpu",
+                "ice_type": "ci-cd",
+                "ice_type_before": None,
+                "description": "fast",
+                "description_before": "",
+            },
+            [
+                "Changed the ICEs of the pool gpu: type ci-cd.",
+                "Before: type normal or ci-cd.",
+                "Changed the description of the pool gpu: fast",
+            ],
+        ),
+    ],
+)
+def test_pools_are_told_in_sentences(action, detail, told):
+    assert detail_parts(event(action, **detail)) == told
+
+
 def test_a_machine_that_enrols_acts_under_its_key():
     machine = Actor("enrolment:k1", Via.ICE, "192.0.2.8")
     assert actor_text(machine) == "A machine with the enrolment key k1"

@@ -1,0 +1,50 @@
+"""Pools before an admin: one is made, fills, is changed, and is deleted."""
+
+from __future__ import annotations
+
+from playwright.async_api import expect
+
+from tests.browser.admin import dialog, press
+from tests.support.work import connected
+
+
+async def label(running, name, **labels):
+    answer = await running.admin.call("PATCH", f"/ices/{name}", json={"labels": labels})
+    assert answer.status == 200, answer
+
+
+async def test_a_pool_is_made_fills_is_changed_and_deleted(admin, running):
+    admin.expected = {422}
+    await connected(running, "here", "ci-cd")
+    page = await admin.open("pools")
+    await expect(page.get_by_text("There is no pool.")).to_be_visible()
+    await page.get_by_role("button", name="Make a pool").click()
+    form = dialog(page)
+    await expect(form.locator("#pool_name")).to_be_focused()
+    await form.locator("#pool_name").fill("gpu")
+    await form.locator("#pool_labels").fill("GPU")
+    await press(page, "Make the pool")
+    await expect(form.get_by_role("alert")).to_contain_text("Labels: GPU is not key=value")
+    await expect(form.locator("#pool_labels")).to_be_focused()
+    await form.locator("#pool_labels").fill("gpu=yes")
+    await press(page, "Make the pool")
+    await expect(page.locator("#notices")).to_contain_text("The pool gpu is made.")
+    row = page.get_by_role("row", name="gpu")
+    await expect(row).to_contain_text("gpu=yes")
+    await label(running, "here", gpu="yes")
+    await expect(row.get_by_role("link", name="1 ICE of gpu")).to_be_visible()
+    await row.get_by_role("link", name="1 ICE of gpu").click()
+    await expect(page.get_by_role("rowheader", name="here")).to_be_visible()
+    await expect(page.locator("#filter-pool")).to_have_value("gpu")
+    page = await admin.open("pools/gpu")
+    await page.get_by_role("button", name="Change…").click()
+    form = dialog(page)
+    await expect(form.locator("#pool_labels")).to_have_value("gpu=yes")
+    await form.locator("#pool_type").select_option("Normal")
+    await press(page, "Change")
+    await expect(page.locator("#notices")).to_contain_text("0 ICEs belong to it.")
+    await expect(page.get_by_text("none: no ICE has all these labels")).to_be_visible()
+    await page.get_by_role("button", name="Delete…").click()
+    await press(page, "Delete")
+    await expect(page).to_have_url(f"{running.url}/admin/pools")
+    await expect(page.get_by_text("There is no pool.")).to_be_visible()
