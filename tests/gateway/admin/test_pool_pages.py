@@ -107,7 +107,7 @@ async def test_tokens_of_a_pool_are_made_and_shown(running, root):
         answer = await root.post("api-tokens", {**new, **refused})
         assert told(answer)["form-fault"]["field"] == "token_pool"
         assert sentence in said(answer)
-    assert "operate only the pool GPU" in said(await root.get("api-tokens?q=gpu"))
+    assert "pool GPU alone" in said(await root.get("api-tokens?q=gpu"))
     shown = said(await root.get("pools/gpu"))
     assert "job" in shown
     assert "test" not in shown, "a token of no pool"
