@@ -17,22 +17,31 @@ Send = Callable[[bytes], Awaitable[bool]]
 
 _DELAY: Final = 0.1
 """Seconds for which small texts are joined."""
-_PAUSE: Final = 0.01
-"""Seconds after each full message: at most 100 of them a second, and other tasks get their turn."""
+PAUSE: Final = 0.05
+"""Seconds after each full message, in which other tasks get their turn.
+
+So a flood is 2 MB a second at most. The gateway reads as much, and the finish does not wait behind full buffers.
+"""
 _SLICE: Final = 16_384
 """Characters that are encoded at once."""
 
 
 class OperationLog:
-    """Sends the output of the operation with this id.
+    """The output of one operation.
 
     It holds about two messages of output at most; `write` waits while the gateway does not read. What is written
     without a connection is lost, and the next message says how much that was.
+
+    Args:
+        operation: its id.
+        send: see `Send`.
+        pause: seconds after each full message.
     """
 
-    def __init__(self, operation: str, send: Send) -> None:
+    def __init__(self, operation: str, send: Send, pause: float = PAUSE) -> None:
         self._operation = operation
         self._send = send
+        self._pause = pause
         self._pending = bytearray()
         self._lost = 0
         """Bytes that could not be sent since the last message."""
@@ -47,14 +56,14 @@ class OperationLog:
         async with self._turn:
             for start in range(0, len(text), _SLICE):
                 if self._closed:
-                    await asyncio.sleep(_PAUSE)  # a handler may go on writing without end
+                    await asyncio.sleep(self._pause)  # a handler may go on writing without end
                     return
                 self._pending += encodable(text[start : start + _SLICE]).encode()
                 if self._flusher is None:
                     self._flusher = asyncio.create_task(self._flush_later())
                 while len(self._pending) >= protocol.MAX_LOG_BYTES:
                     await self._send_piece()
-                    await asyncio.sleep(_PAUSE)
+                    await asyncio.sleep(self._pause)
 
     async def close(self) -> None:
         """Send what is left, and ignore what is written from now on."""

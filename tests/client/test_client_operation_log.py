@@ -46,7 +46,7 @@ def line():
 
 @pytest.fixture
 def log(line):
-    return OperationLog("op-1", line.send)
+    return OperationLog("op-1", line.send, pause=0.0)
 
 
 async def test_small_texts_are_joined(log, line):
