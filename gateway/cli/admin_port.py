@@ -74,8 +74,10 @@ class Admin(Protocol):
     async def bulk(self, wanted: Body) -> schemas.BulkAnswer:
         """Act on many ICEs (POST /ices/bulk)."""
 
-    async def request_operation(self, name: str, new: Body) -> schemas.OperationDocument:
-        """Request an operation of an ICE."""
+    async def request_operation(
+        self, name: str | None, new: Body, *, pool: str | None = None
+    ) -> schemas.OperationDocument:
+        """Request an operation of an ICE or of a pool."""
 
     def operations(
         self, query: Query, *, limit: int, brief: bool

@@ -127,9 +127,12 @@ class ApiAdmin:
         """See `Admin`."""
         return await self._client.call("POST", path_of("ices", "bulk"), schemas.BulkAnswer, wanted)
 
-    async def request_operation(self, name: str, new: Body) -> schemas.OperationDocument:
+    async def request_operation(
+        self, name: str | None, new: Body, *, pool: str | None = None
+    ) -> schemas.OperationDocument:
         """See `Admin`."""
-        path = path_of("ices", name, "operations")
+        target = ("ices", name or "") if pool is None else ("pools", pool)
+        path = path_of(*target, "operations")
         return (await self._client.call("POST", path, _Operation, new)).document()
 
     async def operations(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -43,6 +43,7 @@ from gateway.store.ice_listing import Ices, Listed
 from gateway.store.ice_order import Mark
 from gateway.store.operations import Operations
 from gateway.store.pools import Pools
+from gateway.store.waits import waits
 
 _PAGE: Final = 1000
 _OPERATIONS_PAGE: Final = 200
@@ -171,19 +172,26 @@ class DatabaseAdmin:
             where = await checked(body, utc_now(), self._pools)
             return await perform(self._services.bulk, self._table, self._actor, body, where)
 
-    async def request_operation(self, name: str, new: Body) -> schemas.OperationDocument:
+    async def request_operation(
+        self, name: str | None, new: Body, *, pool: str | None = None
+    ) -> schemas.OperationDocument:
         """See `Admin`."""
         from gateway.admin.api.operations import NewOperation
         from gateway.admin.api.requests import decode_as
 
-        ice = (await self._listed(name)).ice
         with _parsing():
             body = decode_as(msgspec.json.encode(new), NewOperation)
         wanted = OperationRequest(
             body.kind, bytes(body.params), body.run_at, body.deadline, body.idempotency_key
         )
-        requested = await self._services.operations.request(self._actor, ice, wanted)
-        return schemas.operation_document(unwrap(requested))
+        service = self._services.operations
+        if pool is None:
+            ice = (await self._listed(name or "")).ice
+            requested = await service.request(self._actor, ice, wanted)
+        else:
+            requested = await service.request_of_pool(self._actor, pool, wanted)
+        [document] = await self._documents([unwrap(requested)])
+        return document
 
     async def operations(
         self, query: Query, *, limit: int, brief: bool
@@ -199,11 +207,16 @@ class DatabaseAdmin:
             page, more = await self._operations.page(where, size, before, brief=brief)
             limit -= len(page)
             before = page[-1].number if page else None
-            yield [schemas.operation_document(item.operation) for item in page]
+            yield await self._documents([item.operation for item in page])
 
     async def operation(self, operation_id: str) -> schemas.OperationDocument:
         """See `Admin`."""
-        return schemas.operation_document(await self._operation(operation_id))
+        [document] = await self._documents([await self._operation(operation_id)])
+        return document
+
+    async def _documents(self, found: Sequence[Operation]) -> list[schemas.OperationDocument]:
+        why = await waits(self._engine.fetch, found, utc_now())
+        return [schemas.operation_document(each, why.get(each.id)) for each in found]
 
     async def _operation(self, operation_id: str) -> Operation:
         found = await self._operations.find(operation_id)
@@ -220,7 +233,8 @@ class DatabaseAdmin:
         expiry = OperationExpiry(self._engine, utc_now, keep=0, ended=lambda _: None)
         found = await self._operation(operation.id)
         while True:
-            yield schemas.operation_document(found)
+            [document] = await self._documents([found])
+            yield document
             if found.is_finished:
                 return
             await asyncio.sleep(_POLL_INTERVAL)

@@ -29,9 +29,9 @@ from gateway.cli.common import (
 from gateway.cli.target import with_admin
 from gateway.core.json_input import check_syntax
 from gateway.core.junit import report_of
-from gateway.core.operation import UNFINISHED, State
+from gateway.core.operation import UNFINISHED, State, Waits
 from gateway.core.text import decoded, printable
-from gateway.core.times import from_text, to_text, utc_now
+from gateway.core.times import to_text
 from gateway.services.schemas import OperationDocument
 
 _MAX_FAILED: Final = 10
@@ -41,6 +41,15 @@ _MAX_REASON: Final = 1000
 _INTERRUPTED: Final = 130
 _KINDS: Final = click.Choice([kind.value for kind in OperationKind])
 _STATES: Final = click.Choice([state.value for state in State])
+
+
+_NOTICES: Final[dict[Waits | None, str]] = {
+    Waits.OFFLINE: "the ICE is not connected",
+    Waits.NO_ICE: "no ICE of the pool may do this kind",
+    Waits.ALL_OFFLINE: "no ICE of the pool is connected",
+    Waits.PAUSED: "the ICE, or every connected one of the pool, is paused",
+    Waits.NOT_ACCEPTED: "the ICE, or every connected one of the pool, does not accept this kind from you",
+}
 
 
 class _Error(msgspec.Struct):
@@ -73,7 +82,8 @@ def operations() -> None:
 
 
 @operations.command()
-@click.argument("name")
+@click.argument("name", required=False)
+@click.option("--pool", metavar="POOL", help="Any one ICE of this pool, instead of the ICE NAME.")
 @click.option("--kind", type=_KINDS, required=True, help="A kind that the ICE's type allows.")
 @click.option(
     "--params",
@@ -98,8 +108,9 @@ def operations() -> None:
 @with_admin
 async def run(
     admin: Admin,
-    name: str,
+    name: str | None,
     *,
+    pool: str | None,
     kind: str,
     params: bytes,
     run_at: datetime | None,
@@ -111,16 +122,17 @@ async def run(
 ) -> None:
     """Request an operation and print its id; with --follow, wait and print its result."""
     follow = follow or fail_on_tests
-    ice = await admin.ice(name)
+    if (name is None) is (pool is None):
+        raise click.UsageError("name either an ICE or a --pool")
     optional = {"run_at": run_at, "deadline": deadline, "idempotency_key": idempotency_key}
     given = {field: value for field, value in optional.items() if value is not None}
     operation = await admin.request_operation(
-        name, {"kind": kind, "params": msgspec.Raw(params), **given}
+        name, {"kind": kind, "params": msgspec.Raw(params), **given}, pool=pool
     )
     if not (_has_finished(operation) or await admin.is_served()):
         print_notice("no gateway runs on this database: the operation is sent when one does")
-    elif operation.state is State.QUEUED and _is_due(operation) and not ice.connection:
-        print_notice(f"{ice.ice_name} is not connected: the operation is sent when it is")
+    elif operation.waits in _NOTICES:
+        print_notice(f"{_NOTICES[operation.waits]}: the operation waits")
     if follow:
         print_notice(f"operation {operation.id}")
         operation = await _follow(admin, operation)
@@ -156,12 +168,10 @@ def _has_finished(operation: OperationDocument) -> bool:
     return operation.state not in UNFINISHED
 
 
-def _is_due(operation: OperationDocument) -> bool:
-    return operation.run_at is None or from_text(operation.run_at) <= utc_now()
-
-
 @operations.command("list")
 @click.argument("name", required=False)
+@click.option("--pool", metavar="POOL", help="Only those that were requested of this pool.")
+@click.option("--schedule", metavar="ID", help="Only those of this schedule.")
 @click.option("--state", type=_STATES)
 @click.option("--kind", type=_KINDS)
 @click.option("--requested-by", metavar="USER", help="Only those that this user requested.")
@@ -175,6 +185,8 @@ async def list_operations(
     state: str | None,
     kind: str | None,
     *,
+    pool: str | None,
+    schedule: str | None,
     requested_by: str | None,
     since: datetime | None,
     limit: int,
@@ -185,6 +197,8 @@ async def list_operations(
         await admin.ice(name)  # refuse an unknown name
     filters = {
         "ice_name": name,
+        "pool": pool,
+        "schedule": schedule,
         "state": state,
         "kind": kind,
         "requested_by": requested_by,
@@ -197,9 +211,19 @@ async def list_operations(
     if as_json:
         show_json(found)
         return
-    shown = ("id", "ice_name", "kind", "state", "requested_by", "created", "finished")
+    shown = (
+        "id",
+        "ice_name",
+        "pool",
+        "kind",
+        "state",
+        "waits",
+        "requested_by",
+        "created",
+        "finished",
+    )
     show_table(
-        ("ID", "ICE", "KIND", "STATE", "BY", "CREATED", "FINISHED"),
+        ("ID", "ICE", "POOL", "KIND", "STATE", "WAITS", "BY", "CREATED", "FINISHED"),
         [[getattr(operation, field) for field in shown] for operation in found],
     )
 

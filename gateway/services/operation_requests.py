@@ -21,14 +21,15 @@ from gateway.core.operation import Move, NotValid, Operation, OperationError, St
 from gateway.core.pool import Pool
 from gateway.core.problems import Problem, invalid, problem
 from gateway.core.times import Clock
+from gateway.services.pools import no_pool
 from gateway.store import events, ices, operations, pools
 from gateway.store.engine import Engine, Transaction
 from gateway.store.operations import Operations
+from gateway.store.pools import Pools
 
 MAX_UNFINISHED: Final = 1000
 """Unfinished operations that an ICE or a pool may have."""
 NO_OPERATION: Final = problem("not-found", "There is no such operation.")
-NO_POOL: Final = problem("not-found", "There is no such pool.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,16 @@ class OperationService:
         new = await self.prepare(actor, ice.ice_name, request)
         return new if isinstance(new, Problem) else await self.queue(actor, ice, new)
 
+    async def request_of_pool(
+        self, actor: Actor, pool: str, request: OperationRequest
+    ) -> Operation | Problem:
+        """Queue an operation for any ICE of the pool of this name, as `request` does for an ICE."""
+        found = await Pools(self._engine.fetch).find(pool)
+        if found is None:
+            return no_pool(pool)
+        new = await self.prepare(actor, None, request, pool=found.name)
+        return new if isinstance(new, Problem) else await self.queue_in_pool(actor, found, new)
+
     async def queue(self, actor: Actor, ice: Ice, checked: Operation) -> Operation | Problem:
         """Queue an operation that `prepare` has validated, for this ICE."""
         new = replace(checked, ice_name=ice.ice_name)
@@ -119,7 +130,7 @@ class OperationService:
             # Locked, so that nobody deletes the pool meanwhile.
             now = await pools.find(transaction, pool.name)
             if now is None:
-                return NO_POOL
+                return no_pool(pool.name)
             if now.ice_type is not None and not allows(now.ice_type, new.kind):
                 return _kind_not_allowed(now.ice_type)
             return None

@@ -40,7 +40,8 @@ from gateway.core.problems import invalid
 from gateway.core.roles import Caller, Need
 from gateway.runtime.eventloop import wait_at_most
 from gateway.services import schemas
-from gateway.services.operation_requests import NO_OPERATION, NO_POOL, OperationRequest
+from gateway.services.operation_requests import NO_OPERATION, OperationRequest
+from gateway.services.pools import no_pool
 from gateway.store.accounts import Accounts
 from gateway.store.engine import StoreUnavailable
 from gateway.store.ice_listing import Listed
@@ -172,7 +173,7 @@ async def _operable_pool(request: web.Request) -> tuple[Pool]:
         raise forbidden(request, Need.OPERATE)
     pool = await Pools(context.engine.fetch).find(name)
     if pool is None or caller.pool not in (None, pool.name):
-        raise RequestRefused(NO_POOL)
+        raise RequestRefused(no_pool(name))
     if caller.pool is None and not operates_pools(caller):
         raise forbidden(request, Need.OPERATE)
     return (pool,)

@@ -103,9 +103,21 @@ async def test_who_is_not_there_is_told(running):
     await running.eventually("/ices/lab-1", lambda answer: answer.json["connection"] is None)
     await running.settled()
     made = await running.command(*RUN)
-    assert made.stderr == (
-        "ice-gateway: lab-1 is not connected: the operation is sent when it is\n"
-    )
+    assert made.stderr == "ice-gateway: the ICE is not connected: the operation waits\n"
+
+
+async def test_an_operation_of_a_pool(running):
+    await running.command("pools", "set", "lab", "--label", "lab=yes")
+    made = await running.command("operations", "run", "--pool", "LAB", "--kind", "execute")
+    assert made.stderr == "ice-gateway: no ICE of the pool may do this kind: the operation waits\n"
+    table = (await running.command("operations", "list", "--pool", "lab")).stdout.splitlines()
+    assert table[1].split()[:6] == [made.stdout.strip(), "-", "lab", "execute", "queued", "no-ice"]
+    ice = await connected(running)
+    await running.command("ices", "label", "lab-1", "lab=yes")
+    assert await take(ice) == made.stdout.strip()
+    for wrong in ((), ("lab-1", "--pool", "lab")):
+        await running.command("operations", "run", *wrong, "--kind", "execute", status=2)
+    await running.command("operations", "run", "--pool", "none", "--kind", "execute", status=1)
 
 
 @pytest.mark.sqlite
@@ -361,8 +373,10 @@ async def test_the_list_is_newest_first_and_filtered(running):
     assert await listed("--kind", "remote-execute") == [second]
     assert await listed("--limit", "1") == [second]
     table = (await running.command("operations", "list", "lab-1")).stdout.splitlines()
-    assert table[0].split() == ["ID", "ICE", "KIND", "STATE", "BY", "CREATED", "FINISHED"]
-    assert table[1].split()[:4] == [first, "lab-1", "execute", "succeeded"]
+    assert table[0].split() == [
+        *("ID", "ICE", "POOL", "KIND", "STATE", "WAITS", "BY", "CREATED", "FINISHED"),
+    ]
+    assert table[1].split()[:5] == [first, "lab-1", "-", "execute", "succeeded"]
     await running.command("operations", "list", "lab-9", status=1)
 
 
