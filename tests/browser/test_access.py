@@ -59,6 +59,9 @@ async def inhabited(running):
     progress(connection, operation, fraction=0.42, message="tests/test_login.py::" + "x" * 90)
     await running.eventually(f"/operations/{operation}", lambda told: told.json["progress"])
     await running.ice(ice.token, Key()).refused()
+    for name in ("lab-berlin-1", "waiting-1"):
+        pause = {"until": "2126-11-22T18:00:00Z", "note": "n" * 300}
+        await running.admin.post(f"/ices/{name}/pause", pause)
     await running.provision("a" * 64)
     await running.add_user("a-user-with-a-very-long-name-" + "x" * 90, Role.AUDITOR)
     await running.add_user("second", Role.ADMIN)
@@ -118,7 +121,7 @@ async def every_dialog(page, running):
     yield "disconnected"
     await press(page, "Ok")
     await page.get_by_label("Choose all on this page").check()
-    for button in ("#bulk-label", "#show-chosen"):
+    for button in ("#bulk-label", "#bulk-pause", "#show-chosen"):
         await page.locator(button).click()
         await expect(dialog(page)).to_be_visible()
         yield button
@@ -197,6 +200,7 @@ async def every_dialog_of_work(page, running):
         "Show operation",
         "Cancel operation",
         "Edit labels and note",
+        "Change pause",
         "Reregister",
     ):
         await page.get_by_role("button", name=button).first.click()

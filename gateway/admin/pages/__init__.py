@@ -25,6 +25,7 @@ from gateway.admin.pages.login import routes as login
 from gateway.admin.pages.me import routes as me
 from gateway.admin.pages.nodes import routes as nodes
 from gateway.admin.pages.operations import routes as operations
+from gateway.admin.pages.pausing import routes as pausing
 from gateway.admin.pages.pools import routes as pools
 from gateway.admin.pages.static import routes as static
 from gateway.admin.pages.users import routes as users
@@ -45,6 +46,7 @@ def pages_app(context: AdminContext) -> web.Application:
         bulk,
         fleet,
         one_ice,
+        pausing,
         operations,
         fleet_operations,
         pools,

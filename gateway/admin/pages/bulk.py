@@ -21,6 +21,7 @@ from gateway.admin.context import CALLER, admin_context
 from gateway.admin.pages.base import MAX_FIELDS, PAGE, form_fields, render
 from gateway.admin.pages.ice_filter import TableQuery
 from gateway.admin.pages.ices import CHANGED, LABELS, form_error, table_row
+from gateway.admin.pages.pausing import PAUSE_FIELDS, order_of, pause_form
 from gateway.core.audit_event import AuditAction, Via
 from gateway.core.ice import Action
 from gateway.core.labels import MAX_LABELS, LabelChanges, label_fault, labels_of
@@ -28,13 +29,22 @@ from gateway.core.problems import Problem, invalid, problem
 from gateway.core.roles import Need
 from gateway.core.secret import Secret
 from gateway.services.bulk_actions import MAX_BULK, MAX_ISSUED, BulkDone, BulkOutcome, Target
+from gateway.services.pausing import PauseOrder
 from gateway.web.responses import RequestRefused, json_response
 
 MAX_BULK_FIELDS: Final = MAX_BULK + MAX_FIELDS
 """Maximum fields of a form that lists ICEs."""
 _ISSUING: Final = (Action.REPROVISION, Action.REREGISTER)
-_ACTIONS: Final = (AuditAction.DISCONNECT, AuditAction.LABEL, *_ISSUING, Action.DEREGISTER)
+_ACTIONS: Final = (
+    AuditAction.DISCONNECT,
+    AuditAction.LABEL,
+    AuditAction.PAUSE,
+    AuditAction.RESUME,
+    *_ISSUING,
+    Action.DEREGISTER,
+)
 _LABEL_FIELDS: Final = {"labels": "bulk-labels", "remove": "bulk-remove"}
+_RESUME: Final = PauseOrder(by_admin=True, resume=True)
 _TYPED_ABOVE: Final = 20
 """ICEs above which the admin types their number."""
 _EXAMPLES: Final = 5
@@ -79,17 +89,25 @@ async def confirm(request: web.Request) -> web.StreamResponse:
     """Ask before a bulk action: how many ICEs it will change, and which it will refuse, and why."""
     action, targets, _ = await _asked(request)
     context = admin_context(request)
+    count = len(targets)
+    typed = count > _TYPED_ABOVE
     if action == AuditAction.LABEL:
-        typed = len(targets) > _TYPED_ABOVE
-        return render(request, "label_bulk.html", {"count": len(targets), "typed": typed})
-    done: BulkDone = unwrap(
-        await context.services.bulk.act(actor(request, Via.PAGE), action, targets, dry_run=True)
-    )
+        return render(request, "label_bulk.html", {"count": count, "typed": typed})
+    if action == AuditAction.PAUSE:
+        heading = f"Pause {count:,} ICE{'' if count == 1 else 's'}"
+        return pause_form(request, heading, typed=count if typed else None)
+    service, caller, now = context.services.bulk, actor(request, Via.PAGE), context.clock()
+    if action == AuditAction.RESUME:
+        done: BulkDone = unwrap(await service.pause(caller, targets, _RESUME, dry_run=True))
+    else:
+        done = unwrap(await service.act(caller, action, targets, dry_run=True))
     found = [await context.ices.find(each.ice_name) for each in targets[:PAGE]]
     rows = [table_row(listed, acts=True) for listed in found if listed is not None]
     to_do = len([outcome for outcome in done.outcomes if outcome.problem is None])
     if action == AuditAction.DISCONNECT and len(targets) <= PAGE:
         to_do = min(to_do, len([row for row in rows if row.listed.connection]))
+    elif action == AuditAction.RESUME and len(targets) <= PAGE:
+        to_do = min(to_do, len([row for row in rows if row.listed.paused(now)]))
     return render(
         request,
         "confirm_bulk.html",
@@ -97,8 +115,9 @@ async def confirm(request: web.Request) -> web.StreamResponse:
             "action": action,
             "labels": LABELS,
             "rows": rows,
-            "count": len(targets),
+            "count": count,
             "to_do": to_do,
+            "now": now,
             "refused": grouped(done.outcomes),
             "generations": " ".join(str(outcome.generation or 0) for outcome in done.outcomes),
             "typed": to_do > _TYPED_ABOVE,
@@ -115,6 +134,12 @@ async def bulk(request: web.Request) -> web.StreamResponse:
         if isinstance(changes, Problem):
             return form_error(request, changes, _LABEL_FIELDS, "#dialog-fault")
         done: BulkDone = unwrap(await service.label(caller, targets, changes, None))
+    elif action in (AuditAction.PAUSE, AuditAction.RESUME):
+        try:
+            order = _RESUME if action == AuditAction.RESUME else order_of(fields, by_admin=True)
+            done = unwrap(await service.pause(caller, targets, order))
+        except RequestRefused as refusal:
+            return form_error(request, refusal.problem, PAUSE_FIELDS, "#dialog-fault")
     else:
         done = unwrap(await service.act(caller, action, targets))
     drops = {drop.ice_name: drop for drop in done.dropped}

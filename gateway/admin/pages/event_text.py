@@ -26,6 +26,8 @@ def sentences(event: Event) -> list[str]:
             return [f"{times} as {user}, the last from {event.actor.address}."]
         case AuditAction.LABEL:
             return [*_label_sentences(event)]
+        case AuditAction.PAUSE | AuditAction.RESUME:
+            return [_pause_sentence(event)]
         case AuditAction.DUPLICATE:
             return [f"Two copies of it run: {copies_text(event)}."]
         case AuditAction.CREATE_ENROLMENT_KEY:
@@ -77,6 +79,14 @@ def _label_sentences(event: Event) -> Iterator[str]:
     note = event.detail.get("note")
     if note is not None:
         yield f"Set the note: {note}" if note else "Removed the note."
+
+
+def _pause_sentence(event: Event) -> str:
+    if event.action == AuditAction.RESUME:
+        return f"Resumed; {event.detail['pausedby']} had paused it."
+    until, note = event.detail["until"], event.detail["note"]
+    when = f"Paused until {until}" if until else "Paused until it is resumed"
+    return f"{when}: {note}" if note else f"{when}."
 
 
 def copies_text(event: Event) -> str:

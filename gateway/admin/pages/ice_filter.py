@@ -151,10 +151,12 @@ def tallies(counts: Counts, needing: int) -> list[Tally]:
     }
     waiting, gone = Status.PROVISIONED, Status.DEREGISTERED
     inactive = Tally("Inactive", counts.inactive, "presence=inactive", "offline", "ring")
+    paused = Tally("Paused", counts.paused, "paused=true", "paused", "bars")
     return [
         Tally("Connected", counts.connected, "presence=connected", "online", "dot"),
         Tally("Offline", counts.offline, "presence=offline", "offline", "ring"),
         *([inactive] if inactive.number else []),
+        *([paused] if paused.number else []),
         Tally(
             "Waiting for first start",
             counts.status[waiting],

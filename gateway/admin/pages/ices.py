@@ -62,6 +62,8 @@ LABELS: Final[dict[str, str]] = {
     Action.DEREGISTER: "Deregister",
     AuditAction.DISCONNECT: "Disconnect",
     AuditAction.LABEL: "Label",
+    AuditAction.PAUSE: "Pause",
+    AuditAction.RESUME: "Resume",
 }
 FIELDS: Final = {
     "ice_name": "ICE name",

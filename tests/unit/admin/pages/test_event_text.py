@@ -33,6 +33,22 @@ def test_labels_and_a_note_are_told_in_sentences_on_both_pages(detail, told):
     assert timeline_text(labelled) == " ".join(told)
 
 
+@pytest.mark.parametrize(
+    ("action", "detail", "told"),
+    [
+        ("pause", {"until": None, "note": ""}, "Paused until it is resumed."),
+        (
+            "pause",
+            {"until": "2026-03-01T00:00:00.000000Z", "note": "new disk"},
+            "Paused until 2026-03-01T00:00:00.000000Z: new disk",
+        ),
+        ("resume", {"pausedby": "alice"}, "Resumed; alice had paused it."),
+    ],
+)
+def test_pauses_are_told_in_sentences(action, detail, told):
+    assert timeline_text(event(action, generation_before=2, **detail)) == told
+
+
 def test_both_copies_of_an_ice_are_named():
     copies = [
         {"instance": "a", "address": "192.0.2.1", "hostname": "desk"},
