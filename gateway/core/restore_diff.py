@@ -12,19 +12,21 @@ from datetime import datetime
 from typing import Final
 
 from gateway.core.ice import Status
+from gateway.core.pause import Pause, standing
 
 _UNKNOWN: Final = "not known"
 
 
 @dataclass(frozen=True, slots=True)
 class IceCredential:
-    """The columns of an ICE that decide on its admission; `token` is the hash."""
+    """The columns of an ICE that decide on its admission and its work; `token` is the hash."""
 
     name: str
     status: Status
     generation: int
     token: str
     expires: datetime | None
+    pause: Pause | None = None
 
     def admits(self, now: datetime) -> bool:
         """Whether its token is valid at `now`."""
@@ -110,7 +112,7 @@ def _ices(
 ) -> Iterator[Revived]:
     for name, ice in older.ices.items():
         if ice.admits(now) and name not in reissued:
-            since = _ice_change(ice, newer.ices.get(name)) if newer else _UNKNOWN
+            since = _ice_change(ice, newer.ices.get(name), now) if newer else _UNKNOWN
             if since:
                 yield Revived("ice", ice.name, f"{ice.status}, generation {ice.generation}", since)
 
@@ -147,8 +149,8 @@ def _enrolment_keys(
             yield Revived("enrolment-key", key.id, left, since)
 
 
-def _ice_change(older: IceCredential, newer: IceCredential | None) -> str | None:
-    """The change that invalidated `older`; None if there is none."""
+def _ice_change(older: IceCredential, newer: IceCredential | None, now: datetime) -> str | None:
+    """The change that invalidated `older`, or paused the ICE; None if there is none."""
     if newer is None:
         return "gone"
     if newer.status is Status.DEREGISTERED:
@@ -158,6 +160,9 @@ def _ice_change(older: IceCredential, newer: IceCredential | None) -> str | None
     if newer.status is not older.status:
         # The newer row is bound to a key; the restored one binds to the first key that comes with the token.
         return "registered: its token could be registered again, by anyone who has it"
+    pause = standing(newer.pause, now)
+    if pause is not None and standing(older.pause, now) is None:
+        return f"paused by {pause.by}: it would be sent work again"
     return None
 
 

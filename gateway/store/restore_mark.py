@@ -27,10 +27,14 @@ from gateway.core.times import from_text, from_text_or_none, to_text
 from gateway.store import events
 from gateway.store.engine import Fetch, Transaction, as_json
 from gateway.store.events import Events
-from gateway.store.tables import ENROLMENT_SCHEMA
+from gateway.store.pauses import COLUMNS as PAUSE_COLUMNS
+from gateway.store.pauses import pause_from_row
+from gateway.store.tables import ENROLMENT_SCHEMA, WORK_SCHEMA
 
 SCHEMA: Final = 5
 """The first schema with the table `restored`."""
+_NO_PAUSE: Final = ("NULL",) * len(PAUSE_COLUMNS)
+"""In place of the columns of a pause, for a schema without them."""
 _GIVE_TOKENS: Final = tuple(
     action.value for action in (Action.PROVISION, Action.REPROVISION, Action.REREGISTER)
 )
@@ -76,11 +80,12 @@ async def confirm(transaction: Transaction, event: Event) -> bool:
     return True
 
 
-async def standing(fetch: Fetch, schema: int = ENROLMENT_SCHEMA) -> Credentials:
+async def standing(fetch: Fetch, schema: int = WORK_SCHEMA) -> Credentials:
     """The state of every credential, of the columns that a database of `schema` has."""
+    pause = PAUSE_COLUMNS if schema >= WORK_SCHEMA else _NO_PAUSE
     ices = await fetch(
-        "SELECT ice_name, status, generation, ice_token, expireson FROM ice_tokens"
-        " ORDER BY lower(ice_name)"
+        f"SELECT ice_name, status, generation, ice_token, expireson, {', '.join(pause)}"
+        " FROM ice_tokens ORDER BY lower(ice_name)"
     )
     users = await fetch(
         "SELECT name, role, password_hash, disabledon FROM users ORDER BY name_folded"
@@ -97,9 +102,10 @@ async def standing(fetch: Fetch, schema: int = ENROLMENT_SCHEMA) -> Credentials:
     return Credentials(
         {
             fold(name): IceCredential(
-                name, Status(status), generation, token, from_text_or_none(expires)
+                *(name, Status(status), generation, token, from_text_or_none(expires)),
+                pause_from_row(tuple(pause)),
             )
-            for name, status, generation, token, expires in ices
+            for name, status, generation, token, expires, *pause in ices
         },
         {
             fold_user(name): UserCredential(name, role, password, disabled is not None)

@@ -22,7 +22,9 @@ from gateway.core.roles import Role
 from gateway.core.times import utc_now
 from gateway.core.tokens import Key, KeyRing
 from gateway.services.backup import Backup, GatewayFiles, back_up
+from gateway.services.bulk_actions import Target
 from gateway.services.enrolment_keys import NewKey
+from gateway.services.pausing import PauseOrder
 from gateway.services.restore import confirm, restore, review
 from gateway.store import enrolments, key_file
 from gateway.store.engine import StoreRefused
@@ -279,6 +281,19 @@ async def test_enrolment_keys_that_were_used_or_revoked_since_are_shown(tmp_path
         "What must not come back: deregister (or reprovision), disable, revoke it. Then confirm.",
         "confirmed: ICEs are admitted again",
     ]
+
+
+async def test_a_pause_that_is_lost_is_shown(tmp_path, settings):
+    async with open_context(settings) as opened:
+        await opened.services.provisioning.provision(ADMIN, "ci-1", IceType.CI_CD, None)
+    folder = await make(settings, tmp_path / "backup")
+    async with open_context(settings) as opened:
+        order = PauseOrder(by_admin=True, note="new disk")
+        await opened.services.bulk.pause(ADMIN, [Target("ci-1")], order)
+    await put_back(settings, folder)
+    at = ("--database", settings.database_url)
+    shown = (await command("restore", "--confirm", "--yes", *at)).stdout
+    assert "paused by root: it would be sent work again" in shown
 
 
 async def test_a_database_that_is_no_later_state_is_not_compared_with(tmp_path, settings):

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from gateway.core.ice import Status
+from gateway.core.pause import Pause
 from gateway.core.restore_diff import (
     Credentials,
     EnrolmentCredential,
@@ -36,6 +37,18 @@ def standing(entry=REGISTERED, account=ALICE, bearer=TOKEN):
 
 def compare(older, newer, anew=()):
     return [(item.what, item.since) for item in revived(older, newer, NOW, reissued=anew)]
+
+
+def test_an_ice_that_was_paused_since_would_be_sent_work_again():
+    until = Pause("root", NOW, NOW + HOUR)
+    paused = replace(REGISTERED, pause=until)
+    said = "paused by root: it would be sent work again"
+    assert compare(standing(), standing(paused)) == [("ice", said)]
+    assert compare(standing(paused), standing(paused)) == []
+    assert compare(standing(paused), standing()) == []
+    over = replace(REGISTERED, pause=replace(until, until=NOW))
+    assert compare(standing(), standing(over)) == []
+    assert compare(standing(over), standing(paused)) == [("ice", said)]
 
 
 def test_what_has_not_changed_is_not_listed():
