@@ -186,8 +186,8 @@ async def set_progress(transaction: Transaction, progress: Sequence[tuple[str, b
 async def trim(transaction: Transaction, operation: Operation, kept_bytes: int) -> None:
     """Delete the contents of the oldest finished operations of its ICE or pool until the rest is within the limits.
 
-    `operation` is spared: its requester has not read its result yet. Of the others params become null, and result
-    and progress are deleted; id, state, key and a short error stay. The next call counts what the gateway itself
+    `operation` is spared: its requester has not read its result yet. Of the others params become null, and result,
+    progress and log are deleted; id, state, key and a short error stay. The next call counts what the gateway itself
     has added meanwhile to operations that it ended.
     """
     kept, target = _kept_for(operation.ice_name, operation.pool)
@@ -215,6 +215,11 @@ async def trim(transaction: Transaction, operation: Operation, kept_bytes: int) 
             f" WHERE number IN (SELECT number FROM {rows_of(1, '#number')})",
             as_json(given_up),
             _NOT_KEPT.decode(),
+        )
+        await transaction.run(
+            "DELETE FROM ice_operation_logs WHERE operation IN (SELECT id FROM ice_operations"
+            f" WHERE number IN (SELECT number FROM {rows_of(1, '#number')}))",
+            as_json(given_up),
         )
 
 

@@ -68,7 +68,12 @@ TABLES: Final = (
     Table("ice_connections", "id", numbered=True, forgotten=Forgotten.RETENTION),
     Table("ice_pools", "name", forgotten=Forgotten.END, since=WORK_SCHEMA),
     Table("ice_operations", "number", numbered=True, forgotten=Forgotten.RETENTION),
-    Table("ice_operation_logs", "number", numbered=True, since=WORK_SCHEMA),
+    Table(
+        *("ice_operation_logs", "number"),
+        numbered=True,
+        forgotten=Forgotten.RETENTION,
+        since=WORK_SCHEMA,
+    ),
     Table("ice_schedules", "id", since=WORK_SCHEMA),
     Table("ice_schedule_occurrences", "number", numbered=True, since=WORK_SCHEMA),
     Table(

@@ -31,7 +31,7 @@ ROWS = {
     "ice_operations": "(id, ice_name, kind, params, state, requested_by, created, deadline)"
     f" VALUES ('o', 'i', 'execute', 'null', 'queued', 'u', {AT}, {AT})",
     "ice_pools": f"VALUES ('p', '', NULL, '{{\"a\":\"b\"}}', '[\"a\"]', 'u', {AT})",
-    "ice_operation_logs": "(operation, bytes, text) VALUES ('o', 1, 'a')",
+    "ice_operation_logs": "(operation, start, bytes, text) VALUES ('o', 0, 1, 'a')",
     "ice_schedules": "(id, name, ice_name, params, cron, timezone, timeout, grace, enabled, createdby, createdon)"
     f" VALUES ('s', '', 'i', 'null', '* * * * *', 'UTC', 60, 60, 1, 'u', {AT})",
     "ice_schedule_occurrences": "(schedule, at, recordedon, operation)"

@@ -83,14 +83,15 @@ WHERE schedule IS NOT NULL;
 -- When an ICE was last busy.
 CREATE INDEX ice_operations_last ON ice_operations (ice_name, finished) WHERE finished IS NOT NULL;
 
--- What `operation.log` brought, in pieces.
+-- What `operation.log` brought, in pieces of `bytes` bytes of UTF-8; `start` counts the bytes of the log before the piece.
 CREATE TABLE ice_operation_logs (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
-    operation TEXT NOT NULL, -- its id
+    operation TEXT NOT NULL REFERENCES ice_operations (id) ON DELETE CASCADE,
+    start INTEGER NOT NULL,
     bytes INTEGER NOT NULL,
     text TEXT NOT NULL
 ) STRICT;
-CREATE INDEX ice_operation_logs_operation ON ice_operation_logs (operation, number);
+CREATE UNIQUE INDEX ice_operation_logs_operation ON ice_operation_logs (operation, start);
 
 -- A pause: since when, by whom, until when, and why. What an admin paused only an admin resumes.
 ALTER TABLE ice_tokens ADD COLUMN pausedon TEXT;
