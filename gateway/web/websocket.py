@@ -52,11 +52,16 @@ class Limits:
     """Frames a second that a peer may send in the long run."""
     burst: float = 5000.0
     """Frames that a peer may send at once."""
+    byte_rate: float = 2 * MAX_MESSAGE
+    """Bytes a second that are read of a peer in the long run, beyond `byte_burst`; the rest waits there."""
+    byte_burst: float = 8 * MAX_MESSAGE
     close_timeout: float = 1.0
     """Seconds for a peer to answer a close frame before the transport is aborted."""
 
 
 DEFAULT_LIMITS: Final = Limits()
+_REST: Final = 0.1
+"""Seconds for which nothing more is read of a peer that sends too much."""
 
 
 class Receiver(Protocol):
@@ -153,6 +158,7 @@ class WebSocket(asyncio.Protocol):
 
     __slots__ = (
         "_backlog",
+        "_byte_credit",
         "_closing",
         "_core",
         "_credit",
@@ -178,6 +184,7 @@ class WebSocket(asyncio.Protocol):
         self._paused = False
         self._flooded = False
         self._credit = limits.burst
+        self._byte_credit = limits.byte_burst
         self._credited = 0.0
         self._message: bytearray | None = None
         self._closing = False
@@ -236,6 +243,9 @@ class WebSocket(asyncio.Protocol):
             self._backlog = memoryview(bytes(self._backlog) + data)
         elif len(data) <= SLICE:
             self._feed(data)
+            self._byte_credit -= len(data)
+            if self._byte_credit < 0:
+                self._wait_for_turn()
         else:
             self._feed_slice(memoryview(data))
 
@@ -243,6 +253,8 @@ class WebSocket(asyncio.Protocol):
         data, self._backlog = self._backlog, _NOTHING
         if data:
             self._feed_slice(data)
+        elif not self._flooded:
+            self._pause(paused=False)
 
     def _feed_slice(self, data: memoryview) -> None:
         """Parse one slice and leave the rest for later, so that one ICE cannot delay the others."""
@@ -250,8 +262,21 @@ class WebSocket(asyncio.Protocol):
         if self._flooded:
             return
         self._backlog = data[SLICE:] if len(data) > SLICE else _NOTHING
-        self._pause(paused=bool(self._backlog))
-        if self._backlog:
+        self._byte_credit -= SLICE
+        if self._backlog or self._byte_credit < 0:
+            self._wait_for_turn()
+        else:
+            self._pause(paused=False)
+
+    def _wait_for_turn(self) -> None:
+        """Read on when the other connections had their turn, or later where too much was read of this one."""
+        if self._byte_credit < 0:
+            self._refill()
+        self._pause(paused=True)
+        # While it closes, nothing is delivered any more, which costs little.
+        if self._byte_credit < 0 and not self._closing:
+            self._loop.call_later(_REST, self._go_on)
+        else:
             self._loop.call_soon(self._go_on)
 
     def _feed(self, data: bytes) -> None:
@@ -385,7 +410,9 @@ class WebSocket(asyncio.Protocol):
     def _refill(self) -> None:
         """Add the credit since the last time."""
         now, limits = self._loop.time(), self._limits
-        self._credit = min(limits.burst, self._credit + (now - self._credited) * limits.rate)
+        passed = now - self._credited
+        self._credit = min(limits.burst, self._credit + passed * limits.rate)
+        self._byte_credit = min(limits.byte_burst, self._byte_credit + passed * limits.byte_rate)
         self._credited = now
 
     def _flush(self) -> None:

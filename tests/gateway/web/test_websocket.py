@@ -590,6 +590,28 @@ async def test_many_frames_over_time_are_no_flood(bare, monkeypatch):
     assert told == ["x"] * 10 * rate
 
 
+@pytest.mark.parametrize("size", [500, 5000])
+@pytest.mark.parametrize("rate", [0.0, 1e6])
+async def test_a_peer_that_sends_much_is_read_later(monkeypatch, rate, size):
+    """Nothing is lost: what it sends beyond its rate waits, and the others have their turn."""
+    recorder, transport, reading = Recorder(), Transport(), []
+    monkeypatch.setattr(transport, "pause_reading", lambda: reading.append(False))
+    monkeypatch.setattr(transport, "resume_reading", lambda: reading.append(True))
+    wire = WebSocket(recorder, Limits(byte_rate=rate, byte_burst=20_000.0))
+    wire.connection_made(transport)
+    frames = 60_000 // size
+    wire.data_received(text_frame("x" * size) * frames)
+    for _ in range(60_000 // SLICE):
+        await asyncio.sleep(0)
+    if rate:
+        await until(lambda: len(recorder.told) == frames)
+        await until(lambda: reading[-1])
+    else:
+        assert 15_000 < len(recorder.told) * size <= 20_000 + SLICE
+        assert not reading[-1], "it is still read"
+    wire.connection_lost(None)
+
+
 @pytest.mark.parametrize("pieces", [1, 2], ids=["whole", "in two pieces"])
 async def test_a_message_that_cannot_be_taken_fails_its_connection_alone(bare, pieces, monkeypatch):
     wire, told, transport = bare
