@@ -39,6 +39,7 @@ from gateway.store.events import Events
 from gateway.store.ice_listing import Ices
 from gateway.store.key_file import KeyFileUnusable, KeyStore
 from gateway.store.open import open_store
+from gateway.store.operation_logs import OperationLogs
 from gateway.store.operations import Operations
 from gateway.store.pools import Pools
 from gateway.store.tables import needs_keys
@@ -165,6 +166,7 @@ async def run_gateway(
             ices=Ices(engine, settings.expectations),
             events=Events(engine.fetch),
             operations=Operations(engine.fetch),
+            operation_logs=OperationLogs(engine.fetch, settings.operations_log_kept),
             enrolments=Enrolments(engine),
             pools=Pools(engine.fetch),
             clock=clock,

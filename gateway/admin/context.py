@@ -19,6 +19,7 @@ from gateway.store.engine import Engine
 from gateway.store.enrolments import Enrolments
 from gateway.store.events import Events
 from gateway.store.ice_listing import Ices
+from gateway.store.operation_logs import OperationLogs
 from gateway.store.operations import Operations
 from gateway.store.pools import Pools
 from gateway.web.client_address import Networks
@@ -35,6 +36,7 @@ class AdminContext:
     ices: Ices
     events: Events
     operations: Operations
+    operation_logs: OperationLogs
     enrolments: Enrolments
     pools: Pools
     clock: Clock

@@ -32,6 +32,7 @@ from gateway.core.times import Clock, to_text
 from gateway.node.expiry import DEADLINE_ERROR
 from gateway.node.hub import Hub
 from gateway.node.lane import Lane, worker_of
+from gateway.node.operation_logs import OperationLogWriter
 from gateway.node.operation_reports import OperationReports
 from gateway.node.operation_waiters import OperationWaiters
 from gateway.node.pool_claimers import PoolClaimers
@@ -80,6 +81,7 @@ class Dispatcher:
         hub: Hub[Session],
         waiters: OperationWaiters,
         progress: ProgressWriter,
+        logs: OperationLogWriter,
         clock: Clock,
         kept_bytes: int,
         finish_grace: timedelta = FINISH_GRACE,
@@ -93,15 +95,20 @@ class Dispatcher:
         self._clock = clock
         self._finish_grace = finish_grace.total_seconds()
         self._cancel_grace = cancel_grace
-        self._progress = progress
         self._busy: set[str] = set()
         """The ICEs that may have unfinished operations; the table is not read for others."""
         self._lanes: dict[str, Lane] = {}
         self._pools = PoolClaimers(
             engine, reads=self._reads, node=node, clock=clock, offer=self._offer
         )
-        self._reports = OperationReports(
-            self, engine=engine, hub=hub, progress=progress, clock=clock, kept_bytes=kept_bytes
+        self.reports = OperationReports(
+            self,
+            engine=engine,
+            hub=hub,
+            progress=progress,
+            logs=logs,
+            clock=clock,
+            kept_bytes=kept_bytes,
         )
         self._tasks: set[asyncio.Task[None]] = set()
         self.closed = False
@@ -197,22 +204,21 @@ class Dispatcher:
         if refused is None:
             self._spawn(self._accept_later(session, operation_id))
         else:
-            self._spawn(self._reports.refused(session, operation_id, refused))
-
-    def progressed(self, session: Session, progress: protocol.Progress) -> None:
-        """The ICE reported progress; it is ignored unless the ICE works on this operation."""
-        lane = self._lane_of(session)
-        if lane is not None and lane.sent == progress.id:
-            self._progress.note(progress)
+            self._spawn(self.reports.refused(session, operation_id, refused))
 
     def finished(self, session: Session, request: protocol.RequestId, finish: FinishReport) -> None:
         """The ICE finished an operation; it gets an answer once that is durable."""
-        if self._reports.may_finish(session):
-            self._spawn(self._reports.finished(session, request, finish))
+        if self.reports.may_finish(session, finish.id):
+            self._spawn(self.reports.finished(session, request, finish))
 
     def _lane_of(self, session: Session) -> Lane | None:
         lane = self._lanes.get(session.ice_name)
         return lane if lane is not None and lane.session is session else None
+
+    def works_on(self, session: Session, operation_id: str) -> bool:
+        """See `operation_reports.Lanes`."""
+        lane = self._lane_of(session)
+        return lane is not None and lane.sent == operation_id
 
     # --- a lane ----------------------------------------------------------------------------------------
 
@@ -381,16 +387,15 @@ class Dispatcher:
         """Wake the waiters of an operation that has changed, and the claimer of one that waits again."""
         self._waiters.wake(new.id, finished=new.is_finished)
         if new.is_finished:
-            self._progress.forget(new.id)
+            self.reports.forget(new.id)
         elif new.pool is not None and new.state is State.QUEUED:
             self._pools.requested(new.pool)
 
     async def _accept_later(self, session: Session, operation_id: str) -> None:
         """Record that it runs; a quick operation finishes before, and needs no such commit."""
         await asyncio.sleep(_ACCEPT_DELAY)
-        lane = self._lane_of(session)
-        if lane is not None and lane.sent == operation_id:
-            await self._reports.accepted(session, operation_id)
+        if self.works_on(session, operation_id):
+            await self.reports.accepted(session, operation_id)
 
     def release(self, session: Session, operation_id: str) -> None:
         """The ICE no longer works on this operation, so it can get the next one."""

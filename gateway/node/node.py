@@ -34,6 +34,7 @@ from gateway.node.hub import Hub
 from gateway.node.lease import Lease
 from gateway.node.log_follower import LogFollower
 from gateway.node.membership import CONFIRMED_ACTIONS, Membership, NodeIdentity
+from gateway.node.operation_logs import OperationLogWriter
 from gateway.node.operation_waiters import OperationWaiters
 from gateway.node.presence import Presence
 from gateway.node.progress import ProgressWriter
@@ -106,6 +107,9 @@ class Meters(Protocol):
     def duplicates(self, found: int) -> None:
         """So many events `duplicate` were logged."""
 
+    def log_ignored(self, why: str) -> None:
+        """A text that an ICE logged is not kept."""
+
 
 class Node:
     """Builds the parts of a running gateway and connects them; it observes its sessions."""
@@ -143,12 +147,16 @@ class Node:
             else None,
         )
         self._progress = ProgressWriter(engine, self.waiters, clock)
+        self._operation_logs = OperationLogWriter(
+            engine, self.waiters, settings.operations_log_kept, meters.log_ignored
+        )
         self.dispatcher = Dispatcher(
             engine=engine,
             node=self.name,
             hub=self.hub,
             waiters=self.waiters,
             progress=self._progress,
+            logs=self._operation_logs,
             clock=clock,
             kept_bytes=settings.operations_kept_bytes,
             finish_grace=limits.finish_grace,
@@ -157,7 +165,8 @@ class Node:
         self.presence.subscribe(self.dispatcher.heard)
         # What sessions report of operations (`session.Observer`) goes straight to the dispatcher.
         self.answered = self.dispatcher.answered
-        self.progressed = self.dispatcher.progressed
+        self.progressed = self.dispatcher.reports.progressed
+        self.logged = self.dispatcher.reports.logged
         self.finished = self.dispatcher.finished
         self._expiry = OperationExpiry(
             engine, clock, settings.operations_keep, self.dispatcher.expired
@@ -252,8 +261,9 @@ class Node:
             await self.restore_hold.start()
             for name, work in self._work():
                 stack.push_async_callback(cancel_and_wait, supervise(work, name, failed))
-            # The last sessions are recorded before the store closes.
+            # The last sessions and logs are recorded before the store closes.
             stack.push_async_callback(self.presence.flush)
+            stack.push_async_callback(self._operation_logs.flush)
             yield
 
     def _work(self) -> list[tuple[str, Coroutine[Any, Any, None]]]:
@@ -263,6 +273,7 @@ class Node:
             ("heartbeat", self.heartbeat.run()),
             ("health", self.health.run()),
             ("progress", self._progress.run()),
+            ("logs of operations", self._operation_logs.run()),
             ("expiry", self._expiry.run()),
         ]
         if self.membership is not None:

@@ -1,4 +1,4 @@
-"""Records what ICEs report of their operations: accepted, refused, finished.
+"""Records what ICEs report of their operations: accepted, refused, progress, output, finished.
 
 Tested in tests/gateway/node/test_dispatcher.py.
 """
@@ -14,6 +14,7 @@ from client.protocol import CloseCode
 from gateway.core.operation import Move, Operation, State, was_stopped
 from gateway.core.times import Clock
 from gateway.node.hub import Hub
+from gateway.node.operation_logs import OperationLogWriter
 from gateway.node.progress import ProgressWriter
 from gateway.node.session import FinishReport, Session
 from gateway.store import operations
@@ -32,6 +33,9 @@ class Lanes(Protocol):
     def closed(self) -> bool:
         """Whether the gateway is stopping."""
 
+    def works_on(self, session: Session, operation_id: str) -> bool:
+        """Whether the ICE works on this operation in this session."""
+
     def notify(self, new: Operation) -> None:
         """Wake the waiters of an operation that has changed."""
 
@@ -49,6 +53,7 @@ class OperationReports:
         engine: Engine,
         hub: Hub[Session],
         progress: ProgressWriter,
+        logs: OperationLogWriter,
         clock: Clock,
         kept_bytes: int,
     ) -> None:
@@ -56,16 +61,34 @@ class OperationReports:
         self._engine = engine
         self._hub = hub
         self._progress = progress
+        self._logs = logs
         self._clock = clock
         self._kept_bytes = kept_bytes
         self._pending_finishes: Counter[str] = Counter()
 
-    def may_finish(self, session: Session) -> bool:
+    def progressed(self, session: Session, progress: protocol.Progress) -> None:
+        """The ICE reported progress; it is ignored unless the ICE works on this operation."""
+        if self._lanes.works_on(session, progress.id):
+            self._progress.note(progress)
+
+    def logged(self, session: Session, log: protocol.Log) -> None:
+        """The ICE logged a text; it is ignored unless the ICE works on this operation."""
+        if self._lanes.works_on(session, log.id):
+            self._logs.note(log.id, log.text)
+
+    def forget(self, operation_id: str) -> None:
+        """An operation has ended, so that nothing of it waits to be written."""
+        self._progress.forget(operation_id)
+        self._logs.forget(operation_id)
+
+    def may_finish(self, session: Session, operation_id: str) -> bool:
         """Whether another finish of the session may wait; the caller then calls `finished`."""
         if self._pending_finishes[session.id] >= MAX_PENDING_FINISHES:
             session.close(CloseCode.POLICY_VIOLATION, "too-many-requests")
             return False
         self._pending_finishes[session.id] += 1
+        if self._lanes.works_on(session, operation_id):
+            self._logs.close(operation_id)
         return True
 
     async def accepted(self, session: Session, operation_id: str) -> None:
@@ -108,6 +131,7 @@ class OperationReports:
     ) -> None:
         """The ICE finished an operation; it gets an answer once that is durable."""
         move = Move.SUCCEED if finish.outcome == "succeeded" else Move.FAIL
+        log = await self._logs.take(finish.id)
 
         async def unit(transaction: Transaction) -> Operation | protocol.RpcRefusal | None:
             old = await Operations(transaction.fetch).find(finish.id)
@@ -121,6 +145,7 @@ class OperationReports:
                 repeated = old.state in (State.SUCCEEDED, State.FAILED)
                 return None if repeated else protocol.RpcRefusal.ALREADY_FINISHED
             await self._progress.write(transaction, finish.id)
+            await self._logs.write(transaction, finish.id, log)
             if not await operations.replace(transaction, old, new):
                 return protocol.RpcRefusal.ALREADY_FINISHED  # another node has just ended it
             await operations.trim(transaction, new, self._kept_bytes)
@@ -129,8 +154,11 @@ class OperationReports:
         try:
             outcome = await self._write_retrying(session, unit)
         except StoreUnavailable:
-            return  # the session has ended; the ICE repeats the finish in the next one
+            # The session has ended; the ICE repeats the finish in the next one, but not what it logged.
+            self._logs.give_back(finish.id, log)
+            return
         finally:
+            self._logs.reopen(finish.id)
             self._pending_finishes[session.id] -= 1
             if not self._pending_finishes[session.id]:
                 del self._pending_finishes[session.id]

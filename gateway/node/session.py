@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from datetime import datetime
 from typing import Final, Literal, Protocol
 
@@ -81,6 +82,9 @@ class Observer(Protocol):
 
     def progressed(self, session: Session, progress: protocol.Progress) -> None:
         """The ICE reported progress."""
+
+    def logged(self, session: Session, log: protocol.Log) -> None:
+        """The ICE logged a text."""
 
     def finished(self, session: Session, request: protocol.RequestId, finish: FinishReport) -> None:
         """The ICE reported the outcome of an operation, and waits for `Session.answer`."""
@@ -239,7 +243,7 @@ class Session:
         if not self._observer.may_act():
             return
         try:
-            message = protocol.decode(text)
+            message = _decode(text)
         except protocol.MessageTooComplex as excess:
             message = excess.message
             if message.method != "operation.finish" or message.id is msgspec.UNSET:
@@ -267,8 +271,9 @@ class Session:
             said = protocol.params_of(message, protocol.Accepts)
             self._handle_accepts(accepts_of(said.accepts))
         elif message.method == "operation.progress":
-            progress = protocol.params_of(message, protocol.Progress)
-            self._observer.progressed(self, progress)
+            self._observer.progressed(self, protocol.params_of(message, protocol.Progress))
+        elif message.method == "operation.log":
+            self._observer.logged(self, protocol.params_of(message, protocol.Log))
 
     def _handle_response(self, message: protocol.Message) -> None:
         if not isinstance(message.id, str):
@@ -370,6 +375,30 @@ class Session:
         """Report the end of the session, and before it a word that still waits: it holds until the next hello."""
         self._take_word()
         self._observer.ended(self, code)
+
+
+def _decode(text: str) -> protocol.Message:
+    """`protocol.decode`, and U+FFFD for each lone surrogate of an `operation.log`.
+
+    JSON may hold an escape of half a pair (RFC 8259 section 8.2), such as of output that was cut within a character.
+    """
+    try:
+        return protocol.decode(text)
+    except protocol.MessageTooComplex:
+        raise
+    except protocol.NotJsonRpc:
+        if "operation.log" not in text:
+            raise
+        message = protocol.decode(_ESCAPE.sub(lambda found: found[1] or r"\ufffd", text))
+        if message.method != "operation.log":
+            raise
+        return message
+
+
+_ESCAPE: Final = re.compile(
+    r"(\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\(?!u[dD][89a-fA-F]).)|\\u[dD][89a-fA-F].."
+)
+"""An escape of JSON; in the group unless it is half a pair of surrogates."""
 
 
 class _WithId(msgspec.Struct):

@@ -123,6 +123,9 @@ class Settings:
         "30d", lifetime, f"{_DURATION}, 36500d at most, or 0 for ever"
     )
     operations_kept_bytes: int = _setting(64 * 2**20, integer(1, 2**50), "a number of bytes from 1")
+    operations_log_kept: int = _setting(
+        2**20, integer(1, 2**26), "a number of bytes from 1 to 67108864"
+    )
     admin_login_idle: float = _setting("30m", positive_duration, _DURATION)
     admin_login_lifetime: float = _setting("12h", positive_duration, _DURATION)
     node_name: str = _setting(

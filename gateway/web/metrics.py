@@ -68,6 +68,11 @@ class Metrics:
         self.duplicates_found = counter(
             "ice_gateway_duplicates", "Events about two running copies of one ICE"
         )
+        self.ignored_logs = counter(
+            "ice_gateway_operation_logs_ignored",
+            "Texts that ICEs logged of an operation and that were not kept",
+            ["why"],
+        )
         self.drop_seconds = histogram(
             "ice_gateway_drop_seconds",
             "From the start of an action to the close frame of the session it ended",
@@ -108,6 +113,10 @@ class Metrics:
         # A peer may choose among two thousand private codes; count them in one series.
         private = code >= _PRIVATE and code not in CLOSINGS
         self.closures.labels("other" if private else str(code)).inc()
+
+    def log_ignored(self, why: str) -> None:
+        """See `node.Meters`."""
+        self.ignored_logs.labels(why).inc()
 
     def credentials_refused(self, why: str) -> None:
         """Count a refused login or API token."""

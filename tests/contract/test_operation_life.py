@@ -46,6 +46,7 @@ from gateway.node.dispatcher import Dispatcher
 from gateway.node.expiry import OperationExpiry
 from gateway.node.hub import Hub
 from gateway.node.log_follower import LogFollower
+from gateway.node.operation_logs import OperationLogWriter
 from gateway.node.operation_waiters import OperationWaiters
 from gateway.node.progress import ProgressWriter
 from gateway.node.session import Session
@@ -164,6 +165,7 @@ class Gateway:
             hub=self.hub,
             waiters=waiters,
             progress=ProgressWriter(self.engine, waiters, world.clock),
+            logs=OperationLogWriter(self.engine, waiters, KEPT_BYTES, lambda _: None),
             clock=world.clock,
             kept_bytes=KEPT_BYTES,
         )
@@ -213,7 +215,10 @@ class Gateway:
         self.dispatch.answered(session, operation, refused)
 
     def progressed(self, session, progress):
-        self.dispatch.progressed(session, progress)
+        self.dispatch.reports.progressed(session, progress)
+
+    def logged(self, session, log):
+        self.dispatch.reports.logged(session, log)
 
     def finished(self, session, request, finish):
         self.dispatch.finished(session, request, finish)
