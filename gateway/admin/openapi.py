@@ -20,7 +20,7 @@ from gateway.admin.api.bulk import Bulk
 from gateway.admin.api.events import EventQuery
 from gateway.admin.api.ices import IceChanges, IceFilters, IceQuery, NewIce, NewOwner, NewPause
 from gateway.admin.api.nodes import Drain, NodeQuery
-from gateway.admin.api.operations import NewOperation, OperationQuery, RequestQuery
+from gateway.admin.api.operations import LogDocument, NewOperation, OperationQuery, RequestQuery
 from gateway.admin.api.pools import NewPool, PoolQuery
 from gateway.admin.api.requests import NoMembers
 from gateway.admin.auth import COOKIE, FORM_TOKEN, SECURE_COOKIE
@@ -91,6 +91,7 @@ _ABOUT: Final = (
 )
 _ETAG: Final = {"ETag": header("The generation", {"type": "string", "pattern": '^"[1-9][0-9]*"$'})}
 _EVENT_ID: Final = {"type": "string", "pattern": f"^{ID_PATTERN}$"}
+_LOG_PLACE: Final = {"type": "string", "pattern": "^[0-9]{1,18}$"}
 
 
 def _new_ice(schema: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -237,12 +238,20 @@ def _operation_calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
     yield one, "get", call("showOperation", "Show an operation", {"200": shown}, 404)
     events = stream(
         "Operation",
+        event("log", LogDocument, id=_LOG_PLACE),
         event("state", schemas.OperationState),
         event("progress", schemas.ProgressDocument),
         event("result", shape),
     )
-    summary = "States and progress as they come; ends with the result"
-    yield f"{one}/stream", "get", call("streamOperation", summary, {"200": events}, 404, 429)
+    summary = "The log, states and progress as they come; ends with the result"
+    resume = in_header("Last-Event-ID", "Resume the log after the event with this id", _LOG_PLACE)
+    described = call(
+        "streamOperation", summary, {"200": events}, 404, 422, 429, parameters=[resume]
+    )
+    yield f"{one}/stream", "get", described
+    log = download("What is kept of the log", "text/plain")
+    summary = "What the ICE logged: the newest `operations.log_kept` bytes"
+    yield f"{one}/log", "get", call("showOperationLog", summary, {"200": log}, 404)
     cancelled = answer(shape, "Cancelled")
     summary = "Cancel an operation at once; the gateway asks the ICE to stop"
     described = call("cancelOperation", summary, {"200": cancelled}, 403, 404, 409, body=NoMembers)

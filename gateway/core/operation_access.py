@@ -28,9 +28,14 @@ def listed(caller: Caller, operation: Operation) -> Operation:
 
     The user of an ICE sees that an operation of a pool runs on it, but not what goes in and what comes out.
     """
-    if operation.pool is None or caller.grants.sees_all or caller.pool is not None:
+    if sees_contents(caller, operation):
         return operation
     return replace(operation, params=b"null", progress=None, result=None, error=None)
+
+
+def sees_contents(caller: Caller, operation: Operation) -> bool:
+    """Whether a caller who sees the operation sees what goes in and what comes out, its log included."""
+    return operation.pool is None or caller.grants.sees_all or caller.pool is not None
 
 
 def may_cancel(caller: Caller, operation: Operation, ice: Ice | None) -> bool:

@@ -6,6 +6,7 @@ Tested in tests/gateway/admin/test_api.py.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any, Final
 
@@ -48,6 +49,32 @@ def json_response(
         content_type="application/json",
         headers={**DATA_HEADERS, **(headers or {})},
     )
+
+
+_WRITE_TIMEOUT: Final = 30.0
+"""Seconds for a client to read the next part of a long answer."""
+
+
+class CutOff(Exception):
+    """The rest of a long answer is not sent."""
+
+
+async def send_parts(
+    request: web.Request, headers: dict[str, str], parts: AsyncIterator[bytes]
+) -> web.StreamResponse:
+    """Send a long answer part by part; it is cut off if the client does not read, or `parts` cannot be read."""
+    response = web.StreamResponse(headers=headers)
+    await response.prepare(request)
+    try:
+        async for part in parts:
+            async with asyncio.timeout(_WRITE_TIMEOUT):
+                await response.write(part)
+        await response.write_eof()
+    except (StoreUnavailable, TimeoutError, CutOff):
+        # The status was sent, so only an aborted connection shows that the answer is incomplete.
+        if request.transport is not None:
+            request.transport.abort()
+    return response
 
 
 _BY_STATUS = {

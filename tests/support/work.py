@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
 from typing import Any
 
-from tests.support.harness import Answer, Api, Harness
-from tests.support.ice import Connection, Ice
+import aiohttp
+
+from tests.support.harness import API, Answer, Api, Harness
+from tests.support.ice import PATIENCE, Connection, Ice
 
 
 async def connected(running: Harness, name: str = "lab-1", kind: str = "normal") -> Connection:
@@ -73,6 +79,11 @@ def progress(connection: Connection, operation: str, **news: Any) -> None:
     connection.send({"jsonrpc": "2.0", "method": "operation.progress", "params": params})
 
 
+def log(connection: Connection, operation: str, text: str) -> None:
+    params = {"id": operation, "text": text}
+    connection.send({"jsonrpc": "2.0", "method": "operation.log", "params": params})
+
+
 async def finish(
     connection: Connection, operation: str, outcome: str = "succeeded", **what: Any
 ) -> dict[str, Any]:
@@ -95,6 +106,41 @@ async def refused(connection: Connection, operation: str, code: str, **what: Any
     answer = await finish(connection, operation, **what)
     got = answer.get("error", {}).get("data", {}).get("code")
     assert got == code, f"the finish of {operation} was to be refused as {code}, got {answer}"
+
+
+class Reader:
+    """Reads one operation's stream."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self.response = response
+        self.place = ""
+        """The id of the last event that has one."""
+
+    async def event(self) -> Any:
+        """The next event as (name, data); None at the end."""
+        name = data = None
+        async with asyncio.timeout(PATIENCE):
+            async for line in self.response.content:
+                text = line.decode().rstrip("\r\n")
+                if text.startswith("event: "):
+                    name = text[7:]
+                elif text.startswith("data: "):
+                    data = json.loads(text[6:])
+                elif text.startswith("id: "):
+                    self.place = text[4:]
+                elif not text and name:
+                    return name, data
+        return None
+
+
+@contextlib.asynccontextmanager
+async def follow(api: Api, operation: str, **headers: str) -> AsyncIterator[Reader]:
+    headers["Authorization"] = f"Bearer {api.token}"
+    url = f"{api.base}{API}/operations/{operation}/stream"
+    async with api.session.get(url, headers=headers) as response:
+        assert response.status == 200, f"the stream was answered {response.status}"
+        assert response.headers["Cache-Control"] == "no-store"
+        yield Reader(response)
 
 
 async def expect_cancel(connection: Connection, operation: str, reason: str = "requested") -> None:

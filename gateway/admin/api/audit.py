@@ -6,7 +6,8 @@ Tested in tests/gateway/admin/api/test_audit.py.
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Final, Literal
+from collections.abc import AsyncIterator
+from typing import Annotated, Literal
 
 import msgspec
 from aiohttp import web
@@ -20,16 +21,8 @@ from gateway.core.problems import problem
 from gateway.core.roles import Need
 from gateway.services import schemas
 from gateway.services.audit_export import export, media_type
-from gateway.store.engine import StoreUnavailable
 from gateway.store.events import EventFilter
-from gateway.web.responses import RequestRefused, json_response
-
-_WRITE_TIMEOUT: Final = 30.0
-"""Seconds for a client to read the next part of an export."""
-
-
-class _RightLost(Exception):
-    """The caller may not read the audit log any more."""
+from gateway.web.responses import CutOff, RequestRefused, json_response, send_parts
 
 
 class VerificationQuery(Query):
@@ -85,32 +78,24 @@ async def send_export(request: web.Request, where: EventFilter, name: str) -> we
     """The events of the filter as a file in the format of this name; cut off if the client does not read or loses its right."""
     context = admin_context(request)
     day = context.clock().strftime("%Y-%m-%d")
-    response = web.StreamResponse(
-        headers={
-            "Cache-Control": "no-store",
-            "Content-Type": media_type(name),
-            "Content-Disposition": f'attachment; filename="audit-log-{day}.{name}"',
-        }
-    )
-    await response.prepare(request)
+    headers = {
+        "Cache-Control": "no-store",
+        "Content-Type": media_type(name),
+        "Content-Disposition": f'attachment; filename="audit-log-{day}.{name}"',
+    }
+    return await send_parts(request, headers, _while_allowed(request, where, name))
+
+
+async def _while_allowed(
+    request: web.Request, where: EventFilter, name: str
+) -> AsyncIterator[bytes]:
+    context = admin_context(request)
     every, loop = context.streams.limits.authenticate_every, asyncio.get_running_loop()
     authenticated = loop.time()
-    try:
-        async for part in export(context.events, where, name):
-            if loop.time() - authenticated >= every:  # a slow client may take hours
-                authenticated = loop.time()
-                await _check_right(request)
-            async with asyncio.timeout(_WRITE_TIMEOUT):
-                await response.write(part)
-        await response.write_eof()
-    except (StoreUnavailable, TimeoutError, _RightLost):
-        # The status was sent, so only an aborted connection shows that the file is incomplete.
-        if request.transport is not None:
-            request.transport.abort()
-    return response
-
-
-async def _check_right(request: web.Request) -> None:
-    caller = await authenticate(request, used=False)
-    if caller is None or not caller.grants.reads_events:
-        raise _RightLost
+    async for part in export(context.events, where, name):
+        if loop.time() - authenticated >= every:  # a slow client may take hours
+            authenticated = loop.time()
+            caller = await authenticate(request, used=False)
+            if caller is None or not caller.grants.reads_events:
+                raise CutOff
+        yield part

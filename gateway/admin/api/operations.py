@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Annotated, Final
 
@@ -48,13 +48,14 @@ from gateway.store.ice_listing import Listed
 from gateway.store.operations import OperationFilter
 from gateway.store.pools import Pools
 from gateway.store.waits import waits
-from gateway.web.responses import RequestRefused, json_response
+from gateway.web.responses import DATA_HEADERS, RequestRefused, json_response, send_parts
 
 MAX_WAIT: Final = 60.0
 """Seconds that a request may wait for its operation to finish."""
 _POLL_INTERVAL: Final = 5.0
 """Seconds after which a waiter reads the operation although nothing woke it."""
 _MAX_DIGITS: Final = 18
+_LOG_HEADERS: Final = {**DATA_HEADERS, "Content-Type": "text/plain; charset=utf-8"}
 _MAX_INLINE: Final = 64 * 1024
 """Bytes of JSON that are converted within 10 ms, so in the event loop."""
 
@@ -112,6 +113,12 @@ class OperationQuery(OperationFilters):
     cursor: Text | None = None
 
 
+class LogDocument(msgspec.Struct):
+    """What an ICE logged of an operation, as an event of its stream."""
+
+    text: str
+
+
 def routes() -> list[web.RouteDef]:
     """The routes of operations."""
     one = "/operations/{id}"
@@ -135,8 +142,15 @@ def routes() -> list[web.RouteDef]:
         route("GET", "/operations", listing, need=Need.CALLER, reads=_query),
         route("GET", one, show, need=Need.CALLER, finds=find_operation),
         route(
-            "GET", f"{one}/stream", stream, need=Need.CALLER, finds=find_operation, allow_head=False
+            "GET",
+            f"{one}/stream",
+            stream,
+            need=Need.CALLER,
+            reads=_place,
+            finds=find_operation,
+            allow_head=False,
         ),
+        route("GET", f"{one}/log", show_log, need=Need.CALLER, finds=_find_logged),
         route(
             "POST",
             f"{one}/cancel",
@@ -274,9 +288,13 @@ async def listing(
     )
 
 
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS
+
+
 def _number(cursor: str | None) -> int | None:
     text = decode_cursor(cursor)
-    if text is not None and not (text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS):
+    if text is not None and not _is_number(text):
         raise RequestRefused(invalid("cursor", "take it from `next` of the page before"))
     return None if text is None else int(text)
 
@@ -325,17 +343,53 @@ async def _visible(
     return None if shown is None else (shown, ice)
 
 
-async def stream(request: web.Request, operation: Operation) -> web.StreamResponse:
-    """Stream an operation's states, progress and result; the stream ends with the result."""
+async def _find_logged(request: web.Request) -> tuple[Operation]:
+    """The operation of the path, if the caller sees its log. Raises `RequestRefused`."""
+    [operation] = await find_operation(request)
+    if not operation_access.sees_contents(request[CALLER], operation):
+        raise RequestRefused(NO_OPERATION)
+    return (operation,)
+
+
+async def show_log(request: web.Request, operation: Operation) -> web.StreamResponse:
+    """Send what is kept of an operation's log."""
+    return await send_parts(request, _LOG_HEADERS, _log(admin_context(request), operation.id))
+
+
+async def _log(context: AdminContext, operation_id: str) -> AsyncIterator[bytes]:
+    place, end = await context.operation_logs.extent(operation_id)
+    while place < end:
+        text, place = await context.operation_logs.read(operation_id, place)
+        yield text.encode()
+
+
+async def _place(request: web.Request) -> tuple[int | None]:
+    """From where a stream resumes the log. Raises `RequestRefused`."""
+    text = request.headers.get("Last-Event-ID")
+    if text is None:
+        return (None,)
+    if not _is_number(text):
+        raise RequestRefused(invalid("Last-Event-ID", "must be the id of an event of this stream"))
+    return (int(text),)
+
+
+async def stream(
+    request: web.Request, place: int | None, operation: Operation
+) -> web.StreamResponse:
+    """Stream an operation's log, states, progress and result; the stream ends with the result."""
     return await admin_context(request).streams.serve(
-        request, request[CALLER].user, lambda response: _send_all(request, response, operation)
+        request,
+        request[CALLER].user,
+        lambda response: _send_all(request, response, operation, place),
     )
 
 
 async def _send_all(
-    request: web.Request, response: EventSourceResponse, operation: Operation
+    request: web.Request, response: EventSourceResponse, operation: Operation, place: int | None
 ) -> None:
     context = admin_context(request)
+    if place is None:
+        place, _ = await context.operation_logs.extent(operation.id)
     state: State | None = None
     progress: bytes | None = None
     with context.node.waiters.watch(operation) as changed:
@@ -343,9 +397,12 @@ async def _send_all(
             changed.clear()
             caller = await authenticate(request, used=False)
             visible = None if caller is None else await _visible(context, caller, operation.id)
-            if visible is None:
+            if caller is None or visible is None:
                 return  # the caller lost their right, or the operation was deleted
             found, _ = visible
+            # The log before the state: with the last state it is complete.
+            if operation_access.sees_contents(caller, found):
+                place = await _send_log(context, response, found.id, place)
             if found.state is not state:
                 state = found.state
                 # Without its params and result, which may be large.
@@ -360,3 +417,14 @@ async def _send_all(
                 await send_document(response, *await _documents(context, [found]), event="result")
                 return
             await wait_at_most(changed, _POLL_INTERVAL)
+
+
+async def _send_log(
+    context: AdminContext, response: EventSourceResponse, operation_id: str, place: int
+) -> int:
+    """Send what was logged since `place`; returns the place after it."""
+    while True:
+        text, place = await context.operation_logs.read(operation_id, place)
+        if not text:
+            return place
+        await send_document(response, LogDocument(text), event="log", id=str(place))

@@ -69,6 +69,7 @@ CALLS = {
     "GET /operations": ("/operations", None, (401, 200, 200, 200, 200)),
     "GET /operations/{id}": ("/operations/{id}", None, (401, 200, 200, 200, 200)),
     "GET /operations/{id}/stream": ("/operations/{id}/stream", None, (401, 200, 200, 200, 200)),
+    "GET /operations/{id}/log": ("/operations/{id}/log", None, (401, 200, 200, 200, 200)),
     "POST /operations/{id}/cancel": ("/operations/{id}/cancel", None, (401, 409, 403, 409, 409)),
     "GET /events": ("/events", None, (401, 403, 200, 200, 403)),
     "GET /events/stream": ("/events/stream", None, (401, 403, 200, 200, 403)),

@@ -21,7 +21,6 @@ from gateway.services.operation_requests import MAX_UNFINISHED
 from gateway.store.engine import as_json, rows_of
 from gateway.store.operations import Operations
 from tests.support.harness import ADMIN, API, expect_refused, harness, hold_to_description
-from tests.support.ice import PATIENCE
 from tests.support.work import (
     UNREADABLE,
     accept,
@@ -31,6 +30,7 @@ from tests.support.work import (
     expect_cancel,
     expect_run,
     finished,
+    follow,
     greeted,
     in_state,
     progress,
@@ -639,37 +639,6 @@ async def test_a_bulk_action_ends_the_work_of_each(running):
 
 
 # --- following ---------------------------------------------------------------------------------
-
-
-class Reader:
-    """Reads one operation's stream."""
-
-    def __init__(self, response):
-        self.response = response
-
-    async def event(self):
-        """The next event as (name, data); None at the end."""
-        name = data = None
-        async with asyncio.timeout(PATIENCE):
-            async for line in self.response.content:
-                text = line.decode().rstrip("\r\n")
-                if text.startswith("event: "):
-                    name = text[7:]
-                elif text.startswith("data: "):
-                    data = json.loads(text[6:])
-                elif not text and name:
-                    return name, data
-        return None
-
-
-@contextlib.asynccontextmanager
-async def follow(api, operation):
-    headers = {"Authorization": f"Bearer {api.token}"}
-    url = f"{api.base}{API}/operations/{operation}/stream"
-    async with api.session.get(url, headers=headers) as response:
-        assert response.status == 200, f"the stream was answered {response.status}"
-        assert response.headers["Cache-Control"] == "no-store"
-        yield Reader(response)
 
 
 async def test_a_stream_tells_states_progress_and_the_result_and_ends(running):
