@@ -46,6 +46,10 @@ class AuditAction(enum.StrEnum):
     LABEL = "label"
     PAUSE = "pause"
     RESUME = "resume"
+    CREATE_SCHEDULE = "create-schedule"
+    CHANGE_SCHEDULE = "change-schedule"
+    DELETE_SCHEDULE = "delete-schedule"
+    RUN_SCHEDULE = "run-schedule"
     DUPLICATE = "duplicate"
     """Two copies of an ICE run."""
     REQUEST_OPERATION = "request-operation"
@@ -86,6 +90,8 @@ class Via(enum.StrEnum):
     COMMAND = "command"
     PAGE = "page"
     ICE = "ice"
+    SCHEDULE = "schedule"
+    """The gateway acts for the requester of a schedule; `address` is the schedule's id."""
 
 
 @dataclass(frozen=True, slots=True)

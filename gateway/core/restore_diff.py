@@ -1,4 +1,4 @@
-"""Finds credentials that were revoked after a backup and that restoring it makes valid again. Pure.
+"""Finds credentials and schedules that were ended after a backup and that restoring it revives. Pure.
 
 A backup lacks the revocations made after it. If the newer database exists, the two are compared; without it,
 every valid credential of the older one is suspect.
@@ -69,18 +69,29 @@ class EnrolmentCredential:
 
 
 @dataclass(frozen=True, slots=True)
+class ScheduleStanding:
+    """The part of a schedule that decides whether it requests operations of its `target`, an ICE or a pool."""
+
+    id: str
+    name: str
+    target: str
+    enabled: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Credentials:
-    """All credentials of a database: ICEs and users by folded name, API tokens and enrolment keys by id."""
+    """All credentials of a database, and its schedules: ICEs and users by folded name, the others by id."""
 
     ices: dict[str, IceCredential]
     users: dict[str, UserCredential]
     api_tokens: dict[str, TokenCredential]
     enrolment_keys: dict[str, EnrolmentCredential] = field(default_factory=dict)
+    schedules: dict[str, ScheduleStanding] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Revived:
-    """A credential that is valid again: `what` is ice, user, api-token or enrolment-key.
+    """A credential that is valid again: `what` is ice, user, api-token, enrolment-key or schedule.
 
     `now` describes the restored state, `since` says what had ended it.
     """
@@ -104,6 +115,7 @@ def revived(
         *_users(older, newer),
         *_api_tokens(older, newer, now),
         *_enrolment_keys(older, newer, now),
+        *_schedules(older, newer),
     ]
 
 
@@ -147,6 +159,21 @@ def _enrolment_keys(
             uses = key.max_uses - key.uses
             left = f"{key.name}: {uses} use{'' if uses == 1 else 's'} left"
             yield Revived("enrolment-key", key.id, left, since)
+
+
+def _schedules(older: Credentials, newer: Credentials | None) -> Iterator[Revived]:
+    for schedule in older.schedules.values():
+        if not schedule.enabled:
+            continue
+        since = _schedule_change(newer.schedules.get(schedule.id)) if newer else _UNKNOWN
+        if since:
+            yield Revived("schedule", schedule.id, f"of {schedule.target}: {schedule.name}", since)
+
+
+def _schedule_change(newer: ScheduleStanding | None) -> str | None:
+    if newer is None:
+        return "deleted"
+    return None if newer.enabled else "disabled"
 
 
 def _ice_change(older: IceCredential, newer: IceCredential | None, now: datetime) -> str | None:

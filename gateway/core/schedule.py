@@ -15,9 +15,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final, TypedDict, Unpack
 
+from client.protocol import OperationKind
+from gateway.core.audit_event import Via
 from gateway.core.cron import Cron
 from gateway.core.ice import NAME_RULE, valid_name
-from gateway.core.operation import LIFETIME, MAX_AHEAD, NotValid, check_params
+from gateway.core.operation import LIFETIME, MAX_AHEAD, NotValid, Operation, State, check_params
 from gateway.core.times import to_text
 
 DEFAULT_TIMEOUT: Final = int(LIFETIME)
@@ -25,6 +27,11 @@ DEFAULT_GRACE: Final = 600
 MAX_SECONDS: Final = int(MAX_AHEAD.total_seconds())
 """Of a timeout and of a grace: an operation's deadline may be no further ahead."""
 MAX_NAME: Final = 128
+MAX_SCHEDULES: Final = 10_000
+MAX_OF_TARGET: Final = 100
+"""Schedules of one ICE or pool."""
+SHOWN: Final = 5
+"""Next occurrences that are shown."""
 MAX_COUNTED: Final = 100
 """Missed occurrences are counted up to this many: those of a year would hold the event loop for seconds."""
 MAX_REWIND: Final = timedelta(days=1)
@@ -37,7 +44,7 @@ class SkipReason(enum.StrEnum):
     MISSED = "missed"
     """Nobody could decide on it in time, or a newer one was due by then."""
     FORBIDDEN = "forbidden"
-    """Whoever made the schedule may not operate its target any more."""
+    """Its requester may not operate its target any more."""
     WRONG_STATUS = "wrong-status"
     PAUSED = "paused"
     UNFINISHED = "unfinished"
@@ -80,12 +87,33 @@ class Skipped:
 
 
 @dataclass(frozen=True, slots=True)
+class Occurrence:
+    """A row of `ice_schedule_occurrences`: the id of its operation, or why it was left out.
+
+    Missed ones that follow each other are one row of `count`, of which `at` is the first.
+    """
+
+    at: datetime
+    recordedon: datetime
+    operation: str | None
+    skipped: SkipReason | None
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """What becomes of all occurrences that are due: `runs` becomes an operation; `schedule` is how it goes on."""
 
     runs: datetime | None
     skipped: tuple[Skipped, ...]
     schedule: Schedule
+
+    def occurrences(self, now: datetime, operation: str | None) -> list[Occurrence]:
+        """The rows of the history, oldest first; `operation` is the id of that of `runs`, if it is a new one."""
+        rows = [Occurrence(one.first, now, None, one.reason, one.count) for one in self.skipped]
+        if self.runs is not None and operation is not None:
+            rows.append(Occurrence(self.runs, now, operation, None))
+        return rows
 
 
 class Changes(TypedDict, total=False):
@@ -102,10 +130,13 @@ class Changes(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A row of `schedules`: work for one ICE or one pool, again and again.
+    """A row of `ice_schedules`: work for one ICE or one pool, again and again.
 
     `params` is JSON; `timeout` and `grace` are seconds; times are aware, in UTC. `next` is the next occurrence, which may be
     due already; None if it is disabled. `last` is the newest one that was decided on.
+
+    Its operations are requested by `requested_by`: who made it, or last changed what it does. So nobody can have work
+    done in another's name. `via` is the channel that they used.
     """
 
     id: str
@@ -115,13 +146,21 @@ class Schedule:
     params: bytes
     cron: str
     timezone: str
-    createdby: str
-    created: datetime
+    requested_by: str
+    via: Via
+    createdon: datetime
     timeout: int = DEFAULT_TIMEOUT
     grace: int = DEFAULT_GRACE
     enabled: bool = True
     next: datetime | None = None
     last: datetime | None = None
+    former_user: str | None = None
+    """The user who lost its ICE to another, and whose schedule it was: only admins and auditors see it."""
+
+    @property
+    def place(self) -> str:
+        """Its place in the order of listings."""
+        return f"{to_text(self.createdon)} {self.id}"
 
     def changed(self, now: datetime, **changes: Unpack[Changes]) -> Schedule:
         """The schedule after a request for changes. Raises `NotValid`.
@@ -159,11 +198,41 @@ class Schedule:
 
     def upcoming(self, count: int) -> list[datetime]:
         """The next occurrences; none if it is disabled. Raises `NotValid` as `decide` does."""
+        if self.enabled:
+            self._times()
         return list(itertools.islice(self._from_next(), count))
 
     def idempotency_key(self, occurrence: datetime) -> str:
         """The key of the operation that an occurrence becomes."""
         return f"schedule:{self.id}:{to_text(occurrence)}"
+
+    def operation(self, operation_id: str, occurrence: datetime, now: datetime) -> Operation:
+        """The operation that an occurrence becomes."""
+        return Operation(
+            operation_id,
+            self.ice_name,
+            OperationKind.SCHEDULE,
+            self.params,
+            State.QUEUED,
+            self.requested_by,
+            now,
+            occurrence,
+            self.deadline(occurrence),
+            idempotency_key=self.idempotency_key(occurrence),
+            pool=self.pool,
+            schedule=self.id,
+        )
+
+    def operation_now(
+        self, operation_id: str, requested_by: str, token: str | None, now: datetime
+    ) -> Operation:
+        """The operation that somebody asks for without an occurrence; `token` is the id of their API token."""
+        return replace(
+            self.operation(operation_id, now, now),
+            requested_by=requested_by,
+            idempotency_key=None,
+            token=token,
+        )
 
     def deadline(self, occurrence: datetime) -> datetime:
         """The deadline of the operation that an occurrence becomes."""
@@ -202,9 +271,10 @@ class Schedule:
     def realigned(self, now: datetime) -> Schedule | None:
         """The schedule with the next occurrence that clock and time zone database give now; None if that is its own.
 
-        It differs after a new database brought other changes of clocks, and after the clock was far ahead.
+        It differs after a new database brought other changes of clocks, or a zone that was gone, and after the clock
+        was far ahead. Raises `NotValid` as `decide` does.
         """
-        if self.next is None or self.next <= now:
+        if not self.enabled or (self.next is not None and self.next <= now):
             return None
         following = self._times().next_after(self._decided_until(now))
         return None if following == self.next else replace(self, next=following)

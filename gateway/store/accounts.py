@@ -13,6 +13,7 @@ from gateway.core.times import to_text
 from gateway.store import events
 from gateway.store.engine import (
     Engine,
+    Fetch,
     Row,
     Transaction,
     as_json,
@@ -77,6 +78,12 @@ async def add_user(transaction: Transaction, user: User, event: Event) -> bool:
 async def find_user(transaction: Transaction, name: str) -> User | None:
     """The user of this name, case folded, locked until the transaction ends."""
     rows = await transaction.hold(_BY_NAME, fold_user(name))
+    return user_from_row(rows[0]) if rows else None
+
+
+async def read_user(fetch: Fetch, name: str) -> User | None:
+    """The user of this name, case folded."""
+    rows = await fetch(_BY_NAME, fold_user(name))
     return user_from_row(rows[0]) if rows else None
 
 
@@ -176,8 +183,7 @@ class Accounts:
 
     async def user(self, name: str) -> User | None:
         """The user of this name, case folded."""
-        rows = await self._engine.fetch(_BY_NAME, fold_user(name))
-        return user_from_row(rows[0]) if rows else None
+        return await read_user(self._engine.fetch, name)
 
     async def any(self) -> bool:
         """Whether there is any user."""

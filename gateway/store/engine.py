@@ -42,13 +42,17 @@ class Undecodable(StoreUnavailable):
     """A row holds bytes that are not UTF-8: no gateway wrote it."""
 
 
+class Damaged(StoreUnavailable):
+    """A row cannot be decoded: no gateway wrote it."""
+
+
 class OutcomeUnknown(StoreUnavailable):
     """A commit failed, and the change may have been made or not."""
 
 
-def damaged(what: str, error: Exception) -> StoreUnavailable:
-    """The error for a row that cannot be decoded, which no gateway has written."""
-    return StoreUnavailable(
+def damaged(what: str, error: Exception) -> Damaged:
+    """The error for a row that cannot be decoded."""
+    return Damaged(
         f"{what} is damaged ({error}): stop the gateway, restore a backup, start it again"
     )
 

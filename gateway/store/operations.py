@@ -339,7 +339,7 @@ class Operations:
             f"SELECT number, kept FROM ice_operations WHERE {matching} ORDER BY number DESC LIMIT $1",
             *params,
         )
-        count = min(len(rows), limit) if brief else _fitting([row[1] for row in rows[:limit]])
+        count = min(len(rows), limit) if brief else fitting([row[1] for row in rows[:limit]])
         if not count:
             return [], False
         # By their numbers: by now the condition may match other operations.
@@ -351,7 +351,7 @@ class Operations:
         return [Numbered(row[0], operation_from_row(row[1:])) for row in found], len(rows) > count
 
 
-def _fitting(sizes: Sequence[int]) -> int:
+def fitting(sizes: Sequence[int]) -> int:
     """How many operations of these sizes fit into one page, at least one."""
     total = 0
     for count, size in enumerate(sizes):

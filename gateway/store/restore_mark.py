@@ -20,6 +20,7 @@ from gateway.core.restore_diff import (
     Credentials,
     EnrolmentCredential,
     IceCredential,
+    ScheduleStanding,
     TokenCredential,
     UserCredential,
 )
@@ -81,7 +82,7 @@ async def confirm(transaction: Transaction, event: Event) -> bool:
 
 
 async def standing(fetch: Fetch, schema: int = WORK_SCHEMA) -> Credentials:
-    """The state of every credential, of the columns that a database of `schema` has."""
+    """The state of every credential and schedule, of the columns that a database of `schema` has."""
     pause = PAUSE_COLUMNS if schema >= WORK_SCHEMA else _NO_PAUSE
     ices = await fetch(
         f"SELECT ice_name, status, generation, ice_token, expireson, {', '.join(pause)}"
@@ -98,6 +99,11 @@ async def standing(fetch: Fetch, schema: int = WORK_SCHEMA) -> Credentials:
         keys = await fetch(
             "SELECT id, name, expireson, revokedon, uses, max_uses FROM enrolment_keys"
             " ORDER BY createdon, id"
+        )
+    schedules = []
+    if schema >= WORK_SCHEMA:
+        schedules = await fetch(
+            "SELECT id, name, coalesce(ice_name, pool), enabled FROM ice_schedules ORDER BY createdon, id"
         )
     return Credentials(
         {
@@ -122,6 +128,10 @@ async def standing(fetch: Fetch, schema: int = WORK_SCHEMA) -> Credentials:
                 key, name, from_text(expires), revoked is not None, int(uses), int(max_uses)
             )
             for key, name, expires, revoked, uses, max_uses in keys
+        },
+        {
+            schedule: ScheduleStanding(schedule, name, target, bool(enabled))
+            for schedule, name, target, enabled in schedules
         },
     )
 

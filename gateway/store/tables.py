@@ -25,7 +25,7 @@ class Forgotten(enum.Enum):
     EXPIRY = enum.auto()
     """They expire after a while: a later write deletes them."""
     END = enum.auto()
-    """Their subject ends: a login, a session, a node, a pool, a wait for a confirmation."""
+    """Their subject ends: a login, a session, a node, a pool, a schedule, a wait for a confirmation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +74,19 @@ TABLES: Final = (
         forgotten=Forgotten.RETENTION,
         since=WORK_SCHEMA,
     ),
-    Table("ice_schedules", "id", since=WORK_SCHEMA),
-    Table("ice_schedule_occurrences", "number", numbered=True, since=WORK_SCHEMA),
+    Table(
+        *("ice_schedules", "id"),
+        reviewed=True,
+        forgotten=Forgotten.END,
+        counted="schedules",
+        since=WORK_SCHEMA,
+    ),
+    Table(
+        *("ice_schedule_occurrences", "number"),
+        numbered=True,
+        forgotten=Forgotten.RETENTION,
+        since=WORK_SCHEMA,
+    ),
     Table(
         *("enrolment_keys", "id"),
         reviewed=True,

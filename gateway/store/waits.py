@@ -17,7 +17,7 @@ from gateway.store.engine import Fetch, as_json, is_in
 from gateway.store.ice_filter import MEMBER
 from gateway.store.operations import IS_UNFINISHED
 from gateway.store.pauses import paused
-from gateway.store.work_queue import has_own_work
+from gateway.store.work_queue import has_own_work, in_turn
 
 _SESSION: Final = (
     "LEFT JOIN ice_sessions s ON s.number ="
@@ -72,11 +72,15 @@ async def _of_pools(
         groups.setdefault(
             (each.pool, each.kind.value, each.requested_by, each.refused_by), []
         ).append(each.id)
-    found: dict[str, Waits] = {}
+    rows = await fetch(
+        f"SELECT o.id FROM ice_operations o WHERE {is_in('o.id', 1)} AND NOT {in_turn('o')}",
+        as_json([each.id for each in operations if each.schedule is not None]),
+    )
+    found = {operation_id: Waits.OPERATION_BEFORE for (operation_id,) in rows}
     for group, ids in groups.items():
         why = await _of_group(fetch, *group, now=now)
         if why is not None:
-            found |= dict.fromkeys(ids, why)
+            found = dict.fromkeys(ids, why) | found
     return found
 
 

@@ -158,7 +158,8 @@ async def oldest(fetch: Fetch, worker: Worker, now: datetime) -> Operation | Non
         f"SELECT {columns} FROM ice_operations WHERE number = (SELECT min(of_pool.number) FROM ("
         f" SELECT (SELECT number FROM ice_operations WHERE pool = p.name AND state = '{State.QUEUED}'"
         f" AND coalesce(run_at, '') <= $4 AND deadline > $4 AND {is_in('kind', 5)}"
-        f" AND NOT {_held(2, 3)} AND instr(refused_by, $6) = 0 ORDER BY number LIMIT 1) AS number"
+        f" AND NOT {_held(2, 3)} AND instr(refused_by, $6) = 0 AND {in_turn('ice_operations')}"
+        " ORDER BY number LIMIT 1) AS number"
         f" FROM ice_tokens t, ice_pools p WHERE t.ice_name = $1 AND {MEMBER}) of_pool)",
         worker.ice_name,
         worker.owner,
@@ -168,6 +169,15 @@ async def oldest(fetch: Fetch, worker: Worker, now: datetime) -> Operation | Non
         worker.session,
     )
     return operation_from_row(rows[0]) if rows else None
+
+
+def in_turn(operation: str) -> str:
+    """SQL for an operation of which no earlier one of the same schedule is unfinished."""
+    return (
+        "NOT EXISTS (SELECT 1 FROM ice_operations earlier"
+        f" WHERE earlier.schedule = {operation}.schedule AND earlier.finished IS NULL"
+        f" AND earlier.number < {operation}.number)"
+    )
 
 
 async def last_accepts(fetch: Fetch, ice_name: str) -> Accepts | UnsetType:
@@ -209,8 +219,9 @@ _MAY_WAIT: Final = f"pool IS NOT NULL AND state IN ('{State.QUEUED}', '{State.SE
 async def pool_queue(fetch: Fetch, pool: str, now: datetime) -> PoolQueue | None:
     """What waits in a pool; None if nothing does, and nothing may come back from an ICE."""
     rows = await fetch(
-        f"SELECT kind, requested_by, refused_by, state = '{State.QUEUED}' AND coalesce(run_at, '') <= $2,"
-        f" count(*), min(CASE WHEN state = '{State.QUEUED}' THEN run_at END)"
+        f"SELECT kind, requested_by, refused_by, state = '{State.QUEUED}' AND coalesce(run_at, '') <= $2"
+        f" AND {in_turn('ice_operations')},"
+        f" count(*), min(CASE WHEN state = '{State.QUEUED}' AND run_at > $2 THEN run_at END)"
         f" FROM ice_operations WHERE pool = $1 AND {_MAY_WAIT} GROUP BY 1, 2, 3, 4 ORDER BY min(number)",
         pool,
         to_text(now),

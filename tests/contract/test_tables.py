@@ -32,8 +32,9 @@ ROWS = {
     f" VALUES ('o', 'i', 'execute', 'null', 'queued', 'u', {AT}, {AT})",
     "ice_pools": f"VALUES ('p', '', NULL, '{{\"a\":\"b\"}}', '[\"a\"]', 'u', {AT})",
     "ice_operation_logs": "(operation, start, bytes, text) VALUES ('o', 0, 1, 'a')",
-    "ice_schedules": "(id, name, ice_name, params, cron, timezone, timeout, grace, enabled, createdby, createdon)"
-    f" VALUES ('s', '', 'i', 'null', '* * * * *', 'UTC', 60, 60, 1, 'u', {AT})",
+    "ice_schedules": "(id, name, ice_name, params, cron, timezone, timeout, grace, enabled, requested_by,"
+    " via, createdon)"
+    f" VALUES ('s', '', 'i', 'null', '* * * * *', 'UTC', 60, 60, 1, 'u', 'api', {AT})",
     "ice_schedule_occurrences": "(schedule, at, recordedon, operation)"
     f" VALUES ('s', {AT}, {AT}, 'o')",
     "enrolment_keys": "(id, name, secret_hash, ice_type, name_prefix, max_uses, approval, createdby,"

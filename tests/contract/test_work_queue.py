@@ -243,3 +243,25 @@ async def test_why_operations_wait(lab):
     assert {operation.id: found.get(operation.id) for operation, _ in asked} == {
         operation.id: why for operation, why in asked
     }
+
+
+async def test_of_one_schedule_one_operation_runs_at_a_time(lab):
+    kind = OperationKind.SCHEDULE
+    for name in ("first", "second"):
+        second = replace(
+            Operation.request(
+                name, None, kind, b"1", requested_by="root", now=NOW, pool="lab", run_at=NOW
+            ),
+            schedule="s1",
+        )
+        await lab.write(lambda transaction, new=second: operations.insert(transaction, new))
+    queue = await work_queue.pool_queue(lab.fetch, "lab", LATER)
+    assert ([group.count for group in queue.due], queue.next_due) == ([1], None)
+    assert await claim(lab, "lab-1") == "first"
+    assert await claim(lab, "lab-2") is None
+    assert await waits(lab.fetch, [second], LATER) == {"second": Waits.OPERATION_BEFORE}
+    queue = await work_queue.pool_queue(lab.fetch, "lab", LATER)
+    assert (queue.due, queue.next_due) == ([], None)
+    await finish(lab, "first", LATER)
+    assert await waits(lab.fetch, [second], LATER) == {}
+    assert await claim(lab, "lab-2") == "second"

@@ -13,6 +13,7 @@ from gateway.core.restore_diff import (
     Credentials,
     EnrolmentCredential,
     IceCredential,
+    ScheduleStanding,
     TokenCredential,
     UserCredential,
     revived,
@@ -159,3 +160,22 @@ def test_enrolment_key_that_would_make_ices_again(change, since):
         assert revived(of(replace(KEY, **ended)), None, NOW) == []
     [found] = revived(of(KEY), None, NOW)
     assert (found.now, found.since) == ("lab PCs: 2 uses left", "not known")
+
+
+NIGHTLY = ScheduleStanding("s1", "nightly", "lab-1", enabled=True)
+
+
+@pytest.mark.parametrize(
+    ("newer", "since"),
+    [(NIGHTLY, None), (replace(NIGHTLY, enabled=False), "disabled"), (None, "deleted")],
+)
+def test_schedule_that_would_request_operations_again(newer, since):
+    def of(schedule):
+        found = {} if schedule is None else {schedule.id: schedule}
+        return Credentials({}, {}, {}, schedules=found)
+
+    expected = [] if since is None else [("schedule", since)]
+    assert compare(of(NIGHTLY), of(newer)) == expected
+    assert compare(of(replace(NIGHTLY, enabled=False)), of(newer)) == []
+    [found] = revived(of(NIGHTLY), None, NOW)
+    assert (found.name, found.now, found.since) == ("s1", "of lab-1: nightly", "not known")

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from client.protocol import MAX_VALUE
 from gateway.core import schedule as module
+from gateway.core.audit_event import Via
 from gateway.core.cron import Cron
 from gateway.core.operation import MAX_AHEAD, NotValid
 from gateway.core.schedule import MAX_COUNTED, MAX_REWIND, Schedule, Skipped, SkipReason, Target
@@ -28,8 +29,9 @@ def schedule(now: datetime = NOW, **how: object) -> Schedule:
         "params": b"{}",
         "cron": "*/10 * * * *",
         "timezone": "UTC",
-        "createdby": "alice",
-        "created": now,
+        "requested_by": "alice",
+        "via": Via.API,
+        "createdon": now,
     }
     return Schedule(**(asked | how)).checked(now)
 

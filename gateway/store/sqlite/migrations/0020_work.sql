@@ -80,6 +80,8 @@ CREATE INDEX ice_operations_pool_waiting ON ice_operations (pool, number)
 WHERE pool IS NOT NULL AND state IN ('queued', 'sent');
 CREATE INDEX ice_operations_schedule ON ice_operations (schedule, number)
 WHERE schedule IS NOT NULL;
+CREATE INDEX ice_operations_schedule_unfinished ON ice_operations (schedule, number)
+WHERE schedule IS NOT NULL AND finished IS NULL;
 -- When an ICE was last busy.
 CREATE INDEX ice_operations_last ON ice_operations (ice_name, finished) WHERE finished IS NOT NULL;
 
@@ -114,7 +116,8 @@ CREATE INDEX ice_tokens_listing ON ice_tokens (
     duplicateon, version_key, provisionedon, registeredon, pausedon, pauseduntil, labels, own_text, session_text
 );
 
--- When work is requested of an ICE or a pool. `next` is the next occurrence, NULL while there is none to come.
+-- When work is requested of an ICE or a pool, and by whom. `next` is the next occurrence, NULL while there is none to
+-- come; `last` is the newest one that was decided on.
 CREATE TABLE ice_schedules (
     id TEXT PRIMARY KEY NOT NULL,
     name TEXT NOT NULL,
@@ -126,17 +129,21 @@ CREATE TABLE ice_schedules (
     timeout INTEGER NOT NULL,
     grace INTEGER NOT NULL,
     enabled INTEGER NOT NULL CHECK (enabled IN (0, 1)),
-    createdby TEXT NOT NULL,
+    requested_by TEXT NOT NULL,
+    via TEXT NOT NULL,
     createdon TEXT NOT NULL,
     next TEXT,
+    last TEXT,
+    former_user TEXT,
     CHECK ((ice_name IS NULL) <> (pool IS NULL))
 ) STRICT;
-CREATE INDEX ice_schedules_next ON ice_schedules (next) WHERE next IS NOT NULL;
-CREATE INDEX ice_schedules_ice_name ON ice_schedules (ice_name) WHERE ice_name IS NOT NULL;
+CREATE INDEX ice_schedules_next ON ice_schedules (next, id) WHERE next IS NOT NULL;
+CREATE INDEX ice_schedules_createdon ON ice_schedules (createdon, id);
+CREATE INDEX ice_schedules_ice_name ON ice_schedules (lower(ice_name)) WHERE ice_name IS NOT NULL;
 CREATE INDEX ice_schedules_pool ON ice_schedules (lower(pool)) WHERE pool IS NOT NULL;
 
--- What became of its occurrences: an operation, or the reason for which it was left out. `missed` counts those before
--- it that were left out for the same reason.
+-- What became of its occurrences: an operation, or the reason for which it was left out. `count` of them from `at` on
+-- were missed.
 CREATE TABLE ice_schedule_occurrences (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     schedule TEXT NOT NULL,
@@ -144,7 +151,7 @@ CREATE TABLE ice_schedule_occurrences (
     recordedon TEXT NOT NULL,
     operation TEXT,
     skipped TEXT,
-    missed INTEGER NOT NULL DEFAULT 0,
+    count INTEGER NOT NULL DEFAULT 1,
     CHECK ((operation IS NULL) <> (skipped IS NULL))
 ) STRICT;
 CREATE INDEX ice_schedule_occurrences_schedule ON ice_schedule_occurrences (schedule, number);
