@@ -153,6 +153,8 @@ async def run_gateway(
         await stack.enter_async_context(node.running(failed))
         counting = supervise(services.logins.failures.run(), "login failures", failed)
         stack.push_async_callback(cancel_and_wait, counting)
+        scheduling = supervise(node.scheduler.run(services.schedules), "scheduler", failed)
+        stack.push_async_callback(cancel_and_wait, scheduling)
         metrics_runner = await metrics.expose(settings.metrics_listen, tuning.timeouts)
         if metrics_runner is not None:
             stack.push_async_callback(metrics_runner.cleanup)

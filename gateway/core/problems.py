@@ -88,6 +88,11 @@ _CATALOGUE: Final = {
         "The enrolment was decided on, or has ended, since you read it.",
     ),
     "in-use": (409, "In use", "Something still needs it: end that first."),
+    "too-many-schedules": (
+        409,
+        "Too many schedules",
+        "This ICE or pool has too many schedules, or there are too many in all: delete one first.",
+    ),
     "user-exists": (409, "The user exists", "Choose another user name."),
     "reset": (
         409,

@@ -40,6 +40,7 @@ from gateway.node.presence import Presence
 from gateway.node.progress import ProgressWriter
 from gateway.node.restore_hold import RestoreHold
 from gateway.node.revocations import Revocations
+from gateway.node.scheduler import LOOK, Scheduler
 from gateway.node.session import Session
 from gateway.node.verdict import Admitted, Handshake, Refused
 from gateway.runtime.clocks import SharedClock
@@ -81,6 +82,7 @@ class NodeLimits:
     attempts: int = ATTEMPTS
     finish_grace: timedelta = FINISH_GRACE
     cancel_grace: float = CANCEL_GRACE
+    schedule_look: float = LOOK
 
 
 DEFAULT_LIMITS: Final = NodeLimits()
@@ -170,6 +172,12 @@ class Node:
         self.finished = self.dispatcher.finished
         self._expiry = OperationExpiry(
             engine, clock, settings.operations_keep, self.dispatcher.expired
+        )
+        self.scheduler = Scheduler(
+            clock=clock,
+            monotonic=monotonic,
+            held=lambda: self.restore_hold.reason is not None,
+            look=limits.schedule_look,
         )
         self.lease = Lease(settings.node_lease) if engine.shared else Lease.forever()
         lease_time = SharedClock(monotonic)
@@ -320,6 +328,7 @@ class Node:
             self._keys.reload()
         self.restore_hold.apply(entry)
         self.dispatcher.apply(entry)
+        self.scheduler.apply(entry)
         for publish in self._subscribers:
             publish()
         lag = (self._clock() - entry.event.at).total_seconds()
@@ -330,6 +339,7 @@ class Node:
         held = list(self.hub)
         self.hub.reconcile(held, await self._ices.standing([session.ice_name for session in held]))
         await self.dispatcher.refresh()
+        self.scheduler.refresh()
 
     def _on_change(self) -> None:
         """Another process may have committed something."""

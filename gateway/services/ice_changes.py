@@ -20,7 +20,7 @@ from gateway.core.revocation import Confirmation
 from gateway.core.secret import Secret
 from gateway.core.times import Clock, later
 from gateway.core.tokens import KeyRing
-from gateway.store import accounts, ices, operations
+from gateway.store import accounts, ices, operations, schedules
 from gateway.store.engine import AppendedEvent, Engine, Transaction
 from gateway.store.key_file import KeyFileUnusable, KeyStore
 from gateway.store.tables import needs_keys
@@ -175,7 +175,7 @@ def new_owner(user: User | None, field: str = "provisionedto") -> str | Problem:
 async def store(
     transaction: Transaction, actor: Actor, action: Action, changes: Sequence[Change], now: datetime
 ) -> list[AppendedEvent]:
-    """Compare and swap all changes, with the events and with what follows for operations and API tokens.
+    """Compare and swap all changes, with the events and with what follows for operations, API tokens and schedules.
 
     Raises `ices.Stale` as `ices.replace`.
     """
@@ -195,6 +195,7 @@ async def store(
         await operations.cancel_all(transaction, names, now, _USER_CHANGED)
         await operations.leave_to_former_users(transaction, moved)
         await accounts.revoke_tokens_for(transaction, moved, now)
+        await schedules.leave_to_former_users(transaction, moved)
     return logged
 
 

@@ -114,7 +114,7 @@ class OperationService:
         async def target(transaction: Transaction) -> Ice | Problem:
             # Read in this transaction, so that a concurrent deregistration also cancels this operation.
             [now] = (await ices.find_many(transaction, [ice.ice_name])).values()
-            return _refusal(now, new.kind) or now
+            return refusal(now, new.kind) or now
 
         return await self._engine.write(
             lambda transaction: self._add(transaction, actor, new, target)
@@ -157,18 +157,28 @@ class OperationService:
         found = await target(transaction)
         if isinstance(found, Problem):
             return found
-        full = _queue_full(
+        full = await self.queue_full(transaction, new)
+        if full is not None:
+            return full
+        await self.insert(transaction, actor, new, found)
+        return new
+
+    async def queue_full(self, transaction: Transaction, new: Operation) -> Problem | None:
+        """Why an operation does not fit behind those of its target that are unfinished; None if it does."""
+        return _queue_full(
             "ICE" if new.pool is None else "pool",
-            *await rows.unfinished(new.ice_name, pool=new.pool),
+            *await Operations(transaction.fetch).unfinished(new.ice_name, pool=new.pool),
             len(new.params),
             self._kept_bytes,
         )
-        if full is not None:
-            return full
+
+    async def insert(
+        self, transaction: Transaction, actor: Actor, new: Operation, ice: Ice | None
+    ) -> None:
+        """Store an operation that its target takes, with its event; `ice` is None for one of a pool."""
         await operations.insert(transaction, new)
         await operations.trim(transaction, new, self._kept_bytes)
-        events.append(transaction, [_event(actor, AuditAction.REQUEST_OPERATION, found, new, None)])
-        return new
+        events.append(transaction, [_event(actor, AuditAction.REQUEST_OPERATION, ice, new, None)])
 
     async def cancel(self, actor: Actor, operation_id: str) -> Operation | Problem:
         """End an operation at once; the gateway sends a cancellation to an ICE that works on it."""
@@ -203,7 +213,7 @@ _OUTCOMES: Final = {
 }
 
 
-def _refusal(ice: Ice, kind: OperationKind) -> Problem | None:
+def refusal(ice: Ice, kind: OperationKind) -> Problem | None:
     """Why an ICE does not get operations of this kind now; None if it does."""
     if not allows(ice.ice_type, kind):
         return _kind_not_allowed(ice.ice_type)
@@ -247,6 +257,8 @@ def _event(
     }
     if operation.pool is not None:
         detail["pool"] = operation.pool
+    if operation.schedule is not None:
+        detail["schedule"] = operation.schedule
     at = operation.finished or operation.created
     if ice is None:
         return Event.of(at, actor, action, **detail)

@@ -25,6 +25,7 @@ from gateway.services.operation_requests import OperationService
 from gateway.services.passwords import Passwords
 from gateway.services.pools import PoolService
 from gateway.services.provisioning import Provisioning
+from gateway.services.schedules import ScheduleService
 from gateway.store.engine import Engine
 from gateway.store.key_file import KeyStore
 
@@ -39,6 +40,7 @@ class Services:
     enrolment_keys: EnrolmentKeyService
     operations: OperationService
     pools: PoolService
+    schedules: ScheduleService
     accounts: AccountService
     logins: LoginService
     nodes: NodeService
@@ -75,13 +77,17 @@ class Services:
             "registration_ttl": settings.tokens_registration_ttl,
             "confirmer": confirmer,
         }
+        operations = OperationService(
+            engine=engine, clock=clock, kept_bytes=settings.operations_kept_bytes
+        )
         return cls(
             Provisioning(**acts),
             BulkActions(**acts),
             EnrolmentService(**acts),
             EnrolmentKeyService(**acts),
-            OperationService(engine=engine, clock=clock, kept_bytes=settings.operations_kept_bytes),
+            operations,
             PoolService(engine=engine, clock=clock),
+            ScheduleService(engine=engine, clock=clock, requests=operations),
             AccountService(
                 engine=engine, clock=clock, passwords=passwords, leavers=Leavers(**acts)
             ),
