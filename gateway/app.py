@@ -42,6 +42,7 @@ from gateway.store.open import open_store
 from gateway.store.operation_logs import OperationLogs
 from gateway.store.operations import Operations
 from gateway.store.pools import Pools
+from gateway.store.schedules import Schedules
 from gateway.store.tables import needs_keys
 from gateway.web.connection import Timeouts
 from gateway.web.enrolment_endpoint import EnrolmentEndpoint
@@ -171,6 +172,7 @@ async def run_gateway(
             operation_logs=OperationLogs(engine.fetch, settings.operations_log_kept),
             enrolments=Enrolments(engine),
             pools=Pools(engine.fetch),
+            schedules=Schedules(engine.fetch),
             clock=clock,
             trusted_proxies=settings.server_trusted_proxies,
             public_urls=settings.server_public_url,

@@ -20,6 +20,7 @@ from gateway.admin.api import (
     nodes,
     operations,
     pools,
+    schedules,
     users,
 )
 from gateway.admin.auth import require_caller
@@ -34,8 +35,10 @@ def api_app(context: AdminContext) -> web.Application:
     """The JSON API; mount it at `/admin/api/v1`, before the pages."""
     app = web.Application(middlewares=[require_caller])
     app[CONTEXT] = context
-    nouns = (bulk, ices, operations, pools, events, users, api_tokens, enrolments, audit, nodes)
-    for noun in nouns:
+    for noun in (
+        *(bulk, ices, operations, pools, schedules, events),
+        *(users, api_tokens, enrolments, audit, nodes),
+    ):
         app.router.add_routes(noun.routes())
     app.router.add_routes([route("GET", "/openapi.json", openapi.handle, need=Need.NOTHING)])
     check_declared(app)

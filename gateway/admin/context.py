@@ -22,6 +22,7 @@ from gateway.store.ice_listing import Ices
 from gateway.store.operation_logs import OperationLogs
 from gateway.store.operations import Operations
 from gateway.store.pools import Pools
+from gateway.store.schedules import Schedules
 from gateway.web.client_address import Networks
 
 
@@ -39,6 +40,7 @@ class AdminContext:
     operation_logs: OperationLogs
     enrolments: Enrolments
     pools: Pools
+    schedules: Schedules
     clock: Clock
     trusted_proxies: Networks
     public_urls: tuple[str, ...]

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from client.protocol import MAX_VALUE, OperationKind
 from gateway import __version__
-from gateway.admin import openapi_accounts
+from gateway.admin import openapi_accounts, openapi_schedules
 from gateway.admin.api.audit import ExportQuery, VerificationQuery
 from gateway.admin.api.bulk import Bulk
 from gateway.admin.api.events import EventQuery
@@ -189,6 +189,7 @@ def _calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
     yield from _event_calls()
     yield from _operation_calls()
     yield from _pool_calls()
+    yield from openapi_schedules.calls()
     yield from openapi_accounts.calls()
     yield from _audit_calls()
     yield from _node_calls()
@@ -325,7 +326,8 @@ def document() -> dict[str, Any]:
     shapes |= openapi_accounts.new_enrolment_key(shapes["NewEnrolmentKey"])
     examples = [{"action": "disconnect", "ice_names": ["lab-pc-7", "build-1"]}]
     shapes["BulkDisconnect"]["examples"] = examples
-    for shape in ("IceChanges", "UserChanges"):
+    shapes |= openapi_schedules.new_schedule(shapes["WantedSchedule"])
+    for shape in ("IceChanges", "ScheduleChanges", "UserChanges"):
         shapes[shape]["minProperties"] = 1
     shapes["NewUser"]["examples"] = [{"name": "alice", "role": "member"}]
     shapes["UserChanges"]["examples"] = [

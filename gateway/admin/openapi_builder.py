@@ -102,6 +102,11 @@ def variants(tag: str, names: dict[str, str]) -> dict[str, Any]:
     }
 
 
+def either(*names: str) -> dict[str, Any]:
+    """The schema of what has one of these schemas."""
+    return {"oneOf": [_ref_to(name) for name in names]}
+
+
 def variant(
     name: str, schema: dict[str, Any], properties: dict[str, Any], *required: str
 ) -> dict[str, Any]:

@@ -47,7 +47,7 @@ EXEMPT = (
     ),
     _exempt(
         "RejectedPositiveData",
-        "listIces listOperations listPools listNodes listUsers listApiTokens listEnrolmentKeys"
+        "listIces listOperations listPools listSchedules listOccurrences listNodes listUsers listApiTokens listEnrolmentKeys"
         " listEnrolments",
         {"status": 422, "field": "cursor"},
         "Nor which cursors: they are opaque, and come from the page before.",
@@ -69,6 +69,12 @@ EXEMPT = (
         "bulk",
         {"status": 422},
         "Nor which members go together: names or a filter, as many generations as names.",
+    ),
+    _exempt(
+        "RejectedPositiveData",
+        "createSchedule changeSchedule",
+        {"status": 422},
+        "Nor what a cron expression or a time zone is.",
     ),
     _exempt(
         "RejectedPositiveData",

@@ -21,11 +21,12 @@ from gateway.admin.api.requests import (
     Query,
     Text,
     body_as,
-    decode_cursor,
     encode_cursor,
     find_ice,
     moment,
     no_members,
+    is_number,
+    number_of,
     unwrap,
 )
 from gateway.admin.auth import actor, authenticate, forbidden
@@ -36,7 +37,6 @@ from gateway.core.ice import Ice
 from gateway.core.operation import Operation, State
 from gateway.core.operation_access import operates_pools
 from gateway.core.pool import Pool
-from gateway.core.problems import invalid
 from gateway.core.roles import Caller, Need
 from gateway.runtime.eventloop import wait_at_most
 from gateway.services import schemas
@@ -54,7 +54,6 @@ MAX_WAIT: Final = 60.0
 """Seconds that a request may wait for its operation to finish."""
 _POLL_INTERVAL: Final = 5.0
 """Seconds after which a waiter reads the operation although nothing woke it."""
-_MAX_DIGITS: Final = 18
 _LOG_HEADERS: Final = {**DATA_HEADERS, "Content-Type": "text/plain; charset=utf-8"}
 _MAX_INLINE: Final = 64 * 1024
 """Bytes of JSON that are converted within 10 ms, so in the event loop."""
@@ -198,7 +197,7 @@ async def create_in_pool(
 ) -> web.Response:
     """Request an operation of any ICE of a pool and wait for its end if the caller asks for that."""
     operations = admin_context(request).services.operations
-    return await _created(
+    return await created(
         request, unwrap(await operations.queue_in_pool(actor(request), pool, checked)), wait
     )
 
@@ -208,15 +207,16 @@ async def create(
 ) -> web.Response:
     """Request an operation and wait for its end if the caller asks for that."""
     operations = admin_context(request).services.operations
-    return await _created(
+    return await created(
         request, unwrap(await operations.queue(actor(request), listed.ice, checked)), wait
     )
 
 
-async def _created(request: web.Request, operation: Operation, wait: float) -> web.Response:
+async def created(request: web.Request, operation: Operation, wait: float) -> web.Response:
+    """Answer with an operation that was requested, after its end if that comes within `wait` seconds."""
     context = admin_context(request)
     operation = await _wait_for_end(context, operation, wait)
-    base = request.path.rsplit("/", 3)[0]  # without /ices/NAME/operations
+    base = request.path.rsplit("/", 3)[0]  # without /ices/NAME/operations or its like
     [document] = await _documents(context, [operation])
     return json_response(
         document,
@@ -267,7 +267,7 @@ async def _documents(
 async def _query(request: web.Request) -> tuple[OperationQuery, OperationFilter, int | None]:
     query = OperationQuery.of(request)
     where = await query.filter(admin_context(request).services.accounts)
-    return query, where, _number(query.cursor)
+    return query, where, number_of(query.cursor)
 
 
 async def listing(
@@ -286,17 +286,6 @@ async def listing(
             encode_cursor(str(page[-1].number)) if more else None,
         )
     )
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS
-
-
-def _number(cursor: str | None) -> int | None:
-    text = decode_cursor(cursor)
-    if text is not None and not _is_number(text):
-        raise RequestRefused(invalid("cursor", "take it from `next` of the page before"))
-    return None if text is None else int(text)
 
 
 async def show(request: web.Request, operation: Operation) -> web.Response:
@@ -368,7 +357,7 @@ async def _place(request: web.Request) -> tuple[int | None]:
     text = request.headers.get("Last-Event-ID")
     if text is None:
         return (None,)
-    if not _is_number(text):
+    if not is_number(text):
         raise RequestRefused(invalid("Last-Event-ID", "must be the id of an event of this stream"))
     return (int(text),)
 

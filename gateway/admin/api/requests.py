@@ -29,6 +29,7 @@ MAX_LIMIT: Final = 200
 DEFAULT_LIMIT: Final = 50
 MAX_TEXT: Final = 256
 MAX_NUMBER: Final = 2**63 - 1
+_MAX_DIGITS: Final = 18
 Limit = Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)]
 Number = Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMBER)]
 """The number of an event or an operation in the store."""
@@ -207,6 +208,19 @@ def decode_cursor(cursor: str | None) -> str | None:
         return base64url.decode(cursor).decode()
     except ValueError:
         raise RequestRefused(invalid("cursor", "take it from `next` of the page before")) from None
+
+
+def is_number(text: str) -> bool:
+    """Whether it is a whole number, not too long for one of the store."""
+    return text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS
+
+
+def number_of(cursor: str | None) -> int | None:
+    """The number of a cursor that holds one. Raises `RequestRefused`."""
+    text = decode_cursor(cursor)
+    if text is not None and not is_number(text):
+        raise RequestRefused(invalid("cursor", "take it from `next` of the page before"))
+    return None if text is None else int(text)
 
 
 def if_match(request: web.Request) -> frozenset[int] | None:

@@ -77,6 +77,23 @@ CALLS = {
     "GET /pools/{name}": ("/pools/none", None, (401, 403, 404, 404, 403)),
     "PUT /pools/{name}": ("/pools/lab", {"labels": {"a": "b"}}, (401, 403, 403, 201, 403)),
     "DELETE /pools/{name}": ("/pools/none", None, (401, 403, 404, 404, 403)),
+    "GET /schedules": ("/schedules", None, (401, 200, 200, 200, 403)),
+    "POST /schedules": (
+        "/schedules",
+        {"name": "x", "ice_name": "mine", "cron": "0 0 1 1 *"},
+        (401, 201, 403, 201, 403),
+    ),
+    **{
+        f"{method} /schedules/{{id}}{rest}": (
+            f"/schedules/none{rest}",
+            {"enabled": False} if method == "PATCH" else None,
+            (401, 404, 404, 404, 403),
+        )
+        for method, rest in (
+            *(("GET", ""), ("PATCH", ""), ("DELETE", "")),
+            *(("POST", "/run"), ("GET", "/occurrences")),
+        )
+    },
     "GET /users": ("/users", None, (401, 403, 200, 200, 403)),
     "POST /users": ("/users", {"name": "alice", "role": "member"}, (401, 403, 403, 409, 403)),
     "GET /users/{name}": ("/users/alice", None, (401, 200, 200, 200, 403)),
