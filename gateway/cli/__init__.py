@@ -27,6 +27,7 @@ from gateway.cli.migrate_store import migrate_store
 from gateway.cli.nodes import nodes
 from gateway.cli.operations import operations
 from gateway.cli.pools import pools
+from gateway.cli.schedules import schedules
 from gateway.cli.serve import demo, serve
 from gateway.cli.users import users
 from gateway.runtime.standard_streams import discard, open_missing
@@ -95,7 +96,8 @@ def _is_typed(context: click.Context, name: str) -> bool:
 
 
 COMMANDS = (
-    *(serve, users, api_tokens, ices, pools, enrolment_keys, enrolments, operations, keys, nodes),
+    *(serve, users, api_tokens, ices, pools, enrolment_keys, enrolments, operations, schedules),
+    *(keys, nodes),
     *(audit, backup, restore, migrate_store, doctor, demo),
 )
 for command in COMMANDS:
@@ -103,6 +105,7 @@ for command in COMMANDS:
 _OVER_THE_API = {
     command.name
     for command in (
-        *(users, api_tokens, ices, pools, enrolment_keys, enrolments, operations, nodes, audit),
+        *(users, api_tokens, ices, pools, enrolment_keys, enrolments, operations),
+        *(schedules, nodes, audit),
     )
 }

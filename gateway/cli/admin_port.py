@@ -12,7 +12,13 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 from gateway.core.enrolment import EnrolmentState
-from gateway.services import account_schemas, enrolment_schemas, pool_schemas, schemas
+from gateway.services import (
+    account_schemas,
+    enrolment_schemas,
+    pool_schemas,
+    schedule_schemas,
+    schemas,
+)
 
 Body = Mapping[str, Any]
 """A request's JSON object."""
@@ -106,6 +112,31 @@ class Admin(Protocol):
 
     async def delete_pool(self, name: str) -> None:
         """Delete a pool."""
+
+    def schedules(self, query: Query) -> AsyncIterator[list[schedule_schemas.ScheduleDocument]]:
+        """The schedules of a query (GET /schedules), newest first, page by page."""
+
+    async def schedule(self, schedule_id: str) -> schedule_schemas.ScheduleDocument:
+        """One schedule."""
+
+    async def create_schedule(self, new: Body) -> schedule_schemas.ScheduleDocument:
+        """Make a schedule (POST /schedules)."""
+
+    async def change_schedule(
+        self, schedule_id: str, changes: Body
+    ) -> schedule_schemas.ScheduleDocument:
+        """Change a schedule (PATCH /schedules/{id})."""
+
+    async def delete_schedule(self, schedule_id: str) -> None:
+        """Delete a schedule."""
+
+    async def run_schedule(self, schedule_id: str) -> schemas.OperationDocument:
+        """Request an operation of a schedule now."""
+
+    def occurrences(
+        self, schedule_id: str, *, limit: int
+    ) -> AsyncIterator[list[schedule_schemas.OccurrenceDocument]]:
+        """At most `limit` occurrences of a schedule, newest first, page by page."""
 
     def users(self) -> AsyncIterator[list[account_schemas.UserDocument]]:
         """All users by name, page by page."""

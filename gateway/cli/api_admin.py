@@ -17,7 +17,13 @@ from gateway.cli.common import print_notice
 from gateway.core.enrolment import EnrolmentState
 from gateway.core.operation import UNFINISHED
 from gateway.core.times import MAX_DURATION, later, to_text_or_none, utc_now
-from gateway.services import account_schemas, enrolment_schemas, pool_schemas, schemas
+from gateway.services import (
+    account_schemas,
+    enrolment_schemas,
+    pool_schemas,
+    schedule_schemas,
+    schemas,
+)
 
 _PAGE: Final = 200
 _RETRY: Final = 1.0
@@ -85,14 +91,15 @@ class ApiAdmin:
             yield page
 
     async def _pages(
-        self, noun: str, shape: type[_Page[T]], query: Query, size: int = _PAGE
+        self, noun: str | tuple[str, ...], shape: type[_Page[T]], query: Query, size: int = _PAGE
     ) -> AsyncIterator[list[T]]:
         """The items of a listing, page by page."""
         cursor: str | None = None
+        path = path_of(*((noun,) if isinstance(noun, str) else noun))
         while True:
             place = () if cursor is None else (("cursor", cursor),)
             asked = (*query, ("limit", str(size)), *place)
-            page = await self._client.call("GET", path_of(noun), shape, query=asked)
+            page = await self._client.call("GET", path, shape, query=asked)
             yield page.items
             cursor = page.next
             if cursor is None:
@@ -175,6 +182,51 @@ class ApiAdmin:
     async def delete_pool(self, name: str) -> None:
         """See `Admin`."""
         await self._client.send("DELETE", path_of("pools", name))
+
+    async def schedules(
+        self, query: Query
+    ) -> AsyncIterator[list[schedule_schemas.ScheduleDocument]]:
+        """See `Admin`."""
+        async for page in self._pages("schedules", schedule_schemas.SchedulePage, query):
+            yield page
+
+    async def schedule(self, schedule_id: str) -> schedule_schemas.ScheduleDocument:
+        """See `Admin`."""
+        path = path_of("schedules", schedule_id)
+        return await self._client.call("GET", path, schedule_schemas.ScheduleDocument)
+
+    async def create_schedule(self, new: Body) -> schedule_schemas.ScheduleDocument:
+        """See `Admin`."""
+        path = path_of("schedules")
+        return await self._client.call("POST", path, schedule_schemas.ScheduleDocument, new)
+
+    async def change_schedule(
+        self, schedule_id: str, changes: Body
+    ) -> schedule_schemas.ScheduleDocument:
+        """See `Admin`."""
+        path = path_of("schedules", schedule_id)
+        return await self._client.call("PATCH", path, schedule_schemas.ScheduleDocument, changes)
+
+    async def delete_schedule(self, schedule_id: str) -> None:
+        """See `Admin`."""
+        await self._client.send("DELETE", path_of("schedules", schedule_id))
+
+    async def run_schedule(self, schedule_id: str) -> schemas.OperationDocument:
+        """See `Admin`."""
+        path = path_of("schedules", schedule_id, "run")
+        return (await self._client.call("POST", path, _Operation, {})).document()
+
+    async def occurrences(
+        self, schedule_id: str, *, limit: int
+    ) -> AsyncIterator[list[schedule_schemas.OccurrenceDocument]]:
+        """See `Admin`."""
+        place = ("schedules", schedule_id, "occurrences")
+        shape = schedule_schemas.OccurrencePage
+        async for page in self._pages(place, shape, (), min(limit, _PAGE)):
+            yield page[:limit]
+            limit -= len(page)
+            if limit <= 0:
+                return
 
     async def users(self) -> AsyncIterator[list[account_schemas.UserDocument]]:
         """See `Admin`."""

@@ -21,10 +21,12 @@ from typing import Annotated, Any, Final, NoReturn, TypeVar
 import click
 import msgspec
 
+from client.protocol import JsonTooComplex, check_json
 from gateway.cli.admin_port import Refused
 from gateway.core.audit_event import Actor, Via
+from gateway.core.json_input import check_syntax
 from gateway.core.problems import Problem
-from gateway.core.text import compact, pretty, printable
+from gateway.core.text import compact, decoded, pretty, printable
 from gateway.core.times import utc_now
 from gateway.runtime.setting_types import duration
 from gateway.runtime.settings import AddressUnavailable, BadSetting, Settings, load
@@ -261,6 +263,27 @@ DURATION: Final = Parsed(
     "duration", duration, "{!r} is not a number with s, m, h or d, such as 90d"
 )
 """A duration such as 90d, in seconds."""
+
+
+def _json(value: str) -> bytes:
+    """JSON as bytes, from the argument itself, from @FILE, or from standard input with @-."""
+    try:
+        if value == "@-":
+            text = sys.stdin.buffer.read()
+        else:
+            text = Path(value[1:]).read_bytes() if value.startswith("@") else value.encode()
+        text = decoded(text).strip().encode()
+        check_syntax(text)
+        check_json(text)
+    except OSError as error:
+        raise click.BadParameter(f"{value[1:]} cannot be read: {error.strerror}") from None
+    except JsonTooComplex as error:
+        raise click.BadParameter(str(error)) from None
+    return text
+
+
+JSON: Final = Parsed("JSON|@FILE", _json, "has to be JSON")
+"""JSON as bytes."""
 
 
 def label_changes(texts: Sequence[str], *, removals: bool = False) -> dict[str, str | None]:

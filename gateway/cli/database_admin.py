@@ -9,15 +9,15 @@ Tested in tests/gateway/cli/test_cli.py and tests/gateway/cli/test_operations.py
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
 
-from gateway.cli.admin_port import Body, Decision, Disabled, Query, Refused
+from gateway.cli.admin_port import Body, Decision, Disabled, Query
 from gateway.cli.common import CommandContext, unwrap
+from gateway.cli.database_schedules import DatabaseSchedules, parsing
 from gateway.core.accounts import fold_user
 from gateway.core.enrolment import EnrolmentState
 from gateway.core.hash_chain import Head
@@ -29,7 +29,12 @@ from gateway.core.roles import Role
 from gateway.core.secret import Secret
 from gateway.core.times import utc_now
 from gateway.node.expiry import OperationExpiry
-from gateway.services import account_schemas, enrolment_schemas, pool_schemas, schemas
+from gateway.services import (
+    account_schemas,
+    enrolment_schemas,
+    pool_schemas,
+    schemas,
+)
 from gateway.services.accounts import Change
 from gateway.services.audit_export import export
 from gateway.services.enrolment_keys import NO_ENROLMENT, NO_KEY
@@ -52,26 +57,16 @@ _POLL_INTERVAL: Final = 0.2
 """Seconds between two reads of an operation that is followed."""
 
 
-@contextlib.contextmanager
-def _parsing() -> Iterator[None]:
-    """Refuse what the API refuses, in its words."""
-    from gateway.web.responses import RequestRefused
-
-    try:
-        yield
-    except RequestRefused as error:
-        raise Refused(error.problem.code, error.problem.detail) from None
-
-
 def _secret(body: Body) -> Secret | None:
     password = body.get("password")
     return None if password is None else Secret(password)
 
 
-class DatabaseAdmin:
+class DatabaseAdmin(DatabaseSchedules):
     """Fulfils `admin_port.Admin`."""
 
     def __init__(self, context: CommandContext) -> None:
+        super().__init__(context)
         self._engine = context.engine
         self._services = context.services
         self._actor = context.actor
@@ -88,7 +83,7 @@ class DatabaseAdmin:
         """See `Admin`."""
         from gateway.admin.api.ices import IceQuery
 
-        with _parsing():
+        with parsing():
             wanted = IceQuery.parse(query)
             where = await wanted.filter(utc_now(), self._pools)
         served = await self.is_served()
@@ -148,7 +143,7 @@ class DatabaseAdmin:
         from gateway.admin.api.ices import NewPause
         from gateway.admin.api.requests import decode_as
 
-        with _parsing():
+        with parsing():
             order = decode_as(msgspec.json.encode(body), NewPause).order(
                 by_admin=True, resume=action == "resume"
             )
@@ -167,7 +162,7 @@ class DatabaseAdmin:
         from gateway.admin.api.bulk import Bulk, checked, perform
         from gateway.admin.api.requests import decode_as
 
-        with _parsing():
+        with parsing():
             body: Bulk = decode_as(msgspec.json.encode(wanted), Bulk)  # type: ignore[arg-type]
             where = await checked(body, utc_now(), self._pools)
             return await perform(self._services.bulk, self._table, self._actor, body, where)
@@ -179,7 +174,7 @@ class DatabaseAdmin:
         from gateway.admin.api.operations import NewOperation
         from gateway.admin.api.requests import decode_as
 
-        with _parsing():
+        with parsing():
             body = decode_as(msgspec.json.encode(new), NewOperation)
         wanted = OperationRequest(
             body.kind, bytes(body.params), body.run_at, body.deadline, body.idempotency_key
@@ -199,7 +194,7 @@ class DatabaseAdmin:
         """See `Admin`."""
         from gateway.admin.api.operations import OperationQuery
 
-        with _parsing():
+        with parsing():
             where = await OperationQuery.parse(query).filter(self._services.accounts)
         before, more = None, True
         while more and limit > 0:
@@ -267,7 +262,7 @@ class DatabaseAdmin:
         from gateway.admin.api.pools import NewPool
         from gateway.admin.api.requests import decode_as
 
-        with _parsing():
+        with parsing():
             new = decode_as(msgspec.json.encode(wanted), NewPool).checked(name)
         done = unwrap(await self._services.pools.set(self._actor, new))
         return (await self._pool_documents([done.pool]))[0]
@@ -344,7 +339,7 @@ class DatabaseAdmin:
         from gateway.admin.api.enrolments import NewEnrolmentKey
         from gateway.admin.api.requests import decode_as
 
-        with _parsing():
+        with parsing():
             wanted = decode_as(msgspec.json.encode(new), NewEnrolmentKey).checked(utc_now())
         made = unwrap(await self._services.enrolment_keys.create_key(self._actor, wanted))
         return enrolment_schemas.made_document(made)

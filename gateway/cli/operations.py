@@ -7,17 +7,16 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from pathlib import Path
 from typing import Final
 
 import click
 import msgspec
 
-from client.protocol import JsonTooComplex, OperationKind, check_json
+from client.protocol import OperationKind
 from gateway.cli.admin_port import Admin
 from gateway.cli.common import (
+    JSON,
     MOMENT,
-    Parsed,
     json_option,
     print_notice,
     print_output,
@@ -27,10 +26,9 @@ from gateway.cli.common import (
     show_table,
 )
 from gateway.cli.target import with_admin
-from gateway.core.json_input import check_syntax
 from gateway.core.junit import report_of
 from gateway.core.operation import UNFINISHED, State, Waits
-from gateway.core.text import decoded, printable
+from gateway.core.text import printable
 from gateway.core.times import to_text
 from gateway.services.schemas import OperationDocument
 
@@ -59,23 +57,6 @@ class _Error(msgspec.Struct):
     message: str
 
 
-def _json(value: str) -> bytes:
-    """JSON as bytes, from the argument itself, from @FILE, or from standard input with @-."""
-    try:
-        if value == "@-":
-            text = sys.stdin.buffer.read()
-        else:
-            text = Path(value[1:]).read_bytes() if value.startswith("@") else value.encode()
-        text = decoded(text).strip().encode()
-        check_syntax(text)
-        check_json(text)
-    except OSError as error:
-        raise click.BadParameter(f"{value[1:]} cannot be read: {error.strerror}") from None
-    except JsonTooComplex as error:
-        raise click.BadParameter(str(error)) from None
-    return text
-
-
 @click.group()
 def operations() -> None:
     """Request operations of ICEs; list, show and cancel them."""
@@ -87,7 +68,7 @@ def operations() -> None:
 @click.option("--kind", type=_KINDS, required=True, help="A kind that the ICE's type allows.")
 @click.option(
     "--params",
-    type=Parsed("JSON|@FILE", _json, "has to be JSON"),
+    type=JSON,
     default="{}",
     help="JSON for the ICE; @- is stdin.",
 )

@@ -23,9 +23,9 @@ from gateway.admin.api.requests import (
     body_as,
     encode_cursor,
     find_ice,
+    is_number,
     moment,
     no_members,
-    is_number,
     number_of,
     unwrap,
 )
@@ -37,6 +37,7 @@ from gateway.core.ice import Ice
 from gateway.core.operation import Operation, State
 from gateway.core.operation_access import operates_pools
 from gateway.core.pool import Pool
+from gateway.core.problems import invalid
 from gateway.core.roles import Caller, Need
 from gateway.runtime.eventloop import wait_at_most
 from gateway.services import schemas

@@ -42,7 +42,7 @@ from gateway.core.schedule import (
 )
 from gateway.core.schedule_access import may_schedule, sees
 from gateway.services import schedule_schemas
-from gateway.services.operation_requests import NO_POOL
+from gateway.services.pools import no_pool
 from gateway.services.schedules import NO_SCHEDULE, NewSchedule
 from gateway.store.schedules import ScheduleFilter
 from gateway.web.responses import RequestRefused, json_response
@@ -224,7 +224,7 @@ async def check_target(request: web.Request, new: Schedule) -> None:
             raise RequestRefused(problem("not-registered"))
     # Those who see no pools are refused whether or not there is this one.
     elif caller.grants.sees_all and await pools.find(new.pool) is None:
-        raise RequestRefused(NO_POOL)
+        raise RequestRefused(no_pool(new.pool))
     if not may_schedule(caller, ice):
         raise forbidden(request, Need.OPERATE)
 
