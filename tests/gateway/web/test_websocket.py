@@ -24,7 +24,7 @@ from gateway.core.ice import IceType
 from gateway.node.session import Session
 from gateway.web.websocket import DEFAULT_LIMITS, SLICE, Limits, WebSocket
 from tests.support.harness import ADMIN, settings_for
-from tests.support.ice import Ice, until
+from tests.support.ice import PATIENCE, Ice, until
 
 
 @pytest.fixture(scope="module")
@@ -500,6 +500,7 @@ def send_all_then_read(address, tls, request, data):
 
 def test_an_ice_that_reads_only_when_it_has_sent_all_sees_the_code(stage):
     """A transport that closes with data unread resets the connection, and the code is lost."""
+    stage.tuning = Tuning(websocket=Limits(close_timeout=PATIENCE))  # on a busy machine, too
     much = 16 * MAX_MESSAGE
     begins = {
         1009: b"\x81\xff" + much.to_bytes(8, "big") + bytes(4),
