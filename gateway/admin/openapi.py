@@ -337,6 +337,7 @@ def document() -> dict[str, Any]:
     shapes["PasswordChange"]["examples"] = [{"old": "the old password", "new": "a new password"}]
     shapes["NewApiToken"]["examples"] = [{"user": "alice", "name": "nightly build"}]
     shapes["NewPool"]["examples"] = [{"labels": {"os": "linux", "gpu": "yes"}}]
+    shapes["ScheduleChanges"]["examples"] = [{"enabled": False}]
     shapes["IceChanges"]["examples"] = [
         {"labels": {"os": "windows", "site": None}, "note": "in loan"}
     ]

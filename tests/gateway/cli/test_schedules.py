@@ -73,7 +73,7 @@ REFUSED = (
     (("create", "n"), 2, "Missing option '--cron'"),
     (("create", "n", "--cron", "* * * * *"), 2, "name an ICE with --ice, or a pool with --pool"),
     (("create", "n", "--ice", "none", "--cron", "* * * * *"), 1, "Not registered"),
-    (("create", "n", "--pool", "none", "--cron", "* * * * *"), 1, "There is no such pool."),
+    (("create", "n", "--pool", "none", "--cron", "* * * * *"), 1, "There is no pool none."),
     (("create", "n", "--ice", "a", "--cron", "*/61 * * * *"), 1, "cron: minute `*/61`"),
     (
         ("create", "n", "--ice", "a", "--cron", "* * * * *", "--params", "{"),

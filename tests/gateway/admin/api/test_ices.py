@@ -34,6 +34,7 @@ FIELDS = [
     "inactive",
     "labels",
     "note",
+    "paused",
     "attention",
     "last",
     "connection",

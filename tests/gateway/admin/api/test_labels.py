@@ -273,6 +273,7 @@ async def test_counts(fleet):
         "connected": 1,
         "offline": 1,
         "inactive": 0,
+        "paused": 0,
         "attention": {
             "refused": 0,
             "duplicate": 0,

@@ -207,8 +207,8 @@ async def test_a_pool_in_use_stays(running):
         assert isinstance(await pools.find(transaction, "GPU"), Pool)
         await transaction.run(
             "INSERT INTO ice_schedules (id, name, pool, params, cron, timezone, timeout, grace,"
-            " enabled, createdby, createdon) VALUES ('1', 'nightly', 'gpu', '1', '0 0 * * *', 'UTC',"
-            " 60, 600, 0, 'root', '2026-11-29T00:00:00Z')"
+            " enabled, requested_by, via, createdon) VALUES ('1', 'nightly', 'gpu', '1', '0 0 * * *', 'UTC',"
+            " 60, 600, 0, 'root', 'api', '2026-11-29T00:00:00Z')"
         )
 
     await engine.write(schedule)
