@@ -40,20 +40,25 @@ def _states(states: Sequence[State]) -> str:
 _WAITING: Final = f"state IN {_states((State.QUEUED, State.SENT))}"
 """SQL for an operation that may still wait in its pool: the ICE can refuse one that was sent."""
 _FOUND: Final = "(lower(name) LIKE $1 ESCAPE '\\' OR lower(description) LIKE $1 ESCAPE '\\')"
-# A fleet has few sets of labels: each is judged once.
-_LABELLED: Final = f"""(
-    SELECT t.ice_type, t.labels, '{Status.REGISTERED}' AS status,
-        sum(t.total) AS total, sum(t.connected) AS connected, sum(t.busy) AS busy
-    FROM (
-        SELECT ice_type, labels, 1 AS total, CASE WHEN node IS NULL THEN 0 ELSE 1 END AS connected, 0 AS busy
-        FROM ice_tokens WHERE status NOT IN ('{Status.DEREGISTERED}')
-        UNION ALL
-        SELECT i.ice_type, i.labels, 0, 0, 1
-        FROM ice_operations o JOIN ice_tokens i ON i.ice_name = o.ice_name
-        WHERE o.state IN {_states(ACTIVE)} AND i.status NOT IN ('{Status.DEREGISTERED}')
-    ) t
-    GROUP BY t.ice_type, t.labels
-) t"""
+_OF_USE: Final = f"status NOT IN ('{Status.DEREGISTERED}')"
+_COUNTED: Final = f"""
+    SELECT ice_type, labels, '{Status.REGISTERED}' AS status,
+        1 AS total, CASE WHEN node IS NULL THEN 0 ELSE 1 END AS connected, 0 AS busy
+    FROM ice_tokens WHERE {_OF_USE}
+    UNION ALL
+    SELECT i.ice_type, i.labels, '{Status.REGISTERED}', 0, 0, 1
+    FROM ice_operations o JOIN ice_tokens i ON i.ice_name = o.ice_name
+    WHERE o.state IN {_states(ACTIVE)} AND i.{_OF_USE}
+"""
+"""SQL for what is summed up for each pool: the ICEs, and once more those that work."""
+_GROUPED: Final = f"""
+    SELECT ice_type, labels, status,
+        sum(total) AS total, sum(connected) AS connected, sum(busy) AS busy
+    FROM ({_COUNTED}) each_ice GROUP BY ice_type, labels, status
+"""
+_FEW: Final = 8
+"""More pools are counted on the sets of labels that there are: a fleet has few. To group 100,000 ICEs takes as long
+as to count 8 pools without that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,19 +169,16 @@ class Pools:
         if not pools:
             return []
         params: list[object] = []
-        columns = []
-        for pool in pools:
-            belongs = ice_filter.member(pool, params)
-            columns += [
-                f"coalesce(sum(CASE WHEN {belongs} THEN t.{name} END), 0)"
-                for name in PoolCounts.__dataclass_fields__
-            ]
-        [row] = await self._fetch(f"SELECT {', '.join(columns)} FROM {_LABELLED}", *params)
-        numbers = list(map(int, row))
-        width = len(PoolCounts.__dataclass_fields__)
-        return [
-            PoolCounts(*numbers[place : place + width]) for place in range(0, len(numbers), width)
-        ]
+        source = (
+            f"NOT MATERIALIZED ({_COUNTED})" if len(pools) <= _FEW else f"MATERIALIZED ({_GROUPED})"
+        )
+        sums = ", ".join(f"coalesce(sum(t.{name}), 0)" for name in PoolCounts.__dataclass_fields__)
+        counts = (
+            f"SELECT {place}, {sums} FROM t WHERE {ice_filter.member(pool, params)}"
+            for place, pool in enumerate(pools)
+        )
+        rows = await self._fetch(f"WITH t AS {source} {' UNION ALL '.join(counts)}", *params)
+        return [PoolCounts(*map(int, numbers)) for _, *numbers in sorted(rows)]
 
     async def waiting(self, pools: Sequence[Pool]) -> dict[str, int]:
         """How many operations wait in each of these pools, by exact name; a pool without any is left out."""
