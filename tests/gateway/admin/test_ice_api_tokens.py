@@ -1,4 +1,4 @@
-"""API tokens made for one ICE: what makes them, what they are refused, what ends them."""
+"""API tokens made for one ICE or pool: what makes them, what they are refused, what ends them."""
 
 from __future__ import annotations
 
@@ -103,6 +103,8 @@ async def shared(tmp_path_factory):
         await started.provision("theirs")
         roles = {"root": None, "eve": Role.AUDITOR, "bob": Role.MEMBER, "alice": None}
         started.tokens = [await started.api(user, role, "mine") for user, role in roles.items()]
+        await started.admin.call("PUT", "/pools/Lab", json={"labels": {"os": "linux"}})
+        started.of_pool = [await started.api(user, pool="lab") for user in roles]
         yield started
 
 
@@ -129,6 +131,25 @@ async def test_every_other_call_is_refused(shared, call, body):
         theirs = await api.call(method, path.format(ice_name="theirs", id="none"), json=body)
         none = await api.call(method, path.format(ice_name="none", id="none"), json=body)
         assert expect_refused(theirs, 404, "not-registered") == none.json, "it exists for others"
+    assert await last_seq(shared) == seq, "a refusal must change nothing"
+
+
+@changes_nothing
+async def test_the_token_of_a_pool_is_refused_every_other_call(shared):
+    """It sees no ICE, its user's own neither."""
+    seq = await last_seq(shared)
+    for api in shared.of_pool:
+        for call, body in calls():
+            method, path = call.split()
+            path = path.format(ice_name="mine", name="lab", id="none")
+            answer = await api.call(method, path, json=body)
+            if "/ices/mine" in path:
+                final = method in ("PUT", "DELETE")
+                refusal = (405, "method-not-allowed") if final else (404, "not-registered")
+                expect_refused(answer, *refusal)
+                continue
+            refused = expect_refused(answer, 403, "forbidden")
+            assert refused["detail"] == "This API token may operate the pool Lab and nothing else."
     assert await last_seq(shared) == seq, "a refusal must change nothing"
 
 
