@@ -152,6 +152,7 @@ async def test_provision_answers_the_ice_and_its_token(running, body, user):
         "inactive": False,
         "labels": {},
         "note": "",
+        "paused": None,
         "attention": [],
         "ice_name": "Lab-1",
         "ice_type": body["ice_type"],
