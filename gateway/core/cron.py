@@ -134,6 +134,13 @@ class Cron:
         is_fixed = not any(text.startswith("*") for text in texts[:2])
         return cls(canonical, _zone(timezone), is_fixed)
 
+    def in_words(self) -> str:
+        """What it says, as an English sentence."""
+        words = CronSim(self.canonical, datetime.min).explain()  # noqa: DTZ901 - likewise
+        _, _, day, _, weekday = self.canonical.split()
+        either = not day.startswith("*") and not weekday.startswith("*")
+        return f"{words}, whichever of these days it is." if either else f"{words}."
+
     def next_after(self, moment: datetime) -> datetime | None:
         """The first instant after `moment` at which it is due; None if there is none within `HORIZON`."""
         return self._next_fixed(moment) if self.is_fixed else self._next_real(moment)

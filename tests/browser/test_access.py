@@ -9,7 +9,9 @@ from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import expect
 
 from gateway.core.roles import Role
+from gateway.core.schedule import Occurrence, SkipReason
 from gateway.core.times import utc_now
+from gateway.store import schedules
 from gateway.store.nodes import NodeRecord
 from tests.browser.admin import choose, close_token, dialog, fill, hide, more, press, row, submit
 from tests.support.harness import ADMIN
@@ -17,7 +19,18 @@ from tests.support.ice import Key
 from tests.support.machine import CI_CD, KEY, Machine, new_key
 from tests.support.work import asked, progress, take
 
-NAV = ["./", "operations", "pools", "enrolment", "users", "api-tokens", "audit", "guide", "me"]
+NAV = [
+    "./",
+    "operations",
+    "schedules",
+    "pools",
+    "enrolment",
+    "users",
+    "api-tokens",
+    "audit",
+    "guide",
+]
+NAV += ["me"]
 
 
 LOOKS = list(itertools.product(("light", "dark"), (360, 768, 1280)))
@@ -79,8 +92,26 @@ async def inhabited(running):
         wanted = {"labels": {"os": "windows", "site": "x" * 63}, "description": "x" * 300}
         await running.admin.call("PUT", f"/pools/{name}", json=wanted)
     await accounts.create_token(ADMIN, "root", "job", 86_400, pool="windows")
+    await scheduled(running)
     await running.settled()
     return operation
+
+
+async def scheduled(running):
+    """A schedule that has run and was left out for each reason, one with long names, and one that is disabled."""
+    for how in (
+        {"ice_name": "lab-berlin-1", "enabled": False},
+        {"pool": "w" * 64, "name": "w" * 128, "timezone": "America/Argentina/ComodRivadavia"},
+        {"ice_name": "lab-berlin-1", "params": {"page": "x" * 300}},
+    ):
+        body = {"name": "nightly", "cron": ",".join(map(str, range(60))) + " 2 * * 1-5"} | how
+        made = (await running.admin.post("/schedules", body)).json
+    at = utc_now()
+    rows = [Occurrence(at, at, "0c2f1e6f0b7d4a5e9c8b7a61", None)]
+    rows += [Occurrence(at, at, None, reason) for reason in SkipReason]
+    await running.gateway.engine.write(
+        lambda transaction: schedules.record(transaction, made["id"], rows)
+    )
 
 
 @pytest.fixture
@@ -178,6 +209,8 @@ async def test_pages_hold_to_axe_and_to_the_width(new_admin, running, nodes, sch
         "operations?state=lost",
         "?q=nowhere",
     ]
+    found = (await running.admin.get("/schedules")).json["items"]
+    more += [f"schedules/{one['id']}" for one in found]
     for address in [*NAV, *more, *ices]:
         answer = await page.goto(f"{running.url}/admin/{address}")
         assert answer.ok or address == "ices/nowhere", f"{address} answered {answer.status}"
@@ -223,6 +256,24 @@ async def every_dialog_of_pools(page, running):
     await page.get_by_role("button", name="Make a pool").click()
     await expect(dialog(page)).to_be_visible()
     yield "Make a pool"
+    await press(page, "Cancel")
+
+
+async def every_dialog_of_schedules(page, running):
+    """The same on the pages of schedules."""
+    await page.goto(f"{running.url}/admin/schedules")
+    await page.get_by_role("link", name="nightly").first.click()
+    for button in ("Change…", "Delete…"):
+        await page.get_by_role("button", name=button).click()
+        await expect(dialog(page)).to_be_visible()
+        if button == "Change…":
+            await expect(dialog(page).get_by_text("on Monday through Friday")).to_be_visible()
+        yield button
+        await press(page, "Cancel")
+    await page.goto(f"{running.url}/admin/schedules")
+    await page.get_by_role("button", name="Make a schedule").click()
+    await expect(dialog(page)).to_be_visible()
+    yield "Make a schedule"
     await press(page, "Cancel")
 
 
@@ -294,6 +345,7 @@ async def test_dialogs_hold_to_axe_and_to_the_width(new_admin, running, nodes, s
             every_dialog_of_enrolment,
             every_dialog_of_accounts_and_nodes,
             every_dialog_of_pools,
+            every_dialog_of_schedules,
         ]
     for dialogs in walks:
         if dialogs is every_dialog:

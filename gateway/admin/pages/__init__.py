@@ -27,6 +27,7 @@ from gateway.admin.pages.nodes import routes as nodes
 from gateway.admin.pages.operations import routes as operations
 from gateway.admin.pages.pausing import routes as pausing
 from gateway.admin.pages.pools import routes as pools
+from gateway.admin.pages.schedules import routes as schedules
 from gateway.admin.pages.static import routes as static
 from gateway.admin.pages.users import routes as users
 from gateway.core.roles import Need
@@ -49,6 +50,7 @@ def pages_app(context: AdminContext) -> web.Application:
         pausing,
         operations,
         fleet_operations,
+        schedules,
         pools,
         enrolment,
         enrolment_keys,

@@ -156,6 +156,21 @@ PAGES = {
     "GET /ices/{ice_name}/pause": ("ices/mine/pause", (302, 200, 403, 200)),
     "POST /ices/{ice_name}/pause": ("ices/mine/pause", (401, 422, 403, 422)),
     "POST /ices/{ice_name}/resume": ("ices/mine/resume", (401, 204, 403, 204)),
+    "GET /schedules": ("schedules", _IN),
+    "GET /new-schedule": ("new-schedule", _IN),
+    "GET /schedule-times": ("schedule-times", _IN),
+    "POST /schedules": ("schedules", (401, 422, 422, 422)),
+    "GET /schedules/{id}": ("schedules/none", (302, 404, 404, 404)),
+    **{
+        f"{method} /schedules/{{id}}/{what}": (
+            f"schedules/none/{what}",
+            (302 if method == "GET" else 401, 404, 404, 404),
+        )
+        for method, what in (
+            *(("GET", "change"), ("POST", "change"), ("POST", "enable"), ("POST", "disable")),
+            *(("POST", "run"), ("GET", "delete"), ("POST", "delete")),
+        )
+    },
     "GET /ices/{ice_name}/replaced": ("ices/mine/replaced?generation=1", (302, 403, 403, 200)),
     "GET /ices/{ice_name}/description": ("ices/mine/description", (302, 403, 403, 200)),
     "POST /ices/{ice_name}/description": ("ices/mine/description", (401, 403, 403, 200)),

@@ -383,3 +383,18 @@ def test_only_a_zone_of_the_database_is_taken(name):
         Cron.parse("* * * * *", name)
     assert fault.value.field == "timezone"
     assert len(str(fault.value)) < 100
+
+
+@pytest.mark.parametrize(
+    ("expression", "words"),
+    [
+        ("*/7 * * * *", "Every seventh minute of every hour."),
+        ("30 2 * * MON-FRI", "At 02:30 on Monday through Friday."),
+        (
+            "0 0 1 * 1",
+            "At 00:00 on the first day of month and on Monday, whichever of these days it is.",
+        ),
+    ],
+)
+def test_an_expression_in_words(expression, words):
+    assert Cron.parse(expression, "UTC").in_words() == words
