@@ -34,6 +34,7 @@ from gateway.core.schedule import (
 from gateway.core.schedule_access import may_schedule
 from gateway.core.times import Clock
 from gateway.services.operation_requests import OperationService, refusal
+from gateway.services.pools import no_pool
 from gateway.store import accounts, events, ices, pools, schedules
 from gateway.store.engine import Damaged, Engine, StoreUnavailable, Transaction
 from gateway.store.schedules import Schedules
@@ -114,7 +115,7 @@ class ScheduleService:
                 # Locked, so that nobody deletes the pool meanwhile.
                 pool = await pools.find(transaction, new.pool)
                 if pool is None:
-                    return problem("not-found", "There is no such pool.")
+                    return no_pool(new.pool or "")
                 new = replace(new, pool=pool.name)
             else:
                 ice = await _find_ice(transaction, new.ice_name)
