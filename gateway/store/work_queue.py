@@ -250,7 +250,8 @@ async def free_ices(
         f" AND {accepted('t', 's', kind='$6', requested_by='$7', since=10)} AND instr($8, s.session) = 0"
         f" AND NOT {has_own_work('t', 's', now=5, since=10)}"
         " GROUP BY t.ice_name ORDER BY coalesce("
-        "(SELECT max(finished) FROM ice_operations WHERE ice_name = t.ice_name), min(s.since)) LIMIT $9",
+        "(SELECT max(finished) FROM ice_operations WHERE ice_name = t.ice_name AND finished IS NOT NULL),"
+        " min(s.since)) LIMIT $9",
         pool,
         node,
         Status.REGISTERED.value,
