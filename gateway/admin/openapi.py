@@ -83,7 +83,9 @@ _LINKS: Final = links(
     "$response.body#/ice/ice_name",
     ("showIce", *(f"{action}Ice" for action in _ACTIONS), "listConnections"),
 )
-_OPERATION_LINKS: Final = links("id", "$response.body#/id", ("showOperation", "cancelOperation"))
+_OPERATION_LINKS: Final = links(
+    "id", "$response.body#/id", ("showOperation", "showOperationLog", "cancelOperation")
+)
 _ABOUT: Final = (
     "Every error is a problem document (RFC 9457) with a stable `code`. In addition to the statuses of each"
     " call, any request may be answered 400 (invalid HTTP), 404 (no such address), 405 (`Allow` names the"
