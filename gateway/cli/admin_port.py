@@ -96,10 +96,13 @@ class Admin(Protocol):
     async def cancel(self, operation_id: str) -> None:
         """Cancel an operation."""
 
+    def operation_log(self, operation_id: str) -> AsyncIterator[str]:
+        """What is kept of an operation's log, part by part."""
+
     def follow(
         self, operation: schemas.OperationDocument
-    ) -> AsyncIterator[schemas.OperationDocument]:
-        """The operation now and after each change, at last when it has finished."""
+    ) -> AsyncIterator[schemas.OperationDocument | str]:
+        """The operation now and after each change, at last when it has finished; its log as texts, before that."""
 
     def pools(self) -> AsyncIterator[list[pool_schemas.PoolDocument]]:
         """All pools by name, page by page."""

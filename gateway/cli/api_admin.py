@@ -6,6 +6,7 @@ Tested in tests/gateway/cli/test_url.py.
 from __future__ import annotations
 
 import asyncio
+import codecs
 from collections.abc import AsyncIterator
 from typing import Final, Protocol, TypeVar
 
@@ -41,6 +42,10 @@ class _Page(Protocol[T]):
 
     @property
     def next(self) -> str | None: ...
+
+
+class _Log(msgspec.Struct):
+    text: str
 
 
 class _Progress(schemas.ProgressDocument):
@@ -336,17 +341,26 @@ class ApiAdmin:
         async for part in self._client.download(path, (("format", name),)):
             yield part
 
+    async def operation_log(self, operation_id: str) -> AsyncIterator[str]:
+        """See `Admin`."""
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        async for part in self._client.download(path_of("operations", operation_id, "log"), ()):
+            yield decoder.decode(part)
+
     async def follow(
         self, operation: schemas.OperationDocument
-    ) -> AsyncIterator[schemas.OperationDocument]:
+    ) -> AsyncIterator[schemas.OperationDocument | str]:
         """See `Admin`."""
         failures = 0
+        place = ""
         while True:
             try:
-                async for changed in self._stream(operation):
-                    failures = 0
-                    operation = changed
-                    yield operation
+                async for news, reached in self._stream(operation, place):
+                    failures, place = 0, reached
+                    yield news
+                    if isinstance(news, str):
+                        continue
+                    operation = news
                     if operation.state not in UNFINISHED:
                         return
                 lost: Refused = AnswerLost("the stream of the operation has ended")
@@ -362,23 +376,28 @@ class ApiAdmin:
             await asyncio.sleep(_RETRY)
 
     async def _stream(
-        self, operation: schemas.OperationDocument
-    ) -> AsyncIterator[schemas.OperationDocument]:
-        """The operation after each event of its stream, until that ends."""
-        async for name, data in self._client.events(path_of("operations", operation.id, "stream")):
-            if name == "result":
-                yield msgspec.json.decode(data, type=_Operation).document()
+        self, operation: schemas.OperationDocument, place: str
+    ) -> AsyncIterator[tuple[schemas.OperationDocument | str, str]]:
+        """The operation after each event of its stream, or a text of its log, and the place in that."""
+        path = path_of("operations", operation.id, "stream")
+        async for event in self._client.events(path, after=place):
+            place = event.id or place
+            if event.name == "result":
+                yield msgspec.json.decode(event.data, type=_Operation).document(), place
                 continue
-            if name == "progress":
-                progress = msgspec.json.decode(data, type=_Progress)
+            if event.name == "log":
+                yield msgspec.json.decode(event.data, type=_Log).text, place
+                continue
+            if event.name == "progress":
+                progress = msgspec.json.decode(event.data, type=_Progress)
                 operation = msgspec.structs.replace(operation, progress=progress)
-            elif name == "state":
-                news = msgspec.json.decode(data, type=schemas.OperationState)
+            elif event.name == "state":
+                news = msgspec.json.decode(event.data, type=schemas.OperationState)
                 operation = msgspec.structs.replace(
                     operation, state=news.state, sent=news.sent, finished=news.finished
                 )
             if operation.state in UNFINISHED:  # otherwise the result follows
-                yield operation
+                yield operation, place
 
 
 _PASSING: Final = frozenset({"unreachable", "store-unavailable", "draining", "not-understood"})

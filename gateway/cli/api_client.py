@@ -10,10 +10,10 @@ import os
 import ssl
 import stat
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, NamedTuple, Self, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 import aiohttp
@@ -141,6 +141,14 @@ def path_of(*segments: str) -> str:
         raise Refused("invalid", "an argument is not UTF-8") from None
 
 
+class StreamEvent(NamedTuple):
+    """An event of a stream; `id` is empty if it has none."""
+
+    name: str
+    data: bytes
+    id: str
+
+
 class ApiClient:
     """One caller of the API. Every method raises `Refused`."""
 
@@ -198,21 +206,23 @@ class ApiClient:
         self._refuse(response, data)
         return data
 
-    async def download(self, path: str, query: Query) -> AsyncIterator[bytes]:
+    async def download(
+        self, path: str, query: Query, headers: Mapping[str, str] | None = None
+    ) -> AsyncIterator[bytes]:
         """The parts of an answer of any length."""
         limits = aiohttp.ClientTimeout(sock_connect=_CONNECT_TIMEOUT, sock_read=_SILENCE)
         with self._failures():
-            async with self._request("GET", path, None, query, limits) as response:
+            async with self._request("GET", path, None, query, limits, headers=headers) as response:
                 if not response.ok:
                     self._refuse(response, await _read(response))
                 async for part in response.content.iter_any():
                     yield part
 
-    async def events(self, path: str) -> AsyncIterator[tuple[str, bytes]]:
-        """Name and data of the events of a stream, until it ends."""
+    async def events(self, path: str, *, after: str = "") -> AsyncIterator[StreamEvent]:
+        """The events of a stream, until it ends; those after the event with the id `after`."""
         lines: list[bytes] = []
         rest = bytearray()
-        async for part in self.download(path, ()):
+        async for part in self.download(path, (), {"Last-Event-ID": after} if after else None):
             rest += part
             *ended, last = bytes(rest).replace(b"\r\n", b"\n").split(b"\n")
             rest = bytearray(last)
@@ -228,14 +238,21 @@ class ApiClient:
                     yield event
 
     def _request(
-        self, method: str, path: str, body: object, query: Query, limits: aiohttp.ClientTimeout
+        self,
+        method: str,
+        path: str,
+        body: object,
+        query: Query,
+        limits: aiohttp.ClientTimeout,
+        *,
+        headers: Mapping[str, str] | None = None,
     ) -> Any:
         address = f"{self._access.base}{_API}{path}{'?' if query else ''}{urlencode(query)}"
         return self._session.request(
             method,
             URL(address, encoded=True),
             data=None if body is None else msgspec.json.encode(body),
-            headers=None if body is None else {"Content-Type": "application/json"},
+            headers=headers if body is None else {"Content-Type": "application/json"},
             proxy=self._proxy,
             allow_redirects=False,  # the token is for this gateway alone
             timeout=limits,
@@ -301,9 +318,9 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
     return bytes(data)
 
 
-def _event(lines: list[bytes]) -> tuple[str, bytes] | None:
+def _event(lines: list[bytes]) -> StreamEvent | None:
     """The event of these lines (WHATWG HTML standard, section 9.2); None for a comment."""
-    name, data = "message", []
+    name, place, data = "message", "", []
     for line in lines:
         field, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
@@ -311,4 +328,6 @@ def _event(lines: list[bytes]) -> tuple[str, bytes] | None:
             name = value.decode(errors="replace")
         elif field == b"data":
             data.append(value)
-    return (name, b"\n".join(data)) if data else None
+        elif field == b"id":
+            place = value.decode(errors="replace")
+    return StreamEvent(name, b"\n".join(data), place) if data else None

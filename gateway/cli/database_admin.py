@@ -46,6 +46,7 @@ from gateway.store.enrolments import Enrolments
 from gateway.store.events import EventFilter, Events
 from gateway.store.ice_listing import Ices, Listed
 from gateway.store.ice_order import Mark
+from gateway.store.operation_logs import OperationLogs
 from gateway.store.operations import Operations
 from gateway.store.pools import Pools
 from gateway.store.waits import waits
@@ -72,6 +73,7 @@ class DatabaseAdmin(DatabaseSchedules):
         self._actor = context.actor
         self._table = Ices(context.engine, context.settings.expectations)
         self._operations = Operations(context.engine.fetch)
+        self._logs = OperationLogs(context.engine.fetch, context.settings.operations_log_kept)
         self._enrolments = Enrolments(context.engine)
         self._pools = Pools(context.engine.fetch)
 
@@ -221,13 +223,26 @@ class DatabaseAdmin(DatabaseSchedules):
         """See `Admin`."""
         unwrap(await self._services.operations.cancel(self._actor, operation_id))
 
+    async def operation_log(self, operation_id: str) -> AsyncIterator[str]:
+        """See `Admin`."""
+        await self._operation(operation_id)
+        place, end = await self._logs.extent(operation_id)
+        while place < end:
+            text, place = await self._logs.read(operation_id, place)
+            yield text
+
     async def follow(
         self, operation: schemas.OperationDocument
-    ) -> AsyncIterator[schemas.OperationDocument]:
+    ) -> AsyncIterator[schemas.OperationDocument | str]:
         """See `Admin`."""
         expiry = OperationExpiry(self._engine, utc_now, keep=0, ended=lambda _: None)
         found = await self._operation(operation.id)
+        place, _ = await self._logs.extent(operation.id)
         while True:
+            text, place = await self._logs.read(operation.id, place)
+            while text:
+                yield text
+                text, place = await self._logs.read(operation.id, place)
             [document] = await self._documents([found])
             yield document
             if found.is_finished:

@@ -20,6 +20,7 @@ from gateway.cli.common import (
     json_option,
     print_notice,
     print_output,
+    print_stderr,
     refuse,
     show_json,
     show_members,
@@ -28,14 +29,17 @@ from gateway.cli.common import (
 from gateway.cli.target import with_admin
 from gateway.core.junit import report_of
 from gateway.core.operation import UNFINISHED, State, Waits
-from gateway.core.text import printable
+from gateway.core.text import printable, printable_lines
 from gateway.core.times import to_text
+from gateway.runtime.standard_streams import Unwritable, writing
 from gateway.services.schemas import OperationDocument
 
 _MAX_FAILED: Final = 10
 """Failed tests that are named."""
 _MAX_REASON: Final = 1000
 """Characters of an operation's error that are printed."""
+_LONG_LINE: Final = 10_000
+"""Characters of a line of a log that are printed before its end has come."""
 _INTERRUPTED: Final = 130
 _KINDS: Final = click.Choice([kind.value for kind in OperationKind])
 _STATES: Final = click.Choice([state.value for state in State])
@@ -101,7 +105,10 @@ async def run(
     fail_on_tests: bool,
     as_json: bool,
 ) -> None:
-    """Request an operation and print its id; with --follow, wait and print its result."""
+    """Request an operation and print its id; with --follow, wait and print its result.
+
+    With --follow, its log and its progress go to stderr.
+    """
     follow = follow or fail_on_tests
     if (name is None) is (pool is None):
         raise click.UsageError("name either an ICE or a --pool")
@@ -222,6 +229,25 @@ async def show(admin: Admin, operation_id: str, *, as_json: bool) -> None:
     show_members(document)
 
 
+@operations.command("log")
+@click.argument("operation_id", metavar="ID")
+@with_admin
+async def show_log(admin: Admin, operation_id: str) -> None:
+    """Print what the ICE logged of an operation, the newest part of it.
+
+    On a terminal, characters that could control it are shown as escapes.
+    """
+    on_terminal = sys.stdout is not None and sys.stdout.isatty()
+    try:
+        with writing(sys.stdout):
+            async for text in admin.operation_log(operation_id):
+                shown = printable_lines(text) if on_terminal else text
+                sys.stdout.buffer.write(shown.encode())
+            sys.stdout.buffer.flush()
+    except Unwritable as error:
+        refuse(f"the log could not be written to stdout: {error}")
+
+
 @operations.command()
 @click.argument("operation_id", metavar="ID")
 @with_admin
@@ -245,25 +271,48 @@ def _reason(operation: OperationDocument) -> str:
 
 
 async def _follow(admin: Admin, operation: OperationDocument) -> OperationDocument:
-    """Show the progress of an operation until it has finished; return its last state."""
+    """Show log and progress of an operation until it has finished; return its last state."""
     last = operation
-    with _progress_display() as show:
+    with _progress_display() as (show, print_line):
         show(operation)
+        log = _whole_lines(print_line)
         try:
-            async for last in admin.follow(operation):
+            async for news in admin.follow(operation):
+                if isinstance(news, str):
+                    log(news)
+                    continue
+                last = news
                 if not _has_finished(last):
                     show(last)
+            log("")
         except asyncio.CancelledError:
             print_notice(f"the operation goes on: ice-gateway operations show {operation.id}")
             sys.exit(_INTERRUPTED)
     return last
 
 
+def _whole_lines(print_line: Callable[[str], None]) -> Callable[[str], None]:
+    """A function that takes the texts of a log and prints each line when it is whole or long; an empty text ends it."""
+    rest = ""
+
+    def take(text: str) -> None:
+        nonlocal rest
+        *lines, rest = (rest + text).split("\n")
+        if len(rest) > _LONG_LINE or (rest and not text):
+            lines, rest = [*lines, rest], ""
+        for line in lines:
+            print_line(printable_lines(line.removesuffix("\r")))
+
+    return take
+
+
 @contextlib.contextmanager
-def _progress_display() -> Iterator[Callable[[OperationDocument], None]]:
-    """A function that shows progress: a bar on a terminal, otherwise a line for each change."""
+def _progress_display() -> Iterator[
+    tuple[Callable[[OperationDocument], None], Callable[[str], None]]
+]:
+    """A function that shows progress, a bar on a terminal, otherwise a line for each change; and one that prints a line."""
     if not sys.stderr.isatty():
-        yield _line_by_line()
+        yield _line_by_line(), print_stderr
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -288,7 +337,10 @@ def _progress_display() -> Iterator[Callable[[OperationDocument], None]]:
                 message=message,
             )
 
-        yield show
+        yield (
+            show,
+            lambda line: bar.console.print(line, markup=False, highlight=False, soft_wrap=True),
+        )
 
 
 def _line_by_line() -> Callable[[OperationDocument], None]:

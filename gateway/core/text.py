@@ -12,6 +12,8 @@ from typing import Final
 _TOKEN: Final = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}:,]|[^\s\[\]{}:,"]+')
 """A string, a punctuation character, or a number or literal of JSON."""
 
+_WITHIN_LINES: Final = re.compile(r"[^\n\t]+")
+
 UTF_16: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 """The byte order marks of UTF-16."""
 
@@ -31,6 +33,11 @@ def printable(text: str) -> str:
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
     )
+
+
+def printable_lines(text: str) -> str:
+    """Likewise, but lines and tabs stay as they are."""
+    return _WITHIN_LINES.sub(lambda found: printable(found[0]), text.replace("\r\n", "\n"))
 
 
 def pretty(value: bytes, at_most: int) -> tuple[str, bool]:

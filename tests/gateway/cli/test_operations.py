@@ -24,6 +24,7 @@ from tests.support.work import (
     expect_cancel,
     finished,
     in_state,
+    log,
     progress,
     stored,
     take,
@@ -199,6 +200,48 @@ async def test_a_followed_operation_tells_how_far_it_is_and_prints_its_result(ru
     assert json.loads(done.stdout) == {"exit": 0}
     assert f"ice-gateway: operation {operation}\n" in done.stderr
     assert "ice-gateway: running 50% half\\nway\n" in done.stderr
+
+
+async def test_a_followed_operation_shows_what_the_ice_logs(running):
+    ice = await connected(running)
+    following = asyncio.create_task(running.command(*RUN, "--follow"))
+    operation = await take(ice)
+    text = "first\r\n\tsecond \x1b[2J\x07\u202e\n\nlast"
+    for part in (text[:8], text[8:]):
+        log(ice, operation, part)
+    await finished(ice, operation, result=1)
+    done = await following
+    assert done.stdout == "1\n"
+    assert "first\n\tsecond \\x1b[2J\\x07\\u202e\n\nlast\n" in done.stderr
+    # Not a terminal: as it is.
+    shown = await running.command("operations", "log", operation)
+    assert shown.stdout_bytes == text.encode()
+    missing = await running.command("operations", "log", "none", status=1)
+    assert missing.stderr == "ice-gateway: There is no such operation.\n"
+
+
+async def test_a_log_cannot_control_a_terminal(tmp_path):
+    async with harness(tmp_path) as running:
+        ice = await connected(running)
+        operation = await one_id(running)
+        await take(ice)
+        log(ice, operation, "a\x1b[31m\tb\r\nc\x9b31m\n")
+        await finished(ice, operation)
+    controller, terminal = pty.openpty()
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "gateway", "operations", "log", operation),
+            *("--database", f"sqlite:///{tmp_path}/ice.db"),
+            stdout=terminal,
+            stderr=asyncio.subprocess.PIPE,
+            env=environment(TERM="xterm"),
+        )
+        _, err = await process.communicate()
+        assert (process.returncode, err) == (0, b"")
+        assert os.read(controller, 65_536) == b"a\\x1b[31m\tb\r\nc\\x9b31m\r\n"
+    finally:
+        os.close(controller)
+        os.close(terminal)
 
 
 async def test_a_followed_operation_that_fails_is_status_1_and_a_line(running):

@@ -15,7 +15,7 @@ from gateway.cli.api_client import Access, ApiClient
 from gateway.core.roles import Role
 from tests.support.authority import Authority
 from tests.support.harness import command
-from tests.support.work import asked, connected, finished, in_state, progress, take
+from tests.support.work import asked, connected, finished, in_state, log, progress, take
 
 TOKEN = re.compile(r"eyJ[\w-]+\.\.[\w-]+\.[\w-]+\.[\w-]+\n")
 
@@ -295,7 +295,9 @@ async def test_a_stream_that_breaks_is_read_again(running, tmp_path):
     ice = await connected(running)
     operation = await asked(running.admin)
     await take(ice)
+    log(ice, operation, "before\n")
     progress(ice, operation, fraction=0.25, message="so far")
+    await running.eventually(f"/operations/{operation}/log", lambda answer: answer.body)
     await running.eventually(f"/operations/{operation}", lambda answer: answer.json["progress"])
     path = f"/admin/api/v1/operations/{operation}/stream"
     authorization = {"Authorization": f"Bearer {running.admin.token}"}
@@ -307,7 +309,15 @@ async def test_a_stream_that_breaks_is_read_again(running, tmp_path):
         async with running.session.request(
             *(request.method, f"{running.url}{request.path}"),
             data=await request.read(),
-            headers=authorization | {"Content-Type": "application/json"},
+            headers={
+                **authorization,
+                "Content-Type": "application/json",
+                **{
+                    name: request.headers[name]
+                    for name in ("Last-Event-ID",)
+                    if name in request.headers
+                },
+            },
         ) as answer:
             if request.path != path:
                 return web.Response(
@@ -318,6 +328,7 @@ async def test_a_stream_that_breaks_is_read_again(running, tmp_path):
             async for piece in answer.content.iter_any():
                 await response.write(piece)
                 if seen.count(path) == 1 and b"so far" in piece:
+                    log(ice, operation, "after\n")
                     await finished(ice, operation, result={"exit": 0})
                     request.transport.abort()
                     break
@@ -334,7 +345,10 @@ async def test_a_stream_that_breaks_is_read_again(running, tmp_path):
         Access.of(f"http://127.0.0.1:{server.port}", file, None, insecure=False)
     ) as client:
         admin = ApiAdmin(client)
-        found = [one async for one in admin.follow(await admin.operation(operation))]
+        news = [one async for one in admin.follow(await admin.operation(operation))]
+        assert [one async for one in admin.operation_log(operation)] == ["before\nafter\n"]
+    assert [one for one in news if isinstance(one, str)] == ["before\n", "after\n"]
+    found = [one for one in news if not isinstance(one, str)]
     assert any(one.progress and one.progress.message == "so far" for one in found[:-1])
     assert [one.state for one in found if one.finished] == ["succeeded"]
     assert json.loads(bytes(found[-1].result)) == {"exit": 0}
