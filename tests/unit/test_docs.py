@@ -176,7 +176,7 @@ def test_limits_are_those_that_hold():
             ),
             "params, and a result": f"{MAX_VALUE:,} bytes of JSON",
             "operations of an ICE that have not finished": f"{MAX_UNFINISHED:,}",
-            "params, results, errors and progress kept for an ICE": (
+            "params, results, errors, progress and logs kept for an ICE or pool": (
                 f"`operations.kept_bytes`, of {MAX_KEPT:,} operations"
             ),
             "an ICE's finishes that are not yet written": f"{MAX_PENDING_FINISHES}",
