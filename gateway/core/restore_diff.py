@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Final
 
 from gateway.core.ice import Status
+from gateway.core.labels import Labels, labels_text
 from gateway.core.pause import Pause, standing
 
 _UNKNOWN: Final = "not known"
@@ -79,19 +80,29 @@ class ScheduleStanding:
 
 
 @dataclass(frozen=True, slots=True)
+class PoolStanding:
+    """The part of a pool that decides which ICEs get its operations."""
+
+    name: str
+    labels: Labels
+    ice_type: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Credentials:
-    """All credentials of a database, and its schedules: ICEs and users by folded name, the others by id."""
+    """All credentials of a database, its schedules and pools: ICEs, users and pools by folded name, others by id."""
 
     ices: dict[str, IceCredential]
     users: dict[str, UserCredential]
     api_tokens: dict[str, TokenCredential]
     enrolment_keys: dict[str, EnrolmentCredential] = field(default_factory=dict)
     schedules: dict[str, ScheduleStanding] = field(default_factory=dict)
+    pools: dict[str, PoolStanding] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Revived:
-    """A credential that is valid again: `what` is ice, user, api-token, enrolment-key or schedule.
+    """A credential that is valid again: `what` is ice, user, api-token, enrolment-key, schedule or pool.
 
     `now` describes the restored state, `since` says what had ended it.
     """
@@ -116,6 +127,7 @@ def revived(
         *_api_tokens(older, newer, now),
         *_enrolment_keys(older, newer, now),
         *_schedules(older, newer),
+        *_pools(older, newer),
     ]
 
 
@@ -168,6 +180,17 @@ def _schedules(older: Credentials, newer: Credentials | None) -> Iterator[Revive
         since = _schedule_change(newer.schedules.get(schedule.id)) if newer else _UNKNOWN
         if since:
             yield Revived("schedule", schedule.id, f"of {schedule.target}: {schedule.name}", since)
+
+
+def _pools(older: Credentials, newer: Credentials | None) -> Iterator[Revived]:
+    """The pools that are others now; without `newer` none: only what uses them is a credential."""
+    for name, pool in older.pools.items() if newer else ():
+        current = newer.pools.get(name) if newer else None
+        if current != pool:
+            labels = labels_text(f"{key}={value}" for key, value in pool.labels.items())
+            now = labels if pool.ice_type is None else f"{labels} ({pool.ice_type})"
+            since = "deleted" if current is None else "changed: it had other ICEs"
+            yield Revived("pool", pool.name, now, since)
 
 
 def _schedule_change(newer: ScheduleStanding | None) -> str | None:

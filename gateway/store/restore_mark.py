@@ -20,6 +20,7 @@ from gateway.core.restore_diff import (
     Credentials,
     EnrolmentCredential,
     IceCredential,
+    PoolStanding,
     ScheduleStanding,
     TokenCredential,
     UserCredential,
@@ -28,6 +29,7 @@ from gateway.core.times import from_text, from_text_or_none, to_text
 from gateway.store import events
 from gateway.store.engine import Fetch, Transaction, as_json
 from gateway.store.events import Events
+from gateway.store.ices import labels_from_text
 from gateway.store.pauses import COLUMNS as PAUSE_COLUMNS
 from gateway.store.pauses import pause_from_row
 from gateway.store.tables import ENROLMENT_SCHEMA, WORK_SCHEMA
@@ -82,7 +84,7 @@ async def confirm(transaction: Transaction, event: Event) -> bool:
 
 
 async def standing(fetch: Fetch, schema: int = WORK_SCHEMA) -> Credentials:
-    """The state of every credential and schedule, of the columns that a database of `schema` has."""
+    """The state of every credential, schedule and pool, of the columns that a database of `schema` has."""
     pause = PAUSE_COLUMNS if schema >= WORK_SCHEMA else _NO_PAUSE
     ices = await fetch(
         f"SELECT ice_name, status, generation, ice_token, expireson, {', '.join(pause)}"
@@ -100,8 +102,9 @@ async def standing(fetch: Fetch, schema: int = WORK_SCHEMA) -> Credentials:
             "SELECT id, name, expireson, revokedon, uses, max_uses FROM enrolment_keys"
             " ORDER BY createdon, id"
         )
-    schedules = []
+    schedules, pools = [], []
     if schema >= WORK_SCHEMA:
+        pools = await fetch("SELECT name, labels, ice_type FROM ice_pools ORDER BY lower(name)")
         schedules = await fetch(
             "SELECT id, name, coalesce(ice_name, pool), enabled FROM ice_schedules ORDER BY createdon, id"
         )
@@ -132,6 +135,10 @@ async def standing(fetch: Fetch, schema: int = WORK_SCHEMA) -> Credentials:
         {
             schedule: ScheduleStanding(schedule, name, target, bool(enabled))
             for schedule, name, target, enabled in schedules
+        },
+        {
+            fold(name): PoolStanding(name, labels_from_text(labels), ice_type)
+            for name, labels, ice_type in pools
         },
     )
 

@@ -66,7 +66,7 @@ TABLES: Final = (
     Table("logins", "token_hash", copied=False, forgotten=Forgotten.END),
     Table("ice_events", "seq", forgotten=Forgotten.PRUNE, counted="events"),
     Table("ice_connections", "id", numbered=True, forgotten=Forgotten.RETENTION),
-    Table("ice_pools", "name", forgotten=Forgotten.END, since=WORK_SCHEMA),
+    Table("ice_pools", "name", reviewed=True, forgotten=Forgotten.END, since=WORK_SCHEMA),
     Table("ice_operations", "number", numbered=True, forgotten=Forgotten.RETENTION),
     Table(
         *("ice_operation_logs", "number"),

@@ -25,6 +25,7 @@ from gateway.services.backup import Backup, GatewayFiles, back_up
 from gateway.services.bulk_actions import Target
 from gateway.services.enrolment_keys import NewKey
 from gateway.services.pausing import PauseOrder
+from gateway.services.pools import WantedPool
 from gateway.services.restore import confirm, restore, review
 from gateway.store import enrolments, key_file
 from gateway.store.engine import StoreRefused
@@ -294,6 +295,22 @@ async def test_a_pause_that_is_lost_is_shown(tmp_path, settings):
     at = ("--database", settings.database_url)
     shown = (await command("restore", "--confirm", "--yes", *at)).stdout
     assert "paused by root: it would be sent work again" in shown
+
+
+async def test_pools_that_have_other_ices_again_are_shown(tmp_path, settings):
+    async with open_context(settings) as opened:
+        for name in ("gone", "changed", "same"):
+            await opened.services.pools.set(ADMIN, WantedPool(name, {"os": "linux"}))
+    folder = await make(settings, tmp_path / "backup")
+    async with open_context(settings) as opened:
+        await opened.services.pools.delete(ADMIN, "gone")
+        await opened.services.pools.set(ADMIN, WantedPool("changed", {"os": "windows"}))
+    await put_back(settings, folder)
+    since, _ = await listed(settings)
+    assert since == {
+        ("pool", "gone"): "deleted",
+        ("pool", "changed"): "changed: it had other ICEs",
+    }
 
 
 async def test_a_database_that_is_no_later_state_is_not_compared_with(tmp_path, settings):

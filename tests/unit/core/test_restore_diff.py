@@ -13,6 +13,7 @@ from gateway.core.restore_diff import (
     Credentials,
     EnrolmentCredential,
     IceCredential,
+    PoolStanding,
     ScheduleStanding,
     TokenCredential,
     UserCredential,
@@ -179,3 +180,25 @@ def test_schedule_that_would_request_operations_again(newer, since):
     assert compare(of(replace(NIGHTLY, enabled=False)), of(newer)) == []
     [found] = revived(of(NIGHTLY), None, NOW)
     assert (found.name, found.now, found.since) == ("s1", "of lab-1: nightly", "not known")
+
+
+POOL = PoolStanding("GPU", {"gpu": "yes", "os": "linux"}, "ci-cd")
+
+
+@pytest.mark.parametrize(
+    ("newer", "since"),
+    [
+        (POOL, None),
+        (None, "deleted"),
+        (replace(POOL, labels={"gpu": "new"}), "changed: it had other ICEs"),
+        (replace(POOL, ice_type=None), "changed: it had other ICEs"),
+    ],
+)
+def test_pool_that_has_other_ices_again(newer, since):
+    older = Credentials({}, {}, {}, pools={"gpu": POOL})
+    later = Credentials({}, {}, {}, pools={"gpu": newer} if newer else {})
+    assert compare(older, later) == ([("pool", since)] if since else [])
+    assert revived(older, None, NOW) == []
+    if since:
+        [found] = revived(older, later, NOW)
+        assert (found.name, found.now) == ("GPU", "gpu=yes; os=linux (ci-cd)")
