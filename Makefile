@@ -51,9 +51,11 @@ test: $(STAMP) ## Run the tests
 coverage: $(STAMP) ## Run the tests and list the lines that none of them runs
 	@$(BIN)/python -m pytest -q -n 2 --dist worksteal --cov --cov-report=term
 
-torture: $(STAMP) ## Three quarters of an hour: kill -9 in 300 rounds, during 300 operations and while machines enrol, failing nodes, a rolling restart, the API by each role, PostgreSQL, abuse, the worst input of each entrance
+torture: $(STAMP) ## Three quarters of an hour: kill -9 in 300 rounds, during 300 operations, between occurrences and while machines enrol, failing nodes, a rolling restart, the API by each role, PostgreSQL, abuse, the worst input of each entrance
 	@$(BIN)/python -m tests.torture.crash --rounds 300
 	@$(BIN)/python -m tests.torture.operations --count 300
+	@$(BIN)/python -m tests.torture.schedules --seconds 120
+	@$(BIN)/python -m tests.torture.schedules --seconds 60 --engine postgresql
 	@$(BIN)/python -m tests.torture.enrolment --rounds 300
 	@$(BIN)/python -m tests.torture.enrolment --rounds 300 --engine postgresql
 	@$(BIN)/python -m tests.torture.api

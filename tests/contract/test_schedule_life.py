@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import tempfile
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -22,7 +21,6 @@ from gateway.core.operation import Move, State
 from gateway.core.pool import Pool
 from gateway.core.problems import Problem
 from gateway.core.roles import Role
-from gateway.core.schedule import MAX_COUNTED, SkipReason
 from gateway.core.times import to_text
 from gateway.services.operation_requests import OperationRequest, OperationService
 from gateway.services.schedules import NewSchedule, ScheduleService
@@ -42,6 +40,7 @@ from tests.contract.domain import (
     deregistered,
     minutes,
 )
+from tests.support.schedules import faults_of
 
 ALICE = Actor("alice", Via.API, "192.0.2.8")
 SHELL = Actor("deploy", Via.COMMAND, "host")
@@ -474,27 +473,7 @@ async def _finish(desk: Desk, made) -> None:
 async def _check(desk: Desk, schedule_id: str) -> None:
     """The history and the operations say of each instant, once and in order, what became of it."""
     schedule = await desk.rows.find(schedule_id)
-    cron = Cron.parse(schedule.cron, schedule.timezone)
-
-    def instants(begin: datetime):
-        moment = begin
-        while moment is not None:
-            yield moment
-            moment = cron.next_after(moment)
-
     rows = await desk.history(schedule_id)
+    assert faults_of(schedule, rows, await desk.operations(schedule_id)) == []
     # Earlier than its first one, if the clock was set back before that.
-    assert rows[0].at <= cron.next_after(BEGIN)
-    due = list(itertools.takewhile(lambda one: one <= schedule.last, instants(rows[0].at)))
-    ends = [*(row.at for row in rows[1:]), schedule.last + timedelta(minutes=1)]
-    told = []
-    for row, end in zip(rows, ends, strict=True):
-        assert row.count == 1 or row.skipped is SkipReason.MISSED
-        if row.count == MAX_COUNTED:  # or more
-            told += itertools.takewhile(lambda one, end=end: one < end, instants(row.at))
-        else:
-            told += itertools.islice(instants(row.at), row.count)
-    assert told == due
-    ran = {row.operation: row.at for row in rows if row.operation is not None}
-    found = [one for one in await desk.operations(schedule_id) if one.idempotency_key is not None]
-    assert {one.id: one.run_at for one in found} == ran
+    assert rows[0].at <= Cron.parse(schedule.cron, schedule.timezone).next_after(BEGIN)
