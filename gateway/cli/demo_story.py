@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,8 +24,15 @@ import msgspec
 from rich.console import Console
 from rich.text import Text
 
+from gateway.core.times import from_text, utc_now
+
 _STEP_TIMEOUT: Final = 20.0
 """Seconds within which each step has to happen."""
+_RUN_TIMEOUT: Final = 60.0
+"""Seconds within which an operation has to end, which may wait for another one."""
+_POLL: Final = 0.1
+"""Seconds between two looks at what is about to happen."""
+_POOL: Final = "linux"
 _COLOURS: Final = {"gateway": "cyan", "admin": "magenta", "thief": "red", "demo": "green"}
 _HAS_PYTEST: Final = importlib.util.find_spec("pytest") is not None
 _TESTS: Final = """
@@ -214,31 +222,92 @@ async def _life(story: Story, admin: Admin, url: str, folder: Path) -> None:
 
     lab_token = await provision("lab-1", "normal", "alice")
     build_token = await provision("build-7", "ci-cd", None)
-    async with (
-        client("lab-1", lab_token, "lab") as lab,
-        client("build-7", build_token, "build", *_suite(folder)) as build,
-    ):
-        for ice in (lab, build):
-            line = await ice.line("admitted as ")
-            entry = await admin.call(200, "GET", f"/ices/{ice.name}")
-            story.require(f"status of {ice.name}", "registered", entry["status"])
-            story.say(ice.name, f"{line.split(', ')[0]}; in the table it is now {entry['status']}")
-        await _work(story, admin)
-        await _theft(story, client("thief", lab_token, "thief"))
-        await _deregistration(story, admin, lab, build)
-    renewed = await admin.call(200, "POST", "/ices/lab-1/reregister")
-    story.say("admin", f"reregistered lab-1: {renewed['ice']['status']}, a new token")
-    new_token = _save(folder / "lab-1.new.token", renewed["token"])
-    async with client("lab-1", new_token, "lab") as lab:
-        line = await lab.line("admitted as lab-1")
-        entry = await admin.call(200, "GET", "/ices/lab-1")
-        story.require("status of lab-1", "registered", entry["status"])
-        story.say("lab-1", f"{line.split(', ')[0]} again, generation {entry['generation']}")
-        events = await admin.call(200, "GET", "/events?ice_name=lab-1")
-        actions = [event["action"] for event in events["items"]]
-        wanted = ["provision", "register", "deregister", "reregister", "register"]
-        story.require("the audit log of lab-1", wanted, actions)
-        story.say("gateway", f"audit log of lab-1: {', '.join(actions)}")
+    schedule = await _plan(story, admin)
+    async with client("build-7", build_token, "build", *_suite(folder)) as build:
+        async with client("lab-1", lab_token, "lab") as lab:
+            for ice in (lab, build):
+                line = await ice.line("admitted as ")
+                entry = await admin.call(200, "GET", f"/ices/{ice.name}")
+                story.require(f"status of {ice.name}", "registered", entry["status"])
+                said = line.split(", ")[0]
+                story.say(ice.name, f"{said}; in the table it is now {entry['status']}")
+            await _work(story, admin)
+            await _theft(story, client("thief", lab_token, "thief"))
+            await _deregistration(story, admin, lab, build)
+        renewed = await admin.call(200, "POST", "/ices/lab-1/reregister")
+        story.say("admin", f"reregistered lab-1: {renewed['ice']['status']}, a new token")
+        new_token = _save(folder / "lab-1.new.token", renewed["token"])
+        async with client("lab-1", new_token, "lab") as lab:
+            await _return(story, admin, lab)
+        if schedule is not None:
+            await _occurrence(story, admin, schedule)
+
+
+async def _plan(story: Story, admin: Admin) -> Any:
+    """Put build-7 into a pool, and schedule the suite there; without pytest there is no schedule.
+
+    A cron has no seconds, so this is done early: most of its minute passes while the story goes on.
+    """
+    labels = {"os": "linux"}
+    await admin.call(200, "PATCH", "/ices/build-7", {"labels": labels})
+    pool = await admin.call(201, "PUT", f"/pools/{_POOL}", {"labels": labels})
+    story.require("ICEs of the pool", 1, pool["ices"]["total"])
+    story.say("admin", f"labelled build-7 os=linux, and made the pool {_POOL}: it has 1 ICE")
+    if not _HAS_PYTEST:
+        return None
+    params = {"suite": "smoke"}
+    wanted = {"name": "smoke", "pool": _POOL, "cron": "* * * * *", "params": params}
+    schedule = await admin.call(201, "POST", "/schedules", wanted)
+    due = from_text(schedule["next"][0])
+    story.say(
+        "admin",
+        f"scheduled the suite smoke in this pool for each full minute: next at {due:%H:%M:%S} UTC,"
+        f" in {_seconds_until(due):.0f} s",
+    )
+    return schedule
+
+
+async def _return(story: Story, admin: Admin, lab: Program) -> None:
+    line = await lab.line("admitted as lab-1")
+    entry = await admin.call(200, "GET", "/ices/lab-1")
+    story.require("status of lab-1", "registered", entry["status"])
+    story.say("lab-1", f"{line.split(', ')[0]} again, generation {entry['generation']}")
+    events = await admin.call(200, "GET", "/events?ice_name=lab-1")
+    actions = [event["action"] for event in events["items"]]
+    wanted = ["provision", "register", "deregister", "reregister", "register"]
+    story.require("the audit log of lab-1", wanted, actions)
+    story.say("gateway", f"audit log of lab-1: {', '.join(actions)}")
+
+
+async def _occurrence(story: Story, admin: Admin, schedule: Any) -> None:
+    due = from_text(schedule["next"][0])
+    left = _seconds_until(due)
+    if left > 0:
+        story.say("demo", f"waits {left:.0f} s for the time of the schedule")
+        await asyncio.sleep(left)
+    requested: list[Any] = []
+    async with asyncio.timeout(_STEP_TIMEOUT):
+        while not requested:
+            listing = await admin.call(200, "GET", f"/operations?schedule={schedule['id']}")
+            requested = listing["items"]
+            await asyncio.sleep(0 if requested else _POLL)
+    operation = requested[-1]  # the newest comes first
+    story.require("the time of the operation", due, from_text(operation["run_at"]))
+    late = (from_text(operation["created"]) - due).total_seconds()
+    story.say(
+        "gateway",
+        f"the schedule's time came, {due:%H:%M:%S} UTC: {late * 1000:.0f} ms later it requested"
+        f" the suite of the pool {_POOL}",
+    )
+    operation = await _end(admin, operation)
+    _require_suite(story, operation)
+    story.say(
+        operation["ice_name"], f"{operation['state']}: {operation['result']['tests']} tests again"
+    )
+
+
+def _seconds_until(moment: datetime) -> float:
+    return (moment - utc_now()).total_seconds()
 
 
 def _suite(folder: Path) -> tuple[str, ...]:
@@ -262,20 +331,38 @@ async def _work(story: Story, admin: Admin) -> None:
         story.say("demo", "pytest is not installed, so build-7 runs no suite")
         return
     wanted = {"kind": "remote-execute", "params": {"suite": "smoke"}}
-    operation = await admin.call(202, "POST", "/ices/build-7/operations", wanted)
-    story.say("admin", f"requested remote-execute of build-7: {operation['state']}")
-    async for event, document in admin.follow(f"/operations/{operation['id']}/stream"):
-        if event == "progress":
-            story.say("build-7", f"{document['fraction']:.0%} {document['message']}")
-        operation = document if event == "result" else operation
-    story.require("the operation's state", "succeeded", operation["state"])
+    operation = await admin.call(202, "POST", f"/pools/{_POOL}/operations", wanted)
+    story.say("admin", f"requested remote-execute of the pool {_POOL}: {operation['state']}")
+
+    def tell(progress: Any) -> None:
+        story.say("build-7", f"{progress['fraction']:.0%} {progress['message']}")
+
+    operation = await _end(admin, operation, tell)
+    _require_suite(story, operation)
     result = operation["result"]
-    story.require("tests and failures", (3, 0), (result["tests"], result["failures"]))
     story.say(
-        "build-7",
+        operation["ice_name"],
         f"{operation['state']}: {result['tests']} tests, {result['failures']} failures,"
         f" a JUnit report of {len(result['junit'])} characters",
     )
+
+
+async def _end(admin: Admin, operation: Any, tell: Callable[[Any], None] | None = None) -> Any:
+    """The operation once it has ended; `tell` gets its progress until then."""
+    async with asyncio.timeout(_RUN_TIMEOUT):
+        async for event, document in admin.follow(f"/operations/{operation['id']}/stream"):
+            if event == "progress" and tell is not None:
+                tell(document)
+            operation = document if event == "result" else operation
+    return operation
+
+
+def _require_suite(story: Story, operation: Any) -> None:
+    """Raise `NotObserved` unless build-7 ran the suite, and every test passed."""
+    story.require("the operation's state", "succeeded", operation["state"])
+    story.require("the ICE that ran it", "build-7", operation["ice_name"])
+    result = operation["result"]
+    story.require("tests and failures", (3, 0), (result["tests"], result["failures"]))
 
 
 async def _theft(story: Story, starting: contextlib.AbstractAsyncContextManager[Program]) -> None:
