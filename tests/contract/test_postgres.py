@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 
 import asyncpg
 import pytest
@@ -15,6 +16,7 @@ from gateway.store.engine import OutcomeUnknown, StoreRefused, StoreUnavailable
 from gateway.store.events import Events
 from gateway.store.postgres.connection import Timing
 from gateway.store.postgres.engine import open_postgres
+from gateway.store.postgres.migrate import released
 from tests.contract.domain import (
     add,
     add_registered,
@@ -439,3 +441,49 @@ async def test_programs_that_start_together_make_the_tables_once(database_url):
 
     versions = await asyncio.gather(*(start() for _ in range(5)))
     assert versions == [versions[0]] * 5
+
+
+FREE = (
+    "node lastseen expireson refusedon duplicateon pausedon pausedby pauseduntil pausednote registeredon labels note"
+    " version_key own_text session_text key_id accepts last_address last_version last_platform last_hostname"
+)
+"""Columns of an ICE that take any text."""
+
+
+async def test_the_columns_of_ices_are_put_in_another_order_without_loss(database_url):
+    """By migration 21, which makes the table anew."""
+    values = {name: name for name in FREE.split()} | {
+        "ice_name": "lab-1",
+        "ice_type": "normal",
+        "ice_token": "hash",
+        "status": "provisioned",
+        "provisionedto": "alice",
+        "provisionedon": "then",
+        "generation": 3,
+        "last_opened": 1.5,
+        "pausedbyadmin": 1,
+    }
+    row = "SELECT to_jsonb(t)::text FROM ice_tokens t"
+    older = await asyncpg.connect(database_url)
+    for number, sql in released():
+        if number < 21:
+            await older.execute(sql)
+    await older.execute("INSERT INTO ice_schema VALUES (20)")
+    await older.execute(
+        "INSERT INTO users (name, name_folded, role, createdon) VALUES ('alice', 'alice', 'member', '')"
+    )
+    await older.execute(
+        "INSERT INTO ice_tokens SELECT * FROM jsonb_populate_record(NULL::ice_tokens, $1)",
+        json.dumps(values),
+    )
+    before = await older.fetchval(row)
+    await older.close()
+    async with opening(database_url) as engine:
+        assert await engine.fetch(row) == [(before,)]
+        with refusing(asyncpg.ForeignKeyViolationError, "a name that another table refers to"):
+            await engine.write(
+                lambda t: t.run(
+                    "INSERT INTO ice_sessions (session, ice_name, generation, node, since, address)"
+                    " VALUES ('s', 'lab-2', 1, 'node-a', '', '')"
+                )
+            )

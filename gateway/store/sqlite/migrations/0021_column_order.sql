@@ -1,0 +1,1 @@
+-- Only on PostgreSQL: the order of the columns of `ice_tokens`.
