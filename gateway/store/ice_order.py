@@ -75,6 +75,8 @@ class Part:
         given: the parameters of the condition.
         tied: what all of them have that the listing is sorted by, if it is the same.
         covered: whether an index of the order has what `IceFilter.is_broad` allows.
+        is_sorted: whether the ICEs that match are sorted, rather than all ICEs read in the order of names.
+        first: how many ICEs are looked at; 0 stands for all. A page that these do not fill is read from the next part.
     """
 
     value: str = ""
@@ -84,6 +86,8 @@ class Part:
     given: tuple[str, ...] = ()
     tied: str | None = None
     covered: bool = False
+    is_sorted: bool = False
+    first: int = 0
 
     def matching(self, where: IceFilter, expectations: Expectations, params: list[object]) -> str:
         """SQL for the ICEs in it that match the filter."""
@@ -96,8 +100,15 @@ class Part:
     def ordered(self) -> str:
         """SQL for its order."""
         direction = "DESC" if self.descending else "ASC"
-        keys = (self.value, NAME) if self.value else (NAME,)
+        name = f"coalesce({NAME}, '')" if self.is_sorted else NAME  # no index has that order
+        keys = (self.value, name) if self.value else (name,)
         return f"ORDER BY {', '.join(f'{key} {direction}' for key in keys)}"
+
+    def among(self, beyond: str) -> str:
+        """SQL for the tables that a page is read from; `beyond` is as below."""
+        if not self.first:
+            return self.source
+        return f"(SELECT * FROM {self.source} WHERE {beyond} {self.ordered()} LIMIT {self.first}) t"
 
     def beyond(self, after: Mark | None, params: list[object]) -> str | None:
         """SQL for what comes after the ICE of this mark; None if nothing does."""
@@ -133,6 +144,16 @@ def parts(where: IceFilter, order: Order) -> list[Part]:
         source = ICES
         given, none = f"{value} IS NOT NULL", f"{value} IS NULL"
     return [Part(value, given, source, descending), Part("", none, f"{ICES} {needed}")]
+
+
+def tries_by_name(order: Order, tried: int) -> list[Part]:
+    """See `ice_listing.Ices`. The parts are read one instead of the other.
+
+    PostgreSQL cannot foresee how many ICEs match. If many do, the first `tried` of all names fill a page. Otherwise those that
+    match are sorted: to read all rows in the order of an index takes twice as long as to read the table.
+    """
+    found = Part(descending=order.descending)
+    return [replace(found, first=tried), replace(found, is_sorted=True)]
 
 
 def parts_by_last_seen(confirmed: dict[str, list[str]], order: Order) -> list[Part]:
