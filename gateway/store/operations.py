@@ -45,6 +45,8 @@ _ENDED_BY_US: Final = (State.CANCELLED, State.EXPIRED, State.LOST)
 IS_UNFINISHED: Final = f"state IN {_states(UNFINISHED)}"
 """SQL."""
 _ACTIVE: Final = f"state IN {_states(ACTIVE)}"
+_QUEUED: Final = f"state = '{State.QUEUED}'"
+_DUE: Final = "coalesce(run_at, created)"
 
 
 _SEEN_BY: Final = (
@@ -314,6 +316,27 @@ class Operations:
             f"SELECT min(deadline) FROM ice_operations WHERE {IS_UNFINISHED}"
         )
         return from_text_or_none(deadline)
+
+    async def counts(self, now: datetime) -> tuple[int, int, int]:
+        """How many operations ICEs were sent and have not finished, and how many queued ones are not due, and due."""
+        # Each from an index alone.
+        [(active, not_due, due)] = await self._fetch(
+            f"SELECT (SELECT count(*) FROM ice_operations WHERE {_ACTIVE}),"
+            f" (SELECT count(*) FROM ice_operations WHERE {_QUEUED} AND {_DUE} > $1),"
+            f" (SELECT count(*) FROM ice_operations WHERE {_QUEUED} AND {_DUE} <= $1)",
+            to_text(now),
+        )
+        return int(active), int(not_due), int(due)
+
+    async def waiting_longest(self, now: datetime, limit: int) -> list[Operation]:
+        """At most `limit` queued operations that are due, those that have waited longest first, without `params`."""
+        rows = await self._fetch(
+            f"SELECT {_BRIEF} FROM ice_operations WHERE {_QUEUED} AND {_DUE} <= $1"
+            f" ORDER BY {_DUE}, number LIMIT $2",
+            to_text(now),
+            limit,
+        )
+        return [operation_from_row(row) for row in rows]
 
     async def any_unfinished(self, where: OperationFilter, before: int | None = None) -> bool:
         """Whether an unfinished operation matches; `before` is as for `page`."""

@@ -5,7 +5,9 @@ Tested in tests/contract/test_work_queue.py.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
@@ -15,7 +17,7 @@ from gateway.core.times import to_text
 from gateway.store.consent import accepted, decided_since
 from gateway.store.engine import Fetch, as_json, is_in
 from gateway.store.ice_filter import MEMBER
-from gateway.store.operations import IS_UNFINISHED
+from gateway.store.operations import IS_UNFINISHED, Operations
 from gateway.store.pauses import paused
 from gateway.store.work_queue import has_own_work, in_turn
 
@@ -67,11 +69,9 @@ async def _of_pools(
     fetch: Fetch, operations: Sequence[Operation], now: datetime
 ) -> dict[str, Waits]:
     """One look at the ICEs of a pool for all its operations that the same ICEs may run."""
-    groups: dict[tuple[str | None, str, str, bytes], list[str]] = {}
+    groups: dict[_Group, list[str]] = {}
     for each in operations:
-        groups.setdefault(
-            (each.pool, each.kind.value, each.requested_by, each.refused_by), []
-        ).append(each.id)
+        groups.setdefault(_group(each), []).append(each.id)
     rows = await fetch(
         f"SELECT o.id FROM ice_operations o WHERE {is_in('o.id', 1)} AND NOT {in_turn('o')}",
         as_json([each.id for each in operations if each.schedule is not None]),
@@ -82,6 +82,14 @@ async def _of_pools(
         if why is not None:
             found = dict.fromkeys(ids, why) | found
     return found
+
+
+_Group = tuple[str | None, str, str, bytes]
+
+
+def _group(operation: Operation) -> _Group:
+    """What decides which ICEs may run an operation of a pool; see `_of_group`."""
+    return operation.pool, operation.kind.value, operation.requested_by, operation.refused_by
 
 
 async def _of_group(
@@ -128,3 +136,52 @@ async def _of_group(
 
 def _count(condition: str) -> str:
     return f"count(CASE WHEN {condition} THEN 1 END)"
+
+
+# --- all of them ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Due operations that wait for the same reason: how many, and since when the one that waits longest is due."""
+
+    count: int
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What all ICEs and pools have to do.
+
+    Attributes:
+        running: how many operations ICEs work on, or were sent.
+        not_due: how many queued ones wait for their `run_at`.
+        due: those examined, by why they wait; None: they are about to be sent.
+        not_examined: how many further ones are due.
+    """
+
+    running: int
+    not_due: int
+    due: Mapping[Waits | None, Waiting]
+    not_examined: int
+
+
+async def backlog(fetch: Fetch, now: datetime, examined: int, groups: int) -> Backlog:
+    """Count the unfinished operations; why they wait is read of those that have waited longest.
+
+    These are `examined` operations at most. Those of pools make at most so many `groups` that the same ICEs may run:
+    each needs a look at all ICEs of its pool.
+    """
+    rows = Operations(fetch)
+    running, not_due, due = await rows.counts(now)
+    oldest = await rows.waiting_longest(now, examined)
+    of_pools = dict.fromkeys(_group(each) for each in oldest if each.pool is not None)
+    looked_at = set(itertools.islice(of_pools, groups))
+    oldest = [each for each in oldest if each.pool is None or _group(each) in looked_at]
+    why = await waits(fetch, oldest, now)
+    found: dict[Waits | None, Waiting] = {}
+    for operation in oldest:
+        reason = why.get(operation.id)
+        before = found.get(reason, Waiting(0, operation.run_at or operation.created))
+        found[reason] = Waiting(before.count + 1, before.since)
+    return Backlog(running, not_due, found, max(0, due - len(oldest)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
 
@@ -15,7 +16,8 @@ from gateway.core.operation import Move, Operation, State, Waits
 from gateway.core.pool import Pool
 from gateway.core.times import to_text
 from gateway.store import ices, operations, pools, work_queue
-from gateway.store.waits import waits
+from gateway.store.operations import Operations
+from gateway.store.waits import Backlog, Waiting, backlog, waits
 from gateway.store.work_queue import Group, Worker
 from tests.contract.domain import (
     NOW,
@@ -243,6 +245,10 @@ async def test_why_operations_wait(lab):
     assert {operation.id: found.get(operation.id) for operation, _ in asked} == {
         operation.id: why for operation, why in asked
     }
+    due = Counter(why for _, why in asked if why is not Waits.RUN_AT)
+    counted = await backlog(lab.fetch, LATER, 99, 9)
+    assert (counted.running, counted.not_due, counted.not_examined) == (0, 1, 0)
+    assert counted.due == {why: Waiting(count, NOW) for why, count in due.items()}
 
 
 async def test_of_one_schedule_one_operation_runs_at_a_time(lab):
@@ -265,3 +271,19 @@ async def test_of_one_schedule_one_operation_runs_at_a_time(lab):
     await finish(lab, "first", LATER)
     assert await waits(lab.fetch, [second], LATER) == {}
     assert await claim(lab, "lab-2") == "second"
+
+
+async def test_the_backlog_is_examined_from_its_oldest_on(lab):
+    run_at = NOW + timedelta(minutes=1)
+    await request(lab, "last", "lab", kind=OperationKind.SCHEDULE, run_at=run_at)
+    for name in ("sent", "first", "second"):
+        await request(lab, name, ice_name="lab-1")
+    sent = replace(await Operations(lab.fetch).find("sent"), state=State.SENT, sent=NOW)
+    assert await lab.write(lambda each: work_queue.send(each, sent, worker("lab-1"), LATER))
+    before = {Waits.OPERATION_BEFORE: Waiting(2, NOW)}
+    assert await backlog(lab.fetch, LATER, 2, 9) == Backlog(1, 0, before, 1)
+    assert await backlog(lab.fetch, LATER, 3, 9) == Backlog(
+        1, 0, before | {None: Waiting(1, run_at)}, 0
+    )
+    assert await backlog(lab.fetch, NOW, 3, 9) == Backlog(1, 1, before, 0)
+    assert await backlog(lab.fetch, LATER, 3, 0) == Backlog(1, 0, before, 1)

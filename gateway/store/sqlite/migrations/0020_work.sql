@@ -82,6 +82,9 @@ CREATE INDEX ice_operations_schedule ON ice_operations (schedule, number)
 WHERE schedule IS NOT NULL;
 CREATE INDEX ice_operations_schedule_unfinished ON ice_operations (schedule, number)
 WHERE schedule IS NOT NULL AND finished IS NULL;
+-- Which have waited longest.
+CREATE INDEX ice_operations_queued ON ice_operations (coalesce(run_at, created), number)
+WHERE state = 'queued';
 -- When an ICE was last busy.
 CREATE INDEX ice_operations_last ON ice_operations (ice_name, finished) WHERE finished IS NOT NULL;
 
