@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
@@ -44,11 +45,13 @@ from gateway.store.operations import Operations
 from gateway.store.pools import Pools
 from gateway.store.schedules import Schedules
 from gateway.store.tables import needs_keys
+from gateway.store.waits import backlog
 from gateway.web.connection import Timeouts
 from gateway.web.enrolment_endpoint import EnrolmentEndpoint
 from gateway.web.ice_endpoint import IceEndpoint
 from gateway.web.load_shedding import LoadShedding
 from gateway.web.metrics import Metrics
+from gateway.web.operation_metrics import EXAMINED, GROUPS, BacklogMetrics
 from gateway.web.probes import Probes
 from gateway.web.routes import application
 from gateway.web.server import DOORS, Runner
@@ -144,12 +147,17 @@ async def run_gateway(
             clock=clock,
             confirmer=node.revocations,
             refused=metrics.credentials_refused,
+            cancelled=metrics.ended_operation,
+            decided=metrics.operations.decided_occurrence,
             passwords=passwords,
         )
         streams = EventStreams(tuning.streams)
         node.subscribe(streams.publish)
         node.presence.subscribe(streams.publish_news)
-        metrics.watch(node)
+        read = functools.partial(backlog, engine.fetch, examined=EXAMINED, groups=GROUPS)
+        unfinished = BacklogMetrics(read, clock)
+        stack.push_async_callback(unfinished.close)
+        metrics.watch(node, unfinished)
         failed: asyncio.Future[None] = loop.create_future()
         await stack.enter_async_context(node.running(failed))
         counting = supervise(services.logins.failures.run(), "login failures", failed)

@@ -33,6 +33,7 @@ from gateway.node.expiry import DEADLINE_ERROR
 from gateway.node.hub import Hub
 from gateway.node.lane import Lane, worker_of
 from gateway.node.operation_logs import OperationLogWriter
+from gateway.node.operation_meters import OperationMeters
 from gateway.node.operation_reports import OperationReports
 from gateway.node.operation_waiters import OperationWaiters
 from gateway.node.pool_claimers import PoolClaimers
@@ -82,6 +83,7 @@ class Dispatcher:
         waiters: OperationWaiters,
         progress: ProgressWriter,
         logs: OperationLogWriter,
+        meters: OperationMeters,
         clock: Clock,
         kept_bytes: int,
         finish_grace: timedelta = FINISH_GRACE,
@@ -91,7 +93,7 @@ class Dispatcher:
         self._operations = Operations(engine.fetch)
         self._reads = asyncio.Semaphore(MAX_READS)
         self._hub = hub
-        self._waiters = waiters
+        self._waiters, self._meters = waiters, meters
         self._clock = clock
         self._finish_grace = finish_grace.total_seconds()
         self._cancel_grace = cancel_grace
@@ -339,6 +341,7 @@ class Dispatcher:
         else:
             session.run(new.id, new.kind, new.params, to_text(new.deadline))
             lane.start(new.id)
+            self._meters.sent_operation(new)
         lane.sending = None
 
     async def _reconcile(self, lane: Lane, work: Operation) -> float:
@@ -387,6 +390,7 @@ class Dispatcher:
         """Wake the waiters of an operation that has changed, and the claimer of one that waits again."""
         self._waiters.wake(new.id, finished=new.is_finished)
         if new.is_finished:
+            self._meters.ended_operation(new)
             self.reports.forget(new.id)
         elif new.pool is not None and new.state is State.QUEUED:
             self._pools.requested(new.pool)

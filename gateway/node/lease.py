@@ -28,6 +28,11 @@ class Lease:
         """Whether this node may admit ICEs and act on their messages."""
         return self._monotonic() < self.until
 
+    @property
+    def left(self) -> float:
+        """Seconds until it expires, negative once it has."""
+        return self.until - self._monotonic()
+
     def renew(self, caught_up_at: float) -> None:
         """Extend the lease, counted from a time at which this node knew every committed change."""
         self.until = max(self.until, caught_up_at + self.seconds)

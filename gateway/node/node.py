@@ -35,6 +35,7 @@ from gateway.node.lease import Lease
 from gateway.node.log_follower import LogFollower
 from gateway.node.membership import CONFIRMED_ACTIONS, Membership, NodeIdentity
 from gateway.node.operation_logs import OperationLogWriter
+from gateway.node.operation_meters import OperationMeters
 from gateway.node.operation_waiters import OperationWaiters
 from gateway.node.presence import Presence
 from gateway.node.progress import ProgressWriter
@@ -88,7 +89,7 @@ class NodeLimits:
 DEFAULT_LIMITS: Final = NodeLimits()
 
 
-class Meters(Protocol):
+class Meters(OperationMeters, Protocol):
     """Where a node counts what happens."""
 
     def admitted(self, ice_type: IceType) -> None:
@@ -159,6 +160,7 @@ class Node:
             waiters=self.waiters,
             progress=self._progress,
             logs=self._operation_logs,
+            meters=meters,
             clock=clock,
             kept_bytes=settings.operations_kept_bytes,
             finish_grace=limits.finish_grace,

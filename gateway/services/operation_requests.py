@@ -46,13 +46,22 @@ class OperationRequest:
 class OperationService:
     """Requests, cancels and finds operations.
 
-    For each ICE the table keeps `kept_bytes` of the params, progress and results of its operations.
+    For each ICE the table keeps `kept_bytes` of the params, progress and results of its operations. `cancelled` is
+    called with each operation that was cancelled.
     """
 
-    def __init__(self, *, engine: Engine, clock: Clock, kept_bytes: int) -> None:
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        clock: Clock,
+        kept_bytes: int,
+        cancelled: Callable[[Operation], None] = lambda _: None,
+    ) -> None:
         self._engine = engine
         self._clock = clock
         self._kept_bytes = kept_bytes
+        self._cancelled = cancelled
         self._operations = Operations(engine.fetch)
 
     async def prepare(
@@ -201,7 +210,10 @@ class OperationService:
             )
             return new
 
-        return await self._engine.write(unit)
+        outcome = await self._engine.write(unit)
+        if isinstance(outcome, Operation):
+            self._cancelled(outcome)
+        return outcome
 
 
 _OUTCOMES: Final = {

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
@@ -28,6 +29,7 @@ from gateway.core.schedule import (
     MAX_OF_TARGET,
     MAX_SCHEDULES,
     Changes,
+    Occurrence,
     Schedule,
     Target,
 )
@@ -63,7 +65,8 @@ class NewSchedule:
 class ScheduleService:
     """Every method raises `StoreUnavailable`. Who may do what is for the caller to check (`core.schedule_access`).
 
-    There may be `of_target` schedules of an ICE or pool, and `in_all`.
+    There may be `of_target` schedules of an ICE or pool, and `in_all`. `decided` is called with each occurrence that
+    this process decided on.
     """
 
     def __init__(
@@ -74,7 +77,9 @@ class ScheduleService:
         requests: OperationService,
         of_target: int = MAX_OF_TARGET,
         in_all: int = MAX_SCHEDULES,
+        decided: Callable[[Occurrence], None] = lambda _: None,
     ) -> None:
+        self._decided = decided
         self._of_target, self._in_all = of_target, in_all
         self._engine = engine
         self._clock = clock
@@ -220,9 +225,10 @@ class ScheduleService:
             after = found[-1]
             for _, schedule_id in found:
                 try:
-                    await self._engine.write(
+                    for occurrence in await self._engine.write(
                         functools.partial(self._decide, schedule_id=schedule_id)
-                    )
+                    ):
+                        self._decided(occurrence)
                 except Damaged as fault:
                     await self._stop(schedule_id, str(fault))
                 except StoreUnavailable:
@@ -234,22 +240,23 @@ class ScheduleService:
         _log.error("schedule stopped", schedule=schedule_id, reason=fault)
         await self._engine.write(lambda transaction: schedules.stop(transaction, schedule_id))
 
-    async def _decide(self, transaction: Transaction, schedule_id: str) -> None:
+    async def _decide(self, transaction: Transaction, schedule_id: str) -> list[Occurrence]:
+        """Decide on what is due of a schedule; returns the new rows of its history."""
         now = self._clock()
         locked = await self._lock(transaction, schedule_id)
         if locked is None or not locked[0].is_due(now):
-            return  # another node was first
+            return []  # another node was first
         schedule, ice = locked
         try:
             decision = schedule.decide(now, await self._target(transaction, schedule, ice, now))
         except NotValid as fault:
             _log.error("schedule stopped", schedule=schedule_id, reason=f"{fault.field} {fault}")
             await schedules.stop(transaction, schedule_id)
-            return
+            return []
         if decision is None or not await schedules.move_on(
             transaction, schedule, decision.schedule
         ):
-            return
+            return []
         operation = None
         due = decision.runs
         if due is not None and not await schedules.was_requested(transaction.fetch, schedule, due):
@@ -257,7 +264,9 @@ class ScheduleService:
             actor = Actor(schedule.requested_by, Via.SCHEDULE, schedule.id)
             await self._requests.insert(transaction, actor, operation, ice)
         made = None if operation is None else operation.id
-        await schedules.record(transaction, schedule.id, decision.occurrences(now, made))
+        occurrences = decision.occurrences(now, made)
+        await schedules.record(transaction, schedule.id, occurrences)
+        return occurrences
 
     async def _target(
         self, transaction: Transaction, schedule: Schedule, ice: Ice | None, now: datetime

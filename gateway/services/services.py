@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from gateway.core.operation import Operation
+from gateway.core.schedule import Occurrence
 from gateway.core.times import Clock
 from gateway.runtime.settings import Settings
 from gateway.services.accounts import AccountService
@@ -56,6 +58,8 @@ class Services:
         clock: Clock,
         confirmer: Confirmer,
         refused: Callable[[str], None] = lambda _: None,
+        cancelled: Callable[[Operation], None] = lambda _: None,
+        decided: Callable[[Occurrence], None] = lambda _: None,
         passwords: Passwords | None = None,
     ) -> Services:
         """Make the services of a database.
@@ -67,6 +71,8 @@ class Services:
             clock: the present.
             confirmer: waits until the nodes have acted on an action's events.
             refused: is called with the reason of each refused login or API token.
+            cancelled: is called with each operation that a caller cancelled.
+            decided: is called with each occurrence of a schedule that this process decided on.
             passwords: hashes and checks them.
         """
         passwords = passwords or Passwords()
@@ -78,7 +84,10 @@ class Services:
             "confirmer": confirmer,
         }
         operations = OperationService(
-            engine=engine, clock=clock, kept_bytes=settings.operations_kept_bytes
+            engine=engine,
+            clock=clock,
+            kept_bytes=settings.operations_kept_bytes,
+            cancelled=cancelled,
         )
         return cls(
             Provisioning(**acts),
@@ -87,7 +96,7 @@ class Services:
             EnrolmentKeyService(**acts),
             operations,
             PoolService(engine=engine, clock=clock),
-            ScheduleService(engine=engine, clock=clock, requests=operations),
+            ScheduleService(engine=engine, clock=clock, requests=operations, decided=decided),
             AccountService(
                 engine=engine, clock=clock, passwords=passwords, leavers=Leavers(**acts)
             ),

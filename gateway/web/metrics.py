@@ -27,6 +27,7 @@ from gateway.core.ice import IceType
 from gateway.node.node import Node
 from gateway.runtime.standard_streams import lost_lines
 from gateway.web.connection import DEFAULT_TIMEOUTS, Timeouts
+from gateway.web.operation_metrics import BacklogMetrics, OperationMetrics
 from gateway.web.server import Runner
 
 _log = structlog.get_logger()
@@ -88,7 +89,15 @@ class Metrics:
             "1 while something is wrong with this part; /readyz and the log say what",
             ["part"],
         )
+        self.lease_seconds = gauge(
+            "ice_gateway_lease_seconds",
+            "Until this node's lease expires unless it is renewed; infinite without other nodes",
+        )
+        self.operations = OperationMetrics(self.registry)
+        self.backlog: BacklogMetrics | None = None
         # See `node.Meters`.
+        self.sent_operation = self.operations.sent_operation
+        self.ended_operation = self.operations.ended_operation
         self.dropped = self.drop_seconds.observe
         self.applied = self.tail_lag_seconds.set
         self.duplicates = self.duplicates_found.inc
@@ -122,8 +131,11 @@ class Metrics:
         """Count a refused login or API token."""
         self.refused_credentials.labels(why).inc()
 
-    def watch(self, node: Node) -> None:
-        """Report at each scrape whether the node knows every change, and its faults."""
+    def watch(self, node: Node, backlog: BacklogMetrics) -> None:
+        """Report at each scrape the backlog, whether the node knows every change, its lease, and its faults."""
+        self.backlog = backlog
+        self.registry.register(backlog)
+        self.lease_seconds.set_function(lambda: node.lease.left)
         self.tail_current.set_function(lambda: float(node.log.current))
         for part, check in node.health.checks.items():
             self.fault.labels(part).set_function(_gauge_of(check.fault))
@@ -136,6 +148,8 @@ class Metrics:
             return None
 
         async def page(_: web.Request) -> web.Response:
+            if self.backlog is not None:
+                await self.backlog.refresh()
             return web.Response(
                 body=generate_latest(self.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
             )

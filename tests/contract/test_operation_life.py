@@ -32,6 +32,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from prometheus_client import CollectorRegistry
 
 from client import protocol
 from client.environment import Waits
@@ -59,6 +60,7 @@ from gateway.store.key_file import KeyStore
 from gateway.store.operations import OperationFilter
 from gateway.store.operations import Operations as Rows
 from gateway.store.sqlite.engine import open_sqlite
+from gateway.web.operation_metrics import OperationMetrics
 from tests.contract.domain import NOW, ROOT, add_registered, add_user, an_event
 
 NAME = "lab-1"
@@ -166,6 +168,7 @@ class Gateway:
             waiters=waiters,
             progress=ProgressWriter(self.engine, waiters, world.clock),
             logs=OperationLogWriter(self.engine, waiters, KEPT_BYTES, lambda _: None),
+            meters=OperationMetrics(CollectorRegistry()),
             clock=world.clock,
             kept_bytes=KEPT_BYTES,
         )

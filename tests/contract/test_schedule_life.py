@@ -7,6 +7,7 @@ import tempfile
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -61,7 +62,7 @@ class Desk:
     def _requests(self, engine) -> OperationService:
         return OperationService(engine=engine, clock=lambda: self.now, kept_bytes=KEPT_BYTES)
 
-    def node(self, engine, **bounds: int) -> ScheduleService:
+    def node(self, engine, **bounds: Any) -> ScheduleService:
         requests = self._requests(engine)
         return ScheduleService(engine=engine, clock=lambda: self.now, requests=requests, **bounds)
 
@@ -263,6 +264,15 @@ async def test_one_that_is_too_late_is_missed(desk):
     await desk.at(noon + timedelta(seconds=61))
     assert await desk.skips(made.id) == [(noon, "missed", 1)]
     assert await desk.operations(made.id) == []
+
+
+async def test_each_occurrence_is_counted_by_the_node_that_decided_on_it(desk):
+    made, decided = await desk.make(), []
+    nodes = [desk.node(desk.engine, decided=decided.append) for _ in range(2)]
+    desk.now = minutes(3)
+    await asyncio.gather(*(node.decide_due() for node in nodes))
+    assert decided == await desk.history(made.id)
+    assert [each.count for each in decided] == [2, 1]
 
 
 @pytest.mark.parametrize("when", ["before the commit", "after the commit"])

@@ -28,6 +28,7 @@ def test_a_lease_counts_from_when_the_node_knew(now):
     lease.renew(990.0)
     lease.renew(980.0)  # an answer that came late
     assert lease.valid
+    assert lease.left == 1020.0 - now.now
     now.now = 1020.0
     assert not lease.valid
 
