@@ -70,8 +70,8 @@ async def _of_pools(
 ) -> dict[str, Waits]:
     """One look at the ICEs of a pool for all its operations that the same ICEs may run."""
     groups: dict[_Group, list[str]] = {}
-    for each in operations:
-        groups.setdefault(_group(each), []).append(each.id)
+    for each, group in (await _grouped(fetch, operations)).items():
+        groups.setdefault(group, []).append(each)
     rows = await fetch(
         f"SELECT o.id FROM ice_operations o WHERE {is_in('o.id', 1)} AND NOT {in_turn('o')}",
         as_json([each.id for each in operations if each.schedule is not None]),
@@ -85,11 +85,30 @@ async def _of_pools(
 
 
 _Group = tuple[str | None, str, str, bytes]
+_NOBODY: Final = "/"
+"""Stands for every requester without an ICE; no user is called that."""
 
 
-def _group(operation: Operation) -> _Group:
-    """What decides which ICEs may run an operation of a pool; see `_of_group`."""
-    return operation.pool, operation.kind.value, operation.requested_by, operation.refused_by
+async def _grouped(fetch: Fetch, operations: Sequence[Operation]) -> dict[str, _Group]:
+    """By id what decides which ICEs may run an operation of a pool; see `_of_group`.
+
+    All requesters without an ICE of their own are alike to the ICEs.
+    """
+    rows = await fetch(
+        f"SELECT DISTINCT provisionedto FROM ice_tokens WHERE {is_in('provisionedto', 1)}",
+        as_json(list({each.requested_by for each in operations if each.pool is not None})),
+    )
+    owners = {name for (name,) in rows}
+    return {
+        each.id: (
+            each.pool,
+            each.kind.value,
+            each.requested_by if each.requested_by in owners else _NOBODY,
+            each.refused_by,
+        )
+        for each in operations
+        if each.pool is not None
+    }
 
 
 async def _of_group(
@@ -175,9 +194,9 @@ async def backlog(fetch: Fetch, now: datetime, examined: int, groups: int) -> Ba
     rows = Operations(fetch)
     running, not_due, due = await rows.counts(now)
     oldest = await rows.waiting_longest(now, examined)
-    of_pools = dict.fromkeys(_group(each) for each in oldest if each.pool is not None)
-    looked_at = set(itertools.islice(of_pools, groups))
-    oldest = [each for each in oldest if each.pool is None or _group(each) in looked_at]
+    grouped = await _grouped(fetch, oldest)
+    looked_at = set(itertools.islice(dict.fromkeys(grouped.values()), groups))
+    oldest = [each for each in oldest if each.pool is None or grouped[each.id] in looked_at]
     why = await waits(fetch, oldest, now)
     found: dict[Waits | None, Waiting] = {}
     for operation in oldest:
