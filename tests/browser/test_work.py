@@ -18,6 +18,7 @@ from tests.support.work import (
     finish,
     finished,
     in_state,
+    log,
     progress,
     take,
 )
@@ -164,3 +165,33 @@ async def test_pages_follow_an_operation_and_ask_for_nothing_when_idle(admin, ru
     await expect(pages[0].get_by_text("Sent")).to_be_visible()
     await asyncio.sleep(1)  # a look at the least
     assert set(looks) == {"lab-1"}
+
+
+async def test_a_log_is_followed_searched_and_cannot_do_anything(admin, running):
+    ice = await connected(running)
+    operation = await asked(running.admin)
+    await take(ice)
+    log(ice, operation, f"first\r\n{EVIL}\n\x1b[31mred\u202e\n")
+    page = await admin.open(f"operations/{operation}")
+    region = page.locator("#log-lines")
+    lines = region.locator("span:visible")
+    await expect(lines).to_have_text(["first", EVIL, r"\u{1b}[31mred\u{202e}"])
+    log(ice, operation, "half of")
+    await expect(lines).to_have_count(4)
+    log(ice, operation, " a line\n" + "".join(f"line {number}\n" for number in range(6000)))
+    await expect(page.get_by_text("The last 5,000 lines are shown.")).to_be_visible()
+    await region.scroll_into_view_if_needed()
+    await expect(lines.last).to_be_in_viewport()
+    await region.evaluate("element => element.scrollTop = 0")
+    await expect(page.get_by_label("Scroll to new lines")).not_to_be_checked()
+    await hide(page)
+    log(ice, operation, "while it was hidden\n")
+    await finished(ice, operation)
+    await hide(page, hidden=False)
+    await page.get_by_label("Search the log").fill("HIDDEN")
+    await expect(lines).to_have_text(["while it was hidden"])
+    await expect(page.get_by_text("1 match.")).to_be_visible()
+    async with page.expect_download() as download:
+        await page.get_by_role("link", name="Download the log").click()
+    assert (await download.value).suggested_filename == f"operation-{operation}.log"
+    assert await page.evaluate("window.hurt") is None

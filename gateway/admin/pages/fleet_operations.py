@@ -17,6 +17,7 @@ from gateway.admin.context import CALLER, admin_context
 from gateway.admin.pages.base import PAGE, render, render_table
 from gateway.admin.pages.operations import LABELS, details, operations_page
 from gateway.core.operation import Operation
+from gateway.core.operation_access import sees_contents
 from gateway.core.roles import Need, Role
 
 _OPERATING: Final = (Role.ADMIN, Role.MEMBER)
@@ -63,5 +64,6 @@ async def page(request: web.Request) -> web.StreamResponse:
 async def show(request: web.Request, operation: Operation) -> web.StreamResponse:
     """The page of one operation, for a link to it."""
     title = f"{operation.kind} at {operation.ice_name or operation.pool}"
-    context = {"title": title, **await details(operation)}
+    logged = sees_contents(request[CALLER], operation)
+    context = {"title": title, "logged": logged, **await details(operation)}
     return render(request, "operation_page.html", context)

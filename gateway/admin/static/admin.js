@@ -5,6 +5,7 @@ import { showDialog } from "./dialogs.js";
 import { find } from "./dom.js";
 import { ownerFollowsType, timeFollowsKind } from "./forms.js";
 import { TIMEOUT, isLive, isTriedAgain, tableAddress } from "./live.js";
+import "./operation_log.js";
 import { localTimes, utcFields } from "./times.js";
 import { toast } from "./toasts.js";
 
