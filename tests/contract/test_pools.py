@@ -10,11 +10,13 @@ import pytest
 
 from client.protocol import OperationKind
 from gateway.core.attention import NO_EXPECTATIONS
+from gateway.core.audit_event import Via
 from gateway.core.ice import IceType
 from gateway.core.operation import Move, Operation
 from gateway.core.pool import Pool
+from gateway.core.schedule import Schedule
 from gateway.services.pools import PoolService, WantedPool
-from gateway.store import ice_filter, ices, operations, pools
+from gateway.store import ice_filter, ices, operations, pools, schedules
 from gateway.store.ice_filter import IceFilter
 from gateway.store.ice_listing import Ices
 from gateway.store.pools import PoolCounts, Pools, PoolUse
@@ -174,13 +176,11 @@ async def test_a_pool_is_in_use_while_operations_wait(engine, moves, waits):
 
 async def test_a_pool_is_in_use_while_a_schedule_names_it(engine):
     await add_pool(engine, POOL)
-    await engine.write(
-        lambda tx: tx.run(
-            "INSERT INTO ice_schedules (id, name, pool, params, cron, timezone, timeout, grace,"
-            " enabled, createdby, createdon) VALUES ('1', 'nightly', 'GPU', '1', '0 0 * * *', 'UTC',"
-            " 60, 600, 0, 'root', '2026-11-29T00:00:00Z')"
-        )
+    nightly = Schedule(
+        *("1", "nightly", None, "GPU", b"1", "0 0 * * *", "UTC", "root", Via.API, NOW),
+        enabled=False,
     )
+    await engine.write(lambda tx: schedules.add(tx, nightly))
     assert await engine.write(lambda tx: pools.use(tx, "GPU")) == PoolUse(0, "nightly")
 
 
