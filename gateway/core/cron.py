@@ -242,12 +242,17 @@ def _naive(moment: datetime) -> datetime:
     return moment.replace(tzinfo=None)
 
 
+def is_zone(name: str) -> bool:
+    """Whether this machine's database has a time zone of this name."""
+    return name in _zone_names()
+
+
 def _zone(name: str) -> ZoneInfo:
     """The time zone of an IANA name. Raises `NotValid`.
 
     Only names that are in the database reach the file system.
     """
-    if name not in _zone_names():
+    if not is_zone(name):
         raise NotValid("timezone", "must be an IANA name such as Europe/Berlin or UTC")
     return _load(name)
 

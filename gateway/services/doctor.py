@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
+from gateway.core.cron import is_zone
 from gateway.core.enrolment import is_ours
 from gateway.core.ice import Status
 from gateway.core.times import Clock, to_text
@@ -25,7 +26,7 @@ from gateway.runtime.database_url import file_of
 from gateway.runtime.settings import BadSetting, Settings
 from gateway.services.diagnostics import Finding, failed, ok, warning
 from gateway.services.doctor_network import TIMEOUT, handles, ports, tls
-from gateway.store import key_file, restore_mark
+from gateway.store import key_file, restore_mark, schedules
 from gateway.store.engine import Fetch, StoreRefused, StoreUnavailable
 from gateway.store.enrolments import standing_ids
 from gateway.store.ices import sealed_with
@@ -33,7 +34,7 @@ from gateway.store.key_file import KeyFileUnusable
 from gateway.store.restore_mark import RestoreMark, find_mark
 from gateway.store.sqlite.migrate import is_served, released
 from gateway.store.sqlite.snapshot import SchemaInfo, open_read_only
-from gateway.store.tables import COUNTED, ENROLMENT_SCHEMA, Contents, contents
+from gateway.store.tables import COUNTED, ENROLMENT_SCHEMA, WORK_SCHEMA, Contents, contents
 
 _MIB: Final = 1024 * 1024
 _ROOM: Final = 64 * _MIB
@@ -60,7 +61,7 @@ class DatabaseState:
     """What could be read of the database; `fault` says why the rest could not.
 
     `sealed` are the names of the ICEs by their status and the id of the key of their tokens; `enrolling` are the
-    ids of the enrolment keys that machines may use.
+    ids of the enrolment keys that machines may use; `zones` says how many schedules are in each time zone.
     """
 
     info: SchemaInfo | None = None
@@ -69,6 +70,7 @@ class DatabaseState:
     mark: RestoreMark | None = None
     sealed: _Sealed = field(default_factory=dict)
     enrolling: list[str] = field(default_factory=list)
+    zones: dict[str, int] = field(default_factory=dict)
     served: bool = False
     fault: str | None = None
 
@@ -85,7 +87,7 @@ async def inspect_file(path: Path, now: datetime) -> DatabaseState:
             if info.schema < restore_mark.SCHEMA:
                 return DatabaseState(info, damage, held)
             return DatabaseState(
-                *(info, damage, held, *await _secrets(found.fetch, info.schema, now)),
+                *(info, damage, held, *await _needs(found.fetch, info.schema, now)),
                 served=is_served(path),
             )
     except (sqlite3.Error, ValueError) as error:
@@ -103,23 +105,24 @@ async def inspect_check_server(url: str, now: datetime) -> DatabaseState:
                 return DatabaseState(info)
             held = await contents(fetch, schema)
             return DatabaseState(
-                *(info, None, held, *await _secrets(fetch, schema, now)),
+                *(info, None, held, *await _needs(fetch, schema, now)),
                 served=await server.is_served(fetch),
             )
     except (StoreRefused, StoreUnavailable, ModuleNotFoundError) as error:
         return DatabaseState(fault=str(error))
 
 
-async def _secrets(
+async def _needs(
     fetch: Fetch, schema: int, now: datetime
-) -> tuple[RestoreMark | None, _Sealed, list[str]]:
-    """`mark`, `sealed` and `enrolling` of a database of `schema`."""
+) -> tuple[RestoreMark | None, _Sealed, list[str], dict[str, int]]:
+    """`mark`, `sealed`, `enrolling` and `zones` of a database of `schema`."""
     sealed = {
         status: await sealed_with(fetch, status)
         for status in (Status.PROVISIONED, Status.REGISTERED)
     }
     enrolling = await standing_ids(fetch, now) if schema >= ENROLMENT_SCHEMA else []
-    return await find_mark(fetch), sealed, enrolling
+    zones = await schedules.zones(fetch) if schema >= WORK_SCHEMA else {}
+    return await find_mark(fetch), sealed, enrolling, zones
 
 
 class Doctor:
@@ -238,6 +241,16 @@ class Doctor:
             held = ", ".join(f"{COUNTED[table]}: {count}" for table, count in rows)
             by = "a gateway serves it" if state.served else "no gateway serves it"
             yield ok("database", f"{name} is whole: {held}; {by}")
+        lost = {zone: count for zone, count in state.zones.items() if not is_zone(zone)}
+        if lost:
+            several = "s" if len(lost) > 1 else ""
+            text = (
+                f"this machine does not know the time zone{several} {', '.join(lost)}:"
+                f" what is scheduled in {'them' if several else 'it'} requests nothing ({sum(lost.values())} enabled)"
+            )
+            yield failed(
+                "schedules", text, "update the time zone database (tzdata), or change them"
+            )
 
     def _check_keys(self) -> Iterator[Finding]:
         path = self._settings.key_file

@@ -202,6 +202,14 @@ async def was_requested(fetch: Fetch, schedule: Schedule, occurrence: datetime) 
     )
 
 
+async def zones(fetch: Fetch) -> dict[str, int]:
+    """The time zones of the enabled schedules, and how many are in each."""
+    rows = await fetch(
+        "SELECT timezone, count(*) FROM ice_schedules WHERE enabled = 1 GROUP BY timezone ORDER BY timezone"
+    )
+    return {name: int(number) for name, number in rows}
+
+
 # --- reading -------------------------------------------------------------------------------------
 
 

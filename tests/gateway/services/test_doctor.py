@@ -25,6 +25,7 @@ from gateway.core.tokens import Key, KeyRing
 from gateway.services.backup import DATABASE, GatewayFiles, back_up
 from gateway.services.doctor import Doctor
 from gateway.services.enrolment_keys import NewKey
+from gateway.services.schedules import NewSchedule
 from gateway.store import key_file
 from gateway.store.sqlite.migrate import released
 from tests.support.authority import Authority
@@ -285,6 +286,30 @@ def test_enrolment_keys_need_the_key_file_too(tmp_path):
     expect(examine(settings), "keys", "FAILED", "lacks the key of 1 enrolment key", "revoke them")
     key_file.replace(settings.key_file, key_file.read(made).with_key(Key.generate(utc_now())))
     assert [item for item in examine(settings) if item.level != "ok"] == []
+
+
+def test_schedules_in_a_time_zone_that_is_not_known_here(settings):
+    new = NewSchedule("nightly", "0 2 * * *", "UTC", ice_name="lab-1")
+
+    async def create(zone):
+        async with open_context(settings) as opened:
+            service = opened.services.schedules
+            made = await service.create(ADMIN, service.prepare(ADMIN, new))
+            sql = "UPDATE ice_schedules SET timezone = $1 WHERE id = $2"
+            await opened.engine.write(lambda transaction: transaction.run(sql, zone, made.id))
+
+    for _ in range(2):
+        asyncio.run(create("Europe/Atlantis"))
+    said = "zone Europe/Atlantis: what is scheduled in it requests nothing (2 enabled)"
+    expect(examine(settings), "schedules", "FAILED", said, "tzdata")
+    asyncio.run(create("Mars/Olympus"))
+    expect(
+        examine(settings),
+        "schedules",
+        "FAILED",
+        "zones Europe/Atlantis, Mars/Olympus",
+        "(3 enabled)",
+    )
 
 
 # --- files and disk ------------------------------------------------------------------------------
