@@ -15,6 +15,14 @@ _DECISIONS: Final[dict[str, str]] = {
     AuditAction.APPROVE_ENROLMENT: "Approved",
     AuditAction.REJECT_ENROLMENT: "Rejected",
 }
+_OF_SCHEDULES: Final = frozenset(
+    {
+        AuditAction.CREATE_SCHEDULE,
+        AuditAction.CHANGE_SCHEDULE,
+        AuditAction.DELETE_SCHEDULE,
+        AuditAction.RUN_SCHEDULE,
+    }
+)
 
 
 def sentences(event: Event) -> list[str]:
@@ -42,7 +50,28 @@ def sentences(event: Event) -> list[str]:
             return [f"{_DECISIONS[action]} {machine}, which asked for {wanted} {key}."]
         case AuditAction.CREATE_POOL | AuditAction.CHANGE_POOL | AuditAction.DELETE_POOL as action:
             return [*_pool_sentences(action, event.detail)]
-    return []
+    return [*_schedule_sentences(event.action, event.detail)]
+
+
+def _schedule_sentences(action: str, detail: Mapping[str, Any]) -> Iterator[str]:
+    if action not in _OF_SCHEDULES:
+        return
+    named = f"the schedule {detail['name']} ({detail['schedule']})"
+    if action == AuditAction.CREATE_SCHEDULE:
+        disabled = "" if detail["enabled"] else ", disabled"
+        yield f"Made {named}: {detail['cron']}, in {detail['timezone']}{disabled}."
+    elif action == AuditAction.DELETE_SCHEDULE:
+        yield f"Deleted {named}."
+    elif action == AuditAction.RUN_SCHEDULE:
+        yield f"Ran {named} now: operation {detail['operation']}."
+    else:
+        yield f"Changed {named}."
+        for name, before in sorted(detail.items()):
+            if name.endswith("_before") and name != "generation_before":
+                what = name.removesuffix("_before")
+                yield f"{what.replace('_', ' ').capitalize()}: {detail[what]}, before: {before}."
+        if detail.get("params_changed"):
+            yield "Changed its params."
 
 
 def _pool_sentences(action: str, detail: Mapping[str, Any]) -> Iterator[str]:
@@ -120,6 +149,8 @@ def _wanted(detail: dict[str, Any]) -> str:
 
 def actor_text(actor: Actor) -> str:
     """Who acted, in words: a user's name, or that of a machine that enrols."""
+    if actor.via is Via.SCHEDULE:
+        return f"A schedule of {actor.name}"
     key = actor.name.removeprefix(ACTOR_PREFIX)
     # No ICE has such a name, and no user acts through this channel.
     if actor.via == Via.ICE and key != actor.name:

@@ -178,3 +178,41 @@ def test_a_machine_that_enrols_acts_under_its_key():
     assert actor_text(machine) == "A machine with the enrolment key k1"
     assert actor_text(ROOT) == "root"
     assert actor_text(Actor("enrolment:k1", Via.PAGE, "::1")) == "enrolment:k1"
+
+
+def test_a_schedule_acts_for_its_requester():
+    assert actor_text(Actor("alice", Via.SCHEDULE, "s1")) == "A schedule of alice"
+
+
+@pytest.mark.parametrize(
+    ("action", "detail", "said"),
+    [
+        (
+            "create-schedule",
+            {"cron": "0 2 * * *", "timezone": "UTC", "enabled": False},
+            ["Made the schedule nightly (s1): 0 2 * * *, in UTC, disabled."],
+        ),
+        ("delete-schedule", {}, ["Deleted the schedule nightly (s1)."]),
+        ("run-schedule", {"operation": "o1"}, ["Ran the schedule nightly (s1) now: operation o1."]),
+        (
+            "change-schedule",
+            {
+                "requested_by": "bob",
+                "requested_by_before": "alice",
+                "grace": 5,
+                "grace_before": 6,
+                "params_changed": True,
+                "generation_before": 1,
+            },
+            [
+                "Changed the schedule nightly (s1).",
+                "Grace: 5, before: 6.",
+                "Requested by: bob, before: alice.",
+                "Changed its params.",
+            ],
+        ),
+    ],
+)
+def test_schedules_in_words(action, detail, said):
+    given = {"schedule": "s1", "name": "nightly"} | detail
+    assert detail_parts(event(action, **given)) == said
