@@ -9,7 +9,7 @@ Tested in tests/gateway/node/test_pool_claimers.py.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import structlog
@@ -18,9 +18,13 @@ from gateway.core.times import Clock
 from gateway.runtime.eventloop import cancel_and_wait, wait_at_most
 from gateway.store import work_queue
 from gateway.store.engine import Engine, StoreUnavailable
+from gateway.store.work_queue import Group
 
 _PACE: Final = 0.02
 """Seconds between two looks at a pool, however often it is woken: many sessions may begin at once."""
+_MAX_GROUPS: Final = 20
+"""Groups of due operations for which one look finds ICEs; the next look goes on with the others."""
+_NEXT_GROUPS: Final = 0.5
 _RETRY: Final = 0.5
 _LOOK_AGAIN: Final = 5.0
 """Seconds after which a claimer looks although nothing woke it: a pause ends, another node gives an operation back."""
@@ -55,6 +59,8 @@ class PoolClaimers:
         self._offer = offer
         self._wakes: dict[str, asyncio.Event] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._turns: dict[str, int] = {}
+        """How many groups of a pool were looked at, if they are too many for one look."""
         self._closed = False
 
     @property
@@ -105,6 +111,7 @@ class PoolClaimers:
                 await wait_at_most(wake, pause or 0)
         finally:
             del self._wakes[pool], self._tasks[pool]
+            self._turns.pop(pool, None)
 
     async def _look(self, pool: str) -> float | None:
         """Offer what is due to free ICEs; returns the seconds until the next look, or None if nothing waits."""
@@ -114,7 +121,7 @@ class PoolClaimers:
         if queue is None:
             return None
         chosen: list[str] = []
-        for group in queue.due:
+        for group in self._in_turn(pool, queue.due):
             async with self._reads:
                 free = await work_queue.free_ices(
                     self._engine.fetch,
@@ -127,6 +134,15 @@ class PoolClaimers:
             chosen += [name for name in free if name not in chosen][: group.count]
         for name in chosen:
             self._offer(name)
+        pause = _NEXT_GROUPS if len(queue.due) > _MAX_GROUPS else _LOOK_AGAIN
         if queue.next_due is None:
-            return _LOOK_AGAIN
-        return min(_LOOK_AGAIN, max(0.0, (queue.next_due - now).total_seconds()))
+            return pause
+        return min(pause, max(0.0, (queue.next_due - now).total_seconds()))
+
+    def _in_turn(self, pool: str, due: Sequence[Group]) -> Sequence[Group]:
+        """The groups to look at now: those that no ICE may take must not keep the others waiting."""
+        if len(due) <= _MAX_GROUPS:
+            return due
+        start = self._turns.get(pool, 0) % len(due)
+        self._turns[pool] = start + _MAX_GROUPS
+        return [*due, *due][start : start + _MAX_GROUPS]

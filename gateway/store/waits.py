@@ -19,7 +19,7 @@ from gateway.store.engine import Fetch, as_json, is_in
 from gateway.store.ice_filter import MEMBER
 from gateway.store.operations import IS_UNFINISHED, Operations
 from gateway.store.pauses import paused
-from gateway.store.work_queue import has_own_work, in_turn
+from gateway.store.work_queue import NOBODY, has_own_work, in_turn
 
 _SESSION: Final = (
     "LEFT JOIN ice_sessions s ON s.number ="
@@ -85,8 +85,6 @@ async def _of_pools(
 
 
 _Group = tuple[str | None, str, str, bytes]
-_NOBODY: Final = "/"
-"""Stands for every requester without an ICE; no user is called that."""
 
 
 async def _grouped(fetch: Fetch, operations: Sequence[Operation]) -> dict[str, _Group]:
@@ -103,7 +101,7 @@ async def _grouped(fetch: Fetch, operations: Sequence[Operation]) -> dict[str, _
         each.id: (
             each.pool,
             each.kind.value,
-            each.requested_by if each.requested_by in owners else _NOBODY,
+            each.requested_by if each.requested_by in owners else NOBODY,
             each.refused_by,
         )
         for each in operations

@@ -26,8 +26,8 @@ from gateway.store.ice_filter import MEMBER
 from gateway.store.operations import COLUMNS, IS_UNFINISHED, operation_from_row
 from gateway.store.pauses import paused
 
-_MAX_GROUPS: Final = 20
-"""Groups of a pool's due operations for which one look finds ICEs; another look follows."""
+NOBODY: Final = "/"
+"""Stands for every requester without an ICE of their own, who are alike to the ICEs; no user is called that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +219,8 @@ _MAY_WAIT: Final = f"pool IS NOT NULL AND state IN ('{State.QUEUED}', '{State.SE
 async def pool_queue(fetch: Fetch, pool: str, now: datetime) -> PoolQueue | None:
     """What waits in a pool; None if nothing does, and nothing may come back from an ICE."""
     rows = await fetch(
-        f"SELECT kind, requested_by, refused_by, state = '{State.QUEUED}' AND coalesce(run_at, '') <= $2"
+        "SELECT kind, CASE WHEN requested_by IN (SELECT provisionedto FROM ice_tokens) THEN requested_by"
+        f" ELSE '{NOBODY}' END, refused_by, state = '{State.QUEUED}' AND coalesce(run_at, '') <= $2"
         f" AND {in_turn('ice_operations')},"
         f" count(*), min(CASE WHEN state = '{State.QUEUED}' AND run_at > $2 THEN run_at END)"
         f" FROM ice_operations WHERE pool = $1 AND {_MAY_WAIT} GROUP BY 1, 2, 3, 4 ORDER BY min(number)",
@@ -234,7 +235,7 @@ async def pool_queue(fetch: Fetch, pool: str, now: datetime) -> PoolQueue | None
         if is_due
     ]
     times = [run_at for *_, is_due, _, run_at in rows if not is_due and run_at is not None]
-    return PoolQueue(due[:_MAX_GROUPS], from_text_or_none(min(times, default=None)))
+    return PoolQueue(due, from_text_or_none(min(times, default=None)))
 
 
 async def free_ices(

@@ -207,7 +207,7 @@ async def test_what_waits_in_a_pool(lab):
     for name in ("one", "two"):
         await request(lab, name, "lab")
     found = await work_queue.pool_queue(lab.fetch, "lab", LATER)
-    assert list(found.due) == [Group(OperationKind.EXECUTE, "root", "[]", 2)]
+    assert list(found.due) == [Group(OperationKind.EXECUTE, work_queue.NOBODY, "[]", 2)]
     assert found.next_due == run_at
 
 

@@ -323,3 +323,22 @@ async def test_the_kind_must_suit_the_type_of_the_pool(running):
     answer = await running.admin.post("/pools/lab/operations", {"kind": "execute"})
     assert (answer.status, answer.json["code"]) == (409, "kind-not-allowed")
     assert (await ask(running.admin, "none")).status == 404
+
+
+async def test_what_no_ice_takes_keeps_nothing_else_waiting(running):
+    """More groups than one look finds ICEs for, each of them refused by a session of its own."""
+    await make_pool(running, lab="yes")
+    refused = [await for_pool(running, kind="debug") for _ in range(25)]
+
+    async def by_sessions(transaction):
+        for number, operation in enumerate(refused):
+            await transaction.run(
+                "UPDATE ice_operations SET refused_by = $1 WHERE id = $2",
+                f'["session {number}"]',
+                operation,
+            )
+
+    await running.gateway.engine.write(by_sessions)
+    worker = await member(running, "lab-1", kind="ci-cd")
+    operation = await for_pool(running, kind="remote-execute")
+    assert await take(worker) == operation
