@@ -219,7 +219,8 @@ _MAY_WAIT: Final = f"pool IS NOT NULL AND state IN ('{State.QUEUED}', '{State.SE
 async def pool_queue(fetch: Fetch, pool: str, now: datetime) -> PoolQueue | None:
     """What waits in a pool; None if nothing does, and nothing may come back from an ICE."""
     rows = await fetch(
-        "SELECT kind, CASE WHEN requested_by IN (SELECT provisionedto FROM ice_tokens) THEN requested_by"
+        "SELECT kind, CASE WHEN EXISTS (SELECT 1 FROM ice_tokens"
+        " WHERE provisionedto = ice_operations.requested_by) THEN requested_by"
         f" ELSE '{NOBODY}' END, refused_by, state = '{State.QUEUED}' AND coalesce(run_at, '') <= $2"
         f" AND {in_turn('ice_operations')},"
         f" count(*), min(CASE WHEN state = '{State.QUEUED}' AND run_at > $2 THEN run_at END)"
