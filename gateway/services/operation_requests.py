@@ -251,7 +251,7 @@ def _queue_full(what: str, count: int, size: int, more: int, kept_bytes: int) ->
         return None
     return problem(
         "queue-full",
-        f"The unfinished operations of this {what} have {size:,} bytes of parameters and this one has {more:,},"
+        f"The unfinished operations of this {what} have {size:,} bytes of parameters and logs, and this one has {more:,},"
         f" of {kept_bytes:,} (operations.kept_bytes) in total: {_ADVICE}, or send less",
     )
 

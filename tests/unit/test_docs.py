@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import gateway
-from client.protocol import MAX_DEPTH, MAX_DIGITS, MAX_VALUE
+from client.protocol import MAX_DEPTH, MAX_DIGITS, MAX_LOG_BYTES, MAX_VALUE
 from gateway.admin import openapi
 from gateway.admin.event_streams import DEFAULT_LIMITS
 from gateway.admin.pages.base import MAX_FIELDS
@@ -18,7 +18,7 @@ from gateway.admin.pages.bulk import MAX_BULK_FIELDS
 from gateway.admin.pages.login import MAX_FORM
 from gateway.admin.pages.operations import MAX_FORM as MAX_OPERATION_FORM
 from gateway.core.operation import MAX_KEPT
-from gateway.node import progress
+from gateway.node import operation_logs, progress
 from gateway.node.operation_reports import MAX_PENDING_FINISHES
 from gateway.runtime import logs, standard_streams
 from gateway.runtime.setting_types import MAX_HOSTS
@@ -26,7 +26,7 @@ from gateway.services.login_failures import MAX_A_MINUTE
 from gateway.services.operation_requests import MAX_UNFINISHED
 from gateway.services.passwords import MAX_BYTES, MIN_LENGTH
 from gateway.store.postgres import connection as postgres
-from gateway.web import connection, responses
+from gateway.web import connection, responses, websocket
 from gateway.web.connection import DEFAULT_TIMEOUTS
 
 ROOT = Path(__file__).parents[2]
@@ -169,6 +169,17 @@ def test_limits_are_those_that_hold():
             "an ICE's finishes that are not yet written": f"{MAX_PENDING_FINISHES}",
             "events of failed logins": f"1 a minute of a user, {MAX_A_MINUTE} of all users",
             "a password": f"{MIN_LENGTH} characters or more, at most {MAX_BYTES:,} bytes",
+            "what is read of an ICE": (
+                f"{websocket.DEFAULT_LIMITS.byte_rate / kib**2:g} MiB a second,"
+                f" {websocket.DEFAULT_LIMITS.byte_burst / kib**2:g} MiB at once"
+            ),
+            "an ICE's log of an operation": (
+                f"{MAX_LOG_BYTES:,} bytes a message; `operations.log_kept` in all"
+            ),
+            "logs that wait to be written": (
+                f"`operations.log_kept` of an operation, {operation_logs.MAX_WAITING // kib**2} MiB of all;"
+                f" {operation_logs.WRITE_BYTES // kib**2} MiB in {operation_logs.INTERVAL:g} s is written"
+            ),
             "an ICE's progress": (
                 f"a row in {progress.INTERVAL:g} s, {progress.MAX_MESSAGE:,} characters,"
                 f" {progress.MAX_DATA:,} bytes of data"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.text import compact, decoded, pretty, printable
+from gateway.core.text import compact, decoded, pretty, printable, printable_lines
 
 STEERING = "\x1b[2J\x9b31m\u202e\x7f\U000e0001"
 
@@ -29,6 +29,14 @@ def test_printable_text_stays_as_it_is():
     assert printable("lab-1 ✓ 漢字") == "lab-1 ✓ 漢字"
     assert printable(f"a{STEERING}\n").isprintable()
     assert printable("\x1b\n") == "\\x1b\\n"
+
+
+def test_printable_lines_stay_lines():
+    text = f"a\r\n\tb\n{STEERING}\rc"
+    lines = printable_lines(text)
+    assert lines.startswith("a\n\tb\n")
+    assert lines.endswith("\\rc")
+    assert all(line.isprintable() for line in lines.replace("\t", "").split("\n"))
 
 
 @given(
