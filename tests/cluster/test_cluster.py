@@ -26,6 +26,7 @@ from tests.support.work import (
     finished,
     greeted,
     in_state,
+    log,
     progress,
     show,
     take,
@@ -367,17 +368,21 @@ async def test_an_operation_is_streamed_through_another_node(cluster):
     async with cluster.a.session.get(url, headers=headers) as stream:
         assert stream.status == 200
         await take(connection)
+        log(connection, operation, "a line\n")
         progress(connection, operation, fraction=0.25, message="a quarter")
         told = []
         async for line in stream.content:
             if line.startswith(b"data:"):
                 told.append(json.loads(line[5:]))
                 if told[-1].get("message") == "a quarter":
+                    log(connection, operation, "last")
                     await finished(connection, operation)
                 if "result" in told[-1]:
                     break
     assert told[-1]["state"] == "succeeded"
     assert any(one.get("fraction") == 0.25 for one in told)
+    assert "".join(one.get("text", "") for one in told) == "a line\nlast"
+    assert "text" in told[-3], "the end of the log comes before the last state"
 
 
 async def test_an_operation_outlives_the_node_that_sent_it(place, cluster):
