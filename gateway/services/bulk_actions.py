@@ -192,7 +192,9 @@ class BulkActions(IceActions):
                 outcomes.append(BulkOutcome(target.ice_name))
             if dry_run:
                 return _planned(outcomes, found), ()
-            return outcomes, await ices.describe(transaction, list(written.values()))
+            await ices.describe(transaction, list(written.values()))
+            # No node needs to act: none keeps labels, and each confirms only what drops sessions.
+            return outcomes, ()
 
         return await self._run(unit)
 
