@@ -97,7 +97,7 @@ EXEMPT = (
     *(
         _exempt(
             "RejectedPositiveData",
-            "requestOperation",
+            "requestOperation requestPoolOperation",
             {"status": 422, "field": field},
             "Nor what time it is: a time may be past, too far ahead, or before another.",
         )
