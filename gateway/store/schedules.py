@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from gateway.core.audit_event import Via
 from gateway.core.ice import fold
 from gateway.core.schedule import Occurrence, Schedule
 from gateway.core.times import from_text_or_none, to_text, to_text_or_none
@@ -141,12 +142,15 @@ async def delete(transaction: Transaction, schedule_id: str) -> None:
 
 
 async def leave_to_former_users(transaction: Transaction, ices: Sequence[tuple[str, str]]) -> None:
-    """Disable the schedules that these users have of these ICEs, given as pairs of ICE and user."""
+    """Disable the schedules that these users have of these ICEs, given as pairs of ICE and user.
+
+    Those made by a command stay: it was an operator's, whatever their name is.
+    """
     await transaction.run(
         "UPDATE ice_schedules SET enabled = 0, next = NULL, former_user = given.owner"
         f" FROM {rows_of(1, 'name', 'owner')}"
         " WHERE lower(ice_schedules.ice_name) = lower(given.name)"
-        " AND ice_schedules.requested_by = given.owner",
+        f" AND ice_schedules.requested_by = given.owner AND ice_schedules.via <> '{Via.COMMAND}'",
         as_json(list(ices)),
     )
 

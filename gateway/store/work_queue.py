@@ -64,6 +64,7 @@ def _next(ice_name: int, owner: int, held: int) -> str:
     """SQL for the number of the operation that the ICE works on, or of its next one."""
     return (
         f"(SELECT number FROM ice_operations WHERE ice_name = ${ice_name} AND {IS_UNFINISHED}"
+        f" AND {in_turn('ice_operations')}"
         f" ORDER BY state = '{State.QUEUED}', {_held(owner, held)}, coalesce(run_at, created), number LIMIT 1)"
     )
 
@@ -133,7 +134,8 @@ async def claim(transaction: Transaction, worker: Worker, now: datetime) -> Oper
         "UPDATE ice_operations SET state = $1, sent = $2, ice_name = $5 WHERE id = $3 AND state = $4"
         " AND NOT EXISTS (SELECT 1 FROM ice_operations own WHERE own.ice_name = $5"
         f" AND own.{IS_UNFINISHED} AND (own.state <> $4 OR (coalesce(own.run_at, '') <= $8"
-        " AND NOT (own.kind IN (SELECT atom FROM json_each($10)) AND own.requested_by <> coalesce($9, '')))))"
+        " AND NOT (own.kind IN (SELECT atom FROM json_each($10)) AND own.requested_by <> coalesce($9, ''))"
+        f" AND {in_turn('own')})))"
         " AND EXISTS (SELECT 1 FROM ice_tokens t, ice_pools p"
         f" WHERE {_as_registered(5, 6, 7, 8)} AND p.name = ice_operations.pool AND {MEMBER})",
         new.state.value,
@@ -174,9 +176,9 @@ async def oldest(fetch: Fetch, worker: Worker, now: datetime) -> Operation | Non
 def in_turn(operation: str) -> str:
     """SQL for an operation of which no earlier one of the same schedule is unfinished."""
     return (
-        "NOT EXISTS (SELECT 1 FROM ice_operations earlier"
+        f"({operation}.schedule IS NULL OR NOT EXISTS (SELECT 1 FROM ice_operations earlier"
         f" WHERE earlier.schedule = {operation}.schedule AND earlier.finished IS NULL"
-        f" AND earlier.number < {operation}.number)"
+        f" AND earlier.number < {operation}.number))"
     )
 
 
@@ -273,5 +275,5 @@ def has_own_work(ice: str, session: str, *, now: int, since: int) -> str:
     accepts = accepted(ice, session, kind="own.kind", requested_by="own.requested_by", since=since)
     return (
         f"EXISTS (SELECT 1 FROM ice_operations own WHERE own.ice_name = {ice}.ice_name AND own.{IS_UNFINISHED}"
-        f" AND (own.state <> '{State.QUEUED}' OR (coalesce(own.run_at, '') <= ${now} AND {accepts})))"
+        f" AND (own.state <> '{State.QUEUED}' OR (coalesce(own.run_at, '') <= ${now} AND {accepts} AND {in_turn('own')})))"
     )

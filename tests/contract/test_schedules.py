@@ -194,7 +194,8 @@ async def test_a_pause_counts_until_it_ends(engine):
 async def test_those_of_a_former_user_are_disabled(engine):
     mine, other = a_schedule("s1"), a_schedule("s2", requested_by="root")
     elsewhere = a_schedule("s3", ice_name="Build-7")
-    await added(engine, mine, other, elsewhere)
+    command = a_schedule("s4", via=Via.COMMAND)
+    await added(engine, mine, other, elsewhere, command)
     moved = [("LAB-1", "alice")]
     await engine.write(lambda transaction: schedules.leave_to_former_users(transaction, moved))
     rows = Schedules(engine.fetch)
@@ -202,3 +203,4 @@ async def test_those_of_a_former_user_are_disabled(engine):
     assert await rows.find("s1") == disabled
     assert await rows.find("s2") == other
     assert await rows.find("s3") == elsewhere
+    assert await rows.find("s4") == command

@@ -90,6 +90,14 @@ async def finish(engine, operation, at):
     await engine.write(unit)
 
 
+async def cancel(engine, operation):
+    async def unit(transaction):
+        old = await operations.Operations(transaction.fetch).find(operation)
+        await operations.replace(transaction, old, old.moved(Move.CANCEL, LATER, error=b"{}"))
+
+    await engine.write(unit)
+
+
 async def pause(engine, name, until=None):
     await engine.write(
         lambda transaction: transaction.run(
@@ -287,3 +295,24 @@ async def test_the_backlog_is_examined_from_its_oldest_on(lab):
     )
     assert await backlog(lab.fetch, NOW, 3, 9) == Backlog(1, 1, before, 0)
     assert await backlog(lab.fetch, LATER, 3, 0) == Backlog(1, 0, before, 1)
+
+
+async def test_of_one_schedule_one_operation_runs_at_a_time_at_its_own_ice(lab):
+    """The one of another is not accepted; the one of the ICE's user waits for it all the same."""
+    for name, by in (("first", "root"), ("second", "alice")):
+        second = replace(
+            Operation.request(
+                *(name, "lab-1", OperationKind.SCHEDULE, b"1"), requested_by=by, now=NOW, run_at=NOW
+            ),
+            schedule="s1",
+        )
+        await lab.write(lambda transaction, new=second: operations.insert(transaction, new))
+    held = worker("lab-1", held=(OperationKind.SCHEDULE,))
+    found = await work_queue.find_next(lab.fetch, held, LATER)
+    assert found.operation.id == "first"
+    assert await waits(lab.fetch, [second], LATER) == {"second": Waits.OPERATION_BEFORE}
+    await request(lab, "of the pool", "lab")
+    assert await claim(lab, "lab-1", held=(OperationKind.SCHEDULE,)) == "of the pool"
+    await finish(lab, "of the pool", LATER)
+    await cancel(lab, "first")
+    assert (await work_queue.find_next(lab.fetch, held, LATER)).operation.id == "second"
