@@ -328,7 +328,7 @@ def document() -> dict[str, Any]:
     shapes |= openapi_accounts.new_enrolment_key(shapes["NewEnrolmentKey"])
     examples = [{"action": "disconnect", "ice_names": ["lab-pc-7", "build-1"]}]
     shapes["BulkDisconnect"]["examples"] = examples
-    shapes |= openapi_schedules.new_schedule(shapes["WantedSchedule"])
+    shapes |= openapi_schedules.new_schedule(shapes["NewSchedule"])
     for shape in ("IceChanges", "ScheduleChanges", "UserChanges"):
         shapes[shape]["minProperties"] = 1
     shapes["NewUser"]["examples"] = [{"name": "alice", "role": "member"}]

@@ -11,10 +11,10 @@ from typing import Any
 from client.protocol import MAX_VALUE
 from gateway.admin.api.requests import NoMembers
 from gateway.admin.api.schedules import (
+    NewSchedule,
     OccurrenceQuery,
     ScheduleChanges,
     ScheduleQuery,
-    WantedSchedule,
 )
 from gateway.admin.openapi_builder import (
     answer,
@@ -45,7 +45,7 @@ def calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
     yield "/schedules", "get", listed
     made = {"201": answer(ScheduleDocument, "Made", located("schedule"), _LINKS)}
     summary = "Request an operation of an ICE or a pool at the times of a cron expression"
-    described = call("createSchedule", summary, made, 403, 404, 409, body=WantedSchedule)
+    described = call("createSchedule", summary, made, 403, 404, 409, body=NewSchedule)
     yield "/schedules", "post", described
     schedule = {"200": answer(ScheduleDocument, "The schedule", links=_LINKS)}
     yield one, "get", call("showSchedule", "Show a schedule", schedule, 403, 404)
@@ -81,5 +81,5 @@ def new_schedule(schema: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {
         "NewIceSchedule": of_ice,
         "NewPoolSchedule": of_pool,
-        "WantedSchedule": either("NewIceSchedule", "NewPoolSchedule") | {"examples": examples},
+        "NewSchedule": either("NewIceSchedule", "NewPoolSchedule") | {"examples": examples},
     }

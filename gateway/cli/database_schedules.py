@@ -61,10 +61,10 @@ class DatabaseSchedules:
     async def create_schedule(self, new: Body) -> schedule_schemas.ScheduleDocument:
         """See `Admin`."""
         from gateway.admin.api.requests import decode_as
-        from gateway.admin.api.schedules import WantedSchedule
+        from gateway.admin.api.schedules import NewSchedule
 
         with parsing():
-            asked = decode_as(msgspec.json.encode(new), WantedSchedule).asked()
+            asked = decode_as(msgspec.json.encode(new), NewSchedule).asked()
         service = self._services.schedules
         made = unwrap(
             await service.create(self._actor, unwrap(service.prepare(self._actor, asked)))

@@ -48,7 +48,7 @@ _log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class NewSchedule:
+class WantedSchedule:
     """A schedule as a caller asks for it; `params` is JSON, `timeout` and `grace` are seconds."""
 
     name: str
@@ -88,7 +88,7 @@ class ScheduleService:
 
     # --- what callers ask for ------------------------------------------------------------------------
 
-    def prepare(self, actor: Actor, new: NewSchedule) -> Schedule | Problem:
+    def prepare(self, actor: Actor, new: WantedSchedule) -> Schedule | Problem:
         """Validate a request without its ICE or pool; returns the schedule to `create`."""
         now = self._clock()
         wanted = Schedule(

@@ -24,7 +24,7 @@ from gateway.core.problems import Problem
 from gateway.core.roles import Role
 from gateway.core.times import to_text
 from gateway.services.operation_requests import OperationRequest, OperationService
-from gateway.services.schedules import NewSchedule, ScheduleService
+from gateway.services.schedules import ScheduleService, WantedSchedule
 from gateway.store import accounts, ices, operations, pools
 from gateway.store.engine import StoreUnavailable
 from gateway.store.events import Events
@@ -70,7 +70,7 @@ class Desk:
         how = {"name": "smoke", "cron": "* * * * *", "timezone": "UTC"} | how
         if "pool" not in how:
             how.setdefault("ice_name", "lab-1")
-        prepared = self.service.prepare(actor, NewSchedule(**how))
+        prepared = self.service.prepare(actor, WantedSchedule(**how))
         assert not isinstance(prepared, Problem), prepared
         made = await self.service.create(actor, prepared)
         assert not isinstance(made, Problem), made
@@ -382,10 +382,10 @@ async def test_bounds_of_their_number(desk):
     desk.service = desk.node(desk.engine, of_target=2, in_all=3)
     await desk.make()
     await desk.make()
-    prepared = desk.service.prepare(ROOT, NewSchedule("n", "* * * * *", "UTC", ice_name="LAB-1"))
+    prepared = desk.service.prepare(ROOT, WantedSchedule("n", "* * * * *", "UTC", ice_name="LAB-1"))
     assert (await desk.service.create(ROOT, prepared)).code == "too-many-schedules"
     await desk.make(pool="builders")
-    prepared = desk.service.prepare(ROOT, NewSchedule("n", "* * * * *", "UTC", pool="builders"))
+    prepared = desk.service.prepare(ROOT, WantedSchedule("n", "* * * * *", "UTC", pool="builders"))
     assert (await desk.service.create(ROOT, prepared)).code == "too-many-schedules"
 
 

@@ -29,7 +29,7 @@ from gateway.core.schedule import Schedule
 from gateway.node.node import NodeLimits
 from gateway.runtime.logs import configure
 from gateway.services.operation_requests import OperationService
-from gateway.services.schedules import NewSchedule, ScheduleService
+from gateway.services.schedules import ScheduleService, WantedSchedule
 from gateway.store import pools
 from gateway.store.engine import Engine, StoreUnavailable
 from gateway.store.open import open_store
@@ -136,7 +136,7 @@ async def _make(engine: Engine, clock: Callable[[], datetime]) -> list[Schedule]
     service = ScheduleService(engine=engine, clock=clock, requests=requests)
     made = []
     for how in _SCHEDULES:
-        wanted = NewSchedule(**{"name": how["cron"], "timezone": "UTC"} | how)  # type: ignore[arg-type]
+        wanted = WantedSchedule(**{"name": how["cron"], "timezone": "UTC"} | how)  # type: ignore[arg-type]
         prepared = service.prepare(_ROOT, wanted)
         assert not isinstance(prepared, Problem), prepared
         stored = await service.create(_ROOT, prepared)

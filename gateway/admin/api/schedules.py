@@ -43,7 +43,7 @@ from gateway.core.schedule import (
 from gateway.core.schedule_access import may_schedule, sees
 from gateway.services import schedule_schemas
 from gateway.services.pools import no_pool
-from gateway.services.schedules import NO_SCHEDULE, NewSchedule
+from gateway.services.schedules import NO_SCHEDULE, WantedSchedule
 from gateway.store.schedules import ScheduleFilter
 from gateway.web.responses import RequestRefused, json_response
 
@@ -52,7 +52,7 @@ Cron = Annotated[str, msgspec.Meta(max_length=MAX_CRON)]
 Seconds = Annotated[int, msgspec.Meta(ge=1, le=MAX_SECONDS)]
 
 
-class WantedSchedule(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class NewSchedule(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Body of POST /schedules: of one ICE or one pool."""
 
     name: Name
@@ -65,10 +65,10 @@ class WantedSchedule(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, o
     grace: Seconds = DEFAULT_GRACE
     enabled: bool = True
 
-    def asked(self) -> NewSchedule:
+    def asked(self) -> WantedSchedule:
         """The schedule to make."""
         given = msgspec.structs.asdict(self) | {"params": bytes(self.params)}
-        return NewSchedule(**given)
+        return WantedSchedule(**given)
 
 
 class ScheduleChanges(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -145,7 +145,7 @@ async def _query(request: web.Request) -> tuple[ScheduleQuery, str | None]:
 
 async def _wanted(request: web.Request) -> tuple[Schedule]:
     service = admin_context(request).services.schedules
-    asked = (await body_as(request, WantedSchedule)).asked()
+    asked = (await body_as(request, NewSchedule)).asked()
     return (unwrap(service.prepare(actor(request), asked)),)
 
 

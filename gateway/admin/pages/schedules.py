@@ -18,9 +18,9 @@ from aiohttp import web
 from gateway.admin.access import route
 from gateway.admin.api.requests import Query, Text, decode_as, unwrap
 from gateway.admin.api.schedules import (
+    NewSchedule,
     ScheduleChanges,
     ScheduleFilters,
-    WantedSchedule,
     check_target,
     find_own_schedule,
     find_schedule,
@@ -256,7 +256,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     by = actor(request, Via.PAGE)
     try:
         given = _given(fields, ("ice_name", "pool"))
-        asked = decode_as(msgspec.json.encode(given), WantedSchedule).asked()
+        asked = decode_as(msgspec.json.encode(given), NewSchedule).asked()
         prepared: Schedule = unwrap(service.prepare(by, asked))
         await check_target(request, prepared)
         made: Schedule = unwrap(await service.create(by, prepared))

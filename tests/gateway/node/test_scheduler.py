@@ -15,7 +15,7 @@ from gateway.core.problems import Problem
 from gateway.node.node import NodeLimits
 from gateway.node.scheduler import Scheduler
 from gateway.runtime.eventloop import cancel_and_wait
-from gateway.services.schedules import NewSchedule
+from gateway.services.schedules import WantedSchedule
 from gateway.store.engine import StoreUnavailable
 from tests.support.clock import RunningClock
 from tests.support.harness import ADMIN, harness
@@ -136,7 +136,7 @@ async def test_an_ice_gets_what_is_due(tmp_path):
     async with harness(tmp_path, clock=clock, tuning=tuning) as running:
         ice = await connected(running)
         service = running.gateway.services.schedules
-        new = NewSchedule(
+        new = WantedSchedule(
             *("hourly", f"{minute} * * * *", "UTC", b'"smoke"'), ice_name="lab-1", grace=3600
         )
         made = await service.create(ADMIN, service.prepare(ADMIN, new))

@@ -25,7 +25,7 @@ from gateway.core.tokens import Key, KeyRing
 from gateway.services.backup import DATABASE, GatewayFiles, back_up
 from gateway.services.doctor import Doctor
 from gateway.services.enrolment_keys import NewKey
-from gateway.services.schedules import NewSchedule
+from gateway.services.schedules import WantedSchedule
 from gateway.store import key_file
 from gateway.store.sqlite.migrate import released
 from tests.support.authority import Authority
@@ -289,7 +289,7 @@ def test_enrolment_keys_need_the_key_file_too(tmp_path):
 
 
 def test_schedules_in_a_time_zone_that_is_not_known_here(settings):
-    new = NewSchedule("nightly", "0 2 * * *", "UTC", ice_name="lab-1")
+    new = WantedSchedule("nightly", "0 2 * * *", "UTC", ice_name="lab-1")
 
     async def create(zone):
         async with open_context(settings) as opened:
