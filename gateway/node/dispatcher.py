@@ -101,7 +101,12 @@ class Dispatcher:
         """The ICEs that may have unfinished operations; the table is not read for others."""
         self._lanes: dict[str, Lane] = {}
         self._pools = PoolClaimers(
-            engine, reads=self._reads, node=node, clock=clock, offer=self._offer
+            engine,
+            reads=self._reads,
+            node=node,
+            clock=clock,
+            offer=self._offer,
+            works=self._mark_busy,
         )
         self.reports = OperationReports(
             self,
@@ -177,6 +182,7 @@ class Dispatcher:
         """A session was written to the table, where claimers look for it."""
         if isinstance(news, ConnectionChange) and news.connection is not None:
             self._pools.changed()
+            self._pools.arrived(news.ice_name, news.connection.node)
 
     def expired(self, operation: Operation) -> None:
         """`OperationExpiry` has ended an operation."""
@@ -306,6 +312,7 @@ class Dispatcher:
         new = await self._engine.write(unit)
         if new is None:
             return False
+        self._busy.add(worker.ice_name)
         await self._deliver(lane, new)
         return True
 

@@ -41,6 +41,7 @@ class PoolClaimers:
         node: the name of this node.
         clock: the present.
         offer: lets the lane of an ICE look for an operation of its pools.
+        works: lets the lane of an ICE continue with an operation that an earlier session, or another node, has taken.
     """
 
     def __init__(
@@ -51,12 +52,19 @@ class PoolClaimers:
         node: str,
         clock: Clock,
         offer: Callable[[str], None],
+        works: Callable[[str], None],
     ) -> None:
         self._engine = engine
         self._reads = reads
         self._node = node
         self._clock = clock
         self._offer = offer
+        self._works = works
+        self._in_use = True
+        """Whether an operation of a pool may be unfinished."""
+        self._arrived: set[str] = set()
+        """ICEs that connected, and may have one."""
+        self._finding: asyncio.Task[None] | None = None
         self._wakes: dict[str, asyncio.Event] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._turns: dict[str, int] = {}
@@ -70,6 +78,7 @@ class PoolClaimers:
 
     def requested(self, pool: str) -> None:
         """An operation of this pool waits, or may wait again."""
+        self._in_use = True
         wake = self._wakes.get(pool)
         if wake is not None:
             wake.set()
@@ -82,15 +91,45 @@ class PoolClaimers:
         for wake in self._wakes.values():
             wake.set()
 
+    def arrived(self, ice_name: str, node: str) -> None:
+        """An ICE has connected to this node."""
+        if self._in_use and node == self._node and not self._closed:
+            self._arrived.add(ice_name)
+            if self._finding is None:
+                self._finding = asyncio.create_task(self._find_working(), name="ICEs of pools")
+
+    async def _find_working(self) -> None:
+        """Of ICEs that connected find those that have an operation of a pool: no event says who took one."""
+        try:
+            while self._arrived:
+                names, self._arrived = self._arrived, set()
+                self._in_use = False  # until something says otherwise, here or meanwhile
+                try:
+                    async with self._reads:
+                        found = await work_queue.working(self._engine.fetch, names)
+                    self._in_use |= self.any_waits or found is not None
+                except StoreUnavailable:
+                    self._in_use = True
+                    self._arrived |= names
+                    await asyncio.sleep(_RETRY)
+                    continue
+                for ice_name in found or ():
+                    self._works(ice_name)
+                await asyncio.sleep(_PACE)
+        finally:
+            self._finding = None
+
     async def refresh(self) -> None:
         """Read which pools have operations, after the start or an interruption of the log."""
+        self._in_use = True
         for pool in await work_queue.waiting_pools(self._engine.fetch):
             self.requested(pool)
 
     async def close(self) -> None:
         """Look at nothing more."""
         self._closed = True
-        for task in list(self._tasks.values()):
+        finding = () if self._finding is None else (self._finding,)
+        for task in (*self._tasks.values(), *finding):
             await cancel_and_wait(task)
 
     async def _run(self, pool: str) -> None:

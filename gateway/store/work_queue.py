@@ -215,6 +215,18 @@ async def waiting_pools(fetch: Fetch) -> list[str]:
     return [name for (name,) in rows]
 
 
+async def working(fetch: Fetch, ice_names: Collection[str]) -> list[str] | None:
+    """Which of these ICEs have taken an operation of a pool; None if no ICE has."""
+    rows = await fetch(
+        f"SELECT ice_name FROM ice_operations WHERE {_TAKEN} AND {is_in('ice_name', 1)}",
+        as_json(list(ice_names)),
+    )
+    if not rows and not await fetch(f"SELECT 1 FROM ice_operations WHERE {_TAKEN} LIMIT 1"):
+        return None
+    return [name for (name,) in rows]
+
+
+_TAKEN: Final = f"pool IS NOT NULL AND state IN ('{State.SENT}', '{State.RUNNING}')"
 _MAY_WAIT: Final = f"pool IS NOT NULL AND state IN ('{State.QUEUED}', '{State.SENT}')"
 
 

@@ -117,6 +117,16 @@ async def test_of_many_claims_for_one_operation_one_wins(lab):
     assert await work_queue.waiting_pools(lab.fetch) == ["lab"]  # it may come back
 
 
+async def test_who_works_for_a_pool(lab):
+    everyone = ["lab-1", "lab-2", "lab-3"]
+    await request(lab, "own", ice_name="lab-2")
+    await request(lab, "one", "lab")
+    assert await work_queue.working(lab.fetch, everyone) is None
+    await claim(lab, "lab-1")
+    assert await work_queue.working(lab.fetch, everyone) == ["lab-1"]
+    assert await work_queue.working(lab.fetch, ["lab-2"]) == []
+
+
 async def test_the_oldest_of_its_pools_that_an_ice_may_run(lab):
     await request(lab, "gpu", "gpu")
     await request(lab, "later", "lab", kind=OperationKind.SCHEDULE, run_at=LATER + timedelta(1))

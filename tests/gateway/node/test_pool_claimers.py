@@ -6,8 +6,10 @@ from datetime import timedelta
 
 import pytest
 
+from gateway.app import Tuning
 from gateway.core.roles import Role
 from gateway.core.times import to_text, utc_now
+from gateway.node.node import NodeLimits
 from gateway.services.pools import WantedPool
 from tests.support.clock import RunningClock
 from tests.support.harness import ADMIN, harness, marked
@@ -204,6 +206,28 @@ async def test_what_was_refused_goes_to_the_next_session(running):
     await first.leave()
     second = await greeted(ice)
     assert await take(second) == operation
+
+
+@pytest.mark.gateway(tuning=Tuning(node=NodeLimits(finish_grace=timedelta(seconds=0.2))))
+@pytest.mark.parametrize("elsewhere", [False, True])
+async def test_what_an_ice_comes_back_without_is_lost(running, elsewhere):
+    """To the node that sent it, or to another one, to which no event has said who took it."""
+    await make_pool(running, lab="yes")
+    ice = await running.provision("lab-1")
+    first = await greeted(ice)
+    await label(running, "lab-1", lab="yes")
+    operation, following = await for_pool(running), await for_pool(running)
+    await take(first)
+    await in_state(running, operation, "running")
+    await first.close()
+    dispatcher = running.gateway.node.dispatcher
+    await until(lambda: not dispatcher._lanes)
+    if elsewhere:
+        dispatcher._busy.clear()
+    second = await greeted(ice)
+    await in_state(running, operation, "lost")
+    assert await take(second) == following
+    await finished(second, following)
 
 
 async def test_labels_removed_while_work_waits(running):
