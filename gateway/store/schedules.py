@@ -228,6 +228,13 @@ class Schedules:
         rows = await self._fetch(_BY_ID, schedule_id)
         return _schedule(rows[0]) if rows else None
 
+    async def names(self, ids: Sequence[str]) -> dict[str, str]:
+        """The names of the schedules with these ids, by id; those that were deleted are left out."""
+        rows = await self._fetch(
+            f"SELECT id, name FROM ice_schedules WHERE {is_in('id', 1)}", as_json(list(ids))
+        )
+        return {schedule_id: str(name) for schedule_id, name in rows}
+
     async def page(
         self, where: ScheduleFilter, limit: int, place: str | None = None
     ) -> tuple[list[Schedule], bool]:

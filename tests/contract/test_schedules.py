@@ -61,6 +61,7 @@ async def test_a_schedule_is_kept_as_it_was_made(engine):
     [kept] = await added(engine, a_schedule())
     rows = Schedules(engine.fetch)
     assert await rows.find("s1") == kept
+    assert await rows.names(["s1", "s2"]) == {"s1": kept.name}
     assert await rows.find("s2") is None
     changed = replace(kept, name="x", enabled=False, next=None, last=NOW, former_user="alice")
     await engine.write(lambda transaction: schedules.update(transaction, changed))

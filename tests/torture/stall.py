@@ -194,7 +194,7 @@ class Scene:
             (f"{API}/operations/{operation}", self.json),
             (f"{API}/operations?limit=200", self.json),
             (f"/admin/ices/{self.name}", self.login),
-            (f"/admin/ices/{self.name}/operations/{operation}", self.login),
+            (f"/admin/operations/{operation}/details", self.login),
         ):
             await self.gateway.ask(http("GET", path, **given))
         await self.call("POST", f"/operations/{operation}/cancel")

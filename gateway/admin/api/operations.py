@@ -137,7 +137,7 @@ def routes() -> list[web.RouteDef]:
             create_in_pool,
             need=Need.CALLER,
             reads=_wanted,
-            finds=_operable_pool,
+            finds=find_operable_pool,
         ),
         route("GET", "/operations", listing, need=Need.CALLER, reads=_query),
         route("GET", one, show, need=Need.CALLER, finds=find_operation),
@@ -180,7 +180,7 @@ async def _wanted(request: web.Request) -> tuple[float, Operation]:
     )
 
 
-async def _operable_pool(request: web.Request) -> tuple[Pool]:
+async def find_operable_pool(request: web.Request) -> tuple[Pool]:
     """The pool of the path, if the caller may send operations to it. Raises `RequestRefused`."""
     context, caller, name = admin_context(request), request[CALLER], request.match_info["name"]
     if caller.pool is None and not caller.grants.sees_all:

@@ -17,7 +17,6 @@ from gateway.admin.context import CALLER, admin_context
 from gateway.admin.pages.base import PAGE, render, render_table
 from gateway.admin.pages.operations import LABELS, details, operations_page
 from gateway.core.operation import Operation
-from gateway.core.operation_access import sees_contents
 from gateway.core.roles import Need, Role
 
 _OPERATING: Final = (Role.ADMIN, Role.MEMBER)
@@ -42,7 +41,8 @@ async def page(request: web.Request) -> web.StreamResponse:
     """The page, or only its table if htmx asks for that."""
     query = OperationsQuery.of(request)
     where = await query.filter(admin_context(request).services.accounts)
-    found = await operations_page(request, where, query.before, PAGE)
+    operates = request[CALLER].role in _OPERATING
+    found = await operations_page(request, where, query.before, PAGE, operates=operates)
     older, newest = found.pop("next"), f"operations?{query.address(before=None)}"
     context = {
         **found,
@@ -50,8 +50,7 @@ async def page(request: web.Request) -> web.StreamResponse:
         "query": query,
         "kinds": list(OperationKind),
         "states": LABELS,
-        "operates": request[CALLER].role in _OPERATING,
-        "ice": None,
+        "of": None,
         "address": f"operations?{query.address()}",
         "filtered": query != OperationsQuery(before=query.before),
         "newest": None if query.before is None else newest,
@@ -63,7 +62,10 @@ async def page(request: web.Request) -> web.StreamResponse:
 
 async def show(request: web.Request, operation: Operation) -> web.StreamResponse:
     """The page of one operation, for a link to it."""
-    title = f"{operation.kind} at {operation.ice_name or operation.pool}"
-    logged = sees_contents(request[CALLER], operation)
-    context = {"title": title, "logged": logged, **await details(operation)}
+    place = operation.ice_name or f"the pool {operation.pool}"
+    context = {
+        "title": f"{operation.kind} at {place}",
+        "section": "Operations",
+        **await details(request, operation),
+    }
     return render(request, "operation_page.html", context)

@@ -21,7 +21,7 @@ from gateway.admin.context import CALLER, admin_context
 from gateway.admin.pages.base import form_fields, gateway_url, is_fragment, notice, render
 from gateway.admin.pages.event_text import actor_text, copies_text, timeline_text
 from gateway.admin.pages.ices import CHANGED, LABELS, Row, form_error, table_row
-from gateway.admin.pages.operations import operations_of
+from gateway.admin.pages.operations import operations_of_ice
 from gateway.admin.pages.pausing import pause_of
 from gateway.core.attention import Attention
 from gateway.core.audit_event import AuditAction, LogEntry, Via
@@ -154,7 +154,7 @@ async def page(request: web.Request, listed: Listed) -> web.StreamResponse:
         else start_commands(gateway_url(request), listed.ice.ice_name, with_token=waits),
         "labels": LABELS,
         **pause_of(request, listed),
-        **await operations_of(request, listed),
+        **await operations_of_ice(request, listed),
     }
     return render(request, "ice_live.html" if is_fragment(request) else "ice.html", context)
 

@@ -1,4 +1,4 @@
-"""The page of pools, and the page of one: its ICEs, what waits in it, and its API tokens.
+"""The page of pools, and the page of one: its ICEs, its operations and its API tokens.
 
 Tested in tests/gateway/admin/test_pool_pages.py and tests/browser/test_pools.py.
 """
@@ -25,6 +25,7 @@ from gateway.admin.pages.base import (
     toast,
 )
 from gateway.admin.pages.ices import LABELS, form_error
+from gateway.admin.pages.operations import operations_of_pool
 from gateway.core.audit_event import Via
 from gateway.core.ice import IceType
 from gateway.core.labels import labels_of, labels_text
@@ -104,6 +105,7 @@ async def show(request: web.Request) -> web.StreamResponse:
         "rows": await token_rows(request, tokens),
         "total": total,
         "labels": LABELS,
+        **await operations_of_pool(request, pool),
     }
     return render(request, "pool_live.html" if is_fragment(request) else "pool.html", content)
 

@@ -1,4 +1,4 @@
-"""An ICE's operations on its page, as HTTP: requested, looked at, cancelled, and by whom."""
+"""Operations on the pages, as HTTP: requested, looked at, cancelled, and by whom."""
 
 from __future__ import annotations
 
@@ -42,11 +42,29 @@ def nonce(answer) -> str:
     return found[1]
 
 
-async def run(browser, **fields):
+async def run(browser, work=WORK, **fields):
     """Fill in the form, and send it."""
     fields = {"kind": "execute", "params": "{}", "run_at": "", "deadline": "", **fields}
-    fields.setdefault("nonce", nonce(await browser.part(f"{WORK}/new", "dialog")))
-    return await browser.post(WORK, fields)
+    fields.setdefault("nonce", nonce(await browser.part(f"{work}/new", "dialog")))
+    return await browser.post(work, fields)
+
+
+async def linux(running, **ices):
+    """The pool of the ICEs of Linux; these belong to it, each of the type that is given, connected."""
+    labels = {"labels": {"os": "linux"}}
+    connections = {name: await connected(running, name, kind) for name, kind in ices.items()}
+    for name in ices:
+        await running.admin.call("PATCH", f"/ices/{name}", json=labels)
+    await running.admin.call("PUT", "/pools/linux", json=labels)
+    await running.settled()
+    return connections
+
+
+async def pool_operation(running, kind="execute", **body):
+    """Request an operation of the pool; returns its id."""
+    answer = await running.admin.post("/pools/linux/operations", {"kind": kind, **body})
+    assert answer.status == 202, answer
+    return answer.json["id"]
 
 
 async def requested(running):
@@ -167,7 +185,7 @@ async def test_all_of_an_operation_is_shown(running, root):
     error = {"code": "odd", "message": SCRIPT}
     await finished(ice, await take(ice), "failed", error=error)
     await in_state(running, operation, "failed")
-    answer = await root.part(f"{WORK}/{operation}", "dialog")
+    answer = await root.part(f"operations/{operation}/details", "dialog")
     text = said(answer)
     assert (
         json.dumps({"x": SCRIPT}, indent=2).split()
@@ -184,7 +202,7 @@ async def test_of_a_large_result_the_beginning_is_shown(running, root):
     operation = await asked(running.admin)
     await finished(ice, await take(ice), result="x" * 900_000)
     await in_state(running, operation, "succeeded")
-    answer = await root.part(f"{WORK}/{operation}", "dialog")
+    answer = await root.part(f"operations/{operation}/details", "dialog")
     assert "Only the beginning is shown." in said(answer)
     assert len(answer.text) < 30_000
 
@@ -196,7 +214,7 @@ async def test_what_an_older_version_stored_is_shown(running, root, column):
     await running.admin.post(f"/operations/{operation}/cancel")
     await stored(running, operation, column, UNREADABLE[column])
     assert operation in (await root.get("ices/lab-1")).text
-    answer = await root.part(f"{WORK}/{operation}", "dialog")
+    answer = await root.part(f"operations/{operation}/details", "dialog")
     assert answer.status == 200
     assert len(answer.text) < 30_000
     if column == "params":
@@ -249,27 +267,17 @@ async def test_an_operation_is_cancelled_after_a_question(running, root):
     operation = await asked(running.admin)
     await take(ice)
     await in_state(running, operation, "running")
-    asks = await root.part(f"{WORK}/{operation}/cancel", "dialog")
+    asks = await root.part(f"operations/{operation}/cancel", "dialog")
     assert "the gateway asks the ICE to stop" in said(asks)
     assert (await show(running.admin, operation))["state"] == "running", "asking changes nothing"
-    done = await root.post(f"{WORK}/{operation}/cancel")
+    done = await root.post(f"operations/{operation}/cancel")
     assert done.status == 200
     assert "Operation cancelled" in said(done)
     await expect_cancel(ice, operation)
-    again = await root.post(f"{WORK}/{operation}/cancel")
+    again = await root.post(f"operations/{operation}/cancel")
     assert again.status == 409
     assert "The operation has been cancelled." in said(again)
     await finish(ice, operation, "failed", error={"code": "cancelled", "message": "stopped"})
-
-
-async def test_an_operation_of_another_ice_is_not_found_here(running, root):
-    await connected(running)
-    await connected(running, "lab-2")
-    operation = await asked(running.admin, "lab-2")
-    for path in (f"{WORK}/{operation}", f"{WORK}/{operation}/cancel"):
-        assert (await root.part(path)).status == 404
-    assert (await root.post(f"{WORK}/{operation}/cancel")).status == 404
-    assert (await show(running.admin, operation))["state"] in ("queued", "sent")
 
 
 # --- who may -----------------------------------------------------------------------------------
@@ -283,9 +291,13 @@ async def test_members_operate_their_ices_and_see_no_others(running, browse):
     operation = await take(ice)
     page = await alice.get(HERE)
     assert f'id="cancel-{operation}"' in page.text
-    assert (await alice.post(f"{WORK}/{operation}/cancel")).status == 200
+    assert (await alice.post(f"operations/{operation}/cancel")).status == 200
     bob = await browse(running, "bob", Role.MEMBER)
-    for path in (WORK + "/new", f"{WORK}/{operation}", f"{WORK}/{operation}/cancel"):
+    for path in (
+        WORK + "/new",
+        f"operations/{operation}/details",
+        f"operations/{operation}/cancel",
+    ):
         assert (await bob.part(path)).status == 404
     assert (await bob.post(WORK, {"kind": "execute"})).status == 404
 
@@ -306,17 +318,17 @@ async def test_auditors_look_on(running, browse):
     assert f'id="show-{operation}"' in page.text
     assert f'id="cancel-{operation}"' not in page.text
     assert "Run an operation" not in page.text
-    assert (await eve.part(f"{WORK}/{operation}")).status == 200
+    assert (await eve.part(f"operations/{operation}/details")).status == 200
     assert (await eve.part(f"{WORK}/new")).status == 403
     assert (await eve.post(WORK, {"kind": "execute"})).status == 403
-    assert (await eve.post(f"{WORK}/{operation}/cancel")).status == 403
+    assert (await eve.post(f"operations/{operation}/cancel")).status == 403
     assert (await show(running.admin, operation))["state"] in ("sent", "running")
 
 
 async def test_a_change_needs_origin_and_form_token(running, root):
     await connected(running)
     operation = await asked(running.admin)
-    for path in (WORK, f"{WORK}/{operation}/cancel"):
+    for path in (WORK, f"operations/{operation}/cancel"):
         for wrong in ({"X_Form_Token": None}, {"Origin": "https://evil.example"}):
             answer = await root.post(path, {"kind": "execute"}, **wrong)
             assert answer.status == 403, f"{path} with {wrong} gave {answer}"
@@ -369,5 +381,149 @@ async def test_who_gets_an_ice_does_not_see_what_was_requested_before(running, b
     await running.admin.post("/ices/lab-1/reregister", {"provisionedto": "bob"})
     bob = await browse(running, "bob", Role.MEMBER)
     assert operation not in (await bob.get("ices/lab-1")).text
-    for address in (f"operations/{operation}", f"{WORK}/{operation}"):
+    for address in (f"operations/{operation}", f"operations/{operation}/details"):
         assert (await bob.get(address)).status == 404
+
+
+# --- of a pool ---------------------------------------------------------------------------------
+
+
+async def test_an_operation_of_a_pool_is_requested_shown_and_cancelled(running, root):
+    ices = await linux(running, one="ci-cd")
+    page = await root.get("pools/linux")
+    assert 'id="run-operation"' in page.text
+    assert "No operation has been requested of this pool." in said(page)
+    form = await root.part("pools/linux/operations/new", "dialog")
+    assert "Run an operation in the pool linux" in said(form)
+    refused = await run(root, "pools/linux/operations", params="{")
+    assert refused.status == 422
+    assert "has to be JSON" in said(refused)
+    answer = await run(root, "pools/linux/operations", kind="remote-execute", params="1")
+    assert answer.status == 202
+    first = (await expect_run(ices["one"]))["id"]
+    assert first in said(answer)
+    second = await pool_operation(running, "remote-execute", params=2)
+    pool, fleet, ice = [
+        await root.get(address) for address in ("pools/linux", "operations", "ices/one")
+    ]
+    assert "data-unfinished" in pool.text
+    assert "none yet" in said(pool)
+    assert "each ICE of the pool is busy" in said(pool)
+    assert "pool linux" in said(fleet).split("Actions")[1]
+    assert "remote-execute pool linux" in said(ice)
+    assert "remote-execute pool linux" not in said(pool)
+    details = await root.part(f"operations/{second}/details", "dialog")
+    assert "remote-execute in the pool linux" in said(details)
+    assert "Queued each ICE of the pool is busy" in said(details)
+    assert "no ICE of it has it yet" in said(details)
+    assert "remote-execute at the pool linux" in (await root.get(f"operations/{second}")).text
+    asks = await root.part(f"operations/{second}/cancel", "dialog")
+    assert "Cancel remote-execute in the pool linux?" in said(asks)
+    assert "Operation cancelled" in said(await root.post(f"operations/{second}/cancel"))
+    await finished(ices["one"], first, result=1)
+
+
+async def test_a_form_of_a_pool_offers_what_its_type_allows(running, root):
+    await linux(running)
+    form = await root.part("pools/linux/operations/new", "dialog")
+    assert len(re.findall(r"<option>", form.text)) == 5
+    body = {"labels": {"os": "linux"}, "ice_type": "ci-cd"}
+    await running.admin.call("PUT", "/pools/linux", json=body)
+    form = await root.part("pools/linux/operations/new", "dialog")
+    assert sorted(re.findall(r"<option>([\w-]+)", form.text)) == ["remote-execute", "schedule"]
+    refused = await run(root, "pools/linux/operations", kind="scrape")
+    assert refused.status == 409
+    assert "A ci-cd ICE accepts only remote-execute and schedule" in said(refused)
+
+
+async def test_auditors_look_at_a_pool_and_members_do_not(running, browse):
+    await linux(running)
+    operation = await pool_operation(running)
+    eve, alice = await browse(running, "eve", Role.AUDITOR), await alices(browse, running)
+    page = await eve.get("pools/linux")
+    assert f'id="show-{operation}"' in page.text
+    assert f'id="cancel-{operation}"' not in page.text
+    assert 'id="run-operation"' not in page.text
+    assert "no ICE of the pool may do this kind" in said(page)
+    for browser in (eve, alice):
+        assert (await browser.part("pools/linux/operations/new")).status == 403
+        assert (await browser.post("pools/linux/operations", {"kind": "execute"})).status == 403
+    assert (await eve.post(f"operations/{operation}/cancel")).status == 403
+    assert (await alice.post(f"operations/{operation}/cancel")).status == 404
+
+
+async def test_the_user_of_an_ice_sees_that_a_pools_operation_runs_on_it_and_no_more(
+    running, browse
+):
+    ices = await linux(running, mine="normal")
+    operation = await pool_operation(running, params="SECRET-IN")
+    await take(ices["mine"])
+    progress(ices["mine"], operation, fraction=0.5, message="SECRET-ON")
+    await running.eventually(f"/operations/{operation}", lambda told: told.json["progress"])
+    await in_state(running, operation, "running")
+    alice = await alices(browse, running)
+    page = await alice.get("ices/mine")
+    assert "execute pool linux Running" in said(page)
+    assert 'href="pools/' not in page.text
+    assert f'id="cancel-{operation}"' not in page.text, "an admin cancels it"
+    for address in (f"operations/{operation}/details", f"operations/{operation}"):
+        answer = await alice.part(address)
+        assert "shown to admins and auditors only" in said(answer)
+        assert 'id="value-' not in answer.text
+        assert "download=" not in answer.text
+        assert "SECRET" not in answer.text
+    assert "SECRET" not in page.text
+    assert (await alice.part(f"operations/{operation}/cancel")).status == 403
+    await finished(ices["mine"], operation, result=1)
+
+
+async def test_the_page_says_why_an_operation_waits(running, root):
+    await linux(running)
+    ice = await connected(running)
+    first = await asked(running.admin)
+    await take(ice)
+    second = await asked(running.admin)
+    assert "Queued another operation comes before it" in said(await root.get("ices/lab-1"))
+    await running.admin.post(f"/operations/{second}/cancel")
+    await finished(ice, first, result=1)
+    await running.admin.post("/ices/lab-1/pause", {})
+    waiting = await asked(running.admin)
+    await pool_operation(running)
+    page = said(await root.get("operations?state=queued"))
+    assert "Queued the ICE is paused" in page
+    assert "Queued no ICE of the pool may do this kind" in page
+    await running.admin.call("PATCH", "/ices/lab-1", json={"labels": {"os": "linux"}})
+    page = said(await root.get("operations?state=queued"))
+    assert "Queued each connected ICE of the pool is paused" in page
+    await ice.leave()
+    await running.settled()
+    assert "Queued the ICE is not connected" in said(
+        await root.part(f"operations/{waiting}/details")
+    )
+    assert "Queued no ICE of the pool is connected" in said(await root.get("pools/linux"))
+
+
+async def test_operations_of_a_schedule_lead_to_it_and_are_found(running, root):
+    await linux(running)
+    made = await running.admin.post(
+        "/schedules", {"name": "nightly", "pool": "linux", "cron": "0 2 * * *"}
+    )
+    schedule = made.json["id"]
+    operation = (await running.admin.post(f"/schedules/{schedule}/run", {})).json["id"]
+    other = await pool_operation(running)
+    link = f'<a href="schedules/{schedule}">nightly</a>'
+    for query in (f"schedule={schedule}", "pool=LINUX&kind=schedule"):
+        page = await root.get(f"operations?{query}")
+        assert re.findall(r'<tr id="operation-(\w+)"', page.text) == [operation], query
+        assert link in page.text
+    assert (
+        f'<option value="{schedule}" selected>'
+        in (await root.get(f"operations?schedule={schedule}")).text
+    )
+    assert link in (await root.part(f"operations/{operation}/details")).text
+    for each in (operation, other):
+        await running.admin.post(f"/operations/{each}/cancel")
+    await running.admin.call("DELETE", f"/schedules/{schedule}")
+    page = await root.get("operations")
+    assert operation in page.text
+    assert "nightly" not in page.text, "it is deleted"

@@ -83,13 +83,7 @@ async def test_a_refusal_appears_in_the_form(running, root, more, field, sentenc
 
 async def test_what_waits_keeps_a_pool(running, root):
     await root.post("pools", GPU)
-    engine = running.gateway.admin.engine
-    await engine.write(
-        lambda transaction: transaction.run(
-            "INSERT INTO ice_operations (id, pool, kind, params, state, requested_by, created,"
-            " deadline) VALUES ('1', 'GPU', 'execute', '1', 'queued', 'root', '2026', '2027')"
-        )
-    )
+    await running.admin.post("/pools/gpu/operations", {"kind": "execute"})
     assert "1 operation" in said(await root.get("pools/gpu"))
     assert "1 operation waits in this pool" in said(await root.get("pools/gpu/delete"))
     assert (await root.post("pools/gpu/delete")).status == 409
