@@ -93,6 +93,10 @@ async def inhabited(running):
         await running.admin.call("PUT", f"/pools/{name}", json=wanted)
     await accounts.create_token(ADMIN, "root", "job", 86_400, pool="windows")
     await scheduled(running)
+    found = (await running.admin.get(f"/schedules?pool={'w' * 64}")).json["items"]
+    await running.admin.post(f"/schedules/{found[0]['id']}/run")
+    for kind in ("remote-execute", "scrape"):
+        await running.admin.post("/pools/windows/operations", {"kind": kind})
     await running.settled()
     return operation
 
@@ -205,6 +209,7 @@ async def test_pages_hold_to_axe_and_to_the_width(new_admin, running, nodes, sch
         "nodes",
         "enrolment/keys",
         "pools/windows",
+        "operations?pool=windows",
         f"operations/{operation}",
         "operations?state=lost",
         "?q=nowhere",
@@ -247,11 +252,14 @@ async def every_dialog_of_work(page, running):
 async def every_dialog_of_pools(page, running):
     """The same on the page of a pool, and of all."""
     await page.goto(f"{running.url}/admin/pools/windows")
-    for button in ("Change…", "Delete…"):
-        await page.get_by_role("button", name=button).click()
+    for button in (
+        *("Change…", "Delete…", "Run an operation"),
+        *("Show operation", "Cancel operation"),
+    ):
+        await page.get_by_role("button", name=button).first.click()
         await expect(dialog(page)).to_be_visible()
         yield button
-        await press(page, "Cancel")
+        await dialog(page).locator("[data-close]").click()
     await page.goto(f"{running.url}/admin/pools")
     await page.get_by_role("button", name="Make a pool").click()
     await expect(dialog(page)).to_be_visible()
@@ -461,7 +469,7 @@ async def test_actions_of_ices_and_operations_are_reachable_at_every_width(new_a
             """region => {
               for (const link of region.querySelectorAll("th a")) link.textContent = "a".repeat(64);
               for (const by of region.querySelectorAll("td.user")) by.append("x".repeat(120));
-              for (const kind of region.querySelectorAll("td.kind")) kind.textContent = "remote-execute";
+              for (const kind of region.querySelectorAll("td.kind")) kind.firstChild.data = "remote-execute";
               for (const end of region.querySelectorAll("td.finished"))
                 end.textContent = "29 Nov 2026, 09:55:48";
             }"""

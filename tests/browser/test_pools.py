@@ -1,11 +1,11 @@
-"""Pools before an admin: one is made, fills, is changed, and is deleted."""
+"""Pools before an admin: one is made, fills, works, is changed, and is deleted."""
 
 from __future__ import annotations
 
 from playwright.async_api import expect
 
 from tests.browser.admin import dialog, press
-from tests.support.work import connected
+from tests.support.work import connected, expect_cancel, take
 
 
 async def label(running, name, **labels):
@@ -48,3 +48,27 @@ async def test_a_pool_is_made_fills_is_changed_and_deleted(admin, running):
     await press(page, "Delete")
     await expect(page).to_have_url(f"{running.url}/admin/pools")
     await expect(page.get_by_text("There is no pool.")).to_be_visible()
+
+
+async def test_an_operation_of_a_pool_is_requested_watched_and_cancelled(admin, running):
+    await running.admin.call("PUT", "/pools/gpu", json={"labels": {"gpu": "yes"}})
+    page = await admin.open("pools/gpu")
+    await page.get_by_role("button", name="Run an operation").click()
+    await expect(dialog(page)).to_contain_text("Run an operation in the pool gpu")
+    await dialog(page).locator("#operation-kind").select_option("remote-execute")
+    await press(page, "Run")
+    await expect(dialog(page)).to_contain_text("Operation requested")
+    await press(page, "Ok")
+    region = page.locator("#operations-region")
+    await expect(region).to_contain_text("no ICE of the pool may do this kind")
+    ice = await connected(running, "here", "ci-cd")
+    await label(running, "here", gpu="yes")
+    operation = await take(ice)
+    line = page.locator(f'[id="operation-{operation}"]')
+    await expect(line.get_by_role("link", name="here")).to_be_visible()
+    await expect(line).to_contain_text("Running")
+    await line.get_by_role("button", name="Cancel operation").click()
+    await press(page, "Cancel the operation")
+    await press(page, "Ok")
+    await expect(line).to_contain_text("Cancelled")
+    await expect_cancel(ice, operation)

@@ -414,7 +414,7 @@ async def test_an_operation_of_a_pool_is_requested_shown_and_cancelled(running, 
     assert "remote-execute pool linux" not in said(pool)
     details = await root.part(f"operations/{second}/details", "dialog")
     assert "remote-execute in the pool linux" in said(details)
-    assert "Queued each ICE of the pool is busy" in said(details)
+    assert "Waits each ICE of the pool is busy" in said(details)
     assert "no ICE of it has it yet" in said(details)
     assert "remote-execute at the pool linux" in (await root.get(f"operations/{second}")).text
     asks = await root.part(f"operations/{second}/cancel", "dialog")
@@ -497,7 +497,7 @@ async def test_the_page_says_why_an_operation_waits(running, root):
     assert "Queued each connected ICE of the pool is paused" in page
     await ice.leave()
     await running.settled()
-    assert "Queued the ICE is not connected" in said(
+    assert "Waits the ICE is not connected" in said(
         await root.part(f"operations/{waiting}/details")
     )
     assert "Queued no ICE of the pool is connected" in said(await root.get("pools/linux"))
