@@ -72,14 +72,19 @@ class OperationService:
         *,
         pool: str | None = None,
         token: str | None = None,
+        own_keys: bool = False,
     ) -> Operation | Problem:
         """Validate a request without its ICE or pool; returns the operation to `queue` or `queue_in_pool`.
 
         A request whose times have passed since returns the operation that has its idempotency key. `token` is the
-        API token of the caller.
+        API token of the caller. With `own_keys` the key counts for this token alone: a token of a pool does not see
+        what its user requested otherwise.
         """
+        key = request.idempotency_key
+        if own_keys and key is not None:
+            key = f"token:{token}:{key}"
         try:
-            return Operation.request(
+            new = Operation.request(
                 secrets.token_hex(12),
                 ice_name,
                 request.kind,
@@ -92,9 +97,9 @@ class OperationService:
                 pool=pool,
                 token=token,
             )
+            return replace(new, idempotency_key=key)
         except NotValid as fault:
             refused = invalid(fault.field, str(fault))
-        key = request.idempotency_key
         if key is None:
             return refused
         return await self._operations.find_by_key(ice_name, actor.name, key, pool=pool) or refused

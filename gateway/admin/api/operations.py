@@ -168,14 +168,15 @@ async def _wanted(request: web.Request) -> tuple[float, Operation]:
     wanted = OperationRequest(
         new.kind, bytes(new.params), new.run_at, new.deadline, new.idempotency_key
     )
-    target = request.match_info
+    target, caller = request.match_info, request[CALLER]
     return wait, unwrap(
         await admin_context(request).services.operations.prepare(
             actor(request),
             target.get("ice_name"),
             wanted,
             pool=target.get("name"),
-            token=request[CALLER].token,
+            token=caller.token,
+            own_keys=caller.pool is not None,
         )
     )
 

@@ -186,6 +186,21 @@ async def test_which_tokens_are_refused(running, more, field):
     assert expect_refused(answer, 422, "invalid")["field"] == field
 
 
+async def test_a_key_of_a_pools_token_brings_no_operation_that_another_requested(running):
+    await put(running)
+    callers = [running.admin, *[await running.api("root", pool="gpu") for _ in range(2)]]
+
+    async def requested(api, **body):
+        answer = await api.post(
+            "/pools/gpu/operations", {"kind": "remote-execute", "idempotency_key": "job-1", **body}
+        )
+        return answer.json["id"]
+
+    ids = [await requested(api, params=place) for place, api in enumerate(callers)]
+    assert len(set(ids)) == len(callers)
+    assert ids == [await requested(api, deadline="2020-01-01T00:00:00Z") for api in callers]
+
+
 async def test_a_token_for_a_pool_administers_nothing(running):
     """The last admin who has a password or a token for everything stays one."""
     accounts = running.gateway.services.accounts
