@@ -19,7 +19,7 @@ from gateway.services.schedules import WantedSchedule
 from gateway.store.engine import StoreUnavailable
 from tests.support.clock import RunningClock
 from tests.support.harness import ADMIN, harness
-from tests.support.ice import until
+from tests.support.ice import PATIENCE, until
 from tests.support.work import accept, connected, expect_run, finished
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -151,3 +151,33 @@ async def test_an_ice_gets_what_is_due(tmp_path):
             assert datetime.fromisoformat(shown["run_at"]).minute == minute
             assert shown["requested_by"] == ADMIN.name
             await finished(ice, run["id"])
+
+
+async def test_what_was_due_while_the_store_was_away_is_decided_when_it_is_back(
+    tmp_path, monkeypatch
+):
+    clock = RunningClock()
+    tuning = Tuning(node=NodeLimits(schedule_look=0.05))
+    async with harness(tmp_path, clock=clock, tuning=tuning) as running:
+        await connected(running)
+        engine, service = running.gateway.engine, running.gateway.services.schedules
+        new = WantedSchedule("often", "* * * * *", "UTC", ice_name="lab-1")
+        made = await service.create(ADMIN, service.prepare(ADMIN, new))
+        write, tried = engine.write, asyncio.Event()
+
+        async def away(_):
+            tried.set()
+            raise StoreUnavailable("away")
+
+        monkeypatch.setattr(engine, "write", away)
+        clock.ahead += HOUR
+        async with asyncio.timeout(PATIENCE):
+            await tried.wait()
+        monkeypatch.setattr(engine, "write", write)
+        found = await running.eventually(
+            f"/schedules/{made.id}/occurrences", lambda answer: len(answer.json["items"]) > 1
+        )
+        *_, ran, missed = found.json["items"]  # another minute may have begun
+        assert missed["skipped"] == "missed"
+        assert 59 <= missed["count"] <= 61
+        assert (await running.admin.get(f"/operations/{ran['operation']}")).status == 200
