@@ -28,7 +28,7 @@ from gateway.cli.common import (
 )
 from gateway.cli.target import with_admin
 from gateway.core.junit import report_of
-from gateway.core.operation import UNFINISHED, State, Waits
+from gateway.core.operation import UNFINISHED, State, Waits, in_words
 from gateway.core.text import printable, printable_lines
 from gateway.core.times import to_text
 from gateway.runtime.standard_streams import Unwritable, writing
@@ -43,15 +43,14 @@ _LONG_LINE: Final = 10_000
 _INTERRUPTED: Final = 130
 _KINDS: Final = click.Choice([kind.value for kind in OperationKind])
 _STATES: Final = click.Choice([state.value for state in State])
-
-
-_NOTICES: Final[dict[Waits | None, str]] = {
-    Waits.OFFLINE: "the ICE is not connected",
-    Waits.NO_ICE: "no ICE of the pool may do this kind",
-    Waits.ALL_OFFLINE: "no ICE of the pool is connected",
-    Waits.PAUSED: "the ICE, or every connected one of the pool, is paused",
-    Waits.NOT_ACCEPTED: "the ICE, or every connected one of the pool, does not accept this kind from you",
-}
+_NOTICED: Final = (
+    Waits.OFFLINE,
+    Waits.NO_ICE,
+    Waits.ALL_OFFLINE,
+    Waits.PAUSED,
+    Waits.NOT_ACCEPTED,
+)
+"""Why an operation may wait for long, which the command says."""
 
 
 class _Error(msgspec.Struct):
@@ -119,8 +118,9 @@ async def run(
     )
     if not (_has_finished(operation) or await admin.is_served()):
         print_notice("no gateway runs on this database: the operation is sent when one does")
-    elif operation.waits in _NOTICES:
-        print_notice(f"{_NOTICES[operation.waits]}: the operation waits")
+    elif operation.waits in _NOTICED:
+        why = in_words(operation.waits, of_pool=operation.pool is not None)
+        print_notice(f"{why}: the operation waits")
     if follow:
         print_notice(f"operation {operation.id}")
         operation = await _follow(admin, operation)

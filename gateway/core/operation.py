@@ -70,6 +70,27 @@ class Waits(enum.StrEnum):
     ALL_BUSY = "all-busy"
 
 
+_WHY: Final = {
+    Waits.RUN_AT: "its time has not come",
+    Waits.OPERATION_BEFORE: "another operation comes before it",
+    Waits.OFFLINE: "the ICE is not connected",
+    Waits.NO_ICE: "no ICE of the pool may do this kind",
+    Waits.ALL_OFFLINE: "no ICE of the pool is connected",
+    Waits.PAUSED: "the ICE is paused",
+    Waits.NOT_ACCEPTED: "the ICE does not accept this kind from the requester",
+    Waits.ALL_BUSY: "each ICE of the pool is busy",
+}
+_WHY_OF_POOL: Final = _WHY | {
+    Waits.PAUSED: "each connected ICE of the pool is paused",
+    Waits.NOT_ACCEPTED: "no connected ICE of the pool accepts this kind from the requester",
+}
+
+
+def in_words(why: Waits, *, of_pool: bool) -> str:
+    """Why an operation waits, for people, without a full stop."""
+    return (_WHY_OF_POOL if of_pool else _WHY)[why]
+
+
 class Move(enum.StrEnum):
     """What changes an operation; each is one compare-and-set."""
 

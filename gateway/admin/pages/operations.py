@@ -33,7 +33,7 @@ from gateway.core.audit_event import Via
 from gateway.core.ice import OPERATIONS
 from gateway.core.json_input import NotJson, check_syntax
 from gateway.core.junit import report_of
-from gateway.core.operation import Operation, State, Waits
+from gateway.core.operation import Operation, State, Waits, in_words
 from gateway.core.pool import Pool
 from gateway.core.problems import Problem, invalid
 from gateway.core.roles import Caller, Need
@@ -59,20 +59,6 @@ _TEXTS: Final = ("kind", "run_at", "deadline")
 _FIELD_IDS: Final = {name: f"operation-{name}" for name in (*_TEXTS, "params")}
 """The element of an invalid field."""
 LABELS: Final = {state: state.value.capitalize() for state in State}
-WAITS: Final = {
-    Waits.OPERATION_BEFORE: "another operation comes before it",
-    Waits.OFFLINE: "the ICE is not connected",
-    Waits.PAUSED: "the ICE is paused",
-    Waits.NOT_ACCEPTED: "the user of the ICE does not accept it",
-    Waits.NO_ICE: "no ICE of the pool may do this kind",
-    Waits.ALL_OFFLINE: "no ICE of the pool is connected",
-    Waits.ALL_BUSY: "each ICE of the pool is busy",
-}
-"""Why an operation waits; the page says of `run-at` until when."""
-_POOL_WAITS: Final = WAITS | {
-    Waits.PAUSED: "each connected ICE of the pool is paused",
-    Waits.NOT_ACCEPTED: "no connected ICE of the pool accepts it",
-}
 
 
 class OperationsQuery(Query):
@@ -186,13 +172,13 @@ async def operations_page(
 
 
 async def _waits(context: AdminContext, operations: Sequence[Operation]) -> dict[str, str]:
-    """In words why operations wait, by id."""
+    """In words why operations wait, by id; the page says until when one of `run-at` waits."""
     pools = {each.id: each.pool for each in operations if each.state is State.QUEUED}
     if not pools:
         return {}
     found = await waits(context.engine.fetch, operations, context.clock())
     return {
-        operation_id: (WAITS if pools[operation_id] is None else _POOL_WAITS)[why]
+        operation_id: in_words(why, of_pool=pools[operation_id] is not None)
         for operation_id, why in found.items()
         if why is not Waits.RUN_AT
     }

@@ -22,10 +22,12 @@ from gateway.core.operation import (
     Operation,
     OperationError,
     State,
+    Waits,
     allows,
     cancel_reason,
     code_of,
     failure,
+    in_words,
 )
 from gateway.node import expiry
 from gateway.services import ice_changes
@@ -221,3 +223,11 @@ def test_the_codes_are_those_with_which_work_is_ended():
         code_of(error) for error in ice_changes._CANCELS_OPERATIONS.values()
     } == ENDED_REGISTRATION
     assert code_of(expiry.DEADLINE_ERROR) == OperationError.DEADLINE
+
+
+@pytest.mark.parametrize("why", Waits)
+def test_why_an_operation_waits_is_said_in_words(why):
+    for of_pool in (False, True):
+        words = in_words(why, of_pool=of_pool)
+        assert "-" not in words
+        assert words.split()
