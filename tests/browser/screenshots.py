@@ -110,7 +110,7 @@ async def fleet(running: Harness, clock: RunningClock) -> dict[str, Connection]:
 
 
 async def work(running: Harness, clock: RunningClock, connections: dict[str, Connection]) -> None:
-    """Operations that have ended, go on and wait; labels and a note of the ICE that works."""
+    """Operations that have ended, go on and wait, one of a pool; labels and a note of the ICE that works."""
     for name, labels in LABELS.items():
         described = {"labels": labels, "note": "On the third shelf of the rack by the window."}
         await running.admin.call("PATCH", f"/ices/{name}", json=described)
@@ -128,6 +128,10 @@ async def work(running: Harness, clock: RunningClock, connections: dict[str, Con
             continue
         clock.skip(minutes=2, seconds=48)
         await finished(connection, operation, outcome, **result)
+    await running.admin.call("PUT", "/pools/debian", json={"labels": {"os": "debian"}})
+    await running.admin.post(
+        "/pools/debian/operations", {"kind": "remote-execute", "params": {"suite": "smoke"}}
+    )
     await running.settled()
 
 
