@@ -6,13 +6,15 @@ Tested in tests/contract/test_work_queue.py.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+import msgspec
+
 from gateway.core.ice import OPERATIONS, Status
-from gateway.core.operation import Operation, State, Waits
+from gateway.core.operation import MAX_REFUSALS, Operation, State, Waits
 from gateway.core.times import to_text
 from gateway.store.consent import accepted, decided_since
 from gateway.store.engine import Fetch, as_json, is_in
@@ -69,27 +71,29 @@ async def _of_ices(
 async def _of_pools(
     fetch: Fetch, operations: Sequence[Operation], now: datetime
 ) -> dict[str, Waits]:
-    """One look at the ICEs of a pool for all its operations that the same ICEs may run."""
-    groups: dict[_Group, list[str]] = {}
-    for each, group in (await _grouped(fetch, operations)).items():
-        groups.setdefault(group, []).append(each)
+    """One look at the ICEs of a pool for all its operations of a group, and one more if any refused some."""
+    groups: dict[_Group, dict[bytes, list[str]]] = {}
+    of_pools = await _grouped(fetch, operations)
+    for each in operations:
+        if each.id in of_pools:
+            by_refusals = groups.setdefault(of_pools[each.id], {})
+            by_refusals.setdefault(each.refused_by, []).append(each.id)
     rows = await fetch(
         f"SELECT o.id FROM ice_operations o WHERE {is_in('o.id', 1)} AND NOT {in_turn('o')}",
         as_json([each.id for each in operations if each.schedule is not None]),
     )
     found = {operation_id: Waits.OPERATION_BEFORE for (operation_id,) in rows}
-    for group, ids in groups.items():
-        why = await _of_group(fetch, *group, now=now)
-        if why is not None:
-            found = dict.fromkeys(ids, why) | found
+    for group, by_refusals in groups.items():
+        for refused_by, why in (await _of_group(fetch, *group, by_refusals, now=now)).items():
+            found = dict.fromkeys(by_refusals[refused_by], why) | found
     return found
 
 
-_Group = tuple[str | None, str, str, bytes]
+_Group = tuple[str | None, str, str]
 
 
 async def _grouped(fetch: Fetch, operations: Sequence[Operation]) -> dict[str, _Group]:
-    """By id what decides which ICEs may run an operation of a pool; see `_of_group`.
+    """By id what decides, but for refusals, which ICEs may run an operation of a pool; see `_of_group`.
 
     All requesters without an ICE of their own are alike to the ICEs.
     """
@@ -103,7 +107,6 @@ async def _grouped(fetch: Fetch, operations: Sequence[Operation]) -> dict[str, _
             each.pool,
             each.kind.value,
             each.requested_by if each.requested_by in owners else NOBODY,
-            each.refused_by,
         )
         for each in operations
         if each.pool is not None
@@ -115,41 +118,56 @@ async def _of_group(
     pool: str | None,
     kind: str,
     requested_by: str,
-    refused_by: bytes,
+    refusals: Collection[bytes],
     *,
     now: datetime,
-) -> Waits | None:
+) -> dict[bytes, Waits]:
+    """Why operations of a kind and requester wait, by the sessions that refused them."""
     types = [ice_type.value for ice_type, kinds in OPERATIONS.items() if kind in kinds]
-    connected = "node IS NOT NULL"
-    willing = "accepts AND NOT refused"
-    [(may, reached, unpaused, accepting, free)] = await fetch(
-        f"SELECT count(*), {_count(connected)}, {_count(f'{connected} AND NOT paused')},"
-        f" {_count(f'{connected} AND NOT paused AND {willing}')},"
-        f" {_count(f'{connected} AND NOT paused AND {willing} AND NOT busy')}"
-        " FROM (SELECT t.node AS node,"
-        f" {paused('t', 2)} AS paused,"
-        f" {accepted('t', 's', kind='$3', requested_by='$4', since=7)} AS accepts,"
-        " coalesce(instr($5, s.session), 0) > 0 AS refused,"
-        f" {has_own_work('t', 's', now=2, since=7)} AS busy"
+    members = (
+        f"(SELECT t.node IS NOT NULL AS connected, s.session AS session, {paused('t', 2)} AS paused,"
+        f" {accepted('t', 's', kind='$3', requested_by='$4', since=6)} AS accepts,"
+        f" {has_own_work('t', 's', now=2, since=6)} AS busy"
         f" FROM ice_tokens t JOIN ice_pools p ON p.name = $1 AND {MEMBER} {_SESSION}"
-        f" WHERE t.status <> '{Status.DEREGISTERED}' AND {is_in('t.ice_type', 6)}) members",
-        pool,
-        to_text(now),
-        kind,
-        requested_by,
-        refused_by.decode(),
-        as_json(types),
-        decided_since(now),
+        f" WHERE t.status <> '{Status.DEREGISTERED}' AND {is_in('t.ice_type', 5)}) members"
     )
+    params = (pool, to_text(now), kind, requested_by, as_json(types), decided_since(now))
+    [(may, reached, unpaused, accepting, free)] = await fetch(
+        f"SELECT count(*), {_count('connected')}, {_count('connected AND NOT paused')},"
+        f" {_count(_WILLING)}, {_count(f'{_WILLING} AND NOT busy')} FROM {members}",
+        *params,
+    )
+    same = None
     if not may:
-        return Waits.NO_ICE
-    if not reached:
-        return Waits.ALL_OFFLINE
-    if not unpaused:
-        return Waits.PAUSED
-    if not accepting:
-        return Waits.NOT_ACCEPTED
-    return None if free else Waits.ALL_BUSY
+        same = Waits.NO_ICE
+    elif not reached:
+        same = Waits.ALL_OFFLINE
+    elif not unpaused:
+        same = Waits.PAUSED
+    elif not accepting:
+        same = Waits.NOT_ACCEPTED
+    if same is not None:
+        return dict.fromkeys(refusals, same)
+    why = {} if free else dict.fromkeys(refusals, Waits.ALL_BUSY)
+    if any(refused_by != _NO_REFUSALS for refused_by in refusals):
+        # The free ones first, and one more than may have refused an operation: that many decide.
+        sessions = await fetch(
+            f"SELECT session, busy FROM {members} WHERE {_WILLING} ORDER BY busy LIMIT $7",
+            *params,
+            MAX_REFUSALS + 1,
+        )
+        for refused_by in refusals:
+            refused = set(msgspec.json.decode(refused_by, type=list[str]))
+            left = [busy for session, busy in sessions if session not in refused]
+            if not left:
+                why[refused_by] = Waits.NOT_ACCEPTED
+            elif left[0]:
+                why[refused_by] = Waits.ALL_BUSY
+    return why
+
+
+_WILLING: Final = "connected AND NOT paused AND accepts"
+_NO_REFUSALS: Final = b"[]"
 
 
 def _count(condition: str) -> str:

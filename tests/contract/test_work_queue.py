@@ -16,6 +16,7 @@ from gateway.core.operation import Move, Operation, State, Waits
 from gateway.core.pool import Pool
 from gateway.core.times import to_text
 from gateway.store import ices, operations, pools, work_queue
+from gateway.store.engine import as_json
 from gateway.store.operations import Operations
 from gateway.store.waits import Backlog, Waiting, backlog, waits
 from gateway.store.work_queue import Group, Worker
@@ -267,6 +268,22 @@ async def test_why_operations_wait(lab):
     counted = await backlog(lab.fetch, LATER, 99, 9)
     assert (counted.running, counted.not_due, counted.not_examined) == (0, 1, 0)
     assert counted.due == {why: Waiting(count, NOW) for why, count in due.items()}
+
+
+async def test_why_operations_wait_that_ices_refused(lab):
+    assert (await request(lab, "work of its own", ice_name="lab-3")).is_due(LATER)
+    expected = {0: None, 1: None, 2: Waits.ALL_BUSY, 3: Waits.NOT_ACCEPTED}
+    asked = [
+        replace(
+            await request(lab, str(count), "lab"),
+            refused_by=as_json(
+                [f"session of lab-{number + 1}" for number in range(count)]
+            ).encode(),
+        )
+        for count in expected
+    ]
+    found = await waits(lab.fetch, asked, LATER)
+    assert {count: found.get(str(count)) for count in expected} == expected
 
 
 async def test_of_one_schedule_one_operation_runs_at_a_time(lab):
