@@ -111,6 +111,7 @@ class Dispatcher:
         self.reports = OperationReports(
             self,
             engine=engine,
+            reads=self._reads,
             hub=hub,
             progress=progress,
             logs=logs,
@@ -196,7 +197,7 @@ class Dispatcher:
         """A session said hello; cancel the operations in it whose result is no longer wanted."""
         self.wake(session.ice_name)
         if session.running:
-            self._spawn(self._cancel_stale(session))
+            self._spawn(self.reports.cancel_stale(session))
 
     def accepts_changed(self, session: Session) -> None:
         """The ICE said anew what others may send it."""
@@ -417,17 +418,6 @@ class Dispatcher:
             if lane.cancelling == operation_id:
                 lane.cancelling = None
             lane.wake.set()
-
-    async def _cancel_stale(self, session: Session) -> None:
-        """Cancel the operations that the ICE named in its hello and whose result is no longer wanted."""
-        async with self._reads:
-            if self._hub.get(session.ice_name) is not session:
-                return
-            standing = await self._operations.standing(session.ice_name, session.running)
-        for operation_id in sorted(session.running):
-            why = cancel_reason(*standing.get(operation_id, (None, None)))
-            if why is not None:
-                session.cancel(operation_id, why)
 
     # --- tasks ----------------------------------------------------------------------------------------
 

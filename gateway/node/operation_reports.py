@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from client import protocol
 from client.protocol import CloseCode
-from gateway.core.operation import Move, Operation, State, was_stopped
+from gateway.core.operation import Move, Operation, State, cancel_reason, was_stopped
 from gateway.core.times import Clock
 from gateway.node.hub import Hub
 from gateway.node.operation_logs import OperationLogWriter
@@ -51,6 +51,7 @@ class OperationReports:
         lanes: Lanes,
         *,
         engine: Engine,
+        reads: asyncio.Semaphore,
         hub: Hub[Session],
         progress: ProgressWriter,
         logs: OperationLogWriter,
@@ -59,12 +60,25 @@ class OperationReports:
     ) -> None:
         self._lanes = lanes
         self._engine = engine
+        self._operations = Operations(engine.fetch)
+        self._reads = reads
         self._hub = hub
         self._progress = progress
         self._logs = logs
         self._clock = clock
         self._kept_bytes = kept_bytes
         self._pending_finishes: Counter[str] = Counter()
+
+    async def cancel_stale(self, session: Session) -> None:
+        """Cancel the operations that the ICE named in its hello and whose result is no longer wanted."""
+        async with self._reads:
+            if self._hub.get(session.ice_name) is not session:
+                return
+            standing = await self._operations.standing(session.ice_name, session.running)
+        for operation_id in sorted(session.running):
+            why = cancel_reason(*standing.get(operation_id, (None, None)))
+            if why is not None:
+                session.cancel(operation_id, why)
 
     def progressed(self, session: Session, progress: protocol.Progress) -> None:
         """The ICE reported progress; it is ignored unless the ICE works on this operation."""
