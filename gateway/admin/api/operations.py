@@ -56,6 +56,8 @@ MAX_WAIT: Final = 60.0
 _POLL_INTERVAL: Final = 5.0
 """Seconds after which a waiter reads the operation although nothing woke it."""
 _LOG_HEADERS: Final = {**DATA_HEADERS, "Content-Type": "text/plain; charset=utf-8"}
+_MAX_EVENT: Final = 16 * 1024
+"""Characters of a log in one event: common readers take no line of more than 512 KiB."""
 _MAX_INLINE: Final = 64 * 1024
 """Bytes of JSON that are converted within 10 ms, so in the event loop."""
 
@@ -415,7 +417,11 @@ async def _send_log(
 ) -> int:
     """Send what was logged since `place`; returns the place after it."""
     while True:
-        text, place = await context.operation_logs.read(operation_id, place)
+        text, end = await context.operation_logs.read(operation_id, place)
         if not text:
-            return place
-        await send_document(response, LogDocument(text), event="log", id=str(place))
+            return end
+        place = end - len(text.encode())
+        for begin in range(0, len(text), _MAX_EVENT):
+            part = text[begin : begin + _MAX_EVENT]
+            place += len(part.encode())
+            await send_document(response, LogDocument(part), event="log", id=str(place))

@@ -136,6 +136,25 @@ async def test_a_stream_has_the_log_from_its_beginning_and_as_it_comes(running, 
         assert (await reader.event())[0] == "state"
 
 
+async def test_a_stream_has_a_long_log_in_many_events(running, ice):
+    operation = await working(running, ice)
+    written = ["é" * 32_000, "\x1b" * 65_000, "last"]
+    for text in written:
+        log(ice, operation, text)
+    await finished(ice, operation)
+    whole = "".join(written)
+    async with follow(running.admin, operation) as reader:
+        name, first = await reader.event()
+        place = reader.place
+        texts = [first["text"]]
+        while (event := await reader.event())[0] == "log":
+            texts.append(event[1]["text"])
+    assert (name, "".join(texts)) == ("log", whole)
+    assert max(map(len, texts)) <= 16 * 1024
+    async with follow(running.admin, operation, **{"Last-Event-ID": place}) as reader:
+        assert (await reader.event())[1]["text"] == texts[1]
+
+
 @pytest.mark.parametrize("place", ["", "x", "-1", "9" * 19, "1-abc"])
 async def test_a_place_that_is_none_is_refused(running, ice, place):
     operation = await working(running, ice)
