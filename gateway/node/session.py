@@ -389,7 +389,11 @@ def _decode(text: str) -> protocol.Message:
     except protocol.NotJsonRpc:
         if "operation.log" not in text:
             raise
-        message = protocol.decode(_SURROGATES.sub(_mended, text))
+        if len(text) > _MAX_MENDED:  # it has to be read, but its text is too long to be kept
+            mended = text.replace(r"\ud", r"\u0").replace(r"\uD", r"\u0")
+        else:
+            mended = _SURROGATES.sub(_mended, text)
+        message = protocol.decode(mended)
         if message.method != "operation.log":
             raise
         return message
@@ -398,7 +402,9 @@ def _decode(text: str) -> protocol.Message:
 _SURROGATES: Final = re.compile(
     r"(?<!\\)((?:\\\\)*+)(?:(\\u[dD][89abAB]..\\u[dD][c-fC-F]..)|\\u[dD][89a-fA-F]..)"
 )
-"""Escaped backslashes, then a pair of surrogates or half of one; a message without any is searched at 30 ms a MiB."""
+"""Escaped backslashes, then a pair of surrogates or half of one."""
+_MAX_MENDED: Final = 6 * protocol.MAX_LOG_BYTES + 1024
+"""Characters of a message; an escape has at most six for a byte of the text. As many are searched within 20 ms."""
 
 
 def _mended(found: re.Match[str]) -> str:

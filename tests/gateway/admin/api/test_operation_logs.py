@@ -105,6 +105,17 @@ async def test_half_a_character_is_replaced(running, ice, escaped, kept):
     assert await shown(running.admin, operation) == f"{kept} \ufffd"
 
 
+@pytest.mark.parametrize("half", [r"\ud83d", r"\uDE00", r"\\\ud83d"])
+async def test_a_text_that_is_too_long_is_ignored_with_halves_in_it(running, ice, half):
+    operation = await working(running, ice)
+    params = f'{{"id":"{operation}","text":"{half * 100_000}"}}'
+    message = f'{{"jsonrpc":"2.0","method":"operation.log","params":{params}}}'
+    ice.send_frame(Opcode.TEXT, message.encode())
+    log(ice, operation, "kept")
+    await finished(ice, operation)
+    assert await shown(running.admin, operation) == "kept"
+
+
 async def test_half_a_character_in_utf_8_is_a_violation(running, ice):
     operation = await working(running, ice)
     message = {"jsonrpc": "2.0", "method": "operation.log", "params": {"id": operation, "text": ""}}
