@@ -20,8 +20,7 @@ from gateway.node.operation_reports import MAX_PENDING_FINISHES
 from gateway.services.operation_requests import OperationRequest, OperationService
 from gateway.store.engine import OutcomeUnknown, StoreUnavailable
 from gateway.store.ice_listing import Ices
-from tests.support.clock import RunningClock
-from tests.support.harness import harness, marked
+from tests.support.harness import harness
 from tests.support.ice import until
 from tests.support.work import (
     accept,
@@ -38,19 +37,6 @@ from tests.support.work import (
     show,
     take,
 )
-
-
-@pytest.fixture
-def clock():
-    return RunningClock()
-
-
-@pytest.fixture
-async def timed(tmp_path, clock, request):
-    """A gateway whose clock tests move."""
-    async with harness(tmp_path, clock=clock, **marked(request)) as started:
-        yield started
-
 
 IMPATIENT = pytest.mark.gateway(tuning=Tuning(node=NodeLimits(finish_grace=timedelta(seconds=0.2))))
 """An ICE that came back without its work is given little time."""

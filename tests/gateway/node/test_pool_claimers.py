@@ -11,8 +11,7 @@ from gateway.core.roles import Role
 from gateway.core.times import to_text, utc_now
 from gateway.node.node import NodeLimits
 from gateway.services.pools import WantedPool
-from tests.support.clock import RunningClock
-from tests.support.harness import ADMIN, harness, marked
+from tests.support.harness import ADMIN
 from tests.support.ice import until
 from tests.support.work import (
     ask,
@@ -26,18 +25,6 @@ from tests.support.work import (
     show,
     take,
 )
-
-
-@pytest.fixture
-def clock():
-    return RunningClock()
-
-
-@pytest.fixture
-async def timed(tmp_path, clock, request):
-    """A gateway whose clock tests move."""
-    async with harness(tmp_path, clock=clock, **marked(request)) as started:
-        yield started
 
 
 async def make_pool(running, name="lab", ice_type=None, **labels):
