@@ -5,6 +5,7 @@ Loaded by `schemathesis.toml`. An exception holds for one check, some calls, and
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 
 import schemathesis
 
+from gateway.admin.api.operations import MAX_WAIT
 from gateway.core.audit_event import ID_PATTERN
 
 
@@ -137,13 +139,16 @@ def filter_failure(context, failure, case, response) -> bool:
 
 @schemathesis.hook
 def before_call(context, case, kwargs) -> None:
-    """Expect nothing of the server, begin a stream where something has happened, keep the own API token.
+    """Expect nothing of the server, wait for no operation, begin a stream where something has happened, keep the own token.
 
-    An expectation is 417 whatever the call is, as the description says of all of them. A stream says
-    nothing for as long as nothing happens. Without its token every further call would be 401.
+    An expectation is 417 whatever the call is, as the description says of all of them. No ICE works here, so
+    a request would wait for its operation for as long as it says. A stream says nothing for as long as nothing happens. Without its token every further call would be 401.
     """
     if case.headers:
         case.headers.pop("Expect", None)
+    with contextlib.suppress(KeyError, TypeError, ValueError):
+        if 0 <= float((case.query or {})["wait"]) <= MAX_WAIT:
+            case.query["wait"] = 0
     if case.path == "/events/stream" and re.fullmatch(
         ID_PATTERN, str(case.headers.get("Last-Event-ID", "0"))
     ):
