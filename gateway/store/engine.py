@@ -6,7 +6,6 @@ Tested in tests/contract/test_group_commit.py.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
@@ -163,9 +162,7 @@ def is_in(column: str, number: int) -> str:
     return f"{column} IN (SELECT atom FROM json_each(${number}))"
 
 
-_NUL: Final = r"\u0000"
-_ESCAPE: Final = re.compile(r"\\(?:u0000|.)")
-"""An escape of JSON; a backslash that is escaped itself begins none."""
+_NUL: Final = rb"\u0000"
 _KINDS: Final = {"#": "BIGINT", "~": "DOUBLE PRECISION"}
 
 
@@ -226,12 +223,18 @@ def places(number: int) -> str:
 
 def as_json(rows: Sequence[object]) -> str:
     """A parameter for `is_in` or `rows_of`, without NUL: PostgreSQL accepts none, and no stored text holds one."""
-    text = msgspec.json.encode(rows).decode()
-    return _ESCAPE.sub(_without_nul, text) if _NUL in text else text
+    encoded = msgspec.json.encode(rows)
+    if _NUL in encoded:  # or a backslash that is escaped, and u0000
+        encoded = msgspec.json.encode(_without_nul(msgspec.to_builtins(rows)))
+    return encoded.decode()
 
 
-def _without_nul(escape: re.Match[str]) -> str:
-    return "\ufffd" if escape[0] == _NUL else escape[0]
+def _without_nul(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace("\0", "\ufffd")
+    if isinstance(value, list | tuple):
+        return [_without_nul(item) for item in value]
+    return value
 
 
 def containing(text: str) -> str:

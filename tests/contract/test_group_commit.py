@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 
@@ -167,3 +168,9 @@ async def test_closing_finishes_what_was_begun(open_store):
                 await late
     async with open_store(serving=True) as engine:
         assert await users(engine) == {"half", "whole", "queued"}
+
+
+def test_a_parameter_of_rows_holds_no_nul():
+    rows = [(1, "a\0b\n", None), ["\\u0000 \\\0", True], 0.5]
+    kept = [[1, "a\ufffdb\n", None], ["\\u0000 \\\ufffd", True], 0.5]
+    assert json.loads(as_json(rows)) == kept
