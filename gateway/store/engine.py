@@ -240,4 +240,5 @@ def _without_nul(value: Any) -> Any:
 def containing(text: str) -> str:
     """The LIKE pattern (with backslash for ESCAPE) that finds `text` literally."""
     escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-    return f"%{escaped}%"
+    # SQLite ends a pattern at a NUL, and so would find everything; what is stored has none.
+    return f"%{escaped.replace(chr(0), chr(0xFFFD))}%"

@@ -269,6 +269,7 @@ async def test_of_many_who_provision_one_name_one_wins(running):
         ("q=ANN", "Ann"),
         ("q=_", "d_4"),
         ("q=%25", ""),
+        ("q=%00", ""),
         ("q=bob", "c.3"),
         ("q=lic", "Ann b-2"),
         ("q=-&connected=true", "b-2"),
