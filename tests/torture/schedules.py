@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from gateway.store.engine import Engine, StoreUnavailable
 from gateway.store.open import open_store
 from gateway.store.operations import OperationFilter, Operations
 from gateway.store.schedules import Schedules
+from tests.support.clock import FastClock
 from tests.support.harness import harness, settings_for
 from tests.support.postgres import postgres
 from tests.support.schedules import faults_of
@@ -51,17 +52,6 @@ _SCHEDULES = (
 )
 
 
-class FastClock:
-    """A clock that goes `PACE` times as fast since `began`, in seconds since 1970; the same in each process."""
-
-    def __init__(self, began: float) -> None:
-        self._began = began
-
-    def __call__(self) -> datetime:
-        passed = time.time() - self._began
-        return datetime.fromtimestamp(self._began + PACE * passed, UTC)
-
-
 def serve(folder: Path, options: dict[str, Any], began: float, notes: Any) -> None:
     """A gateway; notes that it runs."""
     configure("json", "critical")
@@ -69,7 +59,7 @@ def serve(folder: Path, options: dict[str, Any], began: float, notes: Any) -> No
 
     async def run() -> None:
         settings = settings_for(folder, **options)
-        async with run_gateway(settings, clock=FastClock(began), tuning=tuning):
+        async with run_gateway(settings, clock=FastClock(began, PACE), tuning=tuning):
             notes.send("runs")
             await asyncio.Event().wait()
 
@@ -123,7 +113,7 @@ async def _processes(
     ]
     try:
         await asyncio.gather(*(each.start("runs") for each in found))
-        yield FastClock(began), found
+        yield FastClock(began, PACE), found
     finally:
         for each in found:
             await each.kill()

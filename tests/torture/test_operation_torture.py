@@ -17,10 +17,12 @@ async def test_every_operation_comes_to_a_true_end():
     assert sum(done.states.values()) == 30, f"thirty were requested, there are {done.states}"
     assert sum(done.kills.values()) >= 5, f"more was expected to die than {done.kills}"
     assert done.states["succeeded"] >= 5, f"some were expected to be done: {done.states}"
+    assert done.occurrences["ran"] >= 3, f"schedules were expected to run: {done.occurrences}"
 
 
-def an_operation(state, code=None, result=None):
-    return {"state": state, "error": code and {"code": code}, "result": result}
+def an_operation(state, code=None, result=None, **more):
+    found = {"state": state, "error": code and {"code": code}, "result": result}
+    return found | {"id": "a", "ice_name": "lab-1", "pool": None, "schedule": None} | more
 
 
 @pytest.mark.parametrize(
@@ -40,12 +42,15 @@ def an_operation(state, code=None, result=None):
         (an_operation("expired"), ["begin a"], "is expired"),
         (an_operation("lost"), ["begin a", "end a"], "is lost"),
         (an_operation("running"), ["begin a"], "is running"),
+        (an_operation("cancelled", ice_name="lab-2"), ["begin a"], "ran on lab-1"),
+        (an_operation("cancelled", pool="one"), ["begin a"], "ran on lab-1"),
+        (an_operation("cancelled", pool="all"), ["begin a"], None),
         (None, [], "is gone"),
     ],
 )
 def test_what_does_not_agree_is_found_out(operation, truth, said):
     """Or else the torture would prove nothing."""
     found = {} if operation is None else {"a": operation}
-    faults = faults_of(found, {"a": "operation 1"}, truth)
+    faults = faults_of(found, {"a": "operation 1"}, {"lab-1": truth, "lab-2": []})
     assert bool(faults) is bool(said), faults
     assert said is None or any(said in fault for fault in faults), faults
