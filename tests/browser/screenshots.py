@@ -128,7 +128,7 @@ async def work(running: Harness, clock: RunningClock, connections: dict[str, Con
             continue
         clock.skip(minutes=2, seconds=48)
         await finished(connection, operation, outcome, **result)
-    await running.admin.call("PUT", "/pools/debian", json={"labels": {"os": "debian"}})
+    await running.make_pool("debian", {"os": "debian"})
     await running.admin.post(
         "/pools/debian/operations", {"kind": "remote-execute", "params": {"suite": "smoke"}}
     )

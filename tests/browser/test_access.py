@@ -89,8 +89,8 @@ async def inhabited(running):
         await Machine(running.session, running.url, secret, name).ask()
     await new_key(running, CI_CD, labels={"os": "windows"})
     for name in ("windows", "w" * 64):
-        wanted = {"labels": {"os": "windows", "site": "x" * 63}, "description": "x" * 300}
-        await running.admin.call("PUT", f"/pools/{name}", json=wanted)
+        labels = {"os": "windows", "site": "x" * 63}
+        await running.make_pool(name, labels, description="x" * 300)
     await accounts.create_token(ADMIN, "root", "job", 86_400, pool="windows")
     await scheduled(running)
     found = (await running.admin.get(f"/schedules?pool={'w' * 64}")).json["items"]

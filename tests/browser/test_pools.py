@@ -8,11 +8,6 @@ from tests.browser.admin import dialog, press
 from tests.support.work import connected, expect_cancel, take
 
 
-async def label(running, name, **labels):
-    answer = await running.admin.call("PATCH", f"/ices/{name}", json={"labels": labels})
-    assert answer.status == 200, answer
-
-
 async def test_a_pool_is_made_fills_is_changed_and_deleted(admin, running):
     admin.expected = {404, 422}  # the page of a deleted pool may ask for it once more
     await connected(running, "here", "ci-cd")
@@ -31,7 +26,7 @@ async def test_a_pool_is_made_fills_is_changed_and_deleted(admin, running):
     await expect(page.locator("#notices")).to_contain_text("The pool gpu is made.")
     row = page.get_by_role("row", name="gpu")
     await expect(row).to_contain_text("gpu=yes")
-    await label(running, "here", gpu="yes")
+    await running.label("here", gpu="yes")
     await expect(row.get_by_role("link", name="1 ICE of gpu")).to_be_visible()
     await row.get_by_role("link", name="1 ICE of gpu").click()
     await expect(page.get_by_role("rowheader", name="here")).to_be_visible()
@@ -51,7 +46,7 @@ async def test_a_pool_is_made_fills_is_changed_and_deleted(admin, running):
 
 
 async def test_an_operation_of_a_pool_is_requested_watched_and_cancelled(admin, running):
-    await running.admin.call("PUT", "/pools/gpu", json={"labels": {"gpu": "yes"}})
+    await running.make_pool("gpu", {"gpu": "yes"})
     page = await admin.open("pools/gpu")
     await page.get_by_role("button", name="Run an operation").click()
     await expect(dialog(page)).to_contain_text("Run an operation in the pool gpu")
@@ -62,7 +57,7 @@ async def test_an_operation_of_a_pool_is_requested_watched_and_cancelled(admin, 
     region = page.locator("#operations-region")
     await expect(region).to_contain_text("no ICE of the pool may do this kind")
     ice = await connected(running, "here", "ci-cd")
-    await label(running, "here", gpu="yes")
+    await running.label("here", gpu="yes")
     operation = await take(ice)
     line = page.locator(f'[id="operation-{operation}"]')
     await expect(line.get_by_role("link", name="here")).to_be_visible()

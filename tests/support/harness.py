@@ -7,7 +7,7 @@ import contextlib
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +153,18 @@ class Harness:
         """An action that must succeed; returns its JSON."""
         answer = await self.admin.post(f"/ices/{name}/{action}", headers=headers)
         assert answer.status == 200, f"{action} {name} gave {answer}"
+        return answer.json
+
+    async def label(self, name: str, **labels: str | None) -> None:
+        """Set labels of an ICE; None removes one."""
+        answer = await self.admin.call("PATCH", f"/ices/{name}", json={"labels": labels})
+        assert answer.status == 200, f"labelling {name} gave {answer}"
+
+    async def make_pool(self, name: str, labels: Mapping[str, str], **more: Any) -> Any:
+        """Make a pool, or replace it; returns its JSON."""
+        body = {"labels": labels, **more}
+        answer = await self.admin.call("PUT", f"/pools/{name}", json=body)
+        assert answer.status in (200, 201), f"the pool {name} gave {answer}"
         return answer.json
 
     async def status(self, name: str) -> str:

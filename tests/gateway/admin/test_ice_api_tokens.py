@@ -103,7 +103,7 @@ async def shared(tmp_path_factory):
         await started.provision("theirs")
         roles = {"root": None, "eve": Role.AUDITOR, "bob": Role.MEMBER, "alice": None}
         started.tokens = [await started.api(user, role, "mine") for user, role in roles.items()]
-        await started.admin.call("PUT", "/pools/Lab", json={"labels": {"os": "linux"}})
+        await started.make_pool("Lab", {"os": "linux"})
         started.of_pool = [await started.api(user, pool="lab") for user in roles]
         yield started
 

@@ -169,7 +169,7 @@ async def test_address_says_what_is_shown(running, root):
 async def test_filter_that_cannot_be_read_is_told_beside_its_field(running, root):
     await running.provision("lab-1")
     labels = {"os": "windows", "room": "4"}
-    await running.admin.call("PATCH", "/ices/lab-1", json={"labels": labels})
+    await running.label("lab-1", **labels)
     asked = {"HX-Request": "true", "HX-Target": "table", "HX-Trigger": "filter"}
     for query, sentence in [
         ("?labels=os", "Labels: os is not key=value"),
@@ -185,7 +185,7 @@ async def test_filter_that_cannot_be_read_is_told_beside_its_field(running, root
     assert answer.headers["HX-Push-Url"] == "./?label=os%3Dwindows&label=room%3D4"
     assert names(answer) == ["lab-1"]
     assert names(await root.get("?label=os%3Dlinux")) == []
-    await running.admin.call("PATCH", "/ices/lab-1", json={"labels": {"room": '4; "east"'}})
+    await running.label("lab-1", room='4; "east"')
     written = 'room="4; ""east"""'
     answer = await root.get("?" + urlencode({"labels": written}), headers=asked)
     address = answer.headers["HX-Push-Url"]

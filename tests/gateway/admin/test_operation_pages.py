@@ -51,11 +51,10 @@ async def run(browser, work=WORK, **fields):
 
 async def linux(running, **ices):
     """The pool of the ICEs of Linux; these belong to it, each of the type that is given, connected."""
-    labels = {"labels": {"os": "linux"}}
     connections = {name: await connected(running, name, kind) for name, kind in ices.items()}
     for name in ices:
-        await running.admin.call("PATCH", f"/ices/{name}", json=labels)
-    await running.admin.call("PUT", "/pools/linux", json=labels)
+        await running.label(name, os="linux")
+    await running.make_pool("linux", {"os": "linux"})
     await running.settled()
     return connections
 
@@ -427,8 +426,7 @@ async def test_a_form_of_a_pool_offers_what_its_type_allows(running, root):
     await linux(running)
     form = await root.part("pools/linux/operations/new", "dialog")
     assert len(re.findall(r"<option>", form.text)) == 5
-    body = {"labels": {"os": "linux"}, "ice_type": "ci-cd"}
-    await running.admin.call("PUT", "/pools/linux", json=body)
+    await running.make_pool("linux", {"os": "linux"}, ice_type="ci-cd")
     form = await root.part("pools/linux/operations/new", "dialog")
     assert sorted(re.findall(r"<option>([\w-]+)", form.text)) == ["remote-execute", "schedule"]
     refused = await run(root, "pools/linux/operations", kind="scrape")
@@ -492,7 +490,7 @@ async def test_the_page_says_why_an_operation_waits(running, root):
     page = said(await root.get("operations?state=queued"))
     assert "Queued the ICE is paused" in page
     assert "Queued no ICE of the pool may do this kind" in page
-    await running.admin.call("PATCH", "/ices/lab-1", json={"labels": {"os": "linux"}})
+    await running.label("lab-1", os="linux")
     page = said(await root.get("operations?state=queued"))
     assert "Queued each connected ICE of the pool is paused" in page
     await ice.leave()

@@ -26,16 +26,11 @@ def fault(answer):
     return told(answer)["form-fault"]["field"], said(answer)
 
 
-async def label(running, name, **labels):
-    answer = await running.admin.call("PATCH", f"/ices/{name}", json={"labels": labels})
-    assert answer.status == 200, answer
-
-
 async def test_a_pool_is_made_shown_changed_and_deleted(running, root):
     assert "There is no pool." in said(await root.get("pools"))
     assert "Pool" not in said(await root.get("")).split("More filters")[1]
     await connected(running, "here", "ci-cd")
-    await label(running, "here", gpu="yes", os="linux")
+    await running.label("here", gpu="yes", os="linux")
     await running.settled()
     made = await root.post("pools", GPU)
     assert told(made)["toast"] == {"sentence": "The pool GPU is made. 1 ICE belongs to it."}
@@ -111,7 +106,7 @@ async def test_tokens_of_a_pool_are_made_and_shown(running, root):
 async def test_ices_are_filtered_by_pool(running, root, browse):
     await running.provision("in-pool")
     await running.provision("outside")
-    await label(running, "in-pool", gpu="yes", os="linux")
+    await running.label("in-pool", gpu="yes", os="linux")
     await root.post("pools", GPU)
     page = await root.get("?pool=gpu")
     assert "in-pool" in said(page)

@@ -37,7 +37,7 @@ async def test_a_filter_finds_whom_to_deregister(running, admin):
         await (await running.provision(name)).connect()
     await running.provision("lab-4")
     await running.provision("ci-1", "ci-cd")
-    await running.admin.call("PATCH", "/ices/lab-3", json={"labels": {"keep": "yes"}})
+    await running.label("lab-3", keep="yes")
     leaver = ("ices", "deregister", "--where", "provisionedto=ALICE")
 
     planned = await admin(*leaver, "--dry-run")

@@ -16,7 +16,7 @@ SET = ("pools", "set", "GPU", "--label", "gpu=yes")
 async def ice(running):
     """A connected ICE of the pool `GPU`."""
     await connected(running, "here", "ci-cd")
-    await running.admin.call("PATCH", "/ices/here", json={"labels": {"gpu": "yes"}})
+    await running.label("here", gpu="yes")
     await running.settled()
 
 

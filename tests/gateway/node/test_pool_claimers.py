@@ -10,8 +10,6 @@ from gateway.app import Tuning
 from gateway.core.roles import Role
 from gateway.core.times import to_text, utc_now
 from gateway.node.node import NodeLimits
-from gateway.services.pools import WantedPool
-from tests.support.harness import ADMIN
 from tests.support.ice import until
 from tests.support.work import (
     ask,
@@ -27,21 +25,11 @@ from tests.support.work import (
 )
 
 
-async def make_pool(running, name="lab", ice_type=None, **labels):
-    wanted = WantedPool(name, labels or {"pool": name}, ice_type=ice_type)
-    return await running.gateway.services.pools.set(ADMIN, wanted)
-
-
 async def member(running, name, *pools, kind="normal"):
     """A connected ICE that belongs to these pools."""
     connection = await connected(running, name, kind)
-    await label(running, name, **dict.fromkeys(pools or ["lab"], "yes"))
+    await running.label(name, **dict.fromkeys(pools or ["lab"], "yes"))
     return connection
-
-
-async def label(running, name, **labels):
-    answer = await running.admin.call("PATCH", f"/ices/{name}", json={"labels": labels})
-    assert answer.status == 200, answer
 
 
 async def for_pool(running, pool="lab", kind="execute", api=None, **body):
@@ -59,7 +47,7 @@ async def waits(running, operation, why):
 
 
 async def test_an_operation_goes_to_one_ice_of_its_pool(running):
-    await make_pool(running, lab="yes")
+    await running.make_pool("lab", {"lab": "yes"})
     first, second = await member(running, "lab-1"), await member(running, "lab-2")
     other = await connected(running, "lab-3")
     one, two = await for_pool(running), await for_pool(running)
@@ -84,11 +72,11 @@ async def test_an_operation_goes_to_one_ice_of_its_pool(running):
 
 
 async def test_why_an_operation_of_a_pool_waits(running):
-    await make_pool(running, lab="yes")
+    await running.make_pool("lab", {"lab": "yes"})
     operation = await for_pool(running)
     await waits(running, operation, "no-ice")
     ice = await running.provision("lab-1")
-    await label(running, "lab-1", lab="yes")
+    await running.label("lab-1", lab="yes")
     await waits(running, operation, "all-offline")
     await running.gateway.engine.write(
         lambda transaction: transaction.run(
@@ -130,8 +118,8 @@ async def test_why_an_operation_of_an_ice_waits(timed, clock):
 
 
 async def test_an_ice_gets_the_oldest_operation_that_it_may_run(running):
-    await make_pool(running, "all", lab="yes")
-    await make_pool(running, "gpu", lab="yes", gpu="yes")
+    await running.make_pool("all", {"lab": "yes"})
+    await running.make_pool("gpu", {"lab": "yes", "gpu": "yes"})
     first = await for_pool(running, "gpu")
     second = await for_pool(running, "all")
     third = await for_pool(running, "gpu", kind="remote-execute")
@@ -147,7 +135,7 @@ async def test_an_ice_gets_the_oldest_operation_that_it_may_run(running):
 
 
 async def test_the_ice_that_idles_longest_is_taken_and_own_work_comes_first(running):
-    await make_pool(running, lab="yes")
+    await running.make_pool("lab", {"lab": "yes"})
     first, second = await member(running, "lab-1"), await member(running, "lab-2")
     for name, ice in (("lab-1", first), ("lab-2", second), ("lab-1", first)):
         own = await asked(running.admin, name)
@@ -163,10 +151,10 @@ async def test_the_ice_that_idles_longest_is_taken_and_own_work_comes_first(runn
 
 
 async def test_an_ice_that_refuses_is_not_offered_it_again_in_this_session(running):
-    await make_pool(running, lab="yes")
+    await running.make_pool("lab", {"lab": "yes"})
     ice = await running.provision("lab-1")
     first = await greeted(ice)
-    await label(running, "lab-1", lab="yes")
+    await running.label("lab-1", lab="yes")
     operation = await for_pool(running)
     run = await expect_run(first)
     first.send({"jsonrpc": "2.0", "id": run["id"], "error": {"code": 1, "message": "no"}})
@@ -182,10 +170,10 @@ async def test_an_ice_that_refuses_is_not_offered_it_again_in_this_session(runni
 
 
 async def test_what_was_refused_goes_to_the_next_session(running):
-    await make_pool(running, lab="yes")
+    await running.make_pool("lab", {"lab": "yes"})
     ice = await running.provision("lab-1")
     first = await greeted(ice)
-    await label(running, "lab-1", lab="yes")
+    await running.label("lab-1", lab="yes")
     operation = await for_pool(running)
     run = await expect_run(first)
     first.send({"jsonrpc": "2.0", "id": run["id"], "result": {"accepted": False}})
@@ -199,10 +187,10 @@ async def test_what_was_refused_goes_to_the_next_session(running):
 @pytest.mark.parametrize("elsewhere", [False, True])
 async def test_what_an_ice_comes_back_without_is_lost(running, elsewhere):
     """To the node that sent it, or to another one, to which no event has said who took it."""
-    await make_pool(running, lab="yes")
+    await running.make_pool("lab", {"lab": "yes"})
     ice = await running.provision("lab-1")
     first = await greeted(ice)
-    await label(running, "lab-1", lab="yes")
+    await running.label("lab-1", lab="yes")
     operation, following = await for_pool(running), await for_pool(running)
     await take(first)
     await in_state(running, operation, "running")
@@ -218,20 +206,20 @@ async def test_what_an_ice_comes_back_without_is_lost(running, elsewhere):
 
 
 async def test_labels_removed_while_work_waits(running):
-    await make_pool(running, lab="yes")
+    await running.make_pool("lab", {"lab": "yes"})
     worker = await member(running, "lab-1")
     running_one = await for_pool(running)
     await take(worker)
     waiting = await for_pool(running)
-    await label(running, "lab-1", lab=None)
+    await running.label("lab-1", lab=None)
     await finished(worker, running_one)
     await waits(running, waiting, "no-ice")
-    await label(running, "lab-1", lab="yes")
+    await running.label("lab-1", lab="yes")
     assert await take(worker) == waiting
 
 
 async def test_cancelled_before_and_after_an_ice_has_it(running):
-    await make_pool(running, lab="yes")
+    await running.make_pool("lab", {"lab": "yes"})
     waiting = await for_pool(running)
     answer = await running.admin.post(f"/operations/{waiting}/cancel")
     assert (answer.json["state"], answer.json["ice_name"]) == ("cancelled", None)
@@ -243,7 +231,7 @@ async def test_cancelled_before_and_after_an_ice_has_it(running):
 
 
 async def test_a_deregistration_ends_what_runs_and_nothing_else(running):
-    await make_pool(running, lab="yes")
+    await running.make_pool("lab", {"lab": "yes"})
     worker = await member(running, "lab-1")
     operation = await for_pool(running)
     await take(worker)
@@ -254,7 +242,7 @@ async def test_a_deregistration_ends_what_runs_and_nothing_else(running):
 
 
 async def test_an_operation_that_waits_expires(timed, clock):
-    await make_pool(timed, lab="yes")
+    await timed.make_pool("lab", {"lab": "yes"})
     worker = await connected(timed, "lab-1")
     operation = await for_pool(timed, deadline=to_text(clock() + timedelta(minutes=1)))
     later = await for_pool(timed, kind="schedule", run_at=to_text(clock() + timedelta(minutes=2)))
@@ -262,13 +250,13 @@ async def test_an_operation_that_waits_expires(timed, clock):
     clock.skip(minutes=1, seconds=1)
     await in_state(timed, operation, "expired")
     clock.skip(minutes=1)
-    await label(timed, "lab-1", lab="yes")
+    await timed.label("lab-1", lab="yes")
     assert await take(worker) == later
 
 
 async def test_a_key_counts_for_the_pool_and_its_requester(running):
-    await make_pool(running, lab="yes")
-    await make_pool(running, "other", other="yes")
+    await running.make_pool("lab", {"lab": "yes"})
+    await running.make_pool("other", {"other": "yes"})
     await connected(running, "lab-1")
     first = await for_pool(running, idempotency_key="k")
     assert await for_pool(running, idempotency_key="k") == first
@@ -277,8 +265,8 @@ async def test_a_key_counts_for_the_pool_and_its_requester(running):
 
 
 async def test_who_may_request_of_a_pool(running):
-    await make_pool(running, lab="yes")
-    await make_pool(running, "other", other="yes")
+    await running.make_pool("lab", {"lab": "yes"})
+    await running.make_pool("other", {"other": "yes"})
     body = {"kind": "execute"}
     token = await running.api("root", pool="lab")
     assert (await token.post("/pools/LAB/operations", body)).status == 202
@@ -296,7 +284,7 @@ async def test_who_may_request_of_a_pool(running):
 
 
 async def test_what_the_token_of_a_pool_and_the_user_of_an_ice_see(running):
-    await make_pool(running, lab="yes")
+    await running.make_pool("lab", {"lab": "yes"})
     worker = await member(running, "lab-1")
     token = await running.api("root", pool="lab")
     theirs = await for_pool(running, api=token, params={"secret": 1})
@@ -320,7 +308,7 @@ async def test_what_the_token_of_a_pool_and_the_user_of_an_ice_see(running):
 
 @pytest.mark.gateway(operations__kept_bytes=1000)
 async def test_a_pool_keeps_so_many_bytes(running):
-    await make_pool(running, lab="yes")
+    await running.make_pool("lab", {"lab": "yes"})
     await for_pool(running, params="x" * 700)
     answer = await running.admin.post(
         "/pools/lab/operations", {"kind": "execute", "params": "x" * 700}
@@ -330,7 +318,7 @@ async def test_a_pool_keeps_so_many_bytes(running):
 
 
 async def test_the_kind_must_suit_the_type_of_the_pool(running):
-    await make_pool(running, ice_type="ci-cd", lab="yes")
+    await running.make_pool("lab", {"lab": "yes"}, ice_type="ci-cd")
     answer = await running.admin.post("/pools/lab/operations", {"kind": "execute"})
     assert (answer.status, answer.json["code"]) == (409, "kind-not-allowed")
     assert (await ask(running.admin, "none")).status == 404
@@ -338,7 +326,7 @@ async def test_the_kind_must_suit_the_type_of_the_pool(running):
 
 async def test_what_no_ice_takes_keeps_nothing_else_waiting(running):
     """More groups than one look finds ICEs for, each of them refused by a session of its own."""
-    await make_pool(running, lab="yes")
+    await running.make_pool("lab", {"lab": "yes"})
     refused = [await for_pool(running, kind="debug") for _ in range(25)]
 
     async def by_sessions(transaction):

@@ -28,11 +28,6 @@ async def put(running, place="gpu", status=201, **body):
     return answer.json
 
 
-async def label(running, name, **labels):
-    answer = await running.admin.call("PATCH", f"/ices/{name}", json={"labels": labels})
-    assert answer.status == 200, answer
-
-
 async def events_of(running, action):
     return (await running.admin.get(f"/events?action={action}")).json["items"]
 
@@ -103,7 +98,7 @@ async def test_ices_are_counted_and_found_by_their_pool(running):
     await running.provision("away")
     await running.provision("other")
     for name in ("here", "away"):
-        await label(running, name, gpu="yes")
+        await running.label(name, gpu="yes")
     await put(running)
     await put(running, "machines", ice_type="ci-cd")
     await running.settled()

@@ -34,11 +34,6 @@ async def events(running, action):
     return [(one["actor"], one["ice_name"], one["detail"]) for one in found]
 
 
-async def add_pool(running, name="builders"):
-    body = {"labels": {"os": "linux"}}
-    assert (await running.admin.call("PUT", f"/pools/{name}", json=body)).status == 201
-
-
 async def test_a_schedule_from_its_making_to_its_end(running):
     await running.provision()
     answer = await running.admin.post("/schedules", NIGHTLY | {"ice_name": "LAB-1", "params": [1]})
@@ -124,7 +119,7 @@ async def test_who_may_schedule_what(running):
     """A member their own ICE, an auditor nothing, and a token for an ICE or a pool not even that."""
     await running.provision()
     await running.provision("lab-2", "ci-cd")
-    await add_pool(running)
+    await running.make_pool("builders", {"os": "linux"})
     alice, bob = await running.api("alice"), await running.api("bob", Role.MEMBER)
     auditor = await running.api("eve", Role.AUDITOR)
     of_ice = await made(running.admin)
@@ -170,7 +165,7 @@ async def test_who_may_schedule_what(running):
 
 async def test_listings_are_filtered_and_come_in_pages(running):
     await running.provision()
-    await add_pool(running)
+    await running.make_pool("builders", {"os": "linux"})
     first = await made(running.admin)
     second = await made(running.admin, name="weekly")
     third = await made(running.admin, ice_name=None, pool="builders")
@@ -237,7 +232,7 @@ async def test_another_user_of_the_ice_gets_none_of_the_former_ones(running):
 
 
 async def test_a_pool_that_a_schedule_names_is_not_deleted(running):
-    await add_pool(running)
+    await running.make_pool("builders", {"os": "linux"})
     one = await made(running.admin, ice_name=None, pool="builders")
     expect_refused(await running.admin.call("DELETE", "/pools/builders"), 409, "in-use")
     assert (await running.admin.call("DELETE", f"/schedules/{one['id']}")).status == 204
