@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
-from gateway.core.operation import ACTIVE
 from gateway.store.engine import Fetch, Transaction, as_json, is_in, rows_of
+from gateway.store.operations import IS_ACTIVE
 
 PIECE: Final = 65_536
 """Maximum bytes of a piece."""
@@ -21,7 +21,6 @@ _SMALL: Final = 4_096
 """Bytes below which the last piece is continued; otherwise a log of short lines would have too many rows."""
 _PIECES: Final = 16
 """Pieces that are read at a time."""
-_ACTIVE: Final = ", ".join(repr(state.value) for state in ACTIVE)
 
 
 async def append(transaction: Transaction, texts: Mapping[str, str], log_kept: int) -> None:
@@ -32,7 +31,7 @@ async def append(transaction: Transaction, texts: Mapping[str, str], log_kept: i
     """
     # Locked before the ends are read, and in one order, so that two nodes never wait for each other.
     held = await transaction.hold(
-        f"SELECT id FROM ice_operations WHERE {is_in('id', 1)} AND state IN ({_ACTIVE}) ORDER BY id",
+        f"SELECT id FROM ice_operations WHERE {is_in('id', 1)} AND {IS_ACTIVE} ORDER BY id",
         as_json(list(texts)),
     )
     if not held:

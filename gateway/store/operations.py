@@ -37,22 +37,25 @@ _LARGE_ERROR: Final = 4_000
 _NOT_KEPT: Final = reason("failed", "why it failed is not kept any more")
 
 
-def _states(states: Sequence[State]) -> str:
-    return f"({', '.join(repr(state.value) for state in states)})"
+def state_in(states: Sequence[State]) -> str:
+    """SQL for an operation in one of these states."""
+    return f"state IN ({', '.join(repr(state.value) for state in states)})"
 
 
 _ENDED_BY_US: Final = (State.CANCELLED, State.EXPIRED, State.LOST)
-IS_UNFINISHED: Final = f"state IN {_states(UNFINISHED)}"
+IS_UNFINISHED: Final = state_in(UNFINISHED)
 """SQL."""
-_ACTIVE: Final = f"state IN {_states(ACTIVE)}"
+IS_ACTIVE: Final = state_in(ACTIVE)
+"""SQL."""
+MAY_WAIT: Final = state_in((State.QUEUED, State.SENT))
+"""SQL for an operation that waits in its pool, or may wait there again: the ICE can refuse one that was sent."""
 _QUEUED: Final = f"state = '{State.QUEUED}'"
 _DUE: Final = "coalesce(run_at, created)"
-
-
-_SEEN_BY: Final = (
+OF_USER: Final = (
     "former_user IS NULL"
     " AND ice_name IN (SELECT ice_name FROM ice_tokens WHERE provisionedto = {0})"
 )
+"""SQL for an operation or a schedule of an ICE that is tagged to the user, and was when it was requested."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +90,7 @@ def _matching(params: list[object], where: OperationFilter, before: int | None) 
         ("kind = {0}", where.kind),
         ("requested_by = {0}", where.requested_by),
         ("created >= {0}", to_text_or_none(where.since)),
-        (_SEEN_BY, where.owner),
+        (OF_USER, where.owner),
         ("lower(pool) = {0}", None if where.pool is None else fold(where.pool)),
         ("schedule = {0}", where.schedule),
         ("token = {0}", where.token),
@@ -180,7 +183,7 @@ async def set_progress(transaction: Transaction, progress: Sequence[tuple[str, b
     """Store the progress of operations, by id, if the ICE still works on them."""
     await transaction.run(
         f"UPDATE ice_operations SET progress = given.progress FROM {rows_of(1, 'id', 'progress')}"
-        f" WHERE ice_operations.id = given.id AND {_ACTIVE}",
+        f" WHERE ice_operations.id = given.id AND {IS_ACTIVE}",
         as_json([(name, encoded.decode()) for name, encoded in progress]),
     )
 
@@ -283,7 +286,7 @@ class Operations:
     ) -> dict[str, tuple[State, str | None]]:
         """The state of the operations `ids` of this ICE, with the error code if the gateway ended one."""
         rows = await self._fetch(
-            f"SELECT id, state, CASE WHEN state IN {_states(_ENDED_BY_US)} THEN error END"
+            f"SELECT id, state, CASE WHEN {state_in(_ENDED_BY_US)} THEN error END"
             f" FROM ice_operations WHERE ice_name = $1 AND {is_in('id', 2)}",
             ice_name,
             as_json(list(ids)),
@@ -321,7 +324,7 @@ class Operations:
         """How many operations ICEs were sent and have not finished, and how many queued ones are not due, and due."""
         # Each from an index alone.
         [(active, not_due, due)] = await self._fetch(
-            f"SELECT (SELECT count(*) FROM ice_operations WHERE {_ACTIVE}),"
+            f"SELECT (SELECT count(*) FROM ice_operations WHERE {IS_ACTIVE}),"
             f" (SELECT count(*) FROM ice_operations WHERE {_QUEUED} AND {_DUE} > $1),"
             f" (SELECT count(*) FROM ice_operations WHERE {_QUEUED} AND {_DUE} <= $1)",
             to_text(now),

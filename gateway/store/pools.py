@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from gateway.core.ice import Status, fold
-from gateway.core.operation import ACTIVE, State
 from gateway.core.pool import Pool
 from gateway.store import ice_filter
 from gateway.store.engine import (
@@ -27,18 +26,12 @@ from gateway.store.engine import (
     places,
 )
 from gateway.store.ices import labels_from_text, labels_text, pair_text
+from gateway.store.operations import IS_ACTIVE, MAY_WAIT
 
 _NAMES: Final = tuple(Pool.__dataclass_fields__)
 _COLUMNS: Final = ", ".join(_NAMES)
 _BY_NAME: Final = f"SELECT {_COLUMNS} FROM ice_pools WHERE lower(name) = $1"
 
-
-def _states(states: Sequence[State]) -> str:
-    return f"({', '.join(repr(state.value) for state in states)})"
-
-
-_WAITING: Final = f"state IN {_states((State.QUEUED, State.SENT))}"
-"""SQL for an operation that may still wait in its pool: the ICE can refuse one that was sent."""
 _FOUND: Final = "(lower(name) LIKE $1 ESCAPE '\\' OR lower(description) LIKE $1 ESCAPE '\\')"
 _OF_USE: Final = f"status NOT IN ('{Status.DEREGISTERED}')"
 _COUNTED: Final = f"""
@@ -48,7 +41,7 @@ _COUNTED: Final = f"""
     UNION ALL
     SELECT i.ice_type, i.labels, '{Status.REGISTERED}', 0, 0, 1
     FROM ice_operations o JOIN ice_tokens i ON i.ice_name = o.ice_name
-    WHERE o.state IN {_states(ACTIVE)} AND i.{_OF_USE}
+    WHERE o.{IS_ACTIVE} AND i.{_OF_USE}
 """
 """SQL for what is summed up for each pool: the ICEs, and once more those that work."""
 _GROUPED: Final = f"""
@@ -120,7 +113,7 @@ async def count(transaction: Transaction) -> int:
 async def use(transaction: Transaction, name: str) -> PoolUse:
     """What a pool, given by its exact name, is in use for."""
     [(waiting,)] = await transaction.fetch(
-        f"SELECT count(*) FROM ice_operations WHERE pool = $1 AND {_WAITING}", name
+        f"SELECT count(*) FROM ice_operations WHERE pool = $1 AND {MAY_WAIT}", name
     )
     schedules = await transaction.fetch(
         "SELECT name FROM ice_schedules WHERE lower(pool) = $1 ORDER BY name, id LIMIT 1",
@@ -183,7 +176,7 @@ class Pools:
     async def waiting(self, pools: Sequence[Pool]) -> dict[str, int]:
         """How many operations wait in each of these pools, by exact name; a pool without any is left out."""
         rows = await self._fetch(
-            f"SELECT pool, count(*) FROM ice_operations WHERE {is_in('pool', 1)} AND {_WAITING}"
+            f"SELECT pool, count(*) FROM ice_operations WHERE {is_in('pool', 1)} AND {MAY_WAIT}"
             " GROUP BY pool",
             as_json([pool.name for pool in pools]),
         )

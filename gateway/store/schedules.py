@@ -30,7 +30,7 @@ from gateway.store.engine import (
     places,
     rows_of,
 )
-from gateway.store.operations import fitting
+from gateway.store.operations import OF_USER, fitting
 from gateway.store.pauses import paused
 
 KEPT: Final = 1000
@@ -42,10 +42,6 @@ _BY_ID: Final = f"SELECT {_COLUMNS} FROM ice_schedules WHERE id = $1"
 _CHANGED: Final = tuple(name for name in _NAMES if name not in ("id", "ice_name", "pool"))
 _OCCURRENCE_NAMES: Final = tuple(Occurrence.__dataclass_fields__)
 _OCCURRENCE: Final = ", ".join(_OCCURRENCE_NAMES)
-_OWNED: Final = (
-    "former_user IS NULL"
-    " AND ice_name IN (SELECT ice_name FROM ice_tokens WHERE provisionedto = {0})"
-)
 _FOUND: Final = (
     "(lower(name) LIKE {0} ESCAPE '\\' OR lower(coalesce(ice_name, pool)) LIKE {0} ESCAPE '\\')"
 )
@@ -338,7 +334,7 @@ def _before(params: list[object], where: ScheduleFilter, place: str | None) -> s
         params,
         ("lower(ice_name) = {0}", None if where.ice_name is None else fold(where.ice_name)),
         ("lower(pool) = {0}", None if where.pool is None else fold(where.pool)),
-        (_OWNED, where.owner),
+        (OF_USER, where.owner),
         (_FOUND, None if where.text is None else containing(fold(where.text))),
     )
 
