@@ -54,7 +54,7 @@ class Lane:
 
 
 async def worker_of(session: Session, fetch: Fetch) -> tuple[Worker, float | None]:
-    """What the session may be sent now, and the seconds until that changes without a word of the ICE."""
+    """What the session may be sent now, and the seconds until that changes although the ICE says nothing."""
     ice, undecided = session.ice, None
     open_for = asyncio.get_running_loop().time() - session.opened
     accepts = session.accepts
@@ -63,8 +63,8 @@ async def worker_of(session: Session, fetch: Fetch) -> tuple[Worker, float | Non
         if accepts is UNSET and open_for < FIRST_WAIT:
             undecided = FIRST_WAIT - open_for
     kinds = may_be_sent(ice.ice_type, accepts, open_for, by_tagged_user=False)
-    held = [kind for kind in OPERATIONS[ice.ice_type] if kind not in kinds]
+    owner_only = [kind for kind in OPERATIONS[ice.ice_type] if kind not in kinds]
     worker = Worker(
-        ice.ice_name, ice.ice_type, session.generation, session.id, ice.provisionedto, held
+        ice.ice_name, ice.ice_type, session.generation, session.id, ice.provisionedto, owner_only
     )
     return worker, undecided

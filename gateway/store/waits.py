@@ -95,7 +95,7 @@ _Group = tuple[str | None, str, str]
 async def _grouped(fetch: Fetch, operations: Sequence[Operation]) -> dict[str, _Group]:
     """By id what decides, but for refusals, which ICEs may run an operation of a pool; see `_of_group`.
 
-    All requesters without an ICE of their own are alike to the ICEs.
+    Each ICE treats all requesters without an ICE of their own alike.
     """
     rows = await fetch(
         f"SELECT DISTINCT provisionedto FROM ice_tokens WHERE {is_in('provisionedto', 1)}",

@@ -23,27 +23,36 @@ from gateway.core.times import from_text_or_none, to_text, to_text_or_none
 from gateway.store.consent import accepted, decided_since
 from gateway.store.engine import Fetch, Transaction, as_json, is_in
 from gateway.store.ice_filter import MEMBER
-from gateway.store.operations import COLUMNS, IS_UNFINISHED, operation_from_row
+from gateway.store.operations import (
+    COLUMNS,
+    IS_ACTIVE,
+    IS_UNFINISHED,
+    MAY_WAIT,
+    operation_from_row,
+)
 from gateway.store.pauses import paused
 
 NOBODY: Final = "/"
-"""Stands for every requester without an ICE of their own, who are alike to the ICEs; no user is called that."""
+"""Stands for every requester without an ICE of their own: each ICE treats them alike. No user has this name."""
+
+_TAKEN: Final = f"pool IS NOT NULL AND {IS_ACTIVE}"
+_MAY_WAIT: Final = f"pool IS NOT NULL AND {MAY_WAIT}"
 
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """The session that is to work: its ICE, and which `held` kinds it takes from its `owner` alone now."""
+    """The session that is to work: its ICE, and the kinds that it now accepts from its `owner` only."""
 
     ice_name: str
     ice_type: IceType
     generation: int
     session: str
     owner: str | None
-    held: Collection[OperationKind]
+    owner_only: Collection[OperationKind]
 
     def accepts(self, operation: Operation) -> bool:
         """Whether it may be sent this operation."""
-        return operation.kind not in self.held or operation.requested_by == self.owner
+        return operation.kind not in self.owner_only or operation.requested_by == self.owner
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +64,19 @@ class Next:
     paused_until: datetime | None
 
 
-def _held(owner: int, held: int) -> str:
+def _not_accepted(operation: str, owner: int, owner_only: int) -> str:
     """SQL for an operation that the ICE does not accept."""
-    return f"({is_in('kind', held)} AND requested_by <> coalesce(${owner}, ''))"
+    kind = is_in(f"{operation}.kind", owner_only)
+    return f"({kind} AND {operation}.requested_by <> coalesce(${owner}, ''))"
 
 
-def _next(ice_name: int, owner: int, held: int) -> str:
+def _next(ice_name: int, owner: int, owner_only: int) -> str:
     """SQL for the number of the operation that the ICE works on, or of its next one."""
     return (
         f"(SELECT number FROM ice_operations WHERE ice_name = ${ice_name} AND {IS_UNFINISHED}"
         f" AND {in_turn('ice_operations')}"
-        f" ORDER BY state = '{State.QUEUED}', {_held(owner, held)}, coalesce(run_at, created), number LIMIT 1)"
+        f" ORDER BY state = '{State.QUEUED}', {_not_accepted('ice_operations', owner, owner_only)},"
+        " coalesce(run_at, created), number LIMIT 1)"
     )
 
 
@@ -85,7 +96,7 @@ async def find_next(fetch: Fetch, worker: Worker, now: datetime) -> Next:
         f" LEFT JOIN ice_operations o ON o.number = {_next(1, 2, 3)} WHERE t.ice_name = $1",
         worker.ice_name,
         worker.owner,
-        as_json(list(worker.held)),
+        as_json(list(worker.owner_only)),
         to_text(now),
     )
     if not rows:
@@ -101,11 +112,21 @@ async def send(transaction: Transaction, new: Operation, worker: Worker, now: da
     Meanwhile another process may have cancelled it, queued an earlier one, sent one, paused the ICE, or ended the
     generation.
     """
+    sql = (
+        "UPDATE ice_operations SET state = $1, sent = $2 WHERE id = $3 AND state = $4"
+        f" AND number = {_next(5, 9, 10)} AND EXISTS (SELECT 1 FROM ice_tokens t"
+        f" WHERE {_as_registered(5, 6, 7, 8)})"
+    )
+    return await _mark_sent(transaction, sql, new, worker, now)
+
+
+async def _mark_sent(
+    transaction: Transaction, sql: str, new: Operation, worker: Worker, now: datetime
+) -> bool:
+    """Run the compare-and-set of `send` or `claim`; False if its conditions do not hold any more."""
     return bool(
         await transaction.run(
-            "UPDATE ice_operations SET state = $1, sent = $2 WHERE id = $3 AND state = $4"
-            f" AND number = {_next(5, 9, 10)} AND EXISTS (SELECT 1 FROM ice_tokens t"
-            f" WHERE {_as_registered(5, 6, 7, 8)})",
+            sql,
             new.state.value,
             to_text_or_none(new.sent),
             new.id,
@@ -115,7 +136,7 @@ async def send(transaction: Transaction, new: Operation, worker: Worker, now: da
             worker.generation,
             to_text(now),
             worker.owner,
-            as_json(list(worker.held)),
+            as_json(list(worker.owner_only)),
         )
     )
 
@@ -130,26 +151,15 @@ async def claim(transaction: Transaction, worker: Worker, now: datetime) -> Oper
         return None
     new = replace(old, ice_name=worker.ice_name).moved(Move.SEND, now)
     assert new is not None  # noqa: S101 - it is queued
-    claimed = await transaction.run(
+    sql = (
         "UPDATE ice_operations SET state = $1, sent = $2, ice_name = $5 WHERE id = $3 AND state = $4"
         " AND NOT EXISTS (SELECT 1 FROM ice_operations own WHERE own.ice_name = $5"
         f" AND own.{IS_UNFINISHED} AND (own.state <> $4 OR (coalesce(own.run_at, '') <= $8"
-        " AND NOT (own.kind IN (SELECT atom FROM json_each($10)) AND own.requested_by <> coalesce($9, ''))"
-        f" AND {in_turn('own')})))"
+        f" AND NOT {_not_accepted('own', 9, 10)} AND {in_turn('own')})))"
         " AND EXISTS (SELECT 1 FROM ice_tokens t, ice_pools p"
-        f" WHERE {_as_registered(5, 6, 7, 8)} AND p.name = ice_operations.pool AND {MEMBER})",
-        new.state.value,
-        to_text_or_none(new.sent),
-        new.id,
-        State.QUEUED.value,
-        worker.ice_name,
-        Status.REGISTERED.value,
-        worker.generation,
-        to_text(now),
-        worker.owner,
-        as_json(list(worker.held)),
+        f" WHERE {_as_registered(5, 6, 7, 8)} AND p.name = ice_operations.pool AND {MEMBER})"
     )
-    return new if claimed else None
+    return new if await _mark_sent(transaction, sql, new, worker, now) else None
 
 
 async def oldest(fetch: Fetch, worker: Worker, now: datetime) -> Operation | None:
@@ -160,12 +170,12 @@ async def oldest(fetch: Fetch, worker: Worker, now: datetime) -> Operation | Non
         f"SELECT {columns} FROM ice_operations WHERE number = (SELECT min(of_pool.number) FROM ("
         f" SELECT (SELECT number FROM ice_operations WHERE pool = p.name AND state = '{State.QUEUED}'"
         f" AND coalesce(run_at, '') <= $4 AND deadline > $4 AND {is_in('kind', 5)}"
-        f" AND NOT {_held(2, 3)} AND instr(refused_by, $6) = 0 AND {in_turn('ice_operations')}"
+        f" AND NOT {_not_accepted('ice_operations', 2, 3)} AND instr(refused_by, $6) = 0 AND {in_turn('ice_operations')}"
         " ORDER BY number LIMIT 1) AS number"
         f" FROM ice_tokens t, ice_pools p WHERE t.ice_name = $1 AND {MEMBER}) of_pool)",
         worker.ice_name,
         worker.owner,
-        as_json(list(worker.held)),
+        as_json(list(worker.owner_only)),
         to_text(now),
         as_json(list(OPERATIONS[worker.ice_type])),
         worker.session,
@@ -183,7 +193,7 @@ def in_turn(operation: str) -> str:
 
 
 async def last_accepts(fetch: Fetch, ice_name: str) -> Accepts | UnsetType:
-    """The ICE's last known word about what others may send; UNSET if there is none."""
+    """What the ICE last said others may send; UNSET if it never said."""
     [(stored,)] = await fetch("SELECT accepts FROM ice_tokens WHERE ice_name = $1", ice_name)
     return accepts_from_text(stored)
 
@@ -224,10 +234,6 @@ async def working(fetch: Fetch, ice_names: Collection[str]) -> list[str] | None:
     if not rows and not await fetch(f"SELECT 1 FROM ice_operations WHERE {_TAKEN} LIMIT 1"):
         return None
     return [name for (name,) in rows]
-
-
-_TAKEN: Final = f"pool IS NOT NULL AND state IN ('{State.SENT}', '{State.RUNNING}')"
-_MAY_WAIT: Final = f"pool IS NOT NULL AND state IN ('{State.QUEUED}', '{State.SENT}')"
 
 
 async def pool_queue(fetch: Fetch, pool: str, now: datetime) -> PoolQueue | None:

@@ -133,7 +133,7 @@ async def test_the_oldest_of_its_pools_that_an_ice_may_run(lab):
     await request(lab, "later", "lab", kind=OperationKind.SCHEDULE, run_at=LATER + timedelta(1))
     await request(lab, "debug", "lab", kind=OperationKind.DEBUG)
     await request(lab, "lab", "lab")
-    assert await claim(lab, "lab-1", held=[OperationKind.DEBUG]) == "lab"
+    assert await claim(lab, "lab-1", owner_only=[OperationKind.DEBUG]) == "lab"
     assert await claim(lab, "lab-2") == "debug"
     await finish(lab, "debug", LATER)
     assert await claim(lab, "lab-3") == "gpu"
@@ -200,7 +200,7 @@ async def test_work_of_its_own_that_is_not_due_or_not_accepted_is_no_reason(lab)
     )
     await request(lab, "one", "lab")
     assert await free(lab, limit=1) == ["lab-1"]
-    assert await claim(lab, "lab-1", held=[OperationKind.DEBUG]) == "one"
+    assert await claim(lab, "lab-1", owner_only=[OperationKind.DEBUG]) == "one"
 
 
 async def test_those_that_idle_longest_come_first(lab):
@@ -334,12 +334,12 @@ async def test_of_one_schedule_one_operation_runs_at_a_time_at_its_own_ice(lab):
             schedule="s1",
         )
         await lab.write(lambda transaction, new=second: operations.insert(transaction, new))
-    held = worker("lab-1", held=(OperationKind.SCHEDULE,))
+    held = worker("lab-1", owner_only=(OperationKind.SCHEDULE,))
     found = await work_queue.find_next(lab.fetch, held, LATER)
     assert found.operation.id == "first"
     assert await waits(lab.fetch, [second], LATER) == {"second": Waits.OPERATION_BEFORE}
     await request(lab, "of the pool", "lab")
-    assert await claim(lab, "lab-1", held=(OperationKind.SCHEDULE,)) == "of the pool"
+    assert await claim(lab, "lab-1", owner_only=(OperationKind.SCHEDULE,)) == "of the pool"
     await finish(lab, "of the pool", LATER)
     await cancel(lab, "first")
     assert (await work_queue.find_next(lab.fetch, held, LATER)).operation.id == "second"
