@@ -23,7 +23,7 @@ from gateway.store.engine import StoreUnavailable
 LOOK: Final = 30.0
 """Seconds between two looks at the clock, which may have been set."""
 _STEP: Final = timedelta(seconds=5)
-"""A clock that goes this far from the seconds that pass was set."""
+"""If the clock and the seconds that pass differ by this much more than before, the clock was set."""
 _RETRY: Final = 1.0
 _WAKING: Final = frozenset(
     {
@@ -75,8 +75,8 @@ class Scheduler:
         self._look = look
         self._retry = retry
         self._wake = asyncio.Event()
-        self._began: timedelta | None = None
-        """How far the clock is from the seconds that pass; None until it was read."""
+        self._offset: timedelta | None = None
+        """`_clock_offset` when the next occurrences were last corrected; None if they never were."""
 
     def apply(self, entry: LogEntry) -> None:
         """Look again if this event may have brought an earlier occurrence."""
@@ -95,9 +95,9 @@ class Scheduler:
                 await self._wake.wait()
                 continue
             try:
-                if self._was_set():
+                if self._clock_was_set():
                     await decider.realign()
-                    self._began = self._distance()
+                    self._offset = self._clock_offset()
                 await decider.decide_due()
                 earliest = await decider.earliest()
             except StoreUnavailable:
@@ -114,15 +114,16 @@ class Scheduler:
         if earliest is None:
             await self._wake.wait()
             return
-        while not (self._wake.is_set() or self._was_set()):
+        while not (self._wake.is_set() or self._clock_was_set()):
             left = (earliest - self._clock()).total_seconds()
             if left <= 0:
                 return
             await wait_at_most(self._wake, min(left, self._look))
 
-    def _was_set(self) -> bool:
+    def _clock_was_set(self) -> bool:
         """Whether the clock was set since the next occurrences were last corrected, or they never were."""
-        return self._began is None or abs(self._distance() - self._began) > _STEP
+        return self._offset is None or abs(self._clock_offset() - self._offset) > _STEP
 
-    def _distance(self) -> timedelta:
+    def _clock_offset(self) -> timedelta:
+        """How far the clock is ahead of `monotonic`; it changes only if the clock is set."""
         return timedelta(seconds=self._clock().timestamp() - self._monotonic())
