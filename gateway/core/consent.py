@@ -18,10 +18,10 @@ from gateway.core.ice import OPERATIONS, IceType
 MAX_READ: Final = 32
 """Entries of an ICE's list that are read; the others are ignored."""
 FIRST_WAIT: Final = 5.0
-"""Seconds in which others send nothing to an ICE of which no word is known."""
+"""Seconds in which others send nothing to an ICE that never said what it accepts."""
 
 Accepts = frozenset[OperationKind] | None
-"""The ICE's word: the kinds that others may send; None for all."""
+"""The kinds that others may send; None for all."""
 
 _ALLOWED: Final = {ice_type: frozenset(kinds) for ice_type, kinds in OPERATIONS.items()}
 _NONE: Final[frozenset[OperationKind]] = frozenset()
@@ -32,7 +32,7 @@ _known: Final[dict[frozenset[OperationKind], frozenset[OperationKind]]] = {}
 
 
 def accepts_of(kinds: Sequence[str] | None) -> Accepts:
-    """The word in a message of an ICE; kinds that the gateway does not know are ignored."""
+    """The kinds in a message of an ICE; those that the gateway does not know are ignored."""
     if kinds is None:
         return None
     found = frozenset(OperationKind(kind) for kind in kinds[:MAX_READ] if kind in _KINDS)
@@ -45,7 +45,7 @@ def kinds_in_order(accepts: frozenset[OperationKind]) -> list[OperationKind]:
 
 
 def accepts_to_text(accepts: Accepts) -> str:
-    """A word as it is stored: a JSON list, or `null`."""
+    """What is stored: a JSON list, or `null`."""
     if accepts is None:
         return "null"
     return msgspec.json.encode(kinds_in_order(accepts)).decode()
@@ -53,7 +53,7 @@ def accepts_to_text(accepts: Accepts) -> str:
 
 @functools.lru_cache(maxsize=64)
 def accepts_from_text(text: str | None) -> Accepts | UnsetType:
-    """The inverse of `accepts_to_text`; UNSET for the NULL of an ICE of which no word is known.
+    """The inverse of `accepts_to_text`; UNSET for the NULL of an ICE that never said.
 
     Raises `msgspec.DecodeError`.
     """
@@ -71,7 +71,7 @@ def may_be_sent(
 
     Args:
         ice_type: a ci-cd ICE has no say.
-        accepts: the word of this session, or else the last known one; UNSET if none is known.
+        accepts: what the ICE said in this session, or else last; UNSET if it never said.
         open_for: seconds since the session was opened.
         by_tagged_user: whether its tagged user requested the operation.
     """

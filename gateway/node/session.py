@@ -32,7 +32,7 @@ _NOTHING: Final[frozenset[str]] = frozenset()  # shared, because each empty set 
 _MISSING: Final = msgspec.Raw(b"")
 _NOT_ACCEPTED: Final = reason(OperationError.REFUSED)
 ACCEPTS_PAUSE: Final = 1.0
-"""Seconds between two words of an ICE about what it accepts; of those that come in between the last one counts."""
+"""Seconds between two changes of what an ICE accepts; of those that it sends in between, the last one counts."""
 _MAX_DETAIL: Final = 200
 """Characters of the reason for refusing a finish, which may quote the ICE."""
 
@@ -113,12 +113,12 @@ class Transport(Protocol):
         """Close with `code` and `reason`, by default that of `code`."""
 
 
-class _NewWord(msgspec.Struct):
-    """When the last word about what an ICE accepts was taken over, and one that waits for its turn."""
+class _AcceptsUpdates(msgspec.Struct):
+    """When an `ice.accepts` was last applied, in the loop's time, and one that waits for `timer`."""
 
-    taken: float
+    applied: float
     waiting: Accepts | UnsetType = UNSET
-    turn: asyncio.TimerHandle | None = None
+    timer: asyncio.TimerHandle | None = None
 
 
 class Session:
@@ -131,7 +131,7 @@ class Session:
     """
 
     __slots__ = (
-        "_new_word",
+        "_accepts_updates",
         "_observer",
         "accepts",
         "address",
@@ -182,7 +182,7 @@ class Session:
         """Seconds after which the ICE was told to reconnect."""
         self.running = _NOTHING
         self.accepts: Accepts | UnsetType = UNSET
-        self._new_word: _NewWord | None = None
+        self._accepts_updates: _AcceptsUpdates | None = None
         self.ping_due = 0.0
         self._observer = observer
 
@@ -334,36 +334,36 @@ class Session:
         named = hello.running[:MAX_RUNNING]
         self.running = frozenset(name for name in named if len(name) <= _MAX_ID)
         self.accepts = accepts_of(hello.accepts)
-        if self._new_word is not None:
-            self._new_word.waiting = UNSET  # it is older
+        if self._accepts_updates is not None:
+            self._accepts_updates.waiting = UNSET  # it is older
         self._observer.greeted(self, _clean(hello.instance) or None)
 
     def _handle_accepts(self, accepts: Accepts) -> None:
-        """Take over a new word, or let it wait for its turn."""
+        """Apply what the ICE now accepts, at once or when `ACCEPTS_PAUSE` is over."""
         loop = asyncio.get_running_loop()
-        new = self._new_word
-        if new is None:
-            new = self._new_word = _NewWord(loop.time() - ACCEPTS_PAUSE)
-        new.waiting = accepts
-        if new.turn is None:
-            left = new.taken + ACCEPTS_PAUSE - loop.time()
+        updates = self._accepts_updates
+        if updates is None:
+            updates = self._accepts_updates = _AcceptsUpdates(loop.time() - ACCEPTS_PAUSE)
+        updates.waiting = accepts
+        if updates.timer is None:
+            left = updates.applied + ACCEPTS_PAUSE - loop.time()
             if left <= 0:
-                self._take_word()
+                self._apply_accepts()
             else:
-                new.turn = loop.call_later(left, self._take_word)
+                updates.timer = loop.call_later(left, self._apply_accepts)
 
-    def _take_word(self) -> None:
-        """Take over the word that waits, if one does."""
-        new = self._new_word
-        if new is None:
+    def _apply_accepts(self) -> None:
+        """Apply the `ice.accepts` that waits, if one does."""
+        updates = self._accepts_updates
+        if updates is None:
             return
-        if new.turn is not None:
-            new.turn.cancel()
-            new.turn = None
-        accepts, new.waiting = new.waiting, UNSET
+        if updates.timer is not None:
+            updates.timer.cancel()
+            updates.timer = None
+        accepts, updates.waiting = updates.waiting, UNSET
         if accepts is UNSET or accepts == self.accepts:
             return
-        new.taken = asyncio.get_running_loop().time()
+        updates.applied = asyncio.get_running_loop().time()
         self.accepts = accepts
         self._observer.accepts_changed(self)
 
@@ -372,8 +372,8 @@ class Session:
         self.close(protocol.CloseCode.SLOW_CONSUMER)
 
     def closed(self, code: int) -> None:
-        """Report the end of the session, and before it a word that still waits: it holds until the next hello."""
-        self._take_word()
+        """Report the end of the session, but first an `ice.accepts` that waits: it counts until the next hello."""
+        self._apply_accepts()
         self._observer.ended(self, code)
 
 

@@ -83,8 +83,8 @@ class Last:
 class Listed:
     """An ICE with what an admin says of it, and what is known of its connections.
 
-    `accepts` is its last word, UNSET if none is known; `pause` may be over. `refusedon` is when a genuine token of it was last refused, `duplicateon` when two running copies of it were
-    last found.
+    `accepts` is what it last said others may send, UNSET if it never said; `pause` may be over. `refusedon` is when a
+    genuine token of it was last refused, `duplicateon` when two running copies of it were last found.
     """
 
     ice: Ice

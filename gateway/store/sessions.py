@@ -52,7 +52,7 @@ _UPDATE: Final = (
     # Another node's clock may be behind.
     " lastseen = CASE WHEN coalesce(ice_tokens.lastseen, '') < given.at"
     " THEN given.at ELSE ice_tokens.lastseen END,"
-    # Before its hello the word of an earlier session holds, but never that of an older generation.
+    # Until its hello, what an earlier session of the same generation said counts.
     f" accepts = CASE WHEN {_IS_NEWEST} AND ice_tokens.generation = given.gen"
     " THEN coalesce(given.accepts, ice_tokens.accepts) ELSE ice_tokens.accepts END, "
 )
@@ -105,7 +105,7 @@ def connection_from_row(row: Row) -> Connection | None:
 
 
 def accepts_in(text: str | None, what: str) -> Accepts | UnsetType:
-    """The word that a row stores. Raises `StoreUnavailable` for a damaged row, which the error calls `what`."""
+    """What a row stores. Raises `StoreUnavailable` for a damaged row, which the error calls `what`."""
     try:
         return accepts_from_text(text)
     except msgspec.DecodeError as error:
@@ -280,7 +280,7 @@ async def _update_ices(
 
 
 def _known(session: Opened | None) -> tuple[str | float | None, ...]:
-    """Generation, word and the columns `_KNOWN` of an ICE whose newest session this is."""
+    """Generation, `accepts` and the columns `_KNOWN` of an ICE whose newest session this is."""
     if session is None:
         return (None,) * (2 + len(_KNOWN))
     one = session.connection
