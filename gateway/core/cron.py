@@ -3,10 +3,10 @@
 An expression has five fields: minute, hour, day of month, month, day of week. If both days are restricted (neither
 begins with `*`), one of them has to match, as in Vixie's cron. What a change of clocks does:
 
-- The minute or the hour begins with `*`: due at every real instant whose local time matches. An hour that clocks skip has
-  none, one that comes twice has them twice.
-- Otherwise it names fixed times. One that exists is due when it first comes; all that a change skips are due once, together,
-  at the first instant after it.
+- The minute or the hour begins with `*`: due at every real instant whose local time matches. An hour that clocks skip
+  has none, one that comes twice has them twice.
+- Otherwise it names fixed times. One that exists is due when it first comes; all that a change skips are due once,
+  together, at the first instant after it.
 
 `cronsim` finds the local times that match; it knows nothing of zones here, because its own ones lose times (`0 */2 * * *`
 in Australia/Lord_Howe). The time zone database counts as a part of Python. Source: docs/api.md.
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -144,6 +145,13 @@ class Cron:
     def next_after(self, moment: datetime) -> datetime | None:
         """The first instant after `moment` at which it is due; None if there is none within `HORIZON`."""
         return self._next_fixed(moment) if self.is_fixed else self._next_real(moment)
+
+    def all_after(self, moment: datetime) -> Iterator[datetime]:
+        """The instants after `moment` at which it is due, in order."""
+        following = self.next_after(moment)
+        while following is not None:
+            yield following
+            following = self.next_after(following)
 
     def newest(self, after: datetime, until: datetime) -> datetime | None:
         """The last instant at which it is due, after `after` and not after `until`.

@@ -2,8 +2,8 @@
 
 An occurrence is an instant at which its cron expression is due. It becomes one operation, or is skipped for a reason.
 A schedule carries its next occurrence; who moves that on, by compare-and-set, has decided on all before it. So each is
-decided on once, whatever crashes. A clock that is set back does not bring them back, and one that is set forward, a node that
-was down and a database that was away are all the same: the newest occurrence runs if it is not too late for it.
+decided on once, whatever crashes. A clock that is set back does not bring them back. After a clock was set forward, a
+node was down or the database was away, the newest occurrence runs if it is not too late for it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class SkipReason(enum.StrEnum):
     """Why an occurrence did not become an operation."""
 
     MISSED = "missed"
-    """Nobody could decide on it in time, or a newer one was due by then."""
+    """It could not be decided on in time, or a newer one was due by then."""
     FORBIDDEN = "forbidden"
     """Its requester may not operate its target any more."""
     WRONG_STATUS = "wrong-status"
@@ -132,11 +132,11 @@ class Changes(TypedDict, total=False):
 class Schedule:
     """A row of `ice_schedules`: work for one ICE or one pool, again and again.
 
-    `params` is JSON; `timeout` and `grace` are seconds; times are aware, in UTC. `next` is the next occurrence, which may be
-    due already; None if it is disabled. `last` is the newest one that was decided on.
+    `params` is JSON; `timeout` and `grace` are seconds; times are aware, in UTC. `next` is the next occurrence, which may
+    be due already; None if it is disabled. `last` is the newest one that was decided on.
 
-    Its operations are requested by `requested_by`: who made it, or last changed what it does. So nobody can have work
-    done in another's name. `via` is the channel that they used.
+    Its operations are requested by `requested_by`, the user who made it or last changed what it does: so no user
+    requests operations in another's name. `via` is the channel that they used.
     """
 
     id: str
@@ -226,7 +226,7 @@ class Schedule:
     def operation_now(
         self, operation_id: str, requested_by: str, token: str | None, now: datetime
     ) -> Operation:
-        """The operation that somebody asks for without an occurrence; `token` is the id of their API token."""
+        """The operation that a caller asks for without an occurrence; `token` is the id of their API token."""
         return replace(
             self.operation(operation_id, now, now),
             requested_by=requested_by,
@@ -286,10 +286,9 @@ class Schedule:
         return now
 
     def _from_next(self) -> Iterator[datetime]:
-        occurrence, times = self.next, self._times()
-        while occurrence is not None:
-            yield occurrence
-            occurrence = times.next_after(occurrence)
+        if self.next is not None:
+            yield self.next
+            yield from self._times().all_after(self.next)
 
     def _times(self) -> Cron:
         return Cron.parse(self.cron, self.timezone)

@@ -31,6 +31,12 @@ def duration(value: object) -> float:
     return float(match[1]) * _UNITS[match[2]]
 
 
+def duration_text(seconds: int) -> str:
+    """A text for `duration`, in the largest unit that divides it: 90m for 5,400 seconds."""
+    unit = next(unit for unit, size in reversed(_UNITS.items()) if seconds % size == 0)
+    return f"{seconds // _UNITS[unit]}{unit}"
+
+
 def duration_between(shortest: float, longest: float) -> Callable[[object], float]:
     """A parser of durations from `shortest` to `longest` seconds."""
 

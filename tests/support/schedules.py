@@ -33,10 +33,7 @@ def faults_of(
         return ["it has a last occurrence, and no history"]
 
     def instants(begin: datetime) -> Iterator[datetime]:
-        moment: datetime | None = begin
-        while moment is not None:
-            yield moment
-            moment = cron.next_after(moment)
+        return itertools.chain([begin], cron.all_after(begin))
 
     faults = []
     last = schedule.last

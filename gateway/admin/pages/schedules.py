@@ -6,7 +6,8 @@ Tested in tests/gateway/admin/test_schedule_pages.py and tests/browser/test_sche
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -55,7 +56,7 @@ from gateway.core.schedule import (
 )
 from gateway.core.schedule_access import may_schedule
 from gateway.core.text import pretty
-from gateway.runtime.setting_types import duration
+from gateway.runtime.setting_types import duration, duration_text
 from gateway.services.schedule_schemas import fault_of
 from gateway.web.responses import RequestRefused
 
@@ -71,7 +72,7 @@ _MAKING: Final = (Role.ADMIN, Role.MEMBER)
 """The roles that may schedule operations of something that they see."""
 _FIELD_IDS: Final = {
     name: f"schedule_{name}"
-    for name in (*("name", "ice_name", "pool", "cron", "timezone", "params", "timeout", "grace"),)
+    for name in ("name", "ice_name", "pool", "cron", "timezone", "params", "timeout", "grace")
 }
 """The element of an invalid field."""
 WHY: Final = {
@@ -82,7 +83,6 @@ WHY: Final = {
     SkipReason.UNFINISHED: "the operation before had not finished",
     SkipReason.QUEUE_FULL: "too much waited already",
 }
-_UNITS: Final = {"d": 86_400, "h": 3600, "m": 60, "s": 1}
 
 
 class PageQuery(ScheduleFilters):
@@ -99,7 +99,7 @@ class TargetQuery(Query):
 
 
 class TimesQuery(Query):
-    """What the form asks about while somebody types."""
+    """What the form asks about while a user types."""
 
     cron: Text | None = None
     timezone: Text | None = None
@@ -192,16 +192,10 @@ async def show(request: web.Request, schedule: Schedule) -> web.StreamResponse:
     return render(request, name, content)
 
 
-def _in_zone(moments: Sequence[datetime], timezone: str) -> list[tuple[datetime, str]]:
+def _in_zone(moments: Iterable[datetime], timezone: str) -> list[tuple[datetime, str]]:
     """Each moment, and its text in a time zone."""
     zone = ZoneInfo(timezone)
     return [(one, f"{one.astimezone(zone):%a %Y-%m-%d %H:%M %Z}") for one in moments]
-
-
-def duration_text(seconds: int) -> str:
-    """A duration as it is typed, such as 90m."""
-    unit = next(unit for unit, size in _UNITS.items() if seconds % size == 0)
-    return f"{seconds // _UNITS[unit]}{unit}"
 
 
 async def explain(request: web.Request) -> web.StreamResponse:
@@ -215,11 +209,7 @@ async def explain(request: web.Request) -> web.StreamResponse:
         content["fault"] = f"{fault.field}: {fault}" if query.cron else ""
     else:
         content["words"] = cron.in_words()
-        moment = admin_context(request).clock()
-        upcoming: list[datetime] = []
-        while len(upcoming) < SHOWN and (following := cron.next_after(moment)) is not None:
-            moment = following
-            upcoming.append(following)
+        upcoming = itertools.islice(cron.all_after(admin_context(request).clock()), SHOWN)
         content["upcoming"] = _in_zone(upcoming, timezone)
     return render(request, "schedule_times.html", content)
 

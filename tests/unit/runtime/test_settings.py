@@ -16,7 +16,7 @@ from gateway.core.attention import Expectations
 from gateway.core.times import later, utc_now
 from gateway.core.version_key import version_key
 from gateway.runtime.eventloop import listen_error
-from gateway.runtime.setting_types import duration
+from gateway.runtime.setting_types import duration, duration_text
 from gateway.runtime.settings import SETTINGS, AddressUnavailable, BadSetting, load
 from gateway.runtime.sockets import CannotBind
 
@@ -280,6 +280,11 @@ def test_the_longest_time_for_registration_still_fits_a_calendar():
 def test_durations_agree_with_the_calendar(text):
     unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}[text[-1]]
     assert duration(text) == timedelta(**{unit: 1}).total_seconds()
+
+
+@pytest.mark.parametrize("text", ["1s", "90s", "90m", "25h", "7d"])
+def test_a_duration_is_shown_as_it_is_typed(text):
+    assert duration_text(int(duration(text))) == text
 
 
 # --- faults name themselves --------------------------------------------------------------------
