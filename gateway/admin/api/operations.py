@@ -47,7 +47,6 @@ from gateway.store.accounts import Accounts
 from gateway.store.engine import StoreUnavailable
 from gateway.store.ice_listing import Listed
 from gateway.store.operations import OperationFilter
-from gateway.store.pools import Pools
 from gateway.store.waits import waits
 from gateway.web.responses import DATA_HEADERS, RequestRefused, json_response, send_parts
 
@@ -188,7 +187,7 @@ async def find_operable_pool(request: web.Request) -> tuple[Pool]:
     context, caller, name = admin_context(request), request[CALLER], request.match_info["name"]
     if caller.pool is None and not caller.grants.sees_all:
         raise forbidden(request, Need.OPERATE)
-    pool = await Pools(context.engine.fetch).find(name)
+    pool = await context.pools.find(name)
     if pool is None or caller.pool not in (None, pool.name):
         raise RequestRefused(no_pool(name))
     if caller.pool is None and not operates_pools(caller):
