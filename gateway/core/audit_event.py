@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -191,6 +191,16 @@ class Position:
         if first.seq == self.seq:
             return first.digest().startswith(self.digest)
         return first.seq > self.seq + 1 or first.previous.startswith(self.digest)
+
+
+def differences(before: object, after: object, names: Iterable[str]) -> dict[str, Any]:
+    """The detail of a change: each of these attributes that differs, and its old value as `NAME_before`."""
+    detail: dict[str, Any] = {}
+    for name in names:
+        old, new = getattr(before, name), getattr(after, name)
+        if old != new:
+            detail |= {name: new, f"{name}_before": old}
+    return detail
 
 
 def digest_of(columns: Sequence[object]) -> str:

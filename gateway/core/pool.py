@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+from gateway.core.audit_event import differences
 from gateway.core.ice import NAME_RULE, IceType, valid_name
 from gateway.core.labels import Labels, labels_fault, note_fault
 from gateway.core.problems import Problem, invalid
@@ -44,10 +45,5 @@ def pool_fault(name: str, description: str, labels: Labels) -> Problem | None:
 
 
 def changes(before: Pool, after: Pool) -> dict[str, Any]:
-    """What differs, for the audit log: each new value, and the one before under the name with `_before`."""
-    detail: dict[str, Any] = {}
-    for name in ("description", "ice_type", "labels"):
-        old, new = getattr(before, name), getattr(after, name)
-        if old != new:
-            detail |= {name: new, f"{name}_before": old}
-    return detail
+    """What differs, for the audit log."""
+    return differences(before, after, ("description", "ice_type", "labels"))

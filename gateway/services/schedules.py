@@ -18,7 +18,7 @@ from typing import Any, Final
 import structlog
 
 from client.protocol import OperationKind
-from gateway.core.audit_event import Actor, AuditAction, Event, Via
+from gateway.core.audit_event import Actor, AuditAction, Event, Via, differences
 from gateway.core.ice import Ice
 from gateway.core.operation import NotValid, Operation
 from gateway.core.problems import Problem, invalid, problem
@@ -338,11 +338,8 @@ def _realigned(schedule: Schedule, now: datetime) -> Schedule | None:
 
 def _differences(before: Schedule, new: Schedule) -> dict[str, Any]:
     """What differs, for the audit log, but not the parameters, which may hold secrets."""
-    detail: dict[str, Any] = {}
-    for name in ("name", "cron", "timezone", "timeout", "grace", "enabled", "requested_by"):
-        old, value = getattr(before, name), getattr(new, name)
-        if old != value:
-            detail |= {name: value, f"{name}_before": old}
+    names = ("name", "cron", "timezone", "timeout", "grace", "enabled", "requested_by")
+    detail = differences(before, new, names)
     if before.params != new.params:
         detail["params_changed"] = True
     return detail
