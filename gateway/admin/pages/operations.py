@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -51,8 +51,8 @@ CHANGED: Final = "operations-changed"
 """The event on which the page reloads the operations."""
 MAX_FORM: Final = 3 * MAX_VALUE + 10_000
 """Bytes; a form may encode each byte of the params as three."""
-_SHOWN: Final = 20_000
-"""Characters of JSON that a dialog shows."""
+MAX_SHOWN: Final = 20_000
+"""Characters of JSON that a dialog or a page shows."""
 _MAX_INLINE: Final = 64 * 1024
 """Bytes of a result that are read within 10 ms, so in the event loop."""
 _TEXTS: Final = ("kind", "run_at", "deadline")
@@ -247,8 +247,8 @@ async def _run(
     return notice(request, "Operation requested", sentence, changed=CHANGED, status=202)
 
 
-def _wanted(fields: dict[str, str]) -> OperationRequest:
-    """The operation that the form asks for. Raises `RequestRefused`."""
+def params_of(fields: Mapping[str, str]) -> bytes:
+    """The parameters in the form, as JSON. Raises `RequestRefused`."""
     params = fields.get("params", "").strip().encode() or b"{}"
     try:
         check_syntax(params)
@@ -256,6 +256,12 @@ def _wanted(fields: dict[str, str]) -> OperationRequest:
         raise RequestRefused(invalid("params", "has to be JSON")) from None
     except JsonTooComplex as error:
         raise RequestRefused(invalid("params", str(error))) from None
+    return params
+
+
+def _wanted(fields: dict[str, str]) -> OperationRequest:
+    """The operation that the form asks for. Raises `RequestRefused`."""
+    params = params_of(fields)
     given: dict[str, object] = {name: fields[name] for name in _TEXTS if fields.get(name)}
     new = decode_as(msgspec.json.encode({**given, "params": msgspec.Raw(params)}), NewOperation)
     # The same form sent again, after a lost answer, is the same operation; an edited form is a new one.
@@ -290,7 +296,7 @@ async def details(request: web.Request, operation: Operation) -> dict[str, Any]:
         "contents": contents,
         "report": report,
         "values": [
-            (name, *pretty(value, _SHOWN))
+            (name, *pretty(value, MAX_SHOWN))
             for name, value in (
                 ("Params", operation.params),
                 ("Result", operation.result),

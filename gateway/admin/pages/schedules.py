@@ -39,9 +39,9 @@ from gateway.admin.pages.base import (
     toast,
 )
 from gateway.admin.pages.ices import form_error
+from gateway.admin.pages.operations import MAX_FORM, MAX_SHOWN, params_of
 from gateway.core.audit_event import Via
 from gateway.core.cron import Cron
-from gateway.core.json_input import NotJson, check_syntax
 from gateway.core.operation import NotValid
 from gateway.core.problems import Problem, invalid
 from gateway.core.roles import Need, Role
@@ -62,12 +62,8 @@ from gateway.web.responses import RequestRefused
 
 CHANGED: Final = "schedules-changed"
 """The event on which the page reloads the table."""
-MAX_FORM: Final = 3_100_000
-"""Bytes; a form may encode each byte of the params as three."""
 _HISTORY: Final = 100
 """Occurrences on the page of a schedule."""
-_SHOWN: Final = 20_000
-"""Characters of the params that the page shows."""
 _MAKING: Final = (Role.ADMIN, Role.MEMBER)
 """The roles that may schedule operations of something that they see."""
 _FIELD_IDS: Final = {
@@ -171,7 +167,7 @@ async def show(request: web.Request, schedule: Schedule) -> web.StreamResponse:
     listed = None if schedule.ice_name is None else await context.ices.find(schedule.ice_name)
     ice = None if listed is None else listed.ice
     fault = fault_of(schedule)
-    params, complete = pretty(schedule.params, _SHOWN)
+    params, complete = pretty(schedule.params, MAX_SHOWN)
     content = {
         "title": schedule.name,
         "section": "Schedules",
@@ -280,12 +276,7 @@ def _given(fields: dict[str, str], optional: Sequence[str] = ()) -> dict[str, An
             raise RequestRefused(
                 invalid(name, "needs a number with s, m, h or d, such as 10m")
             ) from None
-    params = fields.get("params", "").strip().encode() or b"{}"
-    try:
-        check_syntax(params)
-    except (NotJson, ValueError):
-        raise RequestRefused(invalid("params", "has to be JSON")) from None
-    return given | {"params": msgspec.Raw(params)}
+    return given | {"params": msgspec.Raw(params_of(fields))}
 
 
 def _refused(request: web.Request, refused: Problem, fields: dict[str, str]) -> web.StreamResponse:
