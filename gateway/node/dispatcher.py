@@ -72,7 +72,7 @@ _log = structlog.get_logger()
 
 
 class Dispatcher:
-    """The lanes of this node. The operations of an ICE may hold `kept_bytes` in the table."""
+    """The lanes of this node. The operations of an ICE or a pool may hold `kept_bytes` in the table."""
 
     def __init__(
         self,

@@ -44,7 +44,7 @@ class Lanes(Protocol):
 
 
 class OperationReports:
-    """Writes reports of ICEs to the table. The operations of an ICE may hold `kept_bytes` there."""
+    """Writes reports of ICEs to the table. The operations of an ICE or a pool may hold `kept_bytes` there."""
 
     def __init__(
         self,

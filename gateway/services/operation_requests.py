@@ -46,8 +46,8 @@ class OperationRequest:
 class OperationService:
     """Requests, cancels and finds operations.
 
-    For each ICE the table keeps `kept_bytes` of the params, progress and results of its operations. `cancelled` is
-    called with each operation that was cancelled.
+    For each ICE and each pool the table keeps `kept_bytes` of the params, progress, results and logs of its operations.
+    `cancelled` is called with each operation that was cancelled.
     """
 
     def __init__(
