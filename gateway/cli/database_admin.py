@@ -16,8 +16,9 @@ from typing import Any, Final
 import msgspec
 
 from gateway.cli.admin_port import Body, Decision, Disabled, Query
+from gateway.cli.api_bodies import converted, parsing
 from gateway.cli.common import CommandContext, unwrap
-from gateway.cli.database_schedules import DatabaseSchedules, parsing
+from gateway.cli.database_schedules import DatabaseSchedules
 from gateway.core.accounts import fold_user
 from gateway.core.enrolment import EnrolmentState
 from gateway.core.hash_chain import Head
@@ -143,12 +144,9 @@ class DatabaseAdmin(DatabaseSchedules):
     async def set_pause(self, action: str, name: str, body: Body) -> schemas.IceDocument:
         """See `Admin`."""
         from gateway.admin.api.ices import NewPause
-        from gateway.admin.api.requests import decode_as
 
         with parsing():
-            order = decode_as(msgspec.json.encode(body), NewPause).order(
-                by_admin=True, resume=action == "resume"
-            )
+            order = converted(body, NewPause).order(by_admin=True, resume=action == "resume")
         ice = (await self._listed(name)).ice
         unwrap(await self._services.bulk.pause_one(self._actor, ice, order))
         return await self.ice(name)
@@ -162,10 +160,9 @@ class DatabaseAdmin(DatabaseSchedules):
     async def bulk(self, wanted: Body) -> schemas.BulkAnswer:
         """See `Admin`."""
         from gateway.admin.api.bulk import Bulk, checked, perform
-        from gateway.admin.api.requests import decode_as
 
         with parsing():
-            body: Bulk = decode_as(msgspec.json.encode(wanted), Bulk)  # type: ignore[arg-type]
+            body: Bulk = converted(wanted, Bulk)  # type: ignore[arg-type]
             where = await checked(body, utc_now(), self._pools)
             return await perform(self._services.bulk, self._table, self._actor, body, where)
 
@@ -174,10 +171,9 @@ class DatabaseAdmin(DatabaseSchedules):
     ) -> schemas.OperationDocument:
         """See `Admin`."""
         from gateway.admin.api.operations import NewOperation
-        from gateway.admin.api.requests import decode_as
 
         with parsing():
-            body = decode_as(msgspec.json.encode(new), NewOperation)
+            body = converted(new, NewOperation)
         wanted = OperationRequest(
             body.kind, bytes(body.params), body.run_at, body.deadline, body.idempotency_key
         )
@@ -275,10 +271,9 @@ class DatabaseAdmin(DatabaseSchedules):
     async def set_pool(self, name: str, wanted: Body) -> pool_schemas.PoolDocument:
         """See `Admin`."""
         from gateway.admin.api.pools import NewPool
-        from gateway.admin.api.requests import decode_as
 
         with parsing():
-            new = decode_as(msgspec.json.encode(wanted), NewPool).checked(name)
+            new = converted(wanted, NewPool).checked(name)
         done = unwrap(await self._services.pools.set(self._actor, new))
         return (await self._pool_documents([done.pool]))[0]
 
@@ -352,10 +347,9 @@ class DatabaseAdmin(DatabaseSchedules):
     async def create_enrolment_key(self, new: Body) -> enrolment_schemas.EnrolmentKeyMade:
         """See `Admin`."""
         from gateway.admin.api.enrolments import NewEnrolmentKey
-        from gateway.admin.api.requests import decode_as
 
         with parsing():
-            wanted = decode_as(msgspec.json.encode(new), NewEnrolmentKey).checked(utc_now())
+            wanted = converted(new, NewEnrolmentKey).checked(utc_now())
         made = unwrap(await self._services.enrolment_keys.create_key(self._actor, wanted))
         return enrolment_schemas.made_document(made)
 

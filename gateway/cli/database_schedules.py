@@ -5,30 +5,17 @@ Tested in tests/gateway/cli/test_schedules.py.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Final
 
-import msgspec
-
-from gateway.cli.admin_port import Body, Query, Refused
+from gateway.cli.admin_port import Body, Query
+from gateway.cli.api_bodies import converted, parsing
 from gateway.cli.common import CommandContext, unwrap
 from gateway.services import schedule_schemas, schemas
 from gateway.services.schedules import NO_SCHEDULE
 from gateway.store.schedules import Schedules
 
 _PAGE: Final = 200
-
-
-@contextlib.contextmanager
-def parsing() -> Iterator[None]:
-    """Refuse what the API refuses, in its words."""
-    from gateway.web.responses import RequestRefused
-
-    try:
-        yield
-    except RequestRefused as error:
-        raise Refused(error.problem.code, error.problem.detail) from None
 
 
 class DatabaseSchedules:
@@ -60,11 +47,10 @@ class DatabaseSchedules:
 
     async def create_schedule(self, new: Body) -> schedule_schemas.ScheduleDocument:
         """See `Admin`."""
-        from gateway.admin.api.requests import decode_as
         from gateway.admin.api.schedules import NewSchedule
 
         with parsing():
-            asked = decode_as(msgspec.json.encode(new), NewSchedule).asked()
+            asked = converted(new, NewSchedule).asked()
         service = self._services.schedules
         made = unwrap(
             await service.create(self._actor, unwrap(service.prepare(self._actor, asked)))
@@ -75,11 +61,10 @@ class DatabaseSchedules:
         self, schedule_id: str, changes: Body
     ) -> schedule_schemas.ScheduleDocument:
         """See `Admin`."""
-        from gateway.admin.api.requests import decode_as
         from gateway.admin.api.schedules import ScheduleChanges
 
         with parsing():
-            asked = decode_as(msgspec.json.encode(changes), ScheduleChanges).asked()
+            asked = converted(changes, ScheduleChanges).asked()
         unwrap(await self._services.schedules.change(self._actor, schedule_id, asked))
         return await self.schedule(schedule_id)
 
