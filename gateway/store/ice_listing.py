@@ -304,11 +304,11 @@ class Ices:
 
 
 def _listed(row: Row, expectations: Expectations) -> Listed:
-    ice, rest = ice_from_row(row[: len(NAMES)]), row[len(NAMES) :]
-    labels, note, said, refused, duplicate, address, version, platform, hostname = rest[:9]
-    pause = pauses.pause_from_row(rest[9:14])
-    disabled, seen = rest[14:16]
-    connection = connection_from_row(rest[16:])
+    ice, known = ice_from_row(row[: len(NAMES)]), row[len(NAMES) :]
+    labels, note, said, refused, duplicate, address, version, platform, hostname, *rest = known
+    pause = pauses.pause_from_row(tuple(rest[: len(pauses.COLUMNS)]))
+    disabled, seen, *session = rest[len(pauses.COLUMNS) :]
+    connection = connection_from_row(tuple(session))
     accepts = accepts_in(said, f"the ICE {ice.ice_name}")
     if connection is not None and connection.accepts is UNSET:
         connection = msgspec.structs.replace(connection, accepts=accepts)
