@@ -57,6 +57,8 @@ GRANTS: Final = {
     Role.AUDITOR: Grants(sees_all=True, reads_events=True, acts=False),
     Role.MEMBER: Grants(sees_all=False, reads_events=False, acts=False),
 }
+OPERATING: Final = (Role.ADMIN, Role.MEMBER)
+"""The roles that may operate ICEs: admins all, members their own normal ones."""
 _NOTHING: Final = Grants(sees_all=False, reads_events=False, acts=False)
 
 

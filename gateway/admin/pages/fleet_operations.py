@@ -5,8 +5,6 @@ Tested in tests/gateway/admin/test_operation_pages.py.
 
 from __future__ import annotations
 
-from typing import Final
-
 from aiohttp import web
 
 from client.protocol import OperationKind
@@ -17,10 +15,7 @@ from gateway.admin.context import CALLER, admin_context
 from gateway.admin.pages.base import PAGE, render, render_table
 from gateway.admin.pages.operations import LABELS, details, operations_page
 from gateway.core.operation import Operation
-from gateway.core.roles import Need, Role
-
-_OPERATING: Final = (Role.ADMIN, Role.MEMBER)
-"""The roles that operate each ICE whose operations they see here."""
+from gateway.core.roles import OPERATING, Need
 
 
 class OperationsQuery(OperationFilters):
@@ -41,7 +36,7 @@ async def page(request: web.Request) -> web.StreamResponse:
     """The page, or only its table if htmx asks for that."""
     query = OperationsQuery.of(request)
     where = await query.filter(admin_context(request).services.accounts)
-    operates = request[CALLER].role in _OPERATING
+    operates = request[CALLER].role in OPERATING  # these operate each ICE whose operations they see
     found = await operations_page(request, where, query.before, PAGE, operates=operates)
     older, newest = found.pop("next"), f"operations?{query.address(before=None)}"
     context = {

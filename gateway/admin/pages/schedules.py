@@ -44,7 +44,7 @@ from gateway.core.audit_event import Via
 from gateway.core.cron import Cron
 from gateway.core.operation import NotValid
 from gateway.core.problems import Problem, invalid
-from gateway.core.roles import Need, Role
+from gateway.core.roles import OPERATING, Need
 from gateway.core.schedule import (
     DEFAULT_GRACE,
     DEFAULT_TIMEOUT,
@@ -64,8 +64,6 @@ CHANGED: Final = "schedules-changed"
 """The event on which the page reloads the table."""
 _HISTORY: Final = 100
 """Occurrences on the page of a schedule."""
-_MAKING: Final = (Role.ADMIN, Role.MEMBER)
-"""The roles that may schedule operations of something that they see."""
 _FIELD_IDS: Final = {
     name: f"schedule_{name}"
     for name in ("name", "ice_name", "pool", "cron", "timezone", "params", "timeout", "grace")
@@ -151,7 +149,7 @@ async def page(request: web.Request) -> web.StreamResponse:
         "rows": await asyncio.to_thread(_rows, found, last),
         "why": WHY,
         "most": MAX_COUNTED,
-        "makes": caller.role in _MAKING,
+        "makes": caller.role in OPERATING,
     }
     return render_table(request, "schedules", content | shown.context(total))
 
