@@ -51,6 +51,11 @@ def json_response(
     )
 
 
+def no_content() -> web.Response:
+    """204, not cacheable."""
+    return web.Response(status=204, headers={"Cache-Control": "no-store"})
+
+
 _WRITE_TIMEOUT: Final = 30.0
 """Seconds for a client to read the next part of a long answer."""
 

@@ -33,7 +33,7 @@ from gateway.core.times import MAX_DURATION
 from gateway.services import account_schemas
 from gateway.services.accounts import DEFAULT_LIFETIME, check_token
 from gateway.store.accounts import TokenFilter
-from gateway.web.responses import RequestRefused, json_response
+from gateway.web.responses import RequestRefused, json_response, no_content
 
 
 class NewApiToken(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -143,4 +143,4 @@ async def show(request: web.Request, token: ApiToken) -> web.Response:  # noqa: 
 async def revoke(request: web.Request, token: ApiToken) -> web.Response:
     """Revoke an API token at once; one that was revoked before stays so."""
     unwrap(await admin_context(request).services.accounts.revoke_token(actor(request), token.id))
-    return web.Response(status=204, headers={"Cache-Control": "no-store"})
+    return no_content()

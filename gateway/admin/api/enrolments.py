@@ -41,7 +41,7 @@ from gateway.core.ice import IceType
 from gateway.core.roles import Need
 from gateway.services import enrolment_schemas
 from gateway.services.enrolment_keys import NO_ENROLMENT, NO_KEY, NewKey, check_key
-from gateway.web.responses import RequestRefused, json_response
+from gateway.web.responses import RequestRefused, json_response, no_content
 
 
 class NewEnrolmentKey(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -174,7 +174,7 @@ async def show_key(request: web.Request, key: EnrolmentKey) -> web.Response:  # 
 async def revoke_key(request: web.Request, key: EnrolmentKey) -> web.Response:
     """Revoke an enrolment key at once; one that was revoked before stays so."""
     unwrap(await admin_context(request).services.enrolment_keys.revoke_key(actor(request), key.id))
-    return web.Response(status=204, headers={"Cache-Control": "no-store"})
+    return no_content()
 
 
 async def listing(request: web.Request, query: EnrolmentQuery, place: str | None) -> web.Response:

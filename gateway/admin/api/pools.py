@@ -32,7 +32,7 @@ from gateway.core.problems import invalid
 from gateway.core.roles import Need
 from gateway.services.pool_schemas import PoolPage, pool_documents
 from gateway.services.pools import PoolSet, WantedPool, no_pool
-from gateway.web.responses import RequestRefused, json_response
+from gateway.web.responses import RequestRefused, json_response, no_content
 
 
 class NewPool(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -117,4 +117,4 @@ async def _answer(request: web.Request, pool: Pool, status: int) -> web.Response
 async def delete(request: web.Request, pool: Pool) -> web.Response:
     """Delete a pool that is not in use, and revoke its API tokens."""
     unwrap(await admin_context(request).services.pools.delete(actor(request), pool.name))
-    return web.Response(status=204, headers={"Cache-Control": "no-store"})
+    return no_content()

@@ -44,7 +44,7 @@ from gateway.services import schedule_schemas
 from gateway.services.pools import no_pool
 from gateway.services.schedules import NO_SCHEDULE, WantedSchedule
 from gateway.store.schedules import ScheduleFilter
-from gateway.web.responses import RequestRefused, json_response
+from gateway.web.responses import RequestRefused, json_response, no_content
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME)]
 Cron = Annotated[str, msgspec.Meta(max_length=MAX_CRON)]
@@ -244,7 +244,7 @@ async def change(request: web.Request, changes: Changes, schedule: Schedule) -> 
 async def delete(request: web.Request, schedule: Schedule) -> web.Response:
     """Delete a schedule and its history; its operations stay."""
     unwrap(await admin_context(request).services.schedules.delete(actor(request), schedule.id))
-    return web.Response(status=204, headers={"Cache-Control": "no-store"})
+    return no_content()
 
 
 async def run(request: web.Request, schedule: Schedule) -> web.Response:

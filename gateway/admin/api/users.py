@@ -35,7 +35,7 @@ from gateway.services.accounts import Change, check_name
 from gateway.services.leavers import LeaverIces
 from gateway.services.passwords import MAX_BYTES, MIN_LENGTH, check_password
 from gateway.store.accounts import ListedUser
-from gateway.web.responses import RequestRefused, json_response
+from gateway.web.responses import RequestRefused, json_response, no_content
 
 NewPassword = Annotated[
     str, msgspec.Meta(extra_json_schema={"minLength": MIN_LENGTH, "maxLength": MAX_BYTES})
@@ -197,7 +197,7 @@ async def set_own_password(request: web.Request, old: Secret, new: Secret) -> we
             services.accounts, actor(request), old, new, keep=keep
         )
     )
-    return web.Response(status=204, headers={"Cache-Control": "no-store"})
+    return no_content()
 
 
 async def _listed(request: web.Request, name: str) -> tuple[ListedUser, int]:
