@@ -1,6 +1,7 @@
 """The output of one operation, on its way to the gateway: small texts joined, large ones split.
 
-The gateway ends a session that sends too many frames, so a handler that writes much waits instead. Source: docs/protocol.md.
+The gateway ends a session that sends too many frames, so a handler that writes much waits instead.
+Source: docs/protocol.md.
 """
 
 from __future__ import annotations

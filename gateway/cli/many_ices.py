@@ -1,4 +1,4 @@
-"""`ices deregister|disconnect|pause|resume --where`: finds ICEs by the filters of the API, shows them, and acts on them.
+"""`ices ACTION --where`: finds ICEs by the filters of the API, shows them, and acts on them.
 
 Tested in tests/gateway/cli/test_many_ices.py.
 """

@@ -310,7 +310,10 @@ def _whole_lines(print_line: Callable[[str], None]) -> Callable[[str], None]:
 def _progress_display() -> Iterator[
     tuple[Callable[[OperationDocument], None], Callable[[str], None]]
 ]:
-    """A function that shows progress, a bar on a terminal, otherwise a line for each change; and one that prints a line."""
+    """A function that shows progress, and one that prints a line.
+
+    Progress is a bar on a terminal, otherwise a line for each change.
+    """
     if not sys.stderr.isatty():
         yield _line_by_line(), print_stderr
         return

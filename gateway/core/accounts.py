@@ -79,9 +79,9 @@ class TokenState(enum.StrEnum):
 class ApiToken:
     """A row of `api_tokens`: `token_hash` is a SHA-256, never the token.
 
-    With `ice_name` it may only operate that ICE, with `pool` only that pool; otherwise it has the rights of its user. With `accounts` these
-    include changes of users and API tokens. `madeby` names the token, login or command that made it; older
-    tokens have none. `lastused` is written once a minute at most.
+    With `ice_name` it may only operate that ICE, with `pool` only that pool; otherwise it has the rights of its user.
+    With `accounts` these include changes of users and API tokens. `madeby` names the token, login or command that made
+    it; older tokens have none. `lastused` is written once a minute at most.
     """
 
     id: str

@@ -1,7 +1,7 @@
 """The catalogue of refusals of the admin API and the commands: code, HTTP status, title, sentence.
 
-The codes that an ICE may meet are in `client.protocol`; `refusal` makes them HTTP answers. Source: docs/protocol.md and docs/api.md; problem documents follow
-RFC 9457.
+The codes that an ICE may meet are in `client.protocol`; `refusal` makes them HTTP answers. Problem documents follow
+RFC 9457. Source: docs/protocol.md and docs/api.md.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class ListedUser:
 
 @dataclass(frozen=True, slots=True)
 class TokenFilter:
-    """Which API tokens to list: those of an exact user or pool, and those with `text` in label, user, ICE, pool or id."""
+    """Which API tokens to list: of an exact user or pool, and with `text` in label, user, ICE, pool or id."""
 
     text: str = ""
     user: str | None = None

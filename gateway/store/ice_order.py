@@ -147,10 +147,10 @@ def parts(where: IceFilter, order: Order) -> list[Part]:
 
 
 def tries_by_name(order: Order, tried: int) -> list[Part]:
-    """See `ice_listing.Ices`. The parts are read one instead of the other.
+    """Two ways to read the same page by name; the second is for a page that the first does not fill.
 
-    PostgreSQL cannot foresee how many ICEs match. If many do, the first `tried` of all names fill a page. Otherwise those that
-    match are sorted: to read all rows in the order of an index takes twice as long as to read the table.
+    PostgreSQL cannot foresee how many ICEs match. If many do, the first `tried` of all names fill a page. Otherwise
+    those that match are sorted: to read all rows in the order of an index takes twice as long as to read the table.
     """
     found = Part(descending=order.descending)
     return [replace(found, first=tried), replace(found, is_sorted=True)]

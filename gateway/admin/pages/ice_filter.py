@@ -53,7 +53,8 @@ class Presence(enum.StrEnum):
 class TableQuery(IceFilters):
     """The query of the page's address: filters, order and page of the table.
 
-    `condition` is why an ICE needs attention, or `ANY`; `labels` is the text of the filter's field; `new` is an ICE that is shown whatever the filter.
+    `condition` is why an ICE needs attention, or `ANY`; `labels` is the text of the filter's field; `new` is an ICE
+    that is shown whatever the filter.
     """
 
     user: Text | None = None
