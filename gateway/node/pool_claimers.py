@@ -67,6 +67,8 @@ class PoolClaimers:
         self._finding: asyncio.Task[None] | None = None
         self._wakes: dict[str, asyncio.Event] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._turn = asyncio.Lock()
+        """However many pools wait, and however often ICEs wake them, one look at a time reads the database."""
         self._turns: dict[str, int] = {}
         """How many groups of a pool were looked at, if they are too many for one look."""
         self._closed = False
@@ -138,7 +140,8 @@ class PoolClaimers:
             while not self._closed:
                 wake.clear()
                 try:
-                    pause = await self._look(pool)
+                    async with self._turn:
+                        pause = await self._look(pool)
                 except StoreUnavailable:
                     pause = _RETRY
                 except Exception:  # noqa: BLE001 - one pool must not stop the gateway
