@@ -66,7 +66,7 @@ from gateway.services.operation_requests import OperationRequest, OperationServi
 from gateway.services.pausing import PauseOrder
 from gateway.services.pools import PoolService, WantedPool
 from gateway.services.provisioning import Provisioning
-from gateway.services.schedules import WantedSchedule, ScheduleService
+from gateway.services.schedules import ScheduleService, WantedSchedule
 from gateway.store import ices
 from gateway.store.engine import StoreUnavailable
 from gateway.store.ice_listing import Ices
@@ -444,7 +444,9 @@ class World(RuleBasedStateMachine):
         for name, labels in LABELS.items():
             await self.gateway.bulk.label_one(ROOT, name, labels, None)
         await self.gateway.start()
-        await self._schedule(ROOT, WantedSchedule("pool", "* * * * *", "UTC", pool="fast", timeout=90))
+        await self._schedule(
+            ROOT, WantedSchedule("pool", "* * * * *", "UTC", pool="fast", timeout=90)
+        )
         await self._schedule(ALICE, WantedSchedule("ice", "*/2 * * * *", "UTC", ice_name="lab-1"))
         for name in OWNERS:
             self.clients[name] = Client(self, name)
