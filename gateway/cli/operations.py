@@ -116,13 +116,10 @@ async def run(
     operation = await admin.request_operation(
         name, {"kind": kind, "params": msgspec.Raw(params), **given}, pool=pool
     )
-    if not (_has_finished(operation) or await admin.is_served()):
-        print_notice("no gateway runs on this database: the operation is sent when one does")
-    elif operation.waits in _NOTICED:
-        why = in_words(operation.waits, of_pool=operation.pool is not None)
-        print_notice(f"{why}: the operation waits")
     if follow:
         print_notice(f"operation {operation.id}")
+    await _say_why_it_waits(admin, operation)
+    if follow:
         operation = await _follow(admin, operation)
     done = f"operation {operation.id} is {operation.state}"
     if as_json:
@@ -135,6 +132,15 @@ async def run(
         refuse(_reason(operation))
     if fail_on_tests and (failure := _failed_tests(operation)) is not None:
         refuse(failure)
+
+
+async def _say_why_it_waits(admin: Admin, operation: OperationDocument) -> None:
+    """Print the reason if the operation may wait for long."""
+    if not (_has_finished(operation) or await admin.is_served()):
+        print_notice("no gateway runs on this database: the operation is sent when one does")
+    elif operation.waits in _NOTICED:
+        why = in_words(operation.waits, of_pool=operation.pool is not None)
+        print_notice(f"{why}: the operation waits")
 
 
 def _failed_tests(operation: OperationDocument) -> str | None:

@@ -202,6 +202,19 @@ async def test_a_followed_operation_tells_how_far_it_is_and_prints_its_result(ru
     assert "ice-gateway: running 50% half\\nway\n" in done.stderr
 
 
+async def test_the_id_comes_before_the_reason_why_a_followed_operation_waits(running):
+    ice = await connected(running)
+    await running.admin.post("/ices/lab-1/pause", {})
+    following = asyncio.create_task(running.command(*RUN, "--follow"))
+    waiting = await running.eventually("/operations", lambda answer: answer.json["items"])
+    operation = waiting.json["items"][0]["id"]
+    await running.admin.post("/ices/lab-1/resume")
+    assert await take(ice) == operation
+    await finished(ice, operation, result={})
+    lines = (await following).stderr.splitlines()
+    assert lines[0] == f"ice-gateway: operation {operation}"
+
+
 async def test_a_followed_operation_shows_what_the_ice_logs(running):
     ice = await connected(running)
     following = asyncio.create_task(running.command(*RUN, "--follow"))
