@@ -28,7 +28,13 @@ from gateway.cli.target import with_admin, with_admin_of_new
 from gateway.cli.token_folder import TokenFolder
 from gateway.core.attention import Attention
 from gateway.core.ice import IceType, Status
-from gateway.services.schemas import IceDocument, PauseDocument, Provisioned, Renewed
+from gateway.services.schemas import (
+    ConnectionDocument,
+    IceDocument,
+    PauseDocument,
+    Provisioned,
+    Renewed,
+)
 
 _SORTED_BY = ("name", "lastseen", "version", "provisionedon")
 
@@ -183,9 +189,17 @@ async def show(admin: Admin, name: str, *, as_json: bool) -> None:
         return
     show_members(
         document,
-        connection=lambda now: f"since {now.since} from {now.address}",
+        connection=_connection_text,
         paused=_pause_text,
     )
+
+
+def _connection_text(connection: ConnectionDocument) -> str:
+    """Since when and from where, and what its user lets others send if that is not every kind."""
+    text = f"since {connection.since} from {connection.address}"
+    if connection.accepts is None:
+        return text
+    return f"{text}; others may send: {', '.join(connection.accepts) or 'nothing'}"
 
 
 def _pause_text(pause: PauseDocument) -> str:

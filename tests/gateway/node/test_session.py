@@ -148,8 +148,10 @@ async def test_the_word_of_a_hello_is_shown_and_kept(running):
     again = await ice.connect()
     shown = await connection_of(running, lambda shown: shown["session"] == again.welcome["session"])
     assert shown["accepts"] == ["scrape"], "the last known word was expected before the hello"
+    assert "; others may send: scrape\n" in (await running.command("ices", "show", "lab-1")).stdout
     again.hello(version="1.2")
     await connection_of(running, lambda shown: shown["version"] and shown["accepts"] is None)
+    assert "others may send" not in (await running.command("ices", "show", "lab-1")).stdout
 
 
 async def test_of_words_in_quick_succession_the_last_counts(running, connection, monkeypatch):
