@@ -181,6 +181,11 @@ async def _new_page(operation: Operation, browser: _Browser) -> AsyncIterator[Pa
             reason = _first_line(error)
             if "sandbox" in str(error):
                 reason = "it cannot have a sandbox here; see `sandbox` in the settings"
+            elif "Executable doesn't exist" in reason and browser.chromium is None:
+                reason = (
+                    "playwright has none; run `playwright install chromium`,"
+                    " or name one as `chromium` in [scrape]"
+                )
             raise OperationFailed("not-run", f"Chromium cannot be started: {reason}") from None
         try:
             context = await chromium.new_context(accept_downloads=False, service_workers="block")
