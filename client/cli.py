@@ -337,6 +337,10 @@ def accept(
         _fail(_MUST_ACT, problem)
     found = state.accepts if decision is None else decision.accepts
     click.echo(f"others may send: {consent.described(found)}")
+    if any(given) and state.gateway is None:
+        click.echo(
+            f"ice-client: no client was started with the state folder {folder.path} yet", err=True
+        )
     if state.ice_type == "ci-cd":
         click.echo("ice-client: this ICE is ci-cd, for which it counts for nothing", err=True)
 

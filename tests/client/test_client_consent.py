@@ -117,7 +117,9 @@ async def test_the_same_again_is_not_sent(gateway, make_ice):
 async def test_what_was_said_before_the_first_start_counts(accept, folder, gateway, make_ice):
     assert accept().output == "others may send: every kind\n"
     assert not folder.exists(), "to show it changes nothing"
-    assert accept("remote-execute").output == "others may send: remote-execute\n"
+    said = accept("remote-execute")
+    assert said.stdout == "others may send: remote-execute\n"
+    assert f"no client was started with the state folder {folder} yet" in said.stderr
     assert folder.stat().st_mode & 0o777 == 0o700
     assert (folder / "accepts.json").stat().st_mode & 0o777 == 0o600
     gateway.script.append(admit())
@@ -182,7 +184,7 @@ def test_a_damaged_decision_is_not_shown(accept, folder):
     done = accept()
     assert done.exit_code == 1
     assert "is damaged: say with `ice-client accept`" in done.stderr
-    assert accept("--none").output == "others may send: nothing\n"
+    assert accept("--none").stdout == "others may send: nothing\n"
 
 
 def test_two_commands_at_once(accept, folder):
