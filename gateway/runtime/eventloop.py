@@ -122,10 +122,14 @@ async def cancel_and_wait(task: asyncio.Task[None]) -> None:
 def listen_error(settings: Settings, error: OSError) -> BadSetting:
     """The error for an address that is in use or not this machine's (both may pass), or forbidden."""
     kind = BadSetting if error.errno in (errno.EACCES, errno.EPERM) else AddressUnavailable
-    # asyncio's text names the address twice; the reason follows the last colon.
-    reason = (error.strerror or str(error)).rsplit(": ", 1)[-1]
     hosts = (error.host,) if isinstance(error, CannotBind) else settings.server_host
     addresses = " and ".join(host_port(host, settings.server_port) for host in hosts)
     return kind(
-        f"cannot listen on {addresses}: {reason}; see server.host and server.port (--host, --port)"
+        f"cannot listen on {addresses}: {listen_reason(error)};"
+        " see server.host and server.port (--host, --port)"
     )
+
+
+def listen_reason(error: OSError) -> str:
+    """Why an address cannot be listened on, without the address, which asyncio's text names."""
+    return (error.strerror or str(error)).rsplit(": ", 1)[-1]

@@ -25,6 +25,7 @@ from prometheus_client.registry import Collector
 from client.protocol import CLOSINGS
 from gateway.core.ice import IceType
 from gateway.node.node import Node
+from gateway.runtime.eventloop import listen_reason
 from gateway.runtime.standard_streams import lost_lines
 from gateway.web.connection import DEFAULT_TIMEOUTS, Timeouts
 from gateway.web.operation_metrics import BacklogMetrics, OperationMetrics
@@ -160,7 +161,11 @@ class Metrics:
         try:
             await runner.listen(*address)
         except OSError as error:
-            _log.warning("metrics not served", listen=address, reason=str(error))
+            _log.warning(
+                "metrics not served",
+                listen=address,
+                reason=f"{listen_reason(error)}; see metrics.listen",
+            )
             await runner.cleanup()
             return None
         return runner

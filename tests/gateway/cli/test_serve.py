@@ -92,6 +92,7 @@ def test_without_users_it_names_the_command_for_the_first_admin(served):
 def test_metrics_port_that_is_taken_is_a_warning(served, taken):
     line = json.loads(served.err.expect("^.*metrics not served.*$")[0])
     assert (line["level"], line["listen"]) == ("warning", ["127.0.0.1", taken])
+    assert line["reason"] == "address already in use; see metrics.listen"
 
 
 def test_second_gateway_on_one_file_is_refused(served):
