@@ -53,7 +53,7 @@ async def _of_ices(
     rows = await fetch(
         "SELECT o.id, CASE"
         f" WHEN EXISTS (SELECT 1 FROM ice_operations b WHERE b.ice_name = o.ice_name AND b.{IS_UNFINISHED}"
-        f" AND (b.state <> '{State.QUEUED}' OR ({earlier} AND {before_accepted})))"
+        f" AND (b.state <> '{State.QUEUED}' OR ({earlier} AND {before_accepted} AND {in_turn('b')})))"
         f" OR NOT {in_turn('o')}"
         f" THEN '{Waits.OPERATION_BEFORE}'"
         f" WHEN t.node IS NULL THEN '{Waits.OFFLINE}'"
