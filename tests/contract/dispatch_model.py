@@ -121,11 +121,15 @@ class Tables:
         ice = self.ices[operation.ice_name or ""]
         before = (
             other.operation.state in ACTIVE
-            or (_order(other) < _order(one) and ice.takes_now(other.operation, now))
+            or (
+                _order(other) < _order(one)
+                and ice.takes_now(other.operation, now)
+                and self.is_in_turn(other)
+            )
             for other in self.of_ice(ice)
         )
         reasons = {
-            Waits.OPERATION_BEFORE: any(before),
+            Waits.OPERATION_BEFORE: any(before) or not self.is_in_turn(one),
             Waits.OFFLINE: not ice.connected,
             Waits.PAUSED: ice.is_paused(now),
             Waits.NOT_ACCEPTED: not ice.takes_now(operation, now),
@@ -160,7 +164,11 @@ class Tables:
     def _is_busy(self, ice: Member, now: datetime) -> bool:
         return any(
             one.operation.state in ACTIVE
-            or (one.operation.is_due(now) and ice.takes_now(one.operation, now))
+            or (
+                one.operation.is_due(now)
+                and ice.takes_now(one.operation, now)
+                and self.is_in_turn(one)
+            )
             for one in self.of_ice(ice)
         )
 
@@ -181,13 +189,13 @@ class Tables:
                 other.operation.state in ACTIVE and other.number != one.number
                 for other in self.of_ice(ice)
             ),
+            "an earlier one of its schedule is unfinished": not self.is_in_turn(one),
             f"{first} comes first": first is not None,
         }
         if operation.pool is not None:
             faults |= {
                 f"its ICE is not in {operation.pool}": not self.is_in(ice, operation.pool),
                 "this session has refused it": to.session.encode() in operation.refused_by,
-                "an earlier one of its schedule is unfinished": not self.is_in_turn(one),
             }
         return [fault for fault, holds in faults.items() if holds]
 
@@ -201,7 +209,6 @@ class Tables:
                 and other.operation.deadline > now
                 and self.is_in(ice, pool)
                 and to.session.encode() not in other.operation.refused_by
-                and self.is_in_turn(other)
             )
 
         earlier = [
@@ -213,7 +220,8 @@ class Tables:
             earlier += [o for o in self.operations if o.number < one.number and is_of_pools(o)]
         for other in earlier:
             waits = other.operation.state is State.QUEUED and other.operation.is_due(now)
-            if waits and other.number != one.number and to.must_take(ice, other.operation):
+            may_go = waits and other.number != one.number and self.is_in_turn(other)
+            if may_go and to.must_take(ice, other.operation):
                 return other.operation.id
         return None
 

@@ -71,6 +71,7 @@ from gateway.store import ices
 from gateway.store.engine import StoreUnavailable
 from gateway.store.ice_listing import Ices
 from gateway.store.key_file import KeyStore
+from gateway.store.postgres.engine import open_postgres
 from gateway.store.schedules import Schedules
 from gateway.store.sqlite.engine import open_sqlite
 from gateway.store.waits import waits
@@ -371,10 +372,12 @@ class Client:
 
 
 class World(RuleBasedStateMachine):
-    """Everything that may happen, in any order."""
+    """Everything that may happen, in any order; on the server `postgres`, or else on a file."""
 
-    def __init__(self):
+    def __init__(self, postgres=None):
         super().__init__()
+        self.postgres = postgres
+        self.url = None if postgres is None else postgres.database(tables=True)
         self.passed = timedelta()
         self.set_by = timedelta()
         """How far the clock was set."""
@@ -459,9 +462,11 @@ class World(RuleBasedStateMachine):
         self.stopped[made.id] = []
 
     async def _open(self):
-        self.engine = await self.stack.enter_async_context(
-            open_sqlite(self.folder / "ice.db", serving=True, tell=lambda *_: None)
-        )
+        if self.url is None:
+            store = open_sqlite(self.folder / "ice.db", serving=True, tell=lambda *_: None)
+        else:
+            store = open_postgres(self.url, node="gw", tell=lambda *_: None)
+        self.engine = await self.stack.enter_async_context(store)
         self.gateway = Gateway(self, self.engine)
         return self.engine
 
@@ -945,7 +950,8 @@ class World(RuleBasedStateMachine):
         now = self.clock()
         told = await waits(self.engine.fetch, [one.operation for one in queued], now)
         expected = {one.operation.id: tables.waits(one, now) for one in queued}
-        assert told == {name: why for name, why in expected.items() if why is not None}
+        wait = {name: why for name, why in expected.items() if why is not None}
+        assert told == wait, f"{told}, expected {wait}"
 
     def _is_looked_at(self, rows):
         """Whatever waits has a lane or a claimer."""
@@ -1009,6 +1015,8 @@ class World(RuleBasedStateMachine):
             self.run(self.close())
             self.loop.close()
             self.named.stop()
+            if self.url is not None:
+                self.postgres.drop(self.url)
 
     async def everybody_comes_back(self):
         """All live and the lines hold; deadlines pass first, then nothing holds work up, and all handlers return."""
@@ -1069,14 +1077,23 @@ class World(RuleBasedStateMachine):
         await asyncio.to_thread(shutil.rmtree, self.folder)
 
 
-@pytest.mark.parametrize("examples", [10, pytest.param(60, marks=pytest.mark.long)])
-def test_every_operation_comes_to_a_true_end(examples):
+def tell_stories(count, postgres=None):
     run_state_machine_as_test(
-        World,
+        partial(World, postgres),
         settings=settings(
-            max_examples=examples,
+            max_examples=count,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+@pytest.mark.parametrize("count", [10, pytest.param(60, marks=pytest.mark.long)])
+def test_every_operation_comes_to_a_true_end(count):
+    tell_stories(count)
+
+
+@pytest.mark.long
+def test_every_operation_comes_to_a_true_end_on_postgresql(postgres_server):
+    tell_stories(10, postgres_server)
