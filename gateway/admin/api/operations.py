@@ -230,6 +230,8 @@ async def created(request: web.Request, operation: Operation, wait: float) -> we
 
 async def _wait_for_end(context: AdminContext, operation: Operation, wait: float) -> Operation:
     """The operation once it has finished, or as it is after `wait` seconds."""
+    if not wait:
+        return operation
     with (
         context.node.waiters.watch(operation, end_only=True) as changed,
         contextlib.suppress(TimeoutError, StoreUnavailable),
@@ -241,7 +243,7 @@ async def _wait_for_end(context: AdminContext, operation: Operation, wait: float
                 operation = await context.operations.find(operation.id) or operation
                 if not operation.is_finished:
                     await wait_at_most(changed, _POLL_INTERVAL)
-    if wait and not operation.is_finished:
+    if not operation.is_finished:
         with contextlib.suppress(StoreUnavailable):
             operation = await context.operations.find(operation.id) or operation
     return operation
