@@ -605,7 +605,7 @@ class World(RuleBasedStateMachine):
     @precondition(lambda self: self.requested < MANY)
     @rule(
         wanted_of=st.sampled_from(["lab-1", *POOLS]),
-        what=st.sampled_from(["pause", "label", "deregister", "cancel"]),
+        what=st.sampled_from(["reregister", "pause", "label", "deregister", "cancel"]),
     )
     def another_is_quicker(self, wanted_of, what):
         """Between the request and the commit that sends it another node, or a command, commits something."""
@@ -633,7 +633,7 @@ class World(RuleBasedStateMachine):
             elif what == "label":
                 await elsewhere.bulk.label_one(ROOT, name, {"os": None, "speed": None}, None)
             else:
-                await elsewhere.provisioning.deregister(ROOT, ice)
+                await getattr(elsewhere.provisioning, what)(ROOT, ice)
 
     def _note_accepted(self, done):
         if done is not None and not isinstance(done, Problem):
