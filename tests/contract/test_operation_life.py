@@ -381,6 +381,8 @@ class World(RuleBasedStateMachine):
         self.passed = timedelta()
         self.set_by = timedelta()
         """How far the clock was set."""
+        self.furthest = timedelta()
+        """Likewise, at most: at that time all that was requested is due."""
         self.loop = asyncio.new_event_loop()
         # Time passes when it is told to, and by waiting it does not.
         self.loop.time = lambda: self.passed.total_seconds()  # noqa: PLW0108 - `passed` is replaced
@@ -816,6 +818,7 @@ class World(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([-200, -40, -7, 7, 40, 200]))
     def clock_is_set(self, seconds):
         self.set_by += timedelta(seconds=seconds)
+        self.furthest = max(self.furthest, self.set_by)
 
     @precondition(lambda self: self.all_connected)
     @rule(
@@ -1043,7 +1046,8 @@ class World(RuleBasedStateMachine):
             assert not client.journal.unanswered(), "a result was not delivered"
 
     async def _nothing_holds_work_up(self):
-        """No schedule makes more, and every ICE takes everything in a new session."""
+        """No schedule makes more, all is due, and every ICE takes everything in a new session."""
+        self.set_by = self.furthest
         for schedule in self.schedules:
             await self._enable(schedule, False)
         for name, like in POOLS.items():
