@@ -9,6 +9,7 @@ Tested in tests/gateway/node/test_pool_claimers.py.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -151,9 +152,22 @@ class PoolClaimers:
                     return
                 await asyncio.sleep(_PACE)
                 await wait_at_most(wake, pause or 0)
+                if not wake.is_set():
+                    await self._find_sent(pool)
         finally:
             del self._wakes[pool], self._tasks[pool]
             self._turns.pop(pool, None)
+
+    async def _find_sent(self, pool: str) -> None:
+        """Let the lanes of ICEs of this node look for what was sent to them: by a node that lost them meanwhile.
+
+        Such a node may commit its claim after the ICE was looked for here (`arrived`).
+        """
+        with contextlib.suppress(StoreUnavailable):
+            async with self._reads:
+                sent = await work_queue.sent_to(self._engine.fetch, pool, self._node)
+            for ice_name in sent:
+                self._works(ice_name)
 
     async def _look(self, pool: str) -> float | None:
         """Offer what is due to free ICEs; returns the seconds until the next look, or None if nothing waits."""

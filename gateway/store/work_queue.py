@@ -236,6 +236,17 @@ async def working(fetch: Fetch, ice_names: Collection[str]) -> list[str] | None:
     return [name for (name,) in rows]
 
 
+async def sent_to(fetch: Fetch, pool: str, node: str) -> list[str]:
+    """The ICEs connected to this node that were sent an operation of the pool, and have not accepted it yet."""
+    rows = await fetch(
+        "SELECT o.ice_name FROM ice_operations o JOIN ice_tokens t ON t.ice_name = o.ice_name"
+        f" WHERE o.pool = $1 AND o.state = '{State.SENT}' AND t.node = $2",
+        pool,
+        node,
+    )
+    return [name for (name,) in rows]
+
+
 async def pool_queue(fetch: Fetch, pool: str, now: datetime) -> PoolQueue | None:
     """What waits in a pool; None if nothing does, and nothing may come back from an ICE."""
     rows = await fetch(

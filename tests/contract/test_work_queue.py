@@ -217,6 +217,16 @@ async def test_those_that_idle_longest_come_first(lab):
     assert await free(lab, pool="gpu") == []
 
 
+async def test_who_was_sent_an_operation_of_a_pool_and_has_not_accepted_it(lab):
+    await request(lab, "one", "lab")
+    assert await claim(lab, "lab-1") == "one"
+    assert await work_queue.sent_to(lab.fetch, "lab", "node-a") == ["lab-1"]
+    assert await work_queue.sent_to(lab.fetch, "lab", "node-b") == []
+    assert await work_queue.sent_to(lab.fetch, "gpu", "node-a") == []
+    await finish(lab, "one", LATER)
+    assert await work_queue.sent_to(lab.fetch, "lab", "node-a") == []
+
+
 async def test_what_waits_in_a_pool(lab):
     assert await work_queue.pool_queue(lab.fetch, "lab", LATER) is None
     run_at = LATER + timedelta(hours=1)
