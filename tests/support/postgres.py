@@ -205,20 +205,21 @@ class Postgres:
     def drop(self, url: str) -> None:
         """Empty a database, whoever is connected; tables that are as they were made stay."""
         name = url.rpartition("/")[2]
-        schema = self.sql(
-            "SET default_transaction_read_only = off",  # a test may have made it on
-            f"ALTER DATABASE {name} RESET ALL",
-            _TERMINATE,
-            _SCHEMA,
-            database=name,
-        ).split()[-1:]
         made, emptying = self._tables
-        if schema == [made]:
-            self.sql(*emptying, database=name)
-            self._with_tables.append(name)
-        else:
-            self.sql("DROP SCHEMA public CASCADE", "CREATE SCHEMA public", database=name)
-            self._empty.append(name)
+        script = (
+            "SET default_transaction_read_only = off;",  # a test may have made it on
+            f"ALTER DATABASE {name} RESET ALL;",
+            f"{_TERMINATE};",
+            f"SELECT ({_SCHEMA}) IS NOT DISTINCT FROM '{made}' AS as_made \\gset",  # noqa: S608
+            "\\if :as_made",
+            *emptying,
+            "\\else",
+            "DROP SCHEMA public CASCADE; CREATE SCHEMA public;",
+            "\\endif",
+            "\\echo :as_made",
+        )
+        as_made = self._psql(name, script="\n".join(script)).split()[-1] == "t"
+        (self._with_tables if as_made else self._empty).append(name)
 
     @functools.cached_property
     def _tables(self) -> tuple[str, list[str]]:
@@ -230,13 +231,15 @@ class Postgres:
         assert filled == set(_ROWS), f"the migrations fill {filled}: say in `_ROWS` how"
         sequences = _TABLES.replace("'r'", "'S'")
         emptying = [
-            "SET session_replication_role = replica",  # no trigger forbids it
-            *(f"DELETE FROM {name}" for name in names if _ROWS.get(name) != ""),  # noqa: S608
+            "BEGIN;",
+            "SET LOCAL session_replication_role = replica;",  # no trigger forbids it
+            *(f"DELETE FROM {name};" for name in names if _ROWS.get(name) != ""),  # noqa: S608
             *(
-                f"ALTER SEQUENCE {name} RESTART"
+                f"ALTER SEQUENCE {name} RESTART;"
                 for name in self.sql(sequences, database="tables").split()
             ),
-            *filter(None, _ROWS.values()),
+            *(f"{row};" for row in _ROWS.values() if row),
+            "COMMIT;",
         ]
         return self.sql(_SCHEMA, database="tables").strip(), emptying
 
@@ -245,15 +248,21 @@ class Postgres:
 
     def sql(self, *statements: str, database: str = "postgres") -> str:
         """Run statements, each a transaction of its own; returns what they print."""
-        commands = [part for statement in statements for part in ("-c", statement)]
-        return self._run("psql", "-XAtq", "-v", "ON_ERROR_STOP=1", *commands, self.url(database))
+        commands = (part for statement in statements for part in ("-c", statement))
+        return self._psql(database, *commands)
 
-    def _run(self, program: str, *arguments: object, **environment: str) -> str:
+    def _psql(self, database: str, *arguments: str, script: str = "") -> str:
+        options = ("-XAtq", "-v", "ON_ERROR_STOP=1", *arguments)
+        return self._run("psql", *options, self.url(database), script=script)
+
+    def _run(self, program: str, *arguments: object, script: str = "", **environment: str) -> str:
         done = subprocess.run(
             [self._bin / program, *map(str, arguments)],
             capture_output=True,
             text=True,
-            user=self._user,
+            input=script,
+            # For another user, Python forks instead of vfork, which copies the page tables of this process.
+            user=None if program == "psql" else self._user,
             cwd=self.home,
             env=self._environment() | environment,
             timeout=PATIENCE,
