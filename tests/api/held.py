@@ -30,14 +30,21 @@ async def seed(running: Harness) -> None:
     await running.provision("newer")
 
 
-async def hold(url: str, token: str, folder: Path, *options: str) -> tuple[int | None, str]:
-    """Run schemathesis as the bearer of `token`, whose id `exceptions` needs; returns its status and what it said."""
+async def hold(
+    url: str, token: str, folder: Path, *options: str, settings: str = ""
+) -> tuple[int | None, str]:
+    """Run schemathesis as the bearer of `token`, whose id `exceptions` needs; returns its status and what it said.
+
+    `settings` are TOML after those of `schemathesis.toml`.
+    """
+    config = folder / "schemathesis.toml"
+    config.write_text(CONFIG.read_text() + settings)
     me, bearer = f"{url}/admin/api/v1/me", {"Authorization": f"Bearer {token}"}
     async with aiohttp.ClientSession() as session, session.get(me, headers=bearer) as answer:
         own = (await answer.json())["api_token"]["id"]
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()"),
-        *("--config-file", str(CONFIG), "run", f"{url}/admin/api/v1/openapi.json"),
+        *("--config-file", str(config), "run", f"{url}/admin/api/v1/openapi.json"),
         *("--header", f"Authorization: Bearer {token}", "--no-color", *options),
         cwd=folder,  # where it leaves what it remembers
         env={**os.environ, "PYTHONPATH": str(_ROOT), "HELD_OWN_TOKEN": own},

@@ -8,6 +8,18 @@ from gateway.admin import openapi
 from gateway.core.ice import Action
 from tests.api.held import hold, seed
 
+_SETTINGS = """
+# Of the 4,000 calls of this phase, 1,400 are bulk calls whose members do not go together, which all get the
+# same 422, and 180 have the filters of listIces. The other phases and `make torture` make both.
+[[operations]]
+include-operation-id = ["bulk", "countIces"]
+phases.coverage.enabled = false
+
+# Often enough that each is done, and not only refused.
+[[operations]]
+include-operation-id = ["reprovisionIce", "reregisterIce", "deregisterIce", "disconnectIce"]
+generation.max-examples = 12
+"""
 _PHASES = ("Examples", "Coverage", "Fuzzing", "Stateful")
 
 
@@ -18,7 +30,8 @@ async def test_api_does_what_its_document_says(running, tmp_path):
         running.url,
         running.admin.token,
         tmp_path,
-        *("--generation-deterministic", "--max-examples", "4"),
+        *("--generation-deterministic", "--max-examples", "2"),
+        settings=_SETTINGS,
     )
     assert status == 0, said
     calls = sum(
