@@ -105,7 +105,7 @@ async def test_a_failure_has_the_source_of_its_frames(debug):
 @pytest.mark.parametrize(
     ("test", "exit_status", "outcome"),
     [
-        ("test_it.py::test_skipped", 0, "skipped"),
+        pytest.param("test_it.py::test_skipped", 0, "skipped", marks=pytest.mark.long),
         ("test_it.py::test_twice[2]", 0, "passed"),
     ],
 )
@@ -122,6 +122,7 @@ async def test_a_fixture_that_fails_is_an_error(debug):
     json.dumps(result, ensure_ascii=False).encode()
 
 
+@pytest.mark.long
 async def test_an_unexpected_pass_has_no_frames(debug):
     result = await debug("test_it.py::test_passes_unexpectedly")
     assert (result["outcome"], result["failure"]["frames"]) == ("failed", [])
@@ -149,7 +150,7 @@ async def test_frames_of_other_files_have_their_source_too(debug):
     ("test", "says"),
     [
         ("test_it.py::test_twice", "2 tests have this name"),
-        ("test_it.py::TestGroup::test_none", "not found"),
+        pytest.param("test_it.py::TestGroup::test_none", "not found", marks=pytest.mark.long),
     ],
 )
 async def test_what_is_not_one_test_is_not_run(test, says, debug):

@@ -131,12 +131,17 @@ async def test_the_interactive_elements_of_a_page(scrape, site):
     assert [(one["role"], one["name"], one["selector"]) for one in elements] == EXPECTED
     assert "hunter2" not in json.dumps(elements)
     assert scrape.played.reports[-1] == (0.6, "reading the page")
+
+
+@pytest.mark.long
+async def test_each_selector_finds_one_element(site):
+    require_chromium()
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         page = await browser.new_page()
-        await page.goto(url)
-        for one in elements:
-            assert await page.locator(one["selector"]).count() == 1, one
+        await page.goto(str(site.make_url("/form")))
+        for _, _, selector in EXPECTED:
+            assert await page.locator(selector).count() == 1, selector
         await browser.close()
 
 
@@ -157,6 +162,7 @@ async def test_what_scripts_add_is_there_and_a_status_is_no_failure(scrape):
     assert (result["status"], len(result["elements"])) == (404, 1)
 
 
+@pytest.mark.long
 async def test_a_page_that_is_too_large_is_refused(scrape):
     with pytest.raises(OperationFailed, match="50,000 elements") as failed:
         await scrape("/huge")
@@ -170,6 +176,7 @@ async def test_a_page_that_cannot_be_loaded(scrape):
     assert "\n" not in str(failed.value)
 
 
+@pytest.mark.long
 async def test_time_is_bounded(play, site):
     with pytest.raises(OperationFailed, match=r"not ready after 1 s") as failed:
         await play(timeout=1)({"url": str(site.make_url("/slow"))}, "scrape")

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core.cron import MAX_CRON, Cron
@@ -180,6 +180,7 @@ EXPRESSION = st.tuples(
 ).map(" ".join)
 
 
+@settings(max_examples=settings.default.max_examples // 3)
 @given(EXPRESSION, st.sampled_from(SPANS), st.integers(60, 4000), st.integers(0, 59_999_999))
 def test_any_expression_from_any_moment_is_that_of_brute_force(expression, span, minute, fraction):
     after = real_minutes(*span)[minute][0] + timedelta(microseconds=fraction)
