@@ -17,7 +17,7 @@ from gateway.store.engine import StoreUnavailable
 from gateway.store.waits import Backlog, Waiting
 from gateway.web.operation_metrics import BacklogMetrics, OperationMetrics
 from tests.support.clock import RunningClock
-from tests.support.harness import harness
+from tests.support.harness import POLL, harness
 from tests.support.work import asked, connected, finished, in_state, take
 
 QUEUED = "ice_gateway_operations_queued"
@@ -128,12 +128,12 @@ async def test_what_cannot_be_read_is_not_shown(of_reader, reader, error):
     async with asyncio.timeout(PATIENCE):
         while shown(backlog):  # the first reading is shown 20 times as long as it took
             await backlog.refresh()
-            await asyncio.sleep(0)
+            await asyncio.sleep(POLL)
     reader.error = None
     async with asyncio.timeout(PATIENCE):
         while not shown(backlog):
             await backlog.refresh()
-            await asyncio.sleep(0)
+            await asyncio.sleep(POLL)
 
 
 async def test_a_scrape_does_not_wait_for_a_slow_database(of_reader, reader):
@@ -146,7 +146,7 @@ async def test_a_scrape_does_not_wait_for_a_slow_database(of_reader, reader):
     async with asyncio.timeout(PATIENCE):
         while not shown(backlog):
             await backlog.refresh()
-            await asyncio.sleep(0)
+            await asyncio.sleep(POLL)
     assert reader.readings == 1
 
 
