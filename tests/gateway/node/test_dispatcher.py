@@ -357,7 +357,8 @@ async def test_what_the_ice_does_not_name_is_lost_unless_it_finishes(running):
 async def test_an_ice_without_a_hello_loses_what_it_worked_on(running):
     ice = await running.provision()
     connection = await ice.connect()
-    operation = await asked(running.admin)
+    # Of its own user, since before the hello it accepts nothing of others.
+    operation = await asked(await running.api("alice"))
     await expect_run(connection)
     await connection.close()
     await ice.connect()
@@ -494,6 +495,7 @@ async def test_what_was_never_sent_expires(timed, clock):
     shown = await in_state(timed, operation, "expired")
     assert (error_of(shown), shown["sent"]) == ("deadline", None)
     connection = await ice.connect(iat=clock().timestamp())
+    connection.hello(version="1")
     following = await asked(timed.admin)
     assert (await expect_run(connection))["id"] == following, "what has expired was sent"
 

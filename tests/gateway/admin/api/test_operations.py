@@ -132,7 +132,7 @@ async def test_an_ice_that_is_away_gets_its_work_in_order_when_it_is_back(runnin
     first = await ice.connect()
     await first.leave()
     wanted = [await asked(running.admin, params=number) for number in range(3)]
-    connection = await ice.connect()
+    connection = await greeted(ice)
     for operation in wanted:
         assert await take(connection) == operation, "the order of the requests was not kept"
         # One at a time: between the answers nothing else has come.
@@ -592,7 +592,7 @@ async def test_what_waits_is_cancelled_and_never_sent(running):
     answer = await running.admin.post(f"/operations/{dropped}/cancel")
     assert (answer.status, answer.json["state"]) == (200, "cancelled")
     assert error_of(answer.json) == "cancelled"
-    assert (await expect_run(await ice.connect()))["id"] == kept
+    assert (await expect_run(await greeted(ice)))["id"] == kept
     refusal = expect_refused(
         await running.admin.post(f"/operations/{dropped}/cancel"), 409, "already-finished"
     )
@@ -649,6 +649,7 @@ async def test_a_stream_tells_states_progress_and_the_result_and_ends(running):
         name, data = await reader.event()
         assert (name, data["id"], data["state"]) == ("state", operation, "queued")
         connection = await ice.connect()
+        connection.hello(version="1")
         await expect_run(connection)
         assert (await reader.event())[1]["state"] == "sent"
         accept(connection, operation)
