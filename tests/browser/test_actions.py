@@ -165,6 +165,7 @@ async def test_several_are_deregistered_with_a_result_for_each(admin, page, runn
     await expect(page.get_by_label("Choose all on this page")).to_be_focused()
 
 
+@pytest.mark.long
 async def test_several_are_disconnected_also_from_another_page_of_the_table(admin, page, running):
     first = await connected(running, page, "lab-1")
     second = await connected(running, page, "build-2", "ci-cd")
@@ -181,6 +182,7 @@ async def test_several_are_disconnected_also_from_another_page_of_the_table(admi
     await expect(dialog(page).get_by_role("heading")).to_have_text("Disconnect: 2 of 2 done")
 
 
+@pytest.mark.long
 async def test_of_two_admins_the_second_is_told(new_admin, running):
     await running.add_user("eve", Role.ADMIN)
     root, eve = await new_admin(), await new_admin("eve")

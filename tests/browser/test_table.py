@@ -248,6 +248,7 @@ async def test_filters_sorting_and_page_stay_in_the_address(page, running):
     await expect(page.locator("tbody tr").first).to_have_id("row-zulu")
 
 
+@pytest.mark.long
 async def test_filter_that_finds_nothing_can_be_cleared(admin, page, running):
     admin.expected = {422}
     await running.provision("lab-1")

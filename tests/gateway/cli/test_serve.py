@@ -598,6 +598,7 @@ def test_a_renewal_while_it_starts_neither_ends_it_nor_is_lost(starting):
     assert out.end().endswith("ice-gateway stopped\n")
 
 
+@pytest.mark.long
 def test_as_the_first_process_of_a_container_it_stops_likewise(starting):
     contained = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc")
     possible = subprocess.run([*contained, "true"], capture_output=True, text=True, check=False)
