@@ -23,7 +23,11 @@ async def test_no_machine_is_stranded_and_no_use_lost_or_made_twice(engine):
     ("mutation", "aim", "said"),
     [
         ("renew-nothing", Aim(1, "committed"), "which is provisioned"),
-        ("count-in-another-transaction", Aim(1, "within", 0.15), "were made, there are"),
+        # It is killed a moment after, which a busy machine may miss.
+        pytest.param(
+            *("count-in-another-transaction", Aim(1, "within", 0.15), "were made, there are"),
+            marks=pytest.mark.long,
+        ),
     ],
 )
 async def test_a_gateway_that_is_broken_on_purpose_is_found_out(mutation, aim, said):
