@@ -147,7 +147,7 @@ async def create(admin: Admin, name: str, *, disabled: bool, **given: Any) -> No
 )
 @with_admin
 async def change(admin: Admin, schedule_id: str, **given: Any) -> None:
-    """Change a schedule; what it requests is then requested by whoever changed it."""
+    """Change a schedule; from then on it requests operations in the name of the user who changed it."""
     body = _body(**given)
     if not body:
         raise click.UsageError("say what to change: see --help")

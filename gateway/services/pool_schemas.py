@@ -19,7 +19,7 @@ from gateway.store.pools import PoolCounts, Pools
 class PoolDocument(msgspec.Struct, kw_only=True):
     """A pool: the ICEs that have all its `labels`, and its type if it has one, but no deregistered ones.
 
-    Of its `ices`, the busy ones work on an operation, whoever requested it.
+    Of its `ices`, the busy ones work on an operation of any requester.
     """
 
     name: str

@@ -192,7 +192,7 @@ async def is_paused(fetch: Fetch, ice_name: str, now: datetime) -> bool:
 
 
 async def was_requested(fetch: Fetch, schedule: Schedule, occurrence: datetime) -> bool:
-    """Whether an occurrence became an operation before, whoever requested it."""
+    """Whether an occurrence became an operation before, of any requester."""
     return bool(
         await fetch(
             "SELECT 1 FROM ice_operations WHERE schedule = $1 AND idempotency_key = $2 LIMIT 1",
