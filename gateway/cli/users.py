@@ -30,7 +30,7 @@ from gateway.services.passwords import RULE
 _MAX_INPUT = 64 * 1024
 """Bytes that are read from standard input; a password is shorter."""
 _HEADINGS: Final = (
-    *("NAME", "ROLE", "CREATED", "DISABLED", "PASSWORD", "ICES", "LOGINS", "LAST LOGIN"),
+    *("NAME", "ROLE", "CREATED", "DISABLED", "PASSWORD", "ORIGIN", "ICES", "LOGINS", "LAST LOGIN"),
 )
 _role = click.Choice([role.value for role in Role])
 

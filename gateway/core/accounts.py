@@ -45,9 +45,21 @@ def fold_user(name: str) -> str:
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
 
 
+class Origin(enum.StrEnum):
+    """Where a user comes from; a user from before there was single sign-on has none until an admin decides it."""
+
+    LOCAL = "local"
+    """Made here by an admin; logs in by password."""
+    SSO = "sso"
+    """Known by an issuer and its subject; never logs in by password."""
+
+
 @dataclass(frozen=True, slots=True)
 class User:
-    """A row of `users`. Without a password hash the user cannot log in, only be tagged."""
+    """A row of `users`. Without a password hash and a subject the user cannot log in, only be tagged.
+
+    `issuer` and `subject` are set for a user of origin `sso` alone, who is known by them.
+    """
 
     name: str
     role: Role
@@ -55,6 +67,9 @@ class User:
     createdon: datetime
     disabledon: datetime | None = None
     lastlogin: datetime | None = None
+    origin: Origin | None = None
+    issuer: str | None = None
+    subject: str | None = None
 
     def __repr__(self) -> str:
         return f"User({self.name!r}, {self.role})"

@@ -1,4 +1,4 @@
-"""Parsers for the values of settings, from TOML or an environment variable. All raise `ValueError`.
+"""Parsers for the values of settings, from TOML or an environment variable. All raise `ValueError` or `TypeError`.
 
 Tested in tests/unit/runtime/test_settings.py.
 """
@@ -12,6 +12,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from gateway.core.addresses import Network, parse_network
+from gateway.core.roles import Role
 from gateway.core.times import MAX_DURATION
 from gateway.core.version_key import version_key
 from gateway.runtime.database_url import FILE, SERVERS, names_server
@@ -141,6 +142,37 @@ def public_urls(value: object) -> tuple[str, ...]:
 def networks(value: object) -> tuple[Network, ...]:
     """Addresses or networks (CIDR)."""
     return tuple(map(parse_network, texts(value)))
+
+
+def scopes(value: object) -> tuple[str, ...]:
+    """Scopes (RFC 6749 section 3.3), also as one text with spaces or commas between them."""
+    found = texts(value.replace(" ", ",") if isinstance(value, str) else value)
+    if not all(re.fullmatch(r"[!#-\[\]-~]+", scope) for scope in found):
+        raise ValueError
+    return tuple(dict.fromkeys(found))
+
+
+def http_url(value: object) -> str:
+    """One URL as `public_urls` takes them; empty means none."""
+    if value == "":
+        return ""
+    [url] = public_urls([text(value)])
+    return url
+
+
+def roles(value: object) -> dict[str, Role]:
+    """The role of each group, from a TOML table, or from `group=role` with commas between in the environment."""
+    if isinstance(value, str):
+        split = (each.rpartition("=") for each in texts(value))
+        pairs = [(group.strip(), role.strip()) for group, _, role in split]
+    elif isinstance(value, dict):
+        pairs = list(value.items())
+    else:
+        raise TypeError
+    found = {group: Role(role) for group, role in pairs}
+    if "" in found or len(found) != len(pairs):
+        raise ValueError
+    return found
 
 
 def node_name(value: object) -> str:

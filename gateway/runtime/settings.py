@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from gateway.core.addresses import Network, is_loopback
 from gateway.core.attention import Expectations
+from gateway.core.roles import Role
 from gateway.core.text import decoded
 from gateway.runtime.database_url import ENCODE, file_of, shown
 from gateway.runtime.setting_types import (
@@ -24,6 +25,7 @@ from gateway.runtime.setting_types import (
     database,
     duration_between,
     hosts,
+    http_url,
     integer,
     lifetime,
     listener,
@@ -33,6 +35,9 @@ from gateway.runtime.setting_types import (
     optional_path,
     positive_duration,
     public_urls,
+    roles,
+    scopes,
+    text,
     version,
 )
 from gateway.runtime.sockets import host_port
@@ -128,6 +133,30 @@ class Settings:
     )
     admin_login_idle: float = _setting("30m", positive_duration, _DURATION)
     admin_login_lifetime: float = _setting("12h", positive_duration, _DURATION)
+    sso_issuer: str = _setting(
+        "", http_url, "the issuer's https://host[:port][/path], or empty for no single sign-on"
+    )
+    sso_client_id: str = _setting("", str, "the id of this gateway at the issuer")
+    sso_client_secret_file: Path | None = _setting(
+        "", optional_path, "a file, or empty for a client without a secret"
+    )
+    sso_ca_file: Path | None = _setting("", optional_path, "a PEM file, or empty")
+    sso_scopes: tuple[str, ...] = _setting(
+        [], scopes, "a list of scopes, or an empty one for what the issuer offers"
+    )
+    sso_username_claim: str = _setting("preferred_username", text, "the name of a claim")
+    sso_groups_claim: str = _setting("groups", text, "the name of a claim")
+    sso_roles: Mapping[str, Role] = _setting(
+        {}, roles, "a table of groups, each with admin, auditor or member"
+    )
+    sso_required: bool = _setting(default=False, parse=boolean, accepts="true or false")
+    sso_redirect_url: str = _setting(
+        "", http_url, "http(s)://host[:port][/prefix]/admin/sso/callback, or empty"
+    )
+    sso_lifetime: float = _setting("8h", positive_duration, _DURATION)
+    sso_tokens_after: float = _setting(
+        "30d", lifetime, f"{_DURATION}, 36500d at most, or 0 for never"
+    )
     node_name: str = _setting(
         "", node_name, "1 to 64 letters, digits, and . _ -, or empty for the host's name"
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.core.accounts import ApiToken
+from gateway.core.accounts import ApiToken, Origin
 from gateway.core.ice import Action, Status
 from gateway.core.revocation import Drop
 from gateway.core.roles import Role
@@ -27,6 +27,7 @@ class UserDocument(msgspec.Struct, kw_only=True):
     createdon: Time
     disabledon: Time | None
     has_password: bool
+    origin: Origin | None
     ices: int
     logins: int
     lastlogin: Time | None

@@ -13,7 +13,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from gateway.core.accounts import USER_NAME_RULE, ApiToken, TokenState, User, can_be_new_user
+from gateway.core.accounts import (
+    USER_NAME_RULE,
+    ApiToken,
+    Origin,
+    TokenState,
+    User,
+    can_be_new_user,
+)
 from gateway.core.audit_event import Actor, AuditAction, Event, Via
 from gateway.core.problems import Problem, invalid, problem, quoted
 from gateway.core.roles import Caller, Role
@@ -107,7 +114,7 @@ class AccountService(Accounts):
         hashed = None if password is None else await self._hash(password)
         if isinstance(hashed, Problem):
             return hashed
-        user = User(name, role, hashed, self._clock())
+        user = User(name, role, hashed, self._clock(), origin=Origin.LOCAL)
         event = self._event(actor, AuditAction.ADD_USER, user=name, role=role)
         if not await self._engine.write(
             lambda transaction: accounts.add_user(transaction, user, event)

@@ -116,10 +116,11 @@ async def find_with_admins(
 
 
 async def update_user(transaction: Transaction, user: User) -> None:
-    """Store a user's role, password hash and time of disabling."""
+    """Store what may change of a user: role, password hash, time of disabling, and where they come from."""
+    changing = ("role", "password_hash", "disabledon", "origin", "issuer", "subject")
+    columns = ", ".join(f"{name} = ${place}" for place, name in enumerate(changing, 2))
     await transaction.run(
-        "UPDATE users SET role = $2, password_hash = $3, disabledon = $4 WHERE name = $1",
-        *columns_of(user, ("name", "role", "password_hash", "disabledon")),
+        f"UPDATE users SET {columns} WHERE name = $1", *columns_of(user, ("name", *changing))
     )
 
 

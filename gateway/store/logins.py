@@ -14,21 +14,26 @@ from gateway.core.audit_event import Event
 from gateway.core.times import to_text
 from gateway.store import events
 from gateway.store.accounts import USER_COLUMNS, user_from_row
-from gateway.store.engine import Fetch, Transaction, columns_of, from_columns
+from gateway.store.engine import Fetch, Transaction, columns_of, from_columns, places
 
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """A row of `logins`: `token_hash` is a SHA-256, never the cookie."""
+    """A row of `logins`: `token_hash` is a SHA-256, never the cookie.
+
+    `sid` is the issuer's name of its session, for a login by single sign-on where the issuer has told it.
+    """
 
     token_hash: str
     user: str
     address: str
     createdon: datetime
     seenon: datetime
+    sid: str | None = None
 
 
 _FIELDS: Final = tuple(Login.__dataclass_fields__)
+_COLUMNS: Final = ("token_hash", "user_name", "address", "createdon", "seenon", "sid")
 MAX_LOGINS: Final = 100
 """Logins of one user; a further one ends the oldest, so that nobody fills the table with their own."""
 
@@ -43,8 +48,7 @@ async def add(transaction: Transaction, login: Login, event: Event, oldest: date
         MAX_LOGINS - 1,
     )
     await transaction.run(
-        "INSERT INTO logins (token_hash, user_name, address, createdon, seenon)"
-        " VALUES ($1, $2, $3, $4, $5)",
+        f"INSERT INTO logins ({', '.join(_COLUMNS)}) VALUES ({places(len(_COLUMNS))})",
         *columns_of(login, _FIELDS),
     )
     await transaction.run(
@@ -74,9 +78,9 @@ async def end_all_of(transaction: Transaction, user: str, keep: str = "") -> int
 
 async def find(fetch: Fetch, token_hash: str) -> tuple[Login, User] | None:
     """The login of this hash, with its user."""
-    columns = ", ".join(f"u.{name}" for name in USER_COLUMNS)
+    columns = ", ".join([f"l.{name}" for name in _COLUMNS] + [f"u.{name}" for name in USER_COLUMNS])
     rows = await fetch(
-        f"SELECT l.token_hash, l.user_name, l.address, l.createdon, l.seenon, {columns}"
+        f"SELECT {columns}"
         " FROM logins l JOIN users u ON u.name = l.user_name WHERE l.token_hash = $1",
         token_hash,
     )

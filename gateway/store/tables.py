@@ -59,6 +59,8 @@ ENROLMENT_SCHEMA: Final = 17
 """The first schema with the tables of enrolment."""
 WORK_SCHEMA: Final = 20
 """The first schema with pools, schedules and logs of operations."""
+SSO_SCHEMA: Final = 22
+"""The first schema with users of an issuer."""
 TABLES: Final = (
     Table("users", "name", reviewed=True),
     Table("ice_tokens", "ice_name", reviewed=True, counted="ICEs"),
@@ -105,6 +107,13 @@ TABLES: Final = (
     Table("ice_nodes", "instance", moved=False, copied=False, forgotten=Forgotten.END),
     Table("ice_drops", "session", moved=False, copied=False, forgotten=Forgotten.EXPIRY),
     Table("ice_proofs", "digest", moved=False, copied=False, forgotten=Forgotten.EXPIRY),
+    Table(
+        *("sso_used", "digest"),
+        moved=False,
+        copied=False,
+        forgotten=Forgotten.EXPIRY,
+        since=SSO_SCHEMA,
+    ),
 )
 """The tables; none refers to a later one."""
 

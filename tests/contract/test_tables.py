@@ -25,7 +25,8 @@ ROWS = {
     "ice_tokens": "(ice_name, ice_type, ice_token, status, generation, provisionedon)"
     f" VALUES ('i', 'ci-cd', 'h', 'provisioned', 1, {AT})",
     "api_tokens": f"(id, user_name, label, token_hash, createdon) VALUES ('t', 'u', '', 'h', {AT})",
-    "logins": f"VALUES ('h', 'u', '', {AT}, {AT})",
+    "sso_used": f"VALUES ('d', {AT})",
+    "logins": f"VALUES ('h', 'u', '', {AT}, {AT}, NULL)",
     "ice_events": f"VALUES (1, {AT}, 'u', 'cli', '', 'provision', 'i', 1, '{{}}', '{'0' * 64}')",
     "ice_connections": f"VALUES (1, 'i', 'refused', '', '', {AT}, {AT}, 1, NULL)",
     "ice_operations": "(id, ice_name, kind, params, state, requested_by, created, deadline)"

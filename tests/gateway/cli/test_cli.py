@@ -222,7 +222,8 @@ def test_user_is_added_without_a_word(cli, role):
     [user] = cli.json("users", "list")
     assert re.fullmatch(TIME, user.pop("createdon"))
     assert (user.pop("ices"), user.pop("logins"), user.pop("lastlogin")) == (0, 0, None)
-    assert user == {"name": "Bob B.", "role": role, "has_password": False, "disabledon": None}
+    assert (user.pop("origin"), user.pop("has_password")) == ("local", False)
+    assert user == {"name": "Bob B.", "role": role, "disabledon": None}
 
 
 def test_password_is_read_from_stdin_and_kept_as_a_hash(cli):
@@ -244,7 +245,7 @@ def test_password_is_read_from_stdin_and_kept_as_a_hash(cli):
 
 def test_new_password_ends_all_logins(cli):
     cli.at("users", "add", "bob", "--role", "admin", "--password-stdin", input=PASSWORD)
-    cli.sql("INSERT INTO logins VALUES ('a hash', 'bob', '192.0.2.7', '2026', '2026')")
+    cli.sql("INSERT INTO logins VALUES ('a hash', 'bob', '192.0.2.7', '2026', '2026', NULL)")
     cli.at("users", "set-password", "bob", "--password-stdin", input=PASSWORD)
     assert cli.sql("SELECT * FROM logins") == []
 
@@ -355,7 +356,10 @@ def test_unknown_user_is_refused(cli, args):
 def test_listing_of_users_for_people(cli):
     cli.done("users", "add", "bob", "--role", "member", "--no-password")
     heading, row = cli.done("users", "list").splitlines()
-    assert " ".join(heading.split()) == "NAME ROLE CREATED DISABLED PASSWORD ICES LOGINS LAST LOGIN"
+    assert (
+        " ".join(heading.split())
+        == "NAME ROLE CREATED DISABLED PASSWORD ORIGIN ICES LOGINS LAST LOGIN"
+    )
     assert row.split()[:2] == ["bob", "member"]
     assert row.split()[3:] == ["-", "no", "0", "0", "-"]
 

@@ -197,7 +197,7 @@ async def test_a_copy_has_no_logins_and_no_sessions(tmp_path, settings):
         await provision(opened, "lab-1")
         for sql in (
             "INSERT INTO users (name, name_folded, role, createdon) VALUES ('bob', 'bob', 'admin', '')",
-            "INSERT INTO logins VALUES ('hash', 'bob', '', '', '')",
+            "INSERT INTO logins VALUES ('hash', 'bob', '', '', '', NULL)",
             "INSERT INTO ice_sessions VALUES (1, 's', 'lab-1', 1, 'n', '', '', '', '', '', 0, NULL)",
             "INSERT INTO ice_confirmed VALUES ('n', '2026-11-22T09:30:00.000000Z')",
         ):

@@ -86,7 +86,8 @@ def test_variables_of_the_gateway_that_are_no_settings_are_left_alone():
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.key)
 def test_every_setting_has_a_variable(setting):
     variable = f"ICE_GATEWAY_{setting.key.replace('.', '__').upper()}"
-    text = ",".join(setting.default) if isinstance(setting.default, list) else str(setting.default)
+    default = setting.default
+    text = ",".join(default) if isinstance(default, list | dict) else str(default)
     assert load(None, {variable: text}) == load(None, {})
 
 
