@@ -361,7 +361,7 @@ def test_listing_of_users_for_people(cli):
         == "NAME ROLE CREATED DISABLED PASSWORD ORIGIN ICES LOGINS LAST LOGIN"
     )
     assert row.split()[:2] == ["bob", "member"]
-    assert row.split()[3:] == ["-", "no", "0", "0", "-"]
+    assert row.split()[3:] == ["-", "no", "local", "0", "0", "-"]
 
 
 # --- API tokens --------------------------------------------------------------------------------
