@@ -36,10 +36,8 @@ def migrate_store(settings: Settings, source: str | None, target: str) -> None:
 
 
 async def _move(path: Path, target: str) -> None:
-    try:
-        from gateway.services.store_migration import count, move  # asyncpg is optional
-    except ModuleNotFoundError as error:
-        refuse(f"PostgreSQL needs {error.name}: pip install 'ice-gateway[postgres]'")
+    from gateway.services.store_migration import count, move  # asyncpg is optional
+
     total = sum(count(path).values())
     with click.progressbar(
         length=total, label="moving", file=sys.stderr, show_pos=True, hidden=not sys.stderr.isatty()

@@ -108,7 +108,7 @@ async def inspect_check_server(url: str, now: datetime) -> DatabaseState:
                 *(info, None, held, *await _needs(fetch, schema, now)),
                 served=await server.is_served(fetch),
             )
-    except (StoreRefused, StoreUnavailable, ModuleNotFoundError) as error:
+    except (StoreRefused, StoreUnavailable) as error:
         return DatabaseState(fault=str(error))
 
 

@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from gateway.runtime.database_url import file_of
-from gateway.store.engine import Engine, StoreRefused, Tell, log
+from gateway.store.engine import Engine, Tell, log
 from gateway.store.sqlite.engine import open_sqlite
 
 
@@ -35,11 +35,7 @@ async def open_store(
         async with open_sqlite(path, serving=serving, create=create, tell=tell) as file:
             yield file
         return
-    try:
-        from gateway.store.postgres.engine import open_postgres  # noqa: PLC0415 - asyncpg is optional
-    except ModuleNotFoundError as error:
-        raise StoreRefused(
-            f"a database on PostgreSQL needs {error.name}: pip install 'ice-gateway[postgres]'"
-        ) from error
+    from gateway.store.postgres.engine import open_postgres  # noqa: PLC0415 - asyncpg is optional
+
     async with open_postgres(url, node=node, create=create, tell=tell) as server:
         yield server

@@ -6,11 +6,13 @@ The wheel is built here as `python -m build` builds it; `make dist` has its own 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
 from email.parser import HeaderParser
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,15 @@ def test_a_wheel_says_what_it_is(wheel):
     assert (metadata["Name"], metadata["Version"]) == ("ice-gateway", gateway.__version__)
     assert metadata["License-Expression"] == "Apache-2.0"
     assert f"{info}/licenses/LICENSE" in wheel.namelist()
+    assert set(metadata.get_all("Provides-Extra")) == {"server", "postgres", "scrape"}
     commands = wheel.read(f"{info}/entry_points.txt").decode()
     assert "ice-gateway = gateway.__main__:main" in commands
     assert "ice-client = client.__main__:main" in commands
+
+
+def test_an_image_can_be_built_of_what_docker_gets():
+    """`config/compose.yaml` builds in a context without what `.dockerignore` leaves out."""
+    kept = re.findall(r"^!(.*)$", (ROOT / ".dockerignore").read_text("utf-8"), re.MULTILINE)
+    needed = ["pyproject.toml", "README.md", "LICENSE", *(f"{one}/__init__.py" for one in PACKAGES)]
+    needed += [path.relative_to(ROOT).as_posix() for path in SERVICES]
+    assert not [name for name in needed if not any(fnmatch(name, one) for one in kept)]
