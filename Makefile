@@ -79,8 +79,9 @@ lint: $(STAMP) ## Check style
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
-types: $(STAMP) ## Check types, those of the client for each operating system
+types: $(STAMP) ## Check types, those of the client for each operating system, and the documents' examples
 	@$(BIN)/mypy
+	@ICE_TEST_LONG=1 $(BIN)/python -m pytest -q tests/unit/test_examples.py
 	@$(BIN)/mypy --package client --platform win32 --cache-dir .mypy_cache/win32
 	@$(BIN)/mypy --package client --platform darwin --cache-dir .mypy_cache/darwin
 

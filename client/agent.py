@@ -20,7 +20,7 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 import msgspec
 from aiohttp import WSCloseCode, WSMsgType
@@ -32,11 +32,12 @@ from client.credentials import IdentityProblem, Token, proof
 from client.environment import Environment
 from client.errors import closing_line, ending, one_line
 from client.events import Event, log_event
+from client.exceptions import IceClientError, NotEntered
 from client.gateway_client import GatewayClient
 from client.handshake import Connector, WebSocket
 from client.identity import FolderUnusable, Identity, StateFolder
 from client.journal import Journal
-from client.operations import Handler, OperationRunner
+from client.operations import Handler, OperationRunner, check_handler
 from client.protocol import CloseCode, RefusalCode
 from client.text import encodable
 
@@ -51,9 +52,10 @@ _UNREGISTERED: Final[frozenset[str | int]] = frozenset(
 
 
 Outcome = Stopped | ClosedByUs
+_H = TypeVar("_H", bound=Handler)
 
 
-class IceStopped(Exception):
+class IceStopped(IceClientError):
     """The client stopped before it was connected; `outcome` says why."""
 
     def __init__(self, outcome: Outcome) -> None:
@@ -65,7 +67,7 @@ class IceClient(GatewayClient):
     """Connects, registers on the first run, reconnects by itself, and runs the operations that the gateway sends.
 
     Entering locks the state folder, or raises `credentials.IdentityProblem`; leaving closes the connection
-    with 1000.
+    with 1000. Every error is an `IceClientError`.
 
     Args:
         gateway_url: the gateway's base URL, `https://host[:port][/prefix]`.
@@ -84,7 +86,8 @@ class IceClient(GatewayClient):
     Raises:
         endpoint.BadAddress: `gateway_url` is not a valid URL, or plain http without `insecure`.
         endpoint.BadCertificateFile: `ca_file` cannot be used.
-        ValueError: `accepts` has an unknown kind.
+        exceptions.InvalidValue: `accepts` or `handlers` has an unknown kind.
+        exceptions.InvalidType: one of `handlers` is no coroutine function.
     """
 
     def __init__(
@@ -115,7 +118,9 @@ class IceClient(GatewayClient):
         self._version = encodable(version or __version__)
         self._instance = secrets.token_hex(16)
         self._backoff = Backoff(self._environment)
-        self._handlers: dict[str, Handler] = dict(handlers or {})
+        self._handlers: dict[str, Handler] = {}
+        for kind, handler in (handlers or {}).items():
+            self.operation(kind)(handler)
         self._operations = OperationRunner(
             self._handlers, self._send, self._warn, self._environment.waits
         )
@@ -155,10 +160,15 @@ class IceClient(GatewayClient):
         finally:
             self._identity.close()
 
-    def operation(self, kind: str) -> Callable[[Handler], Handler]:
-        """Register a handler for one kind of operation."""
+    def operation(self, kind: str) -> Callable[[_H], _H]:
+        """Register a handler, a coroutine function, for one kind of operation.
 
-        def register(handler: Handler) -> Handler:
+        Raises `InvalidValue` for an unknown kind, `InvalidType` for any other handler.
+        """
+        consent.checked([kind])
+
+        def register(handler: _H) -> _H:
+            check_handler(kind, handler)
             self._handlers[kind] = handler
             return handler
 
@@ -167,8 +177,8 @@ class IceClient(GatewayClient):
     def accept(self, kinds: Iterable[str] | None) -> None:
         """Store which kinds others than the ICE's user may send, as `ice-client accept` does; None for all.
 
-        The gateway learns it within a few seconds, or by the next hello. Raises ValueError for an unknown kind,
-        or `credentials.IdentityProblem`.
+        The gateway learns it within a few seconds, or by the next hello. Raises `InvalidValue` for an unknown
+        kind, or `credentials.IdentityProblem`.
         """
         decision = protocol.Accepts(accepts=consent.checked(kinds))
         StateFolder(self._folder).store_decision(decision)
@@ -204,7 +214,7 @@ class IceClient(GatewayClient):
     @property
     def _running(self) -> asyncio.Task[Outcome]:
         if self._task is None:
-            raise RuntimeError("enter the client first: `async with IceClient(...) as ice`")
+            raise NotEntered("enter the client first: `async with IceClient(...) as ice`")
         return self._task
 
     # --- connecting --------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from client.exceptions import InvalidValue
 from client.identity import DamagedDecision, FolderUnusable, StateFolder
 from client.protocol import OperationKind
 
@@ -17,18 +18,17 @@ _KNOWN: Final = ", ".join(OperationKind)
 
 
 def checked(kinds: Iterable[str] | None) -> Kinds:
-    """The kinds in the order of `OperationKind`, each once. Raises ValueError for an unknown one."""
+    """The kinds in the order of `OperationKind`, each once. Raises `InvalidValue` for an unknown one."""
     if kinds is None:
         return None
-    given = set(kinds)
-    if not given.issubset(OperationKind):
-        unknown = sorted(map(str, given.difference(OperationKind)))
-        raise ValueError(f"unknown kinds: {', '.join(unknown)}; there are {_KNOWN}")
+    given = list(kinds)
+    if unknown := sorted({str(kind) for kind in given if kind not in tuple(OperationKind)}):
+        raise InvalidValue(f"unknown kinds: {', '.join(unknown)}; there are {_KNOWN}")
     return [kind.value for kind in OperationKind if kind in given]
 
 
 def parsed(text: str) -> Kinds:
-    """The kinds in a setting: `all`, `none`, or kinds with commas between them. Raises ValueError."""
+    """The kinds in a setting: `all`, `none`, or kinds with commas between them. Raises `InvalidValue`."""
     if text == "all":
         return None
     return checked([] if text == "none" else [kind.strip() for kind in text.split(",")])

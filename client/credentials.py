@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from client import protocol
+from client.exceptions import IceClientError
 from client.text import decoded
 
 _COORDINATE: Final = 32  # bytes: RFC 7518 section 6.2.1.2 for P-256
@@ -28,7 +29,7 @@ _ENROLMENT: Final = re.compile(r"iceek_[A-Za-z0-9]{1,64}_[A-Za-z0-9_-]{43}", re.
 _JWE: Final = re.compile(rf"{_PART}\.\.[A-Za-z0-9_-]{{16}}\.{_PART}\.[A-Za-z0-9_-]{{22}}", re.ASCII)
 
 
-class IdentityProblem(Exception):
+class IdentityProblem(IceClientError):
     """This ICE cannot try to connect until a person acts; the text is one line."""
 
 

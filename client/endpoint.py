@@ -13,12 +13,13 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from client import protocol
+from client.exceptions import InvalidValue
 
 _LOOPBACK: Final = ipaddress.IPv4Network("127.0.0.0/8")
 _LOOPBACK_6: Final = ipaddress.IPv6Address("::1")
 
 
-class BadAddress(ValueError):
+class BadAddress(InvalidValue):
     """The gateway URL is not valid; the text is one line for a person."""
 
 
@@ -26,7 +27,7 @@ class PlainHttp(BadAddress):
     """The gateway URL would send the token unencrypted."""
 
 
-class BadCertificateFile(ValueError):
+class BadCertificateFile(InvalidValue):
     """The CA file cannot be used; the text is one line for a person."""
 
 

@@ -40,7 +40,7 @@ class GatewayClient:
         self._ca_file = Path(ca_file) if ca_file else None
         if self._ca_file and not self._endpoint.plain:
             tls(self._ca_file)  # refuse a file that cannot be used
-        self._folder = Path(state_dir) if state_dir else platform.default_state_dir()
+        self._folder = Path(state_dir) if state_dir else _default_folder()
         self._options = list(options)
         self._observe = observe
         self._environment = environment or Environment()
@@ -109,3 +109,10 @@ class GatewayClient:
     def _timestamp(self, later: float = 0.0) -> str:
         when = datetime.fromtimestamp(self._environment.now() + later, UTC)
         return when.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _default_folder() -> Path:
+    try:
+        return platform.default_state_dir()
+    except RuntimeError:
+        raise FolderUnusable("this user has no home folder: name a state folder") from None

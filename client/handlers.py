@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,12 +22,13 @@ from typing import Any
 
 from client.agent import IceClient
 from client.errors import described, one_line
+from client.exceptions import IceClientError
 from client.text import decoded
 
 Settings = Mapping[str, Any]
 
 
-class BadHandlers(Exception):
+class BadHandlers(IceClientError):
     """The module or its settings cannot be used; the text is one line for a person."""
 
 
@@ -63,14 +65,21 @@ def register(name: str, ice: IceClient, settings: Settings) -> None:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        reason = str(error) if isinstance(error, BadHandlers) else one_line(described(error))
+        reason = str(error) if isinstance(error, IceClientError) else one_line(described(error))
         raise BadHandlers(f"the handlers {name} cannot be used: {reason}") from error
 
 
 def _from_file(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    # Not the name of the file, which may be that of another module: `client.py`, `json.py`.
+    name = f"ice_handlers_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.modules[name] = module  # dataclasses and msgspec look their module up there
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module

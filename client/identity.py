@@ -16,13 +16,14 @@ import msgspec
 
 from client import platform, protocol
 from client.credentials import IdentityProblem, Key, NotAToken, Token
+from client.exceptions import IceClientError
 
 
 class FolderUnusable(IdentityProblem):
     """The state folder cannot be read or written, or another process uses it."""
 
 
-class DamagedDecision(Exception):
+class DamagedDecision(IceClientError):
     """The stored decision of `ice-client accept` cannot be parsed; the text says what to do."""
 
 

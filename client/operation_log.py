@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from client import protocol
+from client.exceptions import InvalidType
 from client.text import encodable
 
 Send = Callable[[bytes], Awaitable[bool]]
@@ -51,9 +52,9 @@ class OperationLog:
         self._closed = False
 
     async def write(self, text: str) -> None:
-        """Add output; lone surrogates become U+FFFD. Ignored once closed. Raises TypeError."""
+        """Add output; lone surrogates become U+FFFD. Ignored once closed. Raises `InvalidType`."""
         if not isinstance(text, str):
-            raise TypeError("the output must be a string")
+            raise InvalidType("the output must be a string")
         async with self._turn:
             for start in range(0, len(text), _SLICE):
                 if self._closed:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import json
 import logging
 from collections import deque
@@ -19,6 +20,7 @@ import msgspec
 from client import platform, protocol
 from client.environment import Waits
 from client.errors import described, one_line, text_of
+from client.exceptions import InvalidType, InvalidValue
 from client.identity import FolderUnusable
 from client.journal import Journal
 from client.operation_log import OperationLog, Send
@@ -42,7 +44,7 @@ class Operation:
     params: Any = None
     deadline: str | None = None
     log: Callable[[str], Awaitable[None]] = field(default=_discard, repr=False)
-    """Sends output, which the gateway keeps and shows live; waits if there is much. Raises TypeError.
+    """Sends output, which the gateway keeps and shows live; waits if there is much. Raises `InvalidType`.
 
     It is lost while not connected, and ignored once the operation has finished.
     """
@@ -62,10 +64,22 @@ class Report(Protocol):
     async def __call__(
         self, fraction: float | None = None, message: str | None = None, *, data: Any = None
     ) -> None:
-        """`fraction` from 0 to 1, `data` any JSON. Raises TypeError or ValueError for invalid values."""
+        """`fraction` from 0 to 1, `data` any JSON. Raises `InvalidType` or `InvalidValue`."""
 
 
 Handler = Callable[[Operation, Report], Awaitable[Any]]
+
+
+def check_handler(kind: str, handler: object) -> None:
+    """Raise `InvalidType` unless this is a coroutine function, or an object that is called as one."""
+    # A method of the class, as Python looks it up: `iscoroutinefunction` sees no `__call__`.
+    called = getattr(type(handler), "__call__", None)  # noqa: B004
+    if not (inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(called)):
+        raise InvalidType(
+            f"the handler for {kind} must be a coroutine function (async def), not {handler!r}"
+        )
+
+
 _Task = asyncio.Task[protocol.Finish]
 
 
@@ -308,22 +322,35 @@ class OperationRunner:
         async def report(
             fraction: float | None = None, message: str | None = None, *, data: Any = None
         ) -> None:
-            if fraction is not None and not 0 <= (fraction := float(fraction)) <= 1:
-                raise ValueError("fraction must be from 0 to 1")
-            if message is not None and not isinstance(message, str):
-                raise TypeError("message must be a string")
-            progress = protocol.Progress(
-                id=operation.id,
-                fraction=fraction,
-                message=message,
-                data=msgspec.UNSET if data is None else msgspec.Raw(_json_of(data)),
-            )
-            encoded = protocol.notification("operation.progress", progress)
-            if len(encoded) > protocol.MAX_MESSAGE:
-                raise ValueError("this progress report exceeds the size of a message")
+            try:
+                encoded = _encoded_progress(operation.id, fraction, message, data)
+            except ValueError as error:
+                raise InvalidValue(str(error)) from error
+            except TypeError as error:
+                raise InvalidType(str(error)) from error
             await self._send(encoded)
 
         return report
+
+
+def _encoded_progress(
+    operation: str, fraction: float | None, message: str | None, data: object
+) -> bytes:
+    """The message of a progress report. Raises TypeError or ValueError."""
+    if fraction is not None and not 0 <= (fraction := float(fraction)) <= 1:
+        raise ValueError("fraction must be from 0 to 1")
+    if message is not None and not isinstance(message, str):
+        raise TypeError("message must be a string")
+    progress = protocol.Progress(
+        id=operation,
+        fraction=fraction,
+        message=message,
+        data=msgspec.UNSET if data is None else msgspec.Raw(_json_of(data)),
+    )
+    encoded = protocol.notification("operation.progress", progress)
+    if len(encoded) > protocol.MAX_MESSAGE:
+        raise ValueError("this progress report exceeds the size of a message")
+    return encoded
 
 
 def _encoded(finish: protocol.Finish) -> bytes:

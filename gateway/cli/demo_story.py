@@ -101,6 +101,7 @@ async def _program(name: str, *arguments: str) -> AsyncIterator[Program]:
     """Run `python -m ...`, and kill it on leaving if it still runs."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
+        "-P",  # not the user's folder, which may have a client.py
         "-m",
         *arguments,
         stdin=asyncio.subprocess.DEVNULL,

@@ -12,7 +12,7 @@ from tests.client.scripted_gateway import admit
 from tests.support.ice import until
 
 HANDLERS = """
-import asyncio, multiprocessing, pathlib, signal, sys, threading
+import asyncio, dataclasses, multiprocessing, pathlib, signal, sys, threading
 
 async def task(operation, report):
     async def child():
@@ -56,9 +56,16 @@ async def fork(operation, report):
     return process.pid
 
 def register(ice, settings):
-    for kind in (fork, task, callback, direct, thread, stubborn):
-        ice.operation(kind.__name__)(kind)
+    @ice.operation("execute")
+    async def execute(operation, report):
+        name, params = operation.params
+        return await globals()[name](dataclasses.replace(operation, params=params), report)
 """
+
+
+def work(operation, name, params=None):
+    """The params of `operation.run` for one of these handlers."""
+    return {"id": operation, "kind": "execute", "params": [name, params]}
 
 
 @pytest.fixture
@@ -109,7 +116,7 @@ async def ended(process):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_what_handlers_raise_does_not_end_the_client_and_ctrl_c_does(client, number):
     process, session = client
-    for at, (kind, params, says) in enumerate(
+    for at, (name, params, says) in enumerate(
         [
             ("direct", None, "SystemExit: 0"),
             ("task", "exit", "SystemExit: 0"),
@@ -117,7 +124,7 @@ async def test_what_handlers_raise_does_not_end_the_client_and_ctrl_c_does(clien
             ("callback", None, None),
         ]
     ):
-        run = {"id": f"op-{at}", "kind": kind, "params": params}
+        run = work(f"op-{at}", name, params)
         assert "result" in await session.request("operation.run", run)
         finish = (await session.expect("operation.finish"))["params"]
         assert finish.get("error", {}).get("message") == says
@@ -128,10 +135,10 @@ async def test_what_handlers_raise_does_not_end_the_client_and_ctrl_c_does(clien
     assert await session.closed() == 1000
 
 
-@pytest.mark.parametrize("kind", ["thread", pytest.param("stubborn", marks=pytest.mark.long)])
-async def test_what_does_not_end_does_not_keep_the_client(client, tmp_path, kind):
+@pytest.mark.parametrize("name", ["thread", pytest.param("stubborn", marks=pytest.mark.long)])
+async def test_what_does_not_end_does_not_keep_the_client(client, tmp_path, name):
     process, session = client
-    run = {"id": "op-1", "kind": kind, "params": str(tmp_path / "began")}
+    run = work("op-1", name, str(tmp_path / "began"))
     await session.request("operation.run", run)
     await until((tmp_path / "began").exists)
     process.terminate()
@@ -144,7 +151,7 @@ async def test_what_does_not_end_does_not_keep_the_client(client, tmp_path, kind
 
 async def finished(session, params):
     """The result of an operation that forks."""
-    await session.request("operation.run", {"id": str(params), "kind": "fork", "params": params})
+    await session.request("operation.run", work(str(params), "fork", params))
     finish = (await session.expect("operation.finish"))["params"]
     await session.send(id=finish["id"], result={})
     assert "result" in finish, finish

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -93,6 +94,50 @@ def test_a_module_is_named_by_its_path_or_its_name(tmp_path):
         ice = Registry()
         register(name, ice, {"suites": {"mine": str(tmp_path)}})
         assert set(ice.handlers) == set(pytest_suites.KINDS)
+
+
+OF_ITS_NAME = """
+from __future__ import annotations
+import dataclasses
+import msgspec
+from client import IceClientError, Operation
+
+@dataclasses.dataclass
+class One:
+    operation: Operation
+
+class Other(msgspec.Struct):
+    name: str
+
+def register(ice, settings):
+    if settings.get("fails"):
+        raise IceClientError("because of its settings")
+    ice.operation("debug")(msgspec.json.decode(b'{"name": "x"}', type=Other).name)
+"""
+
+
+@pytest.mark.parametrize("name", ["client.py", "csv.py", "mine.py"])
+def test_a_file_of_handlers_may_have_the_name_of_a_module(tmp_path, name):
+    (tmp_path / name).write_text(OF_ITS_NAME)
+    ice = Registry()
+    register(str(tmp_path / name), ice, {})
+    assert ice.handlers == {"debug": "x"}
+    with pytest.raises(BadHandlers, match=r"cannot be used: because of its settings$"):
+        register(str(tmp_path / name), Registry(), {"fails": True})
+
+
+@pytest.mark.parametrize("handlers", ["./client.py", "other.py"])
+def test_the_command_works_beside_a_client_py_of_its_user(tmp_path, handlers):
+    for name in ("client.py", "gateway.py", "other.py"):
+        (tmp_path / name).write_text(f"{OF_ITS_NAME}\nassert __name__.startswith('ice_handlers_')")
+    (tmp_path / "c.toml").write_text("fails = 1")
+    command = [Path(sys.executable).with_name("ice-client"), "run", "--gateway", "http://[::1]:9"]
+    command += ["--state-dir", "state", "--handlers", handlers, "--config", "c.toml"]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    wanted = f"ice-client: the handlers {handlers} cannot be used: because of its settings\n"
+    assert (done.returncode, done.stderr) == (1, wanted)
 
 
 @pytest.mark.parametrize(

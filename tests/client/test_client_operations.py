@@ -333,10 +333,6 @@ async def _is_no_coroutine(operation, report):
     return await 5
 
 
-def _not_async(operation, report):
-    return 5
-
-
 async def _in_a_task(operation, report):
     async def child():
         raise ValueError("in a task of its own")
@@ -416,7 +412,6 @@ def nested(levels):
         (_fails_a_test, "failed", "Failed: as a test would"),
         (_exits_pytest, "failed", "Exit: as a plugin would"),
         (_is_no_coroutine, "failed", "TypeError"),
-        (_not_async, "failed", "TypeError"),
         (_in_a_task, "failed", "ExceptionGroup"),
         (_names_progress_wrongly, "failed", "message"),
         (_deep_progress, "failed", "100 levels"),
