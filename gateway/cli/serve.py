@@ -6,12 +6,12 @@ import asyncio
 import signal
 import sys
 from collections.abc import Callable, Coroutine
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
+from client.systemd import ServiceManager
 from gateway import __version__
 from gateway.cli.common import (
     FATAL_ERRORS,
@@ -87,21 +87,24 @@ def _run(settings: Settings) -> None:
         has_users = _ensure_user(settings)
         if not signals.stopping:
             signals.install_interrupt()
-            eventloop.run(_with_signals(_serve(settings, has_users=has_users)))
+            manager = ServiceManager()
+            work = _serve(settings, manager, has_users=has_users)
+            eventloop.run(_with_signals(work, manager))
     except FATAL_ERRORS as error:
         exit_on_error(error)
 
 
-async def _with_signals(work: Coroutine[Any, Any, None]) -> None:
-    """Run `work`, then remove its signal callbacks, which would wake a closed loop."""
+async def _with_signals(work: Coroutine[Any, Any, None], manager: ServiceManager) -> None:
+    """Run `work`, watched by systemd, then remove its signal callbacks, which would wake a closed loop."""
     try:
-        await work
+        with manager.watched(asyncio.get_running_loop()):
+            await work
     finally:
         signals.on_stop(None)
         signals.on_hang_up(None)
 
 
-async def _serve(settings: Settings, *, has_users: bool) -> None:
+async def _serve(settings: Settings, manager: ServiceManager, *, has_users: bool) -> None:
     from gateway.app import LINGER, run_gateway
     from gateway.runtime.tls import reload_certificate
 
@@ -113,15 +116,22 @@ async def _serve(settings: Settings, *, has_users: bool) -> None:
             stop = asyncio.Event()
             signals.on_stop(_in_loop(stop.set))
             on_terminal = sys.stdin.isatty()
-            signals.on_hang_up(
-                _in_loop(lambda: hang_up(partial(reload_certificate, gateway.tls), on_terminal))
-            )
+
+            def reload() -> None:
+                manager.reloading()
+                reload_certificate(gateway.tls)
+                manager.ready()
+
+            signals.on_hang_up(_in_loop(lambda: hang_up(reload, on_terminal)))
             _print_start(settings, gateway.url, gateway.engine.name, has_users=has_users)
             if gateway.node.restore_hold.reason is not None:
                 click.echo(f"ice-gateway: {gateway.node.restore_hold.reason}", err=True)
             eventloop.freeze_heap()
             gateway.failed.add_done_callback(lambda _: stop.set())
+            manager.status(f"serves {gateway.url} on {gateway.engine.name}")
+            manager.ready()
             await stop.wait()
+            manager.stopping()
             if gateway.failed.done():
                 refuse("a part of the gateway failed; its log says which")
     except asyncio.CancelledError:

@@ -69,6 +69,9 @@ def test_it_leaves_the_gateway_what_it_needs(unit):
     assert int(given["LimitNOFILE"]) > load(None, {}).ice_max_connections
     final = given["RestartPreventExitStatus"].split()
     assert final == ["2", str(os.EX_CONFIG)], "what a restart does not mend"
+    assert given["Type"] == "notify"
+    assert int(given["WatchdogSec"]) >= 30, "a busy machine is no hung one"
+    assert given["LimitCORE"] == "0", "the watchdog's signal must not write the keys to a disk"
     assert given["WorkingDirectory"] == f"/var/lib/{given['StateDirectory']}"
     assert "-HUP" in given["ExecReload"]
     _, name, *options = given["ExecStart"].split()

@@ -489,6 +489,31 @@ def test_a_reader_that_hangs_stops_neither_its_start_nor_its_end(tmp_path):
     os.close(reading)
 
 
+def test_systemd_is_told_of_start_reload_life_and_stop(tmp_path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.settimeout(PATIENCE)
+        systemd.bind(str(tmp_path / "notify"))
+        asked = {"NOTIFY_SOCKET": systemd.getsockname(), "WATCHDOG_USEC": "200000"}
+
+        def heard(wanted):
+            """Each message until the wanted one, without signs of life that come before."""
+            told = []
+            while not told or not told[-1].startswith(wanted):
+                message = systemd.recv(4096).decode()
+                if message != "WATCHDOG=1" or wanted == message:
+                    told.append(message)
+            return told
+
+        with serving(tmp_path, ICE_GATEWAY_METRICS__LISTEN="", **asked) as served:
+            assert heard("READY") == [f"STATUS=serves {served.url} on {served.path}", "READY=1"]
+            assert heard("WATCHDOG=1") == ["WATCHDOG=1"]
+            served.process.send_signal(signal.SIGHUP)
+            assert len(heard("RELOADING")) == 1
+            assert heard("READY") == ["READY=1"]
+            assert served.stop() == 0
+            assert heard("STOPPING") == ["STOPPING=1"]
+
+
 # --- SIGHUP ------------------------------------------------------------------------------------
 
 
