@@ -6,20 +6,18 @@ is one line on standard error. Source: docs/client.md. `client.__main__` starts 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import getpass
-import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, NoReturn, TypeVar
+from typing import Final, TypeVar
 
 import click
-import msgspec
 
-from client import __version__, consent, eventloop, platform, status
+from client import __version__, consent, eventloop, platform
 from client.agent import IceClient, Outcome
 from client.backoff import ClosedByUs, Stopped
 from client.credentials import (
@@ -33,14 +31,13 @@ from client.endpoint import BadAddress, BadCertificateFile, PlainHttp
 from client.enrolment import Enrolled, Enroller
 from client.events import Event
 from client.handlers import BadHandlers, register, settings_of
-from client.identity import DamagedDecision, FolderUnusable, StateFolder, has_token
-from client.options import folder_option, option, reaches_gateway
-from client.protocol import Accepts, OperationKind
-from client.standard_streams import decoupled, log_to_stderr, timed
+from client.identity import FolderUnusable, StateFolder, has_token
+from client.options import option, reaches_gateway
+from client.output import MUST_ACT, REFUSED, default_folder, fail, say, warn
+from client.standard_streams import decoupled, log_to_stderr
+from client.state_commands import accept, show_status
+from client.systemd import ServiceManager
 
-_REFUSED: Final = 1
-_USAGE: Final = 2
-_MUST_ACT: Final = 3
 _SECRET_FILE_LIMIT: Final = 64 * 1024
 
 _S = TypeVar("_S", bound=Secret)
@@ -92,12 +89,14 @@ def run(
     config: Path | None,
 ) -> None:
     """Register on the first run, connect, and stay connected until stopped."""
-    folder = StateFolder(state_dir or _default_folder())
+    folder = StateFolder(state_dir or default_folder())
     options = _options(ca_file, insecure, handlers, config, accepts)
     try:
         kinds = None if accepts is None else consent.parsed(accepts)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--accepts") from None
+    manager = ServiceManager()
+    observe = _observer(manager)
     with _refusals():
         token = None
         if token_file is not None:
@@ -105,7 +104,7 @@ def run(
         place = _Place(_gateway_of(gateway, folder), folder.path, ca_file, insecure)
         enroller = None
         if enrolment_key_file is not None and token is None and folder.token() is None:
-            enroller = _enroller(place, enrolment_key_file, options)
+            enroller = _enroller(place, enrolment_key_file, options, observe)
         client = IceClient(
             place.gateway,
             state_dir=place.folder,
@@ -114,30 +113,32 @@ def run(
             insecure=place.insecure,
             accepts=kinds,
             options=options,
-            observe=_print_event,
+            observe=observe,
         )
         if handlers is not None:
             register(handlers, client, settings_of(config))
 
         def stop() -> None:
+            manager.stopping()
             if enroller is not None:
                 enroller.stop()
             client.stop()
 
         log_to_stderr()
-        outcome = eventloop.run(lambda: _run(client, enroller), stop)
+        outcome = eventloop.run(lambda: _run(client, enroller, manager), stop)
     if not isinstance(outcome, ClosedByUs):
-        _fail(_MUST_ACT, outcome)
-    _say("stopped on request")
+        fail(MUST_ACT, outcome)
+    say("stopped on request")
 
 
-async def _run(client: IceClient, enroller: Enroller | None) -> Outcome:
-    if enroller is not None:
-        outcome = await enroller.run()
-        if not isinstance(outcome, Enrolled):
-            return outcome
-    async with client:
-        return await client.wait()
+async def _run(client: IceClient, enroller: Enroller | None, manager: ServiceManager) -> Outcome:
+    with manager.watched(asyncio.get_running_loop()):
+        if enroller is not None:
+            outcome = await enroller.run()
+            if not isinstance(outcome, Enrolled):
+                return outcome
+        async with client:
+            return await client.wait()
 
 
 @contextlib.contextmanager
@@ -146,11 +147,11 @@ def _refusals() -> Iterator[None]:
     try:
         yield
     except (FolderUnusable, PlainHttp, BadCertificateFile, BadHandlers) as refusal:
-        _fail(_REFUSED, refusal)
+        fail(REFUSED, refusal)
     except BadAddress as error:
         raise click.BadParameter(str(error), param_hint="--gateway") from None
     except IdentityProblem as problem:
-        _fail(_MUST_ACT, problem)
+        fail(MUST_ACT, problem)
 
 
 def _gateway_of(given: str | None, folder: StateFolder) -> str:
@@ -192,7 +193,7 @@ def _given_token(name: str, folder: StateFolder, *, enrols: bool) -> Token | Non
         stored = folder.token() is not None
         if not stored and not enrols:
             raise
-        _warn(f"{problem} (using the {'stored token' if stored else 'enrolment key'})")
+        warn(f"{problem} (using the {'stored token' if stored else 'enrolment key'})")
         return None
 
 
@@ -213,9 +214,30 @@ def _read_secret(name: str, kind: type[_S]) -> _S:
 
 def _print_event(event: Event) -> None:
     if event.kind == "warning":
-        _warn(str(event))
+        warn(str(event))
     else:
-        _say(str(event))
+        say(str(event))
+
+
+def _observer(manager: ServiceManager) -> Callable[[Event], None]:
+    """Print each event, and tell systemd.
+
+    An event means that the state folder is locked, so the start is complete. Whether the gateway can be reached
+    does not count: a boot must not wait for it, and a restart would not help.
+    """
+    started = False
+
+    def observe(event: Event) -> None:
+        nonlocal started
+        _print_event(event)
+        if not started:
+            manager.ready()
+            started = True
+        # The other kinds say nothing of the connection, or less than the one before.
+        if event.kind not in ("warning", "accepts", "reconnecting"):
+            manager.status(str(event))
+
+    return observe
 
 
 # --- enrol -------------------------------------------------------------------------------------
@@ -257,27 +279,29 @@ def enrol(
 
     Exit status: 0 enrolled, 1 stopped before, 3 refused.
     """
-    folder = StateFolder(state_dir or _default_folder())
+    folder = StateFolder(state_dir or default_folder())
     with _refusals():
         place = _Place(_gateway_of(gateway, folder), folder.path, ca_file, insecure)
         if has_token(folder, place.gateway):
-            _say("this ICE already has a token")
+            say("this ICE already has a token")
             return
         options = _options(ca_file, insecure, None, config)
-        enroller = _enroller(place, enrolment_key_file, options, name, user)
+        enroller = _enroller(place, enrolment_key_file, options, _print_event, name=name, user=user)
         log_to_stderr()
         outcome = eventloop.run(enroller.run, enroller.stop)
     match outcome:
         case ClosedByUs():
-            _fail(_REFUSED, "stopped on request: this ICE is not enrolled yet")
+            fail(REFUSED, "stopped on request: this ICE is not enrolled yet")
         case Stopped():
-            _fail(_MUST_ACT, outcome)
+            fail(MUST_ACT, outcome)
 
 
 def _enroller(
     place: _Place,
     key_file: str,
     options: list[str],
+    observe: Callable[[Event], None],
+    *,
     name: str | None = None,
     user: str | None = None,
 ) -> Enroller:
@@ -286,7 +310,7 @@ def _enroller(
     if key_file != "-":
         options = [*options, "--enrolment-key-file", str(Path(key_file).absolute())]
         if platform.open_to_others(Path(key_file)):
-            _warn(
+            warn(
                 f"other users can read or change {key_file}, and could enrol machines with it: make it readable"
                 " by the client's user alone"
             )
@@ -299,109 +323,9 @@ def _enroller(
         ca_file=place.ca_file,
         insecure=place.insecure,
         options=options,
-        observe=_print_event,
+        observe=observe,
     )
 
 
-# --- accept ------------------------------------------------------------------------------------
-
-
-@main.command()
-@click.argument("kinds", nargs=-1, type=click.Choice([kind.value for kind in OperationKind]))
-@click.option("--none", "nothing", is_flag=True, help="Others may send nothing.")
-@click.option("--all", "everything", is_flag=True, help="Others may send every kind.")
-@folder_option
-def accept(
-    kinds: tuple[str, ...],
-    *,
-    nothing: bool,
-    everything: bool,
-    state_dir: Path | None,
-) -> None:
-    """Say which KINDs others than this ICE's user may send it; without any, show it.
-
-    Others are admins, API tokens, pools and other users' schedules. A running client follows within 5 seconds.
-    """
-    given = [bool(kinds), nothing, everything]
-    if sum(given) > 1:
-        raise click.UsageError("Give kinds, --none or --all, one of them.")
-    folder = StateFolder(state_dir or _default_folder())
-    try:
-        if any(given):
-            accepts = None if everything else consent.checked(kinds)
-            folder.store_decision(Accepts(accepts=accepts))
-        decision, state = folder.decision(), folder.state()
-    except (FolderUnusable, DamagedDecision) as problem:
-        _fail(_REFUSED, problem)
-    except IdentityProblem as problem:
-        _fail(_MUST_ACT, problem)
-    found = state.accepts if decision is None else decision.accepts
-    click.echo(f"others may send: {consent.described(found)}")
-    if any(given) and state.gateway is None:
-        click.echo(
-            f"ice-client: no client was started with the state folder {folder.path} yet", err=True
-        )
-    if state.ice_type == "ci-cd":
-        click.echo("ice-client: this ICE is ci-cd, for which it counts for nothing", err=True)
-
-
-# --- status ------------------------------------------------------------------------------------
-
-
-@main.command(name="status")
-@folder_option
-@click.option("--json", "as_json", is_flag=True, help="Print an object.")
-def show_status(state_dir: Path | None, as_json: bool) -> None:  # noqa: FBT001 - click gives a flag
-    """Say whether this ICE is registered and connected, and if not, what to do.
-
-    Exit status: 0 connected, 1 not connected, 3 a person must act first.
-    """
-    try:
-        folder = StateFolder(state_dir or _default_folder())
-        found = status.Found(
-            folder=str(folder.path.absolute()),
-            named=state_dir is not None,
-            exists=folder.exists(),
-            has_key=folder.key() is not None,
-            token=folder.token(),
-            # Read before the state: a client that ends in between has then written its state.
-            running=folder.in_use(),
-            state=folder.state(),
-        )
-    except FolderUnusable as problem:
-        _fail(_REFUSED, problem)
-    except IdentityProblem as problem:
-        _fail(_MUST_ACT, problem)
-    report = status.report(found)
-    if as_json:
-        # `json.dumps` writes ASCII, which keeps a folder name that is not UTF-8.
-        click.echo(json.dumps(msgspec.to_builtins(report), indent=2))
-    else:
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        click.echo("\n".join(status.lines(found, report, now)))
-    if not report.connected:
-        sys.exit(_MUST_ACT if report.must_act else _REFUSED)
-
-
-# --- both --------------------------------------------------------------------------------------
-
-
-def _default_folder() -> Path:
-    try:
-        return platform.default_state_dir()
-    except RuntimeError:
-        _fail(_USAGE, "this user has no home folder: name a folder with --state-dir")
-
-
-def _say(line: str, *, err: bool = False) -> None:
-    """Print a line with its time."""
-    click.echo(timed(line), err=err)
-
-
-def _warn(sentence: str) -> None:
-    _say(f"ice-client: warning: {sentence}", err=True)
-
-
-def _fail(code: int, reason: object) -> NoReturn:
-    click.echo(f"ice-client: {reason}", err=True)
-    sys.exit(code)
+main.add_command(accept)
+main.add_command(show_status)

@@ -1,11 +1,14 @@
 """The service definitions of `config/`: they parse, their commands exist, and status 3 is not started again."""
 
+import asyncio
 import configparser
 import os
 import plistlib
 import re
 import shlex
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,12 +17,18 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from client import cli, eventloop
+from client.credentials import Token
 from client.environment import Waits
+from client.identity import Identity
+from tests.client.scripted_gateway import admit
+from tests.support.ice import until
 
 CONFIG = Path(__file__).parents[2] / "config"
 UNIT = CONFIG / "ice-client.service"
 AGENT = CONFIG / "ice-client.plist"
 TASK = CONFIG / "ice-client.xml"
+HEARTBEAT = 30
+"""Seconds; the gateway's default."""
 ANALYZE = shutil.which("systemd-analyze")
 
 
@@ -54,13 +63,130 @@ def test_the_unit_runs_a_command_that_exists(unit):
 
 def test_the_unit_starts_again_all_but_what_a_person_must_mend(unit):
     assert unit["Service"]["Restart"] == "on-failure"
-    assert unit["Service"]["RestartPreventExitStatus"] == "3"
+    assert unit["Service"]["RestartPreventExitStatus"] == "2 3"
     assert unit["Unit"]["StartLimitIntervalSec"] == "0", "systemd must not give up"
 
 
 def test_systemd_waits_for_what_the_client_does_when_it_is_stopped(unit):
     needed = Waits().grace + Waits().answers + eventloop.TASK_TIMEOUT + 5
     assert int(unit["Service"]["TimeoutStopSec"]) >= needed
+
+
+def test_systemd_watches_with_more_patience_than_the_gateway_has(unit):
+    assert unit["Service"]["Type"] == "notify"
+    assert int(unit["Service"]["WatchdogSec"]) > 2 * HEARTBEAT, "a handler may hold the loop up"
+    assert unit["Service"]["LimitCORE"] == "0", (
+        "the watchdog's signal must not write the key to a disk"
+    )
+
+
+class Systemd:
+    """The socket that systemd reads."""
+
+    def __init__(self, listener):
+        self._listener = listener
+        self.environ = {"NOTIFY_SOCKET": listener.getsockname()}
+
+    async def heard(self, wanted):
+        """The messages until one begins like this."""
+        told = []
+        while not told or not told[-1].startswith(wanted):
+            told.append((await asyncio.to_thread(self._listener.recv, 4096)).decode())
+        return told
+
+    def heard_nothing(self):
+        self._listener.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            self._listener.recv(4096)
+        return True
+
+
+@pytest.fixture
+def systemd(tmp_path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.settimeout(30)
+        listener.bind(str(tmp_path / "notify"))
+        yield Systemd(listener)
+
+
+@pytest.fixture
+def start(fork, folder, token, systemd):
+    """Start a client as systemd does, and return its process id."""
+
+    async def start(url, *more, **environ):
+        command = ("run", "--gateway", url, "--state-dir", folder, "--token-file", "-", *more)
+        return await fork.start(*command, stdin=token, environ=systemd.environ | environ)
+
+    return start
+
+
+async def test_systemd_is_told_of_start_connection_and_stop(gateway, fork, start, systemd):
+    gateway.script.append(admit())
+    process = await start(gateway.url)
+    assert await systemd.heard("STATUS=admitted") == [
+        "READY=1",
+        f"STATUS=connecting to {gateway.url}/ice/v1",
+        "STATUS=admitted as lab-1 (normal), session s-1",
+    ]
+    os.kill(process, signal.SIGTERM)
+    ended = await fork.end(process)
+    assert ended.status == 0
+    assert await systemd.heard("STOPPING") == ["STOPPING=1"]
+
+
+async def test_a_client_without_its_gateway_has_started_and_gives_signs_of_life(
+    fork, start, systemd
+):
+    process = await start("http://127.0.0.1:1", WATCHDOG_USEC="100000")
+    told = await systemd.heard("STATUS=unreachable: ")
+    assert "READY=1" in told
+    await systemd.heard("WATCHDOG=1")
+    os.kill(process, signal.SIGTERM)
+    ended = await fork.end(process)
+    assert ended.status == 0
+
+
+async def test_a_client_that_cannot_start_does_not_say_that_it_has(
+    fork, start, folder, token, systemd
+):
+    identity = Identity(folder, Token(token))
+    ended = await fork.end(await start("http://127.0.0.1:1"))
+    identity.close()
+    assert ended.status == 1
+    assert systemd.heard_nothing()
+
+
+HANGING = """
+import pathlib, time
+
+async def hang(operation, report):
+    pathlib.Path(operation.params).touch()
+    time.sleep(60)
+
+def register(ice, settings):
+    ice.operation("execute")(hang)
+"""
+
+
+async def test_when_systemd_ends_a_hung_client_it_says_where_it_hung(
+    gateway, fork, start, tmp_path
+):
+    (tmp_path / "mine.py").write_text(HANGING)
+    gateway.script.append(admit())
+    process = await start(
+        gateway.url, "--handlers", tmp_path / "mine.py", WATCHDOG_USEC="120000000"
+    )
+    session = await gateway.session()
+    await session.expect("ice.hello")
+    hung = tmp_path / "hung"
+    await session.send(
+        id=1, method="operation.run", params={"id": "op-1", "kind": "execute", "params": str(hung)}
+    )
+    await until(hung.exists)
+    os.kill(process, signal.SIGABRT)
+    ended = await fork.end(process)
+    assert ended.status == -signal.SIGABRT
+    assert re.search(r'mine\.py", line \d+ in hang', ended.err)
 
 
 @pytest.mark.skipif(ANALYZE is None, reason="there is no systemd-analyze")
