@@ -32,9 +32,10 @@ from client.enrolment import Enrolled, Enroller
 from client.events import Event
 from client.handlers import BadHandlers, register, settings_of
 from client.identity import FolderUnusable, StateFolder, has_token
-from client.options import option, reaches_gateway
+from client.log_file import with_log_file
+from client.options import is_file, option, reaches_gateway
 from client.output import MUST_ACT, REFUSED, default_folder, fail, say, warn
-from client.standard_streams import decoupled, log_to_stderr
+from client.standard_streams import log_to_stderr
 from client.state_commands import accept, show_status
 from client.systemd import ServiceManager
 
@@ -56,17 +57,20 @@ def main() -> None:
 @option(
     "--token-file",
     metavar="FILE|-",
+    path=is_file,
     help="The registration token, needed once; `-` reads it from standard input.",
 )
 @option(
     "--enrolment-key-file",
     metavar="FILE|-",
+    path=is_file,
     help="The secret of an enrolment key, read only while there is no token.",
 )
 @reaches_gateway
 @option(
     "--handlers",
     metavar="MODULE",
+    path=lambda name: name.endswith(".py"),
     help="A module, or a path ending in .py, whose register(ice, settings) adds handlers for operations.",
 )
 @option(
@@ -75,7 +79,7 @@ def main() -> None:
     help="What others than this ICE's user may send: all, none, or kinds with commas between them; what"
     " `ice-client accept` has stored counts before it.",
 )
-@decoupled()
+@with_log_file
 def run(
     *,
     gateway: str | None,
@@ -86,11 +90,19 @@ def run(
     insecure: bool,
     handlers: str | None,
     accepts: str | None,
+    log_file: Path | None,
     config: Path | None,
 ) -> None:
     """Register on the first run, connect, and stay connected until stopped."""
     folder = StateFolder(state_dir or default_folder())
-    options = _options(ca_file, insecure, handlers, config, accepts)
+    options = _options(
+        ca_file=ca_file,
+        insecure=insecure,
+        config=config,
+        log_file=log_file,
+        handlers=handlers,
+        accepts=accepts,
+    )
     try:
         kinds = None if accepts is None else consent.parsed(accepts)
     except ValueError as error:
@@ -162,10 +174,12 @@ def _gateway_of(given: str | None, folder: StateFolder) -> str:
 
 
 def _options(
+    *,
     ca_file: Path | None,
-    insecure: bool,  # noqa: FBT001 - click gives a flag
-    handlers: str | None,
+    insecure: bool,
     config: Path | None,
+    log_file: Path | None,
+    handlers: str | None = None,
     accepts: str | None = None,
 ) -> list[str]:
     """The options for starting the client again, from any folder."""
@@ -175,6 +189,7 @@ def _options(
         "--ca-file": ca_file and str(ca_file.absolute()),
         "--handlers": handlers,
         "--accepts": accepts,
+        "--log-file": log_file and str(log_file.absolute()),
         "--config": config and str(config.absolute()),
     }
     given = [word for name, value in named.items() if value for word in (name, value)]
@@ -257,13 +272,14 @@ class _Place:
 @option(
     "--enrolment-key-file",
     metavar="FILE|-",
+    path=is_file,
     required=True,
     help="The secret of an enrolment key; `-` reads it from standard input.",
 )
-@click.option("--name", help="The name of the ICE.  [default: made of this machine's host name]")
-@click.option("--user", help="The user of the ICE, for a key that lets the machine choose.")
+@option("--name", help="The name of the ICE.  [default: made of this machine's host name]")
+@option("--user", help="The user of the ICE, for a key that lets the machine choose.")
 @reaches_gateway
-@decoupled()
+@with_log_file
 def enrol(
     *,
     gateway: str | None,
@@ -273,6 +289,7 @@ def enrol(
     state_dir: Path | None,
     ca_file: Path | None,
     insecure: bool,
+    log_file: Path | None,
     config: Path | None,
 ) -> None:
     """Get an ICE of its own for this machine with an enrolment key; waits for an approval.
@@ -285,7 +302,7 @@ def enrol(
         if has_token(folder, place.gateway):
             say("this ICE already has a token")
             return
-        options = _options(ca_file, insecure, None, config)
+        options = _options(ca_file=ca_file, insecure=insecure, config=config, log_file=log_file)
         enroller = _enroller(place, enrolment_key_file, options, _print_event, name=name, user=user)
         log_to_stderr()
         outcome = eventloop.run(enroller.run, enroller.stop)

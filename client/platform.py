@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import io
 import os
 import platform as _standard
 import signal
@@ -163,6 +164,18 @@ def read_private(path: Path) -> bytes:
     data = _retried(path.read_bytes)
     _restrict(path)
     return data
+
+
+def open_log(path: Path) -> io.FileIO:
+    """Open a file for appending; a new one gets mode 0600. Raises OSError."""
+    return io.FileIO(path, "a", opener=lambda name, flags: os.open(name, flags, 0o600))
+
+
+def leads_to(path: Path, file: io.FileIO) -> bool:
+    """Whether `path` is still the name of an open file."""
+    with contextlib.suppress(OSError):
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    return False
 
 
 def _restrict(path: Path) -> None:

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Final, TextIO, cast
+from typing import Final, Protocol, TextIO, cast
 
 MAX_WAITING: Final = 1024 * 1024
 """Bytes that may wait to be written."""
@@ -29,6 +29,15 @@ def timed(line: str) -> str:
     return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {line}"
 
 
+class _Described(Protocol):
+    """What a stream says of itself."""
+
+    @property
+    def encoding(self) -> str: ...
+    def fileno(self) -> int: ...
+    def isatty(self) -> bool: ...
+
+
 class DecoupledStream(io.TextIOBase):
     """Accepts text without blocking; a thread writes it to `raw`, the unbuffered layer of `stream`.
 
@@ -38,7 +47,7 @@ class DecoupledStream(io.TextIOBase):
     errors = "backslashreplace"  # for characters outside the encoding
 
     def __init__(
-        self, stream: TextIO, raw: io.RawIOBase, *, max_waiting: int = MAX_WAITING
+        self, stream: _Described, raw: io.RawIOBase, *, max_waiting: int = MAX_WAITING
     ) -> None:
         super().__init__()
         self._stream = stream

@@ -16,7 +16,7 @@ import msgspec
 from client import consent, status
 from client.credentials import IdentityProblem
 from client.identity import DamagedDecision, FolderUnusable, StateFolder
-from client.options import folder_option
+from client.options import option, uses_folder
 from client.output import MUST_ACT, REFUSED, default_folder, fail
 from client.protocol import Accepts, OperationKind
 
@@ -27,7 +27,7 @@ from client.protocol import Accepts, OperationKind
 @click.argument("kinds", nargs=-1, type=click.Choice([kind.value for kind in OperationKind]))
 @click.option("--none", "nothing", is_flag=True, help="Others may send nothing.")
 @click.option("--all", "everything", is_flag=True, help="Others may send every kind.")
-@folder_option
+@uses_folder
 def accept(
     kinds: tuple[str, ...],
     *,
@@ -66,9 +66,9 @@ def accept(
 
 
 @click.command(name="status")
-@folder_option
-@click.option("--json", "as_json", is_flag=True, help="Print an object.")
-def show_status(state_dir: Path | None, as_json: bool) -> None:  # noqa: FBT001 - click gives a flag
+@uses_folder
+@option("--json", "as_json", is_flag=True, help="Print an object.")
+def show_status(*, state_dir: Path | None, as_json: bool) -> None:
     """Say whether this ICE is registered and connected, and if not, what to do.
 
     Exit status: 0 connected, 1 not connected, 3 a person must act first.
