@@ -84,6 +84,7 @@ def show_status(*, state_dir: Path | None, as_json: bool) -> None:
             # Read before the state: a client that ends in between has then written its state.
             running=folder.in_use(),
             state=folder.state(),
+            decision=_decision(folder),
         )
     except FolderUnusable as problem:
         fail(REFUSED, problem)
@@ -98,3 +99,12 @@ def show_status(*, state_dir: Path | None, as_json: bool) -> None:
         click.echo("\n".join(status.lines(found, report, now)))
     if not report.connected:
         sys.exit(MUST_ACT if report.must_act else REFUSED)
+
+
+def _decision(folder: StateFolder) -> Accepts | None:
+    """What `accept` has stored; if it is damaged, the client goes on with what counted before."""
+    try:
+        return folder.decision()
+    except DamagedDecision as problem:
+        click.echo(f"ice-client: {problem}", err=True)
+        return None

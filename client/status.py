@@ -11,9 +11,10 @@ from typing import Final
 
 import msgspec
 
+from client import consent
 from client.credentials import Token
 from client.identity import Enrolment, State
-from client.protocol import CLOSINGS, REFUSALS, RefusalCode
+from client.protocol import CLOSINGS, REFUSALS, Accepts, RefusalCode
 
 _PASSING: Final = frozenset(
     {RefusalCode.DRAINING, RefusalCode.OVERLOADED, RefusalCode.STORE_UNAVAILABLE}
@@ -36,11 +37,18 @@ class Found:
     token: Token | None
     state: State
     running: bool
+    decision: Accepts | None = None
+    """What `ice-client accept` has stored."""
 
     @property
     def admitted(self) -> bool:
         """Whether the stored token was the last one to be admitted."""
         return self.token is not None and self.state.admitted == self.token.digest()
+
+    @property
+    def accepts(self) -> list[str] | None:
+        """The kinds that others may send; None for all."""
+        return self.state.accepts if self.decision is None else self.decision.accepts
 
     @property
     def waiting(self) -> Enrolment | None:
@@ -69,6 +77,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a person must do more than start the client before this ICE can connect."""
     todo: str | None
     """What a person should do; null for nothing."""
+    accepts: list[str] | None
+    """The kinds that others than its user may send; null for all. It counts for nothing if it is `ci-cd`."""
     enrolment: str | None
     """The enrolment that an admin has to approve; null for none."""
     enrolment_since: str | None
@@ -103,6 +113,7 @@ def report(found: Found) -> Report:
         sentence=state.sentence,
         must_act=must_act,
         todo=todo,
+        accepts=found.accepts,
         enrolment=enrolment.id if enrolment else None,
         enrolment_since=enrolment.since if enrolment else None,
         state_dir=found.folder,
@@ -152,6 +163,8 @@ def lines(found: Found, report: Report, now: str) -> list[str]:
     """The report as lines for a person; `now` has the format of its times."""
     text = [f"state folder: {report.state_dir}{'' if found.exists else ' (does not exist yet)'}"]
     text.append(_registered(found, report))
+    if report.accepts is not None and report.ice_type != "ci-cd":
+        text.append(f"others may send: {consent.described(report.accepts)}")
     if report.connected:
         text.append(f"connected to {report.gateway} since {report.since}")
         return text

@@ -22,7 +22,16 @@ BEFORE, NOON, AFTER = (f"2026-11-22T{hour}:00:00Z" for hour in (11, 12, 13))
 def told():
     """The report's lines and what the exit status would be, for a folder as described."""
 
-    def told(*, token=True, key=True, running=False, admitted=True, folder="/ice", **state):
+    def told(
+        *,
+        token=True,
+        key=True,
+        running=False,
+        admitted=True,
+        folder="/ice",
+        decision=None,
+        **state,
+    ):
         stored = Token(make_token()) if token else None
         if stored and admitted:
             state = {"admitted": stored.digest(), "registered": True, "gateway": GATEWAY} | state
@@ -35,6 +44,7 @@ def told():
             token=stored,
             state=State(**state),
             running=running,
+            decision=decision,
         )
         report = status.report(found)
         code = 0 if report.connected else 3 if report.must_act else 1
@@ -100,6 +110,21 @@ def test_connected(told):
         f"connected to {GATEWAY} since {BEFORE}",
     ]
     assert code == 0
+
+
+@pytest.mark.parametrize(
+    ("decision", "state", "says"),
+    [
+        (None, {}, None),
+        (None, {"accepts": ["scrape"]}, "scrape"),
+        (protocol.Accepts(accepts=[]), {"accepts": ["scrape"]}, "nothing"),
+        (protocol.Accepts(accepts=None), {"accepts": ["scrape"]}, None),
+        (protocol.Accepts(accepts=[]), {"ice_type": "ci-cd"}, None),
+    ],
+)
+def test_what_others_may_send_is_told_if_it_is_limited(decision, state, says, told):
+    lines, _ = told(running=True, connected=True, since=BEFORE, decision=decision, **state)
+    assert lines[2:-1] == ([f"others may send: {says}"] if says else [])
 
 
 def test_running_and_not_connected_says_why_and_when_it_tries_next(told):
@@ -373,6 +398,14 @@ def test_a_key_or_token_that_is_spoilt_is_named(command, folder, token):
         assert result.exit_code == 3, "a person must act"
         assert result.stderr.startswith(f"ice-client: {folder / name}")
         assert result.stderr.count("\n") == 1
+
+
+def test_a_damaged_decision_is_named_and_hides_nothing_else(command, folder):
+    StateFolder(folder).store_decision(protocol.Accepts(accepts=[]))
+    (folder / "accepts.json").write_text("{")
+    result = command("--json")
+    assert "accepts.json is damaged" in result.stderr
+    assert json.loads(result.stdout)["accepts"] is None
 
 
 def test_a_folder_that_cannot_be_read(command, folder):
