@@ -17,7 +17,8 @@ from gateway import __version__
 from gateway.cli.api_tokens import api_tokens
 from gateway.cli.audit import audit
 from gateway.cli.backup import backup, restore
-from gateway.cli.common import Elsewhere, refuse, refuse_misplaced_url
+from gateway.cli.common import FILE, Elsewhere, refuse, refuse_misplaced_url
+from gateway.cli.config import config
 from gateway.cli.doctor import doctor
 from gateway.cli.enrolment_keys import enrolment_keys
 from gateway.cli.enrolments import enrolments
@@ -58,13 +59,13 @@ class _Group(click.Group):
 )
 @click.option(
     "--token-file",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FILE,
     envvar="ICE_GATEWAY_TOKEN_FILE",
     help="File with an API token, for --url (or ICE_GATEWAY_TOKEN_FILE).",
 )
 @click.option(
     "--ca-file",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FILE,
     envvar="ICE_GATEWAY_CA_FILE",
     help="More certificates to trust, in PEM, for --url (or ICE_GATEWAY_CA_FILE).",
 )
@@ -98,7 +99,7 @@ def _is_typed(context: click.Context, name: str) -> bool:
 COMMANDS = (
     *(serve, users, api_tokens, ices, pools, enrolment_keys, enrolments, operations, schedules),
     *(keys, nodes),
-    *(audit, backup, restore, migrate_store, doctor, demo),
+    *(audit, backup, restore, migrate_store, config, doctor, demo),
 )
 for command in COMMANDS:
     main.add_command(command)

@@ -18,6 +18,7 @@ import click
 from gateway.cli.admin_port import Admin
 from gateway.cli.common import (
     DURATION,
+    AbsolutePath,
     CommandContext,
     Parsed,
     json_option,
@@ -72,7 +73,7 @@ async def verify(admin: Admin, kept: Head | None) -> None:
 )
 @click.option(
     "--output",
-    type=click.Path(path_type=Path, allow_dash=True),
+    type=AbsolutePath(dir_okay=False, allow_dash=True),
     default="-",
     help="Write to this file instead of stdout.",
 )

@@ -13,6 +13,7 @@ from typing import Final
 import click
 
 from gateway.cli.common import (
+    FOLDER,
     CommandContext,
     current_actor,
     on_database,
@@ -32,11 +33,10 @@ from gateway.services.restore import restore as put_back
 from gateway.store import key_file
 
 _RESTORED: Final = "the backup is restored, no ICE is admitted until `restore --confirm`"
-_folder = click.Path(file_okay=False, path_type=Path, resolve_path=True)
 
 
 @click.command()
-@click.argument("folder", metavar="DIR", type=_folder)
+@click.argument("folder", metavar="DIR", type=FOLDER)
 @on_database
 async def backup(context: CommandContext, folder: Path) -> None:
     """Copy the database and the key file into DIR, which must be new, while a gateway may run.
@@ -56,7 +56,7 @@ async def backup(context: CommandContext, folder: Path) -> None:
 
 
 @click.command()
-@click.argument("folder", metavar="DIR", type=_folder, required=False)
+@click.argument("folder", metavar="(DIR | --confirm)", type=FOLDER, required=False)
 @click.option(
     "--confirm",
     "confirming",

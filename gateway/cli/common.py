@@ -29,7 +29,14 @@ from gateway.core.problems import Problem
 from gateway.core.text import compact, decoded, pretty, printable
 from gateway.core.times import utc_now
 from gateway.runtime.setting_types import duration
-from gateway.runtime.settings import AddressUnavailable, BadSetting, Settings, load
+from gateway.runtime.settings import (
+    AddressUnavailable,
+    BadOption,
+    BadSetting,
+    Settings,
+    load,
+    misspelt_variables,
+)
 from gateway.runtime.standard_streams import Unwritable, writing
 from gateway.services.services import Services
 from gateway.store.acknowledgements import Acknowledgements
@@ -147,17 +154,52 @@ def print_output(text: str, *, done: str = "", remedy: str = "") -> None:
         refuse(f"{before}the output could not be written to stdout: {error}{after}")
 
 
+class AbsolutePath(click.Path):
+    """A path that is absolute, so that a message that names it can be understood in any folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The absolute path; `-` stays."""
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        return path if self.allow_dash and str(path) == "-" else path.absolute()
+
+
+FILE: Final = AbsolutePath(dir_okay=False)
+FOLDER: Final = AbsolutePath(file_okay=False)
+
+
 def settings_file(config: Path | None) -> Path | None:
     """The settings file, from `--config` or ICE_GATEWAY_CONFIG."""
     variable = os.environ.get("ICE_GATEWAY_CONFIG")
-    return config or (Path(variable) if variable else None)
+    return config or (Path(variable).absolute() if variable else None)
 
 
-def settings_from(config: Path | None, options: dict[str, object]) -> Settings:
-    """The settings from the file, the environment and the command's options."""
+def read_settings(
+    config: Path | None,
+    options: Mapping[str, object],
+    read: Callable[[Path | None, Mapping[str, str], Mapping[str, object]], R],
+) -> R:
+    """What `read` makes of the settings file, the environment and those options that were given.
+
+    Raises `click.UsageError` for a bad option, and `BadSetting`.
+    """
     given = {key: value for key, value in options.items() if value not in (None, ())}
     try:
-        return load(settings_file(config), os.environ, given)
+        return read(settings_file(config), os.environ, given)
+    except BadOption as error:
+        raise click.UsageError(str(error)) from None
+
+
+def warn_of_variables() -> None:
+    """Warn of variables of the environment that somebody may take for settings."""
+    for warning in misspelt_variables(os.environ):
+        print_notice(f"warning: {warning}")
+
+
+def settings_from(config: Path | None, options: Mapping[str, object]) -> Settings:
+    """The settings from the file, the environment and the command's options; warns of misspelt variables."""
+    warn_of_variables()
+    try:
+        return read_settings(config, options, load)
     except BadSetting as error:
         exit_on_error(error)
 
@@ -186,11 +228,20 @@ def refuse_misplaced_url(reason: str = "this command works on a database") -> No
         raise click.UsageError(f"leave out --url: {reason}")
 
 
+def only_on_a_database(config: Path | None, database: str | None) -> None:
+    """Refuse `--url`, and say that ICE_GATEWAY_URL is ignored unless an option names the database."""
+    refuse_misplaced_url()
+    if elsewhere() is not None and config is None and database is None:
+        print_notice(
+            "ICE_GATEWAY_URL is ignored: this command works on a database, not over the API"
+        )
+
+
 def settings_options(command: Callable[..., R]) -> Callable[..., R]:
     """Add `--config` and `--database`."""
     config = click.option(
         "--config",
-        type=click.Path(dir_okay=False, path_type=Path),
+        type=FILE,
         help="Settings file (or ICE_GATEWAY_CONFIG).",
     )
     database = click.option("--database", metavar="URL", help="Such as sqlite:///ice-gateway.db.")
@@ -203,7 +254,7 @@ def with_settings(command: Callable[..., R]) -> Callable[..., R]:
     @settings_options
     @functools.wraps(command)
     def wrapped(*, config: Path | None, database: str | None, **options: Any) -> R:
-        refuse_misplaced_url()
+        only_on_a_database(config, database)
         return command(settings_from(config, {"database.url": database}), **options)
 
     return wrapped
@@ -276,7 +327,8 @@ def _json(value: str) -> bytes:
         check_syntax(text)
         check_json(text)
     except OSError as error:
-        raise click.BadParameter(f"{value[1:]} cannot be read: {error.strerror}") from None
+        path = Path(value[1:]).absolute()
+        raise click.BadParameter(f"{path} cannot be read: {error.strerror}") from None
     except JsonTooComplex as error:
         raise click.BadParameter(str(error)) from None
     return text

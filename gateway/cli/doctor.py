@@ -13,15 +13,17 @@ import click
 
 from gateway.cli.common import (
     json_option,
+    only_on_a_database,
     print_output,
+    read_settings,
     refuse,
     settings_file,
     settings_options,
     show_json,
 )
 from gateway.core.times import utc_now
-from gateway.runtime.settings import BadSetting, load
-from gateway.services.diagnostics import Finding, Level, failed
+from gateway.runtime.settings import BadSetting, load, misspelt_variables
+from gateway.services.diagnostics import Finding, Level, failed, warning
 
 
 @click.command()
@@ -32,7 +34,8 @@ def doctor(config: Path | None, database: str | None, *, as_json: bool) -> None:
 
     Changes nothing. Exit status 1 where a check has failed; run it as the gateway's user.
     """
-    findings = asyncio.run(_examine(settings_file(config), database))
+    only_on_a_database(config, database)
+    findings = asyncio.run(_examine(config, database))
     if as_json:
         show_json(findings)
     else:
@@ -45,12 +48,15 @@ def doctor(config: Path | None, database: str | None, *, as_json: bool) -> None:
 async def _examine(config: Path | None, database: str | None) -> list[Finding]:
     from gateway.services.doctor import Doctor
 
-    options = {} if database is None else {"database.url": database}
     try:
-        settings = load(config, os.environ, options)
+        settings = read_settings(config, {"database.url": database}, load)
     except BadSetting as error:
         return [failed("settings", str(error), "correct it: nothing else could be checked")]
-    return await Doctor(settings, config, clock=utc_now).examine()
+    misspelt = [
+        warning("settings", text, "rename it, or unset it")
+        for text in misspelt_variables(os.environ)
+    ]
+    return misspelt + await Doctor(settings, settings_file(config), clock=utc_now).examine()
 
 
 def _line(finding: Finding) -> str:

@@ -13,6 +13,8 @@ import click
 
 from gateway.cli.admin_port import Admin, Body
 from gateway.cli.common import (
+    FILE,
+    FOLDER,
     MOMENT,
     json_option,
     label_changes,
@@ -56,12 +58,12 @@ def ices() -> None:
 @click.option(
     "--from",
     "file",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FILE,
     help="Instead of NAME: a CSV file with the columns ice_name, ice_type, user and labels.",
 )
 @click.option(
     "--tokens",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=FOLDER,
     metavar="DIR",
     help="With --from: the folder that gets a file NAME.token for each ICE.",
 )

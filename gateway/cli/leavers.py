@@ -14,7 +14,7 @@ from typing import Final
 import click
 
 from gateway.cli.admin_port import Admin, AnswerLost, Disabled
-from gateway.cli.common import Parsed, print_notice, print_output, refuse
+from gateway.cli.common import FOLDER, Parsed, print_notice, print_output, refuse
 from gateway.cli.many_ices import count, some
 from gateway.cli.token_folder import TokenFolder
 from gateway.core.ice import Status
@@ -81,7 +81,7 @@ ices_option = click.option(
 )
 tokens_option = click.option(
     "--tokens",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=FOLDER,
     metavar="DIR",
     help="With --ices to: the folder that gets a file NAME.token for each ICE.",
 )

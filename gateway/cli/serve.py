@@ -15,6 +15,7 @@ from client.systemd import ServiceManager
 from gateway import __version__
 from gateway.cli.common import (
     FATAL_ERRORS,
+    FILE,
     exit_on_error,
     open_context,
     refuse,
@@ -33,7 +34,7 @@ from gateway.runtime.standard_streams import coupled, decouple
 
 
 @click.command()
-@click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="Settings file.")
+@click.option("--config", type=FILE, help="Settings file.")
 @click.option("--database", metavar="URL", help="Such as sqlite:///ice-gateway.db.")
 @click.option("--host", multiple=True, help="Address to listen on; may be repeated.")
 @click.option("--port", type=int, help="Port to listen on; 0 for any.")
@@ -214,10 +215,11 @@ def _check_address(settings: Settings) -> None:
 
 
 @click.command()
-@click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="Settings file.")
+@click.option("--config", type=FILE, help="Settings file.")
 @click.option("--database", metavar="URL", help="Keep the database here; by default it is removed.")
 def demo(config: Path | None, database: str | None) -> None:
     """Show the life of an ICE on one screen, with a real gateway and real clients."""
     from gateway.cli.demo_story import run_demo
 
+    settings_from(config, {"database.url": database})  # refuses them before anything starts
     sys.exit(run_demo(config, database))

@@ -1,11 +1,11 @@
-"""Parses database URLs, and shows them without secrets. Pure."""
+"""Parses database URLs, and shows them without secrets. Pure but for the folder that a relative path is in."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 from typing import Final
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 FILE: Final = "sqlite:///"
 SERVERS: Final = ("postgresql://", "postgres://")
@@ -24,10 +24,13 @@ _SERVER: Final = re.compile(
 
 
 def file_of(url: str) -> Path | None:
-    """The SQLite file (`sqlite:///relative.db`, `sqlite:////absolute.db`); None for a database server."""
+    """The SQLite file (`sqlite:///relative.db`, `sqlite:////absolute.db`); None for a database server.
+
+    The path is absolute, so that a message that names it can be understood in any folder.
+    """
     if not url.startswith(FILE):
         return None
-    return Path(unquote(url.removeprefix(FILE))).expanduser()
+    return Path(unquote(url.removeprefix(FILE))).expanduser().absolute()
 
 
 def names_server(url: str) -> bool:
@@ -37,10 +40,13 @@ def names_server(url: str) -> bool:
 
 
 def shown(url: str) -> str:
-    """The URL without password and parameters, for people and logs.
+    """The URL without password and parameters, for people and logs; of a file with its whole path.
 
     Only the scheme of a URL that cannot be parsed is shown: any other part may belong to the password.
     """
+    file = file_of(url)
+    if file is not None:
+        return FILE + quote(str(file))
     parts = _SERVER.fullmatch(url)
     if parts is None:
         scheme, separator, _ = url.partition("://")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -70,8 +71,8 @@ def text(value: object) -> str:
 
 
 def optional_path(value: object) -> Path | None:
-    """A path with `~` expanded; empty means none."""
-    return None if value == "" else Path(text(value)).expanduser()
+    """An absolute path, with `~` expanded; empty means none."""
+    return None if value == "" else Path(text(value)).expanduser().absolute()
 
 
 def integer(low: int, high: int) -> Callable[[object], int]:
@@ -116,9 +117,18 @@ def texts(value: object) -> list[str]:
 def hosts(value: object) -> tuple[str, ...]:
     """1 to `MAX_HOSTS` addresses or host names."""
     found = tuple(dict.fromkeys(texts(value)))
-    if not 1 <= len(found) <= MAX_HOSTS:
+    if not 1 <= len(found) <= MAX_HOSTS or not all(map(_is_host, found)):
         raise ValueError
     return found
+
+
+def _is_host(name: str) -> bool:
+    """Whether this may be an address or a host name; a URL, a port and spaces are no part of one."""
+    try:
+        ip_address(name)
+    except ValueError:
+        return re.fullmatch(r"[\w.-]+", name) is not None
+    return True
 
 
 def public_urls(value: object) -> tuple[str, ...]:

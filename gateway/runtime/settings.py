@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from gateway.core.addresses import Network, is_loopback
@@ -43,10 +43,17 @@ from gateway.runtime.setting_types import (
 from gateway.runtime.sockets import host_port
 
 ENV_PREFIX: Final = "ICE_GATEWAY_"
+DEFAULT: Final = "default"
+COMMAND_LINE: Final = "command line"
+"""Origins of values; others are the path of the file and the name of a variable."""
 
 
 class BadSetting(Exception):
     """An unusable setting; the text is one line for a person."""
+
+
+class BadOption(BadSetting):
+    """A value that an option of the command line gave: wrong usage, not something to mend in a file."""
 
 
 class AddressUnavailable(BadSetting):
@@ -55,12 +62,16 @@ class AddressUnavailable(BadSetting):
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting: its key in the TOML file, default, parser, and a text that says what it accepts."""
+    """One setting: its key in the TOML file, default, parser, and a text that says what it accepts.
+
+    A `secret` may hold a password.
+    """
 
     key: str
     default: Any
     parse: Callable[[object], Any]
     accepts: str
+    secret: bool
 
     @property
     def variable(self) -> str:
@@ -76,7 +87,7 @@ def _setting(
     default: Any, parse: Callable[[object], Any], accepts: str, *, secret: bool = False
 ) -> Any:
     """A field of `Settings`; its name is the key with `_` in place of the dot."""
-    metadata = {"default": default, "parse": parse, "accepts": accepts}
+    metadata = {"default": default, "parse": parse, "accepts": accepts, "secret": secret}
     return field(metadata=metadata, repr=not secret)
 
 
@@ -107,7 +118,7 @@ class Settings:
         "sqlite:///ice-gateway.db",
         database,
         f"sqlite:///PATH, a path, or postgresql://USER@HOST/NAME; {ENCODE}",
-        secret=True,  # it may hold a password
+        secret=True,
     )
     tokens_key_file: Path | None = _setting(
         "", optional_path, "a file, or empty for one beside the database"
@@ -184,8 +195,8 @@ class Settings:
 
     @property
     def database_shown(self) -> str:
-        """`database_url` without its password."""
-        return self.database_url if file_of(self.database_url) else shown(self.database_url)
+        """`database_url` without its password, and with the whole path of a file."""
+        return shown(self.database_url)
 
     @property
     def shown_url(self) -> str:
@@ -301,24 +312,58 @@ def load(
     """Read the settings: defaults, then `file`, then `environ`, then `options` (by key).
 
     Raises:
-        BadSetting: a key is unknown, a value is not accepted, or the file cannot be read.
+        BadSetting: a key is unknown, a value is not accepted, or the file cannot be read. `BadOption` for a
+            value of `options`.
     """
+    return Settings(
+        **{each.setting.key.replace(".", "_"): each.parsed for each in read(file, environ, options)}
+    )
+
+
+class Given(NamedTuple):
+    """The value of a setting: as it was given, and parsed. `origin` says where it was given."""
+
+    setting: Setting
+    raw: object
+    parsed: Any
+    origin: str
+
+
+def read(
+    file: Path | None, environ: Mapping[str, str], options: Mapping[str, object] | None = None
+) -> list[Given]:
+    """Every setting with its value and its origin, in the order of `SETTINGS`; otherwise like `load`."""
     values: dict[str, tuple[object, str]] = {
-        setting.key: (setting.default, "the default") for setting in SETTINGS
+        setting.key: (setting.default, DEFAULT) for setting in SETTINGS
     }
     for key, value in _from_file(file):
         values[key] = (value, str(file))
     for key, value, variable in _from_environment(environ):
         values[key] = (value, variable)
     for key, value in (options or {}).items():
-        _refuse_removed(key)
-        values[key] = (value, "the command line")
-    return Settings(
-        **{
-            key.replace(".", "_"): _parse(_BY_KEY[key], value, origin)
-            for key, (value, origin) in values.items()
-        }
-    )
+        if key in _REMOVED:
+            raise BadOption(_REMOVED[key])
+        values[key] = (value, COMMAND_LINE)
+    return [
+        Given(setting, value, _parse(setting, value, origin), origin)
+        for setting in SETTINGS
+        for value, origin in [values[setting.key]]
+    ]
+
+
+def misspelt_variables(environ: Mapping[str, str]) -> list[str]:
+    """A warning for each variable that would be a setting with two underscores after the section.
+
+    Other variables of the prefix pass in silence: Kubernetes sets ICE_GATEWAY_SERVICE_HOST and its like for a
+    service called ice-gateway.
+    """
+    meant = {setting.variable.replace("__", "_"): setting for setting in SETTINGS}
+    return [
+        f"the environment variable {variable} is ignored: {meant[variable].key} is set by"
+        f" {meant[variable].variable}, with two underscores after the section"
+        for variable in sorted(environ)
+        if variable in meant
+    ]
 
 
 def _refuse_removed(key: str) -> None:
@@ -330,10 +375,11 @@ def _parse(setting: Setting, value: object, origin: str) -> Any:
     try:
         return setting.parse(value)
     except (ValueError, TypeError):
-        if setting.key == "database.url" and {*"@?#"} & {*str(value)}:
-            value = shown(str(value))  # it may contain a password
-        raise BadSetting(
-            f"{setting.key} = {value!r} (from {origin}) is not accepted: {setting.accepts}"
+        if setting.secret and {*"@?#"} & {*str(value)}:
+            value = shown(str(value))
+        typed = origin == COMMAND_LINE
+        raise (BadOption if typed else BadSetting)(
+            f"{setting.key} = {value!r} (from {'the ' * typed}{origin}) is not accepted: {setting.accepts}"
         ) from None
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 
@@ -17,6 +19,7 @@ from gateway.admin.pages.base import MAX_FIELDS
 from gateway.admin.pages.bulk import MAX_BULK_FIELDS
 from gateway.admin.pages.login import MAX_FORM
 from gateway.admin.pages.operations import MAX_FORM as MAX_OPERATION_FORM
+from gateway.cli import main
 from gateway.core.operation import MAX_KEPT
 from gateway.node import operation_logs, progress
 from gateway.node.operation_reports import MAX_PENDING_FINISHES
@@ -133,6 +136,36 @@ def test_jobs_for_other_forges_can_be_read():
         command = ["bash", "-n", "-c", script]
         done = subprocess.run(command, capture_output=True, check=False)
         assert not done.stderr, script
+
+
+def test_lines_of_crontabs_work_in_any_folder_and_lose_no_status():
+    """Every program has its path, `%` is escaped (crontab(5)), and there is no pipe."""
+    lines = [
+        line
+        for document in DOCS
+        for line in re.findall(
+            r"^(?:[\d*/,-]+ ){5} *(.*)$", document.read_text("utf-8"), re.MULTILINE
+        )
+    ]
+    assert len(lines) == 3
+    for line in lines:
+        assert "|" not in line
+        assert not re.search(r"(?<!\\)%", line)
+        for program in line.replace(r"$(date +\%F)", "DATE").split(" && "):
+            path, *arguments = shlex.split(program.removeprefix("head=$(").removesuffix(")"))
+            assert path.startswith("/")
+            if path.endswith("/ice-gateway"):
+                parse_command(main, arguments)
+
+
+def parse_command(group: click.Group, arguments: list[str]) -> None:
+    """Fail unless these arguments are right usage of a command; it is not run."""
+    name, command, rest = group.resolve_command(click.Context(group), arguments)
+    if isinstance(command, click.Group):
+        parse_command(command, rest)
+    else:
+        assert "--config" in rest
+        command.make_context(name, rest)
 
 
 def test_limits_are_those_that_hold():

@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import tomllib
+from dataclasses import replace
 from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
@@ -17,7 +18,15 @@ from gateway.core.times import later, utc_now
 from gateway.core.version_key import version_key
 from gateway.runtime.eventloop import listen_error
 from gateway.runtime.setting_types import duration, duration_text
-from gateway.runtime.settings import SETTINGS, AddressUnavailable, BadSetting, load
+from gateway.runtime.settings import (
+    SETTINGS,
+    AddressUnavailable,
+    BadOption,
+    BadSetting,
+    load,
+    misspelt_variables,
+    read,
+)
 from gateway.runtime.sockets import CannotBind
 
 DOCUMENTED = Path(__file__).parents[3] / "config" / "gateway.toml"
@@ -42,14 +51,14 @@ GONE = (
 @pytest.mark.parametrize("value", [1, 4, "four"])
 def test_a_setting_that_is_gone_says_what_to_do_instead(file, value):
     file.write_text(f"[server]\nworkers = {value!r}\n")
-    for source in (
-        (file, {}),
-        (None, {"ICE_GATEWAY_SERVER__WORKERS": str(value)}),
-        (None, {}, {"server.workers": value}),
+    for kind, *source in (
+        (BadSetting, file, {}),
+        (BadSetting, None, {"ICE_GATEWAY_SERVER__WORKERS": str(value)}),
+        (BadOption, None, {}, {"server.workers": value}),
     ):
         with pytest.raises(BadSetting) as refused:
             load(*source)
-        assert str(refused.value) == GONE, source
+        assert (str(refused.value), type(refused.value)) == (GONE, kind), source
 
 
 # --- where a value comes from ------------------------------------------------------------------
@@ -62,8 +71,8 @@ def test_the_contracts_defaults():
     assert settings.server_trusted_proxies == ()
     assert settings.server_tls_certificate is settings.server_tls_key is None
     assert settings.database_url == "sqlite:///ice-gateway.db"
-    assert settings.database_path == Path("ice-gateway.db")
-    assert settings.key_file == Path("ice-gateway.keys.json")
+    assert settings.database_path == Path("ice-gateway.db").absolute()
+    assert settings.key_file == Path("ice-gateway.keys.json").absolute()
     assert settings.tokens_registration_ttl == 7 * 86400
     assert settings.ice_heartbeat == 30
     assert settings.metrics_listen == ("127.0.0.1", 9464)
@@ -81,6 +90,38 @@ def test_options_override_the_environment_which_overrides_the_file(file):
 
 def test_variables_of_the_gateway_that_are_no_settings_are_left_alone():
     assert load(None, {"ICE_GATEWAY_CONFIG": "x", "OTHER__KEY": "x"}) == load(None, {})
+
+
+def test_it_is_known_where_each_value_comes_from(file):
+    file.write_text("[server]\nport = 1\nhost = 'h'\n[ice]\nheartbeat = '1m'\n")
+    environ = {"ICE_GATEWAY_SERVER__PORT": "2", "ICE_GATEWAY_SERVER__HOST": "::1"}
+    found = {each.setting.key: each for each in read(file, environ, {"server.port": 3})}
+    assert list(found) == [setting.key for setting in SETTINGS]
+    keys = ("server.port", "server.host", "ice.heartbeat", "log.level")
+    assert [(found[key].raw, found[key].parsed, found[key].origin) for key in keys] == [
+        (3, 3, "command line"),
+        ("::1", ("::1",), "ICE_GATEWAY_SERVER__HOST"),
+        ("1m", 60, str(file)),
+        ("info", "info", "default"),
+    ]
+
+
+def test_a_variable_that_lacks_an_underscore_is_warned_of():
+    environ = {
+        "ICE_GATEWAY_SERVER_PORT": "1",
+        "ICE_GATEWAY_TOKENS_KEY_FILE": "keys",
+        "ICE_GATEWAY_SERVER__HOST": "::1",
+        "ICE_SERVER_PORT": "1",
+        # Names that have a meaning, and those that Kubernetes sets.
+        **dict.fromkeys(("ICE_GATEWAY_CONFIG", "ICE_GATEWAY_URL", "ICE_GATEWAY_TOKEN_FILE"), "x"),
+        **dict.fromkeys(("ICE_GATEWAY_SERVICE_PORT", "ICE_GATEWAY_PORT_8440_TCP"), "x"),
+    }
+    port, keys = misspelt_variables(environ)
+    assert port == (
+        "the environment variable ICE_GATEWAY_SERVER_PORT is ignored: server.port is set by"
+        " ICE_GATEWAY_SERVER__PORT, with two underscores after the section"
+    )
+    assert "tokens.key_file is set by ICE_GATEWAY_TOKENS__KEY_FILE" in keys
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.key)
@@ -135,6 +176,8 @@ def test_config_gateway_toml_documents_every_setting_with_its_default():
         ),
         ("server.tls_key", "~/key.pem", Path.home() / "key.pem"),
         ("server.host", "::1", ("::1",)),
+        ("server.host", "fe80::1%eth0", ("fe80::1%eth0",)),
+        ("server.host", "gate_way-1.example.", ("gate_way-1.example.",)),
         ("server.host", "0.0.0.0, ::", ("0.0.0.0", "::")),  # noqa: S104 - nothing is bound
         ("server.host", ["127.0.0.1", "::1", "127.0.0.1"], ("127.0.0.1", "::1")),
         (
@@ -192,7 +235,10 @@ def test_what_is_expected_of_ices():
         *(("ice.max_connections", value) for value in (0, -1, "0")),
         *(
             ("server.host", value)
-            for value in ("", 1, None, [], [1], " , ", [f"127.0.0.{n}" for n in range(17)])
+            for value in [
+                *("", 1, None, [], [1], " , ", [f"127.0.0.{n}" for n in range(17)]),
+                *("two words", "http://host", "host:8440", "[::1]", "127.0.0.1/8"),
+            ]
         ),
         *(
             ("server.public_url", value)
@@ -363,10 +409,15 @@ def test_a_file_that_is_missing_is_named(file):
 )
 def test_the_key_file_lies_beside_the_database(url, path, key_file):
     settings = load(None, {}, {"database.url": url})
-    assert settings.database_path == Path(path)
-    assert settings.key_file == Path(key_file)
-    named = load(None, {}, {"database.url": url, "tokens.key_file": "/etc/keys"})
-    assert named.key_file == Path("/etc/keys")
+    # A message that names one of them has the whole path.
+    assert settings.database_path == Path(path).absolute()
+    assert settings.key_file == Path(key_file).absolute()
+    assert load(None, {}, {"database.url": settings.database_shown}) == replace(
+        settings, database_url=settings.database_shown
+    )
+    for given, named in (("/etc/keys", Path("/etc/keys")), ("keys", Path("keys").absolute())):
+        options = {"database.url": url, "tokens.key_file": given}
+        assert load(None, {}, options).key_file == named
 
 
 @pytest.mark.parametrize(
