@@ -28,7 +28,7 @@ from gateway.core.json_input import check_syntax
 from gateway.core.problems import Problem
 from gateway.core.text import compact, decoded, pretty, printable
 from gateway.core.times import utc_now
-from gateway.runtime.setting_types import duration
+from gateway.runtime.setting_types import lifetime
 from gateway.runtime.settings import (
     AddressUnavailable,
     BadOption,
@@ -288,9 +288,12 @@ def run(work: Coroutine[Any, Any, R]) -> R:
 
 
 class Parsed(click.ParamType[R]):
-    """An option's value that a function parses; `refusal` tells what is accepted where it raises ValueError."""
+    """An option's value that a function parses.
 
-    def __init__(self, name: str, parse: Callable[[str], R], refusal: str) -> None:
+    `refusal` tells what is accepted where it raises ValueError; without it the error's own text does.
+    """
+
+    def __init__(self, name: str, parse: Callable[[str], R], refusal: str | None = None) -> None:
         self.name = name
         self._parse = parse
         self._refusal = refusal
@@ -299,8 +302,9 @@ class Parsed(click.ParamType[R]):
         """The parsed value of an argument, or of a default that was parsed before."""
         try:
             return self._parse(value) if isinstance(value, str) else value
-        except ValueError:
-            self.fail(self._refusal.format(value), param, ctx)
+        except ValueError as error:
+            refusal = str(error) if self._refusal is None else self._refusal.format(value)
+            self.fail(refusal, param, ctx)
 
 
 _AWARE: Final[Any] = Annotated[datetime, msgspec.Meta(tz=True)]
@@ -310,10 +314,17 @@ MOMENT: Final = Parsed[datetime](
     "RFC 3339 with a zone, such as 2026-11-22T18:00:00Z",
 )
 """A time with its zone."""
-DURATION: Final = Parsed(
-    "duration", duration, "{!r} is not a number with s, m, h or d, such as 90d"
-)
-"""A duration such as 90d, in seconds."""
+
+
+def duration_option(parse: Callable[[object], float], accepts: str) -> Parsed[float]:
+    """The type of an option that is a duration such as 90d, in seconds, which `parse` bounds as `accepts` says."""
+    return Parsed(
+        "duration", parse, f"{{!r}} is not a number with s, m, h or d, such as 90d; {accepts}"
+    )
+
+
+DURATION: Final = duration_option(lifetime, "36500d at most")
+"""A duration of at most a hundred years, in seconds."""
 
 
 def _json(value: str) -> bytes:

@@ -11,7 +11,8 @@ import click
 
 from gateway.cli.admin_port import Admin
 from gateway.cli.common import (
-    DURATION,
+    Parsed,
+    duration_option,
     json_option,
     label_changes,
     print_output,
@@ -21,9 +22,10 @@ from gateway.cli.common import (
     show_table,
 )
 from gateway.cli.target import with_admin
-from gateway.core.enrolment import MAX_LIFETIME, MAX_USES
+from gateway.core.enrolment import MAX_LIFETIME, MAX_USES, checked_prefix
 from gateway.core.ice import IceType
-from gateway.core.times import MAX_DURATION, to_text, utc_now
+from gateway.core.times import to_text, utc_now
+from gateway.runtime.setting_types import duration_between
 
 
 @click.group("enrolment-keys")
@@ -41,7 +43,11 @@ def enrolment_keys() -> None:
     help="normal: a person works with the ICE; ci-cd: machines do.",
 )
 @click.option(
-    "--prefix", "name_prefix", required=True, help="What the names of the ICEs begin with."
+    "--prefix",
+    "name_prefix",
+    type=Parsed("prefix", checked_prefix),
+    required=True,
+    help="What the names of the ICEs begin with.",
 )
 @click.option(
     "--user",
@@ -58,7 +64,9 @@ def enrolment_keys() -> None:
 )
 @click.option(
     "--expires-in",
-    type=DURATION,
+    type=duration_option(
+        duration_between(1, MAX_LIFETIME.total_seconds()), f"at most {MAX_LIFETIME.days}d"
+    ),
     default="7d",
     show_default=True,
     help=f"Lifetime of the key, at most {MAX_LIFETIME.days}d.",
@@ -88,7 +96,7 @@ async def create(
             "name_prefix": name_prefix,
             "provisionedto": provisionedto,
             "max_uses": max_uses,
-            "expires": to_text(utc_now() + timedelta(seconds=min(expires_in, MAX_DURATION))),
+            "expires": to_text(utc_now() + timedelta(seconds=expires_in)),
             "approval": approval,
             "labels": label_changes(label),
         }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 
 import click
@@ -16,6 +17,7 @@ from gateway.cli.common import (
     FILE,
     FOLDER,
     MOMENT,
+    Parsed,
     json_option,
     label_changes,
     print_notice,
@@ -30,6 +32,8 @@ from gateway.cli.target import with_admin, with_admin_of_new
 from gateway.cli.token_folder import TokenFolder
 from gateway.core.attention import Attention
 from gateway.core.ice import IceType, Status
+from gateway.core.times import to_text
+from gateway.core.version_key import version_key
 from gateway.services.schemas import (
     ConnectionDocument,
     IceDocument,
@@ -38,6 +42,19 @@ from gateway.services.schemas import (
     Renewed,
 )
 
+
+def _label(text: str) -> str:
+    label_changes([text])
+    return text
+
+
+def _version(text: str) -> str:
+    if version_key(text) is None:
+        raise ValueError
+    return text
+
+
+_VERSION = Parsed("version", _version, "{!r} is no version as PEP 440 writes it, such as 2.4")
 _SORTED_BY = ("name", "lastseen", "version", "provisionedon")
 
 
@@ -127,12 +144,17 @@ async def provision(
     metavar="WORDS",
     help="Words in name, user, host name, address, labels or note.",
 )
-@click.option("--label", multiple=True, metavar="KEY=VALUE", help="May be repeated; all must hold.")
+@click.option(
+    "--label",
+    multiple=True,
+    type=Parsed("KEY=VALUE", _label),
+    help="May be repeated; all must hold.",
+)
 @click.option("--pool", help="Only ICEs of this pool.")
 @click.option("--attention", type=click.Choice([reason.value for reason in Attention]))
-@click.option("--version-below", metavar="VERSION", help="Only ICEs with an older version.")
-@click.option("--lastseen-before", metavar="TIME", help="RFC 3339 with a zone.")
-@click.option("--lastseen-after", metavar="TIME", help="RFC 3339 with a zone.")
+@click.option("--version-below", type=_VERSION, help="Only ICEs with an older version.")
+@click.option("--lastseen-before", type=MOMENT, help="RFC 3339 with a zone.")
+@click.option("--lastseen-after", type=MOMENT, help="RFC 3339 with a zone.")
 @click.option(
     "--sort",
     type=click.Choice([f"{sign}{key}" for key in _SORTED_BY for sign in ("", "-")]),
@@ -175,7 +197,7 @@ def _query(filters: dict[str, object]) -> list[tuple[str, str]]:
         elif isinstance(given, tuple):
             query += [(name, str(each)) for each in given]
         elif given is not None:
-            query.append((name, str(given)))
+            query.append((name, to_text(given) if isinstance(given, datetime) else str(given)))
     return query
 
 

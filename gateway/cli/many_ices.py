@@ -15,6 +15,7 @@ import click
 from gateway.cli.admin_port import Admin, Body
 from gateway.cli.common import print_notice, print_output, refuse
 from gateway.core.problems import problem
+from gateway.core.times import utc_now
 from gateway.services.schemas import BulkItem
 
 _SHOWN: Final = 20
@@ -27,6 +28,7 @@ _TRUE_OR_FALSE: Final = ("connected", "inactive", "paused")
 def _filter_of(where: Sequence[str]) -> dict[str, object]:
     """`FILTER=VALUE` arguments as a filter of the API. Raises `click.UsageError`."""
     from gateway.admin.api.ices import IceFilters
+    from gateway.web.responses import RequestRefused
 
     wanted: dict[str, object] = {}
     labels: list[str] = []
@@ -46,6 +48,10 @@ def _filter_of(where: Sequence[str]) -> dict[str, object]:
             wanted[name] = value == "true"
         else:
             wanted[name] = value
+    try:
+        IceFilters.parse([text.split("=", 1) for text in where]).conditions(utc_now())  # type: ignore[misc]
+    except RequestRefused as error:
+        raise click.UsageError(f"--where {error.problem.detail}") from None
     return wanted
 
 

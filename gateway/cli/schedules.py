@@ -13,8 +13,9 @@ import msgspec
 
 from gateway.cli.admin_port import Admin
 from gateway.cli.common import (
-    DURATION,
     JSON,
+    Parsed,
+    duration_option,
     json_option,
     print_output,
     print_stderr,
@@ -23,9 +24,16 @@ from gateway.cli.common import (
     show_table,
 )
 from gateway.cli.target import with_admin
+from gateway.core.cron import checked_expression
+from gateway.core.schedule import MAX_SECONDS
+from gateway.runtime.setting_types import duration_between, duration_text
 from gateway.services.schedule_schemas import OccurrenceDocument, ScheduleDocument
 
 C = TypeVar("C", bound=Callable[..., Any])
+_SECONDS: Final = duration_option(
+    duration_between(1, MAX_SECONDS), f"from 1s to {duration_text(MAX_SECONDS)}"
+)
+_CRON: Final = Parsed("cron", checked_expression)
 _ID: Final = click.argument("schedule_id", metavar="ID")
 
 
@@ -38,10 +46,10 @@ def _settings(command: C) -> C:
             ),
             click.option("--timezone", metavar="ZONE", help="IANA name, such as Europe/Berlin."),
             click.option(
-                "--timeout", type=DURATION, help="Until the deadline of an operation, such as 2h."
+                "--timeout", type=_SECONDS, help="Until the deadline of an operation, such as 2h."
             ),
             click.option(
-                "--grace", type=DURATION, help="How late an occurrence may be, such as 10m."
+                "--grace", type=_SECONDS, help="How late an occurrence may be, such as 10m."
             ),
         )
     ):
@@ -121,6 +129,7 @@ async def show(admin: Admin, schedule_id: str, *, as_json: bool) -> None:
 @click.option("--pool", metavar="NAME", help="The pool, any ICE of which gets each of them.")
 @click.option(
     "--cron",
+    type=_CRON,
     required=True,
     help="Minute, hour, day of month, month, day of week, such as '30 2 * * MON-FRI'.",
 )
@@ -140,7 +149,7 @@ async def create(admin: Admin, name: str, *, disabled: bool, **given: Any) -> No
 @schedules.command()
 @_ID
 @click.option("--name")
-@click.option("--cron")
+@click.option("--cron", type=_CRON)
 @_settings
 @click.option(
     "--enable/--disable", "enabled", default=None, help="Let it request operations, or not."

@@ -250,6 +250,12 @@ def _naive(moment: datetime) -> datetime:
     return moment.replace(tzinfo=None)
 
 
+def checked_expression(expression: str) -> str:
+    """This expression, which is valid in any time zone. Raises `NotValid`."""
+    Cron.parse(expression, "UTC")
+    return expression
+
+
 def is_zone(name: str) -> bool:
     """Whether this machine's database has a time zone of this name."""
     return name in _zone_names()

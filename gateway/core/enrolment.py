@@ -207,6 +207,13 @@ def _mac(mac_key: bytes, data: bytes) -> bytes:
     return hmac.digest(mac_key, data, "sha256")[:_MAC_BYTES]
 
 
+def checked_prefix(text: str) -> str:
+    """This text, which ICE names may begin with. Raises `ValueError`."""
+    if not _PREFIX.fullmatch(text):
+        raise ValueError(f"needs {PREFIX_RULE}")
+    return text
+
+
 def check_key(
     *,
     name: str,

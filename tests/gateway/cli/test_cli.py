@@ -191,6 +191,8 @@ def test_every_command_takes_config_and_database(cli, path):
         "api-tokens create --user bob --name x --expires-in soon",
         "api-tokens create --user bob --name x --expires-in 90",
         "api-tokens create --user bob --name x --expires-in -1d",
+        "api-tokens create --user bob --name x --expires-in 36501d",
+        f"api-tokens create --user bob --name x --expires-in {'9' * 400}d",
         "api-tokens revoke",
         "ices provision lab-1",
         "ices provision lab-1 --type Normal",
@@ -405,9 +407,6 @@ def test_api_token_is_printed_alone(cli, options, days):
         ("nobody", [], "there is no user nobody"),
         ("bob", ["--name", ""], "name"),
         ("bob", ["--name", "x" * 129], "name"),
-        ("bob", ["--expires-in", "36501d"], "expires_in"),
-        ("bob", ["--expires-in", "99999999999d"], "expires_in"),
-        ("bob", ["--expires-in", f"{'9' * 400}d"], "expires_in"),
     ],
 )
 def test_impossible_api_token_is_refused(cli, user, options, word):

@@ -113,11 +113,7 @@ async def test_keys_that_cannot_be_are_refused_alike(admin):
     for options, says in (
         (("*",), "--user: may be * only where an admin approves each enrolment"),
         (("bob",), "--user: there is no user of this name; add the user first"),
-        (("alice", "--prefix", "ab"), "--prefix: needs 3 to 63 characters: "),
         (("alice", "--type", "ci-cd"), "--user: a ci-cd ICE has no user"),
-        (("alice", "--expires-in", "91d"), "--expires-in: needs a time within the next 90 days"),
-        (("alice", "--expires-in", "0"), "--expires-in: needs a time within the next 90 days"),
-        (("alice", "--expires-in", f"{'9' * 400}d"), "--expires-in: needs a time within "),
         (("alice", "--label", "A=x"), "labels.A: a label's key has 1 to 63 characters: "),
     ):
         refused = await admin(*LAB, *options, status=1)
@@ -125,6 +121,10 @@ async def test_keys_that_cannot_be_are_refused_alike(admin):
         assert refused.stderr.startswith(f"ice-gateway: {says}")
     for options, says in (
         (("--uses", "10001"), "1<=x<=10000"),
+        (("--prefix", "ab"), "'--prefix': needs 3 to 63 characters: "),
+        (("--expires-in", "91d"), "at most 90d"),
+        (("--expires-in", "0"), "at most 90d"),
+        (("--expires-in", f"{'9' * 400}d"), "at most 90d"),
         (("--label", "os"), "os: KEY=VALUE sets a label"),
         (("--label", "os=a", "--label", "os=b"), "the label os is named twice"),
     ):

@@ -66,7 +66,10 @@ async def test_a_filter_finds_whom_to_deregister(running, admin):
         (("--where", "name=x"), 2, "FILTER=VALUE with one of status,"),
         (("--where", "connected=maybe"), 2, "connected=true"),
         (("--where", "inactive=maybe"), 2, "inactive=true"),
-        (("--where", "status=gone", "--yes"), 1, "status"),
+        (("--where", "status=gone", "--yes"), 2, "status"),
+        (("--where", "version_below=x", "--yes"), 2, "as PEP 440 writes it"),
+        (("--where", "lastseen_before=yesterday", "--yes"), 2, "lastseen_before"),
+        (("--where", "pool=none", "--yes"), 1, "there is no pool none"),
     ):
         assert says in (await admin("ices", "deregister", *args, status=status)).stderr
 
