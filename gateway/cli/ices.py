@@ -165,7 +165,7 @@ async def provision(
 @json_option
 @with_admin
 async def list_ices(admin: Admin, *, as_json: bool, **filters: object) -> None:
-    """List ICEs."""
+    """List ICEs; `show` and --json print everything that is known of one."""
     found: list[IceDocument] = []
     async for page in admin.ices(_query(filters)):
         found += page
@@ -173,19 +173,30 @@ async def list_ices(admin: Admin, *, as_json: bool, **filters: object) -> None:
         show_json(found)
         return
     show_table(
-        ("NAME", "TYPE", "USER", "STATUS", "CONNECTED", "PROVISIONED"),
+        ("NAME", "TYPE", "USER", "STATUS", "LAST SEEN", "VERSION"),
         [
             (
                 ice.ice_name,
                 ice.ice_type,
                 ice.provisionedto,
                 ice.status,
-                ice.connection.since if ice.connection else None,
-                ice.provisionedon,
+                "connected" if ice.connection else _to_the_second(ice.lastseen),
+                _version_of(ice),
             )
             for ice in found
         ],
     )
+
+
+def _to_the_second(moment: str | None) -> str | None:
+    """A time of a document in 20 characters, so that a listing fits a terminal."""
+    return None if moment is None else f"{moment.partition('.')[0]}Z"
+
+
+def _version_of(ice: IceDocument) -> str | None:
+    """The version of an ICE, or the last that was known."""
+    said = ice.connection or ice.last
+    return None if said is None else said.version
 
 
 def _query(filters: dict[str, object]) -> list[tuple[str, str]]:

@@ -19,11 +19,17 @@ def nodes() -> None:
 
 
 @nodes.command("list")
+@click.option("--all", "with_gone", is_flag=True, help="List nodes that are gone, too.")
 @json_option
 @with_admin
-async def list_nodes(admin: Admin, *, as_json: bool) -> None:
-    """List the nodes; a node that is gone ended without a clean shutdown."""
+async def list_nodes(admin: Admin, *, with_gone: bool, as_json: bool) -> None:
+    """List the nodes that run. A node that is gone ended without a clean shutdown; --json lists it, too."""
     found = await admin.nodes()
+    if not (with_gone or as_json):
+        gone = [node.name for node in found if node.state == "gone"]
+        found = [node for node in found if node.state != "gone"]
+        if gone:
+            print_notice(f"gone, see --all: {', '.join(gone)}")
     if not found and not as_json:
         print_notice(
             "no node serves this database; a single gateway on an SQLite file is not a node"

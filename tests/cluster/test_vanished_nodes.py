@@ -54,6 +54,12 @@ async def test_where_nobody_serves_every_node_is_gone(place):
     assert [(node["name"], node["state"], node["lease_left"]) for node in listed] == [
         ("old", "gone", 0.0)
     ]
+    people = await command("nodes", "list", "--database", url)
+    assert people.stdout == ""
+    assert people.stderr.startswith(
+        "ice-gateway: gone, see --all: old\nice-gateway: no node serves"
+    )
+    assert "gone" in (await command("nodes", "list", "--all", "--database", url)).stdout
 
 
 async def test_a_node_that_was_taken_for_gone_comes_back_and_has_let_go_of_its_sessions(cluster):

@@ -534,7 +534,7 @@ def test_listing_is_filtered_and_ordered_by_name(cli, options, names):
     cli.token("ices", "provision", "A", "--type", "normal", "--user", "bob")
     assert [ice["ice_name"] for ice in cli.json("ices", "list", *options.split())] == names
     heading, *rows = cli.done("ices", "list", *options.split()).splitlines()
-    assert heading.split() == ["NAME", "TYPE", "USER", "STATUS", "CONNECTED", "PROVISIONED"]
+    assert heading.split() == ["NAME", "TYPE", "USER", "STATUS", "LAST", "SEEN", "VERSION"]
     assert [row.split()[0] for row in rows] == names
 
 

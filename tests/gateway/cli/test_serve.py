@@ -318,7 +318,20 @@ async def test_command_shows_the_live_connection(served):
         while (told := await asyncio.to_thread(shown))["connection"] is None:
             pass
     assert told["connection"]["session"] == connection.welcome["session"]
-    await connection.close()
+    connection.hello(version="2.4.1")
+    listing = ("ices", "list", "--q", "lab-shown", *show[-2:])
+
+    def listed(status):
+        found = CliRunner(catch_exceptions=False).invoke(main, listing).stdout.splitlines()
+        assert all(len(line) <= 80 for line in found)
+        return re.fullmatch(rf"lab-shown +ci-cd +- +registered +{status} +2\.4\.1", found[1])
+
+    async with asyncio.timeout(PATIENCE):
+        while not await asyncio.to_thread(listed, "connected"):
+            pass
+        await connection.close()
+        while not await asyncio.to_thread(listed, r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"):
+            pass
 
 
 async def test_token_by_command_registers(served):
