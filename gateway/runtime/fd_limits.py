@@ -16,7 +16,7 @@ RESERVE: Final = 64
 """Handles kept free; a quarter of a small limit."""
 OVERHEAD: Final = 1024
 """Handles that a gateway needs besides its connections: listeners (`sockets.QUEUES` times `server.DOORS` for
-each of two addresses, `DOORS` for the metrics), the database, and `RESERVE`."""
+each of two addresses), the database, and `RESERVE`."""
 
 
 def raise_limit() -> None:

@@ -157,7 +157,7 @@ class Metrics:
 
         app = web.Application()
         app.router.add_get("/metrics", page)
-        runner = Runner(app, shutdown_timeout=1.0, timeouts=timeouts)
+        runner = Runner(app, shutdown_timeout=1.0, timeouts=timeouts, doors=1)
         try:
             await runner.listen(*address)
         except OSError as error:

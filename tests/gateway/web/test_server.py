@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import socket
+from pathlib import Path
 from unittest.mock import Mock
 from urllib.parse import urlsplit
 
@@ -274,6 +275,18 @@ async def test_tls_that_never_begins_is_cut_off(tmp_path):
     tls = Authority(tmp_path).server_context("127.0.0.1")
     async with listening(nothing, tls, timeouts=Timeouts(head=0.05)) as runner:
         assert not await told(runner.addresses[0], b"")
+
+
+def handles() -> int:
+    """How many this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def test_metrics_are_listened_for_by_one_handle():
+    before = handles()
+    runner = await Metrics().expose(("127.0.0.1", 0))
+    assert handles() - before <= 2, "no fleet comes here all at once"
+    await runner.cleanup()
 
 
 async def test_metrics_have_the_same_limits():
