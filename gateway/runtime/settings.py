@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from gateway.core.addresses import Network, is_loopback
 from gateway.core.attention import Expectations
+from gateway.core.login_rules import LoginRules
 from gateway.core.roles import Role
 from gateway.core.text import decoded
 from gateway.runtime.database_url import ENCODE, file_of, shown
@@ -224,6 +225,19 @@ class Settings:
         after = self.ice_inactive_after
         return Expectations(
             self.ice_recommended_version, timedelta(seconds=after) if after else None
+        )
+
+    @property
+    def login_rules(self) -> LoginRules:
+        """Who logs in by which means, and for how long."""
+        after = self.sso_tokens_after
+        return LoginRules(
+            idle=timedelta(seconds=self.admin_login_idle),
+            lifetime=timedelta(seconds=self.admin_login_lifetime),
+            sso_lifetime=timedelta(seconds=self.sso_lifetime),
+            tokens_after=timedelta(seconds=after) if after else None,
+            issuer=self.sso_issuer,
+            required=self.sso_required,
         )
 
     @property

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -35,6 +35,8 @@ class FailureReason(enum.StrEnum):
     """Why credentials were refused."""
 
     WRONG_PASSWORD = "wrong-password"  # noqa: S105 - a reason
+    SSO_ONLY = "sso-only"
+    """The user may not log in by password; it was not checked."""
     UNKNOWN_USER = "unknown-user"
     """The user does not exist or is disabled."""
     TOO_MANY_ATTEMPTS = "too-many-attempts"
@@ -43,10 +45,11 @@ class FailureReason(enum.StrEnum):
 
 @dataclass(slots=True)
 class _Failures:
-    """The failed logins of a user that are not in the log yet; `address` is that of the newest."""
+    """The failed logins of a user that are not in the log yet; the address and the reason are those of the newest."""
 
     count: int
     address: str
+    why: FailureReason
 
 
 class LoginFailures:
@@ -76,7 +79,7 @@ class LoginFailures:
         self._wake = asyncio.Event()
 
     def note(self, why: FailureReason, address: str, user: str | None = None) -> None:
-        """Note a refusal; `user` is given only if an enabled user gave a wrong password.
+        """Note a refusal; `user` is given only if an enabled user could not log in by their password.
 
         This writes nothing: the time of the answer must not reveal whether the user exists.
         """
@@ -87,9 +90,9 @@ class LoginFailures:
         known = self._waiting.get(user)
         if known is not None:
             known.count += 1
-            known.address = address
+            known.address, known.why = address, why
         elif len(self._waiting) < self._max_users:
-            self._waiting[user] = _Failures(1, address)
+            self._waiting[user] = _Failures(1, address, why)
         self._wake.set()
 
     async def run(self) -> None:
@@ -115,7 +118,7 @@ class LoginFailures:
 
     async def write(self) -> None:
         """Write the events that are due. Raises `StoreUnavailable`; nothing is lost then."""
-        waiting = {user: _Failures(one.count, one.address) for user, one in self._waiting.items()}
+        waiting = {user: replace(one) for user, one in self._waiting.items()}
         if not waiting:
             return
 
@@ -137,4 +140,11 @@ class LoginFailures:
 def _event(now: datetime, user: str, failures: _Failures) -> Event:
     # The actor is the account, as for a successful login.
     actor = Actor(user, Via.PAGE, failures.address)
-    return Event.of(now, actor, AuditAction.LOGIN_FAILED, user=user, count=failures.count)
+    return Event.of(
+        now,
+        actor,
+        AuditAction.LOGIN_FAILED,
+        user=user,
+        count=failures.count,
+        why=failures.why,
+    )

@@ -1,4 +1,4 @@
-"""Logins to the admin page: started with a password, rate-limited, recognised by a cookie, ended.
+"""Logins to the admin page: started with a password or by single sign-on, rate-limited, recognised by a cookie, ended.
 
 Tested in tests/gateway/admin/test_pages.py.
 """
@@ -18,6 +18,7 @@ from typing import Final, TypeVar
 
 from gateway.core.accounts import MAX_USER_NAME, User, fold_user
 from gateway.core.audit_event import Actor, AuditAction, Event, Via
+from gateway.core.login_rules import LoginRules
 from gateway.core.problems import Problem, problem
 from gateway.core.rate_limit import RateLimiter, source
 from gateway.core.roles import Caller
@@ -57,8 +58,7 @@ class CurrentLogin:
 class LoginService:
     """Starts, checks and ends logins.
 
-    A login ends `idle` seconds after its last use, `lifetime` seconds after its start, or when its user
-    is disabled.
+    A login ends by `rules`, or when its user is disabled.
     """
 
     def __init__(
@@ -68,14 +68,12 @@ class LoginService:
         clock: Clock,
         passwords: Passwords,
         failures: LoginFailures,
-        idle: float,
-        lifetime: float,
+        rules: LoginRules,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
         self._clock = clock
-        self._idle = timedelta(seconds=idle)
-        self._lifetime = timedelta(seconds=lifetime)
+        self._rules = rules
         self._monotonic = monotonic
         self._accounts = Accounts(engine)
         self._passwords = passwords
@@ -146,7 +144,8 @@ class LoginService:
         user = await self._accounts.user(name)
         if user is not None and user.disabledon is not None:
             user = None
-        hashed = None if user is None else user.password_hash
+        by_password = user is not None and self._rules.by_password(user)
+        hashed = user.password_hash if user is not None and by_password else None
         try:
             right = await self._passwords.verify(hashed, password)
         except TooBusy:  # the password was not checked
@@ -158,7 +157,8 @@ class LoginService:
             if user is None:
                 self.failures.note(FailureReason.UNKNOWN_USER, address)
             else:
-                self.failures.note(FailureReason.WRONG_PASSWORD, address, user.name)
+                why = FailureReason.WRONG_PASSWORD if by_password else FailureReason.SSO_ONLY
+                self.failures.note(why, address, user.name)
             return NotLoggedIn()
         self._attempts.forget(key)
         self._attempts_of_address.undo(address)
@@ -166,10 +166,6 @@ class LoginService:
 
     async def _begin(self, user: User, address: str) -> Secret | None:
         """Store a new login; returns its cookie, or None if the user has changed since the check."""
-        cookie = Secret(secrets.token_urlsafe(32))
-        moment = self._clock()
-        login = Login(cookie.digest(), user.name, address, moment, moment)
-        event = Event.of(moment, Actor(user.name, Via.PAGE, address), AuditAction.LOG_IN)
 
         async def unit(transaction: Transaction) -> Secret | None:
             # A new password and disabling end all logins: this one must not survive them.
@@ -178,10 +174,23 @@ class LoginService:
                 return None
             if found.password_hash != user.password_hash:
                 return None
-            await logins.add(transaction, login, event, moment - self._lifetime)
-            return cookie
+            return await self.begin(transaction, found, address)
 
         return await self._engine.write(unit)
+
+    async def begin(
+        self, transaction: Transaction, user: User, address: str, *, sid: str | None = None
+    ) -> Secret:
+        """Start a login of a user who has proved who they are; returns its cookie.
+
+        The transaction has locked the user. `sid` is the issuer's name of its session.
+        """
+        cookie = Secret(secrets.token_urlsafe(32))
+        now = self._clock()
+        login = Login(cookie.digest(), user.name, address, now, now, sid)
+        event = Event.of(now, Actor(user.name, Via.PAGE, address), AuditAction.LOG_IN)
+        await logins.add(transaction, login, event, self._rules.oldest(now))
+        return cookie
 
     async def authenticate(self, cookie: Secret, *, used: bool = True) -> CurrentLogin | None:
         """The caller of this cookie, if its login is valid now; `used` refreshes its last use."""
@@ -192,7 +201,9 @@ class LoginService:
         now = self._clock()
         if user.disabledon is not None:
             return None
-        if now - login.createdon >= self._lifetime or now - login.seenon >= self._idle:
+        if now - login.createdon >= self._rules.lifetime_of(user):
+            return None
+        if now - login.seenon >= self._rules.idle:
             return None
         if now - login.seenon <= -_SEEN_EVERY:
             return None  # the clock was set back: the login could last arbitrarily long
@@ -222,7 +233,9 @@ class LoginService:
     async def counts(self) -> dict[str, int]:
         """The number of valid logins by user, for users that have any."""
         now = self._clock()
-        return await logins.counts(self._engine.fetch, now - self._lifetime, now - self._idle)
+        return await logins.counts(
+            self._engine.fetch, self._rules.oldest(now), now - self._rules.idle
+        )
 
 
 def _form_token(cookie: Secret) -> Secret:

@@ -76,6 +76,7 @@ class Services:
             passwords: hashes and checks them.
         """
         passwords = passwords or Passwords()
+        rules = settings.login_rules
         acts: dict[str, Any] = {
             "engine": engine,
             "keys": keys,
@@ -105,8 +106,7 @@ class Services:
                 clock=clock,
                 passwords=passwords,
                 failures=LoginFailures(engine, clock, refused),
-                idle=settings.admin_login_idle,
-                lifetime=settings.admin_login_lifetime,
+                rules=rules,
             ),
             NodeService(engine=engine, clock=clock),
             Audit(engine=engine, clock=clock),

@@ -81,6 +81,14 @@ async def find_user(transaction: Transaction, name: str) -> User | None:
     return user_from_row(rows[0]) if rows else None
 
 
+async def find_by_subject(transaction: Transaction, issuer: str, subject: str) -> User | None:
+    """The user whom this issuer knows as `subject`, locked until the transaction ends."""
+    rows = await transaction.hold(
+        f"SELECT {_USER} FROM users WHERE issuer = $1 AND subject = $2", issuer, subject
+    )
+    return user_from_row(rows[0]) if rows else None
+
+
 async def read_user(fetch: Fetch, name: str) -> User | None:
     """The user of this name, case folded."""
     rows = await fetch(_BY_NAME, fold_user(name))

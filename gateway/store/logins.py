@@ -11,10 +11,18 @@ from typing import Final
 
 from gateway.core.accounts import User
 from gateway.core.audit_event import Event
+from gateway.core.login_rules import Oldest
 from gateway.core.times import to_text
 from gateway.store import events
 from gateway.store.accounts import USER_COLUMNS, user_from_row
-from gateway.store.engine import Fetch, Transaction, columns_of, from_columns, places
+from gateway.store.engine import (
+    Fetch,
+    Transaction,
+    columns_of,
+    conditions,
+    from_columns,
+    places,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +46,17 @@ MAX_LOGINS: Final = 100
 """Logins of one user; a further one ends the oldest, so that nobody fills the table with their own."""
 
 
-async def add(transaction: Transaction, login: Login, event: Event, oldest: datetime) -> None:
+_OLDEST: Final = "CASE WHEN origin = 'sso' THEN $1 ELSE $2 END"
+"""SQL for when the oldest valid login of a user can have begun; the parameters are those of `Oldest`."""
+
+
+async def add(transaction: Transaction, login: Login, event: Event, oldest: Oldest) -> None:
     """Store a login with its event; delete those that began before `oldest`, and this user's beyond the limit."""
-    await transaction.run("DELETE FROM logins WHERE createdon < $1", to_text(oldest))
+    await transaction.run(
+        "DELETE FROM logins WHERE createdon <"
+        f" (SELECT {_OLDEST} FROM users WHERE name = logins.user_name)",
+        *map(to_text, oldest),
+    )
     await transaction.run(
         "DELETE FROM logins WHERE user_name = $1 AND token_hash NOT IN (SELECT token_hash FROM logins"
         " WHERE user_name = $1 ORDER BY createdon DESC, token_hash LIMIT $2)",
@@ -76,6 +92,30 @@ async def end_all_of(transaction: Transaction, user: str, keep: str = "") -> int
     )
 
 
+async def end_by_subject(
+    transaction: Transaction, issuer: str, subject: str | None, sid: str | None
+) -> dict[str, int]:
+    """End the logins that an issuer names by a subject, a session, or both; returns how many of which user.
+
+    Source: OpenID Connect Back-Channel Logout 1.0, section 2.4.
+    """
+    if subject is None and sid is None:
+        raise ValueError("name a subject or a session")
+    params: list[object] = []
+    matching = conditions(
+        params, ("issuer = {0}", issuer), ("subject = {0}", subject), ("sid = {0}", sid)
+    )
+    rows = await transaction.fetch(
+        f"SELECT token_hash, user_name FROM logins JOIN users ON name = user_name WHERE {matching}",
+        *params,
+    )
+    ended: dict[str, int] = {}
+    for token_hash, user in rows:
+        await end(transaction, token_hash)
+        ended[user] = ended.get(user, 0) + 1
+    return ended
+
+
 async def find(fetch: Fetch, token_hash: str) -> tuple[Login, User] | None:
     """The login of this hash, with its user."""
     columns = ", ".join([f"l.{name}" for name in _COLUMNS] + [f"u.{name}" for name in USER_COLUMNS])
@@ -91,13 +131,13 @@ async def find(fetch: Fetch, token_hash: str) -> tuple[Login, User] | None:
     return login, user_from_row(row[width:])
 
 
-async def counts(fetch: Fetch, began: datetime, seen: datetime) -> dict[str, int]:
-    """The number of logins by user, of enabled users, that began after `began` and were used after `seen`."""
+async def counts(fetch: Fetch, oldest: Oldest, seen: datetime) -> dict[str, int]:
+    """The number of logins by user, of enabled users, that began after `oldest` and were used after `seen`."""
     rows = await fetch(
         "SELECT user_name, count(*) FROM logins JOIN users ON name = user_name"
-        " WHERE logins.createdon > $1 AND seenon > $2 AND disabledon IS NULL"
+        f" WHERE logins.createdon > {_OLDEST} AND seenon > $3 AND disabledon IS NULL"
         " GROUP BY user_name",
-        to_text(began),
+        *map(to_text, oldest),
         to_text(seen),
     )
     return {str(user): int(count) for user, count in rows}

@@ -17,6 +17,7 @@ import pytest
 from gateway.core.accounts import User
 from gateway.core.audit_event import Actor, Event, Via
 from gateway.core.ice import Action, Ice, IceType
+from gateway.core.login_rules import LoginRules
 from gateway.core.roles import Role
 from gateway.services.accounts import AccountService
 from gateway.services.leavers import Leavers
@@ -32,6 +33,7 @@ from gateway.store.sqlite.engine import SqliteEngine
 
 NOW = datetime(2026, 11, 22, 9, 30, tzinfo=UTC)
 ROOT = Actor("root", Via.API, "192.0.2.1")
+ISSUER = "https://id.example.org/realms/lab"
 PATIENCE = 10.0
 """Seconds after which an expectation has failed; nothing is expected to take long."""
 RULE_BROKEN = (sqlite3.IntegrityError, asyncpg.IntegrityConstraintViolationError)
@@ -108,6 +110,13 @@ async def add_user(engine, name: str, role: Role = Role.MEMBER, password_hash=No
     user = User(name, role, password_hash, NOW)
     event = an_event("add-user", user=name)
     return await engine.write(lambda transaction: accounts.add_user(transaction, user, event))
+
+
+def login_rules(**changes) -> LoginRules:
+    """The rules of an issuer that local users need not use."""
+    hours = {"idle": 1, "lifetime": 12, "sso_lifetime": 8, "tokens_after": 24}
+    rules = {name: timedelta(hours=given) for name, given in hours.items()}
+    return LoginRules(**rules | {"issuer": ISSUER} | changes)
 
 
 def account_service(engine, keys) -> AccountService:

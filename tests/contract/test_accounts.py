@@ -25,6 +25,7 @@ from tests.contract.domain import (
     an_ice,
     digest,
     log,
+    login_rules,
     minutes,
     refusing,
 )
@@ -230,10 +231,9 @@ async def test_users_and_tokens_are_listed_in_portions(engine):
 
 
 async def test_of_one_users_logins_the_newest_are_kept(engine):
+    oldest = login_rules().oldest(NOW)
     for number in range(logins.MAX_LOGINS + 2):
         login = Login(f"hash {number}", "alice", "::1", minutes(number), minutes(number))
-        await engine.write(
-            lambda t, login=login: logins.add(t, login, an_event("log-in"), minutes(-9))
-        )
+        await engine.write(lambda t, login=login: logins.add(t, login, an_event("log-in"), oldest))
     rows = await engine.fetch("SELECT min(createdon), count(*) FROM logins")
     assert rows == [(to_text(minutes(2)), logins.MAX_LOGINS)]

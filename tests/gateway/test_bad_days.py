@@ -28,6 +28,7 @@ from gateway.services.logins import LoginService
 from gateway.services.passwords import Passwords
 from gateway.store.logins import Login
 from gateway.store.logins import add as add_login
+from tests.contract.domain import login_rules
 from tests.support.clock import StandingClock
 from tests.support.harness import ADMIN, Api, expect_refused, harness
 from tests.support.ice import PATIENCE, Ice, Refused, until
@@ -458,15 +459,15 @@ async def logins(timed, clock):
     now = clock()
     login = Login(COOKIE.digest(), "root", "192.0.2.7", now, now)
     event = Event(now, ADMIN, "log-in", None, None)
+    oldest = login_rules().oldest(now)
     engine = timed.gateway.engine
-    await engine.write(lambda transaction: add_login(transaction, login, event, now))
+    await engine.write(lambda transaction: add_login(transaction, login, event, oldest))
     return LoginService(
         engine=engine,
         clock=clock,
         passwords=Passwords(),
         failures=LoginFailures(engine, clock, lambda _: None),
-        idle=1800,
-        lifetime=43200,
+        rules=login_rules(idle=timedelta(minutes=30)),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from gateway.core.audit_event import Actor, AuditAction, Event, Via
 from gateway.core.enrolment import ACTOR_PREFIX, ANY_USER
+from gateway.services.login_failures import FailureReason
 
 _DECISIONS: Final[dict[str, str]] = {
     AuditAction.APPROVE_ENROLMENT: "Approved",
@@ -29,9 +30,7 @@ def sentences(event: Event) -> list[str]:
     """What the event says in words; empty if its detail is shown as it is."""
     match event.action:
         case AuditAction.LOGIN_FAILED:
-            count, user = event.detail["count"], event.detail["user"]
-            times = f"{count} failed login" + ("s" if count != 1 else "")
-            return [f"{times} as {user}, the last from {event.actor.address}."]
+            return [*_failure_sentences(event)]
         case AuditAction.LABEL:
             return [*_label_sentences(event)]
         case AuditAction.PAUSE | AuditAction.RESUME:
@@ -51,6 +50,14 @@ def sentences(event: Event) -> list[str]:
         case AuditAction.CREATE_POOL | AuditAction.CHANGE_POOL | AuditAction.DELETE_POOL as action:
             return [*_pool_sentences(action, event.detail)]
     return [*_schedule_sentences(event.action, event.detail)]
+
+
+def _failure_sentences(event: Event) -> Iterator[str]:
+    count, user = event.detail["count"], event.detail["user"]
+    times = f"{count} failed login" + ("s" if count != 1 else "")
+    yield f"{times} as {user}, the last from {event.actor.address}."
+    if event.detail.get("why") == FailureReason.SSO_ONLY:
+        yield f"{user} may not log in by password."
 
 
 def _schedule_sentences(action: str, detail: Mapping[str, Any]) -> Iterator[str]:

@@ -27,7 +27,7 @@ from gateway.services.logins import LoginService
 from gateway.services.passwords import TooBusy
 from gateway.store.engine import StoreUnavailable
 from gateway.web.responses import MAX_BODY
-from tests.contract.domain import add_user, unguarded
+from tests.contract.domain import add_user, login_rules, unguarded
 from tests.support.harness import ADMIN, API, Api, expect_refused, harness, settings_for
 from tests.support.ice import Key
 from tests.support.pages import PASSWORD, Browser, has_password, said
@@ -237,8 +237,7 @@ async def test_address_that_is_held_off_has_no_more_names_remembered(running, br
         clock=utc_now,
         passwords=running.passwords,
         failures=LoginFailures(running.gateway.engine, utc_now, lambda _: None),
-        idle=60,
-        lifetime=60,
+        rules=login_rules(),
     )
     tries = [await desk.log_in(f"user {n}", Secret("x"), "192.0.2.1") for n in range(200)]
     assert [tried.wait > 0 for tried in tries] == [False] * 50 + [True] * 150
@@ -950,7 +949,7 @@ async def test_failed_login_of_a_user_is_an_event(running, browse):
     await running.eventually("/events?action=login-failed", lambda answer: answer.json["items"])
     [event] = await failed_logins(running)
     assert (event["actor"], event["via"], event["address"]) == ("root", "page", "127.0.0.1")
-    assert event["detail"] == {"user": "root", "count": 1}
+    assert event["detail"] == {"user": "root", "count": 1, "why": "wrong-password"}
     assert counted(running, "wrong-password") == 1
     page = await (await browse(running, "root")).get("audit?action=login-failed")
     assert "root by page from 127.0.0.1" in said(page)

@@ -64,6 +64,8 @@ def test_failed_logins_are_counted_in_a_sentence():
     for count, times in ((1, "1 failed login"), (3, "3 failed logins")):
         [told] = detail_parts(event("login-failed", count=count, user="alice"))
         assert told == f"{times} as alice, the last from 192.0.2.7."
+    [_, told] = detail_parts(event("login-failed", count=1, user="alice", why="sso-only"))
+    assert told == "alice may not log in by password."
 
 
 def test_other_events_tell_their_action_and_what_it_was_about():
