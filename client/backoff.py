@@ -13,6 +13,7 @@ import msgspec
 
 from client import protocol
 from client.environment import Environment
+from client.protocol import CloseCode
 
 BASE: Final = 1.0
 """Upper bound of the first backoff, in seconds."""
@@ -113,11 +114,10 @@ class Backoff:
         self._nonces = 0
         if lasted >= STEADY:
             self._limit = BASE
-        rule = protocol.CLOSINGS.get(closed.code)
-        match rule.then if rule else protocol.Then.RECONNECT:
+        match protocol.after_close(closed.code):
             case protocol.Then.STOP:
                 return Stopped(closed.code, f"{closed.reason}: {closed.sentence}")
-            case protocol.Then.WAIT if self._contested():
+            case protocol.Then.WAIT if closed.code == CloseCode.SUPERSEDED and self._contested():
                 return Stopped(
                     closed.code,
                     f"{closed.reason}: another process runs as this ICE, with a copy of its key: stop one"

@@ -230,6 +230,18 @@ class CloseCode(enum.IntEnum):
 
 CLOSINGS: Final = {code.value: code for code in CloseCode}
 """The close codes by number; a peer may send others."""
+_UNKNOWN_REASONS_TO_WAIT: Final = range(4101, 4200)
+"""Close codes with which a newer gateway ends what an admin or another session has ended."""
+
+
+def after_close(code: int) -> Then:
+    """What an ICE does after its connection was closed with this code, which may be unknown."""
+    known = CLOSINGS.get(code)
+    if known is not None:
+        return known.then
+    return Then.WAIT if code in _UNKNOWN_REASONS_TO_WAIT else Then.RECONNECT
+
+
 SUPERSEDED_WAIT: Final = (60.0, 120.0)
 """The range of seconds that a superseded ICE waits; each wait is random."""
 SUPERSEDED_LIMIT: Final = (3, 900.0)

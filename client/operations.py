@@ -133,7 +133,10 @@ class OperationRunner:
     async def run(self, message: protocol.Message, request: protocol.RequestId) -> None:
         """Answer `operation.run`, and start the handler unless the operation is known."""
         if self._stopping:
-            return  # without an answer the gateway sends it again to the next client process
+            # Unanswered it would be lost: the gateway sends no operation twice.
+            text = "this ICE is stopping"
+            await self._send(protocol.error(request, protocol.INTERNAL_ERROR, text))
+            return
         try:
             operation = protocol.params_of(message, protocol.Run)
         except msgspec.ValidationError as error:

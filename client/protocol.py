@@ -22,6 +22,7 @@ from client.codes import (
     EnrolmentCode,
     RefusalCode,
     Then,
+    after_close,
 )
 from client.json_bounds import MAX_DEPTH, MAX_DIGITS, JsonTooComplex, check_json, outline
 
@@ -40,6 +41,7 @@ __all__ = [
     "JsonTooComplex",
     "RefusalCode",
     "Then",
+    "after_close",
     "check_json",
     "outline",
 ]

@@ -261,6 +261,11 @@ async def test_a_superseded_ice_waits_and_comes_back(run, time):
     assert time.delays == [120.0]
 
 
+async def test_an_unknown_code_of_those_that_stop_an_ice_makes_it_wait(run, time):
+    assert await run(*[admit(close=(4199, "later"))] * 3) is None
+    assert time.draws == [protocol.SUPERSEDED_WAIT] * 3
+
+
 async def test_the_third_supersession_in_15_minutes_stops_the_ice(run, gateway, time, folder):
     outcome = await run(*[admit(close=(4103, "superseded"))] * 3)
 

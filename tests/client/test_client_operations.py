@@ -600,19 +600,21 @@ async def test_a_client_that_is_stopped_first_finishes_what_runs_as_interrupted(
     for name in ("op-1", "op-2"):
         await session.request("operation.run", RUN | {"id": name})
     ice.stop()
-    finishes = []
-    for _ in range(2):
-        finishes.append((await session.expect("operation.finish"))["params"])
+    finishes = [(await session.expect("operation.finish"))["params"] for _ in range(2)]
+    late = {"jsonrpc": "2.0", "method": "operation.run", "params": RUN | {"id": "op-3"}}
+    await session.send(**late, id="op-3")
+    answer = await session.receive()
+    for finish in finishes:
         assert not session.ended.done(), "it should wait for the answer"
-        await session.send(method="operation.run", params=RUN | {"id": "op-3"}, id="op-3")
-        await session.send(id=finishes[-1]["id"], result={})
+        await session.send(id=finish["id"], result={})
     assert await ice.wait() == ClosedByUs()
     assert await session.closed() == 1000
     assert [finish["id"] for finish in finishes] == ["op-1", "op-2"]
     assert {finish["outcome"] for finish in finishes} == {"failed"}
     assert {finish["error"]["code"] for finish in finishes} == {"interrupted"}
     assert told == [finish["error"]["message"] for finish in finishes]
-    assert session.inbox.empty(), "an operation that came too late is neither run nor answered"
+    refusal = {"code": -32603, "message": "this ICE is stopping"}
+    assert answer == {"jsonrpc": "2.0", "error": refusal, "id": "op-3"}, "else it would be lost"
     journal = Journal(folder / "operations.db", lambda: NOW)
     assert (journal.unanswered(), journal.interrupted()) == ([], []), "all is answered"
     assert journal.accept("op-3"), "it is new"
