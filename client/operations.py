@@ -75,8 +75,9 @@ def check_handler(kind: str, handler: object) -> None:
     # A method of the class, as Python looks it up: `iscoroutinefunction` sees no `__call__`.
     called = getattr(type(handler), "__call__", None)  # noqa: B004
     if not (inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(called)):
+        name = getattr(handler, "__qualname__", type(handler).__name__)
         raise InvalidType(
-            f"the handler for {kind} must be a coroutine function (async def), not {handler!r}"
+            f"the handler for {kind} must be a coroutine function (async def), not {name}"
         )
 
 

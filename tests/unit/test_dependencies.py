@@ -164,6 +164,13 @@ def test_the_version_is_known_on_an_ices_machine(ice_machine):
     assert (done.returncode, done.stdout) == (0, f"ice-gateway, version {version}\n")
 
 
+def test_a_command_of_the_gateway_says_on_windows_where_it_runs(ice_machine):
+    code = "import sys; sys.platform = 'win32'; from gateway.__main__ import main; main()"
+    done = run(ice_machine, "-c", code)
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr.startswith("ice-gateway: the gateway and its commands need Linux or macOS")
+
+
 POSTGRESQL = "postgresql://ice@127.0.0.1:9/ice"
 
 
