@@ -130,7 +130,7 @@ def test_a_file_of_handlers_may_have_the_name_of_a_module(tmp_path, name):
 def test_the_command_works_beside_a_client_py_of_its_user(tmp_path, handlers):
     for name in ("client.py", "gateway.py", "other.py"):
         (tmp_path / name).write_text(f"{OF_ITS_NAME}\nassert __name__.startswith('ice_handlers_')")
-    (tmp_path / "c.toml").write_text("fails = 1")
+    (tmp_path / "c.toml").write_text("[fails]\nwhy = 1")
     command = [Path(sys.executable).with_name("ice-client"), "run", "--gateway", "http://[::1]:9"]
     command += ["--state-dir", "state", "--handlers", handlers, "--config", "c.toml"]
     done = subprocess.run(
