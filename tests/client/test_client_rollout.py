@@ -64,7 +64,10 @@ def test_what_the_scripts_replace_stands_in_the_services(path):
         assert unit.count("--token-file /etc/ice-client/token") == 1
         assert len(re.findall(r"^User=", unit, re.MULTILINE)) == 1
         assert r"s|\"\$HOME/ice/bin/ice-client\" run --gateway [^ ]*|" in text
-        assert len(re.findall(r'"\$HOME/ice/bin/ice-client" run --gateway [^ ]* &amp;', agent)) == 1
+        assert (
+            len(re.findall(r'"\$HOME/ice/bin/ice-client" run --gateway [^ ]* --log-file', agent))
+            == 1
+        )
     else:
         assert "(Join-Path `$env:USERPROFILE 'ice\\Scripts\\ice-client.exe')" in text
         assert task.count(r"(Join-Path $env:USERPROFILE 'ice\Scripts\ice-client.exe')") == 1

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -26,7 +27,10 @@ from tests.support.ice import until
 CONFIG = Path(__file__).parents[2] / "config"
 UNIT = CONFIG / "ice-client.service"
 AGENT = CONFIG / "ice-client.plist"
+DAEMON = CONFIG / "ice-client-daemon.plist"
 TASK = CONFIG / "ice-client.xml"
+AT_BOOT = CONFIG / "ice-client-boot.xml"
+DOCUMENT = (CONFIG.parent / "docs/client.md").read_text("utf-8")
 HEARTBEAT = 30
 """Seconds; the gateway's default."""
 ANALYZE = shutil.which("systemd-analyze")
@@ -38,6 +42,18 @@ def accept(command):
     context = cli.main.commands[name].make_context(name, arguments)
     assert context.params["gateway"].startswith("https://")
     return context.params
+
+
+@pytest.mark.parametrize("system", ["macOS", "Windows"])
+def test_the_settings_of_the_instructions_are_some(system, tmp_path):
+    section = DOCUMENT.partition(f"\n### {system}\n")[2].partition("\n##")[0]
+    [settings] = re.findall(r"^gateway = .*?(?=^(?:END|'@)$)", section, re.DOTALL | re.MULTILINE)
+    (tmp_path / "ice-client.toml").write_text(settings)
+    arguments = ["--config", str(tmp_path / "ice-client.toml")]
+    params = cli.main.commands["run"].make_context("run", arguments).params
+    assert params["token_file"] == str(tmp_path / "token"), "which they have copied there"
+    assert params["log_file"]
+    assert params["state_dir"]
 
 
 # --- Linux -------------------------------------------------------------------------------------
@@ -206,33 +222,74 @@ def test_systemd_takes_the_unit_and_finds_it_hardened(tmp_path):
 # --- macOS -------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def agent():
-    return plistlib.loads(AGENT.read_bytes())
+SCRIPTS = pytest.mark.parametrize("path", [AGENT, DAEMON], ids=["agent", "daemon"])
 
 
-def test_the_agent_runs_a_command_that_exists(agent):
-    shell, option, script = agent["ProgramArguments"]
+def test_the_agent_runs_a_command_that_exists():
+    shell, option, script = plistlib.loads(AGENT.read_bytes())["ProgramArguments"]
 
     assert (shell, option) == ("/bin/sh", "-c")
     (command,) = re.findall(r'^"\$HOME/.*(?= &$)', script, re.MULTILINE)
-    accept(command)
+    assert accept(command)["log_file"] == Path("$HOME/Library/Logs/ice-client.log")
 
 
-def test_the_agent_is_started_again_unless_it_ended_with_0(agent):
-    assert agent["Label"] == AGENT.stem
-    assert agent["KeepAlive"] == {"SuccessfulExit": False}
-    assert agent["RunAtLoad"]
-    assert agent["Umask"] == 0o077
+def test_the_daemon_runs_a_command_that_exists_as_its_own_user():
+    daemon = plistlib.loads(DAEMON.read_bytes())
+
+    (command,) = re.findall(r"^/opt/.*(?= &$)", daemon["ProgramArguments"][2], re.MULTILINE)
+    program, *arguments = command.split()
+    assert arguments == ["run", "--config", "/etc/ice-client/ice-client.toml"]
+    for needed in (
+        f"-addUser {daemon['UserName']} ",
+        program,
+        arguments[-1],
+        f"-o {daemon['UserName']} ",
+    ):
+        assert needed in DOCUMENT, "the instructions make what the daemon needs"
 
 
+@SCRIPTS
+def test_it_is_started_again_unless_it_ended_with_0(path):
+    definition = plistlib.loads(path.read_bytes())
+    assert definition["Label"] == "ice-client"
+    assert definition["KeepAlive"] == {"SuccessfulExit": False}
+    assert definition["RunAtLoad"]
+    assert definition["Umask"] == 0o077
+
+
+@pytest.fixture
+def launch(tmp_path):
+    """Run the shell of a definition with this in place of the client."""
+
+    def launch(path, does, shell="sh"):
+        client = tmp_path / "ice/bin/ice-client"
+        client.parent.mkdir(parents=True)
+        client.write_text(f'#!/bin/sh\necho "$@"\n{does}\n')
+        client.chmod(0o700)
+        _, option, script = plistlib.loads(path.read_bytes())["ProgramArguments"]
+        return subprocess.run(
+            [
+                shutil.which(shell),
+                option,
+                script.replace("/opt/ice-client/bin/ice-client", str(client)),
+            ],
+            env=os.environ | {"HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return launch
+
+
+@SCRIPTS
 @pytest.mark.parametrize("shell", ["sh", "bash"])
 @pytest.mark.parametrize(
     ("does", "status"),
     [
         ("exit 0", 0),
         ("exit 1", 1),
-        ("exit 2", 2),
+        ("exit 2", 0),
         ("exit 3", 0),
         # It asks the shell to stop, which should pass that on and wait for its end.
         (
@@ -242,37 +299,19 @@ def test_the_agent_is_started_again_unless_it_ended_with_0(agent):
         ("trap 'exit 3' TERM; kill -TERM $PPID; while :; do sleep 0.02; done", 0),
     ],
 )
-def test_the_agents_shell_passes_on_how_the_client_ends_but_for_3(
-    shell, does, status, agent, tmp_path
-):
-    client = tmp_path / "ice/bin/ice-client"
-    client.parent.mkdir(parents=True)
-    client.write_text(f'#!/bin/sh\necho "$@"\n{does}\n')
-    client.chmod(0o700)
-    log = tmp_path / "Library/Logs/ice-client.log"
-    log.parent.mkdir(parents=True)
-    done = subprocess.run(
-        [shutil.which(shell), *agent["ProgramArguments"][1:]],
-        env=os.environ | {"HOME": str(tmp_path)},
-        check=False,
-    )
+def test_the_shell_passes_on_how_the_client_ends_but_for_2_and_3(does, status, shell, path, launch):
+    done = launch(path, does, shell)
 
     assert done.returncode == status
-    first, *rest = log.read_text().splitlines()
-    assert first == "run --gateway https://gateway.example:8440"
+    first, *rest = done.stdout.splitlines()
+    assert first.startswith("run --")
     assert ("in good order" in rest) is ("in good order" in does)
 
 
+@SCRIPTS
 @pytest.mark.parametrize("number", [9, 15])
-def test_the_agents_shell_does_not_hide_that_the_client_was_killed(number, agent, tmp_path):
-    client = tmp_path / "ice/bin/ice-client"
-    client.parent.mkdir(parents=True)
-    client.write_text(f"#!/bin/sh\nkill -{number} $$\n")
-    client.chmod(0o700)
-    (tmp_path / "Library/Logs").mkdir(parents=True)
-    done = subprocess.run(
-        agent["ProgramArguments"], env=os.environ | {"HOME": str(tmp_path)}, check=False
-    )
+def test_the_shell_does_not_hide_that_the_client_was_killed(number, path, launch):
+    done = launch(path, f"kill -{number} $$")
 
     assert done.returncode not in (0, 3), "launchd is to start it again"
 
@@ -282,24 +321,38 @@ def test_the_agents_shell_does_not_hide_that_the_client_was_killed(number, agent
 NAMES = {"": "http://schemas.microsoft.com/windows/2004/02/mit/task"}
 
 
-@pytest.fixture
-def task():
-    text = TASK.read_text("ascii")  # read in whatever encoding PowerShell takes it for
+def task_of(path):
+    text = path.read_text("ascii")  # read in whatever encoding PowerShell takes it for
     assert "encoding" not in text.splitlines()[0], "PowerShell gives it to Windows as UTF-16"
     return ET.fromstring(text)  # noqa: S314 - our own file
 
 
-def test_the_task_runs_a_command_that_exists(task):
+@pytest.fixture
+def task():
+    return task_of(TASK)
+
+
+TASKS = pytest.mark.parametrize("path", [TASK, AT_BOOT], ids=["logon", "boot"])
+
+
+@TASKS
+def test_the_task_runs_a_command_that_exists(path):
+    task = task_of(path)
     arguments = task.findtext("Actions/Exec/Arguments", namespaces=NAMES)
 
     assert task.findtext("Actions/Exec/Command", namespaces=NAMES) == "powershell.exe"
     (program, command) = re.findall(r"\\(ice-client)\.exe'\) (.*?);", arguments)[0]
-    accept(f"{program} {command}")
+    if path is TASK:
+        assert accept(f"{program} {command}")["log_file"]
+    else:
+        assert command == r"run --config (Join-Path $env:ProgramData 'ice-client\ice-client.toml')"
     assert "if ($LASTEXITCODE -in 0, 2, 3) { exit $LASTEXITCODE }" in arguments
     assert arguments.count('"') == 2, "a quotation mark within would end PowerShell's command"
 
 
-def test_the_task_runs_once_at_a_time_and_without_end(task):
+@TASKS
+def test_the_task_runs_once_at_a_time_and_without_end(path):
+    task = task_of(path)
     settings = {
         name: task.findtext(f"Settings/{name}", namespaces=NAMES)
         for name in ("ExecutionTimeLimit", "MultipleInstancesPolicy", "StopIfGoingOnBatteries")
@@ -310,13 +363,42 @@ def test_the_task_runs_once_at_a_time_and_without_end(task):
         "MultipleInstancesPolicy": "IgnoreNew",
         "StopIfGoingOnBatteries": "false",
     }
+
+
+def test_the_task_at_logon_is_of_the_user_who_logs_on(task):
     users = [element.text for element in task.iter(f"{{{NAMES['']}}}UserId")]
     assert users == ["USER", "USER"], "which the instructions replace"
 
 
+def test_the_task_at_boot_needs_nobody_who_is_logged_on():
+    task = task_of(AT_BOOT)
+
+    def text(path):
+        return task.findtext(path, namespaces=NAMES)
+
+    assert task.find("Triggers/BootTrigger", NAMES) is not None
+    assert len(task.find("Triggers", NAMES)) == 1
+    assert text("Principals/Principal/LogonType") == "Password"
+    assert text("Principals/Principal/RunLevel") == "LeastPrivilege"
+    user = text("Principals/Principal/UserId")
+    assert f"New-LocalUser {user} " in DOCUMENT
+    assert f"-User {user} -Password $password" in DOCUMENT
+    # The schema allows 1 to 255, and a minute at least.
+    assert 1 <= int(text("Settings/RestartOnFailure/Count")) <= 255
+    assert text("Settings/RestartOnFailure/Interval") == "PT1M"
+
+
+def test_the_password_that_the_instructions_make_is_one_that_windows_takes():
+    [line] = re.findall(r"^PS> \$password = (.*)$", DOCUMENT, re.MULTILINE)
+    assert line == """"$([guid]::NewGuid())$([guid]::NewGuid())".ToUpper() + 'a'"""
+    made = f"{uuid.uuid4()}{uuid.uuid4()}".upper() + "a"
+    kinds = [str.isdigit, str.islower, str.isupper, lambda char: char == "-"]
+    assert sum(any(map(kind, made)) for kind in kinds) >= 3
+    assert len(made) <= 127, "the most that New-LocalUser takes"
+
+
 def test_the_instructions_replace_the_user_of_the_task_and_nothing_else():
-    text = (CONFIG.parent / "docs/client.md").read_text("utf-8")
-    [(old, new)] = re.findall(r"""\.Replace\('([^']+)', "([^"]+)"\)""", text)
+    [(old, new)] = re.findall(r"""\.Replace\('([^']+)', "([^"]+)"\)""", DOCUMENT)
     before = TASK.read_text("ascii").splitlines()
     after = TASK.read_text("ascii").replace(old, new).splitlines()
     changed = [was for was, line in zip(before, after, strict=True) if was != line]
@@ -325,11 +407,9 @@ def test_the_instructions_replace_the_user_of_the_task_and_nothing_else():
 
 
 def test_the_instructions_name_files_that_exist():
-    text = (CONFIG.parent / "docs/client.md").read_text("utf-8")
-
-    for path in (UNIT, AGENT, TASK):
-        assert f"config/{path.name}" in text
-    for command in re.findall(r"ice-client(?:\.exe)? (?:run|status)[^`|\n]*", text):
+    for path in (UNIT, AGENT, DAEMON, TASK, AT_BOOT):
+        assert f"config/{path.name}" in DOCUMENT
+    for command in re.findall(r"ice-client(?:\.exe)?\"? (?:run|status)[^`|\n]*", DOCUMENT):
         assert command.split()[1] in cli.main.commands
         for option in re.findall(r"(?<=\s)--[a-z-]+", command):
             known = {
