@@ -1,6 +1,6 @@
 """The admin's HTTP applications: `api/` for scripts and `pages/` for people, on the same services.
 
-`auth` authenticates callers, `access` decides what they may use and see, `event_streams` sends live
+`auth` authenticates callers, `access` decides what they may use and see, `quota` bounds it, `event_streams` sends live
 events, and `openapi` describes the API. No rule of the domain lives here.
 """
 

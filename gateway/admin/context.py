@@ -5,11 +5,13 @@ Tested in tests/gateway/admin/test_api.py.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final
 
 from aiohttp import web
 
 from gateway.admin.event_streams import EventStreams
+from gateway.admin.quota import Quota
 from gateway.core.roles import Caller
 from gateway.core.times import Clock
 from gateway.node.node import Node
@@ -25,10 +27,15 @@ from gateway.store.pools import Pools
 from gateway.store.schedules import Schedules
 from gateway.web.client_address import Networks
 
+MAX_EXPORTS: Final = 4
+"""Exports of the audit log that a user may read at once."""
+MAX_EXPORTS_OF_ALL: Final = 16
+"""Exports of all users together: each may read the whole log, for as long as its client takes."""
+
 
 @dataclass(frozen=True, slots=True)
 class AdminContext:
-    """The collaborators of the handlers: the database, the services, this node, the settings."""
+    """The collaborators of the handlers: the database, the services, this node, the settings, and what is bounded."""
 
     engine: Engine
     services: Services
@@ -44,6 +51,9 @@ class AdminContext:
     clock: Clock
     trusted_proxies: Networks
     public_urls: tuple[str, ...]
+    exports: Quota = field(
+        default_factory=lambda: Quota("too-many-exports", MAX_EXPORTS, MAX_EXPORTS_OF_ALL)
+    )
 
 
 CONTEXT: web.AppKey[AdminContext] = web.AppKey("context", AdminContext)

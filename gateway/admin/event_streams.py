@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -20,14 +20,16 @@ import msgspec
 from aiohttp import web
 from aiohttp_sse import EventSourceResponse
 
-from gateway.core.problems import problem
+from gateway.admin.quota import Quota
 from gateway.node.presence import News
 from gateway.store.engine import StoreUnavailable
-from gateway.web.responses import DATA_HEADERS, RequestRefused
+from gateway.web.responses import DATA_HEADERS
 
 _MAX_NEWS: Final = 10_000
 _LONGEST_POLL: Final = 120.0
 """Seconds between two polls of a page at most."""
+_ENDS: Final = (StoreUnavailable, ConnectionError, TimeoutError)
+"""Errors that end a stream; the client reconnects."""
 _SEND_TIMEOUT: Final = 30.0
 """Seconds after which a stream whose client does not read is closed."""
 
@@ -63,7 +65,7 @@ class EventStreams:
     def __init__(self, limits: StreamLimits = DEFAULT_LIMITS) -> None:
         self.limits = limits
         self._open: set[EventStream] = set()
-        self._readers: Counter[str] = Counter()
+        self._readers = Quota("too-many-streams", limits.max_readers)
         self._next_poll = 0.0
         self.closed = False
         """Whether the gateway is stopping; then streams end."""
@@ -98,19 +100,10 @@ class EventStreams:
         response.headers.update(DATA_HEADERS)
         if request.transport is None:
             return web.Response()  # the client has disconnected
-        if self._readers[user] >= self.limits.max_readers:
-            raise RequestRefused(problem("too-many-streams"))
-        self._readers[user] += 1
-        try:
+        with self._readers.use(user), contextlib.suppress(*_ENDS):
             await response.prepare(request)
             async with response:
                 await send(response)
-        except (StoreUnavailable, ConnectionError, TimeoutError):
-            pass
-        finally:
-            self._readers[user] -= 1
-            if not self._readers[user]:
-                del self._readers[user]
         return response
 
     def next_poll(self, now: float) -> float:

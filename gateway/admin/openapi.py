@@ -286,7 +286,7 @@ def _audit_calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
     yield "/audit/verification", "get", described
     exported = {"200": download("The file", *map(media_type, FORMATS))}
     summary, formats = "Export all events, oldest first", query(ExportQuery)
-    described = call("exportAudit", summary, exported, 403, 422, parameters=formats)
+    described = call("exportAudit", summary, exported, 403, 422, 429, parameters=formats)
     yield "/audit/export", "get", described
 
 

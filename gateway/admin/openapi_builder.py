@@ -30,7 +30,7 @@ _TITLES: Final = {
     413: "Larger than 1 MiB",
     415: "Not application/json",
     422: "A field is not valid",
-    429: "Too many streams or attempts of this user, or too many operations of this ICE",
+    429: "Too many streams, exports or attempts of this user, or too many operations of this ICE",
     503: "The store or the keys are not available",
 }
 _BODY: Final = (400, 408, 413, 415, 422)

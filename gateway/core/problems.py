@@ -118,6 +118,11 @@ _CATALOGUE: Final = {
         "Too many event streams",
         "This user already reads 32 event streams: close one.",
     ),
+    "too-many-exports": (
+        429,
+        "Too many exports",
+        "This user already reads 4 exports of the audit log: wait until one has ended.",
+    ),
     "queue-full": (
         429,
         "Too much waits for this ICE",

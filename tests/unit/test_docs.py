@@ -14,6 +14,7 @@ import yaml
 import gateway
 from client.protocol import MAX_DEPTH, MAX_DIGITS, MAX_LOG_BYTES, MAX_VALUE
 from gateway.admin import openapi
+from gateway.admin.context import MAX_EXPORTS, MAX_EXPORTS_OF_ALL
 from gateway.admin.event_streams import DEFAULT_LIMITS
 from gateway.admin.pages.base import MAX_FIELDS
 from gateway.admin.pages.bulk import MAX_BULK_FIELDS
@@ -221,6 +222,7 @@ def test_limits_are_those_that_hold():
                 f"{DEFAULT_LIMITS.max_readers} of a user (all tabs of a browser share one);"
                 " 30 s without reading"
             ),
+            "exports of the audit log": f"{MAX_EXPORTS} of a user, {MAX_EXPORTS_OF_ALL} of all",
             "renewals of members' pages": f"{DEFAULT_LIMITS.polls_per_second:g} a second",
             "an answer of PostgreSQL; of the log's follower": (
                 f"{postgres.PATIENCE:g} s; {postgres.NEWS_PATIENCE:g} s"

@@ -15,7 +15,7 @@ from aiohttp import web
 from gateway.admin.access import route
 from gateway.admin.api.requests import Query
 from gateway.admin.auth import authenticate
-from gateway.admin.context import admin_context
+from gateway.admin.context import CALLER, admin_context
 from gateway.core.hash_chain import HEAD_PATTERN, Head
 from gateway.core.problems import problem
 from gateway.core.roles import Need
@@ -75,7 +75,10 @@ async def download(request: web.Request, name: str) -> web.StreamResponse:
 
 
 async def send_export(request: web.Request, where: EventFilter, name: str) -> web.StreamResponse:
-    """The events of the filter as a file in the format of this name; cut off if the client does not read or loses its right."""
+    """The events of the filter as a file in the format of this name; cut off if the client does not read or loses its right.
+
+    Raises `RequestRefused` if too many run.
+    """
     context = admin_context(request)
     day = context.clock().strftime("%Y-%m-%d")
     headers = {
@@ -83,7 +86,8 @@ async def send_export(request: web.Request, where: EventFilter, name: str) -> we
         "Content-Type": media_type(name),
         "Content-Disposition": f'attachment; filename="audit-log-{day}.{name}"',
     }
-    return await send_parts(request, headers, _while_allowed(request, where, name))
+    with context.exports.use(request[CALLER].user):
+        return await send_parts(request, headers, _while_allowed(request, where, name))
 
 
 async def _while_allowed(

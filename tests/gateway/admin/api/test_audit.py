@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import aiohttp
 import pytest
 
+from gateway.admin.context import MAX_EXPORTS, MAX_EXPORTS_OF_ALL
 from gateway.admin.event_streams import StreamLimits
 from gateway.app import Tuning
 from gateway.core.roles import Role
@@ -41,6 +43,23 @@ async def test_the_log_is_proven_and_exported(running):
     table = await running.admin.get("/audit/export?format=csv")
     assert table.body.startswith(b"seq,at,actor,")
     expect_refused(await running.admin.get("/audit/export?format=exe"), 422, "invalid")
+
+
+async def test_only_so_many_exports_run_at_once(running):
+    eve, exports = await running.api("eve", Role.AUDITOR), running.gateway.admin.exports
+    with contextlib.ExitStack() as others:
+        for _ in range(MAX_EXPORTS):
+            others.enter_context(exports.use("eve"))
+        refused = await eve.get("/audit/export")
+        assert str(MAX_EXPORTS) in expect_refused(refused, 429, "too-many-exports")["detail"]
+        assert (await running.admin.get("/audit/export")).status == 200
+        for number in range(MAX_EXPORTS_OF_ALL - MAX_EXPORTS):
+            others.enter_context(exports.use(f"user {number}"))
+        expect_refused(await running.admin.get("/audit/export"), 503, "unavailable")
+    for _ in range(MAX_EXPORTS + 1):
+        assert (await eve.get("/audit/export?format=csv")).status == 200, (
+            "each that ends makes room"
+        )
 
 
 async def test_members_read_none_of_it_and_nodes_are_none_of_a_file(running):
