@@ -219,6 +219,22 @@ def test_systemd_takes_the_unit_and_finds_it_hardened(tmp_path):
         assert done.returncode == 0, done.stdout[-600:] + done.stderr
 
 
+@pytest.mark.skipif(ANALYZE is None, reason="there is no systemd-analyze")
+def test_systemd_takes_the_unit_of_a_desktop(tmp_path):
+    [text] = re.findall(r"^```\n(\[Service\]\n.*?)```", DOCUMENT, re.DOTALL | re.MULTILINE)
+    unit = tmp_path / "ice-client.service"
+    unit.write_text(text.replace("%h/ice/bin/ice-client", sys.executable), "utf-8")
+    done = subprocess.run(
+        [ANALYZE, "--user", "verify", "--man=no", "--no-pager", unit],
+        env=os.environ | {"XDG_RUNTIME_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert unit.name not in done.stderr, done.stderr
+
+
 # --- macOS -------------------------------------------------------------------------------------
 
 
