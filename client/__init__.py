@@ -4,12 +4,13 @@ The names in `__all__` are public. The modules are not, and may change in any re
 name: `examples` has handlers for `--handlers`, `pytest_suites` is a former name of one. docs/client.md shows the library.
 
 `agent` is the connection (`IceClient`), `enrolment` gets the token of a machine that has an enrolment key, `cli` is
-the `ice-client` command, `options` its options, `eventloop` its event loop. Below them: `gateway_client` (what both
+the `ice-client` command, `state_commands` has those of its commands that connect to nothing, `options` their options,
+`output` and `log_file` what they print, `eventloop` the event loop. Below them: `gateway_client` (what both
 clients share), `handshake` (one attempt), `gateway_session` (a request and its refusal), `backoff` (the rules for
 refusals and close codes), `operations` (the work), `operation_log` (its output), `identity` (the state folder),
 `consent` (what others may send), `credentials` (token, key, proof), `exceptions` (the base of what is raised),
-`platform` (what differs between operating systems), and `protocol`, which the gateway imports too. Nothing here
-imports `gateway`: the machine of an ICE needs only this package.
+`platform` (what differs between operating systems), and two that the gateway imports too: `protocol`, and `systemd`
+(what a service tells systemd). Nothing here imports `gateway`: the machine of an ICE needs only this package.
 
 Tested in tests/client/test_client_library.py.
 """

@@ -359,7 +359,8 @@ def test_the_task_runs_a_command_that_exists(path):
     assert task.findtext("Actions/Exec/Command", namespaces=NAMES) == "powershell.exe"
     (program, command) = re.findall(r"\\(ice-client)\.exe'\) (.*?);", arguments)[0]
     if path is TASK:
-        assert accept(f"{program} {command}")["log_file"]
+        command = re.sub(r"\(Join-Path \S+ '([\w.-]+)'\)", r"\1", command)
+        assert accept(f"{program} {command}")["log_file"] == Path("ice-client.log")
     else:
         assert command == r"run --config (Join-Path $env:ProgramData 'ice-client\ice-client.toml')"
     assert "if ($LASTEXITCODE -in 0, 2, 3) { exit $LASTEXITCODE }" in arguments
