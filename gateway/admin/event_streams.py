@@ -42,6 +42,8 @@ class StreamLimits:
     """Streams of one user at a time; each browser with a visible tab of the page needs one."""
     authenticate_every: float = 10.0
     """Seconds after which a stream's credentials are checked again; they may have expired."""
+    look_every: float = 5.0
+    """Seconds after which a stream looks at its operation although nothing woke it: why it waits may have changed."""
     poll_every: float = 5.0
     """Seconds between two polls of a page that has no stream."""
     polls_per_second: float = 50.0

@@ -392,7 +392,11 @@ class ApiAdmin:
             elif event.name == "state":
                 news = msgspec.json.decode(event.data, type=schemas.OperationState)
                 operation = msgspec.structs.replace(
-                    operation, state=news.state, sent=news.sent, finished=news.finished
+                    operation,
+                    state=news.state,
+                    sent=news.sent,
+                    finished=news.finished,
+                    waits=news.waits,
                 )
             if operation.state in UNFINISHED:  # otherwise the result follows
                 yield operation, place

@@ -139,8 +139,12 @@ async def _say_why_it_waits(admin: Admin, operation: OperationDocument) -> None:
     if not (_has_finished(operation) or await admin.is_served()):
         print_notice("no gateway runs on this database: the operation is sent when one does")
     elif operation.waits in _NOTICED:
-        why = in_words(operation.waits, of_pool=operation.pool is not None)
-        print_notice(f"{why}: the operation waits")
+        print_notice(_why_it_waits(operation))
+
+
+def _why_it_waits(operation: OperationDocument) -> str:
+    assert operation.waits is not None  # noqa: S101 - the callers look at it
+    return f"{in_words(operation.waits, of_pool=operation.pool is not None)}: the operation waits"
 
 
 def _failed_tests(operation: OperationDocument) -> str | None:
@@ -277,8 +281,8 @@ def _reason(operation: OperationDocument) -> str:
 
 
 async def _follow(admin: Admin, operation: OperationDocument) -> OperationDocument:
-    """Show log and progress of an operation until it has finished; return its last state."""
-    last = operation
+    """Show log, progress and why it waits of an operation until it has finished; return its last state."""
+    last, said = operation, operation.waits
     with _progress_display() as (show, print_line):
         show(operation)
         log = _whole_lines(print_line)
@@ -288,6 +292,9 @@ async def _follow(admin: Admin, operation: OperationDocument) -> OperationDocume
                     log(news)
                     continue
                 last = news
+                if last.waits not in (None, said):
+                    said = last.waits
+                    print_line(f"ice-gateway: {_why_it_waits(last)}")
                 if not _has_finished(last):
                     show(last)
             log("")

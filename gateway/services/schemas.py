@@ -218,7 +218,7 @@ class OperationPage(msgspec.Struct):
 
 
 class OperationState(msgspec.Struct):
-    """News of an operation: its state now, and the times of that."""
+    """News of an operation: its state now, the times of that, and why it waits if it is queued."""
 
     id: str
     ice_name: str | None
@@ -226,6 +226,7 @@ class OperationState(msgspec.Struct):
     state: State
     sent: Time | None
     finished: Time | None
+    waits: Waits | None = None
 
 
 class ConnectionEventDocument(msgspec.Struct):

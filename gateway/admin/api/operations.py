@@ -34,7 +34,7 @@ from gateway.admin.context import CALLER, AdminContext, admin_context
 from gateway.admin.event_streams import send_document
 from gateway.core import operation_access
 from gateway.core.ice import Ice
-from gateway.core.operation import Operation, State
+from gateway.core.operation import Operation, State, Waits
 from gateway.core.operation_access import operates_pools
 from gateway.core.pool import Pool
 from gateway.core.problems import invalid
@@ -385,9 +385,11 @@ async def _send_all(
     if place is None:
         place, _ = await context.operation_logs.extent(operation.id)
     state: State | None = None
+    waiting: Waits | None = None
     progress: bytes | None = None
     with context.node.waiters.watch(operation) as changed:
         while not context.node.waiters.closed and request.transport is not None:
+            quiet = not changed.is_set()
             changed.clear()
             caller = await authenticate(request, used=False)
             visible = None if caller is None else await _visible(context, caller, operation.id)
@@ -397,10 +399,13 @@ async def _send_all(
             # The log before the state: with the last state it is complete.
             if operation_access.sees_contents(caller, found):
                 place = await _send_log(context, response, found.id, place)
-            if found.state is not state:
-                state = found.state
+            why = waiting
+            if quiet or found.state is not state:  # a wake-up foretells a change of state, too
+                why = (await waits(context.engine.fetch, [found], context.clock())).get(found.id)
+            if found.state is not state or why not in (None, waiting):
+                state, waiting = found.state, why
                 # Without its params and result, which may be large.
-                document = schemas.described(schemas.OperationState, found)
+                document = schemas.described(schemas.OperationState, found, waits=why)
                 await send_document(response, document, event="state")
             if found.progress != progress:
                 progress = found.progress
@@ -410,7 +415,7 @@ async def _send_all(
             if found.is_finished:
                 await send_document(response, *await _documents(context, [found]), event="result")
                 return
-            await wait_at_most(changed, _POLL_INTERVAL)
+            await wait_at_most(changed, context.streams.limits.look_every)
 
 
 async def _send_log(

@@ -803,6 +803,10 @@ def test_the_first_user_makes_the_database(cli):
     assert [user["name"] for user in cli.json("users", "list")] == ["bob"]
 
 
+def test_the_help_of_restore_shows_that_confirm_needs_no_folder(cli):
+    assert "restore [OPTIONS] (DIR | --confirm)" in cli.run("restore", "--help").stdout
+
+
 def test_version_is_told(cli):
     result = cli.run("--version")
     assert (result.exit_code, result.stderr) == (0, "")

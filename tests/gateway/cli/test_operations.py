@@ -14,9 +14,11 @@ from datetime import timedelta
 
 import pytest
 
+from gateway.admin.event_streams import StreamLimits
+from gateway.app import Tuning
 from gateway.core.times import to_text, utc_now
 from tests.support.harness import harness
-from tests.support.ice import until
+from tests.support.ice import PATIENCE, until
 from tests.support.served import environment
 from tests.support.work import (
     UNREADABLE,
@@ -213,6 +215,38 @@ async def test_the_id_comes_before_the_reason_why_a_followed_operation_waits(run
     await finished(ice, operation, result={})
     lines = (await following).stderr.splitlines()
     assert lines[0] == f"ice-gateway: operation {operation}"
+
+
+@pytest.mark.gateway(tuning=Tuning(streams=StreamLimits(look_every=0.05)))
+@pytest.mark.parametrize("over_api", [False, True], ids=["database", "url"])
+async def test_a_followed_operation_says_again_why_it_waits(running, tmp_path, over_api):
+    ice = await connected(running)
+    await running.admin.post("/ices/lab-1/pause", {})
+    token = tmp_path / "api.token"
+    token.touch(0o600)
+    token.write_text(running.admin.token)
+    there = ("--url", running.url, "--token-file", str(token))
+    here = ("--database", str(running.gateway.settings.database_url))
+    arguments = (*there, *RUN, "--follow") if over_api else (*RUN, "--follow", *here)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gateway", *arguments),
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        env=environment(),
+    )
+
+    async def says(reason):
+        line = f"ice-gateway: {reason}: the operation waits\n".encode()
+        async with asyncio.timeout(PATIENCE):
+            while await process.stderr.readline() != line:
+                assert not process.stderr.at_eof(), reason
+
+    await says("the ICE is paused")
+    await ice.leave()
+    await says("the ICE is not connected")
+    [operation] = (await running.admin.get("/operations")).json["items"]
+    await running.admin.post(f"/operations/{operation['id']}/cancel")
+    assert await process.wait() == 1
 
 
 async def test_a_followed_operation_shows_what_the_ice_logs(running):
