@@ -88,6 +88,17 @@ def test_it_says_what_it_serves(served):
     assert [served.get(path) for path in ("/healthz", "/readyz")] == [200, 200]
 
 
+def test_it_listens_by_as_many_handles_as_the_documents_say(served):
+    """The handles of one socket have one inode."""
+    folder = Path(f"/proc/{served.process.pid}/fd")
+    handles = Counter(str(each.readlink()) for each in folder.iterdir())
+    sockets = [number for inode, number in handles.items() if inode.startswith("socket:")]
+    assert [number for number in sockets if number > 1] == [DOORS] * QUEUES
+    text = (Path(__file__).parents[3] / "docs/operation.md").read_text("utf-8")
+    assert f"{DOORS * QUEUES} of them to listen on one address" in text
+    assert f"Each socket is open {DOORS} times" in text
+
+
 def test_without_users_it_names_the_command_for_the_first_admin(served):
     served.err.expect(rf"ice-gateway users add NAME --role admin --database .*{served.path}$")
 
@@ -740,17 +751,6 @@ async def test_it_speaks_tls_and_on_sigterm_tells_each_ice_when_to_come_back(sec
     waits = [reason["retry_after"] for reason in told]
     assert min(waits) >= 1, f"nobody may come back before a second has passed: {waits}"
     assert len(set(waits)) == len(waits), f"each ICE must have a time of its own: {waits}"
-
-
-def test_it_listens_by_as_many_handles_as_the_documents_say(served):
-    """The handles of one socket have one inode."""
-    folder = Path(f"/proc/{served.process.pid}/fd")
-    handles = Counter(str(each.readlink()) for each in folder.iterdir())
-    sockets = [number for inode, number in handles.items() if inode.startswith("socket:")]
-    assert [number for number in sockets if number > 1] == [DOORS] * QUEUES
-    text = (Path(__file__).parents[3] / "docs/operation.md").read_text("utf-8")
-    assert f"{DOORS * QUEUES} of them to listen on one address" in text
-    assert f"Each socket is open {DOORS} times" in text
 
 
 def test_it_says_what_it_runs_with(served):
