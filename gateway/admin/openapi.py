@@ -335,6 +335,7 @@ def document() -> dict[str, Any]:
     shapes["UserChanges"]["examples"] = [
         {"disabled": True},
         {"disabled": True, "ices": {"to": "bob"}},
+        {"origin": "sso", "subject": "248289761001"},
     ]
     shapes["PasswordChange"]["examples"] = [{"old": "the old password", "new": "a new password"}]
     shapes["NewApiToken"]["examples"] = [{"user": "alice", "name": "nightly build"}]

@@ -47,14 +47,16 @@ def _user_calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
     user = {"200": answer(account_schemas.UserDocument, "The user", links=others)}
     yield one, "get", call("showUser", "Show a user", user, 403, 404)
     changed_user = answer(account_schemas.ChangedUserDocument, "The user", links=others)
-    summary = "Change a user's role or password, disable or enable them: all of it or nothing"
+    summary = (
+        "Change a user's role, password or origin, disable or enable them: all of it or nothing"
+    )
     described = call("changeUser", summary, {"200": changed_user}, 403, 404, 409, body=UserChanges)
     yield one, "patch", described
     caller = {"200": answer(account_schemas.MeDocument, "The caller")}
     yield "/me", "get", call("showMe", "Show the caller", caller, 403)
     changed = {"204": nothing("Changed; the caller's other logins have ended")}
     summary = "Change the caller's password; a wrong old one counts as a failed login"
-    described = call("setMyPassword", summary, changed, 403, 429, body=PasswordChange)
+    described = call("setMyPassword", summary, changed, 403, 409, 429, body=PasswordChange)
     yield "/me/password", "post", described
 
 

@@ -148,7 +148,7 @@ class Admin(Protocol):
         """Add a user (POST /users)."""
 
     async def change_user(self, name: str, changes: Body) -> None:
-        """Change role or password of a user, or enable them (PATCH /users/{name})."""
+        """Change role, password or origin of a user, or enable them (PATCH /users/{name})."""
 
     async def disable_user(self, name: str, ices: object) -> Disabled:
         """Disable a user, with the `ices` of PATCH /users/{name}."""

@@ -74,7 +74,7 @@ async def list_tokens(admin: Admin, *, as_json: bool) -> None:
     found.sort(key=lambda token: (token.createdon, token.id))
     headings = (
         *("ID", "USER", "NAME", "ICE", "POOL", "ACCOUNTS", "CREATED", "EXPIRES", "REVOKED"),
-        *("LAST USED", "MADE BY"),
+        *("LAST USED", "MADE BY", "STATE"),
     )
     show_list(list(map(msgspec.structs.asdict, found)), headings, as_json=as_json)
 

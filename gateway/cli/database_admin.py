@@ -19,7 +19,7 @@ from gateway.cli.admin_port import Body, Decision, Disabled, Query
 from gateway.cli.api_bodies import converted, parsing
 from gateway.cli.common import CommandContext, unwrap
 from gateway.cli.database_schedules import DatabaseSchedules
-from gateway.core.accounts import fold_user
+from gateway.core.accounts import Origin, fold_user
 from gateway.core.enrolment import EnrolmentState
 from gateway.core.hash_chain import Head
 from gateway.core.ice import IceType, fold
@@ -36,13 +36,13 @@ from gateway.services import (
     pool_schemas,
     schemas,
 )
-from gateway.services.accounts import Change
 from gateway.services.audit_export import export
 from gateway.services.enrolment_keys import NO_ENROLMENT, NO_KEY
 from gateway.services.leavers import LeaverIces
 from gateway.services.operation_requests import NO_OPERATION, OperationRequest
 from gateway.services.pools import no_pool
 from gateway.services.provisioning import Done, Issued
+from gateway.services.user_changes import Change
 from gateway.store.enrolments import Enrolments
 from gateway.store.events import EventFilter, Events
 from gateway.store.ice_listing import Ices, Listed
@@ -299,8 +299,14 @@ class DatabaseAdmin(DatabaseSchedules):
 
     async def change_user(self, name: str, changes: Body) -> None:
         """See `Admin`."""
-        role = changes.get("role")
-        wanted = Change(role and Role(role), changes.get("disabled"), _secret(changes))
+        role, origin = changes.get("role"), changes.get("origin")
+        wanted = Change(
+            role and Role(role),
+            changes.get("disabled"),
+            _secret(changes),
+            origin=origin and Origin(origin),
+            subject=changes.get("subject"),
+        )
         unwrap(await self._services.accounts.change(self._actor, name, wanted))
 
     async def disable_user(self, name: str, ices: object) -> Disabled:
@@ -311,8 +317,8 @@ class DatabaseAdmin(DatabaseSchedules):
 
     async def api_tokens(self) -> AsyncIterator[list[account_schemas.ApiTokenDocument]]:
         """See `Admin`."""
-        found = await self._services.accounts.tokens()
-        yield [account_schemas.api_token_document(token) for token in found]
+        accounts = self._services.accounts
+        yield await account_schemas.api_token_documents(accounts, await accounts.tokens())
 
     async def create_api_token(self, new: Body, *, lifetime: float) -> account_schemas.ApiTokenMade:
         """See `Admin`."""
@@ -323,7 +329,7 @@ class DatabaseAdmin(DatabaseSchedules):
                 may_change_accounts=new.get("accounts", False),
             )
         )
-        token = account_schemas.api_token_document(made.token)
+        token = account_schemas.api_token_document(made.token, made.state)
         return account_schemas.ApiTokenMade(token, made.secret.reveal())
 
     async def revoke_api_token(self, token_id: str) -> None:

@@ -12,23 +12,24 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
 
 from gateway.cli.admin_port import Admin, AnswerLost, Refused
-from gateway.cli.common import print_notice, print_stderr, refuse
+from gateway.cli.common import print_notice, refuse
+from gateway.cli.from_file import at_once, read_file, refuse_faults
 from gateway.cli.many_ices import count, some
 from gateway.cli.token_folder import TokenFolder
 from gateway.core.accounts import USER_NAME_RULE, can_be_new_user, fold_user
-from gateway.core.fleet_csv import FleetFault, FleetRow, read_fleet
+from gateway.core.csv_table import CsvFault
+from gateway.core.fleet_csv import FleetRow, read_fleet
 from gateway.core.ice import Status
 from gateway.core.problems import problem, quoted
 from gateway.core.roles import Role
-from gateway.core.text import decoded
 from gateway.services.schemas import BulkItem, IceDocument
 from gateway.store.engine import StoreUnavailable
 
@@ -36,11 +37,6 @@ _PORTION: Final = 500
 """ICEs in one request at most."""
 _PORTION_BYTES: Final = 900_000
 """Bytes of one request; the API reads a MiB."""
-_MAX_FILE: Final = 64 * 1024 * 1024
-_AT_ONCE: Final = 32
-"""Requests for single users or ICEs at a time."""
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(slots=True)
@@ -54,7 +50,7 @@ class _Plan:
     """ICEs that are provisioned and have no token file, and their generations."""
     skipped: dict[str, list[str]] = field(default_factory=dict)
     """The names of ICEs that are left out, by the reason."""
-    faults: list[FleetFault] = field(default_factory=list)
+    faults: list[CsvFault] = field(default_factory=list)
 
 
 class Fleet:
@@ -79,10 +75,12 @@ class Fleet:
 
     async def provision(self, file: Path) -> None:
         """Provision the ICEs of a CSV file; the command ends with status 1 if anything was refused."""
-        rows = _read(file)
+        fleet = read_fleet(read_file(file))
+        refuse_faults(fleet.faults)
+        rows = fleet.rows
         try:
             plan = await self._plan(rows)
-            _refuse_faults(plan.faults)
+            refuse_faults(plan.faults)
             self._tokens.make()
         except OSError as error:
             refuse(f"{self._tokens.path} cannot be used: {error.strerror}", os.EX_CONFIG)
@@ -119,7 +117,7 @@ class Fleet:
                 else:
                     doubtful.append(row)
         for row, ice in zip(
-            there, await _at_once(self._admin.ice, [row.ice_name for row in there]), strict=True
+            there, await at_once(self._admin.ice, [row.ice_name for row in there]), strict=True
         ):
             self._sort_existing(plan, row, ice)
         if doubtful:
@@ -132,7 +130,7 @@ class Fleet:
         if self._tokens.holds(row.ice_name):
             file = self._tokens.file(row.ice_name)
             reason = f"{file} is there, but no such ICE: the token is of another one"
-            plan.faults.append(FleetFault(row.line, None, reason))
+            plan.faults.append(CsvFault(row.line, None, reason))
         else:
             plan.new.append(row)
 
@@ -165,7 +163,7 @@ class Fleet:
                 reason = f"there is no user {quoted(name)}; --add-users adds who is missing"
             else:
                 reason = f"{name} is disabled" if known else "is not accepted; try again"
-            plan.faults.append(FleetFault(row.line, "user", reason))
+            plan.faults.append(CsvFault(row.line, "user", reason))
 
     # --- doing it -------------------------------------------------------------------------------
 
@@ -196,7 +194,7 @@ class Fleet:
 
         if users:
             print_notice(f"adding {len(users):,} user{'' if len(users) == 1 else 's'}")
-            await _at_once(add, users)
+            await at_once(add, users)
 
     @staticmethod
     def _requests(plan: _Plan) -> Iterator[tuple[list[FleetRow], dict[str, Any]]]:
@@ -239,7 +237,7 @@ class Fleet:
                 tokens.append((row.ice_name, item.token))
             else:
                 reason = problem(item.code or "internal").detail
-                self._failures.append(str(FleetFault(row.line, row.ice_name, reason)))
+                self._failures.append(str(CsvFault(row.line, row.ice_name, reason)))
         try:
             failed = await asyncio.to_thread(self._tokens.write, tokens)
         except OSError as error:
@@ -252,39 +250,15 @@ class Fleet:
         ]
 
 
-def _read(file: Path) -> list[FleetRow]:
-    """The rows of the file; its faults end the command."""
-    try:
-        with file.open("rb") as opened:
-            data = opened.read(_MAX_FILE + 1)
-        text = decoded(data)
-    except OSError as error:
-        refuse(f"{file} cannot be read: {error.strerror}", os.EX_CONFIG)
-    except UnicodeDecodeError:
-        refuse(f"{file} is not text in UTF-8")
-    if len(data) > _MAX_FILE:
-        refuse(f"{file} is longer than {_MAX_FILE // 1024 // 1024} MiB")
-    fleet = read_fleet(text)
-    _refuse_faults(fleet.faults)
-    return fleet.rows
-
-
-def _refuse_faults(faults: Sequence[FleetFault]) -> None:
-    if faults:
-        for fault in faults:
-            print_stderr(str(fault))
-        refuse(f"{len(faults):,} fault{'' if len(faults) == 1 else 's'}; nothing was done")
-
-
-def _difference(row: FleetRow, ice: IceDocument) -> FleetFault | None:
+def _difference(row: FleetRow, ice: IceDocument) -> CsvFault | None:
     """How an existing ICE differs from its row."""
     there = f"there is an ICE {ice.ice_name}"
     if row.ice_name != ice.ice_name:
-        return FleetFault(row.line, "ice_name", f"{there} already, in other letters")
+        return CsvFault(row.line, "ice_name", f"{there} already, in other letters")
     if row.ice_type != ice.ice_type:
-        return FleetFault(row.line, "ice_type", f"{there} already, which is {ice.ice_type}")
+        return CsvFault(row.line, "ice_type", f"{there} already, which is {ice.ice_type}")
     if fold_user(row.user or "") != fold_user(ice.provisionedto or ""):
-        return FleetFault(row.line, "user", f"{there} already, of {ice.provisionedto}")
+        return CsvFault(row.line, "user", f"{there} already, of {ice.provisionedto}")
     return None
 
 
@@ -312,24 +286,6 @@ def _portions(rows: Iterable[FleetRow]) -> Iterator[list[FleetRow]]:
         size += length
     if portion:
         yield portion
-
-
-async def _at_once(call: Callable[[T], Awaitable[R]], values: Sequence[T]) -> list[R]:
-    """The results for all values, some at a time; the first failure ends it."""
-    results: dict[int, R] = {}
-    rest = iter(enumerate(values))
-
-    async def work() -> None:
-        for place, value in rest:
-            results[place] = await call(value)
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(_AT_ONCE, len(values))):
-                group.create_task(work())
-    except* (Refused, StoreUnavailable) as errors:
-        raise errors.exceptions[0] from None
-    return [results[place] for place in range(len(values))]
 
 
 @contextlib.contextmanager

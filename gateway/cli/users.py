@@ -22,6 +22,7 @@ from gateway.cli.leavers import (
     tokens_option,
 )
 from gateway.cli.target import with_admin, with_admin_of_new
+from gateway.core.accounts import Origin
 from gateway.core.roles import Role
 from gateway.core.secret import Secret
 from gateway.core.text import UTF_16, decoded
@@ -30,7 +31,8 @@ from gateway.services.passwords import RULE
 _MAX_INPUT = 64 * 1024
 """Bytes that are read from standard input; a password is shorter."""
 _HEADINGS: Final = (
-    *("NAME", "ROLE", "CREATED", "DISABLED", "PASSWORD", "ORIGIN", "ICES", "LOGINS", "LAST LOGIN"),
+    *("NAME", "ROLE", "CREATED", "DISABLED", "PASSWORD", "ORIGIN", "SUBJECT", "ICES", "LOGINS"),
+    "LAST LOGIN",
 )
 _role = click.Choice([role.value for role in Role])
 
@@ -115,6 +117,40 @@ async def enable(admin: Admin, name: str) -> None:
 async def set_role(admin: Admin, name: str, role: str) -> None:
     """Change a user's role."""
     await admin.change_user(name, {"role": role})
+
+
+@users.command("set-login")
+@click.argument("name")
+@click.argument("origin", type=click.Choice([origin.value for origin in Origin]))
+@click.option(
+    "--subject", metavar="SUB", help="The issuer's name of the user, their `sub`; for sso."
+)
+@with_admin
+async def set_login(admin: Admin, name: str, origin: str, *, subject: str | None) -> None:
+    """Have a user log in by single sign-on, as SUB of the issuer, or by password.
+
+    The logins of the user end. For sso their password is deleted; for local, set one.
+    """
+    if (subject is None) is (origin == Origin.SSO):
+        raise click.UsageError("sso needs --subject, and local has none")
+    named = {} if subject is None else {"subject": subject}
+    await admin.change_user(name, {"origin": origin, **named})
+
+
+@users.command()
+@click.option(
+    "--from",
+    "file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    help="A CSV file with the columns user and subject.",
+)
+@with_admin
+async def link(admin: Admin, *, file: Path) -> None:
+    """Link many users to their subjects at the issuer, as `set-login NAME sso` does."""
+    from gateway.cli.user_links import link_users
+
+    await link_users(admin, file)
 
 
 @users.command("set-password")

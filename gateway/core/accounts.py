@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
@@ -79,6 +79,19 @@ class User:
         """Whether the user is an admin and enabled."""
         return self.role is Role.ADMIN and self.disabledon is None
 
+    @property
+    def identity(self) -> tuple[Origin | None, str | None, str | None]:
+        """By what the user is known when they log in: origin, issuer and subject."""
+        return self.origin, self.issuer, self.subject
+
+    def linked(self, issuer: str, subject: str) -> User:
+        """The user as the one whom `issuer` knows as `subject`; a password is forgotten."""
+        return replace(self, origin=Origin.SSO, issuer=issuer, subject=subject, password_hash=None)
+
+    def made_local(self) -> User:
+        """The user as one who logs in by a password, if they have or get one."""
+        return replace(self, origin=Origin.LOCAL, issuer=None, subject=None)
+
 
 class TokenState(enum.StrEnum):
     """Whether an API token is valid, and if not, why."""
@@ -88,6 +101,8 @@ class TokenState(enum.StrEnum):
     REVOKED = "revoked"
     DISABLED = "disabled"
     """Its owner is disabled."""
+    RESTING = "resting"
+    """Its owner, of origin `sso`, has not logged in for too long; their next login wakes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +132,12 @@ class ApiToken:
         """Its place in the order of listings."""
         return f"{to_text(self.createdon)} {self.id}"
 
-    def state(self, now: datetime, *, owner_disabled: bool) -> TokenState:
-        """Its state at `now`; only a `GOOD` token authenticates."""
+    def state(self, now: datetime, *, owner_disabled: bool, owner_rests: bool) -> TokenState:
+        """Its state at `now`; only a `GOOD` token authenticates. `owner_rests` is of `LoginRules.rests`."""
         if self.revokedon is not None:
             return TokenState.REVOKED
         if owner_disabled:
             return TokenState.DISABLED
-        expired = self.expireson is not None and now >= self.expireson
-        return TokenState.EXPIRED if expired else TokenState.GOOD
+        if self.expireson is not None and now >= self.expireson:
+            return TokenState.EXPIRED
+        return TokenState.RESTING if owner_rests else TokenState.GOOD

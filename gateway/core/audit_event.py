@@ -57,6 +57,8 @@ class AuditAction(enum.StrEnum):
     ADD_USER = "add-user"
     SET_ROLE = "set-role"
     SET_PASSWORD = "set-password"  # noqa: S105 - an action
+    SET_LOGIN = "set-login"
+    """A user was linked to a subject of an issuer, or made local."""
     DISABLE_USER = "disable-user"
     ENABLE_USER = "enable-user"
     LOG_IN = "log-in"

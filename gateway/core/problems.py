@@ -94,6 +94,16 @@ _CATALOGUE: Final = {
         "This ICE or pool has too many schedules, or there are too many in all: delete one first.",
     ),
     "user-exists": (409, "The user exists", "Choose another user name."),
+    "subject-in-use": (
+        409,
+        "The subject is of another user",
+        "The issuer's subject belongs to another user: make that one local first.",
+    ),
+    "no-password": (
+        409,
+        "Not by password",
+        "This user does not log in by password.",
+    ),
     "reset": (
         409,
         "The log ends before",

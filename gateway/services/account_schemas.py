@@ -5,22 +5,27 @@ Tested in tests/gateway/admin/api/test_users.py.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from gateway.core.accounts import ApiToken, Origin
+from gateway.core.accounts import ApiToken, Origin, TokenState
 from gateway.core.ice import Action, Status
 from gateway.core.revocation import Drop
 from gateway.core.roles import Role
-from gateway.services.accounts import Changed
+from gateway.services.accounts import AccountService
 from gateway.services.leavers import Left
 from gateway.services.schemas import Time, described
+from gateway.services.user_changes import Changed
 from gateway.store.accounts import ListedUser
 
 
 class UserDocument(msgspec.Struct, kw_only=True):
-    """A user: the number of ICEs tagged to them and of their logins now, and when they last logged in."""
+    """A user: the number of ICEs tagged to them and of their logins now, and when they last logged in.
+
+    `origin` is null for a user from before single sign-on; `subject` is the issuer's name of a user of origin `sso`.
+    """
 
     name: str
     role: Role
@@ -28,6 +33,7 @@ class UserDocument(msgspec.Struct, kw_only=True):
     disabledon: Time | None
     has_password: bool
     origin: Origin | None
+    subject: str | None
     ices: int
     logins: int
     lastlogin: Time | None
@@ -69,7 +75,8 @@ class UserPage(msgspec.Struct):
 class ApiTokenDocument(msgspec.Struct, kw_only=True):
     """An API token. With `ice_name` or `pool` it may only operate that ICE or pool; with `accounts` it may change accounts.
 
-    `lastused` is exact to a minute; `madeby` is the token, login or command that made it, null if not known.
+    `lastused` is exact to a minute; `madeby` is the token, login or command that made it, null if not known. Only a
+    `good` token authenticates.
     """
 
     id: str
@@ -83,6 +90,7 @@ class ApiTokenDocument(msgspec.Struct, kw_only=True):
     revokedon: Time | None
     lastused: Time | None
     madeby: str | None
+    state: TokenState
 
 
 class ApiTokenPage(msgspec.Struct):
@@ -132,10 +140,9 @@ def left_document(left: Left) -> LeftDocument:
     return LeftDocument(items, left.dropped, left.unconfirmed)
 
 
-def me_document(listed: ListedUser, logins: int, token: ApiToken | None) -> MeDocument:
+def me_document(listed: ListedUser, logins: int, api_token: ApiTokenDocument | None) -> MeDocument:
     """Describe the caller."""
-    made = None if token is None else api_token_document(token)
-    return described(MeDocument, listed.user, **_counts_of(listed, logins), api_token=made)
+    return described(MeDocument, listed.user, **_counts_of(listed, logins), api_token=api_token)
 
 
 def _counts_of(listed: ListedUser, logins: int) -> dict[str, Any]:
@@ -143,6 +150,13 @@ def _counts_of(listed: ListedUser, logins: int) -> dict[str, Any]:
     return {"has_password": has_password, "ices": listed.ices, "logins": logins}
 
 
-def api_token_document(token: ApiToken) -> ApiTokenDocument:
+def api_token_document(token: ApiToken, state: TokenState) -> ApiTokenDocument:
     """Describe an API token, without its hash."""
-    return described(ApiTokenDocument, token, name=token.label)
+    return described(ApiTokenDocument, token, name=token.label, state=state)
+
+
+async def api_token_documents(
+    accounts: AccountService, tokens: Sequence[ApiToken]
+) -> list[ApiTokenDocument]:
+    """Describe API tokens with their present states."""
+    return list(map(api_token_document, tokens, await accounts.token_states(tokens)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -22,12 +22,21 @@ from gateway.core.accounts import (
     can_be_new_user,
 )
 from gateway.core.audit_event import Actor, AuditAction, Event, Via
+from gateway.core.login_rules import LoginRules
 from gateway.core.problems import Problem, invalid, problem, quoted
 from gateway.core.roles import Caller, Role
 from gateway.core.secret import Secret
 from gateway.core.times import MAX_DURATION, Clock, later, to_text_or_none
-from gateway.services.leavers import LeaverIce, LeaverIces, Leavers, Left, NextUser
+from gateway.services.leavers import LeaverIce, LeaverIces, Leavers, NextUser
 from gateway.services.passwords import Passwords, check_password
+from gateway.services.user_changes import (
+    Change,
+    Changed,
+    check_origin,
+    ends_admin,
+    last_admin,
+    refuse_login,
+)
 from gateway.store import accounts, events, ices, logins, pools
 from gateway.store.accounts import Accounts
 from gateway.store.engine import AppendedEvent, Engine, StoreUnavailable, Transaction
@@ -43,46 +52,11 @@ _MAX_NOTED: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class NewToken:
-    """An API token and its secret, which is shown once."""
+    """An API token, its present state, and its secret, which is shown once."""
 
     token: ApiToken
+    state: TokenState
     secret: Secret
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """What to change of a user; None leaves it as it is.
-
-    With `expected_hash` nothing is changed unless the password is still the one of that hash. `ices` says what
-    becomes of the ICEs of a user who is disabled by this, or was before.
-    """
-
-    role: Role | None = None
-    disabled: bool | None = None
-    password: Secret | None = None
-    expected_hash: str | None = None
-    ices: LeaverIces | None = None
-
-    def apply(self, user: User, password_hash: str | None, now: datetime) -> User:
-        """The user after the change; `password_hash` is that of the new password."""
-        disabledon = user.disabledon
-        if self.disabled is not None:
-            disabledon = (disabledon or now) if self.disabled else None
-        return replace(
-            user,
-            role=self.role or user.role,
-            disabledon=disabledon,
-            password_hash=password_hash or user.password_hash,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Changed:
-    """A user after a change, how many of their logins it ended, and what became of their ICEs, if it said so."""
-
-    user: User
-    logins_ended: int
-    left: Left
 
 
 _Unit = tuple[User, int, list[LeaverIce], list[AppendedEvent]]
@@ -93,9 +67,16 @@ class AccountService(Accounts):
     """Reads and changes users and API tokens. Every method raises `StoreUnavailable`."""
 
     def __init__(
-        self, *, engine: Engine, clock: Clock, passwords: Passwords, leavers: Leavers
+        self,
+        *,
+        engine: Engine,
+        clock: Clock,
+        passwords: Passwords,
+        leavers: Leavers,
+        rules: LoginRules,
     ) -> None:
         super().__init__(engine)
+        self.rules = rules
         self._clock = clock
         self._leavers = leavers
         self._ices = Ices(engine)
@@ -129,6 +110,9 @@ class AccountService(Accounts):
 
         The login of the cookie `keep` outlives a new password. After a change of ICEs it waits for the nodes.
         """
+        refused = check_origin(self.rules, wanted.origin, wanted.subject)
+        if refused is not None:
+            return refused
         digest = None if wanted.password is None else await self._hash(wanted.password)
         if isinstance(digest, Problem):
             return digest
@@ -138,7 +122,9 @@ class AccountService(Accounts):
 
         async def unit(transaction: Transaction) -> _Unit | Problem:
             # Read in this transaction, so that no concurrent change, such as disabling, is undone.
-            [before, *others], admins = await accounts.find_with_admins(transaction, named, now)
+            [before, *others], admins = await accounts.find_with_admins(
+                transaction, named, self.rules, now
+            )
             if before is None:
                 return _no_user(name)
             if wanted.expected_hash not in (None, before.password_hash):
@@ -148,11 +134,14 @@ class AccountService(Accounts):
             )
             if isinstance(planned, Problem):
                 return planned
-            user = wanted.apply(before, digest, now)
+            user = wanted.apply(before, digest, self.rules.issuer, now)
+            refused = await refuse_login(transaction, before, user, wanted)
+            if refused is not None:
+                return refused
             # By command the operator of the machine can always administer.
-            lasts = before.administers and not user.administers and actor.via is not Via.COMMAND
+            lasts = ends_admin(self.rules, before, user) and actor.via is not Via.COMMAND
             if lasts and not admins - {before.name}:
-                return problem("last-admin")
+                return last_admin(self.rules)
             # Before the rest of their tokens expire, which changes the entries that the plan has read.
             logged = await self._leavers.carry_out(transaction, actor, planned, now)
             ended = await self._apply(
@@ -183,6 +172,21 @@ class AccountService(Accounts):
             ended += await logins.end_all_of(transaction, user.name, kept)
             self._log(
                 transaction, actor, AuditAction.SET_PASSWORD, user=user.name, logins_ended=ended
+            )
+        if user.identity != before.identity:
+            # An admin who only marks themselves as local stays logged in.
+            moved = Origin.SSO in (before.origin, user.origin)
+            more = await logins.end_all_of(transaction, user.name) if moved else 0
+            ended += more
+            self._log(
+                transaction,
+                actor,
+                AuditAction.SET_LOGIN,
+                user=user.name,
+                origin=user.origin,
+                issuer=user.issuer,
+                subject=user.subject,
+                logins_ended=more,
             )
         if wanted.role is not None:
             self._log(transaction, actor, AuditAction.SET_ROLE, user=user.name, role=user.role)
@@ -290,7 +294,7 @@ class AccountService(Accounts):
                 accounts=made.accounts,
             )
             await accounts.add_token(transaction, made, event)
-            return NewToken(made, secret)
+            return NewToken(made, self._state(made, user, now), secret)
 
         return await self._engine.write(unit)
 
@@ -310,7 +314,7 @@ class AccountService(Accounts):
         """The names of those without whom nobody could administer any more."""
         enabled = [user.name for user in users if user.administers]
         # Of two, each has another.
-        able = await self.administering(self._clock(), 2) if enabled else []
+        able = await self.administering(self.rules, self._clock(), 2) if enabled else []
         return frozenset(name for name in enabled if not set(able) - {name})
 
     async def authenticate(self, secret: Secret) -> Caller | None:
@@ -319,12 +323,22 @@ class AccountService(Accounts):
         if found is None:
             return None
         token, user = found
-        disabled = user.disabledon is not None
         now = self._clock()
-        if token.state(now, owner_disabled=disabled) is not TokenState.GOOD:
+        if self._state(token, user, now) is not TokenState.GOOD:
             return None
         self._see(token, now)
         return Caller(user.name, user.role, token.ice_name, token.id, token.accounts, token.pool)
+
+    async def token_states(self, tokens: Sequence[ApiToken]) -> list[TokenState]:
+        """The present states of API tokens, in their order."""
+        owners = await self.named(token.user for token in tokens)
+        now = self._clock()
+        return [self._state(token, owners[token.user], now) for token in tokens]
+
+    def _state(self, token: ApiToken, owner: User, now: datetime) -> TokenState:
+        disabled = owner.disabledon is not None
+        rests = self.rules.rests(owner, now)
+        return token.state(now, owner_disabled=disabled, owner_rests=rests)
 
     def _see(self, token: ApiToken, now: datetime) -> None:
         """Have the last use written if it is due; the request does not wait for the store."""

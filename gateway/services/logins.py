@@ -24,9 +24,10 @@ from gateway.core.rate_limit import RateLimiter, source
 from gateway.core.roles import Caller
 from gateway.core.secret import Secret
 from gateway.core.times import Clock
-from gateway.services.accounts import AccountService, Change, Changed
+from gateway.services.accounts import AccountService
 from gateway.services.login_failures import FailureReason, LoginFailures
 from gateway.services.passwords import Passwords, TooBusy, check_password
+from gateway.services.user_changes import Change, Changed
 from gateway.store import events, logins
 from gateway.store.accounts import Accounts, find_user
 from gateway.store.engine import Engine, StoreUnavailable, Transaction
@@ -101,6 +102,10 @@ class LoginService:
         refused = check_password(new, "new")
         if refused is not None:
             return refused
+
+        found = await self._accounts.user(actor.name)
+        if found is not None and not self._rules.by_password(found):
+            return problem("no-password")
 
         async def confirmed(user: User, _: str) -> User:
             return user

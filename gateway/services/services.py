@@ -99,7 +99,11 @@ class Services:
             PoolService(engine=engine, clock=clock),
             ScheduleService(engine=engine, clock=clock, requests=operations, decided=decided),
             AccountService(
-                engine=engine, clock=clock, passwords=passwords, leavers=Leavers(**acts)
+                engine=engine,
+                clock=clock,
+                passwords=passwords,
+                leavers=Leavers(**acts),
+                rules=rules,
             ),
             LoginService(
                 engine=engine,

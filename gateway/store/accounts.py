@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 from gateway.core.accounts import ApiToken, User, fold_user
 from gateway.core.audit_event import Event
+from gateway.core.login_rules import LoginRules
 from gateway.core.times import to_text
 from gateway.store import events
 from gateway.store.engine import (
@@ -28,12 +29,7 @@ from gateway.store.engine import (
 
 USER_COLUMNS: Final = tuple(User.__dataclass_fields__)
 _USER: Final = ", ".join(USER_COLUMNS)
-_ADMINISTERS: Final = (
-    "(role = 'admin' AND disabledon IS NULL AND (password_hash IS NOT NULL OR EXISTS ("
-    "SELECT 1 FROM api_tokens a WHERE a.user_name = users.name AND a.ice_name IS NULL AND a.pool IS NULL"
-    " AND a.revokedon IS NULL AND (a.expireson IS NULL OR a.expireson > $2))))"
-)
-"""SQL for an enabled admin who has a password or a good API token; `$2` is the present."""
+_NOT_SSO: Final = "COALESCE(origin, 'local') = 'local'"
 _TOKEN_COLUMNS: Final = tuple(
     "user_name" if name == "user" else name for name in ApiToken.__dataclass_fields__
 )
@@ -105,19 +101,20 @@ async def find_users(transaction: Transaction, names: Sequence[str]) -> dict[str
 
 
 async def find_with_admins(
-    transaction: Transaction, names: Sequence[str], now: datetime
+    transaction: Transaction, names: Sequence[str], rules: LoginRules, now: datetime
 ) -> tuple[list[User | None], set[str]]:
     """The users of these names, case folded, and the exact names of all users who can administer.
 
-    These are enabled admins who have a password or a good API token. All of them are locked until the transaction
-    ends, so that of two admins who disable each other one stays; in one order, so that nobody waits in a circle.
+    All of them are locked until the transaction ends, so that of two admins who disable each other one stays; in one
+    order, so that nobody waits in a circle.
     """
     folded = [fold_user(name) for name in names]
+    params: list[object] = [as_json(folded)]
+    able = _able(rules, now, params)
     rows = await transaction.hold(
-        f"SELECT {_USER}, CASE WHEN {_ADMINISTERS} THEN 1 ELSE 0 END FROM users"
-        f" WHERE {is_in('name_folded', 1)} OR {_ADMINISTERS} ORDER BY name_folded",
-        as_json(folded),
-        to_text(now),
+        f"SELECT {_USER}, CASE WHEN {able} THEN 1 ELSE 0 END FROM users"
+        f" WHERE {is_in('name_folded', 1)} OR {able} ORDER BY name_folded",
+        *params,
     )
     users = {fold_user(row[0]): user_from_row(row[:-1]) for row in rows}
     return [users.get(name) for name in folded], {row[0] for row in rows if row[-1]}
@@ -259,14 +256,21 @@ class Accounts:
         rows = await self._engine.fetch(f"{_LISTED} WHERE name_folded = $1", fold_user(name))
         return _listed(rows[0]) if rows else None
 
-    async def administering(self, now: datetime, limit: int) -> list[str]:
+    async def administering(self, rules: LoginRules, now: datetime, limit: int) -> list[str]:
         """The names of at most `limit` users who can administer."""
+        params: list[object] = [limit]
+        able = _able(rules, now, params)
         rows = await self._engine.fetch(
-            f"SELECT name FROM users WHERE {_ADMINISTERS} ORDER BY name_folded LIMIT $1",
-            limit,
-            to_text(now),
+            f"SELECT name FROM users WHERE {able} ORDER BY name_folded LIMIT $1", *params
         )
         return [name for (name,) in rows]
+
+    async def named(self, names: Iterable[str]) -> dict[str, User]:
+        """The users of these exact names."""
+        rows = await self._engine.fetch(
+            f"SELECT {_USER} FROM users WHERE {is_in('name', 1)}", as_json(sorted(set(names)))
+        )
+        return {row[0]: user_from_row(row) for row in rows}
 
     async def tokens(self) -> list[ApiToken]:
         """All API tokens, oldest first."""
@@ -325,6 +329,28 @@ class Accounts:
 def user_from_row(row: Row) -> User:
     """A row of `USER_COLUMNS`."""
     return from_columns(User, row, f"the user {row[0]}")
+
+
+def _able(rules: LoginRules, now: datetime, params: list[object]) -> str:
+    """SQL for an enabled admin who can administer; its parameters are added to `params`.
+
+    With single sign-on this needs a password, as `LoginRules.keeps_admin` says; without, a good API token will do.
+    """
+    by_password = "origin = 'local'" if rules.required else _NOT_SSO
+    able = f"password_hash IS NOT NULL AND {by_password}"
+    if not rules.issuer:
+        params.append(to_text(now))
+        awake = "TRUE"
+        token = (
+            "EXISTS (SELECT 1 FROM api_tokens a WHERE a.user_name = users.name AND a.ice_name IS NULL"
+            " AND a.pool IS NULL AND a.revokedon IS NULL"
+            f" AND (a.expireson IS NULL OR a.expireson > ${len(params)}))"
+        )
+        if rules.tokens_after is not None:
+            params.append(to_text(now - rules.tokens_after))
+            awake = f"({_NOT_SSO} OR lastlogin > ${len(params)})"
+        able = f"{able} OR {awake} AND {token}"
+    return f"(role = 'admin' AND disabledon IS NULL AND ({able}))"
 
 
 def _matching(where: TokenFilter, params: list[object], place: str | None = None) -> str:

@@ -119,7 +119,7 @@ def login_rules(**changes) -> LoginRules:
     return LoginRules(**rules | {"issuer": ISSUER} | changes)
 
 
-def account_service(engine, keys) -> AccountService:
+def account_service(engine, keys, rules: LoginRules | None = None) -> AccountService:
     """The service at `NOW`; `keys` is the file of the token keys."""
     leavers = Leavers(
         engine=engine,
@@ -128,7 +128,13 @@ def account_service(engine, keys) -> AccountService:
         registration_ttl=60,
         confirmer=Acknowledgements(Nodes(engine.fetch), lambda: NOW),
     )
-    return AccountService(engine=engine, clock=lambda: NOW, passwords=Passwords(), leavers=leavers)
+    return AccountService(
+        engine=engine,
+        clock=lambda: NOW,
+        passwords=Passwords(),
+        leavers=leavers,
+        rules=rules or login_rules(issuer=""),
+    )
 
 
 async def add(engine, ice: Ice):

@@ -152,10 +152,12 @@ async def test_whether_another_user_administers(engine):
     await add_user(engine, "root", Role.ADMIN, "hash")
     await add_user(engine, "tagged", Role.ADMIN)
 
+    rules = login_rules(issuer="")
+
     async def found(name):
         names = [name, "Alice"]
         [user, alice], admins = await engine.write(
-            lambda t: accounts.find_with_admins(t, names, minutes(5))
+            lambda t: accounts.find_with_admins(t, names, rules, minutes(5))
         )
         assert alice.name == "alice"
         return user, admins
@@ -176,8 +178,8 @@ async def test_whether_another_user_administers(engine):
     assert await found("nobody") == (None, {"root"})
     await add_token(engine, ApiToken("t3", "tagged", "z", digest("z"), NOW))
     assert await found("root") == (root, {"root", "tagged"}), "a good API token is enough"
-    assert await Accounts(engine).administering(minutes(5), 2) == ["root", "tagged"]
-    assert await Accounts(engine).administering(minutes(5), 1) == ["root"]
+    assert await Accounts(engine).administering(rules, minutes(5), 2) == ["root", "tagged"]
+    assert await Accounts(engine).administering(rules, minutes(5), 1) == ["root"]
 
 
 async def test_of_admins_who_disable_each_other_one_stays(engine, tmp_path):

@@ -107,9 +107,8 @@ async def listing(request: web.Request, query: ApiTokenQuery, place: str | None)
         await accounts.tokens_before(where, query.limit + 1, place), query.limit
     )
     cursor = None if last is None else encode_cursor(last.place)
-    return json_response(
-        account_schemas.ApiTokenPage(list(map(account_schemas.api_token_document, page)), cursor)
-    )
+    items = await account_schemas.api_token_documents(accounts, page)
+    return json_response(account_schemas.ApiTokenPage(items, cursor))
 
 
 async def create(
@@ -128,16 +127,17 @@ async def create(
             by_token=request[CALLER].token,
         )
     )
-    document = account_schemas.ApiTokenMade(
-        account_schemas.api_token_document(made.token), made.secret.reveal()
-    )
+    token = account_schemas.api_token_document(made.token, made.state)
+    document = account_schemas.ApiTokenMade(token, made.secret.reveal())
     location = f"{request.path}/{made.token.id}"
     return json_response(document, status=201, headers={"Location": location})
 
 
-async def show(request: web.Request, token: ApiToken) -> web.Response:  # noqa: ARG001 - `route` has found it
+async def show(request: web.Request, token: ApiToken) -> web.Response:
     """Show an API token."""
-    return json_response(account_schemas.api_token_document(token))
+    accounts = admin_context(request).services.accounts
+    [document] = await account_schemas.api_token_documents(accounts, [token])
+    return json_response(document)
 
 
 async def revoke(request: web.Request, token: ApiToken) -> web.Response:

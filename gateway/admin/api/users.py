@@ -26,14 +26,16 @@ from gateway.admin.api.requests import (
 )
 from gateway.admin.auth import actor, login_cookie
 from gateway.admin.context import CALLER, admin_context
-from gateway.core.accounts import MAX_USER_NAME, fold_user
+from gateway.core.accounts import MAX_USER_NAME, Origin, fold_user
+from gateway.core.login_rules import MAX_SUBJECT
 from gateway.core.problems import invalid, problem, quoted
 from gateway.core.roles import Need, Role
 from gateway.core.secret import Secret
 from gateway.services import account_schemas
-from gateway.services.accounts import Change, check_name
+from gateway.services.accounts import check_name
 from gateway.services.leavers import LeaverIces
 from gateway.services.passwords import MAX_BYTES, MIN_LENGTH, check_password
+from gateway.services.user_changes import Change, check_origin
 from gateway.store.accounts import ListedUser
 from gateway.web.responses import RequestRefused, json_response, no_content
 
@@ -43,6 +45,13 @@ NewPassword = Annotated[
 """The description only; `check_password` names the rule in words."""
 NewName = Annotated[
     str, msgspec.Meta(extra_json_schema={"minLength": 1, "maxLength": MAX_USER_NAME})
+]
+
+Subject = Annotated[
+    str,
+    msgspec.Meta(
+        extra_json_schema={"minLength": 1, "maxLength": MAX_SUBJECT, "pattern": "^[ -~]*$"}
+    ),
 ]
 
 
@@ -57,13 +66,16 @@ class NewUser(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
 class UserChanges(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """Body of PATCH /users/{name}: all of it is done, or nothing.
 
-    `ices` says what becomes of the ICEs of a user who is disabled.
+    `ices` says what becomes of the ICEs of a user who is disabled. `subject` is the issuer's `sub` of a user whose
+    `origin` becomes `sso`.
     """
 
     role: Role | msgspec.UnsetType = msgspec.UNSET
     disabled: bool | msgspec.UnsetType = msgspec.UNSET
     password: NewPassword | msgspec.UnsetType = msgspec.UNSET
     ices: LeaverIces | msgspec.UnsetType = msgspec.UNSET
+    origin: Origin | msgspec.UnsetType = msgspec.UNSET
+    subject: Subject | msgspec.UnsetType = msgspec.UNSET
 
 
 class PasswordChange(msgspec.Struct, forbid_unknown_fields=True):
@@ -120,6 +132,8 @@ async def _changes(request: web.Request) -> tuple[Change]:
     if "password" in wanted:
         wanted["password"] = Secret(wanted["password"])
         unwrap(check_password(wanted["password"]))
+    rules = admin_context(request).services.accounts.rules
+    unwrap(check_origin(rules, wanted.get("origin"), wanted.get("subject")))
     if "ices" in wanted and wanted.get("disabled") is not True:
         raise RequestRefused(invalid("ices", "only together with `disabled`: true"))
     return (Change(**wanted),)
@@ -170,7 +184,7 @@ async def show(request: web.Request) -> web.Response:
 
 
 async def change(request: web.Request, wanted: Change) -> web.Response:
-    """Change a user's role or password, disable or enable them; answers with the user, and what they left."""
+    """Change a user's role, password or origin, disable or enable them; answers with the user, and what they left."""
     name = request.match_info["name"]
     accounts = admin_context(request).services.accounts
     done = unwrap(await accounts.change(actor(request), name, wanted, keep=login_cookie(request)))
@@ -185,7 +199,10 @@ async def me(request: web.Request) -> web.Response:
     listed, logins = await _listed(request, caller.user)
     accounts = admin_context(request).services.accounts
     token = None if caller.token is None else await accounts.token(caller.token)
-    return json_response(account_schemas.me_document(listed, logins, token))
+    shown = (
+        None if token is None else (await account_schemas.api_token_documents(accounts, [token]))[0]
+    )
+    return json_response(account_schemas.me_document(listed, logins, shown))
 
 
 async def set_own_password(request: web.Request, old: Secret, new: Secret) -> web.Response:

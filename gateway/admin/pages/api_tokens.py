@@ -83,10 +83,8 @@ async def page(request: web.Request) -> web.StreamResponse:
 
 async def token_rows(request: web.Request, found: Sequence[ApiToken]) -> list[Row]:
     """Tokens with their present states."""
-    admin = admin_context(request)
-    disabled = await admin.services.accounts.disabled_among([token.user for token in found])
-    now = admin.clock()
-    return [Row(token, token.state(now, owner_disabled=token.user in disabled)) for token in found]
+    states = await admin_context(request).services.accounts.token_states(found)
+    return list(map(Row, found, states))
 
 
 async def create(request: web.Request) -> web.StreamResponse:

@@ -20,7 +20,8 @@ from gateway.admin.context import admin_context
 from gateway.admin.pages.base import form, render
 from gateway.admin.pages.ices import LABELS
 from gateway.core.audit_event import Via
-from gateway.core.fleet_csv import Fleet, FleetFault, FleetRow, read_fleet
+from gateway.core.csv_table import CsvFault
+from gateway.core.fleet_csv import Fleet, FleetRow, read_fleet
 from gateway.core.problems import invalid
 from gateway.core.roles import Need, Role
 from gateway.services.bulk_actions import MAX_BULK, BulkDone, BulkOutcome, NewIce
@@ -59,7 +60,7 @@ async def check(request: web.Request) -> web.StreamResponse:
             elif outcome.problem == _NO_USER:
                 without_user.append(row)
             else:
-                faults.append(FleetFault(row.line, None, outcome.problem.detail))
+                faults.append(CsvFault(row.line, None, outcome.problem.detail))
     faults.sort(key=lambda fault: fault.line)
     context: dict[str, Any] = {
         "possible": len(possible),

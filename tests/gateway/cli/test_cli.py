@@ -236,7 +236,7 @@ def test_user_is_added_without_a_word(cli, role):
     assert re.fullmatch(TIME, user.pop("createdon"))
     assert (user.pop("ices"), user.pop("logins"), user.pop("lastlogin")) == (0, 0, None)
     assert (user.pop("origin"), user.pop("has_password")) == ("local", False)
-    assert user == {"name": "Bob B.", "role": role, "disabledon": None}
+    assert user == {"name": "Bob B.", "role": role, "disabledon": None, "subject": None}
 
 
 def test_password_is_read_from_stdin_and_kept_as_a_hash(cli):
@@ -371,10 +371,10 @@ def test_listing_of_users_for_people(cli):
     heading, row = cli.done("users", "list").splitlines()
     assert (
         " ".join(heading.split())
-        == "NAME ROLE CREATED DISABLED PASSWORD ORIGIN ICES LOGINS LAST LOGIN"
+        == "NAME ROLE CREATED DISABLED PASSWORD ORIGIN SUBJECT ICES LOGINS LAST LOGIN"
     )
     assert row.split()[:2] == ["bob", "member"]
-    assert row.split()[3:] == ["-", "no", "local", "0", "0", "-"]
+    assert row.split()[3:] == ["-", "no", "local", "-", "0", "0", "-"]
 
 
 # --- API tokens --------------------------------------------------------------------------------
