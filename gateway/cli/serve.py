@@ -18,6 +18,7 @@ from gateway.cli.common import (
     FILE,
     exit_on_error,
     open_context,
+    print_notice,
     refuse,
     run,
     settings_from,
@@ -26,11 +27,13 @@ from gateway.cli.common import (
 from gateway.cli.users import ask_password
 from gateway.core.roles import Role
 from gateway.core.secret import Secret
+from gateway.core.times import utc_now
 from gateway.runtime import eventloop
-from gateway.runtime.settings import Settings
+from gateway.runtime.settings import BadSetting, Settings
 from gateway.runtime.signals import Callback, signals
 from gateway.runtime.sockets import open_listeners
 from gateway.runtime.standard_streams import coupled, decouple
+from gateway.services.local_admins import missing_local_admin
 
 
 @click.command()
@@ -86,6 +89,7 @@ def _run(settings: Settings) -> None:
     try:
         settings.check_exposure()
         has_users = _ensure_user(settings)
+        ensure_local_admin(settings, has_users=has_users)
         if not signals.stopping:
             signals.install_interrupt()
             manager = ServiceManager()
@@ -199,6 +203,28 @@ def _ensure_user(settings: Settings) -> bool:
 async def _any_user(settings: Settings) -> bool:
     async with open_context(settings) as context:
         return await context.services.accounts.any()
+
+
+def ensure_local_admin(settings: Settings, *, has_users: bool) -> None:
+    """Refuse to start, or warn, if no admin could log in while the issuer cannot be reached."""
+    command = asyncio.run(_missing_local_admin(settings))
+    if command is None:
+        return
+    command += f" --database {settings.database_shown}"
+    if settings.sso_required:
+        raise BadSetting(
+            f"sso.required is set, but no enabled local admin has a password; run: {command}"
+        )
+    if has_users:  # otherwise the first admin is asked for in any case
+        print_notice(
+            "no admin could log in by password while the issuer cannot be reached; provide one with:"
+            f" {command}"
+        )
+
+
+async def _missing_local_admin(settings: Settings) -> str | None:
+    async with open_context(settings) as context:
+        return await missing_local_admin(context.services.accounts, settings.login_rules, utc_now())
 
 
 async def _add_admin(settings: Settings, name: str, password: Secret) -> None:

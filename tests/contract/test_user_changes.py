@@ -12,6 +12,7 @@ from gateway.core.audit_event import Actor, Via
 from gateway.core.problems import Problem
 from gateway.core.roles import Role
 from gateway.core.secret import Secret
+from gateway.services.local_admins import missing_local_admin
 from gateway.services.user_changes import Change
 from gateway.store import accounts, logins
 from gateway.store.logins import Login
@@ -198,6 +199,19 @@ async def test_an_admin_from_before_counts_until_single_sign_on_is_required(engi
     refused(await required.set_role(ROOT, "root", Role.MEMBER), "last-admin")
     optional = account_service(engine, keys, login_rules())
     assert (await optional.set_role(ROOT, "root", Role.MEMBER)).user.role is Role.MEMBER
+
+
+async def test_the_command_that_provides_a_local_admin_is_named(engine):
+    async def command(**rules):
+        return await missing_local_admin(accounts.Accounts(engine), login_rules(**rules), NOW)
+
+    assert await command(issuer="") is None
+    assert await command() == "ice-gateway users add NAME --role admin"
+    await add(engine, User("be fore", Role.ADMIN, "hash", NOW))
+    assert await command() is None
+    assert await command(required=True) == "ice-gateway users set-login 'be fore' local"
+    await add(engine, User("root", Role.ADMIN, "hash", NOW, origin=Origin.LOCAL))
+    assert await command(required=True) is None
 
 
 # --- API tokens ----------------------------------------------------------------------------------

@@ -8,8 +8,10 @@ import json
 import os
 import pty
 import re
+import shlex
 import signal
 import socket
+import sqlite3
 import ssl
 import subprocess
 import sys
@@ -28,7 +30,7 @@ from cryptography.hazmat.primitives import serialization
 from gateway.app import run_gateway
 from gateway.cli import main
 from gateway.cli.common import open_context
-from gateway.cli.serve import hang_up
+from gateway.cli.serve import ensure_local_admin, hang_up
 from gateway.core.ice import IceType
 from gateway.core.roles import Role
 from gateway.core.times import utc_now
@@ -231,6 +233,57 @@ async def test_it_listens_on_several_hosts_and_each_is_a_place_that_an_ice_may_s
             assert connection.welcome["ice_name"] == "lab-1"
             await connection.close()
         assert await asyncio.to_thread(served.stop) == 0
+
+
+SSO = {
+    "ICE_GATEWAY_SSO__ISSUER": "https://id.example.org",
+    "ICE_GATEWAY_SSO__CLIENT_ID": "ice",
+    "ICE_GATEWAY_SSO__ROLES": "lab=admin",
+}
+
+
+def test_where_single_sign_on_is_required_a_local_admin_must_have_a_password(
+    refused, tmp_path, taken
+):
+    required = SSO | {"ICE_GATEWAY_SSO__REQUIRED": "true"}
+    database = f"sqlite:///{tmp_path}/ice.db"
+    add = f"run: ice-gateway users add NAME --role admin --database {database}\n"
+    assert refused(**required).endswith(add), "a new database"
+    runner = CliRunner(catch_exceptions=False)
+    new = ["users", "add", "old root", "--role", "admin", "--database", database]
+    runner.invoke(main, [*new, "--no-password"])
+    assert refused(**required).endswith(add), "an admin without a password"
+    password = ["users", "set-password", "old root", "--password-stdin", "--database", database]
+    runner.invoke(main, password, input="a long enough password")
+    with sqlite3.connect(tmp_path / "ice.db") as connection:
+        connection.execute("UPDATE users SET origin = NULL")
+    said = refused(**required)
+    mark = f"ice-gateway users set-login 'old root' local --database {database}"
+    assert said == (
+        f"ice-gateway: sso.required is set, but no enabled local admin has a password; run: {mark}\n"
+    )
+    assert runner.invoke(main, shlex.split(mark)[1:]).exit_code == 0
+    # Now it comes as far as its port.
+    refused("--port", str(taken), status=1, **required)
+
+
+def test_without_an_admin_who_logs_in_by_password_it_warns(tmp_path, capsys):
+    settings = settings_for(tmp_path, sso__issuer="https://id.example.org")
+    database = settings.database_url
+    runner = CliRunner(catch_exceptions=False)
+    runner.invoke(
+        main, ["users", "add", "root", "--role", "admin", "--no-password", "--database", database]
+    )
+    ensure_local_admin(settings, has_users=True)
+    assert capsys.readouterr().err == (
+        "ice-gateway: no admin could log in by password while the issuer cannot be reached; provide one with:"
+        f" ice-gateway users add NAME --role admin --database {database}\n"
+    )
+    password = ["users", "set-password", "root", "--password-stdin", "--database", database]
+    runner.invoke(main, password, input="a long enough password")
+    ensure_local_admin(settings, has_users=True)
+    ensure_local_admin(settings_for(tmp_path), has_users=True)
+    assert capsys.readouterr().err == ""
 
 
 def test_missing_key_file_is_refused_once_there_are_ices(refused, tmp_path):
