@@ -5,6 +5,8 @@ Tested in tests/gateway/services/test_key_rotation.py.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from gateway.cli.common import (
@@ -14,9 +16,12 @@ from gateway.cli.common import (
     print_output,
     refuse,
     show_list,
+    with_settings,
 )
 from gateway.core.times import to_text_or_none, utc_now
+from gateway.runtime.settings import Settings
 from gateway.services.key_rotation import KeyRefused, Keys
+from gateway.store import key_file
 
 
 @click.group()
@@ -49,6 +54,23 @@ async def list_keys(context: CommandContext, *, as_json: bool) -> None:
         seals=lambda seals: "opens and seals" if seals else "opens",
         ices=len,
     )
+
+
+@keys.command()
+@click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
+@with_settings
+def create(settings: Settings, file: Path | None) -> None:
+    """Make a new key FILE for a new database, before it is mounted where the gateway cannot write.
+
+    Otherwise the gateway makes its key file itself. Without FILE it is the one of the settings.
+    """
+    path = (file or settings.key_file).absolute()
+    if path.exists():
+        refuse(f"{path} is already there, and is not replaced")
+    try:
+        key_file.create(path)
+    except key_file.KeyFileUnusable as error:
+        refuse(str(error))
 
 
 @keys.command()

@@ -194,7 +194,7 @@ def _ensure_user(settings: Settings) -> bool:
     with coupled():
         click.echo("There is no user yet: name the first admin.")
         name = click.prompt("Name", default="admin")
-        password = ask_password(from_stdin=False)
+        password = ask_password()
     signals.on_stop(None)
     run(_add_admin(settings, name, password))
     return True

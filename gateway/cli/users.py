@@ -35,6 +35,14 @@ _HEADINGS: Final = (
     "LAST LOGIN",
 )
 _role = click.Choice([role.value for role in Role])
+from_stdin = click.option(
+    "--password-stdin", is_flag=True, help="Read the password from standard input."
+)
+from_file = click.option(
+    "--password-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Read the password from the first line of a file.",
+)
 
 
 @click.group()
@@ -45,31 +53,48 @@ def users() -> None:
 @users.command()
 @click.argument("name")
 @click.option("--role", type=_role, required=True, help="The rights of the user.")
-@click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
+@from_stdin
+@from_file
 @click.option(
     "--no-password", is_flag=True, help="For a user who never logs in and only owns ICEs."
 )
 @with_admin_of_new
 async def add(
-    admin: Admin, name: str, role: str, *, password_stdin: bool, no_password: bool
+    admin: Admin,
+    name: str,
+    role: str,
+    *,
+    password_stdin: bool,
+    password_file: Path | None,
+    no_password: bool,
 ) -> None:
     """Add a user; ask for the password on a terminal."""
-    if password_stdin and no_password:
-        raise click.UsageError("--password-stdin and --no-password exclude each other")
+    if password_stdin + (password_file is not None) + no_password > 1:
+        raise click.UsageError(
+            "--password-stdin, --password-file and --no-password exclude each other"
+        )
     new = {"name": name, "role": role}
     if not no_password:
-        new["password"] = ask_password(from_stdin=password_stdin).reveal()
+        new["password"] = ask_password(from_stdin=password_stdin, file=password_file).reveal()
     await admin.add_user(new)
 
 
-def ask_password(*, from_stdin: bool) -> Secret:
-    """Read the password from standard input, or ask for it twice without echo."""
+def ask_password(*, from_stdin: bool = False, file: Path | None = None) -> Secret:
+    """Read the password from standard input or a file, or ask for it twice without echo."""
     if from_stdin:
         text = _first_line(sys.stdin.buffer)
+    elif file is not None:
+        try:
+            with file.open("rb") as stream:
+                text = _first_line(stream)
+        except OSError as error:
+            refuse(f"the password file {file.absolute()} cannot be read: {error.strerror}")
     elif sys.stdin.isatty():
         text = click.prompt(f"Password ({RULE})", hide_input=True, confirmation_prompt=True)
     else:
-        raise click.UsageError("there is no terminal to ask on: use --password-stdin")
+        raise click.UsageError(
+            "there is no terminal to ask on: use --password-stdin or --password-file"
+        )
     return Secret(text)
 
 
@@ -155,9 +180,14 @@ async def link(admin: Admin, *, file: Path) -> None:
 
 @users.command("set-password")
 @click.argument("name")
-@click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
+@from_stdin
+@from_file
 @with_admin
-async def set_password(admin: Admin, name: str, *, password_stdin: bool) -> None:
+async def set_password(
+    admin: Admin, name: str, *, password_stdin: bool, password_file: Path | None
+) -> None:
     """Change a user's password and end their logins; ask for it on a terminal."""
-    password = ask_password(from_stdin=password_stdin)
+    if password_stdin and password_file is not None:
+        raise click.UsageError("--password-stdin and --password-file exclude each other")
+    password = ask_password(from_stdin=password_stdin, file=password_file)
     await admin.change_user(name, {"password": password.reveal()})

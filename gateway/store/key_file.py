@@ -2,7 +2,8 @@
 
 `retired` has the ids of retired keys. A version before it ignores the member, and leaves it out where it writes the file.
 
-Only its owner may read it. The first process that seals a token makes it, and only while there is no ICE and no
+Only the gateway's user may read and change it. A file of root's may be readable by its group too, as PostgreSQL
+allows for a server's key: so secret files of containers look. The first process that seals a token makes it, and only while there is no ICE and no
 enrolment key: a new file in place of a lost one would make every token and key invalid without notice.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import pwd
 import stat
 import tempfile
 import time
@@ -29,6 +31,11 @@ from gateway.runtime.files import copy_owner, sync
 
 REREAD_INTERVAL: Final = 1.0
 """Seconds between two reads of the file because of an unknown `kid`, so that forged tokens cost no I/O."""
+
+
+_NOT_FOR_OWNER: Final = 0o077
+_NOT_FOR_ROOT: Final = 0o037
+"""Mode bits that a file of the gateway's user, or of root, must not have."""
 
 
 class KeyFileUnusable(Exception):
@@ -54,11 +61,7 @@ def read(path: Path) -> KeyRing | None:
     try:
         # Without O_NOFOLLOW: a secret manager may mount the file as a link.
         with path.open("rb") as file:
-            info = os.fstat(file.fileno())
-            if info.st_uid not in (os.geteuid(), 0) or stat.S_IMODE(info.st_mode) & 0o077:
-                raise KeyFileUnusable(
-                    f"the key file {path} can be read by others: run `chmod 600 {path}` as its owner"
-                )
+            _check_owner(path, os.fstat(file.fileno()))
             content = file.read()
     except FileNotFoundError:
         return None
@@ -67,6 +70,28 @@ def read(path: Path) -> KeyRing | None:
             f"the key file {path} cannot be read: {error.strerror or error}"
         ) from error
     return parse(path, content)
+
+
+def _check_owner(path: Path, info: os.stat_result) -> None:
+    """Refuse a file that other users could read or change. Raises `KeyFileUnusable`."""
+    me, owner, mode = os.geteuid(), info.st_uid, stat.S_IMODE(info.st_mode)
+    if me and owner not in (me, 0):  # root may rotate the keys of the gateway's user
+        raise KeyFileUnusable(
+            f"the key file {path} belongs to {_user(owner)}, and not to {_user(me)} who runs this: run"
+            f" `chown {me} {path}` as root"
+        )
+    if mode & (_NOT_FOR_ROOT if owner == 0 else _NOT_FOR_OWNER):
+        group = " (or 640, for the group of the gateway)" if owner == 0 else ""
+        raise KeyFileUnusable(
+            f"the key file {path} can be read by others: run `chmod 600 {path}`{group} as its owner"
+        )
+
+
+def _user(uid: int) -> str:
+    try:
+        return f"the user {pwd.getpwuid(uid).pw_name}"
+    except KeyError:  # it has no name, as in many containers
+        return f"the user id {uid}"
 
 
 def parse(path: Path, content: bytes) -> KeyRing:

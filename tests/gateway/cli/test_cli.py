@@ -24,6 +24,7 @@ from gateway.core.roles import Role
 from gateway.core.secret import Secret
 from gateway.core.times import to_text, utc_now
 from gateway.runtime.settings import load
+from gateway.store import key_file
 from gateway.store.key_file import KeyStore
 from tests.support import served
 from tests.support.databases import put_database
@@ -269,6 +270,37 @@ def test_password_that_powershell_pipes_is_understood(cli, encoding):
     cli.done(*add, input=f"{PASSWORD} \u0a0a\r\nnot this\r\n".encode(encoding))
     [[kept]] = cli.sql("SELECT password_hash FROM users")
     assert argon2.PasswordHasher().verify(kept, f"{PASSWORD} \u0a0a")
+
+
+def test_password_of_a_new_user_from_a_file(cli, tmp_path):
+    file = tmp_path / "secret"
+    file.write_text(f"{PASSWORD}\n")
+    add = ("users", "add", "bob", "--role", "admin", "--password-file", str(file))
+    cli.done(*add)
+    file.write_text(f"{PASSWORD} anew")
+    cli.done("users", "set-password", "bob", "--password-file", str(file))
+    [[kept]] = cli.sql("SELECT password_hash FROM users")
+    assert argon2.PasswordHasher().verify(kept, f"{PASSWORD} anew")
+    file.unlink()
+    expect_refused(
+        cli.at(*add), f"the password file {file} cannot be read: No such file or directory"
+    )
+    assert cli.at(*add, "--password-stdin").exit_code == 2
+
+
+def test_a_key_file_is_made_once(cli, tmp_path):
+    file = tmp_path / "keys.json"
+    assert cli.done("keys", "create", str(file)) == ""
+    made = file.read_bytes()
+    assert (file.stat().st_mode & 0o777, len(key_file.read(file).keys)) == (0o600, 1)
+    expect_refused(
+        cli.at("keys", "create", str(file)), f"{file} is already there, and is not replaced"
+    )
+    assert file.read_bytes() == made
+    missing = tmp_path / "none" / "keys.json"
+    expect_refused(
+        cli.at("keys", "create", str(missing)), f"the key file {missing} cannot be written"
+    )
 
 
 def test_password_that_is_no_text_is_refused(cli):

@@ -132,33 +132,65 @@ def test_no_folder_to_make_it_in(path):
 # --- read --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", [0o640, 0o620, 0o610, 0o604, 0o602, 0o601, 0o666])
-def test_a_file_open_to_others_is_refused(path, mode):
+ROOT, GATEWAY, STRANGER = 0, 4711, 4712
+
+
+@pytest.fixture
+def owned(path, monkeypatch):
+    """Reads a good file that belongs to `owner` and has `mode`, as the user `me`."""
     write(path, Key.generate(NOW))
-    path.chmod(mode)
+    fstat = os.fstat
+
+    def read_as(me, owner, mode):
+        def changed(descriptor):
+            found = fstat(descriptor)
+            return os.stat_result([stat.S_IFREG | mode, *found[1:4], owner, *found[5:]])
+
+        monkeypatch.setattr(os, "fstat", changed)
+        monkeypatch.setattr(os, "geteuid", lambda: me)
+        return key_file.read(path)
+
+    return read_as
+
+
+@pytest.mark.parametrize(
+    ("me", "owner", "mode"),
+    [
+        (GATEWAY, GATEWAY, 0o600),
+        (GATEWAY, GATEWAY, 0o400),
+        (GATEWAY, ROOT, 0o440),
+        (GATEWAY, ROOT, 0o640),
+        (ROOT, ROOT, 0o640),
+        (ROOT, GATEWAY, 0o600),
+    ],
+)
+def test_a_file_of_the_gateway_or_of_root_and_its_group(owned, me, owner, mode):
+    assert owned(me, owner, mode) is not None
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o440, 0o620, 0o610, 0o604, 0o602, 0o601, 0o666])
+@pytest.mark.parametrize("me", [GATEWAY, ROOT])
+def test_a_file_open_to_others_is_refused(owned, path, me, mode):
     with pytest.raises(KeyFileUnusable) as refused:
-        KeyStore(path).load()
+        owned(me, GATEWAY, mode)
     assert str(refused.value) == (
         f"the key file {path} can be read by others: run `chmod 600 {path}` as its owner"
     )
 
 
-@pytest.mark.parametrize(("stranger", "refused"), [(0, False), (os.geteuid() + 1, True)])
-def test_a_file_of_another_user_is_refused_but_for_roots(path, monkeypatch, stranger, refused):
-    write(path, Key.generate(NOW))
-    fstat = os.fstat
+@pytest.mark.parametrize("mode", [0o660, 0o650, 0o644, 0o642, 0o641, 0o444])
+def test_a_file_of_root_open_to_more_than_reading_by_its_group_is_refused(owned, path, mode):
+    with pytest.raises(KeyFileUnusable, match=r"can be read by others: .*\(or 640, for the group"):
+        owned(GATEWAY, ROOT, mode)
 
-    def of_a_stranger(descriptor):
-        found = fstat(descriptor)
-        return os.stat_result([*found[:4], stranger, *found[5:]])
 
-    monkeypatch.setattr(os, "fstat", of_a_stranger)
-    try:
-        assert key_file.read(path) is not None
-    except KeyFileUnusable:
-        assert refused
-    else:
-        assert not refused
+def test_a_file_of_a_stranger_is_refused_by_its_owner(owned, path):
+    with pytest.raises(KeyFileUnusable) as refused:
+        owned(GATEWAY, STRANGER, 0o600)
+    assert str(refused.value) == (
+        f"the key file {path} belongs to the user id 4712, and not to the user id 4711 who runs this: run"
+        f" `chown 4711 {path}` as root"
+    )
 
 
 K = b64(bytes(32))
