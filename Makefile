@@ -95,6 +95,7 @@ lock: $(STAMP) ## Renew the lock files
 	@$(PIP) --quiet install uv
 	@$(COMPILE) --extra postgres --group dev --output-file requirements.lock pyproject.toml
 	@$(COMPILE) --extra server --group demo --constraint requirements.lock --output-file requirements-demo.lock pyproject.toml
+	@$(COMPILE) --extra postgres --group image --constraint requirements.lock --output-file requirements-image.lock pyproject.toml
 
 dist: $(STAMP) ## Build the sdist and the wheel into dist/ and check what the wheel has
 	@rm -rf build dist

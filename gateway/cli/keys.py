@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from gateway.cli.common import (
+    FILE,
     CommandContext,
     json_option,
     on_database,
@@ -57,7 +58,7 @@ async def list_keys(context: CommandContext, *, as_json: bool) -> None:
 
 
 @keys.command()
-@click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("file", required=False, type=FILE)
 @with_settings
 def create(settings: Settings, file: Path | None) -> None:
     """Make a new key FILE for a new database, before it is mounted where the gateway cannot write.

@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from gateway.cli.admin_port import Admin
-from gateway.cli.common import json_option, refuse, show_list
+from gateway.cli.common import FILE, json_option, refuse, show_list
 from gateway.cli.leavers import (
     DisableCommand,
     Wanted,
@@ -40,7 +40,7 @@ from_stdin = click.option(
 )
 from_file = click.option(
     "--password-file",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FILE,
     help="Read the password from the first line of a file.",
 )
 
