@@ -66,6 +66,9 @@ def read(path: Path) -> KeyRing | None:
     except FileNotFoundError:
         return None
     except OSError as error:
+        if isinstance(error, PermissionError):
+            with contextlib.suppress(OSError):
+                _check_owner(path, path.stat())  # what is wrong, where it can be seen
         raise KeyFileUnusable(
             f"the key file {path} cannot be read: {error.strerror or error}"
         ) from error
