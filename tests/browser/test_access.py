@@ -366,6 +366,31 @@ async def test_dialogs_hold_to_axe_and_to_the_width(new_admin, running, nodes, s
             assert box["x"] + box["width"] <= width, f"{what}: {box}"
 
 
+@pytest.mark.gateway(
+    sso__issuer="https://id.example.org", sso__client_id="ice", sso__roles="lab=member"
+)
+async def test_a_user_is_linked_to_the_issuer(new_admin, running):
+    admin = await new_admin(viewport={"width": 360, "height": 700})
+    page = await admin.open("users")
+    await page.get_by_role("button", name="Change origin of alice").click()
+    asks, subject = dialog(page), dialog(page).get_by_label("Subject")
+    await expect(asks.get_by_role("heading")).to_have_text("Origin of alice")
+    await expect(subject).to_be_hidden()
+    await asks.get_by_role("radio", name="Single sign-on").check()
+    await hold_to_axe(page, "origin", "dialog[open]")
+    await hold_to_width(page, "origin")
+    admin.expected.add(422)
+    await press(page, "Change origin")
+    await expect(asks.locator(".fault")).to_contain_text("Subject: must be the issuer's")
+    await expect(subject).to_be_focused()
+    await subject.fill("248289761001")
+    await press(page, "Change origin")
+    await expect(asks).to_contain_text("alice logs in by single sign-on alone, as 248289761001.")
+    await press(page, "Ok")
+    await expect(page.locator("#user-alice")).to_contain_text("Single sign-on")
+    await expect(page.get_by_role("button", name="Set password of alice")).to_have_count(0)
+
+
 async def reach(page, name, key="Tab"):
     """Press Tab until the focus is on what bears this name; it has to come within the page's length."""
     for _ in range(60):

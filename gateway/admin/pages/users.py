@@ -1,4 +1,4 @@
-"""The page of users: add and disable them, change their roles and passwords, end their logins.
+"""The page of users: add and disable them, change their roles, passwords and origins, end their logins.
 
 Tested in tests/gateway/admin/test_pages.py.
 """
@@ -18,14 +18,16 @@ from gateway.admin.context import CALLER, admin_context
 from gateway.admin.pages.base import PAGE, Page, form, notice, render, render_table
 from gateway.admin.pages.bulk import MAX_LISTED, tokens_csv
 from gateway.admin.pages.ices import LABELS, form_error
-from gateway.core.accounts import User, fold_user
+from gateway.core.accounts import Origin, User, fold_user
 from gateway.core.audit_event import Via
+from gateway.core.login_rules import MAX_SUBJECT
 from gateway.core.problems import Problem, invalid, problem, quoted
 from gateway.core.roles import Need, Role
 from gateway.core.secret import Secret
 from gateway.services.bulk_actions import MAX_BULK
 from gateway.services.leavers import LeaverIces, NextUser, became
 from gateway.services.passwords import MIN_LENGTH, RULE
+from gateway.services.user_changes import Change
 from gateway.store.ice_filter import IceFilter
 from gateway.store.ice_listing import Listed
 from gateway.web.responses import RequestRefused
@@ -41,7 +43,13 @@ _FIELD_IDS: Final = {
     "password": "user_password",
 }
 """The element of an invalid field, by the problem's field or code."""
-_IN_DIALOG: Final = {"role": "new_role", "password": "new_password", "ices.to": "next-user"}
+_IN_DIALOG: Final = {
+    "role": "new_role",
+    "password": "new_password",
+    "ices.to": "next-user",
+    "subject": "new_subject",
+    "subject-in-use": "new_subject",
+}
 
 
 class UsersQuery(Query):
@@ -72,7 +80,9 @@ def routes() -> list[web.RouteDef]:
         route("GET", "/users", page, need=Need.SEE_ALL),
         route("GET", "/users/known", known, need=Need.SEE_ALL),
         route("POST", "/users", add, need=Need.ACT),
-        route("GET", "/users/{action:role|password|logins|disable|enable}", ask, need=Need.ACT),
+        route(
+            "GET", "/users/{action:role|password|origin|logins|disable|enable}", ask, need=Need.ACT
+        ),
         *(route("POST", f"/users/{name}", act, need=Need.ACT) for name, act in _ACTS.items()),
     ]
 
@@ -89,6 +99,7 @@ async def page(request: web.Request) -> web.StreamResponse:
         "found": found,
         "last_admins": await admin.services.accounts.last_admins(item.user for item in found),
         "logins": await admin.services.logins.counts(),
+        "issuer": admin.services.accounts.rules.issuer,
         **shown.context(total),
         "roles": list(Role),
         "password_rule": RULE,
@@ -147,6 +158,8 @@ async def ask(request: web.Request) -> web.StreamResponse:
         "logins": counts.get(user.name, 0),
         "password_rule": RULE,
         "password_min": MIN_LENGTH,
+        "issuer": admin.services.accounts.rules.issuer,
+        "max_subject": MAX_SUBJECT,
         "ices": await _tagged(request, user),
         "labels": LABELS,
     }
@@ -182,6 +195,28 @@ async def set_password(request: web.Request) -> web.StreamResponse:
     name, ended = done.user.name, _ended_logins(done.logins_ended)
     sentence = f"{name} logs in with the new password from now on."
     return notice(request, f"Password of {name} set", sentence, ended, changed=CHANGED)
+
+
+async def set_origin(request: web.Request) -> web.StreamResponse:
+    """Link a user to a subject of the issuer, or make them local; a refusal appears in the form."""
+    fields = await form(request)
+    to_sso = fields.get("origin") == Origin.SSO
+    wanted = Change(origin=Origin.LOCAL)
+    if to_sso:
+        wanted = Change(origin=Origin.SSO, subject=fields.get("subject", "").strip())
+    accounts = admin_context(request).services.accounts
+    done = await accounts.change(actor(request, Via.PAGE), fields.get("name", ""), wanted)
+    if isinstance(done, Problem):
+        if done.code == "not-found":
+            raise RequestRefused(done)
+        return form_error(request, done, _IN_DIALOG, "#dialog-fault")
+    name = done.user.name
+    sentence = f"{name} logs in by single sign-on alone, as {done.user.subject}."
+    if not to_sso:
+        has = "logs in by password" if done.user.password_hash else "needs a password to log in"
+        sentence = f"{name} is a local user and {has}."
+    ended = _ended_logins(done.logins_ended)
+    return notice(request, f"Origin of {name} changed", sentence, ended, changed=CHANGED)
 
 
 async def end_logins(request: web.Request) -> web.StreamResponse:
@@ -241,13 +276,15 @@ async def enable(request: web.Request) -> web.StreamResponse:
     fields = await form(request)
     accounts = admin_context(request).services.accounts
     done = unwrap(await accounts.enable(actor(request, Via.PAGE), fields.get("name", "")))
-    sentence = f"{done.user.name} can log in again, if they have a password."
+    sso = done.user.origin is Origin.SSO
+    sentence = f"{done.user.name} can log in again{'' if sso else ', if they have a password'}."
     return notice(request, f"{done.user.name} is enabled", sentence, changed=CHANGED)
 
 
 _ACTS: Final[dict[str, Callable[[web.Request], Awaitable[web.StreamResponse]]]] = {
     "role": set_role,
     "password": set_password,
+    "origin": set_origin,
     "logins": end_logins,
     "disable": disable,
     "enable": enable,

@@ -199,6 +199,7 @@ PAGES = {
     "GET /users/{action}": ("users/role?name=alice", (302, 403, 403, 200)),
     "POST /users/role": ("users/role", (401, 403, 403, 422)),
     "POST /users/password": ("users/password", (401, 403, 403, 422)),
+    "POST /users/origin": ("users/origin", (401, 403, 403, 404)),
     "POST /users/logins": ("users/logins", (401, 403, 403, 404)),
     "POST /users/disable": ("users/disable", (401, 403, 403, 404)),
     "POST /users/enable": ("users/enable", (401, 403, 403, 404)),

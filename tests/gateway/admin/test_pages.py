@@ -744,12 +744,12 @@ async def test_users_are_listed(running, browse, root):
         re.findall(r'<tr id="user-(\w+)">(.*?)</tr>', (await root.get("users")).text, re.DOTALL)
     )
     shown = {
-        name: [" ".join(re.sub(r"<[^>]*>", " ", cell).split()) for cell in row.split("</td>")[:4]]
+        name: [" ".join(re.sub(r"<[^>]*>", " ", cell).split()) for cell in row.split("</td>")[:5]]
         for name, row in rows.items()
     }
-    assert shown["alice"] == ["alice member", "no", "2", "0"]
-    assert shown["eve"] == ["eve auditor", "yes", "0", "1"]
-    assert shown["root"] == ["root admin", "yes", "0", "1"]
+    assert shown["alice"] == ["alice member", "no", "Local", "2", "0"]
+    assert shown["eve"] == ["eve auditor", "yes", "Local", "0", "1"]
+    assert shown["root"] == ["root admin", "yes", "Local", "0", "1"]
     assert "Disabled" in rows["gone"]
     assert rows["gone"].count("hx-get") == 1, "a disabled user can only be enabled"
     assert 'hx-get="users/logins?name=alice"' not in rows["alice"], "alice has no login to end"
