@@ -38,12 +38,17 @@ class IceCredential:
 
 @dataclass(frozen=True, slots=True)
 class UserCredential:
-    """The part of a user that decides what they may do; `password` is the hash."""
+    """The part of a user that decides what they may do; `password` is the hash.
+
+    A user of origin `sso` logs in as `subject` of `issuer`, and never by password.
+    """
 
     name: str
     role: str
     password: str | None
     disabled: bool
+    issuer: str | None = None
+    subject: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +148,7 @@ def _ices(
 
 def _users(older: Credentials, newer: Credentials | None) -> Iterator[Revived]:
     for name, user in older.users.items():
-        since = _user_change(user, newer.users.get(name)) if newer else user.password and _UNKNOWN
+        since = _user_change(user, newer.users.get(name)) if newer else _unknown(user)
         if since and not user.disabled:
             yield Revived("user", user.name, user.role, since)
 
@@ -225,6 +230,10 @@ def _key_change(older: EnrolmentCredential, newer: EnrolmentCredential | None) -
     return f"used {more} more time{'' if more == 1 else 's'}" if more > 0 else None
 
 
+def _unknown(user: UserCredential) -> str | None:
+    return _UNKNOWN if user.password or user.subject else None
+
+
 def _user_change(older: UserCredential, newer: UserCredential | None) -> str | None:
     if newer is None:
         return None
@@ -233,6 +242,13 @@ def _user_change(older: UserCredential, newer: UserCredential | None) -> str | N
     reasons = []
     if newer.role != older.role:
         reasons.append(f"made {newer.role}")
-    if older.password is not None and newer.password != older.password:
+    if older.subject is not None:
+        if newer.subject is None:
+            reasons.append("made local")
+        elif (newer.issuer, newer.subject) != (older.issuer, older.subject):
+            reasons.append("linked to another subject")
+    elif older.password is not None and newer.subject is not None:
+        reasons.append("linked to single sign-on, without a password")
+    elif older.password is not None and newer.password != older.password:
         reasons.append("given another password")
     return " and ".join(reasons) or None

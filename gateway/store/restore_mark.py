@@ -32,7 +32,7 @@ from gateway.store.events import Events
 from gateway.store.ices import labels_from_text
 from gateway.store.pauses import COLUMNS as PAUSE_COLUMNS
 from gateway.store.pauses import pause_from_row
-from gateway.store.tables import ENROLMENT_SCHEMA, WORK_SCHEMA
+from gateway.store.tables import ENROLMENT_SCHEMA, SSO_SCHEMA, WORK_SCHEMA
 
 SCHEMA: Final = 5
 """The first schema with the table `restored`."""
@@ -83,15 +83,17 @@ async def confirm(transaction: Transaction, event: Event) -> bool:
     return True
 
 
-async def standing(fetch: Fetch, schema: int = WORK_SCHEMA) -> Credentials:
+async def standing(fetch: Fetch, schema: int = SSO_SCHEMA) -> Credentials:
     """The state of every credential, schedule and pool, of the columns that a database of `schema` has."""
     pause = PAUSE_COLUMNS if schema >= WORK_SCHEMA else _NO_PAUSE
     ices = await fetch(
         f"SELECT ice_name, status, generation, ice_token, expireson, {', '.join(pause)}"
         " FROM ice_tokens ORDER BY lower(ice_name)"
     )
+    subject = ("issuer", "subject") if schema >= SSO_SCHEMA else ("NULL", "NULL")
     users = await fetch(
-        "SELECT name, role, password_hash, disabledon FROM users ORDER BY name_folded"
+        f"SELECT name, role, password_hash, disabledon, {', '.join(subject)} FROM users"
+        " ORDER BY name_folded"
     )
     tokens = await fetch(
         "SELECT id, user_name, label, expireson, revokedon FROM api_tokens ORDER BY createdon, id"
@@ -117,8 +119,8 @@ async def standing(fetch: Fetch, schema: int = WORK_SCHEMA) -> Credentials:
             for name, status, generation, token, expires, *pause in ices
         },
         {
-            fold_user(name): UserCredential(name, role, password, disabled is not None)
-            for name, role, password, disabled in users
+            fold_user(name): UserCredential(name, role, password, disabled is not None, *subject)
+            for name, role, password, disabled, *subject in users
         },
         {
             token: TokenCredential(

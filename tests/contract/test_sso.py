@@ -8,8 +8,9 @@ import pytest
 
 from gateway.core.accounts import Origin, User
 from gateway.core.roles import Role
-from gateway.store import accounts, logins, sso
+from gateway.store import accounts, logins, restore_mark, sso
 from gateway.store.logins import Login
+from gateway.store.tables import SSO_SCHEMA
 from tests.contract.domain import (
     ISSUER,
     NOW,
@@ -112,3 +113,11 @@ async def test_a_login_by_single_sign_on_has_a_lifetime_of_its_own(engine):
     assert await kept() == [("alice",), ("alice",)], "the next login deletes what has ended"
     await log_in(engine, "carol", at=minutes(13 * 60))
     assert await kept() == [("alice",), ("carol",)]
+
+
+async def test_the_review_after_a_restore_knows_subjects_of_a_schema_that_has_them(engine):
+    await add_sso_user(engine, "carol", "c-1")
+    carol = (await restore_mark.standing(engine.fetch)).users["carol"]
+    assert (carol.issuer, carol.subject) == (ISSUER, "c-1")
+    older = (await restore_mark.standing(engine.fetch, SSO_SCHEMA - 1)).users["carol"]
+    assert (older.issuer, older.subject) == (None, None)

@@ -108,6 +108,37 @@ def test_user_who_may_do_again_what_they_may_not(change, since):
     assert compare(standing(), standing(account=replace(ALICE, **change))) == [("user", since)]
 
 
+SSO = replace(ALICE, password=None, issuer="https://id.example.org", subject="a-1")
+
+
+@pytest.mark.parametrize(
+    ("older", "newer", "since"),
+    [
+        (ALICE, SSO, "linked to single sign-on, without a password"),
+        (
+            ALICE,
+            replace(SSO, role="member"),
+            "made member and linked to single sign-on, without a password",
+        ),
+        (replace(ALICE, password=None), SSO, None),
+        (SSO, SSO, None),
+        (SSO, ALICE, "made local"),
+        (SSO, replace(SSO, subject="A-1"), "linked to another subject"),
+        (SSO, replace(SSO, issuer="https://id.example.com"), "linked to another subject"),
+        (SSO, replace(SSO, disabled=True), "disabled"),
+    ],
+)
+def test_user_who_may_log_in_again_as_they_may_not(older, newer, since):
+    listed = compare(standing(account=older), standing(account=newer))
+    assert listed == ([] if since is None else [("user", since)])
+
+
+def test_a_user_of_an_issuer_is_a_credential_without_the_newer_table():
+    listed = revived(standing(None, SSO, None), None, NOW)
+    assert [(item.what, item.since) for item in listed] == [("user", "not known")]
+    assert revived(standing(None, replace(ALICE, password=None), None), None, NOW) == []
+
+
 def test_user_who_is_still_disabled_is_not_listed():
     disabled = replace(ALICE, disabled=True)
     assert compare(standing(account=disabled), standing(account=disabled)) == []
