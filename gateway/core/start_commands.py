@@ -98,17 +98,19 @@ def start_commands(gateway_url: str, ice_name: str, *, with_token: bool) -> list
     written = " ".join(map(shlex.quote, settings))
     service = [
         f"printf '%s\\n' {written} > /etc/ice-client/environment",
-        "systemctl daemon-reload && systemctl enable --now ice-client",
+        "systemctl daemon-reload",
+        "systemctl enable --now ice-client",
     ]
     if with_token:
         service = [
-            "python3 -m venv /opt/ice-client && /opt/ice-client/bin/pip install ./ice-gateway",
-            "useradd --system --shell /usr/sbin/nologin ice-client",
+            "python3 -m venv /opt/ice-client",
+            "/opt/ice-client/bin/pip install ./ice-gateway",
+            "useradd --system --user-group --shell /usr/sbin/nologin ice-client",
             "install -d -m 0750 -g ice-client /etc/ice-client",
             service[0],
             f"install -m 0600 -o ice-client {ice_name}.token /etc/ice-client/token",
             "cp ice-gateway/config/ice-client.service /etc/systemd/system/",
-            service[1],
+            *service[1:],
         ]
     return [
         *run_commands(gateway_url, ice_name, with_token=with_token),
