@@ -207,6 +207,8 @@ async def _any_user(settings: Settings) -> bool:
 
 def ensure_local_admin(settings: Settings, *, has_users: bool) -> None:
     """Refuse to start, or warn, if no admin could log in while the issuer cannot be reached."""
+    if not settings.sso_issuer or signals.stopping:
+        return
     command = asyncio.run(_missing_local_admin(settings))
     if command is None:
         return

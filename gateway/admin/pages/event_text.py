@@ -29,8 +29,8 @@ _OF_SCHEDULES: Final = frozenset(
 def sentences(event: Event) -> list[str]:
     """What the event says in words; empty if its detail is shown as it is."""
     match event.action:
-        case AuditAction.LOGIN_FAILED:
-            return [*_failure_sentences(event)]
+        case AuditAction.LOGIN_FAILED | AuditAction.SET_LOGIN:
+            return [*_login_sentences(event)]
         case AuditAction.LABEL:
             return [*_label_sentences(event)]
         case AuditAction.PAUSE | AuditAction.RESUME:
@@ -79,6 +79,21 @@ def _schedule_sentences(action: str, detail: Mapping[str, Any]) -> Iterator[str]
                 yield f"{what.replace('_', ' ').capitalize()}: {detail[what]}, before: {before}."
         if detail.get("params_changed"):
             yield "Changed its params."
+
+
+def _login_sentences(event: Event) -> Iterator[str]:
+    if event.action == AuditAction.SET_LOGIN:
+        yield _origin_sentence(event.detail)
+    else:
+        yield from _failure_sentences(event)
+
+
+def _origin_sentence(detail: Mapping[str, Any]) -> str:
+    user, ended = detail["user"], detail["logins_ended"]
+    ends = f"; {ended} login{'s' * (ended != 1)} ended" if ended else ""
+    if detail["subject"] is None:
+        return f"{user} is a local user{ends}."
+    return f"{user} logs in by single sign-on, as {detail['subject']} of {detail['issuer']}{ends}."
 
 
 def _pool_sentences(action: str, detail: Mapping[str, Any]) -> Iterator[str]:

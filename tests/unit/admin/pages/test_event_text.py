@@ -68,6 +68,20 @@ def test_failed_logins_are_counted_in_a_sentence():
     assert told == "alice may not log in by password."
 
 
+def test_how_a_user_logs_in_is_told_in_a_sentence():
+    linked = {"user": "alice", "origin": "sso", "issuer": "https://id.example", "subject": "a-1"}
+    local = {"user": "alice", "origin": "local", "issuer": None, "subject": None}
+    for detail, told in (
+        (
+            {**linked, "logins_ended": 2},
+            "alice logs in by single sign-on, as a-1 of https://id.example; 2 logins ended.",
+        ),
+        ({**local, "logins_ended": 1}, "alice is a local user; 1 login ended."),
+        ({**local, "logins_ended": 0}, "alice is a local user."),
+    ):
+        assert detail_parts(event("set-login", **detail)) == [told]
+
+
 def test_other_events_tell_their_action_and_what_it_was_about():
     assert timeline_text(event("reregister", generation_before=1)) == "reregister (generation 2)"
     work = event("request-operation", kind="execute", operation="op-1")
