@@ -170,6 +170,11 @@ def http_url(value: object) -> str:
     return url
 
 
+def issuer_url(value: object) -> str:
+    """An issuer's URL, exactly as it is written: one with a final slash is another issuer. Empty means none."""
+    return str(value) if http_url(value) else ""
+
+
 def roles(value: object) -> dict[str, Role]:
     """The role of each group, from a TOML table, or from `group=role` with commas between in the environment."""
     if isinstance(value, str):

@@ -28,6 +28,7 @@ from gateway.runtime.setting_types import (
     hosts,
     http_url,
     integer,
+    issuer_url,
     lifetime,
     listener,
     networks,
@@ -146,7 +147,7 @@ class Settings:
     admin_login_idle: float = _setting("30m", positive_duration, _DURATION)
     admin_login_lifetime: float = _setting("12h", positive_duration, _DURATION)
     sso_issuer: str = _setting(
-        "", http_url, "the issuer's https://host[:port][/path], or empty for no single sign-on"
+        "", issuer_url, "the issuer's https://host[:port][/path], or empty for no single sign-on"
     )
     sso_client_id: str = _setting("", str, "the id of this gateway at the issuer")
     sso_client_secret_file: Path | None = _setting(

@@ -17,6 +17,8 @@ from gateway.runtime.settings import BadSetting, Settings
 
 CALLBACK: Final = "/admin/sso/callback"
 """The path, below a public URL, to which the issuer sends a browser back."""
+LOGIN: Final = "/admin/sso/login"
+"""The path where a login begins."""
 
 
 @dataclass(frozen=True, slots=True)

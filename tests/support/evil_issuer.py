@@ -80,7 +80,8 @@ class EvilIssuer:
         sign: makes the token of some claims, in place of the key.
         metadata: members of the metadata that are other than they should be; None leaves one out.
         answers: handlers in place of the proper ones, by path.
-        asked: the requests, by path.
+        asked: the paths of the requests.
+        seen: the id and the secret of the client that last asked for tokens.
     """
 
     def __init__(self):
@@ -91,6 +92,7 @@ class EvilIssuer:
         self.metadata = {}
         self.answers = {}
         self.asked = []
+        self.seen = None
         self.key = key_of("ES256", "one")
         self.published = [self.key]
         self._codes = {}
@@ -176,7 +178,8 @@ class EvilIssuer:
             or form["redirect_uri"] != query["redirect_uri"]
         ):
             return web.json_response({"error": "invalid_grant"}, status=400)
-        if self._client(request, form) != (CLIENT, SECRET):
+        self.seen = self._client(request, form)
+        if self.seen != (CLIENT, SECRET):
             return web.json_response({"error": "invalid_client"}, status=401)
         now = int(time.time())
         claims = {
@@ -228,7 +231,7 @@ async def fails(_):
 
 
 async def gzip_bomb(_):
-    response = web.json_response({"padding": " " * 5_000_000})
+    response = web.json_response({"padding": " " * 500_000})
     response.enable_compression(web.ContentCoding.gzip, strategy=0)
     return response
 

@@ -62,3 +62,7 @@ def test_the_redirect_url_follows_the_public_one():
     assert (
         sso_settings(load(None, {}, GOOD | two | {"sso.redirect_url": named})).redirect_url == named
     )
+
+
+def test_the_issuer_keeps_its_final_slash():
+    assert settings(issuer="https://id.example/").issuer == "https://id.example/"
