@@ -10,7 +10,8 @@ clients share), `handshake` (one attempt), `gateway_session` (a request and its 
 refusals and close codes), `operations` (the work), `operation_log` (its output), `identity` (the state folder),
 `consent` (what others may send), `credentials` (token, key, proof), `exceptions` (the base of what is raised),
 `platform` (what differs between operating systems), and two that the gateway imports too: `protocol`, and `systemd`
-(what a service tells systemd). Nothing here imports `gateway`: the machine of an ICE needs only this package.
+(what a service tells systemd). `conformance` tries other ICE programs against the protocol. Nothing here imports
+`gateway`: the machine of an ICE needs only this package.
 
 Tested in tests/client/test_client_library.py.
 """

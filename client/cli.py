@@ -20,6 +20,7 @@ import click
 from client import __version__, consent, eventloop, platform
 from client.agent import IceClient, Outcome
 from client.backoff import ClosedByUs, Stopped
+from client.conformance.cli import conformance
 from client.credentials import (
     EnrolmentSecret,
     IdentityProblem,
@@ -48,6 +49,9 @@ _S = TypeVar("_S", bound=Secret)
 @click.version_option(__version__, prog_name="ice-client")
 def main() -> None:
     """Connect this machine to an ICE gateway."""
+
+
+main.add_command(conformance)
 
 
 # --- run ---------------------------------------------------------------------------------------

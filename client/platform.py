@@ -368,6 +368,12 @@ async def end_group(process: asyncio.subprocess.Process) -> None:
     await exit_status(process)
 
 
+async def kill_group(process: asyncio.subprocess.Process) -> None:
+    """Kill a process and its group at once."""
+    _signal_group(process, "SIGKILL")
+    await exit_status(process)
+
+
 # --- forks -------------------------------------------------------------------------------------
 
 _stop_signals: Final[set[int]] = set()

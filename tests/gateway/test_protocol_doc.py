@@ -13,6 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from websockets.frames import Opcode
 
+from client.conformance.sentences import CANNOT_TRY, Sentence
 from client.protocol import CancelReason, CloseCode, EnrolmentCode, RefusalCode, RpcRefusal
 from gateway.core import base64url
 from gateway.core.audit_event import Event
@@ -230,3 +231,13 @@ def test_every_close_code_is_documented_with_its_reason():
     for code in CloseCode:
         if code is not CloseCode.RESTART:
             assert documented[str(code)] == code.reason
+
+
+def test_every_sentence_of_the_conformance_kit_is_documented():
+    """With a section that is there, so that a failed sentence leads to its details."""
+    section = DOC.split("## 8. Conformance")[1]
+    rows = re.findall(r"^\| `([a-z-]+)` \| (\d) \| (.*) \|$", section, re.MULTILINE)
+    assert rows == [(one.value, one.section, one.text) for one in Sentence]
+    assert all(f"\n## {one.section}. " in DOC for one in Sentence)
+    untried = section.split("| what | why |")[1].strip().splitlines()[1:]
+    assert untried == [f"| {what} | {why} |" for what, why in CANNOT_TRY.items()]

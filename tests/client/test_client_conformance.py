@@ -1,0 +1,88 @@
+"""`ice-client conformance`: the reference client passes, and what a program does not do is named."""
+
+import json
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from client.cli import main
+from client.conformance.report import Report
+from client.conformance.runner import run, scenarios_for, status_of
+from client.conformance.scenarios import SCENARIOS
+from client.conformance.sentences import Sentence
+from client.conformance.stage import Kit
+
+REFERENCE = (sys.executable, "-m", "client", "run", "--handlers", "client.examples.conformance")
+
+
+@pytest.fixture
+def invoke(tmp_path):
+    """Run the command against a Python program."""
+
+    def invoke(*arguments, program="", folder=tmp_path / "kit"):
+        command = ["--", sys.executable, "-c", program]
+        words = ["conformance", "--state-dir", str(folder), *arguments, *command]
+        return CliRunner().invoke(main, words)
+
+    return invoke
+
+
+async def test_the_reference_client_keeps_what_a_short_run_tries(tmp_path):
+    chosen = frozenset({Sentence.TOKEN_TRIMMED, Sentence.CANCEL, Sentence.EIGHT_FINISHES})
+    kit, told = Kit(REFERENCE, tmp_path / "kit", report=Report(chosen)), []
+    await run(kit, 3, told.append)
+
+    assert list(kit.report.lines())[-1] == "3 passed, 0 failed, 0 not tried"
+    assert len(told) == 3
+    assert status_of(kit) == 0
+    # Beside them it judges all that it sees.
+    assert not list(Report.failed(kit.report))
+    for sentence in (Sentence.PROOF_KEY, Sentence.NONCE, Sentence.MESSAGES, Sentence.TOKEN_SECRET):
+        assert kit.report.verdict(sentence) == "passed"
+
+
+@pytest.mark.long
+async def test_the_reference_client_keeps_every_sentence(tmp_path):
+    kit = Kit(REFERENCE, tmp_path / "kit")
+    await run(kit, 8, lambda _: None)
+    assert status_of(kit) == 0, "\n".join(kit.report.lines())
+
+
+def test_every_sentence_has_a_scenario():
+    """But for those that are judged everywhere, or over all of them."""
+    tried = frozenset().union(*(one.sentences for one in SCENARIOS))
+    anywhere = {Sentence.TOKEN_SECRET, Sentence.BACKOFF_JITTER}
+    assert tried == set(Sentence) - anywhere
+    for sentence in Sentence:
+        assert scenarios_for(frozenset({sentence}))
+    assert len({one.name for one in SCENARIOS}) == len(SCENARIOS)
+
+
+def test_a_program_that_ends_at_once_fails_with_its_last_line(invoke, tmp_path):
+    ended = invoke(
+        "--only", "handshake", "--json", program="print('no\\nwork'); raise SystemExit(7)"
+    )
+    assert ended.exit_code == 1
+    [row] = json.loads(ended.stdout)["sentences"]
+    assert row["verdict"] == "failed"
+    assert row["seen"] == "no attempt came after its start (status 7: work)"
+    assert (tmp_path / "kit" / "connects" / "output-1.txt").read_text() == "no\nwork\n"
+
+
+def test_what_a_program_prints_is_searched_for_the_token(invoke):
+    program = "import os; print(open(os.environ['ICE_CLIENT_TOKEN_FILE']).read())"
+    ended = invoke("--only", "token-secret", program=program)
+    assert ended.exit_code == 1
+    assert ended.stdout.startswith("failed     token-secret")
+    assert "see " in ended.stdout
+
+
+def test_a_command_that_is_none_and_a_folder_in_use_are_usage(invoke, tmp_path):
+    (tmp_path / "file").touch()
+    assert invoke(folder=tmp_path).exit_code == 2
+    missing = ["conformance", "--state-dir", str(tmp_path / "new"), "--", str(tmp_path / "none")]
+    ended = CliRunner().invoke(main, missing)
+    assert ended.exit_code == 2
+    assert "cannot be started: No such file or directory" in ended.stderr
+    assert invoke("--only", "everything").exit_code == 2

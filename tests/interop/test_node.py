@@ -1,0 +1,77 @@
+"""An ICE that was written from docs/protocol.md alone, in another language, and the kit that judges it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from client.conformance.report import Report
+from client.conformance.runner import run, status_of
+from client.conformance.sentences import Sentence
+from client.conformance.stage import Kit, Waits
+from tests.interop.faults import FAULTS, FOLDER, SOURCE
+
+NODE = shutil.which("node")
+PLACES = ("{gateway}", "{token_file}", "{state_dir}")
+
+pytestmark = pytest.mark.skipif(
+    NODE is None and os.environ.get("ICE_REQUIRE_NODE") != "1", reason="needs node"
+)
+
+
+async def tried(source: Path, folder: Path, chosen=frozenset(Sentence), **waits):
+    assert NODE is not None, "ICE_REQUIRE_NODE is set, and there is no node"
+    kit = Kit([NODE, str(source), *PLACES], folder, Waits(**waits), Report(chosen))
+    await run(kit, 8, lambda _: None)
+    return kit
+
+
+def test_it_has_200_lines():
+    assert len((FOLDER / SOURCE).read_text("utf-8").splitlines()) <= 200
+
+
+@pytest.mark.long
+async def test_it_keeps_every_sentence(tmp_path):
+    kit = await tried(FOLDER / SOURCE, tmp_path / "kit")
+    assert status_of(kit) == 0, "\n".join(kit.report.lines())
+
+
+async def test_it_keeps_the_sentences_about_operations(tmp_path):
+    chosen = frozenset({Sentence.FINISH, Sentence.LOG, Sentence.LARGEST_VALUE, Sentence.ID_ONCE})
+    kit = await tried(FOLDER / SOURCE, tmp_path / "kit", chosen)
+    assert status_of(kit) == 0, "\n".join(kit.report.lines())
+
+
+QUICK = {"a new key at each start", "no nonce", "a known id is run again"}
+"""Faults that are named without waiting for what does not come."""
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        pytest.param(QUICK, id="quick"),
+        pytest.param(FAULTS.keys() - QUICK, id="slow", marks=pytest.mark.long),
+    ],
+)
+async def test_each_fault_is_named(faults, tmp_path):
+    """By the sentences that it breaks, and no others."""
+
+    async def judge(number, name):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        fault = FAULTS[name]
+        kit = await tried(
+            fault.write(folder), folder / "kit", fault.breaks, patience=4.0, quiet=1.5
+        )
+        return name, {*kit.report.failed()}
+
+    found = await asyncio.gather(*(judge(*one) for one in enumerate(sorted(faults))))
+    assert dict(found) == {name: FAULTS[name].breaks for name in faults}
+
+
+def test_there_are_ten_faults():
+    assert len(FAULTS) == 10
