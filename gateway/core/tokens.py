@@ -141,6 +141,11 @@ class KeyRing:
         return self._seals.kid
 
     @property
+    def sealing_key(self) -> Key:
+        """The key that seals."""
+        return self._seals
+
+    @property
     def retired(self) -> tuple[str, ...]:
         """The ids of the retired keys, in the order of their retirement."""
         return tuple(self._retired)

@@ -6,7 +6,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from gateway.core.addresses import parse_address, parse_network
+from gateway.core.addresses import is_public, may_be_dialled, parse_address, parse_network
 
 
 @pytest.mark.parametrize(
@@ -62,3 +62,34 @@ def test_network_is_understood(text, expected):
 def test_what_is_no_network(text):
     with pytest.raises(ValueError, match=r"\S"):
         parse_network(text)
+
+
+PUBLIC = ["8.8.8.8", "2606:4700::1111", "64:ff9b::808:808", "2002:808:808::1"]
+PRIVATE = [
+    *("127.0.0.1", "10.1.1.1", "172.16.0.1", "192.168.0.1", "169.254.169.254", "100.64.0.1"),
+    *("0.0.0.0", "224.0.0.1", "255.255.255.255", "240.0.0.1", "192.0.2.1", "198.18.0.1"),  # noqa: S104 - refused, not bound
+    *("::", "::1", "fe80::1", "fc00::1", "fec0::1", "ff02::1", "2001:db8::1", "2001::1"),
+    # what embeds an IPv4 address
+    *("::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::", "::7f00:1", "64:ff9b:1::808:808"),
+]
+
+
+@pytest.mark.parametrize("text", PUBLIC)
+def test_an_address_of_the_internet_may_be_dialled(text):
+    assert is_public(ip_address(text))
+    assert may_be_dialled(ip_address(text), [])
+
+
+@pytest.mark.parametrize("text", PRIVATE)
+def test_other_addresses_may_not_unless_their_network_is_named(text):
+    assert not is_public(ip_address(text))
+    assert not may_be_dialled(ip_address(text), [ip_network("203.0.113.0/24")])
+    everything = [ip_network("0.0.0.0/0"), ip_network("::/0")]
+    assert may_be_dialled(ip_address(text), everything)
+
+
+def test_a_network_of_ipv4_is_meant_however_the_address_is_written():
+    allowed = [ip_network("10.0.0.0/8")]
+    for text in ("10.0.0.1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::"):
+        assert may_be_dialled(ip_address(text), allowed)
+    assert not may_be_dialled(ip_address("192.168.0.1"), allowed)
