@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
+from aiohttp.abc import AbstractResolver
 
 from client.protocol import PATH
 from gateway.admin import AdminContext, api_app, pages_app
@@ -32,8 +33,10 @@ from gateway.runtime.eventloop import (
 from gateway.runtime.settings import Settings
 from gateway.runtime.sockets import open_listeners
 from gateway.runtime.tls import Tls
+from gateway.runtime.webhook_client import WebhookClient
 from gateway.services.passwords import Passwords
 from gateway.services.services import Services
+from gateway.services.webhook_outbox import WebhookOutbox
 from gateway.store.engine import Engine
 from gateway.store.enrolments import Enrolments
 from gateway.store.events import Events
@@ -46,6 +49,7 @@ from gateway.store.pools import Pools
 from gateway.store.schedules import Schedules
 from gateway.store.tables import needs_keys
 from gateway.store.waits import backlog
+from gateway.store.webhooks import Webhooks
 from gateway.web.connection import Timeouts
 from gateway.web.enrolment_endpoint import EnrolmentEndpoint
 from gateway.web.ice_endpoint import IceEndpoint
@@ -67,12 +71,14 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """Limits that are no settings, because no operator needs others; tests do."""
+    """What is no setting, because no operator needs another; tests do."""
 
     timeouts: Timeouts = field(default_factory=Timeouts)
     websocket: Limits = field(default_factory=Limits)
     node: NodeLimits = field(default_factory=NodeLimits)
     streams: StreamLimits = field(default_factory=StreamLimits)
+    resolver: AbstractResolver | None = None
+    """Looks up the receivers of webhooks; None for the system's."""
 
 
 DEFAULT_TUNING: Final = Tuning()
@@ -140,6 +146,7 @@ async def run_gateway(
             monotonic=monotonic,
             limits=tuning.node,
         )
+        webhook_client = WebhookClient(settings.webhooks_allow, tuning.resolver)
         services = Services.of(
             settings,
             engine=engine,
@@ -150,6 +157,7 @@ async def run_gateway(
             cancelled=metrics.ended_operation,
             decided=metrics.operations.decided_occurrence,
             passwords=passwords,
+            webhook_client=webhook_client,
         )
         streams = EventStreams(tuning.streams)
         node.subscribe(streams.publish)
@@ -160,10 +168,20 @@ async def run_gateway(
         metrics.watch(node, unfinished)
         failed: asyncio.Future[None] = loop.create_future()
         await stack.enter_async_context(node.running(failed))
-        counting = supervise(services.logins.failures.run(), "login failures", failed)
-        stack.push_async_callback(cancel_and_wait, counting)
-        scheduling = supervise(node.scheduler.run(services.schedules), "scheduler", failed)
-        stack.push_async_callback(cancel_and_wait, scheduling)
+        outbox = WebhookOutbox(
+            engine=engine,
+            keys=keys,
+            clock=clock,
+            client=webhook_client,
+            instance=node.instance,
+            away_after=settings.notices_away_after,
+        )
+        for part, work in (
+            ("login failures", services.logins.failures.run()),
+            ("scheduler", node.scheduler.run(services.schedules)),
+            ("webhook sender", node.webhook_sender.run(outbox)),
+        ):
+            stack.push_async_callback(cancel_and_wait, supervise(work, part, failed))
         metrics_runner = await metrics.expose(settings.metrics_listen, tuning.timeouts)
         if metrics_runner is not None:
             stack.push_async_callback(metrics_runner.cleanup)
@@ -181,6 +199,7 @@ async def run_gateway(
             enrolments=Enrolments(engine),
             pools=Pools(engine.fetch),
             schedules=Schedules(engine.fetch),
+            webhooks=Webhooks(engine.fetch),
             clock=clock,
             trusted_proxies=settings.server_trusted_proxies,
             public_urls=settings.server_public_url,
@@ -225,6 +244,6 @@ async def _load_keys(settings: Settings, engine: Engine) -> KeyStore:
     if not keys.load() and await needs_keys(engine.fetch):
         raise KeyFileUnusable(
             f"the key file {settings.key_file} is missing; without it the gateway opens no token"
-            " of its ICEs and knows none of its enrolment keys: restore it from a backup"
+            " of its ICEs and knows none of its enrolment keys and webhooks: restore it from a backup"
         )
     return keys

@@ -22,6 +22,7 @@ from gateway.admin.api import (
     pools,
     schedules,
     users,
+    webhooks,
 )
 from gateway.admin.auth import require_caller
 from gateway.admin.context import CONTEXT, AdminContext
@@ -36,7 +37,7 @@ def api_app(context: AdminContext) -> web.Application:
     app = web.Application(middlewares=[require_caller])
     app[CONTEXT] = context
     for noun in (
-        *(bulk, ices, operations, pools, schedules, events),
+        *(bulk, ices, operations, pools, schedules, webhooks, events),
         *(users, api_tokens, enrolments, audit, nodes),
     ):
         app.router.add_routes(noun.routes())

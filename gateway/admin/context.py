@@ -25,6 +25,7 @@ from gateway.store.operation_logs import OperationLogs
 from gateway.store.operations import Operations
 from gateway.store.pools import Pools
 from gateway.store.schedules import Schedules
+from gateway.store.webhooks import Webhooks
 from gateway.web.client_address import Networks
 
 MAX_EXPORTS: Final = 4
@@ -48,6 +49,7 @@ class AdminContext:
     enrolments: Enrolments
     pools: Pools
     schedules: Schedules
+    webhooks: Webhooks
     clock: Clock
     trusted_proxies: Networks
     public_urls: tuple[str, ...]

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from client.protocol import MAX_VALUE, OperationKind
 from gateway import __version__
-from gateway.admin import openapi_accounts, openapi_schedules
+from gateway.admin import openapi_accounts, openapi_schedules, openapi_webhooks
 from gateway.admin.api.audit import ExportQuery, VerificationQuery
 from gateway.admin.api.bulk import Bulk
 from gateway.admin.api.events import EventQuery
@@ -60,6 +60,7 @@ _IN_PATH: Final[dict[str, dict[str, Any]]] = {
     },
     "id": {"schema": {"type": "string", "minLength": 1}},
     "name": {"schema": {"type": "string", "minLength": 1}},
+    "message": {"schema": {"type": "string", "minLength": 1}},
 }
 """The variable parts of paths."""
 _TAGS: Final = {
@@ -192,6 +193,7 @@ def _calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
     yield from _operation_calls()
     yield from _pool_calls()
     yield from openapi_schedules.calls()
+    yield from openapi_webhooks.calls()
     yield from openapi_accounts.calls()
     yield from _audit_calls()
     yield from _node_calls()
@@ -329,7 +331,7 @@ def document() -> dict[str, Any]:
     examples = [{"action": "disconnect", "ice_names": ["lab-pc-7", "build-1"]}]
     shapes["BulkDisconnect"]["examples"] = examples
     shapes |= openapi_schedules.new_schedule(shapes["NewSchedule"])
-    for shape in ("IceChanges", "ScheduleChanges", "UserChanges"):
+    for shape in ("IceChanges", "ScheduleChanges", "UserChanges", "WebhookChanges"):
         shapes[shape]["minProperties"] = 1
     shapes["NewUser"]["examples"] = [{"name": "alice", "role": "member"}]
     shapes["UserChanges"]["examples"] = [
@@ -340,6 +342,14 @@ def document() -> dict[str, Any]:
     shapes["PasswordChange"]["examples"] = [{"old": "the old password", "new": "a new password"}]
     shapes["NewApiToken"]["examples"] = [{"user": "alice", "name": "nightly build"}]
     shapes["NewPool"]["examples"] = [{"labels": {"os": "linux", "gpu": "yes"}}]
+    shapes["NewWebhook"]["examples"] = [
+        {
+            "name": "ops",
+            "url": "https://hooks.example.com/ice",
+            "events": ["deregister", "ice.away"],
+        }
+    ]
+    shapes["WebhookChanges"]["examples"] = [{"enabled": False}]
     shapes["ScheduleChanges"]["examples"] = [{"enabled": False}]
     shapes["IceChanges"]["examples"] = [
         {"labels": {"os": "windows", "site": None}, "note": "in loan"}

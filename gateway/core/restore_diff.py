@@ -1,4 +1,4 @@
-"""Finds credentials and schedules that were ended after a backup and that restoring it revives. Pure.
+"""Finds credentials, schedules and webhooks that were ended after a backup and that restoring it revives. Pure.
 
 A backup lacks the revocations made after it. If the newer database exists, the two are compared; without it,
 every valid credential of the older one is suspect.
@@ -14,6 +14,7 @@ from typing import Final
 from gateway.core.ice import Status
 from gateway.core.labels import Labels, labels_text
 from gateway.core.pause import Pause, standing
+from gateway.core.webhook import origin
 
 _UNKNOWN: Final = "not known"
 
@@ -94,8 +95,18 @@ class PoolStanding:
 
 
 @dataclass(frozen=True, slots=True)
+class WebhookStanding:
+    """The part of a webhook that decides who is told what happens here."""
+
+    id: str
+    name: str
+    url: str
+    enabled: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Credentials:
-    """All credentials of a database, its schedules and pools: ICEs, users and pools by folded name, others by id."""
+    """All credentials of a database, its schedules, pools and webhooks: ICEs, users and pools by folded name, others by id."""
 
     ices: dict[str, IceCredential]
     users: dict[str, UserCredential]
@@ -103,11 +114,12 @@ class Credentials:
     enrolment_keys: dict[str, EnrolmentCredential] = field(default_factory=dict)
     schedules: dict[str, ScheduleStanding] = field(default_factory=dict)
     pools: dict[str, PoolStanding] = field(default_factory=dict)
+    webhooks: dict[str, WebhookStanding] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Revived:
-    """A credential that is valid again: `what` is ice, user, api-token, enrolment-key, schedule or pool.
+    """A credential that is valid again: `what` is ice, user, api-token, enrolment-key, schedule, pool or webhook.
 
     `now` describes the restored state, `since` says what had ended it.
     """
@@ -133,6 +145,7 @@ def revived(
         *_enrolment_keys(older, newer, now),
         *_schedules(older, newer),
         *_pools(older, newer),
+        *_webhooks(older, newer),
     ]
 
 
@@ -196,6 +209,23 @@ def _pools(older: Credentials, newer: Credentials | None) -> Iterator[Revived]:
             now = labels if pool.ice_type is None else f"{labels} ({pool.ice_type})"
             since = "deleted" if current is None else "changed: it had other ICEs"
             yield Revived("pool", pool.name, now, since)
+
+
+def _webhooks(older: Credentials, newer: Credentials | None) -> Iterator[Revived]:
+    for webhook in older.webhooks.values():
+        if not webhook.enabled:
+            continue
+        since = _webhook_change(webhook, newer.webhooks.get(webhook.id)) if newer else _UNKNOWN
+        if since:
+            yield Revived("webhook", webhook.id, f"to {origin(webhook.url)}: {webhook.name}", since)
+
+
+def _webhook_change(older: WebhookStanding, newer: WebhookStanding | None) -> str | None:
+    if newer is None:
+        return "deleted"
+    if not newer.enabled:
+        return "disabled"
+    return None if newer.url == older.url else "given another URL"
 
 
 def _schedule_change(newer: ScheduleStanding | None) -> str | None:

@@ -44,6 +44,7 @@ from gateway.node.revocations import Revocations
 from gateway.node.scheduler import LOOK, Scheduler
 from gateway.node.session import Session
 from gateway.node.verdict import Admitted, Handshake, Refused
+from gateway.node.webhook_sender import DEFAULT_PACE, SendingPace, WebhookSender
 from gateway.runtime.clocks import SharedClock
 from gateway.runtime.eventloop import cancel_and_wait, supervise
 from gateway.runtime.fd_limits import shortage
@@ -84,6 +85,7 @@ class NodeLimits:
     finish_grace: timedelta = FINISH_GRACE
     cancel_grace: float = CANCEL_GRACE
     schedule_look: float = LOOK
+    sending: SendingPace = DEFAULT_PACE
 
 
 DEFAULT_LIMITS: Final = NodeLimits()
@@ -110,6 +112,9 @@ class Meters(OperationMeters, Protocol):
     def duplicates(self, found: int) -> None:
         """So many events `duplicate` were logged."""
 
+    def delivered(self, outcome: str) -> None:
+        """A message to a webhook was `taken`, `failed`, or `set-aside`."""
+
     def log_ignored(self, why: str) -> None:
         """A text that an ICE logged is not kept."""
 
@@ -130,6 +135,7 @@ class Node:
         limits: NodeLimits = DEFAULT_LIMITS,
     ) -> None:
         self.name = identity.name
+        self.instance = identity.instance
         self.state = NodeState.SERVING
         self.hub: Hub[Session] = Hub()
         self.waiters = OperationWaiters()
@@ -182,6 +188,15 @@ class Node:
             look=limits.schedule_look,
         )
         self.lease = Lease(settings.node_lease) if engine.shared else Lease.forever()
+        self.webhook_sender = WebhookSender(
+            clock=clock,
+            monotonic=monotonic,
+            lease=self.lease,
+            held=lambda: self.restore_hold.reason is not None,
+            delivered=meters.delivered,
+            away_after=settings.notices_away_after,
+            pace=limits.sending,
+        )
         lease_time = SharedClock(monotonic)
         self.admission = Admission(
             keys=keys,
@@ -331,6 +346,7 @@ class Node:
         self.restore_hold.apply(entry)
         self.dispatcher.apply(entry)
         self.scheduler.apply(entry)
+        self.webhook_sender.apply(entry)
         for publish in self._subscribers:
             publish()
         lag = (self._clock() - entry.event.at).total_seconds()
@@ -342,6 +358,7 @@ class Node:
         self.hub.reconcile(held, await self._ices.standing([session.ice_name for session in held]))
         await self.dispatcher.refresh()
         self.scheduler.refresh()
+        self.webhook_sender.refresh()
 
     def _on_change(self) -> None:
         """Another process may have committed something."""

@@ -170,6 +170,10 @@ class Settings:
     sso_tokens_after: float = _setting(
         "30d", lifetime, f"{_DURATION}, 36500d at most, or 0 for never"
     )
+    webhooks_allow: tuple[Network, ...] = _setting(
+        [], networks, "a list of addresses or networks (CIDR)"
+    )
+    notices_away_after: float = _setting("15m", positive_duration, _DURATION)
     node_name: str = _setting(
         "", node_name, "1 to 64 letters, digits, and . _ -, or empty for the host's name"
     )

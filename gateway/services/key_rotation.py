@@ -12,6 +12,7 @@ harm, since a running gateway also watches the file.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,7 +22,8 @@ from gateway.core.audit_event import Actor, AuditAction, Event
 from gateway.core.ice import Status
 from gateway.core.times import Clock
 from gateway.core.tokens import Key, KeyRing
-from gateway.store import events, key_file
+from gateway.core.webhook_secret import open_sealed, seal
+from gateway.store import events, key_file, webhooks
 from gateway.store.engine import (
     Engine,
     Fetch,
@@ -103,7 +105,13 @@ class Keys:
         return await self._write(unit)
 
     async def retire(self, actor: Actor, kid: str) -> KeyRefused | None:
-        """Remove a key that no provisioned ICE needs: its tokens never open again."""
+        """Remove a key that no provisioned ICE needs: its tokens never open again.
+
+        The secrets of webhooks are sealed by the key that seals first, in a transaction of their own: a crash between
+        the key file and a commit must not lose them.
+        """
+        if await webhooks.sealed_secrets(self._engine.fetch, kid):
+            await self._engine.write(functools.partial(self._reseal, kid=kid))
 
         async def unit(transaction: Transaction) -> KeyRefused | None:
             ring = self._read()
@@ -112,6 +120,12 @@ class Keys:
                 return _no_such_key(kid)
             if kid == ring.seals:
                 return KeyRefused(f"the key {kid} seals: promote another first")
+            sealed = await webhooks.sealed_secrets(transaction.fetch, kid)
+            if sealed:  # one whose row is damaged: `_reseal` could not open it
+                names = ", ".join(name for _, name, _ in sealed)
+                return KeyRefused(
+                    f"the key {kid} sealed the secret of a webhook: delete {names}, and make it anew"
+                )
             needing = await _ices_needing(key, transaction.fetch)
             if needing:
                 return KeyRefused(
@@ -123,6 +137,16 @@ class Keys:
             return None
 
         return await self._write(unit)
+
+    async def _reseal(self, transaction: Transaction, kid: str) -> None:
+        ring = self._read()
+        if kid == ring.seals:
+            return
+        for webhook_id, _, sealed in await webhooks.sealed_secrets(transaction.fetch, kid):
+            secret = open_sealed({key.kid: key for key in ring.keys}.get, webhook_id, sealed)
+            if secret is not None:
+                resealed = seal(ring.sealing_key, webhook_id, secret)
+                await webhooks.reseal(transaction, webhook_id, resealed)
 
     async def _write(self, unit: Unit[T]) -> T:
         """`Engine.write`, with an error that says that the file may be changed although the commit failed."""

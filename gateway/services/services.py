@@ -13,6 +13,7 @@ from gateway.core.operation import Operation
 from gateway.core.schedule import Occurrence
 from gateway.core.times import Clock
 from gateway.runtime.settings import Settings
+from gateway.runtime.webhook_client import WebhookClient
 from gateway.services.accounts import AccountService
 from gateway.services.audit import Audit
 from gateway.services.bulk_actions import BulkActions
@@ -28,6 +29,7 @@ from gateway.services.passwords import Passwords
 from gateway.services.pools import PoolService
 from gateway.services.provisioning import Provisioning
 from gateway.services.schedules import ScheduleService
+from gateway.services.webhooks import WebhookService
 from gateway.store.engine import Engine
 from gateway.store.key_file import KeyStore
 
@@ -43,6 +45,7 @@ class Services:
     operations: OperationService
     pools: PoolService
     schedules: ScheduleService
+    webhooks: WebhookService
     accounts: AccountService
     logins: LoginService
     nodes: NodeService
@@ -61,6 +64,7 @@ class Services:
         cancelled: Callable[[Operation], None] = lambda _: None,
         decided: Callable[[Occurrence], None] = lambda _: None,
         passwords: Passwords | None = None,
+        webhook_client: WebhookClient | None = None,
     ) -> Services:
         """Make the services of a database.
 
@@ -74,6 +78,7 @@ class Services:
             cancelled: is called with each operation that a caller cancelled.
             decided: is called with each occurrence of a schedule that this process decided on.
             passwords: hashes and checks them.
+            webhook_client: posts to the receivers of webhooks.
         """
         passwords = passwords or Passwords()
         rules = settings.login_rules
@@ -98,6 +103,12 @@ class Services:
             operations,
             PoolService(engine=engine, clock=clock),
             ScheduleService(engine=engine, clock=clock, requests=operations, decided=decided),
+            WebhookService(
+                engine=engine,
+                keys=keys,
+                clock=clock,
+                client=webhook_client or WebhookClient(settings.webhooks_allow),
+            ),
             AccountService(
                 engine=engine,
                 clock=clock,

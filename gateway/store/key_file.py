@@ -201,6 +201,15 @@ class KeyStore:
         """See `KeyRing.derived`; empty if there are no keys yet."""
         return () if self._ring is None else self._ring.derived(purpose)
 
+    def find(self, kid: str) -> Key | None:
+        """The key of this id; an unknown one reads the file like `open`."""
+        found = self._find(kid)
+        return self._find(kid) if found is None and self._reread() else found
+
+    def _find(self, kid: str) -> Key | None:
+        keys = () if self._ring is None else self._ring.keys
+        return next((key for key in keys if key.kid == kid), None)
+
     def fault(self) -> str | None:
         """What is wrong with the file; the keys of a usable file replace the known keys.
 
@@ -255,7 +264,7 @@ class KeyStore:
         """The keys that the file holds now. Raises `KeyFileUnusable`.
 
         Args:
-            may_create: whether no ICE and no enrolment key needs it, so that a missing file may be made.
+            may_create: whether no ICE, enrolment key or webhook needs it, so that a missing file may be made.
         """
         ring = read(self.path)
         if ring is None:

@@ -24,6 +24,7 @@ from gateway.core.restore_diff import (
     ScheduleStanding,
     TokenCredential,
     UserCredential,
+    WebhookStanding,
 )
 from gateway.core.times import from_text, from_text_or_none, to_text
 from gateway.store import events
@@ -32,7 +33,7 @@ from gateway.store.events import Events
 from gateway.store.ices import labels_from_text
 from gateway.store.pauses import COLUMNS as PAUSE_COLUMNS
 from gateway.store.pauses import pause_from_row
-from gateway.store.tables import ENROLMENT_SCHEMA, SSO_SCHEMA, WORK_SCHEMA
+from gateway.store.tables import ENROLMENT_SCHEMA, SSO_SCHEMA, WEBHOOK_SCHEMA, WORK_SCHEMA
 
 SCHEMA: Final = 5
 """The first schema with the table `restored`."""
@@ -83,8 +84,8 @@ async def confirm(transaction: Transaction, event: Event) -> bool:
     return True
 
 
-async def standing(fetch: Fetch, schema: int = SSO_SCHEMA) -> Credentials:
-    """The state of every credential, schedule and pool, of the columns that a database of `schema` has."""
+async def standing(fetch: Fetch, schema: int = WEBHOOK_SCHEMA) -> Credentials:
+    """The state of every credential, schedule, pool and webhook, of the columns that a database of `schema` has."""
     pause = PAUSE_COLUMNS if schema >= WORK_SCHEMA else _NO_PAUSE
     ices = await fetch(
         f"SELECT ice_name, status, generation, ice_token, expireson, {', '.join(pause)}"
@@ -110,6 +111,9 @@ async def standing(fetch: Fetch, schema: int = SSO_SCHEMA) -> Credentials:
         schedules = await fetch(
             "SELECT id, name, coalesce(ice_name, pool), enabled FROM ice_schedules ORDER BY createdon, id"
         )
+    hooks = []
+    if schema >= WEBHOOK_SCHEMA:
+        hooks = await fetch("SELECT id, name, url, enabled FROM webhooks ORDER BY createdon, id")
     return Credentials(
         {
             fold(name): IceCredential(
@@ -141,6 +145,10 @@ async def standing(fetch: Fetch, schema: int = SSO_SCHEMA) -> Credentials:
         {
             fold(name): PoolStanding(name, labels_from_text(labels), ice_type)
             for name, labels, ice_type in pools
+        },
+        {
+            webhook: WebhookStanding(webhook, name, url, bool(enabled))
+            for webhook, name, url, enabled in hooks
         },
     )
 

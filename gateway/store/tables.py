@@ -61,6 +61,8 @@ WORK_SCHEMA: Final = 20
 """The first schema with pools, schedules and logs of operations."""
 SSO_SCHEMA: Final = 22
 """The first schema with users of an issuer."""
+WEBHOOK_SCHEMA: Final = 23
+"""The first schema with webhooks."""
 TABLES: Final = (
     Table("users", "name", reviewed=True),
     Table("ice_tokens", "ice_name", reviewed=True, counted="ICEs"),
@@ -96,6 +98,19 @@ TABLES: Final = (
         since=ENROLMENT_SCHEMA,
     ),
     Table("enrolments", "id", forgotten=Forgotten.EXPIRY, since=ENROLMENT_SCHEMA),
+    Table("webhook_sender", "number", since=WEBHOOK_SCHEMA),
+    Table(
+        *("webhooks", "id"),
+        reviewed=True,
+        forgotten=Forgotten.END,
+        counted="webhooks",
+        since=WEBHOOK_SCHEMA,
+    ),
+    *(
+        Table(name, "number", numbered=True, forgotten=Forgotten.RETENTION, since=WEBHOOK_SCHEMA)
+        for name in ("webhook_deliveries", "webhook_set_aside", "webhook_notices")
+    ),
+    Table("ice_away", "ice_name", forgotten=Forgotten.END, since=WEBHOOK_SCHEMA),
     Table("restored", "id", forgotten=Forgotten.END),
     # No gateway runs during a move or a restore, so no session, node or used proof outlives it.
     Table(
@@ -146,10 +161,10 @@ async def contents(fetch: Fetch, schema: int) -> Contents:
 
 
 async def needs_keys(fetch: Fetch) -> bool:
-    """Whether there is an ICE or an enrolment key, so that a lost key file must not be made anew."""
+    """Whether there is an ICE, an enrolment key or a webhook, so that a lost key file must not be made anew."""
     return bool(
         await fetch(
-            "SELECT 1 FROM ice_tokens UNION ALL"
+            "SELECT 1 FROM ice_tokens UNION ALL SELECT 1 FROM webhooks UNION ALL"
             " SELECT 1 FROM enrolment_keys WHERE revokedon IS NULL LIMIT 1"
         )
     )

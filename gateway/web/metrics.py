@@ -75,6 +75,18 @@ class Metrics:
             "Texts that ICEs logged of an operation and that were not kept",
             ["why"],
         )
+        self.webhook_messages = counter(
+            "ice_gateway_webhook_messages",
+            "Attempts to send a message to a webhook, and messages that were set aside",
+            ["outcome"],
+        )
+        for outcome in ("taken", "failed", "set-aside"):
+            # From the start, since `increase` does not see how a series begins.
+            self.webhook_messages.labels(outcome)
+        self.webhooks_failing = gauge(
+            "ice_gateway_webhooks_failing",
+            "Webhooks to which this node sends and whose next message was not taken yet",
+        )
         self.drop_seconds = histogram(
             "ice_gateway_drop_seconds",
             "From the start of an action to the close frame of the session it ended",
@@ -124,6 +136,10 @@ class Metrics:
         private = code >= _PRIVATE and code not in CLOSINGS
         self.closures.labels("other" if private else str(code)).inc()
 
+    def delivered(self, outcome: str) -> None:
+        """See `node.Meters`."""
+        self.webhook_messages.labels(outcome).inc()
+
     def log_ignored(self, why: str) -> None:
         """See `node.Meters`."""
         self.ignored_logs.labels(why).inc()
@@ -138,6 +154,9 @@ class Metrics:
         self.registry.register(backlog)
         self.lease_seconds.set_function(lambda: node.lease.left)
         self.tail_current.set_function(lambda: float(node.log.current))
+        self.webhooks_failing.set_function(
+            lambda: sum(one.failing is not None for one in node.webhook_sender.webhooks)
+        )
         for part, check in node.health.checks.items():
             self.fault.labels(part).set_function(_gauge_of(check.fault))
 

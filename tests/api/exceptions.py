@@ -50,7 +50,7 @@ EXEMPT = (
     _exempt(
         "RejectedPositiveData",
         "listIces listOperations listPools listSchedules listOccurrences listNodes listUsers listApiTokens listEnrolmentKeys"
-        " listEnrolments",
+        " listEnrolments listWebhooks listDeliveries listSetAside",
         {"status": 422, "field": "cursor"},
         "Nor which cursors: they are opaque, and come from the page before.",
     ),
@@ -77,6 +77,12 @@ EXEMPT = (
         "createSchedule changeSchedule",
         {"status": 422},
         "Nor what a cron expression or a time zone is.",
+    ),
+    _exempt(
+        "RejectedPositiveData",
+        "createWebhook changeWebhook",
+        {"status": 422},
+        "Nor which URLs may be called, or which characters are printable.",
     ),
     _exempt(
         "RejectedPositiveData",

@@ -43,6 +43,16 @@ ROWS = {
     "enrolments": "(id, key_id, ice_name, ice_type, hostname, platform, address, thumbprint, state,"
     " replaces, createdon, expireson)"
     f" VALUES ('e', 'k', 'i', 'ci-cd', '', '', '', '', 'waiting', 0, {AT}, {AT})",
+    "webhook_sender": "VALUES (1, 'l', 'n')",
+    "webhooks": "(id, name, url, events, enabled, enabledon, secret, position, createdby, createdon, finished)"
+    f" VALUES ('w', '', 'https://a.example', '[\"*\"]', 1, {AT}, 'k.s', 1, 'u', {AT}, 1)",
+    "webhook_deliveries": "(webhook, message, type, at, status, elapsed_ms)"
+    f" VALUES ('w', 'l-1', 'provision', {AT}, 204, 1)",
+    "webhook_set_aside": "(webhook, message, type, body, at, attempts, error)"
+    f" VALUES ('w', 'l-2', 'provision', '{{}}', {AT}, 9, 'answered 500')",
+    "webhook_notices": "(webhook, id, type, at, data)"
+    f" VALUES ('w', 'l-3', 'ice.away', {AT}, '{{}}')",
+    "ice_away": f"VALUES ('i', {AT})",
     "restored": f"(id, copied, seq) VALUES (1, {AT}, 1)",
     "ice_sessions": "(session, ice_name, generation, node, since, address)"
     f" VALUES ('s', 'i', 1, 'n', {AT}, '')",
@@ -100,6 +110,17 @@ def test_a_copy_keeps_the_rows_that_it_is_to_keep(path):
     assert with_rows(path) == set(NAMES)
     mark_as_copy(path, utc_now())
     assert with_rows(path) == {table.name for table in TABLES if table.copied}
+
+
+def test_a_copy_has_an_id_of_its_log_of_its_own(path):
+    ids = set()
+    for _ in range(2):
+        mark_as_copy(path, utc_now())
+        file = sqlite3.connect(path)
+        ids.add(file.execute("SELECT log, node FROM webhook_sender").fetchone())
+        file.close()
+    assert len(ids) == 2
+    assert {node for _, node in ids} == {None}
 
 
 async def test_a_move_takes_the_rows_that_it_is_to_take(path, database_url):

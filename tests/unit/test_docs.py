@@ -22,6 +22,7 @@ from gateway.admin.pages.login import MAX_FORM
 from gateway.admin.pages.operations import MAX_FORM as MAX_OPERATION_FORM
 from gateway.cli import main
 from gateway.core.operation import MAX_KEPT
+from gateway.core.webhook import ANSWER_TIME, MAX_WEBHOOKS
 from gateway.node import operation_logs, progress
 from gateway.node.operation_reports import MAX_PENDING_FINISHES
 from gateway.runtime import logs, standard_streams
@@ -29,6 +30,7 @@ from gateway.runtime.setting_types import MAX_HOSTS
 from gateway.services.login_failures import MAX_A_MINUTE
 from gateway.services.operation_requests import MAX_UNFINISHED
 from gateway.services.passwords import MAX_BYTES, MIN_LENGTH
+from gateway.store import notices, webhooks
 from gateway.store.postgres import connection as postgres
 from gateway.web import connection, responses, websocket
 from gateway.web.connection import DEFAULT_TIMEOUTS
@@ -217,6 +219,10 @@ def test_limits_are_those_that_hold():
             "an ICE's progress": (
                 f"a row in {progress.INTERVAL:g} s, {progress.MAX_MESSAGE:,} characters,"
                 f" {progress.MAX_DATA:,} bytes of data"
+            ),
+            "webhooks; a receiver's answer": f"{MAX_WEBHOOKS}; {ANSWER_TIME:g} s",
+            "deliveries, and messages that were set aside, of a webhook; notices that wait for it": (
+                f"{webhooks.KEPT}; {notices.KEPT:,}"
             ),
             "event streams": (
                 f"{DEFAULT_LIMITS.max_readers} of a user (all tabs of a browser share one);"

@@ -94,6 +94,24 @@ CALLS = {
             *(("POST", "/run"), ("GET", "/occurrences")),
         )
     },
+    "GET /webhooks": ("/webhooks", None, (401, 403, 200, 200, 403)),
+    "POST /webhooks": (
+        "/webhooks",
+        {"name": "x", "url": "https://hooks.example.com", "events": ["*"], "enabled": False},
+        (401, 403, 403, 201, 403),
+    ),
+    **{
+        f"{method} /webhooks/{{id}}{rest}": (
+            f"/webhooks/none{rest.format(message='none')}",
+            {"enabled": False} if method == "PATCH" else None,
+            (401, 403, 404, 404, 403),
+        )
+        for method, rest in (
+            *(("GET", ""), ("PATCH", ""), ("DELETE", ""), ("POST", "/test")),
+            *(("GET", "/deliveries"), ("GET", "/set-aside")),
+            ("POST", "/set-aside/{message}/send"),
+        )
+    },
     "GET /users": ("/users", None, (401, 403, 200, 200, 403)),
     "POST /users": ("/users", {"name": "alice", "role": "member"}, (401, 403, 403, 409, 403)),
     "GET /users/{name}": ("/users/alice", None, (401, 200, 200, 200, 403)),

@@ -278,7 +278,7 @@ def test_enrolment_keys_need_the_key_file_too(tmp_path):
     asyncio.run(create())
     findings = examine(settings)
     assert [item for item in findings if item.level != "ok"] == []
-    assert "ICEs: 0, events: 1, schedules: 0, enrolment keys: 1;" in findings[1].text
+    assert "ICEs: 0, events: 1, schedules: 0, enrolment keys: 1, webhooks: 0;" in findings[1].text
     made = settings.key_file.rename(folder / "kept")
     expect(examine(settings), "keys", "FAILED", "is missing", "none of 1 enrolment key is known")
     assert asyncio.run(create()).code == "keys-unavailable", "no other key file is made"

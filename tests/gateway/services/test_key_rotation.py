@@ -17,13 +17,16 @@ from gateway.cli.common import CommandContext, open_context
 from gateway.core.ice import IceType
 from gateway.core.times import to_text, utc_now
 from gateway.core.tokens import Key, KeyRing, OpenedToken
+from gateway.core.webhook_secret import open_sealed, sealed_by
 from gateway.services.key_rotation import KeyRefused, Keys
+from gateway.services.webhooks import WantedWebhook
 from gateway.store import key_file
 from gateway.store.engine import StoreLocked
 from gateway.store.ice_listing import Ices
 from gateway.store.sqlite.engine import open_sqlite
 from gateway.store.sqlite.migrate import APPLICATION_ID, released
-from tests.support.harness import settings_for
+from gateway.store.webhooks import Webhooks
+from tests.support.harness import ADMIN, settings_for
 from tests.support.ice import until
 
 
@@ -357,3 +360,32 @@ async def test_of_two_keys_that_are_added_at_once_none_is_lost(table, monkeypatc
     await add(table)
     assert intruder.visits == 1
     assert set(told) <= set(kids(table))
+
+
+async def test_the_secret_of_a_webhook_outlives_the_key_that_sealed_it(running, command):
+    webhooks = running.gateway.services.webhooks
+    wanted = WantedWebhook("ops", "https://hooks.example.com", ["provision"], enabled=False)
+    made = await webhooks.create(ADMIN, wanted)
+    [old] = [key.kid for key in ring(running).keys]
+    await command("rotate")
+    await command("promote")
+    await command("retire", old)
+    found = await Webhooks(running.gateway.engine.fetch).find(made.webhook.id)
+    assert sealed_by(found.secret) == ring(running).seals != old
+    assert open_sealed(running.gateway.services.bulk.keys.find, found.id, found.secret) == (
+        made.secret
+    )
+
+
+async def test_a_key_stays_that_sealed_a_secret_which_cannot_be_opened(running, command):
+    webhooks = running.gateway.services.webhooks
+    wanted = WantedWebhook("ops", "https://hooks.example.com", ["provision"], enabled=False)
+    await webhooks.create(ADMIN, wanted)
+    [old] = [key.kid for key in ring(running).keys]
+    await running.gateway.engine.write(
+        lambda one: one.run("UPDATE webhooks SET secret = $1", f"{old}.AAAA")
+    )
+    await command("rotate")
+    await command("promote")
+    said = await command("retire", old, status=1)
+    assert "delete ops" in said.stderr

@@ -135,7 +135,7 @@ async def test_everything_arrives_and_goes_on(path, database_url, prune):
     examined = Doctor(settings_for(path.parent, database__url=database_url), None, clock=utc_now)
     [found] = [item for item in await examined.examine() if item.check == "database"]
     assert "ICEs: 4, events: " in found.text
-    assert "enrolment keys: 1; no gateway serves it" in found.text
+    assert "enrolment keys: 1, webhooks: 0; no gateway serves it" in found.text
 
 
 async def test_what_was_shown_as_last_seen_before_a_crash_arrives(path, database_url):

@@ -17,6 +17,7 @@ from gateway.core.restore_diff import (
     ScheduleStanding,
     TokenCredential,
     UserCredential,
+    WebhookStanding,
     revived,
 )
 
@@ -233,3 +234,26 @@ def test_pool_that_has_other_ices_again(newer, since):
     if since:
         [found] = revived(older, later, NOW)
         assert (found.name, found.now) == ("GPU", "gpu=yes; os=linux (ci-cd)")
+
+
+OPS = WebhookStanding("w1", "ops", "https://hooks.example.com/T0/x", enabled=True)
+
+
+@pytest.mark.parametrize(
+    ("newer", "since"),
+    [
+        (OPS, None),
+        (None, "deleted"),
+        (replace(OPS, enabled=False), "disabled"),
+        (replace(OPS, url="https://b.example"), "given another URL"),
+        (replace(OPS, name="other"), None),
+    ],
+)
+def test_webhook_that_would_be_told_again(newer, since):
+    older = Credentials({}, {}, {}, webhooks={"w1": OPS})
+    later = Credentials({}, {}, {}, webhooks={"w1": newer} if newer else {})
+    assert compare(older, later) == ([("webhook", since)] if since else [])
+    disabled = Credentials({}, {}, {}, webhooks={"w1": replace(OPS, enabled=False)})
+    assert compare(disabled, later) == []
+    [found] = revived(older, None, NOW)
+    assert (found.now, found.since) == ("to https://hooks.example.com: ops", "not known")
