@@ -44,7 +44,7 @@ CONFIRMED_ACTIONS: Final = frozenset(
 _RENEWALS: Final = 6
 """Renewals per lease time."""
 _RETRY: Final = 0.5
-_SWEEP_INTERVAL: Final = 5.0
+SWEEP_INTERVAL: Final = 5.0
 """Seconds at most between two checks of the peers and of the lease clock."""
 _PAUSE: Final = 0.1
 """Seconds between two reads of what other nodes wrote: a storm of ICEs is many commits."""
@@ -78,6 +78,7 @@ class Membership:
         close_sessions: is called while the lease is expired.
         pause: is called with True when an admin drains the node, with False when it resumes.
         publish: is called with connections on other nodes and with refusals.
+        sweep_interval: seconds at most between two checks of the peers and of the lease clock.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Membership:
         close_sessions: Callable[[], None],
         pause: Callable[[bool], None],
         publish: Callable[[News], None],
+        sweep_interval: float = SWEEP_INTERVAL,
     ) -> None:
         self._engine = engine
         self._identity = identity
@@ -106,6 +108,7 @@ class Membership:
         self._close_sessions = close_sessions
         self._pause = pause
         self._publish = publish
+        self._sweep_interval = min(sweep_interval, lease.seconds / _RENEWALS)
         self._nodes = Nodes(engine.fetch)
         self._peers = Peers()
         self._dropped: list[nodes.Dropped] = []
@@ -253,14 +256,13 @@ class Membership:
     async def _listen(self) -> None:
         """Read what other nodes wrote, and clean up after vanished ones."""
         swept, last = 0.0, await self._newest()
-        every = min(_SWEEP_INTERVAL, self._lease.seconds / _RENEWALS)
         while True:
-            await wait_at_most(self._changed, every)
+            await wait_at_most(self._changed, self._sweep_interval)
             self._changed.clear()
             with contextlib.suppress(StoreUnavailable):
                 await self._supersede()
                 last = await self._publish_news(last)
-                if boottime() - swept > every:
+                if boottime() - swept > self._sweep_interval:
                     swept = boottime()
                     await self._sync_lease_time()
                     await self._sweep()

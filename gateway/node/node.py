@@ -33,7 +33,12 @@ from gateway.node.heartbeat import Heartbeat
 from gateway.node.hub import Hub
 from gateway.node.lease import Lease
 from gateway.node.log_follower import LogFollower
-from gateway.node.membership import CONFIRMED_ACTIONS, Membership, NodeIdentity
+from gateway.node.membership import (
+    CONFIRMED_ACTIONS,
+    SWEEP_INTERVAL,
+    Membership,
+    NodeIdentity,
+)
 from gateway.node.operation_logs import OperationLogWriter
 from gateway.node.operation_meters import OperationMeters
 from gateway.node.operation_waiters import OperationWaiters
@@ -86,6 +91,7 @@ class NodeLimits:
     cancel_grace: float = CANCEL_GRACE
     schedule_look: float = LOOK
     sending: SendingPace = DEFAULT_PACE
+    sweep_interval: float = SWEEP_INTERVAL
 
 
 DEFAULT_LIMITS: Final = NodeLimits()
@@ -228,6 +234,7 @@ class Node:
                 close_sessions=self.close_sessions,
                 pause=self.pause,
                 publish=self.presence.publish,
+                sweep_interval=limits.sweep_interval,
             )
             if engine.shared
             else None

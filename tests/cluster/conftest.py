@@ -8,8 +8,13 @@ from typing import Any
 
 import pytest
 
+from gateway.app import Tuning
+from gateway.node.node import NodeLimits
 from tests.support.harness import Harness, harness
 from tests.support.ice import Nomad
+
+LEASE = "20s"
+SHORT_LEASE = "2s"
 
 
 @dataclass
@@ -49,9 +54,21 @@ def place(tmp_path, monkeypatch, tables_url) -> Place:
         "tokens__key_file": key_file,
         "server__public_url": [Nomad.PUBLIC],
         "server__insecure": True,
-        "node__lease": "2s",
+        "node__lease": LEASE,  # longer than a busy machine takes to renew one
     }
     return Place(tmp_path, options)
+
+
+@pytest.fixture
+def often_swept(place) -> None:
+    """Nodes look at their peers often; name it before `cluster`."""
+    place.options["tuning"] = Tuning(node=NodeLimits(sweep_interval=0.2))
+
+
+@pytest.fixture
+def short_lease(place) -> None:
+    """Leases run out soon; name it before `cluster`."""
+    place.options["node__lease"] = SHORT_LEASE
 
 
 @pytest.fixture

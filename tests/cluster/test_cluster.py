@@ -140,7 +140,9 @@ async def test_clocks_that_are_apart_change_nothing(place):
 # --- leases ----------------------------------------------------------------------------------------
 
 
-async def test_a_node_that_does_not_answer_is_named_and_ends_by_its_lease(cluster, monkeypatch):
+async def test_a_node_that_does_not_answer_is_named_and_ends_by_its_lease(
+    short_lease, cluster, monkeypatch
+):
     monkeypatch.setattr(cluster.a.gateway.node.revocations, "timeout", 0.5)
     ice = await cluster.ice()
     connection = await ice.at(cluster.b).connect()
@@ -169,7 +171,7 @@ async def until_gone(cluster, name):
     await soon(look(), f"the end of the lease of {name}")
 
 
-async def test_a_node_that_was_cut_off_comes_back(cluster):
+async def test_a_node_that_was_cut_off_comes_back(short_lease, cluster):
     ice = await cluster.ice()
     with deaf(cluster.b):
         lease = cluster.b.gateway.node.lease
@@ -412,7 +414,7 @@ async def test_nodes_are_listed_drained_and_resumed(cluster):
     assert [(node["name"], node["state"]) for node in listed] == [
         (f"node-{name}", "serves") for name in "abc"
     ]
-    assert all(0 < node["lease_left"] <= 2 for node in listed)
+    assert all(0 < node["lease_left"] <= 20 for node in listed)
     assert "node-b" in (await cluster.a.command("nodes", "list")).stdout
 
     ice = await cluster.ice()

@@ -2,16 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.support.ice import Nomad
-
-
-@pytest.fixture
-def place(place):
-    """No lease ends here, also where a busy machine takes seconds to renew one."""
-    place.options["node__lease"] = "20s"
-    return place
 
 
 async def test_copies_at_two_nodes_are_found(cluster):

@@ -13,13 +13,6 @@ from tests.support.pages import Browser, has_password, said
 
 
 @pytest.fixture
-def place(place):
-    """No lease ends here, also where a busy machine takes seconds to renew one."""
-    place.options["node__lease"] = "20s"
-    return place
-
-
-@pytest.fixture
 async def browser(cluster):
     """The admin at node A."""
     await has_password(cluster.a, "root")

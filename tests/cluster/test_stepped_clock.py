@@ -49,7 +49,7 @@ def place(step, place):
 
 
 @pytest.fixture
-def swept(cluster, monkeypatch):
+def swept(often_swept, cluster, monkeypatch):
     """Waits until a node has looked at its peers twice from now on."""
     looks = asyncio.Condition()
     counts: Counter[str] = Counter()
@@ -83,7 +83,7 @@ def swept(cluster, monkeypatch):
     "seconds", [-3600, *(pytest.param(one, marks=pytest.mark.long) for one in (-5, 3600))]
 )
 async def test_the_session_that_came_last_stays_whatever_the_servers_clock_says(
-    cluster, step, swept, seconds
+    swept, cluster, step, seconds
 ):
     ice = await cluster.ice()
     first = await ice.at(cluster.a).connect()
@@ -98,7 +98,7 @@ async def test_the_session_that_came_last_stays_whatever_the_servers_clock_says(
 
 
 @pytest.mark.parametrize("seconds", [3600, pytest.param(-3600, marks=pytest.mark.long)])
-async def test_nobody_is_gone_because_the_servers_clock_is_stepped(cluster, step, swept, seconds):
+async def test_nobody_is_gone_because_the_servers_clock_is_stepped(swept, cluster, step, seconds):
     ice = await cluster.ice()
     connection = await ice.at(cluster.b).connect()
     await cluster.b.settled()
@@ -116,7 +116,7 @@ async def test_nobody_is_gone_because_the_servers_clock_is_stepped(cluster, step
     await connection.expect_dropped(4101)
 
 
-async def test_a_nonce_outlives_a_step_and_a_used_proof_is_not_forgotten(cluster, step, swept):
+async def test_a_nonce_outlives_a_step_and_a_used_proof_is_not_forgotten(swept, cluster, step):
     ice = await cluster.ice()
     early = time.time() - 3600
     refused = await ice.at(cluster.a).refused(iat=early)

@@ -32,7 +32,7 @@ async def test_a_node_that_would_not_fit_to_one_that_has_vanished_joins(place):
         assert [node.name for node in found] == ["node-a"]
 
 
-async def test_a_node_that_has_vanished_is_gone_after_its_lease(place):
+async def test_a_node_that_has_vanished_is_gone_after_its_lease(often_swept, place):
     async with place.join("node-a") as harness:
         await left_behind(place)
 
