@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from gateway.node.log_follower import LogFollower
-from gateway.store import events, ices
+from gateway.store import accounts, events, ices
 from gateway.store.engine import OutcomeUnknown, StoreRefused, StoreUnavailable
 from gateway.store.events import Events
 from gateway.store.postgres.connection import Timing
@@ -139,6 +139,25 @@ async def test_transactions_that_lock_each_other_out_both_end(engine, elsewhere)
 
     both = (engine.write(crossing("lab-1", "lab-2")), elsewhere.write(crossing("lab-2", "lab-1")))
     assert await soon(asyncio.gather(*both), "the end of both") == [["lab-2"], ["lab-1"]]
+
+
+async def test_a_row_that_another_has_just_made_is_seen(engine, elsewhere):
+    """Between the read and the insert of one transaction, another commits a user of the same subject."""
+    insert = (
+        "INSERT INTO users (name, name_folded, role, createdon, origin, issuer, subject)"
+        " VALUES ($1, $1, 'member', '2026-01-01T00:00:00.000000Z', 'sso', 'i', 's')"
+    )
+    seen = []
+
+    async def unit(transaction):
+        seen.append(await accounts.find_by_subject(transaction, "i", "s"))
+        if seen == [None]:
+            await elsewhere.write(lambda other: other.run(insert, "faster"))
+        if seen[-1] is None:
+            await transaction.run(insert, "slower")
+
+    await engine.write(unit)
+    assert [user and user.name for user in seen] == [None, "faster"]
 
 
 async def test_an_entry_that_is_held_waits_for_nobody_who_merely_refers_to_it(engine, elsewhere):

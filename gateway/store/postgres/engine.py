@@ -296,6 +296,8 @@ class PostgresWriter(Writer):
         for _ in range(_ATTEMPTS - 1):
             try:
                 return await self._transact(units)
+            except asyncpg.UniqueViolationError:
+                continue  # another transaction made that row after this one had looked for it
             except StoreLocked as error:
                 if not isinstance(error.__cause__, IN_THE_WAY):
                     raise
