@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import json
 import re
@@ -328,9 +329,14 @@ _SECRETS = {
 }
 
 
+@functools.cache
+def _description() -> Description:
+    return Description(openapi.document())
+
+
 def hold_to_description(monkeypatch: Any) -> None:
     """From here on every answer that `Api` gets is held to the API's description."""
-    described = Description(openapi.document())
+    described = _description()
     call = Api.call
 
     async def checked(self: Api, method: str, path: str, **kwargs: Any) -> Answer:
