@@ -91,10 +91,13 @@ class SqliteEngine:
 
     async def _connect(self) -> aiosqlite.Connection:
         with self._guard():
-            connection = await aiosqlite.connect(self.path, isolation_level=None)
+            connection = await aiosqlite.connect(
+                self.path,
+                timeout=self._busy_timeout * (1 if self._serving else _COMMANDS_WAIT),
+                isolation_level=None,
+                factory=_Connection,
+            )
             self._stack.push_async_callback(connection.close)
-            patience = self._busy_timeout * (1 if self._serving else _COMMANDS_WAIT)
-            await _prepare(connection, patience)
             return connection
 
     def _committed(self) -> None:
@@ -301,17 +304,24 @@ class _SqliteTransaction:
 # --- opening -----------------------------------------------------------------------------------
 
 
-async def _prepare(connection: aiosqlite.Connection, busy_timeout: float) -> None:
-    await connection.execute(f"PRAGMA busy_timeout={int(busy_timeout * 1000)}")
-    # A change is durable before it is acknowledged: a power cut must not undo a deregistration.
-    await connection.execute("PRAGMA synchronous=FULL")
-    await connection.execute("PRAGMA foreign_keys=ON")
-    # PostgreSQL has functions of these names: the lease clock, and a number that grows with each read. Here
-    # both are the machine's time since its start.
-    for name, parameters in (("lease_clock", 0), ("lease_clock", 1), ("reading_number", 0)):
-        await connection.create_function(name, parameters, lambda *_: boottime())
-    # PostgreSQL's name; SQLite has it from 3.43 on.
-    await connection.create_function("octet_length", 1, _octets, deterministic=True)
+class _Connection(sqlite3.Connection):
+    """A connection that is set up where it is opened: each statement from the loop would be a thread switch."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        try:
+            # A change is durable before it is acknowledged: a power cut must not undo a deregistration.
+            self.execute("PRAGMA synchronous=FULL")
+            self.execute("PRAGMA foreign_keys=ON")
+            # PostgreSQL has functions of these names: the lease clock, and a number that grows with each read.
+            # Here both are the machine's time since its start.
+            for name, parameters in (("lease_clock", 0), ("lease_clock", 1), ("reading_number", 0)):
+                self.create_function(name, parameters, lambda *_: boottime())
+            # PostgreSQL's name; SQLite has it from 3.43 on.
+            self.create_function("octet_length", 1, _octets, deterministic=True)
+        except BaseException:
+            self.close()
+            raise
 
 
 def _octets(text: str | None) -> int | None:
