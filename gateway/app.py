@@ -30,12 +30,16 @@ from gateway.runtime.eventloop import (
     supervise,
     suppress_handle_errors,
 )
+from gateway.runtime.http_client import TIMEOUT, HttpClient
 from gateway.runtime.settings import Settings
 from gateway.runtime.sockets import open_listeners
+from gateway.runtime.sso_settings import sso_settings
 from gateway.runtime.tls import Tls
 from gateway.runtime.webhook_client import WebhookClient
+from gateway.services.issuer import Issuer, read_client_secret
 from gateway.services.passwords import Passwords
 from gateway.services.services import Services
+from gateway.services.sso import SsoService
 from gateway.services.webhook_outbox import WebhookOutbox
 from gateway.store.engine import Engine
 from gateway.store.enrolments import Enrolments
@@ -79,6 +83,8 @@ class Tuning:
     streams: StreamLimits = field(default_factory=StreamLimits)
     resolver: AbstractResolver | None = None
     """Looks up the receivers of webhooks; None for the system's."""
+    issuer_timeout: float = TIMEOUT
+    """Seconds for an answer of the issuer."""
 
 
 DEFAULT_TUNING: Final = Tuning()
@@ -159,6 +165,11 @@ async def run_gateway(
             passwords=passwords,
             webhook_client=webhook_client,
         )
+        sso = await stack.enter_async_context(
+            _single_sign_on(
+                settings, tuning, engine=engine, keys=keys, clock=clock, services=services
+            )
+        )
         streams = EventStreams(tuning.streams)
         node.subscribe(streams.publish)
         node.presence.subscribe(streams.publish_news)
@@ -203,6 +214,7 @@ async def run_gateway(
             clock=clock,
             trusted_proxies=settings.server_trusted_proxies,
             public_urls=settings.server_public_url,
+            sso=sso,
         )
         app = application(
             settings.prefixes,
@@ -237,6 +249,28 @@ async def run_gateway(
             until = loop.time() + linger
             await node.drain(tuning.websocket.close_timeout + 1)
             await asyncio.sleep(max(0.0, until - loop.time()))
+
+
+@contextlib.asynccontextmanager
+async def _single_sign_on(
+    settings: Settings,
+    tuning: Tuning,
+    *,
+    engine: Engine,
+    keys: KeyStore,
+    clock: Clock,
+    services: Services,
+) -> AsyncIterator[SsoService | None]:
+    """Logins at the issuer of the settings; None without one. Raises `BadSetting`."""
+    found = sso_settings(settings)
+    if found is None:
+        yield None
+        return
+    read_client_secret(found.client_secret_file)
+    async with HttpClient(found.ca_file, timeout=tuning.issuer_timeout) as http:
+        yield SsoService(
+            Issuer(found, http), engine=engine, keys=keys, clock=clock, logins=services.logins
+        )
 
 
 async def _load_keys(settings: Settings, engine: Engine) -> KeyStore:

@@ -17,6 +17,7 @@ from gateway.core.times import Clock
 from gateway.node.node import Node
 from gateway.services.logins import CurrentLogin
 from gateway.services.services import Services
+from gateway.services.sso import SsoService
 from gateway.store.engine import Engine
 from gateway.store.enrolments import Enrolments
 from gateway.store.events import Events
@@ -56,6 +57,8 @@ class AdminContext:
     exports: Quota = field(
         default_factory=lambda: Quota("too-many-exports", MAX_EXPORTS, MAX_EXPORTS_OF_ALL)
     )
+    sso: SsoService | None = None
+    """None without an issuer."""
 
 
 CONTEXT: web.AppKey[AdminContext] = web.AppKey("context", AdminContext)

@@ -41,15 +41,37 @@ class FailureReason(enum.StrEnum):
     """The user does not exist or is disabled."""
     TOO_MANY_ATTEMPTS = "too-many-attempts"
     API_TOKEN = "api-token"  # noqa: S105 - a reason
+    SSO_STATE = "sso-state"
+    """The login was not begun in this browser, was finished before, or took too long."""
+    SSO_ISSUER = "sso-issuer"
+    """The issuer cannot be reached, or refused the login."""
+    SSO_TOKEN = "sso-token"  # noqa: S105 - a reason
+    """The issuer's answer or ID token is not good."""
+    SSO_GROUPS = "sso-groups"
+    """None of the user's groups has a role."""
+    SSO_NAME = "sso-name"
+    """The name is in use, or cannot be one of a user."""
+    SSO_DISABLED = "sso-disabled"
+    LOGOUT_TOKEN = "logout-token"  # noqa: S105 - a reason
+    """The issuer, or somebody else, sent a logout token that is not good."""
 
 
-@dataclass(slots=True)
+SUBJECT_PREFIX: Final = "sso/"
+"""Before the subject of somebody who is no user here: no user's name has a slash."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Failures:
-    """The failed logins of a user that are not in the log yet; the address and the reason are those of the newest."""
+    """The failed logins of a user that are not in the log yet; all but their count is of the newest.
+
+    `subject` and `name` are what the issuer calls somebody who could not log in by single sign-on.
+    """
 
     count: int
     address: str
     why: FailureReason
+    subject: str | None = None
+    name: str | None = None
 
 
 class LoginFailures:
@@ -78,21 +100,36 @@ class LoginFailures:
         self._waiting: dict[str, _Failures] = {}
         self._wake = asyncio.Event()
 
-    def note(self, why: FailureReason, address: str, user: str | None = None) -> None:
-        """Note a refusal; `user` is given only if an enabled user could not log in by their password.
+    def note(
+        self,
+        why: FailureReason,
+        address: str,
+        user: str | None = None,
+        *,
+        subject: str | None = None,
+        name: str | None = None,
+    ) -> None:
+        """Note a refusal.
 
         This writes nothing: the time of the answer must not reveal whether the user exists.
+
+        Args:
+            why: the reason.
+            address: where the credentials came from.
+            user: an enabled user who could not log in by their password, or the user of `subject`.
+            subject: whom the issuer has authenticated.
+            name: what the issuer calls them.
         """
         self._observe(why)
         _log.info("credentials refused", why=why.value, address=address)
+        if user is None and subject is not None:
+            user = f"{SUBJECT_PREFIX}{subject}"
         if user is None:
             return
         known = self._waiting.get(user)
-        if known is not None:
-            known.count += 1
-            known.address, known.why = address, why
-        elif len(self._waiting) < self._max_users:
-            self._waiting[user] = _Failures(1, address, why)
+        if known is not None or len(self._waiting) < self._max_users:
+            count = 1 if known is None else known.count + 1
+            self._waiting[user] = _Failures(count, address, why, subject, name)
         self._wake.set()
 
     async def run(self) -> None:
@@ -118,7 +155,7 @@ class LoginFailures:
 
     async def write(self) -> None:
         """Write the events that are due. Raises `StoreUnavailable`; nothing is lost then."""
-        waiting = {user: replace(one) for user, one in self._waiting.items()}
+        waiting = dict(self._waiting)
         if not waiting:
             return
 
@@ -132,14 +169,18 @@ class LoginFailures:
             return due
 
         for user in await self._engine.write(unit):
-            self._waiting[user].count -= waiting[user].count
-            if not self._waiting[user].count:
+            now_waiting = self._waiting[user]
+            left = now_waiting.count - waiting[user].count
+            if left:
+                self._waiting[user] = replace(now_waiting, count=left)
+            else:
                 del self._waiting[user]
 
 
 def _event(now: datetime, user: str, failures: _Failures) -> Event:
     # The actor is the account, as for a successful login.
     actor = Actor(user, Via.PAGE, failures.address)
+    known = {"subject": failures.subject, "name": failures.name}
     return Event.of(
         now,
         actor,
@@ -147,4 +188,5 @@ def _event(now: datetime, user: str, failures: _Failures) -> Event:
         user=user,
         count=failures.count,
         why=failures.why,
+        **{name: value for name, value in known.items() if value is not None},
     )

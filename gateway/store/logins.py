@@ -97,13 +97,17 @@ async def end_by_subject(
 ) -> dict[str, int]:
     """End the logins that an issuer names by a subject, a session, or both; returns how many of which user.
 
+    With both, logins of the subject whose session is not known end, too.
     Source: OpenID Connect Back-Channel Logout 1.0, section 2.4.
     """
     if subject is None and sid is None:
         raise ValueError("name a subject or a session")
     params: list[object] = []
     matching = conditions(
-        params, ("issuer = {0}", issuer), ("subject = {0}", subject), ("sid = {0}", sid)
+        params,
+        ("issuer = {0}", issuer),
+        ("subject = {0}", subject),
+        ("sid = {0}" if subject is None else "(sid = {0} OR sid IS NULL)", sid),
     )
     rows = await transaction.fetch(
         f"SELECT token_hash, user_name FROM logins JOIN users ON name = user_name WHERE {matching}",

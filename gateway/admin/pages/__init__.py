@@ -28,6 +28,7 @@ from gateway.admin.pages.operations import routes as operations
 from gateway.admin.pages.pausing import routes as pausing
 from gateway.admin.pages.pools import routes as pools
 from gateway.admin.pages.schedules import routes as schedules
+from gateway.admin.pages.sso import routes as sso
 from gateway.admin.pages.static import routes as static
 from gateway.admin.pages.users import routes as users
 from gateway.core.roles import Need
@@ -43,6 +44,7 @@ def pages_app(context: AdminContext) -> web.Application:
     app.router.add_routes([route("GET", "", redirect_to_root, need=Need.NOTHING)])
     for routes in (
         login,
+        sso,
         ices,
         bulk,
         fleet,

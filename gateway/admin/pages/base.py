@@ -73,7 +73,8 @@ def _utc(moment: datetime) -> str:
 
 
 async def _set_headers(request: web.Request, response: web.StreamResponse) -> None:
-    response.headers.update(_HEADERS)
+    for name, value in _HEADERS.items():
+        response.headers.setdefault(name, value)
     if request.match_info.route.name == "static":
         # The browser asks again with the entity tag.
         response.headers["Cache-Control"] = "no-cache"

@@ -12,6 +12,12 @@ from gateway.core.audit_event import Actor, AuditAction, Event, Via
 from gateway.core.enrolment import ACTOR_PREFIX, ANY_USER
 from gateway.services.login_failures import FailureReason
 
+_WHY_FAILED: Final[dict[str, str]] = {
+    FailureReason.SSO_ONLY: "{user} may not log in by password.",
+    FailureReason.SSO_GROUPS: "None of their groups has a role here.",
+    FailureReason.SSO_NAME: "Their name is in use, or cannot be one of a user.",
+    FailureReason.SSO_DISABLED: "They are disabled.",
+}
 _DECISIONS: Final[dict[str, str]] = {
     AuditAction.APPROVE_ENROLMENT: "Approved",
     AuditAction.REJECT_ENROLMENT: "Rejected",
@@ -56,8 +62,13 @@ def _failure_sentences(event: Event) -> Iterator[str]:
     count, user = event.detail["count"], event.detail["user"]
     times = f"{count} failed login" + ("s" if count != 1 else "")
     yield f"{times} as {user}, the last from {event.actor.address}."
-    if event.detail.get("why") == FailureReason.SSO_ONLY:
-        yield f"{user} may not log in by password."
+    subject, name = event.detail.get("subject"), event.detail.get("name")
+    if subject is not None:
+        called = "" if name is None else f" and the name {name}"
+        yield f"The issuer gave the subject {subject}{called}."
+    reason = _WHY_FAILED.get(event.detail.get("why", ""))
+    if reason is not None:
+        yield reason.format(user=user)
 
 
 def _schedule_sentences(action: str, detail: Mapping[str, Any]) -> Iterator[str]:

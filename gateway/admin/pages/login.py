@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from typing import Final
-from urllib.parse import unquote
+from urllib.parse import unquote, urlencode
 
 from aiohttp import web
 
@@ -19,6 +19,7 @@ from gateway.admin.pages.base import form, render, root
 from gateway.core.problems import problem
 from gateway.core.roles import Need
 from gateway.core.secret import Secret
+from gateway.runtime.sso_settings import CALLBACK, LOGIN
 from gateway.services.logins import NotLoggedIn
 from gateway.web.client_address import client_address
 from gateway.web.responses import RequestRefused
@@ -43,7 +44,7 @@ async def page(request: web.Request) -> web.StreamResponse:
     to = own_address(request.query.get("to", ""))
     if await current_login(request) is not None:
         raise web.HTTPFound(root(request) + to)
-    return await _page(request, None, to)
+    return await login_page(request, None, to)
 
 
 def own_address(text: str) -> str:
@@ -56,12 +57,26 @@ def own_address(text: str) -> str:
     return "" if leaves or not _ADDRESS.fullmatch(text) else text
 
 
-async def _page(
+async def login_page(
     request: web.Request, fault: str | None, to: str, name: str = "", status: int = 200
 ) -> web.StreamResponse:
-    has_users = await admin_context(request).services.accounts.any()
-    context = {"fault": fault, "to": to, "name": name, "has_users": has_users, "title": "Log in"}
-    return render(request, "login.html", context, status=status)
+    """The page of the login, with what went wrong before; `to` is an `own_address`."""
+    context = admin_context(request)
+    has_users = await context.services.accounts.any()
+    sso = None
+    if context.sso is not None:
+        # The whole URL: the issuer sends the browser back to this host, and the cookie must be there.
+        sso = context.sso.settings.redirect_url.removesuffix(CALLBACK) + LOGIN
+        sso += f"?{urlencode({'to': to})}" if to else ""
+    shown = {
+        "fault": fault,
+        "to": to,
+        "name": name,
+        "has_users": has_users,
+        "title": "Log in",
+        "sso": sso,
+    }
+    return render(request, "login.html", shown, status=status)
 
 
 async def log_in(request: web.Request) -> web.StreamResponse:
@@ -76,22 +91,27 @@ async def log_in(request: web.Request) -> web.StreamResponse:
     outcome = await context.services.logins.log_in(name, password, address)
     if isinstance(outcome, NotLoggedIn):
         if not outcome.wait:
-            return await _page(request, "Name or password is wrong.", to, name, 401)
+            return await login_page(request, "Name or password is wrong.", to, name, 401)
         minutes = math.ceil(outcome.wait / 60)
         fault = f"Too many failed attempts. Try again in {minutes} minute{'s' * (minutes != 1)}."
-        response = await _page(request, fault, to, name, 429)
+        response = await login_page(request, fault, to, name, 429)
         response.headers["Retry-After"] = str(math.ceil(outcome.wait))
         return response
     response = web.HTTPSeeOther(root(request) + to)
+    set_login_cookie(request, response, outcome)
+    raise response
+
+
+def set_login_cookie(request: web.Request, response: web.StreamResponse, value: Secret) -> None:
+    """Give the browser the cookie of its login."""
     response.set_cookie(
         cookie_name(request),
-        outcome.reveal(),
+        value.reveal(),
         httponly=True,
         samesite="Strict",
         secure=is_secure(request),
         path="/",
     )
-    raise response
 
 
 async def log_out(request: web.Request) -> web.StreamResponse:

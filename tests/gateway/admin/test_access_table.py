@@ -160,6 +160,10 @@ PAGES = {
     "GET /login": ("login", (200, 302, 302, 302)),
     "POST /login": ("login", (401, 401, 401, 401)),
     "POST /logout": ("logout", (401, 200, 200, 200)),
+    # Without an issuer there is none.
+    "GET /sso/login": ("sso/login", (404, 404, 404, 404)),
+    "GET /sso/callback": ("sso/callback", (404, 404, 404, 404)),
+    "POST /sso/backchannel-logout": ("sso/backchannel-logout", (404, 404, 404, 404)),
     "GET /static/{name}": ("static/icon.svg", (200, 200, 200, 200)),
     "GET /guide": ("guide", _IN),
     "GET /": ("", _IN),
