@@ -31,6 +31,7 @@ from gateway.cli.pools import pools
 from gateway.cli.schedules import schedules
 from gateway.cli.serve import demo, serve
 from gateway.cli.users import users
+from gateway.cli.webhooks import webhooks
 from gateway.runtime.standard_streams import discard, open_missing
 
 
@@ -98,7 +99,7 @@ def _is_typed(context: click.Context, name: str) -> bool:
 
 COMMANDS = (
     *(serve, users, api_tokens, ices, pools, enrolment_keys, enrolments, operations, schedules),
-    *(keys, nodes),
+    *(webhooks, keys, nodes),
     *(audit, backup, restore, migrate_store, config, doctor, demo),
 )
 for command in COMMANDS:
@@ -107,6 +108,6 @@ _OVER_THE_API = {
     command.name
     for command in (
         *(users, api_tokens, ices, pools, enrolment_keys, enrolments, operations),
-        *(schedules, nodes, audit),
+        *(schedules, webhooks, nodes, audit),
     )
 }

@@ -18,6 +18,7 @@ from gateway.services import (
     pool_schemas,
     schedule_schemas,
     schemas,
+    webhook_schemas,
 )
 
 Body = Mapping[str, Any]
@@ -140,6 +141,35 @@ class Admin(Protocol):
         self, schedule_id: str, *, limit: int
     ) -> AsyncIterator[list[schedule_schemas.OccurrenceDocument]]:
         """At most `limit` occurrences of a schedule, newest first, page by page."""
+
+    async def webhooks(self, query: Query) -> list[webhook_schemas.WebhookDocument]:
+        """The webhooks of a query (GET /webhooks), oldest first."""
+
+    async def webhook(self, webhook_id: str) -> webhook_schemas.WebhookDocument:
+        """One webhook."""
+
+    async def create_webhook(self, new: Body) -> webhook_schemas.WebhookMade:
+        """Make a webhook (POST /webhooks)."""
+
+    async def change_webhook(
+        self, webhook_id: str, changes: Body
+    ) -> webhook_schemas.WebhookDocument:
+        """Change a webhook (PATCH /webhooks/{id})."""
+
+    async def delete_webhook(self, webhook_id: str) -> None:
+        """Delete a webhook."""
+
+    async def test_webhook(self, webhook_id: str) -> webhook_schemas.DeliveryDocument:
+        """Send a test; what became of it."""
+
+    async def deliveries(self, webhook_id: str) -> list[webhook_schemas.DeliveryDocument]:
+        """What is kept of the attempts to send to a webhook, newest first."""
+
+    async def set_aside(self, webhook_id: str) -> list[webhook_schemas.SetAsideDocument]:
+        """The messages that were set aside for a webhook, newest first."""
+
+    async def send_again(self, webhook_id: str, message: str) -> webhook_schemas.DeliveryDocument:
+        """Send a message that was set aside once more; what became of it."""
 
     def users(self) -> AsyncIterator[list[account_schemas.UserDocument]]:
         """All users by name, page by page."""

@@ -14,6 +14,7 @@ import msgspec
 
 from gateway.cli.admin_port import AnswerLost, Body, Decision, Disabled, Query, Refused
 from gateway.cli.api_client import ApiClient, path_of
+from gateway.cli.api_webhooks import ApiWebhooks
 from gateway.cli.common import print_notice
 from gateway.core.enrolment import EnrolmentState
 from gateway.core.operation import UNFINISHED
@@ -80,10 +81,11 @@ class _OperationPage(msgspec.Struct):
     next: str | None
 
 
-class ApiAdmin:
+class ApiAdmin(ApiWebhooks):
     """Fulfils `admin_port.Admin`."""
 
     def __init__(self, client: ApiClient) -> None:
+        super().__init__(client)
         self._client = client
 
     async def is_served(self) -> bool:

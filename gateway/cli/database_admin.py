@@ -19,6 +19,7 @@ from gateway.cli.admin_port import Body, Decision, Disabled, Query
 from gateway.cli.api_bodies import converted, parsing
 from gateway.cli.common import CommandContext, unwrap
 from gateway.cli.database_schedules import DatabaseSchedules
+from gateway.cli.database_webhooks import DatabaseWebhooks
 from gateway.core.accounts import Origin, fold_user
 from gateway.core.enrolment import EnrolmentState
 from gateway.core.hash_chain import Head
@@ -64,11 +65,12 @@ def _secret(body: Body) -> Secret | None:
     return None if password is None else Secret(password)
 
 
-class DatabaseAdmin(DatabaseSchedules):
+class DatabaseAdmin(DatabaseSchedules, DatabaseWebhooks):
     """Fulfils `admin_port.Admin`."""
 
     def __init__(self, context: CommandContext) -> None:
-        super().__init__(context)
+        DatabaseSchedules.__init__(self, context)
+        DatabaseWebhooks.__init__(self, context)
         self._engine = context.engine
         self._services = context.services
         self._actor = context.actor
