@@ -32,6 +32,7 @@ from gateway.services.passwords import Passwords, check_password
 from gateway.services.user_changes import (
     Change,
     Changed,
+    check_issuer,
     check_origin,
     ends_admin,
     last_admin,
@@ -110,7 +111,9 @@ class AccountService(Accounts):
 
         The login of the cookie `keep` outlives a new password. After a change of ICEs it waits for the nodes.
         """
-        refused = check_origin(self.rules, wanted.origin, wanted.subject)
+        refused = check_origin(wanted.origin, wanted.subject) or check_issuer(
+            self.rules, wanted.origin
+        )
         if refused is not None:
             return refused
         digest = None if wanted.password is None else await self._hash(wanted.password)

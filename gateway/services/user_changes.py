@@ -60,16 +60,21 @@ class Changed:
     left: Left
 
 
-def check_origin(rules: LoginRules, origin: Origin | None, subject: str | None) -> Problem | None:
-    """The refusal of an origin and a subject to give a user, by what can be checked without the database."""
+def check_origin(origin: Origin | None, subject: str | None) -> Problem | None:
+    """The refusal of the form of an origin and a subject to give a user."""
     if origin is not Origin.SSO:
         needs = "only together with the origin `sso`"
         return None if subject is None else invalid("subject", needs)
-    if not rules.issuer:
-        return invalid("origin", "`sso` needs an issuer: set sso.issuer in the settings")
     if subject is None or not is_subject(subject):
         return invalid("subject", f"must be the issuer's `sub` of the user, {SUBJECT_RULE}")
     return None
+
+
+def check_issuer(rules: LoginRules, origin: Origin | None) -> Problem | None:
+    """The refusal of an origin to give a user, by the settings."""
+    if origin is not Origin.SSO or rules.issuer:
+        return None
+    return invalid("origin", "`sso` needs an issuer: set sso.issuer in the settings")
 
 
 async def refuse_login(

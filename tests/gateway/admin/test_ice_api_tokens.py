@@ -118,11 +118,13 @@ async def test_every_other_call_is_refused(shared, call, body):
     seq = await last_seq(shared)
     for api in shared.tokens:
         if "/ices/" in path and method in ("PUT", "DELETE"):  # names are final for every caller
-            answer = await api.call(method, path.format(ice_name="mine", name="bob", id="none"))
+            answer = await api.call(
+                method, path.format(ice_name="mine", name="bob", id="none", message="none")
+            )
             expect_refused(answer, 405, "method-not-allowed")
             continue
         answer = await api.call(
-            method, path.format(ice_name="mine", name="bob", id="none"), json=body
+            method, path.format(ice_name="mine", name="bob", id="none", message="none"), json=body
         )
         refused = expect_refused(answer, 403, "forbidden")
         assert refused["detail"] == "This API token may operate Mine and nothing else."
@@ -141,7 +143,7 @@ async def test_the_token_of_a_pool_is_refused_every_other_call(shared):
     for api in shared.of_pool:
         for call, body in calls():
             method, path = call.split()
-            path = path.format(ice_name="mine", name="lab", id="none")
+            path = path.format(ice_name="mine", name="lab", id="none", message="none")
             answer = await api.call(method, path, json=body)
             if "/ices/mine" in path:
                 final = method in ("PUT", "DELETE")
