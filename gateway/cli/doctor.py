@@ -30,7 +30,7 @@ from gateway.services.diagnostics import Finding, Level, failed, warning
 @settings_options
 @json_option
 def doctor(config: Path | None, database: str | None, *, as_json: bool) -> None:
-    """Check settings, database, keys, files, disk, port, TLS, file handles and clock.
+    """Check settings, database, keys, files, disk, port, TLS, file handles, clock and single sign-on.
 
     Changes nothing. Exit status 1 where a check has failed; run it as the gateway's user.
     """

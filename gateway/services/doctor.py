@@ -26,6 +26,7 @@ from gateway.runtime.database_url import file_of
 from gateway.runtime.settings import BadSetting, Settings
 from gateway.services.diagnostics import Finding, failed, ok, warning
 from gateway.services.doctor_network import TIMEOUT, handles, ports, tls
+from gateway.services.doctor_sso import examine as sso
 from gateway.store import key_file, restore_mark, schedules
 from gateway.store.engine import Fetch, StoreRefused, StoreUnavailable
 from gateway.store.enrolments import standing_ids
@@ -174,7 +175,7 @@ class Doctor:
                 findings += check()
             except Exception as error:  # noqa: BLE001 - the other checks still run
                 findings.append(failed(name, f"cannot be checked: {error}", "see what it says"))
-        return findings
+        return [*findings, *await sso(self._settings, self._clock, seconds=self._timeout)]
 
     def _check_settings(self) -> Iterator[Finding]:
         """Check how far the gateway is exposed; the settings themselves have been read already."""

@@ -128,9 +128,13 @@ class Issuer:
         `REFETCH` seconds for tokens that anyone can send.
         """
         try:
-            return (await self._key_set(KEPT)).verify(token)
+            return (await self.keys()).verify(token)
         except UnknownKey:
             return (await self._key_set(REFETCH if by_anyone else 0.0)).verify(token)
+
+    async def keys(self) -> KeySet:
+        """Its keys, not older than `KEPT`. Raises `IssuerUnavailable`."""
+        return await self._key_set(KEPT)
 
     async def _key_set(self, at_most: float) -> KeySet:
         """The issuer's keys, not older than `at_most` seconds."""

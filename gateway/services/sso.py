@@ -53,7 +53,7 @@ _BEGIN_AGAIN: Final = (
     f" {LIFETIME / 60:.0f} minutes. Log in again."
 )
 _NO_GROUP: Final = "None of your groups may use this gateway. Ask the people who manage the groups of your company."
-_FAILURES: Final = (50, 900.0)
+FAILURES: Final = (50, 900.0)
 """Failed logins from one address, and the seconds in which they count."""
 _ERROR_CODE: Final = re.compile(r"[a-z_]{1,40}")
 _MAX_CODE: Final = 4096
@@ -129,7 +129,7 @@ class SsoService:
         self._clock = clock
         self._logins = logins
         self._monotonic = monotonic
-        self._attempts = RateLimiter(*_FAILURES)
+        self._attempts = RateLimiter(*FAILURES)
 
     async def begin(self, to: str, address: str) -> Begun | Refusal:
         """Begin a login that goes to `to` in the end."""

@@ -168,8 +168,15 @@ class EvilIssuer:
     async def _jwks(self, _):
         return web.json_response({"keys": [key.as_dict(private=False) for key in self.published]})
 
+    async def _authorize(self, request):
+        assert request.query["prompt"] == "none"
+        raise web.HTTPFound(f"{request.query['redirect_uri']}?error=login_required")
+
     async def _token(self, request):
         form = await request.post()
+        self.seen = self._client(request, form)
+        if self.seen != (CLIENT, SECRET):
+            return web.json_response({"error": "invalid_client"}, status=401)
         subject, query = self._codes.pop(form["code"], (None, {}))
         digest = hashlib.sha256(form["code_verifier"].encode()).digest()
         challenge = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
@@ -178,9 +185,6 @@ class EvilIssuer:
             or form["redirect_uri"] != query["redirect_uri"]
         ):
             return web.json_response({"error": "invalid_grant"}, status=400)
-        self.seen = self._client(request, form)
-        if self.seen != (CLIENT, SECRET):
-            return web.json_response({"error": "invalid_client"}, status=401)
         now = int(time.time())
         claims = {
             "iss": self.url,

@@ -21,13 +21,17 @@ from gateway.admin.pages.bulk import MAX_BULK_FIELDS
 from gateway.admin.pages.login import MAX_FORM
 from gateway.admin.pages.operations import MAX_FORM as MAX_OPERATION_FORM
 from gateway.cli import main
+from gateway.core.login_state import LIFETIME
+from gateway.core.oidc import LEEWAY, LOGOUT_LIFETIME
 from gateway.core.operation import MAX_KEPT
 from gateway.core.webhook import ANSWER_TIME, MAX_WEBHOOKS
 from gateway.node import operation_logs, progress
 from gateway.node.operation_reports import MAX_PENDING_FINISHES
-from gateway.runtime import logs, standard_streams
+from gateway.runtime import http_client, logs, standard_streams
 from gateway.runtime.setting_types import MAX_HOSTS
-from gateway.services.login_failures import MAX_A_MINUTE
+from gateway.services import sso
+from gateway.services.issuer import AT_ONCE, DOWN
+from gateway.services.login_failures import MAX_A_MINUTE, FailureReason
 from gateway.services.operation_requests import MAX_UNFINISHED
 from gateway.services.passwords import MAX_BYTES, MIN_LENGTH
 from gateway.store import notices, webhooks
@@ -249,3 +253,22 @@ def test_limits_are_those_that_hold():
             ),
         }.items()
     )
+
+
+def test_the_document_of_single_sign_on_has_every_reason_and_limit():
+    text = (ROOT / "docs" / "sso.md").read_text("utf-8")
+    reasons = set(re.findall(r"^\| `([a-z-]+)` \|", text, re.MULTILINE))
+    assert reasons == {
+        why for why in FailureReason if why.name.startswith("SSO_") and why.name != "SSO_ONLY"
+    } | {FailureReason.TOO_MANY_ATTEMPTS, FailureReason.LOGOUT_TOKEN}
+    failures, window = sso.FAILURES
+    for limit in (
+        f"sealed for {LIFETIME / 60:g} minutes",
+        f"`iat` ({LEEWAY:g} seconds)",
+        f"within {http_client.TIMEOUT:g} seconds is left alone for {DOWN:g} seconds",
+        f"At most {AT_ONCE} requests",
+        f"{http_client.MAX_BYTES // 1024} KiB",
+        f"{failures} logins of one address failed within {window / 60:g} minutes",
+        f"for {LOGOUT_LIFETIME / 60:g} minutes",
+    ):
+        assert limit in " ".join(text.split()), limit
