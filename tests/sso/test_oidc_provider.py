@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 
 import aiohttp
 import pytest
 import pytest_asyncio
 
 from gateway.core.roles import Role
+from gateway.services.diagnostics import Level
+from gateway.services.doctor_sso import examine
 from tests.sso.oidc_provider import SECRET, free_port, log_in, log_out_at, needed, oidc_provider
 from tests.support.harness import harness
 from tests.support.pages import Browser, said
@@ -31,6 +34,7 @@ async def start(case, tmp_path):
     port, urls = case
     secret = tmp_path / "secret"
     secret.write_text(SECRET)
+    secret.chmod(0o600)
     async with contextlib.AsyncExitStack() as stack:
 
         async def made(kind="userinfo", client="ice-ES256", with_secret=True):
@@ -111,3 +115,18 @@ async def test_rotated_keys_groups_and_a_logout_at_the_issuer(start, case):
         assert (await browser.get("guide")).status == 302
     finally:
         await ask(issuer, "groups?who=alice&groups=ice-admins,lab")
+
+
+@together
+async def test_what_doctor_says_of_it(start):
+    running, _ = await start()
+    settings = running.gateway.settings
+    found = await examine(settings, running.clock, seconds=10.0)
+    assert [each.text for each in found if each.level is not Level.OK] == []
+    other = replace(settings, sso_redirect_url="http://127.0.0.1:1/admin/sso/callback")
+    [bad] = [
+        each.text
+        for each in await examine(other, running.clock, seconds=10.0)
+        if each.level is not Level.OK
+    ]
+    assert bad.startswith("the issuer did not confirm")

@@ -150,14 +150,32 @@ async def test_an_issuer_that_is_down_is_left_alone(make, answer):
     assert (await case.issuer.metadata()).issuer == case.evil.url
 
 
+async def test_metadata_of_no_good_issuer(case):
+    for metadata in (
+        {"issuer": "https://evil.example"},
+        {"issuer": None},
+        {"token_endpoint": None},
+        {"token_endpoint": "http://id.example/token"},
+        {"jwks_uri": "file:///etc/passwd"},
+        {"userinfo_endpoint": "https://user:pass@id.example/"},
+        {"authorization_endpoint": "javascript:alert(1)"},
+        {"authorization_endpoint": 7},
+        {"id_token_signing_alg_values_supported": ["HS256", "none"]},
+        {"code_challenge_methods_supported": ["plain"]},
+    ):
+        case.evil.metadata = metadata
+        await case.unavailable(case.issuer.metadata(), "its |it ")
+        case.seconds += DOWN
+
+
 BROKEN = {
     evil_issuer.hangs: "did not answer",
     evil_issuer.ten_megabytes: "more than 256 KiB",
-    evil_issuer.html: "JSON|keys cannot be used",
+    evil_issuer.html: "JSON|keys cannot be used|metadata is not",
     evil_issuer.fails: "500",
     evil_issuer.gzip_bomb: "compressed",
     evil_issuer.redirects: "302",
-    evil_issuer.deep_json: "JSON|keys cannot be used",
+    evil_issuer.deep_json: "JSON|keys cannot be used|metadata is not",
 }
 
 
@@ -166,13 +184,14 @@ async def test_broken_endpoints(make, answer):
     """One by one; between them the issuer is not remembered as broken any more."""
     case = await make(QUICK if answer is evil_issuer.hangs else 10.0)
     code, verifier = await case.begin()
-    case.evil.answers = dict.fromkeys((TOKEN, USERINFO, JWKS), answer)
+    case.evil.answers = dict.fromkeys((TOKEN, USERINFO, JWKS, METADATA), answer)
     for asking in (
         lambda: case.issuer.exchange(code, verifier),
         lambda: case.issuer.userinfo(Secret("a")),
         lambda: case.issuer.verify(Secret("a.b.c"), by_anyone=True),
+        case.issuer.metadata,
     ):
-        case.seconds += DOWN
+        case.seconds += KEPT if asking == case.issuer.metadata else DOWN
         await case.unavailable(asking(), BROKEN[answer])
 
 
