@@ -79,7 +79,7 @@ class Sentence(enum.StrEnum):
     )
     NO_PROBLEM = "no-problem", "3", "It tries again after an answer without such a body."
     NO_ANSWER = "no-answer", "3", "It tries again when there is no answer."
-    REDIRECT = "redirect", "3", "It does not follow a redirect."
+    REDIRECT = "redirect", "3", "It does not follow a redirect, but tries again."
     ADMITTED_BEFORE = (
         "admitted-before",
         "3",

@@ -224,9 +224,9 @@ class Stage:
 
     async def alive(self, session: Session, sentence: Sentence, what: str) -> None:
         """Check that the session still answers after `what`."""
-        data = secrets.token_bytes(8)
-        session.frame(WSMsgType.PING, data)
-        answered = await session.wait(lambda: data in session.pongs, self.waits.patience)
+        before = len(session.pongs)
+        session.frame(WSMsgType.PING, b"alive")
+        answered = await session.wait(lambda: len(session.pongs) > before, self.waits.patience)
         self.check(sentence, answered, f"no pong came after {what}")
         if not answered:
             raise Unmet(sentence, what)
@@ -237,10 +237,12 @@ class Stage:
         self.send_run(session, name, {"conformance": action, **params})
         return name
 
-    def send_run(self, session: Session, name: str, params: Any, kind: str = "execute") -> None:
-        """Send `operation.run`."""
+    def send_run(
+        self, session: Session, name: str, params: Any, kind: str = "execute", **members: Any
+    ) -> None:
+        """Send `operation.run`, with more `members` than it has."""
         deadline = time.strftime("%Y-%m-%dT%H:%M:%S.000000Z", time.gmtime(time.time() + 3600))
-        run = {"id": name, "kind": kind, "params": params, "deadline": deadline}
+        run = {"id": name, "kind": kind, "params": params, "deadline": deadline} | members
         session.request("operation.run", run, name)
 
     async def response(self, session: Session, name: str, sentence: Sentence) -> Message:

@@ -17,8 +17,7 @@ if (url.protocol === 'http:' && !/^(localhost|127(\.\d+){3}|\[::1\])$/.test(url.
 fs.mkdirSync(folder, { recursive: true })
 fs.chmodSync(folder, 0o700)
 const name = crypto.createHash('sha256').update(fs.realpathSync(folder)).digest('hex')
-const lock = net.createServer().listen(`\0ice-${name}`) // Linux frees it when the process ends
-lock.on('error', () => stop('another process uses this folder'))
+const lock = net.createServer().listen(`\0ice-${name}`).on('error', () => stop('another process uses this folder')) // Linux frees it
 await new Promise((resolve) => lock.on('listening', resolve))
 const stored = (file) => fs.existsSync(path.join(folder, file)) ? fs.readFileSync(path.join(folder, file), 'utf8') : ''
 function store(file, text) {
@@ -125,14 +124,15 @@ function serve(connection, head) {
     if (message.method !== 'ice.welcome') throw new Error('no welcome')
     welcomed = true
     if (message.params.heartbeat > 0) silence = 2 * message.params.heartbeat
+    alive()
     store('admitted', ath)
     send({ method: 'ice.hello', params: { version: '1', platform: `${os.type()} ${os.release()}`, hostname: os.hostname(), instance, running: [...running.keys()] } })
     waiting = [...operations].filter(([, { finish, answered }]) => finish && !answered).map(([id]) => id)
     repeat()
   }
+  const alive = () => { clearTimeout(timer); if (!ended) timer = setTimeout(() => violation(1001), 1000 * silence) }
   const data = (chunk) => {
-    clearTimeout(timer)
-    timer = setTimeout(() => violation(1001), 1000 * silence)
+    alive()
     buffer = Buffer.concat([buffer, chunk])
     for (let size, from; !ended && buffer.length > 1; buffer = buffer.subarray(from + size)) {
       [size, from] = [buffer[1] & 127, 2]

@@ -73,17 +73,16 @@ async def _lost(stage: Stage) -> None:
 
 
 async def _restart(stage: Stage) -> None:
-    await stage.start()
-    attempt = await stage.attempt(Sentence.RESTART)
     for reason, least, sentence in (
         (f'{{"retry_after": {_RETRY_AFTER}}}', _RETRY_AFTER, Sentence.RESTART),
         ('{"retry_after": 0.01}', 1.0, Sentence.RESTART_LEAST),
         ("soon", 1.0, Sentence.RESTART_LEAST),
     ):
-        session = await stage.admit(attempt)
+        # In a new process no wait of the backoff is as long.
+        await (stage.restart() if stage.started else stage.start())
+        session = await stage.session(sentence)
         session.close(CloseCode.RESTART, reason)
-        closed = time.monotonic()
-        attempt = await stage.comes_back(sentence, closed, least=least, most=least)
+        await stage.comes_back(sentence, time.monotonic(), least=least, most=least)
 
 
 SCENARIOS: Final = (

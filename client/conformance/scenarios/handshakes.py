@@ -20,7 +20,7 @@ from cryptography.x509.oid import NameOID
 from client import platform
 from client.conformance.gateway import Attempt, Gateway, Session
 from client.conformance.sentences import Sentence
-from client.conformance.stage import Scenario, Stage, is_method
+from client.conformance.stage import Scenario, Stage, Unmet, is_method
 from client.protocol import RefusalCode
 
 _REQUEST: Final = frozenset(
@@ -48,6 +48,8 @@ async def _connects(stage: Stage) -> None:
 
 
 def _check_nonce(stage: Stage, sentence: Sentence, attempt: Attempt, nonce: str) -> None:
+    if not attempt.proof.thumbprint:
+        raise Unmet(Sentence.PROOF_FORM, "its proof cannot be read")
     found = attempt.proof.nonce
     stage.check(sentence, found == nonce, f"the proof has the nonce {found!r}, not {nonce}")
 

@@ -36,6 +36,12 @@ async def _echo(stage: Stage) -> None:
     stage.check(Sentence.FINISH_FAILED, right, f"error is {told}")
 
     name = session.new_id()
+    stage.send_run(session, name, {"conformance": "count"}, of_the_future=[{}])
+    await stage.accepted(session, name, Sentence.UNKNOWN_MEMBER)
+    session.answer(await stage.finish(session, name, Sentence.UNKNOWN_MEMBER))
+    stage.check(Sentence.UNKNOWN_MEMBER, True)  # noqa: FBT003 - it was done
+
+    name = session.new_id()
     stage.send_run(session, name, {}, kind="of-the-future")
     answer = await stage.response(session, name, Sentence.UNKNOWN_KIND)
     number = answer.get("error", {}).get("code")
@@ -164,7 +170,7 @@ SCENARIOS: Final = (
         frozenset(
             {
                 *(Sentence.FINISH, Sentence.FINISH_FAILED, Sentence.UNKNOWN_KIND),
-                Sentence.ACCEPTED,
+                *(Sentence.ACCEPTED, Sentence.UNKNOWN_MEMBER),
             }
         ),
         _echo,
