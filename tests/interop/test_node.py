@@ -14,6 +14,7 @@ from client.conformance.runner import run, status_of
 from client.conformance.sentences import Sentence
 from client.conformance.stage import Kit, Waits
 from tests.interop.faults import FAULTS, FOLDER, SOURCE
+from tests.support.work import asked, in_state
 
 NODE = shutil.which("node")
 PLACES = ("{gateway}", "{token_file}", "{state_dir}")
@@ -38,6 +39,52 @@ def test_it_has_200_lines():
 async def test_it_keeps_every_sentence(tmp_path):
     kit = await tried(FOLDER / SOURCE, tmp_path / "kit")
     assert status_of(kit) == 0, "\n".join(kit.report.lines())
+
+
+@pytest.fixture
+async def start():
+    """Starts it; what still runs at the end is killed."""
+    processes = []
+
+    async def start(*arguments):
+        assert NODE is not None, "ICE_REQUIRE_NODE is set, and there is no node"
+        program = (NODE, str(FOLDER / SOURCE), *map(str, arguments))
+        processes.append(
+            await asyncio.create_subprocess_exec(*program, stderr=asyncio.subprocess.PIPE)
+        )
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def test_it_works_for_a_gateway(running, start, tmp_path):
+    """It registers, works, is killed and comes back, and stops once it is deregistered."""
+    ice = await running.provision()
+    token = tmp_path / "lab-1.token"
+    token.write_text(ice.token)
+    first = await start(running.url, token, tmp_path / "ice")
+    await running.eventually("/ices/lab-1", lambda answer: answer.json["connection"])
+    text = "0123456789 ä€😀\n" * 9000
+    params = {"conformance": "report", "message": "half", "log": text}
+    worked = await asked(running.admin, params=params)
+    done = await in_state(running, worked, "succeeded")
+    assert (done["result"], done["progress"]["message"]) == ({}, "half")
+    log = await running.admin.get(f"/operations/{worked}/log")
+    assert log.body.decode() == text
+    interrupted = await asked(running.admin, params={"conformance": "sleep", "seconds": 60})
+    await in_state(running, interrupted, "running")
+    first.kill()
+    await first.communicate()
+    second = await start(running.url, token, tmp_path / "ice")
+    failed = await in_state(running, interrupted, "failed")
+    assert failed["error"]["code"] == "interrupted"
+    await running.act("lab-1", "deregister")
+    _, said = await second.communicate()
+    assert (second.returncode, said) == (3, b"closed 4101 deregistered: a person must act\n")
 
 
 async def test_it_keeps_the_sentences_about_operations(tmp_path):
