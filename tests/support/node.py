@@ -118,11 +118,14 @@ async def running(nodes: Sequence[Node]) -> AsyncIterator[None]:
             await node.ended()
 
 
-async def run_command(folder: Path, database: str, *arguments: str) -> str:
-    """Run a command on the database; what it prints. It must be done."""
+async def run_command(folder: Path, database: str, *arguments: str, **settings: str) -> str:
+    """Run a command on the database; what it prints. It must be done. `settings` as those of `Node`."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "gateway", *arguments, "--database", database),
-        env=environment(ICE_GATEWAY_TOKENS__KEY_FILE=str(folder / "keys.json")),
+        env=environment(
+            ICE_GATEWAY_TOKENS__KEY_FILE=str(folder / "keys.json"),
+            **{f"ICE_GATEWAY_{key}": value for key, value in settings.items()},
+        ),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )

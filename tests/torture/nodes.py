@@ -5,7 +5,8 @@
 In each round an ICE is connected at one node, something fails (a node, its network, the primary, the server's clock), and an admin takes the ICE out at another. From
 the moment at which a node has confirmed (or, where it has not, its lease must have run out) nothing that is
 sent with the old token is acted on there: neither a message over the open session nor a handshake. Then all
-nodes have to know of every event, and to admit whoever they should.
+nodes have to know of every event, and to admit whoever they should. A webhook has to get every event of all
+rounds, in the order of the log.
 """
 
 from __future__ import annotations
@@ -29,12 +30,16 @@ import aiohttp
 
 from tests.support.harness import API
 from tests.support.ice import Connection, Ice, Nomad, Refused
-from tests.support.node import Node, api_token, running
+from tests.support.node import Node, api_token, run_command, running
 from tests.support.postgres import Postgres, faketime, postgres
 from tests.support.relay import relaying
+from tests.torture.webhook_log import LogReceiver, log_receiver
 
 NAMES = ("gw-1", "gw-2", "gw-3")
 _PATIENCE = 30.0
+_ALLOWED = {"WEBHOOKS__ALLOW": "127.0.0.0/8"}
+_CATCH_UP = 120.0
+"""Seconds in which the webhook gets the last event after the last round: a message that was not taken waits up to 80 s."""
 _EVERY = 0.1
 """Seconds between two attempts with the old token."""
 
@@ -97,6 +102,7 @@ class Cluster:
     nodes: list[Node]
     session: aiohttp.ClientSession
     token: str
+    webhook: LogReceiver
 
     async def call(self, node: Node, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         """A call of the API; status 0 where there was no answer."""
@@ -139,13 +145,20 @@ async def cluster(plan: Plan) -> AsyncIterator[Cluster]:
                 program=("tests.torture.nodes", "--node", plan.mutation),
                 NODE__LEASE=f"{plan.lease:.0f}s",
                 SERVER__INSECURE="true",
+                **_ALLOWED,
             )
             node.relay = relay
             nodes.append(node)
         await stack.enter_async_context(running(nodes))
         token = await api_token(folder, server.url("ice"))
         session = await stack.enter_async_context(aiohttp.ClientSession())
-        yield Cluster(plan, server, standby, servers, nodes, session, token)
+        webhook = await stack.enter_async_context(log_receiver(random.Random(plan.lease)))
+        database = server.url("ice")
+        events = ("--url", webhook.url, "--event", "*")
+        webhook.trust(
+            await run_command(folder, database, "webhooks", "create", "log", *events, **_ALLOWED)
+        )
+        yield Cluster(plan, server, standby, servers, nodes, session, token, webhook)
 
 
 def _replicated(servers: contextlib.ExitStack) -> tuple[Postgres, Postgres]:
@@ -282,6 +295,8 @@ class Outcome:
     attempts: int = 0
     elapsed: list[float] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
+    webhook: str = ""
+    """What the webhook got, in a line."""
 
 
 async def play(cluster: Cluster, number: int, chance: random.Random, outcome: Outcome) -> None:
@@ -442,7 +457,18 @@ async def torture(rounds: int, seed: int, plan: Plan) -> Outcome:
                 await play(made, number, chance, outcome)
             except TimeoutError:
                 outcome.violations.append(f"round {number} did not come to its end")
+        await _followed(made, outcome)
     return outcome
+
+
+async def _followed(cluster: Cluster, outcome: Outcome) -> None:
+    """Wait until the webhook has got the whole log."""
+    end = await asyncio.to_thread(
+        cluster.server.sql, "SELECT max(seq) FROM ice_events", database="ice"
+    )
+    await cluster.webhook.caught_up(int(end), _CATCH_UP)
+    outcome.violations += cluster.webhook.violations
+    outcome.webhook = cluster.webhook.figures()
 
 
 def report(outcome: Outcome, seed: int) -> str:
@@ -453,6 +479,7 @@ def report(outcome: Outcome, seed: int) -> str:
         + ", ".join(f"{kind} {count}" for kind, count in sorted(outcome.kinds.items())),
         f"{outcome.attempts} attempts with what was taken back; {len(outcome.violations)} violations",
         f"not confirmed in time: {dict(outcome.unconfirmed)}",
+        outcome.webhook,
         f"dropped {len(outcome.elapsed)} sessions, p50 {_middle(ordered):.1f} ms, the last {ordered[-1]:.1f} ms",
         *(
             ()
