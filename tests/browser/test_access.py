@@ -11,7 +11,9 @@ from playwright.async_api import expect
 from gateway.core.roles import Role
 from gateway.core.schedule import Occurrence, SkipReason
 from gateway.core.times import utc_now
-from gateway.store import schedules
+from gateway.core.webhook import Failing
+from gateway.services.webhooks import WantedWebhook
+from gateway.store import schedules, webhooks
 from gateway.store.nodes import NodeRecord
 from tests.browser.admin import choose, close_token, dialog, fill, hide, more, press, row, submit
 from tests.support.harness import ADMIN
@@ -27,6 +29,7 @@ NAV = [
     "enrolment",
     "users",
     "api-tokens",
+    "webhooks",
     "audit",
     "guide",
 ]
@@ -50,6 +53,26 @@ def looks(scheme, width):
 
 def node(name, **state):
     return NodeRecord(name, name, "0.1.0", "k", "https://10.0.0.1:8440", utc_now(), 1, **state)
+
+
+async def hooked(running):
+    """A webhook that fails, with a message that was set aside, and one that is disabled."""
+    service, now = running.gateway.services.webhooks, utc_now()
+    url = "https://hooks.example.com/" + "x" * 300
+    for name in ("off", "ops"):
+        made = await service.create(ADMIN, WantedWebhook(name, url, ["*"], enabled=False))
+    failing = Failing("log-9", now, 7, now, "answered 500")
+    given_up = webhooks.SetAside("log-1", "provision", "{}", now, 20, "answered 413")
+    sent = webhooks.Delivery("log-9", "deregister", now, 500, "answered 500", 12)
+
+    async def unit(transaction):
+        await webhooks.set_aside(transaction, made.webhook.id, given_up)
+        await webhooks.record(transaction, made.webhook.id, sent)
+        # Enabled, so that it says that it fails, though nothing is sent: no event says so.
+        await transaction.run("UPDATE webhooks SET enabled = 1 WHERE id = $1", made.webhook.id)
+        await webhooks.move_on(transaction, made.webhook.id, 2**40, failing)
+
+    await running.gateway.engine.write(unit)
 
 
 async def inhabited(running):
@@ -93,6 +116,7 @@ async def inhabited(running):
         await running.make_pool(name, labels, description="x" * 300)
     await accounts.create_token(ADMIN, "root", "job", 86_400, pool="windows")
     await scheduled(running)
+    await hooked(running)
     found = (await running.admin.get(f"/schedules?pool={'w' * 64}")).json["items"]
     await running.admin.post(f"/schedules/{found[0]['id']}/run")
     for kind in ("remote-execute", "scrape"):
@@ -216,6 +240,8 @@ async def test_pages_hold_to_axe_and_to_the_width(new_admin, running, nodes, sch
     ]
     found = (await running.admin.get("/schedules")).json["items"]
     more += [f"schedules/{one['id']}" for one in found]
+    found = (await running.admin.get("/webhooks")).json["items"]
+    more += [f"webhooks/{one['id']}" for one in found]
     for address in [*NAV, *more, *ices]:
         answer = await page.goto(f"{running.url}/admin/{address}")
         assert answer.ok or address == "ices/nowhere", f"{address} answered {answer.status}"
@@ -283,6 +309,28 @@ async def every_dialog_of_schedules(page, running):
     await expect(dialog(page)).to_be_visible()
     yield "Make a schedule"
     await press(page, "Cancel")
+
+
+async def every_dialog_of_webhooks(page, running):
+    """The same on the pages of webhooks."""
+    await page.goto(f"{running.url}/admin/webhooks")
+    await page.get_by_role("link", name="ops").first.click()
+    for button in ("Change…", "Delete…"):
+        await page.get_by_role("button", name=button).click()
+        await expect(dialog(page)).to_be_visible()
+        yield button
+        await press(page, "Cancel")
+    await page.goto(f"{running.url}/admin/webhooks")
+    await page.get_by_role("button", name="Make a webhook").click()
+    await dialog(page).locator("summary").click()
+    yield "Make a webhook"
+    await dialog(page).locator("#webhook_name").fill("new")
+    await dialog(page).locator("#webhook_url").fill("https://hooks.example.com")
+    await dialog(page).locator("#webhook_events").fill("deregister")
+    await press(page, "Make the webhook")
+    await press(page, "Ok")
+    yield "secret of a webhook"
+    await close_token(page)
 
 
 async def every_dialog_of_accounts_and_nodes(page, running):
@@ -354,6 +402,7 @@ async def test_dialogs_hold_to_axe_and_to_the_width(new_admin, running, nodes, s
             every_dialog_of_accounts_and_nodes,
             every_dialog_of_pools,
             every_dialog_of_schedules,
+            every_dialog_of_webhooks,
         ]
     for dialogs in walks:
         if dialogs is every_dialog:

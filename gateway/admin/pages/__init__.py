@@ -31,6 +31,7 @@ from gateway.admin.pages.schedules import routes as schedules
 from gateway.admin.pages.sso import routes as sso
 from gateway.admin.pages.static import routes as static
 from gateway.admin.pages.users import routes as users
+from gateway.admin.pages.webhooks import routes as webhooks
 from gateway.core.roles import Need
 
 __all__ = ["pages_app"]
@@ -58,6 +59,7 @@ def pages_app(context: AdminContext) -> web.Application:
         enrolment_keys,
         users,
         api_tokens,
+        webhooks,
         me,
         audit,
         nodes,

@@ -31,6 +31,10 @@ _OF_SCHEDULES: Final = frozenset(
     }
 )
 
+_OF_WEBHOOKS: Final = frozenset(
+    {AuditAction.CREATE_WEBHOOK, AuditAction.CHANGE_WEBHOOK, AuditAction.DELETE_WEBHOOK}
+)
+
 
 def sentences(event: Event) -> list[str]:
     """What the event says in words; empty if its detail is shown as it is."""
@@ -55,7 +59,32 @@ def sentences(event: Event) -> list[str]:
             return [f"{_DECISIONS[action]} {machine}, which asked for {wanted} {key}."]
         case AuditAction.CREATE_POOL | AuditAction.CHANGE_POOL | AuditAction.DELETE_POOL as action:
             return [*_pool_sentences(action, event.detail)]
-    return [*_schedule_sentences(event.action, event.detail)]
+    return [
+        *_webhook_sentences(event.action, event.detail),
+        *_schedule_sentences(event.action, event.detail),
+    ]
+
+
+def _webhook_sentences(action: str, detail: Mapping[str, Any]) -> Iterator[str]:
+    if action not in _OF_WEBHOOKS:
+        return
+    named = f"the webhook {detail['name']} ({detail['webhook']})"
+    if action == AuditAction.CREATE_WEBHOOK:
+        disabled = "" if detail["enabled"] else ", disabled"
+        yield f"Made {named} to {detail['url']}: {', '.join(detail['events'])}{disabled}."
+    elif action == AuditAction.DELETE_WEBHOOK:
+        yield f"Deleted {named}."
+    else:
+        yield f"Changed {named}."
+        if "name_before" in detail:
+            yield f"Its name was {detail['name_before']}."
+        if "enabled" in detail:
+            yield "Enabled it." if detail["enabled"] else "Disabled it."
+        if "url" in detail:
+            yield f"It calls {detail['url']}, before: {detail['url_before']}."
+        if "events" in detail:
+            before = ", ".join(detail["events_before"])
+            yield f"It hears of {', '.join(detail['events'])}, before: {before}."
 
 
 def _failure_sentences(event: Event) -> Iterator[str]:

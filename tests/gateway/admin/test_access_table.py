@@ -215,6 +215,21 @@ PAGES = {
     "POST /pools/{name}/operations": ("pools/none/operations", (401, 403, 404, 404)),
     "GET /pools/{name}/delete": ("pools/none/delete", (302, 403, 403, 404)),
     "POST /pools/{name}/delete": ("pools/none/delete", (401, 403, 403, 404)),
+    "GET /webhooks": ("webhooks", _SEES_ALL),
+    "GET /new-webhook": ("new-webhook", (302, 403, 403, 200)),
+    "POST /webhooks": ("webhooks", (401, 403, 403, 422)),
+    "GET /webhooks/{id}": ("webhooks/none", (302, 403, 404, 404)),
+    **{
+        f"{method} /webhooks/{{id}}/{what}": (
+            f"webhooks/none/{what.format(message='none')}",
+            (302 if method == "GET" else 401, 403, 404, 404),
+        )
+        for method, what in (
+            *(("GET", "change"), ("POST", "change"), ("POST", "enable"), ("POST", "disable")),
+            *(("POST", "test"), ("GET", "delete"), ("POST", "delete")),
+            ("POST", "set-aside/{message}/send"),
+        )
+    },
     "GET /users": ("users", _SEES_ALL),
     "GET /users/known": ("users/known", _SEES_ALL),
     "POST /users": ("users", (401, 403, 403, 422)),

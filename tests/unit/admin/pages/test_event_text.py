@@ -232,3 +232,28 @@ def test_a_schedule_acts_for_its_requester():
 def test_schedules_in_words(action, detail, said):
     given = {"schedule": "s1", "name": "nightly"} | detail
     assert detail_parts(event(action, **given)) == said
+
+
+def test_webhooks_in_words():
+    named = {"webhook": "3f1c", "name": "ops"}
+    made = named | {"url": "https://a.example", "events": ["provision", "ice.away"]}
+    changed = {"url": "https://b.example", "url_before": "https://a.example", "enabled": False}
+    for action, detail, said in (
+        (
+            "create-webhook",
+            made | {"enabled": False},
+            ["Made the webhook ops (3f1c) to https://a.example: provision, ice.away, disabled."],
+        ),
+        (
+            "change-webhook",
+            named | changed | {"events": ["*"], "events_before": ["provision"]},
+            [
+                "Changed the webhook ops (3f1c).",
+                "Disabled it.",
+                "It calls https://b.example, before: https://a.example.",
+                "It hears of *, before: provision.",
+            ],
+        ),
+        ("delete-webhook", named, ["Deleted the webhook ops (3f1c)."]),
+    ):
+        assert detail_parts(event(action, **detail)) == said
