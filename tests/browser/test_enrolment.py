@@ -21,7 +21,7 @@ async def test_machines_appear_and_are_decided_on(admin, running):
     page = await admin.open("enrolment")
     await expect(page.get_by_text("No machine waits.")).to_be_visible()
     _, asked = await machines[1].ask()
-    await expect(page.get_by_role("rowheader", name="lab-pc-1")).to_be_visible(timeout=1000)
+    await expect(page.get_by_role("rowheader", name="lab-pc-1")).to_be_visible()
     await expect(page.locator("#count-1 strong")).to_have_text("1")
     # What is chosen outlasts the renewal by the next machine.
     chosen = page.get_by_role("button", name="Approve chosen")

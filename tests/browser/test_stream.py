@@ -12,6 +12,8 @@ from gateway.admin.event_streams import StreamLimits
 from gateway.app import Tuning
 from tests.browser.admin import Admin, choose, dialog, fill, hide, press, row
 from tests.support.harness import harness
+from tests.support.ice import PATIENCE, Key
+from tests.support.machine import KEY, Machine, new_key
 
 QUICK = Tuning(streams=StreamLimits(authenticate_every=0.05))
 """A stream notices soon that its login has ended."""
@@ -19,7 +21,7 @@ QUICK = Tuning(streams=StreamLimits(authenticate_every=0.05))
 
 async def streams(running, number):
     """Wait until the gateway serves so many streams."""
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(PATIENCE):
         while running.gateway.admin.streams.subscribers != number:  # noqa: ASYNC110 - no event tells of it
             await asyncio.sleep(0.01)
 
@@ -52,6 +54,21 @@ async def test_twelve_tabs_work(admin, running):
     await connection.expect_dropped(4101)
     await expect(dialog(pages[-1]).get_by_role("heading")).to_have_text("lab-1 deregistered")
     await streams(running, 1)
+
+
+@pytest.mark.long
+async def test_what_happens_is_shown_within_a_second(admin, running):
+    """Elsewhere the tests wait longer: a busy machine takes longer."""
+    _, secret = await new_key(running, KEY, approval=True, max_uses=9)
+    ice = await running.provision("lab-1")
+    await (await ice.connect()).leave()
+    enrolment, one_ice = await admin.open("enrolment"), await admin.open("ices/lab-1")
+    await Machine(running.session, running.url, secret, "pc-1").ask()
+    heading = enrolment.get_by_role("rowheader", name="lab-pc-1")
+    await expect(heading).to_be_visible(timeout=1000)
+    assert (await running.ice(ice.token, Key()).refused()).code == "key-mismatch"
+    reason = one_ice.locator("[data-reason]")
+    await expect(reason).to_contain_text("Another machine", timeout=1000)
 
 
 async def test_without_shared_workers_each_visible_tab_has_a_stream(admin, running):

