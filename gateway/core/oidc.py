@@ -208,9 +208,11 @@ def _check_times(claims: Mapping[str, Any], now: datetime, age: float) -> None:
     """Check that a token has not expired, and was issued in the last `age` seconds."""
     present = now.timestamp()
     expires, issued = _number(claims, "exp"), _number(claims, "iat")
-    if expires is None or present >= expires + LEEWAY:
+    if expires is None or issued is None:
+        raise BadToken("it has no exp or no iat")
+    if present >= expires + LEEWAY:
         raise BadToken("it has expired")
-    if issued is None or not -LEEWAY <= present - issued <= age:
+    if not -LEEWAY <= present - issued <= age:
         raise BadToken(
             "it was not issued just now: compare the clocks of the gateway and the issuer"
         )

@@ -71,10 +71,10 @@ async def test_a_subject_belongs_to_one_user(engine):
 @pytest.mark.parametrize(
     ("subject", "sid", "ended"),
     [
-        ("c-1", None, {"carol": 2}),
-        ("c-1", "s-1", {"carol": 1}),
+        ("c-1", None, {"carol": 3}),
+        ("c-1", "s-1", {"carol": 2}),  # and the one whose session is not known
         (None, "s-1", {"carol": 1, "dave": 1}),
-        ("c-1", "s-9", {}),
+        ("c-1", "s-9", {"carol": 1}),
         ("c-9", None, {}),
         ("C-1", None, {}),
     ],
@@ -85,6 +85,7 @@ async def test_an_issuer_ends_the_logins_that_it_names(engine, subject, sid, end
     await add_sso_user(engine, "erin", "c-1", "https://other.example.org")
     for user, its_sid in (("carol", "s-1"), ("carol", "s-2"), ("dave", "s-1"), ("erin", "s-1")):
         await log_in(engine, user, its_sid)
+    await log_in(engine, "carol")
     before = await counts(engine)
     assert await engine.write(lambda t: logins.end_by_subject(t, ISSUER, subject, sid)) == ended
     left = {user: count - ended.get(user, 0) for user, count in before.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import html
 import re
@@ -220,6 +221,13 @@ async def test_other_algorithms(running, browse, issuer):
 async def test_a_client_authenticates_as_its_issuer_wants(browser, issuer):
     issuer.metadata["token_endpoint_auth_methods_supported"] = ["client_secret_post"]
     assert (await log_in(browser, issuer)).status == 200
+
+
+async def test_two_first_logins_at_once_are_of_one_user(running, browse, issuer):
+    browsers = [await browse(running) for _ in range(2)]
+    answers = await asyncio.gather(*(log_in(each, issuer) for each in browsers))
+    assert [each.status for each in answers] == [200, 200]
+    assert len(await events(running, "log-in")) == 2
 
 
 # --- who may not ---------------------------------------------------------------------------------
