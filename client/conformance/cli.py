@@ -14,7 +14,7 @@ from typing import Final
 
 import click
 
-from client.conformance.sentences import Sentence
+from client.conformance.sentences import CONNECTION, ENROLMENT, Sentence
 
 _USAGE: Final = 2
 
@@ -34,6 +34,11 @@ _USAGE: Final = 2
     type=click.Choice([one.value for one in Sentence]),
     metavar="SENTENCE",
     help="Try this sentence; may be repeated.  [default: all]",
+)
+@click.option(
+    "--enrolment",
+    is_flag=True,
+    help="Try the sentences about enrolment: the program gets an enrolment key in place of a token.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print an object.")
 @click.option(
@@ -55,6 +60,7 @@ def conformance(
     command: tuple[str, ...],
     state_dir: Path,
     names: tuple[str, ...],
+    enrolment: bool,
     as_json: bool,
     jobs: int,
     patience: float,
@@ -62,7 +68,8 @@ def conformance(
     """Try an ICE program, started by COMMAND, against each sentence of docs/protocol.md.
 
     {gateway}, {token_file} and {state_dir} in COMMAND are filled in; the environment has them as
-    ICE_CLIENT_GATEWAY, ICE_CLIENT_TOKEN_FILE and ICE_CLIENT_STATE_DIR. Put -- before COMMAND.
+    ICE_CLIENT_GATEWAY, ICE_CLIENT_TOKEN_FILE and ICE_CLIENT_STATE_DIR. With --enrolment there is
+    {enrolment_key_file} and ICE_CLIENT_ENROLMENT_KEY_FILE. Put -- before COMMAND.
 
     Exit status: 0 all passed, 1 some did not, 2 usage.
     """
@@ -78,7 +85,10 @@ def conformance(
             raise click.UsageError(f"{state_dir} is not empty: name a new folder.")
     except OSError as error:
         raise click.UsageError(f"{state_dir} cannot be used: {error.strerror}") from None
-    chosen = frozenset(one for one in Sentence if one in names or not names)
+    asked = ENROLMENT if enrolment else CONNECTION
+    chosen = frozenset(one for one in asked if one in names or not names)
+    if len(chosen) < len(set(names)):
+        raise click.UsageError("The sentences about enrolment, and no others, need --enrolment.")
     # aiohttp warns of what the scenarios do on purpose.
     logging.getLogger("aiohttp").setLevel(logging.CRITICAL)
     kit = Kit(command, state_dir.absolute(), Waits(patience=patience), Report(chosen))

@@ -17,10 +17,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
+from urllib.parse import urljoin
 
 from aiohttp import WSMsgType, web
 
 from client import protocol
+from client.conformance.enrolment_rules import is_enrolment, judge_enrolment
 from client.conformance.message_rules import fault_of, judge_hello
 from client.conformance.report import Finding, Report
 from client.conformance.request_rules import Proof, Request, judge_proof, judge_request
@@ -42,6 +44,7 @@ class Attempt:
     at: float
     request: Request
     proof: Proof
+    body: bytes
     _answer: asyncio.Future[Callable[[web.BaseRequest], Any]]
     answered: float = 0.0
     """When it was refused."""
@@ -62,7 +65,10 @@ class Attempt:
         self.answer(status, json.dumps(body), headers, "application/problem+json")
 
     def refuse_as(
-        self, code: protocol.RefusalCode, *, headers: dict[str, str] | None = None
+        self,
+        code: protocol.RefusalCode | protocol.EnrolmentCode,
+        *,
+        headers: dict[str, str] | None = None,
     ) -> None:
         """Answer with a code of the protocol."""
         self.refuse(code, code.status, retry=code.retry, headers=headers)
@@ -82,6 +88,16 @@ class Attempt:
             )
 
         self._respond(respond)
+
+    def grant(self, token: str, *, status: int = 201) -> None:
+        """Give a machine that enrols its ICE."""
+        body = json.dumps({"ice_name": _ICE_NAME, "token": token})
+        self.answer(status, body, content_type="application/json")
+
+    def let_wait(self, enrolment: str, retry_after: float) -> None:
+        """Let a machine that enrols wait for an approval."""
+        body = json.dumps({"enrolment": enrolment, "retry_after": retry_after})
+        self.answer(202, body, content_type="application/json")
 
     def hang_up(self) -> None:
         """Close the connection without an answer."""
@@ -278,6 +294,7 @@ class Gateway:
     Args:
         report: gets the findings of each request and message.
         token: what an ICE should send; a scenario may change it.
+        secret: that of an enrolment key, with which an ICE may ask for the token.
         prefix: the path of the gateway's URL.
         tls: for https.
         host: the host in the gateway's URL; it listens on loopback whatever it is.
@@ -288,12 +305,14 @@ class Gateway:
         report: Report,
         token: str,
         *,
+        secret: str = "",
         prefix: str = "",
         tls: ssl.SSLContext | None = None,
         host: str = "127.0.0.1",
     ) -> None:
         self.report = report
         self.token = token
+        self.secret = secret
         self.attempts: asyncio.Queue[Attempt] = asyncio.Queue()
         self.sessions: list[Session] = []
         self._unanswered: set[Attempt] = set()
@@ -323,24 +342,37 @@ class Gateway:
             time.monotonic(),
             Request(request.method, request.path_qs, [*request.headers.items()]),
         )
-        url = f"{self.url}{protocol.PATH}"
-        self.report.add(*judge_request(found, url, self.token))
-        proof, findings = judge_proof(found, url, self.token, time.time())
-        self.report.add(*findings)
+        body = await request.read()
+        proof = self._judge(found, body)
         jti = proof.claims.get("jti")
         if isinstance(jti, str):
             fresh = jti not in self._used
-            self.report.add(Finding(Sentence.PROOF_FRESH, fresh, f"jti {jti} came twice"))
+            sentence = Sentence.ENROL_PROOF if is_enrolment(found) else Sentence.PROOF_FRESH
+            self.report.add(Finding(sentence, fresh, f"jti {jti} came twice"))
             self._used.add(jti)
         answer: asyncio.Future[Callable[[web.BaseRequest], Any]]
         answer = asyncio.get_running_loop().create_future()
-        attempt = Attempt(at, found, proof, answer)
+        attempt = Attempt(at, found, proof, body, answer)
         self._unanswered.add(attempt)
         self.attempts.put_nowait(attempt)
         respond = await answer
         self._unanswered.discard(attempt)
         response: web.StreamResponse = await respond(request)
         return response
+
+    def _judge(self, found: Request, body: bytes) -> Proof:
+        """Judge a handshake, or a request of an enrolment; returns its proof."""
+        if not is_enrolment(found):
+            url = f"{self.url}{protocol.PATH}"
+            self.report.add(*judge_request(found, url, self.token))
+            proof, findings = judge_proof(found, url, self.token, time.time())
+            self.report.add(*findings)
+            return proof
+        self.report.add(*judge_enrolment(found, body, self.secret))
+        url = urljoin(self.url, found.target)
+        proof, findings = judge_proof(found, url, self.secret, time.time())
+        self.report.add(*(Finding(Sentence.ENROL_PROOF, one.ok, one.seen) for one in findings))
+        return proof
 
     async def admit(
         self, attempt: Attempt, *, heartbeat: float = 30.0, subprotocol: str = protocol.SUBPROTOCOL

@@ -29,6 +29,8 @@ class Place:
 
     gateway: str
     folder: Path
+    enrols: bool = False
+    """Whether the program gets the file of an enrolment key in place of the token's."""
 
     @property
     def token_file(self) -> Path:
@@ -36,15 +38,31 @@ class Place:
         return self.folder / "token.txt"
 
     @property
+    def enrolment_key_file(self) -> Path:
+        """The file with the secret of an enrolment key."""
+        return self.folder / "enrolment-key.txt"
+
+    @property
     def state_dir(self) -> Path:
         """The folder for what the program keeps over restarts."""
         return self.folder / "state"
+
+    def variables(self) -> dict[str, str]:
+        """The same for the environment."""
+        found = {
+            "ICE_CLIENT_GATEWAY": self.gateway,
+            "ICE_CLIENT_STATE_DIR": str(self.state_dir),
+        }
+        if self.enrols:
+            return found | {"ICE_CLIENT_ENROLMENT_KEY_FILE": str(self.enrolment_key_file)}
+        return found | {"ICE_CLIENT_TOKEN_FILE": str(self.token_file)}
 
     def words(self, command: Sequence[str]) -> list[str]:
         """The command with its placeholders filled in."""
         values = {
             "{gateway}": self.gateway,
             "{token_file}": str(self.token_file),
+            "{enrolment_key_file}": str(self.enrolment_key_file),
             "{state_dir}": str(self.state_dir),
         }
         words = list(command)
@@ -65,12 +83,7 @@ class Program:
     async def start(self) -> None:
         """Start it. Raises `NotStarted`."""
         place = self._place
-        environment = platform.environment(
-            f"conformance of {place.folder}",
-            ICE_CLIENT_GATEWAY=place.gateway,
-            ICE_CLIENT_TOKEN_FILE=str(place.token_file),
-            ICE_CLIENT_STATE_DIR=str(place.state_dir),
-        )
+        environment = platform.environment(f"conformance of {place.folder}", **place.variables())
         try:
             with self.output.open("wb") as output:
                 self._process = await asyncio.create_subprocess_exec(
@@ -106,9 +119,13 @@ class Program:
         lines = self.output.read_text("utf-8", errors="replace").split("\n")
         return next((line for line in reversed(lines) if line.strip()), "")
 
-    def judge_output(self, secrets: Sequence[str]) -> Finding:
-        """Whether its output keeps these secrets, each of them parts with dots between."""
+    def judge_output(self, token: str, secret: str) -> tuple[Finding, Finding]:
+        """Whether its output keeps the token, whose parts have dots between, and the secret of the enrolment key."""
         text = self.output.read_text("utf-8", errors="replace")
-        parts = {part for one in secrets for part in one.split(".") if len(part) >= _SHORTEST_PART}
+        parts = {part for part in token.split(".") if len(part) >= _SHORTEST_PART}
         found = any(part in text for part in parts)
-        return Finding(Sentence.TOKEN_SECRET, not found, f"see {self.output}")
+        seen = f"see {self.output}"
+        return (
+            Finding(Sentence.TOKEN_SECRET, not found, seen),
+            Finding(Sentence.ENROL_SECRET_KEPT, secret not in text, seen),
+        )

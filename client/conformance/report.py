@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from client.conformance.sentences import CANNOT_TRY, Sentence
+from client.conformance.sentences import CANNOT_TRY, CONNECTION, Sentence
 from client.errors import one_line
 
 _WIDTH: Final = max(map(len, Sentence))
@@ -39,7 +39,7 @@ class Finding:
 class Report:
     """The findings of a run. A sentence that failed once has failed."""
 
-    chosen: frozenset[Sentence] = frozenset(Sentence)
+    chosen: frozenset[Sentence] = CONNECTION
     """The sentences that were asked for."""
     _passed: set[Sentence] = field(default_factory=set)
     _failed: dict[Sentence, list[str]] = field(default_factory=dict)
@@ -93,7 +93,7 @@ class Report:
         counts = [sum(self.verdict(one) is which for one in self._asked()) for which in Verdict]
         yield ""
         yield f"{counts[0]} passed, {counts[1]} failed, {counts[2]} not tried"
-        if self.chosen == frozenset(Sentence):
+        if self.chosen == CONNECTION:
             yield "This kit cannot try:"
             yield from (f"- {what}: {why}" for what, why in CANNOT_TRY.items())
 

@@ -217,7 +217,59 @@ class Sentence(enum.StrEnum):
     PLAIN_HTTP = "plain-http", "7", "It sends nothing over plain `http` beyond loopback."
     TOKEN_SECRET = "token-secret", "7", "It does not print its token or a proof."
 
+    ENROL_REQUEST = (
+        "enrol-request",
+        "Enrolment",
+        "It asks by `POST <gateway>/ice/v1/enrolments` with a JSON object of the right members.",
+    )
+    ENROL_SECRET = (
+        "enrol-secret",
+        "Enrolment",
+        "It sends `Authorization: Bearer <secret>`, and the secret nowhere else.",
+    )
+    ENROL_PROOF = (
+        "enrol-proof",
+        "Enrolment",
+        "Each request has a new proof, made for its method and URL and for the secret, and with the nonce that was asked for.",
+    )
+    ENROL_KEY = (
+        "enrol-key",
+        "Enrolment",
+        "Each request, and the handshake after it, is signed by one key, also after a lost answer or a restart.",
+    )
+    ENROL_TOKEN = (
+        "enrol-token",
+        "Enrolment",
+        "It stores the token, connects with it, and does not enrol again.",
+    )
+    ENROL_WAIT = (
+        "enrol-wait",
+        "Enrolment",
+        "After 202 it asks by `GET` for its enrolment, not before `retry_after` seconds.",
+    )
+    ENROL_WAIT_KEPT = (
+        "enrol-wait-kept",
+        "Enrolment",
+        "After a restart it goes on with the enrolment that waits.",
+    )
+    ENROL_ANEW = "enrol-anew", "Enrolment", "It asks anew when its enrolment is not found."
+    ENROL_RETRIED = (
+        "enrol-retried",
+        "Enrolment",
+        "It tries again after a refusal with `retry` true, not before `Retry-After`, and after any other answer.",
+    )
+    ENROL_FINAL = "enrol-final", "Enrolment", "It stops after a refusal with `retry` false."
+    ENROL_SECRET_KEPT = (
+        "enrol-secret-kept",
+        "Enrolment",
+        "It neither stores nor prints the secret of the enrolment key.",
+    )
 
+
+ENROLMENT: Final = frozenset(one for one in Sentence if one.section == "Enrolment")
+"""The sentences of an ICE that gets its token by enrolment."""
+CONNECTION: Final = frozenset(Sentence) - ENROLMENT
+"""The sentences of every ICE."""
 CANNOT_TRY: Final = {
     "that it waits 60 to 120 s after 4103, and stops at the third within 15 minutes": "it takes minutes",
     "that it tries again 5 to 10 minutes after a refusal that may be the gateway's fault": "it takes minutes",
@@ -226,7 +278,6 @@ CANNOT_TRY: Final = {
     "that it ignores 4103 on a connection that it has itself replaced": "the kit cannot make it replace one",
     "`ice.accepts`, and `accepts` of the hello beyond its type": "its user decides; the kit has no such command",
     "that its work has ended after 4101 and 4102": "nothing shows it on the wire",
-    "enrolment": "it is an alternative to the token file",
     "a right certificate, proxies": "they are set up in each program in its own way",
     "RFC 6455 in all depth (masking, reserved bits, wrong frames)": "the Autobahn test suite does that",
 }

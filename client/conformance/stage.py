@@ -57,6 +57,11 @@ def make_token(issued: float) -> str:
     return ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts)
 
 
+def make_secret() -> str:
+    """The secret of an enrolment key of the kit, in the form of the gateway's."""
+    return f"iceek_{secrets.token_hex(16)}_{secrets.token_urlsafe(32)}"
+
+
 @dataclass(slots=True)
 class Stage:
     """One scenario's gateway and program."""
@@ -83,14 +88,19 @@ class Stage:
     @property
     def place(self) -> Place:
         """Where the program finds what it needs."""
-        return Place(self.gateway.url, self.kit.folder / self.scenario.name)
+        scenario = self.scenario
+        return Place(self.gateway.url, self.kit.folder / scenario.name, scenario.enrols)
 
     def write_token(self, token: str) -> None:
-        """Make the folder, and write the token file as the scenario wants it."""
+        """Make the folder, and write the token file, or that of the enrolment key."""
         self.gateway.token = token
         self.place.folder.mkdir(parents=True, exist_ok=True)
-        text = self.scenario.token_file.format(token)
-        self.place.token_file.write_text(text, encoding="utf-8", newline="")
+        if self.scenario.enrols:
+            self.place.enrolment_key_file.touch(mode=0o600)
+            self.place.enrolment_key_file.write_text(self.gateway.secret, encoding="utf-8")
+        else:
+            text = self.scenario.token_file.format(token)
+            self.place.token_file.write_text(text, encoding="utf-8", newline="")
 
     @property
     def program(self) -> Program:
@@ -121,7 +131,7 @@ class Stage:
         """Kill what runs, and look at what was printed."""
         for program in self._programs:
             await program.kill()
-            self.report.add(program.judge_output([self.gateway.token]))
+            self.report.add(*program.judge_output(self.gateway.token, self.gateway.secret))
 
     # --- attempts ------------------------------------------------------------------------------------
 
@@ -307,6 +317,8 @@ class Scenario:
     play: Play
     token_file: str = "{}"  # noqa: S105 - no password
     """What the token file holds; `{}` is the token."""
+    enrols: bool = False
+    """Whether the program gets the file of an enrolment key in place of the token's."""
     prefix: str = ""
     host: str = "127.0.0.1"
     tls: Callable[[], ssl.SSLContext] | None = None
@@ -328,7 +340,14 @@ class Kit:
         """Set the stage for a scenario."""
         token = make_token(float(int(time.time())))
         tls = scenario.tls() if scenario.tls else None
-        gateway = Gateway(self.report, token, prefix=scenario.prefix, host=scenario.host, tls=tls)
+        gateway = Gateway(
+            self.report,
+            token,
+            secret=make_secret(),
+            prefix=scenario.prefix,
+            host=scenario.host,
+            tls=tls,
+        )
         async with gateway:
             stage = Stage(self, scenario, gateway)
             stage.write_token(token)

@@ -10,8 +10,9 @@ from client.cli import main
 from client.conformance.report import Report
 from client.conformance.runner import run, scenarios_for, status_of
 from client.conformance.scenarios import SCENARIOS
-from client.conformance.sentences import Sentence
+from client.conformance.sentences import ENROLMENT, Sentence
 from client.conformance.stage import Kit
+from tests.client.scripted_gateway import make_token
 
 REFERENCE = (sys.executable, "-m", "client", "run", "--handlers", "client.examples.conformance")
 
@@ -47,6 +48,48 @@ async def test_the_reference_client_keeps_every_sentence(tmp_path):
     kit = Kit(REFERENCE, tmp_path / "kit")
     await run(kit, 8, lambda _: None)
     assert status_of(kit) == 0, "\n".join(kit.report.lines())
+
+
+@pytest.mark.long
+async def test_the_reference_client_keeps_every_sentence_about_enrolment(tmp_path):
+    kit = Kit(REFERENCE, tmp_path / "kit", report=Report(ENROLMENT))
+    await run(kit, 8, lambda _: None)
+    assert status_of(kit) == 0, "\n".join(kit.report.lines())
+
+
+FAULTS = {
+    Sentence.ENROL_REQUEST: "enrolment.platform.hostname = lambda: 'a' * 300\nenrolment._MAX_HOSTNAME = 300",
+    Sentence.ENROL_SECRET: "credentials.EnrolmentSecret.reveal = lambda secret: 'another'",
+    Sentence.ENROL_PROOF: "made = enrolment.proof\nenrolment.proof = lambda *one, **more: made(*one, **more | {'htm': 'PUT'})",
+    Sentence.ENROL_KEY: "made = enrolment.proof\nenrolment.proof = lambda _, *one, **more: made(credentials.Key.generate(), *one, **more)",
+    Sentence.ENROL_TOKEN: "identity.Identity.token = property(lambda _: credentials.Token(TOKEN))",
+    Sentence.ENROL_WAIT: "backoff.Backoff.waiting = lambda *_: 0.1",
+    Sentence.ENROL_WAIT_KEPT: "enrolment.Enroller._unfinished = lambda one, _: identity.Enrolment(gateway=one._gateway)",
+    Sentence.ENROL_ANEW: "enrolment._ASK_ANEW = frozenset()",
+    Sentence.ENROL_RETRIED: "backoff.Backoff.refused = lambda *_, **__: 0.1",
+    Sentence.ENROL_FINAL: "backoff.Stopped = lambda *_: 0.5",
+    Sentence.ENROL_SECRET_KEPT: "made = cli._read_secret\ndef told(*one):\n    secret = made(*one)\n    print(secret.reveal(), flush=True)\n    return secret\ncli._read_secret = told",
+}
+"""Changes of the reference client, in a process of their own, each of which breaks a sentence about enrolment."""
+FAULTY = f"""
+from client import backoff, cli, credentials, enrolment, identity
+from client.__main__ import main
+TOKEN = {make_token()!r}
+"""
+
+
+def test_each_sentence_about_enrolment_has_a_fault():
+    assert FAULTS.keys() == ENROLMENT
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("sentence", FAULTS)
+async def test_a_fault_of_an_enrolment_is_named(sentence, tmp_path):
+    program = f"{FAULTY}{FAULTS[sentence]}\nmain()"
+    command = (sys.executable, "-c", program, "run")
+    kit = Kit(command, tmp_path / "kit", report=Report(frozenset({sentence})))
+    await run(kit, 4, lambda _: None)
+    assert kit.report.failed() == [sentence], "\n".join(kit.report.lines())
 
 
 def test_every_sentence_has_a_scenario():
@@ -86,3 +129,5 @@ def test_a_command_that_is_none_and_a_folder_in_use_are_usage(invoke, tmp_path):
     assert ended.exit_code == 2
     assert "cannot be started: No such file or directory" in ended.stderr
     assert invoke("--only", "everything").exit_code == 2
+    for words in (("--only", "enrol-key"), ("--only", "pong", "--enrolment")):
+        assert invoke(*words, folder=tmp_path / words[1]).exit_code == 2

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from client.conformance.backoff_rules import Wait, bound, grows, judge_bound, judge_jitter
+from client.conformance.enrolment_rules import is_enrolment, judge_enrolment
 from client.conformance.message_rules import (
     fault_of,
     judge_finish,
@@ -23,12 +24,14 @@ from client.conformance.request_rules import (
     read_proof,
 )
 from client.conformance.sentences import CANNOT_TRY, Sentence
+from client.conformance.stage import make_secret
 from client.credentials import Key, Token, proof
 from client.protocol import MAX_LOG_BYTES, MAX_MESSAGE
 from tests.client.scripted_gateway import NOW, b64, make_token, unb64
 
 URL = "https://gateway.example/a/ice/v1"
 TOKEN = make_token()
+SECRET = make_secret()
 KEY = Key.generate()
 
 
@@ -151,6 +154,39 @@ def test_the_proof_of_the_documents_is_one():
     page = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text("utf-8")
     [dpop] = re.findall(r"^GET .*\n(?:.+\n)*DPoP: (.+)$", page, re.MULTILINE)
     assert read_proof(dpop).thumbprint == "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"
+
+
+@pytest.mark.parametrize(
+    ("changes", "body", "sentences"),
+    [
+        ({}, {}, set()),
+        ({}, {"ice_name": "lab-1", "provisionedto": "ada", "later": 1}, set()),
+        ({"method": "GET", "target": "/a/ice/v1/enrolments/e-1"}, None, set()),
+        ({"method": "GET"}, None, {Sentence.ENROL_REQUEST}),
+        ({"method": "PUT"}, {}, {Sentence.ENROL_REQUEST}),
+        ({}, None, {Sentence.ENROL_REQUEST}),
+        ({}, {"hostname": None}, {Sentence.ENROL_REQUEST}),
+        ({}, {"hostname": "x" * 254}, {Sentence.ENROL_REQUEST}),
+        ({}, {"platform": "x" * 129}, {Sentence.ENROL_REQUEST}),
+        ({}, {"platform": "a\nb"}, {Sentence.ENROL_REQUEST}),
+        ({}, {"provisionedto": ""}, {Sentence.ENROL_REQUEST}),
+        ({}, {"later": "x" * 9000}, {Sentence.ENROL_REQUEST}),
+        ({"Authorization": f"DPoP {SECRET}"}, {}, {Sentence.ENROL_SECRET}),
+        ({"Authorization": f"Bearer {TOKEN}"}, {}, {Sentence.ENROL_SECRET}),
+        ({}, {"later": SECRET}, {Sentence.ENROL_SECRET}),
+    ],
+)
+def test_an_enrolment_is_judged_by_the_sentence_that_it_breaks(changes, body, sentences):
+    usual = {"method": "POST", "target": "/a/ice/v1/enrolments"}
+    found = request(**usual | {"Authorization": f"Bearer {SECRET}"} | changes)
+    wanted = {"hostname": "pc-7", "platform": "Linux"}
+    data = b"" if body is None else json.dumps(wanted | body).encode()
+    assert is_enrolment(found)
+    assert failed(judge_enrolment(found, data, SECRET)) == sentences
+
+
+def test_a_handshake_is_no_enrolment():
+    assert not is_enrolment(request())
 
 
 # --- messages ----------------------------------------------------------------------------------

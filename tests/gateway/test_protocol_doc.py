@@ -236,8 +236,9 @@ def test_every_close_code_is_documented_with_its_reason():
 def test_every_sentence_of_the_conformance_kit_is_documented():
     """With a section that is there, so that a failed sentence leads to its details."""
     section = DOC.split("## 8. Conformance")[1]
-    rows = re.findall(r"^\| `([a-z-]+)` \| (\d) \| (.*) \|$", section, re.MULTILINE)
+    rows = re.findall(r"^\| `([a-z-]+)` \| (\d|Enrolment) \| (.*) \|$", section, re.MULTILINE)
     assert rows == [(one.value, one.section, one.text) for one in Sentence]
-    assert all(f"\n## {one.section}. " in DOC for one in Sentence)
+    headings = re.findall(r"^## (\w+)", DOC, re.MULTILINE)
+    assert {one.section for one in Sentence} < set(headings)
     untried = section.split("| what | why |")[1].strip().splitlines()[1:]
     assert untried == [f"| {what} | {why} |" for what, why in CANNOT_TRY.items()]

@@ -11,7 +11,7 @@ import pytest
 
 from client.conformance.report import Report
 from client.conformance.runner import run, status_of
-from client.conformance.sentences import Sentence
+from client.conformance.sentences import CONNECTION, Sentence
 from client.conformance.stage import Kit, Waits
 from tests.interop.faults import FAULTS, FOLDER, SOURCE
 from tests.support.work import asked, in_state
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-async def tried(source: Path, folder: Path, chosen=frozenset(Sentence), **waits):
+async def tried(source: Path, folder: Path, chosen=CONNECTION, **waits):
     assert NODE is not None, "ICE_REQUIRE_NODE is set, and there is no node"
     kit = Kit([NODE, str(source), *PLACES], folder, Waits(**waits), Report(chosen))
     await run(kit, 8, lambda _: None)
@@ -127,4 +127,4 @@ async def test_each_fault_is_named(names, tmp_path):
 
 
 def test_each_sentence_is_broken_by_a_fault():
-    assert frozenset().union(*(fault.breaks for fault in FAULTS.values())) == set(Sentence)
+    assert frozenset().union(*(fault.breaks for fault in FAULTS.values())) == CONNECTION

@@ -11,6 +11,7 @@ from typing import Final
 
 from client.conformance.scenarios import (
     closings,
+    enrolment,
     handshakes,
     operations,
     refusals,
@@ -26,5 +27,6 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     *operations.SCENARIOS,
     *restarts.SCENARIOS,
     *closings.SCENARIOS,
+    *enrolment.SCENARIOS,
 )
 """Those that wait longest come first."""
