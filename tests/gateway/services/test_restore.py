@@ -27,6 +27,7 @@ from gateway.services.enrolment_keys import NewKey
 from gateway.services.pausing import PauseOrder
 from gateway.services.pools import WantedPool
 from gateway.services.restore import confirm, restore, review
+from gateway.services.webhooks import WantedWebhook
 from gateway.store import enrolments, key_file
 from gateway.store.engine import StoreRefused
 from gateway.store.events import Events
@@ -36,6 +37,7 @@ from gateway.store.restore_mark import find_mark, head, standing
 from gateway.store.sqlite.snapshot import open_read_only
 from tests.support.harness import ADMIN, command, harness, settings_for
 from tests.support.ice import PATIENCE, until
+from tests.support.receiver import receiving
 
 
 @pytest.fixture
@@ -76,6 +78,33 @@ async def confirmed(settings):
     async with open_context(settings) as opened:
         found = await review(opened.engine.fetch, utc_now())
         assert await confirm(opened.engine, found, ADMIN, utc_now)
+
+
+# --- webhooks ------------------------------------------------------------------------------------
+
+
+async def test_a_webhook_hears_nothing_of_a_restored_log_until_that_is_confirmed(tmp_path):
+    allowed = {"webhooks__allow": ["127.0.0.0/8"]}
+    async with receiving() as receiver:
+        async with harness(tmp_path, **allowed) as running:
+            settings = running.gateway.settings
+            wanted = WantedWebhook("ops", receiver.url, ["provision"])
+            made = await running.gateway.services.webhooks.create(ADMIN, wanted)
+            receiver.secret = made.secret.reveal()
+            folder = await make(settings, tmp_path / "backup")
+            await running.provision("lab-1")
+            await receiver.until_taken("provision")
+            await running.gateway.services.webhooks.delete(ADMIN, made.webhook.id)
+        await put_back(settings, folder)
+        assert (await listed(settings))[0] == {("webhook", made.webhook.id): "deleted"}
+        async with harness(tmp_path, **allowed) as running:
+            await running.provision("lab-2")
+            await running.settled()
+            assert len(receiver.came) == 1
+            await confirmed(settings)
+            await receiver.until_taken("provision", "provision")
+    logs = {message.rpartition("-")[0] for message in receiver.came}
+    assert len(logs) == 2, "the same numbers are other events"
 
 
 # --- the whole story, with a gateway and its ICEs ------------------------------------------------
