@@ -27,3 +27,12 @@ def decode(text: str) -> bytes:
         raise ValueError("not base64url")
     padded = text.encode("ascii").translate(_FROM_URL) + b"=" * (-len(text) % 4)
     return a2b_base64(padded, strict_mode=True)
+
+
+def decode_text(text: str) -> str:
+    """Decode `text` to text. Raises ValueError, also for what is not UTF-8.
+
+    `msgspec` checks only the strings that it builds, while RFC 7515 section 5.2 and RFC 7516 section 5.2 want the whole
+    of a JSON header in UTF-8.
+    """
+    return decode(text).decode()

@@ -107,6 +107,8 @@ def normalise(url: str) -> Url | None:
     The host is lowercased, the scheme and its default port are dropped, the path is percent-decoded,
     query and fragment are ignored.
     """
+    if not url.isprintable() or " " in url:  # `urlsplit` would drop some of them
+        return None
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -196,8 +198,8 @@ def verify(
     if len(parts) != 3:  # noqa: PLR2004 - RFC 7515 section 7.1: three parts
         return Invalid("the proof is not a compact JWS of three parts")
     try:
-        header = msgspec.json.decode(base64url.decode(parts[0]), type=_Header)
-        claims = msgspec.json.decode(base64url.decode(parts[1]), type=_Claims)
+        header = msgspec.json.decode(base64url.decode_text(parts[0]), type=_Header)
+        claims = msgspec.json.decode(base64url.decode_text(parts[1]), type=_Claims)
         signature = base64url.decode(parts[2])
     except (ValueError, RecursionError):
         return Invalid(

@@ -252,7 +252,7 @@ def open_with(
     if len(parts) != 5 or parts[1]:  # noqa: PLR2004 - RFC 7516 section 7.1
         return None
     try:
-        header = msgspec.json.decode(base64url.decode(parts[0]), type=_Header)
+        header = msgspec.json.decode(base64url.decode_text(parts[0]), type=_Header)
         iv, body, tag = (base64url.decode(part) for part in parts[2:])
         if (header.alg, header.enc) != ("dir", "A256GCM") or len(iv) != _IV_BYTES:
             return None
@@ -262,7 +262,7 @@ def open_with(
         if key is None:
             return RetiredToken(token.digest()) if header.kid in retired else UnknownKey(header.kid)
         plain = key.cipher.decrypt(iv, body + tag, parts[0].encode())
-        claims = msgspec.json.decode(plain, type=_Claims)
+        claims = msgspec.json.decode(plain.decode(), type=_Claims)
     except (ValueError, InvalidTag, RecursionError):
         return None
     return OpenedToken(

@@ -205,7 +205,7 @@ def decode_cursor(cursor: str | None) -> str | None:
     if cursor is None:
         return None
     try:
-        return base64url.decode(cursor).decode()
+        return base64url.decode_text(cursor)
     except ValueError:
         raise RequestRefused(invalid("cursor", "take it from `next` of the page before")) from None
 

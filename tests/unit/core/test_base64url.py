@@ -56,3 +56,9 @@ def test_no_two_texts_give_the_same_bytes(text):
     except ValueError:
         return
     assert base64url.encode(data) == text
+
+
+def test_text_has_to_be_utf_8():
+    assert base64url.decode_text("w6Q") == "\u00e4"
+    with pytest.raises(ValueError, match="utf-8"):
+        base64url.decode_text("_w")

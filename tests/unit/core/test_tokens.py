@@ -205,6 +205,9 @@ SEALED = base64url.decode(BODY) + base64url.decode(TAG)
         pytest.param(forge(claims={"ice_type": "other"}), id="unknown type"),
         pytest.param(forge(claims={"generation": "7"}), id="generation is a text"),
         pytest.param(forge(plain=b"not json"), id="no JSON inside"),
+        pytest.param(
+            forge(plain=json.dumps(CLAIMS).encode()[:-1] + b',"x":"\xff"}'), id="not UTF-8 inside"
+        ),
         pytest.param(forge(plain=b"[" * 200), id="nested too deeply"),
         pytest.param(forge({"pad": "x" * 1000}), id="oversized"),
         *(pytest.param(forge(plain=without(name)), id=f"without {name}") for name in CLAIMS),
