@@ -32,6 +32,8 @@ class _Key:
         if not isinstance(value, bool if self.is_flag else str):
             wanted = "true or false" if self.is_flag else "a text"
             raise click.UsageError(f"{file}: {name} must be {wanted}")
+        if isinstance(value, str) and "\0" in value:  # no path may hold it, and no other value does
+            raise click.UsageError(f"{file}: {name} holds a NUL character")
         if isinstance(value, str) and self.is_path(value):
             try:
                 return str(file.absolute().parent / Path(value).expanduser())

@@ -1,4 +1,6 @@
-"""Parsers for the values of settings, from TOML or an environment variable. All raise `ValueError` or `TypeError`.
+"""Parsers for the values of settings, from TOML or an environment variable.
+
+All raise `ValueError` or `TypeError`, and those of paths `RuntimeError` for a `~` that stands for no folder.
 
 Tested in tests/unit/runtime/test_settings.py.
 """
@@ -16,7 +18,7 @@ from gateway.core.addresses import Network, parse_network
 from gateway.core.roles import Role
 from gateway.core.times import MAX_DURATION
 from gateway.core.version_key import version_key
-from gateway.runtime.database_url import FILE, SERVERS, names_server
+from gateway.runtime.database_url import FILE, SERVERS, file_of, names_server
 
 MAX_HOSTS: Final = 16
 """Maximum addresses that a gateway listens on."""
@@ -72,7 +74,17 @@ def text(value: object) -> str:
 
 def optional_path(value: object) -> Path | None:
     """An absolute path, with `~` expanded; empty means none."""
-    return None if value == "" else Path(text(value)).expanduser().absolute()
+    if value == "":
+        return None
+    path = Path(text(value)).expanduser().absolute()
+    _check_path(path)
+    return path
+
+
+def _check_path(path: Path) -> None:
+    """Refuse what no file can be called; opening one would fail with a ValueError."""
+    if "\0" in str(path):
+        raise ValueError
 
 
 def integer(low: int, high: int) -> Callable[[object], int]:
@@ -140,7 +152,7 @@ def public_urls(value: object) -> tuple[str, ...]:
             parts.scheme not in ("http", "https")
             or not parts.hostname
             or {"?", "#", "%", " "} & set(url)
-            or not url.isascii()
+            or not (url.isascii() and url.isprintable())
             or "@" in parts.netloc
             or (parts.port is not None and not parts.port)
         ):
@@ -209,8 +221,10 @@ def database(value: object) -> str:
         return url
     if ":" not in url:
         url = FILE + url
-    if not url.startswith(FILE) or url[len(FILE) :] in ("", ":memory:"):
+    path = file_of(url)
+    if path is None or url[len(FILE) :] in ("", ":memory:"):
         raise ValueError
+    _check_path(path)
     return url
 
 

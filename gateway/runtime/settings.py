@@ -393,9 +393,12 @@ def _refuse_removed(key: str) -> None:
 def _parse(setting: Setting, value: object, origin: str) -> Any:
     try:
         return setting.parse(value)
-    except (ValueError, TypeError):
-        if setting.secret and {*"@?#"} & {*str(value)}:
-            value = shown(str(value))
+    except (ValueError, TypeError, RuntimeError):  # the last from a `~` of a user that there is not
+        given = str(value)
+        # A second colon may begin a password whose `@` is missing.
+        names_file = given.startswith("sqlite:")
+        if setting.secret and ({*"@?#"} & {*given} or (given.count(":") > 1 and not names_file)):
+            value = shown(given)
         typed = origin == COMMAND_LINE
         raise (BadOption if typed else BadSetting)(
             f"{setting.key} = {value!r} (from {'the ' * typed}{origin}) is not accepted: {setting.accepts}"

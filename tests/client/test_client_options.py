@@ -143,6 +143,7 @@ def test_one_file_serves_all_commands(parse):
         ("gateway = 7", "gateway must be a text"),
         ("json = 1", "json must be true or false"),
         ('state_dir = "~nobody-of-this-name/x"', "state_dir: "),
+        ('state_dir = "\\u0000"', "state_dir holds a NUL character"),
     ],
 )
 def test_what_cannot_be_a_setting_is_refused_by_every_command(settings, says, command, parse):

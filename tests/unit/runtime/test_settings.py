@@ -208,6 +208,11 @@ def test_what_is_expected_of_ices():
 @pytest.mark.parametrize(
     ("key", "value"),
     [
+        *(("server.tls_key", value) for value in ("a\0b", "~nobody-of-this-name/key.pem")),
+        *(
+            ("server.public_url", value)
+            for value in ("https://a\n.example", "https://a\x7f.example")
+        ),
         *(("ice.recommended_version", value) for value in ("new", "2.x", 2.4, "1" * 65)),
         *(
             ("tokens.registration_ttl", value)
@@ -272,6 +277,8 @@ def test_what_is_expected_of_ices():
                 "mysql://h/d",
                 "sqlite://x",
                 "sqlite::memory:",
+                "sqlite:///a%00b",
+                "~nobody-of-this-name/ice.db",
             )
         ),
         *(
@@ -309,6 +316,7 @@ def test_a_value_that_is_not_accepted_is_named_with_what_is(key, value):
         "postgresql://u:first?second@h/d",
         "postgresql://u:first@second@h/d",
         "postgres:/u:first:second@h/d",
+        "postgresql://u:first/d",
         "mysql://h/d?password=first",
         ["postgresql://u:first@h/d"],
     ],
