@@ -30,6 +30,8 @@ _KIND: Final[dict[str, type]] = {
 _CURVES: Final = {ECKey.key_type: ("P-256",), OKPKey.key_type: ("Ed25519", "Ed448")}
 _RSA_BITS: Final = range(2048, 8193)
 """RFC 7518 section 3.3 wants 2048 at least; a longer key than 8192 takes long to verify with."""
+_EXPONENT_BITS: Final = 32
+"""Issuers use 65537. An exponent as long as the modulus makes a verification 100 times as slow."""
 MAX_TOKEN: Final = 64 * 1024
 """Characters of a signed token."""
 _MAX_KEYS: Final = 32
@@ -138,15 +140,16 @@ def _fits(key: _Key, header: _Header) -> bool:
 
 def _signing_key(given: dict[str, Any]) -> _Key | None:
     """The key, if it can verify signatures of one of `ALGORITHMS`; otherwise None."""
-    if given.get("use", "sig") != "sig" or "verify" not in given.get("key_ops", ["verify"]):
-        return None
     # A private member has no place there (RFC 7517 section 9.3), and certificates are not looked at.
     public = {name: value for name, value in given.items() if name in _MEMBERS}
     kind = public.get("kty")
     try:
-        if kind == RSAKey.key_type and _bits(public["n"]) not in _RSA_BITS:
+        if given.get("use", "sig") != "sig" or "verify" not in given.get("key_ops", ["verify"]):
             return None
-        if kind != RSAKey.key_type and public["crv"] not in _CURVES[str(kind)]:
+        if kind != RSAKey.key_type:
+            if public["crv"] not in _CURVES[str(kind)]:
+                return None
+        elif _bits(public["n"]) not in _RSA_BITS or _bits(public["e"]) > _EXPONENT_BITS:
             return None
         key = JWKRegistry.import_key(public)
         key.public_key  # noqa: B018 - it is made here, and fails if the members are no key

@@ -225,9 +225,12 @@ def _number(claims: Mapping[str, Any], name: str) -> float | None:
     value = claims.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise BadToken(f"its {name} is no number")
-    return value
+    try:
+        if not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value):
+            return value
+    except OverflowError:  # an integer beyond all floats
+        pass
+    raise BadToken(f"its {name} is no number")
 
 
 def _text(claims: Mapping[str, Any], name: str) -> str | None:

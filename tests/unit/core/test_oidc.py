@@ -71,6 +71,7 @@ def test_clocks_may_differ_by_a_minute(changed):
     "changed",
     [
         *({"iat": AT - 61}, {"iat": AT + 61}, {"exp": AT - 60}, {"exp": float("inf")}),
+        *({"exp": 10**400}, {"iat": -(10**400)}, {"nbf": 10**400}),
         *(
             {"iss": f"{ISSUER}/"},
             {"iss": [ISSUER]},
