@@ -22,6 +22,7 @@ from gateway.core.login_state import LIFETIME
 from gateway.core.roles import Need
 from gateway.core.secret import Secret
 from gateway.services.issuer import IssuerUnavailable
+from gateway.services.login_failures import FailureReason
 from gateway.services.sso import Answer, LoggedIn, Refusal, SsoService
 from gateway.web.client_address import client_address
 from gateway.web.http_headers import cookie
@@ -79,7 +80,9 @@ async def callback(request: web.Request) -> web.StreamResponse:
         set_login_cookie(request, response, done.cookie)
     else:
         response = await _refuse(request, done, "")
-    response.del_cookie(_cookie_name(request), path="/", secure=is_secure(request))
+    # The cookie may be of a login that another tab has begun since; it ends by itself.
+    if not (isinstance(done, Refusal) and done.why is FailureReason.SSO_STATE):
+        response.del_cookie(_cookie_name(request), path="/", secure=is_secure(request))
     # The address has the code and the state.
     response.headers["Referrer-Policy"] = "no-referrer"
     return response

@@ -320,6 +320,13 @@ async def test_a_callback_is_good_once(running, browser, issuer):
     assert issuer.count(TOKEN) == 1
 
 
+async def test_of_logins_in_two_tabs_the_last_one_succeeds(browser, issuer):
+    first, second = await begin(browser, "ices"), await begin(browser, "nodes")
+    expect_refused(await browser.get(f"sso/callback?{issuer.authorize(first)}"), 403, BEGIN_AGAIN)
+    answer = await browser.get(f"sso/callback?{issuer.authorize(second)}")
+    assert (answer.status, await logged_in(browser)) == (200, True)
+
+
 async def test_a_cookie_that_no_gateway_sealed(browser, issuer):
     back = issuer.authorize(await begin(browser))
     browser.session.cookie_jar.clear()
