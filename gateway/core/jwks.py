@@ -32,8 +32,8 @@ _RSA_BITS: Final = range(2048, 8193)
 """RFC 7518 section 3.3 wants 2048 at least; a longer key than 8192 takes long to verify with."""
 _EXPONENT_BITS: Final = 32
 """Issuers use 65537. An exponent as long as the modulus makes a verification 100 times as slow."""
-MAX_TOKEN: Final = 64 * 1024
-"""Characters of a signed token."""
+MAX_TOKEN: Final = 32 * 1024
+"""Characters of a signed token: some 600 groups. JSON of that size with the slowest numbers takes 40 ms to read."""
 _MAX_KEYS: Final = 32
 """Keys of a set that are used: a token without `kid` is tried with each of them."""
 

@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 from gateway.core.json_input import check_syntax
-from gateway.core.jwks import KeySet, UnknownKey
+from gateway.core.jwks import MAX_TOKEN, KeySet, UnknownKey
 from gateway.core.oidc import BadMetadata, Metadata, discovery_url
 from gateway.core.secret import Secret
 from gateway.runtime.http_client import HttpClient, Reply, Unreachable
@@ -192,6 +192,8 @@ class Issuer:
             return {}
         bearer = {"Authorization": f"Bearer {access_token.reveal()}"}
         reply = await self._ask("GET", metadata.userinfo_endpoint, headers=bearer)
+        if len(reply.body) > MAX_TOKEN:
+            raise IssuerUnavailable(f"its userinfo has more than {MAX_TOKEN // 1024} KiB")
         return _decoded(reply, dict[str, Any], "userinfo endpoint")
 
     async def _published(self, url: str, what: str) -> Reply:

@@ -55,6 +55,17 @@ async def test_an_event_counts_what_failed_since_the_last(node):
     assert await node.events() == [], "each is told once"
 
 
+async def test_somebody_whom_only_the_issuer_knows_is_counted_by_their_subject(node):
+    for name in ("ada", "ada.l"):
+        node.failures.note(FailureReason.SSO_NAME, "192.0.2.7", subject="a-1", name=name)
+    node.failures.note(FailureReason.SSO_GROUPS, "192.0.2.7", "alice", subject="c-1")
+    node.failures.note(FailureReason.SSO_STATE, "192.0.2.7")
+    assert await node.events() == [("sso/a-1", 2, "192.0.2.7"), ("alice", 1, "192.0.2.7")]
+    [*_, unknown, known] = (entry.event.detail for entry in await log(node.engine))
+    assert (unknown["why"], unknown["subject"], unknown["name"]) == ("sso-name", "a-1", "ada.l")
+    assert (known["why"], known["subject"], known.get("name")) == ("sso-groups", "c-1", None)
+
+
 async def test_a_user_has_an_event_a_minute_on_all_nodes_and_across_restarts(node):
     other = Node(node.engine)
     node.fails()

@@ -81,6 +81,7 @@ class EvilIssuer:
         metadata: members of the metadata that are other than they should be; None leaves one out.
         answers: handlers in place of the proper ones, by path.
         asked: the paths of the requests.
+        access: the subject of each access token.
         seen: the id and the secret of the client that last asked for tokens.
     """
 
@@ -96,7 +97,7 @@ class EvilIssuer:
         self.key = key_of("ES256", "one")
         self.published = [self.key]
         self._codes = {}
-        self._access = {}
+        self.access = {}
 
     @contextlib.asynccontextmanager
     async def running(self):
@@ -197,7 +198,7 @@ class EvilIssuer:
             **self.people.get(subject, {}),
         } | self.changed
         access = secrets.token_urlsafe(16)
-        self._access[access] = subject
+        self.access[access] = subject
         token = self.sign(claims) if self.sign else signed(claims, self.key)
         return web.json_response(
             {"id_token": token, "access_token": access, "token_type": "Bearer"}
@@ -211,7 +212,7 @@ class EvilIssuer:
         return form.get("client_id"), form.get("client_secret")
 
     async def _userinfo(self, request):
-        subject = self._access[request.headers["Authorization"].removeprefix("Bearer ")]
+        subject = self.access[request.headers["Authorization"].removeprefix("Bearer ")]
         return web.json_response({"sub": subject} | self.userinfo.get(subject, {}))
 
 
@@ -246,4 +247,4 @@ async def redirects(request):
 
 
 async def deep_json(_):
-    return web.Response(body=b"[" * 100_000 + b"]" * 100_000, content_type="application/json")
+    return web.Response(body=b"[" * 15_000 + b"]" * 15_000, content_type="application/json")

@@ -21,6 +21,7 @@ from gateway.admin.pages.bulk import MAX_BULK_FIELDS
 from gateway.admin.pages.login import MAX_FORM
 from gateway.admin.pages.operations import MAX_FORM as MAX_OPERATION_FORM
 from gateway.cli import main
+from gateway.core.jwks import MAX_TOKEN
 from gateway.core.login_state import LIFETIME
 from gateway.core.oidc import LEEWAY, LOGOUT_LIFETIME
 from gateway.core.operation import MAX_KEPT
@@ -268,6 +269,7 @@ def test_the_document_of_single_sign_on_has_every_reason_and_limit():
         f"within {http_client.TIMEOUT:g} seconds is left alone for {DOWN:g} seconds",
         f"At most {AT_ONCE} requests",
         f"{http_client.MAX_BYTES // 1024} KiB",
+        f"{MAX_TOKEN // 1024} KiB",
         f"{failures} logins of one address failed within {window / 60:g} minutes",
         f"for {LOGOUT_LIFETIME / 60:g} minutes",
     ):

@@ -29,7 +29,7 @@ from gateway.web.http_headers import cookie
 from gateway.web.responses import RequestRefused, json_response
 
 STATE_COOKIE: Final = "ice_sso"
-_MAX_FORM: Final = 80 * 1024
+_MAX_FORM: Final = 40 * 1024
 """Bytes of the form with a logout token, which anyone can send."""
 
 

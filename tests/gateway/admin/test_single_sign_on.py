@@ -234,7 +234,7 @@ async def test_two_first_logins_at_once_are_of_one_user(running, browse, issuer)
 
 
 async def test_without_a_mapped_group_nobody_gets_in(running, browser, issuer):
-    tried = (None, [], ["other"], ["LAB"], [["lab"]], {"lab": 1}, 7, ["x"] * 9000)
+    tried = (None, [], ["other"], ["LAB"], [["lab"]], {"lab": 1}, 7, ["x"] * 3000)
     for groups in tried:
         issuer.people["a-1"]["groups"] = groups
         expect_refused(await log_in(browser, issuer), 403, "None of your groups may use this")
@@ -649,7 +649,7 @@ async def test_logout_tokens_that_are_refused(running, browser, issuer):
         token = issuer.logout_token(sub="a-1", key=key, header=header)
         assert (await tell(running, token))[0] == 400, header
     assert (await tell(running, unsigned({"sub": "a-1"})))[0] == 400
-    for token in ("", "x" * 70_000, "x" * 100_000):
+    for token in ("", "x" * 33_000, "x" * 100_000):
         assert (await tell(running, token))[0] == 400
     assert await logged_in(browser)
     assert issuer.count(JWKS) == 1, "forged keys cost no request"

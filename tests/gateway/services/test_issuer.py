@@ -222,6 +222,13 @@ async def test_a_secret_with_special_characters_arrives(case):
     assert case.evil.seen == (CLIENT, SECRET)
 
 
+async def test_userinfo_is_bounded(case):
+    await case.exchange()
+    case.evil.userinfo["a-1"] = {"groups": ["x"] * 10_000}
+    [access] = case.evil.access
+    await case.unavailable(case.issuer.userinfo(Secret(access)), "more than 32 KiB")
+
+
 async def test_an_issuer_without_userinfo(case):
     case.evil.metadata["userinfo_endpoint"] = None
     assert await case.issuer.userinfo(Secret("a")) == {}

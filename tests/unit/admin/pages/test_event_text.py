@@ -66,6 +66,10 @@ def test_failed_logins_are_counted_in_a_sentence():
         assert told == f"{times} as alice, the last from 192.0.2.7."
     [_, told] = detail_parts(event("login-failed", count=1, user="alice", why="sso-only"))
     assert told == "alice may not log in by password."
+    unknown = {"count": 1, "user": "sso/a-1", "subject": "a-1", "name": "{x}", "why": "sso-name"}
+    [_, who, why] = detail_parts(event("login-failed", **unknown))
+    assert who == "The issuer gave the subject a-1 and the name {x}."
+    assert why == "Their name is in use, or cannot be one of a user."
 
 
 def test_how_a_user_logs_in_is_told_in_a_sentence():
