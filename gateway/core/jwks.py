@@ -55,7 +55,22 @@ class _Header(msgspec.Struct, frozen=True):
 
 
 class _KeySet(msgspec.Struct, frozen=True):
-    keys: list[dict[str, Any]]
+    keys: list[msgspec.Raw]
+
+
+class _Jwk(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The public members of a key (RFC 7517 section 4, RFC 7518 section 6); others, and private ones, are not read."""
+
+    kty: str
+    use: str | None = None
+    key_ops: list[str] | None = None
+    alg: str | None = None
+    kid: str | None = None
+    n: str = ""
+    e: str = ""
+    crv: str = ""
+    x: str = ""
+    y: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,22 +153,20 @@ def _fits(key: _Key, header: _Header) -> bool:
     return header.kid is None or key.get("kid") == header.kid
 
 
-def _signing_key(given: dict[str, Any]) -> _Key | None:
+def _signing_key(given: msgspec.Raw) -> _Key | None:
     """The key, if it can verify signatures of one of `ALGORITHMS`; otherwise None."""
-    # A private member has no place there (RFC 7517 section 9.3), and certificates are not looked at.
-    public = {name: value for name, value in given.items() if name in _MEMBERS}
-    kind = public.get("kty")
     try:
-        if given.get("use", "sig") != "sig" or "verify" not in given.get("key_ops", ["verify"]):
+        jwk = msgspec.json.decode(given, type=_Jwk)
+        if jwk.use not in (None, "sig") or not (jwk.key_ops is None or "verify" in jwk.key_ops):
             return None
-        if kind != RSAKey.key_type:
-            if public["crv"] not in _CURVES[str(kind)]:
+        if jwk.kty != RSAKey.key_type:
+            if jwk.crv not in _CURVES[jwk.kty]:
                 return None
-        elif _bits(public["n"]) not in _RSA_BITS or _bits(public["e"]) > _EXPONENT_BITS:
+        elif _bits(jwk.n) not in _RSA_BITS or _bits(jwk.e) > _EXPONENT_BITS:
             return None
-        key = JWKRegistry.import_key(public)
+        key = JWKRegistry.import_key(msgspec.to_builtins(jwk))
         key.public_key  # noqa: B018 - it is made here, and fails if the members are no key
-    except (JoseError, ValueError, TypeError, KeyError, AttributeError):
+    except (JoseError, ValueError, KeyError):
         return None
     return None if isinstance(key, OctKey) else key
 
@@ -161,6 +174,3 @@ def _signing_key(given: dict[str, Any]) -> _Key | None:
 def _bits(number: str) -> int:
     """The length of a number in base64url (RFC 7518 section 6.3.1.1)."""
     return int.from_bytes(base64url.decode(number)).bit_length()
-
-
-_MEMBERS: Final = {"kty", "use", "alg", "kid", "n", "e", "crv", "x", "y"}
