@@ -69,10 +69,6 @@ class Report:
         """The sentences that the program does not keep, among those asked for."""
         return [one for one in Sentence if one in self._failed and one in self.chosen]
 
-    def untried(self) -> list[Sentence]:
-        """The sentences that were asked for, and that something kept from being tried."""
-        return [one for one in self._asked() if self.verdict(one) is Verdict.NOT_TRIED]
-
     def _asked(self) -> Iterator[Sentence]:
         return (one for one in Sentence if one in self.chosen)
 

@@ -16,14 +16,12 @@ from client.conformance.scenarios import SCENARIOS
 from client.conformance.sentences import Sentence
 from client.conformance.stage import Kit, Scenario, Unmet
 
-_EVERYWHERE: Final = frozenset({Sentence.MESSAGES, Sentence.TOKEN_SECRET})
-"""Sentences that every scenario tries."""
 _ROWS: Final = frozenset({"retried", "other-answers", "lost", "redirect"})
 """Scenarios with enough first waits of several processes."""
 
 
 def scenarios_for(chosen: frozenset[Sentence]) -> list[Scenario]:
-    """The scenarios that try these sentences."""
+    """The scenarios that try these sentences; for what all of them try, any will do."""
     found = [one for one in SCENARIOS if one.sentences & chosen]
     if Sentence.BACKOFF_JITTER in chosen:
         found += [one for one in SCENARIOS if one.name in _ROWS and one not in found]

@@ -13,7 +13,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from websockets.frames import Opcode
 
+from client.backoff import BASE, CAP, STEADY
 from client.conformance.sentences import CANNOT_TRY, Sentence
+from client.environment import Waits
+from client.journal import KEPT
 from client.protocol import CancelReason, CloseCode, EnrolmentCode, RefusalCode, RpcRefusal
 from gateway.core import base64url
 from gateway.core.audit_event import Event
@@ -231,6 +234,17 @@ def test_every_close_code_is_documented_with_its_reason():
     for code in CloseCode:
         if code is not CloseCode.RESTART:
             assert documented[str(code)] == code.reason
+
+
+def test_the_times_of_the_reference_client_are_those_of_the_page():
+    for sentence in (
+        f"a\nsession that ended before it had lasted {STEADY:g} s",
+        f"has no 101 and no refusal after {Waits().handshake:g} s",
+        f"no welcome {Waits().handshake:g} s after it",
+        f"Keep ids for {KEPT / 86_400:g} days.",
+        f"min({CAP:g} s, {BASE:g} s · 2ⁿ⁻¹)",
+    ):
+        assert sentence in DOC, sentence
 
 
 def test_every_sentence_of_the_conformance_kit_is_documented():
