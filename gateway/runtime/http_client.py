@@ -19,6 +19,7 @@ import aiohttp
 
 from gateway import SERVER_NAME
 from gateway.core.addresses import is_loopback
+from gateway.runtime.resolver import SystemResolver
 from gateway.runtime.settings import BadSetting
 
 MAX_BYTES: Final = 256 * 1024
@@ -67,7 +68,10 @@ class HttpClient:
         self._session = aiohttp.ClientSession(
             # A kept connection may be closed at the moment of a request, and a POST is not sent twice.
             connector=aiohttp.TCPConnector(
-                ssl=trusting(ca_file), limit=_CONNECTIONS, force_close=True
+                ssl=trusting(ca_file),
+                limit=_CONNECTIONS,
+                force_close=True,
+                resolver=SystemResolver(),
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=timeout),

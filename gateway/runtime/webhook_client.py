@@ -29,6 +29,7 @@ from gateway import __version__
 from gateway.core.addresses import Network
 from gateway.core.text import printable
 from gateway.core.webhook import ANSWER_TIME, target_fault
+from gateway.runtime.resolver import SystemResolver
 
 _OK: Final = range(200, 300)
 _MAX_ERROR: Final = 200
@@ -64,14 +65,14 @@ class WebhookClient:
 
     Args:
         allowed: networks that are not public and may be dialled all the same.
-        resolver: looks host names up; None for the system's.
+        resolver: looks host names up; None for `SystemResolver`.
     """
 
     def __init__(
         self, allowed: Sequence[Network] = (), resolver: AbstractResolver | None = None
     ) -> None:
         self.allowed = allowed
-        self._resolver = resolver
+        self._resolver = resolver or SystemResolver()
 
     async def post(
         self,
