@@ -113,7 +113,7 @@ class HttpClient:
         except (TimeoutError, asyncio.IncompleteReadError):
             raise Unreachable(f"it did not answer within {self._timeout:g} seconds") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise Unreachable(_reason(error)) from None
+            raise Unreachable(reason_of(error)) from None
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         body = bytearray()
@@ -146,8 +146,12 @@ def _proxy_of(url: str) -> str | None:
     return getproxies().get(parts.scheme)
 
 
-def _reason(error: Exception) -> str:
-    """What failed, in words; aiohttp's own texts may have the URL of a proxy with its password."""
+def reason_of(error: Exception) -> str:
+    """Why a request failed, in words of our own.
+
+    aiohttp's texts may have the URL of a proxy with its password, or quote the answer, which may be of a server that the
+    reader may not ask.
+    """
     match error:
         case aiohttp.ClientHttpProxyError():
             return f"the proxy answered with {error.status}"
@@ -163,6 +167,8 @@ def _reason(error: Exception) -> str:
             return "TLS failed"
         case aiohttp.ClientConnectorError():
             return f"no connection: {error.os_error.strerror or 'refused'}"
-        case aiohttp.ClientPayloadError() | aiohttp.ServerDisconnectedError():
+        case aiohttp.ClientPayloadError() | aiohttp.ClientConnectionError():
             return "it broke off its answer"
+        case aiohttp.InvalidURL():
+            return "its URL cannot be used"
     return "its answer is no HTTP"

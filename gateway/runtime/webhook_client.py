@@ -7,6 +7,7 @@ check and connection. The body of an answer is never read.
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import time
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,6 @@ from typing import Final
 
 from aiohttp import (
     AddrInfoType,
-    ClientConnectorError,
     ClientError,
     ClientSession,
     ClientTimeout,
@@ -29,6 +29,7 @@ from gateway import __version__
 from gateway.core.addresses import Network
 from gateway.core.text import printable
 from gateway.core.webhook import ANSWER_TIME, target_fault
+from gateway.runtime.http_client import reason_of
 from gateway.runtime.resolver import SystemResolver
 
 _OK: Final = range(200, 300)
@@ -54,10 +55,6 @@ class Outcome:
     def taken(self) -> bool:
         """Whether the receiver has the message."""
         return self.error is None
-
-
-class _Forbidden(OSError):
-    """The gateway does not connect to this address."""
 
 
 class WebhookClient:
@@ -96,11 +93,8 @@ class WebhookClient:
                 answer.close()
         except TimeoutError:
             return outcome(None, f"no answer within {seconds:.0f} s")
-        except ClientConnectorError as error:
-            reason = error.os_error.strerror or str(error.os_error)
-            return outcome(None, _cut(f"cannot connect: {reason}"))
         except (ClientError, OSError, ValueError) as error:
-            return outcome(None, _cut(str(error) or type(error).__name__))
+            return outcome(None, printable(reason_of(error)[:_MAX_ERROR]))
         return outcome(status, None if status in _OK else f"answered {status}")
 
     def _session(self, url: URL) -> ClientSession:
@@ -111,7 +105,7 @@ class WebhookClient:
             family, kind, protocol, _, place = address
             fault = target_fault(str(place[0]), self.allowed, loopback_only=loopback_only)
             if fault is not None:
-                raise _Forbidden(fault)
+                raise PermissionError(errno.EPERM, fault)
             return socket.socket(family, kind, protocol)
 
         return ClientSession(
@@ -129,7 +123,3 @@ class WebhookClient:
             max_field_size=_MAX_FIELD,
             max_headers=_MAX_HEADERS,
         )
-
-
-def _cut(text: str) -> str:
-    return printable(text[:_MAX_ERROR])

@@ -86,6 +86,31 @@ async def test_headers_without_end_are_refused():
     assert len(outcome.error) <= 200
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"220 mail.internal SECRET\r\n\r\n",
+        b"HTTP/1.1 abc SECRET\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nSECRET\x1b[31m\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nSECRET\r\n",
+        b"HTTP/1.1 200 OK\r\nA: " + b"SECRET" * 1000 + b"\r\n\r\n",
+        b"",
+    ],
+)
+async def test_nothing_of_a_broken_answer_or_of_the_url_is_told(answer):
+    async def reply(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    async with await asyncio.start_server(reply, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        url = f"http://127.0.0.1:{port}/SECRET"
+        outcome = await WebhookClient(LOOPBACK).post(url, HEADERS, b"{}")
+    assert outcome.status is None
+    assert outcome.error == ("its answer is no HTTP" if answer else "it broke off its answer")
+
+
 async def test_an_address_that_is_not_allowed_is_never_dialled(receiver):
     outcome = await WebhookClient().post(receiver.url, HEADERS, b"{}")
     assert "webhooks.allow" in outcome.error
@@ -121,7 +146,8 @@ async def test_plain_http_never_leaves_the_machine():
 
 @pytest.mark.parametrize("url", ["https://2130706433/", "https://0x7f.1/", "https://[::1]/"])
 async def test_other_spellings_of_this_machine_are_not_dialled(url):
-    assert (await WebhookClient().post(url, HEADERS, b"{}")).status is None
+    outcome = await WebhookClient().post(url, HEADERS, b"{}")
+    assert outcome.error.startswith(("no connection: ", "its URL cannot be used"))
 
 
 async def test_a_server_without_a_certificate_to_trust_gets_nothing(receiver):
