@@ -119,13 +119,13 @@ class Program:
         lines = self.output.read_text("utf-8", errors="replace").split("\n")
         return next((line for line in reversed(lines) if line.strip()), "")
 
-    def judge_output(self, token: str, secret: str) -> tuple[Finding, Finding]:
-        """Whether its output keeps the token, whose parts have dots between, and the secret of the enrolment key."""
+    def judge_output(self, token: str, secret: str) -> list[Finding]:
+        """Whether its output keeps the token, whose parts have dots between, and the secret of an enrolment key."""
         text = self.output.read_text("utf-8", errors="replace")
         parts = {part for part in token.split(".") if len(part) >= _SHORTEST_PART}
         found = any(part in text for part in parts)
         seen = f"see {self.output}"
-        return (
-            Finding(Sentence.TOKEN_SECRET, not found, seen),
-            Finding(Sentence.ENROL_SECRET_KEPT, secret not in text, seen),
-        )
+        findings = [Finding(Sentence.TOKEN_SECRET, not found, seen)]
+        if self._place.enrols:
+            findings.append(Finding(Sentence.ENROL_SECRET_KEPT, secret not in text, seen))
+        return findings

@@ -142,7 +142,10 @@ REFUSALS: Final = {
         "const slow = stored('admitted') === ath &&", "const slow = false &&", S.ADMITTED_BEFORE
     ),
     "long waits": fault(
-        "Math.min(60, 2 ** failures++)", "(15 + failures++)", S.BACKOFF_BOUND, also=(S.RETRIED,)
+        "Math.min(60, 2 ** failures++)",
+        "(15 + failures++)",
+        S.BACKOFF_BOUND,
+        also=(S.RETRIED, S.BACKOFF_GROWS),
     ),
     "no jitter": fault("Math.random() * Math.min", "1.0 * Math.min", S.BACKOFF_JITTER),
     "the backoff does not grow": fault(
