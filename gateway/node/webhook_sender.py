@@ -105,13 +105,20 @@ class Outbox(Protocol):
 class _Sending:
     """The task of a webhook; `wake` is set when there may be something to send.
 
+    `stale` is set when the webhook has changed: the task ends after its present attempt, and another one begins.
     `unstored` is when its place moved on without being stored, by `monotonic`.
     """
 
     webhook: Webhook
     task: asyncio.Task[None]
     wake: asyncio.Event = field(default_factory=asyncio.Event)
+    stale: asyncio.Event = field(default_factory=asyncio.Event)
     unstored: float | None = None
+
+    def end(self) -> None:
+        """Let the task end."""
+        self.stale.set()
+        self.wake.set()
 
 
 class WebhookSender:
@@ -146,7 +153,6 @@ class WebhookSender:
         self._pace = pace
         self._away_from = monotonic() + min(away_after, _GRACE)
         self._wake = asyncio.Event()
-        self._changed: set[str] = set()
         self._sending: dict[str, _Sending] = {}
 
     @property
@@ -158,13 +164,21 @@ class WebhookSender:
         """Look for something to send after an event."""
         event = entry.event
         if event.action in _WAKING:
-            self._changed.add(str(event.detail.get("webhook")))
-            self._wake.set()
+            # Without the key that was retired, only what was sealed anew in the table can be opened.
+            changed = event.detail.get("webhook")
+            self._restart(list(self._sending) if changed is None else [changed])
         for one in self._sending.values():
             one.wake.set()
 
     def refresh(self) -> None:
-        """Look again, for example after an interruption of the log."""
+        """Read all webhooks again, for example after an interruption of the log."""
+        self._restart(list(self._sending))
+
+    def _restart(self, ids: Sequence[str]) -> None:
+        """Have the tasks of these webhooks end after their present attempts, and begin with what the table says."""
+        for webhook_id in ids:
+            if webhook_id in self._sending:
+                self._sending[webhook_id].end()
         self._wake.set()
 
     async def run(self, outbox: Outbox) -> None:
@@ -188,29 +202,24 @@ class WebhookSender:
             await self._stop(list(self._sending))
 
     async def _reconcile(self, outbox: Outbox) -> bool:
-        """Have a task for each webhook, if this node is the one that sends; returns whether any is enabled."""
-        changed, self._changed = self._changed, set()
+        """Have a task for each webhook, if this node is the one that sends; returns whether there is any."""
         enabled = {} if self._held() else {one.id: one for one in await outbox.enabled()}
-        if not enabled:
+        sends = not enabled or (self._lease.valid and await outbox.acquire())
+        if self._held() or not sends:
             await self._stop(list(self._sending))
-            return False
-        if not (self._lease.valid and await outbox.acquire()):
-            await self._stop(list(self._sending))
-            return True
-        await self._stop(
-            [
-                webhook_id
-                for webhook_id, one in self._sending.items()
-                if webhook_id not in enabled or webhook_id in changed or one.task.done()
-            ]
-        )
+            return bool(enabled)
+        for webhook_id, one in list(self._sending.items()):
+            if one.task.done():
+                del self._sending[webhook_id]
+            elif webhook_id not in enabled:
+                one.end()
         for webhook in enabled.values():
             if webhook.id not in self._sending:
                 self._start(outbox, webhook)
-        await outbox.look_for_outages(
-            list(enabled.values()), away=self._monotonic() >= self._away_from
-        )
-        return True
+        if enabled:
+            away = self._monotonic() >= self._away_from
+            await outbox.look_for_outages(list(enabled.values()), away=away)
+        return bool(enabled or self._sending)
 
     def _start(self, outbox: Outbox, webhook: Webhook) -> None:
         async def work() -> None:
@@ -234,7 +243,7 @@ class WebhookSender:
                 _log.exception("webhook failed", webhook=sending.webhook.id)
                 await asyncio.sleep(self._pace.look)
             else:
-                self.refresh()
+                self._wake.set()
                 return
             found = await self._find(outbox, sending.webhook.id)
             if found is None:
@@ -250,14 +259,15 @@ class WebhookSender:
 
     async def _follow(self, outbox: Outbox, sending: _Sending) -> None:
         position = sending.webhook.position
-        while True:
+        while not sending.stale.is_set():
             sending.wake.clear()
             found = await outbox.next(sending.webhook, position)
             position, message = found.position, found.message
             if message is None:
                 await self._wait(outbox, sending, position)
                 continue
-            await self._wait_until_due(sending.webhook, message)
+            if not await self._is_due(sending, message):
+                return
             # Another node may send once the lease has expired: what was begun here must have ended by then.
             seconds = min(self._pace.answer, self._lease.left)
             if seconds <= 0:
@@ -291,9 +301,12 @@ class WebhookSender:
         pause = self._pace.poll if webhook.takes_notices else _IDLE
         await wait_at_most(sending.wake, pause if sending.unstored is None else min(pause, _STORE))
 
-    async def _wait_until_due(self, webhook: Webhook, message: Message) -> None:
-        failing = webhook.failing
-        if failing is None or failing.message != message.id:
-            return
-        while (left := seconds_left(failing, self._clock())) > 0:  # noqa: ASYNC110 - for a clock
-            await asyncio.sleep(min(left, self._pace.look))
+    async def _is_due(self, sending: _Sending, message: Message) -> bool:
+        """Wait until a message may be sent again; False if its webhook has changed meanwhile."""
+        failing = sending.webhook.failing
+        if failing is not None and failing.message == message.id:
+            while (left := seconds_left(failing, self._clock())) > 0:
+                await wait_at_most(sending.stale, min(left, self._pace.look))
+                if sending.stale.is_set():
+                    break
+        return not sending.stale.is_set()

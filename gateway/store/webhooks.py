@@ -117,8 +117,11 @@ async def delete(transaction: Transaction, webhook_id: str) -> None:
     """Delete a webhook that the caller has locked, with all that is kept for it."""
     await transaction.run("DELETE FROM webhook_deliveries WHERE webhook = $1", webhook_id)
     await transaction.run("DELETE FROM webhook_set_aside WHERE webhook = $1", webhook_id)
-    await transaction.run("DELETE FROM webhook_notices WHERE webhook = $1", webhook_id)
     await transaction.run("DELETE FROM webhooks WHERE id = $1", webhook_id)
+    # Also those of a transaction that did not yet see that an earlier one was deleted.
+    await transaction.run(
+        "DELETE FROM webhook_notices WHERE webhook NOT IN (SELECT id FROM webhooks)"
+    )
 
 
 async def sends(fetch: Fetch, instance: str) -> bool | None:

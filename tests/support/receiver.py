@@ -37,6 +37,14 @@ class Receiver:
     def types(self) -> list[str]:
         return [body["type"] for _, body in self.taken]
 
+    @property
+    def once(self) -> list[dict[str, Any]]:
+        """The bodies of what it took, without repetitions: a message comes at least once."""
+        first: dict[str, dict[str, Any]] = {}
+        for message, body in self.taken:
+            first.setdefault(message, body)
+        return list(first.values())
+
     async def handle(self, request: web.Request) -> web.Response:
         body = await request.read()
         message = request.headers["webhook-id"]

@@ -47,10 +47,10 @@ CREATE TABLE webhook_set_aside (
 ) STRICT;
 CREATE UNIQUE INDEX webhook_set_aside_message ON webhook_set_aside (webhook, message);
 
--- The notices that wait for a webhook.
+-- The notices that wait for a webhook. It is not referred to: an operation must finish also if one is deleted meanwhile.
 CREATE TABLE webhook_notices (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
-    webhook TEXT NOT NULL REFERENCES webhooks (id),
+    webhook TEXT NOT NULL,
     id TEXT NOT NULL,
     type TEXT NOT NULL,
     at TEXT NOT NULL,
