@@ -6,6 +6,7 @@ Tested in tests/contract/test_accounts.py.
 from __future__ import annotations
 
 import enum
+import re
 import unicodedata
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -20,18 +21,29 @@ _MAX_FOLDED: Final = 8 * MAX_USER_NAME
 
 
 USER_NAME_RULE: Final = (
-    f"1 to {MAX_USER_NAME} printable characters without / and \\, but not . or .. alone"
+    f"1 to {MAX_USER_NAME} printable characters without / and \\, no invisible ones or spaces around them, but not . or"
+    " .. alone"
 )
 _IN_PATHS: Final = frozenset("/\\")
+_INVISIBLE: Final = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+"""Printable by their category, but shown as nothing (Unicode, Default_Ignorable_Code_Point; the empty Braille pattern)."""
 
 
 def can_be_new_user(name: str) -> bool:
-    """Whether a new user may have this name; proxies change paths with `.`, `..`, `/` or a backslash."""
+    """Whether a new user may have this name.
+
+    Proxies change paths with `.`, `..`, `/` or a backslash. An issuer's users may choose their names: none looks like
+    that of another user by what cannot be seen.
+    """
     return (
         1 <= len(name) <= MAX_USER_NAME
         and name.isprintable()
         and name not in (".", "..")
         and _IN_PATHS.isdisjoint(name)
+        and name == name.strip()
+        and not _INVISIBLE.search(name)
     )
 
 

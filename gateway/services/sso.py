@@ -32,6 +32,7 @@ from gateway.core.oidc import (
 from gateway.core.rate_limit import RateLimiter
 from gateway.core.roles import Role
 from gateway.core.secret import Secret
+from gateway.core.text import printable
 from gateway.core.times import Clock
 from gateway.services.issuer import Issuer, IssuerRefused, IssuerUnavailable, Tokens
 from gateway.services.login_failures import FailureReason
@@ -255,7 +256,8 @@ class SsoService:
         name, outcome = await self._engine.write(unit)
         if isinstance(outcome, Secret):
             return LoggedIn(outcome, to)
-        called = None if person.name is None else person.name[:MAX_USER_NAME]
+        # Admins read it on a terminal and on the page, and the person may have chosen it.
+        called = None if person.name is None else printable(person.name[:MAX_USER_NAME])
         self._logins.failures.note(
             outcome.why, address, name, subject=person.identity.subject, name=called
         )

@@ -264,10 +264,23 @@ async def test_a_name_in_use_is_refused_until_an_admin_links_it(running, browser
     assert (await running.gateway.services.accounts.user("alice")).origin is Origin.LOCAL
 
 
+NAMES_OF_NOBODY = (
+    *(None, "", "a/b", "..", "a" * 129, "a\nb", 7, ["ada"]),
+    *("root ", " root", "root\ufe0f", "r\u034foot", "\u3164", "\u2800", "root\U000e0101"),
+)
+
+
 async def test_a_name_that_no_user_can_have_is_refused(browser, issuer):
-    for name in (None, "", "a/b", "..", "a" * 129, "a\nb", 7, ["ada"]):
+    for name in NAMES_OF_NOBODY:
         issuer.people["a-1"]["preferred_username"] = name
         expect_refused(await log_in(browser, issuer), 403, "gave no preferred_username")
+
+
+async def test_a_name_for_a_terminal_or_against_the_direction_of_a_page(running, browser, issuer):
+    issuer.people["a-1"]["preferred_username"] = "\x1b[31m\u202e\n\0" + "a" * 200
+    await log_in(browser, issuer)
+    [failed] = await events(running, "login-failed")
+    assert failed["detail"]["name"] == r"\x1b[31m\u202e\n\x00" + "a" * 120
 
 
 async def test_a_disabled_user_is_refused(running, browser, browse, issuer):
