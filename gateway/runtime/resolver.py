@@ -1,8 +1,8 @@
 """Looks host names up for the gateway's own requests, in threads that nothing else needs.
 
 The system's resolver can take half a minute for a name whose server does not answer, and cannot be interrupted. The
-event loop has few threads of its own (6 with 2 cores): some such names would hold them all, and with them every check of
-a password and the end of the process.
+event loop has few threads for it (uvloop 4): some such names would hold them all. Then no other name is found, such as
+that of the issuer, and the process waits for them before it ends. asyncio's own loop also checks passwords there.
 """
 
 from __future__ import annotations
