@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -105,23 +105,23 @@ class WebhookOutbox:
             found = await self._events.after(position, 1)
             if found and found[0].seq > position + 1:
                 return Next(_gap(log_id, position, found[0]), position)
-            position, entry = await self._next_event(webhook, position)
+            position, entry = await self._next_event(webhook, position, found)
         notice = await self._webhooks.notice(webhook.id) if webhook.takes_notices else None
         if notice is not None and (entry is None or notice.at <= entry.event.at):
             return Next(_of_notice(notice, position), position)
         return Next(None if entry is None else _of_event(log_id, entry), position)
 
-    async def _next_event(self, webhook: Webhook, position: int) -> tuple[int, LogEntry | None]:
-        """The next event that it wants, if any, and the position before it."""
-        while True:
-            found = await self._events.after(position, _BATCH)
+    async def _next_event(
+        self, webhook: Webhook, position: int, found: list[LogEntry]
+    ) -> tuple[int, LogEntry | None]:
+        """The next event that it wants, if any, and the position before it; `found` begins what is read."""
+        while found:
             for entry in found:
                 if webhook.wants(entry.event.action):
                     return entry.seq - 1, entry
-            if found:
-                position = found[-1].seq
-            if len(found) < _BATCH:
-                return position, None
+            position = found[-1].seq
+            found = await self._events.after(position, _BATCH)
+        return position, None
 
     async def send(self, webhook: Webhook, message: Message, seconds: float) -> Outcome:
         """Post a message once, and wait at most `seconds` for an answer."""
@@ -142,19 +142,20 @@ class WebhookOutbox:
             if not await webhooks.hold_sender(transaction, self._instance):
                 return None
             found = await webhooks.find(transaction, webhook.id)
-            if found is None or not found.enabled:
+            if found is None:
                 return None
             await webhooks.record(transaction, found.id, delivery_of(message, outcome, now))
-            failing: Failing | None = None
+            failing = None
             if outcome.error is not None:
                 failing = failed(found.failing, message.id, now, outcome.error)
-                if not gives_up(failing, now):
-                    await webhooks.move_on(transaction, found.id, found.position, failing)
-                    return await webhooks.find(transaction, webhook.id)
-                given_up = _given_up(message, failing)
-                await webhooks.set_aside(transaction, found.id, given_up)
-            await webhooks.move_on(transaction, found.id, message.position, None, message.notice)
-            return await webhooks.find(transaction, webhook.id)
+                if gives_up(failing, now):
+                    given_up = _given_up(message, failing)
+                    await webhooks.set_aside(transaction, found.id, given_up)
+                    failing = None
+            position = found.position if failing else message.position
+            notice = None if failing else message.notice
+            await webhooks.move_on(transaction, found.id, position, failing, notice)
+            return replace(found, position=position, failing=failing) if found.enabled else None
 
         return await self._engine.write(unit)
 
