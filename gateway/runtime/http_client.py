@@ -20,6 +20,7 @@ import aiohttp
 from gateway import SERVER_NAME
 from gateway.core.addresses import is_loopback
 from gateway.runtime.resolver import SystemResolver
+from gateway.runtime.response_limit import TooMuch, limited
 from gateway.runtime.settings import BadSetting
 
 MAX_BYTES: Final = 256 * 1024
@@ -67,11 +68,13 @@ class HttpClient:
         self._max_bytes = max_bytes
         self._session = aiohttp.ClientSession(
             # A kept connection may be closed at the moment of a request, and a POST is not sent twice.
-            connector=aiohttp.TCPConnector(
-                ssl=trusting(ca_file),
-                limit=_CONNECTIONS,
-                force_close=True,
-                resolver=SystemResolver(),
+            connector=limited(
+                aiohttp.TCPConnector(
+                    ssl=trusting(ca_file),
+                    limit=_CONNECTIONS,
+                    force_close=True,
+                    resolver=SystemResolver(),
+                )
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=timeout),
@@ -153,6 +156,8 @@ def reason_of(error: Exception) -> str:
     reader may not ask.
     """
     match error:
+        case TooMuch():
+            return str(error)
         case aiohttp.ClientHttpProxyError():
             return f"the proxy answered with {error.status}"
         case aiohttp.ClientProxyConnectionError():

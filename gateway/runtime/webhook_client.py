@@ -31,6 +31,7 @@ from gateway.core.text import printable
 from gateway.core.webhook import ANSWER_TIME, target_fault
 from gateway.runtime.http_client import reason_of
 from gateway.runtime.resolver import SystemResolver
+from gateway.runtime.response_limit import limited
 
 _OK: Final = range(200, 300)
 _MAX_ERROR: Final = 200
@@ -109,11 +110,13 @@ class WebhookClient:
             return socket.socket(family, kind, protocol)
 
         return ClientSession(
-            connector=TCPConnector(
-                force_close=True,
-                use_dns_cache=False,
-                resolver=self._resolver,
-                socket_factory=checked_socket,
+            connector=limited(
+                TCPConnector(
+                    force_close=True,
+                    use_dns_cache=False,
+                    resolver=self._resolver,
+                    socket_factory=checked_socket,
+                )
             ),
             cookie_jar=DummyCookieJar(),
             timeout=ClientTimeout(total=None),
