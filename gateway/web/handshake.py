@@ -45,8 +45,10 @@ def bad_upgrade(upgrade: Upgrade) -> Problem | None:
         )
     if "websocket" not in upgrades or "upgrade" not in _tokens(upgrade, "Connection"):
         return _bad("Upgrade must be websocket, and Connection must name Upgrade")
-    if upgrade.version < (1, 1):
+    if upgrade.version != (1, 1):
         return _bad("The request must be HTTP/1.1")
+    if _has_body(upgrade):
+        return _bad("The request must have no body")
     if _single(upgrade, "Sec-WebSocket-Version") != "13":
         # Section 4.4: the answer names the supported version.
         return replace(
@@ -55,6 +57,12 @@ def bad_upgrade(upgrade: Upgrade) -> Problem | None:
     if not _is_key(_single(upgrade, "Sec-WebSocket-Key")):
         return _bad("Sec-WebSocket-Key must be 16 bytes in base64")
     return None
+
+
+def _has_body(upgrade: Upgrade) -> bool:
+    """Whether the request has a body (RFC 9112 section 6), which could be read as frames, or a length that nobody knows."""
+    length = upgrade.headers.get("Content-Length", "")
+    return "Transfer-Encoding" in upgrade.headers or length.strip("0 ") != ""
 
 
 def _bad(detail: str) -> Problem:

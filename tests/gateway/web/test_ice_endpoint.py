@@ -146,6 +146,9 @@ BAD = {
     "no subprotocol": ({"Sec-WebSocket-Protocol": None}, 400),
     "other subprotocols": ({"Sec-WebSocket-Protocol": "ice.v2, chat"}, 400),
     "a subprotocol of another case": ({"Sec-WebSocket-Protocol": "ICE.V1"}, 400),
+    "a body": ({"Content-Length": "3"}, 400),
+    "a body in chunks": ({"Transfer-Encoding": "chunked"}, 400),
+    "a body of unknown form": ({"Transfer-Encoding": "identity"}, 400),
 }
 
 
@@ -160,7 +163,10 @@ async def test_what_is_no_proper_handshake_is_refused(running, subtests):
             assert refused.headers.get("Sec-WebSocket-Version") == spoken
     with subtests.test("HTTP/1.0"):
         expect(await ice.refused(version="1.0"), 400, "bad-handshake")
+    with subtests.test("HTTP/2.0"):
+        expect(await ice.refused(version="2.0"), 400, "bad-handshake")
     assert await running.status("lab-1") == "provisioned"
+    await ice.connect({"Content-Length": "0"})
 
 
 async def test_only_get_is_a_handshake(running):
