@@ -8,6 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 GATEWAY := $(VENV)/.gateway
 STAMP := $(VENV)/.installed
+FUZZER := $(VENV)/.fuzzer
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # The lock names everything: otherwise pip 23 would look for coverage[toml] beyond it, and find a newer one.
 LOCKED := $(PIP) install --progress-bar off --require-hashes --no-deps --requirement
@@ -15,7 +16,7 @@ LOCKED := $(PIP) install --progress-bar off --require-hashes --no-deps --require
 TELL := while read -r word what _; do case "$$word" in Collecting|Processing) echo "  $${what\#\#*/}";; Installing) echo "  unpacking";; esac; done
 
 .DEFAULT_GOAL := help
-.PHONY: help demo cluster serve test coverage torture bench bench-quick screenshots lint types format lock dist clean
+.PHONY: help demo cluster serve test coverage torture fuzz bench bench-quick screenshots lint types format lock dist clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -66,6 +67,17 @@ torture: $(STAMP) ## Three quarters of an hour: kill -9 in 300 rounds, during 30
 	@$(BIN)/python -m tests.torture.abuse
 	@$(BIN)/python -m tests.torture.stall
 
+# Only here: it is large, and for Linux on x86-64 alone.
+$(FUZZER): $(STAMP) requirements-fuzz.lock
+	@set -o pipefail; $(LOCKED) requirements-fuzz.lock | $(TELL)
+	@touch $@
+
+# Seconds for each target.
+FUZZ_SECONDS ?= 600
+
+fuzz: $(FUZZER) ## Fuzz each entrance for ten minutes (FUZZ_SECONDS), some at a time; on Linux (x86-64)
+	@$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
+
 bench: $(STAMP) ## Compare with other servers, at most 25 minutes; writes docs/performance.md
 	@$(BIN)/python -m tests.bench
 
@@ -95,6 +107,7 @@ lock: $(STAMP) ## Renew the lock files
 	@$(PIP) --quiet install uv
 	@$(COMPILE) --extra postgres --group dev --output-file requirements.lock pyproject.toml
 	@$(COMPILE) --extra server --group demo --constraint requirements.lock --output-file requirements-demo.lock pyproject.toml
+	@$(COMPILE) --group fuzz --output-file requirements-fuzz.lock
 	@$(COMPILE) --extra postgres --group image --constraint requirements.lock --output-file requirements-image.lock pyproject.toml
 
 dist: $(STAMP) ## Build the sdist and the wheel into dist/ and check what the wheel has
