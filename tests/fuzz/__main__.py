@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import sys
@@ -106,12 +107,15 @@ def main() -> int:
     if unknown:
         parser.error(f"there is no target {unknown[0]}; there are {', '.join(TARGETS)}")
     if given.input is not None:
-        spent = load(names[0]).judge(given.input.read_bytes())
+        target = load(names[0])
+        with contextlib.closing(target):
+            spent = target.judge(given.input.read_bytes())
         print(f"the property holds; {spent * 1000:.2f} ms")
         return 0
     if given.keep:
         for name in names:
-            print(f"{name:16} {keep(name, WORK / name / 'corpus')} seeds")
+            print(f"{name:16} {keep(name, WORK / name / 'corpus')} seeds", flush=True)
+            load(name).close()
         return 0
     return asyncio.run(fuzz_all(names, given.seconds, given.jobs))
 

@@ -56,6 +56,7 @@ class Target:
         check: raises `Failed` if the property does not hold for an input.
         examples: inputs to begin with; for each outcome of the product one at least.
         words: what inputs of this kind are made of; the fuzzer puts them in.
+        close: stops what the target has started.
         max_bytes: of an input.
         base_ms: what any input may cost, in ms of CPU time.
         kib_ms: what each KiB of it may cost besides.
@@ -65,6 +66,7 @@ class Target:
     check: Callable[[bytes, Callable[..., Any]], None]
     examples: tuple[bytes, ...]
     words: tuple[bytes, ...] = ()
+    close: Callable[[], None] = lambda: None
     max_bytes: int = 4096
     base_ms: float = 20.0
     kib_ms: float = 10.0

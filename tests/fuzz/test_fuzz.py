@@ -19,19 +19,15 @@ from gateway.runtime.settings import BadSetting
 from tests.fuzz.target import SEEDS, TARGETS, Failed, TooSlow, load, seeds_of
 
 
-@pytest.fixture(scope="module")
-def gateway():
-    """Stops the gateway that some targets start."""
-    from tests.fuzz.wire import wire  # noqa: PLC0415 - most of these tests need none
-
+@pytest.fixture(scope="module", autouse=True)
+def closed():
+    """Closes what the targets have started."""
     yield
-    if wire.cache_info().currsize:
-        wire().close()
-        wire.cache_clear()
+    for name in TARGETS:
+        load(name).close()
 
 
 @pytest.mark.parametrize("name", TARGETS)
-@pytest.mark.usefixtures("gateway")
 def test_the_property_holds_for_each_example_and_seed(name):
     target = load(name)
     for data in [*target.examples, *(file.read_bytes() for file in seeds_of(name))]:
@@ -133,7 +129,6 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("name", "product"), BROKEN, ids=lambda it: getattr(it, "__name__", it))
-@pytest.mark.usefixtures("gateway")
 def test_a_broken_product_is_found_by_the_examples(name, product):
     """Or else the property would prove nothing."""
     target = load(name)

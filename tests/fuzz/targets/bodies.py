@@ -13,7 +13,7 @@ from client.protocol import EnrolmentCode
 from gateway.admin import openapi
 from gateway.core.problems import CODES
 from tests.fuzz.target import Target, require
-from tests.fuzz.wire import Answer, answers_of, wire
+from tests.fuzz.wire import Answer, answers_of, close, wire
 from tests.support.harness import API, Description
 from tests.support.harness import Answer as Described
 
@@ -173,5 +173,6 @@ TARGET = Target(
         ),
     ),
     max_bytes=8192,
+    close=close,
     base_ms=300.0,
 )

@@ -10,7 +10,7 @@ import click
 
 from client.cli import main
 from tests.fuzz.target import Target, require
-from tests.fuzz.targets.settings import FILE, one_line
+from tests.fuzz.targets.settings import file_with, one_line
 
 _STATUS = (1, 2)
 """1: the file is not TOML; 2: wrong usage."""
@@ -26,7 +26,7 @@ def check(data: bytes, product: Any) -> None:
     """See the module."""
     names = sorted(main.commands)
     command = names[data[0] % len(names)] if data else "run"
-    words = ["--config", str(FILE.holding(data[1:]))]
+    words = ["--config", str(file_with(data[1:]))]
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):

@@ -57,7 +57,7 @@ TARGET = Target(
     read,
     check,
     tuple(
-        bytes([number, 3, number]) + text
+        bytes([number % 4, 3, number]) + text
         for number, text in enumerate(
             (
                 b"* * * * *",

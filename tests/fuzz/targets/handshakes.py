@@ -15,7 +15,7 @@ import h11
 from client.protocol import EnrolmentCode, RefusalCode
 from gateway.core.problems import CODES
 from tests.fuzz.target import Target, require
-from tests.fuzz.wire import Answer, answers_of, wire
+from tests.fuzz.wire import Answer, answers_of, close, wire
 
 _SIZES = (10**6, 1, 7, 100)
 _KNOWN = CODES | {code.value for code in RefusalCode} | {code.value for code in EnrolmentCode}
@@ -82,6 +82,8 @@ def _may_be_admitted(asked: bytes, number: int, token: str, proof: str) -> None:
         return {item.strip().lower() for item in b",".join(found.get(name, [])).split(b",")}
 
     require(b"websocket" in items(b"upgrade") and b"upgrade" in items(b"connection"), f"{found}")
+    require(b"transfer-encoding" not in found, f"{found}")
+    require(not int(found.get(b"content-length", [b"0"])[0]), f"{found}")
     require(found[b"sec-websocket-version"] == [b"13"], f"{found}")
     [key] = found[b"sec-websocket-key"]
     require(len(base64.b64decode(key, validate=True)) == 16, f"{key!r}")
@@ -172,5 +174,6 @@ TARGET = Target(
             b"0\r\n\r\n",
         ),
     ),
+    close=close,
     base_ms=150.0,
 )

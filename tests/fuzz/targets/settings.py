@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
+import os
 import re
 import tempfile
 from pathlib import Path
@@ -17,20 +20,18 @@ _HAS_PASSWORD = re.compile(rb"://[^/@\n:]*:" + _PASSWORD.encode())
 _LONGEST = 2000
 
 
-class File:
-    """A file that is written again and again."""
-
-    def __init__(self, suffix: str) -> None:
-        self._kept = tempfile.NamedTemporaryFile(suffix=suffix)  # noqa: SIM115 - for the whole process
-        self.path = Path(self._kept.name)
-
-    def holding(self, data: bytes) -> Path:
-        """The file, with this content."""
-        self.path.write_bytes(data)
-        return self.path
+@functools.cache
+def _file() -> Path:
+    handle, name = tempfile.mkstemp(suffix=".toml")
+    os.close(handle)
+    atexit.register(os.unlink, name)
+    return Path(name)
 
 
-FILE = File(".toml")
+def file_with(data: bytes) -> Path:
+    """A file with this content; there is one, which is written again and again."""
+    _file().write_bytes(data)
+    return _file()
 
 
 def one_line(said: str) -> None:
@@ -41,7 +42,7 @@ def one_line(said: str) -> None:
 
 def check(data: bytes, product: Any) -> None:
     """See the module."""
-    file = FILE.holding(data)
+    file = file_with(data)
     try:
         settings: Settings = product(file, {})
         for warning in settings.check_exposure():

@@ -7,6 +7,7 @@ five or seventeen bytes each; the rest is the URL. Nothing is connected to: the 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
 from typing import Any
@@ -79,16 +80,13 @@ class _Names(AbstractResolver):
         pass
 
 
-_LOOP = _Loop()
-
-
 def post(url: str, allowed: Any, addresses: list[str]) -> tuple[list[str], list[str], str | None]:
     """What is dialled for a URL, which names are asked for, and why it failed. Raises `NotValid`."""
     check_url(url, allowed)
     names = _Names(addresses)
-    _LOOP.dialled.clear()
-    outcome = _LOOP.run_until_complete(WebhookClient(allowed, names).post(url, {}, b"{}"))
-    return list(_LOOP.dialled), names.asked, outcome.error
+    with contextlib.closing(_Loop()) as loop:
+        outcome = loop.run_until_complete(WebhookClient(allowed, names).post(url, {}, b"{}"))
+    return loop.dialled, names.asked, outcome.error
 
 
 def check(data: bytes, product: Any) -> None:
