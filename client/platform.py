@@ -91,7 +91,9 @@ def make_private_folder(folder: Path, *, ours: str) -> None:
     other content is left alone.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _sync_names(folder.parent)
+    # Each name on the way may be new. Without one of them a power cut would take the key away.
+    for ancestor in folder.absolute().parents:
+        _sync_names(ancestor)
     if folder.stat().st_mode & _OTHERS:
         names = [entry.name for entry in folder.iterdir()]
         if not names or ours in names:

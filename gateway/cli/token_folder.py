@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from gateway.runtime.files import sync
+from gateway.runtime.files import make_folder, sync
 
 _LONGEST: Final = 2048
 """Bytes; a token is shorter."""
@@ -30,7 +30,7 @@ class TokenFolder:
 
     def make(self) -> None:
         """Make the folder if it is missing."""
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(self.path)
 
     def file(self, ice_name: str) -> Path:
         """The file of an ICE's token."""

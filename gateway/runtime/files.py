@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -22,6 +23,17 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder (0700) if it is missing, and those on the way to it, so that their names survive a power cut."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Each name on the way may be new, or of an earlier attempt that was cut short.
+    for ancestor in path.absolute().parents:
+        with contextlib.suppress(
+            PermissionError
+        ):  # a folder that others made, and only list themselves
+            sync(ancestor)
 
 
 def copy_owner(new: Path, replaced: Path) -> None:

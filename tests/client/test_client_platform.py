@@ -36,6 +36,24 @@ def test_a_folder_with_other_things_in_it_keeps_its_mode(tmp_path):
     assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755, "`--state-dir /tmp` must not close /tmp"
 
 
+def test_the_name_of_each_folder_on_the_way_is_on_the_disk(tmp_path, monkeypatch):
+    """A power cut that took one of them away would take the key, which the gateway has bound."""
+    synced, fsync = set(), os.fsync
+
+    def noted(descriptor):
+        found = os.fstat(descriptor)
+        synced.add((found.st_dev, found.st_ino))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    folder = tmp_path / "state" / "ice-client"
+    platform.make_private_folder(folder, ours="key.pem")
+
+    for path in (tmp_path, tmp_path / "state"):
+        found = path.stat()
+        assert (found.st_dev, found.st_ino) in synced, f"the names in {path} may be lost"
+
+
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     path = tmp_path / "token"
     platform.write_private(path, b"old")

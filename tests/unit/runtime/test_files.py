@@ -1,8 +1,9 @@
-"""Whom files belong to that root makes."""
+"""Whom files belong to that root makes, and which names survive a power cut."""
 
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,30 @@ def test_a_network_file_system_is_known_by_its_mount(tmp_path, path, kind):
 
 def test_where_mounts_are_not_told_every_place_is_local(tmp_path):
     assert files.network_file_system(Path("/srv"), tmp_path / "none") is None
+
+
+def test_the_names_of_a_new_folder_and_those_above_it_are_on_the_disk(tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+
+    def noted(descriptor):
+        synced.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    folder = tmp_path / "fleet" / "tokens"
+    files.make_folder(folder)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert {tmp_path.stat().st_ino, folder.parent.stat().st_ino} <= set(synced)
+    files.make_folder(
+        folder
+    )  # an earlier attempt may have been cut short before it had synced them
+    assert synced.count(tmp_path.stat().st_ino) == 2
+
+
+def test_a_folder_above_that_cannot_be_listed_is_no_fault(tmp_path, monkeypatch):
+    def refused(path, flags):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "open", refused)
+    files.make_folder(tmp_path / "tokens")
+    assert (tmp_path / "tokens").is_dir()
