@@ -8,28 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable, Container
+from collections.abc import Container
 from functools import lru_cache
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
 import msgspec
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from client.protocol import PROOF_TYPE
 from gateway.core import base64url
+from gateway.core.signatures import COORDINATE_BYTES, Signature
 
 MAX_PROOF: Final = 4096
 """Maximum characters of a proof; a proof with every claim has about 600."""
 MAX_JTI: Final = 256
 
-_P256_BYTES: Final = 32
-_ES256_BYTES: Final = 64  # RFC 7518 section 3.4: R and S, 32 bytes each
-_ECDSA: Final = ec.ECDSA(hashes.SHA256())
 _FIELD: Final = 2**255 - 19
 """The prime of Curve25519 (RFC 7748 section 4.1)."""
 _ORDER_8: Final = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
@@ -76,13 +69,19 @@ class _Header(msgspec.Struct, frozen=True):
     crit: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
-class _Claims(msgspec.Struct, frozen=True):
+class Claims(msgspec.Struct, frozen=True, gc=False):
+    """The claims of a proof (RFC 9449 section 4.2), as they were sent."""
+
     jti: str
     htm: str
     htu: str
     iat: float
     ath: str
     nonce: str | None = None
+
+
+_HEADER: Final = msgspec.json.Decoder(_Header)
+_CLAIMS: Final = msgspec.json.Decoder(Claims)
 
 
 class Proof(msgspec.Struct, frozen=True, gc=False):
@@ -128,33 +127,19 @@ def thumbprint_of(jwk: Jwk) -> str:
     return base64url.encode(hashlib.sha256(canonical.encode()).digest())
 
 
-_Verify = Callable[[bytes, bytes], None]
-
-
-def _key(alg: str, jwk: Jwk) -> tuple[_Verify, str]:
-    """The verifier and thumbprint of a public key. Raises ValueError with a text for the ICE."""
+def _key(alg: str, jwk: Jwk) -> bytes:
+    """The `key` of a `Signature`. Raises ValueError with a text for the ICE."""
     if jwk.is_private:
         raise ValueError("jwk holds private members; send the public key alone")
     x = _coordinate("x", jwk.x)
     if alg == "ES256":
         if (jwk.kty, jwk.crv) != ("EC", "P-256"):
             raise ValueError("ES256 needs a key of kty EC on the curve P-256")
-        y = _coordinate("y", jwk.y)
-        # Rejects points that are not on the curve.
-        public = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), b"\x04" + x + y)
-
-        def verify_es256(signature: bytes, signed: bytes) -> None:
-            if len(signature) != _ES256_BYTES:
-                raise InvalidSignature
-            r = int.from_bytes(signature[:_P256_BYTES])
-            s = int.from_bytes(signature[_P256_BYTES:])
-            public.verify(encode_dss_signature(r, s), signed, _ECDSA)
-
-        return verify_es256, thumbprint_of(jwk)
+        return x + _coordinate("y", jwk.y)
     if (jwk.kty, jwk.crv) != ("OKP", "Ed25519"):
         raise ValueError(f"{alg} needs a key of kty OKP on the curve Ed25519")
     _check_ed25519(x)
-    return Ed25519PublicKey.from_public_bytes(x).verify, thumbprint_of(jwk)
+    return x
 
 
 def _check_ed25519(point: bytes) -> None:
@@ -172,12 +157,60 @@ def _coordinate(name: str, value: str | msgspec.UnsetType) -> bytes:
     if value is msgspec.UNSET:
         raise ValueError(f"jwk has no {name}")
     data = base64url.decode(value)
-    if len(data) != _P256_BYTES:  # Ed25519 keys have 32 bytes too (RFC 8037)
+    if len(data) != COORDINATE_BYTES:
         raise ValueError(f"jwk's {name} does not have 32 bytes")
     return data
 
 
 _ALGORITHMS: Final = frozenset({"ES256", "Ed25519", "EdDSA"})
+
+
+class Signed(msgspec.Struct, frozen=True, gc=False):
+    """A proof of a valid form. Its signature comes next, then its claims (`proof`)."""
+
+    signature: Signature
+    thumbprint: str
+    claims: Claims
+
+    def proof(
+        self, *, token: str, urls: Container[Url], expected: str, method: str = "GET"
+    ) -> Proof | Invalid:
+        """The proof, whose signature the caller has checked, if its claims are valid. Arguments as of `verify`."""
+        claims = self.claims
+        fault = _fault(claims, token, urls, expected, method)
+        if fault is not None:
+            return Invalid(fault)
+        return Proof(self.thumbprint, claims.jti, claims.iat, claims.nonce)
+
+
+def read(text: str) -> Signed | Invalid:
+    """Read the value of a DPoP header, and check its form and the form of its key."""
+    if len(text) > MAX_PROOF or not text.isascii():
+        return Invalid(f"the proof is longer than {MAX_PROOF} characters or not ASCII")
+    parts = text.split(".")
+    if len(parts) != 3:  # noqa: PLR2004 - RFC 7515 section 7.1: three parts
+        return Invalid("the proof is not a compact JWS of three parts")
+    try:
+        header = _HEADER.decode(base64url.decode_text(parts[0]))
+        claims = _CLAIMS.decode(base64url.decode_text(parts[1]))
+        signature = base64url.decode(parts[2])
+    except (ValueError, RecursionError):
+        return Invalid(
+            "the proof's header needs typ, alg and jwk; its claims need jti, htm, htu, iat and ath"
+        )
+    # RFC 7515 section 4.1.9: "application/" may be left out.
+    if header.typ.lower().removeprefix("application/") != PROOF_TYPE:
+        return Invalid(f"typ must be {PROOF_TYPE}")
+    if header.crit is not msgspec.UNSET:  # RFC 7515 section 4.1.11: unknown, so reject it
+        return Invalid("crit is not supported")
+    if header.alg not in _ALGORITHMS:
+        return Invalid("alg must be ES256 or Ed25519 (EdDSA)")
+    try:
+        key = _key(header.alg, header.jwk)
+    except ValueError as error:
+        return Invalid(f"the key cannot be used: {error}")
+    signed = text[: -len(parts[2]) - 1].encode()
+    return Signed(Signature(key, signature, signed), thumbprint_of(header.jwk), claims)
 
 
 def verify(
@@ -192,41 +225,17 @@ def verify(
         expected: the URL that a refusal names when the proof was signed for another.
         method: the method of the request.
     """
-    if len(text) > MAX_PROOF or not text.isascii():
-        return Invalid(f"the proof is longer than {MAX_PROOF} characters or not ASCII")
-    parts = text.split(".")
-    if len(parts) != 3:  # noqa: PLR2004 - RFC 7515 section 7.1: three parts
-        return Invalid("the proof is not a compact JWS of three parts")
-    try:
-        header = msgspec.json.decode(base64url.decode_text(parts[0]), type=_Header)
-        claims = msgspec.json.decode(base64url.decode_text(parts[1]), type=_Claims)
-        signature = base64url.decode(parts[2])
-    except (ValueError, RecursionError):
-        return Invalid(
-            "the proof's header needs typ, alg and jwk; its claims need jti, htm, htu, iat and ath"
-        )
-    # RFC 7515 section 4.1.9: "application/" may be left out.
-    if header.typ.lower().removeprefix("application/") != PROOF_TYPE:
-        return Invalid(f"typ must be {PROOF_TYPE}")
-    if header.crit is not msgspec.UNSET:  # RFC 7515 section 4.1.11: unknown, so reject it
-        return Invalid("crit is not supported")
-    if header.alg not in _ALGORITHMS:
-        return Invalid("alg must be ES256 or Ed25519 (EdDSA)")
-    try:
-        check, thumbprint = _key(header.alg, header.jwk)
-        check(signature, f"{parts[0]}.{parts[1]}".encode())
-    except InvalidSignature:
-        return Invalid("the signature does not hold")
-    except ValueError as error:
-        return Invalid(f"the key cannot be used: {error}")
-    fault = _fault(claims, token, urls, expected, method)
+    signed = read(text)
+    if isinstance(signed, Invalid):
+        return signed
+    fault = signed.signature.fault()
     if fault is not None:
         return Invalid(fault)
-    return Proof(thumbprint, claims.jti, claims.iat, claims.nonce)
+    return signed.proof(token=token, urls=urls, expected=expected, method=method)
 
 
 def _fault(
-    claims: _Claims, token: str, urls: Container[Url], expected: str, method: str
+    claims: Claims, token: str, urls: Container[Url], expected: str, method: str
 ) -> str | None:
     """Why signed claims are invalid; None if they are valid."""
     if claims.htm != method:

@@ -50,6 +50,10 @@ class _Claims(msgspec.Struct, frozen=True, omit_defaults=True):
     cnf: _Confirmation | None = None
 
 
+_HEADER: Final = msgspec.json.Decoder(_Header)
+_CLAIMS: Final = msgspec.json.Decoder(_Claims)
+
+
 class OpenedToken(msgspec.Struct, frozen=True, gc=False):
     """The claims of a genuine token, and its SHA-256, which the table stores.
 
@@ -252,8 +256,8 @@ def open_with(
     if len(parts) != 5 or parts[1]:  # noqa: PLR2004 - RFC 7516 section 7.1
         return None
     try:
-        header = msgspec.json.decode(base64url.decode_text(parts[0]), type=_Header)
-        iv, body, tag = (base64url.decode(part) for part in parts[2:])
+        header = _HEADER.decode(base64url.decode_text(parts[0]))
+        iv, body, tag = map(base64url.decode, parts[2:])
         if (header.alg, header.enc) != ("dir", "A256GCM") or len(iv) != _IV_BYTES:
             return None
         if len(tag) != _TAG_BYTES:
@@ -262,7 +266,7 @@ def open_with(
         if key is None:
             return RetiredToken(token.digest()) if header.kid in retired else UnknownKey(header.kid)
         plain = key.cipher.decrypt(iv, body + tag, parts[0].encode())
-        claims = msgspec.json.decode(plain.decode(), type=_Claims)
+        claims = _CLAIMS.decode(plain.decode())
     except (ValueError, InvalidTag, RecursionError):
         return None
     return OpenedToken(

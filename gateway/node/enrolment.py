@@ -59,17 +59,18 @@ class EnrolmentScreen:
         if isinstance(proof, Problem):
             return proof
         admission = self._admission
-        refused = admission.accept(proof, None, admission.replays.accept) or admission.refuse_all(
+        screening = admission.screening
+        refused = screening.accept(proof, None, screening.replays.accept) or admission.refuse_all(
             None
         )
         if refused is not None:
             return refused.problem
-        name = admission.shared_id(proof)
+        name = screening.shared_id(proof)
         return Machine(key_id, secret, proof.thumbprint, request.address, name)
 
     def refuse_secret(self, address: str) -> Problem:
         """The refusal of a secret that this gateway did not issue; it counts as a handshake without a token."""
-        wait = self._admission.count_attempt(address)
+        wait = self._admission.screening.count_attempt(address)
         if wait:
             return refusal(RefusalCode.TOO_MANY_ATTEMPTS, retry_after=math.ceil(wait))
         return refusal(EnrolmentCode.KEY_INVALID)

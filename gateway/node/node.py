@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import enum
 import random
-import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,9 +21,8 @@ from gateway.core.audit_event import AuditAction, LogEntry
 from gateway.core.ice import IceType
 from gateway.core.operation import FINISH_GRACE
 from gateway.core.problems import Problem, refusal
-from gateway.core.replay import Nonces
 from gateway.core.times import Clock
-from gateway.node.admission import ATTEMPTS, Admission, OpenSession
+from gateway.node.admission import Admission, OpenSession
 from gateway.node.dispatcher import CANCEL_GRACE, Dispatcher
 from gateway.node.enrolment import EnrolmentScreen
 from gateway.node.expiry import OperationExpiry
@@ -47,7 +45,9 @@ from gateway.node.progress import ProgressWriter
 from gateway.node.restore_hold import RestoreHold
 from gateway.node.revocations import Revocations
 from gateway.node.scheduler import LOOK, Scheduler
+from gateway.node.screening import ATTEMPTS, Screening
 from gateway.node.session import Session
+from gateway.node.signature_helper import SignatureHelper
 from gateway.node.verdict import Admitted, Handshake, Refused
 from gateway.node.webhook_sender import DEFAULT_PACE, SendingPace, WebhookSender
 from gateway.runtime.clocks import SharedClock
@@ -204,8 +204,18 @@ class Node:
             pace=limits.sending,
         )
         lease_time = SharedClock(monotonic)
+        self._signatures = SignatureHelper()
         self.admission = Admission(
-            keys=keys,
+            screening=Screening(
+                keys=keys,
+                shared=engine.shared,
+                clock=clock,
+                lease_time=lease_time,
+                public_urls=settings.server_public_url,
+                signatures=self._signatures,
+                monotonic=monotonic,
+                attempts=limits.attempts,
+            ),
             engine=engine,
             hub=self.hub,
             loader=IceLoader(engine, monotonic),
@@ -213,11 +223,7 @@ class Node:
             restore_hold=self.restore_hold,
             lease=self.lease,
             clock=clock,
-            nonces=Nonces(_nonce_keys(keys, engine)),
-            lease_time=lease_time,
-            public_urls=settings.server_public_url,
             monotonic=monotonic,
-            attempts=limits.attempts,
             looked_up=meters.looked_up,
         )
         self.enrolments = EnrolmentScreen(self.admission, keys, settings.server_public_url)
@@ -289,6 +295,7 @@ class Node:
                 self._keys.for_sealing(may_create=True)
             else:
                 await self._engine.write(forget_all)
+            stack.push_async_callback(self._signatures.close)
             await self.presence.start()
             await self.restore_hold.start()
             for name, work in self._work():
@@ -437,11 +444,3 @@ class Node:
         if not lost.done():
             self._closing.add(lost)
             lost.add_done_callback(self._closing.discard)
-
-
-def _nonce_keys(keys: KeyStore, engine: Engine) -> Callable[[], tuple[bytes, ...]]:
-    """The keys of the nonces: nodes of one database derive them from the token keys, a single gateway makes one."""
-    own = (secrets.token_bytes(32),)
-    if not engine.shared:
-        return lambda: own
-    return lambda: keys.derived(b"ice-gateway nonces") or own

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from typing import Any, Final
+from typing import Final
 
 from aiohttp import HttpVersion, web
 from aiohttp.http_parser import RawRequestMessage
@@ -42,19 +42,22 @@ class Upgrade:
     @property
     def remote(self) -> str | None:
         """The peer's address."""
-        name = self._info("peername")
+        transport = self.protocol.transport
+        name = None if transport is None else transport.get_extra_info("peername")
         return name[0] if name else None
 
     @property
     def local(self) -> tuple[str, int] | None:
         """The socket's own address and port."""
-        name = self._info("sockname")
+        transport = self.protocol.transport
+        name = None if transport is None else transport.get_extra_info("sockname")
         return (name[0], name[1]) if name else None
 
     @property
     def secure(self) -> bool:
         """Whether the gateway itself terminates TLS."""
-        return self._info("sslcontext") is not None
+        transport = self.protocol.transport
+        return transport is not None and transport.get_extra_info("sslcontext") is not None
 
     @property
     def is_gone(self) -> bool:
@@ -65,11 +68,9 @@ class Upgrade:
     @property
     def handle(self) -> int:
         """The file handle; the connection must not be gone."""
-        return int(self._info("socket").fileno())
-
-    def _info(self, name: str) -> Any:
         transport = self.protocol.transport
-        return None if transport is None else transport.get_extra_info(name)
+        assert transport is not None  # noqa: S101 - the caller has checked is_gone
+        return int(transport.get_extra_info("socket").fileno())
 
 
 class HandedOver(web.StreamResponse):

@@ -16,6 +16,7 @@ import pytest
 
 import gateway
 from client.protocol import PATH
+from gateway.node.signature_helper import SignatureHelper
 from tests.support.ice import until
 
 CALLS = 200
@@ -33,7 +34,11 @@ _COUNTED = (
 
 
 async def arrivals(running, names):
-    """Registered ICEs, each with a new connection on which its handshake stands already."""
+    """Registered ICEs, each with a new connection on which its handshake stands already.
+
+    Their signatures are checked in place, as on one core: another process would check some of them, at its own time.
+    """
+    running.gateway.node.admission.screening.signatures = SignatureHelper(cores=lambda: 1)
     ices = [await running.provision(name, "ci-cd") for name in names]
     for ice in ices:
         await (await ice.connect()).close()

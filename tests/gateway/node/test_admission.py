@@ -15,6 +15,7 @@ import pytest
 
 from gateway.core.times import utc_now
 from gateway.node.admission import Admission
+from gateway.node.signature_helper import HelperPace, SignatureHelper
 from gateway.services.provisioning import Provisioning
 from gateway.store.acknowledgements import Acknowledgements
 from gateway.store.engine import StoreUnavailable
@@ -62,7 +63,7 @@ def parts(running):
     """Where the gaps of an admission lie: before and after each await on its way."""
     admission = running.gateway.node.admission
     return {
-        "screening": (admission, "_screen"),
+        "screening": (admission.screening, "screen"),
         "look-up": (admission.loader, "find"),
         "look-up by token": (admission.loader, "find_by_token"),
         "registration": (admission, "_register"),
@@ -345,3 +346,23 @@ async def test_an_admission_while_the_log_is_lost_is_held_to_the_table(running, 
     await running.act("lab-2", "disconnect")
     await (await ice.connect()).round_trip()
     await (await other.connect()).round_trip()
+
+
+async def test_an_admission_whose_signature_another_process_checks(running):
+    """It admits and refuses the same while that process is missing, works, and dies."""
+    helper = SignatureHelper(HelperPace(start=1, few=1), cores=lambda: 2)
+    running.gateway.node.admission.screening.signatures = helper
+    ice = await running.provision()
+    header, claims, _ = ice.headers()["DPoP"].split(".")
+    forged = {**ice.headers(), "DPoP": f"{header}.{claims}.{'A' * 86}"}
+    try:
+        await ice.connect()  # which starts it
+        await until(lambda: helper._link is not None)
+        for works in (True, False):
+            assert (helper._link is not None) is works
+            await ice.connect()
+            with pytest.raises(Refused, match="proof-invalid"):
+                await ice.connect(forged)
+            await helper.close()
+    finally:
+        await helper.close()
