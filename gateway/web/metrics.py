@@ -22,11 +22,12 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from client.protocol import CLOSINGS
+from client.protocol import CLOSINGS, CloseCode, EnrolmentCode, RefusalCode
 from gateway.core.ice import IceType
 from gateway.node.node import Node
 from gateway.runtime.eventloop import listen_reason
 from gateway.runtime.standard_streams import lost_lines
+from gateway.services.login_failures import FailureReason
 from gateway.web.connection import DEFAULT_TIMEOUTS, Timeouts
 from gateway.web.operation_metrics import BacklogMetrics, OperationMetrics
 from gateway.web.server import Runner
@@ -80,9 +81,6 @@ class Metrics:
             "Attempts to send a message to a webhook, and messages that were set aside",
             ["outcome"],
         )
-        for outcome in ("taken", "failed", "set-aside"):
-            # From the start, since `increase` does not see how a series begins.
-            self.webhook_messages.labels(outcome)
         self.webhooks_failing = gauge(
             "ice_gateway_webhooks_failing",
             "Webhooks to which this node sends and whose next message was not taken yet",
@@ -106,6 +104,23 @@ class Metrics:
             "ice_gateway_lease_seconds",
             "Until this node's lease expires unless it is renewed; infinite without other nodes",
         )
+        known: dict[Counter, Iterable[object]] = {
+            self.refusals: RefusalCode,
+            self.token_look_ups: ("yes", "no"),
+            self.refused_credentials: FailureReason,
+            self.refused_enrolments: EnrolmentCode,
+            self.closures: (
+                1000,
+                1006,
+                *CloseCode,
+            ),  # also those that a peer or a broken connection makes
+            self.ignored_logs: ("too-long", "too-many"),
+            self.webhook_messages: ("taken", "failed", "set-aside"),
+        }
+        for one, values in known.items():
+            for value in values:
+                # From the start, since `increase` does not see how a series begins.
+                one.labels(value)
         self.operations = OperationMetrics(self.registry)
         self.backlog: BacklogMetrics | None = None
         # See `node.Meters`.
