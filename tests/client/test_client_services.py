@@ -26,6 +26,7 @@ from tests.support.ice import until
 
 CONFIG = Path(__file__).parents[2] / "config"
 UNIT = CONFIG / "ice-client.service"
+TEMPLATE = CONFIG / "ice-client@.service"
 AGENT = CONFIG / "ice-client.plist"
 DAEMON = CONFIG / "ice-client-daemon.plist"
 TASK = CONFIG / "ice-client.xml"
@@ -205,13 +206,22 @@ async def test_when_systemd_ends_a_hung_client_it_says_where_it_hung(
     assert re.search(r'mine\.py", line \d+ in hang', ended.err)
 
 
+def test_the_unit_of_several_differs_by_its_instance_alone():
+    _, _, one = UNIT.read_text("utf-8").partition("[Unit]")
+    _, _, several = TEMPLATE.read_text("utf-8").partition("[Unit]")
+    assert several.count("%i") == 4, "its name, token, state folder, and that in systemd's words"
+    assert re.sub(r"[ /]%i(?!\.)", "", several.replace("%i.token", "token")) == one
+
+
 @pytest.mark.skipif(ANALYZE is None, reason="there is no systemd-analyze")
-def test_systemd_takes_the_unit_and_finds_it_hardened(tmp_path):
-    text = UNIT.read_text("utf-8").replace("/opt/ice-client/bin/ice-client", sys.executable)
-    (tmp_path / UNIT.name).write_text(text, "utf-8")
+@pytest.mark.parametrize("path", [UNIT, TEMPLATE], ids=lambda path: path.name)
+def test_systemd_takes_the_unit_and_finds_it_hardened(tmp_path, path):
+    text = path.read_text("utf-8").replace("/opt/ice-client/bin/ice-client", sys.executable)
+    unit = tmp_path / path.name.replace("@", "@build-7")
+    unit.write_text(text, "utf-8")
     for check in (["verify", "--man=no"], ["security", "--offline=yes", "--threshold=15"]):
         done = subprocess.run(
-            [ANALYZE, *check, "--no-pager", tmp_path / UNIT.name],
+            [ANALYZE, *check, "--no-pager", unit],
             capture_output=True,
             text=True,
             check=False,
