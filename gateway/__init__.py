@@ -12,13 +12,14 @@ side by side and do not know each other. `tests/unit/test_structure.py` checks t
     node       what one running gateway holds and does: admission, sessions, drops, operations in progress
     store      everything durable: SQL, one noun a file; one text of each query for both engines, a schema for each.
                Page, API and commands read lists from here. `store.tables` says of each table what is moved and copied
-    runtime    the process and its machine: settings, logs, clocks, files, sockets, TLS
+    runtime    the process and its machine: settings, logs, clocks, files, sockets, TLS, requests to other servers
     core       rules, values and catalogues; pure: no I/O and no clock
 
 `client.protocol` is below all of them: what an ICE and the gateway exchange, with every refusal and close code
-that an ICE may meet. So is `client.systemd`, by which both tell systemd how they are doing. `web.handshake` and
-`web.ice_endpoint` refuse a handshake by its form and for overload, `node.admission` by token and proof, `core.ice` by status and key; `core.problems` makes each an HTTP answer, and has
-the refusals of an admin. `core.audit_event` has the actions of the audit log, `core.operation` the errors of operations.
+that an ICE may meet. So is `client.systemd`, by which both report their state to systemd. `web.handshake` and
+`web.ice_endpoint` refuse a handshake by its form and for overload, `node.admission` by token and proof, `core.ice` by
+status and key; `core.problems` makes each an HTTP answer, and has the refusals of an admin. `core.audit_event` has the
+actions of the audit log, `core.operation` the errors of operations.
 
 What an operator may set is in `runtime.settings` and `config/gateway.toml`. Other limits are constants beside the code
 that keeps them; `app.Tuning` hands other values in for tests.
@@ -33,6 +34,10 @@ Read `core.ice` (the whole state table), then `node.admission`, `node.node` and 
 Every change takes the same path: action, commit (row and event), `node.log_follower` reads the event, `node.hub`
 drops. The action waits for its own node in `node.revocations` and for the others in `store.acknowledgements`, to which
 each reports by `node.membership`.
+
+The gateway itself sends requests in two places. `services.sso` logs users in at the issuer of the settings
+(`services.issuer`, by `runtime.http_client`). `node.webhook_sender` sends events of the log to webhooks, with what
+`services.webhook_outbox` reads and stores (by `runtime.webhook_client`).
 """
 
 import client

@@ -2,9 +2,9 @@
 
 `retired` has the ids of retired keys. A version before it ignores the member, and leaves it out where it writes the file.
 
-Only the gateway's user may read and change it. A file of root's may be readable by its group too, as PostgreSQL
-allows for a server's key: so secret files of containers look. The first process that seals a token makes it, and only while there is no ICE and no
-enrolment key: a new file in place of a lost one would make every token and key invalid without notice.
+Only the gateway's user may read and change it. A file of root may also be readable by its group, as in the secrets
+that containers mount. The first process that seals makes the file, and only while there is no ICE, enrolment key or
+webhook: a new file in place of a lost one would make every token, key and secret invalid without notice.
 """
 
 from __future__ import annotations
