@@ -1,6 +1,6 @@
 """What a browser keeps of a login that it began at an issuer: sealed, so that any node can finish the login. Pure.
 
-The cookie holds AES-256-GCM of a JSON object. Its keys are derived from the token keys, which all nodes share.
+The cookie holds a sealed JSON object (`core.sealing`). Its keys are derived from the token keys, which all nodes share.
 Source: OpenID Connect Core 1.0 section 3.1.2.1 (state, nonce), RFC 7636 (PKCE), RFC 9700 section 4.7.
 """
 
@@ -13,17 +13,14 @@ from datetime import datetime
 from typing import Final
 
 import msgspec
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from gateway.core import base64url
+from gateway.core import base64url, sealing
 from gateway.core.secret import Secret
 
 PURPOSE: Final = b"login state"
 """What the sealing keys are derived for; see `KeyRing.derived`."""
 LIFETIME: Final = 600.0
 """Seconds in which a person can log in at the issuer."""
-_IV_BYTES: Final = 12  # NIST SP 800-38D section 8.2.2: a random 96 bit IV
 _MAX_SEALED: Final = 4096
 """Characters; browsers keep no longer cookies."""
 
@@ -61,10 +58,7 @@ class LoginState(msgspec.Struct, frozen=True):
 
     def seal(self, key: bytes) -> Secret:
         """The value of its cookie."""
-        iv = secrets.token_bytes(_IV_BYTES)
-        return Secret(
-            base64url.encode(iv + AESGCM(key).encrypt(iv, msgspec.json.encode(self), None))
-        )
+        return Secret(sealing.seal(key, msgspec.json.encode(self)))
 
 
 def open_state(sealed: Secret, keys: Iterable[bytes], now: datetime) -> LoginState | None:
@@ -72,16 +66,14 @@ def open_state(sealed: Secret, keys: Iterable[bytes], now: datetime) -> LoginSta
     text = sealed.reveal()
     if len(text) > _MAX_SEALED or not text.isascii():
         return None
-    try:
-        data = base64url.decode(text)
-    except ValueError:
-        return None
     for key in keys:
-        try:
-            plain = AESGCM(key).decrypt(data[:_IV_BYTES], data[_IV_BYTES:], None)
-            found = msgspec.json.decode(plain, type=LoginState)
-        except (ValueError, InvalidTag):
+        plain = sealing.open_sealed(key, text)
+        if plain is None:
             continue
+        try:
+            found = msgspec.json.decode(plain, type=LoginState)
+        except msgspec.DecodeError:  # a node of another version has sealed it
+            return None
         # A node whose clock is behind may read it before it began.
         return found if abs(now.timestamp() - found.began) <= LIFETIME else None
     return None

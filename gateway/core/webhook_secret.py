@@ -12,16 +12,12 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Final
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-from gateway.core import base64url
+from gateway.core import sealing
 from gateway.core.secret import Secret
 from gateway.core.tokens import Key
 
 PREFIX: Final = "whsec_"
 _BYTES: Final = 32  # Standard Webhooks: 24 to 64
-_IV_BYTES: Final = 12
 _PURPOSE: Final = b"ice-gateway webhook secrets"
 
 
@@ -47,9 +43,8 @@ def signature_headers(
 
 def seal(key: Key, webhook_id: str, secret: Secret) -> str:
     """The secret as the database keeps it: the key's id, then what only that key opens, for this webhook alone."""
-    iv = secrets.token_bytes(_IV_BYTES)
-    sealed = _cipher(key).encrypt(iv, secret.reveal().encode(), webhook_id.encode())
-    return f"{key.kid}.{base64url.encode(iv + sealed)}"
+    plain, context = secret.reveal().encode(), webhook_id.encode()
+    return f"{key.kid}.{sealing.seal(key.derived(_PURPOSE), plain, context)}"
 
 
 def sealed_by(sealed: str) -> str:
@@ -65,13 +60,5 @@ def open_sealed(
     key = find_key(kid)
     if key is None:
         return None
-    try:
-        data = base64url.decode(text)
-        plain = _cipher(key).decrypt(data[:_IV_BYTES], data[_IV_BYTES:], webhook_id.encode())
-    except (ValueError, InvalidTag):
-        return None
-    return Secret(plain.decode())
-
-
-def _cipher(key: Key) -> AESGCM:
-    return AESGCM(key.derived(_PURPOSE))
+    plain = sealing.open_sealed(key.derived(_PURPOSE), text, webhook_id.encode())
+    return None if plain is None else Secret(plain.decode())
