@@ -5,12 +5,13 @@ Building objects from a MiB takes up to 150 ms (1.3 s for floats); skipping thro
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
 from client.protocol import MAX_DEPTH, JsonTooComplex
 
+T = TypeVar("T")
 _SKIP: Final = msgspec.json.Decoder(msgspec.Raw)
 
 
@@ -35,6 +36,25 @@ def check_syntax(data: bytes) -> None:
         # msgspec stops at 1,000 levels. Text with unbalanced brackets is certainly not JSON.
         if any(data.count(begin) != data.count(end) for begin, end in ((b"[", b"]"), (b"{", b"}"))):
             raise NotJson from None
-        raise JsonTooComplex(f"it is deeper than {MAX_DEPTH} levels") from None
+        raise _too_deep() from None
     except (UnicodeDecodeError, msgspec.DecodeError):
         raise NotJson from None
+
+
+def decode(data: bytes, shape: type[T]) -> T:
+    """The objects that `data` describes.
+
+    Raises:
+        NotJson: it is not JSON.
+        JsonTooComplex: it is nested too deeply for the parser.
+        msgspec.ValidationError: it has another shape. Like the others it is a ValueError.
+    """
+    check_syntax(data)
+    try:
+        return msgspec.json.decode(data, type=shape)
+    except RecursionError:
+        raise _too_deep() from None
+
+
+def _too_deep() -> JsonTooComplex:
+    return JsonTooComplex(f"it is deeper than {MAX_DEPTH} levels")

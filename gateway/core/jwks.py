@@ -15,8 +15,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, JWKRegistry, OctKey, OKPKey, RSAKey
 from joserfc.jws import JWSRegistry
 
-from gateway.core import base64url
-from gateway.core.json_input import check_syntax
+from gateway.core import base64url, json_input
 from gateway.core.secret import Secret
 
 ALGORITHMS: Final = ("RS256", "PS256", "ES256", "EdDSA")
@@ -85,8 +84,7 @@ class KeySet:
 
         Raises ValueError if it is no JWK Set, or has no key that can be used.
         """
-        check_syntax(data)
-        given = msgspec.json.decode(data, type=_KeySet).keys
+        given = json_input.decode(data, _KeySet).keys
         keys = tuple(key for key in map(_signing_key, given[:_MAX_KEYS]) if key is not None)
         if not keys:
             raise ValueError(f"it has no key for {', '.join(ALGORITHMS)}")
@@ -128,19 +126,15 @@ def _header(text: str) -> _Header:
     if len(text) > MAX_TOKEN or not text.isascii() or text.count(".") != 2:  # noqa: PLR2004 - RFC 7515 section 7.1
         raise BadToken("it is no signed token")
     try:
-        data = base64url.decode(text.partition(".")[0])
-        check_syntax(data)
-        return msgspec.json.decode(data, type=_Header)
+        return json_input.decode(base64url.decode(text.partition(".")[0]), _Header)
     except ValueError:
         raise BadToken("it is no signed token") from None
 
 
 def _claims(payload: str) -> dict[str, Any]:
     try:
-        data = base64url.decode(payload)
-        check_syntax(data)
-        return msgspec.json.decode(data, type=dict[str, Any])
-    except (ValueError, RecursionError):
+        return json_input.decode(base64url.decode(payload), dict[str, Any])
+    except ValueError:
         raise BadToken("its claims cannot be read") from None
 
 

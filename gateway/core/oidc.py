@@ -14,8 +14,8 @@ from urllib.parse import urlencode, urlsplit
 
 import msgspec
 
+from gateway.core import json_input
 from gateway.core.addresses import is_loopback
-from gateway.core.json_input import check_syntax
 from gateway.core.jwks import ALGORITHMS, BadToken
 from gateway.core.login_rules import SUBJECT_RULE, is_subject
 from gateway.core.login_state import LoginState
@@ -60,8 +60,7 @@ class Metadata(
     def parse(cls, data: bytes, issuer: str) -> Metadata:
         """Parse the metadata of `issuer`. Raises `BadMetadata`."""
         try:
-            check_syntax(data)
-            found = msgspec.json.decode(data, type=cls)
+            found = json_input.decode(data, cls)
         except ValueError:
             raise BadMetadata("its metadata is not that of an OpenID Connect issuer") from None
         # Exactly, or another issuer could answer for this one (section 4.3).

@@ -18,7 +18,7 @@ from urllib.parse import quote_plus
 import msgspec
 import structlog
 
-from gateway.core.json_input import check_syntax
+from gateway.core import json_input
 from gateway.core.jwks import MAX_TOKEN, KeySet, UnknownKey
 from gateway.core.oidc import BadMetadata, Metadata, discovery_url
 from gateway.core.secret import Secret
@@ -231,8 +231,7 @@ class Issuer:
 
 def _error_code(reply: Reply) -> str:
     try:
-        check_syntax(reply.body)
-        return msgspec.json.decode(reply.body, type=_Error).error
+        return json_input.decode(reply.body, _Error).error
     except ValueError:
         return str(reply.status)
 
@@ -242,9 +241,8 @@ def _decoded(reply: Reply, kind: type[T], where: str) -> T:
     if reply.status != _OK:
         raise IssuerUnavailable(f"its {where} answered {reply.status}")
     try:
-        check_syntax(reply.body)
-        return msgspec.json.decode(reply.body, type=kind)
-    except (ValueError, RecursionError):
+        return json_input.decode(reply.body, kind)
+    except ValueError:
         raise IssuerUnavailable(
             f"its {where} did not answer with the JSON that it should"
         ) from None

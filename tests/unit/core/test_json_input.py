@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from client.protocol import MAX_DEPTH, JsonTooComplex
-from gateway.core.json_input import NotJson, check_syntax
+from gateway.core.json_input import NotJson, check_syntax, decode
 
 
 def nested(depth):
@@ -59,3 +60,13 @@ def test_json_that_is_too_deep_to_tell_is_refused(data):
     with pytest.raises(JsonTooComplex):
         check_syntax(data)
     check_syntax(nested(MAX_DEPTH + 100))
+
+
+def test_objects_are_built_of_json_alone():
+    assert decode(b'{"a": [1]}', dict[str, list[int]]) == {"a": [1]}
+    with pytest.raises(NotJson):
+        decode(b'{"unread": "\xff"}', dict[str, Any])
+    with pytest.raises(JsonTooComplex):
+        decode(nested(5000), Any)
+    with pytest.raises(ValueError, match="Expected `int`"):
+        decode(b'"1"', int)
