@@ -243,6 +243,12 @@ class LoginService:
         )
 
 
+def too_many_attempts(wait: float) -> str:
+    """The sentence for a person who may try again in `wait` seconds."""
+    minutes = math.ceil(wait / 60)
+    return f"Too many failed attempts. Try again in {minutes} minute{'s' * (minutes != 1)}."
+
+
 def _form_token(cookie: Secret) -> Secret:
     """The CSRF token: derived from the cookie, so that nothing is stored."""
     mac = hmac.digest(cookie.reveal().encode(), b"form token", hashlib.sha256)

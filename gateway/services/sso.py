@@ -8,7 +8,6 @@ Tested in tests/gateway/admin/test_single_sign_on.py.
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -36,7 +35,7 @@ from gateway.core.text import printable
 from gateway.core.times import Clock
 from gateway.services.issuer import Issuer, IssuerRefused, IssuerUnavailable, Tokens
 from gateway.services.login_failures import FailureReason
-from gateway.services.logins import LoginService
+from gateway.services.logins import LoginService, too_many_attempts
 from gateway.store import accounts, events, logins, sso
 from gateway.store.engine import Engine, Transaction
 from gateway.store.key_file import KeyFileUnusable, KeyStore
@@ -158,10 +157,7 @@ class SsoService:
             return self._refuse(FailureReason.SSO_STATE, _BEGIN_AGAIN, address)
         wait = self._attempts.count(address, self._monotonic())
         if wait:
-            minutes = math.ceil(wait / 60)
-            sentence = (
-                f"Too many failed attempts. Try again in {minutes} minute{'s' * (minutes != 1)}."
-            )
+            sentence = too_many_attempts(wait)
             refusal = self._refuse(FailureReason.TOO_MANY_ATTEMPTS, sentence, address, status=429)
             return replace(refusal, wait=wait)
         try:
@@ -234,12 +230,10 @@ class SsoService:
             if isinstance(user, Refusal):
                 return None, user
             if user.disabledon is not None:
-                return user.name, _refusal(
-                    FailureReason.SSO_DISABLED, "Your user is disabled here."
-                )
+                return user.name, Refusal(FailureReason.SSO_DISABLED, "Your user is disabled here.")
             if person.role is None:
                 await self._end_logins(transaction, user.name, address)
-                return user.name, _refusal(FailureReason.SSO_GROUPS, _NO_GROUP)
+                return user.name, Refusal(FailureReason.SSO_GROUPS, _NO_GROUP)
             if user.role is not person.role:
                 await accounts.update_user(transaction, replace(user, role=person.role))
                 self._log(
@@ -271,10 +265,10 @@ class SsoService:
     async def _add(self, transaction: Transaction, person: _Person, address: str) -> User | Refusal:
         """Add the user at their first login."""
         if person.role is None:
-            return _refusal(FailureReason.SSO_GROUPS, _NO_GROUP)
+            return Refusal(FailureReason.SSO_GROUPS, _NO_GROUP)
         name = person.name
         if name is None or not can_be_new_user(name):
-            return _refusal(
+            return Refusal(
                 FailureReason.SSO_NAME,
                 f"Single sign-on gave no {self.settings.username_claim} that can be the name of a user here."
                 " Ask an admin of this gateway to link your account.",
@@ -300,7 +294,7 @@ class SsoService:
         if await accounts.add_user(transaction, user, event):
             return user
         # Another node may have added them just now.
-        return await self._find(transaction, person) or _refusal(
+        return await self._find(transaction, person) or Refusal(
             FailureReason.SSO_NAME,
             f"The name {name} is in use here. Ask an admin of this gateway to link your account.",
         )
@@ -375,10 +369,6 @@ class SsoService:
     def _unavailable(self, error: Exception, address: str) -> Refusal:
         _log.warning("single sign-on does not work", reason=str(error))
         return self._refuse(FailureReason.SSO_ISSUER, UNREACHABLE, address, status=503)
-
-
-def _refusal(why: FailureReason, sentence: str) -> Refusal:
-    return Refusal(why, sentence)
 
 
 def _refused_by_issuer(code: str) -> str:

@@ -20,7 +20,7 @@ from gateway.core.problems import problem
 from gateway.core.roles import Need
 from gateway.core.secret import Secret
 from gateway.runtime.sso_settings import CALLBACK, LOGIN
-from gateway.services.logins import NotLoggedIn
+from gateway.services.logins import NotLoggedIn, too_many_attempts
 from gateway.web.client_address import client_address
 from gateway.web.responses import RequestRefused
 
@@ -92,9 +92,7 @@ async def log_in(request: web.Request) -> web.StreamResponse:
     if isinstance(outcome, NotLoggedIn):
         if not outcome.wait:
             return await login_page(request, "Name or password is wrong.", to, name, 401)
-        minutes = math.ceil(outcome.wait / 60)
-        fault = f"Too many failed attempts. Try again in {minutes} minute{'s' * (minutes != 1)}."
-        response = await login_page(request, fault, to, name, 429)
+        response = await login_page(request, too_many_attempts(outcome.wait), to, name, 429)
         response.headers["Retry-After"] = str(math.ceil(outcome.wait))
         return response
     response = web.HTTPSeeOther(root(request) + to)
