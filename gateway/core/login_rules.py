@@ -1,4 +1,4 @@
-"""Who logs in by which means, and how long a login and an API token are good. Pure.
+"""Who logs in by which means, and how long a login and an API token are valid. Pure.
 
 With single sign-on a user of its issuer never logs in by password. Source: docs/administration.md.
 """
@@ -33,10 +33,10 @@ class LoginRules:
     """The rules of logins, from the settings.
 
     Attributes:
-        idle: a login ends so long after its last use.
-        lifetime: a login ends so long after its start.
-        sso_lifetime: the same for a user of origin `sso`, whose groups are asked for at each login.
-        tokens_after: API tokens of such a user rest so long after their last login; None for never.
+        idle: the time from its last use after which a login ends.
+        lifetime: the time from its start after which a login ends.
+        sso_lifetime: the same for a user of origin `sso`, whose groups the gateway reads at each login.
+        tokens_after: the time from the last login of such a user after which their API tokens rest; None for never.
         issuer: the URL of the issuer; empty without single sign-on.
         required: whether a user logs in by password only if an admin made them local.
     """

@@ -146,7 +146,10 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Logout:
-    """Whose logins end: those of the session `sid`, or all of `subject`; good once until `until` by its `jti`."""
+    """Whose logins end: those of the session `sid`, or all of `subject`.
+
+    It is valid once, by its `jti`, until `until` (Unix time in seconds).
+    """
 
     subject: str | None
     sid: str | None
@@ -217,7 +220,7 @@ def _check_times(claims: Mapping[str, Any], now: datetime, age: float) -> None:
         )
     begins = _number(claims, "nbf")
     if begins is not None and begins > present + LEEWAY:
-        raise BadToken("it is not good yet")
+        raise BadToken("it is not valid yet")
 
 
 def _number(claims: Mapping[str, Any], name: str) -> float | None:

@@ -237,7 +237,7 @@ def _error_code(reply: Reply) -> str:
 
 
 def _decoded(reply: Reply, kind: type[T], where: str) -> T:
-    """The JSON of a good answer. Raises `IssuerUnavailable`, which is not remembered: other logins may work."""
+    """The JSON of an answer with status 200. Raises `IssuerUnavailable`, which is not remembered: other logins may work."""
     if reply.status != _OK:
         raise IssuerUnavailable(f"its {where} answered {reply.status}")
     try:

@@ -46,14 +46,14 @@ class FailureReason(enum.StrEnum):
     SSO_ISSUER = "sso-issuer"
     """The issuer cannot be reached, or refused the login."""
     SSO_TOKEN = "sso-token"  # noqa: S105 - a reason
-    """The issuer's answer or ID token is not good."""
+    """The issuer's answer or ID token is not valid."""
     SSO_GROUPS = "sso-groups"
     """None of the user's groups has a role."""
     SSO_NAME = "sso-name"
     """The name is in use, or cannot be one of a user."""
     SSO_DISABLED = "sso-disabled"
     LOGOUT_TOKEN = "logout-token"  # noqa: S105 - a reason
-    """The issuer, or somebody else, sent a logout token that is not good."""
+    """The issuer, or somebody else, sent a logout token that is not valid."""
 
 
 SUBJECT_PREFIX: Final = "sso/"

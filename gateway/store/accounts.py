@@ -334,7 +334,7 @@ def user_from_row(row: Row) -> User:
 def _able(rules: LoginRules, now: datetime, params: list[object]) -> str:
     """SQL for an enabled admin who can administer; its parameters are added to `params`.
 
-    With single sign-on this needs a password, as `LoginRules.keeps_admin` says; without, a good API token will do.
+    With single sign-on this needs a password, as `LoginRules.keeps_admin` says; without, a valid API token will do.
     """
     by_password = "origin = 'local'" if rules.required else _NOT_SSO
     able = f"password_hash IS NOT NULL AND {by_password}"

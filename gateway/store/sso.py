@@ -1,4 +1,4 @@
-"""SQL of `sso_used`: what an issuer sent and is good once.
+"""SQL of `sso_used`: what an issuer sent and is valid only once.
 
 Tested in tests/contract/test_sso.py.
 """
@@ -12,7 +12,10 @@ from gateway.store.engine import Transaction
 
 
 async def use(transaction: Transaction, digest: str, until: datetime, now: datetime) -> bool:
-    """Store a digest until it has expired anyway; False if it was stored before. Deletes what has expired."""
+    """Store a digest until `until`, after which it would be refused anyway; False if it was stored before.
+
+    Deletes the digests that have expired.
+    """
     await transaction.run("DELETE FROM sso_used WHERE until < $1", to_text(now))
     return bool(
         await transaction.run(

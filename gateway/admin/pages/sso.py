@@ -1,7 +1,7 @@
-"""Single sign-on in the browser: to the issuer and back; and the issuer's own message that somebody logged out there.
+"""Single sign-on in the browser: to the issuer and back; and the issuer's message that a user has logged out there.
 
-The login's cookie is SameSite=Strict. A browser that comes from the issuer would not send it with a redirect, so that
-a small page of ours goes on.
+The login's cookie is SameSite=Strict: a browser that the issuer has redirected would not send it with a further redirect.
+So the login ends with a small page, from which the browser goes on.
 
 Tested in tests/gateway/admin/test_single_sign_on.py.
 """
