@@ -14,11 +14,13 @@ from typing import Any
 
 import aiohttp.web_app
 
+from gateway.core.enrolment import MAX_USES
 from gateway.core.roles import Role
 from tests.fuzz.simulation import Transport
-from tests.fuzz.target import require
+from tests.fuzz.target import Failed, require
 from tests.support.harness import Harness, harness
-from tests.support.ice import Ice, Key
+from tests.support.ice import Ice
+from tests.support.machine import Machine, new_key
 
 _PATIENCE = 10.0
 _TURNS = 10
@@ -44,6 +46,13 @@ class _Connection(Transport):
             "socket": _Handle(),
         }
         self.protocol: Any = None
+        self.answered = 0
+        """Whole answers that were written."""
+
+    def write(self, data: bytes) -> None:
+        super().write(data)
+        with contextlib.suppress(Failed):  # half an answer
+            self.answered = len(answers_of(bytes(self.written))[0])
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return self._told.get(name, default)
@@ -68,19 +77,18 @@ class Answer:
 
 
 class Wire:
-    """A gateway with an ICE `lab-1` of alice, and an admin's token; see `harness`."""
+    """A gateway with an ICE `lab-1` of alice, an admin's token, and a machine that may enrol; see `harness`."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._folder = Path(tempfile.mkdtemp())
         self._stack = contextlib.AsyncExitStack()
         self.running: Harness = self._run(self._start())
-        self.ice: Ice
-        self.key = Key()
         self.port = int(self.running.url.rpartition(":")[2])
         self.token = self.running.admin.token or ""
-        self.ice = self._run(self.running.provision())
-        self.ice.key = self.key
+        self.ice: Ice = self._run(self.running.provision())
+        _, secret = self._run(new_key(self.running, max_uses=MAX_USES))
+        self.machine = Machine(self.running.session, self.running.url, secret)
 
     def _run(self, coroutine: Any) -> Any:
         return self._loop.run_until_complete(coroutine)
@@ -116,18 +124,17 @@ class Wire:
         async with asyncio.timeout(_PATIENCE):
             turns = 0
             while not (transport.closing or transport.protocol is not connection):
-                if self._waits(connection):
-                    turns += 1
-                    if turns > _TURNS:
-                        break
-                else:
-                    turns = 0
+                waits = self._waits(connection) or transport.answered >= connection._request_count
+                turns = turns + 1 if waits else 0
+                if turns > _TURNS:
+                    break
                 await asyncio.sleep(0)
         await asyncio.sleep(0)
         written = bytes(transport.written)
         transport.close()
         transport.protocol.connection_lost(None)
-        await asyncio.sleep(0)
+        for _ in range(_TURNS):  # until its tasks have ended
+            await asyncio.sleep(0)
         return written
 
     @staticmethod
@@ -159,8 +166,11 @@ _HEAD = re.compile(
 )
 
 
-def answers_of(written: bytes) -> tuple[list[Answer], bytes]:
-    """The answers in what was written, and what follows a 101. Each has to be whole."""
+def answers_of(written: bytes, *, to_head: bool = False) -> tuple[list[Answer], bytes]:
+    """The answers in what was written, and what follows a 101. Each has to be whole.
+
+    With `to_head` one may be that to a HEAD, which has no body (RFC 9110 section 9.3.2).
+    """
     answers = []
     while written:
         found = _HEAD.match(written)
@@ -179,6 +189,8 @@ def answers_of(written: bytes) -> tuple[list[Answer], bytes]:
             require(end, "chunks without an end")
         else:
             size = int(headers.get("content-length", "0"))
+            if to_head and (not written or written.startswith(b"HTTP/1")):
+                size = 0
             body, written = written[:size], written[size:]
             require(len(body) == size, f"{len(body)} of {size} bytes of the body")
         answers.append(Answer(status, headers, body))

@@ -1,6 +1,7 @@
 """The API: whatever body or query a call gets, its answer is as the API's own description says, and shows no secret.
 
-The first byte of an input says which call, the rest is the body, or the query of a call without one.
+The first line of an input says which call, such as `POST /ices`, the rest is the body, or the query of a call without
+one. A machine's request for an ICE is one of the calls.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import functools
 import json
 from typing import Any
 
-from client.protocol import EnrolmentCode
+from client.protocol import ENROLMENTS, EnrolmentCode
 from gateway.admin import openapi
 from gateway.core.problems import CODES
 from tests.fuzz.target import Target, require
@@ -23,9 +24,9 @@ _PLACES = {"{ice_name}": "lab-1", "{name}": "alice", "{id}": "0" * 32}
 _KNOWN = CODES | {code.value for code in EnrolmentCode}
 
 
-def _calls() -> list[tuple[str, str, bool]]:
-    """Method, path and whether it has a body, of each call."""
-    found = []
+def _calls() -> dict[bytes, tuple[str, str, bool]]:
+    """Method, path and whether it has a body, of each call, by the line that chooses it."""
+    found = {_ENROL: ("POST", ENROLMENTS, True)}
     for path, item in sorted(openapi.document()["paths"].items()):
         if any(part in path for part in _LEFT_OUT):
             continue
@@ -33,10 +34,12 @@ def _calls() -> list[tuple[str, str, bool]]:
             path = path.replace(name, value)  # noqa: PLW2901
         for method in ("get", "post", "put", "patch"):
             if method in item:
-                found.append((method.upper(), path, "requestBody" in item[method]))  # noqa: PERF401
+                call = (method.upper(), API + path, "requestBody" in item[method])
+                found[f"{method.upper()} {path}".encode()] = call
     return found
 
 
+_ENROL = b"POST " + ENROLMENTS.encode()
 CALLS = _calls()
 
 
@@ -50,25 +53,18 @@ def exchange(request: bytes) -> bytes:
     return wire().exchange([request])
 
 
-def request_of(data: bytes) -> tuple[str, str, bytes]:
-    """Method, path and the whole request of an input."""
-    method, path, has_body = CALLS[data[0] % len(CALLS)] if data else CALLS[0]
-    rest = data[1:]
-    query = (
-        b""
-        if has_body
-        else b"".join(b"%%%02x" % byte if _is_escaped(byte) else bytes([byte]) for byte in rest)
-    )
-    body = rest if has_body else b""
-    target = f"{API}{path}".encode() + (b"?" + query if query else b"")
-    head = [
-        method.encode() + b" " + target + b" HTTP/1.1",
-        b"Host: a",
-        f"Authorization: Bearer {wire().token}".encode(),
-        b"Content-Type: application/json",
-        f"Content-Length: {len(body)}".encode(),
-    ]
-    return method, path, b"\r\n".join([*head, b"", b""]) + body
+def request_of(method: str, path: str, body: bytes | None, query: bytes) -> bytes:
+    """The whole request of a call."""
+    escaped = b"".join(b"%%%02x" % byte if _is_escaped(byte) else bytes([byte]) for byte in query)
+    headers = {"Authorization": f"Bearer {wire().token}"}
+    if path == ENROLMENTS:
+        headers = wire().machine.headers(method, path)
+    headers |= {"Host": "a", "Content-Type": "application/json"}
+    headers["Content-Length"] = str(len(body or b""))
+    target = path.encode() + (b"?" + escaped if escaped else b"")
+    lines = [f"{name}: {value}".encode() for name, value in headers.items()]
+    head = [method.encode() + b" " + target + b" HTTP/1.1", *lines]
+    return b"\r\n".join([*head, b"", b""]) + (body or b"")
 
 
 def _is_escaped(byte: int) -> bool:
@@ -78,7 +74,11 @@ def _is_escaped(byte: int) -> bool:
 
 def check(data: bytes, product: Any) -> None:
     """See the module."""
-    method, path, request = request_of(data)
+    line, _, given = data.partition(b"\n")
+    if line not in CALLS:
+        return
+    method, path, has_body = CALLS[line]
+    request = request_of(method, path, *((given, b"") if has_body else (None, given)))
     answers, rest = answers_of(product(request))
     require(len(answers) == 1 and not rest, f"{len(answers)} answers to {method} {path}")
     answer: Answer = answers[0]
@@ -87,53 +87,61 @@ def check(data: bytes, product: Any) -> None:
     told = json.loads(answer.body) if kind.endswith("json") else None
     if answer.status >= 400:
         require(told and told["code"] in _KNOWN, f"{method} {path}: {answer}")
+    if path == ENROLMENTS:
+        return
     headers = {name.title(): value for name, value in answer.headers.items()}
-    _description().check(method, path, Described(answer.status, headers, answer.body, told))
+    _description().check(
+        method, path.removeprefix(API), Described(answer.status, headers, answer.body, told)
+    )
 
 
-_BODIES: dict[str, tuple[bytes, ...]] = {
-    "POST /ices": (
+_BODIES: dict[bytes, tuple[bytes, ...]] = {
+    _ENROL: (
+        b'{"hostname":"pc-1","platform":"Linux"}',
+        b'{"hostname":"\\u0000","platform":"Linux","ice_name":"lab-x","provisionedto":"alice"}',
+    ),
+    b"POST /ices": (
         b'{"ice_name":"n-1","ice_type":"normal","provisionedto":"alice","labels":{"a":"b"}}',
         b'{"ice_name":"-","ice_type":"ci-cd"}',
         b'{"ice_name":"LAB-1","ice_type":"ci-cd"}',
     ),
-    "POST /ices/bulk": (
+    b"POST /ices/bulk": (
         b'{"action":"deregister","filter":{"status":"provisioned"},"dry_run":true}',
         b'{"action":"label","ice_names":["lab-1"],"labels":{"a":null}}',
     ),
-    "PATCH /ices/lab-1": (b'{"labels":{"room":"4"}}', b'{"provisionedto":"bob"}'),
-    "POST /ices/lab-1/operations": (
+    b"PATCH /ices/lab-1": (b'{"labels":{"room":"4"}}', b'{"provisionedto":"bob"}'),
+    b"POST /ices/lab-1/operations": (
         b'{"kind":"execute","params":{"a":[1e3]},"deadline":"2999-01-01T00:00:00Z"}',
         b'{"kind":"schedule","run_at":"2026-12-01T00:00:00+01:00"}',
         b'{"kind":"debug","params":1e999,"idempotency_key":"k"}',
     ),
-    "POST /schedules": (
+    b"POST /schedules": (
         b'{"ice_name":"lab-1","kind":"execute","cron":"0 2 * * *","timezone":"Europe/Berlin"}',
     ),
-    "PUT /pools/alice": (b'{"labels":{"a":"b"},"ice_type":"ci-cd"}',),
-    "POST /users": (b'{"name":"carol","role":"member"}', b'{"name":"\\u0000","role":"x"}'),
-    "PATCH /users/alice": (b'{"role":"auditor"}', b'{"disabled":true,"ices":{"to":"bob"}}'),
-    "POST /api-tokens": (b'{"name":"t","expires_in":60,"ice_name":"lab-1"}', b'{"name":"t"}'),
-    "POST /enrolment-keys": (
+    b"PUT /pools/alice": (b'{"labels":{"a":"b"},"ice_type":"ci-cd"}',),
+    b"POST /users": (b'{"name":"carol","role":"member"}', b'{"name":"\\u0000","role":"x"}'),
+    b"PATCH /users/alice": (b'{"role":"auditor"}', b'{"disabled":true,"ices":{"to":"bob"}}'),
+    b"POST /api-tokens": (b'{"name":"t","expires_in":60,"ice_name":"lab-1"}', b'{"name":"t"}'),
+    b"POST /enrolment-keys": (
         b'{"name":"k","ice_type":"ci-cd","name_prefix":"ci-","max_uses":2,"expires":"2026-12-02T00:00:00Z"}',
     ),
-    "POST /me/password": (b'{"old":"a","new":"a new password"}',),
-    "GET /ices": (
+    b"POST /me/password": (b'{"old":"a","new":"a new password"}',),
+    b"GET /ices": (
         b"limit=2&status=registered&sort=-last_seen&label=a=b",
         b"cursor=eA&limit=0",
         b"a=1&a=2",
     ),
-    "GET /operations": (b"state=queued&kind=debug&before=2026-01-01", b"cursor=MTI"),
-    "GET /users": (b"search=%C3%A4&limit=1",),
+    b"GET /operations": (b"state=queued&kind=debug&before=2026-01-01", b"cursor=MTI"),
+    b"GET /users": (b"search=%C3%A4&limit=1",),
 }
 
 
 def _examples() -> tuple[bytes, ...]:
     general = (b"", b"{}", b"[", b'{"x":1}', b"[" * 200 + b"]" * 200, b'"\xff"')
     found = []
-    for number, (method, path, _) in enumerate(CALLS):
-        given = _BODIES.get(f"{method} {path}", ())
-        found += [bytes([number]) + body for body in (*given, general[number % len(general)])]
+    for number, line in enumerate(CALLS):
+        given = (*_BODIES.get(line, ()), general[number % len(general)])
+        found += [line + b"\n" + body for body in given]
     return tuple(found)
 
 

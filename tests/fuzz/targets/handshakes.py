@@ -36,7 +36,7 @@ def check(data: bytes, product: Any) -> None:
     asked = asked.replace(b"{API}", wire().token.encode())
     written = product([asked[at : at + size] for at in range(0, len(asked), size)])
     require(ice.token.encode() not in written, "the token is shown")
-    answers, _ = answers_of(written)
+    answers, _ = answers_of(written, to_head=b"HEAD" in asked)
     for answer in answers:
         _judge(answer)
     if answers and answers[-1].status == 101:
@@ -140,6 +140,7 @@ TARGET = Target(
                     b"GET http://a/readyz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
                     b"\x16\x03\x01\x02",
                     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+                    b"HEAD /healthz HTTP/1.1\r\nHost: a\r\n\r\n" + _PLAIN,
                     b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
                     b"GET /ice/v1 HTTP/1.1\nHost: a\n\n",
                 ),
