@@ -18,8 +18,8 @@ from client.conformance.sentences import Sentence
 
 _ENOUGH: Final = 5
 """Waits from which a rule about randomness can be judged."""
-_ALIKE: Final = 0.1
-"""The spread of waits, as a part of their bound, below which they are not random. Five waits by chance: 1 in 2,000."""
+_BY_CHANCE: Final = 1 / 2000
+"""How often waits that are random may be judged to be none."""
 _TOO_SHORT: Final = 0.05
 """The part of the bound that at least one of five waits exceeds; by chance none does in 1 of 3 million runs."""
 
@@ -52,13 +52,21 @@ def judge_bound(wait: Wait, slack: float) -> Finding:
     return Finding(Sentence.BACKOFF_BOUND, wait.seconds <= longest + slack, seen)
 
 
+def _spread(count: int) -> float:
+    """The spread below which so many random waits lie `_BY_CHANCE`, as a part of their bound.
+
+    That of n uniform numbers is below r with a probability of less than n * r ** (n - 1).
+    """
+    return float((_BY_CHANCE / count) ** (1 / (count - 1)))
+
+
 def judge_jitter(waits: Sequence[Wait]) -> Finding | None:
     """Judge first waits of several processes; None if there are too few."""
     parts = [wait.part for wait in waits if wait.attempt == 1]
     if len(parts) < _ENOUGH:
         return None
     seen = f"the first waits of {len(parts)} processes took {min(parts):.2f} to {max(parts):.2f} s"
-    random = max(parts) - min(parts) > _ALIKE and max(parts) > _TOO_SHORT
+    random = max(parts) - min(parts) > _spread(len(parts)) and max(parts) > _TOO_SHORT
     return Finding(Sentence.BACKOFF_JITTER, random, seen)
 
 

@@ -16,7 +16,7 @@ from client.conformance.scenarios import SCENARIOS
 from client.conformance.sentences import Sentence
 from client.conformance.stage import Kit, Scenario, Unmet
 
-_ROWS: Final = frozenset({"retried", "other-answers", "lost", "redirect"})
+_ROWS: Final = frozenset({"retried", "other-answers", "close-other", "close-violation"})
 """Scenarios with enough first waits of several processes."""
 
 

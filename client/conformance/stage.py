@@ -172,7 +172,13 @@ class Stage:
         """
         number = len(self.row) + 1
         longest = max(least, bound(number)) if most is None else most
-        found = await self.attempt(sentence, longest + self.waits.patience, what=what)
+        within = longest + self.waits.patience
+        found = await self._next(within)
+        if found is None:
+            if most is None and self.program.status is None:
+                seen = f"no attempt came within {within:g} s after {what}"
+                self.check(Sentence.BACKOFF_BOUND, False, seen)  # noqa: FBT003 - it has failed
+            self.fail(sentence, f"no attempt came after {what}{self._end()}")
         waited = found.at - since
         self.check(sentence, waited >= least - _EARLY, f"it came back after {waited:.2f} s")
         if most is None:

@@ -30,13 +30,15 @@ _SLOW: Final = (RefusalCode.TOKEN_INVALID, RefusalCode.PROOF_INVALID, RefusalCod
 
 
 async def _asks_for_time(stage: Stage) -> None:
-    await stage.start()
-    # Each time asked for is the bound of the backoff then, so that no wait exceeds it by chance.
-    first = await stage.attempt(Sentence.RETRY_AFTER_LEAST)
-    first.refuse_as(RefusalCode.OVERLOADED, headers={"Retry-After": "0"})
-    second = await stage.comes_back(Sentence.RETRY_AFTER_LEAST, first.answered, least=1.0)
-    second.refuse_as(RefusalCode.DRAINING, headers={"Retry-After": "2"})
-    await stage.comes_back(Sentence.RETRY_AFTER, second.answered, least=2.0)
+    """Twice, because a random wait that is short of the time may seem long enough once."""
+    for _ in range(2):
+        await (stage.restart() if stage.started else stage.start())
+        # Each time asked for is the bound of the backoff then, so no wait of it is longer.
+        first = await stage.attempt(Sentence.RETRY_AFTER_LEAST)
+        first.refuse_as(RefusalCode.OVERLOADED, headers={"Retry-After": "0"})
+        second = await stage.comes_back(Sentence.RETRY_AFTER_LEAST, first.answered, least=1.0)
+        second.refuse_as(RefusalCode.DRAINING, headers={"Retry-After": "2"})
+        await stage.comes_back(Sentence.RETRY_AFTER, second.answered, least=2.0)
 
 
 async def _retried(stage: Stage) -> None:
@@ -77,7 +79,8 @@ async def _redirect(stage: Stage) -> None:
         target = f"{elsewhere.url}/ice/v1"
         attempt.answer(307, "", headers={"Location": target})
         with contextlib.suppress(Unmet):
-            await stage.comes_back(Sentence.REDIRECT, attempt.answered, what="a redirect")
+            # Where it does not, it may be elsewhere: its backoff is not judged.
+            await stage.comes_back(Sentence.REDIRECT, attempt.answered, most=1.0, what="a redirect")
         stage.check(
             Sentence.REDIRECT, elsewhere.attempts.empty(), "token and proof were sent there"
         )

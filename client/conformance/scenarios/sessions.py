@@ -94,23 +94,21 @@ async def _heartbeat(stage: Stage) -> None:
         await asyncio.sleep(_HEARTBEAT / 2)
     seen = f"it left after {_PINGS / 4:g} times two heartbeats of pings"
     stage.check(Sentence.PINGS_COUNT, session.ended is None, seen)
-    attempt = await stage.attempt(
-        Sentence.SILENCE, 2 * _HEARTBEAT + stage.waits.patience, what="silence"
-    )
-    _check_silence(stage, attempt, last)
-    await stage.admit(attempt, heartbeat=_HEARTBEAT)
-    welcomed = time.monotonic()
-    attempt = await stage.attempt(
-        Sentence.SILENCE, 2 * _HEARTBEAT + stage.waits.patience, what="a welcome and silence"
-    )
-    _check_silence(stage, attempt, welcomed)
+    attempt = await _left(stage, session, last, "pings")
+    session = await stage.admit(attempt, heartbeat=_HEARTBEAT)
+    await _left(stage, session, time.monotonic(), "the welcome")
 
 
-def _check_silence(stage: Stage, attempt: Attempt, since: float) -> None:
-    silent = attempt.at - since
+async def _left(stage: Stage, session: Session, since: float, what: str) -> Attempt:
+    """Wait until it leaves after a silence since `what`; returns its next attempt."""
+    within = 2 * _HEARTBEAT + stage.waits.patience
+    attempt = await stage.attempt(Sentence.SILENCE, within, what=f"a silence since {what}")
+    # The wait before the attempt is random; what counts is when it gave the connection up.
+    silent = min(session.ended or attempt.at, attempt.at) - since
     # The last frame was on its way for a moment.
     early = silent < 2 * _HEARTBEAT - _HEARTBEAT / 8
-    stage.check(Sentence.SILENCE, not early, f"it came back after {silent:.1f} s")
+    stage.check(Sentence.SILENCE, not early, f"it left {silent:.1f} s after {what}")
+    return attempt
 
 
 SCENARIOS: Final = (
